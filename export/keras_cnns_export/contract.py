@@ -1,0 +1,181 @@
+"""model.json: what a version holds, for whoever serves it (contract 2 of the model repository).
+
+`files` has the SHA-256 and the size of every other file, so model.json is written last. An entry
+without a value (no labelled images: no metrics) is null.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from keras_cnns_export.errors import ExportError
+
+FORMAT = 1  # the version of this contract; a reader refuses one that it does not know
+MODEL_JSON = "model.json"
+LABELS = "labels.txt"
+
+COLOURS = {1: "grey", 3: "RGB"}  # what a number of channels means
+INTERPOLATIONS = ("bilinear",)
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorSpec:
+    """A named input or output of the graph."""
+
+    name: str
+    dtype: str  # as numpy calls it: "uint8", "float32"
+    shape: tuple[int | None, ...]  # None: any size
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+    """From an encoded image to the graph's input, uint8 [H, W, C].
+
+    Decode, apply the EXIF orientation, convert to `channels`, resize so that the shorter side is
+    `resize_shorter` (the aspect kept), crop the centre. Normalisation is inside the graph.
+    """
+
+    resize_shorter: int  # pixels
+    crop: int | tuple[int, int]  # pixels: a square's side, or (height, width)
+    interpolation: str = "bilinear"
+    antialias: bool = True
+    channels: int = 3  # 1: grey, 3: RGB
+
+    @classmethod
+    def exactly(cls, shape: tuple[int, int, int]) -> "Preprocessing":
+        """The least that makes an image of any size fit `shape` (H, W, C)."""
+        height, width, channels = shape
+        crop = height if height == width else (height, width)
+        return cls(resize_shorter=max(height, width), crop=crop, channels=channels)
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any], shape: tuple[int, int, int]) -> "Preprocessing":
+        """From model.json's keys and values, checked against the graph's input `shape` (H, W, C).
+
+        Raises:
+            ExportError: a key is unknown or missing, or what comes out would not fit the graph.
+        """
+        known = [field.name for field in dataclasses.fields(cls)]
+        if set(values) != set(known):
+            raise ExportError(
+                f"preprocessing has the keys {', '.join(sorted(values)) or '(none)'}; "
+                f"it must have {', '.join(known)}"
+            )
+        crop = values["crop"]
+        result = cls(**{**values, "crop": crop if isinstance(crop, int) else tuple(crop)})
+        fits = cls.exactly(shape)
+        square = shape[0] if shape[0] == shape[1] else None
+        if result.crop not in (shape[:2], square) or result.channels != shape[2]:
+            raise ExportError(
+                f"preprocessing gives crop {result.crop} with {result.channels} channels, but the "
+                f"model takes images of {shape[0]}x{shape[1]} with {shape[2]}"
+            )
+        if result.resize_shorter < fits.resize_shorter:
+            raise ExportError(
+                f"preprocessing's resize_shorter is {result.resize_shorter}; to cut {result.crop} "
+                f"from any image it must be at least {fits.resize_shorter}"
+            )
+        if result.interpolation not in INTERPOLATIONS or result.antialias is not True:
+            raise ExportError(
+                f"preprocessing's interpolation must be one of {', '.join(INTERPOLATIONS)}, with "
+                f"antialias; got {result.interpolation!r} with antialias={result.antialias}"
+            )
+        return result
+
+
+@dataclasses.dataclass(frozen=True)
+class Metrics:
+    """How well the Keras model does on labelled images."""
+
+    split: str
+    samples: int
+    accuracy: float  # 0..1, top-1
+
+
+@dataclasses.dataclass(frozen=True)
+class FormatParity:
+    """One format against Keras, over every sample and class."""
+
+    largest_difference: float  # of probabilities, absolute
+    mean_difference: float
+    top_1_agreement: float  # 0..1, the share of samples with Keras' first class, or one that ties
+    accuracy: float | None  # 0..1, top-1; None without true labels
+
+
+@dataclasses.dataclass(frozen=True)
+class Parity:
+    """The comparison of every written format with Keras."""
+
+    split: str  # "generated": images made for the comparison
+    samples: int
+    formats: dict[str, FormatParity]
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """What was exported."""
+
+    architecture: str
+    parameters: int  # of the exported network: without the auxiliary heads, with batch norm's means
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelJson:
+    """All of model.json but `format`, `labels` and `files`, which `write` adds."""
+
+    name: str
+    created: str  # UTC, ISO 8601
+    model: Model
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    preprocessing: Preprocessing
+    formats: dict[str, dict[str, Any]]  # "path", and what else the format says of itself
+    metrics: Metrics | None
+    parity: Parity
+
+    def write(self, version: Path) -> None:
+        """Write `version`/model.json, with the checksums of every file that lies there now."""
+        content = {
+            "format": FORMAT,
+            **dataclasses.asdict(self),
+            "labels": LABELS,
+            "files": {name: _checksum(version / name) for name in sorted(_files(version))},
+        }
+        text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+        (version / MODEL_JSON).write_text(text + "\n", encoding="utf-8")
+
+
+def check_labels(labels: Sequence[str], classes: int) -> tuple[str, ...]:
+    """The labels, if they are one line of text for each of the model's `classes`.
+
+    Raises:
+        ExportError: another number of labels, or one that is empty or would break its line.
+    """
+    if len(labels) != classes or isinstance(labels, str):
+        raise ExportError(f"{len(labels)} labels for a model of {classes} classes: give one each")
+    for index, label in enumerate(labels):
+        if not isinstance(label, str) or label.splitlines() != [label] or label != label.strip():
+            raise ExportError(
+                f"label {index} is {label!r}; a label must be one line of text, not empty and "
+                "without space around it"
+            )
+    return tuple(labels)
+
+
+def write_labels(version: Path, labels: Sequence[str]) -> None:
+    """Write `version`/labels.txt: UTF-8, one label a line in the order of the classes."""
+    with (version / LABELS).open("w", encoding="utf-8", newline="\n") as file:
+        file.writelines(f"{label}\n" for label in labels)
+
+
+def _files(version: Path) -> Iterator[str]:
+    return (path.relative_to(version).as_posix() for path in version.rglob("*") if path.is_file())
+
+
+def _checksum(path: Path) -> dict[str, str | int]:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"sha256": digest, "bytes": path.stat().st_size}

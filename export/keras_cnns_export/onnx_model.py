@@ -1,0 +1,110 @@
+"""ONNX, by tf2onnx: what ONNX Runtime, keras-cnns-serve and Triton load.
+
+Names are the serving graph's, the batch dimension is `N`, and `metadata_props` has the labels and
+the preprocessing as JSON. Opset 17 leaves the cleanest graph: 18 turns the global average pool
+into a ReduceMean with one Transpose more.
+"""
+
+import contextlib
+import dataclasses
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from keras_cnns_export.contract import Preprocessing
+from keras_cnns_export.errors import ExportError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from keras_cnns_export.graph import Array, Predict, ServingGraph
+
+PATH = "model.onnx"
+FILES = (PATH,)
+OPSETS = range(13, 19)  # tf2onnx ends at 18
+
+
+def write(
+    graph: "ServingGraph",
+    version: Path,
+    *,
+    labels: "Sequence[str]",
+    preprocessing: Preprocessing,
+    opset: int,
+) -> dict[str, Any]:
+    """Write `version`/model.onnx; returns its entry in model.json.
+
+    Raises:
+        ExportError: ONNX has no form for one of the network's operations.
+    """
+    if opset not in OPSETS:
+        raise ExportError(f"opset {opset}: it must be from {OPSETS[0]} to {OPSETS[-1]}")
+    import onnx
+
+    model = _convert(graph, opset)
+    for tensor in (*model.graph.input, *model.graph.output):
+        tensor.type.tensor_type.shape.dim[0].dim_param = "N"
+    del model.graph.value_info[:]  # they name the batch dimension by tf2onnx's own numbers
+    metadata = {
+        "labels": json.dumps(list(labels), ensure_ascii=False),
+        "preprocessing": json.dumps(dataclasses.asdict(preprocessing)),
+    }
+    onnx.helper.set_model_props(model, metadata)
+    path = version / PATH
+    onnx.save(model, path)
+    try:
+        onnx.checker.check_model(path, full_check=True)
+    except onnx.checker.ValidationError as error:
+        raise ExportError(f"tf2onnx wrote a file that is no valid ONNX: {error}") from error
+    return {"path": PATH, "opset": opset}
+
+
+def load(version: Path) -> "Predict":
+    """The written file in ONNX Runtime on the CPU: images uint8 [N, H, W, C] -> named outputs."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(version / PATH, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    (image_input,) = session.get_inputs()
+
+    def predict(images: "Array") -> "Mapping[str, Array]":
+        results = session.run(names, {image_input.name: images})
+        return dict(zip(names, results, strict=True))
+
+    return predict
+
+
+def _convert(graph: "ServingGraph", opset: int) -> Any:
+    """The onnx.ModelProto of the serving function."""
+    import tf2onnx
+
+    with _errors_of("tf2onnx") as errors:
+        signature = graph.function.input_signature
+        model, _ = tf2onnx.convert.from_function(graph.function, signature, opset=opset)
+    if errors:
+        raise ExportError(f"the network cannot become ONNX at opset {opset}: {'; '.join(errors)}")
+    return model
+
+
+@contextlib.contextmanager
+def _errors_of(logger: str) -> Iterator[list[str]]:
+    """Collect the errors that a library logs instead of raising them, and mute its chatter."""
+    errors: list[str] = []
+
+    class Collect(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            errors.append(record.getMessage())
+
+    source, handler = logging.getLogger(logger), Collect(logging.ERROR)
+    level, propagate = source.level, source.propagate
+    source.addHandler(handler)
+    source.setLevel(logging.ERROR)
+    source.propagate = False
+    try:
+        yield errors
+    finally:
+        source.removeHandler(handler)
+        source.setLevel(level)
+        source.propagate = propagate

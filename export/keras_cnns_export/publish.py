@@ -1,0 +1,175 @@
+"""Atomic publication of a version: a reader sees all of it or nothing.
+
+A version is written in `<model>/.partial-<unique>/version/`, flushed to the disk and renamed to
+`<model>/<next number>/`. Beside `version/` lies a file that its writer keeps locked: the system
+drops the lock when the process ends, however it ends, so a later export can tell the litter of a
+dead one from the work of a running one.
+
+This module needs neither TensorFlow nor Keras.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from keras_cnns_export.errors import ExportError
+
+PARTIAL = ".partial-"
+_LOCK = "lock"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)  # what rename says of a place in use
+
+
+def check_model_directory(to: str | os.PathLike[str]) -> Path:
+    """`models/NAME` as a path, after checks that cost nothing.
+
+    Raises:
+        ExportError: NAME is no plain directory name, looks like a version, or is taken by a file.
+    """
+    path = Path(to)
+    if not _NAME.fullmatch(path.name):
+        raise ExportError(
+            f"cannot export to {os.fspath(to)!r}: its last part names the model: letters, "
+            "digits, '.', '_' or '-', beginning with a letter or digit, as in models/digits"
+        )
+    if path.name.isdigit():
+        raise ExportError(
+            f"cannot export to {os.fspath(to)!r}: {path.name!r} looks like a version, and the "
+            "export numbers versions itself; give the model's directory, as in models/digits"
+        )
+    if path.exists() and not path.is_dir():
+        raise ExportError(f"cannot export to {os.fspath(to)!r}: a file of that name exists")
+    return path
+
+
+class Draft:
+    """A version being written: fill `path`, then `publish()`; leaving the context removes the rest.
+
+    ```
+    with Draft(Path("models/digits")) as draft:
+        (draft.path / "labels.txt").write_text("zero\\none\\n")
+        version = draft.publish()  # models/digits/1
+    ```
+
+    Entering makes the model's directory where it is missing and sweeps what dead exports left.
+    """
+
+    path: Path  # the directory to fill; its files get the modes that the umask gives
+
+    def __init__(self, model_directory: Path) -> None:
+        self.model_directory = model_directory
+        self._made_model_directory = False
+        self._partial: Path | None = None
+        self._lock: int | None = None
+
+    def __enter__(self) -> Self:
+        self._made_model_directory = not self.model_directory.exists()
+        try:
+            self._open()
+            sweep(self.model_directory)
+            self.path.mkdir()
+        except BaseException:
+            self._remove()
+            raise
+        return self
+
+    def _open(self) -> None:
+        """Make the partial directory and lock it; again under a new name if a sweep was faster."""
+        while True:
+            self.model_directory.mkdir(parents=True, exist_ok=True)
+            try:
+                self._partial = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=self.model_directory))
+                self._lock = _lock(self._partial)
+            except FileNotFoundError:  # an export beside this one removed either directory
+                continue
+            if self._lock is not None:
+                self.path = self._partial / "version"
+                return
+
+    def publish(self) -> Path:
+        """Flush every file, give the version the next free number, and return its path."""
+        _flush_tree(self.path)
+        while True:
+            version = self.model_directory / str(_next_version(self.model_directory))
+            try:
+                self.path.rename(version)
+                break
+            except OSError as error:
+                if error.errno not in _TAKEN:  # else another export took the number: the next one
+                    raise
+        _flush(self.model_directory)
+        _flush(self.model_directory.parent)
+        return version
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._remove()
+
+    def _remove(self) -> None:
+        if self._partial is not None:
+            shutil.rmtree(self._partial, ignore_errors=True)
+        if self._lock is not None:
+            os.close(self._lock)
+        if self._made_model_directory:
+            with contextlib.suppress(OSError):  # not empty: a version, or another export's work
+                self.model_directory.rmdir()
+
+
+def sweep(model_directory: Path) -> None:
+    """Remove the partial directories whose writer is dead; those of running exports stay."""
+    for partial in model_directory.glob(f"{PARTIAL}*"):
+        with contextlib.suppress(OSError):  # a sweep beside this one removes it too
+            lock = _lock(partial)
+            if lock is not None:
+                shutil.rmtree(partial, ignore_errors=True)
+                os.close(lock)
+
+
+def _lock(partial: Path) -> int | None:
+    """The open, locked lock file of `partial`, or None if another holds it or has removed it."""
+    descriptor = os.open(partial / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(descriptor).st_nlink > 0:  # else it was removed between open and flock
+            return descriptor
+    except BlockingIOError:
+        pass
+    except BaseException:
+        os.close(descriptor)
+        raise
+    os.close(descriptor)
+    return None
+
+
+def _next_version(model_directory: Path) -> int:
+    names = (entry.name for entry in model_directory.iterdir())
+    return 1 + max((int(name) for name in names if re.fullmatch("[0-9]+", name)), default=0)
+
+
+def _flush_tree(directory: Path) -> None:
+    for entry in directory.iterdir():
+        if entry.is_dir():
+            _flush_tree(entry)
+        else:
+            _flush(entry)
+    _flush(directory)
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file's bytes, or a directory's names, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,207 @@
+"""The command line `keras-cnns`: its own commands, and those that other distributions bring.
+
+A distribution adds a command by an entry point in the group `keras_cnns.commands`: a function
+`main(arguments, program)` that returns the exit status. Nothing heavy is imported before a command
+runs, so that `--help` answers at once.
+"""
+
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated
+
+import typer
+
+from keras_cnns.quiet import quiet_stderr
+
+COMMANDS = "keras_cnns.commands"
+USAGE_ERROR, FAILURE, INTERRUPTED = 2, 1, 130
+PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+RunPath = Annotated[Path, typer.Argument(help="A run directory that `train` made.")]
+TopK = Annotated[int, typer.Option(min=1, help="How many labels to print for an image.")]
+
+
+def import_training() -> ModuleType:
+    """Return `keras_cnns.training`, which brings TensorFlow with it: seconds, and many words."""
+    with quiet_stderr():
+        from keras_cnns import training
+    return training
+
+
+app = typer.Typer(
+    epilog="Example: keras-cnns train --recipe digits-resnet20 --run runs/first",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def options(
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show an error's traceback; may stand anywhere.")
+    ] = False,
+) -> None:
+    """GoogLeNet and ResNet in Keras 3, from the paper to an endpoint that answers."""
+
+
+@app.command(
+    epilog="Example: keras-cnns train --recipe digits-resnet20 --run runs/first "
+    "--set optimizer.learning_rate=0.05 --set training.epochs=3"
+)
+def train(
+    recipe: Annotated[str, typer.Option(help="A built-in recipe's name, or a TOML file's path.")],
+    run: Annotated[Path, typer.Option(help="Directory to make; it must not hold a run already.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change a value of the recipe."),
+    ] = None,
+) -> None:
+    """Train a net as a recipe says; the best epoch's model goes into the run directory."""
+    from keras_cnns.recipes import RecipeError, load_recipe
+
+    try:
+        loaded = load_recipe(recipe, overrides or ())
+    except RecipeError as error:
+        raise typer.BadParameter(str(error)) from error
+    if run.is_dir() and any(run.iterdir()):
+        raise typer.BadParameter(f"{run} holds something already; choose another directory")
+
+    training = import_training()
+
+    start = time.perf_counter()
+    finished = training.train(loaded, run)
+    seconds = time.perf_counter() - start
+    results = training.evaluate(finished)
+    print(
+        f"{run}: test accuracy {results['accuracy']:.2%} over {results['samples']} images, "
+        f"trained in {seconds:.0f} s"
+    )
+
+
+@app.command(epilog="Example: keras-cnns evaluate runs/first --split validation")
+def evaluate(
+    run: RunPath,
+    split: Annotated[
+        str | None, typer.Option(help="A split of the run's data set; by default its test split.")
+    ] = None,
+) -> None:
+    """Print a run's loss and accuracy on a split."""
+    training = import_training()
+
+    finished = training.open_run(run)
+    results = training.evaluate(finished, split)
+    print(
+        f"{run}: {split or finished.recipe.data.test_split}: accuracy {results['accuracy']:.2%}, "
+        f"loss {results['loss']:.4f}, {results['samples']} images"
+    )
+
+
+@app.command(epilog="Example: keras-cnns predict runs/first digit.png --top-k 3")
+def predict(
+    run: RunPath,
+    images: Annotated[list[Path], typer.Argument(help="Image files: JPEG, PNG, GIF or BMP.")],
+    top_k: TopK = 5,
+) -> None:
+    """Print the most probable labels of image files."""
+    training = import_training()
+
+    finished = training.open_run(run)
+    for path, labels in zip(images, training.predict(finished, images, top_k=top_k), strict=True):
+        ranked = ", ".join(f"{label} {probability:.2%}" for label, probability in labels)
+        print(f"{path}: {ranked}")
+
+
+@app.command(epilog="Example: keras-cnns models")
+def models() -> None:
+    """List the nets that recipes can name."""
+    from keras_cnns.models import MODELS
+
+    for name in MODELS:
+        print(name)
+
+
+@app.command(epilog="Example: keras-cnns demo --runs runs --models models")
+def demo(
+    runs: Annotated[Path, typer.Option(help="Where the run directories go.")] = Path("runs"),
+    models: Annotated[Path, typer.Option(help="Where the models go.")] = Path("models"),
+) -> None:
+    """Train two nets on the built-in digits, export both, serve them and ask for an answer."""
+    from keras_cnns.demo import run_demo
+
+    run_demo(runs, models)
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add the commands that installed distributions bring; each parses its own arguments."""
+    for entry_point in sorted(metadata.entry_points(group=COMMANDS), key=lambda each: each.name):
+        main = entry_point.load()
+        summary = (main.__doc__ or "").partition("\n")[0]
+        app.command(entry_point.name, help=summary, context_settings=PASS_ON)(
+            pass_on(main, f"keras-cnns {entry_point.name}")
+        )
+
+
+def pass_on(
+    main: Callable[[Sequence[str], str], int], program: str
+) -> Callable[[typer.Context], None]:
+    """Return a command that hands its arguments to another distribution's `main`."""
+
+    def command(context: typer.Context) -> None:
+        debug = ["--debug"] if context.obj else []
+        raise typer.Exit(main([*context.args, *debug], program))
+
+    return command
+
+
+def describe(error: Exception) -> str:
+    """Return an error as one or two lines for a person."""
+    if hasattr(error, "format_message"):  # the command line's own errors
+        return str(error.format_message())
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    message = lines[0] if lines else ""
+    if isinstance(error, ValueError | OSError | RuntimeError) and message:
+        return message
+    return f"{type(error).__name__}: {message}\nRun it again with --debug to see where."
+
+
+def run(app: typer.Typer, arguments: Sequence[str], program: str) -> int:
+    """Run a command line and return its exit status; errors become lines for a person.
+
+    Args:
+        app: the commands.
+        arguments: what stands behind the program's name; `--debug` may stand anywhere.
+        program: the name to speak of.
+
+    Returns:
+        0; 1 for failed work; 2 for bad usage; 130 when interrupted.
+    """
+    debug = "--debug" in arguments
+    arguments = [each for each in arguments if each != "--debug"] or ["--help"]
+    try:
+        status = app(arguments, prog_name=program, standalone_mode=False, obj=debug)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        print(f"{program}: {describe(error)}", file=sys.stderr)
+        return int(getattr(error, "exit_code", FAILURE))
+    return int(status or 0)
+
+
+def main() -> None:
+    """Run `keras-cnns`."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    add_commands(app)
+    sys.exit(run(app, sys.argv[1:], "keras-cnns"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""The demo: the commands that a person would type, from training to an answer over HTTP.
+
+It drives the command line as its users do, through processes and files, and so needs none of the
+other packages' code.
+"""
+
+import json
+import re
+import shlex
+import statistics
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+RECIPES = ("digits-resnet20", "digits-googlenet")
+COMMAND = (sys.executable, "-m", "keras_cnns.cli")
+READY_SECONDS = 60
+TIMED_REQUESTS = 50
+
+
+def run_demo(runs: Path, models: Path) -> None:
+    """Train, export and serve both nets, and print what came of it.
+
+    Args:
+        runs: gets a new run directory for each net; those of an earlier demo stay.
+        models: gets a new version of each model.
+
+    Raises:
+        RuntimeError: one of the commands failed.
+    """
+    finished = {}
+    for recipe in RECIPES:
+        run = next_free(runs / recipe)
+        command("train", "--recipe", recipe, "--run", str(run))
+        command("export", str(run), "--to", str(models / recipe))
+        finished[recipe] = run
+
+    image, label = write_held_out_image(runs / "held-out.png")
+    milliseconds = {}
+    with serving(models) as address:
+        for recipe in RECIPES:
+            url = f"{address}/v1/models/{recipe}:classify-image"
+            answer = post(url, image.read_bytes())
+            print(f"\n$ curl --data-binary @{image} {url}")
+            print(f"{recipe} on an image of {label!r} that it has not seen:")
+            for entry in answer["predictions"][0]["labels"]:
+                print(f"  {entry['label']:>3} {entry['probability']:8.3%}")
+            milliseconds[recipe] = time_requests(url, image.read_bytes())
+
+    print_table(finished, models, milliseconds)
+    print("Serve them again, until Ctrl-C, with: make serve")
+
+
+def next_free(path: Path) -> Path:
+    """Return the path, or the first of path-2, path-3, ... that is not there yet."""
+    candidate, number = path, 1
+    while candidate.exists():
+        number += 1
+        candidate = path.with_name(f"{path.name}-{number}")
+    return candidate
+
+
+def command(*arguments: str) -> None:
+    """Run `keras-cnns` with these arguments, in sight.
+
+    Raises:
+        RuntimeError: it failed.
+    """
+    print(f"\n$ keras-cnns {shlex.join(arguments)}", flush=True)
+    status = subprocess.run([*COMMAND, *arguments], check=False).returncode
+    if status:
+        raise RuntimeError(f"`keras-cnns {arguments[0]}` failed with status {status}")
+
+
+def write_held_out_image(path: Path) -> tuple[Path, str]:
+    """Write the first image of the test split as PNG; return its path and its true label."""
+    from keras_cnns.data import load_split, read_labels
+    from keras_cnns.recipes import load_recipe
+
+    data = load_recipe(RECIPES[0]).data
+    images, labels = next(iter(load_split(data, data.test_split, batch_size=1)))
+    Image.fromarray(images.numpy()[0, :, :, 0]).save(path)
+    return path, read_labels(data)[int(labels[0])]
+
+
+@contextmanager
+def serving(models: Path) -> Iterator[str]:
+    """Serve the models on a free port of this machine; give the server's address.
+
+    Raises:
+        RuntimeError: the server did not come up.
+    """
+    print(f"\n$ keras-cnns serve {models} --port 0", flush=True)
+    arguments = [*COMMAND, "serve", str(models), "--port", "0"]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            for line in server.stdout:
+                print(f"  {line}", end="")
+                if ready := re.search(r"serving on (http://\S+)", line):
+                    yield ready[1].rstrip("/")
+                    break
+            else:
+                raise RuntimeError("the server ended before it was ready")
+        finally:
+            server.terminate()
+            server.communicate(timeout=READY_SECONDS)
+
+
+def post(url: str, body: bytes) -> Any:
+    """Post an image and return the answer."""
+    request = urllib.request.Request(url, body, {"Content-Type": "image/png"})
+    with urllib.request.urlopen(request, timeout=READY_SECONDS) as response:
+        return json.load(response)
+
+
+def time_requests(url: str, body: bytes) -> float:
+    """Return the median milliseconds from a posted image to its answer."""
+    seconds = []
+    for _ in range(TIMED_REQUESTS):
+        start = time.perf_counter()
+        post(url, body)
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds) * 1000
+
+
+def print_table(runs: dict[str, Path], models: Path, milliseconds: dict[str, float]) -> None:
+    """Print one row a model: size, accuracy, training time, difference of formats, latency."""
+    table = Table(title="keras-cnns demo")
+    for column in (
+        "model",
+        "parameters",
+        "test accuracy",
+        "seconds to train",
+        "largest difference between formats",
+        "ms a prediction (HTTP)",
+    ):
+        table.add_column(column, justify="left" if column == "model" else "right")
+    for name, run in runs.items():
+        version = max((models / name).glob("[1-9]*"), key=lambda path: int(path.name))
+        exported = json.loads((version / "model.json").read_text("utf-8"))
+        environment = json.loads((run / "environment.json").read_text("utf-8"))
+        differences = [
+            figures["largest_difference"] for figures in exported["parity"]["formats"].values()
+        ]
+        table.add_row(
+            name,
+            f"{exported['model']['parameters']:,}",
+            f"{exported['metrics']['accuracy']:.2%}",
+            f"{environment['training_seconds']:.0f}",
+            f"{max(differences):.1e}",
+            f"{milliseconds[name]:.1f}",
+        )
+    Console().print(table)

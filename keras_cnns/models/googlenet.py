@@ -1,0 +1,131 @@
+"""GoogLeNet (Szegedy et al. 2014, "Going Deeper with Convolutions"): table 1 is the code's table.
+
+`googlenet` is the net as Caffe trained it: biases, local response normalisation, no batch
+normalisation. `googlenet_bn` has batch normalisation in place of both.
+"""
+
+from collections.abc import Iterable
+from functools import partial
+from typing import Any, NamedTuple
+
+import keras
+from keras import KerasTensor
+
+from keras_cnns.models import layers
+from keras_cnns.models.heads import InputShape, assemble, image_input
+from keras_cnns.models.layers import ConvStep, conv_bn_relu, conv_relu
+
+
+class Inception(NamedTuple):
+    """Filters of one inception module: a row of the paper's table 1."""
+
+    conv1x1: int
+    conv3x3_reduce: int
+    conv3x3: int
+    conv5x5_reduce: int
+    conv5x5: int
+    pool_proj: int
+
+
+POOL = "pool"
+BODY: dict[str, Inception | str] = {
+    "3a": Inception(64, 96, 128, 16, 32, 32),
+    "3b": Inception(128, 128, 192, 32, 96, 64),
+    "pool3": POOL,
+    "4a": Inception(192, 96, 208, 16, 48, 64),
+    "4b": Inception(160, 112, 224, 24, 64, 64),
+    "4c": Inception(128, 128, 256, 24, 64, 64),
+    "4d": Inception(112, 144, 288, 32, 64, 64),
+    "4e": Inception(256, 160, 320, 32, 128, 128),
+    "pool4": POOL,
+    "5a": Inception(256, 160, 320, 32, 128, 128),
+    "5b": Inception(384, 192, 384, 48, 128, 128),
+}
+AUXILIARY = ("4a", "4d")
+
+# Below this height or width, the stem keeps conv1 at full resolution: 32x32 images then reach the
+# inception modules as 8x8, 4x4 and 2x2 maps, where the paper's stem would leave 4x4, 2x2 and 1x1.
+SMALL_IMAGE = 96
+LEAST_SIZE = 16
+
+
+def inception_module(
+    x: KerasTensor, filters: Inception, *, step: ConvStep = conv_relu, name: str
+) -> KerasTensor:
+    """Look at x with four window sizes at once and stack what they see (figure 2b).
+
+    [N, H, W, C] -> [N, H, W, conv1x1 + conv3x3 + conv5x5 + pool_proj]. The 1x1 convolutions before
+    the 3x3 and the 5x5 reduce the channels, which is what makes the wide windows affordable.
+    """
+    pool = keras.layers.MaxPooling2D(3, strides=1, padding="same", name=f"{name}_pool")(x)
+    reduced3 = step(x, filters.conv3x3_reduce, 1, name=f"{name}_3x3_reduce")
+    reduced5 = step(x, filters.conv5x5_reduce, 1, name=f"{name}_5x5_reduce")
+    branches = [
+        step(x, filters.conv1x1, 1, name=f"{name}_1x1"),
+        step(reduced3, filters.conv3x3, 3, name=f"{name}_3x3"),
+        step(reduced5, filters.conv5x5, 5, name=f"{name}_5x5"),
+        step(pool, filters.pool_proj, 1, name=f"{name}_pool_proj"),
+    ]
+    return keras.layers.Concatenate(name=f"{name}_output")(branches)
+
+
+def GoogLeNet(  # noqa: N802 - the net's own name
+    input_shape: InputShape = (224, 224, 3),
+    classes: int = 1000,
+    *,
+    aux_heads: bool | Iterable[str] = False,
+    batch_norm: bool = False,
+    input_tensor: KerasTensor | None = None,
+    name: str = "googlenet",
+    **heads: Any,
+) -> keras.Model:
+    """Build GoogLeNet: images [N, H, W, C] -> probabilities [N, K].
+
+    With auxiliary heads the output is a dict of them: `main`, `aux1`, `aux2`.
+
+    Args:
+        input_shape: (H, W, C) of the images, from 16x16 up.
+        classes: number of classes, K.
+        aux_heads: True for the paper's two, after 4a and 4d; or the modules to put one on.
+        batch_norm: batch normalisation in place of biases and local response normalisation.
+        input_tensor: a tensor to start from, instead of a new input.
+        name: the model's name.
+        heads: `features`, `include_top`, `pooling`, `classifier_activation`: see
+            `heads.assemble`.
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+    step: ConvStep = partial(conv_bn_relu, epsilon=1e-3) if batch_norm else conv_relu
+    inputs = image_input(input_shape, LEAST_SIZE, input_tensor)
+    small = min(inputs.shape[1] or SMALL_IMAGE, inputs.shape[2] or SMALL_IMAGE) < SMALL_IMAGE
+
+    def normalise(x: KerasTensor, name: str) -> KerasTensor:
+        return x if batch_norm else layers.LocalResponseNormalization(name=name)(x)
+
+    x = step(inputs, 64, 7, stride=1 if small else 2, name="conv1")
+    x = layers.max_pool(x, name="pool1")
+    x = normalise(x, "norm1")
+    x = step(x, 64, 1, name="conv2_reduce")
+    x = step(x, 192, 3, name="conv2")
+    feature_maps = {"stage1": x}
+    x = normalise(x, "norm2")
+    x = layers.max_pool(x, name="pool2")
+    for module, filters in BODY.items():
+        if isinstance(filters, Inception):
+            x = inception_module(x, filters, step=step, name=f"inception_{module}")
+            feature_maps[module] = x
+        else:
+            x = layers.max_pool(x, name=module)
+    feature_maps |= {"stage2": feature_maps["3b"], "stage3": feature_maps["4e"], "stage4": x}
+    return assemble(
+        inputs,
+        feature_maps,
+        classes=classes,
+        aux_heads=aux_heads,
+        default_aux_heads=AUXILIARY,
+        auxiliary_step=step,
+        dropout=0.4,
+        name=name,
+        **heads,
+    )

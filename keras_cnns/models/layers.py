@@ -1,0 +1,194 @@
+"""Layers and steps that GoogLeNet and ResNet share.
+
+Feature maps are channels last, [N, H, W, C]. A step takes a tensor, returns a tensor and carries
+the `name=` of its layers: names are checkpoint API, a change of one is a change of file format.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import KerasTensor, ops
+
+from keras_cnns.models.batch_normalization import BatchNormalization
+
+# Batch normalisation as its papers' users train it; Keras' own defaults are 0.99 and 1e-3.
+BATCH_NORM_MOMENTUM = 0.9
+BATCH_NORM_EPSILON = 1e-5
+
+ConvStep = Callable[..., KerasTensor]  # (x, filters, kernel_size, *, stride, name) -> activated map
+
+
+def conv(
+    x: KerasTensor,
+    filters: int,
+    kernel_size: int,
+    *,
+    stride: int = 1,
+    groups: int = 1,
+    use_bias: bool = False,
+    kernel_initializer: Any = None,
+    bias_initializer: Any = "zeros",
+    name: str,
+) -> KerasTensor:
+    """Convolve, padded on every side: [N, H, W, C] -> [N, H/stride, W/stride, filters].
+
+    Caffe and torch pad both sides alike, Keras' 'same' pads an even-sized map with stride 2 on the
+    right only, which shifts the whole net by half a pixel: hence the explicit padding.
+    """
+    padding = "same"
+    if stride > 1:
+        padding = "valid"
+        if kernel_size > 1:
+            x = keras.layers.ZeroPadding2D(kernel_size // 2, name=f"{name}_pad")(x)
+    return keras.layers.Conv2D(
+        filters,
+        kernel_size,
+        strides=stride,
+        padding=padding,
+        groups=groups,
+        use_bias=use_bias,
+        kernel_initializer=kernel_initializer or he_normal(),
+        bias_initializer=bias_initializer,
+        name=name,
+    )(x)
+
+
+def he_normal() -> keras.initializers.Initializer:
+    """Normal with variance 2 / fan_out (He et al. 2015, "Delving Deep into Rectifiers", eq. 14)."""
+    return keras.initializers.VarianceScaling(
+        2.0, mode="fan_out", distribution="untruncated_normal"
+    )
+
+
+def batch_norm(x: KerasTensor, *, epsilon: float = BATCH_NORM_EPSILON, name: str) -> KerasTensor:
+    """Normalise each channel over batch and positions (Ioffe and Szegedy 2015)."""
+    return BatchNormalization(momentum=BATCH_NORM_MOMENTUM, epsilon=epsilon, name=name)(x)
+
+
+def relu(x: KerasTensor, *, name: str) -> KerasTensor:
+    """max(x, 0)."""
+    return keras.layers.Activation("relu", name=name)(x)
+
+
+def conv_relu(
+    x: KerasTensor, filters: int, kernel_size: int, *, stride: int = 1, name: str
+) -> KerasTensor:
+    """Convolution with bias, then ReLU; weights start as Caffe's `xavier` and biases at 0.2."""
+    x = conv(
+        x,
+        filters,
+        kernel_size,
+        stride=stride,
+        use_bias=True,
+        kernel_initializer="glorot_uniform",
+        bias_initializer=keras.initializers.Constant(0.2),
+        name=f"{name}_conv",
+    )
+    return relu(x, name=f"{name}_relu")
+
+
+def conv_bn_relu(
+    x: KerasTensor,
+    filters: int,
+    kernel_size: int,
+    *,
+    stride: int = 1,
+    epsilon: float = BATCH_NORM_EPSILON,
+    name: str,
+) -> KerasTensor:
+    """Convolution without bias, batch normalisation, ReLU."""
+    x = conv(x, filters, kernel_size, stride=stride, name=f"{name}_conv")
+    x = batch_norm(x, epsilon=epsilon, name=f"{name}_bn")
+    return relu(x, name=f"{name}_relu")
+
+
+def max_pool(x: KerasTensor, pool_size: int = 3, *, stride: int = 2, name: str) -> KerasTensor:
+    """Max-pool in Caffe's ceil mode: the last window may hang over the right and lower edge.
+
+    For a 3x3 window with stride 2, Keras' 'same' is that on an even side and 'valid' on an odd one.
+    Where the two sides differ, zeros on one stand for the overhang: the maps are not negative here.
+    """
+    odd = [size is not None and size % 2 == 1 for size in x.shape[1:3]]
+    if pool_size == stride:
+        padding = "same"
+    elif odd[0] != odd[1]:
+        overhang = ((0, int(not odd[0])), (0, int(not odd[1])))
+        x = keras.layers.ZeroPadding2D(overhang, name=f"{name}_pad")(x)
+        padding = "valid"
+    else:
+        padding = "valid" if odd[0] else "same"
+    return keras.layers.MaxPooling2D(pool_size, strides=stride, padding=padding, name=name)(x)
+
+
+@keras.saving.register_keras_serializable("keras_cnns")
+class LocalResponseNormalization(keras.layers.Layer):
+    """Divide by the energy of the neighbouring channels: x / (1 + alpha / size * sum x^2)^beta.
+
+    Krizhevsky et al. 2012, section 3.3, with Caffe's reading of it, which GoogLeNet was trained
+    with: alpha is divided by the window's size.
+
+    Args:
+        size: channels in the window, odd; the channel itself is in its middle.
+        alpha: weight of the window's energy.
+        beta: exponent.
+    """
+
+    def __init__(
+        self, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.size, self.alpha, self.beta = size, alpha, beta
+
+    def call(self, inputs: Any) -> Any:
+        """[N, H, W, C] -> [N, H, W, C]."""
+        radius, alpha = self.size // 2, self.alpha / self.size
+        if keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
+            return tf.nn.local_response_normalization(inputs, radius, 1.0, alpha, self.beta)
+        energy = ops.pad(ops.square(inputs), ((0, 0), (0, 0), (0, 0), (radius, radius)))
+        channels = inputs.shape[-1]
+        window = sum(energy[..., i : i + channels] for i in range(self.size))
+        return inputs / ops.power(1.0 + alpha * window, self.beta)
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """Return the input's shape."""
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments, for saving."""
+        config = {"size": self.size, "alpha": self.alpha, "beta": self.beta}
+        return {**super().get_config(), **config}
+
+
+@keras.saving.register_keras_serializable("keras_cnns")
+class IdentityShortcut(keras.layers.Layer):
+    """Carry x past a block that changes its shape, without a weight (He et al. 2015, option A).
+
+    Every `stride`-th position is kept, and zeros fill the new channels, half before and half after.
+
+    Args:
+        filters: channels of the output, at least those of the input.
+        stride: step between the positions that are kept.
+    """
+
+    def __init__(self, filters: int, stride: int = 1, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.filters, self.stride = filters, stride
+
+    def call(self, inputs: Any) -> Any:
+        """[N, H, W, C] -> [N, ceil(H/stride), ceil(W/stride), filters]."""
+        x = inputs[:, :: self.stride, :: self.stride, :]
+        new = self.filters - inputs.shape[-1]
+        return ops.pad(x, ((0, 0), (0, 0), (0, 0), (new // 2, new - new // 2)))
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """Return [N, ceil(H/stride), ceil(W/stride), filters]."""
+        batch_size, *sizes, _ = input_shape
+        kept = (None if size is None else -(-size // self.stride) for size in sizes)
+        return (batch_size, *kept, self.filters)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments, for saving."""
+        return {**super().get_config(), "filters": self.filters, "stride": self.stride}

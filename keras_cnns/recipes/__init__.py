@@ -1,0 +1,27 @@
+"""Recipes as data: one TOML file for each, named as `keras-cnns train --recipe` takes it."""
+
+from keras_cnns.recipes.schema import (
+    DataConfig,
+    ModelConfig,
+    OptimizerConfig,
+    Recipe,
+    RecipeError,
+    TrainingConfig,
+    format_recipe,
+    list_recipes,
+    load_recipe,
+    parse_recipe,
+)
+
+__all__ = [
+    "DataConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "Recipe",
+    "RecipeError",
+    "TrainingConfig",
+    "format_recipe",
+    "list_recipes",
+    "load_recipe",
+    "parse_recipe",
+]

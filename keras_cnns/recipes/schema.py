@@ -1,0 +1,214 @@
+"""Recipes: what to train, on what and how, as data.
+
+A recipe is a TOML file; read, it is a frozen `Recipe` whose every field has been checked. Unknown
+keys, wrong types and values out of range are errors that name the key, the value and what is
+allowed.
+"""
+
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, fields, is_dataclass
+from difflib import get_close_matches
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+import tomli_w
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+CHECKED = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+PositiveInt = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+PerChannel = tuple[float, ...]
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be used; the message names each wrong key."""
+
+
+@dataclass(frozen=True, config=CHECKED)
+class ModelConfig:
+    """Which net."""
+
+    name: str  # a key of keras_cnns.models.MODELS
+    aux_heads: bool = False  # train with the net's auxiliary classifiers
+
+
+@dataclass(frozen=True, config=CHECKED)
+class DataConfig:
+    """Which images, and how they come to the net."""
+
+    name: str  # a TensorFlow Datasets name, as "cifar10" or "cifar10:3.0.2", or "digits"
+    image_size: PositiveInt  # pixels, height and width of what the net sees
+    resize_shorter: PositiveInt  # pixels, the shorter side before the centre crop
+    channels: Literal[1, 3]  # grey or RGB
+    mean: PerChannel  # per channel, in levels 0 to 255; subtracted inside the model
+    std: Annotated[
+        PerChannel, Field(min_length=1)
+    ]  # per channel, in levels; divides inside the model
+    train_split: str = "train"
+    validation_split: str = "validation"  # chooses the best epoch
+    test_split: str = "test"  # is only reported
+    pad_and_crop: Annotated[int, Field(ge=0)] = 0  # pixels of random shift in training
+    horizontal_flip: bool = False  # mirror half of the training images
+
+    def __post_init__(self) -> None:
+        for key in ("mean", "std"):
+            values = getattr(self, key)
+            if len(values) != self.channels:
+                raise ValueError(f"{key} has {len(values)} values for {self.channels} channels")
+        if min(self.std) <= 0:
+            raise ValueError(f"std is {list(self.std)}; each must be above 0")
+        if self.resize_shorter < self.image_size:
+            raise ValueError(
+                f"resize_shorter is {self.resize_shorter}; it must be at least image_size, "
+                f"{self.image_size}"
+            )
+
+    def preprocessing(self) -> dict[str, Any]:
+        """Return what happens to an image before it is the net's input, as model.json says it."""
+        return {
+            "resize_shorter": self.resize_shorter,
+            "crop": self.image_size,
+            "interpolation": "bilinear",
+            "antialias": True,
+            "channels": self.channels,
+        }
+
+
+@dataclass(frozen=True, config=CHECKED)
+class OptimizerConfig:
+    """Momentum, and its learning rate over time."""
+
+    learning_rate: Annotated[float, Field(gt=0)]  # the highest
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    nesterov: bool = False
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0  # coupled, as in He et al. 2015
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0  # linear from 0, before the cosine
+
+
+@dataclass(frozen=True, config=CHECKED)
+class TrainingConfig:
+    """How long, and in what portions."""
+
+    epochs: PositiveInt
+    batch_size: PositiveInt
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    aux_loss_weight: Share = 0.3  # of each auxiliary classifier (Szegedy et al. 2014, section 5)
+
+
+@dataclass(frozen=True, config=CHECKED)
+class Recipe:
+    """One training, whole."""
+
+    model: ModelConfig
+    data: DataConfig
+    optimizer: OptimizerConfig
+    training: TrainingConfig
+
+
+def list_recipes() -> list[str]:
+    """Return the names of the built-in recipes."""
+    folder = resources.files("keras_cnns.recipes")
+    return sorted(
+        entry.name.removesuffix(".toml")
+        for entry in folder.iterdir()
+        if entry.name.endswith(".toml")
+    )
+
+
+def load_recipe(name: str | Path, overrides: Iterable[str] = ()) -> Recipe:
+    """Read a recipe and apply overrides.
+
+    Args:
+        name: a built-in recipe's name, or the path of a TOML file.
+        overrides: `section.key=value` each, the value as TOML writes it; bare words are strings.
+
+    Raises:
+        RecipeError: there is no such recipe, or it or an override is wrong.
+    """
+    values = _read(name)
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        section, dot, entry = key.strip().partition(".")
+        if not (equals and dot and section and entry):
+            raise RecipeError(f"{override!r} is not of the form section.key=value")
+        if not isinstance(values.setdefault(section, {}), dict):
+            raise RecipeError(f"{override!r}: {section} is not a section")
+        values[section][entry] = _parse_value(text.strip())
+    return parse_recipe(values)
+
+
+def parse_recipe(values: Mapping[str, Any]) -> Recipe:
+    """Check a recipe's values and return it frozen.
+
+    Raises:
+        RecipeError: a key is unknown or missing, or a value has a wrong type or is out of range.
+    """
+    try:
+        # As JSON, since a strict reading of Python values would refuse TOML's lists for tuples.
+        return TypeAdapter(Recipe).validate_json(json.dumps(values, default=str))
+    except ValidationError as error:
+        raise RecipeError("; ".join(_explain(problem) for problem in error.errors())) from None
+
+
+def format_recipe(recipe: Recipe) -> str:
+    """Return a recipe as TOML, every value written out."""
+    return tomli_w.dumps(asdict(cast(Any, recipe)))
+
+
+def _read(name: str | Path) -> dict[str, Any]:
+    path = Path(name)
+    if path.suffix != ".toml" and not path.is_file():
+        if str(name) not in list_recipes():
+            near = get_close_matches(str(name), list_recipes(), n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise RecipeError(
+                f"there is no recipe {str(name)!r}{hint} "
+                f"(built in: {', '.join(list_recipes())}; or give the path of a .toml file)"
+            )
+        text = (resources.files("keras_cnns.recipes") / f"{name}.toml").read_text("utf-8")
+    else:
+        try:
+            text = path.read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise RecipeError(f"cannot read the recipe {path}: {error}") from None
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"{path}: {error}") from None
+
+
+def _parse_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _explain(problem: Any) -> str:
+    """Return one line for one of pydantic's problems: the key, the value, what is allowed."""
+    path = [str(part) for part in problem["loc"]]
+    key, given = ".".join(path), problem["input"]
+    kind, message = problem["type"], problem["msg"]
+    if kind in ("extra_forbidden", "unexpected_keyword_argument"):
+        known = _known_keys(path[:-1])
+        near = get_close_matches(path[-1], known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        return f"unknown key {key}{hint} (known: {', '.join(known)})"
+    if kind in ("missing", "missing_argument"):
+        return f"{key} is missing"
+    if kind == "value_error":
+        return f"{key}: {problem['ctx']['error']}"
+    return f"{key} is {given!r}: {message[0].lower()}{message[1:]}"
+
+
+def _known_keys(path: list[str]) -> list[str]:
+    node: Any = Recipe
+    for part in path:
+        node = next((f.type for f in fields(node) if f.name == part), None)
+    return [field.name for field in fields(node)] if is_dataclass(node) else []

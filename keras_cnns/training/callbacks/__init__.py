@@ -1,0 +1,5 @@
+"""What happens between the steps of `fit`, one callback a file."""
+
+from keras_cnns.training.callbacks.save_best import SaveBest
+
+__all__ = ["SaveBest"]

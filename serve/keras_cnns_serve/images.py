@@ -1,0 +1,112 @@
+"""Encoded image in, pixels out: the Pillow reading of the contract's preprocessing.
+
+Decode, apply the EXIF orientation, convert to grey or RGB, resize the shorter side (antialiased,
+the aspect kept), crop the centre. Transparency is dropped, not blended, and 16 bits keep their
+upper 8, as TensorFlow's decoders do; of an animation the first frame counts.
+"""
+
+import warnings
+from io import BytesIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from .errors import DamagedImageError, ImageTooLargeError, UnsupportedImageError
+from .manifest import Preprocessing
+
+FORMATS = ("JPEG", "PNG", "WEBP")
+SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF")  # of these formats
+MAX_PIXELS = 50_000_000  # the largest camera phones' photographs; 150 MB as RGB
+PILLOW_MAX_PIXELS = 178_956_970  # Pillow itself refuses more
+INTERPOLATIONS = {"bilinear": Image.Resampling.BILINEAR}  # Pillow's are always antialiased
+
+# Pillow warns of odd metadata, such as EXIF cut short, in photographs that it reads well; those
+# are common (ImageNet has some), and a server's log is not where their owner looks.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+def read_image(
+    content: bytes, preprocessing: Preprocessing, max_pixels: int = MAX_PIXELS
+) -> NDArray[np.uint8]:
+    """Decodes a JPEG, PNG or WebP to the pixels that the graph takes, [H, W, C].
+
+    Args:
+        content: the encoded image.
+        preprocessing: the size and channels to give.
+        max_pixels: refuse a larger image, by its header, before decoding; at most
+            `PILLOW_MAX_PIXELS`.
+
+    Raises:
+        UnsupportedImageError: it is not a JPEG, PNG or WebP.
+        ImageTooLargeError: it has more than `max_pixels` pixels.
+        DamagedImageError: it cannot be decoded to its end.
+    """
+    if not content:
+        raise UnsupportedImageError("there is no image: 0 bytes were given")
+    try:
+        image = Image.open(BytesIO(content), formats=FORMATS)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageTooLargeError(f"the image has far more than {max_pixels:,} pixels") from error
+    except Exception as error:  # a hostile header makes Pillow raise nearly anything
+        if content.startswith(SIGNATURES):
+            raise DamagedImageError("the image's header is damaged or cut short") from error
+        raise UnsupportedImageError(
+            f"these {len(content):,} bytes are not an image in JPEG, PNG or WebP"
+        ) from error
+    with image:
+        width, height = image.size
+        if width * height > max_pixels:
+            raise ImageTooLargeError(
+                f"the image has {width:,} x {height:,} pixels, more than {max_pixels:,}"
+            )
+        try:
+            image.load()
+            pixels = _convert(_upright(image), preprocessing.channels)
+            pixels = _resize_and_crop(pixels, preprocessing)
+        except Exception as error:
+            raise DamagedImageError(
+                f"the {image.format} image is damaged or cut short: {error}"
+            ) from error
+    return np.asarray(pixels).reshape(*preprocessing.crop, preprocessing.channels)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # unreadable EXIF says nothing of the orientation; the pixels are good
+        return image
+
+
+def _convert(image: Image.Image, channels: int) -> Image.Image:
+    """To 8-bit grey or RGB, without transparency."""
+    if image.mode.startswith("I"):
+        # Pillow has 16-bit grey in I;16 or I, and would clip at 255 instead of scaling.
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    elif image.mode == "P":
+        # By way of RGBA, or a transparent palette entry loses its colour.
+        image = image.convert("RGBA")
+    return image.convert("L" if channels == 1 else "RGB")
+
+
+def _resize_and_crop(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+    """Resizes only what the crop keeps, so that an image of 1 x 50,000,000 pixels costs no more.
+
+    Pillow's `box` filters with the pixels around the box too: the result is within one level of
+    resizing the whole and cropping then.
+    """
+    width, height = image.size
+    shorter = min(width, height)
+    resized = [round(n * preprocessing.resize_shorter / shorter) for n in image.size]
+    crop_height, crop_width = preprocessing.crop
+    left = (resized[0] - crop_width) // 2
+    top = (resized[1] - crop_height) // 2
+    box = (
+        left * width / resized[0],
+        top * height / resized[1],
+        (left + crop_width) * width / resized[0],
+        (top + crop_height) * height / resized[1],
+    )
+    return image.resize(
+        (crop_width, crop_height), INTERPOLATIONS[preprocessing.interpolation], box=box
+    )

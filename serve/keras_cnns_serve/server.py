@@ -1,0 +1,106 @@
+"""Runs the application on a socket with uvicorn, and says where."""
+
+import errno
+import ipaddress
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from .errors import ServeError
+
+GRACE = 10  # seconds that requests in flight have to finish after a signal to stop
+
+
+class AddressError(ServeError):
+    """The host and port cannot be listened on."""
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, with a call of ours once it accepts requests and handles signals."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._ready()
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A TCP socket with its address, which takes no connections yet; port 0 picks a free one.
+
+    Raises:
+        AddressError: the host is unknown, or the port is taken or not permitted.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        # Not socket.create_server: it leaves the protocol 0, asyncio then leaves Nagle's
+        # algorithm on, and every answer on a connection that is kept waits for 40 ms.
+        listener = socket.socket(family, kind, protocol)
+    except UnicodeError as error:
+        raise AddressError(f"{host!r} is not a host") from error
+    except OSError as error:
+        raise AddressError(f"cannot listen on {host}:{port}: {error.strerror}") from error
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        listener.close()
+        hint = "; --port 0 picks a free port" if error.errno == errno.EADDRINUSE else ""
+        raise AddressError(f"cannot listen on {host}:{port}: {error.strerror}{hint}") from error
+    return listener
+
+
+def url(listener: socket.socket) -> str:
+    """The address as a person on this machine would type it."""
+    host, port = listener.getsockname()[:2]
+    address = ipaddress.ip_address(host)
+    if address.is_unspecified:  # "every interface" is no place to send a request to
+        address = ipaddress.ip_address("127.0.0.1" if address.version == 4 else "::1")
+    return f"http://[{address}]:{port}" if address.version == 6 else f"http://{address}:{port}"
+
+
+def run(app: ASGIApp, listener: socket.socket, ready: Callable[[], None]) -> None:
+    """Serves until SIGTERM or SIGINT, then finishes what is in flight and returns.
+
+    Args:
+        app: the ASGI application.
+        listener: a bound socket, closed at the end.
+        ready: called once requests are answered.
+    """
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        lifespan="off",
+        ws="none",
+        timeout_graceful_shutdown=GRACE,
+    )
+    with listener, _signals_ignored_afterwards():
+        _Server(config, ready).run(sockets=[listener])
+
+
+@contextmanager
+def _signals_ignored_afterwards() -> Iterator[None]:
+    """uvicorn raises the signal that stopped it once more; to stop when asked is a success."""
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda *_: None) for number in signals}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def say(line: str) -> None:
+    """Prints a line at once, so that a process reading our pipe sees it."""
+    print(line, flush=True, file=sys.stdout)

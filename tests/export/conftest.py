@@ -1,0 +1,87 @@
+"""Tiny nets, and one published version that many tests read."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+from keras_cnns_export import export
+
+from keras_cnns.recipes import format_recipe, load_recipe
+
+LABELS = ("ant", "bee", "cat", "dog's", "Érable")
+SHAPE = (12, 10, 3)
+
+
+Images = np.ndarray[Any, Any]
+
+
+@pytest.fixture(scope="session")
+def labels() -> tuple[str, ...]:
+    return LABELS
+
+
+def _tiny_net(
+    shape: tuple[int | None, ...] = SHAPE, head: Callable[[Any], Any] | None = None
+) -> Any:
+    keras.utils.set_random_seed(0)
+    head = head or layers.Dense(len(LABELS), activation="softmax", dtype="float32")
+    images = keras.Input(shape)
+    x = layers.Rescaling(1 / 127.5, offset=-1)(images)
+    x = layers.Conv2D(8, 3, padding="same", use_bias=False)(x)
+    shortcut = layers.BatchNormalization()(x)
+    x = layers.ReLU()(shortcut)
+    x = layers.Conv2D(8, 3, padding="same")(x) + shortcut
+    model = keras.Model(images, head(layers.GlobalAveragePooling2D()(x)), name="tiny")
+    random = np.random.default_rng(0)
+    for weight in model.weights:
+        noise = random.uniform(0.1, 0.6, weight.shape)
+        weight.assign(weight.numpy().astype("float32") + noise)
+    return model
+
+
+@pytest.fixture(scope="session")
+def tiny_net() -> Callable[..., Any]:
+    """A residual net with batch norm whose moving means are not trivial; pixels -> classes.
+
+    Its arguments: the input's shape, and the head on the pooled features [N, 8].
+    """
+    return _tiny_net
+
+
+@pytest.fixture(scope="session")
+def net() -> Any:
+    return _tiny_net()
+
+
+@pytest.fixture(scope="session")
+def split() -> tuple[Images, Images]:
+    """Images uint8 [70, H, W, C] and true classes."""
+    random = np.random.default_rng(1)
+    return random.integers(0, 256, (70, *SHAPE), np.uint8), random.integers(0, len(LABELS), 70)
+
+
+@pytest.fixture(scope="session")
+def version(
+    tmp_path_factory: pytest.TempPathFactory, net: Any, split: tuple[Images, Images]
+) -> Path:
+    """A published version with both formats; tests read it and leave it as it is."""
+    to = tmp_path_factory.mktemp("models") / "tiny"
+    return export(net, to, labels=LABELS, samples=("test", split))
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run directory, as training leaves it, of a tiny net on the digits; nobody trained it."""
+    run = tmp_path_factory.mktemp("runs") / "first"
+    run.mkdir()
+    sizes = ["data.image_size=16", "data.resize_shorter=18"]
+    recipe = load_recipe("digits-resnet20", sizes)
+    (run / "config.toml").write_text(format_recipe(recipe), encoding="utf-8")
+    labels = [f"digit {number}" for number in range(10)]
+    (run / "labels.txt").write_text("\n".join(labels) + "\n", encoding="utf-8")
+    _tiny_net((16, 16, 1), head=layers.Dense(10, activation="softmax")).save(run / "model.keras")
+    return run

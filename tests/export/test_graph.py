@@ -1,0 +1,105 @@
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+from keras_cnns_export import ExportError
+from keras_cnns_export.contract import TensorSpec
+from keras_cnns_export.graph import serving_graph
+
+
+def heads(**units: int) -> Callable[[Any], dict[str, Any]]:
+    return lambda x: {
+        name: layers.Dense(classes, activation="softmax", name=name)(x)
+        for name, classes in units.items()
+    }
+
+
+def test_raw_pixels_go_in_and_named_probabilities_come_out(net: Any, split: Any) -> None:
+    graph = serving_graph(net)
+    assert graph.inputs == (TensorSpec("images", "uint8", (None, 12, 10, 3)),)
+    assert graph.outputs == (TensorSpec("probabilities", "float32", (None, 5)),)
+    assert (graph.image_shape, graph.classes) == ((12, 10, 3), 5)
+    images = split[0]
+    expected = net.predict(images.astype("float32"), verbose=0)
+    given = graph.function(images)
+    assert list(given) == ["probabilities"]
+    np.testing.assert_allclose(given["probabilities"], expected, atol=1e-5)
+    np.testing.assert_allclose(graph.reference()(images)["probabilities"], expected, atol=1e-5)
+
+
+def test_inference_keeps_main_and_drops_the_auxiliary_heads(tiny_net: Any, split: Any) -> None:
+    model = tiny_net(head=heads(aux1=4, main=4, aux2=4))  # Keras sorts: aux1 comes first
+    graph = serving_graph(model)
+    expected = model.predict(split[0].astype("float32"), verbose=0)["main"]
+    np.testing.assert_allclose(
+        graph.function(split[0])["probabilities"], expected, rtol=0, atol=1e-5
+    )
+    assert graph.network.count_params() == model.count_params() - 2 * (8 * 4 + 4)
+
+
+def test_a_sequential_model_is_as_good() -> None:
+    layer = layers.Dense(3, activation="softmax")
+    model = keras.Sequential([keras.Input((4, 4, 1)), layers.Flatten(), layer])
+    graph = serving_graph(model)
+    given = graph.function(np.ones((2, 4, 4, 1), np.uint8))["probabilities"]
+    np.testing.assert_allclose(given, model.predict(np.ones((2, 4, 4, 1)), verbose=0), atol=1e-6)
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16", "bfloat16"])
+def test_a_model_in_lower_precision_is_exported_in_float32(
+    tiny_net: Any, split: Any, policy: str
+) -> None:
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        inner = tiny_net()
+        images = keras.Input(inner.input_shape[1:])
+        model = keras.Model(images, inner(images))  # a model within a model
+        graph = serving_graph(model)
+        assert keras.config.dtype_policy().name == policy
+    finally:
+        keras.config.set_dtype_policy(before)
+    assert {weight.dtype for weight in graph.network.weights} == {"float32"}
+    low = np.asarray(model(split[0].astype("float32"), training=False), "float32")
+    assert np.abs(graph.function(split[0])["probabilities"] - low).max() < 0.05
+    assert graph.function(split[0])["probabilities"].dtype == "float32"
+
+
+class Subclass(keras.Model):
+    def call(self, x: Any) -> Any:
+        return x
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda net: "model.keras", "cannot export a str: give a keras.Model"),
+        (lambda net: Subclass(name="mine"), "mine has no fixed input: begin it with keras.Input"),
+        (
+            lambda net: keras.Sequential([layers.Flatten(), layers.Dense(3)], name="mine"),
+            "mine has no fixed input",
+        ),
+        (
+            lambda net: keras.Sequential([keras.Input((8,)), layers.Dense(3)], name="mine"),
+            r"mine takes \[None, 8\]; it must take one batch of images \[N, height, width",
+        ),
+        (lambda net: net((8, None, 3)), r"tiny takes \[None, 8, None, 3\]; .* of a fixed size"),
+        (lambda net: net((8, 8, 4)), r"1 \(grey\) or 3 \(RGB\) channels"),
+        (lambda net: net(head=heads(aux1=3)), "tiny has the outputs aux1, but no 'main'"),
+        (lambda net: net(head=layers.Dense(1)), r"tiny gives \[None, 1\]; it must give prob"),
+        (lambda net: net(head=lambda x: [layers.Dense(3)(x)] * 2), "tiny gives a list"),
+    ],
+)
+def test_other_models_are_refused_with_what_would_be_right(
+    tiny_net: Any, make: Callable[[Any], Any], message: str
+) -> None:
+    with pytest.raises(ExportError, match=message):
+        serving_graph(make(tiny_net))
+
+
+def test_an_unknown_output_is_refused(net: Any) -> None:
+    with pytest.raises(ExportError, match="unknown output 'cam'; there are: probabilities"):
+        serving_graph(net, ("probabilities", "cam"))

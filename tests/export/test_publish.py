@@ -1,0 +1,158 @@
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from keras_cnns_export import ExportError
+from keras_cnns_export.publish import Draft, check_model_directory, sweep
+
+# A process that publishes one version, and is killed at its n-th step: an opened, made, renamed or
+# removed file or directory. It prints what it published.
+CHILD = """
+import os, signal, sys
+from pathlib import Path
+from keras_cnns_export.publish import Draft
+assert "tensorflow" not in sys.modules
+
+model, kill_at = Path(sys.argv[1]), int(sys.argv[2])
+steps = 0
+
+def count(event, arguments):
+    global steps
+    if event in ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "fcntl.flock"):
+        steps += 1
+        if steps == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(count)
+with Draft(model) as draft:
+    (draft.path / "labels.txt").write_text("a\\nb\\n")
+    (draft.path / "variables").mkdir()
+    (draft.path / "variables" / "data").write_bytes(bytes(1000))
+    (draft.path / "model.json").write_text("{}")
+    version = draft.publish()
+print(version.name)
+"""
+FILES = ["labels.txt", "model.json", "variables", "variables/data"]
+
+
+def run_child(model: Path, kill_at: int = 0) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", CHILD, str(model), str(kill_at)], capture_output=True, text=True
+    )
+
+
+def content(version: Path) -> list[str]:
+    return sorted(path.relative_to(version).as_posix() for path in version.rglob("*"))
+
+
+def test_versions_count_up_and_hold_what_was_written(tmp_path: Path) -> None:
+    model = tmp_path / "models" / "digits"
+    for expected in ("1", "2", "3"):
+        with Draft(model) as draft:
+            (draft.path / "labels.txt").write_text("a\n")
+            version = draft.publish()
+        assert version == model / expected
+        assert content(version) == ["labels.txt"]
+    (model / "41").mkdir()
+    with Draft(model) as draft:
+        assert draft.publish().name == "42"
+    assert sorted(path.name for path in model.iterdir()) == ["1", "2", "3", "41", "42"]
+
+
+def test_a_version_has_the_modes_that_the_umask_gives(tmp_path: Path) -> None:
+    (tmp_path / "usual").mkdir()
+    with Draft(tmp_path / "digits") as draft:
+        version = draft.publish()
+    assert stat.S_IMODE(version.stat().st_mode) == stat.S_IMODE((tmp_path / "usual").stat().st_mode)
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_a_failure_leaves_nothing(tmp_path: Path, error: type[BaseException]) -> None:
+    def fail() -> None:
+        with Draft(tmp_path / "digits") as draft:
+            (draft.path / "half").write_text("half")
+            raise error
+
+    with pytest.raises(error):
+        fail()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failure_leaves_earlier_versions(tmp_path: Path) -> None:
+    run_child(tmp_path / "digits")
+    with pytest.raises(ValueError, match="disk"), Draft(tmp_path / "digits"):
+        raise ValueError("disk")
+    assert [path.name for path in (tmp_path / "digits").iterdir()] == ["1"]
+
+
+def test_killed_at_any_step_it_leaves_a_whole_version_or_none(tmp_path: Path) -> None:
+    outcomes = []
+    for kill_at in range(1, 100):
+        model = tmp_path / str(kill_at) / "digits"
+        child = run_child(model, kill_at)
+        if child.returncode == 0:
+            break
+        assert child.returncode == -signal.SIGKILL, child.stderr
+        published = [path for path in model.glob("*") if path.name.isdigit()]
+        assert all(content(version) == FILES for version in published)
+        outcomes.append((len(published), len(list(model.glob(".partial-*")))))
+        with Draft(model) as draft:  # the next export
+            version = draft.publish()
+        assert version.name == str(len(published) + 1)
+        assert sorted(path.name for path in model.iterdir()) == [
+            str(number) for number in range(1, len(published) + 2)
+        ]
+    else:
+        raise AssertionError("the child was killed every time")
+    assert len(outcomes) >= 15
+    assert {(0, 0), (0, 1), (1, 1)} <= set(outcomes)  # before, while writing, after the rename
+
+
+def test_a_sweep_leaves_what_a_running_export_writes(tmp_path: Path) -> None:
+    dead = tmp_path / "digits" / ".partial-dead" / "version"
+    dead.mkdir(parents=True)
+    with Draft(tmp_path / "digits") as running:
+        assert not dead.parent.exists()
+        sweep(tmp_path / "digits")
+        (running.path / "labels.txt").write_text("a\n")
+        with Draft(tmp_path / "digits") as other:
+            assert other.publish().name == "1"
+        assert running.publish().name == "2"
+
+
+def test_exports_at_the_same_time_get_a_version_each(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", CHILD, str(tmp_path / "digits"), "0"]
+    children = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(8)
+    ]
+    results = [child.communicate() for child in children]
+    assert [errors for _, errors in results] == [""] * 8
+    assert sorted(int(name) for name, _ in results) == list(range(1, 9))
+    for number in range(1, 9):
+        assert content(tmp_path / "digits" / str(number)) == FILES
+    assert len(list((tmp_path / "digits").iterdir())) == 8
+
+
+@pytest.mark.parametrize("name", ["digits", "models/digits-resnet20", "../x", "v1.5_b"])
+def test_plain_names_are_taken(name: str) -> None:
+    assert check_model_directory(name) == Path(name)
+
+
+@pytest.mark.parametrize(
+    ("to", "message"),
+    [
+        ("", "its last part names the model"),
+        ("models/..", "its last part names the model"),
+        ("models/.hidden", "beginning with a letter or digit"),
+        ("models/two words", "letters, digits"),
+        ("models/digits/1", "'1' looks like a version"),
+        (__file__, "a file of that name exists"),
+    ],
+)
+def test_other_names_are_refused(to: str, message: str) -> None:
+    with pytest.raises(ExportError, match=message):
+        check_model_directory(to)

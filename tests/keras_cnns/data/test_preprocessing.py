@@ -1,0 +1,58 @@
+"""TensorFlow's reading of the preprocessing against Pillow's."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_cnns.data import preprocess
+
+
+def photograph(height: int, width: int, channels: int) -> np.ndarray:
+    """Return smooth colours with some noise: what a camera gives, made."""
+    generator = np.random.default_rng(height * width)
+    coarse = generator.uniform(0, 255, (6, 6, channels)).astype(np.uint8)
+    planes = [
+        Image.fromarray(coarse[..., c]).resize((width, height), Image.Resampling.BICUBIC)
+        for c in range(channels)
+    ]
+    noise = generator.normal(0, 6, (height, width, channels))
+    return np.clip(np.stack(planes, axis=-1) + noise, 0, 255).astype(np.uint8)
+
+
+def pillow(image: np.ndarray, shorter: int, crop: int) -> np.ndarray:
+    height, width, channels = image.shape
+    scale = shorter / min(height, width)
+    size = round(width * scale), round(height * scale)
+    left, top = (size[0] - crop) // 2, (size[1] - crop) // 2
+    planes = [
+        Image.fromarray(image[..., c])
+        .resize(size, Image.Resampling.BILINEAR)
+        .crop((left, top, left + crop, top + crop))
+        for c in range(channels)
+    ]
+    return np.stack([np.asarray(plane) for plane in planes], axis=-1)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [(375, 500), (501, 333), (97, 64), (256, 256), (40, 41)])
+def test_it_is_pillows_to_one_level(size: tuple[int, int], channels: int) -> None:
+    image = photograph(*size, channels)
+    settings = {
+        "resize_shorter": 64,
+        "crop": 56,
+        "interpolation": "bilinear",
+        "antialias": True,
+        "channels": channels,
+    }
+    difference = np.abs(
+        preprocess(image, settings).numpy().astype(int) - pillow(image, 64, 56).astype(int)
+    )
+    assert np.mean(difference <= 1) >= 0.999
+
+
+def test_channels_are_converted() -> None:
+    settings = {"resize_shorter": 8, "crop": 8, "interpolation": "bilinear", "antialias": True}
+    grey, colour = photograph(8, 8, 1), photograph(8, 8, 3)
+    assert preprocess(colour, {**settings, "channels": 1}).shape == (8, 8, 1)
+    as_colour = preprocess(grey, {**settings, "channels": 3})
+    np.testing.assert_array_equal(as_colour, np.repeat(grey, 3, axis=-1))

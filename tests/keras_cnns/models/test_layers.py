@@ -1,0 +1,104 @@
+"""Each layer against its formula, written out in NumPy."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_cnns.models import layers
+from keras_cnns.models.batch_normalization import BatchNormalization
+
+
+def random_map(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=shape).astype("float32")
+
+
+def test_local_response_normalization_is_the_formula() -> None:
+    x = random_map(2, 3, 4, 8)
+    expected = np.empty_like(x)
+    for channel in range(8):
+        window = x[..., max(channel - 2, 0) : channel + 3]
+        energy = np.sum(window**2, axis=-1)
+        expected[..., channel] = x[..., channel] / (1 + 1e-4 / 5 * energy) ** 0.75
+    layer = layers.LocalResponseNormalization()
+    np.testing.assert_allclose(layer(x), expected, rtol=1e-5)
+    assert layer.compute_output_shape(x.shape) == x.shape
+
+
+@pytest.mark.parametrize(("filters", "stride"), [(8, 1), (8, 2), (11, 2), (4, 3)])
+def test_identity_shortcut_keeps_positions_and_adds_zeros(filters: int, stride: int) -> None:
+    x = random_map(2, 7, 8, 4)
+    layer = layers.IdentityShortcut(filters, stride)
+    y = np.asarray(layer(x))
+    before = (filters - 4) // 2
+    np.testing.assert_array_equal(y[..., before : before + 4], x[:, ::stride, ::stride])
+    assert np.count_nonzero(y) == np.count_nonzero(x[:, ::stride, ::stride])
+    assert layer.compute_output_shape(x.shape) == y.shape
+    assert layer.trainable_weights == []
+
+
+@pytest.mark.parametrize("size", [(8, 8), (7, 7), (8, 7), (7, 8)])
+def test_max_pool_is_caffes_ceil_mode(size: tuple[int, int]) -> None:
+    x = np.abs(random_map(1, *size, 1))
+    inputs = keras.Input((*size, 1))
+    pooled = keras.Model(inputs, layers.max_pool(inputs, name="pool"))(x)
+    rows, columns = (-(-(side - 3) // 2) + 1 for side in size)
+    expected = [
+        [x[0, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3, 0].max() for j in range(columns)]
+        for i in range(rows)
+    ]
+    np.testing.assert_array_equal(np.asarray(pooled)[0, ..., 0], expected)
+
+
+def test_convolution_pads_both_sides_alike() -> None:
+    """With stride 2 the first window is centred on the first pixel, as in Caffe and torch."""
+    inputs = keras.Input((8, 8, 1))
+    model = keras.Model(inputs, layers.conv(inputs, 1, 3, stride=2, name="conv"))
+    kernel = np.zeros((3, 3, 1, 1), "float32")
+    kernel[1, 1] = 1
+    model.set_weights([kernel])
+    x = random_map(1, 8, 8, 1)
+    np.testing.assert_array_equal(model(x), x[:, ::2, ::2])
+
+
+def pair_of_norms() -> tuple[keras.layers.Layer, keras.layers.Layer]:
+    options = {"momentum": 0.9, "epsilon": 1e-5}
+    ours = BatchNormalization(**options)
+    theirs = keras.layers.BatchNormalization(**options)
+    generator = np.random.default_rng(1)
+    for layer in (ours, theirs):
+        layer.build((None, 5, 6, 3))
+    weights = [generator.uniform(0.5, 1.5, 3).astype("float32") for _ in range(4)]
+    ours.set_weights(weights)
+    theirs.set_weights(weights)
+    return ours, theirs
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_fused_batch_norm_is_keras_batch_norm(training: bool) -> None:
+    ours, theirs = pair_of_norms()
+    x = random_map(4, 5, 6, 3)
+    np.testing.assert_allclose(
+        ours(x, training=training), theirs(x, training=training), rtol=1e-4, atol=1e-5
+    )
+    np.testing.assert_allclose(ours.moving_mean, theirs.moving_mean, rtol=1e-5, atol=1e-6)
+    n = 4 * 5 * 6
+    unbiased = n / (n - 1) if training else 1.0
+    before = pair_of_norms()[0].moving_variance.numpy()
+    increment = (theirs.moving_variance.numpy() - 0.9 * before) if training else 0 * before
+    expected = 0.9 * before + increment * unbiased if training else before
+    np.testing.assert_allclose(ours.moving_variance, expected, rtol=1e-5)
+
+
+def test_frozen_batch_norm_uses_its_running_statistics() -> None:
+    ours, _ = pair_of_norms()
+    x = random_map(4, 5, 6, 3)
+    expected = np.asarray(ours(x, training=False))
+    ours.trainable = False
+    np.testing.assert_array_equal(ours(x, training=True), expected)
+
+
+@pytest.mark.parametrize("shape", [(6, 3), (2, 5, 3)])
+def test_other_ranks_take_keras_own_code(shape: tuple[int, ...]) -> None:
+    x = random_map(*shape)
+    ours, theirs = BatchNormalization(), keras.layers.BatchNormalization()
+    np.testing.assert_array_equal(ours(x, training=True), theirs(x, training=True))

@@ -1,0 +1,83 @@
+"""Recipes: read, overridden, refused."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from keras_cnns.models import MODELS
+from keras_cnns.recipes import (
+    RecipeError,
+    format_recipe,
+    list_recipes,
+    load_recipe,
+    parse_recipe,
+)
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_built_in_recipes_are_whole(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.model.name in MODELS
+    assert parse_recipe(tomllib.loads(format_recipe(recipe))) == recipe
+
+
+def test_overrides_are_toml_values_or_bare_words() -> None:
+    recipe = load_recipe(
+        "digits-resnet20",
+        [
+            "optimizer.learning_rate=0.05",
+            "training.epochs = 3",
+            "data.train_split=train[:50%]",
+            "optimizer.nesterov=true",
+            "data.mean=[12.5]",
+        ],
+    )
+    assert recipe.optimizer.learning_rate == 0.05
+    assert recipe.training.epochs == 3
+    assert recipe.data.train_split == "train[:50%]"
+    assert recipe.optimizer.nesterov is True
+    assert recipe.data.mean == (12.5,)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optimizer.lerning_rate=1", "unknown key optimizer.lerning_rate; did you mean 'learning"),
+        ("optimiser.momentum=0.9", "unknown key optimiser; did you mean 'optimizer'?"),
+        ("optimizer.learning_rate=-1", "optimizer.learning_rate is -1: input should be greater"),
+        ("optimizer.learning_rate=nan", "should be a finite number"),
+        ("optimizer.learning_rate=fast", "optimizer.learning_rate is 'fast'"),
+        ("optimizer.momentum=1.0", "optimizer.momentum is 1.0: input should be less than 1"),
+        ("optimizer.schedule=step", "'constant' or 'cosine'"),
+        ("training.epochs=2.5", "training.epochs is 2.5: input should be a valid integer"),
+        ("training.epochs=0", "greater than or equal to 1"),
+        ("training.seed=true", "training.seed is True"),
+        ("data.channels=2", "data.channels is 2: input should be 1 or 3"),
+        ("data.mean=[1.0, 2.0]", "mean has 2 values for 1 channels"),
+        ("data.std=[0.0]", "each must be above 0"),
+        ("data.image_size=64", "resize_shorter is 32; it must be at least image_size, 64"),
+        ("optimizer=3", "not of the form section.key=value"),
+        ("learning_rate=3", "not of the form section.key=value"),
+    ],
+)
+def test_a_wrong_override_names_key_value_and_what_is_allowed(override: str, message: str) -> None:
+    with pytest.raises(RecipeError) as error:
+        load_recipe("digits-resnet20", [override])
+    assert message in str(error.value)
+
+
+def test_files_are_read_and_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(format_recipe(load_recipe("digits-resnet20")))
+    assert load_recipe(path) == load_recipe("digits-resnet20")
+    path.write_text("[model\n")
+    with pytest.raises(RecipeError, match=r"mine\.toml: .*line 1"):
+        load_recipe(path)
+    path.write_text("[model]\nname = 'resnet20'\n")
+    with pytest.raises(RecipeError, match="data is missing; optimizer is missing"):
+        load_recipe(path)
+    with pytest.raises(RecipeError, match="cannot read the recipe"):
+        load_recipe(tmp_path / "absent.toml")
+    with pytest.raises(RecipeError, match="did you mean 'digits-resnet20'"):
+        load_recipe("digits-resnet2")

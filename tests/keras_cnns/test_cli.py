@@ -1,0 +1,92 @@
+"""The command line, as a person meets it."""
+
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from keras_cnns.cli import COMMANDS, add_commands, app, run
+from keras_cnns.training import Run
+
+OWN = ("train", "evaluate", "predict", "models", "demo")
+
+
+def keras_cnns(*arguments: str) -> tuple[int, str, str]:
+    process = subprocess.run(
+        [sys.executable, "-m", "keras_cnns.cli", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return process.returncode, process.stdout, process.stderr
+
+
+def test_other_distributions_bring_their_commands() -> None:
+    names = {entry_point.name for entry_point in metadata.entry_points(group=COMMANDS)}
+    assert {"export", "serve"} <= names
+    status, out, err = keras_cnns("--help")
+    assert (status, err) == (0, "")
+    assert all(f" {command} " in out for command in (*OWN, *names))
+
+
+@pytest.mark.parametrize("command", [*OWN, "export", "serve"])
+def test_help_shows_a_working_example(command: str) -> None:
+    status, out, err = keras_cnns(command, "--help")
+    assert (status, err) == (0, "")
+    assert f"keras-cnns {command}" in " ".join(out.split())
+
+
+def test_help_imports_nothing_heavy() -> None:
+    add_commands(app)
+    code = (
+        "import sys; from keras_cnns.cli import add_commands, app; add_commands(app); "
+        "sys.exit(bool({'tensorflow', 'keras', 'onnxruntime', 'numpy'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["trian"], 2, "No such command 'trian'"),
+        (["train"], 2, "Missing option '--recipe'"),
+        (["train", "--recipe", "digits-resnet2", "--run", "x"], 2, "did you mean 'digits-resn"),
+        (
+            ["train", "--recipe", "digits-resnet20", "--run", "x", "--set", "training.epochs=0"],
+            2,
+            "training.epochs is 0",
+        ),
+        (["train", "--recipe", "digits-resnet20", "--run", "/"], 2, "holds something already"),
+        (["evaluate", "no/such/run"], 1, "there is no run directory no/such/run"),
+        (["predict", "no/such/run"], 2, "Missing argument"),
+        (["predict", "no/such/run", "x.png", "--top-k", "0"], 2, "--top-k"),
+    ],
+)
+def test_errors_are_for_a_person(
+    arguments: list[str], status: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(app, arguments, "keras-cnns") == status
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.strip().splitlines()) <= 2
+    assert "Traceback" not in error
+    assert run(app, [*arguments, "--debug"], "keras-cnns") == status
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_finished_run_is_evaluated_and_asked(
+    finished_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(app, ["evaluate", str(finished_run.path)], "keras-cnns") == 0
+    assert "test[:32]: accuracy " in capsys.readouterr().out
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"no image")
+    assert run(app, ["predict", str(finished_run.path), str(bad)], "keras-cnns") == 1
+    assert "bad.png: not a JPEG, PNG or WebP image" in capsys.readouterr().err
+
+
+def test_models_lists_the_registry(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(app, ["models"], "keras-cnns") == 0
+    assert "resnet20" in capsys.readouterr().out

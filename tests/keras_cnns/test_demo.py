@@ -1,0 +1,32 @@
+"""The demo's own pieces; the whole of it is `make demo`."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_cnns import demo
+
+
+def test_an_earlier_demo_keeps_its_run(tmp_path: Path) -> None:
+    for expected in ("net", "net-2", "net-3"):
+        path = demo.next_free(tmp_path / "net")
+        assert path.name == expected
+        path.mkdir()
+
+
+def test_the_held_out_image_is_of_the_test_split(tmp_path: Path) -> None:
+    path, label = demo.write_held_out_image(tmp_path / "digit.png")
+    assert np.asarray(Image.open(path)).shape == (32, 32)
+    assert label in "0123456789"
+
+
+def test_a_failed_command_ends_the_demo() -> None:
+    with pytest.raises(RuntimeError, match="`keras-cnns evaluate` failed with status 1"):
+        demo.command("evaluate", "no/such/run")
+
+
+def test_a_server_that_does_not_start_ends_the_demo(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="ended before it was ready"), demo.serving(tmp_path):
+        pass

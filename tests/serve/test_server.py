@@ -1,0 +1,291 @@
+"""The real process, spoken to over real sockets."""
+
+import contextlib
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPResponse
+from pathlib import Path
+from queue import Queue
+from typing import IO, Any
+
+import httpx
+import numpy as np
+import pytest
+from keras_cnns_serve.server import AddressError, bind, url
+
+from tests.serve.conftest import grey
+from tests.serve.test_images import JPEG, huge_png
+
+ZEROS = np.zeros((8, 8, 1), int).tolist()
+CLASSIFY = "/v1/models/grey:classify-image"
+IMAGE = grey(130)
+HEAD = f"POST {CLASSIFY} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(IMAGE)}\r\n\r\n".encode()
+
+
+class Process:
+    """A running server, and the lines that it printed until it was ready."""
+
+    def __init__(self, *arguments: str, python: tuple[str, ...] = ()) -> None:
+        self._popen = subprocess.Popen(
+            [sys.executable, *python, "-m", "keras_cnns_serve.cli", *arguments, "--port", "0"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert self._popen.stdout
+        assert self._popen.stderr
+        # Both pipes are read all the time, or a full one would block the server.
+        self.errors: list[str] = []
+        printed: Queue[str] = Queue()
+        self._readers = [
+            threading.Thread(target=_drain, args=(self._popen.stdout, printed.put)),
+            threading.Thread(target=_drain, args=(self._popen.stderr, self.errors.append)),
+        ]
+        for reader in self._readers:
+            reader.start()
+        self.lines: list[str] = []
+        try:
+            while not self.lines or not self.lines[-1].startswith("try: "):
+                self.lines.append(printed.get(timeout=30))
+        except BaseException:
+            self._popen.kill()
+            self.stop()
+            raise AssertionError(f"never ready: {self.lines}, {self.errors}") from None
+        self.url = self.lines[-2].removeprefix("serving on ")
+        self.port = int(self.url.rpartition(":")[2])
+        self.http = httpx.Client(base_url=self.url)
+
+    def send_signal(self, number: signal.Signals) -> None:
+        self._popen.send_signal(number)
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Sends the signal and gives the exit status; 0 is a success."""
+        self.send_signal(number)
+        try:
+            return self._popen.wait(timeout=30)
+        finally:
+            self._popen.kill()
+            for reader in self._readers:
+                reader.join()
+
+    def classify(self, content: bytes = IMAGE) -> str:
+        """The likeliest label."""
+        response = self.http.post(CLASSIFY, content=content)
+        return str(response.json()["predictions"][0]["labels"][0]["label"])
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout=10)
+
+
+def _drain(pipe: IO[str], keep: Callable[[str], object]) -> None:
+    with pipe:
+        for line in pipe:
+            keep(line.removesuffix("\n"))
+
+
+@contextlib.contextmanager
+def running(*arguments: str, python: tuple[str, ...] = ()) -> Iterator[Process]:
+    process = Process(*arguments, python=python)
+    try:
+        yield process
+    finally:
+        process.http.close()
+        assert process.stop() == 0
+
+
+@pytest.fixture(scope="module")
+def server(repository: Path) -> Iterator[Process]:
+    with running(str(repository), "--max-body-bytes", "2000000") as process:
+        yield process
+
+
+def test_says_what_it_serves_where_and_how_to_ask(server: Process) -> None:
+    assert server.lines == [
+        "fragile: version 1, 8x8x1 pixels, 10 labels",
+        "grey: version 1, 8x8x1 pixels, 10 labels",
+        "nan: version 1, 8x8x1 pixels, 10 labels",
+        "two: version 1, 8x8x1 pixels, 10 labels",
+        f"serving on http://127.0.0.1:{server.port}",
+        f"try: curl --data-binary @image.png {server.url}/v1/models/fragile:classify-image",
+    ]
+    assert server.errors == [
+        "WARNING: grey/2 refused: labels.txt does not match its checksum in model.json"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("path", "request_", "status"),
+    [
+        (CLASSIFY, {"content": JPEG[:-1000]}, 400),
+        (CLASSIFY, {"content": b"not an image"}, 415),
+        (CLASSIFY, {"content": huge_png(50_000, 50_000)}, 413),
+        (CLASSIFY, {"content": bytes(8_000_000)}, 413),
+        (CLASSIFY, {"content": iter([bytes(100_000)] * 80)}, 413),
+        ("/v1/models/grey:predict", {"content": b"{"}, 400),
+        ("/v1/models/grey:predict", {"json": {"instances": [[1, 2], [3, 4]]}}, 400),
+        ("/v1/models/grey:predict", {"content": b"[" * 1_000_000}, 400),
+        ("/v1/models/gray:predict", {"json": {"instances": [ZEROS]}}, 404),
+        ("/v1/models/grey/versions/2:predict", {"json": {"instances": [ZEROS]}}, 503),
+        ("/v1/models/grey:nonsense", {"content": b""}, 404),
+    ],
+)
+def test_bad_input_gets_its_code_and_the_server_goes_on(
+    server: Process, path: str, request_: dict[str, Any], status: int
+) -> None:
+    response = server.http.post(path, **request_)
+    assert response.status_code == status
+    assert response.json()["error"]
+    assert server.classify() == "grey-5"
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",  # a TLS client at the wrong port
+        b"GARBAGE\r\n\r\n",
+        b"POST " + CLASSIFY.encode() + b" HTTP/1.1\r\nHost: x\r\nContent-Length: many\r\n\r\n",
+        b"POST " + CLASSIFY.encode() + b" HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 200_000 + b"\r\n\r\n",
+    ],
+)
+def test_a_malformed_request_is_refused(server: Process, request_: bytes) -> None:
+    with server.connect() as connection, contextlib.suppress(ConnectionError):
+        connection.sendall(request_)
+        assert connection.recv(1000).startswith(b"HTTP/1.1 400 ")
+    assert server.classify() == "grey-5"
+
+
+def test_a_request_sent_by_halves_blocks_nobody(server: Process) -> None:
+    with contextlib.ExitStack() as stack:
+        slow = [stack.enter_context(server.connect()) for _ in range(20)]
+        for connection in slow:
+            connection.sendall(HEAD + IMAGE[:10])
+        started = time.monotonic()
+        assert server.classify() == "grey-5"
+        assert time.monotonic() - started < 5
+        slow[0].sendall(IMAGE[10:])
+        assert b"grey-5" in _answer(slow[0])
+
+
+def test_a_client_that_hangs_up_does_no_harm(server: Process) -> None:
+    before = len(server.errors)
+    for _ in range(5):
+        with server.connect() as connection:
+            connection.sendall(HEAD + IMAGE[:10])
+    assert server.classify() == "grey-5"
+    assert server.errors[before:] == []
+
+
+def test_concurrent_requests_get_their_own_answers(server: Process) -> None:
+    levels = [(13 + 26 * number) % 256 for number in range(100)]
+    with ThreadPoolExecutor(8) as pool:
+        labels = list(pool.map(server.classify, map(grey, levels)))
+    assert labels == [f"grey-{min(9, int(level / 25.6))}" for level in levels]
+
+
+def test_a_connection_that_is_kept_answers_without_delay(server: Process) -> None:
+    """Nagle's algorithm and delayed acknowledgements together cost 40 ms a request."""
+    seconds = []
+    for _ in range(20):
+        started = time.perf_counter()
+        server.classify()
+        seconds.append(time.perf_counter() - started)
+    assert sorted(seconds)[5] < 0.03
+
+
+def test_a_500_is_explained_in_the_log_alone(server: Process) -> None:
+    image = np.full((8, 8, 1), 200).tolist()
+    response = server.http.post("/v1/models/fragile:predict", json={"instances": [image]})
+    assert response.status_code == 500
+    assert response.json() == {"error": "the server failed to answer; its log says why"}
+    time.sleep(0.2)  # the log is written after the answer
+    assert "indices element out of data bounds" in server.errors[-1]
+    assert server.classify() == "grey-5"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_it_with_success(repository: Path, number: signal.Signals) -> None:
+    with running(str(repository / "grey")) as process:
+        assert process.lines[0] == "grey: version 1, 8x8x1 pixels, 10 labels"
+        # The idle connection that is left must not hold the server back.
+        assert process.http.get("/healthz").status_code == 200
+        assert process.stop(number) == 0
+        assert process.errors[1:] == []
+
+
+def test_what_is_in_flight_is_finished_first(repository: Path) -> None:
+    with running(str(repository / "grey")) as process, process.connect() as connection:
+        connection.sendall(HEAD + IMAGE[:-1])
+        assert process.classify() == "grey-5"  # so the other request has been accepted, too
+        process.send_signal(signal.SIGTERM)
+        while _accepts(process):
+            time.sleep(0.05)
+        connection.sendall(IMAGE[-1:])
+        assert b"grey-5" in _answer(connection)
+
+
+def _answer(connection: socket.socket) -> bytes:
+    """The body of the response, which may come in several pieces."""
+    with HTTPResponse(connection) as response:
+        response.begin()
+        return response.read()
+
+
+def _accepts(process: Process) -> bool:
+    try:
+        process.connect().close()
+    except ConnectionError:
+        return False
+    return True
+
+
+def test_neither_tensorflow_nor_keras_is_imported(repository: Path) -> None:
+    with running(str(repository), python=("-X", "importtime")) as process:
+        assert process.classify() == "grey-5"
+        process.stop()
+        modules = {line.rpartition("|")[2].strip() for line in process.errors}
+    assert {"keras_cnns_serve.rest", "onnxruntime", "PIL"} <= modules
+    tops = {module.partition(".")[0] for module in modules}
+    assert not tops & {"tensorflow", "keras", "keras_cnns", "keras_cnns_export", "torch", "jax"}
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:"),
+        ("localhost", "http://"),
+        ("0.0.0.0", "http://127.0.0.1:"),
+        ("::1", "http://[::1]:"),
+    ],
+)
+def test_the_address_is_one_to_type(host: str, address: str) -> None:
+    try:
+        listener = bind(host, 0)
+    except AddressError as error:
+        if ":" not in host:
+            raise
+        pytest.skip(f"this machine has no IPv6: {error}")
+    with listener:
+        assert url(listener).startswith(address)
+
+
+@pytest.mark.parametrize(
+    ("host", "message"),
+    [
+        ("127.0.0.1", "Address already in use; --port 0 picks a free port"),
+        ("a..b", "'a..b' is not a host"),
+        ("203.0.113.1", "cannot listen on 203.0.113.1:"),
+    ],
+)
+def test_an_address_that_cannot_be_had(host: str, message: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(AddressError) as refused:
+            bind(host, port)
+    assert message in str(refused.value)
