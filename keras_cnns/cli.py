@@ -7,7 +7,6 @@ runs, so that `--help` answers at once.
 
 import os
 import sys
-import time
 import traceback
 from collections.abc import Callable, Sequence
 from importlib import metadata
@@ -74,13 +73,12 @@ def train(
 
     training = import_training()
 
-    start = time.perf_counter()
-    finished = training.train(loaded, run)
-    seconds = time.perf_counter() - start
-    results = training.evaluate(finished)
+    results = training.train(loaded, run).results()
+    test = results["test"]
     print(
-        f"{run}: test accuracy {results['accuracy']:.2%} over {results['samples']} images, "
-        f"trained in {seconds:.0f} s"
+        f"{run}: test accuracy {test['accuracy']:.2%} over {test['samples']} images, "
+        f"epoch {results['best_epoch']} of {loaded.training.epochs}, "
+        f"trained in {results['training_seconds']:.0f} s"
     )
 
 

@@ -21,6 +21,8 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from keras_cnns.quiet import quiet_stderr
+
 RECIPES = ("digits-resnet20", "digits-googlenet")
 COMMAND = (sys.executable, "-m", "keras_cnns.cli")
 READY_SECONDS = 60
@@ -83,8 +85,9 @@ def command(*arguments: str) -> None:
 
 def write_held_out_image(path: Path) -> tuple[Path, str]:
     """Write the first image of the test split as PNG; return its path and its true label."""
-    from keras_cnns.data import load_split, read_labels
-    from keras_cnns.recipes import load_recipe
+    with quiet_stderr():
+        from keras_cnns.data import load_split, read_labels
+        from keras_cnns.recipes import load_recipe
 
     data = load_recipe(RECIPES[0]).data
     images, labels = next(iter(load_split(data, data.test_split, batch_size=1)))
@@ -135,20 +138,23 @@ def time_requests(url: str, body: bytes) -> float:
 
 def print_table(runs: dict[str, Path], models: Path, milliseconds: dict[str, float]) -> None:
     """Print one row a model: size, accuracy, training time, difference of formats, latency."""
-    table = Table(title="keras-cnns demo")
+    table = Table(
+        caption="difference: the largest between probabilities of Keras, SavedModel and ONNX\n"
+        "prediction: the median of a posted PNG and its answer over HTTP"
+    )
+    table.add_column("model", no_wrap=True)
     for column in (
-        "model",
         "parameters",
-        "test accuracy",
-        "seconds to train",
-        "largest difference between formats",
-        "ms a prediction (HTTP)",
+        "test\naccuracy",
+        "training\nseconds",
+        "largest\ndifference",
+        "ms a\nprediction",
     ):
-        table.add_column(column, justify="left" if column == "model" else "right")
+        table.add_column(column, justify="right")
     for name, run in runs.items():
         version = max((models / name).glob("[1-9]*"), key=lambda path: int(path.name))
         exported = json.loads((version / "model.json").read_text("utf-8"))
-        environment = json.loads((run / "environment.json").read_text("utf-8"))
+        results = json.loads((run / "results.json").read_text("utf-8"))
         differences = [
             figures["largest_difference"] for figures in exported["parity"]["formats"].values()
         ]
@@ -156,7 +162,7 @@ def print_table(runs: dict[str, Path], models: Path, milliseconds: dict[str, flo
             name,
             f"{exported['model']['parameters']:,}",
             f"{exported['metrics']['accuracy']:.2%}",
-            f"{environment['training_seconds']:.0f}",
+            f"{results['training_seconds']:.0f}",
             f"{max(differences):.1e}",
             f"{milliseconds[name]:.1f}",
         )

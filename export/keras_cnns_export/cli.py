@@ -5,13 +5,13 @@ import json
 import logging
 import os
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from keras_cnns.quiet import quiet_stderr
 from keras_cnns_export.errors import ExportError, check_names
 from keras_cnns_export.formats import FORMATS
 from keras_cnns_export.publish import check_model_directory
@@ -95,26 +95,11 @@ def _usage(option: str) -> Iterator[None]:
 
 
 def _load_tensorflow() -> None:
-    """Import TensorFlow and find its devices, without its notes about GPUs that are not there.
-
-    They are written to the process's stderr before any level can be set; if the import fails they
-    are shown after all.
-    """
+    """Import TensorFlow and find its devices, without its notes about GPUs that are not there."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # 2: errors only
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     logging.getLogger("absl").setLevel(logging.ERROR)
-    sys.stderr.flush()
-    terminal = os.dup(2)
-    with tempfile.TemporaryFile() as notes:
-        os.dup2(notes.fileno(), 2)
-        try:
-            import tensorflow as tf
+    with quiet_stderr():
+        import tensorflow as tf
 
-            tf.config.list_physical_devices()
-        except BaseException:
-            notes.seek(0)
-            os.write(terminal, notes.read())
-            raise
-        finally:
-            os.dup2(terminal, 2)
-            os.close(terminal)
+        tf.config.list_physical_devices()

@@ -20,6 +20,7 @@ CONFIG = "config.toml"
 LABELS = "labels.txt"
 HISTORY = "history.csv"
 ENVIRONMENT = "environment.json"
+RESULTS = "results.json"
 
 
 class RunError(ValueError):
@@ -45,6 +46,11 @@ class Run:
         except Exception as error:
             reason = str(error).strip().splitlines() or [type(error).__name__]
             raise RunError(f"cannot load {self.path / MODEL}: {reason[0]}") from error
+
+    def results(self) -> dict[str, Any]:
+        """Return `training_seconds`, `best_epoch` and `test`: samples, loss and accuracy."""
+        results: dict[str, Any] = json.loads((self.path / RESULTS).read_text("utf-8"))
+        return results
 
     def history(self) -> list[dict[str, float]]:
         """Return one row an epoch: losses, metrics, rate, seconds."""

@@ -20,6 +20,7 @@ from keras_cnns.training.run import (
     HISTORY,
     LABELS,
     MODEL,
+    RESULTS,
     Run,
     describe_environment,
     open_run,
@@ -134,22 +135,25 @@ def train(recipe: Recipe, run: str | Path) -> Run:
     run.mkdir(parents=True, exist_ok=True)
     (run / CONFIG).write_text(format_recipe(recipe), "utf-8")
     (run / LABELS).write_text("".join(f"{label}\n" for label in labels), "utf-8")
-    environment = describe_environment(recipe)
-    write_json(run / ENVIRONMENT, environment)
+    write_json(run / ENVIRONMENT, describe_environment(recipe))
+    save_best = SaveBest(run / MODEL, f"val_{accuracy_key(model)}")
     start = time.perf_counter()
     model.fit(
         for_outputs(model, training),
         validation_data=for_outputs(model, validation),
         epochs=recipe.training.epochs,
-        callbacks=[
-            SaveBest(run / MODEL, f"val_{accuracy_key(model)}"),
-            keras.callbacks.CSVLogger(run / HISTORY),
-        ],
+        callbacks=[save_best, keras.callbacks.CSVLogger(run / HISTORY)],
         shuffle=False,  # the data set shuffles itself
         verbose=1 if sys.stdout.isatty() else 2,
     )
     seconds = time.perf_counter() - start
-    write_json(run / ENVIRONMENT, {**environment, "training_seconds": round(seconds, 1)})
+    model.load_weights(run / MODEL)
+    results = {
+        "training_seconds": round(seconds, 1),
+        "best_epoch": save_best.best_epoch,
+        "test": _measure(model, recipe, recipe.data.test_split),
+    }
+    write_json(run / RESULTS, results)
     return open_run(run)
 
 
@@ -161,8 +165,12 @@ def evaluate(run: Run, split: str | None = None) -> dict[str, float]:
         split: by default the recipe's test split.
     """
     model = run.load_model()
-    dataset = load_split(run.recipe.data, split or run.recipe.data.test_split, batch_size=64)
     compile_model(model, run.recipe, steps_per_epoch=1)
+    return _measure(model, run.recipe, split or run.recipe.data.test_split)
+
+
+def _measure(model: keras.Model, recipe: Recipe, split: str) -> dict[str, float]:
+    dataset = load_split(recipe.data, split, batch_size=recipe.training.batch_size)
     results = model.evaluate(for_outputs(model, dataset), return_dict=True, verbose=0)
     return {
         "samples": int(dataset.unbatch().reduce(0, lambda count, _: count + 1)),

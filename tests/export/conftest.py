@@ -8,9 +8,9 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
-from keras_cnns_export import export
 
 from keras_cnns.recipes import format_recipe, load_recipe
+from keras_cnns_export import export
 
 LABELS = ("ant", "bee", "cat", "dog's", "Érable")
 SHAPE = (12, 10, 3)

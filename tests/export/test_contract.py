@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from keras_cnns_export import ExportError
 from keras_cnns_export.contract import (
     FormatParity,

@@ -1,6 +1,7 @@
 import re
 
 import pytest
+
 from keras_cnns_export.errors import ExportError, check_names
 
 KNOWN = ("saved_model", "onnx")

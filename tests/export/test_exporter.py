@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 from keras import layers
-from keras_cnns_export import ExportError, export, export_run
-from keras_cnns_export.formats import FORMATS, Format
 
 from keras_cnns import training
+from keras_cnns_export import ExportError, export, export_run
+from keras_cnns_export.formats import FORMATS, Format
 
 
 def read(version: Path) -> dict[str, Any]:

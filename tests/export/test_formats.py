@@ -3,6 +3,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from keras_cnns_export.formats import FORMATS
 
 

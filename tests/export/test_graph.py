@@ -5,6 +5,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
+
 from keras_cnns_export import ExportError
 from keras_cnns_export.contract import TensorSpec
 from keras_cnns_export.graph import serving_graph

@@ -7,6 +7,7 @@ import onnx
 import pytest
 import tensorflow as tf
 from keras import layers
+
 from keras_cnns_export import ExportError, export, onnx_model
 
 

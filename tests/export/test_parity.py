@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import pytest
 import tensorflow as tf
+
 from keras_cnns_export import ExportError
 from keras_cnns_export.contract import FormatParity, Metrics
 from keras_cnns_export.formats import FORMATS

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from keras_cnns_export import ExportError
 from keras_cnns_export.publish import Draft, check_model_directory, sweep
 

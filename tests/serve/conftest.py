@@ -11,11 +11,12 @@ import httpx
 import numpy as np
 import onnx
 import pytest
-from keras_cnns_serve.dataplane import Dataplane
-from keras_cnns_serve.rest import create_app
 from onnx import TensorProto, helper
 from PIL import Image
 from starlette.applications import Starlette
+
+from keras_cnns_serve.dataplane import Dataplane
+from keras_cnns_serve.rest import create_app
 
 LABELS = [f"grey-{level}" for level in range(10)]
 

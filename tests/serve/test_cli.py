@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from keras_cnns_serve.cli import main
 
+from keras_cnns_serve.cli import main
 from tests.serve.conftest import grey, write_version
 from tests.serve.test_server import CLASSIFY, running
 

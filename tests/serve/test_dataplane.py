@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from keras_cnns_serve import errors
-from keras_cnns_serve.dataplane import Dataplane, ScoredLabel
 from numpy.typing import NDArray
 
+from keras_cnns_serve import errors
+from keras_cnns_serve.dataplane import Dataplane, ScoredLabel
 from tests.serve.conftest import LABELS, grey, write_version
 
 IMAGE = np.full((1, 8, 8, 1), 130)

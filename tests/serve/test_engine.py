@@ -4,11 +4,11 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper
+
 from keras_cnns_serve.engine import MAX_BATCH, OnnxRuntimeEngine
 from keras_cnns_serve.errors import VersionRefusedError
 from keras_cnns_serve.manifest import read_manifest
-from onnx import TensorProto, helper
-
 from tests.serve.conftest import OUTPUTS, graph, write_version
 
 

@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from keras_cnns_serve.errors import DamagedImageError, ImageTooLargeError, UnsupportedImageError
 from keras_cnns_serve.images import read_image
 from keras_cnns_serve.manifest import Preprocessing
-from PIL import Image
-
 from tests.serve.conftest import grey
 
 RGB = Preprocessing(16, (16, 16), 3)

@@ -3,6 +3,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
+
 from keras_cnns_serve.errors import InvalidInputError
 from keras_cnns_serve.json_tensor import dumps, format_predictions, loads, parse_predict_request
 

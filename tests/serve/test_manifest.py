@@ -3,9 +3,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from keras_cnns_serve.errors import VersionRefusedError
 from keras_cnns_serve.manifest import Preprocessing, Tensor, read_manifest
-
 from tests.serve.conftest import write_version
 
 

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from keras_cnns_serve.errors import RepositoryError
 from keras_cnns_serve.repository import open_repository
-
 from tests.serve.conftest import LABELS, write_version
 
 

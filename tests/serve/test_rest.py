@@ -2,9 +2,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from keras_cnns_serve import errors
 from keras_cnns_serve.rest import STATUS_CODES
-
 from tests.serve.conftest import Client, grey
 from tests.serve.test_images import JPEG, huge_png
 

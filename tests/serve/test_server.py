@@ -17,8 +17,8 @@ from typing import IO, Any
 import httpx
 import numpy as np
 import pytest
-from keras_cnns_serve.server import AddressError, bind, url
 
+from keras_cnns_serve.server import AddressError, bind, url
 from tests.serve.conftest import grey
 from tests.serve.test_images import JPEG, huge_png
 

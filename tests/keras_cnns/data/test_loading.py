@@ -1,6 +1,7 @@
 """Any TFDS name through one function."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -64,6 +65,6 @@ def test_each_epoch_is_shuffled_anew() -> None:
         ({"name": "imdb_reviews"}, "train", "has no features 'image' and 'label'"),
     ],
 )
-def test_wrong_names_say_what_is_there(changes: dict[str, str], split: str, message: str) -> None:
+def test_wrong_names_say_what_is_there(changes: dict[str, Any], split: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         load_split(replace(DIGITS, **changes), split, batch_size=1)

@@ -25,6 +25,7 @@ def test_a_run_directory_is_whole(finished_run: Run, quick_recipe: Recipe) -> No
         "labels.txt",
         "history.csv",
         "environment.json",
+        "results.json",
     }
     assert load_recipe(path / "config.toml") == quick_recipe
     assert finished_run.labels == tuple("0123456789")
@@ -33,7 +34,10 @@ def test_a_run_directory_is_whole(finished_run: Run, quick_recipe: Recipe) -> No
     assert all(math.isfinite(value) for row in history for value in row.values())
     environment = json.loads((path / "environment.json").read_text())
     assert environment["packages"]["keras"] == keras.__version__
-    assert environment["training_seconds"] > 0
+    results = finished_run.results()
+    assert results["training_seconds"] > 0
+    assert results["best_epoch"] in (1, 2)
+    assert results["test"] == evaluate(finished_run)
 
 
 def test_the_model_takes_pixels_and_gives_probabilities(finished_run: Run) -> None:
@@ -105,7 +109,10 @@ def test_auxiliary_losses_count_with_their_weight() -> None:
 
 
 def test_the_cosine_schedule_warms_up_and_ends_at_zero() -> None:
-    recipe = load_recipe("digits-resnet20", ["training.epochs=10", "optimizer.warmup_epochs=2"])
+    recipe = load_recipe(
+        "digits-resnet20",
+        ["training.epochs=10", "optimizer.warmup_epochs=2", "optimizer.learning_rate=0.1"],
+    )
     rate = make_schedule(recipe, steps_per_epoch=5)
     assert float(rate(0)) == 0
     assert float(rate(5)) == pytest.approx(0.05)
