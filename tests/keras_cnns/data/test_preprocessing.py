@@ -7,12 +7,15 @@ from PIL import Image
 from keras_cnns.data import preprocess
 
 
+BICUBIC = Image.Resampling.BICUBIC
+
+
 def photograph(height: int, width: int, channels: int) -> np.ndarray:
     """Return smooth colours with some noise: what a camera gives, made."""
     generator = np.random.default_rng(height * width)
     coarse = generator.uniform(0, 255, (6, 6, channels)).astype(np.uint8)
     planes = [
-        Image.fromarray(coarse[..., c]).resize((width, height), Image.Resampling.BICUBIC)
+        np.asarray(Image.fromarray(coarse[..., c]).resize((width, height), BICUBIC))
         for c in range(channels)
     ]
     noise = generator.normal(0, 6, (height, width, channels))
