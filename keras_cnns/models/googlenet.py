@@ -1,10 +1,13 @@
 """GoogLeNet (Szegedy et al. 2014, "Going Deeper with Convolutions"): table 1 is the code's table.
 
 `googlenet` is the net as Caffe trained it: biases, local response normalisation, no batch
-normalisation. `googlenet_bn` has batch normalisation in place of both.
+normalisation. `googlenet_bn` has batch normalisation in place of both. `googlenet_tv` is
+torchvision's, and differs from the paper: a 3x3 where the paper has the 5x5, and a 2x2 window in
+the last pool. It is here so that torchvision's weights have a net to go to.
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,7 +16,7 @@ from keras import KerasTensor
 
 from keras_cnns.models import layers
 from keras_cnns.models.heads import InputShape, assemble, image_input
-from keras_cnns.models.layers import ConvStep, conv_bn_relu, conv_relu
+from keras_cnns.models.layers import ConvStep, conv_relu
 
 
 class Inception(NamedTuple):
@@ -49,59 +52,105 @@ SMALL_IMAGE = 96
 LEAST_SIZE = 16
 
 
+@dataclass(frozen=True)
+class Variant:
+    """One row of the family: how a net of table 1 was built in practice."""
+
+    step: ConvStep = conv_relu  # a convolution and what follows it
+    normalise: bool = True  # local response normalisation in the stem
+    wide_kernel: int = 5  # of the branch that the paper gives 5x5 windows
+    last_pool: int = 3  # window of the pool before 5a
+    dropout: float = 0.4  # share of the pooled features that training drops
+
+
+conv_bn_relu = partial(layers.conv_bn_relu, epsilon=1e-3)
+VARIANTS: dict[str, Variant] = {
+    "googlenet": Variant(),
+    "googlenet_bn": Variant(conv_bn_relu, normalise=False),
+    "googlenet_tv": Variant(conv_bn_relu, normalise=False, wide_kernel=3, last_pool=2, dropout=0.2),
+}
+
+
 def inception_module(
-    x: KerasTensor, filters: Inception, *, step: ConvStep = conv_relu, name: str
+    x: KerasTensor,
+    filters: Inception,
+    *,
+    naive: bool = False,
+    step: ConvStep = conv_relu,
+    wide_kernel: int = 5,
+    name: str,
 ) -> KerasTensor:
-    """Look at x with four window sizes at once and stack what they see (figure 2b).
+    """Look at x with four window sizes at once and stack what they see (figure 2).
 
     [N, H, W, C] -> [N, H, W, conv1x1 + conv3x3 + conv5x5 + pool_proj]. The 1x1 convolutions before
-    the 3x3 and the 5x5 reduce the channels, which is what makes the wide windows affordable.
+    the 3x3 and the 5x5 reduce the channels first, which is what makes wide windows affordable. For
+    module 3a, on 28x28 positions of 192 channels:
+
+    | form                     | channels out | parameters | multiply-adds |
+    |--------------------------|-------------:|-----------:|--------------:|
+    | naive (figure 2a)        |          416 |    387,296 |   303,464,448 |
+    | with reduction (2b)      |          256 |    163,696 |   128,049,152 |
+
+    and the naive form's next module has to read its 416 channels.
+
+    Args:
+        x: the feature map.
+        filters: a row of table 1; the naive form leaves out the reductions and `pool_proj`.
+        naive: figure 2a, every branch on x itself and the pool as it is.
+        step: a convolution and what follows it.
+        wide_kernel: window of the widest branch, in pixels.
+        name: prefix of the layers' names.
     """
     pool = keras.layers.MaxPooling2D(3, strides=1, padding="same", name=f"{name}_pool")(x)
-    reduced3 = step(x, filters.conv3x3_reduce, 1, name=f"{name}_3x3_reduce")
-    reduced5 = step(x, filters.conv5x5_reduce, 1, name=f"{name}_5x5_reduce")
+    reduced3 = reduced5 = x
+    if not naive:
+        reduced3 = step(x, filters.conv3x3_reduce, 1, name=f"{name}_3x3_reduce")
+        reduced5 = step(x, filters.conv5x5_reduce, 1, name=f"{name}_5x5_reduce")
+        pool = step(pool, filters.pool_proj, 1, name=f"{name}_pool_proj")
     branches = [
         step(x, filters.conv1x1, 1, name=f"{name}_1x1"),
         step(reduced3, filters.conv3x3, 3, name=f"{name}_3x3"),
-        step(reduced5, filters.conv5x5, 5, name=f"{name}_5x5"),
-        step(pool, filters.pool_proj, 1, name=f"{name}_pool_proj"),
+        step(reduced5, filters.conv5x5, wide_kernel, name=f"{name}_5x5"),
+        pool,
     ]
     return keras.layers.Concatenate(name=f"{name}_output")(branches)
 
 
-def GoogLeNet(  # noqa: N802 - the net's own name
+def googlenet(
+    variant_name: str,
     input_shape: InputShape = (224, 224, 3),
     classes: int = 1000,
     *,
     aux_heads: bool | Iterable[str] = False,
-    batch_norm: bool = False,
     input_tensor: KerasTensor | None = None,
-    name: str = "googlenet",
+    name: str | None = None,
     **heads: Any,
 ) -> keras.Model:
     """Build GoogLeNet: images [N, H, W, C] -> probabilities [N, K].
 
-    With auxiliary heads the output is a dict of them: `main`, `aux1`, `aux2`.
+    With auxiliary heads the output is a dict of them: `main`, `aux1`, `aux2`. Below 96 pixels the
+    stem's first convolution keeps the full resolution.
 
     Args:
+        variant_name: a row of VARIANTS.
         input_shape: (H, W, C) of the images, from 16x16 up.
         classes: number of classes, K.
         aux_heads: True for the paper's two, after 4a and 4d; or the modules to put one on.
-        batch_norm: batch normalisation in place of biases and local response normalisation.
         input_tensor: a tensor to start from, instead of a new input.
-        name: the model's name.
+        name: the model's name; by default the variant's.
         heads: `features`, `include_top`, `pooling`, `classifier_activation`: see
             `heads.assemble`.
 
     Raises:
         ValueError: an argument is out of its range.
     """
-    step: ConvStep = partial(conv_bn_relu, epsilon=1e-3) if batch_norm else conv_relu
+    variant = VARIANTS[variant_name]
+    step = variant.step
     inputs = image_input(input_shape, LEAST_SIZE, input_tensor)
-    small = min(inputs.shape[1] or SMALL_IMAGE, inputs.shape[2] or SMALL_IMAGE) < SMALL_IMAGE
+    small = min(size or SMALL_IMAGE for size in inputs.shape[1:3]) < SMALL_IMAGE
 
     def normalise(x: KerasTensor, name: str) -> KerasTensor:
-        return x if batch_norm else layers.LocalResponseNormalization(name=name)(x)
+        return layers.LocalResponseNormalization(name=name)(x) if variant.normalise else x
 
     x = step(inputs, 64, 7, stride=1 if small else 2, name="conv1")
     x = layers.max_pool(x, name="pool1")
@@ -113,10 +162,17 @@ def GoogLeNet(  # noqa: N802 - the net's own name
     x = layers.max_pool(x, name="pool2")
     for module, filters in BODY.items():
         if isinstance(filters, Inception):
-            x = inception_module(x, filters, step=step, name=f"inception_{module}")
+            x = inception_module(
+                x,
+                filters,
+                step=step,
+                wide_kernel=variant.wide_kernel,
+                name=f"inception_{module}",
+            )
             feature_maps[module] = x
         else:
-            x = layers.max_pool(x, name=module)
+            window = variant.last_pool if module == "pool4" else 3
+            x = layers.max_pool(x, window, name=module)
     feature_maps |= {"stage2": feature_maps["3b"], "stage3": feature_maps["4e"], "stage4": x}
     return assemble(
         inputs,
@@ -125,7 +181,7 @@ def GoogLeNet(  # noqa: N802 - the net's own name
         aux_heads=aux_heads,
         default_aux_heads=AUXILIARY,
         auxiliary_step=step,
-        dropout=0.4,
-        name=name,
+        dropout=variant.dropout,
+        name=name or variant_name,
         **heads,
     )

@@ -11,6 +11,7 @@ import keras
 from keras import KerasTensor, ops
 
 from keras_cnns.models.batch_normalization import BatchNormalization
+from keras_cnns.models.convolution import Conv2D
 
 # Batch normalisation as its papers' users train it; Keras' own defaults are 0.99 and 1e-3.
 BATCH_NORM_MOMENTUM = 0.9
@@ -41,7 +42,7 @@ def conv(
         padding = "valid"
         if kernel_size > 1:
             x = keras.layers.ZeroPadding2D(kernel_size // 2, name=f"{name}_pad")(x)
-    return keras.layers.Conv2D(
+    return Conv2D(
         filters,
         kernel_size,
         strides=stride,
@@ -110,7 +111,7 @@ def max_pool(x: KerasTensor, pool_size: int = 3, *, stride: int = 2, name: str) 
     Where the two sides differ, zeros on one stand for the overhang: the maps are not negative here.
     """
     odd = [size is not None and size % 2 == 1 for size in x.shape[1:3]]
-    if pool_size == stride:
+    if stride in (1, pool_size):
         padding = "same"
     elif odd[0] != odd[1]:
         overhang = ((0, int(not odd[0])), (0, int(not odd[1])))

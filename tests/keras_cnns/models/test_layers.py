@@ -6,6 +6,7 @@ import pytest
 
 from keras_cnns.models import layers
 from keras_cnns.models.batch_normalization import BatchNormalization
+from keras_cnns.models.convolution import Conv2D
 
 
 def random_map(*shape: int) -> np.ndarray:
@@ -102,3 +103,41 @@ def test_other_ranks_take_keras_own_code(shape: tuple[int, ...]) -> None:
     x = random_map(*shape)
     ours, theirs = BatchNormalization(), keras.layers.BatchNormalization()
     np.testing.assert_array_equal(ours(x, training=True), theirs(x, training=True))
+
+
+@pytest.mark.parametrize("use_bias", [True, False])
+@pytest.mark.parametrize(
+    ("kernel_size", "strides", "padding", "groups"),
+    [
+        (1, 1, "same", 1),
+        (3, 1, "same", 1),
+        (5, 1, "same", 1),
+        (3, 2, "valid", 1),
+        (3, 1, "same", 2),
+    ],
+)
+def test_convolution_and_its_gradients_are_keras(
+    kernel_size: int, strides: int, padding: str, groups: int, use_bias: bool
+) -> None:
+    import tensorflow as tf
+
+    options = {"strides": strides, "padding": padding, "groups": groups, "use_bias": use_bias}
+    ours = Conv2D(6, kernel_size, activation="relu", **options)
+    theirs = keras.layers.Conv2D(6, kernel_size, activation="relu", **options)
+    x = tf.constant(random_map(2, 7, 8, 4))
+    for layer in (ours, theirs):
+        layer.build(x.shape)
+    generator = np.random.default_rng(2)
+    weights = [generator.normal(size=w.shape).astype("float32") for w in theirs.get_weights()]
+    results = []
+    for layer in (ours, theirs):
+        layer.set_weights(weights)
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x, training=True) if layer is ours else layer(x)
+            loss = tf.reduce_sum(y * y)
+        variables = [weight.value for weight in layer.trainable_weights]
+        results.append([y, *tape.gradient(loss, [x, *variables])])
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(ours(x, training=False), theirs(x))
