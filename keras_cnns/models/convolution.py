@@ -3,7 +3,6 @@
 from typing import Any
 
 import keras
-from keras import ops
 
 
 @keras.saving.register_keras_serializable("keras_cnns")
@@ -36,7 +35,7 @@ class Conv2D(keras.layers.Conv2D):
         """[N, H, W, C] -> [N, H/stride, W/stride, filters]."""
         if not (training and self._has_fast_gradient()):
             return super().call(inputs)
-        outputs = _convolve(inputs, ops.convert_to_tensor(self.kernel))
+        outputs = _convolve(inputs, self.kernel.value)
         if self.use_bias:
             outputs = outputs + self.bias
         return self.activation(outputs)
@@ -60,4 +59,5 @@ def _convolve(x: Any, kernel: Any) -> Any:
 
         return tf.nn.conv2d(x, kernel, 1, "SAME"), gradient
 
-    return convolve(x, kernel)
+    # A variable would have to be named to the gradient; its value is a plain argument.
+    return convolve(x, tf.convert_to_tensor(kernel))
