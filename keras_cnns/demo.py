@@ -140,7 +140,7 @@ def print_table(runs: dict[str, Path], models: Path, milliseconds: dict[str, flo
     """Print one row a model: size, accuracy, training time, difference of formats, latency."""
     table = Table(
         caption="difference: the largest between probabilities of Keras, SavedModel and ONNX\n"
-        "prediction: the median of a posted PNG and its answer over HTTP"
+        "ms per image: the median from a posted PNG to its answer over HTTP"
     )
     table.add_column("model", no_wrap=True)
     for column in (
@@ -148,7 +148,7 @@ def print_table(runs: dict[str, Path], models: Path, milliseconds: dict[str, flo
         "test\naccuracy",
         "training\nseconds",
         "largest\ndifference",
-        "ms a\nprediction",
+        "ms per\nimage",
     ):
         table.add_column(column, justify="right")
     for name, run in runs.items():

@@ -6,7 +6,6 @@ from PIL import Image
 
 from keras_cnns.data import preprocess
 
-
 BICUBIC = Image.Resampling.BICUBIC
 
 
