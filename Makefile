@@ -2,8 +2,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+PARITY := .venv-parity
+PARITY_INSTALLED := $(PARITY)/.installed
 
-.PHONY: setup demo serve test check bench clean
+.PHONY: setup demo serve test test-parity check bench clean
 
 setup: $(INSTALLED)
 
@@ -26,6 +28,19 @@ serve: setup
 test: setup
 	$(BIN)/python -m pytest
 
+# The peers that we are compared with, in an environment of their own: PyTorch stays out of ours.
+# timm and torchvision come without what they require, which would be another build of torch.
+$(PARITY_INSTALLED): constraints-parity.txt
+	$(PYTHON) -m venv $(PARITY)
+	$(PARITY)/bin/python -m pip install --quiet --constraint constraints-parity.txt \
+		torch jax keras pillow pytest pyyaml safetensors huggingface_hub
+	$(PARITY)/bin/python -m pip install --quiet --no-deps --constraint constraints-parity.txt \
+		timm torchvision
+	@touch $@
+
+test-parity: setup $(PARITY_INSTALLED)
+	KERAS_BACKEND=torch $(PARITY)/bin/python -m pytest tests/parity
+
 check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -35,4 +50,4 @@ bench: setup
 	@for script in benchmarks/*.py; do $(BIN)/python $$script --quick || exit 1; done
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache dist build export/dist serve/dist
+	rm -rf $(VENV) $(PARITY) .mypy_cache .pytest_cache .ruff_cache dist build export/dist serve/dist

@@ -8,7 +8,7 @@ runs, so that `--help` answers at once.
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -68,7 +68,7 @@ def train(
         loaded = load_recipe(recipe, overrides or ())
     except RecipeError as error:
         raise typer.BadParameter(str(error)) from error
-    if run.is_dir() and any(run.iterdir()):
+    if run.exists() and not (run.is_dir() and not any(run.iterdir())):
         raise typer.BadParameter(f"{run} holds something already; choose another directory")
 
     training = import_training()
@@ -103,7 +103,7 @@ def evaluate(
 @app.command(epilog="Example: keras-cnns predict runs/first digit.png --top-k 3")
 def predict(
     run: RunPath,
-    images: Annotated[list[Path], typer.Argument(help="Image files: JPEG, PNG, GIF or BMP.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files: JPEG, PNG or WebP.")],
     top_k: TopK = 5,
 ) -> None:
     """Print the most probable labels of image files."""
@@ -115,13 +115,123 @@ def predict(
         print(f"{path}: {ranked}")
 
 
-@app.command(epilog="Example: keras-cnns models")
-def models() -> None:
-    """List the nets that recipes can name."""
-    from keras_cnns.models import MODELS
+models_app = typer.Typer(
+    help="List the nets, or show one stage by stage.",
+    epilog="Example: keras-cnns models show resnet50",
+    invoke_without_command=True,
+)
+app.add_typer(models_app, name="models")
 
-    for name in MODELS:
-        print(name)
+
+@models_app.callback()
+def models(context: typer.Context) -> None:
+    """List the nets that recipes can name, or show one stage by stage."""
+    if context.invoked_subcommand:
+        return
+    with quiet_stderr():
+        from keras_cnns.models import MODELS
+    rows = [
+        (
+            name,
+            f"{entry.cost.parameters:,}",
+            f"{entry.cost.multiply_adds / 1e6:,.1f} M",
+            f"{entry.cost.activation_bytes / 2**20:,.1f} MiB",
+            entry.top_1 or "",
+            entry.paper,
+        )
+        for name, entry in MODELS.items()
+    ]
+    columns = ("model", "parameters", "multiply-adds", "activations", "top-1 %", "paper")
+    print_table(columns, rows, numbers=(1, 2, 3))
+
+
+@models_app.command(epilog="Example: keras-cnns models show googlenet --size 32 --channels 1")
+def show(
+    name: Annotated[str, typer.Argument(help="A net that `keras-cnns models` lists.")],
+    size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Height and width of the input; the paper's if absent."),
+    ] = None,
+    channels: Annotated[int, typer.Option(min=1, help="Channels of the input.")] = 3,
+    aux_heads: Annotated[bool, typer.Option(help="With the auxiliary classifiers.")] = False,
+) -> None:
+    """Print a net's stages: output size, parameters, multiply-adds and activation memory."""
+    with quiet_stderr():
+        from keras_cnns.models import build, registry, stage_costs
+    try:
+        registry.find(name)
+        shape = {} if size is None else {"input_shape": (size, size, channels)}
+        model = build(name, aux_heads=aux_heads, **shape)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    rows = [
+        (
+            stage,
+            "x".join(map(str, output)),
+            f"{cost.parameters:,}",
+            f"{cost.multiply_adds / 1e6:,.1f} M",
+            f"{cost.activation_bytes / 2**20:,.2f} MiB",
+        )
+        for stage, output, cost in stage_costs(model)
+    ]
+    columns = ("stage", "output", "parameters", "multiply-adds", "activations")
+    print_table(columns, rows, numbers=(2, 3, 4))
+
+
+def print_table(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Sequence[int]
+) -> None:
+    """Print rows under their columns; of those in `numbers` the values stand to the right."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for index, column in enumerate(columns):
+        right = index in numbers
+        table.add_column(column, justify="right" if right else "left", no_wrap=right or not index)
+    for row in rows:
+        table.add_row(*row)
+    # A pipe has no width, and no reason to fold the lines.
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+weights_app = typer.Typer(
+    help="Read other people's checkpoints: torchvision's, timm's and keras.applications'.",
+    no_args_is_help=True,
+)
+app.add_typer(weights_app, name="weights")
+
+
+@weights_app.command(
+    epilog="Example: keras-cnns weights convert resnet50.safetensors --model resnet50 "
+    "--to resnet50.weights.h5"
+)
+def convert(
+    file: Annotated[
+        Path, typer.Argument(help="A .safetensors, .pth (needs torch), .h5 or .keras file.")
+    ],
+    model: Annotated[str, typer.Option(help="The net it is of, as `keras-cnns models` lists.")],
+    to: Annotated[Path, typer.Option(help="The .weights.h5 or .keras file to write.")],
+    aux_heads: Annotated[
+        bool, typer.Option("--aux-heads", help="Take GoogLeNet's auxiliary classifiers along.")
+    ] = False,
+) -> None:
+    """Write a checkpoint as a net's own weights, if every tensor has its place there."""
+    with quiet_stderr():
+        from keras_cnns import weights
+    try:
+        report = weights.convert(file, model, to, aux_heads=aux_heads)
+    except weights.WeightsError:
+        raise
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    print(
+        f"{to}: {report.parameters:,} parameters of {model}, "
+        f"from {report.tensors} tensors of {report.origin}"
+    )
+    if report.left:
+        heads = sorted({name.partition(".")[0].partition("/")[0] for name in report.left})
+        print(f"left in {file}: {', '.join(heads)}, which {model} has only with --aux-heads")
 
 
 @app.command(epilog="Example: keras-cnns demo --runs runs --models models")
@@ -180,16 +290,18 @@ def run(app: typer.Typer, arguments: Sequence[str], program: str) -> int:
         0; 1 for failed work; 2 for bad usage; 130 when interrupted.
     """
     debug = "--debug" in arguments
-    arguments = [each for each in arguments if each != "--debug"] or ["--help"]
+    arguments = [each for each in arguments if each != "--debug"]
     try:
         status = app(arguments, prog_name=program, standalone_mode=False, obj=debug)
     except KeyboardInterrupt:
-        return INTERRUPTED
+        status = INTERRUPTED
     except Exception as error:
         if debug:
             traceback.print_exc()
         print(f"{program}: {describe(error)}", file=sys.stderr)
         return int(getattr(error, "exit_code", FAILURE))
+    if status == INTERRUPTED:
+        print(f"{program}: interrupted", file=sys.stderr)
     return int(status or 0)
 
 
@@ -198,7 +310,7 @@ def main() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     add_commands(app)
-    sys.exit(run(app, sys.argv[1:], "keras-cnns"))
+    sys.exit(run(app, sys.argv[1:] or ["--help"], "keras-cnns"))
 
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ def run_demo(runs: Path, models: Path) -> None:
     Raises:
         RuntimeError: one of the commands failed.
     """
+    start = time.perf_counter()
     finished = {}
     for recipe in RECIPES:
         run = next_free(runs / recipe)
@@ -59,7 +60,8 @@ def run_demo(runs: Path, models: Path) -> None:
             milliseconds[recipe] = time_requests(url, image.read_bytes())
 
     print_table(finished, models, milliseconds)
-    print("Serve them again, until Ctrl-C, with: make serve")
+    print(f"All of it took {time.perf_counter() - start:.0f} s.")
+    print(f"Serve them again, until Ctrl-C, with: keras-cnns serve {models}")
 
 
 def next_free(path: Path) -> Path:

@@ -32,7 +32,7 @@ def export(
 ) -> None:
     """Publish a run as the next version of a model, every format proven equal to Keras.
 
-    The version, models/NAME/1, 2 ..., is one that TensorFlow Serving, Triton and keras-cnns-serve
+    The version, models/NAME/1, 2 ..., is one that TensorFlow Serving and keras-cnns-serve
     load as it is. If a format disagrees with Keras, nothing is published.
     """
     names = [name.strip() for name in formats.split(",") if name.strip()]

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 
 
-class ExportError(Exception):
+class ExportError(ValueError):
     """Why nothing was published: what was wrong, where, and what would be right."""
 
 

@@ -1,4 +1,4 @@
-"""ONNX, by tf2onnx: what ONNX Runtime, keras-cnns-serve and Triton load.
+"""ONNX, by tf2onnx: what ONNX Runtime and keras-cnns-serve load.
 
 Names are the serving graph's, the batch dimension is `N`, and `metadata_props` has the labels and
 the preprocessing as JSON. Opset 17 leaves the cleanest graph: 18 turns the global average pool

@@ -79,7 +79,7 @@ def load_split(
         )
     except (ValueError, KeyError) as error:
         raise ValueError(
-            f"data set {config.name!r} has no split {split!r}: "
+            f"data set {config.name!r} has no split {split!r}, or nothing in it: "
             f"it has {', '.join(builder.info.splits)}"
         ) from error
 

@@ -5,7 +5,7 @@ same net. The functions take what `googlenet.googlenet` and `resnet.resnet` take
 """
 
 from keras_cnns.models.batch_normalization import BatchNormalization
-from keras_cnns.models.cost import Cost, cost
+from keras_cnns.models.cost import Cost, cost, stage_costs
 from keras_cnns.models.googlenet import Inception, inception_module
 from keras_cnns.models.layers import IdentityShortcut, LocalResponseNormalization
 from keras_cnns.models.registry import MODELS, build
@@ -99,4 +99,5 @@ __all__ = [
     "build",
     "cost",
     "inception_module",
+    "stage_costs",
 ]

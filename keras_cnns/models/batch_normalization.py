@@ -13,7 +13,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
     Keras composes the layer from a mean, a variance, a square root and so on, each a pass over the
     feature map and, in training, another one back: a third to a half of a step on a CPU. On
     TensorFlow this class calls `FusedBatchNormV3` for [N, H, W, C] maps; on other backends, other
-    axes, masks and synchronized statistics it is Keras' layer.
+    axes, masks, synchronized statistics and renormalisation it is Keras' layer.
 
     The running variance differs: the kernel counts it without bias (n / (n - 1), as torch does),
     Keras' code with it.
@@ -33,6 +33,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
             and self.center
             and mask is None
             and not self.synchronized
+            and not getattr(self, "renorm", False)
             and self.variable_dtype == "float32"
         )
 

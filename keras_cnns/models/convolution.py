@@ -35,7 +35,7 @@ class Conv2D(keras.layers.Conv2D):
         """[N, H, W, C] -> [N, H/stride, W/stride, filters]."""
         if not (training and self._has_fast_gradient()):
             return super().call(inputs)
-        outputs = _convolve(inputs, self.kernel.value)
+        outputs = _convolve(inputs, self.kernel)
         if self.use_bias:
             outputs = outputs + self.bias
         return self.activation(outputs)

@@ -138,11 +138,11 @@ def googlenet(
         aux_heads: True for the paper's two, after 4a and 4d; or the modules to put one on.
         input_tensor: a tensor to start from, instead of a new input.
         name: the model's name; by default the variant's.
-        heads: `features`, `include_top`, `pooling`, `classifier_activation`: see
+        heads: `features`, `include_top`, `pooling`, `classifier_activation`, `weights`: see
             `heads.assemble`.
 
     Raises:
-        ValueError: an argument is out of its range.
+        ValueError: an argument is out of its range, or the file of `weights` is not of this net.
     """
     variant = VARIANTS[variant_name]
     step = variant.step

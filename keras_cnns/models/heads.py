@@ -1,7 +1,10 @@
 """The two ends of every net: the image input, and the heads that give its named outputs."""
 
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -68,6 +71,7 @@ def assemble(
     pooling: str | None = None,
     classifier_activation: str | None = "softmax",
     dropout: float = 0.0,
+    weights: Path | str | None = None,
     name: str,
 ) -> keras.Model:
     """Put the heads on a body and return the model.
@@ -85,6 +89,7 @@ def assemble(
         pooling: without the classifier, `avg` or `max` pools the last map to [N, C].
         classifier_activation: `softmax`, or None for logits.
         dropout: share of the pooled features that training drops.
+        weights: a file to load, of this project or another: see `keras_cnns.weights`.
         name: the model's name.
 
     Returns:
@@ -93,6 +98,7 @@ def assemble(
 
     Raises:
         ValueError: an argument is out of its range, or names a feature map that is not there.
+        WeightsError: the file cannot be read, or is not of this net.
     """
     if classes < 1:
         raise ValueError(f"classes is {classes}; it must be at least 1")
@@ -100,6 +106,9 @@ def assemble(
         raise ValueError(f"pooling is {pooling!r}; it must be None, 'avg' or 'max'")
     if aux_heads is True:
         aux_heads = default_aux_heads
+    for option, names in (("aux_heads", aux_heads), ("features", features)):
+        if isinstance(names, str):
+            raise ValueError(f"{option} is {names!r}; it must be a tuple of names: ({names!r},)")
     aux_heads, features = tuple(aux_heads or ()), tuple(features)
     if aux_heads and not include_top:
         raise ValueError("aux_heads are classifiers: they need include_top=True")
@@ -131,8 +140,30 @@ def assemble(
     outputs |= {stage: feature_maps[stage] for stage in features}
 
     only_main = list(outputs) == ["main"]
-    (source,) = keras.utils.get_source_inputs(inputs)
-    return keras.Model(source, outputs["main"] if only_main else outputs, name=name)
+    with deep_recursion():
+        (source,) = keras.utils.get_source_inputs(inputs)
+        model = keras.Model(source, outputs["main"] if only_main else outputs, name=name)
+    if weights is not None:
+        from keras_cnns.weights import load  # it knows the nets, and so comes after them
+
+        load(model, weights)
+    return model
+
+
+@contextmanager
+def deep_recursion(limit: int = 20_000) -> Iterator[None]:
+    """Allow Python's recursion to go deeper for a while.
+
+    Keras walks a functional graph recursively, a frame or more a layer: from about 150 residual
+    blocks on, making or loading a model exceeds Python's default limit of 1,000. Python's frames
+    live on the heap, so that the deeper walk is safe.
+    """
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(max(before, limit))
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(before)
 
 
 def auxiliary_head(x: KerasTensor, step: ConvStep, *, name: str) -> KerasTensor:

@@ -108,18 +108,38 @@ def max_pool(x: KerasTensor, pool_size: int = 3, *, stride: int = 2, name: str) 
     """Max-pool in Caffe's ceil mode: the last window may hang over the right and lower edge.
 
     For a 3x3 window with stride 2, Keras' 'same' is that on an even side and 'valid' on an odd one.
-    Where the two sides differ, zeros on one stand for the overhang: the maps are not negative here.
+    Where the sides differ or are not known, zeros stand for the overhang: the maps are not
+    negative here, and on an odd side no window reaches the zeros.
     """
-    odd = [size is not None and size % 2 == 1 for size in x.shape[1:3]]
-    if stride in (1, pool_size):
+    height, width = x.shape[1:3]
+    if stride == pool_size:
         padding = "same"
-    elif odd[0] != odd[1]:
-        overhang = ((0, int(not odd[0])), (0, int(not odd[1])))
-        x = keras.layers.ZeroPadding2D(overhang, name=f"{name}_pad")(x)
+    elif None in (height, width) or height % 2 != width % 2:
+        x = keras.layers.ZeroPadding2D(((0, 1), (0, 1)), name=f"{name}_pad")(x)
         padding = "valid"
     else:
-        padding = "valid" if odd[0] else "same"
+        padding = "valid" if height % 2 else "same"
     return keras.layers.MaxPooling2D(pool_size, strides=stride, padding=padding, name=name)(x)
+
+
+@keras.saving.register_keras_serializable("keras_cnns")
+class EdgePadding2D(keras.layers.Layer):
+    """Repeat the outermost rows and columns once, so that a max-pool ignores what lies outside.
+
+    A 3x3 window over the edge holds the edge itself: its maximum is that of the positions inside,
+    as where torch and Caffe pad with minus infinity. That number would ruin the ranges that a
+    quantized export measures.
+    """
+
+    def call(self, inputs: Any) -> Any:
+        """[N, H, W, C] -> [N, H + 2, W + 2, C]."""
+        x = ops.concatenate([inputs[:, :1], inputs, inputs[:, -1:]], axis=1)
+        return ops.concatenate([x[:, :, :1], x, x[:, :, -1:]], axis=2)
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """Return [N, H + 2, W + 2, C]."""
+        batch_size, *sizes, channels = input_shape
+        return (batch_size, *(size and size + 2 for size in sizes), channels)
 
 
 @keras.saving.register_keras_serializable("keras_cnns")
@@ -147,7 +167,10 @@ class LocalResponseNormalization(keras.layers.Layer):
         if keras.backend.backend() == "tensorflow":
             import tensorflow as tf
 
-            return tf.nn.local_response_normalization(inputs, radius, 1.0, alpha, self.beta)
+            # The kernel exists in float32 alone.
+            x = tf.cast(inputs, tf.float32)
+            y = tf.nn.local_response_normalization(x, radius, 1.0, alpha, self.beta)
+            return tf.cast(y, inputs.dtype)
         energy = ops.pad(ops.square(inputs), ((0, 0), (0, 0), (0, 0), (radius, radius)))
         channels = inputs.shape[-1]
         window = sum(energy[..., i : i + channels] for i in range(self.size))

@@ -1,14 +1,17 @@
 """The nets by name, with where each is from."""
 
 import inspect
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial, wraps
+from importlib import resources
 from typing import Any
 
 import keras
 
+from keras_cnns.models.cost import Cost
 from keras_cnns.models.googlenet import VARIANTS, googlenet
 from keras_cnns.models.resnet import ARCHITECTURES, resnet
 
@@ -53,12 +56,17 @@ TOP_1 = {
 }
 
 
+# Counted once by `cost` at the papers' input sizes, since building all of them takes a minute.
+FIGURES = json.loads(resources.files(__package__).joinpath("figures.json").read_text("utf-8"))
+
+
 @dataclass(frozen=True)
 class Entry:
     """One net of the registry."""
 
     build: Callable[..., keras.Model]
     paper: str
+    cost: Cost  # at the paper's input size and number of classes
     top_1: str | None  # published accuracy and its source
 
 
@@ -72,7 +80,7 @@ def _entry(name: str, family: Callable[..., keras.Model]) -> Entry:
 
     build.__name__ = build.__qualname__ = name
     build.__signature__ = inspect.signature(bound)  # type: ignore[attr-defined]
-    return Entry(build, PAPERS[name], TOP_1.get(name))
+    return Entry(build, PAPERS[name], Cost(**FIGURES[name]), TOP_1.get(name))
 
 
 MODELS: dict[str, Entry] = {

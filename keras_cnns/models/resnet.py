@@ -305,13 +305,17 @@ def stem(x: KerasTensor, architecture: Architecture) -> KerasTensor:
         x = layers.batch_norm(x, name="stem_bn")
         x = layers.relu(x, name="stem_relu")
     if imagenet:
-        x = keras.layers.ZeroPadding2D(1, name="stem_pool_pad")(x)
+        # Zeros are no maximum behind a ReLU; elsewhere only keras.applications pads with them.
+        if architecture.preactivation and not architecture.stride_at_end:
+            x = layers.EdgePadding2D(name="stem_pool_pad")(x)
+        else:
+            x = keras.layers.ZeroPadding2D(1, name="stem_pool_pad")(x)
         x = keras.layers.MaxPooling2D(3, strides=2, name="stem_pool")(x)
     return x
 
 
 def resnet(
-    architecture_name: str,
+    architecture: str | Architecture,
     input_shape: InputShape | None = None,
     classes: int | None = None,
     *,
@@ -324,21 +328,23 @@ def resnet(
     """Build a residual network: images [N, H, W, C] -> probabilities [N, K].
 
     Args:
-        architecture_name: a row of ARCHITECTURES.
+        architecture: a row of ARCHITECTURES by its name, or a row of your own.
         input_shape: (H, W, C) of the images; by default those of the paper.
         classes: number of classes, K; by default the paper's.
         shortcut: the skip path, a key of SHORTCUTS or the paper's letter A, B or C.
         aux_heads: auxiliary classifiers (deep supervision) after all stages but the last, or after
             the named ones; the output is then a dict with `main`, `aux1`, ...
         input_tensor: a tensor to start from, instead of a new input.
-        name: the model's name; by default the architecture's.
-        heads: `features`, `include_top`, `pooling`, `classifier_activation`: see
+        name: the model's name; by default the row's, `resnet` for your own.
+        heads: `features`, `include_top`, `pooling`, `classifier_activation`, `weights`: see
             `heads.assemble`.
 
     Raises:
-        ValueError: an argument is out of its range.
+        ValueError: an argument is out of its range, or the file of `weights` is not of this net.
     """
-    architecture = ARCHITECTURES[architecture_name]
+    if isinstance(architecture, str):
+        name = name or architecture
+        architecture = ARCHITECTURES[architecture]
     shortcut = architecture.shortcut if shortcut is None else OPTIONS.get(shortcut, shortcut)
     if shortcut not in SHORTCUTS:
         raise ValueError(
@@ -371,6 +377,6 @@ def resnet(
         aux_heads=aux_heads,
         default_aux_heads=tuple(feature_maps)[:-1],
         auxiliary_step=layers.conv_bn_relu,
-        name=name or architecture_name,
+        name=name or "resnet",
         **heads,
     )

@@ -20,7 +20,7 @@ from pydantic.dataclasses import dataclass
 
 CHECKED = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
-PositiveInt = Annotated[int, Field(ge=1)]
+PositiveInt = Annotated[int, Field(ge=1, le=10**9)]
 Share = Annotated[float, Field(ge=0, le=1)]
 PerChannel = tuple[float, ...]
 
@@ -179,14 +179,14 @@ def _read(name: str | Path) -> dict[str, Any]:
             raise RecipeError(f"cannot read the recipe {path}: {error}") from None
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise RecipeError(f"{path}: {error}") from None
 
 
 def _parse_value(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         return text
 
 

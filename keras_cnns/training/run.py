@@ -13,6 +13,7 @@ import keras
 # A saved net is made of these; importing them registers them with Keras' loader.
 import keras_cnns.models
 import keras_cnns.optimizers  # noqa: F401
+from keras_cnns.models.heads import deep_recursion
 from keras_cnns.recipes import Recipe, RecipeError, load_recipe
 
 MODEL = "model.keras"
@@ -42,7 +43,8 @@ class Run:
             RunError: the file is damaged, or would run code of its own.
         """
         try:
-            return keras.saving.load_model(self.path / MODEL, safe_mode=True)
+            with deep_recursion():
+                return keras.saving.load_model(self.path / MODEL, safe_mode=True)
         except Exception as error:
             reason = str(error).strip().splitlines() or [type(error).__name__]
             raise RunError(f"cannot load {self.path / MODEL}: {reason[0]}") from error
@@ -69,7 +71,7 @@ def open_run(path: str | Path) -> Run:
         raise RunError(
             f"there is no run directory {path}; `keras-cnns train --run {path}` makes one"
         )
-    missing = [name for name in (CONFIG, MODEL, LABELS) if not (path / name).is_file()]
+    missing = [name for name in (CONFIG, MODEL, LABELS, RESULTS) if not (path / name).is_file()]
     if missing:
         raise RunError(f"{path} is not a finished run: it has no {' and no '.join(missing)}")
     try:

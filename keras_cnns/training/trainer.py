@@ -1,5 +1,6 @@
 """From a recipe to a run directory: build, compile, fit."""
 
+import shutil
 import sys
 import time
 from collections.abc import Iterable
@@ -133,6 +134,22 @@ def train(recipe: Recipe, run: str | Path) -> Run:
     compile_model(model, recipe, int(training.cardinality()))
 
     run.mkdir(parents=True, exist_ok=True)
+    try:
+        return _fit(model, recipe, run, labels, training, validation)
+    except BaseException:
+        if not (run / MODEL).exists():  # not even one epoch: there is nothing to keep
+            shutil.rmtree(run)
+        raise
+
+
+def _fit(
+    model: keras.Model,
+    recipe: Recipe,
+    run: Path,
+    labels: tuple[str, ...],
+    training: Any,
+    validation: Any,
+) -> Run:
     (run / CONFIG).write_text(format_recipe(recipe), "utf-8")
     (run / LABELS).write_text("".join(f"{label}\n" for label in labels), "utf-8")
     write_json(run / ENVIRONMENT, describe_environment(recipe))

@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
+from urllib.parse import quote
 
 from .errors import ServeError
 
@@ -43,7 +44,7 @@ def main(arguments: list[str] | None = None, program: str = "keras-cnns-serve") 
     debug = "--debug" in arguments
     try:
         return _serve(_parser(program).parse_args(arguments))
-    except SystemExit as exit_:  # --help and --version
+    except SystemExit as exit_:  # --help
         return int(exit_.code or 0)
     except KeyboardInterrupt:
         return 130
@@ -95,7 +96,7 @@ def _serve(options: argparse.Namespace) -> int:
             say(f"serving on {address}")
             say(
                 "try: curl --data-binary @image.png "
-                f"{address}/v1/models/{models[0].name}:classify-image"
+                f"{address}/v1/models/{quote(models[0].name)}:classify-image"
             )
 
         run(app, listener, announce)

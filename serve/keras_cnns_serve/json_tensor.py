@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 from .errors import InvalidInputError
 
+JSON_TYPES = {str: "a string", bool: "true or false", dict: "an object", type(None): "null"}
+MAX_DEPTH = 8  # of lists
 SIGNATURE = "serving_default"
 
 
@@ -112,12 +114,31 @@ def _from_rows(rows: Any, input_name: str) -> dict[str, NDArray[Any]]:
 
 
 def _array(value: Any, name: str) -> NDArray[Any]:
+    # Before NumPy sees it: one long string makes every element of its array as long.
+    if wrong := _leaf_types(value) - {int, float}:
+        given = ", ".join(sorted(JSON_TYPES.get(kind, kind.__name__) for kind in wrong))
+        raise InvalidInputError(f"{name} takes lists of integers from 0 to 255, not {given}")
     try:
         return np.array(value)
     except ValueError as error:  # numpy's text speaks of its own sequences
         raise InvalidInputError(
             f"{name} is ragged: lists at the same depth must have the same length"
         ) from error
+
+
+def _leaf_types(value: Any, depth: int = 0) -> set[type]:
+    """The types of what stands in nested lists, told list by list at C's speed."""
+    if not isinstance(value, list):
+        return {type(value)}
+    if depth == MAX_DEPTH:
+        raise InvalidInputError(f"lists are nested deeper than {MAX_DEPTH}; images are 4 deep")
+    types = set(map(type, value))
+    if list in types:
+        types.remove(list)
+        types = types.union(
+            *(_leaf_types(item, depth + 1) for item in value if isinstance(item, list))
+        )
+    return types
 
 
 def _is_finite(value: Any) -> bool:

@@ -1,10 +1,12 @@
 """TensorFlow Serving's REST protocol, and images as bodies. It translates; `dataplane` answers."""
 
 import asyncio
+import contextlib
 import re
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import numpy as np
 import orjson
@@ -25,6 +27,7 @@ from .manifest import Tensor
 from .repository import ModelVersion
 
 MAX_BODY_BYTES = 32 * 2**20
+DRAIN_SECONDS = 2  # for the rest of a body that is too long
 MAX_FILES = 64  # images in one form
 STATUS_CODES: dict[type[errors.ServeError], int] = {
     errors.InvalidInputError: 400,
@@ -88,11 +91,12 @@ class Rest:
         models = [
             {
                 "name": model.name,
-                "classify": f"curl --data-binary @image.png {base}{model.name}:classify-image",
-                "status": base + model.name,
-                "metadata": f"{base}{model.name}/metadata",
+                "classify": f"curl --data-binary @image.png {base}{path}:classify-image",
+                "status": base + path,
+                "metadata": f"{base}{path}/metadata",
             }
             for model in self._dataplane.models()
+            for path in [quote(model.name)]
         ]
         return _json(
             orjson.dumps(
@@ -188,14 +192,30 @@ class BodyLimit:
         async def limited() -> Message:
             nonlocal read
             if int(declared) > self._max_bytes:
+                await self._drain(receive)
                 raise self._error()
             message = await receive()
             read += len(message.get("body", b""))
             if read > self._max_bytes:
+                await self._drain(receive)
                 raise self._error()
             return message
 
         await self._app(scope, limited, send)
+
+    async def _drain(self, receive: Receive) -> None:
+        """Throw away what still comes, for a while: a client that sends cannot read the answer.
+
+        To close with bytes unread resets the connection, and the 413 is lost with it.
+        """
+        drained = 0
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_SECONDS):
+                more = True
+                while more and drained < self._max_bytes:
+                    message = await receive()
+                    drained += len(message.get("body", b""))
+                    more = message.get("more_body", False)
 
     def _error(self) -> errors.InputTooLargeError:
         return errors.InputTooLargeError(f"the body has more than {self._max_bytes:,} bytes")

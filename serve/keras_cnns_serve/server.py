@@ -13,7 +13,7 @@ from starlette.types import ASGIApp
 
 from .errors import ServeError
 
-GRACE = 10  # seconds that requests in flight have to finish after a signal to stop
+GRACE = 5  # seconds for requests in flight after a signal to stop; Docker kills after 10
 
 
 class AddressError(ServeError):

@@ -1,5 +1,6 @@
 """The command line, as a person meets it."""
 
+import re
 import subprocess
 import sys
 from importlib import metadata
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from keras_cnns.cli import COMMANDS, add_commands, app, run
+from keras_cnns.cli import COMMANDS, app, run
 from keras_cnns.training import Run
 
 OWN = ("train", "evaluate", "predict", "models", "demo")
@@ -35,11 +36,11 @@ def test_other_distributions_bring_their_commands() -> None:
 def test_help_shows_a_working_example(command: str) -> None:
     status, out, err = keras_cnns(command, "--help")
     assert (status, err) == (0, "")
-    assert f"keras-cnns {command}" in " ".join(out.split())
+    example = " ".join(re.split("example: ?", out, flags=re.IGNORECASE)[-1].split())
+    assert f"keras-cnns {command} " in f"{example} "
 
 
 def test_help_imports_nothing_heavy() -> None:
-    add_commands(app)
     code = (
         "import sys; from keras_cnns.cli import add_commands, app; add_commands(app); "
         "sys.exit(bool({'tensorflow', 'keras', 'onnxruntime', 'numpy'} & set(sys.modules)))"
@@ -89,4 +90,22 @@ def test_a_finished_run_is_evaluated_and_asked(
 
 def test_models_lists_the_registry(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(app, ["models"], "keras-cnns") == 0
-    assert "resnet20" in capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    (line,) = [line for line in lines if line.startswith("resnet50 ")]
+    assert "25,557,032" in line
+    assert "4,089.2 M" in line
+    assert "arXiv:1512.03385" in line
+
+
+def test_a_net_is_shown_stage_by_stage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(app, ["models", "show", "resnet20", "--size", "16"], "keras-cnns") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in lines[1:5]] == [
+        ["stem", "16x16x16"],
+        ["stage1", "16x16x16"],
+        ["stage2", "8x8x32"],
+        ["stage3", "4x4x64"],
+    ]
+    assert "269,722" in lines[-1]
+    assert run(app, ["models", "show", "resnet21"], "keras-cnns") == 2
+    assert "there is no model 'resnet21'" in capsys.readouterr().err

@@ -1,4 +1,5 @@
 import json
+import tracemalloc
 from typing import Any, Literal
 
 import numpy as np
@@ -44,7 +45,9 @@ def test_both_forms_with_and_without_the_inputs_name(body: Any, form: str) -> No
         (b'{"instances": [{"images": 1}, [2]]}', "instances[1] is no object"),
         (b'{"instances": [[1, 2], [3]]}', "images is ragged"),
         (b'{"inputs": {"images": [[1], 2]}}', "images is ragged"),
-        (b'{"inputs": ' + b"[" * 500 + b"]" * 500 + b"}", "images is ragged"),
+        (b'{"inputs": ' + b"[" * 500 + b"]" * 500 + b"}", "nested deeper than 8"),
+        (b'{"instances": [[true, 3]]}', "not true or false"),
+        (b'{"instances": [[null, {}]]}', "not an object, null"),
         (
             b'{"signature_name": "other", "instances": [1]}',
             "must be 'serving_default', not 'other'",
@@ -97,3 +100,15 @@ def test_what_json_lacks_is_read_and_written(text: str) -> None:
 
 def test_float32_is_written_in_its_shortest_form() -> None:
     assert dumps([np.float32(0.1), np.array([0.1], np.float32)]) == b"[0.1,[0.1]]"
+
+
+def test_one_long_string_does_not_make_every_element_long() -> None:
+    """NumPy would make 200 strings of a million characters: 800 MB out of a body of 1 MB."""
+    rows = ["x" * 10**6, *["y"] * 199]
+    tracemalloc.start()
+    try:
+        with pytest.raises(InvalidInputError, match="not a string"):
+            parse_predict_request(dumps({"instances": rows}), "images")
+        assert tracemalloc.get_traced_memory()[1] < 100 * 10**6
+    finally:
+        tracemalloc.stop()

@@ -163,7 +163,7 @@ MANY = [("f", (f"{i}.png", b"x")) for i in range(65)]
         (PREDICT, {"json": {"instances": [[ZEROS, [1]]]}}, 400, "ragged"),
         (PREDICT, {"json": {"instances": [np.full((8, 8, 1), 0.5).tolist()]}}, 400, "not 0.5"),
         (PREDICT, {"json": {"instances": [np.full((8, 8, 1), 256).tolist()]}}, 400, "not 256"),
-        (PREDICT, {"json": {"instances": [np.full((8, 8, 1), "a").tolist()]}}, 400, "not 'a'"),
+        (PREDICT, {"json": {"instances": [np.full((8, 8, 1), "a").tolist()]}}, 400, "not a string"),
         (PREDICT, {"content": b'{"instances": [NaN]}'}, 400, "not of shape [1]"),
         (PREDICT, {"json": {"inputs": {"image": [ZEROS]}}}, 400, "images alone, not image"),
         (PREDICT, {"json": {"inputs": [ZEROS], "signature_name": "x"}}, 400, "'serving_default'"),
@@ -240,7 +240,7 @@ def test_a_body_without_a_length_is_counted_as_it_comes(client: Client) -> None:
             yield bytes(10_000)
 
     assert client.post(PREDICT, content=chunks()).status_code == 413
-    assert sent <= 120_000
+    assert sent <= 220_000  # the limit, as much again that is thrown away, and a chunk
 
 
 def test_what_nobody_expected_is_a_500_that_tells_nothing(client: Client) -> None:

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_cnns.models import layers
+from keras_cnns.models import build, layers
 from keras_cnns.models.batch_normalization import BatchNormalization
 from keras_cnns.models.convolution import Conv2D
 
@@ -141,3 +141,71 @@ def test_convolution_and_its_gradients_are_keras(
     for one, other in zip(*results, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(ours(x, training=False), theirs(x))
+
+
+@pytest.mark.parametrize("side", [8, 9, 10, 11])
+def test_max_pool_is_the_same_where_the_size_is_not_known(side: int) -> None:
+    x = np.abs(random_map(1, side, side, 2))
+    results = []
+    for size in (side, None):
+        inputs = keras.Input((size, size, 2))
+        results.append(keras.Model(inputs, layers.max_pool(inputs, name="pool"))(x))
+    np.testing.assert_array_equal(*results)
+
+
+def test_fused_batch_norms_gradients_are_keras() -> None:
+    import tensorflow as tf
+
+    x, gradients = tf.constant(random_map(4, 5, 6, 3)), []
+    for layer in pair_of_norms():
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            loss = tf.reduce_sum(layer(x, training=True) ** 3)
+        gradients.append(tape.gradient(loss, [x, layer.gamma.value, layer.beta.value]))
+    for one, other in zip(*gradients, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-3)
+
+
+def test_renormalisation_is_keras_own() -> None:
+    x = random_map(4, 5, 6, 3)
+    ours = BatchNormalization(renorm=True)
+    theirs = keras.layers.BatchNormalization(renorm=True)
+    np.testing.assert_array_equal(ours(x, training=True), theirs(x, training=True))
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("name", ["resnet20", "googlenet", "googlenet_bn"])
+def test_nets_train_in_mixed_precision(name: str, policy: str) -> None:
+    keras.config.set_dtype_policy(policy)
+    try:
+        model = build(name, input_shape=(32, 32, 1), classes=3)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    model.compile("sgd", "sparse_categorical_crossentropy", run_eagerly=True)
+    x, y = random_map(4, 32, 32, 1), np.arange(4) % 3
+    assert np.isfinite(model.train_on_batch(x, y))
+
+
+def test_a_fast_convolution_has_a_second_derivative_and_low_rank_updates() -> None:
+    import tensorflow as tf
+
+    x = tf.constant(random_map(1, 5, 5, 2))
+    layers_ = [Conv2D(2, 3, padding="same"), keras.layers.Conv2D(2, 3, padding="same")]
+    for layer in layers_:
+        layer.build(x.shape)
+    layers_[1].set_weights(layers_[0].get_weights())
+    seconds = []
+    for layer in layers_:
+        with tf.GradientTape() as outer:
+            outer.watch(x)
+            with tf.GradientTape() as inner:
+                inner.watch(x)
+                options = {"training": True} if layer is layers_[0] else {}
+                loss = tf.reduce_sum(layer(x, **options) ** 3)
+            first = inner.gradient(loss, x)
+            penalty = tf.reduce_sum(first**2)
+        seconds.append(outer.gradient(penalty, x))
+    ours, theirs = seconds
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-3)
+    layers_[0].enable_lora(1)
+    np.testing.assert_allclose(layers_[0](x, training=True), layers_[1](x), rtol=1e-5, atol=1e-5)

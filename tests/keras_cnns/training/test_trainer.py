@@ -85,12 +85,20 @@ def test_a_run_is_never_overwritten(finished_run: Run, quick_recipe: Recipe) -> 
 def test_a_directory_that_is_no_run_says_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="there is no run directory"):
         open_run(tmp_path / "absent")
-    with pytest.raises(RunError, match=r"no config\.toml and no model\.keras and no labels\.txt"):
+    missing = r"no config\.toml and no model\.keras and no labels\.txt and no results\.json"
+    with pytest.raises(RunError, match=missing):
+        open_run(tmp_path)
+
+
+def test_an_interrupted_run_is_not_a_finished_one(finished_run: Run, tmp_path: Path) -> None:
+    for name in ("config.toml", "labels.txt", "model.keras"):
+        (tmp_path / name).write_bytes((finished_run.path / name).read_bytes())
+    with pytest.raises(RunError, match=r"is not a finished run: it has no results\.json"):
         open_run(tmp_path)
 
 
 def test_a_damaged_model_is_a_clear_error(finished_run: Run, tmp_path: Path) -> None:
-    for name in ("config.toml", "labels.txt"):
+    for name in ("config.toml", "labels.txt", "results.json"):
         (tmp_path / name).write_bytes((finished_run.path / name).read_bytes())
     (tmp_path / "model.keras").write_bytes(b"no zip file")
     with pytest.raises(RunError, match=r"cannot load .*model\.keras"):
@@ -126,15 +134,23 @@ def test_the_cosine_schedule_warms_up_and_ends_at_zero() -> None:
 def test_save_best_keeps_the_best_and_nothing_half_written(tmp_path: Path) -> None:
     inputs = keras.Input((1,))
     model = keras.Model(inputs, keras.layers.Dense(1)(inputs))
-    callback = SaveBest(tmp_path / "model.keras", "val_accuracy")
+    path = tmp_path / "model.keras"
+    callback = SaveBest(path, "val_accuracy")
     callback.set_model(model)
-    saved = []
+    kept = []
     for epoch, accuracy in enumerate([0.5, 0.4, 0.7, 0.7, 0.6]):
-        before = callback.best_epoch
+        model.set_weights([np.full((1, 1), epoch), np.zeros(1)])
         callback.on_epoch_end(epoch, {"val_accuracy": accuracy})
-        saved.append(callback.best_epoch != before)
-    assert saved == [True, False, True, True, False]
+        kept.append(int(keras.saving.load_model(path).get_weights()[0][0, 0]))
+    assert kept == [0, 0, 2, 3, 3]
     assert callback.best_epoch == 4
+
+    model.set_weights([np.full((1, 1), 9.0), np.zeros(1)])
+    (tmp_path / "model.partial.keras").mkdir()  # the next save fails
+    with pytest.raises(OSError, match=r"model\.partial\.keras"):
+        callback.on_epoch_end(5, {"val_accuracy": 0.9})
+    (tmp_path / "model.partial.keras").rmdir()
+    assert keras.saving.load_model(path).get_weights()[0][0, 0] == 3
     assert [path.name for path in tmp_path.iterdir()] == ["model.keras"]
     with pytest.raises(ValueError, match="no 'val_accuracy' among the logs: loss"):
         callback.on_epoch_end(5, {"loss": 1.0})

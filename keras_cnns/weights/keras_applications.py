@@ -1,0 +1,130 @@
+"""keras.applications' ResNet50, 101, 152 and ResNet50V2, 101V2, 152V2, of every version of Keras.
+
+Both have biases in convolutions that a batch normalisation follows. Ours have none there: x + b
+less the mean m is x less (m - b), so that the bias goes into the running mean, exactly.
+
+In V2 the biases of the projections and of each block's last convolution are added to the residual
+stream, which nothing but batch normalisations reads. A stage's projection reads a normalised map:
+there the stream begins anew, and gathers the bias of each block to the stage's end. What a norm
+finds gathered goes into its running mean. The feature maps `stage1` to `stage3` are the stream:
+they are keras.applications' less what has gathered, a constant in each channel.
+
+The net's epsilon is 1.001e-5; the difference to ours goes into the running variance.
+"""
+
+import re
+from collections.abc import Mapping
+
+import numpy as np
+
+from keras_cnns.models.layers import BATCH_NORM_EPSILON
+from keras_cnns.weights.files import Array
+from keras_cnns.weights.origin import BLOCK, Origin, Place, Rule, Source, translate
+
+EPSILON = 1.001e-5
+BLOCK_OF_FILE = r"conv(?P<stage>\d+)_block(?P<block>\d+)_"
+
+BLOCK_NAME = "conv{stage_after}_block{block}"
+RESNET: tuple[Rule, ...] = (
+    (r"stem_(?P<kind>conv|bn)", "conv1_{kind}"),
+    (BLOCK + r"(?P<kind>conv|bn)(?P<number>\d)", BLOCK_NAME + "_{number}_{kind}"),
+    (BLOCK + r"shortcut_(?P<kind>conv|bn)", BLOCK_NAME + "_0_{kind}"),
+    (r"logits", "predictions"),
+)
+RESNET_V2: tuple[Rule, ...] = (
+    (r"stem_conv", "conv1_conv"),
+    (BLOCK + r"conv(?P<number>\d)", BLOCK_NAME + "_{number}_conv"),
+    (BLOCK + r"bn1", BLOCK_NAME + "_preact_bn"),
+    (BLOCK + r"bn(?P<number>\d)", BLOCK_NAME + "_{number_before}_bn"),
+    (BLOCK + r"shortcut_conv", BLOCK_NAME + "_0_conv"),
+    (r"final_bn", "post_bn"),
+    (r"logits", "predictions"),
+)
+
+
+def mean_less_biases(mean: Array, *biases: Array) -> Array:
+    """Return the running mean of the map without the biases that the file's net adds to it."""
+    gathered: Array = np.sum(biases, axis=0, dtype="float64")
+    return (mean - gathered).astype("float32")
+
+
+def variance_for_our_epsilon(variance: Array) -> Array:
+    """Return the variance that with our epsilon has the sum of theirs."""
+    return (variance.astype("float64") + (EPSILON - BATCH_NORM_EPSILON)).astype("float32")
+
+
+def source_in_resnet(place: Place) -> Source | None:
+    """Return where a variable of a `_v1` net comes from."""
+    name = translate(place.layer.name, RESNET)
+    if name is None:
+        return None
+    biases = [f"{name.removesuffix('bn')}conv/bias"]
+    return source_of(f"{name}/{place.variable}", biases)
+
+
+def source_in_resnet_v2(place: Place) -> Source | None:
+    """Return where a variable of a `_v2_keras` net comes from."""
+    name = translate(place.layer.name, RESNET_V2)
+    if name is None:
+        return None
+    return source_of(f"{name}/{place.variable}", gathered_biases(name, place.blocks))
+
+
+def source_of(name: str, biases: list[str]) -> Source:
+    """Return a tensor as our nets have it."""
+    if name.endswith("/moving_mean"):
+        return Source((name, *biases), mean_less_biases)
+    if name.endswith("/moving_variance"):
+        return Source((name,), variance_for_our_epsilon)
+    return Source((name,))
+
+
+def gathered_biases(norm: str, blocks: Mapping[int, int]) -> list[str]:
+    """Return the biases that the residual stream has gathered before a norm of V2.
+
+    Args:
+        norm: the file's name of a layer; only those that read the stream have any.
+        blocks: residual blocks in each stage of the net, stages from 1.
+    """
+    if norm == "post_bn":
+        stage, before = max(blocks), blocks[max(blocks)]
+    elif match := re.fullmatch(BLOCK_OF_FILE + "preact_bn", norm):
+        stage, before = int(match["stage"]) - 1, int(match["block"]) - 1
+        if before == 0:  # what the stage before has gathered
+            stage -= 1
+            before = blocks.get(stage, 0)
+    else:
+        return []
+    if before == 0:  # the stem's bias stays where it is: zeros are padded beside it
+        return []
+    prefix = f"conv{stage + 1}_block"
+    return [f"{prefix}1_0_conv/bias", *(f"{prefix}{n}_3_conv/bias" for n in range(1, before + 1))]
+
+
+HEADS = r"predictions/(kernel|bias)"
+ORIGINS = (
+    Origin(
+        title="keras.applications' ResNet V2",
+        signature=r"conv\d_block\d+_preact_bn/gamma",
+        layouts=("resnet_v2_keras",),
+        source=source_in_resnet_v2,
+        heads=HEADS,
+        stem="conv1_conv/kernel",
+        channels_axis=2,
+        classifier="predictions/bias",
+        block=BLOCK_OF_FILE,
+        first_block=(2, 1),
+    ),
+    Origin(
+        title="keras.applications' ResNet",
+        signature=r"conv\d_block\d+_1_conv/kernel",
+        layouts=("resnet_v1",),
+        source=source_in_resnet,
+        heads=HEADS,
+        stem="conv1_conv/kernel",
+        channels_axis=2,
+        classifier="predictions/bias",
+        block=BLOCK_OF_FILE,
+        first_block=(2, 1),
+    ),
+)

@@ -1,0 +1,50 @@
+"""The same pixels in every place: what training reads of an image, the server reads of it."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_cnns.data import preprocess, read_image
+from keras_cnns_serve.images import read_image as read_as_server
+from keras_cnns_serve.manifest import Preprocessing
+
+SIZES = [(375, 500), (501, 333), (97, 64), (256, 256), (41, 40), (640, 211)]
+FORMATS: dict[str, dict[str, Any]] = {  # mode of the image -> how it is stored
+    "RGB": {"format": "JPEG", "quality": 90},
+    "L": {"format": "JPEG", "quality": 90},
+    "CMYK": {"format": "JPEG", "quality": 90},
+    "RGBA": {"format": "PNG"},
+    "P": {"format": "PNG"},
+    "LA": {"format": "PNG"},
+}
+
+
+def picture(size: tuple[int, int], mode: str) -> Image.Image:
+    """Return smooth colours with some noise: what a camera gives, made."""
+    generator = np.random.default_rng(size[0] * size[1])
+    coarse = Image.fromarray(generator.integers(0, 256, (6, 6, 3), dtype=np.uint8))
+    smooth = np.asarray(coarse.resize(size[::-1], Image.Resampling.BICUBIC))
+    noisy = smooth + generator.normal(0, 6, (*size, 3))
+    return Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8)).convert(mode)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("mode", FORMATS)
+@pytest.mark.parametrize("size", SIZES)
+def test_training_and_server_agree_to_one_level(
+    size: tuple[int, int], mode: str, channels: int, tmp_path: Path
+) -> None:
+    encoded = io.BytesIO()
+    picture(size, mode).save(encoded, **FORMATS[mode])
+    path = tmp_path / "image"
+    path.write_bytes(encoded.getvalue())
+
+    settings = {"resize_shorter": 64, "interpolation": "bilinear", "channels": channels}
+    trained = preprocess(read_image(path, channels), {**settings, "crop": 56, "antialias": True})
+    served = read_as_server(encoded.getvalue(), Preprocessing(64, (56, 56), channels))
+    difference = np.abs(trained.numpy().astype(int) - served.astype(int))
+    assert np.mean(difference <= 1) >= 0.999
