@@ -1,9 +1,13 @@
 """Gradient descent with momentum: heavy ball (Polyak 1964) and Nesterov (Sutskever et al. 2013)."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 from keras import ops
+
+from keras_cnns.optimizers.base import PathOptimizer
+from keras_cnns.optimizers.fused import fused_momentum_step
 
 
 def momentum_step(
@@ -13,48 +17,86 @@ def momentum_step(
     *,
     learning_rate: Any,
     momentum: float,
-    nesterov: bool,
+    dampening: Any = 0.0,
+    nesterov: bool = False,
+    learning_rate_in_velocity: bool = False,
+    correction: Any = 1.0,
 ) -> tuple[Any, Any]:
     """Return the new weight and velocity.
 
     ```
-    v <- momentum * v + g
-    w <- w - learning_rate * v                    heavy ball
-    w <- w - learning_rate * (g + momentum * v)   nesterov
+    v <- momentum * v + (1 - dampening) * g                    the rate outside the velocity
+    w <- w - learning_rate * v                                    heavy ball
+    w <- w - learning_rate * (g + momentum * v)                   nesterov
+
+    v <- momentum * correction * v                             the rate inside the velocity
+         - learning_rate * (1 - dampening) * g
+    w <- w + v                                                    heavy ball
+    w <- w - learning_rate * g + momentum * v                     nesterov
     ```
     """
-    velocity = momentum * velocity + gradient
+    share = (1 - dampening) * gradient
+    if learning_rate_in_velocity:
+        velocity = momentum * correction * velocity - learning_rate * share
+        step = momentum * velocity - learning_rate * gradient if nesterov else velocity
+        return weight + step, velocity
+    velocity = momentum * velocity + share
     step = gradient + momentum * velocity if nesterov else velocity
     return weight - learning_rate * step, velocity
 
 
 @keras.saving.register_keras_serializable("keras_cnns")
-class Momentum(keras.optimizers.Optimizer):
+class Momentum(PathOptimizer):
     """Gradient descent that remembers where it was going; the arithmetic is `momentum_step`.
 
-    The velocity is a decaying sum of gradients, and the learning rate stands outside of it, as in
-    torch and in the papers' own code: a change of the rate is felt at once. Keras' SGD keeps the
-    rate inside, where an old rate lives on for some 1 / (1 - momentum) steps.
+    The velocity is a decaying sum of gradients. By default the learning rate stands outside of it,
+    as in torch and TensorFlow 1, and a change of the rate is felt at once. Keras' SGD and Caffe
+    keep the rate inside, where an old rate lives on for some 1 / (1 - momentum) steps, unless the
+    velocity is rescaled with each change (Goyal et al. 2017, section 2.1): then both are the same.
 
-    Weight decay is coupled (He et al. 2015): it is part of the gradient, and so of the velocity.
+    Weight decay is by default coupled, as in the papers of these nets: it is part of the gradient,
+    and so of the velocity. Keras' SGD decouples it, which at momentum 0.9 decays ten times less.
 
     >>> optimizer = Momentum(learning_rate=0.1)
     >>> weight = keras.Variable([0.0])
     >>> _ = optimizer.apply([keras.ops.ones(1)], [weight])
     >>> _ = optimizer.apply([keras.ops.ones(1)], [weight])
-    >>> [round(float(x[0]), 4) for x in (weight, optimizer.velocities[0])]
+    >>> [round(x.numpy().item(), 4) for x in (weight, optimizer.velocities[0])]
     [-0.29, 1.9]
+
+    State: `velocities`, one of its shape for each weight, zeros at first, none if `momentum` is 0;
+    `iterations`; the previous rate, if `momentum_correction`. It is saved by variable path.
+
+    On TensorFlow the step is one kernel for each weight (`fused_momentum_step`). Sparse gradients
+    are made dense: with momentum every row moves in every step.
 
     Args:
         learning_rate: above 0; a float, a `LearningRateSchedule` or a callable.
         momentum: share of the velocity that a step keeps, 0 to 1 (1 excluded).
         nesterov: look ahead along the velocity before the step.
+        dampening: share of the gradient kept out of the velocity, from the second step on, 0 to 1
+            (1 excluded).
         weight_decay: per step, at least 0; None for none.
+        decoupled_weight_decay: decay beside the velocity, by `learning_rate * weight_decay`
+            (Loshchilov and Hutter 2019).
+        exclude_from_weight_decay: regular expressions, searched in `variable.path`; or the word
+            "norm_and_bias" for normalisation's scales and offsets, and biases.
+        learning_rate_multipliers: the same -> factor of the learning rate; where several match,
+            their product. Caffe's biases: `{"bias": 2.0}`.
+        learning_rate_in_velocity: keep the learning rate inside the velocity.
+        momentum_correction: rescale such a velocity when the rate changes. (From a rate of 0, as
+            in the first step of a warmup, there is no way back: nothing is rescaled.)
         name: the optimizer's name.
         kwargs: clipping, averaging, accumulation and loss scaling, as every Keras optimizer takes.
 
     Raises:
-        ValueError: an argument is out of its range.
+        ValueError: an argument is out of its range, or two do not go together.
+
+    References:
+        Polyak 1964, Some methods of speeding up the convergence of iteration methods.
+        Sutskever et al. 2013, On the importance of initialization and momentum in deep learning.
+        Goyal et al. 2017, Accurate, large minibatch SGD (arXiv:1706.02677).
+        Loshchilov and Hutter 2019, Decoupled weight decay regularization (arXiv:1711.05101).
     """
 
     def __init__(
@@ -62,65 +104,121 @@ class Momentum(keras.optimizers.Optimizer):
         learning_rate: Any = 0.01,
         momentum: float = 0.9,
         nesterov: bool = False,
+        dampening: float = 0.0,
         weight_decay: float | None = None,
+        *,
+        decoupled_weight_decay: bool = False,
+        exclude_from_weight_decay: Sequence[str] = (),
+        learning_rate_multipliers: Mapping[str, float] | None = None,
+        learning_rate_in_velocity: bool = False,
+        momentum_correction: bool = False,
         name: str = "momentum",
         **kwargs: Any,
     ) -> None:
         if not 0 <= momentum < 1:
             raise ValueError(f"momentum is {momentum}; it must be at least 0 and below 1")
-        if weight_decay is not None and weight_decay < 0:
-            raise ValueError(f"weight_decay is {weight_decay}; it must be at least 0")
-        if isinstance(learning_rate, int | float) and learning_rate <= 0:
-            raise ValueError(f"learning_rate is {learning_rate}; it must be above 0")
-        if isinstance(learning_rate, int):
-            learning_rate = float(learning_rate)
+        if not 0 <= dampening < 1:
+            raise ValueError(f"dampening is {dampening}; it must be at least 0 and below 1")
+        if dampening and (nesterov or not momentum):
+            raise ValueError("dampening needs a momentum above 0, and nesterov=False, as in torch")
+        if momentum_correction and not learning_rate_in_velocity:
+            raise ValueError(
+                "momentum_correction is for learning_rate_in_velocity=True; "
+                "outside of the velocity there is nothing to correct"
+            )
         super().__init__(
-            learning_rate=learning_rate, weight_decay=weight_decay, name=name, **kwargs
+            learning_rate,
+            weight_decay,
+            decoupled_weight_decay,
+            exclude_from_weight_decay,
+            learning_rate_multipliers,
+            name,
+            **kwargs,
         )
         self.momentum = float(momentum)
         self.nesterov = bool(nesterov)
+        self.dampening = float(dampening)
+        self.learning_rate_in_velocity = bool(learning_rate_in_velocity)
+        self.momentum_correction = bool(momentum_correction)
 
     def build(self, variables: list[keras.Variable]) -> None:
         """Make a velocity of zeros for each variable."""
         if self.built:
             return
         super().build(variables)
-        self.velocities = self.add_optimizer_variables(variables, "velocity")
+        self.velocities = []
+        if self.momentum:
+            self.velocities = self.add_optimizer_variables(variables, "velocity")
+        if self.momentum_correction:
+            self.previous_learning_rate = self.add_variable(
+                shape=(), aggregation="only_first_replica", name="previous_learning_rate"
+            )
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Apply `momentum_step` to one variable; on TensorFlow by its fused kernel."""
-        velocity = self.velocities[self._get_variable_index(variable)]
-        gradient = ops.cast(gradient, variable.dtype)
-        learning_rate = ops.cast(learning_rate, variable.dtype)
-        if self.weight_decay and self._use_weight_decay(variable):
-            gradient = gradient + self.weight_decay * ops.convert_to_tensor(variable)
-        if keras.backend.backend() == "tensorflow":
-            import tensorflow as tf
-
-            tf.raw_ops.ResourceApplyMomentum(
-                var=variable.handle,
-                accum=velocity.value.handle,
-                lr=learning_rate,
-                grad=gradient,
-                momentum=tf.cast(self.momentum, variable.dtype),
-                use_nesterov=self.nesterov,
+        rate = self._rate(learning_rate, variable)
+        gradient = self._decay(ops.cast(gradient, variable.dtype), variable, rate)
+        velocity = self.velocities[self._get_variable_index(variable)] if self.momentum else None
+        dampening = self._dampening(variable)
+        correction = self._correction(learning_rate, variable)
+        # The kernel has one momentum for the velocity and for nesterov's look ahead.
+        one_momentum = not (self.nesterov and self.momentum_correction)
+        if keras.backend.backend() == "tensorflow" and one_momentum:
+            fused_momentum_step(
+                variable.value if isinstance(variable, keras.Variable) else variable,
+                None if velocity is None else velocity.value,
+                (1 - dampening) * gradient if self.dampening else gradient,
+                learning_rate=rate,
+                momentum=self.momentum * correction,
+                nesterov=self.nesterov,
+                learning_rate_in_velocity=self.learning_rate_in_velocity,
             )
             return
-        weight, new_velocity = momentum_step(
+        new_weight, new_velocity = momentum_step(
             ops.convert_to_tensor(variable),
-            ops.convert_to_tensor(velocity),
+            0.0 if velocity is None else ops.convert_to_tensor(velocity),
             gradient,
-            learning_rate=learning_rate,
+            learning_rate=rate,
             momentum=self.momentum,
+            dampening=dampening,
             nesterov=self.nesterov,
+            learning_rate_in_velocity=self.learning_rate_in_velocity,
+            correction=correction,
         )
-        self.assign(velocity, new_velocity)
-        self.assign(variable, weight)
+        if velocity is not None:
+            self.assign(velocity, new_velocity)
+        self.assign(variable, new_weight)
 
-    def _apply_weight_decay(self, variables: list[keras.Variable]) -> None:
-        """Do nothing: `update_step` decays within the velocity, Keras would do it beside."""
+    def _dampening(self, variable: Any) -> Any:
+        """Return 0 in the first step: torch starts the velocity with the whole gradient."""
+        if not self.dampening:
+            return 0.0
+        return ops.cast(ops.where(self.iterations == 0, 0.0, self.dampening), variable.dtype)
+
+    def _correction(self, learning_rate: Any, variable: Any) -> Any:
+        """Return the new learning rate by the previous one, 1 where there was none."""
+        if not self.momentum_correction:
+            return 1.0
+        previous = ops.convert_to_tensor(self.previous_learning_rate)
+        ratio = ops.cast(learning_rate, previous.dtype) / ops.where(previous > 0, previous, 1.0)
+        return ops.cast(ops.where(previous > 0, ratio, 1.0), variable.dtype)
+
+    def _after_updates(self, learning_rate: Any, due: Any = True) -> None:
+        if self.momentum_correction:
+            previous = self.previous_learning_rate
+            rate = ops.cast(learning_rate, previous.dtype)
+            previous.assign(rate if due is True else ops.where(due, rate, previous))
+
+    def _slots(self) -> dict[str, Sequence[keras.Variable | None]]:
+        return {**super()._slots(), **({"velocity": self.velocities} if self.momentum else {})}
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments, for saving."""
-        config = {"momentum": self.momentum, "nesterov": self.nesterov}
+        config = {
+            "momentum": self.momentum,
+            "nesterov": self.nesterov,
+            "dampening": self.dampening,
+            "learning_rate_in_velocity": self.learning_rate_in_velocity,
+            "momentum_correction": self.momentum_correction,
+        }
         return {**super().get_config(), **config}

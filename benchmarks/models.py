@@ -1,0 +1,184 @@
+"""ResNet-50 of ours against keras.applications' and timm's: import, build, forward, training step.
+
+    python benchmarks/models.py [--quick] [--json FILE]
+
+Every net lives in a process of its own and takes its turn, so that a slow moment of the machine
+falls on all of them. A ratio is our time by theirs: below 1 is faster; aim: at most 1.0 against
+keras.applications. timm is measured where `.venv-parity` is (`make test-parity` makes it).
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+PARITY_PYTHON = ROOT / ".venv-parity" / "bin" / "python"
+SIZE = 224  # pixels
+# case -> (batch size, whether it is a training step)
+STEPS = {"forward, batch 1": (1, False), "forward, batch 8": (8, False), "step, batch 8": (8, True)}
+IMPORTS = {"ours": "keras_cnns.models", "keras.applications": "keras.applications"}
+
+Run = Callable[[], Any]
+
+
+def keras_net(name: str) -> Any:
+    import keras
+
+    from keras_cnns.models import build
+
+    return build("resnet50") if name == "ours" else keras.applications.ResNet50(weights=None)
+
+
+def keras_run(name: str, batch_size: int, training: bool) -> Run:
+    import keras
+    import numpy as np
+    import tensorflow as tf
+
+    net = keras_net(name)
+    generator = np.random.default_rng(0)
+    images = tf.constant(generator.normal(size=(batch_size, SIZE, SIZE, 3)), tf.float32)
+    labels = tf.constant(generator.integers(0, 1000, batch_size))
+    if not training:
+        forward = tf.function(lambda: net(images, training=False))
+        return lambda: forward().numpy()
+    # The same optimizer on both sides: this compares the nets.
+    optimizer = keras.optimizers.SGD(0.01, momentum=0.9)
+    net.compile(optimizer, "sparse_categorical_crossentropy")
+    return lambda: net.train_on_batch(images, labels)
+
+
+def timm_run(name: str, batch_size: int, training: bool) -> Run:
+    import torch
+
+    operators = torch.library.Library("torchvision", "DEF")
+    for operator in ("nms", "qnms"):
+        operators.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    import timm
+
+    net = timm.create_model("resnet50").to(memory_format=torch.channels_last)
+    images = torch.randn(batch_size, 3, SIZE, SIZE).to(memory_format=torch.channels_last)
+    labels = torch.randint(0, 1000, (batch_size,))
+    if not training:
+        net.eval()
+
+        def forward() -> None:
+            with torch.inference_mode():
+                net(images)
+
+        return forward
+    optimizer = torch.optim.SGD(net.parameters(), 0.01, momentum=0.9)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(net(images), labels).backward()
+        optimizer.step()
+
+    return step
+
+
+def work(name: str, case: str) -> None:
+    """Be one net: build it, then time one run for each line on standard input."""
+    start = time.perf_counter()
+    if case == "build":
+        run: Run = partial(keras_net, name)
+    else:
+        run = (timm_run if name == "timm" else keras_run)(name, *STEPS[case])
+    run()
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        run()
+        print(time.perf_counter() - start, flush=True)
+
+
+@contextmanager
+def worker(name: str, case: str) -> Iterator[Callable[[], float]]:
+    """Start a process for a net; the function it gives returns the seconds of one run."""
+    python = str(PARITY_PYTHON) if name == "timm" else sys.executable
+    process = subprocess.Popen(
+        [python, __file__, "--worker", name, case],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    stdin, stdout = process.stdin, process.stdout
+
+    def measure() -> float:
+        stdin.write("go\n")
+        stdin.flush()
+        return float(stdout.readline())
+
+    try:
+        yield measure
+    finally:
+        stdin.close()
+        process.wait()
+        stdout.close()
+
+
+def import_seconds(name: str) -> float:
+    start = time.perf_counter()
+    command = [sys.executable, "-c", f"import {IMPORTS[name]}"]
+    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+    return time.perf_counter() - start
+
+
+def compare(case: str, times: dict[str, list[float]]) -> list[dict[str, Any]]:
+    """Print and return our ratio to each peer, round by round."""
+    rows = []
+    for peer in times:
+        if peer == "ours":
+            continue
+        ratios = sorted(a / b for a, b in zip(times["ours"], times[peer], strict=True))
+        row = {"case": case, "subject": "keras_cnns resnet50", "peer": peer}
+        figures = {"ratio": statistics.median(ratios), "low": ratios[0], "high": ratios[-1]}
+        rows.append(row | {key: round(value, 3) for key, value in figures.items()})
+        mine, theirs = (statistics.median(times[each]) * 1e3 for each in ("ours", peer))
+        spread = "".join(f"{value:>7.2f}" for value in figures.values())
+        print(f"{case:<18}{peer:<20}{mine:>9.0f}{theirs:>9.0f}{spread}", flush=True)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="fewer rounds")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there")
+    parser.add_argument("--worker", nargs=2, metavar=("NET", "CASE"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.worker:
+        work(*arguments.worker)
+        return
+    rounds = 3 if arguments.quick else 9
+    print(f"{'case':<18}{'peer':<20}{'ours ms':>9}{'peer ms':>9}{'ratio':>7}{'low':>7}{'high':>7}")
+    samples: dict[str, list[float]] = {name: [] for name in IMPORTS}
+    for _ in range(rounds):
+        for name in samples:
+            samples[name].append(import_seconds(name))
+    rows = compare("import", samples)
+    for case in ("build", *STEPS):
+        names = ["ours", "keras.applications"]
+        if case in STEPS and PARITY_PYTHON.exists():
+            names.append("timm")
+        with ExitStack() as stack:
+            workers = {name: stack.enter_context(worker(name, case)) for name in names}
+            samples = {name: [] for name in names}
+            for _ in range(rounds):
+                for name, measure in workers.items():
+                    samples[name].append(measure())
+        rows += compare(case, samples)
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"rows": rows}, indent=2) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main()

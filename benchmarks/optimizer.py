@@ -1,0 +1,102 @@
+"""One optimizer step over ResNet-50's variables: ours against keras.optimizers.SGD.
+
+    python benchmarks/optimizer.py [--quick] [--json FILE]
+
+Both apply the same gradients, each in a `tf.function`, in turn within one process. A ratio is our
+time by theirs: below 1 is faster. Aim: at most 0.55.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_cnns.optimizers import Momentum
+
+Step = Callable[[], None]
+
+# case -> what ours and Keras' get beside the rate and a momentum of 0.9
+CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "heavy ball": ({}, {}),
+    "nesterov": ({"nesterov": True}, {"nesterov": True}),
+    "rate in velocity": ({"learning_rate_in_velocity": True}, {}),
+    # Ours is in the gradient, as He's and torch's; Keras' is beside it, and so is the second.
+    "weight decay": ({"weight_decay": 1e-4}, {"weight_decay": 1e-4}),
+    "decoupled decay": (
+        {"weight_decay": 1e-4, "decoupled_weight_decay": True},
+        {"weight_decay": 1e-4},
+    ),
+    "clipnorm": ({"clipnorm": 1.0}, {"clipnorm": 1.0}),
+    "global clipnorm": ({"global_clipnorm": 1.0}, {"global_clipnorm": 1.0}),
+}
+
+
+def compiled_step(optimizer: keras.optimizers.Optimizer, shapes: list[tuple[int, ...]]) -> Step:
+    generator = np.random.default_rng(0)
+    with tf.device("CPU"):
+        variables = [keras.Variable(tf.zeros(shape)) for shape in shapes]
+        gradients = [tf.constant(generator.normal(size=s), tf.float32) for s in shapes]
+    optimizer.build(variables)
+    step: Step = tf.function(lambda: optimizer.apply(gradients))
+    for _ in range(3):
+        step()
+    return step
+
+
+def milliseconds(step: Step, repeats: int) -> float:
+    start = time.perf_counter()
+    for _ in range(repeats):
+        step()
+    return (time.perf_counter() - start) / repeats * 1e3
+
+
+def measure(case: str, rounds: int, repeats: int, shapes: list[tuple[int, ...]]) -> dict[str, Any]:
+    options, peer_options = CASES[case]
+    ours = compiled_step(Momentum(0.1, 0.9, **options), shapes)
+    theirs = compiled_step(keras.optimizers.SGD(0.1, 0.9, **peer_options), shapes)
+    pairs = [(milliseconds(ours, repeats), milliseconds(theirs, repeats)) for _ in range(rounds)]
+    ratios = sorted(mine / peer for mine, peer in pairs)
+    row = {
+        "case": case,
+        "subject": "keras_cnns Momentum",
+        "peer": "keras SGD",
+        "ratio": round(statistics.median(ratios), 3),
+        "low": round(ratios[0], 3),
+        "high": round(ratios[-1], 3),
+    }
+    mine, peer = (statistics.median(times) for times in zip(*pairs, strict=True))
+    spread = f"{row['ratio']:>8.2f}{row['low']:>7.2f}{row['high']:>7.2f}"
+    print(f"{case:<18}{mine:>9.1f}{peer:>9.1f}{spread}", flush=True)
+    return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="fewer rounds")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there")
+    arguments = parser.parse_args()
+    rounds, repeats = (5, 4) if arguments.quick else (15, 8)
+    net = keras.applications.ResNet50(weights=None)
+    shapes = [tuple(variable.shape) for variable in net.trainable_variables]
+    del net
+    parameters = sum(int(np.prod(shape)) for shape in shapes)
+    print(f"{len(shapes)} variables, {parameters / 1e6:.1f} million parameters, {rounds} rounds")
+    print(f"{'case':<18}{'ours ms':>9}{'SGD ms':>9}{'ratio':>8}{'low':>7}{'high':>7}")
+    rows = [measure(case, rounds, repeats, shapes) for case in CASES]
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"rows": rows}, indent=2) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,235 @@
+"""State on disk: by variable path, whole or not at all; on every backend."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from keras_cnns.optimizers import LARS, Momentum
+from keras_cnns.optimizers.base import PathOptimizer
+from keras_cnns.optimizers.state import _match
+
+OPTIONS: dict[str, Any] = {
+    "use_ema": True,
+    "learning_rate_in_velocity": True,
+    "momentum_correction": True,
+    "gradient_accumulation_steps": 2,
+}
+
+
+def make_model(layers: tuple[str, ...] = ("stem", "head"), units: int = 2) -> keras.Model:
+    inputs = keras.Input((units,))
+    x = inputs
+    for name in layers:
+        x = keras.layers.Dense(units, name=name)(x)
+    return keras.Model(inputs, x)
+
+
+def trained(optimizer: Any, model: keras.Model | None = None) -> keras.Model:
+    model = model or make_model()
+    model.compile(optimizer, loss="mse")
+    model(np.ones((1, 2)))
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):  # on JAX only `fit` takes it
+        model.fit(np.ones((6, 2)), np.ones((6, 2)), batch_size=2, verbose=0)
+        return model
+    for step in range(3):
+        gradients = [np.full(v.shape, step + 1.0, "float32") for v in model.trainable_variables]
+        optimizer.apply(
+            list(map(keras.ops.convert_to_tensor, gradients)), model.trainable_variables
+        )
+    return model
+
+
+def state_of(optimizer: Any) -> dict[str, Any]:
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    return {name: variable.numpy().tolist() for name, variable in inner._state().items()}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Momentum(0.01),
+        lambda: Momentum(0.01, momentum=0.0),
+        lambda: Momentum(keras.optimizers.schedules.ExponentialDecay(0.01, 2, 0.5), **OPTIONS),
+        lambda: LARS(weight_decay=1e-4),
+        lambda: keras.optimizers.LossScaleOptimizer(Momentum(0.01)),
+    ],
+)
+def test_a_loaded_model_goes_on_where_the_saved_one_stood(make: Any, tmp_path: Path) -> None:
+    model = trained(make())
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert state_of(loaded.optimizer) == state_of(model.optimizer)
+    x = np.ones((4, 2), "float32")
+    for one in (model, loaded):
+        one.fit(x, x, batch_size=2, verbose=0)
+    assert state_of(loaded.optimizer) == state_of(model.optimizer)
+    for ours, theirs in zip(loaded.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_the_names() -> None:
+    model = trained(Momentum(**OPTIONS))
+    assert list(state_of(model.optimizer)) == [
+        "iteration",
+        "learning_rate",
+        "previous_learning_rate",
+        *(
+            f"{slot}:{layer}/{leaf}"
+            for slot in ("average", "gradient_accumulator", "velocity")
+            for layer in ("stem", "head")
+            for leaf in ("kernel", "bias")
+        ),
+    ]
+
+
+def test_order_does_not_matter() -> None:
+    first, second = keras.Variable([1.0], name="first"), keras.Variable([2.0], name="second")
+    one, other = Momentum(), Momentum()
+    one.apply([keras.ops.ones(1), keras.ops.zeros(1)], [first, second])
+    other.build([second, first])
+    store: dict[str, Any] = {}
+    one.save_own_variables(store)
+    other.load_own_variables(store)
+    assert [v.numpy().tolist() for v in other.velocities] == [[0.0], [1.0]]
+    assert state_of(other) == {**state_of(one)}
+
+
+def test_outer_scopes_do_not_matter(tmp_path: Path) -> None:
+    """Keras calls it sequential/inner/kernel when trained and inner/kernel when loaded."""
+    model = trained(Momentum(0.01), keras.Sequential([keras.layers.Dense(2, name="inner")]))
+    before = {variable.path for variable in model.trainable_variables}
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert before != {variable.path for variable in loaded.trainable_variables}
+    assert list(state_of(loaded.optimizer).values()) == list(state_of(model.optimizer).values())
+
+
+def test_a_new_optimizer_saves_and_loads_as_new(tmp_path: Path) -> None:
+    model = make_model()
+    model.compile(Momentum(0.25), loss="mse")
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert loaded.optimizer.built
+    assert not any(np.any(v.numpy()) for v in loaded.optimizer.velocities)
+    assert float(loaded.optimizer.learning_rate.numpy()) == 0.25
+
+
+def weights_file(tmp_path: Path) -> Path:
+    path = tmp_path / "model.weights.h5"
+    trained(Momentum(0.01)).save_weights(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "model", "problems"),
+    [
+        (Momentum(0.01, momentum=0.0), {}, ["surplus: velocity:stem/kernel"]),
+        (
+            Momentum(0.01, use_ema=True),
+            {},
+            ["missing: average:stem/kernel", "missing: average:head/bias"],
+        ),
+        (Momentum(keras.optimizers.schedules.CosineDecay(0.1, 9)), {}, ["surplus: learning_rate"]),
+        (
+            Momentum(0.01),
+            {"layers": ("stem", "other")},
+            ["missing: velocity:other/kernel", "surplus: velocity:head/kernel"],
+        ),
+        (
+            Momentum(0.01),
+            {"units": 3},
+            ["shape of velocity:stem/kernel: (2, 2) was saved, (3, 3) is needed"],
+        ),
+    ],
+)
+def test_a_mismatch_is_an_error_that_names_each(
+    optimizer: Momentum, model: dict[str, Any], problems: list[str]
+) -> None:
+    store: dict[str, Any] = {}
+    trained(Momentum(0.01)).optimizer.save_own_variables(store)
+    optimizer.build(make_model(**model).trainable_variables)
+    before = state_of(optimizer)
+    with pytest.raises(ValueError, match="not that of Momentum 'momentum'") as error:
+        optimizer.load_own_variables(store)
+    for problem in problems:
+        assert problem in str(error.value)
+    assert "compile=False" in str(error.value)
+    assert state_of(optimizer) == before  # nothing was loaded by halves
+
+
+def test_keras_reports_the_error(tmp_path: Path) -> None:
+    path = weights_file(tmp_path)
+    model = trained(Momentum(0.01, momentum=0.0))
+    with pytest.raises(ValueError, match=re.escape("surplus: velocity:stem/kernel")):
+        model.load_weights(path)
+    again = trained(Momentum(0.01))
+    again.load_weights(path)
+    assert state_of(again.optimizer)["iteration"] == 3
+
+
+def test_a_state_needs_a_built_optimizer(tmp_path: Path) -> None:
+    path = weights_file(tmp_path)
+    model = make_model()
+    model.compile(Momentum(0.01), loss="mse")
+    with pytest.raises(ValueError, match=r"optimizer\.build\(model\.trainable_variables\)"):
+        model.load_weights(path)
+    model.optimizer.build(model.trainable_variables)
+    model.load_weights(path)
+    assert np.any(model.optimizer.velocities[0].numpy())
+
+
+def test_a_state_saved_by_position_is_refused() -> None:
+    model = make_model()
+    store: dict[str, Any] = {}
+    stock = keras.optimizers.SGD(0.01, 0.9)
+    stock.build(model.trainable_variables)
+    stock.save_own_variables(store)
+    ours = Momentum(0.01)
+    ours.build(model.trainable_variables)
+    with pytest.raises(ValueError, match="surplus: 0"):
+        ours.load_own_variables(store)
+
+
+@pytest.mark.parametrize(
+    ("saved", "ours", "matched"),
+    [
+        (["conv", "a/conv"], ["conv", "a/conv"], ["conv", "a/conv"]),
+        (["net/conv", "net/a/conv"], ["conv", "a/conv"], ["net/conv", "net/a/conv"]),
+        (["conv", "a/conv"], ["net/conv", "net/a/conv"], ["conv", "a/conv"]),
+        (["net/block/conv", "head"], ["block/conv", "head"], ["net/block/conv", "head"]),
+        (["a/conv", "b/conv"], ["conv", "stem"], [None, None]),  # which of the two?
+        (["conv"], ["a/conv", "b/conv"], [None, None]),
+        (["my_conv"], ["conv"], [None]),  # another layer
+        (["a/conv"], ["b/conv"], [None]),
+    ],
+)
+def test_which_saved_path_is_taken(
+    saved: list[str], ours: list[str], matched: list[str | None]
+) -> None:
+    def full(paths: list[Any]) -> list[Any]:
+        return [path and f"velocity:{path}/kernel" for path in paths]
+
+    source = _match([*full(ours), "iteration"], ["iteration", *full(saved)])
+    assert source.pop("iteration") == "iteration"
+    assert [source.get(name) for name in full(ours)] == full(matched)
+
+
+def test_equal_paths_are_kept_apart() -> None:
+    variables = [keras.Variable([0.0], name="same") for _ in range(2)]
+    optimizer = Momentum()
+    store: dict[str, Any] = {}
+    optimizer.apply([keras.ops.ones(1), keras.ops.zeros(1)], variables)
+    optimizer.save_own_variables(store)
+    again = Momentum()
+    again.build(variables)
+    again.load_own_variables(store)
+    assert [v.numpy().tolist() for v in again.velocities] == [[1.0], [0.0]]
+
+
+def test_every_optimizer_here_matches_by_path() -> None:
+    assert issubclass(Momentum, PathOptimizer)
+    assert issubclass(LARS, PathOptimizer)
