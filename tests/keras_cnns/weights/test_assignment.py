@@ -1,0 +1,239 @@
+"""A file fits a net whole, or is refused with the names of what does not."""
+
+import logging
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import safetensors.numpy
+from random_weights import Array, random_tensor
+from test_goldens import read_golden
+
+from keras_cnns.models import build
+from keras_cnns.weights import WeightsError, load
+from keras_cnns.weights.assignment import load_tensors
+
+SHAPE = (32, 32, 3)
+
+
+@pytest.fixture(scope="module")
+def resnet18() -> dict[str, Array]:
+    """A checkpoint of torchvision's, of 10 classes."""
+    return read_golden("torchvision_resnet18")[1]
+
+
+@pytest.fixture(scope="module")
+def googlenet() -> dict[str, Array]:
+    return read_golden("torchvision_googlenet")[1]
+
+
+@pytest.fixture(scope="module")
+def refusing() -> keras.Model:
+    """A resnet18 that no test's file fits: it stays as it is."""
+    return build("resnet18", input_shape=SHAPE, classes=10)
+
+
+def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [each.getMessage() for each in caplog.records if each.name.startswith("keras_cnns")]
+
+
+def values(model: keras.Model) -> dict[str, Array]:
+    return {each.path: each.numpy() for each in model.weights}
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "names", "line"),
+    [
+        (
+            {"layer1.0.conv1.weight": None, "fc.bias": None},
+            "missing",
+            ("layer1.0.conv1.weight", "fc.bias"),
+            "FILE is not of resnet18: 2 missing (layer1.0.conv1.weight, fc.bias)",
+        ),
+        (
+            {"layer1.0.se.weight": np.zeros(3, "float32"), "extra": np.zeros(3, "float32")},
+            "surplus",
+            ("layer1.0.se.weight", "extra"),
+            "FILE is not of resnet18: 2 surplus (layer1.0.se.weight, extra)",
+        ),
+        (
+            {"layer1.0.bn1.bias": np.zeros(63, "float32")},
+            "misshaped",
+            ("layer1.0.bn1.bias [63] for stage1_block1_bn1/beta [64]",),
+            "FILE is not of resnet18: 1 mis-shaped (layer1.0.bn1.bias [63] for "
+            "stage1_block1_bn1/beta [64])",
+        ),
+        (
+            {"layer1.0.conv1.weight": np.zeros((64, 64, 9), "float32")},
+            "misshaped",
+            ("layer1.0.conv1.weight [64, 64, 9] for stage1_block1_conv1/kernel [3, 3, 64, 64]",),
+            "",
+        ),
+        (
+            {"bn1.bias": np.zeros(64, "int64")},
+            "misshaped",
+            ("bn1.bias of int64 for stem_bn/beta [64]",),
+            "",
+        ),
+        (
+            {"fc.weight": np.zeros((10, 511), "float32")},
+            "misshaped",
+            ("fc.weight [10, 511] for logits/kernel [512, 10]",),
+            "",
+        ),
+        (
+            {"conv1.weight": np.zeros((64, 1, 7, 7), "float32")},
+            "misshaped",
+            ("conv1.weight [64, 1, 7, 7] for stem_conv/kernel [7, 7, 3, 64]",),
+            "FILE is not of resnet18, which reads images of 3 channels where the file's net reads "
+            "1: 1 mis-shaped",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_listed_by_name_and_nothing_is_loaded(
+    resnet18: dict[str, Array],
+    refusing: keras.Model,
+    change: dict[str, Array | None],
+    kind: str,
+    names: tuple[str, ...],
+    line: str,
+) -> None:
+    before = values(refusing)
+    tensors = {name: each for name, each in {**resnet18, **change}.items() if each is not None}
+    with pytest.raises(WeightsError) as error:
+        load_tensors(refusing, tensors, "FILE")
+    assert getattr(error.value, kind) == names
+    message = str(error.value).splitlines()
+    assert message[0].startswith(line)
+    assert len(message) == 1 + len(names)
+    for path, value in values(refusing).items():
+        np.testing.assert_array_equal(value, before[path])
+
+
+def test_a_file_of_another_net_lists_every_tensor(resnet18: dict[str, Array]) -> None:
+    with pytest.raises(WeightsError) as error:
+        load_tensors(build("resnet34", input_shape=SHAPE, classes=10), resnet18, "FILE")
+    blocks = 3 + 4 + 6 + 3 - (2 + 2 + 2 + 2)
+    assert len(error.value.missing) == blocks * 2 * 5  # a block has two convolutions and norms
+    assert not error.value.surplus
+    assert str(error.value).splitlines()[0].endswith(" and 76 more)")
+
+
+@pytest.mark.parametrize("name", ["resnet18_v2", "resnet110", "googlenet_tv"])
+def test_a_net_that_computes_something_else_is_refused(
+    resnet18: dict[str, Array], name: str
+) -> None:
+    with pytest.raises(WeightsError) as error:
+        load_tensors(build(name, input_shape=SHAPE, classes=10), resnet18, "FILE")
+    assert name in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["googlenet", "googlenet_bn"])
+def test_torchvisions_googlenet_is_not_the_papers(googlenet: dict[str, Array], name: str) -> None:
+    with pytest.raises(WeightsError, match="3x3 convolutions where the paper has 5x5"):
+        load_tensors(build(name, input_shape=SHAPE, classes=10), googlenet, "FILE")
+
+
+def test_names_of_nobodys_are_refused() -> None:
+    model = build("resnet20", input_shape=SHAPE)
+    with pytest.raises(WeightsError, match=r"the tensors' names \(a, b\) are not of torchvision"):
+        load_tensors(model, {"a": np.zeros(1), "b": np.zeros(1)}, "FILE")
+    with pytest.raises(WeightsError, match="not a net of keras_cnns"):
+        load_tensors(keras.Sequential(name="mine"), read_golden("timm_resnet50")[1], "FILE")
+
+
+def test_other_classes_keep_the_backbone_and_say_that_the_head_is_new(
+    resnet18: dict[str, Array], caplog: pytest.LogCaptureFixture
+) -> None:
+    model = build("resnet18", input_shape=SHAPE, classes=7)
+    before = values(model)
+    with caplog.at_level(logging.WARNING):
+        report = load_tensors(model, resnet18, "FILE")
+    assert messages(caplog) == ["FILE: logits is new, as the file has 10 classes and resnet18 7"]
+    assert report.new_heads == ("logits",)
+    changed = {path for path, each in values(model).items() if (each != before[path]).any()}
+    assert changed == {path for path in before if not path.startswith("logits")}
+
+
+def test_auxiliary_heads_are_new_too_and_keep_their_hidden_layer(
+    googlenet: dict[str, Array], caplog: pytest.LogCaptureFixture
+) -> None:
+    model = build("googlenet_tv", input_shape=(128, 128, 3), classes=7, aux_heads=True)
+    report = load_tensors(model, googlenet, "FILE")
+    assert report.new_heads == ("logits", "logits_aux1", "logits_aux2")
+    assert messages(caplog) == [
+        "FILE: logits, logits_aux1, logits_aux2 are new, as the file has 10 classes and "
+        "googlenet_tv 7"
+    ]
+
+
+def test_heads_that_the_net_does_not_have_stay_in_the_file(googlenet: dict[str, Array]) -> None:
+    body = load_tensors(
+        build("googlenet_tv", input_shape=SHAPE, include_top=False), googlenet, "FILE"
+    )
+    assert {name.partition(".")[0] for name in body.left} == {"aux1", "aux2", "fc"}
+    main = load_tensors(build("googlenet_tv", input_shape=SHAPE, classes=10), googlenet, "FILE")
+    assert {name.partition(".")[0] for name in main.left} == {"aux1", "aux2"}
+    assert main.parameters == 6_624_904 - 990 * 1025
+
+
+def test_heads_that_the_file_does_not_have_are_missing(googlenet: dict[str, Array]) -> None:
+    tensors = {name: each for name, each in googlenet.items() if not name.startswith("aux")}
+    model = build("googlenet_tv", input_shape=SHAPE, classes=10, aux_heads=True)
+    with pytest.raises(WeightsError) as error:
+        load_tensors(model, tensors, "FILE")
+    assert "aux2.fc1.weight" in error.value.missing
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod."])
+def test_a_wrapped_nets_prefix_is_no_part_of_a_name(
+    resnet18: dict[str, Array], prefix: str
+) -> None:
+    tensors = {prefix + name: each for name, each in resnet18.items()}
+    report = load_tensors(build("resnet18", input_shape=SHAPE, classes=10), tensors, "FILE")
+    assert report.tensors == sum(not name.endswith("batches_tracked") for name in resnet18)
+    assert report.parameters == 11_689_512 - 990 * 513
+
+
+@pytest.mark.parametrize(("name", "suffix"), [("resnet20", ".keras"), ("googlenet", ".weights.h5")])
+def test_our_own_files_come_back(name: str, suffix: str, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"input_shape": SHAPE, "classes": 10}
+    model = build(name, **options, aux_heads=True)
+    for variable in model.weights:
+        variable.assign(random_tensor(variable.path, tuple(variable.shape)))
+    file = tmp_path / f"net{suffix}"
+    model.save_weights(file) if suffix == ".weights.h5" else model.save(file)
+    expected = values(model)
+    for aux_heads in (True, False):
+        again = build(name, **options, aux_heads=aux_heads, weights=str(file))
+        for path, value in values(again).items():
+            np.testing.assert_array_equal(value, expected[path], err_msg=path)
+
+
+def test_reading_weights_imports_neither_tensorflow_nor_torch() -> None:
+    code = "import sys, keras_cnns.weights; print(*({'tensorflow', 'torch'} & set(sys.modules)))"
+    found = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"KERAS_BACKEND": "numpy", "PATH": ""},
+        cwd=Path(__file__).parents[3],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert not found.stdout.strip()
+
+
+def test_half_precision_is_read(resnet18: dict[str, Array], tmp_path: Path) -> None:
+    half = {
+        name: each.astype("float16") if each.dtype == "float32" else each
+        for name, each in resnet18.items()
+    }
+    safetensors.numpy.save_file(half, tmp_path / "half.safetensors")
+    model = build("resnet18", input_shape=SHAPE, classes=10)
+    load(model, tmp_path / "half.safetensors")
+    found = model.get_layer("stem_bn").gamma.numpy()
+    np.testing.assert_array_equal(found, half["bn1.weight"].astype("float32"))

@@ -1,0 +1,121 @@
+"""keras.applications' nets, live: their weights in every format that Keras wrote, their logits."""
+
+from pathlib import Path
+
+import h5py
+import keras
+import numpy as np
+import pytest
+from random_weights import assert_agree, random_images, random_tensor
+
+from keras_cnns.models import build
+from keras_cnns.weights import WeightsError, read
+from keras_cnns.weights.assignment import load_tensors
+from keras_cnns.weights.keras_applications import gathered_biases
+
+TOLERANCE = 1e-4  # of the logits' range
+SHAPE = (64, 64, 3)
+NETS = [("ResNet50", "resnet50_v1"), ("ResNet50V2", "resnet50_v2_keras")]
+
+
+def original(name: str, classes: int = 10) -> keras.Model:
+    """Return the net with random weights, biases and statistics."""
+    model = getattr(keras.applications, name)(
+        weights=None, input_shape=SHAPE, classes=classes, classifier_activation=None
+    )
+    for layer in model.layers:
+        for variable in layer.weights:
+            tensor = f"{layer.name}/{variable.name}"
+            variable.assign(random_tensor(tensor, tuple(variable.shape)))
+    return model
+
+
+def save_by_layer_names(model: keras.Model, path: Path, head: str) -> None:
+    """Write what Keras 2 wrote and keras.applications publishes."""
+    with h5py.File(path, "w") as file:
+        for layer in model.layers:
+            name = head if layer.name == "predictions" else layer.name
+            for variable in layer.weights:
+                file[f"{name}/{name}/{variable.name}:0"] = variable.numpy()
+
+
+@pytest.mark.parametrize(("theirs", "ours"), NETS)
+def test_the_original_gives_the_same_logits(theirs: str, ours: str, tmp_path: Path) -> None:
+    net, images = original(theirs), random_images((2, *SHAPE))
+    published = tmp_path / "published.h5"
+    save_by_layer_names(net, published, "probs")
+    model = build(
+        ours, input_shape=SHAPE, classes=10, classifier_activation=None, weights=published
+    )
+    assert_agree(np.asarray(model(images)), np.asarray(net(images)), TOLERANCE)
+
+    save_by_layer_names(net, tmp_path / "named.h5", "predictions")
+    expected = read(tmp_path / "named.h5")
+    for name in ("net.weights.h5", "net.keras"):
+        net.save_weights(tmp_path / name) if "weights" in name else net.save(tmp_path / name)
+        found = read(tmp_path / name)
+        assert found.keys() == expected.keys()
+        for tensor in expected:
+            np.testing.assert_array_equal(found[tensor], expected[tensor])
+
+
+def test_every_tensor_of_a_deeper_net_finds_its_place() -> None:
+    """`make test-parity` compares the logits of all four deeper nets."""
+    theirs, ours = "ResNet101V2", "resnet101_v2_keras"
+    net = getattr(keras.applications, theirs)(weights=None, input_shape=SHAPE, classes=10)
+    tensors = {
+        f"{layer.name}/{variable.name}": np.zeros(variable.shape, "float32")
+        for layer in net.layers
+        for variable in layer.weights
+    }
+    report = load_tensors(build(ours, input_shape=SHAPE, classes=10), tensors, theirs)
+    assert report.tensors == len(tensors)
+    assert not report.left
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "reason"),
+    [
+        (
+            "ResNet50",
+            "resnet50",
+            "strides in a stage's first 1x1; resnet50 normalises after each convolution and "
+            "strides in a stage's first 3x3; resnet50_v1 reads it",
+        ),
+        ("ResNet50V2", "resnet50_v2", "strides in a stage's last block; resnet50_v2 normalises"),
+        ("ResNet50V2", "resnet50_v1", "resnet50_v2_keras reads it"),
+        ("ResNet50", "googlenet_tv", "resnet50_v1 reads it"),
+    ],
+)
+def test_a_net_with_other_strides_is_refused_and_the_right_one_named(
+    theirs: str, ours: str, reason: str
+) -> None:
+    preact = "preact_bn/gamma" if theirs.endswith("V2") else "1_bn/gamma"
+    blocks = enumerate((3, 4, 6, 3), start=2)
+    names = [
+        f"conv{stage}_block{block}_{tensor}"
+        for stage, count in blocks
+        for block in range(1, count + 1)
+        for tensor in ("1_conv/kernel", preact)
+    ]
+    model = build(ours, input_shape=SHAPE, classes=10)
+    with pytest.raises(WeightsError) as error:
+        load_tensors(model, {name: np.zeros(1, "float32") for name in names}, "net.h5")
+    assert reason in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("norm", "biases"),
+    [
+        ("conv2_block1_preact_bn", []),
+        ("conv2_block2_1_bn", []),
+        ("conv2_block2_preact_bn", ["2_block1_0", "2_block1_3"]),
+        ("conv3_block1_preact_bn", ["2_block1_0", "2_block1_3", "2_block2_3"]),
+        ("post_bn", ["3_block1_0", "3_block1_3"]),
+    ],
+)
+def test_a_norm_of_v2_takes_the_biases_that_the_stream_has_gathered(
+    norm: str, biases: list[str]
+) -> None:
+    found = gathered_biases(norm, {1: 2, 2: 1})
+    assert found == [f"conv{name}_conv/bias" for name in biases]
