@@ -196,8 +196,7 @@ def print_table(
 
 
 weights_app = typer.Typer(
-    help="Read other people's checkpoints: torchvision's, timm's and keras.applications'.",
-    no_args_is_help=True,
+    help="Read other people's checkpoints: torchvision's, timm's and keras.applications'."
 )
 app.add_typer(weights_app, name="weights")
 

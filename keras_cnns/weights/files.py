@@ -1,7 +1,9 @@
 """Files of weights, read as arrays by name: safetensors, torch's, HDF5 and Keras' archives.
 
 A file may come from anywhere: none is executed, none makes this process open another file, and
-none is allowed more memory for its tensors than it has bytes on disk.
+none is allowed more memory for its tensors than it has bytes on disk. Of a stranger take
+`.safetensors`: its library was written for hostile files, while HDF5's can be made to run on
+without end by a damaged `.h5` or `.keras`.
 """
 
 import io
@@ -157,7 +159,9 @@ def read_hdf5(path: Path, content: BinaryIO | None = None) -> Tensors:
         with h5py.File(content or path, "r") as file:
             # Whole models have the weights beside the optimizer's. Links are not followed.
             file.get("model_weights", file).visititems(visit)
-    except (OSError, RuntimeError, KeyError, TypeError) as error:
+    except WeightsError:
+        raise
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise WeightsError(f"{path}: not an HDF5 file that can be read: {error}") from error
     return tensors
 
