@@ -26,7 +26,7 @@ serve: setup
 	$(BIN)/keras-cnns-serve models
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 # The peers that we are compared with, in an environment of their own: PyTorch stays out of ours.
 # timm and torchvision come without what they require, which would be another build of torch.
