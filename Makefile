@@ -4,6 +4,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PARITY := .venv-parity
 PARITY_INSTALLED := $(PARITY)/.installed
+BENCHMARKS = $(shell grep -le --quick benchmarks/*.py)
 
 .PHONY: setup demo serve test test-parity check bench clean
 
@@ -47,7 +48,7 @@ check: setup
 	$(BIN)/mypy
 
 bench: setup
-	@for script in benchmarks/*.py; do $(BIN)/python $$script --quick || exit 1; done
+	@for script in $(BENCHMARKS); do $(BIN)/python $$script --quick || exit 1; done
 
 clean:
 	rm -rf $(VENV) $(PARITY) .mypy_cache .pytest_cache .ruff_cache dist build export/dist serve/dist

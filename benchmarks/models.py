@@ -8,19 +8,18 @@ keras.applications. timm is measured where `.venv-parity` is (`make test-parity`
 """
 
 import argparse
-import json
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
-PARITY_PYTHON = ROOT / ".venv-parity" / "bin" / "python"
+from turns import PARITY_PYTHON, ratios, subject, take_turns, write_rows
+
 SIZE = 224  # pixels
 # case -> (batch size, whether it is a training step)
 STEPS = {"forward, batch 1": (1, False), "forward, batch 8": (8, False), "step, batch 8": (8, True)}
@@ -57,13 +56,9 @@ def keras_run(name: str, batch_size: int, training: bool) -> Run:
 
 def timm_run(name: str, batch_size: int, training: bool) -> Run:
     import torch
+    import torch_nets
 
-    operators = torch.library.Library("torchvision", "DEF")
-    for operator in ("nms", "qnms"):
-        operators.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    import timm
-
-    net = timm.create_model("resnet50").to(memory_format=torch.channels_last)
+    net = torch_nets.make("resnet50").to(memory_format=torch.channels_last)
     images = torch.randn(batch_size, 3, SIZE, SIZE).to(memory_format=torch.channels_last)
     labels = torch.randint(0, 1000, (batch_size,))
     if not training:
@@ -85,45 +80,11 @@ def timm_run(name: str, batch_size: int, training: bool) -> Run:
 
 
 def work(name: str, case: str) -> None:
-    """Be one net: build it, then time one run for each line on standard input."""
-    start = time.perf_counter()
+    """Be one net: built anew each turn, or run."""
     if case == "build":
-        run: Run = partial(keras_net, name)
+        take_turns(partial(keras_net, name))
     else:
-        run = (timm_run if name == "timm" else keras_run)(name, *STEPS[case])
-    run()
-    for _ in sys.stdin:
-        start = time.perf_counter()
-        run()
-        print(time.perf_counter() - start, flush=True)
-
-
-@contextmanager
-def worker(name: str, case: str) -> Iterator[Callable[[], float]]:
-    """Start a process for a net; the function it gives returns the seconds of one run."""
-    python = str(PARITY_PYTHON) if name == "timm" else sys.executable
-    process = subprocess.Popen(
-        [python, __file__, "--worker", name, case],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    stdin, stdout = process.stdin, process.stdout
-
-    def measure() -> float:
-        stdin.write("go\n")
-        stdin.flush()
-        return float(stdout.readline())
-
-    try:
-        yield measure
-    finally:
-        stdin.close()
-        process.wait()
-        stdout.close()
+        take_turns((timm_run if name == "timm" else keras_run)(name, *STEPS[case]))
 
 
 def import_seconds(name: str) -> float:
@@ -139,10 +100,8 @@ def compare(case: str, times: dict[str, list[float]]) -> list[dict[str, Any]]:
     for peer in times:
         if peer == "ours":
             continue
-        ratios = sorted(a / b for a, b in zip(times["ours"], times[peer], strict=True))
-        row = {"case": case, "subject": "keras_cnns resnet50", "peer": peer}
-        figures = {"ratio": statistics.median(ratios), "low": ratios[0], "high": ratios[-1]}
-        rows.append(row | {key: round(value, 3) for key, value in figures.items()})
+        figures = ratios(times["ours"], times[peer])
+        rows.append({"case": case, "subject": "keras_cnns resnet50", "peer": peer} | figures)
         mine, theirs = (statistics.median(times[each]) * 1e3 for each in ("ours", peer))
         spread = "".join(f"{value:>7.2f}" for value in figures.values())
         print(f"{case:<18}{peer:<20}{mine:>9.0f}{theirs:>9.0f}{spread}", flush=True)
@@ -153,10 +112,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer rounds")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there")
-    parser.add_argument("--worker", nargs=2, metavar=("NET", "CASE"), help=argparse.SUPPRESS)
+    parser.add_argument("--subject", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.worker:
-        work(*arguments.worker)
+    if arguments.subject:
+        work(*arguments.subject)
         return
     rounds = 3 if arguments.quick else 9
     print(f"{'case':<18}{'peer':<20}{'ours ms':>9}{'peer ms':>9}{'ratio':>7}{'low':>7}{'high':>7}")
@@ -170,14 +129,17 @@ def main() -> None:
         if case in STEPS and PARITY_PYTHON.exists():
             names.append("timm")
         with ExitStack() as stack:
-            workers = {name: stack.enter_context(worker(name, case)) for name in names}
+            subjects = {}
+            for name in names:
+                python = PARITY_PYTHON if name == "timm" else sys.executable
+                command = (__file__, "--subject", name, case)
+                subjects[name] = stack.enter_context(subject(python, *command))
             samples = {name: [] for name in names}
             for _ in range(rounds):
-                for name, measure in workers.items():
-                    samples[name].append(measure())
+                for name, each in subjects.items():
+                    samples[name].append(each.measure())
         rows += compare(case, samples)
-    if arguments.json:
-        arguments.json.write_text(json.dumps({"rows": rows}, indent=2) + "\n", "utf-8")
+    write_rows(arguments.json, rows)
 
 
 if __name__ == "__main__":

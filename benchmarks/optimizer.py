@@ -7,7 +7,6 @@ time by theirs: below 1 is faster. Aim: at most 0.55.
 """
 
 import argparse
-import json
 import os
 import statistics
 import time
@@ -21,6 +20,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 import tensorflow as tf
+from turns import ratios, write_rows
 
 from keras_cnns.optimizers import Momentum
 
@@ -66,16 +66,10 @@ def measure(case: str, rounds: int, repeats: int, shapes: list[tuple[int, ...]])
     ours = compiled_step(Momentum(0.1, 0.9, **options), shapes)
     theirs = compiled_step(keras.optimizers.SGD(0.1, 0.9, **peer_options), shapes)
     pairs = [(milliseconds(ours, repeats), milliseconds(theirs, repeats)) for _ in range(rounds)]
-    ratios = sorted(mine / peer for mine, peer in pairs)
-    row = {
-        "case": case,
-        "subject": "keras_cnns Momentum",
-        "peer": "keras SGD",
-        "ratio": round(statistics.median(ratios), 3),
-        "low": round(ratios[0], 3),
-        "high": round(ratios[-1], 3),
-    }
-    mine, peer = (statistics.median(times) for times in zip(*pairs, strict=True))
+    mine_all, peer_all = zip(*pairs, strict=True)
+    row = {"case": case, "subject": "keras_cnns Momentum", "peer": "keras SGD"}
+    row |= ratios(mine_all, peer_all)
+    mine, peer = statistics.median(mine_all), statistics.median(peer_all)
     spread = f"{row['ratio']:>8.2f}{row['low']:>7.2f}{row['high']:>7.2f}"
     print(f"{case:<18}{mine:>9.1f}{peer:>9.1f}{spread}", flush=True)
     return row
@@ -94,8 +88,7 @@ def main() -> None:
     print(f"{len(shapes)} variables, {parameters / 1e6:.1f} million parameters, {rounds} rounds")
     print(f"{'case':<18}{'ours ms':>9}{'SGD ms':>9}{'ratio':>8}{'low':>7}{'high':>7}")
     rows = [measure(case, rounds, repeats, shapes) for case in CASES]
-    if arguments.json:
-        arguments.json.write_text(json.dumps({"rows": rows}, indent=2) + "\n", "utf-8")
+    write_rows(arguments.json, rows)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import keras
 from keras import KerasTensor, ops
 
 from keras_cnns.models.batch_normalization import BatchNormalization
-from keras_cnns.models.convolution import Conv2D
+from keras_cnns.models.convolution import Conv2D, subsample
 
 # Batch normalisation as its papers' users train it; Keras' own defaults are 0.99 and 1e-3.
 BATCH_NORM_MOMENTUM = 0.9
@@ -203,7 +203,7 @@ class IdentityShortcut(keras.layers.Layer):
 
     def call(self, inputs: Any) -> Any:
         """[N, H, W, C] -> [N, ceil(H/stride), ceil(W/stride), filters]."""
-        x = inputs[:, :: self.stride, :: self.stride, :]
+        x = subsample(inputs, self.stride)
         new = self.filters - inputs.shape[-1]
         return ops.pad(x, ((0, 0), (0, 0), (0, 0), (new // 2, new - new // 2)))
 

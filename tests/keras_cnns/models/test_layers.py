@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_cnns.models import build, layers
+from keras_cnns.models import build, convolution, layers
 from keras_cnns.models.batch_normalization import BatchNormalization
 from keras_cnns.models.convolution import Conv2D
 
@@ -110,16 +110,31 @@ def test_other_ranks_take_keras_own_code(shape: tuple[int, ...]) -> None:
     ("kernel_size", "strides", "padding", "groups"),
     [
         (1, 1, "same", 1),
+        (1, 2, "valid", 1),
         (3, 1, "same", 1),
         (5, 1, "same", 1),
         (3, 2, "valid", 1),
+        (3, 2, "same", 1),
         (3, 1, "same", 2),
     ],
 )
+@pytest.mark.parametrize("has_avx512", [True, False])
+@pytest.mark.parametrize("products", [True, False])
 def test_convolution_and_its_gradients_are_keras(
-    kernel_size: int, strides: int, padding: str, groups: int, use_bias: bool
+    kernel_size: int,
+    strides: int,
+    padding: str,
+    groups: int,
+    use_bias: bool,
+    has_avx512: bool,
+    products: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     import tensorflow as tf
+
+    monkeypatch.setattr(convolution, "_has_avx512", lambda: has_avx512)
+    most = {(1, 1): 1000, (3, 3): 1000, (5, 5): 1000} if products else {}
+    monkeypatch.setattr(convolution, "POSITIONS_OF_A_PRODUCT", most)
 
     options = {"strides": strides, "padding": padding, "groups": groups, "use_bias": use_bias}
     ours = Conv2D(6, kernel_size, activation="relu", **options)
