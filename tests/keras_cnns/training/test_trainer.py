@@ -14,7 +14,7 @@ from keras_cnns.data import load_split
 from keras_cnns.recipes import Recipe, load_recipe
 from keras_cnns.training import Run, RunError, build_model, evaluate, open_run, predict, train
 from keras_cnns.training.callbacks import SaveBest
-from keras_cnns.training.trainer import compile_model, make_schedule
+from keras_cnns.training.compiling import compile_model, make_schedule
 
 
 def test_a_run_directory_is_whole(finished_run: Run, quick_recipe: Recipe) -> None:
