@@ -41,7 +41,7 @@ class ModelConfig:
 class DataConfig:
     """Which images, and how they come to the net."""
 
-    name: str  # a TensorFlow Datasets name, as "cifar10" or "cifar10:3.0.2", or "digits"
+    name: str  # "digits", "shapes", "folder", or of TFDS, as "cifar10" or "cifar10:3.0.2"
     image_size: PositiveInt  # pixels, height and width of what the net sees
     resize_shorter: PositiveInt  # pixels, the shorter side before the centre crop
     channels: Literal[1, 3]  # grey or RGB
@@ -52,8 +52,8 @@ class DataConfig:
     train_split: str = "train"
     validation_split: str = "validation"  # chooses the best epoch
     test_split: str = "test"  # is only reported
-    pad_and_crop: Annotated[int, Field(ge=0)] = 0  # pixels of random shift in training
-    horizontal_flip: bool = False  # mirror half of the training images
+    path: str = ""  # of `folder`: a folder for each class, in folders for each split or without
+    samples: PositiveInt = 10_000  # of `shapes`: training images; validation and test have a tenth
 
     def __post_init__(self) -> None:
         for key in ("mean", "std"):
@@ -62,6 +62,11 @@ class DataConfig:
                 raise ValueError(f"{key} has {len(values)} values for {self.channels} channels")
         if min(self.std) <= 0:
             raise ValueError(f"std is {list(self.std)}; each must be above 0")
+        if (self.name == "folder") != bool(self.path):
+            raise ValueError(
+                'name = "folder" needs a path, and no other name has one: '
+                f"name is {self.name!r}, path {self.path!r}"
+            )
         if self.resize_shorter < self.image_size:
             raise ValueError(
                 f"resize_shorter is {self.resize_shorter}; it must be at least image_size, "
@@ -77,6 +82,27 @@ class DataConfig:
             "antialias": True,
             "channels": self.channels,
         }
+
+
+@dataclass(frozen=True, config=CHECKED)
+class AugmentationConfig:
+    """What happens to training images and their labels, in this order."""
+
+    inception_crop: bool = False  # 8 to 100 % of the area, ratio 3/4 to 4/3, instead of the middle
+    pad_and_crop: Annotated[int, Field(ge=0)] = 0  # pixels of random shift
+    horizontal_flip: bool = False  # mirror half of the images
+    color_jitter: Share = 0.0  # largest change of brightness, contrast and saturation
+    rand_augment_layers: Annotated[int, Field(ge=0, le=14)] = 0  # operations on an image; 2 usual
+    rand_augment_magnitude: Annotated[float, Field(ge=0, le=10)] = 9.0  # of 10
+    random_erasing: Share = 0.0  # share of images that lose a rectangle
+    mixup_alpha: Annotated[float, Field(ge=0, le=100)] = 0.0  # of Beta(alpha, alpha)
+    cutmix_alpha: Annotated[float, Field(ge=0, le=100)] = 0.0  # with both, each on half the images
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0  # taken from the true class
+
+    @property
+    def soft_targets(self) -> bool:
+        """Whether a target is a distribution over the classes, and not a class's number."""
+        return bool(self.mixup_alpha or self.cutmix_alpha or self.label_smoothing)
 
 
 @dataclass(frozen=True, config=CHECKED)
@@ -109,6 +135,7 @@ class Recipe:
     data: DataConfig
     optimizer: OptimizerConfig
     training: TrainingConfig
+    augmentation: AugmentationConfig = AugmentationConfig()
 
 
 def list_recipes() -> list[str]:

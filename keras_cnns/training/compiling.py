@@ -38,7 +38,11 @@ def compile_model(model: keras.Model, recipe: Recipe, steps_per_epoch: int) -> N
         nesterov=recipe.optimizer.nesterov,
         weight_decay=recipe.optimizer.weight_decay,
     )
-    loss = "sparse_categorical_crossentropy"
+    soft = recipe.augmentation.soft_targets
+    loss = "categorical_crossentropy" if soft else "sparse_categorical_crossentropy"
+    accuracy = (
+        keras.metrics.CategoricalAccuracy if soft else keras.metrics.SparseCategoricalAccuracy
+    )
     outputs = model.output
     if isinstance(outputs, dict):
         model.compile(
@@ -47,12 +51,10 @@ def compile_model(model: keras.Model, recipe: Recipe, steps_per_epoch: int) -> N
             loss_weights={
                 name: 1.0 if name == "main" else recipe.training.aux_loss_weight for name in outputs
             },
-            metrics={"main": [keras.metrics.SparseCategoricalAccuracy("accuracy")]},
+            metrics={"main": [accuracy("accuracy")]},
         )
     else:
-        model.compile(
-            optimizer, loss=loss, metrics=[keras.metrics.SparseCategoricalAccuracy("accuracy")]
-        )
+        model.compile(optimizer, loss=loss, metrics=[accuracy("accuracy")])
 
 
 def make_schedule(recipe: Recipe, steps_per_epoch: int) -> Any:

@@ -6,7 +6,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_cnns.data import load_split, preprocess, read_image
+from keras_cnns.data import open_split, preprocess, read_image
 from keras_cnns.recipes import Recipe
 from keras_cnns.training.compiling import accuracy_key, compile_model, for_outputs
 from keras_cnns.training.run import Run
@@ -26,10 +26,16 @@ def evaluate(run: Run, split: str | None = None) -> dict[str, float]:
 
 def measure(model: keras.Model, recipe: Recipe, split: str) -> dict[str, float]:
     """Return `samples`, `loss` and `accuracy` of a compiled model on a split."""
-    dataset = load_split(recipe.data, split, batch_size=recipe.training.batch_size)
+    data = open_split(
+        recipe.data,
+        split,
+        batch_size=recipe.training.batch_size,
+        one_hot=recipe.augmentation.soft_targets,
+    )
+    dataset = data.epoch(0)
     results = model.evaluate(for_outputs(model, dataset), return_dict=True, verbose=0)
     return {
-        "samples": int(dataset.unbatch().reduce(0, lambda count, _: count + 1)),
+        "samples": data.samples,
         "loss": results["main_loss" if isinstance(model.output, dict) else "loss"],
         "accuracy": results[accuracy_key(model)],
     }

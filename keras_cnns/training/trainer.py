@@ -1,105 +1,145 @@
 """From a recipe to a run directory: build, compile, fit."""
 
-import shutil
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import keras
+import tensorflow as tf
 
-from keras_cnns.data import load_split, read_labels
-from keras_cnns.recipes import Recipe, format_recipe
-from keras_cnns.training.callbacks import SaveBest
+from keras_cnns.data import Split, load_split, open_split, read_labels
+from keras_cnns.recipes import Recipe
+from keras_cnns.training.callbacks import (
+    Resume,
+    SaveBest,
+    SaveHistory,
+    StopOnDivergence,
+    StopOnSignal,
+)
 from keras_cnns.training.compiling import accuracy_key, build_model, compile_model, for_outputs
 from keras_cnns.training.evaluation import measure
+from keras_cnns.training.messages import say
 from keras_cnns.training.run import (
-    CONFIG,
-    ENVIRONMENT,
+    CHECKPOINTS,
     HISTORY,
-    LABELS,
     MODEL,
     RESULTS,
     Run,
-    describe_environment,
+    begin,
     open_run,
+    opened_for_training,
     write_json,
 )
 
 
 def make_callbacks(recipe: Recipe, run: Path) -> list[keras.callbacks.Callback]:
     """Return what watches the training and reports on it, in the order of its calls."""
-    return [keras.callbacks.CSVLogger(run / HISTORY)]
+    return [SaveHistory(run / HISTORY)]
 
 
-def train(recipe: Recipe, run: str | Path) -> Run:
+def train(
+    recipe: Recipe,
+    run: str | Path,
+    *,
+    checkpoint_seconds: float | None = 120.0,
+    checkpoint_steps: int | None = None,
+) -> Run:
     """Train as the recipe says, and leave a run directory.
+
+    Stopped or killed, the same call goes on where the latest checkpoint stands, and ends with the
+    same weights.
 
     Args:
         recipe: what to train, on what and how.
-        run: the run directory; it must not exist yet, or be empty.
+        run: the run directory: a new one, or that of this training.
+        checkpoint_seconds: from one checkpoint to the next; None: only by steps.
+        checkpoint_steps: from one checkpoint to the next; None: only by time.
 
     Returns:
         The finished run; its model is that of the epoch with the best validation accuracy.
 
     Raises:
-        FileExistsError: the run directory holds something already.
+        RunError: the directory is in use, of another recipe, or holds something else.
+        CheckpointError: there are checkpoints, and none is whole.
+        DivergedError: the loss is not finite.
         ValueError: there is no such model, data set or split.
     """
     run = Path(run)
-    if run.is_dir() and any(run.iterdir()):
-        raise FileExistsError(f"{run} holds something already; choose another run directory")
-    keras.utils.set_random_seed(recipe.training.seed)
-    labels = read_labels(recipe.data)
-    batch_size = recipe.training.batch_size
-    training = load_split(
-        recipe.data,
-        recipe.data.train_split,
-        batch_size=batch_size,
-        training=True,
-        seed=recipe.training.seed,
-    )
-    validation = load_split(recipe.data, recipe.data.validation_split, batch_size=batch_size)
-    model = build_model(recipe, len(labels))
-    compile_model(model, recipe, int(training.cardinality()))
+    with opened_for_training(run, recipe):
+        if (run / RESULTS).exists():
+            say(f"{run} is finished already; to train it anew, choose another directory")
+            return open_run(run)
+        make_reproducible(recipe.training.seed)
+        labels = read_labels(recipe.data)
+        batch_size = recipe.training.batch_size
+        training = open_split(
+            recipe.data,
+            recipe.data.train_split,
+            batch_size=batch_size,
+            seed=recipe.training.seed,
+            augmentation=recipe.augmentation,
+        )
+        validation = load_split(
+            recipe.data,
+            recipe.data.validation_split,
+            batch_size=batch_size,
+            one_hot=recipe.augmentation.soft_targets,
+        )
+        model = build_model(recipe, len(labels))
+        compile_model(model, recipe, training.steps)
+        begin(run, recipe, labels)
+        intervals = {"seconds": checkpoint_seconds, "steps": checkpoint_steps}
+        _fit(model, recipe, run, training, validation, intervals)
+        return open_run(run)
 
-    run.mkdir(parents=True, exist_ok=True)
-    try:
-        return _fit(model, recipe, run, labels, training, validation)
-    except BaseException:
-        if not (run / MODEL).exists():  # not even one epoch: there is nothing to keep
-            shutil.rmtree(run)
-        raise
+
+def make_reproducible(seed: int) -> None:
+    """Have the same seed give the same numbers; on a GPU, whose fast kernels vary, nearly so."""
+    keras.utils.set_random_seed(seed)
+    if not tf.config.list_physical_devices("GPU"):
+        tf.config.experimental.enable_op_determinism()
 
 
 def _fit(
     model: keras.Model,
     recipe: Recipe,
     run: Path,
-    labels: tuple[str, ...],
-    training: Any,
-    validation: Any,
-) -> Run:
-    (run / CONFIG).write_text(format_recipe(recipe), "utf-8")
-    (run / LABELS).write_text("".join(f"{label}\n" for label in labels), "utf-8")
-    write_json(run / ENVIRONMENT, describe_environment(recipe))
+    training: Split,
+    validation: tf.data.Dataset,
+    intervals: dict[str, Any],
+) -> None:
+    def batches(step: int) -> tf.data.Dataset:
+        return for_outputs(model, training.steps_from(step))
+
     save_best = SaveBest(run / MODEL, f"val_{accuracy_key(model)}")
-    callbacks = make_callbacks(recipe, run)
-    start = time.perf_counter()
-    model.fit(
-        for_outputs(model, training),
-        validation_data=for_outputs(model, validation),
-        epochs=recipe.training.epochs,
-        callbacks=[save_best, *callbacks],
-        shuffle=False,  # the data set shuffles itself
-        verbose=1 if sys.stdout.isatty() else 2,
+    callbacks = [save_best, *make_callbacks(recipe, run)]
+    resume = Resume(
+        run / CHECKPOINTS,
+        batches,
+        steps_per_epoch=training.steps,
+        callbacks=callbacks,
+        **intervals,
     )
-    seconds = time.perf_counter() - start
+    stop_on_signal = StopOnSignal(resume)
+    if resume.step:
+        say(f"{run}: going on from step {resume.step}, in epoch {resume.epoch + 1}")
+    try:
+        model.fit(
+            batches(resume.step),
+            steps_per_epoch=training.steps,
+            validation_data=for_outputs(model, validation),
+            initial_epoch=resume.epoch,
+            epochs=recipe.training.epochs,
+            callbacks=[*callbacks, resume, stop_on_signal, StopOnDivergence(resume)],
+            shuffle=False,  # the data set shuffles itself
+            verbose=1 if sys.stdout.isatty() else 2,
+        )
+    finally:
+        stop_on_signal.close()
     model.load_weights(run / MODEL)
     results = {
-        "training_seconds": round(seconds, 1),
+        "training_seconds": round(resume.training_seconds, 1),
         "best_epoch": save_best.best_epoch,
         "test": measure(model, recipe, recipe.data.test_split),
     }
     write_json(run / RESULTS, results)
-    return open_run(run)
