@@ -6,9 +6,10 @@ runs, so that `--help` answers at once.
 """
 
 import os
+import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -16,7 +17,9 @@ from typing import Annotated
 
 import typer
 
+from keras_cnns.commands.data import data_app
 from keras_cnns.quiet import quiet_stderr
+from keras_cnns.table import print_table
 
 COMMANDS = "keras_cnns.commands"
 USAGE_ERROR, FAILURE, INTERRUPTED = 2, 1, 130
@@ -51,14 +54,24 @@ def options(
 
 @app.command(
     epilog="Example: keras-cnns train --recipe digits-resnet20 --run runs/first "
-    "--set optimizer.learning_rate=0.05 --set training.epochs=3"
+    "--set optimizer.learning_rate=0.05 --set training.epochs=3. "
+    "Killed or stopped, the same command goes on from its latest checkpoint."
 )
 def train(
     recipe: Annotated[str, typer.Option(help="A built-in recipe's name, or a TOML file's path.")],
-    run: Annotated[Path, typer.Option(help="Directory to make; it must not hold a run already.")],
+    run: Annotated[Path, typer.Option(help="Directory to make, or to go on with after a kill.")],
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change a value of the recipe."),
+    ] = None,
+    checkpoint_seconds: Annotated[
+        float,
+        typer.Option(
+            min=0, help="Time from one checkpoint to the next; writing takes at most 1 %."
+        ),
+    ] = 120,
+    checkpoint_steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps from one checkpoint to the next, beside that.")
     ] = None,
 ) -> None:
     """Train a net as a recipe says; the best epoch's model goes into the run directory."""
@@ -68,12 +81,16 @@ def train(
         loaded = load_recipe(recipe, overrides or ())
     except RecipeError as error:
         raise typer.BadParameter(str(error)) from error
-    if run.exists() and not (run.is_dir() and not any(run.iterdir())):
-        raise typer.BadParameter(f"{run} holds something already; choose another directory")
-
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     training = import_training()
 
-    results = training.train(loaded, run).results()
+    try:
+        finished = training.train(
+            loaded, run, checkpoint_seconds=checkpoint_seconds, checkpoint_steps=checkpoint_steps
+        )
+    except training.RunError as error:
+        raise typer.BadParameter(str(error)) from error
+    results = finished.results()
     test = results["test"]
     print(
         f"{run}: test accuracy {test['accuracy']:.2%} over {test['samples']} images, "
@@ -178,22 +195,7 @@ def show(
     print_table(columns, rows, numbers=(2, 3, 4))
 
 
-def print_table(
-    columns: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Sequence[int]
-) -> None:
-    """Print rows under their columns; of those in `numbers` the values stand to the right."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for index, column in enumerate(columns):
-        right = index in numbers
-        table.add_column(column, justify="right" if right else "left", no_wrap=right or not index)
-    for row in rows:
-        table.add_row(*row)
-    # A pipe has no width, and no reason to fold the lines.
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
-
+app.add_typer(data_app, name="data")
 
 weights_app = typer.Typer(
     help="Read other people's checkpoints: torchvision's, timm's and keras.applications'."

@@ -58,8 +58,8 @@ def read_checkpoint(path: Path) -> Any:
     start = len(FORMAT) + DIGEST + 1
     if content[: len(FORMAT)] != FORMAT:
         raise CheckpointError(f"{path} does not begin with {FORMAT.decode().strip()!r}")
-    digest, payload = bytes(content[len(FORMAT) : start - 1]), content[start:]
-    if hashlib.sha256(payload).hexdigest().encode() != digest:
+    line, payload = bytes(content[len(FORMAT) : start]), content[start:]
+    if hashlib.sha256(payload).hexdigest().encode() + b"\n" != line:
         raise CheckpointError(f"{path} is damaged: its checksum is not that of its content")
     try:
         arrays = load(bytes(payload))

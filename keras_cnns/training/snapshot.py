@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -118,9 +119,9 @@ def _memory(callback: Any) -> dict[str, Any]:
     Text, paths, functions and the like are how it was set up, and stay as they are.
     """
     if hasattr(callback, "get_state"):
-        return dict(callback.get_state())
+        return dict(deepcopy(callback.get_state()))
     return {
-        name: value
+        name: deepcopy(value)
         for name, value in vars(callback).items()
         if name not in NOT_MEMORY and not isinstance(value, str) and is_plain(value)
     }

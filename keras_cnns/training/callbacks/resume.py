@@ -1,6 +1,5 @@
 """Training that is killed at any moment goes on as if it had not been."""
 
-import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from keras_cnns.training.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
+from keras_cnns.training.messages import say
 from keras_cnns.training.snapshot import Snapshot, build, put_back, put_back_callbacks, take
 
 KEPT = 2  # checkpoints
@@ -203,8 +203,3 @@ class Resume(keras.callbacks.Callback):
                     ) from error
                 say(f"{error}; going on from the older {paths[number]}")
         return None
-
-
-def say(message: str) -> None:
-    """Tell a person what happened, beside the training's own lines."""
-    print(message, file=sys.stderr, flush=True)

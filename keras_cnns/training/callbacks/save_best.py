@@ -6,8 +6,8 @@ from typing import Any
 
 import keras
 
-from keras_cnns.training.callbacks.resume import say
 from keras_cnns.training.files import replacing
+from keras_cnns.training.messages import say
 
 
 class SaveBest(keras.callbacks.Callback):

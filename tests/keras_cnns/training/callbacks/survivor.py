@@ -3,9 +3,13 @@
     python survivor.py PLANS.json
 
 TensorFlow is imported once, and each child is a fork that starts it. A plan is a dict: `directory`
-of the training, and at most one of the moments to be killed at: `after` a number of steps and
-`milliseconds` more, or while `writing` its nth checkpoint: "half" of it, or the "whole" before it
-is renamed. The statuses of the children are printed as JSON, -9 for a kill.
+of the training, and at most one of
+
+- `after` so many steps, and `milliseconds` more: SIGKILL,
+- `writing` "half" of the `nth` checkpoint, or the "whole" but not its name: SIGKILL,
+- `terminate` "training" or "evaluation", as it begins for the `nth` time: SIGTERM.
+
+The statuses of the children are printed as JSON, as `subprocess` has them: -9 for SIGKILL.
 """
 
 import json
@@ -63,6 +67,25 @@ class Killer(keras.callbacks.Callback):
         self.left -= 1
         if self.left == 0:
             threading.Timer(self.seconds, kill).start()
+
+
+class Terminator(keras.callbacks.Callback):
+    """Asks its own process to end."""
+
+    def __init__(self, phase: str, nth: int) -> None:
+        super().__init__()
+        self.phase, self.left = phase, nth
+
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        self._count("training")
+
+    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
+        self._count("evaluation")
+
+    def _count(self, phase: str) -> None:
+        self.left -= phase == self.phase
+        if self.left == 0:
+            signal.raise_signal(signal.SIGTERM)
 
 
 def kill() -> None:
@@ -155,8 +178,14 @@ def run(plan: dict[str, Any]) -> int:
         try:
             if "writing" in plan:
                 kill_while_writing(plan["nth"], plan["writing"])
-            killers = [Killer(plan["after"], plan["milliseconds"])] if "after" in plan else []
+            killers: list[keras.callbacks.Callback] = []
+            if "after" in plan:
+                killers = [Killer(plan["after"], plan["milliseconds"])]
+            if "terminate" in plan:
+                killers = [Terminator(plan["terminate"], plan["nth"])]
             train(Path(plan["directory"]), killers)
+        except SystemExit as ended:
+            os._exit(int(ended.code or 0))
         except BaseException:
             traceback.print_exc()
             os._exit(1)
