@@ -60,9 +60,9 @@ class StopOnDivergence(keras.callbacks.Callback):
         put_back(good, self.model)
         batches = iter(self.resume.batches(good.step))
         for _ in range(good.step, step):
-            self.model.train_function(batches)
+            self.model.train_on_batch(*as_arrays(next(batches)))
         rate = float(ops.convert_to_numpy(self.model.optimizer.learning_rate))
-        x = next(batches)[0]
+        x = as_arrays(next(batches))[0]
         layer = first_layer_not_finite(self.model, x)
         put_back(good, self.model)
         if not all(is_finite(each) for each in tree.flatten(x)):
@@ -71,6 +71,11 @@ class StopOnDivergence(keras.callbacks.Callback):
             return rate, "every layer's output is finite, but not the loss that they make"
         kind = type(layer).__name__
         return rate, f"the first layer whose output is not finite is {layer.name} ({kind})"
+
+
+def as_arrays(batch: Any) -> Any:
+    """Return (x, y) or (x, y, sample_weight) as every backend takes them."""
+    return tree.map_structure(ops.convert_to_numpy, batch)
 
 
 def first_layer_not_finite(model: keras.Model, x: Any) -> Any:
