@@ -33,6 +33,7 @@ def import_training() -> ModuleType:
     """Return `keras_cnns.training`, which brings TensorFlow with it: seconds, and many words."""
     with quiet_stderr():
         from keras_cnns import training
+        from keras_cnns.training import train  # noqa: F401  (parts are imported when asked for)
     return training
 
 

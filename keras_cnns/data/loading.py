@@ -1,10 +1,11 @@
 """From a data set's name and a split's to batches."""
 
 import functools
+import json
 
 import tensorflow as tf
 
-from keras_cnns.data import tfds_samples
+from keras_cnns.data import folder, shapes, tfds_samples
 from keras_cnns.data.pipeline import NO_AUGMENTATION, Split
 from keras_cnns.data.samples import Samples, Stream
 from keras_cnns.recipes import AugmentationConfig, DataConfig
@@ -12,6 +13,10 @@ from keras_cnns.recipes import AugmentationConfig, DataConfig
 
 def read_labels(config: DataConfig) -> tuple[str, ...]:
     """Return the names of the classes, K of them, in the order of their numbers."""
+    if config.name == "folder":
+        return folder.read_labels(folder.read_files(config.path, config.skip_bad))
+    if config.name == "shapes":
+        return tuple(shapes.FIGURES)
     return tfds_samples.read_labels(config.name)
 
 
@@ -59,6 +64,25 @@ def load_split(
     return open_split(config, split, batch_size=batch_size, one_hot=one_hot).epoch(0)
 
 
+def fingerprint(config: DataConfig) -> str:
+    """Return what tells one state of a data set from another: a hash, or a name and version."""
+    if config.name == "folder":
+        files = folder.read_files(config.path, config.skip_bad)
+        return f"sha256:{folder.fingerprint(files, config.path)}"
+    if config.name == "shapes":
+        return f"shapes of {config.image_size} pixels, {config.samples} samples"
+    info = tfds_samples.open_builder(config.name).info
+    counts = {name: split.num_examples for name, split in info.splits.items()}
+    return f"{info.full_name} {json.dumps(counts)}"
+
+
 @functools.lru_cache(maxsize=8)
 def _open_samples(config: DataConfig, split: str) -> Samples | Stream:
+    if config.name == "folder":
+        specs = (config.train_split, config.validation_split, config.test_split, split)
+        wanted = [spec.partition("[")[0] for spec in specs]
+        files = folder.read_files(config.path, config.skip_bad)
+        return folder.open_samples(files, split, sorted(set(wanted)))
+    if config.name == "shapes":
+        return shapes.open_samples(split, config.samples, config.resize_shorter)
     return tfds_samples.open_samples(config.name, split)

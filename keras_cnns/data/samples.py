@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,8 @@ def slice_split(counts: Mapping[str, int], split: str) -> tuple[str, np.ndarray]
         ValueError: there is no such split, or nothing in it.
     """
     try:
-        parts = tfds.core.ReadInstruction.from_spec(split).to_absolute(dict(counts))
+        sizes = {name: SimpleNamespace(num_examples=count) for name, count in counts.items()}
+        parts = tfds.core.ReadInstruction.from_spec(split).to_absolute(sizes)
     except (ValueError, KeyError, AssertionError) as error:
         raise unknown_split(split, counts) from error
     names = {part.splitname for part in parts}

@@ -53,6 +53,7 @@ class DataConfig:
     validation_split: str = "validation"  # chooses the best epoch
     test_split: str = "test"  # is only reported
     path: str = ""  # of `folder`: a folder for each class, in folders for each split or without
+    skip_bad: bool = False  # of `folder`: go on without the files that cannot be read
     samples: PositiveInt = 10_000  # of `shapes`: training images; validation and test have a tenth
 
     def __post_init__(self) -> None:
