@@ -30,6 +30,10 @@ HISTORY = "history.csv"
 ENVIRONMENT = "environment.json"
 RESULTS = "results.json"
 CHECKPOINTS = "checkpoints"
+DIAGNOSTICS = "diagnostics.csv"
+TIMES = "times.csv"
+TENSORBOARD = "tensorboard"
+REPORT = "report.html"
 
 
 class RunError(ValueError):

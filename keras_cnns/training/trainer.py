@@ -1,6 +1,5 @@
 """From a recipe to a run directory: build, compile, fit."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ from keras_cnns.recipes import Recipe
 from keras_cnns.training.callbacks import (
     Resume,
     SaveBest,
-    SaveHistory,
     StopOnDivergence,
     StopOnSignal,
 )
@@ -21,7 +19,6 @@ from keras_cnns.training.evaluation import measure
 from keras_cnns.training.messages import say
 from keras_cnns.training.run import (
     CHECKPOINTS,
-    HISTORY,
     MODEL,
     RESULTS,
     Run,
@@ -30,11 +27,7 @@ from keras_cnns.training.run import (
     opened_for_training,
     write_json,
 )
-
-
-def make_callbacks(recipe: Recipe, run: Path) -> list[keras.callbacks.Callback]:
-    """Return what watches the training and reports on it, in the order of its calls."""
-    return [SaveHistory(run / HISTORY)]
+from keras_cnns.training.watching import make_watchers
 
 
 def train(
@@ -112,7 +105,7 @@ def _fit(
         return for_outputs(model, training.steps_from(step))
 
     save_best = SaveBest(run / MODEL, f"val_{accuracy_key(model)}")
-    callbacks = [save_best, *make_callbacks(recipe, run)]
+    callbacks = [save_best, *make_watchers(run, next(iter(batches(0))))]
     resume = Resume(
         run / CHECKPOINTS,
         batches,
@@ -132,7 +125,7 @@ def _fit(
             epochs=recipe.training.epochs,
             callbacks=[*callbacks, resume, stop_on_signal, StopOnDivergence(resume)],
             shuffle=False,  # the data set shuffles itself
-            verbose=1 if sys.stdout.isatty() else 2,
+            verbose=0,  # a callback shows the progress
         )
     finally:
         stop_on_signal.close()
