@@ -18,6 +18,7 @@ from typing import Annotated
 import typer
 
 from keras_cnns.commands.data import data_app
+from keras_cnns.commands.report import report
 from keras_cnns.quiet import quiet_stderr
 from keras_cnns.table import print_table
 
@@ -132,6 +133,8 @@ def predict(
         ranked = ", ".join(f"{label} {probability:.2%}" for label, probability in labels)
         print(f"{path}: {ranked}")
 
+
+app.command(epilog="Example: keras-cnns report runs/first runs/second --to comparison.html")(report)
 
 models_app = typer.Typer(
     help="List the nets, or show one stage by stage.",
