@@ -1,8 +1,8 @@
 """Recipes: what to train, on what and how, as data.
 
-A recipe is a TOML file; read, it is a frozen `Recipe` whose every field has been checked. Unknown
-keys, wrong types and values out of range are errors that name the key, the value and what is
-allowed.
+A recipe is a TOML file, which may say `base = "another"` and then only what differs. Read, it is a
+frozen `Recipe` whose every field has been checked. Unknown keys, wrong types and values out of
+range are errors that name the key, the value and what is allowed.
 """
 
 import json
@@ -23,6 +23,7 @@ CHECKED = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 PositiveInt = Annotated[int, Field(ge=1, le=10**9)]
 Share = Annotated[float, Field(ge=0, le=1)]
 PerChannel = tuple[float, ...]
+Schedule = Literal["constant", "step", "cosine", "polynomial", "one_cycle", "exponential"]
 
 
 class RecipeError(ValueError):
@@ -35,6 +36,13 @@ class ModelConfig:
 
     name: str  # a key of keras_cnns.models.MODELS
     aux_heads: bool = False  # train with the net's auxiliary classifiers
+    weights: str = ""  # a file to begin from, of this net: torchvision's, timm's, Keras' or ours
+    frozen_epochs: Annotated[int, Field(ge=0)] = 0  # with weights: only the classifier learns
+    unfreeze_epochs: Annotated[int, Field(ge=0)] = 0  # then a stage more each; 0: all at once
+
+    def __post_init__(self) -> None:
+        if self.frozen_epochs and not self.weights:
+            raise ValueError("frozen_epochs needs weights: a net of random ones has to learn")
 
 
 @dataclass(frozen=True, config=CHECKED)
@@ -114,8 +122,30 @@ class OptimizerConfig:
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     nesterov: bool = False
     weight_decay: Annotated[float, Field(ge=0)] = 0.0  # coupled, as in He et al. 2015
-    schedule: Literal["constant", "cosine"] = "constant"
-    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0  # linear from 0, before the cosine
+    decay_norm_and_bias: bool = True  # decay them too, as He et al. and torch do
+    bias_rate: Annotated[float, Field(gt=0)] = 1.0  # of biases, as a factor; Caffe's nets have 2
+    rate_batch_size: Annotated[int, Field(ge=0)] = 0  # the rate is for so many images; 0: for any
+    schedule: Schedule = "constant"
+    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0  # linear from 0
+    decay_at_epochs: tuple[float, ...] = ()  # of `step`
+    decay_at_steps: tuple[int, ...] = ()  # of `step`, instead
+    decay_epochs: Annotated[float, Field(gt=0)] = (
+        8.0  # of `exponential`: from one stair to the next
+    )
+    decay_factor: Annotated[float, Field(gt=0, lt=1)] = 0.1  # of `step` and `exponential`
+    power: Annotated[float, Field(gt=0)] = 1.0  # of `polynomial`
+    rise: Annotated[float, Field(gt=0, lt=1)] = 0.3  # of `one_cycle`: share of the steps
+    hold_rate: Annotated[float, Field(ge=0)] = 0.0  # until it has learnt something; 0: at once
+    hold_until_error: Share = 0.8  # share of training images that are wrong
+    average_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of averaged weights; 0: none
+
+    def __post_init__(self) -> None:
+        if (self.schedule == "step") != bool(self.decay_at_epochs or self.decay_at_steps):
+            raise ValueError(
+                'schedule = "step" needs decay_at_epochs or decay_at_steps, and no other has them'
+            )
+        if self.decay_at_epochs and self.decay_at_steps:
+            raise ValueError("decay_at_epochs and decay_at_steps are both given; leave one away")
 
 
 @dataclass(frozen=True, config=CHECKED)
@@ -124,6 +154,7 @@ class TrainingConfig:
 
     epochs: PositiveInt
     batch_size: PositiveInt
+    steps: Annotated[int, Field(ge=0)] = 0  # where the last epoch ends early; 0: it does not
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     aux_loss_weight: Share = 0.3  # of each auxiliary classifier (Szegedy et al. 2014, section 5)
 
@@ -206,9 +237,24 @@ def _read(name: str | Path) -> dict[str, Any]:
         except (OSError, UnicodeDecodeError) as error:
             raise RecipeError(f"cannot read the recipe {path}: {error}") from None
     try:
-        return tomllib.loads(text)
+        values = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise RecipeError(f"{path}: {error}") from None
+    if (base := values.pop("base", None)) is None:
+        return values
+    if base not in list_recipes() or base == name:
+        raise RecipeError(f"{path}: base is {base!r}; it must be a built-in recipe's name")
+    return _merge(_read(base), values)
+
+
+def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Return the sections of `base` with those keys that `changes` has as it has them."""
+    whole = dict(base)
+    for section, values in changes.items():
+        of_base = base.get(section)
+        both = isinstance(values, dict) and isinstance(of_base, dict)
+        whole[section] = {**of_base, **values} if both else values  # type: ignore[dict-item]
+    return whole
 
 
 def _parse_value(text: str) -> Any:

@@ -7,6 +7,7 @@ import keras
 from keras_cnns.models import build
 from keras_cnns.optimizers import Momentum
 from keras_cnns.recipes import Recipe
+from keras_cnns.training.schedules import make_schedule
 
 
 def build_model(recipe: Recipe, classes: int) -> keras.Model:
@@ -21,22 +22,35 @@ def build_model(recipe: Recipe, classes: int) -> keras.Model:
     scale = [1 / std for std in data.std]
     offset = [-mean / std for mean, std in zip(data.mean, data.std, strict=True)]
     normalised = keras.layers.Rescaling(scale, offset, dtype="float32", name="normalise")(images)
-    return build(
+    model = build(
         recipe.model.name,
         input_shape=shape,
         classes=classes,
         aux_heads=recipe.model.aux_heads,
         input_tensor=normalised,
     )
+    if recipe.model.weights:
+        body = build(
+            recipe.model.name, input_shape=shape, include_top=False, weights=recipe.model.weights
+        )
+        for layer in body.layers:
+            if layer.weights:
+                model.get_layer(layer.name).set_weights(layer.get_weights())
+    return model
 
 
 def compile_model(model: keras.Model, recipe: Recipe, steps_per_epoch: int) -> None:
     """Compile with the recipe's optimizer; auxiliary losses count with their weight."""
+    config = recipe.optimizer
     optimizer = Momentum(
         learning_rate=make_schedule(recipe, steps_per_epoch),
-        momentum=recipe.optimizer.momentum,
-        nesterov=recipe.optimizer.nesterov,
-        weight_decay=recipe.optimizer.weight_decay,
+        momentum=config.momentum,
+        nesterov=config.nesterov,
+        weight_decay=config.weight_decay,
+        exclude_from_weight_decay=() if config.decay_norm_and_bias else ("norm_and_bias",),
+        learning_rate_multipliers={} if config.bias_rate == 1 else {"bias": config.bias_rate},
+        use_ema=bool(config.average_decay),
+        ema_momentum=config.average_decay or 0.99,
     )
     soft = recipe.augmentation.soft_targets
     loss = "categorical_crossentropy" if soft else "sparse_categorical_crossentropy"
@@ -55,20 +69,6 @@ def compile_model(model: keras.Model, recipe: Recipe, steps_per_epoch: int) -> N
         )
     else:
         model.compile(optimizer, loss=loss, metrics=[accuracy("accuracy")])
-
-
-def make_schedule(recipe: Recipe, steps_per_epoch: int) -> Any:
-    """Return the learning rate: a constant, or a schedule over steps."""
-    optimizer = recipe.optimizer
-    if optimizer.schedule == "constant":
-        return optimizer.learning_rate
-    total = recipe.training.epochs * steps_per_epoch
-    warmup = min(round(optimizer.warmup_epochs * steps_per_epoch), total - 1)
-    if warmup == 0:
-        return keras.optimizers.schedules.CosineDecay(optimizer.learning_rate, total)
-    return keras.optimizers.schedules.CosineDecay(
-        0.0, total - warmup, warmup_target=optimizer.learning_rate, warmup_steps=warmup
-    )
 
 
 def for_outputs(model: keras.Model, dataset: Any) -> Any:

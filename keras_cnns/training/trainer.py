@@ -1,5 +1,6 @@
 """From a recipe to a run directory: build, compile, fit."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from keras_cnns.training.run import (
     opened_for_training,
     write_json,
 )
+from keras_cnns.training.steering import make_steering
 from keras_cnns.training.watching import make_watchers
 
 
@@ -36,6 +38,7 @@ def train(
     *,
     checkpoint_seconds: float | None = 120.0,
     checkpoint_steps: int | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> Run:
     """Train as the recipe says, and leave a run directory.
 
@@ -47,6 +50,7 @@ def train(
         run: the run directory: a new one, or that of this training.
         checkpoint_seconds: from one checkpoint to the next; None: only by steps.
         checkpoint_steps: from one checkpoint to the next; None: only by time.
+        callbacks: more of them; the checkpoints hold their state too, as of all.
 
     Returns:
         The finished run; its model is that of the epoch with the best validation accuracy.
@@ -82,7 +86,7 @@ def train(
         compile_model(model, recipe, training.steps)
         begin(run, recipe, labels)
         intervals = {"seconds": checkpoint_seconds, "steps": checkpoint_steps}
-        _fit(model, recipe, run, training, validation, intervals)
+        _fit(model, recipe, run, training, validation, callbacks, intervals)
         return open_run(run)
 
 
@@ -99,13 +103,19 @@ def _fit(
     run: Path,
     training: Split,
     validation: tf.data.Dataset,
+    more_callbacks: Sequence[keras.callbacks.Callback],
     intervals: dict[str, Any],
 ) -> None:
     def batches(step: int) -> tf.data.Dataset:
         return for_outputs(model, training.steps_from(step))
 
     save_best = SaveBest(run / MODEL, f"val_{accuracy_key(model)}")
-    callbacks = [save_best, *make_watchers(run, next(iter(batches(0))))]
+    callbacks = [
+        *make_steering(recipe, model),
+        save_best,
+        *make_watchers(run, next(iter(batches(0)))),
+        *more_callbacks,
+    ]
     resume = Resume(
         run / CHECKPOINTS,
         batches,

@@ -17,7 +17,7 @@ from PIL import Image
 from keras_cnns.data import load_split
 from keras_cnns.recipes import Recipe, format_recipe, load_recipe
 from keras_cnns.training import Run, RunError, build_model, evaluate, open_run, predict, train
-from keras_cnns.training.compiling import compile_model, make_schedule
+from keras_cnns.training.compiling import compile_model
 from keras_cnns.training.lock import locked
 
 
@@ -182,18 +182,3 @@ def test_auxiliary_losses_count_with_their_weight() -> None:
     logs = model.evaluate(images, dict.fromkeys(model.output, labels), verbose=0, return_dict=True)
     weighted = logs["main_loss"] + 0.25 * (logs["aux1_loss"] + logs["aux2_loss"])
     assert logs["loss"] == pytest.approx(weighted, rel=1e-4)
-
-
-def test_the_cosine_schedule_warms_up_and_ends_at_zero() -> None:
-    recipe = load_recipe(
-        "digits-resnet20",
-        ["training.epochs=10", "optimizer.warmup_epochs=2", "optimizer.learning_rate=0.1"],
-    )
-    rate = make_schedule(recipe, steps_per_epoch=5)
-    assert float(rate(0)) == 0
-    assert float(rate(5)) == pytest.approx(0.05)
-    assert float(rate(10)) == pytest.approx(0.1)
-    assert float(rate(30)) == pytest.approx(0.05)
-    assert float(rate(50)) == pytest.approx(0.0, abs=1e-8)
-    constant = replace(recipe, optimizer=replace(recipe.optimizer, schedule="constant"))
-    assert make_schedule(constant, 5) == 0.1
