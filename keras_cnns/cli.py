@@ -61,7 +61,9 @@ def options(
 )
 def train(
     recipe: Annotated[str, typer.Option(help="A built-in recipe's name, or a TOML file's path.")],
-    run: Annotated[Path, typer.Option(help="Directory to make, or to go on with after a kill.")],
+    run: Annotated[
+        Path | None, typer.Option(help="Directory to make, or to go on with after a kill.")
+    ] = None,
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change a value of the recipe."),
@@ -75,14 +77,37 @@ def train(
     checkpoint_steps: Annotated[
         int | None, typer.Option(min=1, help="Steps from one checkpoint to the next, beside that.")
     ] = None,
+    skip_bad: Annotated[
+        bool,
+        typer.Option("--skip-bad", help="Go on without the image files that cannot be read."),
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Print recipe, steps, time and memory; train ten steps."),
+    ] = False,
+    find_lr: Annotated[
+        bool,
+        typer.Option("--find-lr", help="Find a learning rate by a range test, with its plot."),
+    ] = False,
 ) -> None:
     """Train a net as a recipe says; the best epoch's model goes into the run directory."""
     from keras_cnns.recipes import RecipeError, load_recipe
 
     try:
-        loaded = load_recipe(recipe, overrides or ())
+        skipping = ["data.skip_bad=true"] if skip_bad else []
+        loaded = load_recipe(recipe, [*(overrides or ()), *skipping])
     except RecipeError as error:
         raise typer.BadParameter(str(error)) from error
+    if dry_run:
+        from keras_cnns.commands.dry_run import print_dry_run
+
+        return print_dry_run(loaded)
+    if find_lr:
+        from keras_cnns.commands.find_lr import print_range_test
+
+        return print_range_test(loaded, run)
+    if run is None:
+        raise typer.BadParameter("Missing option '--run', the directory to make")
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     training = import_training()
 

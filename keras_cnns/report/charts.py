@@ -10,7 +10,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
 Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]  # name -> (x, y)
 
@@ -69,6 +69,8 @@ def lines(
     y: str,
     log: bool = False,
     percent: bool = False,
+    log_x: bool = False,
+    from_zero: bool = False,
     mark: tuple[float, str] | None = None,
     guide: tuple[float, str] | None = None,
 ) -> str:
@@ -81,6 +83,8 @@ def lines(
         y: what the y axis shows.
         log: a logarithmic y axis; what is not above 0 is left out.
         percent: shares as percentages.
+        log_x: a logarithmic x axis.
+        from_zero: the y axis begins at 0.
         mark: a place on x, and its name.
         guide: a height on y, and its name.
     """
@@ -93,6 +97,12 @@ def lines(
         for name, (xs, ys) in finite.items():
             axes.plot(xs, ys, marker="o" if len(xs) <= FEW else "", label=name or None)
         _finish(axes, x, y, log, percent)
+        if from_zero:
+            axes.set_ylim(bottom=0)
+        if log_x:
+            axes.set_xscale("log")
+            axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            axes.xaxis.set_minor_formatter(NullFormatter())
         if mark:
             axes.axvline(mark[0], color="#8a939d", linewidth=1, linestyle=":", label=mark[1])
         if guide:
@@ -121,9 +131,11 @@ def by_depth(
         for colour, (step, values) in zip(colours, profiles.items(), strict=True):
             xs, ys = _finite(range(1, len(layers) + 1), values, log)
             marker = "o" if len(layers) <= FEW else ""
-            axes.plot(xs, ys, color=colour, marker=marker, label=f"{step:,}")
+            axes.plot(xs, ys, color=colour, marker=marker, linewidth=1.1, label=f"{step:,}")
         span = f"{layers[0]} to {layers[-1]}" if len(layers) > 1 else layers[0]
         _finish(axes, f"layer in order of depth, {span}", y, log, percent)
+        if percent:
+            axes.set_ylim(0, max(0.05, axes.get_ylim()[1]))
         axes.legend(title="after step", fontsize=8.5, title_fontsize=8.5)
 
     return draw(paint, title)
@@ -131,16 +143,18 @@ def by_depth(
 
 def band(
     title: str,
-    steps: Sequence[float],
+    steps: np.ndarray,
     values: np.ndarray,
     *,
     y: str,
     guide: tuple[float, str] | None = None,
 ) -> str:
     """Draw the median over layers, and the range from the 5th to the 95th percentile: [S, L]."""
-    if not values.size or not np.isfinite(values).any():
+    moved = np.array([bool((row > 0).any()) for row in values], bool)
+    if not moved.any():
         return ""
-    low, middle, high = np.nanpercentile(np.where(values > 0, values, np.nan), (5, 50, 95), axis=1)
+    steps, values = np.asarray(steps)[moved], np.where(values > 0, values, np.nan)[moved]
+    low, middle, high = np.nanpercentile(values, (5, 50, 95), axis=1)
 
     def paint(axes: Axes) -> None:
         axes.fill_between(steps, low, high, alpha=0.18, linewidth=0, label="5th to 95th percentile")
@@ -197,7 +211,17 @@ def reliability(
         )
         axes.plot([0, 1], [0, 1], color="#8a939d", linewidth=1, linestyle="--", label="calibrated")
         filled = counts > 0
-        axes.plot(confidence[filled], accuracy[filled], marker="o", label="accuracy")
+        area = 12 + 160 * np.sqrt(shares[filled])
+        axes.plot(confidence[filled], accuracy[filled], alpha=0.35)
+        axes.scatter(
+            confidence[filled],
+            accuracy[filled],
+            area,
+            COLOURS[0],
+            clip_on=False,
+            zorder=3,
+            label="accuracy; the area says of how many",
+        )
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1.02)
         _finish(axes, "confidence: the highest probability", "accuracy", False, True)
@@ -218,6 +242,11 @@ def _finish(axes: Axes, x: str, y: str, log: bool, percent: bool) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=x in ("epoch", "training step")))
     if log:
         axes.set_yscale("log")
+        low, high = axes.get_ylim()
+        fine = (1, 2, 5) if high < 1e3 * low else (1,)  # ticks within a power of ten
+        axes.yaxis.set_major_locator(LogLocator(subs=fine, numticks=9))
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
     elif percent:
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
 

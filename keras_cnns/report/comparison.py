@@ -111,7 +111,7 @@ def curves(runs: dict[str, Records]) -> list[str]:
             ("Training loss", by_epoch("loss"), epoch, "loss", {"log": True}),
             ("Learning rate", by_step("learning_rate"), step, "rate", {}),
             (
-                "Gradient of the first layer by that of the last",
+                "First layer's gradient by the last's",
                 by_step("gradient_ratio"),
                 step,
                 "ratio of norms",

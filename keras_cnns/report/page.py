@@ -21,11 +21,11 @@ h1{font-size:26px;line-height:1.25;margin:0 0 4px}
 h2{font-size:19px;margin:44px 0 4px;padding-top:14px;border-top:1px solid var(--line)}
 h3{font-size:15px;margin:20px 0 6px}
 p{margin:4px 0 12px;color:var(--soft);max-width:78ch}
-.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:12px;margin:20px 0}
+.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(132px,1fr));gap:12px;margin:20px 0}
 .card{border:1px solid var(--line);border-radius:8px;padding:10px 14px}
 .card b{display:block;font-size:22px;font-weight:600;font-variant-numeric:tabular-nums}
 .card span{color:var(--soft);font-size:13px}
-.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(440px,1fr));gap:18px 24px}
+.charts{display:grid;grid-template-columns:repeat(auto-fill,minmax(440px,1fr));gap:18px 24px}
 svg{width:100%;height:auto;display:block}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums;margin:8px 0}
 th,td{padding:4px 14px 4px 0;border-bottom:1px solid var(--line);text-align:left;vertical-align:top}

@@ -88,8 +88,11 @@ def key_figures(records: Records, predictions: Predictions | None) -> list[tuple
         samples = len(predictions.labels)
         low, high = wilson_interval(predictions.accuracy * samples, samples)
         figures += [
-            ("test accuracy", f"{predictions.accuracy:.2%}"),
-            (f"95 % interval, {samples:,} images", f"{low:.1%} to {high:.1%}"),
+            (
+                f"test accuracy; 95 % interval {low:.1%} to {high:.1%}",
+                f"{predictions.accuracy:.2%}",
+            ),
+            ("test images", f"{samples:,}"),
             ("calibration error (ECE)", f"{calibration(predictions).error:.2%}"),
         ]
     epochs, planned = len(records.epochs()), records.run.recipe.training.epochs
@@ -148,7 +151,7 @@ def gradient_flow(records: Records) -> str:
         [
             by_depth(records, "Gradient norm by depth", "gradient_norm", "L2 norm", log=True),
             charts.lines(
-                "Gradient of the first layer by that of the last",
+                "First layer's gradient by the last's",
                 drawn({"": (steps, ratio)}),
                 x="training step",
                 y="ratio of norms",
@@ -182,12 +185,9 @@ def activations(records: Records) -> str:
 def by_depth(records: Records, title: str, figure: str, y: str, **options: Any) -> str:
     """Return a figure's diagram by depth, at moments spread over the training."""
     values = records.by_layer(figure)
-    places = (
-        np.unique(np.linspace(0, len(values) - 1, MOMENTS).round().astype(int))
-        if len(values)
-        else []
-    )
-    profiles = {int(records.diagnostics["step"][i]): values[i] for i in places}
+    measured = np.flatnonzero(np.isfinite(values).any(axis=1))
+    moments = np.linspace(0, len(measured) - 1, min(MOMENTS, len(measured))).round().astype(int)
+    profiles = {int(records.diagnostics["step"][i]): values[i] for i in measured[moments]}
     return charts.by_depth(title, profiles, records.layers(figure), y=y, **options)
 
 
@@ -298,7 +298,8 @@ def time_per_step(records: Records) -> str:
         "median": (times["epoch"], times["step_ms"]),
         "95th percentile": (times["epoch"], times["slow_step_ms"]),
     }
-    return page.charts([charts.lines("Time per step", series, x="epoch", y="milliseconds")])
+    chart = charts.lines("Time per step", series, x="epoch", y="milliseconds", from_zero=True)
+    return page.charts([chart])
 
 
 def environment(records: Records) -> str:

@@ -10,6 +10,7 @@ from keras_cnns.training.callbacks.hold_rate import HoldRate
 from keras_cnns.training.callbacks.learning_rate import LearningRate
 from keras_cnns.training.callbacks.probe import Probe
 from keras_cnns.training.callbacks.progress import Progress
+from keras_cnns.training.callbacks.range_test import RangeTest
 from keras_cnns.training.callbacks.resume import Resume
 from keras_cnns.training.callbacks.save_best import SaveBest
 from keras_cnns.training.callbacks.save_history import SaveHistory
@@ -32,6 +33,7 @@ __all__ = [
     "LearningRate",
     "Probe",
     "Progress",
+    "RangeTest",
     "Resume",
     "SaveBest",
     "SaveHistory",
