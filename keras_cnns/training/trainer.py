@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from keras_cnns.data import Split, load_split, open_split, read_labels
 from keras_cnns.recipes import Recipe
+from keras_cnns.report import write_report
 from keras_cnns.training.callbacks import (
     Resume,
     SaveBest,
@@ -146,3 +147,7 @@ def _fit(
         "test": measure(model, recipe, recipe.data.test_split),
     }
     write_json(run / RESULTS, results)
+    try:
+        write_report(run, model)
+    except OSError as error:
+        say(f"cannot write the report: {error.strerror}; `keras-cnns report {run}` tries again")
