@@ -18,6 +18,7 @@ from typing import Annotated
 import typer
 
 from keras_cnns.commands.data import data_app
+from keras_cnns.commands.lab import lab
 from keras_cnns.commands.report import report
 from keras_cnns.quiet import quiet_stderr
 from keras_cnns.table import print_table
@@ -160,6 +161,8 @@ def predict(
 
 
 app.command(epilog="Example: keras-cnns report runs/first runs/second --to comparison.html")(report)
+
+app.command(epilog="Example: keras-cnns lab saddle --to lab")(lab)
 
 models_app = typer.Typer(
     help="List the nets, or show one stage by stage.",

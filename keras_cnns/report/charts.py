@@ -10,12 +10,13 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.rcsetup import cycler
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
-Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]  # name -> (x, y)
+Series = Mapping[str, tuple[Any, Any]]  # name -> numbers on x, numbers on y
 
 COLOURS = ("#1f5fd0", "#e0641a", "#14866d", "#a8328f", "#8a6d00", "#4a5560")
-LOOK = {
+LOOK: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: small, and a reader can select it
     "text.parse_math": False,  # a label with two dollar signs is no formula
     "font.size": 9,
@@ -28,7 +29,7 @@ LOOK = {
     "axes.spines.right": False,
     "axes.grid": True,
     "axes.axisbelow": True,
-    "axes.prop_cycle": matplotlib.cycler(color=COLOURS),
+    "axes.prop_cycle": cycler(color=COLOURS),
     "grid.color": "#e9ecef",
     "xtick.color": "#5b6570",
     "ytick.color": "#5b6570",

@@ -1,6 +1,6 @@
 """Several runs on one page: what they reached, how they got there, and in what they differ."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -74,51 +74,53 @@ def summarise_run(name: str, records: Records) -> tuple[str, ...]:
     )
 
 
-def render(runs: dict[str, Records]) -> str:
-    """Return the page."""
+def render(
+    runs: dict[str, Records],
+    title: str = "Comparison",
+    subtitle: str = "",
+    more: Sequence[page.Section] = (),
+) -> str:
+    """Return the page; `more` sections stand behind the curves."""
     sections = [
         page.Section("Results", "", page.table(COLUMNS, summarise(runs), numbers=NUMBERS)),
         page.Section("Learning", "", page.charts(curves(runs))),
+        *more,
         page.Section(
             "What differs",
             "Values of the recipes and environments that are not the same in every run.",
             differences(runs),
         ),
     ]
-    return page.render("Comparison", ", ".join(runs), "", sections)
+    return page.render(title, subtitle or ", ".join(runs), "", sections)
 
 
 def curves(runs: dict[str, Records]) -> list[str]:
     """Return diagrams with a line for each run."""
 
-    def by_epoch(metric: str) -> Callable[[Records], tuple[Any, Any]]:
-        return lambda records: (records.epochs(), records.metric(metric))
+    def by_epoch(title: str, metric: str, **options: Any) -> str:
+        series = {name: (each.epochs(), each.metric(metric)) for name, each in runs.items()}
+        return charts.lines(title, drawn(series), x="epoch", **options)
 
-    def by_step(figure: str) -> Callable[[Records], tuple[Any, Any]]:
-        return lambda records: tuple(
-            records.diagnostics.get(name, np.array([])) for name in ("step", figure)
-        )
+    def by_step(title: str, figure: str, **options: Any) -> str:
+        nothing = np.array([])
+        series = {
+            name: (
+                each.diagnostics.get("step", nothing),
+                each.diagnostics.get(figure, nothing),
+            )
+            for name, each in runs.items()
+        }
+        return charts.lines(title, drawn(series), x="training step", **options)
 
-    def overlay(read: Callable[[Records], tuple[Any, Any]]) -> charts.Series:
-        return drawn({name: read(records) for name, records in runs.items()})
-
-    epoch, step = {"x": "epoch"}, {"x": "training step"}
     return [
-        charts.lines(title, overlay(read), **axis, y=y, **options)
-        for title, read, axis, y, options in (
-            ("Validation accuracy", by_epoch("val_accuracy"), epoch, "accuracy", {"percent": True}),
-            ("Validation loss", by_epoch("val_loss"), epoch, "loss", {"log": True}),
-            ("Training loss", by_epoch("loss"), epoch, "loss", {"log": True}),
-            ("Learning rate", by_step("learning_rate"), step, "rate", {}),
-            (
-                "First layer's gradient by the last's",
-                by_step("gradient_ratio"),
-                step,
-                "ratio of norms",
-                {"log": True},
-            ),
-            ("Update by weight", by_step("update_ratio"), step, "median ratio", {"log": True}),
-        )
+        by_epoch("Validation accuracy", "val_accuracy", y="accuracy", percent=True),
+        by_epoch("Validation loss", "val_loss", y="loss", log=True),
+        by_epoch("Training loss", "loss", y="loss", log=True),
+        by_step("Learning rate", "learning_rate", y="rate"),
+        by_step(
+            "First layer's gradient by the last's", "gradient_ratio", y="ratio of norms", log=True
+        ),
+        by_step("Update by weight", "update_ratio", y="median ratio", log=True),
     ]
 
 

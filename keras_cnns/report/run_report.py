@@ -112,7 +112,7 @@ def key_figures(records: Records, predictions: Predictions | None) -> list[tuple
 def learning(records: Records) -> str:
     """Return the curves of loss and accuracy, and the rate."""
     epochs = records.epochs()
-    best = records.results and (float(records.results["best_epoch"]), "best epoch")
+    best = (float(records.results["best_epoch"]), "best epoch") if records.results else None
 
     def both(metric: str) -> charts.Series:
         return {

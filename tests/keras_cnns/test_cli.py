@@ -11,7 +11,7 @@ import pytest
 from keras_cnns.cli import COMMANDS, app, run
 from keras_cnns.training import Run
 
-OWN = ("train", "evaluate", "predict", "report", "models", "demo")
+OWN = ("train", "evaluate", "predict", "report", "lab", "models", "demo")
 
 
 def keras_cnns(*arguments: str) -> tuple[int, str, str]:
@@ -101,7 +101,7 @@ def test_a_run_is_reported_and_runs_are_compared(
 
 
 def test_a_rate_is_found_with_its_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["train", "--recipe", "digits-resnet20", "--set", "training.batch_size=4"]
+    arguments = ["train", "--recipe", "digits-resnet20", "--set", "training.batch_size=16"]
     arguments += ["--find-lr", "--run", str(tmp_path / "first")]
     assert run(app, arguments, "keras-cnns") == 0
     (proposed,) = re.findall(r"--set optimizer.learning_rate=([\d.e-]+)", capsys.readouterr().out)

@@ -198,7 +198,8 @@ def _gradients(
     import torch
 
     leaves = [value.detach().requires_grad_() for value in values]
-    with torch.enable_grad():
+    # Dropout and shuffling share torch's generator, which is left as it was.
+    with torch.random.fork_rng(), torch.enable_grad():
         value, outputs = loss(leaves)
     gradients = torch.autograd.grad(value, leaves, allow_unused=True)
     return [

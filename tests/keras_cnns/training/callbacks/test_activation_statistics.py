@@ -1,5 +1,4 @@
 import keras
-import numpy as np
 import pytest
 from two_layers import fit, hidden, make_data, make_model
 
@@ -26,7 +25,7 @@ def test_a_net_without_nonlinearity_has_the_outputs_of_its_kernels() -> None:
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="only")])
     model.compile("sgd", loss="mse")
     x, y = make_data()
-    out = np.array(model(x))
+    out = keras.ops.convert_to_numpy(model(x))
     callback = ActivationStatistics(Probe(x, y))
     fit(model, callback, steps=1)
     assert callback.figures["activation_mean/only"] == pytest.approx(out.mean(), abs=1e-5)

@@ -39,7 +39,8 @@ def fit(model: keras.Model, *callbacks: Any, steps: int = 4, epochs: int = 1) ->
 
 def hidden(model: keras.Model, x: np.ndarray) -> np.ndarray:
     kernel, bias, *_ = model.get_weights()
-    return np.maximum(x @ kernel + bias, 0)
+    outputs: np.ndarray = np.maximum(x @ kernel + bias, 0)
+    return outputs
 
 
 def kernel_gradients(model: keras.Model, x: np.ndarray, y: np.ndarray) -> list[np.ndarray]:
