@@ -13,7 +13,12 @@ from keras_cnns.report.run_report import by_depth
 from keras_cnns.training.files import write_text
 from keras_cnns.training.trainer import train
 
-SMALL = ("data.image_size=16", "data.resize_shorter=16", "training.epochs=3")
+SMALL = (
+    "data.image_size=16",
+    "data.resize_shorter=16",
+    "training.epochs=8",
+    "optimizer.learning_rate=0.05",
+)
 LARGE = ("training.epochs=2", "optimizer.learning_rate=0.01")
 
 

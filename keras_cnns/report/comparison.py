@@ -134,6 +134,6 @@ def differences(runs: dict[str, Records]) -> str:
     rows = [
         (name, *(each.get(name, ABSENT) for each in values))
         for name in names
-        if len({each.get(name) for each in values}) > 1
+        if not name.startswith("process.") and len({each.get(name) for each in values}) > 1
     ]
     return page.table(("value", *runs), rows) if rows else "<p>Nothing differs.</p>"
