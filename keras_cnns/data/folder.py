@@ -84,8 +84,8 @@ def open_samples(files: Sequence[ImageFile], split: str, wanted: Iterable[str]) 
     """
     splits = assign_splits(files, wanted)
     counts = {name: len(members) for name, members in splits.items()}
-    name, numbers = slice_split(counts, split)
-    members = [splits[name][number] for number in numbers]
+    name, start, stop = slice_split(counts, split)
+    members = splits[name][start:stop]
     labels = {label: number for number, label in enumerate(read_labels(files))}
     paths = tf.constant([str(file.path) for file in members])
     orientations = tf.constant([file.orientation for file in members])

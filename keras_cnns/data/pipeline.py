@@ -100,8 +100,9 @@ class Split:
             order = (
                 None if self._seed is None else tf.stack([tf.constant(self._seed, tf.int64), epoch])
             )
-            skipped = tf.where(epoch == step // self.steps, step % self.steps, 0)
-            samples = stream.encoded(order).skip(tf.cast(skipped, tf.int64) * self._batch_size)
+            begun = epoch == step // self.steps
+            skipped = tf.where(begun, tf.constant(step % self.steps, tf.int64), 0)
+            samples = stream.encoded(order).skip(skipped * self._batch_size)
 
             def describe(number: tf.Tensor, encoded: Pair) -> Batch:
                 first = (number + skipped) * self._batch_size

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
@@ -19,10 +18,9 @@ class Samples:
     count: int
     read: Callable[[tf.Tensor], Pair]
 
-    def subset(self, numbers: np.ndarray) -> "Samples":
-        """Return some of the samples, in this order."""
-        chosen = tf.constant(numbers, tf.int64)
-        return Samples(len(numbers), lambda number: self.read(chosen[number]))
+    def part(self, start: int, stop: int) -> "Samples":
+        """Return the samples from one number to before another."""
+        return Samples(stop - start, lambda number: self.read(number + start))
 
 
 @dataclass(frozen=True)
@@ -35,8 +33,8 @@ class Stream:
     ]  # order's key [2] or None -> (bytes, label)
 
 
-def slice_split(counts: Mapping[str, int], split: str) -> tuple[str, np.ndarray]:
-    """Return the name of a split and the numbers of its samples that a slicing names.
+def slice_split(counts: Mapping[str, int], split: str) -> tuple[str, int, int]:
+    """Return the name of a split, and from where to where a slicing takes its samples.
 
     Args:
         counts: samples of each split.
@@ -47,17 +45,13 @@ def slice_split(counts: Mapping[str, int], split: str) -> tuple[str, np.ndarray]
     """
     try:
         sizes = {name: SimpleNamespace(num_examples=count) for name, count in counts.items()}
-        parts = tfds.core.ReadInstruction.from_spec(split).to_absolute(sizes)
+        (part,) = tfds.core.ReadInstruction.from_spec(split).to_absolute(sizes)
     except (ValueError, KeyError, AssertionError) as error:
         raise unknown_split(split, counts) from error
-    names = {part.splitname for part in parts}
-    ranges = [
-        np.arange(*slice(part.from_, part.to).indices(counts[part.splitname])) for part in parts
-    ]
-    numbers = np.concatenate(ranges)
-    if len(names) != 1 or not len(numbers):
+    start, stop, _ = slice(part.from_, part.to).indices(counts[part.splitname])
+    if start >= stop:
         raise unknown_split(split, counts)
-    return names.pop(), numbers
+    return part.splitname, start, stop
 
 
 def unknown_split(split: str, names: Iterable[str]) -> ValueError:

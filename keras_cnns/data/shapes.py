@@ -91,13 +91,14 @@ def open_samples(split: str, count: int, size: int) -> Samples:
         ValueError: there is no such split, or nothing in it.
     """
     fewer = max(count // EVALUATION_SHARE, len(FIGURES))
-    name, numbers = slice_split({"train": count, "validation": fewer, "test": fewer}, split)
+    counts = {"train": count, "validation": fewer, "test": fewer}
+    name, start, stop = slice_split(counts, split)
 
     def read(number: tf.Tensor) -> Pair:
         label = number % len(FIGURES)
         return draw(label, size, tf.stack([tf.constant(STREAMS[name], tf.int64), number])), label
 
-    return Samples(count, read).subset(numbers)
+    return Samples(counts[name], read).part(start, stop)
 
 
 def draw(label: tf.Tensor, size: int, key: tf.Tensor) -> tf.Tensor:

@@ -114,7 +114,8 @@ def _read_files(
         deterministic=True,
     )
     if order is not None:
-        records = records.shuffle(SHUFFLE_BUFFER, seed=order[0], reshuffle_each_iteration=False)
+        seed = order[0] * 1_000_003 + order[1]
+        records = records.shuffle(SHUFFLE_BUFFER, seed=seed, reshuffle_each_iteration=False)
     decoders = {"image": tfds.decode.SkipDecoding()}
 
     def parse(record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
