@@ -72,9 +72,9 @@ def train(
     checkpoint_seconds: Annotated[
         float,
         typer.Option(
-            min=0, help="Time from one checkpoint to the next; writing takes at most 1 %."
+            min=0, help="Time from one checkpoint to the next; writing takes at most 0.5 %."
         ),
-    ] = 120,
+    ] = 60,
     checkpoint_steps: Annotated[
         int | None, typer.Option(min=1, help="Steps from one checkpoint to the next, beside that.")
     ] = None,

@@ -132,4 +132,5 @@ def _storable(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 def _bfloat16() -> np.dtype[Any]:
     import ml_dtypes  # Keras requires it
 
-    return np.dtype(ml_dtypes.bfloat16)
+    bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    return bfloat16

@@ -37,7 +37,7 @@ def train(
     recipe: Recipe,
     run: str | Path,
     *,
-    checkpoint_seconds: float | None = 120.0,
+    checkpoint_seconds: float | None = 60.0,
     checkpoint_steps: int | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> Run:

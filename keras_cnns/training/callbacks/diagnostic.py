@@ -6,7 +6,7 @@ import keras
 
 from keras_cnns.training.callbacks.probe import Pass, Probe, Tensors
 
-INTERVAL = 50  # steps; a measurement costs about a step and a half on a batch as large as the probe
+INTERVAL = 100  # steps; a measurement costs about a step and a half on the probe's batch
 
 STATE = ("step", "measured_at", "is_new", "figures")
 

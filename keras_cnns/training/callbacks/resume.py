@@ -19,7 +19,7 @@ from keras_cnns.training.messages import say
 from keras_cnns.training.snapshot import Snapshot, build, put_back, put_back_callbacks, take
 
 KEPT = 2  # checkpoints
-COST = 0.01  # share of the time that may go into writing checkpoints
+COST = 0.005  # share of the time that may go into writing checkpoints
 
 # Ends Keras' loop over an epoch's steps; told apart from the True of callbacks that end it all.
 EPOCH_IS_OVER = "the rest of the epoch that was resumed is over"
@@ -55,7 +55,7 @@ class Resume(keras.callbacks.Callback):
         steps_per_epoch: as `fit` gets it.
         callbacks: those that `fit` gets before this one.
         seconds: from one checkpoint to the next; longer where writing one takes long, so that at
-            most a hundredth of the time goes into it. None: only by steps.
+            most a two-hundredth of the time goes into it. None: only by steps.
         steps: from one checkpoint to the next. None: only by time.
 
     Attributes:
@@ -73,7 +73,7 @@ class Resume(keras.callbacks.Callback):
         *,
         steps_per_epoch: int,
         callbacks: Sequence[keras.callbacks.Callback] = (),
-        seconds: float | None = 120.0,
+        seconds: float | None = 60.0,
         steps: int | None = None,
     ) -> None:
         super().__init__()

@@ -84,7 +84,12 @@ def first_layer_not_finite(model: keras.Model, x: Any) -> Any:
     Layers inside of layers come before those around them. None: every output is finite.
     """
     found: list[Any] = []
-    with watching(model, lambda layer, outputs: is_finite(outputs) or found.append(layer)):
+
+    def note(layer: Any, output: Any) -> None:
+        if not is_finite(output):
+            found.append(layer)
+
+    with watching(model, note):
         model(x, training=True)
     return found[0] if found else None
 

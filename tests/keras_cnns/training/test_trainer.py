@@ -15,8 +15,9 @@ import pytest
 from PIL import Image
 
 from keras_cnns.data import load_split
-from keras_cnns.recipes import Recipe, format_recipe, load_recipe
+from keras_cnns.recipes import OptimizerConfig, Recipe, format_recipe, load_recipe
 from keras_cnns.training import Run, RunError, build_model, evaluate, open_run, predict, train
+from keras_cnns.training.callbacks.stop_on_divergence import DivergedError
 from keras_cnns.training.compiling import compile_model
 from keras_cnns.training.lock import locked
 
@@ -100,8 +101,10 @@ def test_another_recipe_is_refused_by_its_difference(
     )
     with pytest.raises(RunError) as error:
         train(other, finished_run.path)
-    assert "of another recipe: optimizer.learning_rate is 0.05 there and 0.5 here; " in str(error)
-    assert "training.seed is 0 there and 3 here" in str(error)
+    assert "of another recipe: optimizer.learning_rate is 0.05 there and 0.5 here; " in str(
+        error.value
+    )
+    assert "training.seed is 0 there and 3 here" in str(error.value)
 
 
 def test_a_run_in_use_is_refused_by_its_process(finished_run: Run, quick_recipe: Recipe) -> None:
@@ -148,6 +151,17 @@ def test_terminated_and_called_again_it_ends_as_if_never_stopped(
     models = [each.load_model() for each in (open_run(run), finished_run)]
     for one, other in zip(*(model.get_weights() for model in models), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_a_rate_far_too_high_is_named_with_the_layer(quick_recipe: Recipe, tmp_path: Path) -> None:
+    rate = OptimizerConfig(learning_rate=1e30)
+    wild = replace(quick_recipe, optimizer=rate)
+    with pytest.raises(DivergedError) as error:
+        train(wild, tmp_path / "run")
+    message = str(error.value)
+    assert "at step 2 (epoch 1, step 2 of 3), with the learning rate 1e+30" in message
+    assert "the first layer whose output is not finite is stage1_block1_conv1 (Conv2D)" in message
+    assert "kept is that of step 0" in message
 
 
 def test_a_directory_that_is_no_run_says_what_is_missing(tmp_path: Path) -> None:
