@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from keras_cnns.lab.saddle import write_saddle_page
 from keras_cnns.recipes import load_recipe
 from keras_cnns.report import page
@@ -88,7 +90,14 @@ def run_experiment(name: str, folder: Path, tell: Callable[[str], None] = print)
             "By depth",
             "A line for each moment of the training.",
             page.charts(
-                by_depth(records, f"{variant}: {words}", figure, words, log=True)
+                by_depth(
+                    records,
+                    f"{variant}: {words}",
+                    figure,
+                    words,
+                    log=True,
+                    limits=common_limits(list(runs.values()), figure),
+                )
                 for figure, words in experiment.figures.items()
                 for variant, records in runs.items()
             ),
@@ -96,3 +105,10 @@ def run_experiment(name: str, folder: Path, tell: Callable[[str], None] = print)
     ]
     write_text(path, render(runs, experiment.claim, experiment.source, sections))
     return path
+
+
+def common_limits(runs: list[Records], figure: str) -> tuple[float, float] | None:
+    """Return a range that holds a figure of every run, with some room; above 0, for logarithms."""
+    values = np.concatenate([records.by_layer(figure).ravel() for records in runs])
+    values = values[values > 0]
+    return (values.min() / 1.3, values.max() * 1.3) if values.size else None

@@ -122,8 +122,12 @@ def by_depth(
     y: str,
     log: bool = False,
     percent: bool = False,
+    limits: tuple[float, float] | None = None,
 ) -> str:
-    """Draw a figure layer by layer, a line for each moment: {step: values by layer}."""
+    """Draw a figure layer by layer, a line for each moment: {step: values by layer}.
+
+    Diagrams that are to be compared are given the same `limits` of the y axis.
+    """
     if not layers or not profiles:
         return ""
     colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, len(profiles)))
@@ -133,6 +137,8 @@ def by_depth(
             xs, ys = _finite(range(1, len(layers) + 1), values, log)
             marker = "o" if len(layers) <= FEW else ""
             axes.plot(xs, ys, color=colour, marker=marker, linewidth=1.1, label=f"{step:,}")
+        if limits:
+            axes.set_ylim(limits)
         span = f"{layers[0]} to {layers[-1]}" if len(layers) > 1 else layers[0]
         _finish(axes, f"layer in order of depth, {span}", y, log, percent)
         if percent:

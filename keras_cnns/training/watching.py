@@ -20,6 +20,7 @@ from keras_cnns.training.callbacks import (
 )
 from keras_cnns.training.run import DIAGNOSTICS, HISTORY, TENSORBOARD, TIMES
 
+CLASSIFIER = "logits"  # every net's last layer; that of an auxiliary head has another name
 RATE_INTERVAL = 10  # steps; to read a number costs nothing
 PROBE_SAMPLES = 32  # at most; a pass costs as much as a step on so many
 
@@ -37,7 +38,7 @@ def make_watchers(run: Path, batch: tuple[Any, ...]) -> list[keras.callbacks.Cal
     probe = Probe(images, targets)
     diagnostics = [
         LearningRate(interval=RATE_INTERVAL),
-        GradientNorm(probe, layers_in_logs=True),
+        GradientNorm(probe, last=CLASSIFIER, layers_in_logs=True),
         UpdateRatio(layers_in_logs=True),
         DeadReLU(probe, layers_in_logs=True),
         ActivationStatistics(probe, layers_in_logs=True),

@@ -1,5 +1,6 @@
 """Metrics and diagnostics for TensorBoard."""
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import keras
 
 from keras_cnns.training.callbacks.diagnostic import Diagnostic
 from keras_cnns.training.callbacks.diagnostics_log import new_figures
+from keras_cnns.training.messages import say
 
 
 class TensorBoard(keras.callbacks.Callback):
@@ -15,7 +17,7 @@ class TensorBoard(keras.callbacks.Callback):
 
     The logs' `val_loss` is `loss` in the run `validation`, so that both lie in one chart, and a
     figure `dead_relu/conv1` is in the chart `conv1` of the group `dead_relu`. Needs TensorFlow, not
-    TensorBoard itself. Where the disk is full, TensorFlow drops what it could not write.
+    TensorBoard itself. What does not go onto a full disk is left out, with a message.
 
     Args:
         directory: to show with `tensorboard --logdir`.
@@ -28,6 +30,7 @@ class TensorBoard(keras.callbacks.Callback):
         self.step = 0
         self._first_batch = 0
         self._writers: dict[str, Any] = {}
+        self._has_warned = False
 
     def get_state(self) -> dict[str, Any]:
         """Return the number of steps."""
@@ -55,26 +58,32 @@ class TensorBoard(keras.callbacks.Callback):
                 run = "validation" if name.startswith("val_") else "train"
                 runs[run][f"epoch/{name.removeprefix('val_')}"] = value
         for run, scalars in runs.items():
-            self._write(run, scalars, self.step)
-            if run in self._writers:
-                self._writers[run].flush()
+            self._write(run, scalars, self.step, flush=True)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Close the files."""
-        for writer in self._writers.values():
-            writer.close()
-        self._writers = {}
+        writers, self._writers = self._writers, {}
+        for writer in writers.values():
+            with contextlib.suppress(Exception):  # a full disk, which has been told
+                writer.close()
 
-    def _write(self, run: str, scalars: dict[str, float], step: int) -> None:
+    def _write(self, run: str, scalars: dict[str, float], step: int, flush: bool = False) -> None:
         if not scalars:
             return
         import tensorflow as tf
 
-        if run not in self._writers:
-            self._writers[run] = tf.summary.create_file_writer(str(self.directory / run))
         summary = tf.compat.v1.Summary()
         for name, value in scalars.items():
             summary.value.add(tag=name, simple_value=value)
-        # One call for all; tf.summary.scalar is one each, and needs the package tensorboard.
-        with self._writers[run].as_default():
-            tf.summary.experimental.write_raw_pb(summary.SerializeToString(), step)
+        try:
+            if run not in self._writers:
+                self._writers[run] = tf.summary.create_file_writer(str(self.directory / run))
+            # One call for all; tf.summary.scalar is one each, and needs the package tensorboard.
+            with self._writers[run].as_default():
+                tf.summary.experimental.write_raw_pb(summary.SerializeToString(), step)
+                if flush:
+                    self._writers[run].flush()
+        except (OSError, tf.errors.OpError) as error:
+            if not self._has_warned:
+                say(f"cannot write {self.directory}: {error}; it will lack some steps")
+            self._has_warned = True

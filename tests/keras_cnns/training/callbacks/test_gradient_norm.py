@@ -6,10 +6,11 @@ from two_layers import fit, kernel_gradients, make_data, make_model
 from keras_cnns.training.callbacks import GradientNorm, Probe
 
 
-def test_norms_are_those_computed_by_hand() -> None:
+@pytest.mark.parametrize("last", ["", "head", "no such layer"])
+def test_norms_are_those_computed_by_hand(last: str) -> None:
     model, (x, y) = make_model(), make_data()
     norms = [float(np.linalg.norm(g)) for g in kernel_gradients(model, x, y)]
-    callback = GradientNorm(Probe(x, y))
+    callback = GradientNorm(Probe(x, y), last=last)
     fit(model, callback, steps=1)
     assert callback.figures == pytest.approx(
         {
@@ -20,6 +21,12 @@ def test_norms_are_those_computed_by_hand() -> None:
         },
         rel=1e-5,
     )
+
+
+def test_the_ratio_is_to_the_layer_of_that_name() -> None:
+    callback = GradientNorm(Probe(*make_data()), last="hidden")
+    fit(make_model(), callback, steps=1)
+    assert callback.figures["gradient_ratio"] == 1
 
 
 def test_the_gradient_vanishes_with_depth_and_the_ratio_says_so() -> None:
