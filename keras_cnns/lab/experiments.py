@@ -21,7 +21,7 @@ SMALL = (
     "training.epochs=8",
     "optimizer.learning_rate=0.05",
 )
-LARGE = ("training.epochs=2", "optimizer.learning_rate=0.01")
+LARGE = ("training.epochs=4", "optimizer.learning_rate=0.01")
 
 
 @dataclass(frozen=True)
