@@ -178,7 +178,7 @@ def confusion(title: str, counts: np.ndarray, labels: Sequence[str]) -> str:
     """Draw a confusion matrix [K, K], true classes in rows; each row's colours are its shares."""
     classes = len(labels)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    side = float(np.clip(1.6 + 0.42 * classes, 4.4, 8.4))
+    side = float(np.clip(1.6 + 0.42 * classes, 4.4, 8.4)) if classes <= NUMBERED else 5.4
 
     def paint(axes: Axes) -> None:
         axes.grid(visible=False)
@@ -186,6 +186,7 @@ def confusion(title: str, counts: np.ndarray, labels: Sequence[str]) -> str:
         axes.set_xlabel("predicted")
         axes.set_ylabel("true")
         if classes > NUMBERED:
+            axes.set_xlabel("predicted, number of the class")
             return
         places = range(classes)
         names = [shorten(label) for label in labels]
@@ -233,7 +234,7 @@ def reliability(
         axes.set_ylim(0, 1.02)
         _finish(axes, "confidence: the highest probability", "accuracy", False, True)
         axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        axes.legend(loc="upper left", fontsize=8.5)
+        axes.legend(loc="best", fontsize=8.5)
 
     return draw(paint, title, (5.4, 4.2))
 

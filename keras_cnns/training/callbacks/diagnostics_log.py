@@ -3,7 +3,6 @@
 import csv
 import io
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import keras
 
 from keras_cnns.training.callbacks.diagnostic import Diagnostic
+from keras_cnns.training.messages import say
 
 
 class DiagnosticsLog(keras.callbacks.Callback):
@@ -47,6 +47,7 @@ class DiagnosticsLog(keras.callbacks.Callback):
         figures = new_figures(self.diagnostics)
         if not figures:
             return
+        is_first = not self._waiting
         row = {"step": str(max(each.measured_at or 0 for each in self.diagnostics))}
         row |= {name: f"{value:.6g}" for name, value in figures.items()}
         if not self._columns:
@@ -56,7 +57,8 @@ class DiagnosticsLog(keras.callbacks.Callback):
         try:
             self._size = write_at(self.path, self._size, self._waiting)
         except OSError as error:
-            print(f"{self.path}: {error.strerror}; its rows come later", file=sys.stderr)
+            if is_first:
+                say(f"cannot write {self.path}: {error.strerror}; its rows come later")
         else:
             self._waiting = ""
 

@@ -68,8 +68,8 @@ class TensorBoard(keras.callbacks.Callback):
                 writer.close()
 
     def _write(self, run: str, scalars: dict[str, float], step: int, flush: bool = False) -> None:
-        if not scalars:
-            return
+        if not scalars or (self._has_warned and run not in self._writers and not flush):
+            return  # after a full disk a new file is tried once an epoch
         import tensorflow as tf
 
         summary = tf.compat.v1.Summary()

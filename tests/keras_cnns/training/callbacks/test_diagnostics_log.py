@@ -56,7 +56,8 @@ def test_rows_wait_while_they_cannot_be_written(
     path = tmp_path / "there is no such folder yet" / "diagnostics.csv"
     every = callbacks(path)
     fit(make_model(), *every, steps=3)
-    assert f"{path}: No such file or directory; its rows come later" in capsys.readouterr().err
+    told = f"cannot write {path}: No such file or directory; its rows come later"
+    assert capsys.readouterr().err.splitlines() == [told]
     path.parent.mkdir()
     fit(make_model(), *every, steps=3)
     assert [row["step"] for row in read(path)] == ["0", "2", "4"]
