@@ -3,6 +3,7 @@
 import math
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from keras_cnns.training.checkpoint import (
 )
 
 BFLOAT16 = pytest.importorskip("ml_dtypes").bfloat16
-ARRAYS = [
+ARRAYS: list[np.ndarray[Any, Any]] = [
     np.arange(6, dtype=np.float32).reshape(2, 3).T,  # not in one piece
     np.array(7, np.int64),
     np.array([[1, 2**32 - 1]], np.uint32),
