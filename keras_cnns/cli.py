@@ -6,9 +6,10 @@ runs, so that `--help` answers at once.
 """
 
 import os
+import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -16,7 +17,11 @@ from typing import Annotated
 
 import typer
 
+from keras_cnns.commands.data import data_app
+from keras_cnns.commands.lab import lab
+from keras_cnns.commands.report import report
 from keras_cnns.quiet import quiet_stderr
+from keras_cnns.table import print_table
 
 COMMANDS = "keras_cnns.commands"
 USAGE_ERROR, FAILURE, INTERRUPTED = 2, 1, 130
@@ -30,6 +35,7 @@ def import_training() -> ModuleType:
     """Return `keras_cnns.training`, which brings TensorFlow with it: seconds, and many words."""
     with quiet_stderr():
         from keras_cnns import training
+        from keras_cnns.training import train  # noqa: F401  (parts are imported when asked for)
     return training
 
 
@@ -51,29 +57,68 @@ def options(
 
 @app.command(
     epilog="Example: keras-cnns train --recipe digits-resnet20 --run runs/first "
-    "--set optimizer.learning_rate=0.05 --set training.epochs=3"
+    "--set optimizer.learning_rate=0.05 --set training.epochs=3. "
+    "Killed or stopped, the same command goes on from its latest checkpoint."
 )
 def train(
     recipe: Annotated[str, typer.Option(help="A built-in recipe's name, or a TOML file's path.")],
-    run: Annotated[Path, typer.Option(help="Directory to make; it must not hold a run already.")],
+    run: Annotated[
+        Path | None, typer.Option(help="Directory to make, or to go on with after a kill.")
+    ] = None,
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change a value of the recipe."),
     ] = None,
+    checkpoint_seconds: Annotated[
+        float,
+        typer.Option(
+            min=0, help="Time from one checkpoint to the next; writing takes at most 0.5 %."
+        ),
+    ] = 60,
+    checkpoint_steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps from one checkpoint to the next, beside that.")
+    ] = None,
+    skip_bad: Annotated[
+        bool,
+        typer.Option("--skip-bad", help="Go on without the image files that cannot be read."),
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Print recipe, steps, time and memory; train ten steps."),
+    ] = False,
+    find_lr: Annotated[
+        bool,
+        typer.Option("--find-lr", help="Find a learning rate by a range test, with its plot."),
+    ] = False,
 ) -> None:
     """Train a net as a recipe says; the best epoch's model goes into the run directory."""
     from keras_cnns.recipes import RecipeError, load_recipe
 
     try:
-        loaded = load_recipe(recipe, overrides or ())
+        skipping = ["data.skip_bad=true"] if skip_bad else []
+        loaded = load_recipe(recipe, [*(overrides or ()), *skipping])
     except RecipeError as error:
         raise typer.BadParameter(str(error)) from error
-    if run.exists() and not (run.is_dir() and not any(run.iterdir())):
-        raise typer.BadParameter(f"{run} holds something already; choose another directory")
+    if dry_run:
+        from keras_cnns.commands.dry_run import print_dry_run
 
+        return print_dry_run(loaded)
+    if find_lr:
+        from keras_cnns.commands.find_lr import print_range_test
+
+        return print_range_test(loaded, run)
+    if run is None:
+        raise typer.BadParameter("Missing option '--run', the directory to make")
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     training = import_training()
 
-    results = training.train(loaded, run).results()
+    try:
+        finished = training.train(
+            loaded, run, checkpoint_seconds=checkpoint_seconds, checkpoint_steps=checkpoint_steps
+        )
+    except training.RunError as error:
+        raise typer.BadParameter(str(error)) from error
+    results = finished.results()
     test = results["test"]
     print(
         f"{run}: test accuracy {test['accuracy']:.2%} over {test['samples']} images, "
@@ -114,6 +159,10 @@ def predict(
         ranked = ", ".join(f"{label} {probability:.2%}" for label, probability in labels)
         print(f"{path}: {ranked}")
 
+
+app.command(epilog="Example: keras-cnns report runs/first runs/second --to comparison.html")(report)
+
+app.command(epilog="Example: keras-cnns lab saddle --to lab")(lab)
 
 models_app = typer.Typer(
     help="List the nets, or show one stage by stage.",
@@ -178,22 +227,7 @@ def show(
     print_table(columns, rows, numbers=(2, 3, 4))
 
 
-def print_table(
-    columns: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Sequence[int]
-) -> None:
-    """Print rows under their columns; of those in `numbers` the values stand to the right."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for index, column in enumerate(columns):
-        right = index in numbers
-        table.add_column(column, justify="right" if right else "left", no_wrap=right or not index)
-    for row in rows:
-        table.add_row(*row)
-    # A pipe has no width, and no reason to fold the lines.
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
-
+app.add_typer(data_app, name="data")
 
 weights_app = typer.Typer(
     help="Read other people's checkpoints: torchvision's, timm's and keras.applications'."

@@ -1,7 +1,16 @@
-"""Images and labels: any TensorFlow Datasets name, and the built-in `digits`."""
+"""Images and labels: TensorFlow Datasets by name, folders, the built-in `digits` and `shapes`."""
 
 from keras_cnns.data.images import read_image
-from keras_cnns.data.loading import load_split, read_labels
+from keras_cnns.data.loading import fingerprint, load_split, open_split, read_labels
+from keras_cnns.data.pipeline import Split
 from keras_cnns.data.preprocessing import preprocess
 
-__all__ = ["load_split", "preprocess", "read_image", "read_labels"]
+__all__ = [
+    "Split",
+    "fingerprint",
+    "load_split",
+    "open_split",
+    "preprocess",
+    "read_image",
+    "read_labels",
+]

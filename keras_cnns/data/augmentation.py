@@ -1,35 +1,59 @@
-"""Random changes of training images that leave their labels true."""
+"""Random changes of a whole batch of training images that leave their labels true."""
 
 import tensorflow as tf
 
-from keras_cnns.recipes import DataConfig
 
-
-def augment(pairs: tf.data.Dataset, config: DataConfig, seed: int) -> tf.data.Dataset:
-    """Pad-and-crop and flip (image [H, W, C], label) as configured, anew each epoch."""
-    if not (config.pad_and_crop or config.horizontal_flip):
-        return pairs
-
-    def change(pair: tuple[tf.Tensor, tf.Tensor], key: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        image, label = pair
-        keys = tf.random.split(tf.stack([key, tf.constant(seed, tf.int64)]), 2)
-        if config.pad_and_crop:
-            image = pad_and_crop(image, config.pad_and_crop, keys[0])
-        if config.horizontal_flip:
-            image = tf.image.stateless_random_flip_left_right(image, keys[1])
-        return image, label
-
-    keys = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True)
-    return tf.data.Dataset.zip(pairs, keys).map(change, num_parallel_calls=tf.data.AUTOTUNE)
-
-
-def pad_and_crop(image: tf.Tensor, padding: int, key: tf.Tensor) -> tf.Tensor:
-    """Pad with zeros and crop at random (He et al. 2015, section 4.2): [H, W, C] -> [H, W, C].
+def shift_and_flip(
+    images: tf.Tensor, draws: tf.Tensor, *, padding: int = 0, flip: bool = False
+) -> tf.Tensor:
+    """Pad with zeros, crop at random, mirror half (He et al. 2015, section 4.2): [N, H, W, C].
 
     Args:
-        image: pixels.
+        images: pixels.
+        draws: random numbers in [0, 1), [N, 3]: down, right, mirror.
         padding: pixels on each side.
-        key: two integers; the same key crops the same way.
+        flip: whether to mirror any.
     """
-    padded = tf.pad(image, ((padding, padding), (padding, padding), (0, 0)))
-    return tf.image.stateless_random_crop(padded, image.shape, key)
+    _, height, width, _ = images.shape
+    padded = tf.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    corner = tf.cast(draws[:, :2] * (2 * padding + 1), tf.int32)
+    rows, columns = tf.range(height)[None], tf.range(width)[None]
+    if flip:
+        columns = tf.where(draws[:, 2:3] < 0.5, columns, columns[:, ::-1])
+    cropped = tf.gather(padded, rows + corner[:, :1], axis=1, batch_dims=1)
+    return tf.gather(cropped, columns + corner[:, 1:2], axis=2, batch_dims=1)
+
+
+def erase(
+    images: tf.Tensor, draws: tf.Tensor, noise: tf.Tensor, *, probability: float
+) -> tf.Tensor:
+    """Fill a rectangle with noise: 2 to 40 % of the area, sides 0.3 to 1/0.3: [N, H, W, C].
+
+    Args:
+        images: pixels.
+        draws: random numbers in [0, 1), [N, 5]: whether, area, ratio of the sides, down, right.
+        noise: what to fill with, as the images.
+        probability: share of images that lose a rectangle.
+
+    References:
+        Zhong et al. 2017, Random erasing data augmentation (arXiv:1708.04896), table 1, RE-R.
+    """
+    area = 0.02 + draws[:, 1] * (0.4 - 0.02)
+    ratio = tf.exp((2 * draws[:, 2] - 1) * tf.math.log(1 / 0.3))
+    # Shares of the height and the width; a side that would stick out is as long as the image.
+    sides = tf.minimum(tf.sqrt(tf.stack([area * ratio, area / ratio], axis=1)), 1.0)
+    corner = draws[:, 3:5] * (1 - sides)
+    inside = rectangle(images, corner, corner + sides)
+    chosen = (draws[:, 0] < probability)[:, None, None, None]
+    return tf.where(inside & chosen, noise, images)
+
+
+def rectangle(images: tf.Tensor, start: tf.Tensor, stop: tf.Tensor) -> tf.Tensor:
+    """Return which pixels lie between two corners, in shares of the sides: bool [N, H, W, 1]."""
+    _, height, width, _ = images.shape
+
+    def between(size: int, axis: int) -> tf.Tensor:
+        edges = tf.cast(tf.round(tf.stack([start, stop])[:, :, axis, None] * size), tf.int32)
+        return (tf.range(size) >= edges[0]) & (tf.range(size) < edges[1])
+
+    return (between(height, 0)[:, :, None] & between(width, 1)[:, None, :])[..., None]

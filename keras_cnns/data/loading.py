@@ -1,93 +1,88 @@
-"""From a data set's name to batches of (images uint8 [N, H, W, C], labels int64 [N])."""
+"""From a data set's name and a split's to batches."""
 
-import contextlib
 import functools
-import io
-import sys
-from difflib import get_close_matches
-from typing import Any
+import json
 
 import tensorflow as tf
-import tensorflow_datasets as tfds
 
-from keras_cnns.data.augmentation import augment
-from keras_cnns.data.digits import Digits
-from keras_cnns.data.preprocessing import preprocess
-from keras_cnns.recipes import DataConfig
-
-SHUFFLE_BUFFER = 10_000  # samples
-
-
-@functools.cache
-def _builder(name: str) -> tfds.core.DatasetBuilder:
-    """Return the builder of a data set, its files downloaded and prepared once.
-
-    Raises:
-        ValueError: there is no data set of this name, or it does not hold labelled images.
-    """
-    try:
-        builder = tfds.builder(name)
-    except (tfds.core.DatasetNotFoundError, AssertionError, ValueError) as error:
-        near = get_close_matches(name, [Digits.name, *tfds.list_builders()], n=3)
-        hint = f" Near names: {', '.join(near)}." if near else ""
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else "not found"
-        raise ValueError(f"there is no data set {name!r} ({reason}).{hint}") from None
-    features = builder.info.features
-    expected = {"image": tfds.features.Image, "label": tfds.features.ClassLabel}
-    if not all(
-        key in features and isinstance(features[key], kind) for key, kind in expected.items()
-    ):
-        raise ValueError(
-            f"data set {name!r} has no features 'image' and 'label': it has {features}"
-        )
-    if not builder.data_path.exists():
-        print(f"preparing the data set {builder.info.full_name} (only this once)", file=sys.stderr)
-        if isinstance(builder, Digits):  # a matter of seconds, and nothing is downloaded
-            tfds.disable_progress_bar()
-            with contextlib.redirect_stdout(io.StringIO()):
-                builder.download_and_prepare()
-            tfds.enable_progress_bar()
-        else:
-            builder.download_and_prepare()
-    return builder
+from keras_cnns.data import folder, shapes, tfds_samples
+from keras_cnns.data.pipeline import NO_AUGMENTATION, Split
+from keras_cnns.data.samples import Samples, Stream
+from keras_cnns.recipes import AugmentationConfig, DataConfig
 
 
 def read_labels(config: DataConfig) -> tuple[str, ...]:
     """Return the names of the classes, K of them, in the order of their numbers."""
-    return tuple(_builder(config.name).info.features["label"].names)
+    if config.name == "folder":
+        return folder.read_labels(folder.read_files(config.path, config.skip_bad))
+    if config.name == "shapes":
+        return tuple(shapes.FIGURES)
+    return tfds_samples.read_labels(config.name)
 
 
-def load_split(
-    config: DataConfig, split: str, *, batch_size: int, training: bool = False, seed: int = 0
-) -> tf.data.Dataset:
-    """Return a split as batches of (images uint8 [N, H, W, C], labels int64 [N]).
+def open_split(
+    config: DataConfig,
+    split: str,
+    *,
+    batch_size: int,
+    seed: int | None = None,
+    augmentation: AugmentationConfig = NO_AUGMENTATION,
+    one_hot: bool = False,
+) -> Split:
+    """Open a split, to be read epoch by epoch from any step.
 
     Args:
-        config: which data set, and how its images are preprocessed and augmented.
+        config: which data set, and how its images are preprocessed.
         split: a split's name, or TFDS' slicing of one, as `train[:45000]`.
-        batch_size: images in a batch; the last may have fewer.
-        training: shuffle anew each epoch, and augment.
-        seed: of both.
+        batch_size: images in a batch.
+        seed: of the order and the augmentation; None keeps the order, and changes nothing.
+        augmentation: what happens to the images.
+        one_hot: give targets [N, K], not labels [N]; augmentation that mixes labels always does.
 
     Raises:
         ValueError: there is no such data set or split.
     """
-    builder = _builder(config.name)
-    try:
-        samples = builder.as_dataset(
-            split=split, shuffle_files=False, read_config=tfds.ReadConfig(try_autocache=False)
-        )
-    except (ValueError, KeyError) as error:
-        raise ValueError(
-            f"data set {config.name!r} has no split {split!r}, or nothing in it: "
-            f"it has {', '.join(builder.info.splits)}"
-        ) from error
+    return Split(
+        _open_samples(config, split),
+        config,
+        len(read_labels(config)),
+        batch_size=batch_size,
+        seed=seed,
+        augmentation=augmentation,
+        one_hot=one_hot,
+    )
 
-    def to_pair(sample: dict[str, Any]) -> tuple[tf.Tensor, tf.Tensor]:
-        return preprocess(sample["image"], config.preprocessing()), sample["label"]
 
-    pairs = samples.map(to_pair, num_parallel_calls=tf.data.AUTOTUNE)
-    if training:
-        pairs = pairs.shuffle(SHUFFLE_BUFFER, seed=seed, reshuffle_each_iteration=True)
-        pairs = augment(pairs, config, seed)
-    return pairs.batch(batch_size).prefetch(tf.data.AUTOTUNE)
+def load_split(
+    config: DataConfig, split: str, *, batch_size: int, one_hot: bool = False
+) -> tf.data.Dataset:
+    """Return a split, once through and as it is, as batches of (uint8 [N, H, W, C], int64 [N]).
+
+    Raises:
+        ValueError: there is no such data set or split.
+    """
+    return open_split(config, split, batch_size=batch_size, one_hot=one_hot).epoch(0)
+
+
+def fingerprint(config: DataConfig) -> str:
+    """Return what tells one state of a data set from another: a hash, or a name and version."""
+    if config.name == "folder":
+        files = folder.read_files(config.path, config.skip_bad)
+        return f"sha256:{folder.fingerprint(files, config.path)}"
+    if config.name == "shapes":
+        return f"shapes of {config.image_size} pixels, {config.samples} samples"
+    info = tfds_samples.open_builder(config.name).info
+    counts = {name: split.num_examples for name, split in info.splits.items()}
+    return f"{info.full_name} {json.dumps(counts)}"
+
+
+@functools.lru_cache(maxsize=8)
+def _open_samples(config: DataConfig, split: str) -> Samples | Stream:
+    if config.name == "folder":
+        specs = (config.train_split, config.validation_split, config.test_split, split)
+        wanted = [spec.partition("[")[0] for spec in specs]
+        files = folder.read_files(config.path, config.skip_bad)
+        return folder.open_samples(files, split, sorted(set(wanted)))
+    if config.name == "shapes":
+        return shapes.open_samples(split, config.samples, config.resize_shorter)
+    return tfds_samples.open_samples(config.name, split)

@@ -17,10 +17,9 @@ def preprocess(image: tf.Tensor, preprocessing: Mapping[str, Any]) -> tf.Tensor:
     image = tf.convert_to_tensor(image)
     channels, crop = preprocessing["channels"], preprocessing["crop"]
     height, width = (crop, crop) if isinstance(crop, int) else crop
-    if image.shape[-1] == 3 and channels == 1:
-        image = tf.image.rgb_to_grayscale(image)
-    elif image.shape[-1] == 1 and channels == 3:
-        image = tf.image.grayscale_to_rgb(image)
+    image = to_channels(image, channels)
+    if image.shape[:2] == (height, width) and height == width == preprocessing["resize_shorter"]:
+        return image
 
     sides = tf.cast(tf.shape(image)[:2], tf.float32)
     scale = preprocessing["resize_shorter"] / tf.reduce_min(sides)
@@ -35,3 +34,11 @@ def preprocess(image: tf.Tensor, preprocessing: Mapping[str, Any]) -> tf.Tensor:
     top, left = (resized[0] - height) // 2, (resized[1] - width) // 2
     image = tf.image.crop_to_bounding_box(image, top, left, height, width)
     return tf.ensure_shape(image, (height, width, channels))
+
+
+def to_channels(image: tf.Tensor, channels: int) -> tf.Tensor:
+    """Make grey of RGB, exactly as Pillow does, or the reverse: uint8 [..., c] -> [..., C]."""
+    if image.shape[-1] == 3 and channels == 1:
+        parts = tf.cast(image, tf.int32) * [19595, 38470, 7471] + [0, 0, 2**15]
+        return tf.cast(tf.reduce_sum(parts, axis=-1, keepdims=True) // 2**16, tf.uint8)
+    return tf.image.grayscale_to_rgb(image) if image.shape[-1] < channels else image

@@ -1,6 +1,7 @@
 """Recipes as data: one TOML file for each, named as `keras-cnns train --recipe` takes it."""
 
 from keras_cnns.recipes.schema import (
+    AugmentationConfig,
     DataConfig,
     ModelConfig,
     OptimizerConfig,
@@ -14,6 +15,7 @@ from keras_cnns.recipes.schema import (
 )
 
 __all__ = [
+    "AugmentationConfig",
     "DataConfig",
     "ModelConfig",
     "OptimizerConfig",

@@ -1,8 +1,8 @@
 """Recipes: what to train, on what and how, as data.
 
-A recipe is a TOML file; read, it is a frozen `Recipe` whose every field has been checked. Unknown
-keys, wrong types and values out of range are errors that name the key, the value and what is
-allowed.
+A recipe is a TOML file, which may say `base = "another"` and then only what differs. Read, it is a
+frozen `Recipe` whose every field has been checked. Unknown keys, wrong types and values out of
+range are errors that name the key, the value and what is allowed.
 """
 
 import json
@@ -23,6 +23,7 @@ CHECKED = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 PositiveInt = Annotated[int, Field(ge=1, le=10**9)]
 Share = Annotated[float, Field(ge=0, le=1)]
 PerChannel = tuple[float, ...]
+Schedule = Literal["constant", "step", "cosine", "polynomial", "one_cycle", "exponential"]
 
 
 class RecipeError(ValueError):
@@ -35,13 +36,20 @@ class ModelConfig:
 
     name: str  # a key of keras_cnns.models.MODELS
     aux_heads: bool = False  # train with the net's auxiliary classifiers
+    weights: str = ""  # a file to begin from, of this net: torchvision's, timm's, Keras' or ours
+    frozen_epochs: Annotated[int, Field(ge=0)] = 0  # with weights: only the classifier learns
+    unfreeze_epochs: Annotated[int, Field(ge=0)] = 0  # then a stage more each; 0: all at once
+
+    def __post_init__(self) -> None:
+        if self.frozen_epochs and not self.weights:
+            raise ValueError("frozen_epochs needs weights: a net of random ones has to learn")
 
 
 @dataclass(frozen=True, config=CHECKED)
 class DataConfig:
     """Which images, and how they come to the net."""
 
-    name: str  # a TensorFlow Datasets name, as "cifar10" or "cifar10:3.0.2", or "digits"
+    name: str  # "digits", "shapes", "folder", or of TFDS, as "cifar10" or "cifar10:3.0.2"
     image_size: PositiveInt  # pixels, height and width of what the net sees
     resize_shorter: PositiveInt  # pixels, the shorter side before the centre crop
     channels: Literal[1, 3]  # grey or RGB
@@ -52,8 +60,9 @@ class DataConfig:
     train_split: str = "train"
     validation_split: str = "validation"  # chooses the best epoch
     test_split: str = "test"  # is only reported
-    pad_and_crop: Annotated[int, Field(ge=0)] = 0  # pixels of random shift in training
-    horizontal_flip: bool = False  # mirror half of the training images
+    path: str = ""  # of `folder`: a folder for each class, in folders for each split or without
+    skip_bad: bool = False  # of `folder`: go on without the files that cannot be read
+    samples: PositiveInt = 10_000  # of `shapes`: training images; validation and test have a tenth
 
     def __post_init__(self) -> None:
         for key in ("mean", "std"):
@@ -62,6 +71,11 @@ class DataConfig:
                 raise ValueError(f"{key} has {len(values)} values for {self.channels} channels")
         if min(self.std) <= 0:
             raise ValueError(f"std is {list(self.std)}; each must be above 0")
+        if (self.name == "folder") != bool(self.path):
+            raise ValueError(
+                'name = "folder" needs a path, and no other name has one: '
+                f"name is {self.name!r}, path {self.path!r}"
+            )
         if self.resize_shorter < self.image_size:
             raise ValueError(
                 f"resize_shorter is {self.resize_shorter}; it must be at least image_size, "
@@ -80,6 +94,27 @@ class DataConfig:
 
 
 @dataclass(frozen=True, config=CHECKED)
+class AugmentationConfig:
+    """What happens to training images and their labels, in this order."""
+
+    inception_crop: bool = False  # 8 to 100 % of the area, ratio 3/4 to 4/3, instead of the middle
+    pad_and_crop: Annotated[int, Field(ge=0)] = 0  # pixels of random shift
+    horizontal_flip: bool = False  # mirror half of the images
+    color_jitter: Share = 0.0  # largest change of brightness, contrast and saturation
+    rand_augment_layers: Annotated[int, Field(ge=0, le=14)] = 0  # operations on an image; 2 usual
+    rand_augment_magnitude: Annotated[float, Field(ge=0, le=10)] = 9.0  # of 10
+    random_erasing: Share = 0.0  # share of images that lose a rectangle
+    mixup_alpha: Annotated[float, Field(ge=0, le=100)] = 0.0  # of Beta(alpha, alpha)
+    cutmix_alpha: Annotated[float, Field(ge=0, le=100)] = 0.0  # with both, each on half the images
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0  # taken from the true class
+
+    @property
+    def soft_targets(self) -> bool:
+        """Whether a target is a distribution over the classes, and not a class's number."""
+        return bool(self.mixup_alpha or self.cutmix_alpha or self.label_smoothing)
+
+
+@dataclass(frozen=True, config=CHECKED)
 class OptimizerConfig:
     """Momentum, and its learning rate over time."""
 
@@ -87,8 +122,30 @@ class OptimizerConfig:
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     nesterov: bool = False
     weight_decay: Annotated[float, Field(ge=0)] = 0.0  # coupled, as in He et al. 2015
-    schedule: Literal["constant", "cosine"] = "constant"
-    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0  # linear from 0, before the cosine
+    decay_norm_and_bias: bool = True  # decay them too, as He et al. and torch do
+    bias_rate: Annotated[float, Field(gt=0)] = 1.0  # of biases, as a factor; Caffe's nets have 2
+    rate_batch_size: Annotated[int, Field(ge=0)] = 0  # the rate is for so many images; 0: for any
+    schedule: Schedule = "constant"
+    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0  # linear from 0
+    decay_at_epochs: tuple[float, ...] = ()  # of `step`
+    decay_at_steps: tuple[int, ...] = ()  # of `step`, instead
+    decay_epochs: Annotated[float, Field(gt=0)] = (
+        8.0  # of `exponential`: from one stair to the next
+    )
+    decay_factor: Annotated[float, Field(gt=0, lt=1)] = 0.1  # of `step` and `exponential`
+    power: Annotated[float, Field(gt=0)] = 1.0  # of `polynomial`
+    rise: Annotated[float, Field(gt=0, lt=1)] = 0.3  # of `one_cycle`: share of the steps
+    hold_rate: Annotated[float, Field(ge=0)] = 0.0  # until it has learnt something; 0: at once
+    hold_until_error: Share = 0.8  # share of training images that are wrong
+    average_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of averaged weights; 0: none
+
+    def __post_init__(self) -> None:
+        if (self.schedule == "step") != bool(self.decay_at_epochs or self.decay_at_steps):
+            raise ValueError(
+                'schedule = "step" needs decay_at_epochs or decay_at_steps, and no other has them'
+            )
+        if self.decay_at_epochs and self.decay_at_steps:
+            raise ValueError("decay_at_epochs and decay_at_steps are both given; leave one away")
 
 
 @dataclass(frozen=True, config=CHECKED)
@@ -97,6 +154,7 @@ class TrainingConfig:
 
     epochs: PositiveInt
     batch_size: PositiveInt
+    steps: Annotated[int, Field(ge=0)] = 0  # where the last epoch ends early; 0: it does not
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     aux_loss_weight: Share = 0.3  # of each auxiliary classifier (Szegedy et al. 2014, section 5)
 
@@ -109,6 +167,7 @@ class Recipe:
     data: DataConfig
     optimizer: OptimizerConfig
     training: TrainingConfig
+    augmentation: AugmentationConfig = AugmentationConfig()
 
 
 def list_recipes() -> list[str]:
@@ -178,9 +237,24 @@ def _read(name: str | Path) -> dict[str, Any]:
         except (OSError, UnicodeDecodeError) as error:
             raise RecipeError(f"cannot read the recipe {path}: {error}") from None
     try:
-        return tomllib.loads(text)
+        values = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise RecipeError(f"{path}: {error}") from None
+    if (base := values.pop("base", None)) is None:
+        return values
+    if base not in list_recipes() or base == name:
+        raise RecipeError(f"{path}: base is {base!r}; it must be a built-in recipe's name")
+    return _merge(_read(base), values)
+
+
+def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Return the sections of `base` with those keys that `changes` has as it has them."""
+    whole = dict(base)
+    for section, values in changes.items():
+        of_base = base.get(section)
+        both = isinstance(values, dict) and isinstance(of_base, dict)
+        whole[section] = {**of_base, **values} if both else values  # type: ignore[dict-item]
+    return whole
 
 
 def _parse_value(text: str) -> Any:

@@ -1,6 +1,27 @@
 """From a recipe to a run directory, and back from one."""
 
-from keras_cnns.training.run import Run, RunError, open_run
-from keras_cnns.training.trainer import build_model, evaluate, predict, train
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from keras_cnns.training.compiling import build_model
+    from keras_cnns.training.evaluation import evaluate, predict
+    from keras_cnns.training.run import Run, RunError, open_run
+    from keras_cnns.training.trainer import train
 
 __all__ = ["Run", "RunError", "build_model", "evaluate", "open_run", "predict", "train"]
+
+# Imported when asked for: the data bring TensorFlow, and the callbacks below do without.
+MODULES = {
+    "compiling": ("build_model",),
+    "evaluation": ("evaluate", "predict"),
+    "run": ("Run", "RunError", "open_run"),
+    "trainer": ("train",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in MODULES.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

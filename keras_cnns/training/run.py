@@ -2,11 +2,15 @@
 
 import csv
 import json
+import os
 import platform
-from dataclasses import dataclass
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import keras
 
@@ -14,7 +18,10 @@ import keras
 import keras_cnns.models
 import keras_cnns.optimizers  # noqa: F401
 from keras_cnns.models.heads import deep_recursion
-from keras_cnns.recipes import Recipe, RecipeError, load_recipe
+from keras_cnns.recipes import Recipe, RecipeError, format_recipe, load_recipe
+from keras_cnns.training.files import PARTIAL, write_text
+from keras_cnns.training.lock import locked
+from keras_cnns.training.messages import say
 
 MODEL = "model.keras"
 CONFIG = "config.toml"
@@ -22,10 +29,15 @@ LABELS = "labels.txt"
 HISTORY = "history.csv"
 ENVIRONMENT = "environment.json"
 RESULTS = "results.json"
+CHECKPOINTS = "checkpoints"
+DIAGNOSTICS = "diagnostics.csv"
+TIMES = "times.csv"
+TENSORBOARD = "tensorboard"
+REPORT = "report.html"
 
 
 class RunError(ValueError):
-    """A directory that is not a finished run; the message says what is missing."""
+    """A directory that is not the run that is asked for; the message says what is wrong."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +67,9 @@ class Run:
         return results
 
     def history(self) -> list[dict[str, float]]:
-        """Return one row an epoch: losses, metrics, rate, seconds."""
+        """Return one row an epoch: losses, metrics, and what else was measured in it."""
         with (self.path / HISTORY).open(newline="") as file:
-            return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+            return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
 
 
 def open_run(path: str | Path) -> Run:
@@ -82,6 +94,78 @@ def open_run(path: str | Path) -> Run:
     return Run(path, recipe, labels)
 
 
+@contextmanager
+def opened_for_training(path: Path, recipe: Recipe) -> Iterator[None]:
+    """Hold a run directory that is new, or of a training by the same recipe.
+
+    Raises:
+        RunError: another process trains in it, it is of another recipe, or is no run directory.
+    """
+    if path.exists() and not path.is_dir():
+        raise RunError(f"{path} is a file; choose another directory")
+    try:
+        with locked(path):
+            _check_recipe(path, recipe)
+            yield
+    except BlockingIOError:
+        raise RunError(f"{path} is in use: {_who_trains(path)} trains in it") from None
+
+
+def _check_recipe(path: Path, recipe: Recipe) -> None:
+    """Raise RunError unless the directory is empty, or of a training by this recipe."""
+    if not (path / CONFIG).exists():
+        if any(PARTIAL not in each.name for each in path.iterdir()):
+            raise RunError(
+                f"{path} holds something already, and no {CONFIG}; choose another directory"
+            )
+        return
+    try:
+        former = load_recipe(path / CONFIG)
+    except RecipeError as error:
+        raise RunError(f"{path / CONFIG}: {error}") from None
+    if differences := _compare(former, recipe):
+        raise RunError(
+            f"{path} is of another recipe: {'; '.join(differences)}. "
+            "Choose another directory, or train with that recipe to go on"
+        )
+
+
+def _compare(former: Recipe, recipe: Recipe) -> list[str]:
+    """Return `section.key is A there and B here` for each difference."""
+    there, here = (asdict(cast(Any, each)) for each in (former, recipe))
+    return [
+        f"{section}.{key} is {there[section][key]!r} there and {value!r} here"
+        for section, values in here.items()
+        for key, value in values.items()
+        if there[section][key] != value
+    ]
+
+
+def _who_trains(path: Path) -> str:
+    try:
+        process = json.loads((path / ENVIRONMENT).read_text("utf-8"))["process"]
+        return f"process {process['id']} on {process['host']}"
+    except (OSError, ValueError, KeyError):
+        return "another process"
+
+
+def begin(path: Path, recipe: Recipe, labels: tuple[str, ...]) -> None:
+    """Write what a run directory says from the first step on."""
+    environment = describe_environment(recipe)
+    if (path / ENVIRONMENT).exists():
+        former = json.loads((path / ENVIRONMENT).read_text("utf-8"))["packages"]
+        changed = [
+            f"{name} {former.get(name)} (now {version})"
+            for name, version in environment["packages"].items()
+            if former.get(name) != version
+        ]
+        if changed:
+            say(f"{path} was begun with {', '.join(changed)}: its figures may change")
+    write_text(path / LABELS, "".join(f"{label}\n" for label in labels))
+    write_json(path / ENVIRONMENT, environment)
+    write_text(path / CONFIG, format_recipe(recipe))
+
+
 def describe_environment(recipe: Recipe) -> dict[str, Any]:
     """Return what a run depended on: versions, machine, seed."""
     packages = ("keras-cnns", "keras", "tensorflow", "tensorflow-datasets", "numpy")
@@ -91,9 +175,10 @@ def describe_environment(recipe: Recipe) -> dict[str, Any]:
         "backend": keras.backend.backend(),
         "packages": {name: metadata.version(name) for name in packages},
         "seed": recipe.training.seed,
+        "process": {"id": os.getpid(), "host": socket.gethostname()},
     }
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a value as indented JSON."""
-    path.write_text(json.dumps(value, indent=2) + "\n", "utf-8")
+    """Write a value as indented JSON, whole or not at all."""
+    write_text(path, json.dumps(value, indent=2) + "\n")

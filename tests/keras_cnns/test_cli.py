@@ -11,7 +11,7 @@ import pytest
 from keras_cnns.cli import COMMANDS, app, run
 from keras_cnns.training import Run
 
-OWN = ("train", "evaluate", "predict", "models", "demo")
+OWN = ("train", "evaluate", "predict", "report", "lab", "models", "demo")
 
 
 def keras_cnns(*arguments: str) -> tuple[int, str, str]:
@@ -86,6 +86,28 @@ def test_a_finished_run_is_evaluated_and_asked(
     bad.write_bytes(b"no image")
     assert run(app, ["predict", str(finished_run.path), str(bad)], "keras-cnns") == 1
     assert "bad.png: not a JPEG, PNG or WebP image" in capsys.readouterr().err
+
+
+def test_a_run_is_reported_and_runs_are_compared(
+    finished_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, page = finished_run.path, tmp_path / "comparison.html"
+    assert run(app, ["report", str(path)], "keras-cnns") == 0
+    assert f"{path}: {path / 'report.html'}" in capsys.readouterr().out
+    assert run(app, ["report", str(path), str(path), "--to", str(page)], "keras-cnns") == 0
+    printed = capsys.readouterr().out
+    assert printed.count(f"{finished_run.results()['test']['accuracy']:.2%}") == 2
+    assert page.is_file()
+
+
+def test_a_rate_is_found_with_its_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["train", "--recipe", "digits-resnet20", "--set", "training.batch_size=16"]
+    arguments += ["--find-lr", "--run", str(tmp_path / "first")]
+    assert run(app, arguments, "keras-cnns") == 0
+    (proposed,) = re.findall(r"--set optimizer.learning_rate=([\d.e-]+)", capsys.readouterr().out)
+    assert 1e-4 < float(proposed) < 1
+    assert not (tmp_path / "first").exists()  # a training may still begin there
+    assert 'aria-label="Loss while the rate rises"' in (tmp_path / "first-find-lr.html").read_text()
 
 
 def test_models_lists_the_registry(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,16 +6,23 @@ from typing import Any
 
 import keras
 
+from keras_cnns.training.files import replacing
+from keras_cnns.training.messages import say
+
 
 class SaveBest(keras.callbacks.Callback):
     """Save the model after each epoch that is better than all before.
 
     The file is written beside its place and renamed into it: a reader, or a crash, finds the
-    former best or the new one, never half of one.
+    former best or the new one, never half of one. Where it cannot be written, the weights are
+    kept in memory, and each epoch's end tries again.
 
     Args:
         path: of the `.keras` file.
         monitor: the logs' key to compare; higher is better unless it ends in `loss`.
+
+    Raises:
+        OSError: at the end of training the best model is still not written.
     """
 
     def __init__(self, path: Path, monitor: str = "val_accuracy") -> None:
@@ -23,6 +30,7 @@ class SaveBest(keras.callbacks.Callback):
         self.path, self.monitor = path, monitor
         self.best = -math.inf
         self.best_epoch = 0  # counted from 1; 0 before the first save
+        self.unsaved: list[Any] | None = None  # the best weights, while no file holds them
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Compare, and save where this epoch is the best."""
@@ -31,11 +39,35 @@ class SaveBest(keras.callbacks.Callback):
         value = float((logs or {})[self.monitor])
         if self.monitor.endswith("loss"):
             value = -value
-        if value >= self.best:  # of equals the later one, whose rate is lower
-            partial = self.path.with_suffix(".partial.keras")
+        is_better = value >= self.best  # of equals the later one, whose rate is lower
+        if is_better:
+            self.best, self.best_epoch, self.unsaved = value, epoch + 1, None
+        try:
+            if is_better:
+                self._save()
+            else:
+                self._save_unsaved()
+        except OSError as error:
+            self.unsaved = self.unsaved or self.model.get_weights()
+            say(
+                f"cannot write {self.path}: {error.strerror or error}; the best model, of epoch "
+                f"{self.best_epoch}, is kept in memory, and the next epoch tries again"
+            )
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Try a last time, if the best is still unsaved."""
+        self._save_unsaved()
+
+    def _save(self) -> None:
+        with replacing(self.path) as partial:
+            self.model.save(partial)
+
+    def _save_unsaved(self) -> None:
+        if self.unsaved:
+            weights = self.model.get_weights()
+            self.model.set_weights(self.unsaved)
             try:
-                self.model.save(partial)
-                partial.replace(self.path)
+                self._save()
             finally:
-                partial.unlink(missing_ok=True)
-            self.best, self.best_epoch = value, epoch + 1
+                self.model.set_weights(weights)
+            self.unsaved = None

@@ -49,7 +49,12 @@ def test_overrides_are_toml_values_or_bare_words() -> None:
         ("optimizer.learning_rate=nan", "should be a finite number"),
         ("optimizer.learning_rate=fast", "optimizer.learning_rate is 'fast'"),
         ("optimizer.momentum=1.0", "optimizer.momentum is 1.0: input should be less than 1"),
-        ("optimizer.schedule=step", "'constant' or 'cosine'"),
+        ("optimizer.schedule=stairs", "'one_cycle' or 'exponential'"),
+        ("optimizer.schedule=step", "needs decay_at_epochs or decay_at_steps"),
+        ("model.frozen_epochs=1", "frozen_epochs needs weights"),
+        ("data.name=folder", 'name = "folder" needs a path'),
+        ("data.path=photos", 'name = "folder" needs a path'),
+        ("augmentation.mixup=0.2", "unknown key augmentation.mixup; did you mean 'mixup_alpha'"),
         ("training.epochs=2.5", "training.epochs is 2.5: input should be a valid integer"),
         ("training.epochs=0", "greater than or equal to 1"),
         ("training.seed=true", "training.seed is True"),
@@ -76,6 +81,11 @@ def test_files_are_read_and_refused(tmp_path: Path) -> None:
         load_recipe(path)
     path.write_text("[model]\nname = 'resnet20'\n")
     with pytest.raises(RecipeError, match="data is missing; optimizer is missing"):
+        load_recipe(path)
+    path.write_text("base = 'digits-resnet20'\n[training]\nepochs = 3\n")
+    assert load_recipe(path) == load_recipe("digits-resnet20", ["training.epochs=3"])
+    path.write_text("base = 'mine'\n")
+    with pytest.raises(RecipeError, match="base is 'mine'; it must be a built-in recipe's name"):
         load_recipe(path)
     with pytest.raises(RecipeError, match="cannot read the recipe"):
         load_recipe(tmp_path / "absent.toml")

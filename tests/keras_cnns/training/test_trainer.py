@@ -2,6 +2,10 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,15 +15,17 @@ import pytest
 from PIL import Image
 
 from keras_cnns.data import load_split
-from keras_cnns.recipes import Recipe, load_recipe
+from keras_cnns.recipes import OptimizerConfig, Recipe, format_recipe, load_recipe
 from keras_cnns.training import Run, RunError, build_model, evaluate, open_run, predict, train
-from keras_cnns.training.callbacks import SaveBest
-from keras_cnns.training.trainer import compile_model, make_schedule
+from keras_cnns.training.callbacks.stop_on_divergence import DivergedError
+from keras_cnns.training.compiling import compile_model
+from keras_cnns.training.lock import locked
 
 
 def test_a_run_directory_is_whole(finished_run: Run, quick_recipe: Recipe) -> None:
     path = finished_run.path
-    assert {each.name for each in path.iterdir()} == {
+    assert {each.name for each in path.iterdir()} >= {
+        "checkpoints",
         "config.toml",
         "model.keras",
         "labels.txt",
@@ -27,6 +33,7 @@ def test_a_run_directory_is_whole(finished_run: Run, quick_recipe: Recipe) -> No
         "environment.json",
         "results.json",
     }
+    assert not list(path.rglob("*partial*"))
     assert load_recipe(path / "config.toml") == quick_recipe
     assert finished_run.labels == tuple("0123456789")
     history = finished_run.history()
@@ -75,11 +82,86 @@ def test_predict_reads_files_as_the_data_set_does(finished_run: Run, tmp_path: P
         )
 
 
-def test_a_run_is_never_overwritten(finished_run: Run, quick_recipe: Recipe) -> None:
-    before = (finished_run.path / "model.keras").read_bytes()
-    with pytest.raises(FileExistsError, match="choose another run directory"):
+def test_a_finished_run_says_so_and_stays(
+    finished_run: Run, quick_recipe: Recipe, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished_run.path.rglob("*")}
+    assert train(quick_recipe, finished_run.path) == finished_run
+    assert f"{finished_run.path} is finished already" in capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in finished_run.path.rglob("*")} == before
+
+
+def test_another_recipe_is_refused_by_its_difference(
+    finished_run: Run, quick_recipe: Recipe
+) -> None:
+    other = replace(
+        quick_recipe,
+        optimizer=replace(quick_recipe.optimizer, learning_rate=0.5),
+        training=replace(quick_recipe.training, seed=3),
+    )
+    with pytest.raises(RunError) as error:
+        train(other, finished_run.path)
+    assert "of another recipe: optimizer.learning_rate is 0.05 there and 0.5 here; " in str(
+        error.value
+    )
+    assert "training.seed is 0 there and 3 here" in str(error.value)
+
+
+def test_a_run_in_use_is_refused_by_its_process(finished_run: Run, quick_recipe: Recipe) -> None:
+    with (
+        locked(finished_run.path),
+        pytest.raises(RunError, match=rf"is in use: process {os.getpid()} on \S+ trains in it"),
+    ):
         train(quick_recipe, finished_run.path)
-    assert (finished_run.path / "model.keras").read_bytes() == before
+
+
+def test_what_is_no_run_directory_is_left_alone(tmp_path: Path, quick_recipe: Recipe) -> None:
+    (tmp_path / "thesis.txt").write_text("precious")
+    for path in (tmp_path, tmp_path / "thesis.txt"):
+        with pytest.raises(RunError, match="choose another directory"):
+            train(quick_recipe, path)
+    assert [each.name for each in tmp_path.iterdir()] == ["thesis.txt"]
+    bad = replace(quick_recipe, data=replace(quick_recipe.data, train_split="nowhere"))
+    with pytest.raises(ValueError, match="nowhere"):
+        train(bad, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_terminated_and_called_again_it_ends_as_if_never_stopped(
+    finished_run: Run, quick_recipe: Recipe, tmp_path: Path
+) -> None:
+    """Also: the same seed gives the same history twice, in two processes."""
+    recipe, run = tmp_path / "quick.toml", tmp_path / "run"
+    recipe.write_text(format_recipe(quick_recipe))
+    arguments = ["train", "--recipe", str(recipe), "--run", str(run), "--checkpoint-steps", "2"]
+    command = [sys.executable, "-m", "keras_cnns.cli", *arguments]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        while not (run / "checkpoints" / "step-00000002.checkpoint").exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.terminate()
+        _, err = process.communicate()
+    assert process.returncode == 143
+    assert "SIGTERM: the checkpoint of step" in err
+    again = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert f"{run}: going on from step" in again.stderr
+    assert "test accuracy" in again.stdout
+
+    assert open_run(run).history() == finished_run.history()
+    models = [each.load_model() for each in (open_run(run), finished_run)]
+    for one, other in zip(*(model.get_weights() for model in models), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_rate_far_too_high_is_named_with_the_layer(quick_recipe: Recipe, tmp_path: Path) -> None:
+    rate = OptimizerConfig(learning_rate=1e30)
+    wild = replace(quick_recipe, optimizer=rate)
+    with pytest.raises(DivergedError) as error:
+        train(wild, tmp_path / "run")
+    message = str(error.value)
+    assert "at step 2 (epoch 1, step 2 of 3), with the learning rate 1e+30" in message
+    assert "the first layer whose output is not finite is stage1_block1_conv1 (Conv2D)" in message
+    assert "kept is that of step 0" in message
 
 
 def test_a_directory_that_is_no_run_says_what_is_missing(tmp_path: Path) -> None:
@@ -114,43 +196,3 @@ def test_auxiliary_losses_count_with_their_weight() -> None:
     logs = model.evaluate(images, dict.fromkeys(model.output, labels), verbose=0, return_dict=True)
     weighted = logs["main_loss"] + 0.25 * (logs["aux1_loss"] + logs["aux2_loss"])
     assert logs["loss"] == pytest.approx(weighted, rel=1e-4)
-
-
-def test_the_cosine_schedule_warms_up_and_ends_at_zero() -> None:
-    recipe = load_recipe(
-        "digits-resnet20",
-        ["training.epochs=10", "optimizer.warmup_epochs=2", "optimizer.learning_rate=0.1"],
-    )
-    rate = make_schedule(recipe, steps_per_epoch=5)
-    assert float(rate(0)) == 0
-    assert float(rate(5)) == pytest.approx(0.05)
-    assert float(rate(10)) == pytest.approx(0.1)
-    assert float(rate(30)) == pytest.approx(0.05)
-    assert float(rate(50)) == pytest.approx(0.0, abs=1e-8)
-    constant = replace(recipe, optimizer=replace(recipe.optimizer, schedule="constant"))
-    assert make_schedule(constant, 5) == 0.1
-
-
-def test_save_best_keeps_the_best_and_nothing_half_written(tmp_path: Path) -> None:
-    inputs = keras.Input((1,))
-    model = keras.Model(inputs, keras.layers.Dense(1)(inputs))
-    path = tmp_path / "model.keras"
-    callback = SaveBest(path, "val_accuracy")
-    callback.set_model(model)
-    kept = []
-    for epoch, accuracy in enumerate([0.5, 0.4, 0.7, 0.7, 0.6]):
-        model.set_weights([np.full((1, 1), epoch), np.zeros(1)])
-        callback.on_epoch_end(epoch, {"val_accuracy": accuracy})
-        kept.append(int(keras.saving.load_model(path).get_weights()[0][0, 0]))
-    assert kept == [0, 0, 2, 3, 3]
-    assert callback.best_epoch == 4
-
-    model.set_weights([np.full((1, 1), 9.0), np.zeros(1)])
-    (tmp_path / "model.partial.keras").mkdir()  # the next save fails
-    with pytest.raises(OSError, match=r"model\.partial\.keras"):
-        callback.on_epoch_end(5, {"val_accuracy": 0.9})
-    (tmp_path / "model.partial.keras").rmdir()
-    assert keras.saving.load_model(path).get_weights()[0][0, 0] == 3
-    assert [path.name for path in tmp_path.iterdir()] == ["model.keras"]
-    with pytest.raises(ValueError, match="no 'val_accuracy' among the logs: loss"):
-        callback.on_epoch_end(5, {"loss": 1.0})

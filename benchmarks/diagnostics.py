@@ -1,0 +1,129 @@
+"""What the diagnostics cost: training steps with all of them against steps without.
+
+    python benchmarks/diagnostics.py [--quick] [--case NAME] [--json FILE]
+
+In one training every other step is measured, by all diagnostics and with their files and
+TensorBoard; the steps between are not. A ratio is the mean time of a step at the default interval
+by that of a step without any callback: above 1 is slower. Aim: at most 1.05.
+"""
+
+import argparse
+import io
+import json
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_cnns.models import build
+from keras_cnns.optimizers import Momentum
+from keras_cnns.training.callbacks import Diagnostic, Progress
+from keras_cnns.training.callbacks.diagnostic import INTERVAL
+from keras_cnns.training.watching import make_watchers
+
+# case -> net, side of its images, batch size, classes
+CASES = {
+    "ResNet-20, 32, batch 128": ("resnet20", 32, 128, 10),
+    "GoogLeNet, 32, batch 32": ("googlenet_bn", 32, 32, 10),
+    "ResNet-50, 224, batch 16": ("resnet50", 224, 16, 1000),
+}
+WARM_UP = 2  # pairs of steps
+
+
+class Clock(keras.callbacks.Callback):
+    """Note when each step begins; stands first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begins: list[float] = []
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        self.begins.append(time.perf_counter())
+
+
+def idle_seconds(callbacks: list[keras.callbacks.Callback], calls: int = 1000) -> float:
+    """Return what the callbacks take in a step that none of them measures."""
+    start = time.perf_counter()
+    for _ in range(calls):
+        for callback in callbacks:
+            callback.on_train_batch_begin(0)
+        for callback in callbacks:
+            callback.on_train_batch_end(0, {"loss": 1.0})
+    return (time.perf_counter() - start) / calls
+
+
+def measure(case: str, pairs: int) -> dict[str, Any]:
+    name, size, batch_size, classes = CASES[case]
+    net = build(name, input_shape=(size, size, 3), classes=classes)
+    net.compile(Momentum(0.01), loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+    generator = np.random.default_rng(0)
+    images = generator.normal(size=(batch_size, size, size, 3)).astype("float32")
+    labels = generator.integers(0, classes, batch_size)
+    batches = tf.data.Dataset.from_tensors((images, labels)).repeat()
+    clock = Clock()
+    with tempfile.TemporaryDirectory() as folder:
+        watchers = make_watchers(Path(folder), (images, labels))
+        for each in watchers:
+            if isinstance(each, Progress):
+                each.stream = io.StringIO()
+        diagnostics = [each for each in watchers if isinstance(each, Diagnostic)]
+        for each in diagnostics:
+            each.interval = 2
+        steps = 2 * (pairs + WARM_UP) + 1
+        net.fit(
+            batches,
+            steps_per_epoch=steps,
+            shuffle=False,
+            verbose=0,
+            callbacks=[clock, *watchers],
+        )
+        for each in diagnostics:
+            each.interval = 10**9
+        idle = idle_seconds(watchers)
+    periods = np.diff(clock.begins)[2 * WARM_UP :]
+    measured, plain = periods[0::2], periods[1::2]
+    ratios = sorted(
+        float((with_all + (INTERVAL - 1) * without) / (INTERVAL * (without - idle)))
+        for with_all, without in zip(measured, plain, strict=True)
+    )
+    row = {
+        "case": case,
+        "subject": f"a step with every diagnostic, each {INTERVAL} steps",
+        "peer": "a step without callbacks",
+        "ratio": round(statistics.median(ratios), 4),
+        "low": round(ratios[0], 4),
+        "high": round(ratios[-1], 4),
+    }
+    step, extra = np.median(plain) * 1e3, np.median(measured - plain) * 1e3
+    spread = f"{row['ratio']:>8.3f}{row['low']:>8.3f}{row['high']:>8.3f}"
+    print(f"{case:<26}{step:>10.1f}{extra:>13.1f}{idle * 1e6:>9.0f}{spread}", flush=True)
+    return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="fewer steps, without ResNet-50")
+    parser.add_argument("--case", choices=CASES, help="only this one")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there")
+    arguments = parser.parse_args()
+    cases = [arguments.case] if arguments.case else list(CASES)
+    if arguments.quick and not arguments.case:
+        cases = cases[:2]
+    head = f"{'case':<26}{'step ms':>10}{'measuring ms':>13}{'idle us':>9}"
+    print(f"{head}{'ratio':>8}{'low':>8}{'high':>8}")
+    rows = [measure(case, 5 if arguments.quick else 15) for case in cases]
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"rows": rows}, indent=2) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main()

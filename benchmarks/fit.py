@@ -1,0 +1,168 @@
+"""Images per second of all that `keras-cnns train` does, against its compiled step alone.
+
+    python benchmarks/fit.py [--quick] [--json FILE] [--case NAME] [--rounds N]
+
+Ours is the training as the command runs it: pipeline, augmentation, callbacks, diagnostics at
+their default interval, within an epoch. The peer is a bare loop of the same compiled step on one
+batch that is there already. Both take turns in one process: an interval of the diagnostics of the
+one, then some steps of the other. A checkpoint is timed apart, and counts with its share of the
+default interval. A ratio is our images per second by theirs: 1 is all that there can be.
+Aim: at least 0.97.
+"""
+
+import argparse
+import contextlib
+import inspect
+import itertools
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import tensorflow as tf
+
+from keras_cnns.recipes import Recipe, parse_recipe
+from keras_cnns.training import train
+from keras_cnns.training.callbacks import Resume
+from keras_cnns.training.callbacks.diagnostic import INTERVAL
+from keras_cnns.training.callbacks.resume import COST
+
+SETTLE = 5  # steps that are not measured after each turn: what was fetched ahead meanwhile is used
+BARE_STEPS = 15
+MEAN, STD = [123.7, 116.3, 103.5], [58.4, 57.1, 57.4]
+
+# case -> the recipe's sections
+CASES: dict[str, dict[str, Any]] = {
+    "resnet20, 32x32, batch 128": {
+        "model": {"name": "resnet20"},
+        "data": {"image_size": 32, "resize_shorter": 32, "samples": 50_000},
+        "augmentation": {"pad_and_crop": 4, "horizontal_flip": True},
+        "training": {"batch_size": 128, "epochs": 100},
+    },
+    "resnet50, 224x224, batch 16": {
+        "model": {"name": "resnet50"},
+        "data": {"image_size": 224, "resize_shorter": 224, "samples": 2_000},
+        "augmentation": {"pad_and_crop": 28, "horizontal_flip": True},
+        "training": {"batch_size": 16, "epochs": 100},
+    },
+}
+
+
+class MeasuredError(Exception):
+    """Ends a training of which enough has been seen."""
+
+
+@dataclass(eq=False)
+class TakeTurns(keras.callbacks.Callback):
+    """Time the training's steps, and the bare step between them."""
+
+    batch_size: int
+    rounds: int
+    ours: list[float] = field(default_factory=list)  # seconds of a step, one a round
+    bare: list[float] = field(default_factory=list)
+    checkpoint: float = 0.0  # seconds
+
+    def __post_init__(self) -> None:
+        super().__init__()
+        self.step = 0  # since the last turn
+
+    def get_state(self) -> dict[str, Any]:
+        return {}
+
+    def set_state(self, state: Mapping[str, Any]) -> None: ...
+
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        if self.step == SETTLE:
+            self.start = time.perf_counter()
+        elif self.step == SETTLE + INTERVAL:
+            self.ours.append((time.perf_counter() - self.start) / INTERVAL)
+            self.bare.append(self.time_bare_steps())
+            self.step = 0
+            if len(self.ours) == self.rounds:
+                self.checkpoint = self.time_checkpoint()
+                raise MeasuredError
+        self.step += 1
+
+    def time_bare_steps(self) -> float:
+        """Return the seconds of one step."""
+        _, *shape = self.model.inputs[0].shape
+        images = tf.cast(tf.random.uniform([self.batch_size, *shape], 0, 256, tf.int32), tf.uint8)
+        labels = tf.zeros([self.batch_size], tf.int64)
+        data = itertools.repeat((images, labels))
+        for _ in range(SETTLE):
+            self.model.train_function(data)
+        start = time.perf_counter()
+        for _ in range(BARE_STEPS):
+            self.model.train_function(data)
+        tf.test.experimental.sync_devices()
+        return (time.perf_counter() - start) / BARE_STEPS
+
+    def time_checkpoint(self) -> float:
+        """Return the seconds that writing one takes."""
+        with tempfile.TemporaryDirectory() as directory:
+            resume = Resume(directory, lambda _: (), steps_per_epoch=1)
+            resume.set_model(self.model)
+            start = time.perf_counter()
+            resume.save()
+            return time.perf_counter() - start
+
+
+def measure(case: str, rounds: int) -> dict[str, Any]:
+    recipe = make_recipe(CASES[case])
+    turns = TakeTurns(recipe.training.batch_size, rounds)
+    with tempfile.TemporaryDirectory() as directory, contextlib.suppress(MeasuredError):
+        train(recipe, Path(directory) / "run", callbacks=[turns])
+    interval = inspect.signature(train).parameters["checkpoint_seconds"].default
+    training = 1 - turns.checkpoint / max(interval, turns.checkpoint / COST)  # share of the time
+    ratios = [training * b / o for o, b in zip(turns.ours, turns.bare, strict=True)]
+    row = {
+        "case": case,
+        "subject": "keras-cnns train",
+        "peer": "the compiled step alone",
+        "ratio": round(statistics.median(ratios), 3),
+        "low": round(min(ratios), 3),
+        "high": round(max(ratios), 3),
+    }
+    ours, bare = (
+        recipe.training.batch_size / statistics.median(t) for t in (turns.ours, turns.bare)
+    )
+    print(
+        f"{case:<30}{ours * training:>10.1f}{bare:>10.1f}{turns.checkpoint:>13.2f}"
+        f"{row['ratio']:>8.3f}{row['low']:>7.3f}{row['high']:>7.3f}",
+        flush=True,
+    )
+    return row
+
+
+def make_recipe(sections: dict[str, Any]) -> Recipe:
+    data = {"name": "shapes", "channels": 3, "mean": MEAN, "std": STD, **sections["data"]}
+    optimizer = {"learning_rate": 0.01, "weight_decay": 1e-4}
+    return parse_recipe({**sections, "data": data, "optimizer": optimizer})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="one round of each case")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there")
+    parser.add_argument("--case", action="append", choices=CASES, help="only this one")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each")
+    arguments = parser.parse_args()
+    columns = f"{'ours':>10}{'bare':>10}{'checkpoint s':>13}{'ratio':>8}{'low':>7}{'high':>7}"
+    print(f"{'images per second':<30}{columns}")
+    rounds = 1 if arguments.quick else arguments.rounds
+    rows = [measure(case, rounds) for case in arguments.case or CASES]
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"rows": rows}, indent=2) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main()

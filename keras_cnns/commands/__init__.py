@@ -1,0 +1,1 @@
+"""Commands of `keras-cnns`, a file each, which cli.py mounts."""

@@ -1,0 +1,175 @@
+"""RandAugment: a few operations drawn for each image (Cubuk et al. 2019, arXiv:1909.13719)."""
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+GREY = 125  # what comes in from outside of the image
+Operation = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]  # float32 [H, W, C], strength -> the same
+
+
+def rand_augment(image: tf.Tensor, layers: int, magnitude: float, key: tf.Tensor) -> tf.Tensor:
+    """Apply operations drawn with equal chances, one after another: uint8 [H, W, C].
+
+    Args:
+        image: pixels.
+        layers: how many operations.
+        magnitude: of each operation, of 10; its direction is drawn.
+        key: a seed.
+    """
+    pixels = tf.cast(image, tf.float32)
+    chosen = tf.random.stateless_uniform([layers], key, 0, len(OPERATIONS), tf.int32)
+    signs = tf.sign(tf.random.stateless_uniform([layers], key + 1, -1.0, 1.0))
+    for layer in range(layers):
+        strength = signs[layer] * magnitude / 10
+        pixels = _apply(pixels, chosen[layer], strength)
+        pixels = tf.ensure_shape(tf.clip_by_value(tf.round(pixels), 0, 255), image.shape)
+    return tf.cast(pixels, tf.uint8)
+
+
+def _apply(pixels: tf.Tensor, number: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
+    branches = [
+        lambda operation=operation: operation(pixels, strength) for operation in OPERATIONS.values()
+    ]
+    return tf.switch_case(number, branches)
+
+
+def identity(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
+    """Change nothing."""
+    return image
+
+
+def auto_contrast(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
+    """Stretch each channel to levels 0 to 255."""
+    low = tf.reduce_min(image, axis=(0, 1), keepdims=True)
+    high = tf.reduce_max(image, axis=(0, 1), keepdims=True)
+    return tf.where(high > low, (image - low) * 255 / tf.maximum(high - low, 1), image)
+
+
+def equalize(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
+    """Give each channel a flat histogram, as Pillow's ImageOps.equalize."""
+
+    def one(channel: tf.Tensor) -> tf.Tensor:
+        levels = tf.cast(channel, tf.int32)
+        histogram = tf.math.bincount(tf.reshape(levels, [-1]), minlength=256, maxlength=256)
+        last = histogram[tf.reduce_max(levels)]
+        step = (tf.reduce_sum(histogram) - last) // 255
+        table = (tf.cumsum(histogram, exclusive=True) + step // 2) // tf.maximum(step, 1)
+        new = tf.gather(tf.clip_by_value(table, 0, 255), levels)
+        return tf.cast(tf.where(step > 0, new, levels), tf.float32)
+
+    return tf.stack([one(image[..., c]) for c in range(image.shape[-1])], axis=-1)
+
+
+def posterize(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
+    """Keep 8 to 4 bits of each level."""
+    step = 2.0 ** tf.round(4 * tf.abs(strength))
+    return tf.floor(image / step) * step
+
+
+def solarize(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
+    """Invert the levels from a threshold on, which falls from 256 to 0."""
+    return tf.where(image < 256 * (1 - tf.abs(strength)), image, 255 - image)
+
+
+def brightness(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
+    """Blend with black."""
+    return image * (1 + 0.9 * strength)
+
+
+def contrast(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
+    """Blend with the mean level."""
+    mean = tf.reduce_mean(_grey(image))
+    return mean + (image - mean) * (1 + 0.9 * strength)
+
+
+def color(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
+    """Blend with the grey image."""
+    grey = _grey(image)
+    return grey + (image - grey) * (1 + 0.9 * strength)
+
+
+def sharpness(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
+    """Blend with the smoothed image."""
+    kernel = tf.constant([[1, 1, 1], [1, 5, 1], [1, 1, 1]], tf.float32) / 13
+    channels = image.shape[-1]
+    kernel = tf.tile(kernel[:, :, None, None], (1, 1, channels, 1))
+    framed = tf.pad(image, ((1, 1), (1, 1), (0, 0)), mode="SYMMETRIC")
+    smooth = tf.nn.depthwise_conv2d(framed[None], kernel, (1, 1, 1, 1), "VALID")[0]
+    return smooth + (image - smooth) * (1 + 0.9 * strength)
+
+
+def rotate(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
+    """Turn about the middle by up to 30 degrees."""
+    angle = strength * (3.14159265 / 6)
+    return _move(image, [tf.cos(angle), -tf.sin(angle)], [tf.sin(angle), tf.cos(angle)])
+
+
+def shear_x(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
+    """Slant by up to 0.3 to the side."""
+    return _move(image, [1.0, 0.3 * strength], [0.0, 1.0])
+
+
+def shear_y(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
+    """Slant by up to 0.3 downwards."""
+    return _move(image, [1.0, 0.0], [0.3 * strength, 1.0])
+
+
+def translate_x(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
+    """Shift by up to 45 % of the width."""
+    return _move(image, [1.0, 0.0], [0.0, 1.0], right=0.45 * strength)
+
+
+def translate_y(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
+    """Shift by up to 45 % of the height."""
+    return _move(image, [1.0, 0.0], [0.0, 1.0], down=0.45 * strength)
+
+
+def _grey(image: tf.Tensor) -> tf.Tensor:
+    return tf.image.rgb_to_grayscale(image) if image.shape[-1] == 3 else image
+
+
+def _move(
+    image: tf.Tensor,
+    x_row: list[float | tf.Tensor],
+    y_row: list[float | tf.Tensor],
+    *,
+    right: float | tf.Tensor = 0.0,
+    down: float | tf.Tensor = 0.0,
+) -> tf.Tensor:
+    """Take each pixel from where a linear map about the middle, then a shift, puts it."""
+    height, width, _ = image.shape
+    middle = tf.constant([(width - 1) / 2, (height - 1) / 2])
+    rows = tf.convert_to_tensor([x_row, y_row])
+    shift = middle - tf.linalg.matvec(rows, middle) + [right * width, down * height]
+    parts = [rows[0, 0], rows[0, 1], shift[0], rows[1, 0], rows[1, 1], shift[1], 0.0, 0.0]
+    return tf.raw_ops.ImageProjectiveTransformV3(
+        images=image[None],
+        transforms=tf.stack([tf.stack(parts)]),
+        output_shape=(height, width),
+        interpolation="BILINEAR",
+        fill_mode="CONSTANT",
+        fill_value=float(GREY),
+    )[0]
+
+
+# Their ranges are those of the paper's appendix, as torchvision has them too.
+OPERATIONS: dict[str, Operation] = {
+    each.__name__: each
+    for each in (
+        identity,
+        auto_contrast,
+        equalize,
+        posterize,
+        solarize,
+        brightness,
+        contrast,
+        color,
+        sharpness,
+        rotate,
+        shear_x,
+        shear_y,
+        translate_x,
+        translate_y,
+    )
+}

@@ -1,0 +1,107 @@
+"""What a run directory holds about its training, finished or not."""
+
+import csv
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_cnns.recipes import Recipe, RecipeError, load_recipe
+from keras_cnns.training.callbacks.diagnostics_log import read_rows
+from keras_cnns.training.callbacks.step_time import read_times
+from keras_cnns.training.run import (
+    CONFIG,
+    DIAGNOSTICS,
+    ENVIRONMENT,
+    HISTORY,
+    LABELS,
+    MODEL,
+    RESULTS,
+    TIMES,
+    Run,
+    RunError,
+)
+
+Columns = dict[str, np.ndarray]  # name -> float [rows], NaN where there is no value
+
+
+@dataclass(frozen=True)
+class Records:
+    """A training, as far as it has come."""
+
+    run: Run
+    history: Columns  # by epoch
+    diagnostics: Columns  # by measurement
+    times: Columns  # by epoch
+    results: dict[str, Any] | None  # of a finished run
+    environment: dict[str, Any]
+
+    @property
+    def has_model(self) -> bool:
+        """Say whether an epoch's model was saved."""
+        return (self.run.path / MODEL).is_file()
+
+    def epochs(self) -> np.ndarray:
+        """Return the numbers of the epochs, from 1."""
+        return self.history.get("epoch", np.array([])) + 1
+
+    def layers(self, figure: str) -> list[str]:
+        """Return the layers that have a figure of this name, in order of depth."""
+        prefix = f"{figure}/"
+        return [name.removeprefix(prefix) for name in self.diagnostics if name.startswith(prefix)]
+
+    def by_layer(self, figure: str) -> np.ndarray:
+        """Return a figure's values [measurements, layers]."""
+        columns = [self.diagnostics[f"{figure}/{layer}"] for layer in self.layers(figure)]
+        return np.stack(columns, axis=1) if columns else np.zeros((0, 0))
+
+    def metric(self, name: str) -> np.ndarray:
+        """Return a metric by epoch; `accuracy` is also found as the main output's."""
+        values = self.history.get(name)
+        if values is None:
+            prefix, _, last = name.rpartition("_")
+            values = self.history.get(f"{prefix}_main_{last}" if prefix else f"main_{last}")
+        return np.array([]) if values is None else values
+
+
+def read_records(path: str | Path) -> Records:
+    """Read a run directory, also of a training that still runs or was stopped.
+
+    Raises:
+        RunError: it is not there, or no training has begun in it.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise RunError(f"there is no run directory {path}")
+    if not (path / CONFIG).is_file() or not (path / LABELS).is_file():
+        raise RunError(
+            f"{path} is not a run: it has no {CONFIG} and {LABELS}, which `train` writes"
+        )
+    try:
+        recipe: Recipe = load_recipe(path / CONFIG)
+        labels = tuple((path / LABELS).read_text("utf-8").splitlines())
+        return Records(
+            Run(path, recipe, labels),
+            to_columns(read_rows(path / HISTORY)),
+            to_columns(read_rows(path / DIAGNOSTICS)),
+            to_columns(read_times(path / TIMES)),
+            read_json(path / RESULTS),
+            read_json(path / ENVIRONMENT) or {},
+        )
+    except RecipeError as error:
+        raise RunError(f"{path / CONFIG}: {error}") from None
+    except (ValueError, csv.Error) as error:
+        raise RunError(f"{path} holds a damaged file: {error}") from error
+
+
+def to_columns(rows: list[Any]) -> Columns:
+    """Turn rows into columns of numbers."""
+    names = list(rows[0]) if rows else []
+    return {name: np.array([float(row[name] or "nan") for row in rows]) for name in names}
+
+
+def read_json(path: Path) -> Any:
+    """Return a file's value, None without the file."""
+    return json.loads(path.read_text("utf-8")) if path.is_file() else None

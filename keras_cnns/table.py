@@ -1,0 +1,21 @@
+"""A table on the terminal."""
+
+import sys
+from collections.abc import Iterable, Sequence
+
+
+def print_table(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Sequence[int]
+) -> None:
+    """Print rows under their columns; of those in `numbers` the values stand to the right."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for index, column in enumerate(columns):
+        right = index in numbers
+        table.add_column(column, justify="right" if right else "left", no_wrap=right or not index)
+    for row in rows:
+        table.add_row(*row)
+    # A pipe has no width, and no reason to fold the lines.
+    Console(width=None if sys.stdout.isatty() else 160).print(table)

@@ -1,0 +1,89 @@
+"""Metrics and diagnostics for TensorBoard."""
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from keras_cnns.training.callbacks.diagnostic import Diagnostic
+from keras_cnns.training.callbacks.diagnostics_log import new_figures
+from keras_cnns.training.messages import say
+
+
+class TensorBoard(keras.callbacks.Callback):
+    """Write scalars by training step: figures of diagnostics, and the logs of each epoch.
+
+    The logs' `val_loss` is `loss` in the run `validation`, so that both lie in one chart, and a
+    figure `dead_relu/conv1` is in the chart `conv1` of the group `dead_relu`. Needs TensorFlow, not
+    TensorBoard itself. What does not go onto a full disk is left out, with a message.
+
+    Args:
+        directory: to show with `tensorboard --logdir`.
+        diagnostics: stand before this callback in the list of callbacks.
+    """
+
+    def __init__(self, directory: str | Path, diagnostics: Sequence[Diagnostic] = ()) -> None:
+        super().__init__()
+        self.directory, self.diagnostics = Path(directory), diagnostics
+        self.step = 0
+        self._first_batch = 0
+        self._writers: dict[str, Any] = {}
+        self._has_warned = False
+
+    def get_state(self) -> dict[str, Any]:
+        """Return the number of steps."""
+        return {"step": self.step}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on from a number of steps."""
+        self.step = state["step"]
+
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Note where the step begins."""
+        self._first_batch = batch
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Count, and write what was measured in this step."""
+        self._write("train", new_figures(self.diagnostics), self.step)
+        self.step += batch - self._first_batch + 1
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Write the losses and metrics, of training and of validation."""
+        measured = {name for each in self.diagnostics for name in each.figures}
+        runs: dict[str, dict[str, float]] = {"train": {}, "validation": {}}
+        for name, value in (logs or {}).items():
+            if name not in measured:
+                run = "validation" if name.startswith("val_") else "train"
+                runs[run][f"epoch/{name.removeprefix('val_')}"] = value
+        for run, scalars in runs.items():
+            self._write(run, scalars, self.step, flush=True)
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Close the files."""
+        writers, self._writers = self._writers, {}
+        for writer in writers.values():
+            with contextlib.suppress(Exception):  # a full disk, which has been told
+                writer.close()
+
+    def _write(self, run: str, scalars: dict[str, float], step: int, flush: bool = False) -> None:
+        if not scalars or (self._has_warned and run not in self._writers and not flush):
+            return  # after a full disk a new file is tried once an epoch
+        import tensorflow as tf
+
+        summary = tf.compat.v1.Summary()
+        for name, value in scalars.items():
+            summary.value.add(tag=name, simple_value=value)
+        try:
+            if run not in self._writers:
+                self._writers[run] = tf.summary.create_file_writer(str(self.directory / run))
+            # One call for all; tf.summary.scalar is one each, and needs the package tensorboard.
+            with self._writers[run].as_default():
+                tf.summary.experimental.write_raw_pb(summary.SerializeToString(), step)
+                if flush:
+                    self._writers[run].flush()
+        except (OSError, tf.errors.OpError) as error:
+            if not self._has_warned:
+                say(f"cannot write {self.directory}: {error}; it will lack some steps")
+            self._has_warned = True

@@ -1,0 +1,76 @@
+"""How far a step moves each layer's weights, by how large they are."""
+
+from statistics import median
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_cnns.training.callbacks.diagnostic import Diagnostic
+from keras_cnns.training.callbacks.probe import kernels, leaf_layers
+
+
+class UpdateRatio(Diagnostic):
+    """Measure |w_after - w_before| / |w_before| of each kernel over one training step.
+
+    About 1e-3 is usual. Far below, the layer hardly learns; far above, the rate is too high. With
+    `steps_per_execution` it is the way of so many steps together.
+
+    Figures: `update_ratio/layer`; `update_ratio`, the median over the layers. Frozen layers have
+    0, and count in the median with the others.
+
+    References:
+        Karpathy, CS231n, Neural networks part 3, "Ratio of weights:updates".
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._before: dict[str, list[np.ndarray]] | None = None
+
+    def get_state(self) -> dict[str, Any]:
+        """Return that of a diagnostic, and whether the step that begins is measured."""
+        return super().get_state() | {"is_measuring": self._before is not None}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on from a state, before the step with whose beginning it was taken."""
+        super().set_state(state)
+        self._before = self._weights() if state["is_measuring"] else None
+
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Keep the weights, where it is time."""
+        self.begin_step(batch)
+        if self.is_due():
+            self._before = self._weights()
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Compare them with what the step made of them."""
+        if self._before is not None:
+            self.keep(self.measure())
+            self._before = None
+        super().on_train_batch_end(batch, logs)
+
+    def measure(self) -> dict[str, float]:
+        """Return the ratios since the weights were kept."""
+        before, after = self._before or {}, self._weights()
+        ratios = {
+            layer: norm([b - a for a, b in zip(old, after[layer], strict=True)]) / size
+            for layer, old in before.items()
+            if (size := norm(old))
+        }
+        summary = {"update_ratio": median(ratios.values())} if ratios else {}
+        return summary | {f"update_ratio/{layer}": ratio for layer, ratio in ratios.items()}
+
+    def _weights(self) -> dict[str, list[np.ndarray]]:
+        if keras.backend.backend() == "jax":
+            self.model.jax_state_sync()  # `fit` keeps the values to itself
+        return {
+            name: [np.array(ops.convert_to_numpy(each), "float32") for each in found]
+            for name, layer in leaf_layers(self.model).items()
+            if (found := kernels(layer))
+        }
+
+
+def norm(arrays: list[np.ndarray]) -> float:
+    """Return the L2 norm over arrays together."""
+    return float(sum(np.vdot(array, array) for array in arrays) ** 0.5)

@@ -1,0 +1,136 @@
+"""A training's state in one file, with its checksum; several of them in a directory.
+
+```
+keras-cnns checkpoint 1\\n          the format
+sha256 of the rest, in hexadecimal\\n
+safetensors                        arrays by name, and the rest of the state as JSON in `state`
+```
+"""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load, save
+
+from keras_cnns.training.files import replacing
+
+FORMAT = b"keras-cnns checkpoint 1\n"
+DIGEST = 64  # characters
+STATE = "state"  # the JSON's name among the arrays
+SUFFIX = ".checkpoint"
+NAME = re.compile(rf"step-(\d+){re.escape(SUFFIX)}")
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be used; the message names the file and says why."""
+
+
+def write_checkpoint(path: Path, state: Any) -> None:
+    """Write a state, whole or not at all.
+
+    Args:
+        path: of the file.
+        state: numbers, text, None, arrays, and lists, tuples and dicts of these.
+    """
+    arrays: list[np.ndarray[Any, Any]] = []
+    text = json.dumps(_encode(state, arrays)).encode()
+    named = {str(number): _storable(array) for number, array in enumerate(arrays)}
+    payload = save({STATE: np.frombuffer(text, np.uint8), **named})
+    with replacing(path) as partial, partial.open("wb") as file:
+        file.write(FORMAT + hashlib.sha256(payload).hexdigest().encode() + b"\n")
+        file.write(payload)
+
+
+def read_checkpoint(path: Path) -> Any:
+    """Return the state that `write_checkpoint` got.
+
+    Raises:
+        CheckpointError: it is no checkpoint, or a damaged one.
+    """
+    try:
+        content = memoryview(path.read_bytes())
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+    start = len(FORMAT) + DIGEST + 1
+    if content[: len(FORMAT)] != FORMAT:
+        raise CheckpointError(f"{path} does not begin with {FORMAT.decode().strip()!r}")
+    line, payload = bytes(content[len(FORMAT) : start]), content[start:]
+    if hashlib.sha256(payload).hexdigest().encode() + b"\n" != line:
+        raise CheckpointError(f"{path} is damaged: its checksum is not that of its content")
+    try:
+        arrays = load(bytes(payload))
+        return _decode(json.loads(arrays.pop(STATE).tobytes()), arrays)
+    except Exception as error:  # the checksum is right, and so somebody made it so
+        raise CheckpointError(f"{path} holds no state of a training: {error}") from error
+
+
+def list_checkpoints(directory: Path) -> list[Path]:
+    """Return a directory's checkpoints, that of the latest step first."""
+    numbered = {path: NAME.fullmatch(path.name) for path in directory.glob(f"*{SUFFIX}")}
+    steps = {path: int(match[1]) for path, match in numbered.items() if match}
+    return sorted(steps, key=lambda path: steps[path], reverse=True)
+
+
+def checkpoint_path(directory: Path, step: int) -> Path:
+    """Return where the checkpoint of a step stands."""
+    return directory / f"step-{step:08d}{SUFFIX}"
+
+
+def is_plain(value: Any) -> bool:
+    """Return whether `write_checkpoint` can write a value."""
+    if isinstance(value, dict):
+        return all(is_plain(each) for pair in value.items() for each in pair)
+    if isinstance(value, list | tuple):
+        return all(is_plain(each) for each in value)
+    if isinstance(value, np.ndarray | np.generic):
+        return value.dtype.kind in "biuf" or value.dtype.name == "bfloat16"
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def _encode(value: Any, arrays: list[np.ndarray[Any, Any]]) -> Any:
+    """Return a value as JSON has it; what JSON lacks is an object with one key, its kind."""
+    match value:
+        case dict():
+            pairs = [[_encode(k, arrays), _encode(v, arrays)] for k, v in value.items()]
+            return {"dict": pairs}
+        case tuple():
+            return {"tuple": [_encode(each, arrays) for each in value]}
+        case list():
+            return [_encode(each, arrays) for each in value]
+        case np.ndarray() | np.generic():
+            arrays.append(np.asarray(value))
+            return {"array": len(arrays) - 1, "dtype": value.dtype.name}
+        case None | bool() | int() | float() | str():
+            return value
+    raise TypeError(f"a checkpoint cannot hold a {type(value).__name__}: {value!r}")
+
+
+def _decode(value: Any, arrays: dict[str, np.ndarray[Any, Any]]) -> Any:
+    match value:
+        case {"dict": pairs}:
+            return {_decode(k, arrays): _decode(v, arrays) for k, v in pairs}
+        case {"tuple": values}:
+            return tuple(_decode(each, arrays) for each in values)
+        case {"array": number, "dtype": dtype}:
+            array = arrays[str(number)]
+            return array.view(_bfloat16()) if dtype == "bfloat16" else array
+        case list():
+            return [_decode(each, arrays) for each in value]
+    return value
+
+
+def _storable(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return an array as safetensors takes it: in one piece, of a type that NumPy has itself."""
+    array = np.ascontiguousarray(array).reshape(array.shape)  # which makes a scalar a vector
+    return array.view(np.uint16) if array.dtype.name == "bfloat16" else array
+
+
+def _bfloat16() -> np.dtype[Any]:
+    import ml_dtypes  # Keras requires it
+
+    bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    return bfloat16

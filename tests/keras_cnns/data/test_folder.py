@@ -1,0 +1,210 @@
+"""Folders of images: read as they are, split by content, refused where they cannot be read."""
+
+import io
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from keras_cnns.cli import app
+from keras_cnns.data import fingerprint, open_split, preprocess, read_image, read_labels
+from keras_cnns.data.check import check_folder
+from keras_cnns.data.folder import UnreadableFilesError, assign_splits, read_files
+from keras_cnns.data.image_files import scan_folder
+from keras_cnns.recipes import DataConfig
+
+CLASSES = ("cat", "dog", "owl")
+GENERATOR = np.random.default_rng(0)
+
+
+def encoded(kind: str, size: tuple[int, int] = (40, 30), mode: str = "RGB", turn: int = 1) -> bytes:
+    pixels = GENERATOR.integers(0, 256, (*size, 3)).astype(np.uint8)
+    image, file = Image.fromarray(pixels).convert(mode), io.BytesIO()
+    exif = image.getexif()
+    exif[0x0112] = turn
+    image.save(file, kind, exif=exif)
+    return file.getvalue()
+
+
+def fill(root: Path, each: int = 40) -> Path:
+    for label in CLASSES:
+        (root / label).mkdir(parents=True)
+        for number in range(each):
+            (root / label / f"{number:03}.png").write_bytes(encoded("PNG", (4, 4)))
+    return root
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fill(tmp_path_factory.mktemp("data") / "photos")
+
+
+def config_of(path: Path, size: int = 4) -> DataConfig:
+    grey = (128.0,) * 3
+    return DataConfig("folder", size, size, 3, grey, grey, path=str(path))
+
+
+def test_every_file_is_on_one_side_with_its_copies(photos: Path, tmp_path: Path) -> None:
+    config = config_of(photos)
+    assert read_labels(config) == CLASSES
+    sizes = {
+        split: open_split(config, split, batch_size=8).samples
+        for split in ("train", "validation", "test")
+    }
+    assert sum(sizes.values()) == 120
+    assert 80 < sizes["train"] < 110
+    splits = {
+        file.digest: split
+        for split, files in assign_splits(scan_folder(photos), ["validation", "test"]).items()
+        for file in files
+    }
+    # Renamed, copied, and with others beside it, each file is where it was.
+    other = tmp_path / "other"
+    shutil.copytree(photos, other)
+    for path in sorted(other.rglob("*.png"))[::2]:
+        shutil.copy(path, path.with_name(f"copy of {path.name}"))
+        path.rename(path.with_name(f"renamed {path.name}"))
+    (other / "cat" / "new.png").write_bytes(encoded("PNG"))
+    files = assign_splits(scan_folder(other), ["validation", "test"])
+    again = [(file.digest, split) for split, members in files.items() for file in members]
+    assert len(again) == 120 + 60 + 1
+    assert all(splits.get(digest, split) == split for digest, split in again)
+    assert fingerprint(config_of(other)) != fingerprint(config)
+
+
+def test_split_folders_are_kept_and_what_is_missing_is_taken_from_training(
+    photos: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(photos, tmp_path / "train")
+    shutil.copytree(photos / "cat", tmp_path / "val" / "cat")
+    (tmp_path / "README.txt").write_text("beside the folders")
+    config = config_of(tmp_path)
+    assert open_split(config, "validation", batch_size=8).samples == 40
+    test = open_split(config, "test", batch_size=8).samples
+    assert test > 0
+    assert open_split(config, "train", batch_size=8).samples == 120 - test
+    with_val = replace(config, test_split="validation")
+    assert open_split(with_val, "train", batch_size=8).samples == 120
+    (tmp_path / "extra").mkdir()
+    with pytest.raises(ValueError, match="has split folders, and beside them extra"):
+        scan_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode", "turn"),
+    [
+        ("PNG", "RGB", 1),
+        ("PNG", "L", 1),
+        ("PNG", "P", 1),
+        ("PNG", "RGBA", 1),
+        ("JPEG", "RGB", 1),
+        ("JPEG", "L", 1),
+        ("JPEG", "CMYK", 1),
+        ("WEBP", "RGB", 1),
+        *(("JPEG", "RGB", turn) for turn in range(2, 9)),
+    ],
+)
+def test_training_sees_what_predict_and_the_server_see(
+    kind: str, mode: str, turn: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "all" / "image"
+    path.parent.mkdir()
+    path.write_bytes(encoded(kind, mode=mode, turn=turn))
+    for channels in (1, 3):
+        grey = (0.0,) * channels
+        config = replace(
+            config_of(tmp_path, 20),
+            resize_shorter=24,
+            channels=channels,
+            mean=grey,
+            std=(1.0,) * channels,
+            validation_split="train",
+            test_split="train",
+        )
+        images, _ = next(open_split(config, "train", batch_size=1).epoch(0).as_numpy_iterator())
+        expected = preprocess(read_image(path, channels), config.preprocessing())
+        np.testing.assert_allclose(images[0].astype(int), expected.numpy().astype(int), atol=1)
+
+
+@pytest.fixture
+def spoilt(tmp_path: Path) -> Path:
+    root = fill(tmp_path / "spoilt", each=30)
+    whole = encoded("JPEG")
+    (root / "cat" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (root / "cat" / "empty.jpg").write_bytes(b"")
+    (root / "dog" / "words.png").write_bytes(b"no image")
+    (root / "dog" / ".hidden").write_bytes(b"left alone")
+    return root
+
+
+def test_unreadable_files_are_refused_or_skipped_by_name(
+    spoilt: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ("cat/cut.jpg", "cat/empty.jpg", "dog/words.png")
+    with pytest.raises(UnreadableFilesError, match=r"3 of 93 files .* --skip-bad") as error:
+        open_split(config_of(spoilt), "train", batch_size=8)
+    assert all(name in str(error.value) for name in names)
+    skipping = replace(config_of(spoilt), skip_bad=True)
+    assert read_labels(skipping) == CLASSES
+    assert len(read_files(str(spoilt), True)) == 90
+    listed = capsys.readouterr().err
+    assert [line for line in listed.splitlines() if line.startswith("skipped")] == [
+        f"skipped {spoilt / 'cat/cut.jpg'}: damaged or cut short, though it begins as JPEG",
+        f"skipped {spoilt / 'cat/empty.jpg'}: not a JPEG, PNG or WebP image",
+        f"skipped {spoilt / 'dog/words.png'}: not a JPEG, PNG or WebP image",
+    ]
+
+
+def test_train_refuses_them_before_it_makes_anything(spoilt: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    arguments = ["train", "--recipe", "digits-resnet20", "--run", str(run)]
+    arguments += ["--set", "data.name=folder", "--set", f"data.path={spoilt}"]
+    result = CliRunner().invoke(app, arguments)
+    assert isinstance(result.exception, UnreadableFilesError)
+    assert not (run / "model.keras").exists()
+
+
+def test_check_reports_all_that_is_wrong(spoilt: Path) -> None:
+    shutil.copy(spoilt / "cat" / "000.png", spoilt / "dog" / "same.png")
+    shutil.copy(spoilt / "owl" / "000.png", spoilt / "owl" / "copy.jpg")
+    report = check_folder(spoilt)
+    found = {finding.title: finding.lines for finding in report.findings if finding.lines}
+    assert report.is_bad
+    assert len(found["unreadable files"]) == 3
+    assert found["the same image in different classes"] == ("cat/000.png = dog/same.png",)
+    assert found["copies within a class and split"] == ("owl/000.png = owl/copy.jpg",)
+    assert found["wrong extensions"] == ("owl/copy.jpg: it is PNG",)
+    assert {label: sum(sides.values()) for label, sides in report.counts.items()} == {
+        "cat": 30,
+        "dog": 31,
+        "owl": 31,
+    }
+    result = CliRunner().invoke(app, ["data", "check", str(spoilt)])
+    assert result.exit_code == 1
+    assert "cat/cut.jpg: damaged or cut short" in result.output
+    assert "balance: 30 of cat to 31 of dog" in result.output
+    assert "height: 4 to 4 pixels, median 4" in result.output
+
+
+def test_check_finds_copies_across_split_folders(photos: Path, tmp_path: Path) -> None:
+    shutil.copytree(photos, tmp_path / "train")
+    (tmp_path / "test" / "cat").mkdir(parents=True)
+    shutil.copy(photos / "cat" / "000.png", tmp_path / "test" / "cat" / "leak.png")
+    found = {each.title: each.lines for each in check_folder(tmp_path).findings if each.lines}
+    assert found == {
+        "the same image in different splits": ("test/cat/leak.png = train/cat/000.png",)
+    }
+    result = CliRunner().invoke(app, ["data", "check", str(photos)])
+    assert result.exit_code == 0
+    assert "nothing stands against training on it" in result.output
+
+
+def test_folders_that_are_none_say_so(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="there is no folder"):
+        scan_folder(tmp_path / "absent")
+    with pytest.raises(ValueError, match="it needs one for each class"):
+        scan_folder(tmp_path)

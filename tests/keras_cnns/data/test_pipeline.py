@@ -1,0 +1,150 @@
+"""An epoch's batches depend on (seed, epoch, place) alone, wherever they begin."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_cnns.data import Split, open_split, pipeline, tfds_samples
+from keras_cnns.data.samples import Stream
+from keras_cnns.recipes import AugmentationConfig, DataConfig, load_recipe
+
+DIGITS = load_recipe("digits-resnet20").data
+SHAPES = replace(load_recipe("shapes-resnet18").data, image_size=16, resize_shorter=20, samples=50)
+EVERYTHING = AugmentationConfig(
+    pad_and_crop=2,
+    horizontal_flip=True,
+    color_jitter=0.4,
+    rand_augment_layers=2,
+    random_erasing=0.5,
+    mixup_alpha=0.2,
+    cutmix_alpha=1.0,
+    label_smoothing=0.1,
+)
+CASES = {
+    "plain": AugmentationConfig(),
+    "CIFAR": AugmentationConfig(pad_and_crop=2, horizontal_flip=True),
+    "Inception": AugmentationConfig(inception_crop=True, horizontal_flip=True),
+    "everything": EVERYTHING,
+}
+
+
+def collect(dataset: tf.data.Dataset) -> tuple[np.ndarray, np.ndarray]:
+    batches = list(dataset.as_numpy_iterator())
+    return tuple(np.concatenate(parts) for parts in zip(*batches, strict=True))  # type: ignore
+
+
+def same(one: tuple[np.ndarray, ...], other: tuple[np.ndarray, ...]) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("augmentation", CASES.values(), ids=CASES)
+def test_a_sample_depends_on_seed_epoch_and_place(augmentation: AugmentationConfig) -> None:
+    def split(batch_size: int = 8, seed: int = 1) -> Split:
+        return open_split(
+            SHAPES, "train", batch_size=batch_size, seed=seed, augmentation=augmentation
+        )
+
+    first = split()
+    whole = collect(first.epoch(3))
+    assert whole[0].shape == (50, 16, 16, 3)
+    assert whole[0].dtype == np.uint8
+    assert same(whole, collect(split().epoch(3)))
+    assert same(tuple(each[16:] for each in whole), collect(first.epoch(3, start_step=2)))
+    assert same(whole, collect(split(batch_size=12).epoch(3))), "the batch's size has a say"
+    assert not same(whole, collect(first.epoch(4)))
+    assert not same(whole, collect(split(seed=2).epoch(3)))
+    # The same from the training's very first step on.
+    continued = first.steps_from(2 * first.steps + 5).take(2 + first.steps)
+    expected = [collect(first.epoch(2, start_step=5)), whole]
+    assert same(
+        collect(continued), tuple(np.concatenate(each) for each in zip(*expected, strict=True))
+    )
+
+
+def test_an_epoch_has_every_sample_once_in_an_order_of_its_own() -> None:
+    split = open_split(DIGITS, "train", batch_size=100, seed=0)
+    plain = collect(open_split(DIGITS, "train", batch_size=100).epoch(0))
+    assert (split.samples, split.steps) == (1253, 13)
+    orders = []
+    for number in range(2):
+        images, labels = collect(split.epoch(number))
+        assert sorted(each.tobytes() for each in images) == sorted(e.tobytes() for e in plain[0])
+        orders.append(labels)
+    assert not np.array_equal(orders[0], orders[1])
+    # Mixed well: neighbours are no nearer to each other than chance has it.
+    assert np.mean(orders[0][1:] == orders[0][:-1]) == pytest.approx(0.1, abs=0.04)
+
+
+def test_without_a_seed_nothing_is_moved_or_changed() -> None:
+    split = open_split(DIGITS, "test[:20]", batch_size=20, augmentation=EVERYTHING)
+    assert same(collect(split.epoch(0)), collect(split.epoch(7)))
+    assert split.epoch(0).element_spec[1].dtype == tf.int64
+    targets = open_split(DIGITS, "test[:20]", batch_size=20, one_hot=True)
+    labels = collect(split.epoch(0))[1]
+    np.testing.assert_array_equal(collect(targets.epoch(0))[1], np.eye(10)[labels])
+
+
+def jpegs(folder: Path, count: int) -> Callable[[tf.Tensor | None], tf.data.Dataset]:
+    """Return a stream of pictures in TFRecord files, each with its number as label and level."""
+    paths = []
+    for part in range(5):
+        paths.append(str(folder / f"part-{part}"))
+        with tf.io.TFRecordWriter(paths[-1]) as writer:
+            for number in range(part, count, 5):
+                image = tf.io.encode_png(tf.fill((8, 8, 3), tf.cast(number, tf.uint8)))
+                writer.write(image.numpy())
+
+    def encoded(order: tf.Tensor | None) -> tf.data.Dataset:
+        files = tf.constant(paths)
+        if order is not None:
+            files = tf.random.experimental.stateless_shuffle(files, seed=order)
+        records = tf.data.Dataset.from_tensor_slices(files).interleave(
+            tf.data.TFRecordDataset, cycle_length=5
+        )
+        if order is not None:
+            records = records.shuffle(20, seed=order[0], reshuffle_each_iteration=False)
+        return records.map(lambda png: (png, tf.cast(tf.io.decode_png(png)[0, 0, 0], tf.int64)))
+
+    return encoded
+
+
+def test_a_stream_starts_anywhere_too(tmp_path: Path) -> None:
+    config = DataConfig("x", 8, 8, 3, (0.0,) * 3, (1.0,) * 3)
+    stream = Stream(37, jpegs(tmp_path, 37))
+    split = Split(stream, config, 37, batch_size=5, seed=1, augmentation=CASES["CIFAR"])
+    epochs = [collect(split.epoch(number)) for number in range(2)]
+    for images, labels in epochs:
+        assert sorted(labels) == list(range(37))
+        np.testing.assert_array_equal(images.max(axis=(1, 2, 3)), labels)
+    assert not np.array_equal(epochs[0][1], epochs[1][1])
+    assert same(tuple(each[15:] for each in epochs[1]), collect(split.epoch(1, start_step=3)))
+    later = collect(split.steps_from(6).take(4))
+    expected = [np.concatenate([a[30:], b[:10]]) for a, b in zip(*epochs, strict=True)]
+    assert same(later, tuple(expected))
+
+
+def test_a_data_set_too_large_for_memory_is_read_from_its_files(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    in_memory = collect(open_split(DIGITS, "train[:10%]", batch_size=32).epoch(0))
+    monkeypatch.setattr(tfds_samples, "MEMORY_LIMIT", 0)
+    stream = tfds_samples.open_samples("digits", "train[:10%]")
+    assert isinstance(stream, Stream)
+    split = Split(stream, DIGITS, 10, batch_size=32)
+    assert same(in_memory, collect(split.epoch(0)))
+    shuffled = Split(stream, DIGITS, 10, batch_size=32, seed=1)
+    one = collect(shuffled.epoch(1))
+    assert sorted(one[1]) == sorted(in_memory[1])
+    assert same(tuple(each[64:] for each in one), collect(shuffled.epoch(1, start_step=2)))
+
+
+def test_pixels_in_memory_are_those_read_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments: dict[str, Any] = {"batch_size": 16, "seed": 1, "augmentation": EVERYTHING}
+    kept = collect(open_split(SHAPES, "train", **arguments).epoch(1))
+    monkeypatch.setattr(pipeline, "PIXELS_LIMIT", 0)
+    assert same(kept, collect(open_split(SHAPES, "train", **arguments).epoch(1)))

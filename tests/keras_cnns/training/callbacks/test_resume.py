@@ -1,0 +1,204 @@
+"""Training that is killed, and goes on to the bit."""
+
+import json
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import survivor
+
+from keras_cnns.training.callbacks import Resume
+from keras_cnns.training.checkpoint import CheckpointError, list_checkpoints, read_checkpoint
+
+KILLS = 18  # at random moments, and two more in the middle of writing
+SIGTERM_STATUS = 143
+
+
+def leaves(value: Any, path: str = "") -> dict[str, Any]:
+    """Return every number of a state by where it stands."""
+    if isinstance(value, dict):
+        children = list(value.items())
+    elif isinstance(value, list | tuple):
+        children = list(enumerate(value))
+    else:
+        return {path: value.tobytes() if isinstance(value, np.ndarray) else value}
+    return {k: v for name, child in children for k, v in leaves(child, f"{path}/{name}").items()}
+
+
+def test_killed_twenty_times_it_ends_with_the_same_bits(tmp_path: Path) -> None:
+    chance = random.Random(0)
+    plans: list[dict[str, Any]] = [
+        {"after": chance.randint(1, 8), "milliseconds": chance.uniform(0, 20)} for _ in range(KILLS)
+    ]
+    plans.insert(5, {"writing": "half", "nth": 2})
+    plans.insert(11, {"writing": "whole", "nth": 2})
+    plans.insert(13, {"terminate": "training", "nth": 3})
+    plans.insert(15, {"terminate": "evaluation", "nth": 1})
+    killed = [{"directory": str(tmp_path / "killed"), **plan} for plan in [*plans, {}]]
+    (tmp_path / "plans.json").write_text(
+        json.dumps([{"directory": str(tmp_path / "unbroken")}, *killed])
+    )
+    process = subprocess.run(
+        [sys.executable, survivor.__file__, str(tmp_path / "plans.json")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    expected = [SIGTERM_STATUS if "terminate" in plan else -9 for plan in plans]
+    assert json.loads(process.stdout) == [0, *expected, 0], process.stderr
+    assert "SIGTERM: the checkpoint of step" in process.stderr
+
+    ends = [leaves(read_checkpoint(tmp_path / name / "end")) for name in ("unbroken", "killed")]
+    differences = [
+        name for name in {**ends[0], **ends[1]} if ends[0].get(name) != ends[1].get(name)
+    ]
+    assert not differences
+    for kind in ("variables/norm", "optimizer/average", "callbacks/2/state", "generators/python"):
+        assert any(name.startswith(f"/{kind}") for name in ends[0])  # they were compared
+    histories = [(tmp_path / name / "history.csv").read_text() for name in ("unbroken", "killed")]
+    assert histories[0] == histories[1]
+    assert len(histories[0].splitlines()) == 1 + survivor.EPOCHS
+    models = [keras.saving.load_model(tmp_path / n / "model.keras") for n in ("unbroken", "killed")]
+    for one, other in zip(*(model.get_weights() for model in models), strict=True):
+        np.testing.assert_array_equal(one, other)
+    checkpoints = sorted(path.name for path in (tmp_path / "killed" / "checkpoints").iterdir())
+    assert checkpoints == ["step-00000100.checkpoint", "step-00000104.checkpoint"]
+
+
+Fit = Callable[..., tuple[Resume, list[np.ndarray[Any, Any]]]]
+
+
+@pytest.fixture
+def fit(tmp_path: Path) -> Fit:
+    """Train for some epochs with a checkpoint each 4 steps; return the weights too."""
+    batches, _ = survivor.make_batches()
+
+    def fit(
+        *callbacks: keras.callbacks.Callback, epochs: int = 1, **options: Any
+    ) -> tuple[Resume, list[np.ndarray[Any, Any]]]:
+        keras.utils.set_random_seed(1)
+        model = survivor.make_model()
+        resume = Resume(
+            tmp_path / "checkpoints",
+            batches,
+            steps_per_epoch=survivor.STEPS,
+            callbacks=callbacks,
+            **{"steps": 4, **options},
+        )
+        model.fit(
+            batches(resume.step),
+            steps_per_epoch=survivor.STEPS,
+            initial_epoch=resume.epoch,
+            epochs=epochs,
+            callbacks=[*callbacks, resume],
+            shuffle=False,
+            verbose=0,
+        )
+        return resume, model.get_weights()
+
+    return fit
+
+
+def test_of_the_checkpoints_two_are_kept(fit: Fit) -> None:
+    resume, _ = fit()
+    names = [path.name for path in list_checkpoints(resume.directory)]
+    assert names == ["step-00000008.checkpoint", "step-00000004.checkpoint"]
+    assert len(list(resume.directory.iterdir())) == 2
+
+
+def test_a_damaged_checkpoint_is_passed_over(fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:
+    resume, expected = fit()
+    newest, older = list_checkpoints(resume.directory)
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(content)
+    resume, weights = fit()
+    message = capsys.readouterr().err
+    assert f"{newest} is damaged: its checksum is not that of its content" in message
+    assert f"going on from the older {older}" in message
+    assert resume.resumed_at == 4
+    for one, other in zip(weights, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert read_checkpoint(newest)["step"] == 8  # whole again
+
+    for path in (newest, older):
+        path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match=r"no checkpoint in .* is whole: remove them"):
+        fit()
+
+
+def test_a_full_disk_does_not_end_the_training(
+    fit: Fit, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = tmp_path / "checkpoints"
+
+    def fill(batch: int, logs: Any) -> None:
+        if batch == 2:  # the next checkpoint goes to where there is no space left
+            (directory / "step-00000004.partial.checkpoint").symlink_to("/dev/full")
+
+    _, expected = fit(epochs=2, steps=None)
+    shutil.rmtree(directory)
+    _, weights = fit(keras.callbacks.LambdaCallback(on_train_batch_end=fill), epochs=2)
+    for one, other in zip(weights, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+    message = capsys.readouterr().err
+    assert "step-00000004.checkpoint: No space left on device; the last one is of step 0" in message
+    assert "Training goes on from memory" in message
+    names = [path.name for path in list_checkpoints(directory)]
+    assert names == ["step-00000016.checkpoint", "step-00000012.checkpoint"]
+
+
+def test_another_model_is_refused_by_name(fit: Fit, tmp_path: Path) -> None:
+    fit()
+    model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(name="flat")])
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    batches, _ = survivor.make_batches()
+    resume = Resume(tmp_path / "checkpoints", batches, steps_per_epoch=9)
+    with pytest.raises(CheckpointError, match="another model: weight conv/kernel is of shape"):
+        model.fit(batches(0), steps_per_epoch=9, callbacks=[resume], shuffle=False, verbose=0)
+
+
+def test_other_callbacks_are_refused_by_name(fit: Fit) -> None:
+    fit(keras.callbacks.TerminateOnNaN())
+    with pytest.raises(CheckpointError, match="the callbacks TerminateOnNaN, History; here are H"):
+        fit()
+
+
+def test_what_is_not_finite_is_not_saved(fit: Fit) -> None:
+    class Spoil(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+            if batch == 5:
+                self.model.get_layer("logits").bias.assign([0.0, np.nan, 0.0])
+
+    resume, _ = fit(Spoil())
+    assert [path.name for path in list_checkpoints(resume.directory)] == [
+        "step-00000004.checkpoint",
+        "step-00000000.checkpoint",
+    ]
+
+
+def test_a_short_training_has_only_the_first_checkpoint(fit: Fit) -> None:
+    resume, _ = fit(epochs=2, steps=None)
+    assert [path.name for path in list_checkpoints(resume.directory)] == [
+        "step-00000000.checkpoint"
+    ]
+
+
+def test_a_resumed_epoch_ends_where_it_would_have(fit: Fit) -> None:
+    calls: list[str] = []
+    note = keras.callbacks.LambdaCallback(
+        on_epoch_begin=lambda epoch, logs: calls.append(f"begin {epoch}"),
+        on_train_batch_end=lambda batch, logs: calls.append("step"),
+        on_epoch_end=lambda epoch, logs: calls.append(f"end {epoch}"),
+    )
+    fit(note)
+    calls.clear()
+    fit(note, epochs=2)
+    assert calls == ["begin 0", "step", "end 0", "begin 1", *["step"] * survivor.STEPS, "end 1"]

@@ -1,0 +1,93 @@
+"""The learning rate over the steps, at the papers' own figures."""
+
+from itertools import pairwise
+from typing import Any
+
+import keras
+import pytest
+
+from keras_cnns.recipes import load_recipe
+from keras_cnns.training.schedules import HeldRate, OneCycle, WarmUp, make_schedule
+
+# recipe, steps of an epoch, {step: rate}
+PAPERS: list[tuple[str, int, dict[int, float]]] = [
+    # He et al. 2015, section 4.2: 45,000 images in batches of 128.
+    (
+        "cifar10-resnet20",
+        352,
+        {0: 0.1, 31_999: 0.1, 32_000: 0.01, 47_999: 0.01, 48_000: 0.001, 63_999: 0.001},
+    ),
+    ("cifar10-resnet110", 352, {0: 0.01, 40_000: 0.01}),  # held, since nothing has let it go
+    # Goyal et al. 2017, section 5.1: 5 epochs of warm-up, decay at 30, 60 and 80.
+    (
+        "imagenet-resnet50",
+        5005,
+        {
+            0: 0.0,
+            5005: 0.02,
+            5 * 5005: 0.1,
+            30 * 5005 - 1: 0.1,
+            30 * 5005: 0.01,
+            60 * 5005: 0.001,
+            80 * 5005: 0.0001,
+        },
+    ),
+    # Szegedy et al. 2014, section 6: 4 % each 8 epochs.
+    (
+        "imagenet-googlenet",
+        40_037,
+        {0: 0.01, 8 * 40_037 - 1: 0.01, 8 * 40_037: 0.0096, 80 * 40_037: 0.01 * 0.96**10},
+    ),
+    # Caffe's quick_solver: 0.01 * sqrt(1 - step / 2,400,000).
+    ("imagenet-googlenet-quick", 40_037, {0: 0.01, 1_800_000: 0.005, 2_400_000: 0.0}),
+    # 600 steps: up for 180 from a 25th of the peak, down for the rest.
+    ("shapes-resnet18", 120, {0: 0.002, 90: 0.026, 180: 0.05, 390: 0.025, 600: 2e-7}),
+]
+
+
+@pytest.mark.parametrize(("recipe", "epoch", "rates"), PAPERS, ids=[each[0] for each in PAPERS])
+def test_a_recipes_rate_is_the_papers(recipe: str, epoch: int, rates: dict[int, float]) -> None:
+    schedule = make_schedule(load_recipe(recipe), epoch)
+    assert {step: float(schedule(step)) for step in rates} == pytest.approx(
+        rates, rel=2e-4, abs=1e-8
+    )
+
+
+def test_the_rate_scales_with_the_batch() -> None:
+    for batch_size, rate in ((256, 0.1), (1024, 0.4), (8192, 3.2)):
+        recipe = load_recipe("imagenet-resnet50", [f"training.batch_size={batch_size}"])
+        assert float(make_schedule(recipe, 100)(500)) == pytest.approx(rate)
+
+
+def test_the_cosine_begins_after_the_warm_up() -> None:
+    recipe = load_recipe(
+        "digits-resnet20",
+        ["training.epochs=10", "optimizer.warmup_epochs=2", "optimizer.learning_rate=0.1"],
+    )
+    schedule = make_schedule(recipe, 5)
+    rates = [float(schedule(step)) for step in range(51)]
+    assert [rates[0], rates[10], rates[30]] == pytest.approx([0.0, 0.1, 0.05])
+    assert all(before < after for before, after in pairwise(rates[:11]))
+    assert all(before > after for before, after in pairwise(rates[10:]))
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        WarmUp(0.1, 10),
+        WarmUp(keras.optimizers.schedules.CosineDecay(0.1, 40), 10),
+        OneCycle(0.1, 40),
+        HeldRate(WarmUp(OneCycle(0.1, 40), 10), 0.01),
+        HeldRate(0.1, 0.01),
+    ],
+    ids=lambda each: type(each).__name__,
+)
+def test_a_schedule_is_saved_and_read(schedule: Any) -> None:
+    schedules = keras.optimizers.schedules
+    again = schedules.deserialize(schedules.serialize(schedule))
+    for each in (schedule, again):
+        if isinstance(each, HeldRate):
+            assert float(each(20)) == pytest.approx(0.01)
+            each.is_held.assign(False)
+    for step in (0, 5, 10, 25, 40, 50):
+        assert float(again(step)) == pytest.approx(float(schedule(step)))
