@@ -115,6 +115,17 @@ class Parity:
 
 
 @dataclasses.dataclass(frozen=True)
+class Calibration:
+    """Temperature scaling (Guo et al. 2017), folded into the graph: softmax(logits / T)."""
+
+    temperature: float
+    expected_calibration_error_before: float  # 0..1, over 15 bins of equal width
+    expected_calibration_error_after: float
+    split: str
+    samples: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Model:
     """What was exported."""
 
@@ -132,9 +143,10 @@ class ModelJson:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     preprocessing: Preprocessing
-    formats: dict[str, dict[str, Any]]  # "path", and what else the format says of itself
+    formats: dict[str, dict[str, Any]]  # path, engine, precision, milliseconds, the format's own
     metrics: Metrics | None
     parity: Parity
+    calibration: Calibration | None = None
 
     def write(self, version: Path) -> None:
         """Write `version`/model.json, with the checksums of every file that lies there now."""

@@ -2,16 +2,21 @@
 
 import datetime
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from keras_cnns_export.contract import Model, ModelJson, Preprocessing, check_labels, write_labels
-from keras_cnns_export.errors import ExportError, check_names
-from keras_cnns_export.formats import FORMATS
+from keras_cnns_export.errors import ExportError
+from keras_cnns_export.formats import FORMATS, in_order
 from keras_cnns_export.graph import serving_graph
-from keras_cnns_export.parity import GENERATED, batches_of, compare, generated_batches
+from keras_cnns_export.parity import compare
 from keras_cnns_export.publish import Draft, check_model_directory
+from keras_cnns_export.samples import GENERATED, Batch, batches_of, generated_batches
+from keras_cnns_export.source import Quantization, Source
+from keras_cnns_export.timing import median_milliseconds
 
 
 def export(
@@ -23,8 +28,10 @@ def export(
     formats: Sequence[str] = ("saved_model", "onnx"),
     outputs: Sequence[str] = ("probabilities",),
     samples: tuple[str, Any] | None = None,
+    training_samples: Any = None,
     architecture: str | None = None,
     opset: int = 17,
+    quantization: Quantization | None = None,
 ) -> Path:
     """Publish a Keras image classifier as the next version of a model repository's model.
 
@@ -54,7 +61,7 @@ def export(
             disagrees with Keras. No version and no other file is left behind.
     """
     model_directory = check_model_directory(to)
-    check_names("format", formats, FORMATS)
+    names = in_order(formats)
     graph = serving_graph(model, outputs)
     labels = check_labels(labels, graph.classes)
     steps = (
@@ -62,20 +69,36 @@ def export(
         if preprocessing is None
         else Preprocessing.read(preprocessing, graph.image_shape)
     )
-    if samples is None:
-        split, batches = GENERATED, generated_batches(graph.image_shape)
-    else:
-        split, batches = samples[0], batches_of(samples[1], graph.image_shape)
+    split = GENERATED if samples is None else samples[0]
+
+    def read(data: Any) -> Iterator[Batch]:
+        shape = graph.image_shape
+        return generated_batches(shape) if data is None else batches_of(data, shape)
+
+    validation = None if samples is None else samples[1]
+    batches = read(validation)
+    source = Source(
+        graph,
+        labels,
+        steps,
+        training_batches=lambda: read(validation if training_samples is None else training_samples),
+        opset=opset,
+        quantization=quantization or Quantization(),
+    )
     try:
         with Draft(model_directory) as draft:
             write_labels(draft.path, labels)
-            entries = {}
-            for name in formats:
-                entries[name] = FORMATS[name].write(
-                    graph, draft.path, labels=labels, preprocessing=steps, opset=opset
-                )
-            written = {name: FORMATS[name].load(draft.path) for name in formats}
-            parity, metrics = compare(graph.reference(), written, batches, split)
+            entries: dict[str, dict[str, Any]] = {}
+            for name in names:
+                row = FORMATS[name]
+                own = row.write(source, draft.path)
+                entries[name] = {"engine": row.engine, "precision": row.precision, **own}
+            written = {name: FORMATS[name].load(draft.path) for name in names}
+            precisions = {name: FORMATS[name].precision for name in names}
+            parity, metrics = compare(graph.reference(), written, batches, split, precisions)
+            for name in names:
+                image = np.full((1, *graph.image_shape), 127, np.uint8)
+                entries[name]["milliseconds"] = median_milliseconds(written[name], image)
             ModelJson(
                 name=model_directory.name,
                 created=f"{datetime.datetime.now(datetime.UTC):%Y-%m-%dT%H:%M:%SZ}",
@@ -115,7 +138,7 @@ def export_run(
     from keras_cnns.training import open_run
 
     check_model_directory(to)
-    check_names("format", formats, FORMATS)
+    in_order(formats)
     run = open_run(Path(run_directory))
     data = run.recipe.data
     return export(

@@ -5,11 +5,14 @@ images to named outputs, so that one loop compares them all with Keras.
 """
 
 import dataclasses
-from collections.abc import Callable
+import importlib.util
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from keras_cnns_export import onnx_model, saved_model
+from keras_cnns_export.errors import ExportError, check_names
+from keras_cnns_export.source import Source
 
 if TYPE_CHECKING:
     from keras_cnns_export.graph import Predict
@@ -19,12 +22,45 @@ if TYPE_CHECKING:
 class Format:
     """How one format is written and read back."""
 
-    write: Callable[..., dict[str, Any]]  # (graph, version, labels=, preprocessing=, opset=)
-    load: Callable[[Path], "Predict"]  # the version's directory
+    write: Callable[[Source, Path], dict[str, Any]]  # into the version; returns model.json's entry
+    load: Callable[[Path], "Predict"]  # from the version's directory
     files: tuple[str, ...]  # patterns of its files, relative to the version's directory
+    engine: str  # what runs it: "onnxruntime", "openvino", "tensorflow" or "litert"
+    precision: str = "float32"  # or "bfloat16", "int8"; decides how near to Keras it must come
+    requires: tuple[str, ...] = ()  # formats that are written before it, since it reads their files
+    packages: tuple[str, ...] = ()  # import names of what does not come with this distribution
+    extra: str = ""  # the optional extra that brings them
 
 
 FORMATS = {
-    "saved_model": Format(saved_model.write, saved_model.load, saved_model.FILES),
-    "onnx": Format(onnx_model.write, onnx_model.load, onnx_model.FILES),
+    "saved_model": Format(saved_model.write, saved_model.load, saved_model.FILES, "tensorflow"),
+    "onnx": Format(onnx_model.write, onnx_model.load, onnx_model.FILES, "onnxruntime"),
 }
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """The formats asked for, each behind those that it requires.
+
+    Raises:
+        ExportError: a name is unknown, or the package of an optional format is not installed.
+    """
+    names = names if isinstance(names, str) else list(names)
+    check_names("format", names, FORMATS)
+    ordered: list[str] = []
+
+    def add(name: str) -> None:
+        row = FORMATS[name]
+        missing = [each for each in row.packages if importlib.util.find_spec(each) is None]
+        if missing:
+            raise ExportError(
+                f"the format {name} needs {' and '.join(missing)}: "
+                f"pip install 'keras-cnns-export[{row.extra}]'"
+            )
+        for required in row.requires:
+            add(required)
+        if name not in ordered:
+            ordered.append(name)
+
+    for name in names:
+        add(name)
+    return ordered

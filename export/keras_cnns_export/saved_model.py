@@ -8,25 +8,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from keras_cnns_export.contract import Preprocessing
+from keras_cnns_export.source import Source
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from keras_cnns_export.graph import Array, Predict, ServingGraph
+    from keras_cnns_export.graph import Array, Predict
 
 PATH = "saved_model.pb"
 FILES = (PATH, "fingerprint.pb", "variables/*", "assets/*")  # patterns in the version's directory
 
 
-def write(
-    graph: "ServingGraph",
-    version: Path,
-    *,
-    labels: "Sequence[str]",
-    preprocessing: Preprocessing,
-    opset: int,
-) -> dict[str, Any]:
+def write(source: Source, version: Path) -> dict[str, Any]:
     """Write the SavedModel into `version`; returns its entry in model.json.
 
     Raises:
@@ -34,6 +25,7 @@ def write(
     """
     import tensorflow as tf
 
+    graph = source.graph
     module = tf.Module()
     module.variables_of_network = [variable.value for variable in graph.network.variables]
     try:

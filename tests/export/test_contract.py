@@ -106,6 +106,7 @@ def test_model_json_has_the_contracts_keys_and_every_files_checksum(tmp_path: Pa
         "labels": "labels.txt",
         "formats": {"onnx": {"path": "model.onnx", "opset": 17}},
         "metrics": None,
+        "calibration": None,
         "parity": {
             "split": "test",
             "samples": 5,

@@ -34,9 +34,20 @@ def test_model_json_says_what_was_exported_and_how_well_it_agrees(
     assert content["inputs"] == [{"name": "images", "dtype": "uint8", "shape": [None, 12, 10, 3]}]
     assert content["outputs"] == [{"name": "probabilities", "dtype": "float32", "shape": [None, 5]}]
     assert content["preprocessing"]["crop"] == [12, 10]
-    assert content["formats"] == {
-        "saved_model": {"path": "saved_model.pb"},
-        "onnx": {"path": "model.onnx", "opset": 17},
+    formats = content["formats"]
+    assert all(entry.pop("milliseconds") > 0 for entry in formats.values())
+    assert formats == {
+        "saved_model": {
+            "path": "saved_model.pb",
+            "engine": "tensorflow",
+            "precision": "float32",
+        },
+        "onnx": {
+            "path": "model.onnx",
+            "engine": "onnxruntime",
+            "precision": "float32",
+            "opset": 17,
+        },
     }
     assert content["metrics"] == {"split": "test", "samples": 70, "accuracy": accuracy}
     assert (content["parity"]["split"], content["parity"]["samples"]) == ("test", 70)
@@ -120,7 +131,9 @@ def test_if_one_format_disagrees_nothing_is_published(
         good = FORMATS["saved_model"].load(version)
         return lambda images: {"probabilities": np.roll(good(images)["probabilities"], 1, axis=1)}
 
-    monkeypatch.setitem(FORMATS, "shifted", Format(write, load, ()))  # as an extension would
+    monkeypatch.setitem(
+        FORMATS, "shifted", Format(write, load, (), "tensorflow")
+    )  # as an extension would
     with pytest.raises(ExportError, match=r"shifted does not give Keras' answers.* in 'generated'"):
         export(net, tmp_path / "tiny", labels=labels, formats=("saved_model", "shifted"))
     assert list(tmp_path.iterdir()) == []
