@@ -35,7 +35,10 @@ def write(source: Source, version: Path) -> dict[str, Any]:
         raise ExportError(f"opset {opset}: it must be from {OPSETS[0]} to {OPSETS[-1]}")
     import onnx
 
+    from keras_cnns_export.onnx_graph import simplify
+
     model = _convert(source.graph, opset)
+    simplify(model)
     for tensor in (*model.graph.input, *model.graph.output):
         tensor.type.tensor_type.shape.dim[0].dim_param = "N"
     del model.graph.value_info[:]  # they name the batch dimension by tf2onnx's own numbers
@@ -55,9 +58,14 @@ def write(source: Source, version: Path) -> dict[str, Any]:
 
 def load(version: Path) -> "Predict":
     """The written file in ONNX Runtime on the CPU: images uint8 [N, H, W, C] -> named outputs."""
+    return session(version / PATH)
+
+
+def session(path: Path) -> "Predict":
+    """Any exported ONNX file, as `load` gives it."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(version / PATH, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     (image_input,) = session.get_inputs()
 
