@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from keras_cnns_export import onnx_model, saved_model
+from keras_cnns_export import litert, onnx_int8, onnx_model, openvino_ir, saved_model
 from keras_cnns_export.errors import ExportError, check_names
 from keras_cnns_export.source import Source
 
@@ -35,6 +35,45 @@ class Format:
 FORMATS = {
     "saved_model": Format(saved_model.write, saved_model.load, saved_model.FILES, "tensorflow"),
     "onnx": Format(onnx_model.write, onnx_model.load, onnx_model.FILES, "onnxruntime"),
+    "onnx_int8": Format(
+        onnx_int8.write, onnx_int8.load, onnx_int8.FILES, "onnxruntime", "int8", ("onnx",)
+    ),
+    "openvino": Format(
+        openvino_ir.write,
+        openvino_ir.load,
+        openvino_ir.FILES,
+        "openvino",
+        packages=openvino_ir.PACKAGES,
+        extra="openvino",
+    ),
+    "openvino_bfloat16": Format(
+        openvino_ir.write_bfloat16,
+        openvino_ir.load_bfloat16,
+        openvino_ir.FILES,
+        "openvino",
+        "bfloat16",
+        ("openvino",),
+        openvino_ir.PACKAGES,
+        "openvino",
+    ),
+    "openvino_int8": Format(
+        openvino_ir.write_int8,
+        openvino_ir.load_int8,
+        openvino_ir.INT8_FILES,
+        "openvino",
+        "int8",
+        ("openvino",),
+        openvino_ir.INT8_PACKAGES,
+        "openvino",
+    ),
+    "litert": Format(
+        litert.write,
+        litert.load,
+        litert.FILES,
+        "litert",
+        packages=litert.PACKAGES,
+        extra="litert",
+    ),
 }
 
 

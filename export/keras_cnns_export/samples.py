@@ -74,6 +74,23 @@ def mixed(batches: Iterable[Batch]) -> Iterator[Batch]:
         yield _joined(held)
 
 
+def first(batches: Iterable[Batch], count: int) -> Batch:
+    """The first `count` samples, or all where there are fewer.
+
+    Raises:
+        ExportError: there are none, or none are asked for.
+    """
+    held: list[Batch] = []
+    for batch in batches:
+        held.append(batch)
+        if sum(len(images) for images, _ in held) >= count:
+            break
+    if count < 1 or not any(len(images) for images, _ in held):
+        raise ExportError(f"{count} images to calibrate on: the split must have one at least")
+    images, labels = _joined(held)
+    return images[:count], None if labels is None else labels[:count]
+
+
 def _joined(batches: list[Batch]) -> Batch:
     labels = [labels for _, labels in batches if labels is not None]
     images = np.concatenate([images for images, _ in batches])

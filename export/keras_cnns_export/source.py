@@ -2,12 +2,13 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from keras_cnns_export.contract import Preprocessing
 
 if TYPE_CHECKING:
     from keras_cnns_export.graph import ServingGraph
+    from keras_cnns_export.samples import Batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Source:
     graph: "ServingGraph"
     labels: tuple[str, ...]
     preprocessing: Preprocessing
-    training_batches: Callable[[], Iterator[Any]]  # batches: images uint8 [N, H, W, C], classes
+    training_batches: Callable[[], Iterator["Batch"]]  # batches: images uint8 [N, H, W, C], classes
+    name: str = "model"  # of the model in its repository
     opset: int = 17  # of ONNX
     quantization: Quantization = Quantization()

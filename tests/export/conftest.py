@@ -11,6 +11,9 @@ from keras import layers
 
 from keras_cnns.recipes import format_recipe, load_recipe
 from keras_cnns_export import export
+from keras_cnns_export.formats import FORMATS
+from keras_cnns_export.openvino_ir import has_bfloat16
+from keras_cnns_export.source import Quantization
 
 LABELS = ("ant", "bee", "cat", "dog's", "Érable")
 SHAPE = (12, 10, 3)
@@ -71,6 +74,38 @@ def version(
     """A published version with both formats; tests read it and leave it as it is."""
     to = tmp_path_factory.mktemp("models") / "tiny"
     return export(net, to, labels=LABELS, samples=("test", split))
+
+
+@pytest.fixture(scope="session")
+def learnt() -> tuple[Any, Images, Images]:
+    """A net that tells five colours apart, images of them, and their classes."""
+    random = np.random.default_rng(2)
+    classes = np.arange(320) % len(LABELS)
+    colours = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0], [0, 1, 1]])[classes]
+    noise = random.integers(0, 100, (len(classes), *SHAPE))
+    images = (noise + 120 * colours[:, np.newaxis, np.newaxis]).astype(np.uint8)
+    net = _tiny_net()
+    net.compile(keras.optimizers.Adam(0.02), "sparse_categorical_crossentropy")
+    net.fit(images.astype("float32"), classes, batch_size=32, epochs=12, verbose=0)
+    return net, images, classes
+
+
+@pytest.fixture(scope="session")
+def all_formats(tmp_path_factory: pytest.TempPathFactory, learnt: Any) -> Path:
+    """A published version with every format that this machine can prove."""
+    net, images, classes = learnt
+    cut = slice(256, None)
+    return export(
+        net,
+        tmp_path_factory.mktemp("models") / "learnt",
+        labels=LABELS,
+        formats=[
+            name for name, row in FORMATS.items() if row.precision != "bfloat16" or has_bfloat16()
+        ],
+        samples=("test", (images[cut], classes[cut])),
+        training_samples=(images[:256], classes[:256]),
+        quantization=Quantization(samples=100),
+    )
 
 
 @pytest.fixture(scope="session")
