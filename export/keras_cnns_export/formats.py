@@ -103,3 +103,9 @@ def in_order(names: Iterable[str]) -> list[str]:
     for name in names:
         add(name)
     return ordered
+
+
+def size_of(name: str, version: Path) -> int:
+    """The bytes of all files of a format in a version."""
+    files = {path for pattern in FORMATS[name].files for path in version.glob(pattern)}
+    return sum(path.stat().st_size for path in files)

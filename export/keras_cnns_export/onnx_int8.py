@@ -29,19 +29,8 @@ PATH = "model.int8.onnx"
 FILES = (PATH,)
 # Ranges: the extremes, or those that cut outliers off (KL divergence; 99.999 % of the values).
 METHODS = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
-OPERATIONS = tuple(
-    [
-        "Conv",
-        "MatMul",
-        "Gemm",
-        "Add",
-        "Concat",
-        "Relu",
-        "MaxPool",
-        "AveragePool",
-        "GlobalAveragePool",
-    ]
-)
+POOLS = ("MaxPool", "AveragePool", "GlobalAveragePool")
+OPERATIONS = ("Conv", "MatMul", "Gemm", "Add", "Concat", "Relu", *POOLS)
 KEPT = 0.995  # of the float accuracy on the calibration images; half of what publication allows
 MOST_FLOAT = 0.25  # of the nodes: with more there is little left to gain
 PROBES = 64  # images that a node's sensitivity is measured on

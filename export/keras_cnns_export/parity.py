@@ -55,6 +55,7 @@ class _Tally:
             mean_difference=self.total / self.samples,
             top_1_agreement=1 - len(self.disagreeing) / self.samples,
             accuracy=self.correct / self.samples if labelled else None,
+            worst_sample=self.worst,
         )
 
 
