@@ -14,6 +14,7 @@ import typer
 from keras_cnns.quiet import quiet_stderr
 from keras_cnns_export.errors import ExportError, check_names
 from keras_cnns_export.formats import FORMATS, in_order, size_of
+from keras_cnns_export.onnx_int8 import METHODS
 from keras_cnns_export.publish import check_model_directory
 from keras_cnns_export.source import Quantization
 
@@ -86,6 +87,8 @@ def export(
         in_order(names)
     with _usage("--to"):
         check_model_directory(to)
+    with _usage("--int8-method"):
+        check_names("method", [int8_method], METHODS)
     is_file = source.suffix == ".keras"
     for option, value in (("--labels", labels), ("--preprocess-input", preprocess_input)):
         if value is not None and not is_file:

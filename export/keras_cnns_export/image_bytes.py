@@ -78,7 +78,7 @@ def exif_orientation(content: Any) -> Any:
     The segments of the file are walked through up to the one that begins with "Exif"; its first
     directory is a list of entries of 12 bytes, in the byte order that its first letters name.
     """
-    content = tf.strings.substr(content, 0, 2**20)
+    content = tf.strings.substr(content, 0, 2**20) + b"\0"  # so that there is a byte to look at
     data = tf.cast(tf.io.decode_raw(content, tf.uint8), tf.int32)
     end = tf.size(data)
 
