@@ -8,11 +8,12 @@ Where that loses accuracy on those images, the nodes that the answers depend on 
 (each alone in int8, against float) and return to float, worst first, until enough is kept.
 """
 
+import contextlib
+import io
 import logging
 import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,9 +84,10 @@ class _Quantizer:
             providers=["CPUExecutionProvider"],
         )
         (name,) = (spec.name for spec in source.graph.inputs)
-        for start in range(0, len(images), _CHUNK):
-            calibrator.collect_data(_Reader({name: images[start : start + _CHUNK]}))
-        self.ranges = calibrator.compute_data()
+        with contextlib.redirect_stdout(io.StringIO()):  # a line for each chunk
+            for start in range(0, len(images), _CHUNK):
+                calibrator.collect_data(_Reader({name: images[start : start + _CHUNK]}))
+            self.ranges = calibrator.compute_data()
 
     def nodes(self) -> list[str]:
         """The names of the nodes that become int8, in the graph's order."""
@@ -172,7 +174,7 @@ class _Reader:
         return next(self._batches, None)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _quiet_root_logger() -> Iterator[None]:
     """ONNX Runtime's quantization logs its advice to the root logger."""
     disabled = logging.root.manager.disable
