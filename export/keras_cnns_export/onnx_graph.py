@@ -12,6 +12,12 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from keras_cnns_export.onnx_kernels import (
+    normalize_by_convolution,
+    pad_in_pool,
+    subsample_by_convolution,
+)
+
 TO_CHANNELS_FIRST = [0, 3, 1, 2]
 _BEFORE = ("Cast", "Slice", "Mul", "Add", "Sub", "Div")  # what may stand before a Transpose
 
@@ -118,29 +124,28 @@ def transpose_first(graph: _Graph, node: Any) -> bool:
 
 
 def fold_into_convolution(graph: _Graph, node: Any) -> bool:
-    """Conv, then a Mul or an Add by channel: the convolution with other weights."""
-    channelwise = _channelwise(graph, node)
-    if channelwise is None:
+    """Conv, then a Mul, an Add or a BatchNormalization: the convolution with other weights."""
+    affine = _affine(graph, node)
+    if affine is None:
         return False
-    source, values = channelwise
+    source, scale, offset = affine
     conv = graph.maker(source)
     if conv is None or conv.op_type != "Conv" or graph.only_consumer(source) is not node:
         return False
     kernel = graph.value(conv.input[1])
     bias = graph.value(conv.input[2]) if len(conv.input) > 2 else np.zeros(1, np.float32)
-    if kernel is None or bias is None or values.size not in (1, len(kernel)):
+    if kernel is None or bias is None or max(scale.size, offset.size) not in (1, len(kernel)):
         return False
-    bias = np.broadcast_to(bias, len(kernel))
-    if node.op_type == "Mul":
-        kernel, bias = kernel * values.reshape(-1, 1, 1, 1), bias * values
-    else:
-        bias = bias + values
-    names = [graph.add_constant(f"{conv.name}_{part}", np.asarray(value, np.float32))
-             for part, value in (("kernel", kernel), ("bias", bias))]  # fmt: skip
-    folded = helper.make_node("Conv", [conv.input[0], *names], list(node.output), conv.name)
-    folded.attribute.extend(conv.attribute)
+    scale, bias = (np.broadcast_to(value, len(kernel)) for value in (scale, bias))
+    folded = {"kernel": kernel * scale.reshape(-1, 1, 1, 1), "bias": bias * scale + offset}
+    names = [
+        graph.add_constant(f"{conv.name}_{part}", np.asarray(value, np.float32))
+        for part, value in folded.items()
+    ]
+    other = helper.make_node("Conv", [conv.input[0], *names], list(node.output), conv.name)
+    other.attribute.extend(conv.attribute)
     graph.replace(conv)
-    graph.replace(node, folded)
+    graph.replace(node, other)
     return True
 
 
@@ -195,6 +200,9 @@ PASSES: tuple[Callable[[_Graph, Any], bool], ...] = (
     fold_into_convolution,
     as_batch_normalization,
     flatten_channels_first,
+    normalize_by_convolution,
+    subsample_by_convolution,
+    pad_in_pool,
 )
 
 
@@ -204,6 +212,24 @@ def _constants_last(graph: _Graph, node: Any) -> list[Any]:
     if len(variable) != 1:
         return [None]
     return [variable[0], *(name for name in node.input if name in graph.constants)]
+
+
+def _affine(graph: _Graph, node: Any) -> tuple[str, Any, Any] | None:
+    """What a node reads, and the scale and offset by channel that are all it does, or None."""
+    if node.op_type == "BatchNormalization":
+        parts = [graph.value(name) for name in node.input[1:]]
+        if any(part is None for part in parts):
+            return None
+        scale, offset, mean, variance = (part.astype(np.float64) for part in parts)
+        attributes = {each.name: each.f for each in node.attribute}
+        scale = scale / np.sqrt(variance + attributes.get("epsilon", 1e-5))
+        return node.input[0], scale, offset - mean * scale
+    channelwise = _channelwise(graph, node)
+    if channelwise is None:
+        return None
+    source, value = channelwise
+    one, zero = np.ones(1, np.float32), np.zeros(1, np.float32)
+    return (source, value, zero) if node.op_type == "Mul" else (source, one, value)
 
 
 def _channelwise(graph: _Graph, node: Any) -> tuple[str, Any] | None:

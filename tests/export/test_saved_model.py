@@ -24,8 +24,10 @@ def saved_model_tool(
 ) -> None:
     """What `saved_model_cli` does, without a process that imports TensorFlow once more."""
     signature = ["--tag_set", "serve", "--signature_def", signature_name]
+    # The tool keeps its flags between calls: what a call does not give is cleared.
+    cleared = ["--inputs", "", "--input_examples", ""] if command == "run" else []
     arguments = saved_model_cli.create_parser().parse_args(
-        [command, "--dir", str(version), *signature, *options]
+        [command, "--dir", str(version), *signature, *cleared, *options]
     )
     arguments.func()
 
