@@ -1,6 +1,7 @@
 """Every exported format against ONNX Runtime on the plain graph of tf2onnx, and against torch.
 
-    python benchmarks/inference.py [--quick] [--nets NAME ...] [--models DIR] [--json FILE]
+    python benchmarks/inference.py [--quick] [--nets NAME ...] [--subjects NAME ...]
+                                    [--models DIR] [--json FILE]
 
 The plain graph is what `tf2onnx` makes of the net with Keras' own batch normalisation; it is given
 float32 pixels, ours raw uint8 ones. Weights are random: speed does not depend on them. Every
@@ -225,14 +226,20 @@ def worker(python: str, *arguments: str) -> Iterator[tuple[float, Callable[[], f
 
 
 def compare(
-    name: str, directory: Path, batch: int, rounds: int, torch_python: Path
+    name: str,
+    directory: Path,
+    batch: int,
+    rounds: int,
+    torch_python: Path,
+    only: Sequence[str] | None = None,
 ) -> list[dict[str, Any]]:
     """Measure every subject in turn; print and return a row for each."""
     costs = json.loads((directory / "costs.json").read_text("utf-8"))
-    pythons = dict.fromkeys([PLAIN, *(each for each in costs["bytes"] if each != PLAIN)])
-    subjects: dict[str, str] = dict.fromkeys(pythons, sys.executable)
+    subjects = {PLAIN: sys.executable, **dict.fromkeys(costs["bytes"], sys.executable)}
     if torch_python.exists() and (name in IN_TORCHVISION or name == "resnet20"):
         subjects |= dict.fromkeys(TORCH, str(torch_python))
+    if only:
+        subjects = {each: subjects[each] for each in subjects if each in (PLAIN, *only)}
     subjects["matrix"] = sys.executable
     with ExitStack() as stack:
         workers = {
@@ -272,6 +279,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="the smallest net, fewer rounds")
     parser.add_argument("--nets", nargs="+", choices=NETS, metavar="NAME", help=", ".join(NETS))
     parser.add_argument("--batches", nargs="+", type=int, default=BATCHES, metavar="N")
+    parser.add_argument("--subjects", nargs="+", metavar="NAME", help="beside the plain graph")
     parser.add_argument("--models", type=Path, metavar="DIR", help="keep the files there")
     parser.add_argument("--torch-python", type=Path, default=PARITY_PYTHON, metavar="FILE")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there")
@@ -298,7 +306,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
             for batch in options.batches:
                 rounds = 3 if options.quick else 7
-                rows += compare(name, directory, batch, rounds, options.torch_python)
+                rows += compare(
+                    name, directory, batch, rounds, options.torch_python, options.subjects
+                )
     if options.json:
         options.json.write_text(json.dumps({"rows": rows}, indent=2) + "\n", "utf-8")
 
