@@ -111,8 +111,8 @@ def read_by_pillow(content: bytes, preprocessing: Preprocessing) -> Array:
     height, width = preprocessing.size
     shorter = min(image.size)
     resized = [round(side * preprocessing.resize_shorter / shorter) for side in image.size]
-    corner = [(resized[0] - width) // 2, (resized[1] - height) // 2]
-    corners = (*corner, corner[0] + width, corner[1] + height)
-    box = [edge * image.size[i % 2] / resized[i % 2] for i, edge in enumerate(corners)]
-    cut = image.resize((width, height), Image.Resampling.BILINEAR, box=tuple(box))
+    left, top = (resized[0] - width) // 2, (resized[1] - height) // 2
+    across, down = (side / new for side, new in zip(image.size, resized, strict=True))
+    box = (left * across, top * down, (left + width) * across, (top + height) * down)
+    cut = image.resize((width, height), Image.Resampling.BILINEAR, box=box)
     return np.asarray(cut).reshape(height, width, preprocessing.channels)

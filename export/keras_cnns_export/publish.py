@@ -108,8 +108,8 @@ class Draft:
         _flush_tree(self.path.parent)
         with _exclusive(self.model_directory):
             version = self._rename()
-            for text in texts.iterdir():
-                text.replace(self.model_directory / text.name)
+            for name in beside or ():
+                (texts / name).replace(self.model_directory / name)
         _flush(self.model_directory)
         _flush(self.model_directory.parent)
         return version
