@@ -17,7 +17,7 @@ $(INSTALLED): pyproject.toml export/pyproject.toml serve/pyproject.toml constrai
 			"Name another one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt \
-		--editable '.[dev]' --editable ./export --editable ./serve
+		--editable '.[dev]' --editable './export[openvino,litert]' --editable ./serve
 	@touch $@
 
 demo: setup

@@ -7,46 +7,129 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from keras_cnns.quiet import quiet_stderr
 from keras_cnns_export.errors import ExportError, check_names
-from keras_cnns_export.formats import FORMATS
+from keras_cnns_export.formats import FORMATS, in_order, size_of
+from keras_cnns_export.onnx_int8 import METHODS
 from keras_cnns_export.publish import check_model_directory
+from keras_cnns_export.source import Quantization
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 @app.command(
     epilog="Example: keras-cnns train --recipe digits-resnet20 --run runs/first && "
-    "keras-cnns export runs/first --to models/digits"
+    "keras-cnns export runs/first --to models/digits --outputs probabilities,cam --report"
 )
 def export(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="What `keras-cnns train` left.")],
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="RUN", help="What `keras-cnns train` left, or a .keras file."),
+    ],
     to: Annotated[Path, typer.Option(metavar="models/NAME", help="The model's directory.")],
     formats: Annotated[
         str, typer.Option(metavar="NAME,NAME", help=f"Some of: {', '.join(FORMATS)}.")
     ] = "saved_model,onnx",
+    outputs: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME,NAME",
+            help="Some of: probabilities, logits, top_k, cam, features, aux1, aux2.",
+        ),
+    ] = "probabilities",
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Fit a temperature on the validation split.")
+    ] = False,
+    report: Annotated[
+        bool, typer.Option("--report", help="Write report.html into the version.")
+    ] = False,
+    kserve: Annotated[
+        bool, typer.Option("--kserve", help="Write a KServe manifest beside the versions.")
+    ] = False,
+    storage_uri: Annotated[
+        str | None,
+        typer.Option(metavar="URI", help="Where the manifest says that models/NAME lies."),
+    ] = None,
+    int8_samples: Annotated[
+        int, typer.Option(min=1, help="Training images that int8 takes its ranges from.")
+    ] = Quantization.samples,
+    int8_method: Annotated[
+        str, typer.Option(metavar="NAME", help="How: minmax, entropy or percentile.")
+    ] = Quantization.method,
+    labels: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="For a .keras file: its classes' names, one a line."),
+    ] = None,
+    preprocess_input: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODE",
+            help="For a net of keras.applications: its preprocess_input, caffe, tf or torch, "
+            "goes into the graph.",
+        ),
+    ] = None,
+    opset: Annotated[int, typer.Option(min=13, max=18, help="Of ONNX.")] = 17,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Run Python code that the model file carries.")
+    ] = False,
 ) -> None:
-    """Publish a run as the next version of a model, every format proven equal to Keras.
+    """Publish a model as the next version of models/NAME, every format proven equal to Keras.
 
-    The version, models/NAME/1, 2 ..., is one that TensorFlow Serving and keras-cnns-serve
+    The version, models/NAME/1, 2 ..., is one that TensorFlow Serving, Triton and keras-cnns-serve
     load as it is. If a format disagrees with Keras, nothing is published.
     """
-    names = [name.strip() for name in formats.split(",") if name.strip()]
+    names, wanted = _names(formats), _names(outputs)
     with _usage("--formats"):
-        check_names("format", names, FORMATS)
+        in_order(names)
     with _usage("--to"):
         check_model_directory(to)
-    typer.echo(f"exporting {run} as {', '.join(names)}")
+    with _usage("--int8-method"):
+        check_names("method", [int8_method], METHODS)
+    is_file = source.suffix == ".keras"
+    for option, value in (("--labels", labels), ("--preprocess-input", preprocess_input)):
+        if value is not None and not is_file:
+            raise typer.BadParameter(f"{source} is no .keras file", param_hint=option)
+    typer.echo(f"exporting {source} as {', '.join(names)}")
     _load_tensorflow()
+    from keras_cnns_export.exporter import export as export_model
     from keras_cnns_export.exporter import export_run
+    from keras_cnns_export.heads import OUTPUTS
 
-    version = export_run(run, to, formats=names)
+    with _usage("--outputs"):
+        check_names("output", wanted, OUTPUTS)
+    options: dict[str, Any] = {
+        "formats": names,
+        "outputs": wanted,
+        "calibrate": calibrate,
+        "report": report,
+        "kserve": kserve or storage_uri is not None,
+        "storage_uri": storage_uri,
+        "trust": trust,
+        "opset": opset,
+        "quantization": Quantization(int8_samples, int8_method),
+    }
+    if is_file:
+        options["labels"] = None if labels is None else _read_labels(labels)
+        version = export_model(source, to, preprocess_input=preprocess_input, **options)
+    else:
+        version = export_run(source, to, **options)
     typer.echo(summary(version))
     typer.echo(f"published {version}")
+
+
+def _names(option: str) -> list[str]:
+    return [name.strip() for name in option.split(",") if name.strip()]
+
+
+def _read_labels(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise typer.BadParameter(f"cannot read {path}: {error}", param_hint="--labels") from error
 
 
 def main(arguments: list[str] | None = None, program: str = "keras-cnns export") -> int:
@@ -70,19 +153,29 @@ def summary(version: Path) -> str:
     parity, metrics = content["parity"], content["metrics"]
     rows = []
     for name, figures in parity["formats"].items():
-        files = {path for pattern in FORMATS[name].files for path in version.glob(pattern)}
-        size = sum(path.stat().st_size for path in files) / 1e6
+        size = size_of(name, version) / 1e6
         row = (
-            f"  {name:<12} {size:8.2f} MB   largest difference {figures['largest_difference']:.1e}"
+            f"  {name:<18} {size:8.2f} MB   largest difference {figures['largest_difference']:.1e}"
         )
         row += f"   top-1 agreement {figures['top_1_agreement']:.2%}"
         if figures["accuracy"] is not None:
             row += f"   accuracy {figures['accuracy']:.2%}"
         rows.append(row)
     first = f"compared with Keras on {parity['samples']} images ({parity['split']})"
+    lines = [first + ":", *rows]
     if metrics is not None:
-        first += f", where its accuracy is {metrics['accuracy']:.2%}"
-    return "\n".join([first + ":", *rows])
+        split, accuracy = metrics["split"], metrics["accuracy"]
+        lines.append(f"accuracy {accuracy:.2%} on {metrics['samples']} images ({split})")
+    calibration = content.get("calibration")
+    if calibration is not None:
+        before, after = (
+            calibration[f"expected_calibration_error_{when}"] for when in ("before", "after")
+        )
+        lines.append(
+            f"temperature {calibration['temperature']:.3f}: expected calibration error "
+            f"{before:.2%} before, {after:.2%} after"
+        )
+    return "\n".join(lines)
 
 
 @contextlib.contextmanager

@@ -44,6 +44,11 @@ class Preprocessing:
     antialias: bool = True
     channels: int = 3  # 1: grey, 3: RGB
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of what comes out, in pixels."""
+        return (self.crop, self.crop) if isinstance(self.crop, int) else self.crop
+
     @classmethod
     def exactly(cls, shape: tuple[int, int, int]) -> "Preprocessing":
         """The least that makes an image of any size fit `shape` (H, W, C)."""
@@ -103,6 +108,7 @@ class FormatParity:
     mean_difference: float
     top_1_agreement: float  # 0..1, the share of samples with Keras' first class, or one that ties
     accuracy: float | None  # 0..1, top-1; None without true labels
+    worst_sample: int = 0  # where the largest difference is, in the order of the split
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,6 +118,27 @@ class Parity:
     split: str  # "generated": images made for the comparison
     samples: int
     formats: dict[str, FormatParity]
+
+
+@dataclasses.dataclass(frozen=True)
+class Pixels:
+    """TensorFlow's reading of encoded images against Pillow's, after the preprocessing."""
+
+    images: int  # made ones, of odd sizes and of every kind that is read
+    within_one_level: float  # 0..1, the share of pixels that differ by 1 of 255 or less
+    largest_difference: int  # levels of 255
+    mean_difference: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """Temperature scaling (Guo et al. 2017), folded into the graph: softmax(logits / T)."""
+
+    temperature: float
+    expected_calibration_error_before: float  # 0..1, over 15 bins of equal width
+    expected_calibration_error_after: float
+    split: str
+    samples: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,9 +159,11 @@ class ModelJson:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     preprocessing: Preprocessing
-    formats: dict[str, dict[str, Any]]  # "path", and what else the format says of itself
+    formats: dict[str, dict[str, Any]]  # path, engine, precision, milliseconds, the format's own
     metrics: Metrics | None
     parity: Parity
+    calibration: Calibration | None = None
+    pixels: Pixels | None = None  # of a SavedModel, which takes encoded images too
 
     def write(self, version: Path) -> None:
         """Write `version`/model.json, with the checksums of every file that lies there now."""
@@ -165,10 +194,12 @@ def check_labels(labels: Sequence[str], classes: int) -> tuple[str, ...]:
     return tuple(labels)
 
 
-def write_labels(version: Path, labels: Sequence[str]) -> None:
+def write_labels(version: Path, labels: Sequence[str]) -> Path:
     """Write `version`/labels.txt: UTF-8, one label a line in the order of the classes."""
-    with (version / LABELS).open("w", encoding="utf-8", newline="\n") as file:
+    path = version / LABELS
+    with path.open("w", encoding="utf-8", newline="\n") as file:
         file.writelines(f"{label}\n" for label in labels)
+    return path
 
 
 def _files(version: Path) -> Iterator[str]:

@@ -1,50 +1,91 @@
 """From a Keras model to a published version: graph, formats, parity, model.json, publication."""
 
+import dataclasses
 import datetime
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from keras_cnns_export.contract import Model, ModelJson, Preprocessing, check_labels, write_labels
-from keras_cnns_export.errors import ExportError, check_names
-from keras_cnns_export.formats import FORMATS
-from keras_cnns_export.graph import serving_graph
-from keras_cnns_export.parity import GENERATED, batches_of, compare, generated_batches
+import numpy as np
+
+from keras_cnns_export import triton
+from keras_cnns_export.calibration import calibrate as fit_calibration
+from keras_cnns_export.contract import (
+    LABELS,
+    Metrics,
+    Model,
+    ModelJson,
+    Preprocessing,
+    check_labels,
+    write_labels,
+)
+from keras_cnns_export.errors import ExportError
+from keras_cnns_export.formats import FORMATS, in_order, size_of
+from keras_cnns_export.graph import Array, serving_graph
+from keras_cnns_export.model_file import load_model
+from keras_cnns_export.parity import compare
+from keras_cnns_export.pixels import Comparison, compare_pixels
 from keras_cnns_export.publish import Draft, check_model_directory
+from keras_cnns_export.report import write_report
+from keras_cnns_export.samples import GENERATED, Batch, batches_of, generated_batches
+from keras_cnns_export.source import Quantization, Source
+from keras_cnns_export.timing import median_milliseconds
+
+LEAST_WITHIN_ONE_LEVEL = 0.999  # of the pixels that TensorFlow and Pillow read
 
 
 def export(
     model: Any,
     to: str | os.PathLike[str],
     *,
-    labels: Sequence[str],
+    labels: Sequence[str] | None = None,
     preprocessing: Mapping[str, Any] | None = None,
     formats: Sequence[str] = ("saved_model", "onnx"),
     outputs: Sequence[str] = ("probabilities",),
     samples: tuple[str, Any] | None = None,
+    training_samples: Any = None,
+    preprocess_input: str | None = None,
+    calibrate: bool = False,
+    report: bool = False,
+    kserve: bool = False,
+    storage_uri: str | None = None,
+    trust: bool = False,
     architecture: str | None = None,
+    metrics: Metrics | None = None,
     opset: int = 17,
+    quantization: Quantization | None = None,
 ) -> Path:
     """Publish a Keras image classifier as the next version of a model repository's model.
 
     Every written format is run against Keras first; if one disagrees, nothing is published.
 
     Args:
-        model: a keras.Model, raw pixels 0..255 [N, H, W, C] -> probabilities [N, K], or a dict of
-            outputs of which "main" is kept.
+        model: a keras.Model or the path of a .keras file: raw pixels 0..255 [N, H, W, C] ->
+            probabilities [N, K], or a dict of outputs of which "main" is these.
         to: the model's directory, `models/NAME`; the version is the next free number in it.
-        labels: the K classes' names, in the order of the probabilities.
+        labels: the K classes' names, in the order of the probabilities; by default their numbers.
         preprocessing: how an encoded image becomes the model's input, as in model.json
             ("resize_shorter", "crop", "interpolation", "antialias", "channels"); by default the
             shorter side is resized to the model's size and the centre cropped.
         formats: names from `formats.FORMATS`.
-        outputs: names from `graph.OUTPUTS`.
+        outputs: names from `heads.OUTPUTS`; `probabilities` is always there.
         samples: the split's name, and what to compare on: images uint8 [N, H, W, C], a tuple
             (images, true classes), or a tf.data.Dataset of such batches. By default 256 images
             are made, and model.json has no accuracy.
+        training_samples: what int8 formats take their ranges from, in the forms of `samples`; by
+            default these.
+        preprocess_input: "caffe", "tf" or "torch" for a model of keras.applications that takes
+            what this mode of `preprocess_input` makes of pixels: it goes into the graph.
+        calibrate: fit a temperature on `samples`, which must have true classes, and fold it in.
+        report: write report.html into the version.
+        kserve: write a KServe InferenceService manifest beside the versions.
+        storage_uri: where the manifest says that the model's directory lies.
+        trust: run Python code that a .keras file carries.
         architecture: what model.json calls the network; by default the Keras model's name.
+        metrics: what model.json says of the model's accuracy; by default that on `samples`.
         opset: of ONNX, 13 to 18.
+        quantization: how int8 formats choose their ranges.
 
     Returns:
         The version's path, `models/NAME/<version>`.
@@ -54,29 +95,53 @@ def export(
             disagrees with Keras. No version and no other file is left behind.
     """
     model_directory = check_model_directory(to)
-    check_names("format", formats, FORMATS)
-    graph = serving_graph(model, outputs)
-    labels = check_labels(labels, graph.classes)
+    names = in_order(formats)
+    if isinstance(model, str | os.PathLike):
+        model = load_model(model, trust=trust)
+    split, validation = (GENERATED, None) if samples is None else samples
+
+    def read(data: Any) -> Iterator[Batch]:
+        shape = graph.image_shape
+        return generated_batches(shape) if data is None else batches_of(data, shape)
+
+    temperature = calibration = None
+    if calibrate:
+        graph = serving_graph(model, ("logits",), preprocess_input=preprocess_input)
+        calibration = fit_calibration(graph, read(validation), split)
+        temperature = calibration.temperature
+    graph = serving_graph(
+        model, outputs, preprocess_input=preprocess_input, temperature=temperature
+    )
+    if labels is None:
+        labels = [str(number) for number in range(graph.classes)]
     steps = (
         Preprocessing.exactly(graph.image_shape)
         if preprocessing is None
         else Preprocessing.read(preprocessing, graph.image_shape)
     )
-    if samples is None:
-        split, batches = GENERATED, generated_batches(graph.image_shape)
-    else:
-        split, batches = samples[0], batches_of(samples[1], graph.image_shape)
+    source = Source(
+        graph,
+        check_labels(labels, graph.classes),
+        steps,
+        training_batches=lambda: read(validation if training_samples is None else training_samples),
+        name=model_directory.name,
+        opset=opset,
+        quantization=quantization or Quantization(),
+    )
     try:
         with Draft(model_directory) as draft:
-            write_labels(draft.path, labels)
-            entries = {}
-            for name in formats:
-                entries[name] = FORMATS[name].write(
-                    graph, draft.path, labels=labels, preprocessing=steps, opset=opset
-                )
-            written = {name: FORMATS[name].load(draft.path) for name in formats}
-            parity, metrics = compare(graph.reference(), written, batches, split)
-            ModelJson(
+            write_labels(draft.path, source.labels)
+            entries = {name: _write(name, source, draft.path) for name in names}
+            written = {name: FORMATS[name].load(draft.path) for name in names}
+            precisions = {name: FORMATS[name].precision for name in names}
+            parity, measured = compare(
+                graph.reference(), written, read(validation), split, precisions
+            )
+            image = np.full((1, *graph.image_shape), 127, np.uint8)
+            for name in names:
+                entries[name]["milliseconds"] = median_milliseconds(written[name], image)
+            pixels = _compare_pixels(source) if "saved_model" in names else None
+            content = ModelJson(
                 name=model_directory.name,
                 created=f"{datetime.datetime.now(datetime.UTC):%Y-%m-%dT%H:%M:%SZ}",
                 model=Model(architecture or model.name, graph.network.count_params()),
@@ -84,10 +149,19 @@ def export(
                 outputs=graph.outputs,
                 preprocessing=steps,
                 formats=entries,
-                metrics=metrics,
+                metrics=metrics or measured,
                 parity=parity,
-            ).write(draft.path)
-            return draft.publish()
+                calibration=calibration,
+                pixels=None if pixels is None else pixels.figures,
+            )
+            if report:
+                wanted = {name: each.worst_sample for name, each in parity.formats.items()}
+                worst = _pick(read(validation), wanted)
+                sizes = {name: size_of(name, draft.path) for name in names}
+                write_report(draft.path, dataclasses.asdict(content), sizes, worst, pixels)
+            content.write(draft.path)
+            beside = _beside(content, source, storage_uri, kserve=kserve)
+            return draft.publish(beside)
     except OSError as error:
         raise ExportError(
             f"cannot export to {model_directory}: {error.strerror or error}; nothing was published"
@@ -98,14 +172,14 @@ def export_run(
     run_directory: str | os.PathLike[str],
     to: str | os.PathLike[str],
     *,
-    formats: Sequence[str] = ("saved_model", "onnx"),
-    outputs: Sequence[str] = ("probabilities",),
-    opset: int = 17,
+    trust: bool = False,
+    **options: Any,
 ) -> Path:
-    """Publish what `keras-cnns train` left in a run directory, compared on its whole test split.
+    """Publish what `keras-cnns train` left in a run, compared on its whole validation split.
 
-    Labels, preprocessing and the architecture's name come from the run; the other arguments, what
-    is returned and what is raised are `export`'s.
+    Labels, preprocessing, the architecture's name and the accuracy on the test split come from the
+    run, and the ranges of int8 formats from its training split; `options`, what is returned and
+    what is raised are `export`'s.
 
     Raises:
         ExportError: see `export`.
@@ -115,17 +189,73 @@ def export_run(
     from keras_cnns.training import open_run
 
     check_model_directory(to)
-    check_names("format", formats, FORMATS)
+    in_order(options.get("formats", ("onnx",)))
     run = open_run(Path(run_directory))
     data = run.recipe.data
+    test = run.results().get("test")
     return export(
-        run.load_model(),
+        load_model(run.path / "model.keras", trust=trust),
         to,
         labels=run.labels,
         preprocessing=data.preprocessing(),
-        formats=formats,
-        outputs=outputs,
-        samples=(data.test_split, load_split(data, data.test_split, batch_size=64)),
+        samples=(data.validation_split, load_split(data, data.validation_split, batch_size=64)),
+        training_samples=load_split(data, data.train_split, batch_size=64),
         architecture=run.recipe.model.name,
-        opset=opset,
+        metrics=test and Metrics(data.test_split, test["samples"], test["accuracy"]),
+        **options,
     )
+
+
+def _write(name: str, source: Source, version: Path) -> dict[str, Any]:
+    row = FORMATS[name]
+    own = row.write(source, version)
+    return {"engine": row.engine, "precision": row.precision, **own}
+
+
+def _compare_pixels(source: Source) -> Comparison:
+    import tensorflow as tf
+
+    from keras_cnns_export.image_bytes import decode_batch
+
+    decode = tf.function(
+        lambda image_bytes: decode_batch(image_bytes, source.preprocessing),
+        input_signature=[tf.TensorSpec((None,), tf.string)],
+        autograph=False,
+    )
+    comparison = compare_pixels(
+        lambda contents: decode(tf.constant(contents)).numpy(), source.preprocessing
+    )
+    share = comparison.figures.within_one_level
+    if share < LEAST_WITHIN_ONE_LEVEL:
+        raise ExportError(
+            f"TensorFlow and Pillow read encoded images differently: {share:.3%} of the pixels "
+            f"agree to one level, at least {LEAST_WITHIN_ONE_LEVEL:.1%} is asked; the worst is a "
+            f"{comparison.worst[0]}"
+        )
+    return comparison
+
+
+def _pick(batches: Iterator[Batch], wanted: Mapping[str, int]) -> dict[str, Array]:
+    """The samples of these numbers."""
+    picked, first = {}, 0
+    for images, _ in batches:
+        for name, index in wanted.items():
+            if first <= index < first + len(images):
+                picked[name] = images[index - first]
+        first += len(images)
+    return picked
+
+
+def _beside(
+    content: ModelJson, source: Source, storage_uri: str | None, *, kserve: bool
+) -> dict[str, str]:
+    """The files beside the versions, by name: what Triton and KServe read."""
+    files: dict[str, str] = {}
+    if "onnx" in content.formats:
+        files[LABELS] = "".join(f"{label}\n" for label in source.labels)
+        files[triton.CONFIG] = triton.triton_config(
+            content.name, content.inputs, content.outputs, content.formats
+        )
+    if kserve:
+        files[triton.MANIFEST] = triton.kserve_manifest(content.name, content.formats, storage_uri)
+    return files

@@ -13,12 +13,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from keras_cnns_export.contract import Preprocessing
 from keras_cnns_export.errors import ExportError
+from keras_cnns_export.source import Source
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from keras_cnns_export.graph import Array, Predict, ServingGraph
 
 PATH = "model.onnx"
@@ -26,30 +24,27 @@ FILES = (PATH,)
 OPSETS = range(13, 19)  # tf2onnx ends at 18
 
 
-def write(
-    graph: "ServingGraph",
-    version: Path,
-    *,
-    labels: "Sequence[str]",
-    preprocessing: Preprocessing,
-    opset: int,
-) -> dict[str, Any]:
+def write(source: Source, version: Path) -> dict[str, Any]:
     """Write `version`/model.onnx; returns its entry in model.json.
 
     Raises:
         ExportError: ONNX has no form for one of the network's operations.
     """
+    opset = source.opset
     if opset not in OPSETS:
         raise ExportError(f"opset {opset}: it must be from {OPSETS[0]} to {OPSETS[-1]}")
     import onnx
 
-    model = _convert(graph, opset)
+    from keras_cnns_export.onnx_graph import simplify
+
+    model = _convert(source.graph, opset)
+    simplify(model)
     for tensor in (*model.graph.input, *model.graph.output):
         tensor.type.tensor_type.shape.dim[0].dim_param = "N"
     del model.graph.value_info[:]  # they name the batch dimension by tf2onnx's own numbers
     metadata = {
-        "labels": json.dumps(list(labels), ensure_ascii=False),
-        "preprocessing": json.dumps(dataclasses.asdict(preprocessing)),
+        "labels": json.dumps(list(source.labels), ensure_ascii=False),
+        "preprocessing": json.dumps(dataclasses.asdict(source.preprocessing)),
     }
     onnx.helper.set_model_props(model, metadata)
     path = version / PATH
@@ -63,9 +58,14 @@ def write(
 
 def load(version: Path) -> "Predict":
     """The written file in ONNX Runtime on the CPU: images uint8 [N, H, W, C] -> named outputs."""
+    return session(version / PATH)
+
+
+def session(path: Path) -> "Predict":
+    """Any exported ONNX file, as `load` gives it."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(version / PATH, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     (image_input,) = session.get_inputs()
 

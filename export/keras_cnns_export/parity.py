@@ -1,25 +1,27 @@
 """The proof before publication: every written format gives Keras' own answers.
 
-A sample counts as agreeing when a format's first class is Keras' first class, or ties with it:
-Keras' own probabilities of the two are within `TOLERANCE`.
+A format in float32 must give each probability to within `TOLERANCE` and the same first class; a
+sample counts as agreeing when a format's first class is Keras' first class, or ties with it:
+Keras' own probabilities of the two are within `TOLERANCE`. A format in lower precision must keep
+`LEAST_KEPT` of the float32 top-1 accuracy (MLPerf's rule for inference), or, without labels, agree
+with Keras on that share of the samples.
 """
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
 
 import numpy as np
 
 from keras_cnns_export.contract import FormatParity, Metrics, Parity
 from keras_cnns_export.errors import ExportError
 from keras_cnns_export.graph import Array, Predict
+from keras_cnns_export.samples import Batch, mixed
 
 TOLERANCE = 1e-4  # of a probability; float32 formats differ by about 1e-6
-GENERATED = "generated"  # the split's name where the images are made here
-BATCH_SIZE = 64
+LEAST_KEPT = 0.99
+# Of any other output, as a share of its largest value, which may be far from 1.
+OTHER_TOLERANCE = 1e-3
 _SUM_TOLERANCE = 1e-3  # of a sample's probabilities, from 1
-
-Batch = tuple[Array, Array | None]  # images uint8 [N, H, W, C], true classes int [N] or None
 
 
 class _Tally:
@@ -53,95 +55,57 @@ class _Tally:
             mean_difference=self.total / self.samples,
             top_1_agreement=1 - len(self.disagreeing) / self.samples,
             accuracy=self.correct / self.samples if labelled else None,
+            worst_sample=self.worst,
         )
 
 
 def compare(
-    reference: Predict, formats: Mapping[str, Predict], batches: Iterable[Batch], split: str
+    reference: Predict,
+    formats: Mapping[str, Predict],
+    batches: Iterable[Batch],
+    split: str,
+    precisions: Mapping[str, str] | None = None,
 ) -> tuple[Parity, Metrics | None]:
-    """Run every format over every batch against Keras; the figures, and Keras' own metrics.
+    """Run every format over every sample against Keras; the figures, and Keras' own metrics.
+
+    Args:
+        reference: Keras.
+        formats: what was written.
+        batches: the samples, compared in batches of 1, 3 and 64.
+        split: their name.
+        precisions: of the formats that are not in float32.
 
     Raises:
-        ExportError: a format differs by more than `TOLERANCE` or disagrees in the first class
-            outside ties; Keras' own answers are no probabilities; or there is no sample.
+        ExportError: a format is further from Keras than its precision allows; Keras' own answers
+            are no probabilities; or there is no sample.
     """
+    precisions = precisions or {}
     tallies = {name: _Tally() for name in formats}
     keras, labelled = _Tally(), True
     with _exact_float32():
-        for images, labels in _cut_first(batches):
-            expected = reference(images)["probabilities"]
+        for images, labels in mixed(batches):
+            answers = reference(images)
+            expected = answers["probabilities"]
             _check_probabilities(expected, keras.samples)
             labelled = labelled and labels is not None
             for name, predict in formats.items():
-                given = predict(images)["probabilities"]
-                if given.shape != expected.shape:
-                    raise ExportError(
-                        f"{name} gives probabilities {list(given.shape)} for {len(images)} images, "
-                        f"Keras {list(expected.shape)}"
-                    )
-                tallies[name].add(expected, given, labels)
+                given = predict(images)
+                _check_shapes(name, answers, given)
+                tallies[name].add(expected, given["probabilities"], labels)
+                if precisions.get(name, "float32") == "float32":
+                    _check_other_outputs(name, answers, given, keras.samples, split)
             keras.add(expected, expected, labels)
     if not keras.samples:
         raise ExportError(f"the split {split!r} has no images to compare the formats on")
-    for name, tally in tallies.items():
-        _check_agreement(name, tally, split)
-    figures = {name: tally.figures(labelled) for name, tally in tallies.items()}
     accuracy = keras.figures(labelled).accuracy
+    for name, tally in tallies.items():
+        if precisions.get(name, "float32") == "float32":
+            _check_agreement(name, tally, split)
+        else:
+            _check_accuracy(name, tally, split, accuracy)
+    figures = {name: tally.figures(labelled) for name, tally in tallies.items()}
     metrics = None if accuracy is None else Metrics(split, keras.samples, accuracy)
     return Parity(split, keras.samples, figures), metrics
-
-
-def generated_batches(shape: tuple[int, int, int], samples: int = 256) -> Iterator[Batch]:
-    """Images for a model that comes without any: noise, half of it in coarse patches."""
-    random = np.random.default_rng(0)
-    height, width, channels = shape
-    for start in range(0, samples, BATCH_SIZE):
-        count = min(BATCH_SIZE, samples - start)
-        images = random.integers(0, 256, (count, height, width, channels), np.uint8)
-        coarse = images[::2, : -(-height // 8), : -(-width // 8)]
-        images[::2] = coarse.repeat(8, axis=1).repeat(8, axis=2)[:, :height, :width]
-        yield images, None
-
-
-def batches_of(data: Any, shape: tuple[int, int, int]) -> Iterator[Batch]:
-    """Batches from images [N, H, W, C], a tuple (images, labels), or a data set of such batches.
-
-    Raises:
-        ExportError: the images are not uint8 of the model's `shape` (H, W, C).
-    """
-    if isinstance(data, np.ndarray):
-        data = (data, None)
-    for images, labels in _sliced(*data) if isinstance(data, tuple) else data:
-        images, labels = np.asarray(images), None if labels is None else np.asarray(labels)
-        if images.dtype != np.uint8 or images.shape[1:] != shape:
-            raise ExportError(
-                f"samples are {images.dtype} {list(images.shape)}; the model takes uint8 "
-                f"[N, {', '.join(map(str, shape))}], raw pixels 0..255"
-            )
-        if labels is not None and labels.shape != images.shape[:1]:
-            raise ExportError(
-                f"samples have true classes {list(labels.shape)} for {len(images)} images; give "
-                "each image the number of its class"
-            )
-        yield images, labels
-
-
-def _sliced(images: Array, labels: Array | None) -> Iterator[Batch]:
-    if labels is not None and len(labels) != len(images):
-        raise ExportError(f"samples have {len(images)} images and {len(labels)} true classes")
-    for start in range(0, len(images), BATCH_SIZE):
-        cut = slice(start, start + BATCH_SIZE)
-        yield images[cut], None if labels is None else labels[cut]
-
-
-def _cut_first(batches: Iterable[Batch]) -> Iterator[Batch]:
-    """The batches, the first in pieces of 1, 3 and the rest: a graph of a fixed N fails on them."""
-    cuts = [slice(0, 1), slice(1, 4), slice(4, None)]
-    for images, labels in batches:
-        for cut in cuts:
-            if len(images[cut]):
-                yield images[cut], None if labels is None else labels[cut]
-        cuts = [slice(None)]
 
 
 def _check_probabilities(expected: Array, first: int) -> None:
@@ -154,6 +118,32 @@ def _check_probabilities(expected: Array, first: int) -> None:
             f"{expected[row].min():.4g} to {expected[row].max():.4g} and sums to {sums[row]:.4g}; "
             "end the model with a softmax"
         )
+
+
+def _check_shapes(name: str, answers: Mapping[str, Array], given: Mapping[str, Array]) -> None:
+    for output, expected in answers.items():
+        shape = list(given[output].shape) if output in given else "nothing"
+        if shape != list(expected.shape):
+            raise ExportError(
+                f"{name} gives {output} {shape} for {len(expected)} images, "
+                f"Keras {list(expected.shape)}"
+            )
+
+
+def _check_other_outputs(
+    name: str, answers: Mapping[str, Array], given: Mapping[str, Array], first: int, split: str
+) -> None:
+    """Outputs whose range is their own; `top_k_indices` stand in the order of probabilities."""
+    for output, expected in answers.items():
+        if output == "probabilities" or expected.dtype != np.float32:
+            continue
+        difference = np.abs(expected - given[output]).reshape(len(expected), -1).max(axis=1)
+        row, scale = int(np.argmax(difference)), max(1.0, float(np.abs(expected).max()))
+        if not difference[row] <= OTHER_TOLERANCE * scale:
+            raise ExportError(
+                f"{name} does not give Keras' {output}: they differ by up to {difference[row]:.3g} "
+                f"of {scale:.3g}, worst for sample {first + row} in {split!r}"
+            )
 
 
 def _check_agreement(name: str, tally: _Tally, split: str) -> None:
@@ -171,6 +161,22 @@ def _check_agreement(name: str, tally: _Tally, split: str) -> None:
             f"{name} does not give Keras' answers: for sample {index} of {tally.samples} in "
             f"{split!r} Keras says class {expected} and {name} class {given}; top-1 agreement "
             f"{figures.top_1_agreement:.2%}, largest difference {figures.largest_difference:.3g}"
+        )
+
+
+def _check_accuracy(name: str, tally: _Tally, split: str, accuracy: float | None) -> None:
+    figures = tally.figures(labelled=accuracy is not None)
+    if accuracy is None:
+        what, kept = "top-1 agreement with Keras", figures.top_1_agreement
+        least = LEAST_KEPT
+    else:
+        what, kept = "top-1 accuracy", figures.accuracy or 0.0
+        least = LEAST_KEPT * accuracy
+    if kept < least or not np.isfinite(figures.largest_difference):
+        raise ExportError(
+            f"{name} loses too much: its {what} is {kept:.2%} on {tally.samples} samples of "
+            f"{split!r}, at least {least:.2%} is asked; probabilities differ by up to "
+            f"{figures.largest_difference:.3g}, worst for sample {tally.worst}"
         )
 
 

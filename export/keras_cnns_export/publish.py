@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -93,20 +94,36 @@ class Draft:
                 self.path = self._partial / "version"
                 return
 
-    def publish(self) -> Path:
-        """Flush every file, give the version the next free number, and return its path."""
-        _flush_tree(self.path)
+    def publish(self, beside: Mapping[str, str] | None = None) -> Path:
+        """Flush every file, give the version the next free number, and return its path.
+
+        Args:
+            beside: texts by file name that then take their places beside the versions, each
+                whole; those of the highest version stay.
+        """
+        texts = self.path.parent / "beside"
+        texts.mkdir()
+        for name, text in (beside or {}).items():
+            (texts / name).write_text(text, encoding="utf-8")
+        _flush_tree(self.path.parent)
+        with _exclusive(self.model_directory):
+            version = self._rename()
+            for name in beside or ():
+                (texts / name).replace(self.model_directory / name)
+        _flush(self.model_directory)
+        _flush(self.model_directory.parent)
+        return version
+
+    def _rename(self) -> Path:
         while True:
             version = self.model_directory / str(_next_version(self.model_directory))
             try:
                 self.path.rename(version)
-                break
             except OSError as error:
-                if error.errno not in _TAKEN:  # else another export took the number: the next one
+                if error.errno not in _TAKEN:  # else something took the number: the next one
                     raise
-        _flush(self.model_directory)
-        _flush(self.model_directory.parent)
-        return version
+            else:
+                return version
 
     def __exit__(
         self,
@@ -124,6 +141,17 @@ class Draft:
         if self._made_model_directory:
             with contextlib.suppress(OSError):  # not empty: a version, or another export's work
                 self.model_directory.rmdir()
+
+
+@contextlib.contextmanager
+def _exclusive(directory: Path) -> Iterator[None]:
+    """One export at a time; the system ends the wait when the process that holds it ends."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def sweep(model_directory: Path) -> None:

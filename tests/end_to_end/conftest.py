@@ -40,5 +40,5 @@ def run_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def model_repository(tmp_path_factory: pytest.TempPathFactory, run_directory: Path) -> Path:
     path = tmp_path_factory.mktemp("models")
     printed = keras_cnns("export", str(run_directory), "--to", str(path / "quick"))
-    assert "compared with Keras on 64 images" in printed
+    assert "compared with Keras on 32 images" in printed
     return path

@@ -1,5 +1,6 @@
 """Tiny nets, and one published version that many tests read."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ from keras import layers
 
 from keras_cnns.recipes import format_recipe, load_recipe
 from keras_cnns_export import export
+from keras_cnns_export.formats import FORMATS
+from keras_cnns_export.openvino_ir import has_bfloat16
+from keras_cnns_export.source import Quantization
 
 LABELS = ("ant", "bee", "cat", "dog's", "Érable")
 SHAPE = (12, 10, 3)
@@ -74,6 +78,38 @@ def version(
 
 
 @pytest.fixture(scope="session")
+def learnt() -> tuple[Any, Images, Images]:
+    """A net that tells five colours apart, images of them, and their classes."""
+    random = np.random.default_rng(2)
+    classes = np.arange(320) % len(LABELS)
+    colours = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0], [0, 1, 1]])[classes]
+    noise = random.integers(0, 100, (len(classes), *SHAPE))
+    images = (noise + 120 * colours[:, np.newaxis, np.newaxis]).astype(np.uint8)
+    net = _tiny_net()
+    net.compile(keras.optimizers.Adam(0.02), "sparse_categorical_crossentropy")
+    net.fit(images.astype("float32"), classes, batch_size=32, epochs=12, verbose=0)
+    return net, images, classes
+
+
+@pytest.fixture(scope="session")
+def all_formats(tmp_path_factory: pytest.TempPathFactory, learnt: Any) -> Path:
+    """A published version with every format that this machine can prove."""
+    net, images, classes = learnt
+    cut = slice(256, None)
+    return export(
+        net,
+        tmp_path_factory.mktemp("models") / "learnt",
+        labels=LABELS,
+        formats=[
+            name for name, row in FORMATS.items() if row.precision != "bfloat16" or has_bfloat16()
+        ],
+        samples=("test", (images[cut], classes[cut])),
+        training_samples=(images[:256], classes[:256]),
+        quantization=Quantization(samples=100),
+    )
+
+
+@pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run directory, as training leaves it, of a tiny net on the digits; nobody trained it."""
     run = tmp_path_factory.mktemp("runs") / "first"
@@ -82,7 +118,8 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = load_recipe("digits-resnet20", sizes)
     (run / "config.toml").write_text(format_recipe(recipe), encoding="utf-8")
     labels = [f"digit {number}" for number in range(10)]
-    (run / "results.json").write_text("{}", encoding="utf-8")
+    results = {"test": {"samples": 364, "loss": 2.0, "accuracy": 0.25}}
+    (run / "results.json").write_text(json.dumps(results), encoding="utf-8")
     (run / "labels.txt").write_text("\n".join(labels) + "\n", encoding="utf-8")
     _tiny_net((16, 16, 1), head=layers.Dense(10, activation="softmax")).save(run / "model.keras")
     return run

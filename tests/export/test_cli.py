@@ -1,3 +1,4 @@
+import json
 import re
 import subprocess
 import sys
@@ -18,13 +19,46 @@ def test_a_run_becomes_a_version_and_the_figures_are_printed(
     assert err == ""
     lines = out.splitlines()
     assert lines.pop(0) == f"exporting {finished_run} as saved_model, onnx"
-    first = r"compared with Keras on \d{3} images \(test\), where its accuracy is [0-9.]+%:"
-    assert re.fullmatch(first, lines[0])
+    assert re.fullmatch(r"compared with Keras on \d{3} images \(validation\):", lines[0])
     for name, line in zip(("saved_model", "onnx"), lines[1:3], strict=True):
         assert line.split()[0] == name
         for word in ("MB", "largest difference", "top-1 agreement 100.00%", "accuracy"):
             assert word in line
-    assert lines[3:] == [f"published {to / '1'}"]
+    assert lines[3] == "accuracy 25.00% on 364 images (test)"
+    assert lines[4:] == [f"published {to / '1'}"]
+
+
+def test_every_option_at_once(
+    finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    to = tmp_path / "models" / "digits"
+    options = ["--outputs", "probabilities,top_k,cam", "--calibrate", "--report", "--kserve"]
+    assert cli.main([str(finished_run), "--to", str(to), "--formats", "onnx", *options]) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"temperature [0-9.]+: expected calibration error [0-9.]+% before", shown)
+    content = json.loads((to / "1" / "model.json").read_text())
+    names = [output["name"] for output in content["outputs"]]
+    assert names == ["probabilities", "top_k_indices", "top_k_probabilities", "cam"]
+    assert content["calibration"]["split"] == "validation"
+    assert sorted(path.name for path in to.iterdir()) == [
+        "1",
+        "config.pbtxt",
+        "inference-service.yaml",
+        "labels.txt",
+    ]
+    assert (to / "1" / "report.html").exists()
+
+
+def test_a_keras_file_is_published_with_its_labels(
+    finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    to = tmp_path / "models" / "digits"
+    labels = finished_run / "labels.txt"
+    file = str(finished_run / "model.keras")
+    given = [file, "--to", str(to), "--formats", "onnx", "--labels", str(labels)]
+    assert cli.main(given) == 0
+    assert "compared with Keras on 256 images (generated)" in capsys.readouterr().out
+    assert (to / "1" / "labels.txt").read_text() == labels.read_text()
 
 
 @pytest.mark.parametrize(
@@ -34,6 +68,11 @@ def test_a_run_becomes_a_version_and_the_figures_are_printed(
         (["runs/first", "--to", "models/x", "--formats", "onx"], 2, "there are: saved_model, onnx"),
         (["runs/first", "--to", "models/.."], 2, "names the model"),
         (["runs/absent", "--to", "models/x"], 1, "no run directory runs/absent"),
+        (["x.keras", "--to", "models/x"], 1, "there is no file x.keras"),
+        (["runs/first", "--to", "models/x", "--labels", "l"], 2, "runs/first is no .keras file"),
+        (["runs/first", "--to", "models/x", "--outputs", "heat"], 2, "unknown output 'heat'"),
+        (["runs/first", "--to", "models/x", "--int8-method", "best"], 2, "there are: minmax"),
+        (["x.keras", "--to", "models/x", "--labels", "absent.txt"], 2, "cannot read absent.txt"),
     ],
 )
 def test_errors_are_for_a_person(

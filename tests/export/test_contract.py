@@ -90,7 +90,7 @@ def test_model_json_has_the_contracts_keys_and_every_files_checksum(tmp_path: Pa
         preprocessing=Preprocessing.exactly((32, 32, 1)),
         formats={"onnx": {"path": "model.onnx", "opset": 17}},
         metrics=None,
-        parity=Parity("test", 5, {"onnx": FormatParity(1e-7, 1e-9, 1.0, 0.8)}),
+        parity=Parity("test", 5, {"onnx": FormatParity(1e-7, 1e-9, 1.0, 0.8, 3)}),
     ).write(tmp_path)
 
     content = json.loads((tmp_path / "model.json").read_text(encoding="utf-8"))
@@ -106,6 +106,8 @@ def test_model_json_has_the_contracts_keys_and_every_files_checksum(tmp_path: Pa
         "labels": "labels.txt",
         "formats": {"onnx": {"path": "model.onnx", "opset": 17}},
         "metrics": None,
+        "calibration": None,
+        "pixels": None,
         "parity": {
             "split": "test",
             "samples": 5,
@@ -115,6 +117,7 @@ def test_model_json_has_the_contracts_keys_and_every_files_checksum(tmp_path: Pa
                     "mean_difference": 1e-9,
                     "top_1_agreement": 1.0,
                     "accuracy": 0.8,
+                    "worst_sample": 3,
                 }
             },
         },

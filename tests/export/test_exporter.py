@@ -34,9 +34,21 @@ def test_model_json_says_what_was_exported_and_how_well_it_agrees(
     assert content["inputs"] == [{"name": "images", "dtype": "uint8", "shape": [None, 12, 10, 3]}]
     assert content["outputs"] == [{"name": "probabilities", "dtype": "float32", "shape": [None, 5]}]
     assert content["preprocessing"]["crop"] == [12, 10]
-    assert content["formats"] == {
-        "saved_model": {"path": "saved_model.pb"},
-        "onnx": {"path": "model.onnx", "opset": 17},
+    formats = content["formats"]
+    assert all(entry.pop("milliseconds") > 0 for entry in formats.values())
+    assert formats == {
+        "saved_model": {
+            "path": "saved_model.pb",
+            "engine": "tensorflow",
+            "precision": "float32",
+            "signatures": ["serving_default", "serving_bytes", "classify"],
+        },
+        "onnx": {
+            "path": "model.onnx",
+            "engine": "onnxruntime",
+            "precision": "float32",
+            "opset": 17,
+        },
     }
     assert content["metrics"] == {"split": "test", "samples": 70, "accuracy": accuracy}
     assert (content["parity"]["split"], content["parity"]["samples"]) == ("test", 70)
@@ -77,7 +89,7 @@ def test_a_bare_model_is_compared_on_made_images(
         ({"labels": ["a", "b"]}, "2 labels for a model of 5 classes"),
         ({"to": "models/.."}, "its last part names the model"),
         ({"formats": ("onnx", "tflite")}, "unknown format 'tflite'; there are: saved_model, onnx"),
-        ({"outputs": ("cam",)}, "unknown output 'cam'; there are: probabilities"),
+        ({"outputs": ("heat",)}, "unknown output 'heat'; there are: probabilities"),
         ({"preprocessing": {"crop": 12}}, "it must have resize_shorter, crop"),
         (
             {"samples": ("test", np.zeros((4, 12, 10, 1), np.uint8))},
@@ -120,7 +132,9 @@ def test_if_one_format_disagrees_nothing_is_published(
         good = FORMATS["saved_model"].load(version)
         return lambda images: {"probabilities": np.roll(good(images)["probabilities"], 1, axis=1)}
 
-    monkeypatch.setitem(FORMATS, "shifted", Format(write, load, ()))  # as an extension would
+    monkeypatch.setitem(
+        FORMATS, "shifted", Format(write, load, (), "tensorflow")
+    )  # as an extension would
     with pytest.raises(ExportError, match=r"shifted does not give Keras' answers.* in 'generated'"):
         export(net, tmp_path / "tiny", labels=labels, formats=("saved_model", "shifted"))
     assert list(tmp_path.iterdir()) == []
@@ -179,10 +193,11 @@ def test_a_full_disk_and_a_kill_leave_no_half_version(
     (litter,) = to.glob(".partial-*")
     assert (litter / "version" / "saved_model.pb").exists()
     assert export(net, to, labels=labels, formats=("onnx",)) == to / "2"
-    assert sorted(path.name for path in to.iterdir()) == ["1", "2"]
+    names = sorted(path.name for path in to.iterdir())
+    assert names == ["1", "2", "config.pbtxt", "labels.txt"]
 
 
-def test_a_run_is_exported_with_its_labels_and_compared_on_its_test_split(
+def test_a_run_is_exported_with_its_labels_and_compared_on_its_validation_split(
     finished_run: Path, tmp_path: Path
 ) -> None:
     version = export_run(finished_run, tmp_path / "digits", formats=("onnx",))
@@ -190,10 +205,12 @@ def test_a_run_is_exported_with_its_labels_and_compared_on_its_test_split(
     assert content["model"]["architecture"] == "resnet20"
     assert content["preprocessing"]["resize_shorter"] == 18
     assert content["outputs"][0]["shape"] == [None, 10]
-    assert content["metrics"]["split"] == content["parity"]["split"] == "test"
-    expected = training.evaluate(training.open_run(finished_run))
-    assert content["metrics"]["samples"] == content["parity"]["samples"] == expected["samples"]
-    assert content["metrics"]["accuracy"] == pytest.approx(expected["accuracy"])
+    assert content["parity"]["split"] == "validation"
+    expected = training.evaluate(training.open_run(finished_run), "validation")
+    assert content["parity"]["samples"] == expected["samples"]
+    accuracy = content["parity"]["formats"]["onnx"]["accuracy"]
+    assert accuracy == pytest.approx(expected["accuracy"])
+    assert content["metrics"] == {"split": "test", "samples": 364, "accuracy": 0.25}
     labels = (version / "labels.txt").read_text(encoding="utf-8")
     assert labels == (finished_run / "labels.txt").read_text(encoding="utf-8")
 
@@ -205,5 +222,5 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
 
 def test_a_version_needs_nothing_from_beside_it(version: Path, split: Any, tmp_path: Path) -> None:
     moved = shutil.copytree(version, tmp_path / "elsewhere" / "7")
-    for row in FORMATS.values():
-        assert row.load(moved)(split[0][:2])["probabilities"].shape == (2, 5)
+    for name in read(version)["formats"]:
+        assert FORMATS[name].load(moved)(split[0][:2])["probabilities"].shape == (2, 5)

@@ -99,8 +99,3 @@ def test_other_models_are_refused_with_what_would_be_right(
 ) -> None:
     with pytest.raises(ExportError, match=message):
         serving_graph(make(tiny_net))
-
-
-def test_an_unknown_output_is_refused(net: Any) -> None:
-    with pytest.raises(ExportError, match="unknown output 'cam'; there are: probabilities"):
-        serving_graph(net, ("probabilities", "cam"))

@@ -33,7 +33,7 @@ with Draft(model) as draft:
     (draft.path / "variables").mkdir()
     (draft.path / "variables" / "data").write_bytes(bytes(1000))
     (draft.path / "model.json").write_text("{}")
-    version = draft.publish()
+    version = draft.publish({"config.pbtxt": f"for {sys.argv[3]}"})
 print(version.name)
 """
 FILES = ["labels.txt", "model.json", "variables", "variables/data"]
@@ -41,7 +41,9 @@ FILES = ["labels.txt", "model.json", "variables", "variables/data"]
 
 def run_child(model: Path, kill_at: int = 0) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", CHILD, str(model), str(kill_at)], capture_output=True, text=True
+        [sys.executable, "-c", CHILD, str(model), str(kill_at), "one"],
+        capture_output=True,
+        text=True,
     )
 
 
@@ -86,7 +88,7 @@ def test_a_failure_leaves_earlier_versions(tmp_path: Path) -> None:
     run_child(tmp_path / "digits")
     with pytest.raises(ValueError, match="disk"), Draft(tmp_path / "digits"):
         raise ValueError("disk")
-    assert [path.name for path in (tmp_path / "digits").iterdir()] == ["1"]
+    assert {path.name for path in (tmp_path / "digits").iterdir()} == {"1", "config.pbtxt"}
 
 
 def test_killed_at_any_step_it_leaves_a_whole_version_or_none(tmp_path: Path) -> None:
@@ -103,9 +105,11 @@ def test_killed_at_any_step_it_leaves_a_whole_version_or_none(tmp_path: Path) ->
         with Draft(model) as draft:  # the next export
             version = draft.publish()
         assert version.name == str(len(published) + 1)
-        assert sorted(path.name for path in model.iterdir()) == [
-            str(number) for number in range(1, len(published) + 2)
-        ]
+        names = {str(number) for number in range(1, len(published) + 2)}
+        left = {path.name for path in model.iterdir()}
+        assert left - {"config.pbtxt"} == names
+        if "config.pbtxt" in left:  # whole, or not there yet
+            assert (model / "config.pbtxt").read_text() == "for one"
     else:
         raise AssertionError("the child was killed every time")
     assert len(outcomes) >= 15
@@ -127,15 +131,20 @@ def test_a_sweep_leaves_what_a_running_export_writes(tmp_path: Path) -> None:
 def test_exports_at_the_same_time_get_a_version_each(tmp_path: Path) -> None:
     command = [sys.executable, "-c", CHILD, str(tmp_path / "digits"), "0"]
     children = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for _ in range(8)
+        subprocess.Popen(
+            [*command, str(number)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for number in range(8)
     ]
     results = [child.communicate() for child in children]
     assert [errors for _, errors in results] == [""] * 8
     assert sorted(int(name) for name, _ in results) == list(range(1, 9))
     for number in range(1, 9):
         assert content(tmp_path / "digits" / str(number)) == FILES
-    assert len(list((tmp_path / "digits").iterdir())) == 8
+    assert len(list((tmp_path / "digits").iterdir())) == 9
+    # The file beside the versions is of the export that made the highest one.
+    last = next(number for number, (name, _) in enumerate(results) if name == "8\n")
+    assert (tmp_path / "digits" / "config.pbtxt").read_text() == f"for {last}"
 
 
 @pytest.mark.parametrize("name", ["digits", "models/digits-resnet20", "../x", "v1.5_b"])

@@ -1,0 +1,317 @@
+"""Every exported format against ONNX Runtime on the plain graph of tf2onnx, and against torch.
+
+    python benchmarks/inference.py [--quick] [--nets NAME ...] [--subjects NAME ...]
+                                    [--models DIR] [--json FILE]
+
+The plain graph is what `tf2onnx` makes of the net with Keras' own batch normalisation; it is given
+float32 pixels, ours raw uint8 ones. Weights are random: speed does not depend on them. Every
+subject lives in a process of its own and takes its turn, so that a slow moment of the machine falls
+on all. A ratio is the plain graph's time by the subject's: above 1 is faster. Aims: float32 ONNX
+1.0 (pre-activation nets 1.1), int8 2.7 and OpenVINO's 3.1, its bfloat16 1.8. `peak` is the share of
+what one large float32 matrix product reaches here; int8 may exceed 1. torch is measured where
+`.venv-parity` is (`make test-parity` makes it), or with --torch-python.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+PARITY_PYTHON = ROOT / ".venv-parity" / "bin" / "python"
+NETS = {"resnet20": 32, "googlenet": 224, "resnet50": 224, "resnet50_v2": 224}  # pixels a side
+QUICK = ("resnet20",)
+BATCHES = (1, 8)
+PLAIN = "plain onnx"
+TORCH = {"torch": "", "torch compiled": "compiled", "torch bfloat16": "bfloat16"}
+IN_TORCHVISION = ("googlenet", "resnet50")
+MATRIX = 4096  # rows and columns
+CALIBRATION = 32  # images
+SECONDS = 0.2  # of a turn, about
+
+Run = Callable[[], Any]
+
+
+def prepare(name: str, directory: Path) -> None:
+    """Write the net in every format into a directory, with its multiplications in costs.json."""
+    import keras
+    import tensorflow as tf
+    import tf2onnx
+
+    from keras_cnns.models import BatchNormalization, build, cost
+    from keras_cnns_export.contract import Preprocessing
+    from keras_cnns_export.formats import FORMATS, in_order, size_of
+    from keras_cnns_export.graph import serving_graph
+    from keras_cnns_export.openvino_ir import has_bfloat16
+    from keras_cnns_export.samples import generated_batches
+    from keras_cnns_export.source import Quantization, Source
+
+    keras.utils.set_random_seed(0)
+    shape = (NETS[name], NETS[name], 3)
+    net = build(name, input_shape=shape)
+    graph = serving_graph(net)
+    source = Source(
+        graph,
+        tuple(map(str, range(graph.classes))),
+        Preprocessing.exactly(shape),
+        training_batches=lambda: generated_batches(shape, CALIBRATION),
+        quantization=Quantization(samples=CALIBRATION),
+    )
+    entries = {}
+    for each in in_order(FORMATS):
+        if FORMATS[each].precision == "bfloat16" and not has_bfloat16():
+            continue
+        FORMATS[each].write(source, directory)
+        entries[each] = size_of(each, directory)
+
+    def keras_own(layer: Any) -> Any:
+        kind = type(layer)
+        if isinstance(layer, BatchNormalization):
+            kind = keras.layers.BatchNormalization
+        return kind.from_config(layer.get_config())
+
+    plain = keras.models.clone_model(net, clone_function=keras_own)
+    plain.set_weights(net.get_weights())
+    signature = [tf.TensorSpec((None, *shape), tf.float32, name="images")]
+    function = tf.function(lambda images: {"probabilities": plain(images, training=False)})
+    path = directory / "plain.onnx"
+    tf2onnx.convert.from_function(function, signature, opset=17, output_path=str(path))
+    entries[PLAIN] = path.stat().st_size
+    content = {"multiplications": cost(net).multiply_adds, "bytes": entries}
+    (directory / "costs.json").write_text(json.dumps(content), "utf-8")
+
+
+def format_run(name: str, directory: Path, subject: str, batch: int) -> tuple[Run, float]:
+    """One batch in a written format, and the seconds that loading it took."""
+    import numpy as np
+
+    from keras_cnns_export.formats import FORMATS
+
+    side = NETS[name]
+    images = np.random.default_rng(0).integers(0, 256, (batch, side, side, 3), np.uint8)
+    if subject == PLAIN:
+        import onnxruntime
+
+        start = time.perf_counter()
+        providers = ["CPUExecutionProvider"]
+        session = onnxruntime.InferenceSession(directory / "plain.onnx", providers=providers)
+        pixels = {session.get_inputs()[0].name: images.astype(np.float32)}
+        return (lambda: session.run(None, pixels)), time.perf_counter() - start
+    if FORMATS[subject].engine == "tensorflow":
+        import tensorflow  # noqa: F401  not part of the load
+    start = time.perf_counter()
+    predict = FORMATS[subject].load(directory)
+    return (lambda: predict(images)), time.perf_counter() - start
+
+
+def torch_run(name: str, subject: str, batch: int) -> tuple[Run, float]:
+    import torch
+
+    start = time.perf_counter()
+    if name in IN_TORCHVISION:
+        import torchvision
+
+        options = {"init_weights": False, "aux_logits": False} if name == "googlenet" else {}
+        net = torchvision.models.get_model(name, weights=None, **options)
+    else:
+        net = torch_resnet20()
+    dtype = torch.bfloat16 if subject == "torch bfloat16" else torch.float32
+    net = net.eval().to(memory_format=torch.channels_last, dtype=dtype)
+    seconds = time.perf_counter() - start
+    images = torch.rand(batch, 3, NETS[name], NETS[name]).to(dtype)
+    images = images.to(memory_format=torch.channels_last)
+    if subject == "torch compiled":
+        net = torch.compile(net)
+
+    def run() -> None:
+        with torch.inference_mode():
+            net(images)
+
+    return run, seconds
+
+
+def torch_resnet20() -> Any:
+    """ResNet-20 of He et al. 2015, section 4.2, with identity shortcuts."""
+    import torch
+    from torch import nn
+    from torch.nn import functional
+
+    class Block(nn.Module):
+        def __init__(self, before: int, after: int) -> None:
+            super().__init__()
+            self.stride, self.more = (1, 0) if before == after else (2, after - before)
+            self.conv1 = nn.Conv2d(before, after, 3, self.stride, 1, bias=False)
+            self.conv2 = nn.Conv2d(after, after, 3, 1, 1, bias=False)
+            self.bn1, self.bn2 = nn.BatchNorm2d(after), nn.BatchNorm2d(after)
+
+        def forward(self, x: Any) -> Any:
+            y = self.bn2(self.conv2(functional.relu(self.bn1(self.conv1(x)))))
+            short = x[:, :, :: self.stride, :: self.stride]
+            return functional.relu(y + functional.pad(short, (0, 0, 0, 0, 0, self.more)))
+
+    widths = [16, 16, 16, 16, 32, 32, 32, 64, 64, 64]
+    blocks = [Block(a, b) for a, b in pairwise(widths)]
+    stem = [nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10), nn.Softmax(1)]
+    return torch.nn.Sequential(*stem, *blocks, *head)
+
+
+def matrix_run() -> tuple[Run, float]:
+    import tensorflow as tf
+
+    matrix = tf.random.normal((MATRIX, MATRIX))
+    return (lambda: (matrix @ matrix).numpy()), 0.0
+
+
+def work(name: str, directory: str, subject: str, batch: str) -> None:
+    """Be one subject: load it, then time a turn for each line on standard input."""
+    if subject == "matrix":
+        run, load_seconds = matrix_run()
+    elif subject in TORCH:
+        run, load_seconds = torch_run(name, subject, int(batch))
+    else:
+        run, load_seconds = format_run(name, Path(directory), subject, int(batch))
+    run()
+    start = time.perf_counter()
+    run()
+    count = max(1, round(SECONDS / (time.perf_counter() - start)))
+    print(load_seconds, flush=True)
+    for _ in sys.stdin:
+        run()  # wakes the threads
+        start = time.perf_counter()
+        for _ in range(count):
+            run()
+        print((time.perf_counter() - start) / count, flush=True)
+
+
+@contextmanager
+def worker(python: str, *arguments: str) -> Iterator[tuple[float, Callable[[], float]]]:
+    """Start a process for a subject: its load's seconds, and a function that times a run."""
+    process = subprocess.Popen(
+        [python, __file__, "--worker", *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    stdin, stdout = process.stdin, process.stdout
+
+    def answer() -> float:
+        line = stdout.readline()
+        if not line:
+            raise SystemExit(f"inference.py: {' '.join(arguments)} ended early")
+        return float(line)
+
+    def measure() -> float:
+        stdin.write("go\n")
+        stdin.flush()
+        return answer()
+
+    try:
+        yield answer(), measure
+    finally:
+        stdin.close()
+        process.wait()
+        stdout.close()
+
+
+def compare(
+    name: str,
+    directory: Path,
+    batch: int,
+    rounds: int,
+    torch_python: Path,
+    only: Sequence[str] | None = None,
+) -> list[dict[str, Any]]:
+    """Measure every subject in turn; print and return a row for each."""
+    costs = json.loads((directory / "costs.json").read_text("utf-8"))
+    subjects = {PLAIN: sys.executable, **dict.fromkeys(costs["bytes"], sys.executable)}
+    if torch_python.exists() and (name in IN_TORCHVISION or name == "resnet20"):
+        subjects |= dict.fromkeys(TORCH, str(torch_python))
+    if only:
+        subjects = {each: subjects[each] for each in subjects if each in (PLAIN, *only)}
+    subjects["matrix"] = sys.executable
+    with ExitStack() as stack:
+        workers = {
+            subject: stack.enter_context(worker(python, name, str(directory), subject, str(batch)))
+            for subject, python in subjects.items()
+        }
+        times: dict[str, list[float]] = {subject: [] for subject in workers}
+        for _ in range(rounds):
+            for subject, (_, measure) in workers.items():
+                times[subject].append(measure())
+    peak = 2 * MATRIX**3 / statistics.median(times.pop("matrix"))
+    rows = []
+    for subject, seconds in times.items():
+        ratios = sorted(a / b for a, b in zip(times[PLAIN], seconds, strict=True))
+        figures = {"ratio": statistics.median(ratios), "low": ratios[0], "high": ratios[-1]}
+        median = statistics.median(seconds)
+        share = 2 * costs["multiplications"] * batch / median / peak
+        size = costs["bytes"].get(subject, 0) / 1e6
+        rows.append(
+            {"case": f"{name}, batch {batch}", "subject": subject, "peer": PLAIN}
+            | {key: round(value, 3) for key, value in figures.items()}
+            | {"milliseconds": round(median * 1e3, 3), "share_of_peak": round(share, 3)}
+            | {"megabytes": round(size, 2), "load_milliseconds": round(workers[subject][0] * 1e3)}
+        )
+        print(
+            f"{rows[-1]['case']:<22}{subject:<19}{median * 1e3:>9.2f}"
+            + "".join(f"{value:>7.2f}" for value in figures.values())
+            + f"{share:>7.2f}{size:>8.1f}{workers[subject][0] * 1e3:>8.0f}",
+            flush=True,
+        )
+    print(f"{'':<22}one matrix product: {peak / 1e9:.0f} GFLOP/s", flush=True)
+    return rows
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="the smallest net, fewer rounds")
+    parser.add_argument("--nets", nargs="+", choices=NETS, metavar="NAME", help=", ".join(NETS))
+    parser.add_argument("--batches", nargs="+", type=int, default=BATCHES, metavar="N")
+    parser.add_argument("--subjects", nargs="+", metavar="NAME", help="beside the plain graph")
+    parser.add_argument("--models", type=Path, metavar="DIR", help="keep the files there")
+    parser.add_argument("--torch-python", type=Path, default=PARITY_PYTHON, metavar="FILE")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there")
+    parser.add_argument("--prepare", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--worker", nargs=4, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.prepare:
+        prepare(options.prepare[0], Path(options.prepare[1]))
+        return
+    if options.worker:
+        work(*options.worker)
+        return
+    titles = ("ms", "ratio", "low", "high", "peak", "MB", "load ms")
+    widths = (9, 7, 7, 7, 7, 8, 8)
+    print(f"{'case':<22}{'subject':<19}", end="")
+    print("".join(f"{title:>{width}}" for title, width in zip(titles, widths, strict=True)))
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as temporary:
+        for name in options.nets or (QUICK if options.quick else NETS):
+            directory = (options.models or Path(temporary)) / name
+            if not (directory / "costs.json").exists():
+                directory.mkdir(parents=True, exist_ok=True)
+                command = [sys.executable, __file__, "--prepare", name, str(directory)]
+                subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+            for batch in options.batches:
+                rounds = 3 if options.quick else 7
+                rows += compare(
+                    name, directory, batch, rounds, options.torch_python, options.subjects
+                )
+    if options.json:
+        options.json.write_text(json.dumps({"rows": rows}, indent=2) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""LiteRT (.tflite), by Keras' own export: for telephones and single-board computers."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from keras_cnns.quiet import quiet_stderr
+from keras_cnns_export.keras_export import export_by_keras
+from keras_cnns_export.source import Source
+
+if TYPE_CHECKING:
+    from keras_cnns_export.graph import Array, Predict
+
+PATH = "model.tflite"
+FILES = (PATH,)
+PACKAGES = ("ai_edge_litert",)
+
+
+def write(source: Source, version: Path) -> dict[str, Any]:
+    """Write `version`/model.tflite, of one signature; returns its entry in model.json."""
+    with quiet_stderr():  # the converter writes its passes there
+        export_by_keras(source.graph, version / PATH, "litert")
+    return {"path": PATH}
+
+
+def load(version: Path) -> "Predict":
+    """The written file in LiteRT on the CPU: images uint8 [N, H, W, C] -> named outputs."""
+    import os
+
+    from ai_edge_litert.interpreter import Interpreter
+
+    with quiet_stderr():
+        threads = len(os.sched_getaffinity(0))
+        interpreter = Interpreter(str(version / PATH), num_threads=threads)
+        run = interpreter.get_signature_runner()
+    (name,) = run.get_input_details()
+
+    def predict(images: "Array") -> "Mapping[str, Array]":
+        return dict(run(**{name: images}))
+
+    return predict

@@ -1,0 +1,113 @@
+"""Passes that trade an operation which ONNX Runtime runs slowly for others of the same answer.
+
+Its LRN takes half of GoogLeNet's time, and its blocked layout ends at a Slice or a Pad.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from onnx import helper
+
+if TYPE_CHECKING:
+    from keras_cnns_export.onnx_graph import _Graph
+
+
+def normalize_by_convolution(graph: "_Graph", node: Any) -> bool:
+    """LRN with exponent 3/4: the window's sum as a 1x1 convolution, the power as square roots.
+
+    x / (k + a sum(x^2))^0.75 = x / (s sqrt(s)), with s = sqrt(k + a sum(x^2)).
+    """
+    if node.op_type != "LRN":
+        return False
+    values = {each.name: helper.get_attribute_value(each) for each in node.attribute}
+    sizes = graph.sizes(node.input[0])
+    if not np.isclose(values.get("beta", 0.75), 0.75) or not sizes or not sizes[0]:
+        return False
+    size, channels = values["size"], sizes[0]
+    rows, columns = np.indices((channels, channels))
+    window = (columns - rows >= -((size - 1) // 2)) & (columns - rows <= size // 2)
+    band = (values.get("alpha", 1e-4) / size * window).astype(np.float32)
+    kernel = graph.add_constant(f"{node.name}_window", band[..., np.newaxis, np.newaxis])
+    bias = np.full(channels, values.get("bias", 1.0), np.float32)
+    (x,), (y,) = node.input, node.output
+    square, total, root, fourth, divisor = (f"{y}_{index}" for index in range(5))
+    graph.replace(
+        node,
+        _node("Mul", [x, x], square),
+        _node("Conv", [square, kernel, graph.add_constant(f"{node.name}_bias", bias)], total),
+        _node("Sqrt", [total], root),
+        _node("Sqrt", [root], fourth),
+        _node("Mul", [root, fourth], divisor),
+        _node("Div", [x, divisor], y),
+    )
+    return True
+
+
+def subsample_by_convolution(graph: "_Graph", node: Any) -> bool:
+    """Every second pixel, and channels of zeros behind (He et al. 2015's option A): a convolution.
+
+    Its kernel is the identity; it stays in the blocked layout, and the sum after it is fused.
+    """
+    before = graph.maker(node.input[0]) if node.op_type == "Pad" else None
+    pads = graph.value(node.input[1]) if before is not None else None
+    if before is None or before.op_type != "Slice" or pads is None or len(pads) != 8:
+        return False
+    slices = [graph.value(name) for name in before.input[1:]]
+    if len(slices) != 4 or any(value is None for value in slices):
+        return False
+    starts, ends, axes, steps = (value.tolist() for value in slices)
+    strides = {axis: step for axis, step in zip(axes, steps, strict=True) if step != 1}
+    whole = not any(starts) and min(ends) >= 1_000_000_000  # "to the end"
+    spatial = set(strides) <= {2, 3} and min(strides.values(), default=1) > 0
+    of_channels = not pads[[0, 2, 3, 4, 6, 7]].any() and _pads_zeros(graph, node)
+    sizes = graph.sizes(before.input[0])
+    alone = graph.only_consumer(before.output[0]) is node
+    if not (whole and spatial and of_channels and alone and sizes and sizes[0]):
+        return False
+    first, behind = int(pads[1]), int(pads[5])
+    identity = np.eye(sizes[0], dtype=np.float32)
+    kernel = np.pad(identity, ((first, behind), (0, 0)))[..., np.newaxis, np.newaxis]
+    name = graph.add_constant(f"{node.name}_identity", kernel)
+    convolution = _node("Conv", [before.input[0], name], node.output[0])
+    convolution.attribute.append(
+        helper.make_attribute("strides", [strides.get(2, 1), strides.get(3, 1)])
+    )
+    graph.replace(node, convolution)
+    return True
+
+
+def pad_in_pool(graph: "_Graph", node: Any) -> bool:
+    """Zeros around what is not negative, then its maximum: the pool's own padding."""
+    before = graph.maker(node.input[0]) if node.op_type == "MaxPool" else None
+    pads = graph.value(before.input[1]) if before is not None and before.op_type == "Pad" else None
+    if before is None or pads is None or len(pads) != 8 or pads[[0, 1, 4, 5]].any():
+        return False
+    values = {each.name: helper.get_attribute_value(each) for each in node.attribute}
+    source = graph.maker(before.input[0])
+    around = pads[[2, 3, 6, 7]]
+    if (
+        source is None
+        or source.op_type != "Relu"
+        or not _pads_zeros(graph, before)
+        or any(values.get("pads", []))
+        or values.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID")
+        or not (around.min() >= 0 and around.max() < min(values["kernel_shape"]))
+        or graph.only_consumer(before.output[0]) is not node
+    ):
+        return False
+    pool = _node("MaxPool", [before.input[0]], node.output[0])
+    kept = {key: value for key, value in values.items() if key not in ("pads", "auto_pad")}
+    for key, value in {**kept, "pads": around.tolist()}.items():
+        pool.attribute.append(helper.make_attribute(key, value))
+    graph.replace(node, pool)
+    return True
+
+
+def _pads_zeros(graph: "_Graph", pad: Any) -> bool:
+    modes = [each.s for each in pad.attribute if each.name == "mode"]
+    fills = [graph.value(name) for name in pad.input[2:3] if name]
+    return modes in ([], [b"constant"]) and all(fill is not None and not fill for fill in fills)
+
+
+def _node(operation: str, inputs: list[str], output: str) -> Any:
+    return helper.make_node(operation, inputs, [output], output)

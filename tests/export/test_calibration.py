@@ -1,0 +1,59 @@
+from typing import Any
+
+import numpy as np
+import pytest
+
+from keras_cnns_export import ExportError
+from keras_cnns_export.calibration import (
+    MOST,
+    calibrate,
+    expected_calibration_error,
+    fit_temperature,
+)
+from keras_cnns_export.graph import Array, serving_graph
+from keras_cnns_export.samples import batches_of
+
+
+def sampled(temperature: float, samples: int = 20_000) -> tuple[Array, Array]:
+    """Logits, and classes drawn as softmax(logits / temperature) says."""
+    random = np.random.default_rng(0)
+    logits = random.normal(0, 3, (samples, 4))
+    noise = random.gumbel(size=logits.shape)  # the largest of logits plus this is so distributed
+    return logits, (logits / temperature + noise).argmax(axis=1)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.5])
+def test_the_temperature_that_drew_the_classes_is_found(temperature: float) -> None:
+    assert fit_temperature(*sampled(temperature)) == pytest.approx(temperature, rel=0.03)
+
+
+def test_it_ends_where_nothing_holds_it() -> None:
+    logits = np.eye(3)
+    assert fit_temperature(logits, np.arange(3)) == pytest.approx(0.1)
+    assert fit_temperature(logits, np.array([1, 2, 0])) == pytest.approx(MOST)
+
+
+def test_the_error_is_the_gap_between_confidence_and_accuracy() -> None:
+    # Bin of 0.8: mean confidence 0.8, half are right. Bin of 1: all are right.
+    probabilities = np.array([[0.8, 0.2]] * 4 + [[0.0, 1.0]] * 4)
+    classes = np.array([0, 0, 1, 1, 1, 1, 1, 1])
+    assert expected_calibration_error(probabilities, classes) == pytest.approx(0.3 * 0.5)
+
+
+def test_a_graph_is_calibrated_and_its_error_shrinks(net: Any, split: Any) -> None:
+    graph = serving_graph(net, ("logits",))
+    result = calibrate(graph, batches_of(split, graph.image_shape), "test")
+    assert (result.split, result.samples) == ("test", 70)
+    assert result.expected_calibration_error_after < result.expected_calibration_error_before
+    logits = graph.function(split[0])["logits"].numpy()
+    assert result.temperature == pytest.approx(fit_temperature(logits, split[1]), rel=1e-3)
+
+
+def test_without_labels_there_is_nothing_to_fit(net: Any, split: Any) -> None:
+    graph = serving_graph(net, ("logits",))
+    for data, message in [
+        (split[0], "labelled images, and these have none"),
+        ((split[0][:0], split[1][:0]), "'test' has no images"),
+    ]:
+        with pytest.raises(ExportError, match=message):
+            calibrate(graph, batches_of(data, graph.image_shape), "test")

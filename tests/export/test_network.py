@@ -1,0 +1,96 @@
+"""Models of other people: within each other, with keras.applications' preprocessing."""
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+from keras.applications import imagenet_utils
+
+from keras_cnns_export import ExportError, export
+from keras_cnns_export.graph import serving_graph
+from keras_cnns_export.network import PREPROCESS_INPUT, prepared
+
+SHAPE = (32, 32, 3)
+
+
+@pytest.fixture(scope="module")
+def mobile_net() -> Any:
+    keras.utils.set_random_seed(0)
+    return keras.applications.MobileNetV2(SHAPE, alpha=0.35, weights=None, classes=7)
+
+
+@pytest.fixture(scope="module")
+def images() -> Any:
+    return np.random.default_rng(0).integers(0, 256, (3, *SHAPE), np.uint8)
+
+
+@pytest.mark.parametrize("mode", PREPROCESS_INPUT)
+def test_keras_applications_preprocessing_goes_into_the_graph(mode: str, images: Any) -> None:
+    pixels = keras.Input(SHAPE)
+    features = layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3)(pixels))
+    model = keras.Model(pixels, layers.Dense(5, activation="softmax")(features))
+    expected = model.predict(
+        imagenet_utils.preprocess_input(images.astype("float32"), mode=mode), verbose=0
+    )
+    graph = serving_graph(model, preprocess_input=mode)
+    np.testing.assert_allclose(graph.function(images)["probabilities"], expected, atol=1e-5)
+
+
+def test_a_model_within_a_model_is_flat_and_the_given_one_stays(
+    mobile_net: Any, images: Any
+) -> None:
+    rescaled = keras.Sequential(
+        [keras.Input(SHAPE), layers.Rescaling(1 / 127.5, offset=-1), mobile_net]
+    )
+    outer = keras.Input(SHAPE)
+    model = keras.Model(outer, rescaled(outer))
+    before = len(mobile_net.layers[2]._inbound_nodes)
+    graph = serving_graph(model, ("logits", "features", "cam"))
+    expected = model.predict(images.astype("float32"), verbose=0)
+    answers = graph.function(images)
+    np.testing.assert_allclose(answers["probabilities"], expected, rtol=0, atol=1e-5)
+    assert answers["features"].shape == (3, 1280)
+    assert not any(isinstance(layer, keras.Model) for layer in graph.network.layers)
+    assert len(mobile_net.layers[2]._inbound_nodes) == before
+
+
+def test_a_normalization_becomes_a_rescaling(images: Any) -> None:
+    pixels = keras.Input(SHAPE)
+    x = layers.Normalization(mean=[1.0, 20.0, 100.0], variance=[4.0, 400.0, 2500.0])(pixels)
+    x = layers.GlobalAveragePooling2D()(x)
+    model = keras.Model(pixels, layers.Dense(5, activation="softmax")(x))
+    network = prepared(model)
+    assert not any(isinstance(layer, layers.Normalization) for layer in network.layers)
+    expected = model.predict(images.astype("float32"), verbose=0)
+    given = network.predict(images.astype("float32"), verbose=0)["main"]
+    np.testing.assert_allclose(given, expected, rtol=0, atol=1e-5)
+
+
+def test_a_net_of_keras_applications_is_published(
+    mobile_net: Any, tmp_path: Path, images: Any
+) -> None:
+    version = export(
+        mobile_net,
+        tmp_path / "mobile",
+        preprocess_input="tf",
+        outputs=("logits", "features", "cam", "top_k"),
+    )
+    assert (version / "saved_model.pb").exists()
+    assert (version / "model.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("shape", "mode", "message"),
+    [
+        ((8, 8, 3), "pytorch", "unknown preprocess_input 'pytorch'; there are: caffe, tf, torch"),
+        ((8, 8, 1), "caffe", "is for RGB, 3 channels"),
+    ],
+)
+def test_other_preprocessing_is_refused(
+    shape: tuple[int, ...], mode: str, message: str, tiny_net: Any
+) -> None:
+    with pytest.raises(ExportError, match=message):
+        prepared(tiny_net(shape), mode)

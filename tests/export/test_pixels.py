@@ -1,0 +1,55 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_cnns_export.contract import Preprocessing
+from keras_cnns_export.graph import Array
+from keras_cnns_export.image_bytes import decode_batch
+from keras_cnns_export.pixels import KINDS, compare_pixels, made_images, read_by_pillow
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        Preprocessing(resize_shorter=64, crop=56, channels=3),
+        Preprocessing(resize_shorter=37, crop=(37, 20), channels=1),
+        Preprocessing(resize_shorter=256, crop=224, channels=3),
+    ],
+    ids=str,
+)
+def test_tensorflow_and_pillow_agree_to_one_level(steps: Preprocessing) -> None:
+    signature = [tf.TensorSpec((None,), tf.string)]
+    decode = tf.function(lambda contents: decode_batch(contents, steps), input_signature=signature)
+    comparison = compare_pixels(lambda contents: decode(contents).numpy(), steps)
+    assert comparison.figures.images == 200
+    assert comparison.figures.within_one_level >= 0.999
+    assert set(comparison.within_one_level) == set(KINDS)
+    assert min(comparison.within_one_level.values()) >= 0.999
+    assert sum(comparison.levels) == 200 * np.prod(steps.size) * steps.channels
+
+
+def test_the_images_are_odd_and_of_every_kind() -> None:
+    import io
+
+    from PIL import Image
+
+    made = list(made_images(60))
+    assert {kind for kind, _ in made} == set(KINDS)
+    sizes = {Image.open(io.BytesIO(content)).size for _, content in made}
+    assert len(sizes) > 50
+    assert all(side % 2 for size in sizes for side in size)
+
+
+def test_a_reading_that_is_off_is_seen() -> None:
+    steps = Preprocessing(resize_shorter=32, crop=32, channels=3)
+
+    def brighter(contents: list[bytes]) -> Array:
+        pixels = [read_by_pillow(content, steps) for content in contents]
+        pixels[3] = np.minimum(pixels[3].astype(int) + 5, 255).astype(np.uint8)
+        return np.stack(pixels)
+
+    comparison = compare_pixels(brighter, steps, images=20)
+    assert comparison.figures.within_one_level < 0.96
+    assert comparison.figures.largest_difference == 5
+    assert comparison.worst[0] == list(KINDS)[3]
+    assert comparison.within_one_level["JPEG"] == 1

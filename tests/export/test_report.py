@@ -1,0 +1,53 @@
+import base64
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_cnns_export import export
+
+
+@pytest.fixture(scope="module")
+def reported(
+    tmp_path_factory: pytest.TempPathFactory, net: Any, split: Any, labels: tuple[str, ...]
+) -> Path:
+    return export(
+        net,
+        tmp_path_factory.mktemp("models") / "reported",
+        labels=labels,
+        samples=("a<b", split),
+        calibrate=True,
+        report=True,
+        kserve=True,
+    )
+
+
+def test_the_page_has_every_figure_and_nothing_beside_it(reported: Path) -> None:
+    page = (reported / "report.html").read_text(encoding="utf-8")
+    content = json.loads((reported / "model.json").read_text(encoding="utf-8"))
+    for name, figures in content["parity"]["formats"].items():
+        assert name in page
+        assert f"{figures['largest_difference']:.2e}" in page
+        assert f"{name}: sample {figures['worst_sample']}" in page
+    assert f"{content['pixels']['within_one_level']:.4%}" in page
+    assert f"{content['calibration']['expected_calibration_error_after']:.2%}" in page
+    assert "16-bit PNG" in page
+    assert "a&lt;b" in page  # a split's name is text, not markup
+    assert "a<b" not in page
+    assert not re.findall(r'(?:src|href)="(?!data:)', page)
+    assert content["files"]["report.html"]["bytes"] == (reported / "report.html").stat().st_size
+
+
+def test_the_worst_samples_are_shown(reported: Path, split: Any) -> None:
+    page = (reported / "report.html").read_text(encoding="utf-8")
+    content = json.loads((reported / "model.json").read_text(encoding="utf-8"))
+    shown = re.findall(r"base64,([^\"]+)\"", page)
+    assert len(shown) == 2 + 3  # of each format; TensorFlow's, Pillow's, their difference
+    index = content["parity"]["formats"]["onnx"]["worst_sample"]
+    image = np.asarray(Image.open(io.BytesIO(base64.b64decode(shown[1]))))
+    np.testing.assert_array_equal(image, split[0][index])
