@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -78,11 +77,11 @@ def _serve(options: argparse.Namespace) -> int:
     )
     # First the socket: a port that is taken should not be found out after loading the models.
     with bind(options.host, options.port) as listener:
-        dataplane = Dataplane.load(
+        dataplane = Dataplane.open(
             options.models, threads=options.threads, max_pixels=options.max_pixels
         )
         models = dataplane.models()
-        app = create_app(dataplane, workers=_cores(), max_body_bytes=options.max_body_bytes)
+        app = create_app(dataplane, max_body_bytes=options.max_body_bytes)
 
         def announce() -> None:
             for model in models:
@@ -156,13 +155,6 @@ def _integer(low: int, high: int) -> Callable[[str], int]:
         return int(text)
 
     return parse
-
-
-def _cores() -> int:
-    """How many cores this process may use, which in a container is not what the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 if __name__ == "__main__":

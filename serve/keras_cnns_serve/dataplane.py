@@ -3,15 +3,19 @@
 Every protocol translates to these calls and translates the errors back (`errors.py`).
 """
 
+import asyncio
 import logging
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .config import ServerConfig
 from .engine import Engine, OnnxRuntimeEngine
 from .errors import (
     InvalidInputError,
@@ -19,6 +23,7 @@ from .errors import (
     ModelUnavailableError,
     RepositoryError,
     ServeError,
+    UnimplementedError,
     VersionRefusedError,
 )
 from .images import MAX_PIXELS, read_image
@@ -37,6 +42,43 @@ class Servable:
 
 
 @dataclass(frozen=True)
+class Target:
+    """Which version of which model; at most one of version and label, and neither is the newest."""
+
+    name: str
+    version: int | None = None
+    label: str | None = None
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Where a request's time went, in seconds."""
+
+    queue: float = 0.0
+    decode: float = 0.0
+    compute: float = 0.0
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """An answer, with who gave it and how long it took."""
+
+    source: ModelVersion
+    outputs: dict[str, NDArray[Any]]  # each [N, ...]
+    timing: Timing
+
+
+class State(StrEnum):
+    """TensorFlow Serving's states of a version."""
+
+    START = "START"
+    LOADING = "LOADING"
+    AVAILABLE = "AVAILABLE"
+    UNLOADING = "UNLOADING"
+    END = "END"
+
+
+@dataclass(frozen=True)
 class ModelSummary:
     """One line of the list of models."""
 
@@ -52,7 +94,44 @@ class VersionStatus:
     """Whether a version answers, and if not, why."""
 
     version: int
+    state: State
+    code: str = "OK"  # of google.rpc.Code
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class IndexEntry:
+    """A model's version, served or not; a model without any has None."""
+
+    name: str
+    version: int | None
+    state: State
     reason: str  # empty for a version that answers
+
+
+@dataclass(frozen=True)
+class Total:
+    """How often, and how many seconds in all."""
+
+    count: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What a version has done since it was loaded."""
+
+    name: str
+    version: int
+    last_inference: float = 0.0  # seconds since the epoch; 0: none yet
+    inferences: int = 0  # images
+    executions: int = 0  # batches
+    success: Total = Total()  # requests
+    fail: Total = Total()
+    queue: Total = Total()
+    decode: Total = Total()
+    compute: Total = Total()
+    batches: Mapping[int, Total] = field(default_factory=dict)  # by size
 
 
 @dataclass(frozen=True)
@@ -86,7 +165,7 @@ class Dataplane:
         self._max_pixels = max_pixels
 
     @classmethod
-    def load(cls, root: Path, *, threads: int = 1, max_pixels: int = MAX_PIXELS) -> "Dataplane":
+    def open(cls, root: Path, *, threads: int = 1, max_pixels: int = MAX_PIXELS) -> "Dataplane":
         """Loads every good version below a directory, and logs every other one with its reason.
 
         Args:
@@ -121,15 +200,72 @@ class Dataplane:
         """The models that answer, by name."""
         return [_summary(name, versions) for name, versions in self._servables.items()]
 
-    def status(self, name: str, version: int | None = None) -> list[VersionStatus]:
-        """The state of a model's versions, the newest first; of one, if `version` is given.
+    def index(self) -> list[IndexEntry]:
+        """Every known model and version, with its state and the reason of a refusal."""
+        entries = [
+            IndexEntry(name, version, State.AVAILABLE, "")
+            for name, versions in self._servables.items()
+            for version in versions
+        ]
+        entries += [IndexEntry(r.name, r.version, State.END, r.reason) for r in self._refusals]
+        return sorted(entries, key=lambda entry: (entry.name, entry.version or 0))
+
+    def ready(self, target: Target | None = None) -> bool:
+        """Whether a version, or the server as a whole, answers."""
+        try:
+            return target is None or self._find(target) is not None
+        except ServeError:
+            return False
+
+    async def load(self, name: str) -> None:
+        """Loads a model again, or for the first time.
+
+        Raises:
+            ModelNotFoundError: the repository has no such model.
+            ModelUnavailableError: it cannot be loaded.
+        """
+        raise UnimplementedError("load")
+
+    async def unload(self, name: str) -> None:
+        """Stops serving a model until it is loaded again.
+
+        Raises:
+            ModelNotFoundError: the repository has no such model.
+        """
+        raise UnimplementedError("unload")
+
+    async def reload_config(self, config: ServerConfig) -> None:
+        """Serves other models from now on.
+
+        Raises:
+            ConfigError: the configuration is wrong; the old one goes on.
+        """
+        raise UnimplementedError("reload_config")
+
+    def statistics(self, target: Target) -> list[Statistics]:
+        """What the versions of a model have done; of one version, if the target has one.
+
+        Raises:
+            ModelNotFoundError, ModelUnavailableError: as for `metadata`.
+        """
+        if target.version is None and target.label is None:
+            sources = [s.source for s in self._servables.get(target.name, {}).values()]
+        else:
+            sources = [self._find(target).source]
+        return [Statistics(source.name, source.version) for source in sources]
+
+    def status(self, target: Target) -> list[VersionStatus]:
+        """The state of a model's versions, the newest first; of one, if the target has one.
 
         Raises:
             ModelNotFoundError: the repository has no such model or version.
         """
-        states = [VersionStatus(number, "") for number in self._servables.get(name, ())]
+        name, version = target.name, target.version
+        states = [
+            VersionStatus(number, State.AVAILABLE) for number in self._servables.get(name, ())
+        ]
         states += [
-            VersionStatus(refusal.version, refusal.reason)
+            VersionStatus(refusal.version, State.END, "FAILED_PRECONDITION", refusal.reason)
             for refusal in self._refusals
             if refusal.name == name and refusal.version is not None
         ]
@@ -147,51 +283,102 @@ class Dataplane:
             )
         return sorted(states, key=lambda state: -state.version)
 
-    def metadata(self, name: str, version: int | None = None) -> ModelVersion:
-        """All that is known of a version, by default of the highest that answers.
+    def metadata(self, target: Target) -> ModelVersion:
+        """All that is known of a version.
 
         Raises:
-            ModelNotFoundError: the repository has no such model or version.
+            ModelNotFoundError: the repository has no such model, version or label.
             ModelUnavailableError: it was refused.
         """
-        return self._find(name, version).source
+        return self._find(target).source
 
-    def predict(
-        self, name: str, inputs: Mapping[str, NDArray[Any]], version: int | None = None
-    ) -> dict[str, NDArray[np.float32]]:
+    async def predict(
+        self,
+        target: Target,
+        inputs: Mapping[str, NDArray[Any]],
+        *,
+        outputs: Sequence[str] = (),
+        deadline: float | None = None,
+        priority: int = 0,
+    ) -> Prediction:
         """Runs the graph: `{"images": integers 0 to 255 [N, H, W, C]}` to its named outputs.
 
-        Raises:
-            ModelNotFoundError: the repository has no such model or version.
-            ModelUnavailableError: it was refused.
-            InvalidInputError: a name, a type, a shape or a value is not what the graph takes.
-        """
-        servable = self._find(name, version)
-        return servable.engine.run(_check_images(servable.source.manifest, inputs))
+        Args:
+            target: which version.
+            inputs: the graph's one input.
+            outputs: the names of those wanted; all, if empty.
+            deadline: `time.monotonic()` after which no answer is wanted.
+            priority: of those that wait the lowest is first; 0 stands for the default.
 
-    def classify_images(
-        self, name: str, contents: Sequence[bytes], top_k: int = 5, version: int | None = None
+        Raises:
+            ModelNotFoundError, ModelUnavailableError: as for `metadata`.
+            InvalidInputError: a name, a type, a shape or a value is not what the graph takes.
+            QueueFullError: too many wait.
+            DeadlineExceededError: the deadline has passed.
+        """
+        servable = self._find(target)
+        images = _check_images(servable.source.manifest, inputs)
+        _check_outputs(servable.source.manifest, outputs)
+        started = time.monotonic()
+        answer = await asyncio.to_thread(servable.engine.run, images)
+        timing = Timing(compute=time.monotonic() - started)
+        return Prediction(
+            servable.source, {name: answer[name] for name in outputs or answer}, timing
+        )
+
+    async def predict_bytes(
+        self,
+        target: Target,
+        contents: Sequence[bytes],
+        *,
+        outputs: Sequence[str] = (),
+        deadline: float | None = None,
+        priority: int = 0,
+    ) -> Prediction:
+        """Decodes images, preprocesses them as `model.json` says, and runs the graph.
+
+        Raises:
+            UnsupportedImageError, DamagedImageError, ImageTooLargeError: an image cannot be
+                taken; with several, the message begins with its number.
+            As for `predict`.
+        """
+        servable = self._find(target)
+        _check_outputs(servable.source.manifest, outputs)
+        if not contents:
+            raise InvalidInputError("there is no image to classify")
+
+        def run() -> Prediction:
+            started = time.monotonic()
+            images = np.stack(list(self._read_images(contents, servable.source.manifest)))
+            decoded = time.monotonic()
+            answer = servable.engine.run(images)
+            timing = Timing(0, decoded - started, time.monotonic() - decoded)
+            return Prediction(
+                servable.source, {name: answer[name] for name in outputs or answer}, timing
+            )
+
+        return await asyncio.to_thread(run)
+
+    async def classify_images(
+        self,
+        target: Target,
+        contents: Sequence[bytes],
+        top_k: int = 5,
+        *,
+        deadline: float | None = None,
     ) -> list[list[ScoredLabel]]:
         """The `top_k` likeliest labels of each encoded image, the likeliest first.
 
         Raises:
-            ModelNotFoundError: the repository has no such model or version.
-            ModelUnavailableError: it was refused.
             InvalidInputError: `top_k` is below 1, or there is no image.
-            UnsupportedImageError, DamagedImageError, ImageTooLargeError: an image cannot be
-                taken; with several, the message begins with its number.
+            As for `predict_bytes`.
         """
-        servable = self._find(name, version)
         if top_k < 1:
             raise InvalidInputError(f"top_k must be at least 1, not {top_k}")
-        if not contents:
-            raise InvalidInputError("there is no image to classify")
-        images = np.stack(list(self._read_images(contents, servable.source.manifest)))
-        labels = servable.source.labels
-        return [
-            [ScoredLabel(labels[i], float(row[i])) for i in np.argsort(-row, kind="stable")[:top_k]]
-            for row in servable.engine.run(images)["probabilities"]
-        ]
+        prediction = await self.predict_bytes(
+            target, contents, outputs=("probabilities",), deadline=deadline
+        )
+        return best_labels(prediction, top_k)
 
     def _read_images(
         self, contents: Sequence[bytes], manifest: Manifest
@@ -204,7 +391,10 @@ class Dataplane:
                     raise
                 raise type(error)(f"image {number} of {len(contents)}: {error}") from error
 
-    def _find(self, name: str, version: int | None) -> Servable:
+    def _find(self, target: Target) -> Servable:
+        name, version = target.name, target.version
+        if target.label is not None:
+            raise ModelNotFoundError(f"Unrecognized servable version label: {target.label}")
         versions = self._servables.get(name, {})
         if version is None and versions:
             return versions[max(versions)]
@@ -232,6 +422,24 @@ def _summary(name: str, versions: Mapping[int, Servable]) -> ModelSummary:
     return ModelSummary(
         name, tuple(versions), newest.manifest.input, newest.manifest.outputs, newest.labels
     )
+
+
+def best_labels(prediction: Prediction, top_k: int) -> list[list[ScoredLabel]]:
+    """The `top_k` likeliest labels of each row of `probabilities`, the likeliest first."""
+    labels = prediction.source.labels
+    return [
+        [ScoredLabel(labels[i], float(row[i])) for i in np.argsort(-row, kind="stable")[:top_k]]
+        for row in prediction.outputs["probabilities"]
+    ]
+
+
+def _check_outputs(manifest: Manifest, names: Sequence[str]) -> None:
+    known = [output.name for output in manifest.outputs]
+    for name in names:
+        if name not in known:
+            raise InvalidInputError(
+                f"there is no output {name!r:.80}; there are {', '.join(known)}"
+            )
 
 
 def _check_images(manifest: Manifest, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.uint8]:

@@ -18,11 +18,44 @@ class ModelNotFoundError(ServeError):
 
 
 class ModelUnavailableError(ServeError):
-    """The model or version exists in the repository, and was refused."""
+    """The model or version exists in the repository, and was refused or is not loaded."""
 
 
 class InvalidInputError(ServeError):
     """The request's values, shapes, names or form are wrong."""
+
+
+class SignatureError(InvalidInputError):
+    """The request names a signature that the model does not have, or that takes something else."""
+
+
+class ConfigError(InvalidInputError):
+    """The configuration of models is wrong: its form, a name, a policy or a label."""
+
+
+class ForbiddenError(ServeError):
+    """The request is for an administrator, and this server takes none from here."""
+
+
+class UnimplementedError(ServeError):
+    """The protocol has such a request, and this server does not answer it."""
+
+
+class DeadlineExceededError(ServeError):
+    """The request's time was over before its answer was there."""
+
+
+class QueueFullError(ServeError):
+    """More requests wait than this server lets wait.
+
+    Args:
+        message: what is full, and how full.
+        retry_after: seconds after which another try is worth while.
+    """
+
+    def __init__(self, message: str, retry_after: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class InputTooLargeError(ServeError):

@@ -3,9 +3,8 @@
 import asyncio
 import contextlib
 import re
-from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
@@ -21,7 +20,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from . import errors
-from .dataplane import Dataplane, ModelSummary, ScoredLabel, VersionStatus
+from .dataplane import Dataplane, ModelSummary, ScoredLabel, Target, VersionStatus
 from .json_tensor import SIGNATURE, dumps, format_predictions, parse_predict_request
 from .manifest import Tensor
 from .repository import ModelVersion
@@ -31,16 +30,20 @@ DRAIN_SECONDS = 2  # for the rest of a body that is too long
 MAX_FILES = 64  # images in one form
 STATUS_CODES: dict[type[errors.ServeError], int] = {
     errors.InvalidInputError: 400,
+    errors.SignatureError: 400,
+    errors.ConfigError: 400,
     errors.DamagedImageError: 400,
+    errors.ForbiddenError: 403,
     errors.ModelNotFoundError: 404,
     errors.InputTooLargeError: 413,
     errors.ImageTooLargeError: 413,
     errors.UnsupportedImageError: 415,
+    errors.QueueFullError: 429,
+    errors.UnimplementedError: 501,
     errors.ModelUnavailableError: 503,
+    errors.DeadlineExceededError: 504,
 }
 DTYPES = {"uint8": "DT_UINT8", "float32": "DT_FLOAT"}  # TensorFlow's names
-
-Result = TypeVar("Result")
 
 
 class ModelNameConvertor(StringConvertor):
@@ -57,12 +60,10 @@ class Rest:
 
     Args:
         dataplane: what answers.
-        workers: how many requests are worked on at a time; the others wait.
     """
 
-    def __init__(self, dataplane: Dataplane, workers: int) -> None:
+    def __init__(self, dataplane: Dataplane) -> None:
         self._dataplane = dataplane
-        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="predict")
 
     def routes(self) -> list[Route]:
         """Every path that is served."""
@@ -115,55 +116,43 @@ class Rest:
 
     async def status(self, request: Request) -> Response:
         """GET /v1/models/{m}[/versions/{v}]: TensorFlow Serving's model_version_status."""
-        states = self._dataplane.status(*_target(request))
+        states = self._dataplane.status(_target(request))
         return _json(dumps({"model_version_status": [_status(state) for state in states]}))
 
     async def metadata(self, request: Request) -> Response:
         """GET .../metadata: TensorFlow Serving's signature_def."""
-        return _json(dumps(_metadata(self._dataplane.metadata(*_target(request)))))
+        return _json(dumps(_metadata(self._dataplane.metadata(_target(request)))))
 
     async def predict(self, request: Request) -> Response:
         """POST ...:predict: pixels as JSON in, the named outputs as JSON out."""
-        name, version = _target(request)
-        source = self._dataplane.metadata(name, version)
+        target = _target(request)
+        source = self._dataplane.metadata(target)
         body = await request.body()
-
-        def answer() -> bytes:
-            parsed = parse_predict_request(body, source.manifest.input.name)
-            outputs = self._dataplane.predict(name, parsed.inputs, source.version)
-            return format_predictions(outputs, parsed.form)
-
-        return _json(await self._in_thread(answer))
+        parse = partial(parse_predict_request, body, source.manifest.input.name)
+        parsed = await asyncio.to_thread(parse)
+        prediction = await self._dataplane.predict(target, parsed.inputs)
+        return _json(format_predictions(prediction.outputs, parsed.form))
 
     async def classify_image(self, request: Request) -> Response:
         """POST ...:classify-image?top_k=5: encoded images in, labels with probabilities out."""
-        name, version = _target(request)
-        self._dataplane.metadata(name, version)  # before the body, which may be long
+        target = _target(request)
+        self._dataplane.metadata(target)  # before the body, which may be long
         top_k = _top_k(request)
         contents = await _images(request)
-
-        def answer() -> bytes:
-            images = self._dataplane.classify_images(name, contents, top_k, version)
-            return dumps({"predictions": [{"labels": list(map(_label, best))} for best in images]})
-
-        return _json(await self._in_thread(answer))
-
-    def _in_thread(self, work: Callable[[], Result]) -> Awaitable[Result]:
-        return asyncio.get_running_loop().run_in_executor(self._threads, work)
+        images = await self._dataplane.classify_images(target, contents, top_k)
+        labels = [{"labels": list(map(_label, best))} for best in images]
+        return _json(dumps({"predictions": labels}))
 
 
-def create_app(
-    dataplane: Dataplane, *, workers: int = 2, max_body_bytes: int = MAX_BODY_BYTES
-) -> Starlette:
+def create_app(dataplane: Dataplane, *, max_body_bytes: int = MAX_BODY_BYTES) -> Starlette:
     """The ASGI application.
 
     Args:
         dataplane: what answers.
-        workers: how many requests are worked on at a time; the others wait.
         max_body_bytes: a longer body gets 413, at the latest when it has sent that much.
     """
     return Starlette(
-        routes=Rest(dataplane, workers).routes(),
+        routes=Rest(dataplane).routes(),
         middleware=[Middleware(BodyLimit, max_bytes=max_body_bytes)],
         exception_handlers={
             **dict.fromkeys(STATUS_CODES, _serve_error),
@@ -233,12 +222,12 @@ async def _images(request: Request) -> list[bytes]:
         return [await file.read() for file in files]
 
 
-def _target(request: Request) -> tuple[str, int | None]:
+def _target(request: Request) -> Target:
     """The model and, where the path has one, the version."""
     name, version = request.path_params["model"], request.path_params.get("version")
     if version is not None and not re.fullmatch("[0-9]{1,19}", version):
         raise errors.ModelNotFoundError(f"a version is an integer, not {version!r:.40}")
-    return name, None if version is None else int(version)
+    return Target(name, None if version is None else int(version))
 
 
 def _top_k(request: Request) -> int:
@@ -270,11 +259,8 @@ def _summary(model: ModelSummary) -> dict[str, Any]:
 def _status(state: VersionStatus) -> dict[str, Any]:
     return {
         "version": str(state.version),  # protobuf writes int64 as a string
-        "state": "END" if state.reason else "AVAILABLE",
-        "status": {
-            "error_code": "FAILED_PRECONDITION" if state.reason else "OK",
-            "error_message": state.reason,
-        },
+        "state": state.state,
+        "status": {"error_code": state.code, "error_message": state.message},
     }
 
 

@@ -149,7 +149,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def dataplane(repository: Path) -> Dataplane:
-    return Dataplane.load(repository)
+    return Dataplane.open(repository)
 
 
 class Client:
