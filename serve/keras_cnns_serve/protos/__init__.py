@@ -27,10 +27,10 @@ class Package:
         """A message's class; of an enumeration, its numbers by name."""
         full_name = f"{self._name}.{name}"
         try:
-            value: Any = GetMessageClass(_pool().FindMessageTypeByName(full_name))
+            value: Any = GetMessageClass(pool().FindMessageTypeByName(full_name))
         except KeyError:
             try:
-                enumeration = _pool().FindEnumTypeByName(full_name)
+                enumeration = pool().FindEnumTypeByName(full_name)
             except KeyError:
                 raise AttributeError(f"the protos have no {full_name}") from None
             value = {entry.name: entry.number for entry in enumeration.values}
@@ -39,7 +39,7 @@ class Package:
 
     def service(self, name: str) -> ServiceDescriptor:
         """A service: its full name, its methods, and their messages."""
-        return _pool().FindServiceByName(f"{self._name}.{name}")
+        return pool().FindServiceByName(f"{self._name}.{name}")
 
 
 tensorflow = Package("tensorflow")
@@ -49,7 +49,8 @@ health = Package("grpc.health.v1")
 
 
 @cache
-def _pool() -> DescriptorPool:
+def pool() -> DescriptorPool:
+    """All of the descriptors."""
     files = descriptor_pb2.FileDescriptorSet.FromString(DESCRIPTORS.read_bytes())
     pool = DescriptorPool()
     for file in files.file:  # those that are imported stand before those that import them
