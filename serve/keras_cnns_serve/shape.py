@@ -10,7 +10,7 @@ MAX_RANK = 8
 
 
 def checked_shape(
-    sizes: Sequence[Any], item_bytes: int, name: str, max_bytes: int
+    sizes: Sequence[Any], item_bytes: int, name: str, max_bytes: int = 2**40
 ) -> tuple[int, ...]:
     """The sizes as a shape that an array can have.
 
