@@ -19,6 +19,8 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class ServerConfig:
-    """All models of a server."""
+    """All models of a server: those listed, and those found in a directory of models."""
 
-    models: tuple[ModelConfig, ...]
+    models: tuple[ModelConfig, ...] = ()
+    root: Path | None = None
+    policy: VersionPolicy = Latest()  # noqa: RUF009 - for the models found in root

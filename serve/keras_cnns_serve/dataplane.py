@@ -4,41 +4,51 @@ Every protocol translates to these calls and translates the errors back (`errors
 """
 
 import asyncio
-import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .batching import Batcher, BatchOptions, ClosedError, Job
 from .config import ServerConfig
-from .engine import Engine, OnnxRuntimeEngine
+from .engine_choice import EngineOptions, load_engine
 from .errors import (
     InvalidInputError,
     ModelNotFoundError,
     ModelUnavailableError,
     RepositoryError,
     ServeError,
-    UnimplementedError,
-    VersionRefusedError,
+    code_name,
 )
 from .images import MAX_PIXELS, read_image
+from .manager import Manager, Servable, State, VersionStatus
 from .manifest import Manifest, Tensor
-from .repository import ModelVersion, Refusal, open_repository
+from .metrics import Recorder, Statistics, Total
+from .policy import Latest, VersionPolicy
+from .repository import ModelVersion
+from .watcher import Watcher
 
-logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Servable:
-    """A version that answers requests."""
-
-    source: ModelVersion
-    engine: Engine
+__all__ = [
+    "Dataplane",
+    "IndexEntry",
+    "ModelSummary",
+    "Options",
+    "Prediction",
+    "ScoredLabel",
+    "State",
+    "Statistics",
+    "Target",
+    "Timing",
+    "Total",
+    "VersionStatus",
+    "best_labels",
+]
 
 
 @dataclass(frozen=True)
@@ -50,7 +60,7 @@ class Target:
     label: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Timing:
     """Where a request's time went, in seconds."""
 
@@ -59,23 +69,13 @@ class Timing:
     compute: float = 0.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Prediction:
     """An answer, with who gave it and how long it took."""
 
     source: ModelVersion
     outputs: dict[str, NDArray[Any]]  # each [N, ...]
     timing: Timing
-
-
-class State(StrEnum):
-    """TensorFlow Serving's states of a version."""
-
-    START = "START"
-    LOADING = "LOADING"
-    AVAILABLE = "AVAILABLE"
-    UNLOADING = "UNLOADING"
-    END = "END"
 
 
 @dataclass(frozen=True)
@@ -90,16 +90,6 @@ class ModelSummary:
 
 
 @dataclass(frozen=True)
-class VersionStatus:
-    """Whether a version answers, and if not, why."""
-
-    version: int
-    state: State
-    code: str = "OK"  # of google.rpc.Code
-    message: str = ""
-
-
-@dataclass(frozen=True)
 class IndexEntry:
     """A model's version, served or not; a model without any has None."""
 
@@ -110,31 +100,6 @@ class IndexEntry:
 
 
 @dataclass(frozen=True)
-class Total:
-    """How often, and how many seconds in all."""
-
-    count: int = 0
-    seconds: float = 0.0
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """What a version has done since it was loaded."""
-
-    name: str
-    version: int
-    last_inference: float = 0.0  # seconds since the epoch; 0: none yet
-    inferences: int = 0  # images
-    executions: int = 0  # batches
-    success: Total = Total()  # requests
-    fail: Total = Total()
-    queue: Total = Total()
-    decode: Total = Total()
-    compute: Total = Total()
-    batches: Mapping[int, Total] = field(default_factory=dict)  # by size
-
-
-@dataclass(frozen=True)
 class ScoredLabel:
     """A label with its probability, 0 to 1."""
 
@@ -142,80 +107,114 @@ class ScoredLabel:
     probability: float
 
 
+@dataclass(frozen=True)
+class Options:
+    """How versions are run."""
+
+    engine: EngineOptions = EngineOptions()  # noqa: RUF009 - it is frozen
+    batch: BatchOptions = BatchOptions()  # noqa: RUF009
+    max_pixels: int = MAX_PIXELS  # the largest image that is decoded
+
+
 class Dataplane:
-    """Models that were loaded, and the questions one can ask them. Safe for many threads.
+    """Models that are served, and the questions one can ask them.
 
     Args:
-        servables: the versions that answer.
-        refusals: the versions that were refused, with their reasons.
-        max_pixels: the largest image that is decoded.
+        config: what is to be served.
+        options: how.
+
+    Raises:
+        RepositoryError: there is no such directory.
     """
 
-    def __init__(
-        self,
-        servables: Sequence[Servable],
-        refusals: Sequence[Refusal] = (),
-        max_pixels: int = MAX_PIXELS,
-    ) -> None:
-        self._servables: dict[str, dict[int, Servable]] = {}
-        for servable in sorted(servables, key=lambda s: (s.source.name, s.source.version)):
-            versions = self._servables.setdefault(servable.source.name, {})
-            versions[servable.source.version] = servable
-        self._refusals = tuple(refusals)
-        self._max_pixels = max_pixels
+    def __init__(self, config: ServerConfig, options: Options | None = None) -> None:
+        options = options or Options()
+        self.manager = Manager(config, partial(start_servable, options=options))
+        self.draining = False  # the server stops: nobody should send new requests
+        self.manager.sync()
 
     @classmethod
-    def open(cls, root: Path, *, threads: int = 1, max_pixels: int = MAX_PIXELS) -> "Dataplane":
-        """Loads every good version below a directory, and logs every other one with its reason.
-
-        Args:
-            root: a model repository, or the directory of one model.
-            threads: how many threads ONNX Runtime uses for one prediction.
-            max_pixels: the largest image that is decoded.
+    def open(
+        cls, root: Path, *, policy: VersionPolicy | None = None, options: Options | None = None
+    ) -> "Dataplane":
+        """Serves a model repository, or the directory of one model.
 
         Raises:
             RepositoryError: there is no such directory, or nothing in it can be served.
         """
-        repository = open_repository(root)
-        refusals = list(repository.refusals)
-        servables = []
-        for source in repository.versions:
-            path = source.directory / source.manifest.onnx
-            try:
-                engine = OnnxRuntimeEngine(path, source.manifest, threads)
-                servables.append(Servable(source, engine))
-            except VersionRefusedError as refused:
-                refusals.append(Refusal(source.name, source.version, str(refused)))
-        if not servables:
-            reasons = "".join(f"\n{refusal}" for refusal in refusals)
+        dataplane = cls(ServerConfig(root=root, policy=policy or Latest()), options)
+        dataplane.demand_a_model(str(root))
+        return dataplane
+
+    def demand_a_model(self, place: str) -> None:
+        """Nothing to serve is an error when a server starts.
+
+        Raises:
+            RepositoryError: no model answers; the message has every reason.
+        """
+        if not self.manager.models:
+            reasons = "".join(f"\n{line}" for line in self.manager.refusals())
             raise RepositoryError(
-                f"{root} holds no model that can be served"
+                f"{place} holds no model that can be served"
                 + (reasons or "; an exporter puts one there, as models/digits/1/model.json")
             )
-        for refusal in refusals:
-            logger.warning("%s", refusal)
-        return cls(servables, refusals, max_pixels)
+
+    @contextmanager
+    def watched(self, seconds: float) -> Iterator[None]:
+        """Looks for new versions all the while, at least at this interval; 0: never."""
+        if not seconds:
+            yield
+            return
+        watcher = Watcher(self.manager.sync, self.manager.directories, seconds)
+        watcher.start()
+        try:
+            yield
+        finally:
+            watcher.stop()
+
+    def stop(self) -> None:
+        """Is ready no more; what comes is still answered."""
+        self.draining = True
+
+    def close(self, seconds: float | None = None) -> None:
+        """Finishes what is in flight and ends the threads; gives up after `seconds`."""
+        self.stop()
+        self.manager.close(seconds)
 
     def models(self) -> list[ModelSummary]:
         """The models that answer, by name."""
-        return [_summary(name, versions) for name, versions in self._servables.items()]
+        return [
+            ModelSummary(
+                name,
+                tuple(model.versions),
+                model.newest.source.manifest.input,
+                model.newest.source.manifest.outputs,
+                model.newest.source.labels,
+            )
+            for name, model in self.manager.models.items()
+        ]
 
     def index(self) -> list[IndexEntry]:
         """Every known model and version, with its state and the reason of a refusal."""
-        entries = [
-            IndexEntry(name, version, State.AVAILABLE, "")
-            for name, versions in self._servables.items()
-            for version in versions
-        ]
-        entries += [IndexEntry(r.name, r.version, State.END, r.reason) for r in self._refusals]
-        return sorted(entries, key=lambda entry: (entry.name, entry.version or 0))
+        entries = []
+        for name in self.manager.names():
+            states = self.manager.states(name)
+            entries += [IndexEntry(name, s.version, s.state, s.message) for s in states[::-1]]
+            if not states:
+                entries.append(IndexEntry(name, None, State.END, self.manager.reason(name)))
+        return entries
 
     def ready(self, target: Target | None = None) -> bool:
         """Whether a version, or the server as a whole, answers."""
+        if self.draining:
+            return False
+        if target is None:
+            return bool(self.manager.models)
         try:
-            return target is None or self._find(target) is not None
+            self._find(target)
         except ServeError:
             return False
+        return True
 
     async def load(self, name: str) -> None:
         """Loads a model again, or for the first time.
@@ -224,7 +223,7 @@ class Dataplane:
             ModelNotFoundError: the repository has no such model.
             ModelUnavailableError: it cannot be loaded.
         """
-        raise UnimplementedError("load")
+        await asyncio.to_thread(self.manager.load, name)
 
     async def unload(self, name: str) -> None:
         """Stops serving a model until it is loaded again.
@@ -232,7 +231,7 @@ class Dataplane:
         Raises:
             ModelNotFoundError: the repository has no such model.
         """
-        raise UnimplementedError("unload")
+        await asyncio.to_thread(self.manager.unload, name)
 
     async def reload_config(self, config: ServerConfig) -> None:
         """Serves other models from now on.
@@ -240,7 +239,7 @@ class Dataplane:
         Raises:
             ConfigError: the configuration is wrong; the old one goes on.
         """
-        raise UnimplementedError("reload_config")
+        await asyncio.to_thread(self.manager.reconfigure, config)
 
     def statistics(self, target: Target) -> list[Statistics]:
         """What the versions of a model have done; of one version, if the target has one.
@@ -248,11 +247,13 @@ class Dataplane:
         Raises:
             ModelNotFoundError, ModelUnavailableError: as for `metadata`.
         """
+        servables = [self._find(target)]
         if target.version is None and target.label is None:
-            sources = [s.source for s in self._servables.get(target.name, {}).values()]
-        else:
-            sources = [self._find(target).source]
-        return [Statistics(source.name, source.version) for source in sources]
+            servables = list(self.manager.models[target.name].versions.values())
+        return [
+            servable.recorder.statistics(servable.source.name, servable.source.version)
+            for servable in servables
+        ]
 
     def status(self, target: Target) -> list[VersionStatus]:
         """The state of a model's versions, the newest first; of one, if the target has one.
@@ -260,35 +261,29 @@ class Dataplane:
         Raises:
             ModelNotFoundError: the repository has no such model or version.
         """
-        name, version = target.name, target.version
-        states = [
-            VersionStatus(number, State.AVAILABLE) for number in self._servables.get(name, ())
-        ]
-        states += [
-            VersionStatus(refusal.version, State.END, "FAILED_PRECONDITION", refusal.reason)
-            for refusal in self._refusals
-            if refusal.name == name and refusal.version is not None
-        ]
-        if version is not None:
-            found = [state for state in states if state.version == version]
-            if states and not found:
-                known = ", ".join(str(number) for number in sorted(s.version for s in states))
-                raise ModelNotFoundError(
-                    f"Could not find version {version} of model {name}; it has {known}"
-                )
-            states = found
+        name = target.name
+        version = self._labelled(target) if target.label is not None else target.version
+        states = self.manager.states(name)
         if not states:
             raise ModelNotFoundError(
-                f"Could not find any versions of model {name}; {self._known()}"
+                f"Could not find any versions of model {name}; {self._known(name)}"
             )
-        return sorted(states, key=lambda state: -state.version)
+        if version is None:
+            return states
+        found = [state for state in states if state.version == version]
+        if not found:
+            known = ", ".join(str(state.version) for state in states[::-1])
+            raise ModelNotFoundError(
+                f"Could not find version {version} of model {name}; it has {known}"
+            )
+        return found
 
     def metadata(self, target: Target) -> ModelVersion:
         """All that is known of a version.
 
         Raises:
             ModelNotFoundError: the repository has no such model, version or label.
-            ModelUnavailableError: it was refused.
+            ModelUnavailableError: it was refused, or is not loaded.
         """
         return self._find(target).source
 
@@ -308,7 +303,7 @@ class Dataplane:
             inputs: the graph's one input.
             outputs: the names of those wanted; all, if empty.
             deadline: `time.monotonic()` after which no answer is wanted.
-            priority: of those that wait the lowest is first; 0 stands for the default.
+            priority: from 1, the first of those that wait; 0, for none, is the last.
 
         Raises:
             ModelNotFoundError, ModelUnavailableError: as for `metadata`.
@@ -319,12 +314,7 @@ class Dataplane:
         servable = self._find(target)
         images = _check_images(servable.source.manifest, inputs)
         _check_outputs(servable.source.manifest, outputs)
-        started = time.monotonic()
-        answer = await asyncio.to_thread(servable.engine.run, images)
-        timing = Timing(compute=time.monotonic() - started)
-        return Prediction(
-            servable.source, {name: answer[name] for name in outputs or answer}, timing
-        )
+        return await self._answer(target, servable, images, (), outputs, deadline, priority)
 
     async def predict_bytes(
         self,
@@ -343,21 +333,10 @@ class Dataplane:
             As for `predict`.
         """
         servable = self._find(target)
-        _check_outputs(servable.source.manifest, outputs)
         if not contents:
             raise InvalidInputError("there is no image to classify")
-
-        def run() -> Prediction:
-            started = time.monotonic()
-            images = np.stack(list(self._read_images(contents, servable.source.manifest)))
-            decoded = time.monotonic()
-            answer = servable.engine.run(images)
-            timing = Timing(0, decoded - started, time.monotonic() - decoded)
-            return Prediction(
-                servable.source, {name: answer[name] for name in outputs or answer}, timing
-            )
-
-        return await asyncio.to_thread(run)
+        _check_outputs(servable.source.manifest, outputs)
+        return await self._answer(target, servable, None, contents, outputs, deadline, priority)
 
     async def classify_images(
         self,
@@ -380,48 +359,124 @@ class Dataplane:
         )
         return best_labels(prediction, top_k)
 
-    def _read_images(
-        self, contents: Sequence[bytes], manifest: Manifest
-    ) -> Iterator[NDArray[np.uint8]]:
-        for number, content in enumerate(contents, start=1):
-            try:
-                yield read_image(content, manifest.preprocessing, self._max_pixels)
-            except ServeError as error:
-                if len(contents) == 1:
-                    raise
-                raise type(error)(f"image {number} of {len(contents)}: {error}") from error
+    async def _answer(
+        self,
+        target: Target,
+        servable: Servable,
+        images: NDArray[np.uint8] | None,
+        contents: Sequence[bytes],
+        outputs: Sequence[str],
+        deadline: float | None,
+        priority: int,
+    ) -> Prediction:
+        job = Job(images, contents, outputs, deadline, priority)
+        recorder = servable.recorder
+        try:
+            while True:
+                try:
+                    answer = await servable.batcher.answer(job)
+                    break
+                except ClosedError:  # it was retired since it was found
+                    servable = self._find(target)
+                    recorder = servable.recorder
+        except asyncio.CancelledError:
+            job.future.cancel()
+            recorder.failed("CANCELLED", time.monotonic() - job.queued)
+            raise
+        except Exception as error:
+            recorder.failed(code_name(error), time.monotonic() - job.queued)
+            raise
+        recorder.answered(
+            time.monotonic() - job.queued, answer.queue, answer.decode, answer.compute
+        )
+        timing = Timing(answer.queue, answer.decode, answer.compute)
+        return Prediction(servable.source, answer.outputs, timing)
 
     def _find(self, target: Target) -> Servable:
+        model = self.manager.models.get(target.name)
+        if model is not None:
+            if target.version is None and target.label is None:
+                return model.newest
+            version = self._labelled(target) if target.version is None else target.version
+            if version in model.versions:
+                return model.versions[version]
+        self._explain(target)
+
+    def _labelled(self, target: Target) -> int:
+        model = self.manager.models.get(target.name)
+        labels = {} if model is None else model.labels
+        if target.label is None or target.label not in labels:
+            known = f"; it has {', '.join(labels)}" if labels else ""
+            raise InvalidInputError(
+                f"Unrecognized servable version label: {target.label} of {target.name}{known}"
+            )
+        return labels[target.label]
+
+    def _explain(self, target: Target) -> NoReturn:
+        """Says why nothing answers."""
         name, version = target.name, target.version
-        if target.label is not None:
-            raise ModelNotFoundError(f"Unrecognized servable version label: {target.label}")
-        versions = self._servables.get(name, {})
-        if version is None and versions:
-            return versions[max(versions)]
-        if version in versions:
-            return versions[version]
-        for refusal in self._refusals:
-            known = refusal.name == name and refusal.version is not None
-            if known and version in (None, refusal.version):
-                raise ModelUnavailableError(str(refusal))
-        if not versions:
+        states = {state.version: state for state in self.manager.states(name)}
+        served = self.manager.models.get(name)
+        if version is None and served is None:
+            refused = next((s for s in states.values() if s.message), None)
+        else:
+            refused = states.get(version or 0)
+        if refused is not None and refused.message:
+            raise ModelUnavailableError(f"{name}/{refused.version} refused: {refused.message}")
+        if refused is not None and refused.state != State.AVAILABLE:
+            raise ModelUnavailableError(
+                f"{name}/{refused.version} does not answer: it is {refused.state}"
+            )
+        if served is None and self.manager.reason(name):
+            raise ModelUnavailableError(f"{name} does not answer: {self.manager.reason(name)}")
+        if served is None:
             raise ModelNotFoundError(
-                f"Servable not found for request: Latest({name}); {self._known()}"
+                f"Servable not found for request: Latest({name}); {self._known(name)}"
             )
         raise ModelNotFoundError(
             f"Servable not found for request: Specific({name}, {version}); it has "
-            + ", ".join(map(str, versions))
+            + ", ".join(map(str, served.versions))
         )
 
-    def _known(self) -> str:
-        return f"here are {', '.join(self._servables)}"
+    def _known(self, name: str) -> str:
+        reason = self.manager.reason(name)
+        return reason or f"here are {', '.join(self.manager.models) or 'none'}"
 
 
-def _summary(name: str, versions: Mapping[int, Servable]) -> ModelSummary:
-    newest = versions[max(versions)].source
-    return ModelSummary(
-        name, tuple(versions), newest.manifest.input, newest.manifest.outputs, newest.labels
+def start_servable(source: ModelVersion, options: Options) -> Servable:
+    """Loads a version, warm, with the threads that work for it.
+
+    Raises:
+        VersionRefusedError: it does not load or run.
+    """
+    loaded = load_engine(source, options.engine)
+    recorder = Recorder()
+    batcher = Batcher(
+        loaded.engine,
+        partial(_read_images, manifest=source.manifest, max_pixels=options.max_pixels),
+        [output.name for output in source.manifest.outputs],
+        slots=loaded.slots,
+        # One more than the runs, so that the next images are decoded beside them.
+        workers=max(2, options.engine.cores, loaded.slots),
+        options=options.batch,
+        recorder=recorder,
     )
+    return Servable(source, loaded, batcher, recorder)
+
+
+def _read_images(
+    contents: Sequence[bytes], manifest: Manifest, max_pixels: int
+) -> NDArray[np.uint8]:
+    """Encoded images to pixels [N, H, W, C]; of several, an error has the number."""
+    if len(contents) == 1:
+        return read_image(contents[0], manifest.preprocessing, max_pixels)[None]
+    images = []
+    for number, content in enumerate(contents, start=1):
+        try:
+            images.append(read_image(content, manifest.preprocessing, max_pixels))
+        except ServeError as error:
+            raise type(error)(f"image {number} of {len(contents)}: {error}") from error
+    return np.stack(images)
 
 
 def best_labels(prediction: Prediction, top_k: int) -> list[list[ScoredLabel]]:

@@ -62,6 +62,10 @@ class InputTooLargeError(ServeError):
     """The request is larger than this server takes."""
 
 
+class UnsupportedEncodingError(ServeError):
+    """The body is packed in a way that this server does not unpack."""
+
+
 class UnsupportedImageError(ServeError):
     """The bytes are not an image in a format that this server reads."""
 
@@ -72,3 +76,24 @@ class DamagedImageError(ServeError):
 
 class ImageTooLargeError(InputTooLargeError):
     """The image has more pixels than this server decodes."""
+
+
+# What each is in google.rpc.Code, the terms in which TensorFlow Serving and gRPC count errors.
+CODES: dict[type[Exception], str] = {
+    InvalidInputError: "INVALID_ARGUMENT",
+    UnsupportedEncodingError: "INVALID_ARGUMENT",
+    UnsupportedImageError: "INVALID_ARGUMENT",
+    DamagedImageError: "INVALID_ARGUMENT",
+    InputTooLargeError: "INVALID_ARGUMENT",
+    ForbiddenError: "PERMISSION_DENIED",
+    ModelNotFoundError: "NOT_FOUND",
+    ModelUnavailableError: "UNAVAILABLE",
+    QueueFullError: "RESOURCE_EXHAUSTED",
+    UnimplementedError: "UNIMPLEMENTED",
+    DeadlineExceededError: "DEADLINE_EXCEEDED",
+}
+
+
+def code_name(error: Exception) -> str:
+    """The error's google.rpc.Code, by its name."""
+    return next((CODES[kind] for kind in type(error).__mro__ if kind in CODES), "INTERNAL")

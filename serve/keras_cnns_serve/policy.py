@@ -1,5 +1,6 @@
 """Which versions of a model are served: the latest N, all, or those that are named."""
 
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Protocol
@@ -41,3 +42,18 @@ class Specific:
     def choose(self, versions: Collection[int]) -> set[int]:
         """The versions to serve."""
         return set(self.versions & set(versions))
+
+
+def parse_policy(text: str) -> VersionPolicy:
+    """Reads `latest`, `latest:2`, `all` or `3,4`.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    if text == "all":
+        return All()
+    if match := re.fullmatch(r"latest(?::([1-9]\d{0,8}))?", text):
+        return Latest(int(match[1] or 1))
+    if re.fullmatch(r"[1-9]\d{0,18}(,[1-9]\d{0,18})*", text):
+        return Specific(frozenset(map(int, text.split(","))))
+    raise ValueError(f"{text[:40]!r} is no choice of versions: latest:2, all or 3,4")

@@ -1,12 +1,14 @@
 """Runs the application on a socket with uvicorn, and says where."""
 
+import asyncio
 import errno
 import ipaddress
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
+from types import FrameType
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -15,21 +17,44 @@ from .errors import ServeError
 
 GRACE = 5  # seconds for requests in flight after a signal to stop; Docker kills after 10
 
+# Something that runs beside HTTP on the same event loop, such as gRPC: entered before the server
+# says that it is ready, left after the last HTTP answer.
+Beside = Callable[[], AbstractAsyncContextManager[object]]
+
 
 class AddressError(ServeError):
     """The host and port cannot be listened on."""
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, with a call of ours once it accepts requests and handles signals."""
+    """uvicorn, with calls of ours when it is ready and when it is told to stop."""
 
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        ready: Callable[[], None],
+        stopping: Callable[[], None],
+        beside: Sequence[Beside],
+    ) -> None:
         super().__init__(config)
         self._ready = ready
+        self._stopping = stopping
+        self._beside = beside
+        self._stack = AsyncExitStack()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        for each in self._beside:
+            await self._stack.enter_async_context(each())
         self._ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # Side by side: each has the whole grace.
+        await asyncio.gather(super().shutdown(sockets), self._stack.aclose())
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._stopping()
+        super().handle_exit(sig, frame)
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -68,25 +93,37 @@ def url(listener: socket.socket) -> str:
     return f"http://[{address}]:{port}" if address.version == 6 else f"http://{address}:{port}"
 
 
-def run(app: ASGIApp, listener: socket.socket, ready: Callable[[], None]) -> None:
+def run(
+    app: ASGIApp,
+    listener: socket.socket,
+    ready: Callable[[], None],
+    stopping: Callable[[], None] = lambda: None,
+    beside: Sequence[Beside] = (),
+    grace: int = GRACE,
+) -> None:
     """Serves until SIGTERM or SIGINT, then finishes what is in flight and returns.
 
     Args:
         app: the ASGI application.
         listener: a bound socket, closed at the end.
         ready: called once requests are answered.
+        stopping: called at the signal.
+        beside: what runs on the same event loop.
+        grace: seconds for what is in flight.
     """
     config = uvicorn.Config(
         app,
+        http="httptools",
         log_config=None,
         access_log=False,
         server_header=False,
         lifespan="off",
         ws="none",
-        timeout_graceful_shutdown=GRACE,
+        backlog=4096,
+        timeout_graceful_shutdown=grace,
     )
     with listener, _signals_ignored_afterwards():
-        _Server(config, ready).run(sockets=[listener])
+        _Server(config, ready, stopping, beside).run(sockets=[listener])
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import io
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 from PIL import Image
-from starlette.applications import Starlette
 
+from keras_cnns_serve.app import create_app
+from keras_cnns_serve.asgi import App
 from keras_cnns_serve.dataplane import Dataplane
-from keras_cnns_serve.rest import create_app
 
 LABELS = [f"grey-{level}" for level in range(10)]
 
@@ -148,14 +149,16 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def dataplane(repository: Path) -> Dataplane:
-    return Dataplane.open(repository)
+def dataplane(repository: Path) -> Iterator[Dataplane]:
+    dataplane = Dataplane.open(repository)
+    yield dataplane
+    dataplane.close(5)
 
 
 class Client:
     """Speaks HTTP to an ASGI application, without a socket."""
 
-    def __init__(self, app: Starlette) -> None:
+    def __init__(self, app: App) -> None:
         self._app = app
 
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:

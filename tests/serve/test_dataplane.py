@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from keras_cnns_serve import errors
 from keras_cnns_serve.dataplane import Dataplane, ScoredLabel, Target
+from keras_cnns_serve.policy import All
 from tests.serve.conftest import LABELS, grey, write_version
 
 IMAGE = np.full((1, 8, 8, 1), 130)
@@ -41,7 +42,7 @@ def test_the_status_of_a_refused_version_has_its_reason(dataplane: Dataplane) ->
 def test_the_highest_version_is_the_default(tmp_path: Path) -> None:
     for version in (2, 10, 9):
         write_version(tmp_path / "grey" / str(version))
-    dataplane = Dataplane.open(tmp_path)
+    dataplane = Dataplane.open(tmp_path, policy=All())
     assert dataplane.metadata(Target("grey")).version == 10
     assert dataplane.metadata(Target("grey", 2)).version == 2
     assert dataplane.models()[0].versions == (2, 9, 10)
