@@ -9,6 +9,7 @@ import contextlib
 import re
 import time
 import zlib
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -140,6 +141,7 @@ class App:
         routes: what goes the short way, the most frequent first.
         otherwise: what answers everything else.
         max_body_bytes: the longest body that is taken.
+        answers: counts every answer by its status.
         finished: called after every answer, with the scope, the status and the seconds it took.
     """
 
@@ -148,11 +150,13 @@ class App:
         routes: Sequence[FastRoute],
         otherwise: ASGIApp,
         max_body_bytes: int,
+        answers: Counter[int],
         finished: Callable[[Scope, int, float], None] | None = None,
     ) -> None:
         self._routes = tuple(routes)
         self._otherwise = otherwise
         self._max_body_bytes = max_body_bytes
+        self._answers = answers
         self._finished = finished
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -209,6 +213,7 @@ class App:
             self._finish(scope, status, started)
 
     def _finish(self, scope: Scope, status: int, started: float) -> None:
+        self._answers[status] += 1
         if self._finished is not None:
             self._finished(scope, status, time.monotonic() - started)
 

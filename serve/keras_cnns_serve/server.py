@@ -14,6 +14,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from .errors import ServeError
+from .http_protocol import HttpProtocol
 
 GRACE = 5  # seconds for requests in flight after a signal to stop; Docker kills after 10
 
@@ -57,8 +58,13 @@ class _Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
-def bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int, option: str = "--port") -> socket.socket:
     """A TCP socket with its address, which takes no connections yet; port 0 picks a free one.
+
+    Args:
+        host: a name or an address.
+        port: TCP.
+        option: of the command line, for the error of a port that is taken.
 
     Raises:
         AddressError: the host is unknown, or the port is taken or not permitted.
@@ -79,7 +85,7 @@ def bind(host: str, port: int) -> socket.socket:
         listener.bind(address)
     except OSError as error:
         listener.close()
-        hint = "; --port 0 picks a free port" if error.errno == errno.EADDRINUSE else ""
+        hint = f"; {option} 0 picks a free port" if error.errno == errno.EADDRINUSE else ""
         raise AddressError(f"cannot listen on {host}:{port}: {error.strerror}{hint}") from error
     return listener
 
@@ -113,7 +119,7 @@ def run(
     """
     config = uvicorn.Config(
         app,
-        http="httptools",
+        http=HttpProtocol,
         log_config=None,
         access_log=False,
         server_header=False,
