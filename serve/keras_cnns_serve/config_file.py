@@ -35,6 +35,41 @@ def read_config(path: Path) -> ServerConfig:
     return config
 
 
+class ConfigFile:
+    """A configuration file that may change while the server runs.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        ConfigError: as for `read_config`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._seen = self._content()
+        self.config = read_config(path)
+
+    def changed(self) -> ServerConfig | None:
+        """The configuration, if the file has changed since the last look.
+
+        Raises:
+            ConfigError: what it says now is wrong; told once.
+        """
+        content = self._content()
+        if content is None or content == self._seen:  # for a moment without the file, nothing ends
+            return None
+        self._seen = content
+        self.config = read_config(self._path)
+        return self.config
+
+    def _content(self) -> bytes | None:
+        try:
+            return self._path.read_bytes()
+        except OSError:
+            return None
+
+
 def from_proto(message: Any, relative_to: Path = Path()) -> ServerConfig:
     """TensorFlow Serving's ModelServerConfig.
 

@@ -5,7 +5,7 @@ Every protocol translates to these calls and translates the errors back (`errors
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -160,12 +160,27 @@ class Dataplane:
             )
 
     @contextmanager
-    def watched(self, seconds: float) -> Iterator[None]:
-        """Looks for new versions all the while, at least at this interval; 0: never."""
+    def watched(
+        self, seconds: float, changed: Callable[[], ServerConfig | None] = lambda: None
+    ) -> Iterator[None]:
+        """Looks for new versions all the while.
+
+        Args:
+            seconds: the interval, at least; 0 for never.
+            changed: gives another configuration, when there is one.
+        """
         if not seconds:
             yield
             return
-        watcher = Watcher(self.manager.sync, self.manager.directories, seconds)
+
+        def look() -> None:
+            config = changed()
+            if config is None:
+                self.manager.sync()
+            else:
+                self.manager.reconfigure(config)
+
+        watcher = Watcher(look, self.manager.directories, seconds)
         watcher.start()
         try:
             yield

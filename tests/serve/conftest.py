@@ -14,9 +14,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 from PIL import Image
+from starlette.types import ASGIApp
 
 from keras_cnns_serve.app import create_app
-from keras_cnns_serve.asgi import App
 from keras_cnns_serve.dataplane import Dataplane
 
 LABELS = [f"grey-{level}" for level in range(10)]
@@ -158,7 +158,7 @@ def dataplane(repository: Path) -> Iterator[Dataplane]:
 class Client:
     """Speaks HTTP to an ASGI application, without a socket."""
 
-    def __init__(self, app: App) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:
