@@ -89,12 +89,16 @@ def graph(extra_output: bool = False, nan: bool = False, fragile: bool = False) 
 
 def write_version(directory: Path, model: bytes | None = None, **changes: Any) -> Path:
     """Publishes a version as an exporter would; `changes` replace keys of model.json."""
+    return publish(directory, {} if model is None else {"model.onnx": model}, **changes)
+
+
+def publish(directory: Path, files: dict[str, bytes], **changes: Any) -> Path:
+    """Publishes a version with these files, besides the ONNX graph and the labels."""
     directory.mkdir(parents=True)
-    files = {
-        "model.onnx": graph() if model is None else model,
-        "labels.txt": "".join(f"{label}\n" for label in LABELS).encode(),
-    }
+    labels = "".join(f"{label}\n" for label in LABELS).encode()
+    files = {"model.onnx": graph(), "labels.txt": labels} | files
     for name, content in files.items():
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
         (directory / name).write_bytes(content)
     manifest = {
         "format": 1,
