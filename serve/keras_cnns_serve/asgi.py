@@ -21,7 +21,10 @@ from .errors import InputTooLargeError, InvalidInputError, UnsupportedEncodingEr
 from .json_tensor import dumps
 
 DRAIN_SECONDS = 2  # for the rest of a body that is too long
-WATCH_AFTER = 0.02  # seconds; an answer that takes longer is watched for its client's hanging up
+WATCH_AFTER = 0.05  # seconds; an answer that takes longer is watched for its client's hanging up
+
+# An extension of ASGI that our server offers: the whole answer in one call, and in one packet.
+WHOLE = "keras_cnns_serve.whole"
 
 
 class Disconnected(Exception):  # noqa: N818 - it is an event
@@ -176,7 +179,7 @@ class App:
         if allowed:
             message = f"Method Not Allowed: {method} {path:.200}; allowed here: {allowed}"
             reply = Reply(dumps({"error": message}), 405, headers=[(b"allow", allowed.encode())])
-            await _send(reply, send)
+            await _send(reply, scope, send)
             self._finish(scope, 405, time.monotonic())
             return
         await self._other(scope, receive, send)
@@ -191,7 +194,7 @@ class App:
         except Exception as error:
             reply = route.failed(error)
             unexpected = error if reply.status == 500 else None
-        await _send(reply, send)
+        await _send(reply, request.scope, send)
         self._finish(request.scope, reply.status, request.arrived)
         if unexpected is not None:
             raise unexpected  # so that the server logs it
@@ -218,12 +221,16 @@ class App:
             self._finished(scope, status, time.monotonic() - started)
 
 
-async def _send(reply: Reply, send: Send) -> None:
+async def _send(reply: Reply, scope: Scope, send: Send) -> None:
     headers = [
         (b"content-type", reply.media_type),
         (b"content-length", b"%d" % len(reply.body)),
         *reply.headers,
     ]
+    whole = scope.get("extensions", {}).get(WHOLE)
+    if whole is not None:
+        await whole(reply.status, headers, reply.body)
+        return
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     await send({"type": "http.response.body", "body": reply.body})
 

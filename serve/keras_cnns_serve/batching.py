@@ -215,7 +215,9 @@ class Batcher:
                 if self._ready and self._free > 0:
                     delay = self._wanted_delay()
                     if delay is None:
-                        jobs = self._pop(self._ready, self._free)
+                        # A share for every slot, free or not: the one that is busy comes back
+                        # soon, and should not find that this one took all for long.
+                        jobs = self._pop(self._ready, self._slots)
                         if jobs:
                             self._free -= 1
                             return jobs, self._run

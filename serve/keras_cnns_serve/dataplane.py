@@ -4,8 +4,9 @@ Every protocol translates to these calls and translates the errors back (`errors
 """
 
 import asyncio
+import heapq
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -49,6 +50,8 @@ __all__ = [
     "VersionStatus",
     "best_labels",
 ]
+
+FEW_LABELS = 64
 
 
 @dataclass(frozen=True)
@@ -498,9 +501,19 @@ def best_labels(prediction: Prediction, top_k: int) -> list[list[ScoredLabel]]:
     """The `top_k` likeliest labels of each row of `probabilities`, the likeliest first."""
     labels = prediction.source.labels
     return [
-        [ScoredLabel(labels[i], float(row[i])) for i in np.argsort(-row, kind="stable")[:top_k]]
+        [ScoredLabel(labels[i], values[i]) for i in _best(row, values, top_k)]
         for row in prediction.outputs["probabilities"]
+        for values in [row.tolist()]
     ]
+
+
+def _best(row: NDArray[Any], values: list[float], top_k: int) -> Iterable[int]:
+    if len(values) > FEW_LABELS or np.isnan(row).any():
+        order: list[int] = np.argsort(-row, kind="stable")[:top_k].tolist()
+        return order
+    # NumPy gives the interpreter away while it sorts, and for ten numbers to get it back from
+    # another thread costs more than to sort.
+    return heapq.nlargest(top_k, range(len(values)), key=values.__getitem__)
 
 
 def _check_outputs(manifest: Manifest, names: Sequence[str]) -> None:
