@@ -155,7 +155,8 @@ def _parse(parse: Callable[[bytes], Any], body: bytes) -> Any:
 async def _abort(context: Any, error: Exception) -> NoReturn:
     if isinstance(error, grpc.aio.AbortError):
         raise error
-    code, message, metadata = code_name(error), str(error), ()
+    code, message = code_name(error), str(error)
+    metadata: tuple[tuple[str, str], ...] = ()
     if isinstance(error, QueueFullError):
         metadata = (("grpc-retry-pushback-ms", str(round(error.retry_after * 1e3))),)
     elif not isinstance(error, ServeError):

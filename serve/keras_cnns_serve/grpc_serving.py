@@ -224,7 +224,9 @@ def _contents(request_input: Any) -> list[bytes]:
         features = example.features.feature
         if shared is not None and IMAGE_FEATURE not in features:
             features = shared.features.feature
-        values = features[IMAGE_FEATURE].bytes_list.value if IMAGE_FEATURE in features else ()
+        values: Sequence[bytes] = ()
+        if IMAGE_FEATURE in features:
+            values = features[IMAGE_FEATURE].bytes_list.value
         if len(values) != 1:
             raise InvalidInputError(
                 f"tf.Example {number} must have one encoded image as the bytes_list of "

@@ -40,7 +40,11 @@ SHAPE = _list({"type": "integer", "minimum": -1})
 EXAMPLES = {
     "type": "array",
     "minItems": 1,
-    "items": _object("image/encoded", **{"image/encoded": _ref("Bytes")}),
+    "items": {
+        "type": "object",
+        "required": ["image/encoded"],
+        "properties": {"image/encoded": _ref("Bytes")},
+    },
 }
 TENSOR = _object("name datatype shape", name=TEXT_, datatype=TEXT_, shape=SHAPE)
 SCHEMAS: dict[str, dict[str, Any]] = {

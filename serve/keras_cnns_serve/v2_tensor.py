@@ -35,6 +35,14 @@ DTYPES: dict[str, Any] = {
     "BYTES": np.object_,
 }
 DATATYPES = {np.dtype(dtype): name for name, dtype in DTYPES.items() if name != "BF16"}
+# The values in a list, by the kind of their array.
+_KINDS: dict[str, set[type]] = {
+    "O": {str, bytes},
+    "b": {bool},
+    "f": {int, float},
+    "i": {int},
+    "u": {int},
+}
 _LENGTH = struct.Struct("<I")
 
 
@@ -70,8 +78,7 @@ def from_values(values: Any, datatype: str, sizes: Sequence[Any], name: str) -> 
     if datatype == "BF16":
         raise InvalidInputError(f"{name} of BF16 has no values in a list; send its bytes")
     flat = _flatten(values, name)
-    kinds = {"BYTES": {str, bytes}, "BOOL": {bool}}.get(datatype)
-    wanted = kinds or ({int, float} if dtype.kind == "f" else {int})
+    wanted = _KINDS[dtype.kind]
     if wrong := set(map(type, flat)) - wanted:
         raise InvalidInputError(
             f"{name} has values of {', '.join(sorted(kind.__name__ for kind in wrong))}; "
@@ -144,7 +151,8 @@ def _check_count(given: int, shape: tuple[int, ...], name: str) -> None:
 
 
 def _split(content: bytes | memoryview, name: str) -> list[bytes]:
-    elements, start = [], 0
+    elements: list[bytes] = []
+    start = 0
     while start < len(content):
         first = start + _LENGTH.size
         end = first + _LENGTH.unpack_from(content, start)[0] if first <= len(content) else first
