@@ -64,8 +64,9 @@ class Request:
         """The first value of a parameter."""
         if not self.scope["query_string"]:
             return None
-        values = parse_qs(self.scope["query_string"].decode("latin-1"), keep_blank_values=True)
-        return values.get(name, [None])[0]
+        text: bytes = self.scope["query_string"]
+        values = parse_qs(text.decode("latin-1"), keep_blank_values=True).get(name)
+        return values[0] if values else None
 
     async def body(self) -> bytes:
         """The whole body, unpacked if it came packed by gzip.

@@ -97,7 +97,7 @@ def test_a_client_that_hangs_up_is_not_computed(dataplane: Dataplane) -> None:
 
         batcher._free -= 2  # nobody runs until it is given back
         try:
-            asking = asyncio.create_task(app(scope(CLASSIFY), messages.get, send))  # type: ignore[arg-type]
+            asking = asyncio.create_task(app(scope(CLASSIFY), messages.get, send))
             await messages.put({"type": "http.request", "body": grey(130), "more_body": False})
             async with asyncio.timeout(10):
                 while not batcher.waiting:

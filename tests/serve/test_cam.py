@@ -1,5 +1,6 @@
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -62,10 +63,11 @@ def test_the_server_draws_it_where_the_model_has_the_output(tmp_path: Path) -> N
     assert pixels[4, 0, 2] > pixels[4, 0, 0]
     assert pixels[4, 7, 0] > pixels[4, 7, 2]
 
-    two = {"files": [("f", ("a.png", grey(1))), ("f", ("b.png", grey(2)))]}
+    two: dict[str, Any] = {"files": [("f", ("a.png", grey(1))), ("f", ("b.png", grey(2)))]}
+    one: dict[str, Any] = {"content": grey(1)}
     for asked, request, message in [
         (path, two, "cam=1 takes one image, not 2"),
-        ("/v1/models/blind:classify-image?cam=1", {"content": grey(1)}, "blind/1 has no class act"),
+        ("/v1/models/blind:classify-image?cam=1", one, "blind/1 has no class act"),
     ]:
         response = client.post(asked, **request)
         assert response.status_code == 400

@@ -38,9 +38,9 @@ def test_our_own_names_are_per_version(asked: Client) -> None:
     assert values[("keras_cnns_serve_ready",)] == 1
     assert values[("keras_cnns_serve_http_responses_total", ("status", "200"))] >= 2
     assert any(name == "process_resident_memory_bytes" for name, *_ in values)
-    refused = [labels for name, *labels in values if name == "keras_cnns_serve_version_info"]
-    reasons = [dict(labels)["reason"] for labels in refused if dict(labels)["version"] == "2"]
-    assert reasons == ["labels.txt does not match its checksum in model.json"]
+    reason = "labels.txt does not match its checksum in model.json"
+    refused = {"model": "grey", "version": "2", "state": "END", "reason": reason}
+    assert values[("keras_cnns_serve_version_info", *sorted(refused.items()))] == 1
 
 
 def test_tensorflow_servings_names(asked: Client) -> None:

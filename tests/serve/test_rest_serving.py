@@ -146,10 +146,11 @@ def test_metadata_is_read_by_servings_message(serving: Client) -> None:
 
 
 def test_labels_choose_a_version(serving: Client) -> None:
-    for verb, body in [
-        ("predict", {"instances": [ZEROS]}),
-        ("classify", {"examples": [{"image/encoded": IMAGE}]}),
-    ]:
+    bodies: dict[str, dict[str, Any]] = {
+        "predict": {"instances": [ZEROS]},
+        "classify": {"examples": [{"image/encoded": IMAGE}]},
+    }
+    for verb, body in bodies.items():
         answers = [
             post(serving, f"plain{place}:{verb}", **body)
             for place in ("/labels/stable", "/labels/canary", "/versions/1", "")
