@@ -12,8 +12,12 @@ from .errors import ServeError
 from .options import UsageError, parser, without_aliases
 
 if TYPE_CHECKING:
-    from .config import ServerConfig
+    from starlette.types import ASGIApp
+
     from .dataplane import Dataplane, Options
+    from .grpc_server import GrpcServer
+
+GRPC_PORT = 8500
 
 
 def main(arguments: list[str] | None = None, program: str = "keras-cnns-serve") -> int:
@@ -64,6 +68,8 @@ def _explain(error: Exception, program: str) -> tuple[str, int]:
 def _serve(options: argparse.Namespace) -> int:
     from .access_log import AccessLog
     from .app import create_app
+    from .config import ServerConfig
+    from .config_file import ConfigFile
     from .dataplane import Dataplane
     from .server import bind, run, url
 
@@ -73,35 +79,66 @@ def _serve(options: argparse.Namespace) -> int:
         stream=sys.stderr,
     )
     # First the socket: a port that is taken should not be found out after loading the models.
+    grpc_port = _grpc_port(options)
+    if grpc_port:
+        bind(options.host, grpc_port, "--grpc-port").close()
     with bind(options.host, options.port) as listener:
-        dataplane = Dataplane(_config(options), _dataplane_options(options))
+        file = None if options.models else ConfigFile(options.model_config_file)
+        config = file.config if file else ServerConfig(root=options.models, policy=options.versions)
+        dataplane = Dataplane(config, _dataplane_options(options))
         dataplane.demand_a_model(str(options.models or options.model_config_file))
         app = create_app(
             dataplane,
             max_body_bytes=options.max_body_bytes,
             timeout=options.timeout,
+            admin=options.admin,
             finished=AccessLog(sys.stderr) if options.access_log else None,
         )
-        with dataplane.watched(options.poll):
+        grpc = None if grpc_port is None else _grpc(options, dataplane, grpc_port)
+        with dataplane.watched(options.poll, file.changed if file else lambda: None):
             run(
-                app,
+                _traced(app) if options.opentelemetry else app,
                 listener,
-                ready=lambda: _announce(dataplane, url(listener)),
+                ready=lambda: _announce(dataplane, url(listener), grpc),
                 stopping=dataplane.stop,
+                beside=[] if grpc is None else [lambda: grpc],
                 grace=options.grace,
             )
         dataplane.close(options.grace)
     return 0
 
 
-def _config(options: argparse.Namespace) -> "ServerConfig":
-    from .config import ServerConfig
+def _grpc_port(options: argparse.Namespace) -> int | None:
+    """The port of gRPC, None if it is off; where HTTP takes a free port, gRPC does too."""
+    if options.grpc_port == "off":
+        return None
+    given: int | None = options.grpc_port
+    return (GRPC_PORT if options.port else 0) if given is None else given
 
-    if options.model_config_file is None:
-        return ServerConfig(root=options.models, policy=options.versions)
-    from .config_file import read_config
 
-    return read_config(options.model_config_file)
+def _grpc(options: argparse.Namespace, dataplane: "Dataplane", port: int) -> "GrpcServer":
+    from .grpc_app import create_grpc
+
+    return create_grpc(
+        dataplane,
+        options.host,
+        port,
+        max_message_bytes=options.max_body_bytes,
+        timeout=options.timeout,
+        grace=options.grace,
+        admin=options.admin,
+    )
+
+
+def _traced(app: "ASGIApp") -> "ASGIApp":
+    from .tracing import Tracing, exporting_provider
+
+    try:
+        return Tracing(app, exporting_provider())
+    except ImportError as error:
+        raise UsageError(
+            f"--opentelemetry needs more: pip install 'keras-cnns-serve[opentelemetry]' ({error})"
+        ) from error
 
 
 def _dataplane_options(options: argparse.Namespace) -> "Options":
@@ -116,7 +153,7 @@ def _dataplane_options(options: argparse.Namespace) -> "Options":
     )
 
 
-def _announce(dataplane: "Dataplane", address: str) -> None:
+def _announce(dataplane: "Dataplane", address: str, grpc: "GrpcServer | None") -> None:
     from .server import say
 
     models = dataplane.models()
@@ -127,6 +164,8 @@ def _announce(dataplane: "Dataplane", address: str) -> None:
             f"{model.name}: version {versions}, {height}x{width}x{channels} pixels, "
             f"{len(model.labels)} labels"
         )
+    if grpc is not None:
+        say(f"gRPC on {grpc.address}")
     say(f"serving on {address}")
     say(
         "try: curl --data-binary @image.png "

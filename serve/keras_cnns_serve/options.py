@@ -53,6 +53,10 @@ def _number(low: float, high: float) -> Callable[[str], float]:
     return parse
 
 
+def _port_or_off(text: str) -> int | str:
+    return text if text == "off" else _integer(0, 65535)(text)
+
+
 def _policy(text: str) -> VersionPolicy:
     try:
         return parse_policy(text)
@@ -65,6 +69,7 @@ ALIASES = {
     "--rest_api_port": "--port",
     "--model_config_file": "--model-config-file",
     "--file_system_poll_wait_seconds": "--poll",
+    "--model_config_file_poll_wait_seconds": "--poll",
 }
 # Every option: the type, the default and the help.
 OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
@@ -77,6 +82,15 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
             "type": _integer(0, 65535),
             "default": 8501,
             "help": "TCP port of HTTP; 0 picks a free one (%(default)s)",
+        },
+        "--grpc-port": {
+            "metavar": "PORT",
+            "type": _port_or_off,
+            "help": "TCP port of gRPC; 0 picks one, off serves none (8500; with --port 0, 0)",
+        },
+        "--admin": {
+            "action": "store_true",
+            "help": "let clients load, unload and configure models",
         },
     },
     "what": {
@@ -160,6 +174,10 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
         "--access-log": {
             "action": "store_true",
             "help": "a line of JSON for every answer, to stderr",
+        },
+        "--opentelemetry": {
+            "action": "store_true",
+            "help": "send a span for every request, as OTEL_EXPORTER_OTLP_ENDPOINT says",
         },
         "--debug": {"action": "store_true", "help": "show tracebacks and a detailed log"},
     },

@@ -58,6 +58,7 @@ class Process:
             self.stop()
             raise AssertionError(f"never ready: {self.lines}, {self.errors}") from None
         self.url = self.lines[-2].removeprefix("serving on ")
+        self.grpc = self.lines[-3].removeprefix("gRPC on ")
         self.port = int(self.url.rpartition(":")[2])
         self.http = httpx.Client(base_url=self.url)
 
@@ -111,6 +112,7 @@ def test_says_what_it_serves_where_and_how_to_ask(server: Process) -> None:
         "grey: version 1, 8x8x1 pixels, 10 labels",
         "nan: version 1, 8x8x1 pixels, 10 labels",
         "two: version 1, 8x8x1 pixels, 10 labels",
+        f"gRPC on {server.grpc}",
         f"serving on http://127.0.0.1:{server.port}",
         f"try: curl --data-binary @image.png {server.url}/v1/models/fragile:classify-image",
     ]
@@ -132,7 +134,7 @@ def test_says_what_it_serves_where_and_how_to_ask(server: Process) -> None:
         ("/v1/models/grey:predict", {"content": b"[" * 1_000_000}, 400),
         ("/v1/models/gray:predict", {"json": {"instances": [ZEROS]}}, 404),
         ("/v1/models/grey/versions/2:predict", {"json": {"instances": [ZEROS]}}, 503),
-        ("/v1/models/grey:nonsense", {"content": b""}, 404),
+        ("/v1/models/grey:nonsense", {"content": b""}, 400),
     ],
 )
 def test_bad_input_gets_its_code_and_the_server_goes_on(
