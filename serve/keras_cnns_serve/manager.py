@@ -273,6 +273,7 @@ class Manager:
         versions = {**self._versions(model.name), version: servable}
         self._publish(model.name, dict(sorted(versions.items())), model.labels)
         known.states[version] = VersionStatus(version, State.AVAILABLE)
+        _give_memory_back()  # loading takes more than serving
         logger.info("%s/%d is available", model.name, version)
 
     def _publish(
