@@ -2,7 +2,10 @@ import asyncio
 import gzip
 import json
 import logging
+import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +13,8 @@ import pytest
 
 from keras_cnns_serve.app import create_app
 from keras_cnns_serve.asgi import App
-from keras_cnns_serve.dataplane import Dataplane, Target
+from keras_cnns_serve.batching import BatchOptions
+from keras_cnns_serve.dataplane import Dataplane, Options, Target
 from tests.serve.conftest import Client, grey
 
 PREDICT = "/v1/models/grey:predict"
@@ -113,6 +117,31 @@ def test_a_client_that_hangs_up_is_not_computed(dataplane: Dataplane) -> None:
     assert finished == [499]
     asyncio.run(dataplane.classify_images(Target("grey"), [grey(1)]))
     assert dataplane.statistics(Target("grey"))[0].inferences == before + 1
+
+
+def test_overload_gets_429_and_lateness_504(repository: Path) -> None:
+    """One engine that is busy, one request that may wait."""
+    options = Options(batch=BatchOptions(max_queue=1))
+    dataplane = Dataplane.open(repository / "grey", options=options)
+    client = Client(create_app(dataplane))
+    batcher = dataplane.manager.models["grey"].newest.batcher
+    batcher._free = 0  # nobody runs until it is given back
+    with ThreadPoolExecutor(1) as pool:
+        late = {"x-request-timeout": "0.5"}
+        waiting = pool.submit(client.post, CLASSIFY, content=grey(1), headers=late)
+        while not batcher.waiting:
+            time.sleep(0.001)
+        started = time.monotonic()
+        refused = client.post(CLASSIFY, content=grey(1))
+        assert time.monotonic() - started < 0.4  # at once, not when the other's time is over
+        assert waiting.result().status_code == 504
+    assert refused.status_code == 429
+    assert int(refused.headers["retry-after"]) >= 1
+    assert refused.json() == {"error": "1 requests wait already"}
+    batcher._free = 1
+    assert client.post(CLASSIFY, content=grey(1)).is_success
+    assert dataplane.statistics(Target("grey"))[0].inferences == 1
+    dataplane.close(5)
 
 
 def test_what_was_not_expected_is_logged_by_the_server(

@@ -3,6 +3,7 @@ import logging
 import shutil
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -58,10 +59,13 @@ def test_a_new_version_takes_over_and_the_old_one_ends(
 ) -> None:
     write_version(tmp_path / "grey" / "1")
     dataplane = serve()
+    old = weakref.ref(dataplane.manager.models["grey"].newest.loaded.engine)
+    assert old() is not None
     write_version(tmp_path / "grey" / "2")
     dataplane.manager.sync()
     assert answering(dataplane) == [2]
     until(lambda: states(dataplane) == {1: "END", 2: "AVAILABLE"})
+    until(lambda: old() is None)  # its memory goes back
 
 
 def test_no_request_fails_while_versions_change(
