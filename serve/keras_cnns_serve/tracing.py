@@ -7,6 +7,8 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from .asgi import WHOLE
+
 
 class Tracing:
     """ASGI middleware that makes a span of each request.
@@ -51,7 +53,9 @@ class Tracing:
                         span.set_attribute(f"keras_cnns_serve.{name}_milliseconds", milliseconds)
                 await send(message)
 
-            await self._app(scope, receive, noted)
+            # Not the answer in one call, which would go past us.
+            extensions = {k: v for k, v in scope.get("extensions", {}).items() if k != WHOLE}
+            await self._app({**scope, "extensions": extensions}, receive, noted)
 
 
 def exporting_provider() -> Any:

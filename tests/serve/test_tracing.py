@@ -1,6 +1,8 @@
 import pytest
+from starlette.types import Receive, Scope, Send
 
 from keras_cnns_serve.app import create_app
+from keras_cnns_serve.asgi import WHOLE
 from keras_cnns_serve.dataplane import Dataplane
 from keras_cnns_serve.tracing import Tracing
 from tests.serve.conftest import Client, grey
@@ -15,7 +17,15 @@ def test_a_span_for_each_request_with_its_times(dataplane: Dataplane) -> None:
     spans = InMemorySpanExporter()
     provider = sdk.TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(spans))
-    client = Client(Tracing(create_app(dataplane), provider))
+    traced = Tracing(create_app(dataplane), provider)
+
+    async def in_one_call(*_: object) -> None:
+        raise AssertionError("the answer went past the span")
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await traced({**scope, "extensions": {WHOLE: in_one_call}}, receive, send)
+
+    client = Client(app)
     trace = "0af7651916cd43dd8448eb211c80319c"
     headers = {"traceparent": f"00-{trace}-b7ad6b7169203331-01"}
     client.post("/v1/models/grey:classify-image", content=grey(1), headers=headers)
