@@ -256,6 +256,8 @@ class Manager:
             new = sorted(wanted - set(self._versions(model.name)))
             if not new:
                 return wanted
+            for version in new:
+                known.states[version] = VersionStatus(version, State.START)
             for version in reversed(new):
                 self._load(model, known, version, versions[version])
 
@@ -274,7 +276,16 @@ class Manager:
         self._publish(model.name, dict(sorted(versions.items())), model.labels)
         known.states[version] = VersionStatus(version, State.AVAILABLE)
         _give_memory_back()  # loading takes more than serving
-        logger.info("%s/%d is available", model.name, version)
+        loaded = servable.loaded
+        logger.info(
+            "%s/%d is available: %s by %s, %d threads for an image, %d side by side",
+            model.name,
+            version,
+            loaded.format.name,
+            loaded.format.engine,
+            loaded.threads,
+            loaded.slots,
+        )
 
     def _publish(
         self, name: str, versions: Mapping[int, Servable], labels: Mapping[str, int]
