@@ -18,6 +18,7 @@ from .server import AddressError
 
 logger = logging.getLogger(__name__)
 
+IN_THREAD = 20_000  # bytes; values of this length take longer to read than a thread to wake
 MAX_DETAILS = 2000  # characters; they travel in a header, whose length is bounded
 
 # From a request and its deadline, `time.monotonic()` or None, to a response.

@@ -1,14 +1,16 @@
 """TensorFlow Serving's gRPC services, Prediction and Model. They translate; `dataplane` answers."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .config_file import from_proto
 from .dataplane import Dataplane, Prediction, Target
 from .errors import InvalidInputError, SignatureError
-from .grpc_server import Service
+from .grpc_server import IN_THREAD, Service
 from .grpc_tensor import to_array, to_proto
 from .manifest import Tensor
 from .protos import tensorflow, tensorflow_serving
@@ -69,9 +71,14 @@ class ServingServices:
                 f"Expected predict signature method_name to be {PREDICT_METHOD}. "
                 f"Was: {signature.method}"
             )
-        inputs = {
-            name: to_array(tensor, name, self._max_bytes) for name, tensor in request.inputs.items()
-        }
+        # Values one by one take long to read; the event loop has others to serve.
+        if (
+            all(tensor.tensor_content for tensor in request.inputs.values())
+            or request.ByteSize() < IN_THREAD
+        ):
+            inputs = self._arrays(request)
+        else:
+            inputs = await asyncio.to_thread(self._arrays, request)
         outputs = list(request.output_filter)
         if signature.encoded:
             (expected,) = signature.inputs
@@ -94,6 +101,11 @@ class ServingServices:
         for name, values in prediction.outputs.items():
             response.outputs[name].CopyFrom(to_proto(values))
         return response
+
+    def _arrays(self, request: Any) -> dict[str, NDArray[Any]]:
+        return {
+            name: to_array(tensor, name, self._max_bytes) for name, tensor in request.inputs.items()
+        }
 
     async def classify(self, request: Any, deadline: float | None) -> Any:
         """tf.Examples in, every label with its score out."""

@@ -1,5 +1,6 @@
 """The Open Inference Protocol over gRPC, with Triton's extensions. It translates; `v2` answers."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 from . import v2
 from .dataplane import Dataplane
 from .errors import InvalidInputError, ServeError
-from .grpc_server import Service
+from .grpc_server import IN_THREAD, Service
 from .protos import inference
 from .v2_tensor import DATATYPES, from_raw, from_values, to_raw
 
@@ -110,7 +111,11 @@ class InferenceService:
         """Tensors in, tensors out."""
         target = v2.target_of(request.model_name, request.model_version)
         self._dataplane.metadata(target)  # before the tensors, which may be wrong for any model
-        parsed = parse_infer_request(request)
+        # Values one by one take long to read; the event loop has others to serve.
+        if request.raw_input_contents or request.ByteSize() < IN_THREAD:
+            parsed = parse_infer_request(request)
+        else:
+            parsed = await asyncio.to_thread(parse_infer_request, request)
         if parsed.timeout is not None:
             asked = time.monotonic() + parsed.timeout
             deadline = asked if deadline is None else min(asked, deadline)

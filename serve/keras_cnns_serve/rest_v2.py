@@ -14,10 +14,15 @@ from .errors import InvalidInputError
 from .http_errors import failed, json_response
 from .json_tensor import dumps, loads
 from .rest import IN_THREAD, deadline_of, server_timing
-from .v2_json import format_infer_response, header_length, parse_infer_request
+from .v2_json import (
+    HEADER_LENGTH,
+    format_infer_response,
+    header_length,
+    parse_infer_request,
+    raw_infer_request,
+)
 
 INFER = re.compile(r"/v2/models/(?P<model>[^/:]+)(?:/versions/(?P<version>[^/:]+))?/infer")
-HEADER_LENGTH = b"inference-header-content-length"  # of the JSON, where raw bytes follow it
 
 
 class RestV2:
@@ -122,11 +127,13 @@ class RestV2:
     async def infer(self, request: Request) -> Reply:
         """POST .../infer: tensors in, tensors out."""
         target = v2.target_of(request.path["model"], request.path["version"])
-        self._dataplane.metadata(target)  # before the body, which may be long
+        manifest = self._dataplane.metadata(target).manifest  # before the body, which may be long
         deadline = deadline_of(request, self._timeout)
         body = await request.body()
         length = header_length(request.header(HEADER_LENGTH), len(body))
-        if length < IN_THREAD:
+        if not length and body:
+            parsed = raw_infer_request(body, manifest.input)
+        elif length < IN_THREAD:
             parsed = parse_infer_request(body, length)
         else:
             parsed = await asyncio.to_thread(parse_infer_request, body, length)

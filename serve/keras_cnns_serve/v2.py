@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from .dataplane import Dataplane, Prediction, Target, Total
 from .errors import ForbiddenError, InvalidInputError, ModelNotFoundError
-from .manager import State
 from .manifest import Tensor
+from .servable import State
 from .v2_tensor import DATATYPES
 
 SERVER = "keras-cnns-serve"
@@ -198,10 +198,10 @@ def model_metadata(dataplane: Dataplane, target: Target) -> dict[str, Any]:
         ModelNotFoundError, ModelUnavailableError: as for `Dataplane.metadata`.
     """
     source = dataplane.metadata(target)
-    (served,) = [model for model in dataplane.models() if model.name == source.name]
+    served = {model.name: model.versions for model in dataplane.models()}
     return {
         "name": source.name,
-        "versions": [str(number) for number in served.versions],
+        "versions": [str(number) for number in served.get(source.name, ())],
         "platform": "keras-cnns",
         "inputs": [_tensor(source.manifest.input)],
         "outputs": [_tensor(output) for output in source.manifest.outputs],

@@ -1,9 +1,12 @@
 """The Open Inference Protocol's bodies: JSON, and the raw bytes that may follow it."""
 
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import orjson
 from numpy.typing import NDArray
 
 from . import v2
@@ -11,6 +14,7 @@ from .asgi import Reply
 from .dataplane import Prediction
 from .errors import InvalidInputError
 from .json_tensor import dumps, loads
+from .manifest import Tensor
 from .v2_tensor import DATATYPES, from_base64, from_raw, from_values, to_raw, to_values
 
 HEADER_LENGTH = b"inference-header-content-length"  # of the JSON, where raw bytes follow it
@@ -83,6 +87,18 @@ def parse_infer_request(body: bytes, length: int) -> v2.InferRequest:
     return v2.InferRequest(inputs, outputs, request_id, priority, timeout, binary)
 
 
+def raw_infer_request(body: bytes, tensor: Tensor) -> v2.InferRequest:
+    """A request without JSON: the body is the one input, and its length says how many images.
+
+    Raises:
+        InvalidInputError: the body is not that of whole images.
+    """
+    sizes = [size or 1 for size in tensor.shape[1:]]
+    shape = [len(body) // math.prod(sizes), *sizes]
+    datatype = DATATYPES[np.dtype(tensor.dtype)]
+    return v2.InferRequest({tensor.name: from_raw(body, datatype, shape, tensor.name)}, ())
+
+
 def format_infer_response(
     prediction: Prediction,
     outputs: Sequence[tuple[v2.WantedOutput, NDArray[Any]]],
@@ -107,7 +123,8 @@ def format_infer_response(
         else:
             entry["data"] = to_values(array)
         described.append(entry)
-    head = dumps(document)
+    # Where all values follow it, nothing in the JSON can be NaN.
+    head = dumps(document) if len(tail) < len(outputs) else orjson.dumps(document)
     if not tail:
         return Reply(head)
     return Reply(

@@ -13,6 +13,7 @@ import grpc
 import grpc.aio
 import pytest
 
+from keras_cnns_serve.cli import main
 from keras_cnns_serve.dataplane import Dataplane
 from keras_cnns_serve.errors import QueueFullError
 from keras_cnns_serve.grpc_app import create_grpc
@@ -125,16 +126,18 @@ def test_what_is_wrong_gets_its_code(
         ("UINT8", {"uint_contents": [130] * 64}),
         ("INT16", {"int_contents": [130] * 64}),
         ("UINT64", {"uint64_contents": [130] * 64}),
+        ("UINT8", {"uint_contents": [130] * 64 * 300}),
     ],
 )
 def test_contents_that_are_not_raw(
     channel: grpc.Channel, datatype: str, contents: dict[str, list[int]]
 ) -> None:
-    inputs = [tensor(datatype=datatype, contents=contents)]
+    count = len(next(iter(contents.values()))) // 64
+    inputs = [tensor(datatype=datatype, shape=[count, 8, 8, 1], contents=contents)]
     body = ask(channel, INFER, infer_request(inputs=inputs, raw_input_contents=[]))
     response = inference.ModelInferResponse.FromString(body)
     assert response.outputs[0].name == "probabilities"
-    assert len(response.raw_output_contents[0]) == 40
+    assert len(response.raw_output_contents[0]) == 40 * count
 
 
 def test_a_fault_of_the_server_is_explained_in_the_log_alone(server: Process) -> None:
@@ -263,7 +266,7 @@ def test_what_is_in_flight_is_finished_first() -> None:
     asyncio.run(asyncio.wait_for(main(), 30))
 
 
-def test_a_port_that_is_taken(dataplane: Dataplane) -> None:
+def test_a_port_that_is_taken(dataplane: Dataplane, capsys: pytest.CaptureFixture[str]) -> None:
     async def enter(port: int) -> None:
         async with create_grpc(dataplane, "127.0.0.1", port, max_message_bytes=1000):
             pass
@@ -272,3 +275,12 @@ def test_a_port_that_is_taken(dataplane: Dataplane) -> None:
         port = taken.getsockname()[1]
         with pytest.raises(AddressError, match=f"cannot listen on 127.0.0.1:{port} for gRPC"):
             asyncio.run(enter(port))
+        assert main(["no-models", "--port", "0", "--grpc-port", str(port)]) == 1
+    assert (
+        f"127.0.0.1:{port}: Address already in use; --grpc-port 0 picks" in capsys.readouterr().err
+    )
+
+
+def test_grpc_can_be_off(repository: Path) -> None:
+    with running(str(repository / "grey"), "--grpc-port", "off") as process:
+        assert not [line for line in process.lines if line.startswith("gRPC")]

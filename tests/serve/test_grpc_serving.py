@@ -1,10 +1,13 @@
 """TensorFlow Serving's gRPC, asked by its own client, in a process with TensorFlow loaded."""
 
+import asyncio
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import grpc
+import grpc.aio
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -22,12 +25,15 @@ from tensorflow_serving.apis import (
     regression_pb2,
 )
 
+from keras_cnns_serve.dataplane import Dataplane
+from keras_cnns_serve.grpc_app import create_grpc
 from tests.serve.conftest import LABELS, OUTPUTS, graph, grey, write_version
 from tests.serve.test_server import Process, running
 
 PIXELS = np.stack([np.full((8, 8, 1), level, np.uint8) for level in (130, 0)])
 IMAGES = [grey(130), grey(0)]
 Code = grpc.StatusCode
+SHAPE_1000 = {"dim": [{"size": size} for size in (1000, 8, 8, 1)]}
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +98,17 @@ def test_predict(prediction: Any, dtype: str) -> None:
     assert probabilities[0, 5] == np.float32(0.47224745)
     # What many clients read, without TensorFlow.
     assert np.argmax(response.outputs["probabilities"].float_val[:10]) == 5
+
+
+def test_many_values_one_by_one(prediction: Any) -> None:
+    request = predict()
+    request.inputs["images"].CopyFrom(
+        type(request.inputs["images"])(
+            dtype=tf.uint8.as_datatype_enum, int_val=[130] * 64 * 1000, tensor_shape=SHAPE_1000
+        )
+    )
+    response = prediction.Predict(request)
+    assert set(np.reshape(response.outputs["probabilities"].float_val, (1000, 10)).argmax(1)) == {5}
 
 
 def test_one_value_fills_an_image(prediction: Any) -> None:
@@ -294,6 +311,19 @@ def test_errors(prediction: Any, method: str, request_: Any, code: Any, message:
         getattr(prediction, method)(request_)
     assert error.value.code() == code
     assert message in error.value.details()
+
+
+def test_client_and_server_in_one_process_with_tensorflow(dataplane: Dataplane) -> None:
+    async def main() -> Any:
+        server = create_grpc(dataplane, "127.0.0.1", 0, max_message_bytes=100_000)
+        async with server, grpc.aio.insecure_channel(server.address) as channel:
+            return await prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict(
+                predict()
+            )
+
+    assert "tensorflow" in sys.modules
+    response = asyncio.run(asyncio.wait_for(main(), 30))
+    assert tf.make_ndarray(response.outputs["probabilities"]).argmax(axis=1).tolist() == [5, 0]
 
 
 def test_without_admin_nothing_is_configured(repository: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
 from schemathesis.checks import CheckFunction
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
@@ -31,35 +31,47 @@ CHECKS: list[CheckFunction] = [
 ]
 
 
-@pytest.fixture
-def api(dataplane: Dataplane) -> Any:
-    app = create_app(dataplane, max_body_bytes=100_000)
-    return schemathesis.openapi.from_asgi("/openapi.json", app)
-
-
-schema = schemathesis.pytest.from_fixture("api")
-
-
-@schema.parametrize()
-@settings(
-    max_examples=8,
-    deadline=None,
-    database=None,
-    derandomize=True,
-    suppress_health_check=list(HealthCheck),
-)
-def test_the_server_keeps_its_promises(case: Any) -> None:
-    case.call_and_validate(checks=CHECKS)
-
-
 def paths() -> Iterator[tuple[str, str]]:
     for path, methods in openapi([])["paths"].items():
         for method in methods:
             yield method.upper(), path
 
 
+OPERATIONS = list(paths())
+
+
+@pytest.fixture(scope="module")
+def schema(dataplane: Dataplane) -> Any:
+    app = create_app(dataplane, max_body_bytes=100_000)
+    return schemathesis.openapi.from_asgi("/openapi.json", app)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "mode"),
+    [
+        (method, path, mode)
+        for method, path in OPERATIONS
+        for mode in schemathesis.GenerationMode
+        if method == "POST" or mode == schemathesis.GenerationMode.POSITIVE
+    ],
+)
+def test_the_server_keeps_its_promises(schema: Any, method: str, path: str, mode: Any) -> None:
+    @given(case=schema[path][method].as_strategy(generation_mode=mode))
+    @settings(
+        max_examples=6,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
+    )
+    def ask(case: Any) -> None:
+        case.call_and_validate(checks=CHECKS)
+
+    ask()
+
+
 def test_every_route_is_described(dataplane: Dataplane) -> None:
-    described = set(paths())
+    described = set(OPERATIONS)
     rest, v2, images = Rest(dataplane), RestV2(dataplane), ImageRest(dataplane)
     for route in (*rest.routes(), *v2.routes()):
         path = re.sub(r"{(\w+)(:\w+)?}", r"{\1}", route.path)
@@ -70,7 +82,7 @@ def test_every_route_is_described(dataplane: Dataplane) -> None:
         assert len(found) >= 2, fast.pattern.pattern
 
 
-@pytest.mark.parametrize(("method", "path"), list(paths()))
+@pytest.mark.parametrize(("method", "path"), OPERATIONS)
 def test_everything_described_is_served(client: Client, method: str, path: str) -> None:
     response = client.request(method, path.format(model="none", version="1", label="x"))
     assert response.status_code != 405

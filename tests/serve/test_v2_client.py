@@ -81,6 +81,7 @@ class Triton:
         return self.module.InferRequestedOutput(name, **options)
 
     def end(self) -> None:
+        self._run(asyncio.sleep(0.01))  # its client leaves some answers for later to be read
         self.close()
         self._loop.close()
 

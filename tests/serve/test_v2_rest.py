@@ -41,6 +41,7 @@ def binary(document: Any, content: bytes = PIXELS, length: Any = None) -> dict[s
         {"json": {"inputs": [tensor()], "outputs": [{"name": "probabilities"}], "parameters": {}}},
         binary({"inputs": [raw()]}),
         binary({"inputs": [tensor()]}, b""),
+        {"content": PIXELS, "headers": {LENGTH: "0"}},
         binary(
             {"inputs": [raw(len(grey(130)) + 4, datatype="BYTES", shape=[1])]},
             len(grey(130)).to_bytes(4, "little") + grey(130),
@@ -157,6 +158,7 @@ def test_nan(client: Client) -> None:
             400,
             "cut short",
         ),
+        ({"content": PIXELS[1:], "headers": {LENGTH: "0"}}, 400, "63 bytes, and 0 by its shape"),
         ({"content": bytes(100_001)}, 413, "the body has more than 100,000 bytes"),
         ({"json": {"inputs": [tensor()]}, "headers": {"X-Request-Timeout": "x"}}, 400, "seconds"),
         ({"json": {"inputs": [tensor()]}, "headers": {"X-Request-Timeout": "0"}}, 504, ""),
