@@ -8,27 +8,20 @@ import asyncio
 import contextlib
 import re
 import time
-import zlib
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 from urllib.parse import parse_qs
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .errors import InputTooLargeError, InvalidInputError, UnsupportedEncodingError
+from .body import Disconnected, Limited, read_body, unpack
 from .json_tensor import dumps
 
-DRAIN_SECONDS = 2  # for the rest of a body that is too long
 WATCH_AFTER = 0.05  # seconds; an answer that takes longer is watched for its client's hanging up
 
 # An extension of ASGI that our server offers: the whole answer in one call, and in one packet.
 WHOLE = "keras_cnns_serve.whole"
-
-
-class Disconnected(Exception):  # noqa: N818 - it is an event
-    """The client hung up before its request was complete or answered."""
 
 
 class Request:
@@ -79,7 +72,7 @@ class Request:
         """
         body = await read_body(self.scope, self._receive, self._max_body_bytes)
         encoding = self.header(b"content-encoding")
-        return body if encoding is None else _unpack(body, encoding, self._max_body_bytes)
+        return body if encoding is None else unpack(body, encoding, self._max_body_bytes)
 
     @contextlib.asynccontextmanager
     async def watched(self) -> AsyncIterator[None]:
@@ -234,95 +227,3 @@ async def _send(reply: Reply, scope: Scope, send: Send) -> None:
         return
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     await send({"type": "http.response.body", "body": reply.body})
-
-
-class Limited:
-    """ASGI's receive, for a body of limited length.
-
-    Raises:
-        InputTooLargeError: it is longer.
-    """
-
-    def __init__(self, scope: Scope, receive: Receive, max_bytes: int) -> None:
-        declared = next((v for k, v in scope["headers"] if k == b"content-length"), b"0")
-        self._receive = receive
-        self._max_bytes = max_bytes
-        self._read = int(declared) if int(declared) > max_bytes else 0
-
-    async def __call__(self) -> Message:
-        """The next part of the body."""
-        message: Message = {} if self._read > self._max_bytes else await self._receive()
-        self._read += len(message.get("body", b""))
-        if self._read > self._max_bytes:
-            await drain(self._receive, self._max_bytes)
-            raise too_long(self._max_bytes)
-        return message
-
-
-async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
-    """The body as it came.
-
-    A declared length is refused before anything is read; chunks are counted as they come.
-
-    Raises:
-        InputTooLargeError: it is longer than `max_bytes`.
-        Disconnected: the client hung up.
-    """
-    limited = Limited(scope, receive, max_bytes)
-    message = await limited()
-    if message["type"] == "http.request" and not message.get("more_body", False):
-        body: bytes = message.get("body", b"")
-        return body
-    pieces = bytearray()
-    while message["type"] == "http.request":
-        pieces += message.get("body", b"")
-        if not message.get("more_body", False):
-            return bytes(pieces)
-        message = await limited()
-    raise Disconnected
-
-
-async def drain(receive: Receive, max_bytes: int) -> None:
-    """Throw away what still comes, for a while: a client that sends cannot read the answer.
-
-    To close with bytes unread resets the connection, and the answer is lost with it.
-    """
-    drained = 0
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(DRAIN_SECONDS):
-            more = True
-            while more and drained < max_bytes:
-                message = await receive()
-                drained += len(message.get("body", b""))
-                more = message.get("more_body", False)
-
-
-def too_long(max_bytes: int) -> InputTooLargeError:
-    """The error for a body of more than `max_bytes`."""
-    return InputTooLargeError(f"the body has more than {max_bytes:,} bytes")
-
-
-def _unpack(body: bytes, encoding: str, max_bytes: int) -> bytes:
-    match encoding.strip().lower():
-        case "" | "identity":
-            return body
-        case "gzip" | "x-gzip" | "deflate":
-            pass
-        case other:
-            raise UnsupportedEncodingError(
-                f"Content-Encoding {other!r:.40} is not read here; gzip and deflate are"
-            )
-    unpacked = bytearray()
-    try:
-        while body:
-            # 32: a header of gzip or of zlib. A gzip file may have several members.
-            decoder: Any = zlib.decompressobj(zlib.MAX_WBITS | 32)
-            unpacked += decoder.decompress(body, max_bytes + 1 - len(unpacked))
-            if len(unpacked) > max_bytes:
-                raise InputTooLargeError(f"the body unpacks to more than {max_bytes:,} bytes")
-            if not decoder.eof:
-                raise InvalidInputError("the body, packed by gzip, is cut short")
-            body = decoder.unused_data
-    except zlib.error as error:
-        raise InvalidInputError(f"the body cannot be unpacked: {error}") from error
-    return bytes(unpacked)

@@ -4,9 +4,8 @@ Every protocol translates to these calls and translates the errors back (`errors
 """
 
 import asyncio
-import heapq
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -16,9 +15,8 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from .batching import Batcher, BatchOptions, ClosedError, Job
+from .batching import ClosedError, Job
 from .config import ServerConfig
-from .engine_choice import EngineOptions, load_engine
 from .errors import (
     InvalidInputError,
     ModelNotFoundError,
@@ -27,12 +25,14 @@ from .errors import (
     ServeError,
     code_name,
 )
-from .images import MAX_PIXELS, read_image
-from .manager import Manager, Servable, State, VersionStatus
-from .manifest import Manifest, Tensor
-from .metrics import Recorder, Statistics, Total
+from .inputs import check_images, check_outputs
+from .manager import Manager
+from .manifest import Tensor
+from .metrics import Statistics, Total
 from .policy import Latest, VersionPolicy
+from .prediction import Prediction, ScoredLabel, Target, Timing, best_labels
 from .repository import ModelVersion
+from .servable import Options, Servable, State, VersionStatus, start_servable
 from .watcher import Watcher
 
 __all__ = [
@@ -50,35 +50,6 @@ __all__ = [
     "VersionStatus",
     "best_labels",
 ]
-
-FEW_LABELS = 64
-
-
-@dataclass(frozen=True)
-class Target:
-    """Which version of which model; at most one of version and label, and neither is the newest."""
-
-    name: str
-    version: int | None = None
-    label: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """Where a request's time went, in seconds."""
-
-    queue: float = 0.0
-    decode: float = 0.0
-    compute: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """An answer, with who gave it and how long it took."""
-
-    source: ModelVersion
-    outputs: dict[str, NDArray[Any]]  # each [N, ...]
-    timing: Timing
 
 
 @dataclass(frozen=True)
@@ -100,23 +71,6 @@ class IndexEntry:
     version: int | None
     state: State
     reason: str  # empty for a version that answers
-
-
-@dataclass(frozen=True)
-class ScoredLabel:
-    """A label with its probability, 0 to 1."""
-
-    label: str
-    probability: float
-
-
-@dataclass(frozen=True)
-class Options:
-    """How versions are run."""
-
-    engine: EngineOptions = EngineOptions()  # noqa: RUF009 - it is frozen
-    batch: BatchOptions = BatchOptions()  # noqa: RUF009
-    max_pixels: int = MAX_PIXELS  # the largest image that is decoded
 
 
 class Dataplane:
@@ -330,8 +284,8 @@ class Dataplane:
             DeadlineExceededError: the deadline has passed.
         """
         servable = self._find(target)
-        images = _check_images(servable.source.manifest, inputs)
-        _check_outputs(servable.source.manifest, outputs)
+        images = check_images(servable.source.manifest, inputs)
+        check_outputs(servable.source.manifest, outputs)
         return await self._answer(target, servable, images, (), outputs, deadline, priority)
 
     async def predict_bytes(
@@ -353,7 +307,7 @@ class Dataplane:
         servable = self._find(target)
         if not contents:
             raise InvalidInputError("there is no image to classify")
-        _check_outputs(servable.source.manifest, outputs)
+        check_outputs(servable.source.manifest, outputs)
         return await self._answer(target, servable, None, contents, outputs, deadline, priority)
 
     async def classify_images(
@@ -459,100 +413,3 @@ class Dataplane:
     def _known(self, name: str) -> str:
         reason = self.manager.reason(name)
         return reason or f"here are {', '.join(self.manager.models) or 'none'}"
-
-
-def start_servable(source: ModelVersion, options: Options) -> Servable:
-    """Loads a version, warm, with the threads that work for it.
-
-    Raises:
-        VersionRefusedError: it does not load or run.
-    """
-    loaded = load_engine(source, options.engine)
-    recorder = Recorder()
-    batcher = Batcher(
-        loaded.engine,
-        partial(_read_images, manifest=source.manifest, max_pixels=options.max_pixels),
-        [output.name for output in source.manifest.outputs],
-        slots=loaded.slots,
-        # One more than the runs, so that the next images are decoded beside them.
-        workers=max(2, options.engine.cores, loaded.slots),
-        options=options.batch,
-        recorder=recorder,
-    )
-    return Servable(source, loaded, batcher, recorder)
-
-
-def _read_images(
-    contents: Sequence[bytes], manifest: Manifest, max_pixels: int
-) -> NDArray[np.uint8]:
-    """Encoded images to pixels [N, H, W, C]; of several, an error has the number."""
-    if len(contents) == 1:
-        return read_image(contents[0], manifest.preprocessing, max_pixels)[None]
-    images = []
-    for number, content in enumerate(contents, start=1):
-        try:
-            images.append(read_image(content, manifest.preprocessing, max_pixels))
-        except ServeError as error:
-            raise type(error)(f"image {number} of {len(contents)}: {error}") from error
-    return np.stack(images)
-
-
-def best_labels(prediction: Prediction, top_k: int) -> list[list[ScoredLabel]]:
-    """The `top_k` likeliest labels of each row of `probabilities`, the likeliest first."""
-    labels = prediction.source.labels
-    return [
-        [ScoredLabel(labels[i], values[i]) for i in _best(row, values, top_k)]
-        for row in prediction.outputs["probabilities"]
-        for values in [row.tolist()]
-    ]
-
-
-def _best(row: NDArray[Any], values: list[float], top_k: int) -> Iterable[int]:
-    if len(values) > FEW_LABELS or np.isnan(row).any():
-        order: list[int] = np.argsort(-row, kind="stable")[:top_k].tolist()
-        return order
-    # NumPy gives the interpreter away while it sorts, and for ten numbers to get it back from
-    # another thread costs more than to sort.
-    return heapq.nlargest(top_k, range(len(values)), key=values.__getitem__)
-
-
-def _check_outputs(manifest: Manifest, names: Sequence[str]) -> None:
-    known = [output.name for output in manifest.outputs]
-    for name in names:
-        if name not in known:
-            raise InvalidInputError(
-                f"there is no output {name!r:.80}; there are {', '.join(known)}"
-            )
-
-
-def _check_images(manifest: Manifest, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.uint8]:
-    expected = manifest.input
-    wanted = f"{expected.name} takes integers from 0 to 255 of shape {shape_text(expected)}"
-    if set(inputs) != {expected.name}:
-        given = ", ".join(sorted(inputs)) or "nothing"
-        raise InvalidInputError(f"the input must be {expected.name} alone, not {given}; {wanted}")
-    images = inputs[expected.name]
-    if images.shape[1:] != expected.shape[1:] or images.ndim != len(expected.shape):
-        hint = "; put one image in a list" if images.shape == expected.shape[1:] else ""
-        raise InvalidInputError(f"{wanted}, not of shape {list(images.shape)}{hint}")
-    if not len(images):
-        raise InvalidInputError(f"{wanted}, and N must be at least 1")
-    if images.dtype == np.uint8:
-        return images
-    if images.dtype.kind == "f":
-        fractions = images[images != np.round(images)]
-        example = fractions[0] if len(fractions) else images.flat[0]
-        raise InvalidInputError(f"{wanted}, not {example}; the graph itself normalises them")
-    if images.dtype.kind not in "iu":
-        texts = [str(value) for value in images.flat]
-        example = next((text for text in texts if not text.isdigit() or len(text) > 3), texts[0])
-        raise InvalidInputError(f"{wanted}, not {example!r:.40}")
-    for extreme in (images.min(), images.max()):
-        if not 0 <= extreme <= 255:
-            raise InvalidInputError(f"{wanted}, not {extreme}")
-    return images.astype(np.uint8)
-
-
-def shape_text(tensor: Tensor) -> str:
-    """The shape as people write it: `[N, 32, 32, 1]`."""
-    return f"[{', '.join('N' if size is None else str(size) for size in tensor.shape)}]"

@@ -7,7 +7,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from . import errors
-from .asgi import Disconnected, Reply
+from .asgi import Reply
+from .body import Disconnected
 from .json_tensor import dumps
 
 STATUS_CODES: dict[type[errors.ServeError], int] = {

@@ -12,62 +12,17 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 
 from .batching import Batcher
 from .config import ModelConfig, ServerConfig
-from .engine_choice import Loaded
 from .errors import ConfigError, ModelNotFoundError, ModelUnavailableError, VersionRefusedError
-from .metrics import Recorder
 from .repository import ModelVersion, find_models, find_versions, fingerprint, read_version
+from .servable import Model, Servable, State, VersionStatus
 
 logger = logging.getLogger(__name__)
 
 MAX_ENDED = 16  # versions of a model whose end is still told
-
-
-class State(StrEnum):
-    """TensorFlow Serving's states of a version."""
-
-    START = "START"
-    LOADING = "LOADING"
-    AVAILABLE = "AVAILABLE"
-    UNLOADING = "UNLOADING"
-    END = "END"
-
-
-@dataclass(frozen=True)
-class VersionStatus:
-    """Whether a version answers, and if not, why."""
-
-    version: int
-    state: State
-    code: str = "OK"  # of google.rpc.Code
-    message: str = ""
-
-
-@dataclass(frozen=True)
-class Servable:
-    """A version that answers requests."""
-
-    source: ModelVersion
-    loaded: Loaded
-    batcher: Batcher
-    recorder: Recorder
-
-
-@dataclass(frozen=True)
-class Model:
-    """The versions of a model that answer, ascending."""
-
-    versions: Mapping[int, Servable]
-    labels: Mapping[str, int]
-
-    @property
-    def newest(self) -> Servable:
-        """What answers a request that names no version."""
-        return self.versions[max(self.versions)]
 
 
 @dataclass

@@ -18,8 +18,8 @@ from prometheus_client.core import (
 )
 
 from .dataplane import Dataplane
-from .manager import Servable
 from .metrics import Histogram
+from .servable import Servable
 
 PREFIX = "keras_cnns_serve_"
 VERSION = ("model", "version")
