@@ -96,7 +96,8 @@ def load(
         rows = [tuple(map(int, line.split())) for line in log.read_text().splitlines()]
     milliseconds = defaultdict(list)
     for _, status, microseconds in rows:
-        milliseconds[status].append(microseconds / 1e3)
+        if status > 0:  # else it was still under way at the end
+            milliseconds[status].append(microseconds / 1e3)
     answers = Answers(seconds, dict(milliseconds))
     # gRPC has its errors behind the status 200; they are shorter than an answer.
     data = re.search(r"\((\d+)\) data", report)
@@ -210,7 +211,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, help="how many (quick: 1, else 3)")
     parser.add_argument("--merge", action="store_true", help="add to the rounds in FILE")
     arguments = parser.parse_args()
-    rounds, seconds = (1, 2) if arguments.quick else (3, 5)
+    rounds, seconds = (1, 2) if arguments.quick else (3, 3)
     samples: Samples = {}
     if arguments.merge and arguments.json and arguments.json.exists():
         samples = json.loads(arguments.json.read_text("utf-8"))["samples"]

@@ -12,7 +12,7 @@ environment() {  # NAME REQUIREMENT...
     [ -e "$root/$name/.installed" ] && return
     "$python" -m venv "$root/$name"
     "$root/$name/bin/python" -m pip install --quiet \
-        --constraint "$here/constraints-$name.txt" numpy onnxruntime orjson pillow "$@"
+        --constraint "$here/constraints-$name.txt" numpy onnxruntime orjson pillow simplejpeg "$@"
     touch "$root/$name/.installed"
 }
 

@@ -88,7 +88,7 @@ class Running:
 
 def environment(name: str) -> Path:
     """The folder of a peer's environment."""
-    return ENVIRONMENTS / ("triton" if name == BARE_LOOP else name)
+    return ENVIRONMENTS / (OURS if name == BARE_LOOP else name)
 
 
 def variables() -> dict[str, str]:
