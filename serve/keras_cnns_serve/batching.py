@@ -128,6 +128,7 @@ class Batcher:
         self._encoded: deque[Job] = deque()
         self._ready: deque[Job] = deque()
         self._changed = threading.Condition()
+        self._unfinished = 0  # images that wait or are worked on
         self._seconds_per_image = 0.0  # of all slots together; a moving average
         self._threads = [
             threading.Thread(target=self._work, name="predict", daemon=True) for _ in range(workers)
@@ -177,6 +178,7 @@ class Batcher:
             if self.waiting >= self._options.max_queue:
                 self._forget_the_dead()
             self._admit(job)
+            self._unfinished += job.count
             if not queue or queue[-1].priority <= job.priority:
                 queue.append(job)
             else:
@@ -187,10 +189,11 @@ class Batcher:
     def _admit(self, job: Job) -> None:
         """Refuses at once what would wait in vain."""
         waiting = self.waiting
-        seconds = self._seconds_per_image * waiting
+        seconds = self._seconds_per_image * (self._unfinished + job.count)
         if waiting >= self._options.max_queue:
             raise QueueFullError(f"{waiting} requests wait already", max(1, math.ceil(seconds)))
-        if job.deadline is not None and seconds > job.deadline - job.queued:
+        # Not where nobody waits: what runs then shows whether the estimate is right.
+        if waiting and job.deadline is not None and seconds > job.deadline - job.queued:
             raise QueueFullError(
                 f"{waiting} requests wait already, longer than this one has time",
                 max(1, math.ceil(seconds)),
@@ -199,6 +202,7 @@ class Batcher:
     def _forget_the_dead(self) -> None:
         for queue in (self._encoded, self._ready):
             alive = [job for job in queue if not job.future.done()]
+            self._unfinished -= sum(job.count for job in queue) - sum(job.count for job in alive)
             queue.clear()
             queue.extend(alive)
 
@@ -254,10 +258,11 @@ class Batcher:
             if jobs and images + job.count > self._options.max_batch:
                 break
             queue.popleft()
-            if job.future.done():  # the client hung up, or its time was over
-                continue
-            if job.deadline is not None and job.deadline <= now:
-                job.loop.call_soon_threadsafe(job.expire)
+            late = job.deadline is not None and job.deadline <= now
+            if late or job.future.done():  # its time is over, or the client hung up
+                self._unfinished -= job.count
+                if late:
+                    job.loop.call_soon_threadsafe(job.expire)
                 continue
             jobs.append(job)
             images += job.count
@@ -277,6 +282,7 @@ class Batcher:
             job.decode = time.monotonic() - started
         with self._changed:
             self._in_hand -= len(jobs)
+            self._unfinished -= sum(job.count for job, _ in failed)
             self._ready.extend(good)
             if self._closed:
                 self._changed.notify_all()
@@ -289,8 +295,11 @@ class Batcher:
         seconds = time.monotonic() - started + sum(job.decode for job in jobs)
         with self._changed:
             self._free += 1
-            each = seconds / sum(job.count for job in jobs) / self._slots
-            self._seconds_per_image += 0.1 * (each - self._seconds_per_image)
+            images = sum(job.count for job in jobs)
+            self._unfinished -= images
+            each = seconds / images / self._slots
+            weight = 0.1 if self._seconds_per_image else 1.0
+            self._seconds_per_image += weight * (each - self._seconds_per_image)
             if self._closed:
                 self._changed.notify_all()
             elif self._ready and self._idle:

@@ -57,6 +57,7 @@ def start(engine: Doubler) -> Iterator[Callable[..., Batcher]]:
     engine.go.set()
     for batcher in started:
         batcher.close()
+        assert batcher.waiting == batcher._unfinished == 0
 
 
 def job(*values: int, encoded: bool = False, **options: Any) -> Job:
