@@ -19,11 +19,10 @@ from .repository import ModelVersion
 
 ENGINES = ("onnxruntime", "openvino", "tensorflow")
 PRECISIONS = ("float32", "bfloat16", "int8")
-RUNS = 5  # of one image, to measure; a slow net is measured once
+RUNS = 5  # to measure; a slow net is measured once
 SECONDS = 0.05  # after which measuring ends
-# What a lone request must gain by several threads before they are chosen, where requests that
-# come together would be served as fast by one thread each.
-GAIN = 1.3
+GAIN = 1.3  # of a lone request by several threads, or they are not chosen
+LOSS = 1.1  # that requests which come together may suffer by it
 
 
 @dataclass(frozen=True)
@@ -111,7 +110,8 @@ def choose_threads(
     """Measures one thread for each of several images against all threads for one.
 
     A small net's operators are too short to share; a large one answers a lone request faster
-    with all cores. `cores` images side by side show what one thread each really gives.
+    with all cores. Images that come together are `cores` runs side by side in the one case, and
+    a batch in the other.
     """
     alone = open_engine(1)
     height, width = manifest.preprocessing.crop
@@ -122,14 +122,14 @@ def choose_threads(
     if side_by_side < 1e-3:
         return alone, 1  # no thread is woken for less
     shared = open_engine(cores)
-    together = _seconds(shared, image)
-    # Throughput may fall by a twentieth at most, and a lone request must gain.
-    worth = side_by_side > GAIN * together and side_by_side * 1.05 > cores * together
+    lone = _seconds(shared, image)
+    together = _seconds(shared, np.repeat(image, cores, axis=0))
+    worth = side_by_side > GAIN * lone and together < LOSS * side_by_side
     return (shared, cores) if worth else (alone, 1)
 
 
 def _seconds(engine: Engine, image: NDArray[Any]) -> float:
-    """The median time of one image; the first run is thrown away."""
+    """The median time of a run; the first is thrown away."""
     engine.run(image)
     times: list[float] = []
     while len(times) < RUNS and sum(times) < SECONDS:
