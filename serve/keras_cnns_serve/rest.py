@@ -61,7 +61,11 @@ class Rest:
             Route("/v1/models", self.models, methods=["GET"]),
             *(
                 Route(base + path, endpoint, methods=["GET"])
-                for base in (model, model + "/versions/{version}", model + "/labels/{label}")
+                for base in (
+                    model,
+                    f"{model}/versions/{{version:model}}",
+                    f"{model}/labels/{{label:model}}",
+                )
                 for path, endpoint in [("/metadata", self.metadata), ("", self.status)]
             ),
         ]
