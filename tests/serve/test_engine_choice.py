@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from keras_cnns_serve.engine import Engine
 from keras_cnns_serve.engine_choice import (
@@ -83,6 +84,26 @@ def test_a_small_net_gets_one_thread(tmp_path: Path) -> None:
     engine, threads = choose_threads(open_engine, read, cores=2)
     assert (threads, opened[0]) == (1, 1)
     assert engine.run(np.zeros((1, 8, 8, 1), np.uint8))["probabilities"].shape == (1, 10)
+
+
+class Large:
+    """An engine whose images take 20 ms of one thread, and that shares them as well as may be."""
+
+    def __init__(self, threads: int, loss: float) -> None:
+        self._seconds = 0.02 / threads * (1 if threads == 1 else 1 + loss)
+
+    def run(self, images: NDArray[np.uint8], names: Any = None) -> dict[str, Any]:
+        time.sleep(self._seconds * len(images))
+        return {}
+
+
+@pytest.mark.parametrize(("loss", "chosen"), [(0.0, 2), (1.0, 1)])
+def test_a_large_net_gets_all_threads_if_they_help(
+    tmp_path: Path, loss: float, chosen: int
+) -> None:
+    read = read_manifest(write_version(tmp_path / "grey" / "1") / "model.json")
+    _, threads = choose_threads(lambda threads: Large(threads, loss), read, cores=2)
+    assert threads == chosen
 
 
 @pytest.mark.parametrize(
