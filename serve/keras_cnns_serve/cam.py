@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .images import read_image
+from .images import PILLOW_MAX_PIXELS, read_image
 from .manifest import Preprocessing
 
 OPACITY = 0.5  # of the colours over the image
@@ -23,7 +23,7 @@ def overlay(content: bytes, activation: NDArray[Any], preprocessing: Preprocessi
         activation: [h, w], of any range.
         preprocessing: how the image becomes pixels.
     """
-    pixels = read_image(content, preprocessing)
+    pixels = read_image(content, preprocessing, PILLOW_MAX_PIXELS)  # it was let in before
     base = np.broadcast_to(pixels, (*pixels.shape[:2], 3)).astype(np.float32)
     blended = (1 - OPACITY) * base + OPACITY * heat(activation, pixels.shape[:2])
     png = BytesIO()

@@ -129,6 +129,7 @@ def run(
         lifespan="off",
         ws="none",
         backlog=4096,
+        timeout_keep_alive=75,  # longer than load balancers keep an idle connection
         timeout_graceful_shutdown=grace,
     )
     sys.setswitchinterval(SWITCH_INTERVAL)
