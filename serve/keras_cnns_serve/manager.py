@@ -16,7 +16,13 @@ from pathlib import Path
 
 from .batching import Batcher
 from .config import ModelConfig, ServerConfig
-from .errors import ConfigError, ModelNotFoundError, ModelUnavailableError, VersionRefusedError
+from .errors import (
+    ConfigError,
+    ModelNotFoundError,
+    ModelUnavailableError,
+    RepositoryError,
+    VersionRefusedError,
+)
 from .repository import ModelVersion, find_models, find_versions, fingerprint, read_version
 from .servable import Model, Servable, State, VersionStatus
 
@@ -116,7 +122,10 @@ class Manager:
     def directories(self) -> list[Path]:
         """Where changes would show: the directory of all models, and those of each."""
         root = [] if self._config.root is None else [self._config.root]
-        return [*root, *(model.base_path for model in self._configured())]
+        try:
+            return [*root, *(model.base_path for model in self._configured())]
+        except RepositoryError:  # it has vanished, perhaps for a moment
+            return root
 
     def close(self, seconds: float | None = None) -> None:
         """Retires everything and waits for what is in flight, at most `seconds`."""

@@ -59,3 +59,30 @@ def test_a_published_version_is_served_by_itself(tmp_path: Path) -> None:
                 time.sleep(0.01)
     finally:
         dataplane.close(5)
+
+
+def test_a_disk_that_comes_back_is_looked_at_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = tmp_path / "models"
+    write_version(root / "grey" / "1")
+    dataplane = Dataplane.open(root)
+
+    def until(version: int) -> None:
+        end = time.monotonic() + 10
+        while dataplane.metadata(Target("grey")).version != version:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+
+    try:
+        with dataplane.watched(0.05):
+            root.rename(tmp_path / "elsewhere")
+            while "does not exist" not in caplog.text:
+                time.sleep(0.01)
+            time.sleep(0.2)
+            until(1)
+            write_version(tmp_path / "elsewhere" / "grey" / "2")
+            (tmp_path / "elsewhere").rename(root)
+            until(2)
+    finally:
+        dataplane.close(5)
