@@ -16,6 +16,7 @@ from pathlib import Path
 
 from .batching import Batcher
 from .config import ModelConfig, ServerConfig
+from .engine import one_line
 from .errors import (
     ConfigError,
     ModelNotFoundError,
@@ -230,8 +231,10 @@ class Manager:
         mark = fingerprint(path)
         try:
             servable = self._start(read_version(model.name, version, path))
-        except VersionRefusedError as error:
-            reason = str(error)
+        except Exception as error:  # whatever it is, it must not end the others
+            expected = isinstance(error, VersionRefusedError)
+            reason = str(error) if expected else f"it cannot be loaded: {one_line(error)}"
+            logger.debug("%s/%d", model.name, version, exc_info=not expected)
             known.refused[version] = (mark, reason)
             known.states[version] = VersionStatus(version, State.END, "FAILED_PRECONDITION", reason)
             logger.warning("%s/%d refused: %s", model.name, version, reason)
