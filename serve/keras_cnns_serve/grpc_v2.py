@@ -98,6 +98,7 @@ class InferenceService:
     async def repository_model_load(self, request: Any, deadline: float | None) -> Any:
         """Loads a model, again or for the first time."""
         v2.check_admin(self._admin)
+        v2.check_load(request.parameters)
         await self._dataplane.load(request.model_name)
         return inference.RepositoryModelLoadResponse()
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from typing import Any
 
 from starlette.requests import Request as StarletteRequest
 from starlette.responses import Response
@@ -106,15 +107,15 @@ class RestV2:
 
     async def index(self, request: StarletteRequest) -> Response:
         """POST /v2/repository/index: every model and version, with its state."""
-        body = await request.body()
-        wish = loads(body) if body else {}
-        if not isinstance(wish, dict) or not isinstance(wish.get("ready", False), bool):
-            raise InvalidInputError('the body must be an object, such as {"ready": true}')
-        return json_response(dumps(v2.repository_index(self._dataplane, wish.get("ready", False))))
+        ready = (await _document(request)).get("ready", False)
+        if not isinstance(ready, bool):
+            raise InvalidInputError("'ready' must be true or false")
+        return json_response(dumps(v2.repository_index(self._dataplane, ready)))
 
     async def load(self, request: StarletteRequest) -> Response:
         """POST /v2/repository/models/{m}/load: loads it, again or for the first time."""
         v2.check_admin(self._admin)
+        v2.check_load((await _document(request)).get("parameters"))
         await self._dataplane.load(request.path_params["model"])
         return json_response(b"{}")
 
@@ -145,6 +146,14 @@ class RestV2:
         reply = format_infer_response(prediction, outputs, parsed.id)
         reply.headers.append(server_timing(prediction.timing))
         return reply
+
+
+async def _document(request: StarletteRequest) -> dict[str, Any]:
+    body = await request.body()
+    document = loads(body) if body else {}
+    if not isinstance(document, dict):
+        raise InvalidInputError("the body must be an object")
+    return document
 
 
 def _target(request: StarletteRequest) -> Target:

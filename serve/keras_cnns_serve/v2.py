@@ -86,6 +86,19 @@ def check_admin(admin: bool) -> None:
         )
 
 
+def check_load(parameters: Any) -> None:
+    """A model is served as it lies in the repository.
+
+    Raises:
+        InvalidInputError: a client sends another configuration, or files.
+    """
+    if parameters:
+        given = ", ".join(parameters) if isinstance(parameters, Mapping) else repr(parameters)
+        raise InvalidInputError(
+            f"a model is loaded as it lies in the repository, without parameters: {given:.80}"
+        )
+
+
 def scheduling(parameters: Mapping[str, Any]) -> tuple[int, float | None]:
     """A request's priority, and its timeout in seconds, which it gives in microseconds.
 

@@ -250,6 +250,8 @@ def test_repository(triton: Triton) -> None:
     assert states() == {"grey": "READY", "two": "READY"}
     with pytest.raises(InferenceServerException, match="gray"):
         triton.load_model("gray")
+    with pytest.raises(InferenceServerException, match="without parameters: config"):
+        triton.load_model("two", config="{}")
 
 
 def test_statistics(triton: Triton) -> None:
