@@ -92,11 +92,11 @@ def write_version(directory: Path, model: bytes | None = None, **changes: Any) -
     return publish(directory, {} if model is None else {"model.onnx": model}, **changes)
 
 
-def publish(directory: Path, files: dict[str, bytes], **changes: Any) -> Path:
+def publish(directory: Path, contents: dict[str, bytes], /, **changes: Any) -> Path:
     """Publishes a version with these files, besides the ONNX graph and the labels."""
     directory.mkdir(parents=True)
     labels = "".join(f"{label}\n" for label in LABELS).encode()
-    files = {"model.onnx": graph(), "labels.txt": labels} | files
+    files = {"model.onnx": graph(), "labels.txt": labels} | contents
     for name, content in files.items():
         (directory / name).parent.mkdir(parents=True, exist_ok=True)
         (directory / name).write_bytes(content)
