@@ -6,7 +6,7 @@ PARITY := .venv-parity
 PARITY_INSTALLED := $(PARITY)/.installed
 BENCHMARKS = $(shell grep -le --quick benchmarks/*.py)
 
-.PHONY: setup demo serve test test-parity check bench clean
+.PHONY: setup demo serve protos test test-parity check bench clean
 
 setup: $(INSTALLED)
 
@@ -25,6 +25,12 @@ demo: setup
 
 serve: setup
 	$(BIN)/keras-cnns-serve models
+
+# The messages of the gRPC protocols; the result is committed.
+PROTOS := serve/keras_cnns_serve/protos
+protos: setup
+	$(BIN)/python -m grpc_tools.protoc -I $(PROTOS) --include_imports \
+		--descriptor_set_out $(PROTOS)/descriptors.binpb $(PROTOS)/*.proto
 
 test: setup
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile

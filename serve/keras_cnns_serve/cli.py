@@ -5,29 +5,19 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable
-from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from .errors import ServeError
+from .options import UsageError, parser, without_aliases
 
-EPILOG = """\
-MODELS is a directory of models (models/digits/1/model.json), or of one model (models/digits).
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
 
-example:
-  {program} models --port 8501
-  curl --data-binary @image.png http://127.0.0.1:8501/v1/models/digits:classify-image
-"""
+    from .dataplane import Dataplane, Options
+    from .grpc_server import GrpcServer
 
-
-class UsageError(Exception):
-    """The arguments are wrong."""
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message)
+GRPC_PORT = 8500
 
 
 def main(arguments: list[str] | None = None, program: str = "keras-cnns-serve") -> int:
@@ -42,8 +32,17 @@ def main(arguments: list[str] | None = None, program: str = "keras-cnns-serve") 
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
+    description = (main.__doc__ or "").partition("\n")[0]
     try:
-        return _serve(_parser(program).parse_args(arguments))
+        options = parser(program, description).parse_args(without_aliases(arguments))
+        if (options.models is None) == (options.model_config_file is None):
+            both = options.models is not None
+            raise UsageError(
+                "give either MODELS or --model-config-file, not both"
+                if both
+                else "the following arguments are required: MODELS, or --model-config-file"
+            )
+        return _serve(options)
     except SystemExit as exit_:  # --help
         return int(exit_.code or 0)
     except KeyboardInterrupt:
@@ -67,9 +66,12 @@ def _explain(error: Exception, program: str) -> tuple[str, int]:
 
 
 def _serve(options: argparse.Namespace) -> int:
+    from .access_log import AccessLog
+    from .app import create_app
+    from .config import ServerConfig
+    from .config_file import ConfigFile
     from .dataplane import Dataplane
-    from .rest import create_app
-    from .server import bind, run, say, url
+    from .server import bind, run, url
 
     logging.basicConfig(
         format="%(levelname)s: %(message)s",
@@ -77,85 +79,98 @@ def _serve(options: argparse.Namespace) -> int:
         stream=sys.stderr,
     )
     # First the socket: a port that is taken should not be found out after loading the models.
+    grpc_port = _grpc_port(options)
+    if grpc_port:
+        bind(options.host, grpc_port, "--grpc-port").close()
     with bind(options.host, options.port) as listener:
-        dataplane = Dataplane.load(
-            options.models, threads=options.threads, max_pixels=options.max_pixels
+        file = None if options.models else ConfigFile(options.model_config_file)
+        config = file.config if file else ServerConfig(root=options.models, policy=options.versions)
+        dataplane = Dataplane(config, _dataplane_options(options))
+        dataplane.demand_a_model(str(options.models or options.model_config_file))
+        app = create_app(
+            dataplane,
+            max_body_bytes=options.max_body_bytes,
+            timeout=options.timeout,
+            admin=options.admin,
+            finished=AccessLog(sys.stderr) if options.access_log else None,
         )
-        models = dataplane.models()
-        app = create_app(dataplane, workers=_cores(), max_body_bytes=options.max_body_bytes)
-
-        def announce() -> None:
-            for model in models:
-                versions = ", ".join(map(str, model.versions))
-                height, width, channels = model.input.shape[1:]
-                say(
-                    f"{model.name}: version {versions}, {height}x{width}x{channels} pixels, "
-                    f"{len(model.labels)} labels"
-                )
-            address = url(listener)
-            say(f"serving on {address}")
-            say(
-                "try: curl --data-binary @image.png "
-                f"{address}/v1/models/{quote(models[0].name)}:classify-image"
+        grpc = None if grpc_port is None else _grpc(options, dataplane, grpc_port)
+        with dataplane.watched(options.poll, file.changed if file else lambda: None):
+            run(
+                _traced(app) if options.opentelemetry else app,
+                listener,
+                ready=lambda: _announce(dataplane, url(listener), grpc),
+                stopping=dataplane.stop,
+                beside=[] if grpc is None else [lambda: grpc],
+                grace=options.grace,
             )
-
-        run(app, listener, announce)
+        dataplane.close(options.grace)
     return 0
 
 
-def _parser(program: str) -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog=program,
-        description=(main.__doc__ or "").partition("\n")[0],
-        epilog=EPILOG.format(program=program),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    add = parser.add_argument
-    add("models", metavar="MODELS", type=Path, help="the directory of the exported models")
-    add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 for all (%(default)s)")
-    add(
-        "--port",
-        type=_integer(0, 65535),
-        default=8501,
-        help="TCP port; 0 picks a free one (%(default)s)",
-    )
-    add(
-        "--threads",
-        type=_integer(1, 1024),
-        default=1,
-        help="threads for one prediction; predictions run side by side on all cores (%(default)s)",
-    )
-    add(
-        "--max-body-bytes",
-        metavar="BYTES",
-        type=_integer(1, 2**31),
-        default=32 * 2**20,
-        help="the longest request body taken (%(default)s)",
-    )
-    add(
-        "--max-pixels",
-        metavar="PIXELS",
-        # Beyond this Pillow refuses by itself.
-        type=_integer(1, 178_956_970),
-        default=50_000_000,
-        help="the largest image decoded, width times height (%(default)s)",
-    )
-    add("--debug", action="store_true", help="show tracebacks and a detailed log")
-    return parser
+def _grpc_port(options: argparse.Namespace) -> int | None:
+    """The port of gRPC, None if it is off; where HTTP takes a free port, gRPC does too."""
+    if options.grpc_port == "off":
+        return None
+    given: int | None = options.grpc_port
+    return (GRPC_PORT if options.port else 0) if given is None else given
 
 
-def _integer(low: int, high: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        # The length first: int() has its own error for thousands of digits.
-        digits = text.isascii() and text.isdigit() and len(text) < 20
-        if not (digits and low <= int(text) <= high):
-            raise argparse.ArgumentTypeError(
-                f"{text[:40]!r} is not an integer from {low} to {high}"
-            )
-        return int(text)
+def _grpc(options: argparse.Namespace, dataplane: "Dataplane", port: int) -> "GrpcServer":
+    from .grpc_app import create_grpc
 
-    return parse
+    return create_grpc(
+        dataplane,
+        options.host,
+        port,
+        max_message_bytes=options.max_body_bytes,
+        timeout=options.timeout,
+        grace=options.grace,
+        admin=options.admin,
+    )
+
+
+def _traced(app: "ASGIApp") -> "ASGIApp":
+    from .tracing import Tracing, exporting_provider
+
+    try:
+        return Tracing(app, exporting_provider())
+    except ImportError as error:
+        raise UsageError(
+            f"--opentelemetry needs more: pip install 'keras-cnns-serve[opentelemetry]' ({error})"
+        ) from error
+
+
+def _dataplane_options(options: argparse.Namespace) -> "Options":
+    from .batching import BatchOptions
+    from .dataplane import Options
+    from .engine_choice import EngineOptions
+
+    return Options(
+        EngineOptions(options.engine, options.precision, options.threads or 0, _cores()),
+        BatchOptions(options.max_batch, options.max_batch_delay / 1e3, options.max_queue),
+        options.max_pixels,
+    )
+
+
+def _announce(dataplane: "Dataplane", address: str, grpc: "GrpcServer | None") -> None:
+    from .server import say
+
+    models = dataplane.models()
+    for model in models:
+        versions = ", ".join(map(str, model.versions))
+        height, width, channels = model.input.shape[1:]
+        say(
+            f"{model.name}: version {versions}, {height}x{width}x{channels} pixels, "
+            f"{len(model.labels)} labels"
+        )
+    if grpc is not None:
+        say(f"gRPC on {grpc.address}")
+    say(f"serving on {address}")
+    say(
+        "try: curl --data-binary @image.png "
+        f"{address}/v1/models/{quote(models[0].name)}:classify-image"
+    )
 
 
 def _cores() -> int:

@@ -3,37 +3,53 @@
 Every protocol translates to these calls and translates the errors back (`errors.py`).
 """
 
-import logging
-from collections.abc import Iterator, Mapping, Sequence
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .engine import Engine, OnnxRuntimeEngine
+from .batching import ClosedError, Job
+from .config import ServerConfig
 from .errors import (
     InvalidInputError,
     ModelNotFoundError,
     ModelUnavailableError,
     RepositoryError,
     ServeError,
-    VersionRefusedError,
+    code_name,
 )
-from .images import MAX_PIXELS, read_image
-from .manifest import Manifest, Tensor
-from .repository import ModelVersion, Refusal, open_repository
+from .inputs import check_images, check_outputs
+from .manager import Manager
+from .manifest import Tensor
+from .metrics import Statistics, Total
+from .policy import Latest, VersionPolicy
+from .prediction import Prediction, ScoredLabel, Target, Timing, best_labels
+from .repository import ModelVersion
+from .servable import Options, Servable, State, VersionStatus, start_servable
+from .watcher import Watcher
 
-logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Servable:
-    """A version that answers requests."""
-
-    source: ModelVersion
-    engine: Engine
+__all__ = [
+    "Dataplane",
+    "IndexEntry",
+    "ModelSummary",
+    "Options",
+    "Prediction",
+    "ScoredLabel",
+    "State",
+    "Statistics",
+    "Target",
+    "Timing",
+    "Total",
+    "VersionStatus",
+    "best_labels",
+]
 
 
 @dataclass(frozen=True)
@@ -48,220 +64,352 @@ class ModelSummary:
 
 
 @dataclass(frozen=True)
-class VersionStatus:
-    """Whether a version answers, and if not, why."""
+class IndexEntry:
+    """A model's version, served or not; a model without any has None."""
 
-    version: int
+    name: str
+    version: int | None
+    state: State
     reason: str  # empty for a version that answers
 
 
-@dataclass(frozen=True)
-class ScoredLabel:
-    """A label with its probability, 0 to 1."""
-
-    label: str
-    probability: float
-
-
 class Dataplane:
-    """Models that were loaded, and the questions one can ask them. Safe for many threads.
+    """Models that are served, and the questions one can ask them.
 
     Args:
-        servables: the versions that answer.
-        refusals: the versions that were refused, with their reasons.
-        max_pixels: the largest image that is decoded.
+        config: what is to be served.
+        options: how.
+
+    Raises:
+        RepositoryError: there is no such directory.
     """
 
-    def __init__(
-        self,
-        servables: Sequence[Servable],
-        refusals: Sequence[Refusal] = (),
-        max_pixels: int = MAX_PIXELS,
-    ) -> None:
-        self._servables: dict[str, dict[int, Servable]] = {}
-        for servable in sorted(servables, key=lambda s: (s.source.name, s.source.version)):
-            versions = self._servables.setdefault(servable.source.name, {})
-            versions[servable.source.version] = servable
-        self._refusals = tuple(refusals)
-        self._max_pixels = max_pixels
+    def __init__(self, config: ServerConfig, options: Options | None = None) -> None:
+        options = options or Options()
+        self.manager = Manager(config, partial(start_servable, options=options))
+        self.draining = False  # the server stops: nobody should send new requests
+        self.manager.sync()
 
     @classmethod
-    def load(cls, root: Path, *, threads: int = 1, max_pixels: int = MAX_PIXELS) -> "Dataplane":
-        """Loads every good version below a directory, and logs every other one with its reason.
-
-        Args:
-            root: a model repository, or the directory of one model.
-            threads: how many threads ONNX Runtime uses for one prediction.
-            max_pixels: the largest image that is decoded.
+    def open(
+        cls, root: Path, *, policy: VersionPolicy | None = None, options: Options | None = None
+    ) -> "Dataplane":
+        """Serves a model repository, or the directory of one model.
 
         Raises:
             RepositoryError: there is no such directory, or nothing in it can be served.
         """
-        repository = open_repository(root)
-        refusals = list(repository.refusals)
-        servables = []
-        for source in repository.versions:
-            path = source.directory / source.manifest.onnx
-            try:
-                engine = OnnxRuntimeEngine(path, source.manifest, threads)
-                servables.append(Servable(source, engine))
-            except VersionRefusedError as refused:
-                refusals.append(Refusal(source.name, source.version, str(refused)))
-        if not servables:
-            reasons = "".join(f"\n{refusal}" for refusal in refusals)
+        dataplane = cls(ServerConfig(root=root, policy=policy or Latest()), options)
+        dataplane.demand_a_model(str(root))
+        return dataplane
+
+    def demand_a_model(self, place: str) -> None:
+        """Nothing to serve is an error when a server starts.
+
+        Raises:
+            RepositoryError: no model answers; the message has every reason.
+        """
+        if not self.manager.models:
+            reasons = "".join(f"\n{line}" for line in self.manager.refusals())
             raise RepositoryError(
-                f"{root} holds no model that can be served"
+                f"{place} holds no model that can be served"
                 + (reasons or "; an exporter puts one there, as models/digits/1/model.json")
             )
-        for refusal in refusals:
-            logger.warning("%s", refusal)
-        return cls(servables, refusals, max_pixels)
+
+    @contextmanager
+    def watched(
+        self, seconds: float, changed: Callable[[], ServerConfig | None] = lambda: None
+    ) -> Iterator[None]:
+        """Looks for new versions all the while.
+
+        Args:
+            seconds: the interval, at least; 0 for never.
+            changed: gives another configuration, when there is one.
+        """
+        if not seconds:
+            yield
+            return
+
+        def look() -> None:
+            config = changed()
+            if config is None:
+                self.manager.sync()
+            else:
+                self.manager.reconfigure(config)
+
+        watcher = Watcher(look, self.manager.directories, seconds)
+        watcher.start()
+        try:
+            yield
+        finally:
+            watcher.stop()
+
+    def stop(self) -> None:
+        """Is ready no more; what comes is still answered."""
+        self.draining = True
+
+    def close(self, seconds: float | None = None) -> None:
+        """Finishes what is in flight and ends the threads; gives up after `seconds`."""
+        self.stop()
+        self.manager.close(seconds)
 
     def models(self) -> list[ModelSummary]:
         """The models that answer, by name."""
-        return [_summary(name, versions) for name, versions in self._servables.items()]
+        return [
+            ModelSummary(
+                name,
+                tuple(model.versions),
+                model.newest.source.manifest.input,
+                model.newest.source.manifest.outputs,
+                model.newest.source.labels,
+            )
+            for name, model in self.manager.models.items()
+        ]
 
-    def status(self, name: str, version: int | None = None) -> list[VersionStatus]:
-        """The state of a model's versions, the newest first; of one, if `version` is given.
+    def index(self) -> list[IndexEntry]:
+        """Every known model and version, with its state and the reason of a refusal."""
+        entries = []
+        for name in self.manager.names():
+            states = self.manager.states(name)
+            entries += [IndexEntry(name, s.version, s.state, s.message) for s in states[::-1]]
+            if not states:
+                entries.append(IndexEntry(name, None, State.END, self.manager.reason(name)))
+        return entries
+
+    def ready(self, target: Target | None = None) -> bool:
+        """Whether a version, or the server as a whole, answers."""
+        if self.draining:
+            return False
+        if target is None:
+            return bool(self.manager.models)
+        try:
+            self._find(target)
+        except ServeError:
+            return False
+        return True
+
+    async def load(self, name: str) -> None:
+        """Loads a model again, or for the first time.
+
+        Raises:
+            ModelNotFoundError: the repository has no such model.
+            ModelUnavailableError: it cannot be loaded.
+        """
+        await asyncio.to_thread(self.manager.load, name)
+
+    async def unload(self, name: str) -> None:
+        """Stops serving a model until it is loaded again.
+
+        Raises:
+            ModelNotFoundError: the repository has no such model.
+        """
+        await asyncio.to_thread(self.manager.unload, name)
+
+    async def reload_config(self, config: ServerConfig) -> None:
+        """Serves other models from now on.
+
+        Raises:
+            ConfigError: the configuration is wrong; the old one goes on.
+        """
+        await asyncio.to_thread(self.manager.reconfigure, config)
+
+    def statistics(self, target: Target) -> list[Statistics]:
+        """What the versions of a model have done; of one version, if the target has one.
+
+        Raises:
+            ModelNotFoundError, ModelUnavailableError: as for `metadata`.
+        """
+        servables = [self._find(target)]
+        if target.version is None and target.label is None:
+            servables = list(self.manager.models[target.name].versions.values())
+        return [
+            servable.recorder.statistics(servable.source.name, servable.source.version)
+            for servable in servables
+        ]
+
+    def status(self, target: Target) -> list[VersionStatus]:
+        """The state of a model's versions, the newest first; of one, if the target has one.
 
         Raises:
             ModelNotFoundError: the repository has no such model or version.
         """
-        states = [VersionStatus(number, "") for number in self._servables.get(name, ())]
-        states += [
-            VersionStatus(refusal.version, refusal.reason)
-            for refusal in self._refusals
-            if refusal.name == name and refusal.version is not None
-        ]
-        if version is not None:
-            found = [state for state in states if state.version == version]
-            if states and not found:
-                known = ", ".join(str(number) for number in sorted(s.version for s in states))
-                raise ModelNotFoundError(
-                    f"Could not find version {version} of model {name}; it has {known}"
-                )
-            states = found
+        name = target.name
+        version = self._labelled(target) if target.label is not None else target.version
+        states = self.manager.states(name)
         if not states:
             raise ModelNotFoundError(
-                f"Could not find any versions of model {name}; {self._known()}"
+                f"Could not find any versions of model {name}; {self._known(name)}"
             )
-        return sorted(states, key=lambda state: -state.version)
+        if version is None:
+            return states
+        found = [state for state in states if state.version == version]
+        if not found:
+            known = ", ".join(str(state.version) for state in states[::-1])
+            raise ModelNotFoundError(
+                f"Could not find version {version} of model {name}; it has {known}"
+            )
+        return found
 
-    def metadata(self, name: str, version: int | None = None) -> ModelVersion:
-        """All that is known of a version, by default of the highest that answers.
+    def metadata(self, target: Target) -> ModelVersion:
+        """All that is known of a version.
 
         Raises:
-            ModelNotFoundError: the repository has no such model or version.
-            ModelUnavailableError: it was refused.
+            ModelNotFoundError: the repository has no such model, version or label.
+            ModelUnavailableError: it was refused, or is not loaded.
         """
-        return self._find(name, version).source
+        return self._find(target).source
 
-    def predict(
-        self, name: str, inputs: Mapping[str, NDArray[Any]], version: int | None = None
-    ) -> dict[str, NDArray[np.float32]]:
+    async def predict(
+        self,
+        target: Target,
+        inputs: Mapping[str, NDArray[Any]],
+        *,
+        outputs: Sequence[str] = (),
+        deadline: float | None = None,
+        priority: int = 0,
+    ) -> Prediction:
         """Runs the graph: `{"images": integers 0 to 255 [N, H, W, C]}` to its named outputs.
 
-        Raises:
-            ModelNotFoundError: the repository has no such model or version.
-            ModelUnavailableError: it was refused.
-            InvalidInputError: a name, a type, a shape or a value is not what the graph takes.
-        """
-        servable = self._find(name, version)
-        return servable.engine.run(_check_images(servable.source.manifest, inputs))
+        Args:
+            target: which version.
+            inputs: the graph's one input.
+            outputs: the names of those wanted; all, if empty.
+            deadline: `time.monotonic()` after which no answer is wanted.
+            priority: from 1, the first of those that wait; 0, for none, is the last.
 
-    def classify_images(
-        self, name: str, contents: Sequence[bytes], top_k: int = 5, version: int | None = None
+        Raises:
+            ModelNotFoundError, ModelUnavailableError: as for `metadata`.
+            InvalidInputError: a name, a type, a shape or a value is not what the graph takes.
+            QueueFullError: too many wait.
+            DeadlineExceededError: the deadline has passed.
+        """
+        servable = self._find(target)
+        images = check_images(servable.source.manifest, inputs)
+        check_outputs(servable.source.manifest, outputs)
+        return await self._answer(target, servable, images, (), outputs, deadline, priority)
+
+    async def predict_bytes(
+        self,
+        target: Target,
+        contents: Sequence[bytes],
+        *,
+        outputs: Sequence[str] = (),
+        deadline: float | None = None,
+        priority: int = 0,
+    ) -> Prediction:
+        """Decodes images, preprocesses them as `model.json` says, and runs the graph.
+
+        Raises:
+            UnsupportedImageError, DamagedImageError, ImageTooLargeError: an image cannot be
+                taken; with several, the message begins with its number.
+            As for `predict`.
+        """
+        servable = self._find(target)
+        if not contents:
+            raise InvalidInputError("there is no image to classify")
+        check_outputs(servable.source.manifest, outputs)
+        return await self._answer(target, servable, None, contents, outputs, deadline, priority)
+
+    async def classify_images(
+        self,
+        target: Target,
+        contents: Sequence[bytes],
+        top_k: int = 5,
+        *,
+        deadline: float | None = None,
     ) -> list[list[ScoredLabel]]:
         """The `top_k` likeliest labels of each encoded image, the likeliest first.
 
         Raises:
-            ModelNotFoundError: the repository has no such model or version.
-            ModelUnavailableError: it was refused.
             InvalidInputError: `top_k` is below 1, or there is no image.
-            UnsupportedImageError, DamagedImageError, ImageTooLargeError: an image cannot be
-                taken; with several, the message begins with its number.
+            As for `predict_bytes`.
         """
-        servable = self._find(name, version)
         if top_k < 1:
             raise InvalidInputError(f"top_k must be at least 1, not {top_k}")
-        if not contents:
-            raise InvalidInputError("there is no image to classify")
-        images = np.stack(list(self._read_images(contents, servable.source.manifest)))
-        labels = servable.source.labels
-        return [
-            [ScoredLabel(labels[i], float(row[i])) for i in np.argsort(-row, kind="stable")[:top_k]]
-            for row in servable.engine.run(images)["probabilities"]
-        ]
+        prediction = await self.predict_bytes(
+            target, contents, outputs=("probabilities",), deadline=deadline
+        )
+        return best_labels(prediction, top_k)
 
-    def _read_images(
-        self, contents: Sequence[bytes], manifest: Manifest
-    ) -> Iterator[NDArray[np.uint8]]:
-        for number, content in enumerate(contents, start=1):
-            try:
-                yield read_image(content, manifest.preprocessing, self._max_pixels)
-            except ServeError as error:
-                if len(contents) == 1:
-                    raise
-                raise type(error)(f"image {number} of {len(contents)}: {error}") from error
+    async def _answer(
+        self,
+        target: Target,
+        servable: Servable,
+        images: NDArray[np.uint8] | None,
+        contents: Sequence[bytes],
+        outputs: Sequence[str],
+        deadline: float | None,
+        priority: int,
+    ) -> Prediction:
+        job = Job(images, contents, outputs, deadline, priority)
+        recorder = servable.recorder
+        try:
+            while True:
+                try:
+                    answer = await servable.batcher.answer(job)
+                    break
+                except ClosedError:  # it was retired since it was found
+                    servable = self._find(target)
+                    recorder = servable.recorder
+        except asyncio.CancelledError:
+            job.future.cancel()
+            recorder.failed("CANCELLED", time.monotonic() - job.queued)
+            raise
+        except Exception as error:
+            recorder.failed(code_name(error), time.monotonic() - job.queued)
+            raise
+        recorder.answered(
+            time.monotonic() - job.queued, answer.queue, answer.decode, answer.compute
+        )
+        timing = Timing(answer.queue, answer.decode, answer.compute)
+        return Prediction(servable.source, answer.outputs, timing)
 
-    def _find(self, name: str, version: int | None) -> Servable:
-        versions = self._servables.get(name, {})
-        if version is None and versions:
-            return versions[max(versions)]
-        if version in versions:
-            return versions[version]
-        for refusal in self._refusals:
-            known = refusal.name == name and refusal.version is not None
-            if known and version in (None, refusal.version):
-                raise ModelUnavailableError(str(refusal))
-        if not versions:
+    def _find(self, target: Target) -> Servable:
+        model = self.manager.models.get(target.name)
+        if model is not None:
+            if target.version is None and target.label is None:
+                return model.newest
+            version = self._labelled(target) if target.version is None else target.version
+            if version in model.versions:
+                return model.versions[version]
+        self._explain(target)
+
+    def _labelled(self, target: Target) -> int:
+        model = self.manager.models.get(target.name)
+        labels = {} if model is None else model.labels
+        if target.label is None or target.label not in labels:
+            known = f"; it has {', '.join(labels)}" if labels else ""
+            raise InvalidInputError(
+                f"Unrecognized servable version label: {target.label} of {target.name}{known}"
+            )
+        return labels[target.label]
+
+    def _explain(self, target: Target) -> NoReturn:
+        """Says why nothing answers."""
+        name, version = target.name, target.version
+        states = {state.version: state for state in self.manager.states(name)}
+        served = self.manager.models.get(name)
+        if version is None and served is None:
+            refused = next((s for s in states.values() if s.message), None)
+        else:
+            refused = states.get(version or 0)
+        if refused is not None and refused.message:
+            raise ModelUnavailableError(f"{name}/{refused.version} refused: {refused.message}")
+        if refused is not None and refused.state != State.AVAILABLE:
+            raise ModelUnavailableError(
+                f"{name}/{refused.version} does not answer: it is {refused.state}"
+            )
+        if served is None and self.manager.reason(name):
+            raise ModelUnavailableError(f"{name} does not answer: {self.manager.reason(name)}")
+        if served is None:
             raise ModelNotFoundError(
-                f"Servable not found for request: Latest({name}); {self._known()}"
+                f"Servable not found for request: Latest({name}); {self._known(name)}"
             )
         raise ModelNotFoundError(
             f"Servable not found for request: Specific({name}, {version}); it has "
-            + ", ".join(map(str, versions))
+            + ", ".join(map(str, served.versions))
         )
 
-    def _known(self) -> str:
-        return f"here are {', '.join(self._servables)}"
-
-
-def _summary(name: str, versions: Mapping[int, Servable]) -> ModelSummary:
-    newest = versions[max(versions)].source
-    return ModelSummary(
-        name, tuple(versions), newest.manifest.input, newest.manifest.outputs, newest.labels
-    )
-
-
-def _check_images(manifest: Manifest, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.uint8]:
-    expected = manifest.input
-    wanted = f"{expected.name} takes integers from 0 to 255 of shape {shape_text(expected)}"
-    if set(inputs) != {expected.name}:
-        given = ", ".join(sorted(inputs)) or "nothing"
-        raise InvalidInputError(f"the input must be {expected.name} alone, not {given}; {wanted}")
-    images = inputs[expected.name]
-    if images.shape[1:] != expected.shape[1:] or images.ndim != len(expected.shape):
-        hint = "; put one image in a list" if images.shape == expected.shape[1:] else ""
-        raise InvalidInputError(f"{wanted}, not of shape {list(images.shape)}{hint}")
-    if not len(images):
-        raise InvalidInputError(f"{wanted}, and N must be at least 1")
-    if images.dtype == np.uint8:
-        return images
-    if images.dtype.kind == "f":
-        fractions = images[images != np.round(images)]
-        example = fractions[0] if len(fractions) else images.flat[0]
-        raise InvalidInputError(f"{wanted}, not {example}; the graph itself normalises them")
-    if images.dtype.kind not in "iu":
-        texts = [str(value) for value in images.flat]
-        example = next((text for text in texts if not text.isdigit() or len(text) > 3), texts[0])
-        raise InvalidInputError(f"{wanted}, not {example!r:.40}")
-    for extreme in (images.min(), images.max()):
-        if not 0 <= extreme <= 255:
-            raise InvalidInputError(f"{wanted}, not {extreme}")
-    return images.astype(np.uint8)
-
-
-def shape_text(tensor: Tensor) -> str:
-    """The shape as people write it: `[N, 32, 32, 1]`."""
-    return f"[{', '.join('N' if size is None else str(size) for size in tensor.shape)}]"
+    def _known(self, name: str) -> str:
+        reason = self.manager.reason(name)
+        return reason or f"here are {', '.join(self.manager.models) or 'none'}"

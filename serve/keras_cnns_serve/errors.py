@@ -18,15 +18,52 @@ class ModelNotFoundError(ServeError):
 
 
 class ModelUnavailableError(ServeError):
-    """The model or version exists in the repository, and was refused."""
+    """The model or version exists in the repository, and was refused or is not loaded."""
 
 
 class InvalidInputError(ServeError):
     """The request's values, shapes, names or form are wrong."""
 
 
+class SignatureError(InvalidInputError):
+    """The request names a signature that the model does not have, or that takes something else."""
+
+
+class ConfigError(InvalidInputError):
+    """The configuration of models is wrong: its form, a name, a policy or a label."""
+
+
+class ForbiddenError(ServeError):
+    """The request is for an administrator, and this server takes none from here."""
+
+
+class UnimplementedError(ServeError):
+    """The protocol has such a request, and this server does not answer it."""
+
+
+class DeadlineExceededError(ServeError):
+    """The request's time was over before its answer was there."""
+
+
+class QueueFullError(ServeError):
+    """More requests wait than this server lets wait.
+
+    Args:
+        message: what is full, and how full.
+        retry_after: seconds after which another try is worth while.
+    """
+
+    def __init__(self, message: str, retry_after: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
 class InputTooLargeError(ServeError):
     """The request is larger than this server takes."""
+
+
+class UnsupportedEncodingError(ServeError):
+    """The body is packed in a way that this server does not unpack."""
 
 
 class UnsupportedImageError(ServeError):
@@ -39,3 +76,24 @@ class DamagedImageError(ServeError):
 
 class ImageTooLargeError(InputTooLargeError):
     """The image has more pixels than this server decodes."""
+
+
+# What each is in google.rpc.Code, the terms in which TensorFlow Serving and gRPC count errors.
+CODES: dict[type[Exception], str] = {
+    InvalidInputError: "INVALID_ARGUMENT",
+    UnsupportedEncodingError: "INVALID_ARGUMENT",
+    UnsupportedImageError: "INVALID_ARGUMENT",
+    DamagedImageError: "INVALID_ARGUMENT",
+    InputTooLargeError: "INVALID_ARGUMENT",
+    ForbiddenError: "PERMISSION_DENIED",
+    ModelNotFoundError: "NOT_FOUND",
+    ModelUnavailableError: "UNAVAILABLE",
+    QueueFullError: "RESOURCE_EXHAUSTED",
+    UnimplementedError: "UNIMPLEMENTED",
+    DeadlineExceededError: "DEADLINE_EXCEEDED",
+}
+
+
+def code_name(error: Exception) -> str:
+    """The error's google.rpc.Code, by its name."""
+    return next((CODES[kind] for kind in type(error).__mro__ if kind in CODES), "INTERNAL")

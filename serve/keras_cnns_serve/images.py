@@ -9,6 +9,7 @@ import warnings
 from io import BytesIO
 
 import numpy as np
+import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
@@ -20,6 +21,10 @@ SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF")  # of these format
 MAX_PIXELS = 50_000_000  # the largest camera phones' photographs; 150 MB as RGB
 PILLOW_MAX_PIXELS = 178_956_970  # Pillow itself refuses more
 INTERPOLATIONS = {"bilinear": Image.Resampling.BILINEAR}  # Pillow's are always antialiased
+
+# What may turn an image is read by Pillow alone: orientation stands in EXIF, or in XMP.
+TURNING = (b"Exif\0\0", b"tiff:Orientation")
+PLAIN_JPEG = {"YCbCr": "RGB", "Gray": "GRAY"}  # colours in the file -> decoded to
 
 # Pillow warns of odd metadata, such as EXIF cut short, in photographs that it reads well; those
 # are common (ImageNet has some), and a server's log is not where their owner looks.
@@ -44,6 +49,9 @@ def read_image(
     """
     if not content:
         raise UnsupportedImageError("there is no image: 0 bytes were given")
+    plain = _plain_jpeg(content, max_pixels)
+    if plain is not None:
+        return _finish(plain, preprocessing)
     try:
         image = Image.open(BytesIO(content), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -69,6 +77,34 @@ def read_image(
                 f"the {image.format} image is damaged or cut short: {error}"
             ) from error
     return np.asarray(pixels).reshape(*preprocessing.crop, preprocessing.channels)
+
+
+def _plain_jpeg(content: bytes, max_pixels: int) -> NDArray[np.uint8] | None:
+    """A JPEG that needs no turning, [H, W, 1 or 3]; None for what Pillow must read or refuse.
+
+    libjpeg-turbo by itself, with the settings and so the pixels of Pillow, in a third of the time
+    for small images.
+    """
+    if not content.startswith(SIGNATURES[0]) or any(mark in content for mark in TURNING):
+        return None
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
+        if colours not in PLAIN_JPEG or width * height > max_pixels:
+            return None
+        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(content, PLAIN_JPEG[colours])
+    except ValueError:  # damaged: Pillow says how
+        return None
+    return pixels
+
+
+def _finish(pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    height, width, channels = pixels.shape
+    fits = min(height, width) == preprocessing.resize_shorter
+    if fits and (height, width, channels) == (*preprocessing.crop, preprocessing.channels):
+        return pixels
+    image = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
+    image = _resize_and_crop(_convert(image, preprocessing.channels), preprocessing)
+    return np.asarray(image).reshape(*preprocessing.crop, preprocessing.channels)
 
 
 def _upright(image: Image.Image) -> Image.Image:

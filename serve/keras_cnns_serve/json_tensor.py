@@ -3,9 +3,10 @@
 Row:      {"instances": [image, ...]}      -> {"predictions": [row, ...]}
 Columnar: {"inputs": {"images": images}}   -> {"outputs": {"name": values, ...}}
 
-One input or output needs no name; several are objects keyed by name.
+One input or output needs no name; several are objects keyed by name. Bytes are `{"b64": "..."}`.
 """
 
+import base64
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,18 +17,30 @@ import orjson
 from numpy.typing import NDArray
 
 from .errors import InvalidInputError
+from .manifest import Manifest
+from .signatures import BYTES, IMAGE_FEATURE, Signature, find_signature
 
 JSON_TYPES = {str: "a string", bool: "true or false", dict: "an object", type(None): "null"}
 MAX_DEPTH = 8  # of lists
-SIGNATURE = "serving_default"
+
+Form = Literal["row", "columnar"]
 
 
 @dataclass(frozen=True)
 class PredictRequest:
-    """The tensors of a predict request, and the form that its answer must have."""
+    """What a predict request brings, and the form that its answer must have."""
 
-    inputs: dict[str, NDArray[Any]]
-    form: Literal["row", "columnar"]
+    inputs: dict[str, NDArray[Any]]  # tensors; empty if encoded images come
+    contents: list[bytes]  # encoded images
+    form: Form
+
+
+@dataclass(frozen=True)
+class ExamplesRequest:
+    """What a classify or regress request brings."""
+
+    signature_name: str
+    contents: list[bytes]  # encoded images
 
 
 def loads(body: bytes) -> Any:
@@ -57,36 +70,64 @@ def dumps(value: Any) -> bytes:
     return json.dumps(value, default=lambda array: array.tolist(), separators=(",", ":")).encode()
 
 
-def parse_predict_request(body: bytes, input_name: str) -> PredictRequest:
-    """Reads the body of a predict request for a graph with one input.
+def parse_predict_request(body: bytes, manifest: Manifest) -> PredictRequest:
+    """Reads the body of a predict request.
 
     Raises:
-        InvalidInputError: it is not JSON, names a signature that does not exist, has not exactly
-            one of `instances` and `inputs`, or a list in it is ragged.
+        InvalidInputError: it is not JSON, has not exactly one of `instances` and `inputs`, a list
+            in it is ragged, or its base64 is none.
+        SignatureError: it names a signature that does not exist.
     """
-    document = loads(body)
-    if not isinstance(document, dict):
-        raise InvalidInputError('the body must be a JSON object, such as {"instances": [...]}')
-    signature = document.get("signature_name", "")
-    if signature not in ("", SIGNATURE):
-        raise InvalidInputError(f"signature_name must be {SIGNATURE!r}, not {signature!r:.80}")
+    document = _document(body)
+    signature = find_signature(manifest, _signature_name(document))
     if "instances" in document and "inputs" in document:
         raise InvalidInputError("give either 'instances' or 'inputs', not both")
     if "instances" in document:
-        return PredictRequest(_from_rows(document["instances"], input_name), "row")
-    if "inputs" in document:
-        columns = document["inputs"]
-        if not isinstance(columns, dict):
-            columns = {input_name: columns}
-        inputs = {name: _array(value, name) for name, value in columns.items()}
-        return PredictRequest(inputs, "columnar")
-    raise InvalidInputError("Missing 'inputs' or 'instances' key")
+        form: Form = "row"
+        values = _rows(document["instances"], signature)
+    elif "inputs" in document:
+        form = "columnar"
+        values = _columns(document["inputs"], signature)
+    else:
+        raise InvalidInputError("Missing 'inputs' or 'instances' key")
+    if not signature.encoded:
+        inputs = {name: _array(value, name) for name, value in values.items()}
+        return PredictRequest(inputs, [], form)
+    (content,) = values.values()
+    return PredictRequest({}, _contents(content, signature.inputs[0].name), form)
 
 
-def format_predictions(
-    outputs: Mapping[str, NDArray[Any]], form: Literal["row", "columnar"]
-) -> bytes:
+def parse_examples_request(body: bytes) -> ExamplesRequest:
+    """Reads the body of a classify or regress request: a list of tf.Examples as objects.
+
+    Raises:
+        InvalidInputError: it is not JSON, or an example has no encoded image.
+    """
+    document = _document(body)
+    examples = document.get("examples")
+    if not isinstance(examples, list) or not examples:
+        raise InvalidInputError("'examples' must be a list of at least one object")
+    context = document.get("context", {})
+    if not isinstance(context, dict):
+        raise InvalidInputError("'context' must be an object")
+    contents = []
+    for number, example in enumerate(examples):
+        if not isinstance(example, dict):
+            raise InvalidInputError(f"examples[{number}] must be an object of features")
+        feature = (context | example).get(IMAGE_FEATURE)
+        if isinstance(feature, list) and len(feature) == 1:
+            (feature,) = feature
+        if feature is None:
+            raise InvalidInputError(
+                f"examples[{number}] has not the feature {IMAGE_FEATURE!r}, an encoded image"
+            )
+        contents += _contents([feature], IMAGE_FEATURE)
+    return ExamplesRequest(_signature_name(document), contents)
+
+
+def format_predictions(outputs: Mapping[str, NDArray[Any]], form: Form) -> bytes:
     """Writes the answer to a predict request in the request's own form."""
+    outputs = {name: _texts(name, value) for name, value in outputs.items()}
     if len(outputs) == 1:
         values: Any = next(iter(outputs.values()))
     elif form == "columnar":
@@ -97,20 +138,91 @@ def format_predictions(
     return dumps({"predictions" if form == "row" else "outputs": values})
 
 
-def _from_rows(rows: Any, input_name: str) -> dict[str, NDArray[Any]]:
+def _document(body: bytes) -> dict[str, Any]:
+    document = loads(body)
+    if not isinstance(document, dict):
+        raise InvalidInputError('the body must be a JSON object, such as {"instances": [...]}')
+    return document
+
+
+def _signature_name(document: dict[str, Any]) -> str:
+    name = document.get("signature_name", "")
+    if not isinstance(name, str):
+        raise InvalidInputError(f"'signature_name' key must be a string value, not {name!r:.80}")
+    return name
+
+
+def _rows(rows: Any, signature: Signature) -> dict[str, Any]:
+    """The row form, turned into columns."""
+    name = signature.inputs[0].name
     if not isinstance(rows, list) or not rows:
         raise InvalidInputError("'instances' must be a list of at least one image")
-    named = [isinstance(row, dict) for row in rows]
+    named = [isinstance(row, dict) and not (signature.encoded and _is_base64(row)) for row in rows]
     if not any(named):
-        return {input_name: _array(rows, input_name)}
+        return {name: rows}
     for number, row in enumerate(rows):
-        if not isinstance(row, dict) or set(row) != {input_name}:
+        if not isinstance(row, dict) or set(row) != {name}:
             given = f"the keys {sorted(row)}" if isinstance(row, dict) else "no object"
             raise InvalidInputError(
-                f"instances[{number}] is {given:.200}; each must be {{{input_name!r}: pixels}}. "
-                "An encoded image goes to :classify-image"
+                f"instances[{number}] is {given:.200}; each must be {{{name!r}: ...}}. "
+                f"An encoded image goes to :classify-image, or has the signature_name {BYTES!r}"
             )
-    return {input_name: _array([row[input_name] for row in rows], input_name)}
+    return {name: [row[name] for row in rows]}
+
+
+def _columns(columns: Any, signature: Signature) -> dict[str, Any]:
+    name = signature.inputs[0].name
+    if not isinstance(columns, dict) or (signature.encoded and _is_base64(columns)):
+        return {name: columns}
+    if signature.encoded and set(columns) != {name}:
+        raise InvalidInputError(f"the input must be {name} alone, not {', '.join(columns):.200}")
+    return columns
+
+
+def _is_base64(value: dict[str, Any]) -> bool:
+    """Whether this is bytes: an object whose only key is `b64`."""
+    return len(value) == 1 and isinstance(value.get("b64"), str)
+
+
+def _contents(values: Any, name: str) -> list[bytes]:
+    contents = []
+    for value in values if isinstance(values, list) else [values]:
+        match value:
+            case {"b64": str(text)} if len(value) == 1:
+                try:
+                    contents.append(base64.b64decode(_padded(text), validate=True))
+                except ValueError as error:
+                    raise InvalidInputError(f"Unable to base64 decode {name}: {error}") from error
+            case str():
+                contents.append(value.encode())
+            case _:
+                kind = JSON_TYPES.get(type(value), type(value).__name__)
+                raise InvalidInputError(
+                    f'{name} takes encoded images as {{"b64": "..."}}, not {kind}'
+                )
+    return contents
+
+
+def _padded(text: str) -> str:
+    """Both alphabets, and no padding: as TensorFlow Serving reads it."""
+    text = text.replace("-", "+").replace("_", "/").rstrip("=")
+    return text + "=" * (-len(text) % 4)
+
+
+def _texts(name: str, values: NDArray[Any]) -> Any:
+    """Strings as JSON; those of an output named ..._bytes as base64."""
+    if values.dtype.kind not in "SOU":
+        return values
+
+    def text(value: Any) -> Any:
+        if isinstance(value, list):
+            return [text(each) for each in value]
+        content = value.encode() if isinstance(value, str) else bytes(value)
+        if name.endswith("_bytes"):
+            return {"b64": base64.b64encode(content).decode()}
+        return content.decode("utf-8", "replace")
+
+    return text(values.tolist())
 
 
 def _array(value: Any, name: str) -> NDArray[Any]:

@@ -1,5 +1,6 @@
 """Reads `model.json`, the contract between an exporter and a server, and trusts nothing in it."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -11,6 +12,7 @@ from .errors import VersionRefusedError
 FORMAT = 1  # the one `format` number that this reader understands
 MAX_MANIFEST_BYTES = 16 * 2**20
 MAX_SIDE = 8192  # pixels; a model.json that asks for more is taken for a mistake or an attack
+MIN_AGREEMENT = 0.99  # of a format's first class with the original's, to be taken by itself
 KINDS = {dict: "an object", list: "a list", str: "a string", int: "an integer", bool: "a boolean"}
 
 
@@ -43,6 +45,29 @@ class File:
 
 
 @dataclass(frozen=True)
+class Format:
+    """A file of the version that an engine runs."""
+
+    name: str
+    path: str  # POSIX, relative to the version's directory
+    engine: str  # "onnxruntime", "openvino" or "tensorflow"
+    precision: str  # "float32", "bfloat16" or "int8"
+    milliseconds: float | None = None  # of one image, on the machine that exported it
+    proven: bool = False  # compared with the original, and accurate
+
+
+# What a format is, by its name, where its entry does not say so.
+KNOWN_FORMATS = {
+    "onnx": ("onnxruntime", "float32"),
+    "onnx_int8": ("onnxruntime", "int8"),
+    "openvino": ("openvino", "float32"),
+    "openvino_bfloat16": ("openvino", "bfloat16"),
+    "openvino_int8": ("openvino", "int8"),
+    "saved_model": ("tensorflow", "float32"),
+}
+
+
+@dataclass(frozen=True)
 class Manifest:
     """All that a server needs to know of one version of one model."""
 
@@ -50,7 +75,7 @@ class Manifest:
     outputs: tuple[Tensor, ...]  # `probabilities` [N, K] is always among them
     preprocessing: Preprocessing
     labels: str  # the path of the file that has one label a line
-    onnx: str  # the path of the ONNX file
+    formats: tuple[Format, ...]  # those that this server knows; one is named "onnx"
     files: dict[str, File]
 
     @property
@@ -102,10 +127,15 @@ def _parse(document: dict[str, Any]) -> Manifest:
         outputs=_tensors(document, "outputs"),
         preprocessing=_preprocessing(_get(document, "preprocessing", dict)),
         labels=_inside(_get(document, "labels", str), "labels"),
-        onnx=_inside(_onnx_path(_get(document, "formats", dict)), "formats.onnx.path"),
+        formats=_formats(document),
         files=files,
     )
-    for place, path in {"labels": manifest.labels, "formats.onnx.path": manifest.onnx}.items():
+    used = {"labels": manifest.labels}
+    for each in manifest.formats:
+        used[f"formats.{each.name}.path"] = each.path
+        if each.engine == "openvino":  # the weights lie beside the XML file
+            used[f"formats.{each.name}"] = str(PurePosixPath(each.path).with_suffix(".bin"))
+    for place, path in used.items():
         if path not in files:
             raise _wrong(f"{place} is {path!r}, which is not among its files")
     _check_agreement(manifest)
@@ -154,10 +184,36 @@ def _sha256(text: str) -> str:
     return text
 
 
-def _onnx_path(formats: dict[str, Any]) -> str:
-    onnx = _get(formats, "formats.onnx", dict)
-    path: str = _get(onnx, "formats.onnx.path", str)
-    return path
+def _formats(document: dict[str, Any]) -> tuple[Format, ...]:
+    """The formats that this server knows; the others are for other readers."""
+    formats = _get(document, "formats", dict)
+    _get(formats, "formats.onnx", dict)
+    parity = document.get("parity")
+    compared = parity.get("formats") if isinstance(parity, dict) else None
+    found = []
+    for name, (engine, precision) in KNOWN_FORMATS.items():
+        entry = formats.get(name)
+        if not isinstance(entry, dict):
+            continue
+        place = f"formats.{name}"
+        milliseconds = entry.get("milliseconds")
+        if milliseconds is not None and (
+            type(milliseconds) not in (int, float) or not 0 < milliseconds < math.inf
+        ):
+            raise _wrong(f"{place}.milliseconds must be positive, not {milliseconds!r:.80}")
+        for key, known in {"engine": engine, "precision": precision}.items():
+            if entry.get(key, known) != known:
+                raise _wrong(f"{place}.{key} must be {known!r}, not {entry[key]!r:.80}")
+        path = _inside(_get(entry, f"{place}.path", str), f"{place}.path")
+        figures = compared.get(name) if isinstance(compared, dict) else None
+        found.append(Format(name, path, engine, precision, milliseconds, _proven(figures)))
+    return tuple(found)
+
+
+def _proven(figures: Any) -> bool:
+    """Whether a format was compared with the original, and nearly always chose the same class."""
+    agreement = figures.get("top_1_agreement") if isinstance(figures, dict) else None
+    return isinstance(agreement, int | float) and agreement >= MIN_AGREEMENT
 
 
 def _tensors(document: dict[str, Any], place: str) -> tuple[Tensor, ...]:

@@ -1,8 +1,9 @@
-"""Finds the models and versions of a model repository, and lets in only what is whole.
+"""Finds the models and versions of a model repository, and reads only what is whole.
 
 <repository>/<model>/<version>/model.json, model.onnx, labels.txt, ...
 """
 
+import contextlib
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,32 +26,15 @@ class ModelVersion:
 
 
 @dataclass(frozen=True)
-class Refusal:
-    """Why a version, or a whole model (`version` is None), is not served."""
+class ModelDirectory:
+    """What lies in the directory of one model."""
 
-    name: str
-    version: int | None
-    reason: str
-
-    def __str__(self) -> str:
-        """One line for a log: `digits/2 refused: ...`."""
-        place = self.name if self.version is None else f"{self.name}/{self.version}"
-        return f"{place} refused: {self.reason}"
+    versions: dict[int, Path]  # ascending
+    problem: str  # why a part of it, or all, cannot be served; mostly empty
 
 
-@dataclass(frozen=True)
-class Repository:
-    """What a directory holds: the good versions, and the others with their reasons."""
-
-    root: Path
-    versions: tuple[ModelVersion, ...]  # by name, then by version, ascending
-    refusals: tuple[Refusal, ...]
-
-
-def open_repository(root: Path) -> Repository:
-    """Reads a directory of models, or the directory of one model.
-
-    Every file of every version is read, once, to compare it with its checksum.
+def find_models(root: Path) -> dict[str, Path]:
+    """The models of a repository, by name; or the one model whose directory this is.
 
     Raises:
         RepositoryError: the directory is missing, unreadable, or is a single version.
@@ -69,13 +53,53 @@ def open_repository(root: Path) -> Repository:
             )
         single = any((version / "model.json").exists() for version in _versions(root))
         models = [root.resolve()] if single else _subdirectories(root)
-        versions: list[ModelVersion] = []
-        refusals: list[Refusal] = []
-        for model in models:
-            _read_model(model, versions, refusals)
     except PermissionError as error:
         raise RepositoryError(f"{error.filename} cannot be read: {error.strerror}") from error
-    return Repository(root, tuple(versions), tuple(refusals))
+    return {model.name: model for model in models}
+
+
+def find_versions(name: str, directory: Path) -> ModelDirectory:
+    """The versions in a model's directory, read or not.
+
+    Raises:
+        OSError: it is missing or unreadable.
+    """
+    if ":" in name:
+        return ModelDirectory({}, "a colon in its name ends the name in a URL")
+    versions, problem = {}, ""
+    for path in _versions(directory):
+        # Compared by digits: int() itself refuses numbers of thousands of digits.
+        if len(path.name) > 19 or int(path.name) > MAX_VERSION:
+            problem = f"the version {path.name[:30]} is larger than {MAX_VERSION}"
+        else:
+            versions[int(path.name)] = path
+    if not versions and not problem:
+        problem = f"it has no version, such as {name}/1/model.json"
+    return ModelDirectory(versions, problem)
+
+
+def read_version(name: str, version: int, directory: Path) -> ModelVersion:
+    """Reads a version, and every file of it once, to compare it with its checksum.
+
+    Raises:
+        VersionRefusedError: it is not what was published, or cannot be read.
+    """
+    try:
+        return _read_version(name, version, directory)
+    except OSError as error:
+        raise VersionRefusedError(
+            f"{error.filename or directory} cannot be read: {error.strerror}"
+        ) from error
+
+
+def fingerprint(directory: Path) -> frozenset[tuple[str, int, int]]:
+    """The names, sizes and times of a version's files: another one says that they changed."""
+    found = set()
+    for path in directory.rglob("*"):
+        with contextlib.suppress(OSError):
+            state = path.lstat()
+            found.add((str(path), state.st_size, state.st_mtime_ns))
+    return frozenset(found)
 
 
 def _subdirectories(directory: Path) -> list[Path]:
@@ -93,30 +117,6 @@ def _versions(model: Path) -> list[Path]:
         if path.name.isascii() and path.name.isdigit() and path.name[0] != "0"
     ]
     return sorted(found, key=lambda path: (len(path.name), path.name))
-
-
-def _read_model(model: Path, versions: list[ModelVersion], refusals: list[Refusal]) -> None:
-    if ":" in model.name:
-        refusals.append(Refusal(model.name, None, "a colon in its name ends the name in a URL"))
-        return
-    directories = _versions(model)
-    if not directories:
-        reason = f"it has no version, such as {model.name}/1/model.json"
-        refusals.append(Refusal(model.name, None, reason))
-    for directory in directories:
-        # Compared by digits: int() itself refuses numbers of thousands of digits.
-        if len(directory.name) > 19 or int(directory.name) > MAX_VERSION:
-            reason = f"the version {directory.name[:30]} is larger than {MAX_VERSION}"
-            refusals.append(Refusal(model.name, None, reason))
-            continue
-        version = int(directory.name)
-        try:
-            versions.append(_read_version(model.name, version, directory))
-        except VersionRefusedError as refused:
-            refusals.append(Refusal(model.name, version, str(refused)))
-        except OSError as error:
-            reason = f"{error.filename or directory} cannot be read: {error.strerror}"
-            refusals.append(Refusal(model.name, version, reason))
 
 
 def _read_version(name: str, version: int, directory: Path) -> ModelVersion:

@@ -1,256 +1,176 @@
-"""TensorFlow Serving's REST protocol, and images as bodies. It translates; `dataplane` answers."""
+"""TensorFlow Serving's REST protocol, version 1. It translates; `dataplane` answers."""
 
 import asyncio
-import contextlib
 import re
-from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
-from urllib.parse import quote
+from collections.abc import Callable
+from typing import Any
 
-import numpy as np
-import orjson
-from starlette.applications import Starlette
-from starlette.convertors import StringConvertor, register_url_convertor
-from starlette.datastructures import UploadFile
-from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request as StarletteRequest
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from . import errors
-from .dataplane import Dataplane, ModelSummary, ScoredLabel, VersionStatus
-from .json_tensor import SIGNATURE, dumps, format_predictions, parse_predict_request
+from .asgi import FastRoute, Reply, Request
+from .dataplane import Dataplane, ModelSummary, Target, Timing, VersionStatus
+from .http_errors import failed, json_response
+from .json_tensor import (
+    dumps,
+    format_predictions,
+    parse_examples_request,
+    parse_predict_request,
+)
 from .manifest import Tensor
 from .repository import ModelVersion
+from .signatures import (
+    CLASSIFY_METHOD,
+    REGRESS_METHOD,
+    TENSORFLOW_TYPES,
+    examples_output,
+    signatures,
+)
 
-MAX_BODY_BYTES = 32 * 2**20
-DRAIN_SECONDS = 2  # for the rest of a body that is too long
-MAX_FILES = 64  # images in one form
-STATUS_CODES: dict[type[errors.ServeError], int] = {
-    errors.InvalidInputError: 400,
-    errors.DamagedImageError: 400,
-    errors.ModelNotFoundError: 404,
-    errors.InputTooLargeError: 413,
-    errors.ImageTooLargeError: 413,
-    errors.UnsupportedImageError: 415,
-    errors.ModelUnavailableError: 503,
-}
-DTYPES = {"uint8": "DT_UINT8", "float32": "DT_FLOAT"}  # TensorFlow's names
-
-Result = TypeVar("Result")
-
-
-class ModelNameConvertor(StringConvertor):
-    """A model's name in a path ends at a slash, or at the colon before a verb."""
-
-    regex = "[^/:]+"
-
-
-register_url_convertor("model", ModelNameConvertor())
+# TensorFlow Serving ignores the case of these paths.
+TARGET = r"/v1/models/(?P<model>[^/:]+)(?:/versions/(?P<version>[^/:]+)|/labels/(?P<label>[^/:]+))?"
+IN_THREAD = 100_000  # bytes; JSON of this length takes longer to parse than a thread to wake
 
 
 class Rest:
-    """The endpoints. Parsing, decoding and inference run in threads, never on the event loop.
+    """The endpoints of version 1.
 
     Args:
         dataplane: what answers.
-        workers: how many requests are worked on at a time; the others wait.
+        timeout: seconds that a request may take, if it does not say.
     """
 
-    def __init__(self, dataplane: Dataplane, workers: int) -> None:
+    def __init__(self, dataplane: Dataplane, timeout: float | None = None) -> None:
         self._dataplane = dataplane
-        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="predict")
+        self._timeout = timeout
+
+    def fast_routes(self) -> list[FastRoute]:
+        """What is asked most."""
+        verbs = {"predict": self.predict, "classify": self.classify, "regress": self.regress}
+        return [
+            FastRoute("POST", re.compile(f"{TARGET}:{verb}", re.IGNORECASE), endpoint, failed)
+            for verb, endpoint in verbs.items()
+        ]
 
     def routes(self) -> list[Route]:
-        """Every path that is served."""
+        """The rest."""
         model = "/v1/models/{model:model}"
-        version = model + "/versions/{version}"
-        get, post = ["GET"], ["POST"]
         return [
-            Route("/", self.home, methods=get),
-            Route("/healthz", self.health, methods=get),
-            Route("/v1/models", self.models, methods=get),
+            Route("/v1/models", self.models, methods=["GET"]),
             *(
-                Route(base + path, endpoint, methods=methods)
-                for base in (model, version)
-                for path, methods, endpoint in [
-                    (":predict", post, self.predict),
-                    (":classify-image", post, self.classify_image),
-                    ("/metadata", get, self.metadata),
-                    ("", get, self.status),
-                ]
+                Route(base + path, endpoint, methods=["GET"])
+                for base in (
+                    model,
+                    f"{model}/versions/{{version:model}}",
+                    f"{model}/labels/{{label:model}}",
+                )
+                for path, endpoint in [("/metadata", self.metadata), ("", self.status)]
             ),
         ]
 
-    async def home(self, request: Request) -> Response:
-        """GET /: what is served, with a command to try for each model."""
-        base = str(request.base_url) + "v1/models/"
-        models = [
-            {
-                "name": model.name,
-                "classify": f"curl --data-binary @image.png {base}{path}:classify-image",
-                "status": base + path,
-                "metadata": f"{base}{path}/metadata",
-            }
-            for model in self._dataplane.models()
-            for path in [quote(model.name)]
-        ]
-        return _json(
-            orjson.dumps(
-                {"server": "keras-cnns-serve", "models": models},
-                option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE,
-            )
+    async def models(self, request: StarletteRequest) -> Response:
+        """GET /v1/models: the models that answer."""
+        models = [_summary(model) for model in self._dataplane.models()]
+        return json_response(dumps({"models": models}))
+
+    async def status(self, request: StarletteRequest) -> Response:
+        """GET .../{m}[/versions/{v}|/labels/{l}]: TensorFlow Serving's model_version_status."""
+        states = self._dataplane.status(target_of(request.path_params))
+        return json_response(dumps({"model_version_status": [_status(s) for s in states]}))
+
+    async def metadata(self, request: StarletteRequest) -> Response:
+        """GET .../metadata: TensorFlow Serving's signature_def."""
+        source = self._dataplane.metadata(target_of(request.path_params))
+        return json_response(dumps(_metadata(source)))
+
+    async def predict(self, request: Request) -> Reply:
+        """POST ...:predict: pixels or encoded images as JSON in, the named outputs as JSON out."""
+        target = target_of(request.path.groupdict())
+        manifest = self._dataplane.metadata(target).manifest  # before the body, which may be long
+        deadline = deadline_of(request, self._timeout)
+        body = await request.body()
+        parsed = await _parsed(parse_predict_request, body, manifest)
+        async with request.watched():
+            if parsed.contents:
+                prediction = await self._dataplane.predict_bytes(
+                    target, parsed.contents, deadline=deadline
+                )
+            else:
+                prediction = await self._dataplane.predict(target, parsed.inputs, deadline=deadline)
+        return Reply(
+            format_predictions(prediction.outputs, parsed.form),
+            headers=[server_timing(prediction.timing)],
         )
 
-    async def health(self, request: Request) -> Response:
-        """GET /healthz: 200 while the process answers."""
-        return _json(dumps({"status": "ok"}))
+    async def classify(self, request: Request) -> Reply:
+        """POST ...:classify: tf.Examples in, every label with its score out."""
+        return await self._examples(request, CLASSIFY_METHOD)
 
-    async def models(self, request: Request) -> Response:
-        """GET /v1/models: the models that answer."""
-        return _json(dumps({"models": [_summary(model) for model in self._dataplane.models()]}))
+    async def regress(self, request: Request) -> Reply:
+        """POST ...:regress: tf.Examples in, one number for each out."""
+        return await self._examples(request, REGRESS_METHOD)
 
-    async def status(self, request: Request) -> Response:
-        """GET /v1/models/{m}[/versions/{v}]: TensorFlow Serving's model_version_status."""
-        states = self._dataplane.status(*_target(request))
-        return _json(dumps({"model_version_status": [_status(state) for state in states]}))
-
-    async def metadata(self, request: Request) -> Response:
-        """GET .../metadata: TensorFlow Serving's signature_def."""
-        return _json(dumps(_metadata(self._dataplane.metadata(*_target(request)))))
-
-    async def predict(self, request: Request) -> Response:
-        """POST ...:predict: pixels as JSON in, the named outputs as JSON out."""
-        name, version = _target(request)
-        source = self._dataplane.metadata(name, version)
-        body = await request.body()
-
-        def answer() -> bytes:
-            parsed = parse_predict_request(body, source.manifest.input.name)
-            outputs = self._dataplane.predict(name, parsed.inputs, source.version)
-            return format_predictions(outputs, parsed.form)
-
-        return _json(await self._in_thread(answer))
-
-    async def classify_image(self, request: Request) -> Response:
-        """POST ...:classify-image?top_k=5: encoded images in, labels with probabilities out."""
-        name, version = _target(request)
-        self._dataplane.metadata(name, version)  # before the body, which may be long
-        top_k = _top_k(request)
-        contents = await _images(request)
-
-        def answer() -> bytes:
-            images = self._dataplane.classify_images(name, contents, top_k, version)
-            return dumps({"predictions": [{"labels": list(map(_label, best))} for best in images]})
-
-        return _json(await self._in_thread(answer))
-
-    def _in_thread(self, work: Callable[[], Result]) -> Awaitable[Result]:
-        return asyncio.get_running_loop().run_in_executor(self._threads, work)
+    async def _examples(self, request: Request, method: str) -> Reply:
+        target = target_of(request.path.groupdict())
+        source = self._dataplane.metadata(target)
+        deadline = deadline_of(request, self._timeout)
+        parsed = await _parsed(parse_examples_request, await request.body())
+        output = examples_output(source.manifest, parsed.signature_name, method)
+        async with request.watched():
+            prediction = await self._dataplane.predict_bytes(
+                target, parsed.contents, outputs=(output,), deadline=deadline
+            )
+        values = prediction.outputs[output]
+        results: Any = values.reshape(-1)
+        if method == CLASSIFY_METHOD:
+            labels = prediction.source.labels
+            results = [list(map(list, zip(labels, row, strict=True))) for row in values]
+        return Reply(dumps({"results": results}), headers=[server_timing(prediction.timing)])
 
 
-def create_app(
-    dataplane: Dataplane, *, workers: int = 2, max_body_bytes: int = MAX_BODY_BYTES
-) -> Starlette:
-    """The ASGI application.
+def target_of(path: dict[str, Any]) -> Target:
+    """The model with its version or label, of a path's parameters.
 
-    Args:
-        dataplane: what answers.
-        workers: how many requests are worked on at a time; the others wait.
-        max_body_bytes: a longer body gets 413, at the latest when it has sent that much.
+    Raises:
+        ModelNotFoundError: the version is no number.
     """
-    return Starlette(
-        routes=Rest(dataplane, workers).routes(),
-        middleware=[Middleware(BodyLimit, max_bytes=max_body_bytes)],
-        exception_handlers={
-            **dict.fromkeys(STATUS_CODES, _serve_error),
-            HTTPException: _http_error,
-            ClientDisconnect: _disconnected,
-            Exception: _unexpected,  # Starlette raises it again, so that the server logs it
-        },
-    )
-
-
-class BodyLimit:
-    """ASGI middleware that stops reading a body once it is too long.
-
-    A declared length is refused before anything is read; chunks are counted as they come.
-    """
-
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
-        self._app = app
-        self._max_bytes = max_bytes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes the request on, its body counted."""
-        read = 0
-        declared = next((v for k, v in scope.get("headers", ()) if k == b"content-length"), b"0")
-
-        async def limited() -> Message:
-            nonlocal read
-            if int(declared) > self._max_bytes:
-                await self._drain(receive)
-                raise self._error()
-            message = await receive()
-            read += len(message.get("body", b""))
-            if read > self._max_bytes:
-                await self._drain(receive)
-                raise self._error()
-            return message
-
-        await self._app(scope, limited, send)
-
-    async def _drain(self, receive: Receive) -> None:
-        """Throw away what still comes, for a while: a client that sends cannot read the answer.
-
-        To close with bytes unread resets the connection, and the 413 is lost with it.
-        """
-        drained = 0
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(DRAIN_SECONDS):
-                more = True
-                while more and drained < self._max_bytes:
-                    message = await receive()
-                    drained += len(message.get("body", b""))
-                    more = message.get("more_body", False)
-
-    def _error(self) -> errors.InputTooLargeError:
-        return errors.InputTooLargeError(f"the body has more than {self._max_bytes:,} bytes")
-
-
-async def _images(request: Request) -> list[bytes]:
-    """The encoded images of a body: all of it, or every file of a multipart form."""
-    # Only multipart is a form: curl labels any body as x-www-form-urlencoded.
-    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
-        return [await request.body()]
-    async with request.form(max_files=MAX_FILES) as form:
-        files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
-        if not files:
-            raise errors.InvalidInputError("the form has no file; with curl: -F image=@image.png")
-        return [await file.read() for file in files]
-
-
-def _target(request: Request) -> tuple[str, int | None]:
-    """The model and, where the path has one, the version."""
-    name, version = request.path_params["model"], request.path_params.get("version")
+    version = path.get("version")
     if version is not None and not re.fullmatch("[0-9]{1,19}", version):
         raise errors.ModelNotFoundError(f"a version is an integer, not {version!r:.40}")
-    return name, None if version is None else int(version)
+    return Target(path["model"], None if version is None else int(version), path.get("label"))
 
 
-def _top_k(request: Request) -> int:
-    text = request.query_params.get("top_k", "5")
-    if not re.fullmatch("[0-9]{1,9}", text):
-        raise errors.InvalidInputError(f"top_k must be an integer from 1, not {text!r:.40}")
-    return int(text)
+def deadline_of(request: Request, timeout: float | None) -> float | None:
+    """When the request's time is over, as its header X-Request-Timeout says, or by `timeout`.
+
+    Raises:
+        InvalidInputError: the header is no number of seconds.
+    """
+    text = request.header(b"x-request-timeout")
+    if text is not None:
+        if not re.fullmatch(r"\d{1,9}(\.\d{0,9})?", text):
+            raise errors.InvalidInputError(
+                f"X-Request-Timeout must be a number of seconds, not {text!r:.40}"
+            )
+        asked = float(text)
+        timeout = asked if timeout is None else min(asked, timeout)
+    return None if timeout is None else request.arrived + timeout
 
 
-def _label(scored: ScoredLabel) -> dict[str, Any]:
-    # As float32, which is written with the same digits as in the answer to :predict.
-    return {"label": scored.label, "probability": np.float32(scored.probability)}
+def server_timing(timing: Timing) -> tuple[bytes, bytes]:
+    """The header Server-Timing: milliseconds in the queue, decoding and computing."""
+    queue, decode, compute = timing.queue * 1e3, timing.decode * 1e3, timing.compute * 1e3
+    text = f"queue;dur={queue:.3f}, decode;dur={decode:.3f}, compute;dur={compute:.3f}"
+    return b"server-timing", text.encode()
+
+
+async def _parsed(parse: Callable[..., Any], body: bytes, *arguments: Any) -> Any:
+    """Parses a body; a long one beside the event loop."""
+    if len(body) < IN_THREAD:
+        return parse(body, *arguments)
+    return await asyncio.to_thread(parse, body, *arguments)
 
 
 def _summary(model: ModelSummary) -> dict[str, Any]:
@@ -270,30 +190,30 @@ def _summary(model: ModelSummary) -> dict[str, Any]:
 def _status(state: VersionStatus) -> dict[str, Any]:
     return {
         "version": str(state.version),  # protobuf writes int64 as a string
-        "state": "END" if state.reason else "AVAILABLE",
-        "status": {
-            "error_code": "FAILED_PRECONDITION" if state.reason else "OK",
-            "error_message": state.reason,
-        },
+        "state": state.state,
+        "status": {"error_code": state.code, "error_message": state.message},
     }
 
 
 def _metadata(source: ModelVersion) -> dict[str, Any]:
-    signature = {
-        "inputs": _tensor_infos((source.manifest.input,)),
-        "outputs": _tensor_infos(source.manifest.outputs),
-        "method_name": "tensorflow/serving/predict",
+    described = {
+        name: {
+            "inputs": _tensor_infos(signature.inputs),
+            "outputs": _tensor_infos(signature.outputs),
+            "method_name": signature.method,
+        }
+        for name, signature in signatures(source.manifest).items()
     }
     return {
         "model_spec": {"name": source.name, "signature_name": "", "version": str(source.version)},
-        "metadata": {"signature_def": {"signature_def": {SIGNATURE: signature}}},
+        "metadata": {"signature_def": {"signature_def": described}},
     }
 
 
 def _tensor_infos(tensors: tuple[Tensor, ...]) -> dict[str, Any]:
     return {
         tensor.name: {
-            "dtype": DTYPES[tensor.dtype],
+            "dtype": TENSORFLOW_TYPES[tensor.dtype],
             "tensor_shape": {
                 "dim": [
                     {"size": str(-1 if size is None else size), "name": ""} for size in tensor.shape
@@ -304,36 +224,3 @@ def _tensor_infos(tensors: tuple[Tensor, ...]) -> dict[str, Any]:
         }
         for tensor in tensors
     }
-
-
-def _json(body: bytes, status: int = 200) -> Response:
-    return Response(body, status, media_type="application/json")
-
-
-def _error(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
-    response = _json(dumps({"error": message}), status)
-    response.headers.update(headers or {})
-    return response
-
-
-async def _serve_error(request: Request, error: Exception) -> Response:
-    code = next(STATUS_CODES[kind] for kind in type(error).__mro__ if kind in STATUS_CODES)
-    return _error(code, str(error))
-
-
-async def _http_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    asked = f"{request.method} {request.url.path:.200}"
-    message = {
-        404: f"Malformed request: {asked} is not served here; GET / says what is",
-        405: f"Method Not Allowed: {asked}; allowed here: {(error.headers or {}).get('Allow')}",
-    }.get(error.status_code, error.detail)
-    return _error(error.status_code, message, dict(error.headers or {}))
-
-
-async def _disconnected(request: Request, error: Exception) -> Response:
-    return _error(400, "the client hung up before its request was complete")
-
-
-async def _unexpected(request: Request, error: Exception) -> Response:
-    return _error(500, "the server failed to answer; its log says why")

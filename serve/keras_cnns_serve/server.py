@@ -1,19 +1,29 @@
 """Runs the application on a socket with uvicorn, and says where."""
 
+import asyncio
 import errno
 import ipaddress
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
+from types import FrameType
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from .errors import ServeError
+from .http_protocol import HttpProtocol
 
+# Seconds that a thread keeps the interpreter while another waits for it. With Python's 5 ms a core
+# stands idle each time that an engine is done and the event loop is busy.
+SWITCH_INTERVAL = 50e-6
 GRACE = 5  # seconds for requests in flight after a signal to stop; Docker kills after 10
+
+# Something that runs beside HTTP on the same event loop, such as gRPC: entered before the server
+# says that it is ready, left after the last HTTP answer.
+Beside = Callable[[], AbstractAsyncContextManager[object]]
 
 
 class AddressError(ServeError):
@@ -21,19 +31,43 @@ class AddressError(ServeError):
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, with a call of ours once it accepts requests and handles signals."""
+    """uvicorn, with calls of ours when it is ready and when it is told to stop."""
 
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        ready: Callable[[], None],
+        stopping: Callable[[], None],
+        beside: Sequence[Beside],
+    ) -> None:
         super().__init__(config)
         self._ready = ready
+        self._stopping = stopping
+        self._beside = beside
+        self._stack = AsyncExitStack()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        for each in self._beside:
+            await self._stack.enter_async_context(each())
         self._ready()
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # Side by side: each has the whole grace.
+        await asyncio.gather(super().shutdown(sockets), self._stack.aclose())
 
-def bind(host: str, port: int) -> socket.socket:
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._stopping()
+        super().handle_exit(sig, frame)
+
+
+def bind(host: str, port: int, option: str = "--port") -> socket.socket:
     """A TCP socket with its address, which takes no connections yet; port 0 picks a free one.
+
+    Args:
+        host: a name or an address.
+        port: TCP.
+        option: of the command line, for the error of a port that is taken.
 
     Raises:
         AddressError: the host is unknown, or the port is taken or not permitted.
@@ -54,7 +88,7 @@ def bind(host: str, port: int) -> socket.socket:
         listener.bind(address)
     except OSError as error:
         listener.close()
-        hint = "; --port 0 picks a free port" if error.errno == errno.EADDRINUSE else ""
+        hint = f"; {option} 0 picks a free port" if error.errno == errno.EADDRINUSE else ""
         raise AddressError(f"cannot listen on {host}:{port}: {error.strerror}{hint}") from error
     return listener
 
@@ -68,25 +102,39 @@ def url(listener: socket.socket) -> str:
     return f"http://[{address}]:{port}" if address.version == 6 else f"http://{address}:{port}"
 
 
-def run(app: ASGIApp, listener: socket.socket, ready: Callable[[], None]) -> None:
+def run(
+    app: ASGIApp,
+    listener: socket.socket,
+    ready: Callable[[], None],
+    stopping: Callable[[], None] = lambda: None,
+    beside: Sequence[Beside] = (),
+    grace: int = GRACE,
+) -> None:
     """Serves until SIGTERM or SIGINT, then finishes what is in flight and returns.
 
     Args:
         app: the ASGI application.
         listener: a bound socket, closed at the end.
         ready: called once requests are answered.
+        stopping: called at the signal.
+        beside: what runs on the same event loop.
+        grace: seconds for what is in flight.
     """
     config = uvicorn.Config(
         app,
+        http=HttpProtocol,
         log_config=None,
         access_log=False,
         server_header=False,
         lifespan="off",
         ws="none",
-        timeout_graceful_shutdown=GRACE,
+        backlog=4096,
+        timeout_keep_alive=75,  # longer than load balancers keep an idle connection
+        timeout_graceful_shutdown=grace,
     )
+    sys.setswitchinterval(SWITCH_INTERVAL)
     with listener, _signals_ignored_afterwards():
-        _Server(config, ready).run(sockets=[listener])
+        _Server(config, ready, stopping, beside).run(sockets=[listener])
 
 
 @contextmanager

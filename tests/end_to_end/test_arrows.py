@@ -10,8 +10,10 @@ ROOT = Path(__file__).parents[2]
 FORBIDDEN = {
     "keras_cnns": {"keras_cnns_export", "keras_cnns_serve"},
     "export/keras_cnns_export": {"keras_cnns_serve"},
-    "serve/keras_cnns_serve": {"keras_cnns", "keras_cnns_export", "tensorflow", "keras"},
+    "serve/keras_cnns_serve": {"keras_cnns", "keras_cnns_export", "keras"},
 }
+# The server's other engines are extras: imported by the function that needs them, or not at all.
+EXTRAS = {"tensorflow", "openvino", "opentelemetry"}
 # Parts that run on every Keras backend import no TensorFlow outside of a function.
 AGNOSTIC = ("models", "optimizers", "training/callbacks", "weights", "recipes")
 
@@ -48,3 +50,11 @@ def test_backend_agnostic_parts_import_no_tensorflow(part: str) -> None:
     assert files
     for file in files:
         assert "tensorflow" not in set(imported_at_once(ast.parse(file.read_text()))), file
+
+
+def test_the_server_imports_its_extras_only_where_they_are_used() -> None:
+    for file in (ROOT / "serve" / "keras_cnns_serve").rglob("*.py"):
+        tree = ast.parse(file.read_text())
+        assert not set(imported_at_once(tree)) & EXTRAS, file
+        if file.name != "tensorflow_engine.py":
+            assert "tensorflow" not in set(imported(tree)), file

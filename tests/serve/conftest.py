@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import io
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 from PIL import Image
-from starlette.applications import Starlette
+from starlette.types import ASGIApp
 
+from keras_cnns_serve.app import create_app
 from keras_cnns_serve.dataplane import Dataplane
-from keras_cnns_serve.rest import create_app
 
 LABELS = [f"grey-{level}" for level in range(10)]
 
@@ -88,12 +89,16 @@ def graph(extra_output: bool = False, nan: bool = False, fragile: bool = False) 
 
 def write_version(directory: Path, model: bytes | None = None, **changes: Any) -> Path:
     """Publishes a version as an exporter would; `changes` replace keys of model.json."""
+    return publish(directory, {} if model is None else {"model.onnx": model}, **changes)
+
+
+def publish(directory: Path, contents: dict[str, bytes], /, **changes: Any) -> Path:
+    """Publishes a version with these files, besides the ONNX graph and the labels."""
     directory.mkdir(parents=True)
-    files = {
-        "model.onnx": graph() if model is None else model,
-        "labels.txt": "".join(f"{label}\n" for label in LABELS).encode(),
-    }
+    labels = "".join(f"{label}\n" for label in LABELS).encode()
+    files = {"model.onnx": graph(), "labels.txt": labels} | contents
     for name, content in files.items():
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
         (directory / name).write_bytes(content)
     manifest = {
         "format": 1,
@@ -148,14 +153,16 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def dataplane(repository: Path) -> Dataplane:
-    return Dataplane.load(repository)
+def dataplane(repository: Path) -> Iterator[Dataplane]:
+    dataplane = Dataplane.open(repository)
+    yield dataplane
+    dataplane.close(5)
 
 
 class Client:
     """Speaks HTTP to an ASGI application, without a socket."""
 
-    def __init__(self, app: Starlette) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:

@@ -15,6 +15,10 @@ from tests.serve.test_server import CLASSIFY, running
     ("arguments", "message"),
     [
         ("", "the following arguments are required: MODELS"),
+        ("models --model-config-file a.toml", "give either MODELS or --model-config-file, not"),
+        ("models --versions newest", "argument --versions: 'newest' is no choice of versions"),
+        ("models --timeout soon", "argument --timeout: 'soon' is not a number from 0.001 to"),
+        ("models --engine tpu", "argument --engine: invalid choice: 'tpu'"),
         ("models --prot 1", "unrecognized arguments: --prot 1"),
         ("models extra", "unrecognized arguments: extra"),
         ("models --port", "argument --port: expected one argument"),

@@ -1,3 +1,4 @@
+import asyncio
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -8,10 +9,17 @@ import pytest
 from numpy.typing import NDArray
 
 from keras_cnns_serve import errors
-from keras_cnns_serve.dataplane import Dataplane, ScoredLabel
+from keras_cnns_serve.dataplane import Dataplane, ScoredLabel, Target
+from keras_cnns_serve.policy import All
 from tests.serve.conftest import LABELS, grey, write_version
 
 IMAGE = np.full((1, 8, 8, 1), 130)
+
+
+def classify(
+    dataplane: Dataplane, contents: list[bytes], top_k: int = 5
+) -> list[list[ScoredLabel]]:
+    return asyncio.run(dataplane.classify_images(Target("grey"), contents, top_k))
 
 
 def test_lists_the_models_that_answer(dataplane: Dataplane) -> None:
@@ -23,26 +31,27 @@ def test_lists_the_models_that_answer(dataplane: Dataplane) -> None:
 
 
 def test_the_status_of_a_refused_version_has_its_reason(dataplane: Dataplane) -> None:
-    refused, good = dataplane.status("grey")
-    assert (good.version, good.reason) == (1, "")
+    refused, good = dataplane.status(Target("grey"))
+    assert (good.version, good.state, good.code, good.message) == (1, "AVAILABLE", "OK", "")
     assert refused.version == 2
-    assert refused.reason == "labels.txt does not match its checksum in model.json"
-    assert dataplane.status("grey", 2) == [refused]
+    assert (refused.state, refused.code) == ("END", "FAILED_PRECONDITION")
+    assert refused.message == "labels.txt does not match its checksum in model.json"
+    assert dataplane.status(Target("grey", 2)) == [refused]
 
 
 def test_the_highest_version_is_the_default(tmp_path: Path) -> None:
     for version in (2, 10, 9):
         write_version(tmp_path / "grey" / str(version))
-    dataplane = Dataplane.load(tmp_path)
-    assert dataplane.metadata("grey").version == 10
-    assert dataplane.metadata("grey", 2).version == 2
+    dataplane = Dataplane.open(tmp_path, policy=All())
+    assert dataplane.metadata(Target("grey")).version == 10
+    assert dataplane.metadata(Target("grey", 2)).version == 2
     assert dataplane.models()[0].versions == (2, 9, 10)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.int8, np.uint64])
 def test_predict_takes_integers_of_any_width(dataplane: Dataplane, dtype: type) -> None:
     image: NDArray[Any] = np.full((2, 8, 8, 1), 100, dtype)
-    outputs = dataplane.predict("two", {"images": image})
+    outputs = asyncio.run(dataplane.predict(Target("two"), {"images": image})).outputs
     assert {name: output.shape for name, output in outputs.items()} == {
         "probabilities": (2, 10),
         "logits": (2, 10),
@@ -52,23 +61,25 @@ def test_predict_takes_integers_of_any_width(dataplane: Dataplane, dtype: type) 
 
 def test_classify_gives_the_likeliest_labels_first(dataplane: Dataplane) -> None:
     images = [grey(level) for level in (0, 130, 255)]
-    answers = dataplane.classify_images("grey", images, top_k=3)
+    answers = classify(dataplane, images, top_k=3)
     assert [labels[0].label for labels in answers] == ["grey-0", "grey-5", "grey-9"]
     assert all(len(labels) == 3 for labels in answers)
-    probabilities = dataplane.predict("grey", {"images": IMAGE})["probabilities"][0]
+    probabilities = predict(IMAGE)(dataplane).outputs["probabilities"][0]
     assert answers[1][0] == ScoredLabel("grey-5", float(probabilities[5]))
-    assert len(dataplane.classify_images("grey", images[:1], top_k=99)[0]) == 10
+    assert len(classify(dataplane, images[:1], top_k=99)[0]) == 10
 
 
 def test_an_image_is_resized_as_the_manifest_says(dataplane: Dataplane) -> None:
-    (labels,) = dataplane.classify_images("grey", [grey(200, (80, 60), "JPEG")])
+    (labels,) = classify(dataplane, [grey(200, (80, 60), "JPEG")])
     assert labels[0].label == "grey-7"
 
 
 def predict(
     images: Any, name: str = "grey", version: int | None = None
 ) -> Callable[[Dataplane], Any]:
-    return lambda dataplane: dataplane.predict(name, {"images": images}, version)
+    return lambda dataplane: asyncio.run(
+        dataplane.predict(Target(name, version), {"images": images})
+    )
 
 
 @pytest.mark.parametrize(
@@ -77,9 +88,17 @@ def predict(
         (predict(IMAGE, "gray"), errors.ModelNotFoundError, "request: Latest(gray); here are fra"),
         (predict(IMAGE, version=3), errors.ModelNotFoundError, "Specific(grey, 3); it has 1"),
         (predict(IMAGE, version=2), errors.ModelUnavailableError, "grey/2 refused: labels.txt doe"),
-        (lambda d: d.status("gray"), errors.ModelNotFoundError, "any versions of model gray"),
-        (lambda d: d.status("grey", 3), errors.ModelNotFoundError, "version 3 of model grey; it"),
-        (lambda d: d.metadata("grey", 2), errors.ModelUnavailableError, "grey/2 refused"),
+        (
+            lambda d: d.status(Target("gray")),
+            errors.ModelNotFoundError,
+            "any versions of model gray",
+        ),
+        (
+            lambda d: d.status(Target("grey", 3)),
+            errors.ModelNotFoundError,
+            "version 3 of model grey; it",
+        ),
+        (lambda d: d.metadata(Target("grey", 2)), errors.ModelUnavailableError, "grey/2 refused"),
         (predict(IMAGE[0]), errors.InvalidInputError, "not of shape [8, 8, 1]; put one image in"),
         (predict(IMAGE[..., 0]), errors.InvalidInputError, "[N, 8, 8, 1], not of shape [1, 8, 8]"),
         (predict(IMAGE[:, :4]), errors.InvalidInputError, "not of shape [1, 4, 8, 1]"),
@@ -102,16 +121,20 @@ def predict(
             errors.InvalidInputError,
             "not '1000000000000",
         ),
-        (lambda d: d.predict("grey", {}), errors.InvalidInputError, "images alone, not nothing"),
         (
-            lambda d: d.predict("grey", {"images": IMAGE, "extra": IMAGE}),
+            lambda d: asyncio.run(d.predict(Target("grey"), {})),
+            errors.InvalidInputError,
+            "images alone, not nothing",
+        ),
+        (
+            lambda d: asyncio.run(d.predict(Target("grey"), {"images": IMAGE, "extra": IMAGE})),
             errors.InvalidInputError,
             "the input must be images alone, not extra, images",
         ),
-        (lambda d: d.classify_images("grey", []), errors.InvalidInputError, "there is no image"),
-        (lambda d: d.classify_images("grey", [grey(1)], 0), errors.InvalidInputError, "top_k must"),
+        (lambda d: classify(d, []), errors.InvalidInputError, "there is no image"),
+        (lambda d: classify(d, [grey(1)], 0), errors.InvalidInputError, "top_k must"),
         (
-            lambda d: d.classify_images("grey", [grey(1), b"x"]),
+            lambda d: classify(d, [grey(1), b"x"]),
             errors.UnsupportedImageError,
             "image 2 of 2: these 1 bytes are not an image",
         ),
@@ -129,7 +152,7 @@ def test_a_refused_version_is_logged_by_name(
     repository: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        Dataplane.load(repository)
+        Dataplane.open(repository)
     assert caplog.messages == [
         "grey/2 refused: labels.txt does not match its checksum in model.json"
     ]
@@ -138,16 +161,16 @@ def test_a_refused_version_is_logged_by_name(
 def test_a_graph_that_does_not_load_is_refused_like_a_changed_file(tmp_path: Path) -> None:
     write_version(tmp_path / "grey" / "1")
     write_version(tmp_path / "grey" / "2", b"not a graph")
-    dataplane = Dataplane.load(tmp_path)
-    assert dataplane.metadata("grey").version == 1
-    assert dataplane.status("grey")[0].reason.startswith("model.onnx does not load")
+    dataplane = Dataplane.open(tmp_path)
+    assert dataplane.metadata(Target("grey")).version == 1
+    assert dataplane.status(Target("grey"))[0].message.startswith("model.onnx does not load")
 
 
 def test_a_model_without_a_good_version_is_unavailable_not_unknown(tmp_path: Path) -> None:
     write_version(tmp_path / "grey" / "1")
     write_version(tmp_path / "bad" / "1", format=2)
     with pytest.raises(errors.ModelUnavailableError, match=r"bad/1 refused: model\.json: format"):
-        Dataplane.load(tmp_path).predict("bad", {"images": IMAGE})
+        predict(IMAGE, "bad")(Dataplane.open(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -164,7 +187,7 @@ def test_nothing_to_serve_names_every_reason(
     for directory in directories:
         (tmp_path / directory).mkdir(parents=True)
     with pytest.raises(errors.RepositoryError) as refused:
-        Dataplane.load(tmp_path)
+        Dataplane.open(tmp_path)
     found = str(refused.value).split("\n")
     assert len(found) == len(lines)
     assert all(wanted in line for wanted, line in zip(lines, found, strict=True))

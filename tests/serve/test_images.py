@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from keras_cnns_serve.errors import DamagedImageError, ImageTooLargeError, UnsupportedImageError
-from keras_cnns_serve.images import read_image
+from keras_cnns_serve.images import _plain_jpeg, read_image
 from keras_cnns_serve.manifest import Preprocessing
 from tests.serve.conftest import grey
 
@@ -40,6 +40,15 @@ def huge_png(width: int, height: int) -> bytes:
 def noise(width: int, height: int) -> Image.Image:
     rng = np.random.default_rng(0)
     return Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def picture(width: int, height: int) -> Image.Image:
+    """Smooth colours with some noise, as a camera gives."""
+    rng = np.random.default_rng(width * height)
+    coarse = Image.fromarray(rng.integers(0, 256, (5, 6, 3), dtype=np.uint8))
+    smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC))
+    noisy = smooth + rng.normal(0, 12, smooth.shape)
+    return Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8))
 
 
 def solid(mode: str, color: Any) -> Image.Image:
@@ -179,3 +188,39 @@ def test_extreme_shapes_cost_no_memory(size: tuple[int, int]) -> None:
     pixels = read_image(grey(9, size), Preprocessing(256, (224, 224), 1))
     assert pixels.shape == (224, 224, 1)
     assert (pixels == 9).all()
+
+
+@pytest.mark.parametrize("size", [(3, 2), (8, 8), (17, 31), (32, 32), (63, 40), (257, 131)])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_the_fast_decoder_gives_pillows_pixels(size: tuple[int, int], mode: str) -> None:
+    """Every subsampling and quality, baseline and progressive: not one level differs."""
+    image = picture(*size).convert(mode)
+    for subsampling in ("4:4:4", "4:2:2", "4:2:0"):
+        for quality in (5, 50, 75, 95):
+            for progressive in (False, True):
+                options = {"subsampling": subsampling, "progressive": progressive}
+                content = encode(image, "JPEG", quality=quality, **options)
+                fast = _plain_jpeg(content, 10**9)
+                assert fast is not None
+                pillow = np.asarray(Image.open(io.BytesIO(content)))
+                np.testing.assert_array_equal(fast, pillow.reshape(fast.shape))
+
+
+EXIF = Image.Exif()
+EXIF[0x0112] = 6
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        encode(picture(8, 8), "JPEG", exif=EXIF),
+        encode(picture(8, 8), "JPEG", xmp=b'<x tiff:Orientation="6"/>'),
+        encode(picture(8, 8).convert("CMYK"), "JPEG"),
+        encode(picture(8, 8), "JPEG", keep_rgb=True),
+        encode(picture(8, 8), "JPEG")[:-40],
+        encode(picture(8, 8)),
+    ],
+    ids=["exif", "xmp", "cmyk", "rgb", "cut short", "png"],
+)
+def test_what_the_fast_decoder_would_read_otherwise_is_left_to_pillow(content: bytes) -> None:
+    assert _plain_jpeg(content, 10**9) is None

@@ -1,12 +1,25 @@
 import json
 import tracemalloc
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pytest
 
 from keras_cnns_serve.errors import InvalidInputError
-from keras_cnns_serve.json_tensor import dumps, format_predictions, loads, parse_predict_request
+from keras_cnns_serve.json_tensor import (
+    dumps,
+    format_predictions,
+    loads,
+    parse_examples_request,
+    parse_predict_request,
+)
+from keras_cnns_serve.manifest import Manifest, read_manifest
+
+
+@pytest.fixture(scope="module")
+def manifest(repository: Path) -> Manifest:
+    return read_manifest(repository / "grey" / "1" / "model.json")
 
 
 @pytest.mark.parametrize(
@@ -20,8 +33,10 @@ from keras_cnns_serve.json_tensor import dumps, format_predictions, loads, parse
         ({"signature_name": "", "inputs": [[1, 2], [3, 4]]}, "columnar"),
     ],
 )
-def test_both_forms_with_and_without_the_inputs_name(body: Any, form: str) -> None:
-    request = parse_predict_request(json.dumps(body).encode(), "images")
+def test_both_forms_with_and_without_the_inputs_name(
+    manifest: Manifest, body: Any, form: str
+) -> None:
+    request = parse_predict_request(json.dumps(body).encode(), manifest)
     assert request.form == form
     assert request.inputs["images"].tolist() == [[1, 2], [3, 4]]
 
@@ -50,14 +65,14 @@ def test_both_forms_with_and_without_the_inputs_name(body: Any, form: str) -> No
         (b'{"instances": [[null, {}]]}', "not an object, null"),
         (
             b'{"signature_name": "other", "instances": [1]}',
-            "must be 'serving_default', not 'other'",
+            'Serving signature name: "other" not found in signature def; there are serving_default',
         ),
-        (b'{"signature_name": [1], "instances": [1]}', "must be 'serving_default', not [1]"),
+        (b'{"signature_name": [1], "instances": [1]}', "'signature_name' key must be a string"),
     ],
 )
-def test_bad_requests_say_what_is_right(body: bytes, message: str) -> None:
+def test_bad_requests_say_what_is_right(manifest: Manifest, body: bytes, message: str) -> None:
     with pytest.raises(InvalidInputError) as refused:
-        parse_predict_request(body, "images")
+        parse_predict_request(body, manifest)
     assert message in str(refused.value)
 
 
@@ -102,13 +117,89 @@ def test_float32_is_written_in_its_shortest_form() -> None:
     assert dumps([np.float32(0.1), np.array([0.1], np.float32)]) == b"[0.1,[0.1]]"
 
 
-def test_one_long_string_does_not_make_every_element_long() -> None:
+def test_one_long_string_does_not_make_every_element_long(manifest: Manifest) -> None:
     """NumPy would make 200 strings of a million characters: 800 MB out of a body of 1 MB."""
     rows = ["x" * 10**6, *["y"] * 199]
     tracemalloc.start()
     try:
         with pytest.raises(InvalidInputError, match="not a string"):
-            parse_predict_request(dumps({"instances": rows}), "images")
+            parse_predict_request(dumps({"instances": rows}), manifest)
         assert tracemalloc.get_traced_memory()[1] < 100 * 10**6
     finally:
         tracemalloc.stop()
+
+
+A64, B64 = {"b64": "/+8="}, {"b64": "aGk="}  # ff ef, hi
+
+
+@pytest.mark.parametrize(
+    ("body", "contents"),
+    [
+        ({"instances": [A64, B64]}, [b"\xff\xef", b"hi"]),
+        ({"instances": [{"image_bytes": A64}]}, [b"\xff\xef"]),
+        ({"instances": ["hi"]}, [b"hi"]),
+        ({"inputs": A64}, [b"\xff\xef"]),
+        ({"inputs": [A64, B64]}, [b"\xff\xef", b"hi"]),
+        ({"inputs": {"image_bytes": [B64]}}, [b"hi"]),
+        ({"instances": [{"b64": "_-8"}]}, [b"\xff\xef"]),  # the URL's alphabet, no padding
+    ],
+)
+def test_bytes_come_as_base64(manifest: Manifest, body: Any, contents: list[bytes]) -> None:
+    document = json.dumps({"signature_name": "serving_bytes", **body}).encode()
+    request = parse_predict_request(document, manifest)
+    assert request.contents == contents
+    assert request.inputs == {}
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"instances": [{"b64": "%"}]}, "Unable to base64 decode image_bytes"),
+        ({"instances": [{"b64": "aGk=", "x": 1}]}, "instances[0] is the keys ['b64', 'x']"),
+        ({"instances": [{"b64": 7}]}, "instances[0] is the keys ['b64']"),
+        ({"instances": [{"image_bytes": 7}]}, "takes encoded images as"),
+        ({"inputs": {"images": [B64]}}, "the input must be image_bytes alone, not images"),
+        ({"inputs": 7}, "not int"),
+    ],
+)
+def test_what_is_no_base64_is_refused(manifest: Manifest, body: Any, message: str) -> None:
+    document = json.dumps({"signature_name": "serving_bytes", **body}).encode()
+    with pytest.raises(InvalidInputError) as refused:
+        parse_predict_request(document, manifest)
+    assert message in str(refused.value)
+
+
+def test_outputs_that_are_bytes_are_written_as_base64() -> None:
+    raw = np.array([[b"\xff\xef"], [b"hi"]], object)
+    assert format_predictions({"raw_bytes": raw}, "row") == (
+        b'{"predictions":[[{"b64":"/+8="}],[{"b64":"aGk="}]]}'
+    )
+    assert format_predictions({"text": np.array(["hi"])}, "columnar") == b'{"outputs":["hi"]}'
+
+
+@pytest.mark.parametrize(
+    ("body", "contents"),
+    [
+        ({"examples": [{"image/encoded": A64}, {"image/encoded": [B64]}]}, [b"\xff\xef", b"hi"]),
+        ({"context": {"image/encoded": A64}, "examples": [{}]}, [b"\xff\xef"]),
+    ],
+)
+def test_examples_carry_an_encoded_image(body: Any, contents: list[bytes]) -> None:
+    assert parse_examples_request(json.dumps(body).encode()).contents == contents
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({}, "'examples' must be a list of at least one object"),
+        ({"examples": []}, "'examples' must be a list of at least one object"),
+        ({"examples": [1]}, "examples[0] must be an object of features"),
+        ({"examples": [{"x": 1}]}, "examples[0] has not the feature 'image/encoded'"),
+        ({"examples": [{}], "context": 1}, "'context' must be an object"),
+        ({"examples": [{"image/encoded": [1, 2]}]}, "takes encoded images"),
+    ],
+)
+def test_bad_examples_say_what_is_right(body: Any, message: str) -> None:
+    with pytest.raises(InvalidInputError) as refused:
+        parse_examples_request(json.dumps(body).encode())
+    assert message in str(refused.value)

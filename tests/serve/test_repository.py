@@ -2,13 +2,42 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from keras_cnns_serve.errors import RepositoryError
-from keras_cnns_serve.repository import open_repository
+from keras_cnns_serve.errors import RepositoryError, VersionRefusedError
+from keras_cnns_serve.repository import (
+    ModelVersion,
+    find_models,
+    find_versions,
+    fingerprint,
+    read_version,
+)
 from tests.serve.conftest import LABELS, write_version
+
+
+@dataclass(frozen=True)
+class Repository:
+    """What a directory holds: the good versions, and why the others are not."""
+
+    versions: list[ModelVersion]
+    refusals: list[str]
+
+
+def open_repository(root: Path) -> Repository:
+    repository = Repository([], [])
+    for name, directory in find_models(root).items():
+        found = find_versions(name, directory)
+        if found.problem:
+            repository.refusals.append(f"{name} refused: {found.problem}")
+        for version, path in found.versions.items():
+            try:
+                repository.versions.append(read_version(name, version, path))
+            except VersionRefusedError as error:
+                repository.refusals.append(f"{name}/{version} refused: {error}")
+    return repository
 
 
 def test_finds_models_and_versions_in_order_of_their_numbers(tmp_path: Path) -> None:
@@ -22,7 +51,7 @@ def test_finds_models_and_versions_in_order_of_their_numbers(tmp_path: Path) -> 
     found = [(version.name, version.version) for version in repository.versions]
     assert found == [("a", 1), ("b", 9), ("b", 10)]
     assert repository.versions[0].labels == tuple(LABELS)
-    assert repository.refusals == ()
+    assert repository.refusals == []
 
 
 def test_a_model_is_served_under_its_directorys_name(tmp_path: Path) -> None:
@@ -82,15 +111,15 @@ def test_a_spoilt_version_is_refused_by_name_and_the_others_are_served(
     spoil(write_version(tmp_path / "digits" / "2"))
     repository = open_repository(tmp_path)
     assert [version.version for version in repository.versions] == [1]
-    assert [str(refusal).split(": ")[0] for refusal in repository.refusals] == ["digits/2 refused"]
-    assert reason in repository.refusals[0].reason
+    assert [line.split(": ")[0] for line in repository.refusals] == ["digits/2 refused"]
+    assert reason in repository.refusals[0]
 
 
 def test_a_pipe_in_place_of_a_file_does_not_block(tmp_path: Path) -> None:
     directory = write_version(tmp_path / "grey" / "1")
     (directory / "labels.txt").unlink()
     os.mkfifo(directory / "labels.txt")
-    assert "not a file" in open_repository(tmp_path).refusals[0].reason
+    assert "not a file" in open_repository(tmp_path).refusals[0]
 
 
 @pytest.mark.parametrize(
@@ -106,7 +135,7 @@ def test_a_directory_that_cannot_be_addressed_is_refused(
     tmp_path: Path, name: str, reason: str
 ) -> None:
     (tmp_path / name).mkdir(parents=True)
-    assert str(open_repository(tmp_path).refusals[0]).startswith(reason)
+    assert open_repository(tmp_path).refusals[0].startswith(reason)
 
 
 @pytest.mark.parametrize(
@@ -127,3 +156,22 @@ def test_the_manifest_is_plain_json(tmp_path: Path) -> None:
     """The fixture writes what the contract says, not what this reader happens to take."""
     manifest = json.loads((write_version(tmp_path / "grey" / "1") / "model.json").read_text())
     assert set(manifest) >= {"format", "name", "inputs", "outputs", "preprocessing", "files"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda d: (d / "labels.txt").write_text("x"),
+        lambda d: (d / "new").mkdir(),
+        lambda d: (d / "model.onnx").unlink(),
+        lambda d: os.utime(d / "model.json", ns=(1, 1)),
+    ],
+)
+def test_a_fingerprint_tells_of_every_change(
+    tmp_path: Path, change: Callable[[Path], object]
+) -> None:
+    directory = write_version(tmp_path / "grey" / "1")
+    before = fingerprint(directory)
+    assert fingerprint(directory) == before
+    change(directory)
+    assert fingerprint(directory) != before

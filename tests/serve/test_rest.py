@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from keras_cnns_serve import errors
-from keras_cnns_serve.rest import STATUS_CODES
+from keras_cnns_serve.http_errors import STATUS_CODES
 from tests.serve.conftest import Client, grey
 from tests.serve.test_images import JPEG, huge_png
 
@@ -71,6 +71,10 @@ def test_metadata(client: Client, path: str) -> None:
         shape = {"dim": [{"size": s, "name": ""} for s in sizes], "unknown_rank": False}
         return {"dtype": dtype, "tensor_shape": shape, "name": name}
 
+    outputs = {
+        "probabilities": info("probabilities", "DT_FLOAT", "-1", "10"),
+        "logits": info("logits", "DT_FLOAT", "-1", "10"),
+    }
     assert client.get(path).json() == {
         "model_spec": {"name": "two", "signature_name": "", "version": "1"},
         "metadata": {
@@ -78,12 +82,22 @@ def test_metadata(client: Client, path: str) -> None:
                 "signature_def": {
                     "serving_default": {
                         "inputs": {"images": info("images", "DT_UINT8", "-1", "8", "8", "1")},
-                        "outputs": {
-                            "probabilities": info("probabilities", "DT_FLOAT", "-1", "10"),
-                            "logits": info("logits", "DT_FLOAT", "-1", "10"),
-                        },
+                        "outputs": outputs,
                         "method_name": "tensorflow/serving/predict",
-                    }
+                    },
+                    "serving_bytes": {
+                        "inputs": {"image_bytes": info("image_bytes", "DT_STRING", "-1")},
+                        "outputs": outputs,
+                        "method_name": "tensorflow/serving/predict",
+                    },
+                    "classify": {
+                        "inputs": {"inputs": info("inputs", "DT_STRING", "-1")},
+                        "outputs": {
+                            "classes": info("classes", "DT_STRING", "-1", "10"),
+                            "scores": info("scores", "DT_FLOAT", "-1", "10"),
+                        },
+                        "method_name": "tensorflow/serving/classify",
+                    },
                 }
             }
         },
@@ -166,7 +180,7 @@ MANY = [("f", (f"{i}.png", b"x")) for i in range(65)]
         (PREDICT, {"json": {"instances": [np.full((8, 8, 1), "a").tolist()]}}, 400, "not a string"),
         (PREDICT, {"content": b'{"instances": [NaN]}'}, 400, "not of shape [1]"),
         (PREDICT, {"json": {"inputs": {"image": [ZEROS]}}}, 400, "images alone, not image"),
-        (PREDICT, {"json": {"inputs": [ZEROS], "signature_name": "x"}}, 400, "'serving_default'"),
+        (PREDICT, {"json": {"inputs": [ZEROS], "signature_name": "x"}}, 400, "there are serving_d"),
         (PREDICT, {"content": bytes(100_001)}, 413, "the body has more than 100,000 bytes"),
         ("/v1/models/gray:predict", {"json": {}}, 404, "Servable not found for request: Latest(g"),
         ("/v1/models/grey/versions/3:predict", {"json": {}}, 404, "it has 1"),
@@ -174,8 +188,9 @@ MANY = [("f", (f"{i}.png", b"x")) for i in range(65)]
         ("/v1/models/grey/versions/one:predict", {"json": {}}, 404, "a version is an integer"),
         (f"/v1/models/grey/versions/{'9' * 5000}:predict", {}, 404, "a version is an integer"),
         ("/v1/models/grey/versions/²:predict", {"json": {}}, 404, "a version is an integer"),
-        ("/v1/models/grey:explain", {"json": {}}, 404, "/v1/models/grey:explain is not served"),
-        ("/v1/models/:predict", {"json": {}}, 404, "is not served here; GET / says what is"),
+        ("/v1/models/grey:explain", {"json": {}}, 400, "Malformed request: POST /v1/models"),
+        ("/v1/models/:predict", {"json": {}}, 400, "Malformed request: POST /v1/models/:predict"),
+        ("/models/grey:predict", {"json": {}}, 404, "is not served here; GET / says what is"),
         ("/v2/models", {"json": {}}, 404, "is not served here"),
         ("/healthz", {"json": {}}, 405, "Method Not Allowed: POST /healthz; allowed here: "),
         (CLASSIFY, {"content": b""}, 415, "there is no image"),

@@ -1,6 +1,7 @@
 """The real process, spoken to over real sockets."""
 
 import contextlib
+import json
 import signal
 import socket
 import subprocess
@@ -19,7 +20,7 @@ import numpy as np
 import pytest
 
 from keras_cnns_serve.server import AddressError, bind, url
-from tests.serve.conftest import grey
+from tests.serve.conftest import grey, write_version
 from tests.serve.test_images import JPEG, huge_png
 
 ZEROS = np.zeros((8, 8, 1), int).tolist()
@@ -58,6 +59,7 @@ class Process:
             self.stop()
             raise AssertionError(f"never ready: {self.lines}, {self.errors}") from None
         self.url = self.lines[-2].removeprefix("serving on ")
+        self.grpc = self.lines[-3].removeprefix("gRPC on ")
         self.port = int(self.url.rpartition(":")[2])
         self.http = httpx.Client(base_url=self.url)
 
@@ -111,6 +113,7 @@ def test_says_what_it_serves_where_and_how_to_ask(server: Process) -> None:
         "grey: version 1, 8x8x1 pixels, 10 labels",
         "nan: version 1, 8x8x1 pixels, 10 labels",
         "two: version 1, 8x8x1 pixels, 10 labels",
+        f"gRPC on {server.grpc}",
         f"serving on http://127.0.0.1:{server.port}",
         f"try: curl --data-binary @image.png {server.url}/v1/models/fragile:classify-image",
     ]
@@ -132,7 +135,7 @@ def test_says_what_it_serves_where_and_how_to_ask(server: Process) -> None:
         ("/v1/models/grey:predict", {"content": b"[" * 1_000_000}, 400),
         ("/v1/models/gray:predict", {"json": {"instances": [ZEROS]}}, 404),
         ("/v1/models/grey/versions/2:predict", {"json": {"instances": [ZEROS]}}, 503),
-        ("/v1/models/grey:nonsense", {"content": b""}, 404),
+        ("/v1/models/grey:nonsense", {"content": b""}, 400),
     ],
 )
 def test_bad_input_gets_its_code_and_the_server_goes_on(
@@ -228,6 +231,51 @@ def test_what_is_in_flight_is_finished_first(repository: Path) -> None:
             time.sleep(0.05)
         connection.sendall(IMAGE[-1:])
         assert b"grey-5" in _answer(connection)
+
+
+def test_what_never_ends_holds_the_server_no_longer_than_the_grace(repository: Path) -> None:
+    with running(str(repository / "grey"), "--grace", "1") as process, process.connect() as half:
+        half.sendall(HEAD + IMAGE[:-1])
+        assert process.classify() == "grey-5"
+        started = time.monotonic()
+        assert process.stop() == 0
+        assert 0.9 < time.monotonic() - started < 10
+
+
+def test_a_published_version_takes_over_without_a_restart(tmp_path: Path) -> None:
+    write_version(tmp_path / "grey" / "1")
+    with running(str(tmp_path)) as process:
+        write_version(tmp_path / "grey" / ".new").rename(tmp_path / "grey" / "2")
+        end = time.monotonic() + 10
+        while process.http.get("/v1/models/grey/versions/2").status_code == 404:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        write_version(tmp_path / "grey" / "3", b"broken")
+        while not process.errors:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        assert "grey/3 refused: model.onnx does not load" in process.errors[0]
+        assert process.classify() == "grey-5"
+
+
+def test_a_configuration_file_and_its_change(tmp_path: Path, repository: Path) -> None:
+    file = tmp_path / "models.toml"
+    file.write_text(f"[models.grey]\npath = '{repository}/grey'\n")
+    options = ("--model_config_file", str(file), "--poll", "0.05", "--access-log")
+    with running(*options) as process:
+        assert process.classify() == "grey-5"
+        file.write_text(f"[models.other]\npath = '{repository}/grey'\nlabels = {{ stable = 1 }}\n")
+        end = time.monotonic() + 10
+        while process.http.get("/v1/models/other/labels/stable").status_code != 200:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        file.write_text("nonsense")
+        while "is not TOML" not in process.errors[-1]:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        assert process.http.get("/v1/models/other").status_code == 200
+        logged = [json.loads(line) for line in process.errors if line.startswith("{")]
+        assert (logged[0]["path"], logged[0]["status"]) == (CLASSIFY, 200)
 
 
 def _answer(connection: socket.socket) -> bytes:

@@ -1,0 +1,235 @@
+"""The server against its peers: LitServe, MLServer, BentoML, Triton, and the loop without a server.
+
+    benchmarks/serving_peers/make_environments.sh        # once: the peers, each by itself
+    python benchmarks/serving.py [--quick] [--json FILE] [--cases WORD ...] [--merge]
+
+The same ONNX file and the same decoder everywhere, each server at its own best settings (in
+benchmarks/serving_peers/), one at a time on the machine, in turn, round by round. The load is
+h2load from Debian's nghttp2-client, on the same cores: HTTP/1.1, or gRPC over HTTP/2, with a
+connection for each request in flight. Every server's answer is compared with the model's own
+before it is timed, and during the load the answers' length with that one's.
+
+A ratio is ours by theirs: of requests per second more is better; of milliseconds, seconds and
+megabytes less is. `--merge` adds this run's rounds to those in FILE, so that the cases can be
+measured a few at a time: `--cases jpeg binary grpc photograph overload rest`.
+"""
+
+import argparse
+import json
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).with_name("serving_peers")))
+
+from payloads import Content, Payload
+from servers import (
+    BARE_LOOP,
+    HERE,
+    MODELS,
+    OURS,
+    SERVERS,
+    Running,
+    check,
+    content_of,
+    environment,
+    start,
+    variables,
+)
+
+# case -> (model, what is sent, the servers beside ours, requests in flight)
+WORK: dict[str, tuple[str, str, tuple[str, ...], tuple[int, ...]]] = {
+    "jpeg": ("resnet20", "image", ("litserve", "mlserver", "bentoml", "triton"), (1, 8, 64)),
+    "binary": ("resnet20", "tensor", ("triton",), (1, 8, 64)),
+    "grpc": ("resnet20", "grpc", ("triton", "mlserver"), (1, 8, 64)),
+    "photograph": ("resnet50", "image", ("litserve", "mlserver", "bentoml", "triton"), (1, 8)),
+}
+LOOPS = {"jpeg", "photograph"}  # the cases that the bare loop takes part in
+OVERLOAD = "resnet50"  # an image costs far more than its refusal there, as in a server's life
+OVERLOAD_FACTOR = 5  # times the capacity
+OVERLOAD_CLIENTS = 256
+DEADLINE = 1.0  # seconds
+WARM_UP = 1  # seconds
+
+Samples = dict[str, dict[str, list[float]]]  # case -> server -> one figure for each round
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What came back in some seconds."""
+
+    seconds: float
+    milliseconds: dict[int, list[float]]  # HTTP status -> each answer's
+
+    def per_second(self, status: int = 200) -> float:
+        return len(self.milliseconds.get(status, ())) / self.seconds
+
+    def quantile(self, part: float, status: int = 200) -> float:
+        """Milliseconds within which this part of the answers came; 0 without answers."""
+        times = sorted(self.milliseconds.get(status, ()))
+        return times[min(len(times) - 1, int(len(times) * part))] if times else 0.0
+
+
+def load(
+    running: Running, content: Content, payload: Payload, clients: int, seconds: int, *more: str
+) -> Answers:
+    """Send a request again and again with h2load; the answers after the warm-up."""
+    size = check(content, payload, running)
+    with tempfile.TemporaryDirectory() as folder:
+        body, log = Path(folder) / "body", Path(folder) / "log"
+        body.write_bytes(payload.body)
+        port = running.grpc_port if payload.grpc else running.port
+        command = ["h2load", f"--clients={clients}", f"--data={body}", f"--log-file={log}"]
+        command += [f"--duration={seconds}", f"--warm-up-time={WARM_UP}", *more]
+        command += [] if payload.grpc else ["--h1"]
+        for header in payload.headers.items():
+            command += ["--header", ": ".join(header)]
+        url = f"http://127.0.0.1:{port}{payload.path}"
+        report = subprocess.run([*command, url], capture_output=True, text=True, check=True).stdout
+        rows = [tuple(map(int, line.split())) for line in log.read_text().splitlines()]
+    milliseconds = defaultdict(list)
+    for _, status, microseconds in rows:
+        if status > 0:  # else it was still under way at the end
+            milliseconds[status].append(microseconds / 1e3)
+    answers = Answers(seconds, dict(milliseconds))
+    # gRPC has its errors behind the status 200; they are shorter than an answer.
+    data = re.search(r"\((\d+)\) data", report)
+    if len(milliseconds) == 1 and data and int(data[1]) < 0.97 * size * len(rows):
+        sys.exit(f"{payload.path}: {len(rows)} answers of {size} bytes, but {data[1]} bytes came")
+    return answers
+
+
+def bare_loop(content: Content, seconds: int) -> float:
+    """Images per second of the loop without a server."""
+    with tempfile.NamedTemporaryFile() as image:
+        image.write(content.image)
+        image.flush()
+        python, program = environment(BARE_LOOP) / "bin" / "python", HERE / "bare_loop.py"
+        version = MODELS / content.model / "1"
+        command = [python, program, version, image.name, str(2 * seconds)]
+        return float(subprocess.check_output(command, env=variables(), text=True))
+
+
+def measure_work(case: str, seconds: int, samples: Samples) -> None:
+    """One round: every server in turn, at each number of requests in flight."""
+    model, kind, peers, concurrency = WORK[case]
+    content = content_of(model)
+    for name in (OURS, *peers):
+        with start(name, content) as running:
+            payload = SERVERS[name].requests[kind](content)
+            load(running, content, payload, 8, 1)
+            for clients in concurrency:
+                answers = load(running, content, payload, clients, seconds)
+                if set(answers.milliseconds) != {200}:
+                    sys.exit(f"{name}, {case}: statuses {sorted(answers.milliseconds)}")
+                show(samples, f"{case} {clients} /s", name, answers.per_second())
+                show(samples, f"{case} {clients} p99 ms", name, answers.quantile(0.99))
+    if case in LOOPS:
+        show(samples, f"{case} {max(concurrency)} /s", BARE_LOOP, bare_loop(content, seconds))
+
+
+def measure_overload(seconds: int, samples: Samples) -> None:
+    """One round of more requests than can be answered; ours alone, against itself at its best."""
+    content = content_of(OVERLOAD)
+    payload = SERVERS[OURS].requests["image"](content)
+    with start(OURS, content, "--timeout", str(DEADLINE)) as running:
+        capacity = load(running, content, payload, 8, seconds).per_second()
+        rate = f"--rps={OVERLOAD_FACTOR * capacity / OVERLOAD_CLIENTS}"
+        answers = load(running, content, payload, OVERLOAD_CLIENTS, 6 * seconds, rate)
+    refused = sum(len(v) for status, v in answers.milliseconds.items() if status != 200)
+    figures = {
+        "accepted /s": (answers.per_second(), capacity),
+        "accepted p99 ms": (answers.quantile(0.99), DEADLINE * 1e3),
+        "refused median ms": (answers.quantile(0.5, 429), 10.0),
+        "offered /s": (answers.per_second() + refused / answers.seconds, capacity),
+    }
+    for figure, (value, bound) in figures.items():
+        show(samples, f"overload {figure}", OURS, value)
+        show(samples, f"overload {figure}", "aim or capacity", bound)
+    print("statuses:", {status: len(v) for status, v in answers.milliseconds.items()})
+
+
+def measure_rest(samples: Samples) -> None:
+    """One round of what a server costs before it works."""
+    content = content_of("resnet20")
+    for name in SERVERS:
+        with start(name, content) as running:
+            time.sleep(2)
+            show(samples, "start s", name, running.seconds)
+            show(samples, "memory MB", name, running.megabytes())
+        show(samples, "site-packages MB", name, packages_megabytes(name))
+
+
+def packages_megabytes(name: str) -> float:
+    """What the environment holds, without pip's own."""
+    total, own = 0, ("pip", "setuptools", "pkg_resources", "_distutils_hack")
+    folder = next((environment(name) / "lib").glob("python*/site-packages"))
+    for path in folder.rglob("*"):
+        parts = path.relative_to(folder).parts
+        if path.is_file() and "__pycache__" not in parts and not parts[0].startswith(own):
+            total += path.stat().st_size
+    return total / 1e6
+
+
+def show(samples: Samples, case: str, name: str, value: float) -> None:
+    samples.setdefault(case, {}).setdefault(name, []).append(value)
+    print(f"  {case:<24}{name:<16}{value:>10.1f}", flush=True)
+
+
+def table(samples: Samples) -> list[dict[str, Any]]:
+    """Print the medians, and return our ratio to each peer, round by round."""
+    rows = []
+    for case, servers in samples.items():
+        ours = servers[OURS]
+        print(f"{case:<24}{OURS:<16}{statistics.median(ours):>10.1f}")
+        for peer, theirs in servers.items():
+            if peer == OURS:
+                continue
+            ratios = sorted(a / b for a, b in zip(ours, theirs, strict=False))
+            figures = (statistics.median(ratios), ratios[0], ratios[-1])
+            spread = "".join(f"{value:>8.2f}" for value in figures)
+            print(f"{'':<24}{peer:<16}{statistics.median(theirs):>10.1f}{spread}")
+            numbers = {"ratio": figures[0], "low": figures[1], "high": figures[2]}
+            row = {"case": case, "subject": "keras-cnns-serve", "peer": peer}
+            rows.append(row | {key: round(value, 3) for key, value in numbers.items()})
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    cases = (*WORK, "overload", "rest")
+    parser.add_argument("--quick", action="store_true", help="one short round")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there")
+    parser.add_argument("--cases", nargs="+", choices=cases, default=cases, metavar="CASE")
+    parser.add_argument("--rounds", type=int, help="how many (quick: 1, else 3)")
+    parser.add_argument("--merge", action="store_true", help="add to the rounds in FILE")
+    arguments = parser.parse_args()
+    rounds, seconds = (1, 2) if arguments.quick else (3, 3)
+    samples: Samples = {}
+    if arguments.merge and arguments.json and arguments.json.exists():
+        samples = json.loads(arguments.json.read_text("utf-8"))["samples"]
+    for _ in range(arguments.rounds or rounds):
+        for case in arguments.cases:
+            if case == "overload":
+                measure_overload(seconds, samples)
+            elif case == "rest":
+                measure_rest(samples)
+            else:
+                measure_work(case, seconds, samples)
+    header = "".join(f"{name:>8}" for name in ("ratio", "low", "high"))
+    print(f"{'case':<24}{'server':<16}{'median':>10}{header}")
+    rows = table(samples)
+    if arguments.json:
+        document = {"rows": rows, "samples": samples}
+        arguments.json.write_text(json.dumps(document, indent=2) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main()

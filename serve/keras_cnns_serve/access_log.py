@@ -1,0 +1,47 @@
+"""The access log: a line of JSON for every answer."""
+
+from datetime import UTC, datetime
+from typing import IO
+
+import orjson
+from starlette.types import Scope
+
+
+class AccessLog:
+    """Writes a line for every answer.
+
+    Args:
+        stream: where to.
+    """
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def __call__(self, scope: Scope, status: int, seconds: float) -> None:
+        """Notes an answer; 499 stands for a client that hung up."""
+        headers = dict(scope["headers"])
+        client = scope.get("client")
+        line = {
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "client": client[0] if client else None,
+            "method": scope["method"],
+            "path": scope["path"],
+            "query": scope["query_string"].decode("latin-1"),
+            "status": status,
+            "milliseconds": round(seconds * 1e3, 3),
+            "request_bytes": _integer(headers.get(b"content-length")),
+            "user_agent": _text(headers.get(b"user-agent")),
+            "request_id": _text(headers.get(b"x-request-id")),
+            "traceparent": _text(headers.get(b"traceparent")),
+        }
+        kept = {key: value for key, value in line.items() if value not in (None, "")}
+        self._stream.write(orjson.dumps(kept).decode() + "\n")
+        self._stream.flush()
+
+
+def _text(value: bytes | None) -> str | None:
+    return None if value is None else value.decode("latin-1")[:200]
+
+
+def _integer(value: bytes | None) -> int | None:
+    return int(value) if value and value.isdigit() else None

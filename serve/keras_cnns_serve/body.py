@@ -1,0 +1,115 @@
+"""The body of an HTTP request: of limited length, unpacked."""
+
+import asyncio
+import contextlib
+import zlib
+from typing import Any
+
+from starlette.types import Message, Receive, Scope
+
+from .errors import InputTooLargeError, InvalidInputError, UnsupportedEncodingError
+
+DRAIN_SECONDS = 2  # for the rest of a body that is too long
+
+
+class Disconnected(Exception):  # noqa: N818 - it is an event
+    """The client hung up before its request was complete or answered."""
+
+
+class Limited:
+    """ASGI's receive, for a body of limited length.
+
+    Raises:
+        InputTooLargeError: it is longer.
+    """
+
+    def __init__(self, scope: Scope, receive: Receive, max_bytes: int) -> None:
+        declared = next((v for k, v in scope["headers"] if k == b"content-length"), b"0")
+        self._receive = receive
+        self._max_bytes = max_bytes
+        self._read = int(declared) if int(declared) > max_bytes else 0
+
+    async def __call__(self) -> Message:
+        """The next part of the body."""
+        message: Message = {} if self._read > self._max_bytes else await self._receive()
+        self._read += len(message.get("body", b""))
+        if self._read > self._max_bytes:
+            await drain(self._receive, self._max_bytes)
+            raise too_long(self._max_bytes)
+        return message
+
+
+async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
+    """The body as it came.
+
+    A declared length is refused before anything is read; chunks are counted as they come.
+
+    Raises:
+        InputTooLargeError: it is longer than `max_bytes`.
+        Disconnected: the client hung up.
+    """
+    limited = Limited(scope, receive, max_bytes)
+    message = await limited()
+    if message["type"] == "http.request" and not message.get("more_body", False):
+        body: bytes = message.get("body", b"")
+        return body
+    pieces = bytearray()
+    while message["type"] == "http.request":
+        pieces += message.get("body", b"")
+        if not message.get("more_body", False):
+            return bytes(pieces)
+        message = await limited()
+    raise Disconnected
+
+
+async def drain(receive: Receive, max_bytes: int) -> None:
+    """Throw away what still comes, for a while: a client that sends cannot read the answer.
+
+    To close with bytes unread resets the connection, and the answer is lost with it.
+    """
+    drained = 0
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(DRAIN_SECONDS):
+            more = True
+            while more and drained < max_bytes:
+                message = await receive()
+                drained += len(message.get("body", b""))
+                more = message.get("more_body", False)
+
+
+def too_long(max_bytes: int) -> InputTooLargeError:
+    """The error for a body of more than `max_bytes`."""
+    return InputTooLargeError(f"the body has more than {max_bytes:,} bytes")
+
+
+def unpack(body: bytes, encoding: str, max_bytes: int) -> bytes:
+    """Unpacks what a Content-Encoding says was packed.
+
+    Raises:
+        UnsupportedEncodingError: the encoding is not known here.
+        InputTooLargeError: it unpacks to more than `max_bytes`.
+        InvalidInputError: it is damaged or cut short.
+    """
+    match encoding.strip().lower():
+        case "" | "identity":
+            return body
+        case "gzip" | "x-gzip" | "deflate":
+            pass
+        case other:
+            raise UnsupportedEncodingError(
+                f"Content-Encoding {other!r:.40} is not read here; gzip and deflate are"
+            )
+    unpacked = bytearray()
+    try:
+        while body:
+            # 32: a header of gzip or of zlib. A gzip file may have several members.
+            decoder: Any = zlib.decompressobj(zlib.MAX_WBITS | 32)
+            unpacked += decoder.decompress(body, max_bytes + 1 - len(unpacked))
+            if len(unpacked) > max_bytes:
+                raise InputTooLargeError(f"the body unpacks to more than {max_bytes:,} bytes")
+            if not decoder.eof:
+                raise InvalidInputError("the body, packed by gzip, is cut short")
+            body = decoder.unused_data
+    except zlib.error as error:
+        raise InvalidInputError(f"the body cannot be unpacked: {error}") from error
+    return bytes(unpacked)

@@ -1,0 +1,154 @@
+"""Which of a version's formats is run, by which engine, with how many threads."""
+
+import statistics
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .engine import Engine
+from .errors import VersionRefusedError
+from .manifest import Format, Manifest
+from .repository import ModelVersion
+
+ENGINES = ("onnxruntime", "openvino", "tensorflow")
+PRECISIONS = ("float32", "bfloat16", "int8")
+RUNS = 5  # to measure; a slow net is measured once
+SECONDS = 0.05  # after which measuring ends
+GAIN = 1.3  # of a lone request by several threads, or they are not chosen
+LOSS = 1.1  # that requests which come together may suffer by it
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """What the person who runs the server asked for."""
+
+    engine: str = "auto"  # or one of ENGINES
+    precision: str = "auto"  # or one of PRECISIONS
+    threads: int = 0  # for one image; 0: measure at load and choose
+    cores: int = 1  # that this process may use
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """An engine, and how it is best used."""
+
+    engine: Engine
+    format: Format
+    threads: int  # that work on one image
+    slots: int  # runs side by side
+
+
+def load_engine(source: ModelVersion, options: EngineOptions) -> Loaded:
+    """Loads the format to run, warm.
+
+    Raises:
+        VersionRefusedError: there is none, or it does not load or run.
+    """
+    chosen = choose_format(source.manifest, options.engine, options.precision)
+    path = source.directory / chosen.path
+
+    def open_engine(threads: int) -> Engine:
+        slots = max(1, options.cores // threads)
+        return _open(path, chosen, source.manifest, threads, slots)
+
+    if chosen.engine == "tensorflow":
+        return Loaded(open_engine(1), chosen, options.cores, options.cores)
+    if options.threads or options.cores == 1:
+        threads = options.threads or 1
+        return Loaded(open_engine(threads), chosen, threads, max(1, options.cores // threads))
+    engine, threads = choose_threads(open_engine, source.manifest, options.cores)
+    return Loaded(engine, chosen, threads, max(1, options.cores // threads))
+
+
+def choose_format(
+    manifest: Manifest,
+    engine: str = "auto",
+    precision: str = "auto",
+    installed: Callable[[str], bool] = lambda name: find_spec(name) is not None,
+) -> Format:
+    """The fastest that model.json shows proven, among those that were asked for.
+
+    Without figures, or of formats that were not proven, float32 is taken, by ONNX Runtime if
+    that may be.
+
+    Raises:
+        VersionRefusedError: no format is of this engine and precision, or its engine is not
+            installed.
+    """
+    formats = [
+        each
+        for each in manifest.formats
+        if engine in ("auto", each.engine) and precision in ("auto", each.precision)
+    ]
+    if not formats:
+        kinds = ", ".join(f"{f.engine} {f.precision}" for f in manifest.formats)
+        raise VersionRefusedError(
+            f"it has no format for --engine {engine} --precision {precision}; it has {kinds}"
+        )
+    usable = [each for each in formats if installed(each.engine)]
+    if not usable:
+        name = formats[0].engine
+        raise VersionRefusedError(
+            f"{name} is not installed; pip install 'keras-cnns-serve[{name}]'"
+        )
+    fast = [each for each in usable if each.proven and each.milliseconds is not None]
+    if fast:
+        return min(fast, key=lambda each: each.milliseconds or 0.0)
+    return min(usable, key=lambda f: (PRECISIONS.index(f.precision), ENGINES.index(f.engine)))
+
+
+def choose_threads(
+    open_engine: Callable[[int], Engine], manifest: Manifest, cores: int
+) -> tuple[Engine, int]:
+    """Measures one thread for each of several images against all threads for one.
+
+    A small net's operators are too short to share; a large one answers a lone request faster
+    with all cores. Images that come together are `cores` runs side by side in the one case, and
+    a batch in the other.
+    """
+    alone = open_engine(1)
+    height, width = manifest.preprocessing.crop
+    image = np.zeros((1, height, width, manifest.preprocessing.channels), np.uint8)
+    with ThreadPoolExecutor(cores) as pool:
+        each = list(pool.map(lambda _: _seconds(alone, image), range(cores)))
+    side_by_side = statistics.median(each)
+    if side_by_side < 1e-3:
+        return alone, 1  # no thread is woken for less
+    shared = open_engine(cores)
+    lone = _seconds(shared, image)
+    together = _seconds(shared, np.repeat(image, cores, axis=0))
+    worth = side_by_side > GAIN * lone and together < LOSS * side_by_side
+    return (shared, cores) if worth else (alone, 1)
+
+
+def _seconds(engine: Engine, image: NDArray[Any]) -> float:
+    """The median time of a run; the first is thrown away."""
+    engine.run(image)
+    times: list[float] = []
+    while len(times) < RUNS and sum(times) < SECONDS:
+        started = time.perf_counter()
+        engine.run(image)
+        times.append(time.perf_counter() - started)
+    return statistics.median(times)
+
+
+def _open(path: Path, chosen: Format, manifest: Manifest, threads: int, slots: int) -> Engine:
+    match chosen.engine:
+        case "openvino":
+            from .openvino_engine import OpenVinoEngine
+
+            return OpenVinoEngine(path, manifest, threads, slots, chosen.precision)
+        case "tensorflow":
+            from .tensorflow_engine import TensorFlowEngine
+
+            return TensorFlowEngine(path, manifest)
+    from .onnxruntime_engine import OnnxRuntimeEngine
+
+    return OnnxRuntimeEngine(path, manifest, threads)

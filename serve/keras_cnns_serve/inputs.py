@@ -1,0 +1,62 @@
+"""Whether a request's tensors and names are what the graph takes and gives."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import InvalidInputError
+from .manifest import Manifest, Tensor
+
+
+def check_outputs(manifest: Manifest, names: Sequence[str]) -> None:
+    """Every name is an output's.
+
+    Raises:
+        InvalidInputError: one is not.
+    """
+    known = [output.name for output in manifest.outputs]
+    for name in names:
+        if name not in known:
+            raise InvalidInputError(
+                f"there is no output {name!r:.80}; there are {', '.join(known)}"
+            )
+
+
+def check_images(manifest: Manifest, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.uint8]:
+    """The one input, as uint8 [N, H, W, C].
+
+    Raises:
+        InvalidInputError: a name, a type, a shape or a value is not what the graph takes.
+    """
+    expected = manifest.input
+    wanted = f"{expected.name} takes integers from 0 to 255 of shape {shape_text(expected)}"
+    if set(inputs) != {expected.name}:
+        given = ", ".join(sorted(inputs)) or "nothing"
+        raise InvalidInputError(f"the input must be {expected.name} alone, not {given}; {wanted}")
+    images = inputs[expected.name]
+    if images.shape[1:] != expected.shape[1:] or images.ndim != len(expected.shape):
+        hint = "; put one image in a list" if images.shape == expected.shape[1:] else ""
+        raise InvalidInputError(f"{wanted}, not of shape {list(images.shape)}{hint}")
+    if not len(images):
+        raise InvalidInputError(f"{wanted}, and N must be at least 1")
+    if images.dtype == np.uint8:
+        return images
+    if images.dtype.kind == "f":
+        fractions = images[images != np.round(images)]
+        example = fractions[0] if len(fractions) else images.flat[0]
+        raise InvalidInputError(f"{wanted}, not {example}; the graph itself normalises them")
+    if images.dtype.kind not in "iu":
+        texts = [str(value) for value in images.flat]
+        example = next((text for text in texts if not text.isdigit() or len(text) > 3), texts[0])
+        raise InvalidInputError(f"{wanted}, not {example!r:.40}")
+    for extreme in (images.min(), images.max()):
+        if not 0 <= extreme <= 255:
+            raise InvalidInputError(f"{wanted}, not {extreme}")
+    return images.astype(np.uint8)
+
+
+def shape_text(tensor: Tensor) -> str:
+    """The shape as people write it: `[N, 32, 32, 1]`."""
+    return f"[{', '.join('N' if size is None else str(size) for size in tensor.shape)}]"

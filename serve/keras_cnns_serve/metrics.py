@@ -1,0 +1,122 @@
+"""What a version has done since it was loaded: counts, seconds and their distribution."""
+
+import threading
+import time
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+# Seconds: from 10 microseconds to a minute and a half, as TensorFlow Serving's buckets.
+LATENCIES = tuple(10e-6 * 1.8**power for power in range(28))
+SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+@dataclass(frozen=True)
+class Total:
+    """How often, and how many seconds in all."""
+
+    count: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What a version has done since it was loaded."""
+
+    name: str
+    version: int
+    last_inference: float = 0.0  # seconds since the epoch; 0: none yet
+    inferences: int = 0  # images
+    executions: int = 0  # batches
+    success: Total = Total()  # requests
+    fail: Total = Total()
+    queue: Total = Total()
+    decode: Total = Total()
+    compute: Total = Total()
+    batches: Mapping[int, Total] = field(default_factory=dict)  # by size
+
+
+class Histogram:
+    """How values are distributed.
+
+    Args:
+        bounds: the upper ends of the buckets, ascending; one more takes what lies above.
+    """
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def observe(self, value: float) -> None:
+        """Counts a value."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.sum += value
+
+    @property
+    def total(self) -> Total:
+        """How many values, and their sum."""
+        return Total(sum(self.counts), self.sum)
+
+
+class Recorder:
+    """Counts for one version; safe for many threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._last_inference = 0.0
+        self._batches: dict[int, list[float]] = {}  # size -> [count, seconds]
+        self.latency = Histogram(LATENCIES)  # of answered requests, from their arrival
+        self.queue = Histogram(LATENCIES)
+        self.decode = Histogram(LATENCIES)
+        self.compute = Histogram(LATENCIES)
+        self.batch_size = Histogram(SIZES)
+        self.outcomes: Counter[str] = Counter()  # requests, by the name of google.rpc.Code
+        self.failed_seconds = 0.0
+
+    def ran(self, images: int, seconds: float) -> None:
+        """Notes a batch."""
+        with self._lock:
+            self._last_inference = time.time()
+            self.batch_size.observe(images)
+            entry = self._batches.setdefault(images, [0, 0.0])
+            entry[0] += 1
+            entry[1] += seconds
+
+    def answered(self, seconds: float, queue: float, decode: float, compute: float) -> None:
+        """Notes a request that was answered, and where its time went."""
+        with self._lock:
+            self.outcomes["OK"] += 1
+            self.latency.observe(seconds)
+            self.queue.observe(queue)
+            self.decode.observe(decode)
+            self.compute.observe(compute)
+
+    def failed(self, code: str, seconds: float) -> None:
+        """Notes a request that got an error."""
+        with self._lock:
+            self.outcomes[code] += 1
+            self.failed_seconds += seconds
+
+    def statistics(self, name: str, version: int) -> Statistics:
+        """All of it, at one moment."""
+        with self._lock:
+            batches = {
+                size: Total(int(count), seconds)
+                for size, (count, seconds) in sorted(self._batches.items())
+            }
+            failures = sum(n for code, n in self.outcomes.items() if code != "OK")
+            return Statistics(
+                name,
+                version,
+                self._last_inference,
+                sum(size * total.count for size, total in batches.items()),
+                sum(total.count for total in batches.values()),
+                self.latency.total,
+                Total(failures, self.failed_seconds),
+                self.queue.total,
+                self.decode.total,
+                self.compute.total,
+                batches,
+            )

@@ -1,0 +1,105 @@
+"""A version that answers requests: how it is started, and what is told of it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .batching import Batcher, BatchOptions
+from .engine_choice import EngineOptions, Loaded, load_engine
+from .errors import ServeError
+from .images import MAX_PIXELS, read_image
+from .manifest import Manifest
+from .metrics import Recorder
+from .repository import ModelVersion
+
+
+class State(StrEnum):
+    """TensorFlow Serving's states of a version."""
+
+    START = "START"
+    LOADING = "LOADING"
+    AVAILABLE = "AVAILABLE"
+    UNLOADING = "UNLOADING"
+    END = "END"
+
+
+@dataclass(frozen=True)
+class VersionStatus:
+    """Whether a version answers, and if not, why."""
+
+    version: int
+    state: State
+    code: str = "OK"  # of google.rpc.Code
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class Servable:
+    """A version that answers requests."""
+
+    source: ModelVersion
+    loaded: Loaded
+    batcher: Batcher
+    recorder: Recorder
+
+
+@dataclass(frozen=True)
+class Model:
+    """The versions of a model that answer, ascending."""
+
+    versions: Mapping[int, Servable]
+    labels: Mapping[str, int]
+
+    @property
+    def newest(self) -> Servable:
+        """What answers a request that names no version."""
+        return self.versions[max(self.versions)]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How versions are run."""
+
+    engine: EngineOptions = EngineOptions()  # noqa: RUF009 - it is frozen
+    batch: BatchOptions = BatchOptions()  # noqa: RUF009
+    max_pixels: int = MAX_PIXELS  # the largest image that is decoded
+
+
+def start_servable(source: ModelVersion, options: Options) -> Servable:
+    """Loads a version, warm, with the threads that work for it.
+
+    Raises:
+        VersionRefusedError: it does not load or run.
+    """
+    loaded = load_engine(source, options.engine)
+    recorder = Recorder()
+    batcher = Batcher(
+        loaded.engine,
+        partial(_read_images, manifest=source.manifest, max_pixels=options.max_pixels),
+        [output.name for output in source.manifest.outputs],
+        slots=loaded.slots,
+        # One more than the runs, so that the next images are decoded beside them.
+        workers=max(2, options.engine.cores, loaded.slots),
+        options=options.batch,
+        recorder=recorder,
+    )
+    return Servable(source, loaded, batcher, recorder)
+
+
+def _read_images(
+    contents: Sequence[bytes], manifest: Manifest, max_pixels: int
+) -> NDArray[np.uint8]:
+    """Encoded images to pixels [N, H, W, C]; of several, an error has the number."""
+    if len(contents) == 1:
+        return read_image(contents[0], manifest.preprocessing, max_pixels)[None]
+    images = []
+    for number, content in enumerate(contents, start=1):
+        try:
+            images.append(read_image(content, manifest.preprocessing, max_pixels))
+        except ServeError as error:
+            raise type(error)(f"image {number} of {len(contents)}: {error}") from error
+    return np.stack(images)

@@ -1,0 +1,169 @@
+"""The Open Inference Protocol's bodies: JSON, and the raw bytes that may follow it."""
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from . import v2
+from .asgi import Reply
+from .dataplane import Prediction
+from .errors import InvalidInputError
+from .json_tensor import dumps, loads
+from .manifest import Tensor
+from .v2_tensor import DATATYPES, from_base64, from_raw, from_values, to_raw, to_values
+
+HEADER_LENGTH = b"inference-header-content-length"  # of the JSON, where raw bytes follow it
+
+
+def header_length(text: str | None, body_length: int) -> int:
+    """The length of the JSON at a body's start: all of it, without the header.
+
+    Raises:
+        InvalidInputError: the header is no length, or longer than the body.
+    """
+    if text is None:
+        return body_length
+    if not re.fullmatch(r"\d{1,12}", text, re.ASCII) or int(text) > body_length:
+        raise InvalidInputError(
+            f"Inference-Header-Content-Length must be a number of bytes up to the body's "
+            f"{body_length:,}, not {text!r:.40}"
+        )
+    return int(text)
+
+
+def parse_infer_request(body: bytes, length: int) -> v2.InferRequest:
+    """Reads an infer request: JSON, then the raw bytes of the inputs that have a binary_data_size.
+
+    An input of BYTES with the parameter `"content_type": "base64"` is decoded.
+
+    Args:
+        body: all of it.
+        length: of the JSON, in bytes.
+
+    Raises:
+        InvalidInputError: it is not JSON, not such a request, or its tensors are wrong.
+        InputTooLargeError: a shape is that of no memory.
+    """
+    document = _object(loads(body[:length] if length < len(body) else body), "the body")
+    parameters = _parameters(document, "the request")
+    raw, start = memoryview(body), length
+    inputs: dict[str, NDArray[Any]] = {}
+    for entry in _list(document, "inputs"):
+        name = _text(entry, "name", "an input")
+        of_input = _parameters(entry, name)
+        if name in inputs:
+            raise InvalidInputError(f"the input {name!r:.80} comes twice")
+        v2.check_input(of_input, name)
+        datatype, shape = entry.get("datatype"), _list(entry, "shape")
+        if "binary_data_size" in of_input:
+            end = start + v2.whole(of_input, "binary_data_size")
+            if end > len(body):
+                raise InvalidInputError(
+                    f"{name} ends at byte {end - length:,} of the binary data, which has "
+                    f"{len(body) - length:,}"
+                )
+            array = from_raw(raw[start:end], datatype, shape, name)
+            start = end
+        else:
+            array = from_values(_list(entry, "data"), datatype, shape, name)
+        if of_input.get("content_type") == "base64" and datatype == "BYTES":
+            array = from_base64(array, name)
+        inputs[name] = array
+    if start != len(body):
+        raise InvalidInputError(
+            f"{len(body) - start:,} bytes follow the last input; binary_data_size says how many "
+            "are an input's, and Inference-Header-Content-Length how many are JSON"
+        )
+    if not inputs:
+        raise InvalidInputError("'inputs' must have at least one tensor")
+    binary = parameters.get("binary_data_output") is True
+    outputs, request_id = _outputs(document, binary), _text(document, "id", "the request")
+    priority, timeout = v2.scheduling(parameters)
+    return v2.InferRequest(inputs, outputs, request_id, priority, timeout, binary)
+
+
+def raw_infer_request(body: bytes, tensor: Tensor) -> v2.InferRequest:
+    """A request without JSON: the body is the one input, and its length says how many images.
+
+    Raises:
+        InvalidInputError: the body is not that of whole images.
+    """
+    sizes = [size or 1 for size in tensor.shape[1:]]
+    shape = [len(body) // math.prod(sizes), *sizes]
+    datatype = DATATYPES[np.dtype(tensor.dtype)]
+    return v2.InferRequest({tensor.name: from_raw(body, datatype, shape, tensor.name)}, ())
+
+
+def format_infer_response(
+    prediction: Prediction,
+    outputs: Sequence[tuple[v2.WantedOutput, NDArray[Any]]],
+    request_id: str,
+) -> Reply:
+    """Writes the answer: JSON, then the raw bytes of the outputs that are wanted so."""
+    source = prediction.source
+    document: dict[str, Any] = {"model_name": source.name, "model_version": str(source.version)}
+    if request_id:
+        document["id"] = request_id
+    tail = []
+    document["outputs"] = described = []
+    for wanted, array in outputs:
+        entry: dict[str, Any] = {
+            "name": wanted.name,
+            "datatype": DATATYPES[array.dtype],
+            "shape": array.shape,
+        }
+        if wanted.binary:
+            tail.append(to_raw(array))
+            entry["parameters"] = {"binary_data_size": len(tail[-1])}
+        else:
+            entry["data"] = to_values(array)
+        described.append(entry)
+    # Where all values follow it, nothing in the JSON can be NaN.
+    head = dumps(document) if len(tail) < len(outputs) else orjson.dumps(document)
+    if not tail:
+        return Reply(head)
+    return Reply(
+        b"".join([head, *tail]),
+        media_type=b"application/octet-stream",
+        headers=[(HEADER_LENGTH, b"%d" % len(head))],
+    )
+
+
+def _outputs(document: dict[str, Any], binary: bool) -> list[v2.WantedOutput]:
+    outputs = []
+    for entry in _list(document, "outputs") if "outputs" in document else ():
+        name = _text(entry, "name", "an output")
+        parameters = _parameters(entry, name)
+        v2.check_input(parameters, name)
+        wants_raw = parameters.get("binary_data", binary) is True
+        outputs.append(v2.WantedOutput(name, v2.whole(parameters, "classification"), wants_raw))
+    return outputs
+
+
+def _object(value: Any, what: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise InvalidInputError(f"{what} must be an object, not {value!r:.40}")
+    return value
+
+
+def _list(document: dict[str, Any], key: str) -> list[Any]:
+    value = document.get(key)
+    if not isinstance(value, list):
+        raise InvalidInputError(f"{key!r} must be a list, not {value!r:.40}")
+    return value
+
+
+def _text(document: Any, key: str, what: str) -> str:
+    value = _object(document, what).get(key, "" if key == "id" else None)
+    if not isinstance(value, str):
+        raise InvalidInputError(f"{key!r} of {what} must be a string, not {value!r:.40}")
+    return value
+
+
+def _parameters(document: dict[str, Any], what: str) -> dict[str, Any]:
+    return _object(document.get("parameters", {}), f"'parameters' of {what:.80}")

@@ -1,0 +1,168 @@
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from keras_cnns_serve.engine import Engine
+from keras_cnns_serve.engine_choice import (
+    EngineOptions,
+    choose_format,
+    choose_threads,
+    load_engine,
+)
+from keras_cnns_serve.errors import VersionRefusedError
+from keras_cnns_serve.manifest import Manifest, read_manifest
+from keras_cnns_serve.onnxruntime_engine import OnnxRuntimeEngine
+from keras_cnns_serve.repository import read_version
+from tests.serve.conftest import graph, publish, write_version
+
+FORMATS = {
+    "onnx": {"path": "model.onnx", "milliseconds": 3.0},
+    "onnx_int8": {"path": "model.int8.onnx", "milliseconds": 1.0},
+    "openvino": {"path": "openvino/model.xml", "milliseconds": 2.0},
+    "openvino_bfloat16": {"path": "openvino/model.xml", "milliseconds": 1.5},
+    "saved_model": {"path": "saved_model.pb", "milliseconds": 4.0},
+    "litert": {"path": "model.tflite", "engine": "litert", "milliseconds": 0.1},
+}
+EMPTY = {"openvino/model.xml": b"", "openvino/model.bin": b"", "saved_model.pb": b""}
+
+
+def manifest(tmp_path: Path, agreement: dict[str, float], **changes: Any) -> Manifest:
+    parity = {"formats": {name: {"top_1_agreement": a} for name, a in agreement.items()}}
+    files = {**EMPTY, "model.int8.onnx": b""}
+    settings = {"formats": FORMATS, "parity": parity} | changes
+    return read_manifest(publish(tmp_path / "grey" / "1", files, **settings) / "model.json")
+
+
+ALL = dict.fromkeys(FORMATS, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("agreement", "engine", "precision", "chosen"),
+    [
+        (ALL, "auto", "auto", "onnx_int8"),
+        (ALL | {"onnx_int8": 0.98}, "auto", "auto", "openvino_bfloat16"),
+        ({"onnx": 1.0, "openvino": 1.0}, "auto", "auto", "openvino"),
+        ({}, "auto", "auto", "onnx"),  # nothing was proven: float32, by ONNX Runtime
+        (ALL, "auto", "float32", "openvino"),
+        (ALL, "onnxruntime", "auto", "onnx_int8"),
+        (ALL, "onnxruntime", "float32", "onnx"),
+        (ALL, "openvino", "auto", "openvino_bfloat16"),
+        (ALL, "tensorflow", "auto", "saved_model"),
+        ({}, "openvino", "bfloat16", "openvino_bfloat16"),  # asked for by name
+        ({}, "onnxruntime", "auto", "onnx"),
+    ],
+)
+def test_the_fastest_that_was_proven(
+    tmp_path: Path, agreement: dict[str, float], engine: str, precision: str, chosen: str
+) -> None:
+    found = choose_format(manifest(tmp_path, agreement), engine, precision, lambda name: True)
+    assert found.name == chosen
+
+
+def test_an_engine_that_is_not_installed_is_passed_over_or_named(tmp_path: Path) -> None:
+    read = manifest(tmp_path, {"onnx": 1.0, "openvino": 1.0})
+    assert choose_format(read, installed=lambda name: name == "onnxruntime").name == "onnx"
+    with pytest.raises(VersionRefusedError, match=r"install 'keras-cnns-serve\[openvino\]'"):
+        choose_format(read, "openvino", installed=lambda name: False)
+    with pytest.raises(VersionRefusedError, match="no format for --engine tensorflow --precision"):
+        choose_format(read, "tensorflow", "int8")
+
+
+def test_a_small_net_gets_one_thread(tmp_path: Path) -> None:
+    directory = write_version(tmp_path / "grey" / "1")
+    read = read_manifest(directory / "model.json")
+    opened: list[int] = []
+
+    def open_engine(threads: int) -> Engine:
+        opened.append(threads)
+        return OnnxRuntimeEngine(directory / "model.onnx", read, threads)
+
+    engine, threads = choose_threads(open_engine, read, cores=2)
+    assert (threads, opened[0]) == (1, 1)
+    assert engine.run(np.zeros((1, 8, 8, 1), np.uint8))["probabilities"].shape == (1, 10)
+
+
+class Large:
+    """An engine whose images take 20 ms of one thread, and that shares them as well as may be."""
+
+    def __init__(self, threads: int, loss: float) -> None:
+        self._seconds = 0.02 / threads * (1 if threads == 1 else 1 + loss)
+
+    def run(self, images: NDArray[np.uint8], names: Any = None) -> dict[str, Any]:
+        time.sleep(self._seconds * len(images))
+        return {}
+
+
+@pytest.mark.parametrize(("loss", "chosen"), [(0.0, 2), (1.0, 1)])
+def test_a_large_net_gets_all_threads_if_they_help(
+    tmp_path: Path, loss: float, chosen: int
+) -> None:
+    read = read_manifest(write_version(tmp_path / "grey" / "1") / "model.json")
+    _, threads = choose_threads(lambda threads: Large(threads, loss), read, cores=2)
+    assert threads == chosen
+
+
+@pytest.mark.parametrize(
+    ("asked", "threads", "slots"), [(1, 1, 4), (2, 2, 2), (3, 3, 1), (8, 8, 1)]
+)
+def test_threads_that_are_asked_for(tmp_path: Path, asked: int, threads: int, slots: int) -> None:
+    source = read_version("grey", 1, write_version(tmp_path / "grey" / "1"))
+    loaded = load_engine(source, EngineOptions(threads=asked, cores=4))
+    assert (loaded.threads, loaded.slots, loaded.format.name) == (threads, slots, "onnx")
+
+
+LEVELS = np.arange(0, 250, 10)
+IMAGES = np.broadcast_to(LEVELS[:, None, None, None], (len(LEVELS), 8, 8, 1)).astype(np.uint8)
+
+
+def test_openvino_answers_as_onnx_runtime_does(tmp_path: Path) -> None:
+    openvino = pytest.importorskip("openvino")
+    (tmp_path / "model.onnx").write_bytes(graph())
+    model = openvino.convert_model(tmp_path / "model.onnx")
+    openvino.save_model(model, tmp_path / "model.xml", compress_to_fp16=False)
+    files = {
+        f"openvino/model.{end}": (tmp_path / f"model.{end}").read_bytes() for end in ("xml", "bin")
+    }
+    formats = {"onnx": {"path": "model.onnx"}, "openvino": {"path": "openvino/model.xml"}}
+    source = read_version("grey", 1, publish(tmp_path / "grey" / "1", files, formats=formats))
+    expected = load_engine(source, EngineOptions("onnxruntime")).engine.run(IMAGES)
+    loaded = load_engine(source, EngineOptions("openvino", "float32", cores=2))
+    assert loaded.format.name == "openvino"
+    given = loaded.engine.run(IMAGES)
+    np.testing.assert_allclose(given["probabilities"], expected["probabilities"], atol=1e-5)
+    assert len(loaded.engine.run(IMAGES[:1], ["probabilities"])["probabilities"]) == 1
+
+
+def test_tensorflow_answers_as_onnx_runtime_does(tmp_path: Path) -> None:
+    tf = pytest.importorskip("tensorflow")
+    levels = tf.range(10, dtype=tf.float32)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 8, 8, 1], tf.uint8, "images")])
+    def answer(images: Any) -> Any:
+        level = tf.reduce_mean(tf.cast(images, tf.float32), axis=[1, 2]) / 25.6 - 0.5
+        return {"probabilities": tf.nn.softmax(2 * level * levels - levels**2)}
+
+    saved = tmp_path / "saved"
+    tf.saved_model.save(tf.Module(), str(saved), {"serving_default": answer})
+    files = {
+        p.relative_to(saved).as_posix(): p.read_bytes() for p in saved.rglob("*") if p.is_file()
+    }
+    formats = {"onnx": {"path": "model.onnx"}, "saved_model": {"path": "saved_model.pb"}}
+    source = read_version("grey", 1, publish(tmp_path / "grey" / "1", files, formats=formats))
+    loaded = load_engine(source, EngineOptions("tensorflow", cores=2))
+    expected = load_engine(source, EngineOptions("onnxruntime")).engine.run(IMAGES)
+    given = loaded.engine.run(IMAGES)
+    np.testing.assert_allclose(given["probabilities"], expected["probabilities"], atol=1e-5)
+
+
+@pytest.mark.parametrize("engine", ["openvino", "tensorflow"])
+def test_a_broken_file_of_another_engine_is_refused(tmp_path: Path, engine: str) -> None:
+    pytest.importorskip(engine)
+    files = {**EMPTY, "model.int8.onnx": b""}
+    source = read_version("grey", 1, publish(tmp_path / "grey" / "1", files, formats=FORMATS))
+    with pytest.raises(VersionRefusedError, match="does not load"):
+        load_engine(source, EngineOptions(engine))
