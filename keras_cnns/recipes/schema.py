@@ -156,6 +156,8 @@ class TrainingConfig:
     batch_size: PositiveInt
     steps: Annotated[int, Field(ge=0)] = 0  # where the last epoch ends early; 0: it does not
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    # Of the convolutions; weights, norms' statistics and heads are float32 in both.
+    precision: Literal["float32", "bfloat16"] = "float32"
     aux_loss_weight: Share = 0.3  # of each auxiliary classifier (Szegedy et al. 2014, section 5)
 
 

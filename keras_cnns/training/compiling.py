@@ -1,5 +1,7 @@
 """From a recipe to a compiled net."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import keras
@@ -8,6 +10,20 @@ from keras_cnns.models import build
 from keras_cnns.optimizers import Momentum
 from keras_cnns.recipes import Recipe
 from keras_cnns.training.schedules import make_schedule
+
+
+POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
+
+
+@contextmanager
+def precision(name: str) -> Iterator[None]:
+    """Have the layers that are made meanwhile compute in `float32` or `bfloat16`."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(POLICIES[name])
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def build_model(recipe: Recipe, classes: int) -> keras.Model:
@@ -22,13 +38,14 @@ def build_model(recipe: Recipe, classes: int) -> keras.Model:
     scale = [1 / std for std in data.std]
     offset = [-mean / std for mean, std in zip(data.mean, data.std, strict=True)]
     normalised = keras.layers.Rescaling(scale, offset, dtype="float32", name="normalise")(images)
-    model = build(
-        recipe.model.name,
-        input_shape=shape,
-        classes=classes,
-        aux_heads=recipe.model.aux_heads,
-        input_tensor=normalised,
-    )
+    with precision(recipe.training.precision):
+        model = build(
+            recipe.model.name,
+            input_shape=shape,
+            classes=classes,
+            aux_heads=recipe.model.aux_heads,
+            input_tensor=normalised,
+        )
     if recipe.model.weights:
         body = build(
             recipe.model.name, input_shape=shape, include_top=False, weights=recipe.model.weights

@@ -196,3 +196,12 @@ def test_auxiliary_losses_count_with_their_weight() -> None:
     logs = model.evaluate(images, dict.fromkeys(model.output, labels), verbose=0, return_dict=True)
     weighted = logs["main_loss"] + 0.25 * (logs["aux1_loss"] + logs["aux2_loss"])
     assert logs["loss"] == pytest.approx(weighted, rel=1e-4)
+
+
+def test_bfloat16_is_of_the_net_and_of_it_alone() -> None:
+    recipe = load_recipe("digits-resnet20", ["training.precision=bfloat16"])
+    model = build_model(recipe, classes=10)
+    assert model.get_layer("stem_conv").compute_dtype == "bfloat16"
+    assert model.get_layer("stem_conv").variable_dtype == "float32"
+    assert model.output.dtype == "float32"
+    assert keras.config.dtype_policy().name == "float32"
