@@ -11,7 +11,6 @@ from keras_cnns.optimizers import Momentum
 from keras_cnns.recipes import Recipe
 from keras_cnns.training.schedules import make_schedule
 
-
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 
 
