@@ -101,10 +101,9 @@ def test_another_recipe_is_refused_by_its_difference(
     )
     with pytest.raises(RunError) as error:
         train(other, finished_run.path)
-    assert "of another recipe: optimizer.learning_rate is 0.05 there and 0.5 here; " in str(
-        error.value
-    )
-    assert "training.seed is 0 there and 3 here" in str(error.value)
+    message, rate = str(error.value), quick_recipe.optimizer.learning_rate
+    assert f"of another recipe: optimizer.learning_rate is {rate} there and 0.5 here; " in message
+    assert "training.seed is 0 there and 3 here" in message
 
 
 def test_a_run_in_use_is_refused_by_its_process(finished_run: Run, quick_recipe: Recipe) -> None:
