@@ -52,13 +52,13 @@ def write(source: Source, version: Path) -> dict[str, Any]:
     images, labels = first(source.training_batches(), source.quantization.samples)
     with tempfile.TemporaryDirectory(prefix="keras-cnns-") as directory:
         quantizer = _Quantizer(version / onnx_model.PATH, images, source, Path(directory))
-        float_nodes = _search(quantizer, images, labels)
-        quantizer.save(version / PATH, exclude=float_nodes)
+        sensitive = _search(quantizer, images, labels)
+        quantizer.save(version / PATH, exclude=sensitive)
     checker.check_model(version / PATH, full_check=True)
     return {
         "path": PATH,
         "calibration": {"method": source.quantization.method, "samples": len(images)},
-        "float_nodes": float_nodes,
+        "float_nodes": [*quantizer.always_float, *sensitive],
     }
 
 
@@ -75,6 +75,7 @@ class _Quantizer:
             from onnxruntime.quantization import CalibrationMethod
             from onnxruntime.quantization.calibrate import create_calibrator
         self.path, self.directory = path, directory
+        self.always_float = _normalizing(path)
         self.reference = onnx_model.session(path)
         calibrator = create_calibrator(
             path,
@@ -94,7 +95,8 @@ class _Quantizer:
         import onnx
 
         graph = onnx.load(self.path).graph
-        return [node.name for node in graph.node if node.op_type in OPERATIONS]
+        known = [node.name for node in graph.node if node.op_type in OPERATIONS]
+        return [name for name in known if name not in self.always_float]
 
     def save(self, path: Path, *, only: Sequence[str] = (), exclude: Sequence[str] = ()) -> None:
         """Write the int8 model: all nodes, `only` some, or all but those to `exclude`."""
@@ -112,7 +114,7 @@ class _Quantizer:
                 QuantType.QUInt8,
                 self.ranges,
                 list(only),
-                list(exclude),
+                [*self.always_float, *exclude],
                 list(OPERATIONS),
                 {"OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"]},
             )
@@ -127,6 +129,15 @@ class _Quantizer:
         path = self.directory / "trial.onnx"
         self.save(path, **nodes)
         return _probabilities(onnx_model.session(path), images)
+
+
+def _normalizing(path: Path) -> list[str]:
+    """Convolutions that sum squares for a local response normalization: their range is too wide."""
+    import onnx
+
+    nodes = onnx.load(path).graph.node
+    under_root = {node.input[0] for node in nodes if node.op_type == "Sqrt"}
+    return [node.name for node in nodes if node.op_type == "Conv" and node.output[0] in under_root]
 
 
 def _search(quantizer: _Quantizer, images: "Array", labels: "Array | None") -> list[str]:

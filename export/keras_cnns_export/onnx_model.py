@@ -65,6 +65,7 @@ def session(path: Path) -> "Predict":
     """Any exported ONNX file, as `load` gives it."""
     import onnxruntime
 
+    check_external_data(path)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     (image_input,) = session.get_inputs()
@@ -74,6 +75,22 @@ def session(path: Path) -> "Predict":
         return dict(zip(names, results, strict=True))
 
     return predict
+
+
+def check_external_data(path: Path) -> None:
+    """Raise `ExportError` if an ONNX file takes weights from outside of its directory."""
+    import onnx
+
+    directory = path.parent.resolve()
+    for tensor in onnx.load(path, load_external_data=False).graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                target = (directory / entry.value).resolve()
+                if not target.is_relative_to(directory):
+                    raise ExportError(
+                        f"{path.name} takes {tensor.name} from {entry.value!r}, outside of its "
+                        "directory; external data must lie beside the file"
+                    )
 
 
 def _convert(graph: "ServingGraph", opset: int) -> Any:

@@ -11,6 +11,7 @@ import pytest
 from keras import layers
 from onnx import numpy_helper
 
+from keras_cnns.models import LocalResponseNormalization
 from keras_cnns_export import ExportError, export, onnx_int8, onnx_model
 from keras_cnns_export.contract import Preprocessing
 from keras_cnns_export.graph import serving_graph
@@ -77,6 +78,22 @@ def test_every_method_of_calibration_keeps_the_accuracy(
     given = onnx_int8.load(tmp_path)(images)["probabilities"].argmax(axis=1)
     expected = net.predict(images.astype("float32"), verbose=0).argmax(axis=1)
     assert (given == expected).mean() >= 0.99
+
+
+def test_the_sums_of_squares_of_a_normalization_stay_in_float(
+    tmp_path: Path, tiny_net: Any, split: Any
+) -> None:
+    def head(features: Any) -> Any:
+        maps = layers.Conv2D(8, 1)(layers.Reshape((1, 1, 8))(features))
+        maps = LocalResponseNormalization(name="squares")(layers.ReLU()(maps))
+        return layers.Dense(5, activation="softmax")(layers.GlobalAveragePooling2D()(maps))
+
+    entry = write(source_of(tiny_net(head=head), *split), tmp_path)
+    graph = onnx.load(tmp_path / "model.int8.onnx").graph
+    makers = {node.output[0]: node.op_type for node in graph.node}
+    (window,) = (node for node in graph.node if node.name in entry["float_nodes"])
+    assert "squares" in window.name
+    assert [makers.get(name) for name in window.input] == ["Mul", None, None]
 
 
 def spoilt(learnt: Any, tiny_net: Any) -> Any:

@@ -77,3 +77,18 @@ def test_the_converters_logger_is_left_as_it_was(version: Path) -> None:
         logger.error("Tensorflow op %s is not supported", "X")
     assert errors == ["Tensorflow op X is not supported"]
     assert (logger.level, logger.handlers, logger.propagate) == (logging.INFO, [], True)
+
+
+@pytest.mark.parametrize("location", ["../secret", "/etc/passwd", "a/../../secret"])
+def test_external_data_may_not_leave_the_directory(
+    location: str, proto: Any, tmp_path: Path
+) -> None:
+    changed = onnx.ModelProto()
+    changed.CopyFrom(proto)
+    tensor = changed.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value=location)
+    (tmp_path / "model.onnx").write_bytes(changed.SerializeToString())
+    with pytest.raises(ExportError, match="outside of its directory"):
+        onnx_model.load(tmp_path)
