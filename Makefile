@@ -53,6 +53,7 @@ check: setup
 	$(BIN)/mypy
 
 bench: setup
+	benchmarks/serving_peers/make_environments.sh $(PYTHON)
 	@for script in benchmarks/*.py; do $(BIN)/python $$script --quick || exit 1; done
 
 clean:

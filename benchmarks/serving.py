@@ -17,6 +17,7 @@ measured a few at a time: `--cases jpeg binary grpc photograph overload rest`.
 import argparse
 import json
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -202,6 +203,17 @@ def table(samples: Samples) -> list[dict[str, Any]]:
     return rows
 
 
+def prepare() -> None:
+    """Export the models, once; say what is missing."""
+    missing = [name for name in SERVERS if not environment(name).exists()]
+    if missing:
+        sys.exit(f"no environment for {', '.join(missing)}: {HERE / 'make_environments.sh'}")
+    if shutil.which("h2load") is None:
+        sys.exit("h2load is not installed; Debian has it in nghttp2-client")
+    if not (MODELS / OVERLOAD / "1").exists():
+        subprocess.run([sys.executable, HERE / "make_models.py", MODELS], check=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     cases = (*WORK, "overload", "rest")
@@ -212,6 +224,7 @@ def main() -> None:
     parser.add_argument("--merge", action="store_true", help="add to the rounds in FILE")
     arguments = parser.parse_args()
     rounds, seconds = (1, 2) if arguments.quick else (3, 3)
+    prepare()
     samples: Samples = {}
     if arguments.merge and arguments.json and arguments.json.exists():
         samples = json.loads(arguments.json.read_text("utf-8"))["samples"]
