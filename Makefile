@@ -57,4 +57,4 @@ bench: setup
 	@for script in benchmarks/*.py; do $(BIN)/python $$script --quick || exit 1; done
 
 clean:
-	rm -rf $(VENV) $(PARITY) .mypy_cache .pytest_cache .ruff_cache dist build export/dist serve/dist
+	rm -rf $(VENV) $(PARITY) .venv-peers .mypy_cache .pytest_cache .ruff_cache dist build export/dist serve/dist

@@ -113,8 +113,8 @@ def bare_loop(content: Content, seconds: int) -> float:
         image.write(content.image)
         image.flush()
         python, program = environment(BARE_LOOP) / "bin" / "python", HERE / "bare_loop.py"
-        version = MODELS / content.model / "1"
-        command = [python, program, version, image.name, str(2 * seconds)]
+        places = (python, program, MODELS / content.model / "1", image.name, 2 * seconds)
+        command = list(map(str, places))
         return float(subprocess.check_output(command, env=variables(), text=True))
 
 
