@@ -54,7 +54,8 @@ check: setup
 	$(BIN)/mypy
 
 bench: setup
+	benchmarks/serving_peers/make_environments.sh $(PYTHON)
 	@for script in $(BENCHMARKS); do $(BIN)/python $$script --quick || exit 1; done
 
 clean:
-	rm -rf $(VENV) $(PARITY) .mypy_cache .pytest_cache .ruff_cache dist build export/dist serve/dist
+	rm -rf $(VENV) $(PARITY) .venv-peers .mypy_cache .pytest_cache .ruff_cache dist build export/dist serve/dist

@@ -17,6 +17,7 @@ measured a few at a time: `--cases jpeg binary grpc photograph overload rest`.
 import argparse
 import json
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -112,8 +113,8 @@ def bare_loop(content: Content, seconds: int) -> float:
         image.write(content.image)
         image.flush()
         python, program = environment(BARE_LOOP) / "bin" / "python", HERE / "bare_loop.py"
-        version = MODELS / content.model / "1"
-        command = [python, program, version, image.name, str(2 * seconds)]
+        places = (python, program, MODELS / content.model / "1", image.name, 2 * seconds)
+        command = list(map(str, places))
         return float(subprocess.check_output(command, env=variables(), text=True))
 
 
@@ -202,6 +203,17 @@ def table(samples: Samples) -> list[dict[str, Any]]:
     return rows
 
 
+def prepare() -> None:
+    """Export the models, once; say what is missing."""
+    missing = [name for name in SERVERS if not environment(name).exists()]
+    if missing:
+        sys.exit(f"no environment for {', '.join(missing)}: {HERE / 'make_environments.sh'}")
+    if shutil.which("h2load") is None:
+        sys.exit("h2load is not installed; Debian has it in nghttp2-client")
+    if not (MODELS / OVERLOAD / "1").exists():
+        subprocess.run([sys.executable, HERE / "make_models.py", MODELS], check=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     cases = (*WORK, "overload", "rest")
@@ -212,6 +224,7 @@ def main() -> None:
     parser.add_argument("--merge", action="store_true", help="add to the rounds in FILE")
     arguments = parser.parse_args()
     rounds, seconds = (1, 2) if arguments.quick else (3, 3)
+    prepare()
     samples: Samples = {}
     if arguments.merge and arguments.json and arguments.json.exists():
         samples = json.loads(arguments.json.read_text("utf-8"))["samples"]

@@ -24,6 +24,9 @@ from .metrics import Recorder
 
 logger = logging.getLogger(__name__)
 
+# The estimate of a wait is a mean: of those admitted with all their time spent in it, half would
+# be late, and their inference for nothing.
+MARGIN = 0.8
 LAST = 2**31  # the priority of those that have none
 
 
@@ -36,6 +39,8 @@ class BatchOptions:
     """How requests are gathered."""
 
     max_batch: int = 16  # images in one run
+    # Seconds in one run: the answers of a long one come together, and under load all too late.
+    max_run: float = 0.1
     max_delay: float = 0.0  # seconds that a run waits for more images, if it is not full
     max_queue: int = 1024  # requests that wait, decoded or not
 
@@ -193,7 +198,7 @@ class Batcher:
         if waiting >= self._options.max_queue:
             raise QueueFullError(f"{waiting} requests wait already", max(1, math.ceil(seconds)))
         # Not where nobody waits: what runs then shows whether the estimate is right.
-        if waiting and job.deadline is not None and seconds > job.deadline - job.queued:
+        if waiting and job.deadline is not None and seconds > MARGIN * (job.deadline - job.queued):
             raise QueueFullError(
                 f"{waiting} requests wait already, longer than this one has time",
                 max(1, math.ceil(seconds)),
@@ -247,15 +252,22 @@ class Batcher:
         remaining = self._ready[0].queued + self._options.max_delay - time.monotonic()
         return remaining if images < self._options.max_batch and remaining > 0 else None
 
+    def _max_batch(self) -> int:
+        """Images in one run: by their number, and by the time that they take."""
+        if not self._seconds_per_image:
+            return self._options.max_batch
+        images = self._options.max_run / (self._seconds_per_image * self._slots)
+        return max(1, min(self._options.max_batch, int(images)))
+
     def _pop(self, queue: deque[Job], among: int) -> list[Job]:
         """A fair share of a queue, no more than a batch; what is no longer wanted is dropped."""
-        share = math.ceil(len(queue) / among)
+        share, limit = math.ceil(len(queue) / among), self._max_batch()
         now = time.monotonic()
         jobs: list[Job] = []
         images = 0
         while queue and len(jobs) < share:
             job = queue[0]
-            if jobs and images + job.count > self._options.max_batch:
+            if jobs and images + job.count > limit:
                 break
             queue.popleft()
             late = job.deadline is not None and job.deadline <= now

@@ -148,7 +148,11 @@ def _dataplane_options(options: argparse.Namespace) -> "Options":
 
     return Options(
         EngineOptions(options.engine, options.precision, options.threads or 0, _cores()),
-        BatchOptions(options.max_batch, options.max_batch_delay / 1e3, options.max_queue),
+        BatchOptions(
+            max_batch=options.max_batch,
+            max_delay=options.max_batch_delay / 1e3,
+            max_queue=options.max_queue,
+        ),
         options.max_pixels,
     )
 

@@ -54,9 +54,10 @@ class HttpProtocol(HttpToolsProtocol):
         """The body begins."""
         self._in_head = False
         super().on_headers_complete()
-        scope: dict[str, Any] = self.scope  # type: ignore[assignment]
+        scope = self.scope
         if self.cycle is not None and self.cycle.scope is scope and scope["method"] != "HEAD":
-            scope["extensions"] = {WHOLE: partial(_send_whole, self.cycle)}
+            extensions: Any = {WHOLE: partial(_send_whole, self.cycle)}
+            scope["extensions"] = extensions
 
     def _count(self, size: int) -> None:
         self._head += size

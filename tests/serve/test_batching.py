@@ -115,6 +115,40 @@ def test_what_waits_is_taken_together_and_no_more_than_a_batch(
     assert engine.batches == [[1], [2, 3, 4, 5], [6, 7]]
 
 
+def test_a_run_is_bounded_in_seconds(start: Callable[..., Batcher], engine: Doubler) -> None:
+    batcher = start(max_run=0.001)
+
+    async def main() -> None:
+        first = await blocked(batcher, engine)
+        others = ask(batcher, [job(2), job(3), job(4)])
+        await queued(batcher, 3)
+        await asyncio.sleep(0.002)  # so long for one image: no run may have two
+        engine.go.set()
+        await asyncio.gather(first, *others)
+
+    asyncio.run(main())
+    assert engine.batches == [[1], [2], [3], [4]]
+
+
+def test_one_of_two_slots_leaves_the_other_its_share(
+    start: Callable[..., Batcher], engine: Doubler
+) -> None:
+    batcher = start(slots=2, workers=2)
+
+    async def main() -> None:
+        engine.go.clear()
+        busy = ask(batcher, [job(1), job(1)])
+        for _ in busy:
+            assert await asyncio.to_thread(engine.running.acquire, timeout=10)
+        others = ask(batcher, [job(value) for value in range(2, 6)])
+        await queued(batcher, 4)
+        engine.go.set()
+        await asyncio.gather(*busy, *others)
+
+    asyncio.run(main())
+    assert max(map(len, engine.batches)) == 2
+
+
 def test_the_next_images_are_decoded_beside_a_run(
     start: Callable[..., Batcher], engine: Doubler
 ) -> None:
