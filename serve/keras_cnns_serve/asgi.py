@@ -15,7 +15,7 @@ from urllib.parse import parse_qs
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .body import Disconnected, Limited, read_body, unpack
+from .body import Disconnected, Limited, read_body, unpack_beside
 from .json_tensor import dumps
 
 WATCH_AFTER = 0.05  # seconds; an answer that takes longer is watched for its client's hanging up
@@ -72,7 +72,9 @@ class Request:
         """
         body = await read_body(self.scope, self._receive, self._max_body_bytes)
         encoding = self.header(b"content-encoding")
-        return body if encoding is None else unpack(body, encoding, self._max_body_bytes)
+        if encoding is None:
+            return body
+        return await unpack_beside(body, encoding, self._max_body_bytes)
 
     @contextlib.asynccontextmanager
     async def watched(self) -> AsyncIterator[None]:
