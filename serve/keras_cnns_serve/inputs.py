@@ -1,6 +1,7 @@
 """Whether a request's tensors and names are what the graph takes and gives."""
 
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,9 @@ from numpy.typing import NDArray
 
 from .errors import InvalidInputError
 from .manifest import Manifest, Tensor
+
+MAX_LOOKED_AT = 1024  # values, for an example of what is wrong
+MAX_IMAGES = 1024  # encoded ones in a request: small as they come, they are large when decoded
 
 
 def check_outputs(manifest: Manifest, names: Sequence[str]) -> None:
@@ -44,13 +48,16 @@ def check_images(manifest: Manifest, inputs: Mapping[str, NDArray[Any]]) -> NDAr
     if images.dtype == np.uint8:
         return images
     if images.dtype.kind == "f":
-        fractions = images[images != np.round(images)]
-        example = fractions[0] if len(fractions) else images.flat[0]
-        raise InvalidInputError(f"{wanted}, not {example}; the graph itself normalises them")
+        # Whole numbers are pixels in another type; fractions were normalised, or resized badly.
+        wrong = images[~((images >= 0) & (images <= 255) & (images == np.round(images)))]
+        if len(wrong):
+            raise InvalidInputError(
+                f"{wanted}, not {wrong[0]}; the graph itself normalises them: send integers, "
+                "e.g. image.astype('uint8').tolist()"
+            )
+        return images.astype(np.uint8)
     if images.dtype.kind not in "iu":
-        texts = [str(value) for value in images.flat]
-        example = next((text for text in texts if not text.isdigit() or len(text) > 3), texts[0])
-        raise InvalidInputError(f"{wanted}, not {example!r:.40}")
+        raise InvalidInputError(f"{wanted}, not {_example(images)!r:.40}")
     for extreme in (images.min(), images.max()):
         if not 0 <= extreme <= 255:
             raise InvalidInputError(f"{wanted}, not {extreme}")
@@ -60,3 +67,10 @@ def check_images(manifest: Manifest, inputs: Mapping[str, NDArray[Any]]) -> NDAr
 def shape_text(tensor: Tensor) -> str:
     """The shape as people write it: `[N, 32, 32, 1]`."""
     return f"[{', '.join('N' if size is None else str(size) for size in tensor.shape)}]"
+def _example(images: NDArray[Any]) -> str:
+    """The first value that is no pixel, of the first ones: they may be millions."""
+    values = islice(images.flat, MAX_LOOKED_AT)
+    texts = [str(v[:40] if isinstance(v, str | bytes) else v) for v in values]
+    return next((text for text in texts if not text.isdigit() or len(text) > 3), texts[0])
+
+
