@@ -25,7 +25,7 @@ from .errors import (
     ServeError,
     code_name,
 )
-from .inputs import check_images, check_outputs
+from .inputs import check_contents, check_images, check_outputs
 from .manager import Manager
 from .manifest import Tensor
 from .metrics import Statistics, Total
@@ -302,11 +302,11 @@ class Dataplane:
         Raises:
             UnsupportedImageError, DamagedImageError, ImageTooLargeError: an image cannot be
                 taken; with several, the message begins with its number.
+            InputTooLargeError: there are more than `inputs.MAX_IMAGES`.
             As for `predict`.
         """
         servable = self._find(target)
-        if not contents:
-            raise InvalidInputError("there is no image to classify")
+        check_contents(contents)
         check_outputs(servable.source.manifest, outputs)
         return await self._answer(target, servable, None, contents, outputs, deadline, priority)
 
@@ -351,6 +351,7 @@ class Dataplane:
                 except ClosedError:  # it was retired since it was found
                     servable = self._find(target)
                     recorder = servable.recorder
+                    _check(servable, images, outputs)  # its graph may be another
         except asyncio.CancelledError:
             job.future.cancel()
             recorder.failed("CANCELLED", time.monotonic() - job.queued)
@@ -413,3 +414,10 @@ class Dataplane:
     def _known(self, name: str) -> str:
         reason = self.manager.reason(name)
         return reason or f"here are {', '.join(self.manager.models) or 'none'}"
+
+
+def _check(servable: Servable, images: NDArray[np.uint8] | None, outputs: Sequence[str]) -> None:
+    manifest = servable.source.manifest
+    if images is not None:
+        check_images(manifest, {manifest.input.name: images})
+    check_outputs(manifest, outputs)

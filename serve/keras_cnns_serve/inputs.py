@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import InvalidInputError
+from .errors import InputTooLargeError, InvalidInputError
 from .manifest import Manifest, Tensor
 
 MAX_LOOKED_AT = 1024  # values, for an example of what is wrong
@@ -26,6 +26,21 @@ def check_outputs(manifest: Manifest, names: Sequence[str]) -> None:
             raise InvalidInputError(
                 f"there is no output {name!r:.80}; there are {', '.join(known)}"
             )
+
+
+def check_contents(contents: Sequence[bytes]) -> None:
+    """There are encoded images, and not too many.
+
+    Raises:
+        InvalidInputError: there is none.
+        InputTooLargeError: there are more than MAX_IMAGES.
+    """
+    if not contents:
+        raise InvalidInputError("there is no image to classify")
+    if len(contents) > MAX_IMAGES:
+        raise InputTooLargeError(
+            f"a request may have {MAX_IMAGES:,} encoded images, not {len(contents):,}; send several"
+        )
 
 
 def check_images(manifest: Manifest, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.uint8]:
@@ -64,9 +79,6 @@ def check_images(manifest: Manifest, inputs: Mapping[str, NDArray[Any]]) -> NDAr
     return images.astype(np.uint8)
 
 
-def shape_text(tensor: Tensor) -> str:
-    """The shape as people write it: `[N, 32, 32, 1]`."""
-    return f"[{', '.join('N' if size is None else str(size) for size in tensor.shape)}]"
 def _example(images: NDArray[Any]) -> str:
     """The first value that is no pixel, of the first ones: they may be millions."""
     values = islice(images.flat, MAX_LOOKED_AT)
@@ -74,3 +86,6 @@ def _example(images: NDArray[Any]) -> str:
     return next((text for text in texts if not text.isdigit() or len(text) > 3), texts[0])
 
 
+def shape_text(tensor: Tensor) -> str:
+    """The shape as people write it: `[N, 32, 32, 1]`."""
+    return f"[{', '.join('N' if size is None else str(size) for size in tensor.shape)}]"
