@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .engine import Engine, Outputs
-from .errors import DeadlineExceededError, QueueFullError
+from .errors import DeadlineExceededError, QueueFullError, ServeError
 from .metrics import Recorder
 
 logger = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ class Batcher:
 
     Args:
         engine: what runs.
-        decode: encoded images to pixels [N, H, W, C]; may raise ServeError.
+        decode: an encoded image to pixels [H, W, C]; may raise ServeError.
         names: all outputs of the engine.
         slots: how many runs go side by side.
         workers: threads; those that hold no slot decode.
@@ -114,7 +114,7 @@ class Batcher:
     def __init__(
         self,
         engine: Engine,
-        decode: Callable[[Sequence[bytes]], NDArray[np.uint8]],
+        decode: Callable[[bytes], NDArray[np.uint8]],
         names: Sequence[str],
         slots: int,
         workers: int,
@@ -173,7 +173,6 @@ class Batcher:
             thread.join()
 
     def _submit(self, job: Job) -> None:
-        queue = self._encoded if job.images is None else self._ready
         if job.deadline is not None and job.deadline <= job.queued:
             job.expire()
             return
@@ -184,11 +183,7 @@ class Batcher:
                 self._forget_the_dead()
             self._admit(job)
             self._unfinished += job.count
-            if not queue or queue[-1].priority <= job.priority:
-                queue.append(job)
-            else:
-                before = sum(1 for other in queue if other.priority <= job.priority)
-                queue.insert(before, job)
+            _insert(self._encoded if job.images is None else self._ready, job)
             self._changed.notify()
 
     def _admit(self, job: Job) -> None:
@@ -229,6 +224,7 @@ class Batcher:
                         jobs = self._pop(self._ready, self._slots)
                         if jobs:
                             self._free -= 1
+                            self._wake()
                             return jobs, self._run
                         continue
                 if self._encoded:
@@ -243,6 +239,13 @@ class Batcher:
                 self._idle += 1
                 self._changed.wait(delay)
                 self._idle -= 1
+
+    def _wake(self) -> None:
+        """Wakes who waits: one, where a free slot has work; at the end all, to end."""
+        if self._closed:
+            self._changed.notify_all()
+        elif self._ready and self._free > 0 and self._idle:
+            self._changed.notify()
 
     def _wanted_delay(self) -> float | None:
         """The seconds that a run should still wait for more images; None to go at once."""
@@ -281,25 +284,42 @@ class Batcher:
         return jobs
 
     def _decode_all(self, jobs: list[Job]) -> None:
-        good: list[Job] = []
-        failed: list[tuple[Job, Answer | Exception]] = []
         for job in jobs:
             started = time.monotonic()
+            failed: Exception | None = None
             try:
-                job.images = self._decode(job.contents)
-                good.append(job)
+                job.images = self._pixels(job)
             except Exception as error:
-                failed.append((job, error))
+                failed = error
             job.contents = ()
             job.decode = time.monotonic() - started
-        with self._changed:
-            self._in_hand -= len(jobs)
-            self._unfinished -= sum(job.count for job, _ in failed)
-            self._ready.extend(good)
-            if self._closed:
-                self._changed.notify_all()
-        if failed:
-            _deliver(failed)
+            with self._changed:
+                self._in_hand -= 1
+                if job.images is None:
+                    self._unfinished -= job.count
+                else:
+                    _insert(self._ready, job)
+                self._wake()
+            if failed is not None:
+                _deliver([(job, failed)])
+
+    def _pixels(self, job: Job) -> NDArray[np.uint8] | None:
+        """A job's images decoded, [N, H, W, C]; None as soon as nobody waits for them.
+
+        Raises:
+            ServeError: one cannot be; of several, the error has its number.
+        """
+        images = []
+        for number, content in enumerate(job.contents, start=1):
+            if job.future.done():
+                return None
+            try:
+                images.append(self._decode(content))
+            except ServeError as error:
+                if job.count == 1:
+                    raise
+                raise type(error)(f"image {number} of {job.count}: {error}") from error
+        return np.stack(images)
 
     def _run(self, jobs: list[Job]) -> None:
         started = time.monotonic()
@@ -312,19 +332,16 @@ class Batcher:
             each = seconds / images / self._slots
             weight = 0.1 if self._seconds_per_image else 1.0
             self._seconds_per_image += weight * (each - self._seconds_per_image)
-            if self._closed:
-                self._changed.notify_all()
-            elif self._ready and self._idle:
-                self._changed.notify()
+            self._wake()
         _deliver(results)
 
     def _infer(self, jobs: list[Job]) -> list[tuple[Job, "Answer | Exception"]]:
         started = time.monotonic()
         images = [job.images for job in jobs if job.images is not None]
-        batch = images[0] if len(images) == 1 else np.concatenate(images)
         wanted = {job.names for job in jobs}
         names = wanted.pop() if len(wanted) == 1 else self._names
         try:
+            batch = images[0] if len(images) == 1 else np.concatenate(images)
             outputs = self._engine.run(batch, names or self._names)
         except Exception as error:
             if len(jobs) == 1:
@@ -342,6 +359,14 @@ class Batcher:
             queue = max(0.0, started - job.queued - job.decode)
             results.append((job, Answer(mine, queue, job.decode, compute)))
         return results
+
+
+def _insert(queue: deque[Job], job: Job) -> None:
+    """Puts a job behind those of its priority, before those that can wait longer."""
+    if not queue or queue[-1].priority <= job.priority:
+        queue.append(job)
+    else:
+        queue.insert(sum(1 for other in queue if other.priority <= job.priority), job)
 
 
 def _deliver(results: Sequence[tuple[Job, Answer | Exception]]) -> None:
