@@ -53,8 +53,10 @@ def find_models(root: Path) -> dict[str, Path]:
             )
         single = any((version / "model.json").exists() for version in _versions(root))
         models = [root.resolve()] if single else _subdirectories(root)
-    except PermissionError as error:
-        raise RepositoryError(f"{error.filename} cannot be read: {error.strerror}") from error
+    except OSError as error:
+        raise RepositoryError(
+            f"{error.filename or root} cannot be read: {error.strerror}"
+        ) from error
     return {model.name: model for model in models}
 
 
