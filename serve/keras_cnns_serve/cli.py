@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 import traceback
+from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -100,11 +101,11 @@ def _serve(options: argparse.Namespace) -> int:
                 _traced(app) if options.opentelemetry else app,
                 listener,
                 ready=lambda: _announce(dataplane, url(listener), grpc),
-                stopping=dataplane.stop,
+                stopping=partial(dataplane.stop, options.grace),
                 beside=[] if grpc is None else [lambda: grpc],
                 grace=options.grace,
             )
-        dataplane.close(options.grace)
+        dataplane.close()
     return 0
 
 

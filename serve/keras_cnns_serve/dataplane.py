@@ -88,6 +88,7 @@ class Dataplane:
         options = options or Options()
         self.manager = Manager(config, partial(start_servable, options=options))
         self.draining = False  # the server stops: nobody should send new requests
+        self._end: float | None = None  # when it must have stopped, by time.monotonic()
         self.manager.sync()
 
     @classmethod
@@ -142,16 +143,21 @@ class Dataplane:
         try:
             yield
         finally:
-            watcher.stop()
+            watcher.stop(self._remaining())
 
-    def stop(self) -> None:
-        """Is ready no more; what comes is still answered."""
+    def stop(self, seconds: float | None = None) -> None:
+        """Is ready no more; what comes is still answered, for `seconds` at most."""
         self.draining = True
+        if self._end is None and seconds is not None:
+            self._end = time.monotonic() + seconds
 
     def close(self, seconds: float | None = None) -> None:
-        """Finishes what is in flight and ends the threads; gives up after `seconds`."""
-        self.stop()
-        self.manager.close(seconds)
+        """Finishes what is in flight and ends the threads; gives up `seconds` after `stop`."""
+        self.stop(seconds)
+        self.manager.close(self._remaining())
+
+    def _remaining(self) -> float | None:
+        return None if self._end is None else max(0.0, self._end - time.monotonic())
 
     def models(self) -> list[ModelSummary]:
         """The models that answer, by name."""

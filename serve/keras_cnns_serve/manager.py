@@ -131,12 +131,17 @@ class Manager:
     def close(self, seconds: float | None = None) -> None:
         """Retires everything and waits for what is in flight, at most `seconds`."""
         end = None if seconds is None else time.monotonic() + seconds
-        with self._changing:
+        # A version that is being loaded just now may take longer than there is time.
+        if not self._changing.acquire(timeout=-1 if seconds is None else seconds):
+            return
+        try:
             for name in list(self.models):
                 self._retire(name, set(self._versions(name)))
             drains = list(self._drains)
+        finally:
+            self._changing.release()
         for drain in drains:
-            drain.join(None if end is None else max(0.1, end - time.monotonic()))
+            drain.join(None if end is None else max(0.0, end - time.monotonic()))
 
     def names(self) -> list[str]:
         """Every model that is known, served or not."""

@@ -1,5 +1,6 @@
 import asyncio
 import logging
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -181,6 +182,17 @@ def test_a_model_without_a_good_version_is_unavailable_not_unknown(tmp_path: Pat
     write_version(tmp_path / "bad" / "1", format=2)
     with pytest.raises(errors.ModelUnavailableError, match=r"bad/1 refused: model\.json: format"):
         predict(IMAGE, "bad")(Dataplane.open(tmp_path))
+
+
+def test_closing_does_not_wait_for_a_version_that_is_being_loaded(tmp_path: Path) -> None:
+    write_version(tmp_path / "grey" / "1")
+    dataplane = Dataplane.open(tmp_path)
+    closed = threading.Thread(target=dataplane.close, daemon=True)
+    with dataplane.manager._changing:
+        dataplane.stop(0.05)
+        closed.start()
+        closed.join(10)
+        assert not closed.is_alive()
 
 
 @pytest.mark.parametrize(

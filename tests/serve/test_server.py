@@ -1,5 +1,6 @@
 """The real process, spoken to over real sockets."""
 
+import base64
 import contextlib
 import json
 import signal
@@ -234,12 +235,26 @@ def test_what_is_in_flight_is_finished_first(repository: Path) -> None:
 
 
 def test_what_never_ends_holds_the_server_no_longer_than_the_grace(repository: Path) -> None:
-    with running(str(repository / "grey"), "--grace", "1") as process, process.connect() as half:
+    large = {"b64": base64.b64encode(grey(130, (4000, 4000))).decode()}
+    body = json.dumps({"signature_name": "serving_bytes", "instances": [large] * 300}).encode()
+    head = f"POST /v1/models/grey:predict HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+    with (
+        running(str(repository / "grey"), "--grace", "2") as process,
+        process.connect() as half,
+        process.connect() as long,
+    ):
         half.sendall(HEAD + IMAGE[:-1])
+        long.sendall(head.encode() + b"\r\n" + body)
         assert process.classify() == "grey-5"
         started = time.monotonic()
         assert process.stop() == 0
-        assert 0.9 < time.monotonic() - started < 10
+        assert 1 < time.monotonic() - started < 3.9  # and not once more for the engines
+        for connection in (half, long):
+            with HTTPResponse(connection) as response:
+                response.begin()
+                assert (response.status, response.getheader("Retry-After")) == (503, "1")
+                assert "the server stops" in json.loads(response.read())["error"]
+        assert not any("Traceback" in line for line in process.errors)
 
 
 def test_a_published_version_takes_over_without_a_restart(tmp_path: Path) -> None:
