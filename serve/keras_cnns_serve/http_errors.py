@@ -23,11 +23,9 @@ STATUS_CODES: dict[type[errors.ServeError], int] = {
     errors.UnsupportedEncodingError: 415,
     errors.UnsupportedImageError: 415,
     errors.QueueFullError: 429,
-    errors.UnimplementedError: 501,
     errors.ModelUnavailableError: 503,
     errors.DeadlineExceededError: 504,
 }
-UNEXPECTED = "the server failed to answer; its log says why"
 
 
 def failed(error: Exception) -> Reply:
@@ -37,7 +35,7 @@ def failed(error: Exception) -> Reply:
     headers = []
     if isinstance(error, errors.QueueFullError):
         headers.append((b"retry-after", b"%d" % math.ceil(error.retry_after)))
-    message = UNEXPECTED if status == 500 else str(error)
+    message = errors.UNEXPECTED if status == 500 else str(error)
     return Reply(dumps({"error": message}), status, headers=headers)
 
 
@@ -78,7 +76,7 @@ async def disconnected(request: Request, error: Exception) -> Response:
 
 async def unexpected(request: Request, error: Exception) -> Response:
     """The server's fault."""
-    return json_response(dumps({"error": UNEXPECTED}), 500)
+    return json_response(dumps({"error": errors.UNEXPECTED}), 500)
 
 
 HANDLERS = {

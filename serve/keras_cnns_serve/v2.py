@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .dataplane import Dataplane, Prediction, Target, Total
-from .errors import ForbiddenError, InvalidInputError, ModelNotFoundError
+from .errors import InvalidInputError, ModelNotFoundError
 from .inputs import MAX_IMAGES
 from .manifest import Tensor
 from .servable import State
@@ -71,18 +71,6 @@ def target_of(name: str, version: str | None) -> Target:
     if not (version.isascii() and version.isdigit() and len(version) < 20):
         raise ModelNotFoundError(f"a version is an integer, not {version!r:.40}")
     return Target(name, int(version))
-
-
-def check_admin(admin: bool) -> None:
-    """Who is no administrator changes nothing.
-
-    Raises:
-        ForbiddenError: this server takes no such request.
-    """
-    if not admin:
-        raise ForbiddenError(
-            "this server loads, unloads and configures models for nobody; start it with --admin"
-        )
 
 
 def check_load(parameters: Any) -> None:
