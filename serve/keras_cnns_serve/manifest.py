@@ -11,6 +11,8 @@ from .errors import VersionRefusedError
 
 FORMAT = 1  # the one `format` number that this reader understands
 MAX_MANIFEST_BYTES = 16 * 2**20
+DTYPES = ("uint8", "float32", "int32", "int64")  # of tensors, that every protocol can name
+MAX_SIZE = 2**31 - 1  # of a dimension
 MAX_SIDE = 8192  # pixels; a model.json that asks for more is taken for a mistake or an attack
 # Of float32's accuracy, or without labels of the original's first classes: so much a format must
 # keep to be taken by itself. It is what an exporter asks of it, too.
@@ -93,6 +95,8 @@ def read_manifest(path: Path) -> Manifest:
         VersionRefusedError: it is missing, not JSON, of another format, or contradicts itself.
     """
     try:
+        if path.exists() and not path.is_file():  # to open a pipe would wait for ever
+            raise VersionRefusedError("model.json is not a file")
         with path.open("rb") as file:
             content = file.read(MAX_MANIFEST_BYTES + 1)
     except OSError as error:
@@ -255,14 +259,17 @@ def _tensors(document: dict[str, Any], place: str) -> tuple[Tensor, ...]:
             raise _wrong(f"{here} must be an object")
         shape = _get(entry, f"{here}.shape", list)
         for position, size in enumerate(shape):
-            if size is not None and (type(size) is not int or size < 1):
+            if size is not None and (type(size) is not int or not 1 <= size <= MAX_SIZE):
                 raise _wrong(f"{here}.shape[{position}] must be null or a positive integer")
         if not shape or shape[0] is not None:
             raise _wrong(f"{here}.shape must begin with null, the batch")
         name = _get(entry, f"{here}.name", str)
         if name in (tensor.name for tensor in tensors):
             raise _wrong(f"{place} has {name!r} twice")
-        tensors.append(Tensor(name, _get(entry, f"{here}.dtype", str), tuple(shape)))
+        dtype = _get(entry, f"{here}.dtype", str)
+        if dtype not in DTYPES:
+            raise _wrong(f"{here}.dtype must be one of {', '.join(DTYPES)}, not {dtype!r:.80}")
+        tensors.append(Tensor(name, dtype, tuple(shape)))
     return tuple(tensors)
 
 

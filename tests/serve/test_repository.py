@@ -140,7 +140,7 @@ def test_a_directory_that_cannot_be_addressed_is_refused(
 
 
 def test_a_name_that_is_not_utf_8_is_refused_in_text(tmp_path: Path) -> None:
-    os.mkdir(os.fsencode(tmp_path) + b"/bad\xff")
+    (tmp_path / os.fsdecode(b"bad\xff")).mkdir()
     (refusal,) = open_repository(tmp_path).refusals
     assert refusal == r"bad\udcff refused: the name of its directory is not UTF-8"
 
