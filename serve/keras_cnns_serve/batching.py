@@ -6,6 +6,7 @@ threads, the next ones beside the inference of the last.
 """
 
 import asyncio
+import contextlib
 import logging
 import math
 import threading
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .engine import Engine, Outputs
+from .engine import MAX_BATCH, Engine, Outputs
 from .errors import DeadlineExceededError, QueueFullError, ServeError
 from .metrics import Recorder
 
@@ -277,7 +278,8 @@ class Batcher:
             if late or job.future.done():  # its time is over, or the client hung up
                 self._unfinished -= job.count
                 if late:
-                    job.loop.call_soon_threadsafe(job.expire)
+                    with contextlib.suppress(RuntimeError):  # the loop has been closed
+                        job.loop.call_soon_threadsafe(job.expire)
                 continue
             jobs.append(job)
             images += job.count
@@ -291,6 +293,8 @@ class Batcher:
                 job.images = self._pixels(job)
             except Exception as error:
                 failed = error
+            except BaseException as error:  # a library's own; this thread goes on
+                failed = _failure(error)
             job.contents = ()
             job.decode = time.monotonic() - started
             with self._changed:
@@ -323,7 +327,11 @@ class Batcher:
 
     def _run(self, jobs: list[Job]) -> None:
         started = time.monotonic()
-        results = self._infer(jobs)
+        results: list[tuple[Job, Answer | Exception]]
+        try:
+            results = self._infer(jobs)
+        except BaseException as error:  # whatever it is: the slot comes back, nobody waits for ever
+            results = [(job, _failure(error)) for job in jobs]
         seconds = time.monotonic() - started + sum(job.decode for job in jobs)
         with self._changed:
             self._free += 1
@@ -342,12 +350,14 @@ class Batcher:
         names = wanted.pop() if len(wanted) == 1 else self._names
         try:
             batch = images[0] if len(images) == 1 else np.concatenate(images)
-            outputs = self._engine.run(batch, names or self._names)
+            outputs = self._outputs(batch, names or self._names, jobs)
         except Exception as error:
             if len(jobs) == 1:
                 return [(jobs[0], error)]
             # One of them may be to blame: the others deserve their answers.
             return [result for job in jobs for result in self._infer([job])]
+        if outputs is None:
+            return []
         compute = time.monotonic() - started
         self._recorder.ran(len(batch), compute)
         results: list[tuple[Job, Answer | Exception]] = []
@@ -359,6 +369,26 @@ class Batcher:
             queue = max(0.0, started - job.queued - job.decode)
             results.append((job, Answer(mine, queue, job.decode, compute)))
         return results
+
+    def _outputs(
+        self, batch: NDArray[np.uint8], names: Sequence[str], jobs: Sequence[Job]
+    ) -> Outputs | None:
+        """Runs a batch; one larger than an engine takes at once stops when nobody waits for it."""
+        pieces: list[Outputs] = []
+        for first in range(0, len(batch), MAX_BATCH):
+            if first and all(job.future.done() for job in jobs):
+                return None
+            pieces.append(self._engine.run(batch[first : first + MAX_BATCH], names))
+        if len(pieces) == 1:
+            return pieces[0]
+        return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+
+
+def _failure(error: BaseException) -> Exception:
+    """An error that a future takes: it refuses some."""
+    failure = RuntimeError(f"{type(error).__name__}: {error}")
+    failure.__cause__ = error
+    return failure
 
 
 def _insert(queue: deque[Job], job: Job) -> None:

@@ -312,7 +312,7 @@ class Dataplane:
             As for `predict`.
         """
         servable = self._find(target)
-        check_contents(contents)
+        check_contents(servable.source.manifest, contents)
         check_outputs(servable.source.manifest, outputs)
         return await self._answer(target, servable, None, contents, outputs, deadline, priority)
 

@@ -1,5 +1,6 @@
 """Whether a request's tensors and names are what the graph takes and gives."""
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
@@ -12,6 +13,7 @@ from .manifest import Manifest, Tensor
 
 MAX_LOOKED_AT = 1024  # values, for an example of what is wrong
 MAX_IMAGES = 1024  # encoded ones in a request: small as they come, they are large when decoded
+MAX_PIXEL_BYTES = 2**29  # of a request's images, decoded to what the graph takes
 
 
 def check_outputs(manifest: Manifest, names: Sequence[str]) -> None:
@@ -28,18 +30,20 @@ def check_outputs(manifest: Manifest, names: Sequence[str]) -> None:
             )
 
 
-def check_contents(contents: Sequence[bytes]) -> None:
+def check_contents(manifest: Manifest, contents: Sequence[bytes]) -> None:
     """There are encoded images, and not too many.
 
     Raises:
         InvalidInputError: there is none.
-        InputTooLargeError: there are more than MAX_IMAGES.
+        InputTooLargeError: there are more than MAX_IMAGES, or than MAX_PIXEL_BYTES when decoded.
     """
     if not contents:
         raise InvalidInputError("there is no image to classify")
-    if len(contents) > MAX_IMAGES:
+    one = math.prod(size or 1 for size in manifest.input.shape)  # bytes
+    most = max(1, min(MAX_IMAGES, MAX_PIXEL_BYTES // one))
+    if len(contents) > most:
         raise InputTooLargeError(
-            f"a request may have {MAX_IMAGES:,} encoded images, not {len(contents):,}; send several"
+            f"a request may have {most:,} encoded images, not {len(contents):,}; send several"
         )
 
 

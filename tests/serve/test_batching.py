@@ -26,6 +26,10 @@ class Doubler:
         self.batches.append(images[:, 0].tolist())
         self.running.release()
         assert self.go.wait(10)
+        if 98 in images:
+            raise SystemExit("98 ends its thread")
+        if 97 in images:
+            return {}
         if 99 in images:
             raise RuntimeError("99 cannot be doubled")
         return {name: 2 * images[:, 0].astype(int) for name in names or ("twice", "again")}
@@ -422,3 +426,47 @@ def test_closing_finishes_what_waits_and_takes_no_more(
 
     asyncio.run(main())
     assert sorted(value for batch in engine.batches for value in batch) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("value", [97, 98])
+def test_whatever_is_raised_the_slot_comes_back_and_all_have_an_answer(
+    start: Callable[..., Batcher], engine: Doubler, value: int
+) -> None:
+    batcher = start(workers=1)
+
+    async def main() -> None:
+        async with asyncio.timeout(10):
+            first = await blocked(batcher, engine)
+            tasks = ask(batcher, [job(value), job(value)])
+            await queued(batcher, 2)
+            engine.go.set()
+            await first
+            answers = await asyncio.gather(*tasks, return_exceptions=True)
+            assert [type(answer) for answer in answers] == [RuntimeError] * 2
+            answer = await batcher.answer(job(3))
+            assert answer.outputs["twice"].tolist() == [6]
+
+    asyncio.run(main())
+    assert batcher._free == 1
+
+
+def test_a_long_run_stops_when_nobody_waits_for_it(
+    start: Callable[..., Batcher], engine: Doubler
+) -> None:
+    batcher = start()
+
+    async def main() -> None:
+        async with asyncio.timeout(10):
+            whole = await batcher.answer(job(*range(80)))
+            assert whole.outputs["twice"].tolist() == [2 * value for value in range(80)]
+            engine.batches.clear()
+            while engine.running.acquire(blocking=False):
+                pass
+            engine.go.clear()
+            with pytest.raises(DeadlineExceededError):
+                await batcher.answer(job(*range(80), deadline=time.monotonic() + 0.05))
+            engine.go.set()
+            await batcher.answer(job(5))
+
+    asyncio.run(main())
+    assert engine.batches == [list(range(32)), [5]]

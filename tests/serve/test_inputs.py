@@ -4,8 +4,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from keras_cnns_serve.errors import InvalidInputError
-from keras_cnns_serve.inputs import check_images
+from keras_cnns_serve.errors import InputTooLargeError, InvalidInputError
+from keras_cnns_serve.inputs import check_contents, check_images
 from keras_cnns_serve.manifest import read_manifest
 from tests.serve.conftest import write_version
 
@@ -33,3 +33,16 @@ def test_floats_are_told_how_to_become_pixels(tmp_path: Any) -> None:
     manifest = read_manifest(write_version(tmp_path / "grey" / "1") / "model.json")
     with pytest.raises(InvalidInputError, match=r"send integers, e\.g\. image\.astype"):
         check_images(manifest, {"images": np.full((1, 8, 8, 1), 0.5)})
+
+
+def test_the_pixels_of_one_request_are_bounded(tmp_path: Any) -> None:
+    large = {"resize_shorter": 8192, "crop": 8192, "interpolation": "bilinear"}
+    directory = write_version(
+        tmp_path / "grey" / "1",
+        preprocessing=large | {"antialias": True, "channels": 3},
+        inputs=[{"name": "images", "dtype": "uint8", "shape": [None, 8192, 8192, 3]}],
+    )
+    manifest = read_manifest(directory / "model.json")
+    check_contents(manifest, [b"x"] * 2)
+    with pytest.raises(InputTooLargeError, match="may have 2 encoded images, not 3"):
+        check_contents(manifest, [b"x"] * 3)
