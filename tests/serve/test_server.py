@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -254,6 +255,26 @@ def test_what_never_ends_holds_the_server_no_longer_than_the_grace(repository: P
                 response.begin()
                 assert (response.status, response.getheader("Retry-After")) == (503, "1")
                 assert "the server stops" in json.loads(response.read())["error"]
+        assert not any("Traceback" in line for line in process.errors)
+
+
+def test_a_load_that_takes_long_holds_the_server_no_longer_either(tmp_path: Path) -> None:
+    write_version(tmp_path / "grey" / "1")
+    with running(str(tmp_path), "--grace", "1", "--admin", "--poll", "0") as process:
+        size = 2**36  # sparse: no space, and a minute of checksums
+        file = {"sha256": "0" * 64, "bytes": size}
+        version = write_version(
+            tmp_path / "grey" / "2", files={"labels.txt": file, "model.onnx": file}
+        )
+        os.truncate(version / "labels.txt", size)
+        with process.connect() as connection:
+            load = b"POST /v2/repository/models/grey/load HTTP/1.1\r\nHost: x\r\n\r\n"
+            connection.sendall(load)
+            end = time.monotonic() + 10
+            while process.http.get("/v1/models/grey/versions/2").status_code == 404:
+                assert time.monotonic() < end
+                time.sleep(0.05)
+            assert process.stop() == 0  # well within the 30 s that it has
         assert not any("Traceback" in line for line in process.errors)
 
 
