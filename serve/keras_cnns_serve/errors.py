@@ -58,6 +58,10 @@ class InputTooLargeError(ServeError):
     """The request is larger than this server takes."""
 
 
+class TooSlowError(ServeError):
+    """The request comes more slowly than this server waits."""
+
+
 class UnsupportedEncodingError(ServeError):
     """The body is packed in a way that this server does not unpack."""
 
@@ -86,6 +90,7 @@ CODES: dict[type[Exception], str] = {
     ForbiddenError: "PERMISSION_DENIED",
     ModelNotFoundError: "NOT_FOUND",
     ModelUnavailableError: "UNAVAILABLE",
+    TooSlowError: "DEADLINE_EXCEEDED",
     QueueFullError: "RESOURCE_EXHAUSTED",
     DeadlineExceededError: "DEADLINE_EXCEEDED",
 }

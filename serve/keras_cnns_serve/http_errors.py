@@ -18,6 +18,7 @@ STATUS_CODES: dict[type[errors.ServeError], int] = {
     errors.DamagedImageError: 400,
     errors.ForbiddenError: 403,
     errors.ModelNotFoundError: 404,
+    errors.TooSlowError: 408,
     errors.InputTooLargeError: 413,
     errors.ImageTooLargeError: 413,
     errors.UnsupportedEncodingError: 415,
@@ -35,6 +36,8 @@ def failed(error: Exception) -> Reply:
     headers = []
     if isinstance(error, errors.QueueFullError):
         headers.append((b"retry-after", b"%d" % math.ceil(error.retry_after)))
+    if isinstance(error, errors.TooSlowError):
+        headers.append((b"connection", b"close"))
     message = errors.UNEXPECTED if status == 500 else str(error)
     return Reply(dumps({"error": message}), status, headers=headers)
 

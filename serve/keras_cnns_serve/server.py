@@ -1,6 +1,7 @@
 """Runs the application on a socket with uvicorn, and says where."""
 
 import asyncio
+import contextlib
 import errno
 import ipaddress
 import signal
@@ -145,8 +146,18 @@ def run(
         timeout_keep_alive=75,  # longer than load balancers keep an idle connection
     )
     sys.setswitchinterval(SWITCH_INTERVAL)
+    _allow_files()
     with listener, _signals_ignored_afterwards():
         _Server(config, ready, stopping, beside, grace).run(sockets=[listener])
+
+
+def _allow_files() -> None:
+    """As many connections as the system permits: the usual limit is of 1024 open files."""
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 @contextmanager

@@ -1,11 +1,12 @@
 import asyncio
 import gzip
 import tracemalloc
+from typing import Any
 
 import pytest
 
 from keras_cnns_serve import body
-from keras_cnns_serve.errors import InputTooLargeError, InvalidInputError
+from keras_cnns_serve.errors import InputTooLargeError, InvalidInputError, TooSlowError
 
 MEMBER = gzip.compress(b"")
 
@@ -40,3 +41,21 @@ def test_the_bound_is_exact() -> None:
     with pytest.raises(InputTooLargeError):
         body.unpack(packed, "gzip", room)
     assert len(body.unpack(packed, "gzip", room + 1)) == room + 1
+
+
+def test_a_body_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(body, "BODY_SECONDS", 0.01)
+
+    async def main() -> None:
+        pieces = asyncio.Queue[dict[str, Any]]()
+        pieces.put_nowait({"type": "http.request", "body": b"123", "more_body": True})
+        async with asyncio.timeout(10):
+            with pytest.raises(TooSlowError, match="3 bytes so far"):
+                await body.read_body({"headers": []}, pieces.get, 100)
+            whole = body.Limited({"headers": []}, pieces.get, 100)
+            pieces.put_nowait({"type": "http.request", "body": b"123", "more_body": False})
+            await whole()
+            with pytest.raises(TimeoutError):  # to watch a client takes as long as it takes
+                await asyncio.wait_for(whole(), 0.05)
+
+    asyncio.run(main())

@@ -21,7 +21,7 @@ import httpx
 import numpy as np
 import pytest
 
-from keras_cnns_serve.server import AddressError, bind, url
+from keras_cnns_serve.server import AddressError, _allow_files, bind, url
 from tests.serve.conftest import grey, write_version
 from tests.serve.test_images import JPEG, huge_png
 
@@ -373,3 +373,16 @@ def test_an_address_that_cannot_be_had(host: str, message: str) -> None:
         with pytest.raises(AddressError) as refused:
             bind(host, port)
     assert message in str(refused.value)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="it has no such limit")
+def test_as_many_files_may_be_open_as_the_system_permits() -> None:
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (before[1] - 1, before[1]))
+        _allow_files()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (before[1], before[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
