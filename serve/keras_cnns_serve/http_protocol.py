@@ -26,6 +26,8 @@ TOO_SLOW = STATUS_LINE[408] + b"content-length: 0\r\nconnection: close\r\n\r\n"
 class HttpProtocol(HttpToolsProtocol):
     """One connection."""
 
+    last_answers = False  # of all connections: the server stops, each answer is the last on its own
+
     _head = 0  # bytes of the head, as far as parsed
     _unparsed = 0  # bytes that came since the head began, while it is not complete
     _in_head = True
@@ -73,6 +75,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._wait_no_more()
         super().on_headers_complete()
         scope = self.scope
+        if self.cycle is not None and self.last_answers:
+            self.cycle.keep_alive = False
         if self.cycle is not None and self.cycle.scope is scope and scope["method"] != "HEAD":
             extensions: Any = {WHOLE: partial(_send_whole, self.cycle)}
             scope["extensions"] = extensions
@@ -112,6 +116,8 @@ async def _send_whole(
     cycle.response_started = cycle.response_complete = True
     cycle.waiting_for_100_continue = False
     closes = any(name == b"connection" for name, _ in headers)
+    if HttpProtocol.last_answers:
+        cycle.keep_alive = False
     lines = [STATUS_LINE[status]]
     for name, value in (*cycle.default_headers, *headers):
         lines += (name, b": ", value, b"\r\n")

@@ -21,6 +21,7 @@ from .http_protocol import HttpProtocol
 # Seconds that a thread keeps the interpreter while another waits for it. With Python's 5 ms a core
 # stands idle each time that an engine is done and the event loop is busy.
 SWITCH_INTERVAL = 50e-6
+LINGER = 0.3  # seconds after the signal in which connections are still taken
 GRACE = 5  # seconds for requests in flight after a signal to stop; Docker kills after 10
 LAST_WORDS = 0.5  # seconds of it to tell those whose requests are given up, and to end
 
@@ -59,18 +60,31 @@ class _Server(uvicorn.Server):
         self._ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # Side by side: each has the whole grace.
+        await asyncio.gather(self._end_http(sockets), self._stack.aclose())
+        if self.server_state.tasks:  # cancelled: they still answer that they are
+            await asyncio.wait(self.server_state.tasks, timeout=LAST_WORDS / 2)
+
+    async def _end_http(self, sockets: list[socket.socket] | None) -> None:
+        # To close at once would reset what is on its way: those who come are answered, and told to
+        # come no more on this connection; who looks finds that the server is not ready.
+        try:
+            await asyncio.sleep(min(LINGER, self._grace / 4))
+            await self._close_http(sockets)
+        finally:
+            HttpProtocol.last_answers = False
+
+    async def _close_http(self, sockets: list[socket.socket] | None) -> None:
         # The loop may have been busy since the signal.
         left = self._grace if self._end is None else self._end - time.monotonic()
         wait = max(0.0, left - min(LAST_WORDS, self._grace / 2))
         self.config.timeout_graceful_shutdown = wait  # type: ignore[assignment]  # it may be a float
-        # Side by side: each has the whole grace.
-        await asyncio.gather(super().shutdown(sockets), self._stack.aclose())
-        if self.server_state.tasks:  # cancelled: they still answer that they are
-            await asyncio.wait(self.server_state.tasks, timeout=LAST_WORDS / 2)
+        await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._end is None:
             self._end = time.monotonic() + self._grace
+            HttpProtocol.last_answers = True
             self._stopping()
         super().handle_exit(sig, frame)
 

@@ -1,5 +1,6 @@
 """The real process, spoken to over real sockets."""
 
+import asyncio
 import base64
 import contextlib
 import json
@@ -20,8 +21,13 @@ from typing import IO, Any
 import httpx
 import numpy as np
 import pytest
+import uvicorn
 
-from keras_cnns_serve.server import AddressError, _allow_files, bind, url
+from keras_cnns_serve import server as server_module
+from keras_cnns_serve.app import create_app
+from keras_cnns_serve.dataplane import Dataplane
+from keras_cnns_serve.http_protocol import HttpProtocol
+from keras_cnns_serve.server import AddressError, _allow_files, _Server, bind, url
 from tests.serve.conftest import grey, write_version
 from tests.serve.test_images import JPEG, huge_png
 
@@ -222,6 +228,40 @@ def test_a_signal_stops_it_with_success(repository: Path, number: signal.Signals
         assert process.http.get("/healthz").status_code == 200
         assert process.stop(number) == 0
         assert process.errors[1:] == []
+
+
+def test_who_comes_at_the_signal_is_answered(
+    dataplane: Dataplane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a kept connection and on a new one, and each is told that it is the last answer."""
+    monkeypatch.setattr(server_module, "LINGER", 1)
+
+    async def main() -> None:
+        ready = asyncio.Event()
+        config = uvicorn.Config(
+            create_app(dataplane), http=HttpProtocol, log_config=None, lifespan="off"
+        )
+        server = _Server(config, ready.set, lambda: None, [], 20)
+        with bind("127.0.0.1", 0) as listener:
+            address = listener.getsockname()
+            serving = asyncio.create_task(server._serve([listener]))
+            await ready.wait()
+            reader, writer = await asyncio.open_connection(*address)
+            writer.write(HEAD + IMAGE)
+            assert b"connection: close" not in await reader.readuntil(b"\r\n\r\n")
+            server.handle_exit(signal.SIGTERM, None)
+            await asyncio.sleep(0.2)  # it has begun to stop
+            late, late_writer = await asyncio.open_connection(*address)
+            for stream, its_writer in ((reader, writer), (late, late_writer)):
+                its_writer.write(HEAD + IMAGE)
+                answer = await stream.read()
+                assert b"connection: close" in answer
+                assert b"grey-5" in answer
+                its_writer.close()
+            await serving
+        assert not HttpProtocol.last_answers
+
+    asyncio.run(asyncio.wait_for(main(), 20))
 
 
 def test_what_is_in_flight_is_finished_first(repository: Path) -> None:
