@@ -17,6 +17,7 @@ from uvicorn.protocols.http.httptools_impl import (
 
 from .asgi import WHOLE
 
+LAST_SECONDS = 0.2  # for a request on its way as the server stops
 HEAD_SECONDS = 20  # for the head, from a connection's beginning or a later request's
 MAX_HEAD_BYTES = 64 * 2**10  # the request line and the headers
 # To a head that does not end.
@@ -37,6 +38,8 @@ class HttpProtocol(HttpToolsProtocol):
         """A client is there: its request should be soon, too."""
         super().connection_made(transport)
         self._wait()
+        if self.last_answers:
+            self.shutdown()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It is gone."""
@@ -80,6 +83,10 @@ class HttpProtocol(HttpToolsProtocol):
         if self.cycle is not None and self.cycle.scope is scope and scope["method"] != "HEAD":
             extensions: Any = {WHOLE: partial(_send_whole, self.cycle)}
             scope["extensions"] = extensions
+
+    def shutdown(self) -> None:
+        """The server stops. What has come already, unread, is read and answered first."""
+        self.loop.call_later(LAST_SECONDS, super().shutdown)
 
     def _wait(self) -> None:
         self._timer = self.loop.call_later(HEAD_SECONDS, self._too_slow)

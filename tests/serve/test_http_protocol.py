@@ -114,3 +114,30 @@ def test_a_slow_client_is_not_waited_for(
     last = received[received.rfind(b"HTTP/1.1") :] if received else b""
     assert last.startswith(status)
     assert last.count(b"connection: close") == (1 if status else 0)
+
+
+def test_a_request_on_its_way_as_the_server_stops_is_answered(
+    dataplane: Dataplane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> bytes:
+        config = uvicorn.Config(create_app(dataplane), log_config=None, lifespan="off")
+        config.load()
+        state = ServerState()
+        server = await asyncio.get_running_loop().create_server(
+            lambda: http_protocol.HttpProtocol(config, state, {}), "127.0.0.1", 0
+        )
+        async with server, asyncio.timeout(10):
+            reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+            while not state.connections:
+                await asyncio.sleep(0)
+            monkeypatch.setattr(http_protocol.HttpProtocol, "last_answers", True)
+            writer.write(request(130))  # not read yet by the server
+            for connection in state.connections:
+                connection.shutdown()
+            received = await reader.read()
+            writer.close()
+            return received
+
+    received = asyncio.run(main())
+    assert b"connection: close" in received
+    assert b"grey-5" in received
