@@ -15,13 +15,14 @@ from urllib.parse import parse_qs
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .body import Disconnected, Limited, read_body, unpack
+from .body import Disconnected, Limited, read_body, unpack_beside
 from .json_tensor import dumps
 
 WATCH_AFTER = 0.05  # seconds; an answer that takes longer is watched for its client's hanging up
 
 # An extension of ASGI that our server offers: the whole answer in one call, and in one packet.
 WHOLE = "keras_cnns_serve.whole"
+STOPPED = "the server stops, and its time for what is in flight is over; ask again"
 
 
 class Request:
@@ -72,7 +73,9 @@ class Request:
         """
         body = await read_body(self.scope, self._receive, self._max_body_bytes)
         encoding = self.header(b"content-encoding")
-        return body if encoding is None else unpack(body, encoding, self._max_body_bytes)
+        if encoding is None:
+            return body
+        return await unpack_beside(body, encoding, self._max_body_bytes)
 
     @contextlib.asynccontextmanager
     async def watched(self) -> AsyncIterator[None]:
@@ -185,6 +188,8 @@ class App:
         except Disconnected:
             self._finish(request.scope, 499, request.arrived)
             return
+        except asyncio.CancelledError:  # by the server alone: its grace is over
+            reply = _stopped()
         except Exception as error:
             reply = route.failed(error)
             unexpected = error if reply.status == 500 else None
@@ -195,17 +200,22 @@ class App:
 
     async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.monotonic()
-        status = 500
+        status, started_to_send = 500, False
         limited = Limited(scope, receive, self._max_body_bytes)
 
         async def noted(message: Message) -> None:
-            nonlocal status
+            nonlocal status, started_to_send
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, started_to_send = message["status"], True
             await send(message)
 
         try:
             await self._otherwise(scope, limited, noted)
+        except asyncio.CancelledError:
+            if started_to_send:
+                raise
+            status = 503
+            await _send(_stopped(), scope, send)
         finally:
             self._finish(scope, status, started)
 
@@ -213,6 +223,10 @@ class App:
         self._answers[status] += 1
         if self._finished is not None:
             self._finished(scope, status, time.monotonic() - started)
+
+
+def _stopped() -> Reply:
+    return Reply(dumps({"error": STOPPED}), 503, headers=[(b"retry-after", b"1")])
 
 
 async def _send(reply: Reply, scope: Scope, send: Send) -> None:

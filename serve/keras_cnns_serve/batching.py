@@ -6,6 +6,7 @@ threads, the next ones beside the inference of the last.
 """
 
 import asyncio
+import contextlib
 import logging
 import math
 import threading
@@ -18,8 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .engine import Engine, Outputs
-from .errors import DeadlineExceededError, QueueFullError
+from .engine import MAX_BATCH, Engine, Outputs
+from .errors import DeadlineExceededError, QueueFullError, ServeError
 from .metrics import Recorder
 
 logger = logging.getLogger(__name__)
@@ -103,7 +104,7 @@ class Batcher:
 
     Args:
         engine: what runs.
-        decode: encoded images to pixels [N, H, W, C]; may raise ServeError.
+        decode: an encoded image to pixels [H, W, C]; may raise ServeError.
         names: all outputs of the engine.
         slots: how many runs go side by side.
         workers: threads; those that hold no slot decode.
@@ -114,7 +115,7 @@ class Batcher:
     def __init__(
         self,
         engine: Engine,
-        decode: Callable[[Sequence[bytes]], NDArray[np.uint8]],
+        decode: Callable[[bytes], NDArray[np.uint8]],
         names: Sequence[str],
         slots: int,
         workers: int,
@@ -173,7 +174,6 @@ class Batcher:
             thread.join()
 
     def _submit(self, job: Job) -> None:
-        queue = self._encoded if job.images is None else self._ready
         if job.deadline is not None and job.deadline <= job.queued:
             job.expire()
             return
@@ -184,11 +184,7 @@ class Batcher:
                 self._forget_the_dead()
             self._admit(job)
             self._unfinished += job.count
-            if not queue or queue[-1].priority <= job.priority:
-                queue.append(job)
-            else:
-                before = sum(1 for other in queue if other.priority <= job.priority)
-                queue.insert(before, job)
+            _insert(self._encoded if job.images is None else self._ready, job)
             self._changed.notify()
 
     def _admit(self, job: Job) -> None:
@@ -229,6 +225,7 @@ class Batcher:
                         jobs = self._pop(self._ready, self._slots)
                         if jobs:
                             self._free -= 1
+                            self._wake()
                             return jobs, self._run
                         continue
                 if self._encoded:
@@ -243,6 +240,13 @@ class Batcher:
                 self._idle += 1
                 self._changed.wait(delay)
                 self._idle -= 1
+
+    def _wake(self) -> None:
+        """Wakes who waits: one, where a free slot has work; at the end all, to end."""
+        if self._closed:
+            self._changed.notify_all()
+        elif self._ready and self._free > 0 and self._idle:
+            self._changed.notify()
 
     def _wanted_delay(self) -> float | None:
         """The seconds that a run should still wait for more images; None to go at once."""
@@ -274,36 +278,60 @@ class Batcher:
             if late or job.future.done():  # its time is over, or the client hung up
                 self._unfinished -= job.count
                 if late:
-                    job.loop.call_soon_threadsafe(job.expire)
+                    with contextlib.suppress(RuntimeError):  # the loop has been closed
+                        job.loop.call_soon_threadsafe(job.expire)
                 continue
             jobs.append(job)
             images += job.count
         return jobs
 
     def _decode_all(self, jobs: list[Job]) -> None:
-        good: list[Job] = []
-        failed: list[tuple[Job, Answer | Exception]] = []
         for job in jobs:
             started = time.monotonic()
+            failed: Exception | None = None
             try:
-                job.images = self._decode(job.contents)
-                good.append(job)
+                job.images = self._pixels(job)
             except Exception as error:
-                failed.append((job, error))
+                failed = error
+            except BaseException as error:  # a library's own; this thread goes on
+                failed = _failure(error)
             job.contents = ()
             job.decode = time.monotonic() - started
-        with self._changed:
-            self._in_hand -= len(jobs)
-            self._unfinished -= sum(job.count for job, _ in failed)
-            self._ready.extend(good)
-            if self._closed:
-                self._changed.notify_all()
-        if failed:
-            _deliver(failed)
+            with self._changed:
+                self._in_hand -= 1
+                if job.images is None:
+                    self._unfinished -= job.count
+                else:
+                    _insert(self._ready, job)
+                self._wake()
+            if failed is not None:
+                _deliver([(job, failed)])
+
+    def _pixels(self, job: Job) -> NDArray[np.uint8] | None:
+        """A job's images decoded, [N, H, W, C]; None as soon as nobody waits for them.
+
+        Raises:
+            ServeError: one cannot be; of several, the error has its number.
+        """
+        images = []
+        for number, content in enumerate(job.contents, start=1):
+            if job.future.done():
+                return None
+            try:
+                images.append(self._decode(content))
+            except ServeError as error:
+                if job.count == 1:
+                    raise
+                raise type(error)(f"image {number} of {job.count}: {error}") from error
+        return np.stack(images)
 
     def _run(self, jobs: list[Job]) -> None:
         started = time.monotonic()
-        results = self._infer(jobs)
+        results: list[tuple[Job, Answer | Exception]]
+        try:
+            results = self._infer(jobs)
+        except BaseException as error:  # whatever it is: the slot comes back, nobody waits for ever
+            results = [(job, _failure(error)) for job in jobs]
         seconds = time.monotonic() - started + sum(job.decode for job in jobs)
         with self._changed:
             self._free += 1
@@ -312,25 +340,24 @@ class Batcher:
             each = seconds / images / self._slots
             weight = 0.1 if self._seconds_per_image else 1.0
             self._seconds_per_image += weight * (each - self._seconds_per_image)
-            if self._closed:
-                self._changed.notify_all()
-            elif self._ready and self._idle:
-                self._changed.notify()
+            self._wake()
         _deliver(results)
 
     def _infer(self, jobs: list[Job]) -> list[tuple[Job, "Answer | Exception"]]:
         started = time.monotonic()
         images = [job.images for job in jobs if job.images is not None]
-        batch = images[0] if len(images) == 1 else np.concatenate(images)
         wanted = {job.names for job in jobs}
         names = wanted.pop() if len(wanted) == 1 else self._names
         try:
-            outputs = self._engine.run(batch, names or self._names)
+            batch = images[0] if len(images) == 1 else np.concatenate(images)
+            outputs = self._outputs(batch, names or self._names, jobs)
         except Exception as error:
             if len(jobs) == 1:
                 return [(jobs[0], error)]
             # One of them may be to blame: the others deserve their answers.
             return [result for job in jobs for result in self._infer([job])]
+        if outputs is None:
+            return []
         compute = time.monotonic() - started
         self._recorder.ran(len(batch), compute)
         results: list[tuple[Job, Answer | Exception]] = []
@@ -342,6 +369,34 @@ class Batcher:
             queue = max(0.0, started - job.queued - job.decode)
             results.append((job, Answer(mine, queue, job.decode, compute)))
         return results
+
+    def _outputs(
+        self, batch: NDArray[np.uint8], names: Sequence[str], jobs: Sequence[Job]
+    ) -> Outputs | None:
+        """Runs a batch; one larger than an engine takes at once stops when nobody waits for it."""
+        pieces: list[Outputs] = []
+        for first in range(0, len(batch), MAX_BATCH):
+            if first and all(job.future.done() for job in jobs):
+                return None
+            pieces.append(self._engine.run(batch[first : first + MAX_BATCH], names))
+        if len(pieces) == 1:
+            return pieces[0]
+        return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+
+
+def _failure(error: BaseException) -> Exception:
+    """An error that a future takes: it refuses some."""
+    failure = RuntimeError(f"{type(error).__name__}: {error}")
+    failure.__cause__ = error
+    return failure
+
+
+def _insert(queue: deque[Job], job: Job) -> None:
+    """Puts a job behind those of its priority, before those that can wait longer."""
+    if not queue or queue[-1].priority <= job.priority:
+        queue.append(job)
+    else:
+        queue.insert(sum(1 for other in queue if other.priority <= job.priority), job)
 
 
 def _deliver(results: Sequence[tuple[Job, Answer | Exception]]) -> None:

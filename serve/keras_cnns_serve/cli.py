@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 import traceback
+from threading import Timer
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from .grpc_server import GrpcServer
 
 GRPC_PORT = 8500
+OVERTIME = 0.5  # seconds after the grace for what should have ended by itself
 
 
 def main(arguments: list[str] | None = None, program: str = "keras-cnns-serve") -> int:
@@ -95,16 +97,25 @@ def _serve(options: argparse.Namespace) -> int:
             finished=AccessLog(sys.stderr) if options.access_log else None,
         )
         grpc = None if grpc_port is None else _grpc(options, dataplane, grpc_port)
+        # A thread that loads a model, or reads from a disk that hangs, cannot be ended otherwise.
+        end = Timer(options.grace + OVERTIME, os._exit, [0])
+        end.daemon = True
+
+        def stopping() -> None:
+            dataplane.stop(options.grace)
+            end.start()
+
         with dataplane.watched(options.poll, file.changed if file else lambda: None):
             run(
                 _traced(app) if options.opentelemetry else app,
                 listener,
                 ready=lambda: _announce(dataplane, url(listener), grpc),
-                stopping=dataplane.stop,
+                stopping=stopping,
                 beside=[] if grpc is None else [lambda: grpc],
                 grace=options.grace,
             )
-        dataplane.close(options.grace)
+        dataplane.close()
+        end.cancel()
     return 0
 
 

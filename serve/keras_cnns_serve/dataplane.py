@@ -25,7 +25,7 @@ from .errors import (
     ServeError,
     code_name,
 )
-from .inputs import check_images, check_outputs
+from .inputs import check_contents, check_images, check_outputs
 from .manager import Manager
 from .manifest import Tensor
 from .metrics import Statistics, Total
@@ -88,6 +88,7 @@ class Dataplane:
         options = options or Options()
         self.manager = Manager(config, partial(start_servable, options=options))
         self.draining = False  # the server stops: nobody should send new requests
+        self._end: float | None = None  # when it must have stopped, by time.monotonic()
         self.manager.sync()
 
     @classmethod
@@ -142,16 +143,21 @@ class Dataplane:
         try:
             yield
         finally:
-            watcher.stop()
+            watcher.stop(self._remaining())
 
-    def stop(self) -> None:
-        """Is ready no more; what comes is still answered."""
+    def stop(self, seconds: float | None = None) -> None:
+        """Is ready no more; what comes is still answered, for `seconds` at most."""
         self.draining = True
+        if self._end is None and seconds is not None:
+            self._end = time.monotonic() + seconds
 
     def close(self, seconds: float | None = None) -> None:
-        """Finishes what is in flight and ends the threads; gives up after `seconds`."""
-        self.stop()
-        self.manager.close(seconds)
+        """Finishes what is in flight and ends the threads; gives up `seconds` after `stop`."""
+        self.stop(seconds)
+        self.manager.close(self._remaining())
+
+    def _remaining(self) -> float | None:
+        return None if self._end is None else max(0.0, self._end - time.monotonic())
 
     def models(self) -> list[ModelSummary]:
         """The models that answer, by name."""
@@ -302,11 +308,11 @@ class Dataplane:
         Raises:
             UnsupportedImageError, DamagedImageError, ImageTooLargeError: an image cannot be
                 taken; with several, the message begins with its number.
+            InputTooLargeError: there are more than `inputs.MAX_IMAGES`.
             As for `predict`.
         """
         servable = self._find(target)
-        if not contents:
-            raise InvalidInputError("there is no image to classify")
+        check_contents(servable.source.manifest, contents)
         check_outputs(servable.source.manifest, outputs)
         return await self._answer(target, servable, None, contents, outputs, deadline, priority)
 
@@ -351,6 +357,7 @@ class Dataplane:
                 except ClosedError:  # it was retired since it was found
                     servable = self._find(target)
                     recorder = servable.recorder
+                    _check(servable, images, outputs)  # its graph may be another
         except asyncio.CancelledError:
             job.future.cancel()
             recorder.failed("CANCELLED", time.monotonic() - job.queued)
@@ -413,3 +420,10 @@ class Dataplane:
     def _known(self, name: str) -> str:
         reason = self.manager.reason(name)
         return reason or f"here are {', '.join(self.manager.models) or 'none'}"
+
+
+def _check(servable: Servable, images: NDArray[np.uint8] | None, outputs: Sequence[str]) -> None:
+    manifest = servable.source.manifest
+    if images is not None:
+        check_images(manifest, {manifest.input.name: images})
+    check_outputs(manifest, outputs)

@@ -37,10 +37,6 @@ class ForbiddenError(ServeError):
     """The request is for an administrator, and this server takes none from here."""
 
 
-class UnimplementedError(ServeError):
-    """The protocol has such a request, and this server does not answer it."""
-
-
 class DeadlineExceededError(ServeError):
     """The request's time was over before its answer was there."""
 
@@ -62,6 +58,10 @@ class InputTooLargeError(ServeError):
     """The request is larger than this server takes."""
 
 
+class TooSlowError(ServeError):
+    """The request comes more slowly than this server waits."""
+
+
 class UnsupportedEncodingError(ServeError):
     """The body is packed in a way that this server does not unpack."""
 
@@ -78,6 +78,8 @@ class ImageTooLargeError(InputTooLargeError):
     """The image has more pixels than this server decodes."""
 
 
+UNEXPECTED = "the server failed to answer; its log says why"  # to a client, of any other error
+
 # What each is in google.rpc.Code, the terms in which TensorFlow Serving and gRPC count errors.
 CODES: dict[type[Exception], str] = {
     InvalidInputError: "INVALID_ARGUMENT",
@@ -88,8 +90,8 @@ CODES: dict[type[Exception], str] = {
     ForbiddenError: "PERMISSION_DENIED",
     ModelNotFoundError: "NOT_FOUND",
     ModelUnavailableError: "UNAVAILABLE",
+    TooSlowError: "DEADLINE_EXCEEDED",
     QueueFullError: "RESOURCE_EXHAUSTED",
-    UnimplementedError: "UNIMPLEMENTED",
     DeadlineExceededError: "DEADLINE_EXCEEDED",
 }
 

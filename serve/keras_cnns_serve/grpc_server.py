@@ -12,8 +12,7 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
 
-from .errors import InvalidInputError, QueueFullError, ServeError, code_name
-from .http_errors import UNEXPECTED
+from .errors import UNEXPECTED, InvalidInputError, QueueFullError, ServeError, code_name
 from .server import AddressError
 
 logger = logging.getLogger(__name__)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .admin import check_admin
 from .config_file import from_proto
 from .dataplane import Dataplane, Prediction, Target
 from .errors import InvalidInputError, SignatureError
@@ -26,7 +27,6 @@ from .signatures import (
     find_signature,
     signatures,
 )
-from .v2 import check_admin
 
 
 class ServingServices:

@@ -40,7 +40,8 @@ def to_array(tensor: Any, name: str, max_bytes: int) -> NDArray[Any]:
     """A TensorProto's values; bfloat16 becomes float32, strings become bytes.
 
     The values stand in `tensor_content` or, one by one, in the type's own field; there, one
-    value fills the whole shape, and the last of several is repeated to its end.
+    number fills the whole shape, and the last of several is repeated to its end. Strings are not
+    repeated: each is an image, and a few bytes would ask for the work of millions.
 
     Args:
         tensor: the message.
@@ -102,7 +103,7 @@ def to_proto(array: NDArray[Any]) -> Any:
 def _from_values(values: Any, type_name: str, shape: tuple[int, ...], name: str) -> NDArray[Any]:
     count, given = math.prod(shape), len(values)
     dtype = _TYPES[type_name][0]
-    if given > count:
+    if given > count or (given < count and type_name == "DT_STRING"):
         raise InvalidInputError(f"{name} has {given} values, and {count} by its shape {shape}")
     try:
         if type_name == "DT_HALF":
@@ -117,7 +118,7 @@ def _from_values(values: Any, type_name: str, shape: tuple[int, ...], name: str)
     if given == count:
         return array.reshape(shape)
     if given == 0:
-        array = np.array([b"" if type_name == "DT_STRING" else 0], dtype)
+        array = np.zeros(1, dtype)
     if len(array) == 1:
         return np.broadcast_to(array[0], shape)
     return np.concatenate([array, np.full(count - given, array[-1], array.dtype)]).reshape(shape)

@@ -8,6 +8,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from . import v2
+from .admin import check_admin
 from .dataplane import Dataplane
 from .errors import InvalidInputError, ServeError
 from .grpc_server import IN_THREAD, Service
@@ -97,14 +98,14 @@ class InferenceService:
 
     async def repository_model_load(self, request: Any, deadline: float | None) -> Any:
         """Loads a model, again or for the first time."""
-        v2.check_admin(self._admin)
+        check_admin(self._admin)
         v2.check_load(request.parameters)
         await self._dataplane.load(request.model_name)
         return inference.RepositoryModelLoadResponse()
 
     async def repository_model_unload(self, request: Any, deadline: float | None) -> Any:
         """Serves a model no more."""
-        v2.check_admin(self._admin)
+        check_admin(self._admin)
         await self._dataplane.unload(request.model_name)
         return inference.RepositoryModelUnloadResponse()
 

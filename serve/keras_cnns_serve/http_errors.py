@@ -18,16 +18,15 @@ STATUS_CODES: dict[type[errors.ServeError], int] = {
     errors.DamagedImageError: 400,
     errors.ForbiddenError: 403,
     errors.ModelNotFoundError: 404,
+    errors.TooSlowError: 408,
     errors.InputTooLargeError: 413,
     errors.ImageTooLargeError: 413,
     errors.UnsupportedEncodingError: 415,
     errors.UnsupportedImageError: 415,
     errors.QueueFullError: 429,
-    errors.UnimplementedError: 501,
     errors.ModelUnavailableError: 503,
     errors.DeadlineExceededError: 504,
 }
-UNEXPECTED = "the server failed to answer; its log says why"
 
 
 def failed(error: Exception) -> Reply:
@@ -37,7 +36,9 @@ def failed(error: Exception) -> Reply:
     headers = []
     if isinstance(error, errors.QueueFullError):
         headers.append((b"retry-after", b"%d" % math.ceil(error.retry_after)))
-    message = UNEXPECTED if status == 500 else str(error)
+    if isinstance(error, errors.TooSlowError):
+        headers.append((b"connection", b"close"))
+    message = errors.UNEXPECTED if status == 500 else str(error)
     return Reply(dumps({"error": message}), status, headers=headers)
 
 
@@ -78,7 +79,7 @@ async def disconnected(request: Request, error: Exception) -> Response:
 
 async def unexpected(request: Request, error: Exception) -> Response:
     """The server's fault."""
-    return json_response(dumps({"error": UNEXPECTED}), 500)
+    return json_response(dumps({"error": errors.UNEXPECTED}), 500)
 
 
 HANDLERS = {

@@ -1,9 +1,10 @@
-"""uvicorn's fast HTTP protocol, with a limit to what stands before a body, and whole answers.
+"""uvicorn's fast HTTP protocol, with limits to what stands before a body, and whole answers.
 
 httptools collects a head of any length; a client could fill the memory with one. uvicorn writes
 an answer's head and body apart: two calls of the system and two packets, where one is enough.
 """
 
+import asyncio
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -16,21 +17,42 @@ from uvicorn.protocols.http.httptools_impl import (
 
 from .asgi import WHOLE
 
+LAST_SECONDS = 0.2  # for a request on its way as the server stops
+HEAD_SECONDS = 20  # for the head, from a connection's beginning or a later request's
 MAX_HEAD_BYTES = 64 * 2**10  # the request line and the headers
+# To a head that does not end.
+TOO_SLOW = STATUS_LINE[408] + b"content-length: 0\r\nconnection: close\r\n\r\n"
 
 
 class HttpProtocol(HttpToolsProtocol):
     """One connection."""
 
+    last_answers = False  # of all connections: the server stops, each answer is the last on its own
+
     _head = 0  # bytes of the head, as far as parsed
     _unparsed = 0  # bytes that came since the head began, while it is not complete
     _in_head = True
+    _timer: asyncio.TimerHandle | None = None  # of a head that is not complete
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A client is there: its request should be soon, too."""
+        super().connection_made(transport)
+        self._wait()
+        if self.last_answers:
+            self.shutdown()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It is gone."""
+        self._wait_no_more()
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Parses what came."""
         super().data_received(data)
         if self._in_head and not self.transport.is_closing():
             self._unparsed += len(data)
+            if self._timer is None:
+                self._wait()
             if self._unparsed > MAX_HEAD_BYTES:
                 self.send_400_response("The head of the request is too long.")
 
@@ -53,11 +75,36 @@ class HttpProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """The body begins."""
         self._in_head = False
+        self._wait_no_more()
         super().on_headers_complete()
         scope = self.scope
+        if self.cycle is not None and self.last_answers:
+            self.cycle.keep_alive = False
         if self.cycle is not None and self.cycle.scope is scope and scope["method"] != "HEAD":
             extensions: Any = {WHOLE: partial(_send_whole, self.cycle)}
             scope["extensions"] = extensions
+
+    def shutdown(self) -> None:
+        """The server stops. What has come already, unread, is read and answered first."""
+        self.loop.call_later(LAST_SECONDS, super().shutdown)
+
+    def _wait(self) -> None:
+        self._timer = self.loop.call_later(HEAD_SECONDS, self._too_slow)
+
+    def _wait_no_more(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _too_slow(self) -> None:
+        if self.transport.is_closing():
+            return
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._wait()  # an earlier request has its answer first
+            return
+        if self._unparsed:
+            self.transport.write(TOO_SLOW)
+        self.transport.close()
 
     def _count(self, size: int) -> None:
         self._head += size
@@ -75,10 +122,15 @@ async def _send_whole(
         return
     cycle.response_started = cycle.response_complete = True
     cycle.waiting_for_100_continue = False
+    closes = any(name == b"connection" for name, _ in headers)
+    if HttpProtocol.last_answers:
+        cycle.keep_alive = False
     lines = [STATUS_LINE[status]]
     for name, value in (*cycle.default_headers, *headers):
         lines += (name, b": ", value, b"\r\n")
-    if not cycle.keep_alive:
+    if closes:
+        cycle.keep_alive = False
+    elif not cycle.keep_alive:
         lines.append(b"connection: close\r\n")
     lines += (b"\r\n", body)
     cycle.transport.write(b"".join(lines))

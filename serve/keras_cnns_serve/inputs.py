@@ -1,13 +1,19 @@
 """Whether a request's tensors and names are what the graph takes and gives."""
 
+import math
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import InvalidInputError
+from .errors import InputTooLargeError, InvalidInputError
 from .manifest import Manifest, Tensor
+
+MAX_LOOKED_AT = 1024  # values, for an example of what is wrong
+MAX_IMAGES = 1024  # encoded ones in a request: small as they come, they are large when decoded
+MAX_PIXEL_BYTES = 2**29  # of a request's images, decoded to what the graph takes
 
 
 def check_outputs(manifest: Manifest, names: Sequence[str]) -> None:
@@ -22,6 +28,23 @@ def check_outputs(manifest: Manifest, names: Sequence[str]) -> None:
             raise InvalidInputError(
                 f"there is no output {name!r:.80}; there are {', '.join(known)}"
             )
+
+
+def check_contents(manifest: Manifest, contents: Sequence[bytes]) -> None:
+    """There are encoded images, and not too many.
+
+    Raises:
+        InvalidInputError: there is none.
+        InputTooLargeError: there are more than MAX_IMAGES, or than MAX_PIXEL_BYTES when decoded.
+    """
+    if not contents:
+        raise InvalidInputError("there is no image to classify")
+    one = math.prod(size or 1 for size in manifest.input.shape)  # bytes
+    most = max(1, min(MAX_IMAGES, MAX_PIXEL_BYTES // one))
+    if len(contents) > most:
+        raise InputTooLargeError(
+            f"a request may have {most:,} encoded images, not {len(contents):,}; send several"
+        )
 
 
 def check_images(manifest: Manifest, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.uint8]:
@@ -44,17 +67,27 @@ def check_images(manifest: Manifest, inputs: Mapping[str, NDArray[Any]]) -> NDAr
     if images.dtype == np.uint8:
         return images
     if images.dtype.kind == "f":
-        fractions = images[images != np.round(images)]
-        example = fractions[0] if len(fractions) else images.flat[0]
-        raise InvalidInputError(f"{wanted}, not {example}; the graph itself normalises them")
+        # Whole numbers are pixels in another type; fractions were normalised, or resized badly.
+        wrong = images[~((images >= 0) & (images <= 255) & (images == np.round(images)))]
+        if len(wrong):
+            raise InvalidInputError(
+                f"{wanted}, not {wrong[0]}; the graph itself normalises them: send integers, "
+                "e.g. image.astype('uint8').tolist()"
+            )
+        return images.astype(np.uint8)
     if images.dtype.kind not in "iu":
-        texts = [str(value) for value in images.flat]
-        example = next((text for text in texts if not text.isdigit() or len(text) > 3), texts[0])
-        raise InvalidInputError(f"{wanted}, not {example!r:.40}")
+        raise InvalidInputError(f"{wanted}, not {_example(images)!r:.40}")
     for extreme in (images.min(), images.max()):
         if not 0 <= extreme <= 255:
             raise InvalidInputError(f"{wanted}, not {extreme}")
     return images.astype(np.uint8)
+
+
+def _example(images: NDArray[Any]) -> str:
+    """The first value that is no pixel, of the first ones: they may be millions."""
+    values = islice(images.flat, MAX_LOOKED_AT)
+    texts = [str(v[:40] if isinstance(v, str | bytes) else v) for v in values]
+    return next((text for text in texts if not text.isdigit() or len(text) > 3), texts[0])
 
 
 def shape_text(tensor: Tensor) -> str:

@@ -10,7 +10,7 @@ import gc
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,7 +24,14 @@ from .errors import (
     RepositoryError,
     VersionRefusedError,
 )
-from .repository import ModelVersion, find_models, find_versions, fingerprint, read_version
+from .repository import (
+    ModelVersion,
+    find_models,
+    find_versions,
+    fingerprint,
+    may_pass,
+    read_version,
+)
 from .servable import Model, Servable, State, VersionStatus
 
 logger = logging.getLogger(__name__)
@@ -38,6 +45,7 @@ class _Known:
 
     states: dict[int, VersionStatus] = field(default_factory=dict)
     refused: dict[int, tuple[object, str]] = field(default_factory=dict)  # fingerprint, reason
+    hindered: dict[int, str] = field(default_factory=dict)  # refused for a cause that may pass
     problem: str = ""  # why nothing, or not all, of its directory can be served
     unloaded: bool = False  # by an administrator
 
@@ -65,19 +73,15 @@ class Manager:
             RepositoryError: the directory of all models cannot be read; nothing changes.
         """
         with self._changing:
-            configs = {model.name: model for model in self._configured()}
-            for name in [name for name in self._known if name not in configs]:
-                self._retire(name, set(self._versions(name)))
-                del self._known[name]
-            for model in configs.values():
-                self._sync_model(model)
+            models = self._configured()
+            self._settle(models, self._load_all(models))
 
     def reconfigure(self, config: ServerConfig) -> None:
         """Serves what another configuration says.
 
         Raises:
             ConfigError: it has a model twice, or a label for a version that does not answer; the
-                old configuration goes on.
+                old configuration goes on, and all that it serves has answered meanwhile.
         """
         names = [model.name for model in config.models]
         twice = sorted({name for name in names if names.count(name) > 1})
@@ -86,12 +90,14 @@ class Manager:
         with self._changing:
             before, self._config = self._config, config
             try:
-                self.sync()
-                self._check_labels()
+                models = self._configured()
+                staying = self._load_all(models)
+                _check_labels(models, staying)
             except Exception:
                 self._config = before
                 self.sync()
                 raise
+            self._settle(models, staying)
 
     def load(self, name: str) -> None:
         """Loads a model again, what was refused or unloaded included.
@@ -105,7 +111,7 @@ class Manager:
             known = self._known.setdefault(name, _Known())
             known.unloaded = False
             known.refused.clear()
-            self._sync_model(model)
+            self._settle_model(model, self._load_model(model))
             if not self._versions(name):
                 raise ModelUnavailableError(f"{name} cannot be loaded: {self.reason(name)}")
 
@@ -131,12 +137,17 @@ class Manager:
     def close(self, seconds: float | None = None) -> None:
         """Retires everything and waits for what is in flight, at most `seconds`."""
         end = None if seconds is None else time.monotonic() + seconds
-        with self._changing:
+        # A version that is being loaded just now may take longer than there is time.
+        if not self._changing.acquire(timeout=-1 if seconds is None else seconds):
+            return
+        try:
             for name in list(self.models):
                 self._retire(name, set(self._versions(name)))
             drains = list(self._drains)
+        finally:
+            self._changing.release()
         for drain in drains:
-            drain.join(None if end is None else max(0.1, end - time.monotonic()))
+            drain.join(None if end is None else max(0.0, end - time.monotonic()))
 
     def names(self) -> list[str]:
         """Every model that is known, served or not."""
@@ -186,10 +197,28 @@ class Manager:
     def _versions(self, name: str) -> Mapping[int, Servable]:
         return self.models[name].versions if name in self.models else {}
 
-    def _sync_model(self, model: ModelConfig) -> None:
+    def _load_all(self, models: Sequence[ModelConfig]) -> dict[str, set[int]]:
+        """Loads what is to be served, and retires nothing; gives the versions that stay."""
+        return {model.name: self._load_model(model) for model in models}
+
+    def _settle(self, models: Sequence[ModelConfig], staying: Mapping[str, set[int]]) -> None:
+        """Retires what is not to stay, once all that is new answers."""
+        for name in [name for name in self._known if name not in staying]:
+            self._retire(name, set(self._versions(name)))
+            del self._known[name]
+        for model in models:
+            self._settle_model(model, staying[model.name])
+
+    def _settle_model(self, model: ModelConfig, staying: set[int]) -> None:
+        self._retire(model.name, set(self._versions(model.name)) - staying)
+        if model.name in self.models and self.models[model.name].labels != model.labels:
+            self._publish(model.name, self._versions(model.name), model.labels)
+
+    def _load_model(self, model: ModelConfig) -> set[int]:
         known = self._known.setdefault(model.name, _Known())
+        served = set(self._versions(model.name))
         if known.unloaded:
-            return
+            return served
         try:
             found = find_versions(model.name, model.base_path)
         except OSError as error:
@@ -200,13 +229,8 @@ class Manager:
         if problem and problem != known.problem:
             logger.warning("%s refused: %s", model.name, problem)
         known.problem = problem
-        wanted: set[int] = set()
-        if versions:
-            wanted = self._load_wanted(model, known, versions)
-        if wanted:  # never retire the last: a base path that vanishes unloads nothing
-            self._retire(model.name, set(self._versions(model.name)) - wanted)
-        if model.name in self.models and self.models[model.name].labels != model.labels:
-            self._publish(model.name, self._versions(model.name), model.labels)
+        # Never retire the last: a base path that vanishes unloads nothing.
+        return (self._load_wanted(model, known, versions) if versions else set()) or served
 
     def _load_wanted(
         self, model: ModelConfig, known: _Known, versions: dict[int, Path]
@@ -214,33 +238,46 @@ class Manager:
         """Loads what the policy chooses of what is not refused; gives what should be served."""
         for version, (mark, _) in list(known.refused.items()):
             if version not in versions or fingerprint(versions[version]) != mark:
-                del known.refused[version]  # it has changed: look again
-                known.states.pop(version, None)
+                del known.refused[version]  # it has changed, or what hindered may have passed
+                if mark is not None:
+                    known.states.pop(version, None)
+        for version in known.hindered.keys() - versions.keys():
+            del known.hindered[version]
+            known.states.pop(version, None)
         while True:
             wanted = model.policy.choose([v for v in versions if v not in known.refused])
             new = sorted(wanted - set(self._versions(model.name)))
             if not new:
                 return wanted
             for version in new:
-                known.states[version] = VersionStatus(version, State.START)
+                if version not in known.hindered:
+                    known.states[version] = VersionStatus(version, State.START)
             for version in reversed(new):
                 self._load(model, known, version, versions[version])
 
     def _load(self, model: ModelConfig, known: _Known, version: int, path: Path) -> None:
-        known.states[version] = VersionStatus(version, State.LOADING)
+        if version not in known.hindered:
+            known.states[version] = VersionStatus(version, State.LOADING)
         mark = fingerprint(path)
         try:
             servable = self._start(read_version(model.name, version, path))
         except Exception as error:  # whatever it is, it must not end the others
             expected = isinstance(error, VersionRefusedError)
             reason = str(error) if expected else f"it cannot be loaded: {one_line(error)}"
+            passing = may_pass(error)
             logger.debug("%s/%d", model.name, version, exc_info=not expected)
-            known.refused[version] = (mark, reason)
+            known.refused[version] = (None if passing else mark, reason)
             known.states[version] = VersionStatus(version, State.END, "FAILED_PRECONDITION", reason)
-            logger.warning("%s/%d refused: %s", model.name, version, reason)
+            if known.hindered.pop(version, None) != reason:  # once, not at every look
+                logger.warning("%s/%d refused: %s", model.name, version, reason)
+            if passing:
+                known.hindered[version] = reason
             return
+        known.hindered.pop(version, None)
+        # A configuration may yet be refused: its labels come when all is loaded.
+        labels = self.models[model.name].labels if model.name in self.models else model.labels
         versions = {**self._versions(model.name), version: servable}
-        self._publish(model.name, dict(sorted(versions.items())), model.labels)
+        self._publish(model.name, dict(sorted(versions.items())), labels)
         known.states[version] = VersionStatus(version, State.AVAILABLE)
         _give_memory_back()  # loading takes more than serving
         loaded = servable.loaded
@@ -292,14 +329,15 @@ class Manager:
                 del known.states[old]
         logger.info("%s/%d is unloaded", name, version)
 
-    def _check_labels(self) -> None:
-        for model in self._config.models:
-            for label, version in model.labels.items():
-                if version not in self._versions(model.name):
-                    raise ConfigError(
-                        f"the label {label!r} of {model.name} is for version {version}, which "
-                        "does not answer"
-                    )
+
+def _check_labels(models: Sequence[ModelConfig], staying: Mapping[str, set[int]]) -> None:
+    for model in models:
+        for label, version in model.labels.items():
+            if version not in staying[model.name]:
+                raise ConfigError(
+                    f"the label {label!r} of {model.name} is for version {version}, which "
+                    "does not answer"
+                )
 
 
 def _give_memory_back() -> None:

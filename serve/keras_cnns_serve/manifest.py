@@ -11,8 +11,12 @@ from .errors import VersionRefusedError
 
 FORMAT = 1  # the one `format` number that this reader understands
 MAX_MANIFEST_BYTES = 16 * 2**20
+DTYPES = ("uint8", "float32", "int32", "int64")  # of tensors, that every protocol can name
+MAX_SIZE = 2**31 - 1  # of a dimension
 MAX_SIDE = 8192  # pixels; a model.json that asks for more is taken for a mistake or an attack
-MIN_AGREEMENT = 0.99  # of a format's first class with the original's, to be taken by itself
+# Of float32's accuracy, or without labels of the original's first classes: so much a format must
+# keep to be taken by itself. It is what an exporter asks of it, too.
+MIN_KEPT = 0.99
 KINDS = {dict: "an object", list: "a list", str: "a string", int: "an integer", bool: "a boolean"}
 
 
@@ -75,7 +79,7 @@ class Manifest:
     outputs: tuple[Tensor, ...]  # `probabilities` [N, K] is always among them
     preprocessing: Preprocessing
     labels: str  # the path of the file that has one label a line
-    formats: tuple[Format, ...]  # those that this server knows; one is named "onnx"
+    formats: tuple[Format, ...]  # those that this server knows, at least one
     files: dict[str, File]
 
     @property
@@ -91,6 +95,8 @@ def read_manifest(path: Path) -> Manifest:
         VersionRefusedError: it is missing, not JSON, of another format, or contradicts itself.
     """
     try:
+        if path.exists() and not path.is_file():  # to open a pipe would wait for ever
+            raise VersionRefusedError("model.json is not a file")
         with path.open("rb") as file:
             content = file.read(MAX_MANIFEST_BYTES + 1)
     except OSError as error:
@@ -187,9 +193,8 @@ def _sha256(text: str) -> str:
 def _formats(document: dict[str, Any]) -> tuple[Format, ...]:
     """The formats that this server knows; the others are for other readers."""
     formats = _get(document, "formats", dict)
-    _get(formats, "formats.onnx", dict)
-    parity = document.get("parity")
-    compared = parity.get("formats") if isinstance(parity, dict) else None
+    figures = _figures(document)
+    accuracy = _float32_accuracy(document, figures)
     found = []
     for name, (engine, precision) in KNOWN_FORMATS.items():
         entry = formats.get(name)
@@ -205,15 +210,45 @@ def _formats(document: dict[str, Any]) -> tuple[Format, ...]:
             if entry.get(key, known) != known:
                 raise _wrong(f"{place}.{key} must be {known!r}, not {entry[key]!r:.80}")
         path = _inside(_get(entry, f"{place}.path", str), f"{place}.path")
-        figures = compared.get(name) if isinstance(compared, dict) else None
-        found.append(Format(name, path, engine, precision, milliseconds, _proven(figures)))
+        proven = _proven(figures.get(name, {}), accuracy)
+        found.append(Format(name, path, engine, precision, milliseconds, proven))
+    if not found:
+        raise _wrong(f"formats has none that this server runs: {', '.join(KNOWN_FORMATS)}")
     return tuple(found)
 
 
-def _proven(figures: Any) -> bool:
-    """Whether a format was compared with the original, and nearly always chose the same class."""
-    agreement = figures.get("top_1_agreement") if isinstance(figures, dict) else None
-    return isinstance(agreement, int | float) and agreement >= MIN_AGREEMENT
+def _figures(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What was measured of each format when it was compared with the original."""
+    parity = document.get("parity")
+    formats = parity.get("formats") if isinstance(parity, dict) else None
+    if not isinstance(formats, dict):
+        return {}
+    return {name: figures for name, figures in formats.items() if isinstance(figures, dict)}
+
+
+def _float32_accuracy(document: dict[str, Any], figures: dict[str, dict[str, Any]]) -> float | None:
+    """The accuracy on the images of the comparison, of a float32 format or of the original."""
+    for name, (_, precision) in KNOWN_FORMATS.items():
+        accuracy = figures.get(name, {}).get("accuracy")
+        if precision == "float32" and isinstance(accuracy, int | float):
+            return accuracy
+    metrics = document.get("metrics")
+    if (
+        figures
+        and isinstance(metrics, dict)
+        and metrics.get("split") == document["parity"].get("split")
+    ):
+        accuracy = metrics.get("accuracy")
+        return accuracy if isinstance(accuracy, int | float) else None
+    return None
+
+
+def _proven(figures: dict[str, Any], float32_accuracy: float | None) -> bool:
+    """Whether a format was compared with the original, and is as accurate or chooses the same."""
+    accuracy, agreement = figures.get("accuracy"), figures.get("top_1_agreement")
+    if isinstance(accuracy, int | float) and float32_accuracy:
+        return accuracy >= MIN_KEPT * float32_accuracy
+    return isinstance(agreement, int | float) and agreement >= MIN_KEPT
 
 
 def _tensors(document: dict[str, Any], place: str) -> tuple[Tensor, ...]:
@@ -224,14 +259,17 @@ def _tensors(document: dict[str, Any], place: str) -> tuple[Tensor, ...]:
             raise _wrong(f"{here} must be an object")
         shape = _get(entry, f"{here}.shape", list)
         for position, size in enumerate(shape):
-            if size is not None and (type(size) is not int or size < 1):
+            if size is not None and (type(size) is not int or not 1 <= size <= MAX_SIZE):
                 raise _wrong(f"{here}.shape[{position}] must be null or a positive integer")
         if not shape or shape[0] is not None:
             raise _wrong(f"{here}.shape must begin with null, the batch")
         name = _get(entry, f"{here}.name", str)
         if name in (tensor.name for tensor in tensors):
             raise _wrong(f"{place} has {name!r} twice")
-        tensors.append(Tensor(name, _get(entry, f"{here}.dtype", str), tuple(shape)))
+        dtype = _get(entry, f"{here}.dtype", str)
+        if dtype not in DTYPES:
+            raise _wrong(f"{here}.dtype must be one of {', '.join(DTYPES)}, not {dtype!r:.80}")
+        tensors.append(Tensor(name, dtype, tuple(shape)))
     return tuple(tensors)
 
 

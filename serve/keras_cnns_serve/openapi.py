@@ -53,7 +53,7 @@ class _Operation:
 
 MODEL_ERRORS = (400, 404, 503)
 # What reads a body and computes.
-WORK_ERRORS = (400, 404, 413, 415, 429, 503, 504)
+WORK_ERRORS = (400, 404, 408, 413, 415, 429, 503, 504)
 TIMEOUT = ("X-Request-Timeout",)
 
 

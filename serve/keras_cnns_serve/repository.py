@@ -5,6 +5,7 @@
 
 import contextlib
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,9 +54,11 @@ def find_models(root: Path) -> dict[str, Path]:
             )
         single = any((version / "model.json").exists() for version in _versions(root))
         models = [root.resolve()] if single else _subdirectories(root)
-    except PermissionError as error:
-        raise RepositoryError(f"{error.filename} cannot be read: {error.strerror}") from error
-    return {model.name: model for model in models}
+    except OSError as error:
+        raise RepositoryError(
+            f"{error.filename or root} cannot be read: {error.strerror}"
+        ) from error
+    return {_printable(model.name): model for model in models}
 
 
 def find_versions(name: str, directory: Path) -> ModelDirectory:
@@ -66,6 +69,8 @@ def find_versions(name: str, directory: Path) -> ModelDirectory:
     """
     if ":" in name:
         return ModelDirectory({}, "a colon in its name ends the name in a URL")
+    if directory.name != _printable(directory.name):
+        return ModelDirectory({}, "the name of its directory is not UTF-8")
     versions, problem = {}, ""
     for path in _versions(directory):
         # Compared by digits: int() itself refuses numbers of thousands of digits.
@@ -92,14 +97,33 @@ def read_version(name: str, version: int, directory: Path) -> ModelVersion:
         ) from error
 
 
-def fingerprint(directory: Path) -> frozenset[tuple[str, int, int]]:
+def fingerprint(directory: Path) -> frozenset[tuple[str, int, int, int]]:
     """The names, sizes and times of a version's files: another one says that they changed."""
     found = set()
-    for path in directory.rglob("*"):
-        with contextlib.suppress(OSError):
-            state = path.lstat()
-            found.add((str(path), state.st_size, state.st_mtime_ns))
+    for folder, folders, files in os.walk(directory):
+        for path in (Path(folder, name) for name in (*folders, *files)):
+            with contextlib.suppress(OSError):
+                state = path.lstat()
+                # The last one tells of a permission that was given.
+                found.add((str(path), state.st_size, state.st_mtime_ns, state.st_ctime_ns))
     return frozenset(found)
+
+
+def may_pass(error: BaseException | None) -> bool:
+    """Whether a version that was refused for this may be taken with the same files.
+
+    So it is with a disk that is gone for a moment, or where files are too many to be opened.
+    """
+    while error is not None:
+        if isinstance(error, OSError):
+            return not isinstance(error, FileNotFoundError)
+        error = error.__cause__
+    return False
+
+
+def _printable(name: str) -> str:
+    """A name of the file system as text; bytes that are no UTF-8 are escaped."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _subdirectories(directory: Path) -> list[Path]:
@@ -121,6 +145,11 @@ def _versions(model: Path) -> list[Path]:
 
 def _read_version(name: str, version: int, directory: Path) -> ModelVersion:
     manifest = read_manifest(directory / "model.json")
+    for path in directory.rglob("*"):
+        # An engine that opened a pipe would wait for ever.
+        if path.exists() and not path.is_file() and not path.is_dir():
+            name = _printable(str(path.relative_to(directory)))
+            raise VersionRefusedError(f"{name} is not a file")
     for file in manifest.files.values():
         _verify(directory, file)
     labels = _read_labels(directory / manifest.labels)

@@ -9,6 +9,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from . import v2
+from .admin import check_admin
 from .asgi import FastRoute, Reply, Request
 from .dataplane import Dataplane, Target
 from .errors import InvalidInputError
@@ -114,14 +115,14 @@ class RestV2:
 
     async def load(self, request: StarletteRequest) -> Response:
         """POST /v2/repository/models/{m}/load: loads it, again or for the first time."""
-        v2.check_admin(self._admin)
+        check_admin(self._admin)
         v2.check_load((await _document(request)).get("parameters"))
         await self._dataplane.load(request.path_params["model"])
         return json_response(b"{}")
 
     async def unload(self, request: StarletteRequest) -> Response:
         """POST /v2/repository/models/{m}/unload: serves it no more."""
-        v2.check_admin(self._admin)
+        check_admin(self._admin)
         await self._dataplane.unload(request.path_params["model"])
         return json_response(b"{}")
 

@@ -1,18 +1,13 @@
 """A version that answers requests: how it is started, and what is told of it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 
-import numpy as np
-from numpy.typing import NDArray
-
 from .batching import Batcher, BatchOptions
 from .engine_choice import EngineOptions, Loaded, load_engine
-from .errors import ServeError
 from .images import MAX_PIXELS, read_image
-from .manifest import Manifest
 from .metrics import Recorder
 from .repository import ModelVersion
 
@@ -79,7 +74,11 @@ def start_servable(source: ModelVersion, options: Options) -> Servable:
     recorder = Recorder()
     batcher = Batcher(
         loaded.engine,
-        partial(_read_images, manifest=source.manifest, max_pixels=options.max_pixels),
+        partial(
+            read_image,
+            preprocessing=source.manifest.preprocessing,
+            max_pixels=options.max_pixels,
+        ),
         [output.name for output in source.manifest.outputs],
         slots=loaded.slots,
         # One more than the runs, so that the next images are decoded beside them.
@@ -88,18 +87,3 @@ def start_servable(source: ModelVersion, options: Options) -> Servable:
         recorder=recorder,
     )
     return Servable(source, loaded, batcher, recorder)
-
-
-def _read_images(
-    contents: Sequence[bytes], manifest: Manifest, max_pixels: int
-) -> NDArray[np.uint8]:
-    """Encoded images to pixels [N, H, W, C]; of several, an error has the number."""
-    if len(contents) == 1:
-        return read_image(contents[0], manifest.preprocessing, max_pixels)[None]
-    images = []
-    for number, content in enumerate(contents, start=1):
-        try:
-            images.append(read_image(content, manifest.preprocessing, max_pixels))
-        except ServeError as error:
-            raise type(error)(f"image {number} of {len(contents)}: {error}") from error
-    return np.stack(images)

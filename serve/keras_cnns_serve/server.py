@@ -1,11 +1,13 @@
 """Runs the application on a socket with uvicorn, and says where."""
 
 import asyncio
+import contextlib
 import errno
 import ipaddress
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
 from types import FrameType
@@ -19,7 +21,9 @@ from .http_protocol import HttpProtocol
 # Seconds that a thread keeps the interpreter while another waits for it. With Python's 5 ms a core
 # stands idle each time that an engine is done and the event loop is busy.
 SWITCH_INTERVAL = 50e-6
+LINGER = 0.3  # seconds after the signal in which connections are still taken
 GRACE = 5  # seconds for requests in flight after a signal to stop; Docker kills after 10
+LAST_WORDS = 0.5  # seconds of it to tell those whose requests are given up, and to end
 
 # Something that runs beside HTTP on the same event loop, such as gRPC: entered before the server
 # says that it is ready, left after the last HTTP answer.
@@ -39,11 +43,14 @@ class _Server(uvicorn.Server):
         ready: Callable[[], None],
         stopping: Callable[[], None],
         beside: Sequence[Beside],
+        grace: float,
     ) -> None:
         super().__init__(config)
         self._ready = ready
         self._stopping = stopping
         self._beside = beside
+        self._grace = grace
+        self._end: float | None = None  # of the grace, by time.monotonic()
         self._stack = AsyncExitStack()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -54,10 +61,31 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         # Side by side: each has the whole grace.
-        await asyncio.gather(super().shutdown(sockets), self._stack.aclose())
+        await asyncio.gather(self._end_http(sockets), self._stack.aclose())
+        if self.server_state.tasks:  # cancelled: they still answer that they are
+            await asyncio.wait(self.server_state.tasks, timeout=LAST_WORDS / 2)
+
+    async def _end_http(self, sockets: list[socket.socket] | None) -> None:
+        # To close at once would reset what is on its way: those who come are answered, and told to
+        # come no more on this connection; who looks finds that the server is not ready.
+        try:
+            await asyncio.sleep(min(LINGER, self._grace / 4))
+            await self._close_http(sockets)
+        finally:
+            HttpProtocol.last_answers = False
+
+    async def _close_http(self, sockets: list[socket.socket] | None) -> None:
+        # The loop may have been busy since the signal.
+        left = self._grace if self._end is None else self._end - time.monotonic()
+        wait = max(0.0, left - min(LAST_WORDS, self._grace / 2))
+        self.config.timeout_graceful_shutdown = wait  # type: ignore[assignment]  # it may be a float
+        await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self._stopping()
+        if self._end is None:
+            self._end = time.monotonic() + self._grace
+            HttpProtocol.last_answers = True
+            self._stopping()
         super().handle_exit(sig, frame)
 
 
@@ -108,7 +136,7 @@ def run(
     ready: Callable[[], None],
     stopping: Callable[[], None] = lambda: None,
     beside: Sequence[Beside] = (),
-    grace: int = GRACE,
+    grace: float = GRACE,
 ) -> None:
     """Serves until SIGTERM or SIGINT, then finishes what is in flight and returns.
 
@@ -116,9 +144,9 @@ def run(
         app: the ASGI application.
         listener: a bound socket, closed at the end.
         ready: called once requests are answered.
-        stopping: called at the signal.
+        stopping: called at the signal, the first of several.
         beside: what runs on the same event loop.
-        grace: seconds for what is in flight.
+        grace: seconds from the signal on for what is in flight; the rest gets 503.
     """
     config = uvicorn.Config(
         app,
@@ -130,11 +158,20 @@ def run(
         ws="none",
         backlog=4096,
         timeout_keep_alive=75,  # longer than load balancers keep an idle connection
-        timeout_graceful_shutdown=grace,
     )
     sys.setswitchinterval(SWITCH_INTERVAL)
+    _allow_files()
     with listener, _signals_ignored_afterwards():
-        _Server(config, ready, stopping, beside).run(sockets=[listener])
+        _Server(config, ready, stopping, beside, grace).run(sockets=[listener])
+
+
+def _allow_files() -> None:
+    """As many connections as the system permits: the usual limit is of 1024 open files."""
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 @contextmanager

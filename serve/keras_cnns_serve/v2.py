@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .dataplane import Dataplane, Prediction, Target, Total
-from .errors import ForbiddenError, InvalidInputError, ModelNotFoundError
+from .errors import InvalidInputError, ModelNotFoundError
+from .inputs import MAX_IMAGES
 from .manifest import Tensor
 from .servable import State
 from .v2_tensor import DATATYPES
@@ -29,8 +30,6 @@ EXTENSIONS = [
     "statistics",
 ]
 IMAGE_BYTES = "image_bytes"  # encoded images, as the exported signature names them
-# Requests may have more images; what measures a server wants to know how far to go.
-MAX_BATCH_SIZE = 1024
 STATES = {
     State.START: "LOADING",
     State.LOADING: "LOADING",
@@ -72,18 +71,6 @@ def target_of(name: str, version: str | None) -> Target:
     if not (version.isascii() and version.isdigit() and len(version) < 20):
         raise ModelNotFoundError(f"a version is an integer, not {version!r:.40}")
     return Target(name, int(version))
-
-
-def check_admin(admin: bool) -> None:
-    """Who is no administrator changes nothing.
-
-    Raises:
-        ForbiddenError: this server takes no such request.
-    """
-    if not admin:
-        raise ForbiddenError(
-            "this server loads, unloads and configures models for nobody; start it with --admin"
-        )
 
 
 def check_load(parameters: Any) -> None:
@@ -245,7 +232,8 @@ def model_config(dataplane: Dataplane, target: Target) -> dict[str, Any]:
         "name": target.name,
         "platform": "keras-cnns",
         "backend": SERVER,
-        "max_batch_size": MAX_BATCH_SIZE,
+        # Of pixels a request may have more; what measures a server wants to know how far to go.
+        "max_batch_size": MAX_IMAGES,
         "input": [tensor(manifest.input) | {"format": "FORMAT_NHWC"}],
         "output": [
             tensor(each) | (labelled if each.shape == (None, manifest.classes) else {})

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import InvalidInputError
+from .errors import InputTooLargeError, InvalidInputError
+from .inputs import MAX_IMAGES
 from .shape import MAX_RANK, checked_shape
 
 DTYPES: dict[str, Any] = {
@@ -56,7 +57,7 @@ def from_raw(
     """
     dtype, shape = _checked(datatype, sizes, name)
     if datatype == "BYTES":
-        return _strings(_split(content, name), shape, name)
+        return _strings(_split(content, name, math.prod(shape)), shape, name)
     size = math.prod(shape) * dtype.itemsize
     if len(content) != size:
         raise InvalidInputError(
@@ -78,6 +79,7 @@ def from_values(values: Any, datatype: str, sizes: Sequence[Any], name: str) -> 
     if datatype == "BF16":
         raise InvalidInputError(f"{name} of BF16 has no values in a list; send its bytes")
     flat = _flatten(values, name)
+    _check_count(len(flat), shape, name)
     wanted = _KINDS[dtype.kind]
     if wrong := set(map(type, flat)) - wanted:
         raise InvalidInputError(
@@ -87,7 +89,6 @@ def from_values(values: Any, datatype: str, sizes: Sequence[Any], name: str) -> 
     if datatype == "BYTES":
         texts = [value.encode() if isinstance(value, str) else value for value in flat]
         return _strings(texts, shape, name)
-    _check_count(len(flat), shape, name)
     try:
         return np.fromiter(flat, dtype, len(flat)).reshape(shape)
     except OverflowError as error:
@@ -133,7 +134,13 @@ def _checked(
             f"{name} has the datatype {datatype!r:.40}; there are {', '.join(DTYPES)}"
         )
     dtype = np.dtype(DTYPES[datatype])
-    return dtype, checked_shape(sizes, dtype.itemsize, name)
+    shape = checked_shape(sizes, dtype.itemsize, name)
+    if datatype == "BYTES" and math.prod(shape) > MAX_IMAGES:
+        raise InputTooLargeError(
+            f"{name} has {math.prod(shape):,} elements; a request may have {MAX_IMAGES:,} encoded "
+            "images; send several"
+        )
+    return dtype, shape
 
 
 def _strings(elements: list[bytes], shape: tuple[int, ...], name: str) -> NDArray[Any]:
@@ -150,10 +157,12 @@ def _check_count(given: int, shape: tuple[int, ...], name: str) -> None:
         )
 
 
-def _split(content: bytes | memoryview, name: str) -> list[bytes]:
+def _split(content: bytes | memoryview, name: str, most: int) -> list[bytes]:
     elements: list[bytes] = []
     start = 0
     while start < len(content):
+        if len(elements) == most:
+            raise InvalidInputError(f"{name} has more than the {most} elements of its shape")
         first = start + _LENGTH.size
         end = first + _LENGTH.unpack_from(content, start)[0] if first <= len(content) else first
         if end > len(content):

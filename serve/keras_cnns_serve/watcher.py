@@ -41,32 +41,35 @@ class Watcher:
         """Begins to watch."""
         self._thread.start()
 
-    def stop(self) -> None:
-        """Ends the thread."""
+    def stop(self, seconds: float | None = None) -> None:
+        """Ends the thread; a look that takes longer than `seconds` more is left to itself."""
         self._stopped = True
         os.write(self._waker, b"x")
-        self._thread.join()
+        self._thread.join(seconds)
+        if self._thread.is_alive():
+            return
         os.close(self._wake)
         os.close(self._waker)
 
     def _run(self) -> None:
         with Changes() as changes:
             while not self._stopped:
-                changes.watch(self._directories())
+                found = self._try(lambda: changes.watch(self._directories()))
                 if changes.wait(self._seconds, self._wake) and not self._stopped:
                     select.select([self._wake], [], [], SETTLE)
                     changes.forget()
-                if not self._stopped:
-                    self._try()
+                if not self._stopped and self._try(self._look) and found:
+                    self._said = ""
 
-    def _try(self) -> None:
+    def _try(self, do: Callable[[], None]) -> bool:
         try:
-            self._look()
-            self._said = ""
-        except Exception as error:
+            do()
+        except Exception as error:  # whatever it is, the next look may find it gone
             if str(error) != self._said:  # once, not at every look
                 logger.warning("what is served does not change: %s", error)
             self._said = str(error)
+            return False
+        return True
 
 
 class Changes:

@@ -26,15 +26,29 @@ class Doubler:
         self.batches.append(images[:, 0].tolist())
         self.running.release()
         assert self.go.wait(10)
+        if 98 in images:
+            raise SystemExit("98 ends its thread")
+        if 97 in images:
+            return {}
         if 99 in images:
             raise RuntimeError("99 cannot be doubled")
         return {name: 2 * images[:, 0].astype(int) for name in names or ("twice", "again")}
 
 
-def decode(contents: Sequence[bytes]) -> NDArray[np.uint8]:
-    if b"bad" in contents:
-        raise DamagedImageError("bad")
-    return np.array([[int(content)] for content in contents], np.uint8)
+class Decoder:
+    """Decodes the text of a number, when it is let."""
+
+    def __init__(self) -> None:
+        self.begun: list[bytes] = []
+        self.go = threading.Event()
+        self.go.set()
+
+    def __call__(self, content: bytes) -> NDArray[np.uint8]:
+        self.begun.append(content)
+        assert self.go.wait(10)
+        if content == b"bad":
+            raise DamagedImageError("bad")
+        return np.array([int(content)], np.uint8)
 
 
 @pytest.fixture
@@ -43,7 +57,12 @@ def engine() -> Doubler:
 
 
 @pytest.fixture
-def start(engine: Doubler) -> Iterator[Callable[..., Batcher]]:
+def decode() -> Decoder:
+    return Decoder()
+
+
+@pytest.fixture
+def start(engine: Doubler, decode: Decoder) -> Iterator[Callable[..., Batcher]]:
     started: list[Batcher] = []
 
     def begin(slots: int = 1, workers: int = 2, **options: Any) -> Batcher:
@@ -55,6 +74,7 @@ def start(engine: Doubler) -> Iterator[Callable[..., Batcher]]:
 
     yield begin
     engine.go.set()
+    decode.go.set()
     for batcher in started:
         batcher.close()
         assert batcher.waiting == batcher._unfinished == 0
@@ -79,10 +99,14 @@ def ask(batcher: Batcher, jobs: Sequence[Job]) -> list[asyncio.Task[Any]]:
     return [asyncio.create_task(batcher.answer(each)) for each in jobs]
 
 
-async def queued(batcher: Batcher, count: int) -> None:
+async def until(happened: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
-        while batcher.waiting < count:
+        while not happened():
             await asyncio.sleep(0.001)
+
+
+async def queued(batcher: Batcher, count: int) -> None:
+    await until(lambda: batcher.waiting >= count)
 
 
 @pytest.mark.parametrize("encoded", [False, True])
@@ -158,9 +182,8 @@ def test_the_next_images_are_decoded_beside_a_run(
         first = await blocked(batcher, engine)
         following = [job(2, encoded=True), job(3, encoded=True)]
         others = ask(batcher, following)
-        async with asyncio.timeout(10):
-            while any(each.images is None for each in following):  # the engine is still busy
-                await asyncio.sleep(0.001)
+        # The engine is still busy.
+        await until(lambda: all(each.images is not None for each in following))
         engine.go.set()
         await asyncio.gather(first, *others)
 
@@ -269,6 +292,87 @@ def test_the_lowest_priority_number_is_first_and_none_is_last(
     assert engine.batches == [[1], [4], [3], [5], [2]]
 
 
+def test_the_first_of_encoded_images_is_first_wherever_it_is_decoded(
+    start: Callable[..., Batcher], engine: Doubler
+) -> None:
+    batcher = start(max_batch=1)
+
+    async def main() -> None:
+        tasks = [await blocked(batcher, engine)]
+        for value, priority in [(2, 0), (3, 0), (4, 1)]:
+            each = job(value, encoded=True, priority=priority)
+            tasks += ask(batcher, [each])
+            await until(lambda each=each: each.images is not None)  # type: ignore[misc]
+        engine.go.set()
+        await asyncio.gather(*tasks)
+
+    asyncio.run(main())
+    assert engine.batches == [[1], [4], [2], [3]]
+
+
+def test_a_free_engine_takes_what_another_thread_decoded(
+    start: Callable[..., Batcher], engine: Doubler, decode: Decoder
+) -> None:
+    batcher = start(slots=2, workers=2, max_run=60.0)
+
+    async def main() -> None:
+        engine.go.clear()
+        busy = ask(batcher, [job(1), job(1)])
+        for _ in busy:
+            assert await asyncio.to_thread(engine.running.acquire, timeout=10)
+        decode.go.clear()
+        others = ask(batcher, [job(value, encoded=True) for value in range(2, 6)])
+        await queued(batcher, 4)
+        engine.go.set()
+        await asyncio.gather(*busy)
+        await until(lambda: batcher._idle == 1)  # the other decodes all four
+        engine.go.clear()
+        decode.go.set()
+        for _ in range(2):  # both run, though none of the two comes to an end
+            assert await asyncio.to_thread(engine.running.acquire, timeout=2)
+        engine.go.set()
+        await asyncio.gather(*others)
+
+    asyncio.run(main())
+
+
+def test_decoding_ends_when_the_client_hangs_up(
+    start: Callable[..., Batcher], decode: Decoder
+) -> None:
+    batcher = start()
+
+    async def main() -> None:
+        decode.go.clear()
+        tasks = ask(batcher, [job(1, 2, 3, encoded=True)])
+        await until(lambda: decode.begun == [b"1"])
+        tasks[0].cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        decode.go.set()
+        await batcher.answer(job(4, encoded=True))
+
+    asyncio.run(main())
+    assert sorted(decode.begun) == [b"1", b"4"]
+
+
+def test_images_that_do_not_go_together_go_one_by_one(
+    start: Callable[..., Batcher], engine: Doubler
+) -> None:
+    batcher = start()
+
+    async def main() -> None:
+        first = await blocked(batcher, engine)
+        wide = job(2)
+        wide.images = np.array([[2, 2]], np.uint8)
+        others = ask(batcher, [wide, job(3)])
+        await queued(batcher, 2)
+        engine.go.set()
+        async with asyncio.timeout(10):
+            await asyncio.gather(first, *others)
+
+    asyncio.run(main())
+    assert engine.batches == [[1], [2], [3]]
+
+
 def test_one_bad_request_spoils_no_other(start: Callable[..., Batcher], engine: Doubler) -> None:
     batcher = start()
 
@@ -322,3 +426,47 @@ def test_closing_finishes_what_waits_and_takes_no_more(
 
     asyncio.run(main())
     assert sorted(value for batch in engine.batches for value in batch) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("value", [97, 98])
+def test_whatever_is_raised_the_slot_comes_back_and_all_have_an_answer(
+    start: Callable[..., Batcher], engine: Doubler, value: int
+) -> None:
+    batcher = start(workers=1)
+
+    async def main() -> None:
+        async with asyncio.timeout(10):
+            first = await blocked(batcher, engine)
+            tasks = ask(batcher, [job(value), job(value)])
+            await queued(batcher, 2)
+            engine.go.set()
+            await first
+            answers = await asyncio.gather(*tasks, return_exceptions=True)
+            assert [type(answer) for answer in answers] == [RuntimeError] * 2
+            answer = await batcher.answer(job(3))
+            assert answer.outputs["twice"].tolist() == [6]
+
+    asyncio.run(main())
+    assert batcher._free == 1
+
+
+def test_a_long_run_stops_when_nobody_waits_for_it(
+    start: Callable[..., Batcher], engine: Doubler
+) -> None:
+    batcher = start()
+
+    async def main() -> None:
+        async with asyncio.timeout(10):
+            whole = await batcher.answer(job(*range(80)))
+            assert whole.outputs["twice"].tolist() == [2 * value for value in range(80)]
+            engine.batches.clear()
+            while engine.running.acquire(blocking=False):
+                pass
+            engine.go.clear()
+            with pytest.raises(DeadlineExceededError):
+                await batcher.answer(job(*range(80), deadline=time.monotonic() + 0.05))
+            engine.go.set()
+            await batcher.answer(job(5))
+
+    asyncio.run(main())
+    assert engine.batches == [list(range(32)), [5]]

@@ -1,5 +1,6 @@
 import asyncio
 import logging
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from keras_cnns_serve import errors
 from keras_cnns_serve.dataplane import Dataplane, ScoredLabel, Target
 from keras_cnns_serve.policy import All
-from tests.serve.conftest import LABELS, grey, write_version
+from tests.serve.conftest import LABELS, OUTPUTS, graph, grey, write_version
 
 IMAGE = np.full((1, 8, 8, 1), 130)
 
@@ -48,8 +49,10 @@ def test_the_highest_version_is_the_default(tmp_path: Path) -> None:
     assert dataplane.models()[0].versions == (2, 9, 10)
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.int8, np.uint64])
-def test_predict_takes_integers_of_any_width(dataplane: Dataplane, dtype: type) -> None:
+@pytest.mark.parametrize(
+    "dtype", [np.uint8, np.int64, np.int8, np.uint64, np.float16, np.float32, np.float64]
+)
+def test_predict_takes_whole_numbers_of_any_width(dataplane: Dataplane, dtype: type) -> None:
     image: NDArray[Any] = np.full((2, 8, 8, 1), 100, dtype)
     outputs = asyncio.run(dataplane.predict(Target("two"), {"images": image})).outputs
     assert {name: output.shape for name, output in outputs.items()} == {
@@ -111,7 +114,10 @@ def predict(
         ),
         (predict(IMAGE - 131), errors.InvalidInputError, "not -1"),
         (predict(IMAGE / 255), errors.InvalidInputError, "not 0.5098"),
-        (predict(IMAGE * 1.0), errors.InvalidInputError, "not 130.0; the graph itself normalises"),
+        (predict(IMAGE * 1.5 + 0.5), errors.InvalidInputError, "not 195.5; the graph itself norma"),
+        (predict(IMAGE * 2.0), errors.InvalidInputError, "not 260.0; the graph itself normalises"),
+        (predict(IMAGE * -1.0), errors.InvalidInputError, "not -130.0"),
+        (predict(IMAGE * np.inf), errors.InvalidInputError, "not inf"),
         (predict(IMAGE * np.nan), errors.InvalidInputError, "not nan"),
         (predict(IMAGE > 0), errors.InvalidInputError, "not 'True'"),
         (predict(IMAGE.astype(str)), errors.InvalidInputError, "not '130'"),
@@ -132,6 +138,11 @@ def predict(
             "the input must be images alone, not extra, images",
         ),
         (lambda d: classify(d, []), errors.InvalidInputError, "there is no image"),
+        (
+            lambda d: classify(d, [grey(1)] * 1025),
+            errors.InputTooLargeError,
+            "may have 1,024 encoded images, not 1,025",
+        ),
         (lambda d: classify(d, [grey(1)], 0), errors.InvalidInputError, "top_k must"),
         (
             lambda d: classify(d, [grey(1), b"x"]),
@@ -173,6 +184,17 @@ def test_a_model_without_a_good_version_is_unavailable_not_unknown(tmp_path: Pat
         predict(IMAGE, "bad")(Dataplane.open(tmp_path))
 
 
+def test_closing_does_not_wait_for_a_version_that_is_being_loaded(tmp_path: Path) -> None:
+    write_version(tmp_path / "grey" / "1")
+    dataplane = Dataplane.open(tmp_path)
+    closed = threading.Thread(target=dataplane.close, daemon=True)
+    with dataplane.manager._changing:
+        dataplane.stop(0.05)
+        closed.start()
+        closed.join(10)
+        assert not closed.is_alive()
+
+
 @pytest.mark.parametrize(
     ("directories", "lines"),
     [
@@ -191,3 +213,30 @@ def test_nothing_to_serve_names_every_reason(
     found = str(refused.value).split("\n")
     assert len(found) == len(lines)
     assert all(wanted in line for wanted, line in zip(lines, found, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("images", "outputs", "message"),
+    [
+        (np.full((1, 8, 8, 1), 9, np.uint8), ("logits",), "there is no output 'logits'"),
+        (np.full((1, 9, 9, 1), 9, np.uint8), (), "[N, 8, 8, 1], not of shape [1, 9, 9, 1]"),
+    ],
+)
+def test_a_successor_is_asked_only_what_it_answers(
+    tmp_path: Path, images: NDArray[np.uint8], outputs: tuple[str, ...], message: str
+) -> None:
+    write_version(tmp_path / "grey" / "1", graph(extra_output=True), outputs=OUTPUTS)
+    dataplane = Dataplane.open(tmp_path)
+    found = dataplane._find(Target("grey"))
+    write_version(tmp_path / "grey" / "2")
+    dataplane.manager.sync()
+    found.batcher.close()
+    with pytest.raises(errors.InvalidInputError) as refused:
+        asyncio.run(
+            asyncio.wait_for(
+                dataplane._answer(Target("grey"), found, images, (), outputs, None, 0), 10
+            )
+        )
+    assert message in str(refused.value)
+    assert classify(dataplane, [grey(130)])[0][0].label == "grey-5"
+    dataplane.close(5)

@@ -63,6 +63,38 @@ def test_the_fastest_that_was_proven(
     assert found.name == chosen
 
 
+@pytest.mark.parametrize(
+    ("figures", "metrics", "chosen"),
+    [
+        # Where labels tell what is right, accuracy decides and not agreement.
+        ({"onnx": (1.0, 0.80), "onnx_int8": (0.98, 0.80)}, None, "onnx_int8"),
+        ({"onnx": (1.0, 0.80), "onnx_int8": (0.995, 0.79)}, None, "onnx"),
+        ({"onnx_int8": (0.98, 0.80)}, {"split": "test", "accuracy": 0.80}, "onnx_int8"),
+        ({"onnx_int8": (0.98, 0.80)}, {"split": "other", "accuracy": 0.80}, "onnx"),
+        ({"onnx": (1.0, None), "onnx_int8": (0.98, None)}, None, "onnx"),
+        ({"onnx": (1.0, 0.0), "onnx_int8": (0.98, 0.0)}, None, "onnx"),
+    ],
+)
+def test_proven_is_by_accuracy_where_it_is_known(
+    tmp_path: Path,
+    figures: dict[str, tuple[float, float | None]],
+    metrics: dict[str, Any] | None,
+    chosen: str,
+) -> None:
+    formats = {n: {"top_1_agreement": g, "accuracy": c} for n, (g, c) in figures.items()}
+    parity = {"split": "test", "formats": formats}
+    read = manifest(tmp_path, {}, parity=parity, metrics=metrics)
+    assert choose_format(read, installed=lambda name: True).name == chosen
+
+
+def test_a_version_needs_no_onnx(tmp_path: Path) -> None:
+    read = manifest(tmp_path, {}, formats={"saved_model": {"path": "saved_model.pb"}})
+    for engine in ("auto", "tensorflow"):
+        assert choose_format(read, engine, installed=lambda name: True).name == "saved_model"
+    with pytest.raises(VersionRefusedError, match="it has tensorflow float32"):
+        choose_format(read, "onnxruntime")
+
+
 def test_an_engine_that_is_not_installed_is_passed_over_or_named(tmp_path: Path) -> None:
     read = manifest(tmp_path, {"onnx": 1.0, "openvino": 1.0})
     assert choose_format(read, installed=lambda name: name == "onnxruntime").name == "onnx"

@@ -1,12 +1,18 @@
 """Whole answers on real connections: kept, closed, in order."""
 
+import asyncio
 import socket
 from collections.abc import Iterator
 from http.client import HTTPResponse
 from pathlib import Path
 
 import pytest
+import uvicorn
+from uvicorn.server import ServerState
 
+from keras_cnns_serve import body, http_protocol
+from keras_cnns_serve.app import create_app
+from keras_cnns_serve.dataplane import Dataplane
 from tests.serve.conftest import grey
 from tests.serve.test_server import CLASSIFY, Process, running
 
@@ -69,3 +75,69 @@ def test_a_head_without_end_is_refused(server: Process) -> None:
     with server.connect() as connection:
         connection.sendall(request(130, f"X-Long: {'x' * 70_000}"))
         assert answer(connection)[0] == 400
+
+
+HEAD = b"POST /v1/models/grey:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n"
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"", b""),
+        (HEAD, b"HTTP/1.1 408 "),
+        (b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" + HEAD, b"HTTP/1.1 408 "),
+        (HEAD + b"\r\n{", b"HTTP/1.1 408 "),
+    ],
+    ids=["nothing", "head", "second head", "body"],
+)
+def test_a_slow_client_is_not_waited_for(
+    dataplane: Dataplane, monkeypatch: pytest.MonkeyPatch, sent: bytes, status: bytes
+) -> None:
+    monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 0.1)
+    monkeypatch.setattr(body, "BODY_SECONDS", 0.1)
+
+    async def main() -> bytes:
+        config = uvicorn.Config(create_app(dataplane), log_config=None, lifespan="off")
+        config.load()
+        state = ServerState()
+        server = await asyncio.get_running_loop().create_server(
+            lambda: http_protocol.HttpProtocol(config, state, {}), "127.0.0.1", 0
+        )
+        async with server, asyncio.timeout(10):
+            reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+            writer.write(sent)
+            received = await reader.read()  # until it is closed
+            writer.close()
+            return received
+
+    received = asyncio.run(main())
+    last = received[received.rfind(b"HTTP/1.1") :] if received else b""
+    assert last.startswith(status)
+    assert last.count(b"connection: close") == (1 if status else 0)
+
+
+def test_a_request_on_its_way_as_the_server_stops_is_answered(
+    dataplane: Dataplane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> bytes:
+        config = uvicorn.Config(create_app(dataplane), log_config=None, lifespan="off")
+        config.load()
+        state = ServerState()
+        server = await asyncio.get_running_loop().create_server(
+            lambda: http_protocol.HttpProtocol(config, state, {}), "127.0.0.1", 0
+        )
+        async with server, asyncio.timeout(10):
+            reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+            while not state.connections:
+                await asyncio.sleep(0)
+            monkeypatch.setattr(http_protocol.HttpProtocol, "last_answers", True)
+            writer.write(request(130))  # not read yet by the server
+            for connection in state.connections:
+                connection.shutdown()
+            received = await reader.read()
+            writer.close()
+            return received
+
+    received = asyncio.run(main())
+    assert b"connection: close" in received
+    assert b"grey-5" in received

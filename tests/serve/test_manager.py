@@ -1,4 +1,5 @@
 import asyncio
+import errno
 import logging
 import shutil
 import threading
@@ -275,3 +276,66 @@ def test_statistics_tell_what_was_done(tmp_path: Path, serve: Callable[..., Data
     assert (done.success.count, done.compute.count, done.batches[1].count) == (3, 3, 3)
     assert done.success.seconds >= done.compute.seconds > 0
     assert abs(done.last_inference - time.time()) < 60
+
+
+def test_a_refused_configuration_interrupts_nothing(
+    tmp_path: Path, serve: Callable[..., Dataplane]
+) -> None:
+    for place in ("grey/1", "other/1"):
+        write_version(tmp_path / place)
+    dataplane = serve(ServerConfig((ModelConfig("grey", tmp_path / "grey"),)))
+    before = dataplane.manager.models["grey"].newest
+    wrong = ModelConfig("other", tmp_path / "other", labels={"stable": 9})
+    with pytest.raises(ConfigError, match="label 'stable' of other"):
+        dataplane.manager.reconfigure(ServerConfig((wrong,)))
+    assert dataplane.manager.models["grey"].newest is before  # not loaded anew
+    assert list(dataplane.manager.models) == ["grey"]
+
+
+def test_a_cause_that_passed_is_forgotten(
+    tmp_path: Path,
+    serve: Callable[..., Dataplane],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Too many open files, say: nothing on the disk changes, and yet it can be read later."""
+    version = write_version(tmp_path / "grey" / "1")
+    opened = Path.open
+
+    def too_many(path: Path, *arguments: Any, **options: Any) -> Any:
+        if path == version / "model.json":
+            raise OSError(errno.EMFILE, "Too many open files")
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", too_many)
+    dataplane = serve()
+    dataplane.manager.sync()
+    assert answering(dataplane) == []
+    assert states(dataplane) == {1: "END"}
+    assert len([text for text in caplog.messages if "Too many open files" in text]) == 1
+    monkeypatch.undo()
+    dataplane.manager.sync()
+    assert answering(dataplane) == [1]
+
+
+def test_a_load_that_goes_on_does_not_hinder_the_end(
+    tmp_path: Path, serve: Callable[..., Dataplane]
+) -> None:
+    dataplane = serve()
+    changing, done = threading.Event(), threading.Event()
+
+    def load() -> None:
+        with dataplane.manager._changing:
+            changing.set()
+            done.wait(10)
+
+    loading = threading.Thread(target=load)
+    loading.start()
+    try:
+        assert changing.wait(10)
+        started = time.monotonic()
+        dataplane.close(0.05)
+        assert time.monotonic() - started < 5
+    finally:
+        done.set()
+        loading.join()

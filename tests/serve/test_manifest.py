@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,8 @@ FILE = {"sha256": "0" * 64, "bytes": 1}
         ({"files": {"": FILE}}, "leaves the version"),
         ({"files": {"a\0b": FILE}}, "leaves the version"),
         ({"files": {"./model.onnx": FILE}}, "write model.onnx"),
-        ({"formats": {}}, "formats.onnx is missing"),
+        ({"formats": {}}, "formats has none that this server runs: onnx, onnx_int8, openvino"),
+        ({"formats": {"litert": {"path": "model.tflite"}}}, "formats has none that this server"),
         ({"formats": {"onnx": {"path": "../2/model.onnx"}}}, "leaves the version"),
         ({"formats": {"onnx": {"path": "other.onnx"}}}, "not among its files"),
         ({"labels": "/etc/hostname"}, "leaves the version"),
@@ -60,6 +62,8 @@ FILE = {"sha256": "0" * 64, "bytes": 1}
         ({"inputs": [IMAGES | {"shape": [None, 9, 9, 1]}]}, "preprocessing gives"),
         ({"inputs": ["images"]}, "inputs[0] must be an object"),
         ({"inputs": [IMAGES, IMAGES]}, "twice"),
+        ({"outputs": [IMAGES | {"dtype": "bfloat16"}]}, "must be one of uint8, float32"),
+        ({"outputs": [IMAGES | {"shape": [None, 2**63]}]}, "null or a positive integer"),
         ({"outputs": []}, "outputs must have probabilities"),
         ({"outputs": [IMAGES | {"name": "probabilities"}]}, "outputs must have probabilities"),
         ({"preprocessing": PREPROCESSING | {"channels": 4}}, "must be 1 or 3, not 4"),
@@ -98,4 +102,10 @@ def test_refuses_a_file_that_is_no_manifest(tmp_path: Path, content: bytes, reas
 
 def test_refuses_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(VersionRefusedError, match="cannot be read: No such file"):
+        read_manifest(tmp_path / "model.json")
+
+
+def test_a_pipe_in_place_of_the_manifest_does_not_block(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "model.json")
+    with pytest.raises(VersionRefusedError, match=r"model\.json is not a file"):
         read_manifest(tmp_path / "model.json")

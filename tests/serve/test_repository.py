@@ -115,10 +115,11 @@ def test_a_spoilt_version_is_refused_by_name_and_the_others_are_served(
     assert reason in repository.refusals[0]
 
 
-def test_a_pipe_in_place_of_a_file_does_not_block(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["model.json", "labels.txt", "model.onnx", "unlisted.data"])
+def test_a_pipe_in_place_of_a_file_does_not_block(tmp_path: Path, name: str) -> None:
     directory = write_version(tmp_path / "grey" / "1")
-    (directory / "labels.txt").unlink()
-    os.mkfifo(directory / "labels.txt")
+    (directory / name).unlink(missing_ok=True)
+    os.mkfifo(directory / name)
     assert "not a file" in open_repository(tmp_path).refusals[0]
 
 
@@ -136,6 +137,12 @@ def test_a_directory_that_cannot_be_addressed_is_refused(
 ) -> None:
     (tmp_path / name).mkdir(parents=True)
     assert open_repository(tmp_path).refusals[0].startswith(reason)
+
+
+def test_a_name_that_is_not_utf_8_is_refused_in_text(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"bad\xff")).mkdir()
+    (refusal,) = open_repository(tmp_path).refusals
+    assert refusal == r"bad\udcff refused: the name of its directory is not UTF-8"
 
 
 @pytest.mark.parametrize(
@@ -165,6 +172,7 @@ def test_the_manifest_is_plain_json(tmp_path: Path) -> None:
         lambda d: (d / "new").mkdir(),
         lambda d: (d / "model.onnx").unlink(),
         lambda d: os.utime(d / "model.json", ns=(1, 1)),
+        lambda d: (d / "model.json").chmod(0o600),
     ],
 )
 def test_a_fingerprint_tells_of_every_change(
@@ -175,3 +183,8 @@ def test_a_fingerprint_tells_of_every_change(
     assert fingerprint(directory) == before
     change(directory)
     assert fingerprint(directory) != before
+
+
+def test_any_error_of_the_disk_is_told_as_the_repositorys() -> None:
+    with pytest.raises(RepositoryError, match="cannot be read: File name too long"):
+        find_models(Path("a" * 300))

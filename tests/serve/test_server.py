@@ -1,7 +1,10 @@
 """The real process, spoken to over real sockets."""
 
+import asyncio
+import base64
 import contextlib
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -18,8 +21,13 @@ from typing import IO, Any
 import httpx
 import numpy as np
 import pytest
+import uvicorn
 
-from keras_cnns_serve.server import AddressError, bind, url
+from keras_cnns_serve import server as server_module
+from keras_cnns_serve.app import create_app
+from keras_cnns_serve.dataplane import Dataplane
+from keras_cnns_serve.http_protocol import HttpProtocol
+from keras_cnns_serve.server import AddressError, _allow_files, _Server, bind, url
 from tests.serve.conftest import grey, write_version
 from tests.serve.test_images import JPEG, huge_png
 
@@ -222,6 +230,40 @@ def test_a_signal_stops_it_with_success(repository: Path, number: signal.Signals
         assert process.errors[1:] == []
 
 
+def test_who_comes_at_the_signal_is_answered(
+    dataplane: Dataplane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a kept connection and on a new one, and each is told that it is the last answer."""
+    monkeypatch.setattr(server_module, "LINGER", 1)
+
+    async def main() -> None:
+        ready = asyncio.Event()
+        config = uvicorn.Config(
+            create_app(dataplane), http=HttpProtocol, log_config=None, lifespan="off"
+        )
+        server = _Server(config, ready.set, lambda: None, [], 20)
+        with bind("127.0.0.1", 0) as listener:
+            address = listener.getsockname()
+            serving = asyncio.create_task(server._serve([listener]))
+            await ready.wait()
+            reader, writer = await asyncio.open_connection(*address)
+            writer.write(HEAD + IMAGE)
+            assert b"connection: close" not in await reader.readuntil(b"\r\n\r\n")
+            server.handle_exit(signal.SIGTERM, None)
+            await asyncio.sleep(0.2)  # it has begun to stop
+            late, late_writer = await asyncio.open_connection(*address)
+            for stream, its_writer in ((reader, writer), (late, late_writer)):
+                its_writer.write(HEAD + IMAGE)
+                answer = await stream.read()
+                assert b"connection: close" in answer
+                assert b"grey-5" in answer
+                its_writer.close()
+            await serving
+        assert not HttpProtocol.last_answers
+
+    asyncio.run(asyncio.wait_for(main(), 20))
+
+
 def test_what_is_in_flight_is_finished_first(repository: Path) -> None:
     with running(str(repository / "grey")) as process, process.connect() as connection:
         connection.sendall(HEAD + IMAGE[:-1])
@@ -234,12 +276,46 @@ def test_what_is_in_flight_is_finished_first(repository: Path) -> None:
 
 
 def test_what_never_ends_holds_the_server_no_longer_than_the_grace(repository: Path) -> None:
-    with running(str(repository / "grey"), "--grace", "1") as process, process.connect() as half:
+    large = {"b64": base64.b64encode(grey(130, (4000, 4000))).decode()}
+    body = json.dumps({"signature_name": "serving_bytes", "instances": [large] * 300}).encode()
+    head = f"POST /v1/models/grey:predict HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+    with (
+        running(str(repository / "grey"), "--grace", "2") as process,
+        process.connect() as half,
+        process.connect() as long,
+    ):
         half.sendall(HEAD + IMAGE[:-1])
+        long.sendall(head.encode() + b"\r\n" + body)
         assert process.classify() == "grey-5"
         started = time.monotonic()
         assert process.stop() == 0
-        assert 0.9 < time.monotonic() - started < 10
+        assert 1 < time.monotonic() - started < 3.9  # and not once more for the engines
+        for connection in (half, long):
+            with HTTPResponse(connection) as response:
+                response.begin()
+                assert (response.status, response.getheader("Retry-After")) == (503, "1")
+                assert "the server stops" in json.loads(response.read())["error"]
+        assert not any("Traceback" in line for line in process.errors)
+
+
+def test_a_load_that_takes_long_holds_the_server_no_longer_either(tmp_path: Path) -> None:
+    write_version(tmp_path / "grey" / "1")
+    with running(str(tmp_path), "--grace", "1", "--admin", "--poll", "0") as process:
+        size = 2**36  # sparse: no space, and a minute of checksums
+        file = {"sha256": "0" * 64, "bytes": size}
+        version = write_version(
+            tmp_path / "grey" / "2", files={"labels.txt": file, "model.onnx": file}
+        )
+        os.truncate(version / "labels.txt", size)
+        with process.connect() as connection:
+            load = b"POST /v2/repository/models/grey/load HTTP/1.1\r\nHost: x\r\n\r\n"
+            connection.sendall(load)
+            end = time.monotonic() + 10
+            while process.http.get("/v1/models/grey/versions/2").status_code == 404:
+                assert time.monotonic() < end
+                time.sleep(0.05)
+            assert process.stop() == 0  # well within the 30 s that it has
+        assert not any("Traceback" in line for line in process.errors)
 
 
 def test_a_published_version_takes_over_without_a_restart(tmp_path: Path) -> None:
@@ -337,3 +413,16 @@ def test_an_address_that_cannot_be_had(host: str, message: str) -> None:
         with pytest.raises(AddressError) as refused:
             bind(host, port)
     assert message in str(refused.value)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="it has no such limit")
+def test_as_many_files_may_be_open_as_the_system_permits() -> None:
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (before[1] - 1, before[1]))
+        _allow_files()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (before[1], before[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)

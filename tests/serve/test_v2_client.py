@@ -209,10 +209,16 @@ def test_errors(
     assert message in error.value.message()
 
 
+def test_whole_numbers_may_come_as_floats(triton: Triton) -> None:
+    pixels = triton.input("images", PIXELS.astype(np.float32), "FP32")
+    answer = triton.infer("grey", [pixels])
+    assert answer.as_numpy("probabilities").argmax(axis=1).tolist() == [5, 0]
+
+
 def test_wrong_pixels(triton: Triton) -> None:
     wrong: list[tuple[Any, str, str]] = [
         (PIXELS[:, :7], "UINT8", "not of shape [2, 7, 8, 1]"),
-        (PIXELS.astype(np.float32), "FP32", "not 130.0; the graph itself normalises them"),
+        ((PIXELS / 255).astype(np.float32), "FP32", "; the graph itself normalises them"),
         (PIXELS.astype(np.int64) + 200, "INT64", "not 330"),
         (np.array([b"no image", b""], np.object_), "BYTES", "not an image"),
     ]

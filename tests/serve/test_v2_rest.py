@@ -123,7 +123,11 @@ def test_nan(client: Client) -> None:
         ({"json": {"inputs": [tensor(shape=[2, 8, 8, 1])]}}, 400, "64 values, and 128 by its"),
         ({"json": {"inputs": [tensor(datatype="uint8")]}}, 400, "the datatype 'uint8'"),
         ({"json": {"inputs": [tensor(datatype=["UINT8"])]}}, 400, "the datatype ['UINT8']"),
-        ({"json": {"inputs": [tensor(datatype="FP32")]}}, 400, "the graph itself normalises"),
+        (
+            {"json": {"inputs": [tensor(datatype="FP32", data=[0.5] * 64)]}},
+            400,
+            "not 0.5; the graph itself normalises",
+        ),
         ({"json": {"inputs": [tensor(data=["a"] * 64)]}}, 400, "values of str; UINT8 takes int"),
         ({"json": {"inputs": [tensor(data=[300] * 64)]}}, 400, "values that UINT8 lacks"),
         ({"json": {"inputs": [tensor(parameters=[])]}}, 400, "'parameters' of images must be"),

@@ -1,6 +1,7 @@
 """tritonclient's own serialization is the reference."""
 
 import json
+import tracemalloc
 from typing import Any
 
 import ml_dtypes
@@ -141,3 +142,23 @@ def test_a_shape_that_no_memory_has(shape: list[int]) -> None:
 def test_wrong_values(values: Any, datatype: str, shape: list[int], message: str) -> None:
     with pytest.raises(InvalidInputError, match=message):
         from_values(values, datatype, shape, "x")
+
+
+@pytest.mark.parametrize(
+    ("shape", "error", "message"),
+    [
+        ([8_000_000], InputTooLargeError, "may have 1,024 encoded images"),
+        ([5], InvalidInputError, "more than the 5 elements of its shape"),
+    ],
+)
+def test_elements_are_counted_before_they_are_made(
+    shape: list[int], error: type[Exception], message: str
+) -> None:
+    content = bytes(4 * 8_000_000)  # as many empty elements
+    tracemalloc.start()
+    try:
+        with pytest.raises(error, match=message):
+            from_raw(content, "BYTES", shape, "images")
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()

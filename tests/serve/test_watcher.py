@@ -1,4 +1,5 @@
 import sys
+import threading
 import time
 from pathlib import Path
 from queue import Empty, Queue
@@ -27,16 +28,23 @@ def test_a_change_is_seen_at_once(tmp_path: Path) -> None:
         watcher.stop()
 
 
+@pytest.mark.parametrize("failing", ["look", "directories"])
 def test_it_looks_at_intervals_and_a_failure_ends_nothing(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, failing: str
 ) -> None:
     looks: Queue[int] = Queue()
 
     def look() -> None:
         looks.put(0)
-        raise OSError("no disk")
+        if failing == "look":
+            raise OSError("no disk")
 
-    watcher = Watcher(look, lambda: [tmp_path / "absent"], 0.01)
+    def directories() -> list[Path]:
+        if failing == "directories":
+            raise OSError("no disk")
+        return [tmp_path / "absent"]
+
+    watcher = Watcher(look, directories, 0.01)
     watcher.start()
     try:
         for _ in range(5):
@@ -44,6 +52,21 @@ def test_it_looks_at_intervals_and_a_failure_ends_nothing(
     finally:
         watcher.stop()
     assert caplog.messages == ["what is served does not change: no disk"]
+
+
+def test_a_look_that_takes_long_is_not_waited_for() -> None:
+    looking, go = threading.Event(), threading.Event()
+
+    def look() -> None:
+        looking.set()
+        go.wait(10)
+
+    watcher = Watcher(look, lambda: [], 0.01)
+    watcher.start()
+    assert looking.wait(10)
+    watcher.stop(0.01)
+    assert not go.is_set()
+    go.set()
 
 
 def test_a_published_version_is_served_by_itself(tmp_path: Path) -> None:
