@@ -2,13 +2,9 @@
 
 import csv
 import json
-import os
-import platform
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,6 +15,7 @@ import keras_cnns.models
 import keras_cnns.optimizers  # noqa: F401
 from keras_cnns.models.heads import deep_recursion
 from keras_cnns.recipes import Recipe, RecipeError, format_recipe, load_recipe
+from keras_cnns.training.environment import describe_environment
 from keras_cnns.training.files import PARTIAL, write_text
 from keras_cnns.training.lock import locked
 from keras_cnns.training.messages import say
@@ -149,34 +146,32 @@ def _who_trains(path: Path) -> str:
         return "another process"
 
 
-def begin(path: Path, recipe: Recipe, labels: tuple[str, ...]) -> None:
-    """Write what a run directory says from the first step on."""
-    environment = describe_environment(recipe)
+def begin(path: Path, recipe: Recipe, labels: tuple[str, ...], data_fingerprint: str) -> None:
+    """Write what a run directory says from the first step on.
+
+    Raises:
+        RunError: it was begun with data of another fingerprint.
+    """
+    environment = describe_environment(recipe, data_fingerprint)
     if (path / ENVIRONMENT).exists():
-        former = json.loads((path / ENVIRONMENT).read_text("utf-8"))["packages"]
+        former = json.loads((path / ENVIRONMENT).read_text("utf-8"))
+        # A run of before fingerprints were written down has none.
+        if (data := former.get("data_fingerprint", data_fingerprint)) != data_fingerprint:
+            raise RunError(
+                f"{path} was begun with other data: their fingerprint is {data} there and "
+                f"{data_fingerprint} here. Choose another directory, or bring those data back to "
+                "go on"
+            )
         changed = [
-            f"{name} {former.get(name)} (now {version})"
+            f"{name} {former['packages'].get(name)} (now {version})"
             for name, version in environment["packages"].items()
-            if former.get(name) != version
+            if former["packages"].get(name) != version
         ]
         if changed:
             say(f"{path} was begun with {', '.join(changed)}: its figures may change")
     write_text(path / LABELS, "".join(f"{label}\n" for label in labels))
     write_json(path / ENVIRONMENT, environment)
     write_text(path / CONFIG, format_recipe(recipe))
-
-
-def describe_environment(recipe: Recipe) -> dict[str, Any]:
-    """Return what a run depended on: versions, machine, seed."""
-    packages = ("keras-cnns", "keras", "tensorflow", "tensorflow-datasets", "numpy")
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "backend": keras.backend.backend(),
-        "packages": {name: metadata.version(name) for name in packages},
-        "seed": recipe.training.seed,
-        "process": {"id": os.getpid(), "host": socket.gethostname()},
-    }
 
 
 def write_json(path: Path, value: Any) -> None:

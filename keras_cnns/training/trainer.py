@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_cnns.data import Split, load_split, open_split, read_labels
+from keras_cnns.data import Split, fingerprint, load_split, open_split, read_labels
 from keras_cnns.recipes import Recipe
 from keras_cnns.report import write_report
 from keras_cnns.training.callbacks import (
@@ -57,7 +57,7 @@ def train(
         The finished run; its model is that of the epoch with the best validation accuracy.
 
     Raises:
-        RunError: the directory is in use, of another recipe, or holds something else.
+        RunError: the directory is in use, of another recipe or other data, or holds something else.
         CheckpointError: there are checkpoints, and none is whole.
         DivergedError: the loss is not finite.
         ValueError: there is no such model, data set or split.
@@ -85,7 +85,7 @@ def train(
         )
         model = build_model(recipe, len(labels))
         compile_model(model, recipe, training.steps)
-        begin(run, recipe, labels)
+        begin(run, recipe, labels, fingerprint(recipe.data))
         intervals = {"seconds": checkpoint_seconds, "steps": checkpoint_steps}
         _fit(model, recipe, run, training, validation, callbacks, intervals)
         return open_run(run)

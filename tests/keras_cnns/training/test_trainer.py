@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_cnns.data import load_split
+from keras_cnns.data import fingerprint, folder, load_split
 from keras_cnns.recipes import OptimizerConfig, Recipe, format_recipe, load_recipe
 from keras_cnns.training import Run, RunError, build_model, evaluate, open_run, predict, train
 from keras_cnns.training.callbacks.stop_on_divergence import DivergedError
 from keras_cnns.training.compiling import compile_model
 from keras_cnns.training.lock import locked
+from keras_cnns.training.run import begin
 
 
 def test_a_run_directory_is_whole(finished_run: Run, quick_recipe: Recipe) -> None:
@@ -41,6 +42,7 @@ def test_a_run_directory_is_whole(finished_run: Run, quick_recipe: Recipe) -> No
     assert all(math.isfinite(value) for row in history for value in row.values())
     environment = json.loads((path / "environment.json").read_text())
     assert environment["packages"]["keras"] == keras.__version__
+    assert environment["data_fingerprint"] == fingerprint(quick_recipe.data)
     results = finished_run.results()
     assert results["training_seconds"] > 0
     assert results["best_epoch"] in (1, 2)
@@ -104,6 +106,37 @@ def test_another_recipe_is_refused_by_its_difference(
     message, rate = str(error.value), quick_recipe.optimizer.learning_rate
     assert f"of another recipe: optimizer.learning_rate is {rate} there and 0.5 here; " in message
     assert "training.seed is 0 there and 3 here" in message
+
+
+def test_photos_that_changed_are_refused_by_their_fingerprint(
+    quick_recipe: Recipe, tmp_path: Path
+) -> None:
+    for label in ("cat", "dog"):
+        for split in ("train", "validation", "test"):
+            place = tmp_path / "photos" / split / label
+            place.mkdir(parents=True)
+            Image.new("L", (8, 8), 60).save(place / "1.png")
+    data = replace(
+        quick_recipe.data,
+        name="folder",
+        path=str(tmp_path / "photos"),
+        train_split="train",
+        validation_split="validation",
+        test_split="test",
+    )
+    recipe, run = replace(quick_recipe, data=data), tmp_path / "run"
+    run.mkdir()
+    before = fingerprint(data)
+    begin(run, recipe, ("cat", "dog"), before)
+    Image.new("L", (8, 8), 61).save(tmp_path / "photos/train/cat/1.png")
+    folder.read_files.cache_clear()  # as another process has it
+    files = {path.name: path.read_bytes() for path in run.iterdir()}
+    with pytest.raises(RunError) as error:
+        train(recipe, run)
+    assert f"other data: their fingerprint is {before} there and {fingerprint(data)} here" in str(
+        error.value
+    )
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == files
 
 
 def test_a_run_in_use_is_refused_by_its_process(finished_run: Run, quick_recipe: Recipe) -> None:
