@@ -126,7 +126,9 @@ class OptimizerConfig:
     bias_rate: Annotated[float, Field(gt=0)] = 1.0  # of biases, as a factor; Caffe's nets have 2
     rate_batch_size: Annotated[int, Field(ge=0)] = 0  # the rate is for so many images; 0: for any
     schedule: Schedule = "constant"
-    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0  # linear from 0
+    warmup_epochs: Annotated[float, Field(ge=0)] = (
+        0.0  # from 0; with rate_batch_size from learning_rate
+    )
     decay_at_epochs: tuple[float, ...] = ()  # of `step`
     decay_at_steps: tuple[int, ...] = ()  # of `step`, instead
     decay_epochs: Annotated[float, Field(gt=0)] = (
