@@ -83,6 +83,8 @@ def train(
             batch_size=batch_size,
             one_hot=recipe.augmentation.soft_targets,
         )
+        # A missing test split is better known now than after the last epoch.
+        open_split(recipe.data, recipe.data.test_split, batch_size=batch_size)
         model = build_model(recipe, len(labels))
         compile_model(model, recipe, training.steps)
         begin(run, recipe, labels, fingerprint(recipe.data))

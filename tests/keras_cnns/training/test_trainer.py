@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import time
@@ -108,23 +109,31 @@ def test_another_recipe_is_refused_by_its_difference(
     assert "training.seed is 0 there and 3 here" in message
 
 
-def test_photos_that_changed_are_refused_by_their_fingerprint(
-    quick_recipe: Recipe, tmp_path: Path
-) -> None:
+def recipe_of_photos(
+    recipe: Recipe, root: Path, splits: tuple[str, ...] = ("train", "validation", "test")
+) -> Recipe:
+    """Make a folder of two classes, with one picture of each in each split."""
     for label in ("cat", "dog"):
-        for split in ("train", "validation", "test"):
-            place = tmp_path / "photos" / split / label
+        for split in splits:
+            place = root / split / label
             place.mkdir(parents=True)
             Image.new("L", (8, 8), 60).save(place / "1.png")
     data = replace(
-        quick_recipe.data,
+        recipe.data,
         name="folder",
-        path=str(tmp_path / "photos"),
+        path=str(root),
         train_split="train",
         validation_split="validation",
         test_split="test",
     )
-    recipe, run = replace(quick_recipe, data=data), tmp_path / "run"
+    return replace(recipe, data=data)
+
+
+def test_photos_that_changed_are_refused_by_their_fingerprint(
+    quick_recipe: Recipe, tmp_path: Path
+) -> None:
+    recipe, run = recipe_of_photos(quick_recipe, tmp_path / "photos"), tmp_path / "run"
+    data = recipe.data
     run.mkdir()
     before = fingerprint(data)
     begin(run, recipe, ("cat", "dog"), before)
@@ -153,9 +162,26 @@ def test_what_is_no_run_directory_is_left_alone(tmp_path: Path, quick_recipe: Re
         with pytest.raises(RunError, match="choose another directory"):
             train(quick_recipe, path)
     assert [each.name for each in tmp_path.iterdir()] == ["thesis.txt"]
-    bad = replace(quick_recipe, data=replace(quick_recipe.data, train_split="nowhere"))
-    with pytest.raises(ValueError, match="nowhere"):
+
+
+@pytest.mark.parametrize("split", ["train_split", "validation_split", "test_split"])
+@pytest.mark.parametrize("name", ["nowhere", "test[:0]"])
+def test_a_split_with_nothing_in_it_is_refused_before_the_first_step(
+    split: str, name: str, quick_recipe: Recipe, tmp_path: Path
+) -> None:
+    bad = replace(quick_recipe, data=replace(quick_recipe.data, **{split: name}))
+    with pytest.raises(ValueError, match=f"there is no split '{re.escape(name)}', or nothing in"):
         train(bad, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_photos_too_few_for_a_test_split_are_refused_before_the_first_step(
+    quick_recipe: Recipe, tmp_path: Path
+) -> None:
+    # Their content puts the pictures into no other tenth than that of training.
+    recipe = recipe_of_photos(quick_recipe, tmp_path / "photos", splits=("train", "validation"))
+    with pytest.raises(ValueError, match="there is no split 'test', or nothing in it"):
+        train(recipe, tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
 
