@@ -72,16 +72,23 @@ class OneCycle(schedules.LearningRateSchedule):
 
 @register
 class HeldRate(schedules.LearningRateSchedule):
-    """A constant rate while `is_held`, a variable, and then a schedule's; `HoldRate` lets it go."""
+    """A constant rate before the step `held_until`, a variable, and a schedule's from it on.
+
+    `HoldRate` sets it. It is a step and no switch, so that a step taken again has the same rate.
+    """
+
+    FOREVER = 2**31 - 1
 
     def __init__(self, schedule: Any, rate: float) -> None:
         self.schedule, self.rate = schedule, rate
-        self.is_held = keras.Variable(True, dtype="bool", trainable=False, name="is_held")
+        self.held_until = keras.Variable(
+            self.FOREVER, dtype="int32", trainable=False, name="held_until"
+        )
 
     def __call__(self, step: Any) -> Any:
         """Return the rate at a step."""
         rate = self.schedule(step) if callable(self.schedule) else self.schedule
-        return ops.where(self.is_held, self.rate, rate)
+        return ops.where(ops.cast(step, "int32") < self.held_until, self.rate, rate)
 
     def get_config(self) -> dict[str, Any]:
         """Return what makes the same schedule, held."""

@@ -99,6 +99,6 @@ def test_a_schedule_is_saved_and_read(schedule: Any) -> None:
     for each in (schedule, again):
         if isinstance(each, HeldRate):
             assert float(each(20)) == pytest.approx(0.01)
-            each.is_held.assign(False)
+            each.held_until.assign(0)
     for step in (0, 5, 10, 25, 40, 50):
         assert float(again(step)) == pytest.approx(float(schedule(step)))
