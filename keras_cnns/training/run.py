@@ -146,32 +146,38 @@ def _who_trains(path: Path) -> str:
         return "another process"
 
 
-def begin(path: Path, recipe: Recipe, labels: tuple[str, ...], data_fingerprint: str) -> None:
-    """Write what a run directory says from the first step on.
+def check_data(path: Path, data_fingerprint: str) -> None:
+    """Raise RunError if a training in the directory was begun with data of another fingerprint."""
+    # A run of before fingerprints were written down has none.
+    former = _read_environment(path).get("data_fingerprint", data_fingerprint)
+    if former != data_fingerprint:
+        raise RunError(
+            f"{path} was begun with other data: their fingerprint is {former} there and "
+            f"{data_fingerprint} here. Choose another directory, or bring those data back to "
+            "go on"
+        )
 
-    Raises:
-        RunError: it was begun with data of another fingerprint.
-    """
+
+def begin(path: Path, recipe: Recipe, labels: tuple[str, ...], data_fingerprint: str) -> None:
+    """Write what a run directory says from the first step on."""
     environment = describe_environment(recipe, data_fingerprint)
-    if (path / ENVIRONMENT).exists():
-        former = json.loads((path / ENVIRONMENT).read_text("utf-8"))
-        # A run of before fingerprints were written down has none.
-        if (data := former.get("data_fingerprint", data_fingerprint)) != data_fingerprint:
-            raise RunError(
-                f"{path} was begun with other data: their fingerprint is {data} there and "
-                f"{data_fingerprint} here. Choose another directory, or bring those data back to "
-                "go on"
-            )
+    if former := _read_environment(path).get("packages"):
         changed = [
-            f"{name} {former['packages'].get(name)} (now {version})"
+            f"{name} {former.get(name)} (now {version})"
             for name, version in environment["packages"].items()
-            if former["packages"].get(name) != version
+            if former.get(name) != version
         ]
         if changed:
             say(f"{path} was begun with {', '.join(changed)}: its figures may change")
     write_text(path / LABELS, "".join(f"{label}\n" for label in labels))
     write_json(path / ENVIRONMENT, environment)
     write_text(path / CONFIG, format_recipe(recipe))
+
+
+def _read_environment(path: Path) -> dict[str, Any]:
+    """Return what a directory's training depended on so far; nothing where none has begun."""
+    file = path / ENVIRONMENT
+    return dict(json.loads(file.read_text("utf-8"))) if file.exists() else {}
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -25,6 +25,7 @@ from keras_cnns.training.run import (
     RESULTS,
     Run,
     begin,
+    check_data,
     open_run,
     opened_for_training,
     write_json,
@@ -68,6 +69,8 @@ def train(
             say(f"{run} is finished already; to train it anew, choose another directory")
             return open_run(run)
         make_reproducible(recipe.training.seed)
+        data_fingerprint = fingerprint(recipe.data)
+        check_data(run, data_fingerprint)
         labels = read_labels(recipe.data)
         batch_size = recipe.training.batch_size
         training = open_split(
@@ -87,9 +90,11 @@ def train(
         open_split(recipe.data, recipe.data.test_split, batch_size=batch_size)
         model = build_model(recipe, len(labels))
         compile_model(model, recipe, training.steps)
-        begin(run, recipe, labels, fingerprint(recipe.data))
+        begins = keras.callbacks.LambdaCallback(
+            on_train_begin=lambda logs: begin(run, recipe, labels, data_fingerprint)
+        )
         intervals = {"seconds": checkpoint_seconds, "steps": checkpoint_steps}
-        _fit(model, recipe, run, training, validation, callbacks, intervals)
+        _fit(model, recipe, run, training, validation, callbacks, begins, intervals)
         return open_run(run)
 
 
@@ -107,6 +112,7 @@ def _fit(
     training: Split,
     validation: tf.data.Dataset,
     more_callbacks: Sequence[keras.callbacks.Callback],
+    begins: keras.callbacks.Callback,
     intervals: dict[str, Any],
 ) -> None:
     def batches(step: int) -> tf.data.Dataset:
@@ -136,7 +142,8 @@ def _fit(
             validation_data=for_outputs(model, validation),
             initial_epoch=resume.epoch,
             epochs=recipe.training.epochs,
-            callbacks=[*callbacks, resume, stop_on_signal, StopOnDivergence(resume)],
+            # The directory is written to once the checkpoint is known to fit.
+            callbacks=[*callbacks, resume, begins, stop_on_signal, StopOnDivergence(resume)],
             shuffle=False,  # the data set shuffles itself
             verbose=0,  # a callback shows the progress
         )

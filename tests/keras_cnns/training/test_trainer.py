@@ -19,6 +19,7 @@ from keras_cnns.data import fingerprint, folder, load_split
 from keras_cnns.recipes import OptimizerConfig, Recipe, format_recipe, load_recipe
 from keras_cnns.training import Run, RunError, build_model, evaluate, open_run, predict, train
 from keras_cnns.training.callbacks.stop_on_divergence import DivergedError
+from keras_cnns.training.checkpoint import CheckpointError
 from keras_cnns.training.compiling import compile_model
 from keras_cnns.training.lock import locked
 from keras_cnns.training.run import begin
@@ -146,6 +147,22 @@ def test_photos_that_changed_are_refused_by_their_fingerprint(
         error.value
     )
     assert {path.name: path.read_bytes() for path in run.iterdir()} == files
+
+
+def test_a_refused_resume_leaves_the_directory_as_it_was(
+    finished_run: Run, quick_recipe: Recipe, tmp_path: Path
+) -> None:
+    recipe, run = recipe_of_photos(quick_recipe, tmp_path / "photos"), tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    begin(run, recipe, tuple("0123456789"), fingerprint(recipe.data))
+    checkpoint = max((finished_run.path / "checkpoints").iterdir())
+    damaged = checkpoint.read_bytes()[:1000], "is whole: remove them"
+    for content, message in (damaged, (checkpoint.read_bytes(), "of another model: weight logits")):
+        (run / "checkpoints" / checkpoint.name).write_bytes(content)
+        files = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+        with pytest.raises(CheckpointError, match=message):
+            train(recipe, run)
+        assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == files
 
 
 def test_a_run_in_use_is_refused_by_its_process(finished_run: Run, quick_recipe: Recipe) -> None:
