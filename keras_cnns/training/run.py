@@ -87,8 +87,13 @@ def open_run(path: str | Path) -> Run:
         recipe = load_recipe(path / CONFIG)
     except RecipeError as error:
         raise RunError(f"{path / CONFIG}: {error}") from None
-    labels = tuple((path / LABELS).read_text("utf-8").splitlines())
-    return Run(path, recipe, labels)
+    return Run(path, recipe, read_label_file(path / LABELS))
+
+
+def read_label_file(path: Path) -> tuple[str, ...]:
+    """Return the labels of a file that has one on each line."""
+    # Not splitlines(): it also splits at characters that may stand within a label.
+    return tuple(path.read_text("utf-8").removesuffix("\n").split("\n"))
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from PIL import Image
 
 from keras_cnns.data import fingerprint, folder, load_split
 from keras_cnns.recipes import OptimizerConfig, Recipe, format_recipe, load_recipe
+from keras_cnns.report.records import read_records
 from keras_cnns.training import Run, RunError, build_model, evaluate, open_run, predict, train
 from keras_cnns.training.callbacks.stop_on_divergence import DivergedError
 from keras_cnns.training.checkpoint import CheckpointError
@@ -245,6 +246,14 @@ def test_a_directory_that_is_no_run_says_what_is_missing(tmp_path: Path) -> None
     missing = r"no config\.toml and no model\.keras and no labels\.txt and no results\.json"
     with pytest.raises(RunError, match=missing):
         open_run(tmp_path)
+
+
+def test_labels_are_split_at_line_ends_alone(finished_run: Run, tmp_path: Path) -> None:
+    for name in ("config.toml", "model.keras", "results.json"):
+        (tmp_path / name).write_bytes((finished_run.path / name).read_bytes())
+    (tmp_path / "labels.txt").write_text("one\u2028two\nthree\n", "utf-8")
+    assert open_run(tmp_path).labels == ("one\u2028two", "three")
+    assert read_records(tmp_path).run.labels == ("one\u2028two", "three")
 
 
 def test_an_interrupted_run_is_not_a_finished_one(finished_run: Run, tmp_path: Path) -> None:
