@@ -4,6 +4,7 @@ import io
 import os
 import re
 import shutil
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -223,6 +224,20 @@ def test_check_reports_all_that_is_wrong(spoilt: Path) -> None:
     assert "cat/cut.jpg: damaged or cut short" in result.output
     assert "balance: 30 of cat to 31 of dog" in result.output
     assert "height: 4 to 4 pixels, median 4" in result.output
+
+
+def test_a_pipe_and_a_device_are_no_images(tmp_path: Path) -> None:
+    root = fill(tmp_path / "photos", each=1)
+    pipe = root / "cat" / "pipe.png"
+    os.mkfifo(pipe)
+    # Whoever opens the pipe after all is let go.
+    threading.Thread(target=lambda: pipe.open("wb").close(), daemon=True).start()
+    (root / "cat" / "device.png").symlink_to("/dev/null")
+    found = {each.title: each.lines for each in check_folder(root).findings}
+    assert found["unreadable files"] == (
+        "cat/device.png: not a regular file",
+        "cat/pipe.png: not a regular file",
+    )
 
 
 def test_check_finds_copies_across_split_folders(photos: Path, tmp_path: Path) -> None:
