@@ -28,7 +28,13 @@ from keras_cnns_export.parity import compare
 from keras_cnns_export.pixels import Comparison, compare_pixels
 from keras_cnns_export.publish import Draft, check_model_directory
 from keras_cnns_export.report import write_report
-from keras_cnns_export.samples import GENERATED, Batch, batches_of, generated_batches
+from keras_cnns_export.samples import (
+    GENERATED,
+    Batch,
+    batches_of,
+    generated_batches,
+    shuffled_split,
+)
 from keras_cnns_export.source import Quantization, Source
 from keras_cnns_export.timing import median_milliseconds
 
@@ -178,8 +184,8 @@ def export_run(
     """Publish what `keras-cnns train` left in a run, compared on its whole validation split.
 
     Labels, preprocessing, the architecture's name and the accuracy on the test split come from the
-    run, and the ranges of int8 formats from its training split; `options`, what is returned and
-    what is raised are `export`'s.
+    run, and the ranges of int8 formats from its training split, shuffled; `options`, what is
+    returned and what is raised are `export`'s.
 
     Raises:
         ExportError: see `export`.
@@ -199,7 +205,7 @@ def export_run(
         labels=run.labels,
         preprocessing=data.preprocessing(),
         samples=(data.validation_split, load_split(data, data.validation_split, batch_size=64)),
-        training_samples=load_split(data, data.train_split, batch_size=64),
+        training_samples=shuffled_split(data, data.train_split),
         architecture=run.recipe.model.name,
         metrics=test and Metrics(data.test_split, test["samples"], test["accuracy"]),
         **options,

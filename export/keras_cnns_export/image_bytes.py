@@ -2,16 +2,19 @@
 
 It reads the contract's preprocessing as the server does with Pillow: decode, apply the EXIF
 orientation of a JPEG, drop transparency, keep the upper 8 of 16 bits, convert to grey or RGB,
-resize the shorter side (antialiased, the aspect kept), crop the centre. JPEG and PNG only.
+resize the shorter side (antialiased, the aspect kept), crop the centre. JPEG and PNG only. From the
+decoded pixels on it is training's own reading.
 """
 
+import dataclasses
 from typing import Any
 
 import tensorflow as tf
 
+from keras_cnns.data.decoding import set_upright
+from keras_cnns.data.preprocessing import preprocess
 from keras_cnns_export.contract import Preprocessing
 
-_GREY = (19595, 38470, 7471)  # of 65536: ITU-R 601-2, as Pillow has it
 _MAX_SEGMENTS = 64  # of a JPEG before its EXIF is given up; cameras write it first or second
 
 
@@ -30,46 +33,13 @@ def decode(content: Any, preprocessing: Preprocessing) -> Any:
     image = tf.cond(
         is_jpeg,
         # INTEGER_ACCURATE is Pillow's transform; the default is off by up to 4 levels.
-        lambda: _upright(
+        lambda: set_upright(
             tf.io.decode_jpeg(content, channels=3, dct_method="INTEGER_ACCURATE"),
             exif_orientation(content),
         ),
         lambda: tf.io.decode_png(content, channels=3),
     )
-    if preprocessing.channels == 1:
-        weighted = tf.cast(image, tf.int32) * _GREY
-        grey = tf.bitwise.right_shift(tf.reduce_sum(weighted, -1, keepdims=True) + 2**15, 16)
-        image = tf.cast(grey, tf.uint8)
-    return _resize_and_crop(image, preprocessing)
-
-
-def _resize_and_crop(image: Any, preprocessing: Preprocessing) -> Any:
-    """Computes only what the crop keeps, so that an image of 1 x 50,000,000 costs no more."""
-    height, width = preprocessing.size
-    sides = tf.cast(tf.shape(image)[:2], tf.float64)  # exact, so that a half rounds as in Python
-    resized = tf.round(sides * preprocessing.resize_shorter / tf.reduce_min(sides))
-    corner = (tf.cast(resized, tf.int32) - (height, width)) // 2
-    cropped = tf.raw_ops.ScaleAndTranslate(
-        images=tf.cast(image, tf.float32)[tf.newaxis],
-        size=(height, width),
-        scale=tf.cast(resized / sides, tf.float32),
-        translation=-tf.cast(corner, tf.float32),
-        kernel_type="triangle",
-        antialias=preprocessing.antialias,
-    )
-    pixels = tf.cast(tf.clip_by_value(tf.round(cropped[0]), 0, 255), tf.uint8)
-    return tf.ensure_shape(pixels, (height, width, preprocessing.channels))
-
-
-def _upright(image: Any, orientation: Any) -> Any:
-    """Apply an EXIF orientation, 1 to 8: mirror, turn by a half, exchange the axes."""
-
-    def when(cases: tuple[int, ...], change: Any, image: Any) -> Any:
-        return tf.cond(tf.reduce_any(orientation == cases), lambda: change(image), lambda: image)
-
-    image = when((5, 6, 7, 8), lambda x: tf.transpose(x, (1, 0, 2)), image)
-    image = when((2, 3, 6, 7), lambda x: tf.reverse(x, (1,)), image)
-    return when((3, 4, 7, 8), lambda x: tf.reverse(x, (0,)), image)
+    return preprocess(image, dataclasses.asdict(preprocessing))
 
 
 def exif_orientation(content: Any) -> Any:

@@ -32,9 +32,7 @@ def _torch(pixels: Any) -> Any:
 # What `preprocess_input` of keras.applications does to pixels 0..255, by the name of its mode.
 PREPROCESS_INPUT: dict[str, Callable[[Any], Any]] = {
     "caffe": _caffe,  # ResNet, VGG
-    "tf": lambda pixels: layers.Rescaling(1 / 127.5, offset=-1)(
-        pixels
-    ),  # ResNet V2, Inception, Xception, MobileNet
+    "tf": _tf,  # ResNet V2, Inception, Xception, MobileNet
     "torch": _torch,  # DenseNet
 }
 

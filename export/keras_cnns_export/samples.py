@@ -1,12 +1,15 @@
 """The images that formats are compared on: a split's, or made ones, in batches of mixed sizes."""
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from keras_cnns_export.errors import ExportError
 from keras_cnns_export.graph import Array
+
+if TYPE_CHECKING:
+    from keras_cnns.recipes import DataConfig
 
 GENERATED = "generated"  # the split's name where the images are made here
 BATCH_SIZE = 64
@@ -48,6 +51,19 @@ def batches_of(data: Any, shape: tuple[int, int, int]) -> Iterator[Batch]:
                 "each image the number of its class"
             )
         yield images, labels
+
+
+def shuffled_split(data: "DataConfig", split: str) -> Any:
+    """A run's split in batches, in an order that is always the same and mixes the classes.
+
+    A folder is sorted by class: its head, which int8 formats take their ranges from, is one class.
+
+    Raises:
+        ValueError: there is no such data set or split.
+    """
+    from keras_cnns.data import open_split
+
+    return open_split(data, split, batch_size=BATCH_SIZE, seed=0).epoch(0)
 
 
 def _sliced(images: Array, labels: Array | None) -> Iterator[Batch]:

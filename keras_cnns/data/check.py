@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from keras_cnns.data.folder import SHARES, assign_splits
+from keras_cnns.data.folder import SHARES, assign_splits, find_label_problems
 from keras_cnns.data.image_files import ImageFile, scan_folder
 
 EXTENSIONS = {
@@ -30,7 +30,7 @@ class Report:
     """What `check_folder` found."""
 
     files: int
-    counts: dict[str, dict[str, int]]  # class -> split -> readable images
+    counts: dict[str, dict[str, int]]  # class, printable -> split -> readable images
     summary: tuple[str, ...]  # balance and sizes, in words
     findings: tuple[Finding, ...]
 
@@ -50,13 +50,14 @@ def check_folder(root: str | Path) -> Report:
     files = scan_folder(root)
     readable = [file for file in files if not file.problem]
     splits = assign_splits(readable, SHARES)
-    counts: dict[str, dict[str, int]] = {label: {} for label in sorted({f.label for f in files})}
+    labels = sorted({file.label for file in files})
+    counts: dict[str, dict[str, int]] = {printable(label): {} for label in labels}
     for split, members in splits.items():
         for label, count in Counter(file.label for file in members).items():
-            counts[label][split] = count
+            counts[printable(label)][split] = count
 
     def name(file: ImageFile) -> str:
-        return file.path.relative_to(root).as_posix()
+        return printable(file.path.relative_to(root).as_posix())
 
     copies = _copies(readable)
     findings = (
@@ -94,12 +95,22 @@ def check_folder(root: str | Path) -> Report:
             is_bad=False,
         ),
         Finding(
+            "classes that cannot be told apart or written down",
+            tuple(find_label_problems(sorted({file.label for file in readable}))),
+            is_bad=True,
+        ),
+        Finding(
             "classes without training images",
             tuple(label for label, sides in counts.items() if not sides.get("train")),
             is_bad=True,
         ),
     )
     return Report(len(files), counts, tuple(_summarize(readable, counts)), findings)
+
+
+def printable(name: str) -> str:
+    """Return a file's name, with what cannot be printed as escapes: line ends, bytes of no text."""
+    return name if name.isprintable() else repr(name)[1:-1]
 
 
 def _copies(files: Iterable[ImageFile]) -> list[list[ImageFile]]:

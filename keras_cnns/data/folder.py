@@ -2,6 +2,8 @@
 
 import functools
 import hashlib
+import os
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,6 +17,7 @@ from keras_cnns.data.samples import Pair, Samples, slice_split
 # Where a file lies by its content, if its split has no folder; what is in neither range is trained.
 SHARES = {"validation": (0.0, 0.1), "test": (0.1, 0.2)}
 LISTED = 10  # unreadable files in an error
+NO_TEXT = re.compile(r"[\ud800-\udfff]")  # what Python makes of a file name's odd bytes
 
 
 class UnreadableFilesError(ValueError):
@@ -72,8 +75,29 @@ def read_files(root: str, skip_bad: bool) -> tuple[ImageFile, ...]:
 
 
 def read_labels(files: Sequence[ImageFile]) -> tuple[str, ...]:
-    """Return the classes' names, in the order of their numbers, which is the alphabet's."""
-    return tuple(sorted({file.label for file in files}))
+    """Return the classes' names, in the order of their numbers, which is the alphabet's.
+
+    Raises:
+        ValueError: there are fewer than 2, or one would break its line in labels.txt.
+    """
+    labels = sorted({file.label for file in files})
+    if problems := find_label_problems(labels):
+        raise ValueError("; ".join(problems))
+    return tuple(labels)
+
+
+def find_label_problems(labels: Sequence[str]) -> list[str]:
+    """Return what stands against these names of classes, in words."""
+    problems = [
+        f"the class folder {label!r} needs another name: one line of UTF-8 text without space "
+        "around it"
+        for label in labels
+        if label.splitlines() != [label] or label != label.strip() or NO_TEXT.search(label)
+    ]
+    if len(labels) < 2:
+        problems.append(f"there is only the class {labels[0]!r}" if labels else "there is no class")
+        problems[-1] += "; to tell apart there must be at least 2 folders with images in them"
+    return problems
 
 
 def open_samples(files: Sequence[ImageFile], split: str, wanted: Iterable[str]) -> Samples:
@@ -87,7 +111,7 @@ def open_samples(files: Sequence[ImageFile], split: str, wanted: Iterable[str]) 
     name, start, stop = slice_split(counts, split)
     members = splits[name][start:stop]
     labels = {label: number for number, label in enumerate(read_labels(files))}
-    paths = tf.constant([str(file.path) for file in members])
+    paths = tf.constant([os.fsencode(file.path) for file in members])
     orientations = tf.constant([file.orientation for file in members])
     classes = tf.constant([labels[file.label] for file in members], tf.int64)
     all_upright = all(file.orientation == 1 for file in members)
@@ -104,4 +128,4 @@ def open_samples(files: Sequence[ImageFile], split: str, wanted: Iterable[str]) 
 def fingerprint(files: Sequence[ImageFile], root: str | Path) -> str:
     """Return a hash of the files' places and contents."""
     lines = (f"{file.path.relative_to(root).as_posix()} {file.digest}\n" for file in files)
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    return hashlib.sha256(os.fsencode("".join(lines))).hexdigest()

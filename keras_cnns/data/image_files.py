@@ -97,6 +97,8 @@ def _inspect(path: Path, label: str, split: str) -> ImageFile:
     """Read a file whole."""
     digest, header = "", None
     try:
+        if path.exists() and not path.is_file():  # to open a pipe would wait for a writer
+            raise ValueError("not a regular file")
         content = path.read_bytes()
         digest = hashlib.sha256(content).hexdigest()
         header = read_header(content)

@@ -13,7 +13,7 @@ from keras_cnns.data.decoding import decode
 from keras_cnns.data.image_augmentation import KEYS, bring_to_size, change_colors
 from keras_cnns.data.mixing import mix, smooth
 from keras_cnns.data.preprocessing import preprocess
-from keras_cnns.data.randomness import draw_keys, draw_uniform, permute
+from keras_cnns.data.randomness import NOISE_STREAM, draw_keys, draw_uniform, permute
 from keras_cnns.data.samples import Pair, Samples, Stream
 from keras_cnns.recipes import AugmentationConfig, DataConfig
 
@@ -124,7 +124,8 @@ class Split:
                 images, draws[:, :3], padding=config.pad_and_crop, flip=config.horizontal_flip
             )
         if config.random_erasing:
-            noise = draw_uniform(*where, tf.shape(labels)[0], images[0].shape.num_elements())
+            levels = images[0].shape.num_elements()
+            noise = draw_uniform(*where, tf.shape(labels)[0], levels, stream=NOISE_STREAM)
             noise = tf.cast(tf.reshape(noise * 256, tf.shape(images)), tf.uint8)
             images = erase(images, draws[:, 3:8], noise, probability=config.random_erasing)
         if self._one_hot:

@@ -80,6 +80,8 @@ def open_samples(name: str, split: str) -> Samples | Stream:
     batches = [
         (batch["image"], batch["label"]) for batch in samples.batch(1024).as_numpy_iterator()
     ]
+    if not batches:
+        raise unknown_split(split, builder.info.splits)
     images, labels = (np.concatenate(parts) for parts in zip(*batches, strict=True))
     contents, numbers = tf.constant(images), tf.constant(labels, tf.int64)
 

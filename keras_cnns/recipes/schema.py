@@ -98,11 +98,11 @@ class AugmentationConfig:
     """What happens to training images and their labels, in this order."""
 
     inception_crop: bool = False  # 8 to 100 % of the area, ratio 3/4 to 4/3, instead of the middle
-    pad_and_crop: Annotated[int, Field(ge=0)] = 0  # pixels of random shift
-    horizontal_flip: bool = False  # mirror half of the images
     color_jitter: Share = 0.0  # largest change of brightness, contrast and saturation
     rand_augment_layers: Annotated[int, Field(ge=0, le=14)] = 0  # operations on an image; 2 usual
     rand_augment_magnitude: Annotated[float, Field(ge=0, le=10)] = 9.0  # of 10
+    pad_and_crop: Annotated[int, Field(ge=0)] = 0  # pixels of random shift
+    horizontal_flip: bool = False  # mirror half of the images
     random_erasing: Share = 0.0  # share of images that lose a rectangle
     mixup_alpha: Annotated[float, Field(ge=0, le=100)] = 0.0  # of Beta(alpha, alpha)
     cutmix_alpha: Annotated[float, Field(ge=0, le=100)] = 0.0  # with both, each on half the images
@@ -126,7 +126,9 @@ class OptimizerConfig:
     bias_rate: Annotated[float, Field(gt=0)] = 1.0  # of biases, as a factor; Caffe's nets have 2
     rate_batch_size: Annotated[int, Field(ge=0)] = 0  # the rate is for so many images; 0: for any
     schedule: Schedule = "constant"
-    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0  # linear from 0
+    warmup_epochs: Annotated[float, Field(ge=0)] = (
+        0.0  # from 0; with rate_batch_size from learning_rate
+    )
     decay_at_epochs: tuple[float, ...] = ()  # of `step`
     decay_at_steps: tuple[int, ...] = ()  # of `step`, instead
     decay_epochs: Annotated[float, Field(gt=0)] = (

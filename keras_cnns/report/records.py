@@ -22,6 +22,7 @@ from keras_cnns.training.run import (
     TIMES,
     Run,
     RunError,
+    read_label_file,
 )
 
 Columns = dict[str, np.ndarray]  # name -> float [rows], NaN where there is no value
@@ -81,7 +82,7 @@ def read_records(path: str | Path) -> Records:
         )
     try:
         recipe: Recipe = load_recipe(path / CONFIG)
-        labels = tuple((path / LABELS).read_text("utf-8").splitlines())
+        labels = read_label_file(path / LABELS)
         return Records(
             Run(path, recipe, labels),
             to_columns(read_rows(path / HISTORY)),

@@ -2,13 +2,9 @@
 
 import csv
 import json
-import os
-import platform
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,6 +15,7 @@ import keras_cnns.models
 import keras_cnns.optimizers  # noqa: F401
 from keras_cnns.models.heads import deep_recursion
 from keras_cnns.recipes import Recipe, RecipeError, format_recipe, load_recipe
+from keras_cnns.training.environment import describe_environment
 from keras_cnns.training.files import PARTIAL, write_text
 from keras_cnns.training.lock import locked
 from keras_cnns.training.messages import say
@@ -90,8 +87,13 @@ def open_run(path: str | Path) -> Run:
         recipe = load_recipe(path / CONFIG)
     except RecipeError as error:
         raise RunError(f"{path / CONFIG}: {error}") from None
-    labels = tuple((path / LABELS).read_text("utf-8").splitlines())
-    return Run(path, recipe, labels)
+    return Run(path, recipe, read_label_file(path / LABELS))
+
+
+def read_label_file(path: Path) -> tuple[str, ...]:
+    """Return the labels of a file that has one on each line."""
+    # Not splitlines(): it also splits at characters that may stand within a label.
+    return tuple(path.read_text("utf-8").removesuffix("\n").split("\n"))
 
 
 @contextmanager
@@ -149,11 +151,22 @@ def _who_trains(path: Path) -> str:
         return "another process"
 
 
-def begin(path: Path, recipe: Recipe, labels: tuple[str, ...]) -> None:
+def check_data(path: Path, data_fingerprint: str) -> None:
+    """Raise RunError if a training in the directory was begun with data of another fingerprint."""
+    # A run of before fingerprints were written down has none.
+    former = _read_environment(path).get("data_fingerprint", data_fingerprint)
+    if former != data_fingerprint:
+        raise RunError(
+            f"{path} was begun with other data: their fingerprint is {former} there and "
+            f"{data_fingerprint} here. Choose another directory, or bring those data back to "
+            "go on"
+        )
+
+
+def begin(path: Path, recipe: Recipe, labels: tuple[str, ...], data_fingerprint: str) -> None:
     """Write what a run directory says from the first step on."""
-    environment = describe_environment(recipe)
-    if (path / ENVIRONMENT).exists():
-        former = json.loads((path / ENVIRONMENT).read_text("utf-8"))["packages"]
+    environment = describe_environment(recipe, data_fingerprint)
+    if former := _read_environment(path).get("packages"):
         changed = [
             f"{name} {former.get(name)} (now {version})"
             for name, version in environment["packages"].items()
@@ -166,17 +179,10 @@ def begin(path: Path, recipe: Recipe, labels: tuple[str, ...]) -> None:
     write_text(path / CONFIG, format_recipe(recipe))
 
 
-def describe_environment(recipe: Recipe) -> dict[str, Any]:
-    """Return what a run depended on: versions, machine, seed."""
-    packages = ("keras-cnns", "keras", "tensorflow", "tensorflow-datasets", "numpy")
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "backend": keras.backend.backend(),
-        "packages": {name: metadata.version(name) for name in packages},
-        "seed": recipe.training.seed,
-        "process": {"id": os.getpid(), "host": socket.gethostname()},
-    }
+def _read_environment(path: Path) -> dict[str, Any]:
+    """Return what a directory's training depended on so far; nothing where none has begun."""
+    file = path / ENVIRONMENT
+    return dict(json.loads(file.read_text("utf-8"))) if file.exists() else {}
 
 
 def write_json(path: Path, value: Any) -> None:

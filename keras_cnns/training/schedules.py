@@ -15,28 +15,29 @@ register = keras.saving.register_keras_serializable("keras_cnns")
 
 @register
 class WarmUp(schedules.LearningRateSchedule):
-    """Rise linearly from 0 to a schedule's rate, which it has from step `steps` on.
+    """Rise linearly from `start` to a schedule's rate, which it has from step `steps` on.
 
     References:
         Goyal et al. 2017, Accurate, large minibatch SGD (arXiv:1706.02677), section 2.2.
     """
 
-    def __init__(self, schedule: Any, steps: int) -> None:
-        self.schedule, self.steps = schedule, steps
+    def __init__(self, schedule: Any, steps: int, start: float = 0.0) -> None:
+        self.schedule, self.steps, self.start = schedule, steps, start
 
     def __call__(self, step: Any) -> Any:
         """Return the rate at a step."""
         rate = self.schedule(step) if callable(self.schedule) else self.schedule
-        return rate * ops.minimum(ops.cast(step, "float32") / self.steps, 1.0)
+        share = ops.minimum(ops.cast(step, "float32") / self.steps, 1.0)
+        return self.start * (1.0 - share) + rate * share
 
     def get_config(self) -> dict[str, Any]:
         """Return what makes the same schedule."""
-        return {"schedule": _serialize(self.schedule), "steps": self.steps}
+        return {"schedule": _serialize(self.schedule), "steps": self.steps, "start": self.start}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "WarmUp":
         """Return the schedule of a `get_config`."""
-        return cls(_deserialize(config["schedule"]), config["steps"])
+        return cls(**{**config, "schedule": _deserialize(config["schedule"])})
 
 
 @register
@@ -71,16 +72,23 @@ class OneCycle(schedules.LearningRateSchedule):
 
 @register
 class HeldRate(schedules.LearningRateSchedule):
-    """A constant rate while `is_held`, a variable, and then a schedule's; `HoldRate` lets it go."""
+    """A constant rate before the step `held_until`, a variable, and a schedule's from it on.
+
+    `HoldRate` sets it. It is a step and no switch, so that a step taken again has the same rate.
+    """
+
+    FOREVER = 2**31 - 1
 
     def __init__(self, schedule: Any, rate: float) -> None:
         self.schedule, self.rate = schedule, rate
-        self.is_held = keras.Variable(True, dtype="bool", trainable=False, name="is_held")
+        self.held_until = keras.Variable(
+            self.FOREVER, dtype="int32", trainable=False, name="held_until"
+        )
 
     def __call__(self, step: Any) -> Any:
         """Return the rate at a step."""
         rate = self.schedule(step) if callable(self.schedule) else self.schedule
-        return ops.where(self.is_held, self.rate, rate)
+        return ops.where(ops.cast(step, "int32") < self.held_until, self.rate, rate)
 
     def get_config(self) -> dict[str, Any]:
         """Return what makes the same schedule, held."""
@@ -127,16 +135,17 @@ SCHEDULES: dict[str, Callable[[OptimizerConfig, float, int, int], Any]] = {
 def make_schedule(recipe: Recipe, steps_per_epoch: int) -> Any:
     """Return the learning rate: a constant, or a schedule over steps."""
     config, training = recipe.optimizer, recipe.training
-    peak = config.learning_rate
+    peak, start = config.learning_rate, 0.0
     if config.rate_batch_size:
         peak *= training.batch_size / config.rate_batch_size
+        start = min(config.learning_rate, peak)  # Goyal et al.: from the small batch's rate
     steps = training.steps or training.epochs * steps_per_epoch
     warmup = min(round(config.warmup_epochs * steps_per_epoch), steps - 1)
     if config.schedule == "cosine" and warmup:  # Keras' own, whose cosine begins after it
         rate: Any = schedules.CosineDecay(
-            0.0, steps - warmup, warmup_target=peak, warmup_steps=warmup
+            start, steps - warmup, warmup_target=peak, warmup_steps=warmup
         )
     else:
         rate = SCHEDULES[config.schedule](config, peak, steps, steps_per_epoch)
-        rate = WarmUp(rate, warmup) if warmup else rate
+        rate = WarmUp(rate, warmup, start) if warmup else rate
     return HeldRate(rate, config.hold_rate) if config.hold_rate else rate

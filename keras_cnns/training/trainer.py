@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_cnns.data import Split, load_split, open_split, read_labels
+from keras_cnns.data import Split, fingerprint, load_split, open_split, read_labels
 from keras_cnns.recipes import Recipe
 from keras_cnns.report import write_report
 from keras_cnns.training.callbacks import (
@@ -25,6 +25,7 @@ from keras_cnns.training.run import (
     RESULTS,
     Run,
     begin,
+    check_data,
     open_run,
     opened_for_training,
     write_json,
@@ -57,7 +58,7 @@ def train(
         The finished run; its model is that of the epoch with the best validation accuracy.
 
     Raises:
-        RunError: the directory is in use, of another recipe, or holds something else.
+        RunError: the directory is in use, of another recipe or other data, or holds something else.
         CheckpointError: there are checkpoints, and none is whole.
         DivergedError: the loss is not finite.
         ValueError: there is no such model, data set or split.
@@ -68,6 +69,8 @@ def train(
             say(f"{run} is finished already; to train it anew, choose another directory")
             return open_run(run)
         make_reproducible(recipe.training.seed)
+        data_fingerprint = fingerprint(recipe.data)
+        check_data(run, data_fingerprint)
         labels = read_labels(recipe.data)
         batch_size = recipe.training.batch_size
         training = open_split(
@@ -83,11 +86,15 @@ def train(
             batch_size=batch_size,
             one_hot=recipe.augmentation.soft_targets,
         )
+        # A missing test split is better known now than after the last epoch.
+        open_split(recipe.data, recipe.data.test_split, batch_size=batch_size)
         model = build_model(recipe, len(labels))
         compile_model(model, recipe, training.steps)
-        begin(run, recipe, labels)
+        begins = keras.callbacks.LambdaCallback(
+            on_train_begin=lambda logs: begin(run, recipe, labels, data_fingerprint)
+        )
         intervals = {"seconds": checkpoint_seconds, "steps": checkpoint_steps}
-        _fit(model, recipe, run, training, validation, callbacks, intervals)
+        _fit(model, recipe, run, training, validation, callbacks, begins, intervals)
         return open_run(run)
 
 
@@ -105,6 +112,7 @@ def _fit(
     training: Split,
     validation: tf.data.Dataset,
     more_callbacks: Sequence[keras.callbacks.Callback],
+    begins: keras.callbacks.Callback,
     intervals: dict[str, Any],
 ) -> None:
     def batches(step: int) -> tf.data.Dataset:
@@ -134,7 +142,8 @@ def _fit(
             validation_data=for_outputs(model, validation),
             initial_epoch=resume.epoch,
             epochs=recipe.training.epochs,
-            callbacks=[*callbacks, resume, stop_on_signal, StopOnDivergence(resume)],
+            # The directory is written to once the checkpoint is known to fit.
+            callbacks=[*callbacks, resume, begins, stop_on_signal, StopOnDivergence(resume)],
             shuffle=False,  # the data set shuffles itself
             verbose=0,  # a callback shows the progress
         )

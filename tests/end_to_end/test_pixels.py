@@ -1,14 +1,18 @@
-"""The same pixels in every place: what training reads of an image, the server reads of it."""
+"""The same pixels in every place: what training, the SavedModel and the server read of an image."""
 
+import dataclasses
 import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 from keras_cnns.data import preprocess, read_image
+from keras_cnns_export.contract import Preprocessing as ExportPreprocessing
+from keras_cnns_export.image_bytes import decode_batch
 from keras_cnns_serve.images import read_image as read_as_server
 from keras_cnns_serve.manifest import Preprocessing
 
@@ -48,3 +52,18 @@ def test_training_and_server_agree_to_one_level(
     served = read_as_server(encoded.getvalue(), Preprocessing(64, (56, 56), channels))
     difference = np.abs(trained.numpy().astype(int) - served.astype(int))
     assert np.mean(difference <= 1) >= 0.999
+
+
+@pytest.mark.parametrize("size", [(192, 195), (195, 192), (64, 97), (320, 325), (448, 449)])
+def test_a_side_that_falls_on_a_half_is_rounded_alike(size: tuple[int, int]) -> None:
+    """As 195 * 224 / 192 = 227.5, which float32 takes for a little more or less."""
+    encoded = io.BytesIO()
+    picture(size, "RGB").save(encoded, format="PNG")
+    content = encoded.getvalue()
+    settings = ExportPreprocessing(resize_shorter=224, crop=224)
+    pixels = tf.io.decode_png(content, channels=3)
+    trained = preprocess(pixels, dataclasses.asdict(settings)).numpy()
+    saved = decode_batch(tf.constant([content]), settings).numpy()[0]
+    np.testing.assert_array_equal(saved, trained)
+    served = read_as_server(content, Preprocessing(224, (224, 224), 3))
+    assert np.mean(np.abs(trained.astype(int) - served.astype(int)) <= 1) >= 0.999

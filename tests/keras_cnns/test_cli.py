@@ -3,12 +3,14 @@
 import re
 import subprocess
 import sys
+import tomllib
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 
 from keras_cnns.cli import COMMANDS, app, run
+from keras_cnns.recipes import parse_recipe
 from keras_cnns.training import Run
 
 OWN = ("train", "evaluate", "predict", "report", "lab", "models", "demo")
@@ -108,6 +110,21 @@ def test_a_rate_is_found_with_its_plot(tmp_path: Path, capsys: pytest.CaptureFix
     assert 1e-4 < float(proposed) < 1
     assert not (tmp_path / "first").exists()  # a training may still begin there
     assert 'aria-label="Loss while the rate rises"' in (tmp_path / "first-find-lr.html").read_text()
+
+
+def test_a_dry_run_says_what_training_would_take_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["train", "--recipe", "digits-resnet20", "--set", "training.epochs=3"]
+    arguments += ["--set", "data.train_split=train[:96]", "--run", str(tmp_path / "first")]
+    assert run(app, [*arguments, "--set", "training.batch_size=32", "--dry-run"], "keras-cnns") == 0
+    printed = capsys.readouterr().out
+    assert parse_recipe(tomllib.loads(printed.partition("\nnet  ")[0])).training.epochs == 3
+    assert "net       resnet20, " in printed
+    assert "steps     9: 3 epochs of 3, of 96 images in batches of 32" in printed
+    assert re.search(r"^time      about \d.* by 10 measured steps of \d+ ms", printed, re.MULTILINE)
+    assert re.search(r"^memory    \d+\.\d GiB", printed, re.MULTILINE)
+    assert not any(tmp_path.iterdir())
 
 
 def test_models_lists_the_registry(capsys: pytest.CaptureFixture[str]) -> None:

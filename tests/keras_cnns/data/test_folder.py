@@ -1,7 +1,10 @@
 """Folders of images: read as they are, split by content, refused where they cannot be read."""
 
 import io
+import os
+import re
 import shutil
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +18,7 @@ from keras_cnns.data import fingerprint, open_split, preprocess, read_image, rea
 from keras_cnns.data.check import check_folder
 from keras_cnns.data.folder import UnreadableFilesError, assign_splits, read_files
 from keras_cnns.data.image_files import scan_folder
-from keras_cnns.recipes import DataConfig
+from keras_cnns.recipes import DataConfig, load_recipe
 
 CLASSES = ("cat", "dog", "owl")
 GENERATOR = np.random.default_rng(0)
@@ -112,8 +115,9 @@ def test_training_sees_what_predict_and_the_server_see(
     kind: str, mode: str, turn: int, tmp_path: Path
 ) -> None:
     path = tmp_path / "all" / "image"
-    path.parent.mkdir()
-    path.write_bytes(encoded(kind, mode=mode, turn=turn))
+    for folder in (path.parent, tmp_path / "other"):
+        folder.mkdir()
+        (folder / path.name).write_bytes(encoded(kind, mode=mode, turn=turn))
     for channels in (1, 3):
         grey = (0.0,) * channels
         config = replace(
@@ -128,6 +132,19 @@ def test_training_sees_what_predict_and_the_server_see(
         images, _ = next(open_split(config, "train", batch_size=1).epoch(0).as_numpy_iterator())
         expected = preprocess(read_image(path, channels), config.preprocessing())
         np.testing.assert_allclose(images[0].astype(int), expected.numpy().astype(int), atol=1)
+
+
+def test_a_file_name_that_is_no_text_is_checked_and_read(tmp_path: Path) -> None:
+    root = fill(tmp_path / "train", each=1)
+    odd = Path(os.fsdecode(os.fsencode(root / "cat") + b"/caf\xe9.png"))
+    shutil.copy(root / "cat" / "000.png", odd)
+    config = replace(config_of(tmp_path), validation_split="train", test_split="train")
+    images, _ = next(open_split(config, "train", batch_size=4).epoch(0).as_numpy_iterator())
+    np.testing.assert_array_equal(images[0], images[1])
+    assert fingerprint(config)
+    result = CliRunner().invoke(app, ["data", "check", str(tmp_path)])
+    assert "unreadable" not in result.output
+    assert r"train/cat/000.png = train/cat/caf\udce9.png" in result.output
 
 
 @pytest.fixture
@@ -168,6 +185,25 @@ def test_train_refuses_them_before_it_makes_anything(spoilt: Path, tmp_path: Pat
     assert not (run / "model.keras").exists()
 
 
+def test_train_goes_on_without_them_when_it_is_told_to(spoilt: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    arguments = ["train", "--recipe", "digits-resnet20", "--run", str(run), "--skip-bad"]
+    values = (
+        "data.name=folder",
+        f"data.path={spoilt}",
+        "training.epochs=1",
+        "data.test_split=test",
+    )
+    values += ("data.train_split=train", "data.validation_split=validation")
+    arguments += [part for value in values for part in ("--set", value)]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert result.stderr.count("skipped ") == 3
+    assert f"skipped {spoilt / 'dog/words.png'}: not a JPEG" in result.stderr
+    assert load_recipe(run / "config.toml").data.skip_bad
+    assert "test accuracy" in result.stdout
+
+
 def test_check_reports_all_that_is_wrong(spoilt: Path) -> None:
     shutil.copy(spoilt / "cat" / "000.png", spoilt / "dog" / "same.png")
     shutil.copy(spoilt / "owl" / "000.png", spoilt / "owl" / "copy.jpg")
@@ -190,6 +226,20 @@ def test_check_reports_all_that_is_wrong(spoilt: Path) -> None:
     assert "height: 4 to 4 pixels, median 4" in result.output
 
 
+def test_a_pipe_and_a_device_are_no_images(tmp_path: Path) -> None:
+    root = fill(tmp_path / "photos", each=1)
+    pipe = root / "cat" / "pipe.png"
+    os.mkfifo(pipe)
+    # Whoever opens the pipe after all is let go.
+    threading.Thread(target=lambda: pipe.open("wb").close(), daemon=True).start()
+    (root / "cat" / "device.png").symlink_to("/dev/null")
+    found = {each.title: each.lines for each in check_folder(root).findings}
+    assert found["unreadable files"] == (
+        "cat/device.png: not a regular file",
+        "cat/pipe.png: not a regular file",
+    )
+
+
 def test_check_finds_copies_across_split_folders(photos: Path, tmp_path: Path) -> None:
     shutil.copytree(photos, tmp_path / "train")
     (tmp_path / "test" / "cat").mkdir(parents=True)
@@ -208,3 +258,26 @@ def test_folders_that_are_none_say_so(tmp_path: Path) -> None:
         scan_folder(tmp_path / "absent")
     with pytest.raises(ValueError, match="it needs one for each class"):
         scan_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("names", "problem"),
+    [
+        (("cat", "two\u2028lines"), r"the class folder 'two\u2028lines' needs another name"),
+        (("cat", "two\nlines"), r"the class folder 'two\nlines' needs another name"),
+        (("cat", " dog"), "the class folder ' dog' needs another name"),
+        (("cat", "caf\udce9"), r"the class folder 'caf\udce9' needs another name"),
+        (("cat",), "there is only the class 'cat'; to tell apart there must be at least 2"),
+    ],
+)
+def test_classes_that_labels_txt_cannot_hold_are_refused_by_check_and_train(
+    names: tuple[str, ...], problem: str, tmp_path: Path
+) -> None:
+    for name in names:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.png").write_bytes(encoded("PNG", (4, 4)))
+    with pytest.raises(ValueError, match=re.escape(problem)):
+        read_labels(config_of(tmp_path))
+    result = CliRunner().invoke(app, ["data", "check", str(tmp_path)])
+    assert result.exit_code == 1
+    assert problem in result.output

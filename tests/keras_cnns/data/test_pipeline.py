@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 from keras_cnns.data import Split, open_split, pipeline, tfds_samples
+from keras_cnns.data.randomness import draw_uniform
 from keras_cnns.data.samples import Stream
 from keras_cnns.recipes import AugmentationConfig, DataConfig, load_recipe
 
@@ -64,6 +65,17 @@ def test_a_sample_depends_on_seed_epoch_and_place(augmentation: AugmentationConf
     assert same(
         collect(continued), tuple(np.concatenate(each) for each in zip(*expected, strict=True))
     )
+
+
+def test_what_an_image_is_erased_with_does_not_tell_where() -> None:
+    """The noise is not of the stream that the rectangles are drawn from."""
+    arguments: dict[str, Any] = {"batch_size": 50, "seed": 1}
+    whole = collect(open_split(SHAPES, "train", **arguments).epoch(0))[0]
+    erasing = AugmentationConfig(random_erasing=1.0)
+    erased = collect(open_split(SHAPES, "train", **arguments, augmentation=erasing).epoch(0))[0]
+    draws = draw_uniform(1, 0, 0, 50, 16 * 16 * 3)
+    of_the_draws = (draws.numpy().reshape(whole.shape) * 256).astype(np.uint8)
+    assert np.mean((erased == of_the_draws)[erased != whole]) < 0.02  # 1 of 256 by chance
 
 
 def test_an_epoch_has_every_sample_once_in_an_order_of_its_own() -> None:

@@ -18,13 +18,13 @@ PAPERS: list[tuple[str, int, dict[int, float]]] = [
         {0: 0.1, 31_999: 0.1, 32_000: 0.01, 47_999: 0.01, 48_000: 0.001, 63_999: 0.001},
     ),
     ("cifar10-resnet110", 352, {0: 0.01, 40_000: 0.01}),  # held, since nothing has let it go
-    # Goyal et al. 2017, section 5.1: 5 epochs of warm-up, decay at 30, 60 and 80.
+    # Goyal et al. 2017, section 5.1: decay at 30, 60 and 80; no warm-up of batches of 256.
     (
         "imagenet-resnet50",
         5005,
         {
-            0: 0.0,
-            5005: 0.02,
+            0: 0.1,
+            5005: 0.1,
             5 * 5005: 0.1,
             30 * 5005 - 1: 0.1,
             30 * 5005: 0.01,
@@ -59,6 +59,16 @@ def test_the_rate_scales_with_the_batch() -> None:
         assert float(make_schedule(recipe, 100)(500)) == pytest.approx(rate)
 
 
+@pytest.mark.parametrize("schedule", ["step", "cosine"])
+def test_a_large_batch_warms_up_from_the_rate_of_the_small_one(schedule: str) -> None:
+    """Goyal et al. 2017, section 2.2: from 0.1, in equal steps, to k * 0.1 after 5 epochs."""
+    overrides = ["training.batch_size=8192", f"optimizer.schedule={schedule}"]
+    overrides += [] if schedule == "step" else ["optimizer.decay_at_epochs=[]"]
+    rate = make_schedule(load_recipe("imagenet-resnet50", overrides), 156)
+    for step, expected in {0: 0.1, 78: 0.41, 390: 1.65, 780: 3.2}.items():
+        assert float(rate(step)) == pytest.approx(expected)
+
+
 def test_the_cosine_begins_after_the_warm_up() -> None:
     recipe = load_recipe(
         "digits-resnet20",
@@ -75,6 +85,7 @@ def test_the_cosine_begins_after_the_warm_up() -> None:
     "schedule",
     [
         WarmUp(0.1, 10),
+        WarmUp(0.8, 10, start=0.1),
         WarmUp(keras.optimizers.schedules.CosineDecay(0.1, 40), 10),
         OneCycle(0.1, 40),
         HeldRate(WarmUp(OneCycle(0.1, 40), 10), 0.01),
@@ -88,6 +99,6 @@ def test_a_schedule_is_saved_and_read(schedule: Any) -> None:
     for each in (schedule, again):
         if isinstance(each, HeldRate):
             assert float(each(20)) == pytest.approx(0.01)
-            each.is_held.assign(False)
+            each.held_until.assign(0)
     for step in (0, 5, 10, 25, 40, 50):
         assert float(again(step)) == pytest.approx(float(schedule(step)))

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import time
@@ -14,12 +15,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_cnns.data import load_split
+from keras_cnns.data import fingerprint, folder, load_split
 from keras_cnns.recipes import OptimizerConfig, Recipe, format_recipe, load_recipe
+from keras_cnns.report.records import read_records
 from keras_cnns.training import Run, RunError, build_model, evaluate, open_run, predict, train
 from keras_cnns.training.callbacks.stop_on_divergence import DivergedError
+from keras_cnns.training.checkpoint import CheckpointError
 from keras_cnns.training.compiling import compile_model
 from keras_cnns.training.lock import locked
+from keras_cnns.training.run import begin
 
 
 def test_a_run_directory_is_whole(finished_run: Run, quick_recipe: Recipe) -> None:
@@ -41,6 +45,7 @@ def test_a_run_directory_is_whole(finished_run: Run, quick_recipe: Recipe) -> No
     assert all(math.isfinite(value) for row in history for value in row.values())
     environment = json.loads((path / "environment.json").read_text())
     assert environment["packages"]["keras"] == keras.__version__
+    assert environment["data_fingerprint"] == fingerprint(quick_recipe.data)
     results = finished_run.results()
     assert results["training_seconds"] > 0
     assert results["best_epoch"] in (1, 2)
@@ -106,6 +111,61 @@ def test_another_recipe_is_refused_by_its_difference(
     assert "training.seed is 0 there and 3 here" in message
 
 
+def recipe_of_photos(
+    recipe: Recipe, root: Path, splits: tuple[str, ...] = ("train", "validation", "test")
+) -> Recipe:
+    """Make a folder of two classes, with one picture of each in each split."""
+    for label in ("cat", "dog"):
+        for split in splits:
+            place = root / split / label
+            place.mkdir(parents=True)
+            Image.new("L", (8, 8), 60).save(place / "1.png")
+    data = replace(
+        recipe.data,
+        name="folder",
+        path=str(root),
+        train_split="train",
+        validation_split="validation",
+        test_split="test",
+    )
+    return replace(recipe, data=data)
+
+
+def test_photos_that_changed_are_refused_by_their_fingerprint(
+    quick_recipe: Recipe, tmp_path: Path
+) -> None:
+    recipe, run = recipe_of_photos(quick_recipe, tmp_path / "photos"), tmp_path / "run"
+    data = recipe.data
+    run.mkdir()
+    before = fingerprint(data)
+    begin(run, recipe, ("cat", "dog"), before)
+    Image.new("L", (8, 8), 61).save(tmp_path / "photos/train/cat/1.png")
+    folder.read_files.cache_clear()  # as another process has it
+    files = {path.name: path.read_bytes() for path in run.iterdir()}
+    with pytest.raises(RunError) as error:
+        train(recipe, run)
+    assert f"other data: their fingerprint is {before} there and {fingerprint(data)} here" in str(
+        error.value
+    )
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == files
+
+
+def test_a_refused_resume_leaves_the_directory_as_it_was(
+    finished_run: Run, quick_recipe: Recipe, tmp_path: Path
+) -> None:
+    recipe, run = recipe_of_photos(quick_recipe, tmp_path / "photos"), tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    begin(run, recipe, tuple("0123456789"), fingerprint(recipe.data))
+    checkpoint = max((finished_run.path / "checkpoints").iterdir())
+    damaged = checkpoint.read_bytes()[:1000], "is whole: remove them"
+    for content, message in (damaged, (checkpoint.read_bytes(), "of another model: weight logits")):
+        (run / "checkpoints" / checkpoint.name).write_bytes(content)
+        files = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+        with pytest.raises(CheckpointError, match=message):
+            train(recipe, run)
+        assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == files
+
+
 def test_a_run_in_use_is_refused_by_its_process(finished_run: Run, quick_recipe: Recipe) -> None:
     with (
         locked(finished_run.path),
@@ -120,9 +180,26 @@ def test_what_is_no_run_directory_is_left_alone(tmp_path: Path, quick_recipe: Re
         with pytest.raises(RunError, match="choose another directory"):
             train(quick_recipe, path)
     assert [each.name for each in tmp_path.iterdir()] == ["thesis.txt"]
-    bad = replace(quick_recipe, data=replace(quick_recipe.data, train_split="nowhere"))
-    with pytest.raises(ValueError, match="nowhere"):
+
+
+@pytest.mark.parametrize("split", ["train_split", "validation_split", "test_split"])
+@pytest.mark.parametrize("name", ["nowhere", "test[:0]"])
+def test_a_split_with_nothing_in_it_is_refused_before_the_first_step(
+    split: str, name: str, quick_recipe: Recipe, tmp_path: Path
+) -> None:
+    bad = replace(quick_recipe, data=replace(quick_recipe.data, **{split: name}))
+    with pytest.raises(ValueError, match=f"there is no split '{re.escape(name)}', or nothing in"):
         train(bad, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_photos_too_few_for_a_test_split_are_refused_before_the_first_step(
+    quick_recipe: Recipe, tmp_path: Path
+) -> None:
+    # Their content puts the pictures into no other tenth than that of training.
+    recipe = recipe_of_photos(quick_recipe, tmp_path / "photos", splits=("train", "validation"))
+    with pytest.raises(ValueError, match="there is no split 'test', or nothing in it"):
+        train(recipe, tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
 
@@ -169,6 +246,14 @@ def test_a_directory_that_is_no_run_says_what_is_missing(tmp_path: Path) -> None
     missing = r"no config\.toml and no model\.keras and no labels\.txt and no results\.json"
     with pytest.raises(RunError, match=missing):
         open_run(tmp_path)
+
+
+def test_labels_are_split_at_line_ends_alone(finished_run: Run, tmp_path: Path) -> None:
+    for name in ("config.toml", "model.keras", "results.json"):
+        (tmp_path / name).write_bytes((finished_run.path / name).read_bytes())
+    (tmp_path / "labels.txt").write_text("one\u2028two\nthree\n", "utf-8")
+    assert open_run(tmp_path).labels == ("one\u2028two", "three")
+    assert read_records(tmp_path).run.labels == ("one\u2028two", "three")
 
 
 def test_an_interrupted_run_is_not_a_finished_one(finished_run: Run, tmp_path: Path) -> None:

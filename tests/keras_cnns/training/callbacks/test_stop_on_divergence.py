@@ -9,9 +9,10 @@ import pytest
 import survivor
 import tensorflow as tf
 
-from keras_cnns.training.callbacks import Resume, StopOnDivergence
+from keras_cnns.training.callbacks import HoldRate, Resume, StopOnDivergence
 from keras_cnns.training.callbacks.stop_on_divergence import DivergedError
 from keras_cnns.training.checkpoint import list_checkpoints
+from keras_cnns.training.schedules import HeldRate
 
 
 @keras.saving.register_keras_serializable("tests")
@@ -27,7 +28,7 @@ class Overflow(keras.layers.Layer):
         return x / keras.ops.cast(self.count < 5.0, x.dtype)
 
 
-def make_net(*, overflow: bool = False, rate: float = 0.1) -> keras.Model:
+def make_net(*, overflow: bool = False, rate: Any = 0.1) -> keras.Model:
     inputs = keras.Input((8, 8, 1))
     x = keras.layers.Flatten(name="flatten")(inputs)
     x = keras.layers.Dense(8, name="hidden")(x)
@@ -35,7 +36,9 @@ def make_net(*, overflow: bool = False, rate: float = 0.1) -> keras.Model:
         x = Overflow(name="overflow")(x)
     model = keras.Model(inputs, keras.layers.Dense(3, name="logits")(x))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    schedule = keras.optimizers.schedules.ExponentialDecay(rate, 1, 0.5)
+    schedule = rate
+    if isinstance(rate, float):
+        schedule = keras.optimizers.schedules.ExponentialDecay(rate, 1, 0.5)
     model.compile(keras.optimizers.SGD(schedule), loss)
     return model
 
@@ -103,3 +106,32 @@ def test_the_cause_of_a_nan_is_named(
     assert f"kept is that of step {kept}" in message
     assert list_checkpoints(tmp_path)[0].name == f"step-{kept:08d}.checkpoint"
     assert all(np.isfinite(each).all() for each in model.get_weights())
+
+
+class Learns(keras.callbacks.Callback):
+    """Says that the net has learnt all after four steps."""
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        assert logs is not None
+        logs["accuracy"] = float(batch >= 3)
+
+
+def test_steps_are_taken_again_with_the_rate_that_was_held_then(tmp_path: Path) -> None:
+    keras.utils.set_random_seed(0)
+    batches = survivor.make_batches()[0]
+    # With the rate of after the release, the steps before it would spoil the first layer.
+    model = make_net(overflow=True, rate=HeldRate(1e38, 0.1))
+    callbacks = [Learns(), HoldRate()]
+    resume = Resume(tmp_path, batches, steps_per_epoch=survivor.STEPS, callbacks=callbacks)
+    with pytest.raises(DivergedError) as error:
+        model.fit(
+            batches(0),
+            steps_per_epoch=survivor.STEPS,
+            callbacks=[*callbacks, resume, StopOnDivergence(resume)],
+            shuffle=False,
+            verbose=0,
+        )
+    message = str(error.value)
+    assert "at step 5" in message
+    assert "with the learning rate 1e+38" in message
+    assert "the first layer whose output is not finite is overflow (Overflow)" in message
