@@ -17,8 +17,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from keras_cnns_export import onnx_model
 from keras_cnns_export.errors import check_names
 from keras_cnns_export.source import Source
@@ -149,6 +147,8 @@ def _search(quantizer: _Quantizer, images: "Array", labels: "Array | None") -> l
     target = expected.argmax(axis=1) if labels is None else labels
     least = KEPT * float((expected.argmax(axis=1) == target).mean())
 
+    import numpy as np
+
     def kept(exclude: Sequence[str]) -> float:
         given = quantizer.predict(images, exclude=exclude)
         return float((given.argmax(axis=1) == target).mean())
@@ -169,6 +169,8 @@ def _search(quantizer: _Quantizer, images: "Array", labels: "Array | None") -> l
 
 
 def _probabilities(predict: "Predict", images: "Array") -> "Array":
+    import numpy as np
+
     chunks = range(0, len(images), _CHUNK)
     return np.concatenate(
         [predict(images[start : start + _CHUNK])["probabilities"] for start in chunks]

@@ -74,6 +74,10 @@ def check_images(manifest: Manifest, inputs: Mapping[str, NDArray[Any]]) -> NDAr
                 f"{wanted}, not {wrong[0]}; the graph itself normalises them: send integers, "
                 "e.g. image.astype('uint8').tolist()"
             )
+        if 0 < images.max() <= 1:
+            raise InvalidInputError(
+                f"{wanted}, not floats of 0 and 1 alone, which are a normalised image's"
+            )
         return images.astype(np.uint8)
     if images.dtype.kind not in "iu":
         raise InvalidInputError(f"{wanted}, not {_example(images)!r:.40}")

@@ -114,6 +114,7 @@ def predict(
         ),
         (predict(IMAGE - 131), errors.InvalidInputError, "not -1"),
         (predict(IMAGE / 255), errors.InvalidInputError, "not 0.5098"),
+        (predict(IMAGE / 130), errors.InvalidInputError, "not floats of 0 and 1 alone"),
         (predict(IMAGE * 1.5 + 0.5), errors.InvalidInputError, "not 195.5; the graph itself norma"),
         (predict(IMAGE * 2.0), errors.InvalidInputError, "not 260.0; the graph itself normalises"),
         (predict(IMAGE * -1.0), errors.InvalidInputError, "not -130.0"),
