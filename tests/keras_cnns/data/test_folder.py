@@ -191,25 +191,6 @@ def test_train_goes_on_without_them_when_it_is_told_to(spoilt: Path, tmp_path: P
     values = (
         "data.name=folder",
         f"data.path={spoilt}",
-        "training.epochs=1",
-        "data.test_split=test",
-    )
-    values += ("data.train_split=train", "data.validation_split=validation")
-    arguments += [part for value in values for part in ("--set", value)]
-    result = CliRunner().invoke(app, arguments)
-    assert result.exit_code == 0, result.output
-    assert result.stderr.count("skipped ") == 3
-    assert f"skipped {spoilt / 'dog/words.png'}: not a JPEG" in result.stderr
-    assert load_recipe(run / "config.toml").data.skip_bad
-    assert "test accuracy" in result.stdout
-
-
-def test_train_goes_on_without_them_when_it_is_told_to(spoilt: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    arguments = ["train", "--recipe", "digits-resnet20", "--run", str(run), "--skip-bad"]
-    values = (
-        "data.name=folder",
-        f"data.path={spoilt}",
         "data.train_split=train",
         "data.validation_split=validation",
         "data.test_split=test",
