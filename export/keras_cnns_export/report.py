@@ -58,10 +58,11 @@ def write_report(
 def _formats(content: Mapping[str, Any], sizes: Mapping[str, int]) -> Iterable[str]:
     parity, metrics = content["parity"], content["metrics"]
     yield "<h2>Every format against Keras</h2>"
-    yield f"<p>{parity['samples']:,} images of <b>{html.escape(parity['split'])}</b>"
-    yield (
-        f", Keras' accuracy {metrics['accuracy']:.2%}.</p>" if metrics else ", without labels.</p>"
-    )
+    yield f"<p>Compared on {_images(parity)}"
+    if metrics:
+        yield f"; Keras' accuracy is {metrics['accuracy']:.2%} on {_images(metrics)}.</p>"
+    else:
+        yield "; there are no labels to measure an accuracy by.</p>"
     rows = []
     for name, figures in parity["formats"].items():
         entry, accuracy = content["formats"][name], figures["accuracy"]
@@ -87,6 +88,10 @@ def _formats(content: Mapping[str, Any], sizes: Mapping[str, int]) -> Iterable[s
         "top-1 agreement",
     )
     yield _table((*head, "accuracy"), rows)
+
+
+def _images(figures: Mapping[str, Any]) -> str:
+    return f"{figures['samples']:,} images of <b>{html.escape(figures['split'])}</b>"
 
 
 def _worst(content: Mapping[str, Any], worst: Mapping[str, Array]) -> Iterable[str]:

@@ -1,7 +1,9 @@
 """Diagrams as SVG for a page, drawn by matplotlib."""
 
 import io
+import itertools
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -51,7 +53,9 @@ def draw(paint: Any, title: str, size: tuple[float, float] = SIZE) -> str:
         paint(axes)
         file = io.StringIO()
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(file, format="svg", metadata=nothing, transparent=True)
+        with warnings.catch_warnings():  # the reader's fonts count, not those of this machine
+            warnings.filterwarnings("ignore", r"Glyph .* missing from font")
+            figure.savefig(file, format="svg", metadata=nothing, transparent=True)
     svg = file.getvalue()
     svg = svg[svg.index("<svg") :]  # without the document type, which names a place on the web
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
@@ -79,7 +83,8 @@ def lines(
 
     Args:
         title: over the diagram.
-        series: with their names for the legend; a name of "" has none.
+        series: with their names for the legend; a name of "" has none. The place among them gives
+            the colour, also where others have nothing to draw.
         x: what the x axis shows, with its unit.
         y: what the y axis shows.
         log: a logarithmic y axis; what is not above 0 is left out.
@@ -90,13 +95,15 @@ def lines(
         guide: a height on y, and its name.
     """
     finite = {name: _finite(xs, ys, log) for name, (xs, ys) in series.items()}
+    colours = dict(zip(series, itertools.cycle(COLOURS), strict=False))
     finite = {name: pair for name, pair in finite.items() if pair[0].size}
     if not finite:
         return ""
 
     def paint(axes: Axes) -> None:
         for name, (xs, ys) in finite.items():
-            axes.plot(xs, ys, marker="o" if len(xs) <= FEW else "", label=name or None)
+            marker = "o" if len(xs) <= FEW else ""
+            axes.plot(xs, ys, color=colours[name], marker=marker, label=name or None)
         _finish(axes, x, y, log, percent)
         if from_zero:
             axes.set_ylim(bottom=0)
@@ -126,15 +133,18 @@ def by_depth(
 ) -> str:
     """Draw a figure layer by layer, a line for each moment: {step: values by layer}.
 
+    "" where there is nothing to draw.
+
     Diagrams that are to be compared are given the same `limits` of the y axis.
     """
-    if not layers or not profiles:
+    numbers = range(1, len(layers) + 1)
+    finite = {step: _finite(numbers, values, log) for step, values in profiles.items()}
+    if not any(xs.size for xs, _ in finite.values()):
         return ""
     colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, len(profiles)))
 
     def paint(axes: Axes) -> None:
-        for colour, (step, values) in zip(colours, profiles.items(), strict=True):
-            xs, ys = _finite(range(1, len(layers) + 1), values, log)
+        for colour, (step, (xs, ys)) in zip(colours, finite.items(), strict=True):
             marker = "o" if len(layers) <= FEW else ""
             axes.plot(xs, ys, color=colour, marker=marker, linewidth=1.1, label=f"{step:,}")
         if limits:

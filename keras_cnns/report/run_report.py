@@ -139,8 +139,8 @@ def learning(records: Records) -> str:
 
 
 def drawn(series: charts.Series) -> charts.Series:
-    """Return the series that were recorded."""
-    return {name: (xs, ys) for name, (xs, ys) in series.items() if len(ys) and len(xs) == len(ys)}
+    """Return the series, without numbers where they were not recorded."""
+    return {name: (xs, ys) if len(xs) == len(ys) else ((), ()) for name, (xs, ys) in series.items()}
 
 
 def gradient_flow(records: Records) -> str:

@@ -1,5 +1,6 @@
 """Files that are whole or not there."""
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,23 @@ def replacing(path: Path) -> Iterator[Path]:
         if partial.is_file():
             partial.unlink()
         raise
+
+
+@contextmanager
+def needed(path: Path) -> Iterator[None]:
+    """Have an error in writing `path` name it, and say what to do.
+
+    Raises:
+        OSError: the block did; `path` cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        remedy = "free space" if error.errno == errno.ENOSPC else "mend that"
+        raise OSError(
+            f"cannot write {path}: {error.strerror or error}; {remedy} and give the same command "
+            "again"
+        ) from error
 
 
 def flush(path: Path) -> None:

@@ -18,6 +18,7 @@ from keras_cnns.training.callbacks import (
 )
 from keras_cnns.training.compiling import accuracy_key, build_model, compile_model, for_outputs
 from keras_cnns.training.evaluation import measure
+from keras_cnns.training.files import needed
 from keras_cnns.training.messages import say
 from keras_cnns.training.run import (
     CHECKPOINTS,
@@ -155,7 +156,8 @@ def _fit(
         "best_epoch": save_best.best_epoch,
         "test": measure(model, recipe, recipe.data.test_split),
     }
-    write_json(run / RESULTS, results)
+    with needed(run / RESULTS):
+        write_json(run / RESULTS, results)
     try:
         write_report(run, model)
     except OSError as error:

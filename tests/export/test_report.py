@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from keras_cnns_export import export
+from keras_cnns_export.contract import Metrics
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +42,23 @@ def test_the_page_has_every_figure_and_nothing_beside_it(reported: Path) -> None
     assert "a<b" not in page
     assert not re.findall(r'(?:src|href)="(?!data:)', page)
     assert content["files"]["report.html"]["bytes"] == (reported / "report.html").stat().st_size
+
+
+def test_the_accuracy_is_of_its_own_split(
+    tmp_path: Path, net: Any, split: Any, labels: tuple[str, ...]
+) -> None:
+    version = export(
+        net,
+        tmp_path / "measured",
+        labels=labels,
+        samples=("validation[:70]", split),
+        metrics=Metrics("test", 1234, 0.9321),
+        formats=("onnx",),
+        report=True,
+    )
+    page = (version / "report.html").read_text(encoding="utf-8")
+    assert "Compared on 70 images of <b>validation[:70]</b>" in page
+    assert "accuracy is 93.21% on 1,234 images of <b>test</b>" in page
 
 
 def test_the_worst_samples_are_shown(reported: Path, split: Any) -> None:

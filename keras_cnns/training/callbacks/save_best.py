@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from keras_cnns.training.files import replacing
+from keras_cnns.training.files import needed, replacing
 from keras_cnns.training.messages import say
 
 
@@ -56,7 +56,8 @@ class SaveBest(keras.callbacks.Callback):
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Try a last time, if the best is still unsaved."""
-        self._save_unsaved()
+        with needed(self.path):
+            self._save_unsaved()
 
     def _save(self) -> None:
         with replacing(self.path) as partial:

@@ -191,10 +191,11 @@ def test_train_goes_on_without_them_when_it_is_told_to(spoilt: Path, tmp_path: P
     values = (
         "data.name=folder",
         f"data.path={spoilt}",
-        "training.epochs=1",
+        "data.train_split=train",
+        "data.validation_split=validation",
         "data.test_split=test",
+        "training.epochs=1",
     )
-    values += ("data.train_split=train", "data.validation_split=validation")
     arguments += [part for value in values for part in ("--set", value)]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output

@@ -1,6 +1,7 @@
 """Diagrams: what is in them, and that a page may hold several."""
 
 import re
+import warnings
 from xml.etree import ElementTree
 
 import numpy as np
@@ -63,11 +64,26 @@ def test_the_same_figures_give_the_same_file() -> None:
         charts.lines("t", {}, x="x", y="y"),
         charts.lines("t", {"a": ([1], [float("nan")])}, x="x", y="y"),
         charts.by_depth("t", {}, [], y="y"),
+        charts.by_depth("t", {1: [0.0, float("nan")]}, ["a", "b"], y="y", log=True),
         charts.band("t", np.array([]), np.zeros((0, 0)), y="y"),
     ],
 )
 def test_nothing_is_drawn_of_nothing(svg: str) -> None:
     assert svg == ""
+
+
+def test_a_name_in_any_script_is_drawn_without_a_word_of_warning() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        svg = charts.confusion("t", np.eye(2, dtype=int), ["日本", "猫"])
+    assert {"日本", "猫"} <= set(texts(svg))
+
+
+def test_a_series_keeps_its_colour_where_another_has_nothing_to_draw() -> None:
+    runs = {"first": ([], []), "second": ([1, 2], [0.5, 0.4]), "third": ([1, 2], [0.3, 0.2])}
+    svg = charts.lines("t", runs, x="epoch", y="loss")
+    lines = {colour: f"stroke: {colour}" in svg for colour in charts.COLOURS}
+    assert [colour for colour in lines if lines[colour]] == list(charts.COLOURS[1:3])
 
 
 def test_labels_are_shortened() -> None:

@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -187,7 +188,8 @@ def test_what_is_no_run_directory_is_left_alone(tmp_path: Path, quick_recipe: Re
 def test_a_split_with_nothing_in_it_is_refused_before_the_first_step(
     split: str, name: str, quick_recipe: Recipe, tmp_path: Path
 ) -> None:
-    bad = replace(quick_recipe, data=replace(quick_recipe.data, **{split: name}))
+    change: dict[str, Any] = {split: name}
+    bad = replace(quick_recipe, data=replace(quick_recipe.data, **change))
     with pytest.raises(ValueError, match=f"there is no split '{re.escape(name)}', or nothing in"):
         train(bad, tmp_path / "new")
     assert not (tmp_path / "new").exists()

@@ -52,7 +52,8 @@ def test_what_a_full_disk_refused_is_written_later(
     assert "model.keras: No space left on device; the best model, of epoch 2, is kept" in message
     assert saved_epoch(path) == 0
     end_epoch(callback, 2, 0.6)  # and still no space
-    with pytest.raises(OSError, match="No space left"):
+    advice = "model.keras: No space left on device; free space and give the same command again"
+    with pytest.raises(OSError, match=advice):
         callback.on_train_end()
     full.unlink()
     end_epoch(callback, 3, 0.7)
