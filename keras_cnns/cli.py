@@ -295,7 +295,8 @@ def pass_on(
 
     def command(context: typer.Context) -> None:
         debug = ["--debug"] if context.obj else []
-        raise typer.Exit(main([*context.args, *debug], program))
+        # Not typer.Exit: `main` has said already what there is to say.
+        sys.exit(main([*context.args, *debug], program))
 
     return command
 

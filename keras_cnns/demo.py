@@ -7,6 +7,7 @@ other packages' code.
 import json
 import re
 import shlex
+import shutil
 import statistics
 import subprocess
 import sys
@@ -61,7 +62,16 @@ def run_demo(runs: Path, models: Path) -> None:
 
     print_table(finished, models, milliseconds)
     print(f"All of it took {time.perf_counter() - start:.0f} s.")
-    print(f"Serve them again, until Ctrl-C, with: keras-cnns serve {models}")
+    print(f"Serve them again, until Ctrl-C, with: {program()} serve {shlex.quote(str(models))}")
+
+
+def program() -> str:
+    """Return how `keras-cnns` is called from here, as this process was."""
+    called = sys.argv[0]
+    found = shutil.which("keras-cnns")
+    if found and Path(found).resolve() == Path(called).resolve():
+        return "keras-cnns"
+    return shlex.join(COMMAND if called.endswith(".py") else (called,))
 
 
 def next_free(path: Path) -> Path:

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import typer
+
 from keras_cnns.quiet import quiet_stderr
 from keras_cnns.recipes import Recipe
 
@@ -10,11 +12,16 @@ def print_range_test(recipe: Recipe, run: Path | None) -> None:
     """Run the test, write its page beside the run directory, and print the proposal."""
     with quiet_stderr():
         from keras_cnns.report.rate_report import write_rate_report
+        from keras_cnns.training.files import replacing
         from keras_cnns.training.find_rate import find_rate
     path = Path("find-lr.html") if run is None else run.with_name(f"{run.name}-find-lr.html")
     path.parent.mkdir(parents=True, exist_ok=True)
-    test = find_rate(recipe)
-    title = f"Range test of {recipe.model.name} on {recipe.data.name}"
-    write_rate_report(test, title, path)
+    if path.is_dir():
+        raise typer.BadParameter(f"{path} is a directory; the test's page would go there")
+    with replacing(path) as partial:
+        partial.touch()  # a place that cannot be written to shows now, not after all steps
+        test = find_rate(recipe)
+        title = f"Range test of {recipe.model.name} on {recipe.data.name}"
+        write_rate_report(test, title, partial)
     print(f"proposed: --set optimizer.learning_rate={test.propose():g}")
     print(f"{path}: the loss over the rate, from {test.rates[0]:g} to {test.rates[-1]:g}")

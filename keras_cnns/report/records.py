@@ -22,6 +22,7 @@ from keras_cnns.training.run import (
     TIMES,
     Run,
     RunError,
+    check_directory,
     read_label_file,
 )
 
@@ -74,8 +75,7 @@ def read_records(path: str | Path) -> Records:
         RunError: it is not there, or no training has begun in it.
     """
     path = Path(path)
-    if not path.is_dir():
-        raise RunError(f"there is no run directory {path}")
+    check_directory(path)
     if not (path / CONFIG).is_file() or not (path / LABELS).is_file():
         raise RunError(
             f"{path} is not a run: it has no {CONFIG} and {LABELS}, which `train` writes"

@@ -76,10 +76,7 @@ def open_run(path: str | Path) -> Run:
         RunError: it is not there, or not a finished run.
     """
     path = Path(path)
-    if not path.is_dir():
-        raise RunError(
-            f"there is no run directory {path}; `keras-cnns train --run {path}` makes one"
-        )
+    check_directory(path)
     missing = [name for name in (CONFIG, MODEL, LABELS, RESULTS) if not (path / name).is_file()]
     if missing:
         raise RunError(f"{path} is not a finished run: it has no {' and no '.join(missing)}")
@@ -88,6 +85,16 @@ def open_run(path: str | Path) -> Run:
     except RecipeError as error:
         raise RunError(f"{path / CONFIG}: {error}") from None
     return Run(path, recipe, read_label_file(path / LABELS))
+
+
+def check_directory(path: Path) -> None:
+    """Raise RunError unless there is a directory."""
+    if not path.exists():
+        raise RunError(
+            f"there is no run directory {path}; `keras-cnns train --run {path}` makes one"
+        )
+    if not path.is_dir():
+        raise RunError(f"{path} is a file; a run is a directory, which `keras-cnns train` makes")
 
 
 def read_label_file(path: Path) -> tuple[str, ...]:

@@ -8,12 +8,15 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+import typer
 
-from keras_cnns.cli import COMMANDS, app, run
+from keras_cnns.cli import COMMANDS, INTERRUPTED, PASS_ON, app, pass_on, run
 from keras_cnns.recipes import parse_recipe
 from keras_cnns.training import Run
 
 OWN = ("train", "evaluate", "predict", "report", "lab", "models", "demo")
+
+FIND_RATE = ("train", "--recipe", "digits-resnet20", "--find-lr")
 
 
 def keras_cnns(*arguments: str) -> tuple[int, str, str]:
@@ -63,6 +66,14 @@ def test_help_imports_nothing_heavy() -> None:
         ),
         (["train", "--recipe", "digits-resnet20", "--run", "/"], 2, "holds something already"),
         (["evaluate", "no/such/run"], 1, "there is no run directory no/such/run"),
+        (["evaluate", __file__], 1, f"{__file__} is a file; a run is a directory"),
+        (["report", __file__], 1, f"{__file__} is a file; a run is a directory"),
+        (
+            # Before the data are looked at.
+            [*FIND_RATE, "--run", "/proc/first", "--set", "data.train_split=nowhere"],
+            1,
+            "/proc/first-find-lr",
+        ),
         (["predict", "no/such/run"], 2, "Missing argument"),
         (["predict", "no/such/run", "x.png", "--top-k", "0"], 2, "--top-k"),
     ],
@@ -77,6 +88,22 @@ def test_errors_are_for_a_person(
     assert "Traceback" not in error
     assert run(app, [*arguments, "--debug"], "keras-cnns") == status
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_an_interruption_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    inner, outer = typer.Typer(), typer.Typer()
+
+    @inner.command()
+    def wait() -> None:
+        raise KeyboardInterrupt
+
+    outer.callback()(lambda: None)
+    main = pass_on(lambda arguments, program: run(inner, arguments, program), "keras-cnns wait")
+    outer.command("wait", context_settings=PASS_ON)(main)
+    with pytest.raises(SystemExit) as ended:
+        run(outer, ["wait"], "keras-cnns")
+    assert ended.value.code == INTERRUPTED
+    assert capsys.readouterr().err == "keras-cnns wait: interrupted\n"
 
 
 def test_a_finished_run_is_evaluated_and_asked(

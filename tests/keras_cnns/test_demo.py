@@ -1,5 +1,7 @@
 """The demo's own pieces; the whole of it is `make demo`."""
 
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,21 @@ def test_an_earlier_demo_keeps_its_run(tmp_path: Path) -> None:
         path = demo.next_free(tmp_path / "net")
         assert path.name == expected
         path.mkdir()
+
+
+def test_the_last_line_can_be_typed_where_the_demo_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = Path(sys.executable).with_name("keras-cnns")
+    relative = os.path.relpath(script)
+    monkeypatch.setenv("PATH", "/nowhere")
+    for called, expected in (
+        (relative, relative),
+        (demo.__file__, f"{sys.executable} -m keras_cnns.cli"),
+    ):
+        monkeypatch.setattr(sys, "argv", [called, "demo"])
+        assert demo.program() == expected
+    monkeypatch.setenv("PATH", str(script.parent))
+    monkeypatch.setattr(sys, "argv", [str(script), "demo"])
+    assert demo.program() == "keras-cnns"
 
 
 def test_the_held_out_image_is_of_the_test_split(tmp_path: Path) -> None:
