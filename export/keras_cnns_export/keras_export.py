@@ -1,5 +1,8 @@
 """The serving graph as a Keras model, for Keras' own `model.export`."""
 
+import contextlib
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,4 +28,17 @@ def export_by_keras(graph: "ServingGraph", path: Path, format: str) -> None:  # 
     served = Served()
     served(tf.zeros((1, *graph.image_shape), tf.uint8))  # Keras exports what has been called
     signature = list(graph.function.input_signature)
-    served.export(str(path), format=format, input_signature=signature, verbose=False)
+    with _root_logger_kept():
+        served.export(str(path), format=format, input_signature=signature, verbose=False)
+
+
+@contextlib.contextmanager
+def _root_logger_kept() -> Iterator[None]:
+    """OpenVINO's converter makes the root logger its own, and silences its caller's warnings."""
+    root = logging.getLogger()
+    level, filters, handlers = root.level, [*root.filters], [*root.handlers]
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        root.filters, root.handlers = filters, handlers

@@ -1,6 +1,6 @@
 """Passes that trade an operation which ONNX Runtime runs slowly for others of the same answer.
 
-Its LRN takes half of GoogLeNet's time, and its blocked layout ends at a Slice or a Pad.
+Its LRN takes half of GoogLeNet's time, and its blocked layout ends at a Pad.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -44,34 +44,29 @@ def normalize_by_convolution(graph: "_Graph", node: Any) -> bool:
 
 
 def subsample_by_convolution(graph: "_Graph", node: Any) -> bool:
-    """Every second pixel, and channels of zeros behind (He et al. 2015's option A): a convolution.
+    """Every second pixel, and channels of zeros around (He et al. 2015's option A): a convolution.
 
+    The pixels come from a mean over windows of one (`keras_cnns.models.convolution.subsample`).
     Its kernel is the identity; it stays in the blocked layout, and the sum after it is fused.
     """
     before = graph.maker(node.input[0]) if node.op_type == "Pad" else None
     pads = graph.value(node.input[1]) if before is not None else None
-    if before is None or before.op_type != "Slice" or pads is None or len(pads) != 8:
+    if before is None or before.op_type != "AveragePool" or pads is None or len(pads) != 8:
         return False
-    slices = [graph.value(name) for name in before.input[1:]]
-    if len(slices) != 4 or any(value is None for value in slices):
-        return False
-    starts, ends, axes, steps = (value.tolist() for value in slices)
-    strides = {axis: step for axis, step in zip(axes, steps, strict=True) if step != 1}
-    whole = not any(starts) and min(ends) >= 1_000_000_000  # "to the end"
-    spatial = set(strides) <= {2, 3} and min(strides.values(), default=1) > 0
+    pool = {each.name: helper.get_attribute_value(each) for each in before.attribute}
+    strides = pool.get("strides", [1, 1])
+    of_one = pool["kernel_shape"] == [1, 1] and not any(pool.get("pads", []))
     of_channels = not pads[[0, 2, 3, 4, 6, 7]].any() and _pads_zeros(graph, node)
     sizes = graph.sizes(before.input[0])
     alone = graph.only_consumer(before.output[0]) is node
-    if not (whole and spatial and of_channels and alone and sizes and sizes[0]):
+    if not (of_one and of_channels and alone and sizes and sizes[0]):
         return False
     first, behind = int(pads[1]), int(pads[5])
     identity = np.eye(sizes[0], dtype=np.float32)
     kernel = np.pad(identity, ((first, behind), (0, 0)))[..., np.newaxis, np.newaxis]
     name = graph.add_constant(f"{node.name}_identity", kernel)
     convolution = _node("Conv", [before.input[0], name], node.output[0])
-    convolution.attribute.append(
-        helper.make_attribute("strides", [strides.get(2, 1), strides.get(3, 1)])
-    )
+    convolution.attribute.append(helper.make_attribute("strides", strides))
     graph.replace(node, convolution)
     return True
 

@@ -97,6 +97,9 @@ class Split:
         """Return batches of encoded images, from a step on; an epoch's images come in its order."""
 
         def batches(epoch: tf.Tensor) -> tf.data.Dataset:
+            # A shuffle's seed is a tensor here. Beside a global seed of 0, which this function's
+            # graph would have from outside, TensorFlow asks whether it is 0 too, and fails.
+            tf.random.set_seed(1)
             order = (
                 None if self._seed is None else tf.stack([tf.constant(self._seed, tf.int64), epoch])
             )

@@ -126,6 +126,7 @@ def jpegs(folder: Path, count: int) -> Callable[[tf.Tensor | None], tf.data.Data
 
 
 def test_a_stream_starts_anywhere_too(tmp_path: Path) -> None:
+    tf.random.set_seed(0)  # as a training with seed 0 leaves it
     config = DataConfig("x", 8, 8, 3, (0.0,) * 3, (1.0,) * 3)
     stream = Stream(37, jpegs(tmp_path, 37))
     split = Split(stream, config, 37, batch_size=5, seed=1, augmentation=CASES["CIFAR"])

@@ -83,9 +83,10 @@ class Terminator(keras.callbacks.Callback):
         self._count("evaluation")
 
     def _count(self, phase: str) -> None:
-        self.left -= phase == self.phase
-        if self.left == 0:
-            signal.raise_signal(signal.SIGTERM)
+        if phase == self.phase:
+            self.left -= 1
+            if self.left == 0:  # once: a second one would act at once
+                signal.raise_signal(signal.SIGTERM)
 
 
 def kill() -> None:
