@@ -11,7 +11,6 @@ are measured on a folder of JPEG files of 500x375 pixels that the script makes.
 """
 
 import argparse
-import json
 import os
 import statistics
 import tempfile
@@ -26,6 +25,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import tensorflow as tf
+from turns import write_rows
 
 from keras_cnns.data import open_split, read_labels, shapes
 from keras_cnns.recipes import Recipe, load_recipe
@@ -161,8 +161,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         make_photos(Path(folder))
         rows = [row for case in CASES for row in measure(case, Path(folder), rounds, seconds)]
-    if arguments.json:
-        arguments.json.write_text(json.dumps({"rows": rows}, indent=2) + "\n", "utf-8")
+    write_rows(arguments.json, rows)
 
 
 if __name__ == "__main__":

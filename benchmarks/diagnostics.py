@@ -9,7 +9,6 @@ by that of a step without any callback: above 1 is slower. Aim: at most 1.05.
 
 import argparse
 import io
-import json
 import os
 import statistics
 import tempfile
@@ -23,6 +22,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 import tensorflow as tf
+from turns import write_rows
 
 from keras_cnns.models import build
 from keras_cnns.optimizers import Momentum
@@ -121,8 +121,7 @@ def main() -> None:
     head = f"{'case':<26}{'step ms':>10}{'measuring ms':>13}{'idle us':>9}"
     print(f"{head}{'ratio':>8}{'low':>8}{'high':>8}")
     rows = [measure(case, 5 if arguments.quick else 15) for case in cases]
-    if arguments.json:
-        arguments.json.write_text(json.dumps({"rows": rows}, indent=2) + "\n", "utf-8")
+    write_rows(arguments.json, rows)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ import argparse
 import contextlib
 import inspect
 import itertools
-import json
 import os
 import statistics
 import tempfile
@@ -29,6 +28,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import tensorflow as tf
+from turns import write_rows
 
 from keras_cnns.recipes import Recipe, parse_recipe
 from keras_cnns.training import train
@@ -160,8 +160,7 @@ def main() -> None:
     print(f"{'images per second':<30}{columns}")
     rounds = 1 if arguments.quick else arguments.rounds
     rows = [measure(case, rounds) for case in arguments.case or CASES]
-    if arguments.json:
-        arguments.json.write_text(json.dumps({"rows": rows}, indent=2) + "\n", "utf-8")
+    write_rows(arguments.json, rows)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from turns import write_rows
+
 ROOT = Path(__file__).parents[1]
 PARITY_PYTHON = ROOT / ".venv-parity" / "bin" / "python"
 NETS = {"resnet20": 32, "googlenet": 224, "resnet50": 224, "resnet50_v2": 224}  # pixels a side
@@ -309,8 +311,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 rows += compare(
                     name, directory, batch, rounds, options.torch_python, options.subjects
                 )
-    if options.json:
-        options.json.write_text(json.dumps({"rows": rows}, indent=2) + "\n", "utf-8")
+    write_rows(options.json, rows)
 
 
 if __name__ == "__main__":
