@@ -15,7 +15,8 @@ class StopOnSignal(keras.callbacks.Callback):
 
     SIGTERM leaves by `SystemExit` with status 143, as a shell would say of a process that it
     ended, SIGINT by `KeyboardInterrupt`. An evaluation is left at its next batch. A second signal
-    acts at once, as it would without this callback. Stand behind `Resume` in the list.
+    acts at once, as it would without this callback; one that the process was started to ignore
+    (SIGINT in a shell script's background) stays ignored. Stand behind `Resume` in the list.
 
     Args:
         resume: what saves.
@@ -33,7 +34,11 @@ class StopOnSignal(keras.callbacks.Callback):
         """Listen; only a process's main thread can."""
         self.received = None
         if threading.current_thread() is threading.main_thread():
-            self._former = {each: signal.signal(each, self._note) for each in self.SIGNALS}
+            self._former = {
+                each: signal.signal(each, self._note)
+                for each in self.SIGNALS
+                if signal.getsignal(each) != signal.SIG_IGN
+            }
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Save and leave, if asked to."""

@@ -1,6 +1,7 @@
 """Asked to end, a training saves itself first: run by test_stop_on_signal.py, alone."""
 
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,13 @@ class Raise(keras.callbacks.Callback):
         if batch == self.step:
             for _ in range(self.times):
                 signal.raise_signal(self.number)
+
+
+@pytest.fixture(autouse=True)
+def as_on_a_terminal() -> Iterator[None]:
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, former)
 
 
 @pytest.mark.parametrize(
@@ -61,3 +69,17 @@ def test_a_signal_saves_and_leaves(
         message = capsys.readouterr().err
         assert message == f"{number.name}: the checkpoint of step {saved} is there to go on from\n"
     assert [signal.getsignal(each) for each in StopOnSignal.SIGNALS] == handlers
+
+
+def test_what_was_ignored_stays_ignored(tmp_path: Path) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    batches, _ = survivor.make_batches()
+    resume = Resume(tmp_path, batches, steps_per_epoch=survivor.STEPS)
+    survivor.make_model().fit(
+        batches(0),
+        steps_per_epoch=survivor.STEPS,
+        callbacks=[Raise(signal.SIGINT, 2), resume, StopOnSignal(resume)],
+        shuffle=False,
+        verbose=0,
+    )
+    assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
