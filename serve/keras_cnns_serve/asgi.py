@@ -5,12 +5,13 @@ endpoint takes a `Request` and gives a `Reply`; its errors are translated by its
 """
 
 import asyncio
-import contextlib
 import re
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
 from urllib.parse import parse_qs
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -18,9 +19,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from .body import Disconnected, Limited, read_body, unpack_beside
 from .json_tensor import dumps
 
-WATCH_AFTER = 0.05  # seconds; an answer that takes longer is watched for its client's hanging up
-
-# An extension of ASGI that our server offers: the whole answer in one call, and in one packet.
+# Extensions of ASGI that our server offers: the whole body, if it has come already; a call when the
+# client hangs up; the whole answer in one call, and in one packet.
+ARRIVED = "keras_cnns_serve.arrived"
+HANG_UP = "keras_cnns_serve.hang_up"
 WHOLE = "keras_cnns_serve.whole"
 STOPPED = "the server stops, and its time for what is in flight is over; ask again"
 
@@ -71,44 +73,55 @@ class Request:
             InvalidInputError: it cannot be unpacked.
             Disconnected: the client hung up.
         """
-        body = await read_body(self.scope, self._receive, self._max_body_bytes)
+        arrived = self._extension(ARRIVED)
+        body = None if arrived is None else arrived(self._max_body_bytes)
+        if body is None:
+            body = await read_body(self.scope, self._receive, self._max_body_bytes)
         encoding = self.header(b"content-encoding")
         if encoding is None:
             return body
         return await unpack_beside(body, encoding, self._max_body_bytes)
 
-    @contextlib.asynccontextmanager
-    async def watched(self) -> AsyncIterator[None]:
-        """Cancels what is inside when the client hangs up; the body must have been read.
+    def watched(self) -> "Watch":
+        """Cancels what is inside when the client hangs up, and raises `Disconnected` then."""
+        return Watch(self._extension(HANG_UP))
 
-        Raises:
-            Disconnected: it did.
-        """
-        task = asyncio.current_task()
-        assert task is not None
-        loop = asyncio.get_running_loop()
-        watch: list[asyncio.Task[None]] = []
-        gone = False
+    def _extension(self, name: str) -> Any:
+        return self.scope.get("extensions", {}).get(name)
 
-        async def hang_up() -> None:
-            nonlocal gone
-            while (await self._receive())["type"] != "http.disconnect":
-                pass
-            gone = True
-            task.cancel()
 
-        timer = loop.call_later(WATCH_AFTER, lambda: watch.append(loop.create_task(hang_up())))
-        try:
-            yield
-        except asyncio.CancelledError:
-            if not gone:
-                raise
-            task.uncancel()
+class Watch:
+    """Cancels the task that entered it when the client hangs up.
+
+    Args:
+        listen: takes what is called then, or None; None without a server that tells.
+    """
+
+    __slots__ = ("_gone", "_listen", "_task")
+
+    def __init__(self, listen: Callable[[Callable[[], None] | None], None] | None) -> None:
+        self._listen = listen
+        self._gone = False
+        self._task: asyncio.Task[Any] | None = None
+
+    def __enter__(self) -> None:
+        if self._listen is not None:
+            self._task = asyncio.current_task()
+            self._listen(self._hang_up)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        if self._listen is not None:
+            self._listen(None)
+        if self._gone and self._task is not None and kind in (None, asyncio.CancelledError):
+            self._task.uncancel()
             raise Disconnected from None
-        finally:
-            timer.cancel()
-            if watch and not gone:
-                watch[0].cancel()
+
+    def _hang_up(self) -> None:
+        self._gone = True
+        if self._task is not None:
+            self._task.cancel()
 
 
 @dataclass(slots=True)

@@ -1,8 +1,9 @@
 """Which of a version's formats is run, by which engine, with how many threads."""
 
 import statistics
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .engine import Engine
+from .engine import Engine, Outputs
 from .errors import VersionRefusedError
 from .manifest import Format, Manifest
 from .repository import ModelVersion
@@ -22,7 +23,6 @@ PRECISIONS = ("float32", "bfloat16", "int8")
 RUNS = 5  # to measure; a slow net is measured once
 SECONDS = 0.05  # after which measuring ends
 GAIN = 1.3  # of a lone request by several threads, or they are not chosen
-LOSS = 1.1  # that requests which come together may suffer by it
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,36 @@ class Loaded:
 
     engine: Engine
     format: Format
-    threads: int  # that work on one image
+    threads: int  # that work on one image, at most
     slots: int  # runs side by side
+
+
+class Elastic:
+    """All cores for the runs while they are few, one for each when they are many.
+
+    Args:
+        alone: with one thread for a run.
+        shared: with all.
+        cores: how many that is.
+    """
+
+    def __init__(self, alone: Engine, shared: Engine, cores: int) -> None:
+        self._alone = alone
+        self._shared = shared
+        self._many = max(1, cores // 2)
+        self._running = 0
+        self._lock = threading.Lock()
+
+    def run(self, images: NDArray[np.uint8], names: Sequence[str] | None = None) -> Outputs:
+        """Maps uint8 pixels [N, H, W, C] to outputs, each [N, ...]: those named, or all."""
+        with self._lock:
+            engine = self._shared if self._running < self._many else self._alone
+            self._running += 1
+        try:
+            return engine.run(images, names)
+        finally:
+            with self._lock:
+                self._running -= 1
 
 
 def load_engine(source: ModelVersion, options: EngineOptions) -> Loaded:
@@ -64,7 +92,7 @@ def load_engine(source: ModelVersion, options: EngineOptions) -> Loaded:
         threads = options.threads or 1
         return Loaded(open_engine(threads), chosen, threads, max(1, options.cores // threads))
     engine, threads = choose_threads(open_engine, source.manifest, options.cores)
-    return Loaded(engine, chosen, threads, max(1, options.cores // threads))
+    return Loaded(engine, chosen, threads, options.cores)
 
 
 def choose_format(
@@ -107,11 +135,10 @@ def choose_format(
 def choose_threads(
     open_engine: Callable[[int], Engine], manifest: Manifest, cores: int
 ) -> tuple[Engine, int]:
-    """Measures one thread for each of several images against all threads for one.
+    """Measures whether all threads make a lone image faster.
 
-    A small net's operators are too short to share; a large one answers a lone request faster
-    with all cores. Images that come together are `cores` runs side by side in the one case, and
-    a batch in the other.
+    A small net's operators are too short to share; a large one answers a lone request faster with
+    all cores, and is then loaded twice: many side by side do best with one thread each.
     """
     alone = open_engine(1)
     height, width = manifest.preprocessing.crop
@@ -122,10 +149,9 @@ def choose_threads(
     if side_by_side < 1e-3:
         return alone, 1  # no thread is woken for less
     shared = open_engine(cores)
-    lone = _seconds(shared, image)
-    together = _seconds(shared, np.repeat(image, cores, axis=0))
-    worth = side_by_side > GAIN * lone and together < LOSS * side_by_side
-    return (shared, cores) if worth else (alone, 1)
+    if side_by_side > GAIN * _seconds(shared, image):
+        return Elastic(alone, shared, cores), cores
+    return alone, 1
 
 
 def _seconds(engine: Engine, image: NDArray[Any]) -> float:

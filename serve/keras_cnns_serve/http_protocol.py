@@ -5,7 +5,7 @@ an answer's head and body apart: two calls of the system and two packets, where 
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,7 @@ from uvicorn.protocols.http.httptools_impl import (
     RequestResponseCycle,
 )
 
-from .asgi import WHOLE
+from .asgi import ARRIVED, HANG_UP, WHOLE
 
 LAST_SECONDS = 0.2  # for a request on its way as the server stops
 HEAD_SECONDS = 20  # for the head, from a connection's beginning or a later request's
@@ -33,6 +33,7 @@ class HttpProtocol(HttpToolsProtocol):
     _unparsed = 0  # bytes that came since the head began, while it is not complete
     _in_head = True
     _timer: asyncio.TimerHandle | None = None  # of a head that is not complete
+    _hung_up: Callable[[], None] | None = None  # who wants to know
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client is there: its request should be soon, too."""
@@ -45,6 +46,8 @@ class HttpProtocol(HttpToolsProtocol):
         """It is gone."""
         self._wait_no_more()
         super().connection_lost(exc)
+        if self._hung_up is not None:
+            self._hung_up()
 
     def data_received(self, data: bytes) -> None:
         """Parses what came."""
@@ -81,12 +84,19 @@ class HttpProtocol(HttpToolsProtocol):
         if self.cycle is not None and self.last_answers:
             self.cycle.keep_alive = False
         if self.cycle is not None and self.cycle.scope is scope and scope["method"] != "HEAD":
-            extensions: Any = {WHOLE: partial(_send_whole, self.cycle)}
+            extensions: Any = {
+                ARRIVED: partial(_arrived, self.cycle),
+                HANG_UP: self._listen,
+                WHOLE: partial(_send_whole, self.cycle),
+            }
             scope["extensions"] = extensions
 
     def shutdown(self) -> None:
         """The server stops. What has come already, unread, is read and answered first."""
         self.loop.call_later(LAST_SECONDS, super().shutdown)
+
+    def _listen(self, call: Callable[[], None] | None) -> None:
+        self._hung_up = call
 
     def _wait(self) -> None:
         self._timer = self.loop.call_later(HEAD_SECONDS, self._too_slow)
@@ -110,6 +120,15 @@ class HttpProtocol(HttpToolsProtocol):
         self._head += size
         if self._head > MAX_HEAD_BYTES:
             raise ValueError("the head is too long")  # httptools makes a 400 of it
+
+
+def _arrived(cycle: RequestResponseCycle, max_bytes: int) -> bytes | None:
+    """The body, where all of it has come and no limit is to be looked after."""
+    if cycle.more_body or cycle.disconnected or len(cycle.body) > max_bytes:
+        return None
+    body, cycle.body = bytes(cycle.body), bytearray()
+    cycle.flow.resume_reading()
+    return body
 
 
 async def _send_whole(

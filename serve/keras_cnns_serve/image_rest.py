@@ -55,7 +55,7 @@ class ImageRest:
         if cam and len(contents) != 1:
             raise errors.InvalidInputError(f"cam=1 takes one image, not {len(contents)}")
         wanted = ("probabilities", "cam") if cam else ("probabilities",)
-        async with request.watched():
+        with request.watched():
             prediction = await self._dataplane.predict_bytes(
                 target, contents, outputs=wanted, deadline=deadline
             )

@@ -65,8 +65,9 @@ def dumps(value: Any) -> bytes:
 
     Values that JSON lacks are written as NaN, Infinity and -Infinity, as TensorFlow Serving does.
     """
-    if _is_finite(value):
-        return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+    text = orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+    if b"null" not in text or _is_finite(value):  # what JSON lacks is null there
+        return text
     return json.dumps(value, default=lambda array: array.tolist(), separators=(",", ":")).encode()
 
 

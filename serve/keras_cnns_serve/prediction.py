@@ -1,9 +1,10 @@
 """What one asks for, and what one gets."""
 
 import heapq
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,8 +41,7 @@ class Prediction:
     timing: Timing
 
 
-@dataclass(frozen=True)
-class ScoredLabel:
+class ScoredLabel(NamedTuple):
     """A label with its probability, 0 to 1."""
 
     label: str
@@ -59,7 +59,7 @@ def best_labels(prediction: Prediction, top_k: int) -> list[list[ScoredLabel]]:
 
 
 def _best(row: NDArray[Any], values: list[float], top_k: int) -> Iterable[int]:
-    if len(values) > FEW_LABELS or np.isnan(row).any():
+    if len(values) > FEW_LABELS or math.isnan(sum(values)):
         order: list[int] = np.argsort(-row, kind="stable")[:top_k].tolist()
         return order
     # NumPy gives the interpreter away while it sorts, and for ten numbers to get it back from

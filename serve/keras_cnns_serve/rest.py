@@ -92,7 +92,7 @@ class Rest:
         deadline = deadline_of(request, self._timeout)
         body = await request.body()
         parsed = await _parsed(parse_predict_request, body, manifest)
-        async with request.watched():
+        with request.watched():
             if parsed.contents:
                 prediction = await self._dataplane.predict_bytes(
                     target, parsed.contents, deadline=deadline
@@ -118,7 +118,7 @@ class Rest:
         deadline = deadline_of(request, self._timeout)
         parsed = await _parsed(parse_examples_request, await request.body())
         output = examples_output(source.manifest, parsed.signature_name, method)
-        async with request.watched():
+        with request.watched():
             prediction = await self._dataplane.predict_bytes(
                 target, parsed.contents, outputs=(output,), deadline=deadline
             )

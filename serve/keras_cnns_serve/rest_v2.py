@@ -142,7 +142,7 @@ class RestV2:
         if parsed.timeout is not None:
             asked = request.arrived + parsed.timeout
             deadline = asked if deadline is None else min(asked, deadline)
-        async with request.watched():
+        with request.watched():
             prediction, outputs = await v2.infer(self._dataplane, target, parsed, deadline)
         reply = format_infer_response(prediction, outputs, parsed.id)
         reply.headers.append(server_timing(prediction.timing))

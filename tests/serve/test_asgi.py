@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from keras_cnns_serve.app import create_app
-from keras_cnns_serve.asgi import App
+from keras_cnns_serve.asgi import HANG_UP, App
 from keras_cnns_serve.batching import BatchOptions
 from keras_cnns_serve.dataplane import Dataplane, Options, Target
 from tests.serve.conftest import Client, grey
@@ -100,15 +100,19 @@ def test_a_client_that_hangs_up_is_not_computed(dataplane: Dataplane) -> None:
         async def send(message: Any) -> None:
             sent.append(message)
 
+        listening: list[Any] = []
+        extensions = {HANG_UP: listening.append}
         batcher._free -= 2  # nobody runs until it is given back
         try:
-            asking = asyncio.create_task(app(scope(CLASSIFY), messages.get, send))
+            question = {**scope(CLASSIFY), "extensions": extensions}
+            asking = asyncio.create_task(app(question, messages.get, send))
             await messages.put({"type": "http.request", "body": grey(130), "more_body": False})
             async with asyncio.timeout(10):
                 while not batcher.waiting:
                     await asyncio.sleep(0.001)
-                await messages.put({"type": "http.disconnect"})
+                listening.pop()()
                 await asking
+            assert listening == [None]
         finally:
             batcher._free += 2
         assert sent == []

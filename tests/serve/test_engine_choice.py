@@ -1,4 +1,6 @@
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ from numpy.typing import NDArray
 
 from keras_cnns_serve.engine import Engine
 from keras_cnns_serve.engine_choice import (
+    Elastic,
     EngineOptions,
     choose_format,
     choose_threads,
@@ -145,6 +148,32 @@ def test_threads_that_are_asked_for(tmp_path: Path, asked: int, threads: int, sl
     source = read_version("grey", 1, write_version(tmp_path / "grey" / "1"))
     loaded = load_engine(source, EngineOptions(threads=asked, cores=4))
     assert (loaded.threads, loaded.slots, loaded.format.name) == (threads, slots, "onnx")
+
+
+def test_few_runs_share_all_cores_and_many_have_one_each() -> None:
+    ran: list[str] = []
+    inside, go = threading.Semaphore(0), threading.Event()
+
+    class Named:
+        def __init__(self, name: str) -> None:
+            self._name = name
+
+        def run(self, images: Any, names: Any = None) -> dict[str, Any]:
+            ran.append(self._name)
+            inside.release()
+            assert go.wait(10)
+            return {}
+
+    engine = Elastic(Named("alone"), Named("shared"), cores=4)
+    image = np.zeros((1, 8, 8, 1), np.uint8)
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(4):
+            pool.submit(engine.run, image)
+            assert inside.acquire(timeout=10)
+        go.set()
+    assert ran == ["shared", "shared", "alone", "alone"]
+    engine.run(image)
+    assert ran[-1] == "shared"
 
 
 LEVELS = np.arange(0, 250, 10)
