@@ -24,6 +24,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,8 @@ WORK: dict[str, tuple[str, str, tuple[str, ...], tuple[int, ...]]] = {
 LOOPS = {"jpeg", "photograph"}  # the cases that the bare loop takes part in
 OVERLOAD = "resnet50"  # an image costs far more than its refusal there, as in a server's life
 OVERLOAD_FACTOR = 5  # times the capacity
-OVERLOAD_CLIENTS = 256
+OVERLOAD_CLIENTS = 256  # each asks at its own intervals, those of one h2load all at once:
+OVERLOAD_LOADS = 16  # so many, one after another
 DEADLINE = 1.0  # seconds
 WARM_UP = 1  # seconds
 
@@ -79,10 +81,21 @@ class Answers:
 
 
 def load(
-    running: Running, content: Content, payload: Payload, clients: int, seconds: int, *more: str
+    running: Running, content: Content, payload: Payload, clients: int, seconds: int
 ) -> Answers:
-    """Send a request again and again with h2load; the answers after the warm-up."""
+    """Send a request again and again, and see that every answer is as long as a right one."""
     size = check(content, payload, running)
+    answers, got = send(running, payload, clients, seconds)
+    # gRPC has its errors behind the status 200; they are shorter than an answer.
+    if len(answers.milliseconds) == 1 and got < 0.97 * size:
+        sys.exit(f"{payload.path}: answers of {size} bytes, but {got:.0f} came")
+    return answers
+
+
+def send(
+    running: Running, payload: Payload, clients: int, seconds: int, *more: str
+) -> tuple[Answers, float]:
+    """Send a request again and again with h2load: the answers, and their mean length in bytes."""
     with tempfile.TemporaryDirectory() as folder:
         body, log = Path(folder) / "body", Path(folder) / "log"
         body.write_bytes(payload.body)
@@ -99,12 +112,8 @@ def load(
     for _, status, microseconds in rows:
         if status > 0:  # else it was still under way at the end
             milliseconds[status].append(microseconds / 1e3)
-    answers = Answers(seconds, dict(milliseconds))
-    # gRPC has its errors behind the status 200; they are shorter than an answer.
     data = re.search(r"\((\d+)\) data", report)
-    if len(milliseconds) == 1 and data and int(data[1]) < 0.97 * size * len(rows):
-        sys.exit(f"{payload.path}: {len(rows)} answers of {size} bytes, but {data[1]} bytes came")
-    return answers
+    return Answers(seconds, dict(milliseconds)), int(data[1]) / len(rows) if data and rows else 0.0
 
 
 def bare_loop(content: Content, seconds: int) -> float:
@@ -136,14 +145,31 @@ def measure_work(case: str, seconds: int, samples: Samples) -> None:
         show(samples, f"{case} {max(concurrency)} /s", BARE_LOOP, bare_loop(content, seconds))
 
 
+def flood(running: Running, payload: Payload, rate: float, seconds: int) -> Answers:
+    """Send so many requests a second, answered or not, evenly."""
+    clients = OVERLOAD_CLIENTS // OVERLOAD_LOADS
+    interval = OVERLOAD_CLIENTS / rate  # of a client's requests
+
+    def one(number: int) -> Answers:
+        time.sleep(number * interval / OVERLOAD_LOADS)
+        each = f"--rps={rate / OVERLOAD_CLIENTS}"
+        return send(running, payload, clients, seconds, each)[0]
+
+    merged = defaultdict(list)
+    with ThreadPoolExecutor(OVERLOAD_LOADS) as pool:
+        for answers in pool.map(one, range(OVERLOAD_LOADS)):
+            for status, milliseconds in answers.milliseconds.items():
+                merged[status] += milliseconds
+    return Answers(seconds, dict(merged))
+
+
 def measure_overload(seconds: int, samples: Samples) -> None:
     """One round of more requests than can be answered; ours alone, against itself at its best."""
     content = content_of(OVERLOAD)
     payload = SERVERS[OURS].requests["image"](content)
     with start(OURS, content, "--timeout", str(DEADLINE)) as running:
         capacity = load(running, content, payload, 8, seconds).per_second()
-        rate = f"--rps={OVERLOAD_FACTOR * capacity / OVERLOAD_CLIENTS}"
-        answers = load(running, content, payload, OVERLOAD_CLIENTS, 6 * seconds, rate)
+        answers = flood(running, payload, OVERLOAD_FACTOR * capacity, 6 * seconds)
     refused = sum(len(v) for status, v in answers.milliseconds.items() if status != 200)
     figures = {
         "accepted /s": (answers.per_second(), capacity),
