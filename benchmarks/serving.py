@@ -155,7 +155,7 @@ def flood(running: Running, payload: Payload, rate: float, seconds: int) -> Answ
         each = f"--rps={rate / OVERLOAD_CLIENTS}"
         return send(running, payload, clients, seconds, each)[0]
 
-    merged = defaultdict(list)
+    merged: dict[int, list[float]] = defaultdict(list)
     with ThreadPoolExecutor(OVERLOAD_LOADS) as pool:
         for answers in pool.map(one, range(OVERLOAD_LOADS)):
             for status, milliseconds in answers.milliseconds.items():

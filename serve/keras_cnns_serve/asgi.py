@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from types import TracebackType
 from typing import Any
 from urllib.parse import parse_qs
@@ -24,6 +25,7 @@ from .json_tensor import dumps
 ARRIVED = "keras_cnns_serve.arrived"
 HANG_UP = "keras_cnns_serve.hang_up"
 WHOLE = "keras_cnns_serve.whole"
+MAX_KEPT_QUERY = 200  # bytes; a longer one is parsed each time
 STOPPED = "the server stops, and its time for what is in flight is over; ask again"
 
 
@@ -58,10 +60,11 @@ class Request:
 
     def query(self, name: str) -> str | None:
         """The first value of a parameter."""
-        if not self.scope["query_string"]:
-            return None
         text: bytes = self.scope["query_string"]
-        values = parse_qs(text.decode("latin-1"), keep_blank_values=True).get(name)
+        if not text:
+            return None
+        parse = _parsed_query if len(text) < MAX_KEPT_QUERY else _parse_query
+        values = parse(text).get(name)
         return values[0] if values else None
 
     async def body(self) -> bytes:
@@ -122,6 +125,13 @@ class Watch:
         self._gone = True
         if self._task is not None:
             self._task.cancel()
+
+
+def _parse_query(text: bytes) -> dict[str, list[str]]:
+    return parse_qs(text.decode("latin-1"), keep_blank_values=True)
+
+
+_parsed_query = lru_cache(_parse_query)  # a client asks with the same parameters again and again
 
 
 @dataclass(slots=True)

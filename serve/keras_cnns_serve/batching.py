@@ -323,7 +323,7 @@ class Batcher:
                 if job.count == 1:
                     raise
                 raise type(error)(f"image {number} of {job.count}: {error}") from error
-        return np.stack(images)
+        return images[0][np.newaxis] if len(images) == 1 else np.stack(images)
 
     def _run(self, jobs: list[Job]) -> None:
         started = time.monotonic()

@@ -39,6 +39,8 @@ def check_contents(manifest: Manifest, contents: Sequence[bytes]) -> None:
     """
     if not contents:
         raise InvalidInputError("there is no image to classify")
+    if len(contents) == 1:
+        return
     one = math.prod(size or 1 for size in manifest.input.shape)  # bytes
     most = max(1, min(MAX_IMAGES, MAX_PIXEL_BYTES // one))
     if len(contents) > most:
@@ -54,6 +56,9 @@ def check_images(manifest: Manifest, inputs: Mapping[str, NDArray[Any]]) -> NDAr
         InvalidInputError: a name, a type, a shape or a value is not what the graph takes.
     """
     expected = manifest.input
+    images = inputs.get(expected.name)
+    if images is not None and len(inputs) == 1 and _is_batch(images, expected):
+        return images
     wanted = f"{expected.name} takes integers from 0 to 255 of shape {shape_text(expected)}"
     if set(inputs) != {expected.name}:
         given = ", ".join(sorted(inputs)) or "nothing"
@@ -64,8 +69,6 @@ def check_images(manifest: Manifest, inputs: Mapping[str, NDArray[Any]]) -> NDAr
         raise InvalidInputError(f"{wanted}, not of shape {list(images.shape)}{hint}")
     if not len(images):
         raise InvalidInputError(f"{wanted}, and N must be at least 1")
-    if images.dtype == np.uint8:
-        return images
     if images.dtype.kind == "f":
         # Whole numbers are pixels in another type; fractions were normalised, or resized badly.
         wrong = images[~((images >= 0) & (images <= 255) & (images == np.round(images)))]
@@ -85,6 +88,17 @@ def check_images(manifest: Manifest, inputs: Mapping[str, NDArray[Any]]) -> NDAr
         if not 0 <= extreme <= 255:
             raise InvalidInputError(f"{wanted}, not {extreme}")
     return images.astype(np.uint8)
+
+
+def _is_batch(images: NDArray[Any], expected: Tensor) -> bool:
+    """Whether there is nothing to complain of, nor to convert."""
+    shape = images.shape
+    return (
+        images.dtype == np.uint8
+        and len(shape) == len(expected.shape)
+        and shape[1:] == expected.shape[1:]
+        and shape[0] > 0
+    )
 
 
 def _example(images: NDArray[Any]) -> str:

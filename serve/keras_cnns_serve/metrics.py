@@ -3,12 +3,13 @@
 import threading
 import time
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 # Seconds: from 10 microseconds to a minute and a half, as TensorFlow Serving's buckets.
 LATENCIES = tuple(10e-6 * 1.8**power for power in range(28))
+MOST_FRESH = 1000
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
@@ -65,6 +66,8 @@ class Recorder:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        # Answered requests that are not counted yet: a request should not wait for the counting.
+        self._fresh: deque[tuple[float, float, float, float]] = deque()
         self._last_inference = 0.0
         self._batches: dict[int, list[float]] = {}  # size -> [count, seconds]
         self.latency = Histogram(LATENCIES)  # of answered requests, from their arrival
@@ -86,12 +89,18 @@ class Recorder:
 
     def answered(self, seconds: float, queue: float, decode: float, compute: float) -> None:
         """Notes a request that was answered, and where its time went."""
+        self._fresh.append((seconds, queue, decode, compute))
+        if len(self._fresh) == MOST_FRESH:
+            self.settle()
+
+    def settle(self) -> None:
+        """Counts what was noted; who reads the histograms or the outcomes calls this before."""
+        histograms = (self.latency, self.queue, self.decode, self.compute)
         with self._lock:
-            self.outcomes["OK"] += 1
-            self.latency.observe(seconds)
-            self.queue.observe(queue)
-            self.decode.observe(decode)
-            self.compute.observe(compute)
+            while self._fresh:
+                self.outcomes["OK"] += 1
+                for histogram, value in zip(histograms, self._fresh.popleft(), strict=True):
+                    histogram.observe(value)
 
     def failed(self, code: str, seconds: float) -> None:
         """Notes a request that got an error."""
@@ -101,6 +110,7 @@ class Recorder:
 
     def statistics(self, name: str, version: int) -> Statistics:
         """All of it, at one moment."""
+        self.settle()
         with self._lock:
             batches = {
                 size: Total(int(count), seconds)

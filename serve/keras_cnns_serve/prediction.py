@@ -1,6 +1,5 @@
 """What one asks for, and what one gets."""
 
-import heapq
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -64,4 +63,4 @@ def _best(row: NDArray[Any], values: list[float], top_k: int) -> Iterable[int]:
         return order
     # NumPy gives the interpreter away while it sorts, and for ten numbers to get it back from
     # another thread costs more than to sort.
-    return heapq.nlargest(top_k, range(len(values)), key=values.__getitem__)
+    return sorted(range(len(values)), key=values.__getitem__, reverse=True)[:top_k]

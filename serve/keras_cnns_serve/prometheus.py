@@ -90,7 +90,9 @@ class Prometheus:
 
     def _servables(self) -> Iterator[Servable]:
         for model in self._dataplane.manager.models.values():
-            yield from model.versions.values()
+            for servable in model.versions.values():
+                servable.recorder.settle()
+                yield servable
 
     def _serving(self) -> Iterator[str]:
         servables = list(self._servables())

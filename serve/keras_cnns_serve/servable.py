@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import partial
+from functools import cached_property, partial
 
 from .batching import Batcher, BatchOptions
 from .engine_choice import EngineOptions, Loaded, load_engine
@@ -49,7 +49,7 @@ class Model:
     versions: Mapping[int, Servable]
     labels: Mapping[str, int]
 
-    @property
+    @cached_property
     def newest(self) -> Servable:
         """What answers a request that names no version."""
         return self.versions[max(self.versions)]
