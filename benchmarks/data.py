@@ -25,7 +25,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import tensorflow as tf
-from turns import write_rows
+from turns import ratios, write_rows
 
 from keras_cnns.data import open_split, read_labels, shapes
 from keras_cnns.recipes import Recipe, load_recipe
@@ -134,15 +134,8 @@ def measure(case: Case, folder: Path, rounds: int, seconds: float) -> list[dict[
             )
     rows = []
     for peer, name in ((1, "training step"), (2, "tf.data, raw records")):
-        ratios = sorted(each[0] / each[peer] for each in rates)
-        row = {
-            "case": case.name,
-            "subject": "pipeline",
-            "peer": name,
-            "ratio": round(statistics.median(ratios), 3),
-            "low": round(ratios[0], 3),
-            "high": round(ratios[-1], 3),
-        }
+        figures = ratios([each[0] for each in rates], [each[peer] for each in rates])
+        row = {"case": case.name, "subject": "pipeline", "peer": name} | figures
         mine, theirs = (statistics.median(each[k] for each in rates) for k in (0, peer))
         spread = f"{row['ratio']:>9.2f}{row['low']:>9.2f}{row['high']:>9.2f}"
         print(f"{case.name:<30}{name:<22}{mine:>10.0f}{theirs:>10.0f}{spread}", flush=True)

@@ -10,7 +10,6 @@ by that of a step without any callback: above 1 is slower. Aim: at most 1.05.
 import argparse
 import io
 import os
-import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -22,7 +21,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 import tensorflow as tf
-from turns import write_rows
+from turns import ratios, write_rows
 
 from keras_cnns.models import build
 from keras_cnns.optimizers import Momentum
@@ -91,18 +90,12 @@ def measure(case: str, pairs: int) -> dict[str, Any]:
         idle = idle_seconds(watchers)
     periods = np.diff(clock.begins)[2 * WARM_UP :]
     measured, plain = periods[0::2], periods[1::2]
-    ratios = sorted(
-        float((with_all + (INTERVAL - 1) * without) / (INTERVAL * (without - idle)))
-        for with_all, without in zip(measured, plain, strict=True)
-    )
+    with_diagnostics = (measured + (INTERVAL - 1) * plain) / INTERVAL
     row = {
         "case": case,
         "subject": f"a step with every diagnostic, each {INTERVAL} steps",
         "peer": "a step without callbacks",
-        "ratio": round(statistics.median(ratios), 4),
-        "low": round(ratios[0], 4),
-        "high": round(ratios[-1], 4),
-    }
+    } | ratios(with_diagnostics.tolist(), (plain - idle).tolist())
     step, extra = np.median(plain) * 1e3, np.median(measured - plain) * 1e3
     spread = f"{row['ratio']:>8.3f}{row['low']:>8.3f}{row['high']:>8.3f}"
     print(f"{case:<26}{step:>10.1f}{extra:>13.1f}{idle * 1e6:>9.0f}{spread}", flush=True)

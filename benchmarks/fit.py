@@ -28,7 +28,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import tensorflow as tf
-from turns import write_rows
+from turns import ratios, write_rows
 
 from keras_cnns.recipes import Recipe, parse_recipe
 from keras_cnns.training import train
@@ -123,15 +123,8 @@ def measure(case: str, rounds: int) -> dict[str, Any]:
         train(recipe, Path(directory) / "run", callbacks=[turns])
     interval = inspect.signature(train).parameters["checkpoint_seconds"].default
     training = 1 - turns.checkpoint / max(interval, turns.checkpoint / COST)  # share of the time
-    ratios = [training * b / o for o, b in zip(turns.ours, turns.bare, strict=True)]
-    row = {
-        "case": case,
-        "subject": "keras-cnns train",
-        "peer": "the compiled step alone",
-        "ratio": round(statistics.median(ratios), 3),
-        "low": round(min(ratios), 3),
-        "high": round(max(ratios), 3),
-    }
+    row = {"case": case, "subject": "keras-cnns train", "peer": "the compiled step alone"}
+    row |= ratios([training * bare for bare in turns.bare], turns.ours)
     ours, bare = (
         recipe.training.batch_size / statistics.median(t) for t in (turns.ours, turns.bare)
     )

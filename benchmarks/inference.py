@@ -21,14 +21,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from turns import write_rows
+from turns import PARITY_PYTHON, ratios, write_rows
 
-ROOT = Path(__file__).parents[1]
-PARITY_PYTHON = ROOT / ".venv-parity" / "bin" / "python"
 NETS = {"resnet20": 32, "googlenet": 224, "resnet50": 224, "resnet50_v2": 224}  # pixels a side
 QUICK = ("resnet20",)
 BATCHES = (1, 8)
@@ -116,15 +113,15 @@ def format_run(name: str, directory: Path, subject: str, batch: int) -> tuple[Ru
 
 def torch_run(name: str, subject: str, batch: int) -> tuple[Run, float]:
     import torch
+    from torch_nets import import_torchvision, resnet20
 
     start = time.perf_counter()
     if name in IN_TORCHVISION:
-        import torchvision
-
+        torchvision = import_torchvision()
         options = {"init_weights": False, "aux_logits": False} if name == "googlenet" else {}
         net = torchvision.models.get_model(name, weights=None, **options)
     else:
-        net = torch_resnet20()
+        net = torch.nn.Sequential(resnet20(), torch.nn.Softmax(1))
     dtype = torch.bfloat16 if subject == "torch bfloat16" else torch.float32
     net = net.eval().to(memory_format=torch.channels_last, dtype=dtype)
     seconds = time.perf_counter() - start
@@ -138,32 +135,6 @@ def torch_run(name: str, subject: str, batch: int) -> tuple[Run, float]:
             net(images)
 
     return run, seconds
-
-
-def torch_resnet20() -> Any:
-    """ResNet-20 of He et al. 2015, section 4.2, with identity shortcuts."""
-    import torch
-    from torch import nn
-    from torch.nn import functional
-
-    class Block(nn.Module):
-        def __init__(self, before: int, after: int) -> None:
-            super().__init__()
-            self.stride, self.more = (1, 0) if before == after else (2, after - before)
-            self.conv1 = nn.Conv2d(before, after, 3, self.stride, 1, bias=False)
-            self.conv2 = nn.Conv2d(after, after, 3, 1, 1, bias=False)
-            self.bn1, self.bn2 = nn.BatchNorm2d(after), nn.BatchNorm2d(after)
-
-        def forward(self, x: Any) -> Any:
-            y = self.bn2(self.conv2(functional.relu(self.bn1(self.conv1(x)))))
-            short = x[:, :, :: self.stride, :: self.stride]
-            return functional.relu(y + functional.pad(short, (0, 0, 0, 0, 0, self.more)))
-
-    widths = [16, 16, 16, 16, 32, 32, 32, 64, 64, 64]
-    blocks = [Block(a, b) for a, b in pairwise(widths)]
-    stem = [nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
-    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10), nn.Softmax(1)]
-    return torch.nn.Sequential(*stem, *blocks, *head)
 
 
 def matrix_run() -> tuple[Run, float]:
@@ -255,14 +226,13 @@ def compare(
     peak = 2 * MATRIX**3 / statistics.median(times.pop("matrix"))
     rows = []
     for subject, seconds in times.items():
-        ratios = sorted(a / b for a, b in zip(times[PLAIN], seconds, strict=True))
-        figures = {"ratio": statistics.median(ratios), "low": ratios[0], "high": ratios[-1]}
+        figures = ratios(times[PLAIN], seconds)
         median = statistics.median(seconds)
         share = 2 * costs["multiplications"] * batch / median / peak
         size = costs["bytes"].get(subject, 0) / 1e6
         rows.append(
             {"case": f"{name}, batch {batch}", "subject": subject, "peer": PLAIN}
-            | {key: round(value, 3) for key, value in figures.items()}
+            | figures
             | {"milliseconds": round(median * 1e3, 3), "share_of_peak": round(share, 3)}
             | {"megabytes": round(size, 2), "load_milliseconds": round(workers[subject][0] * 1e3)}
         )

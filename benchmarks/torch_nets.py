@@ -4,6 +4,8 @@ They are layer for layer those of `keras_cnns.models`, with the same initial dis
 ResNet-50 is timm's.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -125,15 +127,23 @@ class GoogLeNet(nn.Module):
         return [self.top(x), *logits]
 
 
+def import_torchvision() -> Any:
+    """torchvision without its compiled part, of another build: no net calls its operators."""
+    operators = torch.library.Library("torchvision", "DEF")
+    for operator in ("nms", "qnms"):
+        operators.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    import torchvision
+
+    return torchvision
+
+
 def make(name: str) -> nn.Module:
     """The net of this name in `keras_cnns.models`."""
     if name == "resnet20":
         return resnet20()
     if name == "googlenet_bn":
         return GoogLeNet()
-    operators = torch.library.Library("torchvision", "DEF")
-    for operator in ("nms", "qnms"):
-        operators.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    import_torchvision()  # timm imports it too
     import timm
 
     net: nn.Module = timm.create_model(name)

@@ -46,8 +46,19 @@ app = typer.Typer(
 )
 
 
+def print_version(wanted: bool) -> None:
+    """Print the version, and end, if it is wanted."""
+    if wanted:
+        typer.echo(f"keras-cnns {metadata.version('keras-cnns')}")
+        raise typer.Exit
+
+
 @app.callback()
 def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=print_version, is_eager=True, help="Print the version."),
+    ] = False,
     debug: Annotated[
         bool, typer.Option("--debug", help="Show an error's traceback; may stand anywhere.")
     ] = False,

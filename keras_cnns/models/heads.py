@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import keras
 from keras import KerasTensor
 
 from keras_cnns.models.layers import ConvStep
+from keras_cnns.suggestions import did_you_mean
 
 InputShape = tuple[int | None, int | None, int]
 
@@ -114,10 +114,9 @@ def assemble(
         raise ValueError("aux_heads are classifiers: they need include_top=True")
     for wanted in (*aux_heads, *features):
         if wanted not in feature_maps:
-            near = get_close_matches(wanted, feature_maps, n=1)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            hint = did_you_mean(wanted, feature_maps)
             raise ValueError(
-                f"{name} has no feature map {wanted!r}{hint}; it has {', '.join(feature_maps)}"
+                f"{name} has no feature map {wanted!r}{hint} (it has {', '.join(feature_maps)})"
             )
 
     x = list(feature_maps.values())[-1]

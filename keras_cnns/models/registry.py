@@ -4,7 +4,6 @@ import inspect
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import partial, wraps
 from importlib import resources
 from typing import Any
@@ -14,6 +13,7 @@ import keras
 from keras_cnns.models.cost import Cost
 from keras_cnns.models.googlenet import VARIANTS, googlenet
 from keras_cnns.models.resnet import ARCHITECTURES, resnet
+from keras_cnns.suggestions import did_you_mean
 
 GOOGLENET = "Szegedy et al. 2014, arXiv:1409.4842"
 RESNET = "He et al. 2015, arXiv:1512.03385"
@@ -96,9 +96,8 @@ def find(name: str) -> Entry:
         ValueError: there is none of this name; the message has the nearest.
     """
     if name not in MODELS:
-        near = get_close_matches(name, MODELS, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"there is no model {name!r}.{hint} There are: {', '.join(MODELS)}")
+        hint = did_you_mean(name, MODELS)
+        raise ValueError(f"there is no model {name!r}{hint} (there are {', '.join(MODELS)})")
     return MODELS[name]
 
 

@@ -9,7 +9,6 @@ import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields, is_dataclass
-from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
@@ -17,6 +16,8 @@ from typing import Annotated, Any, Literal, cast
 import tomli_w
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
+
+from keras_cnns.suggestions import did_you_mean
 
 CHECKED = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -228,10 +229,8 @@ def _read(name: str | Path) -> dict[str, Any]:
     path = Path(name)
     if path.suffix != ".toml" and not path.is_file():
         if str(name) not in list_recipes():
-            near = get_close_matches(str(name), list_recipes(), n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
             raise RecipeError(
-                f"there is no recipe {str(name)!r}{hint} "
+                f"there is no recipe {str(name)!r}{did_you_mean(str(name), list_recipes())} "
                 f"(built in: {', '.join(list_recipes())}; or give the path of a .toml file)"
             )
         text = (resources.files("keras_cnns.recipes") / f"{name}.toml").read_text("utf-8")
@@ -275,9 +274,7 @@ def _explain(problem: Any) -> str:
     kind, message = problem["type"], problem["msg"]
     if kind in ("extra_forbidden", "unexpected_keyword_argument"):
         known = _known_keys(path[:-1])
-        near = get_close_matches(path[-1], known, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        return f"unknown key {key}{hint} (known: {', '.join(known)})"
+        return f"unknown key {key}{did_you_mean(path[-1], known)} (known: {', '.join(known)})"
     if kind in ("missing", "missing_argument"):
         return f"{key} is missing"
     if kind == "value_error":

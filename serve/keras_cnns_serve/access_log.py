@@ -1,7 +1,7 @@
-"""The access log: a line of JSON for every answer."""
+"""The access log: a line of JSON for every answer, over HTTP or gRPC."""
 
 from datetime import UTC, datetime
-from typing import IO
+from typing import IO, Any
 
 import orjson
 from starlette.types import Scope
@@ -18,22 +18,38 @@ class AccessLog:
         self._stream = stream
 
     def __call__(self, scope: Scope, status: int, seconds: float) -> None:
-        """Notes an answer; 499 stands for a client that hung up."""
+        """Notes an answer over HTTP; 499 stands for a client that hung up."""
         headers = dict(scope["headers"])
         client = scope.get("client")
-        line = {
-            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            "client": client[0] if client else None,
-            "method": scope["method"],
-            "path": scope["path"],
-            "query": scope["query_string"].decode("latin-1"),
-            "status": status,
-            "milliseconds": round(seconds * 1e3, 3),
-            "request_bytes": _integer(headers.get(b"content-length")),
-            "user_agent": _text(headers.get(b"user-agent")),
-            "request_id": _text(headers.get(b"x-request-id")),
-            "traceparent": _text(headers.get(b"traceparent")),
-        }
+        self._write(
+            {
+                "client": client[0] if client else None,
+                "method": scope["method"],
+                "path": scope["path"],
+                "query": scope["query_string"].decode("latin-1"),
+                "status": status,
+                "milliseconds": round(seconds * 1e3, 3),
+                "request_bytes": _integer(headers.get(b"content-length")),
+                "user_agent": _text(headers.get(b"user-agent")),
+                "request_id": _text(headers.get(b"x-request-id")),
+                "traceparent": _text(headers.get(b"traceparent")),
+            }
+        )
+
+    def called(self, method: str, peer: str, code: str, seconds: float) -> None:
+        """Notes the end of a gRPC call, by the name of its status."""
+        self._write(
+            {
+                "client": peer,
+                "method": "gRPC",
+                "path": method,
+                "status": code,
+                "milliseconds": round(seconds * 1e3, 3),
+            }
+        )
+
+    def _write(self, entry: dict[str, Any]) -> None:
+        line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds")} | entry
         kept = {key: value for key, value in line.items() if value not in (None, "")}
         self._stream.write(orjson.dumps(kept).decode() + "\n")
         self._stream.flush()

@@ -2,7 +2,7 @@
 
 Nobody waits for a batch to fill. While the engine is busy requests gather, and the next run takes
 them together; a lone request runs alone and immediately. Encoded images are decoded by the same
-threads, the next ones beside the inference of the last.
+threads: by who runs them then, or beside the inference of others by who has no slot to run.
 """
 
 import asyncio
@@ -213,7 +213,11 @@ class Batcher:
             run(jobs)
 
     def _take(self) -> tuple[list[Job], Callable[[list[Job]], None]] | None:
-        """Waits for work: to run what is ready, where a slot is free, or else to decode."""
+        """Waits for work: to run what is ready, where a slot is free, or else to decode.
+
+        Who decodes and has a slot runs what it decoded: another thread would take the first image
+        as soon as it is ready, and run it alone.
+        """
         with self._changed:
             while True:
                 delay = None
@@ -229,10 +233,12 @@ class Batcher:
                             return jobs, self._run
                         continue
                 if self._encoded:
-                    jobs = self._pop(self._encoded, self._idle + 1)
+                    slot = self._free > 0 and not self._options.max_delay
+                    jobs = self._pop(self._encoded, self._slots if slot else self._idle + 1)
                     if jobs:
                         self._in_hand += len(jobs)
-                        return jobs, self._decode_all
+                        self._free -= slot
+                        return jobs, self._decode_and_run if slot else self._decode_all
                     continue
                 if self._closed and not self._ready and not self._in_hand:
                     self._changed.notify_all()
@@ -287,25 +293,37 @@ class Batcher:
 
     def _decode_all(self, jobs: list[Job]) -> None:
         for job in jobs:
-            started = time.monotonic()
-            failed: Exception | None = None
-            try:
-                job.images = self._pixels(job)
-            except Exception as error:
-                failed = error
-            except BaseException as error:  # a library's own; this thread goes on
-                failed = _failure(error)
-            job.contents = ()
-            job.decode = time.monotonic() - started
+            self._decode_one(job)
             with self._changed:
                 self._in_hand -= 1
-                if job.images is None:
-                    self._unfinished -= job.count
-                else:
+                if job.images is not None:
                     _insert(self._ready, job)
                 self._wake()
-            if failed is not None:
-                _deliver([(job, failed)])
+
+    def _decode_and_run(self, jobs: list[Job]) -> None:
+        for job in jobs:
+            self._decode_one(job)
+        with self._changed:
+            self._in_hand -= len(jobs)
+        self._run([job for job in jobs if job.images is not None])
+
+    def _decode_one(self, job: Job) -> None:
+        """Gives a job its pixels; who gets none has its answer, or waits no more."""
+        started = time.monotonic()
+        failed: Exception | None = None
+        try:
+            job.images = self._pixels(job)
+        except Exception as error:
+            failed = error
+        except BaseException as error:  # a library's own; this thread goes on
+            failed = _failure(error)
+        job.contents = ()
+        job.decode = time.monotonic() - started
+        if job.images is None:
+            with self._changed:
+                self._unfinished -= job.count
+        if failed is not None:
+            _deliver([(job, failed)])
 
     def _pixels(self, job: Job) -> NDArray[np.uint8] | None:
         """A job's images decoded, [N, H, W, C]; None as soon as nobody waits for them.
@@ -327,19 +345,21 @@ class Batcher:
 
     def _run(self, jobs: list[Job]) -> None:
         started = time.monotonic()
-        results: list[tuple[Job, Answer | Exception]]
+        results: list[tuple[Job, Answer | Exception]] = []
         try:
-            results = self._infer(jobs)
+            if jobs:
+                results = self._infer(jobs)
         except BaseException as error:  # whatever it is: the slot comes back, nobody waits for ever
             results = [(job, _failure(error)) for job in jobs]
         seconds = time.monotonic() - started + sum(job.decode for job in jobs)
         with self._changed:
             self._free += 1
-            images = sum(job.count for job in jobs)
-            self._unfinished -= images
-            each = seconds / images / self._slots
-            weight = 0.1 if self._seconds_per_image else 1.0
-            self._seconds_per_image += weight * (each - self._seconds_per_image)
+            if jobs:
+                images = sum(job.count for job in jobs)
+                self._unfinished -= images
+                each = seconds / images / self._slots
+                weight = 0.1 if self._seconds_per_image else 1.0
+                self._seconds_per_image += weight * (each - self._seconds_per_image)
             self._wake()
         _deliver(results)
 

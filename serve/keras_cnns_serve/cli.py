@@ -15,6 +15,7 @@ from .options import UsageError, parser, without_aliases
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
+    from .access_log import AccessLog
     from .dataplane import Dataplane, Options
     from .grpc_server import GrpcServer
 
@@ -89,14 +90,15 @@ def _serve(options: argparse.Namespace) -> int:
         config = file.config if file else ServerConfig(root=options.models, policy=options.versions)
         dataplane = Dataplane(config, _dataplane_options(options))
         dataplane.demand_a_model(str(options.models or options.model_config_file))
+        log = AccessLog(sys.stderr) if options.access_log else None
         app = create_app(
             dataplane,
             max_body_bytes=options.max_body_bytes,
             timeout=options.timeout,
             admin=options.admin,
-            finished=AccessLog(sys.stderr) if options.access_log else None,
+            finished=log,
         )
-        grpc = None if grpc_port is None else _grpc(options, dataplane, grpc_port)
+        grpc = None if grpc_port is None else _grpc(options, dataplane, grpc_port, log)
         # A thread that loads a model, or reads from a disk that hangs, cannot be ended otherwise.
         end = Timer(options.grace + OVERTIME, os._exit, [0])
         end.daemon = True
@@ -127,7 +129,9 @@ def _grpc_port(options: argparse.Namespace) -> int | None:
     return (GRPC_PORT if options.port else 0) if given is None else given
 
 
-def _grpc(options: argparse.Namespace, dataplane: "Dataplane", port: int) -> "GrpcServer":
+def _grpc(
+    options: argparse.Namespace, dataplane: "Dataplane", port: int, log: "AccessLog | None"
+) -> "GrpcServer":
     from .grpc_app import create_grpc
 
     return create_grpc(
@@ -138,6 +142,7 @@ def _grpc(options: argparse.Namespace, dataplane: "Dataplane", port: int) -> "Gr
         timeout=options.timeout,
         grace=options.grace,
         admin=options.admin,
+        finished=None if log is None else log.called,
     )
 
 

@@ -1,5 +1,7 @@
 """The gRPC server with every protocol's services on one port."""
 
+from collections.abc import Callable
+
 from .dataplane import Dataplane
 from .grpc_health import health_service
 from .grpc_server import GrpcServer
@@ -16,6 +18,7 @@ def create_grpc(
     timeout: float | None = None,
     grace: float = 0,
     admin: bool = False,
+    finished: Callable[[str, str, str, float], None] | None = None,
 ) -> GrpcServer:
     """The gRPC server; it serves while its context is entered.
 
@@ -27,6 +30,7 @@ def create_grpc(
         timeout: seconds that a call may take, if its own deadline is not sooner.
         grace: seconds for what is in flight at the end.
         admin: whether clients may load, unload and configure models.
+        finished: called after every call, as `GrpcServer` says.
     """
     services = [
         InferenceService(dataplane, admin=admin).service(),
@@ -40,4 +44,5 @@ def create_grpc(
         max_message_bytes=max_message_bytes,
         timeout=timeout,
         grace=grace,
+        finished=finished,
     )

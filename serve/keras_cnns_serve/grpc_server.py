@@ -1,8 +1,10 @@
 """gRPC on the event loop that HTTP is on. It reads messages and maps errors; services translate."""
 
+import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -44,6 +46,8 @@ class GrpcServer:
         max_message_bytes: a longer request gets RESOURCE_EXHAUSTED.
         timeout: seconds that a call may take, if its own deadline is not sooner.
         grace: seconds for what is in flight at the end.
+        finished: called after every call of a method there is, with its path, the client, the
+            name of its status and the seconds it took.
     """
 
     def __init__(
@@ -55,8 +59,10 @@ class GrpcServer:
         max_message_bytes: int,
         timeout: float | None = None,
         grace: float = 0,
+        finished: Callable[[str, str, str, float], None] | None = None,
     ) -> None:
         self._services = services
+        self._finished = finished
         self._host = host
         self.port = port  # once it serves, the one that was picked
         self._options = [
@@ -110,8 +116,9 @@ class GrpcServer:
         # Bytes, not messages: what cannot be parsed is the client's fault and gets its own code.
         async def call(body: bytes, context: Any) -> bytes:
             try:
-                response = await answer(_parse(parse, body), self._deadline(context))
-                content: bytes = response.SerializeToString()
+                with self._noted(method, context):
+                    response = await answer(_parse(parse, body), self._deadline(context))
+                    content: bytes = response.SerializeToString()
             except Exception as error:
                 await _abort(context, error)
             return content
@@ -130,14 +137,33 @@ class GrpcServer:
                     yield _parse(parse, body)
 
             try:
-                async for response in answer(requests(), self._deadline(context)):
-                    yield response.SerializeToString()
+                with self._noted(method, context):
+                    async for response in answer(requests(), self._deadline(context)):
+                        yield response.SerializeToString()
             except Exception as error:
                 await _abort(context, error)
 
         if method.client_streaming:
             return grpc.stream_stream_rpc_method_handler(call)
         return grpc.unary_stream_rpc_method_handler(call)
+
+    @contextmanager
+    def _noted(self, method: MethodDescriptor, context: Any) -> Iterator[None]:
+        if self._finished is None:
+            yield
+            return
+        started, code = time.monotonic(), "OK"
+        try:
+            yield
+        except asyncio.CancelledError:  # the client's doing, or its deadline's
+            code = "CANCELLED"
+            raise
+        except Exception as error:
+            code = code_name(error)
+            raise
+        finally:
+            path = f"/{method.containing_service.full_name}/{method.name}"
+            self._finished(path, context.peer(), code, time.monotonic() - started)
 
     def _deadline(self, context: Any) -> float | None:
         remaining = context.time_remaining()

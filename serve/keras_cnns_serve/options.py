@@ -3,6 +3,7 @@
 import argparse
 import re
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -180,6 +181,11 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
             "help": "send a span for every request, as OTEL_EXPORTER_OTLP_ENDPOINT says",
         },
         "--debug": {"action": "store_true", "help": "show tracebacks and a detailed log"},
+        "--version": {
+            "action": "version",
+            "version": f"keras-cnns-serve {metadata.version('keras-cnns-serve')}",
+            "help": "print the version",
+        },
     },
 }
 

@@ -45,6 +45,10 @@ def test_help_shows_a_working_example(command: str) -> None:
     assert f"keras-cnns {command} " in f"{example} "
 
 
+def test_version() -> None:
+    assert keras_cnns("--version")[:2] == (0, f"keras-cnns {metadata.version('keras-cnns')}\n")
+
+
 def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys; from keras_cnns.cli import add_commands, app; add_commands(app); "

@@ -310,8 +310,8 @@ def test_the_first_of_encoded_images_is_first_wherever_it_is_decoded(
     assert engine.batches == [[1], [4], [2], [3]]
 
 
-def test_a_free_engine_takes_what_another_thread_decoded(
-    start: Callable[..., Batcher], engine: Doubler, decode: Decoder
+def test_who_decodes_in_a_slot_runs_its_share_as_one_batch(
+    start: Callable[..., Batcher], engine: Doubler
 ) -> None:
     batcher = start(slots=2, workers=2, max_run=60.0)
 
@@ -320,20 +320,47 @@ def test_a_free_engine_takes_what_another_thread_decoded(
         busy = ask(batcher, [job(1), job(1)])
         for _ in busy:
             assert await asyncio.to_thread(engine.running.acquire, timeout=10)
-        decode.go.clear()
         others = ask(batcher, [job(value, encoded=True) for value in range(2, 6)])
         await queued(batcher, 4)
         engine.go.set()
-        await asyncio.gather(*busy)
-        await until(lambda: batcher._idle == 1)  # the other decodes all four
-        engine.go.clear()
-        decode.go.set()
-        for _ in range(2):  # both run, though none of the two comes to an end
-            assert await asyncio.to_thread(engine.running.acquire, timeout=2)
-        engine.go.set()
-        await asyncio.gather(*others)
+        await asyncio.gather(*busy, *others)
 
     asyncio.run(main())
+    assert [2, 3] in engine.batches  # half, though 2 was ready before 3
+    assert batcher._free == 2
+
+
+def test_who_has_no_slot_decodes_for_the_next_run(
+    start: Callable[..., Batcher], engine: Doubler
+) -> None:
+    batcher = start(slots=1, workers=2, max_run=60.0)
+
+    async def main() -> None:
+        engine.go.clear()
+        busy = ask(batcher, [job(1)])
+        assert await asyncio.to_thread(engine.running.acquire, timeout=10)
+        others = ask(batcher, [job(value, encoded=True) for value in range(2, 6)])
+        await until(lambda: len(batcher._ready) == 4)
+        engine.go.set()
+        await asyncio.gather(*busy, *others)
+
+    asyncio.run(main())
+    assert engine.batches == [[1], [2, 3, 4, 5]]
+
+
+def test_a_slot_comes_back_from_images_that_cannot_be_decoded(
+    start: Callable[..., Batcher],
+) -> None:
+    batcher = start(slots=1, workers=1)
+
+    async def main() -> None:
+        for _ in range(2):
+            with pytest.raises(DamagedImageError):
+                await batcher.answer(Job(None, [b"bad"], ("twice",), None, 0))
+        await batcher.answer(job(4, encoded=True))
+
+    asyncio.run(main())
+    assert (batcher._free, batcher._unfinished, batcher._in_hand) == (1, 0, 0)
 
 
 def test_decoding_ends_when_the_client_hangs_up(

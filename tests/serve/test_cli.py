@@ -2,6 +2,7 @@ import shlex
 import socket
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,11 @@ def test_a_port_that_is_taken_is_one_line(
         f"keras-cnns-serve: cannot listen on 127.0.0.1:{port}: Address already in use; "
         "--port 0 picks a free port\n"
     )
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"keras-cnns-serve {metadata.version('keras-cnns-serve')}\n"
 
 
 def test_help_ends_with_an_example_that_works(

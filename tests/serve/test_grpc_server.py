@@ -230,6 +230,33 @@ def test_deadlines_and_cancelling() -> None:
         assert 0 < seconds < limit + 0.1
 
 
+def test_every_call_is_noted_with_its_end() -> None:
+    noted: list[tuple[str, str]] = []
+
+    def finished(path: str, peer: str, code: str, seconds: float) -> None:
+        assert "127.0.0.1" in peer
+        assert 0 <= seconds < 10
+        noted.append((path.rpartition("/")[2], code))
+
+    async def right(request: Any, deadline: float | None) -> Any:
+        return inference.ModelReadyResponse()
+
+    async def full(request: Any, deadline: float | None) -> Any:
+        raise QueueFullError("full", 1)
+
+    async def main() -> None:
+        async with (
+            alone(full, right, finished=finished) as server,
+            grpc.aio.insecure_channel(server.address) as channel,
+        ):
+            await channel.unary_unary("/inference.GRPCInferenceService/ModelReady")(b"")
+            with pytest.raises(grpc.aio.AioRpcError):
+                await channel.unary_unary(INFER)(b"")
+
+    asyncio.run(main())
+    assert noted == [("ModelReady", "OK"), ("ModelInfer", "RESOURCE_EXHAUSTED")]
+
+
 def test_a_full_queue_says_when_to_come_back() -> None:
     async def full(request: Any, deadline: float | None) -> Any:
         raise QueueFullError("1,024 requests wait", 1.5)

@@ -146,7 +146,7 @@ def test_heads_stay_in_float32_under_mixed_precision() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("resnet21", {}, "there is no model 'resnet21'. Did you mean 'resnet"),
+        ("resnet21", {}, "there is no model 'resnet21'; did you mean 'resnet"),
         ("googlenet", {"input_shape": (15, 32, 3)}, "least height and width of this net is 16"),
         ("resnet20", {"input_shape": (32, 32)}, "must be (height, width, channels)"),
         ("resnet20", {"input_shape": (32, 32, 0)}, "at least one channel"),

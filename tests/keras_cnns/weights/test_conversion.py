@@ -101,7 +101,7 @@ def test_auxiliary_heads_come_along_where_asked(
     [
         ("resnet34", "out.weights.h5", 1, "is not of resnet34: 80 missing (layer1.2.conv1.weight"),
         ("resnet18_v2", "out.weights.h5", 1, "resnet18 or resnet18_v1 reads it"),
-        ("resnet19", "out.weights.h5", 2, "there is no model 'resnet19'. Did you mean"),
+        ("resnet19", "out.weights.h5", 2, "there is no model 'resnet19'; did you mean"),
         ("resnet18", "out.h5", 2, "it must end in .weights.h5 or .keras"),
         ("resnet18", "nowhere/out.keras", 2, "there is no directory"),
     ],
