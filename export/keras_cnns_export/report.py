@@ -58,11 +58,10 @@ def write_report(
 def _formats(content: Mapping[str, Any], sizes: Mapping[str, int]) -> Iterable[str]:
     parity, metrics = content["parity"], content["metrics"]
     yield "<h2>Every format against Keras</h2>"
-    yield f"<p>Compared on {_images(parity)}"
+    measured = "there are no labels to measure an accuracy by"
     if metrics:
-        yield f"; Keras' accuracy is {metrics['accuracy']:.2%} on {_images(metrics)}.</p>"
-    else:
-        yield "; there are no labels to measure an accuracy by.</p>"
+        measured = f"Keras' accuracy is {metrics['accuracy']:.2%} on {_images(metrics)}"
+    yield f"<p>Compared on {_images(parity)}; {measured}.</p>"
     rows = []
     for name, figures in parity["formats"].items():
         entry, accuracy = content["formats"][name], figures["accuracy"]
