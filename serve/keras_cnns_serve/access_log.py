@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime
 from typing import IO, Any
+from urllib.parse import unquote
 
 import orjson
 from starlette.types import Scope
@@ -37,10 +38,10 @@ class AccessLog:
         )
 
     def called(self, method: str, peer: str, code: str, seconds: float) -> None:
-        """Notes the end of a gRPC call, by the name of its status."""
+        """Notes the end of a gRPC call, by the name of its status; `peer` is as gRPC has it."""
         self._write(
             {
-                "client": peer,
+                "client": unquote(peer).partition(":")[2].rpartition(":")[0].strip("[]"),
                 "method": "gRPC",
                 "path": method,
                 "status": code,

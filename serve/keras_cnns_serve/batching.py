@@ -2,7 +2,8 @@
 
 Nobody waits for a batch to fill. While the engine is busy requests gather, and the next run takes
 them together; a lone request runs alone and immediately. Encoded images are decoded by the same
-threads: by who runs them then, or beside the inference of others by who has no slot to run.
+threads, beside the inference of others; those that a thread decoded while a run was free go
+together, and it runs them itself.
 """
 
 import asyncio
@@ -110,6 +111,7 @@ class Batcher:
         workers: threads; those that hold no slot decode.
         options: how requests are gathered.
         recorder: what is counted and timed.
+        seconds_per_image: an estimate, of all slots together; 0: the first run gives one.
     """
 
     def __init__(
@@ -121,6 +123,7 @@ class Batcher:
         workers: int,
         options: BatchOptions,
         recorder: Recorder,
+        seconds_per_image: float = 0.0,
     ) -> None:
         self._engine = engine
         self._decode = decode
@@ -135,7 +138,7 @@ class Batcher:
         self._ready: deque[Job] = deque()
         self._changed = threading.Condition()
         self._unfinished = 0  # images that wait or are worked on
-        self._seconds_per_image = 0.0  # of all slots together; a moving average
+        self._seconds_per_image = seconds_per_image  # of all slots together; a moving average
         self._threads = [
             threading.Thread(target=self._work, name="predict", daemon=True) for _ in range(workers)
         ]
@@ -213,11 +216,7 @@ class Batcher:
             run(jobs)
 
     def _take(self) -> tuple[list[Job], Callable[[list[Job]], None]] | None:
-        """Waits for work: to run what is ready, where a slot is free, or else to decode.
-
-        Who decodes and has a slot runs what it decoded: another thread would take the first image
-        as soon as it is ready, and run it alone.
-        """
+        """Waits for work: to run what is ready, where a slot is free, or else to decode."""
         with self._changed:
             while True:
                 delay = None
@@ -233,12 +232,11 @@ class Batcher:
                             return jobs, self._run
                         continue
                 if self._encoded:
-                    slot = self._free > 0 and not self._options.max_delay
-                    jobs = self._pop(self._encoded, self._slots if slot else self._idle + 1)
+                    to_run = self._free > 0 and not self._options.max_delay
+                    jobs = self._pop(self._encoded, self._slots if to_run else self._idle + 1)
                     if jobs:
                         self._in_hand += len(jobs)
-                        self._free -= slot
-                        return jobs, self._decode_and_run if slot else self._decode_all
+                        return jobs, self._decode_and_run if to_run else self._decode_all
                     continue
                 if self._closed and not self._ready and not self._in_hand:
                     self._changed.notify_all()
@@ -301,11 +299,23 @@ class Batcher:
                 self._wake()
 
     def _decode_and_run(self, jobs: list[Job]) -> None:
+        """Decodes for a run that is free now, and if it still is then, runs what is ready.
+
+        All become ready together: another thread would take the first as soon as it is, and run it
+        alone.
+        """
         for job in jobs:
             self._decode_one(job)
         with self._changed:
             self._in_hand -= len(jobs)
-        self._run([job for job in jobs if job.images is not None])
+            for job in jobs:
+                if job.images is not None:
+                    _insert(self._ready, job)
+            jobs = self._pop(self._ready, 1) if self._free > 0 else []
+            self._free -= bool(jobs)
+            self._wake()
+        if jobs:
+            self._run(jobs)
 
     def _decode_one(self, job: Job) -> None:
         """Gives a job its pixels; who gets none has its answer, or waits no more."""
@@ -345,21 +355,23 @@ class Batcher:
 
     def _run(self, jobs: list[Job]) -> None:
         started = time.monotonic()
-        results: list[tuple[Job, Answer | Exception]] = []
+        results: list[tuple[Job, Answer | Exception]]
         try:
-            if jobs:
-                results = self._infer(jobs)
+            results = self._infer(jobs)
         except BaseException as error:  # whatever it is: the slot comes back, nobody waits for ever
             results = [(job, _failure(error)) for job in jobs]
         seconds = time.monotonic() - started + sum(job.decode for job in jobs)
         with self._changed:
+            # A lone run may have had all cores: it does not show what all slots do together.
+            full = self._free == 0
             self._free += 1
-            if jobs:
-                images = sum(job.count for job in jobs)
-                self._unfinished -= images
-                each = seconds / images / self._slots
-                weight = 0.1 if self._seconds_per_image else 1.0
-                self._seconds_per_image += weight * (each - self._seconds_per_image)
+            images = sum(job.count for job in jobs)
+            self._unfinished -= images
+            each = seconds / images / self._slots
+            if not self._seconds_per_image:
+                self._seconds_per_image = each
+            elif full:
+                self._seconds_per_image += 0.1 * (each - self._seconds_per_image)
             self._wake()
         _deliver(results)
 

@@ -1,5 +1,6 @@
 """Which of a version's formats is run, by which engine, with how many threads."""
 
+import logging
 import statistics
 import threading
 import time
@@ -17,6 +18,8 @@ from .engine import Engine, Outputs
 from .errors import VersionRefusedError
 from .manifest import Format, Manifest
 from .repository import ModelVersion
+
+logger = logging.getLogger(__name__)
 
 ENGINES = ("onnxruntime", "openvino", "tensorflow")
 PRECISIONS = ("float32", "bfloat16", "int8")
@@ -43,6 +46,7 @@ class Loaded:
     format: Format
     threads: int  # that work on one image, at most
     slots: int  # runs side by side
+    seconds_per_image: float = 0.0  # of all slots together; 0: not measured
 
 
 class Elastic:
@@ -51,20 +55,20 @@ class Elastic:
     Args:
         alone: with one thread for a run.
         shared: with all.
-        cores: how many that is.
+        few: how many runs share them.
     """
 
-    def __init__(self, alone: Engine, shared: Engine, cores: int) -> None:
+    def __init__(self, alone: Engine, shared: Engine, few: int) -> None:
         self._alone = alone
         self._shared = shared
-        self._many = max(1, cores // 2)
+        self._few = few
         self._running = 0
         self._lock = threading.Lock()
 
     def run(self, images: NDArray[np.uint8], names: Sequence[str] | None = None) -> Outputs:
         """Maps uint8 pixels [N, H, W, C] to outputs, each [N, ...]: those named, or all."""
         with self._lock:
-            engine = self._shared if self._running < self._many else self._alone
+            engine = self._shared if self._running < self._few else self._alone
             self._running += 1
         try:
             return engine.run(images, names)
@@ -91,8 +95,10 @@ def load_engine(source: ModelVersion, options: EngineOptions) -> Loaded:
     if options.threads or options.cores == 1:
         threads = options.threads or 1
         return Loaded(open_engine(threads), chosen, threads, max(1, options.cores // threads))
-    engine, threads = choose_threads(open_engine, source.manifest, options.cores)
-    return Loaded(engine, chosen, threads, options.cores)
+    # OpenVINO's engine with all threads has one stream, in which runs wait for each other.
+    few = 1 if chosen.engine == "openvino" else max(1, options.cores // 2)
+    engine, threads, seconds = choose_threads(open_engine, source.manifest, options.cores, few)
+    return Loaded(engine, chosen, threads, options.cores, seconds)
 
 
 def choose_format(
@@ -133,12 +139,21 @@ def choose_format(
 
 
 def choose_threads(
-    open_engine: Callable[[int], Engine], manifest: Manifest, cores: int
-) -> tuple[Engine, int]:
+    open_engine: Callable[[int], Engine], manifest: Manifest, cores: int, few: int = 1
+) -> tuple[Engine, int, float]:
     """Measures whether all threads make a lone image faster.
 
     A small net's operators are too short to share; a large one answers a lone request faster with
     all cores, and is then loaded twice: many side by side do best with one thread each.
+
+    Args:
+        open_engine: loads the net for so many threads.
+        manifest: says what an image is.
+        cores: how many there are.
+        few: how many runs may share all cores.
+
+    Returns:
+        The engine, the most threads for an image, and the seconds for one of many side by side.
     """
     alone = open_engine(1)
     height, width = manifest.preprocessing.crop
@@ -147,11 +162,15 @@ def choose_threads(
         each = list(pool.map(lambda _: _seconds(alone, image), range(cores)))
     side_by_side = statistics.median(each)
     if side_by_side < 1e-3:
-        return alone, 1  # no thread is woken for less
-    shared = open_engine(cores)
+        return alone, 1, side_by_side / cores  # no thread is woken for less
+    try:
+        shared = open_engine(cores)
+    except VersionRefusedError as error:  # twice may be more than the memory holds
+        logger.warning("one thread for an image: with all, %s", error)
+        return alone, 1, side_by_side / cores
     if side_by_side > GAIN * _seconds(shared, image):
-        return Elastic(alone, shared, cores), cores
-    return alone, 1
+        return Elastic(alone, shared, few), cores, side_by_side / cores
+    return alone, 1, side_by_side / cores
 
 
 def _seconds(engine: Engine, image: NDArray[Any]) -> float:

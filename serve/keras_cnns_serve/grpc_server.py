@@ -20,6 +20,7 @@ from .server import AddressError
 logger = logging.getLogger(__name__)
 
 IN_THREAD = 20_000  # bytes; values of this length take longer to read than a thread to wake
+SLACK = 0.02  # seconds; the client's clock may end a call a moment before ours would
 MAX_DETAILS = 2000  # characters; they travel in a header, whose length is bounded
 
 # From a request and its deadline, `time.monotonic()` or None, to a response.
@@ -152,18 +153,21 @@ class GrpcServer:
         if self._finished is None:
             yield
             return
+        # At the end of a call that was cancelled gRPC knows neither.
+        peer, deadline = context.peer(), context.time_remaining()
         started, code = time.monotonic(), "OK"
         try:
             yield
-        except asyncio.CancelledError:  # the client's doing, or its deadline's
-            code = "CANCELLED"
+        except asyncio.CancelledError:
+            late = deadline is not None and time.monotonic() - started > deadline - SLACK
+            code = "DEADLINE_EXCEEDED" if late else "CANCELLED"
             raise
         except Exception as error:
             code = code_name(error)
             raise
         finally:
             path = f"/{method.containing_service.full_name}/{method.name}"
-            self._finished(path, context.peer(), code, time.monotonic() - started)
+            self._finished(path, peer, code, time.monotonic() - started)
 
     def _deadline(self, context: Any) -> float | None:
         remaining = context.time_remaining()

@@ -34,6 +34,7 @@ class HttpProtocol(HttpToolsProtocol):
     _in_head = True
     _timer: asyncio.TimerHandle | None = None  # of a head that is not complete
     _hung_up: Callable[[], None] | None = None  # who wants to know
+    _answered: RequestResponseCycle | None = None  # its request
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client is there: its request should be soon, too."""
@@ -46,7 +47,8 @@ class HttpProtocol(HttpToolsProtocol):
         """It is gone."""
         self._wait_no_more()
         super().connection_lost(exc)
-        if self._hung_up is not None:
+        if self._hung_up is not None and self._answered is not None:
+            self._answered.disconnected = True  # uvicorn tells the latest of several alone
             self._hung_up()
 
     def data_received(self, data: bytes) -> None:
@@ -86,7 +88,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self.cycle is not None and self.cycle.scope is scope and scope["method"] != "HEAD":
             extensions: Any = {
                 ARRIVED: partial(_arrived, self.cycle),
-                HANG_UP: self._listen,
+                HANG_UP: partial(self._listen, self.cycle),
                 WHOLE: partial(_send_whole, self.cycle),
             }
             scope["extensions"] = extensions
@@ -95,8 +97,14 @@ class HttpProtocol(HttpToolsProtocol):
         """The server stops. What has come already, unread, is read and answered first."""
         self.loop.call_later(LAST_SECONDS, super().shutdown)
 
-    def _listen(self, call: Callable[[], None] | None) -> None:
-        self._hung_up = call
+    def _listen(self, cycle: RequestResponseCycle, call: Callable[[], None] | None) -> None:
+        """Calls when the client hangs up, or at once if it has; None ends that."""
+        self._answered, self._hung_up = cycle, call
+        if call is not None:
+            self.flow.resume_reading()  # which ends while a long body waits to be taken
+            if self.parser is None:  # the connection is lost
+                cycle.disconnected = True
+                call()
 
     def _wait(self) -> None:
         self._timer = self.loop.call_later(HEAD_SECONDS, self._too_slow)

@@ -90,7 +90,7 @@ class Recorder:
     def answered(self, seconds: float, queue: float, decode: float, compute: float) -> None:
         """Notes a request that was answered, and where its time went."""
         self._fresh.append((seconds, queue, decode, compute))
-        if len(self._fresh) == MOST_FRESH:
+        if len(self._fresh) >= MOST_FRESH:
             self.settle()
 
     def settle(self) -> None:

@@ -178,7 +178,7 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
         },
         "--opentelemetry": {
             "action": "store_true",
-            "help": "send a span for every request, as OTEL_EXPORTER_OTLP_ENDPOINT says",
+            "help": "send a span for every HTTP request, as OTEL_EXPORTER_OTLP_ENDPOINT says",
         },
         "--debug": {"action": "store_true", "help": "show tracebacks and a detailed log"},
         "--version": {

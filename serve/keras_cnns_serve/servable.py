@@ -81,9 +81,10 @@ def start_servable(source: ModelVersion, options: Options) -> Servable:
         ),
         [output.name for output in source.manifest.outputs],
         slots=loaded.slots,
-        # One more than the runs, so that the next images are decoded beside them.
+        # Those without a run decode the next images beside it.
         workers=max(2, options.engine.cores, loaded.slots),
         options=options.batch,
         recorder=recorder,
+        seconds_per_image=loaded.seconds_per_image,
     )
     return Servable(source, loaded, batcher, recorder)

@@ -8,6 +8,17 @@ from keras_cnns_serve.dataplane import Dataplane
 from tests.serve.conftest import Client, grey
 
 
+def test_a_call_has_the_name_of_its_status() -> None:
+    stream = io.StringIO()
+    log = AccessLog(stream)
+    for peer in ("ipv4:127.0.0.1:50000", "ipv6:%5B::1%5D:50000"):
+        log.called("/a.Service/Method", peer, "OK", 0.002)
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [line["client"] for line in lines] == ["127.0.0.1", "::1"]
+    assert (lines[0]["method"], lines[0]["path"]) == ("gRPC", "/a.Service/Method")
+    assert (lines[0]["status"], lines[0]["milliseconds"]) == ("OK", 2.0)
+
+
 def test_a_line_of_json_for_every_answer(dataplane: Dataplane) -> None:
     stream = io.StringIO()
     client = Client(create_app(dataplane, finished=AccessLog(stream)))

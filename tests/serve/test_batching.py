@@ -326,8 +326,72 @@ def test_who_decodes_in_a_slot_runs_its_share_as_one_batch(
         await asyncio.gather(*busy, *others)
 
     asyncio.run(main())
-    assert [2, 3] in engine.batches  # half, though 2 was ready before 3
+    assert [2, 3] in engine.batches  # half, though 2 was decoded before 3
     assert batcher._free == 2
+
+
+def test_a_slow_decoding_keeps_no_run_from_others(
+    start: Callable[..., Batcher], engine: Doubler, decode: Decoder
+) -> None:
+    batcher = start(slots=1, workers=2)
+
+    async def main() -> None:
+        decode.go.clear()
+        slow = ask(batcher, [job(1, encoded=True)])
+        await until(lambda: decode.begun == [b"1"])
+        async with asyncio.timeout(10):
+            await batcher.answer(job(2))
+        decode.go.set()
+        await asyncio.gather(*slow)
+
+    asyncio.run(main())
+    assert engine.batches == [[2], [1]]
+
+
+def test_who_hangs_up_while_others_are_decoded_is_not_computed(
+    start: Callable[..., Batcher], engine: Doubler, decode: Decoder
+) -> None:
+    batcher = start(slots=1, workers=1)
+
+    async def main() -> None:
+        first = await blocked(batcher, engine)
+        soon = time.monotonic() + 0.2
+        jobs = [job(2, encoded=True), job(3, encoded=True, deadline=soon), job(4, encoded=True)]
+        tasks = ask(batcher, jobs)
+        await queued(batcher, 3)
+        decode.go.clear()
+        engine.go.set()
+        await first
+        await until(lambda: decode.begun == [b"2"])
+        tasks[0].cancel()
+        await asyncio.sleep(0.3)
+        decode.go.set()
+        answers = await asyncio.gather(*tasks, return_exceptions=True)
+        assert isinstance(answers[1], DeadlineExceededError)
+        assert not isinstance(answers[2], BaseException)
+
+    asyncio.run(main())
+    assert engine.batches == [[1], [4]]
+
+
+def test_a_lone_run_does_not_say_what_all_do_together(
+    start: Callable[..., Batcher], engine: Doubler
+) -> None:
+    batcher = start(slots=2, workers=2)
+
+    async def main() -> None:
+        batcher._seconds_per_image = 5.0
+        await batcher.answer(job(1))
+        assert batcher._seconds_per_image == 5.0
+        engine.go.clear()
+        both = ask(batcher, [job(1), job(1)])
+        for _ in range(2):
+            assert await asyncio.to_thread(engine.running.acquire, timeout=10)
+        engine.go.set()
+        await asyncio.gather(*both)
+        assert batcher._seconds_per_image < 5.0
+
+    asyncio.run(main())
 
 
 def test_who_has_no_slot_decodes_for_the_next_run(

@@ -116,8 +116,9 @@ def test_a_small_net_gets_one_thread(tmp_path: Path) -> None:
         opened.append(threads)
         return OnnxRuntimeEngine(directory / "model.onnx", read, threads)
 
-    engine, threads = choose_threads(open_engine, read, cores=2)
+    engine, threads, seconds = choose_threads(open_engine, read, cores=2)
     assert (threads, opened[0]) == (1, 1)
+    assert 0 < seconds < 1
     assert engine.run(np.zeros((1, 8, 8, 1), np.uint8))["probabilities"].shape == (1, 10)
 
 
@@ -137,8 +138,25 @@ def test_a_large_net_gets_all_threads_if_they_help(
     tmp_path: Path, loss: float, chosen: int
 ) -> None:
     read = read_manifest(write_version(tmp_path / "grey" / "1") / "model.json")
-    _, threads = choose_threads(lambda threads: Large(threads, loss), read, cores=2)
+    engine, threads, seconds = choose_threads(lambda threads: Large(threads, loss), read, cores=2)
     assert threads == chosen
+    assert isinstance(engine, Elastic) == (chosen == 2)
+    assert 0.009 < seconds < 0.1  # half of the 20 ms that an image takes beside another
+
+
+def test_what_cannot_be_loaded_twice_is_loaded_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    read = read_manifest(write_version(tmp_path / "grey" / "1") / "model.json")
+
+    def open_engine(threads: int) -> Engine:
+        if threads > 1:
+            raise VersionRefusedError("there is no memory left")
+        return Large(1, 0.0)
+
+    engine, threads, _ = choose_threads(open_engine, read, cores=2)
+    assert (type(engine), threads) == (Large, 1)
+    assert "there is no memory left" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -164,7 +182,7 @@ def test_few_runs_share_all_cores_and_many_have_one_each() -> None:
             assert go.wait(10)
             return {}
 
-    engine = Elastic(Named("alone"), Named("shared"), cores=4)
+    engine = Elastic(Named("alone"), Named("shared"), few=2)
     image = np.zeros((1, 8, 8, 1), np.uint8)
     with ThreadPoolExecutor(4) as pool:
         for _ in range(4):

@@ -241,20 +241,30 @@ def test_every_call_is_noted_with_its_end() -> None:
     async def right(request: Any, deadline: float | None) -> Any:
         return inference.ModelReadyResponse()
 
-    async def full(request: Any, deadline: float | None) -> Any:
-        raise QueueFullError("full", 1)
+    async def full_or_slow(request: Any, deadline: float | None) -> Any:
+        if not deadline:
+            raise QueueFullError("full", 1)
+        await asyncio.sleep(20)
 
     async def main() -> None:
         async with (
-            alone(full, right, finished=finished) as server,
+            alone(full_or_slow, right, finished=finished) as server,
             grpc.aio.insecure_channel(server.address) as channel,
         ):
             await channel.unary_unary("/inference.GRPCInferenceService/ModelReady")(b"")
-            with pytest.raises(grpc.aio.AioRpcError):
-                await channel.unary_unary(INFER)(b"")
+            for timeout in (None, 0.2):
+                with pytest.raises(grpc.aio.AioRpcError):
+                    await channel.unary_unary(INFER)(b"", timeout=timeout)
+            async with asyncio.timeout(10):
+                while len(noted) < 3:
+                    await asyncio.sleep(0.01)
 
     asyncio.run(main())
-    assert noted == [("ModelReady", "OK"), ("ModelInfer", "RESOURCE_EXHAUSTED")]
+    assert noted == [
+        ("ModelReady", "OK"),
+        ("ModelInfer", "RESOURCE_EXHAUSTED"),
+        ("ModelInfer", "DEADLINE_EXCEEDED"),
+    ]
 
 
 def test_a_full_queue_says_when_to_come_back() -> None:

@@ -1,8 +1,11 @@
 """Whole answers on real connections: kept, closed, in order."""
 
 import asyncio
+import re
 import socket
-from collections.abc import Iterator
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from http.client import HTTPResponse
 from pathlib import Path
 
@@ -12,6 +15,7 @@ from uvicorn.server import ServerState
 
 from keras_cnns_serve import body, http_protocol
 from keras_cnns_serve.app import create_app
+from keras_cnns_serve.asgi import App, FastRoute, Reply, Request
 from keras_cnns_serve.dataplane import Dataplane
 from tests.serve.conftest import grey
 from tests.serve.test_server import CLASSIFY, Process, running
@@ -141,3 +145,71 @@ def test_a_request_on_its_way_as_the_server_stops_is_answered(
     received = asyncio.run(main())
     assert b"connection: close" in received
     assert b"grey-5" in received
+
+
+async def hang_up(app: App, pieces: Sequence[bytes]) -> list[int]:
+    """Sends the pieces to a server with the application, hangs up, and waits for the end."""
+    config = uvicorn.Config(app, http=http_protocol.HttpProtocol, port=0, lifespan="off")
+    config.log_config = None
+    server = uvicorn.Server(config)
+    serving = asyncio.create_task(server.serve())
+    async with asyncio.timeout(20):
+        while not server.started:
+            await asyncio.sleep(0.01)
+        host, port = server.servers[0].sockets[0].getsockname()[:2]
+        _, writer = await asyncio.open_connection(host, port)
+        for piece in pieces:
+            writer.write(piece)
+            await writer.drain()
+            await asyncio.sleep(0.1)
+        writer.close()
+        ended = list(server.server_state.tasks)
+        assert ended
+        await asyncio.wait(ended, timeout=10)
+    server.should_exit = True
+    await serving
+    return statuses
+
+
+statuses: list[int] = []
+HEAD = b"POST /x HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("pieces", "gap"),
+    [
+        ([HEAD % 10 + bytes(10)], 0.0),
+        ([HEAD % 10 + bytes(10)], 0.3),  # between the body and what may be cancelled
+        ([HEAD % 150_000 + bytes(100), bytes(149_900)], 0.0),  # more than uvicorn reads ahead
+        ([2 * (HEAD % 10 + bytes(10))], 0.0),  # two at once: the second never begins
+    ],
+    ids=["whole", "gap", "long", "pipelined"],
+)
+def test_who_hangs_up_costs_no_more(
+    pieces: list[bytes], gap: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    computed: list[bool] = []
+
+    async def endpoint(request: Request) -> Reply:
+        await request.body()
+        await asyncio.sleep(gap)
+        with request.watched():
+            await asyncio.sleep(15)
+        computed.append(True)
+        return Reply(b"{}")
+
+    async def otherwise(*_: object) -> None: ...
+
+    def failed(error: Exception) -> Reply:
+        raise error
+
+    statuses.clear()
+    routes = [FastRoute("POST", re.compile("/x"), endpoint, failed)]
+    app = App(
+        routes, otherwise, 10**6, Counter(), lambda scope, status, seconds: statuses.append(status)
+    )
+    started = time.monotonic()
+    assert set(asyncio.run(hang_up(app, pieces))) == {499}
+    assert time.monotonic() - started < 10
+    assert not computed
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]

@@ -1,0 +1,11 @@
+import pytest
+
+from keras_cnns.suggestions import did_you_mean
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("resnet5", "; did you mean 'resnet50'?"), ("vgg", ""), ("", "")],
+)
+def test_the_nearest_is_named(name: str, hint: str) -> None:
+    assert did_you_mean(name, ["googlenet", "resnet50"]) == hint
