@@ -21,6 +21,7 @@ from .http_protocol import HttpProtocol
 # Seconds that a thread keeps the interpreter while another waits for it. With Python's 5 ms a core
 # stands idle each time that an engine is done and the event loop is busy.
 SWITCH_INTERVAL = 50e-6
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 LINGER = 0.3  # seconds after the signal in which connections are still taken
 GRACE = 5  # seconds for requests in flight after a signal to stop; Docker kills after 10
 LAST_WORDS = 0.5  # seconds of it to tell those whose requests are given up, and to end
@@ -140,6 +141,8 @@ def run(
 ) -> None:
     """Serves until SIGTERM or SIGINT, then finishes what is in flight and returns.
 
+    Both signals are ignored from then on: the process is about to end with success.
+
     Args:
         app: the ASGI application.
         listener: a bound socket, closed at the end.
@@ -176,14 +179,17 @@ def _allow_files() -> None:
 
 @contextmanager
 def _signals_ignored_afterwards() -> Iterator[None]:
-    """uvicorn raises the signal that stopped it once more; to stop when asked is a success."""
-    signals = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, lambda *_: None) for number in signals}
+    """uvicorn raises the signal that stopped it once more; to stop when asked is a success.
+
+    So it is when one is told twice, and the second time at its very end.
+    """
+    for number in STOP_SIGNALS:
+        signal.signal(number, lambda *_: None)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)  # Python's own end leaves this as it is
 
 
 def say(line: str) -> None:

@@ -71,6 +71,10 @@ class Process:
         self.port = int(self.url.rpartition(":")[2])
         self.http = httpx.Client(base_url=self.url)
 
+    @property
+    def alive(self) -> bool:
+        return self._popen.poll() is None
+
     def send_signal(self, number: signal.Signals) -> None:
         self._popen.send_signal(number)
 
@@ -218,6 +222,15 @@ def test_a_500_is_explained_in_the_log_alone(server: Process) -> None:
     time.sleep(0.2)  # the log is written after the answer
     assert "indices element out of data bounds" in server.errors[-1]
     assert server.classify() == "grey-5"
+
+
+def test_a_signal_that_comes_again_is_a_success_too(repository: Path) -> None:
+    with running(str(repository / "grey")) as process:
+        process.http.close()
+        while process.alive:
+            process.send_signal(signal.SIGTERM)
+            time.sleep(0.001)
+        assert process.stop() == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
