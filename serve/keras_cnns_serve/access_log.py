@@ -1,5 +1,6 @@
 """The access log: a line of JSON for every answer, over HTTP or gRPC."""
 
+import contextlib
 from datetime import UTC, datetime
 from typing import IO, Any
 from urllib.parse import unquote
@@ -52,8 +53,10 @@ class AccessLog:
     def _write(self, entry: dict[str, Any]) -> None:
         line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds")} | entry
         kept = {key: value for key, value in line.items() if value not in (None, "")}
-        self._stream.write(orjson.dumps(kept).decode() + "\n")
-        self._stream.flush()
+        # A full disk, or a pipe that nobody reads, should cost a line and not the answer.
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.write(orjson.dumps(kept).decode() + "\n")
+            self._stream.flush()
 
 
 def _text(value: bytes | None) -> str | None:

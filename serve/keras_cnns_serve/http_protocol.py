@@ -145,7 +145,7 @@ async def _send_whole(
     """Writes an answer of known length at once; `headers` are ours, not a client's."""
     if cycle.flow.write_paused and not cycle.disconnected:
         await cycle.flow.drain()
-    if cycle.disconnected:
+    if cycle.disconnected or cycle.transport.is_closing():
         return
     cycle.response_started = cycle.response_complete = True
     cycle.waiting_for_100_continue = False

@@ -65,10 +65,14 @@ def dumps(value: Any) -> bytes:
 
     Values that JSON lacks are written as NaN, Infinity and -Infinity, as TensorFlow Serving does.
     """
-    text = orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+    text = orjson.dumps(value, _listed, orjson.OPT_SERIALIZE_NUMPY)
     if b"null" not in text or _is_finite(value):  # what JSON lacks is null there
         return text
-    return json.dumps(value, default=lambda array: array.tolist(), separators=(",", ":")).encode()
+    return json.dumps(value, default=_listed, separators=(",", ":")).encode()
+
+
+def _listed(array: NDArray[Any]) -> Any:
+    return array.tolist()
 
 
 def parse_predict_request(body: bytes, manifest: Manifest) -> PredictRequest:

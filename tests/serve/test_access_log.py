@@ -1,3 +1,4 @@
+import contextlib
 import io
 import json
 from typing import Any
@@ -38,3 +39,13 @@ def test_a_line_of_json_for_every_answer(dataplane: Dataplane) -> None:
     assert lines[0]["request_bytes"] == len(grey(0))
     assert lines[0]["milliseconds"] > 0
     assert (lines[3]["request_id"], lines[3]["user_agent"]) == ('a"b', "me")
+
+
+def test_a_log_that_cannot_be_written_costs_no_answer(dataplane: Dataplane) -> None:
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        log = AccessLog(full)
+        client = Client(create_app(dataplane, finished=log))
+        assert client.get("/healthz").status_code == 200
+        log.called("/a.Service/Method", "ipv4:127.0.0.1:50000", "OK", 0.002)
+        with contextlib.suppress(OSError):
+            full.close()

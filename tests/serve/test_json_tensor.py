@@ -117,6 +117,12 @@ def test_float32_is_written_in_its_shortest_form() -> None:
     assert dumps([np.float32(0.1), np.array([0.1], np.float32)]) == b"[0.1,[0.1]]"
 
 
+@pytest.mark.parametrize(("value", "wanted"), [(2.5, b"2.5"), (np.nan, b"NaN")])
+def test_arrays_of_any_layout(value: float, wanted: bytes) -> None:
+    columns = np.array([[1, value], [3, 4]], np.float32).T
+    assert dumps({"p": columns}) == b'{"p":[[1.0,3.0],[' + wanted + b",4.0]]}"
+
+
 def test_one_long_string_does_not_make_every_element_long(manifest: Manifest) -> None:
     """NumPy would make 200 strings of a million characters: 800 MB out of a body of 1 MB."""
     rows = ["x" * 10**6, *["y"] * 199]
