@@ -1,5 +1,23 @@
 """What all tests share."""
 
+import logging
 import os
+from collections.abc import Iterator
+
+import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+@pytest.fixture(autouse=True)
+def logging_is_left_as_it_was() -> Iterator[None]:
+    """What silences the root logger would silence it for a user's whole program, too."""
+    before = _logging()
+    yield
+    assert _logging() == before
+
+
+def _logging() -> tuple[int, int, set[int]]:
+    root = logging.getLogger()
+    levels = {handler.level for handler in root.handlers}
+    return root.level, root.manager.disable, levels

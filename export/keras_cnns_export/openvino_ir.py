@@ -69,7 +69,8 @@ def write_int8(source: Source, version: Path) -> dict[str, Any]:
 
     from keras_cnns_export.samples import first
 
-    nncf.set_log_level(logging.ERROR)
+    # Not nncf.set_log_level: it sets its handlers' level too, those that others put there as well.
+    logging.getLogger("nncf").setLevel(logging.ERROR)
     method = source.quantization.method
     check_names("method of calibration", [method], METHODS)
     images, _ = first(source.training_batches(), source.quantization.samples)

@@ -100,7 +100,9 @@ def test_a_disk_that_comes_back_is_looked_at_again(
     try:
         with dataplane.watched(0.05):
             root.rename(tmp_path / "elsewhere")
+            end = time.monotonic() + 10
             while "does not exist" not in caplog.text:
+                assert time.monotonic() < end
                 time.sleep(0.01)
             time.sleep(0.2)
             until(1)
