@@ -161,16 +161,17 @@ def choose_threads(
     with ThreadPoolExecutor(cores) as pool:
         each = list(pool.map(lambda _: _seconds(alone, image), range(cores)))
     side_by_side = statistics.median(each)
+    seconds = side_by_side / cores
     if side_by_side < 1e-3:
-        return alone, 1, side_by_side / cores  # no thread is woken for less
+        return alone, 1, seconds  # no thread is woken for less
     try:
         shared = open_engine(cores)
     except VersionRefusedError as error:  # twice may be more than the memory holds
         logger.warning("one thread for an image: with all, %s", error)
-        return alone, 1, side_by_side / cores
+        return alone, 1, seconds
     if side_by_side > GAIN * _seconds(shared, image):
-        return Elastic(alone, shared, few), cores, side_by_side / cores
-    return alone, 1, side_by_side / cores
+        return Elastic(alone, shared, few), cores, seconds
+    return alone, 1, seconds
 
 
 def _seconds(engine: Engine, image: NDArray[Any]) -> float:

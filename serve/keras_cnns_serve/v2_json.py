@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
 from . import v2
@@ -123,8 +122,7 @@ def format_infer_response(
         else:
             entry["data"] = to_values(array)
         described.append(entry)
-    # Where all values follow it, nothing in the JSON can be NaN.
-    head = dumps(document) if len(tail) < len(outputs) else orjson.dumps(document)
+    head = dumps(document)
     if not tail:
         return Reply(head)
     return Reply(

@@ -88,7 +88,7 @@ def job(*values: int, encoded: bool = False, **options: Any) -> Job:
 
 
 async def blocked(batcher: Batcher, engine: Doubler) -> asyncio.Task[Any]:
-    """Lets a first request occupy the only slot."""
+    """Lets a request occupy a free slot."""
     engine.go.clear()
     first = asyncio.create_task(batcher.answer(job(1)))
     assert await asyncio.to_thread(engine.running.acquire, timeout=10)
@@ -160,10 +160,7 @@ def test_one_of_two_slots_leaves_the_other_its_share(
     batcher = start(slots=2, workers=2)
 
     async def main() -> None:
-        engine.go.clear()
-        busy = ask(batcher, [job(1), job(1)])
-        for _ in busy:
-            assert await asyncio.to_thread(engine.running.acquire, timeout=10)
+        busy = [await blocked(batcher, engine) for _ in range(2)]
         others = ask(batcher, [job(value) for value in range(2, 6)])
         await queued(batcher, 4)
         engine.go.set()
@@ -316,10 +313,7 @@ def test_who_decodes_in_a_slot_runs_its_share_as_one_batch(
     batcher = start(slots=2, workers=2, max_run=60.0)
 
     async def main() -> None:
-        engine.go.clear()
-        busy = ask(batcher, [job(1), job(1)])
-        for _ in busy:
-            assert await asyncio.to_thread(engine.running.acquire, timeout=10)
+        busy = [await blocked(batcher, engine) for _ in range(2)]
         others = ask(batcher, [job(value, encoded=True) for value in range(2, 6)])
         await queued(batcher, 4)
         engine.go.set()
@@ -383,10 +377,8 @@ def test_a_lone_run_does_not_say_what_all_do_together(
         batcher._seconds_per_image = 5.0
         await batcher.answer(job(1))
         assert batcher._seconds_per_image == 5.0
-        engine.go.clear()
-        both = ask(batcher, [job(1), job(1)])
-        for _ in range(2):
-            assert await asyncio.to_thread(engine.running.acquire, timeout=10)
+        assert engine.running.acquire(blocking=False)  # that lone run's
+        both = [await blocked(batcher, engine) for _ in range(2)]
         engine.go.set()
         await asyncio.gather(*both)
         assert batcher._seconds_per_image < 5.0
@@ -400,13 +392,11 @@ def test_who_has_no_slot_decodes_for_the_next_run(
     batcher = start(slots=1, workers=2, max_run=60.0)
 
     async def main() -> None:
-        engine.go.clear()
-        busy = ask(batcher, [job(1)])
-        assert await asyncio.to_thread(engine.running.acquire, timeout=10)
+        first = await blocked(batcher, engine)
         others = ask(batcher, [job(value, encoded=True) for value in range(2, 6)])
         await until(lambda: len(batcher._ready) == 4)
         engine.go.set()
-        await asyncio.gather(*busy, *others)
+        await asyncio.gather(first, *others)
 
     asyncio.run(main())
     assert engine.batches == [[1], [2, 3, 4, 5]]
