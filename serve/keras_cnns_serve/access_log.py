@@ -3,7 +3,6 @@
 import contextlib
 from datetime import UTC, datetime
 from typing import IO, Any
-from urllib.parse import unquote
 
 import orjson
 from starlette.types import Scope
@@ -38,11 +37,11 @@ class AccessLog:
             }
         )
 
-    def called(self, method: str, peer: str, code: str, seconds: float) -> None:
-        """Notes the end of a gRPC call, by the name of its status; `peer` is as gRPC has it."""
+    def called(self, method: str, client: str, code: str, seconds: float) -> None:
+        """Notes the end of a gRPC call, by the name of its status."""
         self._write(
             {
-                "client": unquote(peer).partition(":")[2].rpartition(":")[0].strip("[]"),
+                "client": client,
                 "method": "gRPC",
                 "path": method,
                 "status": code,

@@ -5,6 +5,7 @@ endpoint takes a `Request` and gives a `Reply`; its errors are translated by its
 """
 
 import asyncio
+import logging
 import re
 import time
 from collections import Counter
@@ -17,8 +18,10 @@ from urllib.parse import parse_qs
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .body import Disconnected, Limited, read_body, unpack_beside
+from .body import Disconnected, Limited, read_body, too_long, unpack_beside
 from .json_tensor import dumps
+
+logger = logging.getLogger(__name__)
 
 # Extensions of ASGI that our server offers: the whole body, if it has come already; a call when the
 # client hangs up; the whole answer in one call, and in one packet.
@@ -34,19 +37,21 @@ class Request:
 
     Args:
         scope: ASGI's.
-        receive: ASGI's.
         path: the match of the path's pattern.
         max_body_bytes: a longer body, or one that unpacks to more, is refused.
+        receive: ASGI's, or the whole body where the server has it already; it then cancels the
+            task, and sets `hung_up`, when the client hangs up.
     """
 
-    __slots__ = ("_max_body_bytes", "_receive", "arrived", "path", "scope")
+    __slots__ = ("_max_body_bytes", "_receive", "arrived", "hung_up", "path", "scope")
 
     def __init__(
-        self, scope: Scope, receive: Receive, path: re.Match[str], max_body_bytes: int
+        self, scope: Scope, path: re.Match[str], max_body_bytes: int, receive: Receive | bytes
     ) -> None:
         self.scope = scope
         self.path = path
         self.arrived = time.monotonic()
+        self.hung_up = False
         self._receive = receive
         self._max_body_bytes = max_body_bytes
 
@@ -76,10 +81,12 @@ class Request:
             InvalidInputError: it cannot be unpacked.
             Disconnected: the client hung up.
         """
-        arrived = self._extension(ARRIVED)
-        body = None if arrived is None else arrived(self._max_body_bytes)
-        if body is None:
-            body = await read_body(self.scope, self._receive, self._max_body_bytes)
+        if isinstance(self._receive, bytes):
+            body = self._receive
+            if len(body) > self._max_body_bytes:
+                raise too_long(self._max_body_bytes)
+        else:
+            body = await self._read(self._receive)
         encoding = self.header(b"content-encoding")
         if encoding is None:
             return body
@@ -88,6 +95,11 @@ class Request:
     def watched(self) -> "Watch":
         """Cancels what is inside when the client hangs up, and raises `Disconnected` then."""
         return Watch(self._extension(HANG_UP))
+
+    async def _read(self, receive: Receive) -> bytes:
+        arrived = self._extension(ARRIVED)
+        body: bytes | None = None if arrived is None else arrived(self._max_body_bytes)
+        return await read_body(self.scope, receive, self._max_body_bytes) if body is None else body
 
     def _extension(self, name: str) -> Any:
         return self.scope.get("extensions", {}).get(name)
@@ -143,6 +155,12 @@ class Reply:
     media_type: bytes = b"application/json"
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
 
+    def lines(self) -> list[tuple[bytes, bytes]]:
+        """All headers."""
+        length = b"%d" % len(self.body)
+        own = [(b"content-type", self.media_type), (b"content-length", length)]
+        return own + self.headers
+
 
 Endpoint = Callable[[Request], Awaitable[Reply]]
 
@@ -178,7 +196,7 @@ class App:
     ) -> None:
         self._routes = tuple(routes)
         self._otherwise = otherwise
-        self._max_body_bytes = max_body_bytes
+        self.max_body_bytes = max_body_bytes
         self._answers = answers
         self._finished = finished
 
@@ -187,44 +205,57 @@ class App:
         if scope["type"] != "http":
             await self._otherwise(scope, receive, send)
             return
-        path, method = scope["path"], scope["method"]
-        allowed = ""
-        for route in self._routes:
-            if match := route.pattern.fullmatch(path):
-                if route.method == method:
-                    request = Request(scope, receive, match, self._max_body_bytes)
-                    await self._answer(route, request, send)
-                    return
-                allowed = route.method
-        if allowed:
-            message = f"Method Not Allowed: {method} {path:.200}; allowed here: {allowed}"
+        route, path = self.find(scope)
+        if route is None:
+            await self._other(scope, receive, send)
+            return
+        if path is None:
+            method, allowed = scope["method"], route.method
+            message = f"Method Not Allowed: {method} {scope['path']:.200}; allowed here: {allowed}"
             reply = Reply(dumps({"error": message}), 405, headers=[(b"allow", allowed.encode())])
             await _send(reply, scope, send)
-            self._finish(scope, 405, time.monotonic())
+            self.finish(scope, 405, time.monotonic())
             return
-        await self._other(scope, receive, send)
+        request = Request(scope, path, self.max_body_bytes, receive)
+        answer = await self.answer(route, request)
+        if answer is not None:
+            await _send(answer, scope, send)
+            self.finish(scope, answer.status, request.arrived)
 
-    async def _answer(self, route: FastRoute, request: Request, send: Send) -> None:
-        unexpected: Exception | None = None
+    def find(self, scope: Scope) -> tuple[FastRoute | None, re.Match[str] | None]:
+        """The short way of a request, and the match of its path: None for another method's."""
+        found = None
+        for route in self._routes:
+            if match := route.pattern.fullmatch(scope["path"]):
+                if route.method == scope["method"]:
+                    return route, match
+                found = route
+        return found, None
+
+    async def answer(self, route: FastRoute, request: Request) -> Reply | None:
+        """What to answer on the short way; None to a client that hung up.
+
+        When it is sent, it is to be told to `finish`.
+        """
         try:
-            reply = await route.endpoint(request)
+            return await route.endpoint(request)
         except Disconnected:
-            self._finish(request.scope, 499, request.arrived)
-            return
+            request.hung_up = True
         except asyncio.CancelledError:  # by the server alone: its grace is over
-            reply = _stopped()
+            if not request.hung_up:
+                return _stopped()
         except Exception as error:
             reply = route.failed(error)
-            unexpected = error if reply.status == 500 else None
-        await _send(reply, request.scope, send)
-        self._finish(request.scope, reply.status, request.arrived)
-        if unexpected is not None:
-            raise unexpected  # so that the server logs it
+            if reply.status == 500:
+                logger.error("a request failed", exc_info=error)
+            return reply
+        self.finish(request.scope, 499, request.arrived)
+        return None
 
     async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.monotonic()
         status, started_to_send = 500, False
-        limited = Limited(scope, receive, self._max_body_bytes)
+        limited = Limited(scope, receive, self.max_body_bytes)
 
         async def noted(message: Message) -> None:
             nonlocal status, started_to_send
@@ -240,9 +271,10 @@ class App:
             status = 503
             await _send(_stopped(), scope, send)
         finally:
-            self._finish(scope, status, started)
+            self.finish(scope, status, started)
 
-    def _finish(self, scope: Scope, status: int, started: float) -> None:
+    def finish(self, scope: Scope, status: int, started: float) -> None:
+        """Counts and notes an answer."""
         self._answers[status] += 1
         if self._finished is not None:
             self._finished(scope, status, time.monotonic() - started)
@@ -253,11 +285,7 @@ def _stopped() -> Reply:
 
 
 async def _send(reply: Reply, scope: Scope, send: Send) -> None:
-    headers = [
-        (b"content-type", reply.media_type),
-        (b"content-length", b"%d" % len(reply.body)),
-        *reply.headers,
-    ]
+    headers = reply.lines()
     whole = scope.get("extensions", {}).get(WHOLE)
     if whole is not None:
         await whole(reply.status, headers, reply.body)

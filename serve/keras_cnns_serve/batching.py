@@ -106,6 +106,7 @@ class Batcher:
     Args:
         engine: what runs.
         decode: an encoded image to pixels [H, W, C]; may raise ServeError.
+        decode_small: the same at once for one that is small, on the event loop; None for others.
         names: all outputs of the engine.
         slots: how many runs go side by side.
         workers: threads; those that hold no slot decode.
@@ -118,6 +119,7 @@ class Batcher:
         self,
         engine: Engine,
         decode: Callable[[bytes], NDArray[np.uint8]],
+        decode_small: Callable[[bytes], NDArray[np.uint8] | None],
         names: Sequence[str],
         slots: int,
         workers: int,
@@ -127,6 +129,7 @@ class Batcher:
     ) -> None:
         self._engine = engine
         self._decode = decode
+        self._decode_small = decode_small
         self._names = tuple(names)
         self._options = options
         self._recorder = recorder
@@ -180,6 +183,11 @@ class Batcher:
         if job.deadline is not None and job.deadline <= job.queued:
             job.expire()
             return
+        if job.images is None and job.count == 1:
+            pixels = self._decode_small(job.contents[0])
+            if pixels is not None:
+                job.images = pixels[np.newaxis]
+                job.decode = time.monotonic() - job.queued
         with self._changed:
             if self._closed:
                 raise ClosedError

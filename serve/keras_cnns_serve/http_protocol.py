@@ -2,30 +2,102 @@
 
 httptools collects a head of any length; a client could fill the memory with one. uvicorn writes
 an answer's head and body apart: two calls of the system and two packets, where one is enough.
+
+Clients send the same head again and again, but for the length of the body. What one means, as
+uvicorn understood it, is kept; a request of such a head that came whole goes to its endpoint at
+once, past the parser and ASGI, which would take as long as all else beside the inference.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import (
     STATUS_LINE,
     HttpToolsProtocol,
     RequestResponseCycle,
 )
 
-from .asgi import ARRIVED, HANG_UP, WHOLE
+from .asgi import ARRIVED, HANG_UP, WHOLE, App, FastRoute, Reply, Request
 
 LAST_SECONDS = 0.2  # for a request on its way as the server stops
 HEAD_SECONDS = 20  # for the head, from a connection's beginning or a later request's
 MAX_HEAD_BYTES = 64 * 2**10  # the request line and the headers
 # To a head that does not end.
 TOO_SLOW = STATUS_LINE[408] + b"content-length: 0\r\nconnection: close\r\n\r\n"
+KEPT_HEADS = 256  # of all connections
+LONGEST_KEPT = 2**12  # bytes
+LENGTH = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: ([0-9]{1,9})\r\n")
+# A head with one of these is read each time: it is of more than a request.
+NOT_KEPT = re.compile(rb"expect|upgrade|transfer-encoding|x-forwarded-.*")
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a head means."""
+
+    scope: Scope  # without what is of the connection, and the length
+    route: FastRoute
+    path: re.Match[str]
+
+
+class ShortWay:
+    """Past the parser and ASGI to the endpoints of an application.
+
+    Args:
+        app: whose.
+    """
+
+    def __init__(self, app: App) -> None:
+        self.app = app
+        self._known: dict[bytes, Known] = {}
+
+    def get(self, head: bytes) -> Known | None:
+        """What a head means, if that is known."""
+        return self._known.get(head)
+
+    def keep(self, head: bytes, scope: Scope) -> None:
+        """Remembers what it means, if it goes the short way."""
+        headers = [(name, value) for name, value in scope["headers"] if name != b"content-length"]
+        closes = any(n == b"connection" and v.lower() != b"keep-alive" for n, v in headers)
+        if closes or any(NOT_KEPT.fullmatch(name) for name, _ in headers):
+            return
+        route, path = self.app.find(scope)
+        if scope["http_version"] != "1.1" or route is None or path is None:
+            return
+        if len(self._known) == KEPT_HEADS:
+            self._known.clear()
+        kept = {key: scope[key] for key in scope if key not in ("client", "extensions", "state")}
+        self._known[head] = Known(kept | {"headers": headers}, route, path)
+
+
+class ShortCycle:
+    """In the place of uvicorn's cycle, for a request that goes the short way."""
+
+    __slots__ = ("disconnected", "keep_alive", "message_event", "request", "response_complete")
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.keep_alive = True
+        self.disconnected = self.response_complete = False
+        self.message_event = self  # uvicorn sets it when something came
+
+    def set(self) -> None:
+        """Nobody waits for the body: it is here."""
 
 
 class HttpProtocol(HttpToolsProtocol):
-    """One connection."""
+    """One connection.
+
+    Args:
+        short: the way that is taken where it can be; None for where something stands before the
+            application.
+        arguments, options: uvicorn's.
+    """
 
     last_answers = False  # of all connections: the server stops, each answer is the last on its own
 
@@ -35,6 +107,14 @@ class HttpProtocol(HttpToolsProtocol):
     _timer: asyncio.TimerHandle | None = None  # of a head that is not complete
     _hung_up: Callable[[], None] | None = None  # who wants to know
     _answered: RequestResponseCycle | None = None  # its request
+    _is_between = True  # requests: what comes begins one
+    _idle_since = 0.0  # on the loop's clock
+
+    _on_short_way: tuple[Request, asyncio.Task[None]] | None = None  # what is
+
+    def __init__(self, *arguments: Any, short: ShortWay | None = None, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._short = short
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client is there: its request should be soon, too."""
@@ -47,13 +127,28 @@ class HttpProtocol(HttpToolsProtocol):
         """It is gone."""
         self._wait_no_more()
         super().connection_lost(exc)
+        if self._on_short_way is not None:
+            request, task = self._on_short_way
+            request.hung_up = True
+            task.cancel()
         if self._hung_up is not None and self._answered is not None:
             self._answered.disconnected = True  # uvicorn tells the latest of several alone
             self._hung_up()
 
     def data_received(self, data: bytes) -> None:
-        """Parses what came."""
+        """Takes what came the short way, or parses it."""
+        whole = None
+        short = self._short if self._is_between and self._is_answered() else None
+        if short is not None and (whole := _split(data)) is not None:
+            known = short.get(whole[0])
+            if known is not None:
+                self._begin_short(known, short.app, whole[1])
+                return
         super().data_received(data)
+        if short is not None and whole is not None and self._is_between:
+            cycle = self.cycle
+            if isinstance(cycle, RequestResponseCycle) and cycle.scope is self.scope:
+                short.keep(whole[0], dict(cycle.scope))
         if self._in_head and not self.transport.is_closing():
             self._unparsed += len(data)
             if self._timer is None:
@@ -65,6 +160,7 @@ class HttpProtocol(HttpToolsProtocol):
         """A request begins."""
         self._head = self._unparsed = 0
         self._in_head = True
+        self._is_between = False
         super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
@@ -93,9 +189,74 @@ class HttpProtocol(HttpToolsProtocol):
             }
             scope["extensions"] = extensions
 
+    def on_message_complete(self) -> None:
+        """A request is complete."""
+        self._is_between = True
+        super().on_message_complete()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Closes a connection that nobody uses."""
+        self.timeout_keep_alive_task = None
+        if not self._is_answered():
+            return
+        left = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        if left > 0:
+            self._close_after(left)
+        else:
+            super().timeout_keep_alive_handler()
+
     def shutdown(self) -> None:
         """The server stops. What has come already, unread, is read and answered first."""
         self.loop.call_later(LAST_SECONDS, super().shutdown)
+
+    def _is_answered(self) -> bool:
+        """Whether no request waits for its answer."""
+        return self.cycle is None or self.cycle.response_complete
+
+    def _begin_short(self, known: Known, app: App, body: bytes) -> None:
+        self._wait_no_more()
+        self._in_head = False
+        headers = [*known.scope["headers"], (b"content-length", b"%d" % len(body))]
+        scope = {**known.scope, "headers": headers, "client": self.client}
+        request = Request(scope, known.path, app.max_body_bytes, body)
+        cycle: Any = ShortCycle(request)
+        self.cycle = cycle
+        task = self.loop.create_task(self._answer_short(cycle, app, known.route))
+        self._on_short_way = request, task
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def _answer_short(self, cycle: ShortCycle, app: App, route: FastRoute) -> None:
+        request = cycle.request
+        reply = await app.answer(route, request)
+        if self.flow.write_paused and not cycle.disconnected:
+            await self.flow.drain()
+        if reply is not None:
+            self._write(cycle, reply)
+            app.finish(request.scope, reply.status, request.arrived)
+        cycle.response_complete = True
+        self._on_short_way = None
+        if self.pipeline or self.transport.is_closing():
+            self.on_response_complete()
+            return
+        self.server_state.total_requests += 1
+        self._idle_since = self.loop.time()
+        if self.timeout_keep_alive_task is None:
+            self._close_after(self.timeout_keep_alive)
+
+    def _write(self, cycle: ShortCycle, reply: Reply) -> None:
+        if cycle.disconnected or self.transport.is_closing():
+            return
+        headers = (*self.server_state.default_headers, *reply.lines())
+        closes = (b"connection", b"close") in reply.headers or self.last_answers
+        closes = closes or not cycle.keep_alive
+        self.transport.write(_written(reply.status, headers, reply.body, closes))
+        if closes:
+            self.transport.close()
+
+    def _close_after(self, seconds: float) -> None:
+        handle = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
+        self.timeout_keep_alive_task = handle
 
     def _listen(self, cycle: RequestResponseCycle, call: Callable[[], None] | None) -> None:
         """Calls when the client hangs up, or at once if it has; None ends that."""
@@ -117,7 +278,7 @@ class HttpProtocol(HttpToolsProtocol):
     def _too_slow(self) -> None:
         if self.transport.is_closing():
             return
-        if self.cycle is not None and not self.cycle.response_complete:
+        if not self._is_answered():
             self._wait()  # an earlier request has its answer first
             return
         if self._unparsed:
@@ -149,19 +310,35 @@ async def _send_whole(
         return
     cycle.response_started = cycle.response_complete = True
     cycle.waiting_for_100_continue = False
-    closes = any(name == b"connection" for name, _ in headers)
-    if HttpProtocol.last_answers:
-        cycle.keep_alive = False
-    lines = [STATUS_LINE[status]]
-    for name, value in (*cycle.default_headers, *headers):
-        lines += (name, b": ", value, b"\r\n")
+    closes = any(name == b"connection" for name, _ in headers) or HttpProtocol.last_answers
     if closes:
         cycle.keep_alive = False
-    elif not cycle.keep_alive:
-        lines.append(b"connection: close\r\n")
-    lines += (b"\r\n", body)
-    cycle.transport.write(b"".join(lines))
+    all_headers = (*cycle.default_headers, *headers)
+    cycle.transport.write(_written(status, all_headers, body, not cycle.keep_alive))
     cycle.message_event.set()
     if not cycle.keep_alive:
         cycle.transport.close()
     cycle.on_response()
+
+
+def _written(
+    status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes, closes: bool
+) -> bytes:
+    lines = [STATUS_LINE[status]]
+    for name, value in headers:
+        if name != b"connection":
+            lines += (name, b": ", value, b"\r\n")
+    lines += (b"connection: close\r\n\r\n" if closes else b"\r\n", body)
+    return b"".join(lines)
+
+
+def _split(data: bytes) -> tuple[bytes, bytes] | None:
+    """Head, without the length of the body, and body of a request that came whole; else None."""
+    end = data.find(b"\r\n\r\n") + 4
+    if not 4 < end < LONGEST_KEPT or not data.startswith(b"POST "):
+        return None
+    length = LENGTH.search(data, 0, end)
+    if length is None or end + int(length[1]) != len(data):
+        return None
+    first, last = length.span(1)
+    return data[:first] + data[last:end], data[end:]

@@ -7,7 +7,7 @@ from functools import cached_property, partial
 
 from .batching import Batcher, BatchOptions
 from .engine_choice import EngineOptions, Loaded, load_engine
-from .images import MAX_PIXELS, read_image
+from .images import MAX_PIXELS, read_image, read_small_image
 from .metrics import Recorder
 from .repository import ModelVersion
 
@@ -79,6 +79,7 @@ def start_servable(source: ModelVersion, options: Options) -> Servable:
             preprocessing=source.manifest.preprocessing,
             max_pixels=options.max_pixels,
         ),
+        partial(read_small_image, preprocessing=source.manifest.preprocessing),
         [output.name for output in source.manifest.outputs],
         slots=loaded.slots,
         # Those without a run decode the next images beside it.

@@ -69,7 +69,9 @@ def start(engine: Doubler, decode: Decoder) -> Iterator[Callable[..., Batcher]]:
         settings = BatchOptions(**options)
         recorder = Recorder()
         names = ("twice", "again")
-        started.append(Batcher(engine, decode, names, slots, workers, settings, recorder))
+        started.append(
+            Batcher(engine, decode, lambda _: None, names, slots, workers, settings, recorder)
+        )
         return started[-1]
 
     yield begin

@@ -181,18 +181,12 @@ def test_watched_health_and_the_end(repository: Path) -> None:
     assert seen == [health.HealthCheckResponse.SERVING, health.HealthCheckResponse.NOT_SERVING]
 
 
-def test_a_deadline_reaches_the_core(channel: grpc.Channel) -> None:
-    with pytest.raises(grpc.RpcError) as error:
-        ask(channel, INFER, infer_request(), timeout=1e-6)
-    assert error.value.code() == Code.DEADLINE_EXCEEDED
-
-
 def alone(*methods: Any, **options: Any) -> GrpcServer:
     """A server with methods of ours in place of ModelInfer and ModelReady."""
     names = ("ModelInfer", "ModelReady")
     unary = dict(zip(names, methods, strict=False))
     service = Service(inference.service("GRPCInferenceService"), unary)
-    return GrpcServer([service], "127.0.0.1", 0, max_message_bytes=1000, **options)
+    return GrpcServer([service], "127.0.0.1", 0, **{"max_message_bytes": 1000, **options})
 
 
 def test_deadlines_and_cancelling() -> None:
@@ -310,7 +304,9 @@ def test_a_port_that_is_taken(dataplane: Dataplane, capsys: pytest.CaptureFixtur
 
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(AddressError, match=f"cannot listen on 127.0.0.1:{port} for gRPC"):
+        with pytest.raises(
+            AddressError, match=f"cannot listen on 127.0.0.1:{port}: Address already in use"
+        ):
             asyncio.run(enter(port))
         assert main(["no-models", "--port", "0", "--grpc-port", str(port)]) == 1
     assert (
