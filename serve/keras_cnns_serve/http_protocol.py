@@ -29,6 +29,7 @@ HEAD_SECONDS = 20  # for the head, from a connection's beginning or a later requ
 MAX_HEAD_BYTES = 64 * 2**10  # the request line and the headers
 # To a head that does not end.
 TOO_SLOW = STATUS_LINE[408] + b"content-length: 0\r\nconnection: close\r\n\r\n"
+MAX_PIPELINED = 8  # requests that wait for an earlier one's answer, before reading pauses
 KEPT_HEADS = 256  # of all connections
 LONGEST_KEPT = 2**12  # bytes
 LENGTH = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: ([0-9]{1,9})\r\n")
@@ -178,6 +179,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._in_head = False
         self._wait_no_more()
         super().on_headers_complete()
+        if 0 < len(self.pipeline) < MAX_PIPELINED:
+            self.flow.resume_reading()  # or we would not see that the client hangs up
         scope = self.scope
         if self.cycle is not None and self.last_answers:
             self.cycle.keep_alive = False
