@@ -56,6 +56,7 @@ WORK: dict[str, tuple[str, str, tuple[str, ...], tuple[int, ...]]] = {
 LOOPS = {"jpeg", "photograph"}  # the cases that the bare loop takes part in
 OVERLOAD = "resnet50"  # an image costs far more than its refusal there, as in a server's life
 OVERLOAD_FACTOR = 5  # times the capacity
+OVERLOAD_SECONDS, OVERLOAD_QUICK = 60, 12
 OVERLOAD_CLIENTS = 256  # each asks at its own intervals, those of one h2load all at once:
 OVERLOAD_LOADS = 16  # so many, one after another
 DEADLINE = 1.0  # seconds
@@ -163,13 +164,13 @@ def flood(running: Running, payload: Payload, rate: float, seconds: int) -> Answ
     return Answers(seconds, dict(merged))
 
 
-def measure_overload(seconds: int, samples: Samples) -> None:
+def measure_overload(seconds: int, overload_seconds: int, samples: Samples) -> None:
     """One round of more requests than can be answered; ours alone, against itself at its best."""
     content = content_of(OVERLOAD)
     payload = SERVERS[OURS].requests["image"](content)
     with start(OURS, content, "--timeout", str(DEADLINE)) as running:
         capacity = load(running, content, payload, 8, seconds).per_second()
-        answers = flood(running, payload, OVERLOAD_FACTOR * capacity, 6 * seconds)
+        answers = flood(running, payload, OVERLOAD_FACTOR * capacity, overload_seconds)
     refused = sum(len(v) for status, v in answers.milliseconds.items() if status != 200)
     figures = {
         "accepted /s": (answers.per_second(), capacity),
@@ -250,6 +251,7 @@ def main() -> None:
     parser.add_argument("--merge", action="store_true", help="add to the rounds in FILE")
     arguments = parser.parse_args()
     rounds, seconds = (1, 2) if arguments.quick else (3, 3)
+    overload_seconds = OVERLOAD_QUICK if arguments.quick else OVERLOAD_SECONDS
     prepare()
     samples: Samples = {}
     if arguments.merge and arguments.json and arguments.json.exists():
@@ -257,7 +259,7 @@ def main() -> None:
     for _ in range(arguments.rounds or rounds):
         for case in arguments.cases:
             if case == "overload":
-                measure_overload(seconds, samples)
+                measure_overload(seconds, overload_seconds, samples)
             elif case == "rest":
                 measure_rest(samples)
             else:

@@ -6,67 +6,55 @@ its answer goes in one: that, and little work in between, is what a small server
 """
 
 import asyncio
-import struct
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from enum import IntEnum
+from collections.abc import Callable, Sequence
+from typing import ClassVar
 
-import hpack
+from .http2_frames import (
+    ACK,
+    CONTINUATION,
+    DATA,
+    DEFAULT_FRAME,
+    DEFAULT_WINDOW,
+    END_HEADERS,
+    END_STREAM,
+    FRAME,
+    GOAWAY,
+    HAS_PRIORITY,
+    HEADERS,
+    INITIAL_WINDOW_SIZE,
+    LARGEST,
+    LENGTHS,
+    MAX_CONCURRENT_STREAMS,
+    MAX_FRAME_SIZE,
+    MAX_HEADER_LIST_SIZE,
+    NUMBER,
+    OF_CONNECTION,
+    PING,
+    PRIORITY,
+    PUSH_PROMISE,
+    RST_STREAM,
+    SETTING,
+    SETTINGS,
+    WINDOW_UPDATE,
+    Code,
+    ProtocolError,
+    frame,
+    frame_head,
+    unpadded,
+)
+from .http2_headers import MAX_HEAD_BYTES, NO_TABLE, Headers, HeadReader
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 PREFACE_SECONDS = 20  # from a connection's beginning
 MAX_FRAME_BYTES = 2**18  # that a client may send in one
-MAX_HEAD_BYTES = 2**14  # of a request's headers, packed or not
 MAX_STREAMS = 256  # of a connection, side by side
 STREAM_WINDOW = 2**20  # bytes that a client may send ahead
 CONNECTION_WINDOW = 2**24
-KEPT_HEADS = 64  # of a connection
 NOT_HTTP2 = (
     b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\nconnection: close\r\n\r\n"
     b"This port speaks gRPC, over HTTP/2; the server speaks HTTP/1.1 on its other port.\n"
 )
-
-DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY = range(8)
-WINDOW_UPDATE, CONTINUATION = 8, 9
-LENGTHS = {PRIORITY: 5, RST_STREAM: 4, PING: 8, WINDOW_UPDATE: 4}  # of frames, in bytes
-OF_CONNECTION = {SETTINGS, PING, GOAWAY}  # frames without a stream; WINDOW_UPDATE may have one
-ACK = END_STREAM = 0x1  # flags
-END_HEADERS, PADDED, HAS_PRIORITY = 0x4, 0x8, 0x20
-MAX_CONCURRENT_STREAMS, INITIAL_WINDOW_SIZE, MAX_FRAME_SIZE, MAX_HEADER_LIST_SIZE = range(3, 7)
-LARGEST = 2**31 - 1  # window, or number of a stream
-DEFAULT_WINDOW = 2**16 - 1
-DEFAULT_FRAME = 2**14
-NO_TABLE = b"\x20"  # before our first header: the table that we might fill has no room
-# Headers that are of a connection have no place in HTTP/2.
-OF_HTTP1 = {b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"}
-
-_FRAME = struct.Struct(">BHBBL")  # length (24 bits, in two), type, flags, stream
-_SETTING = struct.Struct(">HL")
-_NUMBER = struct.Struct(">L")
-
-Headers = Mapping[bytes, bytes]
-
-
-class Code(IntEnum):
-    """Why a stream or a connection ends (RFC 9113, section 7)."""
-
-    NO_ERROR = 0
-    PROTOCOL_ERROR = 1
-    FLOW_CONTROL_ERROR = 3
-    STREAM_CLOSED = 5
-    FRAME_SIZE_ERROR = 6
-    REFUSED_STREAM = 7
-    CANCEL = 8
-    COMPRESSION_ERROR = 9
-    ENHANCE_YOUR_CALM = 11
-
-
-class ProtocolError(Exception):
-    """The client broke the protocol: the connection ends."""
-
-    def __init__(self, code: Code, message: str) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 class Stream:
@@ -113,7 +101,7 @@ class Stream:
         """Lets the client send so many bytes more."""
         self._returned += size
         if self._returned >= STREAM_WINDOW // 2 and not self.ended and self.open:
-            update = _NUMBER.pack(self._returned)
+            update = NUMBER.pack(self._returned)
             self.connection.transport.write(frame(WINDOW_UPDATE, 0, self.number, update))
             self.receivable += self._returned
             self._returned = 0
@@ -187,7 +175,7 @@ class Http2Connection(asyncio.Protocol):
                 if not self._has_preface:
                     return
             while position + 9 <= size:
-                high, low, kind, flags, number = _FRAME.unpack_from(data, position)
+                high, low, kind, flags, number = FRAME.unpack_from(data, position)
                 length = (high << 16) + low
                 if length > MAX_FRAME_BYTES:
                     message = f"a frame has at most {MAX_FRAME_BYTES} bytes, not {length}"
@@ -229,24 +217,20 @@ class Http2Connection(asyncio.Protocol):
         stream.trailer = trailer
         self._send(stream, pieces)
 
-    def reset(self, stream: Stream, code: Code) -> None:
-        """Gives a stream up."""
-        if stream.open:
-            self._forget(stream)
-            self.transport.write(frame(RST_STREAM, 0, stream.number, _NUMBER.pack(code)))
-
     def announce_end(self) -> None:
         """Asks for no more streams; those that come are still answered."""
-        self._go_away(LARGEST, Code.NO_ERROR)
+        if self._has_preface:
+            self._go_away(LARGEST, Code.NO_ERROR)
 
     def end(self) -> None:
         """Takes no more streams, and closes when those that are open have their answers."""
         self._closing = True
-        self._go_away(self._newest, Code.NO_ERROR)
+        if self._has_preface:
+            self._go_away(self._newest, Code.NO_ERROR)
         self._close_if_done()
 
     def _go_away(self, last: int, code: Code, message: str = "") -> None:
-        payload = _NUMBER.pack(last) + _NUMBER.pack(code) + message.encode()
+        payload = NUMBER.pack(last) + NUMBER.pack(code) + message.encode()
         self.transport.write(frame(GOAWAY, 0, 0, payload))
 
     def _close_if_done(self) -> None:
@@ -268,7 +252,7 @@ class Http2Connection(asyncio.Protocol):
                 stream.unsent.popleft()
             stream.sendable -= len(data)
             self._sendable -= len(data)
-            pieces += (_frame_head(len(data), DATA, 0, stream.number), data)
+            pieces += (frame_head(len(data), DATA, 0, stream.number), data)
         if not waited and stream.trailer is not None and stream.open:
             flags = END_HEADERS | END_STREAM
             pieces.append(frame(HEADERS, flags, stream.number, stream.trailer))
@@ -279,7 +263,7 @@ class Http2Connection(asyncio.Protocol):
     def _finish(self, stream: Stream, pieces: list[bytes | memoryview]) -> None:
         """The stream is answered; a client that still sends need not."""
         if not stream.ended:
-            pieces.append(frame(RST_STREAM, 0, stream.number, _NUMBER.pack(Code.NO_ERROR)))
+            pieces.append(frame(RST_STREAM, 0, stream.number, NUMBER.pack(Code.NO_ERROR)))
         self._forget(stream)
 
     def _forget(self, stream: Stream) -> None:
@@ -311,8 +295,8 @@ class Http2Connection(asyncio.Protocol):
             MAX_FRAME_SIZE: MAX_FRAME_BYTES,
             MAX_HEADER_LIST_SIZE: MAX_HEAD_BYTES,
         }
-        payload = b"".join(_SETTING.pack(*each) for each in settings.items())
-        update = _NUMBER.pack(CONNECTION_WINDOW - DEFAULT_WINDOW)
+        payload = b"".join(SETTING.pack(*each) for each in settings.items())
+        update = NUMBER.pack(CONNECTION_WINDOW - DEFAULT_WINDOW)
         self.transport.write(frame(SETTINGS, 0, 0, payload) + frame(WINDOW_UPDATE, 0, 0, update))
         return len(PREFACE)
 
@@ -325,35 +309,12 @@ class Http2Connection(asyncio.Protocol):
             raise ProtocolError(Code.PROTOCOL_ERROR, f"a frame of {kind} for stream {number}")
         if number > self._newest and kind not in (HEADERS, PRIORITY, CONTINUATION):
             raise ProtocolError(Code.PROTOCOL_ERROR, f"stream {number} has not begun")
-        match kind:
-            case 0:
-                self._take_data(flags, number, payload)
-            case 1:
-                self._take_headers(flags, number, payload)
-            case 3:
-                if (stream := self.streams.get(number)) is not None:
-                    self._forget(stream)
-                    stream.lost()
-                    self._close_if_done()
-            case 4:
-                self._take_settings(flags, payload)
-            case 5:
-                raise ProtocolError(Code.PROTOCOL_ERROR, "a client pushes nothing")
-            case 6:
-                if not flags & ACK:
-                    self.transport.write(frame(PING, ACK, 0, payload))
-            case 7:
-                self._closing = True
-                self._close_if_done()
-            case 8:
-                self._take_window_update(number, payload)
-            case 9:
-                self._take_continuation(flags, number, payload)
+        self._takers[kind](self, flags, number, payload)
 
     def _take_data(self, flags: int, number: int, payload: bytes) -> None:
         self._received += len(payload)
         if self._received >= CONNECTION_WINDOW // 2:
-            self.transport.write(frame(WINDOW_UPDATE, 0, 0, _NUMBER.pack(self._received)))
+            self.transport.write(frame(WINDOW_UPDATE, 0, 0, NUMBER.pack(self._received)))
             self._received = 0
         stream = self.streams.get(number)
         if stream is None:  # it was answered before the client had said all
@@ -363,14 +324,14 @@ class Http2Connection(asyncio.Protocol):
         stream.receivable -= len(payload)
         if stream.receivable < 0:
             raise ProtocolError(Code.FLOW_CONTROL_ERROR, f"more than the window of {number}")
-        data = _unpadded(flags, payload)
+        data = unpadded(flags, payload)
         if len(data) < len(payload):
             stream.taken(len(payload) - len(data))
         stream.ended = bool(flags & END_STREAM)
         stream.received(data)
 
     def _take_headers(self, flags: int, number: int, payload: bytes) -> None:
-        block = _unpadded(flags, payload)
+        block = unpadded(flags, payload)
         if flags & HAS_PRIORITY:
             block = block[5:]
         if flags & END_HEADERS:
@@ -406,7 +367,7 @@ class Http2Connection(asyncio.Protocol):
         self._newest = number
         if self._closing or len(self.streams) >= MAX_STREAMS or headers is None:
             code = Code.PROTOCOL_ERROR if headers is None else Code.REFUSED_STREAM
-            self.transport.write(frame(RST_STREAM, 0, number, _NUMBER.pack(code)))
+            self.transport.write(frame(RST_STREAM, 0, number, NUMBER.pack(code)))
             return
         stream = self.streams[number] = self._make_stream(self, number, headers)
         stream.ended = bool(flags & END_STREAM)
@@ -414,12 +375,33 @@ class Http2Connection(asyncio.Protocol):
         if stream.ended and stream.open:
             stream.received(b"")
 
-    def _take_settings(self, flags: int, payload: bytes) -> None:
+    def _take_priority(self, flags: int, number: int, payload: bytes) -> None:
+        """All are answered as they become ready."""
+
+    def _take_reset(self, flags: int, number: int, payload: bytes) -> None:
+        stream = self.streams.get(number)
+        if stream is not None:
+            self._forget(stream)
+            stream.lost()
+            self._close_if_done()
+
+    def _take_push_promise(self, flags: int, number: int, payload: bytes) -> None:
+        raise ProtocolError(Code.PROTOCOL_ERROR, "a client pushes nothing")
+
+    def _take_ping(self, flags: int, number: int, payload: bytes) -> None:
+        if not flags & ACK:
+            self.transport.write(frame(PING, ACK, 0, payload))
+
+    def _take_go_away(self, flags: int, number: int, payload: bytes) -> None:
+        self._closing = True
+        self._close_if_done()
+
+    def _take_settings(self, flags: int, number: int, payload: bytes) -> None:
         if flags & ACK:
             return
-        if len(payload) % _SETTING.size:
+        if len(payload) % SETTING.size:
             raise ProtocolError(Code.FRAME_SIZE_ERROR, "settings have six bytes each")
-        for setting, value in _SETTING.iter_unpack(payload):
+        for setting, value in SETTING.iter_unpack(payload):
             if setting == INITIAL_WINDOW_SIZE:
                 more = value - self.initial_window
                 self.initial_window = value
@@ -434,8 +416,8 @@ class Http2Connection(asyncio.Protocol):
         self.transport.write(frame(SETTINGS, ACK, 0, b""))
         self._send_more(list(self.streams.values()))
 
-    def _take_window_update(self, number: int, payload: bytes) -> None:
-        more = _NUMBER.unpack(payload)[0] & LARGEST
+    def _take_window_update(self, flags: int, number: int, payload: bytes) -> None:
+        more = NUMBER.unpack(payload)[0] & LARGEST
         if more == 0:
             raise ProtocolError(Code.PROTOCOL_ERROR, "a window grows by at least one byte")
         if number == 0:
@@ -453,77 +435,15 @@ class Http2Connection(asyncio.Protocol):
             raise ProtocolError(Code.FLOW_CONTROL_ERROR, "a window is too large")
         self._send_more(streams)
 
-
-class HeadReader:
-    """Unpacks headers, and remembers: clients send the same again and again.
-
-    A block means the same as before while the table of headers is the same.
-    """
-
-    def __init__(self) -> None:
-        self._decoder = hpack.Decoder(max_header_list_size=MAX_HEAD_BYTES)
-        self._kept: dict[bytes, Headers | None] = {}
-
-    def read(self, block: bytes) -> Headers | None:
-        """The headers by their names; None for those that no request may have.
-
-        Raises:
-            ProtocolError: they cannot be unpacked, or there are too many.
-        """
-        if block in self._kept:
-            return self._kept[block]
-        table = self._decoder.header_table.dynamic_entries
-        before = len(table), table[0] if table else None
-        try:
-            pairs = self._decoder.decode(block, raw=True)
-        except hpack.OversizedHeaderListError as error:
-            raise ProtocolError(Code.ENHANCE_YOUR_CALM, "the headers are too long") from error
-        except (hpack.HPACKError, UnicodeDecodeError) as error:
-            raise ProtocolError(Code.COMPRESSION_ERROR, f"the headers: {error}") from error
-        headers: Headers | None = {bytes(pair[0]): bytes(pair[1]) for pair in pairs}
-        if any(name != name.lower() or name in OF_HTTP1 for name in headers or ()):
-            headers = None
-        after = len(table), table[0] if table else None
-        if after[0] != before[0] or after[1] is not before[1]:
-            self._kept.clear()
-        elif not block[:1] or block[0] & 0xE0 != 0x20:  # one that changes the table's size
-            if len(self._kept) == KEPT_HEADS:
-                self._kept.clear()
-            self._kept[block] = headers
-        return headers
-
-
-def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
-    """A frame."""
-    return _frame_head(len(payload), kind, flags, stream) + payload
-
-
-def pack_header(name: bytes, value: bytes) -> bytes:
-    """A header for `Http2Connection.respond`, in a form that no table remembers."""
-    return b"\x00" + _pack_string(name) + _pack_string(value)
-
-
-def _pack_string(text: bytes) -> bytes:
-    """RFC 7541, sections 5.1 and 5.2: the length with a prefix of 7 bits, then the octets."""
-    length = len(text)
-    if length < 127:
-        return bytes([length]) + text
-    length -= 127
-    packed = bytearray([127])
-    while length >= 128:
-        packed.append(length % 128 + 128)
-        length //= 128
-    packed.append(length)
-    return bytes(packed) + text
-
-
-def _frame_head(length: int, kind: int, flags: int, stream: int) -> bytes:
-    return _FRAME.pack(length >> 16, length & 0xFFFF, kind, flags, stream)
-
-
-def _unpadded(flags: int, payload: bytes) -> bytes:
-    if not flags & PADDED:
-        return payload
-    if not payload or payload[0] >= len(payload):
-        raise ProtocolError(Code.PROTOCOL_ERROR, "more padding than there is")
-    return payload[1 : len(payload) - payload[0]]
+    _takers: ClassVar = {
+        DATA: _take_data,
+        HEADERS: _take_headers,
+        PRIORITY: _take_priority,
+        RST_STREAM: _take_reset,
+        SETTINGS: _take_settings,
+        PUSH_PROMISE: _take_push_promise,
+        PING: _take_ping,
+        GOAWAY: _take_go_away,
+        WINDOW_UPDATE: _take_window_update,
+        CONTINUATION: _take_continuation,
+    }

@@ -2,20 +2,14 @@
 
 httptools collects a head of any length; a client could fill the memory with one. uvicorn writes
 an answer's head and body apart: two calls of the system and two packets, where one is enough.
-
-Clients send the same head again and again, but for the length of the body. What one means, as
-uvicorn understood it, is kept; a request of such a head that came whole goes to its endpoint at
-once, past the parser and ASGI, which would take as long as all else beside the inference.
+A request of a head that is known goes the short way (`short_way.py`).
 """
 
 import asyncio
-import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import (
     STATUS_LINE,
     HttpToolsProtocol,
@@ -23,6 +17,7 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 
 from .asgi import ARRIVED, HANG_UP, WHOLE, App, FastRoute, Reply, Request
+from .short_way import Known, ShortCycle, ShortWay, split
 
 LAST_SECONDS = 0.2  # for a request on its way as the server stops
 HEAD_SECONDS = 20  # for the head, from a connection's beginning or a later request's
@@ -30,65 +25,6 @@ MAX_HEAD_BYTES = 64 * 2**10  # the request line and the headers
 # To a head that does not end.
 TOO_SLOW = STATUS_LINE[408] + b"content-length: 0\r\nconnection: close\r\n\r\n"
 MAX_PIPELINED = 8  # requests that wait for an earlier one's answer, before reading pauses
-KEPT_HEADS = 256  # of all connections
-LONGEST_KEPT = 2**12  # bytes
-LENGTH = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: ([0-9]{1,9})\r\n")
-# A head with one of these is read each time: it is of more than a request.
-NOT_KEPT = re.compile(rb"expect|upgrade|transfer-encoding|x-forwarded-.*")
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """What a head means."""
-
-    scope: Scope  # without what is of the connection, and the length
-    route: FastRoute
-    path: re.Match[str]
-
-
-class ShortWay:
-    """Past the parser and ASGI to the endpoints of an application.
-
-    Args:
-        app: whose.
-    """
-
-    def __init__(self, app: App) -> None:
-        self.app = app
-        self._known: dict[bytes, Known] = {}
-
-    def get(self, head: bytes) -> Known | None:
-        """What a head means, if that is known."""
-        return self._known.get(head)
-
-    def keep(self, head: bytes, scope: Scope) -> None:
-        """Remembers what it means, if it goes the short way."""
-        headers = [(name, value) for name, value in scope["headers"] if name != b"content-length"]
-        closes = any(n == b"connection" and v.lower() != b"keep-alive" for n, v in headers)
-        if closes or any(NOT_KEPT.fullmatch(name) for name, _ in headers):
-            return
-        route, path = self.app.find(scope)
-        if scope["http_version"] != "1.1" or route is None or path is None:
-            return
-        if len(self._known) == KEPT_HEADS:
-            self._known.clear()
-        kept = {key: scope[key] for key in scope if key not in ("client", "extensions", "state")}
-        self._known[head] = Known(kept | {"headers": headers}, route, path)
-
-
-class ShortCycle:
-    """In the place of uvicorn's cycle, for a request that goes the short way."""
-
-    __slots__ = ("disconnected", "keep_alive", "message_event", "request", "response_complete")
-
-    def __init__(self, request: Request) -> None:
-        self.request = request
-        self.keep_alive = True
-        self.disconnected = self.response_complete = False
-        self.message_event = self  # uvicorn sets it when something came
-
-    def set(self) -> None:
-        """Nobody waits for the body: it is here."""
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -140,7 +76,7 @@ class HttpProtocol(HttpToolsProtocol):
         """Takes what came the short way, or parses it."""
         whole = None
         short = self._short if self._is_between and self._is_answered() else None
-        if short is not None and (whole := _split(data)) is not None:
+        if short is not None and (whole := split(data)) is not None:
             known = short.get(whole[0])
             if known is not None:
                 self._begin_short(known, short.app, whole[1])
@@ -333,15 +269,3 @@ def _written(
             lines += (name, b": ", value, b"\r\n")
     lines += (b"connection: close\r\n\r\n" if closes else b"\r\n", body)
     return b"".join(lines)
-
-
-def _split(data: bytes) -> tuple[bytes, bytes] | None:
-    """Head, without the length of the body, and body of a request that came whole; else None."""
-    end = data.find(b"\r\n\r\n") + 4
-    if not 4 < end < LONGEST_KEPT or not data.startswith(b"POST "):
-        return None
-    length = LENGTH.search(data, 0, end)
-    if length is None or end + int(length[1]) != len(data):
-        return None
-    first, last = length.span(1)
-    return data[:first] + data[last:end], data[end:]

@@ -20,7 +20,8 @@ from starlette.types import ASGIApp
 
 from .asgi import App
 from .errors import ServeError
-from .http_protocol import HttpProtocol, ShortWay
+from .http_protocol import HttpProtocol
+from .short_way import ShortWay
 
 # Seconds that a thread keeps the interpreter while another waits for it. With Python's 5 ms a core
 # stands idle each time that an engine is done and the event loop is busy.

@@ -16,28 +16,31 @@ import h2.settings
 import hpack
 import pytest
 
-from keras_cnns_serve import grpc_server, http2
+from keras_cnns_serve import grpc_call, http2
 from keras_cnns_serve.dataplane import Dataplane
 from keras_cnns_serve.grpc_app import create_grpc
-from keras_cnns_serve.grpc_server import GrpcServer, Service, StreamingCall
-from keras_cnns_serve.http2 import (
+from keras_cnns_serve.grpc_call import StreamingCall
+from keras_cnns_serve.grpc_server import GrpcServer, Service
+from keras_cnns_serve.http2 import PREFACE
+from keras_cnns_serve.http2_frames import (
     CONTINUATION,
     DATA,
     END_HEADERS,
     END_STREAM,
+    GOAWAY,
     HEADERS,
     PADDED,
     PING,
-    PREFACE,
+    PRIORITY,
     PUSH_PROMISE,
     RST_STREAM,
     SETTINGS,
     WINDOW_UPDATE,
     Code,
-    HeadReader,
     ProtocolError,
     frame,
 )
+from keras_cnns_serve.http2_headers import KEPT_HEADS, HeadReader
 from keras_cnns_serve.protos import inference
 from tests.serve.test_grpc_server import INFER, alone
 
@@ -281,10 +284,10 @@ def test_who_breaks_the_protocol_is_told_how(frames: bytes, code: Code | None) -
 
     async def main() -> None:
         async with serving(slow, max_message_bytes=2**21) as server:
-            last = frame(http2.GOAWAY, 0, 0, bytes(8))  # a client that leaves
+            last = frame(GOAWAY, 0, 0, bytes(8))  # a client that leaves
             sent = PREFACE + frame(SETTINGS, 0, 0, b"") + frames
             got = await exchange(server, [sent, last] if code is None else [sent])
-            goaways = [payload for kind, _, _, payload in got if kind == http2.GOAWAY]
+            goaways = [payload for kind, _, _, payload in got if kind == GOAWAY]
             assert [int.from_bytes(each[4:8]) for each in goaways] == ([code] if code else [])
             assert all(len(each) > 8 for each in goaways)  # it says what was wrong
             assert not server._connections
@@ -323,13 +326,13 @@ def test_a_call_that_comes_byte_by_byte() -> None:
     call = frame(HEADERS, 0, 1, PACKED_HEAD[:9]) + frame(CONTINUATION, 0, 1, PACKED_HEAD[9:20])
     call += frame(CONTINUATION, END_HEADERS, 1, PACKED_HEAD[20:]) + frame(0x77, 0, 0, b"unknown")
     call += frame(DATA, PADDED, 1, b"\x03" + message()[:3] + bytes(3))
-    call += frame(DATA, END_STREAM, 1, message()[3:]) + frame(http2.GOAWAY, 0, 0, bytes(8))
-    sent = PREFACE + frame(SETTINGS, 0, 0, b"") + frame(http2.PRIORITY, 0, 1, bytes(5)) + call
+    call += frame(DATA, END_STREAM, 1, message()[3:]) + frame(GOAWAY, 0, 0, bytes(8))
+    sent = PREFACE + frame(SETTINGS, 0, 0, b"") + frame(PRIORITY, 0, 1, bytes(5)) + call
 
     async def main() -> None:
         async with serving() as server:
             frames = await exchange(server, [bytes([byte]) for byte in sent])
-            assert [kind for kind, *_ in frames if kind in (HEADERS, DATA, http2.GOAWAY)] == [
+            assert [kind for kind, *_ in frames if kind in (HEADERS, DATA, GOAWAY)] == [
                 HEADERS,
                 DATA,
                 HEADERS,
@@ -389,7 +392,7 @@ def test_headers_of_http1_reset_their_stream_alone() -> None:
 
     async def main() -> None:
         async with serving() as server:
-            sent = PREFACE + frame(SETTINGS, 0, 0, b"") + call + frame(http2.GOAWAY, 0, 0, bytes(8))
+            sent = PREFACE + frame(SETTINGS, 0, 0, b"") + call + frame(GOAWAY, 0, 0, bytes(8))
             frames = await exchange(server, [sent])
             assert (RST_STREAM, 0, 1, struct.pack(">L", Code.PROTOCOL_ERROR)) in frames
             assert (DATA, 0, 3, message()) in frames
@@ -412,7 +415,7 @@ def test_headers_are_remembered_while_they_mean_the_same() -> None:
         hits += block in reader._kept
         expected = {bytes(name): bytes(value) for name, value in plain.decode(block, raw=True)}
         assert reader.read(block) == expected
-        assert len(reader._kept) <= http2.KEPT_HEADS
+        assert len(reader._kept) <= KEPT_HEADS
     assert hits > 500
 
 
@@ -470,7 +473,7 @@ def test_what_is_no_grpc_has_an_http_status() -> None:
 
 
 def test_a_message_that_comes_too_slowly_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grpc_server, "BODY_SECONDS", 0.1)
+    monkeypatch.setattr(grpc_call, "BODY_SECONDS", 0.1)
 
     async def main() -> None:
         async with serving() as server, connected(server) as client:
@@ -494,7 +497,7 @@ def test_the_end_is_announced_and_then_enforced() -> None:
             await asyncio.sleep(0.1)
             await server.__aexit__()
             frames = await talking
-            goaways = [payload for kind, _, _, payload in frames if kind == http2.GOAWAY]
+            goaways = [payload for kind, _, _, payload in frames if kind == GOAWAY]
             assert goaways == [b"\x7f\xff\xff\xff" + bytes(4), b"\x00\x00\x00\x01" + bytes(4)]
             (answer,) = [payload for kind, _, _, payload in frames if kind == HEADERS]
             headers = [tuple(pair) for pair in hpack.Decoder().decode(answer, raw=True)]
@@ -557,7 +560,7 @@ def test_who_exceeds_the_window_of_a_stream_is_told() -> None:
             sent += frame(HEADERS, END_HEADERS, 1, hpack.Encoder().encode(head))
             sent += 12 * frame(DATA, 0, 1, b"\x00" + struct.pack(">L", 10**5) + bytes(10**5))
             frames = await exchange(server, [sent])
-            (goaway,) = [payload for kind, _, _, payload in frames if kind == http2.GOAWAY]
+            (goaway,) = [payload for kind, _, _, payload in frames if kind == GOAWAY]
             assert int.from_bytes(goaway[4:8]) == Code.FLOW_CONTROL_ERROR
 
     asyncio.run(main())

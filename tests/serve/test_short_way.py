@@ -16,12 +16,13 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from keras_cnns_serve import http_protocol
+from keras_cnns_serve import short_way
 from keras_cnns_serve.access_log import AccessLog
 from keras_cnns_serve.app import create_app
 from keras_cnns_serve.asgi import App, FastRoute, Reply, Request
 from keras_cnns_serve.dataplane import Dataplane
-from keras_cnns_serve.http_protocol import KEPT_HEADS, HttpProtocol, ShortWay
+from keras_cnns_serve.http_protocol import HttpProtocol
+from keras_cnns_serve.short_way import KEPT_HEADS, ShortWay
 from tests.serve.conftest import grey
 
 CLASSIFY = "/v1/models/grey:classify-image"
@@ -162,9 +163,9 @@ def test_what_is_remembered_is_bounded(dataplane: Dataplane) -> None:
     for number in range(2 * KEPT_HEADS + 9):
         way.keep(b"%d" % number, scope)
     assert len(way._known) == 9
-    long = request(b"x", CLASSIFY, f"X-Long: {'x' * http_protocol.LONGEST_KEPT}")
-    assert http_protocol._split(long) is None
-    assert http_protocol._split(request(b"x")) is not None
+    long = request(b"x", CLASSIFY, f"X-Long: {'x' * short_way.LONGEST_KEPT}")
+    assert short_way.split(long) is None
+    assert short_way.split(request(b"x")) is not None
 
 
 def endless(statuses: list[int], delay: float) -> App:

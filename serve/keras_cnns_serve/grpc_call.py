@@ -1,0 +1,421 @@
+"""A gRPC call: messages in, messages or an error out.
+
+https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md
+"""
+
+import asyncio
+import logging
+import re
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+from urllib.parse import quote
+
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message import DecodeError
+from google.protobuf.message_factory import GetMessageClass
+
+from .body import BODY_SECONDS, SLOWEST_RATE, unpack_beside
+from .errors import (
+    UNEXPECTED,
+    InputTooLargeError,
+    InvalidInputError,
+    QueueFullError,
+    ServeError,
+    TooSlowError,
+    code_name,
+)
+from .http2 import Http2Connection, Stream
+from .http2_headers import Headers, pack_header
+
+logger = logging.getLogger(__name__)
+
+SLACK = 0.02  # seconds; the client's clock may end a call a moment before ours would
+MAX_DETAILS = 2000  # characters; they travel in a header, whose length is bounded
+PREFIX = 5  # bytes before a message: whether it is packed, and its length
+UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
+PACKINGS = (b"identity", b"gzip", b"deflate")
+PRINTABLE = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
+HEAD = b"\x88" + pack_header(b"content-type", b"application/grpc")  # 0x88: the status 200
+OK = pack_header(b"grpc-status", b"0")
+NOT_GRPC = pack_header(b":status", b"415")
+
+# From a request and its deadline, `time.monotonic()` or None, to a response.
+Unary = Callable[[Any, float | None], Awaitable[Any]]
+Streaming = Callable[[AsyncIterator[Any], float | None], AsyncIterator[Any]]
+# Told of a call: its path, the client, the name of its status, and the seconds it took.
+Finished = Callable[[str, str, str, float], None]
+
+
+class Status(IntEnum):
+    """How a call ends (google.rpc.Code)."""
+
+    OK = 0
+    CANCELLED = 1
+    UNKNOWN = 2
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    NOT_FOUND = 5
+    PERMISSION_DENIED = 7
+    RESOURCE_EXHAUSTED = 8
+    UNIMPLEMENTED = 12
+    INTERNAL = 13
+    UNAVAILABLE = 14
+
+
+class Method:
+    """A method of a service.
+
+    Args:
+        descriptor: what it is in the proto.
+        unary: what answers it, if one response does.
+        streaming: or else what does.
+    """
+
+    def __init__(
+        self, descriptor: MethodDescriptor, unary: Unary | None, streaming: Streaming | None
+    ) -> None:
+        self.path = f"/{descriptor.containing_service.full_name}/{descriptor.name}"
+        self.takes_stream = descriptor.client_streaming
+        self.unary, self.streaming = unary, streaming
+        self._from_string = GetMessageClass(descriptor.input_type).FromString
+
+    def parse(self, message: bytes) -> Any:
+        """Reads a request.
+
+        Raises:
+            InvalidInputError: it is no message of this method.
+        """
+        try:
+            return self._from_string(message)
+        except DecodeError as error:
+            raise InvalidInputError(f"the message cannot be parsed: {error}") from error
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a call may take."""
+
+    message_bytes: int
+    timeout: float | None  # seconds
+
+
+class CallError(Exception):
+    """A call ends with this status, for no reason that the core knows."""
+
+    def __init__(self, status: Status, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Refusal(Stream):
+    """A request that calls no method there is."""
+
+    __slots__ = ()
+
+    def begun(self) -> None:
+        """Says why."""
+        path, kind = self.headers.get(b":path", b""), self.headers.get(b"content-type", b"")
+        if not kind.startswith(b"application/grpc"):
+            self.connection.respond(self, NOT_GRPC)
+            return
+        message = f"there is no method {path.decode('latin-1'):.200}"
+        self.connection.respond(self, HEAD + _trailer(Status.UNIMPLEMENTED, message))
+
+
+class Call(Stream):
+    """A call of a method: one request, one response.
+
+    Args:
+        connection, number, headers: as `Stream` has them.
+        method: what is called.
+        limits: what the call may take.
+        finished: told when it ends.
+    """
+
+    __slots__ = (
+        "_arrived",
+        "_body",
+        "_finished",
+        "_task",
+        "_timer",
+        "deadline",
+        "limits",
+        "method",
+    )
+
+    def __init__(
+        self,
+        connection: Http2Connection,
+        number: int,
+        headers: Headers,
+        method: Method,
+        limits: Limits,
+        finished: Finished | None,
+    ) -> None:
+        super().__init__(connection, number, headers)
+        self.method = method
+        self.limits = limits
+        self.deadline: float | None = None
+        self._finished = finished
+        self._arrived = time.monotonic()
+        self._body = bytearray()  # what came of it, where it did not come in one piece
+        self._task: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None  # while it is not complete
+
+    def begun(self) -> None:
+        """Reads what the headers say."""
+        packing = self.headers.get(b"grpc-encoding", PACKINGS[0])
+        if packing not in PACKINGS:
+            message = f"grpc-encoding {packing.decode('latin-1'):.40} is not read here"
+            known = pack_header(b"grpc-accept-encoding", b",".join(PACKINGS))
+            self.fail(CallError(Status.UNIMPLEMENTED, message), known)
+            return
+        seconds = self.limits.timeout
+        if (text := self.headers.get(b"grpc-timeout")) is not None:
+            if not re.fullmatch(rb"[0-9]{1,8}[HMSmun]", text):
+                message = f"grpc-timeout is no time: {text.decode('latin-1'):.40}"
+                self.fail(CallError(Status.INTERNAL, message))
+                return
+            asked = int(text[:-1]) * UNITS[text[-1:]]
+            seconds = asked if seconds is None else min(asked, seconds)
+        if seconds is not None:
+            self.deadline = self._arrived + seconds
+
+    def received(self, data: bytes) -> None:
+        """Answers, when all is there."""
+        if self._body or not self.ended:
+            self._body += data
+            self.taken(len(data))
+            if not self.ended:
+                self._expect_more()
+                return
+            data = bytes(self._body)
+        self._wait_no_more()
+        try:
+            size = self.message_size(data)
+            if len(data) != PREFIX + size:
+                message = f"one message was expected, but {len(data)} bytes came"
+                raise CallError(Status.INTERNAL, message)
+        except CallError as error:
+            self.fail(error)
+            return
+        self.start(self._answer(bool(data[0]), data[PREFIX:]))
+
+    def lost(self) -> None:
+        """Nobody waits for the answer."""
+        self._wait_no_more()
+        if self._task is not None:
+            self._task.cancel()
+        self.tell("DEADLINE_EXCEEDED" if self._is_late() else "CANCELLED")
+
+    def stop(self) -> None:
+        """The server's time is over."""
+        self.fail(CallError(Status.UNAVAILABLE, "the server stops; ask again"))
+        if self._task is not None:
+            self._task.cancel()
+
+    def start(self, work: Coroutine[Any, Any, None]) -> None:
+        """Works beside the connection."""
+        self._task = asyncio.get_running_loop().create_task(work)
+
+    async def read(self, packed: bool, message: bytes) -> Any:
+        """The request that a message is.
+
+        Raises:
+            CallError, ServeError: it is none.
+        """
+        if packed:
+            packing = self.headers.get(b"grpc-encoding", PACKINGS[0])
+            if packing == PACKINGS[0]:
+                raise CallError(Status.INTERNAL, "a message is packed, but no grpc-encoding told")
+            most = self.limits.message_bytes
+            try:
+                message = await unpack_beside(message, packing.decode(), most)
+            except InputTooLargeError as error:
+                raise CallError(Status.RESOURCE_EXHAUSTED, f"{error}, larger than max") from error
+        return self.method.parse(message)
+
+    def message_size(self, data: bytes | bytearray) -> int:
+        """How many bytes the first message has, as it says; 0 while it has not said.
+
+        Raises:
+            CallError: that is too many.
+        """
+        size = int.from_bytes(data[1:PREFIX]) if len(data) >= PREFIX else 0
+        most = self.limits.message_bytes
+        if size > most:
+            message = f"the message is larger than max: {size:,} bytes, not {most:,}"
+            raise CallError(Status.RESOURCE_EXHAUSTED, message)
+        return size
+
+    def fail(self, error: Exception, more: bytes = b"", head: bytes = HEAD) -> None:
+        """Ends the call with an error.
+
+        Args:
+            error: which.
+            more: headers to go with it.
+            head: the headers of the answer; empty, if they have been sent.
+        """
+        self._wait_no_more()
+        message = str(error)
+        if isinstance(error, CallError):
+            status = error.status
+        else:
+            status = Status[code_name(error)]
+            if isinstance(error, QueueFullError):
+                wait = b"%d" % round(error.retry_after * 1e3)
+                more += pack_header(b"grpc-retry-pushback-ms", wait)
+            elif not isinstance(error, ServeError):
+                logger.error("a gRPC call failed", exc_info=error)
+                message = UNEXPECTED
+        trailer = _trailer(status, message) + more
+        if head:
+            self.connection.respond(self, head + trailer)
+        else:
+            self.connection.respond(self, trailer=trailer)
+        self.tell(status.name)
+
+    def tell(self, code: str) -> None:
+        """The call is over."""
+        if self._finished is not None:
+            seconds = time.monotonic() - self._arrived
+            self._finished(self.method.path, self.connection.client, code, seconds)
+            self._finished = None
+
+    async def _answer(self, packed: bool, message: bytes) -> None:
+        assert self.method.unary is not None
+        try:
+            request = await self.read(packed, message)
+            response = await self.method.unary(request, self.deadline)
+            content = response.SerializeToString()
+        except Exception as error:
+            self.fail(error)
+        else:
+            self.connection.respond(self, HEAD, _prefixed(content), OK)
+            self.tell("OK")
+
+    def _expect_more(self) -> None:
+        """Sees that what comes is neither too long nor too slow."""
+        try:
+            self.message_size(self._body)
+            if len(self._body) > PREFIX + self.limits.message_bytes:
+                raise CallError(Status.INTERNAL, "one message was expected, but more came")
+        except CallError as error:
+            self.fail(error)
+            return
+        if self._timer is None:
+            self._wait(BODY_SECONDS)
+
+    def _wait(self, seconds: float) -> None:
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._check_rate)
+
+    def _wait_no_more(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _check_rate(self) -> None:
+        came = len(self._body)
+        left = self._arrived + BODY_SECONDS + came / SLOWEST_RATE - time.monotonic()
+        if left > 0:
+            self._wait(left)
+        else:
+            self.fail(TooSlowError(f"the message comes too slowly: {came:,} bytes so far"))
+
+    def _is_late(self) -> bool:
+        return self.deadline is not None and time.monotonic() > self.deadline - SLACK
+
+
+class StreamingCall(Call):
+    """A call that answers a stream; its requests are one, or a stream too."""
+
+    __slots__ = ("_awaited", "_held", "_messages", "_room")
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._messages: deque[tuple[bool, bytes]] = deque()  # that wait
+        self._held = 0  # bytes of them and what came since, which the client may not send anew yet
+        self._awaited = asyncio.Event()  # a message, or the end
+        self._room = asyncio.Event()  # the client has taken what was sent
+
+    def begun(self) -> None:
+        """Starts to answer."""
+        super().begun()
+        if self.open:
+            self.start(self._answer_all())
+
+    def received(self, data: bytes) -> None:
+        """Takes the messages off what came."""
+        self._body += data
+        self._held += len(data)
+        try:
+            while len(self._body) >= PREFIX:
+                end = PREFIX + self.message_size(self._body)
+                if len(self._body) < end:
+                    break
+                self._messages.append((bool(self._body[0]), bytes(self._body[PREFIX:end])))
+                del self._body[:end]
+            if self.ended and self._body:
+                raise CallError(Status.INTERNAL, "the last message is cut short")
+        except CallError as error:
+            self.fail(error)
+            self.lost()
+            return
+        self._release()
+        self._awaited.set()
+
+    def drained(self) -> None:
+        """The client takes more."""
+        self._room.set()
+
+    def _release(self) -> None:
+        """While a message waits the client may send a window's bytes ahead, and no more."""
+        if not self._messages:
+            self.taken(self._held)
+            self._held = 0
+
+    async def _requests(self) -> AsyncIterator[Any]:
+        while True:
+            while not self._messages:
+                if self.ended:
+                    return
+                self._awaited.clear()
+                await self._awaited.wait()
+            packed, message = self._messages.popleft()
+            self._release()
+            yield await self.read(packed, message)
+
+    async def _answer_all(self) -> None:
+        assert self.method.streaming is not None
+        head = HEAD
+        try:
+            async with asyncio.timeout_at(self.deadline):
+                async for response in self.method.streaming(self._requests(), self.deadline):
+                    message = _prefixed(response.SerializeToString())
+                    self.connection.respond(self, head, message)
+                    head = b""
+                    while self.unsent and self.open:
+                        self._room.clear()
+                        await self._room.wait()
+        except TimeoutError:
+            self.fail(CallError(Status.DEADLINE_EXCEEDED, "the call's time is over"), head=head)
+        except Exception as error:
+            self.fail(error, head=head)
+        else:
+            if head:
+                self.connection.respond(self, head + OK)
+            else:
+                self.connection.respond(self, trailer=OK)
+            self.tell("OK")
+
+
+def _prefixed(message: bytes) -> bytes:
+    return b"\x00" + len(message).to_bytes(4) + message
+
+
+def _trailer(status: Status, message: str) -> bytes:
+    text = quote(message[:MAX_DETAILS], safe=PRINTABLE).encode()
+    return pack_header(b"grpc-status", b"%d" % status) + pack_header(b"grpc-message", text)
