@@ -22,7 +22,7 @@ peer() {  # NAME REQUIREMENT...
         numpy onnxruntime orjson pillow simplejpeg "$@"  # what the decoder and the engine need
 }
 
-environment ours "$root/../constraints.txt" --editable "$root/../serve"
+environment ours "$root/../constraints.txt" --editable "$root/../serve[uvloop]"
 peer litserve litserve pyzmq uvloop httptools
 peer mlserver mlserver
 peer bentoml bentoml

@@ -140,8 +140,8 @@ class Call(Stream):
         "_arrived",
         "_body",
         "_finished",
+        "_head",
         "_task",
-        "_timer",
         "deadline",
         "limits",
         "method",
@@ -164,7 +164,7 @@ class Call(Stream):
         self._arrived = time.monotonic()
         self._body = bytearray()  # what came of it, where it did not come in one piece
         self._task: asyncio.Task[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None  # while it is not complete
+        self._head = HEAD  # of the answer; empty when it is sent
 
     def begun(self) -> None:
         """Reads what the headers say."""
@@ -194,7 +194,6 @@ class Call(Stream):
                 self._expect_more()
                 return
             data = bytes(self._body)
-        self._wait_no_more()
         try:
             size = self.message_size(data)
             if len(data) != PREFIX + size:
@@ -207,7 +206,6 @@ class Call(Stream):
 
     def lost(self) -> None:
         """Nobody waits for the answer."""
-        self._wait_no_more()
         if self._task is not None:
             self._task.cancel()
         self.tell("DEADLINE_EXCEEDED" if self._is_late() else "CANCELLED")
@@ -217,6 +215,16 @@ class Call(Stream):
         self.fail(CallError(Status.UNAVAILABLE, "the server stops; ask again"))
         if self._task is not None:
             self._task.cancel()
+
+    def check(self) -> None:
+        """Ends the call if its message comes too slowly, or if its time is over."""
+        now, came = time.monotonic(), len(self._body)
+        if self._task is None and now > self._arrived + BODY_SECONDS + came / SLOWEST_RATE:
+            self.fail(TooSlowError(f"the message comes too slowly: {came:,} bytes so far"))
+        elif self.deadline is not None and now > self.deadline:
+            self.fail(CallError(Status.DEADLINE_EXCEEDED, "the call's time is over"))
+            if self._task is not None:
+                self._task.cancel()
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
         """Works beside the connection."""
@@ -252,15 +260,15 @@ class Call(Stream):
             raise CallError(Status.RESOURCE_EXHAUSTED, message)
         return size
 
-    def fail(self, error: Exception, more: bytes = b"", head: bytes = HEAD) -> None:
-        """Ends the call with an error.
+    def send(self, message: bytes = b"", trailer: bytes | None = None) -> None:
+        """Sends a message, and with a trailer the end."""
+        head, self._head = self._head, b""
+        if not message and trailer is not None:
+            head, trailer = (head + trailer, None) if head else (b"", trailer)
+        self.connection.respond(self, head, message, trailer)
 
-        Args:
-            error: which.
-            more: headers to go with it.
-            head: the headers of the answer; empty, if they have been sent.
-        """
-        self._wait_no_more()
+    def fail(self, error: Exception, more: bytes = b"") -> None:
+        """Ends the call with an error; `more` are headers to go with it."""
         message = str(error)
         if isinstance(error, CallError):
             status = error.status
@@ -272,11 +280,7 @@ class Call(Stream):
             elif not isinstance(error, ServeError):
                 logger.error("a gRPC call failed", exc_info=error)
                 message = UNEXPECTED
-        trailer = _trailer(status, message) + more
-        if head:
-            self.connection.respond(self, head + trailer)
-        else:
-            self.connection.respond(self, trailer=trailer)
+        self.send(trailer=_trailer(status, message) + more)
         self.tell(status.name)
 
     def tell(self, code: str) -> None:
@@ -295,7 +299,7 @@ class Call(Stream):
         except Exception as error:
             self.fail(error)
         else:
-            self.connection.respond(self, HEAD, _prefixed(content), OK)
+            self.send(_prefixed(content), OK)
             self.tell("OK")
 
     def _expect_more(self) -> None:
@@ -307,23 +311,6 @@ class Call(Stream):
         except CallError as error:
             self.fail(error)
             return
-        if self._timer is None:
-            self._wait(BODY_SECONDS)
-
-    def _wait(self, seconds: float) -> None:
-        self._timer = asyncio.get_running_loop().call_later(seconds, self._check_rate)
-
-    def _wait_no_more(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-
-    def _check_rate(self) -> None:
-        came = len(self._body)
-        left = self._arrived + BODY_SECONDS + came / SLOWEST_RATE - time.monotonic()
-        if left > 0:
-            self._wait(left)
-        else:
-            self.fail(TooSlowError(f"the message comes too slowly: {came:,} bytes so far"))
 
     def _is_late(self) -> bool:
         return self.deadline is not None and time.monotonic() > self.deadline - SLACK
@@ -390,25 +377,19 @@ class StreamingCall(Call):
 
     async def _answer_all(self) -> None:
         assert self.method.streaming is not None
-        head = HEAD
         try:
             async with asyncio.timeout_at(self.deadline):
                 async for response in self.method.streaming(self._requests(), self.deadline):
-                    message = _prefixed(response.SerializeToString())
-                    self.connection.respond(self, head, message)
-                    head = b""
+                    self.send(_prefixed(response.SerializeToString()))
                     while self.unsent and self.open:
                         self._room.clear()
                         await self._room.wait()
         except TimeoutError:
-            self.fail(CallError(Status.DEADLINE_EXCEEDED, "the call's time is over"), head=head)
+            self.fail(CallError(Status.DEADLINE_EXCEEDED, "the call's time is over"))
         except Exception as error:
-            self.fail(error, head=head)
+            self.fail(error)
         else:
-            if head:
-                self.connection.respond(self, head + OK)
-            else:
-                self.connection.respond(self, trailer=OK)
+            self.send(trailer=OK)
             self.tell("OK")
 
 

@@ -18,6 +18,7 @@ from .server import bind
 
 IN_THREAD = 20_000  # bytes; values of this length take longer to read than a thread to wake
 LINGER = 0.3  # seconds after the signal to stop in which calls are still taken
+SWEEP_SECONDS = 1.0  # between two looks for calls that take too long
 BACKLOG = 4096
 
 
@@ -87,6 +88,7 @@ class GrpcServer:
             sock=listener,
             backlog=BACKLOG,
         )
+        self._sweeping = asyncio.create_task(self._sweep())
         return self
 
     async def __aexit__(self, *error: object) -> None:
@@ -99,11 +101,20 @@ class GrpcServer:
         self._each(Http2Connection.end)
         while self._connections and time.monotonic() < end:
             await asyncio.sleep(0.01)
-        for connection in list(self._connections):
-            for call in list(connection.streams.values()):
-                if isinstance(call, Call):
-                    call.stop()
-            connection.transport.close()
+        self._sweeping.cancel()
+        for call in self._calls():
+            call.stop()
+        self._each(lambda connection: connection.transport.close())
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            for call in self._calls():
+                call.check()
+
+    def _calls(self) -> list[Call]:
+        streams = [each for c in self._connections for each in c.streams.values()]
+        return [stream for stream in streams if isinstance(stream, Call)]
 
     def _each(self, tell: Callable[[Http2Connection], None]) -> None:
         for connection in list(self._connections):

@@ -7,7 +7,7 @@ import hpack
 from .http2_frames import Code, ProtocolError
 
 MAX_HEAD_BYTES = 2**14  # of a request's headers, packed or not
-KEPT_HEADS = 64  # of a connection
+KEPT_HEADS, LONGEST_KEPT = 64, 2**9  # of a connection, and bytes of one
 NO_TABLE = b"\x20"  # before our first header: the table that we might fill has no room
 # Headers that are of a connection have no place in HTTP/2.
 OF_HTTP1 = {b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"}
@@ -47,7 +47,7 @@ class HeadReader:
         after = len(table), table[0] if table else None
         if after[0] != before[0] or after[1] is not before[1]:
             self._kept.clear()
-        elif not block[:1] or block[0] & 0xE0 != 0x20:  # one that changes the table's size
+        elif 0 < len(block) <= LONGEST_KEPT and block[0] & 0xE0 != 0x20:  # the table's size
             if len(self._kept) == KEPT_HEADS:
                 self._kept.clear()
             self._kept[block] = headers

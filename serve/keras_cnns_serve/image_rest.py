@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -104,6 +105,7 @@ def _said(error: MultiPartException | HTTPException) -> str:
     return error.message if isinstance(error, MultiPartException) else error.detail
 
 
+@lru_cache
 def _top_k(text: str | None) -> int:
     text = "5" if text is None else text
     if not re.fullmatch("[0-9]{1,9}", text):

@@ -161,9 +161,8 @@ def deadline_of(request: Request, timeout: float | None) -> float | None:
 
 def server_timing(timing: Timing) -> tuple[bytes, bytes]:
     """The header Server-Timing: milliseconds in the queue, decoding and computing."""
-    queue, decode, compute = timing.queue * 1e3, timing.decode * 1e3, timing.compute * 1e3
-    text = f"queue;dur={queue:.3f}, decode;dur={decode:.3f}, compute;dur={compute:.3f}"
-    return b"server-timing", text.encode()
+    milliseconds = (timing.queue * 1e3, timing.decode * 1e3, timing.compute * 1e3)
+    return b"server-timing", b"queue;dur=%.3f, decode;dur=%.3f, compute;dur=%.3f" % milliseconds
 
 
 async def _parsed(parse: Callable[..., Any], body: bytes, *arguments: Any) -> Any:

@@ -16,7 +16,7 @@ import h2.settings
 import hpack
 import pytest
 
-from keras_cnns_serve import grpc_call, http2
+from keras_cnns_serve import grpc_call, grpc_server, http2
 from keras_cnns_serve.dataplane import Dataplane
 from keras_cnns_serve.grpc_app import create_grpc
 from keras_cnns_serve.grpc_call import StreamingCall
@@ -141,6 +141,14 @@ async def connected(server: GrpcServer, **settings: int) -> AsyncIterator[Client
         yield client
     finally:
         client.writer.close()
+
+
+def streaming(method: Any) -> GrpcServer:
+    service = Service(inference.service("GRPCInferenceService"), {}, {"ModelStreamInfer": method})
+    return GrpcServer([service], "127.0.0.1", 0, max_message_bytes=10**6)
+
+
+STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
 
 
 def test_a_call() -> None:
@@ -379,7 +387,9 @@ def test_streams_that_are_reset_at_once_leave_nothing() -> None:
             (connection,) = server._connections
             assert connection.streams == {}
             await asyncio.sleep(0.1)
-            assert len(asyncio.all_tasks()) == 1
+            assert (
+                len(asyncio.all_tasks()) == 2
+            )  # this one, and the server's that looks for late calls
 
     asyncio.run(main())
 
@@ -472,15 +482,62 @@ def test_what_is_no_grpc_has_an_http_status() -> None:
     asyncio.run(main())
 
 
-def test_a_message_that_comes_too_slowly_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("sent", [b"", message()[:3], message()], ids=["nothing", "part", "no end"])
+def test_a_message_that_comes_too_slowly_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
     monkeypatch.setattr(grpc_call, "BODY_SECONDS", 0.1)
+    monkeypatch.setattr(grpc_server, "SWEEP_SECONDS", 0.05)
 
     async def main() -> None:
         async with serving() as server, connected(server) as client:
-            await client.send(1, message()[:3], end=False)
+            await client.send(1, sent, end=False)
             await client.until(h2.events.StreamEnded)
             assert client.trailers(1)["grpc-status"] == "4"
             assert "too slowly" in client.trailers(1)["grpc-message"]
+
+    asyncio.run(main())
+
+
+def test_a_call_whose_time_is_over_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one whose method does not look at its deadline."""
+    monkeypatch.setattr(grpc_server, "SWEEP_SECONDS", 0.05)
+    ended: list[bool] = []
+
+    async def slow(request: Any, deadline: float | None) -> Any:
+        try:
+            await asyncio.sleep(20)
+        finally:
+            ended.append(True)
+
+    async def main() -> None:
+        async with serving(slow) as server, connected(server) as client:
+            await client.send(1, message(), [("grpc-timeout", "100m")])
+            await client.until(h2.events.StreamEnded)
+            assert client.trailers(1)["grpc-status"] == "4"
+        assert ended
+
+    asyncio.run(main())
+
+
+def test_an_error_in_a_stream_comes_behind_what_was_sent() -> None:
+    async def one_and_all(
+        requests: AsyncIterator[Any], deadline: float | None
+    ) -> AsyncGenerator[Any, None]:
+        yield inference.ModelStreamInferResponse(error_message="first")
+        async for _ in requests:
+            pass
+
+    async def main() -> None:
+        async with streaming(one_and_all) as server, connected(server) as client:
+            head = [(name, STREAM if name == ":path" else value) for name, value in HEAD]
+            client.state.send_headers(1, head)
+            await client.flush()
+            await client.until(h2.events.DataReceived)
+            client.state.send_data(1, b"\x00\xff\xff\xff\xff")
+            await client.flush()
+            (trailers,) = await client.until(h2.events.TrailersReceived)
+            assert dict(trailers.headers)["grpc-status"] == "8"
 
     asyncio.run(main())
 
@@ -505,14 +562,6 @@ def test_the_end_is_announced_and_then_enforced() -> None:
             assert (b"grpc-message", b"the server stops; ask again") in headers
 
     asyncio.run(main())
-
-
-def streaming(method: Any) -> GrpcServer:
-    service = Service(inference.service("GRPCInferenceService"), {}, {"ModelStreamInfer": method})
-    return GrpcServer([service], "127.0.0.1", 0, max_message_bytes=10**6)
-
-
-STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
 
 
 def test_a_stream_of_messages_is_held_back_to_what_is_taken() -> None:
