@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 ARRIVED = "keras_cnns_serve.arrived"
 HANG_UP = "keras_cnns_serve.hang_up"
 WHOLE = "keras_cnns_serve.whole"
+HUNG_UP = 499  # the status of a request whose client did, in logs and metrics
 MAX_KEPT_QUERY = 200  # bytes; a longer one is parsed each time
 STOPPED = "the server stops, and its time for what is in flight is over; ask again"
 
@@ -217,10 +218,14 @@ class App:
             self.finish(scope, 405, time.monotonic())
             return
         request = Request(scope, path, self.max_body_bytes, receive)
-        answer = await self.answer(route, request)
-        if answer is not None:
-            await _send(answer, scope, send)
-            self.finish(scope, answer.status, request.arrived)
+        status = HUNG_UP
+        try:
+            answer = await self.answer(route, request)
+            if answer is not None:
+                status = answer.status
+                await _send(answer, scope, send)
+        finally:
+            self.finish(scope, status, request.arrived)
 
     def find(self, scope: Scope) -> tuple[FastRoute | None, re.Match[str] | None]:
         """The short way of a request, and the match of its path: None for another method's."""
@@ -233,24 +238,18 @@ class App:
         return found, None
 
     async def answer(self, route: FastRoute, request: Request) -> Reply | None:
-        """What to answer on the short way; None to a client that hung up.
-
-        When it is sent, it is to be told to `finish`.
-        """
+        """What to answer on the short way; None to a client that hung up."""
         try:
             return await route.endpoint(request)
         except Disconnected:
-            request.hung_up = True
-        except asyncio.CancelledError:  # by the server alone: its grace is over
-            if not request.hung_up:
-                return _stopped()
+            return None
+        except asyncio.CancelledError:  # by the server: the client hung up, or its grace is over
+            return None if request.hung_up else _stopped()
         except Exception as error:
             reply = route.failed(error)
             if reply.status == 500:
                 logger.error("a request failed", exc_info=error)
             return reply
-        self.finish(request.scope, 499, request.arrived)
-        return None
 
     async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.monotonic()

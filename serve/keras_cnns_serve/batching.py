@@ -183,7 +183,7 @@ class Batcher:
         if job.deadline is not None and job.deadline <= job.queued:
             job.expire()
             return
-        if job.images is None and job.count == 1:
+        if job.images is None and job.count == 1 and self.waiting < self._options.max_queue:
             pixels = self._decode_small(job.contents[0])
             if pixels is not None:
                 job.images = pixels[np.newaxis]

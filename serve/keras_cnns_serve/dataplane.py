@@ -347,10 +347,11 @@ class Dataplane:
         deadline: float | None,
         priority: int,
     ) -> Prediction:
-        job = Job(images, contents, outputs, deadline, priority)
+        queued = time.monotonic()
         recorder = servable.recorder
         try:
             while True:
+                job = Job(images, contents, outputs, deadline, priority)
                 try:
                     answer = await servable.batcher.answer(job)
                     break
@@ -360,14 +361,13 @@ class Dataplane:
                     _check(servable, images, outputs)  # its graph may be another
         except asyncio.CancelledError:
             job.future.cancel()
-            recorder.failed("CANCELLED", time.monotonic() - job.queued)
+            recorder.failed("CANCELLED", time.monotonic() - queued)
             raise
         except Exception as error:
-            recorder.failed(code_name(error), time.monotonic() - job.queued)
+            recorder.failed(code_name(error), time.monotonic() - queued)
             raise
-        recorder.answered(
-            time.monotonic() - job.queued, answer.queue, answer.decode, answer.compute
-        )
+        seconds = time.monotonic() - queued
+        recorder.answered(seconds, answer.queue, answer.decode, answer.compute)
         timing = Timing(answer.queue, answer.decode, answer.compute)
         return Prediction(servable.source, answer.outputs, timing)
 

@@ -29,12 +29,14 @@ from .errors import (
     code_name,
 )
 from .http2 import Http2Connection, Stream
+from .http2_frames import Code
 from .http2_headers import Headers, pack_header
 
 logger = logging.getLogger(__name__)
 
 SLACK = 0.02  # seconds; the client's clock may end a call a moment before ours would
-MAX_DETAILS = 2000  # characters; they travel in a header, whose length is bounded
+MAX_DETAILS = 4000  # bytes; they travel in a header, and clients take 8 KiB of those
+UNFINISHED = 4  # messages of the largest size, of a connection, of which parts may be kept
 PREFIX = 5  # bytes before a message: whether it is packed, and its length
 UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 PACKINGS = (b"identity", b"gzip", b"deflate")
@@ -45,7 +47,8 @@ NOT_GRPC = pack_header(b":status", b"415")
 
 # From a request and its deadline, `time.monotonic()` or None, to a response.
 Unary = Callable[[Any, float | None], Awaitable[Any]]
-Streaming = Callable[[AsyncIterator[Any], float | None], AsyncIterator[Any]]
+# From requests, and what gives the deadline of one that begins now, to responses.
+Streaming = Callable[[AsyncIterator[Any], Callable[[], float | None]], AsyncIterator[Any]]
 # Told of a call: its path, the client, the name of its status, and the seconds it took.
 Finished = Callable[[str, str, str, float], None]
 
@@ -118,11 +121,11 @@ class Refusal(Stream):
 
     def begun(self) -> None:
         """Says why."""
-        path, kind = self.headers.get(b":path", b""), self.headers.get(b"content-type", b"")
-        if not kind.startswith(b"application/grpc"):
+        if not is_grpc(self.headers):
             self.connection.respond(self, NOT_GRPC)
             return
-        message = f"there is no method {path.decode('latin-1'):.200}"
+        path = self.headers.get(b":path", b"").decode("latin-1")
+        message = f"there is no method {path:.200}"
         self.connection.respond(self, HEAD + _trailer(Status.UNIMPLEMENTED, message))
 
 
@@ -174,16 +177,14 @@ class Call(Stream):
             known = pack_header(b"grpc-accept-encoding", b",".join(PACKINGS))
             self.fail(CallError(Status.UNIMPLEMENTED, message), known)
             return
-        seconds = self.limits.timeout
-        if (text := self.headers.get(b"grpc-timeout")) is not None:
-            if not re.fullmatch(rb"[0-9]{1,8}[HMSmun]", text):
-                message = f"grpc-timeout is no time: {text.decode('latin-1'):.40}"
-                self.fail(CallError(Status.INTERNAL, message))
-                return
-            asked = int(text[:-1]) * UNITS[text[-1:]]
-            seconds = asked if seconds is None else min(asked, seconds)
-        if seconds is not None:
-            self.deadline = self._arrived + seconds
+        text = self.headers.get(b"grpc-timeout")
+        if text is None:
+            return
+        if not re.fullmatch(rb"[0-9]{1,8}[HMSmun]", text):
+            message = f"grpc-timeout is no time: {text.decode('latin-1'):.40}"
+            self.fail(CallError(Status.INTERNAL, message))
+            return
+        self.deadline = self._arrived + int(text[:-1]) * UNITS[text[-1:]]
 
     def received(self, data: bytes) -> None:
         """Answers, when all is there."""
@@ -202,6 +203,7 @@ class Call(Stream):
         except CallError as error:
             self.fail(error)
             return
+        self.deadline = self.next_deadline()
         self.start(self._answer(bool(data[0]), data[PREFIX:]))
 
     def lost(self) -> None:
@@ -215,6 +217,13 @@ class Call(Stream):
         self.fail(CallError(Status.UNAVAILABLE, "the server stops; ask again"))
         if self._task is not None:
             self._task.cancel()
+
+    def next_deadline(self) -> float | None:
+        """That of a request which begins now: the client's, or the server's if it is sooner."""
+        if self.limits.timeout is None:
+            return self.deadline
+        limit = time.monotonic() + self.limits.timeout
+        return limit if self.deadline is None else min(limit, self.deadline)
 
     def check(self) -> None:
         """Ends the call if its message comes too slowly, or if its time is over."""
@@ -280,7 +289,10 @@ class Call(Stream):
             elif not isinstance(error, ServeError):
                 logger.error("a gRPC call failed", exc_info=error)
                 message = UNEXPECTED
-        self.send(trailer=_trailer(status, message) + more)
+        if self.unsent:  # the client does not take what it has
+            self.connection.reset(self, Code.CANCEL)
+        else:
+            self.send(trailer=_trailer(status, message) + more)
         self.tell(status.name)
 
     def tell(self, code: str) -> None:
@@ -308,6 +320,10 @@ class Call(Stream):
             self.message_size(self._body)
             if len(self._body) > PREFIX + self.limits.message_bytes:
                 raise CallError(Status.INTERNAL, "one message was expected, but more came")
+            calls = [each for each in self.connection.streams.values() if isinstance(each, Call)]
+            if sum(len(call._body) for call in calls) > UNFINISHED * self.limits.message_bytes:
+                message = "too many messages that are not complete on one connection"
+                raise CallError(Status.RESOURCE_EXHAUSTED, message)
         except CallError as error:
             self.fail(error)
             return
@@ -319,11 +335,12 @@ class Call(Stream):
 class StreamingCall(Call):
     """A call that answers a stream; its requests are one, or a stream too."""
 
-    __slots__ = ("_awaited", "_held", "_messages", "_room")
+    __slots__ = ("_awaited", "_count", "_held", "_messages", "_room")
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self._messages: deque[tuple[bool, bytes]] = deque()  # that wait
+        self._count = 0  # of all that came
         self._held = 0  # bytes of them and what came since, which the client may not send anew yet
         self._awaited = asyncio.Event()  # a message, or the end
         self._room = asyncio.Event()  # the client has taken what was sent
@@ -345,14 +362,22 @@ class StreamingCall(Call):
                     break
                 self._messages.append((bool(self._body[0]), bytes(self._body[PREFIX:end])))
                 del self._body[:end]
+                self._count += 1
             if self.ended and self._body:
                 raise CallError(Status.INTERNAL, "the last message is cut short")
+            if self._count > 1 or self.ended > self._count:
+                self._check_count()
         except CallError as error:
             self.fail(error)
             self.lost()
             return
         self._release()
         self._awaited.set()
+
+    def _check_count(self) -> None:
+        if not self.method.takes_stream:
+            message = f"one message was expected, but {self._count} came"
+            raise CallError(Status.INTERNAL, message)
 
     def drained(self) -> None:
         """The client takes more."""
@@ -379,7 +404,7 @@ class StreamingCall(Call):
         assert self.method.streaming is not None
         try:
             async with asyncio.timeout_at(self.deadline):
-                async for response in self.method.streaming(self._requests(), self.deadline):
+                async for response in self.method.streaming(self._requests(), self.next_deadline):
                     self.send(_prefixed(response.SerializeToString()))
                     while self.unsent and self.open:
                         self._room.clear()
@@ -393,10 +418,19 @@ class StreamingCall(Call):
             self.tell("OK")
 
 
+def is_grpc(headers: Headers) -> bool:
+    """Whether the content type is gRPC's; that of gRPC-Web, which browsers speak, is another."""
+    return re.match(rb"application/grpc($|[+;])", headers.get(b"content-type", b"")) is not None
+
+
 def _prefixed(message: bytes) -> bytes:
     return b"\x00" + len(message).to_bytes(4) + message
 
 
 def _trailer(status: Status, message: str) -> bytes:
-    text = quote(message[:MAX_DETAILS], safe=PRINTABLE).encode()
-    return pack_header(b"grpc-status", b"%d" % status) + pack_header(b"grpc-message", text)
+    text = quote(message[:MAX_DETAILS], safe=PRINTABLE)
+    while len(text) > MAX_DETAILS:  # a character has up to twelve bytes there
+        message = message[: len(message) // 2]
+        text = quote(message, safe=PRINTABLE)
+    packed = pack_header(b"grpc-message", text.encode())
+    return pack_header(b"grpc-status", b"%d" % status) + packed

@@ -4,7 +4,7 @@ https://github.com/grpc/grpc/blob/master/doc/health-checking.md
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Callable, Collection
 from typing import Any
 
 from .dataplane import Dataplane, Target
@@ -43,7 +43,9 @@ def health_service(dataplane: Dataplane, services: Collection[str]) -> Service:
             raise ModelNotFoundError(f"there is no service or model {request.service!r:.80}")
         return health.HealthCheckResponse(status=found)
 
-    async def watch(requests: AsyncIterator[Any], deadline: float | None) -> AsyncIterator[Any]:
+    async def watch(
+        requests: AsyncIterator[Any], deadline: Callable[[], float | None]
+    ) -> AsyncIterator[Any]:
         async for request in requests:
             told = None
             # A stream that stays open would hold the server back from its end.

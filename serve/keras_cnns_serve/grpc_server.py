@@ -1,7 +1,7 @@
 """gRPC on the event loop that HTTP is on: services, and the port where they are called.
 
-It stands on an HTTP/2 of our own. grpcio's server for asyncio takes 150 microseconds of Python for
-a call, more than a small image's inference leaves, and is as large as all else here.
+It stands on an HTTP/2 of our own: grpcio's server for asyncio takes 150 microseconds of Python for
+a call, which is a third of a small image's inference, and 18 MB.
 """
 
 import asyncio
@@ -11,7 +11,17 @@ from dataclasses import dataclass, field
 
 from google.protobuf.descriptor import ServiceDescriptor
 
-from .grpc_call import Call, Finished, Limits, Method, Refusal, Streaming, StreamingCall, Unary
+from .grpc_call import (
+    Call,
+    Finished,
+    Limits,
+    Method,
+    Refusal,
+    Streaming,
+    StreamingCall,
+    Unary,
+    is_grpc,
+)
 from .http2 import Http2Connection, Stream
 from .http2_headers import Headers
 from .server import bind
@@ -122,8 +132,7 @@ class GrpcServer:
 
     def _make_call(self, connection: Http2Connection, number: int, headers: Headers) -> Stream:
         method = self._methods.get(headers.get(b":path", b""))
-        is_grpc = headers.get(b"content-type", b"").startswith(b"application/grpc")
-        if method is None or not is_grpc or headers.get(b":method") != b"POST":
+        if method is None or not is_grpc(headers) or headers.get(b":method") != b"POST":
             return Refusal(connection, number, headers)
         make = Call if method.streaming is None else StreamingCall
         return make(connection, number, headers, method, self._limits, self._finished)

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 from numpy.typing import NDArray
@@ -134,12 +134,12 @@ class InferenceService:
         )
 
     async def model_stream_infer(
-        self, requests: AsyncIterator[Any], deadline: float | None
+        self, requests: AsyncIterator[Any], deadline: Callable[[], float | None]
     ) -> AsyncIterator[Any]:
         """An answer to each request, in their order; an error ends its request, not the stream."""
         async for request in requests:
             try:
-                response = await self.model_infer(request, deadline)
+                response = await self.model_infer(request, deadline())
                 yield inference.ModelStreamInferResponse(infer_response=response)
             except ServeError as error:
                 yield inference.ModelStreamInferResponse(

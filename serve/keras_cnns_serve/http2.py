@@ -6,6 +6,8 @@ its answer goes in one: that, and little work in between, is what a small server
 """
 
 import asyncio
+import contextlib
+import socket
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import ClassVar
@@ -141,6 +143,8 @@ class Http2Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client is there."""
         self.transport = transport
+        with contextlib.suppress(OSError):  # who vanishes without a word should not stay for ever
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         self.client = str((transport.get_extra_info("peername") or ("",))[0])
         self._connections.add(self)
         self._timer = asyncio.get_running_loop().call_later(PREFACE_SECONDS, transport.close)
@@ -165,7 +169,8 @@ class Http2Connection(asyncio.Protocol):
         """Takes apart what came."""
         if self._rest:
             self._rest += data
-            if self._has_preface and len(self._rest) < 9 + int.from_bytes(self._rest[:3]):
+            length = int.from_bytes(self._rest[:3])
+            if self._has_preface and length <= MAX_FRAME_BYTES and len(self._rest) < 9 + length:
                 return
             data, self._rest = bytes(self._rest), bytearray()
         try:
@@ -216,6 +221,13 @@ class Http2Connection(asyncio.Protocol):
             stream.unsent.append(memoryview(data))
         stream.trailer = trailer
         self._send(stream, pieces)
+
+    def reset(self, stream: Stream, code: Code) -> None:
+        """Gives a stream up, with what of its answer is not sent."""
+        if stream.open:
+            self._forget(stream)
+            self.transport.write(frame(RST_STREAM, 0, stream.number, NUMBER.pack(code)))
+            self._close_if_done()
 
     def announce_end(self) -> None:
         """Asks for no more streams; those that come are still answered."""
@@ -333,7 +345,9 @@ class Http2Connection(asyncio.Protocol):
     def _take_headers(self, flags: int, number: int, payload: bytes) -> None:
         block = unpadded(flags, payload)
         if flags & HAS_PRIORITY:
-            block = block[5:]
+            if len(block) < LENGTHS[PRIORITY]:
+                raise ProtocolError(Code.FRAME_SIZE_ERROR, "a priority of less than five bytes")
+            block = block[LENGTHS[PRIORITY] :]
         if flags & END_HEADERS:
             self._take_head(flags, number, block)
         else:

@@ -6,6 +6,7 @@ A request of a head that is known goes the short way (`short_way.py`).
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
@@ -16,8 +17,10 @@ from uvicorn.protocols.http.httptools_impl import (
     RequestResponseCycle,
 )
 
-from .asgi import ARRIVED, HANG_UP, WHOLE, App, FastRoute, Reply, Request
+from .asgi import ARRIVED, HANG_UP, HUNG_UP, WHOLE, App, FastRoute, Reply, Request
 from .short_way import Known, ShortCycle, ShortWay, split
+
+logger = logging.getLogger(__name__)
 
 LAST_SECONDS = 0.2  # for a request on its way as the server stops
 HEAD_SECONDS = 20  # for the head, from a connection's beginning or a later request's
@@ -167,14 +170,22 @@ class HttpProtocol(HttpToolsProtocol):
 
     async def _answer_short(self, cycle: ShortCycle, app: App, route: FastRoute) -> None:
         request = cycle.request
-        reply = await app.answer(route, request)
-        if self.flow.write_paused and not cycle.disconnected:
-            await self.flow.drain()
-        if reply is not None:
-            self._write(cycle, reply)
-            app.finish(request.scope, reply.status, request.arrived)
-        cycle.response_complete = True
-        self._on_short_way = None
+        status = HUNG_UP
+        try:
+            reply = await app.answer(route, request)
+            if self.flow.write_paused and not cycle.disconnected:
+                await self.flow.drain()
+            if reply is not None:
+                status = reply.status
+                self._write(cycle, reply)
+        except Exception:
+            logger.exception("a request failed")
+            status = 500
+            self.transport.close()
+        finally:
+            app.finish(request.scope, status, request.arrived)
+            cycle.response_complete = True
+            self._on_short_way = None
         if self.pipeline or self.transport.is_closing():
             self.on_response_complete()
             return

@@ -14,8 +14,10 @@ from .asgi import App, FastRoute, Request
 KEPT_HEADS = 256  # of all connections
 LONGEST_KEPT = 2**12  # bytes
 LENGTH = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: ([0-9]{1,9})\r\n")
-# A head with one of these is read each time: it is of more than a request.
-NOT_KEPT = re.compile(rb"expect|upgrade|transfer-encoding|x-forwarded-.*")
+# A head with one of these is read each time: it is of more than a request, or of no other.
+NOT_KEPT = re.compile(
+    rb"expect|upgrade|transfer-encoding|x-forwarded-.*|traceparent|tracestate|x-request-id"
+)
 
 
 @dataclass(frozen=True, slots=True)

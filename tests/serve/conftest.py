@@ -22,10 +22,13 @@ from keras_cnns_serve.dataplane import Dataplane
 LABELS = [f"grey-{level}" for level in range(10)]
 
 
-def graph(extra_output: bool = False, nan: bool = False, fragile: bool = False) -> bytes:
-    """uint8 [N, 8, 8, 1] -> probabilities [N, 10]: the label is the mean pixel over 25.6.
+def graph(
+    side: int = 8, extra_output: bool = False, nan: bool = False, fragile: bool = False
+) -> bytes:
+    """uint8 [N, side, side, 1] -> probabilities [N, 10]: the label is the mean pixel over 25.6.
 
     Args:
+        side: pixels.
         extra_output: adds `logits`.
         nan: an all-black image has the probabilities NaN.
         fragile: an image whose first pixel is above 9 makes the run fail.
@@ -38,7 +41,7 @@ def graph(extra_output: bool = False, nan: bool = False, fragile: bool = False) 
         "two": np.array([[0.0, 1.0]], np.float32),
         "pick": np.array([[1.0, 0.0]], np.float32),
         "weights": weights,
-        "flat": np.array([-1, 64]),
+        "flat": np.array([-1, side * side]),
         "ten": np.arange(10, dtype=np.float32),
         "zero": np.array([0.0], np.float32),
         "first": np.array([0]),
@@ -76,7 +79,7 @@ def graph(extra_output: bool = False, nan: bool = False, fragile: bool = False) 
         helper.make_graph(
             nodes,
             "grey",
-            [helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", 8, 8, 1])],
+            [helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", side, side, 1])],
             [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["N", 10]) for n in outputs],
             [onnx.numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items()],
         ),

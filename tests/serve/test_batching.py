@@ -125,6 +125,38 @@ def test_each_gets_its_own_answer(start: Callable[..., Batcher], encoded: bool) 
     asyncio.run(main())
 
 
+def test_a_small_image_is_decoded_at_once_but_not_to_be_refused(
+    start: Callable[..., Batcher], engine: Doubler, decode: Decoder
+) -> None:
+    batcher = start(max_queue=1)
+    small: list[bytes] = []
+
+    def decode_small(content: bytes) -> NDArray[np.uint8] | None:
+        small.append(content)
+        return None if content == b"9" else np.array([int(content)], np.uint8)
+
+    batcher._decode_small = decode_small
+
+    async def main() -> None:
+        answer = await batcher.answer(job(5, encoded=True))
+        assert answer.outputs["twice"].tolist() == [10]
+        assert answer.decode > 0
+        assert (await batcher.answer(job(9, encoded=True))).outputs["twice"].tolist() == [18]
+        assert decode.begun == [b"9"]
+        while engine.running.acquire(blocking=False):
+            pass  # the runs so far
+        first = await blocked(batcher, engine)
+        waiting = ask(batcher, [job(2)])
+        await queued(batcher, 1)
+        with pytest.raises(QueueFullError):
+            await batcher.answer(job(3, encoded=True))
+        engine.go.set()
+        await asyncio.gather(first, *waiting)
+
+    asyncio.run(main())
+    assert small == [b"5", b"9"]
+
+
 def test_what_waits_is_taken_together_and_no_more_than_a_batch(
     start: Callable[..., Batcher], engine: Doubler
 ) -> None:

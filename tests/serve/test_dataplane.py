@@ -241,3 +241,22 @@ def test_a_successor_is_asked_only_what_it_answers(
     assert message in str(refused.value)
     assert classify(dataplane, [grey(130)])[0][0].label == "grey-5"
     dataplane.close(5)
+
+
+def test_a_successor_decodes_anew(tmp_path: Path) -> None:
+    """What the predecessor made of an image is not what its successor takes."""
+    larger = {"resize_shorter": 16, "crop": 16, "interpolation": "bilinear"}
+    preprocessing = larger | {"antialias": True, "channels": 1}
+    inputs = [{"name": "images", "dtype": "uint8", "shape": [None, 16, 16, 1]}]
+    write_version(tmp_path / "grey" / "1", graph(16), preprocessing=preprocessing, inputs=inputs)
+    dataplane = Dataplane.open(tmp_path)
+    found = dataplane._find(Target("grey"))
+    write_version(tmp_path / "grey" / "2")
+    dataplane.manager.sync()
+    found.batcher.close()
+    thumbnail = grey(130, (16, 16), "JPEG")
+    answer = dataplane._answer(Target("grey"), found, None, [thumbnail], (), None, 0)
+    prediction = asyncio.run(asyncio.wait_for(answer, 10))
+    assert prediction.source.version == 2
+    assert prediction.outputs["probabilities"].argmax() == 5
+    dataplane.close(5)

@@ -3,9 +3,11 @@
 import asyncio
 import random
 import struct
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import unquote
 
 import grpc.aio
 import h2.config
@@ -18,6 +20,7 @@ import pytest
 
 from keras_cnns_serve import grpc_call, grpc_server, http2
 from keras_cnns_serve.dataplane import Dataplane
+from keras_cnns_serve.errors import InvalidInputError
 from keras_cnns_serve.grpc_app import create_grpc
 from keras_cnns_serve.grpc_call import StreamingCall
 from keras_cnns_serve.grpc_server import GrpcServer, Service
@@ -28,6 +31,7 @@ from keras_cnns_serve.http2_frames import (
     END_HEADERS,
     END_STREAM,
     GOAWAY,
+    HAS_PRIORITY,
     HEADERS,
     PADDED,
     PING,
@@ -91,14 +95,14 @@ class Client:
             self.state.send_data(stream, data, end_stream=end)
         await self.flush()
 
-    async def send_all(self, stream: int, data: bytes) -> None:
+    async def send_all(self, stream: int, data: bytes, end: bool = True) -> None:
         """As fast as the server lets it."""
         self.state.send_headers(stream, HEAD)
         while data:
             room = self.state.local_flow_control_window(stream)
             size = min(room, self.state.max_outbound_frame_size, len(data))
             if size:
-                self.state.send_data(stream, data[:size], end_stream=size == len(data))
+                self.state.send_data(stream, data[:size], end_stream=end and size == len(data))
                 data = data[size:]
                 await self.flush()
             else:
@@ -143,9 +147,9 @@ async def connected(server: GrpcServer, **settings: int) -> AsyncIterator[Client
         client.writer.close()
 
 
-def streaming(method: Any) -> GrpcServer:
+def streaming(method: Any, **options: Any) -> GrpcServer:
     service = Service(inference.service("GRPCInferenceService"), {}, {"ModelStreamInfer": method})
-    return GrpcServer([service], "127.0.0.1", 0, max_message_bytes=10**6)
+    return GrpcServer([service], "127.0.0.1", 0, max_message_bytes=10**6, **options)
 
 
 STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
@@ -233,7 +237,7 @@ async def exchange(
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     for piece in pieces:
         writer.write(piece)
-        await asyncio.sleep(0)
+        await asyncio.sleep(0.01 if len(pieces) < 9 else 0)
     try:
         data = await reader.read()
     finally:
@@ -254,6 +258,8 @@ BOMB = b"\x40\x01a\x7f\xa1\x1e" + 4000 * b"b" + 30 * b"\xbe"  # one header, and 
     ("frames", "code"),
     [
         (b"\xff\xff\xff\x00\x00\x00\x00\x00\x01", Code.FRAME_SIZE_ERROR),
+        (b"\xff\xff\xff\x00|" + bytes(100), Code.FRAME_SIZE_ERROR),  # its head in two pieces
+        (frame(HEADERS, END_HEADERS | HAS_PRIORITY, 1, bytes(4)), Code.FRAME_SIZE_ERROR),
         (frame(PING, 0, 0, bytes(7)), Code.FRAME_SIZE_ERROR),
         (frame(SETTINGS, 0, 0, bytes(5)), Code.FRAME_SIZE_ERROR),
         (frame(SETTINGS, 0, 1, b""), Code.PROTOCOL_ERROR),
@@ -293,8 +299,8 @@ def test_who_breaks_the_protocol_is_told_how(frames: bytes, code: Code | None) -
     async def main() -> None:
         async with serving(slow, max_message_bytes=2**21) as server:
             last = frame(GOAWAY, 0, 0, bytes(8))  # a client that leaves
-            sent = PREFACE + frame(SETTINGS, 0, 0, b"") + frames
-            got = await exchange(server, [sent, last] if code is None else [sent])
+            sent = (PREFACE + frame(SETTINGS, 0, 0, b"") + frames).split(b"|", 1)
+            got = await exchange(server, [*sent, last] if code is None else sent)
             goaways = [payload for kind, _, _, payload in got if kind == GOAWAY]
             assert [int.from_bytes(each[4:8]) for each in goaways] == ([code] if code else [])
             assert all(len(each) > 8 for each in goaways)  # it says what was wrong
@@ -470,10 +476,11 @@ def test_what_is_no_message_gets_its_status(
     asyncio.run(main())
 
 
-def test_what_is_no_grpc_has_an_http_status() -> None:
+@pytest.mark.parametrize("kind", ["application/json", "application/grpc-web+proto"])
+def test_what_is_no_grpc_has_an_http_status(kind: str) -> None:
     async def main() -> None:
         async with serving() as server, connected(server) as client:
-            head = [*HEAD[:4], ("content-type", "application/json")]
+            head = [*HEAD[:4], ("content-type", kind)]
             client.state.send_headers(1, head, end_stream=True)
             await client.flush()
             (response,) = await client.until(h2.events.ResponseReceived)
@@ -495,6 +502,109 @@ def test_a_message_that_comes_too_slowly_is_not_waited_for(
             await client.until(h2.events.StreamEnded)
             assert client.trailers(1)["grpc-status"] == "4"
             assert "too slowly" in client.trailers(1)["grpc-message"]
+
+    asyncio.run(main())
+
+
+def test_a_stream_is_longer_than_a_request_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server's limit is of each request in it; the client's is of all."""
+    monkeypatch.setattr(grpc_server, "SWEEP_SECONDS", 0.05)
+    deadlines: list[float] = []
+
+    async def answer(
+        requests: AsyncIterator[Any], deadline: Callable[[], float | None]
+    ) -> AsyncGenerator[Any, None]:
+        async for _ in requests:
+            deadlines.append((deadline() or 0) - time.monotonic())
+            yield inference.ModelStreamInferResponse()
+
+    async def main() -> None:
+        async with streaming(answer, timeout=0.2) as server, connected(server) as client:
+            head = [(name, STREAM if name == ":path" else value) for name, value in HEAD]
+            client.state.send_headers(1, head)
+            client.state.send_headers(3, [*head, ("grpc-timeout", "300m")])
+            for _ in range(5):
+                client.state.send_data(1, message())
+                await client.flush()
+                await asyncio.sleep(0.1)
+            await client.until(h2.events.DataReceived, 5)
+            await client.until(h2.events.StreamEnded)
+            assert client.trailers(3)["grpc-status"] == "4"
+            client.state.end_stream(1)
+            await client.flush()
+            await client.until(h2.events.StreamEnded, 2)
+            assert client.trailers(1)["grpc-status"] == "0"
+
+    asyncio.run(main())
+    assert len(deadlines) == 5
+    assert all(0.1 < seconds <= 0.2 for seconds in deadlines)
+
+
+def test_a_watch_lasts(dataplane: Dataplane, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grpc_server, "SWEEP_SECONDS", 0.05)
+
+    async def main() -> None:
+        server = create_grpc(dataplane, "127.0.0.1", 0, max_message_bytes=1000, timeout=0.2)
+        async with server, connected(server) as client:
+            watch = "/grpc.health.v1.Health/Watch"
+            head = [(name, watch if name == ":path" else value) for name, value in HEAD]
+            for stream, messages in ((1, 1), (3, 0), (5, 2)):
+                client.state.send_headers(stream, head)
+                client.state.send_data(stream, messages * (b"\x00" + bytes(4)), end_stream=True)
+            await client.flush()
+            await client.until(h2.events.StreamEnded, 2)
+            assert [client.trailers(stream)["grpc-status"] for stream in (3, 5)] == ["13", "13"]
+            await asyncio.sleep(0.4)
+            (connection,) = server._connections
+            assert list(connection.streams) == [1]
+            assert client.body(1) == b"\x00\x00\x00\x00\x02\x08\x01"  # SERVING
+
+    asyncio.run(main())
+
+
+def test_an_answer_that_nobody_takes_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grpc_server, "SWEEP_SECONDS", 0.05)
+
+    async def main() -> None:
+        async with (
+            serving(max_message_bytes=10**5, timeout=0.3) as server,
+            connected(server, INITIAL_WINDOW_SIZE=1000) as client,
+        ):
+            await client.send(1, message("a" * 5000))
+            (reset,) = await client.until(h2.events.StreamReset)
+            assert reset.error_code == Code.CANCEL
+            assert len(client.body(1)) == 1000
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("text", ["模" * 3000, "%" * 9000, "a" * 9000, "\U0001f600" * 1999])
+def test_a_long_error_fits_in_a_header(text: str) -> None:
+    async def wrong(request: Any, deadline: float | None) -> Any:
+        raise InvalidInputError(text)
+
+    async def main() -> None:
+        async with serving(wrong) as server, connected(server) as client:
+            await client.send(1, message())
+            await client.until(h2.events.StreamEnded)
+            assert client.trailers(1)["grpc-status"] == "3"
+            said = client.trailers(1)["grpc-message"]
+            assert 1000 < len(said) <= grpc_call.MAX_DETAILS
+            assert text.startswith(unquote(said, errors="strict"))
+
+    asyncio.run(main())
+
+
+def test_messages_that_never_end_are_bounded() -> None:
+    async def main() -> None:
+        async with serving(max_message_bytes=10**6) as server, connected(server) as client:
+            part = b"\x00" + struct.pack(">L", 10**6) + bytes(900_000)
+            for stream in (1, 3, 5, 7, 9):
+                await client.send_all(stream, part, end=False)
+            await client.until(h2.events.StreamEnded)
+            assert client.trailers(9)["grpc-status"] == "8"
+            (connection,) = server._connections
+            assert list(connection.streams) == [1, 3, 5, 7]
 
     asyncio.run(main())
 

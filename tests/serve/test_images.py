@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from keras_cnns_serve.errors import DamagedImageError, ImageTooLargeError, UnsupportedImageError
-from keras_cnns_serve.images import _plain_jpeg, read_image
+from keras_cnns_serve.images import SMALL_BYTES, _plain_jpeg, read_image, read_small_image
 from keras_cnns_serve.manifest import Preprocessing
 from tests.serve.conftest import grey
 
@@ -224,3 +224,34 @@ EXIF[0x0112] = 6
 )
 def test_what_the_fast_decoder_would_read_otherwise_is_left_to_pillow(content: bytes) -> None:
     assert _plain_jpeg(content, 10**9) is None
+
+
+@pytest.mark.parametrize(("mode", "preprocessing"), [("RGB", RGB), ("L", GREY)])
+def test_a_thumbnail_is_decoded_at_once(mode: str, preprocessing: Preprocessing) -> None:
+    content = encode(picture(16, 16).convert(mode), "JPEG", quality=90)
+    pixels = read_small_image(content, preprocessing)
+    assert pixels is not None
+    np.testing.assert_array_equal(pixels, read_image(content, preprocessing))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        encode(picture(17, 16), "JPEG"),
+        encode(picture(16, 16).convert("L"), "JPEG"),
+        encode(picture(16, 16), "JPEG", exif=EXIF),
+        encode(picture(16, 16), "JPEG")[:-40],
+        encode(picture(16, 16), "JPEG") + bytes(SMALL_BYTES),
+        encode(picture(16, 16)),
+        b"",
+    ],
+    ids=["another size", "other channels", "exif", "cut short", "long", "png", "nothing"],
+)
+def test_what_is_no_thumbnail_is_left_to_a_thread(content: bytes) -> None:
+    assert read_small_image(content, RGB) is None
+
+
+def test_a_large_image_is_no_thumbnail_however_few_its_bytes() -> None:
+    content = encode(solid("RGB", RED).resize((80, 80)), "JPEG")
+    assert len(content) < SMALL_BYTES
+    assert read_small_image(content, Preprocessing(80, (80, 80), 3)) is None

@@ -211,6 +211,41 @@ def test_who_hangs_up_costs_no_more(taken: list[bytes], behind: bytes) -> None:
     assert time.monotonic() - started < 10
 
 
+def test_a_fault_of_ours_closes_the_connection(
+    taken: list[bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    statuses: list[int] = []
+
+    async def endpoint(request: Request) -> Reply:
+        if len(await request.body()) > 3:
+            raise ValueError("the endpoint's")
+        return Reply(b"{}")
+
+    def failed(error: Exception) -> Reply:
+        raise RuntimeError("its translator's") from error
+
+    async def otherwise(*_: object) -> None: ...
+
+    async def main() -> None:
+        routes = [FastRoute("POST", re.compile("/x"), endpoint, failed)]
+        app = App(
+            routes, otherwise, 10**6, Counter(), lambda _, status, __: statuses.append(status)
+        )
+        async with serving(app) as (host, port, state):
+            reader, writer = await asyncio.open_connection(host, port)
+            writer.write(request(b"x", "/x"))
+            await reader.readuntil(b"{}")
+            writer.write(request(b"long", "/x"))
+            assert await reader.read() == b""
+            writer.close()
+            assert not state.tasks
+
+    asyncio.run(main())
+    assert taken == [b"long"]
+    assert statuses == [200, 500]
+    assert "its translator's" in caplog.text
+
+
 def test_a_connection_that_nobody_uses_is_closed(taken: list[bytes]) -> None:
     async def main() -> float:
         app = endless([], 0.01)
