@@ -24,8 +24,8 @@ peer() {  # NAME REQUIREMENT...
 
 environment ours "$root/../constraints.txt" --editable "$root/../serve[uvloop]"
 peer litserve litserve pyzmq uvloop httptools
-peer mlserver mlserver
-peer bentoml bentoml
+peer mlserver mlserver httptools
+peer bentoml bentoml uvloop httptools
 peer triton "numpy<2"  # which the wheel was built for: later ones garble its tensors
 # pytriton's own requirements are not needed for the server in its wheel.
 "$root/triton/bin/python" -m pip install --quiet --no-deps nvidia-pytriton==0.7.0

@@ -24,7 +24,7 @@ OVERTIME = 0.5  # seconds after the grace for what should have ended by itself
 
 
 def main(arguments: list[str] | None = None, program: str = "keras-cnns-serve") -> int:
-    """Serve a directory of exported models over HTTP.
+    """Serve a directory of exported models over HTTP and gRPC.
 
     Args:
         arguments: without the program's name; by default those of the process.

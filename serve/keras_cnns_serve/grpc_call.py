@@ -7,7 +7,6 @@ import asyncio
 import logging
 import re
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from enum import IntEnum
@@ -143,6 +142,7 @@ class Call(Stream):
         "_arrived",
         "_body",
         "_finished",
+        "_give_up",
         "_head",
         "_task",
         "deadline",
@@ -165,6 +165,7 @@ class Call(Stream):
         self.deadline: float | None = None
         self._finished = finished
         self._arrived = time.monotonic()
+        self._give_up: float | None = None  # when a client must have taken all of the answer
         self._body = bytearray()  # what came of it, where it did not come in one piece
         self._task: asyncio.Task[None] | None = None
         self._head = HEAD  # of the answer; empty when it is sent
@@ -188,14 +189,14 @@ class Call(Stream):
 
     def received(self, data: bytes) -> None:
         """Answers, when all is there."""
-        if self._body or not self.ended:
-            self._body += data
-            self.taken(len(data))
-            if not self.ended:
-                self._expect_more()
-                return
-            data = bytes(self._body)
         try:
+            if self._body or not self.ended:
+                self._body += data
+                self.taken(len(data))
+                if not self.ended:
+                    self.expect_more()
+                    return
+                data = bytes(self._body)
             size = self.message_size(data)
             if len(data) != PREFIX + size:
                 message = f"one message was expected, but {len(data)} bytes came"
@@ -203,8 +204,7 @@ class Call(Stream):
         except CallError as error:
             self.fail(error)
             return
-        self.deadline = self.next_deadline()
-        self.start(self._answer(bool(data[0]), data[PREFIX:]))
+        self.start(self.answer(bool(data[0]), data[PREFIX:]))
 
     def lost(self) -> None:
         """Nobody waits for the answer."""
@@ -226,9 +226,11 @@ class Call(Stream):
         return limit if self.deadline is None else min(limit, self.deadline)
 
     def check(self) -> None:
-        """Ends the call if its message comes too slowly, or if its time is over."""
+        """Ends the call if its message comes or its answer goes too slowly, or is too late."""
         now, came = time.monotonic(), len(self._body)
-        if self._task is None and now > self._arrived + BODY_SECONDS + came / SLOWEST_RATE:
+        if self._give_up is not None and now > self._give_up:
+            self.connection.reset(self, Code.CANCEL)
+        elif self._task is None and now > self._arrived + BODY_SECONDS + came / SLOWEST_RATE:
             self.fail(TooSlowError(f"the message comes too slowly: {came:,} bytes so far"))
         elif self.deadline is not None and now > self.deadline:
             self.fail(CallError(Status.DEADLINE_EXCEEDED, "the call's time is over"))
@@ -275,6 +277,8 @@ class Call(Stream):
         if not message and trailer is not None:
             head, trailer = (head + trailer, None) if head else (b"", trailer)
         self.connection.respond(self, head, message, trailer)
+        if self.unsent and trailer is not None:
+            self._give_up = time.monotonic() + BODY_SECONDS + len(message) / SLOWEST_RATE
 
     def fail(self, error: Exception, more: bytes = b"") -> None:
         """Ends the call with an error; `more` are headers to go with it."""
@@ -302,11 +306,12 @@ class Call(Stream):
             self._finished(self.method.path, self.connection.client, code, seconds)
             self._finished = None
 
-    async def _answer(self, packed: bool, message: bytes) -> None:
+    async def answer(self, packed: bool, message: bytes) -> None:
+        """Answers the one request."""
         assert self.method.unary is not None
         try:
             request = await self.read(packed, message)
-            response = await self.method.unary(request, self.deadline)
+            response = await self.method.unary(request, self.next_deadline())
             content = response.SerializeToString()
         except Exception as error:
             self.fail(error)
@@ -314,97 +319,49 @@ class Call(Stream):
             self.send(_prefixed(content), OK)
             self.tell("OK")
 
-    def _expect_more(self) -> None:
-        """Sees that what comes is neither too long nor too slow."""
-        try:
-            self.message_size(self._body)
-            if len(self._body) > PREFIX + self.limits.message_bytes:
-                raise CallError(Status.INTERNAL, "one message was expected, but more came")
-            calls = [each for each in self.connection.streams.values() if isinstance(each, Call)]
-            if sum(len(call._body) for call in calls) > UNFINISHED * self.limits.message_bytes:
-                message = "too many messages that are not complete on one connection"
-                raise CallError(Status.RESOURCE_EXHAUSTED, message)
-        except CallError as error:
-            self.fail(error)
-            return
+    def expect_more(self) -> None:
+        """Sees that what came of the next message is not too much.
+
+        Raises:
+            CallError: it is.
+        """
+        self.message_size(self._body)
+        calls = [each for each in self.connection.streams.values() if isinstance(each, Call)]
+        if sum(len(call._body) for call in calls) > UNFINISHED * self.limits.message_bytes:
+            message = "too many messages that are not complete on one connection"
+            raise CallError(Status.RESOURCE_EXHAUSTED, message)
 
     def _is_late(self) -> bool:
         return self.deadline is not None and time.monotonic() > self.deadline - SLACK
 
 
 class StreamingCall(Call):
-    """A call that answers a stream; its requests are one, or a stream too."""
+    """A call of one request that is answered by a stream."""
 
-    __slots__ = ("_awaited", "_count", "_held", "_messages", "_room")
+    __slots__ = ("_room",)
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self._messages: deque[tuple[bool, bytes]] = deque()  # that wait
-        self._count = 0  # of all that came
-        self._held = 0  # bytes of them and what came since, which the client may not send anew yet
-        self._awaited = asyncio.Event()  # a message, or the end
         self._room = asyncio.Event()  # the client has taken what was sent
-
-    def begun(self) -> None:
-        """Starts to answer."""
-        super().begun()
-        if self.open:
-            self.start(self._answer_all())
-
-    def received(self, data: bytes) -> None:
-        """Takes the messages off what came."""
-        self._body += data
-        self._held += len(data)
-        try:
-            while len(self._body) >= PREFIX:
-                end = PREFIX + self.message_size(self._body)
-                if len(self._body) < end:
-                    break
-                self._messages.append((bool(self._body[0]), bytes(self._body[PREFIX:end])))
-                del self._body[:end]
-                self._count += 1
-            if self.ended and self._body:
-                raise CallError(Status.INTERNAL, "the last message is cut short")
-            if self._count > 1 or self.ended > self._count:
-                self._check_count()
-        except CallError as error:
-            self.fail(error)
-            self.lost()
-            return
-        self._release()
-        self._awaited.set()
-
-    def _check_count(self) -> None:
-        if not self.method.takes_stream:
-            message = f"one message was expected, but {self._count} came"
-            raise CallError(Status.INTERNAL, message)
 
     def drained(self) -> None:
         """The client takes more."""
         self._room.set()
 
-    def _release(self) -> None:
-        """While a message waits the client may send a window's bytes ahead, and no more."""
-        if not self._messages:
-            self.taken(self._held)
-            self._held = 0
+    async def answer(self, packed: bool, message: bytes) -> None:
+        """Answers the one request."""
 
-    async def _requests(self) -> AsyncIterator[Any]:
-        while True:
-            while not self._messages:
-                if self.ended:
-                    return
-                self._awaited.clear()
-                await self._awaited.wait()
-            packed, message = self._messages.popleft()
-            self._release()
+        async def requests() -> AsyncIterator[Any]:
             yield await self.read(packed, message)
 
-    async def _answer_all(self) -> None:
+        await self.answer_all(requests())
+
+    async def answer_all(self, requests: AsyncIterator[Any]) -> None:
+        """Answers requests, as fast as the client takes it."""
         assert self.method.streaming is not None
         try:
             async with asyncio.timeout_at(self.deadline):
-                async for response in self.method.streaming(self._requests(), self.next_deadline):
+                async for response in self.method.streaming(requests, self.next_deadline):
                     self.send(_prefixed(response.SerializeToString()))
                     while self.unsent and self.open:
                         self._room.clear()
@@ -416,6 +373,54 @@ class StreamingCall(Call):
         else:
             self.send(trailer=OK)
             self.tell("OK")
+
+
+class BidirectionalCall(StreamingCall):
+    """A call whose requests are a stream, too."""
+
+    __slots__ = ("_awaited", "_returned_early")
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._awaited = asyncio.Event()  # a message, or the end
+        self._returned_early = 0  # bytes of what waits that the client may send anew already
+
+    def begun(self) -> None:
+        """Starts to answer."""
+        super().begun()
+        if self.open:
+            self.start(self.answer_all(self._requests()))
+
+    def received(self, data: bytes) -> None:
+        """Keeps it until its turn comes."""
+        self._body += data
+        try:
+            self.expect_more()
+        except CallError as error:
+            self.fail(error)
+            self.lost()
+        self._awaited.set()
+
+    async def _requests(self) -> AsyncIterator[Any]:
+        """While a message waits the client may send a window's bytes ahead, and no more."""
+        while True:
+            end = PREFIX + self.message_size(self._body)
+            if len(self._body) >= end:
+                packed, message = bool(self._body[0]), bytes(self._body[PREFIX:end])
+                del self._body[:end]
+                early = min(end, self._returned_early)
+                self._returned_early -= early
+                self.taken(end - early)
+                yield await self.read(packed, message)
+            elif self.ended:
+                if self._body:
+                    raise CallError(Status.INTERNAL, "the last message is cut short")
+                return
+            else:
+                self.taken(len(self._body) - self._returned_early)
+                self._returned_early = len(self._body)
+                self._awaited.clear()
+                await self._awaited.wait()
 
 
 def is_grpc(headers: Headers) -> bool:

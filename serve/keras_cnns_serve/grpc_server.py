@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from google.protobuf.descriptor import ServiceDescriptor
 
 from .grpc_call import (
+    BidirectionalCall,
     Call,
     Finished,
     Limits,
@@ -134,5 +135,7 @@ class GrpcServer:
         method = self._methods.get(headers.get(b":path", b""))
         if method is None or not is_grpc(headers) or headers.get(b":method") != b"POST":
             return Refusal(connection, number, headers)
-        make = Call if method.streaming is None else StreamingCall
+        make: type[Call] = Call
+        if method.streaming is not None:
+            make = BidirectionalCall if method.takes_stream else StreamingCall
         return make(connection, number, headers, method, self._limits, self._finished)

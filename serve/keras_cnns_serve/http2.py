@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import socket
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import ClassVar
 
 from .http2_frames import (
@@ -45,7 +45,7 @@ from .http2_frames import (
     frame_head,
     unpadded,
 )
-from .http2_headers import MAX_HEAD_BYTES, NO_TABLE, Headers, HeadReader
+from .http2_headers import MAX_BLOCK_BYTES, MAX_HEAD_BYTES, NO_TABLE, Headers, HeadReader
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 PREFACE_SECONDS = 20  # from a connection's beginning
@@ -66,11 +66,11 @@ class Stream:
         "_returned",
         "connection",
         "ended",
+        "granted",
         "headers",
         "number",
         "open",
         "receivable",
-        "sendable",
         "trailer",
         "unsent",
     )
@@ -82,7 +82,7 @@ class Stream:
         self.open = True  # it is neither answered nor given up
         self.ended = False  # the client has said all
         self.receivable = STREAM_WINDOW  # bytes that the client may still send
-        self.sendable = connection.initial_window  # bytes that we may
+        self.granted = 0  # bytes that we may send, beside what every stream may
         self.unsent: deque[memoryview] = deque()  # what we may not yet
         self.trailer: bytes | None = None  # what follows it
         self._returned = 0  # bytes that were taken, of which the client does not know yet
@@ -130,6 +130,7 @@ class Http2Connection(asyncio.Protocol):
         self.streams: dict[int, Stream] = {}  # those that are open
         self.initial_window = DEFAULT_WINDOW  # bytes that a new stream may send
         self._sendable = DEFAULT_WINDOW  # bytes that all of them may
+        self._has_more_room = False  # for what waits
         self._received = 0  # bytes, of which the client does not know that they were taken
         self._max_frame = DEFAULT_FRAME  # bytes that the client takes in one
         self._newest = 0  # the highest number of a stream
@@ -144,7 +145,8 @@ class Http2Connection(asyncio.Protocol):
         """A client is there."""
         self.transport = transport
         with contextlib.suppress(OSError):  # who vanishes without a word should not stay for ever
-            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            own = transport.get_extra_info("socket")
+            own.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         self.client = str((transport.get_extra_info("peername") or ("",))[0])
         self._connections.add(self)
         self._timer = asyncio.get_running_loop().call_later(PREFACE_SECONDS, transport.close)
@@ -193,6 +195,8 @@ class Http2Connection(asyncio.Protocol):
                 position = end
             if position < size:
                 self._rest += data[position:]
+            if self._has_more_room:
+                self._send_more()
         except ProtocolError as error:
             self._go_away(self._newest, error.code, str(error))
             self.transport.close()
@@ -254,7 +258,8 @@ class Http2Connection(asyncio.Protocol):
         waited = False
         while stream.unsent:
             data = stream.unsent[0]
-            room = min(stream.sendable, self._sendable, self._max_frame)
+            window = self.initial_window + stream.granted
+            room = min(window, self._sendable, self._max_frame)
             if room <= 0:
                 waited = True
                 break
@@ -262,7 +267,7 @@ class Http2Connection(asyncio.Protocol):
                 stream.unsent[0], data = data[room:], data[:room]
             else:
                 stream.unsent.popleft()
-            stream.sendable -= len(data)
+            stream.granted -= len(data)
             self._sendable -= len(data)
             pieces += (frame_head(len(data), DATA, 0, stream.number), data)
         if not waited and stream.trailer is not None and stream.open:
@@ -282,10 +287,11 @@ class Http2Connection(asyncio.Protocol):
         stream.open = False
         self.streams.pop(stream.number, None)
 
-    def _send_more(self, streams: Sequence[Stream]) -> None:
+    def _send_more(self) -> None:
         """There is more room: sends what waited for it."""
-        for stream in streams:
-            if stream.unsent:
+        self._has_more_room = False
+        for stream in list(self.streams.values()):
+            if stream.unsent and self._sendable > 0 and self.initial_window + stream.granted > 0:
                 self._send(stream, [])
                 if not stream.unsent:
                     stream.drained()
@@ -359,7 +365,7 @@ class Http2Connection(asyncio.Protocol):
         block += payload
         if number != begun:
             raise ProtocolError(Code.PROTOCOL_ERROR, "headers of another stream within headers")
-        if len(block) > MAX_HEAD_BYTES:
+        if len(block) > MAX_BLOCK_BYTES:
             raise ProtocolError(Code.ENHANCE_YOUR_CALM, "the headers are too long")
         if flags & END_HEADERS:
             self._head = None
@@ -368,6 +374,10 @@ class Http2Connection(asyncio.Protocol):
     def _take_head(self, flags: int, number: int, block: bytes) -> None:
         headers = self._heads.read(block)
         stream = self.streams.get(number)
+        if stream is not None and isinstance(headers, Code):
+            self.reset(stream, headers)
+            stream.lost()
+            return
         if stream is not None:  # trailers
             if stream.ended or not flags & END_STREAM:
                 raise ProtocolError(Code.PROTOCOL_ERROR, f"stream {number} has begun already")
@@ -379,9 +389,10 @@ class Http2Connection(asyncio.Protocol):
         if number <= self._newest:  # trailers of one that was answered before
             return
         self._newest = number
-        if self._closing or len(self.streams) >= MAX_STREAMS or headers is None:
-            code = Code.PROTOCOL_ERROR if headers is None else Code.REFUSED_STREAM
-            self.transport.write(frame(RST_STREAM, 0, number, NUMBER.pack(code)))
+        if self._closing or len(self.streams) >= MAX_STREAMS:
+            headers = Code.REFUSED_STREAM
+        if isinstance(headers, Code):
+            self.transport.write(frame(RST_STREAM, 0, number, NUMBER.pack(headers)))
             return
         stream = self.streams[number] = self._make_stream(self, number, headers)
         stream.ended = bool(flags & END_STREAM)
@@ -417,18 +428,15 @@ class Http2Connection(asyncio.Protocol):
             raise ProtocolError(Code.FRAME_SIZE_ERROR, "settings have six bytes each")
         for setting, value in SETTING.iter_unpack(payload):
             if setting == INITIAL_WINDOW_SIZE:
-                more = value - self.initial_window
-                self.initial_window = value
-                for stream in self.streams.values():
-                    stream.sendable += more
-                if max([value, *(s.sendable for s in self.streams.values())]) > LARGEST:
+                if value > LARGEST:
                     raise ProtocolError(Code.FLOW_CONTROL_ERROR, "a window is too large")
+                self.initial_window = value
             elif setting == MAX_FRAME_SIZE:
                 if not DEFAULT_FRAME <= value < 2**24:
                     raise ProtocolError(Code.PROTOCOL_ERROR, f"a frame's size of {value}")
                 self._max_frame = value
         self.transport.write(frame(SETTINGS, ACK, 0, b""))
-        self._send_more(list(self.streams.values()))
+        self._has_more_room = True
 
     def _take_window_update(self, flags: int, number: int, payload: bytes) -> None:
         more = NUMBER.unpack(payload)[0] & LARGEST
@@ -437,17 +445,15 @@ class Http2Connection(asyncio.Protocol):
         if number == 0:
             self._sendable += more
             window = self._sendable
-            streams = list(self.streams.values())
         else:
             stream = self.streams.get(number)
             if stream is None:
                 return
-            stream.sendable += more
-            window = stream.sendable
-            streams = [stream]
+            stream.granted += more
+            window = self.initial_window + stream.granted
         if window > LARGEST:
             raise ProtocolError(Code.FLOW_CONTROL_ERROR, "a window is too large")
-        self._send_more(streams)
+        self._has_more_room = True
 
     _takers: ClassVar = {
         DATA: _take_data,

@@ -6,7 +6,9 @@ import hpack
 
 from .http2_frames import Code, ProtocolError
 
-MAX_HEAD_BYTES = 2**14  # of a request's headers, packed or not
+MAX_HEAD_BYTES = 2**14  # of a request's headers; with more, that request is refused
+MAX_BLOCK_BYTES, MAX_UNPACKED_BYTES = 2**15, 2**16  # with more, the connection ends
+OVERHEAD = 32  # bytes that a header counts beside its own
 KEPT_HEADS, LONGEST_KEPT = 64, 2**9  # of a connection, and bytes of one
 NO_TABLE = b"\x20"  # before our first header: the table that we might fill has no room
 # Headers that are of a connection have no place in HTTP/2.
@@ -22,17 +24,19 @@ class HeadReader:
     """
 
     def __init__(self) -> None:
-        self._decoder = hpack.Decoder(max_header_list_size=MAX_HEAD_BYTES)
-        self._kept: dict[bytes, Headers | None] = {}
+        self._decoder = hpack.Decoder(max_header_list_size=MAX_UNPACKED_BYTES)
+        self._kept: dict[bytes, Headers | Code] = {}
 
-    def read(self, block: bytes) -> Headers | None:
-        """The headers by their names; None for those that no request may have.
+    def read(self, block: bytes) -> Headers | Code:
+        """The headers by their names; of those that no request may have, why its stream must end.
 
         Raises:
             ProtocolError: they cannot be unpacked, or there are too many.
         """
         if block in self._kept:
             return self._kept[block]
+        if len(block) > MAX_BLOCK_BYTES:
+            raise ProtocolError(Code.ENHANCE_YOUR_CALM, "the headers are too long")
         table = self._decoder.header_table.dynamic_entries
         before = len(table), table[0] if table else None
         try:
@@ -41,13 +45,16 @@ class HeadReader:
             raise ProtocolError(Code.ENHANCE_YOUR_CALM, "the headers are too long") from error
         except (hpack.HPACKError, UnicodeDecodeError) as error:
             raise ProtocolError(Code.COMPRESSION_ERROR, f"the headers: {error}") from error
-        headers: Headers | None = {bytes(pair[0]): bytes(pair[1]) for pair in pairs}
-        if any(name != name.lower() or name in OF_HTTP1 for name in headers or ()):
-            headers = None
+        headers: Headers | Code = {bytes(pair[0]): bytes(pair[1]) for pair in pairs}
+        if sum(len(pair[0]) + len(pair[1]) + OVERHEAD for pair in pairs) > MAX_HEAD_BYTES:
+            headers = Code.ENHANCE_YOUR_CALM
+        elif any(pair[0] != pair[0].lower() or pair[0] in OF_HTTP1 for pair in pairs):
+            headers = Code.PROTOCOL_ERROR
         after = len(table), table[0] if table else None
-        if after[0] != before[0] or after[1] is not before[1]:
+        resizes = block[:1] and block[0] & 0xE0 == 0x20
+        if resizes or after[0] != before[0] or after[1] is not before[1]:
             self._kept.clear()
-        elif 0 < len(block) <= LONGEST_KEPT and block[0] & 0xE0 != 0x20:  # the table's size
+        elif len(block) <= LONGEST_KEPT:
             if len(self._kept) == KEPT_HEADS:
                 self._kept.clear()
             self._kept[block] = headers

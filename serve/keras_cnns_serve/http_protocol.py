@@ -87,7 +87,8 @@ class HttpProtocol(HttpToolsProtocol):
         super().data_received(data)
         if short is not None and whole is not None and self._is_between:
             cycle = self.cycle
-            if isinstance(cycle, RequestResponseCycle) and cycle.scope is self.scope:
+            read = isinstance(cycle, RequestResponseCycle) and cycle.scope is self.scope
+            if read and cycle.keep_alive:
                 short.keep(whole[0], dict(cycle.scope))
         if self._in_head and not self.transport.is_closing():
             self._unparsed += len(data)

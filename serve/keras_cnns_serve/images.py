@@ -81,7 +81,9 @@ def read_image(
     return np.asarray(pixels).reshape(*preprocessing.crop, preprocessing.channels)
 
 
-def read_small_image(content: bytes, preprocessing: Preprocessing) -> NDArray[np.uint8] | None:
+def read_small_image(
+    content: bytes, preprocessing: Preprocessing, max_pixels: int = MAX_PIXELS
+) -> NDArray[np.uint8] | None:
     """The same pixels, where to decode takes no longer than to wake another thread for it.
 
     So it is with a thumbnail that is a plain JPEG of the size that the graph takes; None for what
@@ -89,7 +91,7 @@ def read_small_image(content: bytes, preprocessing: Preprocessing) -> NDArray[np
     """
     if len(content) > SMALL_BYTES:
         return None
-    pixels = _plain_jpeg(content, SMALL_PIXELS)
+    pixels = _plain_jpeg(content, min(max_pixels, SMALL_PIXELS))
     return pixels if pixels is not None and _fits(pixels, preprocessing) else None
 
 

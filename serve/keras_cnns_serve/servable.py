@@ -72,14 +72,11 @@ def start_servable(source: ModelVersion, options: Options) -> Servable:
     """
     loaded = load_engine(source, options.engine)
     recorder = Recorder()
+    preprocessing, max_pixels = source.manifest.preprocessing, options.max_pixels
     batcher = Batcher(
         loaded.engine,
-        partial(
-            read_image,
-            preprocessing=source.manifest.preprocessing,
-            max_pixels=options.max_pixels,
-        ),
-        partial(read_small_image, preprocessing=source.manifest.preprocessing),
+        partial(read_image, preprocessing=preprocessing, max_pixels=max_pixels),
+        partial(read_small_image, preprocessing=preprocessing, max_pixels=max_pixels),
         [output.name for output in source.manifest.outputs],
         slots=loaded.slots,
         # Those without a run decode the next images beside it.

@@ -96,7 +96,7 @@ def test_help_ends_with_an_example_that_works(
 ) -> None:
     assert main(["--help"], program="keras-cnns serve") == 0
     text = capsys.readouterr().out
-    assert "Serve a directory of exported models over HTTP." in text
+    assert "Serve a directory of exported models over HTTP and gRPC." in text
     serve, curl = (line.strip() for line in text.rstrip().split("\n")[-2:])
     assert serve == "keras-cnns serve models --port 8501"
     assert shlex.split(curl)[0] == "curl"

@@ -22,7 +22,7 @@ from keras_cnns_serve import grpc_call, grpc_server, http2
 from keras_cnns_serve.dataplane import Dataplane
 from keras_cnns_serve.errors import InvalidInputError
 from keras_cnns_serve.grpc_app import create_grpc
-from keras_cnns_serve.grpc_call import StreamingCall
+from keras_cnns_serve.grpc_call import BidirectionalCall
 from keras_cnns_serve.grpc_server import GrpcServer, Service
 from keras_cnns_serve.http2 import PREFACE
 from keras_cnns_serve.http2_frames import (
@@ -276,12 +276,13 @@ BOMB = b"\x40\x01a\x7f\xa1\x1e" + 4000 * b"b" + 30 * b"\xbe"  # one header, and 
         (frame(HEADERS, END_HEADERS, 1, b"\xff\xff\xff\xff\xff\xff\xff"), Code.COMPRESSION_ERROR),
         (frame(HEADERS, END_HEADERS, 1, b"\xc6"), Code.COMPRESSION_ERROR),  # no such entry
         (frame(HEADERS, END_HEADERS, 1, BOMB), Code.ENHANCE_YOUR_CALM),
+        (frame(HEADERS, END_HEADERS, 1, b"\x20" * 40_000), Code.ENHANCE_YOUR_CALM),
         (frame(HEADERS, END_HEADERS | PADDED, 1, b"\x09x"), Code.PROTOCOL_ERROR),
         (frame(CONTINUATION, 0, 1, b""), Code.PROTOCOL_ERROR),
         (frame(HEADERS, 0, 1, b"") + frame(PING, 0, 0, bytes(8)), Code.PROTOCOL_ERROR),
         (frame(HEADERS, 0, 1, b"") + frame(CONTINUATION, 0, 3, b""), Code.PROTOCOL_ERROR),
         (
-            frame(HEADERS, 0, 1, b"") + 5 * frame(CONTINUATION, 0, 1, bytes(4000)),
+            frame(HEADERS, 0, 1, b"") + 9 * frame(CONTINUATION, 0, 1, bytes(4000)),
             Code.ENHANCE_YOUR_CALM,
         ),
         (CALL + CALL, Code.PROTOCOL_ERROR),
@@ -416,6 +417,69 @@ def test_headers_of_http1_reset_their_stream_alone() -> None:
     asyncio.run(main())
 
 
+def test_headers_that_are_too_long_refuse_their_call_alone() -> None:
+    async def main() -> None:
+        async with (
+            serving() as server,
+            grpc.aio.insecure_channel(server.address) as channel,
+        ):
+            call = channel.unary_unary(INFER)
+            slow = [("a", "x" * 20_000)]
+            with pytest.raises(grpc.aio.AioRpcError) as error:
+                await call(b"", timeout=10, metadata=slow)
+            assert error.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert len(server._connections) == 1
+            assert await call(b"", timeout=10) == b""
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("flood", "least"),
+    [
+        (10_000 * frame(WINDOW_UPDATE, 0, 1, struct.pack(">L", 1)), 1),
+        (10_000 * frame(WINDOW_UPDATE, 0, 0, struct.pack(">L", 1)), 0),
+        (2 * frame(SETTINGS, 0, 0, 10_000 * struct.pack(">HL", 4, 0)), 0),
+        (10_000 * frame(SETTINGS, 0, 0, struct.pack(">HL", 4, 0)), 0),
+    ],
+    ids=["a stream's window", "the connection's", "long settings", "many settings"],
+)
+def test_a_flood_of_frames_is_looked_at_once(
+    monkeypatch: pytest.MonkeyPatch, flood: bytes, least: int
+) -> None:
+    """Not once for each frame and each of the answers that wait."""
+    sends: list[int] = []
+    send = http2.Http2Connection._send
+
+    def noted(self: http2.Http2Connection, stream: http2.Stream, pieces: Any) -> None:
+        sends.append(stream.number)
+        send(self, stream, pieces)
+
+    async def main() -> None:
+        async with serving() as server:
+            _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            sent = PREFACE + frame(SETTINGS, 0, 0, struct.pack(">HL", 4, 0))
+            for stream in range(1, 2 * http2.MAX_STREAMS, 2):
+                sent += frame(HEADERS, END_HEADERS, stream, PACKED_HEAD)
+                sent += frame(DATA, END_STREAM, stream, message())
+            writer.write(sent)
+            (connection,) = await until_there(server._connections)
+            while len([s for s in connection.streams.values() if s.unsent]) < http2.MAX_STREAMS:
+                await asyncio.sleep(0.01)
+            monkeypatch.setattr(http2.Http2Connection, "_send", noted)
+            connection.data_received(flood)
+            writer.close()
+
+    asyncio.run(main())
+    assert sends == [1] * least
+
+
+async def until_there(connections: set[http2.Http2Connection]) -> set[http2.Http2Connection]:
+    while not connections:
+        await asyncio.sleep(0.01)
+    return connections
+
+
 def test_headers_are_remembered_while_they_mean_the_same() -> None:
     """Against the library alone, over blocks that repeat, change the table, and resize it."""
     chance = random.Random(0)
@@ -433,6 +497,16 @@ def test_headers_are_remembered_while_they_mean_the_same() -> None:
         assert reader.read(block) == expected
         assert len(reader._kept) <= KEPT_HEADS
     assert hits > 500
+
+
+def test_what_a_full_table_did_not_take_is_read_again() -> None:
+    reader = HeadReader()
+    added = b"\x40\x01a\x01b"
+    reader.read(b"\x20\x82")  # no table
+    reader.read(added)
+    reader.read(b"\x3f\xe1\x1f\x82")  # 4096 bytes
+    reader.read(added)
+    assert reader.read(b"\xbe") == {b"a": b"b"}
 
 
 def test_a_size_of_the_table_is_never_forgotten() -> None:
@@ -564,10 +638,11 @@ def test_a_watch_lasts(dataplane: Dataplane, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_an_answer_that_nobody_takes_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grpc_server, "SWEEP_SECONDS", 0.05)
+    monkeypatch.setattr(grpc_call, "BODY_SECONDS", 0.1)
 
     async def main() -> None:
         async with (
-            serving(max_message_bytes=10**5, timeout=0.3) as server,
+            serving(max_message_bytes=10**5) as server,
             connected(server, INITIAL_WINDOW_SIZE=1000) as client,
         ):
             await client.send(1, message("a" * 5000))
@@ -630,6 +705,23 @@ def test_a_call_whose_time_is_over_is_ended(monkeypatch: pytest.MonkeyPatch) -> 
     asyncio.run(main())
 
 
+def test_what_takes_long_on_purpose_is_not_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server's limit is told to a method; to load a model takes as long as it takes."""
+    monkeypatch.setattr(grpc_server, "SWEEP_SECONDS", 0.05)
+
+    async def load(request: Any, deadline: float | None) -> Any:
+        await asyncio.sleep(0.4)
+        return inference.ModelInferResponse(id=f"{(deadline or 0) - time.monotonic():.1f}")
+
+    async def main() -> None:
+        async with serving(load, timeout=0.1) as server, connected(server) as client:
+            await client.send(1, message())
+            await client.until(h2.events.StreamEnded)
+            assert client.body(1)[5:] == inference.ModelInferResponse(id="-0.3").SerializeToString()
+
+    asyncio.run(main())
+
+
 def test_an_error_in_a_stream_comes_behind_what_was_sent() -> None:
     async def one_and_all(
         requests: AsyncIterator[Any], deadline: float | None
@@ -685,8 +777,8 @@ def test_a_stream_of_messages_is_held_back_to_what_is_taken() -> None:
         async for request in requests:
             (connection,) = server._connections
             (call,) = connection.streams.values()
-            assert isinstance(call, StreamingCall)
-            held = max(held, sum(len(message) for _, message in call._messages))
+            assert isinstance(call, BidirectionalCall)
+            held = max(held, len(call._body))
             await asyncio.sleep(0.001)
             yield inference.ModelStreamInferResponse(error_message=request.id[:9])
 

@@ -255,3 +255,9 @@ def test_a_large_image_is_no_thumbnail_however_few_its_bytes() -> None:
     content = encode(solid("RGB", RED).resize((80, 80)), "JPEG")
     assert len(content) < SMALL_BYTES
     assert read_small_image(content, Preprocessing(80, (80, 80), 3)) is None
+
+
+def test_a_thumbnail_has_no_more_pixels_than_may_be() -> None:
+    content = encode(picture(16, 16), "JPEG")
+    assert read_small_image(content, RGB, max_pixels=256) is not None
+    assert read_small_image(content, RGB, max_pixels=255) is None

@@ -120,6 +120,7 @@ CASES: dict[str, tuple[list[bytes], int]] = {  # packets, how many of them go th
     "no path": ([request(b"x", "/nothing")] * 2, 0),
     "another method": ([request(b"", PREDICT, method="GET")] * 2, 0),
     "kept alive on purpose": ([request(grey(9), CLASSIFY, "Connection: keep-alive")] * 2, 1),
+    "closed for a proxy": ([request(grey(9), CLASSIFY, "Proxy-Connection: close")], 0),
     "closed on purpose": ([request(grey(9), CLASSIFY, "Connection: close")], 0),
     "older": ([request(grey(9), version="1.0")], 0),
     "waits for 100": ([request(grey(9), CLASSIFY, "Expect: 100-continue")] * 2, 0),
