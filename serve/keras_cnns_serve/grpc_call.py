@@ -192,6 +192,7 @@ class Call(Stream):
         try:
             if self._body or not self.ended:
                 self._body += data
+                self.keep(len(data))
                 self.taken(len(data))
                 if not self.ended:
                     self.expect_more()
@@ -326,8 +327,7 @@ class Call(Stream):
             CallError: it is.
         """
         self.message_size(self._body)
-        calls = [each for each in self.connection.streams.values() if isinstance(each, Call)]
-        if sum(len(call._body) for call in calls) > UNFINISHED * self.limits.message_bytes:
+        if self.connection.kept > UNFINISHED * self.limits.message_bytes:
             message = "too many messages that are not complete on one connection"
             raise CallError(Status.RESOURCE_EXHAUSTED, message)
 
@@ -394,6 +394,7 @@ class BidirectionalCall(StreamingCall):
     def received(self, data: bytes) -> None:
         """Keeps it until its turn comes."""
         self._body += data
+        self.keep(len(data))
         try:
             self.expect_more()
         except CallError as error:
@@ -408,6 +409,7 @@ class BidirectionalCall(StreamingCall):
             if len(self._body) >= end:
                 packed, message = bool(self._body[0]), bytes(self._body[PREFIX:end])
                 del self._body[:end]
+                self.keep(-end)
                 early = min(end, self._returned_early)
                 self._returned_early -= early
                 self.taken(end - early)

@@ -68,6 +68,7 @@ class Stream:
         "ended",
         "granted",
         "headers",
+        "kept",
         "number",
         "open",
         "receivable",
@@ -85,6 +86,7 @@ class Stream:
         self.granted = 0  # bytes that we may send, beside what every stream may
         self.unsent: deque[memoryview] = deque()  # what we may not yet
         self.trailer: bytes | None = None  # what follows it
+        self.kept = 0  # bytes of what came that wait
         self._returned = 0  # bytes that were taken, of which the client does not know yet
 
     def begun(self) -> None:
@@ -98,6 +100,11 @@ class Stream:
 
     def lost(self) -> None:
         """The client gave it up, or the connection is gone."""
+
+    def keep(self, size: int) -> None:
+        """Counts bytes that wait; less than 0: that wait no more."""
+        self.kept += size
+        self.connection.kept += size
 
     def taken(self, size: int) -> None:
         """Lets the client send so many bytes more."""
@@ -128,6 +135,7 @@ class Http2Connection(asyncio.Protocol):
         self._make_stream = make_stream
         self._connections = connections
         self.streams: dict[int, Stream] = {}  # those that are open
+        self.kept = 0  # bytes that wait in them
         self.initial_window = DEFAULT_WINDOW  # bytes that a new stream may send
         self._sendable = DEFAULT_WINDOW  # bytes that all of them may
         self._has_more_room = False  # for what waits
@@ -285,6 +293,7 @@ class Http2Connection(asyncio.Protocol):
 
     def _forget(self, stream: Stream) -> None:
         stream.open = False
+        stream.keep(-stream.kept)
         self.streams.pop(stream.number, None)
 
     def _send_more(self) -> None:

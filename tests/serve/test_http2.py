@@ -680,6 +680,13 @@ def test_messages_that_never_end_are_bounded() -> None:
             assert client.trailers(9)["grpc-status"] == "8"
             (connection,) = server._connections
             assert list(connection.streams) == [1, 3, 5, 7]
+            assert connection.kept == 4 * len(part)
+            for stream in (1, 3, 5, 7):
+                client.state.reset_stream(stream)
+            client.state.ping(b"12345678")
+            await client.flush()
+            await client.until(h2.events.PingAckReceived)
+            assert connection.kept == 0
 
     asyncio.run(main())
 
@@ -779,6 +786,7 @@ def test_a_stream_of_messages_is_held_back_to_what_is_taken() -> None:
             (call,) = connection.streams.values()
             assert isinstance(call, BidirectionalCall)
             held = max(held, len(call._body))
+            assert connection.kept == call.kept == len(call._body)
             await asyncio.sleep(0.001)
             yield inference.ModelStreamInferResponse(error_message=request.id[:9])
 
