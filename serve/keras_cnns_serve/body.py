@@ -17,7 +17,7 @@ from .errors import (
 DRAIN_SECONDS = 2  # for the rest of a body that is too long
 BODY_SECONDS = 20  # for a body, and more for what has come of it at this rate:
 SLOWEST_RATE = 10_000  # bytes a second
-BESIDE_BYTES = 8 * 2**10  # packed; a thousand times as much may come of them
+BESIDE_BYTES = 2**9  # packed; a thousand times as much may come of them
 FIRST_PIECE, LARGEST_PIECE = 512, 2**20  # bytes that a decoder is given at once
 MAX_MEMBERS = 10_000  # of a gzip file; writers of many have one for 64 KiB
 

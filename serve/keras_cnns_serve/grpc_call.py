@@ -198,6 +198,8 @@ class Call(Stream):
                     self.expect_more()
                     return
                 data = bytes(self._body)
+                self._body.clear()
+                self.keep(-self.kept)
             size = self.message_size(data)
             if len(data) != PREFIX + size:
                 message = f"one message was expected, but {len(data)} bytes came"
@@ -363,6 +365,7 @@ class StreamingCall(Call):
             async with asyncio.timeout_at(self.deadline):
                 async for response in self.method.streaming(requests, self.next_deadline):
                     self.send(_prefixed(response.SerializeToString()))
+                    await asyncio.sleep(0)  # others have their turn, whatever waits here
                     while self.unsent and self.open:
                         self._room.clear()
                         await self._room.wait()

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from google.protobuf.descriptor import ServiceDescriptor
 
+from .body import BODY_SECONDS, SLOWEST_RATE
 from .grpc_call import (
     BidirectionalCall,
     Call,
@@ -122,6 +123,9 @@ class GrpcServer:
             await asyncio.sleep(SWEEP_SECONDS)
             for call in self._calls():
                 call.check()
+            for connection in list(self._connections):
+                if connection.waits_in_vain(BODY_SECONDS, SLOWEST_RATE):
+                    connection.transport.abort()
 
     def _calls(self) -> list[Call]:
         streams = [each for c in self._connections for each in c.streams.values()]

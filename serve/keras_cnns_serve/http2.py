@@ -8,6 +8,7 @@ its answer goes in one: that, and little work in between, is what a small server
 import asyncio
 import contextlib
 import socket
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import ClassVar
@@ -143,6 +144,7 @@ class Http2Connection(asyncio.Protocol):
         self._max_frame = DEFAULT_FRAME  # bytes that the client takes in one
         self._newest = 0  # the highest number of a stream
         self._closing = False  # no stream is taken any more
+        self._paused_at: float | None = None  # since when the client does not read
         self._rest = bytearray()  # of a frame that is not complete
         self._has_preface = False
         self._heads = HeadReader()
@@ -168,12 +170,24 @@ class Http2Connection(asyncio.Protocol):
             stream.lost()
 
     def pause_writing(self) -> None:
-        """The client does not read: neither do we."""
+        """The client does not read: neither do we, and what it should get waits."""
+        self._paused_at = time.monotonic()
         self.transport.pause_reading()
 
     def resume_writing(self) -> None:
         """It reads again."""
-        self.transport.resume_reading()
+        self._paused_at = None
+        if not self.transport.is_closing():
+            self.transport.resume_reading()
+            self._send_more()
+            self.data_received(b"")  # what has come already
+
+    def waits_in_vain(self, seconds: float, rate: float) -> bool:
+        """Whether the client reads more slowly than so many bytes a second, after some seconds."""
+        if self._paused_at is None:
+            return False
+        allowed = seconds + self.transport.get_write_buffer_size() / rate
+        return time.monotonic() > self._paused_at + allowed
 
     def data_received(self, data: bytes) -> None:
         """Takes apart what came."""
@@ -189,7 +203,7 @@ class Http2Connection(asyncio.Protocol):
                 position = self._take_preface(data)
                 if not self._has_preface:
                     return
-            while position + 9 <= size:
+            while position + 9 <= size and self._paused_at is None:
                 high, low, kind, flags, number = FRAME.unpack_from(data, position)
                 length = (high << 16) + low
                 if length > MAX_FRAME_BYTES:
@@ -268,7 +282,7 @@ class Http2Connection(asyncio.Protocol):
             data = stream.unsent[0]
             window = self.initial_window + stream.granted
             room = min(window, self._sendable, self._max_frame)
-            if room <= 0:
+            if room <= 0 or self._paused_at is not None:
                 waited = True
                 break
             if room < len(data):
@@ -300,6 +314,8 @@ class Http2Connection(asyncio.Protocol):
         """There is more room: sends what waited for it."""
         self._has_more_room = False
         for stream in list(self.streams.values()):
+            if self._paused_at is not None:
+                break
             if stream.unsent and self._sendable > 0 and self.initial_window + stream.granted > 0:
                 self._send(stream, [])
                 if not stream.unsent:

@@ -7,7 +7,7 @@ import hpack
 from .http2_frames import Code, ProtocolError
 
 MAX_HEAD_BYTES = 2**14  # of a request's headers; with more, that request is refused
-MAX_BLOCK_BYTES, MAX_UNPACKED_BYTES = 2**15, 2**16  # with more, the connection ends
+MAX_BLOCK_BYTES = MAX_UNPACKED_BYTES = 2**15  # with more, the connection ends
 OVERHEAD = 32  # bytes that a header counts beside its own
 KEPT_HEADS, LONGEST_KEPT = 64, 2**9  # of a connection, and bytes of one
 NO_TABLE = b"\x20"  # before our first header: the table that we might fill has no room

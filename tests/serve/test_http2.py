@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import socket
 import struct
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
@@ -687,6 +688,106 @@ def test_messages_that_never_end_are_bounded() -> None:
             await client.flush()
             await client.until(h2.events.PingAckReceived)
             assert connection.kept == 0
+
+    asyncio.run(main())
+
+
+def test_messages_that_are_complete_are_not_counted_as_unfinished() -> None:
+    go = asyncio.Event()
+
+    async def slow(request: Any, deadline: float | None) -> Any:
+        await go.wait()
+        return inference.ModelInferResponse()
+
+    async def main() -> None:
+        async with serving(slow, max_message_bytes=10**6) as server, connected(server) as client:
+            streams = range(1, 21, 2)
+            for stream in streams:
+                await client.send_all(stream, message("a" * 900_000))
+            go.set()
+            await client.until(h2.events.StreamEnded, len(streams))
+            assert {client.trailers(stream)["grpc-status"] for stream in streams} == {"0"}
+
+    asyncio.run(main())
+
+
+def test_a_long_stream_leaves_the_others_their_turn() -> None:
+    turns = answers = 0
+
+    async def at_once(
+        requests: AsyncIterator[Any], deadline: Callable[[], float | None]
+    ) -> AsyncGenerator[Any, None]:
+        nonlocal answers
+        async for _ in requests:
+            answers += 1
+            yield inference.ModelStreamInferResponse()
+
+    async def turn() -> None:
+        nonlocal turns
+        while answers < 1000:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def main() -> None:
+        async with streaming(at_once) as server, connected(server) as client:
+            client.state.send_headers(1, [(n, STREAM if n == ":path" else v) for n, v in HEAD])
+            client.state.send_data(1, 1000 * (b"\x00" + bytes(4)), end_stream=True)
+            turning = asyncio.create_task(turn())
+            await client.flush()
+            await client.until(h2.events.StreamEnded)
+            await turning
+
+    asyncio.run(main())
+    assert turns >= 1000
+
+
+async def ask_without_reading(server: GrpcServer, calls: int) -> socket.socket:
+    """Asks for answers of a megabyte each, with all the room in the windows for them."""
+    client = socket.create_connection(("127.0.0.1", server.port))
+    client.setblocking(False)
+    sent = PREFACE + frame(SETTINGS, 0, 0, struct.pack(">HL", 4, 2**31 - 1))
+    sent += frame(WINDOW_UPDATE, 0, 0, struct.pack(">L", 2**30))
+    for stream in range(1, 2 * calls, 2):
+        sent += frame(HEADERS, END_HEADERS, stream, PACKED_HEAD)
+        sent += frame(DATA, END_STREAM, stream, message())
+    await asyncio.get_running_loop().sock_sendall(client, sent)
+    return client
+
+
+async def megabyte(request: Any, deadline: float | None) -> Any:
+    return inference.ModelInferResponse(id="a" * 10**6)
+
+
+def test_who_does_not_read_is_held_back_and_then_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grpc_server, "SWEEP_SECONDS", 0.05)
+    monkeypatch.setattr(grpc_server, "BODY_SECONDS", 0.3)
+    monkeypatch.setattr(grpc_server, "SLOWEST_RATE", 10**9)
+
+    async def main() -> None:
+        async with serving(megabyte) as server:
+            with await ask_without_reading(server, 100):
+                (connection,) = await until_there(server._connections)
+                await asyncio.sleep(0.2)
+                buffered = connection.transport.get_write_buffer_size()
+                assert 0 < buffered < 3 * 10**6  # not a hundred
+                async with asyncio.timeout(10):
+                    while server._connections:
+                        await asyncio.sleep(0.01)
+
+    asyncio.run(main())
+
+
+def test_who_reads_late_gets_all() -> None:
+    async def main() -> None:
+        async with serving(megabyte) as server:
+            with await ask_without_reading(server, 30) as client:
+                await asyncio.sleep(0.3)
+                loop, data = asyncio.get_running_loop(), bytearray()
+                while data.count(b"grpc-status\x010") < 30:
+                    piece = await loop.sock_recv(client, 2**20)
+                    assert piece
+                    data += piece
+                assert len(data) > 30 * 10**6
 
     asyncio.run(main())
 
