@@ -1,6 +1,7 @@
 """Requests past the parser: every answer is the one that the long way gives, and nothing leaks."""
 
 import asyncio
+import contextlib
 import io
 import json
 import re
@@ -53,24 +54,32 @@ async def serving(
 
 
 async def talk(app: App, packets: Sequence[bytes], short: bool) -> bytes:
-    """What a server answers to packets that come one after another on one connection."""
-    async with serving(app, short) as (host, port, _):
+    """What a server answers to packets, each sent when what came before has its answer."""
+    async with serving(app, short) as (host, port, state):
         reader, writer = await asyncio.open_connection(host, port)
         received = b""
         for packet in packets:
             writer.write(packet)
-            # Until nothing comes for a while: the answer is there, or there is none yet.
-            while True:
-                try:
-                    async with asyncio.timeout(0.15):
+            await at_rest(state)
+            with contextlib.suppress(TimeoutError):
+                while True:
+                    async with asyncio.timeout(0.02):
                         piece = await reader.read(2**16)
-                except TimeoutError:
-                    break
-                if not piece:
-                    break
-                received += piece
+                    if not piece:
+                        break
+                    received += piece
         writer.close()
         return received
+
+
+async def at_rest(state: ServerState) -> None:
+    """Until the server has seen what was sent and works no more; a second if a body is to come."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(1):
+            while state.tasks:
+                await asyncio.sleep(0.005)
 
 
 def settled(answer: bytes) -> bytes:
