@@ -54,7 +54,7 @@ class Limited:
     async def _next(self) -> Message:
         if self._complete:  # what comes now is that the client hangs up, at any time
             return await self._receive()
-        deadline = self._started + BODY_SECONDS + self._read / SLOWEST_RATE
+        deadline = self._started + seconds_for(self._read)
         try:
             async with asyncio.timeout_at(deadline):
                 message = await self._receive()
@@ -62,6 +62,11 @@ class Limited:
             raise TooSlowError(f"the body comes too slowly: {self._read:,} bytes so far") from None
         self._complete = not message.get("more_body", False)
         return message
+
+
+def seconds_for(size: int) -> float:
+    """How long so many bytes may be on their way."""
+    return BODY_SECONDS + size / SLOWEST_RATE
 
 
 async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:

@@ -17,7 +17,7 @@ from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
 
-from .body import BODY_SECONDS, SLOWEST_RATE, unpack_beside
+from .body import seconds_for, unpack_beside
 from .errors import (
     UNEXPECTED,
     InputTooLargeError,
@@ -233,7 +233,7 @@ class Call(Stream):
         now, came = time.monotonic(), len(self._body)
         if self._give_up is not None and now > self._give_up:
             self.connection.reset(self, Code.CANCEL)
-        elif self._task is None and now > self._arrived + BODY_SECONDS + came / SLOWEST_RATE:
+        elif self._task is None and now > self._arrived + seconds_for(came):
             self.fail(TooSlowError(f"the message comes too slowly: {came:,} bytes so far"))
         elif self.deadline is not None and now > self.deadline:
             self.fail(CallError(Status.DEADLINE_EXCEEDED, "the call's time is over"))
@@ -281,7 +281,7 @@ class Call(Stream):
             head, trailer = (head + trailer, None) if head else (b"", trailer)
         self.connection.respond(self, head, message, trailer)
         if self.unsent and trailer is not None:
-            self._give_up = time.monotonic() + BODY_SECONDS + len(message) / SLOWEST_RATE
+            self._give_up = time.monotonic() + seconds_for(len(message))
 
     def fail(self, error: Exception, more: bytes = b"") -> None:
         """Ends the call with an error; `more` are headers to go with it."""

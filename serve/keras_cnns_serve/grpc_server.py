@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 
 from google.protobuf.descriptor import ServiceDescriptor
 
-from .body import BODY_SECONDS, SLOWEST_RATE
 from .grpc_call import (
     BidirectionalCall,
     Call,
@@ -26,12 +25,10 @@ from .grpc_call import (
 )
 from .http2 import Http2Connection, Stream
 from .http2_headers import Headers
-from .server import bind
+from .server import BACKLOG, bind, linger
 
 IN_THREAD = 20_000  # bytes; values of this length take longer to read than a thread to wake
-LINGER = 0.3  # seconds after the signal to stop in which calls are still taken
 SWEEP_SECONDS = 1.0  # between two looks for calls that take too long
-BACKLOG = 4096
 
 
 @dataclass(frozen=True)
@@ -108,7 +105,7 @@ class GrpcServer:
         end = time.monotonic() + self._grace
         self._each(Http2Connection.announce_end)
         if self._connections:
-            await asyncio.sleep(min(LINGER, self._grace / 4))
+            await linger(self._grace)
         self._server.close()
         self._each(Http2Connection.end)
         while self._connections and time.monotonic() < end:
@@ -124,7 +121,7 @@ class GrpcServer:
             for call in self._calls():
                 call.check()
             for connection in list(self._connections):
-                if connection.waits_in_vain(BODY_SECONDS, SLOWEST_RATE):
+                if connection.waits_in_vain():
                     connection.transport.abort()
 
     def _calls(self) -> list[Call]:

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import ClassVar
 
+from .body import seconds_for
 from .http2_frames import (
     ACK,
     CONTINUATION,
@@ -44,6 +45,7 @@ from .http2_frames import (
     ProtocolError,
     frame,
     frame_head,
+    number_frame,
     unpadded,
 )
 from .http2_headers import MAX_BLOCK_BYTES, MAX_HEAD_BYTES, NO_TABLE, Headers, HeadReader
@@ -111,8 +113,8 @@ class Stream:
         """Lets the client send so many bytes more."""
         self._returned += size
         if self._returned >= STREAM_WINDOW // 2 and not self.ended and self.open:
-            update = NUMBER.pack(self._returned)
-            self.connection.transport.write(frame(WINDOW_UPDATE, 0, self.number, update))
+            update = number_frame(WINDOW_UPDATE, self.number, self._returned)
+            self.connection.transport.write(update)
             self.receivable += self._returned
             self._returned = 0
 
@@ -182,11 +184,11 @@ class Http2Connection(asyncio.Protocol):
             self._send_more()
             self.data_received(b"")  # what has come already
 
-    def waits_in_vain(self, seconds: float, rate: float) -> bool:
-        """Whether the client reads more slowly than so many bytes a second, after some seconds."""
+    def waits_in_vain(self) -> bool:
+        """Whether the client reads more slowly than this server waits."""
         if self._paused_at is None:
             return False
-        allowed = seconds + self.transport.get_write_buffer_size() / rate
+        allowed = seconds_for(self.transport.get_write_buffer_size())
         return time.monotonic() > self._paused_at + allowed
 
     def data_received(self, data: bytes) -> None:
@@ -252,7 +254,7 @@ class Http2Connection(asyncio.Protocol):
         """Gives a stream up, with what of its answer is not sent."""
         if stream.open:
             self._forget(stream)
-            self.transport.write(frame(RST_STREAM, 0, stream.number, NUMBER.pack(code)))
+            self.transport.write(number_frame(RST_STREAM, stream.number, code))
             self._close_if_done()
 
     def announce_end(self) -> None:
@@ -277,13 +279,11 @@ class Http2Connection(asyncio.Protocol):
 
     def _send(self, stream: Stream, pieces: list[bytes | memoryview]) -> None:
         """Sends what a stream has, as far as it may."""
-        waited = False
         while stream.unsent:
             data = stream.unsent[0]
             window = self.initial_window + stream.granted
             room = min(window, self._sendable, self._max_frame)
             if room <= 0 or self._paused_at is not None:
-                waited = True
                 break
             if room < len(data):
                 stream.unsent[0], data = data[room:], data[:room]
@@ -292,7 +292,7 @@ class Http2Connection(asyncio.Protocol):
             stream.granted -= len(data)
             self._sendable -= len(data)
             pieces += (frame_head(len(data), DATA, 0, stream.number), data)
-        if not waited and stream.trailer is not None and stream.open:
+        if not stream.unsent and stream.trailer is not None and stream.open:
             flags = END_HEADERS | END_STREAM
             pieces.append(frame(HEADERS, flags, stream.number, stream.trailer))
             self._finish(stream, pieces)
@@ -302,7 +302,7 @@ class Http2Connection(asyncio.Protocol):
     def _finish(self, stream: Stream, pieces: list[bytes | memoryview]) -> None:
         """The stream is answered; a client that still sends need not."""
         if not stream.ended:
-            pieces.append(frame(RST_STREAM, 0, stream.number, NUMBER.pack(Code.NO_ERROR)))
+            pieces.append(number_frame(RST_STREAM, stream.number, Code.NO_ERROR))
         self._forget(stream)
 
     def _forget(self, stream: Stream) -> None:
@@ -339,8 +339,8 @@ class Http2Connection(asyncio.Protocol):
             MAX_HEADER_LIST_SIZE: MAX_HEAD_BYTES,
         }
         payload = b"".join(SETTING.pack(*each) for each in settings.items())
-        update = NUMBER.pack(CONNECTION_WINDOW - DEFAULT_WINDOW)
-        self.transport.write(frame(SETTINGS, 0, 0, payload) + frame(WINDOW_UPDATE, 0, 0, update))
+        update = number_frame(WINDOW_UPDATE, 0, CONNECTION_WINDOW - DEFAULT_WINDOW)
+        self.transport.write(frame(SETTINGS, 0, 0, payload) + update)
         return len(PREFACE)
 
     def _take(self, kind: int, flags: int, number: int, payload: bytes) -> None:
@@ -357,7 +357,7 @@ class Http2Connection(asyncio.Protocol):
     def _take_data(self, flags: int, number: int, payload: bytes) -> None:
         self._received += len(payload)
         if self._received >= CONNECTION_WINDOW // 2:
-            self.transport.write(frame(WINDOW_UPDATE, 0, 0, NUMBER.pack(self._received)))
+            self.transport.write(number_frame(WINDOW_UPDATE, 0, self._received))
             self._received = 0
         stream = self.streams.get(number)
         if stream is None:  # it was answered before the client had said all
@@ -417,7 +417,7 @@ class Http2Connection(asyncio.Protocol):
         if self._closing or len(self.streams) >= MAX_STREAMS:
             headers = Code.REFUSED_STREAM
         if isinstance(headers, Code):
-            self.transport.write(frame(RST_STREAM, 0, number, NUMBER.pack(headers)))
+            self.transport.write(number_frame(RST_STREAM, number, headers))
             return
         stream = self.streams[number] = self._make_stream(self, number, headers)
         stream.ended = bool(flags & END_STREAM)

@@ -46,6 +46,11 @@ def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
     return frame_head(len(payload), kind, flags, stream) + payload
 
 
+def number_frame(kind: int, stream: int, number: int) -> bytes:
+    """A frame that holds a number alone, as RST_STREAM and WINDOW_UPDATE do."""
+    return frame(kind, 0, stream, NUMBER.pack(number))
+
+
 def frame_head(length: int, kind: int, flags: int, stream: int) -> bytes:
     """What stands before a frame's payload."""
     return FRAME.pack(length >> 16, length & 0xFFFF, kind, flags, stream)

@@ -7,7 +7,7 @@ A request of a head that is known goes the short way (`short_way.py`).
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,7 @@ from uvicorn.protocols.http.httptools_impl import (
     RequestResponseCycle,
 )
 
-from .asgi import ARRIVED, HANG_UP, HUNG_UP, WHOLE, App, FastRoute, Reply, Request
+from .asgi import ARRIVED, HANG_UP, HUNG_UP, WHOLE, App, FastRoute, Request
 from .short_way import Known, ShortCycle, ShortWay, split
 
 logger = logging.getLogger(__name__)
@@ -162,15 +162,16 @@ class HttpProtocol(HttpToolsProtocol):
         headers = [*known.scope["headers"], (b"content-length", b"%d" % len(body))]
         scope = {**known.scope, "headers": headers, "client": self.client}
         request = Request(scope, known.path, app.max_body_bytes, body)
-        cycle: Any = ShortCycle(request)
+        cycle: Any = ShortCycle()
         self.cycle = cycle
-        task = self.loop.create_task(self._answer_short(cycle, app, known.route))
+        task = self.loop.create_task(self._answer_short(cycle, request, app, known.route))
         self._on_short_way = request, task
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
 
-    async def _answer_short(self, cycle: ShortCycle, app: App, route: FastRoute) -> None:
-        request = cycle.request
+    async def _answer_short(
+        self, cycle: ShortCycle, request: Request, app: App, route: FastRoute
+    ) -> None:
         status = HUNG_UP
         try:
             reply = await app.answer(route, request)
@@ -178,7 +179,9 @@ class HttpProtocol(HttpToolsProtocol):
                 await self.flow.drain()
             if reply is not None:
                 status = reply.status
-                self._write(cycle, reply)
+                if not cycle.disconnected and not self.transport.is_closing():
+                    headers = (*self.server_state.default_headers, *reply.lines())
+                    _write(self.transport, cycle, status, headers, reply.body)
         except Exception:
             logger.exception("a request failed")
             status = 500
@@ -194,16 +197,6 @@ class HttpProtocol(HttpToolsProtocol):
         self._idle_since = self.loop.time()
         if self.timeout_keep_alive_task is None:
             self._close_after(self.timeout_keep_alive)
-
-    def _write(self, cycle: ShortCycle, reply: Reply) -> None:
-        if cycle.disconnected or self.transport.is_closing():
-            return
-        headers = (*self.server_state.default_headers, *reply.lines())
-        closes = (b"connection", b"close") in reply.headers or self.last_answers
-        closes = closes or not cycle.keep_alive
-        self.transport.write(_written(reply.status, headers, reply.body, closes))
-        if closes:
-            self.transport.close()
 
     def _close_after(self, seconds: float) -> None:
         handle = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
@@ -261,23 +254,26 @@ async def _send_whole(
         return
     cycle.response_started = cycle.response_complete = True
     cycle.waiting_for_100_continue = False
-    closes = any(name == b"connection" for name, _ in headers) or HttpProtocol.last_answers
-    if closes:
-        cycle.keep_alive = False
-    all_headers = (*cycle.default_headers, *headers)
-    cycle.transport.write(_written(status, all_headers, body, not cycle.keep_alive))
+    _write(cycle.transport, cycle, status, (*cycle.default_headers, *headers), body)
     cycle.message_event.set()
-    if not cycle.keep_alive:
-        cycle.transport.close()
     cycle.on_response()
 
 
-def _written(
-    status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes, closes: bool
-) -> bytes:
+def _write(
+    transport: asyncio.Transport,
+    cycle: RequestResponseCycle | ShortCycle,
+    status: int,
+    headers: Sequence[tuple[bytes, bytes]],
+    body: bytes,
+) -> None:
+    """Writes an answer; the last on its connection closes it."""
+    if HttpProtocol.last_answers or any(name == b"connection" for name, _ in headers):
+        cycle.keep_alive = False
     lines = [STATUS_LINE[status]]
     for name, value in headers:
         if name != b"connection":
             lines += (name, b": ", value, b"\r\n")
-    lines += (b"connection: close\r\n\r\n" if closes else b"\r\n", body)
-    return b"".join(lines)
+    lines += (b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n", body)
+    transport.write(b"".join(lines))
+    if not cycle.keep_alive:
+        transport.close()

@@ -30,6 +30,7 @@ SWITCH_INTERVAL = 50e-6
 # Python's 700 a few dozen requests in flight set one off again and again.
 GARBAGE_THRESHOLD = 10_000
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+BACKLOG = 4096  # connections that wait to be taken
 LINGER = 0.3  # seconds after the signal in which connections are still taken
 GRACE = 5  # seconds for requests in flight after a signal to stop; Docker kills after 10
 LAST_WORDS = 0.5  # seconds of it to tell those whose requests are given up, and to end
@@ -78,7 +79,7 @@ class _Server(uvicorn.Server):
         # To close at once would reset what is on its way: those who come are answered, and told to
         # come no more on this connection; who looks finds that the server is not ready.
         try:
-            await asyncio.sleep(min(LINGER, self._grace / 4))
+            await linger(self._grace)
             await self._close_http(sockets)
         finally:
             HttpProtocol.last_answers = False
@@ -96,6 +97,11 @@ class _Server(uvicorn.Server):
             HttpProtocol.last_answers = True
             self._stopping()
         super().handle_exit(sig, frame)
+
+
+async def linger(grace: float) -> None:
+    """Waits for those who are on their way as the server is told to stop."""
+    await asyncio.sleep(min(LINGER, grace / 4))
 
 
 def bind(host: str, port: int, option: str = "--port") -> socket.socket:
@@ -169,7 +175,7 @@ def run(
         server_header=False,
         lifespan="off",
         ws="none",
-        backlog=4096,
+        backlog=BACKLOG,
         timeout_keep_alive=75,  # longer than load balancers keep an idle connection
     )
     sys.setswitchinterval(SWITCH_INTERVAL)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from starlette.types import Scope
 
-from .asgi import App, FastRoute, Request
+from .asgi import App, FastRoute
 
 KEPT_HEADS = 256  # of all connections
 LONGEST_KEPT = 2**12  # bytes
@@ -62,10 +62,9 @@ class ShortWay:
 class ShortCycle:
     """In the place of uvicorn's cycle, for a request that goes the short way."""
 
-    __slots__ = ("disconnected", "keep_alive", "message_event", "request", "response_complete")
+    __slots__ = ("disconnected", "keep_alive", "message_event", "response_complete")
 
-    def __init__(self, request: Request) -> None:
-        self.request = request
+    def __init__(self) -> None:
         self.keep_alive = True
         self.disconnected = self.response_complete = False
         self.message_event = self  # uvicorn sets it when something came

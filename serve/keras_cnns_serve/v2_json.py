@@ -63,10 +63,8 @@ def parse_infer_request(body: bytes, length: int) -> v2.InferRequest:
         InvalidInputError: it is not JSON, not such a request, or its tensors are wrong.
         InputTooLargeError: a shape is that of no memory.
     """
-    if length < len(body) and length <= MAX_KEPT:
-        described, request = _kept_head(body[:length])
-    else:
-        described, request = _read_head(body[:length] if length < len(body) else body)
+    read_head = _kept_head if length < len(body) and length <= MAX_KEPT else _read_head
+    described, request = read_head(body[:length])
     raw, start = memoryview(body), length
     inputs: dict[str, NDArray[Any]] = {}
     for each in described:

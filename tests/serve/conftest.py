@@ -4,7 +4,9 @@ import asyncio
 import hashlib
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,17 @@ import httpx
 import numpy as np
 import onnx
 import pytest
+import uvicorn
 from onnx import TensorProto, helper
 from PIL import Image
 from starlette.types import ASGIApp
+from uvicorn.server import ServerState
 
 from keras_cnns_serve.app import create_app
+from keras_cnns_serve.asgi import App
 from keras_cnns_serve.dataplane import Dataplane
+from keras_cnns_serve.http_protocol import HttpProtocol
+from keras_cnns_serve.short_way import ShortWay
 
 LABELS = [f"grey-{level}" for level in range(10)]
 
@@ -188,3 +195,19 @@ class Client:
 @pytest.fixture(scope="session")
 def client(dataplane: Dataplane) -> Client:
     return Client(create_app(dataplane, max_body_bytes=100_000))
+
+
+@asynccontextmanager
+async def serving(
+    app: App, short: bool = True, **options: Any
+) -> AsyncIterator[tuple[str, int, ServerState]]:
+    """The application on a real socket: host, port, and what uvicorn knows of its connections."""
+    config = uvicorn.Config(app, log_config=None, lifespan="off", **options)
+    config.load()
+    state = ServerState()
+    way = ShortWay(app) if short else None
+    make = partial(HttpProtocol, config, state, {}, short=way)
+    server = await asyncio.get_running_loop().create_server(make, "127.0.0.1", 0)
+    async with asyncio.timeout(20), server:
+        host, port = server.sockets[0].getsockname()[:2]
+        yield host, port, state

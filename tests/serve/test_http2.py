@@ -19,7 +19,7 @@ import h2.settings
 import hpack
 import pytest
 
-from keras_cnns_serve import grpc_call, grpc_server, http2
+from keras_cnns_serve import body, grpc_call, grpc_server, http2
 from keras_cnns_serve.dataplane import Dataplane
 from keras_cnns_serve.errors import InvalidInputError
 from keras_cnns_serve.grpc_app import create_grpc
@@ -58,10 +58,19 @@ HEAD = [
     ("te", "trailers"),
 ]
 PACKED_HEAD = hpack.Encoder().encode(HEAD)
+BEGIN = PREFACE + frame(SETTINGS, 0, 0, b"")  # of a client's bytes
+
+
+def head_of(path: str) -> list[tuple[str, str]]:
+    return [(name, path if name == ":path" else value) for name, value in HEAD]
 
 
 async def echo(request: Any, deadline: float | None) -> Any:
     return inference.ModelInferResponse(id=request.id)
+
+
+async def slow(request: Any, deadline: float | None) -> Any:
+    await asyncio.sleep(20)
 
 
 def message(text: str = "x") -> bytes:
@@ -295,13 +304,10 @@ BOMB = b"\x40\x01a\x7f\xa1\x1e" + 4000 * b"b" + 30 * b"\xbe"  # one header, and 
     ids=lambda value: value.hex()[:40] if isinstance(value, bytes) else str(value),
 )
 def test_who_breaks_the_protocol_is_told_how(frames: bytes, code: Code | None) -> None:
-    async def slow(request: Any, deadline: float | None) -> Any:
-        await asyncio.sleep(20)
-
     async def main() -> None:
         async with serving(slow, max_message_bytes=2**21) as server:
             last = frame(GOAWAY, 0, 0, bytes(8))  # a client that leaves
-            sent = (PREFACE + frame(SETTINGS, 0, 0, b"") + frames).split(b"|", 1)
+            sent = (BEGIN + frames).split(b"|", 1)
             got = await exchange(server, [*sent, last] if code is None else sent)
             goaways = [payload for kind, _, _, payload in got if kind == GOAWAY]
             assert [int.from_bytes(each[4:8]) for each in goaways] == ([code] if code else [])
@@ -343,7 +349,7 @@ def test_a_call_that_comes_byte_by_byte() -> None:
     call += frame(CONTINUATION, END_HEADERS, 1, PACKED_HEAD[20:]) + frame(0x77, 0, 0, b"unknown")
     call += frame(DATA, PADDED, 1, b"\x03" + message()[:3] + bytes(3))
     call += frame(DATA, END_STREAM, 1, message()[3:]) + frame(GOAWAY, 0, 0, bytes(8))
-    sent = PREFACE + frame(SETTINGS, 0, 0, b"") + frame(PRIORITY, 0, 1, bytes(5)) + call
+    sent = BEGIN + frame(PRIORITY, 0, 1, bytes(5)) + call
 
     async def main() -> None:
         async with serving() as server:
@@ -359,9 +365,6 @@ def test_a_call_that_comes_byte_by_byte() -> None:
 
 
 def test_more_streams_than_may_be_are_refused() -> None:
-    async def slow(request: Any, deadline: float | None) -> Any:
-        await asyncio.sleep(20)
-
     async def main() -> None:
         async with serving(slow) as server, connected(server) as client:
             client.state.remote_settings[h2.settings.SettingCodes.MAX_CONCURRENT_STREAMS] = 10**6
@@ -378,9 +381,6 @@ def test_more_streams_than_may_be_are_refused() -> None:
 
 
 def test_streams_that_are_reset_at_once_leave_nothing() -> None:
-    async def slow(request: Any, deadline: float | None) -> Any:
-        await asyncio.sleep(20)
-
     async def main() -> None:
         async with serving(slow) as server, connected(server) as client:
             for stream in range(1, 4001, 2):
@@ -410,7 +410,7 @@ def test_headers_of_http1_reset_their_stream_alone() -> None:
 
     async def main() -> None:
         async with serving() as server:
-            sent = PREFACE + frame(SETTINGS, 0, 0, b"") + call + frame(GOAWAY, 0, 0, bytes(8))
+            sent = BEGIN + call + frame(GOAWAY, 0, 0, bytes(8))
             frames = await exchange(server, [sent])
             assert (RST_STREAM, 0, 1, struct.pack(">L", Code.PROTOCOL_ERROR)) in frames
             assert (DATA, 0, 3, message()) in frames
@@ -568,7 +568,7 @@ def test_what_is_no_grpc_has_an_http_status(kind: str) -> None:
 def test_a_message_that_comes_too_slowly_is_not_waited_for(
     monkeypatch: pytest.MonkeyPatch, sent: bytes
 ) -> None:
-    monkeypatch.setattr(grpc_call, "BODY_SECONDS", 0.1)
+    monkeypatch.setattr(body, "BODY_SECONDS", 0.1)
     monkeypatch.setattr(grpc_server, "SWEEP_SECONDS", 0.05)
 
     async def main() -> None:
@@ -595,7 +595,7 @@ def test_a_stream_is_longer_than_a_request_may_be(monkeypatch: pytest.MonkeyPatc
 
     async def main() -> None:
         async with streaming(answer, timeout=0.2) as server, connected(server) as client:
-            head = [(name, STREAM if name == ":path" else value) for name, value in HEAD]
+            head = head_of(STREAM)
             client.state.send_headers(1, head)
             client.state.send_headers(3, [*head, ("grpc-timeout", "300m")])
             for _ in range(5):
@@ -622,7 +622,7 @@ def test_a_watch_lasts(dataplane: Dataplane, monkeypatch: pytest.MonkeyPatch) ->
         server = create_grpc(dataplane, "127.0.0.1", 0, max_message_bytes=1000, timeout=0.2)
         async with server, connected(server) as client:
             watch = "/grpc.health.v1.Health/Watch"
-            head = [(name, watch if name == ":path" else value) for name, value in HEAD]
+            head = head_of(watch)
             for stream, messages in ((1, 1), (3, 0), (5, 2)):
                 client.state.send_headers(stream, head)
                 client.state.send_data(stream, messages * (b"\x00" + bytes(4)), end_stream=True)
@@ -639,7 +639,7 @@ def test_a_watch_lasts(dataplane: Dataplane, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_an_answer_that_nobody_takes_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grpc_server, "SWEEP_SECONDS", 0.05)
-    monkeypatch.setattr(grpc_call, "BODY_SECONDS", 0.1)
+    monkeypatch.setattr(body, "BODY_SECONDS", 0.1)
 
     async def main() -> None:
         async with (
@@ -730,7 +730,7 @@ def test_a_long_stream_leaves_the_others_their_turn() -> None:
 
     async def main() -> None:
         async with streaming(at_once) as server, connected(server) as client:
-            client.state.send_headers(1, [(n, STREAM if n == ":path" else v) for n, v in HEAD])
+            client.state.send_headers(1, head_of(STREAM))
             client.state.send_data(1, 1000 * (b"\x00" + bytes(4)), end_stream=True)
             turning = asyncio.create_task(turn())
             await client.flush()
@@ -760,8 +760,8 @@ async def megabyte(request: Any, deadline: float | None) -> Any:
 
 def test_who_does_not_read_is_held_back_and_then_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grpc_server, "SWEEP_SECONDS", 0.05)
-    monkeypatch.setattr(grpc_server, "BODY_SECONDS", 0.3)
-    monkeypatch.setattr(grpc_server, "SLOWEST_RATE", 10**9)
+    monkeypatch.setattr(body, "BODY_SECONDS", 0.3)
+    monkeypatch.setattr(body, "SLOWEST_RATE", 10**9)
 
     async def main() -> None:
         async with serving(megabyte) as server:
@@ -840,7 +840,7 @@ def test_an_error_in_a_stream_comes_behind_what_was_sent() -> None:
 
     async def main() -> None:
         async with streaming(one_and_all) as server, connected(server) as client:
-            head = [(name, STREAM if name == ":path" else value) for name, value in HEAD]
+            head = head_of(STREAM)
             client.state.send_headers(1, head)
             await client.flush()
             await client.until(h2.events.DataReceived)
@@ -853,12 +853,9 @@ def test_an_error_in_a_stream_comes_behind_what_was_sent() -> None:
 
 
 def test_the_end_is_announced_and_then_enforced() -> None:
-    async def slow(request: Any, deadline: float | None) -> Any:
-        await asyncio.sleep(20)
-
     async def main() -> None:
         async with serving(slow, grace=0.4) as server:
-            sent = PREFACE + frame(SETTINGS, 0, 0, b"") + CALL
+            sent = BEGIN + CALL
             sent += frame(DATA, END_STREAM, 1, message())
             talking = asyncio.create_task(exchange(server, [sent]))
             await asyncio.sleep(0.1)
@@ -915,8 +912,8 @@ def test_who_exceeds_the_window_of_a_stream_is_told() -> None:
 
     async def main() -> None:
         async with streaming(never) as server:
-            head = [(name, STREAM if name == ":path" else value) for name, value in HEAD]
-            sent = PREFACE + frame(SETTINGS, 0, 0, b"")
+            head = head_of(STREAM)
+            sent = BEGIN
             sent += frame(HEADERS, END_HEADERS, 1, hpack.Encoder().encode(head))
             sent += 12 * frame(DATA, 0, 1, b"\x00" + struct.pack(">L", 10**5) + bytes(10**5))
             frames = await exchange(server, [sent])

@@ -11,13 +11,12 @@ from pathlib import Path
 
 import pytest
 import uvicorn
-from uvicorn.server import ServerState
 
 from keras_cnns_serve import body, http_protocol
 from keras_cnns_serve.app import create_app
 from keras_cnns_serve.asgi import App, FastRoute, Reply, Request
 from keras_cnns_serve.dataplane import Dataplane
-from tests.serve.conftest import grey
+from tests.serve.conftest import grey, serving
 from tests.serve.test_server import CLASSIFY, Process, running
 
 
@@ -101,14 +100,8 @@ def test_a_slow_client_is_not_waited_for(
     monkeypatch.setattr(body, "BODY_SECONDS", 0.1)
 
     async def main() -> bytes:
-        config = uvicorn.Config(create_app(dataplane), log_config=None, lifespan="off")
-        config.load()
-        state = ServerState()
-        server = await asyncio.get_running_loop().create_server(
-            lambda: http_protocol.HttpProtocol(config, state, {}), "127.0.0.1", 0
-        )
-        async with server, asyncio.timeout(10):
-            reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        async with serving(create_app(dataplane), False) as (host, port, _), asyncio.timeout(10):
+            reader, writer = await asyncio.open_connection(host, port)
             writer.write(sent)
             received = await reader.read()  # until it is closed
             writer.close()
@@ -124,14 +117,11 @@ def test_a_request_on_its_way_as_the_server_stops_is_answered(
     dataplane: Dataplane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def main() -> bytes:
-        config = uvicorn.Config(create_app(dataplane), log_config=None, lifespan="off")
-        config.load()
-        state = ServerState()
-        server = await asyncio.get_running_loop().create_server(
-            lambda: http_protocol.HttpProtocol(config, state, {}), "127.0.0.1", 0
-        )
-        async with server, asyncio.timeout(10):
-            reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        async with (
+            serving(create_app(dataplane), False) as (host, port, state),
+            asyncio.timeout(10),
+        ):
+            reader, writer = await asyncio.open_connection(host, port)
             while not state.connections:
                 await asyncio.sleep(0)
             monkeypatch.setattr(http_protocol.HttpProtocol, "last_answers", True)

@@ -7,14 +7,11 @@ import json
 import re
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
-import uvicorn
 from uvicorn.server import ServerState
 
 from keras_cnns_serve import short_way
@@ -24,7 +21,7 @@ from keras_cnns_serve.asgi import App, FastRoute, Reply, Request
 from keras_cnns_serve.dataplane import Dataplane
 from keras_cnns_serve.http_protocol import HttpProtocol
 from keras_cnns_serve.short_way import KEPT_HEADS, ShortWay
-from tests.serve.conftest import grey
+from tests.serve.conftest import grey, serving
 
 CLASSIFY = "/v1/models/grey:classify-image"
 PREDICT = "/v1/models/grey:predict"
@@ -36,21 +33,6 @@ def request(
 ) -> bytes:
     lines = [f"{method} {path} HTTP/{version}", "Host: x", f"Content-Length: {len(body)}", *headers]
     return "\r\n".join([*lines, "", ""]).encode() + body
-
-
-@asynccontextmanager
-async def serving(
-    app: App, short: bool = True, **options: Any
-) -> AsyncIterator[tuple[str, int, ServerState]]:
-    config = uvicorn.Config(app, log_config=None, lifespan="off", **options)
-    config.load()
-    state = ServerState()
-    way = ShortWay(app) if short else None
-    make = partial(HttpProtocol, config, state, {}, short=way)
-    server = await asyncio.get_running_loop().create_server(make, "127.0.0.1", 0)
-    async with asyncio.timeout(20), server:
-        host, port = server.sockets[0].getsockname()[:2]
-        yield host, port, state
 
 
 async def talk(app: App, packets: Sequence[bytes], short: bool) -> bytes:
