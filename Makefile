@@ -40,7 +40,7 @@ test: setup
 $(PARITY_INSTALLED): constraints-parity.txt
 	$(PYTHON) -m venv $(PARITY)
 	$(PARITY)/bin/python -m pip install --quiet --constraint constraints-parity.txt \
-		torch jax keras pillow pytest pytest-timeout pyyaml safetensors huggingface_hub
+		torch jax keras pillow pydantic pytest pytest-timeout pyyaml safetensors tomli-w huggingface_hub
 	$(PARITY)/bin/python -m pip install --quiet --no-deps --constraint constraints-parity.txt \
 		timm torchvision
 	@touch $@

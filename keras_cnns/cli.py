@@ -25,6 +25,8 @@ from keras_cnns.table import print_table
 
 COMMANDS = "keras_cnns.commands"
 USAGE_ERROR, FAILURE, INTERRUPTED = 2, 1, 130
+MAX_LINES = 20  # of an error's message
+MAX_CHARACTERS = 500  # of each line of it after the first
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 RunPath = Annotated[Path, typer.Argument(help="A run directory that `train` made.")]
@@ -240,9 +242,7 @@ def show(
 
 app.add_typer(data_app, name="data")
 
-weights_app = typer.Typer(
-    help="Read other people's checkpoints: torchvision's, timm's and keras.applications'."
-)
+weights_app = typer.Typer(help="Load checkpoints of torchvision, timm and keras.applications.")
 app.add_typer(weights_app, name="weights")
 
 
@@ -252,15 +252,21 @@ app.add_typer(weights_app, name="weights")
 )
 def convert(
     file: Annotated[
-        Path, typer.Argument(help="A .safetensors, .pth (needs torch), .h5 or .keras file.")
+        Path,
+        typer.Argument(
+            help="A .safetensors, .h5 or .keras file, or, if torch is installed, a .pth, .pt, "
+            ".pth.tar, .bin or .ckpt file."
+        ),
     ],
-    model: Annotated[str, typer.Option(help="The net it is of, as `keras-cnns models` lists.")],
+    model: Annotated[
+        str, typer.Option(help="The checkpoint's model, a name that `keras-cnns models` lists.")
+    ],
     to: Annotated[Path, typer.Option(help="The .weights.h5 or .keras file to write.")],
     aux_heads: Annotated[
-        bool, typer.Option("--aux-heads", help="Take GoogLeNet's auxiliary classifiers along.")
+        bool, typer.Option("--aux-heads", help="Convert GoogLeNet's auxiliary classifiers too.")
     ] = False,
 ) -> None:
-    """Write a checkpoint as a net's own weights, if every tensor has its place there."""
+    """Convert a checkpoint to a model's own weights, if all of its tensors fit."""
     with quiet_stderr():
         from keras_cnns import weights
     try:
@@ -313,12 +319,21 @@ def pass_on(
 
 
 def describe(error: Exception) -> str:
-    """Return an error as one or two lines for a person."""
-    if hasattr(error, "format_message"):  # the command line's own errors
-        return str(error.format_message())
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    message = lines[0] if lines else ""
-    if isinstance(error, ValueError | OSError | RuntimeError) and message:
+    """Return an error's message, without blank lines and with at most `MAX_LINES` lines.
+
+    Later lines often hold the facts, such as the names of missing weights, or the reason for which
+    Keras could not load a file. Those that are longer than `MAX_CHARACTERS`, such as the whole
+    configuration of a model, are shortened; our own first lines never are.
+    """
+    usage = getattr(error, "format_message", None)  # of the command line's own errors
+    text = str(usage() if usage else error)
+    first, *rest = [line.rstrip() for line in text.splitlines() if line.strip()] or [""]
+    shown = [line if len(line) <= MAX_CHARACTERS else f"{line[:MAX_CHARACTERS]}…" for line in rest]
+    lines = [first.lstrip(), *shown[: MAX_LINES - 1]]
+    if len(rest) >= MAX_LINES:
+        lines.append(f"and {len(rest) - MAX_LINES + 1} more lines")
+    message = "\n".join(lines)
+    if usage or (isinstance(error, ValueError | OSError | RuntimeError) and message):
         return message
     return f"{type(error).__name__}: {message}\nRun it again with --debug to see where."
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from keras_cnns.cores import available_cores
 from keras_cnns.quiet import quiet_stderr
 from keras_cnns_export.keras_export import export_by_keras
 from keras_cnns_export.source import Source
@@ -25,13 +26,10 @@ def write(source: Source, version: Path) -> dict[str, Any]:
 
 def load(version: Path) -> "Predict":
     """The written file in LiteRT on the CPU: images uint8 [N, H, W, C] -> named outputs."""
-    import os
-
     from ai_edge_litert.interpreter import Interpreter
 
     with quiet_stderr():
-        threads = len(os.sched_getaffinity(0))
-        interpreter = Interpreter(str(version / PATH), num_threads=threads)
+        interpreter = Interpreter(str(version / PATH), num_threads=available_cores())
         run = interpreter.get_signature_runner()
     (name,) = run.get_input_details()
 

@@ -10,7 +10,6 @@ This module needs neither TensorFlow nor Keras.
 
 import contextlib
 import errno
-import fcntl
 import os
 import re
 import shutil
@@ -148,14 +147,34 @@ def _exclusive(directory: Path) -> Iterator[None]:
     """One export at a time; the system ends the wait when the process that holds it ends."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        _flock(descriptor)
         yield
     finally:
         os.close(descriptor)
 
 
+def _flock(descriptor: int, *, wait: bool = True) -> None:
+    """Lock an open file or directory; nothing is locked on Windows, which has no `flock`.
+
+    Raises:
+        BlockingIOError: another process holds the lock and `wait` is False.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return
+    fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+
+
 def sweep(model_directory: Path) -> None:
-    """Remove the partial directories whose writer is dead; those of running exports stay."""
+    """Remove the partial directories whose writer is dead; those of running exports stay.
+
+    Without locks, on Windows, the dead cannot be told from the running, and all of them stay.
+    """
+    try:
+        import fcntl  # noqa: F401
+    except ImportError:
+        return
     for partial in model_directory.glob(f"{PARTIAL}*"):
         with contextlib.suppress(OSError):  # a sweep beside this one removes it too
             lock = _lock(partial)
@@ -168,7 +187,7 @@ def _lock(partial: Path) -> int | None:
     """The open, locked lock file of `partial`, or None if another holds it or has removed it."""
     descriptor = os.open(partial / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _flock(descriptor, wait=False)
         if os.fstat(descriptor).st_nlink > 0:  # else it was removed between open and flock
             return descriptor
     except BlockingIOError:

@@ -9,7 +9,12 @@ from keras_cnns.recipes import Recipe
 
 
 def print_range_test(recipe: Recipe, run: Path | None) -> None:
-    """Run the test, write its page beside the run directory, and print the proposal."""
+    """Run the test, write its page beside the run directory, and print the proposed learning rate.
+
+    Args:
+        recipe: the model, data and optimizer to test.
+        run: a run directory, which need not exist; None: the page goes to `find-lr.html`.
+    """
     with quiet_stderr():
         from keras_cnns.report.rate_report import write_rate_report
         from keras_cnns.training.files import replacing
@@ -19,9 +24,11 @@ def print_range_test(recipe: Recipe, run: Path | None) -> None:
     if path.is_dir():
         raise typer.BadParameter(f"{path} is a directory; the test's page would go there")
     with replacing(path) as partial:
-        partial.touch()  # a place that cannot be written to shows now, not after all steps
+        partial.touch()  # fail before the training steps if the page cannot be written
         test = find_rate(recipe)
-        title = f"Range test of {recipe.model.name} on {recipe.data.name}"
+        title = f"Learning-rate range test of {recipe.model.name} on {recipe.data.name}"
         write_rate_report(test, title, partial)
     print(f"proposed: --set optimizer.learning_rate={test.propose():g}")
-    print(f"{path}: the loss over the rate, from {test.rates[0]:g} to {test.rates[-1]:g}")
+    print(
+        f"{path}: the loss against the learning rate, from {test.rates[0]:g} to {test.rates[-1]:g}"
+    )

@@ -12,6 +12,7 @@ import tensorflow as tf
 from rich.console import Console
 from rich.progress import track
 
+from keras_cnns.cores import available_cores
 from keras_cnns.data.decoding import decode
 from keras_cnns.data.images import read_header
 
@@ -59,7 +60,7 @@ def scan_folder(root: str | Path) -> list[ImageFile]:
     found = sorted(_find(Path(root)))
     if not found:
         raise ValueError(f"{root} has no folder with images in it; it needs one for each class")
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(available_cores()) as pool:
         # Images are decoded outside of Python's lock.
         files: Iterable[ImageFile] = pool.map(_inspect, *zip(*found, strict=True))
         if len(found) >= PROGRESS_FROM:

@@ -32,7 +32,7 @@ def open_builder(name: str) -> tfds.core.DatasetBuilder:
     except (tfds.core.DatasetNotFoundError, AssertionError, ValueError) as error:
         near = get_close_matches(name, [Digits.name, *tfds.list_builders()], n=3)
         hint = f" Near names: {', '.join(near)}." if near else ""
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else "not found"
+        reason = str(error).strip() or "not found"
         raise ValueError(f"there is no data set {name!r} ({reason}).{hint}") from None
     features = builder.info.features
     expected = {"image": tfds.features.Image, "label": tfds.features.ClassLabel}

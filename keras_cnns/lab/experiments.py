@@ -41,7 +41,10 @@ EXPERIMENTS: dict[str, Experiment | None] = {
         "He et al. 2015, Deep Residual Learning (arXiv:1512.03385), figures 1 and 6",
         SMALL,
         {"plain56": ("model.name=plain56",), "resnet56": ("model.name=resnet56",)},
-        {"gradient_norm": "gradient norm", "activation_spread": "spread of activations"},
+        {
+            "gradient_norm": "gradient norm",
+            "activation_spread": "standard deviation of activations",
+        },
     ),
     "auxiliary": Experiment(
         "Auxiliary classifiers bring gradient to the first layers",
@@ -55,7 +58,10 @@ EXPERIMENTS: dict[str, Experiment | None] = {
         "Ioffe and Szegedy 2015, Batch Normalization (arXiv:1502.03167), figure 1",
         LARGE,
         {"without": ("model.name=googlenet",), "with": ("model.name=googlenet_bn",)},
-        {"activation_mean": "mean of activations", "activation_spread": "spread of activations"},
+        {
+            "activation_mean": "mean of activations",
+            "activation_spread": "standard deviation of activations",
+        },
     ),
     "saddle": None,  # no net: a function of two variables
 }

@@ -1,9 +1,14 @@
 """GoogLeNet and ResNet, by name or as functions.
 
-`build("resnet20", input_shape=(32, 32, 1), classes=10)` and `ResNet20((32, 32, 1), 10)` are the
-same net. The functions take what `googlenet.googlenet` and `resnet.resnet` take.
+`build("resnet20", input_shape=(32, 32, 1), classes=10)` and `ResNet20((32, 32, 1), 10)` build the
+same model. The functions have the arguments of `googlenet.googlenet` and `resnet.resnet`.
+
+Importing this package registers the layers, optimizers and schedules of keras_cnns with Keras, so
+that `keras.saving.load_model` can load a saved model.
 """
 
+# Registers the optimizers and schedules that a compiled model was saved with.
+import keras_cnns.optimizers  # noqa: F401
 from keras_cnns.models.batch_normalization import BatchNormalization
 from keras_cnns.models.cost import Cost, cost, stage_costs
 from keras_cnns.models.googlenet import Inception, inception_module

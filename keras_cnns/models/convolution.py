@@ -123,7 +123,9 @@ def subsample(x: Any, strides: int | tuple[int, int]) -> Any:
     """
     if strides in (1, (1, 1)):
         return x
-    return keras.ops.average_pool(x, 1, strides=strides, padding="valid")
+    return keras.ops.average_pool(
+        x, 1, strides=strides, padding="valid", data_format="channels_last"
+    )
 
 
 @functools.cache

@@ -1,9 +1,9 @@
 """GoogLeNet (Szegedy et al. 2014, "Going Deeper with Convolutions"): table 1 is the code's table.
 
-`googlenet` is the net as Caffe trained it: biases, local response normalisation, no batch
-normalisation. `googlenet_bn` has batch normalisation in place of both. `googlenet_tv` is
-torchvision's, and differs from the paper: a 3x3 where the paper has the 5x5, and a 2x2 window in
-the last pool. It is here so that torchvision's weights have a net to go to.
+`googlenet` is the model that Caffe trained: biases, local response normalisation, no batch
+normalisation. `googlenet_bn` has batch normalisation instead of both. `googlenet_tv` is
+torchvision's, for its published weights. It differs from the paper: a 3x3 convolution instead of
+the 5x5, a 2x2 window in the last pool, and auxiliary heads that pool adaptively to 4x4.
 """
 
 from collections.abc import Iterable
@@ -15,8 +15,10 @@ import keras
 from keras import KerasTensor
 
 from keras_cnns.models import layers
-from keras_cnns.models.heads import InputShape, assemble, image_input
+from keras_cnns.models.adaptive_pooling import adaptive_average_pool
+from keras_cnns.models.heads import InputShape, PoolStep, assemble, image_input, strided_pool
 from keras_cnns.models.layers import ConvStep, conv_relu
+from keras_cnns.suggestions import find
 
 
 class Inception(NamedTuple):
@@ -54,20 +56,28 @@ LEAST_SIZE = 16
 
 @dataclass(frozen=True)
 class Variant:
-    """One row of the family: how a net of table 1 was built in practice."""
+    """One row of the family: how a model of table 1 was built in practice."""
 
     step: ConvStep = conv_relu  # a convolution and what follows it
     normalise: bool = True  # local response normalisation in the stem
     wide_kernel: int = 5  # of the branch that the paper gives 5x5 windows
     last_pool: int = 3  # window of the pool before 5a
-    dropout: float = 0.4  # share of the pooled features that training drops
+    dropout: float = 0.4  # fraction of the pooled features that is dropped in training
+    auxiliary_pool: PoolStep = strided_pool  # of the auxiliary heads, to 4x4 positions
 
 
 conv_bn_relu = partial(layers.conv_bn_relu, epsilon=1e-3)
 VARIANTS: dict[str, Variant] = {
     "googlenet": Variant(),
     "googlenet_bn": Variant(conv_bn_relu, normalise=False),
-    "googlenet_tv": Variant(conv_bn_relu, normalise=False, wide_kernel=3, last_pool=2, dropout=0.2),
+    "googlenet_tv": Variant(
+        conv_bn_relu,
+        normalise=False,
+        wide_kernel=3,
+        last_pool=2,
+        dropout=0.2,
+        auxiliary_pool=adaptive_average_pool,
+    ),
 }
 
 
@@ -80,7 +90,7 @@ def inception_module(
     wide_kernel: int = 5,
     name: str,
 ) -> KerasTensor:
-    """Look at x with four window sizes at once and stack what they see (figure 2).
+    """Apply four window sizes to x in parallel and concatenate their outputs (figure 2).
 
     [N, H, W, C] -> [N, H, W, conv1x1 + conv3x3 + conv5x5 + pool_proj]. The 1x1 convolutions before
     the 3x3 and the 5x5 reduce the channels first, which is what makes wide windows affordable. For
@@ -136,15 +146,15 @@ def googlenet(
         input_shape: (H, W, C) of the images, from 16x16 up.
         classes: number of classes, K.
         aux_heads: True for the paper's two, after 4a and 4d; or the modules to put one on.
-        input_tensor: a tensor to start from, instead of a new input.
+        input_tensor: a tensor to use instead of a new input.
         name: the model's name; by default the variant's.
         heads: `features`, `include_top`, `pooling`, `classifier_activation`, `weights`: see
             `heads.assemble`.
 
     Raises:
-        ValueError: an argument is out of its range, or the file of `weights` is not of this net.
+        ValueError: an argument is out of its range, or the file of `weights` does not fit.
     """
-    variant = VARIANTS[variant_name]
+    variant = find(variant_name, VARIANTS, "GoogLeNet")
     step = variant.step
     inputs = image_input(input_shape, LEAST_SIZE, input_tensor)
     small = min(size or SMALL_IMAGE for size in inputs.shape[1:3]) < SMALL_IMAGE
@@ -181,6 +191,7 @@ def googlenet(
         aux_heads=aux_heads,
         default_aux_heads=AUXILIARY,
         auxiliary_step=step,
+        auxiliary_pool=variant.auxiliary_pool,
         dropout=variant.dropout,
         name=name or variant_name,
         **heads,

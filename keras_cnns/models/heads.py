@@ -1,7 +1,7 @@
-"""The two ends of every net: the image input, and the heads that give its named outputs."""
+"""Both ends of every model: the image input, and the heads with their named outputs."""
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,24 +13,26 @@ from keras_cnns.models.layers import ConvStep
 from keras_cnns.suggestions import did_you_mean
 
 InputShape = tuple[int | None, int | None, int]
+PoolStep = Callable[..., KerasTensor]  # (x, *, name) -> pooled map
 
 
 def image_input(
     input_shape: InputShape, least_size: int, input_tensor: KerasTensor | None = None
 ) -> KerasTensor:
-    """Return the tensor that a net starts from: a new input, or `input_tensor`.
+    """Return the input tensor of a model: a new input, or `input_tensor`.
 
     Args:
-        input_shape: (H, W, C); H and W may be None where the net does not need to know them.
+        input_shape: (H, W, C); H and W may be None if the model does not need to know them.
         least_size: the smallest H and W, in pixels, that leave each stage at least one position.
-        input_tensor: a tensor to start from instead, for a layer before the net.
+        input_tensor: a tensor to use instead, as the output of a layer before the model.
 
     Raises:
-        ValueError: the shape is not (H, W, C), or is smaller than the net can take.
+        ValueError: the shape is not (H, W, C) or is too small, or Keras' image data format is
+            channels_first.
     """
     if keras.config.image_data_format() != "channels_last":
         raise ValueError(
-            "these nets are written for channels-last images; "
+            "the models of keras_cnns need channels-last images; "
             "call keras.config.set_image_data_format('channels_last')"
         )
     shape = tuple(input_shape) if input_tensor is None else tuple(input_tensor.shape[1:])
@@ -38,7 +40,7 @@ def image_input(
         raise ValueError(f"input_shape is {shape}; it must be (height, width, channels)")
     if any(size is not None and size < least_size for size in shape[:2]):
         raise ValueError(
-            f"input_shape is {shape}; the least height and width of this net is {least_size}"
+            f"input_shape is {shape}; the smallest height and width of this model is {least_size}"
         )
     if shape[-1] < 1:
         raise ValueError(f"input_shape is {shape}; it needs at least one channel")
@@ -50,12 +52,29 @@ def image_input(
 def classifier(x: KerasTensor, classes: int, activation: str | None, *, name: str) -> KerasTensor:
     """Return class scores: [N, D] -> [N, classes].
 
-    Both layers compute in float32 under every precision policy: a softmax over bfloat16 logits
-    loses the small differences that a loss is made of.
+    Both layers compute in float32 under every precision policy, since a softmax of bfloat16 logits
+    loses the small differences that the loss depends on.
     """
     suffix = "" if name == "main" else f"_{name}"
     x = keras.layers.Dense(classes, dtype="float32", name=f"logits{suffix}")(x)
     return keras.layers.Activation(activation or "linear", dtype="float32", name=name)(x)
+
+
+def strided_pool(x: KerasTensor, *, name: str) -> KerasTensor:
+    """Average windows at a fixed stride: [N, H, W, C] -> [N, min(H, 4), min(W, 4), C].
+
+    On a 14x14 map these are the 5x5 windows with stride 3 of Szegedy et al. 2014, section 5; on
+    other maps the stride is the largest that leaves four windows, and the window reaches the edges.
+
+    Raises:
+        ValueError: H or W is None.
+    """
+    sizes = x.shape[1:3]
+    if None in sizes:
+        raise ValueError("aux_heads need an input_shape with a known height and width")
+    strides = tuple(max(size // 4, 1) for size in sizes)
+    window = tuple(max(size - 3 * stride, 1) for size, stride in zip(sizes, strides, strict=True))
+    return keras.layers.AveragePooling2D(window, strides=strides, name=name)(x)
 
 
 def assemble(
@@ -66,6 +85,7 @@ def assemble(
     aux_heads: bool | Iterable[str],
     default_aux_heads: tuple[str, ...],
     auxiliary_step: ConvStep,
+    auxiliary_pool: PoolStep = strided_pool,
     features: Iterable[str] = (),
     include_top: bool = True,
     pooling: str | None = None,
@@ -74,31 +94,33 @@ def assemble(
     weights: Path | str | None = None,
     name: str,
 ) -> keras.Model:
-    """Put the heads on a body and return the model.
+    """Add the heads to a body and return the model.
 
     Args:
-        inputs: where the body starts.
-        feature_maps: the body's named maps [N, H, W, C] in order; the last is its end.
+        inputs: the tensor from which the body is computed.
+        feature_maps: the body's named maps [N, H, W, C] in order; the last is its output.
         classes: number of classes, K.
-        aux_heads: True for the net's own auxiliary classifiers, or the names of the feature maps
-            to put one on; they become the outputs `aux1`, `aux2`, ... in that order.
-        default_aux_heads: what True means.
-        auxiliary_step: the convolution, normalised and activated, of an auxiliary classifier.
-        features: names of feature maps to give as outputs of their own.
-        include_top: False leaves the classifier away.
-        pooling: without the classifier, `avg` or `max` pools the last map to [N, C].
+        aux_heads: True for the model's default auxiliary classifiers, or the names of the feature
+            maps to classify; their outputs are named `aux1`, `aux2`, ... in that order.
+        default_aux_heads: the feature maps that `aux_heads=True` selects.
+        auxiliary_step: the convolution of an auxiliary classifier, with normalisation and
+            activation.
+        auxiliary_pool: the average pool of an auxiliary classifier.
+        features: names of feature maps that become outputs of their own.
+        include_top: if False, build the model without its classifier.
+        pooling: if there is no classifier, `avg` or `max` pools the last map to [N, C].
         classifier_activation: `softmax`, or None for logits.
-        dropout: share of the pooled features that training drops.
+        dropout: fraction of the pooled features that is dropped in training.
         weights: a file to load, of this project or another: see `keras_cnns.weights`.
         name: the model's name.
 
     Returns:
-        A model with one output tensor, or, where there are several, a dict of them by name:
+        A model with one output tensor, or, if there are several, a dict of them by name:
         `main` [N, K], `aux1`, `aux2`, ... [N, K], and each feature map.
 
     Raises:
-        ValueError: an argument is out of its range, or names a feature map that is not there.
-        WeightsError: the file cannot be read, or is not of this net.
+        ValueError: an argument is out of its range, or names an unknown feature map.
+        WeightsError: the file cannot be read, or does not fit this model.
     """
     if classes < 1:
         raise ValueError(f"classes is {classes}; it must be at least 1")
@@ -134,7 +156,9 @@ def assemble(
         outputs["main"] = pool[pooling](name=f"{pooling}_pool")(x) if pooling else x
     for number, stage in enumerate(aux_heads, start=1):
         output = f"aux{number}"
-        hidden = auxiliary_head(feature_maps[stage], auxiliary_step, name=output)
+        hidden = auxiliary_head(
+            feature_maps[stage], auxiliary_step, pool=auxiliary_pool, name=output
+        )
         outputs[output] = classifier(hidden, classes, classifier_activation, name=output)
     outputs |= {stage: feature_maps[stage] for stage in features}
 
@@ -143,7 +167,7 @@ def assemble(
         (source,) = keras.utils.get_source_inputs(inputs)
         model = keras.Model(source, outputs["main"] if only_main else outputs, name=name)
     if weights is not None:
-        from keras_cnns.weights import load  # it knows the nets, and so comes after them
+        from keras_cnns.weights import load  # imports the models, and so cannot be imported above
 
         load(model, weights)
     return model
@@ -165,19 +189,21 @@ def deep_recursion(limit: int = 20_000) -> Iterator[None]:
         sys.setrecursionlimit(before)
 
 
-def auxiliary_head(x: KerasTensor, step: ConvStep, *, name: str) -> KerasTensor:
-    """Read class evidence off the middle of a net (Szegedy et al. 2014, section 5): -> [N, 1024].
+def auxiliary_head(
+    x: KerasTensor, step: ConvStep, *, pool: PoolStep = strided_pool, name: str
+) -> KerasTensor:
+    """Compute the features of an auxiliary classifier: [N, H, W, C] -> [N, 1024].
 
-    The average pool leaves 4x4 positions: on a 14x14 map by the paper's 5x5 window with stride 3,
-    elsewhere by the largest stride that leaves four windows and the window that reaches the edges.
-    A map with fewer than 4x4 positions stays as it is.
+    An average pool to 4x4 positions, a 1x1 convolution and a dense layer (Szegedy et al. 2014,
+    section 5).
+
+    Args:
+        x: a feature map.
+        step: the convolution with its normalisation and activation.
+        pool: the average pool; its layer is named `{name}_pool`.
+        name: prefix of the layers' names.
     """
-    sizes = x.shape[1:3]
-    if None in sizes:
-        raise ValueError("aux_heads need an input_shape with a known height and width")
-    strides = tuple(max(size // 4, 1) for size in sizes)
-    window = tuple(max(size - 3 * stride, 1) for size, stride in zip(sizes, strides, strict=True))
-    x = keras.layers.AveragePooling2D(window, strides=strides, name=f"{name}_pool")(x)
+    x = pool(x, name=f"{name}_pool")
     x = step(x, 128, 1, name=name)
     x = keras.layers.Flatten(name=f"{name}_flatten")(x)
     x = keras.layers.Dense(1024, activation="relu", name=f"{name}_dense")(x)

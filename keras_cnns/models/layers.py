@@ -150,15 +150,20 @@ class LocalResponseNormalization(keras.layers.Layer):
     with: alpha is divided by the window's size.
 
     Args:
-        size: channels in the window, odd; the channel itself is in its middle.
+        size: channels in the window, odd, at least 1; the channel itself is in its middle.
         alpha: weight of the window's energy.
         beta: exponent.
+
+    Raises:
+        ValueError: `size` is even, so that no channel is in the middle, or below 1.
     """
 
     def __init__(
         self, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
+        if size < 1 or size % 2 == 0:
+            raise ValueError(f"size is {size}; it must be an odd number of channels, such as 5")
         self.size, self.alpha, self.beta = size, alpha, beta
 
     def call(self, inputs: Any) -> Any:

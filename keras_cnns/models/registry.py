@@ -10,10 +10,10 @@ from typing import Any
 
 import keras
 
+from keras_cnns import suggestions
 from keras_cnns.models.cost import Cost
 from keras_cnns.models.googlenet import VARIANTS, googlenet
 from keras_cnns.models.resnet import ARCHITECTURES, resnet
-from keras_cnns.suggestions import did_you_mean
 
 GOOGLENET = "Szegedy et al. 2014, arXiv:1409.4842"
 RESNET = "He et al. 2015, arXiv:1512.03385"
@@ -95,10 +95,7 @@ def find(name: str) -> Entry:
     Raises:
         ValueError: there is none of this name; the message has the nearest.
     """
-    if name not in MODELS:
-        hint = did_you_mean(name, MODELS)
-        raise ValueError(f"there is no model {name!r}{hint} (there are {', '.join(MODELS)})")
-    return MODELS[name]
+    return suggestions.find(name, MODELS, "model")
 
 
 def build(name: str, **options: Any) -> keras.Model:

@@ -18,6 +18,7 @@ from keras import KerasTensor
 
 from keras_cnns.models import layers
 from keras_cnns.models.heads import InputShape, assemble, image_input
+from keras_cnns.suggestions import find
 
 
 class Conv(NamedTuple):
@@ -257,7 +258,7 @@ def residual_block(
         z = layers.batch_norm(z, name=f"{name}_bn{number}")
         if number < len(convs):
             z = layers.relu(z, name=f"{name}_relu{number}")
-    x = SHORTCUTS[shortcut](x, z, total_stride(convs), normalise=True, name=name)
+    x = find(shortcut, SHORTCUTS, "shortcut")(x, z, total_stride(convs), normalise=True, name=name)
     return layers.relu(x, name=f"{name}_relu")
 
 
@@ -279,7 +280,9 @@ def preactivation_block(
         shortcut == "projection" and x.shape[-1] != z.shape[-1]
     )
     source = activated if is_projected else x
-    return SHORTCUTS[shortcut](source, z, total_stride(convs), normalise=False, name=name)
+    return find(shortcut, SHORTCUTS, "shortcut")(
+        source, z, total_stride(convs), normalise=False, name=name
+    )
 
 
 def convolve(x: KerasTensor, conv: Conv, *, name: str) -> KerasTensor:
@@ -340,11 +343,12 @@ def resnet(
             `heads.assemble`.
 
     Raises:
-        ValueError: an argument is out of its range, or the file of `weights` is not of this net.
+        ValueError: there is no such row, an argument is out of its range, or the file of `weights`
+            belongs to another network.
     """
     if isinstance(architecture, str):
         name = name or architecture
-        architecture = ARCHITECTURES[architecture]
+        architecture = find(architecture, ARCHITECTURES, "ResNet")
     shortcut = architecture.shortcut if shortcut is None else OPTIONS.get(shortcut, shortcut)
     if shortcut not in SHORTCUTS:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""What the optimizers share: weight decay and rates by variable path, clipping, state."""
+"""What the optimizers share: weight decay and learning rates by variable path, clipping, state."""
 
 import math
 import re
@@ -34,13 +34,13 @@ def norm(x: Any) -> Any:
 
 
 class PathOptimizer(keras.optimizers.Optimizer):
-    """A Keras optimizer whose options and state go by variable path.
+    """A Keras optimizer whose options and state are keyed by variable path.
 
-    Subclasses write `update_step`, with `_rate` and `_decay` in it, and name their slots in
+    Subclasses implement `update_step`, which calls `_rate` and `_decay`, and list their slots in
     `_slots`.
 
     Args:
-        learning_rate: above 0; a float, a `LearningRateSchedule` or a callable.
+        learning_rate: at least 0; a float, a `LearningRateSchedule` or a callable.
         weight_decay: per step, at least 0; None for none.
         decoupled_weight_decay: decay beside the gradient, not as a part of it.
         exclude_from_weight_decay: patterns of variables that do not decay.
@@ -60,8 +60,11 @@ class PathOptimizer(keras.optimizers.Optimizer):
         **kwargs: Any,
     ) -> None:
         if isinstance(learning_rate, int | float):
-            if not 0 < learning_rate < math.inf:
-                raise ValueError(f"learning_rate is {learning_rate}; it must be above 0 and finite")
+            # 0 is allowed: it is where many schedules end, and a model is saved and loaded there.
+            if not 0 <= learning_rate < math.inf:
+                raise ValueError(
+                    f"learning_rate is {learning_rate}; it must be at least 0 and finite"
+                )
             learning_rate = float(learning_rate)
         if weight_decay is not None and not 0 <= weight_decay < math.inf:
             raise ValueError(f"weight_decay is {weight_decay}; it must be at least 0 and finite")
@@ -144,12 +147,45 @@ class PathOptimizer(keras.optimizers.Optimizer):
         return gradient
 
     def _apply_weight_decay(self, variables: list[keras.Variable]) -> None:
-        """Do nothing: `_decay` does, where the variable's own rate is known."""
+        """Do nothing: `_decay` does it, where the variable's own learning rate is known."""
 
     def apply(self, grads: Sequence[Any], trainable_variables: Any = None) -> None:
         """Make one step: `grads` belong to `trainable_variables`, or to those of `build`."""
         grads = [None if gradient is None else dense(gradient) for gradient in grads]
         super().apply(grads, trainable_variables)
+
+    def stateless_apply(
+        self, optimizer_variables: list[Any], grads: list[Any], trainable_variables: list[Any]
+    ) -> tuple[list[Any], list[Any]]:
+        """Make one step as a pure function, for JAX; some of the variables may be frozen.
+
+        Keras' own demands every variable that the optimizer was built on. In a model whose layers
+        were frozen since, `trainable_variables` are those that still train, in the same order.
+
+        Raises:
+            ValueError: some variables are frozen, and `use_ema` would average all of them.
+        """
+        trained = [variable for variable in self._trainable_variables if variable.trainable]
+        if len(trained) == len(self._trainable_variables):
+            result: tuple[list[Any], list[Any]] = super().stateless_apply(
+                optimizer_variables, grads, trainable_variables
+            )
+            return result
+        if self.use_ema:
+            raise ValueError(
+                "on JAX, use_ema averages every variable, and some are frozen: freeze none, "
+                "or train without use_ema"
+            )
+        mapping = [
+            *zip(trained, trainable_variables, strict=True),
+            *zip(self.variables, optimizer_variables, strict=True),
+        ]
+        with keras.StatelessScope(state_mapping=mapping) as scope:
+            self.apply(grads, trained)
+        return (
+            [scope.get_current_value(variable) for variable in trained],
+            [scope.get_current_value(variable) for variable in self.variables],
+        )
 
     def _clip_gradients(self, grads: Sequence[Any]) -> list[Any]:
         """Clip as Keras does; the norms by `norm`, which takes one pass instead of three."""
@@ -222,9 +258,23 @@ class PathOptimizer(keras.optimizers.Optimizer):
         """Write the state by variable path."""
         save_state(self._state(), store)
 
-    def load_own_variables(self, store: Any) -> None:
-        """Read the state by variable path; raise ValueError where it is another's."""
-        load_state(self._state(), store, owner=f"{type(self).__name__} {self.name!r}")
+    def load_own_variables(self, store: Any, *, strict: bool = False) -> None:
+        """Read the state by variable path, all of it or nothing.
+
+        A state that does not fit is left out with a warning that names what differs, as Keras'
+        optimizers do: `model.load_weights` then loads the weights alone. It does not fit if it
+        belongs to other variables, other options or another optimizer, or if this optimizer is
+        not built.
+
+        Args:
+            store: name -> array, as `save_own_variables` wrote it.
+            strict: raise an error instead of the warning.
+
+        Raises:
+            ValueError: with `strict`, the state does not fit.
+        """
+        owner = f"{type(self).__name__} {self.name!r}"
+        load_state(self._state(), store, owner=owner, is_built=self.built, strict=strict)
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments, for saving."""

@@ -1,4 +1,4 @@
-"""LARS: each layer's rate in proportion to its weights, for very large batches."""
+"""LARS: each layer's learning rate in proportion to its weights, for very large batches."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from keras_cnns.optimizers.paths import check_patterns, check_regexes, matches
 
 @keras.saving.register_keras_serializable("keras_cnns")
 class LARS(Momentum):
-    """Momentum on gradients that are rescaled to the size of their weights.
+    """Momentum on gradients that are rescaled to the norm of their weights.
 
     ```
     trust = trust_coefficient * |w| / (|g| + weight_decay * |w| + epsilon)
@@ -21,9 +21,10 @@ class LARS(Momentum):
     w <- w + v
     ```
 
-    A layer's step is so a set share of its weights' norm, whatever the size of its gradient.
-    Where |w| or |g| is 0, trust is 1. Biases and normalisation, whose norm says nothing, go
-    without trust and decay.
+    The step is a fixed fraction of the norm of the layer's weights, whatever the norm of its
+    gradient. Where |w| or |g| is 0, trust is 1. Biases and the parameters of normalisation layers,
+    whose norms carry no information, have neither trust nor decay. With
+    `decoupled_weight_decay` the decay is not a part of the gradient, and so not of trust.
 
     >>> optimizer = LARS(learning_rate=1.0, momentum=0.0, trust_coefficient=0.1)
     >>> weight = keras.Variable([3.0, 4.0])
@@ -32,20 +33,22 @@ class LARS(Momentum):
     [3.0, 3.5]
 
     Args:
-        learning_rate: above 0; a float, a `LearningRateSchedule` or a callable. Larger than
-            without LARS, by some 1 / trust_coefficient times the usual |g| / |w|.
-        momentum: share of the velocity that a step keeps, 0 to 1 (1 excluded).
+        learning_rate: at least 0; a float, a `LearningRateSchedule` or a callable. Larger than
+            without LARS, by about |g| / (trust_coefficient * |w|).
+        momentum: fraction of the velocity that a step keeps, 0 to 1 (1 excluded).
         nesterov: look ahead along the velocity before the step.
-        weight_decay: per step, coupled, at least 0; None for none.
-        trust_coefficient: share of its norm that a weight moves at rate 1, above 0.
+        dampening: as in `Momentum`.
+        weight_decay: per step, at least 0; None for none.
+        decoupled_weight_decay: as in `Momentum`.
+        trust_coefficient: fraction of its norm that a weight moves at learning rate 1, above 0.
         epsilon: at least 0.
-        exclude_from_weight_decay: as of `Momentum`.
+        exclude_from_weight_decay: as in `Momentum`.
         exclude_from_layer_adaptation: patterns of variables whose trust is 1.
-        learning_rate_multipliers: as of `Momentum`.
-        learning_rate_in_velocity: as of `Momentum`; the paper has it inside.
-        momentum_correction: as of `Momentum`.
+        learning_rate_multipliers: as in `Momentum`.
+        learning_rate_in_velocity: as in `Momentum`; the paper has it inside.
+        momentum_correction: as in `Momentum`.
         name: the optimizer's name.
-        kwargs: clipping, averaging, accumulation and loss scaling, as every Keras optimizer takes.
+        kwargs: clipping, averaging, accumulation and loss scaling, as in every Keras optimizer.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -62,6 +65,8 @@ class LARS(Momentum):
         nesterov: bool = False,
         weight_decay: float | None = None,
         *,
+        dampening: float = 0.0,
+        decoupled_weight_decay: bool = False,
         trust_coefficient: float = 0.001,
         epsilon: float = 1e-9,
         exclude_from_weight_decay: Sequence[str] = ("norm_and_bias",),
@@ -80,7 +85,9 @@ class LARS(Momentum):
             learning_rate,
             momentum,
             nesterov,
-            weight_decay=weight_decay,
+            dampening,
+            weight_decay,
+            decoupled_weight_decay=decoupled_weight_decay,
             exclude_from_weight_decay=exclude_from_weight_decay,
             learning_rate_multipliers=learning_rate_multipliers,
             learning_rate_in_velocity=learning_rate_in_velocity,
@@ -104,7 +111,8 @@ class LARS(Momentum):
         known = self._model_variable(variable)
         if any(matches(pattern, known) for pattern in self._unadapted):
             return decayed
-        weight_decay = (self.weight_decay or 0.0) * self._use_weight_decay(variable)
+        is_coupled = self._use_weight_decay(variable) and not self.decoupled_weight_decay
+        weight_decay = (self.weight_decay or 0.0) * is_coupled
         w, g = norm(variable), norm(gradient)
         trust = self.trust_coefficient * w / (g + weight_decay * w + self.epsilon)
         trust = ops.where(ops.logical_and(w > 0, g > 0), trust, 1.0)
@@ -112,10 +120,9 @@ class LARS(Momentum):
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments, for saving."""
-        config = {
+        return {
             **super().get_config(),
             "trust_coefficient": self.trust_coefficient,
             "epsilon": self.epsilon,
             "exclude_from_layer_adaptation": list(self._unadapted),
         }
-        return {k: v for k, v in config.items() if k not in ("dampening", "decoupled_weight_decay")}

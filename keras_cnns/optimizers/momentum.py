@@ -25,37 +25,39 @@ def momentum_step(
     """Return the new weight and velocity.
 
     ```
-    v <- momentum * v + (1 - dampening) * g                    the rate outside the velocity
+    v <- momentum * v + (1 - dampening) * g                    learning rate outside the velocity
     w <- w - learning_rate * v                                    heavy ball
     w <- w - learning_rate * (g + momentum * v)                   nesterov
 
-    v <- momentum * correction * v                             the rate inside the velocity
+    v <- momentum * correction * v                             learning rate inside the velocity
          - learning_rate * (1 - dampening) * g
     w <- w + v                                                    heavy ball
     w <- w - learning_rate * g + momentum * v                     nesterov
     ```
     """
-    share = (1 - dampening) * gradient
+    damped = (1 - dampening) * gradient
     if learning_rate_in_velocity:
-        velocity = momentum * correction * velocity - learning_rate * share
+        velocity = momentum * correction * velocity - learning_rate * damped
         step = momentum * velocity - learning_rate * gradient if nesterov else velocity
         return weight + step, velocity
-    velocity = momentum * velocity + share
+    velocity = momentum * velocity + damped
     step = gradient + momentum * velocity if nesterov else velocity
     return weight - learning_rate * step, velocity
 
 
 @keras.saving.register_keras_serializable("keras_cnns")
 class Momentum(PathOptimizer):
-    """Gradient descent that remembers where it was going; the arithmetic is `momentum_step`.
+    """Gradient descent with momentum; the arithmetic is `momentum_step`.
 
-    The velocity is a decaying sum of gradients. By default the learning rate stands outside of it,
-    as in torch and TensorFlow 1, and a change of the rate is felt at once. Keras' SGD and Caffe
-    keep the rate inside, where an old rate lives on for some 1 / (1 - momentum) steps, unless the
-    velocity is rescaled with each change (Goyal et al. 2017, section 2.1): then both are the same.
+    The velocity is a decaying sum of gradients. By default the learning rate is outside of it, as
+    in torch and TensorFlow 1, and a new learning rate takes effect at once. Keras' SGD and Caffe
+    keep the learning rate inside the velocity, where an old one lives on for about
+    1 / (1 - momentum) steps unless the velocity is rescaled with each change (Goyal et al. 2017,
+    section 2.1); then both forms are equal.
 
-    Weight decay is by default coupled, as in the papers of these nets: it is part of the gradient,
-    and so of the velocity. Keras' SGD decouples it, which at momentum 0.9 decays ten times less.
+    Weight decay is coupled by default, as in the papers of these networks: it is a part of the
+    gradient and so of the velocity. Keras' SGD decouples it, which at momentum 0.9 decays about
+    ten times less.
 
     >>> optimizer = Momentum(learning_rate=0.1)
     >>> weight = keras.Variable([0.0])
@@ -64,18 +66,20 @@ class Momentum(PathOptimizer):
     >>> [round(x.numpy().item(), 4) for x in (weight, optimizer.velocities[0])]
     [-0.29, 1.9]
 
-    State: `velocities`, one of its shape for each weight, zeros at first, none if `momentum` is 0;
-    `iterations`; the previous rate, if `momentum_correction`. It is saved by variable path.
+    State: `velocities`, one of each weight's shape, initially 0, none if `momentum` is 0;
+    `iterations`; the previous learning rate, with `momentum_correction`. It is saved by variable
+    path. `load_own_variables` leaves out a state that does not fit, with a warning, or raises an
+    error if `strict`.
 
-    On TensorFlow the step is one kernel for each weight (`fused_momentum_step`). Sparse gradients
+    On TensorFlow a step is one kernel for each weight (`fused_momentum_step`). Sparse gradients
     are made dense: with momentum every row moves in every step.
 
     Args:
-        learning_rate: above 0; a float, a `LearningRateSchedule` or a callable.
-        momentum: share of the velocity that a step keeps, 0 to 1 (1 excluded).
+        learning_rate: at least 0; a float, a `LearningRateSchedule` or a callable.
+        momentum: fraction of the velocity that a step keeps, 0 to 1 (1 excluded).
         nesterov: look ahead along the velocity before the step.
-        dampening: share of the gradient kept out of the velocity, from the second step on, 0 to 1
-            (1 excluded).
+        dampening: fraction of the gradient that is kept out of the velocity, from the second step
+            on, 0 to 1 (1 excluded).
         weight_decay: per step, at least 0; None for none.
         decoupled_weight_decay: decay beside the velocity, by `learning_rate * weight_decay`
             (Loshchilov and Hutter 2019).
@@ -84,10 +88,11 @@ class Momentum(PathOptimizer):
         learning_rate_multipliers: the same -> factor of the learning rate; where several match,
             their product. Caffe's biases: `{"bias": 2.0}`.
         learning_rate_in_velocity: keep the learning rate inside the velocity.
-        momentum_correction: rescale such a velocity when the rate changes. (From a rate of 0, as
-            in the first step of a warmup, there is no way back: nothing is rescaled.)
+        momentum_correction: rescale such a velocity when the learning rate changes. After a
+            learning rate of 0, as in the first step of a warmup, the ratio of new to old is
+            undefined, and nothing is rescaled.
         name: the optimizer's name.
-        kwargs: clipping, averaging, accumulation and loss scaling, as every Keras optimizer takes.
+        kwargs: clipping, averaging, accumulation and loss scaling, as in every Keras optimizer.
 
     Raises:
         ValueError: an argument is out of its range, or two do not go together.
@@ -161,7 +166,7 @@ class Momentum(PathOptimizer):
         velocity = self.velocities[self._get_variable_index(variable)] if self.momentum else None
         dampening = self._dampening(variable)
         correction = self._correction(learning_rate, variable)
-        # The kernel has one momentum for the velocity and for nesterov's look ahead.
+        # The kernel uses one momentum for the velocity and for Nesterov's look-ahead.
         one_momentum = not (self.nesterov and self.momentum_correction)
         if keras.backend.backend() == "tensorflow" and one_momentum:
             fused_momentum_step(
@@ -196,7 +201,7 @@ class Momentum(PathOptimizer):
         return ops.cast(ops.where(self.iterations == 0, 0.0, self.dampening), variable.dtype)
 
     def _correction(self, learning_rate: Any, variable: Any) -> Any:
-        """Return the new learning rate by the previous one, 1 where there was none."""
+        """Return the new learning rate divided by the previous one; 1 if that was 0."""
         if not self.momentum_correction:
             return 1.0
         previous = ops.convert_to_tensor(self.previous_learning_rate)

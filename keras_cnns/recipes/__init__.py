@@ -11,6 +11,7 @@ from keras_cnns.recipes.schema import (
     format_recipe,
     list_recipes,
     load_recipe,
+    load_run_recipe,
     parse_recipe,
 )
 
@@ -25,5 +26,6 @@ __all__ = [
     "format_recipe",
     "list_recipes",
     "load_recipe",
+    "load_run_recipe",
     "parse_recipe",
 ]

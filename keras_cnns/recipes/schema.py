@@ -17,6 +17,7 @@ import tomli_w
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from keras_cnns.recipes.former import FORMER_KEYS, replace_former_keys
 from keras_cnns.suggestions import did_you_mean
 
 CHECKED = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
@@ -130,6 +131,9 @@ class OptimizerConfig:
     warmup_epochs: Annotated[float, Field(ge=0)] = (
         0.0  # from 0; with rate_batch_size from learning_rate
     )
+    # A low, constant learning rate for the first steps, as He et al. 2015 trained ResNet-110.
+    warmup_steps: Annotated[int, Field(ge=0)] = 0  # training steps; 0 for none
+    warmup_learning_rate: Annotated[float, Field(ge=0)] = 0.0  # of these steps; 0 without them
     decay_at_epochs: tuple[float, ...] = ()  # of `step`
     decay_at_steps: tuple[int, ...] = ()  # of `step`, instead
     decay_epochs: Annotated[float, Field(gt=0)] = (
@@ -138,8 +142,6 @@ class OptimizerConfig:
     decay_factor: Annotated[float, Field(gt=0, lt=1)] = 0.1  # of `step` and `exponential`
     power: Annotated[float, Field(gt=0)] = 1.0  # of `polynomial`
     rise: Annotated[float, Field(gt=0, lt=1)] = 0.3  # of `one_cycle`: share of the steps
-    hold_rate: Annotated[float, Field(ge=0)] = 0.0  # until it has learnt something; 0: at once
-    hold_until_error: Share = 0.8  # share of training images that are wrong
     average_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of averaged weights; 0: none
 
     def __post_init__(self) -> None:
@@ -148,7 +150,17 @@ class OptimizerConfig:
                 'schedule = "step" needs decay_at_epochs or decay_at_steps, and no other has them'
             )
         if self.decay_at_epochs and self.decay_at_steps:
-            raise ValueError("decay_at_epochs and decay_at_steps are both given; leave one away")
+            raise ValueError("decay_at_epochs and decay_at_steps are both given; remove one")
+        if bool(self.warmup_steps) != bool(self.warmup_learning_rate):
+            raise ValueError(
+                "warmup_steps and warmup_learning_rate belong together, both above 0 or both 0: "
+                f"they are {self.warmup_steps} and {self.warmup_learning_rate}"
+            )
+        if self.warmup_steps and self.warmup_epochs:
+            raise ValueError(
+                "warmup_epochs (a linear warmup) and warmup_steps (a constant one) are both "
+                "given; remove one"
+            )
 
 
 @dataclass(frozen=True, config=CHECKED)
@@ -220,6 +232,18 @@ def parse_recipe(values: Mapping[str, Any]) -> Recipe:
         raise RecipeError("; ".join(_explain(problem) for problem in error.errors())) from None
 
 
+def load_run_recipe(path: Path) -> Recipe:
+    """Read the recipe of a run directory, which an earlier version may have written.
+
+    Args:
+        path: its `config.toml`.
+
+    Raises:
+        RecipeError: the file cannot be read, or is wrong.
+    """
+    return parse_recipe(replace_former_keys(_read(path)))
+
+
 def format_recipe(recipe: Recipe) -> str:
     """Return a recipe as TOML, every value written out."""
     return tomli_w.dumps(asdict(cast(Any, recipe)))
@@ -273,6 +297,8 @@ def _explain(problem: Any) -> str:
     key, given = ".".join(path), problem["input"]
     kind, message = problem["type"], problem["msg"]
     if kind in ("extra_forbidden", "unexpected_keyword_argument"):
+        if key in FORMER_KEYS:
+            return f"{key} was replaced by {FORMER_KEYS[key].key}: {FORMER_KEYS[key].advice}"
         known = _known_keys(path[:-1])
         return f"unknown key {key}{did_you_mean(path[-1], known)} (known: {', '.join(known)})"
     if kind in ("missing", "missing_argument"):

@@ -1,4 +1,4 @@
-"""Several runs on one page: what they reached, how they got there, and in what they differ."""
+"""Compare several runs on one page: their results, their curves and their settings."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -9,10 +9,11 @@ import numpy as np
 
 from keras_cnns.report import charts, page
 from keras_cnns.report.predictions import wilson_interval
-from keras_cnns.report.records import Records, read_records
-from keras_cnns.report.run_report import drawn, flatten
+from keras_cnns.report.records import LOSSES, Records, read_records
+from keras_cnns.report.run_report import GRADIENT_RATIO, UPDATE_RATIO, drawn, flatten
 from keras_cnns.training.callbacks.progress import format_seconds
 from keras_cnns.training.files import write_text
+from keras_cnns.training.logs import LOSS_SUM
 
 COLUMNS = (
     "run",
@@ -26,6 +27,10 @@ COLUMNS = (
 )
 NUMBERS = len(COLUMNS) - 1
 ABSENT = "-"
+LEARNING = (
+    "Losses and accuracies are those of the main output. A model with auxiliary classifiers is "
+    "trained on the weighted sum of its losses, which has charts of its own."
+)
 
 
 def compare(paths: Sequence[str | Path], page_path: str | Path) -> list[tuple[str, ...]]:
@@ -80,14 +85,14 @@ def render(
     subtitle: str = "",
     more: Sequence[page.Section] = (),
 ) -> str:
-    """Return the page; `more` sections stand behind the curves."""
+    """Return the page as HTML; the sections `more` follow the curves."""
     sections = [
         page.Section("Results", "", page.table(COLUMNS, summarise(runs), numbers=NUMBERS)),
-        page.Section("Learning", "", page.charts(curves(runs))),
+        page.Section("Learning", LEARNING, page.charts(curves(runs))),
         *more,
         page.Section(
             "What differs",
-            "Values of the recipes and environments that are not the same in every run.",
+            "Values of the recipes and environments that differ between the runs.",
             differences(runs),
         ),
     ]
@@ -95,18 +100,18 @@ def render(
 
 
 def curves(runs: dict[str, Records]) -> list[str]:
-    """Return diagrams with a line for each run."""
+    """Return charts with a line for each run."""
 
     def by_epoch(title: str, metric: str, **options: Any) -> str:
         series = {name: (each.epochs(), each.metric(metric)) for name, each in runs.items()}
         return charts.lines(title, drawn(series), x="epoch", **options)
 
-    def by_step(title: str, figure: str, **options: Any) -> str:
+    def by_step(title: str, metric: str, **options: Any) -> str:
         nothing = np.array([])
         series = {
             name: (
                 each.diagnostics.get("step", nothing),
-                each.diagnostics.get(figure, nothing),
+                each.diagnostics.get(metric, nothing),
             )
             for name, each in runs.items()
         }
@@ -116,11 +121,11 @@ def curves(runs: dict[str, Records]) -> list[str]:
         by_epoch("Validation accuracy", "val_accuracy", y="accuracy", percent=True),
         by_epoch("Validation loss", "val_loss", y="loss", log=True),
         by_epoch("Training loss", "loss", y="loss", log=True),
-        by_step("Learning rate", "learning_rate", y="rate"),
-        by_step(
-            "First layer's gradient by the last's", "gradient_ratio", y="ratio of norms", log=True
-        ),
-        by_step("Update by weight", "update_ratio", y="median ratio", log=True),
+        by_epoch(f"{LOSSES}, validation", f"val_{LOSS_SUM}", y="loss", log=True),
+        by_epoch(f"{LOSSES}, training", LOSS_SUM, y="loss", log=True),
+        by_step("Learning rate", "learning_rate", y="learning rate"),
+        by_step(GRADIENT_RATIO, "gradient_ratio", y="ratio of norms", log=True),
+        by_step(UPDATE_RATIO, "update_ratio", y="median over the layers", log=True),
     ]
 
 

@@ -1,8 +1,9 @@
-"""The range test's page: the loss over the rate."""
+"""The range test's page: the loss against the learning rate."""
 
 from pathlib import Path
 
 from keras_cnns.report import charts, page
+from keras_cnns.report.records import LOSSES
 from keras_cnns.training.callbacks.range_test import RangeTest
 from keras_cnns.training.files import write_text
 
@@ -11,13 +12,14 @@ def write_rate_report(test: RangeTest, title: str, path: Path) -> None:
     """Write a self-contained page with the plot and the proposal.
 
     Raises:
-        ValueError: the loss never fell, so that there is no proposal.
+        ValueError: the loss never fell, so there is no learning rate to propose.
         OSError: the page cannot be written.
     """
     proposal = test.propose()
+    has_aux_outputs = isinstance(test.model.output, dict)
     plot = charts.lines(
-        "Loss while the rate rises",
-        {"a batch": (test.rates, test.losses), "smoothed": (test.rates, test.smoothed())},
+        LOSSES if has_aux_outputs else "Loss",
+        {"one batch": (test.rates, test.losses), "smoothed": (test.rates, test.smoothed())},
         x="learning rate",
         y="loss",
         log=True,
@@ -25,8 +27,9 @@ def write_rate_report(test: RangeTest, title: str, path: Path) -> None:
         mark=(proposal, f"proposed: {proposal:g}"),
     )
     words = (
-        f"{len(test.rates)} training steps, the rate a little higher in each. The proposed rate is "
-        "a tenth of the one at which the smoothed loss is lowest: high enough to learn fast, with "
-        "room before the loss rises. It is the highest rate for a schedule that comes down from it."
+        f"The learning rate rises with each of {len(test.rates)} training steps. The proposed one "
+        "is a tenth of that at which the smoothed loss is lowest: high enough to learn fast, and "
+        "well below the learning rates at which training diverges. Use it as the highest learning "
+        "rate of a schedule."
     )
     write_text(path, page.render(title, words, page.charts([plot]), []))

@@ -1,4 +1,4 @@
-"""What a run directory holds about its training, finished or not."""
+"""Read what a run directory holds about its training, finished or not."""
 
 import csv
 import json
@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from keras_cnns.recipes import Recipe, RecipeError, load_recipe
+from keras_cnns.recipes import Recipe, RecipeError, load_run_recipe
 from keras_cnns.training.callbacks.diagnostics_log import read_rows
 from keras_cnns.training.callbacks.step_time import read_times
+from keras_cnns.training.logs import by_main_output
 from keras_cnns.training.run import (
     CONFIG,
     DIAGNOSTICS,
@@ -25,6 +26,8 @@ from keras_cnns.training.run import (
     check_directory,
     read_label_file,
 )
+
+LOSSES = "Weighted sum of the losses (main + auxiliary)"  # the title of its charts
 
 Columns = dict[str, np.ndarray]  # name -> float [rows], NaN where there is no value
 
@@ -60,12 +63,13 @@ class Records:
         return np.stack(columns, axis=1) if columns else np.zeros((0, 0))
 
     def metric(self, name: str) -> np.ndarray:
-        """Return a metric by epoch; `accuracy` is also found as the main output's."""
-        values = self.history.get(name)
-        if values is None:
-            prefix, _, last = name.rpartition("_")
-            values = self.history.get(f"{prefix}_main_{last}" if prefix else f"main_{last}")
-        return np.array([]) if values is None else values
+        """Return a metric of the main output by epoch, float [epochs]; empty if there is none.
+
+        Args:
+            name: `loss`, `accuracy`, `val_loss`, `val_accuracy`; or `loss_sum` and `val_loss_sum`,
+                the weighted sums of the losses, which only models with auxiliary outputs have.
+        """
+        return by_main_output(self.history).get(name, np.array([]))
 
 
 def read_records(path: str | Path) -> Records:
@@ -81,7 +85,7 @@ def read_records(path: str | Path) -> Records:
             f"{path} is not a run: it has no {CONFIG} and {LABELS}, which `train` writes"
         )
     try:
-        recipe: Recipe = load_recipe(path / CONFIG)
+        recipe: Recipe = load_run_recipe(path / CONFIG)
         labels = read_label_file(path / LABELS)
         return Records(
             Run(path, recipe, labels),

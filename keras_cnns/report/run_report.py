@@ -10,14 +10,17 @@ import numpy as np
 from keras_cnns.data import open_split
 from keras_cnns.report import charts, page
 from keras_cnns.report.predictions import Predictions, calibrate, collect, wilson_interval
-from keras_cnns.report.records import Records, read_records
+from keras_cnns.report.records import LOSSES, Records, read_records
 from keras_cnns.training.callbacks.progress import format_seconds
 from keras_cnns.training.files import write_text
-from keras_cnns.training.run import CONFIG, REPORT
+from keras_cnns.training.logs import LOSS_SUM
+from keras_cnns.training.run import CONFIG, MODEL, REPORT
 
 MOMENTS = 5  # lines in a diagram by depth
 PAIRS = 12  # most frequent confusions
-OPEN_ROWS = 40  # classes; more are behind a fold
+OPEN_ROWS = 40  # classes; a longer table is folded
+GRADIENT_RATIO = "Ratio of gradient norms, first to last layer"
+UPDATE_RATIO = "Update-to-weight ratio"
 
 
 def write_report(path: str | Path, model: keras.Model | None = None) -> Path:
@@ -52,15 +55,17 @@ def render(records: Records, predictions: Predictions | None) -> str:
         page.Section("Learning", "", learning(records)),
         page.Section(
             "Gradient flow",
-            "The loss's gradient by each layer's kernel, on the same few training images each "
-            "time. A line that falls steeply towards the first layers is a vanishing gradient; the "
-            "update ratio is how far one step moves a kernel by how large it is.",
+            "The gradient of the loss with respect to each layer's kernel, always on the same few "
+            "training images. A line that falls steeply towards the first layers shows a vanishing "
+            "gradient. The update-to-weight ratio is the norm of a step's change of a kernel, "
+            "divided by the norm of the kernel.",
             gradient_flow(records),
         ),
         page.Section(
             "Activations",
-            "What the nonlinearities give on the same images. Lines that drift apart are covariate "
-            "shift; a dead channel is 0 for every image and position, and learns nothing.",
+            "The outputs of the nonlinearities on the same images. Lines that drift apart show "
+            "covariate shift. A dead channel is 0 for every image at every position, and learns "
+            "nothing.",
             activations(records),
         ),
     ]
@@ -68,6 +73,15 @@ def render(records: Records, predictions: Predictions | None) -> str:
         sections += test_sections(records, predictions)
     sections += [
         page.Section("Time", "", time_per_step(records)),
+        page.Section(
+            "Load the model",
+            "In Python, where keras-cnns is installed. With keras.saving.load_model, "
+            "import keras_cnns.models must come first.",
+            page.preformatted(
+                "import keras_cnns\n\n"
+                f'model = keras_cnns.load_model("{records.run.path / MODEL}")'
+            ),
+        ),
         page.Section(
             "Recipe", "", page.preformatted((records.run.path / CONFIG).read_text("utf-8"))
         ),
@@ -110,7 +124,7 @@ def key_figures(records: Records, predictions: Predictions | None) -> list[tuple
 
 
 def learning(records: Records) -> str:
-    """Return the curves of loss and accuracy, and the rate."""
+    """Return the charts of loss, accuracy and learning rate; losses are the main output's."""
     epochs = records.epochs()
     best = (float(records.results["best_epoch"]), "best epoch") if records.results else None
 
@@ -122,20 +136,18 @@ def learning(records: Records) -> str:
 
     steps = records.diagnostics.get("step", np.array([]))
     rates = records.diagnostics.get("learning_rate", np.array([]))
-    return page.charts(
-        [
-            charts.lines("Loss", drawn(both("loss")), x="epoch", y="loss", log=True, mark=best),
-            charts.lines(
-                "Accuracy",
-                drawn(both("accuracy")),
-                x="epoch",
-                y="accuracy",
-                percent=True,
-                mark=best,
-            ),
-            charts.lines("Learning rate", drawn({"": (steps, rates)}), x="training step", y="rate"),
-        ]
+    options: dict[str, Any] = {"x": "epoch", "mark": best}
+    losses = [
+        charts.lines(title, drawn(both(metric)), y="loss", log=True, **options)
+        for title, metric in (("Loss", "loss"), (LOSSES, LOSS_SUM))
+    ]
+    accuracy = charts.lines(
+        "Accuracy", drawn(both("accuracy")), y="accuracy", percent=True, **options
     )
+    rate = charts.lines(
+        "Learning rate", drawn({"": (steps, rates)}), x="training step", y="learning rate"
+    )
+    return page.charts([*losses, accuracy, rate])
 
 
 def drawn(series: charts.Series) -> charts.Series:
@@ -144,40 +156,45 @@ def drawn(series: charts.Series) -> charts.Series:
 
 
 def gradient_flow(records: Records) -> str:
-    """Return gradients by depth and over time, and the updates they make."""
+    """Return the charts of gradients and update-to-weight ratios, by depth and by step."""
     steps = records.diagnostics.get("step", np.array([]))
     ratio = records.diagnostics.get("gradient_ratio", np.array([]))
     return page.charts(
         [
             by_depth(records, "Gradient norm by depth", "gradient_norm", "L2 norm", log=True),
             charts.lines(
-                "First layer's gradient by the last's",
+                GRADIENT_RATIO,
                 drawn({"": (steps, ratio)}),
                 x="training step",
                 y="ratio of norms",
                 log=True,
             ),
             charts.band(
-                "Update by weight",
+                UPDATE_RATIO,
                 steps,
                 records.by_layer("update_ratio"),
                 y="|change| / |weights|",
                 guide=(1e-3, "usual: 1e-3"),
             ),
-            by_depth(records, "Update by weight, by depth", "update_ratio", "ratio", log=True),
+            by_depth(records, f"{UPDATE_RATIO} by depth", "update_ratio", "ratio", log=True),
         ]
     )
 
 
 def activations(records: Records) -> str:
-    """Return mean, spread and dead channels of the activations by depth."""
+    """Return the charts of the activations' mean, standard deviation and dead channels by depth."""
     return page.charts(
         [
             by_depth(records, "Mean of the activations", "activation_mean", "mean"),
             by_depth(
-                records, "Spread of the activations", "activation_spread", "standard deviation"
+                records,
+                "Standard deviation of the activations",
+                "activation_spread",
+                "standard deviation",
             ),
-            by_depth(records, "Dead ReLU channels", "dead_relu", "share of channels", percent=True),
+            by_depth(
+                records, "Dead ReLU channels", "dead_relu", "fraction of channels", percent=True
+            ),
         ]
     )
 

@@ -1,6 +1,5 @@
-"""What a training would take: its recipe resolved, its steps, its time and its memory."""
+"""Estimate a training's steps, time and memory from a few of its steps."""
 
-import resource
 import statistics
 import sys
 import time
@@ -18,20 +17,20 @@ WARM_UP, MEASURED = 3, 10  # steps
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a training would take."""
+    """The estimated cost of a training."""
 
-    parameters: int  # that learn
-    images: int  # of an epoch
+    parameters: int  # trainable parameters
+    images: int  # images per epoch
     steps_per_epoch: int
-    steps: int  # in all
-    step_seconds: float  # the median of ten
-    seconds: float  # in all, without evaluation and checkpoints
-    peak_bytes: int  # of this process's memory, after ten steps
-    available_bytes: int  # that this machine had left
+    steps: int  # steps of the whole training
+    step_seconds: float  # median of the measured steps
+    seconds: float  # the whole training, without evaluation and checkpoints
+    peak_bytes: int  # peak memory of this process after the measured steps
+    available_bytes: int  # free memory of the machine before the first step
 
 
 def estimate(recipe: Recipe) -> Estimate:
-    """Take ten steps of a training, and write nothing.
+    """Run a few steps of a training without writing anything, and return the estimate.
 
     Raises:
         ValueError: there is no such model, data set or split.
@@ -46,7 +45,7 @@ def estimate(recipe: Recipe) -> Estimate:
         seed=recipe.training.seed,
         augmentation=recipe.augmentation,
     )
-    # A missing split is better known now than after the first epoch.
+    # A missing split should be reported now, not after the first epoch.
     for split in (data.validation_split, data.test_split):
         open_split(data, split, batch_size=recipe.training.batch_size)
     model = build_model(recipe, len(read_labels(data)))
@@ -58,7 +57,6 @@ def estimate(recipe: Recipe) -> Estimate:
         times.append(time.perf_counter() - start)
     step_seconds = statistics.median(times[WARM_UP:])
     steps = recipe.training.steps or recipe.training.epochs * training.steps
-    unit = 1 if sys.platform == "darwin" else 1024
     return Estimate(
         parameters=sum(variable.shape.num_elements() for variable in model.trainable_variables),
         images=training.samples,
@@ -66,22 +64,33 @@ def estimate(recipe: Recipe) -> Estimate:
         steps=steps,
         step_seconds=step_seconds,
         seconds=steps * step_seconds,
-        peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
+        peak_bytes=peak_memory(),
         available_bytes=available,
     )
 
 
+def peak_memory() -> int:
+    """Return the peak memory of this process in bytes; its current memory if there is no peak."""
+    try:
+        import resource
+    except ImportError:  # Windows, where psutil knows the peak
+        memory = psutil.Process().memory_info()
+        return int(getattr(memory, "peak_wset", memory.rss))
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
 def describe(recipe: Recipe, result: Estimate) -> str:
-    """Return an estimate in words."""
+    """Return an estimate as text."""
     return "\n".join(
         (
-            f"net       {recipe.model.name}, {result.parameters:,} parameters that learn",
+            f"model     {recipe.model.name}, {result.parameters:,} trainable parameters",
             f"steps     {result.steps:,}: {recipe.training.epochs} epochs of "
-            f"{result.steps_per_epoch:,}, of {result.images:,} images in batches of "
+            f"{result.steps_per_epoch:,}, with {result.images:,} images in batches of "
             f"{recipe.training.batch_size}",
-            f"time      {_duration(result.seconds)}, by {MEASURED} measured steps of "
-            f"{result.step_seconds * 1000:.0f} ms; evaluation comes on top",
-            f"memory    {result.peak_bytes / 2**30:.1f} GiB at the most so far, of "
+            f"time      {_duration(result.seconds)}, from {MEASURED} measured steps of "
+            f"{result.step_seconds * 1000:.0f} ms; evaluation is not included",
+            f"memory    {result.peak_bytes / 2**30:.1f} GiB at its peak, of "
             f"{result.available_bytes / 2**30:.1f} GiB that were free",
         )
     )

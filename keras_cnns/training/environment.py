@@ -1,9 +1,10 @@
-"""What a run depended on: code, data, versions, machine, seed."""
+"""Describe what a run depends on: code, data, versions, machine, seed."""
 
 import os
 import platform
 import socket
 import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -12,21 +13,29 @@ import keras
 
 from keras_cnns.recipes import Recipe
 
-PACKAGES = ("keras-cnns", "keras", "tensorflow", "tensorflow-datasets", "numpy")
+PACKAGES = {  # name in environment.json -> module
+    "keras-cnns": "keras_cnns",
+    "keras": "keras",
+    "tensorflow": "tensorflow",
+    "tensorflow-datasets": "tensorflow_datasets",
+    "numpy": "numpy",
+}
 
 
 def describe_environment(recipe: Recipe, data_fingerprint: str) -> dict[str, Any]:
-    """Return what a run depended on, as JSON has it.
+    """Return what a run depends on, as values that JSON can hold.
+
+    A package that is not installed has the version None.
 
     Args:
-        recipe: its seed is among it.
-        data_fingerprint: what tells one state of the data from another.
+        recipe: the run's recipe, whose seed is recorded.
+        data_fingerprint: identifies the content of the data set.
     """
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "backend": keras.backend.backend(),
-        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "packages": {name: find_version(name, module) for name, module in PACKAGES.items()},
         "git": describe_checkout(Path(__file__).parent),
         "data_fingerprint": data_fingerprint,
         "seed": recipe.training.seed,
@@ -34,10 +43,27 @@ def describe_environment(recipe: Recipe, data_fingerprint: str) -> dict[str, Any
     }
 
 
-def describe_checkout(folder: Path) -> dict[str, Any]:
-    """Return the git `commit` of a folder's files, and whether it `has_changes`; None: no git.
+def find_version(name: str, module: str) -> str | None:
+    """Return the version of an installed package; None if there is none.
 
-    A folder whose files are ignored, as of a package installed inside of a project, has none.
+    Args:
+        name: the usual name of its distribution.
+        module: the module that it installs; other distributions may install it too, as
+            `tensorflow-cpu` and `tf-nightly` install `tensorflow`.
+    """
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        if version := getattr(sys.modules.get(module), "__version__", None):
+            return str(version)
+        others = metadata.packages_distributions().get(module, ())
+        return next((metadata.version(other) for other in others), None)
+
+
+def describe_checkout(folder: Path) -> dict[str, Any]:
+    """Return the git `commit` of a folder's files and whether it `has_changes`; None without git.
+
+    Both are None for files that git ignores, such as a package installed inside a project.
     """
 
     def git(*arguments: str) -> str:

@@ -1,4 +1,6 @@
-"""The range test of a recipe: which rate to give it."""
+"""Run the learning-rate range test of a recipe."""
+
+from typing import Any
 
 import keras
 
@@ -9,12 +11,28 @@ from keras_cnns.training.callbacks.range_test import RangeTest
 from keras_cnns.training.compiling import build_model, compile_model, for_outputs
 
 
+class _TestProgress(Progress):
+    """Show the steps of a range test, whose metrics say nothing about a trained model."""
+
+    def __init__(self, test: RangeTest) -> None:
+        super().__init__()
+        self.test = test
+
+    def title(self) -> str:
+        return "learning-rate range test"
+
+    def describe(self, logs: dict[str, Any]) -> str:
+        if not self.test.rates:  # the first loss was not finite
+            return "no finite loss"
+        return f"learning rate {self.test.rates[-1]:.3g}, loss {self.test.losses[-1]:.4g}"
+
+
 def find_rate(recipe: Recipe, steps: int = 100) -> RangeTest:
-    """Train a recipe's net for some steps while the rate rises, and return what was seen.
+    """Train a recipe's model for some steps with a rising learning rate, and return the test.
 
     Args:
-        recipe: its rate and schedule are not used.
-        steps: training steps.
+        recipe: the model, its data and optimizer; the learning rate and its schedule are not used.
+        steps: the number of training steps.
 
     Raises:
         ValueError: there is no such model, data set or split.
@@ -36,6 +54,6 @@ def find_rate(recipe: Recipe, steps: int = 100) -> RangeTest:
         steps_per_epoch=steps,
         shuffle=False,  # the data set shuffles itself
         verbose=0,
-        callbacks=[Progress(), test],
+        callbacks=[test, _TestProgress(test)],
     )
     return test

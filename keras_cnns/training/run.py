@@ -10,11 +10,8 @@ from typing import Any, cast
 
 import keras
 
-# A saved net is made of these; importing them registers them with Keras' loader.
-import keras_cnns.models
-import keras_cnns.optimizers  # noqa: F401
-from keras_cnns.models.heads import deep_recursion
-from keras_cnns.recipes import Recipe, RecipeError, format_recipe, load_recipe
+from keras_cnns import load_model
+from keras_cnns.recipes import Recipe, RecipeError, format_recipe, load_run_recipe
 from keras_cnns.training.environment import describe_environment
 from keras_cnns.training.files import PARTIAL, write_text
 from keras_cnns.training.lock import locked
@@ -31,6 +28,30 @@ DIAGNOSTICS = "diagnostics.csv"
 TIMES = "times.csv"
 TENSORBOARD = "tensorboard"
 REPORT = "report.html"
+README = "README.txt"
+README_TEXT = """\
+This directory is a run of keras-cnns: {model} trained on {data}.
+
+model.keras       the model of the epoch with the best validation accuracy
+config.toml       the recipe, every value written out
+labels.txt        the names of the classes, in the order of the model's outputs
+history.csv       losses and metrics of each epoch
+diagnostics.csv   gradients, activations and updates, by training step
+results.json      loss and accuracy on the test split
+report.html       all of this as one page
+environment.json  versions, seed, and a fingerprint of the data
+checkpoints/      what `keras-cnns train` needs to resume
+
+Load the model in Python where keras-cnns is installed:
+
+    import keras_cnns
+
+    model = keras_cnns.load_model("{path}")
+
+Its input is pixels from 0 to 255, [N, H, W, C]; its output is probabilities. With
+keras.saving.load_model, `import keras_cnns.models` must come first: without it Keras does not know
+the layers and the optimizer, and says that a class "could not be deserialized".
+"""
 
 
 class RunError(ValueError):
@@ -52,11 +73,10 @@ class Run:
             RunError: the file is damaged, or would run code of its own.
         """
         try:
-            with deep_recursion():
-                return keras.saving.load_model(self.path / MODEL, safe_mode=True)
+            return load_model(self.path / MODEL, safe_mode=True)
         except Exception as error:
-            reason = str(error).strip().splitlines() or [type(error).__name__]
-            raise RunError(f"cannot load {self.path / MODEL}: {reason[0]}") from error
+            reason = str(error).strip() or type(error).__name__
+            raise RunError(f"cannot load {self.path / MODEL}: {reason}") from error
 
     def results(self) -> dict[str, Any]:
         """Return `training_seconds`, `best_epoch` and `test`: samples, loss and accuracy."""
@@ -81,7 +101,7 @@ def open_run(path: str | Path) -> Run:
     if missing:
         raise RunError(f"{path} is not a finished run: it has no {' and no '.join(missing)}")
     try:
-        recipe = load_recipe(path / CONFIG)
+        recipe = load_run_recipe(path / CONFIG)
     except RecipeError as error:
         raise RunError(f"{path / CONFIG}: {error}") from None
     return Run(path, recipe, read_label_file(path / LABELS))
@@ -129,7 +149,7 @@ def _check_recipe(path: Path, recipe: Recipe) -> None:
             )
         return
     try:
-        former = load_recipe(path / CONFIG)
+        former = load_run_recipe(path / CONFIG)
     except RecipeError as error:
         raise RunError(f"{path / CONFIG}: {error}") from None
     if differences := _compare(former, recipe):
@@ -160,7 +180,7 @@ def _who_trains(path: Path) -> str:
 
 def check_data(path: Path, data_fingerprint: str) -> None:
     """Raise RunError if a training in the directory was begun with data of another fingerprint."""
-    # A run of before fingerprints were written down has none.
+    # Runs created before version 0.1 have no fingerprint.
     former = _read_environment(path).get("data_fingerprint", data_fingerprint)
     if former != data_fingerprint:
         raise RunError(
@@ -182,6 +202,8 @@ def begin(path: Path, recipe: Recipe, labels: tuple[str, ...], data_fingerprint:
         if changed:
             say(f"{path} was begun with {', '.join(changed)}: its figures may change")
     write_text(path / LABELS, "".join(f"{label}\n" for label in labels))
+    names = {"model": recipe.model.name, "data": recipe.data.name, "path": path / MODEL}
+    write_text(path / README, README_TEXT.format(**names))
     write_json(path / ENVIRONMENT, environment)
     write_text(path / CONFIG, format_recipe(recipe))
 

@@ -1,7 +1,8 @@
-"""All that a training knows between two steps, as numbers: taken, and put back."""
+"""The state of a training between two steps, as numbers: captured, and restored."""
 
+import inspect
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -10,12 +11,13 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_cnns.optimizers.state import SEPARATOR, match_names
 from keras_cnns.training.checkpoint import CheckpointError, is_plain
+from keras_cnns.training.variables import fetch_variables
 
-Values = dict[str, np.ndarray[Any, Any]]
-# How a callback was set up, not what it remembers. Keras turns the sign of `min_delta` at the first
-# use after each start.
-NOT_MEMORY = ("params", "validation_data", "min_delta")
+Array = np.ndarray[Any, Any]
+Values = dict[str, Array]
+NOT_STATE = ("params", "validation_data")  # what Keras sets in every callback at each start
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Snapshot:
     generators: dict[str, Any]  # Python's and NumPy's
 
     def is_finite(self) -> bool:
-        """Return whether every weight and all of the optimizer's state is a number."""
+        """Return whether all weights and the whole state of the optimizer are finite."""
         values = [*self.variables.values(), *self.optimizer.values()]
         return all(np.isfinite(np.sum(each, dtype=np.float64)) for each in values)
 
@@ -40,99 +42,103 @@ class Snapshot:
         return dict(vars(self))
 
 
-def take(model: keras.Model, callbacks: Sequence[Any], step: int, seconds: float) -> Snapshot:
+def capture(model: keras.Model, callbacks: Sequence[Any], step: int, seconds: float) -> Snapshot:
     """Copy the state of a compiled and built model, its optimizer, metrics and callbacks."""
-    _fetch(model)
-    optimizer: Values = {}
-    model.optimizer.save_own_variables(optimizer)
+    fetch_variables(model)
     return Snapshot(
         step=step,
         seconds=seconds,
         variables=_values(_variables(model)),
-        optimizer={name: np.asarray(value) for name, value in optimizer.items()},
+        optimizer=_optimizer_values(model),
         metrics=_values(_metrics(model)),
-        callbacks=[{"name": name, "state": _memory(each)} for name, each in _named(callbacks)],
+        callbacks=[
+            {"name": type(each).__name__, "state": _callback_state(each)} for each in callbacks
+        ],
         generators={"python": random.getstate(), "numpy": np.random.get_state()},
     )
 
 
-def put_back(snapshot: Snapshot, model: keras.Model) -> None:
-    """Give a model, its optimizer and metrics the values of a snapshot.
+def restore(snapshot: Snapshot, model: keras.Model) -> None:
+    """Assign the values of a snapshot to a model, its optimizer and metrics.
+
+    Layers that Keras named automatically may have other numbers than in the snapshot: a model that
+    was built again in one process still fits (see `match_names`).
 
     Raises:
-        CheckpointError: the snapshot is of another model; the message names the difference.
+        CheckpointError: the snapshot belongs to another model; the message names the difference.
     """
-    _fetch(model)
-    optimizer: Values = {}
-    model.optimizer.save_own_variables(optimizer)
-    for kind, here, there in (
-        ("weight", _variables(model), snapshot.variables),
-        ("metric", _metrics(model), snapshot.metrics),
-        ("optimizer state", optimizer, snapshot.optimizer),
-    ):
-        _compare(kind, {name: tuple(each.shape) for name, each in here.items()}, there)
+    fetch_variables(model)
+    pairs = [
+        *_pair("weight", _variables(model), snapshot.variables),
+        *_pair("metric", _metrics(model), snapshot.metrics),
+    ]
+    _pair("optimizer state", _by_path(_optimizer_values(model)), _by_path(snapshot.optimizer))
     model.optimizer.load_own_variables(snapshot.optimizer)
-    for variables, values in (
-        (_variables(model), snapshot.variables),
-        (_metrics(model), snapshot.metrics),
-    ):
-        for name, variable in variables.items():
-            variable.assign(values[name])
+    for variable, value in pairs:
+        variable.assign(value)
 
 
-def put_back_callbacks(snapshot: Snapshot, callbacks: Sequence[Any]) -> None:
-    """Give callbacks, and the random generators of Python and NumPy, their state of then.
+def restore_callbacks(snapshot: Snapshot, callbacks: Sequence[Any]) -> None:
+    """Restore the state of callbacks, and of the random generators of Python and NumPy.
 
     Raises:
-        CheckpointError: they are other callbacks than those of the snapshot.
+        CheckpointError: these are other callbacks than those of the snapshot.
     """
-    named = _named(callbacks)
-    here, there = [name for name, _ in named], [entry["name"] for entry in snapshot.callbacks]
+    here = [type(callback).__name__ for callback in callbacks]
+    there = [entry["name"] for entry in snapshot.callbacks]
     if here != there:
         raise CheckpointError(
-            f"the checkpoint is of a training with the callbacks {', '.join(there) or 'none'}; "
-            f"here are {', '.join(here) or 'none'}"
+            "the checkpoint belongs to a training with the callbacks "
+            f"{', '.join(there) or 'none'}; here are {', '.join(here) or 'none'}"
         )
-    for (_, callback), entry in zip(named, snapshot.callbacks, strict=True):
+    for callback, entry in zip(callbacks, snapshot.callbacks, strict=True):
         if hasattr(callback, "set_state"):
             callback.set_state(entry["state"])
         else:
-            vars(callback).update(entry["state"])
+            settings = _settings(callback)  # which checkpoints of version 0.1 hold too
+            vars(callback).update({k: v for k, v in entry["state"].items() if k not in settings})
     random.setstate(snapshot.generators["python"])
     np.random.set_state(snapshot.generators["numpy"])
 
 
 def build(model: keras.Model, batch: Any) -> None:
-    """Make the variables of a model's metrics and optimizer, which Keras makes at the first step.
+    """Create the variables of metrics and optimizer, which Keras creates in the first step.
 
     Args:
         model: compiled.
-        batch: what `fit` gets, (x, y) or (x, y, sample_weight).
+        batch: as `fit` gets it, (x, y) or (x, y, sample_weight).
     """
     # Nothing public does it without a step or an evaluation; Keras' own trainers call it for JAX.
     model._symbolic_build(data_batch=batch)
 
 
-def _memory(callback: Any) -> dict[str, Any]:
-    """Return what a callback remembers: what it says itself, or its numbers, arrays and lists.
+def _callback_state(callback: Any) -> dict[str, Any]:
+    """Return the state of a callback: its `get_state()`, or else its numbers, arrays and lists.
 
-    Text, paths, functions and the like are how it was set up, and stay as they are.
+    Settings, strings, paths, functions and the like belong to the callback that is given to `fit`
+    and are not a part of it.
     """
     if hasattr(callback, "get_state"):
         return dict(deepcopy(callback.get_state()))
+    settings = _settings(callback)
     return {
         name: deepcopy(value)
         for name, value in vars(callback).items()
-        if name not in NOT_MEMORY and not isinstance(value, str) and is_plain(value)
+        if name not in settings and not isinstance(value, str) and is_plain(value)
     }
 
 
-def _named(callbacks: Sequence[Any]) -> list[tuple[str, Any]]:
-    return [(type(callback).__name__, callback) for callback in callbacks]
+def _settings(callback: Any) -> set[str]:
+    """Return the attributes of a callback that are named like parameters of its constructors."""
+    names = set(NOT_STATE)
+    for each in type(callback).__mro__:
+        if constructor := vars(each).get("__init__"):
+            names.update(inspect.signature(constructor).parameters)
+    return names
 
 
 def _variables(model: keras.Model) -> dict[str, Any]:
-    """Return a model's variables by path, seeds by number: their paths count over a process."""
+    """Return a model's variables by path; seeds by number, as their paths count over a process."""
     named: dict[str, Any] = {}
     for variable in model.variables:
         name = variable.path if variable.name != "seed_generator_state" else "seed"
@@ -147,24 +153,38 @@ def _metrics(model: keras.Model) -> dict[str, Any]:
     return {f"{number}/{variable.name}": variable for number, variable in enumerate(variables)}
 
 
+def _optimizer_values(model: keras.Model) -> Values:
+    values: Values = {}
+    model.optimizer.save_own_variables(values)
+    return {name: np.asarray(value) for name, value in values.items()}
+
+
+def _by_path(values: Values) -> Values:
+    return {name.replace(SEPARATOR, "/"): value for name, value in values.items()}
+
+
 def _values(variables: dict[str, Any]) -> Values:
     return {name: ops.convert_to_numpy(variable) for name, variable in variables.items()}
 
 
-def _fetch(model: keras.Model) -> None:
-    """Have the variables hold their values: on JAX, `fit` keeps them to itself."""
-    if keras.backend.backend() == "jax":
-        model.jax_state_sync()
+def _pair(kind: str, here: dict[str, Any], there: Values) -> Iterable[tuple[Any, Array]]:
+    """Return each variable with its value in a snapshot.
 
-
-def _compare(kind: str, here: dict[str, tuple[int, ...]], there: Values) -> None:
-    shapes = {name: value.shape for name, value in there.items()}
-    if here == shapes:
-        return
-    names = [name for name in {**here, **shapes} if here.get(name) != shapes.get(name)]
-    first = names[0]
-    raise CheckpointError(
-        f"the checkpoint is of another model: {kind} {first} is of shape "
-        f"{shapes.get(first, 'none')} there and {here.get(first, 'none')} here"
-        + (f", and {len(names) - 1} more differ" if len(names) > 1 else "")
-    )
+    Raises:
+        CheckpointError: a variable has no counterpart, or one of another shape.
+    """
+    source = match_names(list(here), list(there))
+    surplus = set(there) - set(source.values())
+    problems = [
+        *(
+            f"{kind} {name} has shape {tuple(variable.shape)} here and "
+            + (f"{there[source[name]].shape} there" if name in source else "is not there")
+            for name, variable in here.items()
+            if name not in source or there[source[name]].shape != tuple(variable.shape)
+        ),
+        *(f"{kind} {name} is there and not here" for name in there if name in surplus),
+    ]
+    if problems:
+        more = f", and {len(problems) - 1} more differ" if len(problems) > 1 else ""
+        raise CheckpointError(f"the checkpoint belongs to another model: {problems[0]}{more}")
+    return [(here[name], there[other]) for name, other in source.items()]

@@ -1,20 +1,17 @@
-"""What changes the course of a training, as its recipe says."""
+"""The callbacks that change the course of a training, as its recipe describes it."""
 
 import keras
 
 from keras_cnns.recipes import Recipe
-from keras_cnns.training.callbacks import AverageWeights, HoldRate, StopAtStep, Unfreeze
-from keras_cnns.training.compiling import accuracy_key
+from keras_cnns.training.callbacks import AverageWeights, StopAtStep, Unfreeze
 
 
-def make_steering(recipe: Recipe, model: keras.Model) -> list[keras.callbacks.Callback]:
-    """Return the callbacks, in the order of their calls; they stand before those that save."""
+def make_steering(recipe: Recipe) -> list[keras.callbacks.Callback]:
+    """Return the callbacks, in the order of their calls; they precede those that save."""
     optimizer = recipe.optimizer
     callbacks: list[keras.callbacks.Callback] = []
     if recipe.model.frozen_epochs:
         callbacks.append(Unfreeze(recipe.model.frozen_epochs, recipe.model.unfreeze_epochs))
-    if optimizer.hold_rate:
-        callbacks.append(HoldRate(optimizer.hold_until_error, accuracy_key(model)))
     if optimizer.average_decay:
         callbacks.append(AverageWeights())
     if recipe.training.steps:

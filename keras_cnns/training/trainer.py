@@ -60,7 +60,7 @@ def train(
 
     Raises:
         RunError: the directory is in use, of another recipe or other data, or holds something else.
-        CheckpointError: there are checkpoints, and none is whole.
+        CheckpointError: there are checkpoints, and none is intact.
         DivergedError: the loss is not finite.
         ValueError: there is no such model, data set or split.
     """
@@ -121,7 +121,7 @@ def _fit(
 
     save_best = SaveBest(run / MODEL, f"val_{accuracy_key(model)}")
     callbacks = [
-        *make_steering(recipe, model),
+        *make_steering(recipe),
         save_best,
         *make_watchers(run, next(iter(batches(0)))),
         *more_callbacks,

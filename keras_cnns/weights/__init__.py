@@ -1,20 +1,29 @@
-"""Other people's checkpoints, for our nets: `build("resnet50", weights="resnet50.safetensors")`.
+"""Load checkpoints of other projects: `build("resnet50", weights="resnet50.safetensors")`.
 
-Whose file it is shows in its tensors' names; each becomes a layer's variable by a rule:
+The names of a file's tensors show its origin, and a rule maps each name to a variable:
 
-| file                                         | read by                                | pixels   |
-|----------------------------------------------|----------------------------------------|----------|
-| torchvision, timm: ResNet, ResNeXt           | resnet18 to resnet152, resnext50_32x4d | ImageNet |
-| torchvision: GoogLeNet                       | googlenet_tv                           | -1 to 1  |
-| timm: resnetv2_18, 34, 50, 101, 152          | resnet18_v2 to resnet152_v2            | -1 to 1  |
-| keras.applications: ResNet50, 101, 152       | resnet50_v1 to resnet152_v1            | Caffe    |
-| keras.applications: ResNet50V2, 101V2, 152V2 | resnet50_v2_keras to resnet152_v2_keras | -1 to 1 |
-| our own .weights.h5 and .keras               | the net that wrote it                  | as then  |
+| file                                        | loaded by                               | pixels   |
+|---------------------------------------------|-----------------------------------------|----------|
+| torchvision, timm: ResNet, ResNeXt          | resnet18 to resnet152, resnext50_32x4d  | ImageNet |
+| torchvision: GoogLeNet                      | googlenet_tv                            | -1 to 1  |
+| timm: resnetv2_18, 34, 50, 101, 152         | resnet18_v2 to resnet152_v2             | -1 to 1  |
+| keras.applications: ResNet50, 101, 152      | resnet50_v1 to resnet152_v1             | Caffe    |
+| keras.applications: ResNet50V2 to 152V2     | resnet50_v2_keras to resnet152_v2_keras | -1 to 1  |
+| our own .weights.h5 and .keras              | the model that wrote it                 | its own  |
 
-`.safetensors` needs nothing more, `.pth` and `.pt` need torch. The pixels are those that published
-weights were trained on, which a file of weights does not say: `ImageNet` is RGB from 0 to 1 less
-(0.485, 0.456, 0.406) over (0.229, 0.224, 0.225), `Caffe` is BGR from 0 to 255 less (103.939,
-116.779, 123.68). timm has weights trained on either: its page of the weights tells.
+`.safetensors`, `.h5` and `.keras` need nothing more; `.pth`, `.pt`, `.pth.tar`, `.bin` and `.ckpt`
+need torch, and may be training checkpoints with the weights inside, of which averaged ones (EMA)
+are preferred. The prefixes of wrappers such as `module.` are removed. A file without a classifier
+leaves the model's as it is.
+
+The pixels are those that published weights were trained on, which are not in the file: `ImageNet`
+is RGB from 0 to 1, minus (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225); `Caffe` is BGR
+from 0 to 255, minus (103.939, 116.779, 123.68). timm has weights of either kind; the page of the
+weights states which.
+
+Not everything is in a file: a ResNet v1 with its stride in the 1x1, and timm's resnetblur18,
+resnetblur50 and resnetaa50, have the tensors of a ResNet v1.5. The last three are refused if
+the file's metadata name them (see `lookalikes`).
 """
 
 from keras_cnns.weights.assignment import Report, load

@@ -1,4 +1,4 @@
-"""Fit a file's tensors to a net: all of them are checked before the first is assigned."""
+"""Load a file's tensors into a model: all of them are checked before the first is assigned."""
 
 import logging
 import re
@@ -7,20 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import keras
+import numpy as np
 
 from keras_cnns.weights import keras_applications, own_file, torch_checkpoint
+from keras_cnns.weights.checkpoint import Tensors
 from keras_cnns.weights.errors import WeightsError, shorten
-from keras_cnns.weights.files import Array, Tensors, read
-from keras_cnns.weights.origin import (
-    BLOCK,
-    LAYOUTS,
-    Origin,
-    Place,
-    Source,
-    blocks_of,
-    layout_of,
-    nets_that_fit,
-)
+from keras_cnns.weights.files import read_checkpoint
+from keras_cnns.weights.matching import Match, match, models_that_fit
+from keras_cnns.weights.origin import BLOCK, LAYOUTS, Origin, Place, blocks_of, layout_of
 
 logger = logging.getLogger(__name__)
 
@@ -29,111 +23,122 @@ ORIGINS: tuple[Origin, ...] = (
     *keras_applications.ORIGINS,
     *own_file.ORIGINS,
 )
+# Wrappers of torch's, and the attributes under which training code keeps its network.
+PREFIXES = r"((module|_orig_mod|model|backbone|net)\.)+"
+AVERAGED = "n_averaged"  # the counter of torch.optim.swa_utils.AveragedModel
 
 
 @dataclass(frozen=True)
 class Report:
     """What `load` did."""
 
-    origin: str  # whose file it was
-    tensors: int  # of the file, that the net took
-    parameters: int  # trainable numbers of the net that came from the file
-    left: tuple[str, ...]  # tensors of heads that the net does not have
-    new_heads: tuple[str, ...]  # classifiers of another number of classes: as they were
+    origin: str  # title of the file's origin
+    tensors: int  # number of tensors of the file that were assigned
+    parameters: int  # number of trainable parameters of the model that came from the file
+    left: tuple[str, ...]  # tensors of heads that the model does not have
+    new_heads: tuple[str, ...]  # classifiers that kept their initial values
 
 
 def load(model: keras.Model, file: Path | str) -> Report:
-    """Give a net the weights of a file.
+    """Load the weights of a file into a model.
 
-    A classifier whose number of classes is not the file's stays as it was, and a logged warning
-    says so. Heads of the file that the net does not have are left there.
+    A classifier keeps its initial values if the file has none, or one of another number of
+    classes; a logged warning names it. Heads of the file that the model does not have are left
+    out.
 
     Args:
-        model: a net of `keras_cnns.models`, channels and classes being its own.
-        file: as `read` takes it; of any origin.
+        model: a model of `keras_cnns.models`, of any number of channels and classes.
+        file: a file as `read` takes it, of any origin.
 
     Raises:
-        WeightsError: the file cannot be read; its net computes something else than the model; or a
-            tensor is missing, surplus or mis-shaped. The model is then as it was.
+        WeightsError: the file cannot be read; its network computes something else than the model;
+            a tensor is missing, surplus or has the wrong shape; or a tensor has NaN, infinite or,
+            as a variance, negative values. The model is then unchanged.
     """
-    return load_tensors(model, read(file), str(file))
+    tensors, architecture = read_checkpoint(file)
+    return load_tensors(model, tensors, str(file), architecture)
 
 
-def load_tensors(model: keras.Model, tensors: Tensors, file: str) -> Report:
-    """Do what `load` does, with what `read` returned.
+def load_tensors(
+    model: keras.Model, tensors: Tensors, file: str, architecture: str | None = None
+) -> Report:
+    """Do what `load` does, with tensors that `read` returned.
 
     Args:
-        model: the net.
-        tensors: by the names that they have in the file.
-        file: what to call it in messages.
+        model: the model.
+        tensors: the tensors by their names in the file.
+        file: the file's name in messages.
+        architecture: its architecture's name in the file's metadata, if any.
     """
-    tensors = without_prefix(tensors)
+    tensors = without_prefix(tensors, file)
     origin = find_origin(tensors, file)
-    check_layout(model, origin, tensors, file)
-    values: list[tuple[keras.Variable, Array]] = []
-    missing, misshaped, new_heads = [], [], []
-    taken: set[str] = set()
-    for place, variable in places_of(model):
-        source = origin.source(place)
-        if source is None:
-            missing.append(f"{place.layer.name}/{place.variable}, which no such file has")
-            continue
-        taken.update(source.names)
-        absent = [name for name in source.names if name not in tensors]
-        if absent:
-            missing += [name for name in absent if name not in missing]
-            continue
-        if is_new_head(place, source, tensors):
-            new_heads.append(place.layer.name)
-            continue
-        value = converted(source, tensors, variable.shape)
-        if isinstance(value, str):
-            misshaped.append(f"{value} for {place.layer.name}/{place.variable} {[*variable.shape]}")
-        else:
-            values.append((variable, value))
-    rest = [
-        name for name in tensors if name not in taken and not re.fullmatch(origin.ignored, name)
-    ]
-    left = [name for name in rest if re.fullmatch(origin.heads, name)]
-    surplus = [name for name in rest if name not in left]
-    if missing or surplus or misshaped:
-        message = f"{file} is not of {model.name}{about_channels(model, origin, tensors)}"
-        raise WeightsError(message, missing=missing, surplus=surplus, misshaped=misshaped)
-    for variable, value in values:
-        variable.assign(value)
-    heads = tuple(sorted(set(new_heads)))
-    if heads:
-        logger.warning(
-            "%s: %s new, as the file has %d classes and %s %d",
-            file,
-            f"{', '.join(heads)} {'is' if len(heads) == 1 else 'are'}",
-            tensors[origin.classifier].size,
-            model.name,
-            model.get_layer(heads[0]).units,
+    check_layout(model, origin, tensors, file, architecture)
+    variables = {
+        (layer.name, variable.name): variable
+        for layer in model.layers
+        for variable in layer.weights
+    }
+    found = match(places_of(model), origin, tensors)
+    if not found.fits:
+        hint = about_channels(model, origin, tensors)
+        if not hint and (fitting := models_that_fit(origin, tensors)):
+            hint = f" ({' or '.join(fitting)} reads it)"
+        raise WeightsError(
+            f"{file} is not of {model.name}{hint}",
+            missing=found.missing,
+            surplus=found.surplus,
+            misshaped=found.misshaped,
         )
-    return Report(
-        origin.title,
-        len(taken & tensors.keys()) - len(new_heads),
-        sum(value.size for variable, value in values if variable.trainable),
-        tuple(left),
-        heads,
-    )
+    invalid = invalid_tensors(found, tensors)
+    if invalid:
+        raise WeightsError(f"{file} is damaged", invalid=invalid)
+    parameters = 0
+    for place, _, value in found.values:
+        variable = variables[place.layer, place.variable]
+        variable.assign(value)
+        parameters += value.size if variable.trainable else 0
+    heads = tuple(sorted(found.new_heads))
+    if heads:
+        reason = "as the file has no classifier"
+        if origin.classifier in tensors:
+            classes = tensors[origin.classifier].size, model.get_layer(heads[0]).units
+            reason = f"as the file has {classes[0]} classes and {model.name} {classes[1]}"
+        verb = "is" if len(heads) == 1 else "are"
+        logger.warning("%s: %s %s new, %s", file, ", ".join(heads), verb, reason)
+    assigned = {name for _, source, _ in found.values for name in source.names}
+    return Report(origin.title, len(assigned), parameters, tuple(found.left), heads)
 
 
-def without_prefix(tensors: Tensors) -> Tensors:
-    """Return them under their own names: wrapped nets put one word before all, as `module.`."""
-    for prefix in ("module.", "_orig_mod."):
-        if all(name.startswith(prefix) for name in tensors):
-            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-    # The files that keras.applications publishes are older than its present name of the head.
-    return {re.sub("^probs/", "predictions/", name): each for name, each in tensors.items()}
+def without_prefix(tensors: Tensors, file: str) -> Tensors:
+    """Return the tensors by their names in the network alone, without those of its wrappers.
+
+    Each name loses all of PREFIXES that it begins with, in any order: heads may lie outside of the
+    backbone, as in `backbone.conv1.weight` and `fc.weight`.
+
+    Raises:
+        WeightsError: two tensors have the same name then, as those of two networks in one file.
+    """
+    found: Tensors = {}
+    originals: dict[str, str] = {}
+    for original, tensor in tensors.items():
+        name = re.sub(f"^{PREFIXES}", "", original)
+        # The files that keras.applications publishes have an older name of the head.
+        name = re.sub("^probs/", "predictions/", name)
+        if name in originals:
+            raise WeightsError(
+                f"{file} has {name} twice, as {originals[name]} and as {original}: "
+                "keep the tensors of one network"
+            )
+        if name != AVERAGED:
+            found[name], originals[name] = tensor, original
+    return found
 
 
 def find_origin(tensors: Tensors, file: str) -> Origin:
-    """Return whose names these are.
+    """Return the origin whose files have such names.
 
     Raises:
-        WeightsError: nobody's that we know.
+        WeightsError: there is none.
     """
     for origin in ORIGINS:
         if any(re.fullmatch(origin.signature, name) for name in tensors):
@@ -144,69 +149,59 @@ def find_origin(tensors: Tensors, file: str) -> Origin:
     )
 
 
-def check_layout(model: keras.Model, origin: Origin, tensors: Tensors, file: str) -> None:
-    """Demand that the model computes what the file's net does.
+def check_layout(
+    model: keras.Model, origin: Origin, tensors: Tensors, file: str, architecture: str | None
+) -> None:
+    """Check that the model computes what the file's network does.
 
     Raises:
         WeightsError: it does not, though the tensors might fit.
     """
     layout = layout_of(model)
     if layout is None:
-        raise WeightsError(f"{model.name} is not a net of keras_cnns.models")
-    if layout in origin.layouts:
-        return
-    fitting = nets_that_fit(origin.layouts, blocks_of(tensors, origin.block, origin.first_block))
-    advice = f"; {' or '.join(fitting)} reads it" if fitting else ""
-    raise WeightsError(
-        f"{file} is {origin.title}, which {LAYOUTS[origin.layouts[0]]}; "
-        f"{model.name} {LAYOUTS[layout]}{advice}"
-    )
+        raise WeightsError(f"{model.name} is not a model of keras_cnns.models")
+    differences = origin.differences(tensors, architecture)
+    if differences:
+        raise WeightsError(
+            f"{file} is from a network with {' and '.join(differences)}; "
+            "no model of keras_cnns computes that"
+        )
+    if layout not in origin.layouts:
+        fitting = models_that_fit(origin, tensors)
+        advice = f"; {' or '.join(fitting)} reads it" if fitting else ""
+        raise WeightsError(
+            f"{file} is {origin.title}, which {LAYOUTS[origin.layouts[0]]}; "
+            f"{model.name} {LAYOUTS[layout]}{advice}"
+        )
 
 
-def places_of(model: keras.Model) -> Iterator[tuple[Place, keras.Variable]]:
-    """Walk the model's weights; a layer's own name and the variable's say where they go."""
+def places_of(model: keras.Model) -> Iterator[Place]:
+    """Yield the places of the model's variables."""
     blocks = blocks_of((layer.name for layer in model.layers), BLOCK)
     for layer in model.layers:
         for variable in layer.weights:
-            yield Place(layer, variable.name, blocks), variable
+            yield Place(layer.name, variable.name, tuple(variable.shape), blocks)
 
 
-def is_new_head(place: Place, source: Source, tensors: Tensors) -> bool:
-    """Tell whether this is of a classifier that differs from the file's in its classes alone."""
-    if not re.fullmatch(r"logits(_aux\d+)?", place.layer.name):
-        return False
-    *inputs, classes = getattr(place.layer, place.variable).shape
-    try:
-        *found_inputs, found_classes = source.convert(tensors[source.names[0]]).shape
-    except ValueError:
-        return False
-    return found_inputs == inputs and bool(found_classes != classes)
-
-
-def converted(source: Source, tensors: Tensors, shape: tuple[int, ...]) -> Array | str:
-    """Return the variable's value; or, where a tensor has not its shape, the tensor in words."""
-    found = [tensors[name] for name in source.names]
-    for name, tensor in zip(source.names, found, strict=True):
-        if tensor.dtype != "float32":
-            return f"{name} of {tensor.dtype}"
-    for name, tensor in zip(source.names[1:], found[1:], strict=True):
-        if tensor.shape != tuple(shape):
-            return f"{name} {[*tensor.shape]}"
-    try:
-        value = source.convert(*found)
-    except ValueError:
-        value = None
-    if value is None or value.shape != tuple(shape):
-        return f"{source.names[0]} {[*found[0].shape]}"
-    return value
+def invalid_tensors(found: Match, tensors: Tensors) -> list[str]:
+    """Return the tensors with numbers that no trained network has, each with what is wrong."""
+    invalid = {}
+    for place, source, _ in found.values:
+        for name in source.names:
+            tensor = tensors[name]
+            if np.isnan(tensor).any():
+                invalid[name] = f"{name} has NaN values"
+            elif np.isinf(tensor).any():
+                invalid[name] = f"{name} has infinite values"
+        name = source.names[0]
+        if place.variable == "moving_variance" and (tensors[name] < 0).any():
+            invalid.setdefault(name, f"{name} has negative values and is a variance")
+    return list(invalid.values())
 
 
 def about_channels(model: keras.Model, origin: Origin, tensors: Tensors) -> str:
-    """Return a hint where the file's net reads images of another number of channels."""
-    stem = tensors.get(origin.stem)
-    if stem is None or stem.ndim != 4:
+    """Return a hint if the file's network reads images of another number of channels."""
+    theirs, ours = origin.channels(tensors), model.input_shape[-1]
+    if theirs in (None, ours):
         return ""
-    theirs, ours = stem.shape[origin.channels_axis], model.input_shape[-1]
-    if theirs == ours:
-        return ""
-    return f", which reads images of {ours} channels where the file's net reads {theirs}"
+    return f", which reads images of {ours} channels where the file's network reads {theirs}"

@@ -1,4 +1,4 @@
-"""From anybody's file to one of ours."""
+"""Convert a checkpoint of any origin to a file of ours."""
 
 import os
 import tempfile
@@ -9,26 +9,26 @@ import keras
 from keras_cnns.models.registry import build, find
 from keras_cnns.models.resnet import ARCHITECTURES
 from keras_cnns.weights.assignment import Report, find_origin, load_tensors, without_prefix
-from keras_cnns.weights.files import read
+from keras_cnns.weights.files import read_checkpoint
 
 SUFFIXES = (".weights.h5", ".keras")
 
 
 def convert(file: Path | str, name: str, to: Path | str, *, aux_heads: bool = False) -> Report:
-    """Write a file's weights as the named net's own.
+    """Write a file's weights as the named model's own.
 
-    The net gets the file's number of classes and of channels; without a classifier in the file it
-    has none. A `.keras` file has the paper's image size.
+    The model gets the file's number of classes and of channels; if the file has no classifier, it
+    has none either. A `.keras` file has the paper's image size.
 
     Args:
-        file: as `read` takes it.
+        file: a file as `read` takes it.
         name: a key of MODELS.
-        to: `.weights.h5`, or `.keras` for the whole net. It is written beside its place and
-            renamed into it.
-        aux_heads: take GoogLeNet's auxiliary heads along.
+        to: `.weights.h5`, or `.keras` for the whole model. It is written to a temporary directory
+            and renamed into place.
+        aux_heads: whether to convert GoogLeNet's auxiliary heads too.
 
     Raises:
-        ValueError: there is no such net, or `to` ends otherwise.
+        ValueError: there is no such model, or `to` has another suffix.
         WeightsError: as `load` does.
     """
     target = Path(to)
@@ -37,20 +37,21 @@ def convert(file: Path | str, name: str, to: Path | str, *, aux_heads: bool = Fa
     if not target.parent.is_dir():
         raise ValueError(f"{target}: there is no directory {target.parent}")
     find(name)
-    tensors = without_prefix(read(file))
+    tensors, architecture = read_checkpoint(file)
+    tensors = without_prefix(tensors, str(file))
     origin = find_origin(tensors, str(file))
     size = ARCHITECTURES[name].input_shape[0] if name in ARCHITECTURES else 224
-    stem, bias = tensors.get(origin.stem), tensors.get(origin.classifier)
-    channels = stem.shape[origin.channels_axis] if stem is not None and stem.ndim == 4 else 3
+    channels = origin.channels(tensors) or 3
+    bias = tensors.get(origin.classifier)
     head = {"include_top": False} if bias is None else {"classes": bias.size}
     model = build(name, input_shape=(size, size, channels), aux_heads=aux_heads, **head)
-    report = load_tensors(model, tensors, str(file))
+    report = load_tensors(model, tensors, str(file), architecture)
     write(model, target)
     return report
 
 
 def write(model: keras.Model, target: Path) -> None:
-    """Save a model or its weights, so that no reader finds half of it."""
+    """Save a model or its weights such that no reader finds an incomplete file."""
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".converted-") as beside:
         partial = Path(beside) / target.name
         if target.name.endswith(".weights.h5"):

@@ -1,18 +1,20 @@
-"""What is wrong with a file of weights."""
+"""The error for files of weights."""
 
 from collections.abc import Iterable
 
-SHOWN = 4  # names of each kind in the message's first line; all of them follow it
+SHOWN = 4  # number of names of each kind in the first line of a message; all of them follow it
 
 
 class WeightsError(ValueError):
-    """A file of weights cannot be read, or is not of this net; nothing of it was loaded.
+    """A file of weights cannot be read or does not fit the model, and nothing was loaded.
+
+    The first line of the message has all the facts; the names of all tensors follow it.
 
     Attributes:
-        missing: tensors that the net needs and the file lacks.
-        surplus: tensors of the file that the net has no place for.
-        misshaped: tensors of another shape, or of another kind of number, than the net's; each
-            with both shapes.
+        missing: tensors that the model needs and the file lacks.
+        surplus: tensors of the file that no variable of the model corresponds to.
+        misshaped: tensors of another shape or data type than the model's, each with both shapes.
+        invalid: tensors with NaN, infinite or, in variances, negative values.
     """
 
     def __init__(
@@ -22,10 +24,16 @@ class WeightsError(ValueError):
         missing: Iterable[str] = (),
         surplus: Iterable[str] = (),
         misshaped: Iterable[str] = (),
+        invalid: Iterable[str] = (),
     ) -> None:
         self.missing, self.surplus = tuple(missing), tuple(surplus)
-        self.misshaped = tuple(misshaped)
-        kinds = {"missing": self.missing, "surplus": self.surplus, "mis-shaped": self.misshaped}
+        self.misshaped, self.invalid = tuple(misshaped), tuple(invalid)
+        kinds = {
+            "missing": self.missing,
+            "surplus": self.surplus,
+            "mis-shaped": self.misshaped,
+            "invalid": self.invalid,
+        }
         found = {kind: names for kind, names in kinds.items() if names}
         first = "; ".join(
             f"{len(names)} {kind} ({shorten(names)})" for kind, names in found.items()

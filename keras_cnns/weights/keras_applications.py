@@ -1,15 +1,16 @@
 """keras.applications' ResNet50, 101, 152 and ResNet50V2, 101V2, 152V2, of every version of Keras.
 
-Both have biases in convolutions that a batch normalisation follows. Ours have none there: x + b
-less the mean m is x less (m - b), so that the bias goes into the running mean, exactly.
+Both have biases in convolutions that a batch normalisation follows; ours have none there. The
+bias goes into the running mean, exactly: (x + b) - m = x - (m - b), so that m' = m - b.
 
 In V2 the biases of the projections and of each block's last convolution are added to the residual
-stream, which nothing but batch normalisations reads. A stage's projection reads a normalised map:
-there the stream begins anew, and gathers the bias of each block to the stage's end. What a norm
-finds gathered goes into its running mean. The feature maps `stage1` to `stage3` are the stream:
-they are keras.applications' less what has gathered, a constant in each channel.
+stream, which only batch normalisations read. A projection reads a normalised map, so that the
+stream starts again at each stage, and accumulates the bias of each block until the stage's end.
+Each normalisation of the stream gets m' = m - (the sum of the biases before it). The feature maps
+`stage1` to `stage3` are the stream: they equal keras.applications' minus that sum, a constant for
+each channel.
 
-The net's epsilon is 1.001e-5; the difference to ours goes into the running variance.
+keras.applications' epsilon is 1.001e-5; the difference to ours goes into the running variance.
 """
 
 import re
@@ -18,7 +19,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from keras_cnns.models.layers import BATCH_NORM_EPSILON
-from keras_cnns.weights.files import Array
+from keras_cnns.weights.checkpoint import Array
 from keras_cnns.weights.origin import BLOCK, Origin, Place, Rule, Source, translate
 
 EPSILON = 1.001e-5
@@ -43,19 +44,19 @@ RESNET_V2: tuple[Rule, ...] = (
 
 
 def mean_less_biases(mean: Array, *biases: Array) -> Array:
-    """Return the running mean of the map without the biases that the file's net adds to it."""
+    """Return m' = m - sum(biases): the running mean of the map without the biases."""
     gathered: Array = np.sum(biases, axis=0, dtype="float64")
     return (mean - gathered).astype("float32")
 
 
 def variance_for_our_epsilon(variance: Array) -> Array:
-    """Return the variance that with our epsilon has the sum of theirs."""
+    """Return v' with v' + our epsilon = v + their epsilon."""
     return (variance.astype("float64") + (EPSILON - BATCH_NORM_EPSILON)).astype("float32")
 
 
 def source_in_resnet(place: Place) -> Source | None:
-    """Return where a variable of a `_v1` net comes from."""
-    name = translate(place.layer.name, RESNET)
+    """Return the tensors of a variable of a `_v1` model."""
+    name = translate(place.layer, RESNET)
     if name is None:
         return None
     biases = [f"{name.removesuffix('bn')}conv/bias"]
@@ -63,15 +64,15 @@ def source_in_resnet(place: Place) -> Source | None:
 
 
 def source_in_resnet_v2(place: Place) -> Source | None:
-    """Return where a variable of a `_v2_keras` net comes from."""
-    name = translate(place.layer.name, RESNET_V2)
+    """Return the tensors of a variable of a `_v2_keras` model."""
+    name = translate(place.layer, RESNET_V2)
     if name is None:
         return None
     return source_of(f"{name}/{place.variable}", gathered_biases(name, place.blocks))
 
 
 def source_of(name: str, biases: list[str]) -> Source:
-    """Return a tensor as our nets have it."""
+    """Return a tensor and the biases that are folded into it."""
     if name.endswith("/moving_mean"):
         return Source((name, *biases), mean_less_biases)
     if name.endswith("/moving_variance"):
@@ -80,22 +81,22 @@ def source_of(name: str, biases: list[str]) -> Source:
 
 
 def gathered_biases(norm: str, blocks: Mapping[int, int]) -> list[str]:
-    """Return the biases that the residual stream has gathered before a norm of V2.
+    """Return the biases that have been added to the residual stream before a normalisation of V2.
 
     Args:
-        norm: the file's name of a layer; only those that read the stream have any.
-        blocks: residual blocks in each stage of the net, stages from 1.
+        norm: the file's name of the layer; only those that read the stream have any.
+        blocks: number of residual blocks in each stage, stages from 1.
     """
     if norm == "post_bn":
         stage, before = max(blocks), blocks[max(blocks)]
     elif match := re.fullmatch(BLOCK_OF_FILE + "preact_bn", norm):
         stage, before = int(match["stage"]) - 1, int(match["block"]) - 1
-        if before == 0:  # what the stage before has gathered
+        if before == 0:  # the sum at the end of the stage before
             stage -= 1
             before = blocks.get(stage, 0)
     else:
         return []
-    if before == 0:  # the stem's bias stays where it is: zeros are padded beside it
+    if before == 0:  # the stem keeps its bias, as the padding after it has none
         return []
     prefix = f"conv{stage + 1}_block"
     return [f"{prefix}1_0_conv/bias", *(f"{prefix}{n}_3_conv/bias" for n in range(1, before + 1))]

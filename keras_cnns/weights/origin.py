@@ -1,4 +1,4 @@
-"""What every origin of weights says of itself: how to know its files, and where a tensor goes."""
+"""What describes an origin of weights: how its files are recognized, and where a tensor goes."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 
 import keras
 
+from keras_cnns.models.googlenet import VARIANTS
 from keras_cnns.models.resnet import ARCHITECTURES, bottleneck_v1
-from keras_cnns.weights.files import Array
+from keras_cnns.weights.checkpoint import Array, Tensors
 
 BLOCK = r"stage(?P<stage>\d+)_block(?P<block>\d+)_"  # how the names of a block's layers begin
-Rule = tuple[str, str]  # pattern of our layer's name, and a template of the file's
+Rule = tuple[str, str]  # pattern of the name of our layer, and a template of the name in the file
 
 
 def unchanged(tensor: Array, *rest: Array) -> Array:
@@ -20,10 +21,10 @@ def unchanged(tensor: Array, *rest: Array) -> Array:
 
 
 class Source(NamedTuple):
-    """Where a variable of ours comes from.
+    """The tensors that one variable is computed from.
 
-    The first of the names is the tensor that becomes the variable. The others, each of the
-    variable's shape, are what the file's net adds elsewhere and ours has folded into it.
+    The first of the names is the tensor that becomes the variable. The others are extra tensors
+    that are folded into this variable, each of its shape.
     """
 
     names: tuple[str, ...]
@@ -31,11 +32,12 @@ class Source(NamedTuple):
 
 
 class Place(NamedTuple):
-    """A variable of ours."""
+    """A variable of one of our networks."""
 
-    layer: keras.layers.Layer
+    layer: str  # the layer's name
     variable: str  # kernel, bias, gamma, beta, moving_mean, moving_variance
-    blocks: Mapping[int, int]  # residual blocks in each stage of the net, stages from 1
+    shape: tuple[int, ...]
+    blocks: Mapping[int, int]  # number of residual blocks in each stage, stages from 1
 
 
 @dataclass(frozen=True)
@@ -44,15 +46,22 @@ class Origin:
 
     title: str
     signature: str  # pattern of a tensor's name that these files have, and others do not
-    layouts: tuple[str, ...]  # of LAYOUTS, those that compute what the file's net computes
+    layouts: tuple[str, ...]  # of LAYOUTS, those that compute what the file's network computes
     source: Callable[[Place], Source | None]
-    heads: str  # pattern of the heads' tensors: left in the file where the net has no such head
+    heads: str  # pattern of the tensors of heads, which are left out if the model lacks the head
     stem: str  # the first convolution's kernel
-    channels_axis: int  # of the stem's kernel: where it counts the images' channels
+    channels_axis: int  # axis of the stem's kernel that counts the channels of the images
     classifier: str  # the main classifier's bias
     block: str = r"(?!)"  # pattern of a block's tensors, with the groups `stage` and `block`
-    first_block: tuple[int, int] = (1, 1)  # what the file counts stages and blocks from
-    ignored: str = r"(?!)"  # pattern of tensors that no net needs for its answer
+    first_block: tuple[int, int] = (1, 1)  # the file's numbers of the first stage and block
+    ignored: str = r"(?!)"  # pattern of tensors that no model needs for its output
+    # What distinguishes the file's network from ours, from its tensors' names and architecture.
+    differences: Callable[[Iterable[str], str | None], list[str]] = lambda names, architecture: []
+
+    def channels(self, tensors: Tensors) -> int | None:
+        """Return the number of channels of the images that the file's network reads."""
+        stem = tensors.get(self.stem)
+        return stem.shape[self.channels_axis] if stem is not None and stem.ndim == 4 else None
 
 
 LAYOUTS = {
@@ -67,7 +76,7 @@ LAYOUTS = {
 
 
 def layout_of(model: keras.Model) -> str | None:
-    """Return the key of LAYOUTS that describes a model; None for one that is not ours."""
+    """Return the key of LAYOUTS that describes a model; None if it is not one of ours."""
     layers = {layer.name: layer for layer in model.layers}
     if "inception_3a_5x5_conv" in layers:
         if "conv1_bn" not in layers:
@@ -88,9 +97,9 @@ def blocks_of(
     """Return how many residual blocks each stage has, stages from 1.
 
     Args:
-        names: of layers or tensors.
-        pattern: of those in a block, with its numbers as the groups `stage` and `block`.
-        first: the numbers of the first stage's first block.
+        names: names of layers or tensors.
+        pattern: a pattern for those in a block, with its numbers as groups `stage` and `block`.
+        first: the numbers of the first block of the first stage.
     """
     blocks: dict[int, int] = {}
     for match in filter(None, (re.match(pattern, name) for name in names)):
@@ -99,26 +108,21 @@ def blocks_of(
     return blocks
 
 
-def nets_that_fit(layouts: tuple[str, ...], blocks: Mapping[int, int]) -> list[str]:
-    """Return the registry's nets of a layout with so many residual blocks in each stage."""
-    if not blocks:
-        return list(layouts)
-    fitting = []
-    for name, row in ARCHITECTURES.items():
-        layout = "resnet_v1" if row.block is bottleneck_v1 else "resnet"
-        if row.preactivation:
-            layout = "resnet_v2_keras" if row.stride_at_end else "resnet_v2"
-        counts = dict(enumerate(row.blocks, start=1))
-        if layout in layouts and counts == blocks and row.shortcut == "projection":
-            fitting.append(name)
-    return fitting
+def layout_of_name(name: str) -> str:
+    """Return the key of LAYOUTS that describes a model of the registry."""
+    if name in VARIANTS:
+        return name
+    row = ARCHITECTURES[name]
+    if row.preactivation:
+        return "resnet_v2_keras" if row.stride_at_end else "resnet_v2"
+    return "resnet_v1" if row.block is bottleneck_v1 else "resnet"
 
 
 def translate(name: str, rules: Iterable[Rule]) -> str | None:
-    """Return the file's name for a layer of ours, by the rule that matches; None if none does.
+    """Return the file's name for one of our layers by the first rule that matches, or None.
 
-    A template takes the pattern's groups by name, and those that are numbers also one lower and
-    one higher, as `block_before` and `block_after`: some count from 0.
+    A template refers to the pattern's groups by name. A group that is a number is also available
+    minus 1 and plus 1, as in `block_before` and `block_after`, since some files count from 0.
     """
     for pattern, template in rules:
         if match := re.fullmatch(pattern, name):

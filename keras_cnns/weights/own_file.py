@@ -1,7 +1,7 @@
-"""Our own `.weights.h5` and `.keras`: a tensor's name is its layer's and its own.
+"""Our own `.weights.h5` and `.keras`: a tensor is named by its layer and its variable.
 
-A net reads every file of these names and shapes: of nets that differ in a stride alone, such as
-`resnet50` and `resnet50_v1`, the file cannot tell which it is from.
+A model reads every file with its names and shapes: models that differ only in a stride, such as
+`resnet50` and `resnet50_v1`, cannot be distinguished by their files.
 """
 
 from keras_cnns.weights.origin import BLOCK, LAYOUTS, Origin, Place, Source
@@ -11,7 +11,7 @@ HEADS = r"logits(_aux\d+)?/.*|aux\d+_.*"
 
 def source_in_own_file(place: Place) -> Source:
     """Return the tensor of the same name."""
-    return Source((f"{place.layer.name}/{place.variable}",))
+    return Source((f"{place.layer}/{place.variable}",))
 
 
 ORIGINS = (

@@ -1,18 +1,19 @@
 """torchvision's ResNet and GoogLeNet, timm's ResNet and ResNetV2.
 
-torchvision's and timm's ResNet and ResNeXt have the same names and are v1.5. A checkpoint of a
-net that strides in the 1x1 has these names and shapes too, so that the file cannot tell: the
-caller chooses between `resnet50` and `resnet50_v1`.
+torchvision's and timm's ResNet and ResNeXt have the same names and are v1.5. A network that
+strides in the 1x1 has the same names and shapes, so that its file cannot be distinguished: the
+caller chooses between `resnet50` and `resnet50_v1`. `lookalikes` recognizes timm's variants.
 
 torchvision's GoogLeNet was trained on pixels from -1 to 1, and its `transform_input` turns images
 of ImageNet's usual normalisation into those. `googlenet_tv` has no such step: give it
-pixels / 127.5 - 1. Its auxiliary heads pool a 14x14 map by the paper's windows of 5x5 with stride
-3, torchvision's by adaptive ones of 4x4: they agree where the map's sides are multiples of 4.
+pixels / 127.5 - 1. Its auxiliary heads pool adaptively to 4x4 as torchvision's, and agree with
+them at every image size.
 """
 
 from collections.abc import Callable
 
-from keras_cnns.weights.files import Array
+from keras_cnns.weights.checkpoint import Array
+from keras_cnns.weights.lookalikes import differences
 from keras_cnns.weights.origin import BLOCK, Origin, Place, Rule, Source, translate, unchanged
 
 VARIABLES = {
@@ -63,7 +64,7 @@ def convolution(kernel: Array) -> Array:
     """[filters, channels / groups, height, width] -> [height, width, channels / groups, filters].
 
     Raises:
-        ValueError: it has not four axes.
+        ValueError: the kernel does not have four axes.
     """
     return kernel.transpose(2, 3, 1, 0)
 
@@ -79,26 +80,26 @@ def dense_on_a_map(kernel: Array) -> Array:
     """[K, C * H * W] -> [H * W * C, K]: torch flattens a map channel by channel.
 
     Raises:
-        ValueError: the map has not AUXILIARY_FILTERS channels.
+        ValueError: the map does not have AUXILIARY_FILTERS channels.
     """
     units = kernel.shape[0]
     return kernel.reshape(units, AUXILIARY_FILTERS, -1).transpose(2, 1, 0).reshape(-1, units)
 
 
 def source_by(rules: tuple[Rule, ...], place: Place) -> Source | None:
-    """Return where a variable comes from; None where the rules know no such layer."""
-    name = translate(place.layer.name, rules)
+    """Return the tensors of a variable; None if no rule matches its layer."""
+    name = translate(place.layer, rules)
     if name is None or place.variable not in VARIABLES:
         return None
     convert: Callable[..., Array] = unchanged
     if place.variable == "kernel":
-        convert = convolution if len(place.layer.kernel.shape) == 4 else dense
-        if place.layer.name.endswith("_dense"):
+        convert = convolution if len(place.shape) == 4 else dense
+        if place.layer.endswith("_dense"):
             convert = dense_on_a_map
     return Source((f"{name}.{VARIABLES[place.variable]}",), convert)
 
 
-COUNTER = r".*\.num_batches_tracked"  # torch's training alone reads it
+COUNTER = r".*\.num_batches_tracked"  # read only in training, by torch
 ORIGINS = (
     Origin(
         title="torchvision's GoogLeNet",
@@ -123,10 +124,11 @@ ORIGINS = (
         block=r"stages\.(?P<stage>\d+)\.blocks\.(?P<block>\d+)\.",
         first_block=(0, 0),
         ignored=COUNTER,
+        differences=differences,
     ),
     Origin(
         title="torchvision's or timm's ResNet",
-        signature=r"layer\d+\.\d+\.conv1\.weight",
+        signature=r"layer\d+\.\d+\.conv\d\..*weight",
         layouts=("resnet", "resnet_v1"),
         source=lambda place: source_by(RESNET, place),
         heads=r"fc\.(weight|bias)",
@@ -136,5 +138,6 @@ ORIGINS = (
         block=r"layer(?P<stage>\d+)\.(?P<block>\d+)\.",
         first_block=(1, 0),
         ignored=COUNTER,
+        differences=differences,
     ),
 )

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from keras_cnns.cli import COMMANDS, INTERRUPTED, PASS_ON, app, pass_on, run
+from keras_cnns.cli import COMMANDS, INTERRUPTED, PASS_ON, app, describe, pass_on, run
 from keras_cnns.recipes import parse_recipe
 from keras_cnns.training import Run
 
@@ -94,6 +94,41 @@ def test_errors_are_for_a_person(
     assert "Traceback" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("error", "lines"),
+    [
+        (ValueError("the file is damaged"), ["the file is damaged"]),
+        (
+            ValueError("  it does not fit\n  missing: a, b\n\n  surplus: c\n"),
+            ["it does not fit", "  missing: a, b", "  surplus: c"],
+        ),
+        (
+            OSError("cannot read:\n" + "\n".join(f"file {i}" for i in range(50))),
+            ["cannot read:", *(f"file {i}" for i in range(19)), "and 31 more lines"],
+        ),
+        (
+            OSError("cannot read:\n" + "\n".join(f"file {i}" for i in range(19))),
+            ["cannot read:", *(f"file {i}" for i in range(19))],
+        ),
+        (
+            TypeError(f"cannot load\nconfig={'x' * 9000}\nException encountered: no such layer"),
+            [
+                "TypeError: cannot load",
+                f"config={'x' * 493}…",
+                "Exception encountered: no such layer",
+                "Run it again with --debug to see where.",
+            ],
+        ),
+        (ValueError("x" * 9000), ["x" * 9000]),
+        (KeyError(), ["KeyError: ", "Run it again with --debug to see where."]),
+        (typer.BadParameter("not one of:\na\nb"), ["Invalid value: not one of:", "a", "b"]),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_errors_keep_the_lines_that_hold_the_facts(error: Exception, lines: list[str]) -> None:
+    assert describe(error).split("\n") == lines
+
+
 def test_an_interruption_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
     inner, outer = typer.Typer(), typer.Typer()
 
@@ -137,10 +172,13 @@ def test_a_rate_is_found_with_its_plot(tmp_path: Path, capsys: pytest.CaptureFix
     arguments = ["train", "--recipe", "digits-resnet20", "--set", "training.batch_size=16"]
     arguments += ["--find-lr", "--run", str(tmp_path / "first")]
     assert run(app, arguments, "keras-cnns") == 0
-    (proposed,) = re.findall(r"--set optimizer.learning_rate=([\d.e-]+)", capsys.readouterr().out)
+    printed = capsys.readouterr().out
+    (proposed,) = re.findall(r"--set optimizer.learning_rate=([\d.e-]+)", printed)
     assert 1e-4 < float(proposed) < 1
     assert not (tmp_path / "first").exists()  # a training may still begin there
-    assert 'aria-label="Loss while the rate rises"' in (tmp_path / "first-find-lr.html").read_text()
+    assert 'aria-label="Loss"' in (tmp_path / "first-find-lr.html").read_text()
+    progress = r"learning-rate range test: learning rate [\d.e+-]+, loss [\d.e+-]+, \d+\.?\d* s"
+    assert re.fullmatch(progress, printed.splitlines()[0])  # no accuracy, and no epoch
 
 
 def test_a_dry_run_says_what_training_would_take_and_writes_nothing(
@@ -150,10 +188,11 @@ def test_a_dry_run_says_what_training_would_take_and_writes_nothing(
     arguments += ["--set", "data.train_split=train[:96]", "--run", str(tmp_path / "first")]
     assert run(app, [*arguments, "--set", "training.batch_size=32", "--dry-run"], "keras-cnns") == 0
     printed = capsys.readouterr().out
-    assert parse_recipe(tomllib.loads(printed.partition("\nnet  ")[0])).training.epochs == 3
-    assert "net       resnet20, " in printed
-    assert "steps     9: 3 epochs of 3, of 96 images in batches of 32" in printed
-    assert re.search(r"^time      about \d.* by 10 measured steps of \d+ ms", printed, re.MULTILINE)
+    assert parse_recipe(tomllib.loads(printed.partition("\nmodel  ")[0])).training.epochs == 3
+    assert "model     resnet20, " in printed
+    assert "steps     9: 3 epochs of 3, with 96 images in batches of 32" in printed
+    measured = r"^time      about \d.* from 10 measured steps of \d+ ms"
+    assert re.search(measured, printed, re.MULTILINE)
     assert re.search(r"^memory    \d+\.\d GiB", printed, re.MULTILINE)
     assert not any(tmp_path.iterdir())
 

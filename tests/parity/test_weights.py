@@ -1,10 +1,17 @@
-"""Weights of the original nets, live: made here, saved as they are published, read by ours.
+"""Weights of the original networks: made here, saved as they are published, loaded by ours.
 
-Keras runs on torch here, so that both nets are in one process.
+Keras runs on torch here, so that both networks are in one process.
 """
 
+import argparse
+import io
 import os
+import pickle
 import subprocess
+import tarfile
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +21,18 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from originals import CLASSES, answers, original
+from originals import CLASSES, answers, original, shapes_in_timm
 from random_weights import Array, assert_agree, random_images, random_tensor
 
 from keras_cnns.models import build
+from keras_cnns.weights import WeightsError, read
+from keras_cnns.weights.assignment import find_origin
+from keras_cnns.weights.matching import models_that_fit
 
 ROOT = Path(__file__).parents[2]
 TOLERANCE = 1e-4  # of the logits' range
 SEED = 1  # not the goldens'
-# Whose net, its name there, its name here, and the images' height and width.
+# Whose network, its name there, its name here, and the images' height and width.
 CASES = [
     ("torchvision", "resnet18", "resnet18", (64, 64)),
     ("torchvision", "resnet34", "resnet34", (64, 64)),
@@ -30,7 +40,12 @@ CASES = [
     ("torchvision", "resnet101", "resnet101", (64, 64)),
     ("torchvision", "resnet152", "resnet152", (64, 64)),
     ("torchvision", "resnext50_32x4d", "resnext50_32x4d", (64, 64)),
-    ("torchvision", "googlenet", "googlenet_tv", (128, 128)),
+    # The auxiliary heads read maps of 12, 14, 14 and 16 positions per side, and of 14 x 7.
+    ("torchvision", "googlenet", "googlenet_tv", (201, 201)),
+    ("torchvision", "googlenet", "googlenet_tv", (224, 224)),
+    ("torchvision", "googlenet", "googlenet_tv", (225, 225)),
+    ("torchvision", "googlenet", "googlenet_tv", (256, 256)),
+    ("torchvision", "googlenet", "googlenet_tv", (224, 107)),
     ("timm", "resnet50", "resnet50", (64, 64)),
     ("timm", "resnext50_32x4d", "resnext50_32x4d", (64, 64)),
     ("timm", "resnetv2_18", "resnet18_v2", (64, 64)),
@@ -67,20 +82,114 @@ def test_torch_gives_the_same_logits(
         assert_agree(found[head], expected[head], TOLERANCE)
 
 
-@pytest.mark.parametrize("wrap", [dict, lambda state: {"state_dict": state, "epoch": 3}])
-@pytest.mark.parametrize("suffix", [".pth", ".pt"])
-def test_torchs_own_files_are_read(wrap: Any, suffix: str, tmp_path: Path) -> None:
-    net = original("torchvision", "resnet18", SEED)
-    torch.save(wrap(net.state_dict()), tmp_path / f"net{suffix}")
-    images = random_images((2, 64, 64, 3), SEED)
-    model = build(
-        "resnet18",
-        input_shape=(64, 64, 3),
-        classes=CLASSES,
-        classifier_activation=None,
-        weights=tmp_path / f"net{suffix}",
-    )
-    assert_agree(logits_of(model, images)["main"], answers(net, images)["main"], TOLERANCE)
+@pytest.fixture(scope="module")
+def resnet18() -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = original("torchvision", "resnet18", SEED).state_dict()
+    return state
+
+
+def prefixed(prefix: str, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {prefix + name: each for name, each in state.items()}
+
+
+State = dict[str, torch.Tensor]
+ARGS = argparse.Namespace(lr=0.1, model="resnet18", data_path="/data")
+WRAPPERS: dict[str, Callable[[State], Any]] = {
+    "state dict": lambda state: state,
+    "OrderedDict": OrderedDict,
+    "nn.Parameter": lambda state: {
+        name: torch.nn.Parameter(each) if each.is_floating_point() else each
+        for name, each in state.items()
+    },
+    "state_dict": lambda state: {"state_dict": state, "epoch": 3, "arch": "resnet18"},
+    "model_state_dict": lambda state: {"model_state_dict": state, "loss": 0.1},
+    "model, args": lambda state: {"model": prefixed("module.", state), "args": ARGS, "epoch": 3},
+    "net": lambda state: {"net": state, "acc": 95.0},
+    "nested": lambda state: {"model": {"state_dict": state}},
+    "Lightning": lambda state: {"state_dict": prefixed("model.net.", state), "global_step": 1},
+    "AveragedModel": lambda state: {**prefixed("module.", state), "n_averaged": torch.tensor(3)},
+    "no EMA yet": lambda state: {"state_dict": state, "state_dict_ema": {}},
+}
+
+
+def build_resnet18(file: Path) -> keras.Model:
+    return build("resnet18", input_shape=(32, 32, 3), classes=CLASSES, weights=file)
+
+
+@pytest.fixture(scope="module")
+def expected(resnet18: State, tmp_path_factory: pytest.TempPathFactory) -> list[Array]:
+    file = tmp_path_factory.mktemp("files") / "net.safetensors"
+    safetensors.torch.save_file(resnet18, file)
+    return list(build_resnet18(file).get_weights())
+
+
+def assert_equal(model: keras.Model, expected: list[Array]) -> None:
+    for found, each in zip(model.get_weights(), expected, strict=True):
+        np.testing.assert_array_equal(found, each)
+
+
+@pytest.mark.parametrize("wrap", WRAPPERS)
+def test_checkpoints_of_training_are_read(
+    wrap: str, resnet18: State, expected: list[Array], tmp_path: Path
+) -> None:
+    torch.save(WRAPPERS[wrap](resnet18), tmp_path / "net.pth")
+    assert_equal(build_resnet18(tmp_path / "net.pth"), expected)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".pth.tar", ".bin", ".ckpt"])
+@pytest.mark.parametrize("as_zip", [True, False])
+def test_torchs_own_files_are_read(
+    suffix: str, as_zip: bool, resnet18: State, expected: list[Array], tmp_path: Path
+) -> None:
+    file = tmp_path / f"net{suffix}"
+    torch.save({"state_dict": resnet18}, file, _use_new_zipfile_serialization=as_zip)
+    assert_equal(build_resnet18(file), expected)
+
+
+@pytest.mark.parametrize("key", ["state_dict_ema", "model_ema"])
+def test_averaged_weights_are_preferred(
+    key: str,
+    resnet18: State,
+    expected: list[Array],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    latest = {name: torch.zeros_like(each) for name, each in resnet18.items()}
+    file = tmp_path / "net.pth.tar"
+    torch.save({"model": latest, "state_dict": latest, key: resnet18}, file)
+    assert_equal(build_resnet18(file), expected)
+    messages = [each.getMessage() for each in caplog.records]
+    assert messages == [f"{file}: the averaged weights (EMA) in {key} are used"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"arch": "resnetblur18"},
+        {"args": argparse.Namespace(model="resnetblur18")},
+        {"args": {"arch": "resnetblur18"}},
+    ],
+)
+def test_the_architecture_of_a_checkpoint_is_compared(
+    content: dict[str, Any], resnet18: State, tmp_path: Path
+) -> None:
+    torch.save({**content, "state_dict": resnet18}, tmp_path / "net.pth")
+    with pytest.raises(WeightsError, match="blur pooling before its strides"):
+        build_resnet18(tmp_path / "net.pth")
+
+
+def test_of_timms_variants_only_pooling_without_weights_needs_metadata() -> None:
+    """Which of timm's networks our models would load, by the names and shapes of a state dict."""
+    loaded = {}
+    for name, shapes in shapes_in_timm("resnet", "resnetv2", "resnest", "sknet"):
+        tensors = {key: np.broadcast_to(np.float32(1), shape) for key, shape in shapes.items()}
+        origin = find_origin(tensors, name)
+        if not origin.differences(tensors, None) and models_that_fit(origin, tensors):
+            loaded[name] = not origin.differences(tensors, name)
+    depths = (18, 34, 50, 101, 152)
+    same = {*(f"resnet{n}" for n in depths), *(f"resnetv2_{n}" for n in depths), "resnext50_32x4d"}
+    assert {name for name, is_same in loaded.items() if is_same} == same
+    assert loaded.keys() - same == {"resnetaa50", "resnetblur18", "resnetblur50"}
 
 
 class Harmful:
@@ -88,19 +197,96 @@ class Harmful:
         return os.system, ("exit 1",)
 
 
+ONES = torch.ones(3, 3)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"a": Harmful()}, "torch finds more in it than tensors"),
-        (torch.nn.Linear(1, 1), "torch finds more in it than tensors"),
-        ([1, 2], "not a dict of tensors by name"),
-        ({"epoch": 3}, "not a dict of tensors by name"),
+        (lambda: {"a": Harmful()}, "has more in it than tensors: posix.system, which is not"),
+        (
+            lambda: {"a": ONES, "args": argparse.Namespace(a=Harmful())},
+            "has more in it than tensors: posix.system",
+        ),
+        (
+            lambda: torch.nn.Linear(1, 1),
+            "has more in it than tensors: torch.nn.modules.linear.Linear",
+        ),
+        (lambda: [1, 2], "is not a dict of tensors by name"),
+        (lambda: {"epoch": 3}, "is not a dict of tensors by name.*; 'epoch' in it is int"),
+        (lambda: {"w": ONES.to_sparse()}, "w is a sparse tensor .torch.sparse_coo.; save it as"),
+        (lambda: {"w": ONES.to_sparse_csr()}, "w is a sparse tensor .torch.sparse_csr."),
+        (lambda: {"w": ONES.to("meta")}, "w is a meta tensor: it has a shape and no values"),
+        (
+            lambda: {"w": torch.quantize_per_tensor(ONES, 0.1, 0, torch.qint8)},
+            "w is a quantized tensor .torch.qint8.; save the model before its quantization",
+        ),
+        (lambda: {"w": torch.nested.nested_tensor([ONES, ONES])}, "w is a nested tensor"),
+        (lambda: {"w": ONES[:1, :1].expand(1000, 1000)}, "w of .1000, 1000. is larger than the"),
     ],
 )
-def test_a_file_of_more_than_tensors_is_refused(content: Any, message: str, tmp_path: Path) -> None:
-    torch.save(content, tmp_path / "net.pth")
-    with pytest.raises(ValueError, match=message):
-        build("resnet18", weights=tmp_path / "net.pth")
+@pytest.mark.filterwarnings("ignore")  # torch's deprecations, when such files are written
+def test_what_is_no_dense_tensor_is_refused_by_name(
+    content: Callable[[], Any], message: str, tmp_path: Path
+) -> None:
+    torch.save(content(), tmp_path / "net.pth")
+    with pytest.raises(WeightsError, match=message) as error:
+        read(tmp_path / "net.pth")
+    assert_gives_no_advice(error.value)
+
+
+def assert_gives_no_advice(error: WeightsError) -> None:
+    """torch advises to load a file that it refuses with weights_only=False."""
+    (line,) = str(error).splitlines()
+    for advice in ("weights_only", "trust", "safe_globals", "PyTorch 2.6"):
+        assert advice not in line
+
+
+def written_by_torch(as_zip: bool) -> bytes:
+    file = io.BytesIO()
+    torch.save({"w": torch.ones(10_000)}, file, _use_new_zipfile_serialization=as_zip)
+    return file.getvalue()
+
+
+def torchscript() -> bytes:
+    with warnings.catch_warnings(action="ignore"):
+        file = io.BytesIO()
+        torch.jit.save(torch.jit.trace(torch.nn.Linear(3, 3), ONES), file)
+    return file.getvalue()
+
+
+def tar() -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("storages"))
+    return file.getvalue()
+
+
+DAMAGED = [
+    *(
+        (written_by_torch(as_zip)[: -(-40_000 * part // 10) or 20], "is truncated")
+        for as_zip in (True, False)
+        for part in (0, 1, 5, 9)
+    ),
+    *((written_by_torch(False)[:length], "is truncated") for length in (9, 40, 150, 300)),
+    (torchscript(), "is a TorchScript program: save its state_dict"),
+    (tar(), "is damaged, or is not a checkpoint that torch.save has written"),
+    (b"\x80\x02garbage" * 9, "is damaged, or is not a checkpoint that torch.save has written"),
+    (pickle.dumps({"w": np.ones(3)}, protocol=2), "has more in it than tensors: numpy"),
+]
+
+
+@pytest.mark.parametrize(("content", "message"), DAMAGED)
+@pytest.mark.parametrize("suffix", [".pth", ".pth.tar"])
+def test_damaged_files_are_called_what_they_are(
+    content: bytes, message: str, suffix: str, tmp_path: Path
+) -> None:
+    file = tmp_path / f"net{suffix}"
+    file.write_bytes(content)
+    with pytest.raises(WeightsError) as error:
+        read(file)
+    assert str(error.value).startswith(f"{file} {message}")
+    assert_gives_no_advice(error.value)
 
 
 def test_a_checkpoint_of_half_precision_is_read(tmp_path: Path) -> None:

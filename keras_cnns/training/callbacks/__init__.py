@@ -6,7 +6,6 @@ from keras_cnns.training.callbacks.dead_relu import DeadReLU
 from keras_cnns.training.callbacks.diagnostic import Diagnostic
 from keras_cnns.training.callbacks.diagnostics_log import DiagnosticsLog
 from keras_cnns.training.callbacks.gradient_norm import GradientNorm
-from keras_cnns.training.callbacks.hold_rate import HoldRate
 from keras_cnns.training.callbacks.learning_rate import LearningRate
 from keras_cnns.training.callbacks.probe import Probe
 from keras_cnns.training.callbacks.progress import Progress
@@ -29,7 +28,6 @@ __all__ = [
     "Diagnostic",
     "DiagnosticsLog",
     "GradientNorm",
-    "HoldRate",
     "LearningRate",
     "Probe",
     "Progress",

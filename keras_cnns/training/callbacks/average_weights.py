@@ -1,28 +1,32 @@
-"""Evaluate, save and end with averaged weights, and with batch norm's statistics to match."""
+"""Evaluate, save and end with averaged weights, and with matching batch-norm statistics."""
 
 from typing import Any
 
 import keras
 from keras import ops
 
+from keras_cnns.training.callbacks.probe import compiled
+from keras_cnns.training.variables import fetch_variables
+
 
 class AverageWeights(keras.callbacks.Callback):
-    """Put the moving averages of an optimizer with `use_ema=True` in place for each evaluation.
+    """Use the moving averages of an optimizer with `use_ema=True` in each evaluation.
 
-    Keras averages the trainable weights only. Batch normalisation's moving mean and variance are
-    those of the weights as they were last, and do not fit the averaged ones. Here they are
-    averaged over the same steps by the same `ema_momentum`, as timm's ModelEma does:
+    Keras averages the trainable weights only. The moving mean and variance of batch normalisation
+    belong to the latest weights and do not fit the averaged ones. This callback averages them over
+    the same steps with the same `ema_momentum`, as timm's ModelEma does:
 
     ```
     average <- ema_momentum * average + (1 - ema_momentum) * statistic      after each batch
     ```
 
-    The averages come in before an evaluation, and stay until the next training batch: a callback
-    at the epoch's end, such as `SaveBest` or `ModelCheckpoint`, saves what was evaluated. After
-    `fit` the model keeps them. (A saved model has the averages as its weights; training resumed
-    from it goes on from these.)
+    The averages are assigned before an evaluation and stay until the next training batch: a
+    callback at the end of the epoch, such as `SaveBest` or `ModelCheckpoint`, saves what was
+    evaluated. After `fit` the model keeps them. (A saved model has the averages as its weights;
+    training that starts from it starts from these.)
 
-    With `steps_per_execution` above 1, statistics are averaged once in so many steps.
+    With `steps_per_execution` above 1, statistics are averaged once per execution. They stay on
+    their device.
 
     Raises:
         ValueError: the optimizer has no averages.
@@ -32,7 +36,23 @@ class AverageWeights(keras.callbacks.Callback):
         Szegedy et al. 2016, Rethinking the Inception architecture (arXiv:1512.00567), section 8.
     """
 
-    has_trained = False
+    def __init__(self) -> None:
+        super().__init__()
+        self.has_trained = False
+        self.averages: list[Any] = []  # of the statistics; tensors
+        self.training_values: list[tuple[Any, Any]] = []  # while the averages replace them
+
+    def get_state(self) -> dict[str, Any]:
+        """Return the averages of the statistics; the optimizer saves those of the weights."""
+        return {
+            "has_trained": self.has_trained,
+            "averages": [ops.convert_to_numpy(each) for each in self.averages],
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Continue from a state that `get_state` returned."""
+        self.has_trained = state["has_trained"]
+        self.averages = [ops.convert_to_tensor(each) for each in state["averages"]]
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Find the statistics."""
@@ -44,41 +64,45 @@ class AverageWeights(keras.callbacks.Callback):
             for variable in self.model.non_trainable_variables
             if variable.name in ("moving_mean", "moving_variance")
         ]
-        self.has_trained = False
-        self.averages: list[Any] = []  # of the statistics
-        self.training_values: list[tuple[Any, Any]] = []  # while the averages are in their place
+        self.has_trained, self.averages, self.training_values = False, [], []
+        decay = self.optimizer.ema_momentum
+        self._average = compiled(
+            lambda averages, values: [
+                decay * average + (1 - decay) * value
+                for average, value in zip(averages, values, strict=True)
+            ]
+        )
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Put back what the training had."""
+        """Restore the values that are trained."""
         for variable, value in self.training_values:
             variable.assign(value)
         self.training_values = []
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Average the statistics."""
-        self._fetch()
-        values = [value for _, value in copies(self.statistics)]
-        decay = self.optimizer.ema_momentum if self.has_trained else 0.0
-        self.averages = [
-            decay * average + (1 - decay) * value
-            for average, value in zip(self.averages or values, values, strict=True)
-        ]
+        fetch_variables(self.model)
+        values = [ops.convert_to_tensor(variable) for variable in self.statistics]
+        if self.has_trained:
+            self.averages = self._average(self.averages, values)
+        else:
+            self.averages = [ops.copy(value) for value in values]
         self.has_trained = True
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Put the averages in place."""
+        """Assign the averages."""
         if self.has_trained and not self.training_values:
-            self._fetch()
+            fetch_variables(self.model)
             self.training_values = copies([*self.optimizer._trainable_variables, *self.statistics])
-            self._put_averages()
+            self._assign_averages()
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Leave the averages in place."""
+        """Leave the averages in the model."""
         if self.has_trained:
-            self._put_averages()
+            self._assign_averages()
         self.has_trained, self.training_values = False, []
 
-    def _put_averages(self) -> None:
+    def _assign_averages(self) -> None:
         weights, averages = (
             self.optimizer._trainable_variables,
             self.optimizer._model_variables_moving_average,
@@ -87,14 +111,9 @@ class AverageWeights(keras.callbacks.Callback):
             if average is not None:
                 weight.assign(ops.convert_to_numpy(average))
         for variable, value in zip(self.statistics, self.averages, strict=True):
-            variable.assign(value)
-
-    def _fetch(self) -> None:
-        """Have the variables hold their values: on JAX, `fit` keeps them to itself."""
-        if keras.backend.backend() == "jax":
-            self.model.jax_state_sync()
+            variable.assign(ops.convert_to_numpy(value))
 
 
 def copies(variables: list[Any]) -> list[tuple[Any, Any]]:
-    """Return each variable with its value now."""
+    """Return each variable with a copy of its value."""
     return [(variable, ops.convert_to_numpy(variable).copy()) for variable in variables]

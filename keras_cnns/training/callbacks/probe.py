@@ -1,4 +1,4 @@
-"""A batch on which a net is run forward and back, to be looked at and left as it was."""
+"""A batch on which a model runs forward and backward to be measured, and is left unchanged."""
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
@@ -9,12 +9,14 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_cnns.training.variables import fetch_variables
+
 Tensors = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Pass:
-    """What one pass saw, by layer, in the order in which the layers ran."""
+    """The tensors of one pass, by layer, in the order in which the layers ran."""
 
     layers: dict[str, keras.layers.Layer]
     outputs: Tensors  # of every layer, float32
@@ -25,14 +27,14 @@ Measure = Callable[[Pass], Tensors]  # name of a figure -> scalar tensor
 
 
 class Probe:
-    """Run a net on a fixed batch, as in training, and measure what happens inside.
+    """Run a model on a fixed batch, as in training, and measure what happens inside.
 
-    Neither weights nor statistics, seeds or metrics change: training with a probe ends with the
-    same bits as without. What nobody measures, the compiled pass leaves out: without a measure of
-    gradients there is no way back.
+    Weights, statistics, seeds and metrics do not change: training with a probe ends with the same
+    bits as without. If no registered measure needs gradients, the compiled pass omits the backward
+    pass.
 
     Args:
-        x: a batch of the model's inputs; 16 to 32 samples say enough and cost little.
+        x: a batch of the model's inputs; 16 to 32 images are enough.
         y: its targets, as `fit` takes them.
     """
 
@@ -42,36 +44,35 @@ class Probe:
         self.forget()
 
     def add(self, measure: Measure) -> None:
-        """Have each pass also compute what `measure` returns for it; a pure function of tensors."""
+        """Let each pass also compute `measure(pass)`, a pure function of tensors."""
         self.measures.append(measure)
         self.forget()
 
     def forget(self) -> None:
-        """Drop what was compiled and measured: the model was compiled anew, say."""
+        """Drop the compiled pass and its results, for example after the model was recompiled."""
         self._model: keras.Model | None = None
         self._latest: tuple[int, dict[str, float]] | None = None
 
     def run(self, model: keras.Model, step: int) -> dict[str, float]:
-        """Run a compiled model on the batch and return every figure that was asked for.
+        """Run a compiled model on the batch and return all measures by name.
 
         Args:
-            model: as it is after so many steps.
-            step: their number; a second call with the same returns what the first did.
+            model: the model after `step` training steps.
+            step: number of steps; a second call with the same number returns the same result.
         """
         if self._latest is None or self._latest[0] != step or model is not self._model:
             self._latest = step, self._run_now(model)
         return self._latest[1]
 
     def _run_now(self, model: keras.Model) -> dict[str, float]:
-        if keras.backend.backend() == "jax":
-            model.jax_state_sync()  # `fit` keeps the values to itself
+        fetch_variables(model)
         if model is not self._model:
             self._model = model
             self._variables = model.variables
             self._layers = leaf_layers(model)
             owners = {name: kernels(layer) for name, layer in self._layers.items()}
             self._kernels = {name: found for name, found in owners.items() if found}
-            self._run = _compiled(self._figures)
+            self._run = compiled(self._figures)
         values = [variable.value for variable in self._variables]
         figures = ops.convert_to_numpy(self._run(values, _tensors(self.x), _tensors(self.y)))
         return dict(zip(self._names, map(float, figures), strict=True))
@@ -161,20 +162,18 @@ def _tensors(values: Any) -> Any:
     return keras.tree.map_structure(ops.convert_to_tensor, values)
 
 
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile for the backend; torch runs as it is."""
-    compiled: Callable[..., Any]
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a function of tensors for the backend; torch runs it as it is."""
+    result: Callable[..., Any] = function
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        compiled = tf.function(function, autograph=False)
-        return compiled
+        result = tf.function(function, autograph=False)
     if keras.backend.backend() == "jax":
         import jax
 
-        compiled = jax.jit(function)
-        return compiled
-    return function
+        result = jax.jit(function)
+    return result
 
 
 def _gradients(

@@ -1,4 +1,4 @@
-"""How far training is, and when it will be done."""
+"""Show how far the training is and how long it will still take."""
 
 import shutil
 import sys
@@ -7,19 +7,21 @@ from typing import IO, Any
 
 import keras
 
+from keras_cnns.training.logs import LOSS_SUM, by_main_output
+
 BAR_WIDTH = 24  # characters
 REFRESH = 0.1  # seconds between two drawings of the bar
 PLAIN_PAUSE = 60.0  # seconds between two lines within an epoch, where there is no terminal
 
 
 class Progress(keras.callbacks.Callback):
-    """Show progress with the time left: a bar on a terminal, plain lines where there is none.
+    """Print the progress and the time left: a bar on a terminal, plain lines elsewhere.
 
-    The time left is of the whole training, validation and all. Put it first in the list of
-    callbacks, and give `fit` verbose=0: it shows the logs that it finds.
+    The time left is that of the whole training, including validation. Put it first in the list of
+    callbacks, and call `fit` with verbose=0.
 
     Args:
-        stream: where to; by default the standard output as it is when training begins.
+        stream: the file to print to; by default the standard output when the training begins.
     """
 
     def __init__(self, stream: IO[str] | None = None) -> None:
@@ -29,11 +31,11 @@ class Progress(keras.callbacks.Callback):
         self._offset = self._last_batch = 0
 
     def get_state(self) -> dict[str, Any]:
-        """Return how many steps of the epoch were taken before the one that begins."""
+        """Return the number of the epoch's steps that precede the current one."""
         return {"steps_of_epoch": self._offset + self._last_batch + 1}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Count on from there, in an epoch whose batches count from 0 again."""
+        """Continue counting from there, in an epoch whose batches are counted from 0 again."""
         self._offset = state["steps_of_epoch"] - self._last_batch - 1
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
@@ -46,12 +48,12 @@ class Progress(keras.callbacks.Callback):
         self._epochs: int = self.params["epochs"]
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Note which epoch it is, and when it began."""
+        """Record the epoch and the time of its start."""
         self._epoch, self._last_batch, self._offset = epoch, -1, 0
         self._epoch_start = time.perf_counter()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Draw the bar anew, or after a minute write a line."""
+        """Draw the bar again; without a terminal, print a line every minute."""
         self._done += batch - self._last_batch
         self._last_batch = batch
         now = time.perf_counter()
@@ -60,23 +62,27 @@ class Progress(keras.callbacks.Callback):
         self._shown_at = now
         taken = self._offset + batch + 1
         step = f"step {taken}" + (f"/{self._steps}" if self._steps else "")
-        parts = [f"{self._name()}, {step}", describe(logs or {}), self._time_left(now, taken)]
+        parts = [
+            f"{self.title()}, {step}",
+            self.describe(logs or {}),
+            self._time_left(now, taken),
+        ]
         if self._bar:
             width = shutil.get_terminal_size().columns - 1
-            line = f"{draw_bar(self._share(taken))} {', '.join(filter(None, parts))}"
+            line = f"{draw_bar(self._fraction(taken))} {', '.join(filter(None, parts))}"
             self._out.write(f"\r{line[:width]}\x1b[K")
         else:
             self._out.write(", ".join(filter(None, parts)) + "\n")
         self._out.flush()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Write the epoch's line."""
+        """Print the epoch's line."""
         now = time.perf_counter()
         if self._steps is None:
-            self._steps = self._offset + self._last_batch + 1  # of a data set that did not know
+            self._steps = self._offset + self._last_batch + 1  # the data set has no length
         parts = [
-            f"{self._name()}: {describe(logs or {})}",
-            f"{format_seconds(now - self._epoch_start)}",
+            f"{self.title()}: {self.describe(logs or {})}",
+            format_seconds(now - self._epoch_start),
             self._time_left(now, self._steps) if epoch + 1 < self._epochs else "",
         ]
         clear = "\r\x1b[K" if self._bar else ""
@@ -84,11 +90,16 @@ class Progress(keras.callbacks.Callback):
         self._out.flush()
         self._shown_at = now
 
-    def _name(self) -> str:
+    def title(self) -> str:
+        """Return the words that begin a line: `epoch 3/10`."""
         width = len(str(self._epochs))
         return f"epoch {self._epoch + 1:>{width}}/{self._epochs}"
 
-    def _share(self, batches: int) -> float:
+    def describe(self, logs: dict[str, Any]) -> str:
+        """Return the values of the logs that a line shows."""
+        return describe(logs)
+
+    def _fraction(self, batches: int) -> float:
         if not self._steps:
             return self._epoch / self._epochs
         return min(1.0, (self._epoch + batches / self._steps) / self._epochs)
@@ -101,24 +112,28 @@ class Progress(keras.callbacks.Callback):
 
 
 def describe(logs: dict[str, Any]) -> str:
-    """Return losses and metrics in a few words; without the parts of a loss."""
+    """Return losses and metrics as text, without those of single auxiliary outputs or layers.
+
+    For a model with several outputs, `loss` and `accuracy` are those of the main output; the
+    weighted sum of the losses has a name of its own.
+    """
     shown = {
         name: value
-        for name, value in logs.items()
+        for name, value in by_main_output(logs).items()
         if name in ("loss", "val_loss") or not (name.endswith("_loss") or "/" in name)
     }
     return ", ".join(
-        f"{name.replace('main_', '')} {value:.2%}"
+        f"{name} {value:.2%}"
         if name.endswith("accuracy")
-        else f"{name} {value:.4g}"
+        else f"{name.replace(LOSS_SUM, LOSS_SUM.replace('_', ' '))} {value:.4g}"
         for name, value in shown.items()
     )
 
 
-def draw_bar(share: float) -> str:
-    """Return a bar of `BAR_WIDTH` characters and the percentage."""
-    filled = int(share * BAR_WIDTH)
-    return f"{'━' * filled}{'╌' * (BAR_WIDTH - filled)} {share:4.0%}"
+def draw_bar(fraction: float) -> str:
+    """Return a bar of `BAR_WIDTH` characters and the percentage of a fraction from 0 to 1."""
+    filled = int(fraction * BAR_WIDTH)
+    return f"{'━' * filled}{'╌' * (BAR_WIDTH - filled)} {fraction:4.0%}"
 
 
 def format_seconds(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""Which learning rates a net can be trained with."""
+"""Find the learning rates that a model can be trained with."""
 
 import math
 from typing import Any
@@ -6,26 +6,36 @@ from typing import Any
 import keras
 import numpy as np
 
-SMOOTHING = 0.9  # of the loss: the share of what was before
-WORSE = 4.0  # times the lowest loss: the net has diverged
-SAFETY = 10.0  # the proposal is so many times below the rate at which the loss is lowest
+from keras_cnns.training.variables import fetch_variables
+
+SMOOTHING = 0.9  # weight of the former average in the moving average of the losses
+DIVERGED = 4.0  # the model has diverged when the loss exceeds its minimum so many times
+SAFETY = 10.0  # the proposal is the learning rate of the lowest loss divided by this
 
 
 class RangeTest(keras.callbacks.Callback):
-    """Raise the rate a little each step, from far too low to far too high, and watch the loss.
+    """Raise the learning rate a little each step, from far too low to far too high.
 
-    Give it to a `fit` of one epoch of so many steps, with a net that is not trained yet; it puts
-    its rate in the place of the optimizer's, and ends the training when the loss has gone up to
-    four times its lowest. Weights and optimizer are of no use afterwards.
+    Pass it to `fit` for one epoch of `steps` steps, with a model that is not trained yet. It
+    replaces the optimizer's learning rate, and ends the training when the smoothed loss exceeds
+    four times its minimum. Discard the weights and the optimizer afterwards.
+
+    The model's metrics are reset before every step, so that the logged `loss` is that of one batch.
+    Keras' running mean is weighted by batch size, and no difference of such means is exact.
 
     Args:
-        lowest: the first rate.
-        highest: the rate of the last step.
-        steps: in between; the rate grows by the same factor in each.
+        lowest: the learning rate of the first step.
+        highest: the learning rate of the last step.
+        steps: how many steps to take; the learning rate grows by the same factor in each.
 
     Attributes:
-        rates: of the steps taken.
-        losses: of their batches, before each step.
+        rates: the learning rate of each step taken, float [steps taken].
+        losses: the loss that each step minimised, on its batch and before its update, float [steps
+            taken]. For a model with several outputs it is the weighted sum of their losses.
+
+    Raises:
+        ValueError: the learning rates or `steps` are out of range, or, in `fit`, the model is
+            compiled with `steps_per_execution` above 1.
 
     References:
         Smith 2017, Cyclical learning rates for training neural networks (arXiv:1506.01186),
@@ -44,31 +54,40 @@ class RangeTest(keras.callbacks.Callback):
         self.losses: list[float] = []
 
     def rate(self, step: int) -> float:
-        """Return the rate of a step, from 0."""
+        """Return the learning rate of a step, counted from 0."""
         return float(self.lowest * (self.highest / self.lowest) ** (step / (self.steps - 1)))
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Put the rising rate into the optimizer."""
+        """Give the optimizer the rising learning rate."""
+        if self.model.steps_per_execution != 1:
+            raise ValueError(
+                "a range test reads the loss after every step of the model; compile it with "
+                f"steps_per_execution=1, not {self.model.steps_per_execution}"
+            )
         self.rates, self.losses = [], []
         self.model.optimizer.learning_rate = keras.optimizers.schedules.ExponentialDecay(
             self.lowest, self.steps - 1, self.highest / self.lowest
         )
 
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Reset the metrics, so that the next logged loss is that of this batch alone."""
+        fetch_variables(self.model)  # so that on JAX `fit` reads the reset metrics before the step
+        self.model.reset_metrics()
+
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Note the batch's loss, and stop where there is nothing more to learn."""
-        mean = float((logs or {})["loss"])  # of the epoch's batches so far
-        loss = mean * (batch + 1) - sum(self.losses)
+        """Record the batch's loss; end the training once the model has diverged."""
+        loss = float((logs or {})["loss"])
         if not math.isfinite(loss):
             self.model.stop_training = True
             return
         self.rates.append(self.rate(batch))
         self.losses.append(loss)
         smoothed = self.smoothed()
-        if len(smoothed) > 10 and smoothed[-1] > WORSE * smoothed.min():
+        if len(smoothed) > 10 and smoothed[-1] > DIVERGED * smoothed.min():
             self.model.stop_training = True
 
     def smoothed(self) -> np.ndarray:
-        """Return the losses' moving average, corrected for its beginning."""
+        """Return the bias-corrected moving average of the losses, float [steps taken]."""
         average, averages = 0.0, []
         for step, loss in enumerate(self.losses, start=1):
             average = SMOOTHING * average + (1 - SMOOTHING) * loss
@@ -76,7 +95,7 @@ class RangeTest(keras.callbacks.Callback):
         return np.array(averages)
 
     def propose(self) -> float:
-        """Return a rate to begin with: a tenth of that at which the loss is lowest, two digits.
+        """Return a tenth of the learning rate at which the smoothed loss is lowest, two digits.
 
         Raises:
             ValueError: the loss never fell.
@@ -84,6 +103,7 @@ class RangeTest(keras.callbacks.Callback):
         smoothed = self.smoothed()
         if len(smoothed) < 2 or smoothed.min() >= smoothed[0]:
             raise ValueError(
-                f"the loss never fell between the rates {self.lowest:g} and {self.highest:g}"
+                f"the loss never fell between the learning rates {self.lowest:g} and "
+                f"{self.highest:g}"
             )
         return float(f"{self.rates[int(smoothed.argmin())] / SAFETY:.1e}")

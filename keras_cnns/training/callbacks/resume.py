@@ -16,26 +16,33 @@ from keras_cnns.training.checkpoint import (
     write_checkpoint,
 )
 from keras_cnns.training.messages import say
-from keras_cnns.training.snapshot import Snapshot, build, put_back, put_back_callbacks, take
+from keras_cnns.training.snapshot import Snapshot, build, capture, restore, restore_callbacks
 
 KEPT = 2  # checkpoints
-COST = 0.005  # share of the time that may go into writing checkpoints
+COST = 0.005  # fraction of the time that may be spent on writing checkpoints
 
-# Ends Keras' loop over an epoch's steps; told apart from the True of callbacks that end it all.
+# The value of `model.stop_training` that ends the rest of a resumed epoch. It is true, so that
+# Keras leaves its loop over the steps, and is not the True of a callback that ends the training.
 EPOCH_IS_OVER = "the rest of the epoch that was resumed is over"
 
 
 class Resume(keras.callbacks.Callback):
-    """Save a training's whole state now and then, and go on from it to the bit.
+    """Save the whole state of a training regularly, and resume from it bit by bit.
 
-    Saved are weights, statistics, the optimizer with its averages, the metrics of the epoch so
-    far, the seeds of dropout and the like, Python's and NumPy's generators, what the other
-    callbacks remember, and the position in the data. With data that depend only on the step, and
-    operations that are deterministic, training ends with the weights of one never stopped.
+    The state is the weights and statistics, the optimizer with its averages, the metrics of the
+    epoch so far, the seeds of dropout and other layers, Python's and NumPy's random generators, the
+    state of the other callbacks, and the step. If the data depend on the step alone and the
+    operations are deterministic, a resumed training ends with the same weights as one that was
+    never stopped.
 
-    A callback's memory is what its `get_state()` returns, given back to its `set_state()`;
-    without these it is its numbers, arrays and lists. Saved and put back is at the same moment,
-    before a step, when all callbacks that stand before this one know that it begins.
+    The state of a callback is what its `get_state()` returns, which `set_state()` receives. A
+    callback without these methods has its numbers, arrays and lists as its state, except its
+    settings: attributes named like parameters of its constructor keep their new values, such as
+    another `patience` of `EarlyStopping`. State is captured and restored in
+    `on_train_batch_begin`, after the callbacks listed earlier have run theirs.
+
+    The model may have been built again with other automatic layer names (`dense_3` for `dense`),
+    as in a loop over folds or a notebook cell: layers then match by structure.
 
     ```
     resume = Resume(directory, batches, steps_per_epoch=100, callbacks=callbacks)
@@ -45,25 +52,27 @@ class Resume(keras.callbacks.Callback):
     )
     ```
 
-    A resumed epoch is shorter: its `batch` counts from 0 again. A checkpoint is written beside its
-    place, flushed and renamed; two are kept. A damaged one is passed over, with a message. Where
-    one cannot be written, training goes on, says so, and tries again when the next is due.
+    A resumed epoch is shorter: its `batch` counts from 0 again. A checkpoint is written to a
+    temporary file, flushed to disk and renamed; two are kept. A damaged one is skipped with a
+    message. If one cannot be written, training continues, logs it, and tries again when the next
+    is due.
 
     Args:
-        directory: of the checkpoints.
-        batches: steps taken -> the data of all steps from there on.
-        steps_per_epoch: as `fit` gets it.
-        callbacks: those that `fit` gets before this one.
-        seconds: from one checkpoint to the next; longer where writing one takes long, so that at
-            most a two-hundredth of the time goes into it. None: only by steps.
-        steps: from one checkpoint to the next. None: only by time.
+        directory: the directory of the checkpoints.
+        batches: number of steps taken -> the data of all following steps.
+        steps_per_epoch: as in `fit`.
+        callbacks: those that precede this one in `fit`.
+        seconds: time between checkpoints; longer if writing one is slow, so that it takes at most
+            0.5 % of the time. None: only by steps.
+        steps: steps between checkpoints. With `steps_per_execution` above 1 a checkpoint is
+            written after the execution that passes a multiple of it. None: only by time.
 
     Attributes:
         step: steps taken, over all epochs.
         epoch: whole epochs taken.
 
     Raises:
-        CheckpointError: there are checkpoints, and none is whole.
+        CheckpointError: there are checkpoints, and none is intact.
     """
 
     def __init__(
@@ -90,6 +99,7 @@ class Resume(keras.callbacks.Callback):
         self._first_batch = 0
         self._is_ready = False
         self._due = 0.0  # on the monotonic clock
+        self._last_save = self.step  # the step of the last attempt
 
     @property
     def training_seconds(self) -> float:
@@ -102,44 +112,46 @@ class Resume(keras.callbacks.Callback):
         return self.step // self.steps_per_epoch
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Make the model's variables, and give them the values that were saved."""
+        """Create the model's variables, and assign the saved values."""
         build(self.model, next(iter(self.batches(self.step))))
         self._is_ready, self._began = False, time.monotonic()
         if self.snapshot:
-            put_back(self.snapshot, self.model)
+            restore(self.snapshot, self.model)
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Go on from the saved state, or save one, if it is time."""
+        """Resume from the saved state, or save the state if a checkpoint is due."""
         self._first_batch = batch
         position = self.step % self.steps_per_epoch
+        is_last = position + self.model.steps_per_execution >= self.steps_per_epoch
         if not self._is_ready:
             self._begin()
         elif self._is_due():
             self.save()
-        elif position in (0, self.steps_per_epoch - 1):
-            self.snapshot = self.take()
+        elif position == 0 or is_last:
+            self.snapshot = self.capture()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Count; with `steps_per_execution` many steps are one call."""
+        """Count the steps; with `steps_per_execution` one call stands for several."""
         self.step += batch - self._first_batch + 1
         rest = -self.resumed_at % self.steps_per_epoch
         if rest and self.step == self.resumed_at + rest and not self.model.stop_training:
             self.model.stop_training = EPOCH_IS_OVER
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Have the next epoch begin, after one that was resumed."""
+        """Let the next epoch begin, after a resumed one."""
         if self.model.stop_training is EPOCH_IS_OVER:
             self.model.stop_training = False
 
-    def take(self) -> Snapshot:
-        """Copy the state as it is now, between two steps."""
+    def capture(self) -> Snapshot:
+        """Copy the current state, between two steps."""
         callbacks = [*self.callbacks, self.model.history]
-        return take(self.model, callbacks, self.step, self.training_seconds)
+        return capture(self.model, callbacks, self.step, self.training_seconds)
 
     def save(self) -> None:
-        """Write the state as it is now, between two steps, unless it has ceased to be finite."""
+        """Write the current state, between two steps, unless it is not finite."""
         start = time.monotonic()
-        snapshot = self.take()
+        self._last_save = self.step
+        snapshot = self.capture()
         if snapshot.is_finite():
             self.snapshot = snapshot
             self.save_snapshot()
@@ -147,10 +159,10 @@ class Resume(keras.callbacks.Callback):
         self._due = start + max(self.seconds or 0.0, cost / COST)
 
     def save_snapshot(self) -> None:
-        """Write the latest state that is in memory.
+        """Write the latest snapshot in memory.
 
-        In an evaluation it is that before the epoch's last step: after that one step the
-        evaluation is made again.
+        During an evaluation this is the snapshot from before the last step of the epoch: a resumed
+        training repeats that step, and then the evaluation.
         """
         if self.snapshot and self.snapshot.step not in self.saved:
             self._write(self.snapshot)
@@ -158,16 +170,16 @@ class Resume(keras.callbacks.Callback):
     def _begin(self) -> None:
         self._is_ready = True
         if self.snapshot:
-            # The weights again, since a callback may have changed them; and since `fit` has reset
-            # the metrics.
-            put_back(self.snapshot, self.model)
-            put_back_callbacks(self.snapshot, [*self.callbacks, self.model.history])
+            # The weights once more, since a callback may have changed them, and the metrics, since
+            # `fit` has reset them.
+            restore(self.snapshot, self.model)
+            restore_callbacks(self.snapshot, [*self.callbacks, self.model.history])
             self._due = time.monotonic() + (self.seconds or 0.0)
         else:
-            self.save()  # a full disk shows now, not after the first hours
+            self.save()  # so that a full disk is noticed now, not after hours
 
     def _is_due(self) -> bool:
-        if self.steps and self.step % self.steps == 0:
+        if self.steps and self.step // self.steps > self._last_save // self.steps:
             return True
         return self.seconds is not None and time.monotonic() >= self._due
 
@@ -186,7 +198,7 @@ class Resume(keras.callbacks.Callback):
         self.saved.add(snapshot.step)
         self.saved = set(sorted(self.saved)[-KEPT:])
         kept_paths = {checkpoint_path(self.directory, step) for step in self.saved}
-        for old in self.directory.glob(f"*{SUFFIX}"):  # what a kill left half-written too
+        for old in self.directory.glob(f"*{SUFFIX}"):  # also half-written ones
             if old not in kept_paths:
                 old.unlink(missing_ok=True)
 
@@ -198,8 +210,8 @@ class Resume(keras.callbacks.Callback):
             except CheckpointError as error:
                 if number == len(paths):
                     raise CheckpointError(
-                        f"{error}; no checkpoint in {self.directory} is whole: remove them to "
+                        f"{error}; no checkpoint in {self.directory} is intact: remove them to "
                         "train from the beginning"
                     ) from error
-                say(f"{error}; going on from the older {paths[number]}")
+                say(f"{error}; resuming from the older {paths[number]}")
         return None

@@ -19,7 +19,9 @@ class SaveBest(keras.callbacks.Callback):
 
     Args:
         path: of the `.keras` file.
-        monitor: the logs' key to compare; higher is better unless it ends in `loss`.
+        monitor: the key of the logs to compare; higher is better unless it ends in `loss`. For a
+            model with several outputs Keras' `val_loss` is the weighted sum of all losses, and
+            `val_main_loss` the main output's.
 
     Raises:
         OSError: at the end of training the best model is still not written.

@@ -1,15 +1,18 @@
-"""An end within an epoch."""
+"""End a training within an epoch."""
 
 from typing import Any
 
 import keras
+from keras import ops
+
+from keras_cnns.training.variables import fetch_variables
 
 
 class StopAtStep(keras.callbacks.Callback):
-    """End the training after a number of steps, counted over all epochs.
+    """End the training after a number of steps, as the optimizer counts them over all epochs.
 
     Args:
-        step: how many steps to take.
+        step: number of steps, at least 1.
     """
 
     def __init__(self, step: int) -> None:
@@ -17,6 +20,7 @@ class StopAtStep(keras.callbacks.Callback):
         self.step = step
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """End it, if it was the last step."""
-        if int(self.model.optimizer.iterations) >= self.step:
+        """End the training, if this was its last step."""
+        fetch_variables(self.model)
+        if int(ops.convert_to_numpy(self.model.optimizer.iterations)) >= self.step:
             self.model.stop_training = True

@@ -1,4 +1,4 @@
-"""A loss that is no number ends the training, and says where it came from."""
+"""Stop a training whose loss is not finite, and report the cause."""
 
 import math
 from collections.abc import Iterator
@@ -10,78 +10,120 @@ import numpy as np
 from keras import ops, tree
 
 from keras_cnns.training.callbacks.resume import Resume
-from keras_cnns.training.snapshot import put_back
+from keras_cnns.training.snapshot import restore
+from keras_cnns.training.variables import fetch_variables
 
 
 class DivergedError(RuntimeError):
-    """The loss is NaN or infinite; the message names the step, the rate and the layer."""
+    """The loss is NaN or infinite; the message names the step, the learning rate and the cause."""
 
 
 class StopOnDivergence(keras.callbacks.Callback):
-    """Stop when the loss is NaN or infinite, and name the first layer whose output is.
+    """Stop when the loss is NaN or infinite, and name the first layer with such outputs.
 
-    When the loss shows it, the step has already spoilt every weight. So the weights of the latest
-    state in memory, at most an epoch old, are put back, the steps since then are taken again, and
-    the net is called layer by layer on the batch that did it. Afterwards the model has the
-    weights of that good state. The checkpoints stay as they are.
+    When the loss shows it, the step has already spoilt every weight. With a `Resume` the latest
+    snapshot in memory, at most an epoch old, is restored, the steps since then are repeated, and
+    the model is called layer by layer on the batch that caused it. Afterwards the model has the
+    weights of that snapshot. The checkpoints stay as they are.
+
+    Without a `Resume` there is nothing to restore: the message names the step, the learning rate
+    and the first layer whose weights are not finite.
 
     Args:
-        resume: what has that state and the data; stands before this callback.
+        resume: has the snapshot and the data; it precedes this callback in the list.
 
     Raises:
-        DivergedError: the loss of a step was not finite.
+        DivergedError: the loss of a step is not finite.
     """
 
-    def __init__(self, resume: Resume) -> None:
+    def __init__(self, resume: Resume | None = None) -> None:
         super().__init__()
         self.resume = resume
+        self._epoch = 0
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Note the epoch, for the message."""
+        self._epoch = epoch
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Look at the loss: its mean over the epoch, in which one NaN stays."""
-        loss = (logs or {}).get("loss", 0.0)
+        """Check the loss: its mean over the epoch, which stays NaN after one NaN."""
+        loss = float((logs or {}).get("loss", 0.0))
         if not math.isfinite(loss):
-            raise DivergedError(self._explain(float(loss)))
+            explanation = self._explain_weights(batch) if self.resume is None else self._repeat()
+            raise DivergedError(f"the loss is {loss} at {explanation}")
 
-    def _explain(self, loss: float) -> str:
+    def _explain_weights(self, batch: int) -> str:
+        """Return what the model shows after the step."""
+        fetch_variables(self.model)
+        spoilt = (
+            layer.name
+            for layer in self.model._flatten_layers(include_self=False)
+            if not all(is_finite(weight) for weight in layer.weights)
+        )
+        first = next(spoilt, None)
+        cause = "all weights are finite" if first is None else f"weights of {first} are not finite"
+        return (
+            f"step {batch + 1} of epoch {self._epoch + 1}, with the learning rate "
+            f"{self._learning_rate():.4g}; {cause}. StopOnDivergence(resume), with a Resume before "
+            "it, finds the layer that caused it"
+        )
+
+    def _repeat(self) -> str:
+        """Repeat the steps since the snapshot, and return which of them diverged, and why."""
         resume = self.resume
-        epoch, step = divmod(resume.step - 1, resume.steps_per_epoch)
-        rate, cause = self._find_cause(resume.step - 1)
+        assert resume is not None
+        good = resume.snapshot
+        assert good is not None  # one is captured before the first step
+        step = resume.step - 1
+        if self.model.steps_per_execution > 1:  # it may have been any step of the last execution
+            self.model.steps_per_execution = 1
+            self.model.make_train_function(force=True)
+            restore(good, self.model)
+            step = self._train(resume.batches(good.step), good.step, step)
+        restore(good, self.model)
+        batches = iter(resume.batches(good.step))
+        self._train(batches, good.step, step - 1)
+        learning_rate = self._learning_rate()
+        x = as_arrays(next(batches))[0]
+        layer = first_layer_not_finite(self.model, x)
+        restore(good, self.model)
+        cause = "every layer's output is finite, but not the loss that they give"
+        if not all(is_finite(each) for each in tree.flatten(x)):
+            cause = "the batch itself holds values that are not finite"
+        elif layer is not None:
+            kind = type(layer).__name__
+            cause = f"the first layer whose output is not finite is {layer.name} ({kind})"
+        epoch, position = divmod(step, resume.steps_per_epoch)
         saved = max(resume.saved, default=None)
         kept = "no checkpoint was written" if saved is None else f"kept is that of step {saved}"
         return (
-            f"the loss is {loss} at step {resume.step} (epoch {epoch + 1}, step {step + 1} of "
-            f"{resume.steps_per_epoch}), with the learning rate {rate:.4g}; {cause}; {kept}"
+            f"step {step + 1} (epoch {epoch + 1}, step {position + 1} of "
+            f"{resume.steps_per_epoch}), with the learning rate {learning_rate:.4g}; {cause}; "
+            f"{kept}"
         )
 
-    def _find_cause(self, step: int) -> tuple[float, str]:
-        """Take the steps before that one again; return its rate and what is not finite in it."""
-        good = self.resume.snapshot
-        assert good is not None  # one is taken before the first step
-        put_back(good, self.model)
-        batches = iter(self.resume.batches(good.step))
-        for _ in range(good.step, step):
-            self.model.train_on_batch(*as_arrays(next(batches)))
-        rate = float(ops.convert_to_numpy(self.model.optimizer.learning_rate))
-        x = as_arrays(next(batches))[0]
-        layer = first_layer_not_finite(self.model, x)
-        put_back(good, self.model)
-        if not all(is_finite(each) for each in tree.flatten(x)):
-            return rate, "the batch itself holds values that are not finite"
-        if layer is None:
-            return rate, "every layer's output is finite, but not the loss that they make"
-        kind = type(layer).__name__
-        return rate, f"the first layer whose output is not finite is {layer.name} ({kind})"
+    def _train(self, batches: Any, start: int, last: int) -> int:
+        """Take the steps from `start` to `last`; return the first whose loss is not finite."""
+        iterator = iter(batches)
+        for step in range(start, last + 1):
+            logs = self.model.train_on_batch(*as_arrays(next(iterator)), return_dict=True)
+            if not math.isfinite(float(logs["loss"])):
+                return step
+        return last
+
+    def _learning_rate(self) -> float:
+        return float(ops.convert_to_numpy(self.model.optimizer.learning_rate))
 
 
 def as_arrays(batch: Any) -> Any:
-    """Return (x, y) or (x, y, sample_weight) as every backend takes them."""
+    """Return (x, y) or (x, y, sample_weight) as NumPy arrays, which every backend accepts."""
     return tree.map_structure(ops.convert_to_numpy, batch)
 
 
 def first_layer_not_finite(model: keras.Model, x: Any) -> Any:
     """Call a model on a batch as in training; return the first layer with NaN or infinite outputs.
 
-    Layers inside of layers come before those around them. None: every output is finite.
+    Nested layers precede the layers that contain them. None: every output is finite.
     """
     found: list[Any] = []
 
@@ -96,7 +138,7 @@ def first_layer_not_finite(model: keras.Model, x: Any) -> Any:
 
 @contextmanager
 def watching(model: keras.Model, note: Any) -> Iterator[None]:
-    """Have every layer's outputs noted, in the order of computation."""
+    """Call `note(layer, output)` for every output of every layer, in the order of computation."""
     layers = list(model._flatten_layers(include_self=False))
 
     def watch(layer: Any) -> None:
@@ -120,6 +162,6 @@ def watching(model: keras.Model, note: Any) -> Iterator[None]:
 
 
 def is_finite(tensor: Any) -> bool:
-    """Return whether every value is a number."""
+    """Return whether no value is NaN or infinite."""
     values = ops.convert_to_numpy(tensor)
     return values.dtype.kind in "biuSU" or bool(np.isfinite(values).all())

@@ -9,19 +9,23 @@ import keras
 
 from keras_cnns.training.callbacks.diagnostic import Diagnostic
 from keras_cnns.training.callbacks.diagnostics_log import new_figures
+from keras_cnns.training.logs import by_main_output
 from keras_cnns.training.messages import say
 
 
 class TensorBoard(keras.callbacks.Callback):
-    """Write scalars by training step: figures of diagnostics, and the logs of each epoch.
+    """Write scalars by training step: diagnostics, and the logs of each epoch.
 
-    The logs' `val_loss` is `loss` in the run `validation`, so that both lie in one chart, and a
-    figure `dead_relu/conv1` is in the chart `conv1` of the group `dead_relu`. Needs TensorFlow, not
-    TensorBoard itself. What does not go onto a full disk is left out, with a message.
+    The logs' `val_loss` is `loss` in the run `validation`, so that one chart shows both. For a
+    model with several outputs `loss` and `accuracy` are those of the main output, and the weighted
+    sum of the losses is `loss_sum`: models with and without auxiliary outputs share charts of the
+    same quantity. A metric `dead_relu/conv1` is in the chart `conv1` of the group `dead_relu`.
+    Needs TensorFlow, not TensorBoard itself. When the disk is full, values are left out with a
+    warning.
 
     Args:
         directory: to show with `tensorboard --logdir`.
-        diagnostics: stand before this callback in the list of callbacks.
+        diagnostics: the diagnostics to write; they precede this callback in `fit`'s list.
     """
 
     def __init__(self, directory: str | Path, diagnostics: Sequence[Diagnostic] = ()) -> None:
@@ -50,10 +54,10 @@ class TensorBoard(keras.callbacks.Callback):
         self.step += batch - self._first_batch + 1
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Write the losses and metrics, of training and of validation."""
+        """Write the losses and metrics of training and of validation."""
         measured = {name for each in self.diagnostics for name in each.figures}
         runs: dict[str, dict[str, float]] = {"train": {}, "validation": {}}
-        for name, value in (logs or {}).items():
+        for name, value in by_main_output(logs or {}).items():
             if name not in measured:
                 run = "validation" if name.startswith("val_") else "train"
                 runs[run][f"epoch/{name.removeprefix('val_')}"] = value

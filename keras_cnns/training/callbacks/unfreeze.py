@@ -1,4 +1,4 @@
-"""Fine-tuning: first the new classifier, then the stages below it."""
+"""Fine-tuning: train the new classifier first, then the stages below it."""
 
 import re
 from collections.abc import Sequence
@@ -6,20 +6,26 @@ from typing import Any
 
 import keras
 
+from keras_cnns.optimizers.base import PathOptimizer
+
 # conv1 and conv2_reduce of GoogLeNet are one stage each, its modules 4a to 4e another.
 STAGE = re.compile(r"(stem|stage\d+|conv\d+|inception_\d+)")
 
 
 class Unfreeze(keras.callbacks.Callback):
-    """Freeze all stages of a net, and free them again, the last first.
+    """Freeze all stages of a model, and unfreeze them one after another, the last one first.
 
-    A frozen stage's weights and batch-norm statistics stay as they are. What belongs to no stage,
-    as the classifiers, always learns. TensorFlow's `fit` only: it asks for a new training function
-    within its run.
+    The weights and batch-norm statistics of a frozen stage do not change. Layers that belong to no
+    stage, such as the classifiers, always train. On JAX the optimizer must be one of
+    `keras_cnns.optimizers`, since Keras' own cannot train a part of their variables there.
 
     Args:
-        frozen_epochs: for so many epochs every stage is frozen.
-        unfreeze_epochs: after them a stage more is freed each so many; 0: all at once.
+        frozen_epochs: number of epochs in which every stage is frozen.
+        unfreeze_epochs: number of epochs between unfreezing one stage and the next, after these;
+            0 unfreezes all at once.
+
+    Raises:
+        ValueError: on JAX, the optimizer is another one.
     """
 
     def __init__(self, frozen_epochs: int, unfreeze_epochs: int = 0) -> None:
@@ -27,21 +33,27 @@ class Unfreeze(keras.callbacks.Callback):
         self.frozen_epochs, self.unfreeze_epochs = frozen_epochs, unfreeze_epochs
 
     def get_state(self) -> dict[str, Any]:
-        """Return nothing: the epoch says which stages are frozen."""
+        """Return nothing: the epoch determines which stages are frozen."""
         return {}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Take nothing."""
+        """Do nothing."""
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Find the stages, and have the optimizer know every weight."""
+        """Find the stages, and build the optimizer on every weight."""
+        optimizer = self.model.optimizer
+        if keras.backend.backend() == "jax" and not isinstance(optimizer, PathOptimizer):
+            raise ValueError(
+                f"on JAX, Unfreeze needs an optimizer of keras_cnns.optimizers, such as Momentum, "
+                f"not {type(optimizer).__name__}"
+            )
         self.stages = find_stages(self.model)
         self.frozen: Sequence[str] | None = None
-        if not self.model.optimizer.built:
-            self.model.optimizer.build(self.model.trainable_variables)
+        if not optimizer.built:
+            optimizer.build(self.model.trainable_variables)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Freeze and free what the epoch asks for."""
+        """Freeze and unfreeze the stages for this epoch."""
         since = epoch - self.frozen_epochs
         freed = len(self.stages)
         if since < 0:
@@ -58,14 +70,14 @@ class Unfreeze(keras.callbacks.Callback):
         self.model.make_train_function(force=True)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Leave all free."""
+        """Unfreeze all stages."""
         for layers in self.stages.values():
             for layer in layers:
                 layer.trainable = True
 
 
 def find_stages(model: keras.Model) -> dict[str, list[keras.layers.Layer]]:
-    """Return the layers of each stage of one of these nets, from the first stage to the last."""
+    """Return the layers of each stage of one of these models, from first to last."""
     stages: dict[str, list[keras.layers.Layer]] = {}
     for layer in model.layers:
         if found := STAGE.match(layer.name):

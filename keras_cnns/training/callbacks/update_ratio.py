@@ -1,24 +1,24 @@
-"""How far a step moves each layer's weights, by how large they are."""
+"""The size of a step relative to the weights, for each layer."""
 
 from statistics import median
 from typing import Any
 
-import keras
 import numpy as np
 from keras import ops
 
 from keras_cnns.training.callbacks.diagnostic import Diagnostic
 from keras_cnns.training.callbacks.probe import kernels, leaf_layers
+from keras_cnns.training.variables import fetch_variables
 
 
 class UpdateRatio(Diagnostic):
     """Measure |w_after - w_before| / |w_before| of each kernel over one training step.
 
-    About 1e-3 is usual. Far below, the layer hardly learns; far above, the rate is too high. With
-    `steps_per_execution` it is the way of so many steps together.
+    About 1e-3 is usual. Far below it, the layer hardly learns; far above it, the learning rate is
+    too high. With `steps_per_execution` it is measured over that many steps together.
 
-    Figures: `update_ratio/layer`; `update_ratio`, the median over the layers. Frozen layers have
-    0, and count in the median with the others.
+    Metrics: `update_ratio/layer`; `update_ratio`, the median over the layers. Frozen layers have 0
+    and count in the median.
 
     References:
         Karpathy, CS231n, Neural networks part 3, "Ratio of weights:updates".
@@ -62,8 +62,7 @@ class UpdateRatio(Diagnostic):
         return summary | {f"update_ratio/{layer}": ratio for layer, ratio in ratios.items()}
 
     def _weights(self) -> dict[str, list[np.ndarray]]:
-        if keras.backend.backend() == "jax":
-            self.model.jax_state_sync()  # `fit` keeps the values to itself
+        fetch_variables(self.model)
         return {
             name: [np.array(ops.convert_to_numpy(each), "float32") for each in found]
             for name, layer in leaf_layers(self.model).items()

@@ -49,5 +49,5 @@ def test_an_experiment_is_trained_and_shown(
     html = path.read_text()
     assert depth.claim in html
     assert 'aria-label="plain: gradient norm"' in html
-    assert 'aria-label="residual: spread of activations"' in html
+    assert 'aria-label="residual: standard deviation of activations"' in html
     assert (tmp_path / "depth" / "plain" / "report.html").is_file()

@@ -147,7 +147,7 @@ def test_heads_stay_in_float32_under_mixed_precision() -> None:
     ("name", "options", "message"),
     [
         ("resnet21", {}, "there is no model 'resnet21'; did you mean 'resnet"),
-        ("googlenet", {"input_shape": (15, 32, 3)}, "least height and width of this net is 16"),
+        ("googlenet", {"input_shape": (15, 32, 3)}, "height and width of this model is 16"),
         ("resnet20", {"input_shape": (32, 32)}, "must be (height, width, channels)"),
         ("resnet20", {"input_shape": (32, 32, 0)}, "at least one channel"),
         ("resnet20", {"classes": 0}, "classes is 0"),

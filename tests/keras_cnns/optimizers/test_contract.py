@@ -68,6 +68,7 @@ def plain(**options: Any) -> Momentum:
             loss_scale_factor=8.0,
         ),
         LARS(2.0, weight_decay=1e-4, trust_coefficient=0.01, exclude_from_layer_adaptation=["b"]),
+        LARS(0.0, dampening=0.5, weight_decay=1e-4, decoupled_weight_decay=True),
     ],
 )
 def test_configuration_round_trip(optimizer: Momentum) -> None:

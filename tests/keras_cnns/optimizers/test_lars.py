@@ -69,6 +69,12 @@ def test_epsilon_bounds_the_trust() -> None:
     assert step(optimizer, "kernel", [3.0, 4.0], [0.0, 1.0]) == [3.0, 3.75]
 
 
+def test_decoupled_decay_is_no_part_of_the_trust() -> None:
+    """w = 0.9 * (3, 4); trust = 0.1 * 4.5 / 1."""
+    optimizer = LARS(1.0, weight_decay=0.1, decoupled_weight_decay=True, trust_coefficient=0.1)
+    assert step(optimizer, "kernel", [3.0, 4.0], [0.0, 1.0]) == [2.7, 3.15]
+
+
 def test_a_pattern_chooses_what_is_not_adapted() -> None:
     optimizer = LARS(1.0, exclude_from_layer_adaptation=["^stem"])
     assert step(optimizer, "stem_kernel", [3.0], [1.0]) == [2.0]

@@ -1,6 +1,7 @@
 """Recipes: read, overridden, refused."""
 
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from keras_cnns.recipes import (
     format_recipe,
     list_recipes,
     load_recipe,
+    load_run_recipe,
     parse_recipe,
 )
 
@@ -51,6 +53,8 @@ def test_overrides_are_toml_values_or_bare_words() -> None:
         ("optimizer.momentum=1.0", "optimizer.momentum is 1.0: input should be less than 1"),
         ("optimizer.schedule=stairs", "'one_cycle' or 'exponential'"),
         ("optimizer.schedule=step", "needs decay_at_epochs or decay_at_steps"),
+        ("optimizer.warmup_steps=9", "warmup_steps and warmup_learning_rate belong together"),
+        ("optimizer.hold_rate=0.0", "hold_rate was replaced by optimizer.warmup_learning_rate: "),
         ("model.frozen_epochs=1", "frozen_epochs needs weights"),
         ("data.name=folder", 'name = "folder" needs a path'),
         ("data.path=photos", 'name = "folder" needs a path'),
@@ -91,3 +95,21 @@ def test_files_are_read_and_refused(tmp_path: Path) -> None:
         load_recipe(tmp_path / "absent.toml")
     with pytest.raises(RecipeError, match="did you mean 'digits-resnet20'"):
         load_recipe("digits-resnet2")
+
+
+@pytest.mark.parametrize(
+    ("held", "warmup"), [("hold_rate = 0.0", (0, 0.0)), ("hold_rate = 0.01", (400, 0.01))]
+)
+def test_the_recipe_of_an_earlier_versions_run_is_read(
+    held: str, warmup: tuple[int, float], tmp_path: Path
+) -> None:
+    recipe = load_recipe("cifar10-resnet20")
+    lines = format_recipe(recipe).splitlines()
+    former = [line for line in lines if not line.startswith(("warmup_steps", "warmup_learning"))]
+    former.insert(former.index("[optimizer]") + 1, f"{held}\nhold_until_error = 0.8")
+    (tmp_path / "config.toml").write_text("\n".join(former))
+    read = load_run_recipe(tmp_path / "config.toml")
+    assert (read.optimizer.warmup_steps, read.optimizer.warmup_learning_rate) == warmup
+    assert replace(recipe, optimizer=read.optimizer) == read
+    with pytest.raises(RecipeError, match=r"hold_until_error was replaced by optimizer\.warmup_st"):
+        load_recipe(tmp_path / "config.toml")

@@ -4,7 +4,9 @@ from pathlib import Path
 import pytest
 
 from keras_cnns.report import compare
-from keras_cnns.report.comparison import name_runs
+from keras_cnns.report.comparison import name_runs, render
+from keras_cnns.report.records import read_records
+from keras_cnns.report.run_report import learning
 from keras_cnns.training import Run, RunError
 
 
@@ -20,9 +22,40 @@ def test_runs_side_by_side(finished_run: Run, tmp_path: Path) -> None:
     html = (tmp_path / "comparison.html").read_text()
     assert "<tr><td>optimizer.momentum</td><td>0.9</td><td>0.8</td></tr>" in html
     assert "<td>optimizer.learning_rate</td>" not in html  # it is the same
-    for diagram in ("Validation accuracy", "Training loss", "First layer&#x27;s gradient by"):
+    for diagram in ("Validation accuracy", "Training loss", "Ratio of gradient norms"):
         assert f'aria-label="{diagram}' in html
     assert "src=" not in html
+
+
+def test_losses_of_the_main_output_are_compared(finished_run: Run, tmp_path: Path) -> None:
+    other = tmp_path / "with"
+    shutil.copytree(finished_run.path, other)
+    (other / "history.csv").write_text(
+        "epoch,aux1_loss,loss,main_accuracy,main_loss,val_loss,val_main_accuracy,val_main_loss\n"
+        "0,9,7,0.5,4,8,0.5,5\n1,8,6,0.6,3,7,0.6,4\n"
+    )
+    records = {"without": read_records(finished_run.path), "with": read_records(other)}
+    shown = {
+        name: list(records["with"].metric(name))
+        for name in ("loss", "val_loss", "loss_sum", "val_loss_sum", "accuracy", "val_accuracy")
+    }
+    assert shown == {
+        "loss": [4, 3],
+        "val_loss": [5, 4],
+        "loss_sum": [7, 6],
+        "val_loss_sum": [8, 7],
+        "accuracy": [0.5, 0.6],
+        "val_accuracy": [0.5, 0.6],
+    }
+    assert list(records["without"].metric("loss_sum")) == []
+    losses = [float(row["loss"]) for row in finished_run.history()]
+    assert list(records["without"].metric("loss")) == losses
+    title = "Weighted sum of the losses (main + auxiliary)"
+    for kind in ("training", "validation"):
+        assert f'aria-label="{title}, {kind}"' in render(records)
+        assert title not in render({"without": records["without"]})
+    assert f'aria-label="{title}"' in learning(records["with"])
+    assert title not in learning(records["without"])
 
 
 def test_names_tell_runs_apart() -> None:

@@ -28,7 +28,7 @@ DIAGRAMS = [
     "Learning rate",
     "Gradient norm by depth",
     "Mean of the activations",
-    "Spread of the activations",
+    "Standard deviation of the activations",
     "Dead ReLU channels",
     "Confusion, 32 images",
     "Reliability",

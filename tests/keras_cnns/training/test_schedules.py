@@ -6,8 +6,9 @@ from typing import Any
 import keras
 import pytest
 
+from keras_cnns.optimizers import ConstantWarmUp, OneCycle, WarmUp
 from keras_cnns.recipes import load_recipe
-from keras_cnns.training.schedules import HeldRate, OneCycle, WarmUp, make_schedule
+from keras_cnns.training.schedules import make_schedule
 
 # recipe, steps of an epoch, {step: rate}
 PAPERS: list[tuple[str, int, dict[int, float]]] = [
@@ -17,7 +18,12 @@ PAPERS: list[tuple[str, int, dict[int, float]]] = [
         352,
         {0: 0.1, 31_999: 0.1, 32_000: 0.01, 47_999: 0.01, 48_000: 0.001, 63_999: 0.001},
     ),
-    ("cifar10-resnet110", 352, {0: 0.01, 40_000: 0.01}),  # held, since nothing has let it go
+    # He et al. 2015, section 4.2: 0.01 for about 400 steps, then the schedule of ResNet-20.
+    (
+        "cifar10-resnet110",
+        352,
+        {0: 0.01, 399: 0.01, 400: 0.1, 31_999: 0.1, 32_000: 0.01, 48_000: 0.001},
+    ),
     # Goyal et al. 2017, section 5.1: decay at 30, 60 and 80; no warm-up of batches of 256.
     (
         "imagenet-resnet50",
@@ -88,17 +94,34 @@ def test_the_cosine_begins_after_the_warm_up() -> None:
         WarmUp(0.8, 10, start=0.1),
         WarmUp(keras.optimizers.schedules.CosineDecay(0.1, 40), 10),
         OneCycle(0.1, 40),
-        HeldRate(WarmUp(OneCycle(0.1, 40), 10), 0.01),
-        HeldRate(0.1, 0.01),
+        ConstantWarmUp(WarmUp(OneCycle(0.1, 40), 10), 20, 0.01),
+        ConstantWarmUp(0.1, 20, 0.01),
     ],
     ids=lambda each: type(each).__name__,
 )
 def test_a_schedule_is_saved_and_read(schedule: Any) -> None:
     schedules = keras.optimizers.schedules
     again = schedules.deserialize(schedules.serialize(schedule))
-    for each in (schedule, again):
-        if isinstance(each, HeldRate):
-            assert float(each(20)) == pytest.approx(0.01)
-            each.held_until.assign(0)
+    assert type(again) is type(schedule)
     for step in (0, 5, 10, 25, 40, 50):
         assert float(again(step)) == pytest.approx(float(schedule(step)))
+
+
+def test_a_held_rate_of_version_0_1_is_read_as_the_warmup_that_replaced_it() -> None:
+    saved = {
+        "module": "keras_cnns.training.schedules",
+        "class_name": "HeldRate",
+        "config": {
+            "schedule": {
+                "module": "keras_cnns.training.schedules",
+                "class_name": "WarmUp",
+                "config": {"schedule": 0.1, "steps": 1, "start": 0.0},
+                "registered_name": "keras_cnns>WarmUp",
+            },
+            "rate": 0.01,
+        },
+        "registered_name": "keras_cnns>HeldRate",
+    }
+    schedule = keras.optimizers.schedules.deserialize(saved)
+    assert type(schedule) is ConstantWarmUp
+    assert [round(float(schedule(step)), 6) for step in (0, 399, 400)] == [0.01, 0.01, 0.1]

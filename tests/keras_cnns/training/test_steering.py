@@ -1,4 +1,4 @@
-"""What a recipe asks for beside a rate: soft targets, averages, held rates, frozen stages."""
+"""Callbacks that a recipe asks for: averages, an early end, frozen stages; and soft targets."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from keras_cnns.training import Run, build_model, evaluate, train
 from keras_cnns.training.callbacks.unfreeze import find_stages
 
 
-def test_soft_targets_averages_a_held_rate_and_an_early_end(
+def test_soft_targets_averages_a_constant_warmup_and_an_early_end(
     finished_run: Run, tmp_path: Path
 ) -> None:
     (tmp_path / "recipe.toml").write_text(format_recipe(finished_run.recipe))
@@ -21,8 +21,10 @@ def test_soft_targets_averages_a_held_rate_and_an_early_end(
             "augmentation.cutmix_alpha=1.0",
             "augmentation.label_smoothing=0.1",
             "optimizer.average_decay=0.5",
-            "optimizer.hold_rate=0.001",
-            "optimizer.hold_until_error=0.0",
+            "optimizer.schedule=constant",
+            "optimizer.warmup_epochs=0.0",
+            "optimizer.warmup_steps=6",
+            "optimizer.warmup_learning_rate=0.001",
             "training.steps=5",
         ],
     )

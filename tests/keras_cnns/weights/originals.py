@@ -1,11 +1,11 @@
-"""The nets of torchvision and timm, with random weights: what ours are compared with.
+"""The networks of torchvision and timm with random weights, which ours are compared with.
 
 Run by the Python of `make test-parity`, it writes the files in `goldens`:
 `.venv-parity/bin/python tests/keras_cnns/weights/originals.py`.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,15 @@ def answers(net: Any, images: Array) -> dict[str, Array]:
     for hook in hooks:
         hook.remove()
     return {head: logits.numpy() for head, logits in found.items()}
+
+
+def shapes_in_timm(*modules: str) -> Iterator[tuple[str, dict[str, tuple[int, ...]]]]:
+    """Yield the name of each network in modules of timm, and the shapes in its state dict."""
+    for name in timm.list_models():
+        if timm.models.is_model_in_modules(name, modules):
+            with torch.device("meta"):
+                state = timm.create_model(name).state_dict()
+            yield name, {key: tuple(tensor.shape) for key, tensor in state.items()}
 
 
 def write_golden(origin: str, name: str, size: int) -> None:

@@ -1,20 +1,23 @@
-"""A file fits a net whole, or is refused with the names of what does not."""
+"""A file is loaded completely, or refused with the names of the tensors that do not fit."""
 
 import logging
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import h5py
 import keras
 import numpy as np
 import pytest
 import safetensors.numpy
 from random_weights import Array, random_tensor
+from tensor_shapes import tensor_shapes
 from test_goldens import read_golden
 
 from keras_cnns.models import build
-from keras_cnns.weights import WeightsError, load
+from keras_cnns.weights import WeightsError, keras_applications, load
 from keras_cnns.weights.assignment import load_tensors
 
 SHAPE = (32, 32, 3)
@@ -89,8 +92,8 @@ def values(model: keras.Model) -> dict[str, Array]:
             {"conv1.weight": np.zeros((64, 1, 7, 7), "float32")},
             "misshaped",
             ("conv1.weight [64, 1, 7, 7] for stem_conv/kernel [7, 7, 3, 64]",),
-            "FILE is not of resnet18, which reads images of 3 channels where the file's net reads "
-            "1: 1 mis-shaped",
+            "FILE is not of resnet18, which reads images of 3 channels where the file's network "
+            "reads 1: 1 mis-shaped",
         ),
     ],
 )
@@ -120,7 +123,9 @@ def test_a_file_of_another_net_lists_every_tensor(resnet18: dict[str, Array]) ->
     blocks = 3 + 4 + 6 + 3 - (2 + 2 + 2 + 2)
     assert len(error.value.missing) == blocks * 2 * 5  # a block has two convolutions and norms
     assert not error.value.surplus
-    assert str(error.value).splitlines()[0].endswith(" and 76 more)")
+    line = str(error.value).splitlines()[0]
+    assert line.startswith("FILE is not of resnet34 (resnet18 or resnet18_v1 reads it): 80 missing")
+    assert line.endswith(" and 76 more)")
 
 
 @pytest.mark.parametrize("name", ["resnet18_v2", "resnet110", "googlenet_tv"])
@@ -142,7 +147,7 @@ def test_names_of_nobodys_are_refused() -> None:
     model = build("resnet20", input_shape=SHAPE)
     with pytest.raises(WeightsError, match=r"the tensors' names \(a, b\) are not of torchvision"):
         load_tensors(model, {"a": np.zeros(1), "b": np.zeros(1)}, "FILE")
-    with pytest.raises(WeightsError, match="not a net of keras_cnns"):
+    with pytest.raises(WeightsError, match="not a model of keras_cnns"):
         load_tensors(keras.Sequential(name="mine"), read_golden("timm_resnet50")[1], "FILE")
 
 
@@ -189,14 +194,131 @@ def test_heads_that_the_file_does_not_have_are_missing(googlenet: dict[str, Arra
     assert "aux2.fc1.weight" in error.value.missing
 
 
-@pytest.mark.parametrize("prefix", ["module.", "_orig_mod."])
-def test_a_wrapped_nets_prefix_is_no_part_of_a_name(
-    resnet18: dict[str, Array], prefix: str
+def without(tensors: dict[str, Array], pattern: str) -> dict[str, Array]:
+    return {name: each for name, each in tensors.items() if not re.match(pattern, name)}
+
+
+def test_a_file_without_a_classifier_keeps_the_new_one(
+    resnet18: dict[str, Array], caplog: pytest.LogCaptureFixture
 ) -> None:
-    tensors = {prefix + name: each for name, each in resnet18.items()}
+    model = build("resnet18", input_shape=SHAPE, classes=7)
+    before = values(model)
+    report = load_tensors(model, without(resnet18, "fc"), "FILE")
+    assert messages(caplog) == ["FILE: logits is new, as the file has no classifier"]
+    assert report.new_heads == ("logits",)
+    assert report.tensors == 100
+    changed = {path for path, each in values(model).items() if (each != before[path]).any()}
+    assert changed == {path for path in before if not path.startswith("logits")}
+
+
+@pytest.mark.parametrize("layout", ["v1", "v2_keras"])
+def test_keras_applications_without_top_are_read(layout: str, tmp_path: Path) -> None:
+    """The file lacks a classifier, as with `include_top=False`."""
+    file = tmp_path / "no-top.h5"
+    name = f"resnet50_{layout}"
+    (origin,) = (
+        each for each in keras_applications.ORIGINS if each.layouts == (f"resnet_{layout}",)
+    )
+    with h5py.File(file, "w") as content:
+        for tensor, shape in tensor_shapes(name, origin).items():
+            content[tensor] = random_tensor(tensor, shape)
+    assert load(build(name, input_shape=SHAPE, classes=7), file).new_heads == ("logits",)
+
+
+def test_a_headless_file_of_ours_and_of_googlenet(
+    googlenet: dict[str, Array], tmp_path: Path
+) -> None:
+    body = build("resnet20", input_shape=SHAPE, include_top=False)
+    body.save_weights(tmp_path / "body.weights.h5")
+    model = build("resnet20", input_shape=SHAPE, classes=3)
+    assert load(model, tmp_path / "body.weights.h5").new_heads == ("logits",)
+    model = build("googlenet_tv", input_shape=(128, 128, 3), classes=10, aux_heads=True)
+    assert load_tensors(model, without(googlenet, "fc"), "FILE").new_heads == ("logits",)
+
+
+@pytest.mark.parametrize(
+    ("prefixes", "head"),
+    [
+        ("module.", None),
+        ("_orig_mod.", None),
+        ("model.", None),
+        ("backbone.", None),
+        ("net.", None),
+        ("module._orig_mod.", None),
+        ("model.module.backbone._orig_mod.net.", None),
+        ("backbone.", ""),
+        ("model.backbone.", "model."),
+        ("module._orig_mod.backbone.", "module._orig_mod."),
+    ],
+)
+def test_the_prefixes_of_wrappers_are_removed(
+    resnet18: dict[str, Array], prefixes: str, head: str | None
+) -> None:
+    """A head may lie outside of the backbone."""
+    tensors = {
+        (prefixes if head is None or not name.startswith("fc") else head) + name: each
+        for name, each in resnet18.items()
+    }
+    tensors[f"{prefixes}n_averaged"] = np.asarray(3, "int64")
     report = load_tensors(build("resnet18", input_shape=SHAPE, classes=10), tensors, "FILE")
     assert report.tensors == sum(not name.endswith("batches_tracked") for name in resnet18)
     assert report.parameters == 11_689_512 - 990 * 513
+
+
+def test_two_networks_in_one_file_are_refused(
+    resnet18: dict[str, Array], refusing: keras.Model
+) -> None:
+    both = {prefix + name: each for prefix in ("net.", "model.") for name, each in resnet18.items()}
+    with pytest.raises(WeightsError) as error:
+        load_tensors(refusing, both, "FILE")
+    assert str(error.value) == (
+        "FILE has conv1.weight twice, as net.conv1.weight and as model.conv1.weight: keep the "
+        "tensors of one network"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("layer1.0.conv1.weight", np.nan, "layer1.0.conv1.weight has NaN values"),
+        ("bn1.weight", np.inf, "bn1.weight has infinite values"),
+        ("fc.bias", -np.inf, "fc.bias has infinite values"),
+        ("bn1.running_var", -0.1, "bn1.running_var has negative values and is a variance"),
+        ("bn1.running_var", np.nan, "bn1.running_var has NaN values"),
+    ],
+)
+def test_numbers_that_no_trained_network_has_are_refused_by_name(
+    resnet18: dict[str, Array], refusing: keras.Model, name: str, value: float, message: str
+) -> None:
+    before = values(refusing)
+    tensors = {**resnet18, name: resnet18[name].copy()}
+    tensors[name].flat[-1] = value
+    with pytest.raises(WeightsError) as error:
+        load_tensors(refusing, tensors, "FILE")
+    assert error.value.invalid == (message,)
+    assert str(error.value).splitlines()[0] == f"FILE is damaged: 1 invalid ({message})"
+    for path, each in values(refusing).items():
+        np.testing.assert_array_equal(each, before[path])
+
+
+def test_numbers_of_heads_that_are_not_loaded_do_not_matter(resnet18: dict[str, Array]) -> None:
+    tensors = {**resnet18, "fc.bias": np.full(10, np.nan, "float32")}
+    load_tensors(build("resnet18", input_shape=SHAPE, classes=7), tensors, "FILE")
+
+
+@pytest.mark.parametrize("suffix", [".weights.h5", ".keras"])
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("kernel", np.nan), ("moving_variance", -1.0), ("moving_mean", np.inf)],
+)
+def test_every_reader_is_checked(variable: str, value: float, suffix: str, tmp_path: Path) -> None:
+    model = build("resnet20", input_shape=SHAPE)
+    layer = model.get_layer("stem_conv" if variable == "kernel" else "stem_bn")
+    getattr(layer, variable).assign(np.full(getattr(layer, variable).shape, value))
+    file = tmp_path / f"net{suffix}"
+    model.save_weights(file) if suffix == ".weights.h5" else model.save(file)
+    with pytest.raises(WeightsError, match=rf"is damaged: 1 invalid \({layer.name}/{variable} has"):
+        load(build("resnet20", input_shape=SHAPE), file)
 
 
 @pytest.mark.parametrize(("name", "suffix"), [("resnet20", ".keras"), ("googlenet", ".weights.h5")])

@@ -1,4 +1,4 @@
-"""Files that are broken or hostile say so; none costs more memory than its size."""
+"""Broken and hostile files are refused for what they are; none costs more memory than its size."""
 
 import importlib.util
 import json
@@ -94,22 +94,27 @@ def without_weights(path: Path) -> None:
 @pytest.mark.parametrize(
     ("suffix", "write", "message"),
     [
-        (".safetensors", claims_too_much, "not a safetensors file that can be read"),
-        (".safetensors", endless_header, "not a safetensors file that can be read"),
-        (".safetensors", overlapping, "not a safetensors file that can be read"),
-        (".safetensors", of_tiny_floats, "a is of F8_E4M3, no number of a net's"),
-        (".safetensors", garbage, "not a safetensors file that can be read"),
+        (".safetensors", claims_too_much, "is truncated"),
+        (".safetensors", endless_header, "is truncated"),
+        (".safetensors", overlapping, "is not a readable safetensors file"),
+        (".safetensors", of_tiny_floats, "a has the type F8_E4M3; the supported types are F64"),
+        (".safetensors", garbage, "is not a readable safetensors file"),
         (".safetensors", empty, "there are no tensors in it"),
-        (".h5", garbage, "not an HDF5 file that can be read"),
+        (".h5", garbage, "is not a readable HDF5 file"),
         (".h5", never_stored, "is larger than the file"),
         (".h5", in_another_file, "lies in another file"),
         (".h5", by_a_link, "there are no tensors in it"),
         (".weights.h5", twice, "stem_conv/kernel is in it twice"),
-        (".weights.h5", nameless, "lacks its layers' names"),
-        (".keras", garbage, "not an archive of Keras'"),
+        (".weights.h5", nameless, "lacks the names of its layers"),
+        (".keras", garbage, "is not a readable Keras archive"),
         (".keras", bomb, "claims more bytes than it has"),
-        (".keras", without_weights, "not an archive of Keras'"),
-        (".npz", garbage, "there are .safetensors, .pth, .pt, .h5, .hdf5, .keras"),
+        (".keras", without_weights, "is not a readable Keras archive"),
+        (
+            ".npz",
+            garbage,
+            "end in .safetensors, .pth, .pt, .pth.tar, .bin, .ckpt, .h5, .hdf5, .keras",
+        ),
+        (".tar", garbage, "files of weights end in"),
         (".safetensors", lambda path: None, "there is no such file"),
     ],
 )
@@ -122,6 +127,67 @@ def test_a_file_that_cannot_be_read_says_why(
         read(file)
     assert message in str(error.value)
     assert str(file) in str(error.value)
+
+
+SUFFIXES = (".safetensors", ".pth", ".pt", ".pth.tar", ".bin", ".ckpt", ".h5", ".hdf5", ".keras")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty (0 bytes)"),
+        (b"\xef\xbb\xbf\n<!DOCTYPE html><html>Sign in</html>", "is a web page (HTML)"),
+        (b"<HTML><body>404</body></HTML>", "is a web page (HTML)"),
+        (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "is an XML document"),
+        (b'{"error": "Repository not found"}', "is a JSON document"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 102502400\n",
+            "is a Git LFS pointer, not the file itself: run `git lfs pull`",
+        ),
+    ],
+)
+def test_what_is_saved_in_place_of_a_checkpoint_is_recognized(
+    suffix: str, content: bytes, message: str, tmp_path: Path
+) -> None:
+    """These need no torch."""
+    file = tmp_path / f"net{suffix}"
+    file.write_bytes(content)
+    with pytest.raises(WeightsError) as error:
+        read(file)
+    assert f"{file} {message}" in str(error.value).splitlines()[0]
+
+
+def whole_file(path: Path) -> None:
+    """Write a file of the suffix's format; torch's zip archive is one with any member."""
+    tensors = {"a/kernel": np.ones(300, "float32")}
+    if path.suffix == ".safetensors":
+        safetensors.numpy.save_file(tensors, path)
+    elif path.suffix == ".h5":
+        with h5py.File(path, "w") as file:
+            file["a/kernel"] = tensors["a/kernel"]
+    else:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("model.weights.h5", bytes(1000))
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".h5", ".keras", ".pth", ".pth.tar"])
+def test_a_truncated_file_is_called_truncated(suffix: str, tmp_path: Path) -> None:
+    file = tmp_path / f"net{suffix}"
+    whole_file(file)
+    content = file.read_bytes()
+    lengths = {1, 3, 8, 50, 100, 500, len(content) // 2, len(content) - 1}
+    for length in sorted(lengths):
+        file.write_bytes(content[:length])
+        with pytest.raises(WeightsError) as error:
+            read(file)
+        assert f"{file} is truncated" in str(error.value).splitlines()[0], length
+
+
+def test_numbers_beyond_float32_are_infinite(tmp_path: Path) -> None:
+    """They are refused by name where they are assigned, and no warning is shown here."""
+    safetensors.numpy.save_file({"a": np.full(2, 1e300)}, tmp_path / "net.safetensors")
+    assert np.isinf(read(tmp_path / "net.safetensors")["a"]).all()
 
 
 def test_floating_numbers_become_float32_and_others_stay(tmp_path: Path) -> None:

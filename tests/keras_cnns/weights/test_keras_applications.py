@@ -7,11 +7,12 @@ import keras
 import numpy as np
 import pytest
 from random_weights import assert_agree, random_images, random_tensor
+from tensor_shapes import tensor_shapes
 
 from keras_cnns.models import build
 from keras_cnns.weights import WeightsError, read
 from keras_cnns.weights.assignment import load_tensors
-from keras_cnns.weights.keras_applications import gathered_biases
+from keras_cnns.weights.keras_applications import ORIGINS, gathered_biases
 
 TOLERANCE = 1e-4  # of the logits' range
 SHAPE = (64, 64, 3)
@@ -90,17 +91,14 @@ def test_every_tensor_of_a_deeper_net_finds_its_place() -> None:
 def test_a_net_with_other_strides_is_refused_and_the_right_one_named(
     theirs: str, ours: str, reason: str
 ) -> None:
-    preact = "preact_bn/gamma" if theirs.endswith("V2") else "1_bn/gamma"
-    blocks = enumerate((3, 4, 6, 3), start=2)
-    names = [
-        f"conv{stage}_block{block}_{tensor}"
-        for stage, count in blocks
-        for block in range(1, count + 1)
-        for tensor in ("1_conv/kernel", preact)
-    ]
+    layout = "v2_keras" if theirs.endswith("V2") else "v1"
+    (origin,) = (each for each in ORIGINS if each.layouts == (f"resnet_{layout}",))
+    shapes = tensor_shapes(f"resnet50_{layout}", origin)
     model = build(ours, input_shape=SHAPE, classes=10)
     with pytest.raises(WeightsError) as error:
-        load_tensors(model, {name: np.zeros(1, "float32") for name in names}, "net.h5")
+        load_tensors(
+            model, {name: np.zeros(shape, "float32") for name, shape in shapes.items()}, "net.h5"
+        )
     assert reason in str(error.value)
 
 

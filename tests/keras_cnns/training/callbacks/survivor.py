@@ -41,7 +41,7 @@ from keras_cnns.training.callbacks import (
     StopOnSignal,
 )
 from keras_cnns.training.checkpoint import write_checkpoint
-from keras_cnns.training.snapshot import take
+from keras_cnns.training.snapshot import capture
 
 STEPS, EPOCHS, BATCH = 9, 12, 8
 
@@ -168,7 +168,7 @@ def train(directory: Path, killers: list[keras.callbacks.Callback]) -> None:
         shuffle=False,
         verbose=0,
     )
-    end = take(model, [*callbacks, model.history], resume.step, seconds=0.0)
+    end = capture(model, [*callbacks, model.history], resume.step, seconds=0.0)
     write_checkpoint(directory / "end", end.as_dict())
 
 

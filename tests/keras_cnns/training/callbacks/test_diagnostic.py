@@ -53,6 +53,16 @@ def test_the_epochs_logs_have_the_latest(layers_in_logs: bool, names: set[str] |
     assert history.keys() - {"loss"} == (names or {"steps", "steps/layer"})
 
 
+def test_an_epoch_without_a_measurement_has_none_in_its_logs() -> None:
+    logged: list[dict[str, float]] = []
+    note = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: logged.append(logs))
+    first, resumed = When(interval=4), When(interval=4)
+    fit(make_model(), first, note, steps=3, epochs=4)  # measures at steps 0, 4 and 8
+    assert [logs.get("steps") for logs in logged] == [0, 4, 8, None]
+    resumed.set_state(first.get_state())
+    assert not resumed.is_of_epoch
+
+
 def test_a_state_goes_on() -> None:
     first, second = When(interval=4), When(interval=4)
     fit(make_model(), first, steps=3)

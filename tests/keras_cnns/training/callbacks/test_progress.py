@@ -61,6 +61,22 @@ def test_an_epoch_that_is_gone_on_with_counts_from_its_beginning(
 
 
 @pytest.mark.parametrize(
+    ("logs", "text"),
+    [
+        ({"accuracy": 0.5, "loss": 1.5, "val_loss": 2}, "accuracy 50.00%, loss 1.5, val_loss 2"),
+        (
+            {"aux1_loss": 3.0, "loss": 2.4, "main_accuracy": 0.5, "main_loss": 1.5}
+            | {"val_aux1_loss": 3.0, "val_loss": 2.9, "val_main_loss": 2.0},
+            "loss sum 2.4, accuracy 50.00%, loss 1.5, val_loss sum 2.9, val_loss 2",
+        ),
+        ({"loss": 1.0, "gradient_norm/conv1": 1e-3}, "loss 1"),
+    ],
+)
+def test_the_loss_shown_is_the_main_outputs(logs: dict[str, float], text: str) -> None:
+    assert progress.describe(logs) == text
+
+
+@pytest.mark.parametrize(
     ("seconds", "text"),
     [
         (0.04, "0.0 s"),

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import survivor
 
+from keras_cnns.optimizers import Momentum
 from keras_cnns.training.callbacks import Resume
 from keras_cnns.training.checkpoint import CheckpointError, list_checkpoints, read_checkpoint
 
@@ -122,7 +123,7 @@ def test_a_damaged_checkpoint_is_passed_over(fit: Fit, capsys: pytest.CaptureFix
     resume, weights = fit()
     message = capsys.readouterr().err
     assert f"{newest} is damaged: its checksum is not that of its content" in message
-    assert f"going on from the older {older}" in message
+    assert f"resuming from the older {older}" in message
     assert resume.resumed_at == 4
     for one, other in zip(weights, expected, strict=True):
         np.testing.assert_array_equal(one, other)
@@ -130,7 +131,7 @@ def test_a_damaged_checkpoint_is_passed_over(fit: Fit, capsys: pytest.CaptureFix
 
     for path in (newest, older):
         path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(CheckpointError, match=r"no checkpoint in .* is whole: remove them"):
+    with pytest.raises(CheckpointError, match=r"no checkpoint in .* is intact: remove them"):
         fit()
 
 
@@ -161,7 +162,7 @@ def test_another_model_is_refused_by_name(fit: Fit, tmp_path: Path) -> None:
     model.compile("sgd", "sparse_categorical_crossentropy")
     batches, _ = survivor.make_batches()
     resume = Resume(tmp_path / "checkpoints", batches, steps_per_epoch=9)
-    with pytest.raises(CheckpointError, match="another model: weight conv/kernel is of shape"):
+    with pytest.raises(CheckpointError, match="another model: weight conv/kernel"):
         model.fit(batches(0), steps_per_epoch=9, callbacks=[resume], shuffle=False, verbose=0)
 
 
@@ -202,3 +203,92 @@ def test_a_resumed_epoch_ends_where_it_would_have(fit: Fit) -> None:
     calls.clear()
     fit(note, epochs=2)
     assert calls == ["begin 0", "step", "end 0", "begin 1", *["step"] * survivor.STEPS, "end 1"]
+
+
+def test_settings_are_those_of_the_new_callback(fit: Fit) -> None:
+    """Its state, such as the epochs waited, is that of the checkpoint."""
+
+    class Count(keras.callbacks.Callback):
+        def __init__(self, limit: int) -> None:
+            super().__init__()
+            self.limit, self.steps = limit, 0
+
+        def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+            self.steps += 1
+
+    def callbacks(patience: int) -> list[Any]:
+        early = keras.callbacks.EarlyStopping("loss", min_delta=1e9, patience=patience, baseline=0)
+        reduce = keras.callbacks.ReduceLROnPlateau("loss", factor=0.5, patience=patience)
+        return [early, reduce, Count(patience)]
+
+    former, new = callbacks(10), callbacks(20)
+    fit(*former, epochs=3)
+    resume, _ = fit(*new, epochs=4)
+    early, reduce, count = new
+    assert resume.resumed_at == 24
+    assert (early.patience, early.baseline, early.wait) == (20, 0, 4)
+    assert (reduce.patience, reduce.factor) == (20, 0.5)
+    assert (count.limit, count.steps) == (20, 36)
+
+
+@pytest.mark.parametrize("optimizer", [Momentum, keras.optimizers.Adam])
+def test_a_model_that_was_built_again_resumes(tmp_path: Path, optimizer: Any) -> None:
+    """As in a loop over folds, or a notebook cell: Keras counts automatic names up."""
+    batches, _ = survivor.make_batches()
+
+    def train(epochs: int, directory: str) -> list[np.ndarray[Any, Any]]:
+        layers = [keras.layers.Flatten(), *(keras.layers.Dense(3) for _ in range(11))]
+        model = keras.Sequential([keras.Input((8, 8, 1)), *layers])
+        for number, layer in enumerate(layers[1:]):
+            kernel, bias = layer.get_weights()
+            layer.set_weights([np.eye(*kernel.shape) + 0.01 * number, bias])
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(optimizer(1e-3), loss)
+        resume = Resume(tmp_path / directory, batches, steps_per_epoch=survivor.STEPS, steps=4)
+        model.fit(
+            batches(resume.step),
+            steps_per_epoch=survivor.STEPS,
+            initial_epoch=resume.epoch,
+            epochs=epochs,
+            callbacks=[resume],
+            shuffle=False,
+            verbose=0,
+        )
+        return list(model.get_weights())
+
+    unbroken = train(2, "unbroken")
+    train(1, "resumed")
+    for one, other in zip(train(2, "resumed"), unbroken, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_several_steps_per_execution_are_saved_on_time(tmp_path: Path) -> None:
+    batches, validation = survivor.make_batches()
+    saved: list[int] = []
+
+    class Save(Resume):
+        def save(self) -> None:
+            saved.append(self.step)
+            super().save()
+
+    model = survivor.make_model()
+    model.steps_per_execution = 7
+    resume = Save(tmp_path, batches, steps_per_epoch=35, steps=10, seconds=None)
+    at_evaluation: list[int] = []
+
+    class Note(keras.callbacks.Callback):
+        def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
+            assert resume.snapshot
+            at_evaluation.append(resume.snapshot.step)
+
+    model.fit(
+        batches(0),
+        steps_per_epoch=35,
+        epochs=3,
+        validation_data=validation,
+        callbacks=[resume, Note()],
+        shuffle=False,
+        verbose=0,
+    )
+    assert saved == [0, 14, 21, 35, 42, 56, 63, 70, 84, 91]
+    assert at_evaluation == [28, 63, 98]  # before the last execution of each epoch

@@ -9,10 +9,9 @@ import pytest
 import survivor
 import tensorflow as tf
 
-from keras_cnns.training.callbacks import HoldRate, Resume, StopOnDivergence
+from keras_cnns.training.callbacks import Resume, StopOnDivergence
 from keras_cnns.training.callbacks.stop_on_divergence import DivergedError
 from keras_cnns.training.checkpoint import list_checkpoints
-from keras_cnns.training.schedules import HeldRate
 
 
 @keras.saving.register_keras_serializable("tests")
@@ -108,30 +107,37 @@ def test_the_cause_of_a_nan_is_named(
     assert all(np.isfinite(each).all() for each in model.get_weights())
 
 
-class Learns(keras.callbacks.Callback):
-    """Says that the net has learnt all after four steps."""
-
-    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        assert logs is not None
-        logs["accuracy"] = float(batch >= 3)
-
-
-def test_steps_are_taken_again_with_the_rate_that_was_held_then(tmp_path: Path) -> None:
+def test_of_several_steps_in_one_execution_the_one_that_diverged_is_named(tmp_path: Path) -> None:
     keras.utils.set_random_seed(0)
-    batches = survivor.make_batches()[0]
-    # With the rate of after the release, the steps before it would spoil the first layer.
-    model = make_net(overflow=True, rate=HeldRate(1e38, 0.1))
-    callbacks = [Learns(), HoldRate()]
-    resume = Resume(tmp_path, batches, steps_per_epoch=survivor.STEPS, callbacks=callbacks)
-    with pytest.raises(DivergedError) as error:
+    batches, steps = nan_at(5), survivor.STEPS
+    model = make_net()
+    model.compile("sgd", model.loss, steps_per_execution=3)
+    resume = Resume(tmp_path, batches, steps_per_epoch=steps)
+    with pytest.raises(DivergedError, match=r"at step 6 \(epoch 1, step 6 of 9\).*batch itself"):
         model.fit(
             batches(0),
-            steps_per_epoch=survivor.STEPS,
-            callbacks=[*callbacks, resume, StopOnDivergence(resume)],
+            steps_per_epoch=steps,
+            callbacks=[resume, StopOnDivergence(resume)],
             shuffle=False,
             verbose=0,
         )
-    message = str(error.value)
-    assert "at step 5" in message
-    assert "with the learning rate 1e+38" in message
-    assert "the first layer whose output is not finite is overflow (Overflow)" in message
+
+
+@pytest.mark.parametrize(
+    ("rate", "step", "cause"),
+    [(1e38, 2, "weights of hidden are not finite"), (0.1, 6, "weights of hidden are not finite")],
+    ids=["the learning rate", "a batch"],
+)
+def test_without_a_resume_the_step_is_named(rate: float, step: int, cause: str) -> None:
+    keras.utils.set_random_seed(0)
+    model = make_net(rate=rate)
+    with pytest.raises(DivergedError) as error:
+        model.fit(
+            nan_at(5)(0),
+            steps_per_epoch=survivor.STEPS,
+            callbacks=[StopOnDivergence()],
+            shuffle=False,
+            verbose=0,
+        )
+    assert f"at step {step} of epoch 1, with the learning rate" in str(error.value)
+    assert cause in str(error.value)

@@ -1,0 +1,59 @@
+"""Average pooling to a fixed number of positions, as torch's AdaptiveAvgPool2d defines it.
+
+Keras has such a layer only since version 3.13.
+"""
+
+from typing import Any
+
+import keras
+from keras import KerasTensor, ops
+
+
+@keras.saving.register_keras_serializable("keras_cnns")
+class AdaptiveAveragePooling2D(keras.layers.Layer):
+    """Average a map of any size over `size` x `size` windows that cover it.
+
+    Window i of a side of H positions reaches from floor(i H / size) up to, but not including,
+    ceil((i + 1) H / size): windows overlap where H is not a multiple of `size`.
+
+    Args:
+        size: number of windows per side, at least 1.
+
+    Raises:
+        ValueError: `size` is out of its range.
+    """
+
+    def __init__(self, size: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if size < 1:
+            raise ValueError(f"size is {size}; it must be at least 1")
+        self.size = size
+
+    def call(self, inputs: Any) -> Any:
+        """[N, H, W, C] -> [N, size, size, C]."""
+        rows = [
+            ops.mean(inputs[:, start:end], axis=1) for start, end in self._windows(inputs, axis=1)
+        ]
+        x = ops.stack(rows, axis=1)
+        columns = [ops.mean(x[:, :, start:end], axis=2) for start, end in self._windows(x, axis=2)]
+        return ops.stack(columns, axis=2)
+
+    def _windows(self, x: Any, axis: int) -> list[tuple[Any, Any]]:
+        """Return the first and the last position + 1 of each window along an axis."""
+        length = ops.shape(x)[axis]  # a tensor where the input shape has None
+        return [
+            (i * length // self.size, -(-(i + 1) * length // self.size)) for i in range(self.size)
+        ]
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """Return [N, size, size, C]."""
+        return (input_shape[0], self.size, self.size, input_shape[-1])
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments, for saving."""
+        return {**super().get_config(), "size": self.size}
+
+
+def adaptive_average_pool(x: KerasTensor, *, name: str) -> KerasTensor:
+    """Pool to 4x4 positions: [N, H, W, C] -> [N, 4, 4, C]."""
+    return AdaptiveAveragePooling2D(4, name=name)(x)

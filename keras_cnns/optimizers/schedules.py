@@ -1,0 +1,129 @@
+"""Learning-rate schedules that Keras lacks; each is a pure function of the step."""
+
+import math
+from typing import Any
+
+import keras
+from keras import ops
+from keras.optimizers import schedules
+
+register = keras.saving.register_keras_serializable("keras_cnns")
+
+
+class _Wrapper(schedules.LearningRateSchedule):
+    """A schedule around another one, `schedule`: a float or a `LearningRateSchedule`."""
+
+    schedule: Any
+
+    def _inner(self, step: Any) -> Any:
+        return self.schedule(step) if callable(self.schedule) else self.schedule
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments, for saving."""
+        schedule = self.schedule
+        if callable(schedule):
+            schedule = schedules.serialize(schedule)
+        return {**vars(self), "schedule": schedule}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Any:
+        """Return the schedule of a `get_config`."""
+        schedule = config["schedule"]
+        if isinstance(schedule, dict):
+            schedule = schedules.deserialize(schedule)
+        return cls(**{**config, "schedule": schedule})
+
+
+@register
+class WarmUp(_Wrapper):
+    """Rise linearly from `start` to the learning rate of a schedule, which applies from `steps` on.
+
+    Args:
+        schedule: a float, or a `LearningRateSchedule` that is called with the same step.
+        steps: training steps of the warmup, above 0.
+        start: the learning rate of step 0, at least 0.
+
+    References:
+        Goyal et al. 2017, Accurate, large minibatch SGD (arXiv:1706.02677), section 2.2, "gradual
+        warmup".
+    """
+
+    def __init__(self, schedule: Any, steps: int, start: float = 0.0) -> None:
+        self.schedule, self.steps, self.start = schedule, steps, start
+
+    def __call__(self, step: Any) -> Any:
+        """Return the learning rate of a step."""
+        fraction = ops.minimum(ops.cast(step, "float32") / self.steps, 1.0)
+        return self.start * (1.0 - fraction) + self._inner(step) * fraction
+
+
+@register
+class ConstantWarmUp(_Wrapper):
+    """Keep a low learning rate for the first steps, then follow a schedule.
+
+    Args:
+        schedule: a float, or a `LearningRateSchedule` that is called with the same step.
+        steps: training steps of the warmup, above 0.
+        learning_rate: the learning rate of these steps, above 0.
+
+    References:
+        He et al. 2015, Deep residual learning (arXiv:1512.03385), section 4.2: ResNet-110 starts
+        with 0.01 for about 400 steps.
+    """
+
+    def __init__(self, schedule: Any, steps: int, learning_rate: float) -> None:
+        self.schedule, self.steps, self.learning_rate = schedule, steps, learning_rate
+
+    def __call__(self, step: Any) -> Any:
+        """Return the learning rate of a step."""
+        is_warmup = ops.cast(step, "float32") < self.steps
+        return ops.where(is_warmup, self.learning_rate, self._inner(step))
+
+
+@register
+class HeldRate(ConstantWarmUp):
+    """The name under which version 0.1 saved it; loads as the `ConstantWarmUp` that replaced it."""
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> ConstantWarmUp:
+        """Return the warmup of 400 steps that the paper reports."""
+        config = {**config, "steps": 400, "learning_rate": config["rate"]}
+        del config["rate"]
+        warmup: ConstantWarmUp = ConstantWarmUp.from_config(config)
+        return warmup
+
+
+@register
+class OneCycle(schedules.LearningRateSchedule):
+    """Rise from peak / 25 to the peak and fall to peak / 250,000, each along half a cosine.
+
+    Args:
+        peak: the highest learning rate, above 0.
+        steps: training steps of the whole cycle.
+        rise: fraction of the steps before the peak, 0 to 1.
+
+    References:
+        Smith and Topin 2017, Super-convergence (arXiv:1708.07120), with the shape and the defaults
+        of torch's OneCycleLR.
+    """
+
+    START, END = 1 / 25, 1 / 25e4  # in units of the peak
+
+    def __init__(self, peak: float, steps: int, rise: float = 0.3) -> None:
+        self.peak, self.steps, self.rise = peak, steps, rise
+
+    def __call__(self, step: Any) -> Any:
+        """Return the learning rate of a step."""
+        top = max(self.rise * self.steps, 1.0)
+        step = ops.minimum(ops.cast(step, "float32"), self.steps)
+        rising = self._between(self.START, 1.0, step / top)
+        falling = self._between(1.0, self.END, (step - top) / max(self.steps - top, 1.0))
+        return self.peak * ops.where(step < top, rising, falling)
+
+    @staticmethod
+    def _between(start: float, end: float, fraction: Any) -> Any:
+        return end + (start - end) * (1 + ops.cos(math.pi * fraction)) / 2
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments, for saving."""
+        return dict(vars(self))

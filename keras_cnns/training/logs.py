@@ -1,0 +1,31 @@
+"""The names of losses and metrics in Keras' logs."""
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+LOSS_SUM = "loss_sum"
+
+Value = TypeVar("Value")
+
+
+def by_main_output(logs: Mapping[str, Value]) -> dict[str, Value]:
+    """Rename the logs of a model with several outputs, so that `loss` is the main output's loss.
+
+    Keras logs the weighted sum of all losses as `loss` for a model with auxiliary outputs, and the
+    only loss there is for a model without: two quantities that must not be compared. Afterwards
+    `loss`, `accuracy` and their `val_` counterparts belong to the main output in both cases, and
+    the weighted sum, to which Keras adds regularisation losses, is `loss_sum`.
+
+    Args:
+        logs: the logs, or the columns of a history. Those of a model with one output have no
+            `main_loss` and stay as they are.
+    """
+
+    def rename(name: str) -> str:
+        prefix = "val_" if name.startswith("val_") else ""
+        if f"{prefix}main_loss" not in logs:
+            return name
+        rest = name.removeprefix(prefix)
+        return prefix + (LOSS_SUM if rest == "loss" else rest.removeprefix("main_"))
+
+    return {rename(name): value for name, value in logs.items()}

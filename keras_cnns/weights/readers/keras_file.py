@@ -1,0 +1,118 @@
+"""Read HDF5 as Keras writes it, alone or in a `.keras` archive."""
+
+import io
+import zipfile
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import h5py
+import numpy as np
+
+from keras_cnns.weights.checkpoint import Checkpoint, Tensors
+from keras_cnns.weights.errors import WeightsError
+from keras_cnns.weights.readers.archives import check_archive
+
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+SUPERBLOCK_BYTES = 96  # HDF5's first structure, with which every file begins
+
+# Keras 3 numbers the variables of a layer; their count determines their names.
+VARIABLES = {
+    1: ("kernel",),
+    2: ("kernel", "bias"),
+    4: ("gamma", "beta", "moving_mean", "moving_variance"),
+}
+
+
+def read_keras(path: Path) -> Checkpoint:
+    """Read the weights in a `.keras` archive; its configuration is ignored.
+
+    Raises:
+        WeightsError: the archive is truncated or damaged, or has no readable weights in it.
+    """
+    check_archive(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            member = archive.getinfo("model.weights.h5")
+            if member.file_size > path.stat().st_size:
+                raise WeightsError(f"{path}: {member.filename} in it claims more bytes than it has")
+            content = io.BytesIO(archive.read(member))
+    except (zipfile.BadZipFile, KeyError, OSError, RuntimeError) as error:
+        raise WeightsError(f"{path} is not a readable Keras archive: {error}") from error
+    return read_hdf5(path, content)
+
+
+def read_hdf5(path: Path, content: BinaryIO | None = None) -> Checkpoint:
+    """Read the `.weights.h5` of Keras 3, or the older `.h5` by layer names.
+
+    Args:
+        path: the file.
+        content: an HDF5 file inside of it, which is read instead.
+
+    Raises:
+        WeightsError: the file is truncated or damaged, lies partly in other files, or claims more
+            numbers than it has bytes for.
+    """
+    room = path.stat().st_size
+    tensors: Tensors = {}
+
+    def visit(name: str, item: Any) -> None:
+        nonlocal room
+        if not isinstance(item, h5py.Dataset):
+            return
+        key = key_of(path, name, item)
+        if key is None:
+            return
+        if item.external or item.is_virtual:
+            raise WeightsError(f"{path}: {name} lies in another file")
+        room -= item.nbytes
+        if room < 0:
+            raise WeightsError(f"{path}: {name} of {[*item.shape]} is larger than the file")
+        if key in tensors:
+            raise WeightsError(f"{path}: {key} is in it twice")
+        tensors[key] = np.asarray(item[()])
+
+    try:
+        with h5py.File(content or path, "r") as file:
+            # A whole model has its weights beside the optimizer's. Links are not followed.
+            file.get("model_weights", file).visititems(visit)
+    except WeightsError:
+        raise
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
+        if content is None and is_truncated(path, str(error)):
+            raise WeightsError(
+                f"{path} is truncated: its header describes a longer file"
+            ) from error
+        raise WeightsError(f"{path} is not a readable HDF5 file: {error}") from error
+    return Checkpoint(tensors)
+
+
+def is_truncated(path: Path, message: str) -> bool:
+    """Return whether a file that HDF5 cannot open is the beginning of an HDF5 file.
+
+    Args:
+        path: the file.
+        message: HDF5's error.
+    """
+    with path.open("rb") as file:
+        start = file.read(SUPERBLOCK_BYTES)
+    if len(start) < SUPERBLOCK_BYTES:
+        return start.startswith(SIGNATURE) or SIGNATURE.startswith(start)
+    return "truncated file" in message
+
+
+def key_of(path: Path, name: str, item: Any) -> str | None:
+    """Return a dataset's `layer/variable`; None if it is not a weight of a layer."""
+    parts = name.split("/")
+    if parts[0] == "optimizer" or "seed_generator" in parts:
+        return None
+    if parts[-2:-1] != ["vars"]:
+        return f"{parts[0]}/{parts[-1].removesuffix(':0')}"
+    layer = item.parent.attrs.get("name")
+    if not isinstance(layer, str):
+        raise WeightsError(
+            f"{path} lacks the names of its layers, as files of early releases of Keras 3 do: "
+            "load it with model.load_weights, and save it again"
+        )
+    names = VARIABLES.get(len(item.parent), ())
+    index = int(parts[-1]) if parts[-1].isdecimal() else len(names)
+    return f"{layer}/{names[index] if index < len(names) else parts[-1]}"

@@ -1,0 +1,145 @@
+"""Checkpoints that are named as ResNet's and compute something else; which model reads a file."""
+
+import json
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import safetensors.numpy
+from random_weights import Array
+from test_goldens import GOLDENS
+
+from keras_cnns.models import MODELS, build
+from keras_cnns.models.googlenet import VARIANTS
+from keras_cnns.models.resnet import ARCHITECTURES
+from keras_cnns.weights import WeightsError, load
+from keras_cnns.weights.assignment import load_tensors
+from keras_cnns.weights.structure import CANDIDATES, variables_of
+
+SHAPE = (32, 32, 3)
+
+
+def zeros(golden: str) -> dict[str, Array]:
+    """Return a checkpoint of a golden file's names and shapes."""
+    shapes = json.loads((GOLDENS / f"{golden}.json").read_text())["tensors"]
+    return {name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()}
+
+
+@pytest.fixture(scope="module")
+def resnet50() -> keras.Model:
+    """A model that no test's file fits: it stays as it is."""
+    return build("resnet50", input_shape=SHAPE, classes=10)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("conv1.0.weight", "a stem of several convolutions: conv1.0.weight"),
+        ("layer2.0.aa.filt", "blur pooling (timm's resnetblur50): layer2.0.aa.filt"),
+        ("layer1.0.se.fc1.weight", "squeeze-and-excitation (timm's seresnet50)"),
+        ("layer1.0.se.conv.weight", "efficient channel attention (timm's ecaresnet50d)"),
+        ("layer1.0.conv2.fc1.weight", "split attention (timm's resnest50d)"),
+        ("layer1.0.conv2.paths.0.conv.weight", "selective kernels (timm's skresnet50)"),
+        ("layer1.0.downsample.2.weight", "pooling in its projections (timm's ecaresnetlight)"),
+    ],
+)
+def test_variants_are_refused_by_the_names_of_their_tensors(
+    resnet50: keras.Model, name: str, message: str
+) -> None:
+    tensors = {**zeros("torchvision_resnet50"), name: np.zeros(1, "float32")}
+    with pytest.raises(WeightsError) as error:
+        load_tensors(resnet50, tensors, "FILE")
+    line = str(error.value).splitlines()[0]
+    assert line.startswith(f"FILE is from a network with {message}")
+    assert line.endswith("; no model of keras_cnns computes that")
+
+
+@pytest.mark.parametrize("golden", ["torchvision_resnet50", "timm_resnetv2_50"])
+def test_group_normalisation_is_refused(resnet50: keras.Model, golden: str) -> None:
+    tensors = {name: each for name, each in zeros(golden).items() if "running" not in name}
+    with pytest.raises(WeightsError, match="normalisation without running statistics"):
+        load_tensors(resnet50, tensors, "FILE")
+
+
+@pytest.mark.parametrize(
+    ("architecture", "is_refused"),
+    [
+        ("resnetblur18", True),
+        ("ResNetBlur50.bt_in1k", True),
+        ("resnetaa50.a1h_in1k", True),
+        ("seresnextaa101d_32x8d", True),
+        ("resnet18", False),
+        ("resnet18.a1_in1k", False),
+        ("tv_resnet18", False),
+        ("my_network", False),
+    ],
+)
+def test_metadata_distinguish_pooling_without_weights(
+    architecture: str, is_refused: bool, tmp_path: Path
+) -> None:
+    tensors = {name: np.ones_like(each) for name, each in zeros("torchvision_resnet18").items()}
+    file = tmp_path / "net.safetensors"
+    safetensors.numpy.save_file(tensors, file, metadata={"architecture": architecture})
+    model = build("resnet18", input_shape=SHAPE, classes=10)
+    if is_refused:
+        with pytest.raises(WeightsError, match=f"its metadata name it {architecture}"):
+            load(model, file)
+    else:
+        load(model, file)
+
+
+def widened(tensors: dict[str, Array]) -> dict[str, Array]:
+    """Return the tensors of wide_resnet50_2: bottlenecks of twice the width."""
+    wide = {}
+    for name, each in tensors.items():
+        shape = list(each.shape)
+        if name.startswith("layer") and "downsample" not in name and shape:
+            axes = {"conv1": [0], "bn1": [0], "conv2": [0, 1], "bn2": [0], "conv3": [1]}
+            for axis in axes.get(name.split(".")[2], []):
+                shape[axis] *= 2
+        wide[name] = np.broadcast_to(np.float32(0), shape)
+    return wide
+
+
+@pytest.mark.parametrize(
+    ("tensors", "model", "readers"),
+    [
+        (zeros("torchvision_resnet50"), "resnet34", "resnet50 or resnet50_v1"),
+        (zeros("torchvision_resnext50_32x4d"), "resnet50", "resnext50_32x4d"),
+        (zeros("timm_resnetv2_50"), "resnet18", "resnet50_v2"),
+        (zeros("torchvision_googlenet"), "googlenet", "googlenet_tv"),
+        (widened(zeros("torchvision_resnet50")), "resnet34", None),
+        (widened(zeros("torchvision_resnet50")), "resnet50", None),
+        ({**zeros("torchvision_resnet50"), "x": np.zeros(1, "float32")}, "resnet18_v2", None),
+    ],
+)
+def test_only_a_model_that_reads_the_file_is_recommended(
+    tensors: dict[str, Array], model: str, readers: str | None
+) -> None:
+    with pytest.raises(WeightsError) as error:
+        load_tensors(build(model, input_shape=SHAPE, classes=10), tensors, "FILE")
+    line = str(error.value).splitlines()[0]
+    assert (f"{readers} reads it" in line) if readers else ("reads it" not in line)
+
+
+@pytest.mark.parametrize("name", CANDIDATES)
+def test_the_structure_has_the_parameters_of_the_model(name: str) -> None:
+    counts = {"moving_mean": 0, "moving_variance": 0}
+    variables = [*variables_of(name, 3)]
+    found = sum(counts.get(variable, int(np.prod(shape))) for _, variable, shape in variables)
+    features, classes = 1024, 1000
+    if name not in VARIANTS:
+        features, classes = ARCHITECTURES[name].filters[-1], ARCHITECTURES[name].classes
+    assert found + (features + 1) * classes == MODELS[name].cost.parameters
+
+
+@pytest.mark.parametrize("name", ["googlenet", "resnet18", "resnet50_v2_keras"])
+def test_the_structure_has_the_variables_of_the_model(name: str) -> None:
+    model = build(name, input_shape=(32, 32, 1), include_top=False)
+    expected = {
+        (layer.name, variable.name, tuple(variable.shape))
+        for layer in model.layers
+        for variable in layer.weights
+    }
+    assert set(variables_of(name, 1)) == expected
