@@ -78,7 +78,7 @@ class Momentum(PathOptimizer):
         learning_rate: at least 0; a float, a `LearningRateSchedule` or a callable.
         momentum: fraction of the velocity that a step keeps, 0 to 1 (1 excluded).
         nesterov: look ahead along the velocity before the step.
-        dampening: fraction of the gradient that is kept out of the velocity, from the second step
+        dampening: fraction of the gradient that is not added to the velocity, from the second step
             on, 0 to 1 (1 excluded).
         weight_decay: per step, at least 0; None for none.
         decoupled_weight_decay: decay beside the velocity, by `learning_rate * weight_decay`

@@ -82,7 +82,7 @@ class ConstantWarmUp(_Wrapper):
 
 @register
 class HeldRate(ConstantWarmUp):
-    """The name under which version 0.1 saved it; loads as the `ConstantWarmUp` that replaced it."""
+    """Load the schedule `HeldRate` of earlier versions as a `ConstantWarmUp`."""
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> ConstantWarmUp:

@@ -1,9 +1,10 @@
 """An optimizer's state on disk: matched by name and variable path, never by position."""
 
-import re
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
+
+from keras import ops
 
 SEPARATOR = "|"  # in place of the path's "/", which HDF5 would take for a group
 LISTED = 8  # differences in a message
@@ -20,73 +21,67 @@ def load_state(
 ) -> None:
     """Assign every variable of a state from a store, or none of them.
 
-    A state that was saved before the first step is empty, and loads as the zeros that it stands
-    for.
+    A state that was saved before the first step has no slots; loading it sets them to 0.
 
     Args:
         state: name -> variable, as it is needed.
-        store: name -> array, as `save_state` wrote it; of another optimizer, whatever that wrote.
-        owner: the optimizer, in words.
+        store: name -> array, as `save_state` or another optimizer wrote it.
+        owner: a description of the optimizer, for messages.
         is_built: whether the optimizer has its variables.
-        strict: raise an error where the state does not fit, instead of a warning.
+        strict: raise an error if the state does not fit, instead of a warning.
 
     Raises:
         ValueError: with `strict`, names are missing or surplus, or shapes differ; each is listed.
     """
     saved = {key.replace(SEPARATOR, "/"): key for key in store.keys()}  # noqa: SIM118 (no dict)
     is_fresh = _is_fresh(saved, store)
-    if is_fresh:
-        state = {name: variable for name, variable in state.items() if name in saved}
-    source = match_names(list(state), list(saved))
+    slots = {name: state[name] for name in state if is_fresh and name not in saved}
+    needed = {name: variable for name, variable in state.items() if name not in slots}
+    source = match_names(list(needed), list(saved))
     values = {name: store[saved[other]][...] for name, other in source.items()}
     problems = [
-        *(f"missing: {name}" for name in state if name not in source),
+        *(f"missing: {name}" for name in needed if name not in source),
         *(f"surplus: {name}" for name in set(saved) - set(source.values())),
         *(
             f"shape of {name}: {values[name].shape} was saved, {tuple(variable.shape)} is needed"
-            for name, variable in state.items()
+            for name, variable in needed.items()
             if name in values and tuple(values[name].shape) != tuple(variable.shape)
         ),
     ]
     if not problems and (is_built or is_fresh):
         for name, value in values.items():
             state[name].assign(value)
+        for variable in slots.values():
+            variable.assign(ops.zeros_like(variable))
         return
-    message = _describe(sorted(problems) if saved else ["none was saved"], owner, is_built)
+    reason = "it is not built yet; call optimizer.build(model.trainable_variables) before loading"
+    if is_built:
+        differences = _shorten(problems) if saved else "the file has no optimizer state"
+        reason = f"it does not fit ({differences}); variables and options must be the same"
+    message = f"the saved optimizer state was not loaded into {owner}, because {reason}"
     if strict:
         raise ValueError(message)
     warnings.warn(message, stacklevel=3)
 
 
-def _describe(problems: list[str], owner: str, is_built: bool) -> str:
-    shown = problems[:LISTED]
-    if len(problems) > LISTED:
-        shown.append(f"and {len(problems) - LISTED} more")
-    remedy = (
-        "Its options and variables must be those of the saved optimizer"
-        if is_built
-        else "It is not built yet; call optimizer.build(model.trainable_variables) before loading"
-    )
-    return (
-        f"the optimizer {owner} keeps the state that it has, as the saved one does not fit "
-        f"({'; '.join(shown)}). {remedy}."
-    )
+def _shorten(problems: list[str]) -> str:
+    more = [f"and {len(problems) - LISTED} more"] if len(problems) > LISTED else []
+    return "; ".join([*sorted(problems)[:LISTED], *more])
 
 
 def match_names(needed: Sequence[str], saved: Sequence[str]) -> dict[str, str]:
-    """Return needed name -> saved name, for variables named by their paths.
+    """Return needed name -> saved name, for variables that are named by their paths.
 
-    Names that are equal belong together. Two differences are Keras' own and are seen through:
+    Equal names match. Two differences that Keras causes are ignored:
 
-    - A path has the outer model's name or lacks it (`net/conv/kernel`, `conv/kernel`), depending on
-      which of the two was built first. The saved name that differs only in outer scopes is taken;
-      of several the nearest, if there is one nearest.
-    - Keras numbers automatic names over a whole process: a model that is built again has
-      `dense_2` and `dense_3` where it had `dense` and `dense_1`. If names are left over on either
-      side, all are matched without these numbers, in their order, provided that this pairs every
-      name.
+    - A path may or may not begin with the outer model's name (`model/conv/kernel`, `conv/kernel`),
+      depending on which of the two was built first. A saved name that differs only in outer scopes
+      matches; of several, the one with the fewest different scopes, unless two are equally near.
+    - Keras numbers automatic names over a whole process: a model that is built again has `dense_2`
+      and `dense_3` where it had `dense` and `dense_1`. If some names have no counterpart, all are
+      matched by these numbers, provided that every number of a kind differs by the same amount.
 
-    What has no counterpart is absent from the result.
+    A needed name without a counterpart is not in the result.
     """
     source = {name: name for name in needed if name in saved}
     free = [other for other in saved if other not in source]
@@ -95,31 +90,44 @@ def match_names(needed: Sequence[str], saved: Sequence[str]) -> dict[str, str]:
     source |= {name: one for name, one in near.items() if one and claims.count(one) == 1}
     if len(source) == len(needed) == len(saved):
         return source
-    here, there = sorted(needed, key=_structure), sorted(saved, key=_structure)
-    if [_structure(name)[0] for name in here] == [_structure(name)[0] for name in there]:
-        return dict(zip(here, there, strict=True))
-    return source
+    return _match_renumbered(needed, saved) or source
 
 
-def _structure(name: str) -> tuple[str, list[int]]:
-    """Return a name without the numbers of automatic names, and these numbers.
+def _match_renumbered(needed: Sequence[str], saved: Sequence[str]) -> dict[str, str] | None:
+    """Match names that differ in the numbers of automatic names alone; None if they do not."""
+    here, there = (sorted(map(_split, names)) for names in (needed, saved))
+    if [name.kinds for name in here] != [name.kinds for name in there]:
+        return None
+    shifts: dict[str, int] = {}  # of each kind, such as `dense`
+    for one, other in zip(here, there, strict=True):
+        for kind, number, saved_number in zip(one.kinds, one.numbers, other.numbers, strict=True):
+            if shifts.setdefault(kind, number - saved_number) != number - saved_number:
+                return None
+    return {one.name: other.name for one, other in zip(here, there, strict=True)}
 
-    >>> _structure("velocity:sequential_1/dense_12/kernel")
-    ('velocity:sequential/dense/kernel', [1, 12, 0])
-    """
-    parts = [re.fullmatch(r"(.*?)(?:_(\d+))?('*)", part) for part in name.split("/")]
-    found = [part for part in parts if part is not None]
-    return "/".join(part[1] + part[3] for part in found), [int(part[2] or 0) for part in found]
+
+class _Name(NamedTuple):
+    """A path whose parts are split into a kind and a number: `dense_12` is `dense` and 12."""
+
+    kinds: tuple[str, ...]
+    numbers: tuple[int, ...]
+    name: str
+
+
+def _split(name: str) -> _Name:
+    parts = [part.rpartition("_") for part in name.split("/")]
+    split = [(k, int(n)) if k and n.isdecimal() else (k + _ + n, 0) for k, _, n in parts]
+    return _Name(tuple(kind for kind, _ in split), tuple(number for _, number in split), name)
 
 
 def _nearest(name: str, others: list[str]) -> str | None:
     """Return the one `slot:path` that differs in the fewest outer scopes; None if two do."""
-    slot, _, path = name.partition(":")
+    slot, _, path = name.rpartition(":")
     distances = {}
     for other in others:
-        other_slot, _, other_path = other.partition(":")
+        other_slot, _, other_path = other.rpartition(":")
         ends = f"/{path}".endswith(f"/{other_path}") or f"/{other_path}".endswith(f"/{path}")
-        if path and other_path and slot == other_slot and ends:
+        if slot == other_slot and ends:
             distances[other] = abs(path.count("/") - other_path.count("/"))
     nearest = [other for other, d in distances.items() if d == min(distances.values())]
     return nearest[0] if len(nearest) == 1 else None

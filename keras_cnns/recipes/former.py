@@ -11,7 +11,7 @@ Section = Mapping[str, Any]
 class FormerKey:
     """A row of the table."""
 
-    key: str  # today's, `section.key`
+    key: str  # the current one, `section.key`
     value: Callable[[Section], Any]  # its value, from the section as it was written then
     advice: str  # for a user whose recipe has the former key
 
@@ -31,7 +31,7 @@ FORMER_KEYS = {
 
 
 def replace_former_keys(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a recipe's sections with today's keys in place of former ones."""
+    """Return a recipe's sections with current keys in place of former ones."""
     replaced = {name: dict(section) for name, section in values.items()}
     for former, row in FORMER_KEYS.items():
         section, _, key = former.partition(".")

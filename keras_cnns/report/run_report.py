@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 
 from keras_cnns.data import open_split
@@ -23,12 +22,12 @@ GRADIENT_RATIO = "Ratio of gradient norms, first to last layer"
 UPDATE_RATIO = "Update-to-weight ratio"
 
 
-def write_report(path: str | Path, model: keras.Model | None = None) -> Path:
-    """Write a run's `report.html`; of a training that is not finished, what there is.
+def write_report(path: str | Path, predictions: Predictions | None = None) -> Path:
+    """Write a run's `report.html`; for an unfinished training, with the parts that exist.
 
     Args:
         path: the run directory.
-        model: its best model, if it is at hand.
+        predictions: of its best model on its test split; by default they are computed.
 
     Returns:
         The page's path.
@@ -38,11 +37,12 @@ def write_report(path: str | Path, model: keras.Model | None = None) -> Path:
         OSError: it cannot be written.
     """
     records = read_records(path)
-    predictions = None
-    if records.has_model:
-        data = records.run.recipe.data
-        split = open_split(data, data.test_split, batch_size=records.run.recipe.training.batch_size)
-        predictions = collect(model or records.run.load_model(), split.epoch(0))
+    if records.has_model and predictions is None:
+        recipe = records.run.recipe
+        split = open_split(
+            recipe.data, recipe.data.test_split, batch_size=recipe.training.batch_size
+        )
+        predictions = collect(records.run.load_model(), split)
     report = records.run.path / REPORT
     write_text(report, render(records, predictions))
     return report
@@ -75,12 +75,9 @@ def render(records: Records, predictions: Predictions | None) -> str:
         page.Section("Time", "", time_per_step(records)),
         page.Section(
             "Load the model",
-            "In Python, where keras-cnns is installed. With keras.saving.load_model, "
-            "import keras_cnns.models must come first.",
-            page.preformatted(
-                "import keras_cnns\n\n"
-                f'model = keras_cnns.load_model("{records.run.path / MODEL}")'
-            ),
+            "In Python, from the run directory, where keras-cnns is installed. With "
+            "keras.saving.load_model, import keras_cnns.models must come first.",
+            page.preformatted(f'import keras_cnns\n\nmodel = keras_cnns.load_model("{MODEL}")'),
         ),
         page.Section(
             "Recipe", "", page.preformatted((records.run.path / CONFIG).read_text("utf-8"))

@@ -1,6 +1,5 @@
 """The state of a training between two steps, as numbers: captured, and restored."""
 
-import inspect
 import random
 from collections.abc import Iterable, Sequence
 from copy import deepcopy
@@ -17,7 +16,8 @@ from keras_cnns.training.variables import fetch_variables
 
 Array = np.ndarray[Any, Any]
 Values = dict[str, Array]
-NOT_STATE = ("params", "validation_data")  # what Keras sets in every callback at each start
+# Keras sets these at each start; `EarlyStopping` changes the sign of `min_delta` at its first use.
+NOT_STATE = ("params", "validation_data", "min_delta")
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,25 @@ class Snapshot:
         return dict(vars(self))
 
 
-def capture(model: keras.Model, callbacks: Sequence[Any], step: int, seconds: float) -> Snapshot:
-    """Copy the state of a compiled and built model, its optimizer, metrics and callbacks."""
+def capture(
+    model: keras.Model,
+    callbacks: Sequence[Any],
+    step: int,
+    seconds: float,
+    initial: Sequence[dict[str, Any]] = (),
+) -> Snapshot:
+    """Copy the state of a training.
+
+    Args:
+        model: compiled and built; its optimizer and metrics are copied too.
+        callbacks: in their order.
+        step: number of steps taken.
+        seconds: time that they took.
+        initial: `plain_attributes` of the callbacks as training began; of those that are absent,
+            all attributes count as changed.
+    """
     fetch_variables(model)
+    unchanged = [*initial, *[{}] * (len(callbacks) - len(initial))]
     return Snapshot(
         step=step,
         seconds=seconds,
@@ -52,7 +68,8 @@ def capture(model: keras.Model, callbacks: Sequence[Any], step: int, seconds: fl
         optimizer=_optimizer_values(model),
         metrics=_values(_metrics(model)),
         callbacks=[
-            {"name": type(each).__name__, "state": _callback_state(each)} for each in callbacks
+            {"name": type(callback).__name__, "state": _callback_state(callback, attributes)}
+            for callback, attributes in zip(callbacks, unchanged, strict=True)
         ],
         generators={"python": random.getstate(), "numpy": np.random.get_state()},
     )
@@ -89,14 +106,14 @@ def restore_callbacks(snapshot: Snapshot, callbacks: Sequence[Any]) -> None:
     if here != there:
         raise CheckpointError(
             "the checkpoint belongs to a training with the callbacks "
-            f"{', '.join(there) or 'none'}; here are {', '.join(here) or 'none'}"
+            f"{', '.join(there) or 'none'}; here are {', '.join(here) or 'none'}. "
+            "Use the same ones, or start in another directory"
         )
     for callback, entry in zip(callbacks, snapshot.callbacks, strict=True):
         if hasattr(callback, "set_state"):
             callback.set_state(entry["state"])
         else:
-            settings = _settings(callback)  # which checkpoints of version 0.1 hold too
-            vars(callback).update({k: v for k, v in entry["state"].items() if k not in settings})
+            vars(callback).update(entry["state"])
     random.setstate(snapshot.generators["python"])
     np.random.set_state(snapshot.generators["numpy"])
 
@@ -112,29 +129,33 @@ def build(model: keras.Model, batch: Any) -> None:
     model._symbolic_build(data_batch=batch)
 
 
-def _callback_state(callback: Any) -> dict[str, Any]:
-    """Return the state of a callback: its `get_state()`, or else its numbers, arrays and lists.
-
-    Settings, strings, paths, functions and the like belong to the callback that is given to `fit`
-    and are not a part of it.
-    """
-    if hasattr(callback, "get_state"):
-        return dict(deepcopy(callback.get_state()))
-    settings = _settings(callback)
+def plain_attributes(callback: Any) -> dict[str, Any]:
+    """Return copies of a callback's numbers, arrays and lists, which a checkpoint can hold."""
     return {
         name: deepcopy(value)
         for name, value in vars(callback).items()
-        if name not in settings and not isinstance(value, str) and is_plain(value)
+        if name not in NOT_STATE and not isinstance(value, str) and is_plain(value)
     }
 
 
-def _settings(callback: Any) -> set[str]:
-    """Return the attributes of a callback that are named like parameters of its constructors."""
-    names = set(NOT_STATE)
-    for each in type(callback).__mro__:
-        if constructor := vars(each).get("__init__"):
-            names.update(inspect.signature(constructor).parameters)
-    return names
+def _callback_state(callback: Any, initial: dict[str, Any]) -> dict[str, Any]:
+    """Return the state of a callback: its `get_state()`, or else the attributes that changed."""
+    if hasattr(callback, "get_state"):
+        return dict(deepcopy(callback.get_state()))
+    return {
+        name: value
+        for name, value in plain_attributes(callback).items()
+        if name not in initial or not _is_equal(value, initial[name])
+    }
+
+
+def _is_equal(one: Any, other: Any) -> bool:
+    try:
+        keras.tree.assert_same_structure(one, other)
+    except (TypeError, ValueError):
+        return False
+    pairs = zip(keras.tree.flatten(one), keras.tree.flatten(other), strict=True)
+    return all(np.array_equal(value, former) for value, former in pairs)
 
 
 def _variables(model: keras.Model) -> dict[str, Any]:
@@ -177,12 +198,17 @@ def _pair(kind: str, here: dict[str, Any], there: Values) -> Iterable[tuple[Any,
     surplus = set(there) - set(source.values())
     problems = [
         *(
-            f"{kind} {name} has shape {tuple(variable.shape)} here and "
-            + (f"{there[source[name]].shape} there" if name in source else "is not there")
+            f"{kind} {name} has shape {tuple(variable.shape)} in this model and "
+            + (f"{there[source[name]].shape} in" if name in source else "is not in")
+            + " the checkpoint"
             for name, variable in here.items()
             if name not in source or there[source[name]].shape != tuple(variable.shape)
         ),
-        *(f"{kind} {name} is there and not here" for name in there if name in surplus),
+        *(
+            f"{kind} {name} is in the checkpoint but not in this model"
+            for name in there
+            if name in surplus
+        ),
     ]
     if problems:
         more = f", and {len(problems) - 1} more differ" if len(problems) > 1 else ""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import pytest
 
 import keras_cnns
 from keras_cnns.models import build
@@ -46,7 +47,10 @@ def test_one_import_registers_layers_optimizers_and_schedules(
     assert loaded.optimizer.get_config() == model.optimizer.get_config()
 
 
-def test_the_run_directory_says_how_its_model_is_loaded(finished_run: Run) -> None:
+def test_the_run_directory_says_how_its_model_is_loaded(
+    finished_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(finished_run.path)
     text = (finished_run.path / "README.txt").read_text("utf-8")
     code = [line.strip() for line in text.splitlines() if line.startswith("    ")]
     names: dict[str, keras.Model] = {}

@@ -16,7 +16,14 @@ from keras_cnns.training.checkpoint import (
     write_checkpoint,
 )
 from keras_cnns.training.messages import say
-from keras_cnns.training.snapshot import Snapshot, build, capture, restore, restore_callbacks
+from keras_cnns.training.snapshot import (
+    Snapshot,
+    build,
+    capture,
+    plain_attributes,
+    restore,
+    restore_callbacks,
+)
 
 KEPT = 2  # checkpoints
 COST = 0.005  # fraction of the time that may be spent on writing checkpoints
@@ -27,7 +34,7 @@ EPOCH_IS_OVER = "the rest of the epoch that was resumed is over"
 
 
 class Resume(keras.callbacks.Callback):
-    """Save the whole state of a training regularly, and resume from it bit by bit.
+    """Save the whole state of a training regularly, and resume from it bit for bit.
 
     The state is the weights and statistics, the optimizer with its averages, the metrics of the
     epoch so far, the seeds of dropout and other layers, Python's and NumPy's random generators, the
@@ -36,9 +43,9 @@ class Resume(keras.callbacks.Callback):
     never stopped.
 
     The state of a callback is what its `get_state()` returns, which `set_state()` receives. A
-    callback without these methods has its numbers, arrays and lists as its state, except its
-    settings: attributes named like parameters of its constructor keep their new values, such as
-    another `patience` of `EarlyStopping`. State is captured and restored in
+    callback without these methods has as its state the numbers, arrays and lists among its
+    attributes that have changed since training began. The others are settings and keep their new
+    values, such as another `patience` of `EarlyStopping`. State is captured and restored in
     `on_train_batch_begin`, after the callbacks listed earlier have run theirs.
 
     The model may have been built again with other automatic layer names (`dense_3` for `dense`),
@@ -73,6 +80,8 @@ class Resume(keras.callbacks.Callback):
 
     Raises:
         CheckpointError: there are checkpoints, and none is intact.
+        ValueError: as training begins, `steps_per_epoch` is not a multiple of the model's
+            `steps_per_execution`, so that Keras' epochs have other lengths.
     """
 
     def __init__(
@@ -113,6 +122,13 @@ class Resume(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Create the model's variables, and assign the saved values."""
+        per_execution = self.model.steps_per_execution
+        if self.steps_per_epoch % per_execution:
+            raise ValueError(
+                f"steps_per_epoch is {self.steps_per_epoch}; Resume needs a multiple of the "
+                f"model's steps_per_execution, {per_execution}"
+            )
+        self._initial = [plain_attributes(callback) for callback in self.callbacks]
         build(self.model, next(iter(self.batches(self.step))))
         self._is_ready, self._began = False, time.monotonic()
         if self.snapshot:
@@ -145,7 +161,7 @@ class Resume(keras.callbacks.Callback):
     def capture(self) -> Snapshot:
         """Copy the current state, between two steps."""
         callbacks = [*self.callbacks, self.model.history]
-        return capture(self.model, callbacks, self.step, self.training_seconds)
+        return capture(self.model, callbacks, self.step, self.training_seconds, self._initial)
 
     def save(self) -> None:
         """Write the current state, between two steps, unless it is not finite."""

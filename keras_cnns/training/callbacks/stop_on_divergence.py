@@ -24,7 +24,8 @@ class StopOnDivergence(keras.callbacks.Callback):
     When the loss shows it, the step has already spoilt every weight. With a `Resume` the latest
     snapshot in memory, at most an epoch old, is restored, the steps since then are repeated, and
     the model is called layer by layer on the batch that caused it. Afterwards the model has the
-    weights of that snapshot. The checkpoints stay as they are.
+    weights of that snapshot. The checkpoints stay as they are. A `class_weight` of `fit` is not
+    known here and not used when the steps are repeated.
 
     Without a `Resume` there is nothing to restore: the message names the step, the learning rate
     and the first layer whose weights are not finite.
@@ -75,9 +76,9 @@ class StopOnDivergence(keras.callbacks.Callback):
         good = resume.snapshot
         assert good is not None  # one is captured before the first step
         step = resume.step - 1
-        if self.model.steps_per_execution > 1:  # it may have been any step of the last execution
-            self.model.steps_per_execution = 1
-            self.model.make_train_function(force=True)
+        steps_per_execution = self.model.steps_per_execution
+        if steps_per_execution > 1:  # it may have been any step of the last execution
+            self._execute(1)
             restore(good, self.model)
             step = self._train(resume.batches(good.step), good.step, step)
         restore(good, self.model)
@@ -87,7 +88,9 @@ class StopOnDivergence(keras.callbacks.Callback):
         x = as_arrays(next(batches))[0]
         layer = first_layer_not_finite(self.model, x)
         restore(good, self.model)
-        cause = "every layer's output is finite, but not the loss that they give"
+        if steps_per_execution > 1:
+            self._execute(steps_per_execution)
+        cause = "every layer's output is finite, but the loss is not"
         if not all(is_finite(each) for each in tree.flatten(x)):
             cause = "the batch itself holds values that are not finite"
         elif layer is not None:
@@ -101,6 +104,11 @@ class StopOnDivergence(keras.callbacks.Callback):
             f"{resume.steps_per_epoch}), with the learning rate {learning_rate:.4g}; {cause}; "
             f"{kept}"
         )
+
+    def _execute(self, steps: int) -> None:
+        """Let the training function take this number of steps in one call."""
+        self.model.steps_per_execution = steps
+        self.model.make_train_function(force=True)
 
     def _train(self, batches: Any, start: int, last: int) -> int:
         """Take the steps from `start` to `last`; return the first whose loss is not finite."""

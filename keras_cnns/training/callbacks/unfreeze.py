@@ -45,7 +45,7 @@ class Unfreeze(keras.callbacks.Callback):
         if keras.backend.backend() == "jax" and not isinstance(optimizer, PathOptimizer):
             raise ValueError(
                 f"on JAX, Unfreeze needs an optimizer of keras_cnns.optimizers, such as Momentum, "
-                f"not {type(optimizer).__name__}"
+                f"and no loss scaling (mixed_bfloat16 needs none); it is {type(optimizer).__name__}"
             )
         self.stages = find_stages(self.model)
         self.frozen: Sequence[str] | None = None

@@ -161,9 +161,9 @@ def test_a_mismatch_is_an_error_that_names_each(
     trained(Momentum(0.01)).optimizer.save_own_variables(store)
     optimizer.build(make_model(**model).trainable_variables)
     before = state_of(optimizer)
-    with pytest.raises(ValueError, match="the optimizer Momentum 'momentum' keeps") as error:
+    with pytest.raises(ValueError, match="not loaded into Momentum 'momentum'") as error:
         optimizer.load_own_variables(store, strict=True)
-    with pytest.warns(UserWarning, match="keeps the state that it has") as warned:
+    with pytest.warns(UserWarning, match="was not loaded into") as warned:
         optimizer.load_own_variables(store)
     assert len(warned) == 1
     for problem in problems:
@@ -203,17 +203,28 @@ def test_load_weights_loads_the_weights_of_any_file(
     messages = [str(each.message) for each in caught if each.category is UserWarning]
     assert len(messages) == (not fits)
     for message in messages:
-        assert "keeps the state that it has" in message
+        assert "was not loaded into" in message
         assert ("optimizer.build(model.trainable_variables)" in message) is not is_built
     for one, other in zip(again.get_weights(), model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
     assert int(again.optimizer.iterations) == (3 if fits else 0)
 
 
+def test_a_state_from_before_the_first_step_resets_the_optimizer(tmp_path: Path) -> None:
+    model = make_model()
+    model.compile(Momentum(0.01), loss="mse")
+    model.save_weights(tmp_path / "initial.weights.h5")
+    trained(model.optimizer, model)
+    assert any(np.any(v.numpy()) for v in model.optimizer.velocities)
+    model.load_weights(tmp_path / "initial.weights.h5")
+    assert int(model.optimizer.iterations) == 0
+    assert not any(np.any(v.numpy()) for v in model.optimizer.velocities)
+
+
 def test_weights_without_an_optimizer_are_loaded(tmp_path: Path) -> None:
     make_model().save_weights(tmp_path / "model.weights.h5")
     model = trained(Momentum(0.01))
-    with pytest.warns(UserWarning, match=r"does not fit \(none was saved\)"):
+    with pytest.warns(UserWarning, match=r"the file has no optimizer state"):
         model.load_weights(tmp_path / "model.weights.h5")
 
 
@@ -267,6 +278,7 @@ def test_backup_and_restore_continues_a_model_that_was_built_again(tmp_path: Pat
             ["net/conv2d", "net/dense"],
         ),
         (["conv2d", "conv2d_1"], ["conv2d_1", "dense"], ["conv2d_1", None]),
+        (["block_2", "block_7"], ["block_1", "block_2"], [None, "block_2"]),  # another network
     ],
 )
 def test_which_saved_path_is_taken(

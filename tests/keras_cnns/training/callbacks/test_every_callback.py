@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 import every_callback
+import keras
 import pytest
 
+from keras_cnns import optimizers
 from keras_cnns.training import callbacks
 
 
@@ -25,6 +27,9 @@ def test_on_jax_everything_is_as_on_tensorflow(tmp_path: Path) -> None:
     here = every_callback.run_all(tmp_path / "tensorflow")
     public = set(callbacks.__all__) - every_callback.EXCEPTIONS
     assert set(on_jax["callbacks"]) == set(here["callbacks"]) == public
+    for name in optimizers.__all__:
+        if issubclass(getattr(optimizers, name), keras.optimizers.schedules.LearningRateSchedule):
+            assert name in here["schedules"]
     for kind, results in here.items():
         for name, expected in results.items():
             assert on_jax[kind][name] == pytest.approx(expected, rel=1e-3, abs=1e-5), name

@@ -205,30 +205,33 @@ def test_a_resumed_epoch_ends_where_it_would_have(fit: Fit) -> None:
     assert calls == ["begin 0", "step", "end 0", "begin 1", *["step"] * survivor.STEPS, "end 1"]
 
 
-def test_settings_are_those_of_the_new_callback(fit: Fit) -> None:
+def test_settings_are_those_of_the_new_callback(fit: Fit, tmp_path: Path) -> None:
     """Its state, such as the epochs waited, is that of the checkpoint."""
 
     class Count(keras.callbacks.Callback):
-        def __init__(self, limit: int) -> None:
+        def __init__(self, limit: int, steps: int = 0) -> None:
             super().__init__()
-            self.limit, self.steps = limit, 0
+            self.limit, self.steps = limit, steps
 
         def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
             self.steps += 1
 
+    log = tmp_path / "log.csv"
+
     def callbacks(patience: int) -> list[Any]:
         early = keras.callbacks.EarlyStopping("loss", min_delta=1e9, patience=patience, baseline=0)
         reduce = keras.callbacks.ReduceLROnPlateau("loss", factor=0.5, patience=patience)
-        return [early, reduce, Count(patience)]
+        return [early, reduce, Count(patience), keras.callbacks.CSVLogger(log, append=True)]
 
     former, new = callbacks(10), callbacks(20)
     fit(*former, epochs=3)
     resume, _ = fit(*new, epochs=4)
-    early, reduce, count = new
+    early, reduce, count, _ = new
     assert resume.resumed_at == 24
     assert (early.patience, early.baseline, early.wait) == (20, 0, 4)
     assert (reduce.patience, reduce.factor) == (20, 0.5)
     assert (count.limit, count.steps) == (20, 36)
+    assert log.read_text().count("epoch") == 1  # one header
 
 
 @pytest.mark.parametrize("optimizer", [Momentum, keras.optimizers.Adam])
@@ -292,3 +295,12 @@ def test_several_steps_per_execution_are_saved_on_time(tmp_path: Path) -> None:
     )
     assert saved == [0, 14, 21, 35, 42, 56, 63, 70, 84, 91]
     assert at_evaluation == [28, 63, 98]  # before the last execution of each epoch
+
+
+def test_epochs_of_parts_of_executions_are_refused(tmp_path: Path) -> None:
+    batches, _ = survivor.make_batches()
+    model = survivor.make_model()
+    model.steps_per_execution = 7
+    resume = Resume(tmp_path, batches, steps_per_epoch=10)
+    with pytest.raises(ValueError, match="a multiple of the model's steps_per_execution, 7"):
+        model.fit(batches(0), steps_per_epoch=10, callbacks=[resume], shuffle=False, verbose=0)
