@@ -13,17 +13,19 @@ The names of a file's tensors show its origin, and a rule maps each name to a va
 
 `.safetensors`, `.h5` and `.keras` need nothing more; `.pth`, `.pt`, `.pth.tar`, `.bin` and `.ckpt`
 need torch, and may be training checkpoints with the weights inside, of which averaged ones (EMA)
-are preferred. The prefixes of wrappers such as `module.` are removed. A file without a classifier
-leaves the model's as it is.
+are preferred. The prefixes of wrappers such as `module.` are removed. A classifier or an auxiliary
+head that the file does not have keeps its initial values; heads that the model does not have, such
+as projection heads of self-supervised training, are ignored.
 
-The pixels are those that published weights were trained on, which are not in the file: `ImageNet`
-is RGB from 0 to 1, minus (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225); `Caffe` is BGR
-from 0 to 255, minus (103.939, 116.779, 123.68). timm has weights of either kind; the page of the
-weights states which.
+The last column is the range of pixels that published weights were trained on, which the file does
+not contain: `ImageNet` is RGB from 0 to 1, minus (0.485, 0.456, 0.406), divided by (0.229, 0.224,
+0.225); `Caffe` is BGR from 0 to 255, minus (103.939, 116.779, 123.68). timm has weights of either
+kind; the page of the weights states which.
 
 Not everything is in a file: a ResNet v1 with its stride in the 1x1, and timm's resnetblur18,
 resnetblur50 and resnetaa50, have the tensors of a ResNet v1.5. The last three are refused if
-the file's metadata name them (see `lookalikes`).
+the file's metadata, a `config.json` of Hugging Face's beside it or its own name gives their name
+(see `lookalikes`).
 """
 
 from keras_cnns.weights.assignment import Report, load

@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,11 +10,12 @@ import keras
 import numpy as np
 
 from keras_cnns.weights import keras_applications, own_file, torch_checkpoint
-from keras_cnns.weights.checkpoint import Tensors
+from keras_cnns.weights.checkpoint import Architecture, Tensors
 from keras_cnns.weights.errors import WeightsError, shorten
 from keras_cnns.weights.files import read_checkpoint
-from keras_cnns.weights.matching import Match, match, models_that_fit
+from keras_cnns.weights.matching import Match, head_of, match, models_that_fit
 from keras_cnns.weights.origin import BLOCK, LAYOUTS, Origin, Place, blocks_of, layout_of
+from keras_cnns.weights.structure import variables_of
 
 logger = logging.getLogger(__name__)
 
@@ -23,32 +24,34 @@ ORIGINS: tuple[Origin, ...] = (
     *keras_applications.ORIGINS,
     *own_file.ORIGINS,
 )
-# Wrappers of torch's, and the attributes under which training code keeps its network.
+# Wrappers of torch, and the attributes in which training code stores its network.
 PREFIXES = r"((module|_orig_mod|model|backbone|net)\.)+"
 AVERAGED = "n_averaged"  # the counter of torch.optim.swa_utils.AveragedModel
 
 
 @dataclass(frozen=True)
 class Report:
-    """What `load` did."""
+    """The result of `load`."""
 
     origin: str  # title of the file's origin
     tensors: int  # number of tensors of the file that were assigned
     parameters: int  # number of trainable parameters of the model that came from the file
-    left: tuple[str, ...]  # tensors of heads that the model does not have
-    new_heads: tuple[str, ...]  # classifiers that kept their initial values
+    ignored_heads: tuple[str, ...]  # the file's tensors of heads that the model does not have
+    # What kept its initial values: classifiers (`logits`, `logits_aux1`, `logits_aux2`), and whole
+    # auxiliary heads (`aux1`, `aux2`).
+    new_heads: tuple[str, ...]
 
 
 def load(model: keras.Model, file: Path | str) -> Report:
     """Load the weights of a file into a model.
 
-    A classifier keeps its initial values if the file has none, or one of another number of
-    classes; a logged warning names it. Heads of the file that the model does not have are left
-    out.
+    A classifier keeps its initial values if the file has none, or one with another number of
+    classes; so does an auxiliary head that the file does not have. One logged warning names all of
+    them. Heads of the file that the model does not have are ignored.
 
     Args:
-        model: a model of `keras_cnns.models`, of any number of channels and classes.
-        file: a file as `read` takes it, of any origin.
+        model: a model of `keras_cnns.models`, with any number of channels and classes.
+        file: a file of any origin, in a format that `read` accepts.
 
     Raises:
         WeightsError: the file cannot be read; its network computes something else than the model;
@@ -60,18 +63,17 @@ def load(model: keras.Model, file: Path | str) -> Report:
 
 
 def load_tensors(
-    model: keras.Model, tensors: Tensors, file: str, architecture: str | None = None
+    model: keras.Model, tensors: Tensors, file: str, architecture: Architecture | None = None
 ) -> Report:
-    """Do what `load` does, with tensors that `read` returned.
+    """Load tensors that `read` has returned, as `load` does.
 
     Args:
-        model: the model.
+        model: a model of `keras_cnns.models`.
         tensors: the tensors by their names in the file.
         file: the file's name in messages.
-        architecture: its architecture's name in the file's metadata, if any.
+        architecture: the name of the file's architecture, if any.
     """
-    tensors = without_prefix(tensors, file)
-    origin = find_origin(tensors, file)
+    origin, tensors = recognize(tensors, file)
     check_layout(model, origin, tensors, file, architecture)
     variables = {
         (layer.name, variable.name): variable
@@ -81,10 +83,10 @@ def load_tensors(
     found = match(places_of(model), origin, tensors)
     if not found.fits:
         hint = about_channels(model, origin, tensors)
-        if not hint and (fitting := models_that_fit(origin, tensors)):
-            hint = f" ({' or '.join(fitting)} reads it)"
+        if not hint and (others := other_models_that_fit(model, origin, tensors)):
+            hint = f" ({' or '.join(others)} can load it)"
         raise WeightsError(
-            f"{file} is not of {model.name}{hint}",
+            f"{file} does not fit {model.name}{hint}",
             missing=found.missing,
             surplus=found.surplus,
             misshaped=found.misshaped,
@@ -97,33 +99,42 @@ def load_tensors(
         variable = variables[place.layer, place.variable]
         variable.assign(value)
         parameters += value.size if variable.trainable else 0
-    heads = tuple(sorted(found.new_heads))
-    if heads:
-        reason = "as the file has no classifier"
-        if origin.classifier in tensors:
-            classes = tensors[origin.classifier].size, model.get_layer(heads[0]).units
-            reason = f"as the file has {classes[0]} classes and {model.name} {classes[1]}"
-        verb = "is" if len(heads) == 1 else "are"
-        logger.warning("%s: %s %s new, %s", file, ", ".join(heads), verb, reason)
+    if found.new_heads:
+        logger.warning("%s: %s", file, about_new_heads(found.new_heads))
     assigned = {name for _, source, _ in found.values for name in source.names}
-    return Report(origin.title, len(assigned), parameters, tuple(found.left), heads)
+    return Report(
+        origin.title,
+        len(assigned),
+        parameters,
+        tuple(found.ignored_heads),
+        tuple(sorted(found.new_heads)),
+    )
+
+
+def recognize(tensors: Tensors, file: str) -> tuple[Origin, Tensors]:
+    """Return the origin of a file, and its tensors by the names that this origin's rules expect.
+
+    Raises:
+        WeightsError: the origin is unknown, or two tensors have the same name.
+    """
+    tensors = without_prefix(tensors, file)
+    origin = find_origin(tensors, file)
+    return origin, origin.without_synonyms(tensors)
 
 
 def without_prefix(tensors: Tensors, file: str) -> Tensors:
-    """Return the tensors by their names in the network alone, without those of its wrappers.
+    """Return the tensors by their names in the network, without the prefixes of its wrappers.
 
-    Each name loses all of PREFIXES that it begins with, in any order: heads may lie outside of the
-    backbone, as in `backbone.conv1.weight` and `fc.weight`.
+    All PREFIXES at the beginning of a name are removed, in any order and from each name alone: a
+    head may lie outside the backbone, as in `backbone.conv1.weight` and `fc.weight`.
 
     Raises:
-        WeightsError: two tensors have the same name then, as those of two networks in one file.
+        WeightsError: two tensors then have the same name, as if the file contains two networks.
     """
     found: Tensors = {}
     originals: dict[str, str] = {}
     for original, tensor in tensors.items():
         name = re.sub(f"^{PREFIXES}", "", original)
-        # The files that keras.applications publishes have an older name of the head.
-        name = re.sub("^probs/", "predictions/", name)
         if name in originals:
             raise WeightsError(
                 f"{file} has {name} twice, as {originals[name]} and as {original}: "
@@ -135,27 +146,31 @@ def without_prefix(tensors: Tensors, file: str) -> Tensors:
 
 
 def find_origin(tensors: Tensors, file: str) -> Origin:
-    """Return the origin whose files have such names.
+    """Return the origin whose signature matches the name of a tensor.
 
     Raises:
-        WeightsError: there is none.
+        WeightsError: there is no such origin.
     """
     for origin in ORIGINS:
         if any(re.fullmatch(origin.signature, name) for name in tensors):
             return origin
     raise WeightsError(
-        f"{file}: the tensors' names ({shorten(tuple(tensors))}) are not of "
+        f"{file}: the tensors' names ({shorten(tuple(tensors))}) match none of the known origins: "
         + ", ".join(origin.title for origin in ORIGINS)
     )
 
 
 def check_layout(
-    model: keras.Model, origin: Origin, tensors: Tensors, file: str, architecture: str | None
+    model: keras.Model,
+    origin: Origin,
+    tensors: Tensors,
+    file: str,
+    architecture: Architecture | None,
 ) -> None:
-    """Check that the model computes what the file's network does.
+    """Check that the model computes the same function as the file's network.
 
     Raises:
-        WeightsError: it does not, though the tensors might fit.
+        WeightsError: it computes another one, even if the tensors would fit.
     """
     layout = layout_of(model)
     if layout is None:
@@ -168,9 +183,9 @@ def check_layout(
         )
     if layout not in origin.layouts:
         fitting = models_that_fit(origin, tensors)
-        advice = f"; {' or '.join(fitting)} reads it" if fitting else ""
+        advice = f"; {' or '.join(fitting)} can load it" if fitting else ""
         raise WeightsError(
-            f"{file} is {origin.title}, which {LAYOUTS[origin.layouts[0]]}; "
+            f"{file} contains {origin.title}, which {LAYOUTS[origin.layouts[0]]}; "
             f"{model.name} {LAYOUTS[layout]}{advice}"
         )
 
@@ -183,8 +198,34 @@ def places_of(model: keras.Model) -> Iterator[Place]:
             yield Place(layer.name, variable.name, tuple(variable.shape), blocks)
 
 
+def other_models_that_fit(model: keras.Model, origin: Origin, tensors: Tensors) -> list[str]:
+    """Return the registry's models that load these tensors and differ from the model in its body.
+
+    A model with the same body would have the same fault, which is then in a head.
+    """
+    body = {place[:3] for place in places_of(model) if not head_of(place)}
+    channels = model.input_shape[-1]
+    return [
+        name
+        for name in models_that_fit(origin, tensors)
+        if body != set(variables_of(name, channels))
+    ]
+
+
+def about_new_heads(new_heads: Mapping[str, str]) -> str:
+    """Return a sentence on the heads that keep their initial values, grouped by the reason."""
+    heads_by_reason: dict[str, list[str]] = {}
+    for head in sorted(new_heads):
+        heads_by_reason.setdefault(new_heads[head], []).append(head)
+    return "; ".join(
+        f"{', '.join(heads)} {'keeps its' if len(heads) == 1 else 'keep their'} initial values, "
+        f"because {reason}"
+        for reason, heads in heads_by_reason.items()
+    )
+
+
 def invalid_tensors(found: Match, tensors: Tensors) -> list[str]:
-    """Return the tensors with numbers that no trained network has, each with what is wrong."""
+    """Return a description of each tensor with numbers that no trained network has."""
     invalid = {}
     for place, source, _ in found.values:
         for name in source.names:
@@ -200,7 +241,7 @@ def invalid_tensors(found: Match, tensors: Tensors) -> list[str]:
 
 
 def about_channels(model: keras.Model, origin: Origin, tensors: Tensors) -> str:
-    """Return a hint if the file's network reads images of another number of channels."""
+    """Return a hint if the file's network reads images with another number of channels."""
     theirs, ours = origin.channels(tensors), model.input_shape[-1]
     if theirs in (None, ours):
         return ""

@@ -1,4 +1,4 @@
-"""Convert a checkpoint of any origin to a file of ours."""
+"""Convert a checkpoint of any origin to a file of this project."""
 
 import os
 import tempfile
@@ -8,7 +8,8 @@ import keras
 
 from keras_cnns.models.registry import build, find
 from keras_cnns.models.resnet import ARCHITECTURES
-from keras_cnns.weights.assignment import Report, find_origin, load_tensors, without_prefix
+from keras_cnns.weights.assignment import Report, load_tensors, recognize
+from keras_cnns.weights.errors import WeightsError
 from keras_cnns.weights.files import read_checkpoint
 
 SUFFIXES = (".weights.h5", ".keras")
@@ -17,11 +18,11 @@ SUFFIXES = (".weights.h5", ".keras")
 def convert(file: Path | str, name: str, to: Path | str, *, aux_heads: bool = False) -> Report:
     """Write a file's weights as the named model's own.
 
-    The model gets the file's number of classes and of channels; if the file has no classifier, it
-    has none either. A `.keras` file has the paper's image size.
+    The model has the file's number of classes and of channels; if the file has no classifier, the
+    model has none either. A `.keras` file has the paper's image size.
 
     Args:
-        file: a file as `read` takes it.
+        file: a file in a format that `read` accepts.
         name: a key of MODELS.
         to: `.weights.h5`, or `.keras` for the whole model. It is written to a temporary directory
             and renamed into place.
@@ -29,7 +30,7 @@ def convert(file: Path | str, name: str, to: Path | str, *, aux_heads: bool = Fa
 
     Raises:
         ValueError: there is no such model, or `to` has another suffix.
-        WeightsError: as `load` does.
+        WeightsError: `load` refuses the file, or it lacks the auxiliary heads to convert.
     """
     target = Path(to)
     if not target.name.endswith(SUFFIXES):
@@ -38,20 +39,24 @@ def convert(file: Path | str, name: str, to: Path | str, *, aux_heads: bool = Fa
         raise ValueError(f"{target}: there is no directory {target.parent}")
     find(name)
     tensors, architecture = read_checkpoint(file)
-    tensors = without_prefix(tensors, str(file))
-    origin = find_origin(tensors, str(file))
+    origin, tensors = recognize(tensors, str(file))
     size = ARCHITECTURES[name].input_shape[0] if name in ARCHITECTURES else 224
     channels = origin.channels(tensors) or 3
     bias = tensors.get(origin.classifier)
     head = {"include_top": False} if bias is None else {"classes": bias.size}
     model = build(name, input_shape=(size, size, channels), aux_heads=aux_heads, **head)
     report = load_tensors(model, tensors, str(file), architecture)
+    if report.new_heads:
+        raise WeightsError(
+            f"{file} does not have the auxiliary heads {', '.join(report.new_heads)} with "
+            "the number of classes of its main classifier; convert it without auxiliary heads"
+        )
     write(model, target)
     return report
 
 
 def write(model: keras.Model, target: Path) -> None:
-    """Save a model or its weights such that no reader finds an incomplete file."""
+    """Save a model or its weights so that no reader finds an incomplete file."""
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".converted-") as beside:
         partial = Path(beside) / target.name
         if target.name.endswith(".weights.h5"):

@@ -1,18 +1,19 @@
 """Read files of weights as arrays by name: safetensors, torch's, HDF5 and Keras archives.
 
 A file may come from anywhere: none is executed, none makes this process open another file, and
-none is allowed more memory for its tensors than it has bytes on disk. From a stranger take
-`.safetensors`: its library was written for hostile files, while a damaged `.h5` or `.keras` can
-keep HDF5 busy without end.
+none is allowed more memory for its tensors than it has bytes on disk. For files from untrusted
+sources use `.safetensors`: its library was written for hostile files, while a damaged `.h5` or
+`.keras` can make HDF5 loop forever.
 """
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from keras_cnns.weights.checkpoint import Array, Checkpoint, Tensors
+from keras_cnns.weights.checkpoint import Architecture, Array, Checkpoint, Tensors
 from keras_cnns.weights.errors import WeightsError
 from keras_cnns.weights.readers.keras_file import read_hdf5, read_keras
 from keras_cnns.weights.readers.safetensors_file import read_safetensors
@@ -31,7 +32,8 @@ READERS: dict[str, Callable[[Path], Checkpoint]] = {
     ".keras": read_keras,
 }
 START_BYTES = 512
-# How texts begin that are saved in place of a checkpoint, and what they are.
+CONFIG_BYTES = 1 << 16  # a longer config.json is not one of Hugging Face's, and is ignored
+# Beginnings of texts that are often saved instead of a checkpoint, with a description of each.
 TEXTS = (
     (rb"version https://git-lfs", "a Git LFS pointer, not the file itself: run `git lfs pull`"),
     (rb"<(!doctype|html|head|body)", "a web page (HTML): download the file itself"),
@@ -56,7 +58,10 @@ def read(file: Path | str) -> Tensors:
 
 
 def read_checkpoint(file: Path | str) -> Checkpoint:
-    """Read the tensors as `read` does, and the architecture that the file's metadata names."""
+    """Read the tensors as `read` does, and the name of the architecture.
+
+    The name is that of the file's metadata, else of the `config.json` beside it, else the file's.
+    """
     path = Path(file)
     suffix = next((suffix for suffix in READERS if path.name.endswith(suffix)), None)
     if suffix is None:
@@ -67,14 +72,29 @@ def read_checkpoint(file: Path | str) -> Checkpoint:
     tensors, architecture = READERS[suffix](path)
     if not tensors:
         raise WeightsError(f"{path}: there are no tensors in it")
-    return Checkpoint({name: as_float32(each) for name, each in tensors.items()}, architecture)
+    architecture = architecture or configured_architecture(path.with_name("config.json"))
+    return Checkpoint(
+        {name: as_float32(each) for name, each in tensors.items()},
+        architecture or Architecture(path.name, "file name"),
+    )
+
+
+def configured_architecture(path: Path) -> Architecture | None:
+    """Return the architecture in Hugging Face's `config.json`; None if it cannot be read."""
+    try:
+        if not path.is_file() or path.stat().st_size > CONFIG_BYTES:
+            return None
+        name = json.loads(path.read_bytes())["architecture"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return None
+    return Architecture(name, path.name) if isinstance(name, str) else None
 
 
 def check_start(path: Path) -> None:
     """Check that a file is neither empty nor a text.
 
     Raises:
-        WeightsError: it is; the message says which.
+        WeightsError: it is empty or a text; the message describes it.
     """
     with path.open("rb") as file:
         start = file.read(START_BYTES)
@@ -87,8 +107,10 @@ def check_start(path: Path) -> None:
 
 
 def as_float32(tensor: Array) -> Array:
-    """Return floating-point numbers as float32, too large ones as infinity, and others as given."""
+    """Convert floating-point numbers to float32, with overflow to infinity; return other types
+    unchanged.
+    """
     if tensor.dtype.name not in FLOATS:
         return tensor
     with np.errstate(over="ignore"):
-        return tensor.astype("float32")
+        return tensor.astype("float32", copy=False)  # tied tensors share their memory

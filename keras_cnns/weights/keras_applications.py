@@ -43,10 +43,10 @@ RESNET_V2: tuple[Rule, ...] = (
 )
 
 
-def mean_less_biases(mean: Array, *biases: Array) -> Array:
+def mean_minus_biases(mean: Array, *biases: Array) -> Array:
     """Return m' = m - sum(biases): the running mean of the map without the biases."""
-    gathered: Array = np.sum(biases, axis=0, dtype="float64")
-    return (mean - gathered).astype("float32")
+    accumulated: Array = np.sum(biases, axis=0, dtype="float64")
+    return (mean - accumulated).astype("float32")
 
 
 def variance_for_our_epsilon(variance: Array) -> Array:
@@ -68,23 +68,24 @@ def source_in_resnet_v2(place: Place) -> Source | None:
     name = translate(place.layer, RESNET_V2)
     if name is None:
         return None
-    return source_of(f"{name}/{place.variable}", gathered_biases(name, place.blocks))
+    return source_of(f"{name}/{place.variable}", accumulated_biases(name, place.blocks))
 
 
 def source_of(name: str, biases: list[str]) -> Source:
     """Return a tensor and the biases that are folded into it."""
     if name.endswith("/moving_mean"):
-        return Source((name, *biases), mean_less_biases)
+        return Source((name, *biases), mean_minus_biases)
     if name.endswith("/moving_variance"):
         return Source((name,), variance_for_our_epsilon)
     return Source((name,))
 
 
-def gathered_biases(norm: str, blocks: Mapping[int, int]) -> list[str]:
+def accumulated_biases(norm: str, blocks: Mapping[int, int]) -> list[str]:
     """Return the biases that have been added to the residual stream before a normalisation of V2.
 
     Args:
-        norm: the file's name of the layer; only those that read the stream have any.
+        norm: the name of the normalisation's layer in the file; the result is empty if that layer
+            does not read the stream.
         blocks: number of residual blocks in each stage, stages from 1.
     """
     if norm == "post_bn":
@@ -102,6 +103,7 @@ def gathered_biases(norm: str, blocks: Mapping[int, int]) -> list[str]:
     return [f"{prefix}1_0_conv/bias", *(f"{prefix}{n}_3_conv/bias" for n in range(1, before + 1))]
 
 
+PUBLISHED = (r"^probs/", "predictions/")  # the classifier in files of older versions of Keras
 HEADS = r"predictions/(kernel|bias)"
 ORIGINS = (
     Origin(
@@ -115,10 +117,11 @@ ORIGINS = (
         classifier="predictions/bias",
         block=BLOCK_OF_FILE,
         first_block=(2, 1),
+        synonym=PUBLISHED,
     ),
     Origin(
         title="keras.applications' ResNet",
-        signature=r"conv\d_block\d+_1_conv/kernel",
+        signature=r"conv\d_block\d+_3_conv/kernel",  # DenseNet has `_1_conv` and `_2_conv`
         layouts=("resnet_v1",),
         source=source_in_resnet,
         heads=HEADS,
@@ -127,5 +130,6 @@ ORIGINS = (
         classifier="predictions/bias",
         block=BLOCK_OF_FILE,
         first_block=(2, 1),
+        synonym=PUBLISHED,
     ),
 )

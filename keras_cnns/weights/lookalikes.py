@@ -2,16 +2,20 @@
 
 The names of the tensors show most variants in timm: another stem, attention in the blocks, other
 normalisations. timm's resnetblur18, resnetblur50 and resnetaa50 have exactly the tensors of
-resnet18 and resnet50, as they blur or average without weights before they stride: only metadata
-can distinguish them, the `arch` or `args` of a training checkpoint or the `__metadata__` of
-safetensors. A bare state dict of these three has none and is loaded, with wrong answers. The same
-holds for a ResNet v1, which strides in the 1x1 (see `torch_checkpoint`).
+resnet18 and resnet50, as they blur or average without weights before they stride: only the name of
+the architecture can distinguish them. It is taken from the file's metadata (the `arch` or `args` of
+a training checkpoint, the `__metadata__` of safetensors), else from the `architecture` in Hugging
+Face's `config.json` beside the file, else from the name of the file (timm's
+`resnetblur50-84f4748f.pth`). A renamed state dict of these three is loaded, with wrong results. The
+same holds for a ResNet v1, which strides in the 1x1 (see `torch_checkpoint`).
 """
 
 import re
 from collections.abc import Iterable
 
-# Pattern of a tensor's name, and what the network has that ResNet has not.
+from keras_cnns.weights.checkpoint import Architecture
+
+# Pattern of a tensor's name, and the part of that network that ResNet lacks.
 NAMES = (
     (r"(stem\.)?conv1\.\d\.weight|stem\.conv\d\.weight", "a stem of several convolutions"),
     (r".*\.aa\.filt", "blur pooling (timm's resnetblur50)"),
@@ -21,29 +25,40 @@ NAMES = (
     (r"layer\d+\.\d+\.conv\d\.(paths|attn)\..*", "selective kernels (timm's skresnet50)"),
     (r"layer\d+\.\d+\.downsample\.2\..*", "pooling in its projections (timm's ecaresnetlight)"),
 )
-# Pattern of an architecture's name, and the same.
+FAMILY = r"(?<!den)(?<!dark)resne[sx]?t"
+DEPTH = r"(18|26|34|50|101|152|200|201|269)(?!\d)"
+# Pattern of an architecture's name, and the part of that network that ResNet lacks.
 ARCHITECTURES = (
-    (r".*resne[sx]?t(v2_)?blur.*", "blur pooling before its strides"),
-    (r".*resne[sx]?t(v2_)?aa\d.*", "average pooling before its strides"),
+    (FAMILY + r"(v2_)?blur" + DEPTH, "blur pooling before its strides"),
+    (FAMILY + r"(v2_)?aa" + DEPTH, "average pooling before its strides"),
 )
 
 
-def differences(names: Iterable[str], architecture: str | None) -> list[str]:
+def differences(names: Iterable[str], architecture: Architecture | None) -> list[str]:
     """Return what distinguishes a file's network from ResNet, each with the evidence.
 
+    A file name that contains several architectures, as those of a teacher and its student, is no
+    evidence.
+
     Args:
-        names: of the file's tensors.
-        architecture: its name in the file's metadata, if any.
+        names: names of the file's tensors.
+        architecture: the name of its architecture, if any.
     """
     names = tuple(names)
     found = []
-    for pattern, description in ARCHITECTURES:
-        if architecture is not None and re.fullmatch(pattern, architecture, re.IGNORECASE):
-            found.append(f"{description} (its metadata name it {architecture})")
+    if architecture is not None:
+        name, evidence = architecture.name, f"its {architecture.given_in}"
+        if architecture.given_in == "file name":
+            name = name if len(re.findall(FAMILY, name, re.IGNORECASE)) == 1 else ""
+        else:
+            evidence += f" gives the architecture {name}"
+        for pattern, description in ARCHITECTURES:
+            if re.search(pattern, name, re.IGNORECASE):
+                found.append(f"{description} ({evidence})")
     for pattern, description in NAMES:
-        evidence = next((name for name in names if re.fullmatch(pattern, name)), None)
-        if evidence is not None:
-            found.append(f"{description}: {evidence}")
+        tensor = next((name for name in names if re.fullmatch(pattern, name)), None)
+        if tensor is not None:
+            found.append(f"{description}: {tensor}")
     if not any(name.endswith("running_mean") for name in names):
         found.append("normalisation without running statistics, such as group normalisation")
     return found

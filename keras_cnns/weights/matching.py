@@ -16,44 +16,60 @@ from keras_cnns.weights.origin import (
 from keras_cnns.weights.structure import CANDIDATES, variables_of
 
 CLASSIFIER = r"logits(_aux\d+)?"
+HEAD = r"(logits_(?=aux))?(?P<head>logits|aux\d+)(_.*)?"  # the layers of a head
 
 
 @dataclass
 class Match:
-    """Which tensor goes where, and what does not fit."""
+    """The assignment of tensors to variables, and everything that does not fit."""
 
     values: list[tuple[Place, Source, Array]] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     surplus: list[str] = field(default_factory=list)
     misshaped: list[str] = field(default_factory=list)
-    left: list[str] = field(default_factory=list)  # tensors of heads that the model does not have
-    new_heads: set[str] = field(default_factory=set)  # classifiers that are not in the file
+    ignored_heads: list[str] = field(default_factory=list)  # tensors of heads the model lacks
+    # Heads and classifiers that the file cannot initialise, each with the reason.
+    new_heads: dict[str, str] = field(default_factory=dict)
 
     @property
     def fits(self) -> bool:
-        """Whether the file is one of this model."""
+        """Whether every tensor and every variable has been assigned."""
         return not (self.missing or self.surplus or self.misshaped)
 
 
 def match(places: Iterable[Place], origin: Origin, tensors: Tensors) -> Match:
     """Match a file's tensors with a model's variables.
 
+    A head of which the file has no tensor, and a classifier that differs from the file's in nothing
+    but the number of classes, are new.
+
     Args:
         places: the model's variables.
-        origin: where the file is from.
-        tensors: by their names in the file.
+        origin: the origin of the file.
+        tensors: the tensors by their names in the file.
     """
     found = Match()
     known: set[str] = set()
-    for place in places:
-        source = origin.source(place)
+    sources = [(place, origin.source(place)) for place in places]
+    present_heads = {
+        head_of(place)
+        for place, source in sources
+        if source and not tensors.keys().isdisjoint(source.names)
+    }
+    for place, source in sources:
         if source is None:
             found.missing.append(f"{place.layer}/{place.variable}, which no such file has")
             continue
         known.update(source.names)
         absent = [name for name in source.names if name not in tensors]
-        if is_new_head(place, source, origin, tensors):
-            found.new_heads.add(place.layer)
+        head = head_of(place)
+        if head and head not in present_heads:
+            thing = "classifier" if head == "logits" else "such head"
+            found.new_heads[head] = f"the file has no {thing}"
+        elif classes := other_classes(place, source, tensors):
+            found.new_heads[place.layer] = (
+                f"the file has {classes} classes and the model {place.shape[-1]}"
+            )
         elif absent:
             found.missing += [name for name in absent if name not in found.missing]
         else:
@@ -65,29 +81,28 @@ def match(places: Iterable[Place], origin: Origin, tensors: Tensors) -> Match:
                 found.values.append((place, source, value))
     for name in tensors:
         if name not in known and not re.fullmatch(origin.ignored, name):
-            rest = found.left if re.fullmatch(origin.heads, name) else found.surplus
-            rest.append(name)
+            is_head = re.fullmatch(origin.heads, name)
+            (found.ignored_heads if is_head else found.surplus).append(name)
     return found
 
 
-def is_new_head(place: Place, source: Source, origin: Origin, tensors: Tensors) -> bool:
-    """Return whether a variable belongs to a classifier that the file cannot initialise.
+def head_of(place: Place) -> str:
+    """Return the head that a variable belongs to (`logits`, `aux1`, `aux2`), or ""."""
+    found = re.fullmatch(HEAD, place.layer)
+    return found["head"] if found else ""
 
-    Either the file has no main classifier at all, or its classifier differs in nothing but the
-    number of classes.
-    """
-    if not re.fullmatch(CLASSIFIER, place.layer):
-        return False
-    (name,) = source.names
-    if name not in tensors:
-        classifier = origin.classifier.removesuffix("bias")
-        return place.layer == "logits" and not any(each.startswith(classifier) for each in tensors)
-    *inputs, classes = place.shape
+
+def other_classes(place: Place, source: Source, tensors: Tensors) -> int | None:
+    """Return the number of classes of a file's classifier if it differs in nothing else."""
+    name = source.names[0]
+    if not re.fullmatch(CLASSIFIER, place.layer) or name not in tensors:
+        return None
     try:
-        *found_inputs, found_classes = source.convert(tensors[name]).shape
+        *inputs, classes = source.convert(tensors[name]).shape
     except ValueError:
-        return False
-    return found_inputs == inputs and bool(found_classes != classes)
+        return None
+    *expected_inputs, expected = place.shape
+    return classes if inputs == expected_inputs and classes != expected else None
 
 
 def converted(source: Source, tensors: Tensors, shape: tuple[int, ...]) -> Array | str:

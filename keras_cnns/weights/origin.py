@@ -1,4 +1,6 @@
-"""What describes an origin of weights: how its files are recognized, and where a tensor goes."""
+"""Describe an origin of weights: how to recognize its files, and which tensor belongs to which
+variable.
+"""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -9,7 +11,7 @@ import keras
 
 from keras_cnns.models.googlenet import VARIANTS
 from keras_cnns.models.resnet import ARCHITECTURES, bottleneck_v1
-from keras_cnns.weights.checkpoint import Array, Tensors
+from keras_cnns.weights.checkpoint import Architecture, Array, Tensors
 
 BLOCK = r"stage(?P<stage>\d+)_block(?P<block>\d+)_"  # how the names of a block's layers begin
 Rule = tuple[str, str]  # pattern of the name of our layer, and a template of the name in the file
@@ -48,20 +50,29 @@ class Origin:
     signature: str  # pattern of a tensor's name that these files have, and others do not
     layouts: tuple[str, ...]  # of LAYOUTS, those that compute what the file's network computes
     source: Callable[[Place], Source | None]
-    heads: str  # pattern of the tensors of heads, which are left out if the model lacks the head
+    heads: str  # pattern of the tensors of heads, which are ignored if the model lacks the head
     stem: str  # the first convolution's kernel
     channels_axis: int  # axis of the stem's kernel that counts the channels of the images
     classifier: str  # the main classifier's bias
     block: str = r"(?!)"  # pattern of a block's tensors, with the groups `stage` and `block`
     first_block: tuple[int, int] = (1, 1)  # the file's numbers of the first stage and block
     ignored: str = r"(?!)"  # pattern of tensors that no model needs for its output
-    # What distinguishes the file's network from ours, from its tensors' names and architecture.
-    differences: Callable[[Iterable[str], str | None], list[str]] = lambda names, architecture: []
+    synonym: Rule = (r"(?!)", "")  # pattern of another spelling of names, and its replacement
+    # Returns the differences between the file's network and ours, from the names of its tensors
+    # and of its architecture.
+    differences: Callable[[Iterable[str], Architecture | None], list[str]] = lambda *_: []
 
     def channels(self, tensors: Tensors) -> int | None:
         """Return the number of channels of the images that the file's network reads."""
         stem = tensors.get(self.stem)
         return stem.shape[self.channels_axis] if stem is not None and stem.ndim == 4 else None
+
+    def without_synonyms(self, tensors: Tensors) -> Tensors:
+        """Return the tensors by their usual names, unless another tensor has that name."""
+        usual = {name: re.sub(*self.synonym, name) for name in tensors}
+        return {
+            name if usual[name] in tensors else usual[name]: each for name, each in tensors.items()
+        }
 
 
 LAYOUTS = {

@@ -99,6 +99,11 @@ def source_by(rules: tuple[Rule, ...], place: Place) -> Source | None:
     return Source((f"{name}.{VARIABLES[place.variable]}",), convert)
 
 
+# Classifiers, and the heads of self-supervised training (SimCLR, SimSiam, BYOL).
+HEADS = (
+    r"((cls_)?head\.)?fc\.(\d+\..*|weight|bias)"
+    r"|proj(ector|ection(_head)?)?\..*|predictor\..*"
+)
 COUNTER = r".*\.num_batches_tracked"  # read only in training, by torch
 ORIGINS = (
     Origin(
@@ -106,7 +111,7 @@ ORIGINS = (
         signature=r"inception\d\w\.branch1\.conv\.weight",
         layouts=("googlenet_tv",),
         source=lambda place: source_by(GOOGLENET, place),
-        heads=r"fc\.(weight|bias)|aux[12]\..*",
+        heads=HEADS + r"|aux[12]\..*",
         stem="conv1.conv.weight",
         channels_axis=1,
         classifier="fc.bias",
@@ -117,7 +122,7 @@ ORIGINS = (
         signature=r"stages\.\d+\.blocks\.\d+\.norm1\.weight",
         layouts=("resnet_v2",),
         source=lambda place: source_by(RESNET_V2, place),
-        heads=r"head\.fc\.(weight|bias)",
+        heads=HEADS,
         stem="stem.conv.weight",
         channels_axis=1,
         classifier="head.fc.bias",
@@ -131,13 +136,14 @@ ORIGINS = (
         signature=r"layer\d+\.\d+\.conv\d\..*weight",
         layouts=("resnet", "resnet_v1"),
         source=lambda place: source_by(RESNET, place),
-        heads=r"fc\.(weight|bias)",
+        heads=HEADS,
         stem="conv1.weight",
         channels_axis=1,
         classifier="fc.bias",
         block=r"layer(?P<stage>\d+)\.(?P<block>\d+)\.",
         first_block=(1, 0),
         ignored=COUNTER,
+        synonym=(r"^head\.fc\.(?=(weight|bias)$)", "fc."),  # MMPretrain's classifier
         differences=differences,
     ),
 )

@@ -10,9 +10,10 @@ import pickle
 import subprocess
 import tarfile
 import warnings
+import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PosixPath, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import backend_answers
@@ -27,7 +28,9 @@ from random_weights import Array, assert_agree, random_images, random_tensor
 from keras_cnns.models import build
 from keras_cnns.weights import WeightsError, read
 from keras_cnns.weights.assignment import find_origin
+from keras_cnns.weights.checkpoint import Architecture
 from keras_cnns.weights.matching import models_that_fit
+from keras_cnns.weights.readers import torch_file
 
 ROOT = Path(__file__).parents[2]
 TOLERANCE = 1e-4  # of the logits' range
@@ -108,6 +111,22 @@ WRAPPERS: dict[str, Callable[[State], Any]] = {
     "nested": lambda state: {"model": {"state_dict": state}},
     "Lightning": lambda state: {"state_dict": prefixed("model.net.", state), "global_step": 1},
     "AveragedModel": lambda state: {**prefixed("module.", state), "n_averaged": torch.tensor(3)},
+    "numbers of NumPy": lambda state: {
+        "state_dict": state,
+        "best_acc1": np.float64(76.1),
+        "epoch": np.int64(3),
+        "done": np.bool_(True),
+        "dtype": np.dtype("float32"),
+    },
+    "paths": lambda state: {
+        "state_dict": state,
+        "args": argparse.Namespace(data=Path("/data"), windows=PureWindowsPath("C:/data")),
+        "output": PurePosixPath("runs/1"),
+    },
+    "tied": lambda state: {
+        "state_dict": state,
+        "optimizer": {"fc.weight": state["fc.weight"]},
+    },
     "no EMA yet": lambda state: {"state_dict": state, "state_dict_ema": {}},
 }
 
@@ -185,7 +204,7 @@ def test_of_timms_variants_only_pooling_without_weights_needs_metadata() -> None
         tensors = {key: np.broadcast_to(np.float32(1), shape) for key, shape in shapes.items()}
         origin = find_origin(tensors, name)
         if not origin.differences(tensors, None) and models_that_fit(origin, tensors):
-            loaded[name] = not origin.differences(tensors, name)
+            loaded[name] = not origin.differences(tensors, Architecture(name, "metadata"))
     depths = (18, 34, 50, 101, 152)
     same = {*(f"resnet{n}" for n in depths), *(f"resnetv2_{n}" for n in depths), "resnext50_32x4d"}
     assert {name for name, is_same in loaded.items() if is_same} == same
@@ -203,14 +222,17 @@ ONES = torch.ones(3, 3)
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (lambda: {"a": Harmful()}, "has more in it than tensors: posix.system, which is not"),
+        (
+            lambda: {"a": Harmful()},
+            "contains more than tensors: posix.system is not loaded, because",
+        ),
         (
             lambda: {"a": ONES, "args": argparse.Namespace(a=Harmful())},
-            "has more in it than tensors: posix.system",
+            "contains more than tensors: posix.system",
         ),
         (
             lambda: torch.nn.Linear(1, 1),
-            "has more in it than tensors: torch.nn.modules.linear.Linear",
+            "contains more than tensors: torch.nn.modules.linear.Linear",
         ),
         (lambda: [1, 2], "is not a dict of tensors by name"),
         (lambda: {"epoch": 3}, "is not a dict of tensors by name.*; 'epoch' in it is int"),
@@ -233,6 +255,108 @@ def test_what_is_no_dense_tensor_is_refused_by_name(
     with pytest.raises(WeightsError, match=message) as error:
         read(tmp_path / "net.pth")
     assert_gives_no_advice(error.value)
+
+
+SCALAR = np.float64(0).__reduce__()[0]  # what a number of NumPy's is pickled as a call of
+
+
+class Call:
+    """Is pickled as a call of a function; with a state, which is set on what the call returns."""
+
+    def __init__(self, *call: Any) -> None:
+        self.call = call
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.call
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        Call(np.dtype, ("V1000000000",)),
+        Call(np.dtype, ("O", False, True), (3, "|", None, None, None, -1, -1, 63)),
+        Call(SCALAR, (Call(np.dtype, ("V1000000000",)),)),
+        Call(SCALAR, (Call(np.dtype, ("O",)), b"\0" * 8)),
+        Call(PosixPath, (3,), (None, {"_str": "/etc/passwd", "__class__": 3})),
+    ],
+)
+def test_plain_data_is_replaced_by_placeholders_without_a_call(
+    hostile: Call, tmp_path: Path
+) -> None:
+    """Names of NumPy and pathlib are allowed, and whatever the file passes to them is dropped."""
+    torch.save({"hostile": hostile, "state_dict": {"w": ONES}}, tmp_path / "net.pth")
+    found = torch_file.load(tmp_path / "net.pth")["hostile"]
+    assert isinstance(found, torch_file.PlainData)
+    assert not vars(found)
+    assert read(tmp_path / "net.pth").keys() == {"w"}
+
+
+def rewritten(path: Path, change: Callable[[bytes], bytes], compression: int) -> None:
+    """Write torch's archive anew, with changed records."""
+    content = io.BytesIO(path.read_bytes())
+    with zipfile.ZipFile(content) as old, zipfile.ZipFile(path, "w", compression) as new:
+        for name in old.namelist():
+            new.writestr(name, change(old.read(name)))
+
+
+@pytest.mark.parametrize("module", [b"numpy.core.multiarray", b"numpy._core.multiarray"])
+def test_numbers_of_either_version_of_numpy_are_read(module: bytes, tmp_path: Path) -> None:
+    file, ours = tmp_path / "net.pth", SCALAR.__module__.encode()
+    torch.save({"best_acc1": np.float64(76.1), "state_dict": {"w": ONES}}, file)
+    assert ours in file.read_bytes()
+    rewritten(file, lambda record: record.replace(ours, module), zipfile.ZIP_STORED)
+    assert read(file).keys() == {"w"}
+
+
+def test_what_is_plain_data_can_still_hold_no_code(tmp_path: Path) -> None:
+    torch.save({"path": Call(PosixPath, (Harmful(),)), "w": ONES}, tmp_path / "net.pth")
+    with pytest.raises(WeightsError, match=r"contains more than tensors: posix\.system"):
+        read(tmp_path / "net.pth")
+
+
+def test_tensors_that_share_a_storage_are_counted_once(tmp_path: Path) -> None:
+    """Tied weights; 1,000 names of one tensor cost no more memory than one."""
+    tied = torch.ones(1000, dtype=torch.float16)
+    names = [f"w{number}" for number in range(1000)]
+    torch.save(dict.fromkeys(names, tied), tmp_path / "net.pth")
+    found = read(tmp_path / "net.pth")
+    assert list(found) == names
+    assert len({each.ctypes.data for each in found.values()}) == 1
+    halves = {"a": tied[:500], "b": tied[500:] * 2}
+    fused = torch.cat([*halves.values()])
+    torch.save({"a": fused[:500], "b": fused[500:]}, tmp_path / "fused.pth")
+    assert [each[0] for each in read(tmp_path / "fused.pth").values()] == [1, 2]
+
+
+def test_a_compressed_archive_is_refused_before_torch_decompresses_it(tmp_path: Path) -> None:
+    bomb = tmp_path / "bomb.pth"
+    torch.save({"w": torch.zeros(1 << 20)}, bomb)
+    rewritten(bomb, lambda record: record, zipfile.ZIP_DEFLATED)
+    with pytest.raises(WeightsError, match="its records claim more bytes than the file has"):
+        read(bomb)
+
+
+@pytest.mark.parametrize("as_zip", [True, False])
+@pytest.mark.parametrize("protocol", [3, 4, 5])
+def test_a_newer_pickle_protocol_is_named(protocol: int, as_zip: bool, tmp_path: Path) -> None:
+    """Protocol 3 differs in nothing that such a file has, and is read."""
+    file = tmp_path / "net.pth"
+    torch.save({"w": ONES}, file, pickle_protocol=protocol, _use_new_zipfile_serialization=as_zip)
+    if protocol == 3:
+        assert read(file).keys() == {"w"}
+        return
+    with pytest.raises(WeightsError) as error:
+        read(file)
+    assert str(error.value) == (
+        f"{file} uses a pickle protocol above 2, which torch's safe reader does not support; "
+        "save it with torch.save's default"
+    )
+
+
+def broken_directory() -> bytes:
+    """Return an archive whose list of records is damaged, while its last bytes are right."""
+    content = written_by_torch(True)
+    return content.replace(b"PK\1\2", b"PK\1\3")
 
 
 def assert_gives_no_advice(error: WeightsError) -> None:
@@ -270,9 +394,10 @@ DAMAGED = [
     ),
     *((written_by_torch(False)[:length], "is truncated") for length in (9, 40, 150, 300)),
     (torchscript(), "is a TorchScript program: save its state_dict"),
+    (broken_directory(), "is damaged, or is not a checkpoint that torch.save has written"),
     (tar(), "is damaged, or is not a checkpoint that torch.save has written"),
     (b"\x80\x02garbage" * 9, "is damaged, or is not a checkpoint that torch.save has written"),
-    (pickle.dumps({"w": np.ones(3)}, protocol=2), "has more in it than tensors: numpy"),
+    (pickle.dumps({"w": np.ones(3)}, protocol=2), "contains more than tensors: numpy"),
 ]
 
 

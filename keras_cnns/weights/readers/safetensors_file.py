@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_cnns.weights.checkpoint import Checkpoint, Tensors
+from keras_cnns.weights.checkpoint import Architecture, Checkpoint, Tensors
 from keras_cnns.weights.errors import WeightsError
 
 DTYPES = {
@@ -40,7 +40,17 @@ def read_safetensors(path: Path) -> Checkpoint:
         is_cut = len(content) < LENGTH_BYTES or (
             content[LENGTH_BYTES : LENGTH_BYTES + 1] in (b"", b"{") and len(content) < header_end
         )
-        if is_cut or "not fully covered" in str(error):
+        if not is_cut and "not fully covered" in str(error):
+            header = json.loads(content[LENGTH_BYTES:header_end])
+            header.pop("__metadata__", None)
+            data_end = max((each["data_offsets"][1] for each in header.values()), default=0)
+            surplus = len(content) - header_end - data_end
+            if surplus > 0:
+                raise WeightsError(
+                    f"{path} has {surplus} extra bytes after its last tensor"
+                ) from error
+            is_cut = True
+        if is_cut:
             raise WeightsError(
                 f"{path} is truncated: it ends before its header or its last tensor does"
             ) from error
@@ -58,4 +68,5 @@ def read_safetensors(path: Path) -> Checkpoint:
         tensors[name] = numbers.reshape(entry["shape"])
     header = json.loads(content[LENGTH_BYTES : LENGTH_BYTES + header_length])
     metadata = header.get("__metadata__", {})
-    return Checkpoint(tensors, metadata.get("architecture") or metadata.get("arch"))
+    name = metadata.get("architecture") or metadata.get("arch")
+    return Checkpoint(tensors, Architecture(name, "metadata") if name else None)

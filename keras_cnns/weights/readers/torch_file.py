@@ -1,6 +1,7 @@
 """Read torch's checkpoints with `weights_only=True`: tensors are built and no code is run."""
 
 import argparse
+import itertools
 import logging
 import pickletools
 import re
@@ -10,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from keras_cnns.weights.checkpoint import Checkpoint
+from keras_cnns.weights.checkpoint import Architecture, Array, Checkpoint
 from keras_cnns.weights.errors import WeightsError
 from keras_cnns.weights.readers.archives import check_archive
 
@@ -23,18 +24,49 @@ EMA = ("state_dict_ema", "model_ema")  # exponential moving averages: timm's, to
 WRAPPERS = (*EMA, "state_dict", "model_state_dict", "model", "net")
 LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # a pickle of torch's magic number
 LEGACY_PICKLES = 5  # that number, the version, the system, the objects and the tensors' keys
+NEWER_OPERANDS = {ord(each.code) for each in pickletools.opcodes if each.proto > 2}
 ARCHITECTURE = ("arch", "architecture", "model")  # entries that name it, in the file or its `args`
+
+
+class PlainData:
+    """A placeholder for a number of NumPy or a path, which checkpoints have beside the weights.
+
+    The reader constructs it in place of the class or function that the file names, so that neither
+    NumPy nor pathlib is called. Arguments and state are dropped, as no weights depend on them.
+    """
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def __setstate__(self, _: Any) -> None:
+        pass
+
+
+# torch compares the module and the name of an allowed class with those in the file. NumPy 1 and 2
+# and Python 3.13 have different modules.
+PLAIN_DATA = [
+    type(name, (PlainData,), {"__module__": module})
+    for modules, names in (
+        (("numpy.core.multiarray", "numpy._core.multiarray"), ("scalar",)),
+        (("numpy",), ("dtype",)),
+        (
+            ("pathlib", "pathlib._local"),
+            ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath"),
+        ),
+    )
+    for module, name in itertools.product(modules, names)
+]
 
 
 def read_torch(path: Path) -> Checkpoint:
     """Read a state dict, alone or inside a training checkpoint; torch must be installed.
 
-    Of the entries in WRAPPERS the first that is there is read, so that averaged weights (EMA) are
-    preferred; a logged warning reports that they are used.
+    The first of the entries in WRAPPERS that the file has is read, so that averaged weights (EMA)
+    are preferred; a logged warning reports that they are used.
 
     Raises:
-        WeightsError: torch is not installed; the file is truncated, damaged, or has more than
-            tensors in it; or a tensor is sparse, quantized, nested or without values.
+        WeightsError: torch is not installed; the file is truncated, damaged, or contains more than
+            tensors and plain data; or a tensor is sparse, quantized, nested or without values.
     """
     check_archive(path)
     try:
@@ -53,17 +85,18 @@ def read_torch(path: Path) -> Checkpoint:
         found = f"; {others[0]!r} in it is {type(tensors[others[0]]).__name__}" if others else ""
         raise WeightsError(f"{path} is not a dict of tensors by name, as state_dict() gives{found}")
     check_tensors(tensors, path)
+    arrays: dict[tuple[Any, ...], Array] = {}
+    for each in tensors.values():
+        if identity(each) not in arrays:
+            numbers = each.float() if each.is_floating_point() else each
+            arrays[identity(each)] = numbers.detach().numpy()
     return Checkpoint(
-        {
-            str(name): (each.float() if each.is_floating_point() else each).detach().numpy()
-            for name, each in tensors.items()
-        },
-        architecture,
+        {str(name): arrays[identity(each)] for name, each in tensors.items()}, architecture
     )
 
 
 def load(path: Path) -> Any:
-    """Return what torch reads; `argparse.Namespace`, the usual `args`, is plain data too.
+    """Return the content of a file; `argparse.Namespace`, the usual `args`, is plain data too.
 
     Raises:
         WeightsError: the file cannot be read. torch's own messages are not passed on: they advise
@@ -71,27 +104,48 @@ def load(path: Path) -> Any:
     """
     import torch
 
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if any(name.endswith("/constants.pkl") for name in archive.namelist()):
-                raise WeightsError(f"{path} is a TorchScript program: save its state_dict() alone")
     try:
+        if zipfile.is_zipfile(path):
+            check_records(path)
         with (
-            torch.serialization.safe_globals([argparse.Namespace]),
+            torch.serialization.safe_globals([argparse.Namespace, *PLAIN_DATA]),
             warnings.catch_warnings(action="ignore"),
         ):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle raises whatever its reader stumbles over
+    except WeightsError:
+        raise
+    except Exception as error:  # a damaged pickle can raise any exception
         if "unexpected EOF" in str(error) or is_cut(path):
             raise WeightsError(f"{path} is truncated: its tensors are incomplete") from error
         if match := re.search(r"GLOBAL (\S+) (was not an allowed|whose module)", str(error)):
             raise WeightsError(
-                f"{path} has more in it than tensors: {match[1]}, which is not loaded because it "
-                "could run code; save the model's state_dict() alone"
+                f"{path} contains more than tensors: {match[1]} is not loaded, because it could "
+                "run code; save the model's state_dict() alone"
+            ) from error
+        if (match := re.search(r"Unsupported operand (\d+)", str(error))) and (
+            int(match[1]) in NEWER_OPERANDS
+        ):
+            raise WeightsError(
+                f"{path} uses a pickle protocol above 2, which torch's safe reader does not "
+                "support; save it with torch.save's default"
             ) from error
         raise WeightsError(
             f"{path} is damaged, or is not a checkpoint that torch.save has written"
         ) from error
+
+
+def check_records(path: Path) -> None:
+    """Check the list of records of torch's zip archive, before torch decompresses any.
+
+    Raises:
+        WeightsError: the archive is a program, or its records claim more bytes than the file has.
+    """
+    with zipfile.ZipFile(path) as archive:
+        records = archive.infolist()
+    if any(record.filename.endswith("/constants.pkl") for record in records):
+        raise WeightsError(f"{path} is a TorchScript program: save its state_dict() alone")
+    if sum(record.file_size for record in records) > path.stat().st_size:
+        raise WeightsError(f"{path}: its records claim more bytes than the file has")
 
 
 def is_cut(path: Path) -> bool:
@@ -103,15 +157,15 @@ def is_cut(path: Path) -> bool:
         file.seek(0)
         try:
             for _ in range(LEGACY_PICKLES):
-                for _ in pickletools.genops(file):  # lists the instructions and follows none
+                for _ in pickletools.genops(file):  # lists the instructions without executing them
                     pass
         except ValueError:
             return True
     return False
 
 
-def architecture_of(content: Any) -> str | None:
-    """Return the architecture that a training checkpoint or its `args` name, if any."""
+def architecture_of(content: Any) -> Architecture | None:
+    """Return the architecture that a training checkpoint or its `args` contain, if any."""
     if not isinstance(content, dict):
         return None
     arguments = content.get("args")
@@ -120,12 +174,12 @@ def architecture_of(content: Any) -> str | None:
     for entries in (content, arguments):
         for key in ARCHITECTURE:
             if isinstance(entries, dict) and isinstance(entries.get(key), str):
-                return str(entries[key])
+                return Architecture(entries[key], "metadata")
     return None
 
 
 def unwrap(content: Any, path: Path) -> dict[Any, Any]:
-    """Return the innermost state dict; an empty dict where there is none."""
+    """Return the innermost state dict, or an empty dict if there is none."""
     while isinstance(content, dict):
         wrapped = [key for key in WRAPPERS if isinstance(content.get(key), dict) and content[key]]
         if not wrapped:
@@ -139,12 +193,15 @@ def unwrap(content: Any, path: Path) -> dict[Any, Any]:
 def check_tensors(tensors: Mapping[Any, "torch.Tensor"], path: Path) -> None:
     """Check that every tensor is an array whose numbers are in the file.
 
+    Names that share a tensor, as tied weights do, are counted once.
+
     Raises:
-        WeightsError: one is not; the message has its name.
+        WeightsError: one of them is not; the message has its name.
     """
     import torch
 
     room = path.stat().st_size
+    counted: set[tuple[Any, ...]] = set()
     for name, tensor in tensors.items():
         if tensor.is_nested:
             raise WeightsError(f"{path}: {name} is a nested tensor; it must be a dense one")
@@ -162,6 +219,14 @@ def check_tensors(tensors: Mapping[Any, "torch.Tensor"], path: Path) -> None:
                 f"{path}: {name} is a quantized tensor ({tensor.dtype}); save the model before "
                 "its quantization"
             )
+        if identity(tensor) in counted:
+            continue
+        counted.add(identity(tensor))
         room -= tensor.numel() * tensor.element_size()
-        if room < 0:  # a stride of 0 repeats one number as often as the shape says
+        if room < 0:  # a tensor with stride 0 can be larger than its storage
             raise WeightsError(f"{path}: {name} of {[*tensor.shape]} is larger than the file")
+
+
+def identity(tensor: "torch.Tensor") -> tuple[Any, ...]:
+    """Return what two names have in common if and only if they are of the same numbers."""
+    return tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride()

@@ -55,19 +55,19 @@ def values(model: keras.Model) -> dict[str, Array]:
             {"layer1.0.conv1.weight": None, "fc.bias": None},
             "missing",
             ("layer1.0.conv1.weight", "fc.bias"),
-            "FILE is not of resnet18: 2 missing (layer1.0.conv1.weight, fc.bias)",
+            "FILE does not fit resnet18: 2 missing (layer1.0.conv1.weight, fc.bias)",
         ),
         (
             {"layer1.0.se.weight": np.zeros(3, "float32"), "extra": np.zeros(3, "float32")},
             "surplus",
             ("layer1.0.se.weight", "extra"),
-            "FILE is not of resnet18: 2 surplus (layer1.0.se.weight, extra)",
+            "FILE does not fit resnet18: 2 surplus (layer1.0.se.weight, extra)",
         ),
         (
             {"layer1.0.bn1.bias": np.zeros(63, "float32")},
             "misshaped",
             ("layer1.0.bn1.bias [63] for stage1_block1_bn1/beta [64]",),
-            "FILE is not of resnet18: 1 mis-shaped (layer1.0.bn1.bias [63] for "
+            "FILE does not fit resnet18: 1 mis-shaped (layer1.0.bn1.bias [63] for "
             "stage1_block1_bn1/beta [64])",
         ),
         (
@@ -92,7 +92,7 @@ def values(model: keras.Model) -> dict[str, Array]:
             {"conv1.weight": np.zeros((64, 1, 7, 7), "float32")},
             "misshaped",
             ("conv1.weight [64, 1, 7, 7] for stem_conv/kernel [7, 7, 3, 64]",),
-            "FILE is not of resnet18, which reads images of 3 channels where the file's network "
+            "FILE does not fit resnet18, which reads images of 3 channels where the file's network "
             "reads 1: 1 mis-shaped",
         ),
     ],
@@ -117,14 +117,16 @@ def test_what_does_not_fit_is_listed_by_name_and_nothing_is_loaded(
         np.testing.assert_array_equal(value, before[path])
 
 
-def test_a_file_of_another_net_lists_every_tensor(resnet18: dict[str, Array]) -> None:
+def test_for_a_file_of_another_network_every_tensor_is_listed(resnet18: dict[str, Array]) -> None:
     with pytest.raises(WeightsError) as error:
         load_tensors(build("resnet34", input_shape=SHAPE, classes=10), resnet18, "FILE")
     blocks = 3 + 4 + 6 + 3 - (2 + 2 + 2 + 2)
     assert len(error.value.missing) == blocks * 2 * 5  # a block has two convolutions and norms
     assert not error.value.surplus
     line = str(error.value).splitlines()[0]
-    assert line.startswith("FILE is not of resnet34 (resnet18 or resnet18_v1 reads it): 80 missing")
+    assert line.startswith(
+        "FILE does not fit resnet34 (resnet18 or resnet18_v1 can load it): 80 missing"
+    )
     assert line.endswith(" and 76 more)")
 
 
@@ -143,22 +145,24 @@ def test_torchvisions_googlenet_is_not_the_papers(googlenet: dict[str, Array], n
         load_tensors(build(name, input_shape=SHAPE, classes=10), googlenet, "FILE")
 
 
-def test_names_of_nobodys_are_refused() -> None:
+def test_unknown_names_are_refused() -> None:
     model = build("resnet20", input_shape=SHAPE)
-    with pytest.raises(WeightsError, match=r"the tensors' names \(a, b\) are not of torchvision"):
+    with pytest.raises(WeightsError, match=r"names \(a, b\) match none of the known origins: tor"):
         load_tensors(model, {"a": np.zeros(1), "b": np.zeros(1)}, "FILE")
     with pytest.raises(WeightsError, match="not a model of keras_cnns"):
         load_tensors(keras.Sequential(name="mine"), read_golden("timm_resnet50")[1], "FILE")
 
 
-def test_other_classes_keep_the_backbone_and_say_that_the_head_is_new(
+def test_with_other_classes_the_backbone_is_loaded_and_a_warning_names_the_head(
     resnet18: dict[str, Array], caplog: pytest.LogCaptureFixture
 ) -> None:
     model = build("resnet18", input_shape=SHAPE, classes=7)
     before = values(model)
     with caplog.at_level(logging.WARNING):
         report = load_tensors(model, resnet18, "FILE")
-    assert messages(caplog) == ["FILE: logits is new, as the file has 10 classes and resnet18 7"]
+    assert messages(caplog) == [
+        "FILE: logits keeps its initial values, because the file has 10 classes and the model 7"
+    ]
     assert report.new_heads == ("logits",)
     changed = {path for path, each in values(model).items() if (each != before[path]).any()}
     assert changed == {path for path in before if not path.startswith("logits")}
@@ -171,31 +175,142 @@ def test_auxiliary_heads_are_new_too_and_keep_their_hidden_layer(
     report = load_tensors(model, googlenet, "FILE")
     assert report.new_heads == ("logits", "logits_aux1", "logits_aux2")
     assert messages(caplog) == [
-        "FILE: logits, logits_aux1, logits_aux2 are new, as the file has 10 classes and "
-        "googlenet_tv 7"
+        "FILE: logits, logits_aux1, logits_aux2 keep their initial values, because the file has "
+        "10 classes and the model 7"
     ]
 
 
-def test_heads_that_the_net_does_not_have_stay_in_the_file(googlenet: dict[str, Array]) -> None:
+def test_heads_that_the_model_does_not_have_are_ignored(googlenet: dict[str, Array]) -> None:
     body = load_tensors(
         build("googlenet_tv", input_shape=SHAPE, include_top=False), googlenet, "FILE"
     )
-    assert {name.partition(".")[0] for name in body.left} == {"aux1", "aux2", "fc"}
+    assert {name.partition(".")[0] for name in body.ignored_heads} == {"aux1", "aux2", "fc"}
     main = load_tensors(build("googlenet_tv", input_shape=SHAPE, classes=10), googlenet, "FILE")
-    assert {name.partition(".")[0] for name in main.left} == {"aux1", "aux2"}
+    assert {name.partition(".")[0] for name in main.ignored_heads} == {"aux1", "aux2"}
     assert main.parameters == 6_624_904 - 990 * 1025
-
-
-def test_heads_that_the_file_does_not_have_are_missing(googlenet: dict[str, Array]) -> None:
-    tensors = {name: each for name, each in googlenet.items() if not name.startswith("aux")}
-    model = build("googlenet_tv", input_shape=SHAPE, classes=10, aux_heads=True)
-    with pytest.raises(WeightsError) as error:
-        load_tensors(model, tensors, "FILE")
-    assert "aux2.fc1.weight" in error.value.missing
 
 
 def without(tensors: dict[str, Array], pattern: str) -> dict[str, Array]:
     return {name: each for name, each in tensors.items() if not re.match(pattern, name)}
+
+
+@pytest.mark.parametrize(
+    ("absent", "classes", "new", "reasons"),
+    [
+        ("aux", 10, "aux1 aux2", "aux1, aux2 keep their initial values, because the file has no "),
+        ("aux2", 10, "aux2", "aux2 keeps its initial values, because the file has no such head"),
+        (
+            "aux",
+            7,
+            "aux1 aux2 logits",
+            "aux1, aux2 keep their initial values, because the file has no such head; logits keeps "
+            "its initial values, because the file has 10 classes and the model 7",
+        ),
+    ],
+)
+def test_auxiliary_heads_that_the_file_lacks_keep_their_initial_values(
+    googlenet: dict[str, Array],
+    caplog: pytest.LogCaptureFixture,
+    absent: str,
+    classes: int,
+    new: str,
+    reasons: str,
+) -> None:
+    """torchvision's own pretrained `googlenet()` deletes its auxiliary heads by default."""
+    model = build("googlenet_tv", input_shape=SHAPE, classes=classes, aux_heads=True)
+    before = values(model)
+    report = load_tensors(model, without(googlenet, absent), "FILE")
+    assert report.new_heads == tuple(new.split())
+    (message,) = messages(caplog)
+    assert message.startswith(f"FILE: {reasons}")
+    kept = rf"(logits_)?({'|'.join(report.new_heads)})[_/]"
+    for path, value in values(model).items():
+        if re.match(kept, path):
+            np.testing.assert_array_equal(value, before[path])
+        elif path.endswith("kernel"):
+            assert (value != before[path]).any(), path
+
+
+@pytest.mark.parametrize(
+    ("golden", "name", "absent", "missing"),
+    [
+        (
+            "torchvision_googlenet",
+            "googlenet_tv",
+            r"aux2\.fc1",
+            ("aux2.fc1.weight", "aux2.fc1.bias"),
+        ),
+        ("torchvision_googlenet", "googlenet_tv", r"aux1\.fc2\.b", ("aux1.fc2.bias",)),
+        ("torchvision_resnet18", "resnet18", r"fc\.bias", ("fc.bias",)),
+        ("torchvision_resnet18", "resnet18", r"fc\.weight", ("fc.weight",)),
+        ("timm_resnetv2_18", "resnet18_v2", r"head\.fc\.bias", ("head.fc.bias",)),
+    ],
+)
+def test_a_head_that_is_incomplete_is_missing_and_no_other_model_is_recommended(
+    golden: str, name: str, absent: str, missing: tuple[str, ...]
+) -> None:
+    tensors = without(read_golden(golden)[1], absent)
+    options = {"aux_heads": True} if name == "googlenet_tv" else {}
+    with pytest.raises(WeightsError) as error:
+        load_tensors(build(name, input_shape=SHAPE, classes=10, **options), tensors, "FILE")
+    assert sorted(error.value.missing) == sorted(missing)
+    line = str(error.value).splitlines()[0]
+    assert line.startswith(f"FILE does not fit {name}: {len(missing)} missing")
+
+
+def mlp_head(*names: str) -> dict[str, Array]:
+    return {name: np.zeros((128, 512), "float32") for name in names}
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        ("fc.0.weight", "fc.0.bias", "fc.2.weight", "fc.2.bias"),
+        ("fc.0.weight", "fc.1.weight", "fc.1.running_mean", "fc.3.weight"),
+        ("projector.0.weight", "projector.2.weight"),
+        ("projection_head.layers.0.weight", "predictor.0.weight"),
+        ("proj.weight", "projection.0.bias"),
+        ("cls_head.fc.weight", "cls_head.fc.bias"),
+    ],
+)
+@pytest.mark.parametrize("classes", [None, 7])
+def test_heads_of_self_supervised_training_are_ignored(
+    resnet18: dict[str, Array],
+    caplog: pytest.LogCaptureFixture,
+    head: tuple[str, ...],
+    classes: int | None,
+) -> None:
+    body = {f"backbone.{name}": each for name, each in without(resnet18, "fc").items()}
+    options: dict[str, Any] = {"classes": classes} if classes else {"include_top": False}
+    model = build("resnet18", input_shape=SHAPE, **options)
+    report = load_tensors(model, {**body, **mlp_head(*head)}, "FILE")
+    assert report.ignored_heads == head
+    assert report.new_heads == (("logits",) if classes else ())
+    assert messages(caplog) == [
+        "FILE: logits keeps its initial values, because the file has no classifier"
+    ] * bool(classes)
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "model."])
+@pytest.mark.parametrize(("classes", "new"), [(10, ()), (7, ("logits",))])
+def test_the_classifier_of_mmpretrain_is_loaded(
+    resnet18: dict[str, Array], prefix: str, classes: int, new: tuple[str, ...]
+) -> None:
+    tensors = {
+        prefix + ("head." if name.startswith("fc") else "backbone.") + name: each
+        for name, each in resnet18.items()
+    }
+    model = build("resnet18", input_shape=SHAPE, classes=classes)
+    report = load_tensors(model, tensors, "FILE")
+    assert (report.new_heads, report.ignored_heads) == (new, ())
+    if not new:
+        np.testing.assert_array_equal(model.get_layer("logits").kernel, resnet18["fc.weight"].T)
+
+
+def test_of_two_classifiers_that_of_the_usual_name_is_loaded(resnet18: dict[str, Array]) -> None:
+    head = {"head.fc.weight": np.zeros((3, 512), "float32"), "head.fc.bias": np.zeros(3, "float32")}
+    model = build("resnet18", input_shape=SHAPE, classes=10)
+    assert load_tensors(model, {**resnet18, **head}, "FILE").ignored_heads == tuple(head)
 
 
 def test_a_file_without_a_classifier_keeps_the_new_one(
@@ -204,7 +319,9 @@ def test_a_file_without_a_classifier_keeps_the_new_one(
     model = build("resnet18", input_shape=SHAPE, classes=7)
     before = values(model)
     report = load_tensors(model, without(resnet18, "fc"), "FILE")
-    assert messages(caplog) == ["FILE: logits is new, as the file has no classifier"]
+    assert messages(caplog) == [
+        "FILE: logits keeps its initial values, because the file has no classifier"
+    ]
     assert report.new_heads == ("logits",)
     assert report.tensors == 100
     changed = {path for path, each in values(model).items() if (each != before[path]).any()}

@@ -87,8 +87,8 @@ def test_auxiliary_heads_come_along_where_asked(
 ) -> None:
     arguments = ["weights", "convert", str(googlenet), "--model", "googlenet_tv", "--to"]
     assert cli.run(cli.app, [*arguments, str(tmp_path / "a.weights.h5")], "keras-cnns") == 0
-    left = capsys.readouterr().out.splitlines()[1]
-    assert left == f"left in {googlenet}: aux1, aux2, which googlenet_tv has only with --aux-heads"
+    ignored = capsys.readouterr().out.splitlines()[1]
+    assert ignored == f"heads of {googlenet} that were ignored: aux1, aux2 (see --aux-heads)"
     arguments += [str(tmp_path / "b.weights.h5"), "--aux-heads"]
     assert cli.run(cli.app, arguments, "keras-cnns") == 0
     assert len(capsys.readouterr().out.splitlines()) == 1
@@ -103,15 +103,15 @@ def test_auxiliary_heads_come_along_where_asked(
             "resnet34",
             "out.weights.h5",
             1,
-            "is not of resnet34 (resnet18 or resnet18_v1 reads it): 80 missing (layer1.2.conv1.",
+            "does not fit resnet34 (resnet18 or resnet18_v1 can load it): 80 missing (layer1.",
         ),
-        ("resnet18_v2", "out.weights.h5", 1, "resnet18 or resnet18_v1 reads it"),
+        ("resnet18_v2", "out.weights.h5", 1, "resnet18 or resnet18_v1 can load it"),
         ("resnet19", "out.weights.h5", 2, "there is no model 'resnet19'; did you mean"),
         ("resnet18", "out.h5", 2, "it must end in .weights.h5 or .keras"),
         ("resnet18", "nowhere/out.keras", 2, "there is no directory"),
     ],
 )
-def test_what_does_not_fit_is_said_and_nothing_is_written(
+def test_a_file_that_does_not_fit_is_reported_and_nothing_is_written(
     model: str,
     to: str,
     status: int,
@@ -126,6 +126,32 @@ def test_what_does_not_fit_is_said_and_nothing_is_written(
     assert message in error
     assert error.count("\n") <= cli.MAX_LINES + 1
     assert not list(tmp_path.iterdir())
+
+
+def test_auxiliary_heads_that_the_file_lacks_are_not_written(
+    googlenet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Initial values of a new head are not the file's weights."""
+    tensors = {name: each for name, each in read(googlenet).items() if not name.startswith("aux")}
+    file, to = tmp_path / "body.safetensors", tmp_path / "out.weights.h5"
+    safetensors.numpy.save_file(tensors, file)
+    arguments = ["weights", "convert", str(file), "--model", "googlenet_tv", "--to", str(to)]
+    assert cli.run(cli.app, [*arguments, "--aux-heads"], "keras-cnns") == 1
+    assert f"{file} does not have the auxiliary heads aux1, aux2" in capsys.readouterr().err
+    assert not to.exists()
+    assert cli.run(cli.app, arguments, "keras-cnns") == 0
+
+
+def test_a_projection_head_is_ignored_and_no_option_is_recommended(
+    resnet18: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, to = tmp_path / "simclr.safetensors", tmp_path / "out.weights.h5"
+    head = {"projector.0.weight": np.zeros((8, 512), "float32")}
+    safetensors.numpy.save_file({**read(resnet18), **head}, file)
+    arguments = ["weights", "convert", str(file), "--model", "resnet18", "--to", str(to)]
+    assert cli.run(cli.app, arguments, "keras-cnns") == 0
+    ignored = capsys.readouterr().out.splitlines()[1]
+    assert ignored == f"heads of {file} that were ignored: projector"
 
 
 def test_a_file_that_is_there_stays_when_the_new_one_fails(resnet18: Path, tmp_path: Path) -> None:

@@ -41,6 +41,11 @@ def of_tiny_floats(path: Path) -> None:
     safetensors_header(path, {"a": tensor}, b"\0")
 
 
+def with_extra_bytes(path: Path) -> None:
+    tensor = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+    safetensors_header(path, {"a": tensor, "__metadata__": {"by": "me"}}, bytes(7))
+
+
 def garbage(path: Path) -> None:
     path.write_bytes(b"garbage" * 9)
 
@@ -98,6 +103,7 @@ def without_weights(path: Path) -> None:
         (".safetensors", endless_header, "is truncated"),
         (".safetensors", overlapping, "is not a readable safetensors file"),
         (".safetensors", of_tiny_floats, "a has the type F8_E4M3; the supported types are F64"),
+        (".safetensors", with_extra_bytes, "has 3 extra bytes after its last tensor"),
         (".safetensors", garbage, "is not a readable safetensors file"),
         (".safetensors", empty, "there are no tensors in it"),
         (".h5", garbage, "is not a readable HDF5 file"),
@@ -118,7 +124,7 @@ def without_weights(path: Path) -> None:
         (".safetensors", lambda path: None, "there is no such file"),
     ],
 )
-def test_a_file_that_cannot_be_read_says_why(
+def test_the_error_for_an_unreadable_file_gives_the_reason(
     suffix: str, write: Callable[[Path], None], message: str, tmp_path: Path
 ) -> None:
     file = tmp_path / f"net{suffix}"

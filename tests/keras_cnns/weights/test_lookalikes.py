@@ -1,6 +1,7 @@
 """Checkpoints that are named as ResNet's and compute something else; which model reads a file."""
 
 import json
+import os
 from pathlib import Path
 
 import keras
@@ -83,10 +84,105 @@ def test_metadata_distinguish_pooling_without_weights(
     safetensors.numpy.save_file(tensors, file, metadata={"architecture": architecture})
     model = build("resnet18", input_shape=SHAPE, classes=10)
     if is_refused:
-        with pytest.raises(WeightsError, match=f"its metadata name it {architecture}"):
+        with pytest.raises(
+            WeightsError, match=f"its metadata gives the architecture {architecture}"
+        ):
             load(model, file)
     else:
         load(model, file)
+
+
+def write_resnet18(file: Path, metadata: dict[str, str] | None = None) -> None:
+    tensors = {name: np.ones_like(each) for name, each in zeros("torchvision_resnet18").items()}
+    safetensors.numpy.save_file(tensors, file, metadata)
+
+
+@pytest.fixture(scope="module")
+def resnet18() -> keras.Model:
+    return build("resnet18", input_shape=SHAPE, classes=10)
+
+
+@pytest.mark.parametrize(
+    ("name", "is_refused"),
+    [
+        ("resnetblur50-84f4748f", True),
+        ("resnetblur18", True),
+        ("ResNetBlur50.bt_in1k", True),
+        ("timm_resnetblur50", True),
+        ("resnetaa50_a1h-4cf422b3", True),
+        ("my-resnetaa101d.sw_in12k", True),
+        ("model", False),
+        ("resnet18", False),
+        ("resnet18-f37072fd", False),
+        ("resnet50_a1_0-14fe96d1", False),
+        ("resnet50-0676ba61", False),
+        ("tv_resnet50-epoch5", False),
+        ("resnet18_aa1", False),
+        ("resnet18-blur-augmented", False),
+        ("resnet18_blurred50", False),
+        ("resnetaa1", False),
+        ("resnetaa500_steps", False),
+        ("resnet_blur50", False),
+        ("resnetblurred", False),
+        ("blur18_resnet18", False),
+        ("resnet18_distilled_from_resnetblur50", False),
+        ("teacher-resnetaa50-student-resnet18", False),
+        ("densenetblur121d", False),
+        ("darknetaa53", False),
+    ],
+)
+def test_the_name_of_a_file_distinguishes_pooling_without_weights(
+    name: str, is_refused: bool, resnet18: keras.Model, tmp_path: Path
+) -> None:
+    file = tmp_path / f"{name}.safetensors"
+    write_resnet18(file)
+    if is_refused:
+        with pytest.raises(WeightsError, match=r"pooling before its strides \(its file name\); no"):
+            load(resnet18, file)
+    else:
+        load(resnet18, file)
+
+
+def test_metadata_precede_the_name_of_a_file(resnet18: keras.Model, tmp_path: Path) -> None:
+    file = tmp_path / "resnetblur18.safetensors"
+    write_resnet18(file, {"architecture": "resnet18"})
+    load(resnet18, file)
+
+
+@pytest.mark.parametrize(
+    ("config", "is_refused"),
+    [
+        (b'{"architecture": "resnetblur50", "num_classes": 10}', True),
+        (b'{"architecture": "resnet18"}', False),
+        (b'{"architecture": ["resnetblur50"]}', False),
+        (b'{"architectures": ["ResNetForImageClassification"]}', False),
+        (b'["resnetblur50"]', False),
+        (b'{"architecture": "resnetblur50"', False),
+        (b"\xff\xfe", False),
+        (b"", False),
+        (b"[" * 50_000, False),
+        (b'{"architecture": "resnetblur50"}' + b" " * (1 << 20), False),
+    ],
+)
+def test_the_configuration_of_hugging_face_is_read(
+    config: bytes, is_refused: bool, resnet18: keras.Model, tmp_path: Path
+) -> None:
+    """It lies beside the file; one that is damaged or too long is ignored."""
+    file = tmp_path / "model.safetensors"
+    write_resnet18(file)
+    (tmp_path / "config.json").write_bytes(config)
+    if is_refused:
+        with pytest.raises(WeightsError, match=r"its config\.json gives the architecture resnetbl"):
+            load(resnet18, file)
+    else:
+        load(resnet18, file)
+
+
+def test_a_configuration_that_is_no_file_is_ignored(resnet18: keras.Model, tmp_path: Path) -> None:
+    """Opening a named pipe would wait for a writer without end."""
+    write_resnet18(tmp_path / "model.safetensors")
+    os.mkfifo(tmp_path / "config.json")
+    load(resnet18, tmp_path / "model.safetensors")
 
 
 def widened(tensors: dict[str, Array]) -> dict[str, Array]:
@@ -120,7 +216,7 @@ def test_only_a_model_that_reads_the_file_is_recommended(
     with pytest.raises(WeightsError) as error:
         load_tensors(build(model, input_shape=SHAPE, classes=10), tensors, "FILE")
     line = str(error.value).splitlines()[0]
-    assert (f"{readers} reads it" in line) if readers else ("reads it" not in line)
+    assert (f"{readers} can load it" in line) if readers else ("can load it" not in line)
 
 
 @pytest.mark.parametrize("name", CANDIDATES)
@@ -134,7 +230,15 @@ def test_the_structure_has_the_parameters_of_the_model(name: str) -> None:
     assert found + (features + 1) * classes == MODELS[name].cost.parameters
 
 
-@pytest.mark.parametrize("name", ["googlenet", "resnet18", "resnet50_v2_keras"])
+def is_deep(name: str) -> bool:
+    """Return whether building a model takes more than a second."""
+    return name in ARCHITECTURES and sum(ARCHITECTURES[name].blocks) > 16
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.soak] * is_deep(name)) for name in CANDIDATES],
+)
 def test_the_structure_has_the_variables_of_the_model(name: str) -> None:
     model = build(name, input_shape=(32, 32, 1), include_top=False)
     expected = {
