@@ -1,3 +1,4 @@
+SHELL := /bin/bash -o pipefail
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,7 +7,12 @@ PARITY := .venv-parity
 PARITY_INSTALLED := $(PARITY)/.installed
 BENCHMARKS = $(shell grep -le --quick benchmarks/*.py)
 
-.PHONY: setup demo serve protos test test-parity check bench clean
+# pip's report, shortened to the names of what it fetches and its last step.
+PACKAGES := sed --unbuffered --quiet --regexp-extended \
+	-e 's/^Collecting ([^ ]+).*/  \1/p' -e 's/^(Installing collected) .*/\1 packages .../p' \
+	-e 's/^Successfully installed .*/done/p'
+
+.PHONY: setup demo serve protos test soak test-parity check bench clean
 
 setup: $(INSTALLED)
 
@@ -15,9 +21,10 @@ $(INSTALLED): pyproject.toml export/pyproject.toml serve/pyproject.toml constrai
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "keras-cnns needs Python 3.11 or later; $(PYTHON) is $$($(PYTHON) --version 2>&1)." \
 			"Name another one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@echo "Installing into $(VENV), for a minute or two:"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt \
-		--editable '.[dev]' --editable './export[openvino,litert]' --editable ./serve
+	@$(BIN)/python -m pip install --progress-bar off --constraint constraints.txt \
+		--editable '.[dev]' --editable './export[openvino,litert]' --editable ./serve | $(PACKAGES)
 	@touch $@
 
 demo: setup
@@ -34,6 +41,10 @@ protos: setup
 
 test: setup
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+# What takes too long for every change: each architecture family in every format.
+soak: setup
+	$(BIN)/python -m pytest -m soak --numprocesses 2
 
 # The peers that we are compared with, in an environment of their own: PyTorch stays out of ours.
 # timm and torchvision come without what they require, which would be another build of torch.

@@ -6,10 +6,14 @@
 The plain graph is what `tf2onnx` makes of the net with Keras' own batch normalisation; it is given
 float32 pixels, ours raw uint8 ones. Weights are random: speed does not depend on them. Every
 subject lives in a process of its own and takes its turn, so that a slow moment of the machine falls
-on all. A ratio is the plain graph's time by the subject's: above 1 is faster. Aims: float32 ONNX
-1.0 (pre-activation nets 1.1), int8 2.7 and OpenVINO's 3.1, its bfloat16 1.8. `peak` is the share of
-what one large float32 matrix product reaches here; int8 may exceed 1. torch is measured where
-`.venv-parity` is (`make test-parity` makes it), or with --torch-python.
+on all. A ratio is the plain graph's time divided by the subject's: above 1 is faster. Aims: float32
+ONNX 1.0 (pre-activation nets 1.1), int8 2.7 and OpenVINO's 3.1, its bfloat16 1.8. `peak` is the
+fraction of the speed of one large float32 matrix product here; int8 may exceed 1. torch is measured
+where `.venv-parity` is (`make test-parity` makes it), or with --torch-python.
+
+tf2onnx cannot write a plain graph of ResNeXt-50, whose convolutions are grouped. Its ONNX file is
+compared with ResNet-50's, of as many multiplications: the ratio is ResNeXt's time divided by
+ResNet's, and should be at most 1.3 (`--nets resnext50_32x4d`).
 """
 
 import argparse
@@ -27,6 +31,8 @@ from typing import Any
 from turns import PARITY_PYTHON, ratios, write_rows
 
 NETS = {"resnet20": 32, "googlenet": 224, "resnet50": 224, "resnet50_v2": 224}  # pixels a side
+PEERS = {"resnext50_32x4d": "resnet50"}  # networks that are compared with another, as ONNX
+PIXELS = NETS | {name: NETS[peer] for name, peer in PEERS.items()}
 QUICK = ("resnet20",)
 BATCHES = (1, 8)
 PLAIN = "plain onnx"
@@ -40,12 +46,13 @@ Run = Callable[[], Any]
 
 
 def prepare(name: str, directory: Path) -> None:
-    """Write the net in every format into a directory, with its multiplications in costs.json."""
-    import keras
-    import tensorflow as tf
-    import tf2onnx
+    """Write the net in every format into a directory, with its multiplications in costs.json.
 
-    from keras_cnns.models import BatchNormalization, build, cost
+    A net of PEERS is written as ONNX alone.
+    """
+    import keras
+
+    from keras_cnns.models import build, cost
     from keras_cnns_export.contract import Preprocessing
     from keras_cnns_export.formats import FORMATS, in_order, size_of
     from keras_cnns_export.graph import serving_graph
@@ -54,7 +61,7 @@ def prepare(name: str, directory: Path) -> None:
     from keras_cnns_export.source import Quantization, Source
 
     keras.utils.set_random_seed(0)
-    shape = (NETS[name], NETS[name], 3)
+    shape = (PIXELS[name], PIXELS[name], 3)
     net = build(name, input_shape=shape)
     graph = serving_graph(net)
     source = Source(
@@ -65,11 +72,25 @@ def prepare(name: str, directory: Path) -> None:
         quantization=Quantization(samples=CALIBRATION),
     )
     entries = {}
-    for each in in_order(FORMATS):
+    for each in in_order(["onnx"] if name in PEERS else FORMATS):
         if FORMATS[each].precision == "bfloat16" and not has_bfloat16():
             continue
         FORMATS[each].write(source, directory)
         entries[each] = size_of(each, directory)
+
+    content = {"multiplications": cost(net).multiply_adds, "bytes": entries}
+    if name not in PEERS:
+        entries[PLAIN] = write_plain(net, directory / "plain.onnx")
+    (directory / "costs.json").write_text(json.dumps(content), "utf-8")
+
+
+def write_plain(net: Any, path: Path) -> int:
+    """Write tf2onnx's graph of the net with Keras' own batch normalisation; return its bytes."""
+    import keras
+    import tensorflow as tf
+    import tf2onnx
+
+    from keras_cnns.models import BatchNormalization
 
     def keras_own(layer: Any) -> Any:
         kind = type(layer)
@@ -79,13 +100,10 @@ def prepare(name: str, directory: Path) -> None:
 
     plain = keras.models.clone_model(net, clone_function=keras_own)
     plain.set_weights(net.get_weights())
-    signature = [tf.TensorSpec((None, *shape), tf.float32, name="images")]
+    signature = [tf.TensorSpec(net.inputs[0].shape, tf.float32, name="images")]
     function = tf.function(lambda images: {"probabilities": plain(images, training=False)})
-    path = directory / "plain.onnx"
     tf2onnx.convert.from_function(function, signature, opset=17, output_path=str(path))
-    entries[PLAIN] = path.stat().st_size
-    content = {"multiplications": cost(net).multiply_adds, "bytes": entries}
-    (directory / "costs.json").write_text(json.dumps(content), "utf-8")
+    return path.stat().st_size
 
 
 def format_run(name: str, directory: Path, subject: str, batch: int) -> tuple[Run, float]:
@@ -94,7 +112,7 @@ def format_run(name: str, directory: Path, subject: str, batch: int) -> tuple[Ru
 
     from keras_cnns_export.formats import FORMATS
 
-    side = NETS[name]
+    side = PIXELS[name]
     images = np.random.default_rng(0).integers(0, 256, (batch, side, side, 3), np.uint8)
     if subject == PLAIN:
         import onnxruntime
@@ -246,10 +264,36 @@ def compare(
     return rows
 
 
+def compare_with_peer(name: str, models: Path, batch: int, rounds: int) -> dict[str, Any]:
+    """Measure the ONNX files of a net of PEERS and its peer in turn; print and return the row."""
+    peer = PEERS[name]
+    with ExitStack() as stack:
+        workers = [
+            stack.enter_context(
+                worker(sys.executable, each, str(models / each), "onnx", str(batch))
+            )
+            for each in (name, peer)
+        ]
+        times: list[list[float]] = [[], []]
+        for _ in range(rounds):
+            for seconds, (_, measure) in zip(times, workers, strict=True):
+                seconds.append(measure())
+    figures = ratios(*times)
+    milliseconds = round(statistics.median(times[0]) * 1e3, 3)
+    print(
+        f"{f'{name}, batch {batch}':<22}{'onnx':<19}{milliseconds:>9.2f}"
+        + "".join(f"{value:>7.2f}" for value in figures.values())
+        + f"   of {peer}'s {statistics.median(times[1]) * 1e3:.2f} ms",
+        flush=True,
+    )
+    row = {"case": f"{name}, batch {batch}", "subject": "onnx", "peer": peer, **figures}
+    return {**row, "milliseconds": milliseconds}
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="the smallest net, fewer rounds")
-    parser.add_argument("--nets", nargs="+", choices=NETS, metavar="NAME", help=", ".join(NETS))
+    parser.add_argument("--nets", nargs="+", choices=PIXELS, metavar="NAME", help=", ".join(PIXELS))
     parser.add_argument("--batches", nargs="+", type=int, default=BATCHES, metavar="N")
     parser.add_argument("--subjects", nargs="+", metavar="NAME", help="beside the plain graph")
     parser.add_argument("--models", type=Path, metavar="DIR", help="keep the files there")
@@ -270,17 +314,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print("".join(f"{title:>{width}}" for title, width in zip(titles, widths, strict=True)))
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as temporary:
-        for name in options.nets or (QUICK if options.quick else NETS):
-            directory = (options.models or Path(temporary)) / name
-            if not (directory / "costs.json").exists():
-                directory.mkdir(parents=True, exist_ok=True)
-                command = [sys.executable, __file__, "--prepare", name, str(directory)]
-                subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+        models = options.models or Path(temporary)
+        rounds = 3 if options.quick else 7
+        for name in options.nets or (QUICK if options.quick else PIXELS):
+            for each in (name, *([PEERS[name]] if name in PEERS else [])):
+                directory = models / each
+                if not (directory / "costs.json").exists():
+                    directory.mkdir(parents=True, exist_ok=True)
+                    command = [sys.executable, __file__, "--prepare", each, str(directory)]
+                    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
             for batch in options.batches:
-                rounds = 3 if options.quick else 7
-                rows += compare(
-                    name, directory, batch, rounds, options.torch_python, options.subjects
-                )
+                if name in PEERS:
+                    rows.append(compare_with_peer(name, models, batch, rounds))
+                else:
+                    rows += compare(
+                        name, models / name, batch, rounds, options.torch_python, options.subjects
+                    )
     write_rows(options.json, rows)
 
 

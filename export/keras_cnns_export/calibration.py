@@ -1,7 +1,7 @@
-"""Temperature scaling (Guo et al. 2017): probabilities that are as sure as they are right.
+"""Temperature scaling (Guo et al. 2017): a model's confidence is brought near its accuracy.
 
-One number T divides the logits; it is the one under which the true classes of a split are most
-likely. The order of the classes stays as it is, and so does the accuracy.
+The logits are divided by one number T, which maximizes the likelihood of a split's true classes.
+The order of the classes, and with it the accuracy, does not change.
 """
 
 from collections.abc import Iterable
@@ -13,9 +13,8 @@ from keras_cnns_export.errors import ExportError
 from keras_cnns_export.graph import Array, ServingGraph
 from keras_cnns_export.samples import Batch
 
-BINS = 15
-# A net that is right about every image of the split would be given a temperature of 0.
-LEAST, MOST = 0.1, 10.0
+# Without a minimum, a model that is right about every image would get a temperature of 0.
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.1, 10.0
 
 
 def calibrate(graph: ServingGraph, batches: Iterable[Batch], split: str) -> Calibration:
@@ -42,18 +41,18 @@ def calibrate(graph: ServingGraph, batches: Iterable[Batch], split: str) -> Cali
 
 
 def fit_temperature(logits: Array, classes: Array) -> float:
-    """The temperature of the least cross-entropy, from 0.1 to 10.
+    """Return the temperature with the smallest cross-entropy, from 0.1 to 10.
 
-    The cross-entropy is convex in 1/T, and its slope is the mean over the samples of the expected
-    logit less the true one: halving finds where that changes its sign.
+    The cross-entropy is convex in 1/T. Its derivative is the mean over the images of the expected
+    logit minus the true class's logit; bisection finds its zero.
 
     Args:
         logits: [N, K].
-        classes: the true ones, int [N].
+        classes: the true classes, int [N].
     """
     logits = logits.astype(np.float64)
     true = logits[np.arange(len(classes)), classes]
-    low, high = 1 / MOST, 1 / LEAST
+    low, high = 1 / MAX_TEMPERATURE, 1 / MIN_TEMPERATURE
     for _ in range(60):
         middle = (low + high) / 2
         slope = ((_softmax(logits * middle) * logits).sum(axis=1) - true).mean()
@@ -62,16 +61,16 @@ def fit_temperature(logits: Array, classes: Array) -> float:
 
 
 def expected_calibration_error(probabilities: Array, classes: Array) -> float:
-    """How far confidence is from accuracy: the mean over 15 equal bins, weighted by their samples.
+    """Return the expected calibration error, 0..1, as the training report computes it.
 
     Args:
         probabilities: [N, K].
-        classes: the true ones, int [N].
+        classes: the true classes, int [N].
     """
-    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == classes
-    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    gaps = np.bincount(bins, confidence - right, BINS)
-    return float(np.abs(gaps).sum() / len(classes))
+    from keras_cnns.report.predictions import calibrate as sorted_into_bins
+
+    is_right = probabilities.argmax(axis=1) == classes
+    return float(sorted_into_bins(probabilities.max(axis=1), is_right).error)
 
 
 def _softmax(logits: Array) -> Array:

@@ -80,7 +80,8 @@ def export(
     """Publish a model as the next version of models/NAME, every format proven equal to Keras.
 
     The version, models/NAME/1, 2 ..., is one that TensorFlow Serving, Triton and keras-cnns-serve
-    load as it is. If a format disagrees with Keras, nothing is published.
+    load as it is. If a format fails or disagrees with Keras, nothing is published, and the error
+    says how to leave that format out.
     """
     names, wanted = _names(formats), _names(outputs)
     with _usage("--formats"):
@@ -126,10 +127,13 @@ def _names(option: str) -> list[str]:
 
 
 def _read_labels(path: Path) -> list[str]:
+    from keras_cnns.text_files import read_labels
+
     try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise typer.BadParameter(f"cannot read {path}: {error}", param_hint="--labels") from error
+        return list(read_labels(path))
+    except (OSError, ValueError) as error:
+        reason = f"cannot read {path}: {error}" if isinstance(error, OSError) else str(error)
+        raise typer.BadParameter(reason, param_hint="--labels") from error
 
 
 def main(arguments: list[str] | None = None, program: str = "keras-cnns export") -> int:
@@ -148,7 +152,7 @@ def main(arguments: list[str] | None = None, program: str = "keras-cnns export")
 
 
 def summary(version: Path) -> str:
-    """What a published version holds and how well it agrees with Keras, a line for each format."""
+    """Return a published version's formats and their agreement with Keras, a line for each."""
     content = json.loads((version / "model.json").read_text(encoding="utf-8"))
     parity, metrics = content["parity"], content["metrics"]
     rows = []
@@ -163,6 +167,12 @@ def summary(version: Path) -> str:
         rows.append(row)
     first = f"compared with Keras on {parity['samples']} images ({parity['split']})"
     lines = [first + ":", *rows]
+    own = parity.get("own_precision")
+    if own is not None:
+        lines.append(
+            f"exported in float32; the model's own answers in {own['policy']} differ from it by up "
+            f"to {own['largest_difference']:.1e}, top-1 agreement {own['top_1_agreement']:.2%}"
+        )
     if metrics is not None:
         split, accuracy = metrics["split"], metrics["accuracy"]
         lines.append(f"accuracy {accuracy:.2%} on {metrics['samples']} images ({split})")
@@ -180,7 +190,7 @@ def summary(version: Path) -> str:
 
 @contextlib.contextmanager
 def _usage(option: str) -> Iterator[None]:
-    """What the library finds wrong with an option's value is bad usage here."""
+    """Turn the library's error about an option's value into one of usage."""
     try:
         yield
     except ExportError as error:

@@ -102,22 +102,30 @@ class Metrics:
 
 @dataclasses.dataclass(frozen=True)
 class FormatParity:
-    """One format against Keras, over every sample and class."""
+    """One format compared with Keras over every image and class."""
 
     largest_difference: float  # of probabilities, absolute
     mean_difference: float
-    top_1_agreement: float  # 0..1, the share of samples with Keras' first class, or one that ties
+    top_1_agreement: float  # 0..1, the fraction of images with Keras' first class, or with a tie
     accuracy: float | None  # 0..1, top-1; None without true labels
-    worst_sample: int = 0  # where the largest difference is, in the order of the split
+    worst_sample: int = 0  # the index of the image with the largest difference
+
+
+@dataclasses.dataclass(frozen=True)
+class OwnPrecision(FormatParity):
+    """A mixed-precision model's own answers, compared with the float32 that is exported."""
+
+    policy: str = ""  # Keras' name of it: "mixed_bfloat16"
 
 
 @dataclasses.dataclass(frozen=True)
 class Parity:
-    """The comparison of every written format with Keras."""
+    """The comparison of every written format with Keras in float32."""
 
     split: str  # "generated": images made for the comparison
     samples: int
     formats: dict[str, FormatParity]
+    own_precision: OwnPrecision | None = None  # None for a model that computes in float32
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,10 +1,28 @@
-"""The one error of this package, and the check that many of its arguments share."""
+"""The error of this package, and how every other exception becomes one."""
 
-from collections.abc import Collection
+import contextlib
+import functools
+import re
+from collections.abc import Callable, Collection, Iterator
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_MAX_REASON = 300  # characters of another library's message
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # Keras prints its messages in bold
 
 
 class ExportError(ValueError):
     """Why nothing was published: what was wrong, where, and what would be right."""
+
+
+class FormatError(ExportError):
+    """Why one format failed; `format` is its name. The others can be published without it."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(reason)
+        self.format = name
 
 
 def check_names(kind: str, names: Collection[str], known: Collection[str]) -> None:
@@ -16,3 +34,41 @@ def check_names(kind: str, names: Collection[str], known: Collection[str]) -> No
         raise ExportError(f"unknown {kind} {unknown[0]!r}; there are: {', '.join(known)}")
     if not names:
         raise ExportError(f"no {kind} asked for; there are: {', '.join(known)}")
+
+
+def in_one_line(error: BaseException) -> str:
+    """Return an exception's message on one line, after its type unless that is a ValueError."""
+    text = " ".join(_COLOURS.sub("", str(error)).split())
+    if len(text) > _MAX_REASON:
+        text = f"{text[:_MAX_REASON]}..."
+    is_sentence = isinstance(error, ValueError) and text
+    return text if is_sentence else f"{type(error).__name__}: {text}".removesuffix(": ")
+
+
+def raises_export_error(function: Callable[P, R]) -> Callable[P, R]:
+    """Decorate a function so that every exception leaves it as an `ExportError`."""
+
+    @functools.wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except ExportError:
+            raise
+        except Exception as error:
+            raise ExportError(in_one_line(error)) from error
+
+    return wrapper
+
+
+@contextlib.contextmanager
+def failures_of(name: str) -> Iterator[None]:
+    """Turn every exception within the block into the `FormatError` of the format `name`.
+
+    An OSError passes: a full disk is the fault of no format.
+    """
+    try:
+        yield
+    except (FormatError, OSError):
+        raise
+    except Exception as error:
+        raise FormatError(name, f"{name}: {in_one_line(error)}") from error

@@ -1,7 +1,8 @@
-"""From a Keras model to a published version: graph, formats, parity, model.json, publication."""
+"""Publish a Keras model as a version: graph, formats, parity, model.json, publication."""
 
 import dataclasses
 import datetime
+import functools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,9 +21,9 @@ from keras_cnns_export.contract import (
     check_labels,
     write_labels,
 )
-from keras_cnns_export.errors import ExportError
-from keras_cnns_export.formats import FORMATS, in_order, size_of
-from keras_cnns_export.graph import Array, serving_graph
+from keras_cnns_export.errors import ExportError, FormatError, failures_of, raises_export_error
+from keras_cnns_export.formats import FORMATS, in_order, leave_out, size_of
+from keras_cnns_export.graph import Array, Predict, serving_graph
 from keras_cnns_export.model_file import load_model
 from keras_cnns_export.parity import compare
 from keras_cnns_export.pixels import Comparison, compare_pixels
@@ -32,15 +33,17 @@ from keras_cnns_export.samples import (
     GENERATED,
     Batch,
     batches_of,
+    first,
     generated_batches,
     shuffled_split,
 )
 from keras_cnns_export.source import Quantization, Source
 from keras_cnns_export.timing import median_milliseconds
 
-LEAST_WITHIN_ONE_LEVEL = 0.999  # of the pixels that TensorFlow and Pillow read
+MIN_WITHIN_ONE_LEVEL = 0.999  # of the pixels that TensorFlow and Pillow read
 
 
+@raises_export_error
 def export(
     model: Any,
     to: str | os.PathLike[str],
@@ -64,11 +67,13 @@ def export(
 ) -> Path:
     """Publish a Keras image classifier as the next version of a model repository's model.
 
-    Every written format is run against Keras first; if one disagrees, nothing is published.
+    Every written format is compared with Keras first. If one fails or disagrees, nothing is
+    published, and the error names the format and how to leave it out.
 
     Args:
         model: a keras.Model or the path of a .keras file: raw pixels 0..255 [N, H, W, C] ->
-            probabilities [N, K], or a dict of outputs of which "main" is these.
+            probabilities [N, K], or a dict of outputs of which "main" is these. One sigmoid unit
+            [N, 1] is exported as two classes, probabilities [1 - p, p] and logits [0, z].
         to: the model's directory, `models/NAME`; the version is the next free number in it.
         labels: the K classes' names, in the order of the probabilities; by default their numbers.
         preprocessing: how an encoded image becomes the model's input, as in model.json
@@ -77,20 +82,20 @@ def export(
         formats: names from `formats.FORMATS`.
         outputs: names from `heads.OUTPUTS`; `probabilities` is always there.
         samples: the split's name, and what to compare on: images uint8 [N, H, W, C], a tuple
-            (images, true classes), or a tf.data.Dataset of such batches. By default 256 images
-            are made, and model.json has no accuracy.
+            (images, true classes), or an iterable of such batches, which must be repeatable. By
+            default 256 images are made, and model.json has no accuracy.
         training_samples: what int8 formats take their ranges from, in the forms of `samples`; by
             default these.
-        preprocess_input: "caffe", "tf" or "torch" for a model of keras.applications that takes
-            what this mode of `preprocess_input` makes of pixels: it goes into the graph.
+        preprocess_input: "caffe", "tf" or "torch" for a model of keras.applications whose input
+            is the result of this mode of `preprocess_input`; the graph then computes it.
         calibrate: fit a temperature on `samples`, which must have true classes, and fold it in.
         report: write report.html into the version.
         kserve: write a KServe InferenceService manifest beside the versions.
-        storage_uri: where the manifest says that the model's directory lies.
+        storage_uri: the URI of the model's directory in the manifest.
         trust: run Python code that a .keras file carries.
-        architecture: what model.json calls the network; by default the Keras model's name.
-        metrics: what model.json says of the model's accuracy; by default that on `samples`.
-        opset: of ONNX, 13 to 18.
+        architecture: the network's name in model.json; by default the Keras model's name.
+        metrics: the model's accuracy in model.json; by default that on `samples`.
+        opset: the version of ONNX's operator set, 13 to 18.
         quantization: how int8 formats choose their ranges.
 
     Returns:
@@ -98,7 +103,8 @@ def export(
 
     Raises:
         ExportError: an argument is wrong, a format cannot be written (a full disk too), or it
-            disagrees with Keras. No version and no other file is left behind.
+            disagrees with Keras; `__cause__` is another library's exception. No version and no
+            other file is left behind.
     """
     model_directory = check_model_directory(to)
     names = in_order(formats)
@@ -125,23 +131,31 @@ def export(
         if preprocessing is None
         else Preprocessing.read(preprocessing, graph.image_shape)
     )
+    quantization = quantization or Quantization()
+
+    @functools.cache
+    def calibration_batch() -> Batch:
+        """Read what several int8 formats share."""
+        data = validation if training_samples is None else training_samples
+        return first(read(data), quantization.samples)
+
     source = Source(
         graph,
         check_labels(labels, graph.classes),
         steps,
-        training_batches=lambda: read(validation if training_samples is None else training_samples),
+        training_batches=lambda: iter([calibration_batch()]),
         name=model_directory.name,
         opset=opset,
-        quantization=quantization or Quantization(),
+        quantization=quantization,
     )
     try:
         with Draft(model_directory) as draft:
             write_labels(draft.path, source.labels)
             entries = {name: _write(name, source, draft.path) for name in names}
-            written = {name: FORMATS[name].load(draft.path) for name in names}
+            written = {name: _load(name, draft.path) for name in names}
             precisions = {name: FORMATS[name].precision for name in names}
             parity, measured = compare(
-                graph.reference(), written, read(validation), split, precisions
+                graph.reference(), written, read(validation), split, precisions, graph.own
             )
             image = np.full((1, *graph.image_shape), 127, np.uint8)
             for name in names:
@@ -168,12 +182,15 @@ def export(
             content.write(draft.path)
             beside = _beside(content, source, storage_uri, kserve=kserve)
             return draft.publish(beside)
+    except FormatError as error:
+        raise ExportError(f"{error}{leave_out(error.format, formats)}") from error.__cause__
     except OSError as error:
         raise ExportError(
             f"cannot export to {model_directory}: {error.strerror or error}; nothing was published"
         ) from error
 
 
+@raises_export_error
 def export_run(
     run_directory: str | os.PathLike[str],
     to: str | os.PathLike[str],
@@ -181,17 +198,16 @@ def export_run(
     trust: bool = False,
     **options: Any,
 ) -> Path:
-    """Publish what `keras-cnns train` left in a run, compared on its whole validation split.
+    """Publish a run of `keras-cnns train`, compared on its whole validation split.
 
     Labels, preprocessing, the architecture's name and the accuracy on the test split come from the
-    run, and the ranges of int8 formats from its training split, shuffled; `options`, what is
-    returned and what is raised are `export`'s.
+    run, and the ranges of int8 formats from its training split, shuffled. `options` and the result
+    are those of `export`.
 
     Raises:
-        ExportError: see `export`.
-        ValueError: the directory holds no finished run.
+        ExportError: the directory holds no finished run; and see `export`.
     """
-    from keras_cnns.data import load_split
+    from keras_cnns.data import open_split
     from keras_cnns.training import open_run
 
     check_model_directory(to)
@@ -204,7 +220,7 @@ def export_run(
         to,
         labels=run.labels,
         preprocessing=data.preprocessing(),
-        samples=(data.validation_split, load_split(data, data.validation_split, batch_size=64)),
+        samples=(data.validation_split, open_split(data, data.validation_split, batch_size=64)),
         training_samples=shuffled_split(data, data.train_split),
         architecture=run.recipe.model.name,
         metrics=test and Metrics(data.test_split, test["samples"], test["accuracy"]),
@@ -214,8 +230,14 @@ def export_run(
 
 def _write(name: str, source: Source, version: Path) -> dict[str, Any]:
     row = FORMATS[name]
-    own = row.write(source, version)
+    with failures_of(name):
+        own = row.write(source, version)
     return {"engine": row.engine, "precision": row.precision, **own}
+
+
+def _load(name: str, version: Path) -> Predict:
+    with failures_of(name):
+        return FORMATS[name].load(version)
 
 
 def _compare_pixels(source: Source) -> Comparison:
@@ -231,24 +253,24 @@ def _compare_pixels(source: Source) -> Comparison:
     comparison = compare_pixels(
         lambda contents: decode(tf.constant(contents)).numpy(), source.preprocessing
     )
-    share = comparison.figures.within_one_level
-    if share < LEAST_WITHIN_ONE_LEVEL:
+    fraction = comparison.figures.within_one_level
+    if fraction < MIN_WITHIN_ONE_LEVEL:
         raise ExportError(
-            f"TensorFlow and Pillow read encoded images differently: {share:.3%} of the pixels "
-            f"agree to one level, at least {LEAST_WITHIN_ONE_LEVEL:.1%} is asked; the worst is a "
+            f"TensorFlow and Pillow read encoded images differently: {fraction:.3%} of the pixels "
+            f"agree to one level, and at least {MIN_WITHIN_ONE_LEVEL:.1%} must; the worst is a "
             f"{comparison.worst[0]}"
         )
     return comparison
 
 
 def _pick(batches: Iterator[Batch], wanted: Mapping[str, int]) -> dict[str, Array]:
-    """The samples of these numbers."""
-    picked, first = {}, 0
+    """Return the images at these indices, by the name of their format."""
+    picked, start = {}, 0
     for images, _ in batches:
         for name, index in wanted.items():
-            if first <= index < first + len(images):
-                picked[name] = images[index - first]
-        first += len(images)
+            if start <= index < start + len(images):
+                picked[name] = images[index - start]
+        start += len(images)
     return picked
 
 

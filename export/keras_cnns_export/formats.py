@@ -1,7 +1,7 @@
-"""The formats, by the name that `formats=` and model.json give them: a new one is a row and a file.
+"""The table of formats, by their names in `formats=` and model.json: a row and a file for each.
 
-Each file writes into a version's directory and loads from it what it wrote, as a function from
-images to named outputs, so that one loop compares them all with Keras.
+Each file writes into a version's directory and loads what it wrote as a function from images to
+named outputs, so that one loop compares all formats with Keras.
 """
 
 import dataclasses
@@ -78,7 +78,7 @@ FORMATS = {
 
 
 def in_order(names: Iterable[str]) -> list[str]:
-    """The formats asked for, each behind those that it requires.
+    """Return the requested formats, each after those that it requires.
 
     Raises:
         ExportError: a name is unknown, or the package of an optional format is not installed.
@@ -105,7 +105,20 @@ def in_order(names: Iterable[str]) -> list[str]:
     return ordered
 
 
+def leave_out(failed: str, names: Iterable[str]) -> str:
+    """Return how to export without a format that failed; "" if no requested one is left.
+
+    Args:
+        failed: the format's name.
+        names: the requested formats.
+    """
+    others = [name for name in names if failed not in in_order([name])]
+    if not others:
+        return ""
+    return f"; leave it out with --formats {','.join(others)}, or formats={others} in Python"
+
+
 def size_of(name: str, version: Path) -> int:
-    """The bytes of all files of a format in a version."""
+    """Return the size in bytes of all files of a format in a version."""
     files = {path for pattern in FORMATS[name].files for path in version.glob(pattern)}
     return sum(path.stat().st_size for path in files)

@@ -1,4 +1,4 @@
-"""The graph that every format holds: raw pixels in, named outputs out, the Keras model between.
+"""The graph that every format holds: from raw pixels through the Keras model to named outputs.
 
 `images` uint8 [N, H, W, C] -> float32 0..255 -> network (inference) -> {"probabilities": [N, K]}
 """
@@ -12,8 +12,9 @@ import tensorflow as tf
 
 from keras_cnns.models.heads import deep_recursion
 from keras_cnns_export.contract import TensorSpec
+from keras_cnns_export.errors import ExportError
 from keras_cnns_export.heads import with_outputs
-from keras_cnns_export.network import prepared
+from keras_cnns_export.network import first_layer_with_nan, own_answers, prepared
 
 INPUT = "images"
 
@@ -23,12 +24,13 @@ Predict = Callable[[Array], Mapping[str, Array]]  # images uint8 [N, H, W, C] ->
 
 @dataclasses.dataclass(frozen=True)
 class ServingGraph:
-    """A network with the signature that is served; make it by `serving_graph`."""
+    """A network with the signature that is served; `serving_graph` makes one."""
 
     network: Any  # keras.Model in float32: pixels 0..255 [N, H, W, C] -> dict of named outputs
     function: Any  # tf.function: images uint8 [N, H, W, C] -> dict of named outputs
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    own: "OwnAnswers | None" = None  # of a mixed-precision model
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -38,23 +40,35 @@ class ServingGraph:
 
     @property
     def classes(self) -> int:
-        """How many classes the probabilities are of."""
+        """The number of classes."""
         return int(self.network.output["probabilities"].shape[-1])
 
     def reference(self) -> Predict:
-        """What Keras itself answers; the formats are compared with this."""
-        pixels = tf.TensorSpec((None, *self.image_shape), tf.float32)
-        call = tf.function(
-            lambda pixels: self.network(pixels, training=False),
-            input_signature=[pixels],
-            autograph=False,
-        )
+        """Return Keras' own answers, with which the formats are compared.
+
+        The function raises ExportError, with the first layer's name, if an answer holds NaN.
+        """
+        call = _of_pixels(lambda pixels: self.network(pixels, training=False), self.image_shape)
 
         def predict(images: Array) -> Mapping[str, Array]:
-            answers = call(tf.cast(images, tf.float32))
-            return {name: value.numpy() for name, value in answers.items()}
+            answers = {name: value.numpy() for name, value in call(images).items()}
+            if any(np.isnan(value).any() for value in answers.values()):
+                layer = first_layer_with_nan(self.network, tf.cast(images, tf.float32))
+                raise ExportError(
+                    f"{self.network.name} answers NaN; the first layer whose output holds NaN is "
+                    f"{layer!r}"
+                )
+            return answers
 
         return predict
+
+
+@dataclasses.dataclass(frozen=True)
+class OwnAnswers:
+    """What a mixed-precision model itself computes; its float32 copy is exported."""
+
+    policy: str  # Keras' name of its precision: "mixed_bfloat16"
+    predict: Predict  # images uint8 [N, H, W, C] -> {"probabilities": float32 [N, K]}
 
 
 def serving_graph(
@@ -64,16 +78,17 @@ def serving_graph(
     preprocess_input: str | None = None,
     temperature: float | None = None,
 ) -> ServingGraph:
-    """The serving graph of a Keras model.
+    """Return the serving graph of a Keras model.
 
     Args:
         model: pixels 0..255 [N, H, W, C] -> probabilities [N, K], or a dict of which "main" is
             kept: inference drops the auxiliary heads unless they are among the outputs. One
-            trained in mixed precision is exported as a clone in float32.
+            sigmoid unit, [N, 1], becomes two classes. A model in mixed precision is exported as a
+            float32 copy.
         outputs: names from `heads.OUTPUTS`; `probabilities` is always there.
-        preprocess_input: a key of `network.PREPROCESS_INPUT`, for a model that takes what
-            keras.applications' `preprocess_input` gives in place of pixels.
-        temperature: that the logits are divided by, to calibrate the probabilities.
+        preprocess_input: a key of `network.PREPROCESS_INPUT`, for a model whose input is the
+            result of keras.applications' `preprocess_input`.
+        temperature: the logits are divided by it, which calibrates the probabilities.
 
     Raises:
         ExportError: the model is not of that form, or an output is unknown.
@@ -82,18 +97,83 @@ def serving_graph(
     shape = network.inputs[0].shape
     signature = [tf.TensorSpec((None, *shape[1:]), tf.uint8, name=INPUT)]
 
-    @tf.function(input_signature=signature, autograph=False)
     def serve(images: Any) -> Any:
         return network(tf.cast(images, tf.float32), training=False)
 
     with deep_recursion():
-        results = serve.get_concrete_function().structured_outputs
+        function = _without_xla(serve, signature)
+    results = function.get_concrete_function().structured_outputs
     return ServingGraph(
         network=network,
-        function=serve,
+        function=function,
         inputs=tuple(_spec(spec.name, spec) for spec in signature),
         outputs=tuple(_spec(name, results[name]) for name in network.output),
+        own=_own(model, shape[1:], preprocess_input, temperature),
     )
+
+
+def _own(
+    model: Any, shape: Sequence[int], preprocess_input: str | None, temperature: float | None
+) -> OwnAnswers | None:
+    own = own_answers(model, preprocess_input)
+    if own is None:
+        return None
+    policy, answers = own
+    call = _of_pixels(answers, shape)
+
+    def predict(images: Array) -> Mapping[str, Array]:
+        probabilities = call(images).numpy()
+        if probabilities.shape[1] == 1:
+            probabilities = np.concatenate([1 - probabilities, probabilities], axis=1)
+        if temperature is not None:  # softmax(logits / T) is proportional to p^(1/T)
+            probabilities = probabilities ** (1 / temperature)
+            probabilities /= probabilities.sum(axis=1, keepdims=True)
+        return {"probabilities": probabilities}
+
+    return OwnAnswers(policy, predict)
+
+
+def _of_pixels(call: Callable[[Any], Any], shape: Sequence[int]) -> Callable[[Array], Any]:
+    """Return a traced function of images uint8 [N, H, W, C] from one of pixels in float32."""
+    pixels = tf.TensorSpec((None, *shape), tf.float32)
+    function = tf.function(call, input_signature=[pixels], autograph=False)
+    return lambda images: function(tf.cast(images, tf.float32))
+
+
+def _without_xla(call: Callable[[Any], Any], signature: Sequence[Any]) -> Any:
+    """Return the traced tf.function of `call`, without functions that XLA must compile.
+
+    Keras compiles grouped convolutions, whose gradient TensorFlow lacks on a CPU. Converters do not
+    know such functions, and TensorFlow Serving runs them only behind a flag; inlined into the graph
+    they are plain operations. Only then: inlining also switches AutoGraph off within them.
+
+    Raises:
+        ExportError: a function that was compiled and saved elsewhere cannot be inlined.
+    """
+    function = tf.function(call, input_signature=signature, autograph=False)
+    if not _has_xla(function):
+        return function
+
+    def inlined(images: Any) -> Any:  # runs once for each trace, and saving traces once more
+        before = tf.config.functions_run_eagerly()
+        tf.config.run_functions_eagerly(True)  # within a trace: operations join its graph
+        try:
+            return call(images)
+        finally:
+            tf.config.run_functions_eagerly(before)
+
+    function = tf.function(inlined, input_signature=signature, autograph=False)
+    if _has_xla(function):
+        raise ExportError(
+            "a layer holds a loaded function that XLA must compile (jit_compile=True): converters "
+            "and TensorFlow Serving do not run it; save it without jit_compile"
+        )
+    return function
+
+
+def _has_xla(function: Any) -> bool:
+    library = function.get_concrete_function().graph.as_graph_def().library
+    return any("_XlaMustCompile" in each.attr for each in library.function)
 
 
 def _spec(name: str, tensor: Any) -> TensorSpec:

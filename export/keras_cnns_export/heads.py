@@ -1,7 +1,10 @@
-"""What a network answers, by name: each output is derived from its classifier.
+"""The named outputs of a network, each derived from its classifier.
 
-The classifier is what a network ends in: a global average pool, dropout or none, a Dense layer, a
-softmax. `features` and `cam` need all of it, `logits` only the softmax.
+The classifier is what a network ends in: a global average pool, optionally dropout, a Dense layer
+and a softmax. `features` and `cam` need all of it, `logits` only the softmax.
+
+A network that ends in one sigmoid unit, p = sigmoid(z), is served with two classes: probabilities
+[1 - p, p] and logits [0, z], whose softmax they are.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,8 +21,9 @@ TOP_K = 5
 class ClassActivationMap(layers.Layer):
     """Where the network saw the most probable class (Zhou et al. 2016, equation 2), unscaled.
 
-    The pooled average of a map is linear in it, so that the class's weights applied to every
-    position tell how much of the logit comes from there: their mean is the logit less its bias.
+    The average pool is linear in the feature map, so the class's weights applied at every position
+    show how much of the logit comes from there: the map's mean is the logit minus its bias. Of one
+    sigmoid unit the second class has the unit's weights and the first their negatives.
     """
 
     def __init__(self, classifier: Any, **kwargs: Any) -> None:
@@ -29,6 +33,8 @@ class ClassActivationMap(layers.Layer):
     def call(self, feature_map: Any, probabilities: Any) -> Any:
         """[N, h, w, D] and [N, K] -> [N, h, w]."""
         of_class = ops.transpose(self.classifier.kernel)
+        if of_class.shape[0] == 1:
+            of_class = ops.concatenate([-of_class, of_class])
         _, first = ops.top_k(probabilities, 1)  # Keras' argmax has no form in ONNX
         weights = ops.take(of_class, first[:, 0], axis=0)
         # Channels first, as ONNX has them: the converter's own transpose and this one cancel.
@@ -37,12 +43,20 @@ class ClassActivationMap(layers.Layer):
 
 
 class Heads:
-    """The tensors of a network from which its named outputs are made."""
+    """The tensors of a network from which its named outputs are made.
+
+    Raises:
+        ExportError: the network has one output unit, and it is no sigmoid.
+    """
 
     def __init__(self, network: Any, temperature: float | None = None) -> None:
         self.network = network
         self._probabilities = network.output["main"]
         self._logits: Any = None
+        if self._probabilities.shape[-1] == 1:
+            self._check_sigmoid()
+            p = self._probabilities
+            self._probabilities = ops.concatenate([1 - p, p], axis=1)
         if temperature is not None:
             self._logits = layers.Rescaling(1 / temperature, name="temperature")(self._last())
             self._probabilities = layers.Softmax(name="calibrated")(self._logits)
@@ -88,24 +102,33 @@ class Heads:
         return {name: self.network.output[name]}
 
     def _last(self) -> Any:
-        """What goes into the network's softmax, [N, K]."""
-        layer, source = _made_by(self.network.output["main"])
-        if isinstance(layer, layers.Softmax) or (
-            isinstance(layer, layers.Activation) and _is_softmax(layer)
-        ):
-            return source
-        if isinstance(layer, layers.Dense) and _is_softmax(layer):
-            linear = layers.Dense(layer.units, use_bias=layer.use_bias, name=f"{layer.name}_logits")
-            logits = linear(source)
-            linear.set_weights(layer.get_weights())
-            return logits
+        """Return the logits [N, K], the input of the network's softmax."""
+        main = self.network.output["main"]
+        layer, source = _made_by(main)
+        logits = None
+        if isinstance(layer, layers.Softmax):
+            logits = source
+        elif _ends_in(layer, "softmax" if main.shape[-1] > 1 else "sigmoid"):
+            logits = source if isinstance(layer, layers.Activation) else _linear(layer, source)
+        if logits is not None:
+            one_unit = main.shape[-1] == 1
+            return ops.concatenate([0 * logits, logits], axis=1) if one_unit else logits
         raise ExportError(
             f"{self.network.name} ends in {layer.name}: logits and a temperature need a softmax "
             "there, as Dense(K, activation='softmax')"
         )
 
+    def _check_sigmoid(self) -> None:
+        layer, _ = _made_by(self.network.output["main"])
+        if not _ends_in(layer, "sigmoid"):
+            raise ExportError(
+                f"{self.network.name} gives [None, 1] from {layer.name}; one unit must have a "
+                "sigmoid, as Dense(1, activation='sigmoid'), and is served as two classes; more "
+                "classes need a softmax, as Dense(K, activation='softmax')"
+            )
+
     def _classifier(self) -> tuple[Any, Any]:
-        """The Dense layer that gives the logits, and the features [N, D] that it reads."""
+        """Return the Dense layer that gives the logits, and the features [N, D] that it reads."""
         layer, source = _made_by(self.network.output["main"])
         while isinstance(layer, layers.Softmax | layers.Activation):
             layer, source = _made_by(source)
@@ -153,11 +176,21 @@ def with_outputs(network: Any, outputs: Sequence[str], temperature: float | None
 
 
 def _made_by(tensor: Any) -> tuple[Any, Any]:
-    """The operation that gives a tensor, and the first tensor that it takes."""
+    """Return the operation that gives a tensor, and the first tensor that it takes."""
     operation, node, _ = tensor._keras_history
     sources = operation._inbound_nodes[node].input_tensors
     return operation, sources[0] if sources else None
 
 
-def _is_softmax(layer: Any) -> bool:
-    return layer.activation is keras.activations.softmax
+def _ends_in(layer: Any, activation: str) -> bool:
+    """Return whether a layer is a Dense or an Activation with this activation of Keras'."""
+    is_classifier = isinstance(layer, layers.Dense | layers.Activation)
+    return is_classifier and layer.activation is getattr(keras.activations, activation)
+
+
+def _linear(dense: Any, source: Any) -> Any:
+    """Return what a Dense layer gives without its activation."""
+    linear = layers.Dense(dense.units, use_bias=dense.use_bias, name=f"{dense.name}_logits")
+    logits = linear(source)
+    linear.set_weights(dense.get_weights())
+    return logits

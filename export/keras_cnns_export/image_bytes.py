@@ -1,9 +1,12 @@
-"""Encoded image in, pixels out, by TensorFlow's operations: what the SavedModel does with bytes.
+"""Encoded images to pixels by TensorFlow's operations: the SavedModel's signature for bytes.
 
-It reads the contract's preprocessing as the server does with Pillow: decode, apply the EXIF
-orientation of a JPEG, drop transparency, keep the upper 8 of 16 bits, convert to grey or RGB,
-resize the shorter side (antialiased, the aspect kept), crop the centre. JPEG and PNG only. From the
-decoded pixels on it is training's own reading.
+It follows the contract's preprocessing as the server does with Pillow: decode, apply the EXIF
+orientation, drop transparency, keep the upper 8 of 16 bits, convert to grey or RGB, resize the
+shorter side (antialiased, the aspect kept), crop the centre. From the decoded pixels on it is
+training's own preprocessing.
+
+It reads JPEG and PNG, and raises an error for files that TensorFlow would not decode as Pillow
+does: CMYK without Adobe's marker, and images whose orientation is not in plain EXIF data.
 """
 
 import dataclasses
@@ -15,11 +18,21 @@ from keras_cnns.data.decoding import set_upright
 from keras_cnns.data.preprocessing import preprocess
 from keras_cnns_export.contract import Preprocessing
 
-_MAX_SEGMENTS = 64  # of a JPEG before its EXIF is given up; cameras write it first or second
+_MAX_SEGMENTS = 64  # of a JPEG before its EXIF data or pixels; cameras write EXIF first or second
+_MAX_CHUNKS = 2**16  # of a PNG before its EXIF data or end
+_HEADER_BYTES = 2**20  # of a JPEG: its segments before the pixels are searched so far
+_PNG = b"\x89PNG\r\n\x1a\n"
+_EXIF = (0xFF, 0xE1, None, None, *b"Exif\0\0")  # how a JPEG's segment begins; None: its length
+_ADOBE = (0xFF, 0xEE, None, None, *b"Adobe")
+_START_OF_SCAN = (0xFF, 0xDA)
+# Pillow applies the orientation of XMP if EXIF has none.
+_TURNED_BY_XMP = r'tiff:Orientation(="|>)[2-8]'
+# A PNG's XMP may be compressed, and its EXIF may be text, as older ImageMagick wrote it.
+_UNREADABLE = r"XML:com\.adobe\.xmp\x00\x01|Raw profile type (exif|APP1|xmp)"
 
 
 def decode_batch(image_bytes: Any, preprocessing: Preprocessing) -> Any:
-    """Encoded images, string [N] -> the graph's input, uint8 [N, H, W, C]."""
+    """Decode and preprocess encoded images: string [N] -> the graph's input, uint8 [N, H, W, C]."""
     height, width = preprocessing.size
     pixels = tf.TensorSpec((height, width, preprocessing.channels), tf.uint8)
     return tf.map_fn(
@@ -28,61 +41,153 @@ def decode_batch(image_bytes: Any, preprocessing: Preprocessing) -> Any:
 
 
 def decode(content: Any, preprocessing: Preprocessing) -> Any:
-    """One encoded image, a string -> uint8 [H, W, C]."""
+    """Decode and preprocess one encoded image: string [] -> uint8 [H, W, C].
+
+    Raises:
+        InvalidArgumentError: when the graph runs; see above.
+    """
     is_jpeg = tf.strings.substr(content, 0, 2) == b"\xff\xd8"
-    image = tf.cond(
-        is_jpeg,
-        # INTEGER_ACCURATE is Pillow's transform; the default is off by up to 4 levels.
-        lambda: set_upright(
-            tf.io.decode_jpeg(content, channels=3, dct_method="INTEGER_ACCURATE"),
-            exif_orientation(content),
-        ),
-        lambda: tf.io.decode_png(content, channels=3),
-    )
+    image = tf.cond(is_jpeg, lambda: _decode_jpeg(content), lambda: _decode_png(content))
     return preprocess(image, dataclasses.asdict(preprocessing))
 
 
-def exif_orientation(content: Any) -> Any:
-    """The orientation that a JPEG's EXIF gives, 1 to 8; 1 where there is none or it is damaged.
-
-    The segments of the file are walked through up to the one that begins with "Exif"; its first
-    directory is a list of entries of 12 bytes, in the byte order that its first letters name.
-    """
-    content = tf.strings.substr(content, 0, 2**20) + b"\0"  # so that there is a byte to look at
-    data = tf.cast(tf.io.decode_raw(content, tf.uint8), tf.int32)
-    end = tf.size(data)
-
-    def byte(at: Any) -> Any:
-        inside = (at >= 0) & (at < end)
-        return tf.where(inside, tf.gather(data, tf.where(inside, at, 0)), 0)
-
-    def number(at: Any, size: int, big_endian: Any) -> Any:
-        parts = [byte(at + i) for i in range(size)]
-        big = sum(part * 256 ** (size - 1 - i) for i, part in enumerate(parts))
-        little = sum(part * 256**i for i, part in enumerate(parts))
-        return tf.where(big_endian, big, little)
-
-    def is_exif(at: Any) -> Any:
-        header = (0xFF, 0xE1, None, None, *b"Exif\0\0")
-        wanted = [byte(at + i) == value for i, value in enumerate(header) if value is not None]
-        return tf.reduce_all(wanted)
-
-    def goes_on(at: Any) -> Any:
-        is_segment = (byte(at) == 0xFF) & (byte(at + 1) != 0xDA)  # before the scan
-        return is_segment & ~is_exif(at)
-
-    (at,) = tf.while_loop(
-        goes_on,
-        lambda at: (at + 2 + tf.maximum(number(at + 2, 2, True), 2),),
-        (tf.constant(2),),
-        maximum_iterations=_MAX_SEGMENTS,
+def _decode_jpeg(content: Any) -> Any:
+    header = tf.strings.substr(content, 0, _HEADER_BYTES)
+    data = _Bytes(header)
+    at = data.find_segment(_EXIF)
+    _require(
+        data.begins(at, _EXIF) | data.begins(at, _START_OF_SCAN),
+        "the JPEG is damaged, or its pixels begin too late to search for its orientation",
     )
-    start = at + 10  # of the TIFF header, from which its offsets count
-    big_endian = byte(start) == ord("M")
-    directory = start + number(start + 4, 4, big_endian)
-    count = tf.clip_by_value(number(directory, 2, big_endian), 0, 512)
-    entries = directory + 2 + 12 * tf.range(count)
-    is_orientation = number(entries, 2, big_endian) == 0x0112
-    found = tf.reduce_max(tf.where(is_orientation, number(entries + 8, 2, big_endian), 0))
-    is_good = is_exif(at) & (found >= 1) & (found <= 8)
-    return tf.where(is_good, found, 1)
+    orientation = _orientation_from(data, at)
+    _require(
+        (orientation > 0) | ~_contains(header, _TURNED_BY_XMP),
+        "the JPEG's orientation is in XMP, not in EXIF; rotate its pixels",
+    )
+    _require(
+        tf.cond(
+            tf.io.extract_jpeg_shape(content)[2] == 4,
+            lambda: data.begins(data.find_segment(_ADOBE), _ADOBE),
+            lambda: tf.constant(True),
+        ),
+        "the JPEG is CMYK without Adobe's marker; convert it to RGB",
+    )
+    # INTEGER_ACCURATE is Pillow's transform; the default is off by up to 4 levels.
+    image = tf.io.decode_jpeg(content, channels=3, dct_method="INTEGER_ACCURATE")
+    return set_upright(image, orientation)
+
+
+def _decode_png(content: Any) -> Any:
+    is_png = tf.strings.substr(content, 0, len(_PNG)) == _PNG
+    _require(is_png, "the bytes are neither a JPEG nor a PNG")
+    orientation = png_orientation(content)
+    _require(
+        (orientation > 0) | ~_contains(content, f"{_TURNED_BY_XMP}|{_UNREADABLE}"),
+        "the PNG's orientation is in XMP or text, not in EXIF; rotate its pixels",
+    )
+    return set_upright(tf.io.decode_png(content, channels=3), orientation)
+
+
+def jpeg_orientation(content: Any) -> Any:
+    """Return the orientation in a JPEG's EXIF data: string [] -> int32 [], 0 if there is none."""
+    data = _Bytes(content)
+    return _orientation_from(data, data.find_segment(_EXIF))
+
+
+def _orientation_from(data: "_Bytes", segment: Any) -> Any:
+    return tf.where(data.begins(segment, _EXIF), data.orientation(segment + 10), 0)
+
+
+def png_orientation(content: Any) -> Any:
+    """Return the orientation in a PNG's EXIF data: string [] -> int32 [], 0 if there is none."""
+
+    def search() -> Any:
+        data = _Bytes(content)
+        at = data.find_chunk(b"eXIf")
+        return tf.where(data.begins(at + 4, tuple(b"eXIf")), data.orientation(at + 8), 0)
+
+    return tf.cond(_contains(content, "eXIf"), search, lambda: tf.constant(0))
+
+
+class _Bytes:
+    """A string's bytes, read within the graph; beyond its ends there are zeros."""
+
+    def __init__(self, content: Any) -> None:
+        self._data = tf.io.decode_raw(content + b"\0", tf.uint8)  # so that there is one
+        self._end = tf.size(self._data)
+
+    def at(self, index: Any) -> Any:
+        """Return the byte at an index: int32 [...] -> int32 [...]."""
+        inside = (index >= 0) & (index < self._end)
+        byte = tf.gather(self._data, tf.where(inside, index, 0))
+        return tf.where(inside, tf.cast(byte, tf.int32), 0)
+
+    def number(self, index: Any, size: int, big_endian: Any = True) -> Any:
+        """Return the unsigned number of `size` bytes at an index."""
+        parts = self.at(tf.expand_dims(index, -1) + tf.range(size))
+        little = tf.constant([256**i for i in range(size)])
+        weights = tf.where(big_endian, little[::-1], little)
+        return tf.reduce_sum(parts * weights, axis=-1)
+
+    def begins(self, index: Any, wanted: tuple[int | None, ...]) -> Any:
+        """Return whether these bytes are at an index; None stands for any byte."""
+        offsets = tf.constant([i for i, byte in enumerate(wanted) if byte is not None])
+        values = tf.constant([byte for byte in wanted if byte is not None])
+        return tf.reduce_all(self.at(index + offsets) == values)
+
+    def find_segment(self, wanted: tuple[int | None, ...]) -> Any:
+        """Return where a JPEG's first segment of a kind begins, or where the search ended."""
+
+        def goes_on(at: Any) -> Any:
+            is_segment = (self.at(at) == 0xFF) & ~self.begins(at, _START_OF_SCAN)
+            return is_segment & ~self.begins(at, wanted)
+
+        def following(at: Any) -> tuple[Any]:
+            length = tf.maximum(self.number(at + 2, 2), 2)
+            is_fill_byte = self.at(at + 1) == 0xFF
+            return (at + tf.where(is_fill_byte, 1, 2 + length),)
+
+        return tf.while_loop(
+            goes_on, following, (tf.constant(2),), maximum_iterations=_MAX_SEGMENTS
+        )[0]
+
+    def find_chunk(self, name: bytes) -> Any:
+        """Return where a PNG's first chunk of a name begins, or where the search ended."""
+        return tf.while_loop(
+            lambda at: (at < self._end) & ~self.begins(at + 4, tuple(name)),
+            lambda at: (at + 12 + tf.maximum(self.number(at, 4), 0),),
+            (tf.constant(len(_PNG)),),
+            maximum_iterations=_MAX_CHUNKS,
+        )[0]
+
+    def orientation(self, start: Any) -> Any:
+        """Return the orientation, 1 to 8, in EXIF data, or 0 if they have none.
+
+        The first directory is a list of entries of 12 bytes, in the byte order that the first
+        letters name; offsets count from `start`.
+        """
+        big_endian = self.at(start) == ord("M")
+        directory = start + self.number(start + 4, 4, big_endian)
+        count = tf.clip_by_value(self.number(directory, 2, big_endian), 0, 512)
+        entries = directory + 2 + 12 * tf.range(count)
+        is_orientation = self.number(entries, 2, big_endian) == 0x0112
+        is_long = self.number(entries + 2, 2, big_endian) == 4
+        values = tf.where(
+            is_long,
+            self.number(entries + 8, 4, big_endian),
+            self.number(entries + 8, 2, big_endian),
+        )
+        found = tf.reduce_max(tf.where(is_orientation, values, 0))
+        valid = tf.where((found >= 1) & (found <= 8), found, 1)
+        return tf.where(tf.reduce_any(is_orientation), valid, 0)
+
+
+def _contains(content: Any, pattern: str) -> Any:
+    """Return whether a regular expression matches somewhere in a string."""
+    without = tf.strings.regex_replace(content, pattern, "", replace_global=False)
+    return tf.strings.length(without) < tf.strings.length(content)
+
+
+def _require(condition: Any, message: str) -> None:
+    """Raise InvalidArgumentError when the graph runs and the condition is false."""
+    tf.debugging.Assert(condition, [message])

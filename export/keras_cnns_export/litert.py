@@ -1,6 +1,7 @@
 """LiteRT (.tflite), by Keras' own export: for telephones and single-board computers."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,17 +19,17 @@ PACKAGES = ("ai_edge_litert",)
 
 
 def write(source: Source, version: Path) -> dict[str, Any]:
-    """Write `version`/model.tflite, of one signature; returns its entry in model.json."""
-    with quiet_stderr():  # the converter writes its passes there
+    """Write `version`/model.tflite with one signature; return its entry in model.json."""
+    with _silent():
         export_by_keras(source.graph, version / PATH, "litert")
     return {"path": PATH}
 
 
 def load(version: Path) -> "Predict":
-    """The written file in LiteRT on the CPU: images uint8 [N, H, W, C] -> named outputs."""
+    """Return the written file in LiteRT on the CPU: images uint8 [N, H, W, C] -> named outputs."""
     from ai_edge_litert.interpreter import Interpreter
 
-    with quiet_stderr():
+    with _silent():
         interpreter = Interpreter(str(version / PATH), num_threads=available_cores())
         run = interpreter.get_signature_runner()
     (name,) = run.get_input_details()
@@ -37,3 +38,19 @@ def load(version: Path) -> "Predict":
         return dict(run(**{name: images}))
 
     return predict
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Hold back what the converter and the interpreter log, even where the block fails.
+
+    Their exceptions say what was wrong; the log is pages of the compiler's representation.
+    """
+    failures: list[Exception] = []
+    with quiet_stderr():
+        try:
+            yield
+        except Exception as error:
+            failures.append(error)
+    for failure in failures:
+        raise failure

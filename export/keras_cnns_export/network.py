@@ -1,13 +1,14 @@
-"""A Keras model made ready to be served: checked, flat, in float32, from raw pixels on.
+"""Prepare a Keras model for serving: checked, flat, in float32, from raw pixels on.
 
-Models within the model are replaced by their layers, so that the classifier can be found, and the
-statistics of a `Normalization` become a `Rescaling`: exporters make inputs of them otherwise.
+Models within the model are replaced by their layers, so that the classifier can be found. A
+`Normalization` becomes a `Rescaling`, because exporters would turn its statistics into inputs.
 """
 
 from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 from keras import layers
 
 from keras_cnns.models.heads import deep_recursion
@@ -38,15 +39,20 @@ PREPROCESS_INPUT: dict[str, Callable[[Any], Any]] = {
 
 
 def prepared(model: Any, preprocess_input: str | None = None) -> Any:
-    """A functional model, pixels 0..255 [N, H, W, C] -> {"main": [N, K], ...}, all in float32.
+    """Return a functional model in float32: pixels 0..255 [N, H, W, C] -> {"main": [N, K], ...}.
 
-    The model given is left as it is; it shares its layers with the result where it can be served
-    as it stands.
+    The given model is not changed; where it can be served as it is, the result shares its layers.
 
     Raises:
-        ExportError: the model is no image classifier of a fixed input size.
+        ExportError: the model is no image classifier of a fixed input size, or has NaN weights.
     """
     checked = _checked(model)
+    for weight in checked.weights:
+        if np.isnan(np.asarray(keras.ops.convert_to_numpy(weight), "float32")).any():
+            raise ExportError(
+                f"{model.name} holds NaN in the weight {weight.path}: its training diverged; "
+                "export an earlier checkpoint"
+            )
     if preprocess_input is not None:
         check_names("preprocess_input", [preprocess_input], PREPROCESS_INPUT)
         if checked.inputs[0].shape[3] != 3:
@@ -86,19 +92,65 @@ def _checked(model: Any) -> Any:
     if "main" not in outputs:
         raise ExportError(f"{model.name} has the outputs {', '.join(output)}, but no 'main'")
     sizes = list(getattr(outputs["main"], "shape", ()))  # a list of outputs has none
-    if len(sizes) != 2 or (sizes[1] or 0) < 2:
+    if len(sizes) != 2 or not sizes[1]:
         raise ExportError(
             f"{model.name} gives {sizes or f'a {type(output).__name__}'}; it must give "
-            "probabilities [N, classes] of at least 2 classes, or a dict of outputs with them as "
-            "'main'"
+            "probabilities [N, classes], or a dict of outputs with them as 'main'"
         )
     with deep_recursion():
         return keras.Model(inputs, outputs, name=model.name)  # shares the layers, not compiled
 
 
+def own_answers(
+    model: Any, preprocess_input: str | None = None
+) -> tuple[str, Callable[[Any], Any]] | None:
+    """Return a mixed-precision model's policy, "mixed_bfloat16", and the function of its answers.
+
+    The function maps pixels 0..255, float32 [N, H, W, C], to what the model itself computes for
+    its main output [N, K], in float32. None for a model that computes in float32.
+    """
+    policies = (part.dtype_policy.name for each in model.layers for part in _parts(each))
+    policy = next((each for each in policies if each != "float32"), None)
+    if policy is None:
+        return None
+    checked = _checked(model)
+
+    def answers(pixels: Any) -> Any:
+        if preprocess_input is not None:
+            pixels = PREPROCESS_INPUT[preprocess_input](pixels)
+        outputs = checked(pixels, training=False)
+        main = outputs["main"] if isinstance(outputs, dict) else outputs
+        return keras.ops.cast(main, "float32")
+
+    return policy, answers
+
+
+def first_layer_with_nan(network: Any, pixels: Any) -> str | None:
+    """Return the name of the first layer whose output for these pixels holds NaN, or None."""
+    found: list[str] = []
+
+    def call(operation: Any, *args: Any, **kwargs: Any) -> Any:
+        outputs = operation(*args, **kwargs)
+        has_nan = any(
+            np.isnan(keras.ops.convert_to_numpy(each)).any() for each in keras.tree.flatten(outputs)
+        )
+        if has_nan:
+            found.append(operation.name)
+        return outputs
+
+    with deep_recursion():
+        network._run_through_graph(pixels, operation_fn=lambda own: own, call_fn=call)
+    return found[0] if found else None
+
+
+def _parts(layer: Any) -> Any:
+    """Return a layer and all layers inside of it."""
+    return layer._flatten_layers()
+
+
 def _is_plain(layer: Any) -> bool:
     own = not isinstance(layer, keras.Model | layers.Normalization)
-    return own and all(part.dtype_policy.name == "float32" for part in layer._flatten_layers())
+    return own and all(part.dtype_policy.name == "float32" for part in _parts(layer))
 
 
 def _rebuilt(model: Any, preprocess_input: str | None) -> Any:

@@ -1,11 +1,12 @@
-"""What tf2onnx leaves undone in a graph: each pass here keeps what the graph computes.
+"""Passes that make tf2onnx's graph faster without changing what it computes.
 
-The converter leaves a Transpose behind the cast of the input, and where Keras composes batch
-normalisation of small operations, a Mul and an Add: these are folded into the convolution before
-them or written as BatchNormalization, for which ONNX Runtime stays in its blocked layout.
+The converter leaves a Transpose after the cast of the input, and a Mul and an Add where Keras
+composes batch normalization from small operations. They are folded into the preceding convolution
+or become a BatchNormalization, for which ONNX Runtime keeps its blocked layout. A pass rewrites
+only what the known shapes prove to be equal; every other node stays as it is.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -18,41 +19,44 @@ from keras_cnns_export.onnx_kernels import (
     subsample_by_convolution,
 )
 
-TO_CHANNELS_FIRST = [0, 3, 1, 2]
-_BEFORE = ("Cast", "Slice", "Mul", "Add", "Sub", "Div")  # what may stand before a Transpose
+TO_CHANNELS_FIRST, TO_CHANNELS_LAST = [0, 3, 1, 2], [0, 2, 3, 1]
+_BEFORE = ("Cast", "Slice", "Mul", "Add", "Sub", "Div")  # they commute with a Transpose
 
 
 class _Graph:
-    """A model's graph with its constants and consumers at hand."""
+    """A model's graph with an index of its constants, consumers and shapes."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
         self.graph = model.graph
         self.constants = {tensor.name: tensor for tensor in self.graph.initializer}
         self.outputs = {output.name for output in self.graph.output}
+        self._sizes: dict[str, list[int]] = {}  # a pass never changes what a name stands for
 
     def maker(self, name: str) -> Any:
         return next((node for node in self.graph.node if name in node.output), None)
 
     def consumers(self, name: str) -> list[Any]:
-        return [node for node in self.graph.node if name in node.input]
+        return [node for node in self.graph.node if name in _reads(node)]
 
     def only_consumer(self, name: str) -> Any:
-        """The one node that reads a value which is no output, or None."""
+        """Return the single node that reads a value, or None; also None for an output."""
         consumers = self.consumers(name)
         return consumers[0] if len(consumers) == 1 and name not in self.outputs else None
 
     def value(self, name: str) -> Any:
-        """A constant's value, or None."""
+        """Return a constant's value, or None."""
         return numpy_helper.to_array(self.constants[name]) if name in self.constants else None
 
     def sizes(self, name: str) -> list[int]:
-        """A value's shape without the batch; empty where it is not known."""
-        inferred = onnx.shape_inference.infer_shapes(self.model).graph
-        for tensor in (*inferred.value_info, *inferred.input):
-            if tensor.name == name:
-                return [size.dim_value for size in tensor.type.tensor_type.shape.dim][1:]
-        return []
+        """Return a value's shape without the batch: 0 for an unknown size, [] for no shape."""
+        if name not in self._sizes:
+            inferred = onnx.shape_inference.infer_shapes(self.model).graph
+            self._sizes |= {
+                tensor.name: [size.dim_value for size in tensor.type.tensor_type.shape.dim][1:]
+                for tensor in (*inferred.value_info, *inferred.input)
+            }
+        return self._sizes.setdefault(name, [])  # not inferred again for the same name
 
     def add_constant(self, name: str, value: Any) -> str:
         while name in self.constants:
@@ -62,20 +66,20 @@ class _Graph:
         return name
 
     def replace(self, node: Any, *others: Any) -> None:
-        """Put other nodes in the place of one."""
+        """Replace one node by others."""
         index = list(self.graph.node).index(node)
         self.graph.node.remove(node)
         for offset, other in enumerate(others):
             self.graph.node.insert(index + offset, other)
 
     def drop_unused(self) -> None:
-        """Remove what no output depends on any more."""
+        """Remove the nodes and constants that no output depends on."""
         used = set(self.outputs)
-        for node in reversed(list(self.graph.node)):  # they stand in the order of their use
+        for node in reversed(list(self.graph.node)):  # the nodes are in topological order
             if used.isdisjoint(node.output):
                 self.graph.node.remove(node)
             else:
-                used.update(node.input)
+                used.update(_reads(node))
         for name in set(self.constants) - used - self.outputs:
             self.graph.initializer.remove(self.constants.pop(name))
 
@@ -91,7 +95,7 @@ def simplify(model: Any) -> None:
 
 def transpose_first(graph: _Graph, node: Any) -> bool:
     """Exchange a Transpose to channels first with the elementwise node before it."""
-    if node.op_type != "Transpose" or list(node.attribute[0].ints) != TO_CHANNELS_FIRST:
+    if _permutation(node) != TO_CHANNELS_FIRST:
         return False
     before = graph.maker(node.input[0])
     if before is None or before.op_type not in _BEFORE:
@@ -100,7 +104,7 @@ def transpose_first(graph: _Graph, node: Any) -> bool:
         return False
     source, *others = _constants_last(graph, before)
     values = [graph.value(name) for name in others]
-    if source is None or any(value is None for value in values):
+    if source is None or any(value is None for value in values) or len(graph.sizes(source)) != 3:
         return False
     if before.op_type == "Slice":
         if len(values) < 3:  # without axes, which are its third constant
@@ -124,7 +128,7 @@ def transpose_first(graph: _Graph, node: Any) -> bool:
 
 
 def fold_into_convolution(graph: _Graph, node: Any) -> bool:
-    """Conv, then a Mul, an Add or a BatchNormalization: the convolution with other weights."""
+    """Fold a Mul, an Add or a BatchNormalization into the convolution before it."""
     affine = _affine(graph, node)
     if affine is None:
         return False
@@ -134,7 +138,9 @@ def fold_into_convolution(graph: _Graph, node: Any) -> bool:
         return False
     kernel = graph.value(conv.input[1])
     bias = graph.value(conv.input[2]) if len(conv.input) > 2 else np.zeros(1, np.float32)
-    if kernel is None or bias is None or max(scale.size, offset.size) not in (1, len(kernel)):
+    if kernel is None or bias is None or kernel.ndim != 4:
+        return False
+    if max(scale.size, offset.size) not in (1, len(kernel)):
         return False
     scale, bias = (np.broadcast_to(value, len(kernel)) for value in (scale, bias))
     folded = {"kernel": kernel * scale.reshape(-1, 1, 1, 1), "bias": bias * scale + offset}
@@ -150,11 +156,18 @@ def fold_into_convolution(graph: _Graph, node: Any) -> bool:
 
 
 def as_batch_normalization(graph: _Graph, node: Any) -> bool:
-    """Mul by channel, then Add by channel: a BatchNormalization with mean 0 and variance 1."""
+    """Turn a Mul and an Add by channel into a BatchNormalization with mean 0 and variance 1.
+
+    The source must be known to have as many channels as the scale: with fewer the Mul broadcasts,
+    as in a LayerNormalization, whose reciprocal deviation [N, 1, H, W] is multiplied by gamma.
+    """
     channelwise = _channelwise(graph, node) if node.op_type == "Mul" else None
     if channelwise is None or channelwise[1].size == 1:
         return False
     source, scale = channelwise
+    sizes = graph.sizes(source)
+    if len(sizes) != 3 or sizes[0] != scale.size:
+        return False
     follower = graph.only_consumer(node.output[0])
     addend = None if follower is None else _channelwise(graph, follower)
     offset, last = np.zeros_like(scale), node
@@ -173,18 +186,18 @@ def as_batch_normalization(graph: _Graph, node: Any) -> bool:
 
 
 def flatten_channels_first(graph: _Graph, node: Any) -> bool:
-    """Transpose to channels last, flatten, Dense: flatten as it is, the weights in that order."""
+    """Flatten channels first before a Dense layer, and reorder the rows of its kernel instead."""
     flatten = graph.maker(node.input[0]) if node.op_type == "MatMul" else None
     kernel = graph.value(node.input[1]) if flatten is not None else None
     if flatten is None or flatten.op_type != "Reshape" or kernel is None or kernel.ndim != 2:
         return False
     transpose = graph.maker(flatten.input[0])
-    if transpose is None or transpose.op_type != "Transpose":
-        return False
-    if list(transpose.attribute[0].ints) != [0, 2, 3, 1]:
+    if transpose is None or _permutation(transpose) != TO_CHANNELS_LAST:
         return False
     sizes = graph.sizes(transpose.input[0])  # C, H, W
-    if graph.only_consumer(flatten.output[0]) is not node or np.prod(sizes) != len(kernel):
+    if np.prod(sizes) != len(kernel) or len(graph.sizes(flatten.output[0])) != 1:  # a matrix
+        return False
+    if graph.only_consumer(flatten.output[0]) is not node:
         return False
     channels, height, width = sizes
     rows = kernel.reshape(height, width, channels, -1).transpose(2, 0, 1, 3).reshape(kernel.shape)
@@ -204,6 +217,20 @@ PASSES: tuple[Callable[[_Graph, Any], bool], ...] = (
     subsample_by_convolution,
     pad_in_pool,
 )
+
+
+def _reads(node: Any) -> Iterator[str]:
+    """Yield the names that a node reads, those inside the bodies of an If or a Loop included."""
+    yield from node.input
+    for attribute in node.attribute:
+        for inner in attribute.g.node:
+            yield from _reads(inner)
+
+
+def _permutation(node: Any) -> list[int] | None:
+    """Return the axes of a Transpose; None for another node, or for the default, which reverses."""
+    is_given = node.op_type == "Transpose" and node.attribute
+    return list(node.attribute[0].ints) if is_given else None
 
 
 def _constants_last(graph: _Graph, node: Any) -> list[Any]:

@@ -1,6 +1,7 @@
-"""Passes that trade an operation which ONNX Runtime runs slowly for others of the same answer.
+"""Passes that replace operations which ONNX Runtime runs slowly, or wrongly, by equal ones.
 
-Its LRN takes half of GoogLeNet's time, and its blocked layout ends at a Pad.
+Its LRN takes half of GoogLeNet's time, its blocked layout ends at a Pad, and it fuses a Pad of
+zeros into a MaxPool, which pads with minus infinity.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -72,30 +73,64 @@ def subsample_by_convolution(graph: "_Graph", node: Any) -> bool:
 
 
 def pad_in_pool(graph: "_Graph", node: Any) -> bool:
-    """Zeros around what is not negative, then its maximum: the pool's own padding."""
+    """Turn a Pad of zeros before a MaxPool into the pool's own padding, which is minus infinity.
+
+    After a ReLU both give the same. Otherwise the zeros count: the maximum with 0 is taken where a
+    window reaches into the padding. The Pad must not stay, because ONNX Runtime's PadFusion
+    (microsoft/onnxruntime#18136) ignores the difference.
+    """
     before = graph.maker(node.input[0]) if node.op_type == "MaxPool" else None
     pads = graph.value(before.input[1]) if before is not None and before.op_type == "Pad" else None
     if before is None or pads is None or len(pads) != 8 or pads[[0, 1, 4, 5]].any():
         return False
     values = {each.name: helper.get_attribute_value(each) for each in node.attribute}
-    source = graph.maker(before.input[0])
+    source, sizes = graph.maker(before.input[0]), graph.sizes(before.input[0])
+    is_positive = source is not None and source.op_type == "Relu"
     around = pads[[2, 3, 6, 7]]
     if (
-        source is None
-        or source.op_type != "Relu"
+        not (is_positive or (len(sizes) == 3 and all(sizes[1:])))
         or not _pads_zeros(graph, before)
         or any(values.get("pads", []))
+        or values.get("ceil_mode")  # a window that begins in the padding would be left out
         or values.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID")
-        or not (around.min() >= 0 and around.max() < min(values["kernel_shape"]))
+        or around.min() < 0
+        or (around >= 2 * values["kernel_shape"]).any()  # of both begins, then of both ends
         or graph.only_consumer(before.output[0]) is not node
     ):
         return False
-    pool = _node("MaxPool", [before.input[0]], node.output[0])
+    maxima = node.output[0] if is_positive else f"{node.output[0]}_inside"
+    pool = _node("MaxPool", [before.input[0]], maxima)
     kept = {key: value for key, value in values.items() if key not in ("pads", "auto_pad")}
     for key, value in {**kept, "pads": around.tolist()}.items():
         pool.attribute.append(helper.make_attribute(key, value))
     graph.replace(node, pool)
+    if not is_positive:
+        border = graph.add_constant(f"{maxima}_border", _border(sizes[1:], around, kept))
+        index = list(graph.graph.node).index(pool)
+        graph.graph.node.insert(index + 1, _node("Max", [maxima, border], node.output[0]))
     return True
+
+
+def _border(sizes: list[int], around: Any, pool: dict[str, Any]) -> Any:
+    """Return 0 where a pool's window reaches into the padding, and minus infinity elsewhere.
+
+    Args:
+        sizes: H and W before the padding.
+        around: the padding at the top, left, bottom and right.
+        pool: the attributes of the MaxPool.
+
+    Returns:
+        float32 [1, 1, H', W'] for the pool's output [N, C, H', W'].
+    """
+    reaches = []
+    for axis, size in enumerate(sizes):
+        before, behind = int(around[axis]), int(around[axis + 2])
+        reach = (pool["kernel_shape"][axis] - 1) * pool.get("dilations", [1, 1])[axis]
+        stride = pool.get("strides", [1, 1])[axis]
+        starts = np.arange(-before, size + behind - reach, stride)
+        reaches.append((starts < 0) | (starts + reach >= size))
+    outside = reaches[0][:, np.newaxis] | reaches[1]
+    return np.where(outside, 0, -np.inf).astype(np.float32)[np.newaxis, np.newaxis]
 
 
 def _pads_zeros(graph: "_Graph", pad: Any) -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from keras_cnns_export.errors import ExportError
+from keras_cnns_export.errors import ExportError, in_one_line
 from keras_cnns_export.source import Source
 
 if TYPE_CHECKING:
@@ -51,8 +51,9 @@ def write(source: Source, version: Path) -> dict[str, Any]:
     onnx.save(model, path)
     try:
         onnx.checker.check_model(path, full_check=True)
-    except onnx.checker.ValidationError as error:
-        raise ExportError(f"tf2onnx wrote a file that is no valid ONNX: {error}") from error
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        reason = in_one_line(error)
+        raise ExportError(f"tf2onnx wrote a file that is no valid ONNX: {reason}") from error
     return {"path": PATH, "opset": opset}
 
 
@@ -96,6 +97,8 @@ def check_external_data(path: Path) -> None:
 def _convert(graph: "ServingGraph", opset: int) -> Any:
     """The onnx.ModelProto of the serving function."""
     import tf2onnx
+
+    from keras_cnns_export import onnx_operations  # noqa: F401  registers its rules
 
     with _errors_of("tf2onnx") as errors:
         signature = graph.function.input_signature

@@ -1,43 +1,47 @@
 """The proof before publication: every written format gives Keras' own answers.
 
-A format in float32 must give each probability to within `TOLERANCE` and the same first class; a
-sample counts as agreeing when a format's first class is Keras' first class, or ties with it:
-Keras' own probabilities of the two are within `TOLERANCE`. A format in lower precision must keep
-`LEAST_KEPT` of the float32 top-1 accuracy (MLPerf's rule for inference), or, without labels, agree
-with Keras on that share of the samples.
+A format in float32 must give each probability to within `TOLERANCE` and the same first class. An
+image counts as agreeing if a format's first class is Keras' first class or ties with it: Keras' own
+probabilities of the two are within `TOLERANCE`. A format in lower precision must keep `MIN_KEPT` of
+the float32 top-1 accuracy (MLPerf's rule for inference) or, without labels, agree with Keras on
+that fraction of the images.
+
+A mixed-precision model is exported in float32, and Keras in float32 is what the formats must give;
+how far the model's own answers are from it is measured and not judged.
 """
 
 import contextlib
+import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
-from keras_cnns_export.contract import FormatParity, Metrics, Parity
-from keras_cnns_export.errors import ExportError
-from keras_cnns_export.graph import Array, Predict
+from keras_cnns_export.contract import FormatParity, Metrics, OwnPrecision, Parity
+from keras_cnns_export.errors import ExportError, FormatError, failures_of
+from keras_cnns_export.graph import Array, OwnAnswers, Predict
 from keras_cnns_export.samples import Batch, mixed
 
 TOLERANCE = 1e-4  # of a probability; float32 formats differ by about 1e-6
-LEAST_KEPT = 0.99
-# Of any other output, as a share of its largest value, which may be far from 1.
+MIN_KEPT = 0.99
+# Of any other output, as a fraction of its largest value, which may be far from 1.
 OTHER_TOLERANCE = 1e-3
 _SUM_TOLERANCE = 1e-3  # of a sample's probabilities, from 1
 
 
 class _Tally:
-    """One format's figures over the samples so far."""
+    """One format's differences from Keras over the images so far."""
 
     def __init__(self) -> None:
         self.samples = self.agreeing = self.correct = 0
         self.largest = self.total = 0.0
-        self.worst = 0  # the index of the sample with the largest difference
+        self.worst = 0  # the index of the image with the largest difference
         self.disagreeing: list[tuple[int, int, int]] = []  # index, Keras' class, the format's
 
     def add(self, reference: Array, given: Array, labels: Array | None) -> None:
         difference = np.abs(reference - given)
         per_sample = difference.max(axis=1)
         index = int(np.argmax(per_sample))  # of a NaN, if there is one
-        if not per_sample[index] <= self.largest:
+        if not np.isnan(self.largest) and not per_sample[index] <= self.largest:
             self.largest, self.worst = float(per_sample[index]), self.samples + index
         expected, first = reference.argmax(axis=1), given.argmax(axis=1)
         rows = np.arange(len(reference))
@@ -65,23 +69,25 @@ def compare(
     batches: Iterable[Batch],
     split: str,
     precisions: Mapping[str, str] | None = None,
+    own: OwnAnswers | None = None,
 ) -> tuple[Parity, Metrics | None]:
-    """Run every format over every sample against Keras; the figures, and Keras' own metrics.
+    """Compare every format with Keras on every image; return the result and Keras' own metrics.
 
     Args:
-        reference: Keras.
-        formats: what was written.
-        batches: the samples, compared in batches of 1, 3 and 64.
-        split: their name.
+        reference: Keras in float32.
+        formats: the written formats by name.
+        batches: the images, compared in batches of 1, 3 and 64.
+        split: the name of the images' split.
         precisions: of the formats that are not in float32.
+        own: a mixed-precision model's own answers.
 
     Raises:
-        ExportError: a format is further from Keras than its precision allows; Keras' own answers
-            are no probabilities; or there is no sample.
+        FormatError: a format fails, or is further from Keras than its precision allows.
+        ExportError: Keras' own answers are no probabilities, or there are no images.
     """
     precisions = precisions or {}
     tallies = {name: _Tally() for name in formats}
-    keras, labelled = _Tally(), True
+    keras, in_own_precision, labelled = _Tally(), _Tally(), True
     with _exact_float32():
         for images, labels in mixed(batches):
             answers = reference(images)
@@ -89,11 +95,14 @@ def compare(
             _check_probabilities(expected, keras.samples)
             labelled = labelled and labels is not None
             for name, predict in formats.items():
-                given = predict(images)
+                with failures_of(name):
+                    given = predict(images)
                 _check_shapes(name, answers, given)
                 tallies[name].add(expected, given["probabilities"], labels)
                 if precisions.get(name, "float32") == "float32":
                     _check_other_outputs(name, answers, given, keras.samples, split)
+            if own is not None:
+                in_own_precision.add(expected, own.predict(images)["probabilities"], labels)
             keras.add(expected, expected, labels)
     if not keras.samples:
         raise ExportError(f"the split {split!r} has no images to compare the formats on")
@@ -105,7 +114,12 @@ def compare(
             _check_accuracy(name, tally, split, accuracy)
     figures = {name: tally.figures(labelled) for name, tally in tallies.items()}
     metrics = None if accuracy is None else Metrics(split, keras.samples, accuracy)
-    return Parity(split, keras.samples, figures), metrics
+    own_precision = None
+    if own is not None:
+        own_figures = in_own_precision.figures(labelled)
+        _check_own_precision(own.policy, own_figures)
+        own_precision = OwnPrecision(**dataclasses.asdict(own_figures), policy=own.policy)
+    return Parity(split, keras.samples, figures, own_precision), metrics
 
 
 def _check_probabilities(expected: Array, first: int) -> None:
@@ -114,7 +128,7 @@ def _check_probabilities(expected: Array, first: int) -> None:
     if not good.all():
         row = int(np.argmin(good))
         raise ExportError(
-            f"the model's output is no distribution: for sample {first + row} it runs from "
+            f"the model's output is no distribution: for image {first + row} it runs from "
             f"{expected[row].min():.4g} to {expected[row].max():.4g} and sums to {sums[row]:.4g}; "
             "end the model with a softmax"
         )
@@ -124,43 +138,48 @@ def _check_shapes(name: str, answers: Mapping[str, Array], given: Mapping[str, A
     for output, expected in answers.items():
         shape = list(given[output].shape) if output in given else "nothing"
         if shape != list(expected.shape):
-            raise ExportError(
+            raise FormatError(
+                name,
                 f"{name} gives {output} {shape} for {len(expected)} images, "
-                f"Keras {list(expected.shape)}"
+                f"Keras {list(expected.shape)}",
             )
 
 
 def _check_other_outputs(
     name: str, answers: Mapping[str, Array], given: Mapping[str, Array], first: int, split: str
 ) -> None:
-    """Outputs whose range is their own; `top_k_indices` stand in the order of probabilities."""
+    """Check the outputs that are no probabilities; `top_k_indices` follow from these."""
     for output, expected in answers.items():
         if output == "probabilities" or expected.dtype != np.float32:
             continue
         difference = np.abs(expected - given[output]).reshape(len(expected), -1).max(axis=1)
         row, scale = int(np.argmax(difference)), max(1.0, float(np.abs(expected).max()))
         if not difference[row] <= OTHER_TOLERANCE * scale:
-            raise ExportError(
+            raise FormatError(
+                name,
                 f"{name} does not give Keras' {output}: they differ by up to {difference[row]:.3g} "
-                f"of {scale:.3g}, worst for sample {first + row} in {split!r}"
+                f"of {scale:.3g}, worst for image {first + row} in {split!r}",
             )
 
 
 def _check_agreement(name: str, tally: _Tally, split: str) -> None:
     figures = tally.figures(labelled=False)
-    if not figures.largest_difference <= TOLERANCE:  # so that a NaN fails
-        raise ExportError(
+    _check_finite(name, tally, split)
+    if figures.largest_difference > TOLERANCE:
+        raise FormatError(
+            name,
             f"{name} does not give Keras' answers: probabilities differ by up to "
             f"{figures.largest_difference:.3g} (at most {TOLERANCE:g} is allowed; mean "
-            f"{figures.mean_difference:.3g}), worst for sample {tally.worst} of {tally.samples} "
-            f"in {split!r}; top-1 agreement {figures.top_1_agreement:.2%}"
+            f"{figures.mean_difference:.3g}), worst for image {tally.worst} of {tally.samples} "
+            f"in {split!r}; top-1 agreement {figures.top_1_agreement:.2%}",
         )
     if tally.disagreeing:
         index, expected, given = tally.disagreeing[0]
-        raise ExportError(
-            f"{name} does not give Keras' answers: for sample {index} of {tally.samples} in "
-            f"{split!r} Keras says class {expected} and {name} class {given}; top-1 agreement "
-            f"{figures.top_1_agreement:.2%}, largest difference {figures.largest_difference:.3g}"
+        raise FormatError(
+            name,
+            f"{name} does not give Keras' answers: for image {index} of {tally.samples} in "
+            f"{split!r} Keras predicts class {expected} and {name} class {given}; top-1 agreement "
+            f"{figures.top_1_agreement:.2%}, largest difference {figures.largest_difference:.3g}",
         )
 
 
@@ -168,21 +187,41 @@ def _check_accuracy(name: str, tally: _Tally, split: str, accuracy: float | None
     figures = tally.figures(labelled=accuracy is not None)
     if accuracy is None:
         what, kept = "top-1 agreement with Keras", figures.top_1_agreement
-        least = LEAST_KEPT
+        minimum = MIN_KEPT
     else:
         what, kept = "top-1 accuracy", figures.accuracy or 0.0
-        least = LEAST_KEPT * accuracy
-    if kept < least or not np.isfinite(figures.largest_difference):
+        minimum = MIN_KEPT * accuracy
+    _check_finite(name, tally, split)
+    if kept < minimum:
+        raise FormatError(
+            name,
+            f"{name} loses too much: its {what} is {kept:.2%} on {tally.samples} images of "
+            f"{split!r}, and must be at least {minimum:.2%}; probabilities differ by up to "
+            f"{figures.largest_difference:.3g}, worst for image {tally.worst}",
+        )
+
+
+def _check_finite(name: str, tally: _Tally, split: str) -> None:
+    if not np.isfinite(tally.largest):
+        value = "NaN" if np.isnan(tally.largest) else "infinity"
+        raise FormatError(
+            name,
+            f"{name} answers {value}, and Keras does not, for image {tally.worst} of "
+            f"{tally.samples} in {split!r}",
+        )
+
+
+def _check_own_precision(policy: str, figures: FormatParity) -> None:
+    if np.isnan(figures.largest_difference):
         raise ExportError(
-            f"{name} loses too much: its {what} is {kept:.2%} on {tally.samples} samples of "
-            f"{split!r}, at least {least:.2%} is asked; probabilities differ by up to "
-            f"{figures.largest_difference:.3g}, worst for sample {tally.worst}"
+            f"the model answers NaN in its own precision, {policy}, and not in float32, for image "
+            f"{figures.worst_sample}; export it with float32 layers"
         )
 
 
 @contextlib.contextmanager
 def _exact_float32() -> Iterator[None]:
-    """A GPU multiplies in full float32 meanwhile: its default, TF32, is off by about 1e-3."""
+    """Multiply in full float32 on a GPU: its default, TF32, has errors of about 1e-3."""
     import tensorflow as tf
 
     before = tf.config.experimental.tensor_float_32_execution_enabled()

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
+from keras_cnns.data.images import read_pixels
 from keras_cnns_export.contract import Pixels, Preprocessing
 from keras_cnns_export.graph import Array
 
@@ -102,12 +103,9 @@ def encode(image: Image.Image, *, exif: int | None = None, **options: Any) -> by
 
 
 def read_by_pillow(content: bytes, preprocessing: Preprocessing) -> Array:
-    """One encoded image as uint8 [H, W, C]: the server's reading."""
-    image = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
-    if image.mode.startswith("I"):  # 16 bits, which Pillow would clip at 255
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    image = image.convert("RGBA") if image.mode == "P" else image
-    image = image.convert("L" if preprocessing.channels == 1 else "RGB")
+    """Return one encoded image as the server reads it: uint8 [H, W, C]."""
+    pixels = read_pixels(content, preprocessing.channels)
+    image = Image.fromarray(pixels[..., 0] if preprocessing.channels == 1 else pixels)
     height, width = preprocessing.size
     shorter = min(image.size)
     resized = [round(side * preprocessing.resize_shorter / shorter) for side in image.size]

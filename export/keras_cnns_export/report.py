@@ -1,4 +1,4 @@
-"""report.html: what a version holds and how it was proven, one page without anything beside it."""
+"""Write report.html: a version's formats and their proof, in one self-contained page."""
 
 import base64
 import html
@@ -35,10 +35,10 @@ def write_report(
 
     Args:
         version: its directory.
-        content: what model.json will say.
+        content: the content of model.json.
         sizes: of each format's files, in bytes.
-        worst: the sample of each format that is furthest from Keras, uint8 [H, W, C].
-        pixels: TensorFlow's and Pillow's reading of encoded images, where there is a SavedModel.
+        worst: the image on which each format is furthest from Keras, uint8 [H, W, C].
+        pixels: encoded images as TensorFlow and Pillow read them, if there is a SavedModel.
     """
     parts = [*_formats(content, sizes), *_worst(content, worst), *_calibration(content)]
     if pixels is not None:
@@ -77,6 +77,12 @@ def _formats(content: Mapping[str, Any], sizes: Mapping[str, int]) -> Iterable[s
                 "" if accuracy is None else f"{accuracy:.2%}",
             )
         )
+    own = parity["own_precision"]
+    if own is not None:
+        yield f"<p>The model computes in {html.escape(own['policy'])} and is exported in "
+        yield f"float32. Its own answers differ from it by up to {own['largest_difference']:.2e} "
+        yield f"(mean {own['mean_difference']:.2e}); top-1 agreement "
+        yield f"{own['top_1_agreement']:.2%}.</p>"
     head = (
         "format",
         "runs by",

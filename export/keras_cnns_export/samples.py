@@ -31,7 +31,7 @@ def generated_batches(shape: tuple[int, int, int], samples: int = 256) -> Iterat
 
 
 def batches_of(data: Any, shape: tuple[int, int, int]) -> Iterator[Batch]:
-    """Batches from images [N, H, W, C], a tuple (images, labels), or a data set of such batches.
+    """Yield batches of images [N, H, W, C], of a tuple (images, labels), or of such batches.
 
     Raises:
         ExportError: the images are not uint8 of the model's `shape` (H, W, C).
@@ -53,17 +53,21 @@ def batches_of(data: Any, shape: tuple[int, int, int]) -> Iterator[Batch]:
         yield images, labels
 
 
-def shuffled_split(data: "DataConfig", split: str) -> Any:
-    """A run's split in batches, in an order that is always the same and mixes the classes.
+def shuffled_split(data: "DataConfig", split: str) -> Iterable[Batch]:
+    """Return the batches of a run's split, in a fixed order that mixes the classes.
 
-    A folder is sorted by class: its head, which int8 formats take their ranges from, is one class.
+    A folder is sorted by class, and int8 formats take their ranges from the first images. Only the
+    images that are iterated over are decoded, and a few batches ahead.
 
     Raises:
-        ValueError: there is no such data set or split.
+        ValueError: there is no such data set or split, or the split is empty.
     """
     from keras_cnns.data import open_split
 
-    return open_split(data, split, batch_size=BATCH_SIZE, seed=0).epoch(0)
+    batches: Iterable[Batch] = open_split(
+        data, split, batch_size=BATCH_SIZE, seed=0, in_memory=False
+    )
+    return batches
 
 
 def _sliced(images: Array, labels: Array | None) -> Iterator[Batch]:

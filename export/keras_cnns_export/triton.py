@@ -1,5 +1,6 @@
 """What Triton and KServe read beside a model's versions: config.pbtxt and a manifest."""
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ CONFIG = "config.pbtxt"
 MANIFEST = "inference-service.yaml"
 MAX_BATCH_SIZE = 64  # images that Triton joins into one call
 QUEUE_DELAY = 1000  # microseconds that the first of a batch waits for others
+MAX_LABEL = 63  # characters of a DNS label (RFC 1035)
 TYPES = {"uint8": "TYPE_UINT8", "int32": "TYPE_INT32", "float32": "TYPE_FP32"}
 
 
@@ -60,13 +62,12 @@ def kserve_manifest(name: str, formats: Mapping[str, Any], storage_uri: str | No
         runtime, protocol, where = "tensorflow", "v1", uri
     else:
         runtime, protocol, where = "triton", "v2", uri.rpartition("/")[0]
-    resource = re.sub("[^a-z0-9]+", "-", name.lower()).strip("-")[:63]
     return "\n".join(
         [
             "apiVersion: serving.kserve.io/v1beta1",
             "kind: InferenceService",
             "metadata:",
-            f"  name: {json.dumps(resource)}",
+            f"  name: {json.dumps(resource_name(name))}",
             "spec:",
             "  predictor:",
             "    model:",
@@ -77,3 +78,18 @@ def kserve_manifest(name: str, formats: Mapping[str, Any], storage_uri: str | No
             "",
         ]
     )
+
+
+def resource_name(name: str) -> str:
+    """Return a model's name as Kubernetes takes it: a DNS label (RFC 1035).
+
+    It has lower-case letters, digits and '-', begins with a letter and ends with a letter or digit.
+    A name of more than 63 characters is cut and ends in a hash of the whole name.
+    """
+    label = re.sub("[^a-z0-9]+", "-", name.lower()).strip("-")
+    if not label[:1].isalpha():
+        label = f"model-{label}"
+    if len(label) > MAX_LABEL:
+        digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+        label = f"{label[: MAX_LABEL - len(digest) - 1].rstrip('-')}-{digest}"
+    return label

@@ -3,9 +3,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from keras_cnns.report.predictions import calibrate as reliability
 from keras_cnns_export import ExportError
 from keras_cnns_export.calibration import (
-    MOST,
+    MAX_TEMPERATURE,
     calibrate,
     expected_calibration_error,
     fit_temperature,
@@ -30,7 +31,7 @@ def test_the_temperature_that_drew_the_classes_is_found(temperature: float) -> N
 def test_it_ends_where_nothing_holds_it() -> None:
     logits = np.eye(3)
     assert fit_temperature(logits, np.arange(3)) == pytest.approx(0.1)
-    assert fit_temperature(logits, np.array([1, 2, 0])) == pytest.approx(MOST)
+    assert fit_temperature(logits, np.array([1, 2, 0])) == pytest.approx(MAX_TEMPERATURE)
 
 
 def test_the_error_is_the_gap_between_confidence_and_accuracy() -> None:
@@ -38,6 +39,19 @@ def test_the_error_is_the_gap_between_confidence_and_accuracy() -> None:
     probabilities = np.array([[0.8, 0.2]] * 4 + [[0.0, 1.0]] * 4)
     classes = np.array([0, 0, 1, 1, 1, 1, 1, 1])
     assert expected_calibration_error(probabilities, classes) == pytest.approx(0.3 * 0.5)
+
+
+@pytest.mark.parametrize("other", [0.62, 0.58])
+def test_it_is_the_error_of_the_training_report_at_the_edges_of_bins_too(other: float) -> None:
+    # Guo et al. 2017, equation 3: the bins are (l, u], so 9/15 shares a bin with 0.58.
+    confidence = np.array([9 / 15] * 10 + [other] * 10)
+    is_right = np.arange(20) < 10
+    probabilities = np.stack([confidence, 1 - confidence], axis=1)
+    error = expected_calibration_error(probabilities, np.where(is_right, 0, 1))
+    gaps = np.array([0.4, other])  # of each half: |accuracy - confidence|
+    by_hand = abs(0.4 - other) / 2 if other < 9 / 15 else gaps.mean()
+    assert error == pytest.approx(by_hand)
+    assert error == pytest.approx(reliability(confidence, is_right).error)
 
 
 def test_a_graph_is_calibrated_and_its_error_shrinks(net: Any, split: Any) -> None:

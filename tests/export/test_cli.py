@@ -53,12 +53,20 @@ def test_a_keras_file_is_published_with_its_labels(
     finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     to = tmp_path / "models" / "digits"
-    labels = finished_run / "labels.txt"
+    written = (finished_run / "labels.txt").read_text()
+    labels = tmp_path / "labels-windows.txt"
+    labels.write_bytes(b"\xef\xbb\xbf" + written.replace("\n", "\r\n").encode())
     file = str(finished_run / "model.keras")
     given = [file, "--to", str(to), "--formats", "onnx", "--labels", str(labels)]
     assert cli.main(given) == 0
     assert "compared with Keras on 256 images (generated)" in capsys.readouterr().out
-    assert (to / "1" / "labels.txt").read_text() == labels.read_text()
+    assert (to / "1" / "labels.txt").read_bytes() == written.encode()
+    labels.write_text(written.replace("3\n", "2\n"))
+    assert cli.main(given) == 2
+    assert (
+        "labels-windows.txt: line 4 repeats the label 'digit 2' of line 3"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(
@@ -72,7 +80,11 @@ def test_a_keras_file_is_published_with_its_labels(
         (["runs/first", "--to", "models/x", "--labels", "l"], 2, "runs/first is no .keras file"),
         (["runs/first", "--to", "models/x", "--outputs", "heat"], 2, "unknown output 'heat'"),
         (["runs/first", "--to", "models/x", "--int8-method", "best"], 2, "there are: minmax"),
-        (["x.keras", "--to", "models/x", "--labels", "absent.txt"], 2, "cannot read absent.txt"),
+        (
+            ["x.keras", "--to", "models/x", "--labels", "absent.txt"],
+            2,
+            "No such file or directory: 'absent.txt'",
+        ),
     ],
 )
 def test_errors_are_for_a_person(

@@ -120,6 +120,7 @@ def test_model_json_has_the_contracts_keys_and_every_files_checksum(tmp_path: Pa
                     "worst_sample": 3,
                 }
             },
+            "own_precision": None,
         },
         "files": {
             "labels.txt": {

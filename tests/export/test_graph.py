@@ -1,9 +1,11 @@
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers
 
 from keras_cnns_export import ExportError
@@ -90,7 +92,11 @@ class Subclass(keras.Model):
         (lambda net: net((8, None, 3)), r"tiny takes \[None, 8, None, 3\]; .* of a fixed size"),
         (lambda net: net((8, 8, 4)), r"1 \(grey\) or 3 \(RGB\) channels"),
         (lambda net: net(head=heads(aux1=3)), "tiny has the outputs aux1, but no 'main'"),
-        (lambda net: net(head=layers.Dense(1)), r"tiny gives \[None, 1\]; it must give prob"),
+        (
+            lambda net: net(head=layers.Dense(1, name="top")),
+            r"tiny gives \[None, 1\] from top; one unit must have a sigmoid",
+        ),
+        (lambda net: net(head=lambda x: x[:, 0]), r"tiny gives \[None\]; it must give prob"),
         (lambda net: net(head=lambda x: [layers.Dense(3)(x)] * 2), "tiny gives a list"),
     ],
 )
@@ -99,3 +105,45 @@ def test_other_models_are_refused_with_what_would_be_right(
 ) -> None:
     with pytest.raises(ExportError, match=message):
         serving_graph(make(tiny_net))
+
+
+class Compiled(layers.Layer):
+    """Calls a function that XLA must compile."""
+
+    def __init__(self, double: Any) -> None:
+        super().__init__()
+        self.double = double
+
+    def call(self, x: Any) -> Any:
+        return self.double(x)
+
+
+def doubling(jit_compile: bool) -> Any:
+    signature = [tf.TensorSpec((None, 12, 10, 3))]
+    return tf.function(lambda x: 2 * x, input_signature=signature, jit_compile=jit_compile)
+
+
+def with_layer(layer: Any) -> Any:
+    images = keras.Input((12, 10, 3))
+    pooled = layers.GlobalAveragePooling2D()(layer(images))
+    return keras.Model(images, layers.Dense(3, activation="softmax")(pooled))
+
+
+def test_functions_that_xla_must_compile_are_inlined_and_saved_ones_refused(
+    split: Any, tmp_path: Path
+) -> None:
+    model = with_layer(Compiled(doubling(jit_compile=True)))
+    graph = serving_graph(model)
+    definition = graph.function.get_concrete_function().graph.as_graph_def()
+    assert b"_XlaMustCompile" not in definition.SerializeToString()
+    assert not definition.library.function
+    assert not tf.config.functions_run_eagerly()
+    expected = model.predict(split[0].astype("float32"), verbose=0)
+    np.testing.assert_allclose(graph.function(split[0])["probabilities"], expected, atol=1e-6)
+
+    module = tf.Module()
+    module.double = doubling(jit_compile=True)
+    tf.saved_model.save(module, str(tmp_path))
+    loaded = tf.saved_model.load(str(tmp_path))
+    with pytest.raises(ExportError, match=r"loaded function that XLA must compile .jit_compile="):
+        serving_graph(with_layer(Compiled(loaded.double)))

@@ -9,7 +9,7 @@ import tensorflow as tf
 from PIL import Image
 
 from keras_cnns_export.contract import Preprocessing
-from keras_cnns_export.image_bytes import decode_batch, exif_orientation
+from keras_cnns_export.image_bytes import decode_batch, jpeg_orientation
 from keras_cnns_export.pixels import encode
 
 SQUARE = Preprocessing(resize_shorter=16, crop=16, channels=3)
@@ -55,6 +55,8 @@ def test_16_bits_keep_their_upper_eight_and_transparency_is_dropped(decode: Any)
         encode(PICTURE, format="JPEG")[:400],
         encode(PICTURE, format="PNG")[:100],
         encode(PICTURE, format="WEBP"),
+        encode(PICTURE, format="GIF"),
+        encode(PICTURE, format="BMP"),
     ],
 )
 def test_what_is_no_whole_jpeg_or_png_is_an_error(content: bytes, decode: Any) -> None:
@@ -72,14 +74,14 @@ def segment(marker: int, content: bytes) -> bytes:
     return bytes([0xFF, marker]) + (len(content) + 2).to_bytes(2, "big") + content
 
 
-def exif(orientation: int, order: str = "little") -> bytes:
+def exif(orientation: int, order: str = "little", size: int = 2) -> bytes:
     tiff = b"II*\0" if order == "little" else b"MM\0*"
 
     def number(value: int, size: int) -> bytes:
         return value.to_bytes(size, order)  # type: ignore[arg-type]
 
-    entries = [(0x010E, 2, 4), (0x0112, 3, 1)]
-    values = [b"abc\0", number(orientation, 2) + b"\0\0"]
+    entries = [(0x010E, 2, 4), (0x0112, {2: 3, 4: 4}[size], 1)]
+    values = [b"abc\0", number(orientation, size).ljust(4, b"\0")]
     tiff += number(8, 4) + number(len(entries), 2)
     for (tag, kind, count), value in zip(entries, values, strict=True):
         tiff += number(tag, 2) + number(kind, 2) + number(count, 4) + value
@@ -87,24 +89,26 @@ def exif(orientation: int, order: str = "little") -> bytes:
 
 
 CASES: dict[str, tuple[bytes, int]] = {
-    "none": (jpeg(), 1),
+    "none": (jpeg(), 0),
     "little endian": (jpeg(segment(0xE1, exif(6))), 6),
     "big endian": (jpeg(segment(0xE1, exif(3, "big"))), 3),
-    "behind others": (jpeg(segment(0xE0, b"JFIF\0" + bytes(9)), segment(0xE1, exif(8))), 8),
-    "behind XMP": (jpeg(segment(0xE1, b"http://ns"), segment(0xE1, exif(5))), 5),
+    "after others": (jpeg(segment(0xE0, b"JFIF\0" + bytes(9)), segment(0xE1, exif(8))), 8),
+    "after XMP": (jpeg(segment(0xE1, b"http://ns"), segment(0xE1, exif(5))), 5),
     "of 0": (jpeg(segment(0xE1, exif(0))), 1),
     "of 9": (jpeg(segment(0xE1, exif(9))), 1),
-    "cut short": (jpeg(segment(0xE1, exif(6)[:20])), 1),
-    "pointing outside": (jpeg(segment(0xE1, b"Exif\0\0II*\0\xff\xff\xff\x7f")), 1),
-    "no end": (b"\xff\xd8" + segment(0xE0, bytes(100))[:20], 1),
-    "no bytes": (b"", 1),
+    "of a long number": (jpeg(segment(0xE1, exif(7, "big", size=4))), 7),
+    "after fill bytes": (jpeg(b"\xff\xff", segment(0xE1, exif(6))), 6),
+    "cut short": (jpeg(segment(0xE1, exif(6)[:20])), 0),
+    "pointing outside": (jpeg(segment(0xE1, b"Exif\0\0II*\0\xff\xff\xff\x7f")), 0),
+    "no end": (b"\xff\xd8" + segment(0xE0, bytes(100))[:20], 0),
+    "no bytes": (b"", 0),
 }
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_orientation_is_found_and_damage_is_none(case: str) -> None:
     content, expected = CASES[case]
-    assert int(exif_orientation(tf.constant(content))) == expected
+    assert int(jpeg_orientation(tf.constant(content))) == expected
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

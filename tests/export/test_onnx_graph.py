@@ -53,10 +53,17 @@ def flattened(x: Any) -> Any:
     return layers.Dense(6, activation="relu")(layers.Flatten()(x))
 
 
+def normalised_by_position(x: Any) -> Any:
+    """Means and deviations [N, H, W, 1], which broadcast against gamma and beta [C]."""
+    x = layers.LayerNormalization()(layers.Conv2D(4, 3)(layers.Rescaling(1 / 255)(x)))
+    return layers.ReLU()(layers.RMSNormalization()(x))
+
+
 CASES: dict[str, Callable[[], Any]] = {
     "preactivation": lambda: serving_graph(classifier(preactivation)),
     "depthwise": lambda: serving_graph(classifier(depthwise)),
     "flattened": lambda: serving_graph(classifier(flattened)),
+    "normalised by position": lambda: serving_graph(classifier(normalised_by_position)),
     "caffe": lambda: serving_graph(classifier(layers.Conv2D(4, 3)), preprocess_input="caffe"),
     "torch": lambda: serving_graph(classifier(layers.Conv2D(4, 3)), preprocess_input="torch"),
     "every output": lambda: serving_graph(
@@ -83,10 +90,40 @@ def test_one_transpose_is_left_and_it_is_of_bytes(case: str) -> None:
     assert list(transpose.input) == ["images"]
     assert not before & set(transpose.input)
     assert operations["BatchNormalization"] == LEFT_BATCH_NORMS.get(case, 0)
-    for node in model.graph.node:  # a Mul or an Add by channel is left for the input alone
-        if node.op_type == "Mul" and case != "every output":
-            assert "rescaling" in node.name
+    if case not in ("every output", "normalised by position"):
+        for node in model.graph.node:  # a Mul by channel is left for the input alone
+            assert node.op_type != "Mul" or "rescaling" in node.name
+    check_answers(graph, model)
 
+
+@pytest.mark.parametrize("shape", [(-1, 12), (-1, 1, 12), (1, -1, 12)])
+def test_a_flatten_gives_what_it_gave_if_it_is_no_matrix_too(shape: tuple[int, ...]) -> None:
+    random = np.random.default_rng(0)
+    kernel = random.normal(size=(12, 5)).astype(np.float32)
+    constants = {"shape": np.array(shape), "kernel": kernel}
+    nodes = [
+        onnx.helper.make_node("Transpose", ["x"], ["last"], perm=[0, 2, 3, 1]),
+        onnx.helper.make_node("Reshape", ["last", "shape"], ["flat"]),
+        onnx.helper.make_node("MatMul", ["flat", "kernel"], ["y"]),
+    ]
+    x, y = (
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, sizes)
+        for name, sizes in (("x", ["N", 3, 2, 2]), ("y", None))
+    )
+    initializers = [onnx.numpy_helper.from_array(each, name) for name, each in constants.items()]
+    graph = onnx.helper.make_graph(nodes, "flatten", [x], [y], initializers)
+    opset = [onnx.helper.make_opsetid("", 17)]
+    model = onnx.helper.make_model(graph, opset_imports=opset, ir_version=8)
+    simplify(model)
+    maps = random.normal(size=(4, 3, 2, 2)).astype(np.float32)
+    (given,) = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": maps})
+    expected = maps.transpose(0, 2, 3, 1).reshape(shape) @ kernel
+    np.testing.assert_allclose(given, expected, rtol=1e-4, atol=1e-5)
+    transposed = any(node.op_type == "Transpose" for node in model.graph.node)
+    assert transposed == (len(shape) != 2)
+
+
+def check_answers(graph: Any, model: Any) -> None:
     onnx.checker.check_model(model, full_check=True)
     session = onnxruntime.InferenceSession(model.SerializeToString())
     names = [output.name for output in session.get_outputs()]

@@ -45,17 +45,24 @@ CASES: dict[str, tuple[Callable[[Any], Any], dict[str, int]]] = {
         convolved(lambda x: layers.MaxPooling2D(3, 2)(layers.ZeroPadding2D(1)(x))),
         {"Pad": 0, "MaxPool": 1},
     ),
-    "padded pool of what may be negative": (pool_of_any_sign, {"Pad": 1, "MaxPool": 1}),
+    "padded pool of what may be negative": (pool_of_any_sign, {"Pad": 0, "MaxPool": 1, "Max": 1}),
+    "uneven padding": (
+        lambda x: layers.MaxPooling2D((3, 2), (2, 3))(
+            layers.ZeroPadding2D(((2, 1), (0, 1)))(layers.Conv2D(6, 3)(x))
+        ),
+        {"Pad": 0, "MaxPool": 1, "Max": 1},
+    ),
 }
 
 
-def converted(body: Callable[[Any], Any]) -> Any:
+def converted(body: Callable[[Any], Any]) -> tuple[Any, Any]:
+    """Return the model of Keras, and that of tf2onnx."""
     keras.utils.set_random_seed(0)
     images = keras.Input(SHAPE)
     net = keras.Model(images, body(images))
     function = tf.function(lambda images: {"maps": net(images, training=False)})
     signature = [tf.TensorSpec((None, *SHAPE), tf.float32, name="images")]
-    return tf2onnx.convert.from_function(function, signature, opset=17)[0]
+    return net, tf2onnx.convert.from_function(function, signature, opset=17)[0]
 
 
 def answers(model: Any, images: Any) -> Any:
@@ -67,11 +74,13 @@ def answers(model: Any, images: Any) -> Any:
 @pytest.mark.parametrize("name", CASES)
 def test_the_graph_changes_and_the_answers_stay(name: str) -> None:
     body, expected = CASES[name]
-    model = converted(body)
+    net, model = converted(body)
+    # Negative at some corners, where a padding of zeros shows.
     images = np.random.default_rng(0).normal(size=(3, *SHAPE)).astype(np.float32) * 3
-    before = answers(model, images)
+    images -= 3
     simplify(model)
     onnx.checker.check_model(model, full_check=True)
     operations = Counter(node.op_type for node in model.graph.node)
     assert {each: operations[each] for each in expected} == expected
-    np.testing.assert_allclose(answers(model, images), before, rtol=1e-5, atol=1e-6)
+    expected_maps = net(images, training=False)
+    np.testing.assert_allclose(answers(model, images), expected_maps, rtol=1e-4, atol=1e-5)

@@ -10,8 +10,9 @@ import tensorflow as tf
 
 from keras_cnns_export import ExportError
 from keras_cnns_export.contract import FormatParity, Metrics
+from keras_cnns_export.errors import FormatError
 from keras_cnns_export.formats import FORMATS
-from keras_cnns_export.graph import Array, Predict, serving_graph
+from keras_cnns_export.graph import Array, OwnAnswers, Predict, serving_graph
 from keras_cnns_export.parity import compare
 from keras_cnns_export.samples import Batch, batches_of, generated_batches
 
@@ -59,27 +60,56 @@ EXACT = [[0.5, 0.5], [0.7, 0.3], [0.2, 0.8], [0.50008, 0.49992], [1.0, 0.0]]
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({2: [0.3, 0.7]}, r"differ by up to 0.1 \(at most 0.0001.*sample 2 of 5 in 'test'"),
-        ({4: [float("nan"), 0]}, "differ by up to nan .*sample 4 of 5"),
-        ({3: [0.49999, 0.50001]}, "sample 3 of 5 in 'test' Keras says class 0 and it class 1"),
+        ({2: [0.3, 0.7]}, r"differ by up to 0.1 \(at most 0.0001.*image 2 of 5 in 'test'"),
+        ({0: [float("nan"), 0]}, "it answers NaN, and Keras does not, for image 0 of 5"),
+        ({4: [float("nan"), 0]}, "it answers NaN, and Keras does not, for image 4 of 5"),
+        ({4: [float("inf"), 0]}, "it answers infinity, and Keras does not, for image 4 of 5"),
+        ({3: [0.49999, 0.50001]}, "image 3 of 5 in 'test' Keras predicts class 0 and it class 1"),
         ({i: [1, 0, 0] for i in range(5)}, r"it gives probabilities \[1, 3\] for 1 images"),
     ],
 )
-def test_a_format_that_disagrees_is_refused_by_name_and_sample(
+def test_a_format_that_disagrees_is_refused_by_name_and_image(
     change: dict[int, list[float]], message: str
 ) -> None:
     given = [change.get(i, row) for i, row in enumerate(EXACT)]
-    with pytest.raises(ExportError, match=message) as caught:
+    with pytest.raises(FormatError, match=message) as caught:
         compare(answering(EXACT), {"it": answering(given)}, numbered(5), "test")
     assert str(caught.value).startswith("it ")
+    assert caught.value.format == "it"
+
+
+def test_a_format_that_fails_is_named_and_its_exception_is_the_cause() -> None:
+    def fails(images: Array) -> dict[str, Array]:
+        raise RuntimeError("no kernel\nfor this")
+
+    with pytest.raises(FormatError, match=r"^it: RuntimeError: no kernel for this$") as caught:
+        compare(answering(EXACT), {"it": fails}, numbered(5), "test")
+    assert isinstance(caught.value.__cause__, RuntimeError)
+
+
+def test_the_models_own_precision_is_measured_and_not_judged() -> None:
+    own = OwnAnswers("mixed_bfloat16", answering([[0.6, 0.4], [0.7, 0.3], [0.4, 0.6]]))
+    reference = answering([[0.7, 0.3], [0.7, 0.3], [0.6, 0.4]])
+    parity, _ = compare(reference, {}, numbered(3, np.zeros(3, int)), "test", own=own)
+    figures = parity.own_precision
+    assert figures is not None
+    assert (figures.policy, figures.worst_sample) == ("mixed_bfloat16", 2)
+    assert figures.largest_difference == pytest.approx(0.2)
+    assert figures.mean_difference == pytest.approx(0.1)
+    assert figures.top_1_agreement == pytest.approx(2 / 3)
+    assert figures.accuracy == pytest.approx(2 / 3)
+    nan = OwnAnswers("mixed_float16", answering([[0.7, 0.3], [float("nan"), 0], [0.6, 0.4]]))
+    with pytest.raises(
+        ExportError, match=r"answers NaN in its own precision, mixed_float16.*ge 1;"
+    ):
+        compare(reference, {}, numbered(3), "test", own=nan)
 
 
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ([0.5, 0.6], "sample 1 it runs from 0.5 to 0.6 and sums to 1.1; end the model with a soft"),
+        ([0.5, 0.6], "image 1 it runs from 0.5 to 0.6 and sums to 1.1; end the model with a soft"),
         ([-0.5, 1.5], "runs from -0.5 to 1.5"),
-        ([float("nan"), 1], "sums to nan"),
     ],
 )
 def test_what_is_no_distribution_is_refused(row: list[float], message: str) -> None:

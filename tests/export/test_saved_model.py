@@ -48,6 +48,12 @@ def test_saved_model_cli_runs_it(version: Path, net: Any, split: Any, tmp_path: 
     np.testing.assert_allclose(given, expected, rtol=0, atol=1e-5)
 
 
+def test_no_function_must_be_compiled_by_xla(version: Path) -> None:
+    # TensorFlow Serving executes such a function only with --xla_cpu_compilation_enabled.
+    # test_architectures.py looks at a model with grouped convolutions.
+    assert b"_XlaMustCompile" not in (version / "saved_model.pb").read_bytes()
+
+
 SIGNATURES = {
     "serving_default": ("tensorflow/serving/predict", {"images"}, {"probabilities"}),
     "serving_bytes": ("tensorflow/serving/predict", {"image_bytes"}, {"probabilities"}),

@@ -1,3 +1,4 @@
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,7 +8,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from keras_cnns_export.contract import TensorSpec
-from keras_cnns_export.triton import kserve_manifest, triton_config
+from keras_cnns_export.triton import kserve_manifest, resource_name, triton_config
 
 IMAGES = TensorSpec("images", "uint8", (None, 32, 30, 3))
 OUTPUTS = (
@@ -57,3 +58,26 @@ def test_the_manifest_names_what_serves_it(
     model = manifest["spec"]["predictor"]["model"]
     given = model["modelFormat"]["name"], model["protocolVersion"], model["storageUri"]
     assert given == expected
+
+
+LONG = "3d-" + "a" * 59 + "-b"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("digits", "digits"),
+        ("My_Net.2", "my-net-2"),
+        ("3d-shapes", "model-3d-shapes"),
+        ("a" * 63, "a" * 63),
+        ("ends-", "ends"),
+        ("a" * 53 + "-" + "b" * 20, "a" * 53 + "-af3ec493"),
+        (LONG, "model-3d-" + "a" * 45 + "-4a11f418"),
+        (LONG + "c", "model-3d-" + "a" * 45 + "-959df4d5"),
+    ],
+)
+def test_kubernetes_takes_the_name(name: str, expected: str) -> None:
+    given = resource_name(name)
+    assert re.fullmatch("[a-z]([-a-z0-9]{0,61}[a-z0-9])?", given)  # RFC 1035
+    assert given == expected
+    assert yaml.safe_load(kserve_manifest(name, {"onnx": {}}))["metadata"]["name"] == given
