@@ -93,7 +93,7 @@ def train(
     ] = None,
     skip_bad: Annotated[
         bool,
-        typer.Option("--skip-bad", help="Go on without the image files that cannot be read."),
+        typer.Option("--skip-bad", help="Leave out the image files that training is refused for."),
     ] = False,
     dry_run: Annotated[
         bool,
@@ -144,16 +144,20 @@ def train(
 def evaluate(
     run: RunPath,
     split: Annotated[
-        str | None, typer.Option(help="A split of the run's data set; by default its test split.")
-    ] = None,
+        str, typer.Option(help="The recipe's train, validation or test split.")
+    ] = "test",
 ) -> None:
-    """Print a run's loss and accuracy on a split."""
+    """Print a run's loss and accuracy on one of its recipe's splits."""
     training = import_training()
 
     finished = training.open_run(run)
+    try:
+        name = training.find_split(finished.recipe.data, split)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--split") from error
     results = training.evaluate(finished, split)
     print(
-        f"{run}: {split or finished.recipe.data.test_split}: accuracy {results['accuracy']:.2%}, "
+        f"{run}: {name}: accuracy {results['accuracy']:.2%}, "
         f"loss {results['loss']:.4f}, {results['samples']} images"
     )
 
@@ -161,7 +165,7 @@ def evaluate(
 @app.command(epilog="Example: keras-cnns predict runs/first digit.png --top-k 3")
 def predict(
     run: RunPath,
-    images: Annotated[list[Path], typer.Argument(help="Image files: JPEG, PNG or WebP.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files: JPEG, PNG, WebP, BMP or GIF.")],
     top_k: TopK = 5,
 ) -> None:
     """Print the most probable labels of image files."""
@@ -279,9 +283,10 @@ def convert(
         f"{to}: {report.parameters:,} parameters of {model}, "
         f"from {report.tensors} tensors of {report.origin}"
     )
-    if report.left:
-        heads = sorted({name.partition(".")[0].partition("/")[0] for name in report.left})
-        print(f"left in {file}: {', '.join(heads)}, which {model} has only with --aux-heads")
+    if report.ignored_heads:
+        heads = sorted({name.partition(".")[0].partition("/")[0] for name in report.ignored_heads})
+        hint = " (see --aux-heads)" if any("aux" in head for head in heads) else ""
+        print(f"heads of {file} that were ignored: {', '.join(heads)}{hint}")
 
 
 @app.command(epilog="Example: keras-cnns demo --runs runs --models models")

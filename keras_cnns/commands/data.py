@@ -33,8 +33,8 @@ def check(
 ) -> None:
     """Report unreadable files, wrong extensions, duplicates, class balance and sizes.
 
-    The status is 1 where training would be refused or its figures would be false: files that cannot
-    be read, or the same image in two splits or two classes.
+    The status is 1 if training would be refused: because of files that cannot be read, for example,
+    or of the same image in two splits or two classes.
     """
     with quiet_stderr():
         from keras_cnns.data.check import check_folder
@@ -64,4 +64,4 @@ def check(
                 print(f"  and {len(finding.lines) - len(shown)} more; --all lists them")
     if report.is_bad:
         raise typer.Exit(1)
-    print("\nnothing stands against training on it")
+    print("\nno problems: it can be trained on")

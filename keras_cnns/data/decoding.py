@@ -2,11 +2,16 @@
 
 import tensorflow as tf
 
+from keras_cnns.data.images import Header, read_pixels
+
 WEBP = b"WEBP"
 
 
 def decode(content: tf.Tensor) -> tf.Tensor:
-    """Return an encoded JPEG, PNG, WebP, BMP or GIF's pixels: bytes -> uint8 [h, w, 3]."""
+    """Return the pixels of an encoded image as they are stored: bytes -> uint8 [h, w, 3].
+
+    These fast operations read what `reads_as_pillow` accepts.
+    """
     pixels = tf.cond(
         tf.strings.substr(content, 8, 4) == WEBP,
         lambda: tf.io.decode_webp(content, channels=3)[0],
@@ -16,8 +21,30 @@ def decode(content: tf.Tensor) -> tf.Tensor:
     return tf.ensure_shape(pixels, (None, None, 3))
 
 
+def decode_with_pillow(content: tf.Tensor) -> tf.Tensor:
+    """Return the upright pixels of any image that Pillow reads: bytes -> uint8 [h, w, 3]."""
+    pixels = tf.numpy_function(read_pixels, [content], tf.uint8, stateful=False)
+    return tf.ensure_shape(pixels, (None, None, 3))
+
+
+def reads_as_pillow(content: bytes, header: Header) -> bool:
+    """Return whether `decode` reads an image, and then with the pixels that Pillow reads.
+
+    TensorFlow drops the transparent colour of a GIF, ignores the palette of a BMP and inverts CMYK
+    without Adobe's marker, so these are left to Pillow. Of the others TensorFlow refuses some: WebP
+    with alpha or several frames, PNG without its last chunk. What it reads, it reads alike.
+    """
+    if header.format in ("BMP", "GIF") or header.mode == "CMYK":
+        return False
+    try:
+        decode(tf.constant(content))
+    except tf.errors.OpError:
+        return False
+    return True
+
+
 def set_upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
-    """Turn and mirror an image as its EXIF orientation, 1 to 8, asks: [h, w, c] -> [h, w, c]."""
+    """Rotate and mirror an image as its EXIF orientation, 1 to 8, says: [h, w, c] -> [h, w, c]."""
     as_stored, flip = (lambda: image), tf.image.flip_left_right
 
     def turned(quarters: int, mirrored: bool = False) -> tf.Tensor:

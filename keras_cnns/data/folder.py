@@ -3,129 +3,117 @@
 import functools
 import hashlib
 import os
-import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import tensorflow as tf
 
-from keras_cnns.data.decoding import decode, set_upright
-from keras_cnns.data.image_files import ImageFile, scan_folder
+from keras_cnns.data.decoding import decode, decode_with_pillow, set_upright
+from keras_cnns.data.findings import Finding, describe, find_problems, find_split_problems
+from keras_cnns.data.image_files import ImageFile, Scan, scan_folder
 from keras_cnns.data.samples import Pair, Samples, slice_split
-
-# Where a file lies by its content, if its split has no folder; what is in neither range is trained.
-SHARES = {"validation": (0.0, 0.1), "test": (0.1, 0.2)}
-LISTED = 10  # unreadable files in an error
-NO_TEXT = re.compile(r"[\ud800-\udfff]")  # what Python makes of a file name's odd bytes
+from keras_cnns.data.splits import assign_splits
 
 
-class UnreadableFilesError(ValueError):
-    """Files that cannot be read; the message lists them."""
-
-
-def assign_splits(files: Iterable[ImageFile], wanted: Iterable[str]) -> dict[str, list[ImageFile]]:
-    """Return the files of each split.
-
-    Where there are split folders, a file is in its folder's split. A wanted split that has none is
-    taken out of the training files by their content: the same file falls always on the same side,
-    whatever else is there, and its copies with it.
-
-    Args:
-        files: what `scan_folder` found.
-        wanted: the names of splits to have.
-    """
-    splits: dict[str, list[ImageFile]] = {"train": []}
-    for file in files:
-        splits.setdefault(file.split or "train", []).append(file)
-    taken = {name: SHARES[name] for name in SHARES if name in set(wanted) - set(splits)}
-    rest, splits["train"] = splits["train"], []
-    for file in rest:
-        sides = [name for name, (low, high) in taken.items() if low <= file.place < high]
-        splits.setdefault(sides[0] if sides else "train", []).append(file)
-    return splits
+class FolderError(ValueError):
+    """A folder that cannot be trained on; the message lists what `data check` finds."""
 
 
 @functools.lru_cache(maxsize=8)
 def read_files(root: str, skip_bad: bool) -> tuple[ImageFile, ...]:
-    """Return a folder's readable files.
+    """Return the images of a folder.
 
     Args:
         root: the folder.
-        skip_bad: list the files that cannot be read, on stderr, and go on without them.
+        skip_bad: list the files that training would be refused for on stderr, and leave them out.
 
     Raises:
-        UnreadableFilesError: there are unreadable files, and `skip_bad` is not set.
-        ValueError: there is no such folder, or no class in it.
+        FolderError: there is something wrong with the files or classes.
+        ValueError: there is no such folder, or no class in it, or its layout is unclear.
     """
-    files = scan_folder(root)
-    bad = [file for file in files if file.problem]
-    if bad and not skip_bad:
-        more = f"; and {len(bad) - LISTED} more" if len(bad) > LISTED else ""
-        raise UnreadableFilesError(
-            f"{len(bad)} of {len(files)} files in {root} cannot be read: "
-            f"{'; '.join(f'{file.path}: {file.problem}' for file in bad[:LISTED])}{more}. "
-            "Mend or remove them, or go on without them with --skip-bad"
-        )
-    for file in bad:
-        print(f"skipped {file.path}: {file.problem}", file=sys.stderr)
-    if len(bad) == len(files):
-        raise UnreadableFilesError(f"none of the {len(files)} files in {root} can be read")
-    return tuple(file for file in files if not file.problem)
+    scan = scan_folder(root)
+    if skip_bad:
+        scan = _without_bad_files(scan)
+    _refuse(root, find_problems(scan))
+    return scan.files
 
 
-def read_labels(files: Sequence[ImageFile]) -> tuple[str, ...]:
-    """Return the classes' names, in the order of their numbers, which is the alphabet's.
+def _without_bad_files(scan: Scan) -> Scan:
+    reasons = {
+        file.path: file.problem or finding.title
+        for finding in find_problems(scan)
+        for file in finding.left_out
+    }
+    for path, reason in reasons.items():
+        print(f"skipped {path}: {reason}", file=sys.stderr)
+    files = tuple(file for file in scan.files if file.path not in reasons)
+    if not files:
+        raise FolderError(f"none of the {len(scan.files)} files in {scan.root} can be used")
+    return Scan(scan.root, files, scan.others, scan.outside)
 
-    Raises:
-        ValueError: there are fewer than 2, or one would break its line in labels.txt.
-    """
-    labels = sorted({file.label for file in files})
-    if problems := find_label_problems(labels):
-        raise ValueError("; ".join(problems))
-    return tuple(labels)
+
+def _refuse(root: str | Path, findings: Iterable[Finding]) -> None:
+    """Raise FolderError if there is a finding that training is refused for."""
+    bad = [finding for finding in findings if finding.is_bad and finding.lines]
+    if not bad:
+        return
+    hint = (
+        ". Repair or remove the files, or leave them out with --skip-bad"
+        if any(finding.left_out for finding in bad)
+        else ""
+    )
+    raise FolderError(f"{root} cannot be trained on: {'. '.join(map(describe, bad))}{hint}")
 
 
-def find_label_problems(labels: Sequence[str]) -> list[str]:
-    """Return what stands against these names of classes, in words."""
-    problems = [
-        f"the class folder {label!r} needs another name: one line of UTF-8 text without space "
-        "around it"
-        for label in labels
-        if label.splitlines() != [label] or label != label.strip() or NO_TEXT.search(label)
-    ]
-    if len(labels) < 2:
-        problems.append(f"there is only the class {labels[0]!r}" if labels else "there is no class")
-        problems[-1] += "; to tell apart there must be at least 2 folders with images in them"
-    return problems
+def read_labels(files: Iterable[ImageFile]) -> tuple[str, ...]:
+    """Return the names of the classes in the order of their indices, which is alphabetical."""
+    return tuple(sorted({file.label for file in files}))
 
 
 def open_samples(files: Sequence[ImageFile], split: str, wanted: Iterable[str]) -> Samples:
     """Return a split's images, read from their files when they are needed.
 
+    Args:
+        files: of the folder.
+        split: a split's name, or a slicing of one.
+        wanted: the splits that the recipe has; see `assign_splits`.
+
     Raises:
+        FolderError: a class has no training images, or too few for all splits.
         ValueError: there is no such split, or nothing in it.
     """
+    wanted = tuple(wanted)
+    root = os.path.commonpath([file.path.parent.parent for file in files])
+    _refuse(root, find_split_problems(files, wanted))
     splits = assign_splits(files, wanted)
     counts = {name: len(members) for name, members in splits.items()}
     name, start, stop = slice_split(counts, split)
     members = splits[name][start:stop]
-    labels = {label: number for number, label in enumerate(read_labels(files))}
+    labels = {label: index for index, label in enumerate(read_labels(files))}
     paths = tf.constant([os.fsencode(file.path) for file in members])
     orientations = tf.constant([file.orientation for file in members])
+    by_pillow = tf.constant([file.needs_pillow for file in members])
     classes = tf.constant([labels[file.label] for file in members], tf.int64)
     all_upright = all(file.orientation == 1 for file in members)
+    all_fast = not any(file.needs_pillow for file in members)
 
-    def read(number: tf.Tensor) -> Pair:
-        image = decode(tf.io.read_file(paths[number]))
-        if not all_upright:
-            image = set_upright(image, orientations[number])
-        return image, classes[number]
+    def read(index: tf.Tensor) -> Pair:
+        content = tf.io.read_file(paths[index])
+
+        def decode_fast() -> tf.Tensor:
+            image = decode(content)
+            return image if all_upright else set_upright(image, orientations[index])
+
+        if all_fast:
+            return decode_fast(), classes[index]
+        image = tf.cond(by_pillow[index], lambda: decode_with_pillow(content), decode_fast)
+        return image, classes[index]
 
     return Samples(len(members), read)
 
 
 def fingerprint(files: Sequence[ImageFile], root: str | Path) -> str:
-    """Return a hash of the files' places and contents."""
+    """Return a hash of the files' relative paths and contents."""
     lines = (f"{file.path.relative_to(root).as_posix()} {file.digest}\n" for file in files)
     return hashlib.sha256(os.fsencode("".join(lines))).hexdigest()

@@ -1,30 +1,36 @@
 """A folder of images, each file opened, decoded and hashed once."""
 
 import hashlib
-import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import tensorflow as tf
 from rich.console import Console
 from rich.progress import track
 
 from keras_cnns.cores import available_cores
-from keras_cnns.data.decoding import decode
-from keras_cnns.data.images import read_header
+from keras_cnns.data.decoding import reads_as_pillow
+from keras_cnns.data.images import read_header, read_pixels
+from keras_cnns.data.layout import read_layout
+from keras_cnns.data.samples import content_fraction
 
-SPLIT_FOLDERS = {
-    "train": "train",
-    "training": "train",
-    "validation": "validation",
-    "val": "validation",
-    "valid": "validation",
-    "test": "test",
-    "testing": "test",
+EXTENSIONS = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "PNG": (".png",),
+    "WEBP": (".webp",),
+    "BMP": (".bmp", ".dib"),
+    "GIF": (".gif",),
 }
+# Formats that cameras and scanners write, and that have to be converted first.
+CONVERTIBLE = {
+    "HEIC": (".heic", ".heif"),
+    "TIFF": (".tif", ".tiff"),
+    "AVIF": (".avif",),
+}
+_BRANDS = {b"avif": "AVIF", b"avis": "AVIF", b"heic": "HEIC", b"heix": "HEIC", b"mif1": "HEIC"}
+_TIFF = (b"II*\0", b"MM\0*")
 PROGRESS_FROM = 2_000  # files: some seconds
 
 
@@ -34,81 +40,97 @@ class ImageFile:
 
     path: Path
     label: str
-    split: str | None  # that its folder says, if the folder has split folders
-    digest: str  # of its bytes
-    format: str = ""  # as its content says: JPEG, PNG or WEBP
+    split: str | None  # its split folder's split, if the folder has split folders
+    digest: str  # SHA-256 of its bytes
+    format: str = ""  # by its content: a key of EXTENSIONS, or of CONVERTIBLE with a problem
     size: tuple[int, int] = (0, 0)  # pixels, height and width, upright
     orientation: int = 1  # as EXIF counts
+    needs_pillow: bool = False  # TensorFlow's operations refuse it, or read other pixels
     problem: str = ""  # why it cannot be read; empty if it can
 
     @property
-    def place(self) -> float:
+    def fraction(self) -> float:
         """A number in [0, 1) that depends on the content alone."""
-        return int(self.digest[:8], 16) / 2**32
+        return content_fraction(self.digest)
 
 
-def scan_folder(root: str | Path) -> list[ImageFile]:
-    """Return the files of a folder's classes, in the order of their paths.
+@dataclass(frozen=True)
+class Scan:
+    """The files of a folder of images, in the order of their paths."""
+
+    root: Path
+    files: tuple[ImageFile, ...]  # images in class folders, readable or not
+    others: tuple[Path, ...]  # hidden files, notes and the like, which are ignored
+    outside: tuple[Path, ...]  # images beside the class folders, which belong to no class
+
+
+def scan_folder(root: str | Path) -> Scan:
+    """Read every file of a folder of images.
 
     Args:
-        root: has a folder for each class, or folders for splits (train, validation or val, test)
-            which have them. Hidden files, and files beside the folders, are left alone.
+        root: see `read_layout`.
 
     Raises:
-        ValueError: there is no such folder, or no class in it.
+        ValueError: there is no such folder, or no class in it, or its layout is unclear.
     """
-    found = sorted(_find(Path(root)))
-    if not found:
-        raise ValueError(f"{root} has no folder with images in it; it needs one for each class")
+    layout = read_layout(root)
     with ThreadPoolExecutor(available_cores()) as pool:
         # Images are decoded outside of Python's lock.
-        files: Iterable[ImageFile] = pool.map(_inspect, *zip(*found, strict=True))
+        found = [each for each in layout.images if not _is_other(each[0])]
+        files: Iterable[ImageFile | None] = pool.map(lambda each: _inspect(*each), found)
         if len(found) >= PROGRESS_FROM:
             files = track(files, f"reading {root}", len(found), console=Console(file=sys.stderr))
-        return list(files)
-
-
-def _find(root: Path) -> Iterator[tuple[Path, str, str]]:
-    """Give each file with its class's name and its split's, which may be empty."""
-    if not root.is_dir():
-        raise ValueError(f"there is no folder {root}")
-    names = {each.name.lower() for each in _folders(root)}
-    has_splits = "train" in {SPLIT_FOLDERS.get(name) for name in names}
-    if has_splits and (others := names - set(SPLIT_FOLDERS)):
+        images = tuple(file for file in files if file)
+    outside = tuple(path for path in layout.outside if _has_image_name(path))
+    if not images:
+        beside = f" ({len(outside)} images lie outside of class folders)" if outside else ""
         raise ValueError(
-            f"{root} has split folders, and beside them {', '.join(sorted(others))}; "
-            f"move what is no split away (splits: {', '.join(SPLIT_FOLDERS)})"
+            f"{root} has no folder with images in it; it needs one for each class{beside}"
         )
-    splits = _folders(root) if has_splits else [root]
-    for split_folder in splits:
-        split = SPLIT_FOLDERS[split_folder.name.lower()] if has_splits else ""
-        for class_folder in _folders(split_folder):
-            for folder, below, names_here in os.walk(class_folder):
-                below[:] = [name for name in below if not name.startswith(".")]
-                for name in names_here:
-                    if not name.startswith("."):
-                        yield Path(folder, name), class_folder.name, split
+    everything = {path for path, _, _ in layout.images} | set(layout.outside)
+    known = {file.path for file in images} | set(outside)
+    return Scan(Path(root), images, tuple(sorted(everything - known)), outside)
 
 
-def _folders(folder: Path) -> list[Path]:
-    return [each for each in folder.iterdir() if each.is_dir() and not each.name.startswith(".")]
+def _is_other(path: Path) -> bool:
+    """Return whether a file is hidden, as those that macOS leaves beside images."""
+    return path.name.startswith(".")
 
 
-def _inspect(path: Path, label: str, split: str) -> ImageFile:
-    """Read a file whole."""
-    digest, header = "", None
+def _has_image_name(path: Path) -> bool:
+    suffixes = {**EXTENSIONS, **CONVERTIBLE}.values()
+    return not _is_other(path) and path.suffix.lower() in {
+        each for kind in suffixes for each in kind
+    }
+
+
+def _inspect(path: Path, label: str, split: str) -> ImageFile | None:
+    """Read a whole file; None if neither its name nor its content is an image's."""
+    digest, kind = "", ""
     try:
-        if path.exists() and not path.is_file():  # to open a pipe would wait for a writer
+        if path.exists() and not path.is_file():  # opening a pipe would wait for a writer
             raise ValueError("not a regular file")
         content = path.read_bytes()
-        digest = hashlib.sha256(content).hexdigest()
+        digest, kind = hashlib.sha256(content).hexdigest(), _convertible(content)
+        if kind:
+            raise ValueError(f"{kind}, which has to be converted")
         header = read_header(content)
-        decode(tf.constant(content))
-    except tf.errors.OpError:
-        assert header
-        problem = f"damaged or cut short, though it begins as {header[0]}"
+        kind = header.format
+        needs_pillow = not reads_as_pillow(content, header)
+        if needs_pillow:
+            read_pixels(content)
     except (OSError, ValueError) as error:
-        problem = str(error)
-    else:
-        return ImageFile(path, label, split or None, digest, *header)
-    return ImageFile(path, label, split or None, digest, problem=problem)
+        if not kind and not _has_image_name(path):
+            return None
+        problem = f"damaged or cut short, though it begins as {kind}" if kind in EXTENSIONS else ""
+        return ImageFile(path, label, split or None, digest, kind, problem=problem or str(error))
+    return ImageFile(
+        path, label, split or None, digest, kind, header.size, header.orientation, needs_pillow
+    )
+
+
+def _convertible(content: bytes) -> str:
+    """Return the format of an image that has to be converted first; "" if it is none."""
+    if content[4:8] == b"ftyp":
+        return _BRANDS.get(content[8:12], "")
+    return "TIFF" if content.startswith(_TIFF) else ""

@@ -1,64 +1,112 @@
-"""Image files, read as the server reads them."""
+"""Encoded images to pixels with Pillow: the reading that every other one has to equal.
+
+The EXIF orientation is applied; transparency is dropped, not blended; a palette becomes its colours
+and CMYK becomes RGB; of 16 bits the upper 8 are kept; of an animation the first frame is read.
+"""
 
 import io
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-FORMATS = ("JPEG", "PNG", "WEBP")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
+FORMAT_NAMES = "JPEG, PNG, WebP, BMP or GIF"
 MODES = {1: "L", 3: "RGB"}
 ORIENTATION = 0x0112  # EXIF's tag
+
+# Pillow warns of odd metadata, such as EXIF cut short, in photographs that it reads well.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+@dataclass(frozen=True)
+class Header:
+    """What an encoded image says before its pixels."""
+
+    format: str  # one of FORMATS
+    mode: str  # Pillow's: L, RGB, CMYK, P, ...
+    size: tuple[int, int]  # pixels, height and width, upright
+    orientation: int  # as EXIF counts, 1 to 8
 
 
 def read_image(path: str | Path, channels: int) -> np.ndarray:
     """Return an image file's pixels, upright: uint8 [H, W, channels]; transparency is dropped.
 
     Args:
-        path: of a JPEG, PNG or WebP file.
+        path: a JPEG, PNG, WebP, BMP or GIF file.
         channels: 1 for grey, 3 for RGB.
 
     Raises:
         ValueError: the file is not an image of these formats, or a damaged or a far too large one.
         OSError: the file cannot be read.
     """
-    content = Path(path).read_bytes()
     try:
-        with _opened(content) as image:
-            image = ImageOps.exif_transpose(image)
-            if image.mode.startswith("I"):  # 16 bits a level; Pillow would clip, not scale
-                image = Image.fromarray((np.asarray(image, np.uint16) >> 8).astype(np.uint8))
-            pixels = np.asarray(image.convert(MODES[channels]))
-    except Exception as error:
+        return read_pixels(Path(path).read_bytes(), channels)
+    except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def read_pixels(content: bytes, channels: int = 3) -> np.ndarray:
+    """Return an encoded image's pixels, upright: uint8 [H, W, channels].
+
+    Raises:
+        ValueError: it is not an image of `FORMATS`, or a damaged or a far too large one.
+    """
+    with _open(content) as image:
+        try:
+            image.load()
+            upright = _set_upright(image)
+            if upright.mode.startswith("I"):  # 16 bits, which Pillow would clip at 255
+                upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+            elif upright.mode == "P":
+                # Converted to RGB at once, a transparent entry of the palette loses its colour.
+                upright = upright.convert("RGBA")
+            pixels = np.asarray(upright.convert(MODES[channels]))
+        except Exception as error:  # damaged data make Pillow raise nearly anything
+            raise ValueError(f"damaged or cut short: {error}") from error
     return pixels.reshape(*pixels.shape[:2], channels)
 
 
-def read_header(content: bytes) -> tuple[str, tuple[int, int], int]:
-    """Return an encoded image's format, (height, width) upright, and EXIF orientation, 1 to 8.
+def read_header(content: bytes) -> Header:
+    """Return what an encoded image says before its pixels.
 
     Raises:
-        ValueError: it is not a JPEG, PNG or WebP image, or one that is far too large.
+        ValueError: it is not an image of `FORMATS`, or one that is far too large.
     """
-    with _opened(content) as image:
-        orientation = image.getexif().get(ORIENTATION, 1)
+    with _open(content) as image:
+        try:
+            orientation = image.getexif().get(ORIENTATION, 1)
+        except Exception:  # damaged EXIF data
+            orientation = 1
         orientation = orientation if orientation in range(1, 9) else 1
         width, height = image.size
         size = (width, height) if orientation >= 5 else (height, width)
-        return "JPEG" if image.format == "MPO" else image.format or "", size, orientation
+        kind = "JPEG" if image.format == "MPO" else image.format or ""
+        return Header(kind, image.mode, size, orientation)
 
 
-@contextmanager
-def _opened(content: bytes) -> Iterator[Image.Image]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        try:
-            image = Image.open(io.BytesIO(content), formats=FORMATS)
-        except UnidentifiedImageError:
-            raise ValueError("not a JPEG, PNG or WebP image") from None
-        except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-            raise ValueError(str(error)) from None
-        yield image
+def _open(content: bytes) -> Image.Image:
+    """Open an encoded image without decoding it."""
+    try:
+        image = Image.open(io.BytesIO(content), formats=FORMATS)
+    except UnidentifiedImageError:
+        raise ValueError(f"not a {FORMAT_NAMES} image") from None
+    except Exception as error:  # a hostile header makes Pillow raise nearly anything
+        raise ValueError(str(error)) from error
+    width, height = image.size
+    if Image.MAX_IMAGE_PIXELS and width * height > Image.MAX_IMAGE_PIXELS:
+        raise ValueError(
+            f"{width:,} x {height:,} pixels exceed the limit of {Image.MAX_IMAGE_PIXELS:,} "
+            "(PIL.Image.MAX_IMAGE_PIXELS)"
+        )
+    return image
+
+
+def _set_upright(image: Image.Image) -> Image.Image:
+    """Apply the orientation of EXIF or XMP; damaged EXIF data count as none."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:
+        return image

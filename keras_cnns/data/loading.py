@@ -1,12 +1,13 @@
 """From a data set's name and a split's to batches."""
 
-import functools
 import json
+from typing import Any
 
 import tensorflow as tf
 
-from keras_cnns.data import folder, shapes, tfds_samples
-from keras_cnns.data.pipeline import NO_AUGMENTATION, Split
+from keras_cnns.data import folder, idx, shapes, tfds_samples
+from keras_cnns.data.by_content import open_tfds_samples
+from keras_cnns.data.pipeline import NO_AUGMENTATION, Decoded, Split
 from keras_cnns.data.samples import Samples, Stream
 from keras_cnns.recipes import AugmentationConfig, DataConfig
 
@@ -17,40 +18,63 @@ def read_labels(config: DataConfig) -> tuple[str, ...]:
         return folder.read_labels(folder.read_files(config.path, config.skip_bad))
     if config.name == "shapes":
         return tuple(shapes.FIGURES)
+    if config.name == "idx":
+        return idx.read_set(config.path).names
     return tfds_samples.read_labels(config.name)
 
 
-def open_split(
-    config: DataConfig,
-    split: str,
-    *,
-    batch_size: int,
-    seed: int | None = None,
-    augmentation: AugmentationConfig = NO_AUGMENTATION,
-    one_hot: bool = False,
-) -> Split:
-    """Open a split, to be read epoch by epoch from any step.
+class Splits:
+    """The splits of a data set, each decoded at most once, however often it is opened.
 
-    Args:
-        config: which data set, and how its images are preprocessed.
-        split: a split's name, or TFDS' slicing of one, as `train[:45000]`.
-        batch_size: images in a batch.
-        seed: of the order and the augmentation; None keeps the order, and changes nothing.
-        augmentation: what happens to the images.
-        one_hot: give targets [N, K], not labels [N]; augmentation that mixes labels always does.
-
-    Raises:
-        ValueError: there is no such data set or split.
+    A command makes one object and passes it, or the splits that it opened, along. The decoded
+    images are released with them.
     """
-    return Split(
-        _open_samples(config, split),
-        config,
-        len(read_labels(config)),
-        batch_size=batch_size,
-        seed=seed,
-        augmentation=augmentation,
-        one_hot=one_hot,
-    )
+
+    def __init__(self, config: DataConfig) -> None:
+        """Give access to the data set of a recipe."""
+        self._config = config
+        self._decoded: dict[str, Decoded] = {}
+
+    def open(
+        self,
+        split: str,
+        *,
+        batch_size: int,
+        seed: int | None = None,
+        augmentation: AugmentationConfig = NO_AUGMENTATION,
+        one_hot: bool = False,
+        in_memory: bool = True,
+    ) -> Split:
+        """Open a split, to be read epoch by epoch from any step; nothing is decoded yet.
+
+        Args:
+            split: a split's name, or TFDS' slicing of one, as `train[:45000]`.
+            batch_size: images in a batch.
+            seed: of the order and the augmentation; None keeps the order and augments nothing.
+            augmentation: of the images.
+            one_hot: give targets [N, K], not labels [N]; augmentation that mixes labels always
+                does.
+            in_memory: keep the decoded images, if they are small enough; see `Split`.
+
+        Raises:
+            ValueError: there is no such data set or split, or the split is empty.
+        """
+        return Split(
+            _open_samples(self._config, split),
+            self._config,
+            len(read_labels(self._config)),
+            batch_size=batch_size,
+            seed=seed,
+            augmentation=augmentation,
+            one_hot=one_hot,
+            decoded=self._decoded.setdefault(split, Decoded()),
+            in_memory=in_memory,
+        )
+
+
+def open_split(config: DataConfig, split: str, *, batch_size: int, **options: Any) -> Split:
+    """Open a split that nothing else reads; `options` and errors are those of `Splits.open`."""
+    return Splits(config).open(split, batch_size=batch_size, **options)
 
 
 def load_split(
@@ -59,7 +83,7 @@ def load_split(
     """Return a split, once through and as it is, as batches of (uint8 [N, H, W, C], int64 [N]).
 
     Raises:
-        ValueError: there is no such data set or split.
+        ValueError: there is no such data set or split, or the split is empty.
     """
     return open_split(config, split, batch_size=batch_size, one_hot=one_hot).epoch(0)
 
@@ -71,18 +95,22 @@ def fingerprint(config: DataConfig) -> str:
         return f"sha256:{folder.fingerprint(files, config.path)}"
     if config.name == "shapes":
         return f"shapes of {config.image_size} pixels, {config.samples} samples"
+    if config.name == "idx":
+        return f"sha256:{idx.read_set(config.path).fingerprint}"
     info = tfds_samples.open_builder(config.name).info
     counts = {name: split.num_examples for name, split in info.splits.items()}
     return f"{info.full_name} {json.dumps(counts)}"
 
 
-@functools.lru_cache(maxsize=8)
 def _open_samples(config: DataConfig, split: str) -> Samples | Stream:
+    # Only the recipe's splits: another one would take images out of the training split.
+    specs = (config.train_split, config.validation_split, config.test_split)
+    wanted = [spec.partition("[")[0] for spec in specs]
     if config.name == "folder":
-        specs = (config.train_split, config.validation_split, config.test_split, split)
-        wanted = [spec.partition("[")[0] for spec in specs]
         files = folder.read_files(config.path, config.skip_bad)
         return folder.open_samples(files, split, sorted(set(wanted)))
     if config.name == "shapes":
         return shapes.open_samples(split, config.samples, config.resize_shorter)
-    return tfds_samples.open_samples(config.name, split)
+    if config.name == "idx":
+        return idx.open_samples(config.path, split)
+    return open_tfds_samples(config.name, split, wanted)

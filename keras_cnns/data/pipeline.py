@@ -1,14 +1,19 @@
-"""A split as the batches of its epochs, the same ones whenever and wherever they are asked for.
+"""The batches of a split, epoch by epoch: the same ones whenever and wherever they are read.
 
-What stands at a place of an epoch, and how it is augmented, depends on (seed, epoch, place) alone.
-So training can go on from any step as if it had never stopped, without reading what came before.
+The image at an index of an epoch, and its augmentation, depend on (seed, epoch, index) alone.
+So training can resume from any step as if it had never stopped, without reading what came before.
 """
 
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import tensorflow as tf
 
+from keras_cnns.cores import available_cores
 from keras_cnns.data.augmentation import erase, shift_and_flip
+from keras_cnns.data.autotuning import without_autotuning
 from keras_cnns.data.decoding import decode
 from keras_cnns.data.image_augmentation import KEYS, bring_to_size, change_colors
 from keras_cnns.data.mixing import mix, smooth
@@ -17,20 +22,29 @@ from keras_cnns.data.randomness import NOISE_STREAM, draw_keys, draw_uniform, pe
 from keras_cnns.data.samples import Pair, Samples, Stream
 from keras_cnns.recipes import AugmentationConfig, DataConfig
 
-PIXELS_LIMIT = 2**29  # bytes of pixels, ready for the net, that are kept in memory
+PIXELS_LIMIT = 2**29  # bytes of decoded images, at the network's size, that are kept in memory
+PREFETCHED = 2  # batches that are ready before they are asked for
 NO_AUGMENTATION = AugmentationConfig()
 DRAWS = 12  # random numbers of an image: shift and mirror (3), erasing (5), mixing (4)
 Batch = dict[str, Any]
 
 
+@dataclass
+class Decoded:
+    """The decoded images of a split, which several `Split` objects may share."""
+
+    pair: Pair | None = None  # images uint8 [all, H, W, C], labels int64 [all]; None: not yet read
+
+
 class Split:
     """Batches of (images uint8 [N, H, W, C], labels int64 [N] or targets float32 [N, K]).
 
-    An epoch's last batch may have fewer images than the others.
+    An epoch's last batch may have fewer images than the others. Nothing is read or decoded before
+    the first batches are asked for. Iterating over a split gives the batches of its first epoch.
 
     Attributes:
-        samples: how many images there are.
-        steps: how many batches an epoch has.
+        samples: the number of images.
+        steps: the number of batches in an epoch.
     """
 
     def __init__(
@@ -43,17 +57,22 @@ class Split:
         seed: int | None = None,
         augmentation: AugmentationConfig = NO_AUGMENTATION,
         one_hot: bool = False,
+        decoded: Decoded | None = None,
+        in_memory: bool = True,
     ) -> None:
-        """Make batches of samples.
+        """Define the batches of a split.
 
         Args:
             samples: the images.
-            config: how they are brought to the net's size.
-            classes: how many there are, K.
+            config: the preprocessing that brings them to the network's size.
+            classes: the number of classes, K.
             batch_size: images in a batch, N.
-            seed: of the order and the augmentation; None keeps the samples as and where they are.
-            augmentation: what happens to the images.
-            one_hot: give targets, not labels; augmentation that mixes them does so in any case.
+            seed: of the order and the augmentation; None keeps the order and augments nothing.
+            augmentation: of the images; its label smoothing and mixing need one-hot targets.
+            one_hot: give targets, not labels. Augmentation that needs targets always gives them.
+            decoded: the decoded images of the same samples, shared with other splits.
+            in_memory: decode all images at the first use and keep them, if they take at most
+                `PIXELS_LIMIT` bytes; if False, decode each batch anew.
         """
         self.samples = samples.count
         self.steps = -(-samples.count // batch_size)
@@ -62,29 +81,47 @@ class Split:
         self._augmentation = NO_AUGMENTATION if seed is None else augmentation
         self._one_hot = one_hot or self._augmentation.soft_targets
         self._mixes = bool(self._augmentation.mixup_alpha or self._augmentation.cutmix_alpha)
-        self._pixels: Pair | None = None
         fits = config.image_size**2 * config.channels * samples.count <= PIXELS_LIMIT
         # An Inception crop needs the images at their own size.
-        if isinstance(samples, Samples) and fits and not self._augmentation.inception_crop:
-            self._pixels = self._read_all(samples)
+        is_kept = fits and in_memory and not self._augmentation.inception_crop
+        self._decoded: Decoded | None = None
+        if isinstance(samples, Samples) and is_kept:
+            self._decoded = decoded or Decoded()
+
+    def __iter__(self) -> Iterator[Pair]:
+        return iter(self.epoch(0))
 
     def epoch(self, number: int, start_step: int = 0) -> tf.data.Dataset:
-        """Return the batches of one epoch, from a step on."""
+        """Return the batches of one epoch, starting at one of its steps."""
         batches = self.steps_from(number * self.steps + start_step)
         return batches.take(self.steps - start_step)
 
     def steps_from(self, step: int = 0) -> tf.data.Dataset:
-        """Return the batches from a step on, counted from the first epoch's first, without end."""
+        """Return the batches of all epochs without end, starting at a step of the whole training.
+
+        Step 0 is the first of the first epoch, number 0.
+        """
         if isinstance(self._source, Stream):
             batches = self._stream(self._source, step)
         else:
             batches = tf.data.Dataset.range(step, tf.int64.max).map(self._find)
-        return batches.map(self._make, num_parallel_calls=tf.data.AUTOTUNE).prefetch(
-            tf.data.AUTOTUNE
-        )
+        made = batches.map(self._make, num_parallel_calls=available_cores())
+        return without_autotuning(made.prefetch(PREFETCHED))
+
+    def probe(self) -> tf.data.Dataset:
+        """Return one batch that is always the same, of images as the training sees them.
+
+        It is the first batch of the training. Of a stream it is in the order of the files instead:
+        a shuffled batch would cost the thousands of images that fill the shuffle buffer.
+        """
+        split = self
+        if isinstance(self._source, Stream):
+            split = copy.copy(self)
+            split._seed = None
+        return split.epoch(0).take(1)
 
     def _find(self, step: tf.Tensor) -> Batch:
-        """Return a step's epoch, its first place in it, and the numbers of its samples."""
+        """Return a step's epoch, its first index in it, and the indices of its images."""
         epoch, first = step // self.steps, step % self.steps * self._batch_size
         count = tf.minimum(self.samples - first, self._batch_size)
         # An image is mixed with the next in the epoch's order, which may be in the next batch.
@@ -94,7 +131,7 @@ class Split:
         return {"epoch": epoch, "first": first, "count": count, "samples": places}
 
     def _stream(self, stream: Stream, step: int) -> tf.data.Dataset:
-        """Return batches of encoded images, from a step on; an epoch's images come in its order."""
+        """Return batches of encoded images, starting at a step; each epoch has its own order."""
 
         def batches(epoch: tf.Tensor) -> tf.data.Dataset:
             # A shuffle's seed is a tensor here. Beside a global seed of 0, which this function's
@@ -105,7 +142,7 @@ class Split:
             )
             begun = epoch == step // self.steps
             skipped = tf.where(begun, tf.constant(step % self.steps, tf.int64), 0)
-            samples = stream.encoded(order).skip(skipped * self._batch_size)
+            samples = stream.encoded(order, skipped * self._batch_size)
 
             def describe(number: tf.Tensor, encoded: Pair) -> Batch:
                 first = (number + skipped) * self._batch_size
@@ -117,7 +154,7 @@ class Split:
         return tf.data.Dataset.range(step // self.steps, tf.int64.max).flat_map(batches)
 
     def _make(self, batch: Batch) -> Pair:
-        """Read a batch's samples and augment them."""
+        """Read a batch's images and augment them."""
         where = self._seed or 0, batch["epoch"], batch["first"]
         images, labels = self._read(batch["samples"], where)
         config = self._augmentation
@@ -144,10 +181,10 @@ class Split:
         return images[: batch["count"]], labels[: batch["count"]]
 
     def _read(self, samples: Any, where: tuple[Any, Any, Any]) -> Pair:
-        """Return the images, at the net's size, and labels of a batch's samples."""
+        """Return the images, at the network's size, and the labels of a batch."""
         config = self._augmentation
-        if self._pixels is not None:
-            images, labels = (tf.gather(values, samples) for values in self._pixels)
+        if self._decoded is not None:
+            images, labels = (tf.gather(values, samples) for values in self._all(self._decoded))
             if not (config.color_jitter or config.rand_augment_layers):
                 return images, labels
             samples = images, labels
@@ -155,7 +192,7 @@ class Split:
 
         def one(element: tuple[Any, tf.Tensor]) -> Pair:
             sample, keys = element
-            if self._pixels is not None:
+            if self._decoded is not None:
                 image, label = sample
             else:
                 if isinstance(self._source, Stream):
@@ -173,14 +210,22 @@ class Split:
         )
         return images, labels
 
+    def _all(self, decoded: Decoded) -> Pair:
+        """Return all images and labels, decoded at the first call."""
+        if decoded.pair is None:
+            assert isinstance(self._source, Samples)  # the images of a stream are not kept
+            with tf.init_scope():  # a pipeline that reads them is being traced
+                decoded.pair = self._read_all(self._source)
+        return decoded.pair
+
     def _read_all(self, samples: Samples) -> Pair:
-        """Return all images, at the net's size, and labels."""
+        """Decode all images to the network's size; return them and their labels."""
 
         def prepare(number: tf.Tensor) -> Pair:
             image, label = samples.read(number)
             return preprocess(image, self._config.preprocessing()), label
 
         numbers = tf.data.Dataset.range(samples.count)
-        prepared = numbers.map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
-        images, labels = next(iter(prepared.batch(samples.count)))
+        prepared = numbers.map(prepare, num_parallel_calls=available_cores())
+        images, labels = next(iter(without_autotuning(prepared.batch(samples.count))))
         return images, labels

@@ -1,4 +1,4 @@
-"""What a data set is to the pipeline: labels, and for each split samples to be had by number."""
+"""What a data set is to the pipeline: for each split, labelled images that are read by index."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -9,6 +9,9 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 Pair = tuple[Any, Any]  # image uint8 [h, w, c], label int64 []
+# A split that a data set lacks is taken out of its training split: the images whose content's
+# fraction is in this range.
+FRACTIONS = {"validation": (0.0, 0.1), "test": (0.1, 0.2)}
 
 
 @dataclass(frozen=True)
@@ -28,9 +31,25 @@ class Stream:
     """The labelled images of a split too large for memory, in files that are read in order."""
 
     count: int
-    encoded: Callable[
-        [tf.Tensor | None], tf.data.Dataset
-    ]  # order's key [2] or None -> (bytes, label)
+    # The key [2] of an epoch's order or None, and the index of the first image in that order ->
+    # (encoded image, label) from there on.
+    encoded: Callable[[tf.Tensor | None, tf.Tensor], tf.data.Dataset]
+
+
+def content_fraction(digest: str) -> float:
+    """Return a number in [0, 1) from a SHA-256 of an image's content, in hexadecimal digits."""
+    return int(digest[:8], 16) / 2**32
+
+
+def split_by_fraction(fraction: float, taken: Iterable[str]) -> str:
+    """Return the split of an image by its content's fraction.
+
+    Args:
+        fraction: see `content_fraction`.
+        taken: the splits of `FRACTIONS` that are taken out of the training split.
+    """
+    sides = (name for name in taken if FRACTIONS[name][0] <= fraction < FRACTIONS[name][1])
+    return next(sides, "train")
 
 
 def slice_split(counts: Mapping[str, int], split: str) -> tuple[str, int, int]:

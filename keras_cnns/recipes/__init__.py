@@ -13,6 +13,7 @@ from keras_cnns.recipes.schema import (
     load_recipe,
     load_run_recipe,
     parse_recipe,
+    with_absolute_paths,
 )
 
 __all__ = [
@@ -28,4 +29,5 @@ __all__ = [
     "load_recipe",
     "load_run_recipe",
     "parse_recipe",
+    "with_absolute_paths",
 ]

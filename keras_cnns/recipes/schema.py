@@ -6,9 +6,10 @@ range are errors that name the key, the value and what is allowed.
 """
 
 import json
+import os
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
@@ -19,6 +20,7 @@ from pydantic.dataclasses import dataclass
 
 from keras_cnns.recipes.former import FORMER_KEYS, replace_former_keys
 from keras_cnns.suggestions import did_you_mean
+from keras_cnns.text_files import read_text
 
 CHECKED = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -51,7 +53,8 @@ class ModelConfig:
 class DataConfig:
     """Which images, and how they come to the net."""
 
-    name: str  # "digits", "shapes", "folder", or of TFDS, as "cifar10" or "cifar10:3.0.2"
+    # "digits", "shapes", "folder", "idx", or a name of TFDS, as "cifar10" or "cifar10:3.0.2".
+    name: str
     image_size: PositiveInt  # pixels, height and width of what the net sees
     resize_shorter: PositiveInt  # pixels, the shorter side before the centre crop
     channels: Literal[1, 3]  # grey or RGB
@@ -62,8 +65,11 @@ class DataConfig:
     train_split: str = "train"
     validation_split: str = "validation"  # chooses the best epoch
     test_split: str = "test"  # is only reported
-    path: str = ""  # of `folder`: a folder for each class, in folders for each split or without
-    skip_bad: bool = False  # of `folder`: go on without the files that cannot be read
+    # Of `folder`: the folder that has one folder for each class, or split folders that have them.
+    # Of `idx`: the folder of the four files, or that folder and the beginning of their names.
+    # A relative path counts from the working directory; a run directory stores it absolute.
+    path: str = ""
+    skip_bad: bool = False  # of `folder`: leave out the files that training is refused for
     samples: PositiveInt = 10_000  # of `shapes`: training images; validation and test have a tenth
 
     def __post_init__(self) -> None:
@@ -73,9 +79,9 @@ class DataConfig:
                 raise ValueError(f"{key} has {len(values)} values for {self.channels} channels")
         if min(self.std) <= 0:
             raise ValueError(f"std is {list(self.std)}; each must be above 0")
-        if (self.name == "folder") != bool(self.path):
+        if (self.name in ("folder", "idx")) != bool(self.path):
             raise ValueError(
-                'name = "folder" needs a path, and no other name has one: '
+                'name = "folder" and name = "idx" need a path, and no other name has one: '
                 f"name is {self.name!r}, path {self.path!r}"
             )
         if self.resize_shorter < self.image_size:
@@ -132,8 +138,8 @@ class OptimizerConfig:
         0.0  # from 0; with rate_batch_size from learning_rate
     )
     # A low, constant learning rate for the first steps, as He et al. 2015 trained ResNet-110.
-    warmup_steps: Annotated[int, Field(ge=0)] = 0  # training steps; 0 for none
-    warmup_learning_rate: Annotated[float, Field(ge=0)] = 0.0  # of these steps; 0 without them
+    warmup_steps: Annotated[int, Field(ge=0)] = 0  # at warmup_learning_rate; 0: no such warmup
+    warmup_learning_rate: Annotated[float, Field(ge=0)] = 0.0  # of those steps; 0 without them
     decay_at_epochs: tuple[float, ...] = ()  # of `step`
     decay_at_steps: tuple[int, ...] = ()  # of `step`, instead
     decay_epochs: Annotated[float, Field(gt=0)] = (
@@ -155,11 +161,6 @@ class OptimizerConfig:
             raise ValueError(
                 "warmup_steps and warmup_learning_rate belong together, both above 0 or both 0: "
                 f"they are {self.warmup_steps} and {self.warmup_learning_rate}"
-            )
-        if self.warmup_steps and self.warmup_epochs:
-            raise ValueError(
-                "warmup_epochs (a linear warmup) and warmup_steps (a constant one) are both "
-                "given; remove one"
             )
 
 
@@ -244,6 +245,16 @@ def load_run_recipe(path: Path) -> Recipe:
     return parse_recipe(replace_former_keys(_read(path)))
 
 
+def with_absolute_paths(recipe: Recipe) -> Recipe:
+    """Return a recipe whose files are found from every working directory."""
+    data, model = recipe.data, recipe.model
+    if data.path:
+        data = replace(data, path=os.path.abspath(data.path))  # noqa: PTH100 - keeps symbolic links
+    if model.weights and Path(model.weights).is_file():
+        model = replace(model, weights=os.path.abspath(model.weights))  # noqa: PTH100
+    return replace(recipe, data=data, model=model)
+
+
 def format_recipe(recipe: Recipe) -> str:
     """Return a recipe as TOML, every value written out."""
     return tomli_w.dumps(asdict(cast(Any, recipe)))
@@ -260,8 +271,8 @@ def _read(name: str | Path) -> dict[str, Any]:
         text = (resources.files("keras_cnns.recipes") / f"{name}.toml").read_text("utf-8")
     else:
         try:
-            text = path.read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            text = read_text(path)
+        except (OSError, ValueError) as error:
             raise RecipeError(f"cannot read the recipe {path}: {error}") from None
     try:
         values = tomllib.loads(text)

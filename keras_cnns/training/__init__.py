@@ -5,16 +5,25 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from keras_cnns.training.compiling import build_model
-    from keras_cnns.training.evaluation import evaluate, predict
+    from keras_cnns.training.evaluation import evaluate, find_split, predict
     from keras_cnns.training.run import Run, RunError, open_run
     from keras_cnns.training.trainer import train
 
-__all__ = ["Run", "RunError", "build_model", "evaluate", "open_run", "predict", "train"]
+__all__ = [
+    "Run",
+    "RunError",
+    "build_model",
+    "evaluate",
+    "find_split",
+    "open_run",
+    "predict",
+    "train",
+]
 
 # Imported when asked for: the data bring TensorFlow, and the callbacks below do without.
 MODULES = {
     "compiling": ("build_model",),
-    "evaluation": ("evaluate", "predict"),
+    "evaluation": ("evaluate", "find_split", "predict"),
     "run": ("Run", "RunError", "open_run"),
     "trainer": ("train",),
 }

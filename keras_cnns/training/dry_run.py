@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import keras
 import psutil
 
-from keras_cnns.data import open_split, read_labels
+from keras_cnns.data import Splits, read_labels
 from keras_cnns.recipes import Recipe
 from keras_cnns.training.compiling import build_model, compile_model, for_outputs
 
@@ -33,13 +33,12 @@ def estimate(recipe: Recipe) -> Estimate:
     """Run a few steps of a training without writing anything, and return the estimate.
 
     Raises:
-        ValueError: there is no such model, data set or split.
+        ValueError: there is no such model, data set or split, or a split is empty.
     """
     keras.utils.set_random_seed(recipe.training.seed)
     available = psutil.virtual_memory().available
-    data = recipe.data
-    training = open_split(
-        data,
+    data, splits = recipe.data, Splits(recipe.data)
+    training = splits.open(
         data.train_split,
         batch_size=recipe.training.batch_size,
         seed=recipe.training.seed,
@@ -47,7 +46,7 @@ def estimate(recipe: Recipe) -> Estimate:
     )
     # A missing split should be reported now, not after the first epoch.
     for split in (data.validation_split, data.test_split):
-        open_split(data, split, batch_size=recipe.training.batch_size)
+        splits.open(split, batch_size=recipe.training.batch_size)
     model = build_model(recipe, len(read_labels(data)))
     compile_model(model, recipe, training.steps)
     times = []

@@ -1,44 +1,58 @@
-"""What a finished run knows: measured on a split, or asked about images."""
+"""Evaluate a finished run on a split of its data, or predict the classes of image files."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 
-import keras
 import numpy as np
 
 from keras_cnns.data import open_split, preprocess, read_image
-from keras_cnns.recipes import Recipe
-from keras_cnns.training.compiling import accuracy_key, compile_model, for_outputs
+from keras_cnns.recipes import DataConfig
+from keras_cnns.report.predictions import collect, predictor
 from keras_cnns.training.run import Run
 
+BATCH_SIZE = 32  # images of a prediction
 
-def evaluate(run: Run, split: str | None = None) -> dict[str, float]:
-    """Return loss, accuracy and number of samples of the run's model on a split.
+
+def find_split(data: DataConfig, split: str) -> str:
+    """Return the value of one of a recipe's three splits.
+
+    Any other part of the data set may hold images that the model was trained on.
+
+    Args:
+        data: the recipe's data.
+        split: `train`, `validation` or `test`, for the recipe's `train_split`, `validation_split`
+            or `test_split`; or the value of one of these, as `train[:80%]`.
+
+    Raises:
+        ValueError: the recipe has no such split; the message lists those that it has.
+    """
+    splits = {
+        "train": data.train_split,
+        "validation": data.validation_split,
+        "test": data.test_split,
+    }
+    known = {value: value for value in splits.values()} | splits
+    if split not in known:
+        listed = ", ".join(f"{name} ({value})" for name, value in splits.items())
+        raise ValueError(f"the run's recipe has no split {split!r}; its splits are {listed}")
+    return known[split]
+
+
+def evaluate(run: Run, split: str = "test") -> dict[str, float]:
+    """Return `samples`, the number of images, `loss` and `accuracy` of a run's model on a split.
 
     Args:
         run: a finished run.
-        split: by default the recipe's test split.
+        split: one of the recipe's splits, as `find_split` takes it.
+
+    Raises:
+        ValueError: the recipe has no such split.
     """
-    model = run.load_model()
-    compile_model(model, run.recipe, steps_per_epoch=1)
-    return measure(model, run.recipe, split or run.recipe.data.test_split)
-
-
-def measure(model: keras.Model, recipe: Recipe, split: str) -> dict[str, float]:
-    """Return `samples`, `loss` and `accuracy` of a compiled model on a split."""
-    data = open_split(
-        recipe.data,
-        split,
-        batch_size=recipe.training.batch_size,
-        one_hot=recipe.augmentation.soft_targets,
-    )
-    dataset = data.epoch(0)
-    results = model.evaluate(for_outputs(model, dataset), return_dict=True, verbose=0)
-    return {
-        "samples": data.samples,
-        "loss": results["main_loss" if isinstance(model.output, dict) else "loss"],
-        "accuracy": results[accuracy_key(model)],
-    }
+    recipe = run.recipe
+    found = find_split(recipe.data, split)
+    batches = open_split(recipe.data, found, batch_size=recipe.training.batch_size)
+    return collect(run.load_model(), batches).metrics()
 
 
 def predict(
@@ -48,21 +62,24 @@ def predict(
 
     Args:
         run: a finished run.
-        images: paths of JPEG, PNG or WebP files.
+        images: paths of JPEG, PNG, WebP, BMP or GIF files.
         top_k: labels for an image; fewer where there are fewer classes.
 
     Raises:
         ValueError: a file is not an image, or a damaged one.
         OSError: a file cannot be read.
     """
-    preprocessing = run.recipe.data.preprocessing()
-    pixels = [
-        preprocess(read_image(path, run.recipe.data.channels), preprocessing) for path in images
-    ]
-    probabilities = run.load_model().predict(np.stack(pixels), verbose=0)
-    if isinstance(probabilities, dict):
-        probabilities = probabilities["main"]
+    predict_batch = predictor(run.load_model())
     return [
         [(run.labels[k], float(row[k])) for k in np.argsort(-row, kind="stable")[:top_k]]
-        for row in probabilities
+        for pixels in _batches(run.recipe.data, images)
+        for row in predict_batch(pixels)
     ]
+
+
+def _batches(data: DataConfig, images: Iterable[str | Path]) -> Iterator[np.ndarray]:
+    """Yield the pixels of image files, preprocessed, uint8 [N, H, W, C]."""
+    paths = iter(images)
+    while batch := list(islice(paths, BATCH_SIZE)):
+        pixels = [read_image(path, data.channels) for path in batch]
+        yield np.stack([preprocess(each, data.preprocessing()) for each in pixels])

@@ -35,7 +35,7 @@ def find_rate(recipe: Recipe, steps: int = 100) -> RangeTest:
         steps: the number of training steps.
 
     Raises:
-        ValueError: there is no such model, data set or split.
+        ValueError: there is no such model or data set, or its training split is missing or empty.
     """
     keras.utils.set_random_seed(recipe.training.seed)
     labels = read_labels(recipe.data)
@@ -52,7 +52,7 @@ def find_rate(recipe: Recipe, steps: int = 100) -> RangeTest:
     model.fit(
         for_outputs(model, training.steps_from(0)),
         steps_per_epoch=steps,
-        shuffle=False,  # the data set shuffles itself
+        shuffle=False,  # the split's own order is random
         verbose=0,
         callbacks=[test, _TestProgress(test)],
     )

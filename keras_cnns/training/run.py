@@ -11,7 +11,14 @@ from typing import Any, cast
 import keras
 
 from keras_cnns import load_model
-from keras_cnns.recipes import Recipe, RecipeError, format_recipe, load_run_recipe
+from keras_cnns.recipes import (
+    Recipe,
+    RecipeError,
+    format_recipe,
+    load_run_recipe,
+    with_absolute_paths,
+)
+from keras_cnns.text_files import ENCODING, read_labels
 from keras_cnns.training.environment import describe_environment
 from keras_cnns.training.files import PARTIAL, write_text
 from keras_cnns.training.lock import locked
@@ -37,20 +44,22 @@ config.toml       the recipe, every value written out
 labels.txt        the names of the classes, in the order of the model's outputs
 history.csv       losses and metrics of each epoch
 diagnostics.csv   gradients, activations and updates, by training step
+times.csv         duration of the steps of each epoch
+tensorboard/      the same metrics for TensorBoard
 results.json      loss and accuracy on the test split
 report.html       all of this as one page
 environment.json  versions, seed, and a fingerprint of the data
 checkpoints/      what `keras-cnns train` needs to resume
 
-Load the model in Python where keras-cnns is installed:
+Load the model in Python, from this directory, where keras-cnns is installed:
 
     import keras_cnns
 
-    model = keras_cnns.load_model("{path}")
+    model = keras_cnns.load_model("model.keras")
 
 Its input is pixels from 0 to 255, [N, H, W, C]; its output is probabilities. With
 keras.saving.load_model, `import keras_cnns.models` must come first: without it Keras does not know
-the layers and the optimizer, and says that a class "could not be deserialized".
+the layers and the optimizer, and reports that a class "could not be deserialized".
 """
 
 
@@ -85,7 +94,7 @@ class Run:
 
     def history(self) -> list[dict[str, float]]:
         """Return one row an epoch: losses, metrics, and what else was measured in it."""
-        with (self.path / HISTORY).open(newline="") as file:
+        with (self.path / HISTORY).open(newline="", encoding=ENCODING) as file:
             return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
 
 
@@ -118,9 +127,15 @@ def check_directory(path: Path) -> None:
 
 
 def read_label_file(path: Path) -> tuple[str, ...]:
-    """Return the labels of a file that has one on each line."""
-    # Not splitlines(): it also splits at characters that may stand within a label.
-    return tuple(path.read_text("utf-8").removesuffix("\n").split("\n"))
+    """Return the labels of a file that has one on each line.
+
+    Raises:
+        RunError: it is not UTF-8, or a line is blank or repeats an earlier one.
+    """
+    try:
+        return read_labels(path)
+    except ValueError as error:
+        raise RunError(str(error)) from None
 
 
 @contextmanager
@@ -149,10 +164,11 @@ def _check_recipe(path: Path, recipe: Recipe) -> None:
             )
         return
     try:
-        former = load_run_recipe(path / CONFIG)
+        # A run that an earlier version began may have relative paths.
+        former = with_absolute_paths(load_run_recipe(path / CONFIG))
     except RecipeError as error:
         raise RunError(f"{path / CONFIG}: {error}") from None
-    if differences := _compare(former, recipe):
+    if differences := _compare(former, with_absolute_paths(recipe)):
         raise RunError(
             f"{path} is of another recipe: {'; '.join(differences)}. "
             "Choose another directory, or train with that recipe to go on"
@@ -202,10 +218,10 @@ def begin(path: Path, recipe: Recipe, labels: tuple[str, ...], data_fingerprint:
         if changed:
             say(f"{path} was begun with {', '.join(changed)}: its figures may change")
     write_text(path / LABELS, "".join(f"{label}\n" for label in labels))
-    names = {"model": recipe.model.name, "data": recipe.data.name, "path": path / MODEL}
-    write_text(path / README, README_TEXT.format(**names))
+    text = README_TEXT.format(model=recipe.model.name, data=recipe.data.name)
+    write_text(path / README, text)
     write_json(path / ENVIRONMENT, environment)
-    write_text(path / CONFIG, format_recipe(recipe))
+    write_text(path / CONFIG, format_recipe(with_absolute_paths(recipe)))
 
 
 def _read_environment(path: Path) -> dict[str, Any]:

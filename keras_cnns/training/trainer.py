@@ -7,9 +7,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_cnns.data import Split, fingerprint, load_split, open_split, read_labels
-from keras_cnns.recipes import Recipe
+from keras_cnns.data import Split, Splits, fingerprint, read_labels
+from keras_cnns.recipes import Recipe, with_absolute_paths
 from keras_cnns.report import write_report
+from keras_cnns.report.predictions import collect
 from keras_cnns.training.callbacks import (
     Resume,
     SaveBest,
@@ -17,7 +18,6 @@ from keras_cnns.training.callbacks import (
     StopOnSignal,
 )
 from keras_cnns.training.compiling import accuracy_key, build_model, compile_model, for_outputs
-from keras_cnns.training.evaluation import measure
 from keras_cnns.training.files import needed
 from keras_cnns.training.messages import say
 from keras_cnns.training.run import (
@@ -43,28 +43,30 @@ def train(
     checkpoint_steps: int | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> Run:
-    """Train as the recipe says, and leave a run directory.
+    """Train a recipe's model and write a run directory.
 
-    Stopped or killed, the same call goes on where the latest checkpoint stands, and ends with the
-    same weights.
+    If the training was stopped or killed, the same call resumes it from its latest checkpoint; the
+    resulting weights are the same as without the interruption.
 
     Args:
-        recipe: what to train, on what and how.
+        recipe: the model, its data, and how to train it.
         run: the run directory: a new one, or that of this training.
-        checkpoint_seconds: from one checkpoint to the next; None: only by steps.
-        checkpoint_steps: from one checkpoint to the next; None: only by time.
-        callbacks: more of them; the checkpoints hold their state too, as of all.
+        checkpoint_seconds: time between two checkpoints; None: they are written only by steps.
+        checkpoint_steps: steps between two checkpoints; None: they are written only by time.
+        callbacks: extra callbacks; their state is checkpointed.
 
     Returns:
         The finished run; its model is that of the epoch with the best validation accuracy.
 
     Raises:
-        RunError: the directory is in use, of another recipe or other data, or holds something else.
+        RunError: the directory is in use, belongs to another recipe or other data, or holds
+            something else.
         CheckpointError: there are checkpoints, and none is intact.
         DivergedError: the loss is not finite.
-        ValueError: there is no such model, data set or split.
+        ValueError: there is no such model, data set or split, or a split is empty.
     """
     run = Path(run)
+    recipe = with_absolute_paths(recipe)
     with opened_for_training(run, recipe):
         if (run / RESULTS).exists():
             say(f"{run} is finished already; to train it anew, choose another directory")
@@ -73,34 +75,32 @@ def train(
         data_fingerprint = fingerprint(recipe.data)
         check_data(run, data_fingerprint)
         labels = read_labels(recipe.data)
-        batch_size = recipe.training.batch_size
-        training = open_split(
-            recipe.data,
+        batch_size, splits = recipe.training.batch_size, Splits(recipe.data)
+        training = splits.open(
             recipe.data.train_split,
             batch_size=batch_size,
             seed=recipe.training.seed,
             augmentation=recipe.augmentation,
         )
-        validation = load_split(
-            recipe.data,
+        validation = splits.open(
             recipe.data.validation_split,
             batch_size=batch_size,
             one_hot=recipe.augmentation.soft_targets,
         )
-        # A missing test split is better known now than after the last epoch.
-        open_split(recipe.data, recipe.data.test_split, batch_size=batch_size)
+        # A missing test split should be reported now, not after the last epoch.
+        test = splits.open(recipe.data.test_split, batch_size=batch_size)
         model = build_model(recipe, len(labels))
         compile_model(model, recipe, training.steps)
         begins = keras.callbacks.LambdaCallback(
             on_train_begin=lambda logs: begin(run, recipe, labels, data_fingerprint)
         )
         intervals = {"seconds": checkpoint_seconds, "steps": checkpoint_steps}
-        _fit(model, recipe, run, training, validation, callbacks, begins, intervals)
+        _fit(model, recipe, run, (training, validation, test), callbacks, begins, intervals)
         return open_run(run)
 
 
 def make_reproducible(seed: int) -> None:
-    """Have the same seed give the same numbers; on a GPU, whose fast kernels vary, nearly so."""
+    """Seed all random generators; on a CPU, also make every operation deterministic."""
     keras.utils.set_random_seed(seed)
     if not tf.config.list_physical_devices("GPU"):
         tf.config.experimental.enable_op_determinism()
@@ -110,12 +110,13 @@ def _fit(
     model: keras.Model,
     recipe: Recipe,
     run: Path,
-    training: Split,
-    validation: tf.data.Dataset,
+    splits: tuple[Split, Split, Split],
     more_callbacks: Sequence[keras.callbacks.Callback],
     begins: keras.callbacks.Callback,
     intervals: dict[str, Any],
 ) -> None:
+    training, validation, test = splits
+
     def batches(step: int) -> tf.data.Dataset:
         return for_outputs(model, training.steps_from(step))
 
@@ -123,7 +124,7 @@ def _fit(
     callbacks = [
         *make_steering(recipe),
         save_best,
-        *make_watchers(run, next(iter(batches(0)))),
+        *make_watchers(run, next(iter(for_outputs(model, training.probe())))),
         *more_callbacks,
     ]
     resume = Resume(
@@ -140,7 +141,7 @@ def _fit(
         model.fit(
             batches(resume.step),
             steps_per_epoch=training.steps,
-            validation_data=for_outputs(model, validation),
+            validation_data=for_outputs(model, validation.epoch(0)),
             initial_epoch=resume.epoch,
             epochs=recipe.training.epochs,
             # The directory is written to once the checkpoint is known to fit.
@@ -151,14 +152,15 @@ def _fit(
     finally:
         stop_on_signal.close()
     model.load_weights(run / MODEL)
+    predictions = collect(model, test)
     results = {
         "training_seconds": round(resume.training_seconds, 1),
         "best_epoch": save_best.best_epoch,
-        "test": measure(model, recipe, recipe.data.test_split),
+        "test": predictions.metrics(),
     }
     with needed(run / RESULTS):
         write_json(run / RESULTS, results)
     try:
-        write_report(run, model)
+        write_report(run, predictions)
     except OSError as error:
         say(f"cannot write the report: {error.strerror}; `keras-cnns report {run}` tries again")

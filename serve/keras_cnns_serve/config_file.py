@@ -14,19 +14,20 @@ from typing import Any
 from .config import ModelConfig, ServerConfig
 from .errors import ConfigError
 from .policy import Latest, Specific, VersionPolicy, parse_policy
+from .text_files import read_text
 
 KEYS = ("path", "versions", "labels")
 
 
 def read_config(path: Path) -> ServerConfig:
-    """Reads a configuration of models; what ends in .toml is TOML.
+    """Read a configuration of models: TOML if the file's name ends in .toml, text otherwise.
 
     Raises:
-        ConfigError: it cannot be read, or is wrong; the message has its path and the place.
+        ConfigError: it cannot be read, or is wrong; the message names the file and the entry.
     """
     try:
-        content = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        content = read_text(path)
+    except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(f"{path} cannot be read: {reason}") from error
     config = _toml(path, content) if path.suffix == ".toml" else _text(path, content)

@@ -1,4 +1,4 @@
-"""Images as they are: a JPEG, PNG or WebP in, labels with probabilities out."""
+"""The endpoint that takes encoded images and returns labels with probabilities."""
 
 import asyncio
 import re

@@ -1,8 +1,8 @@
-"""Encoded image in, pixels out: the Pillow reading of the contract's preprocessing.
+"""Decode images and preprocess them with Pillow, as model.json describes it.
 
 Decode, apply the EXIF orientation, convert to grey or RGB, resize the shorter side (antialiased,
-the aspect kept), crop the centre. Transparency is dropped, not blended, and 16 bits keep their
-upper 8, as TensorFlow's decoders do; of an animation the first frame counts.
+the aspect kept), crop the centre. Transparency is dropped, not blended; of 16 bits the upper 8 are
+kept; of an animation the first frame is read. Training reads the same pixels.
 """
 
 import warnings
@@ -16,8 +16,9 @@ from PIL import Image, ImageOps
 from .errors import DamagedImageError, ImageTooLargeError, UnsupportedImageError
 from .manifest import Preprocessing
 
-FORMATS = ("JPEG", "PNG", "WEBP")
-SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF")  # of these formats
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
+FORMAT_NAMES = "JPEG, PNG, WebP, BMP or GIF"
+SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF", b"BM", b"GIF8")  # of these formats
 MAX_PIXELS = 50_000_000  # the largest camera phones' photographs; 150 MB as RGB
 # A thumbnail; a few bytes more could hold a progressive JPEG of hundreds of scans.
 SMALL_BYTES, SMALL_PIXELS = 2**12, 2**12
@@ -36,7 +37,7 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 def read_image(
     content: bytes, preprocessing: Preprocessing, max_pixels: int = MAX_PIXELS
 ) -> NDArray[np.uint8]:
-    """Decodes a JPEG, PNG or WebP to the pixels that the graph takes, [H, W, C].
+    """Decodes an image of `FORMATS` to the pixels that the graph takes, [H, W, C].
 
     Args:
         content: the encoded image.
@@ -45,7 +46,7 @@ def read_image(
             `PILLOW_MAX_PIXELS`.
 
     Raises:
-        UnsupportedImageError: it is not a JPEG, PNG or WebP.
+        UnsupportedImageError: it is of another format.
         ImageTooLargeError: it has more than `max_pixels` pixels.
         DamagedImageError: it cannot be decoded to its end.
     """
@@ -62,7 +63,7 @@ def read_image(
         if content.startswith(SIGNATURES):
             raise DamagedImageError("the image's header is damaged or cut short") from error
         raise UnsupportedImageError(
-            f"these {len(content):,} bytes are not an image in JPEG, PNG or WebP"
+            f"these {len(content):,} bytes are not an image in {FORMAT_NAMES}"
         ) from error
     with image:
         width, height = image.size
@@ -132,7 +133,7 @@ def _fits(pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> bool:
 def _upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
-    except Exception:  # unreadable EXIF says nothing of the orientation; the pixels are good
+    except Exception:  # damaged EXIF data count as none; the pixels are good
         return image
 
 

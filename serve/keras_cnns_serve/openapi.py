@@ -8,7 +8,7 @@ from typing import Any
 from .openapi_schemas import SCHEMAS, STRING, object_of, reference
 
 JSON, BINARY, TEXT = "application/json", "application/octet-stream", "text/plain"
-IMAGES = ("image/jpeg", "image/png", "image/webp")
+IMAGES = ("image/jpeg", "image/png", "image/webp", "image/bmp", "image/gif")
 V1, V1_AT = "/v1/models/{model}", ("", "/versions/{version}", "/labels/{label}")
 V2, V2_AT = "/v2/models/{model}", ("", "/versions/{version}")
 

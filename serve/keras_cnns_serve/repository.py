@@ -11,6 +11,7 @@ from pathlib import Path
 
 from .errors import RepositoryError, VersionRefusedError
 from .manifest import File, Manifest, read_manifest
+from .text_files import read_text
 
 MAX_VERSION = 2**63 - 1  # versions are int64 to every client
 
@@ -177,8 +178,12 @@ def _verify(directory: Path, file: File) -> None:
 
 def _read_labels(path: Path) -> tuple[str, ...]:
     try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise VersionRefusedError(f"{path.name} is not UTF-8: {error}") from error
-    # Not splitlines(): it also splits at characters that may stand within a label.
-    return tuple(text.removesuffix("\n").split("\n"))
+        text = read_text(path)
+    except ValueError as error:
+        raise VersionRefusedError(f"{path.name} cannot be read: {error}") from error
+    # Not splitlines(): it also splits at characters that may be part of a label.
+    labels = tuple(text.removesuffix("\n").split("\n"))
+    for line, label in enumerate(labels, 1):
+        if not label.strip():
+            raise VersionRefusedError(f"{path.name}: line {line} is blank")
+    return labels

@@ -153,7 +153,7 @@ def test_a_finished_run_is_evaluated_and_asked(
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"no image")
     assert run(app, ["predict", str(finished_run.path), str(bad)], "keras-cnns") == 1
-    assert "bad.png: not a JPEG, PNG or WebP image" in capsys.readouterr().err
+    assert "bad.png: not a JPEG, PNG, WebP, BMP or GIF image" in capsys.readouterr().err
 
 
 def test_a_run_is_reported_and_runs_are_compared(

@@ -99,6 +99,23 @@ def test_says_what_is_wrong_where(tmp_path: Path, name: str, content: str, messa
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("m.config", 'model_config_list { config { name: "x" base_path: "/x" } }\r\n'),
+        ("m.toml", "[models.x]\r\npath = '/x'\r\n"),
+    ],
+)
+def test_a_byte_order_mark_is_read_and_utf_16_refused(
+    tmp_path: Path, name: str, content: str
+) -> None:
+    (tmp_path / name).write_text(content, "utf-8-sig")
+    assert [model.name for model in read_config(tmp_path / name).models] == ["x"]
+    (tmp_path / name).write_text(content, "utf-16")
+    with pytest.raises(ConfigError, match=f"{name} cannot be read: it is in UTF-16; save it as"):
+        read_config(tmp_path / name)
+
+
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="absent cannot be read: No such file"):
         read_config(tmp_path / "absent")

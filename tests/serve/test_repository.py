@@ -15,7 +15,7 @@ from keras_cnns_serve.repository import (
     fingerprint,
     read_version,
 )
-from tests.serve.conftest import LABELS, write_version
+from tests.serve.conftest import LABELS, publish, write_version
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,24 @@ def test_a_spoilt_version_is_refused_by_name_and_the_others_are_served(
     assert [version.version for version in repository.versions] == [1]
     assert [line.split(": ")[0] for line in repository.refusals] == ["digits/2 refused"]
     assert reason in repository.refusals[0]
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("\n".join(LABELS).encode("utf-8-sig"), ""),
+        ("".join(f"{label}\r\n" for label in LABELS).encode("utf-8-sig"), ""),
+        ("\n".join(LABELS).encode("utf-16"), "labels.txt cannot be read: it is in UTF-16; save it"),
+        ("\n".join(["", *LABELS[1:]]).encode(), "labels.txt: line 1 is blank"),
+    ],
+)
+def test_labels_may_come_from_any_editor(tmp_path: Path, content: bytes, problem: str) -> None:
+    publish(tmp_path / "digits" / "1", {"labels.txt": content})
+    repository = open_repository(tmp_path)
+    if problem:
+        assert problem in repository.refusals[0]
+    else:
+        assert repository.versions[0].labels == tuple(LABELS)
 
 
 @pytest.mark.parametrize("name", ["model.json", "labels.txt", "model.onnx", "unlisted.data"])

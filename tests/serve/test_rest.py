@@ -195,7 +195,7 @@ MANY = [("f", (f"{i}.png", b"x")) for i in range(65)]
         ("/healthz", {"json": {}}, 405, "Method Not Allowed: POST /healthz; allowed here: "),
         (CLASSIFY, {"content": b""}, 415, "there is no image"),
         (CLASSIFY, {"json": {"instances": [ZEROS]}}, 415, "are not an image"),
-        (CLASSIFY, {"content": b"hello"}, 415, "are not an image in JPEG, PNG or WebP"),
+        (CLASSIFY, {"content": b"hello"}, 415, "are not an image in JPEG, PNG, WebP, BMP or GIF"),
         (CLASSIFY, {"content": JPEG[:-1000]}, 400, "JPEG image is damaged or cut short"),
         (CLASSIFY, {"content": huge_png(50_000, 50_000)}, 413, "far more than 50,000,000 pixels"),
         (CLASSIFY, {"content": huge_png(9_000, 9_000)}, 413, "9,000 x 9,000 pixels, more than"),

@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 
+from keras_cnns.text_files import ENCODING
 from keras_cnns.training.callbacks.diagnostic import Diagnostic
 from keras_cnns.training.messages import say
 
@@ -72,7 +73,7 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     """Return a file's rows; without those that a crash cut short, or a missing file's."""
     if not path.is_file():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding=ENCODING) as file:
         return [row for row in csv.DictReader(file) if None not in row.values() and None not in row]
 
 

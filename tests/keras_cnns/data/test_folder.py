@@ -16,8 +16,9 @@ from typer.testing import CliRunner
 from keras_cnns.cli import app
 from keras_cnns.data import fingerprint, open_split, preprocess, read_image, read_labels
 from keras_cnns.data.check import check_folder
-from keras_cnns.data.folder import UnreadableFilesError, assign_splits, read_files
+from keras_cnns.data.folder import FolderError, read_files
 from keras_cnns.data.image_files import scan_folder
+from keras_cnns.data.splits import assign_splits
 from keras_cnns.recipes import DataConfig, load_recipe
 
 CLASSES = ("cat", "dog", "owl")
@@ -62,7 +63,7 @@ def test_every_file_is_on_one_side_with_its_copies(photos: Path, tmp_path: Path)
     assert 80 < sizes["train"] < 110
     splits = {
         file.digest: split
-        for split, files in assign_splits(scan_folder(photos), ["validation", "test"]).items()
+        for split, files in assign_splits(scan_folder(photos).files, ["validation", "test"]).items()
         for file in files
     }
     # Renamed, copied, and with others beside it, each file is where it was.
@@ -72,7 +73,7 @@ def test_every_file_is_on_one_side_with_its_copies(photos: Path, tmp_path: Path)
         shutil.copy(path, path.with_name(f"copy of {path.name}"))
         path.rename(path.with_name(f"renamed {path.name}"))
     (other / "cat" / "new.png").write_bytes(encoded("PNG"))
-    files = assign_splits(scan_folder(other), ["validation", "test"])
+    files = assign_splits(scan_folder(other).files, ["validation", "test"])
     again = [(file.digest, split) for split, members in files.items() for file in members]
     assert len(again) == 120 + 60 + 1
     assert all(splits.get(digest, split) == split for digest, split in again)
@@ -83,17 +84,19 @@ def test_split_folders_are_kept_and_what_is_missing_is_taken_from_training(
     photos: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(photos, tmp_path / "train")
-    shutil.copytree(photos / "cat", tmp_path / "val" / "cat")
+    fill(tmp_path / "val")
     (tmp_path / "README.txt").write_text("beside the folders")
     config = config_of(tmp_path)
-    assert open_split(config, "validation", batch_size=8).samples == 40
+    assert open_split(config, "validation", batch_size=8).samples == 120
     test = open_split(config, "test", batch_size=8).samples
     assert test > 0
     assert open_split(config, "train", batch_size=8).samples == 120 - test
     with_val = replace(config, test_split="validation")
     assert open_split(with_val, "train", batch_size=8).samples == 120
     (tmp_path / "extra").mkdir()
-    with pytest.raises(ValueError, match="has split folders, and beside them extra"):
+    with pytest.raises(
+        ValueError, match=r"has split folders \(train, val\), and beside them extra"
+    ):
         scan_folder(tmp_path)
 
 
@@ -108,6 +111,8 @@ def test_split_folders_are_kept_and_what_is_missing_is_taken_from_training(
         ("JPEG", "L", 1),
         ("JPEG", "CMYK", 1),
         ("WEBP", "RGB", 1),
+        ("BMP", "RGB", 1),
+        ("GIF", "P", 1),
         *(("JPEG", "RGB", turn) for turn in range(2, 9)),
     ],
 )
@@ -162,7 +167,7 @@ def test_unreadable_files_are_refused_or_skipped_by_name(
     spoilt: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = ("cat/cut.jpg", "cat/empty.jpg", "dog/words.png")
-    with pytest.raises(UnreadableFilesError, match=r"3 of 93 files .* --skip-bad") as error:
+    with pytest.raises(FolderError, match=r"unreadable files \(3\): .* --skip-bad") as error:
         open_split(config_of(spoilt), "train", batch_size=8)
     assert all(name in str(error.value) for name in names)
     skipping = replace(config_of(spoilt), skip_bad=True)
@@ -171,8 +176,8 @@ def test_unreadable_files_are_refused_or_skipped_by_name(
     listed = capsys.readouterr().err
     assert [line for line in listed.splitlines() if line.startswith("skipped")] == [
         f"skipped {spoilt / 'cat/cut.jpg'}: damaged or cut short, though it begins as JPEG",
-        f"skipped {spoilt / 'cat/empty.jpg'}: not a JPEG, PNG or WebP image",
-        f"skipped {spoilt / 'dog/words.png'}: not a JPEG, PNG or WebP image",
+        f"skipped {spoilt / 'cat/empty.jpg'}: not a JPEG, PNG, WebP, BMP or GIF image",
+        f"skipped {spoilt / 'dog/words.png'}: not a JPEG, PNG, WebP, BMP or GIF image",
     ]
 
 
@@ -181,7 +186,7 @@ def test_train_refuses_them_before_it_makes_anything(spoilt: Path, tmp_path: Pat
     arguments = ["train", "--recipe", "digits-resnet20", "--run", str(run)]
     arguments += ["--set", "data.name=folder", "--set", f"data.path={spoilt}"]
     result = CliRunner().invoke(app, arguments)
-    assert isinstance(result.exception, UnreadableFilesError)
+    assert isinstance(result.exception, FolderError)
     assert not (run / "model.keras").exists()
 
 
@@ -249,13 +254,22 @@ def test_check_finds_copies_across_split_folders(photos: Path, tmp_path: Path) -
     assert found == {
         "the same image in different splits": ("test/cat/leak.png = train/cat/000.png",)
     }
+    config = config_of(tmp_path)
+    with pytest.raises(FolderError, match="the same image in different splits"):
+        read_labels(config)
+    # The copy for training is left out.
+    skipping = replace(config, skip_bad=True)
+    assert open_split(skipping, "test", batch_size=8).samples == 1
+    assert len(read_files(str(tmp_path), True)) == 120
     result = CliRunner().invoke(app, ["data", "check", str(photos)])
     assert result.exit_code == 0
-    assert "nothing stands against training on it" in result.output
+    assert "no problems: it can be trained on" in result.output
 
 
 def test_folders_that_are_none_say_so(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="there is no folder"):
+    with pytest.raises(
+        ValueError, match=r"there is no folder .*absent; if it was moved, change data\.path"
+    ):
         scan_folder(tmp_path / "absent")
     with pytest.raises(ValueError, match="it needs one for each class"):
         scan_folder(tmp_path)
@@ -268,7 +282,10 @@ def test_folders_that_are_none_say_so(tmp_path: Path) -> None:
         (("cat", "two\nlines"), r"the class folder 'two\nlines' needs another name"),
         (("cat", " dog"), "the class folder ' dog' needs another name"),
         (("cat", "caf\udce9"), r"the class folder 'caf\udce9' needs another name"),
-        (("cat",), "there is only the class 'cat'; to tell apart there must be at least 2"),
+        (
+            ("cat",),
+            "there is only the class 'cat'; at least 2 folders with images in them are needed",
+        ),
     ],
 )
 def test_classes_that_labels_txt_cannot_hold_are_refused_by_check_and_train(

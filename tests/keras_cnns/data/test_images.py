@@ -39,7 +39,10 @@ def test_a_turned_photograph_is_set_upright(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"not an image", "not a JPEG, PNG or WebP image"), (b"\x89PNG\r\n\x1a\n", "image.png")],
+    [
+        (b"not an image", "not a JPEG, PNG, WebP, BMP or GIF image"),
+        (b"\x89PNG\r\n\x1a\n", "image.png"),
+    ],
 )
 def test_what_is_no_image_is_refused_by_name(content: bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / "image.png"

@@ -1,36 +1,49 @@
 """Any TFDS name through one function."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pytest
+import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from keras_cnns.data import load_split, read_labels, tfds_samples
+from keras_cnns.data import load_split, read_labels
 from keras_cnns.recipes import load_recipe
 
 DIGITS = load_recipe("digits-resnet20").data
-CIFAR = replace(DIGITS, name="cifar10", channels=3, mean=(125.0,) * 3, std=(64.0,) * 3)
 
 
-@pytest.fixture
-def _no_cached_builders() -> None:
-    tfds_samples.open_builder.cache_clear()
-
-
-@pytest.mark.usefixtures("_no_cached_builders")
 @pytest.mark.parametrize(("channels", "size"), [(3, 32), (1, 24)])
-def test_a_tfds_name_gives_batches_of_the_recipes_shape(channels: Literal[1, 3], size: int) -> None:
+def test_a_tfds_name_gives_batches_of_the_recipes_shape(
+    channels: Literal[1, 3], size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features = {
+        "image": tfds.features.Image(shape=(32, 32, 3)),
+        "label": tfds.features.ClassLabel(num_classes=10),
+    }
+    examples = {"image": np.zeros((7, 32, 32, 3), np.uint8), "label": np.arange(7)}
+    tfds.disable_progress_bar()
+    builder = tfds.dataset_builders.store_as_tfds_dataset(
+        "colours",
+        version="1.0.0",
+        features=tfds.features.FeaturesDict(features),
+        split_datasets={"train": tf.data.Dataset.from_tensor_slices(examples)},
+        data_dir=tmp_path,
+    )
+    tfds.enable_progress_bar()
+    monkeypatch.setattr(tfds, "builder", {"colours": builder}.__getitem__)
     config = replace(
-        CIFAR,
+        DIGITS,
+        name="colours",
         channels=channels,
         mean=(0.0,) * channels,
         std=(1.0,) * channels,
         image_size=size,
     )
-    with tfds.testing.mock_data(num_examples=7):
-        images, labels = next(iter(load_split(config, "train[:5]", batch_size=4)))
-        assert len(read_labels(config)) == 10
+    images, labels = next(iter(load_split(config, "train[:5]", batch_size=4)))
+    assert len(read_labels(config)) == 10
     assert images.shape == (4, size, size, channels)
     assert images.dtype == "uint8"
     assert labels.dtype == "int64"

@@ -1,5 +1,7 @@
 """An epoch's batches depend on (seed, epoch, place) alone, wherever they begin."""
 
+import gc
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,9 +11,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_cnns.data import Split, open_split, pipeline, tfds_samples
+from keras_cnns.data import Split, Splits, open_split, pipeline
 from keras_cnns.data.randomness import draw_uniform
-from keras_cnns.data.samples import Stream
+from keras_cnns.data.samples import Pair, Samples, Stream
 from keras_cnns.recipes import AugmentationConfig, DataConfig, load_recipe
 
 DIGITS = load_recipe("digits-resnet20").data
@@ -101,7 +103,7 @@ def test_without_a_seed_nothing_is_moved_or_changed() -> None:
     np.testing.assert_array_equal(collect(targets.epoch(0))[1], np.eye(10)[labels])
 
 
-def jpegs(folder: Path, count: int) -> Callable[[tf.Tensor | None], tf.data.Dataset]:
+def jpegs(folder: Path, count: int) -> Callable[[tf.Tensor | None, Any], tf.data.Dataset]:
     """Return a stream of pictures in TFRecord files, each with its number as label and level."""
     paths = []
     for part in range(5):
@@ -111,7 +113,7 @@ def jpegs(folder: Path, count: int) -> Callable[[tf.Tensor | None], tf.data.Data
                 image = tf.io.encode_png(tf.fill((8, 8, 3), tf.cast(number, tf.uint8)))
                 writer.write(image.numpy())
 
-    def encoded(order: tf.Tensor | None) -> tf.data.Dataset:
+    def encoded(order: tf.Tensor | None, start: Any) -> tf.data.Dataset:
         files = tf.constant(paths)
         if order is not None:
             files = tf.random.experimental.stateless_shuffle(files, seed=order)
@@ -120,7 +122,8 @@ def jpegs(folder: Path, count: int) -> Callable[[tf.Tensor | None], tf.data.Data
         )
         if order is not None:
             records = records.shuffle(20, seed=order[0], reshuffle_each_iteration=False)
-        return records.map(lambda png: (png, tf.cast(tf.io.decode_png(png)[0, 0, 0], tf.int64)))
+        pairs = records.map(lambda png: (png, tf.cast(tf.io.decode_png(png)[0, 0, 0], tf.int64)))
+        return pairs.skip(start)
 
     return encoded
 
@@ -141,23 +144,49 @@ def test_a_stream_starts_anywhere_too(tmp_path: Path) -> None:
     assert same(later, tuple(expected))
 
 
-def test_a_data_set_too_large_for_memory_is_read_from_its_files(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    in_memory = collect(open_split(DIGITS, "train[:10%]", batch_size=32).epoch(0))
-    monkeypatch.setattr(tfds_samples, "MEMORY_LIMIT", 0)
-    stream = tfds_samples.open_samples("digits", "train[:10%]")
-    assert isinstance(stream, Stream)
-    split = Split(stream, DIGITS, 10, batch_size=32)
-    assert same(in_memory, collect(split.epoch(0)))
-    shuffled = Split(stream, DIGITS, 10, batch_size=32, seed=1)
-    one = collect(shuffled.epoch(1))
-    assert sorted(one[1]) == sorted(in_memory[1])
-    assert same(tuple(each[64:] for each in one), collect(shuffled.epoch(1, start_step=2)))
-
-
 def test_pixels_in_memory_are_those_read_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     arguments: dict[str, Any] = {"batch_size": 16, "seed": 1, "augmentation": EVERYTHING}
     kept = collect(open_split(SHAPES, "train", **arguments).epoch(1))
     monkeypatch.setattr(pipeline, "PIXELS_LIMIT", 0)
     assert same(kept, collect(open_split(SHAPES, "train", **arguments).epoch(1)))
+
+
+def test_a_split_decodes_nothing_before_its_first_batch_and_no_image_twice() -> None:
+    decoded: list[int] = []
+
+    def note(number: np.ndarray) -> np.ndarray:
+        decoded.append(int(number))
+        return number
+
+    def read(number: tf.Tensor) -> Pair:
+        label = tf.ensure_shape(tf.numpy_function(note, [number], tf.int64), ())
+        return tf.fill((20, 20, 3), tf.cast(label, tf.uint8)), label
+
+    shared = pipeline.Decoded()
+    splits = [
+        Split(Samples(50, read), SHAPES, 50, batch_size=8, decoded=shared, one_hot=one_hot)
+        for one_hot in (False, True)
+    ]
+    assert decoded == []
+    for split in (*splits, *splits):
+        assert len(collect(split.epoch(0))[1]) == 50
+    assert sorted(decoded) == list(range(50))
+    decoded.clear()
+    some = Split(Samples(50, read), SHAPES, 50, batch_size=2, in_memory=False)
+    assert next(iter(some))[1].numpy().tolist() == [0, 1]
+    assert len(decoded) < 30  # and what is prefetched
+
+
+def test_splits_share_their_images_and_release_them_with_the_last_user() -> None:
+    splits = Splits(DIGITS)
+    one, other = (
+        splits.open("test[:20]", batch_size=20, one_hot=one_hot) for one_hot in (False, True)
+    )
+    images, labels = collect(one.epoch(0))
+    assert same(collect(other.epoch(0)), (images, np.eye(10)[labels]))
+    (decoded,) = splits._decoded.values()
+    assert decoded.pair is not None
+    alive = weakref.ref(decoded)
+    del splits, one, other, decoded
+    gc.collect()
+    assert alive() is None

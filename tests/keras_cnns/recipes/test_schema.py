@@ -56,8 +56,8 @@ def test_overrides_are_toml_values_or_bare_words() -> None:
         ("optimizer.warmup_steps=9", "warmup_steps and warmup_learning_rate belong together"),
         ("optimizer.hold_rate=0.0", "hold_rate was replaced by optimizer.warmup_learning_rate: "),
         ("model.frozen_epochs=1", "frozen_epochs needs weights"),
-        ("data.name=folder", 'name = "folder" needs a path'),
-        ("data.path=photos", 'name = "folder" needs a path'),
+        ("data.name=folder", 'name = "folder" and name = "idx" need a path'),
+        ("data.path=photos", 'name = "folder" and name = "idx" need a path'),
         ("augmentation.mixup=0.2", "unknown key augmentation.mixup; did you mean 'mixup_alpha'"),
         ("training.epochs=2.5", "training.epochs is 2.5: input should be a valid integer"),
         ("training.epochs=0", "greater than or equal to 1"),
@@ -88,6 +88,12 @@ def test_files_are_read_and_refused(tmp_path: Path) -> None:
         load_recipe(path)
     path.write_text("base = 'digits-resnet20'\n[training]\nepochs = 3\n")
     assert load_recipe(path) == load_recipe("digits-resnet20", ["training.epochs=3"])
+    path.write_bytes(b"\xef\xbb\xbfbase = 'digits-resnet20'\r\n[training]\r\nepochs = 3\r\n")
+    assert load_recipe(path) == load_recipe("digits-resnet20", ["training.epochs=3"])
+    assert load_run_recipe(path) == load_recipe(path)
+    path.write_text("base = 'digits-resnet20'\n", "utf-16")
+    with pytest.raises(RecipeError, match=r"mine\.toml is in UTF-16; save it as UTF-8"):
+        load_recipe(path)
     path.write_text("base = 'mine'\n")
     with pytest.raises(RecipeError, match="base is 'mine'; it must be a built-in recipe's name"):
         load_recipe(path)

@@ -13,7 +13,7 @@ PREDICTED = np.where(GENERATOR.random(200) < 0.7, LABELS, GENERATOR.integers(0, 
 
 
 def make(labels: np.ndarray, predicted: np.ndarray, classes: int) -> Predictions:
-    return Predictions(classes, labels, predicted, np.ones(len(labels)), ())
+    return Predictions(classes, labels, predicted, np.ones(len(labels)), (), 0.0)
 
 
 def test_confusion_precision_and_recall_are_those_of_scikit_learn() -> None:
@@ -58,6 +58,9 @@ def test_answers_are_collected_and_the_surest_mistakes_kept() -> None:
     found = collect(model, [(images[:4], labels[:4]), (images[4:], labels[4:])], worst=2)
     np.testing.assert_array_equal(found.predicted, [1, 1, 1, 0, 1, 0])
     np.testing.assert_array_equal(found.labels, labels)
+    probabilities = 1 / (1 + np.exp([1, 3, 2, 0, -3, 0]))  # of the true class
+    assert found.loss == pytest.approx(-np.log(probabilities).mean(), rel=1e-5)
+    assert found.metrics() == {"samples": 6, "loss": found.loss, "accuracy": found.accuracy}
     assert [(each.number, each.label, each.predicted) for each in found.mistakes] == [
         (1, 0, 1),
         (2, 0, 1),

@@ -19,6 +19,7 @@ SECTIONS = [
     "Calibration",
     "Worst mistakes",
     "Time",
+    "Load the model",
     "Recipe",
     "Environment",
 ]

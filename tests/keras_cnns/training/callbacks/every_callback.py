@@ -91,7 +91,7 @@ def probe(directory: Path) -> Result:
 def watchers(directory: Path) -> dict[str, Result]:
     """Return the results of the callbacks that only watch, all in one training."""
     seen = callbacks.Probe(X[:BATCH], Y[:BATCH])
-    interval = {"interval": 3, "layers_in_logs": True}
+    interval: dict[str, Any] = {"interval": 3, "layers_in_logs": True}
     rate = callbacks.LearningRate(**interval)
     diagnostics = {
         "ActivationStatistics": callbacks.ActivationStatistics(seen, **interval),
@@ -231,7 +231,7 @@ SCENARIOS: dict[str, Callable[[Path], Result]] = {
 
 def schedules() -> dict[str, Result]:
     """Return the learning rates of every schedule, at steps before, in and after its end."""
-    made = {
+    made: dict[str, Any] = {
         "WarmUp": WarmUp(OneCycle(0.1, 40), 10, start=0.01),
         "ConstantWarmUp": ConstantWarmUp(WarmUp(0.1, 20), 5, 0.02),
         "OneCycle": OneCycle(0.1, 40),

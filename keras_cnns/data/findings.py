@@ -1,0 +1,193 @@
+"""What is wrong with a folder of images; `data check` reports it and training refuses it."""
+
+import re
+import shlex
+import unicodedata
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from keras_cnns.data.image_files import CONVERTIBLE, EXTENSIONS, ImageFile, Scan
+from keras_cnns.data.splits import assign_splits, images_needed
+
+NO_TEXT = re.compile(r"[\ud800-\udfff]")  # what Python makes of a file name's odd bytes
+IN_MESSAGE = 10  # lines of a finding in an error
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Files or classes with the same problem."""
+
+    title: str
+    lines: tuple[str, ...]  # one for each file or class
+    is_bad: bool  # training is refused: it cannot read the files, or its metrics would be wrong
+    left_out: tuple[ImageFile, ...] = ()  # what to leave out with --skip-bad
+
+
+def find_problems(scan: Scan) -> tuple[Finding, ...]:
+    """Return everything that is to be said of a folder's files, whatever the splits are."""
+
+    def name(each: ImageFile | Path) -> str:
+        path = each.path if isinstance(each, ImageFile) else each
+        return printable(path.relative_to(scan.root).as_posix())
+
+    files = scan.files
+    bad = tuple(file for file in files if file.problem and file.format not in CONVERTIBLE)
+    to_convert = tuple(file for file in files if file.format in CONVERTIBLE)
+    readable = [file for file in files if not file.problem]
+    copies = _copies(readable)
+    in_splits = [group for group in copies if len({file.split for file in group}) > 1]
+    in_classes = [group for group in copies if len({file.label for file in group}) > 1]
+    alike = [group for group in copies if len({(file.split, file.label) for file in group}) == 1]
+    wrong = [file for file in readable if file.path.suffix.lower() not in EXTENSIONS[file.format]]
+
+    def equal(groups: Iterable[Sequence[ImageFile]]) -> tuple[str, ...]:
+        return tuple(" = ".join(map(name, group)) for group in groups)
+
+    return (
+        _finding("unreadable files", bad, lambda file: f"{name(file)}: {file.problem}"),
+        Finding(
+            "images in formats that must be converted",
+            _conversion(scan.root, to_convert, name),
+            is_bad=True,
+            left_out=to_convert,
+        ),
+        Finding(
+            "the same image in different splits",
+            equal(in_splits),
+            is_bad=True,
+            left_out=tuple(file for group in in_splits for file in _outside_last_split(group)),
+        ),
+        Finding(
+            "the same image in different classes",
+            equal(in_classes),
+            is_bad=True,
+            left_out=tuple(file for group in in_classes for file in group),
+        ),
+        Finding(
+            "class names that differ only in case or Unicode form",
+            tuple(find_similar_labels(readable)),
+            is_bad=True,
+        ),
+        Finding(
+            "classes that labels.txt cannot hold, or too few",
+            tuple(find_label_problems(sorted({file.label for file in readable}))),
+            is_bad=True,
+        ),
+        Finding("copies within a class and split", equal(alike), is_bad=False),
+        Finding(
+            "wrong extensions",
+            tuple(f"{name(file)}: it is {file.format}" for file in wrong),
+            is_bad=False,
+        ),
+        Finding(
+            "images outside of the class folders, which are not used",
+            tuple(map(name, scan.outside)),
+            is_bad=False,
+        ),
+        Finding("other files, which are ignored", tuple(map(name, scan.others)), is_bad=False),
+    )
+
+
+def find_split_problems(files: Sequence[ImageFile], wanted: Iterable[str]) -> tuple[Finding, ...]:
+    """Return what is wrong with the splits of readable files; `wanted` as for `assign_splits`."""
+    wanted = tuple(wanted)
+    needed, scarce = images_needed(files, wanted)
+    trained = {file.label for file in assign_splits(files, wanted)["train"]}
+    untrained = sorted({file.label for file in files} - trained)
+    return (
+        Finding(
+            "classes with too few images for all splits",
+            tuple(
+                f"{printable(label)}: {count} different; at least {needed} are needed, one for "
+                "each split, or split folders"
+                for label, count in scarce.items()
+            ),
+            is_bad=True,
+        ),
+        Finding("classes without training images", tuple(map(printable, untrained)), is_bad=True),
+    )
+
+
+def find_label_problems(labels: Sequence[str]) -> list[str]:
+    """Return what is wrong with these names of classes, in words."""
+    problems = [
+        f"the class folder {label!r} needs another name: one line of UTF-8 text without space "
+        "around it"
+        for label in labels
+        if label.splitlines() != [label] or label != label.strip() or NO_TEXT.search(label)
+    ]
+    if len(labels) < 2:
+        problems.append(f"there is only the class {labels[0]!r}" if labels else "there is no class")
+        problems[-1] += "; at least 2 folders with images in them are needed"
+    return problems
+
+
+def find_similar_labels(files: Iterable[ImageFile]) -> Iterable[str]:
+    """Give a line for each group of class names that a reader would take for one class."""
+    folders: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for file in files:
+        key = unicodedata.normalize("NFC", file.label).casefold()
+        folders[key][file.label].add(file.split or "")
+    for names in folders.values():
+        if len(names) > 1:
+            spelled = " and ".join(
+                f"{name!a}{f' in {split}' if split else ''}"
+                for name, splits in sorted(names.items())
+                for split in sorted(splits)
+            )
+            yield f"{spelled}: give them one name if they are one class, or clearly different ones"
+
+
+def describe(finding: Finding) -> str:
+    """Return a finding as a part of an error message."""
+    more = len(finding.lines) - IN_MESSAGE
+    lines = "; ".join(finding.lines[:IN_MESSAGE]) + (f"; and {more} more" if more > 0 else "")
+    return f"{finding.title} ({len(finding.lines)}): {lines}"
+
+
+def printable(name: str) -> str:
+    """Return a file's name with escapes for line ends and bytes that are not text."""
+    return name if name.isprintable() else repr(name)[1:-1]
+
+
+def _finding(title: str, files: tuple[ImageFile, ...], line: Callable[[ImageFile], str]) -> Finding:
+    return Finding(title, tuple(map(line, files)), is_bad=True, left_out=files)
+
+
+def _conversion(
+    root: Path, files: Sequence[ImageFile], name: Callable[[ImageFile], str]
+) -> tuple[str, ...]:
+    """Return the files and a command that converts them; nothing without files."""
+    lines = [f"{name(file)}: {file.format}" for file in files]
+    if not lines:
+        return ()
+    patterns = {
+        f"*{file.path.suffix}"
+        if file.path.suffix.lower() in CONVERTIBLE[file.format]
+        else file.path.name
+        for file in files
+    }
+    tests = " -o ".join(f"-name {shlex.quote(pattern)}" for pattern in sorted(patterns))
+    command = f"find {shlex.quote(str(root))} \\( {tests} \\) "
+    command += "-exec magick mogrify -format jpg {} +"
+    return (
+        f"convert them with ImageMagick, `{command}`, and move the originals away",
+        *lines,
+    )
+
+
+def _copies(files: Iterable[ImageFile]) -> list[list[ImageFile]]:
+    """Return the groups of files with the same bytes, of two and more."""
+    groups = defaultdict(list)
+    for file in files:
+        groups[file.digest].append(file)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _outside_last_split(group: Sequence[ImageFile]) -> list[ImageFile]:
+    """Return the copies to leave out: the test split keeps its images, then validation."""
+    order = ("train", "validation", "test")
+    last = max((file.split or "train" for file in group), key=order.index)
+    return [file for file in group if (file.split or "train") != last]
