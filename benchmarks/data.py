@@ -5,9 +5,9 @@
 For each recipe that can run without a download, in turn within one process: the pipeline alone with
 all its augmentation, the compiled training step on a batch that is already there, and tf.data
 reading the same images, encoded, from a TFRecord file without decoding them. A ratio is the
-pipeline's images per second by the peer's: against the step, 1 is a pipeline that takes as long as
-the step itself, and 10 one that leaves it nine tenths of the time. The augmentations of ImageNet
-are measured on a folder of JPEG files of 500x375 pixels that the script makes.
+pipeline's images per second divided by the peer's: against the step, 1 is a pipeline that takes as
+long as the step itself, and 10 one that leaves it nine tenths of the time. The augmentations of
+ImageNet are measured on a folder of JPEG files of 500x375 pixels that the script makes.
 """
 
 import argparse
@@ -27,7 +27,8 @@ import keras
 import tensorflow as tf
 from turns import ratios, write_rows
 
-from keras_cnns.data import open_split, read_labels, shapes
+from keras_cnns.data import Splits, read_labels, shapes
+from keras_cnns.data.autotuning import without_autotuning
 from keras_cnns.recipes import Recipe, load_recipe
 from keras_cnns.training.compiling import build_model, compile_model, for_outputs
 
@@ -98,8 +99,9 @@ def measure(case: Case, folder: Path, rounds: int, seconds: float) -> list[dict[
         case.recipe, [*changes, f"data.path={folder}"] if ("folder" in case.name) else changes
     )
     data, batch_size = recipe.data, recipe.training.batch_size
-    split = open_split(
-        data, data.train_split, batch_size=batch_size, seed=0, augmentation=recipe.augmentation
+    splits = Splits(data)
+    split = splits.open(
+        data.train_split, batch_size=batch_size, seed=0, augmentation=recipe.augmentation
     )
     model = build_model(recipe, len(read_labels(data)))
     compile_model(model, recipe, split.steps)
@@ -107,12 +109,13 @@ def measure(case: Case, folder: Path, rounds: int, seconds: float) -> list[dict[
 
     with tempfile.TemporaryDirectory() as scratch:
         records = Path(scratch) / "records"
-        plain = open_split(data, data.train_split, batch_size=1)
+        plain = splits.open(data.train_split, batch_size=1)
         count = min(split.samples, 2000)
         images = (each[0] for each, _ in plain.epoch(0).take(count))
         write_records(images, records, data.path)
         pipeline = iter(split.steps_from(0))
-        raw = iter(tf.data.TFRecordDataset(str(records)).repeat().batch(batch_size).prefetch(2))
+        encoded = tf.data.TFRecordDataset(str(records)).repeat().batch(batch_size).prefetch(2)
+        raw = iter(without_autotuning(encoded))
 
         def steps() -> Iterator[int]:
             while True:

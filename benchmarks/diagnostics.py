@@ -20,7 +20,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
-import tensorflow as tf
+from batches import repeat_batch
 from turns import ratios, write_rows
 
 from keras_cnns.models import build
@@ -67,7 +67,7 @@ def measure(case: str, pairs: int) -> dict[str, Any]:
     generator = np.random.default_rng(0)
     images = generator.normal(size=(batch_size, size, size, 3)).astype("float32")
     labels = generator.integers(0, classes, batch_size)
-    batches = tf.data.Dataset.from_tensors((images, labels)).repeat()
+    batches = repeat_batch(images, labels)
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
         watchers = make_watchers(Path(folder), (images, labels))

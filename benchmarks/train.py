@@ -2,9 +2,11 @@
 
     python benchmarks/train.py [--quick] [--json FILE] [--case NAME ...]
 
-A turn is an epoch of a few steps. A ratio is ours to the peer's, of images per second: above 1 is
-faster; of "memory", of the process's peak: below 1 is less. Aims: 1.4 (float32) and 1.6 (bfloat16)
-times stock Keras, 1.1 times the best of PyTorch's modes, not more memory than that mode.
+A turn is an epoch of a few steps. A ratio is our images per second divided by the peer's: above 1
+is faster. "memory" is the ratio of the processes' peaks: below 1 is less. Keras' subjects read
+their batch by tf.data without autotuning, which would be measured too (see batches.py). Aims: 1.4
+(float32) and 1.6 (bfloat16) times stock Keras, 1.1 times the best of PyTorch's modes, not more
+memory than that mode.
 
 Stock Keras is the same net of keras.layers with keras.optimizers.SGD, and keras.applications'
 ResNet50. PyTorch runs timm's ResNet-50 and the other nets of torch_nets.py, where `.venv-parity`
@@ -72,7 +74,7 @@ def fit(name: str, case: str, precision: str) -> None:
 
     import keras
     import numpy as np
-    import tensorflow as tf
+    from batches import repeat_batch
 
     from keras_cnns.optimizers import Momentum
 
@@ -93,10 +95,10 @@ def fit(name: str, case: str, precision: str) -> None:
         net.compile(optimizer, dict.fromkeys(net.output, loss), loss_weights=weights)
     else:
         net.compile(optimizer, loss)
-    batches = tf.data.Dataset.from_tensors((images, targets)).repeat(steps).prefetch(2)
+    batches = repeat_batch(images, targets, steps)
 
     class Turns(keras.callbacks.Callback):
-        """Wait for a turn before an epoch, and tell its seconds after it; the first warms up."""
+        """Wait for a turn before an epoch, and report its seconds after it; the first warms up."""
 
         def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
             if epoch and not sys.stdin.readline():
