@@ -8,9 +8,8 @@ PARITY_INSTALLED := $(PARITY)/.installed
 BENCHMARKS = $(shell grep -le --quick benchmarks/*.py)
 
 # pip's report, shortened to the names of what it fetches and its last step.
-PACKAGES := sed --unbuffered --quiet --regexp-extended \
-	-e 's/^Collecting ([^ ]+).*/  \1/p' -e 's/^(Installing collected) .*/\1 packages .../p' \
-	-e 's/^Successfully installed .*/done/p'
+PACKAGES := awk '/^Collecting / {print "  " $$2; fflush()} /^Successfully installed/ {print "done"} \
+	/^Installing collected/ {print "Installing collected packages ..."; fflush()}'
 
 .PHONY: setup demo serve protos test soak test-parity check bench clean
 

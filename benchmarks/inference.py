@@ -1,19 +1,19 @@
 """Every exported format against ONNX Runtime on the plain graph of tf2onnx, and against torch.
 
-    python benchmarks/inference.py [--quick] [--nets NAME ...] [--subjects NAME ...]
+    python benchmarks/inference.py [--quick] [--networks NAME ...] [--subjects NAME ...]
                                     [--models DIR] [--json FILE]
 
-The plain graph is what `tf2onnx` makes of the net with Keras' own batch normalisation; it is given
-float32 pixels, ours raw uint8 ones. Weights are random: speed does not depend on them. Every
+The plain graph is what `tf2onnx` makes of the network with Keras' own batch normalisation; it is
+given float32 pixels, ours raw uint8 ones. Weights are random: speed does not depend on them. Every
 subject lives in a process of its own and takes its turn, so that a slow moment of the machine falls
 on all. A ratio is the plain graph's time divided by the subject's: above 1 is faster. Aims: float32
-ONNX 1.0 (pre-activation nets 1.1), int8 2.7 and OpenVINO's 3.1, its bfloat16 1.8. `peak` is the
+ONNX 1.0 (pre-activation networks 1.1), int8 2.7 and OpenVINO's 3.1, its bfloat16 1.8. `peak` is the
 fraction of the speed of one large float32 matrix product here; int8 may exceed 1. torch is measured
 where `.venv-parity` is (`make test-parity` makes it), or with --torch-python.
 
 tf2onnx cannot write a plain graph of ResNeXt-50, whose convolutions are grouped. Its ONNX file is
 compared with ResNet-50's, of as many multiplications: the ratio is ResNeXt's time divided by
-ResNet's, and should be at most 1.3 (`--nets resnext50_32x4d`).
+ResNet's, and should be at most 1.3 (`--networks resnext50_32x4d`).
 """
 
 import argparse
@@ -46,9 +46,9 @@ Run = Callable[[], Any]
 
 
 def prepare(name: str, directory: Path) -> None:
-    """Write the net in every format into a directory, with its multiplications in costs.json.
+    """Write the network in every format into a directory, with its multiplications in costs.json.
 
-    A net of PEERS is written as ONNX alone.
+    A network of PEERS is written as ONNX alone.
     """
     import keras
 
@@ -62,8 +62,8 @@ def prepare(name: str, directory: Path) -> None:
 
     keras.utils.set_random_seed(0)
     shape = (PIXELS[name], PIXELS[name], 3)
-    net = build(name, input_shape=shape)
-    graph = serving_graph(net)
+    network = build(name, input_shape=shape)
+    graph = serving_graph(network)
     source = Source(
         graph,
         tuple(map(str, range(graph.classes))),
@@ -78,14 +78,14 @@ def prepare(name: str, directory: Path) -> None:
         FORMATS[each].write(source, directory)
         entries[each] = size_of(each, directory)
 
-    content = {"multiplications": cost(net).multiply_adds, "bytes": entries}
+    content = {"multiplications": cost(network).multiply_adds, "bytes": entries}
     if name not in PEERS:
-        entries[PLAIN] = write_plain(net, directory / "plain.onnx")
+        entries[PLAIN] = write_plain(network, directory / "plain.onnx")
     (directory / "costs.json").write_text(json.dumps(content), "utf-8")
 
 
-def write_plain(net: Any, path: Path) -> int:
-    """Write tf2onnx's graph of the net with Keras' own batch normalisation; return its bytes."""
+def write_plain(network: Any, path: Path) -> int:
+    """Write tf2onnx's graph, with Keras' own batch normalisation; return the file's bytes."""
     import keras
     import tensorflow as tf
     import tf2onnx
@@ -98,9 +98,9 @@ def write_plain(net: Any, path: Path) -> int:
             kind = keras.layers.BatchNormalization
         return kind.from_config(layer.get_config())
 
-    plain = keras.models.clone_model(net, clone_function=keras_own)
-    plain.set_weights(net.get_weights())
-    signature = [tf.TensorSpec(net.inputs[0].shape, tf.float32, name="images")]
+    plain = keras.models.clone_model(network, clone_function=keras_own)
+    plain.set_weights(network.get_weights())
+    signature = [tf.TensorSpec(network.inputs[0].shape, tf.float32, name="images")]
     function = tf.function(lambda images: {"probabilities": plain(images, training=False)})
     tf2onnx.convert.from_function(function, signature, opset=17, output_path=str(path))
     return path.stat().st_size
@@ -137,20 +137,20 @@ def torch_run(name: str, subject: str, batch: int) -> tuple[Run, float]:
     if name in IN_TORCHVISION:
         torchvision = import_torchvision()
         options = {"init_weights": False, "aux_logits": False} if name == "googlenet" else {}
-        net = torchvision.models.get_model(name, weights=None, **options)
+        network = torchvision.models.get_model(name, weights=None, **options)
     else:
-        net = torch.nn.Sequential(resnet20(), torch.nn.Softmax(1))
+        network = torch.nn.Sequential(resnet20(), torch.nn.Softmax(1))
     dtype = torch.bfloat16 if subject == "torch bfloat16" else torch.float32
-    net = net.eval().to(memory_format=torch.channels_last, dtype=dtype)
+    network = network.eval().to(memory_format=torch.channels_last, dtype=dtype)
     seconds = time.perf_counter() - start
     images = torch.rand(batch, 3, NETS[name], NETS[name]).to(dtype)
     images = images.to(memory_format=torch.channels_last)
     if subject == "torch compiled":
-        net = torch.compile(net)
+        network = torch.compile(network)
 
     def run() -> None:
         with torch.inference_mode():
-            net(images)
+            network(images)
 
     return run, seconds
 
@@ -265,7 +265,7 @@ def compare(
 
 
 def compare_with_peer(name: str, models: Path, batch: int, rounds: int) -> dict[str, Any]:
-    """Measure the ONNX files of a net of PEERS and its peer in turn; print and return the row."""
+    """Measure the ONNX files of a network of PEERS and its peer in turn; print, return the row."""
     peer = PEERS[name]
     with ExitStack() as stack:
         workers = [
@@ -292,8 +292,10 @@ def compare_with_peer(name: str, models: Path, batch: int, rounds: int) -> dict[
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="the smallest net, fewer rounds")
-    parser.add_argument("--nets", nargs="+", choices=PIXELS, metavar="NAME", help=", ".join(PIXELS))
+    parser.add_argument("--quick", action="store_true", help="the smallest network, fewer rounds")
+    parser.add_argument(
+        "--networks", nargs="+", choices=PIXELS, metavar="NAME", help=", ".join(PIXELS)
+    )
     parser.add_argument("--batches", nargs="+", type=int, default=BATCHES, metavar="N")
     parser.add_argument("--subjects", nargs="+", metavar="NAME", help="beside the plain graph")
     parser.add_argument("--models", type=Path, metavar="DIR", help="keep the files there")
@@ -316,7 +318,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         models = options.models or Path(temporary)
         rounds = 3 if options.quick else 7
-        for name in options.nets or (QUICK if options.quick else PIXELS):
+        for name in options.networks or (QUICK if options.quick else PIXELS):
             for each in (name, *([PEERS[name]] if name in PEERS else [])):
                 directory = models / each
                 if not (directory / "costs.json").exists():

@@ -186,18 +186,25 @@ class ModelJson:
 
 
 def check_labels(labels: Sequence[str], classes: int) -> tuple[str, ...]:
-    """The labels, if they are one line of text for each of the model's `classes`.
+    """Return the labels if they are one line of text for each of the model's `classes`.
 
     Raises:
-        ExportError: another number of labels, or one that is empty or would break its line.
+        ExportError: another number of labels, or one that is empty, would break its line or is
+            that of another class too.
     """
     if len(labels) != classes or isinstance(labels, str):
         raise ExportError(f"{len(labels)} labels for a model of {classes} classes: give one each")
+    indices: dict[str, int] = {}
     for index, label in enumerate(labels):
         if not isinstance(label, str) or label.splitlines() != [label] or label != label.strip():
             raise ExportError(
                 f"label {index} is {label!r}; a label must be one line of text, not empty and "
                 "without space around it"
+            )
+        first = indices.setdefault(label, index)
+        if first != index:
+            raise ExportError(
+                f"labels {first} and {index} are both {label!r}; each class needs its own"
             )
     return tuple(labels)
 

@@ -1,6 +1,7 @@
 """The error of this package, and how every other exception becomes one."""
 
 import contextlib
+import errno
 import functools
 import re
 from collections.abc import Callable, Collection, Iterator
@@ -8,6 +9,12 @@ from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+# The disk is full, a quota or the limit of a file's size is reached, the file system is read-only,
+# permissions forbid writing, or the disk is broken: these concern every format alike.
+DISK_ERRORS = frozenset(
+    (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
+)
 
 _MAX_REASON = 300  # characters of another library's message
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # Keras prints its messages in bold
@@ -64,11 +71,14 @@ def raises_export_error(function: Callable[P, R]) -> Callable[P, R]:
 def failures_of(name: str) -> Iterator[None]:
     """Turn every exception within the block into the `FormatError` of the format `name`.
 
-    An OSError passes: a full disk is the fault of no format.
+    An OSError of `DISK_ERRORS` passes, since a full disk is the fault of no format. Every other
+    one, such as a shared library that is missing, belongs to the format.
     """
     try:
         yield
-    except (FormatError, OSError):
+    except FormatError:
         raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+            raise
         raise FormatError(name, f"{name}: {in_one_line(error)}") from error

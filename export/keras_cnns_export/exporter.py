@@ -159,7 +159,8 @@ def export(
             )
             image = np.full((1, *graph.image_shape), 127, np.uint8)
             for name in names:
-                entries[name]["milliseconds"] = median_milliseconds(written[name], image)
+                with failures_of(name):
+                    entries[name]["milliseconds"] = median_milliseconds(written[name], image)
             pixels = _compare_pixels(source) if "saved_model" in names else None
             content = ModelJson(
                 name=model_directory.name,
@@ -240,7 +241,9 @@ def _load(name: str, version: Path) -> Predict:
         return FORMATS[name].load(version)
 
 
+@failures_of("saved_model")
 def _compare_pixels(source: Source) -> Comparison:
+    """Compare how TensorFlow, in the SavedModel, and Pillow read encoded images."""
     import tensorflow as tf
 
     from keras_cnns_export.image_bytes import decode_batch
@@ -255,10 +258,11 @@ def _compare_pixels(source: Source) -> Comparison:
     )
     fraction = comparison.figures.within_one_level
     if fraction < MIN_WITHIN_ONE_LEVEL:
-        raise ExportError(
-            f"TensorFlow and Pillow read encoded images differently: {fraction:.3%} of the pixels "
-            f"agree to one level, and at least {MIN_WITHIN_ONE_LEVEL:.1%} must; the worst is a "
-            f"{comparison.worst[0]}"
+        raise FormatError(
+            "saved_model",
+            "saved_model: TensorFlow and Pillow read encoded images differently: "
+            f"{fraction:.3%} of the pixels agree to one level, and at least "
+            f"{MIN_WITHIN_ONE_LEVEL:.1%} must; the worst is a {comparison.worst[0]}",
         )
     return comparison
 

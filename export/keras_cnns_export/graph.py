@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,8 @@ from keras_cnns_export.heads import with_outputs
 from keras_cnns_export.network import first_layer_with_nan, own_answers, prepared
 
 INPUT = "images"
+_XLA = "_XlaMustCompile"  # TensorFlow's attribute of a function with jit_compile, true or false
+_TRACING = threading.RLock()  # held while a trace depends on `tf.config.run_functions_eagerly`
 
 Array = np.ndarray[Any, Any]
 Predict = Callable[[Array], Mapping[str, Array]]  # images uint8 [N, H, W, C] -> named outputs
@@ -145,35 +148,52 @@ def _without_xla(call: Callable[[Any], Any], signature: Sequence[Any]) -> Any:
 
     Keras compiles grouped convolutions, whose gradient TensorFlow lacks on a CPU. Converters do not
     know such functions, and TensorFlow Serving runs them only behind a flag; inlined into the graph
-    they are plain operations. Only then: inlining also switches AutoGraph off within them.
+    they are plain operations. Only models with such functions are inlined, because inlining also
+    switches AutoGraph off in all functions.
+
+    `tf.config.run_functions_eagerly` inlines them, here and when the result is saved, which traces
+    it once more. The switch is global: no other thread may trace or call a tf.function meanwhile.
 
     Raises:
-        ExportError: a function that was compiled and saved elsewhere cannot be inlined.
+        ExportError: a function was compiled and saved elsewhere, or needs AutoGraph, and so cannot
+            be inlined.
     """
-    function = tf.function(call, input_signature=signature, autograph=False)
-    if not _has_xla(function):
-        return function
 
-    def inlined(images: Any) -> Any:  # runs once for each trace, and saving traces once more
-        before = tf.config.functions_run_eagerly()
-        tf.config.run_functions_eagerly(True)  # within a trace: operations join its graph
-        try:
-            return call(images)
-        finally:
-            tf.config.run_functions_eagerly(before)
+    def inlined(images: Any) -> Any:
+        with _TRACING:
+            before = tf.config.functions_run_eagerly()
+            tf.config.run_functions_eagerly(True)  # within a trace: operations join its graph
+            try:
+                return call(images)
+            except tf.errors.OperatorNotAllowedInGraphError as error:
+                raise ExportError(
+                    "a layer holds a function that XLA must compile (jit_compile=True; Keras' "
+                    "grouped convolutions do), and a layer's tf.function has an `if`, `while` or "
+                    "`for` on a tensor, which cannot be exported together: write it with "
+                    "keras.ops.cond, keras.ops.while_loop or keras.ops.where"
+                ) from error
+            finally:
+                tf.config.run_functions_eagerly(before)
 
-    function = tf.function(inlined, input_signature=signature, autograph=False)
-    if _has_xla(function):
-        raise ExportError(
-            "a layer holds a loaded function that XLA must compile (jit_compile=True): converters "
-            "and TensorFlow Serving do not run it; save it without jit_compile"
-        )
+    with _TRACING:
+        function = tf.function(call, input_signature=signature, autograph=False)
+        if not any(_XLA in each.attr for each in _library(function)):
+            return function
+        function = tf.function(inlined, input_signature=signature, autograph=False)
+        if any(each.attr[_XLA].b for each in _library(function)):
+            raise ExportError(
+                "a layer holds a loaded function that XLA must compile (jit_compile=True): "
+                "converters and TensorFlow Serving do not run it; save it without jit_compile"
+            )
     return function
 
 
-def _has_xla(function: Any) -> bool:
-    library = function.get_concrete_function().graph.as_graph_def().library
-    return any("_XlaMustCompile" in each.attr for each in library.function)
+def _library(function: Any) -> Sequence[Any]:
+    """Return the definitions of the functions that a traced function calls, however deep."""
+    definitions: Sequence[Any] = (
+        function.get_concrete_function().graph.as_graph_def().library.function
+    )
+    return definitions
 
 
 def _spec(name: str, tensor: Any) -> TensorSpec:

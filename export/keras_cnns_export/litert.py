@@ -42,7 +42,7 @@ def load(version: Path) -> "Predict":
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    """Hold back what the converter and the interpreter log, even where the block fails.
+    """Suppress the log of the converter and the interpreter, also if the block fails.
 
     Their exceptions say what was wrong; the log is pages of the compiler's representation.
     """

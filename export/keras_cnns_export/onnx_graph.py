@@ -31,7 +31,7 @@ class _Graph:
         self.graph = model.graph
         self.constants = {tensor.name: tensor for tensor in self.graph.initializer}
         self.outputs = {output.name for output in self.graph.output}
-        self._sizes: dict[str, list[int]] = {}  # a pass never changes what a name stands for
+        self._sizes: dict[str, list[int]] = {}  # a pass never changes the value that a name denotes
 
     def maker(self, name: str) -> Any:
         return next((node for node in self.graph.node if name in node.output), None)

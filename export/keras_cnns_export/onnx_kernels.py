@@ -62,9 +62,9 @@ def subsample_by_convolution(graph: "_Graph", node: Any) -> bool:
     alone = graph.only_consumer(before.output[0]) is node
     if not (of_one and of_channels and alone and sizes and sizes[0]):
         return False
-    first, behind = int(pads[1]), int(pads[5])
+    first, after = int(pads[1]), int(pads[5])
     identity = np.eye(sizes[0], dtype=np.float32)
-    kernel = np.pad(identity, ((first, behind), (0, 0)))[..., np.newaxis, np.newaxis]
+    kernel = np.pad(identity, ((first, after), (0, 0)))[..., np.newaxis, np.newaxis]
     name = graph.add_constant(f"{node.name}_identity", kernel)
     convolution = _node("Conv", [before.input[0], name], node.output[0])
     convolution.attribute.append(helper.make_attribute("strides", strides))
@@ -124,10 +124,10 @@ def _border(sizes: list[int], around: Any, pool: dict[str, Any]) -> Any:
     """
     reaches = []
     for axis, size in enumerate(sizes):
-        before, behind = int(around[axis]), int(around[axis + 2])
+        before, after = int(around[axis]), int(around[axis + 2])
         reach = (pool["kernel_shape"][axis] - 1) * pool.get("dilations", [1, 1])[axis]
         stride = pool.get("strides", [1, 1])[axis]
-        starts = np.arange(-before, size + behind - reach, stride)
+        starts = np.arange(-before, size + after - reach, stride)
         reaches.append((starts < 0) | (starts + reach >= size))
     outside = reaches[0][:, np.newaxis] | reaches[1]
     return np.where(outside, 0, -np.inf).astype(np.float32)[np.newaxis, np.newaxis]

@@ -6,8 +6,8 @@ probabilities of the two are within `TOLERANCE`. A format in lower precision mus
 the float32 top-1 accuracy (MLPerf's rule for inference) or, without labels, agree with Keras on
 that fraction of the images.
 
-A mixed-precision model is exported in float32, and Keras in float32 is what the formats must give;
-how far the model's own answers are from it is measured and not judged.
+A mixed-precision model is exported in float32, and the formats are compared with Keras in float32;
+the difference to the model's own answers is measured but has no limit.
 """
 
 import contextlib

@@ -9,11 +9,14 @@ TensorFlow is imported where it is used, as in every format's file: reading the 
 costs nothing.
 """
 
-from collections.abc import Mapping
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from keras_cnns_export.contract import write_labels
+from keras_cnns_export.errors import DISK_ERRORS
 from keras_cnns_export.source import Source
 
 if TYPE_CHECKING:
@@ -25,10 +28,11 @@ CLASSIFY_METHOD = "tensorflow/serving/classify"
 
 
 def write(source: Source, version: Path) -> dict[str, Any]:
-    """Write the SavedModel and its warm-up requests into `version`; returns model.json's entry.
+    """Write the SavedModel and its warm-up requests into `version`; return model.json's entry.
 
     Raises:
-        OSError: TensorFlow could not write, with the system's reason: a full disk.
+        OSError: the disk refused a file, with one of `DISK_ERRORS`.
+        tf.errors.OpError: TensorFlow failed otherwise.
     """
     import tensorflow as tf
 
@@ -38,13 +42,30 @@ def write(source: Source, version: Path) -> dict[str, Any]:
     module.variables_of_network = [variable.value for variable in source.graph.network.variables]
     module.labels = tf.saved_model.Asset(str(write_labels(version, source.labels)))
     functions = signatures(source)
-    try:
+    with disk_errors():
         tf.saved_model.save(module, str(version), functions)
         _set_method(version, "classify", CLASSIFY_METHOD)
         write_warmup(source, version)
-    except tf.errors.OpError as error:  # "...PATH; No space left on device [Op:SaveV2]"
-        raise OSError(error.message.rpartition("; ")[2].partition(" [Op:")[0]) from error
     return {"path": PATH, "signatures": list(functions)}
+
+
+@contextlib.contextmanager
+def disk_errors() -> Iterator[None]:
+    """Turn TensorFlow's exception for one of `DISK_ERRORS` within the block into an OSError.
+
+    TensorFlow has no exception of its own for a full disk: a ResourceExhaustedError may also be of
+    memory. The system's reason is the end of the message.
+    """
+    import tensorflow as tf
+
+    try:
+        yield
+    except tf.errors.OpError as error:  # "...PATH; No space left on device [Op:SaveV2]"
+        reason = error.message.rpartition("; ")[2].partition(" [Op:")[0]
+        for number in DISK_ERRORS:
+            if reason == os.strerror(number):
+                raise OSError(number, reason) from error
+        raise
 
 
 def signatures(source: Source) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A validation split taken out of training images by their pixels, whatever they come from."""
+"""Take a validation split out of training images by their pixels, for every kind of source."""
 
 import functools
 import hashlib
@@ -52,11 +52,19 @@ def open_tfds_samples(name: str, split: str, wanted: Iterable[str]) -> Samples |
         wanted: the names of the splits that the recipe has.
 
     Raises:
-        ValueError: there is no such data set or split, or it is too large to be split by content.
+        ValueError: there is no such data set or split; it is too large to be split by content; or a
+            combination of splits would include images of the validation split.
     """
     splits = tfds_samples.open_builder(name).info.splits
     is_split = "validation" in set(wanted) - set(splits)
-    if not is_split or split.partition("[")[0] not in ("train", "validation"):
+    parts_of_split = [part.strip().partition("[")[0] for part in split.split("+")]
+    if is_split and len(parts_of_split) > 1 and "train" in parts_of_split:
+        raise ValueError(
+            f"{split!r} includes training images that are in the validation split, which {name} "
+            "does not have; name parts of its training split for both, such as "
+            '"train[:90%]" and "train[90%:]"'
+        )
+    if not is_split or parts_of_split[0] not in ("train", "validation"):
         return tfds_samples.open_samples(name, split)
     parts = _split_training(name)
     part, start, stop = slice_split({key: each.count for key, each in parts.items()}, split)

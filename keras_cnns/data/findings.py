@@ -94,8 +94,16 @@ def find_split_problems(files: Sequence[ImageFile], wanted: Iterable[str]) -> tu
     """Return what is wrong with the splits of readable files; `wanted` as for `assign_splits`."""
     wanted = tuple(wanted)
     needed, scarce = images_needed(files, wanted)
-    trained = {file.label for file in assign_splits(files, wanted)["train"]}
-    untrained = sorted({file.label for file in files} - trained)
+    splits = assign_splits(files, wanted)
+    labels = {split: {file.label for file in members} for split, members in splits.items()}
+    every = sorted({file.label for file in files})
+    untrained = [label for label in every if label not in labels["train"]]
+    absent = [
+        f"{printable(label)}: none in {split}"
+        for split in labels
+        for label in every
+        if split != "train" and label not in labels[split]
+    ]
     return (
         Finding(
             "classes with too few images for all splits",
@@ -107,6 +115,7 @@ def find_split_problems(files: Sequence[ImageFile], wanted: Iterable[str]) -> tu
             is_bad=True,
         ),
         Finding("classes without training images", tuple(map(printable, untrained)), is_bad=True),
+        Finding("classes without an image in a split", tuple(absent), is_bad=False),
     )
 
 
@@ -131,7 +140,9 @@ def find_similar_labels(files: Iterable[ImageFile]) -> Iterable[str]:
         key = unicodedata.normalize("NFC", file.label).casefold()
         folders[key][file.label].add(file.split or "")
     for names in folders.values():
-        if len(names) > 1:
+        forms = {unicodedata.normalize("NFC", name) for name in names}
+        in_every = len(forms) == len(names) and len(set(map(frozenset, names.values()))) == 1
+        if len(names) > 1 and not in_every:  # `a` and `A` may be classes, if each split has both
             spelled = " and ".join(
                 f"{name!a}{f' in {split}' if split else ''}"
                 for name, splits in sorted(names.items())
@@ -172,10 +183,8 @@ def _conversion(
     tests = " -o ".join(f"-name {shlex.quote(pattern)}" for pattern in sorted(patterns))
     command = f"find {shlex.quote(str(root))} \\( {tests} \\) "
     command += "-exec magick mogrify -format jpg {} +"
-    return (
-        f"convert them with ImageMagick, `{command}`, and move the originals away",
-        *lines,
-    )
+    lines[0] += f" (convert with ImageMagick, `{command}`, and move the originals away)"
+    return tuple(lines)
 
 
 def _copies(files: Iterable[ImageFile]) -> list[list[ImageFile]]:

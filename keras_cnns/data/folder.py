@@ -59,11 +59,12 @@ def _refuse(root: str | Path, findings: Iterable[Finding]) -> None:
     if not bad:
         return
     hint = (
-        ". Repair or remove the files, or leave them out with --skip-bad"
+        ". Repair or remove the files, or leave them out: data.skip_bad = true in the recipe, or "
+        "`train --skip-bad`"
         if any(finding.left_out for finding in bad)
         else ""
     )
-    raise FolderError(f"{root} cannot be trained on: {'. '.join(map(describe, bad))}{hint}")
+    raise FolderError(f"{root} cannot be used: {'. '.join(map(describe, bad))}{hint}")
 
 
 def read_labels(files: Iterable[ImageFile]) -> tuple[str, ...]:

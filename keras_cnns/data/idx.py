@@ -16,6 +16,7 @@ import gzip
 import hashlib
 import math
 import re
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ from keras_cnns.data.by_content import split_by_content
 from keras_cnns.data.samples import Samples, slice_split
 
 MAX_BYTES = 2**30  # of one file's levels; EMNIST's largest has 547 MB
-MAX_DEFLATE_RATIO = 1032  # of what one byte of gzip can hold
+MAX_DEFLATE_RATIO = 1032  # bytes that one byte of gzip can expand to
 _NAME = re.compile(
     r"(?P<prefix>.*?)(?P<split>train|t10k|test)-(?P<kind>images|labels)"
     r"[-.]idx[13]-ubyte(?P<gzip>\.gz)?"
@@ -36,7 +37,7 @@ _MAGIC = {"images": 0x0803, "labels": 0x0801}
 _DIMENSIONS = {"images": 3, "labels": 1}
 
 
-# Names of classes, of sets that are known by their path; of others they are the files' numbers.
+# Names of the classes, by a word in the folder's or the files' name; elsewhere they are numbers.
 _NAMES = {
     "fashion": ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker",
                 "Bag", "Ankle boot"),
@@ -87,7 +88,8 @@ def read_set(path: str) -> IdxSet:
     if "emnist" in files["train", "images"].name.lower():
         images = {split: each.transpose(0, 2, 1) for split, each in images.items()}
     labels = {split: np.searchsorted(classes, each) for split, each in numbers.items()}
-    known = next((names for word, names in _NAMES.items() if word in path.lower()), ())
+    where = f"{Path(path).resolve().name} {files['train', 'images'].name}".lower()
+    known = next((names for word, names in _NAMES.items() if word in where), ())
     whole = images["train"], labels["train"]
     splits = {split: (whole[0][chosen], whole[1][chosen]) for split, chosen in parts.items()}
     splits["test"] = images["test"], labels["test"]
@@ -133,8 +135,8 @@ def find_files(path: str | Path) -> dict[tuple[str, str], Path]:
             raise ValueError(
                 f"{path} must have one idx file of the {split} {kind}, such as "
                 f"{'train' if split == 'train' else 't10k'}-{kind}-idx{_DIMENSIONS[kind]}-ubyte.gz;"
-                f" there is {names}. Of several sets, name one with data.path: the folder and the "
-                "beginning of the file names"
+                f" found: {names}. If the folder has several sets, set data.path to the folder and "
+                "the beginning of the file names"
             )
     return {key: files[0] for key, files in found.items()}
 
@@ -143,7 +145,7 @@ def read_file(path: Path) -> np.ndarray:
     """Return the content of an idx file: images uint8 [N, H, W] or labels uint8 [N].
 
     Raises:
-        ValueError: it is not an idx file of unsigned bytes, or its size is not what it says.
+        ValueError: it is not an idx file of unsigned bytes, or its size differs from its header.
     """
     match = _NAME.fullmatch(path.name)
     assert match
@@ -169,12 +171,12 @@ def read_file(path: Path) -> np.ndarray:
                     f"hold or than the limit, {MAX_BYTES:,}"
                 )
             content = file.read(expected + 1)
-    except (EOFError, OSError) as error:  # gzip's errors are OSErrors
+    except (EOFError, OSError, zlib.error) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
     if len(content) != expected:
         more = "more" if len(content) > expected else f"{len(content):,}"
         raise ValueError(
-            f"{path} must have {expected:,} bytes after its header, by its sizes {list(shape)}; "
-            f"it has {more}"
+            f"{path}: its header gives sizes {list(shape)}, which are {expected:,} bytes; it holds "
+            f"{more}"
         )
     return np.frombuffer(content, np.uint8).reshape(shape)

@@ -29,7 +29,12 @@ CONVERTIBLE = {
     "TIFF": (".tif", ".tiff"),
     "AVIF": (".avif",),
 }
-_BRANDS = {b"avif": "AVIF", b"avis": "AVIF", b"heic": "HEIC", b"heix": "HEIC", b"mif1": "HEIC"}
+_BRANDS = {
+    **dict.fromkeys((b"avif", b"avis"), "AVIF"),
+    **dict.fromkeys(
+        (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), "HEIC"
+    ),
+}
 _TIFF = (b"II*\0", b"MM\0*")
 PROGRESS_FROM = 2_000  # files: some seconds
 
@@ -106,7 +111,7 @@ def _has_image_name(path: Path) -> bool:
 
 def _inspect(path: Path, label: str, split: str) -> ImageFile | None:
     """Read a whole file; None if neither its name nor its content is an image's."""
-    digest, kind = "", ""
+    content, digest, kind = b"", "", ""
     try:
         if path.exists() and not path.is_file():  # opening a pipe would wait for a writer
             raise ValueError("not a regular file")
@@ -122,6 +127,8 @@ def _inspect(path: Path, label: str, split: str) -> ImageFile | None:
     except (OSError, ValueError) as error:
         if not kind and not _has_image_name(path):
             return None
+        if content[:4] + content[8:12] == b"RIFFWEBP":
+            kind = "WEBP"  # which Pillow does not name if its header is cut short
         problem = f"damaged or cut short, though it begins as {kind}" if kind in EXTENSIONS else ""
         return ImageFile(path, label, split or None, digest, kind, problem=problem or str(error))
     return ImageFile(

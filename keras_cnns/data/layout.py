@@ -44,10 +44,10 @@ def read_layout(root: str | Path) -> Layout:
     """
     root = Path(root)
     if not root.is_dir():
-        where = "" if root.is_absolute() else f" in the working directory {Path.cwd()}"
         raise ValueError(
-            f"there is no folder {root}{where}; if it was moved, change data.path in the recipe, "
-            "or in config.toml of a run directory"
+            f"there is no folder {root.absolute()}; if it was moved, change data.path in the "
+            "recipe, or in config.toml of a run directory. A relative data.path is relative to the "
+            f"working directory, here {Path.cwd()}"
         )
     splits = _split_folders(root)
     class_folders = [
@@ -74,6 +74,8 @@ def _split_folders(root: Path) -> dict[Path, str]:
     with_classes = {each: split for each, split in named.items() if _folders(each)}
     others = ", ".join(sorted(each.name for each in folders if each not in named))
     names = ", ".join(sorted(each.name for each in named))
+    if with_classes and len(set(named.values())) < len(named):
+        raise ValueError(f"{root} has several folders for one split ({names}); keep one")
     if "train" in with_classes.values():
         if others:
             raise ValueError(
@@ -105,6 +107,6 @@ def _files(folder: Path) -> list[Path]:
 
 def _walk(folder: Path) -> Iterator[Path]:
     """Give the files of a folder and of the folders in it, without hidden folders."""
-    for place, below, names in os.walk(folder):
-        below[:] = [name for name in below if not name.startswith(".")]
-        yield from (Path(place, name) for name in names)
+    for directory, subdirectories, names in os.walk(folder):
+        subdirectories[:] = [name for name in subdirectories if not name.startswith(".")]
+        yield from (Path(directory, name) for name in names)

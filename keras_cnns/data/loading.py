@@ -105,7 +105,7 @@ def fingerprint(config: DataConfig) -> str:
 def _open_samples(config: DataConfig, split: str) -> Samples | Stream:
     # Only the recipe's splits: another one would take images out of the training split.
     specs = (config.train_split, config.validation_split, config.test_split)
-    wanted = [spec.partition("[")[0] for spec in specs]
+    wanted = [part.strip().partition("[")[0] for spec in specs for part in spec.split("+")]
     if config.name == "folder":
         files = folder.read_files(config.path, config.skip_bad)
         return folder.open_samples(files, split, sorted(set(wanted)))

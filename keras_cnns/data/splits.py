@@ -16,8 +16,8 @@ def assign_splits(files: Sequence[ImageFile], wanted: Iterable[str]) -> dict[str
     out of the training files by content: an image and its copies are always in the same split,
     whatever other images there are.
 
-    Only where at most `SMALL` images are split by content, or all of them fall into one split, a
-    class that has none in a split gets its first image there from the split that has most of it.
+    If at most `SMALL` images are split by content, or a split would be empty, each class without an
+    image in a split gets one there, from the split that has most images of the class.
 
     Args:
         files: readable images.

@@ -56,9 +56,15 @@ def load_state(
         return
     reason = "it is not built yet; call optimizer.build(model.trainable_variables) before loading"
     if is_built:
-        differences = _shorten(problems) if saved else "the file has no optimizer state"
-        reason = f"it does not fit ({differences}); variables and options must be the same"
-    message = f"the saved optimizer state was not loaded into {owner}, because {reason}"
+        reason = f"it does not fit ({_shorten(problems)}); variables and options must be the same"
+        if not saved:
+            reason = "the file has no optimizer state"
+        elif all(name.isdecimal() for name in saved):
+            reason = "another optimizer saved it, such as Keras' SGD or Adam"
+    message = (
+        f"the saved optimizer state was not loaded into {owner}, because {reason}. "
+        "Weights are not affected."
+    )
     if strict:
         raise ValueError(message)
     warnings.warn(message, stacklevel=3)
@@ -79,10 +85,22 @@ def match_names(needed: Sequence[str], saved: Sequence[str]) -> dict[str, str]:
       matches; of several, the one with the fewest different scopes, unless two are equally near.
     - Keras numbers automatic names over a whole process: a model that is built again has `dense_2`
       and `dense_3` where it had `dense` and `dense_1`. If some names have no counterpart, all are
-      matched by these numbers, provided that every number of a kind differs by the same amount.
+      matched by these numbers, provided that every number of a kind differs by the same amount, or
+      that equal names stay together.
 
     A needed name without a counterpart is not in the result.
     """
+    matches: dict[str, str] = {}
+    for slot in dict.fromkeys(name.rpartition(":")[0] for name in needed):
+        here, there = (
+            [name for name in names if name.rpartition(":")[0] == slot] for names in (needed, saved)
+        )
+        matches |= _match_slot(here, there)
+    return matches
+
+
+def _match_slot(needed: Sequence[str], saved: Sequence[str]) -> dict[str, str]:
+    """Match the names of one slot."""
     source = {name: name for name in needed if name in saved}
     free = [other for other in saved if other not in source]
     near = {name: _nearest(name, free) for name in needed if name not in source}
@@ -98,12 +116,16 @@ def _match_renumbered(needed: Sequence[str], saved: Sequence[str]) -> dict[str, 
     here, there = (sorted(map(_split, names)) for names in (needed, saved))
     if [name.kinds for name in here] != [name.kinds for name in there]:
         return None
-    shifts: dict[str, int] = {}  # of each kind, such as `dense`
-    for one, other in zip(here, there, strict=True):
-        for kind, number, saved_number in zip(one.kinds, one.numbers, other.numbers, strict=True):
-            if shifts.setdefault(kind, number - saved_number) != number - saved_number:
-                return None
-    return {one.name: other.name for one, other in zip(here, there, strict=True)}
+    pairs = list(zip(here, there, strict=True))
+    shifts = {
+        (kind, number - saved_number)
+        for one, other in pairs
+        for kind, number, saved_number in zip(one.kinds, one.numbers, other.numbers, strict=True)
+    }
+    is_rebuilt = len(shifts) == len({kind for kind, _ in shifts})
+    # A part may have been built once, and another part again: then equal names stay together.
+    keeps_names = all(one.name == other.name for one, other in pairs if one.name in saved)
+    return {one.name: other.name for one, other in pairs} if is_rebuilt or keeps_names else None
 
 
 class _Name(NamedTuple):

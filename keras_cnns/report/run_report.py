@@ -10,6 +10,7 @@ from keras_cnns.data import open_split
 from keras_cnns.report import charts, page
 from keras_cnns.report.predictions import Predictions, calibrate, collect, wilson_interval
 from keras_cnns.report.records import LOSSES, Records, read_records
+from keras_cnns.text_files import read_text
 from keras_cnns.training.callbacks.progress import format_seconds
 from keras_cnns.training.files import write_text
 from keras_cnns.training.logs import LOSS_SUM
@@ -79,9 +80,7 @@ def render(records: Records, predictions: Predictions | None) -> str:
             "keras.saving.load_model, import keras_cnns.models must come first.",
             page.preformatted(f'import keras_cnns\n\nmodel = keras_cnns.load_model("{MODEL}")'),
         ),
-        page.Section(
-            "Recipe", "", page.preformatted((records.run.path / CONFIG).read_text("utf-8"))
-        ),
+        page.Section("Recipe", "", page.preformatted(read_text(records.run.path / CONFIG))),
         page.Section("Environment", "", environment(records)),
     ]
     subtitle = (

@@ -36,7 +36,7 @@ CONFIG_BYTES = 1 << 16  # a longer config.json is not one of Hugging Face's, and
 # Beginnings of texts that are often saved instead of a checkpoint, with a description of each.
 TEXTS = (
     (rb"version https://git-lfs", "a Git LFS pointer, not the file itself: run `git lfs pull`"),
-    (rb"<(!doctype|html|head|body)", "a web page (HTML): download the file itself"),
+    (rb"<(!--|!doctype|html|head|body)", "a web page (HTML): download the file itself"),
     (rb"<\?xml|<error", "an XML document, probably a server's error message: download it again"),
     (rb'\{\s*"', "a JSON document, probably a server's error message: download it again"),
 )

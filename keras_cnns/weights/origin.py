@@ -3,6 +3,7 @@ variable.
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -68,10 +69,11 @@ class Origin:
         return stem.shape[self.channels_axis] if stem is not None and stem.ndim == 4 else None
 
     def without_synonyms(self, tensors: Tensors) -> Tensors:
-        """Return the tensors by their usual names, unless another tensor has that name."""
+        """Return the tensors by their usual names, unless another tensor has or gets that name."""
         usual = {name: re.sub(*self.synonym, name) for name in tensors}
+        taken = Counter(usual.values())
         return {
-            name if usual[name] in tensors else usual[name]: each for name, each in tensors.items()
+            usual[name] if taken[usual[name]] == 1 else name: each for name, each in tensors.items()
         }
 
 

@@ -104,6 +104,8 @@ HEADS = (
     r"((cls_)?head\.)?fc\.(\d+\..*|weight|bias)"
     r"|proj(ector|ection(_head)?)?\..*|predictor\..*"
 )
+# MMPretrain's classifier, and one that is the only layer with weights in a Sequential.
+CLASSIFIER = (r"^(head\.)?fc\.(\d+\.)?(?=(weight|bias)$)", "fc.")
 COUNTER = r".*\.num_batches_tracked"  # read only in training, by torch
 ORIGINS = (
     Origin(
@@ -112,6 +114,7 @@ ORIGINS = (
         layouts=("googlenet_tv",),
         source=lambda place: source_by(GOOGLENET, place),
         heads=HEADS + r"|aux[12]\..*",
+        synonym=CLASSIFIER,
         stem="conv1.conv.weight",
         channels_axis=1,
         classifier="fc.bias",
@@ -143,7 +146,7 @@ ORIGINS = (
         block=r"layer(?P<stage>\d+)\.(?P<block>\d+)\.",
         first_block=(1, 0),
         ignored=COUNTER,
-        synonym=(r"^head\.fc\.(?=(weight|bias)$)", "fc."),  # MMPretrain's classifier
+        synonym=CLASSIFIER,
         differences=differences,
     ),
 )

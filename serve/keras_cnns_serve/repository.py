@@ -183,7 +183,14 @@ def _read_labels(path: Path) -> tuple[str, ...]:
         raise VersionRefusedError(f"{path.name} cannot be read: {error}") from error
     # Not splitlines(): it also splits at characters that may be part of a label.
     labels = tuple(text.removesuffix("\n").split("\n"))
+    lines: dict[str, int] = {}
     for line, label in enumerate(labels, 1):
         if not label.strip():
             raise VersionRefusedError(f"{path.name}: line {line} is blank")
+        first = lines.setdefault(label, line)
+        if first != line:
+            raise VersionRefusedError(
+                f"{path.name}: line {line} repeats the label {label!r} of line {first}; each "
+                "class needs its own"
+            )
     return labels

@@ -70,6 +70,7 @@ def test_preprocessing_that_would_not_fit_is_refused(change: dict[str, Any], mes
         (["a", "b\u2028c", "d"], "label 1"),  # str.splitlines() would cut it
         ([" a", "b", "c"], "label 0 is ' a'"),
         (["a", "b", 3], "label 2 is 3"),
+        (["a", "b", "a"], "labels 0 and 2 are both 'a'; each class needs its own"),
     ],
 )
 def test_labels_that_a_reader_would_miscount_are_refused(labels: Any, message: str) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from keras_cnns_export import ExportError, cli, export
+from keras_cnns_export import ExportError, cli, export, exporter
 from keras_cnns_export.formats import FORMATS
 
 
@@ -50,6 +50,35 @@ def test_the_error_of_a_format_names_it_and_how_to_leave_it_out(
     assert text.startswith(f"{reason}{advice}")
     assert (text == reason) == (left is None)
     assert isinstance(caught.value.__cause__, KeyError)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_format_that_fails_while_it_is_timed_is_named(
+    tmp_path: Path, net: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = FORMATS["onnx"]
+
+    def load(version: Path) -> Any:
+        predict = good.load(version)
+        return lambda images: fails() if (images == 127).all() else predict(images)
+
+    monkeypatch.setitem(FORMATS, "onnx", dataclasses.replace(good, load=load))
+    message = r"^onnx: KeyError: .*; leave it out with --formats openvino"
+    with pytest.raises(ExportError, match=message):
+        export(net, tmp_path / "tiny", formats=("onnx", "openvino"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_error_of_the_pixels_is_the_saved_models(
+    tmp_path: Path, net: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporter, "MIN_WITHIN_ONE_LEVEL", 1.01)
+    message = (
+        "^saved_model: TensorFlow and Pillow read encoded images differently: .*%"
+        " of the pixels agree to one level, .*; leave it out with --formats onnx"
+    )
+    with pytest.raises(ExportError, match=message):
+        export(net, tmp_path / "tiny", formats=("saved_model", "onnx"))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,4 +1,6 @@
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ from keras import layers
 
 from keras_cnns_export import ExportError
 from keras_cnns_export.contract import TensorSpec
-from keras_cnns_export.graph import serving_graph
+from keras_cnns_export.graph import _library, _without_xla, serving_graph
 
 
 def heads(**units: int) -> Callable[[Any], dict[str, Any]]:
@@ -147,3 +149,57 @@ def test_functions_that_xla_must_compile_are_inlined_and_saved_ones_refused(
     loaded = tf.saved_model.load(str(tmp_path))
     with pytest.raises(ExportError, match=r"loaded function that XLA must compile .jit_compile="):
         serving_graph(with_layer(Compiled(loaded.double)))
+
+
+def test_a_loaded_function_that_xla_need_not_compile_is_exported(
+    split: Any, tmp_path: Path
+) -> None:
+    module = tf.Module()
+    module.double = doubling(jit_compile=False)
+    tf.saved_model.save(module, str(tmp_path))
+    model = with_layer(Compiled(tf.saved_model.load(str(tmp_path)).double))
+    expected = model.predict(split[0].astype("float32"), verbose=0)
+    given = serving_graph(model).function(split[0])["probabilities"]
+    np.testing.assert_allclose(given, expected, atol=1e-6)
+
+
+@tf.function
+def brightened(x: Any) -> Any:
+    if tf.reduce_mean(x) < 0:
+        x = -x
+    return x
+
+
+def test_autograph_is_exported_alone_and_refused_beside_a_function_of_xla(split: Any) -> None:
+    model = with_layer(Compiled(brightened))
+    expected = model.predict(split[0].astype("float32"), verbose=0)
+    given = serving_graph(model).function(split[0])["probabilities"]
+    np.testing.assert_allclose(given, expected, atol=1e-6)
+
+    grouped = layers.Conv2D(6, 3, groups=3)
+    branch = Compiled(brightened)
+    with pytest.raises(ExportError, match=r"XLA must compile .*an `if`, .* on a tensor") as caught:
+        serving_graph(with_layer(lambda x: branch(grouped(x))))
+    assert isinstance(caught.value.__cause__, tf.errors.OperatorNotAllowedInGraphError)
+    assert not tf.config.functions_run_eagerly()
+
+
+def test_two_threads_do_not_trace_at_once() -> None:
+    inside: list[Any] = []
+    others: list[int] = []
+
+    def trace(double: Any) -> Any:
+        def call(x: Any) -> Any:
+            others.append(len(inside))
+            inside.append(double)
+            time.sleep(0.05)  # the other thread would come in
+            inside.remove(double)
+            return double(x)
+
+        return _without_xla(call, [tf.TensorSpec([None, 12, 10, 3])])
+
+    with ThreadPoolExecutor(2) as threads:
+        traced = list(threads.map(trace, [doubling(jit_compile=True) for _ in range(2)]))
+    assert others == [0] * 4  # each is traced as it is, and inlined
+    assert not tf.config.functions_run_eagerly()
+    assert not any(_library(function) for function in traced)

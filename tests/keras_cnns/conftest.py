@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tensorflow as tf
 
 from keras_cnns.data import Split
 from keras_cnns.recipes import Recipe, load_recipe
@@ -36,6 +37,31 @@ def count_decoded(patch: pytest.MonkeyPatch) -> list[int]:
     return counts
 
 
+def record_autotuning(patch: pytest.MonkeyPatch) -> list[bool | None]:
+    """Return a list to which each dataset that is iterated over appends its option autotune."""
+    enabled: list[bool | None] = []
+    iterate = tf.data.Dataset.__iter__
+
+    def recorded(self: tf.data.Dataset) -> Any:
+        enabled.append(self.options().autotune.enabled)
+        return iterate(self)
+
+    patch.setattr(tf.data.Dataset, "__iter__", recorded)
+    return enabled
+
+
+@pytest.fixture
+def autotuning(monkeypatch: pytest.MonkeyPatch) -> list[bool | None]:
+    """The option autotune.enabled of each dataset that the test has iterated over, in order."""
+    return record_autotuning(monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def autotuning_in_training() -> list[bool | None]:
+    """The same of the training of `trained`, which fills it."""
+    return []
+
+
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The number of images of each split that the test has decoded, in order."""
@@ -44,12 +70,16 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @pytest.fixture(scope="session")
 def trained(
-    tmp_path_factory: pytest.TempPathFactory, quick_recipe: Recipe
+    tmp_path_factory: pytest.TempPathFactory,
+    quick_recipe: Recipe,
+    autotuning_in_training: list[bool | None],
 ) -> tuple[Run, list[int]]:
     """A run, and the number of images of each split that its training decoded."""
     with pytest.MonkeyPatch.context() as patch:
-        counts = count_decoded(patch)
-        return train(quick_recipe, tmp_path_factory.mktemp("runs") / "quick"), counts
+        counts, enabled = count_decoded(patch), record_autotuning(patch)
+        run = train(quick_recipe, tmp_path_factory.mktemp("runs") / "quick")
+        autotuning_in_training += enabled
+        return run, counts
 
 
 @pytest.fixture(scope="session")

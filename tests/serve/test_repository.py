@@ -122,6 +122,11 @@ def test_a_spoilt_version_is_refused_by_name_and_the_others_are_served(
         ("".join(f"{label}\r\n" for label in LABELS).encode("utf-8-sig"), ""),
         ("\n".join(LABELS).encode("utf-16"), "labels.txt cannot be read: it is in UTF-16; save it"),
         ("\n".join(["", *LABELS[1:]]).encode(), "labels.txt: line 1 is blank"),
+        (
+            "\n".join([*LABELS[:-1], LABELS[0]]).encode(),
+            f"labels.txt: line {len(LABELS)} repeats the label {LABELS[0]!r} of line 1; each class "
+            "needs its own",
+        ),
     ],
 )
 def test_labels_may_come_from_any_editor(tmp_path: Path, content: bytes, problem: str) -> None:

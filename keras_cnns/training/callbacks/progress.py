@@ -123,10 +123,10 @@ def describe(logs: dict[str, Any]) -> str:
         if name in ("loss", "val_loss") or not (name.endswith("_loss") or "/" in name)
     }
     return ", ".join(
-        f"{name} {value:.2%}"
+        f"{name} {shown[name]:.2%}"
         if name.endswith("accuracy")
-        else f"{name.replace(LOSS_SUM, LOSS_SUM.replace('_', ' '))} {value:.4g}"
-        for name, value in shown.items()
+        else f"{name.replace(LOSS_SUM, LOSS_SUM.replace('_', ' '))} {shown[name]:.4g}"
+        for name in sorted(shown, key=lambda name: LOSS_SUM in name)  # the main output's first
     )
 
 

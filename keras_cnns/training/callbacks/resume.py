@@ -48,6 +48,8 @@ class Resume(keras.callbacks.Callback):
     values, such as another `patience` of `EarlyStopping`. State is captured and restored in
     `on_train_batch_begin`, after the callbacks listed earlier have run theirs.
 
+    The optimizer's learning rate is state too.
+
     The model may have been built again with other automatic layer names (`dense_3` for `dense`),
     as in a loop over folds or a notebook cell: layers then match by structure.
 
@@ -123,12 +125,16 @@ class Resume(keras.callbacks.Callback):
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Create the model's variables, and assign the saved values."""
         per_execution = self.model.steps_per_execution
-        if self.steps_per_epoch % per_execution:
+        if not isinstance(per_execution, int) or self.steps_per_epoch % per_execution:
             raise ValueError(
                 f"steps_per_epoch is {self.steps_per_epoch}; Resume needs a multiple of the "
-                f"model's steps_per_execution, {per_execution}"
+                f"model's steps_per_execution, which is {per_execution!r}"
             )
         self._initial = [plain_attributes(callback) for callback in self.callbacks]
+        if self.snapshot:  # what was state stays state, even if the callback was used before
+            for attributes, entry in zip(self._initial, self.snapshot.callbacks, strict=False):
+                for name in entry["state"]:
+                    attributes.pop(name, None)
         build(self.model, next(iter(self.batches(self.step))))
         self._is_ready, self._began = False, time.monotonic()
         if self.snapshot:

@@ -98,7 +98,11 @@ class StopOnDivergence(keras.callbacks.Callback):
             cause = f"the first layer whose output is not finite is {layer.name} ({kind})"
         epoch, position = divmod(step, resume.steps_per_epoch)
         saved = max(resume.saved, default=None)
-        kept = "no checkpoint was written" if saved is None else f"kept is that of step {saved}"
+        kept = (
+            "no checkpoint was written"
+            if saved is None
+            else f"the checkpoint of step {saved} is kept"
+        )
         return (
             f"step {step + 1} (epoch {epoch + 1}, step {position + 1} of "
             f"{resume.steps_per_epoch}), with the learning rate {learning_rate:.4g}; {cause}; "

@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 
-from keras_cnns.data import Split, load_split, open_split
+from keras_cnns.data import Split, by_content, load_split, open_split, tfds_samples
 from keras_cnns.data.autotuning import without_autotuning
-from keras_cnns.data.samples import Stream
+from keras_cnns.data.samples import Samples, Stream
 from keras_cnns.recipes import AugmentationConfig, load_recipe
+from keras_cnns.training import Run
 from keras_cnns.training.compiling import build_model, for_outputs
+from keras_cnns_export.samples import first, shuffled_split
 
 ROOT = Path(__file__).parents[3]
 PACKAGES = (ROOT / "keras_cnns", ROOT / "export" / "keras_cnns_export")
@@ -76,3 +78,26 @@ def test_nothing_leaves_its_parallelism_to_autotuning() -> None:
     files = [file for folder in (*PACKAGES, ROOT / "benchmarks") for file in folder.rglob("*.py")]
     assert len(files) > 50
     assert [file for file in files if "AUTOTUNE" in file.read_text("utf-8")] == []
+
+
+def test_no_dataset_of_a_training_is_autotuned(
+    finished_run: Run, autotuning_in_training: list[bool | None]
+) -> None:
+    # Three splits are decoded, and the batches of the training and of its validations are read.
+    assert len(autotuning_in_training) > 3
+    assert set(autotuning_in_training) == {False}
+
+
+def test_no_dataset_of_an_exports_samples_is_autotuned(autotuning: list[bool | None]) -> None:
+    first(shuffled_split(DIGITS, "train[:20]"), 8)
+    assert autotuning
+    assert set(autotuning) == {False}
+
+
+def test_no_dataset_of_a_split_by_content_is_autotuned(
+    monkeypatch: pytest.MonkeyPatch, autotuning: list[bool | None]
+) -> None:
+    samples = Samples(4, lambda index: (tf.zeros((2, 2, 1), tf.uint8), index))
+    monkeypatch.setattr(tfds_samples, "open_samples", lambda *_: samples)
+    by_content._split_training.__wrapped__("four")
+    assert autotuning == [False]

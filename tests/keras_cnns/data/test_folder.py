@@ -252,7 +252,8 @@ def test_check_finds_copies_across_split_folders(photos: Path, tmp_path: Path) -
     shutil.copy(photos / "cat" / "000.png", tmp_path / "test" / "cat" / "leak.png")
     found = {each.title: each.lines for each in check_folder(tmp_path).findings if each.lines}
     assert found == {
-        "the same image in different splits": ("test/cat/leak.png = train/cat/000.png",)
+        "the same image in different splits": ("test/cat/leak.png = train/cat/000.png",),
+        "classes without an image in a split": ("dog: none in test", "owl: none in test"),
     }
     config = config_of(tmp_path)
     with pytest.raises(FolderError, match="the same image in different splits"):

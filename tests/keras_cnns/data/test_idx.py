@@ -4,6 +4,7 @@ import gzip
 import struct
 import tracemalloc
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ def test_the_four_files_are_read_by_their_names(
 def test_of_several_sets_the_path_names_one(tmp_path: Path) -> None:
     for name in ("emnist-letters", "emnist-digits"):
         write_set(tmp_path, name + "-{split}-{kind}-idx{dimensions}-ubyte.gz", "test")
-    with pytest.raises(ValueError, match=r"must have one idx file .* there is emnist-digits-"):
+    with pytest.raises(ValueError, match=r"must have one idx file .* found: emnist-digits-"):
         idx.find_files(tmp_path)
     assert len(idx.read_set(str(tmp_path / "emnist-letters")).names) == 3
 
@@ -115,6 +116,20 @@ def test_idx_and_tfds_have_the_same_images_in_the_same_splits(tmp_path: Path) ->
         assert len(from_idx) == len(from_tfds)
 
 
+def test_a_combination_that_includes_the_validation_images_is_refused(tmp_path: Path) -> None:
+    tfds.core.add_data_dir(str(tmp_path))
+    TinyFashion(data_dir=tmp_path).download_and_prepare()
+    config = replace(config_of(tmp_path, "tiny_fashion"), train_split="train+test")
+    with pytest.raises(ValueError, match=r"'train\+test' includes training images that are in the"):
+        open_split(config, config.train_split, batch_size=8)
+
+
+def test_only_the_folders_own_name_chooses_the_names_of_classes(tmp_path: Path) -> None:
+    (tmp_path / "fashion").mkdir()
+    path = write_set(tmp_path / "fashion" / "digits")
+    assert idx.read_set(str(path)).names == ("0", "1", "2")
+
+
 def damage(path: Path, what: str) -> None:
     """Replace the training images by something else."""
     header = struct.pack(">4I", 0x0803, 200, 6, 5)
@@ -131,9 +146,12 @@ def damage(path: Path, what: str) -> None:
         "a bomb within its sizes": struct.pack(">4I", 0x0803, 2**31 - 1, 28, 28) + bytes(10**8),
     }
     content = gzip.compress(contents.get(what, contents["too many bytes"]), 1)
-    path.write_bytes(
-        {"no gzip": encoded(IMAGES["train"]), "gzip cut short": content[:-30]}.get(what, content)
-    )
+    files = {
+        "no gzip": encoded(IMAGES["train"]),
+        "gzip cut short": content[:-30],
+        "gzip overwritten": content[:10] + b"\xff" * 10 + content[20:],
+    }
+    path.write_bytes(files.get(what, content))
 
 
 @pytest.mark.parametrize(
@@ -144,13 +162,14 @@ def damage(path: Path, what: str) -> None:
         ("fewer images than labels", "has 199 images, and .* 200 labels"),
         ("a header cut short", "is cut short or empty"),
         ("no images", "is cut short or empty"),
-        ("too few bytes", "must have 6,000 bytes .* it has 5,999"),
-        ("too many bytes", "must have 6,000 bytes .* it has more"),
+        ("too few bytes", "which are 6,000 bytes; it holds 5,999"),
+        ("too many bytes", "which are 6,000 bytes; it holds more"),
         ("sizes of 2^31", "more than a file of .* can hold"),
-        ("a gzip bomb", "it has more"),
+        ("a gzip bomb", "it holds more"),
         ("a bomb within its sizes", "or than the limit, 1,073,741,824"),
         ("no gzip", "cannot be read: Not a gzipped file"),
         ("gzip cut short", "cannot be read: Compressed file ended"),
+        ("gzip overwritten", "cannot be read: Error -3 while decompressing"),
     ],
 )
 def test_damaged_files_are_refused_by_name_without_much_memory(
@@ -172,7 +191,7 @@ def test_damaged_files_are_refused_by_name_without_much_memory(
 def test_a_missing_file_and_folder_are_named(tmp_path: Path) -> None:
     folder = write_set(tmp_path / "set")
     (folder / "t10k-labels-idx1-ubyte.gz").unlink()
-    message = r"one idx file of the test labels, such as t10k-labels-idx1-ubyte\.gz; there is none"
+    message = r"one idx file of the test labels, such as t10k-labels-idx1-ubyte\.gz; found: none"
     with pytest.raises(ValueError, match=message):
         idx.read_set(str(folder))
     with pytest.raises(ValueError, match=r"there is no folder .*absent"):

@@ -221,6 +221,24 @@ def test_a_state_from_before_the_first_step_resets_the_optimizer(tmp_path: Path)
     assert not any(np.any(v.numpy()) for v in model.optimizer.velocities)
 
 
+def test_only_what_differs_is_named_after_a_model_was_built_again() -> None:
+    stores: list[dict[str, Any]] = [{}, {}]
+    options: tuple[dict[str, Any], ...] = (
+        {"learning_rate_in_velocity": True},
+        {"learning_rate_in_velocity": True, "momentum_correction": True},
+    )
+    optimizers = []
+    for store, each in zip(stores, options, strict=True):
+        model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2), keras.layers.Dense(2)])
+        optimizers.append(Momentum(0.01, **each))
+        optimizers[-1].build(model.trainable_variables)
+        optimizers[-1].save_own_variables(store)
+        optimizers[-1].iterations.assign(3)
+    stores[0]["iteration"] = np.array(3)
+    with pytest.raises(ValueError, match=r"fit \(missing: previous_learning_rate\);"):
+        optimizers[1].load_own_variables(stores[0], strict=True)
+
+
 def test_weights_without_an_optimizer_are_loaded(tmp_path: Path) -> None:
     make_model().save_weights(tmp_path / "model.weights.h5")
     model = trained(Momentum(0.01))
@@ -279,6 +297,7 @@ def test_backup_and_restore_continues_a_model_that_was_built_again(tmp_path: Pat
         ),
         (["conv2d", "conv2d_1"], ["conv2d_1", "dense"], ["conv2d_1", None]),
         (["block_2", "block_7"], ["block_1", "block_2"], [None, "block_2"]),  # another network
+        (["dense", "dense_5"], ["dense", "dense_1"], ["dense", "dense_5"]),  # a head built again
     ],
 )
 def test_which_saved_path_is_taken(

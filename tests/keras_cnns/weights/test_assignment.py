@@ -307,6 +307,14 @@ def test_the_classifier_of_mmpretrain_is_loaded(
         np.testing.assert_array_equal(model.get_layer("logits").kernel, resnet18["fc.weight"].T)
 
 
+def test_the_only_layer_of_a_sequential_classifier_is_loaded(resnet18: dict[str, Array]) -> None:
+    """As in `model.fc = Sequential(Dropout(), Linear(...))`."""
+    tensors = {re.sub(r"^fc\.", "fc.1.", name): each for name, each in resnet18.items()}
+    model = build("resnet18", input_shape=SHAPE, classes=10)
+    assert load_tensors(model, tensors, "FILE").new_heads == ()
+    np.testing.assert_array_equal(model.get_layer("logits").kernel, resnet18["fc.weight"].T)
+
+
 def test_of_two_classifiers_that_of_the_usual_name_is_loaded(resnet18: dict[str, Array]) -> None:
     head = {"head.fc.weight": np.zeros((3, 512), "float32"), "head.fc.bias": np.zeros(3, "float32")}
     model = build("resnet18", input_shape=SHAPE, classes=10)

@@ -67,7 +67,7 @@ def test_an_epoch_that_is_gone_on_with_counts_from_its_beginning(
         (
             {"aux1_loss": 3.0, "loss": 2.4, "main_accuracy": 0.5, "main_loss": 1.5}
             | {"val_aux1_loss": 3.0, "val_loss": 2.9, "val_main_loss": 2.0},
-            "loss sum 2.4, accuracy 50.00%, loss 1.5, val_loss sum 2.9, val_loss 2",
+            "accuracy 50.00%, loss 1.5, val_loss 2, loss sum 2.4, val_loss sum 2.9",
         ),
         ({"loss": 1.0, "gradient_norm/conv1": 1e-3}, "loss 1"),
     ],

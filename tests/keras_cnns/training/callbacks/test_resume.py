@@ -232,6 +232,11 @@ def test_settings_are_those_of_the_new_callback(fit: Fit, tmp_path: Path) -> Non
     assert (reduce.patience, reduce.factor) == (20, 0.5)
     assert (count.limit, count.steps) == (20, 36)
     assert log.read_text().count("epoch") == 1  # one header
+    assert early.best is not None
+    fit(*new, epochs=5)  # the same objects again, as in a notebook cell
+    again = callbacks(20)
+    fit(*again, epochs=6)
+    assert (again[0].best, again[0].wait, again[2].steps) == (early.best, 6, 54)
 
 
 @pytest.mark.parametrize("optimizer", [Momentum, keras.optimizers.Adam])
@@ -302,5 +307,5 @@ def test_epochs_of_parts_of_executions_are_refused(tmp_path: Path) -> None:
     model = survivor.make_model()
     model.steps_per_execution = 7
     resume = Resume(tmp_path, batches, steps_per_epoch=10)
-    with pytest.raises(ValueError, match="a multiple of the model's steps_per_execution, 7"):
+    with pytest.raises(ValueError, match="of the model's steps_per_execution, which is 7"):
         model.fit(batches(0), steps_per_epoch=10, callbacks=[resume], shuffle=False, verbose=0)

@@ -102,7 +102,7 @@ def test_the_cause_of_a_nan_is_named(
     assert f"at step {step} (epoch {1 + (step - 1) // steps}, step" in message
     assert f"with the learning rate {rate:.4g}" in message
     assert cause in message
-    assert f"kept is that of step {kept}" in message
+    assert f"the checkpoint of step {kept} is kept" in message
     assert list_checkpoints(tmp_path)[0].name == f"step-{kept:08d}.checkpoint"
     assert all(np.isfinite(each).all() for each in model.get_weights())
 
