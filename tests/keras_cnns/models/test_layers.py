@@ -224,3 +224,10 @@ def test_a_fast_convolution_has_a_second_derivative_and_low_rank_updates() -> No
     np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-3)
     layers_[0].enable_lora(1)
     np.testing.assert_allclose(layers_[0](x, training=True), layers_[1](x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [0, 4, -1])
+def test_a_window_without_a_middle_channel_is_refused(size: int) -> None:
+    """TensorFlow and the other backends would take different neighbours."""
+    with pytest.raises(ValueError, match=f"size is {size}; it must be an odd number of channels"):
+        layers.LocalResponseNormalization(size)

@@ -1,6 +1,7 @@
 """The registry, and what every net of it promises."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 
 from keras_cnns.models import build
-from keras_cnns.models.resnet import ARCHITECTURES
+from keras_cnns.models.googlenet import googlenet
+from keras_cnns.models.resnet import ARCHITECTURES, resnet
 
 IMAGENET = {"input_shape": (224, 224, 3), "classes": 1000}
 SMALL = {"input_shape": (32, 32, 3), "classes": 10}
@@ -167,3 +169,21 @@ def test_wrong_arguments_say_what_is_right(
     with pytest.raises(ValueError) as error:  # noqa: PT011 - the message is what is tested
         build(name, **options)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("family", "name", "message"),
+    [
+        (resnet, "resnet19", "there is no ResNet 'resnet19'; did you mean 'resnet1"),
+        (
+            googlenet,
+            "googlenet_v9",
+            "there is no GoogLeNet 'googlenet_v9'; did you mean",
+        ),
+    ],
+)
+def test_an_unknown_row_of_a_family_is_named_with_the_nearest(
+    family: Callable[[str], keras.Model], name: str, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        family(name)
