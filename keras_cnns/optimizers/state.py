@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from keras import ops
+import numpy as np
 
 SEPARATOR = "|"  # in place of the path's "/", which HDF5 would take for a group
 LISTED = 8  # differences in a message
@@ -52,7 +52,7 @@ def load_state(
         for name, value in values.items():
             state[name].assign(value)
         for variable in slots.values():
-            variable.assign(ops.zeros_like(variable))
+            variable.assign(np.zeros(variable.shape))
         return
     reason = "it is not built yet; call optimizer.build(model.trainable_variables) before loading"
     if is_built:

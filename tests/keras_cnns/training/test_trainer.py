@@ -238,7 +238,7 @@ def test_a_rate_far_too_high_is_named_with_the_layer(quick_recipe: Recipe, tmp_p
     message = str(error.value)
     assert "at step 2 (epoch 1, step 2 of 3), with the learning rate 1e+30" in message
     assert "the first layer whose output is not finite is stage1_block1_conv1 (Conv2D)" in message
-    assert "kept is that of step 0" in message
+    assert "the checkpoint of step 0 is kept" in message
 
 
 def test_a_directory_that_is_no_run_says_what_is_missing(tmp_path: Path) -> None:
