@@ -111,6 +111,7 @@ class Resume(keras.callbacks.Callback):
         self._is_ready = False
         self._due = 0.0  # on the monotonic clock
         self._last_save = self.step  # the step of the last attempt
+        self._initial: list[dict[str, Any]] = []  # attributes of the callbacks as training begins
 
     @property
     def training_seconds(self) -> float:
