@@ -1,8 +1,10 @@
 """Evaluate, save and end with averaged weights, and with matching batch-norm statistics."""
 
+import math
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_cnns.training.callbacks.probe import compiled
@@ -39,20 +41,22 @@ class AverageWeights(keras.callbacks.Callback):
     def __init__(self) -> None:
         super().__init__()
         self.has_trained = False
-        self.averages: list[Any] = []  # of the statistics; tensors
+        self.averages: Any = None  # of all statistics, in one tensor
         self.training_values: list[tuple[Any, Any]] = []  # while the averages replace them
 
     def get_state(self) -> dict[str, Any]:
         """Return the averages of the statistics; the optimizer saves those of the weights."""
         return {
             "has_trained": self.has_trained,
-            "averages": [ops.convert_to_numpy(each) for each in self.averages],
+            "averages": self._separate_averages(),
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Continue from a state that `get_state` returned."""
         self.has_trained = state["has_trained"]
-        self.averages = [ops.convert_to_tensor(each) for each in state["averages"]]
+        if state["averages"]:
+            flat = np.concatenate([np.ravel(each) for each in state["averages"]])
+            self.averages = ops.convert_to_tensor(flat)
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Find the statistics."""
@@ -64,13 +68,12 @@ class AverageWeights(keras.callbacks.Callback):
             for variable in self.model.non_trainable_variables
             if variable.name in ("moving_mean", "moving_variance")
         ]
-        self.has_trained, self.averages, self.training_values = False, [], []
+        self.has_trained, self.averages, self.training_values = False, None, []
         decay = self.optimizer.ema_momentum
+        # Compiled, and on one tensor: a call for each statistic would take longer than the sums.
+        self._flatten = compiled(flatten)
         self._average = compiled(
-            lambda averages, values: [
-                decay * average + (1 - decay) * value
-                for average, value in zip(averages, values, strict=True)
-            ]
+            lambda averages, values: decay * averages + (1 - decay) * flatten(values)
         )
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
@@ -82,11 +85,11 @@ class AverageWeights(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Average the statistics."""
         fetch_variables(self.model)
-        values = [ops.convert_to_tensor(variable) for variable in self.statistics]
-        if self.has_trained:
+        values = [variable.value for variable in self.statistics]
+        if self.averages is not None:
             self.averages = self._average(self.averages, values)
-        else:
-            self.averages = [ops.copy(value) for value in values]
+        elif values:
+            self.averages = self._flatten(values)
         self.has_trained = True
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
@@ -110,8 +113,24 @@ class AverageWeights(keras.callbacks.Callback):
         for weight, average in zip(weights, averages, strict=True):
             if average is not None:
                 weight.assign(ops.convert_to_numpy(average))
-        for variable, value in zip(self.statistics, self.averages, strict=True):
-            variable.assign(ops.convert_to_numpy(value))
+        for variable, value in zip(self.statistics, self._separate_averages(), strict=True):
+            variable.assign(value)
+
+    def _separate_averages(self) -> list[np.ndarray]:
+        """Return the average of each statistic; none before the first step, or without any."""
+        if self.averages is None:
+            return []
+        ends = np.cumsum([math.prod(variable.shape) for variable in self.statistics])
+        parts = np.split(ops.convert_to_numpy(self.averages), ends[:-1])
+        return [
+            part.reshape(variable.shape)
+            for part, variable in zip(parts, self.statistics, strict=True)
+        ]
+
+
+def flatten(values: list[Any]) -> Any:
+    """Return the numbers of tensors or variables as one tensor [D]."""
+    return ops.concatenate([ops.reshape(value, (-1,)) for value in values])
 
 
 def copies(variables: list[Any]) -> list[tuple[Any, Any]]:

@@ -89,3 +89,13 @@ def test_training_is_not_disturbed() -> None:
 def test_it_needs_averages() -> None:
     with pytest.raises(ValueError, match="use_ema=True"):
         fit(make_model(Momentum()), AverageWeights())
+
+
+def test_a_model_without_statistics_is_averaged_too() -> None:
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+    model.compile(Momentum(0.05, use_ema=True, ema_momentum=DECAY), loss="mse")
+    average = AverageWeights()
+    fit(model, average)
+    state = average.get_state()
+    assert state["averages"] == []
+    average.set_state(state)
