@@ -101,7 +101,8 @@ def match_names(needed: Sequence[str], saved: Sequence[str]) -> dict[str, str]:
 
 def _match_slot(needed: Sequence[str], saved: Sequence[str]) -> dict[str, str]:
     """Match the names of one slot."""
-    source = {name: name for name in needed if name in saved}
+    known = set(saved)  # a deep network has thousands of them
+    source = {name: name for name in needed if name in known}
     free = [other for other in saved if other not in source]
     near = {name: _nearest(name, free) for name in needed if name not in source}
     claims = list(near.values())
