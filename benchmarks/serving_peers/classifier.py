@@ -11,8 +11,8 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from keras_cnns_serve.images import read_image
-from keras_cnns_serve.manifest import read_manifest
+from keras_cnns_serve.images.decoding import read_image
+from keras_cnns_serve.repository.manifest import read_manifest
 
 
 class Classifier:

@@ -27,8 +27,8 @@ from payloads import (
 )
 from PIL import Image
 
-from keras_cnns_serve.images import read_image
-from keras_cnns_serve.manifest import read_manifest
+from keras_cnns_serve.images.decoding import read_image
+from keras_cnns_serve.repository.manifest import read_manifest
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

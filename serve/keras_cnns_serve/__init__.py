@@ -1,1 +1,14 @@
-"""A small inference server for image classifiers: a model repository in, labels over HTTP out."""
+"""A small inference server for image classifiers: a model repository in, labels out."""
+
+from importlib import import_module
+from typing import Any
+
+_MODULES = {"Server": "compose", "ServerOptions": "options", "Target": "core.dataplane"}
+__all__ = ["Server", "ServerOptions", "Target"]
+
+
+def __getattr__(name: str) -> Any:
+    """Load what is public when it is used, so that the command's help stays quick."""
+    if name in _MODULES:
+        return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,13 +1,14 @@
-"""The options of the command line."""
+"""The options of the server, in Python and on the command line."""
 
 import argparse
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn
 
-from .policy import VersionPolicy, parse_policy
+from keras_cnns_serve.repository.policy import Latest, VersionPolicy, parse_policy
 
 EPILOG = """\
 MODELS is a directory of models (models/digits/1/model.json), or of one model (models/digits).
@@ -18,10 +19,47 @@ example:
 """
 ENGINES = ("auto", "onnxruntime", "openvino", "tensorflow")
 PRECISIONS = ("auto", "float32", "bfloat16", "int8")
+OFF = "off"
 
 
 class UsageError(Exception):
-    """The arguments are wrong."""
+    """The options are wrong."""
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """What a server serves, where and within which limits.
+
+    Raises:
+        UsageError: not exactly one of `models` and `model_config_file` is given.
+    """
+
+    models: Path | None = None  # the directory of the exported models
+    model_config_file: Path | None = None  # TensorFlow Serving's model_config_list, or TOML
+    host: str = "127.0.0.1"  # address to listen on; 0.0.0.0 for all
+    port: int = 8501  # TCP port of HTTP; 0 picks a free one
+    grpc_port: int | str | None = None  # None: 8500, or 0 beside port 0; "off": no gRPC
+    admin: bool = False  # whether clients may load, unload and configure models
+    versions: VersionPolicy = Latest()  # noqa: RUF009 - it is frozen; of the models in `models`
+    poll: float = 1.0  # seconds between two looks for new versions; 0: never
+    engine: str = "auto"  # one of ENGINES
+    precision: str = "auto"  # one of PRECISIONS
+    threads: int | None = None  # for one prediction; None: measured when a model is loaded
+    max_batch: int = 16  # images that are run together
+    max_batch_delay: float = 0.0  # milliseconds that a batch waits to be filled
+    max_queue: int = 1024  # requests that wait for one model
+    timeout: float = 30.0  # seconds that a request may take
+    grace: float = 5  # seconds for requests in flight when the server stops
+    max_body_bytes: int = 32 * 2**20  # of a request
+    max_pixels: int = 50_000_000  # of an image, width times height
+    access_log: bool = False  # a line for every answer, to the logger keras_cnns_serve.access
+    opentelemetry: bool = False  # a span for every request
+
+    def __post_init__(self) -> None:
+        if self.models and self.model_config_file:
+            raise UsageError("give either MODELS or --model-config-file, not both")
+        if not (self.models or self.model_config_file):
+            raise UsageError("the following arguments are required: MODELS, or --model-config-file")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -55,7 +93,7 @@ def _number(low: float, high: float) -> Callable[[str], float]:
 
 
 def _port_or_off(text: str) -> int | str:
-    return text if text == "off" else _integer(0, 65535)(text)
+    return text if text == OFF else _integer(0, 65535)(text)
 
 
 def _policy(text: str) -> VersionPolicy:
@@ -76,12 +114,10 @@ ALIASES = {
 OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
     "where": {
         "--host": {
-            "default": "127.0.0.1",
             "help": "address to listen on; 0.0.0.0 for all (%(default)s)",
         },
         "--port": {
             "type": _integer(0, 65535),
-            "default": 8501,
             "help": "TCP port of HTTP; 0 picks a free one (%(default)s)",
         },
         "--grpc-port": {
@@ -103,23 +139,20 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
         },
         "--versions": {
             "type": _policy,
-            "default": "latest:1",
-            "help": "which versions of each model in MODELS: latest:2, all or 3,4 (%(default)s)",
+            "help": "which versions of each model in MODELS: latest:2, all or 3,4 (latest:1)",
         },
         "--poll": {
             "metavar": "SECONDS",
             "type": _number(0, 86400),
-            "default": 1.0,
             "help": "look for new versions this often; 0 never (%(default)s)",
         },
     },
     "how": {
         "--engine": {
             "choices": ENGINES,
-            "default": "auto",
             "help": "what runs the graph; auto is the fastest that model.json shows proven",
         },
-        "--precision": {"choices": PRECISIONS, "default": "auto", "help": "of the graph"},
+        "--precision": {"choices": PRECISIONS, "help": "of the graph"},
         "--threads": {
             "type": _integer(1, 1024),
             "help": "threads for one prediction (measured when a model is loaded)",
@@ -127,13 +160,11 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
         "--max-batch": {
             "metavar": "IMAGES",
             "type": _integer(1, 1024),
-            "default": 16,
             "help": "the most images that are run together (%(default)s)",
         },
         "--max-batch-delay": {
             "metavar": "MS",
             "type": _number(0, 60_000),
-            "default": 0.0,
             "help": "milliseconds that a batch waits to be filled (%(default)g: a lone "
             "request never waits)",
         },
@@ -142,32 +173,27 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
         "--max-queue": {
             "metavar": "REQUESTS",
             "type": _integer(1, 1_000_000),
-            "default": 1024,
             "help": "requests that wait for one model; more get 429 (%(default)s)",
         },
         "--timeout": {
             "metavar": "SECONDS",
             "type": _number(0.001, 86400),
-            "default": 30.0,
             "help": "the longest that a request may take; then it gets 504 (%(default)g)",
         },
         "--grace": {
             "metavar": "SECONDS",
             "type": _integer(0, 3600),
-            "default": 5,
             "help": "for what is in flight when the server is told to stop (%(default)s)",
         },
         "--max-body-bytes": {
             "metavar": "BYTES",
             "type": _integer(1, 2**31),
-            "default": 32 * 2**20,
             "help": "the longest request body taken (%(default)s)",
         },
         "--max-pixels": {
             "metavar": "PIXELS",
             # Beyond this Pillow refuses by itself.
             "type": _integer(1, 178_956_970),
-            "default": 50_000_000,
             "help": "the largest image decoded, width times height (%(default)s)",
         },
     },
@@ -178,7 +204,7 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
         },
         "--opentelemetry": {
             "action": "store_true",
-            "help": "send a span for every HTTP request, as OTEL_EXPORTER_OTLP_ENDPOINT says",
+            "help": "send a span for every request, as OTEL_EXPORTER_OTLP_ENDPOINT says",
         },
         "--debug": {"action": "store_true", "help": "show tracebacks and a detailed log"},
         "--version": {
@@ -190,16 +216,21 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
-def parser(program: str, description: str) -> argparse.ArgumentParser:
-    """The parser of the command line; what is wrong raises UsageError."""
-    result = _Parser(
+def parse(program: str, description: str, arguments: Sequence[str]) -> ServerOptions:
+    """Read the command line.
+
+    Raises:
+        UsageError: it is wrong.
+        SystemExit: it asked for the help or the version.
+    """
+    parser = _Parser(
         prog=program,
         description=description,
         epilog=EPILOG.format(program=program),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    result.add_argument(
+    parser.add_argument(
         "models",
         metavar="MODELS",
         nargs="?",
@@ -207,13 +238,16 @@ def parser(program: str, description: str) -> argparse.ArgumentParser:
         help="the directory of the exported models",
     )
     for title, options in OPTIONS.items():
-        group = result.add_argument_group(title)
+        group = parser.add_argument_group(title)
         for name, settings in options.items():
             group.add_argument(name, **settings)
-    return result
+    parser.set_defaults(**{field.name: field.default for field in fields(ServerOptions)})
+    given = vars(parser.parse_args(_without_aliases(arguments)))
+    del given["debug"]
+    return ServerOptions(**given)
 
 
-def without_aliases(arguments: list[str]) -> list[str]:
-    """The arguments, with TensorFlow Serving's names replaced by ours."""
+def _without_aliases(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with TensorFlow Serving's names replaced by ours."""
     split = (argument.partition("=") for argument in arguments)
     return [ALIASES.get(name, name) + equals + value for name, equals, value in split]

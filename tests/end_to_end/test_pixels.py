@@ -13,8 +13,8 @@ from PIL import Image
 from keras_cnns.data import preprocess, read_image
 from keras_cnns_export.contract import Preprocessing as ExportPreprocessing
 from keras_cnns_export.image_bytes import decode_batch
-from keras_cnns_serve.images import read_image as read_as_server
-from keras_cnns_serve.manifest import Preprocessing
+from keras_cnns_serve.images.decoding import read_image as read_as_server
+from keras_cnns_serve.repository.manifest import Preprocessing
 
 SIZES = [(375, 500), (501, 333), (97, 64), (256, 256), (41, 40), (640, 211)]
 FORMATS: dict[str, dict[str, Any]] = {  # mode of the image -> how it is stored

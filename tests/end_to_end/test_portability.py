@@ -50,9 +50,9 @@ with Draft(model) as draft:
 assert (model / ".partial-of-another").is_dir()  # without locks it may be alive
 """,
     "keras_cnns_serve": """
-from keras_cnns_serve import cli, server
-assert cli._cores() == os.cpu_count()
-server._allow_files()
+from keras_cnns_serve import compose, process
+assert compose._cores() == os.cpu_count()
+process.raise_open_files()
 """,
 }
 

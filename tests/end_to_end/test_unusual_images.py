@@ -16,8 +16,8 @@ from keras_cnns.recipes import DataConfig
 from keras_cnns_export.contract import Preprocessing as ExportPreprocessing
 from keras_cnns_export.image_bytes import decode_batch
 from keras_cnns_serve.errors import ServeError
-from keras_cnns_serve.images import read_image as read_as_server
-from keras_cnns_serve.manifest import Preprocessing
+from keras_cnns_serve.images.decoding import read_image as read_as_server
+from keras_cnns_serve.repository.manifest import Preprocessing
 
 IMAGES = unusual_images()
 REFUSED = {

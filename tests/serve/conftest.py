@@ -20,11 +20,10 @@ from PIL import Image
 from starlette.types import ASGIApp
 from uvicorn.server import ServerState
 
-from keras_cnns_serve.app import create_app
-from keras_cnns_serve.asgi import App
-from keras_cnns_serve.dataplane import Dataplane
-from keras_cnns_serve.http_protocol import HttpProtocol
-from keras_cnns_serve.short_way import ShortWay
+from keras_cnns_serve.compose import create_app
+from keras_cnns_serve.core.dataplane import Dataplane
+from keras_cnns_serve.transport.http.asgi import App
+from keras_cnns_serve.transport.http.protocol import HttpProtocol
 
 LABELS = [f"grey-{level}" for level in range(10)]
 
@@ -198,15 +197,12 @@ def client(dataplane: Dataplane) -> Client:
 
 
 @asynccontextmanager
-async def serving(
-    app: App, short: bool = True, **options: Any
-) -> AsyncIterator[tuple[str, int, ServerState]]:
-    """The application on a real socket: host, port, and what uvicorn knows of its connections."""
+async def serving(app: App, **options: Any) -> AsyncIterator[tuple[str, int, ServerState]]:
+    """Serve the application on a real socket: host, port, and uvicorn's connections and tasks."""
     config = uvicorn.Config(app, log_config=None, lifespan="off", **options)
     config.load()
     state = ServerState()
-    way = ShortWay(app) if short else None
-    make = partial(HttpProtocol, config, state, {}, short=way)
+    make = partial(HttpProtocol, config, state, {})
     server = await asyncio.get_running_loop().create_server(make, "127.0.0.1", 0)
     async with asyncio.timeout(20), server:
         host, port = server.sockets[0].getsockname()[:2]

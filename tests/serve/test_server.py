@@ -5,112 +5,30 @@ import base64
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPResponse
 from pathlib import Path
-from queue import Queue
-from typing import IO, Any
+from typing import Any
 
 import httpx
 import numpy as np
 import pytest
-import uvicorn
 
-from keras_cnns_serve import server as server_module
-from keras_cnns_serve.app import create_app
-from keras_cnns_serve.dataplane import Dataplane
-from keras_cnns_serve.http_protocol import HttpProtocol
-from keras_cnns_serve.server import AddressError, _allow_files, _Server, bind, url
+from keras_cnns_serve import Server, ServerOptions
+from keras_cnns_serve.transport import addresses
 from tests.serve.conftest import grey, write_version
-from tests.serve.test_images import JPEG, huge_png
+from tests.serve.images.test_decoding import JPEG, huge_png
+from tests.serve.processes import CLASSIFY, IMAGE, Process, running
 
 ZEROS = np.zeros((8, 8, 1), int).tolist()
-CLASSIFY = "/v1/models/grey:classify-image"
-IMAGE = grey(130)
 HEAD = f"POST {CLASSIFY} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(IMAGE)}\r\n\r\n".encode()
-
-
-class Process:
-    """A running server, and the lines that it printed until it was ready."""
-
-    def __init__(self, *arguments: str, python: tuple[str, ...] = ()) -> None:
-        self._popen = subprocess.Popen(
-            [sys.executable, *python, "-m", "keras_cnns_serve.cli", *arguments, "--port", "0"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        assert self._popen.stdout
-        assert self._popen.stderr
-        # Both pipes are read all the time, or a full one would block the server.
-        self.errors: list[str] = []
-        printed: Queue[str] = Queue()
-        self._readers = [
-            threading.Thread(target=_drain, args=(self._popen.stdout, printed.put)),
-            threading.Thread(target=_drain, args=(self._popen.stderr, self.errors.append)),
-        ]
-        for reader in self._readers:
-            reader.start()
-        self.lines: list[str] = []
-        try:
-            while not self.lines or not self.lines[-1].startswith("try: "):
-                self.lines.append(printed.get(timeout=30))
-        except BaseException:
-            self._popen.kill()
-            self.stop()
-            raise AssertionError(f"never ready: {self.lines}, {self.errors}") from None
-        self.url = self.lines[-2].removeprefix("serving on ")
-        self.grpc = self.lines[-3].removeprefix("gRPC on ")
-        self.port = int(self.url.rpartition(":")[2])
-        self.http = httpx.Client(base_url=self.url)
-
-    @property
-    def alive(self) -> bool:
-        return self._popen.poll() is None
-
-    def send_signal(self, number: signal.Signals) -> None:
-        self._popen.send_signal(number)
-
-    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """Sends the signal and gives the exit status; 0 is a success."""
-        self.send_signal(number)
-        try:
-            return self._popen.wait(timeout=30)
-        finally:
-            self._popen.kill()
-            for reader in self._readers:
-                reader.join()
-
-    def classify(self, content: bytes = IMAGE) -> str:
-        """The likeliest label."""
-        response = self.http.post(CLASSIFY, content=content)
-        return str(response.json()["predictions"][0]["labels"][0]["label"])
-
-    def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), timeout=10)
-
-
-def _drain(pipe: IO[str], keep: Callable[[str], object]) -> None:
-    with pipe:
-        for line in pipe:
-            keep(line.removesuffix("\n"))
-
-
-@contextlib.contextmanager
-def running(*arguments: str, python: tuple[str, ...] = ()) -> Iterator[Process]:
-    process = Process(*arguments, python=python)
-    try:
-        yield process
-    finally:
-        process.http.close()
-        assert process.stop() == 0
 
 
 @pytest.fixture(scope="module")
@@ -129,8 +47,12 @@ def test_says_what_it_serves_where_and_how_to_ask(server: Process) -> None:
         f"serving on http://127.0.0.1:{server.port}",
         f"try: curl --data-binary @image.png {server.url}/v1/models/fragile:classify-image",
     ]
-    assert server.errors == [
-        "WARNING: grey/2 refused: labels.txt does not match its checksum in model.json"
+    refused = "WARNING: grey/2 refused: labels.txt does not match its checksum in model.json"
+    runs = r"INFO: (\w+)/1 is available: model.onnx by onnxruntime, float32, \d+ threads? .*"
+    others = [line for line in server.errors if line != refused]
+    assert len(others) == len(server.errors) - 1
+    assert [match and match[1] for match in (re.fullmatch(runs, line) for line in others)] == [
+        *("fragile", "grey", "nan", "two"),
     ]
 
 
@@ -240,39 +162,31 @@ def test_a_signal_stops_it_with_success(repository: Path, number: signal.Signals
         # The idle connection that is left must not hold the server back.
         assert process.http.get("/healthz").status_code == 200
         assert process.stop(number) == 0
-        assert process.errors[1:] == []
+        assert process.warnings[1:] == []  # grey/2 is refused
 
 
-def test_who_comes_at_the_signal_is_answered(
-    dataplane: Dataplane, monkeypatch: pytest.MonkeyPatch
+def test_who_comes_as_the_server_stops_is_answered(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a kept connection and on a new one, and each is told that it is the last answer."""
-    monkeypatch.setattr(server_module, "LINGER", 1)
+    monkeypatch.setattr(addresses, "LINGER", 1)
 
     async def main() -> None:
-        ready = asyncio.Event()
-        config = uvicorn.Config(
-            create_app(dataplane), http=HttpProtocol, log_config=None, lifespan="off"
-        )
-        server = _Server(config, ready.set, lambda: None, [], 20)
-        with bind("127.0.0.1", 0) as listener:
-            address = listener.getsockname()
-            serving = asyncio.create_task(server._serve([listener]))
-            await ready.wait()
-            reader, writer = await asyncio.open_connection(*address)
-            writer.write(HEAD + IMAGE)
-            assert b"connection: close" not in await reader.readuntil(b"\r\n\r\n")
-            server.handle_exit(signal.SIGTERM, None)
-            await asyncio.sleep(0.2)  # it has begun to stop
-            late, late_writer = await asyncio.open_connection(*address)
-            for stream, its_writer in ((reader, writer), (late, late_writer)):
-                its_writer.write(HEAD + IMAGE)
-                answer = await stream.read()
-                assert b"connection: close" in answer
-                assert b"grey-5" in answer
-                its_writer.close()
-            await serving
-        assert not HttpProtocol.last_answers
+        server = await Server(ServerOptions(models=repository, port=0, grace=20)).__aenter__()
+        address = ("127.0.0.1", int(server.url.rpartition(":")[2]))
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(HEAD + IMAGE)
+        assert b"connection: close" not in await reader.readuntil(b"\r\n\r\n")
+        stopping = asyncio.create_task(server.__aexit__(None, None, None))
+        await asyncio.sleep(0.2)  # it has begun to stop
+        late, late_writer = await asyncio.open_connection(*address)
+        for stream, its_writer in ((reader, writer), (late, late_writer)):
+            its_writer.write(HEAD + IMAGE)
+            answer = await stream.read()
+            assert b"connection: close" in answer
+            assert b"grey-5" in answer
+            its_writer.close()
+        await stopping
 
     asyncio.run(asyncio.wait_for(main(), 20))
 
@@ -340,11 +254,33 @@ def test_a_published_version_takes_over_without_a_restart(tmp_path: Path) -> Non
             assert time.monotonic() < end
             time.sleep(0.05)
         write_version(tmp_path / "grey" / "3", b"broken")
-        while not process.errors:
+        while not process.warnings:
             assert time.monotonic() < end
             time.sleep(0.05)
-        assert "grey/3 refused: model.onnx does not load" in process.errors[0]
+        assert "grey/3 refused: model.onnx does not load" in process.warnings[0]
         assert process.classify() == "grey-5"
+
+
+def test_logs_that_nobody_reads_stop_nothing(repository: Path) -> None:
+    """A full pipe once held the whole server up, after 161 lines of the access log."""
+    read, write = os.pipe()
+    command = [sys.executable, "-m", "keras_cnns_serve.cli", str(repository / "grey")]
+    options = ["--port", "0", "--access-log", "--grace", "1"]
+    with subprocess.Popen(
+        [*command, *options], stdout=subprocess.PIPE, stderr=write, text=True
+    ) as process:
+        os.close(write)
+        try:
+            assert process.stdout
+            address = next(line for line in process.stdout if line.startswith("serving on "))
+            with httpx.Client(base_url=address.split()[-1], timeout=10) as http:
+                for _ in range(600):
+                    assert http.get("/healthz").status_code == 200
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=20) == 0
+        finally:
+            process.kill()
+            os.close(read)
 
 
 def test_a_configuration_file_and_its_change(tmp_path: Path, repository: Path) -> None:
@@ -387,55 +323,6 @@ def test_neither_tensorflow_nor_keras_is_imported(repository: Path) -> None:
         assert process.classify() == "grey-5"
         process.stop()
         modules = {line.rpartition("|")[2].strip() for line in process.errors}
-    assert {"keras_cnns_serve.rest", "onnxruntime", "PIL"} <= modules
+    assert {"keras_cnns_serve.protocols.tfserving.rest", "onnxruntime", "PIL"} <= modules
     tops = {module.partition(".")[0] for module in modules}
     assert not tops & {"tensorflow", "keras", "keras_cnns", "keras_cnns_export", "torch", "jax"}
-
-
-@pytest.mark.parametrize(
-    ("host", "address"),
-    [
-        ("127.0.0.1", "http://127.0.0.1:"),
-        ("localhost", "http://"),
-        ("0.0.0.0", "http://127.0.0.1:"),
-        ("::1", "http://[::1]:"),
-    ],
-)
-def test_the_address_is_one_to_type(host: str, address: str) -> None:
-    try:
-        listener = bind(host, 0)
-    except AddressError as error:
-        if ":" not in host:
-            raise
-        pytest.skip(f"this machine has no IPv6: {error}")
-    with listener:
-        assert url(listener).startswith(address)
-
-
-@pytest.mark.parametrize(
-    ("host", "message"),
-    [
-        ("127.0.0.1", "Address already in use; --port 0 picks a free port"),
-        ("a..b", "'a..b' is not a host"),
-        ("203.0.113.1", "cannot listen on 203.0.113.1:"),
-    ],
-)
-def test_an_address_that_cannot_be_had(host: str, message: str) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        with pytest.raises(AddressError) as refused:
-            bind(host, port)
-    assert message in str(refused.value)
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="it has no such limit")
-def test_as_many_files_may_be_open_as_the_system_permits() -> None:
-    import resource
-
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (before[1] - 1, before[1]))
-        _allow_files()
-        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (before[1], before[1])
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)

@@ -1,0 +1,250 @@
+"""The one place that wires the server together: models, protocols, transports, logs."""
+
+import asyncio
+import contextlib
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from types import TracebackType
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.convertors import StringConvertor, register_url_convertor
+from starlette.routing import BaseRoute
+from starlette.types import ASGIApp, Scope
+
+from keras_cnns_serve.core.batching import BatchOptions
+from keras_cnns_serve.core.dataplane import Dataplane, Options
+from keras_cnns_serve.engines.choice import EngineOptions
+from keras_cnns_serve.observability.access_log import AccessLog
+from keras_cnns_serve.options import OFF, ServerOptions, UsageError
+from keras_cnns_serve.protocols.health import health_service
+from keras_cnns_serve.protocols.home import Home
+from keras_cnns_serve.protocols.images import ImageEndpoint
+from keras_cnns_serve.protocols.oip.grpc import OpenInferenceGrpc
+from keras_cnns_serve.protocols.oip.rest import OpenInferenceRest
+from keras_cnns_serve.protocols.openapi import openapi
+from keras_cnns_serve.protocols.tfserving.grpc import TensorFlowServingGrpc
+from keras_cnns_serve.protocols.tfserving.rest import TensorFlowServingRest
+from keras_cnns_serve.repository.configuration import ConfigFile, ServerConfig
+from keras_cnns_serve.transport.addresses import bind, url
+from keras_cnns_serve.transport.grpc.server import GrpcServer
+from keras_cnns_serve.transport.http.asgi import App, FastRoute
+from keras_cnns_serve.transport.http.errors import HANDLERS
+from keras_cnns_serve.transport.http.server import HttpServer
+
+GRPC_PORT = 8500
+MAX_BODY_BYTES = 32 * 2**20
+
+
+class _ModelNameConvertor(StringConvertor):
+    """A model's name in a path ends at a slash, or at the colon before a verb."""
+
+    regex = "[^/:]+"
+
+
+register_url_convertor("model", _ModelNameConvertor())
+
+
+class Server:
+    """The model server on the running event loop: it serves while its context is entered.
+
+    It changes nothing in the process besides: no signal handler, no log handler, no interpreter
+    setting. Several may run on one event loop.
+
+        async with Server(ServerOptions(models=Path("models"), port=0)) as server:
+            print(server.url)
+
+    Args:
+        options: what it serves, where and within which limits.
+    """
+
+    def __init__(self, options: ServerOptions) -> None:
+        self._options = options
+        self._stack = contextlib.AsyncExitStack()
+
+    @property
+    def url(self) -> str:
+        """Where it answers HTTP, as a person on this machine would type it."""
+        return self._url
+
+    @property
+    def grpc_address(self) -> str | None:
+        """Where it answers gRPC, host and port; None without gRPC."""
+        return None if self._grpc is None else self._grpc.address
+
+    @cached_property
+    def dataplane(self) -> Dataplane:
+        """Its models."""
+        options = self._options
+        engine = EngineOptions(options.engine, options.precision, options.threads or 0, _cores())
+        batch = BatchOptions(
+            max_batch=options.max_batch,
+            max_delay=options.max_batch_delay / 1e3,
+            max_queue=options.max_queue,
+        )
+        if self._file is None:
+            config = ServerConfig(root=options.models, policy=options.versions)
+        else:
+            config = self._file.config
+        return Dataplane(config, Options(engine, batch, options.max_pixels, options.admin))
+
+    async def __aenter__(self) -> "Server":
+        """Load the models and begin to answer.
+
+        Raises:
+            AddressError: a port is taken or not permitted.
+            RepositoryError: there is nothing to serve.
+            ConfigError: the configuration file is wrong.
+            UsageError: OpenTelemetry is asked for and not installed.
+        """
+        async with contextlib.AsyncExitStack() as stack:
+            await self._start(stack)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Stop: answer what is in flight, refuse what comes, and end the threads."""
+        self.dataplane.stop(self._options.grace)
+        # Side by side: each transport has the whole grace.
+        ends = (each.__aexit__(None, None, None) for each in self._transports)
+        await asyncio.gather(*ends)
+        await self._stack.aclose()
+
+    async def _start(self, stack: contextlib.AsyncExitStack) -> None:
+        options = self._options
+        # First the ports: one that is taken should not be found out after loading the models.
+        listener = stack.enter_context(bind(options.host, options.port))
+        self._url = url(listener)
+        grpc_port = _grpc_port(options)
+        if grpc_port:
+            bind(options.host, grpc_port, "--grpc-port").close()
+        file = options.model_config_file
+        self._file = None if file is None else ConfigFile(file)
+        await asyncio.to_thread(lambda: self.dataplane)
+        stack.push_async_callback(asyncio.to_thread, self.dataplane.close)
+        self.dataplane.demand_a_model(str(options.models or file))
+        log = AccessLog() if options.access_log else None
+        app: ASGIApp = create_app(
+            self.dataplane,
+            max_body_bytes=options.max_body_bytes,
+            timeout=options.timeout,
+            finished=log,
+        )
+        interceptors: Sequence[Any] = ()
+        if options.opentelemetry:
+            app, interceptors = _tracing(app)
+        self._grpc = None
+        if grpc_port is not None:
+            self._grpc = create_grpc(
+                self.dataplane,
+                options.host,
+                grpc_port,
+                max_message_bytes=options.max_body_bytes,
+                timeout=options.timeout,
+                grace=options.grace,
+                finished=None if log is None else log.called,
+                interceptors=interceptors,
+            )
+        http = HttpServer(app, listener, grace=options.grace)
+        self._transports: list[HttpServer | GrpcServer] = [http]
+        if self._grpc is not None:
+            self._transports.append(self._grpc)
+        changed = (lambda: None) if self._file is None else self._file.changed
+        watched = self.dataplane.watched(options.poll, changed)
+        watched.__enter__()
+        # It may wait for a look that is under way.
+        stack.push_async_callback(asyncio.to_thread, watched.__exit__, None, None, None)
+        async with contextlib.AsyncExitStack() as started:  # which ends them if one cannot start
+            for transport in self._transports:
+                await started.enter_async_context(transport)
+            started.pop_all()
+
+
+def create_app(
+    dataplane: Dataplane,
+    *,
+    max_body_bytes: int = MAX_BODY_BYTES,
+    timeout: float | None = None,
+    fast_routes: Sequence[FastRoute] = (),
+    routes: Sequence[BaseRoute] = (),
+    finished: Callable[[Scope, int, float], None] | None = None,
+) -> App:
+    """Return the ASGI application of every protocol.
+
+    Args:
+        dataplane: the models.
+        max_body_bytes: a longer body gets 413, at the latest when it has sent that much.
+        timeout: seconds that a request may take, unless it names fewer.
+        fast_routes: further routes that bypass Starlette.
+        routes: further routes through Starlette.
+        finished: called after every answer, with the scope, the status and the seconds it took.
+    """
+    answers: Counter[int] = Counter()
+    rest, oip = TensorFlowServingRest(dataplane, timeout), OpenInferenceRest(dataplane, timeout)
+    home, images = Home(dataplane, answers), ImageEndpoint(dataplane, timeout)
+    starlette = Starlette(
+        routes=[*home.routes(), *rest.routes(), *oip.routes(), *routes],
+        exception_handlers=HANDLERS,
+    )
+    fast = [*images.fast_routes(), *rest.fast_routes(), *oip.fast_routes(), *fast_routes]
+    return App(
+        fast, starlette, max_body_bytes, answers, finished, draining=lambda: dataplane.draining
+    )
+
+
+def create_grpc(
+    dataplane: Dataplane, host: str, port: int, *, max_message_bytes: int, **options: Any
+) -> GrpcServer:
+    """Return the gRPC server of every protocol; it serves while its context is entered.
+
+    Args:
+        dataplane: the models.
+        host: address to listen on.
+        port: 0 picks a free one.
+        max_message_bytes: of a message, and of the largest tensor that one may claim.
+        options: as `GrpcServer` takes them.
+    """
+    services = [
+        OpenInferenceGrpc(dataplane).service(),
+        *TensorFlowServingGrpc(dataplane, max_message_bytes).services(),
+    ]
+    names = [service.descriptor.full_name for service in services]
+    services.append(health_service(dataplane, names))
+    return GrpcServer(services, host, port, max_message_bytes=max_message_bytes, **options)
+
+
+def _grpc_port(options: ServerOptions) -> int | None:
+    """Return the port of gRPC, None if it is off; where HTTP takes a free port, gRPC does too."""
+    if options.grpc_port == OFF:
+        return None
+    if options.grpc_port is None:
+        return GRPC_PORT if options.port else 0
+    return int(options.grpc_port)
+
+
+def _tracing(app: ASGIApp) -> tuple[ASGIApp, Sequence[Any]]:
+    """Return the application and the interceptors of gRPC that make spans of requests."""
+    try:
+        from keras_cnns_serve.observability import tracing
+
+        provider = tracing.exporting_provider()
+        templates = openapi([])["paths"]
+        return tracing.traced(app, templates, provider), tracing.grpc_interceptors(provider)
+    except ImportError as error:
+        raise UsageError(
+            f"--opentelemetry needs more: pip install 'keras-cnns-serve[opentelemetry]' ({error})"
+        ) from error
+
+
+def _cores() -> int:
+    """Return how many cores this process may use: in a container fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,1 @@
+"""The model server without protocols or transports: requests, batches and answers."""

@@ -1,0 +1,81 @@
+"""A version that answers requests: how it is started, and what runs it."""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import PurePosixPath
+
+from keras_cnns_serve.engines.choice import EngineOptions, Loaded, load_engine
+from keras_cnns_serve.images.decoding import MAX_PIXELS, read_image, read_small_image
+from keras_cnns_serve.repository.files import ModelVersion
+
+from .batching import Batcher, BatchOptions
+from .metrics import Recorder
+
+
+@dataclass(frozen=True)
+class Servable:
+    """A version that answers requests."""
+
+    source: ModelVersion
+    loaded: Loaded
+    batcher: Batcher
+    recorder: Recorder
+
+    @property
+    def description(self) -> str:
+        """Return one line for the log: the file, engine, precision and threads, and why."""
+        info = self.engine_info()
+        threads = f"{info['threads']} thread{'s' if self.loaded.threads > 1 else ''} per image"
+        return (
+            f"{info['file']} by {info['engine']}, {info['precision']}, {threads} ({info['reason']})"
+        )
+
+    def engine_info(self) -> dict[str, str | int]:
+        """Return what runs this version and why, for logs, metrics and the protocols."""
+        loaded = self.loaded
+        return {
+            "file": PurePosixPath(loaded.format.path).name,
+            "engine": loaded.format.engine,
+            "precision": loaded.format.precision,
+            "threads": loaded.threads,  # for one image, at most
+            "side_by_side": loaded.slots,  # runs at the same time, at most
+            "reason": loaded.reason,
+        }
+
+    def close(self) -> None:
+        """Finish the requests that it has, and end its threads."""
+        self.batcher.close()
+
+
+@dataclass(frozen=True)
+class Options:
+    """How versions are run."""
+
+    engine: EngineOptions = EngineOptions()  # noqa: RUF009 - it is frozen
+    batch: BatchOptions = BatchOptions()  # noqa: RUF009
+    max_pixels: int = MAX_PIXELS  # the largest image that is decoded
+    admin: bool = False  # whether clients may load, unload and configure models
+
+
+def start_servable(source: ModelVersion, options: Options) -> Servable:
+    """Load a version, warm, with the threads that work for it.
+
+    Raises:
+        VersionRefusedError: it does not load or run.
+    """
+    loaded = load_engine(source, options.engine)
+    recorder = Recorder()
+    preprocessing, max_pixels = source.manifest.preprocessing, options.max_pixels
+    batcher = Batcher(
+        loaded.engine,
+        partial(read_image, preprocessing=preprocessing, max_pixels=max_pixels),
+        partial(read_small_image, preprocessing=preprocessing, max_pixels=max_pixels),
+        [output.name for output in source.manifest.outputs],
+        slots=loaded.slots,
+        # Workers without a run decode the next images meanwhile.
+        workers=max(2, options.engine.cores, loaded.slots),
+        options=options.batch,
+        recorder=recorder,
+        seconds_per_image=loaded.seconds_per_image,
+    )
+    return Servable(source, loaded, batcher, recorder)

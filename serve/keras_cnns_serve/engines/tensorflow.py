@@ -1,0 +1,57 @@
+"""TensorFlow on a SavedModel: the extra `tensorflow`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from keras_cnns_serve.errors import VersionRefusedError, one_line
+from keras_cnns_serve.repository.manifest import Manifest, Tensor
+
+from .base import Outputs, check_signature, run_in_pieces, warm_up
+
+
+class TensorFlowEngine:
+    """A SavedModel's `serving_default`. Its threads are TensorFlow's own, shared by all models.
+
+    Args:
+        path: the file saved_model.pb.
+        manifest: what `model.json` says of it; the signature must agree.
+
+    Raises:
+        VersionRefusedError: it does not load, does not run, or is not what `manifest` says.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        import tensorflow as tf
+
+        try:
+            self._model = tf.saved_model.load(str(path.parent))
+            self._signature = self._model.signatures["serving_default"]
+        except Exception as error:
+            raise VersionRefusedError(f"{path.name} does not load: {one_line(error)}") from error
+        inputs = self._signature.structured_input_signature[1]
+        outputs = self._signature.structured_outputs
+        check_signature(path.name, manifest, _tensors(inputs), _tensors(outputs))
+        self._constant = tf.constant
+        self._outputs = [output.name for output in manifest.outputs]
+        warm_up(self, manifest, path.name)
+
+    def run(self, images: NDArray[np.uint8], names: Sequence[str] | None = None) -> Outputs:
+        """Maps uint8 pixels [N, H, W, C] to outputs, each [N, ...]: those named, or all."""
+        wanted = list(names or self._outputs)
+
+        def run(piece: NDArray[np.uint8]) -> list[NDArray[Any]]:
+            outputs = self._signature(images=self._constant(piece))
+            return [outputs[name].numpy() for name in wanted]
+
+        return run_in_pieces(run, images, wanted)
+
+
+def _tensors(specs: Any) -> dict[str, Tensor]:
+    return {
+        name: Tensor(name, spec.dtype.name, tuple(spec.shape.as_list()))
+        for name, spec in specs.items()
+    }

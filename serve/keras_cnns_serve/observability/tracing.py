@@ -1,0 +1,103 @@
+"""Traces by OpenTelemetry's own instrumentation: the extra `opentelemetry`.
+
+A span is named by its route, such as `POST /v1/models/{model}:predict`, and never by the path that
+a client sent: the number of names stays small. OpenTelemetry's own environment variables, such as
+OTEL_EXPORTER_OTLP_ENDPOINT, say where spans are sent.
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+_METHODS = {"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"}
+
+
+def traced(app: ASGIApp, templates: Iterable[str], provider: Any = None) -> ASGIApp:
+    """Return the application with a span for every request, and where its time went.
+
+    Args:
+        app: The application.
+        templates: The paths of its routes, such as `/v1/models/{model}:predict`.
+        provider: OpenTelemetry's TracerProvider; None is the global one.
+    """
+    from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
+    from opentelemetry.trace import get_current_span
+
+    find = _finder(templates)
+
+    def details(scope: Scope) -> tuple[str, dict[str, str]]:
+        method = scope.get("method", "")
+        name = method if method in _METHODS else "HTTP"
+        template = find(scope["path"])
+        return (name, {}) if template is None else (f"{name} {template}", {"http.route": template})
+
+    async def timed(scope: Scope, receive: Receive, send: Send) -> None:
+        async def noted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                get_current_span().set_attributes(_timing(message.get("headers", ())))
+            await send(message)
+
+        await app(scope, receive, noted)
+
+    middleware: ASGIApp = OpenTelemetryMiddleware(
+        timed,
+        default_span_details=details,
+        tracer_provider=provider,
+        exclude_spans=["receive", "send"],  # one span for a request, not one for each event
+    )
+    return middleware
+
+
+def grpc_interceptors(provider: Any = None) -> list[Any]:
+    """Return the interceptors of a grpc.aio server that make a span for every call.
+
+    Args:
+        provider: OpenTelemetry's TracerProvider; None is the global one.
+    """
+    from opentelemetry.instrumentation.grpc import aio_server_interceptor
+
+    return [aio_server_interceptor(tracer_provider=provider)]
+
+
+def exporting_provider() -> Any:
+    """Return a TracerProvider that sends spans by OTLP over HTTP, as the environment says.
+
+    The attributes of HTTP get the names of the stable conventions, unless the environment says
+    otherwise: call this before `traced`.
+    """
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    os.environ.setdefault("OTEL_SEMCONV_STABILITY_OPT_IN", "http")
+    provider = TracerProvider(resource=Resource.create({"service.name": "keras-cnns-serve"}))
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    return provider
+
+
+def _finder(templates: Iterable[str]) -> Callable[[str], str | None]:
+    """Return a function from a path to its template; a template without parameters comes first."""
+    templates = sorted(set(templates), key=lambda template: template.count("{"))
+    patterns = [
+        (re.compile(re.sub(r"\\{\w+\\}", "[^/:]+", re.escape(template))), template)
+        for template in templates
+    ]
+
+    def find(path: str) -> str | None:
+        return next((name for pattern, name in patterns if pattern.fullmatch(path)), None)
+
+    return find
+
+
+def _timing(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, float]:
+    """Return the parts of the header Server-Timing as attributes."""
+    text = next((value for key, value in headers if key == b"server-timing"), b"").decode()
+    parts = (part.partition(";dur=") for part in text.split(", ") if part)
+    return {
+        f"keras_cnns_serve.{name}_milliseconds": float(milliseconds)
+        for name, _, milliseconds in parts
+    }

@@ -1,0 +1,80 @@
+"""What the command changes in its process, and an embedded server leaves alone."""
+
+import asyncio
+import contextlib
+import gc
+import os
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from threading import Timer
+from types import FrameType
+from typing import Any
+
+# Seconds that a thread keeps the interpreter while another waits for it. With Python's 5 ms a core
+# stands idle each time that an engine is done and the event loop is busy.
+SWITCH_INTERVAL = 50e-6
+# New objects between two searches for garbage in cycles, of which requests leave none. With
+# Python's 700 a few dozen requests in flight set one off again and again.
+GARBAGE_THRESHOLD = 10_000
+OVERTIME = 0.5  # seconds after the grace for what should have ended by itself
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def run(main: Callable[[asyncio.Event], Coroutine[Any, Any, None]], grace: float) -> None:
+    """Run a server on an event loop of its own, uvloop's where it is installed, until a signal.
+
+    The first SIGINT or SIGTERM sets the event that `main` waits for; later ones are ignored, also
+    while the process ends: to stop when asked is a success. What has not ended `grace` seconds
+    later, such as a thread that loads a model, ends with the process and the exit status 0.
+
+    Args:
+        main: the server, given the event that asks it to stop.
+        grace: seconds.
+    """
+    loop = _new_event_loop()
+    stop = asyncio.Event()
+    end = Timer(grace + OVERTIME, os._exit, [0])
+    end.daemon = True
+
+    def stopping(number: int, frame: FrameType | None) -> None:
+        if not end.is_alive():
+            end.start()
+            loop.call_soon_threadsafe(stop.set)
+        for each in STOP_SIGNALS:
+            signal.signal(each, signal.SIG_IGN)  # Python leaves this as it is to the very end
+
+    before = {each: signal.signal(each, stopping) for each in STOP_SIGNALS}
+    try:
+        with asyncio.Runner(loop_factory=lambda: loop) as runner:
+            runner.run(main(stop))
+    except BaseException:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+        raise
+    end.cancel()
+
+
+def tune() -> None:
+    """Set the interpreter for a server whose models are loaded."""
+    sys.setswitchinterval(SWITCH_INTERVAL)
+    gc.freeze()  # what is there now stays, and need not be searched
+    gc.set_threshold(GARBAGE_THRESHOLD)
+
+
+def raise_open_files() -> None:
+    """Permit as many connections as the system does: the usual limit is 1,024 open files."""
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _new_event_loop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop

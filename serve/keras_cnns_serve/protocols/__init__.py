@@ -1,0 +1,1 @@
+"""What clients speak, translated to the data plane."""

@@ -1,0 +1,97 @@
+"""The paths that belong to no protocol: the models, health, metrics, the OpenAPI document."""
+
+from collections import Counter
+from functools import cached_property
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from keras_cnns_serve.core.dataplane import Dataplane
+from keras_cnns_serve.core.json_text import dumps
+from keras_cnns_serve.transport.http.errors import json_response
+
+if TYPE_CHECKING:
+    from keras_cnns_serve.observability.prometheus import Prometheus
+
+_PROMETHEUS = {"content-type": "text/plain; version=0.0.4; charset=utf-8"}
+
+
+class Home:
+    """The endpoints that belong to no protocol.
+
+    Args:
+        dataplane: The data plane that answers.
+        answers: The number of HTTP answers by status.
+    """
+
+    def __init__(self, dataplane: Dataplane, answers: Counter[int]) -> None:
+        self._dataplane = dataplane
+        self._answers = answers
+
+    def routes(self) -> list[Route]:
+        """Return the routes of these endpoints."""
+        return [
+            Route("/metrics", self.metrics, methods=["GET"]),
+            Route("/monitoring/prometheus/metrics", self.serving_metrics, methods=["GET"]),
+            Route("/", self.home, methods=["GET"]),
+            Route("/healthz", self.health, methods=["GET"]),
+            Route("/readyz", self.ready, methods=["GET"]),
+            Route("/openapi.json", self.openapi, methods=["GET"]),
+        ]
+
+    async def home(self, request: Request) -> Response:
+        """Answer GET / with the models, how each is run, and a command to try it."""
+        base = str(request.base_url) + "v1/models/"
+        models = [
+            {
+                "name": model.name,
+                "classify": f"curl --data-binary @image.png {base}{path}:classify-image",
+                "status": base + path,
+                "metadata": f"{base}{path}/metadata",
+                "engine": model.engine,
+            }
+            for model in self._dataplane.models()
+            for path in [quote(model.name)]
+        ]
+        return json_response(
+            orjson.dumps(
+                {"server": "keras-cnns-serve", "models": models},
+                option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE,
+            )
+        )
+
+    async def health(self, request: Request) -> Response:
+        """Answer GET /healthz with 200 while the process answers."""
+        return json_response(dumps({"status": "ok"}))
+
+    async def ready(self, request: Request) -> Response:
+        """Answer GET /readyz with 200 while new requests are accepted, else with 503."""
+        ready = self._dataplane.ready()
+        body = {"status": "ready" if ready else "not ready"}
+        return json_response(dumps(body), 200 if ready else 503)
+
+    async def metrics(self, request: Request) -> Response:
+        """Answer GET /metrics with metrics for Prometheus, by our own names."""
+        return Response(self._prometheus.own(), headers=_PROMETHEUS)
+
+    async def serving_metrics(self, request: Request) -> Response:
+        """Answer GET /monitoring/prometheus/metrics with TensorFlow Serving's names."""
+        return Response(self._prometheus.serving(), headers=_PROMETHEUS)
+
+    async def openapi(self, request: Request) -> Response:
+        """Answer GET /openapi.json with a description of every path."""
+        from keras_cnns_serve.protocols.openapi import openapi
+
+        models = [model.name for model in self._dataplane.models()]
+        return json_response(dumps(openapi(models)))
+
+    @cached_property
+    def _prometheus(self) -> "Prometheus":
+        # A server whose metrics nobody reads need not load the library.
+        from keras_cnns_serve.observability.prometheus import Prometheus
+
+        return Prometheus(self._dataplane, self._answers)

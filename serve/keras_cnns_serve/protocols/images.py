@@ -1,0 +1,118 @@
+"""The endpoint that takes encoded images and returns labels with probabilities."""
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import numpy as np
+from python_multipart.exceptions import FormParserError
+from starlette.datastructures import Headers, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from keras_cnns_serve.core.dataplane import Dataplane
+from keras_cnns_serve.core.json_text import dumps
+from keras_cnns_serve.core.prediction import ScoredLabel, best_labels, target_of
+from keras_cnns_serve.errors import InvalidInputError
+from keras_cnns_serve.protocols.requests import deadline_of, server_timing
+from keras_cnns_serve.protocols.tfserving.rest import TARGET
+from keras_cnns_serve.transport.http.asgi import FastRoute, Reply, Request
+from keras_cnns_serve.transport.http.errors import failed
+
+_MAX_FILES = 64  # images in one form
+
+
+class ImageEndpoint:
+    """The endpoint `:classify-image`.
+
+    Args:
+        dataplane: Answers.
+        timeout: The seconds that a request may take, if it sets no shorter time.
+    """
+
+    def __init__(self, dataplane: Dataplane, timeout: float | None = None) -> None:
+        self._dataplane = dataplane
+        self._timeout = timeout
+
+    def fast_routes(self) -> list[FastRoute]:
+        """Return the one route."""
+        pattern = re.compile(f"{TARGET}:classify-image", re.IGNORECASE)
+        return [FastRoute("POST", pattern, self.classify, failed)]
+
+    async def classify(self, request: Request) -> Reply:
+        """POST ...:classify-image?top_k=5: answer encoded images with labels and probabilities.
+
+        With ?cam=1 and one image, answer with a PNG: the image, overlaid by its class activation
+        map.
+        """
+        target = target_of(**request.path.groupdict())
+        source = self._dataplane.metadata(target)  # before the body, which may be long
+        top_k = _top_k(request.query("top_k"))
+        cam = request.query("cam") in ("1", "true")
+        if cam and "cam" not in (output.name for output in source.manifest.outputs):
+            raise InvalidInputError(
+                f"{source.name}/{source.version} has no class activation map; export it with the "
+                "output cam"
+            )
+        deadline = deadline_of(request, self._timeout)
+        contents = await _images(request)
+        if cam and len(contents) != 1:
+            raise InvalidInputError(f"cam=1 takes one image, not {len(contents)}")
+        outputs = ("probabilities", "cam") if cam else ("probabilities",)
+        with request.watched():
+            prediction = await self._dataplane.predict_bytes(
+                target, contents, outputs=outputs, deadline=deadline
+            )
+        timing = server_timing(prediction.timing)
+        if cam:
+            from keras_cnns_serve.images.activation_maps import overlay
+
+            maps = prediction.outputs["cam"]
+            png = await asyncio.to_thread(
+                overlay, contents[0], maps[0], source.manifest.preprocessing
+            )
+            return Reply(png, media_type=b"image/png", headers=[timing])
+        best = best_labels(prediction, top_k)
+        answer = {"predictions": [{"labels": list(map(_label, labels))} for labels in best]}
+        return Reply(dumps(answer), headers=[timing])
+
+
+async def _images(request: Request) -> list[bytes]:
+    """Return the encoded images of a body: the body itself, or the files of a multipart form."""
+    body = await request.body()
+    # Only multipart is a form: curl labels any body as x-www-form-urlencoded.
+    kind = request.header(b"content-type") or ""
+    if not kind.lower().startswith("multipart/form-data"):
+        return [body]
+
+    async def stream() -> AsyncGenerator[bytes, None]:
+        yield body
+
+    parser = MultiPartParser(Headers(scope=request.scope), stream(), max_files=_MAX_FILES)
+    parser.spool_max_size = len(body)  # no file is longer, so none is written to the disk
+    try:
+        form = await parser.parse()
+    except (MultiPartException, FormParserError) as error:
+        raise InvalidInputError(f"the form is damaged: {error}") from error
+    try:
+        files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
+        if not files:
+            raise InvalidInputError("the form has no file; with curl: -F image=@image.png")
+        return [await file.read() for file in files]
+    finally:
+        await form.close()
+
+
+def _top_k(text: str | None) -> int:
+    if text is None:
+        return 5
+    if not re.fullmatch("[0-9]{1,9}", text):
+        raise InvalidInputError(f"top_k must be an integer from 1, not {text!r:.40}")
+    if int(text) < 1:
+        raise InvalidInputError(f"top_k must be at least 1, not {text}")
+    return int(text)
+
+
+def _label(scored: ScoredLabel) -> dict[str, Any]:
+    # As float32, which is written with the same digits as in the answer to :predict.
+    return {"label": scored.label, "probability": np.float32(scored.probability)}

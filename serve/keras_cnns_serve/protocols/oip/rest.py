@@ -1,0 +1,150 @@
+"""The Open Inference Protocol over REST, with Triton's extensions."""
+
+import re
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from starlette.requests import Request as StarletteRequest
+from starlette.responses import Response
+from starlette.routing import Route
+
+from keras_cnns_serve.core.dataplane import Dataplane
+from keras_cnns_serve.core.json_text import dumps, loads
+from keras_cnns_serve.core.prediction import Target, target_of
+from keras_cnns_serve.errors import InvalidInputError
+from keras_cnns_serve.protocols.parsing import parse
+from keras_cnns_serve.protocols.requests import deadline_of, server_timing
+from keras_cnns_serve.transport.http.asgi import FastRoute, Reply, Request
+from keras_cnns_serve.transport.http.errors import failed, json_response
+
+from . import service
+from .json import (
+    HEADER_LENGTH,
+    format_infer_response,
+    header_length,
+    parse_infer_request,
+    raw_infer_request,
+)
+
+_INFER = re.compile(r"/v2/models/(?P<model>[^/:]+)(?:/versions/(?P<version>[^/:]+))?/infer")
+
+
+class OpenInferenceRest:
+    """The endpoints of version 2.
+
+    Args:
+        dataplane: Answers.
+        timeout: The seconds that a request may take, if it sets no shorter time.
+    """
+
+    def __init__(self, dataplane: Dataplane, timeout: float | None = None) -> None:
+        self._dataplane = dataplane
+        self._timeout = timeout
+
+    def fast_routes(self) -> list[FastRoute]:
+        """Return the route that does inference."""
+        return [FastRoute("POST", _INFER, self.infer, failed)]
+
+    def routes(self) -> list[Route]:
+        """Return the other routes."""
+        get = {
+            "/v2": self.server_metadata,
+            "/v2/health/live": self.live,
+            "/v2/health/ready": self.ready,
+            "/v2/models/stats": self.statistics,
+        }
+        for model in ("/v2/models/{model:model}", "/v2/models/{model:model}/versions/{version}"):
+            get |= {
+                model: partial(self.describe, service.model_metadata),
+                f"{model}/ready": self.model_ready,
+                f"{model}/config": partial(self.describe, service.model_config),
+                f"{model}/stats": partial(self.describe, service.statistics),
+            }
+        post = {
+            "/v2/repository/index": self.index,
+            "/v2/repository/models/{model:model}/load": self.load,
+            "/v2/repository/models/{model:model}/unload": self.unload,
+        }
+        return [
+            *(Route(path, endpoint, methods=["GET"]) for path, endpoint in get.items()),
+            *(Route(path, endpoint, methods=["POST"]) for path, endpoint in post.items()),
+        ]
+
+    async def live(self, request: StarletteRequest) -> Response:
+        """GET /v2/health/live: answer 200 while the process answers."""
+        return json_response(dumps({"live": True}))
+
+    async def ready(self, request: StarletteRequest) -> Response:
+        """GET /v2/health/ready: answer 200 while the server accepts requests, otherwise 503."""
+        ready = self._dataplane.ready()
+        return json_response(dumps({"ready": ready}), 200 if ready else 503)
+
+    async def server_metadata(self, request: StarletteRequest) -> Response:
+        """GET /v2: describe the server's name, version and extensions."""
+        return json_response(dumps(service.server_metadata()))
+
+    async def statistics(self, request: StarletteRequest) -> Response:
+        """GET /v2/models/stats: describe the counts and durations of all models."""
+        return json_response(dumps(service.statistics(self._dataplane, None)))
+
+    async def model_ready(self, request: StarletteRequest) -> Response:
+        """GET .../ready: answer 200 for a model that is ready, otherwise 503, or 404."""
+        target = target_of(**request.path_params)
+        ready = self._dataplane.ready(target)
+        if not ready:
+            self._dataplane.status(target)  # raises for a model that does not exist
+        body = dumps({"name": target.name, "ready": ready})
+        return json_response(body, 200 if ready else 503)
+
+    async def describe(
+        self, function: Callable[[Dataplane, Target], dict[str, Any]], request: StarletteRequest
+    ) -> Response:
+        """GET /v2/models/{m}[/versions/{v}][/config|/stats]: describe a version."""
+        return json_response(dumps(function(self._dataplane, target_of(**request.path_params))))
+
+    async def index(self, request: StarletteRequest) -> Response:
+        """POST /v2/repository/index: list every model and version with its state."""
+        ready = (await _document(request)).get("ready", False)
+        if not isinstance(ready, bool):
+            raise InvalidInputError("'ready' must be true or false")
+        return json_response(dumps(service.repository_index(self._dataplane, ready)))
+
+    async def load(self, request: StarletteRequest) -> Response:
+        """POST /v2/repository/models/{m}/load: load a model, again or for the first time."""
+        self._dataplane.check_admin()
+        service.check_load((await _document(request)).get("parameters"))
+        await self._dataplane.load(request.path_params["model"])
+        return json_response(b"{}")
+
+    async def unload(self, request: StarletteRequest) -> Response:
+        """POST /v2/repository/models/{m}/unload: stop serving a model."""
+        await self._dataplane.unload(request.path_params["model"])
+        return json_response(b"{}")
+
+    async def infer(self, request: Request) -> Reply:
+        """POST .../infer: answer tensors with tensors."""
+        target = target_of(**request.path.groupdict())
+        manifest = self._dataplane.metadata(target).manifest  # before the body, which may be long
+        deadline = deadline_of(request, self._timeout)
+        body = await request.body()
+        length = header_length(request.header(HEADER_LENGTH), len(body))
+        if not length and body:
+            inputs, options = raw_infer_request(body, manifest.input)
+        else:
+            inputs, options = await parse(length, parse_infer_request, body, length)
+        with request.watched():
+            prediction, outputs = await service.infer(
+                self._dataplane, target, inputs, options, request.arrived, deadline
+            )
+        reply = format_infer_response(prediction, outputs, options.id)
+        reply.headers.append(server_timing(prediction.timing))
+        return reply
+
+
+async def _document(request: StarletteRequest) -> dict[str, Any]:
+    body = await request.body()
+    document = loads(body) if body else {}
+    if not isinstance(document, dict):
+        raise InvalidInputError("the body must be an object")
+    return document

@@ -1,0 +1,321 @@
+"""The Open Inference Protocol without its transports: REST and gRPC both translate to this.
+
+What describes something is a dict of JSON, whose keys are also the fields of the gRPC messages.
+https://github.com/kserve/open-inference-protocol, and Triton's extensions of it.
+"""
+
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from keras_cnns_serve.core.dataplane import Dataplane
+from keras_cnns_serve.core.inputs import MAX_IMAGES
+from keras_cnns_serve.core.metrics import Total
+from keras_cnns_serve.core.prediction import Prediction, Target, best_indices
+from keras_cnns_serve.errors import InvalidInputError
+from keras_cnns_serve.protocols.parsing import bytes_array
+from keras_cnns_serve.repository.manifest import Tensor
+from keras_cnns_serve.repository.states import State
+
+from .tensor import DATATYPES
+
+_SERVER = "keras-cnns-serve"
+_PLATFORM = "keras-cnns"
+_EXTENSIONS = [
+    "binary_tensor_data",
+    "classification",
+    "model_configuration",
+    "model_repository",
+    "parameters",
+    "schedule_policy",
+    "statistics",
+]
+_IMAGE_BYTES = "image_bytes"  # encoded images, as the exported signature names them
+_STATES = {
+    State.START: "LOADING",
+    State.LOADING: "LOADING",
+    State.AVAILABLE: "READY",
+    State.UNLOADING: "UNLOADING",
+    State.END: "UNAVAILABLE",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class WantedOutput:
+    """An output that a request asks for."""
+
+    name: str
+    classes: int = 0  # the classification extension: the number of labels; 0: the values
+    binary: bool = False  # over REST: raw, after the JSON
+
+
+@dataclass(frozen=True, slots=True)
+class InferOptions:
+    """The parts of an infer request beside its inputs."""
+
+    outputs: Sequence[WantedOutput] = ()  # if empty, all of them
+    id: str = ""
+    priority: int = 0
+    timeout: float | None = None  # seconds
+    binary: bool = False  # over REST: outputs are raw unless they say otherwise
+
+
+def infer_options(
+    parameters: Mapping[str, Any], outputs: Sequence[WantedOutput], request_id: str
+) -> InferOptions:
+    """Return the options of a request with these parameters; its timeout is in microseconds.
+
+    Raises:
+        InvalidInputError: A parameter is not an integer of at least 0.
+    """
+    timeout = count_of(parameters, "timeout")
+    return InferOptions(
+        outputs,
+        request_id,
+        count_of(parameters, "priority"),
+        timeout / 1e6 if timeout else None,
+        parameters.get("binary_data_output") is True,
+    )
+
+
+def wanted_output(name: str, parameters: Mapping[str, Any], binary: bool = False) -> WantedOutput:
+    """Return an output with these parameters; `binary` is the default of binary_data.
+
+    Raises:
+        InvalidInputError: The output is in shared memory, or a parameter is wrong.
+    """
+    _check_memory(name, parameters)
+    wants_raw = parameters.get("binary_data", binary) is True
+    return WantedOutput(name, count_of(parameters, "classification"), wants_raw)
+
+
+def check_input(name: str, parameters: Mapping[str, Any], others: Container[str]) -> None:
+    """Raise InvalidInputError if an input is in shared memory, or named as one of the others."""
+    if name in others:
+        raise InvalidInputError(f"the input {name!r:.80} comes twice")
+    _check_memory(name, parameters)
+
+
+def _check_memory(name: str, parameters: Mapping[str, Any]) -> None:
+    if "shared_memory_region" in parameters:
+        raise InvalidInputError(f"{name} is in shared memory, which this server does not read")
+
+
+def count_of(parameters: Mapping[str, Any], name: str) -> int:
+    """Return a parameter that counts something, or 0 if it is missing.
+
+    Raises:
+        InvalidInputError: The parameter is not an integer of at least 0.
+    """
+    value = parameters.get(name, 0)
+    if type(value) is not int or not 0 <= value < 2**64:
+        raise InvalidInputError(
+            f"the parameter {name} must be an integer of at least 0, not {value!r:.40}"
+        )
+    return value
+
+
+def check_load(parameters: Any) -> None:
+    """Raise InvalidInputError if a client sends a configuration or files for a model to load."""
+    if parameters:
+        given = ", ".join(parameters) if isinstance(parameters, Mapping) else repr(parameters)
+        raise InvalidInputError(
+            f"a model is loaded as it lies in the repository, without parameters: {given:.80}"
+        )
+
+
+async def infer(
+    dataplane: Dataplane,
+    target: Target,
+    inputs: Mapping[str, NDArray[Any]],
+    options: InferOptions,
+    arrived: float,
+    deadline: float | None,
+) -> tuple[Prediction, list[tuple[WantedOutput, NDArray[Any]]]]:
+    """Answer an infer request: BYTES are encoded images, numbers are pixels.
+
+    Args:
+        dataplane: Answers.
+        target: The version.
+        inputs: The tensors.
+        options: The rest of the request.
+        arrived: The `time.monotonic()` at which its own timeout began.
+        deadline: As for `Dataplane.predict`, if the request's timeout is not sooner.
+
+    Raises:
+        InvalidInputError: There is no input; an output is asked for twice, or has no labels.
+        As for `Dataplane.predict` and `Dataplane.predict_bytes`.
+    """
+    if not inputs:
+        raise InvalidInputError("'inputs' must have at least one tensor")
+    names = [wanted.name for wanted in options.outputs]
+    if len(set(names)) != len(names):
+        raise InvalidInputError("an output is asked for twice")
+    if options.timeout is not None:
+        sooner = arrived + options.timeout
+        deadline = sooner if deadline is None else min(sooner, deadline)
+    limits: dict[str, Any] = {"deadline": deadline, "priority": options.priority}
+    if any(array.dtype == np.object_ for array in inputs.values()):
+        contents = _contents(dataplane, target, inputs)
+        prediction = await dataplane.predict_bytes(target, contents, outputs=names, **limits)
+    else:
+        prediction = await dataplane.predict(target, inputs, outputs=names, **limits)
+    outputs = options.outputs or [
+        WantedOutput(name, binary=options.binary) for name in prediction.outputs
+    ]
+    return prediction, [
+        (each, _classes(prediction, each) if each.classes else prediction.outputs[each.name])
+        for each in outputs
+    ]
+
+
+def _contents(
+    dataplane: Dataplane, target: Target, inputs: Mapping[str, NDArray[Any]]
+) -> list[bytes]:
+    names = (dataplane.metadata(target).manifest.input.name, _IMAGE_BYTES)
+    if len(inputs) != 1 or next(iter(inputs)) not in names:
+        raise InvalidInputError(
+            f"encoded images are the one input {' or '.join(names)}, not {', '.join(inputs):.80}"
+        )
+    (array,) = inputs.values()
+    if array.ndim not in (1, 2) or array.shape[1:] not in ((), (1,)):
+        raise InvalidInputError(
+            f"encoded images have the shape [N] or [N, 1], not {list(array.shape)}"
+        )
+    return list(array.ravel())
+
+
+def _classes(prediction: Prediction, wanted: WantedOutput) -> NDArray[Any]:
+    """Return strings `score:index:label` [N, k], the highest score first."""
+    scores, labels = prediction.outputs[wanted.name], prediction.source.labels
+    if scores.ndim != 2 or scores.shape[1] != len(labels):
+        raise InvalidInputError(
+            f"{wanted.name} of shape {list(scores.shape)} cannot be classified: it does not have "
+            f"one value for each of {len(labels)} labels"
+        )
+    classes = [
+        f"{values[i]:f}:{i}:{labels[i]}".encode()
+        for row in scores
+        for values in [row.tolist()]
+        for i in best_indices(row, values, wanted.classes)
+    ]
+    return bytes_array(classes).reshape(len(scores), -1)
+
+
+def server_metadata() -> dict[str, Any]:
+    """Return the server's name, version and extensions."""
+    return {"name": _SERVER, "version": version(_SERVER), "extensions": _EXTENSIONS}
+
+
+def model_metadata(dataplane: Dataplane, target: Target) -> dict[str, Any]:
+    """Return the inputs and outputs of a version.
+
+    Raises:
+        ModelNotFoundError, ModelUnavailableError: As for `Dataplane.metadata`.
+    """
+    source = dataplane.metadata(target)
+    served = {model.name: model.versions for model in dataplane.models()}
+    return {
+        "name": source.name,
+        "versions": [str(number) for number in served.get(source.name, ())],
+        "platform": _PLATFORM,
+        "inputs": [_tensor(source.manifest.input)],
+        "outputs": [_tensor(output) for output in source.manifest.outputs],
+    }
+
+
+def _tensor(tensor: Tensor) -> dict[str, Any]:
+    shape = [-1 if size is None else size for size in tensor.shape]
+    return {"name": tensor.name, "datatype": DATATYPES[np.dtype(tensor.dtype)], "shape": shape}
+
+
+def model_config(dataplane: Dataplane, target: Target) -> dict[str, Any]:
+    """Return Triton's configuration of a version.
+
+    Raises:
+        ModelNotFoundError, ModelUnavailableError: As for `Dataplane.metadata`.
+    """
+    manifest = dataplane.metadata(target).manifest
+
+    def tensor(each: Tensor) -> dict[str, Any]:
+        name, datatype, shape = _tensor(each).values()
+        return {"name": name, "data_type": f"TYPE_{datatype}", "dims": shape[1:]}
+
+    labelled = {"label_filename": manifest.labels}
+    engine = dataplane.engine_info(target)
+    return {
+        "name": target.name,
+        "platform": _PLATFORM,
+        "default_model_filename": engine["file"],
+        "parameters": {key: {"string_value": str(value)} for key, value in engine.items()},
+        "backend": _SERVER,
+        # The limit for encoded images. A request may have more pixels, but programs that measure
+        # a server read their largest batch here.
+        "max_batch_size": MAX_IMAGES,
+        "input": [tensor(manifest.input) | {"format": "FORMAT_NHWC"}],
+        "output": [
+            tensor(each) | (labelled if each.shape == (None, manifest.classes) else {})
+            for each in manifest.outputs
+        ],
+    }
+
+
+def repository_index(dataplane: Dataplane, only_ready: bool = False) -> list[dict[str, Any]]:
+    """Return every model and version with its state."""
+    return [
+        {
+            "name": entry.name,
+            "version": "" if entry.version is None else str(entry.version),
+            "state": _STATES[entry.state],
+            "reason": entry.reason,
+        }
+        for entry in dataplane.index()
+        if entry.state == State.AVAILABLE or not only_ready
+    ]
+
+
+def statistics(dataplane: Dataplane, target: Target | None) -> dict[str, Any]:
+    """Return the counts and durations of one version, of a model's versions, or of all.
+
+    Raises:
+        ModelNotFoundError, ModelUnavailableError: As for `Dataplane.metadata`.
+    """
+    targets = [Target(model.name) for model in dataplane.models()] if target is None else [target]
+    return {
+        "model_stats": [
+            {
+                "name": each.name,
+                "version": str(each.version),
+                "last_inference": round(each.last_inference * 1e3),  # milliseconds
+                "inference_count": each.inferences,
+                "execution_count": each.executions,
+                "inference_stats": {
+                    "success": _duration(each.success),
+                    "fail": _duration(each.fail),
+                    "queue": _duration(each.queue),
+                    "compute_input": _duration(each.decode),
+                    "compute_infer": _duration(each.compute),
+                    "compute_output": _duration(Total()),
+                },
+                "batch_stats": [
+                    {
+                        "batch_size": size,
+                        "compute_input": _duration(Total()),
+                        "compute_infer": _duration(total),
+                        "compute_output": _duration(Total()),
+                    }
+                    for size, total in sorted(each.batches.items())
+                ],
+            }
+            for one in targets
+            for each in dataplane.statistics(one)
+        ]
+    }
+
+
+def _duration(total: Total) -> dict[str, int]:
+    return {"count": total.count, "ns": round(total.seconds * 1e9)}

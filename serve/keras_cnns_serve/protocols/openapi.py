@@ -1,0 +1,191 @@
+"""The OpenAPI document of everything that is served over HTTP, made from one table."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+from .openapi_schemas import SCHEMAS, STRING, object_of, reference
+
+_JSON, _BINARY, _TEXT = "application/json", "application/octet-stream", "text/plain"
+_FORM = "multipart/form-data"
+_IMAGES = ("image/jpeg", "image/png", "image/webp", "image/bmp", "image/gif")
+_PARAMETERS: dict[str, dict[str, Any]] = {
+    "model": {"in": "path", "schema": STRING | {"pattern": "^[^/:]+$"}},
+    "version": {"in": "path", "schema": STRING | {"pattern": "^[0-9]{1,19}$"}},
+    "label": {"in": "path", "schema": STRING | {"pattern": "^[^/:]+$"}},
+    "top_k": {"in": "query", "schema": {"type": "integer", "minimum": 1, "maximum": 999999999}},
+    "cam": {
+        "in": "query",
+        "schema": {"enum": [0, 1]},
+        "description": "1: the image as a PNG, overlaid by its class activation map",
+    },
+    "X-Request-Timeout": {
+        "in": "header",
+        "schema": {"type": "number", "minimum": 0, "maximum": 86400},
+        "description": "seconds until no answer is wanted",
+    },
+    "Inference-Header-Content-Length": {
+        "in": "header",
+        "schema": {"type": "integer", "minimum": 0, "maximum": 999999999999},
+        "description": "bytes of JSON, before the binary data",
+    },
+}
+_MODEL_ERRORS = (400, 404, 503)
+_WORK_ERRORS = (400, 404, 408, 413, 415, 429, 503, 504)  # of what reads a body and computes
+# The paths that "{target}" in a path stands for.
+_TARGETS = {
+    "/v1": ("{model}", "{model}/versions/{version}", "{model}/labels/{label}"),
+    "/v2": ("{model}", "{model}/versions/{version}"),
+}
+
+
+@dataclass(frozen=True)
+class _Operation:
+    """A method of a path, with the media types and the names of the schemas of its bodies."""
+
+    method: str
+    path: str
+    summary: str
+    answer: str
+    body: str = ""
+    errors: tuple[int, ...] = ()
+    answers: tuple[str, ...] = (_JSON,)
+    bodies: tuple[str, ...] = (_JSON,)
+    parameters: tuple[str, ...] = ()
+
+    def paths(self) -> Iterator[str]:
+        """Return the path, or the paths of every kind of target."""
+        for target in _TARGETS[self.path[:3]] if "{target}" in self.path else ("",):
+            yield self.path.replace("{target}", target)
+
+
+def _get(path: str, summary: str, answer: str, **options: Any) -> _Operation:
+    if "{target}" in path:
+        options["errors"] = _MODEL_ERRORS
+    return _Operation("get", path, summary, answer, **options)
+
+
+def _infer(path: str, summary: str, answer: str, body: str, **options: Any) -> _Operation:
+    parameters = (*options.pop("parameters", ()), "X-Request-Timeout")
+    return _Operation(
+        "post", path, summary, answer, body, _WORK_ERRORS, parameters=parameters, **options
+    )
+
+
+_V1, _V2 = "/v1/models/{target}", "/v2/models/{target}"
+_OPERATIONS = (
+    _get("/", "What is served, with commands to try", "Home"),
+    _get("/healthz", "200 while the process answers", "Health"),
+    _get("/readyz", "200 while requests are welcome", "Health", errors=(503,)),
+    _get("/openapi.json", "This document", "Object"),
+    _get("/metrics", "Metrics for Prometheus", "", answers=(_TEXT,)),
+    _get("/monitoring/prometheus/metrics", "Metrics for Prometheus", "", answers=(_TEXT,)),
+    _get("/v1/models", "The models that answer", "Models"),
+    _get(_V1, "The state of versions", "Status"),
+    _get(f"{_V1}/metadata", "The signatures", "Metadata"),
+    _infer(f"{_V1}:predict", "Pixels or encoded images in", "PredictResponse", "PredictRequest"),
+    _infer(f"{_V1}:classify", "Every label with its score", "ClassifyResponse", "ExamplesRequest"),
+    _infer(f"{_V1}:regress", "One number for each image", "RegressResponse", "ExamplesRequest"),
+    _infer(
+        f"{_V1}:classify-image",
+        "An image as the body, or a form of images: labels with probabilities",
+        "Labels",
+        "Image",
+        answers=(_JSON, "image/png"),
+        bodies=(*_IMAGES, _FORM),
+        parameters=("top_k", "cam"),
+    ),
+    _get("/v2", "The server and its extensions", "Server"),
+    _get("/v2/health/live", "200 while the process answers", "Live"),
+    _get("/v2/health/ready", "200 while requests are welcome", "Ready", errors=(503,)),
+    _get("/v2/models/stats", "The counts and durations of all models", "Statistics"),
+    _get(_V2, "Inputs and outputs", "Model"),
+    _get(f"{_V2}/ready", "Whether it answers", "Ready"),
+    _get(f"{_V2}/config", "Triton's configuration", "Config"),
+    _get(f"{_V2}/stats", "Its counts and durations", "Statistics"),
+    _infer(
+        f"{_V2}/infer",
+        "Tensors in, tensors out",
+        "InferResponse",
+        "InferRequest",
+        answers=(_JSON, _BINARY),
+        bodies=(_JSON, _BINARY),
+        parameters=("Inference-Header-Content-Length",),
+    ),
+    _Operation(
+        "post",
+        "/v2/repository/index",
+        "Every model and version, with its state",
+        "Index",
+        "IndexRequest",
+        (400, 413),
+    ),
+    *(
+        _Operation(
+            "post",
+            f"/v2/repository/models/{{model}}/{verb}",
+            f"{verb.capitalize()} a model; only with --admin",
+            "Object",
+            "Object",
+            (403, 404, 503),
+        )
+        for verb in ("load", "unload")
+    ),
+)
+
+
+def openapi(models: Sequence[str]) -> dict[str, Any]:
+    """Return the document.
+
+    Args:
+        models: The names that the parameter `model` can have now; if empty, any name.
+    """
+    parameters = {name: {"name": name} | entry for name, entry in _PARAMETERS.items()}
+    if models:
+        parameters["model"] = parameters["model"] | {"schema": {"enum": list(models)}}
+    paths: dict[str, dict[str, Any]] = {}
+    for operation in _OPERATIONS:
+        for path in operation.paths():
+            paths.setdefault(path, {})[operation.method] = _describe(operation, path, parameters)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "keras-cnns-serve", "version": version("keras-cnns-serve")},
+        "paths": paths,
+        "components": {"schemas": SCHEMAS},
+    }
+
+
+def _describe(
+    operation: _Operation, path: str, parameters: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
+    in_path = [name for name in ("model", "version", "label") if f"{{{name}}}" in path]
+    schema = reference(operation.answer) if operation.answer else STRING
+    contents = {
+        media: {"schema": schema if media in (_JSON, _TEXT) else {}} for media in operation.answers
+    }
+    responses: dict[str, Any] = {"200": {"description": "an answer", "content": contents}}
+    for code in sorted(operation.errors):
+        not_ready = code == 503 and operation.answer in ("Health", "Ready")
+        error = reference("Object" if not_ready else "Error")
+        responses[str(code)] = {"description": "an error", "content": {_JSON: {"schema": error}}}
+    described: dict[str, Any] = {
+        "summary": operation.summary,
+        "parameters": [parameters[name] | {"required": True} for name in in_path]
+        + [parameters[name] for name in operation.parameters],
+        "responses": responses,
+    }
+    if operation.body:
+        described["requestBody"] = {
+            "required": operation.body not in ("Object", "IndexRequest"),
+            "content": {media: {"schema": _body(operation, media)} for media in operation.bodies},
+        }
+    return described
+
+
+def _body(operation: _Operation, media: str) -> dict[str, Any]:
+    if media == _JSON:
+        return reference(operation.body)
+    if media == _FORM:
+        return object_of("image", image={"type": "string", "contentMediaType": _BINARY})
+    return {"type": "string", "contentMediaType": media}

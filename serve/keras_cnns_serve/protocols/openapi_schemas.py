@@ -1,0 +1,154 @@
+"""The schemas of the OpenAPI document: the forms of bodies and answers."""
+
+from typing import Any
+
+from keras_cnns_serve.protocols.oip.tensor import DTYPES
+
+
+def object_of(required: str = "", **properties: Any) -> dict[str, Any]:
+    """Return the schema of an object.
+
+    Args:
+        required: The names that an object must have, with spaces between them.
+        properties: The schemas of its values by name.
+    """
+    schema: dict[str, Any] = {"type": "object", "properties": properties}
+    if required:
+        schema["required"] = required.split()
+    return schema
+
+
+def list_of(items: dict[str, Any], **limits: int) -> dict[str, Any]:
+    """Return the schema of a list, with limits such as minItems."""
+    return {"type": "array", "items": items} | limits
+
+
+def reference(name: str) -> dict[str, Any]:
+    """Return a reference to a schema of SCHEMAS."""
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+STRING = {"type": "string"}
+_WHOLE = {"type": "integer", "minimum": 0}
+_COUNT = {"type": "integer", "minimum": 0, "maximum": 2**63 - 1}
+_YES = {"type": "boolean"}
+_VALUES: dict[str, Any] = {"type": ["array", "object"]}
+_DURATION = object_of("count ns", count=_WHOLE, ns=_WHOLE)
+_SHAPE = list_of({"type": "integer", "minimum": -1})
+_EXAMPLES = list_of(object_of("image/encoded", **{"image/encoded": reference("Bytes")}), minItems=1)
+_TENSOR = object_of("name datatype shape", name=STRING, datatype=STRING, shape=_SHAPE)
+SCHEMAS: dict[str, dict[str, Any]] = {
+    "Error": object_of("error", error=STRING),
+    "Any": {},
+    "Object": object_of(),
+    "Bytes": object_of("b64", b64=STRING | {"description": "base64"})
+    | {"additionalProperties": False},
+    "Home": object_of("server models", server=STRING, models=list_of(object_of())),
+    "Health": object_of("status", status=STRING),
+    "Models": object_of("models", models=list_of(object_of("name versions", name=STRING))),
+    "Status": object_of(
+        "model_version_status",
+        model_version_status=list_of(
+            object_of(
+                "version state status",
+                version=STRING,
+                state={"enum": ["START", "LOADING", "AVAILABLE", "UNLOADING", "END"]},
+                status=object_of(
+                    "error_code error_message", error_code=STRING, error_message=STRING
+                ),
+            )
+        ),
+    ),
+    "Metadata": object_of(
+        "model_spec metadata", model_spec=object_of("name"), metadata=object_of()
+    ),
+    "PredictRequest": object_of(
+        signature_name=STRING,
+        instances=list_of({}, minItems=1) | {"description": "rows, each with one image"},
+        inputs={"description": "columns: the images, or an object of tensors by their names"},
+    )
+    | {"oneOf": [{"required": ["instances"]}, {"required": ["inputs"]}]},
+    "PredictResponse": object_of(predictions=_VALUES, outputs=_VALUES),
+    "ExamplesRequest": object_of(
+        "examples", signature_name=STRING, context=object_of(), examples=_EXAMPLES
+    ),
+    "ClassifyResponse": object_of("results", results=list_of(list_of(list_of({})))),
+    "RegressResponse": object_of("results", results=list_of({"type": "number"})),
+    "Labels": object_of(
+        "predictions",
+        predictions=list_of(
+            object_of(
+                "labels",
+                labels=list_of(
+                    object_of(
+                        "label probability", label=STRING, probability={"type": ["number", "null"]}
+                    )
+                ),
+            )
+        ),
+    ),
+    "Live": object_of("live", live=_YES),
+    "Ready": object_of("ready", ready=_YES, name=STRING),
+    "Server": object_of(
+        "name version extensions", name=STRING, version=STRING, extensions=list_of(STRING)
+    ),
+    "Model": object_of(
+        "name versions platform inputs outputs",
+        name=STRING,
+        versions=list_of(STRING),
+        platform=STRING,
+        inputs=list_of(_TENSOR),
+        outputs=list_of(_TENSOR),
+    ),
+    "Config": object_of("name platform max_batch_size input output", max_batch_size=_WHOLE),
+    "Statistics": object_of(
+        "model_stats",
+        model_stats=list_of(
+            object_of(
+                "name version inference_stats",
+                inference_stats=object_of("success fail queue", success=_DURATION, fail=_DURATION),
+            )
+        ),
+    ),
+    "IndexRequest": object_of(ready=_YES),
+    "Index": list_of(
+        object_of("name version state reason", name=STRING, state=STRING, reason=STRING)
+    ),
+    "InferRequest": object_of(
+        "inputs",
+        id=STRING,
+        parameters=object_of(
+            timeout=_COUNT | {"description": "microseconds"},
+            priority=_COUNT | {"description": "1 is the highest; 0: none, the lowest"},
+            binary_data_output=_YES,
+        ),
+        inputs=list_of(
+            object_of(
+                "name datatype shape",
+                name=STRING,
+                datatype={"enum": list(DTYPES)},
+                shape=list_of(_WHOLE, maxItems=8),
+                data=list_of({}),
+                parameters=object_of(
+                    binary_data_size=_WHOLE, content_type={"enum": ["base64", "raw"]}
+                ),
+            ),
+            minItems=1,
+        ),
+        outputs=list_of(
+            object_of(
+                "name",
+                name=STRING,
+                parameters=object_of(binary_data=_YES, classification=_COUNT),
+            )
+        ),
+    ),
+    "InferResponse": object_of(
+        "model_name model_version outputs",
+        model_name=STRING,
+        model_version=STRING,
+        outputs=list_of(
+            object_of("name datatype shape", name=STRING, datatype=STRING, shape=_SHAPE)
+        ),
+    ),
+}

@@ -1,0 +1,225 @@
+"""TensorFlow Serving's gRPC services, PredictionService and ModelService."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from google.protobuf.json_format import ParseDict
+from numpy.typing import NDArray
+
+from keras_cnns_serve.core.dataplane import Dataplane
+from keras_cnns_serve.core.prediction import Target
+from keras_cnns_serve.errors import InvalidInputError
+from keras_cnns_serve.protocols.parsing import parse
+from keras_cnns_serve.protos import tensorflow_serving
+from keras_cnns_serve.repository.configuration import from_proto
+from keras_cnns_serve.repository.files import ModelVersion
+from keras_cnns_serve.transport.grpc.server import Service
+
+from .service import (
+    CLASSIFY_METHOD,
+    DEFAULT,
+    IMAGE_FEATURE,
+    PREDICT_METHOD,
+    REGRESS_METHOD,
+    find_signature,
+    infer_examples,
+    model_version_status,
+    signature_def,
+)
+from .tensor import to_array, to_proto
+
+
+class TensorFlowServingGrpc:
+    """PredictionService and ModelService.
+
+    Args:
+        dataplane: Answers.
+        max_bytes: The largest tensor that a message may claim.
+    """
+
+    def __init__(self, dataplane: Dataplane, max_bytes: int) -> None:
+        self._dataplane = dataplane
+        self._max_bytes = max_bytes
+
+    def services(self) -> list[Service]:
+        """Return both services."""
+        prediction = {
+            "Predict": self.predict,
+            "Classify": self.classify,
+            "Regress": self.regress,
+            "MultiInference": self.multi_inference,
+            "GetModelMetadata": self.get_model_metadata,
+        }
+        model = {
+            "GetModelStatus": self.get_model_status,
+            "HandleReloadConfigRequest": self.handle_reload_config,
+        }
+        return [
+            Service(tensorflow_serving.service("PredictionService"), prediction),
+            Service(tensorflow_serving.service("ModelService"), model),
+        ]
+
+    async def predict(self, request: Any, deadline: float | None) -> Any:
+        """Answer tensors with the outputs that output_filter names, or with all of them."""
+        target = _target(request.model_spec)
+        manifest = self._dataplane.metadata(target).manifest
+        name = request.model_spec.signature_name
+        signature = find_signature(manifest, name, PREDICT_METHOD)
+        contiguous = all(tensor.tensor_content for tensor in request.inputs.values())
+        size = 0 if contiguous else request.ByteSize()  # values one by one take long to read
+        inputs = await parse(size, self._arrays, request.inputs)
+        outputs = list(request.output_filter)
+        if signature.encoded:
+            contents = _contents(inputs, signature.inputs[0].name, signature.name)
+            prediction = await self._dataplane.predict_bytes(
+                target, contents, outputs=outputs, deadline=deadline
+            )
+        else:
+            prediction = await self._dataplane.predict(
+                target, inputs, outputs=outputs, deadline=deadline
+            )
+        response = tensorflow_serving.PredictResponse(
+            model_spec=_spec(prediction.source, signature.name)
+        )
+        for output, values in prediction.outputs.items():
+            response.outputs[output].CopyFrom(to_proto(values))
+        return response
+
+    def _arrays(self, inputs: Any) -> dict[str, NDArray[Any]]:
+        return {name: to_array(tensor, name, self._max_bytes) for name, tensor in inputs.items()}
+
+    async def classify(self, request: Any, deadline: float | None) -> Any:
+        """Answer tf.Examples with every label and its score."""
+        contents = _images(request.input)
+        result = await self._infer(request.model_spec, contents, CLASSIFY_METHOD, deadline)
+        return tensorflow_serving.ClassificationResponse(
+            model_spec=result["model_spec"], result=result["classification_result"]
+        )
+
+    async def regress(self, request: Any, deadline: float | None) -> Any:
+        """Answer each tf.Example with one number."""
+        contents = _images(request.input)
+        result = await self._infer(request.model_spec, contents, REGRESS_METHOD, deadline)
+        return tensorflow_serving.RegressionResponse(
+            model_spec=result["model_spec"], result=result["regression_result"]
+        )
+
+    async def multi_inference(self, request: Any, deadline: float | None) -> Any:
+        """Answer several classify and regress tasks over the same tf.Examples."""
+        if not request.tasks:
+            raise InvalidInputError("Inference request must have at least one task")
+        contents = _images(request.input)
+        results = []
+        for task in request.tasks:
+            if task.method_name not in (CLASSIFY_METHOD, REGRESS_METHOD):
+                raise InvalidInputError(
+                    f"method_name must be {CLASSIFY_METHOD} or {REGRESS_METHOD}, not "
+                    f"{task.method_name!r:.80}"
+                )
+            results.append(await self._infer(task.model_spec, contents, task.method_name, deadline))
+        return tensorflow_serving.MultiInferenceResponse(results=results)
+
+    async def _infer(
+        self, spec: Any, contents: Sequence[bytes], method: str, deadline: float | None
+    ) -> dict[str, Any]:
+        """Return the fields of an InferenceResult."""
+        prediction, results = await infer_examples(
+            self._dataplane, _target(spec), spec.signature_name, contents, method, deadline
+        )
+        model_spec = _spec(prediction.source, spec.signature_name or DEFAULT)
+        if method == REGRESS_METHOD:
+            regressions = [{"value": value} for value in results]
+            return {"model_spec": model_spec, "regression_result": {"regressions": regressions}}
+        classifications = [
+            {"classes": [{"label": label, "score": score} for label, score in row]}
+            for row in results
+        ]
+        return {
+            "model_spec": model_spec,
+            "classification_result": {"classifications": classifications},
+        }
+
+    async def get_model_metadata(self, request: Any, deadline: float | None) -> Any:
+        """Describe the signatures of a version."""
+        fields = list(request.metadata_field)
+        if fields != ["signature_def"]:
+            raise InvalidInputError(
+                f"metadata_field must be 'signature_def' alone, not {', '.join(fields):.80}"
+                if fields
+                else "GetModelMetadataRequest must specify at least one metadata_field"
+            )
+        source = self._dataplane.metadata(_target(request.model_spec))
+        response = tensorflow_serving.GetModelMetadataResponse(model_spec=_spec(source))
+        response.metadata["signature_def"].Pack(
+            ParseDict(signature_def(source.manifest), tensorflow_serving.SignatureDefMap())
+        )
+        return response
+
+    async def get_model_status(self, request: Any, deadline: float | None) -> Any:
+        """Describe the state of a model's versions, or of one."""
+        states = model_version_status(self._dataplane, _target(request.model_spec))
+        response = tensorflow_serving.GetModelStatusResponse()
+        return ParseDict({"model_version_status": states}, response)
+
+    async def handle_reload_config(self, request: Any, deadline: float | None) -> Any:
+        """Serve other models from now on."""
+        self._dataplane.check_admin()
+        if request.config.WhichOneof("config") != "model_config_list":
+            raise InvalidInputError("only a model_config_list can be served")
+        await self._dataplane.reload_config(from_proto(request.config))
+        return tensorflow_serving.ReloadConfigResponse(status={"error_code": "OK"})
+
+
+def _target(spec: Any) -> Target:
+    if not spec.name:
+        raise InvalidInputError("Missing ModelSpec: its name says which model")
+    choice = spec.WhichOneof("version_choice")
+    return Target(
+        spec.name,
+        spec.version.value if choice == "version" else None,
+        spec.version_label if choice == "version_label" else None,
+    )
+
+
+def _spec(source: ModelVersion, signature_name: str = "") -> dict[str, Any]:
+    version = {"value": source.version}
+    return {"name": source.name, "version": version, "signature_name": signature_name}
+
+
+def _contents(inputs: dict[str, NDArray[Any]], expected: str, signature: str) -> list[bytes]:
+    """Return the encoded images of a predict request."""
+    array = inputs.get(expected)
+    if len(inputs) != 1 or array is None or array.dtype != np.object_ or array.ndim != 1:
+        raise InvalidInputError(
+            f"the signature {signature} takes {expected} alone, strings of shape [N]"
+        )
+    contents: list[bytes] = array.tolist()
+    return contents
+
+
+def _images(request_input: Any) -> list[bytes]:
+    """Return the encoded image of every tf.Example, or of the context for those without one."""
+    kind = request_input.WhichOneof("kind")
+    if kind is None or not (examples := getattr(request_input, kind).examples):
+        raise InvalidInputError("Input is empty: it must have at least one tf.Example")
+    # The context's image is read once: reading it copies it, and the examples may be millions.
+    shared = _image(getattr(request_input, kind).context) if kind.endswith("context") else None
+    contents = []
+    for number, example in enumerate(examples):
+        content = _image(example) if IMAGE_FEATURE in example.features.feature else shared
+        if content is None:
+            raise InvalidInputError(
+                f"tf.Example {number} must have one encoded image as the bytes_list of "
+                f"{IMAGE_FEATURE!r}"
+            )
+        contents.append(content)
+    return contents
+
+
+def _image(example: Any) -> bytes | None:
+    features = example.features.feature
+    values: Sequence[bytes] = ()
+    if IMAGE_FEATURE in features:
+        values = features[IMAGE_FEATURE].bytes_list.value
+    return values[0] if len(values) == 1 else None

@@ -1,0 +1,233 @@
+"""TensorFlow Serving's JSON for tensors: the row form, the columnar form, and bytes.
+
+Row:      {"instances": [image, ...]}      -> {"predictions": [row, ...]}
+Columnar: {"inputs": {"images": images}}   -> {"outputs": {"name": values, ...}}
+
+One input or output needs no name; several are objects keyed by name. Bytes are `{"b64": "..."}`.
+"""
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from keras_cnns_serve.core.json_text import dumps, loads
+from keras_cnns_serve.core.limits import MAX_RANK
+from keras_cnns_serve.errors import InvalidInputError
+from keras_cnns_serve.repository.manifest import Manifest
+
+from .service import BYTES, IMAGE_FEATURE, Signature, find_signature
+
+_JSON_TYPES = {str: "a string", bool: "true or false", dict: "an object", type(None): "null"}
+
+Form = Literal["row", "columnar"]
+
+
+@dataclass(frozen=True)
+class PredictRequest:
+    """A predict request: its tensors or its encoded images, and the form of the answer."""
+
+    inputs: dict[str, NDArray[Any]]
+    contents: list[bytes]
+    form: Form
+
+
+@dataclass(frozen=True)
+class ExamplesRequest:
+    """A classify or regress request: its encoded images."""
+
+    signature_name: str
+    contents: list[bytes]
+
+
+def parse_predict_request(body: bytes, manifest: Manifest) -> PredictRequest:
+    """Read the body of a predict request.
+
+    Raises:
+        InvalidInputError: The body is not JSON, does not have exactly one of `instances` and
+            `inputs`, a list in it is ragged, or its base64 is wrong.
+        SignatureError: The body names a signature that does not exist.
+    """
+    document = _document(body)
+    signature = find_signature(manifest, _signature_name(document))
+    if "instances" in document and "inputs" in document:
+        raise InvalidInputError("give either 'instances' or 'inputs', not both")
+    if "instances" in document:
+        form: Form = "row"
+        values = _rows(document["instances"], signature)
+    elif "inputs" in document:
+        form = "columnar"
+        values = _columns(document["inputs"], signature)
+    else:
+        raise InvalidInputError("Missing 'inputs' or 'instances' key")
+    if not signature.encoded:
+        inputs = {name: _array(value, name) for name, value in values.items()}
+        return PredictRequest(inputs, [], form)
+    (content,) = values.values()
+    return PredictRequest({}, _contents(content, signature.inputs[0].name), form)
+
+
+def parse_examples_request(body: bytes) -> ExamplesRequest:
+    """Read the body of a classify or regress request: a list of tf.Examples as objects.
+
+    Raises:
+        InvalidInputError: The body is not JSON, or an example has no encoded image.
+    """
+    document = _document(body)
+    examples = document.get("examples")
+    if not isinstance(examples, list) or not examples:
+        raise InvalidInputError("'examples' must be a list of at least one object")
+    context = document.get("context", {})
+    if not isinstance(context, dict):
+        raise InvalidInputError("'context' must be an object")
+    shared = _image(context)  # decoded once, as the examples may be millions
+    contents = []
+    for number, example in enumerate(examples):
+        if not isinstance(example, dict):
+            raise InvalidInputError(f"examples[{number}] must be an object of features")
+        content = _image(example) if IMAGE_FEATURE in example else shared
+        if content is None:
+            raise InvalidInputError(
+                f"examples[{number}] lacks the feature {IMAGE_FEATURE!r}, an encoded image"
+            )
+        contents.append(content)
+    return ExamplesRequest(_signature_name(document), contents)
+
+
+def format_predictions(outputs: Mapping[str, NDArray[Any]], form: Form) -> bytes:
+    """Write the answer to a predict request in the request's own form."""
+    outputs = {name: _texts(name, value) for name, value in outputs.items()}
+    if len(outputs) == 1:
+        values: Any = next(iter(outputs.values()))
+    elif form == "columnar":
+        values = dict(outputs)
+    else:
+        rows = zip(*outputs.values(), strict=True)
+        values = [dict(zip(outputs, row, strict=True)) for row in rows]
+    return dumps({"predictions" if form == "row" else "outputs": values})
+
+
+def _document(body: bytes) -> dict[str, Any]:
+    document = loads(body)
+    if not isinstance(document, dict):
+        raise InvalidInputError('the body must be a JSON object, such as {"instances": [...]}')
+    return document
+
+
+def _signature_name(document: dict[str, Any]) -> str:
+    name = document.get("signature_name", "")
+    if not isinstance(name, str):
+        raise InvalidInputError(f"'signature_name' key must be a string value, not {name!r:.80}")
+    return name
+
+
+def _rows(rows: Any, signature: Signature) -> dict[str, Any]:
+    """Return the columns of the row form."""
+    name = signature.inputs[0].name
+    if not isinstance(rows, list) or not rows:
+        raise InvalidInputError("'instances' must be a list of at least one image")
+    named = [isinstance(row, dict) and not (signature.encoded and _is_base64(row)) for row in rows]
+    if not any(named):
+        return {name: rows}
+    for number, row in enumerate(rows):
+        if not isinstance(row, dict) or set(row) != {name}:
+            given = f"the keys {sorted(row)}" if isinstance(row, dict) else "no object"
+            raise InvalidInputError(
+                f"instances[{number}] is {given:.200}; each must be {{{name!r}: ...}}. "
+                f"An encoded image goes to :classify-image, or has the signature_name {BYTES!r}"
+            )
+    return {name: [row[name] for row in rows]}
+
+
+def _columns(columns: Any, signature: Signature) -> dict[str, Any]:
+    name = signature.inputs[0].name
+    if not isinstance(columns, dict) or (signature.encoded and _is_base64(columns)):
+        return {name: columns}
+    if signature.encoded and set(columns) != {name}:
+        raise InvalidInputError(f"the input must be {name} alone, not {', '.join(columns):.200}")
+    return columns
+
+
+def _is_base64(value: dict[str, Any]) -> bool:
+    """Return whether this object is bytes: its only key is `b64`."""
+    return len(value) == 1 and isinstance(value.get("b64"), str)
+
+
+def _image(features: dict[str, Any]) -> bytes | None:
+    """Return the encoded image of a tf.Example, if it has one."""
+    feature = features.get(IMAGE_FEATURE)
+    if isinstance(feature, list) and len(feature) == 1:
+        (feature,) = feature
+    return None if feature is None else _contents([feature], IMAGE_FEATURE)[0]
+
+
+def _contents(values: Any, name: str) -> list[bytes]:
+    contents = []
+    for value in values if isinstance(values, list) else [values]:
+        match value:
+            case {"b64": str(text)} if len(value) == 1:
+                try:
+                    contents.append(base64.b64decode(_padded(text), validate=True))
+                except ValueError as error:
+                    raise InvalidInputError(f"Unable to base64 decode {name}: {error}") from error
+            case str():
+                contents.append(value.encode())
+            case _:
+                kind = _JSON_TYPES.get(type(value), type(value).__name__)
+                raise InvalidInputError(
+                    f'{name} takes encoded images as {{"b64": "..."}}, not {kind}'
+                )
+    return contents
+
+
+def _padded(text: str) -> str:
+    """Return standard base64 of either alphabet, as TensorFlow Serving accepts both."""
+    text = text.replace("-", "+").replace("_", "/").rstrip("=")
+    return text + "=" * (-len(text) % 4)
+
+
+def _texts(name: str, values: NDArray[Any]) -> Any:
+    """Return strings as JSON; those of an output named ..._bytes as base64."""
+    if values.dtype.kind not in "SOU":
+        return values
+
+    def text(value: Any) -> Any:
+        if isinstance(value, list):
+            return [text(each) for each in value]
+        content = value.encode() if isinstance(value, str) else bytes(value)
+        if name.endswith("_bytes"):
+            return {"b64": base64.b64encode(content).decode()}
+        return content.decode("utf-8", "replace")
+
+    return text(values.tolist())
+
+
+def _array(value: Any, name: str) -> NDArray[Any]:
+    # Checked before NumPy sees it: one long string makes every element of its array as long.
+    if wrong := _leaf_types(value) - {int, float}:
+        given = ", ".join(sorted(_JSON_TYPES.get(kind, kind.__name__) for kind in wrong))
+        raise InvalidInputError(f"{name} takes lists of integers from 0 to 255, not {given}")
+    try:
+        return np.array(value)
+    except ValueError as error:  # NumPy's own message is about its sequences
+        raise InvalidInputError(
+            f"{name} is ragged: lists at the same depth must have the same length"
+        ) from error
+
+
+def _leaf_types(value: Any, depth: int = 0) -> set[type]:
+    """Return the types of the values in nested lists; each list is a loop in C."""
+    if not isinstance(value, list):
+        return {type(value)}
+    if depth == MAX_RANK:
+        raise InvalidInputError(f"lists are nested deeper than {MAX_RANK}; images are 4 deep")
+    types = set(map(type, value))
+    if list in types:
+        types.remove(list)
+        types = types.union(
+            *(_leaf_types(item, depth + 1) for item in value if isinstance(item, list))
+        )
+    return types

@@ -1,0 +1,124 @@
+"""TensorFlow Serving's REST protocol, version 1."""
+
+import re
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+from starlette.requests import Request as StarletteRequest
+from starlette.responses import Response
+from starlette.routing import Route
+
+from keras_cnns_serve.core.dataplane import Dataplane
+from keras_cnns_serve.core.json_text import dumps
+from keras_cnns_serve.core.prediction import target_of
+from keras_cnns_serve.protocols.parsing import parse
+from keras_cnns_serve.protocols.requests import deadline_of, server_timing
+from keras_cnns_serve.transport.http.asgi import FastRoute, Reply, Request
+from keras_cnns_serve.transport.http.errors import failed, json_response
+
+from .json import format_predictions, parse_examples_request, parse_predict_request
+from .service import (
+    CLASSIFY_METHOD,
+    REGRESS_METHOD,
+    infer_examples,
+    model_version_status,
+    signature_def,
+)
+
+# TensorFlow Serving ignores the case of these paths.
+TARGET = r"/v1/models/(?P<model>[^/:]+)(?:/versions/(?P<version>[^/:]+)|/labels/(?P<label>[^/:]+))?"
+
+
+class TensorFlowServingRest:
+    """The endpoints of version 1.
+
+    Args:
+        dataplane: Answers.
+        timeout: The seconds that a request may take, if it sets no shorter time.
+    """
+
+    def __init__(self, dataplane: Dataplane, timeout: float | None = None) -> None:
+        self._dataplane = dataplane
+        self._timeout = timeout
+
+    def fast_routes(self) -> list[FastRoute]:
+        """Return the routes that do inference."""
+        verbs: dict[str, Callable[[Request], Awaitable[Reply]]] = {
+            "predict": self.predict,
+            "classify": partial(self.examples, CLASSIFY_METHOD),
+            "regress": partial(self.examples, REGRESS_METHOD),
+        }
+        return [
+            FastRoute("POST", re.compile(f"{TARGET}:{verb}", re.IGNORECASE), endpoint, failed)
+            for verb, endpoint in verbs.items()
+        ]
+
+    def routes(self) -> list[Route]:
+        """Return the other routes."""
+        model = "/v1/models/{model:model}"
+        return [
+            Route("/v1/models", self.models, methods=["GET"]),
+            *(
+                Route(model + version + path, endpoint, methods=["GET"])
+                for version in ("", "/versions/{version:model}", "/labels/{label:model}")
+                for path, endpoint in [("/metadata", self.metadata), ("", self.status)]
+            ),
+        ]
+
+    async def models(self, request: StarletteRequest) -> Response:
+        """GET /v1/models: list the models that answer."""
+        models = [
+            {
+                "name": model.name,
+                "versions": list(map(str, model.versions)),
+                "input": model.input,  # a dataclass: an object of its name, dtype and shape
+                "outputs": [output.name for output in model.outputs],
+                "labels": len(model.labels),
+            }
+            for model in self._dataplane.models()
+        ]
+        return json_response(dumps({"models": models}))
+
+    async def status(self, request: StarletteRequest) -> Response:
+        """GET .../{m}[/versions/{v}|/labels/{l}]: describe the state of versions."""
+        states = model_version_status(self._dataplane, target_of(**request.path_params))
+        return json_response(dumps({"model_version_status": states}))
+
+    async def metadata(self, request: StarletteRequest) -> Response:
+        """GET .../metadata: describe the signatures of a version."""
+        target = target_of(**request.path_params)
+        source = self._dataplane.metadata(target)
+        spec = {"name": source.name, "signature_name": "", "version": str(source.version)}
+        signatures = signature_def(source.manifest)
+        metadata = {"signature_def": signatures, "engine": self._dataplane.engine_info(target)}
+        return json_response(dumps({"model_spec": spec, "metadata": metadata}))
+
+    async def predict(self, request: Request) -> Reply:
+        """POST ...:predict: answer pixels or encoded images as JSON with the outputs as JSON."""
+        target = target_of(**request.path.groupdict())
+        manifest = self._dataplane.metadata(target).manifest  # before the body, which may be long
+        deadline = deadline_of(request, self._timeout)
+        body = await request.body()
+        parsed = await parse(len(body), parse_predict_request, body, manifest)
+        with request.watched():
+            if parsed.contents:
+                prediction = await self._dataplane.predict_bytes(
+                    target, parsed.contents, deadline=deadline
+                )
+            else:
+                prediction = await self._dataplane.predict(target, parsed.inputs, deadline=deadline)
+        answer = format_predictions(prediction.outputs, parsed.form)
+        return Reply(answer, headers=[server_timing(prediction.timing)])
+
+    async def examples(self, method: str, request: Request) -> Reply:
+        """POST ...:classify and ...:regress: answer tf.Examples with labels or with numbers."""
+        target = target_of(**request.path.groupdict())
+        self._dataplane.metadata(target)  # before the body, which may be long
+        deadline = deadline_of(request, self._timeout)
+        body = await request.body()
+        parsed = await parse(len(body), parse_examples_request, body)
+        with request.watched():
+            prediction, results = await infer_examples(
+                self._dataplane, target, parsed.signature_name, parsed.contents, method, deadline
+            )
+        return Reply(dumps({"results": results}), headers=[server_timing(prediction.timing)])

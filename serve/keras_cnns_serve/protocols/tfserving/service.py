@@ -1,0 +1,179 @@
+"""TensorFlow Serving's protocol without its transports: REST and gRPC both translate to this.
+
+What describes something is a dict of JSON, whose keys are also the fields of the gRPC messages.
+https://www.tensorflow.org/tfx/serving/api_rest
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from keras_cnns_serve.core.dataplane import Dataplane
+from keras_cnns_serve.core.prediction import Prediction, Target
+from keras_cnns_serve.errors import SignatureError
+from keras_cnns_serve.repository.manifest import Manifest, Tensor
+
+DEFAULT = "serving_default"  # takes pixels
+BYTES = "serving_bytes"  # takes encoded images
+IMAGE_FEATURE = "image/encoded"  # the encoded image in a tf.Example
+
+PREDICT_METHOD = "tensorflow/serving/predict"
+CLASSIFY_METHOD = "tensorflow/serving/classify"
+REGRESS_METHOD = "tensorflow/serving/regress"
+
+_REGRESS_HINT = "; an output of one number for each image can be asked for by its name"
+_TENSORFLOW_TYPES = {
+    "uint8": "DT_UINT8",
+    "float32": "DT_FLOAT",
+    "int32": "DT_INT32",
+    "int64": "DT_INT64",
+    "string": "DT_STRING",
+}
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The inputs and outputs that a SavedModel has under one name."""
+
+    name: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    method: str
+
+    @property
+    def encoded(self) -> bool:
+        """Whether it takes encoded images."""
+        return self.inputs[0].dtype == "string"
+
+
+def signatures(manifest: Manifest) -> dict[str, Signature]:
+    """Return every signature of an exported SavedModel by its name."""
+    image_bytes = Tensor("image_bytes", "string", (None,))
+    examples = Tensor("inputs", "string", (None,))  # tf.Examples, each with an encoded image
+    classes = Tensor("classes", "string", (None, manifest.classes))
+    scores = Tensor("scores", "float32", (None, manifest.classes))
+    every = [
+        Signature(DEFAULT, (manifest.input,), manifest.outputs, PREDICT_METHOD),
+        Signature(BYTES, (image_bytes,), manifest.outputs, PREDICT_METHOD),
+        Signature("classify", (examples,), (classes, scores), CLASSIFY_METHOD),
+    ]
+    return {signature.name: signature for signature in every}
+
+
+def find_signature(manifest: Manifest, name: str, method: str | None = None) -> Signature:
+    """Return the signature of this name, or the default one for an empty name.
+
+    Args:
+        manifest: The version's.
+        name: As the request has it.
+        method: The method that the signature must have, if any.
+
+    Raises:
+        SignatureError: There is no such signature, or it has another method.
+    """
+    known = signatures(manifest)
+    signature = known.get(name or DEFAULT)
+    if signature is None:
+        raise SignatureError(
+            f'Serving signature name: "{name:.80}" not found in signature def; there are '
+            + ", ".join(known)
+        )
+    if method not in (None, signature.method):
+        raise SignatureError(
+            f"Expected {method.rpartition('/')[2]} signature method_name to be {method}. "
+            f"Was: {signature.method}{_REGRESS_HINT if method == REGRESS_METHOD else ''}"
+        )
+    return signature
+
+
+async def infer_examples(
+    dataplane: Dataplane,
+    target: Target,
+    signature_name: str,
+    contents: Sequence[bytes],
+    method: str,
+    deadline: float | None,
+) -> tuple[Prediction, Iterable[Any]]:
+    """Answer a classify or regress request.
+
+    Args:
+        dataplane: Answers.
+        target: The version.
+        signature_name: The signature; to regress, it can be the name of an output.
+        contents: The encoded image of each tf.Example.
+        method: CLASSIFY_METHOD or REGRESS_METHOD.
+        deadline: As for `Dataplane.predict_bytes`.
+
+    Returns:
+        The prediction, and for each image a list of (label, score) or a number.
+
+    Raises:
+        SignatureError: The signature does not exist, or has another method.
+        As for `Dataplane.predict_bytes`.
+    """
+    output = _examples_output(dataplane.metadata(target).manifest, signature_name, method)
+    prediction = await dataplane.predict_bytes(
+        target, contents, outputs=(output,), deadline=deadline
+    )
+    values = prediction.outputs[output]
+    if method == REGRESS_METHOD:
+        return prediction, values.reshape(-1)
+    labels = prediction.source.labels
+    return prediction, [list(zip(labels, row, strict=True)) for row in values]
+
+
+def _examples_output(manifest: Manifest, signature_name: str, method: str) -> str:
+    if method == CLASSIFY_METHOD:
+        if signature_name not in ("", DEFAULT):
+            find_signature(manifest, signature_name, CLASSIFY_METHOD)
+        return "probabilities"
+    single = [output.name for output in manifest.outputs if output.shape[1:] in ((), (1,))]
+    name = signature_name or next(iter(single), DEFAULT)
+    if name not in single:
+        find_signature(manifest, name, REGRESS_METHOD)  # raises: no signature has this method
+    return name
+
+
+def model_version_status(dataplane: Dataplane, target: Target) -> list[dict[str, Any]]:
+    """Return the state of a model's versions, the newest first, or of the target's version.
+
+    Raises:
+        ModelNotFoundError: The repository has no such model or version.
+    """
+    return [
+        {
+            "version": str(status.version),  # protobuf's JSON has int64 as a string
+            "state": status.state,
+            "status": {"error_code": status.code, "error_message": status.message},
+        }
+        for status in dataplane.status(target)
+    ]
+
+
+def signature_def(manifest: Manifest) -> dict[str, Any]:
+    """Return TensorFlow's SignatureDefMap of a version."""
+    described = {
+        name: {
+            "inputs": _tensor_infos(signature.inputs),
+            "outputs": _tensor_infos(signature.outputs),
+            "method_name": signature.method,
+        }
+        for name, signature in signatures(manifest).items()
+    }
+    return {"signature_def": described}
+
+
+def _tensor_infos(tensors: Sequence[Tensor]) -> dict[str, Any]:
+    return {
+        tensor.name: {
+            "name": tensor.name,
+            "dtype": _TENSORFLOW_TYPES[tensor.dtype],
+            "tensor_shape": {
+                "dim": [
+                    {"size": str(-1 if size is None else size), "name": ""} for size in tensor.shape
+                ],
+                "unknown_rank": False,
+            },
+        }
+        for tensor in tensors
+    }

@@ -1,0 +1,117 @@
+"""Convert TensorFlow's TensorProto to arrays and back, by the rules of `tf.make_ndarray`."""
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from keras_cnns_serve.core.limits import checked_shape
+from keras_cnns_serve.errors import InvalidInputError
+from keras_cnns_serve.protocols.parsing import bytes_array, from_bfloat16
+from keras_cnns_serve.protos import tensorflow
+
+# The element of each type, and the field that has the values one by one; half_val has their bits.
+_TYPES: dict[str, tuple[Any, str]] = {
+    "DT_FLOAT": (np.float32, "float_val"),
+    "DT_DOUBLE": (np.float64, "double_val"),
+    "DT_INT32": (np.int32, "int_val"),
+    "DT_UINT8": (np.uint8, "int_val"),
+    "DT_INT16": (np.int16, "int_val"),
+    "DT_INT8": (np.int8, "int_val"),
+    "DT_STRING": (np.object_, "string_val"),
+    "DT_INT64": (np.int64, "int64_val"),
+    "DT_BOOL": (np.bool_, "bool_val"),
+    "DT_BFLOAT16": (np.uint16, "half_val"),
+    "DT_UINT16": (np.uint16, "int_val"),
+    "DT_HALF": (np.float16, "half_val"),
+    "DT_UINT32": (np.uint32, "uint32_val"),
+    "DT_UINT64": (np.uint64, "uint64_val"),
+}
+_BY_NUMBER = {tensorflow.DataType[name]: (name, *row) for name, row in _TYPES.items()}
+_BY_DTYPE = {
+    np.dtype(dtype): (tensorflow.DataType[name], field)
+    for name, (dtype, field) in _TYPES.items()
+    if name != "DT_BFLOAT16"  # NumPy has no such type
+}
+
+
+def to_array(tensor: Any, name: str, max_bytes: int) -> NDArray[Any]:
+    """Return the values of a TensorProto; bfloat16 becomes float32, strings become bytes.
+
+    The values are in `tensor_content` or, one by one, in the type's own field. In that field one
+    number fills the whole shape, and the last of several is repeated to its end. Strings are not
+    repeated: each is an image, and a message of a few bytes would cost the work of millions.
+
+    Args:
+        tensor: The message.
+        name: The tensor's name in error messages.
+        max_bytes: The size of the largest shape, which a message of a few bytes can claim.
+
+    Raises:
+        InvalidInputError: The type is unknown here, or type, shape and values disagree.
+        InputTooLargeError: The shape has more than `max_bytes`.
+    """
+    try:
+        type_name, dtype, field = _BY_NUMBER[tensor.dtype]
+    except KeyError:
+        raise InvalidInputError(
+            f"{name} has the dtype {tensor.dtype}; this server reads {', '.join(_TYPES)}"
+        ) from None
+    if tensor.tensor_shape.unknown_rank:
+        raise InvalidInputError(f"{name} has an unknown rank; a tensor's values have a shape")
+    sizes = [dim.size for dim in tensor.tensor_shape.dim]
+    shape = checked_shape(sizes, np.dtype(dtype).itemsize, name, max_bytes)
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    content = tensor.tensor_content
+    if content:
+        if type_name == "DT_STRING":
+            raise InvalidInputError(f"{name} has strings in tensor_content; give string_val")
+        if len(content) != size:
+            raise InvalidInputError(
+                f"{name} has {len(content):,} bytes in tensor_content, but its shape needs "
+                f"{size:,}: {shape} of {type_name}"
+            )
+        array = np.frombuffer(content, dtype).reshape(shape)
+    else:
+        array = _from_values(getattr(tensor, field), type_name, shape, name)
+    return from_bfloat16(array) if type_name == "DT_BFLOAT16" else array
+
+
+def to_proto(array: NDArray[Any]) -> Any:
+    """Return the TensorProto of an array, its values one by one as TensorFlow Serving writes them.
+
+    Many clients read `response.outputs["probabilities"].float_val` without a helper.
+    """
+    number, field = _BY_DTYPE[array.dtype]
+    tensor = tensorflow.TensorProto(
+        dtype=number, tensor_shape={"dim": [{"size": size} for size in array.shape]}
+    )
+    if array.dtype == np.float16:
+        tensor.half_val.extend(array.view(np.uint16).ravel().tolist())
+    else:
+        getattr(tensor, field).extend(array.ravel().tolist())
+    return tensor
+
+
+def _from_values(values: Any, type_name: str, shape: tuple[int, ...], name: str) -> NDArray[Any]:
+    count, given = math.prod(shape), len(values)
+    dtype = _TYPES[type_name][0]
+    if given > count or (given < count and type_name == "DT_STRING"):
+        raise InvalidInputError(f"{name} has {given} values, but its shape needs {count}: {shape}")
+    try:
+        if type_name == "DT_HALF":
+            array = np.fromiter(values, np.uint16, given).view(np.float16)
+        elif type_name == "DT_STRING":
+            array = bytes_array(values)
+        else:
+            array = np.fromiter(values, dtype, given)
+    except OverflowError as error:
+        raise InvalidInputError(f"{name} has values that {type_name} lacks: {error}") from error
+    if given == count:
+        return array.reshape(shape)
+    if given == 0:
+        array = np.zeros(1, dtype)
+    if len(array) == 1:
+        return np.broadcast_to(array[0], shape)
+    return np.concatenate([array, np.full(count - given, array[-1], array.dtype)]).reshape(shape)

@@ -1,0 +1,187 @@
+"""Reads which models to serve: TensorFlow Serving's `model_config_list` as text, or TOML.
+
+[models.digits]
+path = "models/digits"                 # relative to the file
+versions = "latest:2"                  # or "all", or [3, 4]
+labels = { stable = 3, canary = 4 }
+"""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from keras_cnns_serve.errors import ConfigError
+
+from .policy import Latest, Specific, VersionPolicy, parse_policy
+from .text_files import read_text
+
+KEYS = ("path", "versions", "labels")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """One model."""
+
+    name: str
+    base_path: Path  # the directory that holds its versions
+    policy: VersionPolicy = Latest()  # noqa: RUF009 - it is frozen
+    labels: Mapping[str, int] = field(default_factory=dict)  # such as {"stable": 3, "canary": 4}
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """All models of a server: those listed, and those found in a directory of models."""
+
+    models: tuple[ModelConfig, ...] = ()
+    root: Path | None = None
+    policy: VersionPolicy = Latest()  # noqa: RUF009 - for the models found in root
+
+
+def read_config(path: Path) -> ServerConfig:
+    """Read a configuration of models: TOML if the file's name ends in .toml, text otherwise.
+
+    Raises:
+        ConfigError: it cannot be read, or is wrong; the message names the file and the entry.
+    """
+    try:
+        content = read_text(path)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{path} cannot be read: {reason}") from error
+    config = _toml(path, content) if path.suffix == ".toml" else _text(path, content)
+    if not config.models:
+        raise ConfigError(f"{path} names no model")
+    return config
+
+
+class ConfigFile:
+    """A configuration file that may change while the server runs.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        ConfigError: as for `read_config`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._seen = self._content()
+        self.config = read_config(path)
+
+    def changed(self) -> ServerConfig | None:
+        """The configuration, if the file has changed since the last look.
+
+        Raises:
+            ConfigError: what it says now is wrong; told once.
+        """
+        content = self._content()
+        if content is None or content == self._seen:  # for a moment without the file, nothing ends
+            return None
+        self._seen = content
+        self.config = read_config(self._path)
+        return self.config
+
+    def _content(self) -> bytes | None:
+        try:
+            return self._path.read_bytes()
+        except OSError:
+            return None
+
+
+def from_proto(message: Any, relative_to: Path = Path()) -> ServerConfig:
+    """TensorFlow Serving's ModelServerConfig.
+
+    Raises:
+        ConfigError: a model has no name or no path, or comes twice; a policy is wrong.
+    """
+    models: list[ModelConfig] = []
+    for entry in message.model_config_list.config:
+        if not entry.name or not entry.base_path:
+            raise ConfigError(f"a model has no name or no base_path: {str(entry)!r:.200}")
+        if entry.model_platform not in ("", "tensorflow"):
+            raise ConfigError(
+                f"{entry.name}: the model_platform must be 'tensorflow', not "
+                f"{entry.model_platform!r}"
+            )
+        policy = _policy_of_proto(entry.name, entry.model_version_policy)
+        path = relative_to / entry.base_path.removeprefix("file://")
+        models.append(ModelConfig(entry.name, path, policy, dict(entry.version_labels)))
+    return _unique(models)
+
+
+def _policy_of_proto(name: str, policy: Any) -> VersionPolicy:
+    match policy.WhichOneof("policy_choice"):
+        case "all":
+            return parse_policy("all")
+        case "specific":
+            if not policy.specific.versions:
+                raise ConfigError(f"{name}: the policy 'specific' names no version")
+            return Specific(frozenset(policy.specific.versions))
+        case "latest":
+            return Latest(policy.latest.num_versions or 1)
+    return Latest()
+
+
+def _text(path: Path, content: str) -> ServerConfig:
+    from google.protobuf import text_format
+
+    from keras_cnns_serve.protos import tensorflow_serving
+
+    message = tensorflow_serving.ModelServerConfig()
+    try:
+        # What TensorFlow Serving has besides, such as logging, is no business of ours.
+        text_format.Parse(content, message, allow_unknown_field=True)
+    except text_format.ParseError as error:
+        raise ConfigError(f"Invalid protobuf file: '{path}': {error}") from error
+    return from_proto(message, path.parent)
+
+
+def _toml(path: Path, content: str) -> ServerConfig:
+    try:
+        document = tomllib.loads(content)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from error
+    _known(str(path), document, ("models",))
+    tables = document.get("models", {})
+    if not isinstance(tables, dict):
+        raise ConfigError(f"{path}: models must be tables, such as [models.digits]")
+    return _unique([_model(path, name, table) for name, table in tables.items()])
+
+
+def _model(path: Path, name: str, table: Any) -> ModelConfig:
+    place = f"{path}: models.{name}"
+    if not isinstance(table, dict):
+        raise ConfigError(f"{place} must be a table")
+    _known(place, table, KEYS)
+    if not isinstance(table.get("path"), str):
+        raise ConfigError(f"{place} must have a path, the directory that holds its versions")
+    labels = table.get("labels", {})
+    if not isinstance(labels, dict) or not all(type(v) is int for v in labels.values()):
+        raise ConfigError(f"{place}.labels must give versions, such as {{ stable = 3 }}")
+    versions = table.get("versions", "latest:1")
+    if isinstance(versions, list) and versions and all(type(v) is int for v in versions):
+        versions = ",".join(map(str, versions))
+    try:
+        policy = parse_policy(versions if isinstance(versions, str) else "")
+    except ValueError as error:
+        raise ConfigError(f"{place}.versions: {error}") from error
+    return ModelConfig(name, path.parent / table["path"], policy, labels)
+
+
+def _known(place: str, table: dict[str, Any], keys: tuple[str, ...]) -> None:
+    for key in table:
+        if key not in keys:
+            near = get_close_matches(key, keys, 1) or keys
+            raise ConfigError(f"{place} has the key {key!r}; did you mean {' or '.join(near)}?")
+
+
+def _unique(models: list[ModelConfig]) -> ServerConfig:
+    names = [model.name for model in models]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"the model {name!r} is configured twice")
+    return ServerConfig(tuple(models))

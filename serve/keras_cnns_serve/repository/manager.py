@@ -1,0 +1,334 @@
+"""The versions that are served: found, loaded, swapped, drained. Requests read, one thread writes.
+
+A new version is loaded and warmed beside the old one, takes over in one assignment, and the old
+one finishes what it has. What cannot be loaded leaves everything as it was, and says why.
+"""
+
+import contextlib
+import ctypes
+import gc
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Generic, Protocol, TypeVar
+
+from keras_cnns_serve.errors import (
+    ConfigError,
+    ModelNotFoundError,
+    ModelUnavailableError,
+    VersionRefusedError,
+    one_line,
+)
+
+from .configuration import ModelConfig, ServerConfig
+from .files import ModelVersion, find_models, find_versions, fingerprint, may_pass, read_version
+from .states import Model, State, VersionStatus
+
+logger = logging.getLogger(__name__)
+
+MAX_ENDED = 16  # versions of a model whose end is still told
+
+
+class Servable(Protocol):
+    """A version that was loaded."""
+
+    @property
+    def description(self) -> str:
+        """How it runs, for the log."""
+
+    def close(self) -> None:
+        """Finish what it has and free it."""
+
+
+S = TypeVar("S", bound=Servable)
+
+
+@dataclass
+class _Known:
+    """All that is known of a model, served or not."""
+
+    states: dict[int, VersionStatus] = field(default_factory=dict)
+    refused: dict[int, tuple[object, str]] = field(default_factory=dict)  # fingerprint, reason
+    hindered: dict[int, str] = field(default_factory=dict)  # refused for a cause that may pass
+    problem: str = ""  # why nothing, or not all, of its directory can be served
+    unloaded: bool = False  # by an administrator
+
+
+class Manager(Generic[S]):
+    """Keeps what is served as the configuration and the disk say.
+
+    Args:
+        config: what is to be served.
+        start: loads a version, warm.
+    """
+
+    def __init__(self, config: ServerConfig, start: Callable[[ModelVersion], S]) -> None:
+        self._config = config
+        self._start = start
+        self._changing = threading.RLock()  # one change at a time
+        self._known: dict[str, _Known] = {}
+        self._drains: list[threading.Thread] = []
+        self.models: Mapping[str, Model[S]] = {}  # replaced, never changed: readers need no lock
+
+    def sync(self) -> None:
+        """Loads, swaps and retires until what is served is what should be.
+
+        Raises:
+            RepositoryError: the directory of all models cannot be read; nothing changes.
+        """
+        with self._changing:
+            models = self._configured()
+            self._settle(models, self._load_all(models))
+
+    def reconfigure(self, config: ServerConfig) -> None:
+        """Serves what another configuration says.
+
+        Raises:
+            ConfigError: it has a model twice, or a label for a version that does not answer; the
+                old configuration goes on, and all that it serves has answered meanwhile.
+        """
+        names = [model.name for model in config.models]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ConfigError(f"the model {twice[0]!r} is configured twice")
+        with self._changing:
+            before, self._config = self._config, config
+            try:
+                models = self._configured()
+                staying = self._load_all(models)
+                _check_labels(models, staying)
+            except Exception:
+                self._config = before
+                self.sync()
+                raise
+            self._settle(models, staying)
+
+    def load(self, name: str) -> None:
+        """Loads a model again, what was refused or unloaded included.
+
+        Raises:
+            ModelNotFoundError: there is none of this name.
+            ModelUnavailableError: no version of it can be loaded.
+        """
+        with self._changing:
+            model = self._configured_model(name)
+            known = self._known.setdefault(name, _Known())
+            known.unloaded = False
+            known.refused.clear()
+            self._settle_model(model, self._load_model(model))
+            if not self._versions(name):
+                raise ModelUnavailableError(f"{name} cannot be loaded: {self.reason(name)}")
+
+    def unload(self, name: str) -> None:
+        """Retires every version of a model, until it is loaded again.
+
+        Raises:
+            ModelNotFoundError: there is none of this name.
+        """
+        with self._changing:
+            self._configured_model(name)
+            self._known.setdefault(name, _Known()).unloaded = True
+            self._retire(name, set(self._versions(name)))
+
+    def close(self, seconds: float | None = None) -> None:
+        """Retires everything and waits for what is in flight, at most `seconds`."""
+        end = None if seconds is None else time.monotonic() + seconds
+        # A version that is being loaded just now may take longer than there is time.
+        if not self._changing.acquire(timeout=-1 if seconds is None else seconds):
+            return
+        try:
+            for name in list(self.models):
+                self._retire(name, set(self._versions(name)))
+            drains = list(self._drains)
+        finally:
+            self._changing.release()
+        for drain in drains:
+            drain.join(None if end is None else max(0.0, end - time.monotonic()))
+
+    def names(self) -> list[str]:
+        """Every model that is known, served or not."""
+        return sorted(self._known)
+
+    def states(self, name: str) -> list[VersionStatus]:
+        """Every version of a model that is known, the newest first."""
+        known = self._known.get(name)
+        return [] if known is None else [s for _, s in sorted(known.states.items(), reverse=True)]
+
+    def reason(self, name: str) -> str:
+        """Why a model, or its newest version, is not served; empty if there is no reason."""
+        known = self._known.get(name)
+        if known is None:
+            return ""
+        if known.unloaded:
+            return "it was unloaded"
+        reasons = (state.message for state in self.states(name) if state.message)
+        return next(reasons, known.problem)
+
+    def refusals(self) -> list[str]:
+        """One line for everything that is not served and should be: `digits/2 refused: ...`."""
+        lines = []
+        for name, known in sorted(self._known.items()):
+            if known.problem:
+                lines.append(f"{name} refused: {known.problem}")
+            for version, (_, reason) in sorted(known.refused.items()):
+                lines.append(f"{name}/{version} refused: {reason}")
+        return lines
+
+    def _configured(self) -> list[ModelConfig]:
+        config = self._config
+        models = list(config.models)
+        if config.root is not None:
+            found = find_models(config.root)
+            # A model whose directory vanished goes on, or a moment without a disk ends all.
+            paths = {name: config.root / name for name in self._known} | found
+            models += [ModelConfig(name, path, config.policy) for name, path in paths.items()]
+        return models
+
+    def _configured_model(self, name: str) -> ModelConfig:
+        for model in self._configured():
+            if model.name == name:
+                return model
+        raise ModelNotFoundError(f"there is no model {name!r:.80} in the repository")
+
+    def _versions(self, name: str) -> Mapping[int, S]:
+        return self.models[name].versions if name in self.models else {}
+
+    def _load_all(self, models: Sequence[ModelConfig]) -> dict[str, set[int]]:
+        """Loads what is to be served, and retires nothing; gives the versions that stay."""
+        return {model.name: self._load_model(model) for model in models}
+
+    def _settle(self, models: Sequence[ModelConfig], staying: Mapping[str, set[int]]) -> None:
+        """Retires what is not to stay, once all that is new answers."""
+        for name in [name for name in self._known if name not in staying]:
+            self._retire(name, set(self._versions(name)))
+            del self._known[name]
+        for model in models:
+            self._settle_model(model, staying[model.name])
+
+    def _settle_model(self, model: ModelConfig, staying: set[int]) -> None:
+        self._retire(model.name, set(self._versions(model.name)) - staying)
+        if model.name in self.models and self.models[model.name].labels != model.labels:
+            self._publish(model.name, self._versions(model.name), model.labels)
+
+    def _load_model(self, model: ModelConfig) -> set[int]:
+        known = self._known.setdefault(model.name, _Known())
+        served = set(self._versions(model.name))
+        if known.unloaded:
+            return served
+        try:
+            found = find_versions(model.name, model.base_path)
+        except OSError as error:
+            problem = f"{model.base_path} cannot be read: {error.strerror}"
+            versions: dict[int, Path] = {}
+        else:
+            problem, versions = found.problem, found.versions
+        if problem and problem != known.problem:
+            logger.warning("%s refused: %s", model.name, problem)
+        known.problem = problem
+        # Never retire the last: a base path that vanishes unloads nothing.
+        return (self._load_wanted(model, known, versions) if versions else set()) or served
+
+    def _load_wanted(
+        self, model: ModelConfig, known: _Known, versions: dict[int, Path]
+    ) -> set[int]:
+        """Loads what the policy chooses of what is not refused; gives what should be served."""
+        for version, (mark, _) in list(known.refused.items()):
+            if version not in versions or fingerprint(versions[version]) != mark:
+                del known.refused[version]  # it has changed, or what hindered may have passed
+                if mark is not None:
+                    known.states.pop(version, None)
+        for version in known.hindered.keys() - versions.keys():
+            del known.hindered[version]
+            known.states.pop(version, None)
+        while True:
+            wanted = model.policy.choose([v for v in versions if v not in known.refused])
+            new = sorted(wanted - set(self._versions(model.name)))
+            if not new:
+                return wanted
+            for version in new:
+                if version not in known.hindered:
+                    known.states[version] = VersionStatus(version, State.START)
+            for version in reversed(new):
+                self._load(model, known, version, versions[version])
+
+    def _load(self, model: ModelConfig, known: _Known, version: int, path: Path) -> None:
+        if version not in known.hindered:
+            known.states[version] = VersionStatus(version, State.LOADING)
+        mark = fingerprint(path)
+        try:
+            servable = self._start(read_version(model.name, version, path))
+        except Exception as error:  # whatever it is, it must not end the others
+            expected = isinstance(error, VersionRefusedError)
+            reason = str(error) if expected else f"it cannot be loaded: {one_line(error)}"
+            passing = may_pass(error)
+            logger.debug("%s/%d", model.name, version, exc_info=not expected)
+            known.refused[version] = (None if passing else mark, reason)
+            known.states[version] = VersionStatus(version, State.END, "FAILED_PRECONDITION", reason)
+            if known.hindered.pop(version, None) != reason:  # once, not at every look
+                logger.warning("%s/%d refused: %s", model.name, version, reason)
+            if passing:
+                known.hindered[version] = reason
+            return
+        known.hindered.pop(version, None)
+        # A configuration may yet be refused: its labels come when all is loaded.
+        labels = self.models[model.name].labels if model.name in self.models else model.labels
+        versions = {**self._versions(model.name), version: servable}
+        self._publish(model.name, dict(sorted(versions.items())), labels)
+        known.states[version] = VersionStatus(version, State.AVAILABLE)
+        _give_memory_back()  # loading takes more than serving
+        logger.info("%s/%d is available: %s", model.name, version, servable.description)
+
+    def _publish(self, name: str, versions: Mapping[int, S], labels: Mapping[str, int]) -> None:
+        models = dict(self.models)
+        models.pop(name, None)
+        if versions:
+            models[name] = Model(versions, labels)
+        self.models = dict(sorted(models.items()))
+
+    def _retire(self, name: str, versions: set[int]) -> None:
+        served = self._versions(name)
+        going = {version: served[version] for version in versions}
+        if not going:
+            return
+        staying = {version: s for version, s in served.items() if version not in going}
+        self._publish(name, staying, self.models[name].labels)
+        known = self._known[name]
+        for version, servable in going.items():
+            known.states[version] = VersionStatus(version, State.UNLOADING)
+            drain = threading.Thread(
+                target=self._drain, args=(name, known, version, [servable]), daemon=True
+            )
+            self._drains = [thread for thread in self._drains if thread.is_alive()]
+            self._drains.append(drain)
+            drain.start()
+
+    def _drain(self, name: str, known: _Known, version: int, going: list[S]) -> None:
+        going.pop().close()  # popped, so that nothing holds it when memory is given back
+        gc.collect()
+        _give_memory_back()
+        with self._changing:
+            if known.states.get(version) == VersionStatus(version, State.UNLOADING):
+                known.states[version] = VersionStatus(version, State.END)
+            ended = [v for v, s in known.states.items() if s.state == State.END and not s.message]
+            for old in sorted(ended)[:-MAX_ENDED]:
+                del known.states[old]
+        logger.info("%s/%d is unloaded", name, version)
+
+
+def _check_labels(models: Sequence[ModelConfig], staying: Mapping[str, set[int]]) -> None:
+    for model in models:
+        for label, version in model.labels.items():
+            if version not in staying[model.name]:
+                raise ConfigError(
+                    f"the label {label!r} of {model.name} is for version {version}, which "
+                    "does not answer"
+                )
+
+
+def _give_memory_back() -> None:
+    """glibc keeps what was freed for later; to a server's neighbours it is gone."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)

@@ -1,0 +1,312 @@
+"""Reads `model.json`, the contract between an exporter and a server, and trusts nothing in it."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import orjson
+
+from keras_cnns_serve.errors import VersionRefusedError
+
+FORMAT = 1  # the one `format` number that this reader understands
+MAX_MANIFEST_BYTES = 16 * 2**20
+DTYPES = ("uint8", "float32", "int32", "int64")  # of tensors, that every protocol can name
+MAX_SIZE = 2**31 - 1  # of a dimension
+MAX_SIDE = 8192  # pixels; a model.json that asks for more is taken for a mistake or an attack
+# Of float32's accuracy, or without labels of the original's first classes: so much a format must
+# keep to be taken by itself. It is what an exporter asks of it, too.
+MIN_KEPT = 0.99
+KINDS = {dict: "an object", list: "a list", str: "a string", int: "an integer", bool: "a boolean"}
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A named input or output of the graph."""
+
+    name: str
+    dtype: str  # as numpy spells it: "uint8", "float32"
+    shape: tuple[int | None, ...]  # None: any size, the batch dimension
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an encoded image becomes the graph's pixels."""
+
+    resize_shorter: int  # pixels of the shorter side after resizing, the aspect kept
+    crop: tuple[int, int]  # height and width in pixels, cut from the centre
+    channels: int  # 1: grey, 3: RGB
+    interpolation: str = "bilinear"  # always antialiased
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of the version, as it was when the version was published."""
+
+    path: str  # POSIX, relative to the version's directory
+    sha256: str  # 64 hexadecimal digits, lower case
+    size: int  # bytes
+
+
+@dataclass(frozen=True)
+class Format:
+    """A file of the version that an engine runs."""
+
+    name: str
+    path: str  # POSIX, relative to the version's directory
+    engine: str  # "onnxruntime", "openvino" or "tensorflow"
+    precision: str  # "float32", "bfloat16" or "int8"
+    milliseconds: float | None = None  # of one image, on the machine that exported it
+    proven: bool = False  # compared with the original, and accurate
+
+
+# What a format is, by its name, where its entry does not say so.
+KNOWN_FORMATS = {
+    "onnx": ("onnxruntime", "float32"),
+    "onnx_int8": ("onnxruntime", "int8"),
+    "openvino": ("openvino", "float32"),
+    "openvino_bfloat16": ("openvino", "bfloat16"),
+    "openvino_int8": ("openvino", "int8"),
+    "saved_model": ("tensorflow", "float32"),
+}
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All that a server needs to know of one version of one model."""
+
+    input: Tensor  # `images`, uint8 [N, H, W, C]
+    outputs: tuple[Tensor, ...]  # `probabilities` [N, K] is always among them
+    preprocessing: Preprocessing
+    labels: str  # the path of the file that has one label a line
+    formats: tuple[Format, ...]  # those that this server knows, at least one
+    files: dict[str, File]
+
+    @property
+    def classes(self) -> int:
+        """K, the number of labels."""
+        return next(o.shape[1] or 0 for o in self.outputs if o.name == "probabilities")
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Reads and checks a `model.json`.
+
+    Raises:
+        VersionRefusedError: it is missing, not JSON, of another format, or contradicts itself.
+    """
+    try:
+        if path.exists() and not path.is_file():  # to open a pipe would wait for ever
+            raise VersionRefusedError("model.json is not a file")
+        with path.open("rb") as file:
+            content = file.read(MAX_MANIFEST_BYTES + 1)
+    except OSError as error:
+        raise VersionRefusedError(f"model.json cannot be read: {error.strerror}") from error
+    if len(content) > MAX_MANIFEST_BYTES:
+        raise VersionRefusedError(f"model.json is larger than {MAX_MANIFEST_BYTES:,} bytes")
+    try:
+        document = orjson.loads(content)
+    except orjson.JSONDecodeError as error:
+        raise VersionRefusedError(f"model.json is not JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise VersionRefusedError("model.json is not a JSON object")
+    return _parse(document)
+
+
+def _wrong(what: str) -> VersionRefusedError:
+    return VersionRefusedError(f"model.json: {what}")
+
+
+def _parse(document: dict[str, Any]) -> Manifest:
+    number = _get(document, "format", int)
+    if number != FORMAT:
+        raise _wrong(f"format is {number}; this server reads {FORMAT}")
+    files = {
+        name: File(
+            _inside(name, "files"),
+            _sha256(_get(entry, f"files[{name!r}].sha256", str)),
+            _at_least(0, _get(entry, f"files[{name!r}].bytes", int), f"files[{name!r}].bytes"),
+        )
+        for name, entry in _objects(_get(document, "files", dict), "files").items()
+    }
+    manifest = Manifest(
+        input=_input(document),
+        outputs=_tensors(document, "outputs"),
+        preprocessing=_preprocessing(_get(document, "preprocessing", dict)),
+        labels=_inside(_get(document, "labels", str), "labels"),
+        formats=_formats(document),
+        files=files,
+    )
+    used = {"labels": manifest.labels}
+    for each in manifest.formats:
+        used[f"formats.{each.name}.path"] = each.path
+        if each.engine == "openvino":  # the weights lie beside the XML file
+            used[f"formats.{each.name}"] = str(PurePosixPath(each.path).with_suffix(".bin"))
+    for place, path in used.items():
+        if path not in files:
+            raise _wrong(f"{place} is {path!r}, which is not among its files")
+    _check_agreement(manifest)
+    return manifest
+
+
+def _get(where: dict[str, Any], path: str, kind: type) -> Any:
+    """The value at the last part of `path`, which must be exactly of this kind."""
+    key = path.rsplit(".", 1)[-1]
+    if key not in where:
+        raise _wrong(f"{path} is missing")
+    # Exactly: True is an int to Python, and no size or number of ours may be True.
+    if type(where[key]) is not kind:
+        raise _wrong(f"{path} must be {KINDS[kind]}, not {where[key]!r:.80}")
+    return where[key]
+
+
+def _objects(where: dict[str, Any], path: str) -> dict[str, dict[str, Any]]:
+    for key, value in where.items():
+        if not isinstance(value, dict):
+            raise _wrong(f"{path}[{key!r}] must be an object")
+    return where
+
+
+def _at_least(low: int, value: int, path: str, high: int | None = None) -> int:
+    if value < low or (high is not None and value > high):
+        limits = f"at least {low}" if high is None else f"from {low} to {high}"
+        raise _wrong(f"{path} must be {limits}, not {value}")
+    return value
+
+
+def _inside(path: str, place: str) -> str:
+    """A relative POSIX path that cannot leave the directory it is relative to."""
+    parts = PurePosixPath(path).parts
+    # A backslash or a drive's colon is a separator to some systems and a name to others.
+    if not parts or path.startswith("/") or ".." in parts or any(c in path for c in "\\:\0"):
+        raise _wrong(f"{place} has the path {path!r}, which leaves the version")
+    if path != "/".join(parts):
+        raise _wrong(f"{place} has the path {path!r}; write {'/'.join(parts)}")
+    return path
+
+
+def _sha256(text: str) -> str:
+    if len(text) != 64 or not set(text) <= set("0123456789abcdef"):
+        raise _wrong(f"{text[:80]!r} is not a SHA-256 in lower-case hexadecimal")
+    return text
+
+
+def _formats(document: dict[str, Any]) -> tuple[Format, ...]:
+    """The formats that this server knows; the others are for other readers."""
+    formats = _get(document, "formats", dict)
+    figures = _figures(document)
+    accuracy = _float32_accuracy(document, figures)
+    found = []
+    for name, (engine, precision) in KNOWN_FORMATS.items():
+        entry = formats.get(name)
+        if not isinstance(entry, dict):
+            continue
+        place = f"formats.{name}"
+        milliseconds = entry.get("milliseconds")
+        if milliseconds is not None and (
+            type(milliseconds) not in (int, float) or not 0 < milliseconds < math.inf
+        ):
+            raise _wrong(f"{place}.milliseconds must be positive, not {milliseconds!r:.80}")
+        for key, known in {"engine": engine, "precision": precision}.items():
+            if entry.get(key, known) != known:
+                raise _wrong(f"{place}.{key} must be {known!r}, not {entry[key]!r:.80}")
+        path = _inside(_get(entry, f"{place}.path", str), f"{place}.path")
+        proven = _proven(figures.get(name, {}), accuracy)
+        found.append(Format(name, path, engine, precision, milliseconds, proven))
+    if not found:
+        raise _wrong(f"formats has none that this server runs: {', '.join(KNOWN_FORMATS)}")
+    return tuple(found)
+
+
+def _figures(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What was measured of each format when it was compared with the original."""
+    parity = document.get("parity")
+    formats = parity.get("formats") if isinstance(parity, dict) else None
+    if not isinstance(formats, dict):
+        return {}
+    return {name: figures for name, figures in formats.items() if isinstance(figures, dict)}
+
+
+def _float32_accuracy(document: dict[str, Any], figures: dict[str, dict[str, Any]]) -> float | None:
+    """The accuracy on the images of the comparison, of a float32 format or of the original."""
+    for name, (_, precision) in KNOWN_FORMATS.items():
+        accuracy = figures.get(name, {}).get("accuracy")
+        if precision == "float32" and isinstance(accuracy, int | float):
+            return accuracy
+    metrics = document.get("metrics")
+    if (
+        figures
+        and isinstance(metrics, dict)
+        and metrics.get("split") == document["parity"].get("split")
+    ):
+        accuracy = metrics.get("accuracy")
+        return accuracy if isinstance(accuracy, int | float) else None
+    return None
+
+
+def _proven(figures: dict[str, Any], float32_accuracy: float | None) -> bool:
+    """Whether a format was compared with the original, and is as accurate or chooses the same."""
+    accuracy, agreement = figures.get("accuracy"), figures.get("top_1_agreement")
+    if isinstance(accuracy, int | float) and float32_accuracy:
+        return accuracy >= MIN_KEPT * float32_accuracy
+    return isinstance(agreement, int | float) and agreement >= MIN_KEPT
+
+
+def _tensors(document: dict[str, Any], place: str) -> tuple[Tensor, ...]:
+    tensors: list[Tensor] = []
+    for index, entry in enumerate(_get(document, place, list)):
+        here = f"{place}[{index}]"
+        if not isinstance(entry, dict):
+            raise _wrong(f"{here} must be an object")
+        shape = _get(entry, f"{here}.shape", list)
+        for position, size in enumerate(shape):
+            if size is not None and (type(size) is not int or not 1 <= size <= MAX_SIZE):
+                raise _wrong(f"{here}.shape[{position}] must be null or a positive integer")
+        if not shape or shape[0] is not None:
+            raise _wrong(f"{here}.shape must begin with null, the batch")
+        name = _get(entry, f"{here}.name", str)
+        if name in (tensor.name for tensor in tensors):
+            raise _wrong(f"{place} has {name!r} twice")
+        dtype = _get(entry, f"{here}.dtype", str)
+        if dtype not in DTYPES:
+            raise _wrong(f"{here}.dtype must be one of {', '.join(DTYPES)}, not {dtype!r:.80}")
+        tensors.append(Tensor(name, dtype, tuple(shape)))
+    return tuple(tensors)
+
+
+def _input(document: dict[str, Any]) -> Tensor:
+    inputs = _tensors(document, "inputs")
+    if len(inputs) != 1 or inputs[0].name != "images" or inputs[0].dtype != "uint8":
+        raise _wrong("inputs must be one tensor, images, of uint8")
+    return inputs[0]
+
+
+def _preprocessing(entry: dict[str, Any]) -> Preprocessing:
+    side = _get(entry, "preprocessing.resize_shorter", int)
+    channels = _get(entry, "preprocessing.channels", int)
+    if channels not in (1, 3):
+        raise _wrong(f"preprocessing.channels must be 1 or 3, not {channels}")
+    interpolation = _get(entry, "preprocessing.interpolation", str)
+    if interpolation != "bilinear" or _get(entry, "preprocessing.antialias", bool) is not True:
+        raise _wrong("preprocessing must be bilinear, with antialias true")
+    crop = entry.get("crop")
+    sides: list[Any] = crop if isinstance(crop, list) else [crop, crop]
+    if len(sides) != 2 or not all(type(size) is int for size in sides):
+        raise _wrong("preprocessing.crop must be a size or [height, width]")
+    _at_least(1, side, "preprocessing.resize_shorter", MAX_SIDE)
+    for size in sides:
+        # A larger one would reach over the edge of a square image.
+        _at_least(1, size, "preprocessing.crop", side)
+    return Preprocessing(side, (sides[0], sides[1]), channels, interpolation)
+
+
+def _check_agreement(manifest: Manifest) -> None:
+    """What stands in two places must be the same in both."""
+    pixels = (None, *manifest.preprocessing.crop, manifest.preprocessing.channels)
+    if manifest.input.shape != pixels:
+        raise _wrong(
+            f"images has shape {list(manifest.input.shape)}, and preprocessing gives {list(pixels)}"
+        )
+    for output in manifest.outputs:
+        if output.name == "probabilities" and len(output.shape) == 2 and output.shape[1]:
+            return
+    raise _wrong("outputs must have probabilities, of shape [null, classes]")

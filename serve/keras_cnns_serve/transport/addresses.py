@@ -1,0 +1,61 @@
+"""Where the server listens."""
+
+import asyncio
+import errno
+import ipaddress
+import socket
+
+from keras_cnns_serve.errors import ServeError
+
+BACKLOG = 4096  # connections that wait to be accepted
+LINGER = 0.3  # seconds after the signal to stop in which connections are still accepted
+
+
+class AddressError(ServeError):
+    """The host and port cannot be listened on."""
+
+
+def bind(host: str, port: int, option: str = "--port") -> socket.socket:
+    """A TCP socket with its address, which takes no connections yet; port 0 picks a free one.
+
+    Args:
+        host: a name or an address.
+        port: TCP.
+        option: of the command line, for the error of a port that is taken.
+
+    Raises:
+        AddressError: the host is unknown, or the port is taken or not permitted.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        # Not socket.create_server: it leaves the protocol 0, asyncio then leaves Nagle's
+        # algorithm on, and every answer on a connection that is kept waits for 40 ms.
+        listener = socket.socket(family, kind, protocol)
+    except UnicodeError as error:
+        raise AddressError(f"{host!r} is not a host") from error
+    except OSError as error:
+        raise AddressError(f"cannot listen on {host}:{port}: {error.strerror}") from error
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        listener.close()
+        hint = f"; {option} 0 picks a free port" if error.errno == errno.EADDRINUSE else ""
+        raise AddressError(f"cannot listen on {host}:{port}: {error.strerror}{hint}") from error
+    return listener
+
+
+def url(listener: socket.socket) -> str:
+    """The address as a person on this machine would type it."""
+    host, port = listener.getsockname()[:2]
+    address = ipaddress.ip_address(host)
+    if address.is_unspecified:  # "every interface" is no place to send a request to
+        address = ipaddress.ip_address("127.0.0.1" if address.version == 4 else "::1")
+    return f"http://[{address}]:{port}" if address.version == 6 else f"http://{address}:{port}"
+
+
+async def linger(grace: float) -> None:
+    """Waits for those who are on their way as the server is told to stop."""
+    await asyncio.sleep(min(LINGER, grace / 4))

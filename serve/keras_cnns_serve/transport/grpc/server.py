@@ -1,0 +1,160 @@
+"""A gRPC server on grpcio's event-loop interface, with its limits set on purpose."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import grpc.aio
+
+from keras_cnns_serve.transport.addresses import AddressError, bind, linger
+
+from .calls import Calls, Finished, Service
+from .reflection import reflection_service
+
+__all__ = ["ConnectionLimits", "GrpcServer", "Service"]
+
+OVERTIME = 0.5  # seconds in which clients can receive the status that a stop gives their calls
+
+
+@dataclass(frozen=True)
+class ConnectionLimits:
+    """What clients may take of a server, and how long a connection lasts."""
+
+    connections: int = 10_000  # open at the same time; further ones are closed
+    streams: int = 256  # calls at the same time on a connection; a client holds back further ones
+    waiting_calls: int = 10_000  # whose headers are there, and whose handlers have not begun
+    unfinished_calls: int = 256  # of a client, whose message or stream of messages is not complete
+    header_bytes: int = 16_384  # of a call; with more it is refused
+    handshake: float = 20  # seconds from the connection's beginning to HTTP/2's settings
+    idle: float = 3600  # seconds without a call, after which a connection is closed
+    age: float = 86_400  # seconds, after which a connection takes no new calls
+    age_grace: float = 3600  # seconds from then on for calls in progress, which are then cancelled
+    ping_interval: float = 60  # seconds of silence, after which the server pings the client
+    ping_timeout: float = 60  # seconds without an answer to that, after which a client is gone
+    min_ping_interval: float = 0.5  # seconds between two of the client's pings ...
+    ping_strikes: int = 10  # ... how many may come sooner before the connection is closed
+
+    def options(self, max_message_bytes: int) -> list[tuple[str, int]]:
+        """Return grpcio's options for these limits."""
+        return [
+            # Otherwise a second server could listen on the same port, and take half of the calls.
+            ("grpc.so_reuseport", 0),
+            ("grpc.max_receive_message_length", max_message_bytes),
+            # A response is as long as the model and the number of images make it.
+            ("grpc.max_send_message_length", -1),
+            ("grpc.max_allowed_incoming_connections", self.connections),
+            ("grpc.max_concurrent_streams", self.streams),
+            # Otherwise a client that has as many calls as it may has some refused: grpcio counts
+            # calls that are answered until Python has released them.
+            ("grpc.http.overload_protection", 0),
+            # Of a burst of more than 1,000 calls, grpcio would cancel some by chance. The queue of
+            # a model refuses what is too much, with a status that clients try again upon.
+            ("grpc.server.max_pending_requests", self.waiting_calls),
+            # Both, or a call is refused by chance between the two.
+            ("grpc.max_metadata_size", self.header_bytes),
+            ("grpc.absolute_max_metadata_size", self.header_bytes),
+            # A port scanner, or a client of another protocol, holds a connection for two minutes.
+            ("grpc.server_handshake_timeout_ms", _ms(self.handshake)),
+            ("grpc.max_connection_idle_ms", _ms(self.idle)),
+            # The only end for answers that a client never takes while it still answers pings.
+            ("grpc.max_connection_age_ms", _ms(self.age)),
+            ("grpc.max_connection_age_grace_ms", _ms(self.age_grace)),
+            # A machine that is switched off says no goodbye; its calls and memory should go.
+            ("grpc.keepalive_time_ms", _ms(self.ping_interval)),
+            ("grpc.keepalive_timeout_ms", _ms(self.ping_timeout)),
+            ("grpc.http2.ping_timeout_ms", _ms(self.ping_timeout)),  # of pings with another reason
+            ("grpc.keepalive_permit_without_calls", 1),
+            # Many clients ping each second; grpcio allows one in five minutes, or in two hours.
+            ("grpc.http2.min_ping_interval_without_data_ms", _ms(self.min_ping_interval)),
+            ("grpc.http2.max_ping_strikes", self.ping_strikes),
+        ]
+
+
+class GrpcServer:
+    """Serve while its context is entered.
+
+    Args:
+        services: what to serve, beside reflection; other services and methods are UNIMPLEMENTED.
+        host: address to listen on.
+        port: 0 picks a free one.
+        max_message_bytes: a longer request, as sent or unpacked, gets RESOURCE_EXHAUSTED.
+        timeout: seconds that a request may take, if the client's deadline is not sooner.
+        grace: seconds for calls in progress when the server stops.
+        finished: called after every call of a method that exists, with its path, the client's
+            address without a port, the name of the status, and the seconds that it took.
+        interceptors: `grpc.aio.ServerInterceptor`s around every call, such as OpenTelemetry's.
+        limits: of connections.
+    """
+
+    def __init__(
+        self,
+        services: Sequence[Service],
+        host: str,
+        port: int,
+        *,
+        max_message_bytes: int,
+        timeout: float | None = None,
+        grace: float = 0,
+        finished: Finished | None = None,
+        interceptors: Sequence[Any] = (),
+        limits: ConnectionLimits = ConnectionLimits(),
+    ) -> None:
+        services = [*services, reflection_service(services)]
+        self._calls = Calls(services, max_message_bytes, limits.unfinished_calls, timeout, finished)
+        self._host = host
+        self.port = port  # the one that was picked, once the server is entered
+        self._grace = grace
+        self._interceptors = interceptors
+        self._options = limits.options(max_message_bytes)
+
+    @property
+    def address(self) -> str:
+        """Return the host and port that it listens on."""
+        return _address(self._host, self.port)
+
+    async def __aenter__(self) -> "GrpcServer":
+        """Begin to serve.
+
+        Raises:
+            AddressError: the host is unknown, or the port is taken or not permitted.
+        """
+        # grpcio only says that it failed, in RuntimeError; this says why. It also binds to each
+        # address of a name, and HTTP to the first.
+        with bind(self._host, self.port, "--grpc-port") as probe:
+            host = probe.getsockname()[0]
+        self._server = grpc.aio.server(
+            handlers=[self._calls], interceptors=self._interceptors, options=self._options
+        )
+        try:
+            self.port = self._server.add_insecure_port(_address(host, self.port))
+        except RuntimeError as error:  # another process was faster
+            raise AddressError(f"cannot listen on {self.address}: {error}") from error
+        logging.getLogger("grpc._cython.cygrpc").addFilter(_is_no_late_cancel)
+        await self._server.start()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        """Accept calls for a moment, let those in progress finish, and end the rest."""
+        end = time.monotonic() + self._grace
+        await linger(self._grace)
+        left = max(0.0, end - time.monotonic())
+        stopping = asyncio.create_task(self._server.stop(left + OVERTIME))
+        # grpcio would cancel calls without a status that says why, and log what they then raise.
+        await self._calls.stop(end)
+        await stopping
+
+
+def _is_no_late_cancel(record: logging.LogRecord) -> bool:
+    """Return False for the traceback that grpcio logs if a call is cancelled during its answer."""
+    return not record.getMessage().startswith("ExecuteBatchError raised in core")
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1e3)

@@ -1,0 +1,1 @@
+"""HTTP on uvicorn and Starlette."""

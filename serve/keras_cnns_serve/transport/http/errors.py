@@ -1,0 +1,91 @@
+"""The core's errors as HTTP: their codes, and TensorFlow Serving's error bodies."""
+
+import math
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from keras_cnns_serve import errors
+from keras_cnns_serve.core.json_text import dumps
+
+from .asgi import Reply
+from .body import Disconnected
+
+STATUS_CODES: dict[type[errors.ServeError], int] = {
+    errors.InvalidInputError: 400,
+    errors.SignatureError: 400,
+    errors.ConfigError: 400,
+    errors.DamagedImageError: 400,
+    errors.ForbiddenError: 403,
+    errors.ModelNotFoundError: 404,
+    errors.TooSlowError: 408,
+    errors.InputTooLargeError: 413,
+    errors.ImageTooLargeError: 413,
+    errors.UnsupportedEncodingError: 415,
+    errors.UnsupportedImageError: 415,
+    errors.QueueFullError: 429,
+    errors.ModelUnavailableError: 503,
+    errors.DeadlineExceededError: 504,
+}
+
+
+def failed(error: Exception) -> Reply:
+    """Return the answer to a request that failed with this error."""
+    codes = (STATUS_CODES[kind] for kind in type(error).__mro__ if kind in STATUS_CODES)
+    status = next(codes, 500)
+    headers = []
+    if isinstance(error, errors.QueueFullError):
+        headers.append((b"retry-after", b"%d" % math.ceil(error.retry_after)))
+    if isinstance(error, errors.TooSlowError):
+        headers.append((b"connection", b"close"))
+    message = errors.UNEXPECTED if status == 500 else str(error)
+    return Reply(dumps({"error": message}), status, headers=headers)
+
+
+def json_response(body: bytes, status: int = 200) -> Response:
+    """Return JSON as a response of Starlette's."""
+    return Response(body, status, media_type="application/json")
+
+
+async def serve_error(request: Request, error: Exception) -> Response:
+    """Answer with one of our errors."""
+    reply = failed(error)
+    response = json_response(reply.body, reply.status)
+    response.raw_headers.extend(reply.headers)
+    return response
+
+
+async def http_error(request: Request, error: Exception) -> Response:
+    """Answer to a path or method that does not exist."""
+    assert isinstance(error, HTTPException)
+    line = f"{request.method} {request.url.path:.200}"
+    status = error.status_code
+    if status == 404 and request.url.path.lower().startswith("/v1/"):
+        status = 400  # as TensorFlow Serving has it
+    message = {
+        400: f"Malformed request: {line}",
+        404: f"Malformed request: {line} is not served here; GET / says what is",
+        405: f"Method Not Allowed: {line}; allowed here: {(error.headers or {}).get('Allow')}",
+    }.get(status, error.detail)
+    response = json_response(dumps({"error": message}), status)
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def disconnected(request: Request, error: Exception) -> Response:
+    """Answer to a client that hung up: nobody reads it, and the access log shows its status."""
+    return json_response(b"{}", 499)
+
+
+async def unexpected(request: Request, error: Exception) -> Response:
+    """Answer to a request that the server failed to handle."""
+    return json_response(dumps({"error": errors.UNEXPECTED}), 500)
+
+
+HANDLERS = {
+    **dict.fromkeys(STATUS_CODES, serve_error),
+    HTTPException: http_error,
+    Disconnected: disconnected,
+    Exception: unexpected,  # Starlette raises it again, so that the server logs it
+}

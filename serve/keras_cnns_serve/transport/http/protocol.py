@@ -1,0 +1,244 @@
+"""uvicorn's HTTP protocol on httptools, with the limits for which uvicorn has no public hook.
+
+Everything else is uvicorn's. The overridden methods and the attributes of a connection and of a
+request (`RequestResponseCycle`) that are read here are the same in the tested range of versions,
+which pyproject.toml states.
+"""
+
+import asyncio
+from typing import Any, cast
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
+
+MAX_HEAD_BYTES = 64 * 2**10  # the request line and the headers
+HEAD_SECONDS = 20  # for a head, from the connection's beginning or the head's first byte
+UNREAD_SECONDS = 60  # in which a client must read some of its answer
+MAX_JOINED_BYTES = 64 * 2**10  # written at once; joining more costs more than a system call
+LAST_SECONDS = 0.05  # for a request on its way to an idle connection as the server stops
+PROBE_SECONDS = 0.125  # before the first probe of a half-closed connection; then twice as long
+NUM_PROBES = 4  # clients in Go accept at most five interim responses
+TOO_SLOW = STATUS_LINE[408] + b"content-length: 0\r\nconnection: close\r\n\r\n"
+
+
+class HttpProtocol(HttpToolsProtocol):
+    """One connection; the arguments are uvicorn's."""
+
+    _head_bytes: int | None = 0  # received of an unfinished head; None while a body comes
+    _head_timer: asyncio.TimerHandle | None = None
+    _running: RequestResponseCycle | None = None  # the request that is being answered
+    _upgrade_offered = False
+    _probe_timer: asyncio.TimerHandle | None = None
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        # Here, because uvicorn's option would change a logger of the whole process.
+        self.access_log = False
+        self.parser = _Parser(self)
+
+    def connection_made(self, transport: Any) -> None:
+        """Write through `_Writer`, and limit the time for the first head."""
+        self._writer = _Writer(transport, self.loop)
+        super().connection_made(cast("asyncio.Transport", self._writer))
+        self._limit_head_time()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Let the running request know, and end the timers."""
+        for timer in (self._head_timer, self._probe_timer, self._writer.timer):
+            if timer is not None:
+                timer.cancel()
+        if self._running is not None:  # uvicorn marks only the newest of pipelined requests
+            self._running.disconnected = True
+            self._running.message_event.set()
+        super().connection_lost(exc)
+
+    # Heads. httptools collects one of any length, and uvicorn waits for it for ever.
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came, and limit an unfinished head."""
+        if self._head_bytes is not None:
+            self._head_bytes += len(data)
+        super().data_received(data)
+        if self._head_bytes == 0 or self.transport.is_closing():
+            return
+        if self._head_bytes is None:  # within a body, which App limits until it has answered
+            limited = self.cycle is not None and self.cycle.response_complete
+        else:
+            limited = True
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self.send_400_response("The head of the request is too long.")
+        if limited and self._head_timer is None:
+            self._limit_head_time()
+
+    def on_message_begin(self) -> None:
+        """Begin a head, which may be behind another request in what came."""
+        self._head_bytes = self._head_bytes or 1
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """Limit the head, and pass over one that `_Parser` reads again without its offer."""
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+        if self._head_bytes is not None and self._head_bytes > MAX_HEAD_BYTES:  # with its body
+            size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+            if size > MAX_HEAD_BYTES:
+                raise ValueError("the head is too long")  # httptools and uvicorn make it a 400
+        self._head_bytes = None
+        self._upgrade_offered = (
+            self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
+        )
+        if not self._upgrade_offered:
+            super().on_headers_complete()
+            if not self.pipeline:
+                self._running = self.cycle
+
+    def on_message_complete(self) -> None:
+        """Wait for the next head."""
+        self._head_bytes = 0
+        if not self._upgrade_offered:
+            super().on_message_complete()
+
+    def without_upgrade(self) -> bytes:
+        """Return the head that was just read, without its offer to upgrade."""
+        version = self.parser.get_http_version().encode()
+        lines = [self.parser.get_method() + b" " + self.url + b" HTTP/" + version]
+        lines += [name + b": " + value for name, value in self.headers if name != b"upgrade"]
+        return b"\r\n".join([*lines, b"", b""])
+
+    def _limit_head_time(self) -> None:
+        self._head_timer = self.loop.call_later(HEAD_SECONDS, self._end_slow_head)
+
+    def _end_slow_head(self) -> None:
+        if self.transport.is_closing():
+            return
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._limit_head_time()  # an earlier request gets its answer first
+            return
+        if self._head_bytes:
+            self.transport.write(TOO_SLOW)
+        self.transport.close()
+
+    # Half-closed connections. uvicorn would close them. A client that has closed its side only
+    # waits for its answer, one that has closed its socket is gone; only the reaction to bytes
+    # shows which. "100 Continue" is permitted before any answer in HTTP/1.1, and ignored.
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Return True, to keep the connection, while a complete request has no answer yet."""
+        cycle = self.cycle
+        if cycle is None or cycle.more_body or cycle.response_complete:
+            return False
+        cycle.keep_alive = False
+        if self._probe_timer is None:
+            self._probe_timer = self.loop.call_later(PROBE_SECONDS, self._probe, 1)
+        return True
+
+    def _probe(self, number: int) -> None:
+        running = self._running
+        if running is None or self.transport.is_closing():
+            return
+        if running.scope["http_version"] == "1.1" and not running.response_started:
+            self.transport.write(STATUS_LINE[100] + b"\r\n")
+        if number < NUM_PROBES:
+            delay = PROBE_SECONDS * 2**number
+            self._probe_timer = self.loop.call_later(delay, self._probe, number + 1)
+
+    def on_response_complete(self) -> None:
+        """Go on to the next of pipelined requests."""
+        self._running = self.pipeline[-1][0] if self.pipeline else None
+        super().on_response_complete()
+
+    def shutdown(self) -> None:
+        """Stop once requests that the system has received already are read and answered."""
+        self.loop.call_later(LAST_SECONDS, super().shutdown)
+
+
+class _Writer:
+    """A transport that writes an answer at once, and drops a client that does not read it.
+
+    uvicorn writes an answer's head and body apart, which costs two system calls and two packets
+    (a fifth of its time for a short answer), and waits for ever for a client to read them, even
+    after the end of the connection.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._pieces: list[bytes] = []  # written in this turn of the event loop
+        self._size = 0  # of the pieces
+        self._written = 0  # bytes, ever
+        self.timer: asyncio.TimerHandle | None = None
+        self.abort = transport.abort
+        self.get_extra_info = transport.get_extra_info
+        self.is_closing = transport.is_closing
+        self.pause_reading = transport.pause_reading
+        self.resume_reading = transport.resume_reading
+
+    def write(self, data: bytes) -> None:
+        """Write at the end of the event loop's turn, or at once if it is much."""
+        if not self._pieces:
+            self._loop.call_soon(self._flush)
+        self._pieces.append(data)
+        self._size += len(data)
+        if self._size > MAX_JOINED_BYTES:
+            self._flush()
+
+    def close(self) -> None:
+        """Close the connection once all is written."""
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if not self._pieces:
+            return
+        pieces = [b"".join(self._pieces)] if self._size <= MAX_JOINED_BYTES else self._pieces
+        self._written += self._size
+        self._pieces, self._size = [], 0
+        if not self._transport.is_closing():
+            for piece in pieces:
+                self._transport.write(piece)
+            self._limit_time()
+
+    def _limit_time(self) -> None:
+        if self.timer is None and self._transport.get_write_buffer_size():
+            self.timer = self._loop.call_later(UNREAD_SECONDS, self._check, self._read())
+
+    def _read(self) -> int:
+        return self._written - self._transport.get_write_buffer_size()
+
+    def _check(self, before: int) -> None:
+        self.timer = None
+        if self._read() > before:
+            self._limit_time()
+        else:
+            self._transport.abort()
+
+
+class _Parser(httptools.HttpRequestParser):
+    """httptools' parser, which ignores the offer of an upgrade, as RFC 9110 (7.8) asks.
+
+    Java's HttpClient, Spring, Ktor and `curl --http2` offer "h2c" with every request; httptools
+    then ends the message with its head, and uvicorn drops the body (uvicorn#2722).
+    """
+
+    def __init__(self, protocol: HttpProtocol) -> None:
+        super().__init__(protocol)
+        self.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+        self._protocol = protocol
+
+    def feed_data(self, data: Any) -> None:
+        """Parse; a head with an offer is parsed again without it, and what follows as its body."""
+        while data:
+            try:
+                super().feed_data(data)
+            except httptools.HttpParserUpgrade as offer:
+                if self.get_method() == b"CONNECT":
+                    raise
+                super().feed_data(self._protocol.without_upgrade())
+                data = memoryview(data)[offer.args[0] :]
+            else:
+                return

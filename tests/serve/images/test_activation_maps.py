@@ -1,0 +1,75 @@
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from PIL import Image
+
+from keras_cnns_serve.compose import create_app
+from keras_cnns_serve.core.dataplane import Dataplane
+from keras_cnns_serve.images.activation_maps import heat, overlay
+from keras_cnns_serve.repository.manifest import Preprocessing
+from tests.serve.conftest import OUTPUTS, Client, graph, grey, write_version
+
+
+def test_the_least_is_cold_and_the_largest_hot() -> None:
+    colours = heat(np.array([[-3.0, 5.0]]), (10, 40))
+    assert colours.shape == (10, 40, 3)
+    cold, hot = colours[5, 0], colours[5, -1]
+    assert cold[2] > cold[0]  # blue
+    assert hot[0] > hot[2]  # red
+
+
+@pytest.mark.parametrize("activation", [np.zeros((2, 2)), np.full((2, 2), np.nan)])
+def test_a_map_without_differences_is_cold(activation: np.ndarray) -> None:
+    assert np.ptp(heat(activation, (8, 8)), axis=(0, 1)).max() == 0
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_overlay_lies_over_what_the_graph_saw(channels: int) -> None:
+    png = overlay(grey(200, (40, 20)), np.eye(2), Preprocessing(16, (12, 12), channels))
+    image = Image.open(io.BytesIO(png))
+    assert (image.format, image.size, image.mode) == ("PNG", (12, 12), "RGB")
+
+
+def with_cam() -> bytes:
+    model = onnx.load_from_string(graph(extra_output=True))
+    nodes = model.graph.node
+    squeeze = helper.make_node("Squeeze", ["pixels", "last"], ["cam"])
+    nodes.append(squeeze)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([3]), "last"))
+    cam = helper.make_tensor_value_info("cam", TensorProto.FLOAT, ["N", 8, 8])
+    model.graph.output.append(cam)
+    return bytes(model.SerializeToString())
+
+
+def test_the_server_draws_it_where_the_model_has_the_output(tmp_path: Path) -> None:
+    cam = {"name": "cam", "dtype": "float32", "shape": [None, 8, 8]}
+    write_version(tmp_path / "seen" / "1", with_cam(), outputs=[*OUTPUTS, cam])
+    write_version(tmp_path / "blind" / "1")
+    dataplane = Dataplane.open(tmp_path)
+    client = Client(create_app(dataplane))
+    half = Image.new("L", (8, 8), 0)
+    half.paste(255, (4, 0, 8, 8))
+    png = io.BytesIO()
+    half.save(png, "PNG")
+    path = "/v1/models/seen:classify-image?cam=1"
+    response = client.post(path, content=png.getvalue())
+    assert response.headers["content-type"] == "image/png"
+    pixels = np.asarray(Image.open(io.BytesIO(response.content))).astype(int)
+    assert pixels[4, 0, 2] > pixels[4, 0, 0]
+    assert pixels[4, 7, 0] > pixels[4, 7, 2]
+
+    two: dict[str, Any] = {"files": [("f", ("a.png", grey(1))), ("f", ("b.png", grey(2)))]}
+    one: dict[str, Any] = {"content": grey(1)}
+    for asked, request, message in [
+        (path, two, "cam=1 takes one image, not 2"),
+        ("/v1/models/blind:classify-image?cam=1", one, "blind/1 has no class act"),
+    ]:
+        response = client.post(asked, **request)
+        assert response.status_code == 400
+        assert message in response.json()["error"]
+    dataplane.close(5)

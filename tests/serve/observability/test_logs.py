@@ -1,0 +1,156 @@
+import io
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from keras_cnns_serve.observability import logs
+from keras_cnns_serve.observability.access_log import AccessLog
+
+LINES = 5000
+
+
+class Pipe:
+    """A pipe that is full, and that nobody reads before `read` is called."""
+
+    def __init__(self) -> None:
+        self._read, write = os.pipe()
+        self.stream = os.fdopen(write, "w")
+        os.set_blocking(write, False)
+        self._filling = 0
+        while True:
+            try:
+                self._filling += os.write(write, b" " * 4096)
+            except BlockingIOError:
+                break
+        os.set_blocking(write, True)
+        self._text = b""
+        self._reader = threading.Thread(target=self._run)
+
+    def read(self) -> None:
+        """Start to read."""
+        self._reader.start()
+
+    def wait_for(self, text: bytes) -> None:
+        """Wait until this has been read."""
+        end = time.monotonic() + 20
+        while text not in self._text:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+
+    def lines(self) -> list[str]:
+        """Close the pipe for writing, and return the lines that were read from it."""
+        self.stream.close()
+        self._reader.join(20)
+        return self._text[self._filling :].decode().splitlines()
+
+    def _run(self) -> None:
+        with os.fdopen(self._read, "rb") as file:
+            while piece := file.read1():
+                self._text += piece
+
+
+@contextmanager
+def blocked() -> Iterator[Pipe]:
+    pipe = Pipe()
+    with logs.queued(pipe.stream):
+        yield pipe
+
+
+def test_a_pipe_that_nobody_reads_costs_no_time_and_no_line() -> None:
+    log = AccessLog()
+    with blocked() as pipe:
+        started = time.monotonic()
+        for number in range(LINES):
+            log.called(f"/a.Service/Method{number}", "127.0.0.1", "OK", 0.002)
+        assert time.monotonic() - started < 20
+        logging.getLogger("a.library").warning("it is %s", "warm")
+        pipe.read()
+    *lines, last = pipe.lines()
+    paths = [json.loads(line)["path"] for line in lines]
+    assert paths == [f"/a.Service/Method{number}" for number in range(LINES)]
+    assert last == "WARNING: it is warm"
+
+
+def test_lines_that_do_not_fit_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "MAX_BYTES", 20_000)
+    logger = logging.getLogger("keras_cnns_serve.test")
+    with blocked() as pipe:
+        for number in range(LINES):
+            logger.info("number %d", number)
+        pipe.read()
+        pipe.wait_for(b"dropped\n")
+        logger.info("there is room")
+    *kept, gap, last = pipe.lines()
+    assert 500 < len(kept) < LINES
+    assert kept == [f"INFO: number {number}" for number in range(len(kept))]
+    dropped = LINES - len(kept)
+    assert gap == f"WARNING: {dropped} lines of the log were not read and are dropped"
+    assert last == "INFO: there is room"
+
+
+def test_the_end_does_not_wait_for_a_reader() -> None:
+    with blocked() as pipe:
+        for number in range(100):
+            logging.getLogger("keras_cnns_serve.test").info("number %d", number)
+        started = time.monotonic()
+    assert time.monotonic() - started < 20
+    pipe.read()  # or the thread that writes would stay
+    pipe.wait_for(b"number 99\n")
+    assert len(pipe.lines()) == 100
+
+
+def test_a_process_ends_although_nobody_reads_its_log() -> None:
+    program = (
+        "import sys\n"
+        "from keras_cnns_serve.observability import access_log, logs\n"
+        "log = access_log.AccessLog()\n"
+        "with logs.queued(sys.stderr):\n"
+        f"    for _ in range({LINES}):\n"
+        "        log.called('/a.Service/Method', '127.0.0.1', 'OK', 0.002)\n"
+        "    print('here')\n"
+    )
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        try:
+            assert process.stdout
+            assert process.stdout.read() == b"here\n"
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
+
+
+def test_a_full_disk_costs_lines_only() -> None:
+    with open("/dev/full", "w") as full, logs.queued(full):  # noqa: PTH123
+        AccessLog().called("/a.Service/Method", "127.0.0.1", "OK", 0.002)
+        AccessLog().called("/a.Service/Method", "127.0.0.1", "OK", 0.002)
+
+
+def test_levels_and_tracebacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    # pytest's own handlers cannot send a surrogate from one process to another.
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    stream = io.StringIO()
+    ours, others = logging.getLogger("keras_cnns_serve.test"), logging.getLogger("a.library")
+    before = [logging.getLogger().handlers[:], logging.getLogger("keras_cnns_serve").level]
+    with logs.queued(stream):
+        ours.debug("too little")
+        others.info("too little")
+        ours.info("mine: \ud800")
+        try:
+            raise ValueError("broken")
+        except ValueError:
+            others.exception("it failed")
+    ours.warning("too late")
+    lines = stream.getvalue().splitlines()
+    assert lines[:2] == ["INFO: mine: \\ud800", "ERROR: it failed"]
+    assert lines[2] == "Traceback (most recent call last):"
+    assert lines[-1] == "ValueError: broken"
+    after = [logging.getLogger().handlers, logging.getLogger("keras_cnns_serve").level]
+    assert after == before

@@ -1,0 +1,111 @@
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from keras_cnns_serve.errors import VersionRefusedError
+from keras_cnns_serve.repository.manifest import Preprocessing, Tensor, read_manifest
+from tests.serve.conftest import write_version
+
+
+def test_reads_what_an_exporter_wrote(tmp_path: Path) -> None:
+    manifest = read_manifest(write_version(tmp_path / "grey" / "1") / "model.json")
+    assert manifest.input == Tensor("images", "uint8", (None, 8, 8, 1))
+    assert manifest.outputs == (Tensor("probabilities", "float32", (None, 10)),)
+    assert manifest.preprocessing == Preprocessing(8, (8, 8), 1)
+    assert manifest.classes == 10
+    assert sorted(manifest.files) == ["labels.txt", "model.onnx"]
+
+
+PREPROCESSING = {
+    "resize_shorter": 8,
+    "crop": [8, 8],
+    "interpolation": "bilinear",
+    "antialias": True,
+    "channels": 1,
+}
+IMAGES = {"name": "images", "dtype": "uint8", "shape": [None, 8, 8, 1]}
+FILE = {"sha256": "0" * 64, "bytes": 1}
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"format": 2}, "format is 2; this server reads 1"),
+        ({"format": True}, "format must be an integer, not True"),
+        ({"format": "1"}, "format must be an integer"),
+        ({"files": []}, "files must be an object"),
+        ({"files": {"model.onnx": 3}}, "must be an object"),
+        ({"files": {"model.onnx": {"sha256": "0" * 64}}}, "bytes is missing"),
+        ({"files": {"model.onnx": FILE | {"bytes": -1}}}, "must be at least 0, not -1"),
+        ({"files": {"model.onnx": FILE | {"sha256": "XYZ"}}}, "not a SHA-256"),
+        ({"files": {"../../etc/passwd": FILE}}, "leaves the version"),
+        ({"files": {"/etc/passwd": FILE}}, "leaves the version"),
+        ({"files": {"a/../../b": FILE}}, "leaves the version"),
+        ({"files": {"C:\\secret": FILE}}, "leaves the version"),
+        ({"files": {"": FILE}}, "leaves the version"),
+        ({"files": {"a\0b": FILE}}, "leaves the version"),
+        ({"files": {"./model.onnx": FILE}}, "write model.onnx"),
+        ({"formats": {}}, "formats has none that this server runs: onnx, onnx_int8, openvino"),
+        ({"formats": {"litert": {"path": "model.tflite"}}}, "formats has none that this server"),
+        ({"formats": {"onnx": {"path": "../2/model.onnx"}}}, "leaves the version"),
+        ({"formats": {"onnx": {"path": "other.onnx"}}}, "not among its files"),
+        ({"labels": "/etc/hostname"}, "leaves the version"),
+        ({"labels": "other.txt"}, "not among its files"),
+        ({"labels": None}, "labels must be a string"),
+        ({"inputs": []}, "inputs must be one tensor, images, of uint8"),
+        ({"inputs": [IMAGES | {"dtype": "float32"}]}, "images, of uint8"),
+        ({"inputs": [IMAGES | {"shape": [None, 8, 8, -1]}]}, "null or a positive integer"),
+        ({"inputs": [IMAGES | {"shape": [1, 8, 8, 1]}]}, "must begin with null"),
+        ({"inputs": [IMAGES | {"shape": [None, 9, 9, 1]}]}, "preprocessing gives"),
+        ({"inputs": ["images"]}, "inputs[0] must be an object"),
+        ({"inputs": [IMAGES, IMAGES]}, "twice"),
+        ({"outputs": [IMAGES | {"dtype": "bfloat16"}]}, "must be one of uint8, float32"),
+        ({"outputs": [IMAGES | {"shape": [None, 2**63]}]}, "null or a positive integer"),
+        ({"outputs": []}, "outputs must have probabilities"),
+        ({"outputs": [IMAGES | {"name": "probabilities"}]}, "outputs must have probabilities"),
+        ({"preprocessing": PREPROCESSING | {"channels": 4}}, "must be 1 or 3, not 4"),
+        ({"preprocessing": PREPROCESSING | {"interpolation": "area"}}, "must be bilinear"),
+        ({"preprocessing": PREPROCESSING | {"antialias": False}}, "must be bilinear"),
+        ({"preprocessing": PREPROCESSING | {"crop": "8"}}, "a size or [height, width]"),
+        ({"preprocessing": PREPROCESSING | {"crop": [8, 9]}}, "must be from 1 to 8, not 9"),
+        ({"preprocessing": PREPROCESSING | {"resize_shorter": 10**9}}, "from 1 to 8192"),
+    ],
+)
+def test_refuses_what_it_cannot_trust(tmp_path: Path, changes: dict[str, Any], reason: str) -> None:
+    directory = write_version(tmp_path / "grey" / "1", **changes)
+    with pytest.raises(VersionRefusedError) as refused:
+        read_manifest(directory / "model.json")
+    assert reason in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "is not JSON"),
+        (b"{", "is not JSON"),
+        (b"[" * 100_000, "is not JSON"),
+        (b"\xff\xfe", "is not JSON"),
+        (b"[1]", "is not a JSON object"),
+        (b"{}", "format is missing"),
+        (json.dumps({"format": 10**30}).encode(), "format must be an integer"),
+    ],
+)
+def test_refuses_a_file_that_is_no_manifest(tmp_path: Path, content: bytes, reason: str) -> None:
+    (tmp_path / "model.json").write_bytes(content)
+    with pytest.raises(VersionRefusedError, match=reason):
+        read_manifest(tmp_path / "model.json")
+
+
+def test_refuses_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(VersionRefusedError, match="cannot be read: No such file"):
+        read_manifest(tmp_path / "model.json")
+
+
+def test_a_pipe_in_place_of_the_manifest_does_not_block(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "model.json")
+    with pytest.raises(VersionRefusedError, match=r"model\.json is not a file"):
+        read_manifest(tmp_path / "model.json")

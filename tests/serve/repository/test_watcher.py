@@ -1,0 +1,100 @@
+import threading
+import time
+from pathlib import Path
+from queue import Queue
+
+import pytest
+
+from keras_cnns_serve.core.dataplane import Dataplane, Target
+from keras_cnns_serve.repository.watcher import Watcher
+from tests.serve.conftest import write_version
+
+
+def test_it_looks_at_intervals_and_logs_a_failure_once(caplog: pytest.LogCaptureFixture) -> None:
+    looks: Queue[int] = Queue()
+    failures = iter([None, "no disk", "no disk", "no memory", None, "no memory"])
+
+    def look() -> None:
+        looks.put(0)
+        failure = next(failures, None)
+        if failure is not None:
+            raise OSError(failure)
+
+    watcher = Watcher(look, 0.01)
+    watcher.start()
+    try:
+        for _ in range(8):
+            looks.get(timeout=10)
+    finally:
+        watcher.stop()
+    said = "what is served does not change: "
+    assert caplog.messages == [said + why for why in ("no disk", "no memory", "no memory")]
+
+
+def test_it_stops_at_once_between_two_looks() -> None:
+    looks: Queue[int] = Queue()
+    watcher = Watcher(lambda: looks.put(0), 3600)
+    watcher.start()
+    started = time.monotonic()
+    watcher.stop()
+    assert time.monotonic() - started < 60
+    assert looks.empty()
+
+
+def test_a_look_that_takes_long_is_not_waited_for() -> None:
+    looking, go = threading.Event(), threading.Event()
+
+    def look() -> None:
+        looking.set()
+        go.wait(10)
+
+    watcher = Watcher(look, 0.01)
+    watcher.start()
+    assert looking.wait(10)
+    watcher.stop(0.01)
+    assert not go.is_set()
+    go.set()
+
+
+def test_a_published_version_is_served_by_itself(tmp_path: Path) -> None:
+    write_version(tmp_path / "models" / "grey" / "1")
+    dataplane = Dataplane.open(tmp_path / "models")
+    try:
+        with dataplane.watched(0.05):
+            hidden = write_version(tmp_path / "models" / "grey" / ".new-2")
+            hidden.rename(tmp_path / "models" / "grey" / "2")
+            end = time.monotonic() + 10
+            while dataplane.metadata(Target("grey")).version != 2:
+                assert time.monotonic() < end
+                time.sleep(0.01)
+    finally:
+        dataplane.close(5)
+
+
+def test_a_disk_that_comes_back_is_looked_at_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = tmp_path / "models"
+    write_version(root / "grey" / "1")
+    dataplane = Dataplane.open(root)
+
+    def until(version: int) -> None:
+        end = time.monotonic() + 10
+        while dataplane.metadata(Target("grey")).version != version:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+
+    try:
+        with dataplane.watched(0.05):
+            root.rename(tmp_path / "elsewhere")
+            end = time.monotonic() + 10
+            while "does not exist" not in caplog.text:
+                assert time.monotonic() < end
+                time.sleep(0.01)
+            time.sleep(0.2)
+            until(1)
+            write_version(tmp_path / "elsewhere" / "grey" / "2")
+            (tmp_path / "elsewhere").rename(root)
+            until(2)
+    finally:
+        dataplane.close(5)

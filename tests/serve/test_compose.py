@@ -1,0 +1,99 @@
+"""The server within another program."""
+
+import asyncio
+import gc
+import logging
+import re
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import httpx
+import pytest
+
+from keras_cnns_serve import Server, ServerOptions
+from keras_cnns_serve.options import UsageError
+from keras_cnns_serve.transport.addresses import AddressError
+from tests.serve.processes import CLASSIFY, IMAGE
+
+README = Path(__file__).parents[2] / "serve" / "README.md"
+READY = "/inference.GRPCInferenceService/ServerReady"
+
+
+def settings() -> list[Any]:
+    """What a library must leave as it found it."""
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    logs = [logging.getLogger().handlers[:], logging.getLogger().level]
+    return [*handlers, *logs, gc.get_threshold(), gc.get_freeze_count(), sys.getswitchinterval()]
+
+
+def test_two_servers_on_one_event_loop_leave_the_process_alone(repository: Path) -> None:
+    async def ask(server: Server) -> None:
+        async with (
+            httpx.AsyncClient(base_url=server.url) as http,
+            grpc.aio.insecure_channel(str(server.grpc_address)) as channel,
+        ):
+            answer = (await http.post(CLASSIFY, content=IMAGE)).json()
+            assert answer["predictions"][0]["labels"][0]["label"] == "grey-5"
+            assert await channel.unary_unary(READY)(b"") == b"\x08\x01"
+
+    async def main() -> None:
+        before = settings()
+        options = ServerOptions(models=repository, port=0, grace=1)
+        async with Server(options) as one:
+            async with Server(options) as other:
+                assert one.url != other.url
+                await asyncio.gather(ask(one), ask(other))
+                assert settings() == before
+            await ask(one)  # the end of one is not that of the other
+        assert settings() == before
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+
+
+@pytest.mark.parametrize("taken", ["port", "grpc_port"])
+def test_a_port_that_is_taken_leaves_nothing_behind(repository: Path, taken: str) -> None:
+    async def main() -> None:
+        async with Server(ServerOptions(models=repository, port=0, grace=0)) as server:
+            address = server.url if taken == "port" else str(server.grpc_address)
+            options: dict[str, Any] = {"port": 0, taken: int(address.rpartition(":")[2])}
+            threads = threading.active_count()
+            with pytest.raises(AddressError, match="Address already in use"):
+                async with Server(ServerOptions(models=repository, **options)):
+                    pass
+            assert threading.active_count() <= threads + 1  # the default executor may have grown
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+
+
+def test_options_say_what_to_serve() -> None:
+    with pytest.raises(UsageError, match="MODELS, or --model-config-file"):
+        ServerOptions()
+    with pytest.raises(UsageError, match="not both"):
+        ServerOptions(models=Path("a"), model_config_file=Path("b"))
+
+
+def test_the_example_with_fastapi(repository: Path) -> None:
+    """The program in the README, asked through its own application."""
+    program = re.search(r"```python\n(.*?FastAPI.*?)```", README.read_text(), re.DOTALL)
+    assert program
+    names: dict[str, Any] = {}
+    source = program[1].replace('Path("models")', f"Path({str(repository)!r}), port=0")
+    source = source.replace("digits-resnet20", "grey")
+    exec(compile(source, str(README), "exec"), names)
+
+    async def main() -> None:
+        app = names["app"]
+        transport = httpx.ASGITransport(app)
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=transport, base_url="http://test") as client,
+        ):
+            answer = await client.post("/label", content=IMAGE)
+            assert answer.json() == {"label": "grey-5"}
+
+    asyncio.run(asyncio.wait_for(main(), 60))

@@ -1,0 +1,470 @@
+"""Calls, as real clients see them: messages, streams, errors, time, and the end of the server."""
+
+import asyncio
+import socket
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from functools import partial
+from typing import Any
+from urllib.parse import quote
+
+import grpc
+import grpc.aio
+import pytest
+
+from keras_cnns_serve.compose import create_grpc
+from keras_cnns_serve.core import limits
+from keras_cnns_serve.core.dataplane import Dataplane
+from keras_cnns_serve.errors import InvalidInputError
+from keras_cnns_serve.protos import health, inference
+from keras_cnns_serve.transport.grpc.server import ConnectionLimits, GrpcServer, Service
+from tests.serve.transport.grpc.frames import (
+    DATA,
+    END_STREAM,
+    HEADERS,
+    call_headers,
+    connect,
+    frame,
+)
+from tests.serve.transport.grpc.test_server import INFER, alone
+
+Code = grpc.StatusCode
+Requests = AsyncIterator[Any]
+Deadline = Callable[[], float | None]
+STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
+WATCH = "/grpc.health.v1.Health/Watch"
+parse = inference.ModelStreamInferResponse.FromString
+
+
+async def echo(request: Any, deadline: float | None) -> Any:
+    return inference.ModelInferResponse(id=request.id)
+
+
+async def slow(request: Any, deadline: float | None) -> Any:
+    await asyncio.sleep(20)
+
+
+async def one_each(requests: Requests, deadline: Deadline) -> AsyncGenerator[Any, None]:
+    async for request in requests:
+        yield inference.ModelStreamInferResponse(error_message=request.id[:9])
+
+
+def message(text: str = "x") -> bytes:
+    content: bytes = inference.ModelInferRequest(id=text).SerializeToString()
+    return content
+
+
+def streaming(method: Any, **options: Any) -> GrpcServer:
+    service = Service(inference.service("GRPCInferenceService"), {}, {"ModelStreamInfer": method})
+    return GrpcServer([service], "127.0.0.1", 0, **{"max_message_bytes": 10**6, **options})
+
+
+def run(
+    server: GrpcServer, use: Callable[[grpc.aio.Channel], Awaitable[Any]], **options: Any
+) -> Any:
+    """Use a channel to a server; nothing may be left over, and 30 seconds are enough."""
+
+    async def main() -> Any:
+        async with asyncio.timeout(30), server:
+            async with grpc.aio.insecure_channel(server.address, **options) as channel:
+                result = await use(channel)
+            while server._calls.active or server._calls.unfinished or server._calls.idle:
+                await asyncio.sleep(0.01)
+            return result
+
+    return asyncio.run(main())
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    while not condition():
+        await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize(("channels", "calls"), [(1, 800), (14, 250)])
+def test_many_calls_at_once_get_their_own_answers(channels: int, calls: int) -> None:
+    """Both more than a connection may have, and more than grpcio lets wait by default."""
+
+    async def ask(server: GrpcServer, number: int) -> None:
+        own = [("grpc.use_local_subchannel_pool", 1), ("number", number)]
+        texts = [f"call {call} of {number}" for call in range(calls)]
+        async with grpc.aio.insecure_channel(server.address, own) as channel:
+            method = channel.unary_unary(INFER)
+            bodies = await asyncio.gather(*(method(message(text)) for text in texts))
+        assert [inference.ModelInferResponse.FromString(body).id for body in bodies] == texts
+
+    async def main() -> None:
+        async with asyncio.timeout(30), alone(echo) as server:
+            await asyncio.gather(*(ask(server, number) for number in range(channels)))
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("compression", [grpc.Compression.Gzip, grpc.Compression.Deflate])
+def test_a_compressed_message(compression: grpc.Compression) -> None:
+    async def use(channel: grpc.aio.Channel) -> None:
+        text = "a" * 900
+        body = await channel.unary_unary(INFER)(message(text), compression=compression)
+        assert inference.ModelInferResponse.FromString(body).id == text
+
+    run(alone(echo), use)
+
+
+@pytest.mark.parametrize("text", ["模" * 3000, "%" * 9000, "a" * 9000, "\U0001f600" * 1999, "\n"])
+def test_a_long_error_fits_in_a_header(text: str) -> None:
+    async def wrong(request: Any, deadline: float | None) -> Any:
+        raise InvalidInputError(text)
+
+    async def use(channel: grpc.aio.Channel) -> None:
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await channel.unary_unary(INFER)(message())
+        assert error.value.code() == Code.INVALID_ARGUMENT
+        details = error.value.details() or ""
+        assert text == details or 1000 < len(quote(details)) <= 4000
+        assert text.startswith(details)
+
+    run(alone(wrong), use)
+
+
+def test_a_deadline_reaches_the_core(dataplane: Dataplane) -> None:
+    tensor = {"name": "images", "datatype": "UINT8", "shape": [1, 8, 8, 1]}
+    request = inference.ModelInferRequest(
+        model_name="grey", inputs=[tensor], raw_input_contents=[bytes(64)]
+    ).SerializeToString()
+
+    def create(timeout: float) -> GrpcServer:
+        return create_grpc(dataplane, "127.0.0.1", 0, max_message_bytes=1000, timeout=timeout)
+
+    async def late(channel: grpc.aio.Channel) -> None:
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await channel.unary_unary(INFER)(request)
+        assert error.value.code() == Code.DEADLINE_EXCEEDED
+
+    async def in_time(channel: grpc.aio.Channel) -> None:
+        assert await channel.unary_unary(INFER)(request)
+
+    run(create(1e-9), late)
+    run(create(9), in_time)
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_calls_that_end_at_any_moment_leave_nothing(
+    fails: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Cancelled, or with a deadline that passes, before, while and after they are answered."""
+
+    async def late(request: Any, deadline: float | None) -> Any:
+        await asyncio.sleep(0.002)
+        if fails:
+            raise InvalidInputError("wrong")
+        return inference.ModelInferResponse()
+
+    async def use(channel: grpc.aio.Channel) -> None:
+        call = channel.unary_unary(INFER)
+        for number in range(60):
+            calls = [call(message(), timeout=0.001 * (1 + number % 5)) for _ in range(4)]
+            calls += [call(message()) for _ in range(4)]
+            await asyncio.sleep(0.0003 * (number % 12))
+            for each in calls[4:]:
+                each.cancel()
+            codes = {await each.code() for each in calls}
+            answered = Code.INVALID_ARGUMENT if fails else Code.OK
+            assert codes <= {answered, Code.CANCELLED, Code.DEADLINE_EXCEEDED}
+
+    run(alone(late), use)
+    assert not caplog.records
+
+
+def test_what_takes_long_on_purpose_is_not_ended() -> None:
+    """A method knows the server's limit; to load a model takes as long as it takes."""
+
+    async def load(request: Any, deadline: float | None) -> Any:
+        await asyncio.sleep(0.4)
+        return inference.ModelInferResponse(id=f"{(deadline or 0) - time.monotonic():.1f}")
+
+    async def use(channel: grpc.aio.Channel) -> None:
+        body = await channel.unary_unary(INFER)(message())
+        assert inference.ModelInferResponse.FromString(body).id == "-0.3"
+
+    run(alone(load, timeout=0.1), use)
+
+
+def test_a_message_that_comes_too_slowly_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limits, "BODY_SECONDS", 0.1)
+
+    async def use(channel: grpc.aio.Channel) -> None:
+        call = channel.stream_unary(INFER)()
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await call
+        assert error.value.code() == Code.DEADLINE_EXCEEDED
+        assert "too slowly" in (error.value.details() or "")
+
+    run(alone(echo), use)
+
+
+def test_half_a_message_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "BODY_SECONDS", 0.1)
+    noted: list[str] = []
+
+    async def main() -> None:
+        server = alone(echo, finished=lambda path, client, code, seconds: noted.append(code))
+        async with asyncio.timeout(30), server, connect(server.port) as client:
+            client.send(call_headers(1, INFER), frame(DATA, 0, 1, b"\x00\x00\x00\x00\x09x"))
+            await client.until(HEADERS, END_STREAM)
+
+    asyncio.run(main())
+    assert noted == ["DEADLINE_EXCEEDED"]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_the_client_is_known_by_its_address(host: str) -> None:
+    clients: list[str] = []
+
+    async def main() -> None:
+        service = Service(inference.service("GRPCInferenceService"), {"ModelInfer": echo})
+        server = GrpcServer(
+            [service],
+            host,
+            0,
+            max_message_bytes=1000,
+            finished=lambda path, client, code, seconds: clients.append(client),
+        )
+        async with server, grpc.aio.insecure_channel(server.address) as channel:
+            await channel.unary_unary(INFER)(message())
+
+    if host == "::1" and not socket.has_dualstack_ipv6():
+        pytest.skip("this machine has no IPv6")
+    asyncio.run(asyncio.wait_for(main(), 30))
+    assert clients == [host]
+
+
+def test_a_call_without_a_message() -> None:
+    async def use(channel: grpc.aio.Channel) -> None:
+        call = channel.stream_unary(INFER)()
+        await call.done_writing()
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await call
+        assert error.value.code() == Code.INTERNAL
+        assert "one message was expected" in (error.value.details() or "")
+
+    run(alone(echo), use)
+
+
+def test_unfinished_calls_of_a_client_are_limited() -> None:
+    noted: list[str] = []
+
+    async def use(channel: grpc.aio.Channel) -> None:
+        calls = [channel.stream_unary(INFER)() for _ in range(3)]
+        await until(lambda: server._calls.unfinished == {"127.0.0.1": 3})
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await channel.stream_unary(INFER)()
+        assert error.value.code() == Code.RESOURCE_EXHAUSTED
+        assert error.value.details() == "3 calls of this client are not complete"
+        for call in calls:
+            call.cancel()
+        await until(lambda: len(noted) == 4)
+        assert await channel.unary_unary(INFER)(message())
+
+    server = alone(
+        echo,
+        limits=ConnectionLimits(unfinished_calls=3),
+        finished=lambda path, client, code, seconds: noted.append(code),
+    )
+    run(server, use)
+    assert noted == ["RESOURCE_EXHAUSTED", *3 * ["CANCELLED"], "OK"]
+
+
+def test_calls_whose_message_is_complete_are_not_counted_as_unfinished() -> None:
+    began = 0
+
+    async def wait(request: Any, deadline: float | None) -> Any:
+        nonlocal began
+        began += 1
+        await until(lambda: began == 20)
+        return inference.ModelInferResponse()
+
+    async def use(channel: grpc.aio.Channel) -> None:
+        calls = []
+        for number in range(20):
+            calls.append(channel.unary_unary(INFER)(message()))
+            await until(partial(lambda n: began > n, number))
+        for call in calls:
+            await call
+
+    run(alone(wait, limits=ConnectionLimits(unfinished_calls=2)), use)
+
+
+def test_a_stream_is_answered_in_order() -> None:
+    """Also one that a slow method holds back."""
+
+    async def late(requests: Requests, deadline: Deadline) -> AsyncGenerator[Any, None]:
+        async for request in requests:
+            await asyncio.sleep(0.001)
+            yield inference.ModelStreamInferResponse(error_message=request.id[:9])
+
+    async def requests() -> AsyncGenerator[bytes, None]:
+        for number in range(200):
+            yield message(f"{number:09}" * 5000)
+
+    async def use(channel: grpc.aio.Channel) -> list[str]:
+        call = channel.stream_stream(STREAM)(requests(), timeout=20)
+        return [parse(body).error_message async for body in call]
+
+    assert run(streaming(late), use) == [f"{number:09}" for number in range(200)]
+
+
+def test_a_long_stream_leaves_the_others_their_turn() -> None:
+    turns = answers = 0
+
+    async def count(requests: Requests, deadline: Deadline) -> AsyncGenerator[Any, None]:
+        nonlocal answers
+        async for _ in requests:
+            answers += 1
+            yield inference.ModelStreamInferResponse()
+
+    async def turn() -> None:
+        nonlocal turns
+        while answers < 300:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def use(channel: grpc.aio.Channel) -> None:
+        turning = asyncio.create_task(turn())
+        call = channel.stream_stream(STREAM)(300 * [message()])
+        assert len([body async for body in call]) == 300
+        await turning
+
+    run(streaming(count), use)
+    assert turns >= 300
+
+
+def test_an_error_in_a_stream_follows_what_was_sent() -> None:
+    async def use(channel: grpc.aio.Channel) -> None:
+        call = channel.stream_stream(STREAM)([message("first"), b"\xff\xff\xff\xff"])
+        assert parse(await call.read()).error_message == "first"
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await call.read()
+        assert error.value.code() == Code.INVALID_ARGUMENT
+        assert "cannot be parsed" in (error.value.details() or "")
+
+    run(streaming(one_each), use)
+
+
+def test_a_stream_is_longer_than_a_request_may_be() -> None:
+    """The server's limit is of each request in it; the client's is of all."""
+    deadlines: list[float] = []
+
+    async def answer(requests: Requests, deadline: Deadline) -> AsyncGenerator[Any, None]:
+        async for _ in requests:
+            deadlines.append((deadline() or 0) - time.monotonic())
+            yield inference.ModelStreamInferResponse()
+
+    async def requests() -> AsyncGenerator[bytes, None]:
+        for _ in range(5):
+            yield message()
+            await asyncio.sleep(0.1)
+
+    async def use(channel: grpc.aio.Channel) -> None:
+        call = channel.stream_stream(STREAM)
+        assert len([body async for body in call(requests())]) == 5
+        limited = call(timeout=0.3)
+        await limited.write(message())
+        assert await limited.read() == b""
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await limited.read()
+        assert error.value.code() == Code.DEADLINE_EXCEEDED
+
+    run(streaming(answer, timeout=0.2), use)
+    assert len(deadlines) == 6
+    assert all(0 < seconds <= 0.2 for seconds in deadlines)
+
+
+def test_a_watch_lasts(dataplane: Dataplane) -> None:
+    async def use(channel: grpc.aio.Channel) -> None:
+        watch = channel.stream_stream(WATCH)()
+        await watch.write(b"")  # and does not end its stream, as few clients do
+        body = await watch.read()
+        assert (
+            health.HealthCheckResponse.FromString(body).status == health.HealthCheckResponse.SERVING
+        )
+        await asyncio.sleep(0.4)
+        assert not watch.done()
+        watch.cancel()
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            _ = [body async for body in channel.stream_stream(WATCH)([])]
+        assert error.value.code() == Code.INTERNAL
+
+    run(create_grpc(dataplane, "127.0.0.1", 0, max_message_bytes=1000, timeout=0.2), use)
+
+
+@pytest.mark.parametrize("grace", [0, 0.4])
+def test_what_does_not_end_in_time_is_ended(grace: float, caplog: pytest.LogCaptureFixture) -> None:
+    """Calls at work and streams, those that wait for a message and those that nobody reads."""
+    noted: list[str] = []
+
+    async def flood(requests: Requests, deadline: Deadline) -> AsyncGenerator[Any, None]:
+        async for request in requests:
+            while request.id == "flood":
+                yield inference.ModelStreamInferResponse(error_message="a" * 10**5)
+            yield inference.ModelStreamInferResponse()
+
+    async def main() -> list[Any]:
+        service = Service(
+            inference.service("GRPCInferenceService"),
+            {"ModelInfer": slow},
+            {"ModelStreamInfer": flood},
+        )
+        server = GrpcServer(
+            [service],
+            "127.0.0.1",
+            0,
+            max_message_bytes=1000,
+            grace=grace,
+            finished=lambda path, client, code, seconds: noted.append(code),
+        )
+        await server.__aenter__()
+        async with grpc.aio.insecure_channel(server.address) as channel:
+            unary = channel.unary_unary(INFER)(message())
+            idle, full = (channel.stream_stream(STREAM)() for _ in range(2))
+            await idle.write(message())
+            await full.write(message("flood"))
+            await idle.read()
+            await full.read()
+            await until(lambda: len(server._calls.active) == 3)
+            await asyncio.sleep(0.1)
+            started = time.monotonic()
+            await server.__aexit__()
+            assert time.monotonic() - started < grace + 5
+            full.cancel()
+            await full.code()
+            await until(lambda: len(noted) == 3)
+            await asyncio.sleep(0.1)  # grpcio reports to the next test's event loop what is left
+            return [(await call.code(), await call.details()) for call in (unary, idle)]
+
+    stopped = (Code.UNAVAILABLE, "the server stops; ask again")
+    assert asyncio.run(main()) == [stopped, stopped]
+    assert sorted(noted) == ["CANCELLED", "UNAVAILABLE", "UNAVAILABLE"]
+    assert not caplog.records
+
+
+def test_a_stream_that_waits_does_not_use_up_the_grace() -> None:
+    async def use(channel: grpc.aio.Channel) -> None:
+        idle, busy = (channel.stream_stream(STREAM)() for _ in range(2))
+        for call in (idle, busy):
+            await call.write(message())
+            assert await call.read()
+        started = time.monotonic()
+        stopping = asyncio.create_task(server.__aexit__())
+        for number in range(10):
+            await busy.write(message(f"{number}"))
+            assert parse(await busy.read()).error_message == f"{number}"
+            await asyncio.sleep(0.1)
+        await busy.done_writing()
+        assert await busy.code() == Code.OK
+        assert await idle.code() == Code.UNAVAILABLE
+        await stopping
+        assert time.monotonic() - started < 10
+
+    server = streaming(one_each, grace=20)
+    run(server, use)

@@ -1,0 +1,166 @@
+import asyncio
+import gzip
+import json
+import logging
+import time
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from keras_cnns_serve.compose import create_app
+from keras_cnns_serve.core.batching import BatchOptions
+from keras_cnns_serve.core.dataplane import Dataplane, Options, Target
+from keras_cnns_serve.transport.http.asgi import App
+from tests.serve.conftest import Client, grey
+
+PREDICT = "/v1/models/grey:predict"
+CLASSIFY = "/v1/models/grey:classify-image"
+BODY = json.dumps({"instances": np.full((2, 8, 8, 1), 130).tolist()}).encode()
+
+
+def packed(content: bytes, encoding: str = "gzip") -> dict[str, Any]:
+    return {"content": content, "headers": {"content-encoding": encoding}}
+
+
+@pytest.mark.parametrize(
+    ("content", "encoding"),
+    [
+        (gzip.compress(BODY), "gzip"),
+        (gzip.compress(BODY[:99]) + gzip.compress(BODY[99:]), "gzip"),  # two members
+        (gzip.compress(BODY), "X-GZIP"),
+        (zlib.compress(BODY), "deflate"),
+        (BODY, "identity"),
+    ],
+    ids=["gzip", "two members", "X-GZIP", "deflate", "identity"],  # gzip writes the time
+)
+def test_a_packed_body_is_unpacked(client: Client, content: bytes, encoding: str) -> None:
+    response = client.post(PREDICT, **packed(content, encoding))
+    assert np.argmax(response.json()["predictions"], axis=1).tolist() == [5, 5]
+
+
+def test_a_packed_image_is_unpacked(client: Client) -> None:
+    response = client.post(CLASSIFY, **packed(gzip.compress(grey(130))))
+    assert response.json()["predictions"][0]["labels"][0]["label"] == "grey-5"
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "message"),
+    [
+        (packed(gzip.compress(bytes(10**7))), 413, "the body unpacks to more than 100,000 bytes"),
+        (packed(gzip.compress(BODY)[:-9]), 400, "the body, packed by gzip, is cut short"),
+        (packed(BODY), 400, "the body cannot be unpacked"),
+        (packed(BODY, "br"), 415, "Content-Encoding 'br' is not read here; gzip and deflate are"),
+        ({"content": BODY, "headers": {"x-request-timeout": "soon"}}, 400, "a number of seconds"),
+        ({"content": BODY, "headers": {"x-request-timeout": "-1"}}, 400, "a number of seconds"),
+        ({"content": BODY, "headers": {"x-request-timeout": "0"}}, 504, "time was over"),
+    ],
+)
+def test_bad_packing_and_deadlines_have_their_codes(
+    client: Client, request_: dict[str, Any], status: int, message: str
+) -> None:
+    response = client.post(PREDICT, **request_)
+    assert response.status_code == status
+    assert message in response.json()["error"]
+
+
+def test_the_answer_says_where_the_time_went(client: Client) -> None:
+    timing = client.post(CLASSIFY, content=grey(130)).headers["server-timing"]
+    parts = dict(part.split(";dur=") for part in timing.split(", "))
+    assert list(parts) == ["queue", "decode", "compute"]
+    assert all(float(milliseconds) >= 0 for milliseconds in parts.values())
+    assert float(parts["compute"]) > 0
+
+
+def scope(path: str) -> dict[str, Any]:
+    return {
+        "type": "http",
+        "method": "POST",
+        "path": path,
+        "query_string": b"",
+        "headers": [(b"host", b"x")],
+    }
+
+
+def test_a_client_that_hangs_up_is_not_computed(dataplane: Dataplane) -> None:
+    """The engine is kept busy by another request; the one that hung up costs no run."""
+    finished: list[int] = []
+    app: App = create_app(
+        dataplane, finished=lambda scope, status, seconds: finished.append(status)
+    )
+    batcher = dataplane.manager.models["grey"].newest.batcher
+
+    async def main() -> None:
+        messages = asyncio.Queue[dict[str, Any]]()
+        sent: list[Any] = []
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        batcher._free -= 2  # nobody runs until it is given back
+        try:
+            request = asyncio.create_task(app(scope(CLASSIFY), messages.get, send))
+            await messages.put({"type": "http.request", "body": grey(130), "more_body": False})
+            async with asyncio.timeout(10):
+                while not batcher.waiting:
+                    await asyncio.sleep(0.001)
+                await messages.put({"type": "http.disconnect"})
+                await request
+        finally:
+            batcher._free += 2
+        assert sent == []
+
+    before = dataplane.statistics(Target("grey"))[0].inferences
+    asyncio.run(main())
+    assert finished == [499]
+    asyncio.run(dataplane.classify_images(Target("grey"), [grey(1)]))
+    assert dataplane.statistics(Target("grey"))[0].inferences == before + 1
+
+
+def test_overload_gets_429_and_lateness_504(repository: Path) -> None:
+    """One engine that is busy, one request that may wait."""
+    options = Options(batch=BatchOptions(max_queue=1))
+    dataplane = Dataplane.open(repository / "grey", options=options)
+    client = Client(create_app(dataplane))
+    batcher = dataplane.manager.models["grey"].newest.batcher
+    batcher._free = 0  # nobody runs until it is given back
+    with ThreadPoolExecutor(1) as pool:
+        late = {"x-request-timeout": "0.5"}
+        waiting = pool.submit(client.post, CLASSIFY, content=grey(1), headers=late)
+        while not batcher.waiting:
+            time.sleep(0.001)
+        started = time.monotonic()
+        refused = client.post(CLASSIFY, content=grey(1))
+        assert time.monotonic() - started < 0.4  # at once, not when the other's time is over
+        assert waiting.result().status_code == 504
+    assert refused.status_code == 429
+    assert int(refused.headers["retry-after"]) >= 1
+    assert refused.json() == {"error": "1 requests wait already"}
+    batcher._free = 1
+    assert client.post(CLASSIFY, content=grey(1)).is_success
+    assert dataplane.statistics(Target("grey"))[0].inferences == 1
+    dataplane.close(5)
+
+
+def test_what_was_not_expected_is_logged(
+    dataplane: Dataplane, caplog: pytest.LogCaptureFixture
+) -> None:
+    body = json.dumps({"instances": [np.full((8, 8, 1), 200).tolist()]}).encode()
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    app = create_app(dataplane)
+    with caplog.at_level(logging.ERROR):
+        asyncio.run(app(scope("/v1/models/fragile:predict"), receive, send))
+    (record,) = caplog.records
+    assert record.exc_info is not None
+    assert "out of data bounds" in str(record.exc_info[1])
+    assert sent[0]["status"] == 500

@@ -1,0 +1,401 @@
+"""Whole answers on real connections: kept, closed, in order."""
+
+import asyncio
+import re
+import socket
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from http.client import HTTPResponse
+from pathlib import Path
+
+import pytest
+import uvicorn
+
+from keras_cnns_serve.compose import create_app
+from keras_cnns_serve.core import limits
+from keras_cnns_serve.core.dataplane import Dataplane
+from keras_cnns_serve.transport.http import protocol as http_protocol
+from keras_cnns_serve.transport.http.asgi import App, FastRoute, Reply, Request
+from tests.serve.conftest import grey, serving
+from tests.serve.processes import CLASSIFY, Process, running
+
+
+def request(level: int, *headers: str, version: str = "1.1") -> bytes:
+    """Asks for the label of a grey image, `grey-` and the level over 25.6."""
+    body = grey(level)
+    lines = [f"POST {CLASSIFY} HTTP/{version}", "Host: x", f"Content-Length: {len(body)}"]
+    return "\r\n".join([*lines, *headers, "", ""]).encode() + body
+
+
+@pytest.fixture(scope="module")
+def server(repository: Path) -> Iterator[Process]:
+    with running(str(repository)) as process:
+        yield process
+
+
+def answer(connection: socket.socket) -> tuple[int, str | None, bytes]:
+    """Status, the header Connection, and the body."""
+    with HTTPResponse(connection) as response:
+        response.begin()
+        return response.status, response.headers["connection"], response.read()
+
+
+def test_answers_on_one_connection_come_in_order(server: Process) -> None:
+    levels = (10, 130, 250)
+    with server.connect() as connection, connection.makefile("rb") as stream:
+        connection.sendall(b"".join(map(request, levels)))  # before the first is answered
+        for level in levels:
+            length = 0
+            while (line := stream.readline()) != b"\r\n":
+                name, _, value = line.partition(b": ")
+                length = int(value) if name == b"content-length" else length
+            assert f'"label":"grey-{int(level / 25.6)}"'.encode() in stream.read(length)[:60]
+
+
+def test_a_short_answer_comes_in_one_piece(server: Process) -> None:
+    with server.connect() as connection:
+        for _ in range(5):
+            connection.sendall(request(130))
+            head, _, body = connection.recv(2**16).partition(b"\r\n\r\n")
+            assert b"content-length: %d\r\n" % len(body) in head
+
+
+@pytest.mark.parametrize(
+    "asked", [request(130, "Connection: close"), request(130, version="1.0")], ids=["close", "1.0"]
+)
+def test_a_connection_is_closed_for_who_asks(server: Process, asked: bytes) -> None:
+    with server.connect() as connection:
+        connection.sendall(asked)
+        status, kept, body = answer(connection)
+        assert (status, kept) == (200, "close")
+        assert b'"label":"grey-5"' in body[:60]
+        assert connection.recv(1) == b""
+
+
+def test_a_refusal_is_a_whole_answer_too(server: Process) -> None:
+    with server.connect() as connection:
+        connection.sendall(request(130).replace(CLASSIFY.encode(), b"/v1/models/no:classify-image"))
+        status, _, body = answer(connection)
+        assert status == 404
+        assert b"Servable not found" in body
+        connection.sendall(request(130))  # on the same connection
+        assert answer(connection)[0] == 200
+
+
+def test_a_head_without_end_is_refused(server: Process) -> None:
+    with server.connect() as connection:
+        connection.sendall(request(130, f"X-Long: {'x' * 70_000}"))
+        assert answer(connection)[0] == 400
+
+
+HEAD = b"POST /v1/models/grey:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n"
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"", b""),
+        (HEAD, b"HTTP/1.1 408 "),
+        (b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" + HEAD, b"HTTP/1.1 408 "),
+        (HEAD + b"\r\n{", b"HTTP/1.1 408 "),
+    ],
+    ids=["nothing", "head", "second head", "body"],
+)
+def test_a_slow_client_is_not_waited_for(
+    dataplane: Dataplane, monkeypatch: pytest.MonkeyPatch, sent: bytes, status: bytes
+) -> None:
+    monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 0.1)
+    monkeypatch.setattr(limits, "BODY_SECONDS", 0.1)
+
+    async def main() -> bytes:
+        async with serving(create_app(dataplane)) as (host, port, _), asyncio.timeout(10):
+            reader, writer = await asyncio.open_connection(host, port)
+            writer.write(sent)
+            received = await reader.read()  # until it is closed
+            writer.close()
+            return received
+
+    received = asyncio.run(main())
+    last = received[received.rfind(b"HTTP/1.1") :] if received else b""
+    assert last.startswith(status)
+    assert last.count(b"connection: close") == (1 if status else 0)
+
+
+def test_the_rest_of_a_refused_body_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 0.1)
+    refused = post(bytes(1000)).replace(b"POST", b"PUT")
+    received = asyncio.run(talk(app_of(echo), [refused[:-900], refused[-900:-800]]))
+    assert received.startswith(b"HTTP/1.1 405 ")
+    assert received.count(b"HTTP/1.1 ") == 1
+
+
+def test_a_request_on_its_way_as_the_server_stops_is_answered(
+    dataplane: Dataplane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> bytes:
+        async with (
+            serving(create_app(dataplane)) as (host, port, state),
+            asyncio.timeout(10),
+        ):
+            reader, writer = await asyncio.open_connection(host, port)
+            while not state.connections:
+                await asyncio.sleep(0)
+            monkeypatch.setattr(dataplane, "draining", True)
+            writer.write(request(130))  # not read yet by the server
+            for connection in state.connections:
+                connection.shutdown()
+            received = await reader.read()
+            writer.close()
+            return received
+
+    received = asyncio.run(main())
+    assert b"connection: close" in received
+    assert b"grey-5" in received
+
+
+def app_of(
+    endpoint: Callable[[Request], Awaitable[Reply]], statuses: list[int] | None = None
+) -> App:
+    """Return an application with the endpoint at /x, which notes the statuses of its answers."""
+
+    async def otherwise(*_: object) -> None: ...
+
+    def failed(error: Exception) -> Reply:
+        raise error
+
+    routes = [FastRoute("POST", re.compile("/x"), endpoint, failed)]
+    noted = [] if statuses is None else statuses
+    return App(routes, otherwise, 10**6, Counter(), lambda _, status, __: noted.append(status))
+
+
+async def echo(request: Request) -> Reply:
+    return Reply(b"<%s>" % await request.body())
+
+
+async def slow_echo(request: Request) -> Reply:
+    reply = await echo(request)
+    with request.watched():
+        await asyncio.sleep(2.5 * http_protocol.PROBE_SECONDS)
+    return reply
+
+
+async def talk(app: App, pieces: Sequence[bytes], half_closed: bool = False) -> bytes:
+    """Return all that a server answers to the pieces, until it has closed the connection."""
+    async with serving(app) as (host, port, _), asyncio.timeout(10):
+        reader, writer = await asyncio.open_connection(host, port)
+        for piece in pieces:
+            writer.write(piece)
+            await asyncio.sleep(0.01)  # so that it is received alone
+        if half_closed:
+            writer.write_eof()
+        received = await reader.read()
+        writer.close()
+        return received
+
+
+def post(body: bytes, *headers: bytes) -> bytes:
+    length = b"content-length: %d" % len(body)
+    return b"\r\n".join([b"POST /x HTTP/1.1", b"host: x", *headers, length, b"", body])
+
+
+CLOSING = post(b"last", b"connection: close")
+OFFER = (  # as Java's HttpClient sends it
+    b"Connection: Upgrade, HTTP2-Settings",
+    b"HTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA",
+    b"Upgrade: h2c",
+)
+OFFERED = post(b"body", *OFFER)
+CHUNKED = OFFERED.replace(b"content-length: 4", b"transfer-encoding: chunked")
+CHUNKED = CHUNKED.replace(b"\r\nbody", b"\r\n4\r\nbody\r\n0\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    ("pieces", "bodies"),
+    [
+        ([OFFERED, CLOSING], [b"<body>", b"<last>"]),
+        ([OFFERED + OFFERED + CLOSING], [b"<body>", b"<body>", b"<last>"]),
+        ([OFFERED[:-4], OFFERED[-4:] + CLOSING], [b"<body>", b"<last>"]),
+        ([OFFERED[:-5], OFFERED[-5:-2], OFFERED[-2:], CLOSING], [b"<body>", b"<last>"]),
+        ([OFFERED[:100], OFFERED[100:120], OFFERED[120:], CLOSING], [b"<body>", b"<last>"]),
+        ([CHUNKED, CLOSING], [b"<body>", b"<last>"]),
+        ([post(b"", *OFFER), CLOSING], [b"<>", b"<last>"]),
+        ([post(b"Upgrade: h2c\r\n\r\n", *OFFER), CLOSING], [b"<Upgrade: h2c\r\n\r\n>", b"<last>"]),
+        ([OFFERED.replace(b"h2c", b"websocket"), CLOSING], [b"<body>", b"<last>"]),
+        ([post(bytes(100_000), *OFFER), CLOSING], [b"<%s>" % bytes(100_000), b"<last>"]),
+    ],
+    ids=[
+        "one after the other",
+        "pipelined",
+        "head, then body",
+        "split at the end of the head",
+        "split within the head",
+        "chunked",
+        "no body",
+        "a body like a head",
+        "another protocol",
+        "a long body",
+    ],
+)
+def test_an_offer_to_upgrade_is_ignored(
+    pieces: list[bytes], bodies: list[bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    received = asyncio.run(talk(app_of(echo), pieces))
+    assert received.count(b"HTTP/1.1 200 OK\r\n") == len(bodies)
+    assert [answer.partition(b"HTTP/1.1")[0] for answer in received.split(b"\r\n\r\n<")[1:]] == [
+        body[1:] for body in bodies
+    ]
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("pieces", "received"),
+    [
+        ([b"POST /x HTTP/1.1\r\nx: ", *[b"x" * 7000] * 10], b"HTTP/1.1 400 "),
+        ([b"POST /x HTTP/1.1\r\n", *[b"x: %s\r\n" % (b"x" * 7000)] * 10], b"HTTP/1.1 400 "),
+        ([post(b"", b"connection: close", b"x: " + b"x" * 70_000)], b"HTTP/1.1 400 "),
+        ([post(b"", b"connection: close", b"x: " + b"x" * 64_000)], b"HTTP/1.1 200 "),
+        ([post(bytes(100_000), b"connection: close")], b"HTTP/1.1 200 "),
+    ],
+    ids=["one header", "many headers", "at once", "nearly too long", "a long body"],
+)
+def test_the_length_of_a_head_is_limited(pieces: list[bytes], received: bytes) -> None:
+    assert asyncio.run(talk(app_of(echo), pieces)).startswith(received)
+
+
+def test_a_body_does_not_count_for_the_next_head() -> None:
+    second = CLOSING[:20]
+    pieces = [post(bytes(200_000)) + second, CLOSING[20:]]
+    received = asyncio.run(talk(app_of(echo), pieces))
+    assert received.count(b"HTTP/1.1 200 OK\r\n") == 2
+    assert received.endswith(b"<last>")
+
+
+def test_bytes_after_the_last_request_do_no_harm() -> None:
+    received = asyncio.run(talk(app_of(slow_echo), [CLOSING + b"\r\n" + OFFERED]))
+    assert received.count(b"HTTP/1.1 ") == 1
+    assert received.endswith(b"<last>")
+
+
+@pytest.mark.parametrize("endpoint", [echo, slow_echo])
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+def test_a_half_closed_client_has_its_answer(
+    endpoint: Callable[[Request], Awaitable[Reply]], count: int, version: bytes
+) -> None:
+    pieces = [post(b"body").replace(b"1.1", version)]
+    if version == b"1.1":
+        pieces *= count
+    received = asyncio.run(talk(app_of(endpoint), [b"".join(pieces)], half_closed=True))
+    assert received.count(b" 200 OK\r\n") == len(pieces)
+    assert received.endswith(b"\r\n\r\n<body>")
+    interim = received.count(b"HTTP/1.1 100 Continue\r\n\r\n")
+    assert (interim > 0) == (endpoint is slow_echo and version == b"1.1")
+
+
+def test_a_half_sent_request_is_no_request() -> None:
+    statuses: list[int] = []
+    assert asyncio.run(talk(app_of(echo, statuses), [CLOSING[:-1]], half_closed=True)) == b""
+    assert statuses == [499]
+
+
+@pytest.mark.parametrize("kept", [b"keep-alive", b"close"])
+def test_a_client_that_does_not_read_its_answer_is_dropped(
+    monkeypatch: pytest.MonkeyPatch, kept: bytes
+) -> None:
+    monkeypatch.setattr(http_protocol, "UNREAD_SECONDS", 0.2)
+
+    async def long(request: Request) -> Reply:
+        return Reply(bytes(10**7))
+
+    async def main() -> None:
+        async with serving(app_of(long)) as (host, port, state), asyncio.timeout(10):
+            with socket.create_connection((host, port)) as client:
+                client.sendall(post(b"", b"connection: " + kept))
+                while not state.connections:
+                    await asyncio.sleep(0.01)
+                while state.connections or state.tasks:
+                    await asyncio.sleep(0.01)
+
+    asyncio.run(main())
+
+
+def test_a_client_that_reads_slowly_has_all_of_its_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_protocol, "UNREAD_SECONDS", 0.4)
+    size = 2 * 10**7
+
+    async def long(request: Request) -> Reply:
+        return Reply(bytes(size))
+
+    async def main() -> int:
+        async with serving(app_of(long)) as (host, port, _), asyncio.timeout(20):
+            reader, writer = await asyncio.open_connection(host, port)
+            writer.write(CLOSING)
+            await reader.readuntil(b"\r\n\r\n")
+            received = 0
+            while piece := await reader.read(10**6):
+                received += len(piece)
+                await asyncio.sleep(0.02)
+            writer.close()
+            return received
+
+    assert asyncio.run(main()) == size
+
+
+async def hang_up(app: App, pieces: Sequence[bytes]) -> None:
+    """Sends the pieces to a server with the application, hangs up, and waits for the end."""
+    config = uvicorn.Config(app, http=http_protocol.HttpProtocol, port=0, lifespan="off")
+    config.log_config = None
+    server = uvicorn.Server(config)
+    serving = asyncio.create_task(server.serve())
+    async with asyncio.timeout(20):
+        while not server.started:
+            await asyncio.sleep(0.01)
+        host, port = server.servers[0].sockets[0].getsockname()[:2]
+        _, writer = await asyncio.open_connection(host, port)
+        for piece in pieces:
+            writer.write(piece)
+            await writer.drain()
+            await asyncio.sleep(0.1)
+        writer.close()
+        ended = list(server.server_state.tasks)
+        assert ended
+        await asyncio.wait(ended, timeout=10)
+    server.should_exit = True
+    await serving
+
+
+HEAD = b"POST /x HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("pieces", "gap"),
+    [
+        ([HEAD % 10 + bytes(10)], 0.0),
+        ([HEAD % 10 + bytes(10)], 0.3),  # between the body and what may be cancelled
+        ([HEAD % 150_000 + bytes(100), bytes(149_900)], 0.0),  # more than uvicorn reads ahead
+        ([2 * (HEAD % 10 + bytes(10))], 0.0),  # two at once: the second never begins
+    ],
+    ids=["whole", "gap", "long", "pipelined"],
+)
+def test_who_hangs_up_costs_no_more(
+    pieces: list[bytes], gap: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    computed: list[bool] = []
+    statuses: list[int] = []
+
+    async def endpoint(request: Request) -> Reply:
+        await request.body()
+        await asyncio.sleep(gap)
+        with request.watched():
+            await asyncio.sleep(15)
+        computed.append(True)
+        return Reply(b"{}")
+
+    app = app_of(endpoint, statuses)
+    started = time.monotonic()
+    asyncio.run(hang_up(app, pieces))
+    assert set(statuses) == {499}
+    assert time.monotonic() - started < 10
+    assert not computed
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]

@@ -1,0 +1,161 @@
+"""The server on an event loop that it does not own."""
+
+import asyncio
+import contextlib
+import logging
+import re
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+
+from keras_cnns_serve.transport.addresses import bind
+from keras_cnns_serve.transport.http.asgi import App, FastRoute, Reply, Request
+from keras_cnns_serve.transport.http.errors import failed
+from keras_cnns_serve.transport.http.server import HttpServer
+
+POST = b"POST /fast?seconds=%s HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\nbody"
+GET = b"GET /slow HTTP/1.1\r\nhost: x\r\n\r\n"
+
+
+async def wait(request: Request) -> Reply:
+    """Answer after the seconds that the request asks for."""
+    body = await request.body()
+    with request.watched():
+        await asyncio.sleep(float(request.query("seconds") or 0))
+    return Reply(body)
+
+
+def create_app(draining: Callable[[], bool] = lambda: False) -> App:
+    async def other(request: object) -> PlainTextResponse:
+        return PlainTextResponse("other")
+
+    starlette = Starlette(routes=[Route("/slow", other)])
+    routes = [FastRoute("POST", re.compile("/fast"), wait, failed)]
+    return App(routes, starlette, 10**6, Counter(), draining=draining)
+
+
+async def ask(address: tuple[str, int], request: bytes = POST % b"0") -> bytes:
+    """Return the answer, after which the connection is closed by the client if not the server."""
+    reader, writer = await asyncio.open_connection(*address)
+    writer.write(request)
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = re.search(rb"content-length: (\d+)", head)
+    assert length
+    body = await reader.readexactly(int(length[1]))
+    if b"connection: close" in head:
+        assert await reader.read() == b""
+    writer.close()
+    return head + body
+
+
+def test_several_run_on_one_event_loop_and_change_nothing_else(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    access = logging.getLogger("uvicorn.access")
+    propagated = access.propagate
+    access.propagate = True
+    handler = logging.NullHandler()
+    access.addHandler(handler)
+
+    async def main() -> None:
+        signals = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+        tasks = asyncio.all_tasks()
+        for _ in range(2):
+            async with contextlib.AsyncExitStack() as stack:
+                addresses = []
+                for _ in range(2):
+                    listener = bind("127.0.0.1", 0)
+                    addresses.append(listener.getsockname()[:2])
+                    await stack.enter_async_context(HttpServer(create_app(), listener, grace=0.5))
+                for address in addresses:
+                    assert (await ask(address)).endswith(b"body")
+                assert signals == [
+                    signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)
+                ]
+            for address in addresses:
+                with pytest.raises(ConnectionError):
+                    await ask(address)
+        assert asyncio.all_tasks() == tasks
+
+    try:
+        asyncio.run(asyncio.wait_for(main(), 20))
+        assert handler in access.handlers
+        assert access.propagate
+    finally:
+        access.propagate = propagated
+        access.removeHandler(handler)
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_a_server_that_cannot_start_raises() -> None:
+    async def main() -> None:
+        listener = bind("127.0.0.1", 0)
+        listener.close()
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            async with HttpServer(create_app(), listener):
+                pytest.fail("it has started")
+
+    asyncio.run(asyncio.wait_for(main(), 20))
+
+
+def test_every_answer_is_the_last_on_its_connection_while_draining() -> None:
+    draining = False
+
+    async def main() -> None:
+        nonlocal draining
+        listener = bind("127.0.0.1", 0)
+        address = listener.getsockname()[:2]
+        requests = (POST % b"0", POST.replace(b"POST", b"PUT") % b"0", GET, b"GET /x" + GET[9:])
+        async with HttpServer(create_app(lambda: draining), listener, grace=1) as server:
+            for draining in (False, True):
+                for request in requests:
+                    answer = await ask(address, request)
+                    assert answer.count(b"connection: close") == draining
+            # One that was accepted before, and one that comes as the server stops:
+            reader, writer = await asyncio.open_connection(*address)
+            leaving = asyncio.create_task(server.__aexit__(None, None, None))
+            await asyncio.sleep(0.15)
+            assert (await ask(address)).endswith(b"body")
+            writer.write(POST % b"0")
+            assert (await reader.read()).endswith(b"body")
+            writer.close()
+            await leaving
+
+    asyncio.run(asyncio.wait_for(main(), 20))
+
+
+def test_the_end_takes_no_longer_than_the_grace(caplog: pytest.LogCaptureFixture) -> None:
+    """What ends within it is answered, the rest has 503, and no connection is left."""
+
+    async def main() -> None:
+        listener = bind("127.0.0.1", 0)
+        address = listener.getsockname()[:2]
+        async with HttpServer(create_app(), listener, grace=1.5):
+            quick = asyncio.create_task(ask(address, POST % b"0.5"))
+            slow = asyncio.create_task(ask(address, POST % b"20"))
+            half = asyncio.create_task(ask(address, (POST % b"0")[:-1]))
+            idle = await asyncio.open_connection(*address)
+            unfinished = await asyncio.open_connection(*address)
+            unfinished[1].write(POST[:20])
+            await asyncio.sleep(0.1)
+            started = time.monotonic()
+        assert 1 < time.monotonic() - started < 2.5
+        assert (await quick).endswith(b"body")
+        for cancelled in (slow, half):
+            answer = await cancelled
+            assert answer.startswith(b"HTTP/1.1 503 ")
+            assert b"retry-after: 1\r\n" in answer
+            assert b"the server stops" in answer
+        for reader, writer in (idle, unfinished):
+            with contextlib.suppress(ConnectionError):
+                assert await reader.read() == b""
+            writer.close()
+
+    asyncio.run(asyncio.wait_for(main(), 20))
+    assert not any(record.exc_info for record in caplog.records)
