@@ -11,7 +11,7 @@ BENCHMARKS = $(shell grep -le --quick benchmarks/*.py)
 PACKAGES := awk '/^Collecting / {print "  " $$2; fflush()} /^Successfully installed/ {print "done"} \
 	/^Installing collected/ {print "Installing collected packages ..."; fflush()}'
 
-.PHONY: setup demo serve protos test soak test-parity check bench clean
+.PHONY: setup demo serve protos test soak test-parity test-lowest test-newest check bench clean
 
 setup: $(INSTALLED)
 
@@ -58,6 +58,20 @@ $(PARITY_INSTALLED): constraints-parity.txt
 test-parity: setup $(PARITY_INSTALLED)
 	KERAS_BACKEND=torch $(PARITY)/bin/python -m pytest tests/parity
 
+# The server with the lowest, and with the newest, versions that it allows; without TensorFlow, whose
+# own requirements are in the way.
+test-lowest test-newest: test-%: setup
+	$(PYTHON) -m venv .venv-$*
+	$(BIN)/python tests/serve/bounds.py $* > .venv-$*/requirements.txt
+	.venv-$*/bin/python -m pip install --quiet --requirement .venv-$*/requirements.txt \
+		fastapi httpx onnx pytest pytest-timeout schemathesis 'tritonclient[grpc,http]'
+	.venv-$*/bin/python -m pip install --quiet --no-deps --editable ./serve
+	.venv-$*/bin/python -m pytest tests/serve \
+		--ignore tests/serve/test_protos.py --ignore tests/serve/protocols/tfserving/test_grpc.py \
+		--ignore tests/serve/protocols/tfserving/test_examples.py \
+		--ignore tests/serve/protocols/tfserving/test_rest_clients.py \
+		--ignore tests/serve/protocols/tfserving/test_tensor.py
+
 check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -68,4 +82,4 @@ bench: setup
 	@for script in $(BENCHMARKS); do $(BIN)/python $$script --quick || exit 1; done
 
 clean:
-	rm -rf $(VENV) $(PARITY) .venv-peers .mypy_cache .pytest_cache .ruff_cache dist build export/dist serve/dist
+	rm -rf $(VENV) $(PARITY) .venv-lowest .venv-newest .venv-peers .mypy_cache .pytest_cache .ruff_cache dist build export/dist serve/dist

@@ -11,7 +11,7 @@ before it is timed, and during the load the answers' length with that one's.
 
 A ratio is ours by theirs: of requests per second more is better; of milliseconds, seconds and
 megabytes less is. `--merge` adds this run's rounds to those in FILE, so that the cases can be
-measured a few at a time: `--cases jpeg binary grpc photograph overload rest`.
+measured a few at a time: `--cases jpeg binary grpc photograph-grpc photograph overload rest`.
 """
 
 import argparse
@@ -51,9 +51,10 @@ WORK: dict[str, tuple[str, str, tuple[str, ...], tuple[int, ...]]] = {
     "jpeg": ("resnet20", "image", ("litserve", "mlserver", "bentoml", "triton"), (1, 8, 64)),
     "binary": ("resnet20", "tensor", ("triton",), (1, 8, 64)),
     "grpc": ("resnet20", "grpc", ("triton", "mlserver"), (1, 8, 64)),
+    "photograph-grpc": ("resnet50", "image_grpc", (), (8,)),
     "photograph": ("resnet50", "image", ("litserve", "mlserver", "bentoml", "triton"), (1, 8)),
 }
-LOOPS = {"jpeg", "photograph"}  # the cases that the bare loop takes part in
+LOOPS = {"jpeg", "photograph", "photograph-grpc"}  # the cases that the bare loop takes part in
 OVERLOAD = "resnet50"  # an image costs far more than its refusal there, as in a server's life
 OVERLOAD_FACTOR = 5  # times the capacity
 OVERLOAD_SECONDS, OVERLOAD_QUICK = 60, 12

@@ -77,11 +77,22 @@ def _v2(
 
 
 def tensor_grpc(content: Content) -> Payload:
-    """The pixels in a ModelInferRequest, behind gRPC's five bytes of framing."""
-    shape = b"".join(_varint(size) for size in content.pixels.shape)
-    tensor = _field(1, b"images") + _field(2, b"UINT8") + _field(3, shape)
+    """The pixels in a ModelInferRequest."""
+    return _infer_grpc(content, b"UINT8", content.pixels.shape, content.pixels.tobytes())
+
+
+def image_grpc(content: Content) -> Payload:
+    """The encoded image in a ModelInferRequest, its length in four bytes before it."""
+    raw = len(content.image).to_bytes(4, "little") + content.image
+    return _infer_grpc(content, b"BYTES", (1,), raw)
+
+
+def _infer_grpc(content: Content, datatype: bytes, shape: tuple[int, ...], raw: bytes) -> Payload:
+    """A ModelInferRequest after gRPC's five bytes of framing."""
+    sizes = b"".join(map(_varint, shape))
+    tensor = _field(1, b"images") + _field(2, datatype) + _field(3, sizes)
     message = _field(1, content.model.encode()) + _field(5, tensor)
-    message += _field(6, _field(1, b"probabilities")) + _field(7, content.pixels.tobytes())
+    message += _field(6, _field(1, b"probabilities")) + _field(7, raw)
     return Payload(
         "/inference.GRPCInferenceService/ModelInfer",
         b"\0" + len(message).to_bytes(4, "big") + message,

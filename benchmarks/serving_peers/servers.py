@@ -19,6 +19,7 @@ from payloads import (
     Content,
     Payload,
     image_body,
+    image_grpc,
     image_json,
     image_v2,
     is_right,
@@ -44,7 +45,7 @@ Request = Callable[[Content], Payload]
 
 @dataclass(frozen=True)
 class Server:
-    """A program and how it is asked: "image", "tensor" or "grpc" -> request."""
+    """A program and how it is asked: "image", "tensor", ... -> request."""
 
     command: tuple[str, ...]  # {python} {here} {version} {model} {port} {grpc_port} are filled in
     requests: dict[str, Request]
@@ -62,6 +63,7 @@ SERVERS = {
             "image": image_body("/v1/models/{model}:classify-image?top_k=5"),
             "tensor": tensor_v2,
             "grpc": tensor_grpc,
+            "image_grpc": image_grpc,
         },
     ),
     "litserve": peer("litserve", image=image_json("/predict")),

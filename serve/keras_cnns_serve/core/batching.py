@@ -10,6 +10,8 @@ import asyncio
 import contextlib
 import logging
 import math
+import os
+import sys
 import threading
 import time
 from collections import deque
@@ -31,6 +33,9 @@ logger = logging.getLogger(__name__)
 # be late, and their inference for nothing.
 MARGIN = 0.8
 LAST = 2**31  # the priority of those that have none
+# Added to the niceness of the threads that run the engine: the threads that receive and answer work
+# for microseconds, and an engine that keeps a core from them leaves the others without work.
+NICENESS = 5
 
 
 class ClosedError(Exception):
@@ -220,6 +225,7 @@ class Batcher:
             queue.extend(alive)
 
     def _work(self) -> None:
+        _lower_priority()
         while (work := self._take()) is not None:
             jobs, run = work
             run(jobs)
@@ -423,6 +429,17 @@ class Batcher:
         if len(pieces) == 1:
             return pieces[0]
         return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+
+
+def _lower_priority() -> None:
+    """Let this thread yield to others; only Linux has a priority for each thread."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            os.setpriority(
+                os.PRIO_PROCESS,
+                threading.get_native_id(),
+                os.getpriority(os.PRIO_PROCESS, 0) + NICENESS,
+            )
 
 
 def _failure(error: BaseException) -> Exception:

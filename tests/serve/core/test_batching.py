@@ -1,4 +1,6 @@
 import asyncio
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -585,3 +587,24 @@ def test_a_long_run_stops_when_nobody_waits_for_it(
 
     asyncio.run(main())
     assert engine.batches == [list(range(32)), [5]]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a priority for each thread")
+def test_inference_yields_to_the_threads_that_answer(
+    start: Callable[..., Batcher], engine: Doubler
+) -> None:
+    niceness: list[int] = []
+    run = engine.run
+
+    def noted(images: NDArray[np.uint8], names: Sequence[str] | None = None) -> dict[str, Any]:
+        niceness.append(os.getpriority(os.PRIO_PROCESS, 0))
+        return run(images, names)
+
+    engine.run = noted  # type: ignore[method-assign]
+    batcher = start()
+
+    async def ask() -> None:
+        await batcher.answer(Job(np.array([[1]], np.uint8), (), (), None, 0))
+
+    asyncio.run(ask())
+    assert niceness == [min(19, os.getpriority(os.PRIO_PROCESS, 0) + 5)]

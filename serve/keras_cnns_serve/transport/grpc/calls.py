@@ -82,7 +82,10 @@ class Calls(grpc.GenericRpcHandler):
         self.finished = finished
         self.unfinished: dict[str, int] = {}  # by the client's address
         self.active: set[asyncio.Task[Any]] = set()
-        self.idle: dict[asyncio.Task[Any], float] = {}  # since when a stream waits for a message
+        # When each task began to wait for its message: the only one of a call, or one of a stream.
+        self.arriving: dict[asyncio.Task[Any], float] = {}
+        self.idle: dict[asyncio.Task[Any], float] = {}
+        self.late: set[asyncio.Task[Any]] = set()  # whose message has not come in time
         self.stopping = False
         self._handlers: dict[str, grpc.RpcMethodHandler] = {}
         for service in services:
@@ -101,6 +104,18 @@ class Calls(grpc.GenericRpcHandler):
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
         """Return the handler of a method, or None if there is no such method."""
         return self._handlers.get(handler_call_details.method)
+
+    async def watch_arrivals(self) -> None:
+        """End calls whose message takes too long to arrive, for ever.
+
+        One look at all of them now and then is cheaper than a timer for each call.
+        """
+        while True:
+            await asyncio.sleep(min(1.0, self.arrival_seconds / 4))
+            latest = time.monotonic() - self.arrival_seconds
+            for task in [task for task, began in self.arriving.items() if began < latest]:
+                self.late.add(task)
+                task.cancel()
 
     async def stop(self, end: float) -> None:
         """Let calls finish until `end` (`time.monotonic()`), then end the rest as UNAVAILABLE."""
@@ -169,16 +184,10 @@ class _Call:
 
         Raises:
             QueueFullError: the client has too many unfinished calls.
-            TooSlowError: the message takes too long to arrive.
+            asyncio.CancelledError: the message takes too long to arrive.
         """
         self._count()
-        try:
-            async with asyncio.timeout(self._calls.arrival_seconds):
-                message = await self._read()
-        except TimeoutError:
-            seconds = self._calls.arrival_seconds
-            text = f"the message comes too slowly: it was not complete after {seconds:.1f} seconds"
-            raise TooSlowError(text) from None
+        message = await self._read(self._calls.arriving)
         self._uncount()
         if message is None:
             raise ServeError("one message was expected, but none was sent")
@@ -194,15 +203,7 @@ class _Call:
         A stream may be silent for as long as it likes, so its messages are not timed.
         """
         self._count()
-        idle = self._calls.idle
-        while True:
-            idle[self._task] = time.monotonic()
-            try:
-                message = await self._read()
-            finally:
-                idle.pop(self._task, None)
-            if message is None:
-                return
+        while (message := await self._read(self._calls.idle)) is not None:
             yield parse(message)
 
     def deadline(self) -> float | None:
@@ -217,6 +218,11 @@ class _Call:
     async def fail(self, error: BaseException) -> NoReturn:
         """End the call with the status of an error; raise what grpcio expects then."""
         trailers: tuple[tuple[str, str], ...] = ()
+        if self._task in self._calls.late:
+            seconds = self._calls.arrival_seconds
+            error = TooSlowError(
+                f"the message comes too slowly: it was not complete after {seconds:.1f} seconds"
+            )
         if isinstance(error, asyncio.CancelledError) and self._calls.stopping:
             self.status, details = "UNAVAILABLE", "the server stops; ask again"
         elif not isinstance(error, Exception):
@@ -241,12 +247,17 @@ class _Call:
         """Report the end of the call."""
         self._uncount()
         self._calls.active.discard(self._task)
+        self._calls.late.discard(self._task)
         if self._calls.finished is not None:
             seconds = time.monotonic() - self._started
             self._calls.finished(self._path, self._client, self.status, seconds)
 
-    async def _read(self) -> bytes | None:
-        message: bytes = await self._context.read()
+    async def _read(self, waiting: dict[asyncio.Task[Any], float]) -> bytes | None:
+        waiting[self._task] = time.monotonic()
+        try:
+            message: bytes = await self._context.read()
+        finally:
+            del waiting[self._task]
         if message is not grpc.aio.EOF:
             return message
         # A call that is cancelled reads the end, too, a moment before its task is cancelled.

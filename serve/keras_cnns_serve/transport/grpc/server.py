@@ -28,6 +28,7 @@ class ConnectionLimits:
     waiting_calls: int = 10_000  # whose headers are there, and whose handlers have not begun
     unfinished_calls: int = 256  # of a client, whose message or stream of messages is not complete
     header_bytes: int = 16_384  # of a call; with more it is refused
+    answer_bytes: int = 2**28  # of a response; a longer one is RESOURCE_EXHAUSTED
     handshake: float = 20  # seconds from the connection's beginning to HTTP/2's settings
     idle: float = 3600  # seconds without a call, after which a connection is closed
     age: float = 86_400  # seconds, after which a connection takes no new calls
@@ -43,8 +44,7 @@ class ConnectionLimits:
             # Otherwise a second server could listen on the same port, and take half of the calls.
             ("grpc.so_reuseport", 0),
             ("grpc.max_receive_message_length", max_message_bytes),
-            # A response is as long as the model and the number of images make it.
-            ("grpc.max_send_message_length", -1),
+            ("grpc.max_send_message_length", self.answer_bytes),
             ("grpc.max_allowed_incoming_connections", self.connections),
             ("grpc.max_concurrent_streams", self.streams),
             # Otherwise a client that has as many calls as it may has some refused: grpcio counts
@@ -134,6 +134,7 @@ class GrpcServer:
             raise AddressError(f"cannot listen on {self.address}: {error}") from error
         logging.getLogger("grpc._cython.cygrpc").addFilter(_is_no_late_cancel)
         await self._server.start()
+        self._watching = asyncio.create_task(self._calls.watch_arrivals())
         return self
 
     async def __aexit__(self, *error: object) -> None:
@@ -145,6 +146,7 @@ class GrpcServer:
         # grpcio would cancel calls without a status that says why, and log what they then raise.
         await self._calls.stop(end)
         await stopping
+        self._watching.cancel()
 
 
 def _is_no_late_cancel(record: logging.LogRecord) -> bool:

@@ -328,6 +328,28 @@ def test_what_is_in_flight_is_finished_first() -> None:
     asyncio.run(asyncio.wait_for(main(), 30))
 
 
+def test_an_answer_that_is_too_long_is_an_error() -> None:
+    async def long(request: Any, deadline: float | None) -> Any:
+        return inference.ModelInferResponse(id="x" * 2000)
+
+    async def main() -> None:
+        for answer_bytes in (3000, 1000):
+            limits = ConnectionLimits(answer_bytes=answer_bytes)
+            async with (
+                alone(long, limits=limits) as server,
+                grpc.aio.insecure_channel(server.address) as channel,
+            ):
+                call = channel.unary_unary(INFER)(b"")
+                if answer_bytes > 2000:
+                    assert len(await call) > 2000
+                    continue
+                with pytest.raises(grpc.aio.AioRpcError, match="larger than max") as error:
+                    await call
+                assert error.value.code() == Code.RESOURCE_EXHAUSTED
+
+    asyncio.run(asyncio.wait_for(main(), 10))
+
+
 def test_a_port_that_is_taken(dataplane: Dataplane, capsys: pytest.CaptureFixture[str]) -> None:
     async def enter(port: int) -> None:
         async with create_grpc(dataplane, "127.0.0.1", port, max_message_bytes=1000):
