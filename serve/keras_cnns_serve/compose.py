@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -50,8 +51,9 @@ register_url_convertor("model", _ModelNameConvertor())
 class Server:
     """The model server on the running event loop: it serves while its context is entered.
 
-    It changes nothing in the process besides: no signal handler, no log handler, no interpreter
-    setting. Several may run on one event loop.
+    It installs no signal or log handler and changes no setting of the interpreter; it adds a filter
+    to grpcio's logger. Several may run on one event loop, but grpcio supports one event loop in a
+    process. A server can be entered once.
 
         async with Server(ServerOptions(models=Path("models"), port=0)) as server:
             print(server.url)
@@ -63,20 +65,21 @@ class Server:
     def __init__(self, options: ServerOptions) -> None:
         self._options = options
         self._stack = contextlib.AsyncExitStack()
+        self._entered = False
 
     @property
     def url(self) -> str:
-        """Where it answers HTTP, as a person on this machine would type it."""
+        """Return the URL of the HTTP server."""
         return self._url
 
     @property
     def grpc_address(self) -> str | None:
-        """Where it answers gRPC, host and port; None without gRPC."""
+        """Return the host and port of the gRPC server; None without gRPC."""
         return None if self._grpc is None else self._grpc.address
 
     @cached_property
     def dataplane(self) -> Dataplane:
-        """Its models."""
+        """Return the data plane with its models."""
         options = self._options
         engine = EngineOptions(options.engine, options.precision, options.threads or 0, _cores())
         batch = BatchOptions(
@@ -94,11 +97,15 @@ class Server:
         """Load the models and begin to answer.
 
         Raises:
+            RuntimeError: it was entered before.
             AddressError: a port is taken or not permitted.
             RepositoryError: there is nothing to serve.
             ConfigError: the configuration file is wrong.
             UsageError: OpenTelemetry is asked for and not installed.
         """
+        if self._entered:
+            raise RuntimeError("a Server can be entered once; make another one")
+        self._entered = True
         async with contextlib.AsyncExitStack() as stack:
             await self._start(stack)
             self._stack = stack.pop_all()
@@ -114,12 +121,14 @@ class Server:
         self.dataplane.stop(self._options.grace)
         # Side by side: each transport has the whole grace.
         ends = (each.__aexit__(None, None, None) for each in self._transports)
-        await asyncio.gather(*ends)
-        await self._stack.aclose()
+        try:
+            await asyncio.gather(*ends)
+        finally:
+            await self._stack.aclose()
 
     async def _start(self, stack: contextlib.AsyncExitStack) -> None:
         options = self._options
-        # First the ports: one that is taken should not be found out after loading the models.
+        # The ports first: one that is taken should be reported before the models are loaded.
         listener = stack.enter_context(bind(options.host, options.port))
         self._url = url(listener)
         grpc_port = _grpc_port(options)
@@ -127,7 +136,12 @@ class Server:
             bind(options.host, grpc_port, "--grpc-port").close()
         file = options.model_config_file
         self._file = None if file is None else ConfigFile(file)
-        await asyncio.to_thread(lambda: self.dataplane)
+        loading = asyncio.create_task(asyncio.to_thread(lambda: self.dataplane))
+        try:
+            await asyncio.shield(loading)
+        except asyncio.CancelledError:  # a thread that loads cannot be interrupted
+            loading.add_done_callback(_close_loaded)
+            raise
         stack.push_async_callback(asyncio.to_thread, self.dataplane.close)
         self.dataplane.demand_a_model(str(options.models or file))
         log = AccessLog() if options.access_log else None
@@ -165,6 +179,12 @@ class Server:
             for transport in self._transports:
                 await started.enter_async_context(transport)
             started.pop_all()
+
+
+def _close_loaded(loading: asyncio.Task[Dataplane]) -> None:
+    """Free models that were loaded for a start that was cancelled."""
+    if not loading.cancelled() and loading.exception() is None:
+        threading.Thread(target=loading.result().close).start()
 
 
 def create_app(

@@ -97,10 +97,10 @@ CODES: dict[type[Exception], str] = {
 
 
 def code_name(error: Exception) -> str:
-    """The error's google.rpc.Code, by its name."""
+    """Return the name of an error's google.rpc.Code."""
     return next((CODES[kind] for kind in type(error).__mro__ if kind in CODES), "INTERNAL")
 
 
 def one_line(error: Exception) -> str:
-    """An error of a library, short enough for a log."""
+    """Return a library's error as one short line."""
     return " ".join(str(error).split())[:300]

@@ -1,4 +1,4 @@
-"""What the command changes in its process, and an embedded server leaves alone."""
+"""Settings of the process that the command changes and an embedded server leaves alone."""
 
 import asyncio
 import contextlib
@@ -12,12 +12,12 @@ from types import FrameType
 from typing import Any
 
 # Seconds that a thread keeps the interpreter while another waits for it. With Python's 5 ms a core
-# stands idle each time that an engine is done and the event loop is busy.
+# is idle each time that an engine is done and the event loop is busy.
 SWITCH_INTERVAL = 50e-6
 # New objects between two searches for garbage in cycles, of which requests leave none. With
 # Python's 700 a few dozen requests in flight set one off again and again.
 GARBAGE_THRESHOLD = 10_000
-OVERTIME = 0.5  # seconds after the grace for what should have ended by itself
+OVERTIME = 2.0  # seconds after the grace, more than the transports and the log need to end
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -52,13 +52,14 @@ def run(main: Callable[[asyncio.Event], Coroutine[Any, Any, None]], grace: float
         for each, handler in before.items():
             signal.signal(each, handler)
         raise
-    end.cancel()
+    finally:
+        end.cancel()
 
 
 def tune() -> None:
     """Set the interpreter for a server whose models are loaded."""
     sys.setswitchinterval(SWITCH_INTERVAL)
-    gc.freeze()  # what is there now stays, and need not be searched
+    gc.freeze()  # the objects that exist now stay, so the collector need not search them
     gc.set_threshold(GARBAGE_THRESHOLD)
 
 

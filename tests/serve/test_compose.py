@@ -70,6 +70,35 @@ def test_a_port_that_is_taken_leaves_nothing_behind(repository: Path, taken: str
     asyncio.run(asyncio.wait_for(main(), 60))
 
 
+def test_a_start_that_is_cancelled_frees_the_models(repository: Path) -> None:
+    async def main() -> None:
+        threads = threading.active_count()
+        server = Server(ServerOptions(models=repository, port=0, grace=0))
+        starting = asyncio.create_task(server.__aenter__())
+        await asyncio.sleep(0)  # it has begun to load in another thread
+        await asyncio.sleep(0)
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+        while not server.dataplane.draining:  # once it is loaded, it is closed
+            await asyncio.sleep(0.01)
+        while threading.active_count() > threads + 2:  # the default executor may have grown
+            await asyncio.sleep(0.01)
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+
+
+def test_a_server_is_entered_once(repository: Path) -> None:
+    async def main() -> None:
+        server = Server(ServerOptions(models=repository / "grey", port=0, grace=0))
+        async with server:
+            pass
+        with pytest.raises(RuntimeError, match="can be entered once"):
+            await server.__aenter__()
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+
+
 def test_options_say_what_to_serve() -> None:
     with pytest.raises(UsageError, match="MODELS, or --model-config-file"):
         ServerOptions()

@@ -221,7 +221,7 @@ def test_what_never_ends_holds_the_server_no_longer_than_the_grace(repository: P
             with HTTPResponse(connection) as response:
                 response.begin()
                 assert (response.status, response.getheader("Retry-After")) == (503, "1")
-                assert "the server stops" in json.loads(response.read())["error"]
+                assert "the server is stopping" in json.loads(response.read())["error"]
         assert not any("Traceback" in line for line in process.errors)
 
 

@@ -100,7 +100,7 @@ class Dataplane:
     def open(
         cls, root: Path, *, policy: VersionPolicy | None = None, options: Options | None = None
     ) -> "Dataplane":
-        """Serves a model repository, or the directory of one model.
+        """Serve a model repository, or the directory of one model.
 
         Raises:
             RepositoryError: there is no such directory, or nothing in it can be served.
@@ -110,7 +110,7 @@ class Dataplane:
         return dataplane
 
     def demand_a_model(self, place: str) -> None:
-        """Nothing to serve is an error when a server starts.
+        """Raise an error if there is nothing to serve.
 
         Raises:
             RepositoryError: no model answers; the message has every reason.
@@ -151,13 +151,13 @@ class Dataplane:
             watcher.stop(self._remaining())
 
     def stop(self, seconds: float | None = None) -> None:
-        """Is ready no more; what comes is still answered, for `seconds` at most."""
+        """Report that the server is not ready; go on answering, for at most `seconds`."""
         self.draining = True
         if self._end is None and seconds is not None:
             self._end = time.monotonic() + seconds
 
     def close(self, seconds: float | None = None) -> None:
-        """Finishes what is in flight and ends the threads; gives up `seconds` after `stop`."""
+        """Finish the requests in flight and end the threads, at most `seconds` after `stop`."""
         self.stop(seconds)
         self.manager.close(self._remaining())
 
@@ -165,7 +165,7 @@ class Dataplane:
         return None if self._end is None else max(0.0, self._end - time.monotonic())
 
     def models(self) -> list[ModelSummary]:
-        """The models that answer, by name."""
+        """Return the models that answer, by name."""
         return [
             ModelSummary(
                 name,
@@ -179,7 +179,7 @@ class Dataplane:
         ]
 
     def index(self) -> list[IndexEntry]:
-        """Every known model and version, with its state and the reason of a refusal."""
+        """Return every known model and version, with its state and the reason of a refusal."""
         entries = []
         for name in self.manager.names():
             states = self.manager.states(name)
@@ -189,7 +189,7 @@ class Dataplane:
         return entries
 
     def ready(self, target: Target | None = None) -> bool:
-        """Whether a version, or the server as a whole, answers."""
+        """Return whether a version, or the server as a whole, answers."""
         if self.draining:
             return False
         if target is None:
@@ -258,7 +258,7 @@ class Dataplane:
         return self._find(target).engine_info()
 
     def statistics(self, target: Target) -> list[Statistics]:
-        """What the versions of a model have done; of one version, if the target has one.
+        """Return the statistics of a model's versions; of one, if the target has one.
 
         Raises:
             ModelNotFoundError, ModelUnavailableError: as for `metadata`.
@@ -272,7 +272,7 @@ class Dataplane:
         ]
 
     def status(self, target: Target) -> list[VersionStatus]:
-        """The state of a model's versions, the newest first; of one, if the target has one.
+        """Return the state of a model's versions, the newest first; of one, if the target has one.
 
         Raises:
             ModelNotFoundError: the repository has no such model or version.
@@ -295,7 +295,7 @@ class Dataplane:
         return found
 
     def metadata(self, target: Target) -> ModelVersion:
-        """All that is known of a version.
+        """Return all that is known of a version.
 
         Raises:
             ModelNotFoundError: the repository has no such model, version or label.
@@ -312,7 +312,7 @@ class Dataplane:
         deadline: float | None = None,
         priority: int = 0,
     ) -> Prediction:
-        """Runs the graph: `{"images": integers 0 to 255 [N, H, W, C]}` to its named outputs.
+        """Run the graph: `{"images": integers 0 to 255 [N, H, W, C]}` to its named outputs.
 
         Args:
             target: which version.
@@ -341,7 +341,7 @@ class Dataplane:
         deadline: float | None = None,
         priority: int = 0,
     ) -> Prediction:
-        """Decodes images, preprocesses them as `model.json` says, and runs the graph.
+        """Decode images, preprocess them as `model.json` says, and run the graph.
 
         Raises:
             UnsupportedImageError, DamagedImageError, ImageTooLargeError: an image cannot be
@@ -362,7 +362,7 @@ class Dataplane:
         *,
         deadline: float | None = None,
     ) -> list[list[ScoredLabel]]:
-        """The `top_k` likeliest labels of each encoded image, the likeliest first.
+        """Return the `top_k` likeliest labels of each encoded image, the likeliest first.
 
         Raises:
             InvalidInputError: `top_k` is below 1, or there is no image.
@@ -430,7 +430,7 @@ class Dataplane:
         return labels[target.label]
 
     def _explain(self, target: Target) -> NoReturn:
-        """Says why nothing answers."""
+        """Raise the error that says why no version answers."""
         name, version = target.name, target.version
         states = {state.version: state for state in self.manager.states(name)}
         served = self.manager.models.get(name)

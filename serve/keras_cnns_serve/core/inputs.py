@@ -42,10 +42,14 @@ def check_contents(manifest: Manifest, contents: Sequence[bytes]) -> None:
     if len(contents) == 1:
         return
     one = math.prod(size or 1 for size in manifest.input.shape)  # bytes
-    most = max(1, min(MAX_IMAGES, MAX_PIXEL_BYTES // one))
-    if len(contents) > most:
+    check_count(len(contents), max(1, min(MAX_IMAGES, MAX_PIXEL_BYTES // one)))
+
+
+def check_count(images: int, limit: int = MAX_IMAGES) -> None:
+    """Raise InputTooLargeError if a request has more encoded images than it may have."""
+    if images > limit:
         raise InputTooLargeError(
-            f"a request may have {most:,} encoded images, not {len(contents):,}; send several"
+            f"a request may have {limit:,} encoded images, not {images:,}; send several requests"
         )
 
 

@@ -1,4 +1,4 @@
-"""Shapes that a client claims: a few bytes can claim more than any memory."""
+"""Limits of what a client may claim or take time for."""
 
 import math
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ SLOWEST_RATE = 10_000  # bytes a second
 def checked_shape(
     sizes: Sequence[Any], item_bytes: int, name: str, max_bytes: int = 2**40
 ) -> tuple[int, ...]:
-    """The sizes as a shape that an array can have.
+    """Return the sizes as a shape that an array can have.
 
     Args:
         sizes: as the client sent them.
@@ -42,5 +42,5 @@ def checked_shape(
 
 
 def seconds_for(size: int) -> float:
-    """How long so many bytes may be on their way."""
+    """Return the seconds in which a body of this size must arrive."""
     return BODY_SECONDS + size / SLOWEST_RATE

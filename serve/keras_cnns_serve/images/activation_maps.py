@@ -38,7 +38,7 @@ def heat(activation: NDArray[Any], size: tuple[int, ...]) -> NDArray[np.float32]
     low, high = float(finite.min()), float(finite.max())
     scaled = (finite - low) / (high - low) if high > low else np.zeros_like(finite)
     height, width = size
-    image = Image.fromarray(scaled, "F").resize((width, height), Image.Resampling.BILINEAR)
+    image = Image.fromarray(scaled).resize((width, height), Image.Resampling.BILINEAR)
     values = np.clip(np.asarray(image), 0, 1)
     points = np.linspace(0, 1, len(COLOURS))
     channels = [np.interp(values, points, COLOURS[:, channel]) for channel in range(3)]

@@ -7,6 +7,7 @@ into it are dropped and counted.
 
 import logging
 import os
+import select
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -114,6 +115,9 @@ def _writing(stream: IO[str]) -> Callable[[bytes], object]:
 
     def write(line: bytes) -> None:
         while line:
-            line = line[os.write(file, line) :]
+            try:
+                line = line[os.write(file, line) :]
+            except BlockingIOError:  # a non-blocking pipe that is full
+                select.select([], [file], [])
 
     return write

@@ -29,7 +29,7 @@ from .states import Model, State, VersionStatus
 
 logger = logging.getLogger(__name__)
 
-MAX_ENDED = 16  # versions of a model whose end is still told
+MAX_ENDED = 16  # versions of a model whose end is still reported
 
 
 class Servable(Protocol):

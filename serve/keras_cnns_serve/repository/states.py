@@ -21,7 +21,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class VersionStatus:
-    """Whether a version answers, and if not, why."""
+    """The state of a version, and the reason if it does not answer."""
 
     version: int
     state: State
@@ -31,12 +31,12 @@ class VersionStatus:
 
 @dataclass(frozen=True)
 class Model(Generic[Served]):
-    """The versions of a model that answer, ascending."""
+    """The versions of a model that answer, in ascending order."""
 
     versions: Mapping[int, Served]
     labels: Mapping[str, int]
 
     @cached_property
     def newest(self) -> Served:
-        """What answers a request that names no version."""
+        """Return the version that answers a request without a version."""
         return self.versions[max(self.versions)]

@@ -1,4 +1,4 @@
-"""Look after the model repository at intervals.
+"""Poll the model repository for changes.
 
 Polling works on every system and on every kind of volume, network volumes included, where
 notifications of changes do not.
@@ -7,6 +7,8 @@ notifications of changes do not.
 import logging
 import threading
 from collections.abc import Callable
+
+from keras_cnns_serve.errors import one_line
 
 logger = logging.getLogger(__name__)
 
@@ -35,12 +37,13 @@ class Watcher:
         self._thread.join(seconds)
 
     def _run(self) -> None:
-        logged = ""
+        logged: str | None = None
         while not self._stopped.wait(self._seconds):
             try:
                 self._look()
-                logged = ""
+                logged = None
             except Exception as error:  # whatever it is, it may have passed by the next look
-                if str(error) != logged:  # once, not at every look
-                    logger.warning("what is served does not change: %s", error)
-                logged = str(error)
+                text = one_line(error) or type(error).__name__
+                if text != logged:  # once, not at every look
+                    logger.warning("the served models stay as they are: %s", text)
+                logged = text

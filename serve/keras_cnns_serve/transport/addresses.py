@@ -16,7 +16,7 @@ class AddressError(ServeError):
 
 
 def bind(host: str, port: int, option: str = "--port") -> socket.socket:
-    """A TCP socket with its address, which takes no connections yet; port 0 picks a free one.
+    """Return a TCP socket that is bound and does not listen yet; port 0 picks a free one.
 
     Args:
         host: a name or an address.
@@ -48,14 +48,14 @@ def bind(host: str, port: int, option: str = "--port") -> socket.socket:
 
 
 def url(listener: socket.socket) -> str:
-    """The address as a person on this machine would type it."""
+    """Return the address as a URL that works on this machine."""
     host, port = listener.getsockname()[:2]
     address = ipaddress.ip_address(host)
-    if address.is_unspecified:  # "every interface" is no place to send a request to
+    if address.is_unspecified:  # a client cannot connect to "every interface"
         address = ipaddress.ip_address("127.0.0.1" if address.version == 4 else "::1")
     return f"http://[{address}]:{port}" if address.version == 6 else f"http://{address}:{port}"
 
 
 async def linger(grace: float) -> None:
-    """Waits for those who are on their way as the server is told to stop."""
+    """Wait for connections that are being opened when the server begins to stop."""
     await asyncio.sleep(min(LINGER, grace / 4))

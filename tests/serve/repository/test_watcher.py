@@ -27,7 +27,7 @@ def test_it_looks_at_intervals_and_logs_a_failure_once(caplog: pytest.LogCapture
             looks.get(timeout=10)
     finally:
         watcher.stop()
-    said = "what is served does not change: "
+    said = "the served models stay as they are: "
     assert caplog.messages == [said + why for why in ("no disk", "no memory", "no memory")]
 
 
@@ -98,3 +98,20 @@ def test_a_disk_that_comes_back_is_looked_at_again(
             until(2)
     finally:
         dataplane.close(5)
+
+
+def test_an_error_without_a_text_is_logged_by_its_name(caplog: pytest.LogCaptureFixture) -> None:
+    looks: Queue[int] = Queue()
+
+    def look() -> None:
+        looks.put(0)
+        raise AssertionError
+
+    watcher = Watcher(look, 0.01)
+    watcher.start()
+    try:
+        for _ in range(3):
+            looks.get(timeout=10)
+    finally:
+        watcher.stop()
+    assert caplog.messages == ["the served models stay as they are: AssertionError"]

@@ -8,6 +8,7 @@ from google.protobuf.json_format import ParseDict
 from numpy.typing import NDArray
 
 from keras_cnns_serve.core.dataplane import Dataplane
+from keras_cnns_serve.core.inputs import check_count
 from keras_cnns_serve.core.prediction import Target
 from keras_cnns_serve.errors import InvalidInputError
 from keras_cnns_serve.protocols.parsing import parse
@@ -203,7 +204,8 @@ def _images(request_input: Any) -> list[bytes]:
     kind = request_input.WhichOneof("kind")
     if kind is None or not (examples := getattr(request_input, kind).examples):
         raise InvalidInputError("Input is empty: it must have at least one tf.Example")
-    # The context's image is read once: reading it copies it, and the examples may be millions.
+    check_count(len(examples))
+    # The context's image is read once: reading it copies it.
     shared = _image(getattr(request_input, kind).context) if kind.endswith("context") else None
     contents = []
     for number, example in enumerate(examples):

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from keras_cnns_serve.core.inputs import check_count
 from keras_cnns_serve.core.json_text import dumps, loads
 from keras_cnns_serve.core.limits import MAX_RANK
 from keras_cnns_serve.errors import InvalidInputError
@@ -80,10 +81,11 @@ def parse_examples_request(body: bytes) -> ExamplesRequest:
     examples = document.get("examples")
     if not isinstance(examples, list) or not examples:
         raise InvalidInputError("'examples' must be a list of at least one object")
+    check_count(len(examples))
     context = document.get("context", {})
     if not isinstance(context, dict):
         raise InvalidInputError("'context' must be an object")
-    shared = _image(context)  # decoded once, as the examples may be millions
+    shared = _image(context)  # decoded once
     contents = []
     for number, example in enumerate(examples):
         if not isinstance(example, dict):

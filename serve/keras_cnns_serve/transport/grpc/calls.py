@@ -33,7 +33,7 @@ from keras_cnns_serve.errors import (
 logger = logging.getLogger(__name__)
 
 CLOCK_SLACK = 0.02  # seconds; the client's clock may end a call a moment before the server's
-CANCEL_SECONDS = 0.005  # between the two signs of a cancelled call
+CANCEL_SECONDS = 0.005  # between the end of a cancelled call's stream and its task's cancellation
 IDLE_SECONDS = 0.3  # after which a stream that waits for its next message is ended by a stop
 MAX_DETAILS = 4000  # bytes; details travel in a header, and clients accept 8 KiB of headers
 PRINTABLE = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
@@ -120,11 +120,14 @@ class Calls(grpc.GenericRpcHandler):
     async def stop(self, end: float) -> None:
         """Let calls finish until `end` (`time.monotonic()`), then end the rest as UNAVAILABLE."""
         self.stopping = True
-        while self.active and (now := time.monotonic()) < end:
+        while (now := time.monotonic()) < end:
+            active = {task for task in self.active if not task.done()}
+            if not active:
+                break
             for task, since in list(self.idle.items()):
                 if now - since > IDLE_SECONDS:
                     task.cancel()
-            await asyncio.wait(self.active, timeout=min(0.05, end - now))
+            await asyncio.wait(active, timeout=min(0.05, end - now))
         for task in self.active:
             task.cancel()
 
@@ -171,7 +174,7 @@ class _Call:
     def __init__(self, calls: Calls, path: str, context: grpc.aio.ServicerContext) -> None:
         self._calls, self._path, self._context = calls, path, context
         self._started = time.monotonic()
-        self._client = _address(context.peer())
+        self._client = _client_address(context.peer())
         self._counted = False  # among its client's unfinished calls
         task = asyncio.current_task()
         assert task is not None
@@ -224,7 +227,7 @@ class _Call:
                 f"the message comes too slowly: it was not complete after {seconds:.1f} seconds"
             )
         if isinstance(error, asyncio.CancelledError) and self._calls.stopping:
-            self.status, details = "UNAVAILABLE", "the server stops; ask again"
+            self.status, details = "UNAVAILABLE", "the server is stopping; try again"
         elif not isinstance(error, Exception):
             left = self._context.time_remaining()
             if left is not None and left < CLOCK_SLACK:
@@ -292,7 +295,7 @@ def _parser(method: MethodDescriptor) -> Callable[[bytes], Any]:
 
 
 @lru_cache(4096)
-def _address(peer: str) -> str:
+def _client_address(peer: str) -> str:
     """Return 127.0.0.1 of ipv4:127.0.0.1:5000, and ::1 of ipv6:%5B::1%5D:5000."""
     return unquote(peer).partition(":")[2].rpartition(":")[0].strip("[]")
 

@@ -16,12 +16,12 @@ from .reflection import reflection_service
 
 __all__ = ["ConnectionLimits", "GrpcServer", "Service"]
 
-OVERTIME = 0.5  # seconds in which clients can receive the status that a stop gives their calls
+STATUS_SECONDS = 0.5  # in which clients can receive the status that a stop gives their calls
 
 
 @dataclass(frozen=True)
 class ConnectionLimits:
-    """What clients may take of a server, and how long a connection lasts."""
+    """Limits for clients and connections."""
 
     connections: int = 10_000  # open at the same time; further ones are closed
     streams: int = 256  # calls at the same time on a connection; a client holds back further ones
@@ -59,10 +59,10 @@ class ConnectionLimits:
             # A port scanner, or a client of another protocol, holds a connection for two minutes.
             ("grpc.server_handshake_timeout_ms", _ms(self.handshake)),
             ("grpc.max_connection_idle_ms", _ms(self.idle)),
-            # The only end for answers that a client never takes while it still answers pings.
+            # The only limit on answers that a client never reads while it still answers pings.
             ("grpc.max_connection_age_ms", _ms(self.age)),
             ("grpc.max_connection_age_grace_ms", _ms(self.age_grace)),
-            # A machine that is switched off says no goodbye; its calls and memory should go.
+            # A machine that is switched off closes nothing: its calls and memory must be freed.
             ("grpc.keepalive_time_ms", _ms(self.ping_interval)),
             ("grpc.keepalive_timeout_ms", _ms(self.ping_timeout)),
             ("grpc.http2.ping_timeout_ms", _ms(self.ping_timeout)),  # of pings with another reason
@@ -133,20 +133,26 @@ class GrpcServer:
         except RuntimeError as error:  # another process was faster
             raise AddressError(f"cannot listen on {self.address}: {error}") from error
         logging.getLogger("grpc._cython.cygrpc").addFilter(_is_no_late_cancel)
-        await self._server.start()
+        try:
+            await self._server.start()
+        except BaseException:
+            await self._server.stop(None)
+            raise
         self._watching = asyncio.create_task(self._calls.watch_arrivals())
         return self
 
     async def __aexit__(self, *error: object) -> None:
         """Accept calls for a moment, let those in progress finish, and end the rest."""
         end = time.monotonic() + self._grace
-        await linger(self._grace)
-        left = max(0.0, end - time.monotonic())
-        stopping = asyncio.create_task(self._server.stop(left + OVERTIME))
-        # grpcio would cancel calls without a status that says why, and log what they then raise.
-        await self._calls.stop(end)
-        await stopping
-        self._watching.cancel()
+        try:
+            await linger(self._grace)
+            left = max(0.0, end - time.monotonic())
+            stopping = asyncio.create_task(self._server.stop(left + STATUS_SECONDS))
+            # grpcio would cancel calls without a status that says why, and log what they raise.
+            await self._calls.stop(end)
+            await stopping
+        finally:
+            self._watching.cancel()
 
 
 def _is_no_late_cancel(record: logging.LogRecord) -> bool:

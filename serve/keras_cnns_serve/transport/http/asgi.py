@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 HUNG_UP = 499  # the status, in logs and metrics, of a request whose client hung up
 WATCH_SECONDS = 0.05  # of work before the client is watched: to watch costs a task
 MAX_CACHED_BYTES = 200  # of a query or a path; longer ones are parsed each time
-STOPPED = "the server stops, and its time for what is in flight is over; ask again"
+STOPPED = "the server is stopping and its grace period is over; try again"
 CLOSE = (b"connection", b"close")
 
 

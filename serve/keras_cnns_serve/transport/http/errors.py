@@ -62,10 +62,10 @@ async def http_error(request: Request, error: Exception) -> Response:
     line = f"{request.method} {request.url.path:.200}"
     status = error.status_code
     if status == 404 and request.url.path.lower().startswith("/v1/"):
-        status = 400  # as TensorFlow Serving has it
+        status = 400  # as in TensorFlow Serving
     message = {
         400: f"Malformed request: {line}",
-        404: f"Malformed request: {line} is not served here; GET / says what is",
+        404: f"Malformed request: {line} is not served here; GET / lists the models",
         405: f"Method Not Allowed: {line}; allowed here: {(error.headers or {}).get('Allow')}",
     }.get(status, error.detail)
     response = json_response(dumps({"error": message}), status)

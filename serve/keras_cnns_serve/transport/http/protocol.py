@@ -19,7 +19,7 @@ MAX_HEAD_BYTES = 64 * 2**10  # the request line and the headers
 HEAD_SECONDS = 20  # for a head, from the connection's beginning or the head's first byte
 UNREAD_SECONDS = 60  # in which a client must read some of its answer
 MAX_JOINED_BYTES = 64 * 2**10  # written at once; joining more costs more than a system call
-LAST_SECONDS = 0.05  # for a request on its way to an idle connection as the server stops
+FINAL_READ_SECONDS = 0.05  # for a request on its way to an idle connection as the server stops
 PROBE_SECONDS = 0.125  # before the first probe of a half-closed connection; then twice as long
 NUM_PROBES = 4  # clients in Go accept at most five interim responses
 TOO_SLOW = STATUS_LINE[408] + b"content-length: 0\r\nconnection: close\r\n\r\n"
@@ -33,6 +33,7 @@ class HttpProtocol(HttpToolsProtocol):
     _running: RequestResponseCycle | None = None  # the request that is being answered
     _upgrade_offered = False
     _probe_timer: asyncio.TimerHandle | None = None
+    _refusal: str | None = None  # of what came after requests that have no answer yet
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -60,6 +61,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what came, and limit an unfinished head."""
+        if self._refusal is not None:
+            return
         if self._head_bytes is not None:
             self._head_bytes += len(data)
         super().data_received(data)
@@ -73,6 +76,14 @@ class HttpProtocol(HttpToolsProtocol):
                 self.send_400_response("The head of the request is too long.")
         if limited and self._head_timer is None:
             self._limit_head_time()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what came; the complete requests before it get their answers first."""
+        running = self._running
+        if running is None or (running is self.cycle and running.more_body):
+            super().send_400_response(msg)
+        else:
+            self._refusal = msg
 
     def on_message_begin(self) -> None:
         """Begin a head, which may be behind another request in what came."""
@@ -129,6 +140,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """Return True, to keep the connection, while a complete request has no answer yet."""
+        self._writer.flush()  # the event loop closes the transport if this returns False
         cycle = self.cycle
         if cycle is None or cycle.more_body or cycle.response_complete:
             return False
@@ -150,11 +162,14 @@ class HttpProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """Go on to the next of pipelined requests."""
         self._running = self.pipeline[-1][0] if self.pipeline else None
+        if self._refusal is not None and (self._running is None or self._running.more_body):
+            self.pipeline.clear()
+            super().send_400_response(self._refusal)
         super().on_response_complete()
 
     def shutdown(self) -> None:
         """Stop once requests that the system has received already are read and answered."""
-        self.loop.call_later(LAST_SECONDS, super().shutdown)
+        self.loop.call_later(FINAL_READ_SECONDS, super().shutdown)
 
 
 class _Writer:
@@ -181,18 +196,19 @@ class _Writer:
     def write(self, data: bytes) -> None:
         """Write at the end of the event loop's turn, or at once if it is much."""
         if not self._pieces:
-            self._loop.call_soon(self._flush)
+            self._loop.call_soon(self.flush)
         self._pieces.append(data)
         self._size += len(data)
         if self._size > MAX_JOINED_BYTES:
-            self._flush()
+            self.flush()
 
     def close(self) -> None:
         """Close the connection once all is written."""
-        self._flush()
+        self.flush()
         self._transport.close()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Write what was written in this turn of the event loop."""
         if not self._pieces:
             return
         pieces = [b"".join(self._pieces)] if self._size <= MAX_JOINED_BYTES else self._pieces

@@ -9,12 +9,12 @@ from types import TracebackType
 import uvicorn
 from starlette.types import ASGIApp
 
-from keras_cnns_serve.transport.addresses import BACKLOG, linger
+from keras_cnns_serve.transport.addresses import BACKLOG, AddressError, linger
 
 from .protocol import HttpProtocol
 
 GRACE = 5  # seconds for requests in flight as the server stops; Docker kills after 10
-LAST_SECONDS = 0.5  # of the grace, to answer the requests that are cancelled
+CANCELLED_SECONDS = 0.5  # of the grace, to answer the requests that are cancelled
 ACCEPTED_SECONDS = 0.01  # until connections that were accepted last are known to uvicorn
 
 
@@ -52,20 +52,24 @@ class HttpServer:
         """Start to serve.
 
         Raises:
-            OSError: the socket cannot be listened on.
+            AddressError: the socket cannot be listened on.
         """
         self._task = asyncio.create_task(self._server.serve(sockets=[self._listener]))
         ready = asyncio.create_task(self._server.ready.wait())
         try:
             await asyncio.wait((self._task, ready), return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
-            self._task.cancel()
+            self._server.stop()
+            await self._task
             raise
         finally:
             ready.cancel()
         if self._task.done():
             self._listener.close()
-            await self._task
+            try:
+                await self._task
+            except OSError as error:  # another program began to listen a moment before
+                raise AddressError(f"cannot listen for HTTP: {error.strerror}") from error
         return self
 
     async def __aexit__(
@@ -101,20 +105,20 @@ class _Server(uvicorn.Server):
         self.ready.set()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop to accept connections, finish what is in flight, and close."""
+        """Stop accepting connections, finish the requests in flight, and close."""
         try:
-            # To close at once would reset what is on its way.
+            # Closing at once would reset connections that are being opened.
             await linger(self._grace)
             for server in self.servers:
                 server.close()
             await asyncio.sleep(ACCEPTED_SECONDS)
             left = self._end - asyncio.get_running_loop().time()
-            wait = max(0.0, left - min(LAST_SECONDS, self._grace / 2))
+            wait = max(0.0, left - min(CANCELLED_SECONDS, self._grace / 2))
             # uvicorn annotates int, and gives it to asyncio.wait_for.
             self.config.timeout_graceful_shutdown = wait  # type: ignore[assignment]
             await super().shutdown(sockets)
             if self.server_state.tasks:  # cancelled: they still send their 503
-                await asyncio.wait(self.server_state.tasks, timeout=LAST_SECONDS / 2)
+                await asyncio.wait(self.server_state.tasks, timeout=CANCELLED_SECONDS / 2)
         finally:
             for server in self.servers:
                 server.close()

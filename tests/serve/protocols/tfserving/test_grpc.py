@@ -178,6 +178,15 @@ def test_the_image_of_the_context_is_copied_once(dataplane: Dataplane) -> None:
         tracemalloc.stop()
 
 
+def test_examples_are_counted_before_they_are_read(dataplane: Dataplane) -> None:
+    """A list of millions would keep the event loop busy for seconds."""
+    request = tensorflow_serving.ClassificationRequest(
+        model_spec={"name": "grey"}, input={"example_list": {"examples": [{}] * 1025}}
+    )
+    with pytest.raises(InputTooLargeError, match="may have 1,024 encoded images, not 1,025"):
+        asyncio.run(TensorFlowServingGrpc(dataplane, 2**30).classify(request, None))
+
+
 def test_multi_inference(prediction: Any) -> None:
     task = {"model_spec": {"name": "grey"}, "method_name": "tensorflow/serving/classify"}
     request = inference_pb2.MultiInferenceRequest(tasks=[task, task], input=examples(*IMAGES))

@@ -193,7 +193,7 @@ MANY = [("f", (f"{i}.png", b"x")) for i in range(65)]
         ("/v1/models/grey/versions/²:predict", {"json": {}}, 404, "a version is an integer"),
         ("/v1/models/grey:explain", {"json": {}}, 400, "Malformed request: POST /v1/models"),
         ("/v1/models/:predict", {"json": {}}, 400, "Malformed request: POST /v1/models/:predict"),
-        ("/models/grey:predict", {"json": {}}, 404, "is not served here; GET / says what is"),
+        ("/models/grey:predict", {"json": {}}, 404, "is not served here; GET / lists the models"),
         ("/v2/models", {"json": {}}, 404, "is not served here"),
         ("/healthz", {"json": {}}, 405, "Method Not Allowed: POST /healthz; allowed here: "),
         (CLASSIFY, {"content": b""}, 415, "there is no image"),

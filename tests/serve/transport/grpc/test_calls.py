@@ -442,7 +442,7 @@ def test_what_does_not_end_in_time_is_ended(grace: float, caplog: pytest.LogCapt
             await asyncio.sleep(0.1)  # grpcio reports to the next test's event loop what is left
             return [(await call.code(), await call.details()) for call in (unary, idle)]
 
-    stopped = (Code.UNAVAILABLE, "the server stops; ask again")
+    stopped = (Code.UNAVAILABLE, "the server is stopping; try again")
     assert asyncio.run(main()) == [stopped, stopped]
     assert sorted(noted) == ["CANCELLED", "UNAVAILABLE", "UNAVAILABLE"]
     assert not caplog.records

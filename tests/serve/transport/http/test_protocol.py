@@ -293,6 +293,37 @@ def test_a_half_closed_client_has_its_answer(
     assert (interim > 0) == (endpoint is slow_echo and version == b"1.1")
 
 
+def test_a_client_that_half_closes_at_once_has_its_answer() -> None:
+    """Its request and its end arrive in the same turn of the event loop."""
+
+    def ask(address: tuple[str, int]) -> bytes:
+        received = b""
+        with socket.create_connection(address, timeout=10) as client:
+            client.sendall(post(b"body"))
+            client.shutdown(socket.SHUT_WR)
+            while part := client.recv(1000):
+                received += part
+        return received
+
+    async def main() -> list[bytes]:
+        async with serving(app_of(echo)) as (host, port, _), asyncio.timeout(20):
+            return [await asyncio.to_thread(ask, (host, port)) for _ in range(50)]
+
+    assert [answer[-6:] for answer in asyncio.run(main())] == [b"<body>"] * 50
+
+
+@pytest.mark.parametrize(
+    "bad", [b"POST /x HTTP/1.1\r\nx: " + b"x" * 70_000, b"\x00 nonsense\r\n\r\n"]
+)
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_refused_head_leaves_the_answers_before_it(bad: bytes, count: int) -> None:
+    pieces = [post(b"body") * count, bad]
+    received = asyncio.run(talk(app_of(slow_echo), pieces))
+    assert received.count(b"HTTP/1.1 200 OK\r\n") == count
+    assert received.index(b"<body>") < received.index(b"HTTP/1.1 400 Bad Request\r\n")
+    assert received.count(b"HTTP/1.1 ") == count + 1
+
+
 def test_a_half_sent_request_is_no_request() -> None:
     statuses: list[int] = []
     assert asyncio.run(talk(app_of(echo, statuses), [CLOSING[:-1]], half_closed=True)) == b""

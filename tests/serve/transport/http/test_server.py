@@ -14,7 +14,7 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from keras_cnns_serve.transport.addresses import bind
+from keras_cnns_serve.transport.addresses import AddressError, bind
 from keras_cnns_serve.transport.http.asgi import App, FastRoute, Reply, Request
 from keras_cnns_serve.transport.http.errors import failed
 from keras_cnns_serve.transport.http.server import HttpServer
@@ -97,7 +97,7 @@ def test_a_server_that_cannot_start_raises() -> None:
     async def main() -> None:
         listener = bind("127.0.0.1", 0)
         listener.close()
-        with pytest.raises(OSError, match="Bad file descriptor"):
+        with pytest.raises(AddressError, match="Bad file descriptor"):
             async with HttpServer(create_app(), listener):
                 pytest.fail("it has started")
 
@@ -151,7 +151,7 @@ def test_the_end_takes_no_longer_than_the_grace(caplog: pytest.LogCaptureFixture
             answer = await cancelled
             assert answer.startswith(b"HTTP/1.1 503 ")
             assert b"retry-after: 1\r\n" in answer
-            assert b"the server stops" in answer
+            assert b"the server is stopping" in answer
         for reader, writer in (idle, unfinished):
             with contextlib.suppress(ConnectionError):
                 assert await reader.read() == b""
