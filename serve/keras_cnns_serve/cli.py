@@ -64,6 +64,7 @@ def _serve(options: ServerOptions, debug: bool) -> None:
             _announce(server)
             await stop.wait()
 
+    process.open_standard_streams()
     process.raise_open_files()
     with queued(sys.stderr, logging.DEBUG if debug else logging.INFO):
         process.run(main, options.grace)
@@ -73,9 +74,10 @@ def _announce(server: "Server") -> None:
     models = server.dataplane.models()
     for model in models:
         versions = ", ".join(map(str, model.versions))
+        noun = "version" if len(model.versions) == 1 else "versions"
         height, width, channels = model.input.shape[1:]
         print(
-            f"{model.name}: version {versions}, {height}x{width}x{channels} pixels, "
+            f"{model.name}: {noun} {versions}, {height}x{width}x{channels} pixels, "
             f"{len(model.labels)} labels"
         )
     if server.grpc_address is not None:

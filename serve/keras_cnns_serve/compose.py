@@ -7,6 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -88,7 +89,8 @@ class Server:
             max_queue=options.max_queue,
         )
         if self._file is None:
-            config = ServerConfig(root=options.models, policy=options.versions)
+            root = None if options.models is None else Path(options.models)
+            config = ServerConfig(root=root, policy=options.versions)
         else:
             config = self._file.config
         return Dataplane(config, Options(engine, batch, options.max_pixels, options.admin))
@@ -135,7 +137,7 @@ class Server:
         if grpc_port:
             bind(options.host, grpc_port, "--grpc-port").close()
         file = options.model_config_file
-        self._file = None if file is None else ConfigFile(file)
+        self._file = None if file is None else ConfigFile(Path(file))
         loading = asyncio.create_task(asyncio.to_thread(lambda: self.dataplane))
         try:
             await asyncio.shield(loading)

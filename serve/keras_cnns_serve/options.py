@@ -31,11 +31,12 @@ class ServerOptions:
     """What a server serves, where and within which limits.
 
     Raises:
-        UsageError: not exactly one of `models` and `model_config_file` is given.
+        UsageError: not exactly one of `models` and `model_config_file` is given, or both ports
+            are the same.
     """
 
-    models: Path | None = None  # the directory of the exported models
-    model_config_file: Path | None = None  # TensorFlow Serving's model_config_list, or TOML
+    models: Path | str | None = None  # the directory of the exported models
+    model_config_file: Path | str | None = None  # TensorFlow Serving's model_config_list, or TOML
     host: str = "127.0.0.1"  # address to listen on; 0.0.0.0 for all
     port: int = 8501  # TCP port of HTTP; 0 picks a free one
     grpc_port: int | str | None = None  # None: 8500, or 0 beside port 0; "off": no gRPC
@@ -60,6 +61,8 @@ class ServerOptions:
             raise UsageError("give either MODELS or --model-config-file, not both")
         if not (self.models or self.model_config_file):
             raise UsageError("the following arguments are required: MODELS, or --model-config-file")
+        if self.port and self.port == self.grpc_port:
+            raise UsageError(f"HTTP and gRPC need a port each, and both are given {self.port}")
 
 
 class _Parser(argparse.ArgumentParser):

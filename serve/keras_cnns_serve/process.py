@@ -63,6 +63,18 @@ def tune() -> None:
     gc.set_threshold(GARBAGE_THRESHOLD)
 
 
+def open_standard_streams() -> None:
+    """Open descriptors 0 to 2 on the null device if the program was started without them.
+
+    Otherwise a socket would get such a number, which uvloop refuses to close.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+
+
 def raise_open_files() -> None:
     """Permit as many connections as the system does: the usual limit is 1,024 open files."""
     with contextlib.suppress(ImportError, OSError, ValueError):

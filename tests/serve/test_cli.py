@@ -22,6 +22,7 @@ from tests.serve.processes import CLASSIFY, running
         ("models --engine tpu", "argument --engine: invalid choice: 'tpu'"),
         ("models --prot 1", "unrecognized arguments: --prot 1"),
         ("models extra", "unrecognized arguments: extra"),
+        ("models --port 8500 --grpc-port 8500", "HTTP and gRPC need a port each, and both are"),
         ("models --port", "argument --port: expected one argument"),
         ("models --port http", "argument --port: 'http' is not an integer from 0 to 65535"),
         ("models --port 65536", "argument --port: '65536' is not an integer from 0 to 65535"),

@@ -43,7 +43,7 @@ def test_two_servers_on_one_event_loop_leave_the_process_alone(repository: Path)
 
     async def main() -> None:
         before = settings()
-        options = ServerOptions(models=repository, port=0, grace=1)
+        options = ServerOptions(models=str(repository), port=0, grace=1)
         async with Server(options) as one:
             async with Server(options) as other:
                 assert one.url != other.url

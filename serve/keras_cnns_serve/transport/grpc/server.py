@@ -131,7 +131,10 @@ class GrpcServer:
         try:
             self.port = self._server.add_insecure_port(_address(host, self.port))
         except RuntimeError as error:  # another process was faster
-            raise AddressError(f"cannot listen on {self.address}: {error}") from error
+            raise AddressError(
+                f"cannot listen on {self.address}: another program took it a moment ago; "
+                "--grpc-port 0 picks a free port"
+            ) from error
         logging.getLogger("grpc._cython.cygrpc").addFilter(_is_no_late_cancel)
         try:
             await self._server.start()

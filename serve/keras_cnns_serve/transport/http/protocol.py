@@ -247,14 +247,15 @@ class _Parser(httptools.HttpRequestParser):
         self._protocol = protocol
 
     def feed_data(self, data: Any) -> None:
-        """Parse; a head with an offer is parsed again without it, and what follows as its body."""
-        while data:
-            try:
-                super().feed_data(data)
-            except httptools.HttpParserUpgrade as offer:
-                if self.get_method() == b"CONNECT":
-                    raise
-                super().feed_data(self._protocol.without_upgrade())
-                data = memoryview(data)[offer.args[0] :]
-            else:
-                return
+        """Parse; a head with an offer is parsed again without it, and what follows as its body.
+
+        Another parser does it: if the connection is to be closed, this one ignores what follows.
+        """
+        try:
+            super().feed_data(data)
+        except httptools.HttpParserUpgrade as offer:
+            if self.get_method() == b"CONNECT":
+                raise
+            head = self._protocol.without_upgrade()
+            self._protocol.parser = _Parser(self._protocol)
+            self._protocol.parser.feed_data(head + bytes(data)[offer.args[0] :])

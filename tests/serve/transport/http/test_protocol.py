@@ -223,6 +223,8 @@ CHUNKED = CHUNKED.replace(b"\r\nbody", b"\r\n4\r\nbody\r\n0\r\n\r\n")
         ([post(b"Upgrade: h2c\r\n\r\n", *OFFER), CLOSING], [b"<Upgrade: h2c\r\n\r\n>", b"<last>"]),
         ([OFFERED.replace(b"h2c", b"websocket"), CLOSING], [b"<body>", b"<last>"]),
         ([post(bytes(100_000), *OFFER), CLOSING], [b"<%s>" % bytes(100_000), b"<last>"]),
+        ([post(b"body", *OFFER, b"connection: close")], [b"<body>"]),
+        ([OFFERED.replace(b"HTTP/1.1", b"HTTP/1.0")], [b"<body>"]),
     ],
     ids=[
         "one after the other",
@@ -235,6 +237,8 @@ CHUNKED = CHUNKED.replace(b"\r\nbody", b"\r\n4\r\nbody\r\n0\r\n\r\n")
         "a body like a head",
         "another protocol",
         "a long body",
+        "the last request",
+        "of HTTP/1.0",
     ],
 )
 def test_an_offer_to_upgrade_is_ignored(
