@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import Any
 
-_MODULES = {"Server": "compose", "ServerOptions": "options", "Target": "core.dataplane"}
+_MODULES = {"Server": "compose", "ServerOptions": "options", "Target": "core.prediction"}
 __all__ = ["Server", "ServerOptions", "Target"]
 
 

@@ -17,7 +17,8 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Scope
 
 from keras_cnns_serve.core.batching import BatchOptions
-from keras_cnns_serve.core.dataplane import Dataplane, Options
+from keras_cnns_serve.core.dataplane import Dataplane
+from keras_cnns_serve.core.servable import Options
 from keras_cnns_serve.engines.choice import EngineOptions
 from keras_cnns_serve.observability.access_log import AccessLog
 from keras_cnns_serve.options import OFF, ServerOptions, UsageError
@@ -173,10 +174,7 @@ class Server:
         if self._grpc is not None:
             self._transports.append(self._grpc)
         changed = (lambda: None) if self._file is None else self._file.changed
-        watched = self.dataplane.watched(options.poll, changed)
-        watched.__enter__()
-        # It may wait for a look that is under way.
-        stack.push_async_callback(asyncio.to_thread, watched.__exit__, None, None, None)
+        self.dataplane.watch(options.poll, changed)
         async with contextlib.AsyncExitStack() as started:  # which ends them if one cannot start
             for transport in self._transports:
                 await started.enter_async_context(transport)

@@ -1,4 +1,4 @@
-"""Adaptive batching: a free engine takes what waits, at once.
+"""Adaptive batching: a free engine runs the requests that wait, at once.
 
 Nobody waits for a batch to fill. While the engine is busy requests gather, and the next run takes
 them together; a lone request runs alone and immediately. Encoded images are decoded by the same
@@ -39,7 +39,7 @@ NICENESS = 5
 
 
 class ClosedError(Exception):
-    """The batcher takes no more: its version is being unloaded."""
+    """The batcher accepts no more jobs: its version is being unloaded."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class BatchOptions:
 
 
 class Job:
-    """A request that waits, and what became of it."""
+    """A request that waits, and its result."""
 
     __slots__ = (
         "contents",
@@ -89,7 +89,7 @@ class Job:
         self.decode = 0.0  # seconds
 
     def expire(self) -> None:
-        """Answers that its time is over."""
+        """Fail with DeadlineExceededError, unless there is an answer."""
         if not self.future.done():
             self.future.set_exception(
                 DeadlineExceededError("the request's time was over before its turn came")
@@ -98,7 +98,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The outputs of one job, and where its time went, in seconds."""
+    """The outputs of one job, and the parts of its time, in seconds."""
 
     outputs: Outputs
     queue: float
@@ -107,7 +107,7 @@ class Answer:
 
 
 class Batcher:
-    """The queue of one version, and the threads that work it off.
+    """The queue of one version, and the threads that run its requests.
 
     Args:
         engine: what runs.
@@ -156,11 +156,11 @@ class Batcher:
 
     @property
     def waiting(self) -> int:
-        """How many requests wait."""
+        """Return the number of requests that wait."""
         return len(self._encoded) + len(self._ready)
 
     async def answer(self, job: Job) -> Answer:
-        """Puts a job in the queue and waits for it. Cancelling it takes it out.
+        """Put a job into the queue and return its answer; cancelling removes the job.
 
         Raises:
             ClosedError: the version is being unloaded; ask its successor.
@@ -178,7 +178,7 @@ class Batcher:
             timer.cancel()
 
     def close(self) -> None:
-        """Takes no more, finishes what waits, and returns when the threads have ended."""
+        """Accept no more jobs, finish those that wait, and return when the threads have ended."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -205,7 +205,7 @@ class Batcher:
             self._changed.notify()
 
     def _admit(self, job: Job) -> None:
-        """Refuses at once what would wait in vain."""
+        """Raise QueueFullError for a job that would wait in vain."""
         waiting = self.waiting
         seconds = self._seconds_per_image * (self._unfinished + job.count)
         if waiting >= self._options.max_queue:
@@ -231,7 +231,7 @@ class Batcher:
             run(jobs)
 
     def _take(self) -> tuple[list[Job], Callable[[list[Job]], None]] | None:
-        """Waits for work: to run what is ready, where a slot is free, or else to decode."""
+        """Wait for work: to run ready jobs if a slot is free, or else to decode."""
         with self._changed:
             while True:
                 delay = None
@@ -261,14 +261,14 @@ class Batcher:
                 self._idle -= 1
 
     def _wake(self) -> None:
-        """Wakes who waits: one, where a free slot has work; at the end all, to end."""
+        """Wake a waiting thread if a slot is free and a job is ready; at the end, wake all."""
         if self._closed:
             self._changed.notify_all()
         elif self._ready and self._free > 0 and self._idle:
             self._changed.notify()
 
     def _wanted_delay(self) -> float | None:
-        """The seconds that a run should still wait for more images; None to go at once."""
+        """Return the seconds that a run should still wait for more images; None for none."""
         if not self._options.max_delay or self._closed:
             return None
         images = sum(job.count for job in self._ready)
@@ -276,14 +276,14 @@ class Batcher:
         return remaining if images < self._options.max_batch and remaining > 0 else None
 
     def _max_batch(self) -> int:
-        """Images in one run: by their number, and by the time that they take."""
+        """Return the limit of images in one run: by their number, and by the time they take."""
         if not self._seconds_per_image:
             return self._options.max_batch
         images = self._options.max_run / (self._seconds_per_image * self._slots)
         return max(1, min(self._options.max_batch, int(images)))
 
     def _pop(self, queue: deque[Job], among: int) -> list[Job]:
-        """A fair share of a queue, no more than a batch; what is no longer wanted is dropped."""
+        """Return a fair part of a queue, at most a batch, and drop jobs that nobody waits for."""
         share, limit = math.ceil(len(queue) / among), self._max_batch()
         now = time.monotonic()
         jobs: list[Job] = []
@@ -314,7 +314,7 @@ class Batcher:
                 self._wake()
 
     def _decode_and_run(self, jobs: list[Job]) -> None:
-        """Decodes for a run that is free now, and if it still is then, runs what is ready.
+        """Decode for a run that is free now; if it still is then, run the jobs that are ready.
 
         All become ready together: another thread would take the first as soon as it is, and run it
         alone.
@@ -333,7 +333,7 @@ class Batcher:
             self._run(jobs)
 
     def _decode_one(self, job: Job) -> None:
-        """Gives a job its pixels; who gets none has its answer, or waits no more."""
+        """Decode the images of a job; report a failure to its client."""
         started = time.monotonic()
         failed: Exception | None = None
         try:
@@ -351,7 +351,7 @@ class Batcher:
             _deliver([(job, failed)])
 
     def _pixels(self, job: Job) -> NDArray[np.uint8] | None:
-        """A job's images decoded, [N, H, W, C]; None as soon as nobody waits for them.
+        """Return a job's decoded images, [N, H, W, C], or None once nobody waits for them.
 
         Raises:
             ServeError: one cannot be; of several, the error has its number.
@@ -420,7 +420,7 @@ class Batcher:
     def _outputs(
         self, batch: NDArray[np.uint8], names: Sequence[str], jobs: Sequence[Job]
     ) -> Outputs | None:
-        """Runs a batch; one larger than an engine takes at once stops when nobody waits for it."""
+        """Run a batch, in pieces if it is large; return None once nobody waits for it."""
         pieces: list[Outputs] = []
         for first in range(0, len(batch), MAX_BATCH):
             if first and all(job.future.done() for job in jobs):
@@ -443,14 +443,14 @@ def _lower_priority() -> None:
 
 
 def _failure(error: BaseException) -> Exception:
-    """An error that a future takes: it refuses some."""
+    """Return an error that a future accepts: it refuses some."""
     failure = RuntimeError(f"{type(error).__name__}: {error}")
     failure.__cause__ = error
     return failure
 
 
 def _insert(queue: deque[Job], job: Job) -> None:
-    """Puts a job behind those of its priority, before those that can wait longer."""
+    """Put a job after those of its priority, and before those that can wait longer."""
     if not queue or queue[-1].priority <= job.priority:
         queue.append(job)
     else:
@@ -458,7 +458,7 @@ def _insert(queue: deque[Job], job: Job) -> None:
 
 
 def _deliver(results: Sequence[tuple[Job, Answer | Exception]]) -> None:
-    """Hands the results of a batch to the event loops that wait for them, one call for each."""
+    """Pass the results of a batch to the event loops that wait for them, one call for each."""
     loops: dict[asyncio.AbstractEventLoop, list[Any]] = {}
     for job, result in results:
         loops.setdefault(job.loop, []).append((job, result))

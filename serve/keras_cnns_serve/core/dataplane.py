@@ -5,8 +5,7 @@ Every protocol translates to these calls and translates the errors back (`errors
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -35,24 +34,8 @@ from keras_cnns_serve.repository.watcher import Watcher
 
 from .batching import ClosedError, Job
 from .inputs import check_contents, check_images, check_outputs
-from .metrics import Statistics, Total
+from .metrics import Statistics
 from .prediction import Prediction, ScoredLabel, Target, Timing, best_labels
-
-__all__ = [
-    "Dataplane",
-    "IndexEntry",
-    "ModelSummary",
-    "Options",
-    "Prediction",
-    "ScoredLabel",
-    "State",
-    "Statistics",
-    "Target",
-    "Timing",
-    "Total",
-    "VersionStatus",
-    "best_labels",
-]
 
 
 @dataclass(frozen=True)
@@ -92,6 +75,7 @@ class Dataplane:
         options = options or Options()
         self.manager: Manager[Servable] = Manager(config, partial(start_servable, options=options))
         self._admin = options.admin
+        self._watcher: Watcher | None = None
         self.draining = False  # the server stops: nobody should send new requests
         self._end: float | None = None  # when it must have stopped, by time.monotonic()
         self.manager.sync()
@@ -122,19 +106,15 @@ class Dataplane:
                 + (reasons or "; an exporter puts one there, as models/digits/1/model.json")
             )
 
-    @contextmanager
-    def watched(
+    def watch(
         self, seconds: float, changed: Callable[[], ServerConfig | None] = lambda: None
-    ) -> Iterator[None]:
-        """Look for new versions as long as the context is entered.
+    ) -> None:
+        """Look for new versions from now on, until `close`.
 
         Args:
             seconds: The interval; 0 for never.
             changed: Returns another configuration, if there is one.
         """
-        if not seconds:
-            yield
-            return
 
         def look() -> None:
             config = changed()
@@ -143,12 +123,9 @@ class Dataplane:
             else:
                 self.manager.reconfigure(config)
 
-        watcher = Watcher(look, seconds)
-        watcher.start()
-        try:
-            yield
-        finally:
-            watcher.stop(self._remaining())
+        if seconds:
+            self._watcher = Watcher(look, seconds)
+            self._watcher.start()
 
     def stop(self, seconds: float | None = None) -> None:
         """Report that the server is not ready; go on answering, for at most `seconds`."""
@@ -159,6 +136,8 @@ class Dataplane:
     def close(self, seconds: float | None = None) -> None:
         """Finish the requests in flight and end the threads, at most `seconds` after `stop`."""
         self.stop(seconds)
+        if self._watcher is not None:
+            self._watcher.stop(self._remaining())
         self.manager.close(self._remaining())
 
     def _remaining(self) -> float | None:
@@ -396,7 +375,7 @@ class Dataplane:
                 except ClosedError:  # it was retired since it was found
                     servable = self._find(target)
                     recorder = servable.recorder
-                    _check(servable, images, outputs)  # its graph may be another
+                    _check(servable, images, contents, outputs)  # its graph may be another
         except asyncio.CancelledError:
             job.future.cancel()
             recorder.failed("CANCELLED", time.monotonic() - queued)
@@ -460,8 +439,15 @@ class Dataplane:
         return reason or f"here are {', '.join(self.manager.models) or 'none'}"
 
 
-def _check(servable: Servable, images: NDArray[np.uint8] | None, outputs: Sequence[str]) -> None:
+def _check(
+    servable: Servable,
+    images: NDArray[np.uint8] | None,
+    contents: Sequence[bytes],
+    outputs: Sequence[str],
+) -> None:
     manifest = servable.source.manifest
-    if images is not None:
+    if images is None:
+        check_contents(manifest, contents)
+    else:
         check_images(manifest, {manifest.input.name: images})
     check_outputs(manifest, outputs)

@@ -7,7 +7,8 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Collection
 from typing import Any
 
-from keras_cnns_serve.core.dataplane import Dataplane, Target
+from keras_cnns_serve.core.dataplane import Dataplane
+from keras_cnns_serve.core.prediction import Target
 from keras_cnns_serve.errors import ModelNotFoundError, ServeError
 from keras_cnns_serve.protos import health
 from keras_cnns_serve.transport.grpc.server import Service

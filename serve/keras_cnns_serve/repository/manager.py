@@ -1,4 +1,4 @@
-"""The versions that are served: found, loaded, swapped, drained. Requests read, one thread writes.
+"""Find, load, swap and drain the versions that are served. Requests read, one thread writes.
 
 A new version is loaded and warmed beside the old one, takes over in one assignment, and the old
 one finishes what it has. What cannot be loaded leaves everything as it was, and says why.
@@ -37,7 +37,7 @@ class Servable(Protocol):
 
     @property
     def description(self) -> str:
-        """How it runs, for the log."""
+        """Return how it runs, for the log."""
 
     def close(self) -> None:
         """Finish what it has and free it."""
@@ -58,7 +58,7 @@ class _Known:
 
 
 class Manager(Generic[S]):
-    """Keeps what is served as the configuration and the disk say.
+    """Keep the served versions as the configuration and the disk say.
 
     Args:
         config: what is to be served.
@@ -74,7 +74,7 @@ class Manager(Generic[S]):
         self.models: Mapping[str, Model[S]] = {}  # replaced, never changed: readers need no lock
 
     def sync(self) -> None:
-        """Loads, swaps and retires until what is served is what should be.
+        """Load, swap and retire versions until those that should be served are.
 
         Raises:
             RepositoryError: the directory of all models cannot be read; nothing changes.
@@ -84,7 +84,7 @@ class Manager(Generic[S]):
             self._settle(models, self._load_all(models))
 
     def reconfigure(self, config: ServerConfig) -> None:
-        """Serves what another configuration says.
+        """Serve the models of another configuration.
 
         Raises:
             ConfigError: it has a model twice, or a label for a version that does not answer; the
@@ -107,7 +107,7 @@ class Manager(Generic[S]):
             self._settle(models, staying)
 
     def load(self, name: str) -> None:
-        """Loads a model again, what was refused or unloaded included.
+        """Load a model again, versions that were refused or unloaded included.
 
         Raises:
             ModelNotFoundError: there is none of this name.
@@ -123,7 +123,7 @@ class Manager(Generic[S]):
                 raise ModelUnavailableError(f"{name} cannot be loaded: {self.reason(name)}")
 
     def unload(self, name: str) -> None:
-        """Retires every version of a model, until it is loaded again.
+        """Retire every version of a model, until it is loaded again.
 
         Raises:
             ModelNotFoundError: there is none of this name.
@@ -134,7 +134,7 @@ class Manager(Generic[S]):
             self._retire(name, set(self._versions(name)))
 
     def close(self, seconds: float | None = None) -> None:
-        """Retires everything and waits for what is in flight, at most `seconds`."""
+        """Retire everything and wait for requests in flight, at most `seconds`."""
         end = None if seconds is None else time.monotonic() + seconds
         # A version that is being loaded just now may take longer than there is time.
         if not self._changing.acquire(timeout=-1 if seconds is None else seconds):
@@ -149,16 +149,16 @@ class Manager(Generic[S]):
             drain.join(None if end is None else max(0.0, end - time.monotonic()))
 
     def names(self) -> list[str]:
-        """Every model that is known, served or not."""
+        """Return every known model, served or not."""
         return sorted(self._known)
 
     def states(self, name: str) -> list[VersionStatus]:
-        """Every version of a model that is known, the newest first."""
+        """Return every known version of a model, the newest first."""
         known = self._known.get(name)
         return [] if known is None else [s for _, s in sorted(known.states.items(), reverse=True)]
 
     def reason(self, name: str) -> str:
-        """Why a model, or its newest version, is not served; empty if there is no reason."""
+        """Return why a model, or its newest version, is not served; empty if it is."""
         known = self._known.get(name)
         if known is None:
             return ""
@@ -168,7 +168,7 @@ class Manager(Generic[S]):
         return next(reasons, known.problem)
 
     def refusals(self) -> list[str]:
-        """One line for everything that is not served and should be: `digits/2 refused: ...`."""
+        """Return a line for all that should be served and is not: `digits/2 refused: ...`."""
         lines = []
         for name, known in sorted(self._known.items()):
             if known.problem:
@@ -197,11 +197,11 @@ class Manager(Generic[S]):
         return self.models[name].versions if name in self.models else {}
 
     def _load_all(self, models: Sequence[ModelConfig]) -> dict[str, set[int]]:
-        """Loads what is to be served, and retires nothing; gives the versions that stay."""
+        """Load what should be served, retire nothing, and return the versions that stay."""
         return {model.name: self._load_model(model) for model in models}
 
     def _settle(self, models: Sequence[ModelConfig], staying: Mapping[str, set[int]]) -> None:
-        """Retires what is not to stay, once all that is new answers."""
+        """Retire the versions that do not stay, once all new ones answer."""
         for name in [name for name in self._known if name not in staying]:
             self._retire(name, set(self._versions(name)))
             del self._known[name]
@@ -234,7 +234,7 @@ class Manager(Generic[S]):
     def _load_wanted(
         self, model: ModelConfig, known: _Known, versions: dict[int, Path]
     ) -> set[int]:
-        """Loads what the policy chooses of what is not refused; gives what should be served."""
+        """Load the versions that the policy chooses and that are not refused; return them."""
         for version, (mark, _) in list(known.refused.items()):
             if version not in versions or fingerprint(versions[version]) != mark:
                 del known.refused[version]  # it has changed, or what hindered may have passed

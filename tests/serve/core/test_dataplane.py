@@ -10,7 +10,9 @@ import pytest
 from numpy.typing import NDArray
 
 from keras_cnns_serve import errors
-from keras_cnns_serve.core.dataplane import Dataplane, Options, ScoredLabel, Target
+from keras_cnns_serve.core.dataplane import Dataplane
+from keras_cnns_serve.core.prediction import ScoredLabel, Target
+from keras_cnns_serve.core.servable import Options
 from keras_cnns_serve.engines.choice import EngineOptions
 from keras_cnns_serve.repository.policy import All
 from tests.serve.conftest import LABELS, OUTPUTS, graph, grey, write_version

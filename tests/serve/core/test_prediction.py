@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from keras_cnns_serve.core.dataplane import Dataplane, Prediction, Target, Timing, best_labels
+from keras_cnns_serve.core.dataplane import Dataplane
+from keras_cnns_serve.core.prediction import Prediction, Target, Timing, best_labels
 
 GENERATOR = np.random.default_rng(0)
 

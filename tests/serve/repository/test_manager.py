@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from keras_cnns_serve.core.dataplane import Dataplane, Options, Target
+from keras_cnns_serve.core.dataplane import Dataplane
+from keras_cnns_serve.core.prediction import Target
+from keras_cnns_serve.core.servable import Options
 from keras_cnns_serve.errors import (
     ConfigError,
     InvalidInputError,

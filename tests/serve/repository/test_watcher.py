@@ -5,7 +5,8 @@ from queue import Queue
 
 import pytest
 
-from keras_cnns_serve.core.dataplane import Dataplane, Target
+from keras_cnns_serve.core.dataplane import Dataplane
+from keras_cnns_serve.core.prediction import Target
 from keras_cnns_serve.repository.watcher import Watcher
 from tests.serve.conftest import write_version
 
@@ -60,13 +61,13 @@ def test_a_published_version_is_served_by_itself(tmp_path: Path) -> None:
     write_version(tmp_path / "models" / "grey" / "1")
     dataplane = Dataplane.open(tmp_path / "models")
     try:
-        with dataplane.watched(0.05):
-            hidden = write_version(tmp_path / "models" / "grey" / ".new-2")
-            hidden.rename(tmp_path / "models" / "grey" / "2")
-            end = time.monotonic() + 10
-            while dataplane.metadata(Target("grey")).version != 2:
-                assert time.monotonic() < end
-                time.sleep(0.01)
+        dataplane.watch(0.05)
+        hidden = write_version(tmp_path / "models" / "grey" / ".new-2")
+        hidden.rename(tmp_path / "models" / "grey" / "2")
+        end = time.monotonic() + 10
+        while dataplane.metadata(Target("grey")).version != 2:
+            assert time.monotonic() < end
+            time.sleep(0.01)
     finally:
         dataplane.close(5)
 
@@ -85,17 +86,17 @@ def test_a_disk_that_comes_back_is_looked_at_again(
             time.sleep(0.01)
 
     try:
-        with dataplane.watched(0.05):
-            root.rename(tmp_path / "elsewhere")
-            end = time.monotonic() + 10
-            while "does not exist" not in caplog.text:
-                assert time.monotonic() < end
-                time.sleep(0.01)
-            time.sleep(0.2)
-            until(1)
-            write_version(tmp_path / "elsewhere" / "grey" / "2")
-            (tmp_path / "elsewhere").rename(root)
-            until(2)
+        dataplane.watch(0.05)
+        root.rename(tmp_path / "elsewhere")
+        end = time.monotonic() + 10
+        while "does not exist" not in caplog.text:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        time.sleep(0.2)
+        until(1)
+        write_version(tmp_path / "elsewhere" / "grey" / "2")
+        (tmp_path / "elsewhere").rename(root)
+        until(2)
     finally:
         dataplane.close(5)
 

@@ -13,7 +13,9 @@ import pytest
 
 from keras_cnns_serve.compose import create_app
 from keras_cnns_serve.core.batching import BatchOptions
-from keras_cnns_serve.core.dataplane import Dataplane, Options, Target
+from keras_cnns_serve.core.dataplane import Dataplane
+from keras_cnns_serve.core.prediction import Target
+from keras_cnns_serve.core.servable import Options
 from keras_cnns_serve.transport.http.asgi import App
 from tests.serve.conftest import Client, grey
 
