@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 import zlib
-from types import TracebackType
+from collections.abc import Generator
+from types import coroutine
 from typing import Any
 
 from starlette.types import Message, Receive
@@ -58,46 +59,32 @@ class Limited:
     async def _next(self) -> Message:
         if self._complete:  # what comes now is that the client hangs up, at any time
             return await self._receive()
+        waiting = self._receive().__await__()
         try:
-            with _Deadline(self._started + seconds_for(self._read)):
-                message = await self._receive()
-        except TimeoutError:
-            raise TooSlowError(f"the body comes too slowly: {self._read:,} bytes so far") from None
+            future = next(waiting)
+        except StopIteration as arrived:  # as nearly always: it costs no timer
+            message: Message = arrived.value
+        else:
+            try:
+                async with asyncio.timeout_at(self._started + seconds_for(self._read)):
+                    message = await _rest(future, waiting)
+            except TimeoutError:
+                raise TooSlowError(
+                    f"the body comes too slowly: {self._read:,} bytes so far"
+                ) from None
         self._complete = not message.get("more_body", False)
         return message
 
 
-class _Deadline:
-    """A context that raises TimeoutError: asyncio.timeout_at at a third of its cost.
-
-    Every request enters it, and nearly always its body is there already.
-    """
-
-    __slots__ = ("_cancelling", "_expired", "_task", "_timer")
-
-    def __init__(self, when: float) -> None:
-        loop = asyncio.get_running_loop()
-        task = asyncio.current_task(loop)
-        assert task is not None
-        self._task = task
-        self._cancelling = task.cancelling()
-        self._expired = False
-        self._timer = loop.call_at(when, self._expire)
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
-    ) -> None:
-        self._timer.cancel()
-        if self._expired:
-            cancelled_by_others = self._task.uncancel() > self._cancelling
-            if kind is asyncio.CancelledError and not cancelled_by_others:
-                raise TimeoutError from None
-
-    def _expire(self) -> None:
-        self._expired = True
-        self._task.cancel()
+@coroutine
+def _rest(future: Any, waiting: Generator[Any, Any, Message]) -> Generator[Any, Any, Message]:
+    """Await what has been begun with `future`, its first step."""
+    try:
+        yield future
+    except BaseException as error:
+        waiting.throw(error)
+        raise
+    return (yield from waiting)
 
 
 async def read_body(receive: Receive, max_bytes: int, declared: int = 0) -> bytes:
