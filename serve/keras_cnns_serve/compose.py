@@ -38,7 +38,6 @@ from keras_cnns_serve.transport.http.errors import HANDLERS
 from keras_cnns_serve.transport.http.server import HttpServer
 
 GRPC_PORT = 8500
-MAX_BODY_BYTES = 32 * 2**20
 
 
 class _ModelNameConvertor(StringConvertor):
@@ -190,7 +189,7 @@ def _close_loaded(loading: asyncio.Task[Dataplane]) -> None:
 def create_app(
     dataplane: Dataplane,
     *,
-    max_body_bytes: int = MAX_BODY_BYTES,
+    max_body_bytes: int = ServerOptions.max_body_bytes,
     timeout: float | None = None,
     fast_routes: Sequence[FastRoute] = (),
     routes: Sequence[BaseRoute] = (),

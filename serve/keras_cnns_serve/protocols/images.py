@@ -10,11 +10,10 @@ from python_multipart.exceptions import FormParserError
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from keras_cnns_serve.core.dataplane import Dataplane
 from keras_cnns_serve.core.json_text import dumps
 from keras_cnns_serve.core.prediction import ScoredLabel, best_labels, target_of
 from keras_cnns_serve.errors import InvalidInputError
-from keras_cnns_serve.protocols.requests import deadline_of, server_timing
+from keras_cnns_serve.protocols.requests import RestEndpoints, server_timing
 from keras_cnns_serve.protocols.tfserving.rest import TARGET
 from keras_cnns_serve.transport.http.asgi import FastRoute, Reply, Request
 from keras_cnns_serve.transport.http.errors import failed
@@ -22,17 +21,8 @@ from keras_cnns_serve.transport.http.errors import failed
 _MAX_FILES = 64  # images in one form
 
 
-class ImageEndpoint:
-    """The endpoint `:classify-image`.
-
-    Args:
-        dataplane: Answers.
-        timeout: The seconds that a request may take, if it sets no shorter time.
-    """
-
-    def __init__(self, dataplane: Dataplane, timeout: float | None = None) -> None:
-        self._dataplane = dataplane
-        self._timeout = timeout
+class ImageEndpoint(RestEndpoints):
+    """The endpoint `:classify-image`."""
 
     def fast_routes(self) -> list[FastRoute]:
         """Return the one route."""
@@ -54,7 +44,7 @@ class ImageEndpoint:
                 f"{source.name}/{source.version} has no class activation map; export it with the "
                 "output cam"
             )
-        deadline = deadline_of(request, self._timeout)
+        deadline = self._deadline(request)
         contents = await _images(request)
         if cam and len(contents) != 1:
             raise InvalidInputError(f"cam=1 takes one image, not {len(contents)}")

@@ -14,7 +14,7 @@ from keras_cnns_serve.core.json_text import dumps, loads
 from keras_cnns_serve.core.prediction import Target, target_of
 from keras_cnns_serve.errors import InvalidInputError
 from keras_cnns_serve.protocols.parsing import parse
-from keras_cnns_serve.protocols.requests import deadline_of, server_timing
+from keras_cnns_serve.protocols.requests import RestEndpoints, server_timing
 from keras_cnns_serve.transport.http.asgi import FastRoute, Reply, Request
 from keras_cnns_serve.transport.http.errors import failed, json_response
 
@@ -30,17 +30,8 @@ from .json import (
 _INFER = re.compile(r"/v2/models/(?P<model>[^/:]+)(?:/versions/(?P<version>[^/:]+))?/infer")
 
 
-class OpenInferenceRest:
-    """The endpoints of version 2.
-
-    Args:
-        dataplane: Answers.
-        timeout: The seconds that a request may take, if it sets no shorter time.
-    """
-
-    def __init__(self, dataplane: Dataplane, timeout: float | None = None) -> None:
-        self._dataplane = dataplane
-        self._timeout = timeout
+class OpenInferenceRest(RestEndpoints):
+    """The endpoints of version 2."""
 
     def fast_routes(self) -> list[FastRoute]:
         """Return the route that does inference."""
@@ -126,7 +117,7 @@ class OpenInferenceRest:
         """POST .../infer: answer tensors with tensors."""
         target = target_of(**request.path.groupdict())
         manifest = self._dataplane.metadata(target).manifest  # before the body, which may be long
-        deadline = deadline_of(request, self._timeout)
+        deadline = self._deadline(request)
         body = await request.body()
         length = header_length(request.header(HEADER_LENGTH), len(body))
         if not length and body:

@@ -8,11 +8,10 @@ from starlette.requests import Request as StarletteRequest
 from starlette.responses import Response
 from starlette.routing import Route
 
-from keras_cnns_serve.core.dataplane import Dataplane
 from keras_cnns_serve.core.json_text import dumps
 from keras_cnns_serve.core.prediction import target_of
 from keras_cnns_serve.protocols.parsing import parse
-from keras_cnns_serve.protocols.requests import deadline_of, server_timing
+from keras_cnns_serve.protocols.requests import RestEndpoints, server_timing
 from keras_cnns_serve.transport.http.asgi import FastRoute, Reply, Request
 from keras_cnns_serve.transport.http.errors import failed, json_response
 
@@ -29,17 +28,8 @@ from .service import (
 TARGET = r"/v1/models/(?P<model>[^/:]+)(?:/versions/(?P<version>[^/:]+)|/labels/(?P<label>[^/:]+))?"
 
 
-class TensorFlowServingRest:
-    """The endpoints of version 1.
-
-    Args:
-        dataplane: Answers.
-        timeout: The seconds that a request may take, if it sets no shorter time.
-    """
-
-    def __init__(self, dataplane: Dataplane, timeout: float | None = None) -> None:
-        self._dataplane = dataplane
-        self._timeout = timeout
+class TensorFlowServingRest(RestEndpoints):
+    """The endpoints of version 1."""
 
     def fast_routes(self) -> list[FastRoute]:
         """Return the routes that do inference."""
@@ -97,7 +87,7 @@ class TensorFlowServingRest:
         """POST ...:predict: answer pixels or encoded images as JSON with the outputs as JSON."""
         target = target_of(**request.path.groupdict())
         manifest = self._dataplane.metadata(target).manifest  # before the body, which may be long
-        deadline = deadline_of(request, self._timeout)
+        deadline = self._deadline(request)
         body = await request.body()
         parsed = await parse(len(body), parse_predict_request, body, manifest)
         with request.watched():
@@ -114,7 +104,7 @@ class TensorFlowServingRest:
         """POST ...:classify and ...:regress: answer tf.Examples with labels or with numbers."""
         target = target_of(**request.path.groupdict())
         self._dataplane.metadata(target)  # before the body, which may be long
-        deadline = deadline_of(request, self._timeout)
+        deadline = self._deadline(request)
         body = await request.body()
         parsed = await parse(len(body), parse_examples_request, body)
         with request.watched():
