@@ -23,15 +23,17 @@ from keras_cnns_export.contract import (
 )
 from keras_cnns_export.errors import ExportError, FormatError, failures_of, raises_export_error
 from keras_cnns_export.formats import FORMATS, in_order, leave_out, size_of
-from keras_cnns_export.graph import Array, Predict, serving_graph
+from keras_cnns_export.graph import Predict, serving_graph
 from keras_cnns_export.model_file import load_model
 from keras_cnns_export.parity import compare
 from keras_cnns_export.pixels import Comparison, compare_pixels
 from keras_cnns_export.publish import Draft, check_model_directory
 from keras_cnns_export.report import write_report
 from keras_cnns_export.samples import (
+    BATCH_SIZE,
     GENERATED,
     Batch,
+    Kept,
     batches_of,
     first,
     generated_batches,
@@ -82,8 +84,8 @@ def export(
         formats: names from `formats.FORMATS`.
         outputs: names from `heads.OUTPUTS`; `probabilities` is always there.
         samples: the split's name, and what to compare on: images uint8 [N, H, W, C], a tuple
-            (images, true classes), or an iterable of such batches, which must be repeatable. By
-            default 256 images are made, and model.json has no accuracy.
+            (images, true classes), or an iterable of such batches, which is read once. By default
+            256 images are made, and model.json has no accuracy.
         training_samples: what int8 formats take their ranges from, in the forms of `samples`; by
             default these.
         preprocess_input: "caffe", "tf" or "torch" for a model of keras.applications whose input
@@ -111,6 +113,10 @@ def export(
     if isinstance(model, str | os.PathLike):
         model = load_model(model, trust=trust)
     split, validation = (GENERATED, None) if samples is None else samples
+    has_int8 = any(FORMATS[name].precision == "int8" for name in names)
+    is_read_twice = calibrate or (has_int8 and training_samples is None)
+    if is_read_twice and not isinstance(validation, np.ndarray | tuple | None):
+        validation = Kept(validation)
 
     def read(data: Any) -> Iterator[Batch]:
         shape = graph.image_shape
@@ -154,7 +160,7 @@ def export(
             entries = {name: _write(name, source, draft.path) for name in names}
             written = {name: _load(name, draft.path) for name in names}
             precisions = {name: FORMATS[name].precision for name in names}
-            parity, measured = compare(
+            parity, measured, worst = compare(
                 graph.reference(), written, read(validation), split, precisions, graph.own
             )
             image = np.full((1, *graph.image_shape), 127, np.uint8)
@@ -176,8 +182,6 @@ def export(
                 pixels=None if pixels is None else pixels.figures,
             )
             if report:
-                wanted = {name: each.worst_sample for name, each in parity.formats.items()}
-                worst = _pick(read(validation), wanted)
                 sizes = {name: size_of(name, draft.path) for name in names}
                 write_report(draft.path, dataclasses.asdict(content), sizes, worst, pixels)
             content.write(draft.path)
@@ -202,27 +206,29 @@ def export_run(
     """Publish a run of `keras-cnns train`, compared on its whole validation split.
 
     Labels, preprocessing, the architecture's name and the accuracy on the test split come from the
-    run, and the ranges of int8 formats from its training split, shuffled. `options` and the result
-    are those of `export`.
+    run, and the ranges of int8 formats from its training split, shuffled. The validation split is
+    decoded once, whatever its size, and of the training split only the images that int8 formats
+    need. `options` and the result are those of `export`.
 
     Raises:
         ExportError: the directory holds no finished run; and see `export`.
     """
-    from keras_cnns.data import open_split
+    from keras_cnns.data import Splits
     from keras_cnns.training import open_run
 
     check_model_directory(to)
     in_order(options.get("formats", ("onnx",)))
     run = open_run(Path(run_directory))
-    data = run.recipe.data
+    data, splits = run.recipe.data, Splits(run.recipe.data)
+    validation = splits.open(data.validation_split, batch_size=BATCH_SIZE, in_memory=False)
     test = run.results().get("test")
     return export(
         load_model(run.path / "model.keras", trust=trust),
         to,
         labels=run.labels,
         preprocessing=data.preprocessing(),
-        samples=(data.validation_split, open_split(data, data.validation_split, batch_size=64)),
-        training_samples=shuffled_split(data, data.train_split),
+        samples=(data.validation_split, validation),
+        training_samples=shuffled_split(splits, data.train_split),
         architecture=run.recipe.model.name,
         metrics=test and Metrics(data.test_split, test["samples"], test["accuracy"]),
         **options,
@@ -265,17 +271,6 @@ def _compare_pixels(source: Source) -> Comparison:
             f"{MIN_WITHIN_ONE_LEVEL:.1%} must; the worst is a {comparison.worst[0]}",
         )
     return comparison
-
-
-def _pick(batches: Iterator[Batch], wanted: Mapping[str, int]) -> dict[str, Array]:
-    """Return the images at these indices, by the name of their format."""
-    picked, start = {}, 0
-    for images, _ in batches:
-        for name, index in wanted.items():
-            if start <= index < start + len(images):
-                picked[name] = images[index - start]
-        start += len(images)
-    return picked
 
 
 def _beside(

@@ -34,15 +34,18 @@ class _Tally:
     def __init__(self) -> None:
         self.samples = self.agreeing = self.correct = 0
         self.largest = self.total = 0.0
-        self.worst = 0  # the index of the image with the largest difference
+        # The index of the image with the largest difference, and the image.
+        self.worst, self.worst_image = 0, np.empty(0, np.uint8)
         self.disagreeing: list[tuple[int, int, int]] = []  # index, Keras' class, the format's
 
-    def add(self, reference: Array, given: Array, labels: Array | None) -> None:
+    def add(self, images: Array, reference: Array, given: Array, labels: Array | None) -> None:
         difference = np.abs(reference - given)
         per_sample = difference.max(axis=1)
         index = int(np.argmax(per_sample))  # of a NaN, if there is one
-        if not np.isnan(self.largest) and not per_sample[index] <= self.largest:
+        is_larger = not np.isnan(self.largest) and not per_sample[index] <= self.largest
+        if is_larger or not self.samples:
             self.largest, self.worst = float(per_sample[index]), self.samples + index
+            self.worst_image = images[index].copy()
         expected, first = reference.argmax(axis=1), given.argmax(axis=1)
         rows = np.arange(len(reference))
         tied = reference[rows, expected] - reference[rows, first] <= TOLERANCE
@@ -70,8 +73,11 @@ def compare(
     split: str,
     precisions: Mapping[str, str] | None = None,
     own: OwnAnswers | None = None,
-) -> tuple[Parity, Metrics | None]:
-    """Compare every format with Keras on every image; return the result and Keras' own metrics.
+) -> tuple[Parity, Metrics | None, dict[str, Array]]:
+    """Compare every format with Keras on every image, in one pass over the batches.
+
+    Return the result, Keras' own metrics, and for each format the image, uint8 [H, W, C], whose
+    probabilities are furthest from Keras'.
 
     Args:
         reference: Keras in float32.
@@ -98,12 +104,12 @@ def compare(
                 with failures_of(name):
                     given = predict(images)
                 _check_shapes(name, answers, given)
-                tallies[name].add(expected, given["probabilities"], labels)
+                tallies[name].add(images, expected, given["probabilities"], labels)
                 if precisions.get(name, "float32") == "float32":
                     _check_other_outputs(name, answers, given, keras.samples, split)
             if own is not None:
-                in_own_precision.add(expected, own.predict(images)["probabilities"], labels)
-            keras.add(expected, expected, labels)
+                in_own_precision.add(images, expected, own.predict(images)["probabilities"], labels)
+            keras.add(images, expected, expected, labels)
     if not keras.samples:
         raise ExportError(f"the split {split!r} has no images to compare the formats on")
     accuracy = keras.figures(labelled).accuracy
@@ -119,7 +125,8 @@ def compare(
         own_figures = in_own_precision.figures(labelled)
         _check_own_precision(own.policy, own_figures)
         own_precision = OwnPrecision(**dataclasses.asdict(own_figures), policy=own.policy)
-    return Parity(split, keras.samples, figures, own_precision), metrics
+    worst = {name: tally.worst_image for name, tally in tallies.items()}
+    return Parity(split, keras.samples, figures, own_precision), metrics, worst
 
 
 def _check_probabilities(expected: Array, first: int) -> None:

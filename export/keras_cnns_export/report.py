@@ -1,27 +1,17 @@
 """Write report.html: a version's formats and their proof, in one self-contained page."""
 
-import base64
-import html
-import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from keras_cnns.report import page
 from keras_cnns_export.graph import Array
 from keras_cnns_export.pixels import Comparison
 
 REPORT = "report.html"
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
-table { border-collapse: collapse; margin: 1rem 0 }
-th, td { padding: .2rem .8rem; text-align: left }
-th { border-bottom: 1px solid #888 } td.number { text-align: right }
-img { image-rendering: pixelated; height: 10rem; margin-right: 1rem } figure { margin: 1rem 0 }
-"""
 
 
 def write_report(
@@ -40,119 +30,129 @@ def write_report(
         worst: the image on which each format is furthest from Keras, uint8 [H, W, C].
         pixels: encoded images as TensorFlow and Pillow read them, if there is a SavedModel.
     """
-    parts = [*_formats(content, sizes), *_worst(content, worst), *_calibration(content)]
-    if pixels is not None:
-        parts += _pixels(pixels)
-    described = {key: content[key] for key in ("inputs", "outputs", "preprocessing")}
-    parts += ["<h2>The graph</h2>", f"<pre>{html.escape(json.dumps(described, indent=1))}</pre>"]
-    title = html.escape(f"{content['name']}: {content['model']['architecture']}")
-    page = (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
-        f"<style>{STYLE}</style><h1>{title}</h1>"
-        f"<p>{content['model']['parameters']:,} parameters, exported {content['created']}.</p>"
-        + "\n".join(parts)
-    )
-    (version / REPORT).write_text(page + "</html>\n", encoding="utf-8")
+    sections = [
+        page.Section("Every format against Keras", _measured(content), _formats(content, sizes)),
+        page.Section(
+            "The image furthest from Keras",
+            "For each format, the image with the largest difference of a probability, and that "
+            "difference.",
+            page.pictures(_worst(content, worst)),
+        ),
+        *_calibration(content),
+        *([] if pixels is None else [_pixels(pixels)]),
+        page.Section("The graph", "As in model.json.", page.preformatted(_graph(content))),
+    ]
+    title = f"{content['name']}: {content['model']['architecture']}"
+    exported = f"{content['model']['parameters']:,} parameters, exported {content['created']}"
+    text = page.render(title, exported, "", sections)
+    (version / REPORT).write_text(text, encoding="utf-8")
 
 
-def _formats(content: Mapping[str, Any], sizes: Mapping[str, int]) -> Iterable[str]:
+def _measured(content: Mapping[str, Any]) -> str:
     parity, metrics = content["parity"], content["metrics"]
-    yield "<h2>Every format against Keras</h2>"
-    measured = "there are no labels to measure an accuracy by"
+    accuracy = "there are no labels to measure an accuracy by"
     if metrics:
-        measured = f"Keras' accuracy is {metrics['accuracy']:.2%} on {_images(metrics)}"
-    yield f"<p>Compared on {_images(parity)}; {measured}.</p>"
+        accuracy = f"Keras' accuracy is {metrics['accuracy']:.2%} on {_images(metrics)}"
+    words = f"Compared on {_images(parity)}; {accuracy}."
+    own = parity["own_precision"]
+    if own is not None:
+        words += (
+            f" The model computes in {own['policy']} and is exported in float32. Its own answers "
+            f"differ from it by up to {own['largest_difference']:.2e} (mean "
+            f"{own['mean_difference']:.2e}); top-1 agreement {own['top_1_agreement']:.2%}."
+        )
+    return words
+
+
+def _images(figures: Mapping[str, Any]) -> str:
+    return f"{figures['samples']:,} images of {figures['split']}"
+
+
+def _formats(content: Mapping[str, Any], sizes: Mapping[str, int]) -> str:
     rows = []
-    for name, figures in parity["formats"].items():
+    for name, figures in content["parity"]["formats"].items():
         entry, accuracy = content["formats"][name], figures["accuracy"]
         rows.append(
             (
                 name,
-                f"{entry['engine']}, {entry['precision']}",
-                f"{sizes[name] / 1e6:,.2f} MB",
-                f"{entry['milliseconds']:.3g} ms",
+                entry["engine"],
+                entry["precision"],
+                f"{sizes[name] / 1e6:,.2f}",
+                f"{entry['milliseconds']:.3g}",
                 f"{figures['largest_difference']:.2e}",
                 f"{figures['mean_difference']:.2e}",
                 f"{figures['top_1_agreement']:.2%}",
                 "" if accuracy is None else f"{accuracy:.2%}",
             )
         )
-    own = parity["own_precision"]
-    if own is not None:
-        yield f"<p>The model computes in {html.escape(own['policy'])} and is exported in "
-        yield f"float32. Its own answers differ from it by up to {own['largest_difference']:.2e} "
-        yield f"(mean {own['mean_difference']:.2e}); top-1 agreement "
-        yield f"{own['top_1_agreement']:.2%}.</p>"
-    head = (
+    columns = (
         "format",
-        "runs by",
-        "size",
-        "one image",
+        "engine",
+        "precision",
+        "size, MB",
+        "one image, ms",
         "largest difference",
-        "mean",
+        "mean difference",
         "top-1 agreement",
+        "accuracy",
     )
-    yield _table((*head, "accuracy"), rows)
+    return page.table(columns, rows, numbers=6)
 
 
-def _images(figures: Mapping[str, Any]) -> str:
-    return f"{figures['samples']:,} images of <b>{html.escape(figures['split'])}</b>"
-
-
-def _worst(content: Mapping[str, Any], worst: Mapping[str, Array]) -> Iterable[str]:
-    yield "<h3>The sample furthest from Keras</h3>"
+def _worst(content: Mapping[str, Any], worst: Mapping[str, Array]) -> Iterator[str]:
     for name, image in worst.items():
-        index = content["parity"]["formats"][name]["worst_sample"]
-        yield _figure([image], f"{name}: sample {index}")
+        figures = content["parity"]["formats"][name]
+        difference = f"{figures['largest_difference']:.2e}"
+        yield page.picture(image, (name, f"image {figures['worst_sample']}", difference))
 
 
-def _calibration(content: Mapping[str, Any]) -> Iterable[str]:
+def _calibration(content: Mapping[str, Any]) -> Iterator[page.Section]:
     calibration = content["calibration"]
     if calibration is not None:
-        before = calibration["expected_calibration_error_before"]
-        after = calibration["expected_calibration_error_after"]
-        yield "<h2>Temperature</h2>"
-        yield f"<p>{calibration['temperature']:.4g}, fitted on {calibration['samples']:,} images "
-        yield f"of {html.escape(calibration['split'])}: the expected calibration error went from "
-        yield f"{before:.2%} to {after:.2%}.</p>"
+        yield page.Section(
+            "Temperature",
+            f"The logits are divided by a temperature fitted on {_images(calibration)}.",
+            page.cards(
+                [
+                    ("temperature", f"{calibration['temperature']:.4g}"),
+                    *(
+                        (
+                            f"calibration error (ECE) {when}",
+                            f"{calibration[f'expected_calibration_error_{when}']:.2%}",
+                        )
+                        for when in ("before", "after")
+                    ),
+                ]
+            ),
+        )
 
 
-def _pixels(pixels: Comparison) -> Iterable[str]:
-    figures = pixels.figures
-    yield "<h2>Encoded images, read by TensorFlow and by Pillow</h2>"
-    yield f"<p>{figures.images} images of odd sizes, preprocessed: {figures.within_one_level:.4%} "
-    yield "of the pixels agree to within 1 level of 255; the largest difference is "
-    yield f"{figures.largest_difference}, the mean {figures.mean_difference:.3f}.</p>"
-    total = sum(pixels.levels)
-    shares = [(str(n), f"{count / total:.4%}") for n, count in enumerate(pixels.levels)]
-    yield _table(("levels apart", "pixels"), shares)
-    kinds = [(kind, f"{share:.4%}") for kind, share in pixels.within_one_level.items()]
-    yield _table(("kind", "within 1 level"), kinds)
+def _pixels(pixels: Comparison) -> page.Section:
+    figures, total = pixels.figures, sum(pixels.levels)
     kind, given, expected = pixels.worst
     apart = np.abs(given.astype(int) - expected)
-    shown = (apart * (255 // max(1, int(apart.max())))).astype(np.uint8)
-    yield _figure(
-        [given, expected, shown],
-        f"The image that differs most, a {kind}: TensorFlow, Pillow, and where they differ "
-        f"(white: {int(apart.max())} of 255).",
+    largest = int(apart.max())
+    shown = (apart * (255 // max(1, largest))).astype(np.uint8)
+    levels = [(str(n), f"{count / total:.4%}") for n, count in enumerate(pixels.levels)]
+    kinds = [(name, f"{fraction:.4%}") for name, fraction in pixels.within_one_level.items()]
+    worst = (
+        (given, "TensorFlow"),
+        (expected, "Pillow"),
+        (shown, f"Where they differ; white is {largest} of 255"),
+    )
+    return page.Section(
+        "Encoded images, read by TensorFlow and by Pillow",
+        f"{figures.images} images of odd sizes, preprocessed: {figures.within_one_level:.4%} of "
+        "the pixels agree to within 1 level of 255; the largest difference is "
+        f"{figures.largest_difference}, the mean {figures.mean_difference:.3f}. The image that "
+        f"differs most, a {kind}, is shown.",
+        page.pictures(page.picture(image, (caption,)) for image, caption in worst)
+        + page.table(("levels apart", "pixels"), levels, numbers=1)
+        + page.table(("kind", "within 1 level"), kinds, numbers=1),
     )
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    cells = "".join(f"<th>{html.escape(name)}</th>" for name in head)
-    lines = [f"<tr>{cells}</tr>"]
-    for first, *others in rows:
-        numbers = "".join(f'<td class="number">{html.escape(value)}</td>' for value in others)
-        lines.append(f"<tr><td>{html.escape(first)}</td>{numbers}</tr>")
-    return f"<table>{''.join(lines)}</table>"
-
-
-def _figure(images: Iterable[Array], caption: str) -> str:
-    shown = "".join(f'<img alt="" src="data:image/png;base64,{_png(image)}">' for image in images)
-    return f"<figure>{shown}<figcaption>{html.escape(caption)}</figcaption></figure>"
-
-
-def _png(image: Array) -> str:
-    file = io.BytesIO()
-    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(file, format="PNG")
-    return base64.b64encode(file.getvalue()).decode()
+def _graph(content: Mapping[str, Any]) -> str:
+    specs = [(kind, spec) for kind in ("input", "output") for spec in content[f"{kind}s"]]
+    parts = [*specs, ("preprocessing", content["preprocessing"])]
+    return "\n".join(f"{name}: {json.dumps(value)}" for name, value in parts)

@@ -1,5 +1,8 @@
 """The images that formats are compared on: a split's, or made ones, in batches of mixed sizes."""
 
+import pickle
+import tempfile
+import weakref
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -9,11 +12,12 @@ from keras_cnns_export.errors import ExportError
 from keras_cnns_export.graph import Array
 
 if TYPE_CHECKING:
-    from keras_cnns.recipes import DataConfig
+    from keras_cnns.data import Splits
 
 GENERATED = "generated"  # the split's name where the images are made here
 BATCH_SIZE = 64
 MIXED_SIZES = (1, 3, BATCH_SIZE)  # of the first batches; a graph of a fixed N fails on them
+MEMORY_LIMIT = 2**29  # bytes of kept batches; more of them are kept in a temporary file
 
 Batch = tuple[Array, Array | None]  # images uint8 [N, H, W, C], true classes int [N] or None
 
@@ -53,7 +57,52 @@ def batches_of(data: Any, shape: tuple[int, int, int]) -> Iterator[Batch]:
         yield images, labels
 
 
-def shuffled_split(data: "DataConfig", split: str) -> Iterable[Batch]:
+class Kept:
+    """Batches that several readers iterate over, and that come from their source only once.
+
+    A batch is asked of the source when the first reader comes to it. All batches are kept in memory
+    or, beyond `MEMORY_LIMIT`, in a temporary file, which disappears with this object.
+    """
+
+    def __init__(self, source: Iterable[Batch]) -> None:
+        """Keep the batches of a source as they are read."""
+        self._source = iter(source)
+        self._file = tempfile.SpooledTemporaryFile(MEMORY_LIMIT)  # noqa: SIM115
+        self._end = 0
+        weakref.finalize(self, self._file.close)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield all batches from the first one on.
+
+        Raises:
+            ExportError: the temporary file cannot be written.
+        """
+        position = 0
+        while position < self._end or self._keep_next():
+            self._file.seek(position)
+            batch = pickle.load(self._file)
+            position = self._file.tell()
+            yield batch
+
+    def _keep_next(self) -> bool:
+        """Append the source's next batch to the file; return whether there is one."""
+        batch = next(self._source, None)
+        if batch is None:
+            return False
+        arrays = tuple(None if each is None else np.asarray(each) for each in batch)
+        self._file.seek(self._end)
+        try:
+            pickle.dump(arrays, self._file, pickle.HIGHEST_PROTOCOL)
+            self._end = self._file.tell()
+        except OSError as error:
+            raise ExportError(
+                "cannot keep the images that formats are compared on in "
+                f"{tempfile.gettempdir()}: {error.strerror}; set TMPDIR to a folder with more room"
+            ) from error
+        return True
+
+
+def shuffled_split(splits: "Splits", split: str) -> Iterable[Batch]:
     """Return the batches of a run's split, in a fixed order that mixes the classes.
 
     A folder is sorted by class, and int8 formats take their ranges from the first images. Only the
@@ -62,11 +111,7 @@ def shuffled_split(data: "DataConfig", split: str) -> Iterable[Batch]:
     Raises:
         ValueError: there is no such data set or split, or the split is empty.
     """
-    from keras_cnns.data import open_split
-
-    batches: Iterable[Batch] = open_split(
-        data, split, batch_size=BATCH_SIZE, seed=0, in_memory=False
-    )
+    batches: Iterable[Batch] = splits.open(split, batch_size=BATCH_SIZE, seed=0, in_memory=False)
     return batches
 
 

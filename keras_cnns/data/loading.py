@@ -1,12 +1,14 @@
 """From a data set's name and a split's to batches."""
 
+import functools
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
 
 from keras_cnns.data import folder, idx, shapes, tfds_samples
-from keras_cnns.data.by_content import open_tfds_samples
+from keras_cnns.data.by_content import divide_training, open_tfds_samples
 from keras_cnns.data.pipeline import NO_AUGMENTATION, Decoded, Split
 from keras_cnns.data.samples import Samples, Stream
 from keras_cnns.recipes import AugmentationConfig, DataConfig
@@ -24,10 +26,18 @@ def read_labels(config: DataConfig) -> tuple[str, ...]:
 
 
 class Splits:
-    """The splits of a data set, each decoded at most once, however often it is opened.
+    """The splits of a data set, each read and decoded at most once, however often it is opened.
 
     A command makes one object and passes it, or the splits that it opened, along. The decoded
-    images are released with them.
+    images are released with them. "Once" means that a command makes no pass over a split besides
+    those that its work consists of:
+
+    - A split whose images fit in memory is decoded at its first batch and kept (see `Split`). A
+      training decodes a larger one once in each epoch, as its order and its crops change.
+    - A validation split that a TFDS data set does not have is taken out of the training split by
+      content. This needs a pass over the training images when one of the two is opened; images
+      that fit in memory are kept from it.
+    - Every image file of a folder is also checked before the first use, as by `data check`.
     """
 
     def __init__(self, config: DataConfig) -> None:
@@ -45,7 +55,9 @@ class Splits:
         one_hot: bool = False,
         in_memory: bool = True,
     ) -> Split:
-        """Open a split, to be read epoch by epoch from any step; nothing is decoded yet.
+        """Open a split, to be read epoch by epoch from any step.
+
+        No batch is decoded yet.
 
         Args:
             split: a split's name, or TFDS' slicing of one, as `train[:45000]`.
@@ -60,7 +72,7 @@ class Splits:
             ValueError: there is no such data set or split, or the split is empty.
         """
         return Split(
-            _open_samples(self._config, split),
+            self._open_samples(split),
             self._config,
             len(read_labels(self._config)),
             batch_size=batch_size,
@@ -70,6 +82,24 @@ class Splits:
             decoded=self._decoded.setdefault(split, Decoded()),
             in_memory=in_memory,
         )
+
+    def _open_samples(self, split: str) -> Samples | Stream:
+        config = self._config
+        # Only the recipe's splits: another one would take images out of the training split.
+        specs = (config.train_split, config.validation_split, config.test_split)
+        wanted = [part.strip().partition("[")[0] for spec in specs for part in spec.split("+")]
+        if config.name == "folder":
+            files = folder.read_files(config.path, config.skip_bad)
+            return folder.open_samples(files, split, sorted(set(wanted)))
+        if config.name == "shapes":
+            return shapes.open_samples(split, config.samples, config.resize_shorter)
+        if config.name == "idx":
+            return idx.open_samples(config.path, split)
+        return open_tfds_samples(config.name, split, wanted, lambda: self._divided)
+
+    @functools.cached_property
+    def _divided(self) -> Mapping[str, Samples]:
+        return divide_training(self._config)
 
 
 def open_split(config: DataConfig, split: str, *, batch_size: int, **options: Any) -> Split:
@@ -100,17 +130,3 @@ def fingerprint(config: DataConfig) -> str:
     info = tfds_samples.open_builder(config.name).info
     counts = {name: split.num_examples for name, split in info.splits.items()}
     return f"{info.full_name} {json.dumps(counts)}"
-
-
-def _open_samples(config: DataConfig, split: str) -> Samples | Stream:
-    # Only the recipe's splits: another one would take images out of the training split.
-    specs = (config.train_split, config.validation_split, config.test_split)
-    wanted = [part.strip().partition("[")[0] for spec in specs for part in spec.split("+")]
-    if config.name == "folder":
-        files = folder.read_files(config.path, config.skip_bad)
-        return folder.open_samples(files, split, sorted(set(wanted)))
-    if config.name == "shapes":
-        return shapes.open_samples(split, config.samples, config.resize_shorter)
-    if config.name == "idx":
-        return idx.open_samples(config.path, split)
-    return open_tfds_samples(config.name, split, wanted)

@@ -82,31 +82,27 @@ class Split:
         self._one_hot = one_hot or self._augmentation.soft_targets
         self._mixes = bool(self._augmentation.mixup_alpha or self._augmentation.cutmix_alpha)
         fits = config.image_size**2 * config.channels * samples.count <= PIXELS_LIMIT
-        # An Inception crop needs the images at their own size.
-        is_kept = fits and in_memory and not self._augmentation.inception_crop
         self._decoded: Decoded | None = None
-        if isinstance(samples, Samples) and is_kept:
-            self._decoded = decoded or Decoded()
+        # An Inception crop needs the images at their own size.
+        if isinstance(samples, Samples) and not self._augmentation.inception_crop:
+            if samples.decoded is not None:
+                self._decoded = Decoded(samples.decoded)
+            elif fits and in_memory:
+                self._decoded = decoded or Decoded()
 
     def __iter__(self) -> Iterator[Pair]:
         return iter(self.epoch(0))
 
     def epoch(self, number: int, start_step: int = 0) -> tf.data.Dataset:
         """Return the batches of one epoch, starting at one of its steps."""
-        batches = self.steps_from(number * self.steps + start_step)
-        return batches.take(self.steps - start_step)
+        return self._steps(number * self.steps + start_step, self.steps - start_step)
 
     def steps_from(self, step: int = 0) -> tf.data.Dataset:
         """Return the batches of all epochs without end, starting at a step of the whole training.
 
         Step 0 is the first of the first epoch, number 0.
         """
-        if isinstance(self._source, Stream):
-            batches = self._stream(self._source, step)
-        else:
-            batches = tf.data.Dataset.range(step, tf.int64.max).map(self._find)
-        made = batches.map(self._make, num_parallel_calls=available_cores())
-        return without_autotuning(made.prefetch(PREFETCHED))
+        return self._steps(step, count=-1)
 
     def probe(self) -> tf.data.Dataset:
         """Return one batch that is always the same, of images as the training sees them.
@@ -118,7 +114,16 @@ class Split:
         if isinstance(self._source, Stream):
             split = copy.copy(self)
             split._seed = None
-        return split.epoch(0).take(1)
+        return split._steps(0, count=1)
+
+    def _steps(self, first: int, count: int) -> tf.data.Dataset:
+        """Return the batches of some steps, and read none beyond them; a count of -1 has no end."""
+        if isinstance(self._source, Stream):
+            batches = self._stream(self._source, first)
+        else:
+            batches = tf.data.Dataset.range(first, tf.int64.max).map(self._find)
+        made = batches.take(count).map(self._make, num_parallel_calls=available_cores())
+        return without_autotuning(made.prefetch(PREFETCHED))
 
     def _find(self, step: tf.Tensor) -> Batch:
         """Return a step's epoch, its first index in it, and the indices of its images."""

@@ -16,14 +16,20 @@ FRACTIONS = {"validation": (0.0, 0.1), "test": (0.1, 0.2)}
 
 @dataclass(frozen=True)
 class Samples:
-    """The labelled images of a split: as many as `count`, each read by its number."""
+    """The labelled images of a split: as many as `count`, each read by its number.
+
+    `decoded`, if the source had to decode them all, are the images, preprocessed, and their labels:
+    uint8 [count, H, W, C] and int64 [count]. Then nothing needs to be read again.
+    """
 
     count: int
     read: Callable[[tf.Tensor], Pair]
+    decoded: Pair | None = None
 
     def part(self, start: int, stop: int) -> "Samples":
         """Return the samples from one number to before another."""
-        return Samples(stop - start, lambda number: self.read(number + start))
+        decoded = self.decoded and (self.decoded[0][start:stop], self.decoded[1][start:stop])
+        return Samples(stop - start, lambda number: self.read(number + start), decoded)
 
 
 @dataclass(frozen=True)

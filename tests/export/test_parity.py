@@ -37,7 +37,9 @@ def test_the_figures(net: Any) -> None:
         # sample 1 is off by 5e-5, and sample 2, a tie, has the other class first
         "near": answering([[0.7, 0.3], [0.20005, 0.79995], [0.49999, 0.50001], [1, 0], [0, 1]]),
     }
-    parity, metrics = compare(reference, formats, numbered(5, np.array([0, 1, 1, 1, 1])), "test")
+    parity, metrics, worst = compare(
+        reference, formats, numbered(5, np.array([0, 1, 1, 1, 1])), "test"
+    )
     assert (parity.split, parity.samples) == ("test", 5)
     assert metrics == Metrics("test", 5, 0.6)
     assert parity.formats["same"] == FormatParity(0.0, 0.0, 1.0, 0.6)
@@ -45,11 +47,16 @@ def test_the_figures(net: Any) -> None:
     assert near.largest_difference == pytest.approx(5e-5, rel=1e-2)
     assert near.mean_difference == pytest.approx((5e-5 + 3e-5) / 5, rel=1e-2)
     assert (near.top_1_agreement, near.accuracy) == (1.0, 0.8)
+    assert near.worst_sample == 1
+    assert [(name, image.shape, image[0, 0, 0]) for name, image in worst.items()] == [
+        ("same", SHAPE, 0),
+        ("near", SHAPE, 1),
+    ]
 
 
 def test_without_labels_there_is_no_accuracy() -> None:
     reference = answering([[0.7, 0.3], [0.2, 0.8]])
-    parity, metrics = compare(reference, {"same": reference}, numbered(2), "test")
+    parity, metrics, _ = compare(reference, {"same": reference}, numbered(2), "test")
     assert metrics is None
     assert parity.formats["same"].accuracy is None
 
@@ -90,7 +97,7 @@ def test_a_format_that_fails_is_named_and_its_exception_is_the_cause() -> None:
 def test_the_models_own_precision_is_measured_and_not_judged() -> None:
     own = OwnAnswers("mixed_bfloat16", answering([[0.6, 0.4], [0.7, 0.3], [0.4, 0.6]]))
     reference = answering([[0.7, 0.3], [0.7, 0.3], [0.6, 0.4]])
-    parity, _ = compare(reference, {}, numbered(3, np.zeros(3, int)), "test", own=own)
+    parity, *_ = compare(reference, {}, numbered(3, np.zeros(3, int)), "test", own=own)
     figures = parity.own_precision
     assert figures is not None
     assert (figures.policy, figures.worst_sample) == ("mixed_bfloat16", 2)

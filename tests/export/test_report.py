@@ -34,7 +34,7 @@ def test_the_page_has_every_figure_and_nothing_beside_it(reported: Path) -> None
     for name, figures in content["parity"]["formats"].items():
         assert name in page
         assert f"{figures['largest_difference']:.2e}" in page
-        assert f"{name}: sample {figures['worst_sample']}" in page
+        assert f"<b>{name}</b><br>image {figures['worst_sample']}<br>" in page
     assert f"{content['pixels']['within_one_level']:.4%}" in page
     assert f"{content['calibration']['expected_calibration_error_after']:.2%}" in page
     assert "16-bit PNG" in page
@@ -57,8 +57,8 @@ def test_the_accuracy_is_of_its_own_split(
         report=True,
     )
     page = (version / "report.html").read_text(encoding="utf-8")
-    assert "Compared on 70 images of <b>validation[:70]</b>" in page
-    assert "accuracy is 93.21% on 1,234 images of <b>test</b>" in page
+    assert "Compared on 70 images of validation[:70]; " in page
+    assert "accuracy is 93.21% on 1,234 images of test." in page
 
 
 def test_the_worst_samples_are_shown(reported: Path, split: Any) -> None:

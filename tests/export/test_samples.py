@@ -1,17 +1,27 @@
 """The images that formats are compared on, and that int8 takes its ranges from."""
 
+import itertools
+import json
+import tracemalloc
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
 from PIL import Image
 
-from keras_cnns.data import pipeline
+from keras_cnns.data import Splits, pipeline, tfds_samples
+from keras_cnns.data.decoding import decode
 from keras_cnns.recipes import load_recipe
-from keras_cnns_export import export_run
+from keras_cnns.report.page import picture
+from keras_cnns_export import ExportError, export, export_run, samples
 from keras_cnns_export.formats import FORMATS
-from keras_cnns_export.samples import first, shuffled_split
+from keras_cnns_export.samples import Batch, Kept, first, shuffled_split
+from keras_cnns_export.source import Quantization
 
 
 def test_the_head_of_a_sorted_folder_has_every_class_and_no_augmentation(tmp_path: Path) -> None:
@@ -22,39 +32,135 @@ def test_the_head_of_a_sorted_folder_has_every_class_and_no_augmentation(tmp_pat
             Image.fromarray(pixels).save(tmp_path / label / f"{number}.png")
     sizes = ["data.image_size=8", "data.resize_shorter=8"]
     data = load_recipe("finetune-folder", [f"data.path={tmp_path}", *sizes]).data
-    images, classes = first(shuffled_split(data, "train"), 48)
+    images, classes = first(shuffled_split(Splits(data), "train"), 48)
     assert classes is not None
     assert np.bincount(classes, minlength=3).min() >= 8
-    again, _ = first(shuffled_split(data, "train"), 48)
+    again, _ = first(shuffled_split(Splits(data), "train"), 48)
     np.testing.assert_array_equal(images, again)
     assert len(np.unique(images.reshape(48, -1), axis=0)) == 48  # each once
     np.testing.assert_array_equal(images[:, 0, 0, 0] // 60, classes)
     assert (images == images[:, :1, :1]).all()
 
 
-INT8 = [name for name, row in FORMATS.items() if row.precision == "int8"]
-
-
-@pytest.mark.parametrize("formats", [("onnx",), ("onnx", "openvino", *INT8)])
-def test_an_export_decodes_only_what_it_uses_and_once(
-    finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, formats: tuple[str, ...]
+@pytest.mark.parametrize("limit", [1, 10_000, 2**29])
+def test_kept_batches_are_read_once_and_when_they_are_needed(
+    monkeypatch: pytest.MonkeyPatch, limit: int
 ) -> None:
-    whole: list[int] = []
-    anew: list[int] = []
-    split = pipeline.Split
-    read_all, read = split._read_all, split._read
+    monkeypatch.setattr(samples, "MEMORY_LIMIT", limit)
+    made: list[int] = []
 
-    def counted_all(self: Any, samples: Any) -> Any:
-        whole.append(samples.count)
-        return read_all(self, samples)
+    def source() -> Iterator[Batch]:
+        for number in range(5):
+            made.append(number)
+            images = np.full((3, 16, 20, 3), number, np.uint8)
+            yield images, np.arange(3) if number % 2 else None
 
-    def counted(self: Any, samples: Any, where: Any) -> Any:  # once for each pipeline: it is traced
-        if self._decoded is None:
-            anew.append(self.samples)
-        return read(self, samples, where)
+    kept = Kept(source())
+    assert made == []
+    assert first(kept, 5)[0].shape == (5, 16, 20, 3)
+    assert made == [0, 1]
+    for _ in range(2):
+        for number, (images, classes) in enumerate(kept):
+            assert images.dtype == np.uint8
+            assert (images == number).all()
+            assert (classes is None) == (number % 2 == 0)
+            assert len(list(itertools.islice(kept, 3))) == 3  # another reader meanwhile
+        assert number == 4
+    assert made == list(range(5))
+    assert list(Kept([])) == []
 
-    monkeypatch.setattr(split, "_read_all", counted_all)
-    monkeypatch.setattr(split, "_read", counted)
-    export_run(finished_run, tmp_path / "digits", formats=formats, calibrate=True, report=True)
-    assert whole == [180]  # the validation split, three times used
-    assert anew == ([1253] if set(formats) & set(INT8) else [])  # the training split, in parts
+
+def test_kept_batches_beyond_the_limit_take_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(samples, "MEMORY_LIMIT", 2**20)
+    batch = (np.zeros((64, 64, 64, 3), np.uint8), None)
+    tracemalloc.start()
+    try:
+        kept = Kept(itertools.repeat(batch, 50))
+        for _ in range(2):
+            assert sum(1 for _ in kept) == 50
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 8 * batch[0].nbytes
+
+
+def test_a_temporary_folder_without_room_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    resource = pytest.importorskip("resource")
+    monkeypatch.setattr(samples, "MEMORY_LIMIT", 1000)
+    kept = Kept([(np.zeros((64, 16, 16, 3), np.uint8), None)])
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        with pytest.raises(ExportError, match=r"cannot keep .* in /.*: File too large; set TMPDIR"):
+            list(kept)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+INT8 = [name for name, row in FORMATS.items() if row.precision == "int8"]
+TWICE: dict[str, Any] = {"calibrate": True, "report": True}  # reads the validation split twice
+# Formats, options, and the bytes of images that are kept in memory.
+CASES: dict[str, tuple[tuple[str, ...], dict[str, Any], int]] = {
+    "plain, beyond the limit": (("onnx",), {}, 10_000),
+    "calibrated, beyond the limit": (("onnx", "openvino", *INT8), TWICE, 10_000),
+    "calibrated, in memory": (("onnx",), TWICE, 2**29),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_an_export_decodes_only_what_it_uses_and_once(
+    finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    formats, options, limit = CASES[case]
+    for module, name in ((samples, "MEMORY_LIMIT"), (pipeline, "PIXELS_LIMIT")):
+        monkeypatch.setattr(module, name, limit)
+    decoded: Counter[bytes] = Counter()
+
+    def note(content: bytes) -> bytes:
+        decoded[content] += 1
+        return content
+
+    def counted(content: tf.Tensor) -> tf.Tensor:
+        noted = tf.numpy_function(note, [content], tf.string)
+        return decode(tf.ensure_shape(noted, ()))
+
+    monkeypatch.setattr(tfds_samples, "decode", counted)
+    quantization = Quantization(samples=20)
+    to = tmp_path / "digits"
+    export_run(finished_run, to, formats=formats, quantization=quantization, **options)
+    validation, training = encoded("validation"), encoded("train")
+    assert {content: decoded[content] for content in validation} == validation
+    of_training = {content: decoded[content] for content in decoded if content not in validation}
+    assert all(count <= training[content] for content, count in of_training.items())
+    if set(formats) & set(INT8):
+        assert 20 <= sum(of_training.values()) < 0.5 * sum(training.values())
+    else:
+        assert of_training == {}
+
+
+def test_batches_that_can_be_read_only_once_suffice(tmp_path: Path, learnt: Any) -> None:
+    net, images, classes = learnt
+    batches = ((images[n : n + 50], classes[n : n + 50]) for n in range(0, len(images), 50))
+    version = export(
+        net,
+        tmp_path / "learnt",
+        samples=("test", batches),
+        formats=("onnx", "onnx_int8"),
+        quantization=Quantization(samples=60),
+        calibrate=True,
+        report=True,
+    )
+    content = json.loads((version / "model.json").read_text(encoding="utf-8"))
+    assert content["parity"]["samples"] == content["calibration"]["samples"] == len(images)
+    assert content["formats"]["onnx_int8"]["calibration"]["samples"] == 60
+    worst = content["parity"]["formats"]["onnx"]["worst_sample"]
+    shown, _, _ = picture(images[worst], ("onnx",)).partition("<figcaption>")
+    assert shown in (version / "report.html").read_text(encoding="utf-8")
+
+
+def encoded(split: str) -> Counter[bytes]:
+    """Return the encoded images of the digits, and how often each is there."""
+    examples = tfds_samples.open_builder("digits").as_dataset(
+        split=split, decoders={"image": tfds.decode.SkipDecoding()}
+    )
+    return Counter(example["image"] for example in examples.as_numpy_iterator())

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 
-from keras_cnns.data import Split, by_content, load_split, open_split, tfds_samples
+from keras_cnns.data import Split, Splits, by_content, load_split, open_split, tfds_samples
 from keras_cnns.data.autotuning import without_autotuning
 from keras_cnns.data.samples import Samples, Stream
 from keras_cnns.recipes import AugmentationConfig, load_recipe
@@ -89,7 +89,7 @@ def test_no_dataset_of_a_training_is_autotuned(
 
 
 def test_no_dataset_of_an_exports_samples_is_autotuned(autotuning: list[bool | None]) -> None:
-    first(shuffled_split(DIGITS, "train[:20]"), 8)
+    first(shuffled_split(Splits(DIGITS), "train[:20]"), 8)
     assert autotuning
     assert set(autotuning) == {False}
 
@@ -99,5 +99,5 @@ def test_no_dataset_of_a_split_by_content_is_autotuned(
 ) -> None:
     samples = Samples(4, lambda index: (tf.zeros((2, 2, 1), tf.uint8), index))
     monkeypatch.setattr(tfds_samples, "open_samples", lambda *_: samples)
-    by_content._split_training.__wrapped__("four")
+    by_content.divide_training(DIGITS)
     assert autotuning == [False]

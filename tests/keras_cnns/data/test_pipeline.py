@@ -175,6 +175,10 @@ def test_a_split_decodes_nothing_before_its_first_batch_and_no_image_twice() -> 
     some = Split(Samples(50, read), SHAPES, 50, batch_size=2, in_memory=False)
     assert next(iter(some))[1].numpy().tolist() == [0, 1]
     assert len(decoded) < 30  # and what is prefetched
+    decoded.clear()
+    for batches in (some.epoch(0), some.epoch(0, start_step=20)):
+        collect(batches)  # nothing of the next epoch is read ahead
+    assert sorted(decoded) == sorted([*range(50), *range(40, 50)])
 
 
 def test_splits_share_their_images_and_release_them_with_the_last_user() -> None:
