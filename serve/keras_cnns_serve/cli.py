@@ -1,6 +1,7 @@
 """The command line. Heavy imports wait until they are needed, so that --help is quick."""
 
 import logging
+import os
 import sys
 import traceback
 from typing import TYPE_CHECKING
@@ -64,6 +65,8 @@ def _serve(options: ServerOptions, debug: bool) -> None:
             _announce(server)
             await stop.wait()
 
+    # Otherwise grpcio writes a line for what any client does wrong; ours come through logging.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     process.open_standard_streams()
     process.raise_open_files()
     with queued(sys.stderr, logging.DEBUG if debug else logging.INFO):

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import threading
 from collections import Counter
@@ -13,15 +14,20 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.convertors import StringConvertor, register_url_convertor
+from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Scope
 
+from keras_cnns_serve.core.access import Access
 from keras_cnns_serve.core.batching import BatchOptions
 from keras_cnns_serve.core.dataplane import Dataplane
+from keras_cnns_serve.core.idle import give_memory_back_when_idle
+from keras_cnns_serve.core.limits import PART_FOR_CLIENTS, Budget, usable_memory
 from keras_cnns_serve.core.servable import Options
 from keras_cnns_serve.engines.choice import EngineOptions
 from keras_cnns_serve.observability.access_log import AccessLog
 from keras_cnns_serve.options import OFF, ServerOptions, UsageError
+from keras_cnns_serve.protocols.admission import Admission
 from keras_cnns_serve.protocols.health import health_service
 from keras_cnns_serve.protocols.home import Home
 from keras_cnns_serve.protocols.images import ImageEndpoint
@@ -31,11 +37,14 @@ from keras_cnns_serve.protocols.openapi import openapi
 from keras_cnns_serve.protocols.tfserving.grpc import TensorFlowServingGrpc
 from keras_cnns_serve.protocols.tfserving.rest import TensorFlowServingRest
 from keras_cnns_serve.repository.configuration import ConfigFile, ServerConfig
-from keras_cnns_serve.transport.addresses import bind, url
-from keras_cnns_serve.transport.grpc.server import GrpcServer
-from keras_cnns_serve.transport.http.asgi import App, FastRoute
+from keras_cnns_serve.transport.addresses import bind, is_loopback, url
+from keras_cnns_serve.transport.grpc.server import ConnectionLimits, GrpcServer
+from keras_cnns_serve.transport.http.asgi import App, FastRoute, Reply
 from keras_cnns_serve.transport.http.errors import HANDLERS
 from keras_cnns_serve.transport.http.server import HttpServer
+from keras_cnns_serve.transport.tls import Tls
+
+logger = logging.getLogger(__name__)
 
 GRPC_PORT = 8500
 
@@ -82,7 +91,9 @@ class Server:
     def dataplane(self) -> Dataplane:
         """Return the data plane with its models."""
         options = self._options
-        engine = EngineOptions(options.engine, options.precision, options.threads or 0, _cores())
+        engine = EngineOptions(
+            options.engine, options.precision, options.threads or 0, _cores(), options.load_timeout
+        )
         batch = BatchOptions(
             max_batch=options.max_batch,
             max_delay=options.max_batch_delay / 1e3,
@@ -93,7 +104,8 @@ class Server:
             config = ServerConfig(root=root, policy=options.versions)
         else:
             config = self._file.config
-        return Dataplane(config, Options(engine, batch, options.max_pixels, options.admin))
+        budget = Budget(options.memory_budget or usable_memory() // PART_FOR_CLIENTS)
+        return Dataplane(config, Options(engine, batch, options.max_pixels, budget, options.admin))
 
     async def __aenter__(self) -> "Server":
         """Load the models and begin to answer.
@@ -132,7 +144,10 @@ class Server:
         options = self._options
         # The ports first: one that is taken should be reported before the models are loaded.
         listener = stack.enter_context(bind(options.host, options.port))
-        self._url = url(listener)
+        tls = None
+        if options.tls_certificate is not None and options.tls_key is not None:
+            tls = Tls(options.tls_certificate, options.tls_key, options.tls_client_ca)
+        self._url = url(listener, "http" if tls is None else "https")
         grpc_port = _grpc_port(options)
         if grpc_port:
             bind(options.host, grpc_port, "--grpc-port").close()
@@ -147,12 +162,20 @@ class Server:
         stack.push_async_callback(asyncio.to_thread, self.dataplane.close)
         self.dataplane.demand_a_model(str(options.models or file))
         log = AccessLog() if options.access_log else None
+        access = Access(options.token_file, options.admin_token_file)
+        admission = Admission(access, options.open_metrics)
         app: ASGIApp = create_app(
             self.dataplane,
             max_body_bytes=options.max_body_bytes,
+            max_json_bytes=options.max_json_bytes,
             timeout=options.timeout,
             finished=log,
+            refusal=admission.over_http,
         )
+        if options.cors_origin:
+            app = CORSMiddleware(
+                app, options.cors_origin, allow_methods=["GET", "POST"], allow_headers=["*"]
+            )
         interceptors: Sequence[Any] = ()
         if options.opentelemetry:
             app, interceptors = _tracing(app)
@@ -166,18 +189,46 @@ class Server:
                 timeout=options.timeout,
                 grace=options.grace,
                 finished=None if log is None else log.called,
+                admit=admission.over_grpc
+                if options.token_file or options.admin_token_file
+                else None,
                 interceptors=interceptors,
+                tls=tls,
+                limits=ConnectionLimits(options.max_connections, options.connection_timeout),
             )
-        http = HttpServer(app, listener, grace=options.grace)
+        if not is_loopback(listener) and (exposed := _exposed(options)):
+            logger.warning("the server can be reached from other machines: %s", exposed)
+        http = HttpServer(
+            app,
+            listener,
+            grace=options.grace,
+            timeout=options.connection_timeout,
+            max_connections=options.max_connections,
+            tls=tls,
+        )
         self._transports: list[HttpServer | GrpcServer] = [http]
         if self._grpc is not None:
             self._transports.append(self._grpc)
         changed = (lambda: None) if self._file is None else self._file.changed
         self.dataplane.watch(options.poll, changed)
+        idle = asyncio.create_task(give_memory_back_when_idle(self.dataplane))
+        stack.callback(idle.cancel)
         async with contextlib.AsyncExitStack() as started:  # which ends them if one cannot start
             for transport in self._transports:
                 await started.enter_async_context(transport)
             started.pop_all()
+
+
+def _exposed(options: ServerOptions) -> str:
+    """Return what everyone can do who reaches the server; empty if nothing."""
+    exposed = []
+    if options.tls_certificate is None:
+        exposed.append("connections are not encrypted (--tls-certificate)")
+    if options.token_file is None:
+        exposed.append("everyone can request predictions and read metrics (--token-file)")
+    if options.admin and options.admin_token_file is None:
+        exposed.append("everyone can load and unload models (--admin-token-file)")
+    return "; ".join(exposed)
 
 
 def _close_loaded(loading: asyncio.Task[Dataplane]) -> None:
@@ -190,31 +241,44 @@ def create_app(
     dataplane: Dataplane,
     *,
     max_body_bytes: int = ServerOptions.max_body_bytes,
+    max_json_bytes: int = ServerOptions.max_json_bytes,
     timeout: float | None = None,
     fast_routes: Sequence[FastRoute] = (),
     routes: Sequence[BaseRoute] = (),
     finished: Callable[[Scope, int, float], None] | None = None,
+    refusal: Callable[[Scope], Reply | None] | None = None,
 ) -> App:
     """Return the ASGI application of every protocol.
 
     Args:
         dataplane: the models.
         max_body_bytes: a longer body gets 413, at the latest when it has sent that much.
+        max_json_bytes: longer JSON gets 413.
         timeout: seconds that a request may take, unless it names fewer.
         fast_routes: further routes that bypass Starlette.
         routes: further routes through Starlette.
         finished: called after every answer, with the scope, the status and the seconds it took.
+        refusal: returns the answer to a request that is not admitted, or None; None: all are.
     """
     answers: Counter[int] = Counter()
-    rest, oip = TensorFlowServingRest(dataplane, timeout), OpenInferenceRest(dataplane, timeout)
+    rest = TensorFlowServingRest(dataplane, timeout, max_json_bytes)
+    oip = OpenInferenceRest(dataplane, timeout, max_json_bytes)
     home, images = Home(dataplane, answers), ImageEndpoint(dataplane, timeout)
     starlette = Starlette(
         routes=[*home.routes(), *rest.routes(), *oip.routes(), *routes],
         exception_handlers=HANDLERS,
     )
+    starlette.router.redirect_slashes = False  # it would answer with the client's header Host
     fast = [*images.fast_routes(), *rest.fast_routes(), *oip.fast_routes(), *fast_routes]
     return App(
-        fast, starlette, max_body_bytes, answers, finished, draining=lambda: dataplane.draining
+        fast,
+        starlette,
+        max_body_bytes,
+        dataplane.budget,
+        answers,
+        finished,
+        draining=lambda: dataplane.draining,
+        refusal=refusal,
     )
 
 
@@ -236,7 +300,14 @@ def create_grpc(
     ]
     names = [service.descriptor.full_name for service in services]
     services.append(health_service(dataplane, names))
-    return GrpcServer(services, host, port, max_message_bytes=max_message_bytes, **options)
+    return GrpcServer(
+        services,
+        host,
+        port,
+        max_message_bytes=max_message_bytes,
+        budget=dataplane.budget,
+        **options,
+    )
 
 
 def _grpc_port(options: ServerOptions) -> int | None:

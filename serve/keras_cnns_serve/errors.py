@@ -37,6 +37,10 @@ class ForbiddenError(ServeError):
     """The request is for an administrator, and this server takes none from here."""
 
 
+class UnauthenticatedError(ServeError):
+    """The request needs a token, and has none or a wrong one."""
+
+
 class DeadlineExceededError(ServeError):
     """The request's time was over before its answer was there."""
 
@@ -87,6 +91,7 @@ CODES: dict[type[Exception], str] = {
     UnsupportedImageError: "INVALID_ARGUMENT",
     DamagedImageError: "INVALID_ARGUMENT",
     InputTooLargeError: "INVALID_ARGUMENT",
+    UnauthenticatedError: "UNAUTHENTICATED",
     ForbiddenError: "PERMISSION_DENIED",
     ModelNotFoundError: "NOT_FOUND",
     ModelUnavailableError: "UNAVAILABLE",

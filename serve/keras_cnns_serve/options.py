@@ -31,8 +31,8 @@ class ServerOptions:
     """What a server serves, where and within which limits.
 
     Raises:
-        UsageError: not exactly one of `models` and `model_config_file` is given, or both ports
-            are the same.
+        UsageError: not exactly one of `models` and `model_config_file` is given, one of the files
+            for TLS is missing, or both ports are the same.
     """
 
     models: Path | str | None = None  # the directory of the exported models
@@ -41,6 +41,13 @@ class ServerOptions:
     port: int = 8501  # TCP port of HTTP; 0 picks a free one
     grpc_port: int | str | None = None  # None: 8500, or 0 beside port 0; "off": no gRPC
     admin: bool = False  # whether clients may load, unload and configure models
+    token_file: Path | str | None = None  # bearer tokens for predictions; None: they need none
+    admin_token_file: Path | str | None = None  # bearer tokens for administration
+    open_metrics: bool = False  # whether the metrics need no token
+    tls_certificate: Path | str | None = None  # PEM, with its chain; None: no encryption
+    tls_key: Path | str | None = None  # PEM, of the certificate
+    tls_client_ca: Path | str | None = None  # PEM; clients need a certificate of it
+    cors_origin: Sequence[str] = ()  # the origins whose pages may call this server
     versions: VersionPolicy = Latest()  # noqa: RUF009 - it is frozen; of the models in `models`
     poll: float = 1.0  # seconds between two looks for new versions; 0: never
     engine: str = "auto"  # one of ENGINES
@@ -50,8 +57,13 @@ class ServerOptions:
     max_batch_delay: float = 0.0  # milliseconds that a batch waits to be filled
     max_queue: int = 1024  # requests that wait for one model
     timeout: float = 30.0  # seconds that a request may take
+    load_timeout: float = 60.0  # seconds for the trial runs of a version that is loaded
     grace: float = 5  # seconds for requests in flight when the server stops
+    memory_budget: int | None = None  # bytes for all clients; None: a quarter of what there is
     max_body_bytes: int = 32 * 2**20  # of a request
+    max_json_bytes: int = 8 * 2**20  # of the JSON in a request
+    max_connections: int = 4096  # open at the same time, on each port
+    connection_timeout: float = 75.0  # seconds without progress; above the 60 of load balancers
     max_pixels: int = 50_000_000  # of an image, width times height
     access_log: bool = False  # a line for every answer, to the logger keras_cnns_serve.access
     opentelemetry: bool = False  # a span for every request
@@ -61,6 +73,10 @@ class ServerOptions:
             raise UsageError("give either MODELS or --model-config-file, not both")
         if not (self.models or self.model_config_file):
             raise UsageError("the following arguments are required: MODELS, or --model-config-file")
+        if (self.tls_certificate is None) != (self.tls_key is None) or (
+            self.tls_client_ca is not None and self.tls_certificate is None
+        ):
+            raise UsageError("TLS takes --tls-certificate and --tls-key together")
         if self.port and self.port == self.grpc_port:
             raise UsageError(f"HTTP and gRPC need a port each, and both are given {self.port}")
 
@@ -91,6 +107,21 @@ def _number(low: float, high: float) -> Callable[[str], float]:
                 f"{text[:40]!r} is not a number from {low:g} to {high:g}"
             )
         return float(text)
+
+    return parse
+
+
+def _bytes(low: int, high: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        match = re.fullmatch(r"([0-9]{1,16})([KMGT]?)(I?)B?", text.upper())
+        if match:
+            number, prefix, binary = match.groups()
+            size: int = int(number) * (1024 if binary else 1000) ** " KMGT".index(prefix or " ")
+            if low <= size <= high:
+                return size
+        raise argparse.ArgumentTypeError(
+            f"{text[:40]!r} is not a size from {low} to {high} bytes, such as 256MB or 1GiB"
+        )
 
     return parse
 
@@ -131,6 +162,46 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
         "--admin": {
             "action": "store_true",
             "help": "let clients load, unload and configure models",
+        },
+    },
+    "who": {
+        "--token-file": {
+            "metavar": "FILE",
+            "type": Path,
+            "help": "predictions need one of the bearer tokens in this file, one in each line; it "
+            "is read again when it changes",
+        },
+        "--admin-token-file": {
+            "metavar": "FILE",
+            "type": Path,
+            "help": "--admin needs one of the bearer tokens in this file, which are good for "
+            "predictions too",
+        },
+        "--tls-certificate": {
+            "metavar": "FILE",
+            "type": Path,
+            "help": "encrypt both ports by TLS, with this certificate and its chain (PEM); it is "
+            "read again when it changes",
+        },
+        "--tls-key": {
+            "metavar": "FILE",
+            "type": Path,
+            "help": "the certificate's key (PEM, without a password)",
+        },
+        "--tls-client-ca": {
+            "metavar": "FILE",
+            "type": Path,
+            "help": "clients need a certificate of this authority (PEM): mutual TLS",
+        },
+        "--open-metrics": {
+            "action": "store_true",
+            "help": "the metrics need no token",
+        },
+        "--cors-origin": {
+            "metavar": "ORIGIN",
+            "action": "append",
+            "help": "let web pages of this origin, such as https://example.com, call this server; "
+            "may be repeated (none)",
         },
     },
     "what": {
@@ -183,21 +254,50 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
             "type": _number(0.001, 86400),
             "help": "the longest that a request may take; then it gets 504 (%(default)g)",
         },
+        "--load-timeout": {
+            "metavar": "SECONDS",
+            "type": _number(0.001, 86400),
+            "help": "the longest that a version may run for a trial when it is loaded; then it is "
+            "refused (%(default)g)",
+        },
         "--grace": {
             "metavar": "SECONDS",
             "type": _integer(0, 3600),
             "help": "for what is in flight when the server is told to stop (%(default)s)",
         },
+        "--memory-budget": {
+            "metavar": "BYTES",
+            "type": _bytes(2**24, 2**50),
+            "help": "memory for the bodies, images and queues of all clients, such as 512MB; more "
+            "requests get 429 (a quarter of what this process may use)",
+        },
         "--max-body-bytes": {
             "metavar": "BYTES",
-            "type": _integer(1, 2**31),
-            "help": "the longest request body taken (%(default)s)",
+            "type": _bytes(1, 2**31),
+            "help": "the longest request body, such as 64MB; a longer one gets 413 (%(default)s)",
+        },
+        "--max-json-bytes": {
+            "metavar": "BYTES",
+            "type": _bytes(1, 2**31),
+            "help": "the longest JSON in a request; a longer one gets 413 (%(default)s)",
         },
         "--max-pixels": {
             "metavar": "PIXELS",
             # Beyond this Pillow refuses by itself.
             "type": _integer(1, 178_956_970),
             "help": "the largest image decoded, width times height (%(default)s)",
+        },
+        "--max-connections": {
+            "metavar": "N",
+            "type": _integer(1, 1_000_000),
+            "help": "connections that are open at the same time, on each port; further ones are "
+            "closed (%(default)s)",
+        },
+        "--connection-timeout": {
+            "metavar": "SECONDS",
+            "type": _number(1, 86400),
+            "help": "end a connection that is idle, or whose client sends or reads nothing, after "
+            "so long (%(default)g)",
         },
     },
     "logs": {

@@ -1,13 +1,15 @@
 """Settings of the process that the command changes and an embedded server leaves alone."""
 
 import asyncio
+import atexit
 import contextlib
+import ctypes
 import gc
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Coroutine
-from threading import Timer
 from types import FrameType
 from typing import Any
 
@@ -18,6 +20,10 @@ SWITCH_INTERVAL = 50e-6
 # Python's 700 a few dozen requests in flight set one off again and again.
 GARBAGE_THRESHOLD = 10_000
 OVERTIME = 2.0  # seconds after the grace, more than the transports and the log need to end
+# Bytes from which glibc takes memory for a block of its own, and gives it back when it is freed. By
+# default the limit grows to 32 MiB, and what was freed below it can stay.
+MMAP_THRESHOLD = 2**20
+M_MMAP_THRESHOLD = -3  # glibc's number of this setting
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -26,15 +32,17 @@ def run(main: Callable[[asyncio.Event], Coroutine[Any, Any, None]], grace: float
 
     The first SIGINT or SIGTERM sets the event that `main` waits for; later ones are ignored, also
     while the process ends: to stop when asked is a success. What has not ended `grace` seconds
-    later, such as a thread that loads a model, ends with the process and the exit status 0.
+    later, such as a thread that loads a model, ends with the process and the exit status 0. So does
+    a daemon thread that is still at work when the interpreter is done.
 
     Args:
         main: the server, given the event that asks it to stop.
         grace: seconds.
     """
+    _return_large_blocks()
     loop = _new_event_loop()
     stop = asyncio.Event()
-    end = Timer(grace + OVERTIME, os._exit, [0])
+    end = threading.Timer(grace + OVERTIME, os._exit, [0])
     end.daemon = True
 
     def stopping(number: int, frame: FrameType | None) -> None:
@@ -44,16 +52,36 @@ def run(main: Callable[[asyncio.Event], Coroutine[Any, Any, None]], grace: float
         for each in STOP_SIGNALS:
             signal.signal(each, signal.SIG_IGN)  # Python leaves this as it is to the very end
 
+    atexit.register(_leave_threads, end)  # now, to come after what others register
     before = {each: signal.signal(each, stopping) for each in STOP_SIGNALS}
     try:
         with asyncio.Runner(loop_factory=lambda: loop) as runner:
             runner.run(main(stop))
     except BaseException:
+        end.cancel()
+        atexit.unregister(_leave_threads)
         for each, handler in before.items():
             signal.signal(each, handler)
-        raise
-    finally:
-        end.cancel()
+        raise  # else the timer goes on: the interpreter waits for threads that are no daemons
+
+
+def _leave_threads(timer: threading.Thread) -> None:
+    """End the process now if a thread is at work in an engine.
+
+    When the interpreter is gone, a daemon thread that comes back to it from C++ aborts the process.
+    """
+    here = (timer, threading.current_thread())
+    if any(thread.daemon and thread not in here for thread in threading.enumerate()):
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):
+                stream.flush()
+        os._exit(0)
+
+
+def _return_large_blocks() -> None:
+    """Let what decoding takes go back to the system when it is freed, where libc can."""
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD)
 
 
 def tune() -> None:

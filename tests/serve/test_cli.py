@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from keras_cnns_serve.cli import main
+from keras_cnns_serve.options import UsageError, parse
 from tests.serve.conftest import grey, write_version
 from tests.serve.processes import CLASSIFY, running
 
@@ -28,7 +29,12 @@ from tests.serve.processes import CLASSIFY, running
         ("models --port 65536", "argument --port: '65536' is not an integer from 0 to 65535"),
         ("models --threads 0", "argument --threads: '0' is not an integer from 1 to 1024"),
         ("models --max-pixels 1e6", "argument --max-pixels: '1e6' is not an integer"),
-        ("models --max-body-bytes -1", "argument --max-body-bytes: '-1' is not an integer"),
+        ("models --max-body-bytes -1", "argument --max-body-bytes: '-1' is not a size from 1 to"),
+        ("models --max-json-bytes 3GiB", "argument --max-json-bytes: '3GiB' is not a size from"),
+        ("models --memory-budget 1MB", "argument --memory-budget: '1MB' is not a size from 167"),
+        ("models --memory-budget much", "argument --memory-budget: 'much' is not a size"),
+        ("models --tls-key k.pem", "TLS takes --tls-certificate and --tls-key together"),
+        ("models --tls-client-ca c.pem", "TLS takes --tls-certificate and --tls-key together"),
         (f"models --port {'9' * 5000}", "argument --port: '999"),
     ],
 )
@@ -41,6 +47,26 @@ def test_bad_usage_is_two_lines_and_status_2(
     assert first.startswith(f"keras-cnns serve: {message}")
     assert second == "Try: keras-cnns serve --help"
     assert (rest, printed.out) == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("256MB", 256_000_000),
+        ("256 MB", None),
+        ("1GiB", 2**30),
+        ("20000k", 20_000_000),
+        ("32Mi", 2**25),
+        ("33554432", 2**25),
+        ("20mb", 20_000_000),
+    ],
+)
+def test_a_size_has_a_unit(text: str, size: int | None) -> None:
+    if size is None:
+        with pytest.raises(UsageError):
+            parse("x", "", ["models", "--memory-budget", text])
+    else:
+        assert parse("x", "", ["models", "--memory-budget", text]).memory_budget == size
 
 
 @pytest.mark.parametrize(

@@ -126,3 +126,43 @@ def test_the_example_with_fastapi(repository: Path) -> None:
             assert answer.json() == {"label": "grey-5"}
 
     asyncio.run(asyncio.wait_for(main(), 60))
+
+
+@pytest.mark.parametrize(
+    ("host", "secured", "message"),
+    [
+        ("127.0.0.1", False, ""),
+        ("0.0.0.0", False, "not encrypted (--tls-certificate); everyone can request predictions"),
+        ("0.0.0.0", True, "other machines: connections are not encrypted (--tls-certificate)"),
+    ],
+)
+def test_what_other_machines_can_do_is_logged(
+    repository: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    host: str,
+    secured: bool,
+    message: str,
+) -> None:
+    tokens = tmp_path / "tokens"
+    tokens.write_text("t" * 32)
+    options = ServerOptions(
+        models=repository,
+        host=host,
+        port=0,
+        grace=0,
+        admin=True,
+        grpc_port="off",
+        token_file=tokens if secured else None,
+        admin_token_file=tokens if secured else None,
+    )
+
+    async def main() -> None:
+        async with Server(options):
+            pass
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+    (line,) = [line for line in caplog.messages if "other machines" in line] or [""]
+    assert message in line
+    assert bool(line) == bool(message)
+    assert ("--admin-token-file" in line) == (bool(message) and not secured)

@@ -66,7 +66,8 @@ def test_says_what_it_serves_where_and_how_to_ask(server: Process) -> None:
         (CLASSIFY, {"content": iter([bytes(100_000)] * 80)}, 413),
         ("/v1/models/grey:predict", {"content": b"{"}, 400),
         ("/v1/models/grey:predict", {"json": {"instances": [[1, 2], [3, 4]]}}, 400),
-        ("/v1/models/grey:predict", {"content": b"[" * 1_000_000}, 400),
+        ("/v1/models/grey:predict", {"content": b"[" * 1000}, 400),
+        ("/v1/models/grey:predict", {"content": b"[" * 1_000_000}, 413),
         ("/v1/models/gray:predict", {"json": {"instances": [ZEROS]}}, 404),
         ("/v1/models/grey/versions/2:predict", {"json": {"instances": [ZEROS]}}, 503),
         ("/v1/models/grey:nonsense", {"content": b""}, 400),
@@ -206,8 +207,9 @@ def test_what_never_ends_holds_the_server_no_longer_than_the_grace(repository: P
     large = {"b64": base64.b64encode(grey(130, (4000, 4000))).decode()}
     body = json.dumps({"signature_name": "serving_bytes", "instances": [large] * 300}).encode()
     head = f"POST /v1/models/grey:predict HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+    limit = ("--max-json-bytes", "32MiB")
     with (
-        running(str(repository / "grey"), "--grace", "2") as process,
+        running(str(repository / "grey"), "--grace", "2", *limit) as process,
         process.connect() as half,
         process.connect() as long,
     ):

@@ -24,6 +24,8 @@ from keras_cnns_serve.errors import (
     ServeError,
     code_name,
 )
+from keras_cnns_serve.images.activation_maps import overlay
+from keras_cnns_serve.images.decoding import PILLOW_MAX_PIXELS, EncodedImage
 from keras_cnns_serve.repository.configuration import ServerConfig
 from keras_cnns_serve.repository.files import ModelVersion
 from keras_cnns_serve.repository.manager import Manager
@@ -32,10 +34,15 @@ from keras_cnns_serve.repository.policy import Latest, VersionPolicy
 from keras_cnns_serve.repository.states import State, VersionStatus
 from keras_cnns_serve.repository.watcher import Watcher
 
-from .batching import ClosedError, Job
-from .inputs import check_contents, check_images, check_outputs
+from .admin import AdminThread
+from .batching import MEMORY_SECONDS, ClosedError, Job
+from .inputs import check_contents, check_images, check_outputs, pixel_bytes
+from .limits import Claim
 from .metrics import Statistics
 from .prediction import Prediction, ScoredLabel, Target, Timing, best_labels
+from .threads import Threads
+
+_DRAWING = Threads("draw", 1)
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,9 @@ class Dataplane:
     def __init__(self, config: ServerConfig, options: Options | None = None) -> None:
         options = options or Options()
         self.manager: Manager[Servable] = Manager(config, partial(start_servable, options=options))
+        self.budget = options.budget  # of the memory that clients hold, here and in the transports
         self._admin = options.admin
+        self._changes = AdminThread()
         self._watcher: Watcher | None = None
         self.draining = False  # the server stops: nobody should send new requests
         self._end: float | None = None  # when it must have stopped, by time.monotonic()
@@ -136,6 +145,7 @@ class Dataplane:
     def close(self, seconds: float | None = None) -> None:
         """Finish the requests in flight and end the threads, at most `seconds` after `stop`."""
         self.stop(seconds)
+        self._changes.close()
         if self._watcher is not None:
             self._watcher.stop(self._remaining())
         self.manager.close(self._remaining())
@@ -186,36 +196,40 @@ class Dataplane:
                 "this server loads, unloads and configures models for nobody; start it with --admin"
             )
 
-    async def load(self, name: str) -> None:
+    async def load(self, name: str, deadline: float | None = None) -> None:
         """Load a model again, or for the first time.
 
         Raises:
+            DeadlineExceededError: it was not done until the deadline; it may be done later.
             ForbiddenError: this server takes no such request.
             ModelNotFoundError: the repository has no such model.
             ModelUnavailableError: it cannot be loaded.
         """
-        self.check_admin()
-        await asyncio.to_thread(self.manager.load, name)
+        await self._change(deadline, partial(self.manager.load, name))
 
-    async def unload(self, name: str) -> None:
+    async def unload(self, name: str, deadline: float | None = None) -> None:
         """Stop serving a model until it is loaded again.
 
         Raises:
+            DeadlineExceededError: it was not done until the deadline; it may be done later.
             ForbiddenError: this server takes no such request.
             ModelNotFoundError: the repository has no such model.
         """
-        self.check_admin()
-        await asyncio.to_thread(self.manager.unload, name)
+        await self._change(deadline, partial(self.manager.unload, name))
 
-    async def reload_config(self, config: ServerConfig) -> None:
+    async def reload_config(self, config: ServerConfig, deadline: float | None = None) -> None:
         """Serve other models from now on.
 
         Raises:
+            DeadlineExceededError: it was not done until the deadline; it may be done later.
             ForbiddenError: this server takes no such request.
             ConfigError: the configuration is wrong; the old one goes on.
         """
+        await self._change(deadline, partial(self.manager.reconfigure, config))
+
+    async def _change(self, deadline: float | None, make: Callable[[], None]) -> None:
         self.check_admin()
-        await asyncio.to_thread(self.manager.reconfigure, config)
+        await self._changes.call(deadline, make)
 
     def served(self) -> list[Servable]:
         """Return every version that answers, by model and number, its recorder settled."""
@@ -303,13 +317,16 @@ class Dataplane:
         Raises:
             ModelNotFoundError, ModelUnavailableError: as for `metadata`.
             InvalidInputError: a name, a type, a shape or a value is not what the graph takes.
-            QueueFullError: too many wait.
+            QueueFullError: too many wait, or their pixels take all memory.
+            InputTooLargeError: the pixels take more memory than one request may have.
             DeadlineExceededError: the deadline has passed.
         """
         servable = self._find(target)
         images = check_images(servable.source.manifest, inputs)
         check_outputs(servable.source.manifest, outputs)
-        return await self._answer(target, servable, images, (), outputs, deadline, priority)
+        # An array that came in the body as it is is a part of the body.
+        memory = 0 if images is inputs[servable.source.manifest.input.name] else images.nbytes
+        return await self._answer(target, servable, images, (), outputs, deadline, priority, memory)
 
     async def predict_bytes(
         self,
@@ -331,7 +348,10 @@ class Dataplane:
         servable = self._find(target)
         check_contents(servable.source.manifest, contents)
         check_outputs(servable.source.manifest, outputs)
-        return await self._answer(target, servable, None, contents, outputs, deadline, priority)
+        memory = len(contents) * pixel_bytes(servable.source.manifest)
+        return await self._answer(
+            target, servable, None, contents, outputs, deadline, priority, memory
+        )
 
     async def classify_images(
         self,
@@ -354,6 +374,25 @@ class Dataplane:
         )
         return best_labels(prediction, top_k)
 
+    async def draw_activation_map(
+        self, prediction: Prediction, content: bytes, *, deadline: float | None = None
+    ) -> bytes:
+        """Return an encoded image as a PNG, overlaid by the class activation map of its prediction.
+
+        Raises:
+            QueueFullError: the memory to decode it once more is not free.
+            DeadlineExceededError: the deadline has passed.
+        """
+        preprocessing = prediction.source.manifest.preprocessing
+
+        def draw() -> bytes:
+            with self.budget.claim() as claim:
+                memory = EncodedImage(content, preprocessing, PILLOW_MAX_PIXELS).memory
+                claim.add(memory, MEMORY_SECONDS)
+                return overlay(content, prediction.outputs["cam"][0], preprocessing)
+
+        return await _DRAWING.call(deadline, draw)
+
     async def _answer(
         self,
         target: Target,
@@ -363,10 +402,14 @@ class Dataplane:
         outputs: Sequence[str],
         deadline: float | None,
         priority: int,
+        memory: int,
     ) -> Prediction:
+        """Answer, and hold so many bytes of the budget for the pixels meanwhile."""
         queued = time.monotonic()
         recorder = servable.recorder
+        claim = Claim(self.budget)
         try:
+            claim.add(memory)
             while True:
                 job = Job(images, contents, outputs, deadline, priority)
                 try:
@@ -383,6 +426,8 @@ class Dataplane:
         except Exception as error:
             recorder.failed(code_name(error), time.monotonic() - queued)
             raise
+        finally:
+            claim.release()
         seconds = time.monotonic() - queued
         recorder.answered(seconds, answer.queue, answer.decode, answer.compute)
         timing = Timing(answer.queue, answer.decode, answer.compute)

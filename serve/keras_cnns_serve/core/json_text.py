@@ -1,13 +1,65 @@
 """JSON, extended by NaN and Infinity, which TensorFlow Serving reads and writes."""
 
 import json
+import math
+from itertools import accumulate
+from operator import mul
 from typing import Any
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from keras_cnns_serve.errors import InvalidInputError
+from keras_cnns_serve.errors import InputTooLargeError, InvalidInputError
+from keras_cnns_serve.repository.manifest import Tensor
+
+from .inputs import MAX_IMAGES, shape_text
+
+MAX_BYTES = 8 * 2**20  # of the JSON in a request, unless an option says otherwise
+# What orjson takes at most, by measurement: for each byte of the text (its own buffer, and numbers
+# as objects), and further for each list and each object.
+BYTES_OF_MEMORY, BYTES_OF_LIST, BYTES_OF_OBJECT = 18, 60, 120
+# Lists and objects in a request for each of its images, and further ones, such as its shapes.
+PER_IMAGE, FURTHER = 8, 256
+
+
+def memory_to_parse(text: bytes, length: int, max_bytes: int, tensor: Tensor | None = None) -> int:
+    """Return the bytes that it takes at most to parse JSON; refuse what no request has.
+
+    Text of a few megabytes can have millions of empty lists, which take a hundred times as much.
+    How many lists a request can have follows from the shape of the images and the number of values.
+
+    Args:
+        text: What begins with the JSON.
+        length: Of the JSON.
+        max_bytes: The longest JSON that is parsed.
+        tensor: The images, if the request may contain them as lists.
+
+    Raises:
+        InputTooLargeError: It is longer, or has more lists or objects than a request can have.
+    """
+    if length > max_bytes:
+        raise InputTooLargeError(
+            f"the JSON has more than {max_bytes:,} bytes; send binary tensors, or encoded images "
+            "to :classify-image"
+        )
+    lists, objects = text.count(b"[", 0, length), text.count(b"{", 0, length)
+    max_lists = max_objects = PER_IMAGE * MAX_IMAGES + FURTHER
+    what = "a request"
+    if tensor is not None:
+        sizes = [size or 1 for size in tensor.shape[1:]]
+        images = text.count(b",", 0, length) // math.prod(sizes) + 1
+        max_lists = images * (1 + sum(accumulate(sizes[:-1], mul))) + FURTHER + MAX_IMAGES
+        what = f"{images:,} images of shape {shape_text(tensor)}"
+    if lists > max_lists:
+        raise InputTooLargeError(
+            f"the JSON has {lists:,} lists; that of {what} has at most {max_lists:,}"
+        )
+    if objects > max_objects:
+        raise InputTooLargeError(
+            f"the JSON has {objects:,} objects; that of a request has at most {max_objects:,}"
+        )
+    return BYTES_OF_MEMORY * length + BYTES_OF_LIST * lists + BYTES_OF_OBJECT * objects
 
 
 def loads(body: bytes) -> Any:

@@ -1,15 +1,21 @@
 """Limits of what a client may claim or take time for."""
 
+import contextlib
 import math
-from collections.abc import Sequence
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
-from keras_cnns_serve.errors import InputTooLargeError, InvalidInputError
+from keras_cnns_serve.errors import InputTooLargeError, InvalidInputError, QueueFullError
 
 MAX_RANK = 8
 IN_THREAD_BYTES = 50_000  # values of this length take longer to parse than a thread to wake
-BODY_SECONDS = 20  # for a body, and more for what has come of it at this rate:
+BODY_SECONDS = 20  # in which nothing of a body may come; more of it must come at this rate:
 SLOWEST_RATE = 10_000  # bytes a second
+PART_FOR_CLIENTS = 4  # the budget is this part of the memory that the process may use
+UNKNOWN_MEMORY = 4 * 2**30  # bytes; assumed where the system does not report any
 
 
 def checked_shape(
@@ -41,6 +47,143 @@ def checked_shape(
     return tuple(sizes)
 
 
-def seconds_for(size: int) -> float:
-    """Return the seconds in which a body of this size must arrive."""
-    return BODY_SECONDS + size / SLOWEST_RATE
+class Budget:
+    """The memory that all clients together can make the server hold.
+
+    A claim is granted only if it leaves as much free as its owner then holds: a few large requests
+    cannot take what small ones need. One request can therefore hold at most half of the budget.
+    Safe for many threads.
+
+    Args:
+        limit: Bytes.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.used = 0  # bytes
+        self.claimed = 0  # bytes, ever
+        self._changed = threading.Condition(threading.Lock())
+        self._waiting = 0  # threads
+
+    def claim(self, size: int = 0) -> "Claim":
+        """Return a claim of so many bytes; raise as `Claim.add` does."""
+        claim = Claim(self)
+        if size:
+            claim.add(size)
+        return claim
+
+    def _take(self, size: int, held: int, seconds: float) -> None:
+        wanted = held + size
+        if wanted > self.limit // 2:
+            raise InputTooLargeError(
+                f"the request takes about {_spell(wanted)} of memory; one request can have "
+                f"{_spell(self.limit // 2)}, half of --memory-budget"
+            )
+        with self._changed:
+            if self.used + size + wanted > self.limit and not self._wait(size + wanted, seconds):
+                raise QueueFullError(
+                    f"the requests in progress hold {_spell(self.used)} of the "
+                    f"{_spell(self.limit)} of memory that clients can have"
+                )
+            self.used += size
+            self.claimed += size
+
+    def _wait(self, needed: int, seconds: float) -> bool:
+        """Wait until so much is free, and return whether it is."""
+        if seconds <= 0:
+            return False
+        self._waiting += 1
+        try:
+            return self._changed.wait_for(lambda: self.used + needed <= self.limit, seconds)
+        finally:
+            self._waiting -= 1
+
+    def _give_back(self, size: int) -> None:
+        with self._changed:
+            self.used -= size
+            if self._waiting:
+                self._changed.notify_all()
+
+
+class Claim:
+    """What one owner, such as a request, holds of a budget; release it at the end.
+
+    Args:
+        budget: The budget.
+    """
+
+    __slots__ = ("_budget", "size")
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
+        self.size = 0  # bytes
+
+    def add(self, size: int, seconds: float = 0.0) -> None:
+        """Claim further bytes, and wait for them at most so many seconds.
+
+        Raises:
+            InputTooLargeError: The claim would be more than one owner can have.
+            QueueFullError: So much is not free.
+        """
+        self._budget._take(size, self.size, seconds)
+        self.size += size
+
+    def shrink(self, size: int) -> None:
+        """Give back what is held beyond so many bytes."""
+        if size < self.size:
+            self._budget._give_back(self.size - size)
+            self.size = size
+
+    def release(self) -> None:
+        """Give everything back."""
+        self.shrink(0)
+
+    def __enter__(self) -> "Claim":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+def _spell(size: int) -> str:
+    return f"{max(1, round(size / 1e6)):,} MB"
+
+
+def usable_memory(root: Path = Path("/")) -> int:
+    """Return the bytes that this process may use: of the machine, its cgroups and its own limit.
+
+    Args:
+        root: Of the file system with /proc and /sys.
+    """
+    return min(_memory_limits(root), default=UNKNOWN_MEMORY)
+
+
+def _memory_limits(root: Path) -> Iterator[int]:
+    with contextlib.suppress(AttributeError, ValueError, OSError):
+        yield os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with contextlib.suppress(ImportError):
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        if limit != resource.RLIM_INFINITY:
+            yield limit
+    with contextlib.suppress(OSError):
+        for line in (root / "proc/self/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if not controllers:  # version 2
+                yield from _cgroup_limits(root / "sys/fs/cgroup", path, "memory.max")
+            elif "memory" in controllers.split(","):
+                directory = root / "sys/fs/cgroup/memory"
+                yield from _cgroup_limits(directory, path, "memory.limit_in_bytes")
+
+
+def _cgroup_limits(directory: Path, path: str, name: str) -> Iterator[int]:
+    """Yield the limits of a cgroup and of those that it is in.
+
+    In a container the path may be the host's, which is not there: its own files are at the top.
+    """
+    group = directory / path.lstrip("/")
+    for each in (group, *group.parents):
+        if each.is_relative_to(directory):
+            with contextlib.suppress(OSError, ValueError):  # "max" is no limit
+                yield int((each / name).read_text())

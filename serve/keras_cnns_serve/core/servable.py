@@ -1,14 +1,15 @@
 """A version that answers requests: how it is started, and what runs it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import PurePosixPath
 
 from keras_cnns_serve.engines.choice import EngineOptions, Loaded, load_engine
-from keras_cnns_serve.images.decoding import MAX_PIXELS, read_image, read_small_image
+from keras_cnns_serve.images.decoding import MAX_PIXELS, EncodedImage, read_small_image
 from keras_cnns_serve.repository.files import ModelVersion
 
 from .batching import Batcher, BatchOptions
+from .limits import Budget
 from .metrics import Recorder
 
 
@@ -54,6 +55,7 @@ class Options:
     engine: EngineOptions = EngineOptions()  # noqa: RUF009 - it is frozen
     batch: BatchOptions = BatchOptions()  # noqa: RUF009
     max_pixels: int = MAX_PIXELS  # the largest image that is decoded
+    budget: Budget = field(default_factory=lambda: Budget(2**30))  # of all clients together
     admin: bool = False  # whether clients may load, unload and configure models
 
 
@@ -68,7 +70,7 @@ def start_servable(source: ModelVersion, options: Options) -> Servable:
     preprocessing, max_pixels = source.manifest.preprocessing, options.max_pixels
     batcher = Batcher(
         loaded.engine,
-        partial(read_image, preprocessing=preprocessing, max_pixels=max_pixels),
+        partial(EncodedImage, preprocessing=preprocessing, max_pixels=max_pixels),
         partial(read_small_image, preprocessing=preprocessing, max_pixels=max_pixels),
         [output.name for output in source.manifest.outputs],
         slots=loaded.slots,
@@ -76,6 +78,7 @@ def start_servable(source: ModelVersion, options: Options) -> Servable:
         workers=max(2, options.engine.cores, loaded.slots),
         options=options.batch,
         recorder=recorder,
+        budget=options.budget,
         seconds_per_image=loaded.seconds_per_image,
     )
     return Servable(source, loaded, batcher, recorder)

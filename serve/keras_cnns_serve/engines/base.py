@@ -1,4 +1,4 @@
-"""Runs a graph on batches of images. The interface is one method; an engine stands behind it."""
+"""Run a graph on batches of images. The interface is one method; an engine stands behind it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -14,25 +14,33 @@ from keras_cnns_serve.repository.manifest import Manifest, Tensor
 MAX_BATCH = 32
 
 Outputs = dict[str, NDArray[Any]]
+Names = Sequence[str] | None  # of outputs; None for all
 
 
 class Engine(Protocol):
     """Something that runs one version of one model; safe to call from several threads."""
 
-    def run(self, images: NDArray[np.uint8], names: Sequence[str] | None = None) -> Outputs:
-        """Maps uint8 pixels [N, H, W, C] to outputs, each [N, ...]: those named, or all."""
+    def run(self, images: NDArray[np.uint8], names: Names = None) -> Outputs:
+        """Map uint8 pixels [N, H, W, C] to outputs, each [N, ...]: those named, or all."""
+
+
+class LoadedEngine(Engine, Protocol):
+    """An engine that holds memory for its largest batch."""
+
+    def shrink(self) -> None:
+        """Free what only a large batch needs, as far as the library can; it costs a run."""
 
 
 def run_in_pieces(
     run: Any, images: NDArray[np.uint8], names: Sequence[str], size: int = MAX_BATCH
 ) -> Outputs:
-    """Runs a batch `size` images at a time.
+    """Run a batch `size` images at a time.
 
     Args:
-        run: maps images to the outputs, in the order of `names`.
+        run: Maps images to the outputs, in the order of `names`.
         images: [N, H, W, C].
-        names: of the outputs.
-        size: how many images at a time.
+        names: Those of the outputs.
+        size: How many images at a time.
     """
     if len(images) <= size:
         return dict(zip(names, run(images), strict=True))
@@ -42,10 +50,10 @@ def run_in_pieces(
 
 
 def warm_up(engine: Engine, manifest: Manifest, path: str) -> None:
-    """Runs one image: the first run allocates and lays out weights; no request should wait for it.
+    """Run one image: the first run allocates and lays out weights; no request should wait for it.
 
     Raises:
-        VersionRefusedError: it fails, or gives other shapes than `manifest` says.
+        VersionRefusedError: It fails, or gives other shapes than `manifest` says.
     """
     height, width = manifest.preprocessing.crop
     try:
@@ -60,10 +68,10 @@ def warm_up(engine: Engine, manifest: Manifest, path: str) -> None:
 def check_signature(
     path: str, manifest: Manifest, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]
 ) -> None:
-    """Every tensor of model.json is in the graph; the graph needs no input besides.
+    """Check that every tensor of model.json is in the graph, which needs no input besides.
 
     Raises:
-        VersionRefusedError: they differ.
+        VersionRefusedError: They differ.
     """
     _check("input", inputs, (manifest.input,), path)
     _check("output", outputs, manifest.outputs, path)

@@ -1,33 +1,20 @@
 """Choose which of a version's formats is run, by which engine, with how many threads."""
 
-import logging
-import statistics
-import threading
-import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from keras_cnns_serve.errors import VersionRefusedError
 from keras_cnns_serve.repository.files import ModelVersion
 from keras_cnns_serve.repository.manifest import Format, Manifest
 
-from .base import Engine, Outputs
-
-logger = logging.getLogger(__name__)
+from .base import LoadedEngine, warm_up
+from .threads import Choice, Key, choose_threads
+from .trial import Interruption, call_within
 
 ENGINES = ("onnxruntime", "openvino", "tensorflow")
 PRECISIONS = ("float32", "bfloat16", "int8")
-RUNS = 5  # to measure; a slow network is measured once
-SECONDS = 0.05  # after which measuring ends
-SHORT = 1e-3  # seconds; an image that takes less is not worth waking a thread for
-GAIN = 1.3  # that all cores must bring to a lone request, or they are not chosen
 
 
 @dataclass(frozen=True)
@@ -38,78 +25,84 @@ class EngineOptions:
     precision: str = "auto"  # or one of PRECISIONS
     threads: int = 0  # for one image; 0: measure at load and choose
     cores: int = 1  # that this process may use
+    load_timeout: float = 60.0  # seconds to open a version and run it for a trial
 
 
 @dataclass(frozen=True)
 class Loaded:
     """An engine, and how it is best used."""
 
-    engine: Engine
+    engine: LoadedEngine
     format: Format
-    threads: int  # that work on one image, at most
+    choice: Choice  # of threads
     slots: int  # runs side by side
-    reason: str  # why this format and so many threads, for people
-    seconds_per_image: float = 0.0  # of all slots together; 0: not measured
+    why: str  # this format
 
+    @property
+    def threads(self) -> int:
+        """Return how many threads work on one image, at most."""
+        return self.choice.threads
 
-class Elastic:
-    """Give all cores to each run while runs are few, and one core to each when they are many.
+    @property
+    def reason(self) -> str:
+        """Return why this format and so many threads, for people."""
+        return f"{self.why}; {self.choice.reason}"
 
-    Args:
-        alone: The engine with one thread for a run.
-        shared: The engine with all cores for a run.
-        few: How many runs may share all cores.
-    """
-
-    def __init__(self, alone: Engine, shared: Engine, few: int) -> None:
-        self._alone = alone
-        self._shared = shared
-        self._few = few
-        self._running = 0
-        self._lock = threading.Lock()
-
-    def run(self, images: NDArray[np.uint8], names: Sequence[str] | None = None) -> Outputs:
-        """Map uint8 pixels [N, H, W, C] to outputs, each [N, ...]: those named, or all."""
-        with self._lock:
-            engine = self._shared if self._running < self._few else self._alone
-            self._running += 1
-        try:
-            return engine.run(images, names)
-        finally:
-            with self._lock:
-                self._running -= 1
+    @property
+    def seconds_per_image(self) -> float:
+        """Return the time of an image, of all slots together; 0 if it was not measured."""
+        return self.choice.seconds
 
 
 def load_engine(source: ModelVersion, options: EngineOptions) -> Loaded:
     """Load the format to run, warm.
 
+    What takes longer than `load_timeout` is interrupted. What cannot be (OpenVINO opens a graph or
+    runs a loop, or TensorFlow runs) is left behind and goes on until the process ends.
+
     Raises:
-        VersionRefusedError: There is none, or it does not load or run.
+        VersionRefusedError: There is none, or it does not load or run, or not in time.
     """
     chosen, why = choose_format(source.manifest, options.engine, options.precision)
+    try:
+        return call_within(
+            options.load_timeout, lambda started: _load(source, options, chosen, why, started)
+        )
+    except TimeoutError:
+        pass
+    raise VersionRefusedError(
+        f"{chosen.path} was not loaded and run once within {options.load_timeout:g} s; allow more "
+        "time with --load-timeout"
+    )
+
+
+def _load(
+    source: ModelVersion, options: EngineOptions, chosen: Format, why: str, started: Interruption
+) -> Loaded:
     path = source.directory / chosen.path
 
-    def open_engine(threads: int) -> Engine:
+    def open_engine(threads: int) -> LoadedEngine:
         slots = max(1, options.cores // threads)
-        return _open(path, chosen, source.manifest, threads, slots)
+        return _open(path, chosen, source.manifest, threads, slots, started)
 
-    def loaded(engine: Engine, threads: int, slots: int, reason: str, seconds: float) -> Loaded:
-        return Loaded(engine, chosen, threads, slots, f"{why}; {reason}", seconds)
+    def loaded(threads: int, slots: int, reason: str) -> Loaded:
+        choice = Choice(threads, False, reason, 0.0)
+        return Loaded(open_engine(threads), chosen, choice, slots, why)
 
     if chosen.engine == "tensorflow":
         reason = "TensorFlow itself divides an image among all cores"
-        return loaded(open_engine(1), options.cores, options.cores, reason, 0.0)
+        return loaded(options.cores, options.cores, reason)
     if options.threads or options.cores == 1:
         threads = options.threads or 1
         reason = "threads set by --threads" if options.threads else "there is one core"
-        slots = max(1, options.cores // threads)
-        return loaded(open_engine(threads), threads, slots, reason, 0.0)
+        return loaded(threads, max(1, options.cores // threads), reason)
     # OpenVINO's engine with all threads has one stream, in which runs wait for each other.
     few = 1 if chosen.engine == "openvino" else max(1, options.cores // 2)
-    engine, threads, reason, seconds = choose_threads(
-        open_engine, source.manifest, options.cores, few
-    )
-    return loaded(engine, threads, options.cores, reason, seconds)
+    sha256 = source.manifest.files[chosen.path].sha256
+    key = Key(sha256, chosen.engine, chosen.precision, options.cores)
+    name = f"{source.name}/{source.version}"
+    engine, choice = choose_threads(open_engine, source.manifest, few, key, name)
+    return Loaded(engine, chosen, choice, options.cores, why)
 
 
 def choose_format(
@@ -159,72 +152,31 @@ def choose_format(
     return precise, f"the most precise format{among}: model.json has no time of a proven one"
 
 
-def choose_threads(
-    open_engine: Callable[[int], Engine], manifest: Manifest, cores: int, few: int = 1
-) -> tuple[Engine, int, str, float]:
-    """Measure whether all cores make a lone image faster.
-
-    The operators of a small network are too short to share. A large one answers a lone request
-    faster with all cores and is then loaded twice, because many requests side by side do best
-    with one thread each.
-
-    Args:
-        open_engine: Loads the network for a number of threads.
-        manifest: Says what an image is.
-        cores: How many there are.
-        few: How many runs may share all cores.
-
-    Returns:
-        The engine, the most threads for one image, the reason, and the seconds for one of many
-        images side by side.
-    """
-    alone = open_engine(1)
-    height, width = manifest.preprocessing.crop
-    image = np.zeros((1, height, width, manifest.preprocessing.channels), np.uint8)
-    with ThreadPoolExecutor(cores) as pool:
-        each = list(pool.map(lambda _: _seconds(alone, image), range(cores)))
-    one = statistics.median(each)
-    seconds = one / cores
-    if one < SHORT:
-        return alone, 1, f"an image takes {_spell(one)}, too short to share", seconds
-    try:
-        shared = open_engine(cores)
-    except VersionRefusedError as error:  # twice may be more than the memory holds
-        logger.warning("one thread per image: loaded for all cores, %s", error)
-        return alone, 1, "it could not be loaded a second time for all cores", seconds
-    all_cores = _seconds(shared, image)
-    times = f"({_spell(all_cores)} against {_spell(one)})"
-    if one > GAIN * all_cores:
-        reason = f"all cores make a lone image faster {times}"
-        return Elastic(alone, shared, few), cores, reason, seconds
-    return alone, 1, f"all cores do not make a lone image {GAIN} times as fast {times}", seconds
-
-
-def _spell(seconds: float) -> str:
-    return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1e3:.2f} ms"
-
-
-def _seconds(engine: Engine, image: NDArray[Any]) -> float:
-    """Return the median time of a run; the first run is not counted."""
-    engine.run(image)
-    times: list[float] = []
-    while len(times) < RUNS and sum(times) < SECONDS:
-        started = time.perf_counter()
-        engine.run(image)
-        times.append(time.perf_counter() - started)
-    return statistics.median(times)
-
-
-def _open(path: Path, chosen: Format, manifest: Manifest, threads: int, slots: int) -> Engine:
+def _open(
+    path: Path,
+    chosen: Format,
+    manifest: Manifest,
+    threads: int,
+    slots: int,
+    started: Interruption,
+) -> LoadedEngine:
     match chosen.engine:
         case "openvino":
             from .openvino import OpenVinoEngine
 
-            return OpenVinoEngine(path, manifest, threads, slots, chosen.precision)
+            openvino = OpenVinoEngine(path, manifest, threads, slots, chosen.precision)
+            started.add(openvino)
+            warm_up(openvino, manifest, path.name)
+            return openvino
         case "tensorflow":
             from .tensorflow import TensorFlowEngine
 
-            return TensorFlowEngine(path, manifest)
+            tensorflow = TensorFlowEngine(path, manifest)
+            warm_up(tensorflow, manifest, path.name)
+            return tensorflow
     from .onnxruntime import OnnxRuntimeEngine
 
-    return OnnxRuntimeEngine(path, manifest, threads)
+    engine = OnnxRuntimeEngine(path, manifest, threads)
+    started.add(engine)
+    warm_up(engine, manifest, path.name)
+    return engine

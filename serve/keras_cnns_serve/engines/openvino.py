@@ -1,5 +1,6 @@
 """OpenVINO on the CPU: the extra `openvino`."""
 
+import contextlib
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from keras_cnns_serve.errors import VersionRefusedError, one_line
 from keras_cnns_serve.repository.manifest import Manifest, Tensor
 
-from .base import Outputs, check_signature, run_in_pieces, warm_up
+from .base import Names, Outputs, check_signature, run_in_pieces
 
 DTYPES = {"u8": "uint8", "f32": "float32", "i32": "int32", "i64": "int64"}  # OpenVINO's names
 # By itself OpenVINO computes in bfloat16 where the machine can: ask for what was proven.
@@ -22,14 +23,14 @@ class OpenVinoEngine:
     """An OpenVINO model, or an ONNX file.
 
     Args:
-        path: the XML file; its weights lie beside it.
-        manifest: what `model.json` says of it; the file must agree.
-        threads: how many threads work on one image.
-        streams: how many images are worked on at a time.
+        path: The XML file; its weights lie beside it.
+        manifest: What `model.json` says of it; the file must agree.
+        threads: How many threads work on one image.
+        streams: How many images are worked on at a time.
         precision: "float32", "bfloat16" or "int8".
 
     Raises:
-        VersionRefusedError: the file does not load, does not run, or is not what `manifest` says.
+        VersionRefusedError: The file does not load, or is not what `manifest` says.
     """
 
     def __init__(
@@ -56,14 +57,18 @@ class OpenVinoEngine:
         )
         self._outputs = [output.name for output in manifest.outputs]
         self._of_thread = threading.local()  # an inference request serves one thread at a time
-        warm_up(self, manifest, path.name)
+        self._requests: list[Any] = []
+        self._interrupted = False
 
-    def run(self, images: NDArray[np.uint8], names: Sequence[str] | None = None) -> Outputs:
-        """Maps uint8 pixels [N, H, W, C] to outputs, each [N, ...]: those named, or all."""
+    def run(self, images: NDArray[np.uint8], names: Names = None) -> Outputs:
+        """Map uint8 pixels [N, H, W, C] to outputs, each [N, ...]: those named, or all."""
         wanted = list(names or self._outputs)
         request = getattr(self._of_thread, "request", None)
         if request is None:
             request = self._of_thread.request = self._model.create_infer_request()
+            self._requests.append(request)
+            if self._interrupted:
+                raise RuntimeError("it was interrupted")
 
         def run(piece: NDArray[np.uint8]) -> list[NDArray[Any]]:
             # The tensors belong to the request, which will be used again: copy.
@@ -71,6 +76,17 @@ class OpenVinoEngine:
             return [request.get_tensor(name).data.copy() for name in wanted]
 
         return run_in_pieces(run, images, wanted)
+
+    def shrink(self) -> None:
+        """Free what a run needs, unless one is in progress; the next run allocates it again."""
+        with contextlib.suppress(RuntimeError):
+            self._model.release_memory()
+
+    def interrupt(self) -> None:
+        """End the runs in progress after their current operator, which may be a whole loop."""
+        self._interrupted = True
+        for request in list(self._requests):
+            request.cancel()
 
 
 def _tensors(ports: Sequence[Any]) -> dict[str, Tensor]:

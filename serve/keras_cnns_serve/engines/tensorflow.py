@@ -1,6 +1,5 @@
 """TensorFlow on a SavedModel: the extra `tensorflow`."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +9,21 @@ from numpy.typing import NDArray
 from keras_cnns_serve.errors import VersionRefusedError, one_line
 from keras_cnns_serve.repository.manifest import Manifest, Tensor
 
-from .base import Outputs, check_signature, run_in_pieces, warm_up
+from .base import Names, Outputs, check_signature, run_in_pieces
 
 
 class TensorFlowEngine:
     """A SavedModel's `serving_default`. Its threads are TensorFlow's own, shared by all models.
 
+    A run cannot be interrupted: the trial of a version that never ends goes on in a thread of its
+    own, and in TensorFlow's, until the process ends. The version is refused all the same.
+
     Args:
-        path: the file saved_model.pb.
-        manifest: what `model.json` says of it; the signature must agree.
+        path: The file saved_model.pb.
+        manifest: What `model.json` says of it; the signature must agree.
 
     Raises:
-        VersionRefusedError: it does not load, does not run, or is not what `manifest` says.
+        VersionRefusedError: It does not load, or is not what `manifest` says.
     """
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
@@ -37,10 +39,9 @@ class TensorFlowEngine:
         check_signature(path.name, manifest, _tensors(inputs), _tensors(outputs))
         self._constant = tf.constant
         self._outputs = [output.name for output in manifest.outputs]
-        warm_up(self, manifest, path.name)
 
-    def run(self, images: NDArray[np.uint8], names: Sequence[str] | None = None) -> Outputs:
-        """Maps uint8 pixels [N, H, W, C] to outputs, each [N, ...]: those named, or all."""
+    def run(self, images: NDArray[np.uint8], names: Names = None) -> Outputs:
+        """Map uint8 pixels [N, H, W, C] to outputs, each [N, ...]: those named, or all."""
         wanted = list(names or self._outputs)
 
         def run(piece: NDArray[np.uint8]) -> list[NDArray[Any]]:
@@ -48,6 +49,9 @@ class TensorFlowEngine:
             return [outputs[name].numpy() for name in wanted]
 
         return run_in_pieces(run, images, wanted)
+
+    def shrink(self) -> None:
+        """Do nothing: TensorFlow's allocator gives its memory back itself."""
 
 
 def _tensors(specs: Any) -> dict[str, Tensor]:

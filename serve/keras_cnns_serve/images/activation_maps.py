@@ -17,12 +17,12 @@ COLOURS = np.array([[0, 0, 143], [0, 191, 255], [64, 220, 64], [255, 220, 0], [1
 
 
 def overlay(content: bytes, activation: NDArray[Any], preprocessing: Preprocessing) -> bytes:
-    """The pixels that the graph saw with the map over them, as a PNG.
+    """Return the pixels that the graph saw with the map over them, as a PNG.
 
     Args:
-        content: the encoded image.
-        activation: [h, w], of any range.
-        preprocessing: how the image becomes pixels.
+        content: The encoded image.
+        activation: The map [h, w], of any range.
+        preprocessing: How the image becomes pixels.
     """
     pixels = read_image(content, preprocessing, PILLOW_MAX_PIXELS)  # it was let in before
     base = np.broadcast_to(pixels, (*pixels.shape[:2], 3)).astype(np.float32)
@@ -33,7 +33,7 @@ def overlay(content: bytes, activation: NDArray[Any], preprocessing: Preprocessi
 
 
 def heat(activation: NDArray[Any], size: tuple[int, ...]) -> NDArray[np.float32]:
-    """A map [h, w] as colours [H, W, 3], 0 to 255; its least value is cold and its largest hot."""
+    """Return a map [h, w] as colours [H, W, 3], 0 to 255: its minimum cold, its maximum hot."""
     finite = np.nan_to_num(activation.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
     low, high = float(finite.min()), float(finite.max())
     scaled = (finite - low) / (high - low) if high > low else np.zeros_like(finite)

@@ -80,6 +80,14 @@ class _Own:
         ready = GaugeMetricFamily(_PREFIX + "ready", "1 while new requests are accepted, else 0")
         ready.add_metric([], float(self._dataplane.ready()))
         yield ready
+        budget = self._dataplane.budget
+        for name, text, value in (
+            ("memory_budget_bytes", "Memory that all clients together can have", budget.limit),
+            ("memory_claimed_bytes", "Memory of it that requests hold", budget.used),
+        ):
+            gauge = GaugeMetricFamily(_PREFIX + name, text)
+            gauge.add_metric([], float(value))
+            yield gauge
         answers = CounterMetricFamily(
             _PREFIX + "http_responses", "HTTP responses by status", labels=("status",)
         )

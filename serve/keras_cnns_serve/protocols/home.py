@@ -44,18 +44,17 @@ class Home:
         ]
 
     async def home(self, request: Request) -> Response:
-        """Answer GET / with the models, how each is run, and a command to try it."""
-        base = str(request.base_url) + "v1/models/"
+        """Answer GET / with the models, their paths, and how each is run."""
         models = [
             {
                 "name": model.name,
-                "classify": f"curl --data-binary @image.png {base}{path}:classify-image",
-                "status": base + path,
-                "metadata": f"{base}{path}/metadata",
+                "classify": f"{path}:classify-image",
+                "status": path,
+                "metadata": f"{path}/metadata",
                 "engine": model.engine,
             }
             for model in self._dataplane.models()
-            for path in [quote(model.name)]
+            for path in [f"/v1/models/{quote(model.name)}"]
         ]
         return json_response(
             orjson.dumps(

@@ -1,24 +1,19 @@
 """The endpoint that takes encoded images and returns labels with probabilities."""
 
-import asyncio
 import re
-from collections.abc import AsyncGenerator
 from typing import Any
 
 import numpy as np
-from python_multipart.exceptions import FormParserError
-from starlette.datastructures import Headers, UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
 
 from keras_cnns_serve.core.json_text import dumps
 from keras_cnns_serve.core.prediction import ScoredLabel, best_labels, target_of
 from keras_cnns_serve.errors import InvalidInputError
+from keras_cnns_serve.protocols.forms import files_of
+from keras_cnns_serve.protocols.parsing import parse
 from keras_cnns_serve.protocols.requests import RestEndpoints, server_timing
 from keras_cnns_serve.protocols.tfserving.rest import TARGET
 from keras_cnns_serve.transport.http.asgi import FastRoute, Reply, Request
 from keras_cnns_serve.transport.http.errors import failed
-
-_MAX_FILES = 64  # images in one form
 
 
 class ImageEndpoint(RestEndpoints):
@@ -45,7 +40,7 @@ class ImageEndpoint(RestEndpoints):
                 "output cam"
             )
         deadline = self._deadline(request)
-        contents = await _images(request)
+        contents = await _images(request, deadline)
         if cam and len(contents) != 1:
             raise InvalidInputError(f"cam=1 takes one image, not {len(contents)}")
         outputs = ("probabilities", "cam") if cam else ("probabilities",)
@@ -55,11 +50,8 @@ class ImageEndpoint(RestEndpoints):
             )
         timing = server_timing(prediction.timing)
         if cam:
-            from keras_cnns_serve.images.activation_maps import overlay
-
-            maps = prediction.outputs["cam"]
-            png = await asyncio.to_thread(
-                overlay, contents[0], maps[0], source.manifest.preprocessing
+            png = await self._dataplane.draw_activation_map(
+                prediction, contents[0], deadline=deadline
             )
             return Reply(png, media_type=b"image/png", headers=[timing])
         best = best_labels(prediction, top_k)
@@ -67,30 +59,14 @@ class ImageEndpoint(RestEndpoints):
         return Reply(dumps(answer), headers=[timing])
 
 
-async def _images(request: Request) -> list[bytes]:
+async def _images(request: Request, deadline: float | None) -> list[bytes]:
     """Return the encoded images of a body: the body itself, or the files of a multipart form."""
-    body = await request.body()
+    body = await request.body(deadline)
     # Only multipart is a form: curl labels any body as x-www-form-urlencoded.
     kind = request.header(b"content-type") or ""
     if not kind.lower().startswith("multipart/form-data"):
         return [body]
-
-    async def stream() -> AsyncGenerator[bytes, None]:
-        yield body
-
-    parser = MultiPartParser(Headers(scope=request.scope), stream(), max_files=_MAX_FILES)
-    parser.spool_max_size = len(body)  # no file is longer, so none is written to the disk
-    try:
-        form = await parser.parse()
-    except (MultiPartException, FormParserError) as error:
-        raise InvalidInputError(f"the form is damaged: {error}") from error
-    try:
-        files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
-        if not files:
-            raise InvalidInputError("the form has no file; with curl: -F image=@image.png")
-        return [await file.read() for file in files]
-    finally:
-        await form.close()
+    return await parse(len(body), deadline, files_of, body, kind)
 
 
 def _top_k(text: str | None) -> int:

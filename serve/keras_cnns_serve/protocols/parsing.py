@@ -1,6 +1,7 @@
 """What every protocol needs to read a request, over REST and over gRPC."""
 
-import asyncio
+import base64
+import binascii
 from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar
 
@@ -8,21 +9,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_cnns_serve.core.limits import IN_THREAD_BYTES
+from keras_cnns_serve.core.threads import PARSING
+from keras_cnns_serve.errors import InvalidInputError
 
+_WHITESPACE = b" \t\n\v\f\r"
+_STANDARD_ALPHABET = bytes.maketrans(b"-_", b"+/")
 _Arguments = ParamSpec("_Arguments")
 _Parsed = TypeVar("_Parsed")
 
 
 async def parse(
     size: int,
+    deadline: float | None,
     function: Callable[_Arguments, _Parsed],
     *arguments: _Arguments.args,
     **options: _Arguments.kwargs,
 ) -> _Parsed:
-    """Call `function`; in another thread if `size` bytes would keep the event loop busy."""
+    """Call `function`; in another thread if `size` bytes would keep the event loop busy.
+
+    Raises:
+        DeadlineExceededError: The deadline (`time.monotonic()`) has passed before it was done.
+    """
     if size < IN_THREAD_BYTES:
         return function(*arguments, **options)
-    return await asyncio.to_thread(function, *arguments, **options)
+    return await PARSING.call(deadline, function, *arguments, **options)
 
 
 def bytes_array(elements: Sequence[bytes]) -> NDArray[Any]:
@@ -35,3 +45,22 @@ def bytes_array(elements: Sequence[bytes]) -> NDArray[Any]:
 def from_bfloat16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
     """Return bfloat16 numbers, given as their bits, as float32: their upper half."""
     return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def from_base64(text: bytes, name: str) -> bytes:
+    """Decode base64 of either alphabet, with line breaks and padding or without.
+
+    Ruby, Android and Java's MIME encoder break lines; URLs need the second alphabet and no padding.
+
+    Raises:
+        InvalidInputError: It is not base64.
+    """
+    try:
+        return base64.b64decode(text, validate=True)
+    except binascii.Error:
+        pass
+    text = text.translate(_STANDARD_ALPHABET, _WHITESPACE).rstrip(b"=")
+    try:
+        return base64.b64decode(text + b"=" * (-len(text) % 4), validate=True)
+    except binascii.Error as error:
+        raise InvalidInputError(f"{name} is not base64: {error}") from error

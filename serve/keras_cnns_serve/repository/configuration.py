@@ -6,6 +6,7 @@ versions = "latest:2"                  # or "all", or [3, 4]
 labels = { stable = 3, canary = 4 }
 """
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -108,7 +109,7 @@ def from_proto(message: Any, relative_to: Path = Path()) -> ServerConfig:
                 f"{entry.model_platform!r}"
             )
         policy = _policy_of_proto(entry.name, entry.model_version_policy)
-        path = relative_to / entry.base_path.removeprefix("file://")
+        path = _local(entry.name, entry.base_path, relative_to)
         models.append(ModelConfig(entry.name, path, policy, dict(entry.version_labels)))
     return _unique(models)
 
@@ -169,7 +170,17 @@ def _model(path: Path, name: str, table: Any) -> ModelConfig:
         policy = parse_policy(versions if isinstance(versions, str) else "")
     except ValueError as error:
         raise ConfigError(f"{place}.versions: {error}") from error
-    return ModelConfig(name, path.parent / table["path"], policy, labels)
+    return ModelConfig(name, _local(place, table["path"], path.parent), policy, labels)
+
+
+def _local(place: str, path: str, relative_to: Path) -> Path:
+    path = path.removeprefix("file://")
+    if scheme := re.match("[A-Za-z][A-Za-z0-9+.-]*://", path):
+        raise ConfigError(
+            f"{place}: {path:.200} begins with {scheme[0]}, and only local directories are served; "
+            "copy it there, for instance with rclone sync"
+        )
+    return relative_to / path
 
 
 def _known(place: str, table: dict[str, Any], keys: tuple[str, ...]) -> None:

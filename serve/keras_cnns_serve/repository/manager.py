@@ -4,10 +4,8 @@ A new version is loaded and warmed beside the old one, takes over in one assignm
 one finishes what it has. What cannot be loaded leaves everything as it was, and says why.
 """
 
-import contextlib
-import ctypes
-import gc
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +23,7 @@ from keras_cnns_serve.errors import (
 
 from .configuration import ModelConfig, ServerConfig
 from .files import ModelVersion, find_models, find_versions, fingerprint, may_pass, read_version
+from .memory import give_memory_back
 from .states import Model, State, VersionStatus
 
 logger = logging.getLogger(__name__)
@@ -69,6 +68,7 @@ class Manager(Generic[S]):
         self._config = config
         self._start = start
         self._changing = threading.RLock()  # one change at a time
+        self._closed = False
         self._known: dict[str, _Known] = {}
         self._drains: list[threading.Thread] = []
         self.models: Mapping[str, Model[S]] = {}  # replaced, never changed: readers need no lock
@@ -134,7 +134,14 @@ class Manager(Generic[S]):
             self._retire(name, set(self._versions(name)))
 
     def close(self, seconds: float | None = None) -> None:
-        """Retire everything and wait for requests in flight, at most `seconds`."""
+        """Load nothing more, retire everything and wait for requests in flight.
+
+        A version that is being loaded is closed by its own thread, if that takes longer.
+
+        Args:
+            seconds: To wait, at most; None for ever.
+        """
+        self._closed = True
         end = None if seconds is None else time.monotonic() + seconds
         # A version that is being loaded just now may take longer than there is time.
         if not self._changing.acquire(timeout=-1 if seconds is None else seconds):
@@ -221,12 +228,12 @@ class Manager(Generic[S]):
         try:
             found = find_versions(model.name, model.base_path)
         except OSError as error:
-            problem = f"{model.base_path} cannot be read: {error.strerror}"
+            problem = f"its directory cannot be read: {error.strerror}"
             versions: dict[int, Path] = {}
         else:
             problem, versions = found.problem, found.versions
         if problem and problem != known.problem:
-            logger.warning("%s refused: %s", model.name, problem)
+            logger.warning("%s refused: %s (%s)", model.name, problem, model.base_path)
         known.problem = problem
         # Never retire the last: a base path that vanishes unloads nothing.
         return (self._load_wanted(model, known, versions) if versions else set()) or served
@@ -246,13 +253,14 @@ class Manager(Generic[S]):
         while True:
             wanted = model.policy.choose([v for v in versions if v not in known.refused])
             new = sorted(wanted - set(self._versions(model.name)))
-            if not new:
+            if not new or self._closed:
                 return wanted
             for version in new:
                 if version not in known.hindered:
                     known.states[version] = VersionStatus(version, State.START)
             for version in reversed(new):
-                self._load(model, known, version, versions[version])
+                if not self._closed:
+                    self._load(model, known, version, versions[version])
 
     def _load(self, model: ModelConfig, known: _Known, version: int, path: Path) -> None:
         if version not in known.hindered:
@@ -262,7 +270,8 @@ class Manager(Generic[S]):
             servable = self._start(read_version(model.name, version, path))
         except Exception as error:  # whatever it is, it must not end the others
             expected = isinstance(error, VersionRefusedError)
-            reason = str(error) if expected else f"it cannot be loaded: {one_line(error)}"
+            text = str(error) if expected else f"it cannot be loaded: {one_line(error)}"
+            reason = _without_directory(text, path)
             passing = may_pass(error)
             logger.debug("%s/%d", model.name, version, exc_info=not expected)
             known.refused[version] = (None if passing else mark, reason)
@@ -272,13 +281,16 @@ class Manager(Generic[S]):
             if passing:
                 known.hindered[version] = reason
             return
+        if self._closed:
+            servable.close()
+            return
         known.hindered.pop(version, None)
         # A configuration may yet be refused: its labels come when all is loaded.
         labels = self.models[model.name].labels if model.name in self.models else model.labels
         versions = {**self._versions(model.name), version: servable}
         self._publish(model.name, dict(sorted(versions.items())), labels)
         known.states[version] = VersionStatus(version, State.AVAILABLE)
-        _give_memory_back()  # loading takes more than serving
+        give_memory_back()  # loading takes more than serving
         logger.info("%s/%d is available: %s", model.name, version, servable.description)
 
     def _publish(self, name: str, versions: Mapping[int, S], labels: Mapping[str, int]) -> None:
@@ -307,8 +319,7 @@ class Manager(Generic[S]):
 
     def _drain(self, name: str, known: _Known, version: int, going: list[S]) -> None:
         going.pop().close()  # popped, so that nothing holds it when memory is given back
-        gc.collect()
-        _give_memory_back()
+        give_memory_back()
         with self._changing:
             if known.states.get(version) == VersionStatus(version, State.UNLOADING):
                 known.states[version] = VersionStatus(version, State.END)
@@ -316,6 +327,13 @@ class Manager(Generic[S]):
             for old in sorted(ended)[:-MAX_ENDED]:
                 del known.states[old]
         logger.info("%s/%d is unloaded", name, version)
+
+
+def _without_directory(text: str, path: Path) -> str:
+    """Return a reason, which clients can read, without the path of the version's directory."""
+    for directory in (path, path.absolute(), path.resolve()):
+        text = text.replace(f"{directory}{os.sep}", "").replace(str(directory), "its directory")
+    return text
 
 
 def _check_labels(models: Sequence[ModelConfig], staying: Mapping[str, set[int]]) -> None:
@@ -326,9 +344,3 @@ def _check_labels(models: Sequence[ModelConfig], staying: Mapping[str, set[int]]
                     f"the label {label!r} of {model.name} is for version {version}, which "
                     "does not answer"
                 )
-
-
-def _give_memory_back() -> None:
-    """glibc keeps what was freed for later; to a server's neighbours it is gone."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").malloc_trim(0)

@@ -10,9 +10,18 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from keras_cnns_serve.core import batching
 from keras_cnns_serve.core.batching import Batcher, BatchOptions, ClosedError, Job
+from keras_cnns_serve.core.limits import Budget
 from keras_cnns_serve.core.metrics import Recorder
-from keras_cnns_serve.errors import DamagedImageError, DeadlineExceededError, QueueFullError
+from keras_cnns_serve.errors import (
+    DamagedImageError,
+    DeadlineExceededError,
+    ImageTooLargeError,
+    QueueFullError,
+)
+
+BUDGET = Budget(2**30)
 
 
 class Doubler:
@@ -37,15 +46,32 @@ class Doubler:
         return {name: 2 * images[:, 0].astype(int) for name in names or ("twice", "again")}
 
 
+class Encoded:
+    """A number as text: `12`, or with the cost of decoding it, `12 memory work`."""
+
+    def __init__(self, content: bytes, read: Callable[[bytes], NDArray[np.uint8]]) -> None:
+        self._number, *costs = content.split()
+        self.memory, self.work = map(int, costs or (1, 1))
+        self._read = read
+
+    def read(self) -> NDArray[np.uint8]:
+        return self._read(self._number)
+
+
 class Decoder:
     """Decodes the text of a number, when it is let."""
 
     def __init__(self) -> None:
+        self.looked: list[bytes] = []
         self.begun: list[bytes] = []
         self.go = threading.Event()
         self.go.set()
 
-    def __call__(self, content: bytes) -> NDArray[np.uint8]:
+    def __call__(self, content: bytes) -> Encoded:
+        self.looked.append(content[:9])
+        return Encoded(content, self._decode)
+
+    def _decode(self, content: bytes) -> NDArray[np.uint8]:
         self.begun.append(content)
         assert self.go.wait(10)
         if content == b"bad":
@@ -67,12 +93,14 @@ def decode() -> Decoder:
 def start(engine: Doubler, decode: Decoder) -> Iterator[Callable[..., Batcher]]:
     started: list[Batcher] = []
 
-    def begin(slots: int = 1, workers: int = 2, **options: Any) -> Batcher:
+    def begin(slots: int = 1, workers: int = 2, budget: Budget = BUDGET, **options: Any) -> Batcher:
         settings = BatchOptions(**options)
         recorder = Recorder()
         names = ("twice", "again")
         started.append(
-            Batcher(engine, decode, lambda _: None, names, slots, workers, settings, recorder)
+            Batcher(
+                engine, decode, lambda _: None, names, slots, workers, settings, recorder, budget
+            )
         )
         return started[-1]
 
@@ -81,7 +109,8 @@ def start(engine: Doubler, decode: Decoder) -> Iterator[Callable[..., Batcher]]:
     decode.go.set()
     for batcher in started:
         batcher.close()
-        assert batcher.waiting == batcher._unfinished == 0
+        assert batcher.waiting == batcher._unfinished == batcher._large_bytes == 0
+        assert batcher._budget.used == 0
 
 
 def job(*values: int, encoded: bool = False, **options: Any) -> Job:
@@ -409,15 +438,22 @@ def test_a_lone_run_does_not_say_what_all_do_together(
 ) -> None:
     batcher = start(slots=2, workers=2)
 
-    async def main() -> None:
-        batcher._seconds_per_image = 5.0
-        await batcher.answer(job(1))
-        assert batcher._seconds_per_image == 5.0
-        assert engine.running.acquire(blocking=False)  # that lone run's
-        both = [await blocked(batcher, engine) for _ in range(2)]
+    async def learned(value: float, *busy: int) -> float:
+        batcher._recent_seconds, batcher._recent_images = value, 1.0
+        engine.go.clear()
+        tasks = ask(batcher, [job(1) for _ in busy])
+        for _ in busy:
+            assert await asyncio.to_thread(engine.running.acquire, timeout=10)
+        await asyncio.sleep(0.02)
         engine.go.set()
-        await asyncio.gather(*both)
-        assert batcher._seconds_per_image < 5.0
+        await asyncio.gather(*tasks)
+        return batcher._seconds_per_image
+
+    async def main() -> None:
+        assert await learned(0.015, 1) == 0.015  # half of 0.02 would be too little
+        assert 0.02 <= await learned(5.0, 1) < 5.0  # no longer than the lone one
+        assert await learned(0.001, 1, 2) > 0.004
+        assert await learned(5.0, 1, 2) < 5.0
 
     asyncio.run(main())
 
@@ -587,6 +623,261 @@ def test_a_long_run_stops_when_nobody_waits_for_it(
 
     asyncio.run(main())
     assert engine.batches == [list(range(32)), [5]]
+
+
+def large(*values: int, memory: int = 2**23, **options: Any) -> Job:
+    contents = [b"%d %d 1" % (value, memory) for value in values]
+    settings = {"names": ("twice",), "deadline": None, "priority": 0} | options
+    return Job(None, contents, **settings)
+
+
+class Gate:
+    """Lets one number at a time be decoded; those below 100 at once."""
+
+    def __init__(self, decode: Decoder) -> None:
+        self._decode = decode._decode
+        self._passes = threading.Semaphore(0)
+        decode._decode = self  # type: ignore[method-assign]
+
+    def open(self, times: int = 1000) -> None:
+        self._passes.release(times)
+
+    def __call__(self, content: bytes) -> NDArray[np.uint8]:
+        pixels = self._decode(content)
+        if int(content) >= 100:
+            assert self._passes.acquire(timeout=10)
+        return pixels
+
+
+@pytest.mark.parametrize("cost", [b"%d 8388608 1", b"%d 1 8388608", b"%d" + b" " * 2**20 + b"1 1"])
+def test_small_images_overtake_large_ones_and_one_thread_is_left_to_them(
+    start: Callable[..., Batcher], decode: Decoder, cost: bytes
+) -> None:
+    batcher = start(workers=2)
+    gate = Gate(decode)
+
+    async def main() -> None:
+        jobs = [Job(None, [cost % value], ("twice",), None, 0) for value in (101, 102)]
+        slow = ask(batcher, jobs)
+        await until(lambda: decode.begun == [b"101"])
+        async with asyncio.timeout(10):
+            for value in range(5):
+                answer = await batcher.answer(job(value, encoded=True))
+                assert answer.outputs["twice"].tolist() == [2 * value]
+                await batcher.answer(job(value))
+        assert [b for b in decode.begun if int(b) >= 100] == [b"101"]
+        gate.open()
+        answers = await asyncio.gather(*slow)
+        assert [each.outputs["twice"].tolist() for each in answers] == [[202], [204]]
+
+    asyncio.run(main())
+
+
+def test_an_image_of_many_bytes_is_not_even_looked_at_before_its_turn(
+    start: Callable[..., Batcher], decode: Decoder
+) -> None:
+    batcher = start(workers=2)
+    gate = Gate(decode)
+
+    async def main() -> None:
+        slow = ask(batcher, [large(101), job(1, encoded=True)])
+        await until(lambda: b"101" in decode.begun)
+        long = b"102" + b" " * 2**20
+        slow += ask(batcher, [Job(None, [b"2", long], ("twice",), None, 0)])
+        async with asyncio.timeout(10):
+            await batcher.answer(job(3, encoded=True))
+        assert b"102" + b" " * 6 not in decode.looked
+        gate.open()
+        answers = await asyncio.gather(*slow)
+        assert answers[2].outputs["twice"].tolist() == [4, 204]
+
+    asyncio.run(main())
+
+
+def test_requests_of_several_large_images_take_turns(
+    start: Callable[..., Batcher], decode: Decoder
+) -> None:
+    batcher = start(workers=2)
+    gate = Gate(decode)
+
+    async def main() -> None:
+        tasks = ask(batcher, [large(101, 102, 103), large(111, 112, 113)])
+        await until(lambda: decode.begun == [b"101"] and len(batcher._large) == 1)
+        gate.open()
+        answers = await asyncio.gather(*tasks)
+        assert answers[1].outputs["twice"].tolist() == [222, 224, 226]
+
+    asyncio.run(main())
+    assert decode.begun == [b"101", b"111", b"102", b"112", b"103", b"113"]
+
+
+def test_requests_of_several_small_images_take_turns(
+    start: Callable[..., Batcher],
+    engine: Doubler,
+    decode: Decoder,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(batching, "SLICE", 0.0)
+    batcher = start(workers=1)
+
+    async def main() -> None:
+        first = await blocked(batcher, engine)
+        tasks = ask(batcher, [job(10, 11, 12, encoded=True), job(20, 21, encoded=True)])
+        tasks += ask(batcher, [job(30, encoded=True)])
+        await queued(batcher, 3)
+        engine.go.set()
+        answers = await asyncio.gather(first, *tasks)
+        assert answers[1].outputs["twice"].tolist() == [20, 22, 24]
+
+    asyncio.run(main())
+    assert decode.begun == [b"10", b"20", b"30", b"11", b"21", b"12"]
+
+
+def test_a_large_image_is_not_overtaken_for_ever(
+    start: Callable[..., Batcher],
+    engine: Doubler,
+    decode: Decoder,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(batching, "PATIENCE", 0.0)
+    batcher = start(workers=1)
+
+    async def main() -> None:
+        first = await blocked(batcher, engine)
+        patient = large(101)
+        patient.large = True
+        tasks = ask(batcher, [job(2), job(3, encoded=True), patient])
+        await queued(batcher, 3)
+        engine.go.set()
+        await asyncio.gather(first, *tasks)
+
+    asyncio.run(main())
+    assert decode.begun == [b"101", b"3"]
+
+
+def test_the_memory_of_a_large_image_is_claimed_while_it_is_decoded(
+    start: Callable[..., Batcher], decode: Decoder
+) -> None:
+    budget = Budget(2**25)
+    batcher = start(workers=4, budget=budget)
+    gate = Gate(decode)
+
+    async def main() -> None:
+        memory = 2**23 + 1
+        tasks = ask(batcher, [large(value, memory=memory) for value in (101, 102, 103)])
+        await until(lambda: len(decode.begun) == 2)
+        await asyncio.sleep(0.05)  # the third waits, for as much must be free as it takes
+        assert budget.used == 2 * memory
+        assert len(decode.begun) == 2
+        gate.open()
+        await asyncio.gather(*tasks)
+        with pytest.raises(ImageTooLargeError, match="takes 18 MB of memory to decode; one reque"):
+            await batcher.answer(large(1, memory=2**24 + 2**20))
+        with pytest.raises(ImageTooLargeError, match="image 2 of 2: the image takes 18 MB"):
+            await batcher.answer(Job(None, [b"1", b"2 17825792 1"], ("twice",), None, 0))
+
+    asyncio.run(main())
+
+
+def test_a_large_image_waits_for_memory_no_longer_than_somebody_waits_for_it(
+    start: Callable[..., Batcher], decode: Decoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batching, "MEMORY_SECONDS", 60.0)
+    budget = Budget(2**25)
+    batcher = start(workers=2, budget=budget)
+
+    async def main() -> None:
+        with budget.claim(2**24):
+            with pytest.raises(DeadlineExceededError):
+                await batcher.answer(large(101, memory=2**23 + 1, deadline=time.monotonic() + 0.05))
+            await until(lambda: batcher._large_threads == 0)
+            monkeypatch.setattr(batching, "MEMORY_SECONDS", 0.05)
+            with pytest.raises(QueueFullError, match="of memory that clients can have"):
+                await batcher.answer(large(102, memory=2**23 + 1))
+            monkeypatch.setattr(batching, "MEMORY_SECONDS", 60.0)
+            waiting = ask(batcher, [large(103, memory=2**23 + 1)])
+            await asyncio.sleep(0.05)
+        await asyncio.gather(*waiting)
+
+    asyncio.run(main())
+    assert decode.begun == [b"103"]
+
+
+def test_large_images_that_wait_leave_memory_to_decode_them(
+    start: Callable[..., Batcher], decode: Decoder
+) -> None:
+    batcher = start(workers=2, budget=Budget(2**25))
+    gate = Gate(decode)
+    blank = b" " * 2**21
+
+    def photographs(*values: int) -> Job:
+        return Job(None, [b"%d" % value + blank for value in values], ("twice",), None, 0)
+
+    async def main() -> None:
+        tasks = ask(batcher, [photographs(101, 102)])
+        await until(lambda: decode.begun == [b"101"])
+        tasks += ask(batcher, [photographs(103)])
+        await queued(batcher, 1)
+        with pytest.raises(QueueFullError, match="6 MB of large images wait already, a quarter of"):
+            await batcher.answer(photographs(104, 105))
+        tasks[1].cancel()
+        await asyncio.gather(tasks[1], return_exceptions=True)
+        tasks += ask(batcher, [photographs(106)])
+        gate.open()
+        await asyncio.gather(tasks[0], tasks[2])
+
+    asyncio.run(main())
+    assert b"103" not in decode.begun
+
+
+@pytest.mark.parametrize("end", ["cancelled", "late"])
+def test_a_request_that_ends_in_a_queue_holds_no_image(
+    start: Callable[..., Batcher], engine: Doubler, decode: Decoder, end: str
+) -> None:
+    batcher = start(workers=2)
+
+    async def main() -> None:
+        first = await blocked(batcher, engine)
+        deadline = time.monotonic() + 0.2 if end == "late" else None
+        jobs = [job(2, deadline=deadline), job(3, encoded=True, deadline=deadline)]
+        tasks = ask(batcher, jobs)
+        await until(lambda: jobs[1].images is not None)
+        assert jobs[0].images is not None
+        if end == "cancelled":
+            for task in tasks:
+                task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert [each.images for each in jobs] == [None, None]
+        engine.go.set()
+        await first
+
+    asyncio.run(main())
+    assert engine.batches == [[1]]
+
+
+def test_beside_a_run_of_many_images_others_are_let_in(
+    start: Callable[..., Batcher], engine: Doubler
+) -> None:
+    """An image of a small model takes less time in a large run than alone."""
+    batcher = start()
+    run = engine.run
+
+    def slowly(images: NDArray[np.uint8], names: Sequence[str] | None = None) -> dict[str, Any]:
+        time.sleep(0.002)
+        return run(images, names)
+
+    engine.run = slowly  # type: ignore[method-assign]
+
+    async def main() -> None:
+        for _ in range(20):
+            await batcher.answer(job(1))
+        engine.batches.clear()
+        many = ask(batcher, [job(*[1] * 3000)])
+        await until(lambda: len(engine.batches) > 10)
+        single = [job(value, deadline=time.monotonic() + 5) for value in range(5)]
+        await asyncio.gather(*many, *ask(batcher, single))
+
+    asyncio.run(main())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a priority for each thread")

@@ -1,7 +1,8 @@
 import asyncio
 import logging
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from keras_cnns_serve import errors
 from keras_cnns_serve.core.dataplane import Dataplane
+from keras_cnns_serve.core.limits import Budget
 from keras_cnns_serve.core.prediction import ScoredLabel, Target
 from keras_cnns_serve.core.servable import Options
 from keras_cnns_serve.engines.choice import EngineOptions
@@ -266,7 +268,7 @@ def test_a_successor_is_asked_only_what_it_answers(
     with pytest.raises(errors.InvalidInputError) as refused:
         asyncio.run(
             asyncio.wait_for(
-                dataplane._answer(Target("grey"), found, images, (), outputs, None, 0), 10
+                dataplane._answer(Target("grey"), found, images, (), outputs, None, 0, 0), 10
             )
         )
     assert message in str(refused.value)
@@ -286,8 +288,90 @@ def test_a_successor_decodes_anew(tmp_path: Path) -> None:
     dataplane.manager.sync()
     found.batcher.close()
     thumbnail = grey(130, (16, 16), "JPEG")
-    answer = dataplane._answer(Target("grey"), found, None, [thumbnail], (), None, 0)
+    answer = dataplane._answer(Target("grey"), found, None, [thumbnail], (), None, 0, 0)
     prediction = asyncio.run(asyncio.wait_for(answer, 10))
     assert prediction.source.version == 2
     assert prediction.outputs["probabilities"].argmax() == 5
     dataplane.close(5)
+
+
+@pytest.fixture
+def tight(tmp_path: Path) -> Iterator[Dataplane]:
+    """A data plane with a budget of 1,000 bytes; an image has 64."""
+    write_version(tmp_path / "grey" / "1")
+    options = Options(budget=Budget(1000), admin=True)
+    dataplane = Dataplane.open(tmp_path, options=options)
+    yield dataplane
+    dataplane.close(5)
+    assert dataplane.budget.used == 0
+
+
+def test_a_request_holds_the_memory_of_its_pixels_until_its_answer(tight: Dataplane) -> None:
+    images = {"images": np.full((3, 8, 8, 1), 130)}
+
+    async def main() -> None:
+        answers = [tight.predict_bytes(Target("grey"), [grey(130)] * 2) for _ in range(2)]
+        answers.append(tight.predict(Target("grey"), images))
+        tasks = [asyncio.create_task(answer) for answer in answers]
+        await asyncio.sleep(0)
+        assert tight.budget.used == (2 + 2 + 3) * 64
+        await asyncio.gather(*tasks)
+        assert tight.budget.used == 0
+        cancelled = asyncio.create_task(tight.predict(Target("grey"), images))
+        await asyncio.sleep(0)
+        cancelled.cancel()
+        await asyncio.gather(cancelled, return_exceptions=True)
+        assert tight.budget.used == 0
+        with pytest.raises(errors.UnsupportedImageError):
+            await tight.predict_bytes(Target("grey"), [grey(130), b"x"])
+
+    asyncio.run(main())
+
+
+def test_pixels_that_came_as_they_are_belong_to_the_body(tight: Dataplane) -> None:
+    images = np.full((9, 8, 8, 1), 130, np.uint8)
+    prediction = predict(images)(tight)
+    assert len(prediction.outputs["probabilities"]) == 9
+
+
+def test_pixels_that_take_too_much_memory_are_refused(tight: Dataplane) -> None:
+    with pytest.raises(errors.InputTooLargeError, match="the request takes about"):
+        classify(tight, [grey(130)] * 8)
+    with pytest.raises(errors.InputTooLargeError, match="the request takes about"):
+        predict(np.full((8, 8, 8, 1), 130))(tight)
+    with tight.budget.claim(450):
+        with tight.budget.claim(200), pytest.raises(errors.QueueFullError):
+            classify(tight, [grey(130)] * 3)
+        assert len(classify(tight, [grey(130)] * 3)) == 3
+    (servable,) = tight.served()
+    assert servable.recorder.outcomes == {
+        "INVALID_ARGUMENT": 2,
+        "RESOURCE_EXHAUSTED": 1,
+        "OK": 1,
+    }
+
+
+def test_an_image_that_takes_too_much_memory_to_decode_is_refused(tmp_path: Path) -> None:
+    write_version(tmp_path / "grey" / "1")
+    dataplane = Dataplane.open(tmp_path, options=Options(budget=Budget(10_000_000)))
+    with pytest.raises(errors.ImageTooLargeError, match="takes 6 MB of memory to decode; one req"):
+        classify(dataplane, [grey(130, (3000, 2000), "JPEG")])
+    dataplane.close(5)
+
+
+def test_changes_of_what_is_served_take_no_thread_from_others(tight: Dataplane) -> None:
+    async def main() -> None:
+        with tight.manager._changing:
+            changes = [tight.load("grey"), tight.unload("grey"), tight.load("grey")]
+            changes += [tight.load("grey") for _ in range(30)]
+            tasks = [asyncio.create_task(change) for change in changes]
+            await asyncio.sleep(0)
+            assert await asyncio.wait_for(asyncio.to_thread(lambda: 5), 10) == 5
+            with pytest.raises(errors.DeadlineExceededError):
+                await tight.load("grey", time.monotonic() + 0.01)
+            for task in tasks[3:]:
+                task.cancel()
+        await asyncio.gather(*tasks[:3])
+        assert tight.ready(Target("grey"))
+
+    asyncio.run(main())

@@ -1,27 +1,18 @@
-import re
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from keras_cnns_serve.engines.base import Engine
-from keras_cnns_serve.engines.choice import (
-    Elastic,
-    EngineOptions,
-    choose_format,
-    choose_threads,
-    load_engine,
-)
-from keras_cnns_serve.engines.onnxruntime import OnnxRuntimeEngine
+from keras_cnns_serve.engines.choice import EngineOptions, choose_format, load_engine
 from keras_cnns_serve.errors import VersionRefusedError
-from keras_cnns_serve.repository.files import read_version
+from keras_cnns_serve.repository.files import may_pass, read_version
 from keras_cnns_serve.repository.manifest import Manifest, read_manifest
 from tests.serve.conftest import graph, publish, write_version
+from tests.serve.engines.graphs import constant_graph, endless_graph
 
 FORMATS = {
     "onnx": {"path": "model.onnx", "milliseconds": 3.0},
@@ -144,69 +135,6 @@ def test_a_choice_of_one_has_its_reason(tmp_path: Path) -> None:
     assert choose_format(only, "onnxruntime")[1] == "the only format"
 
 
-def test_a_small_net_gets_one_thread(tmp_path: Path) -> None:
-    directory = write_version(tmp_path / "grey" / "1")
-    read = read_manifest(directory / "model.json")
-    opened: list[int] = []
-
-    def open_engine(threads: int) -> Engine:
-        opened.append(threads)
-        return OnnxRuntimeEngine(directory / "model.onnx", read, threads)
-
-    engine, threads, reason, seconds = choose_threads(open_engine, read, cores=2)
-    assert (threads, opened[0]) == (1, 1)
-    assert re.search(r"^an image takes 0\.\d\d ms, too short|do not make a lone", reason)
-    assert 0 < seconds < 1
-    assert engine.run(np.zeros((1, 8, 8, 1), np.uint8))["probabilities"].shape == (1, 10)
-
-
-class Large:
-    """An engine whose images take 20 ms of one thread, and that shares them as well as may be."""
-
-    def __init__(self, threads: int, loss: float) -> None:
-        self._seconds = 0.02 / threads * (1 if threads == 1 else 1 + loss)
-
-    def run(self, images: NDArray[np.uint8], names: Any = None) -> dict[str, Any]:
-        time.sleep(self._seconds * len(images))
-        return {}
-
-
-@pytest.mark.parametrize(
-    ("loss", "chosen", "why"),
-    [
-        (0.0, 2, r"^all cores make a lone image faster \(\d+\.\d\d ms against \d+\.\d\d ms\)$"),
-        (1.0, 1, r"^all cores do not make a lone image 1\.3 times as fast \(\d+\.\d\d ms aga"),
-    ],
-)
-def test_a_large_net_gets_all_threads_if_they_help(
-    tmp_path: Path, loss: float, chosen: int, why: str
-) -> None:
-    read = read_manifest(write_version(tmp_path / "grey" / "1") / "model.json")
-    engine, threads, reason, seconds = choose_threads(
-        lambda threads: Large(threads, loss), read, cores=2
-    )
-    assert threads == chosen
-    assert re.search(why, reason)
-    assert isinstance(engine, Elastic) == (chosen == 2)
-    assert 0.009 < seconds < 0.1  # half of the 20 ms that an image takes beside another
-
-
-def test_what_cannot_be_loaded_twice_is_loaded_once(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    read = read_manifest(write_version(tmp_path / "grey" / "1") / "model.json")
-
-    def open_engine(threads: int) -> Engine:
-        if threads > 1:
-            raise VersionRefusedError("there is no memory left")
-        return Large(1, 0.0)
-
-    engine, threads, reason, _ = choose_threads(open_engine, read, cores=2)
-    assert (type(engine), threads) == (Large, 1)
-    assert reason == "it could not be loaded a second time for all cores"
-    assert "there is no memory left" in caplog.text
-
-
 @pytest.mark.parametrize(
     ("asked", "threads", "slots"), [(1, 1, 4), (2, 2, 2), (3, 3, 1), (8, 8, 1)]
 )
@@ -217,32 +145,6 @@ def test_threads_that_are_asked_for(tmp_path: Path, asked: int, threads: int, sl
     assert loaded.reason == "the only format; threads set by --threads"
     lone = load_engine(source, EngineOptions(cores=1))
     assert lone.reason == "the only format; there is one core"
-
-
-def test_few_runs_share_all_cores_and_many_have_one_each() -> None:
-    ran: list[str] = []
-    inside, go = threading.Semaphore(0), threading.Event()
-
-    class Named:
-        def __init__(self, name: str) -> None:
-            self._name = name
-
-        def run(self, images: Any, names: Any = None) -> dict[str, Any]:
-            ran.append(self._name)
-            inside.release()
-            assert go.wait(10)
-            return {}
-
-    engine = Elastic(Named("alone"), Named("shared"), few=2)
-    image = np.zeros((1, 8, 8, 1), np.uint8)
-    with ThreadPoolExecutor(4) as pool:
-        for _ in range(4):
-            pool.submit(engine.run, image)
-            assert inside.acquire(timeout=10)
-        go.set()
-    assert ran == ["shared", "shared", "alone", "alone"]
-    engine.run(image)
-    assert ran[-1] == "shared"
 
 
 LEVELS = np.arange(0, 250, 10)
@@ -264,6 +166,7 @@ def test_openvino_answers_as_onnx_runtime_does(tmp_path: Path) -> None:
     assert loaded.format.name == "openvino"
     given = loaded.engine.run(IMAGES)
     np.testing.assert_allclose(given["probabilities"], expected["probabilities"], atol=1e-5)
+    loaded.engine.shrink()
     assert len(loaded.engine.run(IMAGES[:1], ["probabilities"])["probabilities"]) == 1
 
 
@@ -284,6 +187,7 @@ def test_tensorflow_answers_as_onnx_runtime_does(tmp_path: Path) -> None:
     formats = {"onnx": {"path": "model.onnx"}, "saved_model": {"path": "saved_model.pb"}}
     source = read_version("grey", 1, publish(tmp_path / "grey" / "1", files, formats=formats))
     loaded = load_engine(source, EngineOptions("tensorflow", cores=2))
+    loaded.engine.shrink()
     expected = load_engine(source, EngineOptions("onnxruntime")).engine.run(IMAGES)
     given = loaded.engine.run(IMAGES)
     np.testing.assert_allclose(given["probabilities"], expected["probabilities"], atol=1e-5)
@@ -296,3 +200,22 @@ def test_a_broken_file_of_another_engine_is_refused(tmp_path: Path, engine: str)
     source = read_version("grey", 1, publish(tmp_path / "grey" / "1", files, formats=FORMATS))
     with pytest.raises(VersionRefusedError, match="does not load"):
         load_engine(source, EngineOptions(engine))
+
+
+@pytest.mark.parametrize("model", [endless_graph, constant_graph])
+def test_a_trial_that_does_not_end_is_ended(tmp_path: Path, model: Callable[[], bytes]) -> None:
+    source = read_version("slow", 1, write_version(tmp_path / "slow" / "1", model()))
+    threads = threading.active_count()
+    message = (
+        r"^model\.onnx was not loaded and run once within 0\.3 s; allow more time with "
+        r"--load-timeout$"
+    )
+    started = time.monotonic()
+    with pytest.raises(VersionRefusedError, match=message) as refused:
+        load_engine(source, EngineOptions(load_timeout=0.3))
+    assert time.monotonic() - started < 20
+    assert not may_pass(refused.value)
+    until = time.monotonic() + 10
+    while threading.active_count() > threads:
+        assert time.monotonic() < until, "it goes on"
+        time.sleep(0.01)

@@ -1,3 +1,6 @@
+import os
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -6,15 +9,19 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from keras_cnns_serve.engines.base import MAX_BATCH
+from keras_cnns_serve.engines.base import MAX_BATCH, warm_up
 from keras_cnns_serve.engines.onnxruntime import OnnxRuntimeEngine
 from keras_cnns_serve.errors import VersionRefusedError
 from keras_cnns_serve.repository.manifest import read_manifest
 from tests.serve.conftest import OUTPUTS, graph, write_version
+from tests.serve.engines.graphs import constant_graph
 
 
 def load(directory: Path) -> OnnxRuntimeEngine:
-    return OnnxRuntimeEngine(directory / "model.onnx", read_manifest(directory / "model.json"))
+    manifest = read_manifest(directory / "model.json")
+    engine = OnnxRuntimeEngine(directory / "model.onnx", manifest)
+    warm_up(engine, manifest, "model.onnx")
+    return engine
 
 
 def test_names_its_outputs_in_the_manifests_order(tmp_path: Path) -> None:
@@ -120,3 +127,37 @@ def test_refuses_a_file_that_cannot_be_run(tmp_path: Path, model: bytes, reason:
         load(directory)
     assert reason in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_constant_parts_of_a_graph_are_not_computed_when_it_is_opened(tmp_path: Path) -> None:
+    """They would take minutes, in which no other thread of Python runs."""
+    directory = write_version(tmp_path / "slow" / "1", constant_graph())
+    started = time.monotonic()
+    OnnxRuntimeEngine(directory / "model.onnx", read_manifest(directory / "model.json"))
+    assert time.monotonic() - started < 20
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc shows what memory is resident")
+def test_the_memory_of_a_large_batch_is_freed(tmp_path: Path) -> None:
+    model = _tiny(
+        CAST,
+        helper.make_node("Expand", ["x", "wide"], ["y"]),  # 4 MB for an image
+        helper.make_node("ReduceMean", ["y"], ["mean"], axes=[1, 2], keepdims=0),
+        helper.make_node("MatMul", ["mean", "levels"], ["probabilities"]),
+        initializers=(
+            onnx.numpy_helper.from_array(np.array([1, 8, 8, 16384]), "wide"),
+            onnx.numpy_helper.from_array(np.zeros((16384, 10), np.float32), "levels"),
+        ),
+    )
+    engine = load(write_version(tmp_path / "grey" / "1", model))
+    before = _resident()
+    engine.run(np.zeros((16, 8, 8, 1), np.uint8))
+    held = _resident() - before
+    assert held > 50e6
+    engine.shrink()
+    assert _resident() - before < held - 40e6
+
+
+def _resident() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")

@@ -1,3 +1,4 @@
+import asyncio
 import io
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from PIL import Image
 
 from keras_cnns_serve.compose import create_app
 from keras_cnns_serve.core.dataplane import Dataplane
+from keras_cnns_serve.core.prediction import Target
 from keras_cnns_serve.images.activation_maps import heat, overlay
 from keras_cnns_serve.repository.manifest import Preprocessing
 from tests.serve.conftest import OUTPUTS, Client, graph, grey, write_version
@@ -62,6 +64,13 @@ def test_the_server_draws_it_where_the_model_has_the_output(tmp_path: Path) -> N
     pixels = np.asarray(Image.open(io.BytesIO(response.content))).astype(int)
     assert pixels[4, 0, 2] > pixels[4, 0, 0]
     assert pixels[4, 7, 0] > pixels[4, 7, 2]
+
+    prediction = asyncio.run(dataplane.predict_bytes(Target("seen"), [png.getvalue()]))
+    claimed = dataplane.budget.claimed
+    drawn = asyncio.run(dataplane.draw_activation_map(prediction, png.getvalue()))
+    assert drawn == response.content
+    assert dataplane.budget.claimed - claimed >= 64
+    assert dataplane.budget.used == 0
 
     two: dict[str, Any] = {"files": [("f", ("a.png", grey(1))), ("f", ("b.png", grey(2)))]}
     one: dict[str, Any] = {"content": grey(1)}

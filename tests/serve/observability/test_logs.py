@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -154,3 +154,103 @@ def test_levels_and_tracebacks(monkeypatch: pytest.MonkeyPatch) -> None:
     assert lines[-1] == "ValueError: broken"
     after = [logging.getLogger().handlers, logging.getLogger("keras_cnns_serve").level]
     assert after == before
+
+
+def written(log: Callable[[logging.Logger], None]) -> list[str]:
+    """Return the lines that are written of what the function logs."""
+    stream = io.StringIO()
+    with logs.queued(stream):
+        log(logging.getLogger("keras_cnns_serve.test"))
+    return stream.getvalue().splitlines()
+
+
+def refuse(logger: logging.Logger, count: int) -> None:
+    for number in range(count):
+        client = f"203.0.113.{number % 10}"
+        logger.warning("%s sent %d", client, number, extra={"client": client})
+
+
+def test_a_line_that_clients_repeat_is_written_a_few_times_and_counted() -> None:
+    lines = written(lambda logger: refuse(logger, 1239))
+    assert lines[:5] == [f"WARNING: 203.0.113.{number} sent {number}" for number in range(5)]
+    assert lines[5:] == [
+        "WARNING: 203.0.113.8 sent 1238; 1,234 more like this in the last 1 s, "
+        "the last from 203.0.113.8"
+    ]
+
+
+def test_repeated_lines_are_reported_when_nothing_else_is_logged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(logs, "REPEAT_SECONDS", 0.2)
+    stream = io.StringIO()
+    with logs.queued(stream):
+        for number in (1, 2):  # each interval has its lines and its report
+            refuse(logging.getLogger("keras_cnns_serve.test"), 7)
+            end = time.monotonic() + 20
+            while stream.getvalue().count("; 2 more like this") < number:
+                assert time.monotonic() < end
+                time.sleep(0.01)
+    assert stream.getvalue().count("\n") == 12
+
+
+def test_only_warnings_that_are_identical_are_left_out() -> None:
+    def log(logger: logging.Logger) -> None:
+        library = logging.getLogger("a.library")
+        for number in range(20):
+            logger.info("%d loads", number)
+            logger.warning("grey/%d is refused", number)
+            logger.error("it is broken")
+            library.warning("no such header: %d", number)
+
+    lines = written(log)
+    assert [line for line in lines if "loads" in line] == [f"INFO: {n} loads" for n in range(20)]
+    assert len([line for line in lines if "is refused" in line]) == 20
+    assert lines.count("ERROR: it is broken") == 5
+    assert "ERROR: it is broken; 15 more like this in the last 1 s" in lines
+    assert len([line for line in lines if line.startswith("WARNING: no such header")]) == 6
+
+
+def test_a_traceback_is_repeated_as_seldom_as_its_line_and_hides_no_other() -> None:
+    def log(logger: logging.Logger) -> None:
+        for number in range(20):
+            try:
+                if number == 19:
+                    raise OSError("another")
+                raise ValueError(number)
+            except (OSError, ValueError) as error:
+                logger.error("a request failed", exc_info=error)
+
+    lines = written(log)
+    assert [line for line in lines if line.startswith("ValueError: ")] == [
+        f"ValueError: {number}" for number in range(5)
+    ]
+    assert "OSError: another" in lines
+    assert lines[-1] == "ERROR: a request failed; 14 more like this in the last 1 s"
+
+
+def test_lines_of_more_kinds_than_are_counted_are_left_out_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(logs, "MAX_KINDS", 10)
+
+    def log(logger: logging.Logger) -> None:
+        for number in range(1000):
+            logger.warning("grey/%d is refused", number)
+
+    lines = written(log)
+    assert len(lines) == 10 + 5 + 1
+    assert lines[-1].startswith("WARNING: grey/999 is refused; 985 more like this in the last ")
+
+
+def test_a_line_that_cannot_be_formatted_costs_no_other(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # pytest's would raise the error
+
+    def log(logger: logging.Logger) -> None:
+        logger.warning("%d", "x")
+        logger.warning("fine")
+
+    assert written(log) == ["WARNING: fine"]
+    assert "TypeError: %d format" in capsys.readouterr().err

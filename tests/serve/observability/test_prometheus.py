@@ -37,6 +37,8 @@ def test_our_own_names_are_per_version(asked: Client) -> None:
     assert value("batch_size_sum") >= 2
     assert value("version_info", ("state", "AVAILABLE"), ("reason", "")) == 1
     assert values[("keras_cnns_serve_ready",)] == 1
+    assert values[("keras_cnns_serve_memory_budget_bytes",)] >= 2**24
+    assert values[("keras_cnns_serve_memory_claimed_bytes",)] == 0
     assert values[("keras_cnns_serve_http_responses_total", ("status", "200"))] >= 2
     (engine,) = (
         dict(labels)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from keras_cnns_serve.errors import RepositoryError, VersionRefusedError
+from keras_cnns_serve.repository import files
 from keras_cnns_serve.repository.files import (
     ModelVersion,
     find_models,
@@ -44,7 +45,6 @@ def test_finds_models_and_versions_in_order_of_their_numbers(tmp_path: Path) -> 
     for place in ("b/10", "b/9", "a/1"):
         write_version(tmp_path / place)
     (tmp_path / "b" / ".partial-11").mkdir()
-    (tmp_path / "b" / "007").mkdir()
     (tmp_path / ".cache").mkdir()
     (tmp_path / "README.md").write_text("not a model")
     repository = open_repository(tmp_path)
@@ -52,6 +52,22 @@ def test_finds_models_and_versions_in_order_of_their_numbers(tmp_path: Path) -> 
     assert found == [("a", 1), ("b", 9), ("b", 10)]
     assert repository.versions[0].labels == tuple(LABELS)
     assert repository.refusals == []
+
+
+def test_leading_zeros_count_for_nothing(tmp_path: Path) -> None:
+    """As TensorFlow Serving reads them; a version that is there twice is reported."""
+    write_version(tmp_path / "a" / "007")
+    write_version(tmp_path / "a" / "0010")
+    for name in ("7", "000"):
+        (tmp_path / "b" / name).mkdir(parents=True)
+    write_version(tmp_path / "b" / "07")
+    repository = open_repository(tmp_path)
+    found = [(version.name, version.version) for version in repository.versions]
+    assert found == [("a", 7), ("a", 10), ("b", 7)]
+    problem = find_versions("b", tmp_path / "b").problem
+    assert problem == "its directories 07 and 7 are the same version"
+    (tmp_path / "b" / "7").rmdir()
+    assert "its directory 000 is no version" in find_versions("b", tmp_path / "b").problem
 
 
 def test_a_model_is_served_under_its_directorys_name(tmp_path: Path) -> None:
@@ -67,10 +83,87 @@ def test_takes_the_directory_of_one_model(tmp_path: Path, monkeypatch: pytest.Mo
         assert [version.name for version in open_repository(root).versions] == ["digits"]
 
 
-def test_files_that_are_not_listed_do_no_harm(tmp_path: Path) -> None:
+def _link(directory: Path, name: str, target: str) -> None:
+    (directory / name).symlink_to(target)
+
+
+@pytest.mark.parametrize(
+    ("add", "name"),
+    [
+        (lambda d: (d / "weights.bin").write_bytes(b"1"), "weights.bin"),
+        (lambda d: (d / ".hidden").write_bytes(b"1"), ".hidden"),
+        (lambda d: publish_below(d / "variables" / "deep"), "variables/deep/x"),
+        (lambda d: os.mkfifo(d / "pipe"), "pipe"),
+        (lambda d: _link(d, "file", "model.onnx"), "file"),
+        (lambda d: _link(d, "nowhere", "absent"), "nowhere"),
+        (lambda d: _link(d, "loop", "loop"), "loop"),
+        (lambda d: _link(d, "here", "."), "here"),
+        (lambda d: _link(d, "above", "../.."), "above"),
+        (lambda d: (d / os.fsdecode(b"\xff")).touch(), r"\udcff"),
+    ],
+)
+def test_what_model_json_does_not_list_is_refused_by_name(
+    tmp_path: Path, add: Callable[[Path], object], name: str
+) -> None:
+    add(write_version(tmp_path / "grey" / "1"))
+    assert open_repository(tmp_path).refusals == [
+        f"grey/1 refused: {name} is not listed in model.json; remove it, or export the version "
+        "again"
+    ]
+
+
+def publish_below(directory: Path) -> None:
+    directory.mkdir(parents=True)
+    (directory / "x").touch()
+
+
+def test_litter_and_empty_directories_are_ignored(tmp_path: Path) -> None:
     directory = write_version(tmp_path / "grey" / "1")
-    (directory / "notes.txt").write_text("mine")
-    assert len(open_repository(tmp_path).versions) == 1
+    for name in (".DS_Store", "._model.onnx", "Thumbs.db", ".nfs0001", "labels.txt~"):
+        (directory / name).write_bytes(b"1")
+    (directory / "assets").mkdir()
+    assert open_repository(tmp_path).refusals == []
+
+
+def test_a_version_may_be_a_mounted_config_map(tmp_path: Path) -> None:
+    """Kubernetes mounts links to links to files."""
+    directory = write_version(tmp_path / "grey" / "1")
+    hidden = directory / "..2026_01_01"
+    hidden.mkdir()
+    (directory / "..data").symlink_to(hidden.name)
+    for name in ("model.json", "model.onnx", "labels.txt"):
+        (directory / name).rename(hidden / name)
+        (directory / name).symlink_to(f"..data/{name}")
+    assert open_repository(tmp_path).refusals == []
+
+
+def test_litter_that_a_graph_would_load_is_refused(tmp_path: Path) -> None:
+    directory = write_version(tmp_path / "grey" / "1", b"its weights lie in ./._weights")
+    (directory / "._weights").write_bytes(b"1")
+    assert open_repository(tmp_path).refusals == [
+        "grey/1 refused: model.onnx names ._weights, which is not listed in model.json"
+    ]
+
+
+@pytest.mark.parametrize("place", ["", "grey", "grey/1"])
+def test_a_directory_of_very_many_entries_is_refused(
+    tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_version(tmp_path / "grey" / "1")
+    monkeypatch.setattr(files, "MAX_ENTRIES", 50)
+    monkeypatch.setattr(files, "MAX_FILES", 50)
+    (tmp_path / place / "assets").mkdir()
+    for number in range(60):
+        (tmp_path / place / f"{'assets/' * (place == 'grey/1')}{number}x").mkdir()
+    if place:
+        (refusal,) = open_repository(tmp_path).refusals
+        assert refusal == f"{place} refused: it holds more than 50 files and directories"
+        assert len(fingerprint(tmp_path / place)) == 50
+    else:
+        with pytest.raises(
+            RepositoryError, match=r"more than 50 .*; give the directory that holds"
+        ):
+            open_repository(tmp_path)
 
 
 def _flip_a_byte(directory: Path) -> None:
@@ -138,7 +231,7 @@ def test_labels_may_come_from_any_editor(tmp_path: Path, content: bytes, problem
         assert repository.versions[0].labels == tuple(LABELS)
 
 
-@pytest.mark.parametrize("name", ["model.json", "labels.txt", "model.onnx", "unlisted.data"])
+@pytest.mark.parametrize("name", ["model.json", "labels.txt", "model.onnx"])
 def test_a_pipe_in_place_of_a_file_does_not_block(tmp_path: Path, name: str) -> None:
     directory = write_version(tmp_path / "grey" / "1")
     (directory / name).unlink(missing_ok=True)

@@ -23,6 +23,8 @@ from keras_cnns_serve.errors import (
     ModelUnavailableError,
 )
 from keras_cnns_serve.repository.configuration import ModelConfig, ServerConfig
+from keras_cnns_serve.repository.files import ModelVersion
+from keras_cnns_serve.repository.manager import Manager
 from keras_cnns_serve.repository.policy import All, Latest, Specific
 from tests.serve.conftest import write_version
 
@@ -342,3 +344,33 @@ def test_a_load_that_goes_on_does_not_hinder_the_end(
     finally:
         done.set()
         loading.join()
+
+
+def test_what_is_loaded_after_the_end_is_closed_and_no_more_is_loaded(tmp_path: Path) -> None:
+    for version in ("1", "2"):
+        write_version(tmp_path / "grey" / version)
+    loading, go = threading.Event(), threading.Event()
+    started: list[int] = []
+    closed: list[int] = []
+
+    class Slow:
+        description = "slow"
+
+        def __init__(self, source: ModelVersion) -> None:
+            self._version = source.version
+            started.append(source.version)
+            loading.set()
+            assert go.wait(10)
+
+        def close(self) -> None:
+            closed.append(self._version)
+
+    manager = Manager(ServerConfig(root=tmp_path, policy=All()), Slow)
+    syncing = threading.Thread(target=manager.sync)
+    syncing.start()
+    assert loading.wait(10)
+    manager.close(0)
+    go.set()
+    syncing.join(10)
+    assert not syncing.is_alive()
+    assert (started, closed, manager.models) == ([2], [2], {})

@@ -1,3 +1,4 @@
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -7,8 +8,12 @@ import pytest
 
 from keras_cnns_serve.core.dataplane import Dataplane
 from keras_cnns_serve.core.prediction import Target
+from keras_cnns_serve.core.servable import Options
+from keras_cnns_serve.engines.choice import EngineOptions
+from keras_cnns_serve.repository.files import MAX_FILES
 from keras_cnns_serve.repository.watcher import Watcher
 from tests.serve.conftest import write_version
+from tests.serve.engines.graphs import endless_graph
 
 
 def test_it_looks_at_intervals_and_logs_a_failure_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -101,3 +106,55 @@ def test_a_disk_that_comes_back_is_looked_at_again(
         until(2)
     finally:
         dataplane.close(5)
+
+
+def test_a_version_that_never_loads_is_refused_and_blocks_no_other(tmp_path: Path) -> None:
+    root = tmp_path / "models"
+    write_version(root / "grey" / "1")
+    engine = EngineOptions(load_timeout=0.3)
+    dataplane = Dataplane.open(root, options=Options(engine))
+    try:
+        dataplane.watch(0.05)
+        for place, model in {
+            "grey/2": endless_graph(),
+            "other/1": endless_graph(),
+            "zebra/1": None,
+        }.items():
+            hidden = write_version(tmp_path / "new" / place, model)
+            (root / place).parent.mkdir(exist_ok=True)
+            hidden.rename(root / place)
+        end = time.monotonic() + 20
+        while "zebra" not in dataplane.manager.models:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        assert dataplane.metadata(Target("grey")).version == 1
+        for name, version in (("grey", 2), ("other", 1)):
+            (state,) = dataplane.status(Target(name, version))
+            assert (state.state, state.code) == ("END", "FAILED_PRECONDITION")
+            assert state.message.startswith("model.onnx was not loaded and run once within 0.3 s")
+    finally:
+        dataplane.close(5)
+
+
+def test_a_directory_of_very_many_files_does_not_stop_the_watcher(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = tmp_path / "models"
+    write_version(root / "grey" / "1")
+    dataplane = Dataplane.open(root)
+    try:
+        dataplane.watch(0.05)
+        (root / "grey" / "2").mkdir()
+        for number in range(MAX_FILES + 1):
+            (root / "grey" / "2" / str(number)).touch()
+        shutil.copy(root / "grey" / "1" / "model.json", root / "grey" / "2")
+        write_version(root / "other" / "1")
+        end = time.monotonic() + 20
+        while "other" not in dataplane.manager.models:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        assert dataplane.metadata(Target("grey")).version == 1
+    finally:
+        dataplane.close(5)
+    assert dataplane._watcher
+    assert not dataplane._watcher._thread.is_alive()

@@ -1,8 +1,9 @@
+import resource
 import socket
 
 import pytest
 
-from keras_cnns_serve.transport.addresses import AddressError, bind, url
+from keras_cnns_serve.transport.addresses import AddressError, affordable, bind, url
 
 
 @pytest.mark.parametrize(
@@ -39,3 +40,13 @@ def test_an_address_that_cannot_be_had(host: str, message: str) -> None:
         with pytest.raises(AddressError) as refused:
             bind(host, port)
     assert message in str(refused.value)
+
+
+def test_both_ports_leave_files_for_models() -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (800, before[1]))
+        assert affordable(4096) == 300
+        assert affordable(299) == 299
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)

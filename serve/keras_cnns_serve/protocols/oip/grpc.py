@@ -82,12 +82,12 @@ class OpenInferenceGrpc:
         """Load a model, again or for the first time."""
         self._dataplane.check_admin()
         service.check_load(request.parameters)
-        await self._dataplane.load(request.model_name)
+        await self._dataplane.load(request.model_name, deadline)
         return inference.RepositoryModelLoadResponse()
 
     async def repository_model_unload(self, request: Any, deadline: float | None) -> Any:
         """Stop serving a model."""
-        await self._dataplane.unload(request.model_name)
+        await self._dataplane.unload(request.model_name, deadline)
         return inference.RepositoryModelUnloadResponse()
 
     async def model_infer(self, request: Any, deadline: float | None) -> Any:
@@ -97,7 +97,7 @@ class OpenInferenceGrpc:
         self._dataplane.metadata(target)  # an unknown model is reported before a wrong tensor
         # Values one by one take long to read.
         size = 0 if request.raw_input_contents else request.ByteSize()
-        inputs, options = await parse(size, _parse_infer_request, request)
+        inputs, options = await parse(size, deadline, _parse_infer_request, request)
         prediction, outputs = await service.infer(
             self._dataplane, target, inputs, options, arrived, deadline
         )

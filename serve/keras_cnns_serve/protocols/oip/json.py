@@ -1,5 +1,7 @@
 """The Open Inference Protocol's bodies: JSON, and the raw bytes that may follow it."""
 
+import base64
+import binascii
 import math
 import re
 from collections.abc import Sequence
@@ -11,6 +13,7 @@ from numpy.typing import NDArray
 from keras_cnns_serve.core.json_text import dumps, loads
 from keras_cnns_serve.core.prediction import Prediction
 from keras_cnns_serve.errors import InvalidInputError
+from keras_cnns_serve.images.decoding import SIGNATURES
 from keras_cnns_serve.repository.manifest import Tensor
 from keras_cnns_serve.transport.http.asgi import Reply
 
@@ -22,7 +25,7 @@ from .service import (
     infer_options,
     wanted_output,
 )
-from .tensor import DATATYPES, from_base64, from_raw, from_values, to_raw, to_values
+from .tensor import DATATYPES, decode_base64, from_raw, from_values, to_raw, to_values
 
 HEADER_LENGTH = b"inference-header-content-length"  # the length of the JSON before raw bytes
 
@@ -76,8 +79,14 @@ def parse_infer_request(body: bytes, length: int) -> tuple[dict[str, NDArray[Any
             start = end
         else:
             array = from_values(_list(entry, "data"), datatype, shape, name)
-        if of_input.get("content_type") == "base64" and datatype == "BYTES":
-            array = from_base64(array, name)
+        if datatype == "BYTES":
+            if of_input.get("content_type") == "base64":
+                array = decode_base64(array, name)
+            elif any(map(_is_base64_of_image, array.ravel())):
+                raise InvalidInputError(
+                    f'{name} is an image in base64, which needs the parameter "content_type": '
+                    '"base64"'
+                )
         inputs[name] = array
     if start != len(body):
         raise InvalidInputError(
@@ -86,7 +95,7 @@ def parse_infer_request(body: bytes, length: int) -> tuple[dict[str, NDArray[Any
         )
     binary = parameters.get("binary_data_output") is True
     outputs = []
-    for entry in _list(document, "outputs") if "outputs" in document else ():
+    for entry in () if document.get("outputs") is None else _list(document, "outputs"):
         name = _text(entry, "name", "an output")
         outputs.append(wanted_output(name, _parameters(entry, name), binary))
     return inputs, infer_options(parameters, outputs, _text(document, "id", "the request"))
@@ -150,11 +159,23 @@ def _list(document: dict[str, Any], key: str) -> list[Any]:
 
 
 def _text(document: Any, key: str, what: str) -> str:
-    value = _object(document, what).get(key, "" if key == "id" else None)
+    value = _object(document, what).get(key)
+    if value is None and key == "id":
+        return ""
     if not isinstance(value, str):
         raise InvalidInputError(f"{key!r} of {what} must be a string, not {value!r:.40}")
     return value
 
 
 def _parameters(document: dict[str, Any], what: str) -> dict[str, Any]:
-    return _object(document.get("parameters", {}), f"'parameters' of {what:.80}")
+    """Return the parameters; null counts as absent, as MLServer's client sends it."""
+    given = document.get("parameters")
+    parameters = {} if given is None else _object(given, f"'parameters' of {what:.80}")
+    return {name: value for name, value in parameters.items() if value is not None}
+
+
+def _is_base64_of_image(element: bytes) -> bool:
+    try:
+        return base64.b64decode(element[:16]).startswith(SIGNATURES)
+    except binascii.Error:
+        return False

@@ -1,6 +1,7 @@
 """The Open Inference Protocol over REST, with Triton's extensions."""
 
 import re
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -12,8 +13,7 @@ from starlette.routing import Route
 from keras_cnns_serve.core.dataplane import Dataplane
 from keras_cnns_serve.core.json_text import dumps, loads
 from keras_cnns_serve.core.prediction import Target, target_of
-from keras_cnns_serve.errors import InvalidInputError
-from keras_cnns_serve.protocols.parsing import parse
+from keras_cnns_serve.errors import InputTooLargeError, InvalidInputError
 from keras_cnns_serve.protocols.requests import RestEndpoints, server_timing
 from keras_cnns_serve.transport.http.asgi import FastRoute, Reply, Request
 from keras_cnns_serve.transport.http.errors import failed, json_response
@@ -27,6 +27,7 @@ from .json import (
     raw_infer_request,
 )
 
+_MAX_DOCUMENT_BYTES = 2**16  # of a request that is not for inference
 _INFER = re.compile(r"/v2/models/(?P<model>[^/:]+)(?:/versions/(?P<version>[^/:]+))?/infer")
 
 
@@ -105,25 +106,34 @@ class OpenInferenceRest(RestEndpoints):
         """POST /v2/repository/models/{m}/load: load a model, again or for the first time."""
         self._dataplane.check_admin()
         service.check_load((await _document(request)).get("parameters"))
-        await self._dataplane.load(request.path_params["model"])
+        await self._dataplane.load(request.path_params["model"], self._change_deadline(request))
         return json_response(b"{}")
 
     async def unload(self, request: StarletteRequest) -> Response:
         """POST /v2/repository/models/{m}/unload: stop serving a model."""
-        await self._dataplane.unload(request.path_params["model"])
+        await self._dataplane.unload(request.path_params["model"], self._change_deadline(request))
         return json_response(b"{}")
+
+    def _change_deadline(self, request: StarletteRequest) -> float | None:
+        return self._deadline_of(request.headers.get("x-request-timeout"), time.monotonic())
 
     async def infer(self, request: Request) -> Reply:
         """POST .../infer: answer tensors with tensors."""
         target = target_of(**request.path.groupdict())
         manifest = self._dataplane.metadata(target).manifest  # before the body, which may be long
         deadline = self._deadline(request)
-        body = await request.body()
-        length = header_length(request.header(HEADER_LENGTH), len(body))
+        given = request.header(HEADER_LENGTH)
+        if given is None:
+            body = await self._json_body(request, deadline)
+        else:
+            body = await request.body(deadline)
+        length = header_length(given, len(body))
         if not length and body:
             inputs, options = raw_infer_request(body, manifest.input)
         else:
-            inputs, options = await parse(length, parse_infer_request, body, length)
+            inputs, options = await self._parse_json(
+                request, deadline, manifest.input, length, parse_infer_request, body, length
+            )
         with request.watched():
             prediction, outputs = await service.infer(
                 self._dataplane, target, inputs, options, request.arrived, deadline
@@ -135,6 +145,10 @@ class OpenInferenceRest(RestEndpoints):
 
 async def _document(request: StarletteRequest) -> dict[str, Any]:
     body = await request.body()
+    if len(body) > _MAX_DOCUMENT_BYTES:
+        raise InputTooLargeError(
+            f"the body has {len(body):,} bytes; here it may have {_MAX_DOCUMENT_BYTES:,}"
+        )
     document = loads(body) if body else {}
     if not isinstance(document, dict):
         raise InvalidInputError("the body must be an object")

@@ -4,8 +4,6 @@ Raw numbers are little-endian and row-major. Raw BYTES are elements, each preced
 four bytes. https://github.com/kserve/open-inference-protocol
 """
 
-import base64
-import binascii
 import math
 import struct
 from collections.abc import Sequence
@@ -18,7 +16,7 @@ from numpy.typing import NDArray
 from keras_cnns_serve.core.inputs import MAX_IMAGES
 from keras_cnns_serve.core.limits import MAX_RANK, checked_shape
 from keras_cnns_serve.errors import InputTooLargeError, InvalidInputError
-from keras_cnns_serve.protocols.parsing import bytes_array, from_bfloat16
+from keras_cnns_serve.protocols.parsing import bytes_array, from_base64, from_bfloat16
 
 DTYPES: dict[str, Any] = {
     "BOOL": np.bool_,
@@ -96,17 +94,14 @@ def from_values(values: Any, datatype: str, sizes: Sequence[Any], name: str) -> 
         raise InvalidInputError(f"{name} has values that {datatype} lacks: {error}") from error
 
 
-def from_base64(array: NDArray[Any], name: str) -> NDArray[Any]:
+def decode_base64(array: NDArray[Any], name: str) -> NDArray[Any]:
     """Decode BYTES that are base64, as an image in JSON is.
 
     Raises:
         InvalidInputError: An element is not base64.
     """
-    try:
-        decoded = [base64.b64decode(element, validate=True) for element in array.ravel()]
-        return bytes_array(decoded).reshape(array.shape)
-    except binascii.Error as error:
-        raise InvalidInputError(f"{name} is not base64: {error}") from error
+    decoded = [from_base64(element, name) for element in array.ravel()]
+    return bytes_array(decoded).reshape(array.shape)
 
 
 def to_raw(array: NDArray[Any]) -> bytes:

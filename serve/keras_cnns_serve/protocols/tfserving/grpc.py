@@ -69,7 +69,7 @@ class TensorFlowServingGrpc:
         signature = find_signature(manifest, name, PREDICT_METHOD)
         contiguous = all(tensor.tensor_content for tensor in request.inputs.values())
         size = 0 if contiguous else request.ByteSize()  # values one by one take long to read
-        inputs = await parse(size, self._arrays, request.inputs)
+        inputs = await parse(size, deadline, self._arrays, request.inputs)
         outputs = list(request.output_filter)
         if signature.encoded:
             contents = _contents(inputs, signature.inputs[0].name, signature.name)
@@ -168,7 +168,7 @@ class TensorFlowServingGrpc:
         self._dataplane.check_admin()
         if request.config.WhichOneof("config") != "model_config_list":
             raise InvalidInputError("only a model_config_list can be served")
-        await self._dataplane.reload_config(from_proto(request.config))
+        await self._dataplane.reload_config(from_proto(request.config), deadline)
         return tensorflow_serving.ReloadConfigResponse(status={"error_code": "OK"})
 
 

@@ -18,10 +18,15 @@ from keras_cnns_serve.core.inputs import check_count
 from keras_cnns_serve.core.json_text import dumps, loads
 from keras_cnns_serve.core.limits import MAX_RANK
 from keras_cnns_serve.errors import InvalidInputError
+from keras_cnns_serve.protocols.parsing import from_base64
 from keras_cnns_serve.repository.manifest import Manifest
 
 from .service import BYTES, IMAGE_FEATURE, Signature, find_signature
 
+_ENCODED_HINT = (
+    f"an encoded image goes to :classify-image, or has the signature_name {BYTES!r} and the form "
+    '{"b64": "..."}'
+)
 _JSON_TYPES = {str: "a string", bool: "true or false", dict: "an object", type(None): "null"}
 
 Form = Literal["row", "columnar"]
@@ -138,8 +143,8 @@ def _rows(rows: Any, signature: Signature) -> dict[str, Any]:
         if not isinstance(row, dict) or set(row) != {name}:
             given = f"the keys {sorted(row)}" if isinstance(row, dict) else "no object"
             raise InvalidInputError(
-                f"instances[{number}] is {given:.200}; each must be {{{name!r}: ...}}. "
-                f"An encoded image goes to :classify-image, or has the signature_name {BYTES!r}"
+                f"instances[{number}] is {given:.200}; each must be {{{name!r}: ...}}; "
+                + _ENCODED_HINT
             )
     return {name: [row[name] for row in rows]}
 
@@ -171,10 +176,7 @@ def _contents(values: Any, name: str) -> list[bytes]:
     for value in values if isinstance(values, list) else [values]:
         match value:
             case {"b64": str(text)} if len(value) == 1:
-                try:
-                    contents.append(base64.b64decode(_padded(text), validate=True))
-                except ValueError as error:
-                    raise InvalidInputError(f"Unable to base64 decode {name}: {error}") from error
+                contents.append(from_base64(text.encode(), name))
             case str():
                 contents.append(value.encode())
             case _:
@@ -183,12 +185,6 @@ def _contents(values: Any, name: str) -> list[bytes]:
                     f'{name} takes encoded images as {{"b64": "..."}}, not {kind}'
                 )
     return contents
-
-
-def _padded(text: str) -> str:
-    """Return standard base64 of either alphabet, as TensorFlow Serving accepts both."""
-    text = text.replace("-", "+").replace("_", "/").rstrip("=")
-    return text + "=" * (-len(text) % 4)
 
 
 def _texts(name: str, values: NDArray[Any]) -> Any:
@@ -211,7 +207,8 @@ def _array(value: Any, name: str) -> NDArray[Any]:
     # Checked before NumPy sees it: one long string makes every element of its array as long.
     if wrong := _leaf_types(value) - {int, float}:
         given = ", ".join(sorted(_JSON_TYPES.get(kind, kind.__name__) for kind in wrong))
-        raise InvalidInputError(f"{name} takes lists of integers from 0 to 255, not {given}")
+        hint = f"; {_ENCODED_HINT}" if wrong & {str, dict} else ""
+        raise InvalidInputError(f"{name} takes lists of integers from 0 to 255, not {given}{hint}")
     try:
         return np.array(value)
     except ValueError as error:  # NumPy's own message is about its sequences

@@ -10,7 +10,6 @@ from starlette.routing import Route
 
 from keras_cnns_serve.core.json_text import dumps
 from keras_cnns_serve.core.prediction import target_of
-from keras_cnns_serve.protocols.parsing import parse
 from keras_cnns_serve.protocols.requests import RestEndpoints, server_timing
 from keras_cnns_serve.transport.http.asgi import FastRoute, Reply, Request
 from keras_cnns_serve.transport.http.errors import failed, json_response
@@ -88,8 +87,10 @@ class TensorFlowServingRest(RestEndpoints):
         target = target_of(**request.path.groupdict())
         manifest = self._dataplane.metadata(target).manifest  # before the body, which may be long
         deadline = self._deadline(request)
-        body = await request.body()
-        parsed = await parse(len(body), parse_predict_request, body, manifest)
+        body = await self._json_body(request, deadline)
+        parsed = await self._parse_json(
+            request, deadline, manifest.input, len(body), parse_predict_request, body, manifest
+        )
         with request.watched():
             if parsed.contents:
                 prediction = await self._dataplane.predict_bytes(
@@ -105,8 +106,10 @@ class TensorFlowServingRest(RestEndpoints):
         target = target_of(**request.path.groupdict())
         self._dataplane.metadata(target)  # before the body, which may be long
         deadline = self._deadline(request)
-        body = await request.body()
-        parsed = await parse(len(body), parse_examples_request, body)
+        body = await self._json_body(request, deadline)
+        parsed = await self._parse_json(
+            request, deadline, None, len(body), parse_examples_request, body
+        )
         with request.watched():
             prediction, results = await infer_examples(
                 self._dataplane, target, parsed.signature_name, parsed.contents, method, deadline

@@ -2,39 +2,34 @@
 
 grpcio starts a unary handler when its message is complete. Every method here takes a stream of raw
 bytes instead, which is the same on the wire: its handler starts at the headers, so that it can
-count the call, refuse it, and limit the time in which its message arrives.
+count the call, refuse it, and limit the time and the memory that its message takes.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from traceback import clear_frames
 from typing import Any, NoReturn
 from urllib.parse import quote, unquote
 
 import grpc
 import grpc.aio
-from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
-from google.protobuf.message import DecodeError
-from google.protobuf.message_factory import GetMessageClass
+from google.protobuf.descriptor import Descriptor, MethodDescriptor, ServiceDescriptor
 
-from keras_cnns_serve.core.limits import seconds_for
-from keras_cnns_serve.errors import (
-    UNEXPECTED,
-    InvalidInputError,
-    QueueFullError,
-    ServeError,
-    TooSlowError,
-    code_name,
-)
+from keras_cnns_serve.core.limits import Budget, Claim
+from keras_cnns_serve.errors import UNEXPECTED, QueueFullError, ServeError, code_name
+
+from .arrivals import Arrivals
+from .messages import memory_of, parser
 
 logger = logging.getLogger(__name__)
 
 CLOCK_SLACK = 0.02  # seconds; the client's clock may end a call a moment before the server's
 CANCEL_SECONDS = 0.005  # between the end of a cancelled call's stream and its task's cancellation
-IDLE_SECONDS = 0.3  # after which a stream that waits for its next message is ended by a stop
+IDLE_SECONDS = 0.3  # after which a call that waits for a message is ended by a stop
 MAX_DETAILS = 4000  # bytes; details travel in a header, and clients accept 8 KiB of headers
 PRINTABLE = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
 
@@ -45,6 +40,8 @@ Unary = Callable[[Any, float | None], Awaitable[Any]]
 Streaming = Callable[[AsyncIterator[Any], Callable[[], float | None]], AsyncIterator[Any]]
 # Called with a call's path, the client's address, the name of the status, and the seconds it took.
 Finished = Callable[[str, str, str, float], None]
+# Called with a call's path and its metadata.
+Admit = Callable[[str, Iterable[tuple[str, str | bytes]]], None]
 
 
 @dataclass(frozen=True)
@@ -61,31 +58,32 @@ class Calls(grpc.GenericRpcHandler):
 
     Args:
         services: the methods that exist.
-        max_message_bytes: of a message; it limits the time in which one arrives.
-        max_unfinished: calls of one client whose message has not arrived, or, where the client
-            sends a stream, has not ended.
+        max_message_bytes: of a message.
+        budget: the memory that all calls may hold: half of it limits how many messages may be
+            incomplete, and the other half how many streams may be open.
         timeout: seconds that a request may take, if the client's deadline is not sooner.
         finished: called after every call of a method that exists.
+        admit: raises an error for a call that is not admitted; None: all are.
     """
 
     def __init__(
         self,
         services: Sequence[Service],
         max_message_bytes: int,
-        max_unfinished: int,
+        budget: Budget,
         timeout: float | None,
         finished: Finished | None,
+        admit: Admit | None,
     ) -> None:
-        self.arrival_seconds = seconds_for(max_message_bytes)
-        self.max_unfinished = max_unfinished
+        self.budget = budget
+        self.max_streams = max(2, budget.limit // max_message_bytes // 2)
+        self.arrivals = Arrivals(self.max_streams, max_message_bytes)
         self.timeout = timeout
         self.finished = finished
-        self.unfinished: dict[str, int] = {}  # by the client's address
+        self.admit = admit
+        self.streams = 0  # open
         self.active: set[asyncio.Task[Any]] = set()
-        # When each task began to wait for its message: the only one of a call, or one of a stream.
-        self.arriving: dict[asyncio.Task[Any], float] = {}
-        self.idle: dict[asyncio.Task[Any], float] = {}
-        self.late: set[asyncio.Task[Any]] = set()  # whose message has not come in time
+        self.idle: dict[asyncio.Task[Any], float] = {}  # since when a stream waits for a message
         self.stopping = False
         self._handlers: dict[str, grpc.RpcMethodHandler] = {}
         for service in services:
@@ -105,18 +103,6 @@ class Calls(grpc.GenericRpcHandler):
         """Return the handler of a method, or None if there is no such method."""
         return self._handlers.get(handler_call_details.method)
 
-    async def watch_arrivals(self) -> None:
-        """End calls whose message takes too long to arrive, for ever.
-
-        One look at all of them now and then is cheaper than a timer for each call.
-        """
-        while True:
-            await asyncio.sleep(min(1.0, self.arrival_seconds / 4))
-            latest = time.monotonic() - self.arrival_seconds
-            for task in [task for task, began in self.arriving.items() if began < latest]:
-                self.late.add(task)
-                task.cancel()
-
     async def stop(self, end: float) -> None:
         """Let calls finish until `end` (`time.monotonic()`), then end the rest as UNAVAILABLE."""
         self.stopping = True
@@ -124,7 +110,7 @@ class Calls(grpc.GenericRpcHandler):
             active = {task for task in self.active if not task.done()}
             if not active:
                 break
-            for task, since in list(self.idle.items()):
+            for task, since in [*self.idle.items(), *self.arrivals.since.items()]:
                 if now - since > IDLE_SECONDS:
                     task.cancel()
             await asyncio.wait(active, timeout=min(0.05, end - now))
@@ -132,12 +118,13 @@ class Calls(grpc.GenericRpcHandler):
             task.cancel()
 
     def _unary(self, path: str, method: MethodDescriptor, answer: Unary) -> Callable[..., Any]:
-        parse = _parser(method)
+        parse, kind = parser(method), method.input_type
 
         async def handle(_: object, context: grpc.aio.ServicerContext) -> bytes:
             call = _Call(self, path, context)
             try:
-                response = await answer(parse(await call.receive()), call.deadline())
+                call.check()
+                response = await answer(parse(await call.receive(kind)), call.deadline())
                 content: bytes = response.SerializeToString()
                 call.status = "OK"
                 return content
@@ -151,12 +138,14 @@ class Calls(grpc.GenericRpcHandler):
     def _streaming(
         self, path: str, method: MethodDescriptor, answer: Streaming
     ) -> Callable[..., Any]:
-        parse, takes_stream = _parser(method), method.client_streaming
+        parse, kind, takes_stream = parser(method), method.input_type, method.client_streaming
 
         async def handle(_: object, context: grpc.aio.ServicerContext) -> AsyncIterator[bytes]:
             call = _Call(self, path, context)
             try:
-                requests = call.receive_all(parse) if takes_stream else call.receive_one(parse)
+                call.check()
+                receive = call.receive_all if takes_stream else call.receive_one
+                requests = receive(parse, kind)
                 async for response in answer(requests, call.deadline):
                     yield response.SerializeToString()
                 call.status = "OK"
@@ -174,40 +163,65 @@ class _Call:
     def __init__(self, calls: Calls, path: str, context: grpc.aio.ServicerContext) -> None:
         self._calls, self._path, self._context = calls, path, context
         self._started = time.monotonic()
-        self._client = _client_address(context.peer())
-        self._counted = False  # among its client's unfinished calls
+        self._claim = Claim(calls.budget)
+        # At once: grpcio forgets it when the client cancels the call.
+        self._client = _client_address(context.peer()) if calls.finished is not None else ""
         task = asyncio.current_task()
         assert task is not None
         self._task = task
         calls.active.add(task)
         self.status = "CANCELLED"  # until it ends otherwise
 
-    async def receive(self) -> bytes:
+    def check(self) -> None:
+        """Raise an error if the call is not admitted."""
+        if self._calls.admit is not None:
+            self._calls.admit(self._path, self._context.invocation_metadata() or ())
+
+    async def receive(self, kind: Descriptor) -> bytes:
         """Return the message of a call that has one.
 
         Raises:
-            QueueFullError: the client has too many unfinished calls.
+            QueueFullError: other calls hold the memory that it takes.
+            InputTooLargeError: no call may hold so much, or it has too many fields.
             asyncio.CancelledError: the message takes too long to arrive.
         """
-        self._count()
-        message = await self._read(self._calls.arriving)
-        self._uncount()
-        if message is None:
-            raise ServeError("one message was expected, but none was sent")
-        return message
+        arrivals = self._calls.arrivals
+        await arrivals.begin(self._task)
+        try:
+            message = await self._read()
+            if message is None:
+                raise ServeError("one message was expected, but none was sent")
+            self._claim.add(memory_of(message, kind))
+            return message
+        finally:
+            arrivals.end(self._task)
 
-    async def receive_one(self, parse: Callable[[bytes], Any]) -> AsyncIterator[Any]:
+    async def receive_one(
+        self, parse: Callable[[bytes], Any], kind: Descriptor
+    ) -> AsyncIterator[Any]:
         """Yield the request of a call that has one; raise as `receive` does."""
-        yield parse(await self.receive())
+        yield parse(await self.receive(kind))
 
-    async def receive_all(self, parse: Callable[[bytes], Any]) -> AsyncIterator[Any]:
+    async def receive_all(
+        self, parse: Callable[[bytes], Any], kind: Descriptor
+    ) -> AsyncIterator[Any]:
         """Yield the requests of a call that has a stream of them; raise as `receive` does.
 
         A stream may be silent for as long as it likes, so its messages are not timed.
         """
-        self._count()
-        while (message := await self._read(self._calls.idle)) is not None:
-            yield parse(message)
+        calls = self._calls
+        if calls.streams >= calls.max_streams:
+            raise QueueFullError(
+                f"{calls.streams} streams are open, as many as the memory for their messages allows"
+            )
+        calls.streams += 1
+        try:
+            while (message := await self._read_next()) is not None:
+                self._claim.add(memory_of(message, kind))
+                yield parse(message)
+                self._claim.release()
+        finally:
+            calls.streams -= 1
 
     def deadline(self) -> float | None:
         """Return the client's deadline, or that of a request that begins now if it is sooner."""
@@ -221,11 +235,8 @@ class _Call:
     async def fail(self, error: BaseException) -> NoReturn:
         """End the call with the status of an error; raise what grpcio expects then."""
         trailers: tuple[tuple[str, str], ...] = ()
-        if self._task in self._calls.late:
-            seconds = self._calls.arrival_seconds
-            error = TooSlowError(
-                f"the message comes too slowly: it was not complete after {seconds:.1f} seconds"
-            )
+        clear_frames(error.__traceback__)  # messages, which would stay as long as the error does
+        error = self._calls.arrivals.given_up.pop(self._task, error)
         if isinstance(error, asyncio.CancelledError) and self._calls.stopping:
             self.status, details = "UNAVAILABLE", "the server is stopping; try again"
         elif not isinstance(error, Exception):
@@ -248,50 +259,28 @@ class _Call:
 
     def finish(self) -> None:
         """Report the end of the call."""
-        self._uncount()
+        self._claim.release()
         self._calls.active.discard(self._task)
-        self._calls.late.discard(self._task)
+        self._calls.arrivals.given_up.pop(self._task, None)
         if self._calls.finished is not None:
             seconds = time.monotonic() - self._started
             self._calls.finished(self._path, self._client, self.status, seconds)
 
-    async def _read(self, waiting: dict[asyncio.Task[Any], float]) -> bytes | None:
-        waiting[self._task] = time.monotonic()
+    async def _read_next(self) -> bytes | None:
+        idle = self._calls.idle
+        idle[self._task] = time.monotonic()
         try:
-            message: bytes = await self._context.read()
+            return await self._read()
         finally:
-            del waiting[self._task]
+            del idle[self._task]
+
+    async def _read(self) -> bytes | None:
+        message: bytes = await self._context.read()
         if message is not grpc.aio.EOF:
             return message
         # A call that is cancelled reads the end, too, a moment before its task is cancelled.
         await asyncio.sleep(CANCEL_SECONDS)
         return None
-
-    def _count(self) -> None:
-        count = self._calls.unfinished.get(self._client, 0)
-        if count >= self._calls.max_unfinished:
-            raise QueueFullError(f"{count} calls of this client are not complete")
-        self._calls.unfinished[self._client] = count + 1
-        self._counted = True
-
-    def _uncount(self) -> None:
-        if self._counted:
-            self._counted = False
-            self._calls.unfinished[self._client] -= 1
-            if not self._calls.unfinished[self._client]:
-                del self._calls.unfinished[self._client]
-
-
-def _parser(method: MethodDescriptor) -> Callable[[bytes], Any]:
-    from_string = GetMessageClass(method.input_type).FromString
-
-    def parse(message: bytes) -> Any:
-        try:
-            return from_string(message)
-        except DecodeError as error:
-            raise InvalidInputError(f"the message cannot be parsed: {error}") from error
-
-    return parse
 
 
 @lru_cache(4096)

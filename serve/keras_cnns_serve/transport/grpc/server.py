@@ -9,9 +9,12 @@ from typing import Any
 
 import grpc.aio
 
-from keras_cnns_serve.transport.addresses import AddressError, bind, linger
+from keras_cnns_serve.core.limits import Budget
+from keras_cnns_serve.transport.addresses import AddressError, affordable, bind, linger
+from keras_cnns_serve.transport.tls import Tls
 
-from .calls import Calls, Finished, Service
+from .calls import Admit, Calls, Finished, Service
+from .guard import Guard
 from .reflection import reflection_service
 
 __all__ = ["ConnectionLimits", "GrpcServer", "Service"]
@@ -23,29 +26,29 @@ STATUS_SECONDS = 0.5  # in which clients can receive the status that a stop give
 class ConnectionLimits:
     """Limits for clients and connections."""
 
-    connections: int = 10_000  # open at the same time; further ones are closed
+    connections: int = 4096  # open at the same time; further ones are closed
+    timeout: float = 75  # seconds after which a connection ends that is idle, or whose client is
+    # gone, or acknowledges nothing that it is sent; a channel connects again by itself
     streams: int = 256  # calls at the same time on a connection; a client holds back further ones
     waiting_calls: int = 10_000  # whose headers are there, and whose handlers have not begun
-    unfinished_calls: int = 256  # of a client, whose message or stream of messages is not complete
     header_bytes: int = 16_384  # of a call; with more it is refused
     answer_bytes: int = 2**28  # of a response; a longer one is RESOURCE_EXHAUSTED
     handshake: float = 20  # seconds from the connection's beginning to HTTP/2's settings
-    idle: float = 3600  # seconds without a call, after which a connection is closed
+    settings: float = 5  # seconds for the client to acknowledge ours, which limit its headers
     age: float = 86_400  # seconds, after which a connection takes no new calls
     age_grace: float = 3600  # seconds from then on for calls in progress, which are then cancelled
-    ping_interval: float = 60  # seconds of silence, after which the server pings the client
-    ping_timeout: float = 60  # seconds without an answer to that, after which a client is gone
     min_ping_interval: float = 0.5  # seconds between two of the client's pings ...
     ping_strikes: int = 10  # ... how many may come sooner before the connection is closed
 
     def options(self, max_message_bytes: int) -> list[tuple[str, int]]:
         """Return grpcio's options for these limits."""
+        ping = _ms(self.timeout / 2)  # grpcio pings each second at the most
         return [
             # Otherwise a second server could listen on the same port, and take half of the calls.
             ("grpc.so_reuseport", 0),
             ("grpc.max_receive_message_length", max_message_bytes),
             ("grpc.max_send_message_length", self.answer_bytes),
-            ("grpc.max_allowed_incoming_connections", self.connections),
+            ("grpc.max_allowed_incoming_connections", affordable(self.connections)),
             ("grpc.max_concurrent_streams", self.streams),
             # Otherwise a client that has as many calls as it may has some refused: grpcio counts
             # calls that are answered until Python has released them.
@@ -57,15 +60,16 @@ class ConnectionLimits:
             ("grpc.max_metadata_size", self.header_bytes),
             ("grpc.absolute_max_metadata_size", self.header_bytes),
             # A port scanner, or a client of another protocol, holds a connection for two minutes.
-            ("grpc.server_handshake_timeout_ms", _ms(self.handshake)),
-            ("grpc.max_connection_idle_ms", _ms(self.idle)),
+            ("grpc.server_handshake_timeout_ms", _ms(min(self.handshake, self.timeout))),
+            ("grpc.http2.settings_timeout", _ms(min(self.settings, self.timeout))),
+            ("grpc.max_connection_idle_ms", _ms(self.timeout)),
             # The only limit on answers that a client never reads while it still answers pings.
             ("grpc.max_connection_age_ms", _ms(self.age)),
             ("grpc.max_connection_age_grace_ms", _ms(self.age_grace)),
             # A machine that is switched off closes nothing: its calls and memory must be freed.
-            ("grpc.keepalive_time_ms", _ms(self.ping_interval)),
-            ("grpc.keepalive_timeout_ms", _ms(self.ping_timeout)),
-            ("grpc.http2.ping_timeout_ms", _ms(self.ping_timeout)),  # of pings with another reason
+            ("grpc.keepalive_time_ms", ping),
+            ("grpc.keepalive_timeout_ms", ping),  # the system's too, for bytes not acknowledged
+            ("grpc.http2.ping_timeout_ms", ping),  # of pings with another reason
             ("grpc.keepalive_permit_without_calls", 1),
             # Many clients ping each second; grpcio allows one in five minutes, or in two hours.
             ("grpc.http2.min_ping_interval_without_data_ms", _ms(self.min_ping_interval)),
@@ -81,11 +85,14 @@ class GrpcServer:
         host: address to listen on.
         port: 0 picks a free one.
         max_message_bytes: a longer request, as sent or unpacked, gets RESOURCE_EXHAUSTED.
+        budget: the memory that all calls may hold; None: a gibibyte of their own.
         timeout: seconds that a request may take, if the client's deadline is not sooner.
         grace: seconds for calls in progress when the server stops.
         finished: called after every call of a method that exists, with its path, the client's
             address without a port, the name of the status, and the seconds that it took.
+        admit: called with a call's path and metadata; raises an error for one that is not admitted.
         interceptors: `grpc.aio.ServerInterceptor`s around every call, such as OpenTelemetry's.
+        tls: encrypts the connections; None: nothing does.
         limits: of connections.
     """
 
@@ -96,18 +103,23 @@ class GrpcServer:
         port: int,
         *,
         max_message_bytes: int,
+        budget: Budget | None = None,
         timeout: float | None = None,
         grace: float = 0,
         finished: Finished | None = None,
+        admit: Admit | None = None,
         interceptors: Sequence[Any] = (),
+        tls: Tls | None = None,
         limits: ConnectionLimits = ConnectionLimits(),
     ) -> None:
         services = [*services, reflection_service(services)]
-        self._calls = Calls(services, max_message_bytes, limits.unfinished_calls, timeout, finished)
+        budget = budget or Budget(2**30)
+        self._calls = Calls(services, max_message_bytes, budget, timeout, finished, admit)
         self._host = host
         self.port = port  # the one that was picked, once the server is entered
         self._grace = grace
         self._interceptors = interceptors
+        self._tls = tls
         self._options = limits.options(max_message_bytes)
 
     @property
@@ -126,10 +138,15 @@ class GrpcServer:
         with bind(self._host, self.port, "--grpc-port") as probe:
             host = probe.getsockname()[0]
         self._server = grpc.aio.server(
-            handlers=[self._calls], interceptors=self._interceptors, options=self._options
+            handlers=[Guard(self._calls)], interceptors=self._interceptors, options=self._options
         )
         try:
-            self.port = self._server.add_insecure_port(_address(host, self.port))
+            address = _address(host, self.port)
+            if self._tls is None:
+                self.port = self._server.add_insecure_port(address)
+            else:
+                credentials = self._tls.grpc_credentials()
+                self.port = self._server.add_secure_port(address, credentials)
         except RuntimeError as error:  # another process was faster
             raise AddressError(
                 f"cannot listen on {self.address}: another program took it a moment ago; "
@@ -141,7 +158,7 @@ class GrpcServer:
         except BaseException:
             await self._server.stop(None)
             raise
-        self._watching = asyncio.create_task(self._calls.watch_arrivals())
+        self._watching = asyncio.create_task(self._calls.arrivals.watch())
         return self
 
     async def __aexit__(self, *error: object) -> None:

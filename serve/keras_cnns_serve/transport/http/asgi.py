@@ -12,12 +12,14 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from traceback import clear_frames
 from types import TracebackType
 from urllib.parse import parse_qs
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from keras_cnns_serve.core.json_text import dumps
+from keras_cnns_serve.core.limits import Budget, Claim
 
 from .body import Disconnected, Limited, read_body, unpack_beside
 
@@ -28,6 +30,7 @@ WATCH_SECONDS = 0.05  # of work before the client is watched: to watch costs a t
 MAX_CACHED_BYTES = 200  # of a query or a path; longer ones are parsed each time
 STOPPED = "the server is stopping and its grace period is over; try again"
 CLOSE = (b"connection", b"close")
+NO_SNIFFING = (b"x-content-type-options", b"nosniff")  # no browser takes an answer for a page
 
 
 class Request:
@@ -38,12 +41,18 @@ class Request:
         path: the match of the route's pattern.
         max_body_bytes: a longer body, or one that unpacks to more, is refused.
         receive: ASGI's.
+        claim: the memory that the request holds, until it is answered.
     """
 
-    __slots__ = ("_headers", "_max_body_bytes", "_receive", "arrived", "path", "scope")
+    __slots__ = ("_headers", "_max_body_bytes", "_receive", "arrived", "claim", "path", "scope")
 
     def __init__(
-        self, scope: Scope, path: re.Match[str], max_body_bytes: int, receive: Receive
+        self,
+        scope: Scope,
+        path: re.Match[str],
+        max_body_bytes: int,
+        receive: Receive,
+        claim: Claim,
     ) -> None:
         self.scope = scope
         self.path = path
@@ -52,6 +61,7 @@ class Request:
         self._headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))
         self._receive = receive
         self._max_body_bytes = max_body_bytes
+        self.claim = claim
 
     def header(self, name: bytes) -> str | None:
         """Return a header's value; `name` is in lower case."""
@@ -67,22 +77,40 @@ class Request:
         values = parse(text).get(name)
         return values[0] if values else None
 
-    async def body(self) -> bytes:
+    async def body(
+        self, deadline: float | None = None, max_bytes: int | None = None, name: str = "body"
+    ) -> bytes:
         """Return the whole body, unpacked if it was packed by gzip.
+
+        Args:
+            deadline: The `time.monotonic()` at which the request's time is over, or None.
+            max_bytes: The longest body, where it is less than any request's.
+            name: What the body is, for errors.
 
         Raises:
             InputTooLargeError: it is longer than this server accepts.
+            QueueFullError: other requests hold the memory that it takes.
             TooSlowError: it takes longer than this server waits.
+            DeadlineExceededError: it takes longer than the request has time.
             UnsupportedEncodingError: it is packed in another way.
             InvalidInputError: it cannot be unpacked.
             Disconnected: the client hung up.
         """
+        limit = self._max_body_bytes
+        if max_bytes is not None and max_bytes < limit:
+            limit = max_bytes
+        else:
+            name = "body"
         declared = int(self._headers.get(b"content-length", 0))
-        body = await read_body(self._receive, self._max_body_bytes, declared)
+        asks = _asks(self.scope)
+        limited = Limited(self._receive, limit, declared, self.claim, deadline, name, asks)
+        body = await read_body(limited)
         encoding = self._headers.get(b"content-encoding")
         if encoding is None:
             return body
-        return await unpack_beside(body, str(encoding, "latin-1"), self._max_body_bytes)
+        return await unpack_beside(
+            body, str(encoding, "latin-1"), limit, self.claim, name, deadline
+        )
 
     def watched(self) -> "Watch":
         """Return a context that is cancelled, and raises `Disconnected`, if the client hangs up.
@@ -168,9 +196,11 @@ class App:
         routes: those that bypass Starlette, the most frequent first.
         otherwise: the application that answers everything else.
         max_body_bytes: a longer body is refused.
+        budget: the memory that all requests may hold.
         answers: counts every answer by its status.
         finished: called after every answer, with the scope, the status and the seconds it took.
         draining: whether the server stops: each answer is then the last on its connection.
+        refusal: returns the answer to a request that is not admitted, or None; None: all are.
     """
 
     def __init__(
@@ -178,22 +208,32 @@ class App:
         routes: Sequence[FastRoute],
         otherwise: ASGIApp,
         max_body_bytes: int,
+        budget: Budget,
         answers: Counter[int],
         finished: Callable[[Scope, int, float], None] | None = None,
         draining: Callable[[], bool] = lambda: False,
+        refusal: Callable[[Scope], Reply | None] | None = None,
     ) -> None:
         self._routes = tuple(routes)
         self._otherwise = otherwise
         self._max_body_bytes = max_body_bytes
+        self._budget = budget
         self._answers = answers
         self._finished = finished
         self._draining = draining
+        self._refusal = refusal
         self._cached_find = lru_cache(self._find)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["type"] != "http":
             await self._otherwise(scope, receive, send)
+            return
+        if _asks(scope):
+            asking = _Asking(receive, send)
+            receive, send = asking.receive, asking.send
+        if self._refusal is not None and (reply := self._refusal(scope)) is not None:
+            await self._reply(scope, reply, send)
             return
         path: str = scope["path"]
         find = self._cached_find if len(path) < MAX_CACHED_BYTES else self._find
@@ -202,11 +242,10 @@ class App:
             await self._other(scope, receive, send)
             return
         if match is None:
-            started = time.monotonic()
-            await self._send(_not_allowed(scope["method"], path, route.method), send)
-            self._finish(scope, 405, started)
+            await self._reply(scope, _not_allowed(scope["method"], path, route.method), send)
             return
-        request = Request(scope, match, self._max_body_bytes, receive)
+        claim = Claim(self._budget)
+        request = Request(scope, match, self._max_body_bytes, receive, claim)
         status = HUNG_UP
         try:
             reply = await _answer(route, request)
@@ -214,6 +253,7 @@ class App:
                 status = reply.status
                 await self._send(reply, send)
         finally:
+            claim.release()
             self._finish(scope, status, request.arrived)
 
     def _find(self, method: str, path: str) -> tuple[FastRoute | None, re.Match[str] | None]:
@@ -230,13 +270,14 @@ class App:
         started = time.monotonic()
         status, started_to_send = 500, False
         declared = int(dict(scope["headers"]).get(b"content-length", 0))
-        limited = Limited(receive, self._max_body_bytes, declared)
+        claim = Claim(self._budget)
+        limited = Limited(receive, self._max_body_bytes, declared, claim, asks=_asks(scope))
 
         async def noted(message: Message) -> None:
             nonlocal status, started_to_send
             if message["type"] == "http.response.start":
                 status, started_to_send = message["status"], True
-                message["headers"] = self._with_close([*message.get("headers", ())])
+                message["headers"] = self._with_ours([*message.get("headers", ())])
             await send(message)
 
         try:
@@ -247,16 +288,24 @@ class App:
             status = 503
             await self._send(_stopped(), send)
         finally:
+            claim.release()
             self._finish(scope, status, started)
+
+    async def _reply(self, scope: Scope, reply: Reply, send: Send) -> None:
+        started = time.monotonic()
+        await self._send(reply, send)
+        self._finish(scope, reply.status, started)
 
     async def _send(self, reply: Reply, send: Send) -> None:
         length = b"%d" % len(reply.body)
-        headers = [(b"content-type", reply.media_type), (b"content-length", length), *reply.headers]
-        headers = self._with_close(headers)
+        headers = self._with_ours(
+            [(b"content-type", reply.media_type), (b"content-length", length), *reply.headers]
+        )
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
         await send({"type": "http.response.body", "body": reply.body})
 
-    def _with_close(self, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    def _with_ours(self, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+        headers.append(NO_SNIFFING)
         if self._draining() and CLOSE not in headers:
             headers.append(CLOSE)
         return headers
@@ -265,6 +314,30 @@ class App:
         self._answers[status] += 1
         if self._finished is not None:
             self._finished(scope, status, time.monotonic() - started)
+
+
+class _Asking:
+    """ASGI's receive and send for a client that asks whether it should send its body.
+
+    If it was not told to, nobody knows whether the body follows: the connection ends.
+    """
+
+    def __init__(self, receive: Receive, send: Send) -> None:
+        self._receive, self._send = receive, send
+        self._continued = False
+
+    async def receive(self) -> Message:
+        self._continued = True
+        return await self._receive()
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start" and not self._continued:
+            message["headers"] = [*message["headers"], CLOSE]
+        await self._send(message)
+
+
+def _asks(scope: Scope) -> bool:
+    return any(name == b"expect" for name, _ in scope["headers"])
 
 
 async def _answer(route: FastRoute, request: Request) -> Reply | None:
@@ -279,6 +352,9 @@ async def _answer(route: FastRoute, request: Request) -> Reply | None:
         reply = route.failed(error)
         if reply.status == 500:
             logger.error("a request failed", exc_info=error)
+        # Futures and their errors refer to each other: the bodies in the frames would stay until
+        # Python looks for such cycles.
+        clear_frames(error.__traceback__)
         return reply
 
 

@@ -1,7 +1,8 @@
-"""The body of an HTTP request: its length, its time, and its encoding."""
+"""The body of an HTTP request: its length, its memory, its time, and its encoding."""
 
 import asyncio
 import contextlib
+import time
 import zlib
 from collections.abc import Generator
 from types import coroutine
@@ -9,17 +10,21 @@ from typing import Any
 
 from starlette.types import Message, Receive
 
-from keras_cnns_serve.core.limits import seconds_for
+from keras_cnns_serve.core.limits import BODY_SECONDS, SLOWEST_RATE, Claim
+from keras_cnns_serve.core.threads import UNPACKING
 from keras_cnns_serve.errors import (
+    DeadlineExceededError,
     InputTooLargeError,
     InvalidInputError,
+    ServeError,
     TooSlowError,
     UnsupportedEncodingError,
 )
 
 DRAIN_SECONDS = 2  # for the rest of a body that is too long
 BESIDE_BYTES = 2**9  # of a packed body; unpacked it may be a thousand times as long
-FIRST_PIECE, MAX_PIECE = 512, 2**20  # bytes that a decoder is given at once
+FIRST_PIECE, MAX_PIECE = 512, 2**20  # bytes that a decoder takes, or gives, at once
+COPIES = 2  # of a body, at most, while its pieces are joined or its parts are taken from it
 MAX_MEMBERS = 10_000  # of a gzip file; programs that write many have one for each 64 KiB
 
 
@@ -28,33 +33,74 @@ class Disconnected(Exception):  # noqa: N818 - it is an event
 
 
 class Limited:
-    """ASGI's receive, for a body of limited length and in limited time.
+    """ASGI's receive, for a body of limited length and memory, in limited time.
 
     Args:
         receive: ASGI's.
-        max_bytes: a longer body is refused, before it is read where its length is declared.
-        declared: the header Content-Length, 0 without it.
+        max_bytes: A longer body is refused, before it is read where its length is declared.
+        declared: The header Content-Length, 0 without it.
+        claim: Grows with the body, or to its declared length before it is read.
+        deadline: The `time.monotonic()` at which the request's time is over, or None.
+        name: What the body is, for errors.
+        asks: Whether the client asks (Expect: 100-continue) before it sends the body; then it is
+            not asked for a body that is refused.
 
     Raises:
-        InputTooLargeError: the body is longer.
-        TooSlowError: it takes longer.
+        InputTooLargeError: The body is longer.
+        QueueFullError: The budget has no room for it.
+        TooSlowError: It takes longer than this server waits for a body.
+        DeadlineExceededError: It takes longer than the request has time.
     """
 
-    def __init__(self, receive: Receive, max_bytes: int, declared: int) -> None:
+    def __init__(
+        self,
+        receive: Receive,
+        max_bytes: int,
+        declared: int,
+        claim: Claim,
+        deadline: float | None = None,
+        name: str = "body",
+        asks: bool = False,
+    ) -> None:
         self._receive = receive
         self._max_bytes = max_bytes
-        self._read = declared if declared > max_bytes else 0
+        self._declared = declared
+        self._claim = claim
+        self._deadline = deadline
+        self._name = name
+        self._asks = asks
+        self._read = 0
+        self._claimed = 0  # bytes of the body
         self._complete = False
-        self._started = asyncio.get_running_loop().time()
+        # A body may pause for BODY_SECONDS, and must come at the slowest rate beside that.
+        self._end = time.monotonic() + BODY_SECONDS
 
     async def __call__(self) -> Message:
         """Return the next part of the body."""
-        message: Message = {} if self._read > self._max_bytes else await self._next()
-        self._read += len(message.get("body", b""))
-        if self._read > self._max_bytes:
-            await drain(self._receive, self._max_bytes)
-            raise InputTooLargeError(f"the body has more than {self._max_bytes:,} bytes")
+        try:
+            if not self._read:
+                self._check(self._declared)
+            message = await self._next()
+            size = len(message.get("body", b""))
+            self._read += size
+            self._check(self._read)
+        except (TooSlowError, DeadlineExceededError):
+            raise
+        except ServeError:
+            if self._read or not self._asks:
+                await drain(self._receive, self._max_bytes)
+            raise
+        if not self._complete:
+            now = time.monotonic()
+            self._end = min(now + BODY_SECONDS, self._end + size / SLOWEST_RATE)
         return message
+
+    def _check(self, size: int) -> None:
+        if size > self._max_bytes:
+            raise InputTooLargeError(f"the {self._name} has more than {self._max_bytes:,} bytes")
+        if size > self._claimed:
+            self._claim.add(COPIES * (size - self._claimed))
+            self._claimed = size
 
     async def _next(self) -> Message:
         if self._complete:  # what comes now is that the client hangs up, at any time
@@ -65,15 +111,20 @@ class Limited:
         except StopIteration as arrived:  # as nearly always: it costs no timer
             message: Message = arrived.value
         else:
+            end = self._end if self._deadline is None else min(self._end, self._deadline)
             try:
-                async with asyncio.timeout_at(self._started + seconds_for(self._read)):
+                async with asyncio.timeout(end - time.monotonic()):
                     message = await _rest(future, waiting)
             except TimeoutError:
-                raise TooSlowError(
-                    f"the body comes too slowly: {self._read:,} bytes so far"
-                ) from None
+                raise self._late(end) from None
         self._complete = not message.get("more_body", False)
         return message
+
+    def _late(self, end: float) -> ServeError:
+        so_far = f"{self._read:,} bytes so far"
+        if end == self._deadline:
+            return DeadlineExceededError(f"the request's time was over before its body: {so_far}")
+        return TooSlowError(f"the {self._name} comes too slowly: {so_far}")
 
 
 @coroutine
@@ -87,20 +138,12 @@ def _rest(future: Any, waiting: Generator[Any, Any, Message]) -> Generator[Any, 
     return (yield from waiting)
 
 
-async def read_body(receive: Receive, max_bytes: int, declared: int = 0) -> bytes:
-    """Return the body as it came.
-
-    Args:
-        receive: ASGI's.
-        max_bytes: a longer body is refused, before it is read where its length is declared.
-        declared: the header Content-Length, 0 without it.
+async def read_body(limited: Limited) -> bytes:
+    """Return the body as it came; raise as `Limited` does.
 
     Raises:
-        InputTooLargeError: it is longer than `max_bytes`.
-        TooSlowError: it takes longer than this server waits.
-        Disconnected: the client hung up.
+        Disconnected: The client hung up.
     """
-    limited = Limited(receive, max_bytes, declared)
     pieces = []
     more = True
     while more:
@@ -127,13 +170,21 @@ async def drain(receive: Receive, max_bytes: int) -> None:
                 more = message.get("more_body", False)
 
 
-def unpack(body: bytes, encoding: str, max_bytes: int) -> bytes:
+def unpack(body: bytes, encoding: str, max_bytes: int, claim: Claim, name: str = "body") -> bytes:
     """Return the body unpacked as its Content-Encoding says.
 
+    Args:
+        body: As it came.
+        encoding: The header.
+        max_bytes: It may unpack to so many.
+        claim: Grows with what is unpacked.
+        name: What the body is, for errors.
+
     Raises:
-        UnsupportedEncodingError: the encoding is unknown.
-        InputTooLargeError: it unpacks to more than `max_bytes`.
-        InvalidInputError: it is damaged or cut short.
+        UnsupportedEncodingError: The encoding is unknown.
+        InputTooLargeError: It unpacks to more than `max_bytes`.
+        QueueFullError: The budget has no room for it.
+        InvalidInputError: It is damaged or cut short.
     """
     match encoding.strip().lower():
         case "" | "identity":
@@ -144,37 +195,54 @@ def unpack(body: bytes, encoding: str, max_bytes: int) -> bytes:
             raise UnsupportedEncodingError(
                 f"Content-Encoding {other!r:.40} is not read here; gzip and deflate are"
             )
-    unpacked = bytearray()
+    pieces: list[bytes] = []
+    unpacked = 0
     packed = memoryview(body)
     position = members = 0
     # A gzip file may have several members. Each is read in pieces that grow with it, because a
-    # decoder copies what its member leaves of a piece.
+    # decoder copies what its member leaves of a piece, and what it has not read of one.
     decoder, piece = _decoder(), FIRST_PIECE
+    more = False  # output of the decoder, beyond the piece that it gave
     try:
-        while position < len(packed):
+        while more or position < len(packed):
             if decoder.eof:
                 members += 1
                 if members == MAX_MEMBERS:
                     raise InvalidInputError(f"the body has more than {MAX_MEMBERS:,} gzip members")
                 decoder, piece = _decoder(), FIRST_PIECE
             given = packed[position : position + piece]
-            unpacked += decoder.decompress(given, max_bytes + 1 - len(unpacked))
-            if len(unpacked) > max_bytes:
-                raise InputTooLargeError(f"the body unpacks to more than {max_bytes:,} bytes")
-            position += len(given) - len(decoder.unused_data)
+            pieces.append(decoder.decompress(given, MAX_PIECE))
+            unpacked += len(pieces[-1])
+            if unpacked > max_bytes:
+                raise InputTooLargeError(f"the {name} unpacks to more than {max_bytes:,} bytes")
+            claim.add(COPIES * len(pieces[-1]))
+            left = decoder.unused_data if decoder.eof else decoder.unconsumed_tail
+            position += len(given) - len(left)
             piece = min(2 * piece, MAX_PIECE)
+            more = len(pieces[-1]) == MAX_PIECE and not decoder.eof
     except zlib.error as error:
         raise InvalidInputError(f"the body cannot be unpacked: {error}") from error
     if body and not decoder.eof:
         raise InvalidInputError("the body, packed by gzip, is cut short")
-    return bytes(unpacked)
+    return b"".join(pieces)
 
 
-async def unpack_beside(body: bytes, encoding: str, max_bytes: int) -> bytes:
-    """Do as `unpack`, in another thread where it would keep the event loop busy."""
+async def unpack_beside(
+    body: bytes,
+    encoding: str,
+    max_bytes: int,
+    claim: Claim,
+    name: str = "body",
+    deadline: float | None = None,
+) -> bytes:
+    """Do as `unpack`, in another thread where it would keep the event loop busy.
+
+    Raises:
+        DeadlineExceededError: The deadline (`time.monotonic()`) has passed before it was done.
+    """
     if len(body) < BESIDE_BYTES:
-        return unpack(body, encoding, max_bytes)
-    return await asyncio.to_thread(unpack, body, encoding, max_bytes)
+        return unpack(body, encoding, max_bytes, claim, name)
+    return await UNPACKING.call(deadline, unpack, body, encoding, max_bytes, claim, name)
 
 
 def _decoder() -> Any:

@@ -17,6 +17,7 @@ STATUS_CODES: dict[type[errors.ServeError], int] = {
     errors.SignatureError: 400,
     errors.ConfigError: 400,
     errors.DamagedImageError: 400,
+    errors.UnauthenticatedError: 401,
     errors.ForbiddenError: 403,
     errors.ModelNotFoundError: 404,
     errors.TooSlowError: 408,
@@ -37,6 +38,8 @@ def failed(error: Exception) -> Reply:
     headers = []
     if isinstance(error, errors.QueueFullError):
         headers.append((b"retry-after", b"%d" % math.ceil(error.retry_after)))
+    if isinstance(error, errors.UnauthenticatedError):
+        headers.append((b"www-authenticate", b"Bearer"))
     if isinstance(error, errors.TooSlowError):
         headers.append((b"connection", b"close"))
     message = errors.UNEXPECTED if status == 500 else str(error)

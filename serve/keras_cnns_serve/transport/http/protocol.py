@@ -6,6 +6,8 @@ which pyproject.toml states.
 """
 
 import asyncio
+import logging
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import httptools
@@ -15,18 +17,61 @@ from uvicorn.protocols.http.httptools_impl import (
     RequestResponseCycle,
 )
 
+from keras_cnns_serve.core.limits import SLOWEST_RATE
+
+logger = logging.getLogger(__name__)
+
 MAX_HEAD_BYTES = 64 * 2**10  # the request line and the headers
+MAX_HEADERS = 256
 HEAD_SECONDS = 20  # for a head, from the connection's beginning or the head's first byte
-UNREAD_SECONDS = 60  # in which a client must read some of its answer
+PIECE_BYTES = 2**10  # parsed at once, where it may be more than the body of one request
+PARSE_SECONDS = 0.001  # for what one connection has sent at once ...
+TURN_SECONDS = 0.003  # ... and then for the other connections, and for answers
 MAX_JOINED_BYTES = 64 * 2**10  # written at once; joining more costs more than a system call
 FINAL_READ_SECONDS = 0.05  # for a request on its way to an idle connection as the server stops
 PROBE_SECONDS = 0.125  # before the first probe of a half-closed connection; then twice as long
 NUM_PROBES = 4  # clients in Go accept at most five interim responses
-TOO_SLOW = STATUS_LINE[408] + b"content-length: 0\r\nconnection: close\r\n\r\n"
+MAX_REASON = 200  # characters
+CLOSE = b"content-length: 0\r\nconnection: close\r\n\r\n"
+TOO_SLOW = STATUS_LINE[408] + CLOSE
+FULL = STATUS_LINE[503] + b"retry-after: 1\r\n" + CLOSE
+
+
+@dataclass
+class Connections:
+    """What the connections of a server have in common.
+
+    Args:
+        timeout: Seconds after which a connection ends whose client sends or reads too little.
+        limit: Connections that are open at the same time.
+    """
+
+    timeout: float = 75.0
+    limit: int = 4096
+    waiting: "dict[HttpProtocol, None]" = field(default_factory=dict)  # the first waits longest
+    next_turn: float = 0.0  # of a connection to go on with parsing, on the loop's clock
+
+    def turn(self, now: float) -> float:
+        """Return when a connection whose time is over may go on."""
+        self.next_turn = max(self.next_turn, now) + TURN_SECONDS
+        return self.next_turn
+
+    def make_room(self) -> bool:
+        """Close the connection that has waited longest for a request; return if there is one."""
+        for connection in self.waiting:
+            if connection.is_read:
+                del self.waiting[connection]
+                connection.transport.close()
+                return True
+        return False
 
 
 class HttpProtocol(HttpToolsProtocol):
-    """One connection; the arguments are uvicorn's."""
+    """One connection; the other arguments are uvicorn's.
+
+    Args:
+        shared: By all connections of a server.
+    """
 
     _head_bytes: int | None = 0  # received of an unfinished head; None while a body comes
     _head_timer: asyncio.TimerHandle | None = None
@@ -34,22 +79,35 @@ class HttpProtocol(HttpToolsProtocol):
     _upgrade_offered = False
     _probe_timer: asyncio.TimerHandle | None = None
     _refusal: str | None = None  # of what came after requests that have no answer yet
+    _unparsed = b""  # received
+    _parse_handle: asyncio.Handle | None = None
+    _body_bytes = 0  # at most so much of what comes is the body of the last request
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
+    def __init__(self, *arguments: Any, shared: Connections | None = None, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        self._shared = shared or Connections()
         # Here, because uvicorn's option would change a logger of the whole process.
         self.access_log = False
         self.parser = _Parser(self)
 
     def connection_made(self, transport: Any) -> None:
         """Write through `_Writer`, and limit the time for the first head."""
-        self._writer = _Writer(transport, self.loop)
+        self._writer = _Writer(transport, self.loop, self._shared.timeout)
         super().connection_made(cast("asyncio.Transport", self._writer))
         self._limit_head_time()
+        if len(self.connections) > self._shared.limit and not self._shared.make_room():
+            self._warn("all %d connections have a request in progress", self._shared.limit)
+            self.transport.write(FULL)
+            self.transport.close()
+        else:
+            self._shared.waiting[self] = None
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Let the running request know, and end the timers."""
-        for timer in (self._head_timer, self._probe_timer, self._writer.timer):
+        self._shared.waiting.pop(self, None)
+        self._unparsed = b""
+        timers = (self._head_timer, self._probe_timer, self._parse_handle, self._writer.timer)
+        for timer in timers:
             if timer is not None:
                 timer.cancel()
         if self._running is not None:  # uvicorn marks only the newest of pipelined requests
@@ -57,15 +115,53 @@ class HttpProtocol(HttpToolsProtocol):
             self._running.message_event.set()
         super().connection_lost(exc)
 
-    # Heads. httptools collects one of any length, and uvicorn waits for it for ever.
+    @property
+    def is_read(self) -> bool:
+        """Whether the client has read its answers, or the system will send them to it."""
+        return not self._writer.get_write_buffer_size()
+
+    # Parsing. httptools would make all requests of what was received, such as ten thousand that
+    # one client sends at once, before the event loop has its next turn.
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came, and limit an unfinished head."""
-        if self._refusal is not None:
-            return
+        """Parse what came."""
+        self._unset_keepalive_if_required()
+        self._unparsed = self._unparsed + data if self._unparsed else data
+        if self._parse_handle is None and not self.pipeline:
+            self._parse()
+        else:
+            self._writer.hold(True)
+
+    def _parse(self) -> None:
+        """Parse in pieces, until a request waits for another's answer or the time is over."""
+        self._parse_handle = None
+        rest = memoryview(self._unparsed)
+        end = self.loop.time() + PARSE_SECONDS
+        while rest and not self.pipeline:
+            size = max(PIECE_BYTES, self._body_bytes)
+            self._parse_piece(rest[:size])
+            rest = rest[size:]
+            if self._refusal is not None or self.transport.is_closing():
+                rest = rest[:0]
+            elif rest and self.loop.time() > end:
+                self._parse_handle = self.loop.call_at(self._shared.turn(end), self._parse)
+                break
+        self._unparsed = bytes(rest)
+        self._writer.hold(bool(rest))
+
+    # Heads. httptools collects one of any length, and uvicorn waits for it for ever.
+
+    def _parse_piece(self, data: memoryview) -> None:
         if self._head_bytes is not None:
             self._head_bytes += len(data)
-        super().data_received(data)
+        self._body_bytes = max(0, self._body_bytes - len(data))
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            self.send_400_response(f"The request is malformed: {error.__context__ or error}")
+            return
+        except httptools.HttpParserUpgrade:
+            pass  # CONNECT, which App refuses
         if self._head_bytes == 0 or self.transport.is_closing():
             return
         if self._head_bytes is None:  # within a body, which App limits until it has answered
@@ -74,16 +170,24 @@ class HttpProtocol(HttpToolsProtocol):
             limited = True
             if self._head_bytes > MAX_HEAD_BYTES:
                 self.send_400_response("The head of the request is too long.")
+            elif self.headers is not None and len(self.headers) > MAX_HEADERS:
+                self.send_400_response(f"The request has more than {MAX_HEADERS} headers.")
         if limited and self._head_timer is None:
             self._limit_head_time()
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what came; the complete requests before it get their answers first."""
+        msg = msg.encode("ascii", "replace").decode()[:MAX_REASON]
+        self._warn("%s", msg)
         running = self._running
         if running is None or (running is self.cycle and running.more_body):
             super().send_400_response(msg)
         else:
             self._refusal = msg
+
+    def _warn(self, reason: str, *arguments: object) -> None:
+        client = self.client[0] if self.client else "a client"
+        logger.warning(f"refused %s: {reason}", client, *arguments, extra={"client": client})
 
     def on_message_begin(self) -> None:
         """Begin a head, which may be behind another request in what came."""
@@ -91,26 +195,25 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        """Limit the head, and pass over one that `_Parser` reads again without its offer."""
+        """End the head's time, and pass over one that `_Parser` reads again without its offer."""
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
-        if self._head_bytes is not None and self._head_bytes > MAX_HEAD_BYTES:  # with its body
-            size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
-            if size > MAX_HEAD_BYTES:
-                raise ValueError("the head is too long")  # httptools and uvicorn make it a 400
         self._head_bytes = None
         self._upgrade_offered = (
             self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
         )
         if not self._upgrade_offered:
             super().on_headers_complete()
+            self._shared.waiting.pop(self, None)
+            length = next((value for name, value in self.headers if name == b"content-length"), 0)
+            self._body_bytes = int(length)
             if not self.pipeline:
                 self._running = self.cycle
 
     def on_message_complete(self) -> None:
         """Wait for the next head."""
-        self._head_bytes = 0
+        self._head_bytes = self._body_bytes = 0
         if not self._upgrade_offered:
             super().on_message_complete()
 
@@ -122,7 +225,9 @@ class HttpProtocol(HttpToolsProtocol):
         return b"\r\n".join([*lines, b"", b""])
 
     def _limit_head_time(self) -> None:
-        self._head_timer = self.loop.call_later(HEAD_SECONDS, self._end_slow_head)
+        self._head_timer = self.loop.call_later(
+            min(HEAD_SECONDS, self._shared.timeout), self._end_slow_head
+        )
 
     def _end_slow_head(self) -> None:
         if self.transport.is_closing():
@@ -142,7 +247,8 @@ class HttpProtocol(HttpToolsProtocol):
         """Return True, to keep the connection, while a complete request has no answer yet."""
         self._writer.flush()  # the event loop closes the transport if this returns False
         cycle = self.cycle
-        if cycle is None or cycle.more_body or cycle.response_complete:
+        encrypted = self.transport.get_extra_info("sslcontext")  # TLS closes both sides together
+        if encrypted or cycle is None or cycle.more_body or cycle.response_complete:
             return False
         cycle.keep_alive = False
         if self._probe_timer is None:
@@ -166,6 +272,10 @@ class HttpProtocol(HttpToolsProtocol):
             self.pipeline.clear()
             super().send_400_response(self._refusal)
         super().on_response_complete()
+        if self._running is None and not self.transport.is_closing():
+            self._shared.waiting[self] = None
+        if self._unparsed and self._parse_handle is None and not self.pipeline:
+            self._parse_handle = self.loop.call_soon(self._parse)
 
     def shutdown(self) -> None:
         """Stop once requests that the system has received already are read and answered."""
@@ -173,25 +283,50 @@ class HttpProtocol(HttpToolsProtocol):
 
 
 class _Writer:
-    """A transport that writes an answer at once, and drops a client that does not read it.
+    """A transport that writes an answer at once, and drops a client that reads too slowly.
 
     uvicorn writes an answer's head and body apart, which costs two system calls and two packets
     (a fifth of its time for a short answer), and waits for ever for a client to read them, even
     after the end of the connection.
     """
 
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, timeout: float
+    ) -> None:
         self._transport = transport
         self._loop = loop
+        self._timeout = timeout
         self._pieces: list[bytes] = []  # written in this turn of the event loop
         self._size = 0  # of the pieces
         self._written = 0  # bytes, ever
+        self._held = False  # reading, until what was received is parsed
+        self._paused = False  # reading, by uvicorn
         self.timer: asyncio.TimerHandle | None = None
         self.abort = transport.abort
         self.get_extra_info = transport.get_extra_info
+        self.get_write_buffer_size = transport.get_write_buffer_size
         self.is_closing = transport.is_closing
-        self.pause_reading = transport.pause_reading
-        self.resume_reading = transport.resume_reading
+
+    def pause_reading(self) -> None:
+        """Receive no more."""
+        self._paused = True
+        self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Receive again, unless `hold` keeps it from that."""
+        self._paused = False
+        if not self._held:
+            self._transport.resume_reading()
+
+    def hold(self, held: bool) -> None:
+        """Receive nothing as long as this is set."""
+        if held == self._held:
+            return
+        self._held = held
+        if held:
+            self._transport.pause_reading()
+        elif not self._paused:
+            self._transport.resume_reading()
 
     def write(self, data: bytes) -> None:
         """Write at the end of the event loop's turn, or at once if it is much."""
@@ -214,24 +349,29 @@ class _Writer:
         pieces = [b"".join(self._pieces)] if self._size <= MAX_JOINED_BYTES else self._pieces
         self._written += self._size
         self._pieces, self._size = [], 0
-        if not self._transport.is_closing():
-            for piece in pieces:
-                self._transport.write(piece)
-            self._limit_time()
+        if self._transport.is_closing():
+            return
+        if self.timer is not None and not self._transport.get_write_buffer_size():
+            self.timer.cancel()  # the client has read all before this
+            self.timer = None
+        for piece in pieces:
+            self._transport.write(piece)
+        self._limit_time()
 
     def _limit_time(self) -> None:
         if self.timer is None and self._transport.get_write_buffer_size():
-            self.timer = self._loop.call_later(UNREAD_SECONDS, self._check, self._read())
+            self.timer = self._loop.call_later(self._timeout, self._check, self._read())
 
     def _read(self) -> int:
         return self._written - self._transport.get_write_buffer_size()
 
     def _check(self, before: int) -> None:
         self.timer = None
-        if self._read() > before:
-            self._limit_time()
-        else:
-            self._transport.abort()
+        if self._transport.get_write_buffer_size():
+            if self._read() - before >= self._timeout * SLOWEST_RATE:
+                self._limit_time()
+            else:
+                self._transport.abort()
 
 
 class _Parser(httptools.HttpRequestParser):

@@ -1,20 +1,27 @@
 """HTTP on uvicorn, as an async context manager."""
 
 import asyncio
+import logging
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import TracebackType
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
 
-from keras_cnns_serve.transport.addresses import BACKLOG, AddressError, linger
+from keras_cnns_serve.transport.addresses import BACKLOG, AddressError, affordable, linger
+from keras_cnns_serve.transport.tls import Tls
 
-from .protocol import HttpProtocol
+from .protocol import Connections, HttpProtocol
+
+logger = logging.getLogger(__name__)
 
 GRACE = 5  # seconds for requests in flight as the server stops; Docker kills after 10
 CANCELLED_SECONDS = 0.5  # of the grace, to answer the requests that are cancelled
+POLL_SECONDS = 0.02  # between two looks whether all is answered
 ACCEPTED_SECONDS = 0.01  # until connections that were accepted last are known to uvicorn
 
 
@@ -28,22 +35,47 @@ class HttpServer:
     flight and cancels those that take longer than the grace; `App` answers them with 503.
 
     Args:
-        app: the ASGI application.
-        listener: a bound socket; it is closed at the end.
-        grace: seconds for all of the end.
+        app: The ASGI application.
+        listener: A bound socket; it is closed at the end.
+        grace: Seconds for all of the end.
+        timeout: Seconds after which a connection ends that is idle, or whose client sends or reads
+            nothing, or less than `SLOWEST_RATE`.
+        max_connections: Connections that are open at the same time. A further one takes the place
+            of the one that has waited longest for a request; if there is none, it gets 503.
+        tls: Encrypts the connections; None: nothing does.
     """
 
-    def __init__(self, app: ASGIApp, listener: socket.socket, *, grace: float = GRACE) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        listener: socket.socket,
+        *,
+        grace: float = GRACE,
+        timeout: float = Connections.timeout,
+        max_connections: int = Connections.limit,
+        tls: Tls | None = None,
+    ) -> None:
+        shared = Connections(timeout, affordable(max_connections))
+        if shared.limit < max_connections:
+            logger.warning(
+                "each port has at most %d connections, not %d: the process may not open enough "
+                "files (ulimit -n)",
+                shared.limit,
+                max_connections,
+            )
+        protocol: Any = partial(HttpProtocol, shared=shared)  # uvicorn annotates a class
+        keep_alive: Any = timeout  # uvicorn annotates int, and gives it to `call_later`
         config = uvicorn.Config(
             app,
-            http=HttpProtocol,
+            http=protocol,
             log_config=None,
             server_header=False,
             proxy_headers=False,
             lifespan="off",
             ws="none",
             backlog=BACKLOG,
-            timeout_keep_alive=75,  # longer than load balancers keep an idle connection
+            timeout_keep_alive=keep_alive,
+            ssl_context_factory=None if tls is None else lambda *_: tls.context(),
         )
         self._server = _Server(config, grace)
         self._listener = listener
@@ -105,22 +137,29 @@ class _Server(uvicorn.Server):
         self.ready.set()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop accepting connections, finish the requests in flight, and close."""
+        """Stop accepting connections, finish the requests in flight, and close.
+
+        uvicorn's own method also reports an error if only idle connections are left.
+        """
+        state = self.server_state
         try:
             # Closing at once would reset connections that are being opened.
             await linger(self._grace)
-            for server in self.servers:
-                server.close()
+            for listener in (*self.servers, *(sockets or ())):
+                listener.close()
             await asyncio.sleep(ACCEPTED_SECONDS)
-            left = self._end - asyncio.get_running_loop().time()
-            wait = max(0.0, left - min(CANCELLED_SECONDS, self._grace / 2))
-            # uvicorn annotates int, and gives it to asyncio.wait_for.
-            self.config.timeout_graceful_shutdown = wait  # type: ignore[assignment]
-            await super().shutdown(sockets)
-            if self.server_state.tasks:  # cancelled: they still send their 503
-                await asyncio.wait(self.server_state.tasks, timeout=CANCELLED_SECONDS / 2)
+            for connection in list(state.connections):
+                connection.shutdown()
+            end = self._end - min(CANCELLED_SECONDS, self._grace / 2)
+            while (state.connections or state.tasks) and asyncio.get_running_loop().time() < end:
+                await asyncio.sleep(POLL_SECONDS)
+            if state.tasks:
+                logger.warning("%d requests are not answered within the grace", len(state.tasks))
+                for task in state.tasks:
+                    task.cancel()
+                await asyncio.wait(state.tasks, timeout=CANCELLED_SECONDS / 2)  # they send 503
         finally:
             for server in self.servers:
                 server.close()
-            for connection in list(self.server_state.connections):
+            for connection in list(state.connections):
                 connection.transport.abort()

@@ -32,6 +32,14 @@ def binary(document: Any, content: bytes = PIXELS, length: Any = None) -> dict[s
     return {"content": head + content, "headers": {LENGTH: str(length or len(head))}}
 
 
+def encoded(text: str, **parameters: Any) -> dict[str, Any]:
+    image = {"name": "image_bytes", "datatype": "BYTES", "shape": [1], "data": [text]}
+    return {"inputs": [image | {"parameters": parameters}]}
+
+
+BASE64 = base64.b64encode(grey(130)).decode()
+
+
 @pytest.mark.parametrize("path", [INFER, "/v2/models/grey/versions/1/infer"])
 @pytest.mark.parametrize(
     "request_",
@@ -39,6 +47,12 @@ def binary(document: Any, content: bytes = PIXELS, length: Any = None) -> dict[s
         {"json": {"inputs": [tensor()]}},
         {"json": {"inputs": [tensor(data=np.full((1, 8, 8, 1), 130).tolist())]}},
         {"json": {"inputs": [tensor()], "outputs": [{"name": "probabilities"}], "parameters": {}}},
+        {"json": {"inputs": [tensor() | {"parameters": None}], "id": None, "outputs": None}},
+        {"json": {"inputs": [tensor(parameters={"content_type": "np", "headers": None})]}},
+        {"json": {"inputs": [tensor()], "parameters": None, "outputs": []}},
+        {"json": {"inputs": [tensor()], "parameters": {"timeout": None, "priority": None}}},
+        {"json": encoded(BASE64[:76] + "\n" + BASE64[76:], content_type="base64")},
+        {"json": encoded(BASE64.replace("+", "-").rstrip("="), content_type="base64")},
         binary({"inputs": [raw()]}),
         binary({"inputs": [tensor()]}, b""),
         {"content": PIXELS, "headers": {LENGTH: "0"}},
@@ -106,9 +120,11 @@ def test_nan(client: Client) -> None:
         ({"content": b""}, 400, "JSON Parse error"),
         ({"content": b"{"}, 400, "JSON Parse error"),
         ({"content": b"\xff\xfe"}, 400, "JSON Parse error"),
-        ({"content": b"[" * 50_000}, 400, "JSON Parse error"),
+        ({"content": b"[" * 1000}, 400, "JSON Parse error"),
+        ({"content": b"[" * 50_000}, 413, "the JSON has 50,000 lists"),
         ({"json": []}, 400, "the body must be an object"),
         ({"json": {}}, 400, "'inputs' must be a list, not None"),
+        ({"json": encoded(BASE64)}, 400, 'needs the parameter "content_type": "base64"'),
         ({"json": {"inputs": []}}, 400, "at least one tensor"),
         ({"json": {"inputs": [1]}}, 400, "an input must be an object, not 1"),
         ({"json": {"inputs": [tensor(name=7)]}}, 400, "'name' of an input must be a string"),

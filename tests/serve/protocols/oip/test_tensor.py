@@ -17,7 +17,7 @@ from keras_cnns_serve.errors import InputTooLargeError, InvalidInputError
 from keras_cnns_serve.protocols.oip.tensor import (
     DATATYPES,
     DTYPES,
-    from_base64,
+    decode_base64,
     from_raw,
     from_values,
     to_raw,
@@ -80,9 +80,9 @@ def test_bfloat16_is_widened() -> None:
 
 
 def test_base64() -> None:
-    assert from_base64(strings(b"/9g=", b""), "x").tolist() == [b"\xff\xd8", b""]
+    assert decode_base64(strings(b"/9g=", b""), "x").tolist() == [b"\xff\xd8", b""]
     with pytest.raises(InvalidInputError, match="x is not base64"):
-        from_base64(strings(b"/9g"), "x")
+        decode_base64(strings(b"/9g=", b"%"), "x")
 
 
 def test_nan_and_infinity() -> None:

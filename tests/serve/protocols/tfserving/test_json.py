@@ -55,7 +55,7 @@ def test_both_forms_with_and_without_the_inputs_name(
         (b'{"instances": 1}', "must be a list of at least one image"),
         (b'{"instances": []}', "must be a list of at least one image"),
         (b'{"instances": [{"image": 1}]}', "instances[0] is the keys ['image']; each must be"),
-        (b'{"instances": [{"b64": "aGk="}]}', "An encoded image goes to :classify-image"),
+        (b'{"instances": [{"b64": "aGk="}]}', "an encoded image goes to :classify-image"),
         (b'{"instances": [{"images": 1}, [2]]}', "instances[1] is no object"),
         (b'{"instances": [[1, 2], [3]]}', "images is ragged"),
         (b'{"inputs": {"images": [[1], 2]}}', "images is ragged"),
@@ -159,7 +159,7 @@ def test_bytes_come_as_base64(manifest: Manifest, body: Any, contents: list[byte
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ({"instances": [{"b64": "%"}]}, "Unable to base64 decode image_bytes"),
+        ({"instances": [{"b64": "%"}]}, "image_bytes is not base64"),
         ({"instances": [{"b64": "aGk=", "x": 1}]}, "instances[0] is the keys ['b64', 'x']"),
         ({"instances": [{"b64": 7}]}, "instances[0] is the keys ['b64']"),
         ({"instances": [{"image_bytes": 7}]}, "takes encoded images as"),

@@ -17,11 +17,16 @@ GREY_130 = [
 ]
 
 
-def test_home_says_what_is_served_and_how_to_ask(client: Client) -> None:
+def test_home_lists_the_models_and_their_paths(client: Client) -> None:
     home = client.get("/").json()
     assert [model["name"] for model in home["models"]] == ["fragile", "grey", "nan", "two"]
-    command = home["models"][1]["classify"]
-    assert command == f"curl --data-binary @image.png http://test{CLASSIFY}"
+    assert home["models"][1]["classify"] == CLASSIFY
+
+
+@pytest.mark.parametrize("path", ["/", "/v1/models/", "/healthz/", "/nothing", "/openapi.json"])
+def test_no_answer_has_the_clients_host(client: Client, path: str) -> None:
+    response = client.request("GET", path, headers={"Host": "evil.example"})
+    assert "evil.example" not in response.text + str(response.headers)
 
 
 def test_models_are_listed(client: Client) -> None:
@@ -181,6 +186,17 @@ MANY = [("f", (f"{i}.png", b"x")) for i in range(65)]
         (PREDICT, {"json": {"instances": [np.full((8, 8, 1), 0.5).tolist()]}}, 400, "not 0.5"),
         (PREDICT, {"json": {"instances": [np.full((8, 8, 1), 256).tolist()]}}, 400, "not 256"),
         (PREDICT, {"json": {"instances": [np.full((8, 8, 1), "a").tolist()]}}, 400, "not a string"),
+        *(
+            (PREDICT, {"json": body}, 400, "an encoded image goes to :classify-image")
+            for image in [{"b64": "/9g="}]
+            for body in (
+                {"instances": [image]},
+                {"instances": [{"images": image}]},
+                {"inputs": image},
+                {"inputs": {"images": image}},
+                {"inputs": {"images": [image]}},
+            )
+        ),
         (PREDICT, {"content": b'{"instances": [NaN]}'}, 400, "not of shape [1]"),
         (PREDICT, {"json": {"inputs": {"image": [ZEROS]}}}, 400, "images alone, not image"),
         (PREDICT, {"json": {"inputs": [ZEROS], "signature_name": "x"}}, 400, "there are serving_d"),
@@ -205,7 +221,7 @@ MANY = [("f", (f"{i}.png", b"x")) for i in range(65)]
         (CLASSIFY, {"content": bytes(100_001)}, 413, "the body has more than 100,000 bytes"),
         (CLASSIFY, {"files": {"f": ("f", bytes(100_000))}}, 413, "more than 100,000 bytes"),
         (CLASSIFY, {"files": {"f": ("f.png", b"x")}}, 415, "these 1 bytes are not an image"),
-        (CLASSIFY, {"files": MANY}, 400, "Too many files"),
+        (CLASSIFY, {"files": MANY}, 413, "a form may have 64 files, not 65"),
         (CLASSIFY, form(b"garbage"), 400, ""),
         (CLASSIFY, form(b"--b--\r\n"), 400, "the form has no file"),
         (CLASSIFY, form(b"", "multipart/form-data"), 400, "boundary"),

@@ -4,7 +4,6 @@ import asyncio
 import socket
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from functools import partial
 from typing import Any
 from urllib.parse import quote
 
@@ -13,11 +12,12 @@ import grpc.aio
 import pytest
 
 from keras_cnns_serve.compose import create_grpc
-from keras_cnns_serve.core import limits
 from keras_cnns_serve.core.dataplane import Dataplane
+from keras_cnns_serve.core.limits import Budget
 from keras_cnns_serve.errors import InvalidInputError
 from keras_cnns_serve.protos import health, inference
-from keras_cnns_serve.transport.grpc.server import ConnectionLimits, GrpcServer, Service
+from keras_cnns_serve.transport.grpc import arrivals
+from keras_cnns_serve.transport.grpc.server import GrpcServer, Service
 from tests.serve.transport.grpc.frames import (
     DATA,
     END_STREAM,
@@ -68,7 +68,8 @@ def run(
         async with asyncio.timeout(30), server:
             async with grpc.aio.insecure_channel(server.address, **options) as channel:
                 result = await use(channel)
-            while server._calls.active or server._calls.unfinished or server._calls.idle:
+            calls = server._calls
+            while calls.active or calls.arrivals.since or calls.idle or calls.budget.used:
                 await asyncio.sleep(0.01)
             return result
 
@@ -191,7 +192,7 @@ def test_what_takes_long_on_purpose_is_not_ended() -> None:
 def test_a_message_that_comes_too_slowly_is_not_waited_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(limits, "BODY_SECONDS", 0.1)
+    monkeypatch.setattr(arrivals, "BODY_SECONDS", 0.1)
 
     async def use(channel: grpc.aio.Channel) -> None:
         call = channel.stream_unary(INFER)()
@@ -204,7 +205,7 @@ def test_a_message_that_comes_too_slowly_is_not_waited_for(
 
 
 def test_half_a_message_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "BODY_SECONDS", 0.1)
+    monkeypatch.setattr(arrivals, "BODY_SECONDS", 0.1)
     noted: list[str] = []
 
     async def main() -> None:
@@ -251,48 +252,90 @@ def test_a_call_without_a_message() -> None:
     run(alone(echo), use)
 
 
-def test_unfinished_calls_of_a_client_are_limited() -> None:
+def test_messages_that_never_come_keep_out_nobody() -> None:
+    """Four can be incomplete: of ten, six are given up, and another call is answered at once."""
     noted: list[str] = []
 
     async def use(channel: grpc.aio.Channel) -> None:
-        calls = [channel.stream_unary(INFER)() for _ in range(3)]
-        await until(lambda: server._calls.unfinished == {"127.0.0.1": 3})
-        with pytest.raises(grpc.aio.AioRpcError) as error:
-            await channel.stream_unary(INFER)()
-        assert error.value.code() == Code.RESOURCE_EXHAUSTED
-        assert error.value.details() == "3 calls of this client are not complete"
+        calls = [channel.stream_unary(INFER)() for _ in range(10)]
+        await until(lambda: len(noted) == 6)
+        assert noted == 6 * ["RESOURCE_EXHAUSTED"]
+        details = [await call.details() for call in calls if call.done()]
+        assert {text[:34] for text in details} <= {
+            "the message came too slowly while ",
+            "the messages of 4 calls are not co",
+        }
+        for _ in range(20):
+            assert await channel.unary_unary(INFER)(message())
         for call in calls:
             call.cancel()
-        await until(lambda: len(noted) == 4)
-        assert await channel.unary_unary(INFER)(message())
 
     server = alone(
         echo,
-        limits=ConnectionLimits(unfinished_calls=3),
+        budget=Budget(8000),
         finished=lambda path, client, code, seconds: noted.append(code),
     )
     run(server, use)
-    assert noted == ["RESOURCE_EXHAUSTED", *3 * ["CANCELLED"], "OK"]
+    # One of those that had a turn may have lost it to the calls that were answered.
+    assert noted.count("OK") == 20
+    assert noted.count("CANCELLED") + noted.count("RESOURCE_EXHAUSTED") == 10
 
 
-def test_calls_whose_message_is_complete_are_not_counted_as_unfinished() -> None:
-    began = 0
+def test_a_burst_of_calls_is_answered() -> None:
+    """Also where only two messages can be incomplete."""
 
-    async def wait(request: Any, deadline: float | None) -> Any:
-        nonlocal began
-        began += 1
-        await until(lambda: began == 20)
+    async def use(channel: grpc.aio.Channel) -> None:
+        for body in await asyncio.gather(
+            *(channel.unary_unary(INFER)(message(str(n))) for n in range(500))
+        ):
+            assert inference.ModelInferResponse.FromString(body)
+
+    run(alone(echo, budget=Budget(2**20), max_message_bytes=2**19), use)
+
+
+def test_open_streams_are_limited() -> None:
+    async def use(channel: grpc.aio.Channel) -> None:
+        streams = [channel.stream_stream(STREAM)() for _ in range(2)]
+        for stream in streams:
+            await stream.write(message())
+            assert parse(await stream.read())
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await channel.stream_stream(STREAM)().read()
+        assert error.value.code() == Code.RESOURCE_EXHAUSTED
+        assert "2 streams are open" in (error.value.details() or "")
+        for stream in streams:
+            stream.cancel()
+        await until(lambda: not server._calls.streams)
+        again = channel.stream_stream(STREAM)()
+        await again.write(message())
+        await again.done_writing()
+        assert parse(await again.read())
+
+    server = streaming(one_each, budget=Budget(4 * 10**6))
+    run(server, use)
+
+
+def test_a_call_holds_memory_for_its_message_until_it_ends() -> None:
+    held: list[int] = []
+
+    async def note(request: Any, deadline: float | None) -> Any:
+        held.append(server._calls.budget.used)
         return inference.ModelInferResponse()
 
     async def use(channel: grpc.aio.Channel) -> None:
-        calls = []
-        for number in range(20):
-            calls.append(channel.unary_unary(INFER)(message()))
-            await until(partial(lambda n: began > n, number))
-        for call in calls:
-            await call
+        await channel.unary_unary(INFER)(message("x" * 100_000))
+        assert 300_000 < held[0] < 400_000
+        with server._calls.budget.claim(490_000), pytest.raises(grpc.aio.AioRpcError) as error:
+            await channel.unary_unary(INFER)(message("x" * 100_000))
+        assert error.value.code() == Code.RESOURCE_EXHAUSTED
+        assert "memory" in (error.value.details() or "")
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await channel.unary_unary(INFER)(message("x" * 200_000))
+        assert error.value.code() == Code.INVALID_ARGUMENT
+        assert "half of --memory-budget" in (error.value.details() or "")
 
-    run(alone(wait, limits=ConnectionLimits(unfinished_calls=2)), use)
+    server = alone(note, budget=Budget(10**6), max_message_bytes=10**6)
+    run(server, use)
 
 
 def test_a_stream_is_answered_in_order() -> None:

@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import logging
 import signal
 import socket
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -33,10 +35,14 @@ from tests.serve.processes import Process, running
 from tests.serve.transport.grpc.frames import (
     ACK,
     DATA,
+    END_HEADERS,
     END_STREAM,
     GOAWAY,
+    HEADERS,
     PING,
+    PREFACE,
     SETTINGS,
+    WINDOW_UPDATE,
     Client,
     call_headers,
     connect,
@@ -503,12 +509,77 @@ def test_who_says_nothing_is_not_waited_for() -> None:
 def test_a_connection_without_calls_is_closed() -> None:
     async def main() -> None:
         async with (
-            alone(echo, limits=ConnectionLimits(idle=0.2)) as server,
+            alone(echo, limits=ConnectionLimits(timeout=0.2)) as server,
             connect(server.port) as client,
         ):
             await client.until(GOAWAY)
 
     asyncio.run(asyncio.wait_for(main(), 10))
+
+
+def test_a_channel_that_was_idle_connects_again_by_itself() -> None:
+    async def main() -> None:
+        limits = ConnectionLimits(timeout=0.1)
+        async with (
+            alone(echo, limits=limits) as server,
+            grpc.aio.insecure_channel(server.address) as channel,
+        ):
+            for pause in (0, 0.5, 0.09, 0.1, 0.11, 0.1, 0.1, 0.1, 0.1):  # also at the very moment
+                await asyncio.sleep(pause)
+                assert await channel.unary_unary(INFER)(b"", timeout=10) == b""
+
+    asyncio.run(asyncio.wait_for(main(), 30))
+
+
+def test_a_client_that_sends_and_never_reads_is_dropped() -> None:
+    """Its window is as large as can be, and so the system's buffers are what is full."""
+
+    async def long(request: Any, deadline: float | None) -> Any:
+        return inference.ModelInferResponse(id="a" * 10**7)
+
+    async def main() -> None:
+        limits = ConnectionLimits(timeout=1)
+        async with alone(long, limits=limits) as server:
+            with socket.create_connection(("127.0.0.1", server.port)) as client:
+                window = struct.pack(">L", 2**31 - 1 - 65_535)
+                settings = frame(SETTINGS, 0, 0, struct.pack(">HL", 4, 2**31 - 1))
+                client.sendall(PREFACE + settings + frame(WINDOW_UPDATE, 0, 0, window))
+                await asyncio.to_thread(client.recv, 1)  # the server's settings
+                client.sendall(frame(SETTINGS, ACK, 0, b""))
+                client.sendall(call_headers(1, INFER) + frame(DATA, END_STREAM, 1, bytes(5)))
+                with contextlib.suppress(ConnectionError):
+                    while True:  # a frame to ignore, so that the server has no reason to ping
+                        client.send(frame(0xEE, 0, 0, b""))
+                        await asyncio.sleep(0.05)
+
+    asyncio.run(asyncio.wait_for(main(), 30))
+
+
+def test_a_client_that_ignores_the_limit_of_headers_is_dropped(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It acknowledges no settings, and repeats an entry of HPACK's table with a byte each."""
+    entry = bytes([0x40, 1]) + b"a" + bytes([0x7F, 0x80 | 3000 - 127 & 0x7F, 3000 - 127 >> 7])
+    block = call_headers(1, INFER)[9:] + entry + b"a" * 3000
+
+    async def main() -> None:
+        async with (
+            alone(echo) as server,
+            grpc.aio.insecure_channel(server.address) as channel,
+            connect(server.port) as small,
+            connect(server.port) as large,
+        ):
+            for client, count in ((small, 2), (large, 1000)):
+                client.send(frame(HEADERS, END_HEADERS, 1, block + count * b"\xbe"))
+                client.send(frame(DATA, END_STREAM, 1, bytes(5)))
+            await large.until_closed()
+            await small.until(DATA)
+            assert await channel.unary_unary(INFER)(b"", timeout=10) == b""
+
+    asyncio.run(asyncio.wait_for(main(), 30))
+    (record,) = [each for each in caplog.records if each.levelno >= logging.WARNING]
+    assert "127.0.0.1: a call has more than 65536 bytes of headers" in record.getMessage()
+    assert record.__dict__["client"] == "127.0.0.1"
 
 
 def test_an_answer_that_nobody_takes_is_given_up_with_its_connection() -> None:
@@ -547,7 +618,7 @@ def test_a_client_that_is_gone_is_noticed(calls: int) -> None:
         await asyncio.sleep(20)
 
     async def main() -> None:
-        limits = ConnectionLimits(ping_interval=1, ping_timeout=0.2)
+        limits = ConnectionLimits(timeout=1)
         async with (
             alone(slow, limits=limits, finished=lambda *end: noted.append(end[2])) as server,
             connect(server.port) as client,

@@ -17,7 +17,7 @@ from keras_cnns_serve.core.dataplane import Dataplane
 from keras_cnns_serve.core.prediction import Target
 from keras_cnns_serve.core.servable import Options
 from keras_cnns_serve.transport.http.asgi import App
-from tests.serve.conftest import Client, grey
+from tests.serve.conftest import Client, grey, serving
 
 PREDICT = "/v1/models/grey:predict"
 CLASSIFY = "/v1/models/grey:classify-image"
@@ -166,3 +166,38 @@ def test_what_was_not_expected_is_logged(
     assert record.exc_info is not None
     assert "out of data bounds" in str(record.exc_info[1])
     assert sent[0]["status"] == 500
+
+
+@pytest.mark.parametrize(
+    ("path", "length", "status"),
+    [
+        (CLASSIFY, len(grey(130)), b"200"),
+        (CLASSIFY, 100_001, b"413"),
+        ("/v1/models/none:classify-image", 100, b"404"),
+        ("/v1/models/grey:nothing", 100, b"400"),
+        ("/v2/repository/index", 100_001, b"413"),
+    ],
+)
+def test_a_client_that_asks_first_sends_only_a_body_that_is_wanted(
+    dataplane: Dataplane, path: str, length: int, status: bytes
+) -> None:
+    """As curl does with more than a megabyte: Expect: 100-continue."""
+
+    async def main() -> None:
+        app = create_app(dataplane, max_body_bytes=100_000)
+        async with asyncio.timeout(20), serving(app) as (host, port, _):
+            reader, writer = await asyncio.open_connection(host, port)
+            head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n"
+            writer.write(head.encode() + b"Expect: 100-continue\r\n\r\n")
+            if status == b"200":
+                assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+                writer.write(grey(130))
+            answer = await reader.readuntil(b"\r\n\r\n")
+            assert answer.split()[1] == status
+            # Nobody knows whether the body follows nevertheless.
+            assert (b"connection: close" in answer) == (status != b"200")
+            if status != b"200":
+                await reader.read()
+            writer.close()
+
+    asyncio.run(main())

@@ -1,22 +1,30 @@
 """Whole answers on real connections: kept, closed, in order."""
 
 import asyncio
+import contextlib
+import os
 import re
+import resource
 import socket
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from functools import partial
 from http.client import HTTPResponse
 from pathlib import Path
 
+import grpc
+import httpx
 import pytest
 import uvicorn
 
 from keras_cnns_serve.compose import create_app
-from keras_cnns_serve.core import limits
 from keras_cnns_serve.core.dataplane import Dataplane
+from keras_cnns_serve.core.limits import Budget
+from keras_cnns_serve.transport.http import body
 from keras_cnns_serve.transport.http import protocol as http_protocol
 from keras_cnns_serve.transport.http.asgi import App, FastRoute, Reply, Request
+from keras_cnns_serve.transport.http.protocol import Connections, HttpProtocol
 from tests.serve.conftest import grey, serving
 from tests.serve.processes import CLASSIFY, Process, running
 
@@ -106,7 +114,7 @@ def test_a_slow_client_is_not_waited_for(
     dataplane: Dataplane, monkeypatch: pytest.MonkeyPatch, sent: bytes, status: bytes
 ) -> None:
     monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 0.1)
-    monkeypatch.setattr(limits, "BODY_SECONDS", 0.1)
+    monkeypatch.setattr(body, "BODY_SECONDS", 0.1)
 
     async def main() -> bytes:
         async with serving(create_app(dataplane)) as (host, port, _), asyncio.timeout(10):
@@ -166,7 +174,10 @@ def app_of(
 
     routes = [FastRoute("POST", re.compile("/x"), endpoint, failed)]
     noted = [] if statuses is None else statuses
-    return App(routes, otherwise, 10**6, Counter(), lambda _, status, __: noted.append(status))
+    budget = Budget(2**30)
+    return App(
+        routes, otherwise, 10**6, budget, Counter(), lambda _, status, __: noted.append(status)
+    )
 
 
 async def echo(request: Request) -> Reply:
@@ -258,10 +269,20 @@ def test_an_offer_to_upgrade_is_ignored(
         ([b"POST /x HTTP/1.1\r\nx: ", *[b"x" * 7000] * 10], b"HTTP/1.1 400 "),
         ([b"POST /x HTTP/1.1\r\n", *[b"x: %s\r\n" % (b"x" * 7000)] * 10], b"HTTP/1.1 400 "),
         ([post(b"", b"connection: close", b"x: " + b"x" * 70_000)], b"HTTP/1.1 400 "),
+        ([post(b"", b"connection: close", *2000 * [b"x:"])], b"HTTP/1.1 400 "),
+        ([post(b"", b"connection: close", *200 * [b"x:"])], b"HTTP/1.1 200 "),
         ([post(b"", b"connection: close", b"x: " + b"x" * 64_000)], b"HTTP/1.1 200 "),
         ([post(bytes(100_000), b"connection: close")], b"HTTP/1.1 200 "),
     ],
-    ids=["one header", "many headers", "at once", "nearly too long", "a long body"],
+    ids=[
+        "one header",
+        "long headers",
+        "at once",
+        "too many headers",
+        "many headers",
+        "nearly too long",
+        "a long body",
+    ],
 )
 def test_the_length_of_a_head_is_limited(pieces: list[bytes], received: bytes) -> None:
     assert asyncio.run(talk(app_of(echo), pieces)).startswith(received)
@@ -335,13 +356,18 @@ def test_a_half_sent_request_is_no_request() -> None:
 
 
 @pytest.mark.parametrize("kept", [b"keep-alive", b"close"])
-def test_a_client_that_does_not_read_its_answer_is_dropped(
-    monkeypatch: pytest.MonkeyPatch, kept: bytes
+@pytest.mark.parametrize(
+    ("reads", "rate"), [(0, 10**4), (10**5, 10**9)], ids=["nothing", "too slowly"]
+)
+def test_a_client_that_hardly_reads_its_answer_is_dropped(
+    monkeypatch: pytest.MonkeyPatch, kept: bytes, reads: int, rate: int
 ) -> None:
-    monkeypatch.setattr(http_protocol, "UNREAD_SECONDS", 0.2)
+    """It has a fifth of a second for the bytes that it should read in this time."""
+    monkeypatch.setattr(http_protocol, "SLOWEST_RATE", rate)
+    set_timeout(monkeypatch, 0.2)
 
     async def long(request: Request) -> Reply:
-        return Reply(bytes(10**7))
+        return Reply(bytes(10**8))
 
     async def main() -> None:
         async with serving(app_of(long)) as (host, port, state), asyncio.timeout(10):
@@ -351,12 +377,17 @@ def test_a_client_that_does_not_read_its_answer_is_dropped(
                     await asyncio.sleep(0.01)
                 while state.connections or state.tasks:
                     await asyncio.sleep(0.01)
+                    client.recv(reads)
 
     asyncio.run(main())
 
 
+def set_timeout(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    monkeypatch.setattr(http_protocol, "Connections", partial(Connections, seconds))
+
+
 def test_a_client_that_reads_slowly_has_all_of_its_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_protocol, "UNREAD_SECONDS", 0.4)
+    set_timeout(monkeypatch, 0.4)
     size = 2 * 10**7
 
     async def long(request: Request) -> Reply:
@@ -377,9 +408,103 @@ def test_a_client_that_reads_slowly_has_all_of_its_answer(monkeypatch: pytest.Mo
     assert asyncio.run(main()) == size
 
 
+def test_requests_that_come_at_once_are_not_all_parsed_before_the_first_is_answered() -> None:
+    count, longest = 3000, 0
+
+    async def main() -> bytes:
+        async def endpoint(request: Request) -> Reply:
+            nonlocal longest
+            (connection,) = state.connections
+            assert isinstance(connection, HttpProtocol)
+            longest = max(longest, len(connection.pipeline))
+            return await echo(request)
+
+        async with serving(app_of(endpoint)) as (host, port, state), asyncio.timeout(20):
+            reader, writer = await asyncio.open_connection(host, port)
+            requests = [post(b"%d" % number) for number in range(count)]
+            writer.write(b"".join([*requests, CLOSING]))
+            received = await reader.read()
+            writer.close()
+            return received
+
+    bodies = re.findall(rb"<(\w+)>", asyncio.run(main()))
+    assert bodies == [*(b"%d" % number for number in range(count)), b"last"]
+    assert 0 < longest < 50
+
+
+def test_requests_that_wait_are_left_to_the_system() -> None:
+    """The answer of the first watches for the end of its client, and so reads on."""
+
+    async def main() -> int:
+        kept = 0
+        async with serving(app_of(slow_echo)) as (host, port, state), asyncio.timeout(20):
+            with socket.create_connection((host, port)) as client:
+                client.setblocking(False)
+                client.send(2 * post(b"body"))
+                while not state.tasks:
+                    await asyncio.sleep(0.01)
+                (connection,) = state.connections
+                assert isinstance(connection, HttpProtocol)
+                while connection.pipeline:
+                    with contextlib.suppress(BlockingIOError):
+                        client.send(10_000 * post(b""))
+                    await asyncio.sleep(0)
+                    kept = max(kept, len(connection._unparsed))
+            while state.connections or state.tasks:
+                await asyncio.sleep(0.01)
+        return kept
+
+    assert 0 < asyncio.run(main()) < 10**6
+
+
+def test_a_body_of_tiny_chunks_takes_turns_with_other_connections() -> None:
+    head = CLOSING.partition(b"content-length")[0] + b"transfer-encoding: chunked\r\n\r\n"
+    ends: list[str] = []
+
+    async def main() -> bytes:
+        async with serving(app_of(echo)) as (host, port, _), asyncio.timeout(20):
+
+            async def send(request: bytes, name: str) -> bytes:
+                reader, writer = await asyncio.open_connection(host, port)
+                writer.write(request)
+                received = await reader.read()
+                writer.close()
+                ends.append(name)
+                return received
+
+            chunks = b"1\r\nx\r\n" * 100_000
+            received, _ = await asyncio.gather(
+                send(head + chunks + b"0\r\n\r\n", "chunks"), send(CLOSING, "short")
+            )
+            return received
+
+    assert asyncio.run(main()).endswith(b"\r\n\r\n<%s>" % (b"x" * 100_000))
+    assert ends == ["short", "chunks"]
+
+
+@pytest.mark.parametrize(
+    ("sent", "reason"),
+    [
+        (b"\x00 nonsense\r\n\r\n", "Invalid method encountered"),
+        (b"GET /x HTTP/1.1\r\n: y\r\n\r\n", "Invalid header token"),
+        (b"GET /\xff HTTP/1.1\r\n\r\n", "Invalid char in url path"),
+        (b"x" * 10, "Invalid method encountered"),
+    ],
+)
+def test_a_malformed_request_is_logged_with_its_client(
+    sent: bytes, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    received = asyncio.run(talk(app_of(echo), [sent]))
+    assert received.startswith(b"HTTP/1.1 400 ")
+    assert reason.encode() in received
+    (record,) = caplog.records
+    assert record.getMessage() == f"refused 127.0.0.1: The request is malformed: {reason}"
+    assert record.__dict__["client"] == "127.0.0.1"
+
+
 async def hang_up(app: App, pieces: Sequence[bytes]) -> None:
     """Sends the pieces to a server with the application, hangs up, and waits for the end."""
-    config = uvicorn.Config(app, http=http_protocol.HttpProtocol, port=0, lifespan="off")
+    config = uvicorn.Config(app, http=HttpProtocol, port=0, lifespan="off")
     config.log_config = None
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve())
@@ -434,3 +559,32 @@ def test_who_hangs_up_costs_no_more(
     assert time.monotonic() - started < 10
     assert not computed
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+def test_a_server_without_free_files_goes_on_when_it_has_some(repository: Path) -> None:
+    with running(str(repository / "grey")) as process:
+        number = process._popen.pid
+        files = len(list(Path(f"/proc/{number}/fd").iterdir()))
+        resource.prlimit(number, resource.RLIMIT_NOFILE, (files + 10, files + 10))
+        ports = [process.port, int(process.grpc.rpartition(":")[2])]
+        with contextlib.ExitStack() as stack:
+            for port in 30 * ports:
+                stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+            used = cpu_seconds(number)
+            time.sleep(0.5)
+            assert cpu_seconds(number) - used < 0.25  # it does not try again all the time
+        for _ in range(50):  # until both ports have noticed that the clients are gone
+            with contextlib.suppress(httpx.TransportError):
+                assert process.classify() == "grey-5"
+                break
+            time.sleep(0.2)
+        assert process.classify() == "grey-5"
+        with grpc.insecure_channel(process.grpc) as channel:
+            grpc.channel_ready_future(channel).result(timeout=10)
+        assert len(process.warnings) < 10
+
+
+def cpu_seconds(process: int) -> float:
+    """The user and system time of a process so far."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -7,13 +7,15 @@ import re
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pytest
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
+from keras_cnns_serve.core.limits import Budget
 from keras_cnns_serve.transport.addresses import AddressError, bind
 from keras_cnns_serve.transport.http.asgi import App, FastRoute, Reply, Request
 from keras_cnns_serve.transport.http.errors import failed
@@ -37,7 +39,7 @@ def create_app(draining: Callable[[], bool] = lambda: False) -> App:
 
     starlette = Starlette(routes=[Route("/slow", other)])
     routes = [FastRoute("POST", re.compile("/fast"), wait, failed)]
-    return App(routes, starlette, 10**6, Counter(), draining=draining)
+    return App(routes, starlette, 10**6, Budget(2**30), Counter(), draining=draining)
 
 
 async def ask(address: tuple[str, int], request: bytes = POST % b"0") -> bytes:
@@ -128,6 +130,78 @@ def test_every_answer_is_the_last_on_its_connection_while_draining() -> None:
             await leaving
 
     asyncio.run(asyncio.wait_for(main(), 20))
+
+
+@contextlib.asynccontextmanager
+async def serving(**options: Any) -> AsyncIterator[tuple[str, int]]:
+    """Serve with these options, and give the address."""
+    listener = bind("127.0.0.1", 0)
+    async with asyncio.timeout(20), HttpServer(create_app(), listener, grace=0.2, **options):
+        yield listener.getsockname()[:2]
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /slow HTTP/1.1\r\nhost:", POST % b"0"])
+def test_a_connection_that_is_idle_ends(sent: bytes) -> None:
+    async def main() -> bytes:
+        async with serving(timeout=0.2) as address:
+            reader, writer = await asyncio.open_connection(*address)
+            writer.write(sent)
+            received = await reader.read()
+            writer.close()
+            return received
+
+    received = asyncio.run(main())
+    assert received.partition(b" ")[2][:3] == {0: b"", 25: b"408"}.get(len(sent), b"200")
+
+
+def test_a_new_connection_takes_the_place_of_the_one_that_waits_longest() -> None:
+    async def main() -> None:
+        async with serving(max_connections=3) as address:
+            connections = [await asyncio.open_connection(*address) for _ in range(3)]
+            first, second, third = connections
+            for reader, writer in (second, first):  # the order in which they become idle
+                writer.write(POST % b"0")
+                await reader.readuntil(b"body")
+            third[1].write(POST % b"0.5")
+            await asyncio.sleep(0.1)
+            for idle in (second, first):
+                assert (await ask(address)).endswith(b"body")
+                assert await idle[0].read() == b""
+            assert (await third[0].readuntil(b"body")).startswith(b"HTTP/1.1 200 ")
+            for _, writer in connections:
+                writer.close()
+
+    asyncio.run(main())
+
+
+def test_further_connections_than_can_be_had_get_503(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with serving(max_connections=2) as address:
+            slow = [asyncio.create_task(ask(address, POST % b"0.5")) for _ in range(2)]
+            await asyncio.sleep(0.1)
+            for _ in range(3):
+                answer = await ask(address)
+                assert answer.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+                assert b"retry-after: 1\r\n" in answer
+            for answer in await asyncio.gather(*slow):
+                assert answer.endswith(b"body")
+            assert (await ask(address)).endswith(b"body")
+
+    asyncio.run(main())
+    warnings = [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING]
+    assert warnings == 3 * ["refused 127.0.0.1: all 2 connections have a request in progress"]
+
+
+def test_the_end_with_only_idle_connections_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with serving() as address:
+            reader, writer = await asyncio.open_connection(*address)
+            writer.write(POST % b"0")
+            await reader.readuntil(b"body")
+        writer.close()
+
+    asyncio.run(main())
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 def test_the_end_takes_no_longer_than_the_grace(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,0 +1,127 @@
+"""Who may do what: bearer tokens, one for predictions and one for administration."""
+
+import hmac
+import logging
+import re
+import threading
+import time
+from enum import Enum
+from pathlib import Path
+
+from keras_cnns_serve.errors import ConfigError, ForbiddenError, UnauthenticatedError
+
+logger = logging.getLogger(__name__)
+
+MIN_LENGTH = 16  # characters of a token
+LOOK_SECONDS = 1.0  # between two looks at a file
+
+
+class Role(Enum):
+    """What a request needs."""
+
+    PREDICTION = "the token for predictions"
+    ADMINISTRATION = "the token for administration"
+
+
+class Access:
+    """Check the tokens of requests; where a role has no file, its requests need none.
+
+    The token for administration is good for predictions, too. The files are read again when they
+    change.
+
+    Args:
+        prediction: A file with the tokens for predictions, one in each line.
+        administration: A file with those for administration.
+
+    Raises:
+        ConfigError: A file cannot be read, or has no token, or a short one.
+    """
+
+    def __init__(
+        self, prediction: Path | str | None = None, administration: Path | str | None = None
+    ) -> None:
+        self._prediction = None if prediction is None else _Tokens(Path(prediction))
+        self._administration = None if administration is None else _Tokens(Path(administration))
+
+    @property
+    def restricted(self) -> bool:
+        """Return whether all requests need a token, those for administration aside."""
+        return self._prediction is not None
+
+    def check(self, role: Role, authorization: str | None) -> None:
+        """Return if a request with this header may do what its role says.
+
+        Raises:
+            UnauthenticatedError: A token is needed, and this is none that is known.
+            ForbiddenError: It is the token for predictions, and the request is for administration.
+        """
+        predicts, administers = self._prediction, self._administration
+        needed = administers if role is Role.ADMINISTRATION else predicts
+        if needed is None:
+            return
+        token = _token(authorization)
+        if needed.has(token) or (administers is not None and administers.has(token)):
+            return
+        if role is Role.ADMINISTRATION and predicts is not None and predicts.has(token):
+            raise ForbiddenError("this token is for predictions; this needs the administration's")
+        raise UnauthenticatedError(
+            f"this needs {role.value} in the header Authorization: Bearer TOKEN"
+        )
+
+
+class _Tokens:
+    """The tokens in a file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._mark = self._state()
+        self._tokens = self._read()
+        self._looked = time.monotonic()
+
+    def has(self, token: bytes) -> bool:
+        """Return whether a token is one of these, in a time that does not depend on its bytes."""
+        found = False
+        for each in self._current():
+            found |= hmac.compare_digest(each, token)
+        return found
+
+    def _current(self) -> list[bytes]:
+        if time.monotonic() - self._looked > LOOK_SECONDS:
+            with self._lock:
+                self._looked = time.monotonic()
+                try:
+                    mark = self._state()
+                    if mark != self._mark:
+                        self._tokens, self._mark = self._read(), mark
+                        logger.info("the tokens in %s are read again", self._path)
+                except ConfigError as error:
+                    logger.warning("the tokens stay as they are: %s", error)
+        return self._tokens
+
+    def _state(self) -> tuple[int, int, int]:
+        try:
+            state = self._path.stat()
+        except OSError as error:
+            raise ConfigError(f"{self._path} cannot be read: {error.strerror}") from error
+        return state.st_mtime_ns, state.st_size, state.st_ino
+
+    def _read(self) -> list[bytes]:
+        try:
+            tokens = self._path.read_bytes().split()
+        except OSError as error:
+            raise ConfigError(f"{self._path} cannot be read: {error.strerror}") from error
+        if not tokens:
+            raise ConfigError(f"{self._path} has no token")
+        for token in tokens:
+            if len(token) < MIN_LENGTH:
+                raise ConfigError(
+                    f"{self._path} has a token of {len(token)} characters; a token has at least "
+                    f"{MIN_LENGTH}, such as the output of: openssl rand -hex 32"
+                )
+        return tokens
+
+
+def _token(authorization: str | None) -> bytes:
+    match = re.fullmatch(r"bearer +(\S+) *", authorization or "", re.IGNORECASE)
+    return match[1].encode() if match else b""

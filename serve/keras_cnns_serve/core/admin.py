@@ -1,0 +1,97 @@
+"""The thread that makes the changes which administrators ask for, one after another."""
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from queue import SimpleQueue
+
+from keras_cnns_serve.errors import DeadlineExceededError, ModelUnavailableError
+
+_STOPPING = "the server is being stopped: its models are not changed any more"
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    make: Callable[[], object]
+    future: asyncio.Future[None]
+    loop: asyncio.AbstractEventLoop
+
+
+class AdminThread:
+    """A thread beside those that answer, so that no change takes one from them.
+
+    It is a daemon: the end of the process does not wait for a version that is being loaded.
+    """
+
+    def __init__(self) -> None:
+        self._changes: SimpleQueue[_Change | None] = SimpleQueue()
+        self._closed = False
+        self._thread: threading.Thread | None = None  # it starts with the first change
+        self._starting = threading.Lock()
+
+    async def call(self, deadline: float | None, make: Callable[[], object]) -> None:
+        """Make a change and return when it is made; one that nobody waits for is not begun.
+
+        Args:
+            deadline: The `time.monotonic()` until which it is waited for; None: for ever.
+            make: Makes it.
+
+        Raises:
+            DeadlineExceededError: The deadline has passed; the change may still be in progress.
+            ModelUnavailableError: The server is being stopped.
+        """
+        if self._closed:
+            raise ModelUnavailableError(_STOPPING)
+        loop = asyncio.get_running_loop()
+        change = _Change(make, loop.create_future(), loop)
+        self._changes.put(change)
+        self._start()
+        limit = asyncio.timeout(None if deadline is None else deadline - time.monotonic())
+        try:
+            async with limit:
+                await change.future
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise DeadlineExceededError(
+                "the request's time was over before the models were changed"
+            ) from None
+
+    def close(self) -> None:
+        """Begin no further change, and end after the one in progress."""
+        self._closed = True
+        self._changes.put(None)
+
+    def _start(self) -> None:
+        with self._starting:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="admin", daemon=True)
+                self._thread.start()
+
+    def _work(self) -> None:
+        while (change := self._changes.get()) is not None:
+            if change.future.done():
+                continue
+            failure: Exception | None = None
+            try:
+                if self._closed:
+                    raise ModelUnavailableError(_STOPPING)
+                change.make()
+            except Exception as error:
+                failure = error
+            except BaseException as error:  # a library's own; this thread goes on
+                failure = RuntimeError(f"{type(error).__name__}: {error}")
+            with contextlib.suppress(RuntimeError):  # the loop has been closed: nobody waits
+                change.loop.call_soon_threadsafe(_resolve, change.future, failure)
+
+
+def _resolve(future: asyncio.Future[None], failure: Exception | None) -> None:
+    if future.done():
+        return
+    if failure is None:
+        future.set_result(None)
+    else:
+        future.set_exception(failure)

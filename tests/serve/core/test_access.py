@@ -1,0 +1,104 @@
+"""Who may do what."""
+
+from pathlib import Path
+
+import pytest
+
+from keras_cnns_serve.core import access
+from keras_cnns_serve.core.access import Access, Role
+from keras_cnns_serve.errors import ConfigError, ForbiddenError, UnauthenticatedError
+
+PREDICTION, OLD, ADMINISTRATION = "p" * 16, "o" * 32, "a" * 32
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[Path, Path]:
+    prediction, administration = tmp_path / "prediction", tmp_path / "administration"
+    prediction.write_text(f"{PREDICTION}\n{OLD}\n")
+    administration.write_text(ADMINISTRATION)
+    return prediction, administration
+
+
+def test_each_role_has_its_tokens(files: tuple[Path, Path]) -> None:
+    both = Access(*files)
+    for token in (PREDICTION, OLD, ADMINISTRATION):
+        both.check(Role.PREDICTION, f"Bearer {token}")
+    both.check(Role.ADMINISTRATION, f"bearer  {ADMINISTRATION} ")
+    for token in (PREDICTION, OLD):
+        with pytest.raises(ForbiddenError, match="this token is for predictions"):
+            both.check(Role.ADMINISTRATION, f"Bearer {token}")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        None,
+        "",
+        "Bearer",
+        "Bearer ",
+        "Bearer x",
+        PREDICTION,
+        f"Basic {PREDICTION}",
+        f"Bearer {PREDICTION} {PREDICTION}",
+        f"Bearer {PREDICTION[:-1]}",
+        f"Bearer {PREDICTION}p",
+        "Bearer é" * 9,
+    ],
+)
+@pytest.mark.parametrize("role", Role)
+def test_other_headers_are_refused(
+    files: tuple[Path, Path], role: Role, header: str | None
+) -> None:
+    with pytest.raises(UnauthenticatedError, match="Authorization: Bearer TOKEN"):
+        Access(*files).check(role, header)
+
+
+def test_a_role_without_a_file_needs_no_token(files: tuple[Path, Path]) -> None:
+    prediction, administration = files
+    none, only_predictions = Access(), Access(prediction)
+    only_administration = Access(None, administration)
+    assert (none.restricted, only_predictions.restricted) == (False, True)
+    none.check(Role.PREDICTION, None)
+    none.check(Role.ADMINISTRATION, None)
+    only_predictions.check(Role.ADMINISTRATION, None)
+    only_administration.check(Role.PREDICTION, None)
+    with pytest.raises(UnauthenticatedError, match="the token for administration"):
+        only_administration.check(Role.ADMINISTRATION, None)
+
+
+def test_a_file_that_changes_is_read_again(
+    files: tuple[Path, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(access, "LOOK_SECONDS", 0.0)
+    checks, path = Access(*files), files[0]
+
+    def replace(text: str) -> None:
+        new = path.with_suffix(".new")
+        new.write_text(text)
+        new.replace(path)
+
+    replace("n" * 16)
+    checks.check(Role.PREDICTION, f"Bearer {'n' * 16}")
+    with pytest.raises(UnauthenticatedError):
+        checks.check(Role.PREDICTION, f"Bearer {OLD}")
+    replace("")
+    path.unlink()
+    checks.check(Role.PREDICTION, f"Bearer {'n' * 16}")  # the last good ones stay
+    assert "the tokens stay as they are" in caplog.text
+    assert "n" * 16 not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "cannot be read"), ("\n", "has no token"), ("short", "a token of 5 characters")],
+)
+def test_what_is_wrong_with_a_file_is_reported(
+    tmp_path: Path, content: str | None, message: str
+) -> None:
+    path = tmp_path / "tokens"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(ConfigError, match=message):
+        Access(path)

@@ -1,0 +1,182 @@
+"""Tokens over both transports, and web pages of other sites."""
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import httpx
+import pytest
+
+from keras_cnns_serve.compose import Server
+from keras_cnns_serve.options import ServerOptions
+from keras_cnns_serve.protos import inference
+from tests.serve.conftest import grey
+
+PREDICTION, ADMINISTRATION = "p" * 32, "a" * 32
+CLASSIFY = "/v1/models/grey:classify-image"
+LOAD = "/v2/repository/models/grey/load"
+V2 = "/inference.GRPCInferenceService/"
+
+
+@dataclass
+class Running:
+    """A server in a loop that the tests share."""
+
+    loop: asyncio.AbstractEventLoop
+    server: Server
+
+    def http(self, method: str, path: str, **options: Any) -> httpx.Response:
+        async def ask() -> httpx.Response:
+            async with httpx.AsyncClient(base_url=self.server.url) as client:
+                return await client.request(method, path, **options)
+
+        return self.loop.run_until_complete(asyncio.wait_for(ask(), 30))
+
+    def grpc(self, method: str, body: bytes = b"", token: str | None = None) -> str:
+        """Return the name of the status."""
+
+        async def ask() -> str:
+            assert self.server.grpc_address is not None
+            metadata = () if token is None else (("authorization", f"Bearer {token}"),)
+            async with grpc.aio.insecure_channel(self.server.grpc_address) as channel:
+                try:
+                    await channel.unary_unary(method)(body, metadata=metadata, timeout=20)
+                except grpc.aio.AioRpcError as error:
+                    return str(error.code().name)
+            return "OK"
+
+        return self.loop.run_until_complete(ask())
+
+
+@pytest.fixture(scope="module")
+def running(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    folder = tmp_path_factory.mktemp("tokens")
+    for name, token in (("prediction", PREDICTION), ("administration", ADMINISTRATION)):
+        (folder / name).write_text(token)
+    options = ServerOptions(
+        models=repository,
+        port=0,
+        admin=True,
+        token_file=folder / "prediction",
+        admin_token_file=folder / "administration",
+        cors_origin=["https://page.example"],
+    )
+    with asyncio.Runner() as runner:
+        server = Server(options)
+
+        async def start() -> None:
+            await server.__aenter__()
+
+        async def stop() -> None:
+            await server.__aexit__(None, None, None)
+
+        runner.run(start())
+        yield Running(runner.get_loop(), server)
+        runner.run(stop())
+
+
+def bearer(token: str | None) -> dict[str, str]:
+    return {} if token is None else {"Authorization": f"Bearer {token}"}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "statuses"),  # without a token, with a wrong one, and with each of the two
+    [
+        ("GET", "/healthz", (200, 200, 200, 200)),
+        ("GET", "/readyz", (200, 200, 200, 200)),
+        ("GET", "/v2/health/live", (200, 200, 200, 200)),
+        ("GET", "/v2/health/ready", (200, 200, 200, 200)),
+        ("GET", "/", (401, 401, 200, 200)),
+        ("GET", "/metrics", (401, 401, 200, 200)),
+        ("GET", "/openapi.json", (401, 401, 200, 200)),
+        ("GET", "/v1/models/grey", (401, 401, 200, 200)),
+        ("GET", "/nothing", (401, 401, 404, 404)),
+        ("POST", CLASSIFY, (401, 401, 200, 200)),
+        ("POST", LOAD, (401, 401, 403, 200)),
+        ("POST", f"{LOAD}/", (401, 401, 403, None)),
+    ],
+)
+def test_a_path_needs_its_token(
+    running: Running, method: str, path: str, statuses: tuple[int | None, ...]
+) -> None:
+    content = grey(130) if path == CLASSIFY else b""
+    tokens = (None, "x" * 32, PREDICTION, ADMINISTRATION)
+    for token, status in zip(tokens, statuses, strict=True):
+        response = running.http(method, path, content=content, headers=bearer(token))
+        if status is not None:
+            assert response.status_code == status, response.text
+        assert response.headers["x-content-type-options"] == "nosniff"
+        if response.status_code == 401:
+            assert response.headers["www-authenticate"] == "Bearer"
+            assert "Authorization: Bearer TOKEN" in response.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("method", "codes"),
+    [
+        ("/grpc.health.v1.Health/Check", ("OK", "OK", "OK", "OK")),
+        (f"{V2}ServerLive", ("OK", "OK", "OK", "OK")),
+        (f"{V2}ServerReady", ("OK", "OK", "OK", "OK")),
+        (f"{V2}ServerMetadata", ("UNAUTHENTICATED", "UNAUTHENTICATED", "OK", "OK")),
+        (
+            f"{V2}RepositoryModelLoad",
+            ("UNAUTHENTICATED", "UNAUTHENTICATED", "PERMISSION_DENIED", "OK"),
+        ),
+        (
+            "/tensorflow.serving.ModelService/HandleReloadConfigRequest",
+            ("UNAUTHENTICATED", "UNAUTHENTICATED", "PERMISSION_DENIED", "INVALID_ARGUMENT"),
+        ),
+    ],
+)
+def test_a_method_needs_its_token(running: Running, method: str, codes: tuple[str, ...]) -> None:
+    load = inference.RepositoryModelLoadRequest(model_name="grey").SerializeToString()
+    body = load if method.endswith("ModelLoad") else b""
+    tokens = (None, "x" * 32, PREDICTION, ADMINISTRATION)
+    assert tuple(running.grpc(method, body, token) for token in tokens) == codes
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Origin": "https://page.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Sec-Fetch-Site": "same-site", "Origin": "https://other.example"}, 403),
+        ({"Sec-Fetch-Site": "same-origin", "Origin": "https://public.example"}, 200),
+        ({"Sec-Fetch-Site": "none"}, 200),
+        ({"Origin": "https://public.example", "Host": "public.example"}, 200),
+        ({}, 200),
+    ],
+)
+def test_administration_refuses_pages_of_other_sites(
+    running: Running, headers: dict[str, str], status: int
+) -> None:
+    response = running.http("POST", LOAD, headers=headers | bearer(ADMINISTRATION))
+    assert response.status_code == status, response.text
+
+
+def test_pages_of_a_permitted_origin_may_ask(running: Running) -> None:
+    asked = {
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "authorization",
+    }
+    preflight = running.http(
+        "OPTIONS", CLASSIFY, headers=asked | {"Origin": "https://page.example"}
+    )
+    assert preflight.status_code == 200
+    assert preflight.headers["access-control-allow-origin"] == "https://page.example"
+    assert "authorization" in preflight.headers["access-control-allow-headers"].lower()
+    answer = running.http(
+        "POST",
+        CLASSIFY,
+        content=grey(130),
+        headers=bearer(PREDICTION) | {"Origin": "https://page.example"},
+    )
+    assert answer.headers["access-control-allow-origin"] == "https://page.example"
+    other = running.http("OPTIONS", CLASSIFY, headers=asked | {"Origin": "https://other.example"})
+    assert other.status_code == 400
+    assert "access-control-allow-origin" not in other.headers
