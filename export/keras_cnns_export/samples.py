@@ -102,17 +102,17 @@ class Kept:
         return True
 
 
-def shuffled_split(splits: "Splits", split: str) -> Iterable[Batch]:
+def shuffled_split(splits: "Splits", split: str) -> Iterator[Batch]:
     """Return the batches of a run's split, in a fixed order that mixes the classes.
 
-    A folder is sorted by class, and int8 formats take their ranges from the first images. Only the
-    images that are iterated over are decoded, and a few batches ahead.
+    A folder is sorted by class, and int8 formats take their ranges from the first images. The split
+    is opened with the first batch; of a set that is not checked, only the images that are iterated
+    over are decoded, and a few batches ahead.
 
     Raises:
         ValueError: there is no such data set or split, or the split is empty.
     """
-    batches: Iterable[Batch] = splits.open(split, batch_size=BATCH_SIZE, seed=0, in_memory=False)
-    return batches
+    yield from splits.open(split, batch_size=BATCH_SIZE, seed=0, in_memory=False)
 
 
 def _sliced(images: Array, labels: Array | None) -> Iterator[Batch]:

@@ -123,7 +123,11 @@ def _select(
     """Return the images at some indices; `pixels` are theirs, or of the first of them."""
     with tf.device("CPU"):
         chosen = tf.constant(indices, tf.int64)
-        decoded = None
+        kept = None
         if len(indices) <= len(pixels):
-            decoded = tf.constant(pixels[: len(indices)]), tf.constant(labels[indices])
-    return Samples(len(indices), lambda index: samples.read(chosen[index]), decoded)
+            kept = tf.constant(pixels[: len(indices)]), tf.constant(labels[indices])
+    return Samples(
+        len(indices),
+        lambda index: samples.read(chosen[index]),
+        kept and (lambda numbers: (tf.gather(kept[0], numbers), tf.gather(kept[1], numbers))),
+    )

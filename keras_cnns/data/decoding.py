@@ -10,7 +10,7 @@ WEBP = b"WEBP"
 def decode(content: tf.Tensor) -> tf.Tensor:
     """Return the pixels of an encoded image as they are stored: bytes -> uint8 [h, w, 3].
 
-    These fast operations read what `reads_as_pillow` accepts.
+    These fast operations read what `decode_as_pillow` returns pixels for.
     """
     pixels = tf.cond(
         tf.strings.substr(content, 8, 4) == WEBP,
@@ -27,20 +27,19 @@ def decode_with_pillow(content: tf.Tensor) -> tf.Tensor:
     return tf.ensure_shape(pixels, (None, None, 3))
 
 
-def reads_as_pillow(content: bytes, header: Header) -> bool:
-    """Return whether `decode` reads an image, and then with the pixels that Pillow reads.
+def decode_as_pillow(content: bytes, header: Header) -> tf.Tensor | None:
+    """Return the pixels that `decode` reads; None if it reads none, or others than Pillow.
 
     TensorFlow drops the transparent colour of a GIF, ignores the palette of a BMP and inverts CMYK
     without Adobe's marker, so these are left to Pillow. Of the others TensorFlow refuses some: WebP
     with alpha or several frames, PNG without its last chunk. What it reads, it reads alike.
     """
     if header.format in ("BMP", "GIF") or header.mode == "CMYK":
-        return False
+        return None
     try:
-        decode(tf.constant(content))
+        return decode(tf.constant(content))
     except tf.errors.OpError:
-        return False
-    return True
+        return None
 
 
 def set_upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:

@@ -36,11 +36,12 @@ def find_problems(scan: Scan) -> tuple[Finding, ...]:
     bad = tuple(file for file in files if file.problem and file.format not in CONVERTIBLE)
     to_convert = tuple(file for file in files if file.format in CONVERTIBLE)
     readable = [file for file in files if not file.problem]
-    copies = _copies(readable)
+    opened = [file for file in readable if file.digest]
+    copies = _copies(opened)
     in_splits = [group for group in copies if len({file.split for file in group}) > 1]
     in_classes = [group for group in copies if len({file.label for file in group}) > 1]
     alike = [group for group in copies if len({(file.split, file.label) for file in group}) == 1]
-    wrong = [file for file in readable if file.path.suffix.lower() not in EXTENSIONS[file.format]]
+    wrong = [file for file in opened if file.path.suffix.lower() not in EXTENSIONS[file.format]]
 
     def equal(groups: Iterable[Sequence[ImageFile]]) -> tuple[str, ...]:
         return tuple(" = ".join(map(name, group)) for group in groups)

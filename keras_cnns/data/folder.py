@@ -1,42 +1,198 @@
 """A folder of images as a data set: a folder for each class, with or without split folders."""
 
-import functools
 import hashlib
 import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
 import tensorflow as tf
 
+from keras_cnns.data import pipeline
 from keras_cnns.data.decoding import decode, decode_with_pillow, set_upright
 from keras_cnns.data.findings import Finding, describe, find_problems, find_split_problems
-from keras_cnns.data.image_files import ImageFile, Scan, scan_folder
+from keras_cnns.data.image_files import ImageFile, Scan, list_images, no_images, read_images
+from keras_cnns.data.layout import read_layout
+from keras_cnns.data.preprocessing import preprocess
 from keras_cnns.data.samples import Pair, Samples, slice_split
-from keras_cnns.data.splits import assign_splits
+from keras_cnns.data.splits import assign_splits, taken_splits
+from keras_cnns.recipes import DataConfig
 
 
 class FolderError(ValueError):
     """A folder that cannot be trained on; the message lists what `data check` finds."""
 
 
-@functools.lru_cache(maxsize=8)
-def read_files(root: str, skip_bad: bool) -> tuple[ImageFile, ...]:
-    """Return the images of a folder.
+class Folder:
+    """The images of a folder; each file is read, hashed and decoded at most once to check it.
 
-    Args:
-        root: the folder.
-        skip_bad: list the files that training would be refused for on stderr, and leave them out.
+    When a split is opened, the files of its split folder are read; a split without a folder is
+    taken out of the training files, so these are read. The names of the classes are those of
+    folders. All files are read if
 
-    Raises:
-        FolderError: there is something wrong with the files or classes.
-        ValueError: there is no such folder, or no class in it, or its layout is unclear.
+    - there are no split folders, because the splits then depend on the content of all images;
+    - `skip_bad` is set, because which copy of an image is left out depends on all splits;
+    - the fingerprint is asked for, as by a training, which is thus refused for every file that
+      `data check` refuses.
+
+    If the files of a split folder (of the whole folder, without split folders) take at most
+    `pipeline.PIXELS_LIMIT` bytes at the network's size, their pixels are kept from the check, and
+    no file is opened again. Otherwise, and for an Inception crop, every pass over the split reads
+    and decodes its files anew.
     """
-    scan = scan_folder(root)
-    if skip_bad:
-        scan = _without_bad_files(scan)
-    _refuse(root, find_problems(scan))
-    return scan.files
+
+    def __init__(self, config: DataConfig, wanted: Iterable[str]) -> None:
+        """List the files of a folder.
+
+        Args:
+            config: the folder, its images' size, and whether to leave out bad files.
+            wanted: the splits that the recipe has; see `assign_splits`.
+
+        Raises:
+            ValueError: there is no such folder, or no class in it, or its layout is unclear.
+        """
+        self._config, self._wanted = config, tuple(wanted)
+        layout = read_layout(config.path)
+        self._found = layout.images
+        self._listed = list_images(layout)
+        if not self._listed:
+            raise no_images(config.path, layout)
+        # By the split of a split folder; None is that of a folder without split folders.
+        self._read: dict[str | None, tuple[ImageFile, ...]] = {}
+        self._kept: dict[str | None, tuple[tf.Tensor, dict[Path, int]]] = {}
+        self._usable: tuple[ImageFile, ...] = ()
+
+    def labels(self) -> tuple[str, ...]:
+        """Return the names of the classes in the order of their indices, which is alphabetical.
+
+        Raises:
+            FolderError: there are too few classes, or one whose name cannot be used.
+        """
+        return _labels(self._files([]))
+
+    def fingerprint(self) -> str:
+        """Return a hash of the relative paths and contents of all files.
+
+        Raises:
+            FolderError: there is something wrong with the files or classes.
+        """
+        lines = (
+            f"{file.path.relative_to(self._config.path).as_posix()} {file.digest}\n"
+            for file in self._files({file.split for file in self._listed})
+        )
+        return hashlib.sha256(os.fsencode("".join(lines))).hexdigest()
+
+    def open(self, split: str) -> Samples:
+        """Return a split's images.
+
+        Args:
+            split: a split's name, or a slicing of one.
+
+        Raises:
+            FolderError: there is something wrong with the files that had to be read, or with the
+                classes; a class has no training images, or too few for all splits.
+            ValueError: there is no such split, or nothing in it.
+        """
+        name = split.partition("[")[0].strip()
+        taken = taken_splits(self._listed, self._wanted)
+        origin: str | None = "train" if name in taken else name
+        if all(file.split is None for file in self._listed):
+            origin = None
+        files = self._files([origin])
+        wanted = self._wanted
+        if not {"train", None} & self._read.keys():  # so nothing is taken out of these files
+            wanted = tuple(each for each in wanted if each not in taken)
+        _refuse(self._config.path, find_split_problems(files, wanted))
+        splits = assign_splits(files, wanted)
+        counts = {each: len(members) for each, members in splits.items()}
+        name, start, stop = slice_split(counts, split)
+        return self._samples(splits[name][start:stop], _labels(files))
+
+    def _files(self, origins: Iterable[str | None]) -> tuple[ImageFile, ...]:
+        """Return the files of some split folders as they were read, and the others as listed."""
+        config, before = self._config, len(self._read)
+        if config.skip_bad:
+            origins = {file.split for file in self._listed}
+        for origin in origins:
+            if origin not in self._read:
+                self._read[origin] = self._read_folder(origin)
+        if not self._usable or len(self._read) > before:
+            self._usable = ()
+            unread = (file for file in self._listed if file.split not in self._read)
+            read = (file for files in self._read.values() for file in files)
+            files = tuple(sorted((*read, *unread), key=lambda file: file.path))
+            scan = Scan(Path(config.path), files, (), ())
+            if config.skip_bad:
+                scan = _without_bad_files(scan)
+            _refuse(config.path, find_problems(scan))
+            self._usable = scan.files
+        return self._usable
+
+    def _read_folder(self, origin: str | None) -> tuple[ImageFile, ...]:
+        """Read the files of a split folder, and keep their pixels if they fit in memory."""
+        config = self._config
+        found = [each for each in self._found if each[2] == (origin or "")]
+        if not pipeline.fits_in_memory(config, len(found)):
+            return read_images(config.path, found)
+        rows = {path: row for row, (path, *_) in enumerate(found)}
+        # The system allocates this array as it is filled.
+        pixels = np.empty(
+            (len(found), config.image_size, config.image_size, config.channels), np.uint8
+        )
+        prepare = tf.function(
+            lambda image: preprocess(image, config.preprocessing()),
+            input_signature=[tf.TensorSpec((None, None, 3), tf.uint8)],
+            autograph=False,
+        )
+
+        def keep(path: Path, image: tf.Tensor) -> None:
+            with tf.device("CPU"):
+                pixels[rows[path]] = prepare(image)
+
+        files = read_images(config.path, found, keep)
+        with tf.device("CPU"):
+            self._kept[origin] = tf.constant(pixels), rows
+        return files
+
+    def _samples(self, members: Sequence[ImageFile], labels: Sequence[str]) -> Samples:
+        """Return the images of some files, all of one split folder."""
+        origin = members[0].split
+        indices = {label: index for index, label in enumerate(labels)}
+        with tf.device("CPU"):
+            paths = tf.constant([os.fsencode(file.path) for file in members])
+            orientations = tf.constant([file.orientation for file in members])
+            by_pillow = tf.constant([file.needs_pillow for file in members])
+            classes = tf.constant([indices[file.label] for file in members], tf.int64)
+        all_upright = all(file.orientation == 1 for file in members)
+        all_fast = not any(file.needs_pillow for file in members)
+
+        def read(index: tf.Tensor) -> Pair:
+            content = tf.io.read_file(paths[index])
+
+            def decode_fast() -> tf.Tensor:
+                image = decode(content)
+                return image if all_upright else set_upright(image, orientations[index])
+
+            if all_fast:
+                return decode_fast(), classes[index]
+            image = tf.cond(by_pillow[index], lambda: decode_with_pillow(content), decode_fast)
+            return image, classes[index]
+
+        if origin not in self._kept:
+            return Samples(len(members), read)
+        pixels, rows = self._kept[origin]
+        with tf.device("CPU"):
+            chosen = tf.constant([rows[file.path] for file in members], tf.int64)
+
+        def decoded(numbers: tf.Tensor) -> Pair:
+            return tf.gather(pixels, tf.gather(chosen, numbers)), tf.gather(classes, numbers)
+
+        return Samples(len(members), read, decoded)
+
+
+def _labels(files: Iterable[ImageFile]) -> tuple[str, ...]:
+    return tuple(sorted({file.label for file in files}))
 
 
 def _without_bad_files(scan: Scan) -> Scan:
@@ -65,56 +221,3 @@ def _refuse(root: str | Path, findings: Iterable[Finding]) -> None:
         else ""
     )
     raise FolderError(f"{root} cannot be used: {'. '.join(map(describe, bad))}{hint}")
-
-
-def read_labels(files: Iterable[ImageFile]) -> tuple[str, ...]:
-    """Return the names of the classes in the order of their indices, which is alphabetical."""
-    return tuple(sorted({file.label for file in files}))
-
-
-def open_samples(files: Sequence[ImageFile], split: str, wanted: Iterable[str]) -> Samples:
-    """Return a split's images, read from their files when they are needed.
-
-    Args:
-        files: of the folder.
-        split: a split's name, or a slicing of one.
-        wanted: the splits that the recipe has; see `assign_splits`.
-
-    Raises:
-        FolderError: a class has no training images, or too few for all splits.
-        ValueError: there is no such split, or nothing in it.
-    """
-    wanted = tuple(wanted)
-    root = os.path.commonpath([file.path.parent.parent for file in files])
-    _refuse(root, find_split_problems(files, wanted))
-    splits = assign_splits(files, wanted)
-    counts = {name: len(members) for name, members in splits.items()}
-    name, start, stop = slice_split(counts, split)
-    members = splits[name][start:stop]
-    labels = {label: index for index, label in enumerate(read_labels(files))}
-    paths = tf.constant([os.fsencode(file.path) for file in members])
-    orientations = tf.constant([file.orientation for file in members])
-    by_pillow = tf.constant([file.needs_pillow for file in members])
-    classes = tf.constant([labels[file.label] for file in members], tf.int64)
-    all_upright = all(file.orientation == 1 for file in members)
-    all_fast = not any(file.needs_pillow for file in members)
-
-    def read(index: tf.Tensor) -> Pair:
-        content = tf.io.read_file(paths[index])
-
-        def decode_fast() -> tf.Tensor:
-            image = decode(content)
-            return image if all_upright else set_upright(image, orientations[index])
-
-        if all_fast:
-            return decode_fast(), classes[index]
-        image = tf.cond(by_pillow[index], lambda: decode_with_pillow(content), decode_fast)
-        return image, classes[index]
-
-    return Samples(len(members), read)
-
-
-def fingerprint(files: Sequence[ImageFile], root: str | Path) -> str:
-    """Return a hash of the files' relative paths and contents."""
-    lines = (f"{file.path.relative_to(root).as_posix()} {file.digest}\n" for file in files)
-    return hashlib.sha256(os.fsencode("".join(lines))).hexdigest()

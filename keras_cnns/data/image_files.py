@@ -1,19 +1,22 @@
-"""A folder of images, each file opened, decoded and hashed once."""
+"""A folder of images, each file opened, decoded and hashed once, or listed unopened."""
 
 import hashlib
+import itertools
 import sys
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import tensorflow as tf
 from rich.console import Console
 from rich.progress import track
 
 from keras_cnns.cores import available_cores
-from keras_cnns.data.decoding import reads_as_pillow
+from keras_cnns.data.decoding import decode_as_pillow, set_upright
 from keras_cnns.data.images import read_header, read_pixels
-from keras_cnns.data.layout import read_layout
+from keras_cnns.data.layout import Layout, read_layout
 from keras_cnns.data.samples import content_fraction
 
 EXTENSIONS = {
@@ -37,6 +40,7 @@ _BRANDS = {
 }
 _TIFF = (b"II*\0", b"MM\0*")
 PROGRESS_FROM = 2_000  # files: some seconds
+Keep = Callable[[Path, tf.Tensor], None]  # takes an image's upright pixels, uint8 [h, w, 3]
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class ImageFile:
     path: Path
     label: str
     split: str | None  # its split folder's split, if the folder has split folders
-    digest: str  # SHA-256 of its bytes
+    digest: str  # SHA-256 of its bytes; empty if they were not read
     format: str = ""  # by its content: a key of EXTENSIONS, or of CONVERTIBLE with a problem
     size: tuple[int, int] = (0, 0)  # pixels, height and width, upright
     orientation: int = 1  # as EXIF counts
@@ -79,22 +83,65 @@ def scan_folder(root: str | Path) -> Scan:
         ValueError: there is no such folder, or no class in it, or its layout is unclear.
     """
     layout = read_layout(root)
-    with ThreadPoolExecutor(available_cores()) as pool:
-        # Images are decoded outside of Python's lock.
-        found = [each for each in layout.images if not _is_other(each[0])]
-        files: Iterable[ImageFile | None] = pool.map(lambda each: _inspect(*each), found)
-        if len(found) >= PROGRESS_FROM:
-            files = track(files, f"reading {root}", len(found), console=Console(file=sys.stderr))
-        images = tuple(file for file in files if file)
-    outside = tuple(path for path in layout.outside if _has_image_name(path))
+    images = read_images(root, layout.images)
+    outside = images_outside(layout)
     if not images:
-        beside = f" ({len(outside)} images lie outside of class folders)" if outside else ""
-        raise ValueError(
-            f"{root} has no folder with images in it; it needs one for each class{beside}"
-        )
+        raise no_images(root, layout)
     everything = {path for path, _, _ in layout.images} | set(layout.outside)
     known = {file.path for file in images} | set(outside)
     return Scan(Path(root), images, tuple(sorted(everything - known)), outside)
+
+
+def read_images(
+    root: str | Path, found: Sequence[tuple[Path, str, str]], keep: Keep | None = None
+) -> tuple[ImageFile, ...]:
+    """Read files, and return those that are images, readable or not.
+
+    Args:
+        root: the folder that they are in.
+        found: each file's path, class and split folder's split, as in a `Layout`.
+        keep: takes the pixels of each readable image, from several threads.
+    """
+    found = [each for each in found if not _is_other(each[0])]
+    with ThreadPoolExecutor(available_cores()) as pool:
+        # Images are decoded outside of Python's lock.
+        files: Iterable[ImageFile | None] = pool.map(lambda each: _inspect(*each, keep=keep), found)
+        if len(found) >= PROGRESS_FROM:
+            files = track(files, f"reading {root}", len(found), console=Console(file=sys.stderr))
+        return tuple(file for file in files if file)
+
+
+def list_images(layout: Layout) -> tuple[ImageFile, ...]:
+    """Return the files that are named as images, unopened, without digest, format and size.
+
+    In a class folder without such a name, files are opened until one is an image, and that one is
+    returned. So the classes and splits are those of the images that `read_images` returns.
+    """
+    folders: dict[tuple[str, str], list[Path]] = defaultdict(list)
+    for path, label, split in layout.images:
+        if not _is_other(path):
+            folders[label, split].append(path)
+    files: list[ImageFile] = []
+    for (label, split), paths in folders.items():
+        images = list(filter(_has_image_name, paths)) or list(
+            itertools.islice((path for path in paths if _inspect(path, label, split)), 1)
+        )
+        files += (ImageFile(path, label, split or None, "") for path in images)
+    return tuple(files)
+
+
+def images_outside(layout: Layout) -> tuple[Path, ...]:
+    """Return the files beside the class folders that are named as images."""
+    return tuple(path for path in layout.outside if _has_image_name(path))
+
+
+def no_images(root: str | Path, layout: Layout) -> ValueError:
+    """Return the error for a folder without a class."""
+    outside = len(images_outside(layout))
+    beside = f" ({outside} images lie outside of class folders)" if outside else ""
+    return ValueError(
+        f"{root} has no folder with images in it; it needs one for each class{beside}"
+    )
 
 
 def _is_other(path: Path) -> bool:
@@ -109,8 +156,8 @@ def _has_image_name(path: Path) -> bool:
     }
 
 
-def _inspect(path: Path, label: str, split: str) -> ImageFile | None:
-    """Read a whole file; None if neither its name nor its content is an image's."""
+def _inspect(path: Path, label: str, split: str, *, keep: Keep | None = None) -> ImageFile | None:
+    """Read and decode a file; None if neither its name nor its content is an image's."""
     content, digest, kind = b"", "", ""
     try:
         if path.exists() and not path.is_file():  # opening a pipe would wait for a writer
@@ -121,9 +168,10 @@ def _inspect(path: Path, label: str, split: str) -> ImageFile | None:
             raise ValueError(f"{kind}, which has to be converted")
         header = read_header(content)
         kind = header.format
-        needs_pillow = not reads_as_pillow(content, header)
+        pixels = decode_as_pillow(content, header)
+        needs_pillow = pixels is None
         if needs_pillow:
-            read_pixels(content)
+            pixels = read_pixels(content)
     except (OSError, ValueError) as error:
         if not kind and not _has_image_name(path):
             return None
@@ -131,6 +179,8 @@ def _inspect(path: Path, label: str, split: str) -> ImageFile | None:
             kind = "WEBP"  # which Pillow does not name if its header is cut short
         problem = f"damaged or cut short, though it begins as {kind}" if kind in EXTENSIONS else ""
         return ImageFile(path, label, split or None, digest, kind, problem=problem or str(error))
+    if keep:
+        keep(path, pixels if needs_pillow else set_upright(pixels, header.orientation))
     return ImageFile(
         path, label, split or None, digest, kind, header.size, header.orientation, needs_pillow
     )

@@ -7,22 +7,12 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_cnns.data import folder, idx, shapes, tfds_samples
+from keras_cnns.data import idx, shapes, tfds_samples
 from keras_cnns.data.by_content import divide_training, open_tfds_samples
+from keras_cnns.data.folder import Folder
 from keras_cnns.data.pipeline import NO_AUGMENTATION, Decoded, Split
 from keras_cnns.data.samples import Samples, Stream
 from keras_cnns.recipes import AugmentationConfig, DataConfig
-
-
-def read_labels(config: DataConfig) -> tuple[str, ...]:
-    """Return the names of the classes, K of them, in the order of their numbers."""
-    if config.name == "folder":
-        return folder.read_labels(folder.read_files(config.path, config.skip_bad))
-    if config.name == "shapes":
-        return tuple(shapes.FIGURES)
-    if config.name == "idx":
-        return idx.read_set(config.path).names
-    return tfds_samples.read_labels(config.name)
 
 
 class Splits:
@@ -37,13 +27,49 @@ class Splits:
     - A validation split that a TFDS data set does not have is taken out of the training split by
       content. This needs a pass over the training images when one of the two is opened; images
       that fit in memory are kept from it.
-    - Every image file of a folder is also checked before the first use, as by `data check`.
+    - The files of a folder's split are checked, as by `data check`, when it is opened, or those of
+      all splits if the folder has no split folders. Images that fit in memory are kept from this
+      check; of a larger split it is a pass of its own. See `Folder`.
     """
 
     def __init__(self, config: DataConfig) -> None:
         """Give access to the data set of a recipe."""
         self._config = config
         self._decoded: dict[str, Decoded] = {}
+        # Only the recipe's splits: another one would take images out of the training split.
+        specs = (config.train_split, config.validation_split, config.test_split)
+        self._wanted = sorted(
+            {part.strip().partition("[")[0] for spec in specs for part in spec.split("+")}
+        )
+
+    @functools.cached_property
+    def labels(self) -> tuple[str, ...]:
+        """The names of the classes, K of them, in the order of their numbers."""
+        config = self._config
+        if config.name == "folder":
+            return self._folder.labels()
+        if config.name == "shapes":
+            return tuple(shapes.FIGURES)
+        if config.name == "idx":
+            return idx.read_set(config.path).names
+        return tfds_samples.read_labels(config.name)
+
+    def fingerprint(self) -> str:
+        """Return what tells one state of a data set from another: a hash, or a name and version.
+
+        Raises:
+            ValueError: there is no such data set, or `data check` finds that its folder is bad.
+        """
+        config = self._config
+        if config.name == "folder":
+            return f"sha256:{self._folder.fingerprint()}"
+        if config.name == "shapes":
+            return f"shapes of {config.image_size} pixels, {config.samples} samples"
+        if config.name == "idx":
+            return f"sha256:{idx.read_set(config.path).fingerprint}"
+        info = tfds_samples.open_builder(config.name).info
+        counts = {name: split.num_examples for name, split in info.splits.items()}
+        return f"{info.full_name} {json.dumps(counts)}"
 
     def open(
         self,
@@ -57,7 +83,8 @@ class Splits:
     ) -> Split:
         """Open a split, to be read epoch by epoch from any step.
 
-        No batch is decoded yet.
+        No batch is read yet, but a folder's files are checked, and a training split may be divided
+        by content.
 
         Args:
             split: a split's name, or TFDS' slicing of one, as `train[:45000]`.
@@ -74,7 +101,7 @@ class Splits:
         return Split(
             self._open_samples(split),
             self._config,
-            len(read_labels(self._config)),
+            len(self.labels),
             batch_size=batch_size,
             seed=seed,
             augmentation=augmentation,
@@ -85,21 +112,31 @@ class Splits:
 
     def _open_samples(self, split: str) -> Samples | Stream:
         config = self._config
-        # Only the recipe's splits: another one would take images out of the training split.
-        specs = (config.train_split, config.validation_split, config.test_split)
-        wanted = [part.strip().partition("[")[0] for spec in specs for part in spec.split("+")]
         if config.name == "folder":
-            files = folder.read_files(config.path, config.skip_bad)
-            return folder.open_samples(files, split, sorted(set(wanted)))
+            return self._folder.open(split)
         if config.name == "shapes":
             return shapes.open_samples(split, config.samples, config.resize_shorter)
         if config.name == "idx":
             return idx.open_samples(config.path, split)
-        return open_tfds_samples(config.name, split, wanted, lambda: self._divided)
+        return open_tfds_samples(config.name, split, self._wanted, lambda: self._divided)
+
+    @functools.cached_property
+    def _folder(self) -> Folder:
+        return Folder(self._config, self._wanted)
 
     @functools.cached_property
     def _divided(self) -> Mapping[str, Samples]:
         return divide_training(self._config)
+
+
+def read_labels(config: DataConfig) -> tuple[str, ...]:
+    """Return the names of the classes, K of them, in the order of their numbers."""
+    return Splits(config).labels
+
+
+def fingerprint(config: DataConfig) -> str:
+    """Return the fingerprint of a data set that nothing else reads; see `Splits.fingerprint`."""
+    return Splits(config).fingerprint()
 
 
 def open_split(config: DataConfig, split: str, *, batch_size: int, **options: Any) -> Split:
@@ -116,17 +153,3 @@ def load_split(
         ValueError: there is no such data set or split, or the split is empty.
     """
     return open_split(config, split, batch_size=batch_size, one_hot=one_hot).epoch(0)
-
-
-def fingerprint(config: DataConfig) -> str:
-    """Return what tells one state of a data set from another: a hash, or a name and version."""
-    if config.name == "folder":
-        files = folder.read_files(config.path, config.skip_bad)
-        return f"sha256:{folder.fingerprint(files, config.path)}"
-    if config.name == "shapes":
-        return f"shapes of {config.image_size} pixels, {config.samples} samples"
-    if config.name == "idx":
-        return f"sha256:{idx.read_set(config.path).fingerprint}"
-    info = tfds_samples.open_builder(config.name).info
-    counts = {name: split.num_examples for name, split in info.splits.items()}
-    return f"{info.full_name} {json.dumps(counts)}"

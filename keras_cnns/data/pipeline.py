@@ -29,6 +29,11 @@ DRAWS = 12  # random numbers of an image: shift and mirror (3), erasing (5), mix
 Batch = dict[str, Any]
 
 
+def fits_in_memory(config: DataConfig, count: int) -> bool:
+    """Return whether so many images, at the network's size, may be kept in memory."""
+    return config.image_size**2 * config.channels * count <= PIXELS_LIMIT
+
+
 @dataclass
 class Decoded:
     """The decoded images of a split, which several `Split` objects may share."""
@@ -72,7 +77,8 @@ class Split:
             one_hot: give targets, not labels. Augmentation that needs targets always gives them.
             decoded: the decoded images of the same samples, shared with other splits.
             in_memory: decode all images at the first use and keep them, if they take at most
-                `PIXELS_LIMIT` bytes; if False, decode each batch anew.
+                `PIXELS_LIMIT` bytes; if False, decode each batch anew. Images that the source has
+                kept are used in both cases.
         """
         self.samples = samples.count
         self.steps = -(-samples.count // batch_size)
@@ -81,14 +87,13 @@ class Split:
         self._augmentation = NO_AUGMENTATION if seed is None else augmentation
         self._one_hot = one_hot or self._augmentation.soft_targets
         self._mixes = bool(self._augmentation.mixup_alpha or self._augmentation.cutmix_alpha)
-        fits = config.image_size**2 * config.channels * samples.count <= PIXELS_LIMIT
-        self._decoded: Decoded | None = None
         # An Inception crop needs the images at their own size.
-        if isinstance(samples, Samples) and not self._augmentation.inception_crop:
-            if samples.decoded is not None:
-                self._decoded = Decoded(samples.decoded)
-            elif fits and in_memory:
-                self._decoded = decoded or Decoded()
+        is_kept = (
+            isinstance(samples, Samples)
+            and not self._augmentation.inception_crop
+            and bool(samples.decoded or (in_memory and fits_in_memory(config, samples.count)))
+        )
+        self._decoded = (decoded or Decoded()) if is_kept else None
 
     def __iter__(self) -> Iterator[Pair]:
         return iter(self.epoch(0))
@@ -189,7 +194,7 @@ class Split:
         """Return the images, at the network's size, and the labels of a batch."""
         config = self._augmentation
         if self._decoded is not None:
-            images, labels = (tf.gather(values, samples) for values in self._all(self._decoded))
+            images, labels = self._gather(self._decoded, samples)
             if not (config.color_jitter or config.rand_augment_layers):
                 return images, labels
             samples = images, labels
@@ -215,13 +220,16 @@ class Split:
         )
         return images, labels
 
-    def _all(self, decoded: Decoded) -> Pair:
-        """Return all images and labels, decoded at the first call."""
+    def _gather(self, decoded: Decoded, numbers: tf.Tensor) -> Pair:
+        """Return images and their labels from memory; the first call decodes those of the split."""
+        assert isinstance(self._source, Samples)  # the images of a stream are not kept
+        if self._source.decoded:
+            return self._source.decoded(numbers)
         if decoded.pair is None:
-            assert isinstance(self._source, Samples)  # the images of a stream are not kept
             with tf.init_scope():  # a pipeline that reads them is being traced
                 decoded.pair = self._read_all(self._source)
-        return decoded.pair
+        images, labels = decoded.pair
+        return tf.gather(images, numbers), tf.gather(labels, numbers)
 
     def _read_all(self, samples: Samples) -> Pair:
         """Decode all images to the network's size; return them and their labels."""

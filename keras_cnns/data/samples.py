@@ -18,18 +18,23 @@ FRACTIONS = {"validation": (0.0, 0.1), "test": (0.1, 0.2)}
 class Samples:
     """The labelled images of a split: as many as `count`, each read by its number.
 
-    `decoded`, if the source had to decode them all, are the images, preprocessed, and their labels:
-    uint8 [count, H, W, C] and int64 [count]. Then nothing needs to be read again.
+    If the source had to decode them all and kept them, `decoded` returns preprocessed images and
+    their labels by their numbers: [N] -> uint8 [N, H, W, C], int64 [N]. Then nothing needs to be
+    read again.
     """
 
     count: int
     read: Callable[[tf.Tensor], Pair]
-    decoded: Pair | None = None
+    decoded: Callable[[tf.Tensor], Pair] | None = None
 
     def part(self, start: int, stop: int) -> "Samples":
         """Return the samples from one number to before another."""
-        decoded = self.decoded and (self.decoded[0][start:stop], self.decoded[1][start:stop])
-        return Samples(stop - start, lambda number: self.read(number + start), decoded)
+        read, decoded = self.read, self.decoded
+        return Samples(
+            stop - start,
+            lambda number: read(number + start),
+            decoded and (lambda numbers: decoded(numbers + start)),
+        )
 
 
 @dataclass(frozen=True)

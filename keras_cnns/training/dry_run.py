@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import keras
 import psutil
 
-from keras_cnns.data import Splits, read_labels
+from keras_cnns.data import Splits
 from keras_cnns.recipes import Recipe
 from keras_cnns.training.compiling import build_model, compile_model, for_outputs
 
@@ -47,7 +47,7 @@ def estimate(recipe: Recipe) -> Estimate:
     # A missing split should be reported now, not after the first epoch.
     for split in (data.validation_split, data.test_split):
         splits.open(split, batch_size=recipe.training.batch_size)
-    model = build_model(recipe, len(read_labels(data)))
+    model = build_model(recipe, len(splits.labels))
     compile_model(model, recipe, training.steps)
     times = []
     for images, targets in for_outputs(model, training.steps_from(0).take(WARM_UP + MEASURED)):

@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from keras_cnns.data import open_split, read_labels
+from keras_cnns.data import Splits
 from keras_cnns.recipes import Recipe
 from keras_cnns.training.callbacks.progress import Progress
 from keras_cnns.training.callbacks.range_test import RangeTest
@@ -38,15 +38,14 @@ def find_rate(recipe: Recipe, steps: int = 100) -> RangeTest:
         ValueError: there is no such model or data set, or its training split is missing or empty.
     """
     keras.utils.set_random_seed(recipe.training.seed)
-    labels = read_labels(recipe.data)
-    training = open_split(
-        recipe.data,
+    splits = Splits(recipe.data)
+    training = splits.open(
         recipe.data.train_split,
         batch_size=recipe.training.batch_size,
         seed=recipe.training.seed,
         augmentation=recipe.augmentation,
     )
-    model = build_model(recipe, len(labels))
+    model = build_model(recipe, len(splits.labels))
     compile_model(model, recipe, training.steps)
     test = RangeTest(steps=steps)
     model.fit(

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_cnns.data import Split, Splits, fingerprint, read_labels
+from keras_cnns.data import Split, Splits
 from keras_cnns.recipes import Recipe, with_absolute_paths
 from keras_cnns.report import write_report
 from keras_cnns.report.predictions import collect
@@ -72,10 +72,10 @@ def train(
             say(f"{run} is finished already; to train it anew, choose another directory")
             return open_run(run)
         make_reproducible(recipe.training.seed)
-        data_fingerprint = fingerprint(recipe.data)
-        check_data(run, data_fingerprint)
-        labels = read_labels(recipe.data)
         batch_size, splits = recipe.training.batch_size, Splits(recipe.data)
+        data_fingerprint = splits.fingerprint()  # which also checks the images of a folder
+        check_data(run, data_fingerprint)
+        labels = splits.labels
         training = splits.open(
             recipe.data.train_split,
             batch_size=batch_size,

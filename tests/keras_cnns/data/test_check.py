@@ -12,7 +12,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from keras_cnns.cli import app, run
-from keras_cnns.data import open_split, read_labels
+from keras_cnns.data import Splits, read_labels
 from keras_cnns.data.check import check_folder
 from keras_cnns.data.folder import FolderError
 from keras_cnns.data.image_files import ImageFile, scan_folder
@@ -48,9 +48,9 @@ def config_of(root: Path, *, skip_bad: bool = False) -> DataConfig:
 
 def open_all(root: Path, *, skip_bad: bool = False) -> dict[str, int]:
     """Do what `train` does before the first step; return the images of each split."""
-    config = config_of(root, skip_bad=skip_bad)
-    read_labels(config)
-    return {split: open_split(config, split, batch_size=4).samples for split in SPLITS}
+    splits = Splits(config_of(root, skip_bad=skip_bad))
+    splits.fingerprint()
+    return {split: splits.open(split, batch_size=4).samples for split in SPLITS}
 
 
 VEHICLES = {"bus": 60, "car": 60, "train": 60}

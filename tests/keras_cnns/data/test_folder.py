@@ -14,9 +14,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from keras_cnns.cli import app
-from keras_cnns.data import fingerprint, open_split, preprocess, read_image, read_labels
+from keras_cnns.data import Splits, fingerprint, open_split, preprocess, read_image, read_labels
 from keras_cnns.data.check import check_folder
-from keras_cnns.data.folder import FolderError, read_files
+from keras_cnns.data.folder import FolderError
 from keras_cnns.data.image_files import scan_folder
 from keras_cnns.data.splits import assign_splits
 from keras_cnns.recipes import DataConfig, load_recipe
@@ -171,8 +171,10 @@ def test_unreadable_files_are_refused_or_skipped_by_name(
         open_split(config_of(spoilt), "train", batch_size=8)
     assert all(name in str(error.value) for name in names)
     skipping = replace(config_of(spoilt), skip_bad=True)
-    assert read_labels(skipping) == CLASSES
-    assert len(read_files(str(spoilt), True)) == 90
+    splits = Splits(skipping)
+    assert splits.labels == CLASSES
+    names = ("train", "validation", "test")
+    assert sum(splits.open(name, batch_size=8).samples for name in names) == 90
     listed = capsys.readouterr().err
     assert [line for line in listed.splitlines() if line.startswith("skipped")] == [
         f"skipped {spoilt / 'cat/cut.jpg'}: damaged or cut short, though it begins as JPEG",
@@ -257,11 +259,12 @@ def test_check_finds_copies_across_split_folders(photos: Path, tmp_path: Path) -
     }
     config = config_of(tmp_path)
     with pytest.raises(FolderError, match="the same image in different splits"):
-        read_labels(config)
+        fingerprint(config)
     # The copy for training is left out.
-    skipping = replace(config, skip_bad=True)
-    assert open_split(skipping, "test", batch_size=8).samples == 1
-    assert len(read_files(str(tmp_path), True)) == 120
+    splits = Splits(replace(config, skip_bad=True))
+    sizes = {name: splits.open(name, batch_size=8).samples for name in ("train", "validation")}
+    assert splits.open("test", batch_size=8).samples == 1
+    assert sum(sizes.values()) == 119
     result = CliRunner().invoke(app, ["data", "check", str(photos)])
     assert result.exit_code == 0
     assert "no problems: it can be trained on" in result.output

@@ -9,7 +9,6 @@ import pytest
 from PIL import Image
 
 from keras_cnns.cli import app, run
-from keras_cnns.data.folder import read_files
 from keras_cnns.recipes import Recipe, load_recipe
 from keras_cnns.training import Run, RunError, evaluate, open_run, train
 from keras_cnns.training.callbacks.diagnostics_log import read_rows
@@ -56,7 +55,6 @@ def test_a_relative_folder_is_found_from_elsewhere(
         train(recipe, "../run")
 
     shutil.move(tmp_path / "photos", tmp_path / "moved")
-    read_files.cache_clear()  # as in another process
     assert run(app, ["evaluate", "../run"], "keras-cnns") == 1
     message = f"there is no folder {tmp_path / 'photos'}; if it was moved, change data.path"
     assert message in capsys.readouterr().err
