@@ -55,6 +55,7 @@ ATTACKS = {
     "pipelining": Attack("requests without an end, no answer read", on_http.pipelining),
     "one-byte-chunks": Attack("bodies in chunks of one byte", on_http.one_byte_chunks),
     "slow-clients": Attack("100 slow senders, 100 slow readers", on_http.slow_clients),
+    "reconnects": Attack("right requests, a new connection for each", on_http.reconnects),
     "open-connections": Attack(
         "400 connections to each port, 256 file descriptors",
         on_http.open_connections,

@@ -163,6 +163,12 @@ async def open_connections(target: Target) -> None:
     await repeat(target, 400, client)
 
 
+async def reconnects(target: Target) -> None:
+    """Send right requests, each on a connection of its own."""
+    body = payloads.png(target.side)
+    await repeat(target, 8, lambda: target.post(target.classify, body))
+
+
 async def crashes(target: Target) -> None:
     """End connections by a reset: in a request's head, in its body, and before its answer."""
     body = payloads.png(target.side)
