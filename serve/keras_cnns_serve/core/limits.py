@@ -14,6 +14,7 @@ MAX_RANK = 8
 IN_THREAD_BYTES = 50_000  # values of this length take longer to parse than a thread to wake
 BODY_SECONDS = 20  # in which nothing of a body may come; more of it must come at this rate:
 SLOWEST_RATE = 10_000  # bytes a second
+COPIES = 2  # of a body, at most, while its pieces are joined or its parts are taken from it
 PART_FOR_CLIENTS = 4  # the budget is this part of the memory that the process may use
 UNKNOWN_MEMORY = 4 * 2**30  # bytes; assumed where the system does not report any
 
@@ -61,7 +62,6 @@ class Budget:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.used = 0  # bytes
-        self.claimed = 0  # bytes, ever
         self._changed = threading.Condition(threading.Lock())
         self._waiting = 0  # threads
 
@@ -86,7 +86,6 @@ class Budget:
                     f"{_spell(self.limit)} of memory that clients can have"
                 )
             self.used += size
-            self.claimed += size
 
     def _wait(self, needed: int, seconds: float) -> bool:
         """Wait until so much is free, and return whether it is."""

@@ -1,5 +1,6 @@
 import asyncio
 import io
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from PIL import Image
 from keras_cnns_serve.compose import create_app
 from keras_cnns_serve.core.dataplane import Dataplane
 from keras_cnns_serve.core.prediction import Target
+from keras_cnns_serve.errors import DeadlineExceededError, QueueFullError
 from keras_cnns_serve.images.activation_maps import heat, overlay
 from keras_cnns_serve.repository.manifest import Preprocessing
 from tests.serve.conftest import OUTPUTS, Client, graph, grey, write_version
@@ -66,11 +68,19 @@ def test_the_server_draws_it_where_the_model_has_the_output(tmp_path: Path) -> N
     assert pixels[4, 7, 0] > pixels[4, 7, 2]
 
     prediction = asyncio.run(dataplane.predict_bytes(Target("seen"), [png.getvalue()]))
-    claimed = dataplane.budget.claimed
     drawn = asyncio.run(dataplane.draw_activation_map(prediction, png.getvalue()))
     assert drawn == response.content
-    assert dataplane.budget.claimed - claimed >= 64
     assert dataplane.budget.used == 0
+    size, claims = dataplane.budget.limit // 2, []
+    while size >= 32:
+        claims.append(dataplane.budget.claim(size))
+        size //= 2
+    with pytest.raises((QueueFullError, DeadlineExceededError)):
+        deadline = time.monotonic() + 0.05
+        draw = dataplane.draw_activation_map(prediction, png.getvalue(), deadline=deadline)
+        asyncio.run(draw)
+    for claim in claims:
+        claim.release()
 
     two: dict[str, Any] = {"files": [("f", ("a.png", grey(1))), ("f", ("b.png", grey(2)))]}
     one: dict[str, Any] = {"content": grey(1)}

@@ -13,9 +13,9 @@ from keras_cnns_serve.core.limits import BODY_SECONDS
 from keras_cnns_serve.errors import QueueFullError, ServeError, TooSlowError
 
 SLOWEST_RATE = 100_000  # bytes a second of the longest message: how much has come is not known
-PATIENCE = 0.1  # seconds that an incomplete message has in any case
+PATIENCE = 0.03  # seconds that an incomplete message has in any case
 WAIT = 1.0  # seconds that a call waits for its message's turn
-LOOK = 0.02  # seconds between two looks while calls wait
+LOOK = 0.01  # seconds between two looks while calls wait
 
 Call = asyncio.Task[Any]
 
@@ -64,23 +64,26 @@ class Arrivals:
 
         One look at all of them now and then is cheaper than a timer for each call.
         """
+        late = 0.0  # seconds by which the event loop was late
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(min(1.0, self.seconds / 4)):
                     await self._crowded.wait()
             now = time.monotonic()
-            self._give_up(now)
+            self._give_up(now, PATIENCE + late)  # it may not have looked yet at what has come
             for future, since in list(self._waiting.items()):
                 if since < now - WAIT and not future.done():
                     future.set_exception(
                         QueueFullError(f"the messages of {self.count} calls are not complete")
                     )
+            late = 0.0
             if self._waiting:
                 await asyncio.sleep(LOOK)
+                late = max(0.0, time.monotonic() - now - LOOK)
             else:
                 self._crowded.clear()
 
-    def _give_up(self, now: float) -> None:
+    def _give_up(self, now: float, patience: float) -> None:
         wanted = len(self._waiting)
         for call, since in list(self.since.items()):
             if since < now - self.seconds:
@@ -88,7 +91,7 @@ class Arrivals:
                     "the message comes too slowly: it was not complete after "
                     f"{self.seconds:.1f} seconds"
                 )
-            elif wanted > 0 and since < now - PATIENCE:
+            elif wanted > 0 and since < now - patience:
                 self.given_up[call] = QueueFullError(
                     f"the message came too slowly while others waited: {self.count} can come at "
                     "the same time"

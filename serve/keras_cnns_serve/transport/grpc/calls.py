@@ -23,7 +23,7 @@ from keras_cnns_serve.core.limits import Budget, Claim
 from keras_cnns_serve.errors import UNEXPECTED, QueueFullError, ServeError, code_name
 
 from .arrivals import Arrivals
-from .messages import memory_of, parser
+from .messages import memory_of, parser, unpacked
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +75,7 @@ class Calls(grpc.GenericRpcHandler):
         finished: Finished | None,
         admit: Admit | None,
     ) -> None:
+        self.max_message_bytes = max_message_bytes
         self.budget = budget
         self.max_streams = max(2, budget.limit // max_message_bytes // 2)
         self.arrivals = Arrivals(self.max_streams, max_message_bytes)
@@ -189,12 +190,11 @@ class _Call:
         await arrivals.begin(self._task)
         try:
             message = await self._read()
-            if message is None:
-                raise ServeError("one message was expected, but none was sent")
-            self._claim.add(memory_of(message, kind))
-            return message
         finally:
             arrivals.end(self._task)
+        if message is None:
+            raise ServeError("one message was expected, but none was sent")
+        return await self._within_bounds(message, kind)
 
     async def receive_one(
         self, parse: Callable[[bytes], Any], kind: Descriptor
@@ -217,8 +217,7 @@ class _Call:
         calls.streams += 1
         try:
             while (message := await self._read_next()) is not None:
-                self._claim.add(memory_of(message, kind))
-                yield parse(message)
+                yield parse(await self._within_bounds(message, kind))
                 self._claim.release()
         finally:
             calls.streams -= 1
@@ -265,6 +264,13 @@ class _Call:
         if self._calls.finished is not None:
             seconds = time.monotonic() - self._started
             self._calls.finished(self._path, self._client, self.status, seconds)
+
+    async def _within_bounds(self, message: bytes, kind: Descriptor) -> bytes:
+        """Return a message unpacked, once the memory that it takes is claimed."""
+        limit = self._calls.max_message_bytes
+        message = await unpacked(message, limit, self._claim, self.deadline())
+        self._claim.add(memory_of(message, kind))
+        return message
 
     async def _read_next(self) -> bytes | None:
         idle = self._calls.idle

@@ -1,4 +1,4 @@
-"""Parse the messages of gRPC calls, within bounds.
+"""Unpack and parse the messages of gRPC calls, within bounds.
 
 protobuf allocates up to 64 bytes for each byte of a message that consists of empty messages, and
 parses such a message for a second. A message that is long enough for this to matter is looked
@@ -13,8 +13,14 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescri
 from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
 
+from keras_cnns_serve.core.limits import Claim
+from keras_cnns_serve.core.unpacking import unpack_beside
 from keras_cnns_serve.errors import InputTooLargeError, InvalidInputError
 
+# How a packed message begins. No request begins so: gzip's first byte is none of protobuf's, and
+# zlib's is that of a field 15, which no request has.
+GZIP = b"\x1f\x8b"
+DEFLATE = (b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda")
 SHORT = 2**16  # bytes of a message that needs no look
 MAX_FIELDS = 50_000  # a thousand images as tf.Examples have a tenth of it
 BYTES_OF_FIELD = 256  # of memory, at most
@@ -39,6 +45,27 @@ def parser(method: MethodDescriptor) -> Callable[[bytes], Any]:
             raise InvalidInputError(f"the message cannot be parsed: {error}") from error
 
     return parse
+
+
+async def unpacked(message: bytes, max_bytes: int, claim: Claim, deadline: float | None) -> bytes:
+    """Return a message that was packed by gzip or deflate unpacked, and others as they are.
+
+    Args:
+        message: As grpcio delivers it, which leaves out how it is packed.
+        max_bytes: It may unpack to so many.
+        claim: Grows with what is unpacked.
+        deadline: The `time.monotonic()` at which the request's time is over, or None.
+
+    Raises:
+        InputTooLargeError: It unpacks to more.
+        QueueFullError: The budget has no room for it.
+        InvalidInputError: It is damaged or cut short.
+        DeadlineExceededError: The deadline has passed before it was done.
+    """
+    start = message[:2]
+    if start == GZIP or start in DEFLATE:
+        return await unpack_beside(message, "gzip", max_bytes, claim, "message", deadline)
+    return message
 
 
 def memory_of(message: bytes, descriptor: Descriptor) -> int:

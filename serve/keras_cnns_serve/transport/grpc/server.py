@@ -50,6 +50,8 @@ class ConnectionLimits:
             ("grpc.max_send_message_length", self.answer_bytes),
             ("grpc.max_allowed_incoming_connections", affordable(self.connections)),
             ("grpc.max_concurrent_streams", self.streams),
+            # grpcio would unpack messages on the event loop; `messages.unpacked` does it beside it.
+            ("grpc.per_message_decompression", 0),
             # Otherwise a client that has as many calls as it may has some refused: grpcio counts
             # calls that are answered until Python has released them.
             ("grpc.http.overload_protection", 0),

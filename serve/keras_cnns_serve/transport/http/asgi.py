@@ -20,8 +20,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from keras_cnns_serve.core.json_text import dumps
 from keras_cnns_serve.core.limits import Budget, Claim
+from keras_cnns_serve.core.unpacking import unpack_beside
 
-from .body import Disconnected, Limited, read_body, unpack_beside
+from .body import Disconnected, Limited, read_body
 
 logger = logging.getLogger(__name__)
 

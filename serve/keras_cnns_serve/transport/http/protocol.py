@@ -8,6 +8,7 @@ which pyproject.toml states.
 import asyncio
 import logging
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, cast
 
 import httptools
@@ -48,7 +49,9 @@ class Connections:
 
     timeout: float = 75.0
     limit: int = 4096
-    waiting: "dict[HttpProtocol, None]" = field(default_factory=dict)  # the first waits longest
+    # Those that wait for their first request, and for another; the first of each waits longest.
+    unused: "dict[HttpProtocol, None]" = field(default_factory=dict)
+    waiting: "dict[HttpProtocol, None]" = field(default_factory=dict)
     next_turn: float = 0.0  # of a connection to go on with parsing, on the loop's clock
 
     def turn(self, now: float) -> float:
@@ -57,13 +60,22 @@ class Connections:
         return self.next_turn
 
     def make_room(self) -> bool:
-        """Close the connection that has waited longest for a request; return if there is one."""
-        for connection in self.waiting:
+        """Close the connection that has waited longest for a request; return if there is one.
+
+        Those that have had no request yet come first: the others belong to clients that may send
+        the next one at this moment.
+        """
+        for connection in chain(self.unused, self.waiting):
             if connection.is_read:
-                del self.waiting[connection]
+                self.forget(connection)
                 connection.transport.close()
                 return True
         return False
+
+    def forget(self, connection: "HttpProtocol") -> None:
+        """Note that a connection no longer waits for a request."""
+        self.unused.pop(connection, None)
+        self.waiting.pop(connection, None)
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -100,11 +112,11 @@ class HttpProtocol(HttpToolsProtocol):
             self.transport.write(FULL)
             self.transport.close()
         else:
-            self._shared.waiting[self] = None
+            self._shared.unused[self] = None
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Let the running request know, and end the timers."""
-        self._shared.waiting.pop(self, None)
+        self._shared.forget(self)
         self._unparsed = b""
         timers = (self._head_timer, self._probe_timer, self._parse_handle, self._writer.timer)
         for timer in timers:
@@ -205,7 +217,7 @@ class HttpProtocol(HttpToolsProtocol):
         )
         if not self._upgrade_offered:
             super().on_headers_complete()
-            self._shared.waiting.pop(self, None)
+            self._shared.forget(self)
             length = next((value for name, value in self.headers if name == b"content-length"), 0)
             self._body_bytes = int(length)
             if not self.pipeline:

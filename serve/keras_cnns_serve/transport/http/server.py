@@ -41,7 +41,8 @@ class HttpServer:
         timeout: Seconds after which a connection ends that is idle, or whose client sends or reads
             nothing, or less than `SLOWEST_RATE`.
         max_connections: Connections that are open at the same time. A further one takes the place
-            of the one that has waited longest for a request; if there is none, it gets 503.
+            of the one that has waited longest for its first request, or else for another one; if
+            there is none, it gets 503.
         tls: Encrypts the connections; None: nothing does.
     """
 

@@ -156,16 +156,18 @@ def test_a_connection_that_is_idle_ends(sent: bytes) -> None:
 
 def test_a_new_connection_takes_the_place_of_the_one_that_waits_longest() -> None:
     async def main() -> None:
-        async with serving(max_connections=3) as address:
-            connections = [await asyncio.open_connection(*address) for _ in range(3)]
-            first, second, third = connections
+        async with serving(max_connections=4) as address:
+            connections = [await asyncio.open_connection(*address) for _ in range(4)]
+            first, second, third, unused = connections
             for reader, writer in (second, first):  # the order in which they become idle
                 writer.write(POST % b"0")
                 await reader.readuntil(b"body")
             third[1].write(POST % b"0.5")
             await asyncio.sleep(0.1)
-            for idle in (second, first):
-                assert (await ask(address)).endswith(b"body")
+            for idle in (unused, second, first):
+                reader, writer = await asyncio.open_connection(*address)
+                connections.append((reader, writer))
+                writer.write(POST % b"0.5")
                 assert await idle[0].read() == b""
             assert (await third[0].readuntil(b"body")).startswith(b"HTTP/1.1 200 ")
             for _, writer in connections:
