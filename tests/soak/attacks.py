@@ -69,7 +69,7 @@ ATTACKS = {
     "empty-data": Attack("empty DATA frames", on_grpc.empty_data),
     "hpack": Attack("headers of 9 MB from 3 KB by HPACK's table", on_grpc.hpack),
     # gRPC messages
-    "unfinished-calls": Attack("10,000 calls without a message", on_grpc.unfinished_calls),
+    "unfinished-calls": Attack("2,000 calls without a message", on_grpc.unfinished_calls),
     "unfinished-messages": Attack("40 messages, 30 of 31 MB sent", on_grpc.unfinished_messages),
     "gzip-messages": Attack("40 messages of 31 MB in 30 KB of gzip", on_grpc.gzip_messages),
     **{

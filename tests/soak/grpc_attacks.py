@@ -105,7 +105,7 @@ async def unfinished_messages(target: Target) -> None:
 
 
 async def unfinished_calls(target: Target) -> None:
-    """Send the headers of 100 calls on each of 100 connections, and wait."""
+    """Send the headers of 100 calls on each of 20 connections, and wait."""
 
     async def client() -> None:
         async with target.http2() as connection:
@@ -113,7 +113,7 @@ async def unfinished_calls(target: Target) -> None:
             await connection.until_closed()
         target.answers["closed"] += 1
 
-    await repeat(target, 100, client)
+    await repeat(target, 20, client)
 
 
 def messages(path: str, case: str) -> Callable[[Target], Awaitable[None]]:

@@ -1,5 +1,6 @@
 """A TFDS set without a validation split: which images are in it, and how often they are read."""
 
+import weakref
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -168,8 +169,15 @@ def test_only_an_epoch_of_a_training_split_beyond_the_limit_decodes_again(
 def test_an_inception_crop_has_the_images_at_their_own_size(
     builder: Any, decoded: Counter[bytes]
 ) -> None:
-    training, *_ = open_as_training(AugmentationConfig(inception_crop=True))
+    splits = Splits(COLOURS)
+    validation = splits.open("validation", batch_size=16)
+    kept = weakref.ref(splits._divided["train"].decoded)
+    crops = AugmentationConfig(inception_crop=True)
+    training = splits.open("train", batch_size=16, seed=1, augmentation=crops)
+    assert kept() is None  # pixels at the network's size are of no use
     decoded.clear()
+    collect(validation.epoch(0))
+    assert not decoded
     images, _ = collect(training.epoch(0))
     assert images.shape == (training.samples, 8, 8, 3)
     assert sum(decoded.values()) >= training.samples

@@ -6,10 +6,13 @@ import os
 import shutil
 import struct
 import sys
+import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,11 +20,25 @@ import tensorflow as tf
 from PIL import Image
 
 from keras_cnns.cli import app, run
-from keras_cnns.data import Splits, decoding, folder, image_files, images, pipeline, read_labels
+from keras_cnns.cores import available_cores
+from keras_cnns.data import (
+    Splits,
+    decoding,
+    fingerprint,
+    folder,
+    image_files,
+    images,
+    pipeline,
+    read_labels,
+)
 from keras_cnns.data.folder import FolderError
+from keras_cnns.models import resnet
 from keras_cnns.recipes import AugmentationConfig, DataConfig, Recipe, load_recipe
-from keras_cnns.training import evaluate, train
+from keras_cnns.report import run_report
+from keras_cnns.training import Run, evaluate, train
+from keras_cnns.training.dry_run import estimate
 from keras_cnns.training.find_rate import find_rate
+from keras_cnns_export.samples import shuffled_split
 
 SPLITS = ("train", "validation", "test")
 CLASSES = ("cat", "dog")
@@ -29,6 +46,7 @@ KINDS = ("png", "jpg", "bmp", "webp")  # BMP is read by Pillow
 RECIPE = load_recipe("digits-resnet20", ("training.epochs=1", "training.batch_size=4"))
 OPENED, CLOSED = 0x20, 0x08 | 0x10  # IN_OPEN, IN_CLOSE_WRITE and IN_CLOSE_NOWRITE
 EVENT = struct.Struct("iIII")  # watch, mask, cookie, length of the name
+CROPS = AugmentationConfig(inception_crop=True)
 
 Take = Callable[[], Counter[str]]
 
@@ -44,14 +62,17 @@ def write_image(path: Path, seed: int) -> None:
     path.write_bytes(file.getvalue())
 
 
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    """A folder of split folders, with an image of each kind of each class."""
-    root = tmp_path / "photos"
+def write_photos(root: Path) -> Path:
     names = [f"{s}/{label}/1.{kind}" for s in SPLITS for label in CLASSES for kind in KINDS]
     for seed, name in enumerate(names):
         write_image(root / name, seed)
     return root
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder of split folders, with an image of each kind of each class."""
+    return write_photos(tmp_path / "photos")
 
 
 @pytest.fixture
@@ -78,8 +99,8 @@ def files_of(root: Path, *splits: str) -> set[str]:
     return {path.relative_to(root).as_posix() for path in files}
 
 
-@pytest.fixture
-def watch() -> Iterator[Callable[[Path], Take]]:
+@contextmanager
+def watching() -> Iterator[Callable[[Path], Take]]:
     """Count how often each file below a folder is opened, by whichever library.
 
     The function that is returned gives the counts since its last call.
@@ -115,13 +136,20 @@ def watch() -> Iterator[Callable[[Path], Take]]:
 
         return take
 
-    yield begin
-    os.close(descriptor)
+    try:
+        yield begin
+    finally:
+        os.close(descriptor)
 
 
 @pytest.fixture
-def decoded(monkeypatch: pytest.MonkeyPatch) -> Counter[bytes]:
-    """How often each encoded image was decoded."""
+def watch() -> Iterator[Callable[[Path], Take]]:
+    with watching() as begin:
+        yield begin
+
+
+def count_decoded(patch: pytest.MonkeyPatch) -> Counter[bytes]:
+    """Return how often each encoded image will have been decoded."""
     found: Counter[bytes] = Counter()
 
     def note(content: bytes | np.ndarray) -> bytes:
@@ -140,14 +168,43 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> Counter[bytes]:
         return read_pixels(note(content), channels)
 
     for module in (decoding, folder):
-        monkeypatch.setattr(module, "decode", counted)
+        patch.setattr(module, "decode", counted)
     for module in (decoding, image_files):
-        monkeypatch.setattr(module, "read_pixels", counted_with_pillow)
+        patch.setattr(module, "read_pixels", counted_with_pillow)
     return found
 
 
-def collect(batches: tf.data.Dataset) -> tuple[np.ndarray, np.ndarray]:
-    images, labels = zip(*batches.as_numpy_iterator(), strict=True)
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> Counter[bytes]:
+    return count_decoded(monkeypatch)
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training, and how often it opened each file and decoded each image."""
+
+    run: Run
+    photos: Path
+    opened: Counter[str]
+    decoded: Counter[bytes]
+
+
+@pytest.fixture(scope="module")
+def training(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Training]:
+    """A training of a network of one block, which is quick to compile."""
+    root = write_photos(tmp_path_factory.mktemp("training") / "photos")
+    small = replace(resnet.ARCHITECTURES["resnet20"], blocks=(1,), filters=(16,))
+    with pytest.MonkeyPatch.context() as network:
+        network.setitem(resnet.ARCHITECTURES, "resnet20", small)
+        with pytest.MonkeyPatch.context() as patch, watching() as watch:
+            decoded, opened = count_decoded(patch), watch(root)
+            finished = train(recipe_of(root), root.parent / "run")
+            counts = opened()
+        yield Training(finished, root, counts, decoded)
+
+
+def collect(batches: Iterable[Any]) -> tuple[np.ndarray, np.ndarray]:
+    images, labels = zip(*batches, strict=True)
     return np.concatenate(images), np.concatenate(labels)
 
 
@@ -175,27 +232,53 @@ def test_a_split_folder_is_read_alone_and_once(
     assert decoded == expected
 
 
+def test_a_training_opens_each_file_once(training: Training) -> None:
+    every = files_of(training.photos, *SPLITS)
+    assert training.opened == dict.fromkeys(every, 1)
+    assert training.decoded == contents(training.photos, every)
+
+
+@pytest.mark.parametrize("limit", [2**29, 0])
 def test_commands_open_each_file_of_their_splits_once(
-    photos: Path, tmp_path: Path, watch: Callable[[Path], Take], decoded: Counter[bytes]
-) -> None:
-    recipe, run_directory = recipe_of(photos), tmp_path / "run"
-    every = files_of(photos, *SPLITS)
-    expected = contents(photos, every)
+    limit: int, training: Training, watch: Callable[[Path], Take], decoded: Counter[bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(pipeline, "PIXELS_LIMIT", limit)
+    photos = training.photos
+    expected = {split: contents(photos, files_of(photos, split)) for split in SPLITS}
     opened = watch(photos)
-    finished = train(recipe, run_directory)
-    assert opened() == dict.fromkeys(every, 1)
-    assert decoded == expected
-    evaluate(finished)
-    assert opened() == dict.fromkeys(files_of(photos, "test"), 1)
-    evaluate(finished, "validation")
-    assert opened() == dict.fromkeys(files_of(photos, "validation"), 1)
-    assert run(app, ["report", str(run_directory)], "keras-cnns") == 0
-    assert opened() == dict.fromkeys(files_of(photos, "test"), 1)
-    image = str(photos / "test/cat/1.png")
-    assert run(app, ["predict", str(run_directory), image], "keras-cnns") == 0
+
+    def assert_read(split: str) -> None:
+        assert opened() == dict.fromkeys(files_of(photos, split), 1)
+        assert decoded == expected[split]
+        opened()
+        decoded.clear()
+
+    evaluate(training.run, "validation")
+    assert_read("validation")
+    monkeypatch.setattr(run_report, "render", lambda *_: "")  # drawing takes a second
+    assert run(app, ["report", str(training.run.path)], "keras-cnns") == 0
+    assert_read("test")
+    splits = Splits(training.run.recipe.data)  # what an export with int8 formats reads
+    list(splits.open("validation", batch_size=64, in_memory=False))
+    assert_read("validation")
+    list(shuffled_split(splits, "train"))
+    assert_read("train")
+
+
+def test_predict_opens_its_image_alone(training: Training, watch: Callable[[Path], Take]) -> None:
+    opened = watch(training.photos)
+    image = str(training.photos / "test/cat/1.png")
+    assert run(app, ["predict", str(training.run.path), image], "keras-cnns") == 0
     assert opened() == {"test/cat/1.png": 1}
-    find_rate(recipe, steps=10)
-    assert opened() == dict.fromkeys(files_of(photos, "train"), 1)
+
+
+def test_find_rate_opens_each_training_file_once(
+    training: Training, watch: Callable[[Path], Take]
+) -> None:
+    opened = watch(training.photos)
+    find_rate(training.run.recipe, steps=10)
+    assert opened() == dict.fromkeys(files_of(training.photos, "train"), 1)
 
 
 def test_a_folder_without_split_folders_is_read_once(
@@ -215,7 +298,7 @@ def test_a_folder_without_split_folders_is_read_once(
 
 
 def test_a_split_that_is_taken_from_training_reads_the_training_folder(
-    photos: Path, watch: Callable[[Path], Take]
+    photos: Path, watch: Callable[[Path], Take], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.rmtree(photos / "test")
     for seed in range(100, 140):
@@ -224,8 +307,15 @@ def test_a_split_that_is_taken_from_training_reads_the_training_folder(
     config = config_of(photos)
     assert Splits(config).open("validation", batch_size=8).samples == 8
     assert opened() == dict.fromkeys(files_of(photos, "validation"), 1)
-    assert Splits(config).open("test", batch_size=8).samples > 0
+    count = Splits(config).open("test", batch_size=8).samples
+    assert count > 0
     assert opened() == dict.fromkeys(files_of(photos, "train"), 1)
+    monkeypatch.setattr(pipeline, "PIXELS_LIMIT", 0)
+    assert len(collect(Splits(config).open("test", batch_size=8))[1]) == count
+    counts = opened()
+    assert set(counts) == files_of(photos, "train")
+    # For the hashes, and the images of the split for the batches.
+    assert Counter(counts.values()) == {1: len(counts) - count, 2: count}
 
 
 def test_a_split_beyond_the_limit_is_read_once_by_the_check_and_in_each_epoch(
@@ -237,36 +327,165 @@ def test_a_split_beyond_the_limit_is_read_once_by_the_check_and_in_each_epoch(
     opened = watch(photos)
     splits = Splits(config_of(photos))
     splits.fingerprint()
-    training, *others = (splits.open(split, batch_size=4) for split in SPLITS)
-    for number in range(2):
-        for split in (training, *others):
-            collect(split.epoch(number))
-    train_files = files_of(photos, "train")
-    counts = dict.fromkeys(train_files, 3) | dict.fromkeys(files_of(photos, *SPLITS[1:]), 1)
+    training, test = (splits.open(split, batch_size=4) for split in ("train", "test"))
+    collect(training.steps_from().take(2 * training.steps))
+    collect(test)
+    counts = dict.fromkeys(files_of(photos, *SPLITS), 1) | dict.fromkeys(
+        files_of(photos, "train"), 3
+    )
     assert opened() == counts
     assert decoded == {(photos / name).read_bytes(): count for name, count in counts.items()}
 
 
-def test_pixels_that_the_check_kept_are_those_read_anew(
-    photos: Path, classes: Path, monkeypatch: pytest.MonkeyPatch
+def test_of_a_split_beyond_the_limit_only_the_files_of_the_batches_are_opened(
+    photos: Path, watch: Callable[[Path], Take], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    jitter = AugmentationConfig(color_jitter=0.4, pad_and_crop=1)
-
-    def read(root: Path, channels: int) -> list[np.ndarray]:
-        grey = (1.0,) * channels
-        splits = Splits(config_of(root, channels=channels, mean=grey, std=grey))
-        found = (
-            splits.open("train", batch_size=8),
-            splits.open("test[2:5]", batch_size=8),
-            splits.open("train", batch_size=8, seed=1, augmentation=jitter),
-        )
-        return [part for split in found for part in collect(split.epoch(1))]
-
-    kept = read(photos, 3), read(classes, 1)
+    ahead = pipeline.PREFETCHED + available_cores() + 1
+    for seed in range(100, 100 + 2 * ahead):
+        write_image(photos / "train/cat" / f"{seed}.bmp", seed)
     monkeypatch.setattr(pipeline, "PIXELS_LIMIT", 0)
-    for one, other in zip(kept, (read(photos, 3), read(classes, 1)), strict=True):
-        for part, anew in zip(one, other, strict=True):
+    opened = watch(photos)
+    batches = Splits(config_of(photos)).open("train", batch_size=1, seed=0)
+    assert batches.samples == 8 + 2 * ahead
+    assert not opened()
+    next(iter(batches))
+    counts = opened()
+    assert set(counts.values()) == {1}
+    assert len(counts) <= 1 + ahead
+
+
+def test_of_a_split_by_content_beyond_the_limit_its_own_images_alone_are_decoded(
+    classes: Path, watch: Callable[[Path], Take], decoded: Counter[bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    def read(splits: Splits) -> list[np.ndarray]:
+        return [part for name in SPLITS[1:] for part in collect(splits.open(name, batch_size=9))]
+
+    kept = read(Splits(config_of(classes)))
+    every = files_of(classes, *CLASSES)
+    monkeypatch.setattr(pipeline, "PIXELS_LIMIT", 0)
+    decoded.clear()
+    opened = watch(classes)
+    splits = Splits(config_of(classes))
+    for one, other in zip(kept, read(splits), strict=True):
+        np.testing.assert_array_equal(one, other)
+    counts = opened()
+    # For the hashes, and the images of two splits for the batches.
+    assert Counter(counts.values()) == {1: 60 - len(kept[1]) - len(kept[3]), 2: len(decoded)}
+    assert set(counts) == every
+    twice = {name for name, count in counts.items() if count == 2}
+    assert decoded == contents(classes, twice)
+    assert splits.fingerprint() == fingerprint(config_of(classes))
+    damaged = min(name for name in every - twice if name.endswith(".png"))
+    (classes / damaged).write_bytes((classes / damaged).read_bytes()[:-30])
+    splits = Splits(config_of(classes))
+    for name in SPLITS[1:]:
+        splits.open(name, batch_size=9)
+    with pytest.raises(FolderError, match=f"{damaged}: damaged or cut short"):
+        splits.fingerprint()
+
+
+def test_pixels_that_the_check_kept_are_those_read_anew(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of(photos, channels=1, mean=(1.0,), std=(1.0,))
+
+    def read(*, check_first: bool) -> tuple[np.ndarray, np.ndarray]:
+        splits = Splits(config)
+        return collect(splits.open("test[1:]", batch_size=8, seed=1, check_first=check_first))
+
+    kept = read(check_first=True)
+    monkeypatch.setattr(pipeline, "PIXELS_LIMIT", 0)
+    for check_first in (True, False):
+        for part, anew in zip(kept, read(check_first=check_first), strict=True):
             np.testing.assert_array_equal(part, anew)
+
+
+@pytest.mark.parametrize("use", [find_rate, estimate])
+def test_a_part_of_a_training_checks_all_its_files_first(
+    use: Callable[[Recipe], object], photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "PIXELS_LIMIT", 0)
+    shutil.copy(photos / "train/cat/1.png", photos / "train/dog/copy.png")
+    with pytest.raises(FolderError, match="the same image in different classes"):
+        use(recipe_of(photos))
+
+
+@pytest.mark.parametrize("split", ["test", "test[:3]"])
+def test_bad_files_beyond_the_limit_are_refused_when_they_are_read(
+    split: str, photos: Path, watch: Callable[[Path], Take], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    test = photos / "test"
+    shutil.copy(test / "cat/1.png", test / "dog/copy.png")
+    monkeypatch.setattr(pipeline, "PIXELS_LIMIT", 0)
+    # Copies are found by a training alone, which checks first.
+    assert len(collect(Splits(config_of(photos)).open("test", batch_size=2))[1]) == 9
+    whole = (test / "cat/1.jpg").read_bytes()
+    (test / "cat/1.jpg").write_bytes(whole[:-30])
+    (test / "cat/0.png").write_bytes(b"no image")
+    (test / "dog/photo.tif").write_bytes(b"II*\0 and so on")
+    (test / "dog/2.png").mkdir()
+    (test / "dog/3.png").symlink_to("/dev/null")
+    (photos / "train/cat/1.png").write_bytes(b"no image")  # not read
+
+    def error_of(**options: bool) -> str:
+        with pytest.raises(FolderError) as error:
+            list(Splits(config_of(photos)).open(split, batch_size=2, **options))  # type: ignore[arg-type]
+        return str(error.value)
+
+    at_once = error_of(check_first=True)
+    assert "unreadable files (3): test/cat/0.png: not a JPEG, PNG, WebP" in at_once
+    assert "test/cat/1.jpg: damaged or cut short, though it begins as JPEG" in at_once
+    opened = watch(photos)
+    error = error_of()
+    if split == "test":
+        assert error == at_once
+        assert set(opened()) == files_of(photos, "test") - {"test/dog/3.png", "test/dog/2.png"}
+    else:
+        assert "unreadable files (2): test/cat/0.png: not a JPEG, PNG, WebP" in error
+        assert "test/cat/1.jpg: damaged or cut short, though it begins as JPEG" in error
+        assert error.endswith("data.skip_bad = true in the recipe, or `train --skip-bad`")
+    with pytest.raises(tf.errors.OpError, match=r"test/cat/(0.png: not a|1.jpg: damaged)"):
+        collect(Splits(config_of(photos)).open(split, batch_size=2).epoch(0))
+
+
+def test_images_without_an_images_name_are_found_beyond_the_limit(
+    photos: Path, watch: Callable[[Path], Take], decoded: Counter[bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    write_image(photos / "test/cat/photo", 100)
+    (photos / "test/cat/notes.txt").write_text("no image")
+    (photos / "test/cat/.hidden.png").write_bytes(b"no image")
+    monkeypatch.setattr(pipeline, "PIXELS_LIMIT", 0)
+    expected = contents(
+        photos,
+        files_of(photos, "test") - {"test/cat/notes.txt", "test/cat/.hidden.png"}
+        | {"test/cat/photo"},
+    )
+    opened = watch(photos)
+    assert len(collect(Splits(config_of(photos)).open("test", batch_size=4))[1]) == 9
+    counts = opened()
+    assert counts.pop("test/cat/photo") == 2  # to see that it is one, and to decode it
+    assert set(counts.values()) == {1}
+    assert decoded == expected
+
+
+def test_a_training_with_an_inception_crop_keeps_no_pixels_of_its_images(
+    photos: Path, classes: Path
+) -> None:
+    for root, origin in ((photos, "train"), (classes, None)):
+        splits = Splits(config_of(root))
+        splits.fingerprint()
+        kept = weakref.ref(splits._folder._kept[origin][0])
+        training = splits.open("train", batch_size=8, seed=1, augmentation=CROPS)
+        assert kept() is None
+        every = files_of(root, *SPLITS, *CLASSES)
+        assert sum(len(each) for each, _ in splits._folder._kept.values()) == (
+            len(every) - training.samples
+        )
+    expected = collect(Splits(config_of(classes)).open("validation", batch_size=8))
+    for part, other in zip(expected, collect(splits.open("validation", batch_size=8)), strict=True):
+        np.testing.assert_array_equal(part, other)
 
 
 def test_what_is_wrong_with_another_split_stops_the_training_only(photos: Path) -> None:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from keras_cnns_serve.compose import create_app
 from keras_cnns_serve.core.dataplane import Dataplane
+from keras_cnns_serve.core.limits import Claim
 from keras_cnns_serve.core.prediction import Target
 from keras_cnns_serve.errors import DeadlineExceededError, QueueFullError
 from keras_cnns_serve.images.activation_maps import heat, overlay
@@ -71,14 +72,14 @@ def test_the_server_draws_it_where_the_model_has_the_output(tmp_path: Path) -> N
     drawn = asyncio.run(dataplane.draw_activation_map(prediction, png.getvalue()))
     assert drawn == response.content
     assert dataplane.budget.used == 0
-    size, claims = dataplane.budget.limit // 2, []
+    size, claims = dataplane.budget.limit // 2, list[Claim]()
     while size >= 32:
         claims.append(dataplane.budget.claim(size))
         size //= 2
+    soon = time.monotonic() + 0.05
+    late = dataplane.draw_activation_map(prediction, png.getvalue(), deadline=soon)
     with pytest.raises((QueueFullError, DeadlineExceededError)):
-        deadline = time.monotonic() + 0.05
-        draw = dataplane.draw_activation_map(prediction, png.getvalue(), deadline=deadline)
-        asyncio.run(draw)
+        asyncio.run(late)
     for claim in claims:
         claim.release()
 

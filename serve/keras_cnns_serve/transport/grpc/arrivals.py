@@ -16,6 +16,7 @@ SLOWEST_RATE = 100_000  # bytes a second of the longest message: how much has co
 PATIENCE = 0.03  # seconds that an incomplete message has in any case
 WAIT = 1.0  # seconds that a call waits for its message's turn
 LOOK = 0.01  # seconds between two looks while calls wait
+MAX_WAITING = 1000  # calls that wait for their message's turn; a call takes 25 KB
 
 Call = asyncio.Task[Any]
 
@@ -72,10 +73,8 @@ class Arrivals:
             now = time.monotonic()
             self._give_up(now, PATIENCE + late)  # it may not have looked yet at what has come
             for future, since in list(self._waiting.items()):
-                if since < now - WAIT and not future.done():
-                    future.set_exception(
-                        QueueFullError(f"the messages of {self.count} calls are not complete")
-                    )
+                if since < now - WAIT:
+                    self._refuse(future)
             late = 0.0
             if self._waiting:
                 await asyncio.sleep(LOOK)
@@ -102,6 +101,8 @@ class Arrivals:
             call.cancel()
 
     async def _wait(self) -> None:
+        if len(self._waiting) >= MAX_WAITING:
+            self._refuse(next(iter(self._waiting)))
         turn = asyncio.get_running_loop().create_future()
         self._waiting[turn] = time.monotonic()
         self._crowded.set()
@@ -113,6 +114,13 @@ class Arrivals:
             raise
         finally:
             self._waiting.pop(turn, None)
+
+    def _refuse(self, turn: asyncio.Future[None]) -> None:
+        self._waiting.pop(turn, None)
+        if not turn.done():
+            turn.set_exception(
+                QueueFullError(f"the messages of {self.count} calls are not complete")
+            )
 
     def _pass_on(self) -> None:
         while self._waiting:
