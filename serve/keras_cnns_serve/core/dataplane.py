@@ -6,7 +6,7 @@ Every protocol translates to these calls and translates the errors back (`errors
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -192,9 +192,7 @@ class Dataplane:
     def check_admin(self) -> None:
         """Raise ForbiddenError unless this server takes requests that change what is served."""
         if not self._admin:
-            raise ForbiddenError(
-                "this server loads, unloads and configures models for nobody; start it with --admin"
-            )
+            raise ForbiddenError("administration is disabled; start the server with --admin")
 
     async def load(self, name: str, deadline: float | None = None) -> None:
         """Load a model again, or for the first time.
@@ -441,6 +439,14 @@ class Dataplane:
             version = self._labelled(target) if target.version is None else target.version
             if version in model.versions:
                 return model.versions[version]
+        if target.label is not None:
+            version = self._labelled(target)
+            try:
+                self._explain(replace(target, version=version, label=None))
+            except ServeError as error:
+                raise type(error)(
+                    f"the label {target.label} of {target.name} is for version {version}: {error}"
+                ) from error
         self._explain(target)
 
     def _labelled(self, target: Target) -> int:

@@ -88,6 +88,16 @@ def test_reads_both_forms(tmp_path: Path, name: str, content: str) -> None:
         ("m.toml", "[models.x]\npath = '/x'\nversions = []", "is no choice of versions"),
         ("m.toml", "[models.x]\npath = '/x'\nversions = 'old'", "is no choice of versions"),
         ("m.toml", "[models.x]\npath = '/x'\nlabels = {a = 'b'}", "labels must give versions"),
+        (
+            "m.toml",
+            "[models.x]\npath = 's3://b/x'",
+            "begins with s3://, and only local",
+        ),
+        (
+            "m.pbtxt",
+            'model_config_list { config { name: "x" base_path: "gs://bucket/x" } }',
+            "x: gs://bucket/x begins with gs://, and only local",
+        ),
     ],
 )
 def test_says_what_is_wrong_where(tmp_path: Path, name: str, content: str, message: str) -> None:
