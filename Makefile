@@ -66,7 +66,7 @@ test-lowest test-newest: test-%: setup
 	$(PYTHON) -m venv .venv-$*
 	$(BIN)/python tests/serve/bounds.py $* > .venv-$*/requirements.txt
 	.venv-$*/bin/python -m pip install --quiet --requirement .venv-$*/requirements.txt \
-		fastapi httpx onnx pytest pytest-timeout schemathesis 'tritonclient[grpc,http]'
+		fastapi httpx onnx pytest pytest-timeout schemathesis 'tritonclient[grpc,http]' trustme
 	.venv-$*/bin/python -m pip install --quiet --no-deps --editable ./serve
 	.venv-$*/bin/python -m pytest tests/serve \
 		--ignore tests/serve/test_protos.py --ignore tests/serve/protocols/tfserving/test_grpc.py \

@@ -101,7 +101,11 @@ def measure(case: Case, folder: Path, rounds: int, seconds: float) -> list[dict[
     data, batch_size = recipe.data, recipe.training.batch_size
     splits = Splits(data)
     split = splits.open(
-        data.train_split, batch_size=batch_size, seed=0, augmentation=recipe.augmentation
+        data.train_split,
+        batch_size=batch_size,
+        seed=0,
+        augmentation=recipe.augmentation,
+        check_first=True,
     )
     model = build_model(recipe, len(read_labels(data)))
     compile_model(model, recipe, split.steps)
@@ -109,7 +113,7 @@ def measure(case: Case, folder: Path, rounds: int, seconds: float) -> list[dict[
 
     with tempfile.TemporaryDirectory() as scratch:
         records = Path(scratch) / "records"
-        plain = splits.open(data.train_split, batch_size=1)
+        plain = splits.open(data.train_split, batch_size=1, check_first=True)
         count = min(split.samples, 2000)
         images = (each[0] for each, _ in plain.epoch(0).take(count))
         write_records(images, records, data.path)

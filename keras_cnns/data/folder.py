@@ -1,9 +1,11 @@
 """A folder of images as a data set: a folder for each class, with or without split folders."""
 
+import functools
 import hashlib
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,15 @@ import tensorflow as tf
 from keras_cnns.data import pipeline
 from keras_cnns.data.decoding import decode, decode_with_pillow, set_upright
 from keras_cnns.data.findings import Finding, describe, find_problems, find_split_problems
-from keras_cnns.data.image_files import ImageFile, Scan, list_images, no_images, read_images
+from keras_cnns.data.image_files import (
+    ImageFile,
+    Scan,
+    find_images,
+    inspect_file,
+    list_images,
+    no_images,
+    read_images,
+)
 from keras_cnns.data.layout import read_layout
 from keras_cnns.data.preprocessing import preprocess
 from keras_cnns.data.samples import Pair, Samples, slice_split
@@ -27,9 +37,9 @@ class FolderError(ValueError):
 class Folder:
     """The images of a folder; each file is read, hashed and decoded at most once to check it.
 
-    When a split is opened, the files of its split folder are read; a split without a folder is
-    taken out of the training files, so these are read. The names of the classes are those of
-    folders. All files are read if
+    When a split is opened, the files of its split folder are checked; a split without a folder is
+    taken out of the training files, so these are checked. The names of the classes are those of
+    folders. All files are checked if
 
     - there are no split folders, because the splits then depend on the content of all images;
     - `skip_bad` is set, because which copy of an image is left out depends on all splits;
@@ -38,8 +48,15 @@ class Folder:
 
     If the files of a split folder (of the whole folder, without split folders) take at most
     `pipeline.PIXELS_LIMIT` bytes at the network's size, their pixels are kept from the check, and
-    no file is opened again. Otherwise, and for an Inception crop, every pass over the split reads
-    and decodes its files anew.
+    no file is opened again. Otherwise every pass over the split reads and decodes its files anew;
+    so does an Inception crop, for which no pixels stay in memory.
+
+    Beyond that limit, and unless a training asks for the check first, a file is checked when a
+    batch needs it. Before the first batch, only these files are opened, and none is decoded:
+
+    - those of a split folder that are not named as images, to see whether they are;
+    - all that may belong to a split that depends on the content of the images, for their hashes.
+      Without the hashes, copies are not found; they are refused by a training.
     """
 
     def __init__(self, config: DataConfig, wanted: Iterable[str]) -> None:
@@ -58,9 +75,11 @@ class Folder:
         self._listed = list_images(layout)
         if not self._listed:
             raise no_images(config.path, layout)
+        self._taken = taken_splits(self._listed, self._wanted)
         # By the split of a split folder; None is that of a folder without split folders.
         self._read: dict[str | None, tuple[ImageFile, ...]] = {}
         self._kept: dict[str | None, tuple[tf.Tensor, dict[Path, int]]] = {}
+        self._undecoded: set[str | None] = set()  # of those read
         self._usable: tuple[ImageFile, ...] = ()
 
     def labels(self) -> tuple[str, ...]:
@@ -83,11 +102,14 @@ class Folder:
         )
         return hashlib.sha256(os.fsencode("".join(lines))).hexdigest()
 
-    def open(self, split: str) -> Samples:
+    def open(self, split: str, *, check_first: bool, is_kept: bool) -> Samples:
         """Return a split's images.
 
         Args:
             split: a split's name, or a slicing of one.
+            check_first: check all files now; if False, those of a split that does not fit in memory
+                are checked as they are read.
+            is_kept: if False, the images are needed at their own size: release their pixels.
 
         Raises:
             FolderError: there is something wrong with the files that had to be read, or with the
@@ -95,30 +117,34 @@ class Folder:
             ValueError: there is no such split, or nothing in it.
         """
         name = split.partition("[")[0].strip()
-        taken = taken_splits(self._listed, self._wanted)
-        origin: str | None = "train" if name in taken else name
+        origin: str | None = "train" if name in self._taken else name
         if all(file.split is None for file in self._listed):
             origin = None
-        files = self._files([origin])
+        files = self._files([origin], check_first=check_first)
         wanted = self._wanted
         if not {"train", None} & self._read.keys():  # so nothing is taken out of these files
-            wanted = tuple(each for each in wanted if each not in taken)
+            wanted = tuple(each for each in wanted if each not in self._taken)
         _refuse(self._config.path, find_split_problems(files, wanted))
         splits = assign_splits(files, wanted)
         counts = {each: len(members) for each, members in splits.items()}
         name, start, stop = slice_split(counts, split)
-        return self._samples(splits[name][start:stop], _labels(files))
+        members = splits[name][start:stop]
+        if not is_kept:
+            self._release(members)
+        return self._samples(members, _labels(files))
 
-    def _files(self, origins: Iterable[str | None]) -> tuple[ImageFile, ...]:
+    def _files(
+        self, origins: Iterable[str | None], *, check_first: bool = True
+    ) -> tuple[ImageFile, ...]:
         """Return the files of some split folders as they were read, and the others as listed."""
-        config, before = self._config, len(self._read)
+        config = self._config
         if config.skip_bad:
-            origins = {file.split for file in self._listed}
+            origins, check_first = {file.split for file in self._listed}, True
         for origin in origins:
-            if origin not in self._read:
-                self._read[origin] = self._read_folder(origin)
-        if not self._usable or len(self._read) > before:
-            self._usable = ()
+            if origin not in self._read or (check_first and origin in self._undecoded):
+                self._usable = ()
+                self._read[origin] = self._read_folder(origin, check_first)
+        if not self._usable:
             unread = (file for file in self._listed if file.split not in self._read)
             read = (file for files in self._read.values() for file in files)
             files = tuple(sorted((*read, *unread), key=lambda file: file.path))
@@ -129,41 +155,70 @@ class Folder:
             self._usable = scan.files
         return self._usable
 
-    def _read_folder(self, origin: str | None) -> tuple[ImageFile, ...]:
-        """Read the files of a split folder, and keep their pixels if they fit in memory."""
+    def _read_folder(self, origin: str | None, check_first: bool) -> tuple[ImageFile, ...]:
+        """Read the files of a split folder, and keep their pixels if they fit in memory.
+
+        If they do not, and need not be checked first, read only what tells the splits.
+        """
         config = self._config
         found = [each for each in self._found if each[2] == (origin or "")]
+        self._undecoded.discard(origin)
         if not pipeline.fits_in_memory(config, len(found)):
-            return read_images(config.path, found)
+            if check_first:
+                return read_images(config.path, found)
+            self._undecoded.add(origin)
+            if origin is None or (origin == "train" and self._taken):
+                return read_images(config.path, found, decode=False)
+            return find_images(found)
         rows = {path: row for row, (path, *_) in enumerate(found)}
         # The system allocates this array as it is filled.
         pixels = np.empty(
             (len(found), config.image_size, config.image_size, config.channels), np.uint8
         )
-        prepare = tf.function(
-            lambda image: preprocess(image, config.preprocessing()),
-            input_signature=[tf.TensorSpec((None, None, 3), tf.uint8)],
-            autograph=False,
-        )
 
         def keep(path: Path, image: tf.Tensor) -> None:
             with tf.device("CPU"):
-                pixels[rows[path]] = prepare(image)
+                pixels[rows[path]] = self._prepare(image)
 
         files = read_images(config.path, found, keep)
         with tf.device("CPU"):
             self._kept[origin] = tf.constant(pixels), rows
         return files
 
+    @functools.cached_property
+    def _prepare(self) -> Callable[[tf.Tensor], tf.Tensor]:
+        """The preprocessing, as one traced function of images of any size."""
+        return tf.function(  # type: ignore[no-any-return]
+            lambda image: preprocess(image, self._config.preprocessing()),
+            input_signature=[tf.TensorSpec((None, None, 3), tf.uint8)],
+            autograph=False,
+        )
+
+    def _release(self, members: Sequence[ImageFile]) -> None:
+        """Keep no pixels of some files, all of one split folder."""
+        origin = members[0].split
+        if origin not in self._kept:
+            return
+        pixels, rows = self._kept.pop(origin)
+        released = {file.path for file in members}
+        left = {path: row for path, row in rows.items() if path not in released}
+        if left:
+            with tf.device("CPU"):
+                others = tf.gather(pixels, list(left.values()))
+            self._kept[origin] = others, {path: row for row, path in enumerate(left)}
+
     def _samples(self, members: Sequence[ImageFile], labels: Sequence[str]) -> Samples:
         """Return the images of some files, all of one split folder."""
         origin = members[0].split
         indices = {label: index for index, label in enumerate(labels)}
         with tf.device("CPU"):
+            classes = tf.constant([indices[file.label] for file in members], tf.int64)
+        if origin in self._undecoded:
+            return self._checked_as_read(members, classes)
+        with tf.device("CPU"):
             paths = tf.constant([os.fsencode(file.path) for file in members])
             orientations = tf.constant([file.orientation for file in members])
             by_pillow = tf.constant([file.needs_pillow for file in members])
-            classes = tf.constant([indices[file.label] for file in members], tf.int64)
         all_upright = all(file.orientation == 1 for file in members)
         all_fast = not any(file.needs_pillow for file in members)
 
@@ -179,9 +234,9 @@ class Folder:
             image = tf.cond(by_pillow[index], lambda: decode_with_pillow(content), decode_fast)
             return image, classes[index]
 
-        if origin not in self._kept:
+        pixels, rows = self._kept.get(origin, (None, {}))
+        if any(file.path not in rows for file in members):
             return Samples(len(members), read)
-        pixels, rows = self._kept[origin]
         with tf.device("CPU"):
             chosen = tf.constant([rows[file.path] for file in members], tf.int64)
 
@@ -189,6 +244,41 @@ class Folder:
             return tf.gather(pixels, tf.gather(chosen, numbers)), tf.gather(classes, numbers)
 
         return Samples(len(members), read, decoded)
+
+    def _checked_as_read(self, members: Sequence[ImageFile], classes: tf.Tensor) -> Samples:
+        """Return the images of files that were not decoded before."""
+        files, checked = self._usable, dict[Path, ImageFile]()
+
+        def check(index: np.ndarray) -> np.ndarray:
+            listed, pixels = members[int(index)], list[tf.Tensor]()
+            with tf.device("CPU"):
+                file = inspect_file(
+                    listed.path,
+                    listed.label,
+                    listed.split or "",
+                    keep=lambda _, image: pixels.append(image),
+                )
+            checked[listed.path] = file or replace(listed, problem="no longer an image")
+            if not pixels:
+                raise ValueError(f"{listed.path}: {checked[listed.path].problem}")
+            return np.asarray(pixels[0])
+
+        def read(index: tf.Tensor) -> Pair:
+            image = tf.numpy_function(check, [index], tf.uint8, stateful=False)
+            return tf.ensure_shape(image, (None, None, 3)), classes[index]
+
+        def refuse() -> None:
+            """Check the files that no batch has needed yet, and raise FolderError for all."""
+            rest = [
+                (file.path, file.label, file.split or "")
+                for file in members
+                if file.path not in checked
+            ]
+            found = checked | {file.path: file for file in read_images(self._config.path, rest)}
+            every = tuple(found.get(file.path, file) for file in files)
+            _refuse(self._config.path, find_problems(Scan(Path(self._config.path), every, (), ())))
+
+        return Samples(len(members), read, refuse=refuse)
 
 
 def _labels(files: Iterable[ImageFile]) -> tuple[str, ...]:

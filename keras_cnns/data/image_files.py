@@ -93,7 +93,11 @@ def scan_folder(root: str | Path) -> Scan:
 
 
 def read_images(
-    root: str | Path, found: Sequence[tuple[Path, str, str]], keep: Keep | None = None
+    root: str | Path,
+    found: Sequence[tuple[Path, str, str]],
+    keep: Keep | None = None,
+    *,
+    decode: bool = True,
 ) -> tuple[ImageFile, ...]:
     """Read files, and return those that are images, readable or not.
 
@@ -101,11 +105,14 @@ def read_images(
         root: the folder that they are in.
         found: each file's path, class and split folder's split, as in a `Layout`.
         keep: takes the pixels of each readable image, from several threads.
+        decode: see `inspect_file`.
     """
     found = [each for each in found if not _is_other(each[0])]
     with ThreadPoolExecutor(available_cores()) as pool:
         # Images are decoded outside of Python's lock.
-        files: Iterable[ImageFile | None] = pool.map(lambda each: _inspect(*each, keep=keep), found)
+        files: Iterable[ImageFile | None] = pool.map(
+            lambda each: inspect_file(*each, keep=keep, decode=decode), found
+        )
         if len(found) >= PROGRESS_FROM:
             files = track(files, f"reading {root}", len(found), console=Console(file=sys.stderr))
         return tuple(file for file in files if file)
@@ -124,10 +131,22 @@ def list_images(layout: Layout) -> tuple[ImageFile, ...]:
     files: list[ImageFile] = []
     for (label, split), paths in folders.items():
         images = list(filter(_has_image_name, paths)) or list(
-            itertools.islice((path for path in paths if _inspect(path, label, split)), 1)
+            itertools.islice((path for path in paths if _is_image(path)), 1)
         )
         files += (ImageFile(path, label, split or None, "") for path in images)
     return tuple(files)
+
+
+def find_images(found: Iterable[tuple[Path, str, str]]) -> tuple[ImageFile, ...]:
+    """Return the files that `read_images` returns, without digest, format and size.
+
+    Only files that are not named as images are opened, to see whether they are.
+    """
+    return tuple(
+        ImageFile(path, label, split or None, "")
+        for path, label, split in found
+        if not _is_other(path) and (_has_image_name(path) or _is_image(path))
+    )
 
 
 def images_outside(layout: Layout) -> tuple[Path, ...]:
@@ -156,8 +175,22 @@ def _has_image_name(path: Path) -> bool:
     }
 
 
-def _inspect(path: Path, label: str, split: str, *, keep: Keep | None = None) -> ImageFile | None:
-    """Read and decode a file; None if neither its name nor its content is an image's."""
+def _is_image(path: Path) -> bool:
+    return inspect_file(path, "", "", decode=False) is not None
+
+
+def inspect_file(
+    path: Path, label: str, split: str, *, keep: Keep | None = None, decode: bool = True
+) -> ImageFile | None:
+    """Read and decode a file; None if neither its name nor its content is an image's.
+
+    Args:
+        path: the file.
+        label: its class.
+        split: its split folder's split, or "".
+        keep: takes the pixels of a readable image.
+        decode: if False, find only what is wrong with the header, and keep no pixels.
+    """
     content, digest, kind = b"", "", ""
     try:
         if path.exists() and not path.is_file():  # opening a pipe would wait for a writer
@@ -168,6 +201,10 @@ def _inspect(path: Path, label: str, split: str, *, keep: Keep | None = None) ->
             raise ValueError(f"{kind}, which has to be converted")
         header = read_header(content)
         kind = header.format
+        if not decode:
+            return ImageFile(
+                path, label, split or None, digest, kind, header.size, header.orientation
+            )
         pixels = decode_as_pillow(content, header)
         needs_pillow = pixels is None
         if needs_pillow:

@@ -3,6 +3,7 @@
 import functools
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import tensorflow as tf
@@ -27,9 +28,13 @@ class Splits:
     - A validation split that a TFDS data set does not have is taken out of the training split by
       content. This needs a pass over the training images when one of the two is opened; images
       that fit in memory are kept from it.
-    - The files of a folder's split are checked, as by `data check`, when it is opened, or those of
-      all splits if the folder has no split folders. Images that fit in memory are kept from this
-      check; of a larger split it is a pass of its own. See `Folder`.
+    - The files of a folder's split are checked, as by `data check`. Images that fit in memory are
+      checked when the split is opened, and kept. Those of a larger split are checked as they are
+      read for the batches; only a training checks them first, which is a pass of its own. A larger
+      split that depends on the content of the images is opened once more, for their hashes: these
+      decide which images are in it, before the first one is decoded. See `Folder`.
+    - An Inception crop needs the images at their own size, so a training split with one is decoded
+      in each epoch, and no pixels of it are kept.
     """
 
     def __init__(self, config: DataConfig) -> None:
@@ -80,11 +85,12 @@ class Splits:
         augmentation: AugmentationConfig = NO_AUGMENTATION,
         one_hot: bool = False,
         in_memory: bool = True,
+        check_first: bool = False,
     ) -> Split:
         """Open a split, to be read epoch by epoch from any step.
 
-        No batch is read yet, but a folder's files are checked, and a training split may be divided
-        by content.
+        No batch is read yet, but a folder's files may be checked, and a training split may be
+        divided by content.
 
         Args:
             split: a split's name, or TFDS' slicing of one, as `train[:45000]`.
@@ -94,12 +100,15 @@ class Splits:
             one_hot: give targets [N, K], not labels [N]; augmentation that mixes labels always
                 does.
             in_memory: keep the decoded images, if they are small enough; see `Split`.
+            check_first: check all files of a folder's split now, as a training does; if False,
+                those of a split that does not fit in memory are checked as they are read.
 
         Raises:
             ValueError: there is no such data set or split, or the split is empty.
         """
+        is_kept = seed is None or not augmentation.inception_crop
         return Split(
-            self._open_samples(split),
+            self._open_samples(split, check_first, is_kept),
             self._config,
             len(self.labels),
             batch_size=batch_size,
@@ -110,15 +119,23 @@ class Splits:
             in_memory=in_memory,
         )
 
-    def _open_samples(self, split: str) -> Samples | Stream:
+    def _open_samples(self, split: str, check_first: bool, is_kept: bool) -> Samples | Stream:
         config = self._config
         if config.name == "folder":
-            return self._folder.open(split)
+            return self._folder.open(split, check_first=check_first, is_kept=is_kept)
         if config.name == "shapes":
             return shapes.open_samples(split, config.samples, config.resize_shorter)
         if config.name == "idx":
             return idx.open_samples(config.path, split)
-        return open_tfds_samples(config.name, split, self._wanted, lambda: self._divided)
+
+        def divide() -> Mapping[str, Samples]:
+            name = split.partition("[")[0].strip()
+            if not is_kept:
+                whole = replace(self._divided[name], decoded=None)
+                self._divided = {**self._divided, name: whole}
+            return self._divided
+
+        return open_tfds_samples(config.name, split, self._wanted, divide)
 
     @functools.cached_property
     def _folder(self) -> Folder:

@@ -45,7 +45,9 @@ class Split:
     """Batches of (images uint8 [N, H, W, C], labels int64 [N] or targets float32 [N, K]).
 
     An epoch's last batch may have fewer images than the others. Nothing is read or decoded before
-    the first batches are asked for. Iterating over a split gives the batches of its first epoch.
+    the first batches are asked for. Iterating over a split gives the batches of its first epoch; if
+    its images are checked as they are read, the error for bad ones is a ValueError that lists them
+    all. Datasets raise TensorFlow's error for the first of them.
 
     Attributes:
         samples: the number of images.
@@ -96,7 +98,12 @@ class Split:
         self._decoded = (decoded or Decoded()) if is_kept else None
 
     def __iter__(self) -> Iterator[Pair]:
-        return iter(self.epoch(0))
+        try:
+            yield from self.epoch(0)
+        except tf.errors.OpError:
+            if isinstance(self._source, Samples) and self._source.refuse:
+                self._source.refuse()
+            raise
 
     def epoch(self, number: int, start_step: int = 0) -> tf.data.Dataset:
         """Return the batches of one epoch, starting at one of its steps."""

@@ -21,11 +21,15 @@ class Samples:
     If the source had to decode them all and kept them, `decoded` returns preprocessed images and
     their labels by their numbers: [N] -> uint8 [N, H, W, C], int64 [N]. Then nothing needs to be
     read again.
+
+    If `read` checks the images, it fails for one that cannot be used, and `refuse` then raises the
+    error that lists all of those.
     """
 
     count: int
     read: Callable[[tf.Tensor], Pair]
     decoded: Callable[[tf.Tensor], Pair] | None = None
+    refuse: Callable[[], None] | None = None
 
     def part(self, start: int, stop: int) -> "Samples":
         """Return the samples from one number to before another."""
@@ -34,6 +38,7 @@ class Samples:
             stop - start,
             lambda number: read(number + start),
             decoded and (lambda numbers: decoded(numbers + start)),
+            self.refuse,
         )
 
 

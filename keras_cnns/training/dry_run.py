@@ -43,10 +43,11 @@ def estimate(recipe: Recipe) -> Estimate:
         batch_size=recipe.training.batch_size,
         seed=recipe.training.seed,
         augmentation=recipe.augmentation,
+        check_first=True,
     )
     # A missing split should be reported now, not after the first epoch.
     for split in (data.validation_split, data.test_split):
-        splits.open(split, batch_size=recipe.training.batch_size)
+        splits.open(split, batch_size=recipe.training.batch_size, check_first=True)
     model = build_model(recipe, len(splits.labels))
     compile_model(model, recipe, training.steps)
     times = []

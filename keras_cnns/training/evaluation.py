@@ -47,7 +47,7 @@ def evaluate(run: Run, split: str = "test") -> dict[str, float]:
         split: one of the recipe's splits, as `find_split` takes it.
 
     Raises:
-        ValueError: the recipe has no such split.
+        ValueError: the recipe has no such split, or there is something wrong with its images.
     """
     recipe = run.recipe
     found = find_split(recipe.data, split)

@@ -44,6 +44,7 @@ def find_rate(recipe: Recipe, steps: int = 100) -> RangeTest:
         batch_size=recipe.training.batch_size,
         seed=recipe.training.seed,
         augmentation=recipe.augmentation,
+        check_first=True,
     )
     model = build_model(recipe, len(splits.labels))
     compile_model(model, recipe, training.steps)
