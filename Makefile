@@ -44,8 +44,8 @@ test: setup
 # What takes too long for every change: each architecture family in every format, and the server
 # under attack, which is alone on the machine for the sake of its timings.
 soak: setup
-	$(BIN)/python -m pytest -m soak --numprocesses 2 --ignore tests/soak
-	$(BIN)/python -m pytest -m soak tests/soak
+	$(BIN)/python -m pytest -m soak tests/soak; attacks=$$?; \
+		$(BIN)/python -m pytest -m soak --numprocesses 2 --ignore tests/soak && exit $$attacks
 
 # The peers that we are compared with, in an environment of their own: PyTorch stays out of ours.
 # timm and torchvision come without what they require, which would be another build of torch.

@@ -279,6 +279,7 @@ def create_app(
         finished,
         draining=lambda: dataplane.draining,
         refusal=refusal,
+        timeout=timeout,
     )
 
 

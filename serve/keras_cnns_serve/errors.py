@@ -107,5 +107,5 @@ def code_name(error: Exception) -> str:
 
 
 def one_line(error: Exception) -> str:
-    """Return a library's error as one short line."""
-    return " ".join(str(error).split())[:300]
+    """Return a library's error as one line, which may have to be shortened."""
+    return " ".join(str(error).split())[:4000]

@@ -32,7 +32,8 @@ class ServerOptions:
 
     Raises:
         UsageError: not exactly one of `models` and `model_config_file` is given, one of the files
-            for TLS is missing, or both ports are the same.
+            for TLS or tokens is missing, an option has no effect without another one, an origin is
+            none, or both ports are the same.
     """
 
     models: Path | str | None = None  # the directory of the exported models
@@ -77,8 +78,28 @@ class ServerOptions:
             self.tls_client_ca is not None and self.tls_certificate is None
         ):
             raise UsageError("TLS takes --tls-certificate and --tls-key together")
+        for one, other in (
+            ("admin_token_file", "admin"),
+            ("open_metrics", "token_file"),
+        ):
+            if getattr(self, one) and not getattr(self, other):
+                raise UsageError(f"{_option(one)} has no effect without {_option(other)}")
+        if self.admin and self.token_file is not None and self.admin_token_file is None:
+            raise UsageError(
+                "with --token-file, --admin needs --admin-token-file: otherwise everybody could "
+                "load and unload models"
+            )
+        for origin in self.cors_origin:
+            if not re.fullmatch(r"\*|[a-z][a-z0-9+.-]*://[^/?#\s]+", origin):
+                raise UsageError(
+                    f"--cors-origin {origin[:80]!r} is no origin, such as https://example.com, or *"
+                )
         if self.port and self.port == self.grpc_port:
             raise UsageError(f"HTTP and gRPC need a port each, and both are given {self.port}")
+
+
+def _option(field: str) -> str:
+    return f"--{field.replace('_', '-')}"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -146,7 +167,7 @@ ALIASES = {
 }
 # Every option: the type, the default and the help.
 OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
-    "where": {
+    "addresses": {
         "--host": {
             "help": "address to listen on; 0.0.0.0 for all (%(default)s)",
         },
@@ -159,43 +180,43 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
             "type": _port_or_off,
             "help": "TCP port of gRPC; 0 picks one, off serves none (8500; with --port 0, 0)",
         },
+    },
+    "security": {
         "--admin": {
             "action": "store_true",
             "help": "let clients load, unload and configure models",
         },
-    },
-    "who": {
         "--token-file": {
             "metavar": "FILE",
             "type": Path,
-            "help": "predictions need one of the bearer tokens in this file, one in each line; it "
-            "is read again when it changes",
+            "help": "predictions require one of the bearer tokens in this file, one per line; "
+            "it is read again when it changes",
         },
         "--admin-token-file": {
             "metavar": "FILE",
             "type": Path,
-            "help": "--admin needs one of the bearer tokens in this file, which are good for "
-            "predictions too",
+            "help": "administration requires one of the bearer tokens in this file, which also "
+            "permit predictions",
         },
         "--tls-certificate": {
             "metavar": "FILE",
             "type": Path,
-            "help": "encrypt both ports by TLS, with this certificate and its chain (PEM); it is "
-            "read again when it changes",
+            "help": "encrypt both ports with TLS: the certificate and its chain (PEM); it is read "
+            "again when it changes",
         },
         "--tls-key": {
             "metavar": "FILE",
             "type": Path,
-            "help": "the certificate's key (PEM, without a password)",
+            "help": "the key of the certificate (PEM, without a password)",
         },
         "--tls-client-ca": {
             "metavar": "FILE",
             "type": Path,
-            "help": "clients need a certificate of this authority (PEM): mutual TLS",
+            "help": "clients must have a certificate of this authority (PEM): mutual TLS",
         },
         "--open-metrics": {
             "action": "store_true",
-            "help": "the metrics need no token",
+            "help": "metrics require no token",
         },
         "--cors-origin": {
             "metavar": "ORIGIN",
@@ -204,7 +225,7 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
             "may be repeated (none)",
         },
     },
-    "what": {
+    "models": {
         "--model-config-file": {
             "metavar": "FILE",
             "type": Path,
@@ -213,7 +234,8 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
         },
         "--versions": {
             "type": _policy,
-            "help": "which versions of each model in MODELS: latest:2, all or 3,4 (latest:1)",
+            "help": "the versions that are served of each model in MODELS: latest:2, all or 3,4 "
+            "(latest:1)",
         },
         "--poll": {
             "metavar": "SECONDS",
@@ -221,83 +243,83 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
             "help": "look for new versions this often; 0 never (%(default)s)",
         },
     },
-    "how": {
+    "execution": {
         "--engine": {
             "choices": ENGINES,
-            "help": "what runs the graph; auto is the fastest that model.json shows proven",
+            "help": "what runs the graph; auto is the fastest that model.json proves",
         },
-        "--precision": {"choices": PRECISIONS, "help": "of the graph"},
+        "--precision": {"choices": PRECISIONS, "help": "the precision of the graph (auto)"},
         "--threads": {
             "type": _integer(1, 1024),
-            "help": "threads for one prediction (measured when a model is loaded)",
+            "help": "threads for one image (measured when a model is loaded, corrected later)",
         },
         "--max-batch": {
             "metavar": "IMAGES",
             "type": _integer(1, 1024),
-            "help": "the most images that are run together (%(default)s)",
+            "help": "the maximum number of images in one run (%(default)s)",
         },
         "--max-batch-delay": {
             "metavar": "MS",
             "type": _number(0, 60_000),
-            "help": "milliseconds that a batch waits to be filled (%(default)g: a lone "
-            "request never waits)",
+            "help": "milliseconds that a batch waits for more images (%(default)g: a "
+            "single request never waits)",
         },
     },
     "limits": {
         "--max-queue": {
             "metavar": "REQUESTS",
             "type": _integer(1, 1_000_000),
-            "help": "requests that wait for one model; more get 429 (%(default)s)",
+            "help": "requests that can wait for one model; further ones get 429 (%(default)s)",
         },
         "--timeout": {
             "metavar": "SECONDS",
             "type": _number(0.001, 86400),
-            "help": "the longest that a request may take; then it gets 504 (%(default)g)",
+            "help": "maximum time of a request; a later answer is 504 (%(default)g)",
         },
         "--load-timeout": {
             "metavar": "SECONDS",
             "type": _number(0.001, 86400),
-            "help": "the longest that a version may run for a trial when it is loaded; then it is "
-            "refused (%(default)g)",
+            "help": "maximum time to load a version and run it once; a slower one is refused "
+            "(%(default)g)",
         },
         "--grace": {
             "metavar": "SECONDS",
             "type": _integer(0, 3600),
-            "help": "for what is in flight when the server is told to stop (%(default)s)",
+            "help": "seconds for requests in flight after SIGTERM (%(default)s)",
         },
         "--memory-budget": {
             "metavar": "BYTES",
             "type": _bytes(2**24, 2**50),
-            "help": "memory for the bodies, images and queues of all clients, such as 512MB; more "
-            "requests get 429 (a quarter of what this process may use)",
+            "help": "memory for the bodies, images and queues of all clients, such as 512MB; "
+            "further requests get 429 (a quarter of what this process may use)",
         },
         "--max-body-bytes": {
             "metavar": "BYTES",
             "type": _bytes(1, 2**31),
-            "help": "the longest request body, such as 64MB; a longer one gets 413 (%(default)s)",
+            "help": "maximum size of a request body, such as 64MB; a longer one gets 413 "
+            "(%(default)s)",
         },
         "--max-json-bytes": {
             "metavar": "BYTES",
             "type": _bytes(1, 2**31),
-            "help": "the longest JSON in a request; a longer one gets 413 (%(default)s)",
+            "help": "maximum size of the JSON in a request; a longer one gets 413 (%(default)s)",
         },
         "--max-pixels": {
             "metavar": "PIXELS",
             # Beyond this Pillow refuses by itself.
             "type": _integer(1, 178_956_970),
-            "help": "the largest image decoded, width times height (%(default)s)",
+            "help": "maximum size of an image, width times height (%(default)s)",
         },
         "--max-connections": {
             "metavar": "N",
             "type": _integer(1, 1_000_000),
-            "help": "connections that are open at the same time, on each port; further ones are "
-            "closed (%(default)s)",
+            "help": "maximum number of open connections on each port (%(default)s)",
         },
         "--connection-timeout": {
             "metavar": "SECONDS",
             "type": _number(1, 86400),
-            "help": "end a connection that is idle, or whose client sends or reads nothing, after "
-            "so long (%(default)g)",
+            "help": "close a connection that is idle, or whose client sends or reads nothing, "
+            "after this time (%(default)g)",
         },
     },
     "logs": {
@@ -344,7 +366,8 @@ def parse(program: str, description: str, arguments: Sequence[str]) -> ServerOpt
         group = parser.add_argument_group(title)
         for name, settings in options.items():
             group.add_argument(name, **settings)
-    parser.set_defaults(**{field.name: field.default for field in fields(ServerOptions)})
+    defaults = {field.name: field.default for field in fields(ServerOptions)}
+    parser.set_defaults(**defaults | {"cors_origin": []})  # argparse appends to it
     given = vars(parser.parse_args(_without_aliases(arguments)))
     del given["debug"]
     return ServerOptions(**given)

@@ -34,6 +34,10 @@ from tests.serve.processes import CLASSIFY, running
         ("models --memory-budget 1MB", "argument --memory-budget: '1MB' is not a size from 167"),
         ("models --memory-budget much", "argument --memory-budget: 'much' is not a size"),
         ("models --tls-key k.pem", "TLS takes --tls-certificate and --tls-key together"),
+        ("models --cors-origin https://a.example/", "--cors-origin 'https://a.example/' is no or"),
+        ("models --admin-token-file t", "--admin-token-file has no effect without --admin"),
+        ("models --open-metrics", "--open-metrics has no effect without --token-file"),
+        ("models --admin --token-file t", "with --token-file, --admin needs --admin-token-file"),
         ("models --tls-client-ca c.pem", "TLS takes --tls-certificate and --tls-key together"),
         (f"models --port {'9' * 5000}", "argument --port: '999"),
     ],
@@ -47,6 +51,12 @@ def test_bad_usage_is_two_lines_and_status_2(
     assert first.startswith(f"keras-cnns serve: {message}")
     assert second == "Try: keras-cnns serve --help"
     assert (rest, printed.out) == ("", "")
+
+
+def test_an_option_is_repeated() -> None:
+    given = ["models", "--cors-origin", "https://a.example", "--cors-origin", "http://b:8000"]
+    assert parse("x", "", given).cors_origin == ["https://a.example", "http://b:8000"]
+    assert parse("x", "", ["models"]).cors_origin == []
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,11 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     """Print a line for each row, and write all of them to build/soak.json."""
     if not (rows := config.stash.get(ROWS, [])):
         return
-    failed = {report.nodeid.rpartition("::")[2] for report in terminalreporter.getreports("failed")}
+    failed = {
+        report.nodeid.rpartition("::")[2]
+        for outcome in ("failed", "error")
+        for report in terminalreporter.getreports(outcome)
+    }
     terminalreporter.section("soak")
     terminalreporter.line(f"{'':<45}{HEADER}")
     for row in rows:

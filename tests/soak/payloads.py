@@ -81,10 +81,6 @@ def narrow_png(height: int = 49_000_000) -> bytes:
     )
 
 
-def _checksum(content: bytes) -> bytes:
-    return struct.pack(">I", zlib.crc32(content))
-
-
 @cache
 def photographs(count: int = 28) -> bytes:
     """Return a multipart form of 12-megapixel JPEGs, of about a megabyte each."""

@@ -1,19 +1,15 @@
 """Who may do what: bearer tokens, one for predictions and one for administration."""
 
 import hmac
-import logging
 import re
-import threading
-import time
 from enum import Enum
 from pathlib import Path
 
 from keras_cnns_serve.errors import ConfigError, ForbiddenError, UnauthenticatedError
 
-logger = logging.getLogger(__name__)
+from .watched_files import WatchedFiles
 
 MIN_LENGTH = 16  # characters of a token
-LOOK_SECONDS = 1.0  # between two looks at a file
 
 
 class Role(Enum):
@@ -63,7 +59,7 @@ class Access:
         if needed.has(token) or (administers is not None and administers.has(token)):
             return
         if role is Role.ADMINISTRATION and predicts is not None and predicts.has(token):
-            raise ForbiddenError("this token is for predictions; this needs the administration's")
+            raise ForbiddenError("this token permits predictions; administration needs another one")
         raise UnauthenticatedError(
             f"this needs {role.value} in the header Authorization: Bearer TOKEN"
         )
@@ -74,37 +70,14 @@ class _Tokens:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._lock = threading.Lock()
-        self._mark = self._state()
-        self._tokens = self._read()
-        self._looked = time.monotonic()
+        self._file = WatchedFiles([path], self._read)
 
     def has(self, token: bytes) -> bool:
         """Return whether a token is one of these, in a time that does not depend on its bytes."""
         found = False
-        for each in self._current():
+        for each in self._file.current():
             found |= hmac.compare_digest(each, token)
         return found
-
-    def _current(self) -> list[bytes]:
-        if time.monotonic() - self._looked > LOOK_SECONDS:
-            with self._lock:
-                self._looked = time.monotonic()
-                try:
-                    mark = self._state()
-                    if mark != self._mark:
-                        self._tokens, self._mark = self._read(), mark
-                        logger.info("the tokens in %s are read again", self._path)
-                except ConfigError as error:
-                    logger.warning("the tokens stay as they are: %s", error)
-        return self._tokens
-
-    def _state(self) -> tuple[int, int, int]:
-        try:
-            state = self._path.stat()
-        except OSError as error:
-            raise ConfigError(f"{self._path} cannot be read: {error.strerror}") from error
-        return state.st_mtime_ns, state.st_size, state.st_ino
 
     def _read(self) -> list[bytes]:
         try:
@@ -114,6 +87,8 @@ class _Tokens:
         if not tokens:
             raise ConfigError(f"{self._path} has no token")
         for token in tokens:
+            if not token.isascii():
+                raise ConfigError(f"{self._path} has a token that is not ASCII")
             if len(token) < MIN_LENGTH:
                 raise ConfigError(
                     f"{self._path} has a token of {len(token)} characters; a token has at least "

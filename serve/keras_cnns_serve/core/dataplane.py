@@ -37,10 +37,10 @@ from keras_cnns_serve.repository.watcher import Watcher
 from .admin import AdminThread
 from .batching import MEMORY_SECONDS, ClosedError, Job
 from .inputs import check_contents, check_images, check_outputs, pixel_bytes
-from .limits import Claim
+from .limits import IN_THREAD_BYTES, Claim
 from .metrics import Statistics
 from .prediction import Prediction, ScoredLabel, Target, Timing, best_labels
-from .threads import Threads
+from .threads import PARSING, Threads
 
 _DRAWING = Threads("draw", 1)
 
@@ -320,7 +320,12 @@ class Dataplane:
             DeadlineExceededError: the deadline has passed.
         """
         servable = self._find(target)
-        images = check_images(servable.source.manifest, inputs)
+        manifest = servable.source.manifest
+        to_convert = sum(each.nbytes for each in inputs.values() if each.dtype != np.uint8)
+        if to_convert < IN_THREAD_BYTES:
+            images = check_images(manifest, inputs)
+        else:
+            images = await PARSING.call(deadline, check_images, manifest, inputs)
         check_outputs(servable.source.manifest, outputs)
         # An array that came in the body as it is is a part of the body.
         memory = 0 if images is inputs[servable.source.manifest.input.name] else images.nbytes

@@ -1,12 +1,15 @@
 """Give memory back to the system while no request needs it."""
 
 import asyncio
+import logging
 import os
 from pathlib import Path
 
 from keras_cnns_serve.repository.memory import give_memory_back
 
 from .dataplane import Dataplane
+
+logger = logging.getLogger(__name__)
 
 SECONDS = 2.0  # between two looks
 WORTH_BYTES = 2**24  # more than the last time; less is not worth looking for
@@ -29,7 +32,10 @@ async def give_memory_back_when_idle(dataplane: Dataplane) -> None:
     while before:
         await asyncio.sleep(SECONDS)
         if _resident() > before + WORTH_BYTES and not dataplane.budget.used:
-            await asyncio.to_thread(give_back)
+            try:
+                await asyncio.to_thread(give_back)
+            except Exception:  # of an engine; the next time may succeed
+                logger.warning("memory is not given back", exc_info=True)
             before = _resident()
 
 

@@ -73,7 +73,9 @@ def loads(body: bytes) -> Any:
     except orjson.JSONDecodeError as error:
         if b"NaN" in body or b"Infinity" in body:
             try:
-                return json.loads(body)
+                value = json.loads(body)
+                json.dumps(value, ensure_ascii=False).encode()  # no halves of surrogate pairs
+                return value
             except (ValueError, RecursionError):
                 pass  # the message of the first parser is more precise
         raise InvalidInputError(f"JSON Parse error: {error}") from error

@@ -72,20 +72,23 @@ class Budget:
             claim.add(size)
         return claim
 
-    def _take(self, size: int, held: int, seconds: float) -> None:
-        wanted = held + size
-        if wanted > self.limit // 2:
-            raise InputTooLargeError(
-                f"the request takes about {_spell(wanted)} of memory; one request can have "
-                f"{_spell(self.limit // 2)}, half of --memory-budget"
-            )
+    def _take(self, claim: "Claim", size: int, seconds: float) -> None:
         with self._changed:
+            wanted = claim.size + size
+            if wanted > self.limit // 2:
+                raise InputTooLargeError(
+                    f"the request takes about {_spell(wanted)} of memory; one request can have "
+                    f"{_spell(self.limit // 2)}, half of --memory-budget"
+                )
             if self.used + size + wanted > self.limit and not self._wait(size + wanted, seconds):
                 raise QueueFullError(
                     f"the requests in progress hold {_spell(self.used)} of the "
                     f"{_spell(self.limit)} of memory that clients can have"
                 )
+            if claim.released:  # by its owner, for whom another thread still works
+                raise QueueFullError("the request has ended")
             self.used += size
+            claim.size += size
 
     def _wait(self, needed: int, seconds: float) -> bool:
         """Wait until so much is free, and return whether it is."""
@@ -97,11 +100,13 @@ class Budget:
         finally:
             self._waiting -= 1
 
-    def _give_back(self, size: int) -> None:
+    def _shrink(self, claim: "Claim", size: int) -> None:
         with self._changed:
-            self.used -= size
-            if self._waiting:
-                self._changed.notify_all()
+            if size < claim.size:
+                self.used -= claim.size - size
+                claim.size = size
+                if self._waiting:
+                    self._changed.notify_all()
 
 
 class Claim:
@@ -111,31 +116,30 @@ class Claim:
         budget: The budget.
     """
 
-    __slots__ = ("_budget", "size")
+    __slots__ = ("_budget", "released", "size")
 
     def __init__(self, budget: Budget) -> None:
         self._budget = budget
         self.size = 0  # bytes
+        self.released = False  # a thread that still works for the owner can claim nothing more
 
     def add(self, size: int, seconds: float = 0.0) -> None:
         """Claim further bytes, and wait for them at most so many seconds.
 
         Raises:
             InputTooLargeError: The claim would be more than one owner can have.
-            QueueFullError: So much is not free.
+            QueueFullError: So much is not free, or the claim was released.
         """
-        self._budget._take(size, self.size, seconds)
-        self.size += size
+        self._budget._take(self, size, seconds)
 
     def shrink(self, size: int) -> None:
         """Give back what is held beyond so many bytes."""
-        if size < self.size:
-            self._budget._give_back(self.size - size)
-            self.size = size
+        self._budget._shrink(self, size)
 
     def release(self) -> None:
-        """Give everything back."""
-        self.shrink(0)
+        """Give everything back, for good."""
+        self.released = True
+        self._budget._shrink(self, 0)
 
     def __enter__(self) -> "Claim":
         return self

@@ -18,7 +18,7 @@ class AccessLog:
 
     def __call__(self, scope: Scope, status: int, seconds: float) -> None:
         """Log an answer over HTTP; the status 499 stands for a client that hung up."""
-        headers = dict(scope["headers"])
+        headers = dict(reversed(scope["headers"]))  # of one that is repeated the first counts
         client = scope.get("client")
         self._write(
             {

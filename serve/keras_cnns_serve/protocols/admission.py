@@ -12,8 +12,7 @@ from keras_cnns_serve.transport.http.errors import failed
 
 _HEALTH = {"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"}
 _METRICS = {"/metrics", "/monitoring/prometheus/metrics"}
-_REPOSITORY = "/v2/repository/"
-_ADMINISTRATION = re.compile("/v2/repository/models/[^/]+/(load|unload)/?")
+_ADMINISTRATION = "/v2/repository/models/"  # and whatever follows, so that no route is missed
 _GRPC_HEALTH = re.compile(
     r"/grpc\.health\.v1\.Health/.*|/inference\.GRPCInferenceService/Server(Live|Ready)"
 )
@@ -39,10 +38,10 @@ class Admission:
     def over_http(self, scope: Scope) -> Reply | None:
         """Return the answer to an HTTP request that is refused, or None."""
         path = scope["path"]
-        administers = path.startswith(_REPOSITORY) and _ADMINISTRATION.fullmatch(path)
+        administers = path.startswith(_ADMINISTRATION)
         if path in self._open or not (administers or self._access.restricted):
             return None
-        headers = dict(scope["headers"])
+        headers = dict(reversed(scope["headers"]))  # of one that is repeated the first counts
         try:
             if administers:
                 _refuse_other_sites(headers)

@@ -1,5 +1,7 @@
 """The files in a form: multipart/form-data, RFC 7578."""
 
+import re
+
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
@@ -8,6 +10,7 @@ from keras_cnns_serve.errors import InputTooLargeError, InvalidInputError
 MAX_FILES = 64
 MAX_PARTS = 256  # files and other fields
 _DISPOSITION = b"content-disposition"
+_FILENAME = re.compile(rb";\s*filename\*?\s*=", re.IGNORECASE)
 
 
 def files_of(body: bytes, content_type: str) -> list[bytes]:
@@ -76,7 +79,7 @@ class _Form:
 
     def header_end(self) -> None:
         # With `filename*=UTF-8''...` (RFC 5987), too, which python-multipart does not read.
-        if self._name.lower() == _DISPOSITION and b"filename" in self._value.lower():
+        if self._name.lower() == _DISPOSITION and _FILENAME.search(self._value):
             self.parts[-1] = (self.parts[-1][0], True)
         self._name = self._value = b""
 

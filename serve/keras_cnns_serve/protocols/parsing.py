@@ -44,7 +44,10 @@ def bytes_array(elements: Sequence[bytes]) -> NDArray[Any]:
 
 def from_bfloat16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
     """Return bfloat16 numbers, given as their bits, as float32: their upper half."""
-    return (bits.astype(np.uint32) << 16).view(np.float32)
+    halves = np.zeros((*bits.shape, 2), "<u2")
+    halves[..., 1] = bits
+    numbers: NDArray[np.float32] = halves.view("<f4")[..., 0]
+    return numbers
 
 
 def from_base64(text: bytes, name: str) -> bytes:

@@ -28,6 +28,7 @@ from .states import Model, State, VersionStatus
 
 logger = logging.getLogger(__name__)
 
+MAX_REASON = 400  # characters
 MAX_ENDED = 16  # versions of a model whose end is still reported
 
 
@@ -271,7 +272,7 @@ class Manager(Generic[S]):
         except Exception as error:  # whatever it is, it must not end the others
             expected = isinstance(error, VersionRefusedError)
             text = str(error) if expected else f"it cannot be loaded: {one_line(error)}"
-            reason = _without_directory(text, path)
+            reason = _without_directory(text, path)[:MAX_REASON]
             passing = may_pass(error)
             logger.debug("%s/%d", model.name, version, exc_info=not expected)
             known.refused[version] = (None if passing else mark, reason)

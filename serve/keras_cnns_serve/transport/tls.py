@@ -1,19 +1,13 @@
 """TLS for both transports, from files that are read again when they change."""
 
-import logging
 import ssl
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
 import grpc
 
+from keras_cnns_serve.core.watched_files import WatchedFiles
 from keras_cnns_serve.errors import ConfigError, one_line
-
-logger = logging.getLogger(__name__)
-
-LOOK_SECONDS = 1.0  # between two looks at the files
 
 
 class Tls:
@@ -34,16 +28,14 @@ class Tls:
     ) -> None:
         self._certificate, self._key = Path(certificate), Path(key)
         self._client_ca = None if client_ca is None else Path(client_ca)
-        self._lock = threading.Lock()
-        self._marks = self._read_marks()
-        self._context, self._configuration = self._read()
-        self._looked = time.monotonic()
+        self._paths = [path for path in (self._certificate, self._key, self._client_ca) if path]
+        self._files = WatchedFiles(self._paths, self._read)
 
     def context(self) -> ssl.SSLContext:
         """Return a context for the server's side, whose connections have the current files."""
 
         def use_current(connection: Any, _: str | None, __: ssl.SSLContext) -> None:
-            connection.context = self._current()[0]
+            connection.context = self._files.current()[0]
 
         context, _ = self._read()
         context.sni_callback = use_current  # also called for a client that names no server
@@ -52,37 +44,10 @@ class Tls:
     def grpc_credentials(self) -> grpc.ServerCredentials:
         """Return credentials for the server's side, which have the current files."""
         return grpc.dynamic_ssl_server_credentials(
-            self._configuration,
-            lambda: self._current()[1],
+            self._files.current()[1],
+            lambda: self._files.current()[1],
             require_client_authentication=self._client_ca is not None,
         )
-
-    def _current(self) -> tuple[ssl.SSLContext, grpc.ServerCertificateConfiguration]:
-        with self._lock:
-            if time.monotonic() - self._looked > LOOK_SECONDS:
-                self._looked = time.monotonic()
-                try:
-                    marks = self._read_marks()
-                    if marks != self._marks:
-                        self._context, self._configuration = self._read()
-                        self._marks = marks
-                        logger.info("the certificate %s is read again", self._certificate)
-                except ConfigError as error:  # of two files the second may not be written yet
-                    logger.warning("the certificate stays as it is: %s", error)
-            return self._context, self._configuration
-
-    def _files(self) -> list[Path]:
-        return [path for path in (self._certificate, self._key, self._client_ca) if path]
-
-    def _read_marks(self) -> list[tuple[int, int, int]]:
-        marks = []
-        for path in self._files():
-            try:
-                state = path.stat()
-            except OSError as error:
-                raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
-            marks.append((state.st_mtime_ns, state.st_size, state.st_ino))
-        return marks
 
     def _read(self) -> tuple[ssl.SSLContext, grpc.ServerCertificateConfiguration]:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -105,7 +70,7 @@ class Tls:
                     f"{self._client_ca} is not a certificate in PEM: {one_line(error)}"
                 ) from error
         try:
-            certificate, key, *client_ca = (path.read_bytes() for path in self._files())
+            certificate, key, *client_ca = (path.read_bytes() for path in self._paths)
         except OSError as error:
             raise ConfigError(f"{error.filename} cannot be read: {error.strerror}") from error
         configuration = grpc.ssl_server_certificate_configuration(

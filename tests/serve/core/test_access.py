@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from keras_cnns_serve.core import access
+from keras_cnns_serve.core import watched_files
 from keras_cnns_serve.core.access import Access, Role
 from keras_cnns_serve.errors import ConfigError, ForbiddenError, UnauthenticatedError
 
@@ -25,7 +25,7 @@ def test_each_role_has_its_tokens(files: tuple[Path, Path]) -> None:
         both.check(Role.PREDICTION, f"Bearer {token}")
     both.check(Role.ADMINISTRATION, f"bearer  {ADMINISTRATION} ")
     for token in (PREDICTION, OLD):
-        with pytest.raises(ForbiddenError, match="this token is for predictions"):
+        with pytest.raises(ForbiddenError, match="this token permits predictions"):
             both.check(Role.ADMINISTRATION, f"Bearer {token}")
 
 
@@ -71,7 +71,7 @@ def test_a_file_that_changes_is_read_again(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(access, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(watched_files, "LOOK_SECONDS", 0.0)
     checks, path = Access(*files), files[0]
 
     def replace(text: str) -> None:
@@ -84,15 +84,21 @@ def test_a_file_that_changes_is_read_again(
     with pytest.raises(UnauthenticatedError):
         checks.check(Role.PREDICTION, f"Bearer {OLD}")
     replace("")
-    path.unlink()
     checks.check(Role.PREDICTION, f"Bearer {'n' * 16}")  # the last good ones stay
-    assert "the tokens stay as they are" in caplog.text
+    path.unlink()
+    checks.check(Role.PREDICTION, f"Bearer {'n' * 16}")
+    assert "is used as it was" in caplog.text
     assert "n" * 16 not in caplog.text
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "cannot be read"), ("\n", "has no token"), ("short", "a token of 5 characters")],
+    [
+        (None, "cannot be read"),
+        ("\n", "has no token"),
+        ("short", "a token of 5 characters"),
+        ("ü" * 16, "not ASCII"),
+    ],
 )
 def test_what_is_wrong_with_a_file_is_reported(
     tmp_path: Path, content: str | None, message: str

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from keras_cnns_serve.core.json_text import memory_to_parse
-from keras_cnns_serve.errors import InputTooLargeError
+from keras_cnns_serve.core import json_text
+from keras_cnns_serve.core.json_text import loads, memory_to_parse
+from keras_cnns_serve.errors import InputTooLargeError, InvalidInputError
 from keras_cnns_serve.repository.manifest import Tensor
 
 MAX = 8 * 2**20
@@ -40,9 +41,7 @@ TEXTS = [
 def test_json_takes_no_more_than_was_claimed(text: str) -> None:
     output = subprocess.run([sys.executable, "-c", MEASURE, text], capture_output=True, check=True)
     length, lists, objects, taken = map(int, output.stdout.split())
-    claimed = memory_to_parse(b"[" * 0 + b" " * length, length, MAX)
-    from keras_cnns_serve.core import json_text
-
+    claimed = memory_to_parse(b" " * length, length, MAX)
     claimed += json_text.BYTES_OF_LIST * lists + json_text.BYTES_OF_OBJECT * objects
     assert taken < claimed + 2**20
 
@@ -91,3 +90,9 @@ def test_what_no_request_has_is_refused(text: bytes, message: str) -> None:
 def test_only_the_json_of_a_body_is_counted() -> None:
     body = b"{}" + b"[" * 10**6
     assert memory_to_parse(body, 2, MAX, RGB) < 1000
+
+
+@pytest.mark.parametrize("text", [rb'["\ud800"]', rb'["\ud800", NaN]', rb'{"\udfff": Infinity}'])
+def test_half_of_a_surrogate_pair_is_no_text(text: bytes) -> None:
+    with pytest.raises(InvalidInputError, match="JSON Parse error"):
+        loads(text)

@@ -23,6 +23,8 @@ def test_a_claim_grows_shrinks_and_ends() -> None:
         assert (claim.size, budget.used) == (5 * MB, 5 * MB)
     assert (claim.size, budget.used) == (0, 0)
     claim.release()
+    with pytest.raises(QueueFullError, match="the request has ended"):
+        claim.add(1)
     assert budget.used == 0
 
 

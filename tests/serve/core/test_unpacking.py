@@ -2,13 +2,20 @@
 
 import asyncio
 import gzip
+import time
 import tracemalloc
 
 import pytest
 
 from keras_cnns_serve.core import unpacking
 from keras_cnns_serve.core.limits import Budget, Claim
-from keras_cnns_serve.errors import InputTooLargeError, InvalidInputError, QueueFullError
+from keras_cnns_serve.core.threads import UNPACKING
+from keras_cnns_serve.errors import (
+    DeadlineExceededError,
+    InputTooLargeError,
+    InvalidInputError,
+    QueueFullError,
+)
 
 MEMBER = gzip.compress(b"")
 
@@ -72,3 +79,27 @@ def test_what_is_unpacked_is_claimed_as_it_grows() -> None:
         Claim(owner._budget).add(size * 2**20)
     with pytest.raises(QueueFullError, match="of memory"):
         unpacking.unpack(packed, "gzip", 10**8, Claim(owner._budget))
+
+
+@pytest.mark.parametrize("ended_by", ["deadline", "cancellation"])
+def test_a_thread_that_unpacks_for_nobody_holds_nothing(ended_by: str) -> None:
+    packed = gzip.compress(bytes(64 * 2**20))
+    owner = claim()
+
+    async def main() -> None:
+        deadline = time.monotonic() + 0.01 if ended_by == "deadline" else None
+        call = unpacking.unpack_beside(packed, "gzip", 2**27, owner, deadline=deadline)
+        if ended_by == "deadline":
+            with pytest.raises(DeadlineExceededError):
+                await call
+        else:
+            task = asyncio.create_task(call)
+            await asyncio.sleep(0.01)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        owner.release()
+        await UNPACKING.call(None, int)  # after what the thread was at
+        assert owner._budget.used == 0
+
+    asyncio.run(main())

@@ -1,12 +1,16 @@
+import asyncio
 import json
 import logging
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
-from keras_cnns_serve.compose import create_app
+from keras_cnns_serve.compose import Server, create_app
 from keras_cnns_serve.core.dataplane import Dataplane
 from keras_cnns_serve.observability.access_log import AccessLog
+from keras_cnns_serve.options import ServerOptions
 from tests.serve.conftest import Client, grey
 
 
@@ -52,3 +56,17 @@ def test_a_line_of_json_for_every_answer(
     assert lines[0]["request_bytes"] == len(grey(0))
     assert lines[0]["milliseconds"] > 0
     assert (lines[3]["request_id"], lines[3]["user_agent"]) == ('a"b', "me")
+
+
+def test_the_client_is_who_connects_and_not_whom_a_header_names(
+    repository: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = ServerOptions(repository, port=0, grpc_port="off", grace=0, access_log=True)
+
+    async def main() -> None:
+        headers = {"X-Forwarded-For": "203.0.113.9", "Forwarded": "for=203.0.113.9"}
+        async with Server(options) as server, httpx.AsyncClient() as client:
+            await client.get(f"{server.url}/healthz", headers=headers)
+
+    asyncio.run(main())
+    assert [line["client"] for line in logged(caplog)] == ["127.0.0.1"]

@@ -12,7 +12,9 @@ import httpx
 import pytest
 
 from keras_cnns_serve.compose import Server
+from keras_cnns_serve.core.access import Access
 from keras_cnns_serve.options import ServerOptions
+from keras_cnns_serve.protocols.admission import Admission
 from keras_cnns_serve.protos import inference
 from tests.serve.conftest import grey
 
@@ -97,7 +99,11 @@ def bearer(token: str | None) -> dict[str, str]:
         ("GET", "/nothing", (401, 401, 404, 404)),
         ("POST", CLASSIFY, (401, 401, 200, 200)),
         ("POST", LOAD, (401, 401, 403, 200)),
-        ("POST", f"{LOAD}/", (401, 401, 403, None)),
+        ("POST", f"{LOAD}/", (401, 401, 403, 404)),
+        ("POST", f"{LOAD}%0A", (401, 401, 403, None)),
+        ("POST", LOAD.replace("/load", "/unload%0a"), (401, 401, 403, None)),
+        ("GET", LOAD, (401, 401, 403, 405)),
+        ("POST", LOAD.replace("models/", "models//"), (401, 401, 403, 404)),
     ],
 )
 def test_a_path_needs_its_token(
@@ -155,8 +161,9 @@ def test_a_method_needs_its_token(running: Running, method: str, codes: tuple[st
 def test_administration_refuses_pages_of_other_sites(
     running: Running, headers: dict[str, str], status: int
 ) -> None:
-    response = running.http("POST", LOAD, headers=headers | bearer(ADMINISTRATION))
-    assert response.status_code == status, response.text
+    for path in (LOAD, f"{LOAD}%0A"):
+        response = running.http("POST", path, headers=headers | bearer(ADMINISTRATION))
+        assert (response.status_code == 403) == (status == 403), response.text
 
 
 def test_pages_of_a_permitted_origin_may_ask(running: Running) -> None:
@@ -180,3 +187,13 @@ def test_pages_of_a_permitted_origin_may_ask(running: Running) -> None:
     other = running.http("OPTIONS", CLASSIFY, headers=asked | {"Origin": "https://other.example"})
     assert other.status_code == 400
     assert "access-control-allow-origin" not in other.headers
+
+
+def test_metrics_may_be_open(tmp_path: Path) -> None:
+    tokens = tmp_path / "tokens"
+    tokens.write_text(PREDICTION)
+    for open_metrics in (False, True):
+        admission = Admission(Access(tokens), open_metrics)
+        for path in ("/metrics", "/monitoring/prometheus/metrics", "/v1/models"):
+            refusal = admission.over_http({"path": path, "headers": []})
+            assert (refusal is None) == (open_metrics and "metrics" in path)

@@ -28,6 +28,9 @@ FORMS = {
     + NOTE
     + END,
     "beside another field": NOTE + part(FILE) + END,
+    "beside a field called filename": part('Content-Disposition: form-data; name="filename"')
+    + part(FILE)
+    + END,
     "a preamble": b"This is a form.\r\n\r\n" + part(FILE) + END,
     "an epilogue": part(FILE) + END + b"the end",
     "no line break at the end": part(FILE) + END[:-2],

@@ -376,3 +376,25 @@ def test_what_is_loaded_after_the_end_is_closed_and_no_more_is_loaded(tmp_path: 
     syncing.join(10)
     assert not syncing.is_alive()
     assert (started, closed, manager.models) == ([2], [2], {})
+
+
+def test_a_reason_has_no_path_of_the_disk(
+    tmp_path: Path, serve: Callable[..., Dataplane], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Clients read it: of a library's error, of one of ours, and of a directory that is gone."""
+    write_version(tmp_path / "good" / "1")
+    broken = write_version(tmp_path / "broken" / "1", b"no graph")
+    write_version(tmp_path / "gone" / "1")
+    unreadable = write_version(tmp_path / "unreadable" / "1")
+    (unreadable / "labels.txt").unlink()
+    (unreadable / "labels.txt").mkdir()
+    models = [ModelConfig(name, tmp_path / name) for name in ("good", "broken", "unreadable")]
+    models.append(ModelConfig("gone", tmp_path / "nowhere"))
+    dataplane = serve(ServerConfig(tuple(models)))
+    assert broken.exists()
+    reasons = {entry.name: entry.reason for entry in dataplane.index()}
+    assert all(reasons[name] for name in ("broken", "unreadable", "gone")), reasons
+    assert str(tmp_path) not in str(reasons)
+    assert "does not load" in reasons["broken"]
+    assert reasons["gone"] == "its directory cannot be read: No such file or directory"
+    assert str(tmp_path / "nowhere") in caplog.text  # the log is the administrator's

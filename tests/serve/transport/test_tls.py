@@ -16,10 +16,10 @@ import pytest
 import trustme
 
 from keras_cnns_serve.compose import Server
+from keras_cnns_serve.core import watched_files
 from keras_cnns_serve.errors import ConfigError
 from keras_cnns_serve.options import ServerOptions
 from keras_cnns_serve.protos import inference
-from keras_cnns_serve.transport import tls
 from keras_cnns_serve.transport.tls import Tls
 
 LIVE = "/inference.GRPCInferenceService/ServerLive"
@@ -63,7 +63,7 @@ def files(ca: trustme.CA, tmp_path: Path) -> Files:
 
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tls, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(watched_files, "LOOK_SECONDS", 0.0)
 
 
 @asynccontextmanager
@@ -202,7 +202,7 @@ def test_files_that_change_are_read_again(
 
     asyncio.run(main())
     assert "is read again" in caplog.text
-    assert "the certificate stays as it is" in caplog.text
+    assert "is used as it was" in caplog.text
 
 
 def test_what_is_wrong_with_the_files_is_reported(files: Files, tmp_path: Path) -> None:

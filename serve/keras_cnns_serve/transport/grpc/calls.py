@@ -6,30 +6,49 @@ count the call, refuse it, and limit the time and the memory that its message ta
 """
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass, field
-from functools import lru_cache
 from traceback import clear_frames
 from typing import Any, NoReturn
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 import grpc
 import grpc.aio
 from google.protobuf.descriptor import Descriptor, MethodDescriptor, ServiceDescriptor
 
 from keras_cnns_serve.core.limits import Budget, Claim
-from keras_cnns_serve.errors import UNEXPECTED, QueueFullError, ServeError, code_name
+from keras_cnns_serve.errors import (
+    UNEXPECTED,
+    DeadlineExceededError,
+    QueueFullError,
+    ServeError,
+    code_name,
+)
 
+from .answers import LONG, Answers
 from .arrivals import Arrivals
-from .messages import memory_of, parser, unpacked
+from .guard import client_address
+from .messages import memory_beside, parser, unpacked
 
 logger = logging.getLogger(__name__)
 
 CLOCK_SLACK = 0.02  # seconds; the client's clock may end a call a moment before the server's
 CANCEL_SECONDS = 0.005  # between the end of a cancelled call's stream and its task's cancellation
 IDLE_SECONDS = 0.3  # after which a call that waits for a message is ended by a stop
+QUIET_SECONDS = 1.0  # after which a stream that waits may be ended for another
+MAX_STREAMS = 1000  # open, of all kinds
+STREAM_BYTES = 2**15  # that an open stream takes which reads one message alone
 MAX_DETAILS = 4000  # bytes; details travel in a header, and clients accept 8 KiB of headers
 PRINTABLE = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
 
@@ -58,10 +77,11 @@ class Calls(grpc.GenericRpcHandler):
 
     Args:
         services: the methods that exist.
-        max_message_bytes: of a message.
-        budget: the memory that all calls may hold: half of it limits how many messages may be
-            incomplete, and the other half how many streams may be open.
+        max_message_bytes: of a message, and at most a quarter of the budget.
+        budget: the memory that all calls may hold; half of it limits how many messages may be
+            incomplete, and half of it how many streams may be open.
         timeout: seconds that a request may take, if the client's deadline is not sooner.
+        answer_timeout: seconds in which a client must take an answer, and longer for long ones.
         finished: called after every call of a method that exists.
         admit: raises an error for a call that is not admitted; None: all are.
     """
@@ -72,19 +92,22 @@ class Calls(grpc.GenericRpcHandler):
         max_message_bytes: int,
         budget: Budget,
         timeout: float | None,
+        answer_timeout: float,
         finished: Finished | None,
         admit: Admit | None,
     ) -> None:
         self.max_message_bytes = max_message_bytes
         self.budget = budget
-        self.max_streams = max(2, budget.limit // max_message_bytes // 2)
-        self.arrivals = Arrivals(self.max_streams, max_message_bytes)
+        count = budget.limit // max_message_bytes // 2
+        self.arrivals = Arrivals(count, max_message_bytes, budget)
+        self.answers = Answers(budget, answer_timeout)
         self.timeout = timeout
         self.finished = finished
         self.admit = admit
-        self.streams = 0  # open
+        self.streams: dict[asyncio.Task[Any], Claim] = {}  # open, and what each may take
         self.active: set[asyncio.Task[Any]] = set()
         self.idle: dict[asyncio.Task[Any], float] = {}  # since when a stream waits for a message
+        self.quiet: dict[asyncio.Task[Any], float] = {}  # since when it has no more to answer
         self.stopping = False
         self._handlers: dict[str, grpc.RpcMethodHandler] = {}
         for service in services:
@@ -118,6 +141,53 @@ class Calls(grpc.GenericRpcHandler):
         for task in self.active:
             task.cancel()
 
+    def open_stream(self, task: asyncio.Task[Any], takes_stream: bool) -> None:
+        """Count a stream; others that wait for their clients may be ended for it.
+
+        Raises:
+            QueueFullError: too many are open.
+        """
+        size = self.max_message_bytes if takes_stream else STREAM_BYTES
+        while True:
+            try:
+                self.streams[task] = self._room_for_stream(size)
+                break
+            except QueueFullError:
+                if not self._end_waiting_stream():
+                    raise
+        if not takes_stream:
+            self.quiet[task] = time.monotonic()
+
+    def close_stream(self, task: asyncio.Task[Any]) -> None:
+        """Count a stream no longer."""
+        if claim := self.streams.pop(task, None):
+            claim.release()
+            self.quiet.pop(task, None)
+            self.idle.pop(task, None)
+
+    def _room_for_stream(self, size: int) -> Claim:
+        taken = sum(claim.size for claim in self.streams.values())
+        if len(self.streams) >= MAX_STREAMS or taken + size > self.budget.limit // 2:
+            raise QueueFullError(
+                f"{len(self.streams)} streams are open, as many as the memory for their messages "
+                "allows"
+            )
+        return self.budget.claim(size)
+
+    def _end_waiting_stream(self) -> bool:
+        """End the stream that has waited longest, and return whether there was one."""
+        waits = {**self.quiet, **self.idle}
+        task = min(waits, key=waits.__getitem__, default=None)
+        if task is not None and time.monotonic() - waits[task] >= QUIET_SECONDS:
+            self.arrivals.given_up[task] = QueueFullError(
+                "the stream was ended for another one: it was the one that had been idle longest"
+            )
+            task.cancel()
+        elif (task := self.answers.end_blocked(self.streams)) is None:
+            return False
+        self.close_stream(task)
+        return True
+
     def _unary(self, path: str, method: MethodDescriptor, answer: Unary) -> Callable[..., Any]:
         parse, kind = parser(method), method.input_type
 
@@ -125,10 +195,8 @@ class Calls(grpc.GenericRpcHandler):
             call = _Call(self, path, context)
             try:
                 call.check()
-                response = await answer(parse(await call.receive(kind)), call.deadline())
-                content: bytes = response.SerializeToString()
-                call.status = "OK"
-                return content
+                # No name for anything long: a frame lives as long as the error that it raised.
+                return call.answer(await answer(parse(await call.receive(kind)), call.deadline))
             except BaseException as error:
                 await call.fail(error)
             finally:
@@ -143,14 +211,20 @@ class Calls(grpc.GenericRpcHandler):
 
         async def handle(_: object, context: grpc.aio.ServicerContext) -> AsyncIterator[bytes]:
             call = _Call(self, path, context)
+            response: Any = None
+            content = b""
             try:
                 call.check()
+                call.open_stream(takes_stream)
                 receive = call.receive_all if takes_stream else call.receive_one
                 requests = receive(parse, kind)
-                async for response in answer(requests, call.deadline):
-                    yield response.SerializeToString()
+                async for response in answer(requests, call.deadline_from_now):
+                    content = response.SerializeToString()
+                    with call.sending(content):
+                        yield content
                 call.status = "OK"
             except BaseException as error:
+                response, content = None, b""  # or they would live as long as the error
                 await call.fail(error)
             finally:
                 call.finish()
@@ -165,8 +239,8 @@ class _Call:
         self._calls, self._path, self._context = calls, path, context
         self._started = time.monotonic()
         self._claim = Claim(calls.budget)
-        # At once: grpcio forgets it when the client cancels the call.
-        self._client = _client_address(context.peer()) if calls.finished is not None else ""
+        self._peer: str = context.peer()  # at once: grpcio forgets it when the client cancels
+        self.deadline = self.deadline_from_now()
         task = asyncio.current_task()
         assert task is not None
         self._task = task
@@ -183,6 +257,7 @@ class _Call:
 
         Raises:
             QueueFullError: other calls hold the memory that it takes.
+            DeadlineExceededError: it was complete after the call's deadline.
             InputTooLargeError: no call may hold so much, or it has too many fields.
             asyncio.CancelledError: the message takes too long to arrive.
         """
@@ -194,7 +269,9 @@ class _Call:
             arrivals.end(self._task)
         if message is None:
             raise ServeError("one message was expected, but none was sent")
-        return await self._within_bounds(message, kind)
+        if self.deadline is not None and self.deadline <= time.monotonic():
+            raise DeadlineExceededError("the request's time was over before its message was there")
+        return await self._within_bounds(message, kind, self.deadline)
 
     async def receive_one(
         self, parse: Callable[[bytes], Any], kind: Descriptor
@@ -209,20 +286,42 @@ class _Call:
 
         A stream may be silent for as long as it likes, so its messages are not timed.
         """
-        calls = self._calls
-        if calls.streams >= calls.max_streams:
-            raise QueueFullError(
-                f"{calls.streams} streams are open, as many as the memory for their messages allows"
-            )
-        calls.streams += 1
-        try:
-            while (message := await self._read_next()) is not None:
-                yield parse(await self._within_bounds(message, kind))
-                self._claim.release()
-        finally:
-            calls.streams -= 1
+        while (message := await self._read_next()) is not None:
+            yield parse(await self._within_bounds(message, kind, self.deadline_from_now()))
+            self._claim.release()
+            self._claim = Claim(self._calls.budget)
 
-    def deadline(self) -> float | None:
+    def open_stream(self, takes_stream: bool) -> None:
+        """Count the call as a stream; raise as `Calls.open_stream` does."""
+        self._calls.open_stream(self._task, takes_stream)
+
+    def answer(self, response: Any) -> bytes:
+        """Return the content of the call's answer, which counts until the client has taken it.
+
+        Raises:
+            QueueFullError: the budget has no room for it.
+        """
+        content: bytes = response.SerializeToString()
+        if len(content) > LONG:
+            self._calls.answers.begin(self._task, self._peer, len(content))
+            self._task.add_done_callback(self._calls.answers.end)
+        self.status = "OK"
+        return content
+
+    @contextlib.contextmanager
+    def sending(self, content: bytes) -> Iterator[None]:
+        """Count an answer of a stream while it is sent; raise as `Answers.begin` does."""
+        calls, task = self._calls, self._task
+        quiet = calls.quiet.pop(task, None) is not None
+        calls.answers.begin(task, self._peer, len(content))
+        try:
+            yield
+        finally:
+            calls.answers.end(task)
+        if quiet:
+            calls.quiet[task] = time.monotonic()
+
+    def deadline_from_now(self) -> float | None:
         """Return the client's deadline, or that of a request that begins now if it is sooner."""
         left, timeout = self._context.time_remaining(), self._calls.timeout
         if left is None:
@@ -235,7 +334,8 @@ class _Call:
         """End the call with the status of an error; raise what grpcio expects then."""
         trailers: tuple[tuple[str, str], ...] = ()
         clear_frames(error.__traceback__)  # messages, which would stay as long as the error does
-        error = self._calls.arrivals.given_up.pop(self._task, error)
+        if not isinstance(error, GeneratorExit):  # grpcio has ended the call
+            error = self._calls.arrivals.given_up.pop(self._task, error)
         if isinstance(error, asyncio.CancelledError) and self._calls.stopping:
             self.status, details = "UNAVAILABLE", "the server is stopping; try again"
         elif not isinstance(error, Exception):
@@ -259,17 +359,21 @@ class _Call:
     def finish(self) -> None:
         """Report the end of the call."""
         self._claim.release()
+        self._calls.close_stream(self._task)
         self._calls.active.discard(self._task)
         self._calls.arrivals.given_up.pop(self._task, None)
         if self._calls.finished is not None:
             seconds = time.monotonic() - self._started
-            self._calls.finished(self._path, self._client, self.status, seconds)
+            client, _ = client_address(self._peer)
+            self._calls.finished(self._path, client, self.status, seconds)
 
-    async def _within_bounds(self, message: bytes, kind: Descriptor) -> bytes:
+    async def _within_bounds(
+        self, message: bytes, kind: Descriptor, deadline: float | None
+    ) -> bytes:
         """Return a message unpacked, once the memory that it takes is claimed."""
         limit = self._calls.max_message_bytes
-        message = await unpacked(message, limit, self._claim, self.deadline())
-        self._claim.add(memory_of(message, kind))
+        message = await unpacked(message, limit, self._claim, deadline)
+        self._claim.add(await memory_beside(message, kind, deadline))
         return message
 
     async def _read_next(self) -> bytes | None:
@@ -278,7 +382,7 @@ class _Call:
         try:
             return await self._read()
         finally:
-            del idle[self._task]
+            idle.pop(self._task, None)  # it may have been ended for another stream
 
     async def _read(self) -> bytes | None:
         message: bytes = await self._context.read()
@@ -287,12 +391,6 @@ class _Call:
         # A call that is cancelled reads the end, too, a moment before its task is cancelled.
         await asyncio.sleep(CANCEL_SECONDS)
         return None
-
-
-@lru_cache(4096)
-def _client_address(peer: str) -> str:
-    """Return 127.0.0.1 of ipv4:127.0.0.1:5000, and ::1 of ipv6:%5B::1%5D:5000."""
-    return unquote(peer).partition(":")[2].rpartition(":")[0].strip("[]")
 
 
 def _shortened(details: str) -> str:

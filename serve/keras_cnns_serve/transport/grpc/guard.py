@@ -11,6 +11,8 @@ import logging
 import os
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import Any, NoReturn
 from urllib.parse import unquote
 
@@ -23,6 +25,9 @@ MAX_HEADER_BYTES = 64 * 2**10  # grpcio refuses fewer, above its own limit, and 
 DESCRIPTORS = "/dev/fd"
 PAUSE = 1.0  # seconds in which further calls of an ended connection cost no search for it
 MAX_ENDED = 1000
+
+# One thread looks for connections: it takes long if there are many, and nobody waits for it.
+_searching = ThreadPoolExecutor(1, "end-connection")
 
 
 class Guard(grpc.GenericRpcHandler):
@@ -46,8 +51,7 @@ class Guard(grpc.GenericRpcHandler):
 
     async def _refuse(self, _: object, context: grpc.aio.ServicerContext) -> NoReturn:
         peer, now = context.peer(), time.monotonic()
-        client, _, port = unquote(peer).partition(":")[2].rpartition(":")
-        client = client.strip("[]")
+        client, _ = client_address(peer)
         logger.warning(
             "ended the connection of %s: a call has more than %d bytes of headers",
             client,
@@ -58,18 +62,31 @@ class Guard(grpc.GenericRpcHandler):
             if len(self._ended) >= MAX_ENDED:
                 self._ended.clear()
             self._ended[peer] = now
-            end_connection(client, int(port))
+            end_connection(peer)
         await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "the headers are too long")
         raise AssertionError  # abort has raised
 
 
-def end_connection(host: str, port: int) -> None:
-    """End this process's TCP connection with a client; grpcio has no function for it.
+@lru_cache(4096)
+def client_address(peer: str) -> tuple[str, int]:
+    """Return the host and port of a peer: ipv4:127.0.0.1:5000, or ipv6:%5B::1%5D:5000.
+
+    A client that has gone already may be "unknown", which gives an empty host and 0.
+    """
+    host, _, port = unquote(peer).partition(":")[2].rpartition(":")
+    return host.strip("[]"), int(port or 0)
+
+
+def end_connection(peer: str) -> None:
+    """End this process's TCP connection with a client soon; grpcio has no function for it.
 
     Args:
-        host: The client's address.
-        port: Its port.
+        peer: The client, as grpcio names it.
     """
+    _searching.submit(_end_connection, *client_address(peer))
+
+
+def _end_connection(host: str, port: int) -> None:
     client = ipaddress.ip_address(host), port
     for name in os.listdir(DESCRIPTORS):  # noqa: PTH208 - names, of which some are gone by now
         with contextlib.suppress(OSError, ValueError), _opened(int(name)) as connection:

@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
 
 from keras_cnns_serve.core.limits import Claim
+from keras_cnns_serve.core.threads import PARSING
 from keras_cnns_serve.core.unpacking import unpack_beside
 from keras_cnns_serve.errors import InputTooLargeError, InvalidInputError
 
@@ -22,7 +23,8 @@ from keras_cnns_serve.errors import InputTooLargeError, InvalidInputError
 GZIP = b"\x1f\x8b"
 DEFLATE = (b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda")
 SHORT = 2**16  # bytes of a message that needs no look
-MAX_FIELDS = 50_000  # a thousand images as tf.Examples have a tenth of it
+MAX_FIELDS = 20_000  # a thousand images as tf.Examples have a quarter of it
+FEW_FIELDS = 500  # which take less time to count than a thread to wake
 BYTES_OF_FIELD = 256  # of memory, at most
 BYTES_OF_NUMBERS = 16  # of memory for each byte, which may be a number by itself
 COPIES = 3  # of a message: as it came, parsed, and as arrays
@@ -68,19 +70,31 @@ async def unpacked(message: bytes, max_bytes: int, claim: Claim, deadline: float
     return message
 
 
-def memory_of(message: bytes, descriptor: Descriptor) -> int:
+async def memory_beside(message: bytes, descriptor: Descriptor, deadline: float | None) -> int:
+    """Do as `memory_of`, in another thread where it would keep the event loop busy.
+
+    Raises:
+        DeadlineExceededError: The deadline (`time.monotonic()`) has passed before it was done.
+    """
+    try:
+        return memory_of(message, descriptor, FEW_FIELDS)
+    except InputTooLargeError:
+        return await PARSING.call(deadline, memory_of, message, descriptor)
+
+
+def memory_of(message: bytes, descriptor: Descriptor, max_fields: int = MAX_FIELDS) -> int:
     """Return the bytes that a message takes at most, itself, parsed, and as arrays.
 
     Raises:
-        InputTooLargeError: It has more than `MAX_FIELDS` fields.
+        InputTooLargeError: It is long and has more than `max_fields` fields.
     """
     if len(message) <= SHORT:
         return len(message) * (COPIES + BYTES_OF_FIELD // 4)
-    fields, numbers = _count(message, descriptor)
+    fields, numbers = _count(message, descriptor, max_fields)
     return COPIES * len(message) + BYTES_OF_FIELD * fields + BYTES_OF_NUMBERS * numbers
 
 
-def _count(message: bytes, descriptor: Descriptor) -> tuple[int, int]:
+def _count(message: bytes, descriptor: Descriptor, max_fields: int) -> tuple[int, int]:
     """Return the number of fields, and the bytes of numbers; fewer of a damaged message.
 
     The wire format: https://protobuf.dev/programming-guides/encoding/
@@ -93,9 +107,9 @@ def _count(message: bytes, descriptor: Descriptor) -> tuple[int, int]:
             messages, packed = _kinds(kind)
             while position < end:
                 fields += 1
-                if fields > MAX_FIELDS:
+                if fields > max_fields:
                     raise InputTooLargeError(
-                        f"the message has more than {MAX_FIELDS:,} fields; send a tensor's values "
+                        f"the message has more than {max_fields:,} fields; send a tensor's values "
                         "as its raw bytes, and fewer images in a request"
                     )
                 key, position = _varint(message, position)

@@ -65,7 +65,6 @@ class ConnectionLimits:
             ("grpc.server_handshake_timeout_ms", _ms(min(self.handshake, self.timeout))),
             ("grpc.http2.settings_timeout", _ms(min(self.settings, self.timeout))),
             ("grpc.max_connection_idle_ms", _ms(self.timeout)),
-            # The only limit on answers that a client never reads while it still answers pings.
             ("grpc.max_connection_age_ms", _ms(self.age)),
             ("grpc.max_connection_age_grace_ms", _ms(self.age_grace)),
             # A machine that is switched off closes nothing: its calls and memory must be freed.
@@ -86,7 +85,8 @@ class GrpcServer:
         services: what to serve, beside reflection; other services and methods are UNIMPLEMENTED.
         host: address to listen on.
         port: 0 picks a free one.
-        max_message_bytes: a longer request, as sent or unpacked, gets RESOURCE_EXHAUSTED.
+        max_message_bytes: a longer request gets RESOURCE_EXHAUSTED, or INVALID_ARGUMENT if it is
+            longer only once it is unpacked. At most a quarter of the budget.
         budget: the memory that all calls may hold; None: a gibibyte of their own.
         timeout: seconds that a request may take, if the client's deadline is not sooner.
         grace: seconds for calls in progress when the server stops.
@@ -116,7 +116,11 @@ class GrpcServer:
     ) -> None:
         services = [*services, reflection_service(services)]
         budget = budget or Budget(2**30)
-        self._calls = Calls(services, max_message_bytes, budget, timeout, finished, admit)
+        # Of a longer message, the copies would be more than one request may hold.
+        max_message_bytes = min(max_message_bytes, budget.limit // 4)
+        self._calls = Calls(
+            services, max_message_bytes, budget, timeout, limits.timeout, finished, admit
+        )
         self._host = host
         self.port = port  # the one that was picked, once the server is entered
         self._grace = grace
@@ -160,7 +164,10 @@ class GrpcServer:
         except BaseException:
             await self._server.stop(None)
             raise
-        self._watching = asyncio.create_task(self._calls.arrivals.watch())
+        self._watching = [
+            asyncio.create_task(watch())
+            for watch in (self._calls.arrivals.watch, self._calls.answers.watch)
+        ]
         return self
 
     async def __aexit__(self, *error: object) -> None:
@@ -174,7 +181,8 @@ class GrpcServer:
             await self._calls.stop(end)
             await stopping
         finally:
-            self._watching.cancel()
+            for task in self._watching:
+                task.cancel()
 
 
 def _is_no_late_cancel(record: logging.LogRecord) -> bool:

@@ -58,8 +58,7 @@ class Request:
         self.scope = scope
         self.path = path
         self.arrived = time.monotonic()
-        # Of a header that is repeated the first counts.
-        self._headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))
+        self._headers = _headers(scope)
         self._receive = receive
         self._max_body_bytes = max_body_bytes
         self.claim = claim
@@ -202,6 +201,7 @@ class App:
         finished: called after every answer, with the scope, the status and the seconds it took.
         draining: whether the server stops: each answer is then the last on its connection.
         refusal: returns the answer to a request that is not admitted, or None; None: all are.
+        timeout: seconds in which the body of a request to `otherwise` must come; None: any.
     """
 
     def __init__(
@@ -214,6 +214,7 @@ class App:
         finished: Callable[[Scope, int, float], None] | None = None,
         draining: Callable[[], bool] = lambda: False,
         refusal: Callable[[Scope], Reply | None] | None = None,
+        timeout: float | None = None,
     ) -> None:
         self._routes = tuple(routes)
         self._otherwise = otherwise
@@ -223,6 +224,7 @@ class App:
         self._finished = finished
         self._draining = draining
         self._refusal = refusal
+        self._timeout = timeout
         self._cached_find = lru_cache(self._find)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -270,9 +272,12 @@ class App:
     async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.monotonic()
         status, started_to_send = 500, False
-        declared = int(dict(scope["headers"]).get(b"content-length", 0))
+        declared = int(_headers(scope).get(b"content-length", 0))
+        deadline = None if self._timeout is None else started + self._timeout
         claim = Claim(self._budget)
-        limited = Limited(receive, self._max_body_bytes, declared, claim, asks=_asks(scope))
+        limited = Limited(
+            receive, self._max_body_bytes, declared, claim, deadline, asks=_asks(scope)
+        )
 
         async def noted(message: Message) -> None:
             nonlocal status, started_to_send
@@ -335,6 +340,11 @@ class _Asking:
         if message["type"] == "http.response.start" and not self._continued:
             message["headers"] = [*message["headers"], CLOSE]
         await self._send(message)
+
+
+def _headers(scope: Scope) -> dict[bytes, bytes]:
+    """Return the headers by their names in lower case; of one that is repeated the first counts."""
+    return dict(reversed(scope["headers"]))
 
 
 def _asks(scope: Scope) -> bool:

@@ -17,7 +17,7 @@ from keras_cnns_serve.errors import (
     TooSlowError,
 )
 
-DRAIN_SECONDS = 2  # for the rest of a body that is too long
+DRAIN_SECONDS = 2  # for the rest of a body that is refused: before the answer, and after it
 
 
 class Disconnected(Exception):  # noqa: N818 - it is an event

@@ -62,9 +62,10 @@ async def serve_error(request: Request, error: Exception) -> Response:
 async def http_error(request: Request, error: Exception) -> Response:
     """Answer to a path or method that does not exist."""
     assert isinstance(error, HTTPException)
-    line = f"{request.method} {request.url.path:.200}"
+    path: str = request.scope["path"]
+    line = f"{request.method} {path:.200}"
     status = error.status_code
-    if status == 404 and request.url.path.lower().startswith("/v1/"):
+    if status == 404 and path.lower().startswith("/v1/"):
         status = 400  # as in TensorFlow Serving
     message = {
         400: f"Malformed request: {line}",

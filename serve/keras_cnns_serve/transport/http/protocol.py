@@ -7,6 +7,8 @@ which pyproject.toml states.
 
 import asyncio
 import logging
+import math
+from collections.abc import Sized
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, cast
@@ -20,11 +22,13 @@ from uvicorn.protocols.http.httptools_impl import (
 
 from keras_cnns_serve.core.limits import SLOWEST_RATE
 
+from .body import DRAIN_SECONDS
+
 logger = logging.getLogger(__name__)
 
-MAX_HEAD_BYTES = 64 * 2**10  # the request line and the headers
+MAX_HEAD_BYTES = 64 * 2**10  # the request line and the headers; a chunk's head; a trailer
 MAX_HEADERS = 256
-HEAD_SECONDS = 20  # for a head, from the connection's beginning or the head's first byte
+HEAD_SECONDS = 20  # for a head, from the connection's beginning or the head's first byte; for TLS's
 PIECE_BYTES = 2**10  # parsed at once, where it may be more than the body of one request
 PARSE_SECONDS = 0.001  # for what one connection has sent at once ...
 TURN_SECONDS = 0.003  # ... and then for the other connections, and for answers
@@ -32,6 +36,8 @@ MAX_JOINED_BYTES = 64 * 2**10  # written at once; joining more costs more than a
 FINAL_READ_SECONDS = 0.05  # for a request on its way to an idle connection as the server stops
 PROBE_SECONDS = 0.125  # before the first probe of a half-closed connection; then twice as long
 NUM_PROBES = 4  # clients in Go accept at most five interim responses
+HANDSHAKE_SECONDS = 1  # a handshake that takes longer makes room for another connection
+REFUSAL_SECONDS = 1  # for a client that is refused with its connection, to end TLS
 MAX_REASON = 200  # characters
 CLOSE = b"content-length: 0\r\nconnection: close\r\n\r\n"
 TOO_SLOW = STATUS_LINE[408] + CLOSE
@@ -44,11 +50,13 @@ class Connections:
 
     Args:
         timeout: Seconds after which a connection ends whose client sends or reads too little.
-        limit: Connections that are open at the same time.
+        limit: Connections that are open at the same time, with those in their TLS handshake.
     """
 
     timeout: float = 75.0
     limit: int = 4096
+    # Those in their TLS handshake, with its beginning on the loop's clock, the first first.
+    handshakes: "dict[asyncio.Task[None], float]" = field(default_factory=dict)
     # Those that wait for their first request, and for another; the first of each waits longest.
     unused: "dict[HttpProtocol, None]" = field(default_factory=dict)
     waiting: "dict[HttpProtocol, None]" = field(default_factory=dict)
@@ -59,16 +67,38 @@ class Connections:
         self.next_turn = max(self.next_turn, now) + TURN_SECONDS
         return self.next_turn
 
-    def make_room(self) -> bool:
-        """Close the connection that has waited longest for a request; return if there is one.
+    @property
+    def head_seconds(self) -> float:
+        """For a head, or a TLS handshake."""
+        return min(HEAD_SECONDS, self.timeout)
 
-        Those that have had no request yet come first: the others belong to clients that may send
-        the next one at this moment.
+    def free(self, connections: Sized) -> int:
+        """Return how many more there may be than these; below 0 if there are too many."""
+        return self.limit - len(connections) - len(self.handshakes)
+
+    def make_room(self) -> bool:
+        """Close the connection that has waited longest, and return whether there is one.
+
+        Slow TLS handshakes come first, then connections that have had no request yet: the others
+        belong to clients that may send the next one at this moment. Other handshakes come last.
         """
+        begun = next(iter(self.handshakes.values()), math.inf)
+        slow = asyncio.get_running_loop().time() - begun > HANDSHAKE_SECONDS
+        return (slow and self._end_handshake()) or self._end_idle() or self._end_handshake()
+
+    def _end_handshake(self) -> bool:
+        for handshake in self.handshakes:
+            del self.handshakes[handshake]
+            handshake.cancel()
+            return True
+        return False
+
+    def _end_idle(self) -> bool:
         for connection in chain(self.unused, self.waiting):
             if connection.is_read:
                 self.forget(connection)
                 connection.transport.close()
+                connection.transport.abort()  # TLS would wait for the client to close, too
                 return True
         return False
 
@@ -83,10 +113,12 @@ class HttpProtocol(HttpToolsProtocol):
 
     Args:
         shared: By all connections of a server.
+        handshake: With TLS, the task that ends as the connection is made.
     """
 
     _head_bytes: int | None = 0  # received of an unfinished head; None while a body comes
-    _head_timer: asyncio.TimerHandle | None = None
+    _framing_bytes = 0  # received since the last part of a body: a chunk's head, the trailer
+    _head_timer: asyncio.TimerHandle | None = None  # or for the rest of an unwanted body
     _running: RequestResponseCycle | None = None  # the request that is being answered
     _upgrade_offered = False
     _probe_timer: asyncio.TimerHandle | None = None
@@ -95,9 +127,16 @@ class HttpProtocol(HttpToolsProtocol):
     _parse_handle: asyncio.Handle | None = None
     _body_bytes = 0  # at most so much of what comes is the body of the last request
 
-    def __init__(self, *arguments: Any, shared: Connections | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        *arguments: Any,
+        shared: Connections | None = None,
+        handshake: "asyncio.Task[None] | None" = None,
+        **options: Any,
+    ) -> None:
         super().__init__(*arguments, **options)
         self._shared = shared or Connections()
+        self._handshake = handshake
         # Here, because uvicorn's option would change a logger of the whole process.
         self.access_log = False
         self.parser = _Parser(self)
@@ -106,12 +145,15 @@ class HttpProtocol(HttpToolsProtocol):
         """Write through `_Writer`, and limit the time for the first head."""
         self._writer = _Writer(transport, self.loop, self._shared.timeout)
         super().connection_made(cast("asyncio.Transport", self._writer))
-        self._limit_head_time()
-        if len(self.connections) > self._shared.limit and not self._shared.make_room():
+        if self._handshake is not None:
+            self._shared.handshakes.pop(self._handshake, None)
+        if self._shared.free(self.connections) < 0 and not self._shared.make_room():
             self._warn("all %d connections have a request in progress", self._shared.limit)
             self.transport.write(FULL)
             self.transport.close()
+            self._head_timer = self.loop.call_later(REFUSAL_SECONDS, self.transport.abort)
         else:
+            self._limit_head_time()
             self._shared.unused[self] = None
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -161,11 +203,14 @@ class HttpProtocol(HttpToolsProtocol):
         self._unparsed = bytes(rest)
         self._writer.hold(bool(rest))
 
-    # Heads. httptools collects one of any length, and uvicorn waits for it for ever.
+    # Heads and trailers. httptools collects one of any length, uvicorn waits for it for ever, and
+    # adds the trailer's fields to the headers.
 
     def _parse_piece(self, data: memoryview) -> None:
         if self._head_bytes is not None:
             self._head_bytes += len(data)
+        else:
+            self._framing_bytes += len(data)
         self._body_bytes = max(0, self._body_bytes - len(data))
         try:
             self.parser.feed_data(data)
@@ -176,15 +221,15 @@ class HttpProtocol(HttpToolsProtocol):
             pass  # CONNECT, which App refuses
         if self._head_bytes == 0 or self.transport.is_closing():
             return
-        if self._head_bytes is None:  # within a body, which App limits until it has answered
-            limited = self.cycle is not None and self.cycle.response_complete
-        else:
-            limited = True
-            if self._head_bytes > MAX_HEAD_BYTES:
-                self.send_400_response("The head of the request is too long.")
-            elif self.headers is not None and len(self.headers) > MAX_HEADERS:
-                self.send_400_response(f"The request has more than {MAX_HEADERS} headers.")
-        if limited and self._head_timer is None:
+        if self._head_bytes is None:  # within a body, whose time App limits until it has answered
+            if self._framing_bytes > MAX_HEAD_BYTES:
+                self.send_400_response("The trailer of the request is too long.")
+            return
+        if self._head_bytes > MAX_HEAD_BYTES:
+            self.send_400_response("The head of the request is too long.")
+        elif self.headers is not None and len(self.headers) > MAX_HEADERS:
+            self.send_400_response(f"The request has more than {MAX_HEADERS} headers.")
+        if self._head_timer is None:
             self._limit_head_time()
 
     def send_400_response(self, msg: str) -> None:
@@ -192,7 +237,9 @@ class HttpProtocol(HttpToolsProtocol):
         msg = msg.encode("ascii", "replace").decode()[:MAX_REASON]
         self._warn("%s", msg)
         running = self._running
-        if running is None or (running is self.cycle and running.more_body):
+        if self._head_bytes is None and self.cycle.response_started:
+            self.transport.close()  # the request of this body has its answer
+        elif running is None or (running is self.cycle and running.more_body):
             super().send_400_response(msg)
         else:
             self._refusal = msg
@@ -205,6 +252,11 @@ class HttpProtocol(HttpToolsProtocol):
         """Begin a head, which may be behind another request in what came."""
         self._head_bytes = self._head_bytes or 1
         super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Add a field to the headers, unless it is a trailer's, which nobody reads."""
+        if self._head_bytes is not None:
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """End the head's time, and pass over one that `_Parser` reads again without its offer."""
@@ -223,9 +275,17 @@ class HttpProtocol(HttpToolsProtocol):
             if not self.pipeline:
                 self._running = self.cycle
 
+    def on_body(self, body: bytes) -> None:
+        """Take a part of a body."""
+        self._framing_bytes = 0
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
         """Wait for the next head."""
-        self._head_bytes = self._body_bytes = 0
+        self._head_bytes = self._body_bytes = self._framing_bytes = 0
+        if self._head_timer is not None:  # the request was answered before its end
+            self._head_timer.cancel()
+            self._limit_head_time()
         if not self._upgrade_offered:
             super().on_message_complete()
 
@@ -237,9 +297,7 @@ class HttpProtocol(HttpToolsProtocol):
         return b"\r\n".join([*lines, b"", b""])
 
     def _limit_head_time(self) -> None:
-        self._head_timer = self.loop.call_later(
-            min(HEAD_SECONDS, self._shared.timeout), self._end_slow_head
-        )
+        self._head_timer = self.loop.call_later(self._shared.head_seconds, self._end_slow_head)
 
     def _end_slow_head(self) -> None:
         if self.transport.is_closing():
@@ -278,13 +336,16 @@ class HttpProtocol(HttpToolsProtocol):
             self._probe_timer = self.loop.call_later(delay, self._probe, number + 1)
 
     def on_response_complete(self) -> None:
-        """Go on to the next of pipelined requests."""
+        """Go on to the next of pipelined requests, or wait for the rest of an unwanted body."""
+        if self._head_bytes is None and not self.pipeline and not self.transport.is_closing():
+            # To close at once would reset the connection, and the answer could be lost.
+            self._head_timer = self.loop.call_later(DRAIN_SECONDS, self._end_slow_head)
         self._running = self.pipeline[-1][0] if self.pipeline else None
         if self._refusal is not None and (self._running is None or self._running.more_body):
             self.pipeline.clear()
             super().send_400_response(self._refusal)
         super().on_response_complete()
-        if self._running is None and not self.transport.is_closing():
+        if self._running is None:  # or for the client's end of TLS
             self._shared.waiting[self] = None
         if self._unparsed and self._parse_handle is None and not self.pipeline:
             self._parse_handle = self.loop.call_soon(self._parse)
@@ -352,7 +413,8 @@ class _Writer:
     def close(self) -> None:
         """Close the connection once all is written."""
         self.flush()
-        self._transport.close()
+        if not self._transport.is_closing():  # with TLS, closing twice would leave it open
+            self._transport.close()
 
     def flush(self) -> None:
         """Write what was written in this turn of the event loop."""

@@ -3,8 +3,9 @@
 import asyncio
 import logging
 import socket
+import ssl
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from types import TracebackType
 from typing import Any
@@ -22,6 +23,7 @@ logger = logging.getLogger(__name__)
 GRACE = 5  # seconds for requests in flight as the server stops; Docker kills after 10
 CANCELLED_SECONDS = 0.5  # of the grace, to answer the requests that are cancelled
 POLL_SECONDS = 0.02  # between two looks whether all is answered
+ACCEPT_AGAIN_SECONDS = 1  # after an error, such as too many open files
 ACCEPTED_SECONDS = 0.01  # until connections that were accepted last are known to uvicorn
 
 
@@ -41,8 +43,8 @@ class HttpServer:
         timeout: Seconds after which a connection ends that is idle, or whose client sends or reads
             nothing, or less than `SLOWEST_RATE`.
         max_connections: Connections that are open at the same time. A further one takes the place
-            of the one that has waited longest for its first request, or else for another one; if
-            there is none, it gets 503.
+            of one with a slow TLS handshake, or else of the one that has waited longest for its
+            first request, or else for another one; if there is none, it gets 503.
         tls: Encrypts the connections; None: nothing does.
     """
 
@@ -76,9 +78,8 @@ class HttpServer:
             ws="none",
             backlog=BACKLOG,
             timeout_keep_alive=keep_alive,
-            ssl_context_factory=None if tls is None else lambda *_: tls.context(),
         )
-        self._server = _Server(config, grace)
+        self._server = _Server(config, grace, shared, tls)
         self._listener = listener
 
     async def __aenter__(self) -> "HttpServer":
@@ -114,12 +115,21 @@ class HttpServer:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, without signals, and with an end that loses no answers."""
+    """uvicorn, without signals, and with an end that loses no answers.
 
-    def __init__(self, config: uvicorn.Config, grace: float) -> None:
+    It accepts encrypted connections itself: asyncio's servers show a connection only after its
+    handshake, so that those before it could not be counted.
+    """
+
+    def __init__(
+        self, config: uvicorn.Config, grace: float, shared: Connections, tls: Tls | None
+    ) -> None:
         super().__init__(config)
         self.ready = asyncio.Event()
         self._grace = grace
+        self._shared = shared
+        self._tls = tls
+        self._accepting: list[asyncio.Task[None]] = []
         self._end = 0.0  # of the grace, on the loop's clock
 
     @contextmanager
@@ -134,8 +144,54 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start to accept connections."""
-        await super().startup(sockets)
+        if self._tls is None:
+            await super().startup(sockets)
+        else:
+            self.servers = []
+            for listener in sockets or ():
+                listener.setblocking(False)
+                listener.listen(self.config.backlog)
+                accepting = self._accept(listener, self._tls.context())
+                self._accepting.append(asyncio.create_task(accepting))
+            self.started = True
         self.ready.set()
+
+    async def _accept(self, listener: socket.socket, context: ssl.SSLContext) -> None:
+        """Begin a handshake with each client."""
+        loop, shared = asyncio.get_running_loop(), self._shared
+        while True:
+            try:
+                connection, _ = await loop.sock_accept(listener)
+            except ConnectionAbortedError:  # by the client, before
+                continue
+            except OSError as error:
+                logger.warning("a connection cannot be accepted: %s", error.strerror)
+                await asyncio.sleep(ACCEPT_AGAIN_SECONDS)
+                continue
+            if shared.free(self.server_state.connections) <= 0:
+                shared.make_room()  # or the client gets 503 after its handshake
+            task = loop.create_task(self._shake_hands(connection, context))
+            shared.handshakes[task] = loop.time()
+            task.add_done_callback(lambda task: shared.handshakes.pop(task, None))
+            await asyncio.sleep(0)  # so that it begins, however many clients wait
+
+    async def _shake_hands(self, connection: socket.socket, context: ssl.SSLContext) -> None:
+        protocol: Any = self.config.http_protocol_class
+        protocol = partial(
+            protocol,
+            config=self.config,
+            server_state=self.server_state,
+            app_state={},
+            handshake=asyncio.current_task(),
+        )
+        with suppress(OSError):  # it failed, or took too long
+            await asyncio.get_running_loop().connect_accepted_socket(
+                protocol,
+                connection,
+                ssl=context,
+                ssl_handshake_timeout=self._shared.head_seconds,
+                ssl_shutdown_timeout=self._shared.timeout,  # with what is still to be written
+            )
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop accepting connections, finish the requests in flight, and close.
@@ -146,13 +202,21 @@ class _Server(uvicorn.Server):
         try:
             # Closing at once would reset connections that are being opened.
             await linger(self._grace)
+            for accepting in self._accepting:
+                accepting.cancel()
+            if self._accepting:
+                await asyncio.wait(self._accepting)
             for listener in (*self.servers, *(sockets or ())):
                 listener.close()
             await asyncio.sleep(ACCEPTED_SECONDS)
+            for handshake in self._shared.handshakes:
+                handshake.cancel()
             for connection in list(state.connections):
                 connection.shutdown()
             end = self._end - min(CANCELLED_SECONDS, self._grace / 2)
-            while (state.connections or state.tasks) and asyncio.get_running_loop().time() < end:
+            while asyncio.get_running_loop().time() < end and (
+                state.connections or state.tasks or self._shared.handshakes
+            ):
                 await asyncio.sleep(POLL_SECONDS)
             if state.tasks:
                 logger.warning("%d requests are not answered within the grace", len(state.tasks))

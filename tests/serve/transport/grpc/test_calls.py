@@ -16,7 +16,7 @@ from keras_cnns_serve.core.dataplane import Dataplane
 from keras_cnns_serve.core.limits import Budget
 from keras_cnns_serve.errors import InvalidInputError
 from keras_cnns_serve.protos import health, inference
-from keras_cnns_serve.transport.grpc import arrivals
+from keras_cnns_serve.transport.grpc import answers, arrivals, calls
 from keras_cnns_serve.transport.grpc.server import GrpcServer, Service
 from tests.serve.transport.grpc.frames import (
     DATA,
@@ -26,13 +26,13 @@ from tests.serve.transport.grpc.frames import (
     connect,
     frame,
 )
-from tests.serve.transport.grpc.test_server import INFER, alone
+from tests.serve.transport.grpc.test_server import INFER, STREAM, alone
 
 Code = grpc.StatusCode
 Requests = AsyncIterator[Any]
 Deadline = Callable[[], float | None]
-STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
 WATCH = "/grpc.health.v1.Health/Watch"
+REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 parse = inference.ModelStreamInferResponse.FromString
 
 
@@ -315,6 +315,147 @@ def test_open_streams_are_limited() -> None:
     run(server, use)
 
 
+def test_the_stream_that_was_idle_longest_is_ended_for_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(calls, "QUIET_SECONDS", 0.1)
+
+    async def use(channel: grpc.aio.Channel) -> None:
+        streams = [channel.stream_stream(STREAM)() for _ in range(2)]
+        for stream in (*streams, streams[0]):
+            await stream.write(message())
+            assert parse(await stream.read())
+        await asyncio.sleep(0.2)
+        other = channel.stream_stream(REFLECTION)()
+        await other.write(b"\x3a\x01x")  # list_services
+        assert b"inference.GRPCInferenceService" in await other.read()
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await streams[1].read()
+        assert error.value.code() == Code.RESOURCE_EXHAUSTED
+        assert "idle longest" in (error.value.details() or "")
+        await streams[0].write(message("still"))
+        assert parse(await streams[0].read()).error_message == "still"
+        assert server._calls.budget.used == 2 * 10**6
+
+    server = streaming(one_each, budget=Budget(4 * 10**6))
+    run(server, use)
+
+
+def test_a_stream_whose_answer_is_not_taken_is_ended_for_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(answers, "BLOCKED_SECONDS", 0.1)
+
+    async def use(channel: grpc.aio.Channel) -> None:
+        async with connect(server.port, window=0) as client:
+            for stream in (1, 3):
+                client.send(call_headers(stream, STREAM), frame(DATA, 0, stream, bytes(5)))
+            await until(lambda: len(server._calls.answers._answers) == 2)
+            with pytest.raises(grpc.aio.AioRpcError, match="2 streams are open"):
+                await channel.stream_stream(STREAM)().read()
+            await asyncio.sleep(0.2)
+            other = channel.stream_stream(STREAM)()
+            await other.write(message())
+            assert parse(await other.read())
+            await client.until_closed()
+
+    server = streaming(one_each, budget=Budget(4 * 10**6))
+    run(server, use)
+
+
+def test_a_stream_at_work_is_not_ended_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calls, "QUIET_SECONDS", 0)
+
+    async def late(requests: Requests, deadline: Deadline) -> AsyncGenerator[Any, None]:
+        async for request in requests:
+            await asyncio.sleep(0.4)
+            yield inference.ModelStreamInferResponse(error_message=request.id[:9])
+
+    async def use(channel: grpc.aio.Channel) -> None:
+        streams = [channel.stream_stream(STREAM)() for _ in range(2)]
+        for stream in streams:
+            await stream.write(message())
+        await until(lambda: len(server._calls.streams) == 2 and not server._calls.idle)
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await channel.stream_stream(STREAM)().read()
+        assert error.value.code() == Code.RESOURCE_EXHAUSTED
+        for stream in streams:
+            assert parse(await stream.read()).error_message == "x"
+
+    server = streaming(late, budget=Budget(4 * 10**6))
+    run(server, use)
+
+
+def test_a_message_that_does_not_come_at_once_holds_memory() -> None:
+    """That of the longest message; if it is not free, the message is given up."""
+
+    async def use(channel: grpc.aio.Channel) -> None:
+        budget = server._calls.budget
+        call = channel.stream_unary(INFER)()
+        await until(lambda: budget.used == 10**5)
+        await call.write(message("late"))
+        await call.done_writing()
+        assert inference.ModelInferResponse.FromString(await call).id == "late"
+        await until(lambda: not budget.used)
+        with budget.claim(400_000), budget.claim(300_000), budget.claim(150_000):
+            assert await channel.unary_unary(INFER)(message())
+            with pytest.raises(grpc.aio.AioRpcError) as error:
+                await channel.stream_unary(INFER)()
+            assert error.value.code() == Code.RESOURCE_EXHAUSTED
+            assert "no memory for it" in (error.value.details() or "")
+
+    server = alone(echo, budget=Budget(10**6), max_message_bytes=10**5)
+    run(server, use)
+
+
+def test_a_message_that_comes_at_once_holds_its_own_memory_alone() -> None:
+    held: list[int] = []
+
+    async def note(request: Any, deadline: float | None) -> Any:
+        await asyncio.sleep(0.2)  # the watch looks each tenth of a second
+        held.append(server._calls.budget.used)
+        return inference.ModelInferResponse()
+
+    async def use(channel: grpc.aio.Channel) -> None:
+        await channel.unary_unary(INFER)(message())
+
+    server = alone(note, max_message_bytes=10**6)
+    run(server, use)
+    assert held == [67 * len(message())]
+
+
+@pytest.mark.parametrize("timeout", [0.2, 5])
+def test_the_deadline_counts_from_the_beginning_of_the_call(timeout: float) -> None:
+    """Also while the message arrives."""
+    left: list[float] = []
+    noted: list[str] = []
+
+    async def note(request: Any, deadline: float | None) -> Any:
+        left.append((deadline or 0) - time.monotonic())
+        return inference.ModelInferResponse()
+
+    async def main() -> None:
+        server = alone(
+            note,
+            timeout=timeout,
+            finished=lambda path, client, code, seconds: noted.append(code),
+        )
+        async with asyncio.timeout(30), server, connect(server.port) as client:
+            client.send(call_headers(1, INFER), frame(DATA, 0, 1, bytes(3)))
+            await until(lambda: server._calls.active)
+            await asyncio.sleep(0.3)
+            client.send(frame(DATA, END_STREAM, 1, bytes(2)))
+            await client.until(HEADERS, END_STREAM)
+
+    asyncio.run(main())
+    if timeout == 5:
+        assert noted == ["OK"]
+        assert 0 < left[0] < 4.75
+    else:
+        assert noted == ["DEADLINE_EXCEEDED"]
+        assert not left
+
+
 def test_a_call_holds_memory_for_its_message_until_it_ends() -> None:
     held: list[int] = []
 
@@ -439,6 +580,67 @@ def test_a_watch_lasts(dataplane: Dataplane) -> None:
         assert error.value.code() == Code.INTERNAL
 
     run(create_grpc(dataplane, "127.0.0.1", 0, max_message_bytes=1000, timeout=0.2), use)
+
+
+def test_watches_are_counted_as_streams(
+    dataplane: Dataplane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls, "MAX_STREAMS", 5)
+
+    async def use(channel: grpc.aio.Channel) -> None:
+        watches = [channel.unary_stream(WATCH)(b"") for _ in range(5)]
+        for watch in watches:
+            await watch.read()
+        assert server._calls.budget.used == 5 * calls.STREAM_BYTES
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await channel.unary_stream(WATCH)(b"").read()
+        assert error.value.code() == Code.RESOURCE_EXHAUSTED
+        assert "5 streams are open" in (error.value.details() or "")
+        monkeypatch.setattr(calls, "QUIET_SECONDS", 0)
+        more = channel.unary_stream(WATCH)(b"")
+        assert await more.read()
+        await until(lambda: any(watch.done() for watch in watches))
+        (ended,) = [watch for watch in watches if watch.done()]
+        assert "idle longest" in (await ended.details() or "")
+        for watch in (*watches, more):
+            watch.cancel()
+
+    server = create_grpc(dataplane, "127.0.0.1", 0, max_message_bytes=1000)
+    run(server, use)
+
+
+def test_one_look_is_enough_for_all_watches(
+    dataplane: Dataplane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[Any] = []
+    ready = dataplane.ready
+
+    def count(target: Any) -> bool:
+        looks.append(target)
+        return ready(target)
+
+    monkeypatch.setattr(dataplane, "ready", count)
+
+    async def use(channel: grpc.aio.Channel) -> None:
+        known = health.HealthCheckRequest(service="grey").SerializeToString()
+        unknown = health.HealthCheckRequest(service="gray").SerializeToString()
+        watches = [channel.unary_stream(WATCH)(body) for body in 30 * [known, unknown]]
+        first = [health.HealthCheckResponse.FromString(await each.read()) for each in watches]
+        serving, not_serving = (
+            health.HealthCheckResponse.SERVING,
+            health.HealthCheckResponse.NOT_SERVING,
+        )
+        assert {each.status for each in first[::2]} == {serving}
+        assert {each.status for each in first[1::2]} == {health.HealthCheckResponse.SERVICE_UNKNOWN}
+        await asyncio.sleep(0.6)
+        assert len(looks) < 2 * 60 + 20  # two of each at its beginning, and two at each look
+        monkeypatch.setattr(dataplane, "draining", True)
+        for each in watches:
+            body = await each.read()
+            assert health.HealthCheckResponse.FromString(body).status == not_serving
+            assert await each.code() == Code.OK
+
+    run(create_grpc(dataplane, "127.0.0.1", 0, max_message_bytes=1000), use)
 
 
 @pytest.mark.parametrize("grace", [0, 0.4])

@@ -1,12 +1,14 @@
 """What a message takes is known before it is parsed."""
 
+import asyncio
+import time
 from typing import Any
 
 import pytest
 
-from keras_cnns_serve.errors import InputTooLargeError
+from keras_cnns_serve.errors import DeadlineExceededError, InputTooLargeError
 from keras_cnns_serve.protos import inference, tensorflow_serving
-from keras_cnns_serve.transport.grpc.messages import MAX_FIELDS, SHORT, memory_of
+from keras_cnns_serve.transport.grpc.messages import MAX_FIELDS, SHORT, memory_beside, memory_of
 
 INFER = inference.ModelInferRequest
 PREDICT = tensorflow_serving.PredictRequest
@@ -71,3 +73,29 @@ def test_damage_is_left_to_the_parser(end: bytes) -> None:
 
 def test_a_short_message_is_counted_as_if_it_were_all_fields() -> None:
     assert memory_of(b"\x2a\x00" * 50, INFER.DESCRIPTOR) == 6700
+
+
+def test_many_fields_are_counted_beside_the_event_loop() -> None:
+    message = b"\x2a\x00" * (MAX_FIELDS - 1) + nested(b"\x3a", bytes(SHORT))
+
+    async def main() -> int:
+        counting = asyncio.create_task(memory_beside(message, INFER.DESCRIPTOR, None))
+        turns = 0
+        while not counting.done():
+            turns += 1
+            await asyncio.sleep(0)
+        assert await counting == memory_of(message, INFER.DESCRIPTOR)
+        with pytest.raises(DeadlineExceededError):
+            await memory_beside(message, INFER.DESCRIPTOR, time.monotonic() - 1)
+        with pytest.raises(InputTooLargeError, match=f"more than {MAX_FIELDS:,} fields"):
+            await memory_beside(message + b"\x2a\x00", INFER.DESCRIPTOR, None)
+        return turns
+
+    assert asyncio.run(main()) > 3
+
+
+def test_few_fields_are_counted_at_once() -> None:
+    message = INFER(raw_input_contents=[bytes(10**6)]).SerializeToString()
+    with pytest.raises(StopIteration) as counted:  # without a turn of an event loop
+        memory_beside(message, INFER.DESCRIPTOR, None).send(None)
+    assert counted.value.value == memory_of(message, INFER.DESCRIPTOR)

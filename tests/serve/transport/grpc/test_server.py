@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import socket
 import struct
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from keras_cnns_serve.cli import main
 from keras_cnns_serve.compose import create_grpc
 from keras_cnns_serve.core.dataplane import Dataplane
+from keras_cnns_serve.core.limits import Budget
 from keras_cnns_serve.errors import QueueFullError
 from keras_cnns_serve.protos import health, inference, pool
 from keras_cnns_serve.transport.addresses import AddressError
@@ -51,6 +54,7 @@ from tests.serve.transport.grpc.frames import (
 
 Code = grpc.StatusCode
 INFER = "/inference.GRPCInferenceService/ModelInfer"
+STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
 CHECK = "/grpc.health.v1.Health/Check"
 
@@ -581,6 +585,8 @@ def test_a_client_that_ignores_the_limit_of_headers_is_dropped(
     (record,) = [each for each in caplog.records if each.levelno >= logging.WARNING]
     assert "127.0.0.1: a call has more than 65536 bytes of headers" in record.getMessage()
     assert record.__dict__["client"] == "127.0.0.1"
+    # The event loop does not look through all connections itself.
+    assert any(each.name.startswith("end-connection") for each in threading.enumerate())
 
 
 def test_an_answer_that_nobody_takes_is_given_up_with_its_connection() -> None:
@@ -598,6 +604,159 @@ def test_an_answer_that_nobody_takes_is_given_up_with_its_connection() -> None:
             assert sum(len(each[3]) for each in client.frames if each[0] == DATA) == 1000
 
     asyncio.run(asyncio.wait_for(main(), 10))
+
+
+async def one_each(requests: Any, deadline: Any) -> Any:
+    async for _ in requests:
+        yield inference.ModelStreamInferResponse(error_message="a")
+
+
+def with_stream(method: Any, timeout: float) -> GrpcServer:
+    """A server with a method of ours in place of ModelInfer, and a stream."""
+    service = Service(
+        inference.service("GRPCInferenceService"),
+        {"ModelInfer": method},
+        {"ModelStreamInfer": one_each},
+    )
+    limits = ConnectionLimits(timeout=timeout)
+    return GrpcServer([service], "127.0.0.1", 0, max_message_bytes=1000, limits=limits)
+
+
+@pytest.mark.parametrize("path", [INFER, STREAM])
+def test_a_client_that_takes_no_answer_is_dropped(
+    path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It answers pings, has an open call, and its window stays closed."""
+
+    async def long(request: Any, deadline: float | None) -> Any:
+        return inference.ModelInferResponse(id="a" * 20_000)
+
+    async def main() -> None:
+        async with (
+            with_stream(long, timeout=0.4) as server,
+            connect(server.port, window=0) as client,
+        ):
+            client.send(call_headers(1, STREAM), call_headers(3, path))
+            client.send(frame(DATA, END_STREAM, 3, bytes(5)))
+            await answering_pings(client)
+            calls = server._calls
+            while calls.active or calls.budget.used or calls.answers._answers:
+                await asyncio.sleep(0.01)
+            assert not calls.answers._bytes
+
+    asyncio.run(asyncio.wait_for(main(), 10))
+    assert "127.0.0.1: it does not take its answers" in caplog.text
+
+
+def test_an_answer_that_is_taken_slowly_is_waited_for() -> None:
+    """For longer than the limit of a short answer."""
+
+    async def long(request: Any, deadline: float | None) -> Any:
+        return inference.ModelInferResponse(id="a" * 200_000)
+
+    async def main() -> None:
+        async with (
+            with_stream(long, timeout=0.2) as server,
+            connect(server.port, window=0) as client,
+        ):
+            client.send(call_headers(1, STREAM), call_headers(3, INFER))
+            client.send(frame(DATA, END_STREAM, 3, bytes(5)))
+            reading = asyncio.create_task(answering_pings(client))
+            for read in range(40_000, 200_001, 40_000):
+                await asyncio.sleep(0.1)
+                room = struct.pack(">L", 40_002)
+                client.send(*(frame(WINDOW_UPDATE, 0, stream, room) for stream in (0, 3)))
+                await until_read(client, read)
+            assert not reading.done()
+            reading.cancel()
+
+    asyncio.run(asyncio.wait_for(main(), 10))
+
+
+async def until_read(client: Client, size: int) -> None:
+    """Wait until so much of an answer has come."""
+    while sum(len(each[3]) for each in client.frames if each[0] == DATA) < size:
+        await asyncio.sleep(0.01)
+
+
+def test_answers_that_nobody_takes_are_a_part_of_the_budget() -> None:
+    async def long(request: Any, deadline: float | None) -> Any:
+        return inference.ModelInferResponse(id=request.id or "a" * 199_000)
+
+    async def main() -> None:
+        server = alone(long, budget=Budget(8 * 10**6))
+        budget = server._calls.budget
+        async with (
+            server,
+            grpc.aio.insecure_channel(server.address) as channel,
+            connect(server.port, window=0) as client,
+        ):
+            for number in range(60):
+                call = 2 * number + 1
+                client.send(call_headers(call, INFER), frame(DATA, END_STREAM, call, bytes(5)))
+            refused = 0
+            while refused < 41:
+                kind, flags, _, _ = await client.read()
+                refused += kind == HEADERS and flags & END_STREAM
+            assert 2 * 19 * 199_000 <= budget.used <= 8 * 10**6
+            assert await channel.unary_unary(INFER)(infer_request(id="x"), timeout=10)
+            with pytest.raises(grpc.aio.AioRpcError) as error:
+                await channel.unary_unary(INFER)(b"", timeout=10)
+            assert error.value.code() == Code.RESOURCE_EXHAUSTED
+            assert "no memory for the answer of 199,0" in (error.value.details() or "")
+            client.writer.close()
+            while budget.used:
+                await asyncio.sleep(0.01)
+            assert await channel.unary_unary(INFER)(b"", timeout=10)
+            while budget.used:
+                await asyncio.sleep(0.01)
+
+    asyncio.run(asyncio.wait_for(main(), 20))
+
+
+class LongAnswer:
+    def SerializeToString(self) -> bytes:  # noqa: N802 - protobuf's name
+        return bytes(10**6)
+
+
+@pytest.mark.parametrize("path", [INFER, STREAM])
+def test_an_answer_that_was_refused_is_forgotten(path: str) -> None:
+    """And not only when Python collects garbage, which is seldom."""
+    answers: list[weakref.ref[LongAnswer]] = []
+
+    def long() -> LongAnswer:
+        answer = LongAnswer()
+        answers.append(weakref.ref(answer))
+        return answer
+
+    async def unary(request: Any, deadline: float | None) -> Any:
+        return long()
+
+    async def streaming(requests: Any, deadline: Any) -> Any:
+        async for _ in requests:
+            yield long()
+
+    async def main() -> None:
+        service = Service(
+            inference.service("GRPCInferenceService"),
+            {"ModelInfer": unary},
+            {"ModelStreamInfer": streaming},
+        )
+        server = GrpcServer([service], "127.0.0.1", 0, max_message_bytes=1000, budget=Budget(10**6))
+        async with server, grpc.aio.insecure_channel(server.address) as channel:
+            for _ in range(5):
+                with pytest.raises(grpc.aio.AioRpcError) as error:
+                    await channel.stream_unary(path)([b""])
+                assert error.value.code() == Code.RESOURCE_EXHAUSTED
+            while server._calls.active:
+                await asyncio.sleep(0.01)
+
+    gc.disable()
+    try:
+        asyncio.run(asyncio.wait_for(main(), 10))
+        assert [answer() for answer in answers] == 5 * [None]
+    finally:
+        gc.enable()
 
 
 async def answering_pings(client: Client) -> None:

@@ -2,21 +2,30 @@ import asyncio
 import gzip
 import json
 import logging
+import re
 import time
 import zlib
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
 
 from keras_cnns_serve.compose import create_app
 from keras_cnns_serve.core.batching import BatchOptions
 from keras_cnns_serve.core.dataplane import Dataplane
+from keras_cnns_serve.core.limits import Budget, Claim
 from keras_cnns_serve.core.prediction import Target
 from keras_cnns_serve.core.servable import Options
+from keras_cnns_serve.transport.http import asgi
 from keras_cnns_serve.transport.http.asgi import App
+from keras_cnns_serve.transport.http.errors import HANDLERS
 from tests.serve.conftest import Client, grey, serving
 
 PREDICT = "/v1/models/grey:predict"
@@ -201,3 +210,52 @@ def test_a_client_that_asks_first_sends_only_a_body_that_is_wanted(
             writer.close()
 
     asyncio.run(main())
+
+
+async def length(request: Request) -> PlainTextResponse:
+    return PlainTextResponse(str(len(await request.body())))
+
+
+def app_of_starlette(**options: Any) -> App:
+    routes = [Route("/length", length, methods=["POST"])]
+    starlette = Starlette(routes=routes, exception_handlers=HANDLERS)
+    return App([], starlette, 1000, Budget(2**30), Counter(), **options)
+
+
+def test_a_body_for_starlette_has_the_time_of_a_request() -> None:
+    head = b"POST /length HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\n"
+
+    async def main() -> None:
+        async with serving(app_of_starlette(timeout=0.3)) as (host, port, _), asyncio.timeout(10):
+            reader, writer = await asyncio.open_connection(host, port)
+            writer.write(head + b"body")
+            assert (await reader.readuntil(b"\r\n\r\n4")).split()[1] == b"200"
+            writer.write(head + b"bod")
+            answer = await reader.readuntil(b"so far")
+            assert answer.split()[1] == b"504"
+            assert b"the request's time was over before its body: 3 bytes" in answer
+            writer.close()
+
+    asyncio.run(main())
+
+
+def test_of_a_repeated_header_the_first_counts() -> None:
+    """For what bypasses Starlette, and for its bodies; a parser may accept Content-Length twice."""
+    repeated = {**scope("/length"), "headers": [(b"x", b"1"), (b"x", b"2")]}
+    match = re.match("", "")
+    assert match
+    asked = asgi.Request(repeated, match, 10, no_body, Claim(Budget(1)))
+    assert asked.header(b"x") == "1"
+    for lengths, status in ((["4", "2000"], 200), (["2000", "4"], 413)):
+        sent: list[Any] = []
+
+        async def send(message: Any, sent: list[Any] = sent) -> None:
+            sent.append(message)
+
+        headers = [(b"content-length", value.encode()) for value in lengths]
+        asyncio.run(app_of_starlette()({**scope("/length"), "headers": headers}, no_body, send))
+        assert sent[0]["status"] == status
+
+
+async def no_body() -> Any:
+    return {"type": "http.request", "body": b"", "more_body": False}

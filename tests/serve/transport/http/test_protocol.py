@@ -7,6 +7,7 @@ import re
 import resource
 import socket
 import time
+import tracemalloc
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
@@ -21,6 +22,7 @@ import uvicorn
 from keras_cnns_serve.compose import create_app
 from keras_cnns_serve.core.dataplane import Dataplane
 from keras_cnns_serve.core.limits import Budget
+from keras_cnns_serve.errors import InputTooLargeError
 from keras_cnns_serve.transport.http import body
 from keras_cnns_serve.transport.http import protocol as http_protocol
 from keras_cnns_serve.transport.http.asgi import App, FastRoute, Reply, Request
@@ -131,7 +133,7 @@ def test_a_slow_client_is_not_waited_for(
 
 
 def test_the_rest_of_a_refused_body_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 0.1)
+    monkeypatch.setattr(http_protocol, "DRAIN_SECONDS", 0.1)
     refused = post(bytes(1000)).replace(b"POST", b"PUT")
     received = asyncio.run(talk(app_of(echo), [refused[:-900], refused[-900:-800]]))
     assert received.startswith(b"HTTP/1.1 405 ")
@@ -286,6 +288,172 @@ def test_an_offer_to_upgrade_is_ignored(
 )
 def test_the_length_of_a_head_is_limited(pieces: list[bytes], received: bytes) -> None:
     assert asyncio.run(talk(app_of(echo), pieces)).startswith(received)
+
+
+CHUNKED_HEAD = post(b"").replace(b"content-length: 0", b"transfer-encoding: chunked")
+
+
+@pytest.mark.parametrize(
+    "framing",
+    [
+        b"4\r\nbody\r\n0\r\nx-checksum: 1\r\nexpect: 100-continue\r\n\r\n",
+        b"4;name=value\r\nbody\r\n0;last\r\n\r\n",
+        b"4\r\nbody\r\n0\r\n" + 500 * b"x: y\r\n" + b"\r\n",
+        b"4\r\nbody\r\n0\r\nx: " + 60_000 * b"y" + b"\r\n\r\n",
+        b"2;" + 60_000 * b"x" + b"\r\nbo\r\n2;" + 60_000 * b"x" + b"\r\ndy\r\n0\r\n\r\n",
+    ],
+    ids=["trailer", "extensions", "many fields", "long field", "long extensions"],
+)
+def test_trailers_and_chunk_extensions_are_ignored(framing: bytes) -> None:
+    headers: list[object] = []
+
+    async def endpoint(request: Request) -> Reply:
+        reply = await echo(request)
+        headers.append(request.scope["headers"])
+        return reply
+
+    received = asyncio.run(talk(app_of(endpoint), [CHUNKED_HEAD + framing, CLOSING]))
+    assert received.count(b"HTTP/1.1 ") == received.count(b" 200 OK\r\n") == 2
+    assert b"<body>" in received
+    assert received.endswith(b"<last>")
+    assert headers[0] == [(b"host", b"x"), (b"transfer-encoding", b"chunked")]
+
+
+@pytest.mark.parametrize(
+    ("beginning", "piece"),
+    [
+        (b"4\r\nbody\r\n0\r\n", b"x: y\r\n"),
+        (b"4\r\nbody\r\n0\r\nx: ", b"y"),
+        (b"4\r\nbody\r\n0\r\n", b"y"),
+        (b"4\r\nbody\r\n4;", b"y"),
+        (b"4;x=", b"y"),
+    ],
+    ids=["fields", "value", "name", "extension", "first extension"],
+)
+@pytest.mark.parametrize("refused", [False, True])
+def test_a_trailer_or_chunk_extension_without_end_ends_the_connection(
+    beginning: bytes, piece: bytes, refused: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whether the request waits for its body, or has its answer already."""
+    head = CHUNKED_HEAD.replace(b"POST", b"PUT") if refused else CHUNKED_HEAD
+    pieces = 10**7 // len(piece) * piece
+    answers: list[bytes] = []
+
+    async def main() -> int:
+        async with serving(app_of(echo)) as (host, port, state), asyncio.timeout(20):
+            reader, writer = await asyncio.open_connection(host, port)
+            writer.write(head)
+            if refused:
+                answers.append(await reader.readuntil(b"\r\n\r\n"))
+            tracemalloc.start()
+            try:
+                writer.write(beginning)
+                for begin in range(0, len(pieces), 100_000):
+                    if not state.connections and begin:
+                        break
+                    writer.write(pieces[begin : begin + 100_000])
+                    await asyncio.sleep(0)
+                    # What this client has not written yet is in the same process.
+                    while writer.transport.get_write_buffer_size() and state.connections:
+                        await asyncio.sleep(0)
+                else:
+                    pytest.fail("all was accepted")
+                peak = tracemalloc.get_traced_memory()[1]
+            finally:
+                tracemalloc.stop()
+            with contextlib.suppress(ConnectionError):
+                answers.append(await reader.read())
+            writer.close()
+            while state.connections or state.tasks:
+                await asyncio.sleep(0.01)
+            return peak
+
+    assert asyncio.run(main()) < 3 * 10**6
+    assert b"".join(answers).count(b"HTTP/1.1 ") <= 1
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages == ["refused 127.0.0.1: The trailer of the request is too long."]
+
+
+def test_who_sends_too_long_a_trailer_has_an_answer() -> None:
+    trailer = b"4\r\nbody\r\n0\r\nx: " + 70_000 * b"y"
+    received = asyncio.run(talk(app_of(echo), [CHUNKED_HEAD + trailer]))
+    assert received.startswith(b"HTTP/1.1 400 ")
+    assert received.endswith(b"The trailer of the request is too long.")
+    # After the answers to the requests before it, and once it is this one's turn.
+    received = asyncio.run(talk(app_of(slow_echo), [post(b"body") + CHUNKED_HEAD + trailer]))
+    assert received.count(b"HTTP/1.1 ") == 2
+    assert received.index(b"<body>") < received.index(b"HTTP/1.1 400 ")
+
+
+async def refuse(request: Request) -> Reply:
+    try:
+        return await echo(request)
+    except InputTooLargeError:
+        return Reply(b"refused", 413)
+
+
+@pytest.mark.parametrize("kept", [b"keep-alive", b"close"])
+@pytest.mark.parametrize("trickles", [False, True], ids=["silent", "trickles"])
+def test_clients_whose_bodies_are_refused_hold_no_connections(
+    monkeypatch: pytest.MonkeyPatch, kept: bytes, trickles: bool
+) -> None:
+    for module in (body, http_protocol):
+        monkeypatch.setattr(module, "DRAIN_SECONDS", 0.2)
+    refused = post(b"x", b"connection: " + kept).replace(b"h: 1", b"h: 1000001")
+
+    async def main() -> None:
+        async with serving(app_of(refuse)) as (host, port, state), asyncio.timeout(10):
+
+            async def client() -> bytes:
+                reader, writer = await asyncio.open_connection(host, port)
+                writer.write(refused)
+                reading = asyncio.create_task(reader.read())
+                while not (await asyncio.wait([reading], timeout=0.02))[0]:
+                    if trickles:
+                        writer.write(b"x")
+                writer.close()
+                with contextlib.suppress(ConnectionError):
+                    return reading.result()
+                return b""
+
+            begun = time.monotonic()
+            answers = await asyncio.gather(*(client() for _ in range(50)))
+            assert time.monotonic() - begun < 5
+            if not trickles:  # bytes on their way may reset the connection
+                assert all(each.startswith(b"HTTP/1.1 413 ") for each in answers)
+            assert not state.connections
+            assert not state.tasks
+
+    asyncio.run(main())
+
+
+def test_who_sends_all_of_a_refused_body_keeps_the_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for module in (body, http_protocol):
+        monkeypatch.setattr(module, "DRAIN_SECONDS", 0.2)
+
+    async def main() -> None:
+        async with serving(app_of(refuse)) as (host, port, _), asyncio.timeout(10):
+            reader, writer = await asyncio.open_connection(host, port)
+            rest = 900_000  # is sent before the answer, and after it
+            for method, status in ((b"POST", b"413"), (b"PUT", b"405")):
+                writer.write(post(bytes(1_000_001)).replace(b"POST", method)[:-rest])
+                if method == b"PUT":
+                    head = await reader.readuntil(b"\r\n\r\n")
+                writer.write(bytes(rest))
+                if method == b"POST":
+                    head = await reader.readuntil(b"\r\n\r\n")
+                assert head.split()[1] == status
+                length = re.search(rb"content-length: (\d+)", head)
+                assert length
+                await reader.readexactly(int(length[1]))
+                await asyncio.sleep(0.3)
+            writer.write(CLOSING)
+            assert (await reader.read()).endswith(b"<last>")
+            writer.close()
+
+    asyncio.run(main())
 
 
 def test_a_body_does_not_count_for_the_next_head() -> None:

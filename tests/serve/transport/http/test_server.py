@@ -5,12 +5,15 @@ import contextlib
 import logging
 import re
 import signal
+import socket
+import ssl
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any, TypeVar
 
 import pytest
+import trustme
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
@@ -20,6 +23,9 @@ from keras_cnns_serve.transport.addresses import AddressError, bind
 from keras_cnns_serve.transport.http.asgi import App, FastRoute, Reply, Request
 from keras_cnns_serve.transport.http.errors import failed
 from keras_cnns_serve.transport.http.server import HttpServer
+from keras_cnns_serve.transport.tls import Tls
+
+T = TypeVar("T")
 
 POST = b"POST /fast?seconds=%s HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\nbody"
 GET = b"GET /slow HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -42,9 +48,12 @@ def create_app(draining: Callable[[], bool] = lambda: False) -> App:
     return App(routes, starlette, 10**6, Budget(2**30), Counter(), draining=draining)
 
 
-async def ask(address: tuple[str, int], request: bytes = POST % b"0") -> bytes:
+async def ask(
+    address: tuple[str, int], request: bytes = POST % b"0", tls: ssl.SSLContext | None = None
+) -> bytes:
     """Return the answer, after which the connection is closed by the client if not the server."""
-    reader, writer = await asyncio.open_connection(*address)
+    host = None if tls is None else "localhost"
+    reader, writer = await asyncio.open_connection(*address, ssl=tls, server_hostname=host)
     writer.write(request)
     head = await reader.readuntil(b"\r\n\r\n")
     length = re.search(rb"content-length: (\d+)", head)
@@ -235,3 +244,184 @@ def test_the_end_takes_no_longer_than_the_grace(caplog: pytest.LogCaptureFixture
 
     asyncio.run(asyncio.wait_for(main(), 20))
     assert not any(record.exc_info for record in caplog.records)
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture(scope="module")
+def tls(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Tls:
+    folder = tmp_path_factory.mktemp("tls")
+    leaf = authority.issue_cert("localhost")
+    leaf.private_key_pem.write_to_path(folder / "key.pem")
+    leaf.cert_chain_pems[0].write_to_path(folder / "certificate.pem")
+    return Tls(folder / "certificate.pem", folder / "key.pem")
+
+
+@pytest.fixture(scope="module")
+def trusting(authority: trustme.CA) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    return context
+
+
+def new_uvloop() -> asyncio.AbstractEventLoop:
+    loop: asyncio.AbstractEventLoop = pytest.importorskip("uvloop").new_event_loop()
+    return loop
+
+
+def run(main: Coroutine[Any, Any, T], new_loop: Callable[[], asyncio.AbstractEventLoop]) -> T:
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        return runner.run(main)
+
+
+loops = pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, new_uvloop])
+
+
+def is_open(connection: socket.socket) -> bool:
+    try:
+        return connection.recv(1000) != b""
+    except BlockingIOError:
+        return True
+    except ConnectionError:
+        return False
+
+
+def connected(address: tuple[str, int], sent: bytes = b"") -> socket.socket:
+    connection = socket.create_connection(address)
+    connection.setblocking(False)
+    connection.send(sent)
+    return connection
+
+
+@loops
+def test_connections_in_their_handshake_are_limited(
+    tls: Tls, trusting: ssl.SSLContext, new_loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    beginnings = (b"", b"\x16\x03\x01\x02\x00\x01")  # of a handshake
+
+    async def main() -> None:
+        async with serving(tls=tls, max_connections=5, timeout=1) as address:
+            with contextlib.ExitStack() as stack:
+                connections = [
+                    stack.enter_context(connected(address, sent)) for sent in 25 * beginnings
+                ]
+                await asyncio.sleep(0.3)
+                assert [is_open(each) for each in connections] == 45 * [False] + 5 * [True]
+                answers = [await ask(address, tls=trusting) for _ in range(3)]
+                assert all(each.endswith(b"body") for each in answers)
+                assert 2 <= sum(map(is_open, connections)) < 5  # the others gave their places
+                async with asyncio.timeout(5):  # and asyncio's own limit is a minute
+                    while any(map(is_open, connections)):
+                        await asyncio.sleep(0.05)
+
+    run(main(), new_loop)
+
+
+@loops
+def test_further_encrypted_connections_than_can_be_had_get_503(
+    tls: Tls, trusting: ssl.SSLContext, new_loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    async def main() -> None:
+        async with serving(tls=tls, max_connections=2) as address:
+            slow = [asyncio.create_task(ask(address, POST % b"0.7", trusting)) for _ in range(2)]
+            await asyncio.sleep(0.3)
+            for _ in range(3):
+                assert (await ask(address, tls=trusting)).startswith(b"HTTP/1.1 503 ")
+            for answer in await asyncio.gather(*slow):
+                assert answer.endswith(b"body")
+            assert (await ask(address, tls=trusting)).endswith(b"body")
+
+    run(main(), new_loop)
+
+
+@loops
+def test_a_request_that_comes_with_the_end_of_the_handshake_is_answered(
+    tls: Tls, trusting: ssl.SSLContext, new_loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    """In one piece, as clients of TLS 1.3 may send them."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = trusting.wrap_bio(incoming, outgoing, server_hostname="localhost")
+
+    async def main() -> bytes:
+        async with serving(tls=tls) as address:
+            reader, writer = await asyncio.open_connection(*address)
+            while True:
+                try:
+                    client.do_handshake()
+                    break
+                except ssl.SSLWantReadError:
+                    writer.write(outgoing.read())
+                    incoming.write(await reader.read(2**16))
+            client.write(POST % b"0")
+            writer.write(outgoing.read())
+            received = b""
+            while not received.endswith(b"body"):
+                incoming.write(await reader.read(2**16))
+                with contextlib.suppress(ssl.SSLWantReadError):
+                    received += client.read()
+            writer.close()
+            return received
+
+    received = run(main(), new_loop)
+    assert received.startswith(b"HTTP/1.1 200 ")
+    assert received.endswith(b"body")
+
+
+@loops
+def test_connections_in_their_handshake_do_not_delay_the_end(
+    tls: Tls, new_loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    async def main() -> None:
+        tasks = asyncio.all_tasks()
+        listener = bind("127.0.0.1", 0)
+        async with asyncio.timeout(20), HttpServer(create_app(), listener, grace=10, tls=tls):
+            connections = [connected(listener.getsockname()[:2]) for _ in range(5)]
+            ended = asyncio.get_running_loop().time()
+        assert asyncio.get_running_loop().time() - ended < 5
+        for connection in connections:
+            with connection:
+                assert not is_open(connection)
+        assert asyncio.all_tasks() == tasks
+
+    run(main(), new_loop)
+
+
+@loops
+def test_clients_that_do_not_end_their_encryption_hold_no_places(
+    tls: Tls, trusting: ssl.SSLContext, new_loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    """TLS waits for the client's end after the server's own."""
+
+    def ask_and_stay(address: tuple[str, int], request: bytes) -> tuple[socket.socket, bytes]:
+        plain = socket.create_connection(address, timeout=10)
+        connection = trusting.wrap_socket(plain, server_hostname="localhost")
+        connection.sendall(request)
+        received = b""
+        while piece := connection.recv(1000):
+            received += piece
+        plain = stack.enter_context(socket.socket(fileno=connection.detach()))
+        plain.setblocking(False)
+        return plain, received
+
+    closing = POST.replace(b"host", b"connection: close\r\nhost")
+
+    async def main() -> None:
+        async with serving(tls=tls, max_connections=2) as address:
+            stay: list[tuple[socket.socket, bytes]] = []
+            for _ in range(4):
+                stay.append(await asyncio.to_thread(ask_and_stay, address, closing % b"0"))
+                assert stay[-1][1].endswith(b"body")
+            slow = [asyncio.create_task(ask(address, POST % b"1.5", trusting)) for _ in range(2)]
+            await asyncio.sleep(0.3)
+            stay.append(await asyncio.to_thread(ask_and_stay, address, closing % b"0"))
+            assert stay[-1][1].startswith(b"HTTP/1.1 503 ")
+            for answer in await asyncio.gather(*slow):  # none of which gave its place
+                assert answer.endswith(b"body")
+            for connection, _ in stay:
+                assert not is_open(connection)
+
+    with contextlib.ExitStack() as stack:
+        run(main(), new_loop)
