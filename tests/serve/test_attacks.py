@@ -15,7 +15,7 @@ from tests.soak.target import Target, run
 from tests.soak.wellbehaved import Waits, WellBehaved
 
 SECONDS = 0.3
-# Without "hpack", which grpcio does not withstand: SECURITY.md says how far, and the soak measures it.
+# Without "hpack", which grpcio does not withstand (SECURITY.md): the soak measures it.
 SHORT = (
     "gzip-bodies",
     "json-bodies",
