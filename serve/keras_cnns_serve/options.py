@@ -169,7 +169,8 @@ ALIASES = {
 OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
     "addresses": {
         "--host": {
-            "help": "address to listen on; 0.0.0.0 for all (%(default)s)",
+            "help": "address to listen on; 0.0.0.0 for all, on which gRPC also listens on IPv6 "
+            "(%(default)s)",
         },
         "--port": {
             "type": _integer(0, 65535),
@@ -221,8 +222,8 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
         "--cors-origin": {
             "metavar": "ORIGIN",
             "action": "append",
-            "help": "let web pages of this origin, such as https://example.com, call this server; "
-            "may be repeated (none)",
+            "help": "let web pages of this origin, such as https://example.com, or of all (*), "
+            "call this server; may be repeated (none)",
         },
     },
     "models": {

@@ -30,7 +30,7 @@ class Access:
         administration: A file with those for administration.
 
     Raises:
-        ConfigError: A file cannot be read, or has no token, or a short one.
+        ConfigError: A file cannot be read, or has no token or a bad one, or both share one.
     """
 
     def __init__(
@@ -38,6 +38,12 @@ class Access:
     ) -> None:
         self._prediction = None if prediction is None else _Tokens(Path(prediction))
         self._administration = None if administration is None else _Tokens(Path(administration))
+        first, second = self._prediction, self._administration
+        if first is not None and second is not None and first.share_one_with(second):
+            raise ConfigError(
+                f"{prediction} and {administration} share a token: whoever may request "
+                "predictions could load and unload models"
+            )
 
     @property
     def restricted(self) -> bool:
@@ -78,6 +84,10 @@ class _Tokens:
         for each in self._file.current():
             found |= hmac.compare_digest(each, token)
         return found
+
+    def share_one_with(self, other: "_Tokens") -> bool:
+        """Return whether a token is also one of the others."""
+        return bool(set(self._file.current()) & set(other._file.current()))
 
     def _read(self) -> list[bytes]:
         try:

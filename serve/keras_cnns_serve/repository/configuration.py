@@ -193,6 +193,10 @@ def _known(place: str, table: dict[str, Any], keys: tuple[str, ...]) -> None:
 def _unique(models: list[ModelConfig]) -> ServerConfig:
     names = [model.name for model in models]
     for name in names:
+        if "/" in name or not name.isprintable():
+            raise ConfigError(
+                f"{name!r:.80} cannot be the name of a model: it is a part of a URL's path"
+            )
         if names.count(name) > 1:
             raise ConfigError(f"the model {name!r} is configured twice")
     return ServerConfig(tuple(models))

@@ -108,3 +108,9 @@ def test_what_is_wrong_with_a_file_is_reported(
         path.write_text(content)
     with pytest.raises(ConfigError, match=message):
         Access(path)
+
+
+def test_both_roles_have_tokens_of_their_own(files: tuple[Path, Path]) -> None:
+    files[1].write_text(f"{ADMINISTRATION}\n{OLD}")
+    with pytest.raises(ConfigError, match="share a token"):
+        Access(*files)

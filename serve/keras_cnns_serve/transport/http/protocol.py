@@ -218,7 +218,7 @@ class HttpProtocol(HttpToolsProtocol):
             self.send_400_response(f"The request is malformed: {error.__context__ or error}")
             return
         except httptools.HttpParserUpgrade:
-            pass  # CONNECT, which App refuses
+            pass  # of CONNECT, which is refused at its head
         if self._head_bytes == 0 or self.transport.is_closing():
             return
         if self._head_bytes is None:  # within a body, whose time App limits until it has answered
@@ -237,7 +237,7 @@ class HttpProtocol(HttpToolsProtocol):
         msg = msg.encode("ascii", "replace").decode()[:MAX_REASON]
         self._warn("%s", msg)
         running = self._running
-        if self._head_bytes is None and self.cycle.response_started:
+        if self._head_bytes is None and self.cycle is not None and self.cycle.response_started:
             self.transport.close()  # the request of this body has its answer
         elif running is None or (running is self.cycle and running.more_body):
             super().send_400_response(msg)
@@ -263,10 +263,12 @@ class HttpProtocol(HttpToolsProtocol):
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
-        self._head_bytes = None
         self._upgrade_offered = (
             self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
         )
+        if not self.url.startswith(b"/"):
+            self._check_target()
+        self._head_bytes = None
         if not self._upgrade_offered:
             super().on_headers_complete()
             self._shared.forget(self)
@@ -274,6 +276,15 @@ class HttpProtocol(HttpToolsProtocol):
             self._body_bytes = int(length)
             if not self.pipeline:
                 self._running = self.cycle
+
+    def _check_target(self) -> None:
+        """Raise ValueError for a target without a path, such as CONNECT's."""
+        try:
+            path = httptools.parse_url(self.url).path
+        except httptools.HttpParserInvalidURLError:
+            path = None
+        if not path:
+            raise ValueError("its target has no path")
 
     def on_body(self, body: bytes) -> None:
         """Take a part of a body."""

@@ -756,3 +756,21 @@ def cpu_seconds(process: int) -> float:
     """The user and system time of a process so far."""
     fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"CONNECT x:80",
+        b"GET http://x",
+        b"POST http://x?/healthz",
+        b"GET http://x:99999999/",
+        b"GET http://[::1/",
+    ],
+)
+def test_a_target_without_a_path_is_refused(line: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    received = asyncio.run(talk(app_of(echo), [line + b" HTTP/1.1\r\nhost: x\r\n\r\n"]))
+    assert received.startswith(b"HTTP/1.1 400 ")
+    assert caplog.messages == [
+        "refused 127.0.0.1: The request is malformed: its target has no path"
+    ]
