@@ -144,8 +144,9 @@ def test_what_other_machines_can_do_is_logged(
     secured: bool,
     message: str,
 ) -> None:
-    tokens = tmp_path / "tokens"
+    tokens, others = tmp_path / "tokens", tmp_path / "others"
     tokens.write_text("t" * 32)
+    others.write_text("o" * 32)
     options = ServerOptions(
         models=repository,
         host=host,
@@ -154,7 +155,7 @@ def test_what_other_machines_can_do_is_logged(
         admin=True,
         grpc_port="off",
         token_file=tokens if secured else None,
-        admin_token_file=tokens if secured else None,
+        admin_token_file=others if secured else None,
     )
 
     async def main() -> None:

@@ -23,7 +23,7 @@ from keras_cnns_serve.errors import (
 
 from .configuration import ModelConfig, ServerConfig
 from .files import ModelVersion, find_models, find_versions, fingerprint, may_pass, read_version
-from .memory import give_memory_back
+from .memory import give_memory_back, trim
 from .states import Model, State, VersionStatus
 
 logger = logging.getLogger(__name__)
@@ -291,7 +291,7 @@ class Manager(Generic[S]):
         versions = {**self._versions(model.name), version: servable}
         self._publish(model.name, dict(sorted(versions.items())), labels)
         known.states[version] = VersionStatus(version, State.AVAILABLE)
-        give_memory_back()  # loading takes more than serving
+        trim()  # loading takes more than serving
         logger.info("%s/%d is available: %s", model.name, version, servable.description)
 
     def _publish(self, name: str, versions: Mapping[int, S], labels: Mapping[str, int]) -> None:
