@@ -79,7 +79,13 @@ CASES: dict[str, Callable[[], Any]] = {
 LEFT_BATCH_NORMS = {"preactivation": 2, "resnet v2": 9}
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=[pytest.mark.soak] * (case == "every output"))  # takes 20 seconds
+        for case in CASES
+    ],
+)
 def test_one_transpose_is_left_and_it_is_of_bytes(case: str) -> None:
     graph = CASES[case]()
     model = onnx_model._convert(graph, 17)

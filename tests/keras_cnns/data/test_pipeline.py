@@ -45,7 +45,14 @@ def same(one: tuple[np.ndarray, ...], other: tuple[np.ndarray, ...]) -> bool:
     return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-@pytest.mark.parametrize("augmentation", CASES.values(), ids=CASES)
+@pytest.mark.parametrize(
+    "augmentation",
+    [
+        # What is in everything has its own cases, and all of it takes 15 seconds.
+        pytest.param(each, id=name, marks=[pytest.mark.soak] * (name == "everything"))
+        for name, each in CASES.items()
+    ],
+)
 def test_a_sample_depends_on_seed_epoch_and_place(augmentation: AugmentationConfig) -> None:
     def split(batch_size: int = 8, seed: int = 1) -> Split:
         return open_split(

@@ -18,7 +18,8 @@ from keras_cnns.optimizers import Momentum
 from keras_cnns.training.callbacks import Resume
 from keras_cnns.training.checkpoint import CheckpointError, list_checkpoints, read_checkpoint
 
-KILLS = 18  # at random moments, and two more in the middle of writing
+# How often it is killed at random moments, beside twice in the middle of writing.
+KILLS = (5, pytest.param(18, marks=pytest.mark.soak))
 SIGTERM_STATUS = 143
 
 
@@ -33,15 +34,22 @@ def leaves(value: Any, path: str = "") -> dict[str, Any]:
     return {k: v for name, child in children for k, v in leaves(child, f"{path}/{name}").items()}
 
 
-def test_killed_twenty_times_it_ends_with_the_same_bits(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kills", KILLS)
+def test_killed_again_and_again_it_ends_with_the_same_bits(tmp_path: Path, kills: int) -> None:
     chance = random.Random(0)
     plans: list[dict[str, Any]] = [
-        {"after": chance.randint(1, 8), "milliseconds": chance.uniform(0, 20)} for _ in range(KILLS)
+        {"after": chance.randint(1, 8), "milliseconds": chance.uniform(0, 20)} for _ in range(kills)
     ]
-    plans.insert(5, {"writing": "half", "nth": 2})
-    plans.insert(11, {"writing": "whole", "nth": 2})
-    plans.insert(13, {"terminate": "training", "nth": 3})
-    plans.insert(15, {"terminate": "evaluation", "nth": 1})
+    for number, plan in enumerate(
+        (
+            {"writing": "half", "nth": 2},
+            {"writing": "whole", "nth": 2},
+            {"terminate": "training", "nth": 3},
+            {"terminate": "evaluation", "nth": 1},
+        ),
+        start=1,
+    ):
+        plans.insert(number * len(plans) // 5, plan)
     killed = [{"directory": str(tmp_path / "killed"), **plan} for plan in [*plans, {}]]
     (tmp_path / "plans.json").write_text(
         json.dumps([{"directory": str(tmp_path / "unbroken")}, *killed])
