@@ -39,7 +39,7 @@ from keras_cnns_serve.errors import (
 from .answers import LONG, Answers
 from .arrivals import Arrivals
 from .guard import client_address
-from .messages import memory_beside, parser, unpacked
+from .messages import COPIES, memory_beside, parser, unpacked
 
 logger = logging.getLogger(__name__)
 
@@ -373,7 +373,9 @@ class _Call:
         """Return a message unpacked, once the memory that it takes is claimed."""
         limit = self._calls.max_message_bytes
         message = await unpacked(message, limit, self._claim, deadline)
-        self._claim.add(await memory_beside(message, kind, deadline))
+        held = COPIES * len(message)
+        self._claim.add(held)  # before it may wait to be counted
+        self._claim.add(await memory_beside(message, kind, deadline) - held)
         return message
 
     async def _read_next(self) -> bytes | None:

@@ -79,7 +79,8 @@ async def memory_beside(message: bytes, descriptor: Descriptor, deadline: float 
     try:
         return memory_of(message, descriptor, FEW_FIELDS)
     except InputTooLargeError:
-        return await PARSING.call(deadline, memory_of, message, descriptor)
+        pass  # and forgotten, or a later error would hold it, and it the message
+    return await PARSING.call(deadline, memory_of, message, descriptor)
 
 
 def memory_of(message: bytes, descriptor: Descriptor, max_fields: int = MAX_FIELDS) -> int:
