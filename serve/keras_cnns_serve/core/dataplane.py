@@ -37,7 +37,7 @@ from keras_cnns_serve.repository.watcher import Watcher
 from .admin import AdminThread
 from .batching import MEMORY_SECONDS, ClosedError, Job
 from .inputs import check_contents, check_images, check_outputs, pixel_bytes
-from .limits import IN_THREAD_BYTES, Claim
+from .limits import INLINE_BYTES, Claim
 from .metrics import Statistics
 from .prediction import Prediction, ScoredLabel, Target, Timing, best_labels
 from .threads import PARSING, Threads
@@ -322,7 +322,7 @@ class Dataplane:
         servable = self._find(target)
         manifest = servable.source.manifest
         to_convert = sum(each.nbytes for each in inputs.values() if each.dtype != np.uint8)
-        if to_convert < IN_THREAD_BYTES:
+        if to_convert < INLINE_BYTES:
             images = check_images(manifest, inputs)
         else:
             images = await PARSING.call(deadline, check_images, manifest, inputs)

@@ -11,7 +11,7 @@ from typing import Any
 from keras_cnns_serve.errors import InputTooLargeError, InvalidInputError, QueueFullError
 
 MAX_RANK = 8
-IN_THREAD_BYTES = 50_000  # values of this length take longer to parse than a thread to wake
+INLINE_BYTES = 50_000  # values of this length take longer to parse than a thread to wake
 BODY_SECONDS = 20  # in which nothing of a body may come; more of it must come at this rate:
 SLOWEST_RATE = 10_000  # bytes a second
 COPIES = 2  # of a body, at most, while its pieces are joined or its parts are taken from it

@@ -8,7 +8,7 @@ from typing import Any, ParamSpec, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_cnns_serve.core.limits import IN_THREAD_BYTES
+from keras_cnns_serve.core.limits import INLINE_BYTES
 from keras_cnns_serve.core.threads import PARSING
 from keras_cnns_serve.errors import InvalidInputError
 
@@ -30,7 +30,7 @@ async def parse(
     Raises:
         DeadlineExceededError: The deadline (`time.monotonic()`) has passed before it was done.
     """
-    if size < IN_THREAD_BYTES:
+    if size < INLINE_BYTES:
         return function(*arguments, **options)
     return await PARSING.call(deadline, function, *arguments, **options)
 
