@@ -1,7 +1,8 @@
 """Attacks on the HTTP port. Each goes on until it is cancelled."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from functools import partial
 from shutil import rmtree
 from typing import Any
 
@@ -17,49 +18,31 @@ STEP = 0.005  # seconds after which a client crashes or cancels: before, during 
 TICK = 0.2  # seconds between two steps of a slow client
 
 
-async def gzip_bodies(target: Target) -> None:
-    body = payloads.packed_lists("[0]")
-    await repeat(target, CLIENTS, lambda: target.post(target.predict, body, GZIP))
+def posts(
+    endpoint: str,
+    payload: Callable[[], bytes],
+    clients: int,
+    headers: Mapping[str, str] | None = None,
+) -> Callable[[Target], Awaitable[None]]:
+    """Return the attack of clients that send a body to an endpoint again and again."""
+
+    async def attack(target: Target) -> None:
+        path, body = getattr(target, endpoint), payload()
+        await repeat(target, clients, lambda: target.post(path, body, headers))
+
+    return attack
 
 
-async def one_json_body(target: Target) -> None:
-    body = payloads.packed_lists("[[[[[[[[]]]]]]]]")
-    await repeat(target, 1, lambda: target.post(target.predict, body, GZIP))
-
-
-async def json_bodies(target: Target) -> None:
-    body = payloads.packed_lists("[[[[[[[[]]]]]]]]")
-    await repeat(target, 8, lambda: target.post(target.predict, body, GZIP))
-
-
-async def plain_json(target: Target) -> None:
-    body = payloads.lists("[]")
-    await repeat(target, 4, lambda: target.post(target.predict, body))
-
-
-async def nested_v2_json(target: Target) -> None:
-    body = payloads.nested_v2()
-    await repeat(target, 4, lambda: target.post(target.infer, body))
-
-
-async def progressive_jpegs(target: Target) -> None:
-    body = payloads.progressive_jpeg()
-    await repeat(target, 2, lambda: target.post(target.classify, body))
-
-
-async def large_jpegs(target: Target) -> None:
-    body = payloads.large_jpeg()
-    await repeat(target, 8, lambda: target.post(target.classify, body))
-
-
-async def narrow_pngs(target: Target) -> None:
-    body = payloads.narrow_png()
-    await repeat(target, 4, lambda: target.post(target.classify, body))
-
-
-async def photographs(target: Target) -> None:
-    body = payloads.photographs()
-    await repeat(target, 2, lambda: target.post(target.classify, body, FORM))
+_NESTED = partial(payloads.packed_lists, "[[[[[[[[]]]]]]]]")
+gzip_bodies = posts("predict", partial(payloads.packed_lists, "[0]"), CLIENTS, GZIP)
+one_json_body = posts("predict", _NESTED, 1, GZIP)
+json_bodies = posts("predict", _NESTED, 8, GZIP)
+plain_json = posts("predict", partial(payloads.lists, "[]"), 4)
+nested_v2_json = posts("infer", payloads.nested_v2, 4)
+progressive_jpegs = posts("classify", payloads.progressive_jpeg, 2)
+large_jpegs = posts("classify", payloads.large_jpeg, 8)
+narrow_pngs = posts("classify", payloads.narrow_png, 4)
+photographs = posts("classify", payloads.photographs, 2, FORM)
 
 
 async def unfinished_bodies(target: Target) -> None:

@@ -3,12 +3,13 @@
 import asyncio
 import contextlib
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from queue import SimpleQueue
 
-from keras_cnns_serve.errors import DeadlineExceededError, ModelUnavailableError
+from keras_cnns_serve.errors import ModelUnavailableError
+
+from .threads import until
 
 _STOPPING = "the server is being stopped: its models are not changed any more"
 
@@ -49,16 +50,9 @@ class AdminThread:
         change = _Change(make, loop.create_future(), loop)
         self._changes.put(change)
         self._start()
-        limit = asyncio.timeout(None if deadline is None else deadline - time.monotonic())
-        try:
-            async with limit:
-                await change.future
-        except TimeoutError:
-            if not limit.expired():
-                raise
-            raise DeadlineExceededError(
-                "the request's time was over before the models were changed"
-            ) from None
+        await until(
+            deadline, change.future, "the request's time was over before the models were changed"
+        )
 
     def close(self) -> None:
         """Begin no further change, and end after the one in progress."""

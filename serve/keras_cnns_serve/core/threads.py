@@ -47,11 +47,28 @@ class Threads:
         """
         work = partial(function, *arguments, **options)
         waiting = asyncio.get_running_loop().run_in_executor(self._pool, work)
-        try:
-            async with asyncio.timeout(deadline and deadline - time.monotonic()):
-                return await waiting
-        except TimeoutError:
-            raise DeadlineExceededError("the request's time was over while it was read") from None
+        return await until(deadline, waiting, "the request's time was over while it was read")
+
+
+async def until(deadline: float | None, waiting: "asyncio.Future[_Result]", late: str) -> _Result:
+    """Return what a future results in, and cancel it at the deadline.
+
+    Args:
+        deadline: The `time.monotonic()` until which it is waited for; None: for ever.
+        waiting: The future.
+        late: What the error says.
+
+    Raises:
+        DeadlineExceededError: The deadline has passed.
+    """
+    limit = asyncio.timeout(None if deadline is None else deadline - time.monotonic())
+    try:
+        async with limit:
+            return await waiting
+    except TimeoutError:
+        if not limit.expired():  # it is the future's own
+            raise
+        raise DeadlineExceededError(late) from None
 
 
 PARSING = Threads("parse", 1)  # of one thread alone: it holds the interpreter nearly all the time

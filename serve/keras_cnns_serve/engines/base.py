@@ -1,4 +1,4 @@
-"""Run a graph on batches of images. The interface is one method; an engine stands behind it."""
+"""What every engine has in common: its interface, and the checks of a graph that it opens."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
