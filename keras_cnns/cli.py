@@ -223,7 +223,8 @@ def show(
 ) -> None:
     """Print a net's stages: output size, parameters, multiply-adds and activation memory."""
     with quiet_stderr():
-        from keras_cnns.models import build, registry, stage_costs
+        from keras_cnns import registry
+        from keras_cnns.models import build, stage_costs
     try:
         registry.find(name)
         shape = {} if size is None else {"input_shape": (size, size, channels)}
