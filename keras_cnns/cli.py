@@ -227,8 +227,8 @@ def show(
         from keras_cnns.models import build, stage_costs
     try:
         registry.find(name)
-        shape = {} if size is None else {"input_shape": (size, size, channels)}
-        model = build(name, aux_heads=aux_heads, **shape)
+        shape = None if size is None else (size, size, channels)
+        model = build(name, shape, aux_heads=aux_heads)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     rows = [

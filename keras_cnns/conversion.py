@@ -41,8 +41,13 @@ def convert(file: Path | str, name: str, to: Path | str, *, aux_heads: bool = Fa
     origin, tensors = recognize(tensors, str(file))
     channels = origin.channels(tensors) or 3
     bias = tensors.get(origin.classifier)
-    head = {"include_top": False} if bias is None else {"classes": bias.size}
-    model = build(name, input_shape=(size, size, channels), aux_heads=aux_heads, **head)
+    model = build(
+        name,
+        input_shape=(size, size, channels),
+        classes=None if bias is None else bias.size,
+        include_top=bias is not None,
+        aux_heads=aux_heads,
+    )
     report = load_tensors(model, tensors, str(file), architecture)
     if report.new_heads:
         raise WeightsError(

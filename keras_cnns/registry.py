@@ -116,7 +116,8 @@ class Builder(Protocol):
 
 def _checking_options(function: Callable[_Parameters, _Result]) -> Callable[_Parameters, _Result]:
     """Return the function with a TypeError for unknown options that names the nearest one."""
-    known = list(inspect.signature(function).parameters)
+    parameters = inspect.signature(function).parameters.values()
+    known = [each.name for each in parameters if each.kind is not each.POSITIONAL_ONLY]
 
     @functools.wraps(function)
     def checked(*arguments: _Parameters.args, **options: _Parameters.kwargs) -> _Result:
@@ -163,8 +164,8 @@ def build(
         include_top: if False, build the model without its classifier.
         pooling: if there is no classifier, `avg` or `max` pools the last feature map to [N, C].
         classifier_activation: `softmax`, or None for logits.
-        shortcut: the shortcut of a residual network's blocks, a key of `shortcuts.SHORTCUTS` or the
-            paper's letter A, B or C; by default the model's own.
+        shortcut: for residual networks, the shortcut of the blocks: a key of `shortcuts.SHORTCUTS`,
+            or the paper's letter A, B or C; by default the model's own.
         input_tensor: a tensor to use instead of a new input.
         weights: a file to load, of this project or another: see `keras_cnns.weights`.
         name: the name of the Keras model; by default the key of MODELS.
@@ -249,10 +250,9 @@ def _entry(name: str, row: Row) -> Entry:
     vars(builder)["__signature__"] = signature.replace(parameters=parameters)
     builder.__name__ = builder.__qualname__ = function_name(name, row)
     builder.__module__ = "keras_cnns.models"
-    builder.__doc__ = (
-        f"Build {name} ({row.paper}): images [N, H, W, C] -> probabilities [N, K].\n\n"
-        f"The arguments are those of `build` after the model's name."
-    )
+    _, _, details = (build.__doc__ or "").partition("\n")
+    builder.__doc__ = f"Build {name} ({row.paper}): images [N, H, W, C] -> probabilities [N, K].\n"
+    builder.__doc__ += details.replace("        model: a key of MODELS.\n", "")
     return Entry(_checking_options(builder), row)
 
 

@@ -17,8 +17,8 @@ from keras_cnns.models import MODELS, build
 from keras_cnns.models.googlenet import googlenet
 from keras_cnns.models.resnet import ARCHITECTURES, resnet
 
-IMAGENET = {"input_shape": (224, 224, 3), "classes": 1000}
-SMALL = {"input_shape": (32, 32, 3), "classes": 10}
+IMAGENET: dict[str, Any] = {"input_shape": (224, 224, 3), "classes": 1000}
+SMALL: dict[str, Any] = {"input_shape": (32, 32, 3), "classes": 10}
 LAYER_NAMES = Path(__file__).with_name("layer_names.json")
 
 
@@ -85,7 +85,7 @@ def googlenet_with_heads() -> keras.Model:
 )
 def test_outputs_are_probabilities_by_name(name: str) -> None:
     images = np.random.default_rng(0).uniform(0, 1, (2, 32, 32, 1)).astype("float32")
-    options = {"input_shape": (32, 32, 1), "classes": 7}
+    options: dict[str, Any] = {"input_shape": (32, 32, 1), "classes": 7}
     single = build(name, **options)
     assert not isinstance(single.output, dict)
     several = build(name, **options, aux_heads=True)
@@ -221,6 +221,8 @@ def test_functions_and_options_can_be_read_by_help_and_editors() -> None:
     page = pydoc.plain(pydoc.render_doc(models.ResNet50))
     assert "ResNet50(input_shape: " in page
     assert "arXiv:1512.03385" in page
+    assert "classes: number of classes" in page
+    assert "model: " not in page
     assert "resnet1202" in pydoc.plain(pydoc.render_doc(build))
     model = models.ResNet20((32, 32, 1), 4, name="mine")
     assert (model.name, model.output.shape) == ("mine", (None, 4))

@@ -250,9 +250,9 @@ def test_a_head_that_is_incomplete_is_missing_and_no_other_model_is_recommended(
     golden: str, name: str, absent: str, missing: tuple[str, ...]
 ) -> None:
     tensors = without(read_golden(golden)[1], absent)
-    options = {"aux_heads": True} if name == "googlenet_tv" else {}
+    model = build(name, input_shape=SHAPE, classes=10, aux_heads=name == "googlenet_tv")
     with pytest.raises(WeightsError) as error:
-        load_tensors(build(name, input_shape=SHAPE, classes=10, **options), tensors, "FILE")
+        load_tensors(model, tensors, "FILE")
     assert sorted(error.value.missing) == sorted(missing)
     line = str(error.value).splitlines()[0]
     assert line.startswith(f"FILE does not fit {name}: {len(missing)} missing")
