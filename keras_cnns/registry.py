@@ -65,7 +65,7 @@ ModelName = Literal[
     "wide_resnet28_10",
     "resnext50_32x4d",
 ]
-# Options of torchvision, timm and keras.applications, and what they are called here.
+# Names of options in torchvision, timm and keras.applications, and those of ours.
 _SYNONYMS = {
     "num_classes": "classes",
     "n_classes": "classes",

@@ -132,7 +132,7 @@ def max_pool(x: KerasTensor, pool_size: int = 3, *, stride: int = 2, name: str) 
 
 @keras.saving.register_keras_serializable("keras_cnns")
 class EdgePadding2D(keras.layers.Layer):
-    """Repeat the outermost rows and columns once, so that a max-pool ignores what lies outside.
+    """Repeat the outermost rows and columns once, so that a max-pool has no padding value.
 
     A 3x3 window over the edge contains the edge itself, so that its maximum is that of the pixels
     inside, as in torch and Caffe, which pad with minus infinity. Minus infinity would ruin the

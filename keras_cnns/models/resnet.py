@@ -127,7 +127,7 @@ def cifar_v2_stem(x: KerasTensor) -> KerasTensor:
 
 @dataclass(frozen=True)
 class Architecture(Row):
-    """One row of the table: what distinguishes a residual network from the next."""
+    """One row of the table: a residual network."""
 
     blocks: tuple[int, ...]  # number of residual blocks in each stage
     filters: tuple[int, ...]  # number of channels of a block's output, in each stage

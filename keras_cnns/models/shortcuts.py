@@ -1,4 +1,4 @@
-"""The shortcut of a residual block: what is added to the output z of its convolutions.
+"""Shortcuts: the term that a residual block adds to the output z of its convolutions.
 
 Options A, B and C are those of He et al. 2015, section 3.3. The others are the ablations of He et
 al. 2016, "Identity Mappings in Deep Residual Networks", section 3.1, table 1. Where the block

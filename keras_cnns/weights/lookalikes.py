@@ -35,7 +35,7 @@ _ARCHITECTURES = (
 
 
 def differences(names: Iterable[str], architecture: Architecture | None) -> list[str]:
-    """Return what distinguishes a file's network from ResNet, each with the evidence.
+    """Return the differences of a file's network from ResNet, each with its evidence.
 
     A file name that contains several architectures, as those of a teacher and its student, is no
     evidence.

@@ -131,7 +131,7 @@ def test_for_a_file_of_another_network_every_tensor_is_listed(resnet18: dict[str
 
 
 @pytest.mark.parametrize("name", ["resnet18_v2", "resnet110", "googlenet_tv"])
-def test_a_net_that_computes_something_else_is_refused(
+def test_a_model_that_computes_something_else_is_refused(
     resnet18: dict[str, Array], name: str
 ) -> None:
     with pytest.raises(WeightsError) as error:
