@@ -27,7 +27,7 @@ def zeros(self: Any, shape: tuple[int, ...], dtype: Any = None) -> Array:
 def answer(name: str, directory: Path) -> Array:
     """Return the logits [2, 10] of a model with random weights."""
     shape = (SIZES[name], SIZES[name], 3)
-    # JAX compiles the initializer anew for each shape: this takes a minute, and the numbers are overwritten.
+    # JAX compiles the initializer for each shape, which takes a minute; load replaces the numbers.
     with mock.patch.object(keras.initializers.VarianceScaling, "__call__", zeros):
         model = build(name, input_shape=shape, classes=10, classifier_activation=None)
     file = directory / f"{name}.h5"
