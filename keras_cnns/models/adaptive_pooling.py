@@ -27,7 +27,7 @@ class AdaptiveAveragePooling2D(keras.layers.Layer):
         self.size = size
 
     def call(self, inputs: Any) -> Any:
-        """[N, H, W, C] -> [N, size, size, C]."""
+        """Compute [N, H, W, C] -> [N, size, size, C]."""
         rows = [
             ops.mean(inputs[:, start:end], axis=1) for start, end in self._windows(inputs, axis=1)
         ]

@@ -26,7 +26,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         self.autocast = False
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
-        """[N, H, W, C] -> [N, H, W, C]."""
+        """Compute [N, H, W, C] -> [N, H, W, C]."""
         inputs = ops.cast(inputs, self.compute_dtype)
         if cpu_kernels.has_fused_batch_norm(self, inputs, mask):
             return cpu_kernels.fused_batch_norm(self, inputs, bool(training and self.trainable))

@@ -16,7 +16,7 @@ class Conv2D(keras.layers.Conv2D):
     """
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
-        """[N, H, W, C] -> [N, H/stride, W/stride, filters]."""
+        """Compute [N, H, W, C] -> [N, H/stride, W/stride, filters]."""
         if not (training and cpu_kernels.has_fast_gradients(self)):
             return super().call(inputs)
         outputs = cpu_kernels.convolve(inputs, self.kernel, self.strides, self.padding)

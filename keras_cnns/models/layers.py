@@ -140,7 +140,7 @@ class EdgePadding2D(keras.layers.Layer):
     """
 
     def call(self, inputs: Any) -> Any:
-        """[N, H, W, C] -> [N, H + 2, W + 2, C]."""
+        """Compute [N, H, W, C] -> [N, H + 2, W + 2, C]."""
         x = ops.concatenate([inputs[:, :1], inputs, inputs[:, -1:]], axis=1)
         return ops.concatenate([x[:, :, :1], x, x[:, :, -1:]], axis=2)
 
@@ -175,7 +175,7 @@ class LocalResponseNormalization(keras.layers.Layer):
         self.size, self.alpha, self.beta = size, alpha, beta
 
     def call(self, inputs: Any) -> Any:
-        """[N, H, W, C] -> [N, H, W, C]."""
+        """Compute [N, H, W, C] -> [N, H, W, C]."""
         radius, alpha = self.size // 2, self.alpha / self.size
         if keras.backend.backend() == "tensorflow":
             return cpu_kernels.local_response_normalization(inputs, radius, alpha, self.beta)
@@ -211,7 +211,7 @@ class IdentityShortcut(keras.layers.Layer):
         self.filters, self.stride = filters, stride
 
     def call(self, inputs: Any) -> Any:
-        """[N, H, W, C] -> [N, ceil(H/stride), ceil(W/stride), filters]."""
+        """Compute [N, H, W, C] -> [N, ceil(H/stride), ceil(W/stride), filters]."""
         x = cpu_kernels.subsample(inputs, self.stride)
         new = self.filters - inputs.shape[-1]
         return ops.pad(x, ((0, 0), (0, 0), (0, 0), (new // 2, new - new // 2)))

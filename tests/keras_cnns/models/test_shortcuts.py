@@ -51,8 +51,10 @@ def around(matrix: np.ndarray, layer: keras.layers.Layer) -> np.ndarray:
 
 
 def middle(gradient: Any) -> np.ndarray:
-    """Return the gradient of the matrix in the middle of a kernel, or of a pixel."""
-    return np.asarray(gradient)[gradient.shape[0] // 2, gradient.shape[1] // 2]
+    """Return the gradient of the matrix in the middle of a kernel."""
+    kernel = np.asarray(gradient)
+    found: np.ndarray = kernel[kernel.shape[0] // 2, kernel.shape[1] // 2]
+    return found
 
 
 def evaluate(model: keras.Model) -> tuple[np.ndarray, dict[str, np.ndarray]]:
