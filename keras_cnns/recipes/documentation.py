@@ -67,10 +67,15 @@ def summarize_recipe(name: str) -> RecipeSummary:
     )
 
 
+def read_comment(name: str) -> str:
+    """Return the comment lines at the beginning of a built-in recipe."""
+    comment = re.match(r"(#.*\n)*", read_built_in(name))
+    return comment[0] if comment else ""
+
+
 def read_header(name: str) -> str:
-    """Return the Markdown at the beginning of a built-in recipe, without its number signs."""
-    comment = re.match(r"(#.*\n)+", read_built_in(name))
-    return re.sub(r"^# ?", "", comment[0], flags=re.MULTILINE).strip() if comment else ""
+    """Return the text of `read_comment`, which is Markdown, without its number signs."""
+    return re.sub(r"^# ?", "", read_comment(name), flags=re.MULTILINE).strip()
 
 
 def format_documented_recipe(recipe: Recipe) -> str:

@@ -1,4 +1,4 @@
-"""The command line, as a person meets it."""
+"""The command line: help, errors and output."""
 
 import re
 import subprocess
@@ -10,13 +10,15 @@ from pathlib import Path
 import pytest
 import typer
 
-from keras_cnns.cli import COMMANDS, INTERRUPTED, PASS_ON, app, describe, pass_on, run
-from keras_cnns.recipes import parse_recipe
+from keras_cnns.cli import ENTRY_POINTS, INTERRUPTED, PASS_ALL, app, describe_error, pass_on, run
+from keras_cnns.recipes import list_recipes, load_recipe, parse_recipe
 from keras_cnns.training import Run
 
-OWN = ("train", "evaluate", "predict", "report", "lab", "models", "demo")
-
-FIND_RATE = ("train", "--recipe", "digits-resnet20", "--find-lr")
+OWN = (
+    *("train", "evaluate", "predict", "report", "recipes", "models", "data", "weights", "lab"),
+    "demo",
+)
+LR_FINDER = ("train", "--recipe", "digits-resnet20", "--find-lr")
 
 
 def keras_cnns(*arguments: str) -> tuple[int, str, str]:
@@ -30,7 +32,7 @@ def keras_cnns(*arguments: str) -> tuple[int, str, str]:
 
 
 def test_other_distributions_bring_their_commands() -> None:
-    names = {entry_point.name for entry_point in metadata.entry_points(group=COMMANDS)}
+    names = {entry_point.name for entry_point in metadata.entry_points(group=ENTRY_POINTS)}
     assert {"export", "serve"} <= names
     status, out, err = keras_cnns("--help")
     assert (status, err) == (0, "")
@@ -74,7 +76,7 @@ def test_help_imports_nothing_heavy() -> None:
         (["report", __file__], 1, f"{__file__} is a file; a run is a directory"),
         (
             # Before the data are looked at.
-            [*FIND_RATE, "--run", "/proc/first", "--set", "data.train_split=nowhere"],
+            [*LR_FINDER, "--run", "/proc/first", "--set", "data.train_split=nowhere"],
             1,
             "/proc/first-find-lr",
         ),
@@ -116,17 +118,17 @@ def test_errors_are_for_a_person(
                 "TypeError: cannot load",
                 f"config={'x' * 493}…",
                 "Exception encountered: no such layer",
-                "Run it again with --debug to see where.",
+                "Add --debug to print the traceback.",
             ],
         ),
         (ValueError("x" * 9000), ["x" * 9000]),
-        (KeyError(), ["KeyError: ", "Run it again with --debug to see where."]),
+        (KeyError(), ["KeyError: ", "Add --debug to print the traceback."]),
         (typer.BadParameter("not one of:\na\nb"), ["Invalid value: not one of:", "a", "b"]),
     ],
     ids=lambda value: type(value).__name__,
 )
 def test_errors_keep_the_lines_that_hold_the_facts(error: Exception, lines: list[str]) -> None:
-    assert describe(error).split("\n") == lines
+    assert describe_error(error).split("\n") == lines
 
 
 def test_an_interruption_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
@@ -138,7 +140,7 @@ def test_an_interruption_is_told_once(capsys: pytest.CaptureFixture[str]) -> Non
 
     outer.callback()(lambda: None)
     main = pass_on(lambda arguments, program: run(inner, arguments, program), "keras-cnns wait")
-    outer.command("wait", context_settings=PASS_ON)(main)
+    outer.command("wait", context_settings=PASS_ALL)(main)
     with pytest.raises(SystemExit) as ended:
         run(outer, ["wait"], "keras-cnns")
     assert ended.value.code == INTERRUPTED
@@ -195,6 +197,24 @@ def test_a_dry_run_says_what_training_would_take_and_writes_nothing(
     assert re.search(measured, printed, re.MULTILINE)
     assert re.search(r"^memory    \d+\.\d GiB", printed, re.MULTILINE)
     assert not any(tmp_path.iterdir())
+
+
+def test_recipes_are_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(app, ["recipes"], "keras-cnns") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == list_recipes()
+    assert any(re.search("digits-resnet20 +resnet20 +digits +99.7 %", line) for line in lines)
+    assert run(app, ["recipes", "digits-resnet20"], "keras-cnns") == 0
+    printed = capsys.readouterr().out
+    assert "keras-cnns train --recipe digits-resnet20 --run runs/digits-resnet20" in printed
+    assert parse_recipe(tomllib.loads(printed)) == load_recipe("digits-resnet20")
+    assert run(app, ["recipes", "digits-resnet2"], "keras-cnns") == 2
+    assert "did you mean 'digits-resnet20'" in capsys.readouterr().err
+
+
+def test_the_help_of_train_lists_the_recipes() -> None:
+    out = keras_cnns("train", "--help")[1]
+    assert all(name in out for name in list_recipes())
 
 
 def test_models_lists_the_registry(capsys: pytest.CaptureFixture[str]) -> None:
