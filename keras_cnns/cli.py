@@ -24,7 +24,7 @@ from keras_cnns.commands.report import report
 from keras_cnns.commands.train import train
 
 ENTRY_POINTS = "keras_cnns.commands"
-FAILURE, INTERRUPTED = 1, 130
+_FAILURE, INTERRUPTED = 1, 130
 MAX_LINES = 20  # of an error message
 _MAX_CHARACTERS = 500  # of each line of an error message after the first
 PASS_ALL = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
@@ -156,7 +156,7 @@ def run(app: typer.Typer, arguments: Sequence[str], program: str) -> int:
             traceback.print_exc()
         if message := describe_error(error):  # empty if the help was printed instead
             print(f"{program}: {message}", file=sys.stderr)
-        return int(getattr(error, "exit_code", FAILURE))
+        return int(getattr(error, "exit_code", _FAILURE))
     if status == INTERRUPTED:
         print(f"{program}: interrupted", file=sys.stderr)
     return int(status or 0)

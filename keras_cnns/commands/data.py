@@ -28,8 +28,8 @@ def check(
 ) -> None:
     """Report unreadable files, wrong extensions, duplicates, class balance and sizes.
 
-    The exit status is 1 if training would be refused, for example because of files that cannot be
-    read or of the same image in two splits or two classes.
+    The exit status is 1 if training would be refused, for example because of
+    unreadable files, or of one image in two splits or two classes.
     """
     with quiet_stderr():
         from keras_cnns.data.check import check_folder

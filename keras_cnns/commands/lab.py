@@ -26,9 +26,10 @@ def lab(
 ) -> None:
     """Test a claim of the lecture by short trainings on the digits, in a minute or two.
 
-    depth compares plain and residual networks. auxiliary compares GoogLeNet with and without its
-    auxiliary classifiers. batch-norm compares the distributions of activations with and without
-    batch normalisation. saddle compares momentum and plain gradient descent.
+    depth compares plain and residual networks. auxiliary compares GoogLeNet
+    with and without its auxiliary classifiers. batch-norm compares activations
+    with and without batch normalisation. saddle compares momentum and plain
+    gradient descent.
     """
     with quiet_stderr():
         from keras_cnns.lab import run_experiment

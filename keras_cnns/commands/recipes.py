@@ -27,7 +27,8 @@ def recipes(
 ) -> None:
     """List the built-in recipes, or print one with all of its keys and their documentation.
 
-    The table shows the accuracy on the test split, as measured by this project and as published.
+    The table shows the accuracy on the test split, as measured by this project
+    and as published.
     """
     if markdown:
         print(format_reference(), end="")

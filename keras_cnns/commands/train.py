@@ -65,8 +65,8 @@ def train(
 ) -> None:
     """Train a model as a recipe describes.
 
-    The run directory receives the model of the best epoch. If the training is interrupted, the
-    same command resumes it from its latest checkpoint.
+    The run directory receives the model of the best epoch. The same command
+    resumes an interrupted training from its latest checkpoint.
     """
     try:
         skipping = ["data.skip_bad=true"] if skip_bad else []
