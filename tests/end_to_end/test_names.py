@@ -362,32 +362,36 @@ def all_uses() -> set[Name]:
     return used
 
 
-def offenders(module: str, path: Path) -> list[str]:
-    """Return the names of a module without underscore that only the module itself uses."""
-    tree = parse(path)
+def offenders(tree: ast.Module, used: set[str]) -> list[str]:
+    """Return the names of a module without underscore that only the module itself uses.
+
+    Args:
+        tree: the module.
+        used: its names that other files use.
+    """
     defined = dict(definitions(tree))
-    public = exported_names(tree) | {name for source, name in all_uses() if source == module}
-    # The decorator of a command or a registered class makes its definition public.
-    registered = [
-        each
-        for each in statements(tree.body)
-        if isinstance(each, DEFINITIONS) and each.name not in defined
-    ]
-    for each in registered:
-        public |= names_in_signature(each)
-    while new := set().union(*(names_in_signature(defined[n]) for n in public & set(defined))) & (
-        set(defined) - public
+    registered = [each for each in tree.body if getattr(each, "name", None) not in {None, *defined}]
+    public = used | exported_names(tree)
+    public = public.union(*map(names_in_signature, registered))
+    while (
+        new := {
+            name
+            for each in public & defined.keys()
+            for name in names_in_signature(defined[each]) & defined.keys()
+        }
+        - public
     ):
         public |= new
-    return sorted(name for name in set(defined) - public if not name.startswith("_"))
+    return sorted(name for name in defined.keys() - public if not name.startswith("_"))
 
 
 def test_names_used_only_in_their_own_file_start_with_an_underscore() -> None:
+    used = all_uses()
     wrong = [
         f"{file}: {', '.join(names)}"
         for module, path in MODULES.items()
         if (file := path.relative_to(ROOT).as_posix()) not in NOT_YET
-        if (names := offenders(module, path))
+        if (names := offenders(parse(path), {name for source, name in used if source == module}))
     ]
     assert not wrong, "\n".join(["these names need an underscore:", *wrong])
 
@@ -396,3 +400,25 @@ def test_every_file_is_looked_at() -> None:
     assert {name.partition(".")[0] for name in MODULES} == set(PACKAGES)
     assert ("keras_cnns.cli", "main") in all_uses()  # an entry point
     assert ("keras_cnns.training.trainer", "train") in all_uses()  # a lazy import
+
+
+def test_what_is_public_and_what_is_not() -> None:
+    tree = ast.parse(
+        """
+logger = logging.getLogger(__name__)
+LIMIT = LARGE_LIMIT = 3
+__all__ = ["Exported"]
+class Exported: ...
+class Result: ...
+@dataclass
+class Options:
+    result: "Result | None"
+def used(options: Options) -> int: ...
+@cache
+def helper(result: Result) -> None: ...
+@app.command()
+def registered() -> None: ...
+"""
+    )
+    assert offenders(tree, {"used"}) == ["LARGE_LIMIT", "LIMIT", "helper"]
+    assert offenders(tree, set()) == ["LARGE_LIMIT", "LIMIT", "Options", "Result", "helper", "used"]
