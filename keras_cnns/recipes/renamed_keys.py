@@ -9,10 +9,11 @@ _Section = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class _RenamedKey:
-    """The current key for an old one, and how the value carries over."""
+    """The current key for an old one, and its value."""
 
     key: str  # the current key, `section.key`
     advice: str = ""  # for a user whose recipe has the old key, if its value has to change
+    # (old section, old key) -> current value; by default the old one.
     value: Callable[[_Section, str], Any] = lambda section, old_key: section[old_key]
 
 
@@ -57,8 +58,6 @@ def explain_renamed_key(key: str) -> str | None:
     if key not in RENAMED_KEYS:
         return None
     row = RENAMED_KEYS[key]
-    return (
-        f"{key} was renamed to {row.key}"
-        if not row.advice
-        else (f"{key} was replaced by {row.key}: {row.advice}")
-    )
+    if row.advice:
+        return f"{key} was replaced by {row.key}: {row.advice}"
+    return f"{key} was renamed to {row.key}"

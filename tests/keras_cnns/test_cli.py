@@ -75,7 +75,7 @@ def test_help_imports_nothing_heavy() -> None:
         (["evaluate", __file__], 1, f"{__file__} is a file; a run is a directory"),
         (["report", __file__], 1, f"{__file__} is a file; a run is a directory"),
         (
-            # Before the data are looked at.
+            # The page is checked before the data are opened.
             [*LR_FINDER, "--run", "/proc/first", "--set", "data.train_split=nowhere"],
             1,
             "/proc/first-find-lr",
@@ -84,7 +84,7 @@ def test_help_imports_nothing_heavy() -> None:
         (["predict", "no/such/run", "x.png", "--top-k", "0"], 2, "--top-k"),
     ],
 )
-def test_errors_are_for_a_person(
+def test_an_error_is_short_and_debug_adds_the_traceback(
     arguments: list[str], status: int, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(app, arguments, "keras-cnns") == status
@@ -127,11 +127,11 @@ def test_errors_are_for_a_person(
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_errors_keep_the_lines_that_hold_the_facts(error: Exception, lines: list[str]) -> None:
+def test_a_long_message_keeps_the_lines_with_the_facts(error: Exception, lines: list[str]) -> None:
     assert describe_error(error).split("\n") == lines
 
 
-def test_an_interruption_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_interruption_is_reported_once(capsys: pytest.CaptureFixture[str]) -> None:
     inner, outer = typer.Typer(), typer.Typer()
 
     @inner.command()
@@ -147,7 +147,7 @@ def test_an_interruption_is_told_once(capsys: pytest.CaptureFixture[str]) -> Non
     assert capsys.readouterr().err == "keras-cnns wait: interrupted\n"
 
 
-def test_a_finished_run_is_evaluated_and_asked(
+def test_a_finished_run_is_evaluated_and_predicts(
     finished_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(app, ["evaluate", str(finished_run.path)], "keras-cnns") == 0
@@ -170,7 +170,9 @@ def test_a_run_is_reported_and_runs_are_compared(
     assert page.is_file()
 
 
-def test_a_rate_is_found_with_its_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_lr_finder_proposes_a_learning_rate_and_plots_the_loss(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     arguments = ["train", "--recipe", "digits-resnet20", "--set", "training.batch_size=16"]
     arguments += ["--find-lr", "--run", str(tmp_path / "first")]
     assert run(app, arguments, "keras-cnns") == 0
@@ -183,7 +185,7 @@ def test_a_rate_is_found_with_its_plot(tmp_path: Path, capsys: pytest.CaptureFix
     assert re.fullmatch(progress, printed.splitlines()[0])  # no accuracy, and no epoch
 
 
-def test_a_dry_run_says_what_training_would_take_and_writes_nothing(
+def test_a_dry_run_prints_recipe_and_estimate_and_writes_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["train", "--recipe", "digits-resnet20", "--set", "training.epochs=3"]
@@ -226,7 +228,7 @@ def test_models_lists_the_registry(capsys: pytest.CaptureFixture[str]) -> None:
     assert "arXiv:1512.03385" in line
 
 
-def test_a_net_is_shown_stage_by_stage(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_is_shown_stage_by_stage(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(app, ["models", "show", "resnet20", "--size", "16"], "keras-cnns") == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[:2] for line in lines[1:5]] == [

@@ -20,7 +20,7 @@ from keras_cnns.recipes.renamed_keys import RENAMED_KEYS
 
 
 @pytest.mark.parametrize("name", list_recipes())
-def test_built_in_recipes_are_whole(name: str) -> None:
+def test_built_in_recipes_are_valid(name: str) -> None:
     recipe = load_recipe(name)
     assert recipe.model.name in MODELS
     assert parse_recipe(tomllib.loads(format_recipe(recipe))) == recipe
@@ -74,13 +74,15 @@ def test_overrides_are_toml_values_or_bare_words() -> None:
         ("learning_rate=3", "does not have the form section.key=value"),
     ],
 )
-def test_a_wrong_override_names_key_value_and_what_is_allowed(override: str, message: str) -> None:
+def test_the_error_of_an_override_names_the_key_the_value_and_what_is_allowed(
+    override: str, message: str
+) -> None:
     with pytest.raises(RecipeError) as error:
         load_recipe("digits-resnet20", [override])
     assert message in str(error.value)
 
 
-def test_files_are_read_and_refused(tmp_path: Path) -> None:
+def test_files_are_read_or_rejected(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(format_recipe(load_recipe("digits-resnet20")))
     assert load_recipe(path) == load_recipe("digits-resnet20")
