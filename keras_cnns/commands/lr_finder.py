@@ -1,4 +1,4 @@
-"""`keras-cnns train --find-lr`: the learning rate's range test."""
+"""`keras-cnns train --find-lr`."""
 
 from pathlib import Path
 
@@ -8,12 +8,13 @@ from keras_cnns.quiet import quiet_stderr
 from keras_cnns.recipes import Recipe
 
 
-def print_range_test(recipe: Recipe, run: Path | None) -> None:
-    """Run the test, write its page beside the run directory, and print the proposed learning rate.
+def run_lr_finder(recipe: Recipe, run: Path | None) -> None:
+    """Run the learning rate finder, write its page and print the proposed learning rate.
 
     Args:
         recipe: the model, data and optimizer to test.
-        run: a run directory, which need not exist; None: the page goes to `find-lr.html`.
+        run: a run directory, which need not exist and is not written to; the page is written
+            next to it. If None, the page is `find-lr.html` in the working directory.
     """
     with quiet_stderr():
         from keras_cnns.report.rate_report import write_rate_report
@@ -22,11 +23,11 @@ def print_range_test(recipe: Recipe, run: Path | None) -> None:
     path = Path("find-lr.html") if run is None else run.with_name(f"{run.name}-find-lr.html")
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_dir():
-        raise typer.BadParameter(f"{path} is a directory; the test's page would go there")
+        raise typer.BadParameter(f"{path} is a directory, but the page would be written there")
     with replacing(path) as partial:
         partial.touch()  # fail before the training steps if the page cannot be written
         test = find_rate(recipe)
-        title = f"Learning-rate range test of {recipe.model.name} on {recipe.data.name}"
+        title = f"Learning rate range test of {recipe.model.name} on {recipe.data.name}"
         write_rate_report(test, title, partial)
     print(f"proposed: --set optimizer.learning_rate={test.propose():g}")
     print(
