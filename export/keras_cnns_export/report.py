@@ -31,16 +31,17 @@ def write_report(
         pixels: encoded images as decoded by TensorFlow and Pillow; None without a SavedModel.
     """
     sections = [
-        page.Section("Every format against Keras", _measured(content), [_formats(content, sizes)]),
+        page.Section("Formats compared with Keras", _measured(content), [_formats(content, sizes)]),
         page.Section(
-            "The image furthest from Keras",
-            "For each format, the image with the largest difference of a probability, and that "
-            "difference.",
+            "Largest differences from Keras",
+            "For each format, the image with the largest difference of a probability.",
             [_worst(content, worst)],
         ),
         *_calibration(content),
         *([] if pixels is None else [_pixels(pixels)]),
-        page.Section("The graph", "As in model.json.", [page.Code(_graph(content))]),
+        page.Section(
+            "Inputs, outputs and preprocessing", "As in model.json.", [page.Code(_graph(content))]
+        ),
     ]
     title = f"{content['name']}: {content['model']['architecture']}"
     exported = f"{content['model']['parameters']:,} parameters, exported {content['created']}"
@@ -104,7 +105,7 @@ def _worst(content: Mapping[str, Any], worst: Mapping[str, Array]) -> page.Pictu
     pictures = []
     for name, image in worst.items():
         parity = content["parity"]["formats"][name]
-        difference = f"{parity['largest_difference']:.2e}"
+        difference = f"difference {parity['largest_difference']:.2e}"
         pictures.append(page.Picture(image, (name, f"index {parity['worst_sample']}", difference)))
     return page.Pictures(pictures)
 

@@ -129,9 +129,9 @@ def by_depth(
 
     def paint(axes: Axes) -> None:
         for colour, (step, (xs, ys)) in zip(colours, finite.items(), strict=True):
-            axes.plot(
-                xs, ys, color=colour, marker=_marker(layers), linewidth=1.1, label=f"{step:,}"
-            )
+            if xs.size:
+                label = f"{step:,}"
+                axes.plot(xs, ys, color=colour, marker=_marker(layers), linewidth=1.1, label=label)
         if limits:
             axes.set_ylim(limits)
         span = f"{layers[0]} to {layers[-1]}" if len(layers) > 1 else layers[0]
