@@ -101,11 +101,11 @@ def _summary(name: str, records: Records) -> tuple[str, ...]:
 def _curves(runs: dict[str, Records]) -> page.Charts:
     """Return charts with a line for each run."""
 
-    def by_epoch(title: str, metric: str, **options: Any) -> charts.Chart | None:
+    def by_epoch(title: str, metric: str, **options: Any) -> page.Chart | None:
         series = {name: records.by_epoch(metric) for name, records in runs.items()}
         return charts.lines(title, series, x="epoch", **options)
 
-    def by_step(title: str, metric: str, **options: Any) -> charts.Chart | None:
+    def by_step(title: str, metric: str, **options: Any) -> page.Chart | None:
         series = {name: records.by_step(metric) for name, records in runs.items()}
         return charts.lines(title, series, x="training step", **options)
 

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from keras_cnns.report import charts, page
 from keras_cnns.report.records import LOSS_SUM_TITLE
 from keras_cnns.training.files import write_text
@@ -13,7 +15,7 @@ def write_lr_finder_report(
     title: str,
     rates: Sequence[float],
     losses: Sequence[float],
-    smoothed: Sequence[float],
+    smoothed: Sequence[float] | np.ndarray,
     proposal: float,
     *,
     has_aux_outputs: bool,

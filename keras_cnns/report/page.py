@@ -113,7 +113,7 @@ class Picture:
     @property
     def is_small(self) -> bool:
         """Return whether the image is shown pixel by pixel."""
-        return max(self.image.shape[:2]) <= _SMALL
+        return bool(max(self.image.shape[:2]) <= _SMALL)
 
     @property
     def uri(self) -> str:

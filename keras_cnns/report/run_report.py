@@ -101,7 +101,7 @@ def render(records: Records, predictions: Predictions | None) -> str:
 
 def depth_chart(
     records: Records, title: str, metric: str, y: str, **options: Any
-) -> charts.Chart | None:
+) -> page.Chart | None:
     """Return a chart of a metric against depth, at steps spread evenly over the training."""
     values = records.by_layer(metric)
     measured = np.flatnonzero(np.isfinite(values).any(axis=1))
@@ -125,7 +125,7 @@ def learning(records: Records) -> page.Charts:
     """Return the charts of loss, accuracy and learning rate; losses are the main output's."""
     best = (float(records.results["best_epoch"]), "best epoch") if records.results else None
 
-    def curves(title: str, metric: str, **options: Any) -> charts.Chart | None:
+    def curves(title: str, metric: str, **options: Any) -> page.Chart | None:
         splits = {"training": metric, "validation": f"val_{metric}"}
         series = {name: records.by_epoch(each) for name, each in splits.items()}
         return charts.lines(title, series, x="epoch", mark=best, **options)
@@ -300,7 +300,7 @@ def _mistakes(predictions: Predictions, labels: Sequence[str]) -> page.Block:
                 (
                     f"{labels[each.label]} ({each.label_probability:.1%})",
                     f"predicted: {labels[each.predicted]} ({each.confidence:.1%})",
-                    f"index {each.index} of the test split",
+                    f"test image {each.index}",
                 ),
             )
             for each in predictions.mistakes

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from keras_cnns.report import charts
+from keras_cnns.report.page import Chart
 
 HOSTILE = '<b>$x$ & "y"</b>'
 LINES = {"training": ([1, 2, 3], [0.5, 0.2, 0.1]), HOSTILE: ([1, 2, 3], [0.6, 0.3, np.nan])}
@@ -24,7 +25,7 @@ ALL = {
 }
 
 
-def texts(chart: charts.Chart | None) -> list[str]:
+def texts(chart: Chart | None) -> list[str]:
     assert chart
     return [each.text or "" for each in ElementTree.fromstring(chart.svg).iter() if each.text]
 
@@ -77,7 +78,7 @@ def test_the_same_numbers_give_the_same_file() -> None:
         charts.band("t", np.array([]), np.zeros((0, 0)), y="y"),
     ],
 )
-def test_without_values_there_is_no_chart(chart: charts.Chart | None) -> None:
+def test_without_values_there_is_no_chart(chart: Chart | None) -> None:
     assert chart is None
 
 
