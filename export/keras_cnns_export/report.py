@@ -11,8 +11,6 @@ from keras_cnns.report import page
 from keras_cnns_export.graph import Array
 from keras_cnns_export.pixels import Comparison
 
-REPORT = "report.html"
-
 
 def write_report(
     version: Path,
@@ -46,7 +44,7 @@ def write_report(
     title = f"{content['name']}: {content['model']['architecture']}"
     exported = f"{content['model']['parameters']:,} parameters, exported {content['created']}"
     text = page.render(title, exported, sections)
-    (version / REPORT).write_text(text, encoding="utf-8")
+    (version / "report.html").write_text(text, encoding="utf-8")
 
 
 def _measured(content: Mapping[str, Any]) -> str:

@@ -11,8 +11,8 @@ from keras_cnns.report import charts, page
 from keras_cnns.training.files import write_text
 
 START = (1.0, 1e-4)  # almost on the ridge that leads to the saddle point (0, 0)
-LEARNING_RATE = 0.05
-STEPS = 300
+_LEARNING_RATE = 0.05
+_STEPS = 300
 MINIMUM = -0.25  # at (0, 1) and (0, -1)
 OPTIMIZERS = {"gradient descent": 0.0, "momentum 0.9": 0.9}
 
@@ -22,10 +22,10 @@ def value(x: np.ndarray | float, y: np.ndarray | float) -> np.ndarray:
     return np.asarray(x**2 / 2 - y**2 / 2 + y**4 / 4)
 
 
-def descend(momentum: float, steps: int = STEPS) -> np.ndarray:
+def descend(momentum: float, steps: int = _STEPS) -> np.ndarray:
     """Return the trajectory of an optimizer from `START`, float [steps + 1, 2]."""
     position = keras.Variable(np.array(START, "float32"))
-    optimizer = Momentum(LEARNING_RATE, momentum)
+    optimizer = Momentum(_LEARNING_RATE, momentum)
     trajectory = [START]
     for _ in range(steps):
         x, y = trajectory[-1]
@@ -44,7 +44,7 @@ def steps_to_escape(trajectory: np.ndarray) -> int | None:
 def write_saddle_page(path: Path) -> None:
     """Write a self-contained page that compares the optimizers."""
     trajectories = {name: descend(momentum) for name, momentum in OPTIMIZERS.items()}
-    steps = range(STEPS + 1)
+    steps = range(_STEPS + 1)
     values = {name: (steps, value(*each.T)) for name, each in trajectories.items()}
     paths = {name: tuple(each.T) for name, each in trajectories.items()}
     rows = [
@@ -55,7 +55,7 @@ def write_saddle_page(path: Path) -> None:
         page.Section(
             "Results",
             f"The number of steps until the value is below {0.9 * MINIMUM:g}, nine tenths of the "
-            f"minimum, with the learning rate {LEARNING_RATE}.",
+            f"minimum, with the learning rate {_LEARNING_RATE}.",
             [page.Table(("optimizer", "steps"), rows, numbers=1)],
         ),
         page.Section(

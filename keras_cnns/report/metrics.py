@@ -6,7 +6,7 @@ import numpy as np
 from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-BINS = 15  # of the confidence, as in Guo et al. 2017
+_BINS = 15  # of the confidence, as in Guo et al. 2017
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Reliability:
 
 
 def reliability_bins(
-    confidences: np.ndarray, is_correct: np.ndarray, bins: int = BINS
+    confidences: np.ndarray, is_correct: np.ndarray, bins: int = _BINS
 ) -> Reliability:
     """Sort predictions [N] into the bins [0, 1/bins], (1/bins, 2/bins], ... of confidence.
 

@@ -8,7 +8,7 @@ import base64
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jinja2
 import numpy as np
@@ -140,13 +140,9 @@ def render(
     title: str, subtitle: str, sections: Iterable[Section], key_metrics: Cards | None = None
 ) -> str:
     """Return a page as HTML; the `key_metrics` precede its sections."""
-    shown: list[dict[str, Any]] = [
-        {"section": section, "blocks": blocks}
-        for section in sections
-        if (blocks := [block for block in section.blocks if block])
-    ]
-    template = _ENVIRONMENT.get_template("page.html")
-    return template.render(title=title, subtitle=subtitle, key_metrics=key_metrics, sections=shown)
+    return _ENVIRONMENT.get_template("page.html").render(
+        title=title, subtitle=subtitle, key_metrics=key_metrics, sections=sections
+    )
 
 
 def _data_uri(kind: str, content: bytes) -> str:

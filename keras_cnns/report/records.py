@@ -29,7 +29,7 @@ from keras_cnns.training.run import (
 
 LOSS_SUM_TITLE = "Weighted sum of the losses (main + auxiliary)"  # of charts
 
-Columns = dict[str, np.ndarray]  # name -> float [rows], NaN where there is no value
+_Columns = dict[str, np.ndarray]  # name -> float [rows], NaN where there is no value
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ class Records:
     """The records of a training up to now."""
 
     run: Run
-    history: Columns  # by epoch
-    diagnostics: Columns  # by measurement
-    times: Columns  # by epoch
+    history: _Columns  # by epoch
+    diagnostics: _Columns  # by measurement
+    times: _Columns  # by epoch
     results: dict[str, Any] | None  # of a finished run
     environment: dict[str, Any]
 
@@ -111,7 +111,7 @@ def read_records(path: str | Path) -> Records:
         raise RunError(f"{path} holds a damaged file: {error}") from error
 
 
-def _to_columns(rows: list[Any]) -> Columns:
+def _to_columns(rows: list[Any]) -> _Columns:
     """Return the columns of a table that is given as rows."""
     names = list(rows[0]) if rows else []
     return {name: np.array([float(row[name] or "nan") for row in rows]) for name in names}

@@ -31,10 +31,10 @@ def reported(
 def test_the_page_contains_every_number_and_fetches_nothing(reported: Path) -> None:
     page = (reported / "report.html").read_text(encoding="utf-8")
     content = json.loads((reported / "model.json").read_text(encoding="utf-8"))
-    for name, figures in content["parity"]["formats"].items():
+    for name, parity in content["parity"]["formats"].items():
         assert name in page
-        assert f"{figures['largest_difference']:.2e}" in page
-        assert f"<b>{name}</b><br>index {figures['worst_sample']}<br>" in page
+        assert f"{parity['largest_difference']:.2e}" in page
+        assert f"<b>{name}</b><br>index {parity['worst_sample']}<br>" in page
     assert f"{content['pixels']['within_one_level']:.4%}" in page
     assert f"{content['calibration']['expected_calibration_error_after']:.2%}" in page
     assert "16-bit PNG" in page
