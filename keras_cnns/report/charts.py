@@ -57,7 +57,6 @@ def lines(
     log_x: bool = False,
     from_zero: bool = False,
     mark: tuple[float, str] | None = None,
-    guide: tuple[float, str] | None = None,
 ) -> Chart | None:
     """Draw lines; return None if there is no finite value.
 
@@ -72,7 +71,6 @@ def lines(
         log_x: whether the x axis is logarithmic.
         from_zero: whether the y axis begins at 0.
         mark: the x value of a vertical line, and its name.
-        guide: the y value of a horizontal line, and its name.
     """
     finite = {name: _finite(xs, ys, log) for name, (xs, ys) in series.items()}
     colours = dict(zip(series, itertools.cycle(COLOURS), strict=False))
@@ -92,9 +90,7 @@ def lines(
             axes.xaxis.set_minor_formatter(NullFormatter())
         if mark:
             axes.axvline(mark[0], color=_GREY, linewidth=1, linestyle=":", label=mark[1])
-        if guide:
-            axes.axhline(guide[0], color=_GREY, linewidth=1, linestyle="--", label=guide[1])
-        if any(finite) or mark or guide:
+        if any(finite) or mark:
             axes.legend()
 
     return _draw(paint, title)

@@ -1,14 +1,14 @@
 """Self-contained HTML pages: no script, no font, no request.
 
 A page is data: sections of the blocks defined here. `templates/page.html` renders them, with
-`templates/page.css`, and escapes every text; no other file contains HTML.
+`templates/page.css`, and escapes every text; no other file contains HTML. The template lists its
+macros under the names of these classes.
 """
 
 import base64
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import jinja2
 import numpy as np
@@ -26,51 +26,31 @@ _ENVIRONMENT = jinja2.Environment(
 )
 
 
-class Block:
-    """The base class of the parts of a section; `macro` names its macro in the template."""
-
-    macro: ClassVar[str]
-
-
 @dataclass(frozen=True)
-class Section:
-    """A part of a page; it is left out when none of its blocks has content."""
-
-    title: str
-    intro: str  # one or two sentences for the reader; may be empty
-    blocks: Sequence[Block]
-    side_by_side: bool = False  # if the window is wide enough
-
-
-@dataclass(frozen=True)
-class Text(Block):
+class Text:
     """A paragraph."""
 
-    macro = "text"
     text: str
 
 
 @dataclass(frozen=True)
-class Code(Block):
+class Code:
     """Preformatted text."""
 
-    macro = "code"
     text: str
 
 
 @dataclass(frozen=True)
-class Cards(Block):
+class Cards:
     """Key metrics in boxes: pairs of (name, value)."""
 
-    macro = "cards"
     values: Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True)
-class Table(Block):
+class Table:
     """A table; its last `numbers` columns are right-aligned."""
 
-    macro = "table"
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     numbers: int = 0
@@ -93,10 +73,9 @@ class Chart:
 
 
 @dataclass(frozen=True)
-class Charts(Block):
+class Charts:
     """Charts in a grid; those that are None, without anything to draw, are left out."""
 
-    macro = "charts"
     charts: Sequence[Chart | None]
 
     def __bool__(self) -> bool:
@@ -129,11 +108,23 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Pictures(Block):
+class Pictures:
     """Images in a grid."""
 
-    macro = "pictures"
     pictures: Sequence[Picture]
+
+
+Block = Text | Code | Cards | Table | Charts | Pictures
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a page; it is left out when none of its blocks has content."""
+
+    title: str
+    intro: str  # one or two sentences for the reader; may be empty
+    blocks: Sequence[Block]
+    side_by_side: bool = False  # if the window is wide enough
 
 
 def render(
