@@ -16,7 +16,7 @@ ESCAPED = "&lt;script&gt;alert(&#39;&amp;&#39;)&lt;/script&gt;&#34;"
 
 def test_text_is_escaped() -> None:
     image = np.zeros((2, 2, 1), "uint8")
-    blocks = [
+    blocks: list[page.Block] = [
         page.Text(HOSTILE),
         page.Code(HOSTILE),
         page.Table((HOSTILE,), [(HOSTILE,)], title=HOSTILE, summary=HOSTILE),
