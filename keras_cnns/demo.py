@@ -1,6 +1,6 @@
-"""The demo runs the commands that a user would type, from training to an answer over HTTP.
+"""The demo: the commands that a person would type, from training to an answer over HTTP.
 
-It starts them as processes and reads the files that they write, so it imports no other package.
+It runs the command line in processes, as users do, and imports neither export nor serve.
 """
 
 import json
@@ -25,16 +25,16 @@ from keras_cnns.quiet import quiet_stderr
 
 _RECIPES = ("digits-resnet20", "digits-googlenet")
 _COMMAND = (sys.executable, "-m", "keras_cnns.cli")
-_READY_SECONDS = 60
+_TIMEOUT = 60  # seconds, for a request and for the server's end
 _TIMED_REQUESTS = 50
 
 
 def run_demo(runs: Path, models: Path) -> None:
-    """Train, export and serve both models, and print their accuracy, size and latency.
+    """Train, export and serve both models, and print their results.
 
     Args:
-        runs: the directory for a new run directory of each model; older ones are kept.
-        models: the directory for a new version of each model.
+        runs: the folder of the run directories. Each model gets a new one; earlier ones stay.
+        models: the model repository. Each model gets a new version.
 
     Raises:
         RuntimeError: one of the commands failed.
@@ -54,18 +54,20 @@ def run_demo(runs: Path, models: Path) -> None:
             url = f"{address}/v1/models/{recipe}:classify-image"
             answer = _post(url, image.read_bytes())
             print(f"\n$ curl --data-binary @{image} {url}")
-            print(f"{recipe} on an image of {label!r} that it has not seen:")
+            print(f"{recipe} on a test image of the class {label!r}:")
             for entry in answer["predictions"][0]["labels"]:
                 print(f"  {entry['label']:>3} {entry['probability']:8.3%}")
             milliseconds[recipe] = _time_requests(url, image.read_bytes())
 
     _print_table(finished, models, milliseconds)
-    print(f"All of it took {time.perf_counter() - start:.0f} s.")
-    print(f"Serve them again, until Ctrl-C, with: {program()} serve {shlex.quote(str(models))}")
+    print(f"The demo took {time.perf_counter() - start:.0f} s.")
+    print(
+        f"Serve the models again, until Ctrl-C, with: {program()} serve {shlex.quote(str(models))}"
+    )
 
 
 def program() -> str:
-    """Return the command that starts `keras-cnns` in the way this process was started."""
+    """Return the command that runs `keras-cnns` in the way in which this process was started."""
     called = sys.argv[0]
     found = shutil.which("keras-cnns")
     if found and Path(found).resolve() == Path(called).resolve():
@@ -74,7 +76,7 @@ def program() -> str:
 
 
 def next_free(path: Path) -> Path:
-    """Return the path, or the first of path-2, path-3, ... that does not exist."""
+    """Return the path, or the first of path-2, path-3, ..., that does not exist."""
     candidate, number = path, 1
     while candidate.exists():
         number += 1
@@ -108,10 +110,10 @@ def write_held_out_image(path: Path) -> tuple[Path, str]:
 
 @contextmanager
 def serving(models: Path) -> Iterator[str]:
-    """Serve the models on a free port in a block, and yield the server's address.
+    """Serve the models on a free port of this machine, and yield the server's address.
 
     Raises:
-        RuntimeError: the server did not start.
+        RuntimeError: the server ended before it was ready.
     """
     print(f"\n$ keras-cnns serve {models} --port 0", flush=True)
     arguments = [*_COMMAND, "serve", str(models), "--port", "0"]
@@ -127,18 +129,18 @@ def serving(models: Path) -> Iterator[str]:
                 raise RuntimeError("the server ended before it was ready")
         finally:
             server.terminate()
-            server.communicate(timeout=_READY_SECONDS)
+            server.communicate(timeout=_TIMEOUT)
 
 
 def _post(url: str, body: bytes) -> Any:
-    """Post an image and return the response."""
+    """Post an image and return the parsed answer."""
     request = urllib.request.Request(url, body, {"Content-Type": "image/png"})
-    with urllib.request.urlopen(request, timeout=_READY_SECONDS) as response:
+    with urllib.request.urlopen(request, timeout=_TIMEOUT) as response:
         return json.load(response)
 
 
 def _time_requests(url: str, body: bytes) -> float:
-    """Return the median time from a posted image to its response in milliseconds."""
+    """Return the median time from a posted image to its answer, in milliseconds."""
     seconds = []
     for _ in range(_TIMED_REQUESTS):
         start = time.perf_counter()
@@ -148,10 +150,10 @@ def _time_requests(url: str, body: bytes) -> float:
 
 
 def _print_table(runs: dict[str, Path], models: Path, milliseconds: dict[str, float]) -> None:
-    """Print a row per model: size, accuracy, training time, difference of formats, latency."""
+    """Print a row for each model: size, accuracy, training time, difference of formats, latency."""
     table = Table(
-        caption="difference: the largest between probabilities of Keras, SavedModel and ONNX\n"
-        "ms per image: the median from a posted PNG to its answer over HTTP"
+        caption="largest difference: between the probabilities of Keras and of an exported format\n"
+        "ms per image: the median time from a posted PNG to its answer over HTTP"
     )
     table.add_column("model", no_wrap=True)
     for column in (
@@ -167,7 +169,7 @@ def _print_table(runs: dict[str, Path], models: Path, milliseconds: dict[str, fl
         exported = json.loads((version / "model.json").read_text("utf-8"))
         results = json.loads((run / "results.json").read_text("utf-8"))
         differences = [
-            figures["largest_difference"] for figures in exported["parity"]["formats"].values()
+            parity["largest_difference"] for parity in exported["parity"]["formats"].values()
         ]
         table.add_row(
             name,
