@@ -1,4 +1,4 @@
-"""`keras-cnns data`: a look at images before a training relies on them."""
+"""`keras-cnns data`: check images before a training relies on them."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,10 +7,10 @@ import typer
 
 from keras_cnns.quiet import quiet_stderr
 
-LISTED = 20
+_MAX_LINES = 20  # per finding
 
 data_app = typer.Typer(
-    help="Look at images before training on them.",
+    help="Check images before training on them.",
     epilog="Example: keras-cnns data check photos",
     no_args_is_help=True,
 )
@@ -18,7 +18,7 @@ data_app = typer.Typer(
 
 @data_app.callback()
 def data() -> None:
-    """Look at images before training on them."""
+    """Check images before training on them."""
 
 
 @data_app.command(epilog="Example: keras-cnns data check photos")
@@ -28,13 +28,16 @@ def check(
         typer.Argument(help="A folder with one folder for each class, or with split folders."),
     ],
     every: Annotated[
-        bool, typer.Option("--all", help=f"List every file of a kind, not the first {LISTED}.")
+        bool,
+        typer.Option(
+            "--all", help=f"List all files of each finding instead of the first {_MAX_LINES}."
+        ),
     ] = False,
 ) -> None:
     """Report unreadable files, wrong extensions, duplicates, class balance and sizes.
 
-    The status is 1 if training would be refused: because of files that cannot be read, for example,
-    or of the same image in two splits or two classes.
+    The status is 1 if training would be refused, for example because of files that cannot be read,
+    or because the same image is in two splits or two classes.
     """
     with quiet_stderr():
         from keras_cnns.data.check import check_folder
@@ -57,11 +60,11 @@ def check(
     for finding in report.findings:
         if finding.lines:
             print(f"\n{finding.title}: {len(finding.lines)}")
-            shown = finding.lines if every else finding.lines[:LISTED]
+            shown = finding.lines if every else finding.lines[:_MAX_LINES]
             for line in shown:
                 print(f"  {line}")
             if len(shown) < len(finding.lines):
                 print(f"  and {len(finding.lines) - len(shown)} more; --all lists them")
-    if report.is_bad:
+    if report.has_errors:
         raise typer.Exit(1)
-    print("\nno problems: it can be trained on")
+    print("\nno errors: the folder can be trained on")

@@ -19,6 +19,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from keras_cnns.recipes.former import FORMER_KEYS, replace_former_keys
+from keras_cnns.recipes.preprocessing import Preprocessing
 from keras_cnns.suggestions import did_you_mean
 from keras_cnns.text_files import read_text
 
@@ -91,15 +92,9 @@ class DataConfig:
                 f"{self.image_size}"
             )
 
-    def preprocessing(self) -> dict[str, Any]:
-        """Return what happens to an image before it is the net's input, as model.json says it."""
-        return {
-            "resize_shorter": self.resize_shorter,
-            "crop": self.image_size,
-            "interpolation": "bilinear",
-            "antialias": True,
-            "channels": self.channels,
-        }
+    def preprocessing(self) -> Preprocessing:
+        """Return the preprocessing of an image before the network sees it."""
+        return Preprocessing(self.resize_shorter, self.image_size, channels=self.channels)
 
 
 @dataclass(frozen=True, config=CHECKED)

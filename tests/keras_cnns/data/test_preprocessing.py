@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from keras_cnns.data import preprocess
+from keras_cnns.recipes import Preprocessing
 
 BICUBIC = Image.Resampling.BICUBIC
 
@@ -39,13 +40,7 @@ def pillow(image: np.ndarray, shorter: int, crop: int) -> np.ndarray:
 @pytest.mark.parametrize("size", [(375, 500), (501, 333), (97, 64), (256, 256), (40, 41)])
 def test_it_is_pillows_to_one_level(size: tuple[int, int], channels: int) -> None:
     image = photograph(*size, channels)
-    settings = {
-        "resize_shorter": 64,
-        "crop": 56,
-        "interpolation": "bilinear",
-        "antialias": True,
-        "channels": channels,
-    }
+    settings = Preprocessing(resize_shorter=64, crop=56, channels=channels)
     difference = np.abs(
         preprocess(image, settings).numpy().astype(int) - pillow(image, 64, 56).astype(int)
     )
@@ -53,8 +48,7 @@ def test_it_is_pillows_to_one_level(size: tuple[int, int], channels: int) -> Non
 
 
 def test_channels_are_converted() -> None:
-    settings = {"resize_shorter": 8, "crop": 8, "interpolation": "bilinear", "antialias": True}
     grey, colour = photograph(8, 8, 1), photograph(8, 8, 3)
-    assert preprocess(colour, {**settings, "channels": 1}).shape == (8, 8, 1)
-    as_colour = preprocess(grey, {**settings, "channels": 3})
+    assert preprocess(colour, Preprocessing(8, 8, channels=1)).shape == (8, 8, 1)
+    as_colour = preprocess(grey, Preprocessing(8, 8, channels=3))
     np.testing.assert_array_equal(as_colour, np.repeat(grey, 3, axis=-1))

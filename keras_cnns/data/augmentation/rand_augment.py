@@ -1,21 +1,25 @@
-"""RandAugment: a few operations drawn for each image (Cubuk et al. 2019, arXiv:1909.13719)."""
+"""RandAugment: a few operations drawn for each image (Cubuk et al. 2019, arXiv:1909.13719).
+
+`keras.layers.RandAugment` is not used: Keras 3.15 draws its operations once per batch instead of
+once per image, and ignores its seed, so that a training could not be resumed exactly.
+"""
 
 from collections.abc import Callable
 
 import tensorflow as tf
 
-GREY = 125  # what comes in from outside of the image
+_FILL = 125.0  # the level of pixels that are moved in from outside of the image
 Operation = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]  # float32 [H, W, C], strength -> the same
 
 
 def rand_augment(image: tf.Tensor, layers: int, magnitude: float, key: tf.Tensor) -> tf.Tensor:
-    """Apply operations drawn with equal chances, one after another: uint8 [H, W, C].
+    """Apply uniformly drawn operations one after another: uint8 [H, W, C] -> the same.
 
     Args:
         image: pixels.
-        layers: how many operations.
-        magnitude: of each operation, of 10; its direction is drawn.
-        key: a seed.
+        layers: the number of operations.
+        magnitude: the strength of each operation, 0 to 10; its direction is drawn.
+        key: a seed, int32 [2].
     """
     pixels = tf.cast(image, tf.float32)
     chosen = tf.random.stateless_uniform([layers], key, 0, len(OPERATIONS), tf.int32)
@@ -27,11 +31,11 @@ def rand_augment(image: tf.Tensor, layers: int, magnitude: float, key: tf.Tensor
     return tf.cast(pixels, tf.uint8)
 
 
-def _apply(pixels: tf.Tensor, number: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
+def _apply(pixels: tf.Tensor, index: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
     branches = [
         lambda operation=operation: operation(pixels, strength) for operation in OPERATIONS.values()
     ]
-    return tf.switch_case(number, branches)
+    return tf.switch_case(index, branches)
 
 
 def identity(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
@@ -62,13 +66,13 @@ def equalize(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
 
 
 def posterize(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
-    """Keep 8 to 4 bits of each level."""
+    """Keep the upper 8 to 4 bits of each level."""
     step = 2.0 ** tf.round(4 * tf.abs(strength))
     return tf.floor(image / step) * step
 
 
 def solarize(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
-    """Invert the levels from a threshold on, which falls from 256 to 0."""
+    """Invert the levels at and above a threshold, which decreases from 256 to 0."""
     return tf.where(image < 256 * (1 - tf.abs(strength)), image, 255 - image)
 
 
@@ -100,28 +104,28 @@ def sharpness(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
 
 
 def rotate(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
-    """Turn about the middle by up to 30 degrees."""
+    """Rotate about the centre by up to 30 degrees."""
     angle = strength * (3.14159265 / 6)
     return _move(image, [tf.cos(angle), -tf.sin(angle)], [tf.sin(angle), tf.cos(angle)])
 
 
 def shear_x(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
-    """Slant by up to 0.3 to the side."""
+    """Shear horizontally by up to 0.3."""
     return _move(image, [1.0, 0.3 * strength], [0.0, 1.0])
 
 
 def shear_y(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
-    """Slant by up to 0.3 downwards."""
+    """Shear vertically by up to 0.3."""
     return _move(image, [1.0, 0.0], [0.3 * strength, 1.0])
 
 
 def translate_x(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
-    """Shift by up to 45 % of the width."""
+    """Shift horizontally by up to 45 % of the width."""
     return _move(image, [1.0, 0.0], [0.0, 1.0], right=0.45 * strength)
 
 
 def translate_y(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
-    """Shift by up to 45 % of the height."""
+    """Shift vertically by up to 45 % of the height."""
     return _move(image, [1.0, 0.0], [0.0, 1.0], down=0.45 * strength)
 
 
@@ -137,11 +141,11 @@ def _move(
     right: float | tf.Tensor = 0.0,
     down: float | tf.Tensor = 0.0,
 ) -> tf.Tensor:
-    """Take each pixel from where a linear map about the middle, then a shift, puts it."""
+    """Read each pixel from the position that a linear map about the centre and a shift give."""
     height, width, _ = image.shape
-    middle = tf.constant([(width - 1) / 2, (height - 1) / 2])
+    centre = tf.constant([(width - 1) / 2, (height - 1) / 2])
     rows = tf.convert_to_tensor([x_row, y_row])
-    shift = middle - tf.linalg.matvec(rows, middle) + [right * width, down * height]
+    shift = centre - tf.linalg.matvec(rows, centre) + [right * width, down * height]
     parts = [rows[0, 0], rows[0, 1], shift[0], rows[1, 0], rows[1, 1], shift[1], 0.0, 0.0]
     return tf.raw_ops.ImageProjectiveTransformV3(
         images=image[None],
@@ -149,11 +153,11 @@ def _move(
         output_shape=(height, width),
         interpolation="BILINEAR",
         fill_mode="CONSTANT",
-        fill_value=float(GREY),
+        fill_value=_FILL,
     )[0]
 
 
-# Their ranges are those of the paper's appendix, as torchvision has them too.
+# The operations and their ranges are those of the paper's appendix, and of torchvision.
 OPERATIONS: dict[str, Operation] = {
     each.__name__: each
     for each in (

@@ -7,10 +7,10 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageOps
 
-from keras_cnns.data import rand_augment
-from keras_cnns.data.augmentation import erase, shift_and_flip
-from keras_cnns.data.image_augmentation import inception_crop, jitter_colors
-from keras_cnns.data.mixing import beta, cutmix, mix, mixup, smooth
+from keras_cnns.data.augmentation import rand_augment
+from keras_cnns.data.augmentation.batch import erase, shift_and_flip
+from keras_cnns.data.augmentation.image import inception_crop, jitter_colors
+from keras_cnns.data.augmentation.mixing import beta, cutmix, mix, mixup, smooth
 
 GENERATOR = np.random.default_rng(0)
 IMAGES = GENERATOR.integers(1, 256, (200, 12, 10, 3)).astype(np.uint8)
@@ -85,7 +85,7 @@ def test_an_inception_crop_is_8_to_100_percent_of_the_area() -> None:
     image = np.stack([rows, columns, rows], axis=-1).astype(np.uint8)
     areas, ratios = [], []
     for number in range(60):
-        crop = inception_crop(image, 100, tf.constant([number, 7])).numpy().astype(float)
+        crop = inception_crop(image, (100, 100), tf.constant([number, 7])).numpy().astype(float)
         assert crop.shape == (100, 100, 3)
         height, width = (np.ptp(crop[..., c]) for c in (0, 1))
         areas.append(height * width / 200**2)

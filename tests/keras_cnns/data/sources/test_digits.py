@@ -5,7 +5,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from keras_cnns.data import load_split, read_labels
-from keras_cnns.data.digits import assign_splits, enlarge
+from keras_cnns.data.sources.digits import assign_splits, enlarge
 from keras_cnns.recipes import load_recipe
 
 DATA = load_recipe("digits-resnet20").data

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from keras_cnns.data import open_split, read_labels
-from keras_cnns.data.shapes import FIGURES
+from keras_cnns.data.sources import shapes
 from keras_cnns.recipes import load_recipe
 
 SHAPES = load_recipe("shapes-resnet18").data
@@ -15,7 +15,7 @@ SHAPES = load_recipe("shapes-resnet18").data
 @pytest.mark.parametrize(("size", "samples"), [(16, 30), (50, 200)])
 def test_any_size_and_number(size: int, samples: int) -> None:
     config = replace(SHAPES, image_size=size, resize_shorter=size, samples=samples)
-    assert read_labels(config) == tuple(FIGURES)
+    assert read_labels(config) == tuple(shapes.SHAPES)
     counts = {"train": samples, "validation": max(samples // 10, 10), "train[:50%]": samples // 2}
     pixels = set()
     for split, count in counts.items():
@@ -32,7 +32,7 @@ def test_any_size_and_number(size: int, samples: int) -> None:
 def test_a_million_cost_nothing_until_they_are_drawn() -> None:
     config = replace(SHAPES, image_size=64, resize_shorter=64, samples=10**9)
     data = open_split(config, "train", batch_size=4, seed=1)
-    assert data.samples == 10**9
+    assert data.num_examples == 10**9
     assert next(data.epoch(0, start_step=10**8).as_numpy_iterator())[0].std() > 10
 
 
