@@ -177,8 +177,8 @@ def test_a_small_folder_has_every_class_in_every_split(
     assert splits == assign_splits(files, SPLITS)
     if each <= 7:  # with the copies still a small folder
         files = list(scan_folder(tmp_path).files)
-        sides = assign_splits(files, SPLITS)
-        digests = [{file.digest for file in own} for own in sides.values()]
+        splits = assign_splits(files, SPLITS)
+        digests = [{file.digest for file in own} for own in splits.values()]
         assert sum(map(len, digests)) == 2 * each
         assert min(map(len, digests)) >= 2
 

@@ -1,4 +1,4 @@
-"""An epoch's batches depend on (seed, epoch, index) alone, wherever they begin."""
+"""The batches of an epoch depend on (seed, epoch, index) alone, wherever reading begins."""
 
 import gc
 import weakref
@@ -50,7 +50,7 @@ def same(one: tuple[np.ndarray, ...], other: tuple[np.ndarray, ...]) -> bool:
 @pytest.mark.parametrize(
     "augmentation",
     [
-        # What is in everything has its own cases, and all of it takes 15 seconds.
+        # The parts of "everything" have their own cases; all together take 15 seconds.
         pytest.param(each, id=name, marks=[pytest.mark.soak] * (name == "everything"))
         for name, each in CASES.items()
     ],
@@ -67,10 +67,12 @@ def test_an_image_depends_on_seed_epoch_and_index(augmentation: AugmentationConf
     assert whole[0].dtype == np.uint8
     assert same(whole, collect(split().epoch(3)))
     assert same(tuple(each[16:] for each in whole), collect(first.epoch(3, start_step=2)))
-    assert same(whole, collect(split(batch_size=12).epoch(3))), "the batch's size has a say"
+    assert same(whole, collect(split(batch_size=12).epoch(3))), (
+        "the images depend on the batch size"
+    )
     assert not same(whole, collect(first.epoch(4)))
     assert not same(whole, collect(split(seed=2).epoch(3)))
-    # The same from the training's very first step on.
+    # The same images as steps of the whole training.
     continued = first.steps_from(2 * first.steps + 5).take(2 + first.steps)
     expected = [collect(first.epoch(2, start_step=5)), whole]
     assert same(
@@ -78,8 +80,8 @@ def test_an_image_depends_on_seed_epoch_and_index(augmentation: AugmentationConf
     )
 
 
-def test_what_an_image_is_erased_with_does_not_tell_where() -> None:
-    """The noise is not of the stream that the rectangles are drawn from."""
+def test_the_noise_is_independent_of_the_erased_rectangle() -> None:
+    """The noise is drawn from another stream than the rectangles."""
     arguments: dict[str, Any] = {"batch_size": 50, "seed": 1}
     whole = collect(open_split(SHAPES, "train", **arguments).epoch(0))[0]
     erasing = AugmentationConfig(random_erasing=1.0)
@@ -89,7 +91,7 @@ def test_what_an_image_is_erased_with_does_not_tell_where() -> None:
     assert np.mean((erased == of_the_draws)[erased != whole]) < 0.02  # 1 of 256 by chance
 
 
-def test_an_epoch_has_every_sample_once_in_an_order_of_its_own() -> None:
+def test_an_epoch_has_every_image_once_in_its_own_order() -> None:
     split = open_split(DIGITS, "train", batch_size=100, seed=0)
     plain = collect(open_split(DIGITS, "train", batch_size=100).epoch(0))
     assert (split.num_examples, split.steps) == (1253, 13)
@@ -99,11 +101,11 @@ def test_an_epoch_has_every_sample_once_in_an_order_of_its_own() -> None:
         assert sorted(each.tobytes() for each in images) == sorted(e.tobytes() for e in plain[0])
         orders.append(labels)
     assert not np.array_equal(orders[0], orders[1])
-    # Mixed well: neighbours are no nearer to each other than chance has it.
+    # The order is random: neighbours have the same label as often as by chance.
     assert np.mean(orders[0][1:] == orders[0][:-1]) == pytest.approx(0.1, abs=0.04)
 
 
-def test_without_a_seed_nothing_is_moved_or_changed() -> None:
+def test_without_a_seed_nothing_is_shuffled_or_augmented() -> None:
     split = open_split(DIGITS, "test[:20]", batch_size=20, augmentation=EVERYTHING)
     assert same(collect(split.epoch(0)), collect(split.epoch(7)))
     assert split.epoch(0).element_spec[1].dtype == tf.int64
@@ -113,7 +115,7 @@ def test_without_a_seed_nothing_is_moved_or_changed() -> None:
 
 
 def jpegs(folder: Path, count: int) -> Callable[[tf.Tensor | None, Any], tf.data.Dataset]:
-    """Return a stream of pictures in TFRecord files, each with its number as label and level."""
+    """Return a stream of images in TFRecord files, each with its index as label and level."""
     paths = []
     for part in range(5):
         paths.append(str(folder / f"part-{part}"))

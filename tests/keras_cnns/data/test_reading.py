@@ -260,7 +260,7 @@ def test_commands_open_each_file_of_their_splits_once(
     assert_read("validation")
     assert run(app, ["report", str(training.run.path)], "keras-cnns") == 0
     assert_read("test")
-    splits = Splits(training.run.recipe.data)  # what an export with int8 formats reads
+    splits = Splits(training.run.recipe.data)  # as an export with int8 formats
     list(splits.open("validation", batch_size=64, in_memory=False))
     assert_read("validation")
     list(shuffled_split(splits, "train"))
@@ -486,7 +486,7 @@ def test_a_training_with_an_inception_crop_keeps_no_pixels_of_its_images(
         np.testing.assert_array_equal(part, other)
 
 
-def test_what_is_wrong_with_another_split_stops_the_training_only(photos: Path) -> None:
+def test_problems_of_another_split_stop_only_a_training(photos: Path) -> None:
     (photos / "train/cat/cut.png").write_bytes(b"no image")
     shutil.copy(photos / "train/cat/1.png", photos / "test/cat/copy.png")
     config = config_of(photos)

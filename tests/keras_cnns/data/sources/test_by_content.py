@@ -144,7 +144,7 @@ def test_a_training_reads_and_decodes_every_image_once(
     open_split(COLOURS, "test[:1]", batch_size=1)  # TFDS reads the descriptions of a set once
     before = bytes_read()
     use_as_training(open_as_training())
-    # An array record is read with a piece of the file around it, so these bytes say nothing.
+    # An array record is read with a piece of the file around it, so its bytes are not compared.
     if builder.info.file_format == tfds.core.FileFormat.TFRECORD:
         assert bytes_read() - before < 1.5 * size
     assert len(decoded) == sum(COUNTS.values())

@@ -1,4 +1,4 @@
-"""The procedural shapes: any size, any number, the same each time, and learnable."""
+"""The procedural shapes: any size and number of images, reproducible, and learnable."""
 
 from dataclasses import replace
 
@@ -26,17 +26,17 @@ def test_any_size_and_number(size: int, samples: int) -> None:
         pixels |= {image.tobytes() for image in images}
         labels = np.concatenate([labels for _, labels in batches])
         np.testing.assert_array_equal(labels, np.arange(count) % 10)
-    assert len(pixels) == counts["train"] + counts["validation"], "an image is there twice"
+    assert len(pixels) == counts["train"] + counts["validation"], "an image occurs twice"
 
 
-def test_a_million_cost_nothing_until_they_are_drawn() -> None:
+def test_images_cost_nothing_until_they_are_drawn() -> None:
     config = replace(SHAPES, image_size=64, resize_shorter=64, samples=10**9)
     data = open_split(config, "train", batch_size=4, seed=1)
     assert data.num_examples == 10**9
     assert next(data.epoch(0, start_step=10**8).as_numpy_iterator())[0].std() > 10
 
 
-def test_the_figure_and_not_the_colour_tells_the_class() -> None:
+def test_the_colour_does_not_depend_on_the_class() -> None:
     config = replace(SHAPES, image_size=32, resize_shorter=32, samples=1000)
     images, labels = next(open_split(config, "train", batch_size=1000).epoch(0).as_numpy_iterator())
     colours = images.reshape(1000, -1, 3).mean(axis=1)

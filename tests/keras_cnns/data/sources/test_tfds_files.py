@@ -1,4 +1,4 @@
-"""Sets of TFDS in several files: read into memory, as a stream, or one by one."""
+"""TFDS sets in several files: read into memory, as a stream, or record by record."""
 
 import sys
 from collections.abc import Callable
@@ -29,7 +29,7 @@ def builders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         folder = tmp_path_factory.mktemp(file_format)
         builder = tfds.builder("digits", data_dir=folder, file_format=file_format)
         builder.download_and_prepare(download_config=tfds.download.DownloadConfig(num_shards=FILES))
-        found[file_format] = tfds.builder("digits", data_dir=folder)  # as it is found on disk
+        found[file_format] = tfds.builder("digits", data_dir=folder)  # read the prepared files
     tfds.enable_progress_bar()
     return found
 
@@ -75,7 +75,7 @@ def test_an_epoch_is_shuffled_anew_and_has_each_image_once(open_images: Open, ki
     expected = sorted(image.tobytes() for image in plain[0])
     for images, labels in epochs:
         assert sorted(image.tobytes() for image in images) == expected
-        # Mixed well: neighbours are no nearer to each other than chance has it.
+        # The order is random: neighbours have the same label as often as by chance.
         assert np.mean(labels[1:] == labels[:-1]) == pytest.approx(0.1, abs=0.08)
     assert not np.array_equal(epochs[0][1], epochs[1][1])
 
