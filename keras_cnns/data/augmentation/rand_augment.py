@@ -4,12 +4,14 @@
 once per image, and ignores its seed, so that a training could not be resumed exactly.
 """
 
+import math
 from collections.abc import Callable
 
 import tensorflow as tf
 
 _FILL = 125.0  # the level of pixels that are moved in from outside of the image
-Operation = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]  # float32 [H, W, C], strength -> the same
+# Image float32 [H, W, C] with levels 0 to 255, strength in [-1, 1] -> image.
+_Operation = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
 def rand_augment(image: tf.Tensor, layers: int, magnitude: float, key: tf.Tensor) -> tf.Tensor:
@@ -38,20 +40,15 @@ def _apply(pixels: tf.Tensor, index: tf.Tensor, strength: tf.Tensor) -> tf.Tenso
     return tf.switch_case(index, branches)
 
 
-def identity(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
-    """Change nothing."""
-    return image
-
-
-def auto_contrast(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
+def _auto_contrast(image: tf.Tensor, _: tf.Tensor) -> tf.Tensor:
     """Stretch each channel to levels 0 to 255."""
     low = tf.reduce_min(image, axis=(0, 1), keepdims=True)
     high = tf.reduce_max(image, axis=(0, 1), keepdims=True)
     return tf.where(high > low, (image - low) * 255 / tf.maximum(high - low, 1), image)
 
 
-def equalize(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
-    """Give each channel a flat histogram, as Pillow's ImageOps.equalize."""
+def _equalize(image: tf.Tensor, _: tf.Tensor) -> tf.Tensor:
+    """Give each channel a flat histogram, as Pillow's ImageOps.equalize does."""
 
     def one(channel: tf.Tensor) -> tf.Tensor:
         levels = tf.cast(channel, tf.int32)
@@ -65,72 +62,37 @@ def equalize(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
     return tf.stack([one(image[..., c]) for c in range(image.shape[-1])], axis=-1)
 
 
-def posterize(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
+def _posterize(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
     """Keep the upper 8 to 4 bits of each level."""
     step = 2.0 ** tf.round(4 * tf.abs(strength))
     return tf.floor(image / step) * step
 
 
-def solarize(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
+def _solarize(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
     """Invert the levels at and above a threshold, which decreases from 256 to 0."""
     return tf.where(image < 256 * (1 - tf.abs(strength)), image, 255 - image)
 
 
-def brightness(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
-    """Blend with black."""
-    return image * (1 + 0.9 * strength)
-
-
-def contrast(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
-    """Blend with the mean level."""
-    mean = tf.reduce_mean(_grey(image))
-    return mean + (image - mean) * (1 + 0.9 * strength)
-
-
-def color(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
-    """Blend with the grey image."""
-    grey = _grey(image)
-    return grey + (image - grey) * (1 + 0.9 * strength)
-
-
-def sharpness(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
-    """Blend with the smoothed image."""
-    kernel = tf.constant([[1, 1, 1], [1, 5, 1], [1, 1, 1]], tf.float32) / 13
-    channels = image.shape[-1]
-    kernel = tf.tile(kernel[:, :, None, None], (1, 1, channels, 1))
-    framed = tf.pad(image, ((1, 1), (1, 1), (0, 0)), mode="SYMMETRIC")
-    smooth = tf.nn.depthwise_conv2d(framed[None], kernel, (1, 1, 1, 1), "VALID")[0]
-    return smooth + (image - smooth) * (1 + 0.9 * strength)
-
-
-def rotate(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
+def _rotate(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
     """Rotate about the centre by up to 30 degrees."""
-    angle = strength * (3.14159265 / 6)
+    angle = strength * (math.pi / 6)
     return _move(image, [tf.cos(angle), -tf.sin(angle)], [tf.sin(angle), tf.cos(angle)])
 
 
-def shear_x(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
-    """Shear horizontally by up to 0.3."""
-    return _move(image, [1.0, 0.3 * strength], [0.0, 1.0])
-
-
-def shear_y(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
-    """Shear vertically by up to 0.3."""
-    return _move(image, [1.0, 0.0], [0.3 * strength, 1.0])
-
-
-def translate_x(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
-    """Shift horizontally by up to 45 % of the width."""
-    return _move(image, [1.0, 0.0], [0.0, 1.0], right=0.45 * strength)
-
-
-def translate_y(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
-    """Shift vertically by up to 45 % of the height."""
-    return _move(image, [1.0, 0.0], [0.0, 1.0], down=0.45 * strength)
+def _blend(image: tf.Tensor, other: tf.Tensor | float, strength: tf.Tensor) -> tf.Tensor:
+    """Interpolate between another image (factor 0) and the image (factor 1), or extrapolate."""
+    return other + (image - other) * (1 + 0.9 * strength)
 
 
 def _grey(image: tf.Tensor) -> tf.Tensor:
     return tf.image.rgb_to_grayscale(image) if image.shape[-1] == 3 else image
+
+
+def _smooth(image: tf.Tensor) -> tf.Tensor:
+    kernel = tf.constant([[1, 1, 1], [1, 5, 1], [1, 1, 1]], tf.float32) / 13
+    kernel = tf.tile(kernel[:, :, None, None], (1, 1, image.shape[-1], 1))
+    framed = tf.pad(image, ((1, 1), (1, 1), (0, 0)), mode="SYMMETRIC")
+    return tf.nn.depthwise_conv2d(framed[None], kernel, (1, 1, 1, 1), "VALID")[0]
 
 
 def _move(
@@ -157,23 +119,21 @@ def _move(
     )[0]
 
 
-# The operations and their ranges are those of the paper's appendix, and of torchvision.
-OPERATIONS: dict[str, Operation] = {
-    each.__name__: each
-    for each in (
-        identity,
-        auto_contrast,
-        equalize,
-        posterize,
-        solarize,
-        brightness,
-        contrast,
-        color,
-        sharpness,
-        rotate,
-        shear_x,
-        shear_y,
-        translate_x,
-        translate_y,
-    )
+# The operations and their ranges are those of the paper's appendix, and of torchvision. The order
+# is part of what a seed means.
+OPERATIONS: dict[str, _Operation] = {
+    "identity": lambda image, _: image,
+    "auto_contrast": _auto_contrast,
+    "equalize": _equalize,
+    "posterize": _posterize,
+    "solarize": _solarize,
+    "brightness": lambda image, s: _blend(image, 0.0, s),
+    "contrast": lambda image, s: _blend(image, tf.reduce_mean(_grey(image)), s),
+    "color": lambda image, s: _blend(image, _grey(image), s),
+    "sharpness": lambda image, s: _blend(image, _smooth(image), s),
+    "rotate": _rotate,
+    "shear_x": lambda image, s: _move(image, [1.0, 0.3 * s], [0.0, 1.0]),
+    "shear_y": lambda image, s: _move(image, [1.0, 0.0], [0.3 * s, 1.0]),
+    "translate_x": lambda image, s: _move(image, [1.0, 0.0], [0.0, 1.0], right=0.45 * s),
+    "translate_y": lambda image, s: _move(image, [1.0, 0.0], [0.0, 1.0], down=0.45 * s),
 }
