@@ -107,9 +107,7 @@ def _check_start(path: Path) -> None:
 
 
 def _as_float32(tensor: Array) -> Array:
-    """Convert floating-point numbers to float32, with overflow to infinity; return other types
-    unchanged.
-    """
+    """Convert floating-point numbers to float32, with overflow to infinity; keep other types."""
     if tensor.dtype.name not in _FLOATS:
         return tensor
     with np.errstate(over="ignore"):

@@ -1,6 +1,4 @@
-"""Describe an origin of weights: how to recognize its files, and which tensor belongs to which
-variable.
-"""
+"""Describe an origin of weights: the signature of its files, and the tensors of each variable."""
 
 import re
 from collections import Counter
