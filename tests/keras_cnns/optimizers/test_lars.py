@@ -1,13 +1,12 @@
 """LARS against its formula."""
 
-import doctest
 from typing import Any
 
 import keras
 import numpy as np
 import pytest
 
-from keras_cnns.optimizers import LARS, Momentum, lars
+from keras_cnns.optimizers import LARS, Momentum
 
 
 def lars_in_numpy(
@@ -33,10 +32,6 @@ def test_it_is_the_formula(decay: float, nesterov: bool) -> None:
         optimizer.apply([keras.ops.convert_to_tensor(gradient, "float32")], [weight])
     expected = lars_in_numpy(start, gradients, rate=2, decay=decay, eta=0.01, nesterov=nesterov)
     np.testing.assert_allclose(weight.numpy(), expected, rtol=1e-4, atol=1e-6)
-
-
-def test_docstring_example_is_true() -> None:
-    assert doctest.testmod(lars, extraglobs={"keras": keras}).failed == 0
 
 
 def step(optimizer: Momentum, name: str, start: list[float], gradient: list[float]) -> list[float]:
