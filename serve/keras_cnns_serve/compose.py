@@ -22,7 +22,7 @@ from keras_cnns_serve.core.access import Access
 from keras_cnns_serve.core.batching import BatchOptions
 from keras_cnns_serve.core.dataplane import Dataplane
 from keras_cnns_serve.core.idle import give_memory_back_when_idle
-from keras_cnns_serve.core.limits import PART_FOR_CLIENTS, Budget, usable_memory
+from keras_cnns_serve.core.limits import BUDGET_DIVISOR, Budget, usable_memory
 from keras_cnns_serve.core.servable import Options
 from keras_cnns_serve.engines.choice import EngineOptions
 from keras_cnns_serve.observability.access_log import AccessLog
@@ -104,7 +104,7 @@ class Server:
             config = ServerConfig(root=root, policy=options.versions)
         else:
             config = self._file.config
-        budget = Budget(options.memory_budget or usable_memory() // PART_FOR_CLIENTS)
+        budget = Budget(options.memory_budget or usable_memory() // BUDGET_DIVISOR)
         return Dataplane(config, Options(engine, batch, options.max_pixels, budget, options.admin))
 
     async def __aenter__(self) -> "Server":
@@ -160,7 +160,7 @@ class Server:
             loading.add_done_callback(_close_loaded)
             raise
         stack.push_async_callback(asyncio.to_thread, self.dataplane.close)
-        self.dataplane.demand_a_model(str(options.models or file))
+        self.dataplane.require_models(str(options.models or file))
         log = AccessLog() if options.access_log else None
         access = Access(options.token_file, options.admin_token_file)
         admission = Admission(access, options.open_metrics)
@@ -170,7 +170,7 @@ class Server:
             max_json_bytes=options.max_json_bytes,
             timeout=options.timeout,
             finished=log,
-            refusal=admission.over_http,
+            refusal=admission.authorize_http,
         )
         if options.cors_origin:
             app = CORSMiddleware(
@@ -188,8 +188,8 @@ class Server:
                 max_message_bytes=options.max_body_bytes,
                 timeout=options.timeout,
                 grace=options.grace,
-                finished=None if log is None else log.called,
-                admit=admission.over_grpc
+                finished=None if log is None else log.log_grpc,
+                admit=admission.authorize_grpc
                 if options.token_file or options.admin_token_file
                 else None,
                 interceptors=interceptors,

@@ -18,7 +18,7 @@ from tests.serve.processes import CLASSIFY, running
     [
         ("", "the following arguments are required: MODELS"),
         ("models --model-config-file a.toml", "give either MODELS or --model-config-file, not"),
-        ("models --versions newest", "argument --versions: 'newest' is no choice of versions"),
+        ("models --versions newest", "argument --versions: 'newest' is not a choice of versions"),
         ("models --timeout soon", "argument --timeout: 'soon' is not a number from 0.001 to"),
         ("models --engine tpu", "argument --engine: invalid choice: 'tpu'"),
         ("models --prot 1", "unrecognized arguments: --prot 1"),
@@ -83,8 +83,8 @@ def test_a_size_has_a_unit(text: str, size: int | None) -> None:
     ("directory", "message"),
     [
         ("absent", "absent does not exist; give the directory that holds the models, such as mo"),
-        ("empty", "empty holds no model that can be served; an exporter puts one there, as mode"),
-        ("bad", "bad holds no model that can be served\ngrey/1 refused: model.json: format is 9"),
+        ("empty", "empty has no model that can be served; export one there, for instance as mode"),
+        ("bad", "bad has no model that can be served\ngrey/1 refused: model.json: format is 9"),
     ],
 )
 def test_failed_work_is_status_1_without_a_traceback(

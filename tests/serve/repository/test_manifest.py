@@ -33,7 +33,7 @@ FILE = {"sha256": "0" * 64, "bytes": 1}
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"format": 2}, "format is 2; this server reads 1"),
+        ({"format": 2}, "format is 2; this server supports 1"),
         ({"format": True}, "format must be an integer, not True"),
         ({"format": "1"}, "format must be an integer"),
         ({"files": []}, "files must be an object"),
@@ -51,9 +51,9 @@ FILE = {"sha256": "0" * 64, "bytes": 1}
         ({"formats": {}}, "formats has none that this server runs: onnx, onnx_int8, openvino"),
         ({"formats": {"litert": {"path": "model.tflite"}}}, "formats has none that this server"),
         ({"formats": {"onnx": {"path": "../2/model.onnx"}}}, "leaves the version"),
-        ({"formats": {"onnx": {"path": "other.onnx"}}}, "not among its files"),
+        ({"formats": {"onnx": {"path": "other.onnx"}}}, "files does not list"),
         ({"labels": "/etc/hostname"}, "leaves the version"),
-        ({"labels": "other.txt"}, "not among its files"),
+        ({"labels": "other.txt"}, "files does not list"),
         ({"labels": None}, "labels must be a string"),
         ({"inputs": []}, "inputs must be one tensor, images, of uint8"),
         ({"inputs": [IMAGES | {"dtype": "float32"}]}, "images, of uint8"),

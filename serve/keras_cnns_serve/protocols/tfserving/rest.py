@@ -31,7 +31,7 @@ class TensorFlowServingRest(RestEndpoints):
     """The endpoints of version 1."""
 
     def fast_routes(self) -> list[FastRoute]:
-        """Return the routes that do inference."""
+        """Return the routes of inference."""
         verbs: dict[str, Callable[[Request], Awaitable[Reply]]] = {
             "predict": self.predict,
             "classify": partial(self.examples, CLASSIFY_METHOD),
@@ -55,12 +55,12 @@ class TensorFlowServingRest(RestEndpoints):
         ]
 
     async def models(self, request: StarletteRequest) -> Response:
-        """GET /v1/models: list the models that answer."""
+        """Answer GET /v1/models with the served models."""
         models = [
             {
                 "name": model.name,
                 "versions": list(map(str, model.versions)),
-                "input": model.input,  # a dataclass: an object of its name, dtype and shape
+                "input": model.input,  # written as an object with name, dtype and shape
                 "outputs": [output.name for output in model.outputs],
                 "labels": len(model.labels),
             }
@@ -69,12 +69,12 @@ class TensorFlowServingRest(RestEndpoints):
         return json_response(dumps({"models": models}))
 
     async def status(self, request: StarletteRequest) -> Response:
-        """GET .../{m}[/versions/{v}|/labels/{l}]: describe the state of versions."""
+        """Answer GET .../{m}[/versions/{v}|/labels/{l}] with the states of versions."""
         states = model_version_status(self._dataplane, target_of(**request.path_params))
         return json_response(dumps({"model_version_status": states}))
 
     async def metadata(self, request: StarletteRequest) -> Response:
-        """GET .../metadata: describe the signatures of a version."""
+        """Answer GET .../metadata with the signatures of a version."""
         target = target_of(**request.path_params)
         source = self._dataplane.metadata(target)
         spec = {"name": source.name, "signature_name": "", "version": str(source.version)}
@@ -83,9 +83,9 @@ class TensorFlowServingRest(RestEndpoints):
         return json_response(dumps({"model_spec": spec, "metadata": metadata}))
 
     async def predict(self, request: Request) -> Reply:
-        """POST ...:predict: answer pixels or encoded images as JSON with the outputs as JSON."""
+        """Answer POST ...:predict with the outputs for pixels or encoded images."""
         target = target_of(**request.path.groupdict())
-        manifest = self._dataplane.metadata(target).manifest  # before the body, which may be long
+        manifest = self._dataplane.metadata(target).manifest  # before the body, which can be large
         deadline = self._deadline(request)
         body = await self._json_body(request, deadline)
         parsed = await self._parse_json(
@@ -98,13 +98,13 @@ class TensorFlowServingRest(RestEndpoints):
                 )
             else:
                 prediction = await self._dataplane.predict(target, parsed.inputs, deadline=deadline)
-        answer = format_predictions(prediction.outputs, parsed.form)
+        answer = format_predictions(prediction.outputs, parsed.format)
         return Reply(answer, headers=[server_timing(prediction.timing)])
 
     async def examples(self, method: str, request: Request) -> Reply:
-        """POST ...:classify and ...:regress: answer tf.Examples with labels or with numbers."""
+        """Answer POST ...:classify and ...:regress with labels or numbers for tf.Examples."""
         target = target_of(**request.path.groupdict())
-        self._dataplane.metadata(target)  # before the body, which may be long
+        self._dataplane.metadata(target)  # before the body, which can be large
         deadline = self._deadline(request)
         body = await self._json_body(request, deadline)
         parsed = await self._parse_json(

@@ -13,14 +13,16 @@ from dataclasses import dataclass
 from keras_cnns_serve.core.limits import Budget, Claim
 from keras_cnns_serve.errors import QueueFullError, ServeError
 
-from .arrivals import SLOWEST_RATE, Call
+from .arrivals import MIN_BYTES_PER_SECOND, Call
 from .guard import client_address, end_connection
 
 logger = logging.getLogger(__name__)
 
 LONG = 2**14  # bytes; a call takes more by itself
 COPIES = 2  # of an answer: ours, and grpcio's
-BLOCKED_SECONDS = 5.0  # beyond its time at `SLOWEST_RATE`, after which others need its place
+BLOCKED_SECONDS = (
+    5.0  # beyond its time at `MIN_BYTES_PER_SECOND`, after which others need its place
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,7 @@ class Answers:
     Args:
         budget: The memory that all clients may hold.
         timeout: Seconds in which a client must take an answer, beside the time that its connection
-            needs at `SLOWEST_RATE` for everything that is being sent on it.
+            needs at `MIN_BYTES_PER_SECOND` for everything that is being sent on it.
     """
 
     def __init__(self, budget: Budget, timeout: float) -> None:
@@ -61,7 +63,7 @@ class Answers:
             ) from error
         self._bytes[peer] += size
         now = time.monotonic()
-        end = now + self._timeout + self._bytes[peer] / SLOWEST_RATE
+        end = now + self._timeout + self._bytes[peer] / MIN_BYTES_PER_SECOND
         self._answers[call] = _Answer(peer, claim, size, now, end)
 
     def end(self, call: Call) -> None:
@@ -81,7 +83,7 @@ class Answers:
         now = time.monotonic()
         for call in calls:
             answer = self._answers.get(call)
-            if answer and now - answer.begin > BLOCKED_SECONDS + answer.size / SLOWEST_RATE:
+            if answer and now - answer.begin > BLOCKED_SECONDS + answer.size / MIN_BYTES_PER_SECOND:
                 _end(answer.peer)
                 return call
         return None

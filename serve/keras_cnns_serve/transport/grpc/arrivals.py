@@ -13,7 +13,9 @@ from typing import Any
 from keras_cnns_serve.core.limits import BODY_SECONDS, Budget, Claim
 from keras_cnns_serve.errors import QueueFullError, ServeError, TooSlowError
 
-SLOWEST_RATE = 100_000  # bytes a second of the longest message: how much has come is not known
+MIN_BYTES_PER_SECOND = (
+    100_000  # bytes a second of the longest message: how much has come is not known
+)
 PATIENCE = 0.03  # seconds that an incomplete message has in any case
 WAIT = 1.0  # seconds that a call waits for its message's turn
 LOOK = 0.01  # seconds between two looks while calls wait, and otherwise:
@@ -38,7 +40,7 @@ class Arrivals:
     """
 
     def __init__(self, count: int, max_bytes: int, budget: Budget) -> None:
-        self.seconds = BODY_SECONDS + max_bytes / SLOWEST_RATE
+        self.seconds = BODY_SECONDS + max_bytes / MIN_BYTES_PER_SECOND
         self.count = count
         self.since: dict[Call, float] = {}  # when each turn began, the longest first
         self.given_up: dict[Call, ServeError] = {}  # calls that are cancelled, and why

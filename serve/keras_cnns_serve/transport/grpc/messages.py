@@ -13,9 +13,9 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescri
 from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
 
+from keras_cnns_serve.core.compression import decompress_async
 from keras_cnns_serve.core.limits import Claim
 from keras_cnns_serve.core.threads import PARSING
-from keras_cnns_serve.core.unpacking import unpack_beside
 from keras_cnns_serve.errors import InputTooLargeError, InvalidInputError
 
 # How a packed message begins. No request begins so: gzip's first byte is none of protobuf's, and
@@ -66,7 +66,7 @@ async def unpacked(message: bytes, max_bytes: int, claim: Claim, deadline: float
     """
     start = message[:2]
     if start == GZIP or start in DEFLATE:
-        return await unpack_beside(message, "gzip", max_bytes, claim, "message", deadline)
+        return await decompress_async(message, "gzip", max_bytes, claim, "message", deadline)
     return message
 
 

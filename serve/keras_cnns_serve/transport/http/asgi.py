@@ -18,9 +18,9 @@ from urllib.parse import parse_qs
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from keras_cnns_serve.core.compression import decompress_async
 from keras_cnns_serve.core.json_text import dumps
 from keras_cnns_serve.core.limits import Budget, Claim
-from keras_cnns_serve.core.unpacking import unpack_beside
 
 from .body import Disconnected, Limited, read_body
 
@@ -108,7 +108,7 @@ class Request:
         encoding = self._headers.get(b"content-encoding")
         if encoding is None:
             return body
-        return await unpack_beside(
+        return await decompress_async(
             body, str(encoding, "latin-1"), limit, self.claim, name, deadline
         )
 

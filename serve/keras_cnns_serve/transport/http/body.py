@@ -9,7 +9,7 @@ from typing import Any
 
 from starlette.types import Message, Receive
 
-from keras_cnns_serve.core.limits import BODY_SECONDS, COPIES, SLOWEST_RATE, Claim
+from keras_cnns_serve.core.limits import BODY_SECONDS, COPIES, MIN_BYTES_PER_SECOND, Claim
 from keras_cnns_serve.errors import (
     DeadlineExceededError,
     InputTooLargeError,
@@ -84,7 +84,7 @@ class Limited:
             raise
         if not self._complete:
             now = time.monotonic()
-            self._end = min(now + BODY_SECONDS, self._end + size / SLOWEST_RATE)
+            self._end = min(now + BODY_SECONDS, self._end + size / MIN_BYTES_PER_SECOND)
         return message
 
     def _check(self, size: int) -> None:

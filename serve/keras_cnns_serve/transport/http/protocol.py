@@ -20,7 +20,7 @@ from uvicorn.protocols.http.httptools_impl import (
     RequestResponseCycle,
 )
 
-from keras_cnns_serve.core.limits import SLOWEST_RATE
+from keras_cnns_serve.core.limits import MIN_BYTES_PER_SECOND
 
 from .body import DRAIN_SECONDS
 
@@ -453,7 +453,7 @@ class _Writer:
     def _check(self, before: int) -> None:
         self.timer = None
         if self._transport.get_write_buffer_size():
-            if self._read() - before >= self._timeout * SLOWEST_RATE:
+            if self._read() - before >= self._timeout * MIN_BYTES_PER_SECOND:
                 self._limit_time()
             else:
                 self._transport.abort()

@@ -41,7 +41,7 @@ class HttpServer:
         listener: A bound socket; it is closed at the end.
         grace: Seconds for all of the end.
         timeout: Seconds after which a connection ends that is idle, or whose client sends or reads
-            nothing, or less than `SLOWEST_RATE`.
+            nothing, or less than `MIN_BYTES_PER_SECOND`.
         max_connections: Connections that are open at the same time. A further one takes the place
             of one with a slow TLS handshake, or else of the one that has waited longest for its
             first request, or else for another one; if there is none, it gets 503.

@@ -36,7 +36,7 @@ def test_both_forms_with_and_without_the_inputs_name(
     manifest: Manifest, body: Any, form: str
 ) -> None:
     request = parse_predict_request(json.dumps(body).encode(), manifest)
-    assert request.form == form
+    assert request.format == form
     assert request.inputs["images"].tolist() == [[1, 2], [3, 4]]
 
 
@@ -163,7 +163,7 @@ def test_bytes_come_as_base64(manifest: Manifest, body: Any, contents: list[byte
         ({"instances": [{"b64": "aGk=", "x": 1}]}, "instances[0] is the keys ['b64', 'x']"),
         ({"instances": [{"b64": 7}]}, "instances[0] is the keys ['b64']"),
         ({"instances": [{"image_bytes": 7}]}, "takes encoded images as"),
-        ({"inputs": {"images": [B64]}}, "the input must be image_bytes alone, not images"),
+        ({"inputs": {"images": [B64]}}, "the only input must be image_bytes, not images"),
         ({"inputs": 7}, "not int"),
     ],
 )
@@ -212,7 +212,7 @@ def test_the_image_of_the_context_is_decoded_once() -> None:
         ({}, "'examples' must be a list of at least one object"),
         ({"examples": []}, "'examples' must be a list of at least one object"),
         ({"examples": [1]}, "examples[0] must be an object of features"),
-        ({"examples": [{"x": 1}]}, "examples[0] lacks the feature 'image/encoded'"),
+        ({"examples": [{"x": 1}]}, "examples[0] must have the feature 'image/encoded'"),
         ({"examples": [{}], "context": 1}, "'context' must be an object"),
         ({"examples": [{"image/encoded": [1, 2]}]}, "takes encoded images"),
     ],

@@ -61,10 +61,14 @@ def test_a_packed_image_is_unpacked(client: Client) -> None:
 @pytest.mark.parametrize(
     ("request_", "status", "message"),
     [
-        (packed(gzip.compress(bytes(10**7))), 413, "the body unpacks to more than 100,000 bytes"),
-        (packed(gzip.compress(BODY)[:-9]), 400, "the body, packed by gzip, is cut short"),
-        (packed(BODY), 400, "the body cannot be unpacked"),
-        (packed(BODY, "br"), 415, "Content-Encoding 'br' is not read here; gzip and deflate are"),
+        (
+            packed(gzip.compress(bytes(10**7))),
+            413,
+            "the body has more than 100,000 bytes after decompression",
+        ),
+        (packed(gzip.compress(BODY)[:-9]), 400, "the compressed body is truncated"),
+        (packed(BODY), 400, "the body cannot be decompressed"),
+        (packed(BODY, "br"), 415, "Content-Encoding 'br' is not supported; gzip and deflate are"),
         ({"content": BODY, "headers": {"x-request-timeout": "soon"}}, 400, "a number of seconds"),
         ({"content": BODY, "headers": {"x-request-timeout": "-1"}}, 400, "a number of seconds"),
         ({"content": BODY, "headers": {"x-request-timeout": "0"}}, 504, "time was over"),
@@ -149,7 +153,7 @@ def test_overload_gets_429_and_lateness_504(repository: Path) -> None:
         assert waiting.result().status_code == 504
     assert refused.status_code == 429
     assert int(refused.headers["retry-after"]) >= 1
-    assert refused.json() == {"error": "1 requests wait already"}
+    assert refused.json() == {"error": "1 requests are already waiting"}
     batcher._free = 1
     assert client.post(CLASSIFY, content=grey(1)).is_success
     assert dataplane.statistics(Target("grey"))[0].inferences == 1

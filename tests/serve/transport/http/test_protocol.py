@@ -531,7 +531,7 @@ def test_a_client_that_hardly_reads_its_answer_is_dropped(
     monkeypatch: pytest.MonkeyPatch, kept: bytes, reads: int, rate: int
 ) -> None:
     """It has a fifth of a second for the bytes that it should read in this time."""
-    monkeypatch.setattr(http_protocol, "SLOWEST_RATE", rate)
+    monkeypatch.setattr(http_protocol, "MIN_BYTES_PER_SECOND", rate)
     set_timeout(monkeypatch, 0.2)
 
     async def long(request: Request) -> Reply:
