@@ -86,7 +86,7 @@ class ImageTooLargeError(InputTooLargeError):
 UNEXPECTED = "the server failed to answer; its log says why"
 
 # The names in google.rpc.Code, which TensorFlow Serving and gRPC use in their metrics.
-CODES: dict[type[Exception], str] = {
+_CODES: dict[type[Exception], str] = {
     InvalidInputError: "INVALID_ARGUMENT",
     UnsupportedEncodingError: "INVALID_ARGUMENT",
     UnsupportedImageError: "INVALID_ARGUMENT",
@@ -104,7 +104,7 @@ CODES: dict[type[Exception], str] = {
 
 def code_name(error: Exception) -> str:
     """Return the name of the error's code in google.rpc.Code."""
-    return next((CODES[kind] for kind in type(error).__mro__ if kind in CODES), "INTERNAL")
+    return next((_CODES[kind] for kind in type(error).__mro__ if kind in _CODES), "INTERNAL")
 
 
 def one_line(error: Exception) -> str:

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from keras_cnns_serve.repository.policy import Latest, VersionPolicy, parse_policy
 
-EPILOG = """\
+_EPILOG = """\
 MODELS is a directory of models (models/digits/1/model.json), or of one model (models/digits).
 
 example:
@@ -160,7 +160,7 @@ def _policy(text: str) -> VersionPolicy:
 
 
 # TensorFlow Serving's names of the same options.
-ALIASES = {
+_ALIASES = {
     "--rest_api_port": "--port",
     "--model_config_file": "--model-config-file",
     "--file_system_poll_wait_seconds": "--poll",
@@ -354,7 +354,7 @@ def parse(program: str, description: str, arguments: Sequence[str]) -> ServerOpt
     parser = _Parser(
         prog=program,
         description=description,
-        epilog=EPILOG.format(program=program),
+        epilog=_EPILOG.format(program=program),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -379,4 +379,4 @@ def parse(program: str, description: str, arguments: Sequence[str]) -> ServerOpt
 def _without_aliases(arguments: Sequence[str]) -> list[str]:
     """Return the arguments with TensorFlow Serving's names replaced by ours."""
     split = (argument.partition("=") for argument in arguments)
-    return [ALIASES.get(name, name) + equals + value for name, equals, value in split]
+    return [_ALIASES.get(name, name) + equals + value for name, equals, value in split]

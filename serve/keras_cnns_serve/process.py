@@ -15,16 +15,16 @@ from typing import Any
 
 # Seconds after which a thread has to release the interpreter's lock to a waiting thread. With
 # Python's default of 5 ms, a core is idle whenever an engine finishes while the event loop is busy.
-SWITCH_INTERVAL = 50e-6
+_SWITCH_INTERVAL = 50e-6
 # Number of new objects that starts a collection of reference cycles. Requests create no cycles, but
 # with Python's default of 700 a few dozen requests in flight start one collection after another.
-GARBAGE_THRESHOLD = 10_000
-OVERTIME = 2.0  # seconds after the grace period in which the transports and the log can end
+_GARBAGE_THRESHOLD = 10_000
+_OVERTIME = 2.0  # seconds after the grace period in which the transports and the log can end
 # glibc maps each block of at least so many bytes separately and unmaps it when it is freed. By
 # default this threshold grows to 32 MiB, and smaller freed blocks can stay in the process.
-MMAP_THRESHOLD = 2**20
-M_MMAP_THRESHOLD = -3  # the constant of this name in malloc.h
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_MMAP_THRESHOLD = 2**20
+_M_MMAP_THRESHOLD = -3  # the constant of this name in malloc.h
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def run(main: Callable[[asyncio.Event], Coroutine[Any, Any, None]], grace: float) -> None:
@@ -32,7 +32,7 @@ def run(main: Callable[[asyncio.Event], Coroutine[Any, Any, None]], grace: float
 
     The first SIGINT or SIGTERM sets the event that `main` waits for. Later signals are ignored,
     also while the process ends, so that its exit status is 0. The process ends `grace` seconds (and
-    `OVERTIME`) later, even if a thread, such as one that loads a model, has not ended. Daemon
+    `_OVERTIME`) later, even if a thread, such as one that loads a model, has not ended. Daemon
     threads that still run when the interpreter has finished do not delay the end either.
 
     Args:
@@ -42,18 +42,18 @@ def run(main: Callable[[asyncio.Event], Coroutine[Any, Any, None]], grace: float
     _return_large_blocks()
     loop = _new_event_loop()
     stop = asyncio.Event()
-    end = threading.Timer(grace + OVERTIME, os._exit, [0])
+    end = threading.Timer(grace + _OVERTIME, os._exit, [0])
     end.daemon = True
 
     def stopping(number: int, frame: FrameType | None) -> None:
         if not end.is_alive():
             end.start()
             loop.call_soon_threadsafe(stop.set)
-        for each in STOP_SIGNALS:
+        for each in _STOP_SIGNALS:
             signal.signal(each, signal.SIG_IGN)  # Python keeps SIG_IGN until the process ends
 
     atexit.register(_leave_threads, end)  # registered first, called last
-    before = {each: signal.signal(each, stopping) for each in STOP_SIGNALS}
+    before = {each: signal.signal(each, stopping) for each in _STOP_SIGNALS}
     try:
         with asyncio.Runner(loop_factory=lambda: loop) as runner:
             runner.run(main(stop))
@@ -82,14 +82,14 @@ def _leave_threads(timer: threading.Thread) -> None:
 def _return_large_blocks() -> None:
     """Make glibc return large blocks, such as decoded images, to the system when they are freed."""
     with contextlib.suppress(OSError, AttributeError, TypeError):
-        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD)
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD)
 
 
 def tune() -> None:
     """Tune the interpreter after the models are loaded."""
-    sys.setswitchinterval(SWITCH_INTERVAL)
+    sys.setswitchinterval(_SWITCH_INTERVAL)
     gc.freeze()  # exclude the existing objects, which stay, from collections
-    gc.set_threshold(GARBAGE_THRESHOLD)
+    gc.set_threshold(_GARBAGE_THRESHOLD)
 
 
 def open_standard_streams() -> None:

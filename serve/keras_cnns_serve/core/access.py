@@ -9,7 +9,7 @@ from keras_cnns_serve.errors import ConfigError, ForbiddenError, Unauthenticated
 
 from .watched_files import WatchedFiles
 
-MIN_LENGTH = 16  # characters of a token
+_MIN_LENGTH = 16  # characters of a token
 
 
 class Role(Enum):
@@ -101,10 +101,10 @@ class _Tokens:
         for token in tokens:
             if not token.isascii():
                 raise ConfigError(f"{self._path} has a token that is not ASCII")
-            if len(token) < MIN_LENGTH:
+            if len(token) < _MIN_LENGTH:
                 raise ConfigError(
                     f"{self._path} has a token of {len(token)} characters; a token has at least "
-                    f"{MIN_LENGTH}, such as the output of: openssl rand -hex 32"
+                    f"{_MIN_LENGTH}, such as the output of: openssl rand -hex 32"
                 )
         return tokens
 

@@ -45,7 +45,7 @@ _MAX_WAIT_FRACTION = 0.8
 _LOWEST_PRIORITY = 2**31  # the priority of requests without one
 # An image is large if decoding it needs more memory or work: about a megapixel, some 5 ms. Files of
 # more bytes count as large without reading their headers, which can take time, too.
-LARGE_MEMORY, LARGE_WORK, LARGE_BYTES = 2**22, 2**22, 2**20
+_LARGE_MEMORY, _LARGE_WORK, _LARGE_BYTES = 2**22, 2**22, 2**20
 TIME_SLICE = 0.005  # seconds after which a request with more images to decode queues again
 OVERTAKING_SECONDS = 1.0  # time after which small images no longer overtake a large one
 MEMORY_SECONDS = 10.0  # maximum wait for the memory to decode a large image
@@ -294,7 +294,7 @@ class Batcher:
             if job.was_large:
                 self._count_large_bytes(job, 0)
         else:
-            job.is_large = job.is_large or len(job.contents[job.decoded]) > LARGE_BYTES
+            job.is_large = job.is_large or len(job.contents[job.decoded]) > _LARGE_BYTES
             queue = self._large if job.is_large else self._encoded
             if job.is_large and not job.was_large:
                 self._admit_large(job)
@@ -540,10 +540,10 @@ class Batcher:
             ServeError: the image cannot be decoded.
         """
         content = job.contents[job.decoded]
-        if len(content) > LARGE_BYTES and not job.is_large:
+        if len(content) > _LARGE_BYTES and not job.is_large:
             return False
         image = self._open_image(content)
-        if image.memory <= LARGE_MEMORY and image.work <= LARGE_WORK:
+        if image.memory <= _LARGE_MEMORY and image.work <= _LARGE_WORK:
             job.add(image.read())
         elif not job.is_large:
             job.is_large = True

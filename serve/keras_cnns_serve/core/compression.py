@@ -12,9 +12,9 @@ from keras_cnns_serve.errors import (
 from .limits import COPIES, Claim
 from .threads import DECOMPRESSION
 
-THREAD_BYTES = 2**9  # longer bodies can expand a lot and are decompressed in a thread
-FIRST_PIECE, MAX_PIECE = 512, 2**20  # bytes of input, or output, of one call of the decoder
-MAX_MEMBERS = 10_000  # of a gzip file; some programs write one for each 64 KiB
+_THREAD_BYTES = 2**9  # longer bodies can expand a lot and are decompressed in a thread
+_FIRST_PIECE, _MAX_PIECE = 512, 2**20  # bytes of input, or output, of one call of the decoder
+_MAX_MEMBERS = 10_000  # of a gzip file; some programs write one for each 64 KiB
 
 
 def decompress(
@@ -50,19 +50,19 @@ def decompress(
     position = members = 0
     # A gzip file can have several members. The pieces of input grow within a member, because the
     # decoder copies the rest of a piece: bytes after the member's end, or not yet consumed.
-    decoder, piece = _decoder(), FIRST_PIECE
+    decoder, piece = _decoder(), _FIRST_PIECE
     more = False  # whether the decoder has more output
     try:
         while more or position < len(compressed):
             if decoder.eof:
                 members += 1
-                if members == MAX_MEMBERS:
+                if members == _MAX_MEMBERS:
                     raise InvalidInputError(
-                        f"the {name} has more than {MAX_MEMBERS:,} gzip members"
+                        f"the {name} has more than {_MAX_MEMBERS:,} gzip members"
                     )
-                decoder, piece = _decoder(), FIRST_PIECE
+                decoder, piece = _decoder(), _FIRST_PIECE
             given = compressed[position : position + piece]
-            pieces.append(decoder.decompress(given, MAX_PIECE))
+            pieces.append(decoder.decompress(given, _MAX_PIECE))
             size += len(pieces[-1])
             if size > max_bytes:
                 raise InputTooLargeError(
@@ -71,8 +71,8 @@ def decompress(
             claim.add(COPIES * len(pieces[-1]))
             left = decoder.unused_data if decoder.eof else decoder.unconsumed_tail
             position += len(given) - len(left)
-            piece = min(2 * piece, MAX_PIECE)
-            more = len(pieces[-1]) == MAX_PIECE and not decoder.eof
+            piece = min(2 * piece, _MAX_PIECE)
+            more = len(pieces[-1]) == _MAX_PIECE and not decoder.eof
     except zlib.error as error:
         raise InvalidInputError(f"the {name} cannot be decompressed: {error}") from error
     if body and not decoder.eof:
@@ -93,7 +93,7 @@ async def decompress_async(
     Raises:
         DeadlineExceededError: the deadline (`time.monotonic()`) has passed.
     """
-    if len(body) < THREAD_BYTES:
+    if len(body) < _THREAD_BYTES:
         return decompress(body, encoding, max_bytes, claim, name)
     return await DECOMPRESSION.call(deadline, decompress, body, encoding, max_bytes, claim, name)
 

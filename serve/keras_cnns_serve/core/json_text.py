@@ -18,9 +18,9 @@ from .inputs import MAX_IMAGES, shape_text
 MAX_BYTES = 8 * 2**20  # default maximum size of the JSON in a request
 # Measured maximum of the bytes that orjson allocates for each byte of the text (its buffer, and
 # numbers as objects), and in addition for each list and each object.
-BYTES_OF_MEMORY, BYTES_OF_LIST, BYTES_OF_OBJECT = 18, 60, 120
+_BYTES_OF_MEMORY, BYTES_OF_LIST, BYTES_OF_OBJECT = 18, 60, 120
 # Maximum number of lists and objects for each image of a request, and of others, such as shapes.
-PER_IMAGE, OTHERS = 8, 256
+_PER_IMAGE, _OTHERS = 8, 256
 
 
 def memory_to_parse(text: bytes, length: int, max_bytes: int, tensor: Tensor | None = None) -> int:
@@ -44,12 +44,12 @@ def memory_to_parse(text: bytes, length: int, max_bytes: int, tensor: Tensor | N
             "to :classify-image"
         )
     lists, objects = text.count(b"[", 0, length), text.count(b"{", 0, length)
-    max_lists = max_objects = PER_IMAGE * MAX_IMAGES + OTHERS
+    max_lists = max_objects = _PER_IMAGE * MAX_IMAGES + _OTHERS
     subject = "a request"
     if tensor is not None:
         sizes = [size or 1 for size in tensor.shape[1:]]
         images = text.count(b",", 0, length) // math.prod(sizes) + 1
-        max_lists = images * (1 + sum(accumulate(sizes[:-1], mul))) + OTHERS + MAX_IMAGES
+        max_lists = images * (1 + sum(accumulate(sizes[:-1], mul))) + _OTHERS + MAX_IMAGES
         subject = f"{images:,} images of shape {shape_text(tensor)}"
     if lists > max_lists:
         raise InputTooLargeError(
@@ -59,7 +59,7 @@ def memory_to_parse(text: bytes, length: int, max_bytes: int, tensor: Tensor | N
         raise InputTooLargeError(
             f"the JSON has {objects:,} objects; a request can have at most {max_objects:,}"
         )
-    return BYTES_OF_MEMORY * length + BYTES_OF_LIST * lists + BYTES_OF_OBJECT * objects
+    return _BYTES_OF_MEMORY * length + BYTES_OF_LIST * lists + BYTES_OF_OBJECT * objects
 
 
 def loads(body: bytes) -> Any:

@@ -16,7 +16,7 @@ BODY_SECONDS = 20  # the longest pause of a body; apart from pauses it must arri
 MIN_BYTES_PER_SECOND = 10_000
 COPIES = 2  # the maximum number of copies of a body, while it is joined or split
 BUDGET_DIVISOR = 4  # the default budget is the usable memory divided by this
-UNKNOWN_MEMORY = 4 * 2**30  # bytes; the assumption if the system reports no limit
+_UNKNOWN_MEMORY = 4 * 2**30  # bytes; the assumption if the system reports no limit
 
 
 def checked_shape(
@@ -158,7 +158,7 @@ def usable_memory(root: Path = Path("/")) -> int:
     Args:
         root: the directory that contains proc and sys.
     """
-    return min(_memory_limits(root), default=UNKNOWN_MEMORY)
+    return min(_memory_limits(root), default=_UNKNOWN_MEMORY)
 
 
 def _memory_limits(root: Path) -> Iterator[int]:

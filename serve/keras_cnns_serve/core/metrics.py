@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 # Bounds in seconds, from 10 microseconds to 78 seconds, as TensorFlow Serving's buckets.
-LATENCIES = tuple(10e-6 * 1.8**power for power in range(28))
+_LATENCIES = tuple(10e-6 * 1.8**power for power in range(28))
 _MAX_PENDING = 1000  # requests
-SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
+_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 @dataclass(frozen=True)
@@ -70,11 +70,11 @@ class Recorder:
         self._pending: deque[tuple[float, float, float, float]] = deque()
         self._last_inference = 0.0
         self._batches: dict[int, list[float]] = {}  # size -> [count, seconds]
-        self.latency = Histogram(LATENCIES)  # of answered requests, from arrival to answer
-        self.queue = Histogram(LATENCIES)
-        self.decode = Histogram(LATENCIES)
-        self.compute = Histogram(LATENCIES)
-        self.batch_size = Histogram(SIZES)
+        self.latency = Histogram(_LATENCIES)  # of answered requests, from arrival to answer
+        self.queue = Histogram(_LATENCIES)
+        self.decode = Histogram(_LATENCIES)
+        self.compute = Histogram(_LATENCIES)
+        self.batch_size = Histogram(_SIZES)
         self.outcomes: Counter[str] = (
             Counter()
         )  # number of requests, by their name in google.rpc.Code

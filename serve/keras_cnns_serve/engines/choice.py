@@ -13,16 +13,16 @@ from .base import LoadedEngine, warm_up
 from .threads import Choice, Key, choose_threads
 from .trial import Interruption, call_within
 
-ENGINES = ("onnxruntime", "openvino", "tensorflow")
-PRECISIONS = ("float32", "bfloat16", "int8")
+_ENGINES = ("onnxruntime", "openvino", "tensorflow")
+_PRECISIONS = ("float32", "bfloat16", "int8")
 
 
 @dataclass(frozen=True)
 class EngineOptions:
     """The engine options of the command line."""
 
-    engine: str = "auto"  # or one of ENGINES
-    precision: str = "auto"  # or one of PRECISIONS
+    engine: str = "auto"  # or one of _ENGINES
+    precision: str = "auto"  # or one of _PRECISIONS
     threads: int = 0  # for one image; 0: chosen by a measurement
     cores: int = 1  # number of cores that this process may use
     load_timeout: float = 60.0  # maximum seconds to open a version and run it once
@@ -153,7 +153,7 @@ def choose_format(
     if fast:
         fastest = min(fast, key=lambda each: each.milliseconds or 0.0)
         return fastest, f"the fastest format{among} that model.json proves"
-    precise = min(usable, key=lambda f: (PRECISIONS.index(f.precision), ENGINES.index(f.engine)))
+    precise = min(usable, key=lambda f: (_PRECISIONS.index(f.precision), _ENGINES.index(f.engine)))
     return precise, f"the most precise format{among}: model.json has no time of a proven one"
 
 

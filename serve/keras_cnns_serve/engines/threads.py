@@ -21,7 +21,7 @@ from .trial import call
 
 logger = logging.getLogger(__name__)
 
-SHORT = 1e-3  # seconds; a shorter image is not worth waking up another thread
+_SHORT = 1e-3  # seconds; a shorter image is not worth waking up another thread
 LONG = 10e-3  # seconds; with longer images, all cores nearly always reach _MIN_GAIN
 _MIN_GAIN = 1.3  # speedup of a single request from which all cores are chosen
 _MAX_LOSS = 1.1  # speedup below which all cores are no longer chosen
@@ -197,7 +197,7 @@ def choose_threads(
         one = _seconds(alone, image)
         works = [call(lambda: _seconds(alone, image)) for _ in range(key.cores)]
         seconds = statistics.median(work.result() for work in works) / key.cores
-        if one < SHORT:
+        if one < _SHORT:
             reason = f"an image takes {_spell(one)}, too short to share"
             choice = _choices[key] = Choice(1, False, reason, seconds)
     if choice is not None and not choice.both:

@@ -24,7 +24,7 @@ from keras_cnns_serve.repository.manifest import Preprocessing
 from .jpeg_header import JpegHeader, read_jpeg_header
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
-FORMAT_NAMES = "JPEG, PNG, WebP, BMP or GIF"
+_FORMAT_NAMES = "JPEG, PNG, WebP, BMP or GIF"
 SIGNATURES = (
     b"\xff\xd8\xff",
     b"\x89PNG\r\n\x1a\n",
@@ -33,20 +33,20 @@ SIGNATURES = (
     b"GIF8",
 )  # first bytes of these formats
 MAX_PIXELS = 50_000_000  # as photographs of the largest phone cameras; 200 MB in Pillow
-MAX_SIDE = 65_535  # pixels, as in a JPEG; Pillow allocates each row separately
+_MAX_SIDE = 65_535  # pixels, as in a JPEG; Pillow allocates each row separately
 # Pixels times scans: libjpeg processes the whole image in each scan. A progressive photograph has
 # about 10 scans; the worst image within this limit takes a few seconds.
-MAX_WORK = 12 * MAX_PIXELS
+_MAX_WORK = 12 * MAX_PIXELS
 # Pillow reads chunks and blocks one by one in Python; this number takes 20 ms. Large files can have
-# more: one for each `BYTES_PER_READ`.
-MAX_READS, BYTES_PER_READ = 20_000, 512
+# more: one for each `_BYTES_PER_READ`.
+_MAX_READS, _BYTES_PER_READ = 20_000, 512
 # Pillow decodes run-length encoded BMPs in Python, in the worst case pixel by pixel.
-MAX_RLE_PIXELS, MAX_RLE_READS, RLE_WORK = 2**21, 500_000, 100
-MAX_PROFILES = 10  # of a PNG; a valid one has one. Each decompresses to at most 1 MiB
+_MAX_RLE_PIXELS, _MAX_RLE_READS, _RLE_WORK = 2**21, 500_000, 100
+_MAX_PROFILES = 10  # of a PNG; a valid one has one. Each decompresses to at most 1 MiB
 # Limits of a thumbnail; a slightly longer file could be a progressive JPEG of hundreds of scans.
-SMALL_BYTES, SMALL_PIXELS = 2**12, 2**12
+SMALL_BYTES, _SMALL_PIXELS = 2**12, 2**12
 PILLOW_MAX_PIXELS = 178_956_970  # Pillow itself rejects larger images
-INTERPOLATIONS = {"bilinear": Image.Resampling.BILINEAR}  # always antialiased in Pillow
+_INTERPOLATIONS = {"bilinear": Image.Resampling.BILINEAR}  # always antialiased in Pillow
 
 # Markers of metadata (EXIF, XMP) with an orientation; such images are decoded by Pillow.
 _ORIENTATION = (b"Exif\0\0", b"tiff:Orientation")
@@ -102,7 +102,7 @@ class EncodedImage:
             pixels, mode, read = image.width * image.height, image.mode, _reading_bytes(image)
         additional = max(read, _conversion_bytes(mode, preprocessing.channels))
         scans, coefficients = (1, 0) if header is None else (header.scans, header.coefficients)
-        self.work = pixels * (RLE_WORK if _is_rle(self._image) else scans)
+        self.work = pixels * (_RLE_WORK if _is_rle(self._image) else scans)
         # Peak bytes: the image, and either its conversion or libjpeg's coefficients.
         self.memory = pixels * _bytes(mode) + max(pixels * additional, coefficients)
         if self._image is not None and self._image.format == "WEBP":
@@ -163,7 +163,7 @@ def read_small_image(
         return None
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
-        if colours not in _PLAIN_JPEG or width * height > min(max_pixels, SMALL_PIXELS):
+        if colours not in _PLAIN_JPEG or width * height > min(max_pixels, _SMALL_PIXELS):
             return None
         if not _fits((width, height), colours, preprocessing):
             return None
@@ -177,14 +177,14 @@ def _check_size(width: int, height: int, scans: int, max_pixels: int) -> None:
         raise ImageTooLargeError(
             f"the image has {width:,} x {height:,} pixels, more than {max_pixels:,}"
         )
-    if max(width, height) > MAX_SIDE:
+    if max(width, height) > _MAX_SIDE:
         raise ImageTooLargeError(
-            f"the image has {width:,} x {height:,} pixels; a side can have at most {MAX_SIDE:,}"
+            f"the image has {width:,} x {height:,} pixels; a side can have at most {_MAX_SIDE:,}"
         )
-    if width * height * scans > MAX_WORK:
+    if width * height * scans > _MAX_WORK:
         raise ImageTooLargeError(
             f"the JPEG image has {width:,} x {height:,} pixels in {scans} scans; this server "
-            f"decodes at most {MAX_WORK // (width * height)} scans of that size: save the image with "
+            f"decodes at most {_MAX_WORK // (width * height)} scans of that size: save it with "
             "fewer scans, or as a baseline JPEG"
         )
 
@@ -197,7 +197,7 @@ def _has_orientation(header: bytes) -> bool:
 def _plain_colours(content: bytes, header: JpegHeader) -> str:
     """Return the color space of a JPEG that simplejpeg can decode; "" if Pillow must do it.
 
-    simplejpeg calls libjpeg-turbo with the same settings as Pillow: it gives the same pixels faster.
+    simplejpeg calls libjpeg-turbo with Pillow's settings, and gives the same pixels faster.
     """
     # A damaged JPEG is decoded twice, so exclude those with many scans.
     if _has_orientation(content[: header.first_scan]) or header.scans > _USUAL_SCANS:
@@ -248,7 +248,7 @@ def _open(content: bytes, max_pixels: int) -> Image.Image:
     """Read a header with Pillow; return the image, whose pixels are not decoded yet."""
     if not content:
         raise UnsupportedImageError("there is no image: the body has 0 bytes")
-    if content.startswith(SIGNATURES[1]) and content.count(b"iCCP") > MAX_PROFILES:
+    if content.startswith(SIGNATURES[1]) and content.count(b"iCCP") > _MAX_PROFILES:
         raise DamagedImageError("the PNG image has several colour profiles; at most one is valid")
     reader = _Reader(content)
     try:
@@ -261,14 +261,14 @@ def _open(content: bytes, max_pixels: int) -> Image.Image:
         if content.startswith(SIGNATURES):
             raise DamagedImageError("the image's header is damaged or cut short") from error
         raise UnsupportedImageError(
-            f"these {len(content):,} bytes are not an image in {FORMAT_NAMES}"
+            f"these {len(content):,} bytes are not an image in {_FORMAT_NAMES}"
         ) from error
     if _is_rle(image):
-        reader.remaining = MAX_RLE_READS
-        if image.width * image.height > MAX_RLE_PIXELS:
+        reader.remaining = _MAX_RLE_READS
+        if image.width * image.height > _MAX_RLE_PIXELS:
             raise ImageTooLargeError(
                 f"the run-length encoded BMP image has {image.width:,} x {image.height:,} pixels, "
-                f"more than {MAX_RLE_PIXELS:,}: save it as a PNG"
+                f"more than {_MAX_RLE_PIXELS:,}: save it as a PNG"
             )
     return image
 
@@ -287,7 +287,7 @@ class _Reader(BytesIO):
 
     def __init__(self, content: bytes) -> None:
         super().__init__(content)
-        self.remaining = MAX_READS + len(content) // BYTES_PER_READ  # number of reads
+        self.remaining = _MAX_READS + len(content) // _BYTES_PER_READ  # number of reads
 
     def read(self, size: int | None = -1, /) -> bytes:
         self.remaining -= 1
@@ -382,5 +382,5 @@ def _resize_and_crop(image: Image.Image, preprocessing: Preprocessing) -> Image.
         (top + crop_height) * height / resized[1],
     )
     return image.resize(
-        (crop_width, crop_height), INTERPOLATIONS[preprocessing.interpolation], box=box
+        (crop_width, crop_height), _INTERPOLATIONS[preprocessing.interpolation], box=box
     )

@@ -8,7 +8,7 @@ from starlette.types import Scope
 from keras_cnns_serve.core.access import Access, Role
 from keras_cnns_serve.errors import ForbiddenError, ServeError
 from keras_cnns_serve.transport.http.asgi import Reply
-from keras_cnns_serve.transport.http.errors import failed
+from keras_cnns_serve.transport.http.errors import error_reply
 
 _HEALTH = {"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"}
 _METRICS = {"/metrics", "/monitoring/prometheus/metrics"}
@@ -49,7 +49,7 @@ class Admission:
             authorization = headers.get(b"authorization", b"").decode("latin-1")
             self._access.check(role, authorization)
         except ServeError as error:
-            return failed(error)
+            return error_reply(error)
         return None
 
     def authorize_grpc(self, method: str, metadata: Iterable[tuple[str, str | bytes]]) -> None:

@@ -13,7 +13,7 @@ from keras_cnns_serve.protocols.parsing import parse
 from keras_cnns_serve.protocols.requests import RestEndpoints, server_timing
 from keras_cnns_serve.protocols.tfserving.rest import TARGET
 from keras_cnns_serve.transport.http.asgi import FastRoute, Reply, Request
-from keras_cnns_serve.transport.http.errors import failed
+from keras_cnns_serve.transport.http.errors import error_reply
 
 
 class ImageEndpoint(RestEndpoints):
@@ -22,7 +22,7 @@ class ImageEndpoint(RestEndpoints):
     def fast_routes(self) -> list[FastRoute]:
         """Return the route."""
         pattern = re.compile(f"{TARGET}:classify-image", re.IGNORECASE)
-        return [FastRoute("POST", pattern, self.classify, failed)]
+        return [FastRoute("POST", pattern, self.classify, error_reply)]
 
     async def classify(self, request: Request) -> Reply:
         """Answer POST ...:classify-image?top_k=5 with labels and probabilities of the images.
@@ -44,7 +44,7 @@ class ImageEndpoint(RestEndpoints):
         if cam and len(contents) != 1:
             raise InvalidInputError(f"cam=1 needs one image, not {len(contents)}")
         outputs = ("probabilities", "cam") if cam else ("probabilities",)
-        with request.watched():
+        with request.cancelled_on_disconnect():
             prediction = await self._dataplane.predict_bytes(
                 target, contents, outputs=outputs, deadline=deadline
             )

@@ -17,12 +17,12 @@ from keras_cnns_serve.errors import RepositoryError, VersionRefusedError
 from .manifest import File, Manifest, read_manifest
 from .text_files import read_text
 
-MAX_VERSION = 2**63 - 1  # versions are int64 in all protocols
+_MAX_VERSION = 2**63 - 1  # versions are int64 in all protocols
 MAX_ENTRIES = 10_000  # of a directory that holds models or versions
 MAX_FILES = 1_000  # files and directories of a version; an export has about ten
 # Names of files that macOS, Windows, NFS (deleted files) and editors (backups) create, and of the
 # directories behind the links of a mounted Kubernetes ConfigMap.
-LITTER = re.compile(r"\.DS_Store|\._.*|Thumbs\.db|desktop\.ini|\.nfs.*|.*~|\.\..*", re.DOTALL)
+_LITTER = re.compile(r"\.DS_Store|\._.*|Thumbs\.db|desktop\.ini|\.nfs.*|.*~|\.\..*", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -94,8 +94,8 @@ def find_versions(name: str, directory: Path) -> ModelDirectory:
     for path in paths:
         digits = path.name.lstrip("0")
         # int() raises an error for thousands of digits, so check the length first.
-        if len(digits) > 19 or int(digits or 0) > MAX_VERSION:
-            problem = f"the version {path.name[:30]} is larger than {MAX_VERSION}"
+        if len(digits) > 19 or int(digits or 0) > _MAX_VERSION:
+            problem = f"the version {path.name[:30]} is larger than {_MAX_VERSION}"
         elif not digits:
             problem = f"its directory {path.name[:30]} is not a version; versions start at 1"
         elif int(digits) in versions:
@@ -212,7 +212,7 @@ def _read_version(name: str, version: int, directory: Path) -> ModelVersion:
 
 
 def _find_litter(directory: Path, manifest: Manifest) -> set[str]:
-    """Return the names of the files to ignore, which match `LITTER`.
+    """Return the names of the files to ignore, which match `_LITTER`.
 
     Raises:
         VersionRefusedError: there is another file or link that model.json does not list: an engine
@@ -224,7 +224,7 @@ def _find_litter(directory: Path, manifest: Manifest) -> set[str]:
         if count > MAX_FILES:
             raise VersionRefusedError(str(_TooManyEntriesError(MAX_FILES)))
         path = PurePath(entry.path).relative_to(directory)
-        ignored = next((part for part in path.parts if LITTER.fullmatch(part)), None)
+        ignored = next((part for part in path.parts if _LITTER.fullmatch(part)), None)
         if path.as_posix() in listed or entry.is_dir(follow_symlinks=False):
             continue
         if ignored is None:

@@ -35,8 +35,8 @@ from .states import Model, State, VersionStatus
 
 logger = logging.getLogger(__name__)
 
-MAX_REASON = 400  # characters
-MAX_ENDED = 16  # ended versions of a model whose state is still reported
+_MAX_REASON = 400  # characters
+_MAX_ENDED = 16  # ended versions of a model whose state is still reported
 
 
 class Servable(Protocol):
@@ -279,7 +279,7 @@ class Manager(Generic[S]):
         except Exception as error:  # no error of one version may affect the others
             expected = isinstance(error, VersionRefusedError)
             text = str(error) if expected else f"it cannot be loaded: {one_line(error)}"
-            reason = _without_directory(text, path)[:MAX_REASON]
+            reason = _without_directory(text, path)[:_MAX_REASON]
             temporary = is_temporary(error)
             logger.debug("%s/%d", model.name, version, exc_info=not expected)
             known.refused[version] = (None if temporary else mark, reason)
@@ -333,7 +333,7 @@ class Manager(Generic[S]):
             if known.states.get(version) == VersionStatus(version, State.UNLOADING):
                 known.states[version] = VersionStatus(version, State.END)
             ended = [v for v, s in known.states.items() if s.state == State.END and not s.message]
-            for old in sorted(ended)[:-MAX_ENDED]:
+            for old in sorted(ended)[:-_MAX_ENDED]:
                 del known.states[old]
         logger.info("%s/%d is unloaded", name, version)
 

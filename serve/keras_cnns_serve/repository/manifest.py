@@ -9,15 +9,15 @@ import orjson
 
 from keras_cnns_serve.errors import VersionRefusedError
 
-FORMAT = 1  # the only supported value of `format`
-MAX_MANIFEST_BYTES = 16 * 2**20
-DTYPES = ("uint8", "float32", "int32", "int64")  # types of tensors that all protocols have
-MAX_SIZE = 2**31 - 1  # maximum size of a dimension
+_FORMAT = 1  # the only supported value of `format`
+_MAX_MANIFEST_BYTES = 16 * 2**20
+_DTYPES = ("uint8", "float32", "int32", "int64")  # types of tensors that all protocols have
+_MAX_SIZE = 2**31 - 1  # maximum size of a dimension
 MAX_SIDE = 8192  # pixels; a larger value in model.json is an error or an attack
 # A format is chosen automatically only if its accuracy is at least this fraction of float32's, or,
 # without labels, if its top-1 agreement with the original model is. Exporters use the same value.
-MIN_RATIO = 0.99
-KINDS = {dict: "an object", list: "a list", str: "a string", int: "an integer", bool: "a boolean"}
+_MIN_RATIO = 0.99
+_KINDS = {dict: "an object", list: "a list", str: "a string", int: "an integer", bool: "a boolean"}
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Format:
 
 
 # The engine and the precision of each format name.
-KNOWN_FORMATS = {
+_KNOWN_FORMATS = {
     "onnx": ("onnxruntime", "float32"),
     "onnx_int8": ("onnxruntime", "int8"),
     "openvino": ("openvino", "float32"),
@@ -98,11 +98,11 @@ def read_manifest(path: Path) -> Manifest:
         if path.exists() and not path.is_file():  # opening a pipe would wait forever
             raise VersionRefusedError("model.json is not a file")
         with path.open("rb") as file:
-            content = file.read(MAX_MANIFEST_BYTES + 1)
+            content = file.read(_MAX_MANIFEST_BYTES + 1)
     except OSError as error:
         raise VersionRefusedError(f"model.json cannot be read: {error.strerror}") from error
-    if len(content) > MAX_MANIFEST_BYTES:
-        raise VersionRefusedError(f"model.json is larger than {MAX_MANIFEST_BYTES:,} bytes")
+    if len(content) > _MAX_MANIFEST_BYTES:
+        raise VersionRefusedError(f"model.json is larger than {_MAX_MANIFEST_BYTES:,} bytes")
     try:
         document = orjson.loads(content)
     except orjson.JSONDecodeError as error:
@@ -118,8 +118,8 @@ def _wrong(problem: str) -> VersionRefusedError:
 
 def _parse(document: dict[str, Any]) -> Manifest:
     number = _get(document, "format", int)
-    if number != FORMAT:
-        raise _wrong(f"format is {number}; this server supports {FORMAT}")
+    if number != _FORMAT:
+        raise _wrong(f"format is {number}; this server supports {_FORMAT}")
     files = {
         name: File(
             _inside(name, "files"),
@@ -155,7 +155,7 @@ def _get(where: dict[str, Any], path: str, kind: type) -> Any:
         raise _wrong(f"{path} is missing")
     # isinstance would accept True as an integer.
     if type(where[key]) is not kind:
-        raise _wrong(f"{path} must be {KINDS[kind]}, not {where[key]!r:.80}")
+        raise _wrong(f"{path} must be {_KINDS[kind]}, not {where[key]!r:.80}")
     return where[key]
 
 
@@ -196,7 +196,7 @@ def _formats(document: dict[str, Any]) -> tuple[Format, ...]:
     parity = _parity_of_formats(document)
     accuracy = _float32_accuracy(document, parity)
     found = []
-    for name, (engine, precision) in KNOWN_FORMATS.items():
+    for name, (engine, precision) in _KNOWN_FORMATS.items():
         entry = formats.get(name)
         if not isinstance(entry, dict):
             continue
@@ -213,7 +213,7 @@ def _formats(document: dict[str, Any]) -> tuple[Format, ...]:
         proven = _is_proven(parity.get(name, {}), accuracy)
         found.append(Format(name, path, engine, precision, milliseconds, proven))
     if not found:
-        raise _wrong(f"formats must have one of {', '.join(KNOWN_FORMATS)}")
+        raise _wrong(f"formats must have one of {', '.join(_KNOWN_FORMATS)}")
     return tuple(found)
 
 
@@ -228,7 +228,7 @@ def _parity_of_formats(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def _float32_accuracy(document: dict[str, Any], parity: dict[str, dict[str, Any]]) -> float | None:
     """Return the accuracy of a float32 format or of the original, on the comparison's images."""
-    for name, (_, precision) in KNOWN_FORMATS.items():
+    for name, (_, precision) in _KNOWN_FORMATS.items():
         accuracy = parity.get(name, {}).get("accuracy")
         if precision == "float32" and isinstance(accuracy, int | float):
             return accuracy
@@ -247,8 +247,8 @@ def _is_proven(metrics: dict[str, Any], float32_accuracy: float | None) -> bool:
     """Return whether the comparison with the original shows that a format is accurate."""
     accuracy, agreement = metrics.get("accuracy"), metrics.get("top_1_agreement")
     if isinstance(accuracy, int | float) and float32_accuracy:
-        return accuracy >= MIN_RATIO * float32_accuracy
-    return isinstance(agreement, int | float) and agreement >= MIN_RATIO
+        return accuracy >= _MIN_RATIO * float32_accuracy
+    return isinstance(agreement, int | float) and agreement >= _MIN_RATIO
 
 
 def _tensors(document: dict[str, Any], key: str) -> tuple[Tensor, ...]:
@@ -259,7 +259,7 @@ def _tensors(document: dict[str, Any], key: str) -> tuple[Tensor, ...]:
             raise _wrong(f"{here} must be an object")
         shape = _get(entry, f"{here}.shape", list)
         for dimension, size in enumerate(shape):
-            if size is not None and (type(size) is not int or not 1 <= size <= MAX_SIZE):
+            if size is not None and (type(size) is not int or not 1 <= size <= _MAX_SIZE):
                 raise _wrong(f"{here}.shape[{dimension}] must be null or a positive integer")
         if not shape or shape[0] is not None:
             raise _wrong(f"{here}.shape must begin with null, the batch")
@@ -267,8 +267,8 @@ def _tensors(document: dict[str, Any], key: str) -> tuple[Tensor, ...]:
         if name in (tensor.name for tensor in tensors):
             raise _wrong(f"{key} has {name!r} twice")
         dtype = _get(entry, f"{here}.dtype", str)
-        if dtype not in DTYPES:
-            raise _wrong(f"{here}.dtype must be one of {', '.join(DTYPES)}, not {dtype!r:.80}")
+        if dtype not in _DTYPES:
+            raise _wrong(f"{here}.dtype must be one of {', '.join(_DTYPES)}, not {dtype!r:.80}")
         tensors.append(Tensor(name, dtype, tuple(shape)))
     return tuple(tensors)
 

@@ -16,7 +16,7 @@ from keras_cnns_serve.core.prediction import Target, target_of
 from keras_cnns_serve.errors import InputTooLargeError, InvalidInputError
 from keras_cnns_serve.protocols.requests import RestEndpoints, server_timing
 from keras_cnns_serve.transport.http.asgi import FastRoute, Reply, Request
-from keras_cnns_serve.transport.http.errors import failed, json_response
+from keras_cnns_serve.transport.http.errors import error_reply, json_response
 
 from . import service
 from .json import (
@@ -36,7 +36,7 @@ class OpenInferenceRest(RestEndpoints):
 
     def fast_routes(self) -> list[FastRoute]:
         """Return the route of inference."""
-        return [FastRoute("POST", _INFER, self.infer, failed)]
+        return [FastRoute("POST", _INFER, self.infer, error_reply)]
 
     def routes(self) -> list[Route]:
         """Return the other routes."""
@@ -136,7 +136,7 @@ class OpenInferenceRest(RestEndpoints):
             inputs, options = await self._parse_json(
                 request, deadline, manifest.input, length, parse_infer_request, body, length
             )
-        with request.watched():
+        with request.cancelled_on_disconnect():
             prediction, outputs = await service.infer(
                 self._dataplane, target, inputs, options, request.arrived, deadline
             )

@@ -200,8 +200,8 @@ def _classes(prediction: Prediction, output: RequestedOutput) -> NDArray[Any]:
     scores, labels = prediction.outputs[output.name], prediction.source.labels
     if scores.ndim != 2 or scores.shape[1] != len(labels):
         raise InvalidInputError(
-            f"{output.name} of shape {list(scores.shape)} cannot be classified, because it does not "
-            f"have one value for each of {len(labels)} labels"
+            f"{output.name} of shape {list(scores.shape)} cannot be classified: it does not have "
+            f"one value for each of {len(labels)} labels"
         )
     classes = [
         f"{values[i]:f}:{i}:{labels[i]}".encode()

@@ -12,7 +12,7 @@ from keras_cnns_serve.core.json_text import dumps
 from keras_cnns_serve.core.prediction import target_of
 from keras_cnns_serve.protocols.requests import RestEndpoints, server_timing
 from keras_cnns_serve.transport.http.asgi import FastRoute, Reply, Request
-from keras_cnns_serve.transport.http.errors import failed, json_response
+from keras_cnns_serve.transport.http.errors import error_reply, json_response
 
 from .json import format_predictions, parse_examples_request, parse_predict_request
 from .service import (
@@ -38,7 +38,7 @@ class TensorFlowServingRest(RestEndpoints):
             "regress": partial(self.examples, REGRESS_METHOD),
         }
         return [
-            FastRoute("POST", re.compile(f"{TARGET}:{verb}", re.IGNORECASE), endpoint, failed)
+            FastRoute("POST", re.compile(f"{TARGET}:{verb}", re.IGNORECASE), endpoint, error_reply)
             for verb, endpoint in verbs.items()
         ]
 
@@ -91,7 +91,7 @@ class TensorFlowServingRest(RestEndpoints):
         parsed = await self._parse_json(
             request, deadline, manifest.input, len(body), parse_predict_request, body, manifest
         )
-        with request.watched():
+        with request.cancelled_on_disconnect():
             if parsed.contents:
                 prediction = await self._dataplane.predict_bytes(
                     target, parsed.contents, deadline=deadline
@@ -110,7 +110,7 @@ class TensorFlowServingRest(RestEndpoints):
         parsed = await self._parse_json(
             request, deadline, None, len(body), parse_examples_request, body
         )
-        with request.watched():
+        with request.cancelled_on_disconnect():
             prediction, results = await infer_examples(
                 self._dataplane, target, parsed.signature_name, parsed.contents, method, deadline
             )

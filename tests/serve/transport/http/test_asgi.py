@@ -104,7 +104,7 @@ def test_a_client_that_hangs_up_is_not_computed(dataplane: Dataplane) -> None:
     """The engine is kept busy by another request; the one that hung up costs no run."""
     finished: list[int] = []
     app: App = create_app(
-        dataplane, finished=lambda scope, status, seconds: finished.append(status)
+        dataplane, on_response=lambda scope, status, seconds: finished.append(status)
     )
     batcher = dataplane.manager.models["grey"].newest.batcher
 
