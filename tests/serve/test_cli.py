@@ -82,7 +82,7 @@ def test_a_size_has_a_unit(text: str, size: int | None) -> None:
 @pytest.mark.parametrize(
     ("directory", "message"),
     [
-        ("absent", "absent does not exist; give the directory that holds the models, such as mo"),
+        ("absent", "absent does not exist; give the directory of the models, such as mo"),
         ("empty", "empty has no model that can be served; export one there, for instance as mode"),
         ("bad", "bad has no model that can be served\ngrey/1 refused: model.json: format is 9"),
     ],

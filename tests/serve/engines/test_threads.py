@@ -141,7 +141,7 @@ def test_a_choice_on_a_busy_machine_is_a_default_that_serving_corrects(
     (message,) = caplog.messages
     assert re.fullmatch(
         r"grey/1: at most 1 thread per image: a single image is not 1\.3 times as "
-        r"fast \(0\.\d\d ms against 0\.\d\d ms\), measured while serving",
+        r"fast with all cores \(0\.\d\d ms against 0\.\d\d ms\), measured while serving",
         message,
     )
     assert message.endswith(choice.reason)

@@ -191,7 +191,7 @@ PNG = encode(noise(64, 64))
 @pytest.mark.parametrize(
     ("content", "error", "message"),
     [
-        (b"", UnsupportedImageError, "there is no image: 0 bytes"),
+        (b"", UnsupportedImageError, "there is no image: the body has 0 bytes"),
         (b"hello", UnsupportedImageError, "these 5 bytes are not an image in JPEG, "),
         (bytes(10_000), UnsupportedImageError, "these 10,000 bytes are not"),
         (encode(solid("RGB", RED), "TIFF"), UnsupportedImageError, "not an image in JPEG"),

@@ -169,7 +169,7 @@ class GrpcServer:
             raise
         self._watching = [
             asyncio.create_task(watch())
-            for watch in (self._calls.arrivals.watch, self._calls.answers.watch)
+            for watch in (self._calls.arrivals.watch, self._calls.responses.watch)
         ]
         return self
 

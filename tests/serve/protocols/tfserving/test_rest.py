@@ -187,7 +187,7 @@ MANY = [("f", (f"{i}.png", b"x")) for i in range(65)]
         (PREDICT, {"json": {"instances": [np.full((8, 8, 1), 256).tolist()]}}, 400, "not 256"),
         (PREDICT, {"json": {"instances": [np.full((8, 8, 1), "a").tolist()]}}, 400, "not a string"),
         *(
-            (PREDICT, {"json": body}, 400, "an encoded image goes to :classify-image")
+            (PREDICT, {"json": body}, 400, "send an encoded image to :classify-image")
             for image in [{"b64": "/9g="}]
             for body in (
                 {"instances": [image]},
@@ -198,7 +198,7 @@ MANY = [("f", (f"{i}.png", b"x")) for i in range(65)]
             )
         ),
         (PREDICT, {"content": b'{"instances": [NaN]}'}, 400, "not of shape [1]"),
-        (PREDICT, {"json": {"inputs": {"image": [ZEROS]}}}, 400, "images alone, not image"),
+        (PREDICT, {"json": {"inputs": {"image": [ZEROS]}}}, 400, "must be images, not image"),
         (PREDICT, {"json": {"inputs": [ZEROS], "signature_name": "x"}}, 400, "there are serving_d"),
         (PREDICT, {"content": bytes(100_001)}, 413, "the body has more than 100,000 bytes"),
         ("/v1/models/gray:predict", {"json": {}}, 404, "Servable not found for request: Latest(g"),
