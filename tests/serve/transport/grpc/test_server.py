@@ -115,7 +115,7 @@ def tensor(**fields: Any) -> dict[str, Any]:
             INFER,
             infer_request(inputs=[tensor(contents={"uint_contents": [1]})]),
             Code.INVALID_ARGUMENT,
-            "contents beside raw_input_contents",
+            "both contents and raw_input_contents",
         ),
         (
             INFER,
@@ -703,7 +703,7 @@ def test_answers_that_nobody_takes_are_a_part_of_the_budget() -> None:
             with pytest.raises(grpc.aio.AioRpcError) as error:
                 await channel.unary_unary(INFER)(b"", timeout=10)
             assert error.value.code() == Code.RESOURCE_EXHAUSTED
-            assert "no memory for the answer of 199,0" in (error.value.details() or "")
+            assert "no memory for the response of 199,0" in (error.value.details() or "")
             client.writer.close()
             while budget.used:
                 await asyncio.sleep(0.01)

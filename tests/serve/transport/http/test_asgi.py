@@ -71,7 +71,7 @@ def test_a_packed_image_is_unpacked(client: Client) -> None:
         (packed(BODY, "br"), 415, "Content-Encoding 'br' is not supported; gzip and deflate are"),
         ({"content": BODY, "headers": {"x-request-timeout": "soon"}}, 400, "a number of seconds"),
         ({"content": BODY, "headers": {"x-request-timeout": "-1"}}, 400, "a number of seconds"),
-        ({"content": BODY, "headers": {"x-request-timeout": "0"}}, 504, "time was over"),
+        ({"content": BODY, "headers": {"x-request-timeout": "0"}}, 504, "deadline passed"),
     ],
 )
 def test_bad_packing_and_deadlines_have_their_codes(
@@ -237,7 +237,7 @@ def test_a_body_for_starlette_has_the_time_of_a_request() -> None:
             writer.write(head + b"bod")
             answer = await reader.readuntil(b"so far")
             assert answer.split()[1] == b"504"
-            assert b"the request's time was over before its body: 3 bytes" in answer
+            assert b"the request's deadline passed before its body arrived: 3 bytes" in answer
             writer.close()
 
     asyncio.run(main())
