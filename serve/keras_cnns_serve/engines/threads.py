@@ -69,8 +69,8 @@ class Elastic:
     the choice stays.
 
     Args:
-        alone: the engine with one thread for a run.
-        shared: the engine with all cores for a run.
+        one_thread: the engine with one thread for a run.
+        all_threads: the engine with all cores for a run.
         max_shared: the maximum number of concurrent runs that share all cores.
         cores: the number of cores.
         choice: the choice, which is updated.
@@ -79,15 +79,15 @@ class Elastic:
 
     def __init__(
         self,
-        alone: LoadedEngine,
-        shared: LoadedEngine,
+        one_thread: LoadedEngine,
+        all_threads: LoadedEngine,
         max_shared: int,
         cores: int,
         choice: Choice,
         name: str,
     ) -> None:
-        self._alone = alone
-        self._shared = shared
+        self._one_thread = one_thread
+        self._all_threads = all_threads
         self._max_shared = max_shared
         self._cores = cores
         self._choice = choice
@@ -96,7 +96,7 @@ class Elastic:
         self._begun = 0  # number of runs that began
         self._single = 0  # number of runs of one image that began when no other was in progress
         self._seconds: dict[bool, float] = {}  # whether all cores were used -> seconds
-        self._pairs: deque[tuple[float, float]] = deque()  # seconds: alone, shared
+        self._pairs: deque[tuple[float, float]] = deque()  # seconds: one_thread, all_threads
         self._lock = threading.Lock()
 
     def run(self, images: NDArray[np.uint8], names: Names = None) -> Outputs:
@@ -112,7 +112,7 @@ class Elastic:
             self._running += 1
             self._begun += 1
             begun = self._begun
-        engine = self._shared if all_cores else self._alone
+        engine = self._all_threads if all_cores else self._one_thread
         if remaining not in (0, 2):
             try:
                 return engine.run(images, names)
@@ -131,8 +131,8 @@ class Elastic:
 
     def shrink(self) -> None:
         """Free memory that only large batches need."""
-        self._alone.shrink()
-        self._shared.shrink()
+        self._one_thread.shrink()
+        self._all_threads.shrink()
 
     def _compare(self, all_cores: bool, seconds: float, is_last: bool) -> None:
         """Record a run of a comparison; 0 seconds if it does not count."""
@@ -147,7 +147,9 @@ class Elastic:
 
     def _decide(self) -> None:
         one, all_cores = (statistics.median(seconds) for seconds in zip(*self._pairs, strict=True))
-        gain = statistics.median(alone / shared for alone, shared in self._pairs)
+        gain = statistics.median(
+            one_thread / all_threads for one_thread, all_threads in self._pairs
+        )
         self._pairs.clear()
         before = self._choice.threads
         threads = self._cores if gain > _MIN_GAIN else 1 if gain < _MAX_LOSS else before
@@ -188,36 +190,38 @@ def choose_threads(
     Returns:
         The engine, and the choice.
     """
-    alone = open_engine(1)
+    one_thread = open_engine(1)
     height, width = manifest.preprocessing.crop
     image = np.zeros((1, height, width, manifest.preprocessing.channels), np.uint8)
     choice = _choices.get(key)
     seconds = 0.0
     if choice is None:
-        one = _seconds(alone, image)
-        works = [call(lambda: _seconds(alone, image)) for _ in range(key.cores)]
+        one = _seconds(one_thread, image)
+        works = [call(lambda: _seconds(one_thread, image)) for _ in range(key.cores)]
         seconds = statistics.median(work.result() for work in works) / key.cores
         if one < _SHORT:
             reason = f"an image takes {_spell(one)}, too short to share"
             choice = _choices[key] = Choice(1, False, reason, seconds)
     if choice is not None and not choice.both:
-        return alone, choice
+        return one_thread, choice
     try:
-        shared = open_engine(key.cores)
+        all_threads = open_engine(key.cores)
     except VersionRefusedError as error:  # the memory may not suffice for two
         logger.warning("one thread per image: loaded for all cores, %s", error)
-        return alone, Choice(1, False, "the graph could not be loaded again for all cores", seconds)
+        return one_thread, Choice(
+            1, False, "the graph could not be loaded again for all cores", seconds
+        )
     if choice is None:
-        choice = _measure(alone, shared, image, key.cores, seconds, calm or _calm)
+        choice = _measure(one_thread, all_threads, image, key.cores, seconds, calm or _calm)
         _choices[key] = choice
     if not choice.both:
-        return alone, choice
-    return Elastic(alone, shared, max_shared, key.cores, choice, name), choice
+        return one_thread, choice
+    return Elastic(one_thread, all_threads, max_shared, key.cores, choice, name), choice
 
 
 def _measure(
-    alone: LoadedEngine,
-    shared: LoadedEngine,
+    one_thread: LoadedEngine,
+    all_threads: LoadedEngine,
     image: NDArray[Any],
     cores: int,
     seconds: float,
@@ -227,12 +231,14 @@ def _measure(
     while time.perf_counter() < end:
         if not calm(cores):
             continue
-        one, all_cores = _seconds(alone, image), _seconds(shared, image)
+        one, all_cores = _seconds(one_thread, image), _seconds(all_threads, image)
         if calm(cores):
             faster = one > _MIN_GAIN * all_cores
             reason = _reason(one, all_cores, faster)
             return Choice(cores if faster else 1, faster, reason, seconds)
-    one = _seconds(alone, image, time.process_time)  # CPU time, without that of other processes
+    one = _seconds(
+        one_thread, image, time.process_time
+    )  # CPU time, without that of other processes
     reason = f"an image takes {_spell(one)}; other processes prevent a measurement"
     return Choice(cores if one >= LONG else 1, True, reason, seconds, measured=False)
 

@@ -187,12 +187,12 @@ def test_runs_beside_others_and_of_several_images_decide_nothing(manifest: Manif
             assert beside.wait(10)
             return {}
 
-    engine._alone, engine._shared = Blocked(), Blocked()
+    engine._one_thread, engine._all_threads = Blocked(), Blocked()
     with ThreadPoolExecutor(1) as pool:
         blocked = pool.submit(engine.run, IMAGE)
         while not engine._running:
             time.sleep(0.001)
-        engine._alone, engine._shared = fast, slow
+        engine._one_thread, engine._all_threads = fast, slow
         for _ in range(UNSURE_PERIOD * PAIRS):
             engine.run(IMAGE)
         beside.set()
