@@ -7,7 +7,7 @@ import keras
 from keras import ops
 from keras.optimizers import schedules
 
-register = keras.saving.register_keras_serializable("keras_cnns")
+_register = keras.saving.register_keras_serializable("keras_cnns")
 
 
 class _Wrapper(schedules.LearningRateSchedule):
@@ -34,7 +34,7 @@ class _Wrapper(schedules.LearningRateSchedule):
         return cls(**{**config, "schedule": schedule})
 
 
-@register
+@_register
 class WarmUp(_Wrapper):
     """Rise linearly from `start` to the learning rate of a schedule, which applies from `steps` on.
 
@@ -65,7 +65,7 @@ class WarmUp(_Wrapper):
         return self.start * (1.0 - fraction) + self._inner(step) * fraction
 
 
-@register
+@_register
 class ConstantWarmUp(_Wrapper):
     """Keep a low learning rate for the first steps, then follow a schedule.
 
@@ -92,7 +92,7 @@ class ConstantWarmUp(_Wrapper):
         return ops.where(is_warmup, self.learning_rate, self._inner(step))
 
 
-@register
+@_register
 class HeldRate(ConstantWarmUp):
     """Load the schedule `HeldRate` of earlier versions as a `ConstantWarmUp`."""
 
@@ -105,7 +105,7 @@ class HeldRate(ConstantWarmUp):
         return warmup
 
 
-@register
+@_register
 class OneCycle(schedules.LearningRateSchedule):
     """Rise from peak / 25 to the peak and fall to peak / 250,000, each along half a cosine.
 

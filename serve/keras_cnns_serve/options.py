@@ -17,8 +17,8 @@ example:
   {program} models --port 8501
   curl --data-binary @image.png http://127.0.0.1:8501/v1/models/digits:classify-image
 """
-ENGINES = ("auto", "onnxruntime", "openvino", "tensorflow")
-PRECISIONS = ("auto", "float32", "bfloat16", "int8")
+_ENGINES = ("auto", "onnxruntime", "openvino", "tensorflow")
+_PRECISIONS = ("auto", "float32", "bfloat16", "int8")
 OFF = "off"
 
 
@@ -51,8 +51,8 @@ class ServerOptions:
     cors_origin: Sequence[str] = ()  # the origins whose pages may call this server
     versions: VersionPolicy = Latest()  # noqa: RUF009 - frozen; for the models in `models`
     poll: float = 1.0  # seconds between two polls for new versions; 0: never
-    engine: str = "auto"  # one of ENGINES
-    precision: str = "auto"  # one of PRECISIONS
+    engine: str = "auto"  # one of _ENGINES
+    precision: str = "auto"  # one of _PRECISIONS
     threads: int | None = None  # threads for one image; None: measured when a model is loaded
     max_batch: int = 16  # maximum number of images in one run
     max_batch_delay: float = 0.0  # milliseconds that a batch waits to be filled
@@ -167,7 +167,7 @@ _ALIASES = {
     "--model_config_file_poll_wait_seconds": "--poll",
 }
 # All options by group: the type and the help. The defaults are those of `ServerOptions`.
-OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
+_OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
     "addresses": {
         "--host": {
             "help": "address to listen on; 0.0.0.0 for all, on which gRPC also listens on IPv6 "
@@ -248,10 +248,10 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "execution": {
         "--engine": {
-            "choices": ENGINES,
+            "choices": _ENGINES,
             "help": "the runtime of the graph; auto: the fastest that model.json proves accurate",
         },
-        "--precision": {"choices": PRECISIONS, "help": "the precision of the graph (auto)"},
+        "--precision": {"choices": _PRECISIONS, "help": "the precision of the graph (auto)"},
         "--threads": {
             "type": _integer(1, 1024),
             "help": "threads for one image (measured when a model is loaded, corrected later)",
@@ -365,7 +365,7 @@ def parse(program: str, description: str, arguments: Sequence[str]) -> ServerOpt
         type=Path,
         help="the directory of the exported models",
     )
-    for title, options in OPTIONS.items():
+    for title, options in _OPTIONS.items():
         group = parser.add_argument_group(title)
         for name, settings in options.items():
             group.add_argument(name, **settings)

@@ -23,7 +23,7 @@ from keras_cnns_serve.repository.manifest import Preprocessing
 
 from .jpeg_header import JpegHeader, read_jpeg_header
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 _FORMAT_NAMES = "JPEG, PNG, WebP, BMP or GIF"
 SIGNATURES = (
     b"\xff\xd8\xff",
@@ -137,7 +137,7 @@ class EncodedImage:
 def read_image(
     content: bytes, preprocessing: Preprocessing, max_pixels: int = MAX_PIXELS
 ) -> NDArray[np.uint8]:
-    """Decode an image of one of `FORMATS` to the input of the graph, [H, W, C].
+    """Decode an image of one of `_FORMATS` to the input of the graph, [H, W, C].
 
     The arguments and errors are those of `EncodedImage`, and in addition:
 
@@ -252,7 +252,7 @@ def _open(content: bytes, max_pixels: int) -> Image.Image:
         raise DamagedImageError("the PNG image has several colour profiles; at most one is valid")
     reader = _Reader(content)
     try:
-        image = Image.open(reader, formats=FORMATS)
+        image = Image.open(reader, formats=_FORMATS)
     except ServeError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:

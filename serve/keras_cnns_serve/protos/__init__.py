@@ -17,7 +17,7 @@ from google.protobuf.message_factory import GetMessageClass
 DESCRIPTORS = Path(__file__).with_name("descriptors.binpb")
 
 
-class Package:
+class _Package:
     """A proto package, whose attributes are its messages and enumerations: `inference.DataType`."""
 
     def __init__(self, name: str) -> None:
@@ -42,10 +42,10 @@ class Package:
         return pool().FindServiceByName(f"{self._name}.{name}")
 
 
-tensorflow = Package("tensorflow")
-tensorflow_serving = Package("tensorflow.serving")
-inference = Package("inference")
-health = Package("grpc.health.v1")
+tensorflow = _Package("tensorflow")
+tensorflow_serving = _Package("tensorflow.serving")
+inference = _Package("inference")
+health = _Package("grpc.health.v1")
 
 
 @cache

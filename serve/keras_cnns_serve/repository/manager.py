@@ -39,7 +39,7 @@ _MAX_REASON = 400  # characters
 _MAX_ENDED = 16  # ended versions of a model whose state is still reported
 
 
-class Servable(Protocol):
+class _Servable(Protocol):
     """A loaded version."""
 
     @property
@@ -50,7 +50,7 @@ class Servable(Protocol):
         """Finish the requests in flight and free the version."""
 
 
-S = TypeVar("S", bound=Servable)
+S = TypeVar("S", bound=_Servable)
 
 
 @dataclass

@@ -13,7 +13,7 @@ _FORMAT = 1  # the only supported value of `format`
 _MAX_MANIFEST_BYTES = 16 * 2**20
 _DTYPES = ("uint8", "float32", "int32", "int64")  # types of tensors that all protocols have
 _MAX_SIZE = 2**31 - 1  # maximum size of a dimension
-MAX_SIDE = 8192  # pixels; a larger value in model.json is an error or an attack
+_MAX_SIDE = 8192  # pixels; a larger value in model.json is an error or an attack
 # A format is chosen automatically only if its accuracy is at least this fraction of float32's, or,
 # without labels, if its top-1 agreement with the original model is. Exporters use the same value.
 _MIN_RATIO = 0.99
@@ -292,7 +292,7 @@ def _preprocessing(entry: dict[str, Any]) -> Preprocessing:
     sides: list[Any] = crop if isinstance(crop, list) else [crop, crop]
     if len(sides) != 2 or not all(type(size) is int for size in sides):
         raise _wrong("preprocessing.crop must be a size or [height, width]")
-    _at_least(1, side, "preprocessing.resize_shorter", MAX_SIDE)
+    _at_least(1, side, "preprocessing.resize_shorter", _MAX_SIDE)
     for size in sides:
         # A larger crop would exceed the edges of a square image.
         _at_least(1, size, "preprocessing.crop", side)

@@ -46,7 +46,7 @@ class Signature:
         return self.inputs[0].dtype == "string"
 
 
-def signatures(manifest: Manifest) -> dict[str, Signature]:
+def _signatures(manifest: Manifest) -> dict[str, Signature]:
     """Return name -> signature of an exported SavedModel."""
     image_bytes = Tensor("image_bytes", "string", (None,))
     examples = Tensor("inputs", "string", (None,))  # tf.Examples, each with an encoded image
@@ -71,7 +71,7 @@ def find_signature(manifest: Manifest, name: str, method: str | None = None) -> 
     Raises:
         SignatureError: there is no such signature, or it has another method.
     """
-    known = signatures(manifest)
+    known = _signatures(manifest)
     signature = known.get(name or DEFAULT)
     if signature is None:
         raise SignatureError(
@@ -159,7 +159,7 @@ def signature_def(manifest: Manifest) -> dict[str, Any]:
             "outputs": _tensor_infos(signature.outputs),
             "method_name": signature.method,
         }
-        for name, signature in signatures(manifest).items()
+        for name, signature in _signatures(manifest).items()
     }
     return {"signature_def": described}
 

@@ -80,7 +80,7 @@ class LimitedReceive:
             raise
         except ServeError:
             if self._read or not self._expects_continue:
-                await drain(self._receive, self._max_bytes)
+                await _drain(self._receive, self._max_bytes)
             raise
         if not self._complete:
             now = time.monotonic()
@@ -149,7 +149,7 @@ async def read_body(receive: LimitedReceive) -> bytes:
     return b"".join(pieces)  # does not copy a single piece
 
 
-async def drain(receive: Receive, max_bytes: int) -> None:
+async def _drain(receive: Receive, max_bytes: int) -> None:
     """Discard the rest of a body for `DRAIN_SECONDS`, because clients read the response after it.
 
     Closing a connection with unread bytes resets it, and the client loses the response.
