@@ -133,10 +133,11 @@ def _rest(future: Any, waiting: Generator[Any, Any, Message]) -> Generator[Any, 
 
 
 async def read_body(receive: LimitedReceive) -> bytes:
-    """Return the body; the errors are those of `LimitedReceive`, and in addition:
+    """Return the body.
 
     Raises:
         Disconnected: the client disconnected.
+        Also the errors of `LimitedReceive`.
     """
     pieces = []
     more = True
