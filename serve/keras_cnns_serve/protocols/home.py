@@ -1,4 +1,4 @@
-"""The paths that belong to no protocol: the models, health, metrics, the OpenAPI document."""
+"""The endpoints that belong to no protocol: models, health, metrics, the OpenAPI document."""
 
 from collections import Counter
 from functools import cached_property
@@ -24,8 +24,8 @@ class Home:
     """The endpoints that belong to no protocol.
 
     Args:
-        dataplane: The data plane that answers.
-        answers: The number of HTTP answers by status.
+        dataplane: the data plane.
+        answers: the number of HTTP responses by status.
     """
 
     def __init__(self, dataplane: Dataplane, answers: Counter[int]) -> None:
@@ -33,7 +33,7 @@ class Home:
         self._answers = answers
 
     def routes(self) -> list[Route]:
-        """Return the routes of these endpoints."""
+        """Return the routes."""
         return [
             Route("/metrics", self.metrics, methods=["GET"]),
             Route("/monitoring/prometheus/metrics", self.serving_metrics, methods=["GET"]),
@@ -44,7 +44,7 @@ class Home:
         ]
 
     async def home(self, request: Request) -> Response:
-        """Answer GET / with the models, their paths, and how each is run."""
+        """Answer GET / with the models, their paths and their engines."""
         models = [
             {
                 "name": model.name,
@@ -64,17 +64,17 @@ class Home:
         )
 
     async def health(self, request: Request) -> Response:
-        """Answer GET /healthz with 200 while the process answers."""
+        """Answer GET /healthz with 200 while the process runs."""
         return json_response(dumps({"status": "ok"}))
 
     async def ready(self, request: Request) -> Response:
-        """Answer GET /readyz with 200 while new requests are accepted, else with 503."""
+        """Answer GET /readyz with 200 while new requests are accepted, otherwise with 503."""
         ready = self._dataplane.ready()
         body = {"status": "ready" if ready else "not ready"}
         return json_response(dumps(body), 200 if ready else 503)
 
     async def metrics(self, request: Request) -> Response:
-        """Answer GET /metrics with metrics for Prometheus, by our own names."""
+        """Answer GET /metrics with metrics for Prometheus, with our own names."""
         return Response(self._prometheus.own(), headers=_PROMETHEUS)
 
     async def serving_metrics(self, request: Request) -> Response:
@@ -82,7 +82,7 @@ class Home:
         return Response(self._prometheus.serving(), headers=_PROMETHEUS)
 
     async def openapi(self, request: Request) -> Response:
-        """Answer GET /openapi.json with a description of every path."""
+        """Answer GET /openapi.json with a description of all paths."""
         from keras_cnns_serve.protocols.openapi import openapi
 
         models = [model.name for model in self._dataplane.models()]
@@ -90,7 +90,7 @@ class Home:
 
     @cached_property
     def _prometheus(self) -> "Prometheus":
-        # A server whose metrics nobody reads need not load the library.
+        # Import the library only if the metrics are requested.
         from keras_cnns_serve.observability.prometheus import Prometheus
 
         return Prometheus(self._dataplane, self._answers)

@@ -86,7 +86,7 @@ def test_the_server_draws_it_where_the_model_has_the_output(tmp_path: Path) -> N
     two: dict[str, Any] = {"files": [("f", ("a.png", grey(1))), ("f", ("b.png", grey(2)))]}
     one: dict[str, Any] = {"content": grey(1)}
     for asked, request, message in [
-        (path, two, "cam=1 takes one image, not 2"),
+        (path, two, "cam=1 needs one image, not 2"),
         ("/v1/models/blind:classify-image?cam=1", one, "blind/1 has no class act"),
     ]:
         response = client.post(asked, **request)
