@@ -16,9 +16,9 @@ def print_range_test(recipe: Recipe, run: Path | None) -> None:
         run: a run directory, which need not exist; None: the page goes to `find-lr.html`.
     """
     with quiet_stderr():
+        from keras_cnns.files import replacing
         from keras_cnns.report.rate_report import write_rate_report
-        from keras_cnns.training.files import replacing
-        from keras_cnns.training.find_rate import find_rate
+        from keras_cnns.training.lr_finder import find_rate
     path = Path("find-lr.html") if run is None else run.with_name(f"{run.name}-find-lr.html")
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_dir():

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_cnns.files import write_text
 from keras_cnns.lab.saddle import write_saddle_page
 from keras_cnns.recipes import load_recipe
 from keras_cnns.report import page
 from keras_cnns.report.comparison import render
 from keras_cnns.report.records import Records, read_records
 from keras_cnns.report.run_report import by_depth
-from keras_cnns.training.files import write_text
 from keras_cnns.training.trainer import train
 
 SMALL = (

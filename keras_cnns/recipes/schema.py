@@ -18,9 +18,9 @@ import tomli_w
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from keras_cnns.files import read_text
 from keras_cnns.recipes.former import FORMER_KEYS, replace_former_keys
 from keras_cnns.suggestions import did_you_mean
-from keras_cnns.text_files import read_text
 
 CHECKED = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 

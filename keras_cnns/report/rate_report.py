@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
+from keras_cnns.files import write_text
 from keras_cnns.report import charts, page
 from keras_cnns.report.records import LOSSES
-from keras_cnns.training.callbacks.range_test import RangeTest
-from keras_cnns.training.files import write_text
+from keras_cnns.training.callbacks.lr_finder import RangeTest
 
 
 def write_rate_report(test: RangeTest, title: str, path: Path) -> None:

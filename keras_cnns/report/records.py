@@ -9,10 +9,8 @@ from typing import Any
 import numpy as np
 
 from keras_cnns.recipes import Recipe, RecipeError, load_run_recipe
-from keras_cnns.training.callbacks.diagnostics_log import read_rows
-from keras_cnns.training.callbacks.step_time import read_times
-from keras_cnns.training.logs import by_main_output
-from keras_cnns.training.run import (
+from keras_cnns.runs.logs import by_main_output
+from keras_cnns.runs.run import (
     CONFIG,
     DIAGNOSTICS,
     ENVIRONMENT,
@@ -26,6 +24,8 @@ from keras_cnns.training.run import (
     check_directory,
     read_label_file,
 )
+from keras_cnns.training.callbacks.diagnostics_log import read_rows
+from keras_cnns.training.callbacks.step_time import read_times
 
 LOSSES = "Weighted sum of the losses (main + auxiliary)"  # the title of its charts
 

@@ -4,9 +4,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from keras_cnns.runs.evaluation import evaluate, find_split, predict
+    from keras_cnns.runs.run import Run, RunError, open_run
     from keras_cnns.training.compiling import build_model
-    from keras_cnns.training.evaluation import evaluate, find_split, predict
-    from keras_cnns.training.run import Run, RunError, open_run
     from keras_cnns.training.trainer import train
 
 __all__ = [
@@ -22,15 +22,15 @@ __all__ = [
 
 # Imported when asked for: the data bring TensorFlow, and the callbacks below do without.
 MODULES = {
-    "compiling": ("build_model",),
-    "evaluation": ("evaluate", "find_split", "predict"),
-    "run": ("Run", "RunError", "open_run"),
-    "trainer": ("train",),
+    "keras_cnns.runs.evaluation": ("evaluate", "find_split", "predict"),
+    "keras_cnns.runs.run": ("Run", "RunError", "open_run"),
+    "keras_cnns.training.compiling": ("build_model",),
+    "keras_cnns.training.trainer": ("train",),
 }
 
 
 def __getattr__(name: str) -> Any:
     for module, names in MODULES.items():
         if name in names:
-            return getattr(import_module(f"{__name__}.{module}"), name)
+            return getattr(import_module(module), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load, save
 
-from keras_cnns.training.files import replacing
+from keras_cnns.files import replacing
 
 FORMAT = b"keras-cnns checkpoint 1\n"
 DIGEST = 64  # characters

@@ -8,19 +8,12 @@ import keras
 import tensorflow as tf
 
 from keras_cnns.data import Split, Splits
+from keras_cnns.files import naming_the_file, write_json
+from keras_cnns.messages import say
 from keras_cnns.recipes import Recipe, with_absolute_paths
 from keras_cnns.report import write_report
 from keras_cnns.report.predictions import collect
-from keras_cnns.training.callbacks import (
-    Resume,
-    SaveBest,
-    StopOnDivergence,
-    StopOnSignal,
-)
-from keras_cnns.training.compiling import accuracy_key, build_model, compile_model, for_outputs
-from keras_cnns.training.files import needed
-from keras_cnns.training.messages import say
-from keras_cnns.training.run import (
+from keras_cnns.runs.run import (
     CHECKPOINTS,
     MODEL,
     RESULTS,
@@ -29,8 +22,14 @@ from keras_cnns.training.run import (
     check_data,
     open_run,
     opened_for_training,
-    write_json,
 )
+from keras_cnns.training.callbacks import (
+    Resume,
+    SaveBest,
+    StopOnDivergence,
+    StopOnSignal,
+)
+from keras_cnns.training.compiling import accuracy_key, build_model, compile_model, for_outputs
 from keras_cnns.training.steering import make_steering
 from keras_cnns.training.watching import make_watchers
 
@@ -158,7 +157,7 @@ def _fit(
         "best_epoch": save_best.best_epoch,
         "test": predictions.metrics(),
     }
-    with needed(run / RESULTS):
+    with naming_the_file(run / RESULTS):
         write_json(run / RESULTS, results)
     try:
         write_report(run, predictions)

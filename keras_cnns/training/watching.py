@@ -5,6 +5,7 @@ from typing import Any
 
 import keras
 
+from keras_cnns.runs.run import DIAGNOSTICS, HISTORY, TENSORBOARD, TIMES
 from keras_cnns.training.callbacks import (
     ActivationStatistics,
     DeadReLU,
@@ -18,7 +19,6 @@ from keras_cnns.training.callbacks import (
     TensorBoard,
     UpdateRatio,
 )
-from keras_cnns.training.run import DIAGNOSTICS, HISTORY, TENSORBOARD, TIMES
 
 CLASSIFIER = "logits"  # every net's last layer; that of an auxiliary head has another name
 RATE_INTERVAL = 10  # steps; to read a number costs nothing

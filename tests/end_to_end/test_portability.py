@@ -31,7 +31,7 @@ USES = {
 from pathlib import Path
 from keras_cnns.cores import available_cores
 from keras_cnns.training.dry_run import peak_memory
-from keras_cnns.training.lock import locked
+from keras_cnns.runs.lock import locked
 assert available_cores() == os.cpu_count()
 assert 2**24 < peak_memory() < 2**36
 folder = Path(sys.argv[2], "run")

@@ -7,9 +7,9 @@ from keras_cnns.training.callbacks.diagnostic import Diagnostic
 from keras_cnns.training.callbacks.diagnostics_log import DiagnosticsLog
 from keras_cnns.training.callbacks.gradient_norm import GradientNorm
 from keras_cnns.training.callbacks.learning_rate import LearningRate
+from keras_cnns.training.callbacks.lr_finder import RangeTest
 from keras_cnns.training.callbacks.probe import Probe
 from keras_cnns.training.callbacks.progress import Progress
-from keras_cnns.training.callbacks.range_test import RangeTest
 from keras_cnns.training.callbacks.resume import Resume
 from keras_cnns.training.callbacks.save_best import SaveBest
 from keras_cnns.training.callbacks.save_history import SaveHistory

@@ -9,9 +9,9 @@ from typing import Any
 
 import keras
 
-from keras_cnns.text_files import ENCODING
+from keras_cnns.files import ENCODING
+from keras_cnns.messages import say
 from keras_cnns.training.callbacks.diagnostic import Diagnostic
-from keras_cnns.training.messages import say
 
 
 class DiagnosticsLog(keras.callbacks.Callback):

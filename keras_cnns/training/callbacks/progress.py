@@ -7,7 +7,7 @@ from typing import IO, Any
 
 import keras
 
-from keras_cnns.training.logs import LOSS_SUM, by_main_output
+from keras_cnns.runs.logs import LOSS_SUM, by_main_output
 
 BAR_WIDTH = 24  # characters
 REFRESH = 0.1  # seconds between two drawings of the bar

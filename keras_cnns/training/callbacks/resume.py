@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from keras_cnns.messages import say
 from keras_cnns.training.checkpoint import (
     SUFFIX,
     CheckpointError,
@@ -15,7 +16,6 @@ from keras_cnns.training.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
-from keras_cnns.training.messages import say
 from keras_cnns.training.snapshot import (
     Snapshot,
     build,

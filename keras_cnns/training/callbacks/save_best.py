@@ -6,8 +6,8 @@ from typing import Any
 
 import keras
 
-from keras_cnns.training.files import needed, replacing
-from keras_cnns.training.messages import say
+from keras_cnns.files import naming_the_file, replacing
+from keras_cnns.messages import say
 
 
 class SaveBest(keras.callbacks.Callback):
@@ -58,7 +58,7 @@ class SaveBest(keras.callbacks.Callback):
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Try a last time, if the best is still unsaved."""
-        with needed(self.path):
+        with naming_the_file(self.path):
             self._save_unsaved()
 
     def _save(self) -> None:

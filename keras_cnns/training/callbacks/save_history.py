@@ -7,8 +7,8 @@ from typing import Any
 
 import keras
 
-from keras_cnns.training.files import write_text
-from keras_cnns.training.messages import say
+from keras_cnns.files import write_text
+from keras_cnns.messages import say
 
 
 class SaveHistory(keras.callbacks.Callback):

@@ -6,8 +6,8 @@ from typing import Any
 
 import keras
 
+from keras_cnns.messages import say
 from keras_cnns.training.callbacks.resume import Resume
-from keras_cnns.training.messages import say
 
 
 class StopOnSignal(keras.callbacks.Callback):

@@ -7,10 +7,10 @@ from typing import Any
 
 import keras
 
+from keras_cnns.messages import say
+from keras_cnns.runs.logs import by_main_output
 from keras_cnns.training.callbacks.diagnostic import Diagnostic
 from keras_cnns.training.callbacks.diagnostics_log import new_figures
-from keras_cnns.training.logs import by_main_output
-from keras_cnns.training.messages import say
 
 
 class TensorBoard(keras.callbacks.Callback):

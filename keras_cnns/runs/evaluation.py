@@ -9,7 +9,7 @@ import numpy as np
 from keras_cnns.data import open_split, preprocess, read_image
 from keras_cnns.recipes import DataConfig
 from keras_cnns.report.predictions import collect, predictor
-from keras_cnns.training.run import Run
+from keras_cnns.runs.run import Run
 
 BATCH_SIZE = 32  # images of a prediction
 

@@ -11,6 +11,8 @@ from typing import Any, cast
 import keras
 
 from keras_cnns import load_model
+from keras_cnns.files import ENCODING, PARTIAL, read_labels, write_json, write_text
+from keras_cnns.messages import say
 from keras_cnns.recipes import (
     Recipe,
     RecipeError,
@@ -18,11 +20,8 @@ from keras_cnns.recipes import (
     load_run_recipe,
     with_absolute_paths,
 )
-from keras_cnns.text_files import ENCODING, read_labels
-from keras_cnns.training.environment import describe_environment
-from keras_cnns.training.files import PARTIAL, write_text
-from keras_cnns.training.lock import locked
-from keras_cnns.training.messages import say
+from keras_cnns.runs.environment import describe_environment
+from keras_cnns.runs.lock import locked
 
 MODEL = "model.keras"
 CONFIG = "config.toml"
@@ -228,8 +227,3 @@ def _read_environment(path: Path) -> dict[str, Any]:
     """Return what a directory's training depended on so far; nothing where none has begun."""
     file = path / ENVIRONMENT
     return dict(json.loads(file.read_text("utf-8"))) if file.exists() else {}
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a value as indented JSON, whole or not at all."""
-    write_text(path, json.dumps(value, indent=2) + "\n")

@@ -6,8 +6,8 @@ import keras
 
 from keras_cnns.data import Splits
 from keras_cnns.recipes import Recipe
+from keras_cnns.training.callbacks.lr_finder import RangeTest
 from keras_cnns.training.callbacks.progress import Progress
-from keras_cnns.training.callbacks.range_test import RangeTest
 from keras_cnns.training.compiling import build_model, compile_model, for_outputs
 
 
