@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,6 +22,9 @@ from keras_cnns.commands.lab import lab
 from keras_cnns.commands.report import report
 from keras_cnns.quiet import quiet_stderr
 from keras_cnns.table import print_table
+
+if TYPE_CHECKING:
+    from keras_cnns.training import Run
 
 COMMANDS = "keras_cnns.commands"
 USAGE_ERROR, FAILURE, INTERRUPTED = 2, 1, 130
@@ -101,7 +104,7 @@ def train(
     ] = False,
     find_lr: Annotated[
         bool,
-        typer.Option("--find-lr", help="Find a learning rate by a range test, with its plot."),
+        typer.Option("--find-lr", help="Find a learning rate, and plot the loss against it."),
     ] = False,
 ) -> None:
     """Train a net as a recipe says; the best epoch's model goes into the run directory."""
@@ -117,9 +120,9 @@ def train(
 
         return print_dry_run(loaded)
     if find_lr:
-        from keras_cnns.commands.find_lr import print_range_test
+        from keras_cnns.commands.find_lr import run_lr_finder
 
-        return print_range_test(loaded, run)
+        return run_lr_finder(loaded, run)
     if run is None:
         raise typer.BadParameter("Missing option '--run', the directory to make")
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
@@ -131,6 +134,7 @@ def train(
         )
     except training.RunError as error:
         raise typer.BadParameter(str(error)) from error
+    _write_report(finished)
     results = finished.results()
     test = results["test"]
     print(
@@ -138,6 +142,22 @@ def train(
         f"epoch {results['best_epoch']} of {loaded.training.epochs}, "
         f"trained in {results['training_seconds']:.0f} s"
     )
+
+
+def _write_report(run: "Run") -> None:
+    """Write the report of a run that was just trained, or that has none yet."""
+    from keras_cnns.messages import print_message
+    from keras_cnns.report import write_report
+    from keras_cnns.runs.names import REPORT
+
+    if run.predictions is None and (run.path / REPORT).exists():
+        return
+    try:
+        write_report(run.path, run.predictions)
+    except OSError as error:
+        print_message(
+            f"cannot write the report: {error.strerror}; `keras-cnns report {run.path}` tries again"
+        )
 
 
 @app.command(epilog="Example: keras-cnns evaluate runs/first --split validation")

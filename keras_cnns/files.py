@@ -1,4 +1,4 @@
-"""Text files as editors on any system write them: UTF-8, perhaps with a byte order mark."""
+"""Read text as editors on any system write it, and write files that are whole or absent."""
 
 import codecs
 import errno
@@ -56,12 +56,13 @@ def read_labels(path: str | Path) -> tuple[str, ...]:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a path beside `path` to write to; flush it to disk and rename it into place.
+    """Yield a temporary path beside `path` to write to; flush it to disk and rename it to `path`.
 
-    A reader finds the former file or the new one, never half of one, and so does whoever looks
-    after a crash. If the block fails, the former file stays as it was.
+    A reader finds the former file or the new one, never a part of one, and so does a reader after a
+    crash. If the block fails, the former file stays as it was. The suffixes are those of `path`.
     """
-    partial = path.with_name(f"{path.stem}{PARTIAL}{path.suffix}")
+    stem, dot, suffixes = path.name.partition(".")
+    partial = path.with_name(f"{stem}{PARTIAL}{dot}{suffixes}")
     try:
         yield partial
         flush(partial)
@@ -74,25 +75,8 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
 
 
-@contextmanager
-def naming_the_file(path: Path) -> Iterator[None]:
-    """Have an error in writing `path` name it, and say what to do.
-
-    Raises:
-        OSError: the block did; `path` cannot be written.
-    """
-    try:
-        yield
-    except OSError as error:
-        remedy = "free space" if error.errno == errno.ENOSPC else "mend that"
-        raise OSError(
-            f"cannot write {path}: {error.strerror or error}; {remedy} and give the same command "
-            "again"
-        ) from error
-
-
 def flush(path: Path) -> None:
-    """Have the disk hold what was written to a file, or to a directory's list of names."""
+    """Flush a file's content, or a directory's list of names, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -109,3 +93,20 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write a value as indented JSON, whole or not at all."""
     write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+@contextmanager
+def naming_the_file(path: Path) -> Iterator[None]:
+    """Let an error in writing `path` name the file, and say what to do.
+
+    Raises:
+        OSError: the block raised one.
+    """
+    try:
+        yield
+    except OSError as error:
+        remedy = "free space" if error.errno == errno.ENOSPC else "mend that"
+        raise OSError(
+            f"cannot write {path}: {error.strerror or error}; {remedy} and give the same command "
+            "again"
+        ) from error

@@ -1,8 +1,11 @@
-"""What a training tells a person, beside the lines of its progress."""
+"""Messages to the person who started a command, besides its output."""
 
 import sys
 
+CLEAR_LINE = "\r\x1b[K"  # a progress bar may be on it
 
-def say(message: str) -> None:
+
+def print_message(message: str) -> None:
     """Write a line to standard error at once."""
-    print(message, file=sys.stderr, flush=True)
+    clear = CLEAR_LINE if sys.stderr.isatty() else ""
+    print(f"{clear}{message}", file=sys.stderr, flush=True)

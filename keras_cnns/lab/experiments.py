@@ -12,7 +12,7 @@ from keras_cnns.recipes import load_recipe
 from keras_cnns.report import page
 from keras_cnns.report.comparison import render
 from keras_cnns.report.records import Records, read_records
-from keras_cnns.report.run_report import by_depth
+from keras_cnns.report.run_report import by_depth, write_report
 from keras_cnns.training.trainer import train
 
 SMALL = (
@@ -90,7 +90,10 @@ def run_experiment(name: str, folder: Path, tell: Callable[[str], None] = print)
     for variant, overrides in experiment.variants.items():
         tell(f"{name}: {variant}")
         recipe = load_recipe("digits-resnet20", (*experiment.common, *overrides))
-        runs[variant] = read_records(train(recipe, folder / name / variant).path)
+        run = train(recipe, folder / name / variant)
+        if run.predictions:  # else it was finished before
+            write_report(run.path, run.predictions)
+        runs[variant] = read_records(run.path)
     sections = [
         page.Section(
             "By depth",

@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from keras_cnns.recipes import Recipe, RecipeError, load_run_recipe
 from keras_cnns.runs.logs import by_main_output
-from keras_cnns.runs.run import (
+from keras_cnns.runs.names import (
     CONFIG,
     DIAGNOSTICS,
     ENVIRONMENT,
@@ -19,17 +18,11 @@ from keras_cnns.runs.run import (
     MODEL,
     RESULTS,
     TIMES,
-    Run,
-    RunError,
-    check_directory,
-    read_label_file,
 )
-from keras_cnns.training.callbacks.diagnostics_log import read_rows
-from keras_cnns.training.callbacks.step_time import read_times
+from keras_cnns.runs.run import Run, RunError, check_directory, read_config, read_label_file
+from keras_cnns.runs.tables import Columns, read_rows, read_times, to_columns
 
 LOSSES = "Weighted sum of the losses (main + auxiliary)"  # the title of its charts
-
-Columns = dict[str, np.ndarray]  # name -> float [rows], NaN where there is no value
 
 
 @dataclass(frozen=True)
@@ -84,27 +77,18 @@ def read_records(path: str | Path) -> Records:
         raise RunError(
             f"{path} is not a run: it has no {CONFIG} and {LABELS}, which `train` writes"
         )
+    run = Run(path, read_config(path), read_label_file(path))
     try:
-        recipe: Recipe = load_run_recipe(path / CONFIG)
-        labels = read_label_file(path / LABELS)
         return Records(
-            Run(path, recipe, labels),
+            run,
             to_columns(read_rows(path / HISTORY)),
             to_columns(read_rows(path / DIAGNOSTICS)),
             to_columns(read_times(path / TIMES)),
             read_json(path / RESULTS),
             read_json(path / ENVIRONMENT) or {},
         )
-    except RecipeError as error:
-        raise RunError(f"{path / CONFIG}: {error}") from None
     except (ValueError, csv.Error) as error:
         raise RunError(f"{path} holds a damaged file: {error}") from error
-
-
-def to_columns(rows: list[Any]) -> Columns:
-    """Turn rows into columns of numbers."""
-    names = list(rows[0]) if rows else []
-    return {name: np.array([float(row[name] or "nan") for row in rows]) for name in names}
 
 
 def read_json(path: Path) -> Any:

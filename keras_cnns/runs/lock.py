@@ -1,4 +1,4 @@
-"""Lock a run directory, which belongs to one process at a time."""
+"""Lock a run directory, so that only one process trains in it."""
 
 import os
 from collections.abc import Iterator
@@ -8,35 +8,37 @@ from pathlib import Path
 
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Create a directory if it is missing, and keep other processes from locking it.
+    """Create a directory if it is missing, and lock it against other processes.
 
-    The operating system holds the lock and releases it when the process ends, in whatever way.
-    Windows has no such lock for a directory: there nothing is locked. A directory that was created
-    here and stays empty is removed again.
+    The operating system holds the lock and releases it when the process ends, in whatever way. On
+    Windows, which has no such lock for a directory, nothing is locked. A directory that was created
+    here and is still empty at the end is removed again.
 
     Raises:
         BlockingIOError: another process holds the lock.
     """
     is_new = not directory.exists()
     directory.mkdir(parents=True, exist_ok=True)
-    with _locked(directory):
-        try:
-            yield
-        finally:
-            if is_new and not any(directory.iterdir()):
-                directory.rmdir()
+    descriptor = _lock(directory)
+    try:
+        yield
+    finally:
+        if is_new and not any(directory.iterdir()):
+            directory.rmdir()
+        if descriptor is not None:
+            os.close(descriptor)
 
 
-@contextmanager
-def _locked(directory: Path) -> Iterator[None]:
+def _lock(directory: Path) -> int | None:
+    """Return the descriptor that holds the lock; None on Windows."""
     try:
         import fcntl
-    except ImportError:  # Windows
-        yield
-        return
+    except ImportError:
+        return None
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
+    except BaseException:
         os.close(descriptor)
+        raise
+    return descriptor

@@ -1,34 +1,32 @@
-"""Run the learning-rate range test of a recipe."""
+"""Find a learning rate for a recipe."""
 
 from typing import Any
 
-import keras
-
-from keras_cnns.data import Splits
 from keras_cnns.recipes import Recipe
-from keras_cnns.training.callbacks.lr_finder import RangeTest
+from keras_cnns.training.callbacks.lr_finder import LRFinder
 from keras_cnns.training.callbacks.progress import Progress
-from keras_cnns.training.compiling import build_model, compile_model, for_outputs
+from keras_cnns.training.preparation import prepare
 
 
-class _TestProgress(Progress):
-    """Show the steps of a range test, whose metrics say nothing about a trained model."""
+class _FinderProgress(Progress):
+    """Show the steps of the finder, whose metrics say nothing about a trained model."""
 
-    def __init__(self, test: RangeTest) -> None:
+    def __init__(self, finder: LRFinder) -> None:
         super().__init__()
-        self.test = test
+        self.finder = finder
 
     def title(self) -> str:
-        return "learning-rate range test"
+        return "learning-rate finder"
 
     def describe(self, logs: dict[str, Any]) -> str:
-        if not self.test.rates:  # the first loss was not finite
+        if not self.finder.losses:  # the first loss was not finite
             return "no finite loss"
-        return f"learning rate {self.test.rates[-1]:.3g}, loss {self.test.losses[-1]:.4g}"
+        rate, loss = self.finder.learning_rates[-1], self.finder.losses[-1]
+        return f"learning rate {rate:.3g}, loss {loss:.4g}"
 
 
-def find_rate(recipe: Recipe, steps: int = 100) -> RangeTest:
-    """Train a recipe's model for some steps with a rising learning rate, and return the test.
+def find_learning_rate(recipe: Recipe, steps: int = 100) -> LRFinder:
+    """Train a recipe's model for some steps with a rising learning rate, and return the finder.
 
     Args:
         recipe: the model, its data and optimizer; the learning rate and its schedule are not used.
@@ -37,23 +35,17 @@ def find_rate(recipe: Recipe, steps: int = 100) -> RangeTest:
     Raises:
         ValueError: there is no such model or data set, or its training split is missing or empty.
     """
-    keras.utils.set_random_seed(recipe.training.seed)
-    splits = Splits(recipe.data)
-    training = splits.open(
-        recipe.data.train_split,
-        batch_size=recipe.training.batch_size,
-        seed=recipe.training.seed,
-        augmentation=recipe.augmentation,
-        check_first=True,
-    )
-    model = build_model(recipe, len(splits.labels))
-    compile_model(model, recipe, training.steps)
-    test = RangeTest(steps=steps)
-    model.fit(
-        for_outputs(model, training.steps_from(0)),
-        steps_per_epoch=steps,
-        shuffle=False,  # the split's own order is random
-        verbose=0,
-        callbacks=[test, _TestProgress(test)],
-    )
-    return test
+    prepared = prepare(recipe)
+    finder = LRFinder(steps=steps)
+    progress = _FinderProgress(finder)
+    try:
+        prepared.model.fit(
+            prepared.batches(),
+            steps_per_epoch=steps,
+            shuffle=False,  # the split's own order is random
+            verbose=0,
+            callbacks=[finder, progress],
+        )
+    finally:
+        progress.close()
+    return finder

@@ -177,7 +177,7 @@ def test_a_rate_is_found_with_its_plot(tmp_path: Path, capsys: pytest.CaptureFix
     assert 1e-4 < float(proposed) < 1
     assert not (tmp_path / "first").exists()  # a training may still begin there
     assert 'aria-label="Loss"' in (tmp_path / "first-find-lr.html").read_text()
-    progress = r"learning-rate range test: learning rate [\d.e+-]+, loss [\d.e+-]+, \d+\.?\d* s"
+    progress = r"learning-rate finder: learning rate [\d.e+-]+, loss [\d.e+-]+, \d+\.?\d* s"
     assert re.fullmatch(progress, printed.splitlines()[0])  # no accuracy, and no epoch
 
 

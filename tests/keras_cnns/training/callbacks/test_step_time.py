@@ -5,8 +5,8 @@ from typing import Any
 import keras
 from two_layers import fit, make_model
 
+from keras_cnns.runs.tables import read_times
 from keras_cnns.training.callbacks import StepTime
-from keras_cnns.training.callbacks.step_time import read_times
 
 
 class Sleep(keras.callbacks.Callback):

@@ -1,0 +1,39 @@
+"""Keras' private interface, in small functions: nothing else in keras_cnns uses it."""
+
+from typing import Any
+
+import keras
+
+
+def flatten_layers(model: keras.Model) -> list[keras.layers.Layer]:
+    """Return the layers of a model at every depth, without the model itself.
+
+    `model.layers` has those at the first level only.
+    """
+    return list(model._flatten_layers(include_self=False))
+
+
+def sublayers(layer: keras.layers.Layer) -> list[Any]:
+    """Return the layers and metrics that a layer holds."""
+    return list(layer._layers)
+
+
+def symbolic_build(model: keras.Model, batch: Any) -> None:
+    """Create the variables of a compiled model's metrics and optimizer, as the first step does.
+
+    Nothing public does it without a step or an evaluation; Keras' trainers call it for JAX.
+
+    Args:
+        model: the compiled model.
+        batch: (x, y) or (x, y, sample_weight), as in `fit`.
+    """
+    model._symbolic_build(data_batch=batch)
+
+
+def averaged_variables(optimizer: keras.optimizers.Optimizer) -> list[tuple[Any, Any]]:
+    """Return each trainable variable of an optimizer with `use_ema=True`, and its moving average.
+
+    The average is None for a variable that has none.
+    """
+    averages = optimizer._model_variables_moving_average
+    return list(zip(optimizer._trainable_variables, averages, strict=True))
