@@ -67,7 +67,7 @@ def expected_calibration_error(probabilities: Array, classes: Array) -> float:
         probabilities: [N, K].
         classes: the true classes, int [N].
     """
-    from keras_cnns.report.predictions import calibrate as sorted_into_bins
+    from keras_cnns.runs.predictions import calibrate as sorted_into_bins
 
     is_right = probabilities.argmax(axis=1) == classes
     return float(sorted_into_bins(probabilities.max(axis=1), is_right).error)

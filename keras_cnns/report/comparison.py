@@ -10,10 +10,10 @@ import numpy as np
 from keras_cnns.durations import format_seconds
 from keras_cnns.files import write_text
 from keras_cnns.report import charts, page
-from keras_cnns.report.predictions import wilson_interval
 from keras_cnns.report.records import LOSSES, Records, read_records
 from keras_cnns.report.run_report import GRADIENT_RATIO, UPDATE_RATIO, drawn, flatten
 from keras_cnns.runs.logs import LOSS_SUM
+from keras_cnns.runs.predictions import wilson_interval
 
 COLUMNS = (
     "run",

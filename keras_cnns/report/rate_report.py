@@ -31,8 +31,8 @@ def write_rate_report(finder: LRFinder, title: str, path: Path) -> None:
     )
     words = (
         f"The learning rate rises with each of {len(finder.losses)} training steps. The proposed "
-        "one is a tenth of that at which the smoothed loss is lowest: high enough to learn fast, and "
-        "well below the learning rates at which training diverges. Use it as the highest learning "
-        "rate of a schedule."
+        "one is a tenth of that at which the smoothed loss is lowest: high enough to learn fast, "
+        "and well below the learning rates at which training diverges. Use it as the highest "
+        "learning rate of a schedule."
     )
     write_text(path, page.render(title, words, page.charts([plot]), []))

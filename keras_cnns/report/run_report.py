@@ -10,11 +10,10 @@ from keras_cnns.data import open_split
 from keras_cnns.durations import format_seconds
 from keras_cnns.files import read_text, write_text
 from keras_cnns.report import charts, page
-from keras_cnns.report.predictions import calibrate, wilson_interval
 from keras_cnns.report.records import LOSSES, Records, read_records
-from keras_cnns.runs.evaluation import Predictions, collect
 from keras_cnns.runs.logs import LOSS_SUM
 from keras_cnns.runs.names import CONFIG, MODEL, REPORT
+from keras_cnns.runs.predictions import Predictions, calibrate, collect, wilson_interval
 
 MOMENTS = 5  # lines in a diagram by depth
 PAIRS = 12  # most frequent confusions

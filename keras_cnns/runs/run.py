@@ -14,7 +14,7 @@ from keras_cnns.runs.tables import Row, read_rows
 if TYPE_CHECKING:
     import keras
 
-    from keras_cnns.runs.evaluation import Predictions
+    from keras_cnns.runs.predictions import Predictions
 
 
 class RunError(ValueError):

@@ -11,8 +11,8 @@ from keras_cnns.files import naming_the_file, write_json
 from keras_cnns.messages import print_message
 from keras_cnns.recipes import Recipe, with_absolute_paths
 from keras_cnns.runs.directory import begin, check_data, opened_for_training
-from keras_cnns.runs.evaluation import collect
 from keras_cnns.runs.names import MODEL, RESULTS
+from keras_cnns.runs.predictions import collect
 from keras_cnns.runs.run import Run, open_run
 from keras_cnns.training.callback_list import make_callbacks
 from keras_cnns.training.model import for_outputs

@@ -3,7 +3,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from keras_cnns.report.predictions import calibrate as reliability
+from keras_cnns.runs.predictions import calibrate as reliability
 from keras_cnns_export import ExportError
 from keras_cnns_export.calibration import (
     MAX_TEMPERATURE,

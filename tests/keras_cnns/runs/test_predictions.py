@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix, precision_score, recall_score
 
-from keras_cnns.report.predictions import calibrate, wilson_interval
-from keras_cnns.runs.evaluation import Predictions, collect
+from keras_cnns.runs.predictions import Predictions, calibrate, collect, wilson_interval
 
 GENERATOR = np.random.default_rng(0)
 LABELS = GENERATOR.integers(0, 4, 200)
