@@ -1,6 +1,7 @@
 """Prepare a training: seed the generators, open the data, build and compile the model."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -23,9 +24,10 @@ class Preparation:
         """Return the training data of all steps from `step` on, without end, as `fit` needs it."""
         return for_outputs(self.model, self.training.steps_from(step))
 
-    def probe(self) -> tuple[tf.Tensor, tf.Tensor]:
+    def probe(self) -> tuple[Any, Any]:
         """Return a batch of training images that is always the same, and its targets."""
-        return next(iter(for_outputs(self.model, self.training.probe())))
+        batch: tuple[Any, Any] = next(iter(for_outputs(self.model, self.training.probe())))
+        return batch
 
     def open_held_out(self) -> tuple[Split, Split]:
         """Return the validation split, with the targets that the loss needs, and the test split.

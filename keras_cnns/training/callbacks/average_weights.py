@@ -43,16 +43,12 @@ class AverageWeights(keras.callbacks.Callback):
         super().__init__()
         self.has_trained = False
         self.averages: Any = None  # the averages of all statistics, in one tensor [D]
-        self.training_values: list[
-            tuple[Any, Any]
-        ] = []  # each variable with its value in training, while the average replaces it
+        # Each variable with its value in training, while the average replaces it.
+        self.training_values: list[tuple[Any, Any]] = []
 
     def get_state(self) -> dict[str, Any]:
         """Return the averages of the statistics; the optimizer saves those of the weights."""
-        return {
-            "has_trained": self.has_trained,
-            "averages": self._separate_averages(),
-        }
+        return {"has_trained": self.has_trained, "averages": self._separate_averages()}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Continue from a state that `get_state` returned."""
