@@ -20,7 +20,7 @@ class Preparation:
     training: Split
     model: keras.Model  # compiled
 
-    def batches(self, step: int = 0) -> tf.data.Dataset:
+    def batches(self, step: int = 0) -> Any:
         """Return the training data of all steps from `step` on, without end, as `fit` needs it."""
         return for_outputs(self.model, self.training.steps_from(step))
 
