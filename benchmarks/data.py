@@ -46,7 +46,7 @@ CIFAR_LIKE = (
     "data.name=shapes",
     "data.train_split=train",
     "data.validation_split=validation",
-    "data.samples=10000",
+    "data.num_examples=10000",
 )
 CASES = (
     Case("digits-resnet20", "digits-resnet20"),

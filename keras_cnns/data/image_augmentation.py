@@ -26,8 +26,8 @@ def change_colors(image: tf.Tensor, config: AugmentationConfig, keys: tf.Tensor)
     """Jitter the colours and apply RandAugment, as configured: uint8 [H, W, C] -> the same."""
     if config.color_jitter:
         image = jitter_colors(image, config.color_jitter, keys[1:4])
-    if config.rand_augment_layers:
-        layers, magnitude = config.rand_augment_layers, config.rand_augment_magnitude
+    if config.rand_augment_num_ops:
+        layers, magnitude = config.rand_augment_num_ops, config.rand_augment_magnitude
         image = rand_augment(image, layers, magnitude, keys[4])
     return image
 

@@ -69,7 +69,7 @@ class Splits:
         if config.name == "folder":
             return f"sha256:{self._folder.fingerprint()}"
         if config.name == "shapes":
-            return f"shapes of {config.image_size} pixels, {config.samples} samples"
+            return f"shapes of {config.image_size} pixels, {config.num_examples} samples"
         if config.name == "idx":
             return f"sha256:{idx.read_set(config.path).fingerprint}"
         info = tfds_samples.open_builder(config.name).info
@@ -124,7 +124,7 @@ class Splits:
         if config.name == "folder":
             return self._folder.open(split, check_first=check_first, is_kept=is_kept)
         if config.name == "shapes":
-            return shapes.open_samples(split, config.samples, config.resize_shorter)
+            return shapes.open_samples(split, config.num_examples, config.resize_shorter)
         if config.name == "idx":
             return idx.open_samples(config.path, split)
 

@@ -202,7 +202,7 @@ class Split:
         config = self._augmentation
         if self._decoded is not None:
             images, labels = self._gather(self._decoded, samples)
-            if not (config.color_jitter or config.rand_augment_layers):
+            if not (config.color_jitter or config.rand_augment_num_ops):
                 return images, labels
             samples = images, labels
         count = tf.shape(tf.nest.flatten(samples)[0])[0]

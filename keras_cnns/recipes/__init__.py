@@ -1,4 +1,4 @@
-"""Recipes as data: one TOML file for each, named as `keras-cnns train --recipe` takes it."""
+"""Recipes: the built-in TOML files, their schema, and functions that read and write them."""
 
 from keras_cnns.recipes.schema import (
     AugmentationConfig,

@@ -142,8 +142,8 @@ def _steering(recipe: Recipe) -> Callbacks:
     callbacks: Callbacks = []
     if recipe.model.frozen_epochs:
         callbacks.append(Unfreeze(recipe.model.frozen_epochs, recipe.model.unfreeze_epochs))
-    if recipe.optimizer.average_decay:
+    if recipe.optimizer.ema_momentum:
         callbacks.append(AverageWeights())
-    if recipe.training.steps:
-        callbacks.append(StopAtStep(recipe.training.steps))
+    if recipe.training.max_steps:
+        callbacks.append(StopAtStep(recipe.training.max_steps))
     return callbacks

@@ -44,7 +44,7 @@ def estimate(recipe: Recipe) -> Estimate:
         model.train_on_batch(images, targets)
         times.append(time.perf_counter() - start)
     step_seconds = statistics.median(times[_WARM_UP:])
-    steps = recipe.training.steps or recipe.training.epochs * training.steps
+    steps = recipe.training.max_steps or recipe.training.epochs * training.steps
     return Estimate(
         parameters=sum(variable.shape.num_elements() for variable in model.trainable_variables),
         images=training.samples,

@@ -17,7 +17,7 @@ from PIL import Image
 from keras_cnns.data import Splits, pipeline, tfds_samples
 from keras_cnns.data.decoding import decode
 from keras_cnns.recipes import load_recipe
-from keras_cnns.report.page import picture
+from keras_cnns.report.page import Picture
 from keras_cnns_export import ExportError, export, export_run, samples
 from keras_cnns_export.formats import FORMATS
 from keras_cnns_export.samples import Batch, Kept, first, shuffled_split
@@ -154,7 +154,7 @@ def test_batches_that_can_be_read_only_once_suffice(tmp_path: Path, learnt: Any)
     assert content["parity"]["samples"] == content["calibration"]["samples"] == len(images)
     assert content["formats"]["onnx_int8"]["calibration"]["samples"] == 60
     worst = content["parity"]["formats"]["onnx"]["worst_sample"]
-    shown, _, _ = picture(images[worst], ("onnx",)).partition("<figcaption>")
+    shown = Picture(images[worst], ("onnx",)).uri
     assert shown in (version / "report.html").read_text(encoding="utf-8")
 
 

@@ -17,12 +17,14 @@ from keras_cnns.data.samples import Pair, Samples, Stream
 from keras_cnns.recipes import AugmentationConfig, DataConfig, load_recipe
 
 DIGITS = load_recipe("digits-resnet20").data
-SHAPES = replace(load_recipe("shapes-resnet18").data, image_size=16, resize_shorter=20, samples=50)
+SHAPES = replace(
+    load_recipe("shapes-resnet18").data, image_size=16, resize_shorter=20, num_examples=50
+)
 EVERYTHING = AugmentationConfig(
     pad_and_crop=2,
     horizontal_flip=True,
     color_jitter=0.4,
-    rand_augment_layers=2,
+    rand_augment_num_ops=2,
     random_erasing=0.5,
     mixup_alpha=0.2,
     cutmix_alpha=1.0,

@@ -14,7 +14,7 @@ SHAPES = load_recipe("shapes-resnet18").data
 
 @pytest.mark.parametrize(("size", "samples"), [(16, 30), (50, 200)])
 def test_any_size_and_number(size: int, samples: int) -> None:
-    config = replace(SHAPES, image_size=size, resize_shorter=size, samples=samples)
+    config = replace(SHAPES, image_size=size, resize_shorter=size, num_examples=samples)
     assert read_labels(config) == tuple(FIGURES)
     counts = {"train": samples, "validation": max(samples // 10, 10), "train[:50%]": samples // 2}
     pixels = set()
@@ -30,14 +30,14 @@ def test_any_size_and_number(size: int, samples: int) -> None:
 
 
 def test_a_million_cost_nothing_until_they_are_drawn() -> None:
-    config = replace(SHAPES, image_size=64, resize_shorter=64, samples=10**9)
+    config = replace(SHAPES, image_size=64, resize_shorter=64, num_examples=10**9)
     data = open_split(config, "train", batch_size=4, seed=1)
     assert data.samples == 10**9
     assert next(data.epoch(0, start_step=10**8).as_numpy_iterator())[0].std() > 10
 
 
 def test_the_figure_and_not_the_colour_tells_the_class() -> None:
-    config = replace(SHAPES, image_size=32, resize_shorter=32, samples=1000)
+    config = replace(SHAPES, image_size=32, resize_shorter=32, num_examples=1000)
     images, labels = next(open_split(config, "train", batch_size=1000).epoch(0).as_numpy_iterator())
     colours = images.reshape(1000, -1, 3).mean(axis=1)
     means = np.array([colours[labels == k].mean(axis=0) for k in range(10)])
