@@ -32,9 +32,9 @@ from keras_cnns.training.callbacks import (
 from keras_cnns.training.model import accuracy_key
 from keras_cnns.training.preparation import Preparation
 
-CLASSIFIER = "logits"  # the last layer of every model; those of auxiliary heads have other names
-LEARNING_RATE_INTERVAL = 10  # steps; reading a number costs nothing
-PROBE_IMAGES = 32  # at most; a pass costs as much as a step on a batch of this size
+_CLASSIFIER = "logits"  # the last layer of every model; those of auxiliary heads have other names
+_LEARNING_RATE_INTERVAL = 10  # steps; reading a number costs nothing
+_PROBE_IMAGES = 32  # at most; a pass costs as much as a step on a batch of this size
 
 Callbacks = list[keras.callbacks.Callback]
 
@@ -116,12 +116,12 @@ def make_watchers(run: Path, batch: tuple[Any, ...]) -> Callbacks:
         batch: images and targets as in `fit`, of which the first are the probe of the diagnostics.
     """
     images, targets = keras.tree.map_structure(
-        lambda each: keras.ops.convert_to_numpy(each[:PROBE_IMAGES]), batch[:2]
+        lambda each: keras.ops.convert_to_numpy(each[:_PROBE_IMAGES]), batch[:2]
     )
     probe = Probe(images, targets)
     diagnostics = [
-        LearningRate(interval=LEARNING_RATE_INTERVAL),
-        GradientNorm(probe, last=CLASSIFIER, layers_in_logs=True),
+        LearningRate(interval=_LEARNING_RATE_INTERVAL),
+        GradientNorm(probe, last=_CLASSIFIER, layers_in_logs=True),
         UpdateRatio(layers_in_logs=True),
         DeadReLU(probe, layers_in_logs=True),
         ActivationStatistics(probe, layers_in_logs=True),

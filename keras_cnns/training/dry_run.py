@@ -52,12 +52,12 @@ def estimate(recipe: Recipe) -> Estimate:
         steps=steps,
         step_seconds=step_seconds,
         seconds=steps * step_seconds,
-        peak_bytes=peak_memory(),
+        peak_bytes=_peak_memory(),
         available_bytes=available,
     )
 
 
-def peak_memory() -> int:
+def _peak_memory() -> int:
     """Return the peak memory of this process in bytes; its current memory if there is no peak."""
     try:
         import resource

@@ -58,7 +58,7 @@ def prepare(recipe: Recipe, splits: Splits | None = None) -> Preparation:
     Raises:
         ValueError: there is no such model or data set, or its training split is missing or empty.
     """
-    make_reproducible(recipe.training.seed)
+    _make_reproducible(recipe.training.seed)
     splits = splits or Splits(recipe.data)
     training = splits.open(
         recipe.data.train_split,
@@ -72,7 +72,7 @@ def prepare(recipe: Recipe, splits: Splits | None = None) -> Preparation:
     return Preparation(recipe, splits, training, model)
 
 
-def make_reproducible(seed: int) -> None:
+def _make_reproducible(seed: int) -> None:
     """Seed all random generators; on a CPU, also make every operation deterministic."""
     keras.utils.set_random_seed(seed)
     if not tf.config.list_physical_devices("GPU"):
