@@ -55,6 +55,6 @@ def check(
                 print(f"  {line}")
             if len(shown) < len(finding.lines):
                 print(f"  and {len(finding.lines) - len(shown)} more; --all lists them")
-    if report.is_bad:
+    if report.has_errors:
         raise typer.Exit(1)
-    print("\nno problems: it can be trained on")
+    print("\nno errors: the folder can be trained on")

@@ -22,6 +22,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from keras_cnns.files import read_text
+from keras_cnns.recipes.preprocessing import Preprocessing
 from keras_cnns.recipes.renamed_keys import explain_renamed_key, rename_old_keys
 from keras_cnns.suggestions import did_you_mean
 
@@ -122,15 +123,9 @@ class DataConfig:
                 f"{self.image_size}"
             )
 
-    def preprocessing(self) -> dict[str, Any]:
-        """Return the steps from an image to the network's input, in the form of model.json."""
-        return {
-            "resize_shorter": self.resize_shorter,
-            "crop": self.image_size,
-            "interpolation": "bilinear",
-            "antialias": True,
-            "channels": self.channels,
-        }
+    def preprocessing(self) -> Preprocessing:
+        """Return the preprocessing of an image before the network sees it."""
+        return Preprocessing(self.resize_shorter, self.image_size, channels=self.channels)
 
 
 @dataclass(frozen=True, config=_CHECKED)

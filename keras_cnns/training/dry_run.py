@@ -47,7 +47,7 @@ def estimate(recipe: Recipe) -> Estimate:
     steps = recipe.training.max_steps or recipe.training.epochs * training.steps
     return Estimate(
         parameters=sum(variable.shape.num_elements() for variable in model.trainable_variables),
-        images=training.samples,
+        images=training.num_examples,
         steps_per_epoch=training.steps,
         steps=steps,
         step_seconds=step_seconds,

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from keras_cnns.data import fingerprint, idx, open_split, read_labels
+from keras_cnns.data import fingerprint, open_split, read_labels
+from keras_cnns.data.sources import idx
 from keras_cnns.recipes import DataConfig, load_recipe
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
@@ -162,8 +163,8 @@ def damage(path: Path, what: str) -> None:
         ("fewer images than labels", "has 199 images, and .* 200 labels"),
         ("a header cut short", "is cut short or empty"),
         ("no images", "is cut short or empty"),
-        ("too few bytes", "which are 6,000 bytes; it holds 5,999"),
-        ("too many bytes", "which are 6,000 bytes; it holds more"),
+        ("too few bytes", "which needs 6,000 bytes; it holds 5,999"),
+        ("too many bytes", "which needs 6,000 bytes; it holds more"),
         ("sizes of 2^31", "more than a file of .* can hold"),
         ("a gzip bomb", "it holds more"),
         ("a bomb within its sizes", "or than the limit, 1,073,741,824"),
@@ -204,7 +205,7 @@ def test_debians_fashion_mnist_is_read_and_split() -> None:
     config = load_recipe("fashion-resnet20").data
     assert read_labels(config)[:2] == ("T-shirt/top", "Trouser")
     sizes = {
-        split: open_split(config, split, batch_size=100).samples
+        split: open_split(config, split, batch_size=100).num_examples
         for split in ("train", "validation", "test")
     }
     assert sizes == {"train": 53_962, "validation": 6_038, "test": 10_000}

@@ -1,4 +1,4 @@
-"""TensorFlow Datasets by name and version; images stay encoded until they are needed."""
+"""Read the files of TensorFlow Datasets; images stay encoded until they are needed."""
 
 import contextlib
 import functools
@@ -15,13 +15,13 @@ import tensorflow_datasets as tfds
 from keras_cnns.cores import available_cores
 from keras_cnns.data.autotuning import without_autotuning
 from keras_cnns.data.decoding import decode
-from keras_cnns.data.digits import Digits
-from keras_cnns.data.samples import Pair, Samples, Stream, unknown_split
+from keras_cnns.data.sources.base import ImageStream, IndexedImages, Pair, unknown_split
+from keras_cnns.data.sources.digits import Digits
 
 MEMORY_LIMIT = 2**30  # bytes of encoded images; a larger set is read from its files in order
-SHUFFLE_BUFFER = 10_000  # examples
-FILES_AT_ONCE = 16
-BLOCKS = 16  # of an epoch, at least, where there are as many files
+_SHUFFLE_BUFFER = 10_000  # examples
+_MAX_OPEN_FILES = 16
+_MIN_BLOCKS = 16  # blocks of an epoch, if there are as many files
 
 
 @functools.cache
@@ -36,7 +36,7 @@ def open_builder(name: str) -> tfds.core.DatasetBuilder:
     except (tfds.core.DatasetNotFoundError, AssertionError, ValueError) as error:
         near = get_close_matches(name, {Digits.name, *tfds.list_builders()}, n=3)
         hint = f" Near names: {', '.join(near)}." if near else ""
-        reason = str(error).strip().partition("\n")[0] or "not found"  # then it lists all sets
+        reason = str(error).strip().partition("\n")[0] or "not found"  # the rest lists all sets
         raise ValueError(f"there is no data set {name!r} ({reason}).{hint}") from None
     features = builder.info.features
     expected = {"image": tfds.features.Image, "label": tfds.features.ClassLabel}
@@ -47,8 +47,8 @@ def open_builder(name: str) -> tfds.core.DatasetBuilder:
             f"data set {name!r} has no features 'image' and 'label': it has {features}"
         )
     if not builder.data_path.exists():
-        print(f"preparing the data set {builder.info.full_name} (only this once)", file=sys.stderr)
-        if isinstance(builder, Digits):  # a matter of seconds, and nothing is downloaded
+        print(f"preparing the data set {builder.info.full_name} (only once)", file=sys.stderr)
+        if isinstance(builder, Digits):  # this takes seconds, and downloads nothing
             tfds.disable_progress_bar()
             with contextlib.redirect_stdout(io.StringIO()):
                 builder.download_and_prepare()
@@ -58,16 +58,11 @@ def open_builder(name: str) -> tfds.core.DatasetBuilder:
     return builder
 
 
-def read_labels(name: str) -> tuple[str, ...]:
-    """Return the names of the classes, in the order of their numbers."""
-    return tuple(open_builder(name).info.features["label"].names)
-
-
-def open_samples(name: str, split: str) -> Samples | Stream:
+def open_images(name: str, split: str) -> IndexedImages | ImageStream:
     """Open a split of a data set; nothing is read yet.
 
-    Array records are read one by one. Of TFRecord files a set of up to `MEMORY_LIMIT` bytes is read
-    into memory, encoded, when its first image is needed; a larger one is a stream.
+    Array records are read one by one. A set of TFRecord files that takes at most `MEMORY_LIMIT`
+    bytes is read into memory, encoded, when its first image is needed; a larger one is a stream.
 
     Raises:
         ValueError: there is no such data set or split, the split is empty, or its files are of a
@@ -82,21 +77,21 @@ def open_samples(name: str, split: str) -> Samples | Stream:
     if not count:
         raise unknown_split(split, builder.info.splits)
     if builder.info.file_format == tfds.core.FileFormat.ARRAY_RECORD:
-        return Samples(count, _array_record_reader(builder, chosen.file_instructions))
+        return IndexedImages(count, _array_record_reader(builder, chosen.file_instructions))
     if builder.info.dataset_size > MEMORY_LIMIT:
-        return Stream(count, functools.partial(_read_files, builder, chosen.file_instructions))
+        return ImageStream(count, functools.partial(_read_files, builder, chosen.file_instructions))
 
     @functools.cache
     def load() -> Pair:
-        with tf.init_scope():  # a pipeline that reads them is being traced
+        with tf.init_scope():  # outside of the pipeline's graph, which is being traced
             return _read_into_memory(builder, split)
 
-    def read(number: tf.Tensor) -> Pair:
+    def read(index: tf.Tensor) -> Pair:
         contents, labels = load()
-        content = contents[number]
-        return (decode(content) if content.dtype == tf.string else content), labels[number]
+        content = contents[index]
+        return (decode(content) if content.dtype == tf.string else content), labels[index]
 
-    return Samples(count, read)
+    return IndexedImages(count, read)
 
 
 def _read_into_memory(builder: tfds.core.DatasetBuilder, split: str) -> Pair:
@@ -131,10 +126,8 @@ def _array_record_reader(
         ) from None
     records = ArrayRecordDataSource(parts)
 
-    def read(number: tf.Tensor) -> Pair:
-        record = tf.numpy_function(
-            lambda index: records[int(index)], [number], tf.string, stateful=False
-        )
+    def read(index: tf.Tensor) -> Pair:
+        record = tf.numpy_function(lambda i: records[int(i)], [index], tf.string, stateful=False)
         content, label = _parse(builder, tf.ensure_shape(record, ()))
         return decode(content), label
 
@@ -144,53 +137,53 @@ def _array_record_reader(
 def _read_files(
     builder: tfds.core.DatasetBuilder, parts: Sequence[Any], order: tf.Tensor | None, start: Any
 ) -> tf.data.Dataset:
-    """Return (encoded image, label) in an order of the whole split, from an index on.
+    """Return (encoded image, label) of a split, from an index of an epoch's order on.
 
-    The files, shuffled, are cut into blocks, and each block's examples are shuffled by themselves.
-    So the files of earlier blocks need not be opened: only the earlier examples of the first block,
-    at most 1 / `BLOCKS` of the split or one file, are read and left out. Without shuffling a block
-    is one file, in which earlier examples are skipped.
+    The shuffled files are grouped into blocks, and the examples are shuffled within each block. So
+    the files of earlier blocks need not be opened: only the earlier examples of the first block, at
+    most 1 / `_MIN_BLOCKS` of the split or one file, are read and dropped. Without shuffling, a
+    block is one file, in which earlier examples are skipped.
 
     Args:
-        builder: of the data set.
-        parts: the split's files and what to read of each, as TFDS describes them.
-        order: the key of the shuffled order, int64 [2]; None for the files' own order.
+        builder: the data set's builder.
+        parts: the split's files and the range of examples in each, as TFDS describes them.
+        order: the key of the shuffled order, int64 [2]; None for the order of the files.
         start: the index of the first example to return, int64 [].
     """
     files = tf.constant([str(part.filename) for part in parts])
     skip = tf.constant([part.skip for part in parts], tf.int64)
     take = tf.constant([part.take for part in parts], tf.int64)
-    at_once = 1
+    block_size = 1  # files
     if order is not None:
-        places = tf.random.experimental.stateless_shuffle(tf.range(len(parts)), seed=order)
-        files, skip, take = (tf.gather(values, places) for values in (files, skip, take))
-        at_once = min(max(len(parts) // BLOCKS, 1), FILES_AT_ONCE)
-    blocks = -(-len(parts) // at_once)
-    starts = tf.cumsum(take, exclusive=True)[::at_once]
+        permutation = tf.random.experimental.stateless_shuffle(tf.range(len(parts)), seed=order)
+        files, skip, take = (tf.gather(values, permutation) for values in (files, skip, take))
+        block_size = min(max(len(parts) // _MIN_BLOCKS, 1), _MAX_OPEN_FILES)
+    blocks = -(-len(parts) // block_size)
+    starts = tf.cumsum(take, exclusive=True)[::block_size]
     first = tf.searchsorted(starts, [start], side="right", out_type=tf.int64)[0] - 1
 
     def open_file(file: tf.Tensor, skip: tf.Tensor, take: tf.Tensor) -> tf.data.Dataset:
         return tf.data.TFRecordDataset(file).skip(skip).take(take)
 
-    def open_block(number: tf.Tensor) -> tf.data.Dataset:
-        left_out = tf.maximum(tf.cast(start, tf.int64) - starts[number], 0)
+    def open_block(block: tf.Tensor) -> tf.data.Dataset:
+        dropped = tf.maximum(tf.cast(start, tf.int64) - starts[block], 0)
         if order is None:
-            return open_file(files[number], skip[number] + left_out, take[number] - left_out)
-        block = slice(number * at_once, (number + 1) * at_once)
-        records = tf.data.Dataset.from_tensor_slices((files[block], skip[block], take[block]))
+            return open_file(files[block], skip[block] + dropped, take[block] - dropped)
+        members = slice(block * block_size, (block + 1) * block_size)
+        records = tf.data.Dataset.from_tensor_slices((files[members], skip[members], take[members]))
         return (
             records.interleave(
                 open_file,
-                cycle_length=at_once,
-                num_parallel_calls=at_once,
+                cycle_length=block_size,
+                num_parallel_calls=block_size,
                 deterministic=True,
             )
             .shuffle(
-                SHUFFLE_BUFFER,
-                seed=order[0] * 1_000_003 + order[1] * 1_009 + number,
+                _SHUFFLE_BUFFER,
+                seed=order[0] * 1_000_003 + order[1] * 1_009 + block,
                 reshuffle_each_iteration=False,
             )
-            .skip(left_out)
+            .skip(dropped)
         )
 
     records = tf.data.Dataset.range(first, blocks).flat_map(open_block)
@@ -198,7 +191,7 @@ def _read_files(
 
 
 def _parse(builder: tfds.core.DatasetBuilder, record: tf.Tensor) -> Pair:
-    """Return a record's image, still encoded, and label."""
+    """Return the image, still encoded, and the label of a record."""
     example: dict[str, Any] = builder.info.features.deserialize_example(
         record, decoders={"image": tfds.decode.SkipDecoding()}
     )

@@ -1,25 +1,27 @@
 """Random changes of one training image, before images become a batch."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import tensorflow as tf
 
+from keras_cnns.data.augmentation.rand_augment import rand_augment
 from keras_cnns.data.preprocessing import preprocess, to_channels
-from keras_cnns.data.rand_augment import rand_augment
-from keras_cnns.recipes import AugmentationConfig
+from keras_cnns.recipes import AugmentationConfig, Preprocessing
 
-KEYS = 8  # seeds of an image, each of two numbers: crop, jitter (3), RandAugment
+KEYS = 8  # seeds per image, two numbers each: crop, jitter (3), RandAugment; 3 are unused
 
 
 def bring_to_size(
-    image: tf.Tensor, preprocessing: Mapping[str, Any], config: AugmentationConfig, keys: tf.Tensor
+    image: tf.Tensor, preprocessing: Preprocessing, config: AugmentationConfig, keys: tf.Tensor
 ) -> tf.Tensor:
-    """Cut out the middle, or a random part: raw pixels [h, w, c] -> uint8 [H, W, C]."""
+    """Crop the centre, or an Inception crop: raw pixels [h, w, c] -> uint8 [H, W, C]."""
     if config.inception_crop:
-        cropped = inception_crop(image, preprocessing["crop"], keys[0])
-        return to_channels(cropped, preprocessing["channels"])
+        cropped = inception_crop(image, preprocessing.size, keys[0])
+        return to_channels(cropped, preprocessing.channels)
     return preprocess(image, preprocessing)
+
+
+def changes_colors(config: AugmentationConfig) -> bool:
+    """Return whether `change_colors` does anything."""
+    return bool(config.color_jitter or config.rand_augment_num_ops)
 
 
 def change_colors(image: tf.Tensor, config: AugmentationConfig, keys: tf.Tensor) -> tf.Tensor:
@@ -32,8 +34,13 @@ def change_colors(image: tf.Tensor, config: AugmentationConfig, keys: tf.Tensor)
     return image
 
 
-def inception_crop(image: tf.Tensor, size: int, key: tf.Tensor) -> tf.Tensor:
-    """Cut 8 to 100 % of the area, sides 3/4 to 4/3, and resize: [h, w, c] -> uint8 [H, W, c].
+def inception_crop(image: tf.Tensor, size: tuple[int, int], key: tf.Tensor) -> tf.Tensor:
+    """Crop 8 to 100 % of the area, aspect ratio 3/4 to 4/3, and resize: [h, w, c] -> [H, W, c].
+
+    Args:
+        image: uint8 pixels.
+        size: H and W.
+        key: a seed, int32 [2].
 
     References:
         Szegedy et al. 2014, Going deeper with convolutions (arXiv:1409.4842), section 6.
@@ -50,21 +57,22 @@ def inception_crop(image: tf.Tensor, size: int, key: tf.Tensor) -> tf.Tensor:
     )
     channels = image.shape[-1]
     cropped = tf.ensure_shape(tf.slice(image, start, extent), (None, None, channels))
-    resized = tf.image.resize(cropped, (size, size), method="bilinear", antialias=True)
+    resized = tf.image.resize(cropped, size, method="bilinear", antialias=True)
     return tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8)
 
 
-def jitter_colors(image: tf.Tensor, largest: float, keys: tf.Tensor) -> tf.Tensor:
-    """Change brightness, contrast and, of RGB, saturation: uint8 [H, W, C] -> uint8 [H, W, C].
+def jitter_colors(image: tf.Tensor, strength: float, keys: tf.Tensor) -> tf.Tensor:
+    """Change brightness, contrast and, if RGB, saturation: uint8 [H, W, C] -> uint8 [H, W, C].
 
     Args:
         image: pixels.
-        largest: factors are from 1 - largest to 1 + largest; brightness moves by as much of 255.
-        keys: three seeds.
+        strength: contrast and saturation are multiplied by 1 - strength to 1 + strength, and up
+            to strength * 255 is added to or subtracted from the levels.
+        keys: three seeds, int32 [3, 2].
     """
     pixels = tf.cast(image, tf.float32) / 255
-    pixels = tf.image.stateless_random_brightness(pixels, largest, keys[0])
-    low, high = 1 - largest, 1 + largest
+    pixels = tf.image.stateless_random_brightness(pixels, strength, keys[0])
+    low, high = 1 - strength, 1 + strength
     pixels = tf.image.stateless_random_contrast(pixels, low, high, keys[1])
     if image.shape[-1] == 3:
         pixels = tf.clip_by_value(pixels, 0, 1)

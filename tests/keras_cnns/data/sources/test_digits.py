@@ -1,24 +1,24 @@
-"""The built-in digits: real, whole, split once and for all."""
+"""The built-in digits: all images, in fixed splits."""
 
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
 from keras_cnns.data import load_split, read_labels
-from keras_cnns.data.digits import assign_splits, enlarge
+from keras_cnns.data.sources.digits import assign_splits, enlarge
 from keras_cnns.recipes import load_recipe
 
 DATA = load_recipe("digits-resnet20").data
 SIZES = {"train": 1253, "validation": 180, "test": 364}
 
 
-def test_splits_share_out_every_image_class_by_class() -> None:
+def test_splits_are_stratified_by_class() -> None:
     labels = load_digits().target
     splits = assign_splits(labels)
     assert {split: int(np.sum(splits == split)) for split in SIZES} == SIZES
     for label in range(10):
-        share = np.mean(splits[labels == label] == "test")
-        assert share == pytest.approx(0.2, abs=0.01)
+        fraction = np.mean(splits[labels == label] == "test")
+        assert fraction == pytest.approx(0.2, abs=0.01)
 
 
 @pytest.mark.parametrize("split", SIZES)

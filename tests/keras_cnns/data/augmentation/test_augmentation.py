@@ -1,4 +1,4 @@
-"""Augmentation, each kind against what its paper says of it."""
+"""Each kind of augmentation follows its paper."""
 
 from typing import Any
 
@@ -7,10 +7,10 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageOps
 
-from keras_cnns.data import rand_augment
-from keras_cnns.data.augmentation import erase, shift_and_flip
-from keras_cnns.data.image_augmentation import inception_crop, jitter_colors
-from keras_cnns.data.mixing import beta, cutmix, mix, mixup, smooth
+from keras_cnns.data.augmentation import rand_augment
+from keras_cnns.data.augmentation.batch import erase, shift_and_flip
+from keras_cnns.data.augmentation.image import inception_crop, jitter_colors
+from keras_cnns.data.augmentation.mixing import beta, cutmix, mix, mixup, smooth
 
 GENERATOR = np.random.default_rng(0)
 IMAGES = GENERATOR.integers(1, 256, (200, 12, 10, 3)).astype(np.uint8)
@@ -37,32 +37,32 @@ def test_erasing_fills_a_rectangle_of_2_to_40_percent() -> None:
     erased = erase(large, DRAWS, np.zeros_like(large), probability=0.5).numpy()[..., 0]
     chosen = DRAWS[:, 0] < 0.5
     assert np.all(erased[~chosen] == 1)
-    shares = 1 - erased[chosen].mean(axis=(1, 2))
-    assert 0.01 < shares.min() < 0.06
-    assert 0.3 < shares.max() < 0.42
+    areas = 1 - erased[chosen].mean(axis=(1, 2))
+    assert 0.01 < areas.min() < 0.06
+    assert 0.3 < areas.max() < 0.42
     for image in erased[chosen]:
         rows, columns = np.where(image == 0)
-        assert len(rows) == (np.ptp(rows) + 1) * (np.ptp(columns) + 1), "it is no rectangle"
+        assert len(rows) == (np.ptp(rows) + 1) * (np.ptp(columns) + 1), "not a rectangle"
 
 
-def test_smoothed_targets_are_szegedys() -> None:
+def test_smoothed_targets_follow_szegedy() -> None:
     targets = smooth(tf.constant([2, 0]), 4, 0.1).numpy()
     np.testing.assert_allclose(targets, [[0.025, 0.025, 0.925, 0.025], [0.925] + [0.025] * 3])
 
 
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 2.0])
-def test_shares_are_of_the_beta_distribution(alpha: float) -> None:
-    shares = beta(tf.constant((np.arange(20_000, dtype=np.float32) + 0.5) / 20_000), alpha).numpy()
-    assert shares.mean() == pytest.approx(0.5, abs=1e-3)
-    assert shares.var() == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.01)
+def test_lambda_has_a_beta_distribution(alpha: float) -> None:
+    lambdas = beta(tf.constant((np.arange(20_000, dtype=np.float32) + 0.5) / 20_000), alpha).numpy()
+    assert lambdas.mean() == pytest.approx(0.5, abs=1e-3)
+    assert lambdas.var() == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.01)
 
 
-def test_mixup_and_cutmix_give_the_target_what_the_pixels_have() -> None:
+def test_lambda_is_the_fraction_of_the_first_image() -> None:
     ones, zeros = np.full((50, 20, 20, 1), 200, np.uint8), np.zeros((50, 20, 20, 1), np.uint8)
-    mixed, share = mixup(ones, zeros, tf.constant(DRAWS[:50, 0]))
-    np.testing.assert_allclose(mixed.numpy().mean(axis=(1, 2, 3)), 200 * share.numpy(), atol=0.51)
-    mixed, share = cutmix(ones, zeros, tf.constant(DRAWS[:50, 0]), tf.constant(DRAWS[:50, 1:3]))
-    np.testing.assert_allclose(mixed.numpy().mean(axis=(1, 2, 3)), 200 * share.numpy(), rtol=1e-5)
+    mixed, lam = mixup(ones, zeros, tf.constant(DRAWS[:50, 0]))
+    np.testing.assert_allclose(mixed.numpy().mean(axis=(1, 2, 3)), 200 * lam.numpy(), atol=0.51)
+    mixed, lam = cutmix(ones, zeros, tf.constant(DRAWS[:50, 0]), tf.constant(DRAWS[:50, 1:3]))
+    np.testing.assert_allclose(mixed.numpy().mean(axis=(1, 2, 3)), 200 * lam.numpy(), rtol=1e-5)
     assert set(np.unique(mixed)) == {0, 200}
 
 
@@ -73,19 +73,19 @@ def test_each_image_is_mixed_with_the_next(alphas: tuple[float, float]) -> None:
         images, tf.eye(8), DRAWS[:8, :4], mixup_alpha=alphas[0], cutmix_alpha=alphas[1]
     )
     levels = np.arange(8) * 30
-    for number, (image, target) in enumerate(zip(mixed.numpy(), targets.numpy(), strict=True)):
+    for index, (image, target) in enumerate(zip(mixed.numpy(), targets.numpy(), strict=True)):
         assert target.sum() == pytest.approx(1)
-        assert set(np.flatnonzero(target)) <= {number, (number + 1) % 8}
+        assert set(np.flatnonzero(target)) <= {index, (index + 1) % 8}
         assert image.mean() == pytest.approx(target @ levels, abs=0.51)
 
 
 def test_an_inception_crop_is_8_to_100_percent_of_the_area() -> None:
-    # The two channels say which column and row a pixel comes from.
+    # The channels hold the row and the column of each pixel.
     rows, columns = np.mgrid[0:200, 0:200]
     image = np.stack([rows, columns, rows], axis=-1).astype(np.uint8)
     areas, ratios = [], []
     for number in range(60):
-        crop = inception_crop(image, 100, tf.constant([number, 7])).numpy().astype(float)
+        crop = inception_crop(image, (100, 100), tf.constant([number, 7])).numpy().astype(float)
         assert crop.shape == (100, 100, 3)
         height, width = (np.ptp(crop[..., c]) for c in (0, 1))
         areas.append(height * width / 200**2)
@@ -128,7 +128,7 @@ def pillow(operation: Any) -> np.ndarray:
         ("contrast", 0.0, IMAGES[0]),
     ],
 )
-def test_an_operation_is_pillows(name: str, strength: float, expected: np.ndarray) -> None:
+def test_operations_equal_pillow(name: str, strength: float, expected: np.ndarray) -> None:
     image = tf.constant(IMAGES[0], tf.float32)
     result = rand_augment.OPERATIONS[name](image, tf.constant(strength))
     np.testing.assert_allclose(result.numpy(), expected, atol=1.01)
@@ -140,5 +140,5 @@ def test_rand_augment_draws_all_operations() -> None:
         rand_augment.rand_augment(image, 1, 9.0, tf.constant([n, 5])).numpy().tobytes()
         for n in range(80)
     }
-    # Seven are the same whatever their direction is.
+    # Seven operations do not depend on the drawn direction.
     assert len(results) >= len(rand_augment.OPERATIONS)

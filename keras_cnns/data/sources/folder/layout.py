@@ -1,12 +1,13 @@
-"""Where the classes and splits of a folder of images are."""
+"""Find the classes and splits of a folder of images."""
 
 import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-SPLITS = {
+_SPLIT_FOLDERS = {
     "train": "train",
     "training": "train",
     "validation": "validation",
@@ -15,17 +16,23 @@ SPLITS = {
     "test": "test",
     "testing": "test",
 }
-_ENDING = re.compile(r"[ _-]?(set|data|images)$")  # as in training_set
+_SUFFIX = re.compile(r"[ _-]?(set|data|images)$")  # as in training_set
 _ARCHIVE_LEFTOVERS = "__MACOSX"
+
+
+class FoundFile(NamedTuple):
+    """A file below a class folder."""
+
+    path: Path
+    label: str  # the name of the class folder
+    split: str | None  # the split of its split folder; None without split folders
 
 
 @dataclass(frozen=True)
 class Layout:
     """The files of a folder of images."""
 
-    images: tuple[
-        tuple[Path, str, str], ...
-    ]  # each file, its class, its split folder's split or ""
+    files: tuple[FoundFile, ...]  # sorted by path
     outside: tuple[Path, ...]  # files beside the class folders, which belong to no class
 
 
@@ -34,13 +41,13 @@ def read_layout(root: str | Path) -> Layout:
 
     Split folders are named train, validation or test, or one of the usual variants in upper or
     lower case (Training, val, test_set, ...), and hold class folders. A folder named "train" that
-    holds no folders, beside others, is a class: of vehicles, say.
+    holds no folders and lies beside others is a class, for example in a data set of vehicles.
 
     Args:
         root: a folder with one folder for each class, or with split folders that have them.
 
     Raises:
-        ValueError: there is no such folder, or which of its folders are splits is unclear.
+        ValueError: there is no such folder, or it is unclear which of its folders are splits.
     """
     root = Path(root)
     if not root.is_dir():
@@ -49,28 +56,22 @@ def read_layout(root: str | Path) -> Layout:
             "recipe, or in config.toml of a run directory. A relative data.path is relative to the "
             f"working directory, here {Path.cwd()}"
         )
-    splits = _split_folders(root)
-    class_folders = [
-        (folder, split)
-        for parent, split in (splits.items() if splits else [(root, "")])
+    splits = _find_split_folders(root)
+    parents: list[tuple[Path, str | None]] = [*splits.items()] or [(root, None)]
+    files = (
+        FoundFile(path, folder.name, split)
+        for parent, split in parents
         for folder in _folders(parent)
-    ]
-    images = sorted(
-        (path, folder.name, split) for folder, split in class_folders for path in _walk(folder)
+        for path in _walk(folder)
     )
     outside = sorted(path for folder in (root, *splits) for path in _files(folder))
-    return Layout(tuple(images), tuple(outside))
+    return Layout(tuple(sorted(files)), tuple(outside))
 
 
-def split_of(name: str) -> str | None:
-    """Return the split that a folder's name means; None if it means none."""
-    return SPLITS.get(_ENDING.sub("", name.casefold()))
-
-
-def _split_folders(root: Path) -> dict[Path, str]:
+def _find_split_folders(root: Path) -> dict[Path, str]:
     """Return the split folders and their splits; none if all folders are classes."""
     folders = _folders(root)
-    named = {each: split for each in folders if (split := split_of(each.name))}
+    named = {each: split for each in folders if (split := _split_of(each.name))}
     with_classes = {each: split for each, split in named.items() if _folders(each)}
     others = ", ".join(sorted(each.name for each in folders if each not in named))
     names = ", ".join(sorted(each.name for each in named))
@@ -93,6 +94,11 @@ def _split_folders(root: Path) -> dict[Path, str]:
     )
 
 
+def _split_of(name: str) -> str | None:
+    """Return the split that a folder's name means; None if it means none."""
+    return _SPLIT_FOLDERS.get(_SUFFIX.sub("", name.casefold()))
+
+
 def _folders(folder: Path) -> list[Path]:
     return sorted(
         each
@@ -106,7 +112,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """Give the files of a folder and of the folders in it, without hidden folders."""
+    """Yield the files of a folder and its subfolders, except hidden folders."""
     for directory, subdirectories, names in os.walk(folder):
         subdirectories[:] = [name for name in subdirectories if not name.startswith(".")]
         yield from (Path(directory, name) for name in names)

@@ -11,9 +11,11 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from keras_cnns.data import Split, Splits, open_split, pipeline, tfds_samples
-from keras_cnns.data.by_content import split_by_content
+from keras_cnns.data import Split, Splits, open_split
 from keras_cnns.data.decoding import decode
+from keras_cnns.data.sources import base, tfds_files
+from keras_cnns.data.sources import tfds as tfds_source
+from keras_cnns.data.sources.by_content import split_by_content
 from keras_cnns.recipes import AugmentationConfig, load_recipe
 
 FORMATS = ("tfrecord", "array_record")
@@ -73,7 +75,7 @@ def builder(
     builders: dict[str, Any], request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> Any:
     builder = builders[request.param]
-    monkeypatch.setattr(tfds_samples, "open_builder", lambda name: builder)
+    monkeypatch.setattr(tfds_files, "open_builder", lambda name: builder)
     return builder
 
 
@@ -90,7 +92,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> Counter[bytes]:
         noted = tf.numpy_function(note, [content], tf.string)
         return decode(tf.ensure_shape(noted, ()))
 
-    monkeypatch.setattr(tfds_samples, "decode", counted)
+    monkeypatch.setattr(tfds_files, "decode", counted)
     return found
 
 
@@ -129,7 +131,7 @@ def test_images_are_in_the_split_of_their_content_in_the_order_of_the_files(
     assert len(expected["validation"]) > 5
     for split, indices in expected.items():
         opened = open_split(COLOURS, split, batch_size=16)
-        assert opened.samples == len(indices)
+        assert opened.num_examples == len(indices)
         np.testing.assert_array_equal(collect(opened.epoch(0))[1], indices % 10)
         some = open_split(COLOURS, f"{split}[3:5]", batch_size=16)
         np.testing.assert_array_equal(collect(some.epoch(0))[1], indices[3:5] % 10)
@@ -142,7 +144,7 @@ def test_a_training_reads_and_decodes_every_image_once(
     open_split(COLOURS, "test[:1]", batch_size=1)  # TFDS reads the descriptions of a set once
     before = bytes_read()
     use_as_training(open_as_training())
-    # An array record is read with a piece of the file around it, so these bytes say nothing.
+    # An array record is read with a piece of the file around it, so its bytes are not compared.
     if builder.info.file_format == tfds.core.FileFormat.TFRECORD:
         assert bytes_read() - before < 1.5 * size
     assert len(decoded) == sum(COUNTS.values())
@@ -155,8 +157,8 @@ def test_only_an_epoch_of_a_training_split_beyond_the_limit_decodes_again(
     fits = collect(open_as_training()[0].epoch(0))
     decoded.clear()
     # The training split alone is too large, by one image.
-    limit = open_split(COLOURS, "train", batch_size=1).samples - 1
-    monkeypatch.setattr(pipeline, "PIXELS_LIMIT", limit * BYTES)
+    limit = open_split(COLOURS, "train", batch_size=1).num_examples - 1
+    monkeypatch.setattr(base, "PIXELS_LIMIT", limit * BYTES)
     decoded.clear()
     splits = open_as_training()
     use_as_training(splits)
@@ -171,7 +173,9 @@ def test_an_inception_crop_has_the_images_at_their_own_size(
 ) -> None:
     splits = Splits(COLOURS)
     validation = splits.open("validation", batch_size=16)
-    kept = weakref.ref(splits._divided["train"].decoded)
+    source = splits._source
+    assert isinstance(source, tfds_source.TfdsSource)
+    kept = weakref.ref(source._divided["train"].gather)
     crops = AugmentationConfig(inception_crop=True)
     training = splits.open("train", batch_size=16, seed=1, augmentation=crops)
     assert kept() is None  # pixels at the network's size are of no use
@@ -179,8 +183,8 @@ def test_an_inception_crop_has_the_images_at_their_own_size(
     collect(validation.epoch(0))
     assert not decoded
     images, _ = collect(training.epoch(0))
-    assert images.shape == (training.samples, 8, 8, 3)
-    assert sum(decoded.values()) >= training.samples
+    assert images.shape == (training.num_examples, 8, 8, 3)
+    assert sum(decoded.values()) >= training.num_examples
 
 
 def test_images_that_were_kept_serve_a_reader_that_keeps_none(

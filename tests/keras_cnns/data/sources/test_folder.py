@@ -16,9 +16,9 @@ from typer.testing import CliRunner
 from keras_cnns.cli import app
 from keras_cnns.data import Splits, fingerprint, open_split, preprocess, read_image, read_labels
 from keras_cnns.data.check import check_folder
-from keras_cnns.data.folder import FolderError
-from keras_cnns.data.image_files import scan_folder
-from keras_cnns.data.splits import assign_splits
+from keras_cnns.data.sources.folder import FolderError
+from keras_cnns.data.sources.folder.files import scan_folder
+from keras_cnns.data.sources.folder.splits import assign_splits
 from keras_cnns.recipes import DataConfig, load_recipe
 
 CLASSES = ("cat", "dog", "owl")
@@ -56,7 +56,7 @@ def test_every_file_is_on_one_side_with_its_copies(photos: Path, tmp_path: Path)
     config = config_of(photos)
     assert read_labels(config) == CLASSES
     sizes = {
-        split: open_split(config, split, batch_size=8).samples
+        split: open_split(config, split, batch_size=8).num_examples
         for split in ("train", "validation", "test")
     }
     assert sum(sizes.values()) == 120
@@ -87,12 +87,12 @@ def test_split_folders_are_kept_and_what_is_missing_is_taken_from_training(
     fill(tmp_path / "val")
     (tmp_path / "README.txt").write_text("beside the folders")
     config = config_of(tmp_path)
-    assert open_split(config, "validation", batch_size=8).samples == 120
-    test = open_split(config, "test", batch_size=8).samples
+    assert open_split(config, "validation", batch_size=8).num_examples == 120
+    test = open_split(config, "test", batch_size=8).num_examples
     assert test > 0
-    assert open_split(config, "train", batch_size=8).samples == 120 - test
+    assert open_split(config, "train", batch_size=8).num_examples == 120 - test
     with_val = replace(config, test_split="validation")
-    assert open_split(with_val, "train", batch_size=8).samples == 120
+    assert open_split(with_val, "train", batch_size=8).num_examples == 120
     (tmp_path / "extra").mkdir()
     with pytest.raises(
         ValueError, match=r"has split folders \(train, val\), and beside them extra"
@@ -174,7 +174,7 @@ def test_unreadable_files_are_refused_or_skipped_by_name(
     splits = Splits(skipping)
     assert splits.labels == CLASSES
     names = ("train", "validation", "test")
-    assert sum(splits.open(name, batch_size=8).samples for name in names) == 90
+    assert sum(splits.open(name, batch_size=8).num_examples for name in names) == 90
     listed = capsys.readouterr().err
     assert [line for line in listed.splitlines() if line.startswith("skipped")] == [
         f"skipped {spoilt / 'cat/cut.jpg'}: damaged or cut short, though it begins as JPEG",
@@ -217,7 +217,7 @@ def test_check_reports_all_that_is_wrong(spoilt: Path) -> None:
     shutil.copy(spoilt / "owl" / "000.png", spoilt / "owl" / "copy.jpg")
     report = check_folder(spoilt)
     found = {finding.title: finding.lines for finding in report.findings if finding.lines}
-    assert report.is_bad
+    assert report.has_errors
     assert len(found["unreadable files"]) == 3
     assert found["the same image in different classes"] == ("cat/000.png = dog/same.png",)
     assert found["copies within a class and split"] == ("owl/000.png = owl/copy.jpg",)
@@ -230,7 +230,7 @@ def test_check_reports_all_that_is_wrong(spoilt: Path) -> None:
     result = CliRunner().invoke(app, ["data", "check", str(spoilt)])
     assert result.exit_code == 1
     assert "cat/cut.jpg: damaged or cut short" in result.output
-    assert "balance: 30 of cat to 31 of dog" in result.output
+    assert "balance: from 30 (cat) to 31 (dog) images per class" in result.output
     assert "height: 4 to 4 pixels, median 4" in result.output
 
 
@@ -262,12 +262,12 @@ def test_check_finds_copies_across_split_folders(photos: Path, tmp_path: Path) -
         fingerprint(config)
     # The copy for training is left out.
     splits = Splits(replace(config, skip_bad=True))
-    sizes = {name: splits.open(name, batch_size=8).samples for name in ("train", "validation")}
-    assert splits.open("test", batch_size=8).samples == 1
+    sizes = {name: splits.open(name, batch_size=8).num_examples for name in ("train", "validation")}
+    assert splits.open("test", batch_size=8).num_examples == 1
     assert sum(sizes.values()) == 119
     result = CliRunner().invoke(app, ["data", "check", str(photos)])
     assert result.exit_code == 0
-    assert "no problems: it can be trained on" in result.output
+    assert "no errors: the folder can be trained on" in result.output
 
 
 def test_folders_that_are_none_say_so(tmp_path: Path) -> None:

@@ -7,15 +7,14 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-# Whole numbers of every hundred images of a class, drawn in the order of the file.
-SHARES = {"train": 70, "validation": 10, "test": 20}
+_PERCENTAGES = {"train": 70, "validation": 10, "test": 20}  # of each class's images
 
 
 class Digits(tfds.core.GeneratorBasedBuilder):
     """scikit-learn's digits, enlarged from 8x8 to 32x32, in fixed splits stratified by class."""
 
     VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "First release."}  # noqa: RUF012 - the name and type TFDS reads
+    RELEASE_NOTES = {"1.0.0": "First release."}  # noqa: RUF012 - TFDS reads this name and type
 
     def _info(self) -> tfds.core.DatasetInfo:
         return self.dataset_info_from_configs(
@@ -31,29 +30,29 @@ class Digits(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-        return {split: self._generate_examples(split) for split in SHARES}
+        return {split: self._generate_examples(split) for split in _PERCENTAGES}
 
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
         from sklearn.datasets import load_digits
 
         images, labels = load_digits(return_X_y=True)
-        of_split = assign_splits(labels)
-        for index in np.flatnonzero(of_split == split):
+        splits = assign_splits(labels)
+        for index in np.flatnonzero(splits == split):
             yield int(index), {"image": enlarge(images[index]), "label": int(labels[index])}
 
 
 def assign_splits(labels: np.ndarray) -> np.ndarray:
-    """Return each sample's split: [N] -> [N], in every class the shares of SHARES.
+    """Return the split of each image, stratified by class: labels [N] -> names [N].
 
-    The order within a class is a fixed permutation, so that neighbours in the file, which come
-    from one writer, fall on all sides alike.
+    Each class is permuted in a fixed way first, because neighbours in the file come from one
+    writer, and every writer should be in all splits.
     """
     splits = np.empty(len(labels), dtype=object)
     generator = np.random.default_rng(0)
     for label in np.unique(labels):
         members = generator.permutation(np.flatnonzero(labels == label))
-        edges = (np.cumsum(list(SHARES.values()))[:-1] * len(members)) // 100
-        for split, part in zip(SHARES, np.split(members, edges), strict=True):
+        edges = (np.cumsum(list(_PERCENTAGES.values()))[:-1] * len(members)) // 100
+        for split, part in zip(_PERCENTAGES, np.split(members, edges), strict=True):
             splits[part] = split
     return splits
 
