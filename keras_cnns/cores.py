@@ -1,6 +1,8 @@
-"""Count the CPU cores that this process may use."""
+"""What this process may use of the CPU: the number of cores, and AVX-512."""
 
+import functools
 import os
+from pathlib import Path
 
 
 def available_cores() -> int:
@@ -11,3 +13,12 @@ def available_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+@functools.cache
+def has_avx512() -> bool:
+    """Return whether this CPU has AVX-512; False if that is unknown, as outside of Linux."""
+    try:
+        return "avx512f" in Path("/proc/cpuinfo").read_text("utf-8")
+    except OSError:
+        return False

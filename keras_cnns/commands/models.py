@@ -42,11 +42,10 @@ def show(
 ) -> None:
     """Print the stages of a model: output shape, parameters, multiply-adds, activation memory."""
     with quiet_stderr():
-        from keras_cnns.models import build, registry, stage_costs
+        from keras_cnns.models import build, stage_costs
+    shape = None if size is None else (size, size, channels)
     try:
-        registry.find(name)
-        shape = {} if size is None else {"input_shape": (size, size, channels)}
-        model = build(name, aux_heads=aux_heads, **shape)
+        model = build(name, shape, aux_heads=aux_heads)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     rows = [
