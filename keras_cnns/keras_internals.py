@@ -85,18 +85,14 @@ def run_through_graph(model: Any, inputs: Any, call: Callable[..., Any]) -> Any:
 # Optimizers.
 
 
-def trainable_variables(optimizer: Any) -> list[Any]:
-    """Return the variables on which an optimizer was built."""
-    return list(optimizer._trainable_variables)
-
-
-def moving_averages(optimizer: Any) -> list[Any]:
-    """Return an optimizer's averages of `trainable_variables`, with `use_ema`.
+def averaged_variables(optimizer: keras.optimizers.Optimizer) -> list[tuple[Any, Any]]:
+    """Return each trainable variable of an optimizer with `use_ema=True`, and its moving average.
 
     The public `finalize_variable_values` overwrites the weights of the training. The average is
     None for a variable that has none.
     """
-    return list(optimizer._model_variables_moving_average)
+    averages = optimizer._model_variables_moving_average
+    return list(zip(optimizer._trainable_variables, averages, strict=True))
 
 
 def gradient_accumulators(optimizer: Any, variables: list[Any]) -> list[Any]:

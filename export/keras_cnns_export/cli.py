@@ -127,7 +127,7 @@ def _names(option: str) -> list[str]:
 
 
 def _read_labels(path: Path) -> list[str]:
-    from keras_cnns.text_files import read_labels
+    from keras_cnns.files import read_labels
 
     try:
         return list(read_labels(path))

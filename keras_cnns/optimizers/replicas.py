@@ -88,9 +88,7 @@ def _update_averages(strategy: Any, optimizer: Any) -> None:
             overwrite = (optimizer.iterations + 1) % frequency == 0
             variable.assign(tf.where(overwrite, value, variable))
 
-    averages = keras_internals.moving_averages(optimizer)
-    variables = keras_internals.trainable_variables(optimizer)
-    for variable, average in zip(variables, averages, strict=True):
+    for variable, average in keras_internals.averaged_variables(optimizer):
         if average is not None:
             target = _tensorflow_variable(variable)
             strategy.extended.update(average.value, update, args=(target,), group=False)

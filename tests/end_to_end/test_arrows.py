@@ -148,3 +148,20 @@ def test_there_are_no_import_cycles() -> None:
 def test_few_files_lie_at_the_top_of_the_server() -> None:
     folder = ROOT / "serve" / "keras_cnns_serve"
     assert len([path for path in folder.iterdir() if path.is_file()]) <= 8
+
+
+@pytest.mark.parametrize(
+    ("part", "above"),
+    [
+        ("runs", {"training", "report", "lab", "commands"}),
+        ("training", {"report", "lab", "commands"}),
+        ("report", {"training", "lab", "commands"}),
+    ],
+)
+def test_training_and_reports_meet_in_the_run_directory_alone(part: str, above: set[str]) -> None:
+    known = modules(ROOT / "keras_cnns")
+    mine = {name: path for name, path in known.items() if name.startswith(f"keras_cnns.{part}")}
+    assert mine
+    for name, path in mine.items():
+        parts = {other.split(".")[1] for other in imports_of(name, path, known) if "." in other}
+        assert not parts & above, f"{name} imports {parts & above}"

@@ -14,7 +14,7 @@ from keras_cnns.data import open_split
 from keras_cnns.recipes import load_recipe
 from keras_cnns.report import write_report
 from keras_cnns.training import Run, evaluate, find_split, predict
-from keras_cnns.training.compiling import build_model, compile_model, for_outputs
+from keras_cnns.training.model import build_model, compile_model, for_outputs
 
 SPLITS = (
     "data.train_split=train[:80%]",

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from keras_cnns.text_files import read_labels, read_text
+from keras_cnns.files import read_labels, read_text
 
 BOM = b"\xef\xbb\xbf"
 

@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_cnns.report.predictions import collect
+from keras_cnns.runs.predictions import collect
 
 
 def test_predictions_are_collected_with_the_most_confident_mistakes() -> None:

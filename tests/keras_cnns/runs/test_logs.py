@@ -1,6 +1,6 @@
 import pytest
 
-from keras_cnns.training.logs import by_main_output
+from keras_cnns.runs.logs import by_main_output
 
 
 @pytest.mark.parametrize(

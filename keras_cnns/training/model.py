@@ -1,4 +1,4 @@
-"""From a recipe to a compiled net."""
+"""Build and compile the model of a recipe."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,25 +11,14 @@ from keras_cnns.optimizers import Momentum
 from keras_cnns.recipes import Recipe
 from keras_cnns.training.schedules import make_schedule
 
-POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
-
-
-@contextmanager
-def precision(name: str) -> Iterator[None]:
-    """Have the layers that are made meanwhile compute in `float32` or `bfloat16`."""
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(POLICIES[name])
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
+_POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 
 
 def build_model(recipe: Recipe, classes: int) -> keras.Model:
-    """Build the recipe's net: pixels 0 to 255 [N, H, W, C] -> probabilities [N, K].
+    """Build the recipe's model: pixels 0 to 255 [N, H, W, C] -> probabilities [N, K].
 
-    The normalisation is the first layer, so that the saved model, its exports and the server take
-    what a camera gives, and none of them can get it wrong.
+    The normalisation is the first layer, so that the saved model, its exports and the server all
+    take the pixels of an image file, and none of them normalises differently.
     """
     data = recipe.data
     shape = (data.image_size, data.image_size, data.channels)
@@ -37,7 +26,7 @@ def build_model(recipe: Recipe, classes: int) -> keras.Model:
     scale = [1 / std for std in data.std]
     offset = [-mean / std for mean, std in zip(data.mean, data.std, strict=True)]
     normalised = keras.layers.Rescaling(scale, offset, dtype="float32", name="normalise")(images)
-    with precision(recipe.training.precision):
+    with _precision(recipe.training.precision):
         model = build(
             recipe.model.name,
             input_shape=shape,
@@ -56,19 +45,20 @@ def build_model(recipe: Recipe, classes: int) -> keras.Model:
 
 
 def compile_model(model: keras.Model, recipe: Recipe, steps_per_epoch: int) -> None:
-    """Compile with the recipe's optimizer; auxiliary losses count with their weight."""
+    """Compile a model with the recipe's optimizer, losses and metrics.
+
+    The loss is the sum of the main output's loss and the auxiliary losses times their weight.
+    """
     config = recipe.optimizer
+    excluded = () if config.weight_decay_on_norm_and_bias else ("norm_and_bias",)
+    multiplier = config.bias_learning_rate_multiplier
     optimizer = Momentum(
         learning_rate=make_schedule(recipe, steps_per_epoch),
         momentum=config.momentum,
         nesterov=config.nesterov,
         weight_decay=config.weight_decay,
-        exclude_from_weight_decay=()
-        if config.weight_decay_on_norm_and_bias
-        else ("norm_and_bias",),
-        learning_rate_multipliers={}
-        if config.bias_learning_rate_multiplier == 1
-        else {"bias": config.bias_learning_rate_multiplier},
+        exclude_from_weight_decay=excluded,
+        learning_rate_multipliers={} if multiplier == 1 else {"bias": multiplier},
         use_ema=bool(config.ema_momentum),
         ema_momentum=config.ema_momentum or 0.99,
     )
@@ -76,19 +66,18 @@ def compile_model(model: keras.Model, recipe: Recipe, steps_per_epoch: int) -> N
     loss = "categorical_crossentropy" if soft else "sparse_categorical_crossentropy"
     accuracy = (
         keras.metrics.CategoricalAccuracy if soft else keras.metrics.SparseCategoricalAccuracy
-    )
+    )("accuracy")
     outputs = model.output
     if isinstance(outputs, dict):
+        weights = dict.fromkeys(outputs, recipe.training.aux_loss_weight) | {"main": 1.0}
         model.compile(
             optimizer,
             loss=dict.fromkeys(outputs, loss),
-            loss_weights={
-                name: 1.0 if name == "main" else recipe.training.aux_loss_weight for name in outputs
-            },
-            metrics={"main": [accuracy("accuracy")]},
+            loss_weights=weights,
+            metrics={"main": [accuracy]},
         )
     else:
-        model.compile(optimizer, loss=loss, metrics=[accuracy("accuracy")])
+        model.compile(optimizer, loss=loss, metrics=[accuracy])
 
 
 def for_outputs(model: keras.Model, dataset: Any) -> Any:
@@ -100,5 +89,16 @@ def for_outputs(model: keras.Model, dataset: Any) -> Any:
 
 
 def accuracy_key(model: keras.Model) -> str:
-    """Return the logs' name for the main output's accuracy."""
+    """Return the name of the main output's accuracy in Keras' logs."""
     return "main_accuracy" if isinstance(model.output, dict) else "accuracy"
+
+
+@contextmanager
+def _precision(name: str) -> Iterator[None]:
+    """Let the layers that the block makes compute in `float32` or `bfloat16`."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(_POLICIES[name])
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)

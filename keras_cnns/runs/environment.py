@@ -1,4 +1,4 @@
-"""Describe what a run depends on: code, data, versions, machine, seed."""
+"""Describe the environment of a run: versions, machine, git commit, data, seed."""
 
 import os
 import platform
@@ -13,7 +13,7 @@ import keras
 
 from keras_cnns.recipes import Recipe
 
-PACKAGES = {  # name in environment.json -> module
+_PACKAGES = {  # name in environment.json -> module
     "keras-cnns": "keras_cnns",
     "keras": "keras",
     "tensorflow": "tensorflow",
@@ -23,19 +23,19 @@ PACKAGES = {  # name in environment.json -> module
 
 
 def describe_environment(recipe: Recipe, data_fingerprint: str) -> dict[str, Any]:
-    """Return what a run depends on, as values that JSON can hold.
+    """Return the environment of a run as values that JSON can hold.
 
     A package that is not installed has the version None.
 
     Args:
         recipe: the run's recipe, whose seed is recorded.
-        data_fingerprint: identifies the content of the data set.
+        data_fingerprint: a hash, or name and version, of the data set.
     """
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "backend": keras.backend.backend(),
-        "packages": {name: find_version(name, module) for name, module in PACKAGES.items()},
+        "packages": {name: _find_version(name, module) for name, module in _PACKAGES.items()},
         "git": describe_checkout(Path(__file__).parent),
         "data_fingerprint": data_fingerprint,
         "seed": recipe.training.seed,
@@ -43,7 +43,7 @@ def describe_environment(recipe: Recipe, data_fingerprint: str) -> dict[str, Any
     }
 
 
-def find_version(name: str, module: str) -> str | None:
+def _find_version(name: str, module: str) -> str | None:
     """Return the version of an installed package; None if there is none.
 
     Args:

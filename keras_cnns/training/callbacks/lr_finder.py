@@ -8,12 +8,12 @@ import numpy as np
 
 from keras_cnns.training.variables import fetch_variables
 
-SMOOTHING = 0.9  # weight of the former average in the moving average of the losses
-DIVERGED = 4.0  # the model has diverged when the loss exceeds its minimum so many times
-SAFETY = 10.0  # the proposal is the learning rate of the lowest loss divided by this
+_SMOOTHING = 0.9  # weight of the former average in the moving average of the losses
+_DIVERGED = 4.0  # the model has diverged when the loss exceeds its minimum by this factor
+_SAFETY = 10.0  # the proposal is the learning rate of the lowest loss divided by this
 
 
-class RangeTest(keras.callbacks.Callback):
+class LRFinder(keras.callbacks.Callback):
     """Raise the learning rate a little each step, from far too low to far too high.
 
     Pass it to `fit` for one epoch of `steps` steps, with a model that is not trained yet. It
@@ -26,10 +26,10 @@ class RangeTest(keras.callbacks.Callback):
     Args:
         lowest: the learning rate of the first step.
         highest: the learning rate of the last step.
-        steps: how many steps to take; the learning rate grows by the same factor in each.
+        steps: the number of steps; the learning rate grows by the same factor in each.
 
     Attributes:
-        rates: the learning rate of each step taken, float [steps taken].
+        learning_rates: the learning rate of each step taken, float [steps taken].
         losses: the loss that each step minimised, on its batch and before its update, float [steps
             taken]. For a model with several outputs it is the weighted sum of their losses.
 
@@ -39,32 +39,28 @@ class RangeTest(keras.callbacks.Callback):
 
     References:
         Smith 2017, Cyclical learning rates for training neural networks (arXiv:1506.01186),
-        section 3.3.
+        section 3.3, "learning rate range test".
     """
 
     def __init__(self, lowest: float = 1e-5, highest: float = 10.0, steps: int = 100) -> None:
         super().__init__()
         if not 0 < lowest < highest or steps < 10:
             raise ValueError(
-                f"a range test needs 0 < lowest < highest and at least 10 steps, "
+                f"the learning-rate finder needs 0 < lowest < highest and at least 10 steps, "
                 f"not {lowest}, {highest} and {steps}"
             )
         self.lowest, self.highest, self.steps = lowest, highest, steps
-        self.rates: list[float] = []
+        self.learning_rates: list[float] = []
         self.losses: list[float] = []
-
-    def rate(self, step: int) -> float:
-        """Return the learning rate of a step, counted from 0."""
-        return float(self.lowest * (self.highest / self.lowest) ** (step / (self.steps - 1)))
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Give the optimizer the rising learning rate."""
         if self.model.steps_per_execution != 1:
             raise ValueError(
-                "a range test reads the loss after every step of the model; compile it with "
-                f"steps_per_execution=1, not {self.model.steps_per_execution}"
+                "the learning-rate finder reads the loss after every step of the model; compile it "
+                f"with steps_per_execution=1, not {self.model.steps_per_execution}"
             )
-        self.rates, self.losses = [], []
+        self.learning_rates, self.losses = [], []
         self.model.optimizer.learning_rate = keras.optimizers.schedules.ExponentialDecay(
             self.lowest, self.steps - 1, self.highest / self.lowest
         )
@@ -80,18 +76,19 @@ class RangeTest(keras.callbacks.Callback):
         if not math.isfinite(loss):
             self.model.stop_training = True
             return
-        self.rates.append(self.rate(batch))
+        factor = self.highest / self.lowest
+        self.learning_rates.append(float(self.lowest * factor ** (batch / (self.steps - 1))))
         self.losses.append(loss)
         smoothed = self.smoothed()
-        if len(smoothed) > 10 and smoothed[-1] > DIVERGED * smoothed.min():
+        if len(smoothed) > 10 and smoothed[-1] > _DIVERGED * smoothed.min():
             self.model.stop_training = True
 
     def smoothed(self) -> np.ndarray:
         """Return the bias-corrected moving average of the losses, float [steps taken]."""
         average, averages = 0.0, []
         for step, loss in enumerate(self.losses, start=1):
-            average = SMOOTHING * average + (1 - SMOOTHING) * loss
-            averages.append(average / (1 - SMOOTHING**step))
+            average = _SMOOTHING * average + (1 - _SMOOTHING) * loss
+            averages.append(average / (1 - _SMOOTHING**step))
         return np.array(averages)
 
     def propose(self) -> float:
@@ -106,4 +103,4 @@ class RangeTest(keras.callbacks.Callback):
                 f"the loss never fell between the learning rates {self.lowest:g} and "
                 f"{self.highest:g}"
             )
-        return float(f"{self.rates[int(smoothed.argmin())] / SAFETY:.1e}")
+        return float(f"{self.learning_rates[int(smoothed.argmin())] / _SAFETY:.1e}")

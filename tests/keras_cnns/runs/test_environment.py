@@ -6,7 +6,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-from keras_cnns.training.environment import describe_checkout
+from keras_cnns.runs.environment import describe_checkout
 
 # The module `tensorflow` is installed, but no distribution of that name: at first none lists the
 # module, then `tensorflow-cpu` does. No distribution `tensorflow-datasets` is installed.
@@ -38,7 +38,7 @@ metadata.MetadataPathFinder.find_distributions = find
 
 import tensorflow
 from keras_cnns.recipes import load_recipe
-from keras_cnns.training.environment import describe_environment
+from keras_cnns.runs.environment import describe_environment
 
 recipe = load_recipe("digits-resnet20")
 found = [describe_environment(recipe, "")["packages"]]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from keras_cnns.training import lock
-from keras_cnns.training.lock import locked
+from keras_cnns.runs import lock
+from keras_cnns.runs.lock import locked
 
 HOLD = """
 import runpy, sys, time

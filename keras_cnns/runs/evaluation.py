@@ -8,10 +8,10 @@ import numpy as np
 
 from keras_cnns.data import open_split, preprocess, read_image
 from keras_cnns.recipes import DataConfig
-from keras_cnns.report.predictions import collect, predictor
-from keras_cnns.training.run import Run
+from keras_cnns.runs.predictions import collect, predictor
+from keras_cnns.runs.run import Run
 
-BATCH_SIZE = 32  # images of a prediction
+_BATCH_SIZE = 32  # images of a prediction
 
 
 def find_split(data: DataConfig, split: str) -> str:
@@ -44,7 +44,7 @@ def evaluate(run: Run, split: str = "test") -> dict[str, float]:
 
     Args:
         run: a finished run.
-        split: one of the recipe's splits, as `find_split` takes it.
+        split: one of the recipe's splits, as in `find_split`.
 
     Raises:
         ValueError: the recipe has no such split, or there is something wrong with its images.
@@ -63,7 +63,7 @@ def predict(
     Args:
         run: a finished run.
         images: paths of JPEG, PNG, WebP, BMP or GIF files.
-        top_k: labels for an image; fewer where there are fewer classes.
+        top_k: the number of labels for each image; all of them if there are fewer classes.
 
     Raises:
         ValueError: a file is not an image, or a damaged one.
@@ -78,8 +78,8 @@ def predict(
 
 
 def _batches(data: DataConfig, images: Iterable[str | Path]) -> Iterator[np.ndarray]:
-    """Yield the pixels of image files, preprocessed, uint8 [N, H, W, C]."""
+    """Yield the preprocessed pixels of image files, uint8 [N, H, W, C]."""
     paths = iter(images)
-    while batch := list(islice(paths, BATCH_SIZE)):
+    while batch := list(islice(paths, _BATCH_SIZE)):
         pixels = [read_image(path, data.channels) for path in batch]
         yield np.stack([preprocess(each, data.preprocessing()) for each in pixels])
