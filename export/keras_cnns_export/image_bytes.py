@@ -1,12 +1,12 @@
-"""Encoded images to pixels by TensorFlow's operations: the SavedModel's signature for bytes.
+"""Decode and preprocess images with TensorFlow operations, for the SavedModel's bytes signature.
 
-It follows the contract's preprocessing as the server does with Pillow: decode, apply the EXIF
+This follows the contract's preprocessing as the server does with Pillow: decode, apply the EXIF
 orientation, drop transparency, keep the upper 8 of 16 bits, convert to grey or RGB, resize the
-shorter side (antialiased, the aspect kept), crop the centre. From the decoded pixels on it is
-training's own preprocessing.
+shorter side (antialiased, with the same aspect ratio), crop the centre. The decoded pixels go
+through training's own preprocessing.
 
-It reads JPEG and PNG, and raises an error for files that TensorFlow would not decode as Pillow
-does: CMYK without Adobe's marker, and images whose orientation is not in plain EXIF data.
+The operations read JPEG and PNG. They raise an error for files that TensorFlow would not decode as
+Pillow does: CMYK without Adobe's marker, and images whose orientation is not in plain EXIF data.
 """
 
 import dataclasses
@@ -20,9 +20,9 @@ from keras_cnns_export.contract import Preprocessing
 
 _MAX_SEGMENTS = 64  # of a JPEG before its EXIF data or pixels; cameras write EXIF first or second
 _MAX_CHUNKS = 2**16  # of a PNG before its EXIF data or end
-_HEADER_BYTES = 2**20  # of a JPEG: its segments before the pixels are searched so far
+_HEADER_BYTES = 2**20  # of a JPEG that are searched for segments before the pixels
 _PNG = b"\x89PNG\r\n\x1a\n"
-_EXIF = (0xFF, 0xE1, None, None, *b"Exif\0\0")  # how a JPEG's segment begins; None: its length
+_EXIF = (0xFF, 0xE1, None, None, *b"Exif\0\0")  # the start of a JPEG segment; None: its length
 _ADOBE = (0xFF, 0xEE, None, None, *b"Adobe")
 _START_OF_SCAN = (0xFF, 0xDA)
 # Pillow applies the orientation of XMP if EXIF has none.
@@ -110,10 +110,10 @@ def png_orientation(content: Any) -> Any:
 
 
 class _Bytes:
-    """A string's bytes, read within the graph; beyond its ends there are zeros."""
+    """A string's bytes, read within the graph; outside the string they are 0."""
 
     def __init__(self, content: Any) -> None:
-        self._data = tf.io.decode_raw(content + b"\0", tf.uint8)  # so that there is one
+        self._data = tf.io.decode_raw(content + b"\0", tf.uint8)  # at least one byte
         self._end = tf.size(self._data)
 
     def at(self, index: Any) -> Any:
@@ -130,7 +130,7 @@ class _Bytes:
         return tf.reduce_sum(parts * weights, axis=-1)
 
     def begins(self, index: Any, wanted: tuple[int | None, ...]) -> Any:
-        """Return whether these bytes are at an index; None stands for any byte."""
+        """Return whether these bytes are at an index; None matches any byte."""
         offsets = tf.constant([i for i, byte in enumerate(wanted) if byte is not None])
         values = tf.constant([byte for byte in wanted if byte is not None])
         return tf.reduce_all(self.at(index + offsets) == values)
@@ -164,7 +164,7 @@ class _Bytes:
         """Return the orientation, 1 to 8, in EXIF data, or 0 if they have none.
 
         The first directory is a list of entries of 12 bytes, in the byte order that the first
-        letters name; offsets count from `start`.
+        letters state; offsets count from `start`.
         """
         big_endian = self.at(start) == ord("M")
         directory = start + self.number(start + 4, 4, big_endian)

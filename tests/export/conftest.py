@@ -13,8 +13,8 @@ from keras import layers
 from keras_cnns.recipes import format_recipe, load_recipe
 from keras_cnns_export import export
 from keras_cnns_export.formats import FORMATS
-from keras_cnns_export.openvino_ir import has_bfloat16
-from keras_cnns_export.source import Quantization
+from keras_cnns_export.formats.openvino import has_bfloat16
+from keras_cnns_export.options import Quantization
 
 LABELS = ("ant", "bee", "cat", "dog's", "Érable")
 SHAPE = (12, 10, 3)

@@ -5,14 +5,14 @@ import pytest
 
 from keras_cnns.report.predictions import calibrate as reliability
 from keras_cnns_export import ExportError
+from keras_cnns_export.batches import Array, batches_of
 from keras_cnns_export.calibration import (
     MAX_TEMPERATURE,
     calibrate,
     expected_calibration_error,
     fit_temperature,
 )
-from keras_cnns_export.graph import Array, serving_graph
-from keras_cnns_export.samples import batches_of
+from keras_cnns_export.graph import serving_graph
 
 
 def sampled(temperature: float, samples: int = 20_000) -> tuple[Array, Array]:

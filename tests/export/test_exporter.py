@@ -72,7 +72,7 @@ def test_every_file_is_listed_with_its_true_checksum(
     assert (version / "labels.txt").read_text(encoding="utf-8").splitlines() == list(labels)
 
 
-def test_a_bare_model_is_compared_on_made_images(
+def test_a_bare_model_is_compared_on_generated_images(
     tmp_path: Path, net: Any, labels: tuple[str, ...]
 ) -> None:
     version = export(net, tmp_path / "bare", labels=labels, formats=("onnx",), architecture="mini")

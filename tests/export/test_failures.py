@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from keras_cnns_export import ExportError, cli, export, exporter
+from keras_cnns_export import ExportError, cli, export, pixels
 from keras_cnns_export.formats import FORMATS
 
 
@@ -72,7 +72,7 @@ def test_a_format_that_fails_while_it_is_timed_is_named(
 def test_the_error_of_the_pixels_is_the_saved_models(
     tmp_path: Path, net: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exporter, "MIN_WITHIN_ONE_LEVEL", 1.01)
+    monkeypatch.setattr(pixels, "MIN_WITHIN_ONE_LEVEL", 1.01)
     message = (
         "^saved_model: TensorFlow and Pillow read encoded images differently: .*%"
         " of the pixels agree to one level, .*; leave it out with --formats onnx"

@@ -9,7 +9,7 @@ import pytest
 
 from keras_cnns_export import ExportError, export
 from keras_cnns_export.formats import FORMATS, in_order
-from keras_cnns_export.source import Quantization
+from keras_cnns_export.options import Quantization
 
 TOLERANCES = {"float32": 1e-5, "bfloat16": 0.05, "int8": 0.25}
 
@@ -20,7 +20,7 @@ def test_every_format_reads_back_and_answers_any_batch(
     name: str, batch: int, all_formats: Path, learnt: Any
 ) -> None:
     if name not in json.loads((all_formats / "model.json").read_text())["formats"]:
-        pytest.skip("this CPU has no bfloat16: test_openvino_ir.py tests what it says then")
+        pytest.skip("this CPU has no bfloat16: test_openvino.py tests the error then")
     net, images, _ = learnt
     images = images[:batch]
     given = FORMATS[name].load(all_formats)(images)

@@ -12,7 +12,7 @@ from keras import layers
 from keras_cnns_export import ExportError, export
 from keras_cnns_export.formats import FORMATS
 from keras_cnns_export.graph import serving_graph
-from keras_cnns_export.source import Quantization
+from keras_cnns_export.options import Quantization
 
 
 @pytest.fixture(scope="module")

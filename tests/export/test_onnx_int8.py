@@ -12,10 +12,12 @@ from keras import layers
 from onnx import numpy_helper
 
 from keras_cnns.models import LocalResponseNormalization
-from keras_cnns_export import ExportError, export, onnx_int8, onnx_model
+from keras_cnns_export import ExportError, export
 from keras_cnns_export.contract import Preprocessing
-from keras_cnns_export.graph import serving_graph
-from keras_cnns_export.source import Quantization, Source
+from keras_cnns_export.formats import onnx as float_onnx
+from keras_cnns_export.formats import onnx_int8
+from keras_cnns_export.graph import Source, serving_graph
+from keras_cnns_export.options import Quantization
 
 
 def source_of(net: Any, images: Any, classes: Any, **quantization: Any) -> Source:
@@ -23,14 +25,14 @@ def source_of(net: Any, images: Any, classes: Any, **quantization: Any) -> Sourc
     return Source(
         graph,
         tuple("abcde"),
-        Preprocessing.exactly(graph.image_shape),
+        Preprocessing.for_shape(graph.image_shape),
         training_batches=lambda: iter([(images, classes)]),
         quantization=Quantization(**quantization),
     )
 
 
 def write(source: Source, version: Path) -> dict[str, Any]:
-    onnx_model.write(source, version)
+    float_onnx.write(source, version)
     return onnx_int8.write(source, version)
 
 

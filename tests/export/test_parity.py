@@ -9,12 +9,12 @@ import pytest
 import tensorflow as tf
 
 from keras_cnns_export import ExportError
+from keras_cnns_export.batches import Array, Batch, Predict, batches_of, generated_batches
 from keras_cnns_export.contract import FormatParity, Metrics
 from keras_cnns_export.errors import FormatError
 from keras_cnns_export.formats import FORMATS
-from keras_cnns_export.graph import Array, OwnAnswers, Predict, serving_graph
+from keras_cnns_export.graph import OwnAnswers, serving_graph
 from keras_cnns_export.parity import compare
-from keras_cnns_export.samples import Batch, batches_of, generated_batches
 
 SHAPE = (2, 2, 1)
 
@@ -132,7 +132,7 @@ def test_the_first_batch_is_cut_so_that_a_fixed_batch_size_shows() -> None:
         sizes.append(len(images))
         return {"probabilities": np.full((len(images), 2), 0.5, np.float32)}
 
-    compare(reference, {}, generated_batches(SHAPE, samples=130), "generated")
+    compare(reference, {}, generated_batches(SHAPE, count=130), "generated")
     assert sizes == [1, 3, 64, 62]
 
 

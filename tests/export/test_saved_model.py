@@ -8,7 +8,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow.python.tools import saved_model_cli
 
 from keras_cnns_export.contract import Preprocessing
-from keras_cnns_export.pixels import made_images, read_by_pillow
+from keras_cnns_export.pixels import generated_images, read_by_pillow
 
 
 def test_tensorflow_loads_it_without_this_package(version: Path, net: Any, split: Any) -> None:
@@ -75,13 +75,13 @@ def test_the_signatures_have_the_names_and_the_calls_of_tensorflow_serving(versi
 @pytest.fixture(scope="module")
 def encoded() -> list[bytes]:
     """Three images of odd sizes, one of them grey and one turned."""
-    return [content for _, content in list(made_images(6))[2:5]]
+    return [content for _, content in list(generated_images(6))[2:5]]
 
 
 @pytest.fixture(scope="module")
 def expected(version: Path, net: Any, encoded: list[bytes]) -> Any:
     """What Keras answers to Pillow's pixels."""
-    steps = Preprocessing.exactly((12, 10, 3))
+    steps = Preprocessing.for_shape((12, 10, 3))
     pixels = np.stack([read_by_pillow(content, steps) for content in encoded])
     return net.predict(pixels.astype("float32"), verbose=0)
 

@@ -8,7 +8,8 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from keras_cnns_export import ExportError, export, onnx_model
+from keras_cnns_export import ExportError, export
+from keras_cnns_export.formats import onnx as float_onnx
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +73,7 @@ def test_the_converters_logger_is_left_as_it_was(version: Path) -> None:
 
     logger = logging.getLogger("probe")
     logger.setLevel(logging.INFO)
-    with onnx_model._errors_of("probe") as errors:
+    with float_onnx._errors_of("probe") as errors:
         logger.info("chatter")
         logger.error("Tensorflow op %s is not supported", "X")
     assert errors == ["Tensorflow op X is not supported"]
@@ -91,4 +92,4 @@ def test_external_data_may_not_leave_the_directory(
     tensor.external_data.add(key="location", value=location)
     (tmp_path / "model.onnx").write_bytes(changed.SerializeToString())
     with pytest.raises(ExportError, match="outside of its directory"):
-        onnx_model.load(tmp_path)
+        float_onnx.load(tmp_path)

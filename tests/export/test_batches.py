@@ -18,10 +18,10 @@ from keras_cnns.data import Splits, pipeline, tfds_samples
 from keras_cnns.data.decoding import decode
 from keras_cnns.recipes import load_recipe
 from keras_cnns.report.page import picture
-from keras_cnns_export import ExportError, export, export_run, samples
+from keras_cnns_export import ExportError, batches, export, export_run
+from keras_cnns_export.batches import Batch, CachedBatches, first, shuffled_split
 from keras_cnns_export.formats import FORMATS
-from keras_cnns_export.samples import Batch, Kept, first, shuffled_split
-from keras_cnns_export.source import Quantization
+from keras_cnns_export.options import Quantization
 
 
 def test_the_head_of_a_sorted_folder_has_every_class_and_no_augmentation(tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_the_head_of_a_sorted_folder_has_every_class_and_no_augmentation(tmp_pat
 def test_kept_batches_are_read_once_and_when_they_are_needed(
     monkeypatch: pytest.MonkeyPatch, limit: int
 ) -> None:
-    monkeypatch.setattr(samples, "MEMORY_LIMIT", limit)
+    monkeypatch.setattr(batches, "MEMORY_LIMIT", limit)
     made: list[int] = []
 
     def source() -> Iterator[Batch]:
@@ -55,7 +55,7 @@ def test_kept_batches_are_read_once_and_when_they_are_needed(
             images = np.full((3, 16, 20, 3), number, np.uint8)
             yield images, np.arange(3) if number % 2 else None
 
-    kept = Kept(source())
+    kept = CachedBatches(source())
     assert made == []
     assert first(kept, 5)[0].shape == (5, 16, 20, 3)
     assert made == [0, 1]
@@ -67,15 +67,15 @@ def test_kept_batches_are_read_once_and_when_they_are_needed(
             assert len(list(itertools.islice(kept, 3))) == 3  # another reader meanwhile
         assert number == 4
     assert made == list(range(5))
-    assert list(Kept([])) == []
+    assert list(CachedBatches([])) == []
 
 
 def test_kept_batches_beyond_the_limit_take_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(samples, "MEMORY_LIMIT", 2**20)
+    monkeypatch.setattr(batches, "MEMORY_LIMIT", 2**20)
     batch = (np.zeros((64, 64, 64, 3), np.uint8), None)
     tracemalloc.start()
     try:
-        kept = Kept(itertools.repeat(batch, 50))
+        kept = CachedBatches(itertools.repeat(batch, 50))
         for _ in range(2):
             assert sum(1 for _ in kept) == 50
         _, peak = tracemalloc.get_traced_memory()
@@ -86,8 +86,8 @@ def test_kept_batches_beyond_the_limit_take_no_memory(monkeypatch: pytest.Monkey
 
 def test_a_temporary_folder_without_room_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     resource = pytest.importorskip("resource")
-    monkeypatch.setattr(samples, "MEMORY_LIMIT", 1000)
-    kept = Kept([(np.zeros((64, 16, 16, 3), np.uint8), None)])
+    monkeypatch.setattr(batches, "MEMORY_LIMIT", 1000)
+    kept = CachedBatches([(np.zeros((64, 16, 16, 3), np.uint8), None)])
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
     try:
@@ -112,7 +112,7 @@ def test_an_export_decodes_only_what_it_uses_and_once(
     finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
 ) -> None:
     formats, options, limit = CASES[case]
-    for module, name in ((samples, "MEMORY_LIMIT"), (pipeline, "PIXELS_LIMIT")):
+    for module, name in ((batches, "MEMORY_LIMIT"), (pipeline, "PIXELS_LIMIT")):
         monkeypatch.setattr(module, name, limit)
     decoded: Counter[bytes] = Counter()
 

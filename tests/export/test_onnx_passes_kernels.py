@@ -14,7 +14,7 @@ import tf2onnx
 from keras import layers
 
 from keras_cnns.models import IdentityShortcut, LocalResponseNormalization
-from keras_cnns_export.onnx_graph import simplify
+from keras_cnns_export.onnx_passes import simplify
 
 SHAPE = (16, 12, 6)
 

@@ -13,7 +13,7 @@ from keras_cnns_export import ExportError, export
 from keras_cnns_export.contract import TensorSpec
 from keras_cnns_export.formats import FORMATS
 from keras_cnns_export.graph import serving_graph
-from keras_cnns_export.heads import OUTPUTS
+from keras_cnns_export.network import OUTPUTS
 
 SPECS = {
     "probabilities": ("float32", (None, 5)),

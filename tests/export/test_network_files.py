@@ -8,7 +8,7 @@ import pytest
 from keras import layers
 
 from keras_cnns_export import ExportError, export
-from keras_cnns_export.model_file import load_model
+from keras_cnns_export.network import load_model
 
 
 def saved(path: Path, *, trap: str) -> Path:

@@ -1,45 +1,45 @@
-"""OpenVINO IR, by Keras' own export: one file for float32 and bfloat16, and NNCF's int8.
+"""OpenVINO IR, by Keras' own export: one file for float32 and bfloat16, and one by NNCF for int8.
 
-On a CPU that has it OpenVINO computes a float32 file in bfloat16 unless told otherwise: whoever
-runs these files asks for the precision that model.json names, as `load` does.
+On a CPU with bfloat16 instructions OpenVINO computes a float32 file in bfloat16 by default. Set
+INFERENCE_PRECISION_HINT to the precision that model.json names, as `load` does.
 """
 
 import contextlib
 import io
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from keras_cnns_export.batches import Array, Predict, first
 from keras_cnns_export.errors import ExportError, check_names
-from keras_cnns_export.keras_export import export_by_keras
-from keras_cnns_export.source import Source
 
 if TYPE_CHECKING:
-    from keras_cnns_export.graph import Array, Predict
+    from keras_cnns_export.graph import Source
 
 PATH = "openvino/model.xml"
 INT8_PATH = "openvino/model.int8.xml"
 FILES = (PATH, "openvino/model.bin")
 INT8_FILES = (INT8_PATH, "openvino/model.int8.bin")
-PACKAGES = ("openvino",)
-INT8_PACKAGES = ("openvino", "nncf")
-# Ranges: each image's extremes, or what bounds 99.99 % of its values, averaged over the images.
+# The ranges are each image's extremes, or contain 99.99 % of its values, averaged over the images.
 METHODS = {"minmax": "MEAN_MINMAX", "percentile": "MEAN_QUANTILE"}
 _HINTS = {"float32": "f32", "bfloat16": "bf16"}
 
 
-def write(source: Source, version: Path) -> dict[str, Any]:
-    """Write `version`/openvino/model.xml and .bin, float32; returns its entry in model.json."""
+def write(source: "Source", version: Path) -> dict[str, Any]:
+    """Write `version`/openvino/model.xml and .bin in float32; return the entry in model.json."""
+    from keras_cnns_export.graph import export_by_keras
+
     (version / PATH).parent.mkdir(exist_ok=True)
     export_by_keras(source.graph, version / PATH, "openvino")
     return {"path": PATH}
 
 
-def write_bfloat16(source: Source, version: Path) -> dict[str, Any]:
-    """The entry of the float32 file run in bfloat16; nothing more is written.
+def write_bfloat16(source: "Source", version: Path) -> dict[str, Any]:
+    """Return the entry of the float32 file executed in bfloat16; write no further file.
 
     Raises:
-        ExportError: this CPU cannot, so that nothing would be proven.
+        ExportError: this CPU has no bfloat16 instructions, so the format cannot be compared.
     """
     if not has_bfloat16():
         raise ExportError(
@@ -50,26 +50,25 @@ def write_bfloat16(source: Source, version: Path) -> dict[str, Any]:
 
 
 def has_bfloat16() -> bool:
-    """Whether OpenVINO finds bfloat16 instructions on this CPU."""
+    """Return whether OpenVINO finds bfloat16 instructions on this CPU."""
     import openvino
 
     return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
-def write_int8(source: Source, version: Path) -> dict[str, Any]:
-    """Write `version`/openvino/model.int8.xml and .bin by NNCF; returns the entry in model.json.
+def write_int8(source: "Source", version: Path) -> dict[str, Any]:
+    """Write `version`/openvino/model.int8.xml and .bin by NNCF; return the entry in model.json.
 
-    Activations are asymmetric ("mixed"), with biases corrected for the error of quantization.
+    Activations are quantized asymmetrically ("mixed"), and biases corrected for the error.
+
+    Raises:
+        ExportError: the method of calibration is unknown.
     """
-    import logging
-
     import nncf
     import openvino
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
-    from keras_cnns_export.samples import first
-
-    # Not nncf.set_log_level: it sets its handlers' level too, those that others put there as well.
+    # Not nncf.set_log_level, which changes the level of every log handler of the process.
     logging.getLogger("nncf").setLevel(logging.ERROR)
     method = source.quantization.method
     check_names("method of calibration", [method], METHODS)
@@ -93,13 +92,13 @@ def write_int8(source: Source, version: Path) -> dict[str, Any]:
     return {"path": INT8_PATH, "calibration": calibration}
 
 
-def load(version: Path, path: str = PATH, precision: str = "float32") -> "Predict":
-    """A written file in OpenVINO on the CPU: images uint8 [N, H, W, C] -> named outputs.
+def load(version: Path, path: str = PATH, precision: str = "float32") -> Predict:
+    """Load a file in OpenVINO on the CPU: images uint8 [N, H, W, C] -> named outputs.
 
     Args:
-        version: its directory.
-        path: of the .xml file, relative to it.
-        precision: of what the file leaves in floating point: "float32" or "bfloat16".
+        version: the version's directory.
+        path: the .xml file, relative to it.
+        precision: of the operations that the file has in floating point: "float32", "bfloat16".
     """
     import openvino
 
@@ -108,18 +107,18 @@ def load(version: Path, path: str = PATH, precision: str = "float32") -> "Predic
     request = model.create_infer_request()
     names = [output.any_name for output in model.outputs]
 
-    def predict(images: "Array") -> "Mapping[str, Array]":
+    def predict(images: Array) -> Mapping[str, Array]:
         results = request.infer([images])
         return {name: results[name].copy() for name in names}
 
     return predict
 
 
-def load_bfloat16(version: Path) -> "Predict":
-    """The float32 file, computed in bfloat16."""
+def load_bfloat16(version: Path) -> Predict:
+    """Load the float32 file, to be computed in bfloat16."""
     return load(version, PATH, "bfloat16")
 
 
-def load_int8(version: Path) -> "Predict":
-    """The int8 file; what it leaves in floating point is computed in float32."""
+def load_int8(version: Path) -> Predict:
+    """Load the int8 file; operations that it has in floating point are computed in float32."""
     return load(version, INT8_PATH)
