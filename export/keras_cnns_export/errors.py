@@ -7,8 +7,8 @@ import re
 from collections.abc import Callable, Collection, Iterator
 from typing import ParamSpec, TypeVar
 
-_P = ParamSpec("P")
-_R = TypeVar("R")
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 # The disk is full, a quota or the limit of a file's size is reached, the file system is read-only,
 # permissions forbid writing, or the disk is broken. These errors concern every format.

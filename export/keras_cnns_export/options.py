@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from keras_cnns.suggestions import did_you_mean
 from keras_cnns_export.contract import Metrics
 
-F = TypeVar("F", bound=Callable[..., Any])
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +81,7 @@ class ExportOptions:
         return dataclasses.replace(self, **changes)
 
 
-def takes_options(function: F) -> F:
+def takes_options(function: _F) -> _F:
     """Show the fields of `ExportOptions` in `help(function)` instead of its last `**changes`."""
     signature = inspect.signature(function)
     fixed = list(signature.parameters.values())[:-1]

@@ -5,6 +5,7 @@ named outputs, so that one loop compares all formats with Keras.
 """
 
 import dataclasses
+import functools
 import importlib.util
 import statistics
 import time
@@ -38,39 +39,25 @@ class Format:
     extra: str = ""  # the optional extra
 
 
-FORMATS = {
+_openvino = functools.partial(Format, engine="openvino", packages=("openvino",), extra="openvino")
+_on_openvino = functools.partial(_openvino, requires=("openvino",))
+
+FORMATS: dict[str, Format] = {
     "saved_model": Format(saved_model.write, saved_model.load, saved_model.FILES, "tensorflow"),
     "onnx": Format(onnx.write, onnx.load, onnx.FILES, "onnxruntime"),
     "onnx_int8": Format(
         onnx_int8.write, onnx_int8.load, onnx_int8.FILES, "onnxruntime", "int8", ("onnx",)
     ),
-    "openvino": Format(
-        openvino.write,
-        openvino.load,
-        openvino.FILES,
-        "openvino",
-        packages=("openvino",),
-        extra="openvino",
+    "openvino": _openvino(openvino.write, openvino.load, openvino.FILES),
+    "openvino_bfloat16": _on_openvino(
+        openvino.write_bfloat16, openvino.load_bfloat16, openvino.FILES, precision="bfloat16"
     ),
-    "openvino_bfloat16": Format(
-        openvino.write_bfloat16,
-        openvino.load_bfloat16,
-        openvino.FILES,
-        "openvino",
-        "bfloat16",
-        requires=("openvino",),
-        packages=("openvino",),
-        extra="openvino",
-    ),
-    "openvino_int8": Format(
+    "openvino_int8": _on_openvino(
         openvino.write_int8,
         openvino.load_int8,
         openvino.INT8_FILES,
-        "openvino",
-        "int8",
-        requires=("openvino",),
+        precision="int8",
         packages=("openvino", "nncf"),
-        extra="openvino",
     ),
     "litert": Format(
         litert.write,
