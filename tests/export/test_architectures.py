@@ -82,7 +82,7 @@ def test_a_family_becomes_every_format(family: str, formats: list[str], tmp_path
         tmp_path / "model",
         labels=["dark", "bright"],
         formats=formats,
-        samples=("made", decided(model)),
+        samples=("generated", decided(model)),
         quantization=Quantization(samples=16),
     )
     if family == GROUPED:

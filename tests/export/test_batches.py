@@ -43,41 +43,41 @@ def test_the_head_of_a_sorted_folder_has_every_class_and_no_augmentation(tmp_pat
 
 
 @pytest.mark.parametrize("limit", [1, 10_000, 2**29])
-def test_kept_batches_are_read_once_and_when_they_are_needed(
+def test_cached_batches_are_read_once_and_when_they_are_needed(
     monkeypatch: pytest.MonkeyPatch, limit: int
 ) -> None:
     monkeypatch.setattr(batches, "MEMORY_LIMIT", limit)
-    made: list[int] = []
+    read: list[int] = []
 
     def source() -> Iterator[Batch]:
         for number in range(5):
-            made.append(number)
+            read.append(number)
             images = np.full((3, 16, 20, 3), number, np.uint8)
             yield images, np.arange(3) if number % 2 else None
 
-    kept = CachedBatches(source())
-    assert made == []
-    assert first(kept, 5)[0].shape == (5, 16, 20, 3)
-    assert made == [0, 1]
+    cached = CachedBatches(source())
+    assert read == []
+    assert first(cached, 5)[0].shape == (5, 16, 20, 3)
+    assert read == [0, 1]
     for _ in range(2):
-        for number, (images, classes) in enumerate(kept):
+        for number, (images, classes) in enumerate(cached):
             assert images.dtype == np.uint8
             assert (images == number).all()
             assert (classes is None) == (number % 2 == 0)
-            assert len(list(itertools.islice(kept, 3))) == 3  # another reader meanwhile
+            assert len(list(itertools.islice(cached, 3))) == 3  # another reader meanwhile
         assert number == 4
-    assert made == list(range(5))
+    assert read == list(range(5))
     assert list(CachedBatches([])) == []
 
 
-def test_kept_batches_beyond_the_limit_take_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cached_batches_beyond_the_limit_take_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batches, "MEMORY_LIMIT", 2**20)
     batch = (np.zeros((64, 64, 64, 3), np.uint8), None)
     tracemalloc.start()
     try:
-        kept = CachedBatches(itertools.repeat(batch, 50))
+        cached = CachedBatches(itertools.repeat(batch, 50))
         for _ in range(2):
-            assert sum(1 for _ in kept) == 50
+            assert sum(1 for _ in cached) == 50
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -87,12 +87,12 @@ def test_kept_batches_beyond_the_limit_take_no_memory(monkeypatch: pytest.Monkey
 def test_a_temporary_folder_without_room_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     resource = pytest.importorskip("resource")
     monkeypatch.setattr(batches, "MEMORY_LIMIT", 1000)
-    kept = CachedBatches([(np.zeros((64, 16, 16, 3), np.uint8), None)])
+    cached = CachedBatches([(np.zeros((64, 16, 16, 3), np.uint8), None)])
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
     try:
         with pytest.raises(ExportError, match=r"cannot keep .* in /.*: File too large; set TMPDIR"):
-            list(kept)
+            list(cached)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
@@ -138,12 +138,12 @@ def test_an_export_decodes_only_what_it_uses_and_once(
         assert of_training == {}
 
 
-def test_batches_that_can_be_read_only_once_suffice(tmp_path: Path, learnt: Any) -> None:
-    net, images, classes = learnt
+def test_batches_that_can_be_read_only_once_suffice(tmp_path: Path, trained: Any) -> None:
+    model, images, classes = trained
     batches = ((images[n : n + 50], classes[n : n + 50]) for n in range(0, len(images), 50))
     version = export(
-        net,
-        tmp_path / "learnt",
+        model,
+        tmp_path / "trained",
         samples=("test", batches),
         formats=("onnx", "onnx_int8"),
         quantization=Quantization(samples=60),

@@ -90,7 +90,7 @@ def test_a_net_of_keras_applications_is_published(
     ],
 )
 def test_other_preprocessing_is_refused(
-    shape: tuple[int, ...], mode: str, message: str, tiny_net: Any
+    shape: tuple[int, ...], mode: str, message: str, build_tiny: Any
 ) -> None:
     with pytest.raises(ExportError, match=message):
-        prepare(tiny_net(shape), mode)
+        prepare(build_tiny(shape), mode)

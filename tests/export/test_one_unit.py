@@ -54,7 +54,7 @@ def test_one_sigmoid_unit_is_two_classes_in_every_format(
         labels=["dark", "bright"],
         formats=formats,
         outputs=outputs,
-        samples=("made", (images, classes)),
+        samples=("generated", (images, classes)),
         quantization=Quantization(samples=16),
     )
     content = json.loads((version / "model.json").read_text(encoding="utf-8"))

@@ -52,9 +52,9 @@ class Foreign(keras.layers.Layer):
 
 
 def test_an_operation_without_a_form_in_onnx_is_an_error(
-    tmp_path: Path, tiny_net: Any, labels: tuple[str, ...]
+    tmp_path: Path, build_tiny: Any, labels: tuple[str, ...]
 ) -> None:
-    model = tiny_net(head=lambda x: layers.Softmax()(Foreign()(layers.Dense(5)(x))))
+    model = build_tiny(head=lambda x: layers.Softmax()(Foreign()(layers.Dense(5)(x))))
     with pytest.raises(ExportError, match=r"cannot become ONNX at opset 17: .*Betainc"):
         export(model, tmp_path / "tiny", labels=labels)
     assert list(tmp_path.iterdir()) == []
@@ -62,10 +62,10 @@ def test_an_operation_without_a_form_in_onnx_is_an_error(
 
 @pytest.mark.parametrize("opset", [12, 19])
 def test_an_opset_that_the_converter_does_not_know_is_an_error(
-    opset: int, tmp_path: Path, net: Any, labels: tuple[str, ...]
+    opset: int, tmp_path: Path, tiny: Any, labels: tuple[str, ...]
 ) -> None:
     with pytest.raises(ExportError, match=f"opset {opset}: it must be from 13 to 18"):
-        export(net, tmp_path / "tiny", labels=labels, opset=opset, formats=("onnx",))
+        export(tiny, tmp_path / "tiny", labels=labels, opset=opset, formats=("onnx",))
 
 
 def test_the_converters_logger_is_left_as_it_was(version: Path) -> None:

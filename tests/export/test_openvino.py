@@ -29,11 +29,11 @@ def test_every_convolution_of_the_int8_file_is_quantized(all_formats: Path) -> N
         assert convolution.input_value(0).get_node().get_type_name() == "FakeQuantize"
 
 
-def test_float32_is_float32_and_bfloat16_is_not(all_formats: Path, learnt: Any) -> None:
+def test_float32_is_float32_and_bfloat16_is_not(all_formats: Path, trained: Any) -> None:
     """OpenVINO computes in bfloat16 by itself where the CPU has it: each asks for its own."""
-    images = learnt[1]
+    images = trained[1]
     exact = openvino_format.load(all_formats)(images)["probabilities"]
-    expected = learnt[0].predict(images.astype("float32"), verbose=0)
+    expected = trained[0].predict(images.astype("float32"), verbose=0)
     assert np.abs(exact - expected).max() < 1e-5
     if openvino_format.has_bfloat16():
         coarse = openvino_format.load_bfloat16(all_formats)(images)["probabilities"]
@@ -43,9 +43,9 @@ def test_float32_is_float32_and_bfloat16_is_not(all_formats: Path, learnt: Any) 
             openvino_format.write_bfloat16(None, all_formats)  # type: ignore[arg-type]
 
 
-def test_an_answer_is_not_overwritten_by_the_next(all_formats: Path, learnt: Any) -> None:
+def test_an_answer_is_not_overwritten_by_the_next(all_formats: Path, trained: Any) -> None:
     predict = FORMATS["openvino"].load(all_formats)
-    first = predict(learnt[1][:1])["probabilities"]
+    first = predict(trained[1][:1])["probabilities"]
     kept = first.copy()
-    predict(learnt[1][1:2])
+    predict(trained[1][1:2])
     np.testing.assert_array_equal(first, kept)

@@ -33,9 +33,9 @@ def test_the_images_are_odd_and_of_every_kind() -> None:
 
     from PIL import Image
 
-    made = list(generated_images(60))
-    assert {kind for kind, _ in made} == set(KINDS)
-    sizes = {Image.open(io.BytesIO(content)).size for _, content in made}
+    encoded = list(generated_images(60))
+    assert {kind for kind, _ in encoded} == set(KINDS)
+    sizes = {Image.open(io.BytesIO(content)).size for _, content in encoded}
     assert len(sizes) > 50
     assert all(side % 2 for size in sizes for side in size)
 

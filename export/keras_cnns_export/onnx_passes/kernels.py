@@ -139,4 +139,4 @@ def _pads_zeros(graph: Graph, pad: Any) -> bool:
 
 
 def _node(operation: str, inputs: list[str], output: str, **attributes: Any) -> Any:
-    return helper.make_node(operation, inputs, [output], **attributes)
+    return helper.make_node(operation, inputs, [output], output, **attributes)
