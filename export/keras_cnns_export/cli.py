@@ -90,7 +90,7 @@ def export(
         bool, typer.Option("--trust", help="Run Python code that the model file contains.")
     ] = False,
 ) -> None:
-    """Publish a model as the next version of models/NAME, every format proven equal to Keras.
+    """Publish a model as the next version of models/NAME if every format agrees with Keras.
 
     TensorFlow Serving, Triton and keras-cnns-serve load the version, models/NAME/1, 2 ..., without
     changes. If a format fails or disagrees with Keras, nothing is published, and the error

@@ -2,9 +2,9 @@
 
 A format in float32 must agree in each probability to within `_TOLERANCE` and in the first class.
 The first class agrees if it is Keras' first class, or ties with it: Keras' own probabilities of the
-two differ by at most `_TOLERANCE`. A format in lower precision must keep `_MIN_KEPT`
-of the float32 top-1 accuracy (MLPerf's rule for inference) or, without labels, agree with Keras on
-that fraction of the images.
+two differ by at most `_TOLERANCE`. A format in lower precision must keep `_MIN_KEPT` of the float32
+top-1 accuracy (MLPerf's rule for inference) or, without labels, agree with Keras on that fraction
+of the images.
 
 A mixed-precision model is exported in float32, and the formats are compared with Keras in float32;
 the difference to the model's own answers is measured but not limited.

@@ -1,7 +1,7 @@
-"""Atomic publication of a version: a reader sees all of it or nothing.
+"""Publish a version atomically: a reader sees all of it or nothing.
 
 A version is written in `<model>/.partial-<unique>/version/`, flushed to the disk and renamed to
-`<model>/<next number>/`. Beside `version/` lies a file that its writer keeps locked: the system
+`<model>/<next number>/`. Beside `version/` is a file that its writer keeps locked: the system
 drops the lock when the process ends, however it ends, so a later export can distinguish what a
 dead export left from the work of a running one.
 

@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 
 from keras_cnns_export import ExportOptions, Quantization, export, export_run
-from keras_cnns_export.options import takes_options
 
 
 def test_changes_replace_options_and_leave_the_given_ones() -> None:
@@ -39,12 +38,3 @@ def test_help_shows_and_documents_every_option(function: Any) -> None:
     assert all(each.kind == inspect.Parameter.KEYWORD_ONLY for each in shown)
     documentation = inspect.getdoc(ExportOptions) or ""
     assert all(f"    {name}: " in documentation for name in fields)
-
-
-def test_a_function_of_no_other_argument_may_take_options() -> None:
-    @takes_options
-    def function(**changes: Any) -> ExportOptions:
-        return ExportOptions().replace(changes)
-
-    assert next(iter(inspect.signature(function).parameters)) == "labels"
-    assert function(calibrate=True).calibrate
