@@ -16,7 +16,7 @@ from keras_cnns_export.errors import ExportError
 from keras_cnns_export.graph import ServingGraph
 
 # Without a minimum, a model that is right about every image would get a temperature of 0.
-MIN_TEMPERATURE, MAX_TEMPERATURE = 0.1, 10.0
+_MIN_TEMPERATURE, MAX_TEMPERATURE = 0.1, 10.0
 
 
 def calibrate(graph: ServingGraph, batches: Iterable[Batch], split: str) -> Calibration:
@@ -59,11 +59,11 @@ def fit_temperature(logits: Array, classes: Array) -> float:
         expected = (softmax(logits * inverse, axis=1) * logits).sum(axis=1)
         return float((expected - true).mean())
 
-    low, high = 1 / MAX_TEMPERATURE, 1 / MIN_TEMPERATURE
+    low, high = 1 / MAX_TEMPERATURE, 1 / _MIN_TEMPERATURE
     if slope(low) >= 0:
         return MAX_TEMPERATURE
     if slope(high) <= 0:
-        return MIN_TEMPERATURE
+        return _MIN_TEMPERATURE
     return float(1 / brentq(slope, low, high))
 
 

@@ -18,10 +18,10 @@ from keras_cnns_export.formats.onnx_int8 import METHODS
 from keras_cnns_export.options import ExportOptions, Quantization
 from keras_cnns_export.publish import check_model_directory
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None)
+_app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
-@app.command(
+@_app.command(
     epilog="Example: keras-cnns train --recipe digits-resnet20 --run runs/first && "
     "keras-cnns export runs/first --to models/digits --outputs probabilities,cam --report"
 )
@@ -159,7 +159,7 @@ def main(arguments: list[str] | None = None, program: str = "keras-cnns export")
     """
     from keras_cnns.cli import run
 
-    return run(app, sys.argv[1:] if arguments is None else arguments, program)
+    return run(_app, sys.argv[1:] if arguments is None else arguments, program)
 
 
 def summary(version: Path) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from keras_cnns_export.errors import ExportError
 
 _FORMAT = 1  # the version of this contract; a reader refuses versions that it does not know
-MODEL_JSON = "model.json"
+_MODEL_JSON = "model.json"
 LABELS = "labels.txt"
 
 COLOURS = {1: "grey", 3: "RGB"}  # by the number of channels
@@ -182,7 +182,7 @@ class ModelJson:
             "files": {name: _checksum(version / name) for name in sorted(_files(version))},
         }
         text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-        (version / MODEL_JSON).write_text(text + "\n", encoding="utf-8")
+        (version / _MODEL_JSON).write_text(text + "\n", encoding="utf-8")
 
 
 def check_labels(labels: Sequence[str], classes: int) -> tuple[str, ...]:

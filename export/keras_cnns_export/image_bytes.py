@@ -36,11 +36,11 @@ def decode_batch(image_bytes: Any, preprocessing: Preprocessing) -> Any:
     height, width = preprocessing.size
     pixels = tf.TensorSpec((height, width, preprocessing.channels), tf.uint8)
     return tf.map_fn(
-        lambda content: decode(content, preprocessing), image_bytes, fn_output_signature=pixels
+        lambda content: _decode(content, preprocessing), image_bytes, fn_output_signature=pixels
     )
 
 
-def decode(content: Any, preprocessing: Preprocessing) -> Any:
+def _decode(content: Any, preprocessing: Preprocessing) -> Any:
     """Decode and preprocess one encoded image: string [] -> uint8 [H, W, C].
 
     Raises:
@@ -80,7 +80,7 @@ def _decode_jpeg(content: Any) -> Any:
 def _decode_png(content: Any) -> Any:
     is_png = tf.strings.substr(content, 0, len(_PNG)) == _PNG
     _require(is_png, "the bytes are neither a JPEG nor a PNG")
-    orientation = png_orientation(content)
+    orientation = _png_orientation(content)
     _require(
         (orientation > 0) | ~_contains(content, f"{_TURNED_BY_XMP}|{_UNREADABLE}"),
         "the PNG's orientation is in XMP or text, not in EXIF; rotate its pixels",
@@ -98,7 +98,7 @@ def _orientation_from(data: "_Bytes", segment: Any) -> Any:
     return tf.where(data.begins(segment, _EXIF), data.orientation(segment + 10), 0)
 
 
-def png_orientation(content: Any) -> Any:
+def _png_orientation(content: Any) -> Any:
     """Return the orientation in a PNG's EXIF data: string [] -> int32 [], 0 if there is none."""
 
     def search() -> Any:

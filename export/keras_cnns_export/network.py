@@ -32,7 +32,7 @@ from keras_cnns.models.heads import (
 from keras_cnns_export.contract import COLOURS
 from keras_cnns_export.errors import ExportError, check_names, in_one_line
 
-TOP_K = 5  # classes in the output `top_k`, if the model has as many
+_TOP_K = 5  # classes in the output `top_k`, if the model has as many
 
 
 def load_model(path: str | os.PathLike[str], *, trust: bool = False) -> Any:
@@ -274,7 +274,7 @@ def with_outputs(network: Any, outputs: Sequence[str], temperature: float | None
     return keras.Model(network.inputs, tensors, name=network.name)
 
 
-class ClassActivationMap(layers.Layer):
+class _ClassActivationMap(layers.Layer):
     """The class activation map of the most probable class (Zhou et al. 2016, equation 2), unscaled.
 
     The average pool is linear in the feature map, so the class's weights applied at every position
@@ -330,7 +330,7 @@ class _Heads:
 
     def top_k(self) -> dict[str, Any]:
         """Return the k most probable classes, [N, k] each, in descending order; k = min(5, K)."""
-        values, indices = ops.top_k(self.scores, min(TOP_K, self.scores.shape[-1]))
+        values, indices = ops.top_k(self.scores, min(_TOP_K, self.scores.shape[-1]))
         return {"top_k_indices": ops.cast(indices, "int32"), "top_k_probabilities": values}
 
     def features(self) -> dict[str, Any]:
@@ -346,7 +346,7 @@ class _Heads:
                 f"{self.name} has no cam: its classifier reads {pool.name}, and a class "
                 "activation map needs a global average pool there"
             )
-        return {"cam": ClassActivationMap(dense, name="cam")(feature_map, self.scores)}
+        return {"cam": _ClassActivationMap(dense, name="cam")(feature_map, self.scores)}
 
     def auxiliary(self, name: str) -> dict[str, Any]:
         """Return an auxiliary classifier's probabilities [N, K]."""

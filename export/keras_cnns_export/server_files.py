@@ -8,8 +8,8 @@ from typing import Any
 
 from keras_cnns_export.contract import LABELS, ModelJson, TensorSpec
 
-CONFIG = "config.pbtxt"
-MANIFEST = "inference-service.yaml"
+_CONFIG = "config.pbtxt"
+_MANIFEST = "inference-service.yaml"
 _MAX_BATCH_SIZE = 64  # images that Triton joins into one call
 _QUEUE_DELAY = 1000  # microseconds that the first image of a batch waits for others
 _MAX_NAME = 63  # characters of a DNS label (RFC 1035)
@@ -23,11 +23,11 @@ def server_files(
     files: dict[str, str] = {}
     if "onnx" in content.formats:
         files[LABELS] = "".join(f"{label}\n" for label in labels)
-        files[CONFIG] = triton_config(
+        files[_CONFIG] = triton_config(
             content.name, content.inputs, content.outputs, content.formats
         )
     if kserve:
-        files[MANIFEST] = kserve_manifest(content.name, content.formats, storage_uri)
+        files[_MANIFEST] = kserve_manifest(content.name, content.formats, storage_uri)
     return files
 
 

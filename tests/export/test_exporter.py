@@ -14,7 +14,7 @@ import pytest
 from keras import layers
 
 from keras_cnns import training
-from keras_cnns_export import ExportError, export, export_run
+from keras_cnns_export import ExportError, ExportOptions, export, export_run
 from keras_cnns_export.cli import summary
 from keras_cnns_export.formats import FORMATS, Format
 
@@ -246,6 +246,17 @@ def test_a_run_is_exported_with_its_labels_and_compared_on_its_validation_split(
     assert content["metrics"] == {"split": "test", "samples": 364, "accuracy": 0.25}
     labels = (version / "labels.txt").read_text(encoding="utf-8")
     assert labels == (finished_run / "labels.txt").read_text(encoding="utf-8")
+
+
+def test_options_replace_what_is_read_from_a_run(finished_run: Path, tmp_path: Path) -> None:
+    images = np.zeros((3, 16, 16, 1), np.uint8)
+    labels = [f"number {number}" for number in range(10)]
+    options = ExportOptions(formats=("onnx",), labels=labels)
+    version = export_run(finished_run, tmp_path / "digits", options, samples=("few", images))
+    content = read(version)
+    assert (content["parity"]["split"], content["parity"]["samples"]) == ("few", 3)
+    assert content["model"]["architecture"] == "resnet20"
+    assert (version / "labels.txt").read_text(encoding="utf-8").splitlines() == labels
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:

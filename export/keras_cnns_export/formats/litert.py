@@ -12,8 +12,8 @@ from keras_cnns_export.batches import Array, Predict
 if TYPE_CHECKING:
     from keras_cnns_export.graph import Source
 
-PATH = "model.tflite"
-FILES = (PATH,)
+_PATH = "model.tflite"
+FILES = (_PATH,)
 
 
 def write(source: "Source", version: Path) -> dict[str, Any]:
@@ -21,8 +21,8 @@ def write(source: "Source", version: Path) -> dict[str, Any]:
     from keras_cnns_export.graph import export_by_keras
 
     with _silent():
-        export_by_keras(source.graph, version / PATH, "litert")
-    return {"path": PATH}
+        export_by_keras(source.graph, version / _PATH, "litert")
+    return {"path": _PATH}
 
 
 def load(version: Path) -> Predict:
@@ -30,7 +30,7 @@ def load(version: Path) -> Predict:
     from ai_edge_litert.interpreter import Interpreter
 
     with _silent():
-        interpreter = Interpreter(str(version / PATH), num_threads=available_cores())
+        interpreter = Interpreter(str(version / _PATH), num_threads=available_cores())
         run = interpreter.get_signature_runner()
     (name,) = run.get_input_details()
 

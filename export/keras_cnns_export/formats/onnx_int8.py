@@ -26,8 +26,8 @@ from keras_cnns_export.formats import onnx as float_onnx
 if TYPE_CHECKING:
     from keras_cnns_export.graph import Source
 
-PATH = "model.int8.onnx"
-FILES = (PATH,)
+_PATH = "model.int8.onnx"
+FILES = (_PATH,)
 # The ranges are the extremes, or cut outliers off (by KL divergence; at 99.999 % of the values).
 METHODS = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
 _POOLS = ("MaxPool", "AveragePool", "GlobalAveragePool")
@@ -52,10 +52,10 @@ def write(source: "Source", version: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="keras-cnns-") as directory:
         quantizer = _Quantizer(version / float_onnx.PATH, images, source, Path(directory))
         sensitive = _sensitive_nodes(quantizer, images, labels)
-        quantizer.save(version / PATH, exclude=sensitive)
-    checker.check_model(version / PATH, full_check=True)
+        quantizer.save(version / _PATH, exclude=sensitive)
+    checker.check_model(version / _PATH, full_check=True)
     return {
-        "path": PATH,
+        "path": _PATH,
         "calibration": {"method": quantization.method, "samples": len(images)},
         "float_nodes": [*quantizer.always_float, *sensitive],
     }
@@ -63,7 +63,7 @@ def write(source: "Source", version: Path) -> dict[str, Any]:
 
 def load(version: Path) -> Predict:
     """Load the file in ONNX Runtime on the CPU: images uint8 [N, H, W, C] -> named outputs."""
-    return float_onnx.load_file(version / PATH)
+    return float_onnx.load_file(version / _PATH)
 
 
 class _Quantizer:

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from keras_cnns_export.graph import Source
 
 PATH = "openvino/model.xml"
-INT8_PATH = "openvino/model.int8.xml"
+_INT8_PATH = "openvino/model.int8.xml"
 FILES = (PATH, "openvino/model.bin")
-INT8_FILES = (INT8_PATH, "openvino/model.int8.bin")
+INT8_FILES = (_INT8_PATH, "openvino/model.int8.bin")
 # The ranges are each image's extremes, or contain 99.99 % of its values, averaged over the images.
-METHODS = {"minmax": "MEAN_MINMAX", "percentile": "MEAN_QUANTILE"}
+_METHODS = {"minmax": "MEAN_MINMAX", "percentile": "MEAN_QUANTILE"}
 _HINTS = {"float32": "f32", "bfloat16": "bf16"}
 
 
@@ -71,12 +71,12 @@ def write_int8(source: "Source", version: Path) -> dict[str, Any]:
     # Not nncf.set_log_level, which changes the level of every log handler of the process.
     logging.getLogger("nncf").setLevel(logging.ERROR)
     method = source.quantization.method
-    check_names("method of calibration", [method], METHODS)
+    check_names("method of calibration", [method], _METHODS)
     images, _ = first(source.training_batches(), source.quantization.samples)
     (name,) = (spec.name for spec in source.graph.inputs)
     model = openvino.Core().read_model(version / PATH)
     one_by_one = nncf.Dataset([{name: images[index : index + 1]} for index in range(len(images))])
-    estimator = getattr(RangeEstimatorParametersSet, METHODS[method])
+    estimator = getattr(RangeEstimatorParametersSet, _METHODS[method])
     with contextlib.redirect_stdout(io.StringIO()):  # progress bars
         quantized = nncf.quantize(
             model,
@@ -87,9 +87,9 @@ def write_int8(source: "Source", version: Path) -> dict[str, Any]:
                 activations_range_estimator_params=estimator
             ),
         )
-    openvino.save_model(quantized, version / INT8_PATH, compress_to_fp16=False)
+    openvino.save_model(quantized, version / _INT8_PATH, compress_to_fp16=False)
     calibration = {"method": method, "samples": len(images)}
-    return {"path": INT8_PATH, "calibration": calibration}
+    return {"path": _INT8_PATH, "calibration": calibration}
 
 
 def load(version: Path, path: str = PATH, precision: str = "float32") -> Predict:
@@ -121,4 +121,4 @@ def load_bfloat16(version: Path) -> Predict:
 
 def load_int8(version: Path) -> Predict:
     """Load the int8 file; operations that it has in floating point are computed in float32."""
-    return load(version, INT8_PATH)
+    return load(version, _INT8_PATH)

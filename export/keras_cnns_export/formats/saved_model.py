@@ -29,9 +29,9 @@ from keras_cnns_export.errors import DISK_ERRORS
 if TYPE_CHECKING:
     from keras_cnns_export.graph import Source
 
-PATH = "saved_model.pb"
+_PATH = "saved_model.pb"
 WARMUP_PATH = "assets.extra/tf_serving_warmup_requests"
-FILES = (PATH, "fingerprint.pb", "variables/*", "assets/*", "assets.extra/*")
+FILES = (_PATH, "fingerprint.pb", "variables/*", "assets/*", "assets.extra/*")
 _CLASSIFY_METHOD = "tensorflow/serving/classify"
 # Field numbers of prediction_log.proto, predict.proto and model.proto in tensorflow_serving/apis,
 # and of a map's entry, which protobuf encodes as a message of key 1 and value 2.
@@ -58,7 +58,7 @@ def write(source: "Source", version: Path) -> dict[str, Any]:
         tf.saved_model.save(module, str(version), functions)
         _set_method(version, "classify", _CLASSIFY_METHOD)
         _write_warmup(source, version)
-    return {"path": PATH, "signatures": list(functions)}
+    return {"path": _PATH, "signatures": list(functions)}
 
 
 def load(version: Path) -> Predict:
@@ -125,7 +125,7 @@ def _set_method(version: Path, signature: str, method: str) -> None:
     """Set the call that a signature is for: TensorFlow writes `predict` for all of them."""
     from tensorflow.core.protobuf import saved_model_pb2
 
-    path = version / PATH
+    path = version / _PATH
     model = saved_model_pb2.SavedModel.FromString(path.read_bytes())
     model.meta_graphs[0].signature_def[signature].method_name = method
     path.write_bytes(model.SerializeToString(deterministic=True))
