@@ -1,6 +1,7 @@
-"""Keras' private API: every use of it is a function of this file, so that an upgrade is one check.
+"""Every use of Keras' private API: attributes of its objects that begin with an underscore.
 
-pyproject.toml states the versions of Keras that are tested.
+They may change in any release of Keras, so that `pyproject.toml` states the tested versions. Each
+function names the private attribute that it uses, and the public one that is missing.
 """
 
 from collections.abc import Callable

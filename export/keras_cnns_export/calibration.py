@@ -74,7 +74,7 @@ def expected_calibration_error(probabilities: Array, classes: Array) -> float:
         probabilities: [N, K].
         classes: the true classes, int [N].
     """
-    from keras_cnns.report.predictions import calibrate as reliability_bins
+    from keras_cnns.report.metrics import reliability_bins
 
     is_correct = probabilities.argmax(axis=1) == classes
     return float(reliability_bins(probabilities.max(axis=1), is_correct).error)

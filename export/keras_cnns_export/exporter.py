@@ -110,7 +110,7 @@ def _export_run(
     test = run.results().get("test")
     of_run = {
         "labels": run.labels,
-        "preprocessing": data.preprocessing(),
+        "preprocessing": data.preprocessing().to_dict(),
         "samples": (data.validation_split, validation),
         "training_samples": shuffled_split(splits, data.train_split),
         "architecture": run.recipe.model.name,

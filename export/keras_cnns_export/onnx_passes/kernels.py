@@ -47,7 +47,7 @@ def subsample_by_convolution(graph: Graph, node: Any) -> bool:
     """Compute the option A shortcut (He et al. 2015) with one convolution.
 
     The shortcut takes every second pixel, by an average over windows of one pixel
-    (`keras_cnns.models.convolution.subsample`), and pads the channels with zeros. The kernel is the
+    (`keras_cnns.models.cpu_kernels.subsample`), and pads the channels with zeros. The kernel is the
     identity; the convolution stays in the blocked layout, and the following sum is fused into it.
     """
     before = graph.producer(node.input[0]) if node.op_type == "Pad" else None
