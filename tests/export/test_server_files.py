@@ -56,7 +56,7 @@ def test_the_manifest_names_what_serves_it(
     assert manifest == json.loads(text)
     assert manifest["apiVersion"] == "serving.kserve.io/v1beta1"
     assert manifest["kind"] == "InferenceService"
-    assert manifest["metadata"]["name"] == "my-tiny-2"
+    assert manifest["metadata"]["name"] == "my-net-2"
     model = manifest["spec"]["predictor"]["model"]
     given = model["modelFormat"]["name"], model["protocolVersion"], model["storageUri"]
     assert given == expected
@@ -69,7 +69,7 @@ LONG = "3d-" + "a" * 59 + "-b"
     ("name", "expected"),
     [
         ("digits", "digits"),
-        ("My_Net.2", "my-tiny-2"),
+        ("My_Net.2", "my-net-2"),
         ("3d-shapes", "model-3d-shapes"),
         ("a" * 63, "a" * 63),
         ("ends-", "ends"),
