@@ -39,7 +39,7 @@ from keras_cnns.report import run_report
 from keras_cnns.training import Run, evaluate, train
 from keras_cnns.training.dry_run import estimate
 from keras_cnns.training.lr_finder import find_learning_rate
-from keras_cnns_export.samples import shuffled_split
+from keras_cnns_export.batches import shuffled_split
 
 SPLITS = ("train", "validation", "test")
 CLASSES = ("cat", "dog")

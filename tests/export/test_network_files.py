@@ -8,7 +8,7 @@ import pytest
 from keras import layers
 
 from keras_cnns_export import ExportError, export
-from keras_cnns_export.model_file import load_model
+from keras_cnns_export.network import load_model
 
 
 def saved(path: Path, *, trap: str) -> Path:
@@ -22,12 +22,14 @@ def saved(path: Path, *, trap: str) -> Path:
     return path
 
 
-def test_a_file_is_as_good_as_the_model(net: Any, split: Any, tmp_path: Path) -> None:
-    net.save(tmp_path / "net.keras")
-    loaded = load_model(tmp_path / "net.keras")
+def test_a_file_is_as_good_as_the_model(tiny: Any, split: Any, tmp_path: Path) -> None:
+    tiny.save(tmp_path / "tiny.keras")
+    loaded = load_model(tmp_path / "tiny.keras")
     images = split[0][:3].astype("float32")
-    np.testing.assert_array_equal(loaded.predict(images, verbose=0), net.predict(images, verbose=0))
-    version = export(tmp_path / "net.keras", tmp_path / "models" / "net", formats=("onnx",))
+    np.testing.assert_array_equal(
+        loaded.predict(images, verbose=0), tiny.predict(images, verbose=0)
+    )
+    version = export(tmp_path / "tiny.keras", tmp_path / "models" / "tiny", formats=("onnx",))
     labels = (version / "labels.txt").read_text().split()
     assert labels == ["0", "1", "2", "3", "4"]  # no labels were given: the classes' numbers
 
@@ -43,15 +45,15 @@ def test_code_in_a_file_is_run_only_if_trusted(tmp_path: Path) -> None:
     assert trap.exists()
 
 
-def test_other_files_are_refused_in_one_line(net: Any, tmp_path: Path) -> None:
+def test_other_files_are_refused_in_one_line(tiny: Any, tmp_path: Path) -> None:
     (tmp_path / "text.keras").write_text("no model")
     with zipfile.ZipFile(tmp_path / "empty.keras", "w"):
         pass
-    net.save_weights(tmp_path / "net.weights.h5")
+    tiny.save_weights(tmp_path / "tiny.weights.h5")
     for name, message in {
         "absent.keras": "there is no file",
         "text.keras": "is no .keras file",
-        "net.weights.h5": "is no .keras file",
+        "tiny.weights.h5": "is no .keras file",
         "empty.keras": "cannot load",
     }.items():
         with pytest.raises(ExportError, match=message) as caught:

@@ -1,3 +1,4 @@
+import json
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +9,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from keras_cnns_export.contract import TensorSpec
-from keras_cnns_export.triton import kserve_manifest, resource_name, triton_config
+from keras_cnns_export.server_files import kserve_manifest, resource_name, triton_config
 
 IMAGES = TensorSpec("images", "uint8", (None, 32, 30, 3))
 OUTPUTS = (
@@ -52,6 +53,7 @@ def test_the_manifest_names_what_serves_it(
 ) -> None:
     text = kserve_manifest("My_Net.2", dict.fromkeys(formats), uri)
     manifest: dict[str, Any] = yaml.safe_load(text)
+    assert manifest == json.loads(text)
     assert manifest["apiVersion"] == "serving.kserve.io/v1beta1"
     assert manifest["kind"] == "InferenceService"
     assert manifest["metadata"]["name"] == "my-net-2"

@@ -1,77 +1,70 @@
-"""The table of formats, by their names in `formats=` and model.json: a row and a file for each.
+"""The table of formats, by their names in `formats=` and model.json: one file for each engine's.
 
 Each file writes into a version's directory and loads what it wrote as a function from images to
 named outputs, so that one loop compares all formats with Keras.
 """
 
 import dataclasses
+import functools
 import importlib.util
+import statistics
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from keras_cnns_export import litert, onnx_int8, onnx_model, openvino_ir, saved_model
+from keras_cnns_export.batches import Array, Predict
 from keras_cnns_export.errors import ExportError, check_names
-from keras_cnns_export.source import Source
+from keras_cnns_export.formats import litert, onnx, onnx_int8, openvino, saved_model
 
 if TYPE_CHECKING:
-    from keras_cnns_export.graph import Predict
+    from keras_cnns_export.graph import Source
+
+_TIMED_RUNS, _TIMED_SECONDS = 20, 1.0  # timing ends at the first of both limits
 
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-    """How one format is written and read back."""
+    """How one format is written and loaded."""
 
-    write: Callable[[Source, Path], dict[str, Any]]  # into the version; returns model.json's entry
-    load: Callable[[Path], "Predict"]  # from the version's directory
-    files: tuple[str, ...]  # patterns of its files, relative to the version's directory
+    write: Callable[
+        ["Source", Path], dict[str, Any]
+    ]  # into the version; returns model.json's entry
+    load: Callable[[Path], Predict]  # from the version's directory
+    files: tuple[str, ...]  # glob patterns relative to the version's directory
     engine: str  # what runs it: "onnxruntime", "openvino", "tensorflow" or "litert"
-    precision: str = "float32"  # or "bfloat16", "int8"; decides how near to Keras it must come
-    requires: tuple[str, ...] = ()  # formats that are written before it, since it reads their files
-    packages: tuple[str, ...] = ()  # import names of what does not come with this distribution
-    extra: str = ""  # the optional extra that brings them
+    precision: str = "float32"  # or "bfloat16", "int8"; decides how close to Keras it must be
+    requires: tuple[str, ...] = ()  # formats that are written before it, because it reads them
+    packages: tuple[str, ...] = ()  # import names of packages that come with an optional extra
+    extra: str = ""  # the optional extra
 
 
-FORMATS = {
+_openvino = functools.partial(Format, engine="openvino", packages=("openvino",), extra="openvino")
+_on_openvino = functools.partial(_openvino, requires=("openvino",))
+
+FORMATS: dict[str, Format] = {
     "saved_model": Format(saved_model.write, saved_model.load, saved_model.FILES, "tensorflow"),
-    "onnx": Format(onnx_model.write, onnx_model.load, onnx_model.FILES, "onnxruntime"),
+    "onnx": Format(onnx.write, onnx.load, onnx.FILES, "onnxruntime"),
     "onnx_int8": Format(
         onnx_int8.write, onnx_int8.load, onnx_int8.FILES, "onnxruntime", "int8", ("onnx",)
     ),
-    "openvino": Format(
-        openvino_ir.write,
-        openvino_ir.load,
-        openvino_ir.FILES,
-        "openvino",
-        packages=openvino_ir.PACKAGES,
-        extra="openvino",
+    "openvino": _openvino(openvino.write, openvino.load, openvino.FILES),
+    "openvino_bfloat16": _on_openvino(
+        openvino.write_bfloat16, openvino.load_bfloat16, openvino.FILES, precision="bfloat16"
     ),
-    "openvino_bfloat16": Format(
-        openvino_ir.write_bfloat16,
-        openvino_ir.load_bfloat16,
-        openvino_ir.FILES,
-        "openvino",
-        "bfloat16",
-        ("openvino",),
-        openvino_ir.PACKAGES,
-        "openvino",
-    ),
-    "openvino_int8": Format(
-        openvino_ir.write_int8,
-        openvino_ir.load_int8,
-        openvino_ir.INT8_FILES,
-        "openvino",
-        "int8",
-        ("openvino",),
-        openvino_ir.INT8_PACKAGES,
-        "openvino",
+    "openvino_int8": _on_openvino(
+        openvino.write_int8,
+        openvino.load_int8,
+        openvino.INT8_FILES,
+        precision="int8",
+        packages=("openvino", "nncf"),
     ),
     "litert": Format(
         litert.write,
         litert.load,
         litert.FILES,
         "litert",
-        packages=litert.PACKAGES,
+        packages=("ai_edge_litert",),
         extra="litert",
     ),
 }
@@ -106,7 +99,7 @@ def in_order(names: Iterable[str]) -> list[str]:
 
 
 def leave_out(failed: str, names: Iterable[str]) -> str:
-    """Return how to export without a format that failed; "" if no requested one is left.
+    """Return how to export without a format that failed; "" if no requested format is left.
 
     Args:
         failed: the format's name.
@@ -122,3 +115,19 @@ def size_of(name: str, version: Path) -> int:
     """Return the size in bytes of all files of a format in a version."""
     files = {path for pattern in FORMATS[name].files for path in version.glob(pattern)}
     return sum(path.stat().st_size for path in files)
+
+
+def median_milliseconds(predict: Predict, image: Array) -> float:
+    """Return the median time of `predict(image)` in ms, after a first call that is not timed.
+
+    Args:
+        predict: a loaded format.
+        image: one image, uint8 [1, H, W, C].
+    """
+    predict(image)
+    times: list[float] = []
+    while len(times) < _TIMED_RUNS and sum(times) < _TIMED_SECONDS:
+        begin = time.perf_counter()
+        predict(image)
+        times.append(time.perf_counter() - begin)
+    return round(statistics.median(times) * 1000, 3)

@@ -5,13 +5,13 @@ import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
-from keras_cnns_export.warmup import PATH, field
+from keras_cnns_export.formats.saved_model import WARMUP_PATH, field
 
 
 def test_the_classes_of_tensorflow_serving_read_the_requests(version: Path) -> None:
     model = tf.saved_model.load(str(version))
     asked: dict[str, Any] = {}
-    for record in tf.data.TFRecordDataset(str(version / PATH)):
+    for record in tf.data.TFRecordDataset(str(version / WARMUP_PATH)):
         log = prediction_log_pb2.PredictionLog.FromString(record.numpy())
         assert log.WhichOneof("log_type") == "predict_log"
         request = log.predict_log.request

@@ -8,7 +8,8 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from keras_cnns_export import ExportError, export, onnx_model
+from keras_cnns_export import ExportError, export
+from keras_cnns_export.formats import onnx as float_onnx
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +52,9 @@ class Foreign(keras.layers.Layer):
 
 
 def test_an_operation_without_a_form_in_onnx_is_an_error(
-    tmp_path: Path, tiny_net: Any, labels: tuple[str, ...]
+    tmp_path: Path, build_tiny: Any, labels: tuple[str, ...]
 ) -> None:
-    model = tiny_net(head=lambda x: layers.Softmax()(Foreign()(layers.Dense(5)(x))))
+    model = build_tiny(head=lambda x: layers.Softmax()(Foreign()(layers.Dense(5)(x))))
     with pytest.raises(ExportError, match=r"cannot become ONNX at opset 17: .*Betainc"):
         export(model, tmp_path / "tiny", labels=labels)
     assert list(tmp_path.iterdir()) == []
@@ -61,10 +62,10 @@ def test_an_operation_without_a_form_in_onnx_is_an_error(
 
 @pytest.mark.parametrize("opset", [12, 19])
 def test_an_opset_that_the_converter_does_not_know_is_an_error(
-    opset: int, tmp_path: Path, net: Any, labels: tuple[str, ...]
+    opset: int, tmp_path: Path, tiny: Any, labels: tuple[str, ...]
 ) -> None:
     with pytest.raises(ExportError, match=f"opset {opset}: it must be from 13 to 18"):
-        export(net, tmp_path / "tiny", labels=labels, opset=opset, formats=("onnx",))
+        export(tiny, tmp_path / "tiny", labels=labels, opset=opset, formats=("onnx",))
 
 
 def test_the_converters_logger_is_left_as_it_was(version: Path) -> None:
@@ -72,7 +73,7 @@ def test_the_converters_logger_is_left_as_it_was(version: Path) -> None:
 
     logger = logging.getLogger("probe")
     logger.setLevel(logging.INFO)
-    with onnx_model._errors_of("probe") as errors:
+    with float_onnx._errors_of("probe") as errors:
         logger.info("chatter")
         logger.error("Tensorflow op %s is not supported", "X")
     assert errors == ["Tensorflow op X is not supported"]
@@ -91,4 +92,4 @@ def test_external_data_may_not_leave_the_directory(
     tensor.external_data.add(key="location", value=location)
     (tmp_path / "model.onnx").write_bytes(changed.SerializeToString())
     with pytest.raises(ExportError, match="outside of its directory"):
-        onnx_model.load(tmp_path)
+        float_onnx.load(tmp_path)

@@ -1,8 +1,8 @@
-"""ONNX, by tf2onnx: what ONNX Runtime and keras-cnns-serve load.
+"""ONNX, by tf2onnx: the format that ONNX Runtime and keras-cnns-serve load.
 
-Names are the serving graph's, the batch dimension is `N`, and `metadata_props` has the labels and
-the preprocessing as JSON. Opset 17 leaves the cleanest graph: 18 turns the global average pool
-into a ReduceMean with one Transpose more.
+The names are the serving graph's, the batch dimension is `N`, and `metadata_props` has the labels
+and the preprocessing as JSON. Opset 17 gives the cleanest graph: 18 turns the global average pool
+into a ReduceMean with an additional Transpose.
 """
 
 import contextlib
@@ -13,31 +13,31 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from keras_cnns_export.batches import Array, Predict
 from keras_cnns_export.errors import ExportError, in_one_line
-from keras_cnns_export.source import Source
 
 if TYPE_CHECKING:
-    from keras_cnns_export.graph import Array, Predict, ServingGraph
+    from keras_cnns_export.graph import ServingGraph, Source
 
 PATH = "model.onnx"
 FILES = (PATH,)
-OPSETS = range(13, 19)  # tf2onnx ends at 18
+_OPSETS = range(13, 19)  # tf2onnx ends at 18
 
 
-def write(source: Source, version: Path) -> dict[str, Any]:
-    """Write `version`/model.onnx; returns its entry in model.json.
+def write(source: "Source", version: Path) -> dict[str, Any]:
+    """Write `version`/model.onnx; return its entry in model.json.
 
     Raises:
         ExportError: ONNX has no form for one of the network's operations.
     """
     opset = source.opset
-    if opset not in OPSETS:
-        raise ExportError(f"opset {opset}: it must be from {OPSETS[0]} to {OPSETS[-1]}")
+    if opset not in _OPSETS:
+        raise ExportError(f"opset {opset}: it must be from {_OPSETS[0]} to {_OPSETS[-1]}")
     import onnx
 
-    from keras_cnns_export.onnx_graph import simplify
+    from keras_cnns_export.onnx_passes import simplify
 
-    model = _convert(source.graph, opset)
+    model = convert(source.graph, opset)
     simplify(model)
     for tensor in (*model.graph.input, *model.graph.output):
         tensor.type.tensor_type.shape.dim[0].dim_param = "N"
@@ -57,48 +57,54 @@ def write(source: Source, version: Path) -> dict[str, Any]:
     return {"path": PATH, "opset": opset}
 
 
-def load(version: Path) -> "Predict":
-    """The written file in ONNX Runtime on the CPU: images uint8 [N, H, W, C] -> named outputs."""
-    return session(version / PATH)
+def load(version: Path) -> Predict:
+    """Load the file in ONNX Runtime on the CPU: images uint8 [N, H, W, C] -> named outputs."""
+    return load_file(version / PATH)
 
 
-def session(path: Path) -> "Predict":
-    """Any exported ONNX file, as `load` gives it."""
+def load_file(path: Path) -> Predict:
+    """Load any exported ONNX file, as `load` does.
+
+    Raises:
+        ExportError: the file reads weights from outside its directory.
+    """
     import onnxruntime
 
-    check_external_data(path)
+    _check_external_data(path)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     (image_input,) = session.get_inputs()
 
-    def predict(images: "Array") -> "Mapping[str, Array]":
+    def predict(images: Array) -> Mapping[str, Array]:
         results = session.run(names, {image_input.name: images})
         return dict(zip(names, results, strict=True))
 
     return predict
 
 
-def check_external_data(path: Path) -> None:
-    """Raise `ExportError` if an ONNX file takes weights from outside of its directory."""
+def _check_external_data(path: Path) -> None:
     import onnx
 
     directory = path.parent.resolve()
     for tensor in onnx.load(path, load_external_data=False).graph.initializer:
         for entry in tensor.external_data:
-            if entry.key == "location":
-                target = (directory / entry.value).resolve()
-                if not target.is_relative_to(directory):
-                    raise ExportError(
-                        f"{path.name} takes {tensor.name} from {entry.value!r}, outside of its "
-                        "directory; external data must lie beside the file"
-                    )
+            target = (directory / entry.value).resolve()
+            if entry.key == "location" and not target.is_relative_to(directory):
+                raise ExportError(
+                    f"{path.name} takes {tensor.name} from {entry.value!r}, outside of its "
+                    "directory; external data must lie beside the file"
+                )
 
 
-def _convert(graph: "ServingGraph", opset: int) -> Any:
-    """The onnx.ModelProto of the serving function."""
+def convert(graph: "ServingGraph", opset: int) -> Any:
+    """Return the serving function as an onnx.ModelProto, before the passes.
+
+    Raises:
+        ExportError: tf2onnx has no rule for one of the operations.
+    """
     import tf2onnx
 
-    from keras_cnns_export import onnx_operations  # noqa: F401  registers its rules
+    from keras_cnns_export.onnx_passes import operations  # noqa: F401  registers its rules
 
     with _errors_of("tf2onnx") as errors:
         signature = graph.function.input_signature
@@ -110,7 +116,7 @@ def _convert(graph: "ServingGraph", opset: int) -> Any:
 
 @contextlib.contextmanager
 def _errors_of(logger: str) -> Iterator[list[str]]:
-    """Collect the errors that a library logs instead of raising them, and mute its chatter."""
+    """Collect the errors that a library logs instead of raising them, and mute its other logs."""
     errors: list[str] = []
 
     class Collect(logging.Handler):

@@ -1,44 +1,46 @@
-"""The images that formats are compared on: a split's, or made ones, in batches of mixed sizes."""
+"""Batches of images: those that formats are compared on and calibrated with."""
 
 import pickle
 import tempfile
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from keras_cnns_export.errors import ExportError
-from keras_cnns_export.graph import Array
 
 if TYPE_CHECKING:
     from keras_cnns.data import Splits
 
-GENERATED = "generated"  # the split's name where the images are made here
-BATCH_SIZE = 64
-MIXED_SIZES = (1, 3, BATCH_SIZE)  # of the first batches; a graph of a fixed N fails on them
-MEMORY_LIMIT = 2**29  # bytes of kept batches; more of them are kept in a temporary file
-
+Array = np.ndarray[Any, Any]
 Batch = tuple[Array, Array | None]  # images uint8 [N, H, W, C], true classes int [N] or None
+Predict = Callable[[Array], Mapping[str, Array]]  # images uint8 [N, H, W, C] -> named outputs
+
+GENERATED = "generated"  # the split's name if the images are generated here
+BATCH_SIZE = 64
+_FIRST_SIZES = (1, 3)  # of the first batches; a graph with a fixed N fails on them
+MEMORY_LIMIT = 2**29  # bytes; cached batches beyond it are written to a temporary file
 
 
-def generated_batches(shape: tuple[int, int, int], samples: int = 256) -> Iterator[Batch]:
-    """Images for a model that comes without any: noise, half of it in coarse patches."""
+def generated_batches(shape: tuple[int, int, int], count: int = 256) -> Iterator[Batch]:
+    """Yield `count` images of `shape` (H, W, C) without classes: noise, every second one coarse."""
     random = np.random.default_rng(0)
     height, width, channels = shape
-    for start in range(0, samples, BATCH_SIZE):
-        count = min(BATCH_SIZE, samples - start)
-        images = random.integers(0, 256, (count, height, width, channels), np.uint8)
+    for start in range(0, count, BATCH_SIZE):
+        size = min(BATCH_SIZE, count - start)
+        images = random.integers(0, 256, (size, height, width, channels), np.uint8)
         coarse = images[::2, : -(-height // 8), : -(-width // 8)]
         images[::2] = coarse.repeat(8, axis=1).repeat(8, axis=2)[:, :height, :width]
         yield images, None
 
 
 def batches_of(data: Any, shape: tuple[int, int, int]) -> Iterator[Batch]:
-    """Yield batches of images [N, H, W, C], of a tuple (images, labels), or of such batches.
+    """Yield batches of images [N, H, W, C], of a tuple (images, classes), or of such batches.
 
     Raises:
-        ExportError: the images are not uint8 of the model's `shape` (H, W, C).
+        ExportError: the images are not uint8 of the model's `shape` (H, W, C), or the classes are
+            not one number for each image.
     """
     if isinstance(data, np.ndarray):
         data = (data, None)
@@ -57,15 +59,35 @@ def batches_of(data: Any, shape: tuple[int, int, int]) -> Iterator[Batch]:
         yield images, labels
 
 
-class Kept:
-    """Batches that several readers iterate over, and that come from their source only once.
+def _sliced(images: Array, labels: Array | None) -> Iterator[Batch]:
+    if labels is not None and len(labels) != len(images):
+        raise ExportError(f"samples have {len(images)} images and {len(labels)} true classes")
+    for start in range(0, len(images), BATCH_SIZE):
+        rows = slice(start, start + BATCH_SIZE)
+        yield images[rows], None if labels is None else labels[rows]
 
-    A batch is asked of the source when the first reader comes to it. All batches are kept in memory
-    or, beyond `MEMORY_LIMIT`, in a temporary file, which disappears with this object.
+
+def shuffled_split(splits: "Splits", split: str) -> Iterator[Batch]:
+    """Yield the batches of a run's split in a fixed order that mixes the classes.
+
+    A folder is sorted by class, and int8 formats take their ranges from the first images. The split
+    is opened when the first batch is requested. Unless the data set is checked as a whole, only
+    the requested images and a few batches ahead of them are decoded.
+
+    Raises:
+        ValueError: there is no such data set or split, or the split is empty.
+    """
+    yield from splits.open(split, batch_size=BATCH_SIZE, seed=0, in_memory=False)
+
+
+class CachedBatches:
+    """Batches that are read from their source once and can be iterated over several times.
+
+    The source's next batch is read when the first iterator needs it. All batches are cached in
+    memory or, beyond `MEMORY_LIMIT`, in a temporary file, which is deleted with this object.
     """
 
     def __init__(self, source: Iterable[Batch]) -> None:
-        """Keep the batches of a source as they are read."""
         self._source = iter(source)
         self._file = tempfile.SpooledTemporaryFile(MEMORY_LIMIT)  # noqa: SIM115
         self._end = 0
@@ -78,13 +100,13 @@ class Kept:
             ExportError: the temporary file cannot be written.
         """
         position = 0
-        while position < self._end or self._keep_next():
+        while position < self._end or self._cache_next():
             self._file.seek(position)
             batch = pickle.load(self._file)
             position = self._file.tell()
             yield batch
 
-    def _keep_next(self) -> bool:
+    def _cache_next(self) -> bool:
         """Append the source's next batch to the file; return whether there is one."""
         batch = next(self._source, None)
         if batch is None:
@@ -102,58 +124,41 @@ class Kept:
         return True
 
 
-def shuffled_split(splits: "Splits", split: str) -> Iterator[Batch]:
-    """Return the batches of a run's split, in a fixed order that mixes the classes.
-
-    A folder is sorted by class, and int8 formats take their ranges from the first images. The split
-    is opened with the first batch; of a set that is not checked, only the images that are iterated
-    over are decoded, and a few batches ahead.
-
-    Raises:
-        ValueError: there is no such data set or split, or the split is empty.
-    """
-    yield from splits.open(split, batch_size=BATCH_SIZE, seed=0, in_memory=False)
-
-
-def _sliced(images: Array, labels: Array | None) -> Iterator[Batch]:
-    if labels is not None and len(labels) != len(images):
-        raise ExportError(f"samples have {len(images)} images and {len(labels)} true classes")
-    for start in range(0, len(images), BATCH_SIZE):
-        cut = slice(start, start + BATCH_SIZE)
-        yield images[cut], None if labels is None else labels[cut]
-
-
 def mixed(batches: Iterable[Batch]) -> Iterator[Batch]:
-    """The same samples in batches of 1, 3, and 64 from there on; the last may have fewer."""
-    sizes = iter(MIXED_SIZES)
+    """Yield the same images in batches of 1, 3, 64, 64, ...; the last batch may be smaller."""
+    sizes = iter(_FIRST_SIZES)
     size = next(sizes)
-    held: list[Batch] = []
+    pending: list[Batch] = []
     for batch in batches:
-        held.append(batch)
-        while sum(len(images) for images, _ in held) >= size:
-            images, labels = _joined(held)
+        pending.append(batch)
+        while _count(pending) >= size:
+            images, labels = _joined(pending)
             yield images[:size], None if labels is None else labels[:size]
-            held = [(images[size:], None if labels is None else labels[size:])]
+            pending = [(images[size:], None if labels is None else labels[size:])]
             size = next(sizes, BATCH_SIZE)
-    if any(len(images) for images, _ in held):
-        yield _joined(held)
+    if _count(pending):
+        yield _joined(pending)
 
 
 def first(batches: Iterable[Batch], count: int) -> Batch:
-    """The first `count` samples, or all where there are fewer.
+    """Return the first `count` images as one batch, or all if there are fewer.
 
     Raises:
-        ExportError: there are none, or none are asked for.
+        ExportError: there are no images, or `count` is less than 1.
     """
-    held: list[Batch] = []
+    read: list[Batch] = []
     for batch in batches:
-        held.append(batch)
-        if sum(len(images) for images, _ in held) >= count:
+        read.append(batch)
+        if _count(read) >= count:
             break
-    if count < 1 or not any(len(images) for images, _ in held):
+    if count < 1 or not _count(read):
         raise ExportError(f"{count} images to calibrate on: the split must have one at least")
-    images, labels = _joined(held)
+    images, labels = _joined(read)
     return images[:count], None if labels is None else labels[:count]
+
+
+def _count(batches: list[Batch]) -> int:
+    return sum(len(images) for images, _ in batches)
 
 
 def _joined(batches: list[Batch]) -> Batch:

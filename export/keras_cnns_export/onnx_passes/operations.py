@@ -1,6 +1,6 @@
-"""ONNX forms of TensorFlow operations for which tf2onnx has no rule; importing registers them.
+"""Rules for TensorFlow operations that tf2onnx cannot convert; importing this registers them.
 
-`tf_op` is tf2onnx's own extension point. The rules hold for the whole process.
+`tf_op` is the extension point of tf2onnx. The rules apply to the whole process.
 """
 
 from typing import Any

@@ -19,10 +19,10 @@ from keras_cnns.data.decoding import decode
 from keras_cnns.data.sources import base, tfds_files
 from keras_cnns.recipes import load_recipe
 from keras_cnns.report.page import Picture
-from keras_cnns_export import ExportError, export, export_run, samples
+from keras_cnns_export import ExportError, batches, export, export_run
+from keras_cnns_export.batches import Batch, CachedBatches, first, shuffled_split
 from keras_cnns_export.formats import FORMATS
-from keras_cnns_export.samples import Batch, Kept, first, shuffled_split
-from keras_cnns_export.source import Quantization
+from keras_cnns_export.options import Quantization
 
 
 def test_the_head_of_a_sorted_folder_has_every_class_and_no_augmentation(tmp_path: Path) -> None:
@@ -44,41 +44,41 @@ def test_the_head_of_a_sorted_folder_has_every_class_and_no_augmentation(tmp_pat
 
 
 @pytest.mark.parametrize("limit", [1, 10_000, 2**29])
-def test_kept_batches_are_read_once_and_when_they_are_needed(
+def test_cached_batches_are_read_once_and_when_they_are_needed(
     monkeypatch: pytest.MonkeyPatch, limit: int
 ) -> None:
-    monkeypatch.setattr(samples, "MEMORY_LIMIT", limit)
-    made: list[int] = []
+    monkeypatch.setattr(batches, "MEMORY_LIMIT", limit)
+    read: list[int] = []
 
     def source() -> Iterator[Batch]:
         for number in range(5):
-            made.append(number)
+            read.append(number)
             images = np.full((3, 16, 20, 3), number, np.uint8)
             yield images, np.arange(3) if number % 2 else None
 
-    kept = Kept(source())
-    assert made == []
-    assert first(kept, 5)[0].shape == (5, 16, 20, 3)
-    assert made == [0, 1]
+    cached = CachedBatches(source())
+    assert read == []
+    assert first(cached, 5)[0].shape == (5, 16, 20, 3)
+    assert read == [0, 1]
     for _ in range(2):
-        for number, (images, classes) in enumerate(kept):
+        for number, (images, classes) in enumerate(cached):
             assert images.dtype == np.uint8
             assert (images == number).all()
             assert (classes is None) == (number % 2 == 0)
-            assert len(list(itertools.islice(kept, 3))) == 3  # another reader meanwhile
+            assert len(list(itertools.islice(cached, 3))) == 3  # another reader meanwhile
         assert number == 4
-    assert made == list(range(5))
-    assert list(Kept([])) == []
+    assert read == list(range(5))
+    assert list(CachedBatches([])) == []
 
 
-def test_kept_batches_beyond_the_limit_take_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(samples, "MEMORY_LIMIT", 2**20)
+def test_cached_batches_beyond_the_limit_take_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "MEMORY_LIMIT", 2**20)
     batch = (np.zeros((64, 64, 64, 3), np.uint8), None)
     tracemalloc.start()
     try:
-        kept = Kept(itertools.repeat(batch, 50))
+        cached = CachedBatches(itertools.repeat(batch, 50))
         for _ in range(2):
-            assert sum(1 for _ in kept) == 50
+            assert sum(1 for _ in cached) == 50
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -87,13 +87,13 @@ def test_kept_batches_beyond_the_limit_take_no_memory(monkeypatch: pytest.Monkey
 
 def test_a_temporary_folder_without_room_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     resource = pytest.importorskip("resource")
-    monkeypatch.setattr(samples, "MEMORY_LIMIT", 1000)
-    kept = Kept([(np.zeros((64, 16, 16, 3), np.uint8), None)])
+    monkeypatch.setattr(batches, "MEMORY_LIMIT", 1000)
+    cached = CachedBatches([(np.zeros((64, 16, 16, 3), np.uint8), None)])
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
     try:
         with pytest.raises(ExportError, match=r"cannot keep .* in /.*: File too large; set TMPDIR"):
-            list(kept)
+            list(cached)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
@@ -113,7 +113,7 @@ def test_an_export_decodes_only_what_it_uses_and_once(
     finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
 ) -> None:
     formats, options, limit = CASES[case]
-    for module, name in ((samples, "MEMORY_LIMIT"), (base, "PIXELS_LIMIT")):
+    for module, name in ((batches, "MEMORY_LIMIT"), (base, "PIXELS_LIMIT")):
         monkeypatch.setattr(module, name, limit)
     decoded: Counter[bytes] = Counter()
 
@@ -139,12 +139,12 @@ def test_an_export_decodes_only_what_it_uses_and_once(
         assert of_training == {}
 
 
-def test_batches_that_can_be_read_only_once_suffice(tmp_path: Path, learnt: Any) -> None:
-    net, images, classes = learnt
+def test_batches_that_can_be_read_only_once_suffice(tmp_path: Path, trained: Any) -> None:
+    model, images, classes = trained
     batches = ((images[n : n + 50], classes[n : n + 50]) for n in range(0, len(images), 50))
     version = export(
-        net,
-        tmp_path / "learnt",
+        model,
+        tmp_path / "trained",
         samples=("test", batches),
         formats=("onnx", "onnx_int8"),
         quantization=Quantization(samples=60),

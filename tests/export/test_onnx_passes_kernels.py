@@ -1,4 +1,4 @@
-"""Each pass on a net that has what it is for: the operation is gone, and the answers stay."""
+"""Each pass on a model with its operation: the operation is replaced, and the answers stay."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -14,7 +14,7 @@ import tf2onnx
 from keras import layers
 
 from keras_cnns.models import IdentityShortcut, LocalResponseNormalization
-from keras_cnns_export.onnx_graph import simplify
+from keras_cnns_export.onnx_passes import simplify
 
 SHAPE = (16, 12, 6)
 
@@ -59,10 +59,10 @@ def converted(body: Callable[[Any], Any]) -> tuple[Any, Any]:
     """Return the model of Keras, and that of tf2onnx."""
     keras.utils.set_random_seed(0)
     images = keras.Input(SHAPE)
-    net = keras.Model(images, body(images))
-    function = tf.function(lambda images: {"maps": net(images, training=False)})
+    network = keras.Model(images, body(images))
+    function = tf.function(lambda images: {"maps": network(images, training=False)})
     signature = [tf.TensorSpec((None, *SHAPE), tf.float32, name="images")]
-    return net, tf2onnx.convert.from_function(function, signature, opset=17)[0]
+    return network, tf2onnx.convert.from_function(function, signature, opset=17)[0]
 
 
 def answers(model: Any, images: Any) -> Any:
@@ -74,7 +74,7 @@ def answers(model: Any, images: Any) -> Any:
 @pytest.mark.parametrize("name", CASES)
 def test_the_graph_changes_and_the_answers_stay(name: str) -> None:
     body, expected = CASES[name]
-    net, model = converted(body)
+    network, model = converted(body)
     # Negative at some corners, where a padding of zeros shows.
     images = np.random.default_rng(0).normal(size=(3, *SHAPE)).astype(np.float32) * 3
     images -= 3
@@ -82,5 +82,5 @@ def test_the_graph_changes_and_the_answers_stay(name: str) -> None:
     onnx.checker.check_model(model, full_check=True)
     operations = Counter(node.op_type for node in model.graph.node)
     assert {each: operations[each] for each in expected} == expected
-    expected_maps = net(images, training=False)
+    expected_maps = network(images, training=False)
     np.testing.assert_allclose(answers(model, images), expected_maps, rtol=1e-4, atol=1e-5)

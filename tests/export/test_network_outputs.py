@@ -13,7 +13,7 @@ from keras_cnns_export import ExportError, export
 from keras_cnns_export.contract import TensorSpec
 from keras_cnns_export.formats import FORMATS
 from keras_cnns_export.graph import serving_graph
-from keras_cnns_export.heads import OUTPUTS
+from keras_cnns_export.network import OUTPUTS
 
 SPECS = {
     "probabilities": ("float32", (None, 5)),
@@ -42,8 +42,8 @@ def softmax(x: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def model(tiny_net: Callable[..., Any]) -> Any:
-    return tiny_net(head=heads)
+def model(build_tiny: Callable[..., Any]) -> Any:
+    return build_tiny(head=heads)
 
 
 @pytest.fixture(scope="module")
@@ -107,19 +107,19 @@ def test_model_json_describes_the_outputs_in_the_order_asked_for(everything: Pat
 
 
 def test_probabilities_are_always_there_and_a_dense_softmax_has_logits(
-    net: Any, split: Any
+    tiny: Any, split: Any
 ) -> None:
-    graph = serving_graph(net, ("logits", "features"))
+    graph = serving_graph(tiny, ("logits", "features"))
     assert [spec.name for spec in graph.outputs] == ["probabilities", "logits", "features"]
     assert graph.outputs[2] == TensorSpec("features", "float32", (None, 8))
     given = graph.function(split[0])
     np.testing.assert_allclose(softmax(given["logits"].numpy()), given["probabilities"], atol=1e-5)
-    kernel, bias = net.layers[-1].get_weights()
+    kernel, bias = tiny.layers[-1].get_weights()
     np.testing.assert_allclose(given["features"] @ kernel + bias, given["logits"], rtol=1e-4)
 
 
-def test_top_k_is_five_of_many_classes(tiny_net: Callable[..., Any]) -> None:
-    model = tiny_net(head=layers.Dense(9, activation="softmax"))
+def test_top_k_is_five_of_many_classes(build_tiny: Callable[..., Any]) -> None:
+    model = build_tiny(head=layers.Dense(9, activation="softmax"))
     graph = serving_graph(model, ("top_k",))
     assert [spec.shape for spec in graph.outputs[1:]] == [(None, 5), (None, 5)]
 
@@ -149,7 +149,7 @@ def flat(x: Any) -> Any:
     ],
 )
 def test_an_output_that_the_network_cannot_have_is_refused(
-    tiny_net: Callable[..., Any], head: Any, output: str, message: str
+    build_tiny: Callable[..., Any], head: Any, output: str, message: str
 ) -> None:
     with pytest.raises(ExportError, match=message):
-        serving_graph(tiny_net(head=head), (output,))
+        serving_graph(build_tiny(head=head), (output,))

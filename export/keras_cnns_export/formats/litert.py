@@ -1,4 +1,4 @@
-"""LiteRT (.tflite), by Keras' own export: for telephones and single-board computers."""
+"""LiteRT (.tflite), by Keras' own export: for phones and single-board computers."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -7,34 +7,34 @@ from typing import TYPE_CHECKING, Any
 
 from keras_cnns.cores import available_cores
 from keras_cnns.quiet import quiet_stderr
-from keras_cnns_export.keras_export import export_by_keras
-from keras_cnns_export.source import Source
+from keras_cnns_export.batches import Array, Predict
 
 if TYPE_CHECKING:
-    from keras_cnns_export.graph import Array, Predict
+    from keras_cnns_export.graph import Source
 
-PATH = "model.tflite"
-FILES = (PATH,)
-PACKAGES = ("ai_edge_litert",)
+_PATH = "model.tflite"
+FILES = (_PATH,)
 
 
-def write(source: Source, version: Path) -> dict[str, Any]:
+def write(source: "Source", version: Path) -> dict[str, Any]:
     """Write `version`/model.tflite with one signature; return its entry in model.json."""
+    from keras_cnns_export.graph import export_by_keras
+
     with _silent():
-        export_by_keras(source.graph, version / PATH, "litert")
-    return {"path": PATH}
+        export_by_keras(source.graph, version / _PATH, "litert")
+    return {"path": _PATH}
 
 
-def load(version: Path) -> "Predict":
-    """Return the written file in LiteRT on the CPU: images uint8 [N, H, W, C] -> named outputs."""
+def load(version: Path) -> Predict:
+    """Load the file in LiteRT on the CPU: images uint8 [N, H, W, C] -> named outputs."""
     from ai_edge_litert.interpreter import Interpreter
 
     with _silent():
-        interpreter = Interpreter(str(version / PATH), num_threads=available_cores())
+        interpreter = Interpreter(str(version / _PATH), num_threads=available_cores())
         run = interpreter.get_signature_runner()
     (name,) = run.get_input_details()
 
-    def predict(images: "Array") -> "Mapping[str, Array]":
+    def predict(images: Array) -> Mapping[str, Array]:
         return dict(run(**{name: images}))
 
     return predict

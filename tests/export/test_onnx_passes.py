@@ -12,9 +12,9 @@ import pytest
 from keras import layers
 
 from keras_cnns.models import build
-from keras_cnns_export import onnx_model
+from keras_cnns_export.formats import onnx as float_onnx
 from keras_cnns_export.graph import serving_graph
-from keras_cnns_export.onnx_graph import simplify
+from keras_cnns_export.onnx_passes import simplify
 
 SHAPE = (16, 12, 3)
 
@@ -88,7 +88,7 @@ LEFT_BATCH_NORMS = {"preactivation": 2, "resnet v2": 9}
 )
 def test_one_transpose_is_left_and_it_is_of_bytes(case: str) -> None:
     graph = CASES[case]()
-    model = onnx_model._convert(graph, 17)
+    model = float_onnx.convert(graph, 17)
     simplify(model)
     operations = Counter(node.op_type for node in model.graph.node)
     (transpose,) = (node for node in model.graph.node if node.op_type == "Transpose")
