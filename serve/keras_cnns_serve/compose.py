@@ -34,6 +34,7 @@ from keras_cnns_serve.protocols.images import ImageEndpoint
 from keras_cnns_serve.protocols.oip.grpc import OpenInferenceGrpc
 from keras_cnns_serve.protocols.oip.rest import OpenInferenceRest
 from keras_cnns_serve.protocols.openapi import openapi
+from keras_cnns_serve.protocols.page import Page
 from keras_cnns_serve.protocols.tfserving.grpc import TensorFlowServingGrpc
 from keras_cnns_serve.protocols.tfserving.rest import TensorFlowServingRest
 from keras_cnns_serve.repository.configuration import ConfigFile, ServerConfig
@@ -163,7 +164,8 @@ class Server:
         self.dataplane.demand_a_model(str(options.models or file))
         log = AccessLog() if options.access_log else None
         access = Access(options.token_file, options.admin_token_file)
-        admission = Admission(access, options.open_metrics)
+        page = Page() if options.page else None
+        admission = Admission(access, options.open_metrics, page)
         app: ASGIApp = create_app(
             self.dataplane,
             max_body_bytes=options.max_body_bytes,
@@ -171,6 +173,7 @@ class Server:
             timeout=options.timeout,
             finished=log,
             refusal=admission.over_http,
+            page=page,
         )
         if options.cors_origin:
             app = CORSMiddleware(
@@ -247,6 +250,7 @@ def create_app(
     routes: Sequence[BaseRoute] = (),
     finished: Callable[[Scope, int, float], None] | None = None,
     refusal: Callable[[Scope], Reply | None] | None = None,
+    page: Page | None = None,
 ) -> App:
     """Return the ASGI application of every protocol.
 
@@ -259,11 +263,12 @@ def create_app(
         routes: further routes through Starlette.
         finished: called after every answer, with the scope, the status and the seconds it took.
         refusal: returns the answer to a request that is not admitted, or None; None: all are.
+        page: the page for browsers, or None.
     """
     answers: Counter[int] = Counter()
     rest = TensorFlowServingRest(dataplane, timeout, max_json_bytes)
     oip = OpenInferenceRest(dataplane, timeout, max_json_bytes)
-    home, images = Home(dataplane, answers), ImageEndpoint(dataplane, timeout)
+    home, images = Home(dataplane, answers, page), ImageEndpoint(dataplane, timeout)
     starlette = Starlette(
         routes=[*home.routes(), *rest.routes(), *oip.routes(), *routes],
         exception_handlers=HANDLERS,

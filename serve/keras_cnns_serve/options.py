@@ -49,6 +49,7 @@ class ServerOptions:
     tls_key: Path | str | None = None  # PEM, of the certificate
     tls_client_ca: Path | str | None = None  # PEM; clients need a certificate of it
     cors_origin: Sequence[str] = ()  # the origins whose pages may call this server
+    page: bool = True  # whether browsers get a page at / to try the models on
     versions: VersionPolicy = Latest()  # noqa: RUF009 - it is frozen; of the models in `models`
     poll: float = 1.0  # seconds between two looks for new versions; 0: never
     engine: str = "auto"  # one of ENGINES
@@ -224,6 +225,11 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
             "action": "append",
             "help": "let web pages of this origin, such as https://example.com, or of all (*), "
             "call this server; may be repeated (none)",
+        },
+        "--no-page": {
+            "action": "store_false",
+            "dest": "page",
+            "help": "browsers get no page at / to try the models on, but JSON as programs do",
         },
     },
     "models": {

@@ -11,22 +11,28 @@ from keras_cnns_serve.repository.manifest import Preprocessing
 
 from .decoding import PILLOW_MAX_PIXELS, read_image
 
-OPACITY = 0.5  # of the colours over the image
+OPACITY = 0.5  # of the colours over the image, by default
 # From cold to hot: blue, cyan, green, yellow, red.
 COLOURS = np.array([[0, 0, 143], [0, 191, 255], [64, 220, 64], [255, 220, 0], [160, 0, 0]])
 
 
-def overlay(content: bytes, activation: NDArray[Any], preprocessing: Preprocessing) -> bytes:
+def overlay(
+    content: bytes,
+    activation: NDArray[Any],
+    preprocessing: Preprocessing,
+    opacity: float = OPACITY,
+) -> bytes:
     """Return the pixels that the graph saw with the map over them, as a PNG.
 
     Args:
         content: The encoded image.
         activation: The map [h, w], of any range.
         preprocessing: How the image becomes pixels.
+        opacity: Of the colours over the image: 0, the image alone, to 1, the colours alone.
     """
     pixels = read_image(content, preprocessing, PILLOW_MAX_PIXELS)  # it was let in before
     base = np.broadcast_to(pixels, (*pixels.shape[:2], 3)).astype(np.float32)
-    blended = (1 - OPACITY) * base + OPACITY * heat(activation, pixels.shape[:2])
+    blended = (1 - opacity) * base + opacity * heat(activation, pixels.shape[:2])
     png = BytesIO()
     Image.fromarray(blended.round().astype(np.uint8)).save(png, "PNG")
     return png.getvalue()
