@@ -25,10 +25,11 @@ export function offerCamera(taken, failed) {
       failed(error.name === "NotFoundError" ? "There is no camera." : "The browser does not permit the camera.");
       return;
     }
+    $("shoot").disabled = true;
     video.srcObject = stream;
     dialog.showModal();
-    await video.play();
   });
+  video.addEventListener("playing", () => ($("shoot").disabled = false));
   $("shoot").addEventListener("click", () => {
     const canvas = document.createElement("canvas");
     canvas.width = video.videoWidth;

@@ -287,6 +287,8 @@ function renderRow({ answer, error, cells: [label, probability, time] }) {
   const best = answer?.labels[0];
   label.textContent = best?.label ?? error ?? "";
   label.classList.toggle("wrong", Boolean(error));
+  label.colSpan = error ? 3 : 1;
+  for (const cell of [probability, time]) show(cell, !error);
   probability.textContent = best ? percent(best.probability) : "";
   time.textContent = answer ? milliseconds(Object.values(answer.times).reduce((sum, each) => sum + each)) : "";
 }
@@ -319,7 +321,10 @@ function downloadCsv() {
 
 const guarded = (action) => () => Promise.resolve(action()).catch(failed);
 
-$("model").addEventListener("change", guarded(chooseModel));
+$("model").addEventListener("change", guarded(() => {
+  $("version").value = ""; // the newest
+  return chooseModel();
+}));
 $("version").addEventListener("change", guarded(chooseVersion));
 $("top-k").addEventListener("change", classifyAll);
 $("choices").addEventListener("submit", (event) => event.preventDefault());

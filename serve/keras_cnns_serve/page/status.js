@@ -55,14 +55,14 @@ function version({ version, state, reason, engine, shape, outputs }) {
   const word = WORDS[state] ?? state.toLowerCase();
   const facts = [];
   if (engine) {
-    const atOnce = engine.side_by_side > 1 ? `, ${engine.side_by_side} images at once` : "";
+    const atOnce = engine.side_by_side > 1 ? `, ${engine.side_by_side} at once` : "";
     facts.push(
       ["Engine", engine.engine],
       ["Precision", engine.precision],
       ["Threads", `${engine.threads} per image${atOnce}`],
+      ["File", engine.file],
       ["Input", shape.join(" × ")],
       ["Outputs", outputs.join(", ")],
-      ["File", engine.file],
       ["Choice", engine.reason],
     );
   }
