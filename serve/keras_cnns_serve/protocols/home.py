@@ -50,7 +50,7 @@ class Home:
         ]
 
     async def home(self, request: Request) -> Response:
-        """Answer GET / with the models, their paths, and how each is run; a browser with the page."""
+        """Answer GET / with the page for a browser, else with the models and how each is run."""
         if self._page is not None and self._page.is_for(request.scope):
             return self._page.document(request)
         models = [

@@ -53,6 +53,13 @@ def test_the_server_draws_it_where_the_model_has_the_output(tmp_path: Path) -> N
     pixels = np.asarray(Image.open(io.BytesIO(response.content))).astype(int)
     assert pixels[4, 0, 2] > pixels[4, 0, 0]
     assert pixels[4, 7, 0] > pixels[4, 7, 2]
+    image, colours = (
+        np.asarray(Image.open(io.BytesIO(client.post(f"{path}&opacity={opacity}", **sent).content)))
+        for sent in [{"content": png.getvalue()}]
+        for opacity in ("0", "1.0")
+    )
+    assert (image == np.asarray(half)[..., None]).all()
+    assert np.abs(pixels - (image / 2 + colours / 2)).max() <= 1
 
     prediction = asyncio.run(dataplane.predict_bytes(Target("seen"), [png.getvalue()]))
     drawn = asyncio.run(dataplane.draw_activation_map(prediction, png.getvalue()))
@@ -74,6 +81,7 @@ def test_the_server_draws_it_where_the_model_has_the_output(tmp_path: Path) -> N
     for asked, request, message in [
         (path, two, "cam=1 takes one image, not 2"),
         ("/v1/models/blind:classify-image?cam=1", one, "blind/1 has no class act"),
+        (f"{path}&opacity=1.5", one, "opacity must be a number from 0 to 1, not '1.5'"),
     ]:
         response = client.post(asked, **request)
         assert response.status_code == 400

@@ -1,4 +1,4 @@
-"""The page's files, and who gets the page at `/`; what it does in a browser is in test_browser.py."""
+"""The page's files, and who gets the page at `/`; test_browser.py uses it in a browser."""
 
 import re
 from pathlib import Path
