@@ -20,7 +20,7 @@ from playwright.sync_api import Browser, ConsoleMessage, FilePayload, Page, expe
 
 from keras_cnns_serve import Server, ServerOptions
 from keras_cnns_serve.repository.policy import All
-from tests.serve.conftest import CAM, LABELS, OUTPUTS, grey, publish, with_cam, write_version
+from tests.serve.conftest import CAM, LABELS, OUTPUTS, graph, grey, publish, with_cam, write_version
 
 MARKUP = "<img src=x onerror=\"document.title='owned'\">"
 FILE_MARKUP = "<img src=y onerror=document.title='owned'> \"$(id)\".png"
@@ -59,7 +59,7 @@ def served(options: ServerOptions) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """grey/1, grey/2 (refused), grey/3, hostile/1 (a label is markup), seen/1 (with cam)."""
+    """grey/1, grey/2 (refused), grey/3, hostile/1 (a label is markup), nan/1, seen/1 (with cam)."""
     root = tmp_path_factory.mktemp("models")
     write_version(root / "grey" / "1")
     tampered = write_version(root / "grey" / "2") / "labels.txt"
@@ -67,6 +67,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_version(root / "grey" / "3")
     labels = "".join(f"{label}\n" for label in [MARKUP, *LABELS[1:]]).encode()
     publish(root / "hostile" / "1", {"labels.txt": labels})
+    write_version(root / "nan" / "1", graph(nan=True))
     write_version(root / "seen" / "1", with_cam(), outputs=[*OUTPUTS, CAM])
     return root
 
@@ -84,6 +85,7 @@ def browser() -> Iterator[Browser]:
     if chromium is None:
         pytest.fail("these tests need Debian's chromium: apt-get install chromium")
     camera = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+    expect.set_options(timeout=20_000)  # milliseconds: other tests may use the cores
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=chromium, args=["--no-sandbox", *camera]
@@ -100,7 +102,7 @@ def opened(
     origin = url.rstrip("/")
     with browser.new_context(**options) as context:
         page = context.new_page()
-        page.set_default_timeout(10_000)
+        page.set_default_timeout(20_000)
         errors: list[str] = []
         requested: list[str] = []
 
@@ -121,7 +123,7 @@ def opened(
 @pytest.fixture
 def page(browser: Browser, url: str) -> Iterator[Page]:
     with opened(browser, url) as page:
-        expect(page.locator("#model option")).to_have_count(3)
+        expect(page.locator("#model option")).to_have_count(4)
         yield page
 
 
@@ -241,6 +243,11 @@ def test_another_model_or_version_answers_again(page: Page) -> None:
         page.select_option("#model", "hostile")
     expect(page.locator("#version option")).to_have_text(["newest (1)", "1"])
     expect_best(page, "grey-5")
+    choose(page, image(0))
+    expect_best(page, MARKUP)
+    page.select_option("#model", "nan")  # whose probabilities of a black image are NaN
+    expect(page.locator("#failure")).to_contain_text("probabilities are not numbers")
+    expect(page.locator("#progress")).to_have_text("2 of 2, 1 failed")
 
 
 def test_the_activation_map_has_an_opacity(page: Page) -> None:
