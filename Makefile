@@ -76,7 +76,8 @@ test-lowest test-newest: test-%: setup
 		--ignore tests/serve/test_protos.py --ignore tests/serve/protocols/tfserving/test_grpc.py \
 		--ignore tests/serve/protocols/test_examples.py \
 		--ignore tests/serve/protocols/tfserving/test_rest_clients.py \
-		--ignore tests/serve/protocols/tfserving/test_tensor.py
+		--ignore tests/serve/protocols/tfserving/test_tensor.py \
+		--ignore tests/serve/page/test_browser.py
 
 check: setup
 	$(BIN)/ruff check .

@@ -34,6 +34,7 @@ from keras_cnns_serve.protocols.images import ImageEndpoint
 from keras_cnns_serve.protocols.oip.grpc import OpenInferenceGrpc
 from keras_cnns_serve.protocols.oip.rest import OpenInferenceRest
 from keras_cnns_serve.protocols.openapi import openapi
+from keras_cnns_serve.protocols.page import Page
 from keras_cnns_serve.protocols.tfserving.grpc import TensorFlowServingGrpc
 from keras_cnns_serve.protocols.tfserving.rest import TensorFlowServingRest
 from keras_cnns_serve.repository.configuration import ConfigFile, ServerConfig
@@ -163,7 +164,8 @@ class Server:
         self.dataplane.require_models(str(options.models or file))
         log = AccessLog() if options.access_log else None
         access = Access(options.token_file, options.admin_token_file)
-        admission = Admission(access, options.open_metrics)
+        page = Page() if options.page else None
+        admission = Admission(access, options.open_metrics, page)
         app: ASGIApp = create_app(
             self.dataplane,
             max_body_bytes=options.max_body_bytes,
@@ -171,6 +173,7 @@ class Server:
             timeout=options.timeout,
             on_response=None if log is None else log.log_http,
             authorize=admission.authorize_http,
+            page=page,
         )
         if options.cors_origin:
             app = CORSMiddleware(
@@ -247,6 +250,7 @@ def create_app(
     routes: Sequence[BaseRoute] = (),
     on_response: Callable[[Scope, int, float], None] | None = None,
     authorize: Callable[[Scope], Reply | None] | None = None,
+    page: Page | None = None,
 ) -> App:
     """Return the ASGI application of all protocols.
 
@@ -259,11 +263,12 @@ def create_app(
         routes: further routes through Starlette.
         on_response: called after each response, with the scope, the status and the seconds.
         authorize: returns the response if a request is rejected, or else None.
+        page: the page for browsers, or None.
     """
     answers: Counter[int] = Counter()
     rest = TensorFlowServingRest(dataplane, timeout, max_json_bytes)
     oip = OpenInferenceRest(dataplane, timeout, max_json_bytes)
-    home, images = Home(dataplane, answers), ImageEndpoint(dataplane, timeout)
+    home, images = Home(dataplane, answers, page), ImageEndpoint(dataplane, timeout)
     starlette = Starlette(
         routes=[*home.routes(), *rest.routes(), *oip.routes(), *routes],
         exception_handlers=HANDLERS,

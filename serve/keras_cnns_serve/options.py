@@ -49,6 +49,7 @@ class ServerOptions:
     tls_key: Path | str | None = None  # PEM, the private key of the certificate
     tls_client_ca: Path | str | None = None  # PEM; clients need a certificate that it signed
     cors_origin: Sequence[str] = ()  # the origins whose pages may call this server
+    page: bool = True  # whether browsers get a page at / to try the models on
     versions: VersionPolicy = Latest()  # noqa: RUF009 - frozen; for the models in `models`
     poll: float = 1.0  # seconds between two polls for new versions; 0: never
     engine: str = "auto"  # one of _ENGINES
@@ -226,6 +227,11 @@ _OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
             "action": "append",
             "help": "let web pages of this origin, such as https://example.com, or of all origins "
             "(*), call this server; may be repeated (none)",
+        },
+        "--no-page": {
+            "action": "store_false",
+            "dest": "page",
+            "help": "browsers get no page at / to try the models on, but JSON as programs do",
         },
     },
     "models": {

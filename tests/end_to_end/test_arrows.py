@@ -20,6 +20,7 @@ SERVER: dict[str, set[str]] = {
     "errors": set(),
     "protos": set(),
     "process": set(),
+    "page": set(),
     "repository": {"errors", "protos"},
     "options": {"repository"},
     "engines": {"errors", "repository"},
@@ -28,7 +29,7 @@ SERVER: dict[str, set[str]] = {
     "transport": {"errors", "core"},
     "observability": {"errors", "core"},
     "protocols": {
-        *("errors", "protos", "repository", "images", "core", "transport", "observability"),
+        *("errors", "protos", "page", "repository", "images", "core", "transport", "observability"),
     },
 }
 # Neighbours that know nothing of each other, whatever their folders may import.

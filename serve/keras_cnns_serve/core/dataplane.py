@@ -24,7 +24,7 @@ from keras_cnns_serve.errors import (
     ServeError,
     code_name,
 )
-from keras_cnns_serve.images.activation_maps import overlay
+from keras_cnns_serve.images.activation_maps import OPACITY, overlay
 from keras_cnns_serve.images.decoding import PILLOW_MAX_PIXELS, EncodedImage
 from keras_cnns_serve.repository.configuration import ServerConfig
 from keras_cnns_serve.repository.files import ModelVersion
@@ -381,9 +381,20 @@ class Dataplane:
         return best_labels(prediction, top_k)
 
     async def draw_activation_map(
-        self, prediction: Prediction, content: bytes, *, deadline: float | None = None
+        self,
+        prediction: Prediction,
+        content: bytes,
+        opacity: float = OPACITY,
+        *,
+        deadline: float | None = None,
     ) -> bytes:
         """Return a PNG of an image with the class activation map of its prediction over it.
+
+        Args:
+            prediction: It has the output `cam`.
+            content: The image that was predicted.
+            opacity: Of the map over the image, 0 to 1.
+            deadline: `time.monotonic()` after which no answer is wanted.
 
         Raises:
             QueueFullError: there is not enough free memory to decode the image again.
@@ -395,7 +406,7 @@ class Dataplane:
             with self.budget.claim() as claim:
                 memory = EncodedImage(content, preprocessing, PILLOW_MAX_PIXELS).memory
                 claim.add(memory, MEMORY_SECONDS)
-                return overlay(content, prediction.outputs["cam"][0], preprocessing)
+                return overlay(content, prediction.outputs["cam"][0], preprocessing, opacity)
 
         return await _DRAWING.call(deadline, draw)
 

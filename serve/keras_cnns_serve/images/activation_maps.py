@@ -11,22 +11,28 @@ from keras_cnns_serve.repository.manifest import Preprocessing
 
 from .decoding import PILLOW_MAX_PIXELS, read_image
 
-_OPACITY = 0.5  # of the colours over the image
+OPACITY = 0.5  # of the colours over the image, by default
 # From low to high values: blue, cyan, green, yellow, red.
 _COLOURS = np.array([[0, 0, 143], [0, 191, 255], [64, 220, 64], [255, 220, 0], [160, 0, 0]])
 
 
-def overlay(content: bytes, activation: NDArray[Any], preprocessing: Preprocessing) -> bytes:
+def overlay(
+    content: bytes,
+    activation: NDArray[Any],
+    preprocessing: Preprocessing,
+    opacity: float = OPACITY,
+) -> bytes:
     """Return a PNG of the preprocessed image with the map over it.
 
     Args:
         content: the encoded image.
         activation: the map [h, w], of any range.
         preprocessing: the conversion of the image into pixels.
+        opacity: opacity of the colours over the image, from 0, the image alone, to 1.
     """
     pixels = read_image(content, preprocessing, PILLOW_MAX_PIXELS)  # its size was checked before
     base = np.broadcast_to(pixels, (*pixels.shape[:2], 3)).astype(np.float32)
-    blended = (1 - _OPACITY) * base + _OPACITY * heat(activation, pixels.shape[:2])
+    blended = (1 - opacity) * base + opacity * heat(activation, pixels.shape[:2])
     png = BytesIO()
     Image.fromarray(blended.round().astype(np.uint8)).save(png, "PNG")
     return png.getvalue()

@@ -7,6 +7,7 @@ from starlette.types import Scope
 
 from keras_cnns_serve.core.access import Access, Role
 from keras_cnns_serve.errors import ForbiddenError, ServeError
+from keras_cnns_serve.protocols.page import Page
 from keras_cnns_serve.transport.http.asgi import Reply
 from keras_cnns_serve.transport.http.errors import error_reply
 
@@ -29,17 +30,23 @@ class Admission:
     Args:
         access: checks tokens.
         open_metrics: whether the metrics need no token.
+        page: the page for browsers, whose files need no token, or None.
     """
 
-    def __init__(self, access: Access, open_metrics: bool = False) -> None:
+    def __init__(
+        self, access: Access, open_metrics: bool = False, page: Page | None = None
+    ) -> None:
         self._access = access
         self._open = _HEALTH | _METRICS if open_metrics else _HEALTH
+        self._page = page
 
     def authorize_http(self, scope: Scope) -> Reply | None:
         """Return the error response if an HTTP request is rejected, or else None."""
         path = scope["path"]
         administers = path.startswith(_ADMINISTRATION)
         if path in self._open or not (administers or self._access.restricted):
+            return None
+        if self._page is not None and self._page.is_for(scope):
             return None
         headers = dict(reversed(scope["headers"]))  # the first of repeated headers is used
         try:

@@ -12,6 +12,7 @@ from starlette.routing import Route
 
 from keras_cnns_serve.core.dataplane import Dataplane
 from keras_cnns_serve.core.json_text import dumps
+from keras_cnns_serve.protocols.page import Page
 from keras_cnns_serve.transport.http.errors import json_response
 
 if TYPE_CHECKING:
@@ -26,11 +27,15 @@ class Home:
     Args:
         dataplane: the data plane.
         answers: the number of HTTP responses by status.
+        page: the page for browsers, or None.
     """
 
-    def __init__(self, dataplane: Dataplane, answers: Counter[int]) -> None:
+    def __init__(
+        self, dataplane: Dataplane, answers: Counter[int], page: Page | None = None
+    ) -> None:
         self._dataplane = dataplane
         self._answers = answers
+        self._page = page
 
     def routes(self) -> list[Route]:
         """Return the routes."""
@@ -41,10 +46,13 @@ class Home:
             Route("/healthz", self.health, methods=["GET"]),
             Route("/readyz", self.ready, methods=["GET"]),
             Route("/openapi.json", self.openapi, methods=["GET"]),
+            *([] if self._page is None else self._page.routes()),
         ]
 
     async def home(self, request: Request) -> Response:
-        """Answer GET / with the models, their paths and their engines."""
+        """Answer GET / with the page for a browser, else with the models, their paths and engines."""
+        if self._page is not None and self._page.is_for(request.scope):
+            return self._page.document(request)
         models = [
             {
                 "name": model.name,
@@ -56,12 +64,15 @@ class Home:
             for model in self._dataplane.models()
             for path in [f"/v1/models/{quote(model.name)}"]
         ]
-        return json_response(
+        response = json_response(
             orjson.dumps(
                 {"server": "keras-cnns-serve", "models": models},
                 option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE,
             )
         )
+        if self._page is not None:
+            response.headers["vary"] = "accept"
+        return response
 
     async def health(self, request: Request) -> Response:
         """Answer GET /healthz with 200 while the process runs."""

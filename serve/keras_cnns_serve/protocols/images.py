@@ -8,6 +8,7 @@ import numpy as np
 from keras_cnns_serve.core.json_text import dumps
 from keras_cnns_serve.core.prediction import ScoredLabel, best_labels, target_of
 from keras_cnns_serve.errors import InvalidInputError
+from keras_cnns_serve.images.activation_maps import OPACITY
 from keras_cnns_serve.protocols.forms import files_of
 from keras_cnns_serve.protocols.parsing import parse
 from keras_cnns_serve.protocols.requests import RestEndpoints, server_timing
@@ -28,12 +29,13 @@ class ImageEndpoint(RestEndpoints):
         """Answer POST ...:classify-image?top_k=5 with labels and probabilities of the images.
 
         With ?cam=1 and one image, answer with a PNG of the image with its class activation map over
-        it.
+        it; ?opacity=0 to 1 sets its opacity, 0.5 by default.
         """
         target = target_of(**request.path.groupdict())
         source = self._dataplane.metadata(target)  # before the body, which can be large
         top_k = _top_k(request.query("top_k"))
         cam = request.query("cam") in ("1", "true")
+        opacity = _opacity(request.query("opacity"))
         if cam and "cam" not in (output.name for output in source.manifest.outputs):
             raise InvalidInputError(
                 f"{source.name}/{source.version} has no class activation map; export it with the "
@@ -51,7 +53,7 @@ class ImageEndpoint(RestEndpoints):
         timing = server_timing(prediction.timing)
         if cam:
             png = await self._dataplane.draw_activation_map(
-                prediction, contents[0], deadline=deadline
+                prediction, contents[0], opacity, deadline=deadline
             )
             return Reply(png, media_type=b"image/png", headers=[timing])
         best = best_labels(prediction, top_k)
@@ -77,6 +79,14 @@ def _top_k(text: str | None) -> int:
     if int(text) < 1:
         raise InvalidInputError(f"top_k must be at least 1, not {text}")
     return int(text)
+
+
+def _opacity(text: str | None) -> float:
+    if text is None:
+        return OPACITY
+    if not re.fullmatch(r"0(\.[0-9]{1,9})?|1(\.0{1,9})?", text):
+        raise InvalidInputError(f"opacity must be a number from 0 to 1, not {text!r:.40}")
+    return float(text)
 
 
 def _label(scored: ScoredLabel) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 from .openapi_schemas import SCHEMAS, STRING, object_of, reference
 
 _JSON, _BINARY, _TEXT = "application/json", "application/octet-stream", "text/plain"
+_HTML = "text/html"
 _FORM = "multipart/form-data"
 _IMAGES = ("image/jpeg", "image/png", "image/webp", "image/bmp", "image/gif")
 _PARAMETERS: dict[str, dict[str, Any]] = {
@@ -19,6 +20,11 @@ _PARAMETERS: dict[str, dict[str, Any]] = {
         "in": "query",
         "schema": {"enum": [0, 1]},
         "description": "1: return a PNG of the image with its class activation map over it",
+    },
+    "opacity": {
+        "in": "query",
+        "schema": {"type": "number", "minimum": 0, "maximum": 1},
+        "description": "of the class activation map over the image; 0.5 by default",
     },
     "X-Request-Timeout": {
         "in": "header",
@@ -84,7 +90,7 @@ def _infer(path: str, summary: str, answer: str, body: str, **options: Any) -> _
 
 _V1, _V2 = "/v1/models/{target}", "/v2/models/{target}"
 _OPERATIONS = (
-    _get("/", "The models and their paths", "Home"),
+    _get("/", "The models and their paths; for browsers, a page", "Home", answers=(_JSON, _HTML)),
     _get("/healthz", "200 while the process runs", "Health"),
     _get("/readyz", "200 while new requests are accepted", "Health", errors=(503,)),
     _get("/openapi.json", "This document", "Object"),
@@ -105,7 +111,7 @@ _OPERATIONS = (
         "Image",
         answers=(_JSON, "image/png"),
         bodies=(*_IMAGES, _FORM),
-        parameters=("top_k", "cam"),
+        parameters=("top_k", "cam", "opacity"),
     ),
     _get("/v2", "The server and its extensions", "Server"),
     _get("/v2/health/live", "200 while the process runs", "Live"),
