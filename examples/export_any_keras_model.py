@@ -30,7 +30,7 @@ model = keras.Sequential(
         keras.layers.Rescaling(1 / 255),  # an exported model takes pixels from 0 to 255
         keras.layers.Conv2D(16, 3, strides=2, activation="relu"),
         keras.layers.Conv2D(32, 3, strides=2, activation="relu"),
-        keras.layers.GlobalMaxPooling2D(),
+        keras.layers.Flatten(),
         keras.layers.Dense(10, activation="softmax"),
     ],
     name="small_cnn",
@@ -39,7 +39,7 @@ model.compile("adam", loss="sparse_categorical_crossentropy", metrics=["accuracy
 model.fit(
     images[:1500],
     labels[:1500],
-    epochs=1 if STEPS else 30,
+    epochs=1 if STEPS else 10,
     steps_per_epoch=STEPS,
     verbose=2,
 )

@@ -43,7 +43,9 @@ model = keras.Sequential(
         keras.layers.Dense(10, activation="softmax", name="main"),
     ]
 )
-model.compile("sgd", loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+model.compile(
+    keras.optimizers.SGD(0.1), loss="sparse_categorical_crossentropy", metrics=["accuracy"]
+)
 
 probe = Probe(x[:32], y[:32])  # diagnostics that share a probe also share its passes
 diagnostics = [
