@@ -25,8 +25,8 @@ train_images, test_images, train_labels, test_labels = train_test_split(
     images[..., np.newaxis], digits.target, test_size=0.2, stratify=digits.target, random_state=0
 )
 
-# Without this layer the activations of GoogLeNet, which has no batch normalisation, would be a
-# hundred times too large, and so would the loss: see docs/models-and-weights.md.
+# GoogLeNet has no batch normalisation: without this layer its activations would be about a hundred
+# times as large, and the training could diverge. See docs/models-and-weights.md.
 pixels = keras.Input((32, 32, 1), name="images")
 normalised = keras.layers.Rescaling(1 / 84, offset=-78 / 84, name="normalise")(pixels)
 model = build("googlenet", classes=10, aux_heads=True, input_tensor=normalised)

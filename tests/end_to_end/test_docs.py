@@ -151,7 +151,7 @@ def test_the_cheap_commands_succeed() -> None:
         arguments
         for arguments in COMMANDS
         if any(arguments[: len(command)] == command for command in EXECUTED)
-        and not any("NAME" in argument or "RUN" in argument for argument in arguments)
+        and (len(arguments) > 1 or arguments == ("models",))  # the text also names bare commands
         and "runs/photos" not in arguments
     ]
     assert {arguments[0] for arguments in cheap} == {command[0] for command in EXECUTED}
@@ -162,7 +162,7 @@ def test_the_cheap_commands_succeed() -> None:
 
 @pytest.mark.parametrize(
     "page",
-    [page for page in PAGES if page.parent.name == "docs" and code_blocks(page, "python")],
+    [page for page in PAGES if page.parent == ROOT / "docs" and code_blocks(page, "python")],
     ids=name_of,
 )
 @pytest.mark.usefixtures("_in_workplace")

@@ -7,6 +7,8 @@ import keras
 import numpy as np
 import pytest
 
+from keras_cnns.models import MODELS
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -37,5 +39,7 @@ def test_the_diagnostics_run_on_any_model(tmp_path: Path, monkeypatch: pytest.Mo
     assert {"step", "gradient_ratio", "dead_relu", "update_ratio"} <= set(header.split(","))
 
 
-def test_the_readme_is_short() -> None:
-    assert len((ROOT / "README.md").read_text("utf-8").splitlines()) < 200
+def test_the_readme_is_short_and_counts_the_models() -> None:
+    text = (ROOT / "README.md").read_text("utf-8")
+    assert len(text.splitlines()) < 200
+    assert f"There are {len(MODELS)} networks" in text
