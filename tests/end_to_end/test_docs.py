@@ -1,6 +1,7 @@
 """The documentation: every link leads somewhere, every command exists, every Python block runs."""
 
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -55,7 +56,9 @@ def commands(page: Path) -> Iterator[list[str]]:
     text = page.read_text("utf-8")
     blocks = "\n".join(code_blocks(page, "")).replace("\\\n", " ")
     lines = [line.removeprefix("$ ") for line in blocks.splitlines()]
-    lines += re.findall(r"`(keras-cnns [a-z][^`]*)`", FENCE.sub("", text))
+    prose = FENCE.sub("", text)
+    lines += re.findall(r"`(keras-cnns [a-z][^`]*)`", prose)
+    lines += re.findall(r"^ {4}(keras-cnns .*)$", prose, re.MULTILINE)
     for line in lines:
         if line.startswith(("keras-cnns ", "keras-cnns-serve ")):
             program, *arguments = shlex.split(line, comments=True)
@@ -120,7 +123,7 @@ def test_every_recipe_and_override_of_a_shown_training_exists() -> None:
         pairs = list(pairwise(arguments))
         overrides = [value for option, value in pairs if option == "--set"]
         for option, recipe in pairs:
-            if option == "--recipe" and not recipe.endswith(".toml"):
+            if option == "--recipe" and not (recipe.isupper() or recipe.endswith(".toml")):
                 load_recipe(recipe, overrides)
 
 
@@ -178,3 +181,13 @@ def test_the_recipes_shown_can_be_read(recipe: str, tmp_path: Path) -> None:
     if "base =" in recipe:
         (tmp_path / "my-recipe.toml").write_text(recipe)
         load_recipe(tmp_path / "my-recipe.toml")
+
+
+def test_the_picture_of_the_readme_can_be_drawn_again(run_directory: Path, tmp_path: Path) -> None:
+    for model in ("plain56", "resnet56"):
+        (tmp_path / "depth" / model).mkdir(parents=True)
+        for name in ("history.csv", "diagnostics.csv"):
+            shutil.copy(run_directory / name, tmp_path / "depth" / model / name)
+    names = runpy.run_path(str(ROOT / "docs" / "images" / "depth.py"))
+    names["main"](tmp_path, tmp_path / "depth.svg")
+    assert "<svg" in (tmp_path / "depth.svg").read_text("utf-8")
