@@ -50,6 +50,6 @@ for trainable, learning_rate in (((), 0.1), (("stage3", "stage4", "inception_5")
     model.compile(
         Momentum(learning_rate), loss="sparse_categorical_crossentropy", metrics=["accuracy"]
     )
-    epochs = 1 if STEPS else 3
-    model.fit(training, validation_data=validation, epochs=epochs, steps_per_epoch=STEPS, verbose=2)
+    steps = {"epochs": 1 if STEPS else 3, "steps_per_epoch": STEPS, "validation_steps": STEPS}
+    model.fit(training, validation_data=validation, verbose=2, **steps)
 model.save("photos.keras")

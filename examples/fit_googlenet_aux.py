@@ -22,7 +22,11 @@ keras.utils.set_random_seed(0)
 digits = load_digits()
 images = np.rint(np.kron(digits.images, np.ones((4, 4))) * (255 / 16)).astype("uint8")
 train_images, test_images, train_labels, test_labels = train_test_split(
-    images[..., np.newaxis], digits.target, test_size=0.2, stratify=digits.target, random_state=0
+    images[..., np.newaxis],
+    digits.target,
+    test_size=32 if STEPS else 360,
+    stratify=digits.target,
+    random_state=0,
 )
 
 # GoogLeNet has no batch normalisation: without this layer its activations would be about a hundred

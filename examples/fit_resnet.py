@@ -25,7 +25,11 @@ digits = load_digits()
 # Enlarge the 8x8 images with values from 0 to 16 to 32x32 images with pixels from 0 to 255.
 images = np.rint(np.kron(digits.images, np.ones((4, 4))) * (255 / 16)).astype("uint8")
 train_images, test_images, train_labels, test_labels = train_test_split(
-    images[..., np.newaxis], digits.target, test_size=0.2, stratify=digits.target, random_state=0
+    images[..., np.newaxis],
+    digits.target,
+    test_size=32 if STEPS else 360,
+    stratify=digits.target,
+    random_state=0,
 )
 
 # (pixel - 78) / 84: the mean and the standard deviation of the digits' pixels.

@@ -48,11 +48,7 @@ model.compile(
 )
 
 probe = Probe(x[:32], y[:32])  # diagnostics that share a probe also share its passes
-diagnostics = [
-    WeightNorm(interval=20),
-    GradientNorm(probe, interval=20),
-    DeadReLU(probe, interval=20),
-]
+diagnostics = [WeightNorm(interval=20), GradientNorm(probe), DeadReLU(probe)]
 log = DiagnosticsLog(diagnostics, "diagnostics.csv")
 epochs = 1 if STEPS else 5
 history = model.fit(
