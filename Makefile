@@ -11,7 +11,7 @@ BENCHMARKS = $(shell grep -le --quick benchmarks/*.py)
 PACKAGES := awk '/^Collecting / {print "  " $$2; fflush()} /^Successfully installed/ {print "done"} \
 	/^Installing collected/ {print "Installing collected packages ..."; fflush()}'
 
-.PHONY: setup demo serve protos test soak test-parity test-lowest test-newest check bench clean
+.PHONY: setup demo serve protos docs test soak test-parity test-lowest test-newest check bench clean
 
 setup: $(INSTALLED)
 
@@ -37,6 +37,10 @@ PROTOS := serve/keras_cnns_serve/protos
 protos: setup
 	$(BIN)/python -m grpc_tools.protoc -I $(PROTOS) --include_imports \
 		--descriptor_set_out $(PROTOS)/descriptors.binpb $(PROTOS)/*.proto
+
+# The documentation of the recipes, generated from their schema; the result is committed.
+docs: setup
+	$(BIN)/keras-cnns recipes --markdown > docs/recipes.md
 
 test: setup
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile

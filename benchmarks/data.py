@@ -27,8 +27,9 @@ import keras
 import tensorflow as tf
 from turns import ratios, write_rows
 
-from keras_cnns.data import Splits, read_labels, shapes
+from keras_cnns.data import Splits, read_labels
 from keras_cnns.data.autotuning import without_autotuning
+from keras_cnns.data.sources import shapes
 from keras_cnns.recipes import Recipe, load_recipe
 from keras_cnns.training.compiling import build_model, compile_model, for_outputs
 
@@ -46,7 +47,7 @@ CIFAR_LIKE = (
     "data.name=shapes",
     "data.train_split=train",
     "data.validation_split=validation",
-    "data.samples=10000",
+    "data.num_examples=10000",
 )
 CASES = (
     Case("digits-resnet20", "digits-resnet20"),
@@ -114,7 +115,7 @@ def measure(case: Case, folder: Path, rounds: int, seconds: float) -> list[dict[
     with tempfile.TemporaryDirectory() as scratch:
         records = Path(scratch) / "records"
         plain = splits.open(data.train_split, batch_size=1, check_first=True)
-        count = min(split.samples, 2000)
+        count = min(split.num_examples, 2000)
         images = (each[0] for each, _ in plain.epoch(0).take(count))
         write_records(images, records, data.path)
         pipeline = iter(split.steps_from(0))

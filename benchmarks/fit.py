@@ -51,13 +51,13 @@ MEAN, STD = [123.7, 116.3, 103.5], [58.4, 57.1, 57.4]
 CASES: dict[str, dict[str, Any]] = {
     "resnet20, 32x32, batch 128": {
         "model": {"name": "resnet20"},
-        "data": {"image_size": 32, "resize_shorter": 32, "samples": 128 * STEPS},
+        "data": {"image_size": 32, "resize_shorter": 32, "num_examples": 128 * STEPS},
         "augmentation": {"pad_and_crop": 4, "horizontal_flip": True},
         "training": {"batch_size": 128, "epochs": 100},
     },
     "resnet50, 224x224, batch 16": {
         "model": {"name": "resnet50"},
-        "data": {"image_size": 224, "resize_shorter": 224, "samples": 16 * STEPS},
+        "data": {"image_size": 224, "resize_shorter": 224, "num_examples": 16 * STEPS},
         "augmentation": {"pad_and_crop": 28, "horizontal_flip": True},
         "training": {"batch_size": 16, "epochs": 100},
     },

@@ -1,13 +1,24 @@
-"""Count the CPU cores that this process may use."""
+"""What this process may use of the CPU: the number of cores, and AVX-512."""
 
+import functools
 import os
+from pathlib import Path
 
 
 def available_cores() -> int:
     """Return the number of CPU cores that this process may use, at least 1.
 
-    In a container it can be smaller than the machine's. macOS and Windows have no such restriction.
+    In a container these can be fewer than the machine has. macOS and Windows have no such limit.
     """
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+@functools.cache
+def has_avx512() -> bool:
+    """Return whether this CPU has AVX-512; False if that is unknown, as outside of Linux."""
+    try:
+        return "avx512f" in Path("/proc/cpuinfo").read_text("utf-8")
+    except OSError:
+        return False

@@ -1,7 +1,6 @@
 """The demo: the commands that a person would type, from training to an answer over HTTP.
 
-It drives the command line as its users do, through processes and files, and so needs none of the
-other packages' code.
+It runs the command line in processes, as users do, and imports neither export nor serve.
 """
 
 import json
@@ -24,25 +23,25 @@ from rich.table import Table
 
 from keras_cnns.quiet import quiet_stderr
 
-RECIPES = ("digits-resnet20", "digits-googlenet")
-COMMAND = (sys.executable, "-m", "keras_cnns.cli")
-READY_SECONDS = 60
-TIMED_REQUESTS = 50
+_RECIPES = ("digits-resnet20", "digits-googlenet")
+_COMMAND = (sys.executable, "-m", "keras_cnns.cli")
+_TIMEOUT = 60  # seconds, for a request and for the server's end
+_TIMED_REQUESTS = 50
 
 
 def run_demo(runs: Path, models: Path) -> None:
-    """Train, export and serve both nets, and print what came of it.
+    """Train, export and serve both models, and print their results.
 
     Args:
-        runs: gets a new run directory for each net; those of an earlier demo stay.
-        models: gets a new version of each model.
+        runs: the folder of the run directories. Each model gets a new one; earlier ones stay.
+        models: the model repository. Each model gets a new version.
 
     Raises:
         RuntimeError: one of the commands failed.
     """
     start = time.perf_counter()
     finished = {}
-    for recipe in RECIPES:
+    for recipe in _RECIPES:
         run = next_free(runs / recipe)
         command("train", "--recipe", recipe, "--run", str(run))
         command("export", str(run), "--to", str(models / recipe))
@@ -51,31 +50,33 @@ def run_demo(runs: Path, models: Path) -> None:
     image, label = write_held_out_image(runs / "held-out.png")
     milliseconds = {}
     with serving(models) as address:
-        for recipe in RECIPES:
+        for recipe in _RECIPES:
             url = f"{address}/v1/models/{recipe}:classify-image"
-            answer = post(url, image.read_bytes())
+            answer = _post(url, image.read_bytes())
             print(f"\n$ curl --data-binary @{image} {url}")
-            print(f"{recipe} on an image of {label!r} that it has not seen:")
+            print(f"{recipe} on a test image of the class {label!r}:")
             for entry in answer["predictions"][0]["labels"]:
                 print(f"  {entry['label']:>3} {entry['probability']:8.3%}")
-            milliseconds[recipe] = time_requests(url, image.read_bytes())
+            milliseconds[recipe] = _time_requests(url, image.read_bytes())
 
-    print_table(finished, models, milliseconds)
-    print(f"All of it took {time.perf_counter() - start:.0f} s.")
-    print(f"Serve them again, until Ctrl-C, with: {program()} serve {shlex.quote(str(models))}")
+    _print_table(finished, models, milliseconds)
+    print(f"The demo took {time.perf_counter() - start:.0f} s.")
+    print(
+        f"Serve the models again, until Ctrl-C, with: {program()} serve {shlex.quote(str(models))}"
+    )
 
 
 def program() -> str:
-    """Return how `keras-cnns` is called from here, as this process was."""
+    """Return the command that runs `keras-cnns` in the way in which this process was started."""
     called = sys.argv[0]
     found = shutil.which("keras-cnns")
     if found and Path(found).resolve() == Path(called).resolve():
         return "keras-cnns"
-    return shlex.join(COMMAND if called.endswith(".py") else (called,))
+    return shlex.join(_COMMAND if called.endswith(".py") else (called,))
 
 
 def next_free(path: Path) -> Path:
-    """Return the path, or the first of path-2, path-3, ... that is not there yet."""
+    """Return the path, or the first of path-2, path-3, ..., that does not exist."""
     candidate, number = path, 1
     while candidate.exists():
         number += 1
@@ -84,13 +85,13 @@ def next_free(path: Path) -> Path:
 
 
 def command(*arguments: str) -> None:
-    """Run `keras-cnns` with these arguments, in sight.
+    """Print and run `keras-cnns` with these arguments.
 
     Raises:
-        RuntimeError: it failed.
+        RuntimeError: the command failed.
     """
     print(f"\n$ keras-cnns {shlex.join(arguments)}", flush=True)
-    status = subprocess.run([*COMMAND, *arguments], check=False).returncode
+    status = subprocess.run([*_COMMAND, *arguments], check=False).returncode
     if status:
         raise RuntimeError(f"`keras-cnns {arguments[0]}` failed with status {status}")
 
@@ -101,7 +102,7 @@ def write_held_out_image(path: Path) -> tuple[Path, str]:
         from keras_cnns.data import load_split, read_labels
         from keras_cnns.recipes import load_recipe
 
-    data = load_recipe(RECIPES[0]).data
+    data = load_recipe(_RECIPES[0]).data
     images, labels = next(iter(load_split(data, data.test_split, batch_size=1)))
     Image.fromarray(images.numpy()[0, :, :, 0]).save(path)
     return path, read_labels(data)[int(labels[0])]
@@ -109,13 +110,13 @@ def write_held_out_image(path: Path) -> tuple[Path, str]:
 
 @contextmanager
 def serving(models: Path) -> Iterator[str]:
-    """Serve the models on a free port of this machine; give the server's address.
+    """Serve the models on a free port of this machine, and yield the server's address.
 
     Raises:
-        RuntimeError: the server did not come up.
+        RuntimeError: the server ended before it was ready.
     """
     print(f"\n$ keras-cnns serve {models} --port 0", flush=True)
-    arguments = [*COMMAND, "serve", str(models), "--port", "0"]
+    arguments = [*_COMMAND, "serve", str(models), "--port", "0"]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout is not None
@@ -128,31 +129,31 @@ def serving(models: Path) -> Iterator[str]:
                 raise RuntimeError("the server ended before it was ready")
         finally:
             server.terminate()
-            server.communicate(timeout=READY_SECONDS)
+            server.communicate(timeout=_TIMEOUT)
 
 
-def post(url: str, body: bytes) -> Any:
-    """Post an image and return the answer."""
+def _post(url: str, body: bytes) -> Any:
+    """Post an image and return the parsed answer."""
     request = urllib.request.Request(url, body, {"Content-Type": "image/png"})
-    with urllib.request.urlopen(request, timeout=READY_SECONDS) as response:
+    with urllib.request.urlopen(request, timeout=_TIMEOUT) as response:
         return json.load(response)
 
 
-def time_requests(url: str, body: bytes) -> float:
-    """Return the median milliseconds from a posted image to its answer."""
+def _time_requests(url: str, body: bytes) -> float:
+    """Return the median time from a posted image to its answer, in milliseconds."""
     seconds = []
-    for _ in range(TIMED_REQUESTS):
+    for _ in range(_TIMED_REQUESTS):
         start = time.perf_counter()
-        post(url, body)
+        _post(url, body)
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds) * 1000
 
 
-def print_table(runs: dict[str, Path], models: Path, milliseconds: dict[str, float]) -> None:
-    """Print one row a model: size, accuracy, training time, difference of formats, latency."""
+def _print_table(runs: dict[str, Path], models: Path, milliseconds: dict[str, float]) -> None:
+    """Print a row for each model: size, accuracy, training time, difference of formats, latency."""
     table = Table(
-        caption="difference: the largest between probabilities of Keras, SavedModel and ONNX\n"
-        "ms per image: the median from a posted PNG to its answer over HTTP"
+        caption="largest difference: between the probabilities of Keras and of an exported format\n"
+        "ms per image: the median time from a posted PNG to its answer over HTTP"
     )
     table.add_column("model", no_wrap=True)
     for column in (
@@ -168,7 +169,7 @@ def print_table(runs: dict[str, Path], models: Path, milliseconds: dict[str, flo
         exported = json.loads((version / "model.json").read_text("utf-8"))
         results = json.loads((run / "results.json").read_text("utf-8"))
         differences = [
-            figures["largest_difference"] for figures in exported["parity"]["formats"].values()
+            parity["largest_difference"] for parity in exported["parity"]["formats"].values()
         ]
         table.add_row(
             name,

@@ -1,4 +1,4 @@
-"""Keep C++ libraries from talking over the command line."""
+"""Suppress messages of C++ libraries on standard error."""
 
 import os
 import sys
@@ -9,9 +9,9 @@ from contextlib import contextmanager
 
 @contextmanager
 def quiet_stderr() -> Iterator[None]:
-    """Hold back what is written to the process's standard error; show it if the block fails.
+    """Suppress output to the process's standard error in a block; print it if the block fails.
 
-    TensorFlow writes notes about absent GPUs before any of its log levels is in force.
+    TensorFlow logs missing GPUs before any of its log levels takes effect.
     """
     sys.stderr.flush()
     with tempfile.TemporaryFile() as held:

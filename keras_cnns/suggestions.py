@@ -1,22 +1,22 @@
-"""Lookups by name whose errors list the known names and suggest the one that was meant."""
+"""Lookups by name, whose errors list the known names and suggest the most similar one."""
 
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import TypeVar
 
-Row = TypeVar("Row")
+_Row = TypeVar("_Row")
 
 
-def find(name: str, table: Mapping[str, Row], kind: str) -> Row:
-    """Return the row of a table that has this name.
+def find(name: str, table: Mapping[str, _Row], kind: str) -> _Row:
+    """Return the row of a table with this name.
 
     Args:
         name: a key of the table.
         table: name -> row.
-        kind: what the rows are, for the message, such as "model".
+        kind: the noun for a row in the message, such as "model".
 
     Raises:
-        ValueError: there is no such row; the message suggests the nearest and lists all.
+        ValueError: there is no such row; the message suggests the most similar name and lists all.
     """
     if name not in table:
         hint = did_you_mean(name, table)
@@ -25,6 +25,6 @@ def find(name: str, table: Mapping[str, Row], kind: str) -> Row:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return `"; did you mean 'resnet50'?"` for a name near a known one, else nothing."""
+    """Return a hint such as "; did you mean 'resnet50'?", or "" if no known name is similar."""
     near = get_close_matches(name, list(known), n=1)
     return f"; did you mean {near[0]!r}?" if near else ""

@@ -1,4 +1,4 @@
-"""A table on the terminal."""
+"""Print tables on the terminal."""
 
 import sys
 from collections.abc import Iterable, Sequence
@@ -7,7 +7,13 @@ from collections.abc import Iterable, Sequence
 def print_table(
     columns: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Sequence[int]
 ) -> None:
-    """Print rows under their columns; of those in `numbers` the values stand to the right."""
+    """Print rows under the names of their columns.
+
+    Args:
+        columns: the names of the columns.
+        rows: the cells of each row.
+        numbers: indices of the columns that contain numbers, which are aligned to the right.
+    """
     from rich.console import Console
     from rich.table import Table
 
@@ -17,5 +23,5 @@ def print_table(
         table.add_column(column, justify="right" if right else "left", no_wrap=right or not index)
     for row in rows:
         table.add_row(*row)
-    # A pipe has no width, and no reason to fold the lines.
+    # A pipe has no width, and its reader expects one line per row.
     Console(width=None if sys.stdout.isatty() else 160).print(table)

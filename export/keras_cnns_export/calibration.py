@@ -67,10 +67,10 @@ def expected_calibration_error(probabilities: Array, classes: Array) -> float:
         probabilities: [N, K].
         classes: the true classes, int [N].
     """
-    from keras_cnns.report.predictions import calibrate as sorted_into_bins
+    from keras_cnns.report.metrics import reliability_bins
 
-    is_right = probabilities.argmax(axis=1) == classes
-    return float(sorted_into_bins(probabilities.max(axis=1), is_right).error)
+    is_correct = probabilities.argmax(axis=1) == classes
+    return reliability_bins(probabilities.max(axis=1), is_correct).error
 
 
 def _softmax(logits: Array) -> Array:

@@ -226,7 +226,7 @@ def export_run(
         load_model(run.path / "model.keras", trust=trust),
         to,
         labels=run.labels,
-        preprocessing=data.preprocessing(),
+        preprocessing=data.preprocessing().to_dict(),
         samples=(data.validation_split, validation),
         training_samples=shuffled_split(splits, data.train_split),
         architecture=run.recipe.model.name,

@@ -14,6 +14,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_cnns import recipes
 from keras_cnns.data.decoding import set_upright
 from keras_cnns.data.preprocessing import preprocess
 from keras_cnns_export.contract import Preprocessing
@@ -48,7 +49,7 @@ def decode(content: Any, preprocessing: Preprocessing) -> Any:
     """
     is_jpeg = tf.strings.substr(content, 0, 2) == b"\xff\xd8"
     image = tf.cond(is_jpeg, lambda: _decode_jpeg(content), lambda: _decode_png(content))
-    return preprocess(image, dataclasses.asdict(preprocessing))
+    return preprocess(image, recipes.Preprocessing(**dataclasses.asdict(preprocessing)))
 
 
 def _decode_jpeg(content: Any) -> Any:

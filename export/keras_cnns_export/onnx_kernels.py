@@ -47,7 +47,7 @@ def normalize_by_convolution(graph: "_Graph", node: Any) -> bool:
 def subsample_by_convolution(graph: "_Graph", node: Any) -> bool:
     """Every second pixel, and channels of zeros around (He et al. 2015's option A): a convolution.
 
-    The pixels come from a mean over windows of one (`keras_cnns.models.convolution.subsample`).
+    The pixels come from a mean over windows of one (`keras_cnns.models.cpu_kernels.subsample`).
     Its kernel is the identity; it stays in the blocked layout, and the sum after it is fused.
     """
     before = graph.maker(node.input[0]) if node.op_type == "Pad" else None

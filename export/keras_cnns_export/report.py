@@ -1,4 +1,4 @@
-"""Write report.html: a version's formats and their proof, in one self-contained page."""
+"""Write report.html, a self-contained page: a version's formats, compared with Keras."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -11,8 +11,6 @@ from keras_cnns.report import page
 from keras_cnns_export.graph import Array
 from keras_cnns_export.pixels import Comparison
 
-REPORT = "report.html"
-
 
 def write_report(
     version: Path,
@@ -24,54 +22,56 @@ def write_report(
     """Write `version`/report.html.
 
     Args:
-        version: its directory.
+        version: the version's directory.
         content: the content of model.json.
-        sizes: of each format's files, in bytes.
-        worst: the image on which each format is furthest from Keras, uint8 [H, W, C].
-        pixels: encoded images as TensorFlow and Pillow read them, if there is a SavedModel.
+        sizes: format -> the size of its files, in bytes.
+        worst: format -> the image on which it differs most from Keras, uint8 [H, W, C].
+        pixels: encoded images as decoded by TensorFlow and Pillow; None without a SavedModel.
     """
     sections = [
-        page.Section("Every format against Keras", _measured(content), _formats(content, sizes)),
+        page.Section("Formats compared with Keras", _measured(content), [_formats(content, sizes)]),
         page.Section(
-            "The image furthest from Keras",
-            "For each format, the image with the largest difference of a probability, and that "
-            "difference.",
-            page.pictures(_worst(content, worst)),
+            "Largest differences from Keras",
+            "For each format, the image with the largest difference of a probability.",
+            [_worst(content, worst)],
         ),
         *_calibration(content),
         *([] if pixels is None else [_pixels(pixels)]),
-        page.Section("The graph", "As in model.json.", page.preformatted(_graph(content))),
+        page.Section(
+            "Inputs, outputs and preprocessing", "As in model.json.", [page.Code(_graph(content))]
+        ),
     ]
     title = f"{content['name']}: {content['model']['architecture']}"
     exported = f"{content['model']['parameters']:,} parameters, exported {content['created']}"
-    text = page.render(title, exported, "", sections)
-    (version / REPORT).write_text(text, encoding="utf-8")
+    text = page.render(title, exported, sections)
+    (version / "report.html").write_text(text, encoding="utf-8")
 
 
 def _measured(content: Mapping[str, Any]) -> str:
     parity, metrics = content["parity"], content["metrics"]
-    accuracy = "there are no labels to measure an accuracy by"
+    accuracy = "the accuracy is unknown, because the images have no labels"
     if metrics:
         accuracy = f"Keras' accuracy is {metrics['accuracy']:.2%} on {_images(metrics)}"
     words = f"Compared on {_images(parity)}; {accuracy}."
     own = parity["own_precision"]
     if own is not None:
         words += (
-            f" The model computes in {own['policy']} and is exported in float32. Its own answers "
-            f"differ from it by up to {own['largest_difference']:.2e} (mean "
-            f"{own['mean_difference']:.2e}); top-1 agreement {own['top_1_agreement']:.2%}."
+            f" The model computes in {own['policy']} and is exported in float32. Its own "
+            "probabilities differ from those in float32 by up to "
+            f"{own['largest_difference']:.2e} (mean {own['mean_difference']:.2e}); "
+            f"top-1 agreement {own['top_1_agreement']:.2%}."
         )
     return words
 
 
-def _images(figures: Mapping[str, Any]) -> str:
-    return f"{figures['samples']:,} images of {figures['split']}"
+def _images(measured: Mapping[str, Any]) -> str:
+    return f"{measured['samples']:,} images of {measured['split']}"
 
 
-def _formats(content: Mapping[str, Any], sizes: Mapping[str, int]) -> str:
+def _formats(content: Mapping[str, Any], sizes: Mapping[str, int]) -> page.Table:
     rows = []
-    for name, figures in content["parity"]["formats"].items():
-        entry, accuracy = content["formats"][name], figures["accuracy"]
+    for name, parity in content["parity"]["formats"].items():
+        entry, accuracy = content["formats"][name], parity["accuracy"]
         rows.append(
             (
                 name,
@@ -79,9 +79,9 @@ def _formats(content: Mapping[str, Any], sizes: Mapping[str, int]) -> str:
                 entry["precision"],
                 f"{sizes[name] / 1e6:,.2f}",
                 f"{entry['milliseconds']:.3g}",
-                f"{figures['largest_difference']:.2e}",
-                f"{figures['mean_difference']:.2e}",
-                f"{figures['top_1_agreement']:.2%}",
+                f"{parity['largest_difference']:.2e}",
+                f"{parity['mean_difference']:.2e}",
+                f"{parity['top_1_agreement']:.2%}",
                 "" if accuracy is None else f"{accuracy:.2%}",
             )
         )
@@ -96,59 +96,60 @@ def _formats(content: Mapping[str, Any], sizes: Mapping[str, int]) -> str:
         "top-1 agreement",
         "accuracy",
     )
-    return page.table(columns, rows, numbers=6)
+    return page.Table(columns, rows, numbers=6)
 
 
-def _worst(content: Mapping[str, Any], worst: Mapping[str, Array]) -> Iterator[str]:
+def _worst(content: Mapping[str, Any], worst: Mapping[str, Array]) -> page.Pictures:
+    pictures = []
     for name, image in worst.items():
-        figures = content["parity"]["formats"][name]
-        difference = f"{figures['largest_difference']:.2e}"
-        yield page.picture(image, (name, f"image {figures['worst_sample']}", difference))
+        parity = content["parity"]["formats"][name]
+        difference = f"difference {parity['largest_difference']:.2e}"
+        pictures.append(page.Picture(image, (name, f"index {parity['worst_sample']}", difference)))
+    return page.Pictures(pictures)
 
 
 def _calibration(content: Mapping[str, Any]) -> Iterator[page.Section]:
     calibration = content["calibration"]
-    if calibration is not None:
-        yield page.Section(
-            "Temperature",
-            f"The logits are divided by a temperature fitted on {_images(calibration)}.",
-            page.cards(
-                [
-                    ("temperature", f"{calibration['temperature']:.4g}"),
-                    *(
-                        (
-                            f"calibration error (ECE) {when}",
-                            f"{calibration[f'expected_calibration_error_{when}']:.2%}",
-                        )
-                        for when in ("before", "after")
-                    ),
-                ]
-            ),
+    if calibration is None:
+        return
+    errors = [
+        (
+            f"expected calibration error (ECE) {when}",
+            f"{calibration[f'expected_calibration_error_{when}']:.2%}",
         )
+        for when in ("before", "after")
+    ]
+    yield page.Section(
+        "Temperature",
+        f"The logits are divided by a temperature fitted on {_images(calibration)}.",
+        [page.Cards([("temperature", f"{calibration['temperature']:.4g}"), *errors])],
+    )
 
 
 def _pixels(pixels: Comparison) -> page.Section:
-    figures, total = pixels.figures, sum(pixels.levels)
+    summary, total = pixels.figures, sum(pixels.levels)
     kind, given, expected = pixels.worst
-    apart = np.abs(given.astype(int) - expected)
-    largest = int(apart.max())
-    shown = (apart * (255 // max(1, largest))).astype(np.uint8)
+    difference = np.abs(given.astype(int) - expected)
+    largest = int(difference.max())
+    scaled = (difference * (255 // max(1, largest))).astype(np.uint8)
     levels = [(str(n), f"{count / total:.4%}") for n, count in enumerate(pixels.levels)]
     kinds = [(name, f"{fraction:.4%}") for name, fraction in pixels.within_one_level.items()]
-    worst = (
+    pictures = (
         (given, "TensorFlow"),
         (expected, "Pillow"),
-        (shown, f"Where they differ; white is {largest} of 255"),
+        (scaled, f"Absolute difference; white is {largest} of 255"),
     )
     return page.Section(
-        "Encoded images, read by TensorFlow and by Pillow",
-        f"{figures.images} images of odd sizes, preprocessed: {figures.within_one_level:.4%} of "
+        "Encoded images, decoded by TensorFlow and by Pillow",
+        f"{summary.images} images of odd sizes, preprocessed: {summary.within_one_level:.4%} of "
         "the pixels agree to within 1 level of 255; the largest difference is "
-        f"{figures.largest_difference}, the mean {figures.mean_difference:.3f}. The image that "
+        f"{summary.largest_difference}, the mean {summary.mean_difference:.3f}. The image that "
         f"differs most, a {kind}, is shown.",
-        page.pictures(page.picture(image, (caption,)) for image, caption in worst)
-        + page.table(("levels apart", "pixels"), levels, numbers=1)
-        + page.table(("kind", "within 1 level"), kinds, numbers=1),
+        [
+            page.Pictures([page.Picture(image, (caption,)) for image, caption in pictures]),
+            page.Table(("difference in levels", "pixels"), levels, 1, "Differences of the pixels"),
+            page.Table(("kind", "within 1 level"), kinds, 1, "Agreement by kind of image"),
+        ],
     )
 
 

@@ -1,1 +1,1 @@
-"""Commands of `keras-cnns`, a file each, which cli.py mounts."""
+"""The commands of `keras-cnns`, one per file; cli.py registers them."""

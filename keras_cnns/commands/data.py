@@ -1,4 +1,4 @@
-"""`keras-cnns data`: a look at images before a training relies on them."""
+"""`keras-cnns data check`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,35 +6,30 @@ from typing import Annotated
 import typer
 
 from keras_cnns.quiet import quiet_stderr
+from keras_cnns.table import print_table
 
-LISTED = 20
+_MAX_LISTED = 20  # files of each kind of problem
 
-data_app = typer.Typer(
-    help="Look at images before training on them.",
-    epilog="Example: keras-cnns data check photos",
-    no_args_is_help=True,
-)
+app = typer.Typer(help="Check images before training on them.", no_args_is_help=True)
 
 
-@data_app.callback()
-def data() -> None:
-    """Look at images before training on them."""
-
-
-@data_app.command(epilog="Example: keras-cnns data check photos")
+@app.command(epilog="Example: keras-cnns data check photos")
 def check(
     path: Annotated[
         Path,
-        typer.Argument(help="A folder with one folder for each class, or with split folders."),
+        typer.Argument(
+            help="Directory with one subdirectory per class, or with such a directory per split."
+        ),
     ],
-    every: Annotated[
-        bool, typer.Option("--all", help=f"List every file of a kind, not the first {LISTED}.")
+    list_all: Annotated[
+        bool,
+        typer.Option("--all", help=f"List all files with a problem, not only {_MAX_LISTED} each."),
     ] = False,
 ) -> None:
     """Report unreadable files, wrong extensions, duplicates, class balance and sizes.
 
-    The status is 1 if training would be refused: because of files that cannot be read, for example,
-    or of the same image in two splits or two classes.
+    The exit status is 1 if training would be refused, for example because of
+    unreadable files, or of one image in two splits or two classes.
     """
     with quiet_stderr():
         from keras_cnns.data.check import check_folder
@@ -42,8 +37,6 @@ def check(
         report = check_folder(path)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
-
-    from keras_cnns.table import print_table
 
     print(f"{path}: {report.files} files, {len(report.counts)} classes")
     splits = sorted({split for counts in report.counts.values() for split in counts})
@@ -57,11 +50,11 @@ def check(
     for finding in report.findings:
         if finding.lines:
             print(f"\n{finding.title}: {len(finding.lines)}")
-            shown = finding.lines if every else finding.lines[:LISTED]
+            shown = finding.lines if list_all else finding.lines[:_MAX_LISTED]
             for line in shown:
                 print(f"  {line}")
             if len(shown) < len(finding.lines):
                 print(f"  and {len(finding.lines) - len(shown)} more; --all lists them")
-    if report.is_bad:
+    if report.has_errors:
         raise typer.Exit(1)
-    print("\nno problems: it can be trained on")
+    print("\nno errors: the folder can be trained on")

@@ -1,4 +1,4 @@
-"""`keras-cnns lab`: a claim of the lecture, tried out."""
+"""`keras-cnns lab`."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -10,7 +10,7 @@ from keras_cnns.quiet import quiet_stderr
 
 
 class Claim(StrEnum):
-    """What can be tried."""
+    """The claims of the lecture; the names of `keras_cnns.lab.EXPERIMENTS`."""
 
     depth = "depth"
     auxiliary = "auxiliary"
@@ -19,14 +19,17 @@ class Claim(StrEnum):
 
 
 def lab(
-    name: Annotated[Claim, typer.Argument(help="Which claim to try.")],
-    to: Annotated[Path, typer.Option(help="Folder for the page and the trainings.")] = Path("lab"),
+    name: Annotated[Claim, typer.Argument(help="Claim to test.")],
+    to: Annotated[Path, typer.Option(help="Directory for the page and the run directories.")] = (
+        Path("lab")
+    ),
 ) -> None:
-    """Try a claim of the lecture by tiny trainings on the digits; about a minute or two.
+    """Test a claim of the lecture by short trainings on the digits, in a minute or two.
 
-    depth: plain against residual nets. auxiliary: GoogLeNet with and without its auxiliary
-    classifiers. batch-norm: how activations shift with and without it. saddle: momentum against
-    plain gradient descent.
+    depth compares plain and residual networks. auxiliary compares GoogLeNet
+    with and without its auxiliary classifiers. batch-norm compares activations
+    with and without batch normalisation. saddle compares momentum and plain
+    gradient descent.
     """
     with quiet_stderr():
         from keras_cnns.lab import run_experiment

@@ -1,4 +1,4 @@
-"""`keras-cnns report`: a page about a run, or about several side by side."""
+"""`keras-cnns report`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,23 +6,26 @@ from typing import Annotated
 import typer
 
 from keras_cnns.quiet import quiet_stderr
+from keras_cnns.table import print_table
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Run directories that `train` made.")],
+    runs: Annotated[list[Path], typer.Argument(help="Run directories.")],
     to: Annotated[
-        Path, typer.Option(help="The page that compares several runs; of one it is in the run.")
+        Path,
+        typer.Option(
+            help="File of the comparison; the report of a single run is written into its directory."
+        ),
     ] = Path("comparison.html"),
 ) -> None:
-    """Write a run's report.html anew, or a page that compares several runs."""
+    """Write the report of a run, or a page that compares several runs."""
     with quiet_stderr():
         from keras_cnns.report import compare, write_report
     if len(runs) == 1:
         print(f"{runs[0]}: {write_report(runs[0])}")
         return
     from keras_cnns.report.comparison import COLUMNS, NUMBERS
-    from keras_cnns.table import print_table
 
     rows = compare(runs, to)
     print_table(COLUMNS, rows, numbers=range(1, NUMBERS + 1))
-    print(f"{to}: the runs side by side")
+    print(f"{to}: comparison of {len(runs)} runs")

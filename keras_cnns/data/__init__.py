@@ -1,9 +1,9 @@
-"""Images and labels: TensorFlow Datasets by name, folders, the built-in `digits` and `shapes`."""
+"""Labelled images from TensorFlow Datasets, folders, idx files, and the built-in sets."""
 
 from keras_cnns.data.images import read_image
-from keras_cnns.data.loading import Splits, fingerprint, load_split, open_split, read_labels
 from keras_cnns.data.pipeline import Split
 from keras_cnns.data.preprocessing import preprocess
+from keras_cnns.data.splits import Splits, fingerprint, load_split, open_split, read_labels
 
 __all__ = [
     "Split",

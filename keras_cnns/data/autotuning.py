@@ -1,9 +1,9 @@
-"""tf.data without its autotuning.
+"""Datasets without tf.data's autotuning.
 
-The autotuning thread sleeps 10 ms, 20 ms, ... up to a minute between two rounds, and to destroy an
-iterator can mean to wait for the end of that sleep: the end of `fit`, `evaluate` and `predict` then
-takes up to as long again as they took (TensorFlow 2.21). So every dataset here sets its own
-parallelism and buffer sizes.
+The autotuning thread sleeps 10 ms, 20 ms, ... up to a minute between two rounds, and destroying an
+iterator may wait for the end of that sleep: the end of `fit`, `evaluate` and `predict` can take as
+long as everything before it (TensorFlow 2.21). So every dataset here sets its own parallelism and
+buffer sizes.
 """
 
 import tensorflow as tf

@@ -1,4 +1,4 @@
-"""A report on a folder of images: what is wrong with it, and what is in it."""
+"""Report the problems and the content of a folder of images."""
 
 import statistics
 from collections import Counter
@@ -6,29 +6,34 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from keras_cnns.data.findings import Finding, find_problems, find_split_problems, printable
-from keras_cnns.data.image_files import ImageFile, scan_folder
-from keras_cnns.data.samples import FRACTIONS
-from keras_cnns.data.splits import assign_splits
+from keras_cnns.data.sources.by_content import FRACTIONS
+from keras_cnns.data.sources.folder.files import ImageFile, scan_folder
+from keras_cnns.data.sources.folder.findings import (
+    Finding,
+    find_problems,
+    find_split_problems,
+    printable,
+)
+from keras_cnns.data.sources.folder.splits import assign_splits
 
 
 @dataclass(frozen=True)
 class Report:
-    """What `check_folder` found."""
+    """The result of `check_folder`."""
 
-    files: int  # images, readable or not
-    counts: dict[str, dict[str, int]]  # class, printable -> split -> readable images
-    summary: tuple[str, ...]  # balance and sizes, in words
+    files: int  # the number of images, readable or not
+    counts: dict[str, dict[str, int]]  # class (printable) -> split -> number of readable images
+    summary: tuple[str, ...]  # lines on the balance of the classes and the sizes of the images
     findings: tuple[Finding, ...]
 
     @property
-    def is_bad(self) -> bool:
+    def has_errors(self) -> bool:
         """Whether training would be refused."""
-        return any(finding.is_bad and finding.lines for finding in self.findings)
+        return any(finding.is_error and finding.lines for finding in self.findings)
 
 
 def check_folder(root: str | Path) -> Report:
-    """Read every file of a folder of images, and report.
+    """Read every file of a folder of images, and report what was found.
 
     Raises:
         ValueError: there is no such folder, or no class in it, or its layout is unclear.
@@ -46,21 +51,20 @@ def check_folder(root: str | Path) -> Report:
 
 
 def _summarize(files: Sequence[ImageFile], counts: dict[str, dict[str, int]]) -> Iterable[str]:
-    """Give the balance of the classes and the sizes of the images."""
+    """Yield lines on the balance of the classes and the sizes of the images."""
     if not files:
         return
     if not any(file.split for file in files):
         yield "splits: by content; an image and its copies are always in the same split"
     sizes = {label: sum(sides.values()) for label, sides in counts.items()}
     fewest, most = min(sizes, key=sizes.__getitem__), max(sizes, key=sizes.__getitem__)
-    yield f"balance: {sizes[fewest]} of {fewest} to {sizes[most]} of {most}"
+    yield f"balance: from {sizes[fewest]} ({fewest}) to {sizes[most]} ({most}) images per class"
     for axis, side in enumerate(("height", "width")):
         pixels = [file.size[axis] for file in files]
-        yield (
-            f"{side}: {min(pixels)} to {max(pixels)} pixels, median {statistics.median(pixels):g}"
-        )
+        median = statistics.median(pixels)
+        yield f"{side}: {min(pixels)} to {max(pixels)} pixels, median {median:g}"
     formats = Counter(file.format for file in files).most_common()
     yield f"formats: {', '.join(f'{count} {each}' for each, count in formats)}"
-    turned = sum(file.orientation != 1 for file in files)
-    if turned:
-        yield f"rotated or mirrored by EXIF: {turned}; they are set upright"
+    rotated = sum(file.orientation != 1 for file in files)
+    if rotated:
+        yield f"rotated or mirrored according to EXIF: {rotated}; they are set upright"

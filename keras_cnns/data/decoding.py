@@ -1,21 +1,21 @@
-"""Encoded images to pixels inside of tf.data, bit for bit as Pillow reads them."""
+"""Decode images inside of tf.data, bit for bit as Pillow does."""
 
 import tensorflow as tf
 
 from keras_cnns.data.images import Header, read_pixels
 
-WEBP = b"WEBP"
+_WEBP = b"WEBP"
 
 
 def decode(content: tf.Tensor) -> tf.Tensor:
     """Return the pixels of an encoded image as they are stored: bytes -> uint8 [h, w, 3].
 
-    These fast operations read what `decode_as_pillow` returns pixels for.
+    These fast operations are for the images that `decode_as_pillow` returns pixels of.
     """
     pixels = tf.cond(
-        tf.strings.substr(content, 8, 4) == WEBP,
+        tf.strings.substr(content, 8, 4) == _WEBP,
         lambda: tf.io.decode_webp(content, channels=3)[0],
-        # Reads PNG too. Its default is off by up to 4 levels of 255.
+        # decode_jpeg reads PNG too. Its default method differs from Pillow by up to 4 levels.
         lambda: tf.io.decode_jpeg(content, channels=3, dct_method="INTEGER_ACCURATE"),
     )
     return tf.ensure_shape(pixels, (None, None, 3))
@@ -28,11 +28,11 @@ def decode_with_pillow(content: tf.Tensor) -> tf.Tensor:
 
 
 def decode_as_pillow(content: bytes, header: Header) -> tf.Tensor | None:
-    """Return the pixels that `decode` reads; None if it reads none, or others than Pillow.
+    """Return the pixels that `decode` reads; None if it fails or would differ from Pillow.
 
     TensorFlow drops the transparent colour of a GIF, ignores the palette of a BMP and inverts CMYK
-    without Adobe's marker, so these are left to Pillow. Of the others TensorFlow refuses some: WebP
-    with alpha or several frames, PNG without its last chunk. What it reads, it reads alike.
+    without Adobe's marker, so Pillow decodes these. TensorFlow refuses some other images: WebP with
+    alpha or several frames, PNG without its last chunk. The rest it decodes as Pillow does.
     """
     if header.format in ("BMP", "GIF") or header.mode == "CMYK":
         return None
@@ -43,7 +43,7 @@ def decode_as_pillow(content: bytes, header: Header) -> tf.Tensor | None:
 
 
 def set_upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
-    """Rotate and mirror an image as its EXIF orientation, 1 to 8, says: [h, w, c] -> [h, w, c]."""
+    """Rotate and mirror an image by its EXIF orientation, 1 to 8: [h, w, c] -> [h', w', c]."""
     as_stored, flip = (lambda: image), tf.image.flip_left_right
 
     def turned(quarters: int, mirrored: bool = False) -> tf.Tensor:

@@ -1,7 +1,7 @@
-"""Encoded images to pixels with Pillow: the reading that every other one has to equal.
+"""Decode images with Pillow, the reference that every other decoder has to equal.
 
 The EXIF orientation is applied; transparency is dropped, not blended; a palette becomes its colours
-and CMYK becomes RGB; of 16 bits the upper 8 are kept; of an animation the first frame is read.
+and CMYK becomes RGB; the upper 8 of 16 bits are kept; the first frame of an animation is read.
 """
 
 import io
@@ -12,23 +12,23 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
-FORMAT_NAMES = "JPEG, PNG, WebP, BMP or GIF"
-MODES = {1: "L", 3: "RGB"}
-ORIENTATION = 0x0112  # EXIF's tag
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
+_FORMAT_NAMES = "JPEG, PNG, WebP, BMP or GIF"
+_MODES = {1: "L", 3: "RGB"}
+_ORIENTATION = 0x0112  # the tag in EXIF
 
-# Pillow warns of odd metadata, such as EXIF cut short, in photographs that it reads well.
+# Pillow warns about odd metadata, such as EXIF cut short, in photographs that it reads well.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 @dataclass(frozen=True)
 class Header:
-    """What an encoded image says before its pixels."""
+    """The header of an encoded image."""
 
-    format: str  # one of FORMATS
+    format: str  # Pillow's: JPEG, PNG, WEBP, BMP or GIF
     mode: str  # Pillow's: L, RGB, CMYK, P, ...
     size: tuple[int, int]  # pixels, height and width, upright
-    orientation: int  # as EXIF counts, 1 to 8
+    orientation: int  # EXIF's, 1 to 8
 
 
 def read_image(path: str | Path, channels: int) -> np.ndarray:
@@ -39,7 +39,7 @@ def read_image(path: str | Path, channels: int) -> np.ndarray:
         channels: 1 for grey, 3 for RGB.
 
     Raises:
-        ValueError: the file is not an image of these formats, or a damaged or a far too large one.
+        ValueError: the file is not an image of these formats, is damaged, or is far too large.
         OSError: the file cannot be read.
     """
     try:
@@ -52,7 +52,7 @@ def read_pixels(content: bytes, channels: int = 3) -> np.ndarray:
     """Return an encoded image's pixels, upright: uint8 [H, W, channels].
 
     Raises:
-        ValueError: it is not an image of `FORMATS`, or a damaged or a far too large one.
+        ValueError: it is not an image of these formats, is damaged, or is far too large.
     """
     with _open(content) as image:
         try:
@@ -63,21 +63,21 @@ def read_pixels(content: bytes, channels: int = 3) -> np.ndarray:
             elif upright.mode == "P":
                 # Converted to RGB at once, a transparent entry of the palette loses its colour.
                 upright = upright.convert("RGBA")
-            pixels = np.asarray(upright.convert(MODES[channels]))
+            pixels = np.asarray(upright.convert(_MODES[channels]))
         except Exception as error:  # damaged data make Pillow raise nearly anything
             raise ValueError(f"damaged or cut short: {error}") from error
     return pixels.reshape(*pixels.shape[:2], channels)
 
 
 def read_header(content: bytes) -> Header:
-    """Return what an encoded image says before its pixels.
+    """Return the header of an encoded image.
 
     Raises:
-        ValueError: it is not an image of `FORMATS`, or one that is far too large.
+        ValueError: it is not an image of these formats, or is far too large.
     """
     with _open(content) as image:
         try:
-            orientation = image.getexif().get(ORIENTATION, 1)
+            orientation = image.getexif().get(_ORIENTATION, 1)
         except Exception:  # damaged EXIF data
             orientation = 1
         orientation = orientation if orientation in range(1, 9) else 1
@@ -90,9 +90,9 @@ def read_header(content: bytes) -> Header:
 def _open(content: bytes) -> Image.Image:
     """Open an encoded image without decoding it."""
     try:
-        image = Image.open(io.BytesIO(content), formats=FORMATS)
+        image = Image.open(io.BytesIO(content), formats=_FORMATS)
     except UnidentifiedImageError:
-        raise ValueError(f"not a {FORMAT_NAMES} image") from None
+        raise ValueError(f"not a {_FORMAT_NAMES} image") from None
     except Exception as error:  # a hostile header makes Pillow raise nearly anything
         raise ValueError(str(error)) from error
     width, height = image.size
@@ -105,7 +105,7 @@ def _open(content: bytes) -> Image.Image:
 
 
 def _set_upright(image: Image.Image) -> Image.Image:
-    """Apply the orientation of EXIF or XMP; damaged EXIF data count as none."""
+    """Apply the orientation of EXIF or XMP; ignore damaged EXIF data."""
     try:
         return ImageOps.exif_transpose(image)
     except Exception:

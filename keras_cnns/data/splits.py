@@ -1,78 +1,138 @@
-"""The splits of a folder's images: those of its split folders, and others by content."""
+"""Open the splits of a recipe's data set."""
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+import functools
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
-from keras_cnns.data.image_files import ImageFile
-from keras_cnns.data.samples import FRACTIONS, split_by_fraction
+import tensorflow as tf
 
-SMALL = 30  # images; chance may leave a class of so few without an image in some split
+from keras_cnns.data.pipeline import NO_AUGMENTATION, Split, keep_in_memory, make_split
+from keras_cnns.data.sources import open_source
+from keras_cnns.data.sources.base import IndexedImages, Pair, Source, fits_in_memory
+from keras_cnns.recipes import AugmentationConfig, DataConfig
 
 
-def assign_splits(files: Sequence[ImageFile], wanted: Iterable[str]) -> dict[str, list[ImageFile]]:
-    """Return the files of each split.
+class Splits:
+    """The splits of a data set, each read and decoded at most once, however often it is opened.
 
-    With split folders, a file is in its folder's split. A wanted split without a folder is taken
-    out of the training files by content: an image and its copies are always in the same split,
-    whatever other images there are.
+    A command makes one object and passes it, or the splits that it opened, along. The decoded
+    images are released with them. "Once" means that a command makes no pass over a split besides
+    those that its work consists of:
 
-    If at most `SMALL` images are split by content, or a split would be empty, each class without an
-    image in a split gets one there, from the split that has most images of the class.
-
-    Args:
-        files: readable images.
-        wanted: the names of the splits to return.
+    - A split whose images fit in memory (`base.PIXELS_LIMIT`) is decoded at its first batch and
+      kept. A training decodes a larger one once in each epoch, as its order and its crops change.
+    - A validation split that a TFDS data set does not have is taken out of the training split by
+      content. This needs a pass over the training images when one of the two is opened; images
+      that fit in memory are kept from it.
+    - The files of a folder's split are checked, as by `data check`. Images that fit in memory are
+      checked when the split is opened, and kept. Those of a larger split are checked as they are
+      read for the batches; only a training checks them first, in a pass of its own. A larger
+      split that depends on the content of the images is opened once more, for their hashes, which
+      decide which images are in it before the first one is decoded. See `sources.folder.Folder`.
+    - An Inception crop needs the images at their own size, so a training split with one is decoded
+      in each epoch, and none of its pixels are kept.
     """
-    splits: dict[str, list[ImageFile]] = {"train": []}
-    for file in files:
-        splits.setdefault(file.split or "train", []).append(file)
-    taken = taken_splits(files, wanted)
-    if not taken:
-        return splits
-    rest, splits["train"] = splits["train"], []
-    for file in rest:
-        splits.setdefault(split_by_fraction(file.fraction, taken), []).append(file)
-    sides = ("train", *taken)
-    if len(rest) > SMALL and all(splits.get(side) for side in sides):
-        return splits
-    for label in sorted({file.label for file in rest}):
-        _spread(splits, sides, label)
-    return splits
+
+    def __init__(self, config: DataConfig) -> None:
+        """Define the data set of a recipe; nothing is opened yet."""
+        self._config = config
+        self._kept: dict[str, Callable[[tf.Tensor], Pair]] = {}
+
+    @functools.cached_property
+    def _source(self) -> Source:
+        return open_source(self._config)
+
+    @functools.cached_property
+    def labels(self) -> tuple[str, ...]:
+        """The names of the classes, K of them, in the order of their indices."""
+        return self._source.labels
+
+    def fingerprint(self) -> str:
+        """Return a text that changes with the data: a hash, or a name and version.
+
+        Raises:
+            ValueError: there is no such data set, or `data check` finds that its folder is bad.
+        """
+        return self._source.fingerprint()
+
+    def open(
+        self,
+        split: str,
+        *,
+        batch_size: int,
+        seed: int | None = None,
+        augmentation: AugmentationConfig = NO_AUGMENTATION,
+        one_hot: bool = False,
+        in_memory: bool = True,
+        check_first: bool = False,
+    ) -> Split:
+        """Open a split, to be read epoch by epoch from any step.
+
+        No batch is read yet, but a folder's files may be checked, and a training split may be
+        divided by content.
+
+        Args:
+            split: a split's name, or TFDS' slicing of one, such as `train[:45000]`.
+            batch_size: the number of images in a batch, N.
+            seed: the seed of the order and the augmentation; None keeps the order and augments
+                nothing.
+            augmentation: the augmentation of the images.
+            one_hot: return targets [N, K] instead of labels [N]; augmentation that mixes labels
+                always returns targets.
+            in_memory: keep the decoded images if they take at most `base.PIXELS_LIMIT` bytes; if
+                False, decode each batch anew. Images that the source has kept are used either way.
+            check_first: check all files of a folder's split now, as a training does; if False,
+                those of a split that does not fit in memory are checked as they are read.
+
+        Raises:
+            ValueError: there is no such data set or split, or the split is empty.
+        """
+        if seed is None:
+            augmentation = NO_AUGMENTATION
+        keep_pixels = not augmentation.inception_crop
+        images = self._source.open(split, check_first=check_first, keep_pixels=keep_pixels)
+        if (
+            isinstance(images, IndexedImages)
+            and images.gather is None
+            and in_memory
+            and keep_pixels
+            and fits_in_memory(self._config, images.count)
+        ):
+            gather = self._kept.setdefault(split, keep_in_memory(images, self._config))
+            images = replace(images, gather=gather)
+        return make_split(
+            images,
+            self._config,
+            len(self.labels),
+            batch_size=batch_size,
+            seed=seed,
+            augmentation=augmentation,
+            one_hot=one_hot,
+        )
 
 
-def taken_splits(files: Iterable[ImageFile], wanted: Iterable[str]) -> list[str]:
-    """Return the wanted splits that are taken out of the training files, in a fixed order."""
-    missing = set(wanted) - {file.split for file in files}
-    return [name for name in FRACTIONS if name in missing]
+def read_labels(config: DataConfig) -> tuple[str, ...]:
+    """Return the names of the classes, K of them, in the order of their indices."""
+    return Splits(config).labels
 
 
-def images_needed(files: Sequence[ImageFile], wanted: Iterable[str]) -> tuple[int, dict[str, int]]:
-    """Return how many different images a class needs, and the classes of few images that have less.
+def fingerprint(config: DataConfig) -> str:
+    """Return the fingerprint of a data set that nothing else reads; see `Splits.fingerprint`."""
+    return Splits(config).fingerprint()
 
-    Every split that is taken out of the training files needs one of each class, and so does the
-    training split. Nothing is asked of folders with more than `SMALL` images to split.
+
+def open_split(config: DataConfig, split: str, *, batch_size: int, **options: Any) -> Split:
+    """Open a split that nothing else reads; for `options` and errors see `Splits.open`."""
+    return Splits(config).open(split, batch_size=batch_size, **options)
+
+
+def load_split(
+    config: DataConfig, split: str, *, batch_size: int, one_hot: bool = False
+) -> tf.data.Dataset:
+    """Return one pass over a split, in order, as batches of (uint8 [N, H, W, C], int64 [N]).
+
+    Raises:
+        ValueError: there is no such data set or split, or the split is empty.
     """
-    needed = 1 + len(taken_splits(files, wanted))
-    rest = [file for file in files if file.split in (None, "train")]
-    if needed == 1 or len(rest) > SMALL:
-        return needed, {}
-    images = defaultdict(set)
-    for file in rest:
-        images[file.label].add(file.digest)
-    return needed, {k: len(found) for k, found in sorted(images.items()) if len(found) < needed}
-
-
-def _spread(splits: dict[str, list[ImageFile]], sides: Sequence[str], label: str) -> None:
-    """Move images of a class so that each side has one, as far as there are enough of them."""
-
-    def images(side: str) -> set[tuple[float, str]]:
-        members = splits.setdefault(side, [])
-        return {(file.fraction, file.digest) for file in members if file.label == label}
-
-    for side in sides:
-        donor = max(sides, key=lambda each: len(images(each)))
-        if not images(side) and len(images(donor)) > 1:
-            _, digest = min(images(donor))
-            moved = [each for each in splits[donor] if each.digest == digest]
-            splits[donor] = [each for each in splits[donor] if each.digest != digest]
-            splits[side] = sorted([*splits[side], *moved], key=lambda each: each.path)
+    return open_split(config, split, batch_size=batch_size, one_hot=one_hot).epoch(0)

@@ -1,4 +1,4 @@
-"""The lecture's claims as experiments: tiny trainings that show them, or do not."""
+"""The lecture's claims as experiments: small trainings that support a claim, or do not."""
 
 from keras_cnns.lab.experiments import EXPERIMENTS, run_experiment
 

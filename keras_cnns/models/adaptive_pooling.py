@@ -1,7 +1,4 @@
-"""Average pooling to a fixed number of positions, as torch's AdaptiveAvgPool2d defines it.
-
-Keras has such a layer only since version 3.13.
-"""
+"""Average pooling to an output of fixed size, as torch's AdaptiveAvgPool2d defines it."""
 
 from typing import Any
 
@@ -13,14 +10,14 @@ from keras import KerasTensor, ops
 class AdaptiveAveragePooling2D(keras.layers.Layer):
     """Average a map of any size over `size` x `size` windows that cover it.
 
-    Window i of a side of H positions reaches from floor(i H / size) up to, but not including,
-    ceil((i + 1) H / size): windows overlap where H is not a multiple of `size`.
+    Along an axis of H pixels, window i ranges from floor(i H / size) up to, but not including,
+    ceil((i + 1) H / size): windows overlap if H is not a multiple of `size`.
 
     Args:
-        size: number of windows per side, at least 1.
+        size: number of windows along each axis, at least 1.
 
     Raises:
-        ValueError: `size` is out of its range.
+        ValueError: `size` is below 1.
     """
 
     def __init__(self, size: int, **kwargs: Any) -> None:
@@ -30,7 +27,7 @@ class AdaptiveAveragePooling2D(keras.layers.Layer):
         self.size = size
 
     def call(self, inputs: Any) -> Any:
-        """[N, H, W, C] -> [N, size, size, C]."""
+        """Compute [N, H, W, C] -> [N, size, size, C]."""
         rows = [
             ops.mean(inputs[:, start:end], axis=1) for start, end in self._windows(inputs, axis=1)
         ]
@@ -39,8 +36,8 @@ class AdaptiveAveragePooling2D(keras.layers.Layer):
         return ops.stack(columns, axis=2)
 
     def _windows(self, x: Any, axis: int) -> list[tuple[Any, Any]]:
-        """Return the first and the last position + 1 of each window along an axis."""
-        length = ops.shape(x)[axis]  # a tensor where the input shape has None
+        """Return each window along an axis as its start and its end, which is excluded."""
+        length = ops.shape(x)[axis]  # a tensor if the input shape has None
         return [
             (i * length // self.size, -(-(i + 1) * length // self.size)) for i in range(self.size)
         ]
@@ -55,5 +52,5 @@ class AdaptiveAveragePooling2D(keras.layers.Layer):
 
 
 def adaptive_average_pool(x: KerasTensor, *, name: str) -> KerasTensor:
-    """Pool to 4x4 positions: [N, H, W, C] -> [N, 4, 4, C]."""
+    """Pool to 4x4 pixels: [N, H, W, C] -> [N, 4, 4, C]."""
     return AdaptiveAveragePooling2D(4, name=name)(x)

@@ -1,28 +1,37 @@
-"""GoogLeNet (Szegedy et al. 2014, "Going Deeper with Convolutions"): table 1 is the code's table.
+"""GoogLeNet (Szegedy et al. 2014, "Going Deeper with Convolutions"): `BODY` is the paper's table 1.
 
-`googlenet` is the model that Caffe trained: biases, local response normalisation, no batch
-normalisation. `googlenet_bn` has batch normalisation instead of both. `googlenet_tv` is
-torchvision's, for its published weights. It differs from the paper: a 3x3 convolution instead of
-the 5x5, a 2x2 window in the last pool, and auxiliary heads that pool adaptively to 4x4.
+`googlenet` is the model that was trained with Caffe: it has biases and local response
+normalisation, and no batch normalisation. `googlenet_bn` has batch normalisation instead of both.
+`googlenet_tv` is torchvision's model, for its published weights. It differs from the paper: it has
+3x3 convolutions instead of 5x5, a 2x2 window in the last pool, and auxiliary heads that pool
+adaptively to 4x4.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple, Unpack
 
 import keras
 from keras import KerasTensor
 
 from keras_cnns.models import layers
 from keras_cnns.models.adaptive_pooling import adaptive_average_pool
-from keras_cnns.models.heads import InputShape, PoolStep, assemble, image_input, strided_pool
+from keras_cnns.models.cost import Cost
+from keras_cnns.models.heads import (
+    HeadOptions,
+    InputShape,
+    PoolStep,
+    assemble,
+    image_input,
+    strided_pool,
+)
 from keras_cnns.models.layers import ConvStep, conv_relu
+from keras_cnns.models.rows import Row
 from keras_cnns.suggestions import find
 
 
 class Inception(NamedTuple):
-    """Filters of one inception module: a row of the paper's table 1."""
+    """Numbers of filters of one inception module: a row of the paper's table 1."""
 
     conv1x1: int
     conv3x3_reduce: int
@@ -32,51 +41,66 @@ class Inception(NamedTuple):
     pool_proj: int
 
 
-POOL = "pool"
+_POOL = "pool"
 BODY: dict[str, Inception | str] = {
     "3a": Inception(64, 96, 128, 16, 32, 32),
     "3b": Inception(128, 128, 192, 32, 96, 64),
-    "pool3": POOL,
+    "pool3": _POOL,
     "4a": Inception(192, 96, 208, 16, 48, 64),
     "4b": Inception(160, 112, 224, 24, 64, 64),
     "4c": Inception(128, 128, 256, 24, 64, 64),
     "4d": Inception(112, 144, 288, 32, 64, 64),
     "4e": Inception(256, 160, 320, 32, 128, 128),
-    "pool4": POOL,
+    "pool4": _POOL,
     "5a": Inception(256, 160, 320, 32, 128, 128),
     "5b": Inception(384, 192, 384, 48, 128, 128),
 }
-AUXILIARY = ("4a", "4d")
+_AUXILIARY = ("4a", "4d")
 
-# Below this height or width, the stem keeps conv1 at full resolution: 32x32 images then reach the
-# inception modules as 8x8, 4x4 and 2x2 maps, where the paper's stem would leave 4x4, 2x2 and 1x1.
-SMALL_IMAGE = 96
-LEAST_SIZE = 16
+# Below this height or width, conv1 has stride 1: the feature maps of 32x32 images are then 8x8, 4x4
+# and 2x2 in the inception modules, where the paper's stem would leave 4x4, 2x2 and 1x1.
+_SMALL_IMAGE = 96
 
 
 @dataclass(frozen=True)
-class Variant:
+class Variant(Row):
     """One row of the family: how a model of table 1 was built in practice."""
 
-    step: ConvStep = conv_relu  # a convolution and what follows it
-    normalise: bool = True  # local response normalisation in the stem
-    wide_kernel: int = 5  # of the branch that the paper gives 5x5 windows
-    last_pool: int = 3  # window of the pool before 5a
+    step: ConvStep = conv_relu  # a convolution, its normalisation and its activation
+    normalise: bool = True  # whether the stem has local response normalisation
+    wide_kernel: int = 5  # window of the branch that is 5x5 in the paper
+    last_pool: int = 3  # window of the pool before module 5a
     dropout: float = 0.4  # fraction of the pooled features that is dropped in training
-    auxiliary_pool: PoolStep = strided_pool  # of the auxiliary heads, to 4x4 positions
+    auxiliary_pool: PoolStep = strided_pool  # pool of the auxiliary heads, to 4x4 pixels
+    min_size: int = field(default=16, kw_only=True)
+    paper: str = field(default="Szegedy et al. 2014, arXiv:1409.4842", compare=False, kw_only=True)
 
 
-conv_bn_relu = partial(layers.conv_bn_relu, epsilon=1e-3)
+_conv_bn_relu = partial(layers.conv_bn_relu, epsilon=1e-3)
+# A model is one row here: the variant, published top-1 accuracy, and cost (parameters,
+# multiply-adds, bytes of activations).
 VARIANTS: dict[str, Variant] = {
-    "googlenet": Variant(),
-    "googlenet_bn": Variant(conv_bn_relu, normalise=False),
+    "googlenet": Variant(
+        top_1="68.7 (Caffe)",
+        cost=Cost(6_998_552, 1_582_671_872, 40_283_760),
+        function="GoogLeNet",
+    ),
+    "googlenet_bn": Variant(
+        _conv_bn_relu,
+        normalise=False,
+        cost=Cost(7_005_832, 1_582_671_872, 49_977_136),
+        function="GoogLeNetBN",
+    ),
     "googlenet_tv": Variant(
-        conv_bn_relu,
+        _conv_bn_relu,
         normalise=False,
         wide_kernel=3,
         last_pool=2,
         dropout=0.2,
         auxiliary_pool=adaptive_average_pool,
+        top_1="69.8 (torchvision)",
+        cost=Cost(6_624_904, 1_498_376_192, 49_977_136),
+        function="GoogLeNetTV",
     ),
 }
 
@@ -92,22 +116,22 @@ def inception_module(
 ) -> KerasTensor:
     """Apply four window sizes to x in parallel and concatenate their outputs (figure 2).
 
-    [N, H, W, C] -> [N, H, W, conv1x1 + conv3x3 + conv5x5 + pool_proj]. The 1x1 convolutions before
-    the 3x3 and the 5x5 reduce the channels first, which is what makes wide windows affordable. For
-    module 3a, on 28x28 positions of 192 channels:
+    [N, H, W, C] -> [N, H, W, conv1x1 + conv3x3 + conv5x5 + pool_proj]. 1x1 convolutions before the
+    3x3 and the 5x5 reduce the number of channels, so that wide windows cost less. For module 3a,
+    with a 28x28 map of 192 channels:
 
     | form                     | channels out | parameters | multiply-adds |
     |--------------------------|-------------:|-----------:|--------------:|
     | naive (figure 2a)        |          416 |    387,296 |   303,464,448 |
     | with reduction (2b)      |          256 |    163,696 |   128,049,152 |
 
-    and the naive form's next module has to read its 416 channels.
+    and the next module of the naive form reads 416 channels.
 
     Args:
         x: the feature map.
-        filters: a row of table 1; the naive form leaves out the reductions and `pool_proj`.
-        naive: figure 2a, every branch on x itself and the pool as it is.
-        step: a convolution and what follows it.
+        filters: a row of table 1; the naive form uses neither the reductions nor `pool_proj`.
+        naive: if True, build figure 2a: every branch reads x, and the pool has no convolution.
+        step: a convolution, its normalisation and its activation.
         wide_kernel: window of the widest branch, in pixels.
         name: prefix of the layers' names.
     """
@@ -127,40 +151,43 @@ def inception_module(
 
 
 def googlenet(
-    variant_name: str,
-    input_shape: InputShape = (224, 224, 3),
-    classes: int = 1000,
+    variant: str | Variant,
+    input_shape: InputShape | None = None,
+    classes: int | None = None,
     *,
-    aux_heads: bool | Iterable[str] = False,
     input_tensor: KerasTensor | None = None,
     name: str | None = None,
-    **heads: Any,
+    **heads: Unpack[HeadOptions],
 ) -> keras.Model:
     """Build GoogLeNet: images [N, H, W, C] -> probabilities [N, K].
 
-    With auxiliary heads the output is a dict of them: `main`, `aux1`, `aux2`. Below 96 pixels the
-    stem's first convolution keeps the full resolution.
+    If the height or width is below 96 pixels, the first convolution has stride 1.
 
     Args:
-        variant_name: a row of VARIANTS.
-        input_shape: (H, W, C) of the images, from 16x16 up.
-        classes: number of classes, K.
-        aux_heads: True for the paper's two, after 4a and 4d; or the modules to put one on.
+        variant: the name of a row of VARIANTS, or a row of your own.
+        input_shape: (H, W, C) of the images, at least 16x16; by default the row's.
+        classes: number of classes, K; by default the row's.
         input_tensor: a tensor to use instead of a new input.
-        name: the model's name; by default the variant's.
-        heads: `features`, `include_top`, `pooling`, `classifier_activation`, `weights`: see
-            `heads.assemble`.
+        name: the model's name; by default the row's, or `googlenet` for a row of your own.
+        heads: the options of `heads.assemble`. `aux_heads=True` adds the paper's two auxiliary
+            classifiers, after modules 4a and 4d; the output is then a dict of `main`, `aux1` and
+            `aux2`.
 
     Raises:
-        ValueError: an argument is out of its range, or the file of `weights` does not fit.
+        ValueError: there is no such row, or an argument is out of its range.
     """
-    variant = find(variant_name, VARIANTS, "GoogLeNet")
-    step = variant.step
-    inputs = image_input(input_shape, LEAST_SIZE, input_tensor)
-    small = min(size or SMALL_IMAGE for size in inputs.shape[1:3]) < SMALL_IMAGE
+    if isinstance(variant, str):
+        name = name or variant
+        row = find(variant, VARIANTS, "GoogLeNet")
+    else:
+        row = variant
+    step = row.step
+    shape = row.input_shape if input_shape is None else input_shape
+    inputs = image_input(shape, row.min_size, input_tensor)
+    small = min(size or _SMALL_IMAGE for size in inputs.shape[1:3]) < _SMALL_IMAGE
 
     def normalise(x: KerasTensor, name: str) -> KerasTensor:
-        return layers.LocalResponseNormalization(name=name)(x) if variant.normalise else x
+        return layers.LocalResponseNormalization(name=name)(x) if row.normalise else x
 
     x = step(inputs, 64, 7, stride=1 if small else 2, name="conv1")
     x = layers.max_pool(x, name="pool1")
@@ -176,23 +203,22 @@ def googlenet(
                 x,
                 filters,
                 step=step,
-                wide_kernel=variant.wide_kernel,
+                wide_kernel=row.wide_kernel,
                 name=f"inception_{module}",
             )
             feature_maps[module] = x
         else:
-            window = variant.last_pool if module == "pool4" else 3
+            window = row.last_pool if module == "pool4" else 3
             x = layers.max_pool(x, window, name=module)
     feature_maps |= {"stage2": feature_maps["3b"], "stage3": feature_maps["4e"], "stage4": x}
     return assemble(
         inputs,
         feature_maps,
-        classes=classes,
-        aux_heads=aux_heads,
-        default_aux_heads=AUXILIARY,
+        classes=row.classes if classes is None else classes,
+        default_aux_heads=_AUXILIARY,
         auxiliary_step=step,
-        auxiliary_pool=variant.auxiliary_pool,
-        dropout=variant.dropout,
-        name=name or variant_name,
+        auxiliary_pool=row.auxiliary_pool,
+        dropout=row.dropout,
+        name=name or "googlenet",
         **heads,
     )

@@ -3,8 +3,7 @@
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 import keras
 from keras import KerasTensor
@@ -14,17 +13,28 @@ from keras_cnns.suggestions import did_you_mean
 
 InputShape = tuple[int | None, int | None, int]
 PoolStep = Callable[..., KerasTensor]  # (x, *, name) -> pooled map
+Pooling = Literal["avg", "max"]
+
+
+class HeadOptions(TypedDict, total=False):
+    """The options of the heads that every model has; `assemble` describes them."""
+
+    aux_heads: bool | Iterable[str]
+    features: Iterable[str]
+    include_top: bool
+    pooling: Pooling | None
+    classifier_activation: str | None
 
 
 def image_input(
-    input_shape: InputShape, least_size: int, input_tensor: KerasTensor | None = None
+    input_shape: InputShape, min_size: int, input_tensor: KerasTensor | None = None
 ) -> KerasTensor:
     """Return the input tensor of a model: a new input, or `input_tensor`.
 
     Args:
         input_shape: (H, W, C); H and W may be None if the model does not need to know them.
-        least_size: the smallest H and W, in pixels, that leave each stage at least one position.
-        input_tensor: a tensor to use instead, as the output of a layer before the model.
+        min_size: the smallest H and W, in pixels, with which no feature map is empty.
+        input_tensor: a tensor to use instead, such as the output of a layer before the model.
 
     Raises:
         ValueError: the shape is not (H, W, C) or is too small, or Keras' image data format is
@@ -38,9 +48,9 @@ def image_input(
     shape = tuple(input_shape) if input_tensor is None else tuple(input_tensor.shape[1:])
     if len(shape) != 3 or shape[-1] is None:
         raise ValueError(f"input_shape is {shape}; it must be (height, width, channels)")
-    if any(size is not None and size < least_size for size in shape[:2]):
+    if any(size is not None and size < min_size for size in shape[:2]):
         raise ValueError(
-            f"input_shape is {shape}; the smallest height and width of this model is {least_size}"
+            f"input_shape is {shape}; the smallest height and width of this model is {min_size}"
         )
     if shape[-1] < 1:
         raise ValueError(f"input_shape is {shape}; it needs at least one channel")
@@ -49,11 +59,11 @@ def image_input(
     return keras.Input(shape, name="images")
 
 
-def classifier(x: KerasTensor, classes: int, activation: str | None, *, name: str) -> KerasTensor:
+def _classifier(x: KerasTensor, classes: int, activation: str | None, *, name: str) -> KerasTensor:
     """Return class scores: [N, D] -> [N, classes].
 
-    Both layers compute in float32 under every precision policy, since a softmax of bfloat16 logits
-    loses the small differences that the loss depends on.
+    Both layers compute in float32 under every dtype policy, since a softmax of bfloat16 logits
+    loses small differences on which the loss depends.
     """
     suffix = "" if name == "main" else f"_{name}"
     x = keras.layers.Dense(classes, dtype="float32", name=f"logits{suffix}")(x)
@@ -63,8 +73,9 @@ def classifier(x: KerasTensor, classes: int, activation: str | None, *, name: st
 def strided_pool(x: KerasTensor, *, name: str) -> KerasTensor:
     """Average windows at a fixed stride: [N, H, W, C] -> [N, min(H, 4), min(W, 4), C].
 
-    On a 14x14 map these are the 5x5 windows with stride 3 of Szegedy et al. 2014, section 5; on
-    other maps the stride is the largest that leaves four windows, and the window reaches the edges.
+    A 14x14 map is averaged over the 5x5 windows with stride 3 of Szegedy et al. 2014, section 5. On
+    other maps the stride is the largest that gives four windows along an axis, and the window is
+    the smallest with which they cover the map.
 
     Raises:
         ValueError: H or W is None.
@@ -82,16 +93,15 @@ def assemble(
     feature_maps: Mapping[str, KerasTensor],
     *,
     classes: int,
-    aux_heads: bool | Iterable[str],
+    aux_heads: bool | Iterable[str] = False,
     default_aux_heads: tuple[str, ...],
     auxiliary_step: ConvStep,
     auxiliary_pool: PoolStep = strided_pool,
     features: Iterable[str] = (),
     include_top: bool = True,
-    pooling: str | None = None,
+    pooling: Pooling | None = None,
     classifier_activation: str | None = "softmax",
     dropout: float = 0.0,
-    weights: Path | str | None = None,
     name: str,
 ) -> keras.Model:
     """Add the heads to a body and return the model.
@@ -111,7 +121,6 @@ def assemble(
         pooling: if there is no classifier, `avg` or `max` pools the last map to [N, C].
         classifier_activation: `softmax`, or None for logits.
         dropout: fraction of the pooled features that is dropped in training.
-        weights: a file to load, of this project or another: see `keras_cnns.weights`.
         name: the model's name.
 
     Returns:
@@ -120,7 +129,6 @@ def assemble(
 
     Raises:
         ValueError: an argument is out of its range, or names an unknown feature map.
-        WeightsError: the file cannot be read, or does not fit this model.
     """
     if classes < 1:
         raise ValueError(f"classes is {classes}; it must be at least 1")
@@ -147,7 +155,7 @@ def assemble(
         x = keras.layers.GlobalAveragePooling2D(name="avg_pool")(x)
         if dropout:
             x = keras.layers.Dropout(dropout, name="dropout")(x)
-        outputs["main"] = classifier(x, classes, classifier_activation, name="main")
+        outputs["main"] = _classifier(x, classes, classifier_activation, name="main")
     elif pooling or not features:
         pool = {
             "avg": keras.layers.GlobalAveragePooling2D,
@@ -156,30 +164,25 @@ def assemble(
         outputs["main"] = pool[pooling](name=f"{pooling}_pool")(x) if pooling else x
     for number, stage in enumerate(aux_heads, start=1):
         output = f"aux{number}"
-        hidden = auxiliary_head(
+        hidden = _auxiliary_head(
             feature_maps[stage], auxiliary_step, pool=auxiliary_pool, name=output
         )
-        outputs[output] = classifier(hidden, classes, classifier_activation, name=output)
+        outputs[output] = _classifier(hidden, classes, classifier_activation, name=output)
     outputs |= {stage: feature_maps[stage] for stage in features}
 
     only_main = list(outputs) == ["main"]
     with deep_recursion():
         (source,) = keras.utils.get_source_inputs(inputs)
-        model = keras.Model(source, outputs["main"] if only_main else outputs, name=name)
-    if weights is not None:
-        from keras_cnns.weights import load  # imports the models, and so cannot be imported above
-
-        load(model, weights)
-    return model
+        return keras.Model(source, outputs["main"] if only_main else outputs, name=name)
 
 
 @contextmanager
 def deep_recursion(limit: int = 20_000) -> Iterator[None]:
-    """Allow Python's recursion to go deeper for a while.
+    """Raise Python's recursion limit temporarily.
 
-    Keras walks a functional graph recursively, a frame or more a layer: from about 150 residual
-    blocks on, making or loading a model exceeds Python's default limit of 1,000. Python's frames
-    live on the heap, so that the deeper walk is safe.
+    Keras traverses a functional graph recursively, with at least one frame for each layer: building
+    or loading a model of more than about 150 residual blocks exceeds Python's default limit of
+    1,000. Python's frames are on the heap, so that deeper recursion is safe.
     """
     before = sys.getrecursionlimit()
     sys.setrecursionlimit(max(before, limit))
@@ -189,17 +192,17 @@ def deep_recursion(limit: int = 20_000) -> Iterator[None]:
         sys.setrecursionlimit(before)
 
 
-def auxiliary_head(
+def _auxiliary_head(
     x: KerasTensor, step: ConvStep, *, pool: PoolStep = strided_pool, name: str
 ) -> KerasTensor:
     """Compute the features of an auxiliary classifier: [N, H, W, C] -> [N, 1024].
 
-    An average pool to 4x4 positions, a 1x1 convolution and a dense layer (Szegedy et al. 2014,
+    It has an average pool to 4x4 pixels, a 1x1 convolution and a dense layer (Szegedy et al. 2014,
     section 5).
 
     Args:
         x: a feature map.
-        step: the convolution with its normalisation and activation.
+        step: a convolution with its normalisation and activation.
         pool: the average pool; its layer is named `{name}_pool`.
         name: prefix of the layers' names.
     """

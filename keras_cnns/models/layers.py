@@ -1,7 +1,7 @@
-"""Layers and steps that GoogLeNet and ResNet share.
+"""Layers, and functions that apply them, for GoogLeNet and ResNet.
 
-Feature maps are channels last, [N, H, W, C]. A step takes a tensor, returns a tensor and carries
-the `name=` of its layers: names are checkpoint API, a change of one is a change of file format.
+Feature maps are channels last, [N, H, W, C]. A function takes a tensor, returns a tensor, and has
+an argument `name` for its layers: their names are checkpoint API, and must not change.
 """
 
 from collections.abc import Callable
@@ -10,10 +10,11 @@ from typing import Any
 import keras
 from keras import KerasTensor, ops
 
+from keras_cnns.models import cpu_kernels
 from keras_cnns.models.batch_normalization import BatchNormalization
-from keras_cnns.models.convolution import Conv2D, subsample
+from keras_cnns.models.convolution import Conv2D
 
-# Batch normalisation as its papers' users train it; Keras' own defaults are 0.99 and 1e-3.
+# Keras' own defaults are 0.99 and 1e-3. torch calls this momentum 0.1.
 BATCH_NORM_MOMENTUM = 0.9
 BATCH_NORM_EPSILON = 1e-5
 
@@ -32,10 +33,11 @@ def conv(
     bias_initializer: Any = "zeros",
     name: str,
 ) -> KerasTensor:
-    """Convolve, padded on every side: [N, H, W, C] -> [N, H/stride, W/stride, filters].
+    """Convolve a map that is padded on every side.
 
-    Caffe and torch pad both sides alike, Keras' 'same' pads an even-sized map with stride 2 on the
-    right only, which shifts the whole net by half a pixel: hence the explicit padding.
+    [N, H, W, C] -> [N, H/stride, W/stride, filters]. The padding is explicit because Caffe and
+    torch pad both sides alike, while Keras' 'same' pads a map of even size with stride 2 on the
+    right only, which would shift the whole network by half a pixel.
     """
     padding = "same"
     if stride > 1:
@@ -49,14 +51,17 @@ def conv(
         padding=padding,
         groups=groups,
         use_bias=use_bias,
-        kernel_initializer=kernel_initializer or he_normal(),
+        kernel_initializer=kernel_initializer or _he_normal(),
         bias_initializer=bias_initializer,
         name=name,
     )(x)
 
 
-def he_normal() -> keras.initializers.Initializer:
-    """Normal with variance 2 / fan_out (He et al. 2015, "Delving Deep into Rectifiers", eq. 14)."""
+def _he_normal() -> keras.initializers.Initializer:
+    """Return a normal distribution with variance 2 / fan_out.
+
+    He et al. 2015, "Delving Deep into Rectifiers", equation 14.
+    """
     return keras.initializers.VarianceScaling(
         2.0, mode="fan_out", distribution="untruncated_normal"
     )
@@ -68,14 +73,17 @@ def batch_norm(x: KerasTensor, *, epsilon: float = BATCH_NORM_EPSILON, name: str
 
 
 def relu(x: KerasTensor, *, name: str) -> KerasTensor:
-    """max(x, 0)."""
+    """Return max(x, 0)."""
     return keras.layers.Activation("relu", name=name)(x)
 
 
 def conv_relu(
     x: KerasTensor, filters: int, kernel_size: int, *, stride: int = 1, name: str
 ) -> KerasTensor:
-    """Convolution with bias, then ReLU; weights start as Caffe's `xavier` and biases at 0.2."""
+    """Apply a convolution with bias, then ReLU.
+
+    Initial weights are Caffe's `xavier`, initial biases 0.2.
+    """
     x = conv(
         x,
         filters,
@@ -98,18 +106,18 @@ def conv_bn_relu(
     epsilon: float = BATCH_NORM_EPSILON,
     name: str,
 ) -> KerasTensor:
-    """Convolution without bias, batch normalisation, ReLU."""
+    """Apply a convolution without bias, then batch normalisation, then ReLU."""
     x = conv(x, filters, kernel_size, stride=stride, name=f"{name}_conv")
     x = batch_norm(x, epsilon=epsilon, name=f"{name}_bn")
     return relu(x, name=f"{name}_relu")
 
 
 def max_pool(x: KerasTensor, pool_size: int = 3, *, stride: int = 2, name: str) -> KerasTensor:
-    """Max-pool in Caffe's ceil mode: the last window may hang over the right and lower edge.
+    """Max-pool in Caffe's ceil mode: the last window may extend over the right and lower edge.
 
-    For a 3x3 window with stride 2, Keras' 'same' is that on an even side and 'valid' on an odd one.
-    Where the sides differ or are not known, zeros stand for the overhang: the maps are not
-    negative here, and on an odd side no window reaches the zeros.
+    For a 3x3 window with stride 2, Keras' 'same' does that for an even size and 'valid' for an odd
+    one. Where height and width differ in parity or are unknown, zeros pad the map: it comes from a
+    ReLU, so that they change no maximum, and with an odd size no window reaches them.
     """
     height, width = x.shape[1:3]
     if stride == pool_size:
@@ -124,15 +132,15 @@ def max_pool(x: KerasTensor, pool_size: int = 3, *, stride: int = 2, name: str) 
 
 @keras.saving.register_keras_serializable("keras_cnns")
 class EdgePadding2D(keras.layers.Layer):
-    """Repeat the outermost rows and columns once, so that a max-pool ignores what lies outside.
+    """Repeat the outermost rows and columns once, so that a max-pool has no padding value.
 
-    A 3x3 window over the edge holds the edge itself: its maximum is that of the positions inside,
-    as where torch and Caffe pad with minus infinity. That number would ruin the ranges that a
-    quantized export measures.
+    A 3x3 window over the edge contains the edge itself, so that its maximum is that of the pixels
+    inside, as in torch and Caffe, which pad with minus infinity. Minus infinity would ruin the
+    ranges that a quantized export measures.
     """
 
     def call(self, inputs: Any) -> Any:
-        """[N, H, W, C] -> [N, H + 2, W + 2, C]."""
+        """Compute [N, H, W, C] -> [N, H + 2, W + 2, C]."""
         x = ops.concatenate([inputs[:, :1], inputs, inputs[:, -1:]], axis=1)
         return ops.concatenate([x[:, :, :1], x, x[:, :, -1:]], axis=2)
 
@@ -146,16 +154,16 @@ class EdgePadding2D(keras.layers.Layer):
 class LocalResponseNormalization(keras.layers.Layer):
     """Divide by the energy of the neighbouring channels: x / (1 + alpha / size * sum x^2)^beta.
 
-    Krizhevsky et al. 2012, section 3.3, with Caffe's reading of it, which GoogLeNet was trained
-    with: alpha is divided by the window's size.
+    Krizhevsky et al. 2012, section 3.3, as Caffe implements it, with which GoogLeNet was trained:
+    alpha is divided by the size of the window.
 
     Args:
-        size: channels in the window, odd, at least 1; the channel itself is in its middle.
+        size: number of channels in the window, an odd number; the channel itself is in the middle.
         alpha: weight of the window's energy.
         beta: exponent.
 
     Raises:
-        ValueError: `size` is even, so that no channel is in the middle, or below 1.
+        ValueError: `size` is even or below 1.
     """
 
     def __init__(
@@ -167,15 +175,10 @@ class LocalResponseNormalization(keras.layers.Layer):
         self.size, self.alpha, self.beta = size, alpha, beta
 
     def call(self, inputs: Any) -> Any:
-        """[N, H, W, C] -> [N, H, W, C]."""
+        """Compute [N, H, W, C] -> [N, H, W, C]."""
         radius, alpha = self.size // 2, self.alpha / self.size
         if keras.backend.backend() == "tensorflow":
-            import tensorflow as tf
-
-            # The kernel exists in float32 alone.
-            x = tf.cast(inputs, tf.float32)
-            y = tf.nn.local_response_normalization(x, radius, 1.0, alpha, self.beta)
-            return tf.cast(y, inputs.dtype)
+            return cpu_kernels.local_response_normalization(inputs, radius, alpha, self.beta)
         energy = ops.pad(ops.square(inputs), ((0, 0), (0, 0), (0, 0), (radius, radius)))
         channels = inputs.shape[-1]
         window = sum(energy[..., i : i + channels] for i in range(self.size))
@@ -193,13 +196,14 @@ class LocalResponseNormalization(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("keras_cnns")
 class IdentityShortcut(keras.layers.Layer):
-    """Carry x past a block that changes its shape, without a weight (He et al. 2015, option A).
+    """Carry x past a block that changes its shape, without weights (He et al. 2015, option A).
 
-    Every `stride`-th position is kept, and zeros fill the new channels, half before and half after.
+    One of `stride` pixels is kept, and zeros fill the new channels, half of them before and half
+    after the channels of x.
 
     Args:
-        filters: channels of the output, at least those of the input.
-        stride: step between the positions that are kept.
+        filters: number of channels of the output, at least that of the input.
+        stride: distance of the pixels that are kept, in pixels.
     """
 
     def __init__(self, filters: int, stride: int = 1, **kwargs: Any) -> None:
@@ -207,8 +211,8 @@ class IdentityShortcut(keras.layers.Layer):
         self.filters, self.stride = filters, stride
 
     def call(self, inputs: Any) -> Any:
-        """[N, H, W, C] -> [N, ceil(H/stride), ceil(W/stride), filters]."""
-        x = subsample(inputs, self.stride)
+        """Compute [N, H, W, C] -> [N, ceil(H/stride), ceil(W/stride), filters]."""
+        x = cpu_kernels.subsample(inputs, self.stride)
         new = self.filters - inputs.shape[-1]
         return ops.pad(x, ((0, 0), (0, 0), (0, 0), (new // 2, new - new // 2)))
 

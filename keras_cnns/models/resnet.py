@@ -1,320 +1,296 @@
-"""ResNet (He et al. 2015, "Deep Residual Learning for Image Recognition"): a net is a table's row.
+"""ResNet (He et al. 2015, "Deep Residual Learning for Image Recognition"): a model is a table row.
 
-A block computes a^l = f(Z^l + a^(l-2)): a few convolutions Z beside a skip path that carries the
-block's input past them. Where the block changes the shape, the skip path is an identity with
-zeros in the new channels, or a learned projection: a^l = f(Z^l + W a^(l-2)).
+A block computes a^l = f(z^l + a^(l-2)): its convolutions compute z, and a shortcut carries the
+block's input past them. Where the block changes the shape, the shortcut is an identity with zeros
+in the new channels, or a learned projection: a^l = f(z^l + W a^(l-2)).
 
-`resnet50` is ResNet v1.5: stride 2 on the 3x3, as torchvision. `resnet50_v1` strides on the first
-1x1, as He wrote. `resnet50_v2` normalises and activates before each convolution (He et al. 2016,
-"Identity Mappings in Deep Residual Networks").
+`resnet50` is ResNet v1.5: stride 2 on the 3x3, as in torchvision. `resnet50_v1` has its stride on
+the first 1x1, as in the paper. `resnet50_v2` normalises and activates before each convolution (He
+et al. 2016, "Identity Mappings in Deep Residual Networks").
 """
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, Unpack
 
 import keras
 from keras import KerasTensor
 
 from keras_cnns.models import layers
-from keras_cnns.models.heads import InputShape, assemble, image_input
+from keras_cnns.models.cost import Cost
+from keras_cnns.models.heads import HeadOptions, InputShape, assemble, image_input
+from keras_cnns.models.layers import batch_norm, conv, relu
+from keras_cnns.models.rows import Row
+from keras_cnns.models.shortcuts import Shortcut, find_shortcut
 from keras_cnns.suggestions import find
 
-
-class Conv(NamedTuple):
-    """One convolution of a block."""
-
-    kernel_size: int
-    filters: int
-    stride: int = 1
-    groups: int = 1
+# Blocks: [N, H, W, C] -> [N, H/stride, W/stride, filters]. `row` has the details in which models
+# with the same block differ; `name` is the prefix of the layers' names.
+Block = Callable[..., KerasTensor]
 
 
-Block = Callable[[int, int], tuple[Conv, ...]]  # (filters of its output, stride) -> convolutions
+def basic_block(
+    x: KerasTensor, row: "Architecture", filters: int, stride: int, shortcut: Shortcut, *, name: str
+) -> KerasTensor:
+    """Apply two 3x3 convolutions beside a shortcut (He et al. 2015, figure 5, left)."""
+    z = conv(x, filters, 3, stride=stride, name=f"{name}_conv1")
+    z = relu(batch_norm(z, name=f"{name}_bn1"), name=f"{name}_relu1")
+    z = conv(z, filters, 3, name=f"{name}_conv2")
+    z = batch_norm(z, name=f"{name}_bn2")
+    return relu(shortcut(x, z, stride, name=name), name=f"{name}_relu")
 
 
-def basic(filters: int, stride: int) -> tuple[Conv, ...]:
-    """Two 3x3 convolutions (He et al. 2015, figure 5, left)."""
-    return Conv(3, filters, stride), Conv(3, filters)
+def bottleneck_block(
+    x: KerasTensor, row: "Architecture", filters: int, stride: int, shortcut: Shortcut, *, name: str
+) -> KerasTensor:
+    """Reduce the channels with a 1x1, apply a 3x3, and expand with a 1x1 (figure 5, right)."""
+    width = filters // row.reduction
+    stride1, stride2 = (stride, 1) if row.stride_in_first_1x1 else (1, stride)
+    z = conv(x, width, 1, stride=stride1, name=f"{name}_conv1")
+    z = relu(batch_norm(z, name=f"{name}_bn1"), name=f"{name}_relu1")
+    z = conv(z, width, 3, stride=stride2, groups=row.groups, name=f"{name}_conv2")
+    z = relu(batch_norm(z, name=f"{name}_bn2"), name=f"{name}_relu2")
+    z = conv(z, filters, 1, name=f"{name}_conv3")
+    z = batch_norm(z, name=f"{name}_bn3")
+    return relu(shortcut(x, z, stride, name=name), name=f"{name}_relu")
 
 
-def bottleneck(filters: int, stride: int) -> tuple[Conv, ...]:
-    """1x1 to a quarter of the channels, 3x3 there, 1x1 back (figure 5, right); v1.5's stride."""
-    width = filters // 4
-    return Conv(1, width), Conv(3, width, stride), Conv(1, filters)
+def preactivation_basic_block(
+    x: KerasTensor, row: "Architecture", filters: int, stride: int, shortcut: Shortcut, *, name: str
+) -> KerasTensor:
+    """Apply the basic block with normalisation and ReLU first (He et al. 2016, figure 4e)."""
+    a = relu(batch_norm(x, name=f"{name}_bn1"), name=f"{name}_relu1")
+    z = conv(a, filters, 3, stride=stride, name=f"{name}_conv1")
+    z = relu(batch_norm(z, name=f"{name}_bn2"), name=f"{name}_relu2")
+    z = conv(z, filters, 3, name=f"{name}_conv2")
+    return shortcut(x, z, stride, activated=a, name=name)
 
 
-def bottleneck_v1(filters: int, stride: int) -> tuple[Conv, ...]:
-    """The bottleneck as He wrote it: the first 1x1 has the stride."""
-    width = filters // 4
-    return Conv(1, width, stride), Conv(3, width), Conv(1, filters)
+def preactivation_bottleneck_block(
+    x: KerasTensor, row: "Architecture", filters: int, stride: int, shortcut: Shortcut, *, name: str
+) -> KerasTensor:
+    """Apply the bottleneck with normalisation and ReLU before each convolution."""
+    width = filters // row.reduction
+    a = relu(batch_norm(x, name=f"{name}_bn1"), name=f"{name}_relu1")
+    z = conv(a, width, 1, name=f"{name}_conv1")
+    z = relu(batch_norm(z, name=f"{name}_bn2"), name=f"{name}_relu2")
+    z = conv(z, width, 3, stride=stride, groups=row.groups, name=f"{name}_conv2")
+    z = relu(batch_norm(z, name=f"{name}_bn3"), name=f"{name}_relu3")
+    z = conv(z, filters, 1, name=f"{name}_conv3")
+    return shortcut(x, z, stride, activated=a, name=name)
 
 
-def grouped_bottleneck(filters: int, stride: int) -> tuple[Conv, ...]:
-    """ResNeXt 32x4d: a twice wider 3x3 in 32 groups (Xie et al. 2017, table 1)."""
-    width = filters // 2
-    return Conv(1, width), Conv(3, width, stride, groups=32), Conv(1, filters)
+# Stems: images [N, H, W, C] -> the input of the first block, [N, H/4, W/4, 64] for ImageNet and
+# [N, H, W, 16] for CIFAR. Before pre-activation blocks they neither normalise nor activate.
+Stem = Callable[[KerasTensor], KerasTensor]
+
+
+def imagenet_stem(x: KerasTensor) -> KerasTensor:
+    """Apply a 7x7 convolution and a max-pool, both with stride 2 (He et al. 2015, table 1)."""
+    x = conv(x, 64, 7, stride=2, name="stem_conv")
+    x = relu(batch_norm(x, name="stem_bn"), name="stem_relu")
+    return _stem_pool(keras.layers.ZeroPadding2D(1, name="stem_pool_pad")(x))
+
+
+def imagenet_v2_stem(x: KerasTensor) -> KerasTensor:
+    """Apply ImageNet's stem for pre-activation blocks.
+
+    Its maps may be negative, so that zeros may not pad the pool.
+    """
+    x = conv(x, 64, 7, stride=2, name="stem_conv")
+    return _stem_pool(layers.EdgePadding2D(name="stem_pool_pad")(x))
+
+
+def keras_v2_stem(x: KerasTensor) -> KerasTensor:
+    """Apply the stem of keras.applications' ResNet V2, which pads the pool with zeros.
+
+    Its bias cannot be folded into a later layer, since the padding does not have it.
+    """
+    x = conv(x, 64, 7, stride=2, use_bias=True, name="stem_conv")
+    return _stem_pool(keras.layers.ZeroPadding2D(1, name="stem_pool_pad")(x))
+
+
+def _stem_pool(x: KerasTensor) -> KerasTensor:
+    return keras.layers.MaxPooling2D(3, strides=2, name="stem_pool")(x)
+
+
+def cifar_stem(x: KerasTensor) -> KerasTensor:
+    """Apply a 3x3 convolution (He et al. 2015, section 4.2)."""
+    x = conv(x, 16, 3, name="stem_conv")
+    return relu(batch_norm(x, name="stem_bn"), name="stem_relu")
+
+
+def cifar_v2_stem(x: KerasTensor) -> KerasTensor:
+    """Apply CIFAR's stem for pre-activation blocks."""
+    return conv(x, 16, 3, name="stem_conv")
 
 
 @dataclass(frozen=True)
-class Architecture:
-    """One row of the family: what distinguishes a residual network from the next."""
+class Architecture(Row):
+    """One row of the table: a residual network."""
 
-    blocks: tuple[int, ...]  # residual blocks in each stage
-    filters: tuple[int, ...]  # of a block's output, in each stage
-    block: Block = basic
+    blocks: tuple[int, ...]  # number of residual blocks in each stage
+    filters: tuple[int, ...]  # number of channels of a block's output, in each stage
+    block: Block = basic_block
     shortcut: str = "projection"  # a key of SHORTCUTS
-    stem: str = "imagenet"  # 7x7 with stride 2 and a max-pool, or "cifar": one 3x3
-    preactivation: bool = False  # normalise and activate before each convolution
-    stride_at_end: bool = False  # keras.applications' V2: a stage's last block has its stride
+    stem: Stem = imagenet_stem
+    reduction: int = 4  # channels of a bottleneck's output divided by those of its 3x3 convolution
+    groups: int = 1  # groups of a bottleneck's 3x3 convolution
+    # Whether the stride of a bottleneck is in its first 1x1 (v1) or in its 3x3 (v1.5).
+    stride_in_first_1x1: bool = False
+    # Whether a stage's stride is in its last block, as in keras.applications' V2, or in its first.
+    stride_in_last_block: bool = False
+    paper: str = field(default="He et al. 2015, arXiv:1512.03385", compare=False, kw_only=True)
 
     @property
-    def input_shape(self) -> tuple[int, int, int]:
-        """(H, W, C) of the images that the papers trained it on."""
-        return (224, 224, 3) if self.stem == "imagenet" else (32, 32, 3)
+    def preactivation(self) -> bool:
+        """Whether the blocks normalise and activate before each convolution."""
+        return self.block in _PREACTIVATION.values()
 
-    @property
-    def classes(self) -> int:
-        """Number of classes in the papers' data set."""
-        return 1000 if self.stem == "imagenet" else 10
-
-    @property
-    def least_size(self) -> int:
-        """The smallest height and width, in pixels, that leaves the last stage a position."""
-        return 32 if self.stem == "imagenet" else 4
+    def stride(self, stage: int, block: int) -> int:
+        """Return the stride of a block; stages and blocks count from 1."""
+        if self.stride_in_last_block:
+            return 2 if stage < len(self.blocks) and block == self.blocks[stage - 1] else 1
+        return 2 if stage > 1 and block == 1 else 1
 
 
-NARROW, WIDE = (64, 128, 256, 512), (256, 512, 1024, 2048)
-IMAGENET = {
-    18: Architecture((2, 2, 2, 2), NARROW),
-    34: Architecture((3, 4, 6, 3), NARROW),
-    50: Architecture((3, 4, 6, 3), WIDE, bottleneck),
-    101: Architecture((3, 4, 23, 3), WIDE, bottleneck),
-    152: Architecture((3, 8, 36, 3), WIDE, bottleneck),
+_HE_2016 = "He et al. 2016, arXiv:1603.05027"
+_PREACTIVATION: dict[Block, Block] = {
+    basic_block: preactivation_basic_block,
+    bottleneck_block: preactivation_bottleneck_block,
 }
+_NARROW, _WIDE = (64, 128, 256, 512), (256, 512, 1024, 2048)
+
+# The families, by number of layers. He et al. 2015, table 1:
+_IMAGENET = {
+    18: Architecture((2, 2, 2, 2), _NARROW),
+    34: Architecture((3, 4, 6, 3), _NARROW),
+    50: Architecture((3, 4, 6, 3), _WIDE, bottleneck_block),
+    101: Architecture((3, 4, 23, 3), _WIDE, bottleneck_block),
+    152: Architecture((3, 8, 36, 3), _WIDE, bottleneck_block),
+}
+_V1 = {
+    depth: replace(row, stride_in_first_1x1=row.block is bottleneck_block)
+    for depth, row in _IMAGENET.items()
+}
+_V2 = {
+    depth: replace(row, block=_PREACTIVATION[row.block], stem=imagenet_v2_stem, paper=_HE_2016)
+    for depth, row in _IMAGENET.items()
+}
+_V2_KERAS = {
+    depth: replace(row, stem=keras_v2_stem, stride_in_last_block=True) for depth, row in _V2.items()
+}
+
+
+def _cifar(blocks: int, filters: tuple[int, ...], **options: Any) -> Architecture:
+    """Return a row of three stages for CIFAR's images and 10 classes."""
+    data = {"image_size": 32, "classes": 10, "min_size": 4}
+    return Architecture((blocks,) * 3, filters, **{"stem": cifar_stem, **data, **options})
+
+
 # Section 4.2: 6n + 2 layers, option A throughout.
-CIFAR = {
-    6 * n + 2: Architecture((n, n, n), (16, 32, 64), shortcut="identity", stem="cifar")
-    for n in (3, 5, 7, 9, 18, 200)
-}
-# He et al. 2016, table 4: 9n + 2 layers of bottlenecks.
-CIFAR_BOTTLENECK = {
-    9 * n + 2: Architecture((n, n, n), (64, 128, 256), bottleneck, stem="cifar", preactivation=True)
-    for n in (18, 111)
-}
-
-ARCHITECTURES: dict[str, Architecture] = {
-    **{f"resnet{depth}": row for depth, row in (IMAGENET | CIFAR).items()},
+_CIFAR = {6 * n + 2: _cifar(n, (16, 32, 64), shortcut="identity") for n in (3, 5, 7, 9, 18, 200)}
+_PLAIN = {depth: replace(row, shortcut="none") for depth, row in (_IMAGENET | _CIFAR).items()}
+_CIFAR_V2 = {
+    110: replace(_CIFAR[110], block=preactivation_basic_block, stem=cifar_v2_stem, paper=_HE_2016),
+    # He et al. 2016, table 4: 9n + 2 layers of bottlenecks.
     **{
-        f"resnet{depth}_v1": replace(
-            row, block=bottleneck_v1 if row.block is bottleneck else row.block
+        9 * n + 2: _cifar(
+            n,
+            (64, 128, 256),
+            block=preactivation_bottleneck_block,
+            stem=cifar_v2_stem,
+            paper=_HE_2016,
         )
-        for depth, row in IMAGENET.items()
+        for n in (18, 111)
     },
-    **{f"resnet{depth}_v2": replace(row, preactivation=True) for depth, row in IMAGENET.items()},
-    **{
-        f"resnet{depth}_v2_keras": replace(IMAGENET[depth], preactivation=True, stride_at_end=True)
-        for depth in (50, 101, 152)
-    },
-    "resnet110_v2": replace(CIFAR[110], preactivation=True),
-    **{f"resnet{depth}_v2": row for depth, row in CIFAR_BOTTLENECK.items()},
-    **{
-        f"plain{depth}": replace(row, shortcut="none")
-        for depth, row in (IMAGENET | CIFAR).items()
-        if depth in (18, 34, 20, 32, 44, 56, 110)
-    },
-    "wide_resnet28_10": Architecture(  # Zagoruyko and Komodakis 2016, table 1
-        (4, 4, 4), (160, 320, 640), stem="cifar", preactivation=True
+}
+
+
+def _row(row: Architecture, top_1: str | None, *cost: int) -> Architecture:
+    """Return the row with its top-1 accuracy, and its cost in the order of `Cost`'s fields."""
+    return replace(row, top_1=top_1, cost=Cost(*cost))
+
+
+# A model is one row here: its architecture, published top-1 accuracy, and cost (parameters,
+# multiply-adds, bytes of activations).
+ARCHITECTURES: dict[str, Architecture] = {
+    "resnet18": _row(_IMAGENET[18], "69.8 (torchvision)", 11_689_512, 1_814_073_344, 38_471_408),
+    "resnet34": _row(_IMAGENET[34], "73.3 (torchvision)", 21_797_672, 3_663_761_408, 56_033_008),
+    "resnet50": _row(_IMAGENET[50], "76.1 (torchvision)", 25_557_032, 4_089_184_256, 157_373_168),
+    "resnet101": _row(_IMAGENET[101], "77.4 (torchvision)", 44_549_160, 7_801_405_440, 232_436_464),
+    "resnet152": _row(
+        _IMAGENET[152], "78.3 (torchvision)", 60_192_808, 11_513_626_624, 325_161_712
     ),
-    "resnext50_32x4d": Architecture((3, 4, 6, 3), WIDE, grouped_bottleneck),
+    "resnet20": _row(_CIFAR[20], "91.3 (paper)", 269_722, 40_551_040, 2_770_000),
+    "resnet32": _row(_CIFAR[32], "92.5 (paper)", 464_154, 68_862_592, 4_375_632),
+    "resnet44": _row(_CIFAR[44], "92.8 (paper)", 658_586, 97_174_144, 5_981_264),
+    "resnet56": _row(_CIFAR[56], "93.0 (paper)", 853_018, 125_485_696, 7_586_896),
+    "resnet110": _row(_CIFAR[110], "93.6 (paper)", 1_727_962, 252_887_680, 14_812_240),
+    "resnet1202": _row(_CIFAR[1202], "92.1 (paper)", 19_421_274, 2_829_238_912, 160_924_752),
+    "resnet18_v1": _row(_V1[18], None, 11_689_512, 1_814_073_344, 38_471_408),
+    "resnet34_v1": _row(_V1[34], None, 21_797_672, 3_663_761_408, 56_033_008),
+    "resnet50_v1": _row(
+        _V1[50], "74.9 (keras.applications)", 25_557_032, 3_857_973_248, 147_882_736
+    ),
+    "resnet101_v1": _row(
+        _V1[101], "76.4 (keras.applications)", 44_549_160, 7_570_194_432, 222_946_032
+    ),
+    "resnet152_v1": _row(
+        _V1[152], "76.6 (keras.applications)", 60_192_808, 11_282_415_616, 315_671_280
+    ),
+    "resnet18_v2": _row(_V2[18], None, 11_687_720, 1_814_073_344, 32_952_048),
+    "resnet34_v2": _row(_V2[34], None, 21_795_880, 3_663_761_408, 50_513_648),
+    "resnet50_v2": _row(_V2[50], None, 25_549_352, 4_089_184_256, 146_535_152),
+    "resnet101_v2": _row(_V2[101], None, 44_541_480, 7_801_405_440, 221_598_448),
+    "resnet152_v2": _row(_V2[152], None, 60_185_128, 11_513_626_624, 314_323_696),
+    "resnet50_v2_keras": _row(
+        _V2_KERAS[50], "76.0 (keras.applications)", 25_549_416, 3_482_255_360, 120_013_552
+    ),
+    "resnet101_v2_keras": _row(
+        _V2_KERAS[101], "77.2 (keras.applications)", 44_541_544, 7_194_476_544, 195_076_848
+    ),
+    "resnet152_v2_keras": _row(
+        _V2_KERAS[152], "78.0 (keras.applications)", 60_185_192, 10_906_697_728, 287_802_096
+    ),
+    "resnet110_v2": _row(_CIFAR_V2[110], "93.6 (paper)", 1_727_962, 252_887_680, 14_812_240),
+    "resnet164_v2": _row(_CIFAR_V2[164], "94.5 (paper)", 1_703_258, 247_646_720, 46_746_192),
+    "resnet1001_v2": _row(_CIFAR_V2[1001], "95.1 (paper)", 10_327_706, 1_490_995_712, 281_397_840),
+    "plain18": _row(_PLAIN[18], "72.1 (paper, ten crops)", 11_515_688, 1_794_805_760, 34_055_920),
+    "plain34": _row(_PLAIN[34], "71.5 (paper, ten crops)", 21_623_848, 3_644_493_824, 49_108_720),
+    "plain20": _row(_PLAIN[20], None, 269_722, 40_551_040, 2_376_784),
+    "plain32": _row(_PLAIN[32], None, 464_154, 68_862_592, 3_753_040),
+    "plain44": _row(_PLAIN[44], None, 658_586, 97_174_144, 5_129_296),
+    "plain56": _row(_PLAIN[56], None, 853_018, 125_485_696, 6_505_552),
+    "plain110": _row(_PLAIN[110], None, 1_727_962, 252_887_680, 12_698_704),
+    "wide_resnet28_10": _row(
+        _cifar(
+            4,
+            (160, 320, 640),
+            block=preactivation_basic_block,
+            stem=cifar_v2_stem,
+            paper="Zagoruyko and Komodakis 2016, arXiv:1605.07146",  # table 1
+            function="WideResNet28x10",
+        ),
+        "96.0 (paper)",
+        36_479_194,
+        5_243_328_768,
+        34_613_328,
+    ),
+    "resnext50_32x4d": _row(
+        replace(
+            _IMAGENET[50],
+            reduction=2,
+            groups=32,
+            paper="Xie et al. 2017, arXiv:1611.05431",  # table 1
+            function="ResNeXt50",
+        ),
+        "77.6 (torchvision)",
+        25_028_904,
+        4_230_479_872,
+        199_979_760,
+    ),
 }
-
-
-# What a block makes of its input x and its convolutions' output z. `normalise` is what stands
-# behind a projection: batch normalisation, or nothing where the next block begins with one.
-
-
-def identity_path(x: KerasTensor, filters: int, stride: int, *, name: str) -> KerasTensor:
-    """Return x where the shape stays; else every `stride`-th position, zeros in new channels."""
-    if (x.shape[-1], stride) == (filters, 1):
-        return x
-    return layers.IdentityShortcut(filters, stride, name=f"{name}_shortcut")(x)
-
-
-def projection_path(
-    x: KerasTensor, filters: int, stride: int, *, normalise: bool, name: str
-) -> KerasTensor:
-    """Return W x, a learned 1x1 convolution."""
-    x = layers.conv(x, filters, 1, stride=stride, name=f"{name}_shortcut_conv")
-    return layers.batch_norm(x, name=f"{name}_shortcut_bn") if normalise else x
-
-
-def gate(x: KerasTensor, filters: int, stride: int, *, name: str) -> KerasTensor:
-    """Return g(x) = sigmoid(W x + b), with b = -6 at the start: nearly closed."""
-    bias = keras.initializers.Constant(-6.0)
-    x = layers.conv(
-        x, filters, 1, stride=stride, use_bias=True, bias_initializer=bias, name=f"{name}_gate_conv"
-    )
-    return keras.layers.Activation("sigmoid", name=f"{name}_gate")(x)
-
-
-def add(*terms: KerasTensor, name: str) -> KerasTensor:
-    """Return the sum."""
-    return keras.layers.Add(name=f"{name}_add")(list(terms))
-
-
-def add_identity(
-    x: KerasTensor, z: KerasTensor, stride: int, *, normalise: bool, name: str
-) -> KerasTensor:
-    """Z + x: the skip path has nothing to learn (He et al. 2015, option A)."""
-    return add(z, identity_path(x, z.shape[-1], stride, name=name), name=name)
-
-
-def add_projection(
-    x: KerasTensor, z: KerasTensor, stride: int, *, normalise: bool, name: str
-) -> KerasTensor:
-    """Z + W x where the block changes the number of channels, else Z + x (option B)."""
-    if x.shape[-1] == z.shape[-1]:
-        return add_identity(x, z, stride, normalise=normalise, name=name)
-    return add_projection_everywhere(x, z, stride, normalise=normalise, name=name)
-
-
-def add_projection_everywhere(
-    x: KerasTensor, z: KerasTensor, stride: int, *, normalise: bool, name: str
-) -> KerasTensor:
-    """Z + W x in every block (option C)."""
-    path = projection_path(x, z.shape[-1], stride, normalise=normalise, name=name)
-    return add(z, path, name=name)
-
-
-def add_scaled(
-    x: KerasTensor, z: KerasTensor, stride: int, *, normalise: bool, name: str
-) -> KerasTensor:
-    """0.5 Z + 0.5 x (He et al. 2016, section 3.1, constant scaling)."""
-    path = identity_path(x, z.shape[-1], stride, name=name)
-    path = keras.layers.Rescaling(0.5, name=f"{name}_shortcut_scale")(path)
-    return add(keras.layers.Rescaling(0.5, name=f"{name}_scale")(z), path, name=name)
-
-
-def add_exclusively_gated(
-    x: KerasTensor, z: KerasTensor, stride: int, *, normalise: bool, name: str
-) -> KerasTensor:
-    """g Z + (1 - g) x (section 3.1, exclusive gating), written as x + g (Z - x)."""
-    path = identity_path(x, z.shape[-1], stride, name=name)
-    difference = keras.layers.Subtract(name=f"{name}_difference")([z, path])
-    g = gate(x, z.shape[-1], stride, name=name)
-    return add(path, keras.layers.Multiply(name=f"{name}_gated")([g, difference]), name=name)
-
-
-def add_gated_shortcut(
-    x: KerasTensor, z: KerasTensor, stride: int, *, normalise: bool, name: str
-) -> KerasTensor:
-    """Z + (1 - g) x (section 3.1, shortcut-only gating), written as Z + x - g x."""
-    path = identity_path(x, z.shape[-1], stride, name=name)
-    gated = keras.layers.Multiply(name=f"{name}_gated")(
-        [gate(x, z.shape[-1], stride, name=name), path]
-    )
-    return add(z, keras.layers.Subtract(name=f"{name}_open")([path, gated]), name=name)
-
-
-def add_dropped(
-    x: KerasTensor, z: KerasTensor, stride: int, *, normalise: bool, name: str
-) -> KerasTensor:
-    """Z + dropout(x) with half of x dropped (section 3.1, dropout shortcut)."""
-    path = identity_path(x, z.shape[-1], stride, name=name)
-    return add(z, keras.layers.Dropout(0.5, name=f"{name}_shortcut_dropout")(path), name=name)
-
-
-def add_nothing(
-    x: KerasTensor, z: KerasTensor, stride: int, *, normalise: bool, name: str
-) -> KerasTensor:
-    """Z alone: the plain net (He et al. 2015, section 3.3)."""
-    return z
-
-
-SHORTCUTS: dict[str, Callable[..., KerasTensor]] = {
-    "identity": add_identity,
-    "projection": add_projection,
-    "projection_everywhere": add_projection_everywhere,
-    "constant_scaling": add_scaled,
-    "exclusive_gating": add_exclusively_gated,
-    "shortcut_only_gating": add_gated_shortcut,
-    "dropout": add_dropped,
-    "none": add_nothing,
-}
-OPTIONS = {"A": "identity", "B": "projection", "C": "projection_everywhere"}  # the paper's letters
-
-
-def residual_block(
-    x: KerasTensor, convs: tuple[Conv, ...], *, shortcut: str, name: str
-) -> KerasTensor:
-    """Return f(Z + shortcut(x)), f being ReLU (He et al. 2015, figure 2).
-
-    [N, H, W, C] -> [N, H/stride, W/stride, filters], of which the convolutions decide.
-    """
-    z = x
-    for number, conv in enumerate(convs, start=1):
-        z = convolve(z, conv, name=f"{name}_conv{number}")
-        z = layers.batch_norm(z, name=f"{name}_bn{number}")
-        if number < len(convs):
-            z = layers.relu(z, name=f"{name}_relu{number}")
-    x = find(shortcut, SHORTCUTS, "shortcut")(x, z, total_stride(convs), normalise=True, name=name)
-    return layers.relu(x, name=f"{name}_relu")
-
-
-def preactivation_block(
-    x: KerasTensor, convs: tuple[Conv, ...], *, shortcut: str, name: str
-) -> KerasTensor:
-    """Return Z + shortcut(x), each convolution behind norm and ReLU (He et al. 2016, figure 4e).
-
-    A projection takes the activated x, as the paper's own code does; an identity takes x as it is.
-    """
-    z = x
-    for number, conv in enumerate(convs, start=1):
-        z = layers.batch_norm(z, name=f"{name}_bn{number}")
-        z = layers.relu(z, name=f"{name}_relu{number}")
-        if number == 1:
-            activated = z
-        z = convolve(z, conv, name=f"{name}_conv{number}")
-    is_projected = shortcut == "projection_everywhere" or (
-        shortcut == "projection" and x.shape[-1] != z.shape[-1]
-    )
-    source = activated if is_projected else x
-    return find(shortcut, SHORTCUTS, "shortcut")(
-        source, z, total_stride(convs), normalise=False, name=name
-    )
-
-
-def convolve(x: KerasTensor, conv: Conv, *, name: str) -> KerasTensor:
-    """Apply one row of a block."""
-    return layers.conv(
-        x, conv.filters, conv.kernel_size, stride=conv.stride, groups=conv.groups, name=name
-    )
-
-
-def total_stride(convs: tuple[Conv, ...]) -> int:
-    """Return the step between positions of the block's input."""
-    return max(conv.stride for conv in convs)
-
-
-def stem(x: KerasTensor, architecture: Architecture) -> KerasTensor:
-    """Return the first feature map; before pre-activation blocks neither normed nor active."""
-    imagenet = architecture.stem == "imagenet"
-    filters, kernel_size, stride = (64, 7, 2) if imagenet else (16, 3, 1)
-    # keras.applications' V2 has a bias here that its zero padding keeps from being folded away.
-    use_bias = architecture.stride_at_end
-    x = layers.conv(x, filters, kernel_size, stride=stride, use_bias=use_bias, name="stem_conv")
-    if not architecture.preactivation:
-        x = layers.batch_norm(x, name="stem_bn")
-        x = layers.relu(x, name="stem_relu")
-    if imagenet:
-        # Zeros are no maximum behind a ReLU; elsewhere only keras.applications pads with them.
-        if architecture.preactivation and not architecture.stride_at_end:
-            x = layers.EdgePadding2D(name="stem_pool_pad")(x)
-        else:
-            x = keras.layers.ZeroPadding2D(1, name="stem_pool_pad")(x)
-        x = keras.layers.MaxPooling2D(3, strides=2, name="stem_pool")(x)
-    return x
 
 
 def resnet(
@@ -323,62 +299,47 @@ def resnet(
     classes: int | None = None,
     *,
     shortcut: str | None = None,
-    aux_heads: bool | Iterable[str] = False,
     input_tensor: KerasTensor | None = None,
     name: str | None = None,
-    **heads: Any,
+    **heads: Unpack[HeadOptions],
 ) -> keras.Model:
     """Build a residual network: images [N, H, W, C] -> probabilities [N, K].
 
     Args:
-        architecture: a row of ARCHITECTURES by its name, or a row of your own.
-        input_shape: (H, W, C) of the images; by default those of the paper.
-        classes: number of classes, K; by default the paper's.
-        shortcut: the skip path, a key of SHORTCUTS or the paper's letter A, B or C.
-        aux_heads: auxiliary classifiers (deep supervision) after all stages but the last, or after
-            the named ones; the output is then a dict with `main`, `aux1`, ...
-        input_tensor: a tensor to start from, instead of a new input.
-        name: the model's name; by default the row's, `resnet` for your own.
-        heads: `features`, `include_top`, `pooling`, `classifier_activation`, `weights`: see
-            `heads.assemble`.
+        architecture: the name of a row of ARCHITECTURES, or a row of your own.
+        input_shape: (H, W, C) of the images; by default the row's.
+        classes: number of classes, K; by default the row's.
+        shortcut: a key of SHORTCUTS, or the paper's letter A, B or C; by default the row's.
+        input_tensor: a tensor to use instead of a new input.
+        name: the model's name; by default the row's, or `resnet` for a row of your own.
+        heads: the options of `heads.assemble`. `aux_heads=True` adds auxiliary classifiers (deep
+            supervision) after all stages but the last.
 
     Raises:
-        ValueError: there is no such row, an argument is out of its range, or the file of `weights`
-            belongs to another network.
+        ValueError: there is no such row, or an argument is out of its range.
     """
     if isinstance(architecture, str):
         name = name or architecture
-        architecture = find(architecture, ARCHITECTURES, "ResNet")
-    shortcut = architecture.shortcut if shortcut is None else OPTIONS.get(shortcut, shortcut)
-    if shortcut not in SHORTCUTS:
-        raise ValueError(
-            f"shortcut is {shortcut!r}; there are {', '.join(SHORTCUTS)}, and the paper's A, B, C"
-        )
-    block = preactivation_block if architecture.preactivation else residual_block
-    shape = architecture.input_shape if input_shape is None else input_shape
-    inputs = image_input(shape, architecture.least_size, input_tensor)
-    x = stem(inputs, architecture)
+        row = find(architecture, ARCHITECTURES, "ResNet")
+    else:
+        row = architecture
+    add_shortcut = find_shortcut(row.shortcut if shortcut is None else shortcut)
+    shape = row.input_shape if input_shape is None else input_shape
+    inputs = image_input(shape, row.min_size, input_tensor)
+    x = row.stem(inputs)
     feature_maps: dict[str, KerasTensor] = {}
-    stages = len(architecture.blocks)
-    for stage, (blocks, filters) in enumerate(
-        zip(architecture.blocks, architecture.filters, strict=True), start=1
-    ):
-        strided = blocks if architecture.stride_at_end else 1
-        halves = stage < stages if architecture.stride_at_end else stage > 1
+    for stage, (blocks, filters) in enumerate(zip(row.blocks, row.filters, strict=True), start=1):
         for number in range(1, blocks + 1):
-            stride = 2 if halves and number == strided else 1
-            convs = architecture.block(filters, stride)
-            x = block(x, convs, shortcut=shortcut, name=f"stage{stage}_block{number}")
+            block_name = f"stage{stage}_block{number}"
+            x = row.block(x, row, filters, row.stride(stage, number), add_shortcut, name=block_name)
         feature_maps[f"stage{stage}"] = x
-    if architecture.preactivation:
-        x = layers.batch_norm(x, name="final_bn")
-        x = layers.relu(x, name="final_relu")
-        feature_maps[f"stage{stages}"] = x
+    if row.preactivation:
+        x = relu(batch_norm(x, name="final_bn"), name="final_relu")
+        feature_maps[f"stage{len(row.blocks)}"] = x
     return assemble(
         inputs,
         feature_maps,
-        classes=architecture.classes if classes is None else classes,
-        aux_heads=aux_heads,
+        classes=row.classes if classes is None else classes,
         default_aux_heads=tuple(feature_maps)[:-1],
         auxiliary_step=layers.conv_bn_relu,
         name=name or "resnet",

@@ -1,5 +1,6 @@
-"""Recipes as data: one TOML file for each, named as `keras-cnns train --recipe` takes it."""
+"""Recipes: the built-in TOML files, their schema, and functions that read and write them."""
 
+from keras_cnns.recipes.preprocessing import Preprocessing
 from keras_cnns.recipes.schema import (
     AugmentationConfig,
     DataConfig,
@@ -21,6 +22,7 @@ __all__ = [
     "DataConfig",
     "ModelConfig",
     "OptimizerConfig",
+    "Preprocessing",
     "Recipe",
     "RecipeError",
     "TrainingConfig",

@@ -1,8 +1,11 @@
-"""Recipes: what to train, on what and how, as data.
+"""The schema of recipes, and functions that read and write them.
 
-A recipe is a TOML file, which may say `base = "another"` and then only what differs. Read, it is a
-frozen `Recipe` whose every field has been checked. Unknown keys, wrong types and values out of
-range are errors that name the key, the value and what is allowed.
+A recipe is a TOML file with the sections and keys of `Recipe`. It may contain `base = "another"`,
+the name of a built-in recipe, and then only the keys that differ from it. Unknown keys, wrong types
+and values out of range raise an error that names the key, the value and what is allowed.
+
+The docstring below each key is its documentation for users: `keras_cnns.recipes.documentation`
+prints it together with the type, the range and the default, which it reads from the annotation.
 """
 
 import json
@@ -18,60 +21,89 @@ import tomli_w
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from keras_cnns.recipes.former import FORMER_KEYS, replace_former_keys
+from keras_cnns.recipes.preprocessing import Preprocessing
+from keras_cnns.recipes.renamed_keys import explain_renamed_key, rename_old_keys
 from keras_cnns.suggestions import did_you_mean
 from keras_cnns.text_files import read_text
 
-CHECKED = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+_CHECKED = ConfigDict(
+    extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+)
 
-PositiveInt = Annotated[int, Field(ge=1, le=10**9)]
-Share = Annotated[float, Field(ge=0, le=1)]
-PerChannel = tuple[float, ...]
-Schedule = Literal["constant", "step", "cosine", "polynomial", "one_cycle", "exponential"]
+_PositiveInt = Annotated[int, Field(ge=1, le=10**9)]
+_NonNegativeInt = Annotated[int, Field(ge=0)]
+_NonNegative = Annotated[float, Field(ge=0)]
+_Positive = Annotated[float, Field(gt=0)]
+_Fraction = Annotated[float, Field(ge=0, le=1)]
+_BetaParameter = Annotated[float, Field(ge=0, le=100)]
 
 
 class RecipeError(ValueError):
     """A recipe that cannot be used; the message names each wrong key."""
 
 
-@dataclass(frozen=True, config=CHECKED)
+@dataclass(frozen=True, config=_CHECKED)
 class ModelConfig:
-    """Which net."""
+    """The network and its initial weights."""
 
-    name: str  # a key of keras_cnns.models.MODELS
-    aux_heads: bool = False  # train with the net's auxiliary classifiers
-    weights: str = ""  # a file to begin from, of this net: torchvision's, timm's, Keras' or ours
-    frozen_epochs: Annotated[int, Field(ge=0)] = 0  # with weights: only the classifier learns
-    unfreeze_epochs: Annotated[int, Field(ge=0)] = 0  # then a stage more each; 0: all at once
+    name: str
+    """The name selects the network; `keras-cnns models` lists all names."""
+    aux_heads: bool = False
+    """If true, the network is built and trained with its auxiliary classifiers."""
+    weights: str = ""
+    """Training starts from the weights in this file, which torchvision, timm, Keras or this project
+    wrote for the same network; if empty, it starts from random weights."""
+    frozen_epochs: _NonNegativeInt = 0
+    """For this number of epochs, training changes only the new classifier and freezes all other
+    layers; it requires `weights`."""
+    unfreeze_epochs: _NonNegativeInt = 0
+    """After `frozen_epochs`, the stages are unfrozen one by one, the last stage first, with this
+    number of epochs between two of them; 0 unfreezes all stages at once."""
 
     def __post_init__(self) -> None:
         if self.frozen_epochs and not self.weights:
-            raise ValueError("frozen_epochs needs weights: a net of random ones has to learn")
+            raise ValueError(
+                "frozen_epochs needs weights: layers with random weights must not be frozen"
+            )
 
 
-@dataclass(frozen=True, config=CHECKED)
+@dataclass(frozen=True, config=_CHECKED)
 class DataConfig:
-    """Which images, and how they come to the net."""
+    """The images, their splits and their preprocessing."""
 
-    # "digits", "shapes", "folder", "idx", or a name of TFDS, as "cifar10" or "cifar10:3.0.2".
     name: str
-    image_size: PositiveInt  # pixels, height and width of what the net sees
-    resize_shorter: PositiveInt  # pixels, the shorter side before the centre crop
-    channels: Literal[1, 3]  # grey or RGB
-    mean: PerChannel  # per channel, in levels 0 to 255; subtracted inside the model
-    std: Annotated[
-        PerChannel, Field(min_length=1)
-    ]  # per channel, in levels; divides inside the model
+    """The name selects the dataset: "digits", "shapes", "folder", "idx", or a name of TensorFlow
+    Datasets with or without its version, such as "cifar10" or "cifar10:3.0.2"."""
+    image_size: _PositiveInt
+    """The network's input has this height and width in pixels."""
+    resize_shorter: _PositiveInt
+    """Each image is resized until its shorter side has this many pixels, and then cropped in its
+    centre to `image_size`."""
+    channels: Literal[1, 3]
+    """The network's input has one channel (grey) or three (RGB)."""
+    mean: tuple[float, ...]
+    """The model subtracts these values from the pixels, one per channel, in levels from 0 to
+    255."""
+    std: Annotated[tuple[float, ...], Field(min_length=1)]
+    """The model divides the result by these positive values, one per channel, in levels from 0 to
+    255."""
     train_split: str = "train"
-    # Chooses the best epoch; without it, a tenth of the training images is taken by content.
+    """The network is trained on this split or slice of a split, such as "train[:80%]"."""
     validation_split: str = "validation"
-    test_split: str = "test"  # is only reported
-    # Of `folder`: the folder that has one folder for each class, or split folders that have them.
-    # Of `idx`: the folder of the four files, or that folder and the beginning of their names.
-    # A relative path is relative to the working directory; a run directory stores it absolute.
+    """The accuracy on this split selects the best epoch; if the dataset has no such split, it
+    consists of a tenth of the training images, which their content selects."""
+    test_split: str = "test"
+    """The final loss and accuracy are measured on this split, which influences no decision; if the
+    dataset has no such split, it consists of another tenth of the training images."""
     path: str = ""
-    skip_bad: bool = False  # of `folder`: leave out the files that training is refused for
-    samples: PositiveInt = 10_000  # of `shapes`: training images; validation and test have a tenth
+    """For "folder", this is the directory that contains one directory per class, or split
+    directories that do; for "idx", it is the directory of the four files, optionally with the
+    beginning of their names; a run directory stores it as an absolute path."""
+    skip_bad: bool = False
+    """If true, "folder" ignores the files because of which training would be refused."""
+    num_examples: _PositiveInt = 10_000
+    """The dataset "shapes" has this number of training images, and a tenth of it each for
+    validation and test."""
 
     def __post_init__(self) -> None:
         for key in ("mean", "std"):
@@ -79,11 +111,11 @@ class DataConfig:
             if len(values) != self.channels:
                 raise ValueError(f"{key} has {len(values)} values for {self.channels} channels")
         if min(self.std) <= 0:
-            raise ValueError(f"std is {list(self.std)}; each must be above 0")
+            raise ValueError(f"std is {list(self.std)}; each value must be above 0")
         if (self.name in ("folder", "idx")) != bool(self.path):
             raise ValueError(
                 'name = "folder" and name = "idx" need a path, and no other name has one: '
-                f"name is {self.name!r}, path {self.path!r}"
+                f"name is {self.name!r}, path is {self.path!r}"
             )
         if self.resize_shorter < self.image_size:
             raise ValueError(
@@ -91,96 +123,142 @@ class DataConfig:
                 f"{self.image_size}"
             )
 
-    def preprocessing(self) -> dict[str, Any]:
-        """Return what happens to an image before it is the net's input, as model.json says it."""
-        return {
-            "resize_shorter": self.resize_shorter,
-            "crop": self.image_size,
-            "interpolation": "bilinear",
-            "antialias": True,
-            "channels": self.channels,
-        }
+    def preprocessing(self) -> Preprocessing:
+        """Return the preprocessing of an image before the network sees it."""
+        return Preprocessing(self.resize_shorter, self.image_size, channels=self.channels)
 
 
-@dataclass(frozen=True, config=CHECKED)
+@dataclass(frozen=True, config=_CHECKED)
 class AugmentationConfig:
-    """What happens to training images and their labels, in this order."""
+    """Random changes of the training images and their labels, in the order of their application."""
 
-    inception_crop: bool = False  # 8 to 100 % of the area, ratio 3/4 to 4/3, instead of the middle
-    color_jitter: Share = 0.0  # largest change of brightness, contrast and saturation
-    rand_augment_layers: Annotated[int, Field(ge=0, le=14)] = 0  # operations on an image; 2 usual
-    rand_augment_magnitude: Annotated[float, Field(ge=0, le=10)] = 9.0  # of 10
-    pad_and_crop: Annotated[int, Field(ge=0)] = 0  # pixels of random shift
-    horizontal_flip: bool = False  # mirror half of the images
-    random_erasing: Share = 0.0  # share of images that lose a rectangle
-    mixup_alpha: Annotated[float, Field(ge=0, le=100)] = 0.0  # of Beta(alpha, alpha)
-    cutmix_alpha: Annotated[float, Field(ge=0, le=100)] = 0.0  # with both, each on half the images
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0  # taken from the true class
+    inception_crop: bool = False
+    """If true, a random crop with 8 to 100 % of the image's area and an aspect ratio from 3/4 to
+    4/3 replaces the centre crop."""
+    color_jitter: _Fraction = 0.0
+    """Brightness, contrast and saturation change at random by at most this fraction."""
+    rand_augment_num_ops: Annotated[int, Field(ge=0, le=14)] = 0
+    """RandAugment applies this number of operations to each image (2 is usual); 0 disables it."""
+    rand_augment_magnitude: Annotated[float, Field(ge=0, le=10)] = 9.0
+    """RandAugment applies its operations with this magnitude."""
+    pad_and_crop: _NonNegativeInt = 0
+    """Each image is padded with zeros by this number of pixels on every side and cropped to its
+    former size at random."""
+    horizontal_flip: bool = False
+    """If true, each image is mirrored horizontally with a probability of 1/2."""
+    random_erasing: _Fraction = 0.0
+    """With this probability, noise replaces a random rectangle of an image."""
+    mixup_alpha: _BetaParameter = 0.0
+    """MixUp draws its lambda from the distribution Beta(alpha, alpha) with this alpha; 0 disables
+    it."""
+    cutmix_alpha: _BetaParameter = 0.0
+    """CutMix draws its lambda from the distribution Beta(alpha, alpha) with this alpha; 0 disables
+    it, and with both MixUp and CutMix each of them mixes half of the images."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """This fraction of each target's probability is distributed equally over all classes."""
 
     @property
     def soft_targets(self) -> bool:
-        """Whether a target is a distribution over the classes, and not a class's number."""
+        """Whether a target is a distribution over the classes instead of a class index."""
         return bool(self.mixup_alpha or self.cutmix_alpha or self.label_smoothing)
 
 
-@dataclass(frozen=True, config=CHECKED)
+@dataclass(frozen=True, config=_CHECKED)
 class OptimizerConfig:
-    """Momentum, and its learning rate over time."""
+    """Stochastic gradient descent with momentum, and its learning rate over time."""
 
-    learning_rate: Annotated[float, Field(gt=0)]  # the highest
+    learning_rate: _Positive
+    """This is the highest learning rate of the schedule, before `reference_batch_size` scales
+    it."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """The velocity is multiplied by this momentum in each step."""
     nesterov: bool = False
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0  # coupled, as in He et al. 2015
-    decay_norm_and_bias: bool = True  # decay them too, as He et al. and torch do
-    bias_rate: Annotated[float, Field(gt=0)] = 1.0  # of biases, as a factor; Caffe's nets have 2
-    rate_batch_size: Annotated[int, Field(ge=0)] = 0  # the rate is for so many images; 0: for any
-    schedule: Schedule = "constant"
-    warmup_epochs: Annotated[float, Field(ge=0)] = (
-        0.0  # from 0; with rate_batch_size from learning_rate
+    """If true, the momentum is Nesterov's."""
+    weight_decay: _NonNegative = 0.0
+    """Each gradient includes the weights multiplied by this coefficient (L2 regularisation coupled
+    through the momentum, as in He et al. 2015)."""
+    weight_decay_on_norm_and_bias: bool = True
+    """If true, weight decay also applies to biases and to the parameters of batch normalisation, as
+    in He et al. 2015 and torch."""
+    bias_learning_rate_multiplier: _Positive = 1.0
+    """The learning rate of biases is multiplied by this factor (Caffe's models use 2)."""
+    reference_batch_size: _NonNegativeInt = 0
+    """The learning rate is multiplied by the batch size divided by this batch size (the linear
+    scaling rule of Goyal et al. 2017); 0 disables the scaling."""
+    schedule: Literal["constant", "step", "cosine", "polynomial", "one_cycle", "exponential"] = (
+        "constant"
     )
-    # A low, constant learning rate for the first steps, as He et al. 2015 trained ResNet-110.
-    warmup_steps: Annotated[int, Field(ge=0)] = 0  # at warmup_learning_rate; 0: no such warmup
-    warmup_learning_rate: Annotated[float, Field(ge=0)] = 0.0  # of those steps; 0 without them
-    decay_at_epochs: tuple[float, ...] = ()  # of `step`
-    decay_at_steps: tuple[int, ...] = ()  # of `step`, instead
-    decay_epochs: Annotated[float, Field(gt=0)] = (
-        8.0  # of `exponential`: from one stair to the next
-    )
-    decay_factor: Annotated[float, Field(gt=0, lt=1)] = 0.1  # of `step` and `exponential`
-    power: Annotated[float, Field(gt=0)] = 1.0  # of `polynomial`
-    rise: Annotated[float, Field(gt=0, lt=1)] = 0.3  # of `one_cycle`: share of the steps
-    average_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of averaged weights; 0: none
+    """The learning rate follows this schedule."""
+    warmup_epochs: _NonNegative = 0.0
+    """For this number of epochs, the learning rate rises linearly from 0, or from the unscaled
+    `learning_rate` if there is a `reference_batch_size`."""
+    constant_warmup_steps: _NonNegativeInt = 0
+    """For this number of steps, training begins with `constant_warmup_learning_rate`, as He et al.
+    2015 trained ResNet-110; 0 disables this warmup."""
+    constant_warmup_learning_rate: _NonNegative = 0.0
+    """This is the learning rate of the first `constant_warmup_steps` steps; it is 0 if there are
+    none."""
+    decay_at_epochs: tuple[float, ...] = ()
+    """The schedule "step" multiplies the learning rate by `decay_factor` after each of these
+    numbers of epochs."""
+    decay_at_steps: tuple[int, ...] = ()
+    """The schedule "step" multiplies the learning rate by `decay_factor` after each of these
+    numbers of steps, which replace `decay_at_epochs`."""
+    decay_every_epochs: _Positive = 8.0
+    """The schedule "exponential" multiplies the learning rate by `decay_factor` each time this
+    number of epochs has passed."""
+    decay_factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """The schedules "step" and "exponential" multiply the learning rate by this factor at each
+    decay."""
+    power: _Positive = 1.0
+    """The schedule "polynomial" raises the remaining fraction of the steps to this power."""
+    rise_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    """The schedule "one_cycle" raises the learning rate during this fraction of the steps and
+    lowers it afterwards."""
+    ema_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Evaluation and the saved model use an exponential moving average of the weights with this
+    momentum; 0 disables it."""
 
     def __post_init__(self) -> None:
         if (self.schedule == "step") != bool(self.decay_at_epochs or self.decay_at_steps):
             raise ValueError(
-                'schedule = "step" needs decay_at_epochs or decay_at_steps, and no other has them'
+                'schedule = "step" needs decay_at_epochs or decay_at_steps, and no other schedule '
+                "has them"
             )
         if self.decay_at_epochs and self.decay_at_steps:
             raise ValueError("decay_at_epochs and decay_at_steps are both given; remove one")
-        if bool(self.warmup_steps) != bool(self.warmup_learning_rate):
+        if bool(self.constant_warmup_steps) != bool(self.constant_warmup_learning_rate):
             raise ValueError(
-                "warmup_steps and warmup_learning_rate belong together, both above 0 or both 0: "
-                f"they are {self.warmup_steps} and {self.warmup_learning_rate}"
+                "constant_warmup_steps and constant_warmup_learning_rate belong together, both "
+                f"above 0 or both 0: they are {self.constant_warmup_steps} and "
+                f"{self.constant_warmup_learning_rate}"
             )
 
 
-@dataclass(frozen=True, config=CHECKED)
+@dataclass(frozen=True, config=_CHECKED)
 class TrainingConfig:
-    """How long, and in what portions."""
+    """The length of the training, its batches and its precision."""
 
-    epochs: PositiveInt
-    batch_size: PositiveInt
-    steps: Annotated[int, Field(ge=0)] = 0  # where the last epoch ends early; 0: it does not
+    epochs: _PositiveInt
+    """The training has this number of epochs."""
+    batch_size: _PositiveInt
+    """Each step processes this number of images."""
+    max_steps: _NonNegativeInt = 0
+    """The training ends, and its schedule is complete, after this number of steps, even within an
+    epoch; 0 means that only `epochs` determines its length."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    # Of the convolutions; weights, norms' statistics and heads are float32 in both.
+    """This seed determines the initial weights, the order of the images and their augmentation."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    aux_loss_weight: Share = 0.3  # of each auxiliary classifier (Szegedy et al. 2014, section 5)
+    """Convolutions compute in this precision; weights, the statistics of batch normalisation and
+    the classifiers are always float32."""
+    aux_loss_weight: _Fraction = 0.3
+    """The loss of each auxiliary classifier is multiplied by this weight (Szegedy et al. 2014,
+    section 5)."""
 
 
-@dataclass(frozen=True, config=CHECKED)
+@dataclass(frozen=True, config=_CHECKED)
 class Recipe:
-    """One training, whole."""
+    """A complete description of one training."""
 
     model: ModelConfig
     data: DataConfig
@@ -199,22 +277,28 @@ def list_recipes() -> list[str]:
     )
 
 
+def read_built_in(name: str) -> str:
+    """Return the TOML text of a built-in recipe."""
+    return (resources.files("keras_cnns.recipes") / f"{name}.toml").read_text("utf-8")
+
+
 def load_recipe(name: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     """Read a recipe and apply overrides.
 
     Args:
         name: a built-in recipe's name, or the path of a TOML file.
-        overrides: `section.key=value` each, the value as TOML writes it; bare words are strings.
+        overrides: strings of the form `section.key=value`; the value is written as in TOML, but a
+            string needs no quotes.
 
     Raises:
-        RecipeError: there is no such recipe, or it or an override is wrong.
+        RecipeError: there is no such recipe, or the recipe or an override is wrong.
     """
     values = _read(name)
     for override in overrides:
         key, equals, text = override.partition("=")
         section, dot, entry = key.strip().partition(".")
         if not (equals and dot and section and entry):
-            raise RecipeError(f"{override!r} is not of the form section.key=value")
+            raise RecipeError(f"{override!r} does not have the form section.key=value")
         if not isinstance(values.setdefault(section, {}), dict):
             raise RecipeError(f"{override!r}: {section} is not a section")
         values[section][entry] = _parse_value(text.strip())
@@ -222,13 +306,13 @@ def load_recipe(name: str | Path, overrides: Iterable[str] = ()) -> Recipe:
 
 
 def parse_recipe(values: Mapping[str, Any]) -> Recipe:
-    """Check a recipe's values and return it frozen.
+    """Check a recipe's values and return the recipe.
 
     Raises:
         RecipeError: a key is unknown or missing, or a value has a wrong type or is out of range.
     """
     try:
-        # As JSON, since a strict reading of Python values would refuse TOML's lists for tuples.
+        # In strict mode pydantic rejects a list for a tuple, except in JSON.
         return TypeAdapter(Recipe).validate_json(json.dumps(values, default=str))
     except ValidationError as error:
         raise RecipeError("; ".join(_explain(problem) for problem in error.errors())) from None
@@ -238,16 +322,16 @@ def load_run_recipe(path: Path) -> Recipe:
     """Read the recipe of a run directory, which an earlier version may have written.
 
     Args:
-        path: its `config.toml`.
+        path: the run directory's `config.toml`.
 
     Raises:
-        RecipeError: the file cannot be read, or is wrong.
+        RecipeError: the file cannot be read, or a key or value is wrong.
     """
-    return parse_recipe(replace_former_keys(_read(path)))
+    return parse_recipe(rename_old_keys(_read(path)))
 
 
 def with_absolute_paths(recipe: Recipe) -> Recipe:
-    """Return a recipe whose files are found from every working directory."""
+    """Return the recipe with absolute paths, so that it works from every working directory."""
     data, model = recipe.data, recipe.model
     if data.path:
         data = replace(data, path=os.path.abspath(data.path))  # noqa: PTH100 - keeps symbolic links
@@ -257,7 +341,7 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
 
 
 def format_recipe(recipe: Recipe) -> str:
-    """Return a recipe as TOML, every value written out."""
+    """Return a recipe as TOML with every key, including those that have their default."""
     return tomli_w.dumps(asdict(cast(Any, recipe)))
 
 
@@ -267,9 +351,9 @@ def _read(name: str | Path) -> dict[str, Any]:
         if str(name) not in list_recipes():
             raise RecipeError(
                 f"there is no recipe {str(name)!r}{did_you_mean(str(name), list_recipes())} "
-                f"(built in: {', '.join(list_recipes())}; or give the path of a .toml file)"
+                f"(built in are {', '.join(list_recipes())}; otherwise give a TOML file's path)"
             )
-        text = (resources.files("keras_cnns.recipes") / f"{name}.toml").read_text("utf-8")
+        text = read_built_in(str(name))
     else:
         try:
             text = read_text(path)
@@ -287,13 +371,13 @@ def _read(name: str | Path) -> dict[str, Any]:
 
 
 def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """Return the sections of `base` with those keys that `changes` has as it has them."""
-    whole = dict(base)
+    """Return the sections of `base`, updated with the keys of `changes`."""
+    merged = dict(base)
     for section, values in changes.items():
-        of_base = base.get(section)
-        both = isinstance(values, dict) and isinstance(of_base, dict)
-        whole[section] = {**of_base, **values} if both else values  # type: ignore[dict-item]
-    return whole
+        inherited = base.get(section)
+        both = isinstance(values, dict) and isinstance(inherited, dict)
+        merged[section] = {**inherited, **values} if both else values  # type: ignore[dict-item]
+    return merged
 
 
 def _parse_value(text: str) -> Any:
@@ -304,13 +388,13 @@ def _parse_value(text: str) -> Any:
 
 
 def _explain(problem: Any) -> str:
-    """Return one line for one of pydantic's problems: the key, the value, what is allowed."""
+    """Return the message for one of pydantic's errors: the key, the value and what is allowed."""
     path = [str(part) for part in problem["loc"]]
     key, given = ".".join(path), problem["input"]
     kind, message = problem["type"], problem["msg"]
     if kind in ("extra_forbidden", "unexpected_keyword_argument"):
-        if key in FORMER_KEYS:
-            return f"{key} was replaced by {FORMER_KEYS[key].key}: {FORMER_KEYS[key].advice}"
+        if renamed := explain_renamed_key(key):
+            return renamed
         known = _known_keys(path[:-1])
         return f"unknown key {key}{did_you_mean(path[-1], known)} (known: {', '.join(known)})"
     if kind in ("missing", "missing_argument"):

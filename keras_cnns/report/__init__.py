@@ -1,4 +1,4 @@
-"""Pages about trainings: `report.html` of one run, and several runs side by side."""
+"""HTML pages about runs: `report.html` of one, and the comparison of several."""
 
 from keras_cnns.report.comparison import compare
 from keras_cnns.report.run_report import write_report

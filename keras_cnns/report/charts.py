@@ -1,11 +1,10 @@
-"""Diagrams as SVG for a page, drawn by matplotlib."""
+"""Charts as SVG images, drawn by matplotlib."""
 
 import io
 import itertools
 import re
 import warnings
-from collections.abc import Mapping, Sequence
-from html import escape
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -15,16 +14,16 @@ from matplotlib.figure import Figure
 from matplotlib.rcsetup import cycler
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
-Series = Mapping[str, tuple[Any, Any]]  # name -> numbers on x, numbers on y
+from keras_cnns.report.page import Chart
+
+Series = Mapping[str, tuple[Any, Any]]  # name -> x values, y values
 
 COLOURS = ("#1f5fd0", "#e0641a", "#14866d", "#a8328f", "#8a6d00", "#4a5560")
-LOOK: dict[Any, Any] = {
-    "svg.fonttype": "none",  # text stays text: small, and a reader can select it
-    "text.parse_math": False,  # a label with two dollar signs is no formula
+_GREY = "#8a939d"
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",  # text stays text, which keeps the file small
+    "text.parse_math": False,  # a label with two dollar signs is not a formula
     "font.size": 9,
-    "axes.titlesize": 10.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
     "axes.labelcolor": "#5b6570",
     "axes.edgecolor": "#b4bbc3",
     "axes.spines.top": False,
@@ -36,34 +35,15 @@ LOOK: dict[Any, Any] = {
     "xtick.color": "#5b6570",
     "ytick.color": "#5b6570",
     "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "legend.title_fontsize": 8.5,
     "lines.linewidth": 1.6,
     "lines.markersize": 3.5,
 }
-SIZE = (5.4, 3.1)  # inches
-FEW = 30  # points; each has a dot
-NUMBERED = 20  # classes; a larger confusion matrix has no numbers in it
-
-
-def draw(paint: Any, title: str, size: tuple[float, float] = SIZE) -> str:
-    """Return the SVG that `paint(axes)` makes; its ids are its own within a page of charts."""
-    with matplotlib.rc_context({**LOOK, "svg.hashsalt": title}):
-        figure = Figure(figsize=size, layout="constrained")
-        axes = figure.add_subplot()
-        axes.set_title(title)
-        paint(axes)
-        file = io.StringIO()
-        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        with warnings.catch_warnings():  # the reader's fonts count, not those of this machine
-            warnings.filterwarnings("ignore", r"Glyph .* missing from font")
-            figure.savefig(file, format="svg", metadata=nothing, transparent=True)
-    svg = file.getvalue()
-    svg = svg[svg.index("<svg") :]  # without the document type, which names a place on the web
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL)
-    svg = re.sub(r' id="[a-z0-9A-Z.]+_\d+"', "", svg)  # matplotlib's groups, numbered in each SVG
-    svg = re.sub(r"font(?:-family)?: (\d+px )?'DejaVu Sans'[^;\"]*", r"font-size: \1", svg)
-    svg = svg.replace("font-size: ;", "")
-    return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(title)}" ', 1)
+_SIZE = (5.4, 3.1)  # inches
+_MAX_MARKERS = 30  # a line with more points has no markers
+_MAX_NUMBERED_CLASSES = 20  # a larger confusion matrix contains no numbers
+_FONT = 'font-family="system-ui, sans-serif"'
 
 
 def lines(
@@ -77,33 +57,30 @@ def lines(
     log_x: bool = False,
     from_zero: bool = False,
     mark: tuple[float, str] | None = None,
-    guide: tuple[float, str] | None = None,
-) -> str:
-    """Draw lines over x; "" where there is nothing to draw.
+) -> Chart | None:
+    """Draw lines; return None if there is no finite value.
 
     Args:
-        title: over the diagram.
-        series: with their names for the legend; a name of "" has none. The place among them gives
-            the colour, also where others have nothing to draw.
-        x: what the x axis shows, with its unit.
-        y: what the y axis shows.
-        log: a logarithmic y axis; what is not above 0 is left out.
-        percent: shares as percentages.
-        log_x: a logarithmic x axis.
-        from_zero: the y axis begins at 0.
-        mark: a place on x, and its name.
-        guide: a height on y, and its name.
+        title: the chart's title.
+        series: the lines, by their names in the legend; "" is not in the legend. A line's index
+            determines its colour, also if other lines have no values.
+        x: the label of the x axis, with its unit.
+        y: the label of the y axis.
+        log: whether the y axis is logarithmic; values that are not above 0 are left out.
+        percent: whether the y axis shows fractions as percentages.
+        log_x: whether the x axis is logarithmic.
+        from_zero: whether the y axis begins at 0.
+        mark: the x value of a vertical line, and its name.
     """
     finite = {name: _finite(xs, ys, log) for name, (xs, ys) in series.items()}
     colours = dict(zip(series, itertools.cycle(COLOURS), strict=False))
     finite = {name: pair for name, pair in finite.items() if pair[0].size}
     if not finite:
-        return ""
+        return None
 
     def paint(axes: Axes) -> None:
         for name, (xs, ys) in finite.items():
-            marker = "o" if len(xs) <= FEW else ""
-            axes.plot(xs, ys, color=colours[name], marker=marker, label=name or None)
+            axes.plot(xs, ys, color=colours[name], marker=_marker(xs), label=name or None)
         _finish(axes, x, y, log, percent)
         if from_zero:
             axes.set_ylim(bottom=0)
@@ -112,13 +89,11 @@ def lines(
             axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
             axes.xaxis.set_minor_formatter(NullFormatter())
         if mark:
-            axes.axvline(mark[0], color="#8a939d", linewidth=1, linestyle=":", label=mark[1])
-        if guide:
-            axes.axhline(guide[0], color="#8a939d", linewidth=1, linestyle="--", label=guide[1])
-        if any(finite) or mark or guide:
-            axes.legend(fontsize=8.5)
+            axes.axvline(mark[0], color=_GREY, linewidth=1, linestyle=":", label=mark[1])
+        if any(finite) or mark:
+            axes.legend()
 
-    return draw(paint, title)
+    return _draw(paint, title)
 
 
 def by_depth(
@@ -130,32 +105,38 @@ def by_depth(
     log: bool = False,
     percent: bool = False,
     limits: tuple[float, float] | None = None,
-) -> str:
-    """Draw a figure layer by layer, a line for each moment: {step: values by layer}.
+) -> Chart | None:
+    """Draw a metric against the depth of the layers; return None if there is no finite value.
 
-    "" where there is nothing to draw.
-
-    Diagrams that are to be compared are given the same `limits` of the y axis.
+    Args:
+        title: the chart's title.
+        profiles: training step -> the values of all layers; each step is a line.
+        layers: the names of the layers, in order of depth.
+        y: the label of the y axis.
+        log: whether the y axis is logarithmic; values that are not above 0 are left out.
+        percent: whether the y axis shows fractions as percentages.
+        limits: the range of the y axis; the same in charts that are compared.
     """
-    numbers = range(1, len(layers) + 1)
-    finite = {step: _finite(numbers, values, log) for step, values in profiles.items()}
+    depths = range(1, len(layers) + 1)
+    finite = {step: _finite(depths, values, log) for step, values in profiles.items()}
     if not any(xs.size for xs, _ in finite.values()):
-        return ""
+        return None
     colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, len(profiles)))
 
     def paint(axes: Axes) -> None:
         for colour, (step, (xs, ys)) in zip(colours, finite.items(), strict=True):
-            marker = "o" if len(layers) <= FEW else ""
-            axes.plot(xs, ys, color=colour, marker=marker, linewidth=1.1, label=f"{step:,}")
+            if xs.size:
+                label = f"{step:,}"
+                axes.plot(xs, ys, color=colour, marker=_marker(layers), linewidth=1.1, label=label)
         if limits:
             axes.set_ylim(limits)
         span = f"{layers[0]} to {layers[-1]}" if len(layers) > 1 else layers[0]
         _finish(axes, f"layer in order of depth, {span}", y, log, percent)
         if percent:
             axes.set_ylim(0, max(0.05, axes.get_ylim()[1]))
-        axes.legend(title="after step", fontsize=8.5, title_fontsize=8.5)
+        axes.legend(title="after step")
 
-    return draw(paint, title)
+    return _draw(paint, title)
 
 
 def band(
@@ -165,88 +146,96 @@ def band(
     *,
     y: str,
     guide: tuple[float, str] | None = None,
-) -> str:
-    """Draw the median over layers, and the range from the 5th to the 95th percentile: [S, L]."""
-    moved = np.array([bool((row > 0).any()) for row in values], bool)
-    if not moved.any():
-        return ""
-    steps, values = np.asarray(steps)[moved], np.where(values > 0, values, np.nan)[moved]
+) -> Chart | None:
+    """Draw the median of values [steps, layers] over the layers, and their central 90 %.
+
+    Values that are not above 0 are left out; return None if there are no others.
+    """
+    has_values = np.array([bool((row > 0).any()) for row in values], bool)
+    if not has_values.any():
+        return None
+    steps, values = np.asarray(steps)[has_values], np.where(values > 0, values, np.nan)[has_values]
     low, middle, high = np.nanpercentile(values, (5, 50, 95), axis=1)
 
     def paint(axes: Axes) -> None:
         axes.fill_between(steps, low, high, alpha=0.18, linewidth=0, label="5th to 95th percentile")
-        axes.plot(steps, middle, marker="o" if len(steps) <= FEW else "", label="median layer")
+        axes.plot(steps, middle, marker=_marker(steps), label="median layer")
         _finish(axes, "training step", y, log=True, percent=False)
         if guide:
-            axes.axhline(guide[0], color="#8a939d", linewidth=1, linestyle="--", label=guide[1])
-        axes.legend(fontsize=8.5)
+            axes.axhline(guide[0], color=_GREY, linewidth=1, linestyle="--", label=guide[1])
+        axes.legend()
 
-    return draw(paint, title)
+    return _draw(paint, title)
 
 
-def confusion(title: str, counts: np.ndarray, labels: Sequence[str]) -> str:
-    """Draw a confusion matrix [K, K], true classes in rows; each row's colours are its shares."""
+def confusion(title: str, counts: np.ndarray, labels: Sequence[str]) -> Chart:
+    """Draw a confusion matrix [K, K], true classes in rows.
+
+    The colours show the fractions of each row.
+    """
     classes = len(labels)
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    side = float(np.clip(1.6 + 0.42 * classes, 4.4, 8.4)) if classes <= NUMBERED else 5.4
+    fractions = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    is_numbered = classes <= _MAX_NUMBERED_CLASSES
+    side = float(np.clip(1.6 + 0.42 * classes, 4.4, 8.4)) if is_numbered else 5.4
 
     def paint(axes: Axes) -> None:
         axes.grid(visible=False)
-        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
-        axes.set_xlabel("predicted")
-        axes.set_ylabel("true")
-        if classes > NUMBERED:
-            axes.set_xlabel("predicted, number of the class")
+        axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+        axes.set_xlabel("predicted" if is_numbered else "predicted class, by index")
+        axes.set_ylabel("true" if is_numbered else "true class, by index")
+        if not is_numbered:
             return
-        places = range(classes)
         names = [shorten(label) for label in labels]
         is_long = max(map(len, names)) > 3
         axes.set_xticks(
-            places, names, rotation=45 if is_long else 0, ha="right" if is_long else "center"
+            range(classes),
+            names,
+            rotation=45 if is_long else 0,
+            ha="right" if is_long else "center",
         )
-        axes.set_yticks(places, names)
-        for row, column in np.ndindex(*counts.shape):
-            if counts[row, column]:
-                colour = "white" if shares[row, column] > 0.55 else "#1b1f24"
-                axes.text(
-                    column, row, str(counts[row, column]), ha="center", va="center", color=colour
-                )
+        axes.set_yticks(range(classes), names)
+        for row, column in np.argwhere(counts):
+            colour = "white" if fractions[row, column] > 0.55 else "#1b1f24"
+            axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour)
 
-    return draw(paint, title, (side, side))
+    return _draw(paint, title, (side, side))
 
 
 def reliability(
     title: str, confidence: np.ndarray, accuracy: np.ndarray, counts: np.ndarray
-) -> str:
-    """Draw accuracy over confidence, bin by bin, and how many predictions each bin has."""
-    edges = np.linspace(0, 1, len(counts) + 1)
+) -> Chart:
+    """Draw the accuracy against the confidence of each bin, and the fraction of images in it."""
 
     def paint(axes: Axes) -> None:
-        width = edges[1] - edges[0]
-        shares = counts / max(counts.sum(), 1)
+        width = 1 / len(counts)
+        fractions = counts / max(counts.sum(), 1)
         axes.bar(
-            edges[:-1], shares, width, align="edge", color="#dfe4ea", label="share of predictions"
+            np.arange(len(counts)) * width,
+            fractions,
+            width,
+            align="edge",
+            color="#dfe4ea",
+            label="fraction of the images",
         )
-        axes.plot([0, 1], [0, 1], color="#8a939d", linewidth=1, linestyle="--", label="calibrated")
+        axes.plot([0, 1], [0, 1], color=_GREY, linewidth=1, linestyle="--", label="calibrated")
         filled = counts > 0
-        area = 12 + 160 * np.sqrt(shares[filled])
         axes.plot(confidence[filled], accuracy[filled], alpha=0.35)
         axes.scatter(
             confidence[filled],
             accuracy[filled],
-            area,
+            12 + 160 * np.sqrt(fractions[filled]),
             COLOURS[0],
             clip_on=False,
             zorder=3,
-            label="accuracy; the area says of how many",
+            label="accuracy; larger for more images",
         )
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1.02)
         _finish(axes, "confidence: the highest probability", "accuracy", False, True)
         axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        axes.legend(loc="best", fontsize=8.5)
+        axes.legend(loc="best")
 
-    return draw(paint, title, (5.4, 4.2))
+    return _draw(paint, title, (5.4, 4.2))
 
 
 def shorten(label: str, length: int = 18) -> str:
@@ -254,15 +243,44 @@ def shorten(label: str, length: int = 18) -> str:
     return label if len(label) <= length else f"{label[: length - 1]}…"
 
 
+def _draw(paint: Callable[[Axes], None], title: str, size: tuple[float, float] = _SIZE) -> Chart:
+    """Return the chart that `paint` draws."""
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": title}):
+        figure = Figure(figsize=size, layout="constrained")
+        axes = figure.add_subplot()
+        paint(axes)
+        file = io.StringIO()
+        no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        with warnings.catch_warnings():  # the reader's fonts are used, not this machine's
+            warnings.filterwarnings("ignore", r"Glyph .* missing from font")
+            figure.savefig(file, format="svg", metadata=no_metadata, transparent=True)
+    svg = file.getvalue()
+    svg = svg[svg.index("<svg") :]  # without the document type, which contains an address
+    svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"font(?:-family)?: (\d+px )?'DejaVu Sans'[^;\"]*", r"font-size: \1", svg)
+    svg = svg.replace("font-size: ;", "").replace("<svg ", f"<svg {_FONT} ", 1)
+    names = ", ".join(axes.get_legend_handles_labels()[1])
+    description = f"{title}: {axes.get_ylabel()} against {axes.get_xlabel()}"
+    return Chart(title, f"{description} ({names})" if names else description, svg)
+
+
+def _marker(points: Sequence[Any] | np.ndarray) -> str:
+    return "o" if len(points) <= _MAX_MARKERS else ""
+
+
 def _finish(axes: Axes, x: str, y: str, log: bool, percent: bool) -> None:
     axes.set_xlabel(x)
     axes.set_ylabel(y)
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=x in ("epoch", "training step")))
+    is_counted = x in ("epoch", "training step")
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=is_counted))
+    left, right = axes.get_xlim()
+    if is_counted and right - left < 1:  # a single measurement
+        axes.set_xticks([round((left + right) / 2)])
     if log:
         axes.set_yscale("log")
         low, high = axes.get_ylim()
-        fine = (1, 2, 5) if high < 1e3 * low else (1,)  # ticks within a power of ten
-        axes.yaxis.set_major_locator(LogLocator(subs=fine, numticks=9))
+        subdivisions = (1, 2, 5) if high < 1e3 * low else (1,)  # ticks within a power of ten
+        axes.yaxis.set_major_locator(LogLocator(subs=subdivisions, numticks=9))
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.yaxis.set_minor_formatter(NullFormatter())
     elif percent:
@@ -271,5 +289,5 @@ def _finish(axes: Axes, x: str, y: str, log: bool, percent: bool) -> None:
 
 def _finite(xs: Sequence[float], ys: Sequence[float], log: bool) -> tuple[np.ndarray, np.ndarray]:
     x, y = np.asarray(xs, float), np.asarray(ys, float)
-    keep = np.isfinite(y) & ((y > 0) if log else True)
-    return x[keep], y[keep]
+    is_shown = np.isfinite(y) & ((y > 0) if log else True)
+    return x[is_shown], y[is_shown]

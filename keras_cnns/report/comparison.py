@@ -8,9 +8,9 @@ from typing import Any, cast
 import numpy as np
 
 from keras_cnns.report import charts, page
-from keras_cnns.report.predictions import wilson_interval
-from keras_cnns.report.records import LOSSES, Records, read_records
-from keras_cnns.report.run_report import GRADIENT_RATIO, UPDATE_RATIO, drawn, flatten
+from keras_cnns.report.metrics import wilson_interval
+from keras_cnns.report.records import LOSS_SUM_TITLE, Records, read_records
+from keras_cnns.report.run_report import GRADIENT_RATIO, UPDATE_RATIO, flatten
 from keras_cnns.training.callbacks.progress import format_seconds
 from keras_cnns.training.files import write_text
 from keras_cnns.training.logs import LOSS_SUM
@@ -22,12 +22,12 @@ COLUMNS = (
     "test loss",
     "best epoch",
     "epochs",
-    "training",
-    "step",
+    "training time",
+    "median step",
 )
 NUMBERS = len(COLUMNS) - 1
-ABSENT = "-"
-LEARNING = (
+_ABSENT = "-"
+_LEARNING = (
     "Losses and accuracies are those of the main output. A model with auxiliary classifiers is "
     "trained on the weighted sum of its losses, which has charts of its own."
 )
@@ -37,46 +37,21 @@ def compare(paths: Sequence[str | Path], page_path: str | Path) -> list[tuple[st
     """Write a page that compares runs, and return the rows of its table under `COLUMNS`.
 
     Raises:
-        RunError: one of them is no run.
+        RunError: one of the paths is not a run.
         OSError: the page cannot be written.
     """
     runs = dict(zip(name_runs(paths), map(read_records, paths), strict=True))
     write_text(Path(page_path), render(runs))
-    return summarise(runs)
+    return _summaries(runs)
 
 
 def name_runs(paths: Sequence[str | Path]) -> list[str]:
-    """Return the directories' names, or whole paths where two are alike."""
+    """Return the names of the directories, or whole paths if two names are equal."""
     names = [Path(path).resolve().name for path in paths]
     if len(set(names)) == len(names):
         return names
     whole = [str(path) for path in paths]
     return [f"{name} ({i})" if whole.count(name) > 1 else name for i, name in enumerate(whole, 1)]
-
-
-def summarise(runs: dict[str, Records]) -> list[tuple[str, ...]]:
-    """Return a row for each run."""
-    return [summarise_run(name, records) for name, records in runs.items()]
-
-
-def summarise_run(name: str, records: Records) -> tuple[str, ...]:
-    """Return a run's row under `COLUMNS`."""
-    step = records.times and f"{np.median(records.times['step_ms']):,.1f} ms"
-    epochs = f"{len(records.epochs())} of {records.run.recipe.training.epochs}"
-    if not records.results:
-        return (name, "not finished", *[ABSENT] * 3, epochs, ABSENT, step or ABSENT)
-    test = records.results["test"]
-    low, high = wilson_interval(test["accuracy"] * test["samples"], test["samples"])
-    return (
-        name,
-        f"{test['accuracy']:.2%}",
-        f"{low:.1%} to {high:.1%}",
-        f"{test['loss']:.4f}",
-        str(records.results["best_epoch"]),
-        epochs,
-        format_seconds(records.results["training_seconds"]),
-        step or ABSENT,
-    )
 
 
 def render(
@@ -87,58 +62,76 @@ def render(
 ) -> str:
     """Return the page as HTML; the sections `more` follow the curves."""
     sections = [
-        page.Section("Results", "", page.table(COLUMNS, summarise(runs), numbers=NUMBERS)),
-        page.Section("Learning", LEARNING, page.charts(curves(runs))),
+        page.Section("Results", "", [page.Table(COLUMNS, _summaries(runs), numbers=NUMBERS)]),
+        page.Section("Learning", _LEARNING, [_curves(runs)]),
         *more,
         page.Section(
-            "What differs",
+            "Differences",
             "Values of the recipes and environments that differ between the runs.",
-            differences(runs),
+            [_differences(runs)],
         ),
     ]
-    return page.render(title, subtitle or ", ".join(runs), "", sections)
+    return page.render(title, subtitle or ", ".join(runs), sections)
 
 
-def curves(runs: dict[str, Records]) -> list[str]:
+def _summaries(runs: dict[str, Records]) -> list[tuple[str, ...]]:
+    """Return each run's row under `COLUMNS`."""
+    return [_summary(name, records) for name, records in runs.items()]
+
+
+def _summary(name: str, records: Records) -> tuple[str, ...]:
+    step = f"{np.median(records.times['step_ms']):,.1f} ms" if records.times else _ABSENT
+    epochs = f"{len(records.epochs())} of {records.run.recipe.training.epochs}"
+    if not records.results:
+        return (name, "not finished", *[_ABSENT] * 3, epochs, _ABSENT, step)
+    test = records.results["test"]
+    low, high = wilson_interval(test["accuracy"] * test["samples"], test["samples"])
+    return (
+        name,
+        f"{test['accuracy']:.2%}",
+        f"{low:.1%} to {high:.1%}",
+        f"{test['loss']:.4f}",
+        str(records.results["best_epoch"]),
+        epochs,
+        format_seconds(records.results["training_seconds"]),
+        step,
+    )
+
+
+def _curves(runs: dict[str, Records]) -> page.Charts:
     """Return charts with a line for each run."""
 
-    def by_epoch(title: str, metric: str, **options: Any) -> str:
-        series = {name: (each.epochs(), each.metric(metric)) for name, each in runs.items()}
-        return charts.lines(title, drawn(series), x="epoch", **options)
+    def by_epoch(title: str, metric: str, **options: Any) -> page.Chart | None:
+        series = {name: records.by_epoch(metric) for name, records in runs.items()}
+        return charts.lines(title, series, x="epoch", **options)
 
-    def by_step(title: str, metric: str, **options: Any) -> str:
-        nothing = np.array([])
-        series = {
-            name: (
-                each.diagnostics.get("step", nothing),
-                each.diagnostics.get(metric, nothing),
-            )
-            for name, each in runs.items()
-        }
-        return charts.lines(title, drawn(series), x="training step", **options)
+    def by_step(title: str, metric: str, **options: Any) -> page.Chart | None:
+        series = {name: records.by_step(metric) for name, records in runs.items()}
+        return charts.lines(title, series, x="training step", **options)
 
-    return [
-        by_epoch("Validation accuracy", "val_accuracy", y="accuracy", percent=True),
-        by_epoch("Validation loss", "val_loss", y="loss", log=True),
-        by_epoch("Training loss", "loss", y="loss", log=True),
-        by_epoch(f"{LOSSES}, validation", f"val_{LOSS_SUM}", y="loss", log=True),
-        by_epoch(f"{LOSSES}, training", LOSS_SUM, y="loss", log=True),
-        by_step("Learning rate", "learning_rate", y="learning rate"),
-        by_step(GRADIENT_RATIO, "gradient_ratio", y="ratio of norms", log=True),
-        by_step(UPDATE_RATIO, "update_ratio", y="median over the layers", log=True),
-    ]
+    return page.Charts(
+        [
+            by_epoch("Validation accuracy", "val_accuracy", y="accuracy", percent=True),
+            by_epoch("Validation loss", "val_loss", y="loss", log=True),
+            by_epoch("Training loss", "loss", y="loss", log=True),
+            by_epoch(f"{LOSS_SUM_TITLE}, validation", f"val_{LOSS_SUM}", y="loss", log=True),
+            by_epoch(f"{LOSS_SUM_TITLE}, training", LOSS_SUM, y="loss", log=True),
+            by_step("Learning rate", "learning_rate", y="learning rate"),
+            by_step(GRADIENT_RATIO, "gradient_ratio", y="ratio of norms", log=True),
+            by_step(UPDATE_RATIO, "update_ratio", y="median over the layers", log=True),
+        ]
+    )
 
 
-def differences(runs: dict[str, Records]) -> str:
-    """Return a table of the values that are not the same in every run."""
+def _differences(runs: dict[str, Records]) -> page.Block:
     values = [
         flatten(asdict(cast(Any, records.run.recipe))) | flatten(records.environment)
         for records in runs.values()
     ]
     names = dict.fromkeys(name for each in values for name in each)
     rows = [
-        (name, *(each.get(name, ABSENT) for each in values))
+        (name, *(each.get(name, _ABSENT) for each in values))
         for name in names
         if not name.startswith("process.") and len({each.get(name) for each in values}) > 1
     ]
-    return page.table(("value", *runs), rows) if rows else "<p>Nothing differs.</p>"
+    return page.Table(("name", *runs), rows) if rows else page.Text("There are no differences.")

@@ -1,4 +1,4 @@
-"""Read what a run directory holds about its training, finished or not."""
+"""Read the records of a training, finished or not, from its run directory."""
 
 import csv
 import json
@@ -27,43 +27,53 @@ from keras_cnns.training.run import (
     read_label_file,
 )
 
-LOSSES = "Weighted sum of the losses (main + auxiliary)"  # the title of its charts
+LOSS_SUM_TITLE = "Weighted sum of the losses (main + auxiliary)"  # of charts
 
-Columns = dict[str, np.ndarray]  # name -> float [rows], NaN where there is no value
+_Columns = dict[str, np.ndarray]  # name -> float [rows], NaN where there is no value
 
 
 @dataclass(frozen=True)
 class Records:
-    """A training, as far as it has come."""
+    """The records of a training up to now."""
 
     run: Run
-    history: Columns  # by epoch
-    diagnostics: Columns  # by measurement
-    times: Columns  # by epoch
+    history: _Columns  # by epoch
+    diagnostics: _Columns  # by measurement
+    times: _Columns  # by epoch
     results: dict[str, Any] | None  # of a finished run
     environment: dict[str, Any]
 
     @property
     def has_model(self) -> bool:
-        """Say whether an epoch's model was saved."""
+        """Return whether an epoch's model was saved."""
         return (self.run.path / MODEL).is_file()
 
     def epochs(self) -> np.ndarray:
         """Return the numbers of the epochs, from 1."""
         return self.history.get("epoch", np.array([])) + 1
 
-    def layers(self, figure: str) -> list[str]:
-        """Return the layers that have a figure of this name, in order of depth."""
-        prefix = f"{figure}/"
+    def layers(self, metric: str) -> list[str]:
+        """Return the layers for which a metric was measured, in order of depth."""
+        prefix = f"{metric}/"
         return [name.removeprefix(prefix) for name in self.diagnostics if name.startswith(prefix)]
 
-    def by_layer(self, figure: str) -> np.ndarray:
-        """Return a figure's values [measurements, layers]."""
-        columns = [self.diagnostics[f"{figure}/{layer}"] for layer in self.layers(figure)]
+    def by_layer(self, metric: str) -> np.ndarray:
+        """Return a metric's values [measurements, layers]."""
+        columns = [self.diagnostics[f"{metric}/{layer}"] for layer in self.layers(metric)]
         return np.stack(columns, axis=1) if columns else np.zeros((0, 0))
 
+    def by_epoch(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return the epochs and the values of `metric(name)`; both are empty without values."""
+        values = self.metric(name)
+        return self.epochs()[: len(values)], values
+
+    def by_step(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return the training steps and a metric of the diagnostics; both empty without values."""
+        values = self.diagnostics.get(name, np.array([]))
+        return self.diagnostics.get("step", np.array([]))[: len(values)], values
+
     def metric(self, name: str) -> np.ndarray:
-        """Return a metric of the main output by epoch, float [epochs]; empty if there is none.
+        """Return a metric of the main output, float [epochs]; empty if it was not recorded.
 
         Args:
             name: `loss`, `accuracy`, `val_loss`, `val_accuracy`; or `loss_sum` and `val_loss_sum`,
@@ -73,10 +83,10 @@ class Records:
 
 
 def read_records(path: str | Path) -> Records:
-    """Read a run directory, also of a training that still runs or was stopped.
+    """Read a run directory; its training may still be running, or may have been stopped.
 
     Raises:
-        RunError: it is not there, or no training has begun in it.
+        RunError: there is no such directory, or no training was started in it.
     """
     path = Path(path)
     check_directory(path)
@@ -89,11 +99,11 @@ def read_records(path: str | Path) -> Records:
         labels = read_label_file(path / LABELS)
         return Records(
             Run(path, recipe, labels),
-            to_columns(read_rows(path / HISTORY)),
-            to_columns(read_rows(path / DIAGNOSTICS)),
-            to_columns(read_times(path / TIMES)),
-            read_json(path / RESULTS),
-            read_json(path / ENVIRONMENT) or {},
+            _to_columns(read_rows(path / HISTORY)),
+            _to_columns(read_rows(path / DIAGNOSTICS)),
+            _to_columns(read_times(path / TIMES)),
+            _read_json(path / RESULTS),
+            _read_json(path / ENVIRONMENT) or {},
         )
     except RecipeError as error:
         raise RunError(f"{path / CONFIG}: {error}") from None
@@ -101,12 +111,12 @@ def read_records(path: str | Path) -> Records:
         raise RunError(f"{path} holds a damaged file: {error}") from error
 
 
-def to_columns(rows: list[Any]) -> Columns:
-    """Turn rows into columns of numbers."""
+def _to_columns(rows: list[Any]) -> _Columns:
+    """Return the columns of a table that is given as rows."""
     names = list(rows[0]) if rows else []
     return {name: np.array([float(row[name] or "nan") for row in rows]) for name in names}
 
 
-def read_json(path: Path) -> Any:
-    """Return a file's value, None without the file."""
+def _read_json(path: Path) -> Any:
+    """Return the content of a JSON file, or None if there is no such file."""
     return json.loads(path.read_text("utf-8")) if path.is_file() else None

@@ -63,10 +63,14 @@ def compile_model(model: keras.Model, recipe: Recipe, steps_per_epoch: int) -> N
         momentum=config.momentum,
         nesterov=config.nesterov,
         weight_decay=config.weight_decay,
-        exclude_from_weight_decay=() if config.decay_norm_and_bias else ("norm_and_bias",),
-        learning_rate_multipliers={} if config.bias_rate == 1 else {"bias": config.bias_rate},
-        use_ema=bool(config.average_decay),
-        ema_momentum=config.average_decay or 0.99,
+        exclude_from_weight_decay=()
+        if config.weight_decay_on_norm_and_bias
+        else ("norm_and_bias",),
+        learning_rate_multipliers={}
+        if config.bias_learning_rate_multiplier == 1
+        else {"bias": config.bias_learning_rate_multiplier},
+        use_ema=bool(config.ema_momentum),
+        ema_momentum=config.ema_momentum or 0.99,
     )
     soft = recipe.augmentation.soft_targets
     loss = "categorical_crossentropy" if soft else "sparse_categorical_crossentropy"

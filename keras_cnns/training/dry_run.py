@@ -56,10 +56,10 @@ def estimate(recipe: Recipe) -> Estimate:
         model.train_on_batch(images, targets)
         times.append(time.perf_counter() - start)
     step_seconds = statistics.median(times[WARM_UP:])
-    steps = recipe.training.steps or recipe.training.epochs * training.steps
+    steps = recipe.training.max_steps or recipe.training.epochs * training.steps
     return Estimate(
         parameters=sum(variable.shape.num_elements() for variable in model.trainable_variables),
-        images=training.samples,
+        images=training.num_examples,
         steps_per_epoch=training.steps,
         steps=steps,
         step_seconds=step_seconds,

@@ -26,9 +26,9 @@ SCHEDULES: dict[str, Callable[[OptimizerConfig, float, int, int], Any]] = {
     "polynomial": lambda config, peak, steps, epoch: schedules.PolynomialDecay(
         peak, steps, end_learning_rate=0.0, power=config.power
     ),
-    "one_cycle": lambda config, peak, steps, epoch: OneCycle(peak, steps, config.rise),
+    "one_cycle": lambda config, peak, steps, epoch: OneCycle(peak, steps, config.rise_fraction),
     "exponential": lambda config, peak, steps, epoch: schedules.ExponentialDecay(
-        peak, round(config.decay_epochs * epoch), config.decay_factor, staircase=True
+        peak, round(config.decay_every_epochs * epoch), config.decay_factor, staircase=True
     ),
 }
 
@@ -37,10 +37,10 @@ def make_schedule(recipe: Recipe, steps_per_epoch: int) -> Any:
     """Return the learning rate: a constant, or a schedule over steps."""
     config, training = recipe.optimizer, recipe.training
     peak, start = config.learning_rate, 0.0
-    if config.rate_batch_size:
-        peak *= training.batch_size / config.rate_batch_size
+    if config.reference_batch_size:
+        peak *= training.batch_size / config.reference_batch_size
         start = min(config.learning_rate, peak)  # Goyal et al.: from the small batch's
-    steps = training.steps or training.epochs * steps_per_epoch
+    steps = training.max_steps or training.epochs * steps_per_epoch
     warmup = min(round(config.warmup_epochs * steps_per_epoch), steps - 1)
     if config.schedule == "cosine" and warmup:  # Keras' own, whose cosine begins after it
         rate: Any = schedules.CosineDecay(
@@ -49,6 +49,8 @@ def make_schedule(recipe: Recipe, steps_per_epoch: int) -> Any:
     else:
         rate = SCHEDULES[config.schedule](config, peak, steps, steps_per_epoch)
         rate = WarmUp(rate, warmup, start) if warmup else rate
-    if config.warmup_steps:
-        rate = ConstantWarmUp(rate, config.warmup_steps, config.warmup_learning_rate)
+    if config.constant_warmup_steps:
+        rate = ConstantWarmUp(
+            rate, config.constant_warmup_steps, config.constant_warmup_learning_rate
+        )
     return rate

@@ -12,8 +12,8 @@ def make_steering(recipe: Recipe) -> list[keras.callbacks.Callback]:
     callbacks: list[keras.callbacks.Callback] = []
     if recipe.model.frozen_epochs:
         callbacks.append(Unfreeze(recipe.model.frozen_epochs, recipe.model.unfreeze_epochs))
-    if optimizer.average_decay:
+    if optimizer.ema_momentum:
         callbacks.append(AverageWeights())
-    if recipe.training.steps:
-        callbacks.append(StopAtStep(recipe.training.steps))
+    if recipe.training.max_steps:
+        callbacks.append(StopAtStep(recipe.training.max_steps))
     return callbacks

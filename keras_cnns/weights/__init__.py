@@ -28,9 +28,23 @@ the file's metadata, a `config.json` of Hugging Face's beside it or its own name
 (see `lookalikes`).
 """
 
+from typing import TYPE_CHECKING, Any
+
 from keras_cnns.weights.assignment import Report, load
-from keras_cnns.weights.conversion import convert
 from keras_cnns.weights.errors import WeightsError
 from keras_cnns.weights.files import read
 
+if TYPE_CHECKING:
+    from keras_cnns.conversion import convert
+
 __all__ = ["Report", "WeightsError", "convert", "load", "read"]
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        if name != "convert":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from keras_cnns.conversion import convert  # builds models, which this package does not
+
+        return convert

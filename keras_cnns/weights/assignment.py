@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,19 +14,19 @@ from keras_cnns.weights.checkpoint import Architecture, Tensors
 from keras_cnns.weights.errors import WeightsError, shorten
 from keras_cnns.weights.files import read_checkpoint
 from keras_cnns.weights.matching import Match, head_of, match, models_that_fit
-from keras_cnns.weights.origin import BLOCK, LAYOUTS, Origin, Place, blocks_of, layout_of
-from keras_cnns.weights.structure import variables_of
+from keras_cnns.weights.origin import LAYOUTS, Origin, layout_of
+from keras_cnns.weights.structure import ModelVariable, variables_of
 
 logger = logging.getLogger(__name__)
 
-ORIGINS: tuple[Origin, ...] = (
+_ORIGINS: tuple[Origin, ...] = (
     *torch_checkpoint.ORIGINS,
     *keras_applications.ORIGINS,
     *own_file.ORIGINS,
 )
 # Wrappers of torch, and the attributes in which training code stores its network.
-PREFIXES = r"((module|_orig_mod|model|backbone|net)\.)+"
-AVERAGED = "n_averaged"  # the counter of torch.optim.swa_utils.AveragedModel
+_PREFIXES = r"((module|_orig_mod|model|backbone|net)\.)+"
+_AVERAGED = "n_averaged"  # the counter of torch.optim.swa_utils.AveragedModel
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class Report:
     tensors: int  # number of tensors of the file that were assigned
     parameters: int  # number of trainable parameters of the model that came from the file
     ignored_heads: tuple[str, ...]  # the file's tensors of heads that the model does not have
-    # What kept its initial values: classifiers (`logits`, `logits_aux1`, `logits_aux2`), and whole
-    # auxiliary heads (`aux1`, `aux2`).
+    # Classifiers (`logits`, `logits_aux1`, `logits_aux2`) and whole heads (`aux1`, `aux2`)
+    # that kept their initial values.
     new_heads: tuple[str, ...]
 
 
@@ -54,7 +54,7 @@ def load(model: keras.Model, file: Path | str) -> Report:
         file: a file of any origin, in a format that `read` accepts.
 
     Raises:
-        WeightsError: the file cannot be read; its network computes something else than the model;
+        WeightsError: the file cannot be read; its network computes something other than the model;
             a tensor is missing, surplus or has the wrong shape; or a tensor has NaN, infinite or,
             as a variance, negative values. The model is then unchanged.
     """
@@ -74,16 +74,12 @@ def load_tensors(
         architecture: the name of the file's architecture, if any.
     """
     origin, tensors = recognize(tensors, file)
-    check_layout(model, origin, tensors, file, architecture)
-    variables = {
-        (layer.name, variable.name): variable
-        for layer in model.layers
-        for variable in layer.weights
-    }
-    found = match(places_of(model), origin, tensors)
+    _check_layout(model, origin, tensors, file, architecture)
+    variables = _variables_of_model(model)
+    found = match(variables, origin, tensors)
     if not found.fits:
-        hint = about_channels(model, origin, tensors)
-        if not hint and (others := other_models_that_fit(model, origin, tensors)):
+        hint = _about_channels(model, origin, tensors)
+        if not hint and (others := _other_models_that_fit(model, origin, tensors)):
             hint = f" ({' or '.join(others)} can load it)"
         raise WeightsError(
             f"{file} does not fit {model.name}{hint}",
@@ -91,17 +87,16 @@ def load_tensors(
             surplus=found.surplus,
             misshaped=found.misshaped,
         )
-    invalid = invalid_tensors(found, tensors)
+    invalid = _invalid_tensors(found, tensors)
     if invalid:
         raise WeightsError(f"{file} is damaged", invalid=invalid)
     parameters = 0
-    for place, _, value in found.values:
-        variable = variables[place.layer, place.variable]
-        variable.assign(value)
-        parameters += value.size if variable.trainable else 0
+    for key, _, value in found.values:
+        variables[key].assign(value)
+        parameters += value.size if variables[key].trainable else 0
     if found.new_heads:
-        logger.warning("%s: %s", file, about_new_heads(found.new_heads))
-    assigned = {name for _, source, _ in found.values for name in source.names}
+        logger.warning("%s: %s", file, _about_new_heads(found.new_heads))
+    assigned = {name for _, needs, _ in found.values for name in needs.names}
     return Report(
         origin.title,
         len(assigned),
@@ -117,15 +112,15 @@ def recognize(tensors: Tensors, file: str) -> tuple[Origin, Tensors]:
     Raises:
         WeightsError: the origin is unknown, or two tensors have the same name.
     """
-    tensors = without_prefix(tensors, file)
+    tensors = _without_prefix(tensors, file)
     origin = find_origin(tensors, file)
     return origin, origin.without_synonyms(tensors)
 
 
-def without_prefix(tensors: Tensors, file: str) -> Tensors:
+def _without_prefix(tensors: Tensors, file: str) -> Tensors:
     """Return the tensors by their names in the network, without the prefixes of its wrappers.
 
-    All PREFIXES at the beginning of a name are removed, in any order and from each name alone: a
+    All _PREFIXES at the beginning of a name are removed, in any order and from each name alone: a
     head may lie outside the backbone, as in `backbone.conv1.weight` and `fc.weight`.
 
     Raises:
@@ -134,13 +129,13 @@ def without_prefix(tensors: Tensors, file: str) -> Tensors:
     found: Tensors = {}
     originals: dict[str, str] = {}
     for original, tensor in tensors.items():
-        name = re.sub(f"^{PREFIXES}", "", original)
+        name = re.sub(f"^{_PREFIXES}", "", original)
         if name in originals:
             raise WeightsError(
                 f"{file} has {name} twice, as {originals[name]} and as {original}: "
                 "keep the tensors of one network"
             )
-        if name != AVERAGED:
+        if name != _AVERAGED:
             found[name], originals[name] = tensor, original
     return found
 
@@ -151,16 +146,16 @@ def find_origin(tensors: Tensors, file: str) -> Origin:
     Raises:
         WeightsError: there is no such origin.
     """
-    for origin in ORIGINS:
+    for origin in _ORIGINS:
         if any(re.fullmatch(origin.signature, name) for name in tensors):
             return origin
     raise WeightsError(
         f"{file}: the tensors' names ({shorten(tuple(tensors))}) match none of the known origins: "
-        + ", ".join(origin.title for origin in ORIGINS)
+        + ", ".join(origin.title for origin in _ORIGINS)
     )
 
 
-def check_layout(
+def _check_layout(
     model: keras.Model,
     origin: Origin,
     tensors: Tensors,
@@ -190,20 +185,20 @@ def check_layout(
         )
 
 
-def places_of(model: keras.Model) -> Iterator[Place]:
-    """Yield the places of the model's variables."""
-    blocks = blocks_of((layer.name for layer in model.layers), BLOCK)
-    for layer in model.layers:
-        for variable in layer.weights:
-            yield Place(layer.name, variable.name, tuple(variable.shape), blocks)
+def _variables_of_model(model: keras.Model) -> dict[ModelVariable, keras.Variable]:
+    return {
+        ModelVariable(layer.name, variable.name, tuple(variable.shape)): variable
+        for layer in model.layers
+        for variable in layer.weights
+    }
 
 
-def other_models_that_fit(model: keras.Model, origin: Origin, tensors: Tensors) -> list[str]:
-    """Return the registry's models that load these tensors and differ from the model in its body.
+def _other_models_that_fit(model: keras.Model, origin: Origin, tensors: Tensors) -> list[str]:
+    """Return the names of models that load these tensors and have another body than the model.
 
-    A model with the same body would have the same fault, which is then in a head.
+    A model with the same body would not fit either, for the same reason.
     """
-    body = {place[:3] for place in places_of(model) if not head_of(place)}
+    body = {variable for variable in _variables_of_model(model) if not head_of(variable)}
     channels = model.input_shape[-1]
     return [
         name
@@ -212,7 +207,7 @@ def other_models_that_fit(model: keras.Model, origin: Origin, tensors: Tensors) 
     ]
 
 
-def about_new_heads(new_heads: Mapping[str, str]) -> str:
+def _about_new_heads(new_heads: Mapping[str, str]) -> str:
     """Return a sentence on the heads that keep their initial values, grouped by the reason."""
     heads_by_reason: dict[str, list[str]] = {}
     for head in sorted(new_heads):
@@ -224,23 +219,23 @@ def about_new_heads(new_heads: Mapping[str, str]) -> str:
     )
 
 
-def invalid_tensors(found: Match, tensors: Tensors) -> list[str]:
+def _invalid_tensors(found: Match, tensors: Tensors) -> list[str]:
     """Return a description of each tensor with numbers that no trained network has."""
     invalid = {}
-    for place, source, _ in found.values:
-        for name in source.names:
+    for variable, needs, _ in found.values:
+        for name in needs.names:
             tensor = tensors[name]
             if np.isnan(tensor).any():
                 invalid[name] = f"{name} has NaN values"
             elif np.isinf(tensor).any():
                 invalid[name] = f"{name} has infinite values"
-        name = source.names[0]
-        if place.variable == "moving_variance" and (tensors[name] < 0).any():
+        name = needs.names[0]
+        if variable.name == "moving_variance" and (tensors[name] < 0).any():
             invalid.setdefault(name, f"{name} has negative values and is a variance")
     return list(invalid.values())
 
 
-def about_channels(model: keras.Model, origin: Origin, tensors: Tensors) -> str:
+def _about_channels(model: keras.Model, origin: Origin, tensors: Tensors) -> str:
     """Return a hint if the file's network reads images with another number of channels."""
     theirs, ours = origin.channels(tensors), model.input_shape[-1]
     if theirs in (None, ours):

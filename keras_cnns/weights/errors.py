@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-SHOWN = 4  # number of names of each kind in the first line of a message; all of them follow it
+_SHOWN = 4  # number of names of each kind in the first line of a message; the other lines list all
 
 
 class WeightsError(ValueError):
@@ -44,5 +44,5 @@ class WeightsError(ValueError):
 
 def shorten(names: tuple[str, ...]) -> str:
     """Return the first of the names, and how many more there are."""
-    more = len(names) - SHOWN
-    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")

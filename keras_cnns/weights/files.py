@@ -1,7 +1,7 @@
 """Read files of weights as arrays by name: safetensors, torch's, HDF5 and Keras archives.
 
 A file may come from anywhere: none is executed, none makes this process open another file, and
-none is allowed more memory for its tensors than it has bytes on disk. For files from untrusted
+none gets more memory for its tensors than its size on disk. For files from untrusted
 sources use `.safetensors`: its library was written for hostile files, while a damaged `.h5` or
 `.keras` can make HDF5 loop forever.
 """
@@ -19,8 +19,8 @@ from keras_cnns.weights.readers.keras_file import read_hdf5, read_keras
 from keras_cnns.weights.readers.safetensors_file import read_safetensors
 from keras_cnns.weights.readers.torch_file import read_torch
 
-FLOATS = ("float16", "float32", "float64")
-READERS: dict[str, Callable[[Path], Checkpoint]] = {
+_FLOATS = ("float16", "float32", "float64")
+_READERS: dict[str, Callable[[Path], Checkpoint]] = {
     ".safetensors": read_safetensors,
     ".pth": read_torch,
     ".pt": read_torch,
@@ -31,10 +31,10 @@ READERS: dict[str, Callable[[Path], Checkpoint]] = {
     ".hdf5": read_hdf5,
     ".keras": read_keras,
 }
-START_BYTES = 512
-CONFIG_BYTES = 1 << 16  # a longer config.json is not one of Hugging Face's, and is ignored
+_START_BYTES = 512
+_CONFIG_BYTES = 1 << 16  # a longer config.json is not one of Hugging Face's, and is ignored
 # Beginnings of texts that are often saved instead of a checkpoint, with a description of each.
-TEXTS = (
+_TEXTS = (
     (rb"version https://git-lfs", "a Git LFS pointer, not the file itself: run `git lfs pull`"),
     (rb"<(!--|!doctype|html|head|body)", "a web page (HTML): download the file itself"),
     (rb"<\?xml|<error", "an XML document, probably a server's error message: download it again"),
@@ -63,26 +63,26 @@ def read_checkpoint(file: Path | str) -> Checkpoint:
     The name is that of the file's metadata, else of the `config.json` beside it, else the file's.
     """
     path = Path(file)
-    suffix = next((suffix for suffix in READERS if path.name.endswith(suffix)), None)
+    suffix = next((suffix for suffix in _READERS if path.name.endswith(suffix)), None)
     if suffix is None:
-        raise WeightsError(f"{path}: files of weights end in {', '.join(READERS)}")
+        raise WeightsError(f"{path}: files of weights end in {', '.join(_READERS)}")
     if not path.is_file():
         raise WeightsError(f"{path}: there is no such file")
-    check_start(path)
-    tensors, architecture = READERS[suffix](path)
+    _check_start(path)
+    tensors, architecture = _READERS[suffix](path)
     if not tensors:
         raise WeightsError(f"{path}: there are no tensors in it")
-    architecture = architecture or configured_architecture(path.with_name("config.json"))
+    architecture = architecture or _configured_architecture(path.with_name("config.json"))
     return Checkpoint(
-        {name: as_float32(each) for name, each in tensors.items()},
+        {name: _as_float32(each) for name, each in tensors.items()},
         architecture or Architecture(path.name, "file name"),
     )
 
 
-def configured_architecture(path: Path) -> Architecture | None:
+def _configured_architecture(path: Path) -> Architecture | None:
     """Return the architecture in Hugging Face's `config.json`; None if it cannot be read."""
     try:
-        if not path.is_file() or path.stat().st_size > CONFIG_BYTES:
+        if not path.is_file() or path.stat().st_size > _CONFIG_BYTES:
             return None
         name = json.loads(path.read_bytes())["architecture"]
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
@@ -90,27 +90,25 @@ def configured_architecture(path: Path) -> Architecture | None:
     return Architecture(name, path.name) if isinstance(name, str) else None
 
 
-def check_start(path: Path) -> None:
+def _check_start(path: Path) -> None:
     """Check that a file is neither empty nor a text.
 
     Raises:
         WeightsError: it is empty or a text; the message describes it.
     """
     with path.open("rb") as file:
-        start = file.read(START_BYTES)
+        start = file.read(_START_BYTES)
     if not start:
         raise WeightsError(f"{path} is empty (0 bytes)")
     text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
-    for pattern, description in TEXTS:
+    for pattern, description in _TEXTS:
         if b"\0" not in text and re.match(pattern, text, re.IGNORECASE):
             raise WeightsError(f"{path} is {description}")
 
 
-def as_float32(tensor: Array) -> Array:
-    """Convert floating-point numbers to float32, with overflow to infinity; return other types
-    unchanged.
-    """
-    if tensor.dtype.name not in FLOATS:
+def _as_float32(tensor: Array) -> Array:
+    """Convert floating-point numbers to float32, with overflow to infinity; keep other types."""
+    if tensor.dtype.name not in _FLOATS:
         return tensor
     with np.errstate(over="ignore"):
         return tensor.astype("float32", copy=False)  # tied tensors share their memory

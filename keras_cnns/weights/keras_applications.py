@@ -5,92 +5,91 @@ bias goes into the running mean, exactly: (x + b) - m = x - (m - b), so that m' 
 
 In V2 the biases of the projections and of each block's last convolution are added to the residual
 stream, which only batch normalisations read. A projection reads a normalised map, so that the
-stream starts again at each stage, and accumulates the bias of each block until the stage's end.
-Each normalisation of the stream gets m' = m - (the sum of the biases before it). The feature maps
-`stage1` to `stage3` are the stream: they equal keras.applications' minus that sum, a constant for
-each channel.
+stream starts again at each stage, and accumulates the biases of the blocks until the stage's end.
+Each normalisation of the stream gets m' = m - sum(biases before it). The feature maps `stage1` to
+`stage3` are the stream: they equal keras.applications' minus that sum, a constant for each channel.
 
 keras.applications' epsilon is 1.001e-5; the difference to ours goes into the running variance.
 """
 
 import re
-from collections.abc import Mapping
 
 import numpy as np
 
 from keras_cnns.models.layers import BATCH_NORM_EPSILON
 from keras_cnns.weights.checkpoint import Array
-from keras_cnns.weights.origin import BLOCK, Origin, Place, Rule, Source, translate
+from keras_cnns.weights.origin import Blocks, FileTensors, Origin, Rule, translate
+from keras_cnns.weights.structure import BLOCK, ModelVariable
 
-EPSILON = 1.001e-5
-BLOCK_OF_FILE = r"conv(?P<stage>\d+)_block(?P<block>\d+)_"
+_EPSILON = 1.001e-5
+_BLOCK_OF_FILE = r"conv(?P<stage>\d+)_block(?P<block>\d+)_"
 
-BLOCK_NAME = "conv{stage_after}_block{block}"
-RESNET: tuple[Rule, ...] = (
+_BLOCK_NAME = "conv{stage_after}_block{block}"
+_RESNET: tuple[Rule, ...] = (
     (r"stem_(?P<kind>conv|bn)", "conv1_{kind}"),
-    (BLOCK + r"(?P<kind>conv|bn)(?P<number>\d)", BLOCK_NAME + "_{number}_{kind}"),
-    (BLOCK + r"shortcut_(?P<kind>conv|bn)", BLOCK_NAME + "_0_{kind}"),
+    (BLOCK + r"(?P<kind>conv|bn)(?P<number>\d)", _BLOCK_NAME + "_{number}_{kind}"),
+    (BLOCK + r"shortcut_(?P<kind>conv|bn)", _BLOCK_NAME + "_0_{kind}"),
     (r"logits", "predictions"),
 )
-RESNET_V2: tuple[Rule, ...] = (
+_RESNET_V2: tuple[Rule, ...] = (
     (r"stem_conv", "conv1_conv"),
-    (BLOCK + r"conv(?P<number>\d)", BLOCK_NAME + "_{number}_conv"),
-    (BLOCK + r"bn1", BLOCK_NAME + "_preact_bn"),
-    (BLOCK + r"bn(?P<number>\d)", BLOCK_NAME + "_{number_before}_bn"),
-    (BLOCK + r"shortcut_conv", BLOCK_NAME + "_0_conv"),
+    (BLOCK + r"conv(?P<number>\d)", _BLOCK_NAME + "_{number}_conv"),
+    (BLOCK + r"bn1", _BLOCK_NAME + "_preact_bn"),
+    (BLOCK + r"bn(?P<number>\d)", _BLOCK_NAME + "_{number_before}_bn"),
+    (BLOCK + r"shortcut_conv", _BLOCK_NAME + "_0_conv"),
     (r"final_bn", "post_bn"),
     (r"logits", "predictions"),
 )
 
 
-def mean_minus_biases(mean: Array, *biases: Array) -> Array:
+def _mean_minus_biases(mean: Array, *biases: Array) -> Array:
     """Return m' = m - sum(biases): the running mean of the map without the biases."""
     accumulated: Array = np.sum(biases, axis=0, dtype="float64")
     return (mean - accumulated).astype("float32")
 
 
-def variance_for_our_epsilon(variance: Array) -> Array:
+def _variance_for_our_epsilon(variance: Array) -> Array:
     """Return v' with v' + our epsilon = v + their epsilon."""
-    return (variance.astype("float64") + (EPSILON - BATCH_NORM_EPSILON)).astype("float32")
+    return (variance.astype("float64") + (_EPSILON - BATCH_NORM_EPSILON)).astype("float32")
 
 
-def source_in_resnet(place: Place) -> Source | None:
+def _resnet(variable: ModelVariable, _: Blocks) -> FileTensors | None:
     """Return the tensors of a variable of a `_v1` model."""
-    name = translate(place.layer, RESNET)
-    if name is None:
+    layer = translate(variable.layer, _RESNET)
+    if layer is None:
         return None
-    biases = [f"{name.removesuffix('bn')}conv/bias"]
-    return source_of(f"{name}/{place.variable}", biases)
+    return _with_biases(layer, variable, [f"{layer.removesuffix('bn')}conv/bias"])
 
 
-def source_in_resnet_v2(place: Place) -> Source | None:
+def _resnet_v2(variable: ModelVariable, blocks: Blocks) -> FileTensors | None:
     """Return the tensors of a variable of a `_v2_keras` model."""
-    name = translate(place.layer, RESNET_V2)
-    if name is None:
+    layer = translate(variable.layer, _RESNET_V2)
+    if layer is None:
         return None
-    return source_of(f"{name}/{place.variable}", accumulated_biases(name, place.blocks))
+    return _with_biases(layer, variable, accumulated_biases(layer, blocks))
 
 
-def source_of(name: str, biases: list[str]) -> Source:
-    """Return a tensor and the biases that are folded into it."""
-    if name.endswith("/moving_mean"):
-        return Source((name, *biases), mean_minus_biases)
-    if name.endswith("/moving_variance"):
-        return Source((name,), variance_for_our_epsilon)
-    return Source((name,))
+def _with_biases(layer: str, variable: ModelVariable, biases: list[str]) -> FileTensors:
+    """Return the tensor of a variable, and the biases that are folded into it if it is a mean."""
+    name = f"{layer}/{variable.name}"
+    if variable.name == "moving_mean":
+        return FileTensors((name, *biases), _mean_minus_biases)
+    if variable.name == "moving_variance":
+        return FileTensors((name,), _variance_for_our_epsilon)
+    return FileTensors((name,))
 
 
-def accumulated_biases(norm: str, blocks: Mapping[int, int]) -> list[str]:
+def accumulated_biases(norm: str, blocks: Blocks) -> list[str]:
     """Return the biases that have been added to the residual stream before a normalisation of V2.
 
     Args:
         norm: the name of the normalisation's layer in the file; the result is empty if that layer
             does not read the stream.
-        blocks: number of residual blocks in each stage, stages from 1.
+        blocks: number of residual blocks in each stage; stages count from 1.
     """
     if norm == "post_bn":
         stage, before = max(blocks), blocks[max(blocks)]
-    elif match := re.fullmatch(BLOCK_OF_FILE + "preact_bn", norm):
+    elif match := re.fullmatch(_BLOCK_OF_FILE + "preact_bn", norm):
         stage, before = int(match["stage"]) - 1, int(match["block"]) - 1
         if before == 0:  # the sum at the end of the stage before
             stage -= 1
@@ -103,33 +102,29 @@ def accumulated_biases(norm: str, blocks: Mapping[int, int]) -> list[str]:
     return [f"{prefix}1_0_conv/bias", *(f"{prefix}{n}_3_conv/bias" for n in range(1, before + 1))]
 
 
-PUBLISHED = (r"^probs/", "predictions/")  # the classifier in files of older versions of Keras
-HEADS = r"predictions/(kernel|bias)"
+_PUBLISHED = (r"^probs/", "predictions/")  # the classifier in files of older versions of Keras
+_HEADS = r"predictions/(kernel|bias)"
 ORIGINS = (
     Origin(
         title="keras.applications' ResNet V2",
         signature=r"conv\d_block\d+_preact_bn/gamma",
         layouts=("resnet_v2_keras",),
-        source=source_in_resnet_v2,
-        heads=HEADS,
+        tensors_of=_resnet_v2,
+        heads=_HEADS,
         stem="conv1_conv/kernel",
         channels_axis=2,
         classifier="predictions/bias",
-        block=BLOCK_OF_FILE,
-        first_block=(2, 1),
-        synonym=PUBLISHED,
+        synonym=_PUBLISHED,
     ),
     Origin(
         title="keras.applications' ResNet",
         signature=r"conv\d_block\d+_3_conv/kernel",  # DenseNet has `_1_conv` and `_2_conv`
         layouts=("resnet_v1",),
-        source=source_in_resnet,
-        heads=HEADS,
+        tensors_of=_resnet,
+        heads=_HEADS,
         stem="conv1_conv/kernel",
         channels_axis=2,
         classifier="predictions/bias",
-        block=BLOCK_OF_FILE,
-        first_block=(2, 1),
-        synonym=PUBLISHED,
+        synonym=_PUBLISHED,
     ),
 )

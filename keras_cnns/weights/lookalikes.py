@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from keras_cnns.weights.checkpoint import Architecture
 
 # Pattern of a tensor's name, and the part of that network that ResNet lacks.
-NAMES = (
+_NAMES = (
     (r"(stem\.)?conv1\.\d\.weight|stem\.conv\d\.weight", "a stem of several convolutions"),
     (r".*\.aa\.filt", "blur pooling (timm's resnetblur50)"),
     (r"layer\d+\.\d+\.se\.fc\d?\..*", "squeeze-and-excitation (timm's seresnet50)"),
@@ -25,17 +25,17 @@ NAMES = (
     (r"layer\d+\.\d+\.conv\d\.(paths|attn)\..*", "selective kernels (timm's skresnet50)"),
     (r"layer\d+\.\d+\.downsample\.2\..*", "pooling in its projections (timm's ecaresnetlight)"),
 )
-FAMILY = r"(?<!den)(?<!dark)resne[sx]?t"
-DEPTH = r"(18|26|34|50|101|152|200|201|269)(?!\d)"
+_FAMILY = r"(?<!den)(?<!dark)resne[sx]?t"
+_DEPTH = r"(18|26|34|50|101|152|200|201|269)(?!\d)"
 # Pattern of an architecture's name, and the part of that network that ResNet lacks.
-ARCHITECTURES = (
-    (FAMILY + r"(v2_)?blur" + DEPTH, "blur pooling before its strides"),
-    (FAMILY + r"(v2_)?aa" + DEPTH, "average pooling before its strides"),
+_ARCHITECTURES = (
+    (_FAMILY + r"(v2_)?blur" + _DEPTH, "blur pooling before its strides"),
+    (_FAMILY + r"(v2_)?aa" + _DEPTH, "average pooling before its strides"),
 )
 
 
 def differences(names: Iterable[str], architecture: Architecture | None) -> list[str]:
-    """Return what distinguishes a file's network from ResNet, each with the evidence.
+    """Return the differences of a file's network from ResNet, each with its evidence.
 
     A file name that contains several architectures, as those of a teacher and its student, is no
     evidence.
@@ -49,13 +49,13 @@ def differences(names: Iterable[str], architecture: Architecture | None) -> list
     if architecture is not None:
         name, evidence = architecture.name, f"its {architecture.given_in}"
         if architecture.given_in == "file name":
-            name = name if len(re.findall(FAMILY, name, re.IGNORECASE)) == 1 else ""
+            name = name if len(re.findall(_FAMILY, name, re.IGNORECASE)) == 1 else ""
         else:
             evidence += f" gives the architecture {name}"
-        for pattern, description in ARCHITECTURES:
+        for pattern, description in _ARCHITECTURES:
             if re.search(pattern, name, re.IGNORECASE):
                 found.append(f"{description} ({evidence})")
-    for pattern, description in NAMES:
+    for pattern, description in _NAMES:
         tensor = next((name for name in names if re.fullmatch(pattern, name)), None)
         if tensor is not None:
             found.append(f"{description}: {tensor}")

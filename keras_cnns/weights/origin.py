@@ -1,6 +1,4 @@
-"""Describe an origin of weights: how to recognize its files, and which tensor belongs to which
-variable.
-"""
+"""Describe an origin of weights: the signature of its files, and the tensors of each variable."""
 
 import re
 from collections import Counter
@@ -11,11 +9,12 @@ from typing import Any, NamedTuple
 import keras
 
 from keras_cnns.models.googlenet import VARIANTS
-from keras_cnns.models.resnet import ARCHITECTURES, bottleneck_v1
+from keras_cnns.models.resnet import ARCHITECTURES
 from keras_cnns.weights.checkpoint import Architecture, Array, Tensors
+from keras_cnns.weights.structure import ModelVariable
 
-BLOCK = r"stage(?P<stage>\d+)_block(?P<block>\d+)_"  # how the names of a block's layers begin
 Rule = tuple[str, str]  # pattern of the name of our layer, and a template of the name in the file
+Blocks = Mapping[int, int]  # number of residual blocks in each stage of a model; stages from 1
 
 
 def unchanged(tensor: Array, *rest: Array) -> Array:
@@ -23,8 +22,8 @@ def unchanged(tensor: Array, *rest: Array) -> Array:
     return tensor
 
 
-class Source(NamedTuple):
-    """The tensors that one variable is computed from.
+class FileTensors(NamedTuple):
+    """The tensors of a file from which one variable is computed.
 
     The first of the names is the tensor that becomes the variable. The others are extra tensors
     that are folded into this variable, each of its shape.
@@ -34,29 +33,19 @@ class Source(NamedTuple):
     convert: Callable[..., Array] = unchanged  # from the named tensors to the variable's value
 
 
-class Place(NamedTuple):
-    """A variable of one of our networks."""
-
-    layer: str  # the layer's name
-    variable: str  # kernel, bias, gamma, beta, moving_mean, moving_variance
-    shape: tuple[int, ...]
-    blocks: Mapping[int, int]  # number of residual blocks in each stage, stages from 1
-
-
 @dataclass(frozen=True)
 class Origin:
     """One row of the table of origins."""
 
     title: str
-    signature: str  # pattern of a tensor's name that these files have, and others do not
-    layouts: tuple[str, ...]  # of LAYOUTS, those that compute what the file's network computes
-    source: Callable[[Place], Source | None]
+    signature: str  # pattern of a tensor's name that only these files have
+    layouts: tuple[str, ...]  # keys of LAYOUTS: models that compute what the file's network does
+    # Returns the tensors of a variable, or None if no file of this origin has them.
+    tensors_of: Callable[[ModelVariable, Blocks], FileTensors | None]
     heads: str  # pattern of the tensors of heads, which are ignored if the model lacks the head
-    stem: str  # the first convolution's kernel
-    channels_axis: int  # axis of the stem's kernel that counts the channels of the images
-    classifier: str  # the main classifier's bias
-    block: str = r"(?!)"  # pattern of a block's tensors, with the groups `stage` and `block`
-    first_block: tuple[int, int] = (1, 1)  # the file's numbers of the first stage and block
+    stem: str  # name of the first convolution's kernel
+    channels_axis: int  # axis of that kernel with the channels of the images
+    classifier: str  # name of the main classifier's bias
     ignored: str = r"(?!)"  # pattern of tensors that no model needs for its output
     synonym: Rule = (r"(?!)", "")  # pattern of another spelling of names, and its replacement
     # Returns the differences between the file's network and ours, from the names of its tensors
@@ -71,9 +60,9 @@ class Origin:
     def without_synonyms(self, tensors: Tensors) -> Tensors:
         """Return the tensors by their usual names, unless another tensor has or gets that name."""
         usual = {name: re.sub(*self.synonym, name) for name in tensors}
-        taken = Counter(usual.values())
+        count = Counter(usual.values())
         return {
-            usual[name] if taken[usual[name]] == 1 else name: each for name, each in tensors.items()
+            usual[name] if count[usual[name]] == 1 else name: each for name, each in tensors.items()
         }
 
 
@@ -99,36 +88,20 @@ def layout_of(model: keras.Model) -> str | None:
     if "stage2_block1_conv1" not in layers:
         return None
     if "final_bn" in layers:
-        return "resnet_v2_keras" if layers["stem_conv"].use_bias else "resnet_v2"
+        has_bias = "stem_conv" in layers and layers["stem_conv"].use_bias
+        return "resnet_v2_keras" if has_bias else "resnet_v2"
     first = layers["stage2_block1_conv1"]
     return "resnet_v1" if (*first.kernel_size, *first.strides) == (1, 1, 2, 2) else "resnet"
 
 
-def blocks_of(
-    names: Iterable[str], pattern: str, first: tuple[int, int] = (1, 1)
-) -> dict[int, int]:
-    """Return how many residual blocks each stage has, stages from 1.
-
-    Args:
-        names: names of layers or tensors.
-        pattern: a pattern for those in a block, with its numbers as groups `stage` and `block`.
-        first: the numbers of the first block of the first stage.
-    """
-    blocks: dict[int, int] = {}
-    for match in filter(None, (re.match(pattern, name) for name in names)):
-        stage = int(match["stage"]) - first[0] + 1
-        blocks[stage] = max(blocks.get(stage, 0), int(match["block"]) - first[1] + 1)
-    return blocks
-
-
 def layout_of_name(name: str) -> str:
-    """Return the key of LAYOUTS that describes a model of the registry."""
+    """Return the key of LAYOUTS that describes the model of that name."""
     if name in VARIANTS:
         return name
     row = ARCHITECTURES[name]
     if row.preactivation:
-        return "resnet_v2_keras" if row.stride_at_end else "resnet_v2"
-    return "resnet_v1" if row.block is bottleneck_v1 else "resnet"
+        return "resnet_v2_keras" if row.stride_in_last_block else "resnet_v2"
+    return "resnet_v1" if row.stride_in_first_1x1 else "resnet"
 
 
 def translate(name: str, rules: Iterable[Rule]) -> str | None:

@@ -4,36 +4,27 @@ A model reads every file with its names and shapes: models that differ only in a
 `resnet50` and `resnet50_v1`, cannot be distinguished by their files.
 """
 
-from keras_cnns.weights.origin import BLOCK, LAYOUTS, Origin, Place, Source
-
-HEADS = r"logits(_aux\d+)?/.*|aux\d+_.*"
-
-
-def source_in_own_file(place: Place) -> Source:
-    """Return the tensor of the same name."""
-    return Source((f"{place.layer}/{place.variable}",))
+from keras_cnns.weights.origin import LAYOUTS, Blocks, FileTensors, Origin
+from keras_cnns.weights.structure import ModelVariable
 
 
-ORIGINS = (
+def _tensors_of(variable: ModelVariable, _: Blocks) -> FileTensors:
+    return FileTensors((f"{variable.layer}/{variable.name}",))
+
+
+ORIGINS = tuple(
     Origin(
-        title="a GoogLeNet of ours",
-        signature=r"inception_\d\w_1x1_conv/kernel",
-        layouts=tuple(name for name in LAYOUTS if name.startswith("googlenet")),
-        source=source_in_own_file,
-        heads=HEADS,
-        stem="conv1_conv/kernel",
+        title=f"a {title} of ours",
+        signature=signature,
+        layouts=tuple(name for name in LAYOUTS if name.startswith(title.lower())),
+        tensors_of=_tensors_of,
+        heads=r"logits(_aux\d+)?/.*|aux\d+_.*",
+        stem=stem,
         channels_axis=2,
         classifier="logits/bias",
-    ),
-    Origin(
-        title="a ResNet of ours",
-        signature=r"stage\d+_block\d+_conv1/kernel",
-        layouts=tuple(name for name in LAYOUTS if name.startswith("resnet")),
-        source=source_in_own_file,
-        heads=HEADS,
-        stem="stem_conv/kernel",
-        channels_axis=2,
-        classifier="logits/bias",
-        block=BLOCK,
-    ),
+    )
+    for title, signature, stem in (
+        ("GoogLeNet", r"inception_\d\w_1x1_conv/kernel", "conv1_conv/kernel"),
+        ("ResNet", r"stage\d+_block\d+_conv1/kernel", "stem_conv/kernel"),
+    )
 )

@@ -1,6 +1,5 @@
 """The same pixels in every place: what training, the SavedModel and the server read of an image."""
 
-import dataclasses
 import io
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from keras_cnns import recipes
 from keras_cnns.data import preprocess, read_image
 from keras_cnns_export.contract import Preprocessing as ExportPreprocessing
 from keras_cnns_export.image_bytes import decode_batch
@@ -47,8 +47,8 @@ def test_training_and_server_agree_to_one_level(
     path = tmp_path / "image"
     path.write_bytes(encoded.getvalue())
 
-    settings = {"resize_shorter": 64, "interpolation": "bilinear", "channels": channels}
-    trained = preprocess(read_image(path, channels), {**settings, "crop": 56, "antialias": True})
+    settings = recipes.Preprocessing(resize_shorter=64, crop=56, channels=channels)
+    trained = preprocess(read_image(path, channels), settings)
     served = read_as_server(encoded.getvalue(), Preprocessing(64, (56, 56), channels))
     difference = np.abs(trained.numpy().astype(int) - served.astype(int))
     assert np.mean(difference <= 1) >= 0.999
@@ -62,7 +62,7 @@ def test_a_side_that_falls_on_a_half_is_rounded_alike(size: tuple[int, int]) -> 
     content = encoded.getvalue()
     settings = ExportPreprocessing(resize_shorter=224, crop=224)
     pixels = tf.io.decode_png(content, channels=3)
-    trained = preprocess(pixels, dataclasses.asdict(settings)).numpy()
+    trained = preprocess(pixels, recipes.Preprocessing(224, 224)).numpy()
     saved = decode_batch(tf.constant([content]), settings).numpy()[0]
     np.testing.assert_array_equal(saved, trained)
     served = read_as_server(content, Preprocessing(224, (224, 224), 3))

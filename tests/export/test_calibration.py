@@ -3,7 +3,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from keras_cnns.report.predictions import calibrate as reliability
+from keras_cnns.report.metrics import reliability_bins
 from keras_cnns_export import ExportError
 from keras_cnns_export.calibration import (
     MAX_TEMPERATURE,
@@ -51,7 +51,7 @@ def test_it_is_the_error_of_the_training_report_at_the_edges_of_bins_too(other: 
     gaps = np.array([0.4, other])  # of each half: |accuracy - confidence|
     by_hand = abs(0.4 - other) / 2 if other < 9 / 15 else gaps.mean()
     assert error == pytest.approx(by_hand)
-    assert error == pytest.approx(reliability(confidence, is_right).error)
+    assert error == pytest.approx(reliability_bins(confidence, is_right).error)
 
 
 def test_a_graph_is_calibrated_and_its_error_shrinks(net: Any, split: Any) -> None:

@@ -28,13 +28,13 @@ def reported(
     )
 
 
-def test_the_page_has_every_figure_and_nothing_beside_it(reported: Path) -> None:
+def test_the_page_contains_every_number_and_fetches_nothing(reported: Path) -> None:
     page = (reported / "report.html").read_text(encoding="utf-8")
     content = json.loads((reported / "model.json").read_text(encoding="utf-8"))
-    for name, figures in content["parity"]["formats"].items():
+    for name, parity in content["parity"]["formats"].items():
         assert name in page
-        assert f"{figures['largest_difference']:.2e}" in page
-        assert f"<b>{name}</b><br>image {figures['worst_sample']}<br>" in page
+        assert f"{parity['largest_difference']:.2e}" in page
+        assert f"<b>{name}</b><br>index {parity['worst_sample']}<br>" in page
     assert f"{content['pixels']['within_one_level']:.4%}" in page
     assert f"{content['calibration']['expected_calibration_error_after']:.2%}" in page
     assert "16-bit PNG" in page
@@ -44,7 +44,7 @@ def test_the_page_has_every_figure_and_nothing_beside_it(reported: Path) -> None
     assert content["files"]["report.html"]["bytes"] == (reported / "report.html").stat().st_size
 
 
-def test_the_accuracy_is_of_its_own_split(
+def test_the_accuracy_names_its_own_split(
     tmp_path: Path, net: Any, split: Any, labels: tuple[str, ...]
 ) -> None:
     version = export(
@@ -65,7 +65,7 @@ def test_the_worst_samples_are_shown(reported: Path, split: Any) -> None:
     page = (reported / "report.html").read_text(encoding="utf-8")
     content = json.loads((reported / "model.json").read_text(encoding="utf-8"))
     shown = re.findall(r"base64,([^\"]+)\"", page)
-    assert len(shown) == 2 + 3  # of each format; TensorFlow's, Pillow's, their difference
+    assert len(shown) == 2 + 3  # two formats; TensorFlow's, Pillow's, their difference
     index = content["parity"]["formats"]["onnx"]["worst_sample"]
     image = np.asarray(Image.open(io.BytesIO(base64.b64decode(shown[1]))))
     np.testing.assert_array_equal(image, split[0][index])

@@ -14,10 +14,11 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from keras_cnns.data import Splits, pipeline, tfds_samples
+from keras_cnns.data import Splits
 from keras_cnns.data.decoding import decode
+from keras_cnns.data.sources import base, tfds_files
 from keras_cnns.recipes import load_recipe
-from keras_cnns.report.page import picture
+from keras_cnns.report.page import Picture
 from keras_cnns_export import ExportError, export, export_run, samples
 from keras_cnns_export.formats import FORMATS
 from keras_cnns_export.samples import Batch, Kept, first, shuffled_split
@@ -112,7 +113,7 @@ def test_an_export_decodes_only_what_it_uses_and_once(
     finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
 ) -> None:
     formats, options, limit = CASES[case]
-    for module, name in ((samples, "MEMORY_LIMIT"), (pipeline, "PIXELS_LIMIT")):
+    for module, name in ((samples, "MEMORY_LIMIT"), (base, "PIXELS_LIMIT")):
         monkeypatch.setattr(module, name, limit)
     decoded: Counter[bytes] = Counter()
 
@@ -124,7 +125,7 @@ def test_an_export_decodes_only_what_it_uses_and_once(
         noted = tf.numpy_function(note, [content], tf.string)
         return decode(tf.ensure_shape(noted, ()))
 
-    monkeypatch.setattr(tfds_samples, "decode", counted)
+    monkeypatch.setattr(tfds_files, "decode", counted)
     quantization = Quantization(samples=20)
     to = tmp_path / "digits"
     export_run(finished_run, to, formats=formats, quantization=quantization, **options)
@@ -154,13 +155,13 @@ def test_batches_that_can_be_read_only_once_suffice(tmp_path: Path, learnt: Any)
     assert content["parity"]["samples"] == content["calibration"]["samples"] == len(images)
     assert content["formats"]["onnx_int8"]["calibration"]["samples"] == 60
     worst = content["parity"]["formats"]["onnx"]["worst_sample"]
-    shown, _, _ = picture(images[worst], ("onnx",)).partition("<figcaption>")
+    shown = Picture(images[worst], ("onnx",)).uri
     assert shown in (version / "report.html").read_text(encoding="utf-8")
 
 
 def encoded(split: str) -> Counter[bytes]:
     """Return the encoded images of the digits, and how often each is there."""
-    examples = tfds_samples.open_builder("digits").as_dataset(
+    examples = tfds_files.open_builder("digits").as_dataset(
         split=split, decoders={"image": tfds.decode.SkipDecoding()}
     )
     return Counter(example["image"] for example in examples.as_numpy_iterator())

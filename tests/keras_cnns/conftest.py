@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import tensorflow as tf
 
-from keras_cnns.data import Split
-from keras_cnns.recipes import Recipe, load_recipe
+from keras_cnns.data import pipeline
+from keras_cnns.data.sources.base import IndexedImages
+from keras_cnns.recipes import DataConfig, Recipe, load_recipe
 from keras_cnns.training import Run, train
 
 # Enough to be real, and little enough to take seconds.
@@ -27,13 +28,13 @@ def quick_recipe() -> Recipe:
 def count_decoded(patch: pytest.MonkeyPatch) -> list[int]:
     """Return a list to which the number of images of each split that is decoded is appended."""
     counts: list[int] = []
-    read_all = Split._read_all
+    decode_all = pipeline._decode_all
 
-    def counted(self: Split, samples: Any) -> Any:
-        counts.append(samples.count)
-        return read_all(self, samples)
+    def counted(images: IndexedImages, config: DataConfig) -> Any:
+        counts.append(images.count)
+        return decode_all(images, config)
 
-    patch.setattr(Split, "_read_all", counted)
+    patch.setattr(pipeline, "_decode_all", counted)
     return counts
 
 

@@ -1,4 +1,4 @@
-"""The command line, as a person meets it."""
+"""The command line: help, errors and output."""
 
 import re
 import subprocess
@@ -10,13 +10,15 @@ from pathlib import Path
 import pytest
 import typer
 
-from keras_cnns.cli import COMMANDS, INTERRUPTED, PASS_ON, app, describe, pass_on, run
-from keras_cnns.recipes import parse_recipe
+from keras_cnns.cli import ENTRY_POINTS, INTERRUPTED, PASS_ALL, app, describe_error, pass_on, run
+from keras_cnns.recipes import list_recipes, load_recipe, parse_recipe
 from keras_cnns.training import Run
 
-OWN = ("train", "evaluate", "predict", "report", "lab", "models", "demo")
-
-FIND_RATE = ("train", "--recipe", "digits-resnet20", "--find-lr")
+OWN = (
+    *("train", "evaluate", "predict", "report", "recipes", "models", "data", "weights", "lab"),
+    "demo",
+)
+LR_FINDER = ("train", "--recipe", "digits-resnet20", "--find-lr")
 
 
 def keras_cnns(*arguments: str) -> tuple[int, str, str]:
@@ -30,7 +32,7 @@ def keras_cnns(*arguments: str) -> tuple[int, str, str]:
 
 
 def test_other_distributions_bring_their_commands() -> None:
-    names = {entry_point.name for entry_point in metadata.entry_points(group=COMMANDS)}
+    names = {entry_point.name for entry_point in metadata.entry_points(group=ENTRY_POINTS)}
     assert {"export", "serve"} <= names
     status, out, err = keras_cnns("--help")
     assert (status, err) == (0, "")
@@ -73,8 +75,8 @@ def test_help_imports_nothing_heavy() -> None:
         (["evaluate", __file__], 1, f"{__file__} is a file; a run is a directory"),
         (["report", __file__], 1, f"{__file__} is a file; a run is a directory"),
         (
-            # Before the data are looked at.
-            [*FIND_RATE, "--run", "/proc/first", "--set", "data.train_split=nowhere"],
+            # The page is checked before the data are opened.
+            [*LR_FINDER, "--run", "/proc/first", "--set", "data.train_split=nowhere"],
             1,
             "/proc/first-find-lr",
         ),
@@ -82,7 +84,7 @@ def test_help_imports_nothing_heavy() -> None:
         (["predict", "no/such/run", "x.png", "--top-k", "0"], 2, "--top-k"),
     ],
 )
-def test_errors_are_for_a_person(
+def test_an_error_is_short_and_debug_adds_the_traceback(
     arguments: list[str], status: int, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(app, arguments, "keras-cnns") == status
@@ -116,20 +118,20 @@ def test_errors_are_for_a_person(
                 "TypeError: cannot load",
                 f"config={'x' * 493}…",
                 "Exception encountered: no such layer",
-                "Run it again with --debug to see where.",
+                "Add --debug to print the traceback.",
             ],
         ),
         (ValueError("x" * 9000), ["x" * 9000]),
-        (KeyError(), ["KeyError: ", "Run it again with --debug to see where."]),
+        (KeyError(), ["KeyError: ", "Add --debug to print the traceback."]),
         (typer.BadParameter("not one of:\na\nb"), ["Invalid value: not one of:", "a", "b"]),
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_errors_keep_the_lines_that_hold_the_facts(error: Exception, lines: list[str]) -> None:
-    assert describe(error).split("\n") == lines
+def test_a_long_message_keeps_the_lines_with_the_facts(error: Exception, lines: list[str]) -> None:
+    assert describe_error(error).split("\n") == lines
 
 
-def test_an_interruption_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_interruption_is_reported_once(capsys: pytest.CaptureFixture[str]) -> None:
     inner, outer = typer.Typer(), typer.Typer()
 
     @inner.command()
@@ -138,14 +140,14 @@ def test_an_interruption_is_told_once(capsys: pytest.CaptureFixture[str]) -> Non
 
     outer.callback()(lambda: None)
     main = pass_on(lambda arguments, program: run(inner, arguments, program), "keras-cnns wait")
-    outer.command("wait", context_settings=PASS_ON)(main)
+    outer.command("wait", context_settings=PASS_ALL)(main)
     with pytest.raises(SystemExit) as ended:
         run(outer, ["wait"], "keras-cnns")
     assert ended.value.code == INTERRUPTED
     assert capsys.readouterr().err == "keras-cnns wait: interrupted\n"
 
 
-def test_a_finished_run_is_evaluated_and_asked(
+def test_a_finished_run_is_evaluated_and_predicts(
     finished_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(app, ["evaluate", str(finished_run.path)], "keras-cnns") == 0
@@ -168,7 +170,9 @@ def test_a_run_is_reported_and_runs_are_compared(
     assert page.is_file()
 
 
-def test_a_rate_is_found_with_its_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_lr_finder_proposes_a_learning_rate_and_plots_the_loss(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     arguments = ["train", "--recipe", "digits-resnet20", "--set", "training.batch_size=16"]
     arguments += ["--find-lr", "--run", str(tmp_path / "first")]
     assert run(app, arguments, "keras-cnns") == 0
@@ -176,12 +180,12 @@ def test_a_rate_is_found_with_its_plot(tmp_path: Path, capsys: pytest.CaptureFix
     (proposed,) = re.findall(r"--set optimizer.learning_rate=([\d.e-]+)", printed)
     assert 1e-4 < float(proposed) < 1
     assert not (tmp_path / "first").exists()  # a training may still begin there
-    assert 'aria-label="Loss"' in (tmp_path / "first-find-lr.html").read_text()
+    assert 'alt="Loss: loss against learning rate' in (tmp_path / "first-find-lr.html").read_text()
     progress = r"learning-rate range test: learning rate [\d.e+-]+, loss [\d.e+-]+, \d+\.?\d* s"
     assert re.fullmatch(progress, printed.splitlines()[0])  # no accuracy, and no epoch
 
 
-def test_a_dry_run_says_what_training_would_take_and_writes_nothing(
+def test_a_dry_run_prints_recipe_and_estimate_and_writes_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["train", "--recipe", "digits-resnet20", "--set", "training.epochs=3"]
@@ -197,6 +201,24 @@ def test_a_dry_run_says_what_training_would_take_and_writes_nothing(
     assert not any(tmp_path.iterdir())
 
 
+def test_recipes_are_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(app, ["recipes"], "keras-cnns") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == list_recipes()
+    assert any(re.search("digits-resnet20 +resnet20 +digits +99.7 %", line) for line in lines)
+    assert run(app, ["recipes", "digits-resnet20"], "keras-cnns") == 0
+    printed = capsys.readouterr().out
+    assert "keras-cnns train --recipe digits-resnet20 --run runs/digits-resnet20" in printed
+    assert parse_recipe(tomllib.loads(printed)) == load_recipe("digits-resnet20")
+    assert run(app, ["recipes", "digits-resnet2"], "keras-cnns") == 2
+    assert "did you mean 'digits-resnet20'" in capsys.readouterr().err
+
+
+def test_the_help_of_train_lists_the_recipes() -> None:
+    out = keras_cnns("train", "--help")[1]
+    assert all(name in out for name in list_recipes())
+
+
 def test_models_lists_the_registry(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(app, ["models"], "keras-cnns") == 0
     lines = capsys.readouterr().out.splitlines()
@@ -206,7 +228,7 @@ def test_models_lists_the_registry(capsys: pytest.CaptureFixture[str]) -> None:
     assert "arXiv:1512.03385" in line
 
 
-def test_a_net_is_shown_stage_by_stage(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_is_shown_stage_by_stage(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(app, ["models", "show", "resnet20", "--size", "16"], "keras-cnns") == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[:2] for line in lines[1:5]] == [

@@ -1,4 +1,4 @@
-"""The demo's own pieces; the whole of it is `make demo`."""
+"""The parts of the demo; `make demo` runs all of it."""
 
 import os
 import sys
@@ -11,14 +11,14 @@ from PIL import Image
 from keras_cnns import demo
 
 
-def test_an_earlier_demo_keeps_its_run(tmp_path: Path) -> None:
+def test_the_run_of_an_earlier_demo_is_kept(tmp_path: Path) -> None:
     for expected in ("net", "net-2", "net-3"):
         path = demo.next_free(tmp_path / "net")
         assert path.name == expected
         path.mkdir()
 
 
-def test_the_last_line_can_be_typed_where_the_demo_was(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_printed_command_runs_where_the_demo_ran(monkeypatch: pytest.MonkeyPatch) -> None:
     script = Path(sys.executable).with_name("keras-cnns")
     relative = os.path.relpath(script)
     monkeypatch.setenv("PATH", "/nowhere")
@@ -33,7 +33,7 @@ def test_the_last_line_can_be_typed_where_the_demo_was(monkeypatch: pytest.Monke
     assert demo.program() == "keras-cnns"
 
 
-def test_the_held_out_image_is_of_the_test_split(tmp_path: Path) -> None:
+def test_the_held_out_image_comes_from_the_test_split(tmp_path: Path) -> None:
     path, label = demo.write_held_out_image(tmp_path / "digit.png")
     assert np.asarray(Image.open(path)).shape == (32, 32)
     assert label in "0123456789"

@@ -77,7 +77,11 @@ def test_torch_gives_the_same_logits(
     expected = answers(net, images)
     file = tmp_path / "net.safetensors"
     safetensors.torch.save_file(net.state_dict(), file)
-    options = {"input_shape": (*size, 3), "classes": CLASSES, "classifier_activation": None}
+    options: dict[str, Any] = {
+        "input_shape": (*size, 3),
+        "classes": CLASSES,
+        "classifier_activation": None,
+    }
     model = build(ours, **options, aux_heads=len(expected) > 1, weights=file)
     found = logits_of(model, images)
     assert found.keys() == expected.keys()
@@ -430,7 +434,11 @@ def test_the_deeper_nets_of_keras_applications_give_the_same_logits(
     theirs: str, ours: str, tmp_path: Path
 ) -> None:
     shape = (64, 64, 3)
-    options = {"input_shape": shape, "classes": CLASSES, "classifier_activation": None}
+    options: dict[str, Any] = {
+        "input_shape": shape,
+        "classes": CLASSES,
+        "classifier_activation": None,
+    }
     net = getattr(keras.applications, theirs)(weights=None, **options)
     for layer in net.layers:
         for variable in layer.weights:

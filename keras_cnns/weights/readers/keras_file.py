@@ -12,11 +12,11 @@ from keras_cnns.weights.checkpoint import Checkpoint, Tensors
 from keras_cnns.weights.errors import WeightsError
 from keras_cnns.weights.readers.archives import check_archive
 
-SIGNATURE = b"\x89HDF\r\n\x1a\n"
-SUPERBLOCK_BYTES = 96  # HDF5's first structure, with which every file begins
+_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_SUPERBLOCK_BYTES = 96  # size of the structure with which every HDF5 file begins
 
 # Keras 3 numbers the variables of a layer; their count determines their names.
-VARIABLES = {
+_VARIABLES = {
     1: ("kernel",),
     2: ("kernel", "bias"),
     4: ("gamma", "beta", "moving_mean", "moving_variance"),
@@ -52,20 +52,20 @@ def read_hdf5(path: Path, content: BinaryIO | None = None) -> Checkpoint:
         WeightsError: the file is truncated or damaged, lies partly in other files, or claims more
             numbers than it has bytes for.
     """
-    room = path.stat().st_size
+    bytes_left = path.stat().st_size
     tensors: Tensors = {}
 
     def visit(name: str, item: Any) -> None:
-        nonlocal room
+        nonlocal bytes_left
         if not isinstance(item, h5py.Dataset):
             return
-        key = key_of(path, name, item)
+        key = _key_of(path, name, item)
         if key is None:
             return
         if item.external or item.is_virtual:
             raise WeightsError(f"{path}: {name} lies in another file")
-        room -= item.nbytes
-        if room < 0:
+        bytes_left -= item.nbytes
+        if bytes_left < 0:
             raise WeightsError(f"{path}: {name} of {[*item.shape]} is larger than the file")
         if key in tensors:
             raise WeightsError(f"{path}: {key} is in it twice")
@@ -78,7 +78,7 @@ def read_hdf5(path: Path, content: BinaryIO | None = None) -> Checkpoint:
     except WeightsError:
         raise
     except (OSError, RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
-        if content is None and is_truncated(path, str(error)):
+        if content is None and _is_truncated(path, str(error)):
             raise WeightsError(
                 f"{path} is truncated: its header describes a longer file"
             ) from error
@@ -86,7 +86,7 @@ def read_hdf5(path: Path, content: BinaryIO | None = None) -> Checkpoint:
     return Checkpoint(tensors)
 
 
-def is_truncated(path: Path, message: str) -> bool:
+def _is_truncated(path: Path, message: str) -> bool:
     """Return whether a file that HDF5 cannot open is the beginning of an HDF5 file.
 
     Args:
@@ -94,13 +94,13 @@ def is_truncated(path: Path, message: str) -> bool:
         message: HDF5's error.
     """
     with path.open("rb") as file:
-        start = file.read(SUPERBLOCK_BYTES)
-    if len(start) < SUPERBLOCK_BYTES:
-        return start.startswith(SIGNATURE) or SIGNATURE.startswith(start)
+        start = file.read(_SUPERBLOCK_BYTES)
+    if len(start) < _SUPERBLOCK_BYTES:
+        return start.startswith(_SIGNATURE) or _SIGNATURE.startswith(start)
     return "truncated file" in message
 
 
-def key_of(path: Path, name: str, item: Any) -> str | None:
+def _key_of(path: Path, name: str, item: Any) -> str | None:
     """Return a dataset's `layer/variable`; None if it is not a weight of a layer."""
     parts = name.split("/")
     if parts[0] == "optimizer" or "seed_generator" in parts:
@@ -113,6 +113,6 @@ def key_of(path: Path, name: str, item: Any) -> str | None:
             f"{path} lacks the names of its layers, as files of early releases of Keras 3 do: "
             "load it with model.load_weights, and save it again"
         )
-    names = VARIABLES.get(len(item.parent), ())
+    names = _VARIABLES.get(len(item.parent), ())
     index = int(parts[-1]) if parts[-1].isdecimal() else len(names)
     return f"{layer}/{names[index] if index < len(names) else parts[-1]}"

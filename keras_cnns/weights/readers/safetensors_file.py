@@ -8,7 +8,7 @@ import numpy as np
 from keras_cnns.weights.checkpoint import Architecture, Checkpoint, Tensors
 from keras_cnns.weights.errors import WeightsError
 
-DTYPES = {
+_DTYPES = {
     "F64": "<f8",
     "F32": "<f4",
     "F16": "<f2",
@@ -18,7 +18,7 @@ DTYPES = {
     "U8": "u1",
     "BOOL": "?",
 }
-LENGTH_BYTES = 8  # the file starts with the length of its header
+_LENGTH_BYTES = 8  # the file starts with the length of its header
 
 
 def read_safetensors(path: Path) -> Checkpoint:
@@ -32,16 +32,16 @@ def read_safetensors(path: Path) -> Checkpoint:
     # Reading from memory is safer than mapping the file: a mapped file that shrinks in the
     # meantime ends the process.
     content = path.read_bytes()
-    header_length = int.from_bytes(content[:LENGTH_BYTES], "little")
+    header_length = int.from_bytes(content[:_LENGTH_BYTES], "little")
     try:
         entries = safetensors.deserialize(content)  # type: ignore[no-untyped-call]
     except safetensors.SafetensorError as error:
-        header_end = LENGTH_BYTES + header_length
-        is_cut = len(content) < LENGTH_BYTES or (
-            content[LENGTH_BYTES : LENGTH_BYTES + 1] in (b"", b"{") and len(content) < header_end
+        header_end = _LENGTH_BYTES + header_length
+        is_cut = len(content) < _LENGTH_BYTES or (
+            content[_LENGTH_BYTES : _LENGTH_BYTES + 1] in (b"", b"{") and len(content) < header_end
         )
         if not is_cut and "not fully covered" in str(error):
-            header = json.loads(content[LENGTH_BYTES:header_end])
+            header = json.loads(content[_LENGTH_BYTES:header_end])
             header.pop("__metadata__", None)
             data_end = max((each["data_offsets"][1] for each in header.values()), default=0)
             surplus = len(content) - header_end - data_end
@@ -57,16 +57,16 @@ def read_safetensors(path: Path) -> Checkpoint:
         raise WeightsError(f"{path} is not a readable safetensors file: {error}") from error
     tensors: Tensors = {}
     for name, entry in entries:
-        if entry["dtype"] not in DTYPES:
+        if entry["dtype"] not in _DTYPES:
             raise WeightsError(
                 f"{path}: {name} has the type {entry['dtype']}; "
-                f"the supported types are {', '.join(DTYPES)}"
+                f"the supported types are {', '.join(_DTYPES)}"
             )
-        numbers = np.frombuffer(entry["data"], DTYPES[entry["dtype"]])
+        numbers = np.frombuffer(entry["data"], _DTYPES[entry["dtype"]])
         if entry["dtype"] == "BF16":  # NumPy lacks bfloat16, the upper half of a float32
             numbers = (numbers.astype("<u4") << 16).view("<f4")
         tensors[name] = numbers.reshape(entry["shape"])
-    header = json.loads(content[LENGTH_BYTES : LENGTH_BYTES + header_length])
+    header = json.loads(content[_LENGTH_BYTES : _LENGTH_BYTES + header_length])
     metadata = header.get("__metadata__", {})
     name = metadata.get("architecture") or metadata.get("arch")
     return Checkpoint(tensors, Architecture(name, "metadata") if name else None)

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-EMA = ("state_dict_ema", "model_ema")  # exponential moving averages: timm's, torchvision's
-WRAPPERS = (*EMA, "state_dict", "model_state_dict", "model", "net")
-LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # a pickle of torch's magic number
-LEGACY_PICKLES = 5  # that number, the version, the system, the objects and the tensors' keys
-NEWER_OPERANDS = {ord(each.code) for each in pickletools.opcodes if each.proto > 2}
-ARCHITECTURE = ("arch", "architecture", "model")  # entries that name it, in the file or its `args`
+_EMA = ("state_dict_ema", "model_ema")  # exponential moving averages: timm's, torchvision's
+_WRAPPERS = (*_EMA, "state_dict", "model_state_dict", "model", "net")
+_LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # a pickle of torch's magic number
+_LEGACY_PICKLES = 5  # that number, the version, the system, the objects and the tensors' keys
+_NEWER_OPERANDS = {ord(each.code) for each in pickletools.opcodes if each.proto > 2}
+_ARCHITECTURE = ("arch", "architecture", "model")  # entries that name it, in the file or its `args`
 
 
 class PlainData:
@@ -44,7 +44,7 @@ class PlainData:
 
 # torch compares the module and the name of an allowed class with those in the file. NumPy 1 and 2
 # and Python 3.13 have different modules.
-PLAIN_DATA = [
+_PLAIN_DATA = [
     type(name, (PlainData,), {"__module__": module})
     for modules, names in (
         (("numpy.core.multiarray", "numpy._core.multiarray"), ("scalar",)),
@@ -61,8 +61,8 @@ PLAIN_DATA = [
 def read_torch(path: Path) -> Checkpoint:
     """Read a state dict, alone or inside a training checkpoint; torch must be installed.
 
-    The first of the entries in WRAPPERS that the file has is read, so that averaged weights (EMA)
-    are preferred; a logged warning reports that they are used.
+    The state dict is the file's first entry in the order of `_WRAPPERS`, so that averaged weights
+    (EMA) are preferred; a logged warning reports that they are used.
 
     Raises:
         WeightsError: torch is not installed; the file is truncated, damaged, or contains more than
@@ -78,20 +78,20 @@ def read_torch(path: Path) -> Checkpoint:
             f"weights_only=True), '{path.stem}.safetensors')"
         ) from error
     content = load(path)
-    architecture = architecture_of(content)
-    tensors = unwrap(content, path)
+    architecture = _architecture_of(content)
+    tensors = _unwrap(content, path)
     others = [name for name, each in tensors.items() if not isinstance(each, torch.Tensor)]
     if not tensors or others:
         found = f"; {others[0]!r} in it is {type(tensors[others[0]]).__name__}" if others else ""
         raise WeightsError(f"{path} is not a dict of tensors by name, as state_dict() gives{found}")
-    check_tensors(tensors, path)
+    _check_tensors(tensors, path)
     arrays: dict[tuple[Any, ...], Array] = {}
     for each in tensors.values():
-        if identity(each) not in arrays:
+        if _identity(each) not in arrays:
             numbers = each.float() if each.is_floating_point() else each
-            arrays[identity(each)] = numbers.detach().numpy()
+            arrays[_identity(each)] = numbers.detach().numpy()
     return Checkpoint(
-        {str(name): arrays[identity(each)] for name, each in tensors.items()}, architecture
+        {str(name): arrays[_identity(each)] for name, each in tensors.items()}, architecture
     )
 
 
@@ -106,16 +106,16 @@ def load(path: Path) -> Any:
 
     try:
         if zipfile.is_zipfile(path):
-            check_records(path)
+            _check_records(path)
         with (
-            torch.serialization.safe_globals([argparse.Namespace, *PLAIN_DATA]),
+            torch.serialization.safe_globals([argparse.Namespace, *_PLAIN_DATA]),
             warnings.catch_warnings(action="ignore"),
         ):
             return torch.load(path, map_location="cpu", weights_only=True)
     except WeightsError:
         raise
     except Exception as error:  # a damaged pickle can raise any exception
-        if "unexpected EOF" in str(error) or is_cut(path):
+        if "unexpected EOF" in str(error) or _is_cut(path):
             raise WeightsError(f"{path} is truncated: its tensors are incomplete") from error
         if match := re.search(r"GLOBAL (\S+) (was not an allowed|whose module)", str(error)):
             raise WeightsError(
@@ -123,7 +123,7 @@ def load(path: Path) -> Any:
                 "run code; save the model's state_dict() alone"
             ) from error
         if (match := re.search(r"Unsupported operand (\d+)", str(error))) and (
-            int(match[1]) in NEWER_OPERANDS
+            int(match[1]) in _NEWER_OPERANDS
         ):
             raise WeightsError(
                 f"{path} uses a pickle protocol above 2, which torch's safe reader does not "
@@ -134,7 +134,7 @@ def load(path: Path) -> Any:
         ) from error
 
 
-def check_records(path: Path) -> None:
+def _check_records(path: Path) -> None:
     """Check the list of records of torch's zip archive, before torch decompresses any.
 
     Raises:
@@ -148,15 +148,15 @@ def check_records(path: Path) -> None:
         raise WeightsError(f"{path}: its records claim more bytes than the file has")
 
 
-def is_cut(path: Path) -> bool:
+def _is_cut(path: Path) -> bool:
     """Return whether a file in torch's format before version 1.6 ends inside one of its pickles."""
     with path.open("rb") as file:
-        start = file.read(len(LEGACY_START))
-        if not LEGACY_START.startswith(start):
+        start = file.read(len(_LEGACY_START))
+        if not _LEGACY_START.startswith(start):
             return False
         file.seek(0)
         try:
-            for _ in range(LEGACY_PICKLES):
+            for _ in range(_LEGACY_PICKLES):
                 for _ in pickletools.genops(file):  # lists the instructions without executing them
                     pass
         except ValueError:
@@ -164,7 +164,7 @@ def is_cut(path: Path) -> bool:
     return False
 
 
-def architecture_of(content: Any) -> Architecture | None:
+def _architecture_of(content: Any) -> Architecture | None:
     """Return the architecture that a training checkpoint or its `args` contain, if any."""
     if not isinstance(content, dict):
         return None
@@ -172,25 +172,25 @@ def architecture_of(content: Any) -> Architecture | None:
     if isinstance(arguments, argparse.Namespace):
         arguments = vars(arguments)
     for entries in (content, arguments):
-        for key in ARCHITECTURE:
+        for key in _ARCHITECTURE:
             if isinstance(entries, dict) and isinstance(entries.get(key), str):
                 return Architecture(entries[key], "metadata")
     return None
 
 
-def unwrap(content: Any, path: Path) -> dict[Any, Any]:
+def _unwrap(content: Any, path: Path) -> dict[Any, Any]:
     """Return the innermost state dict, or an empty dict if there is none."""
     while isinstance(content, dict):
-        wrapped = [key for key in WRAPPERS if isinstance(content.get(key), dict) and content[key]]
+        wrapped = [key for key in _WRAPPERS if isinstance(content.get(key), dict) and content[key]]
         if not wrapped:
             return content
-        if wrapped[0] in EMA:
+        if wrapped[0] in _EMA:
             logger.warning("%s: the averaged weights (EMA) in %s are used", path, wrapped[0])
         content = content[wrapped[0]]
     return {}
 
 
-def check_tensors(tensors: Mapping[Any, "torch.Tensor"], path: Path) -> None:
+def _check_tensors(tensors: Mapping[Any, "torch.Tensor"], path: Path) -> None:
     """Check that every tensor is an array whose numbers are in the file.
 
     Names that share a tensor, as tied weights do, are counted once.
@@ -200,7 +200,7 @@ def check_tensors(tensors: Mapping[Any, "torch.Tensor"], path: Path) -> None:
     """
     import torch
 
-    room = path.stat().st_size
+    bytes_left = path.stat().st_size
     counted: set[tuple[Any, ...]] = set()
     for name, tensor in tensors.items():
         if tensor.is_nested:
@@ -219,14 +219,14 @@ def check_tensors(tensors: Mapping[Any, "torch.Tensor"], path: Path) -> None:
                 f"{path}: {name} is a quantized tensor ({tensor.dtype}); save the model before "
                 "its quantization"
             )
-        if identity(tensor) in counted:
+        if _identity(tensor) in counted:
             continue
-        counted.add(identity(tensor))
-        room -= tensor.numel() * tensor.element_size()
-        if room < 0:  # a tensor with stride 0 can be larger than its storage
+        counted.add(_identity(tensor))
+        bytes_left -= tensor.numel() * tensor.element_size()
+        if bytes_left < 0:  # a tensor with stride 0 can be larger than its storage
             raise WeightsError(f"{path}: {name} of {[*tensor.shape]} is larger than the file")
 
 
-def identity(tensor: "torch.Tensor") -> tuple[Any, ...]:
-    """Return what two names have in common if and only if they are of the same numbers."""
+def _identity(tensor: "torch.Tensor") -> tuple[Any, ...]:
+    """Return a key that is equal for two tensors if and only if they share their numbers."""
     return tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride()

@@ -51,7 +51,7 @@ class Histogram:
         self.sum = 0.0
 
     def observe(self, value: float) -> None:
-        """Counts a value."""
+        """Count a value."""
         self.counts[bisect_left(self.bounds, value)] += 1
         self.sum += value
 
@@ -79,7 +79,7 @@ class Recorder:
         self.failed_seconds = 0.0
 
     def ran(self, images: int, seconds: float) -> None:
-        """Notes a batch."""
+        """Record a batch and the duration of its inference."""
         with self._lock:
             self._last_inference = time.time()
             self.batch_size.observe(images)
@@ -88,13 +88,13 @@ class Recorder:
             entry[1] += seconds
 
     def answered(self, seconds: float, queue: float, decode: float, compute: float) -> None:
-        """Notes a request that was answered, and where its time went."""
+        """Record an answered request and the time that each of its stages took, in seconds."""
         self._fresh.append((seconds, queue, decode, compute))
         if len(self._fresh) >= MOST_FRESH:
             self.settle()
 
     def settle(self) -> None:
-        """Counts what was noted; who reads the histograms or the outcomes calls this before."""
+        """Add the recorded requests to the statistics; call this before reading any of them."""
         histograms = (self.latency, self.queue, self.decode, self.compute)
         with self._lock:
             while self._fresh:
@@ -103,7 +103,7 @@ class Recorder:
                     histogram.observe(value)
 
     def failed(self, code: str, seconds: float) -> None:
-        """Notes a request that got an error."""
+        """Record a request that failed."""
         with self._lock:
             self.outcomes[code] += 1
             self.failed_seconds += seconds

@@ -24,7 +24,7 @@ class Package:
         self._name = name
 
     def __getattr__(self, name: str) -> Any:
-        """A message's class; of an enumeration, its numbers by name."""
+        """Return the class of a message, or the numbers of an enumeration by their names."""
         full_name = f"{self._name}.{name}"
         try:
             value: Any = GetMessageClass(pool().FindMessageTypeByName(full_name))
@@ -38,7 +38,7 @@ class Package:
         return value
 
     def service(self, name: str) -> ServiceDescriptor:
-        """A service: its full name, its methods, and their messages."""
+        """Return the descriptor of a service: its full name, its methods and their messages."""
         return pool().FindServiceByName(f"{self._name}.{name}")
 
 

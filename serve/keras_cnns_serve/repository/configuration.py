@@ -74,10 +74,10 @@ class ConfigFile:
         self.config = read_config(path)
 
     def changed(self) -> ServerConfig | None:
-        """The configuration, if the file has changed since the last look.
+        """Return the configuration if the file has changed since the last call, otherwise None.
 
         Raises:
-            ConfigError: what it says now is wrong; told once.
+            ConfigError: the new content is wrong; the same content raises it only once.
         """
         content = self._content()
         if content is None or content == self._seen:  # for a moment without the file, nothing ends

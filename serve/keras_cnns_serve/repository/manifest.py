@@ -89,7 +89,7 @@ class Manifest:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Reads and checks a `model.json`.
+    """Read and check a `model.json`.
 
     Raises:
         VersionRefusedError: it is missing, not JSON, of another format, or contradicts itself.
@@ -149,7 +149,7 @@ def _parse(document: dict[str, Any]) -> Manifest:
 
 
 def _get(where: dict[str, Any], path: str, kind: type) -> Any:
-    """The value at the last part of `path`, which must be exactly of this kind."""
+    """Return the value at the last part of `path`, whose type must be exactly `kind`."""
     key = path.rsplit(".", 1)[-1]
     if key not in where:
         raise _wrong(f"{path} is missing")
@@ -174,7 +174,7 @@ def _at_least(low: int, value: int, path: str, high: int | None = None) -> int:
 
 
 def _inside(path: str, place: str) -> str:
-    """A relative POSIX path that cannot leave the directory it is relative to."""
+    """Return a relative POSIX path if it cannot leave the directory it is relative to."""
     parts = PurePosixPath(path).parts
     # A backslash or a drive's colon is a separator to some systems and a name to others.
     if not parts or path.startswith("/") or ".." in parts or any(c in path for c in "\\:\0"):
@@ -191,7 +191,7 @@ def _sha256(text: str) -> str:
 
 
 def _formats(document: dict[str, Any]) -> tuple[Format, ...]:
-    """The formats that this server knows; the others are for other readers."""
+    """Return the formats that this server knows; others are for other readers."""
     formats = _get(document, "formats", dict)
     figures = _figures(document)
     accuracy = _float32_accuracy(document, figures)
@@ -218,7 +218,7 @@ def _formats(document: dict[str, Any]) -> tuple[Format, ...]:
 
 
 def _figures(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """What was measured of each format when it was compared with the original."""
+    """Return the measurements of each format from its comparison with the original model."""
     parity = document.get("parity")
     formats = parity.get("formats") if isinstance(parity, dict) else None
     if not isinstance(formats, dict):
@@ -227,7 +227,7 @@ def _figures(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _float32_accuracy(document: dict[str, Any], figures: dict[str, dict[str, Any]]) -> float | None:
-    """The accuracy on the images of the comparison, of a float32 format or of the original."""
+    """Return the accuracy on the images of the comparison, of a float32 format or the original."""
     for name, (_, precision) in KNOWN_FORMATS.items():
         accuracy = figures.get(name, {}).get("accuracy")
         if precision == "float32" and isinstance(accuracy, int | float):
@@ -300,7 +300,7 @@ def _preprocessing(entry: dict[str, Any]) -> Preprocessing:
 
 
 def _check_agreement(manifest: Manifest) -> None:
-    """What stands in two places must be the same in both."""
+    """Check that values which occur twice in the manifest are equal."""
     pixels = (None, *manifest.preprocessing.crop, manifest.preprocessing.channels)
     if manifest.input.shape != pixels:
         raise _wrong(

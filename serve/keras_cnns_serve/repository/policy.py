@@ -10,7 +10,7 @@ class VersionPolicy(Protocol):
     """Chooses among the versions that lie in a model's directory."""
 
     def choose(self, versions: Collection[int]) -> set[int]:
-        """The versions to serve."""
+        """Return the versions to serve."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Latest:
     count: int = 1
 
     def choose(self, versions: Collection[int]) -> set[int]:
-        """The versions to serve."""
+        """Return the versions to serve."""
         return set(sorted(versions)[-self.count :])
 
 
@@ -29,7 +29,7 @@ class All:
     """Every one."""
 
     def choose(self, versions: Collection[int]) -> set[int]:
-        """The versions to serve."""
+        """Return the versions to serve."""
         return set(versions)
 
 
@@ -40,12 +40,12 @@ class Specific:
     versions: frozenset[int]
 
     def choose(self, versions: Collection[int]) -> set[int]:
-        """The versions to serve."""
+        """Return the versions to serve."""
         return set(self.versions & set(versions))
 
 
 def parse_policy(text: str) -> VersionPolicy:
-    """Reads `latest`, `latest:2`, `all` or `3,4`.
+    """Parse `latest`, `latest:2`, `all` or `3,4`.
 
     Raises:
         ValueError: it is none of these.

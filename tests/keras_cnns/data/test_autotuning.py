@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 
-from keras_cnns.data import Split, Splits, by_content, load_split, open_split, tfds_samples
+from keras_cnns.data import Split, Splits, load_split, open_split
 from keras_cnns.data.autotuning import without_autotuning
-from keras_cnns.data.samples import Samples, Stream
+from keras_cnns.data.pipeline import make_split
+from keras_cnns.data.sources import tfds, tfds_files
+from keras_cnns.data.sources.base import ImageStream, IndexedImages
 from keras_cnns.recipes import AugmentationConfig, load_recipe
 from keras_cnns.training import Run
 from keras_cnns.training.compiling import build_model, for_outputs
@@ -27,7 +29,9 @@ def split(**options: object) -> Split:
 
 def stream() -> Split:
     encoded = tf.data.Dataset.from_tensors((b"", tf.constant(0, tf.int64)))
-    return Split(Stream(1, lambda order, start: encoded.skip(start)), DIGITS, 10, batch_size=1)
+    return make_split(
+        ImageStream(1, lambda order, start: encoded.skip(start)), DIGITS, 10, batch_size=1
+    )
 
 
 def of_two_outputs() -> tf.data.Dataset:
@@ -42,7 +46,8 @@ CASES: dict[str, list[Callable[[], tf.data.Dataset]]] = {
         lambda: split(seed=1, augmentation=CROPS).steps_from(3),
         lambda: stream().steps_from(),
     ],
-    "Split.probe": [lambda: split(seed=1).probe(), lambda: stream().probe()],
+    "Split.probe": [lambda: split(seed=1).probe()],
+    "StreamedSplit.probe": [lambda: stream().probe()],
     "load_split": [lambda: load_split(DIGITS, "test[:20]", batch_size=8)],
     "without_autotuning": [lambda: without_autotuning(tf.data.Dataset.range(3))],
     "for_outputs": [of_two_outputs],
@@ -97,7 +102,7 @@ def test_no_dataset_of_an_exports_samples_is_autotuned(autotuning: list[bool | N
 def test_no_dataset_of_a_split_by_content_is_autotuned(
     monkeypatch: pytest.MonkeyPatch, autotuning: list[bool | None]
 ) -> None:
-    samples = Samples(4, lambda index: (tf.zeros((2, 2, 1), tf.uint8), index))
-    monkeypatch.setattr(tfds_samples, "open_samples", lambda *_: samples)
-    by_content.divide_training(DIGITS)
+    images = IndexedImages(4, lambda index: (tf.zeros((2, 2, 1), tf.uint8), index))
+    monkeypatch.setattr(tfds_files, "open_images", lambda *_: images)
+    tfds.divide_training(DIGITS)
     assert autotuning == [False]

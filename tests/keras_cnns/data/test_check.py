@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 from keras_cnns.cli import app, run
 from keras_cnns.data import Splits, read_labels
 from keras_cnns.data.check import check_folder
-from keras_cnns.data.folder import FolderError
-from keras_cnns.data.image_files import ImageFile, scan_folder
-from keras_cnns.data.splits import assign_splits
+from keras_cnns.data.sources.folder import FolderError
+from keras_cnns.data.sources.folder.files import ImageFile, scan_folder
+from keras_cnns.data.sources.folder.splits import assign_splits
 from keras_cnns.recipes import DataConfig
 
 SPLITS = ("train", "validation", "test")
@@ -50,7 +50,7 @@ def open_all(root: Path, *, skip_bad: bool = False) -> dict[str, int]:
     """Do what `train` does before the first step; return the images of each split."""
     splits = Splits(config_of(root, skip_bad=skip_bad))
     splits.fingerprint()
-    return {split: splits.open(split, batch_size=4).samples for split in SPLITS}
+    return {split: splits.open(split, batch_size=4).num_examples for split in SPLITS}
 
 
 VEHICLES = {"bus": 60, "car": 60, "train": 60}
@@ -84,7 +84,7 @@ def test_split_folders_are_recognised_and_classes_are_not(
 ) -> None:
     fill(tmp_path, counts)
     assert read_labels(config_of(tmp_path)) == labels
-    assert not check_folder(tmp_path).is_bad
+    assert not check_folder(tmp_path).has_errors
     sizes = open_all(tmp_path)
     words = splits.split()
     for split, size in zip(words[::2], words[1::2], strict=True):
@@ -152,7 +152,7 @@ def test_train_refuses_what_check_refuses_with_the_same_words(problem: str, tmp_
     result = CliRunner().invoke(app, ["data", "check", str(tmp_path)])
     assert result.exit_code == 1
     lines = [line.strip() for line in result.output.splitlines()]
-    found = [each for each in check_folder(tmp_path).findings if each.is_bad and each.lines]
+    found = [each for each in check_folder(tmp_path).findings if each.is_error and each.lines]
     assert all(line in lines for finding in found for line in finding.lines)
     assert found[0].title in str(error.value)
     assert all(line in str(error.value) for line in found[0].lines)
@@ -177,8 +177,8 @@ def test_a_small_folder_has_every_class_in_every_split(
     assert splits == assign_splits(files, SPLITS)
     if each <= 7:  # with the copies still a small folder
         files = list(scan_folder(tmp_path).files)
-        sides = assign_splits(files, SPLITS)
-        digests = [{file.digest for file in own} for own in sides.values()]
+        splits = assign_splits(files, SPLITS)
+        digests = [{file.digest for file in own} for own in splits.values()]
         assert sum(map(len, digests)) == 2 * each
         assert min(map(len, digests)) >= 2
 

@@ -1,16 +1,17 @@
-"""TensorFlow's reading of the preprocessing against Pillow's."""
+"""The preprocessing in TensorFlow equals Pillow's."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from keras_cnns.data import preprocess
+from keras_cnns.recipes import Preprocessing, load_recipe
 
 BICUBIC = Image.Resampling.BICUBIC
 
 
 def photograph(height: int, width: int, channels: int) -> np.ndarray:
-    """Return smooth colours with some noise: what a camera gives, made."""
+    """Return an artificial photograph: smooth colours with some noise."""
     generator = np.random.default_rng(height * width)
     coarse = generator.uniform(0, 255, (6, 6, channels)).astype(np.uint8)
     planes = [
@@ -37,15 +38,9 @@ def pillow(image: np.ndarray, shorter: int, crop: int) -> np.ndarray:
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("size", [(375, 500), (501, 333), (97, 64), (256, 256), (40, 41)])
-def test_it_is_pillows_to_one_level(size: tuple[int, int], channels: int) -> None:
+def test_it_equals_pillow_within_one_level(size: tuple[int, int], channels: int) -> None:
     image = photograph(*size, channels)
-    settings = {
-        "resize_shorter": 64,
-        "crop": 56,
-        "interpolation": "bilinear",
-        "antialias": True,
-        "channels": channels,
-    }
+    settings = Preprocessing(resize_shorter=64, crop=56, channels=channels)
     difference = np.abs(
         preprocess(image, settings).numpy().astype(int) - pillow(image, 64, 56).astype(int)
     )
@@ -53,8 +48,17 @@ def test_it_is_pillows_to_one_level(size: tuple[int, int], channels: int) -> Non
 
 
 def test_channels_are_converted() -> None:
-    settings = {"resize_shorter": 8, "crop": 8, "interpolation": "bilinear", "antialias": True}
     grey, colour = photograph(8, 8, 1), photograph(8, 8, 3)
-    assert preprocess(colour, {**settings, "channels": 1}).shape == (8, 8, 1)
-    as_colour = preprocess(grey, {**settings, "channels": 3})
+    assert preprocess(colour, Preprocessing(8, 8, channels=1)).shape == (8, 8, 1)
+    as_colour = preprocess(grey, Preprocessing(8, 8, channels=3))
     np.testing.assert_array_equal(as_colour, np.repeat(grey, 3, axis=-1))
+
+
+def test_a_recipes_preprocessing_has_the_keys_of_model_json() -> None:
+    assert load_recipe("imagenet-resnet50").data.preprocessing().to_dict() == {
+        "resize_shorter": 256,
+        "crop": 224,
+        "interpolation": "bilinear",
+        "antialias": True,
+        "channels": 3,
+    }

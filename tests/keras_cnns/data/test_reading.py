@@ -25,13 +25,14 @@ from keras_cnns.data import (
     Splits,
     decoding,
     fingerprint,
-    folder,
-    image_files,
     images,
     pipeline,
     read_labels,
 )
-from keras_cnns.data.folder import FolderError
+from keras_cnns.data.sources import base
+from keras_cnns.data.sources.folder import Folder, FolderError
+from keras_cnns.data.sources.folder import files as folder_files
+from keras_cnns.data.sources.folder import source as folder_source
 from keras_cnns.models import resnet
 from keras_cnns.recipes import AugmentationConfig, DataConfig, Recipe, load_recipe
 from keras_cnns.report import run_report
@@ -167,9 +168,9 @@ def count_decoded(patch: pytest.MonkeyPatch) -> Counter[bytes]:
     def counted_with_pillow(content: bytes, channels: int = 3) -> np.ndarray:
         return read_pixels(note(content), channels)
 
-    for module in (decoding, folder):
+    for module in (decoding, folder_source):
         patch.setattr(module, "decode", counted)
-    for module in (decoding, image_files):
+    for module in (decoding, folder_files):
         patch.setattr(module, "read_pixels", counted_with_pillow)
     return found
 
@@ -227,7 +228,7 @@ def test_a_split_folder_is_read_alone_and_once(
     assert not opened()
     for _ in range(2):
         batches = splits.open(split, batch_size=3, in_memory=in_memory)
-        assert batches.samples == len(files) == 8
+        assert batches.num_examples == len(files) == 8
         assert collect(batches.epoch(0))[1].tolist() == [0] * 4 + [1] * 4
     assert opened() == dict.fromkeys(files, 1)
     assert decoded == expected
@@ -244,7 +245,7 @@ def test_commands_open_each_file_of_their_splits_once(
     limit: int, training: Training, watch: Callable[[Path], Take], decoded: Counter[bytes],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(pipeline, "PIXELS_LIMIT", limit)
+    monkeypatch.setattr(base, "PIXELS_LIMIT", limit)
     photos = training.photos
     expected = {split: contents(photos, files_of(photos, split)) for split in SPLITS}
     opened = watch(photos)
@@ -259,7 +260,7 @@ def test_commands_open_each_file_of_their_splits_once(
     assert_read("validation")
     assert run(app, ["report", str(training.run.path)], "keras-cnns") == 0
     assert_read("test")
-    splits = Splits(training.run.recipe.data)  # what an export with int8 formats reads
+    splits = Splits(training.run.recipe.data)  # as an export with int8 formats
     list(splits.open("validation", batch_size=64, in_memory=False))
     assert_read("validation")
     list(shuffled_split(splits, "train"))
@@ -290,7 +291,7 @@ def test_a_folder_without_split_folders_is_read_once(
     splits = Splits(config_of(classes))
     splits.fingerprint()
     found = [splits.open(split, batch_size=8) for split in SPLITS]
-    assert sum(split.samples for split in found) == 60
+    assert sum(split.num_examples for split in found) == 60
     for split in (*found, *found):
         collect(split.epoch(0))
     assert opened() == dict.fromkeys(every, 1)
@@ -305,12 +306,12 @@ def test_a_split_that_is_taken_from_training_reads_the_training_folder(
         write_image(photos / "train" / CLASSES[seed % 2] / f"{seed}.png", seed)
     opened = watch(photos)
     config = config_of(photos)
-    assert Splits(config).open("validation", batch_size=8).samples == 8
+    assert Splits(config).open("validation", batch_size=8).num_examples == 8
     assert opened() == dict.fromkeys(files_of(photos, "validation"), 1)
-    count = Splits(config).open("test", batch_size=8).samples
+    count = Splits(config).open("test", batch_size=8).num_examples
     assert count > 0
     assert opened() == dict.fromkeys(files_of(photos, "train"), 1)
-    monkeypatch.setattr(pipeline, "PIXELS_LIMIT", 0)
+    monkeypatch.setattr(base, "PIXELS_LIMIT", 0)
     assert len(collect(Splits(config).open("test", batch_size=8))[1]) == count
     counts = opened()
     assert set(counts) == files_of(photos, "train")
@@ -323,7 +324,7 @@ def test_a_split_beyond_the_limit_is_read_once_by_the_check_and_in_each_epoch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     write_image(photos / "train/cat/2.png", 100)  # one image too many
-    monkeypatch.setattr(pipeline, "PIXELS_LIMIT", 8 * (8 * 8 * 3))
+    monkeypatch.setattr(base, "PIXELS_LIMIT", 8 * (8 * 8 * 3))
     opened = watch(photos)
     splits = Splits(config_of(photos))
     splits.fingerprint()
@@ -343,10 +344,10 @@ def test_of_a_split_beyond_the_limit_only_the_files_of_the_batches_are_opened(
     ahead = pipeline.PREFETCHED + available_cores() + 1
     for seed in range(100, 100 + 2 * ahead):
         write_image(photos / "train/cat" / f"{seed}.bmp", seed)
-    monkeypatch.setattr(pipeline, "PIXELS_LIMIT", 0)
+    monkeypatch.setattr(base, "PIXELS_LIMIT", 0)
     opened = watch(photos)
     batches = Splits(config_of(photos)).open("train", batch_size=1, seed=0)
-    assert batches.samples == 8 + 2 * ahead
+    assert batches.num_examples == 8 + 2 * ahead
     assert not opened()
     next(iter(batches))
     counts = opened()
@@ -363,7 +364,7 @@ def test_of_a_split_by_content_beyond_the_limit_its_own_images_alone_are_decoded
 
     kept = read(Splits(config_of(classes)))
     every = files_of(classes, *CLASSES)
-    monkeypatch.setattr(pipeline, "PIXELS_LIMIT", 0)
+    monkeypatch.setattr(base, "PIXELS_LIMIT", 0)
     decoded.clear()
     opened = watch(classes)
     splits = Splits(config_of(classes))
@@ -395,7 +396,7 @@ def test_pixels_that_the_check_kept_are_those_read_anew(
         return collect(splits.open("test[1:]", batch_size=8, seed=1, check_first=check_first))
 
     kept = read(check_first=True)
-    monkeypatch.setattr(pipeline, "PIXELS_LIMIT", 0)
+    monkeypatch.setattr(base, "PIXELS_LIMIT", 0)
     for check_first in (True, False):
         for part, anew in zip(kept, read(check_first=check_first), strict=True):
             np.testing.assert_array_equal(part, anew)
@@ -405,7 +406,7 @@ def test_pixels_that_the_check_kept_are_those_read_anew(
 def test_a_part_of_a_training_checks_all_its_files_first(
     use: Callable[[Recipe], object], photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "PIXELS_LIMIT", 0)
+    monkeypatch.setattr(base, "PIXELS_LIMIT", 0)
     shutil.copy(photos / "train/cat/1.png", photos / "train/dog/copy.png")
     with pytest.raises(FolderError, match="the same image in different classes"):
         use(recipe_of(photos))
@@ -416,7 +417,7 @@ def test_bad_files_beyond_the_limit_are_refused_when_they_are_read(
 ) -> None:
     test = photos / "test"
     shutil.copy(test / "cat/1.png", test / "dog/copy.png")
-    monkeypatch.setattr(pipeline, "PIXELS_LIMIT", 0)
+    monkeypatch.setattr(base, "PIXELS_LIMIT", 0)
     # Copies are found by a training alone, which checks first.
     assert len(collect(Splits(config_of(photos)).open("test", batch_size=2))[1]) == 9
     whole = (test / "cat/1.jpg").read_bytes()
@@ -451,7 +452,7 @@ def test_images_without_an_images_name_are_found_beyond_the_limit(
     write_image(photos / "test/cat/photo", 100)
     (photos / "test/cat/notes.txt").write_text("no image")
     (photos / "test/cat/.hidden.png").write_bytes(b"no image")
-    monkeypatch.setattr(pipeline, "PIXELS_LIMIT", 0)
+    monkeypatch.setattr(base, "PIXELS_LIMIT", 0)
     expected = contents(
         photos,
         files_of(photos, "test") - {"test/cat/notes.txt", "test/cat/.hidden.png"}
@@ -468,27 +469,29 @@ def test_images_without_an_images_name_are_found_beyond_the_limit(
 def test_a_training_with_an_inception_crop_keeps_no_pixels_of_its_images(
     photos: Path, classes: Path
 ) -> None:
-    for root, origin in ((photos, "train"), (classes, None)):
+    for root, split_folder in ((photos, "train"), (classes, None)):
         splits = Splits(config_of(root))
         splits.fingerprint()
-        kept = weakref.ref(splits._folder._kept[origin][0])
+        source = splits._source
+        assert isinstance(source, Folder)
+        kept = weakref.ref(source._kept[split_folder][0])
         training = splits.open("train", batch_size=8, seed=1, augmentation=CROPS)
         assert kept() is None
         every = files_of(root, *SPLITS, *CLASSES)
-        assert sum(len(each) for each, _ in splits._folder._kept.values()) == (
-            len(every) - training.samples
+        assert sum(len(each) for each, _ in source._kept.values()) == (
+            len(every) - training.num_examples
         )
     expected = collect(Splits(config_of(classes)).open("validation", batch_size=8))
     for part, other in zip(expected, collect(splits.open("validation", batch_size=8)), strict=True):
         np.testing.assert_array_equal(part, other)
 
 
-def test_what_is_wrong_with_another_split_stops_the_training_only(photos: Path) -> None:
+def test_problems_of_another_split_stop_only_a_training(photos: Path) -> None:
     (photos / "train/cat/cut.png").write_bytes(b"no image")
     shutil.copy(photos / "train/cat/1.png", photos / "test/cat/copy.png")
     config = config_of(photos)
-    assert Splits(config).open("test", batch_size=8).samples == 9
-    assert Splits(config).open("validation", batch_size=8).samples == 8
+    assert Splits(config).open("test", batch_size=8).num_examples == 9
+    assert Splits(config).open("validation", batch_size=8).num_examples == 8
     for open_splits in (
         lambda splits: splits.fingerprint(),
         lambda splits: [splits.open(name, batch_size=8) for name in ("test", "train")],
@@ -501,7 +504,7 @@ def test_what_is_wrong_with_another_split_stops_the_training_only(photos: Path) 
         Splits(config).open("train[:2]", batch_size=2)
     # Which copy is left out, and so which classes there are, depends on all splits.
     skipping = Splits(replace(config, skip_bad=True))
-    assert [skipping.open(name, batch_size=8).samples for name in SPLITS] == [7, 8, 9]
+    assert [skipping.open(name, batch_size=8).num_examples for name in SPLITS] == [7, 8, 9]
 
 
 def test_a_split_folder_of_bad_files_alone_is_replaced_from_training(photos: Path) -> None:
@@ -527,7 +530,7 @@ def test_a_class_is_a_folder_with_an_image_whatever_its_name(
     assert opened() == {
         name: 1 for split in SPLITS for name in (f"{split}/owl/0", f"{split}/notes/1.txt")
     }
-    assert Splits(config_of(photos)).open("test", batch_size=8).samples == 11
+    assert Splits(config_of(photos)).open("test", batch_size=8).num_examples == 11
 
 
 def test_a_split_that_is_missing_is_an_error_without_reading(

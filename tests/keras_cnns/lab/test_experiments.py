@@ -37,17 +37,17 @@ def test_an_experiment_is_trained_and_shown(
 ) -> None:
     depth = EXPERIMENTS["depth"]
     assert depth
-    small: dict[str, tuple[str, ...]] = {
+    variants: dict[str, tuple[str, ...]] = {
         "plain": ("model.name=plain20",),
         "residual": ("model.name=resnet20",),
     }
-    tiny = replace(depth, common=(*depth.common, *TINY), variants=small)
+    tiny = replace(depth, common=(*depth.common, *TINY), variants=variants)
     monkeypatch.setitem(experiments.EXPERIMENTS, "depth", tiny)
-    told: list[str] = []
-    path = run_experiment("depth", tmp_path, told.append)
-    assert told == ["depth: plain", "depth: residual"]
+    logged: list[str] = []
+    path = run_experiment("depth", tmp_path, logged.append)
+    assert logged == ["depth: plain", "depth: residual"]
     html = path.read_text()
     assert depth.claim in html
-    assert 'aria-label="plain: gradient norm"' in html
-    assert 'aria-label="residual: standard deviation of activations"' in html
+    assert 'alt="plain: gradient norm: ' in html
+    assert 'alt="residual: standard deviation of activations: ' in html
     assert (tmp_path / "depth" / "plain" / "report.html").is_file()

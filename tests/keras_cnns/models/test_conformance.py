@@ -1,8 +1,8 @@
-"""Every net of the registry, by the same rules. A net without its golden row fails.
+"""Every model of the registry is tested by the same rules; one without a golden row fails.
 
 The golden file has, for the paper's input size: trainable parameters, multiply-adds, and a digest
-of the layers' names, which are checkpoint API. After a change that is meant, and only then:
-`python tests/keras_cnns/models/test_conformance.py` writes it anew.
+of the layers' names, which are checkpoint API. After an intended change,
+`python tests/keras_cnns/models/test_conformance.py` rewrites it.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ import pytest
 from keras_cnns.models import MODELS, build, cost
 from keras_cnns.models.googlenet import VARIANTS
 from keras_cnns.models.heads import deep_recursion
-from keras_cnns.models.resnet import ARCHITECTURES, Architecture, grouped_bottleneck, resnet
+from keras_cnns.models.resnet import ARCHITECTURES, Architecture, resnet
 
 GOLDEN = Path(__file__).with_name("golden.json")
 
@@ -43,22 +43,22 @@ def golden() -> dict[str, Any]:
 
 
 def tiny(kind: str | Architecture, **options: Any) -> keras.Model:
-    """Return a net of this kind for 32x32 images and 3 classes."""
+    """Return a model of this kind for 32x32 images and 3 classes."""
     options = {"input_shape": (32, 32, 3), "classes": 3, **options}
     return build(kind, **options) if isinstance(kind, str) else resnet(kind, **options)
 
 
 def kind_of(name: str) -> str | Architecture:
-    """Return what is left of a net at one narrow block a stage: `resnet50` and 101 are alike."""
+    """Return the model with one narrow block in each stage: `resnet50` and 101 are then equal."""
     if name in VARIANTS:
         return name
     row = ARCHITECTURES[name]
-    narrowest = 128 if row.block is grouped_bottleneck else 16  # 32 groups need a width of 64
+    narrowest = 128 if row.groups > 1 else 16  # 32 groups need a width of 64
     filters = tuple(narrowest * 2**stage for stage in range(len(row.blocks)))
     return replace(row, blocks=(1,) * len(row.blocks), filters=filters)
 
 
-KINDS = {kind_of(name): name for name in reversed(MODELS)}  # each by the first of its nets
+KINDS = {kind_of(name): name for name in reversed(MODELS)}  # each by its first model
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +67,7 @@ def _forget_graphs() -> Iterator[None]:
     keras.utils.clear_session()
 
 
-def test_the_golden_file_has_a_row_for_each_net() -> None:
+def test_the_golden_file_has_a_row_for_each_model() -> None:
     assert list(golden()) == list(MODELS)
 
 
@@ -76,8 +76,7 @@ def test_size_and_layer_names_are_golden(name: str) -> None:
     model = build(name)
     measured = measure(model)
     assert measured == golden()[name]
-    entry = MODELS[name]
-    assert entry.cost == cost(model)
+    assert MODELS[name].cost == cost(model)
     assert model.name == name
     classes = 1000 if model.input.shape[1] == 224 else 10
     assert model.output.shape == (None, classes)
@@ -106,7 +105,7 @@ def test_a_step_of_training_lowers_the_loss(kind: str | Architecture) -> None:
     model = tiny(kind, aux_heads=True)
     for layer in model.layers:
         if isinstance(layer, keras.layers.Dropout):
-            layer.rate = 0.0  # what it drops would be noise on the loss
+            layer.rate = 0.0  # dropout would be noise on the loss
     outputs = list(model.output)
     assert outputs == ["main", *(f"aux{number}" for number in range(1, len(outputs)))]
     assert all(output.shape == (None, 3) for output in model.output.values())
@@ -122,7 +121,7 @@ def test_a_step_of_training_lowers_the_loss(kind: str | Architecture) -> None:
     assert after < before
 
 
-def test_the_deepest_net_can_be_loaded(tmp_path: Path) -> None:
+def test_the_deepest_model_can_be_loaded(tmp_path: Path) -> None:
     model = build("resnet164_v2", input_shape=(8, 8, 3))
     model.save(tmp_path / "model.keras")
     with deep_recursion():

@@ -1,4 +1,4 @@
-"""The counter of multiply-adds against counts by hand, and a net's stages."""
+"""Multiply-adds are those counted by hand; a model's stages add up to its total."""
 
 import keras
 import pytest
@@ -45,7 +45,7 @@ def test_a_layer_is_counted_as_by_hand(
         ("resnet50", 4.089e9),
     ],
 )
-def test_nets_cost_what_is_published(name: str, multiply_adds: float) -> None:
+def test_models_cost_what_is_published(name: str, multiply_adds: float) -> None:
     assert cost(build(name)).multiply_adds == pytest.approx(multiply_adds, rel=2e-4)
 
 
@@ -58,8 +58,8 @@ def test_the_table_of_the_inception_modules_docstring_is_true(naive: bool) -> No
     form = "naive" if naive else "with reduction"
     table = (inception_module.__doc__ or "").splitlines()
     (line,) = [line for line in table if f"| {form}" in line]
-    figures = [int(cell.replace(",", "")) for cell in line.split("|")[2:5]]
-    assert figures == [model.output.shape[-1], counted.parameters, counted.multiply_adds]
+    numbers = [int(cell.replace(",", "")) for cell in line.split("|")[2:5]]
+    assert numbers == [model.output.shape[-1], counted.parameters, counted.multiply_adds]
 
 
 def test_stages_add_up_to_the_total() -> None:
@@ -72,6 +72,6 @@ def test_stages_add_up_to_the_total() -> None:
     assert by_name["aux2"] == 3_190_888
 
 
-def test_a_net_without_a_fixed_size_cannot_be_counted() -> None:
+def test_a_model_without_a_fixed_size_cannot_be_counted() -> None:
     with pytest.raises(ValueError, match="has no fixed size"):
         cost(build("resnet20", input_shape=(None, None, 3)))

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_cnns.models import build, convolution, layers
+from keras_cnns.models import build, cpu_kernels, layers
 from keras_cnns.models.batch_normalization import BatchNormalization
 from keras_cnns.models.convolution import Conv2D
 
@@ -132,9 +132,9 @@ def test_convolution_and_its_gradients_are_keras(
 ) -> None:
     import tensorflow as tf
 
-    monkeypatch.setattr(convolution, "_has_avx512", lambda: has_avx512)
-    most = {(1, 1): 1000, (3, 3): 1000, (5, 5): 1000} if products else {}
-    monkeypatch.setattr(convolution, "POSITIONS_OF_A_PRODUCT", most)
+    monkeypatch.setattr(cpu_kernels, "has_avx512", lambda: has_avx512)
+    limits = {(1, 1): 1000, (3, 3): 1000, (5, 5): 1000} if products else {}
+    monkeypatch.setattr(cpu_kernels, "MAX_POSITIONS_FOR_MATMUL", limits)
 
     options = {"strides": strides, "padding": padding, "groups": groups, "use_bias": use_bias}
     ours = Conv2D(6, kernel_size, activation="relu", **options)
@@ -190,7 +190,7 @@ def test_renormalisation_is_keras_own() -> None:
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 @pytest.mark.parametrize("name", ["resnet20", "googlenet", "googlenet_bn"])
-def test_nets_train_in_mixed_precision(name: str, policy: str) -> None:
+def test_models_train_in_mixed_precision(name: str, policy: str) -> None:
     keras.config.set_dtype_policy(policy)
     try:
         model = build(name, input_shape=(32, 32, 1), classes=3)

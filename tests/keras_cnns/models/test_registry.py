@@ -1,20 +1,24 @@
-"""The registry, and what every net of it promises."""
+"""The registry: names, functions and options; sizes, outputs and layer names of its models."""
 
+import inspect
 import json
+import pydoc
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import keras
 import numpy as np
 import pytest
 
-from keras_cnns.models import build
+from keras_cnns import models, registry
+from keras_cnns.models import MODELS, build
 from keras_cnns.models.googlenet import googlenet
 from keras_cnns.models.resnet import ARCHITECTURES, resnet
 
-IMAGENET = {"input_shape": (224, 224, 3), "classes": 1000}
-SMALL = {"input_shape": (32, 32, 3), "classes": 10}
+IMAGENET: dict[str, Any] = {"input_shape": (224, 224, 3), "classes": 1000}
+SMALL: dict[str, Any] = {"input_shape": (32, 32, 3), "classes": 10}
 LAYER_NAMES = Path(__file__).with_name("layer_names.json")
 
 
@@ -81,7 +85,7 @@ def googlenet_with_heads() -> keras.Model:
 )
 def test_outputs_are_probabilities_by_name(name: str) -> None:
     images = np.random.default_rng(0).uniform(0, 1, (2, 32, 32, 1)).astype("float32")
-    options = {"input_shape": (32, 32, 1), "classes": 7}
+    options: dict[str, Any] = {"input_shape": (32, 32, 1), "classes": 7}
     single = build(name, **options)
     assert not isinstance(single.output, dict)
     several = build(name, **options, aux_heads=True)
@@ -96,13 +100,13 @@ def test_outputs_are_probabilities_by_name(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["resnet20", "googlenet", "googlenet_bn"])
 def test_layer_names_are_checkpoint_api(name: str) -> None:
-    """A name that changes makes yesterday's files unreadable: change the golden only on purpose."""
+    """A changed name makes earlier files unreadable: change the golden file only on purpose."""
     model = build(name, **SMALL, aux_heads=True)
     assert [layer.name for layer in model.layers] == json.loads(LAYER_NAMES.read_text())[name]
 
 
 @pytest.mark.parametrize("name", ["resnet20", "googlenet", "googlenet_bn"])
-def test_saved_and_loaded_it_is_the_same_net(name: str, tmp_path: Path) -> None:
+def test_saved_and_loaded_it_is_the_same_model(name: str, tmp_path: Path) -> None:
     images = np.random.default_rng(0).uniform(0, 1, (2, 32, 32, 3)).astype("float32")
     model = build(name, **SMALL)
     model.save(tmp_path / "model.keras")
@@ -125,7 +129,7 @@ def test_googlenet_feature_maps_have_the_tables_sizes(size: int, maps: dict[str,
     assert {name: output.shape[1] for name, output in model.output.items()} == maps
 
 
-def test_the_top_can_be_left_away() -> None:
+def test_the_classifier_can_be_left_out() -> None:
     images = np.zeros((1, 32, 32, 3), "float32")
     assert build("resnet20", include_top=False)(images).shape == (1, 8, 8, 64)
     assert build("resnet20", include_top=False, pooling="avg")(images).shape == (1, 64)
@@ -187,3 +191,72 @@ def test_an_unknown_row_of_a_family_is_named_with_the_nearest(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         family(name)
+
+
+def test_a_model_is_a_row_a_name_and_a_function() -> None:
+    assert get_args(registry.ModelName) == tuple(MODELS)
+    assert len(registry.FUNCTIONS) == len(MODELS)
+    for name, function in {
+        "googlenet_bn": "GoogLeNetBN",
+        "plain20": "Plain20",
+        "resnet1001_v2": "ResNet1001V2",
+        "resnet50_v2_keras": "ResNet50V2Keras",
+        "resnext50_32x4d": "ResNeXt50",
+        "wide_resnet28_10": "WideResNet28x10",
+    }.items():
+        assert getattr(models, function) is MODELS[name].build
+        assert MODELS[name].build.__name__ == function
+    assert {*registry.FUNCTIONS, "build", "MODELS"} <= {*dir(models)} & {*models.__all__}
+    with pytest.raises(AttributeError, match="no attribute 'ResNet51'; did you mean 'ResNet5"):
+        _ = models.ResNet51
+
+
+def test_functions_and_options_can_be_read_by_help_and_editors() -> None:
+    signature = inspect.signature(build)
+    parameters = list(signature.parameters)[1:]
+    assert all(each.annotation is not each.empty for each in signature.parameters.values())
+    assert list(inspect.signature(models.ResNet50).parameters) == parameters
+    parameters.remove("shortcut")
+    assert list(inspect.signature(models.GoogLeNet).parameters) == parameters
+    page = pydoc.plain(pydoc.render_doc(models.ResNet50))
+    assert "ResNet50(input_shape: " in page
+    assert "arXiv:1512.03385" in page
+    assert "classes: number of classes" in page
+    assert "model: " not in page
+    assert "resnet1202" in pydoc.plain(pydoc.render_doc(build))
+    model = models.ResNet20((32, 32, 1), 4, name="mine")
+    assert (model.name, model.output.shape) == ("mine", (None, 4))
+    assert build("resnet20", name="mine").name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("call", "option", "nearest"),
+    [
+        (build, "num_classes", "classes"),
+        (build, "in_chans", "input_shape"),
+        (build, "aux_logits", "aux_heads"),
+        (build, "pretrained", "weights"),
+        (build, "input_shapes", "input_shape"),
+        (MODELS["resnet20"].build, "num_classes", "classes"),
+        (MODELS["googlenet"].build, "poolin", "pooling"),
+    ],
+)
+def test_an_unknown_option_is_named_with_the_nearest(
+    call: Callable[..., keras.Model], option: str, nearest: str
+) -> None:
+    arguments = ("resnet20",) if call is build else ()
+    with pytest.raises(TypeError, match=f"no option '{option}'; did you mean '{nearest}'"):
+        call(*arguments, **{option: 10})
+
+
+def test_googlenet_has_no_shortcut() -> None:
+    with pytest.raises(TypeError, match="googlenet has no option 'shortcut'"):
+        build("googlenet", shortcut="A")
+    with pytest.raises(TypeError, match="no option 'shortcut'"):
+        models.GoogLeNet(shortcut="A")
+
+
+def test_a_cost_that_is_not_stated_is_computed() -> None:
+    stated = MODELS["resnet20"]
+    computed = replace(stated, row=replace(stated.row, cost=None))
+    assert computed.cost == stated.cost

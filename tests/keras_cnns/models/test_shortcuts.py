@@ -1,7 +1,7 @@
-"""The lecture's equations on a block of two layers, worked out by hand.
+"""The lecture's equations for a block of two layers, computed by hand.
 
-a^l = f(Z^l + a^(l-2)) and a^l = f(Z^l + W a^(l-2)), f being ReLU. With 1x1 convolutions on one
-position and norms that do nothing, Z = V relu(U a) is two small matrices.
+a^l = f(z^l + a^(l-2)) and a^l = f(z^l + W a^(l-2)), where f is ReLU. On a map of one pixel only the
+middle of a 3x3 kernel acts: with normalisations that are the identity, z = V relu(U a).
 """
 
 from typing import Any
@@ -13,12 +13,13 @@ import tensorflow as tf
 
 from keras_cnns.models import build
 from keras_cnns.models.resnet import (
-    OPTIONS,
-    SHORTCUTS,
-    Conv,
-    preactivation_block,
-    residual_block,
+    ARCHITECTURES,
+    basic_block,
+    bottleneck_block,
+    preactivation_basic_block,
+    preactivation_bottleneck_block,
 )
+from keras_cnns.models.shortcuts import OPTIONS, SHORTCUTS
 
 U = np.array([[1.0, -2.0], [0.5, 1.0]])  # [in, out]
 V = np.array([[2.0, -1.0], [1.0, 3.0]])
@@ -27,18 +28,33 @@ A = np.array([1.0, 2.0])
 
 
 def block(shortcut: str, filters: int = 2, stride: int = 1) -> keras.Model:
-    """Return a block whose norms are the identity, so that only the matrices act."""
+    """Return a block whose normalisations are the identity, so that only the matrices act."""
     inputs = keras.Input((1, 1, 2))
-    convs = (Conv(1, filters, stride), Conv(1, filters))
-    model = keras.Model(inputs, residual_block(inputs, convs, shortcut=shortcut, name="block"))
+    row = ARCHITECTURES["resnet18"]
+    outputs = basic_block(inputs, row, filters, stride, SHORTCUTS[shortcut], name="block")
+    model = keras.Model(inputs, outputs)
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.epsilon = 0.0
     matrices = {"block_conv1": U, "block_conv2": V, "block_shortcut_conv": W}
     for name, matrix in matrices.items():
         if any(layer.name == name for layer in model.layers):
-            model.get_layer(name).set_weights([matrix[None, None].astype("float32")])
+            model.get_layer(name).set_weights([around(matrix, model.get_layer(name))])
     return model
+
+
+def around(matrix: np.ndarray, layer: keras.layers.Layer) -> np.ndarray:
+    """Return a kernel of the layer's window that has the matrix in its middle, else zeros."""
+    kernel = np.zeros(layer.kernel.shape, "float32")
+    kernel[kernel.shape[0] // 2, kernel.shape[1] // 2] = matrix
+    return kernel
+
+
+def middle(gradient: Any) -> np.ndarray:
+    """Return the gradient of the matrix in the middle of a kernel."""
+    kernel = np.asarray(gradient)
+    found: np.ndarray = kernel[kernel.shape[0] // 2, kernel.shape[1] // 2]
+    return found
 
 
 def evaluate(model: keras.Model) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -50,7 +66,8 @@ def evaluate(model: keras.Model) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         total = tf.reduce_sum(output)
     kernels = {layer.name: layer.kernel.value for layer in model.layers if hasattr(layer, "kernel")}
     gradients = tape.gradient(total, {"a": a, **kernels})
-    return np.ravel(output), {name: np.squeeze(value) for name, value in gradients.items()}
+    found = {name: middle(value) for name, value in gradients.items() if name != "a"}
+    return np.ravel(output), {"a": np.ravel(gradients["a"]), **found}
 
 
 def test_identity_skip_by_hand() -> None:
@@ -79,7 +96,7 @@ def test_the_identity_carries_the_gradient_past_a_dead_block() -> None:
     """With Z cut off, a plain block's gradient vanishes, a residual block's does not."""
     for shortcut, expected in (("identity", np.ones(2)), ("none", np.zeros(2))):
         model = block(shortcut)
-        model.get_layer("block_conv2").set_weights([np.zeros((1, 1, 2, 2))])
+        model.get_layer("block_conv2").set_weights([np.zeros((3, 3, 2, 2))])
         np.testing.assert_array_equal(evaluate(model)[1]["a"], expected)
 
 
@@ -106,13 +123,21 @@ def test_gates_begin_nearly_closed() -> None:
     np.testing.assert_array_equal(gate.bias, [-6.0, -6.0])
 
 
-@pytest.mark.parametrize("make", [residual_block, preactivation_block])
+@pytest.mark.parametrize(
+    "make",
+    [
+        basic_block,
+        bottleneck_block,
+        preactivation_basic_block,
+        preactivation_bottleneck_block,
+    ],
+)
 @pytest.mark.parametrize("shortcut", SHORTCUTS)
 def test_every_shortcut_fits_every_change_of_shape(make: Any, shortcut: str) -> None:
+    row = ARCHITECTURES["resnet50"]
     for channels, filters, stride in ((4, 4, 1), (4, 8, 2), (4, 8, 1)):
         inputs = keras.Input((6, 6, channels))
-        convs = (Conv(3, filters, stride), Conv(3, filters))
-        output = make(inputs, convs, shortcut=shortcut, name="block")
+        output = make(inputs, row, filters, stride, SHORTCUTS[shortcut], name="block")
         assert output.shape == (None, 6 // stride, 6 // stride, filters)
 
 

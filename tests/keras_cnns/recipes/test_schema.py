@@ -1,10 +1,11 @@
-"""Recipes: read, overridden, refused."""
+"""Recipes are read, changed by overrides, and rejected with an error that helps."""
 
 import tomllib
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import tomli_w
 
 from keras_cnns.models import MODELS
 from keras_cnns.recipes import (
@@ -15,10 +16,11 @@ from keras_cnns.recipes import (
     load_run_recipe,
     parse_recipe,
 )
+from keras_cnns.recipes.renamed_keys import RENAMED_KEYS
 
 
 @pytest.mark.parametrize("name", list_recipes())
-def test_built_in_recipes_are_whole(name: str) -> None:
+def test_built_in_recipes_are_valid(name: str) -> None:
     recipe = load_recipe(name)
     assert recipe.model.name in MODELS
     assert parse_recipe(tomllib.loads(format_recipe(recipe))) == recipe
@@ -53,8 +55,10 @@ def test_overrides_are_toml_values_or_bare_words() -> None:
         ("optimizer.momentum=1.0", "optimizer.momentum is 1.0: input should be less than 1"),
         ("optimizer.schedule=stairs", "'one_cycle' or 'exponential'"),
         ("optimizer.schedule=step", "needs decay_at_epochs or decay_at_steps"),
-        ("optimizer.warmup_steps=9", "warmup_steps and warmup_learning_rate belong together"),
-        ("optimizer.hold_rate=0.0", "hold_rate was replaced by optimizer.warmup_learning_rate: "),
+        (
+            "optimizer.constant_warmup_steps=9",
+            "constant_warmup_steps and constant_warmup_learning_rate belong together",
+        ),
         ("model.frozen_epochs=1", "frozen_epochs needs weights"),
         ("data.name=folder", 'name = "folder" and name = "idx" need a path'),
         ("data.path=photos", 'name = "folder" and name = "idx" need a path'),
@@ -64,19 +68,21 @@ def test_overrides_are_toml_values_or_bare_words() -> None:
         ("training.seed=true", "training.seed is True"),
         ("data.channels=2", "data.channels is 2: input should be 1 or 3"),
         ("data.mean=[1.0, 2.0]", "mean has 2 values for 1 channels"),
-        ("data.std=[0.0]", "each must be above 0"),
+        ("data.std=[0.0]", "each value must be above 0"),
         ("data.image_size=64", "resize_shorter is 32; it must be at least image_size, 64"),
-        ("optimizer=3", "not of the form section.key=value"),
-        ("learning_rate=3", "not of the form section.key=value"),
+        ("optimizer=3", "does not have the form section.key=value"),
+        ("learning_rate=3", "does not have the form section.key=value"),
     ],
 )
-def test_a_wrong_override_names_key_value_and_what_is_allowed(override: str, message: str) -> None:
+def test_the_error_of_an_override_names_the_key_the_value_and_what_is_allowed(
+    override: str, message: str
+) -> None:
     with pytest.raises(RecipeError) as error:
         load_recipe("digits-resnet20", [override])
     assert message in str(error.value)
 
 
-def test_files_are_read_and_refused(tmp_path: Path) -> None:
+def test_files_are_read_or_rejected(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(format_recipe(load_recipe("digits-resnet20")))
     assert load_recipe(path) == load_recipe("digits-resnet20")
@@ -103,19 +109,42 @@ def test_files_are_read_and_refused(tmp_path: Path) -> None:
         load_recipe("digits-resnet2")
 
 
+@pytest.mark.parametrize("old", RENAMED_KEYS)
+def test_an_old_key_is_rejected_with_the_name_of_the_new_one(old: str) -> None:
+    with pytest.raises(RecipeError, match=rf"{old} was (renamed to|replaced by) ") as error:
+        load_recipe("digits-resnet20", [f"{old}=1"])
+    assert RENAMED_KEYS[old].key in str(error.value)
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_the_run_of_an_earlier_version_is_read(name: str, tmp_path: Path) -> None:
+    """Every key that was only renamed has its old name in the file."""
+    recipe = load_recipe(name)
+    values = tomllib.loads(format_recipe(recipe))
+    for old, row in RENAMED_KEYS.items():
+        section, _, key = row.key.partition(".")
+        if not row.advice:
+            values[section][old.partition(".")[2]] = values[section].pop(key)
+    (tmp_path / "config.toml").write_text(tomli_w.dumps(values))
+    assert load_run_recipe(tmp_path / "config.toml") == recipe
+    with pytest.raises(RecipeError, match=r"data\.samples was renamed to data\.num_examples"):
+        load_recipe(tmp_path / "config.toml")
+
+
 @pytest.mark.parametrize(
     ("held", "warmup"), [("hold_rate = 0.0", (0, 0.0)), ("hold_rate = 0.01", (400, 0.01))]
 )
-def test_the_recipe_of_an_earlier_versions_run_is_read(
+def test_a_held_learning_rate_of_an_earlier_version_is_read_as_a_constant_warmup(
     held: str, warmup: tuple[int, float], tmp_path: Path
 ) -> None:
     recipe = load_recipe("cifar10-resnet20")
     lines = format_recipe(recipe).splitlines()
-    former = [line for line in lines if not line.startswith(("warmup_steps", "warmup_learning"))]
-    former.insert(former.index("[optimizer]") + 1, f"{held}\nhold_until_error = 0.8")
-    (tmp_path / "config.toml").write_text("\n".join(former))
+    old = [line for line in lines if not line.startswith("constant_warmup_")]
+    old.insert(old.index("[optimizer]") + 1, f"{held}\nhold_until_error = 0.8")
+    (tmp_path / "config.toml").write_text("\n".join(old))
     read = load_run_recipe(tmp_path / "config.toml")
-    assert (read.optimizer.warmup_steps, read.optimizer.warmup_learning_rate) == warmup
-    assert replace(recipe, optimizer=read.optimizer) == read
-    with pytest.raises(RecipeError, match=r"hold_until_error was replaced by optimizer\.warmup_st"):
+    optimizer = read.optimizer
+    assert (optimizer.constant_warmup_steps, optimizer.constant_warmup_learning_rate) == warmup
+    assert replace(recipe, optimizer=optimizer) == read
+    with pytest.raises(RecipeError, match=r"hold_until_error was replaced by optimizer\.constant"):
         load_recipe(tmp_path / "config.toml")

@@ -1,4 +1,4 @@
-"""Diagrams: what is in them, and that a page may hold several."""
+"""Charts: their texts, colours and descriptions."""
 
 import re
 import warnings
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from keras_cnns.report import charts
+from keras_cnns.report.page import Chart
 
 HOSTILE = '<b>$x$ & "y"</b>'
 LINES = {"training": ([1, 2, 3], [0.5, 0.2, 0.1]), HOSTILE: ([1, 2, 3], [0.6, 0.3, np.nan])}
@@ -24,14 +25,17 @@ ALL = {
 }
 
 
-def texts(svg: str) -> list[str]:
-    return [element.text or "" for element in ElementTree.fromstring(svg).iter() if element.text]
+def texts(chart: Chart | None) -> list[str]:
+    assert chart
+    return [each.text or "" for each in ElementTree.fromstring(chart.svg).iter() if each.text]
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_it_is_svg_with_named_axes_and_nothing_from_elsewhere(name: str) -> None:
-    svg = ALL[name]
-    said = " ".join(texts(svg))
+    chart = ALL[name]
+    assert chart
+    svg = chart.svg
+    shown = " ".join([chart.title, *texts(chart)])
     expected = {
         "lines": ("One", "epoch", "loss", "training", HOSTILE, "best"),
         "by_depth": ("Two", f"layer in order of depth, first to {HOSTILE}", "norm", "after step"),
@@ -39,27 +43,33 @@ def test_it_is_svg_with_named_axes_and_nothing_from_elsewhere(name: str) -> None
         "confusion": ("Four", "predicted", "true", "cat", HOSTILE, "5", "1", "4"),
         "reliability": ("Five", "confidence: the highest probability", "accuracy", "calibrated"),
     }[name]
-    assert [words for words in expected if words not in said] == []
+    assert [words for words in expected if words not in shown] == []
     assert "<b>" not in svg
     links = re.findall(r"(?:href|src)=\"([^\"]+)\"|url\(([^)]+)\)", svg)
     assert all("".join(link).startswith(("#", "data:")) for link in links)
 
 
-def test_ids_are_unique_over_a_page_and_every_reference_has_its_own() -> None:
-    ids = [found for svg in ALL.values() for found in re.findall(r'\bid="([^"]+)"', svg)]
-    assert len(ids) == len(set(ids))
-    for svg in ALL.values():
-        own = set(re.findall(r'\bid="([^"]+)"', svg))
-        assert set(re.findall(r'(?:url\(#|href="#)([^)"]+)', svg)) <= own
+def test_ids_are_unique_and_every_reference_is_to_one() -> None:
+    for chart in ALL.values():
+        assert chart
+        ids = re.findall(r'\bid="([^"]+)"', chart.svg)
+        assert len(ids) == len(set(ids))
+        assert set(re.findall(r'(?:url\(#|href="#)([^)"]+)', chart.svg)) <= set(ids)
 
 
-def test_the_same_figures_give_the_same_file() -> None:
+def test_the_description_names_the_axes_and_the_legend() -> None:
+    chart = ALL["lines"]
+    assert chart
+    assert chart.description == f"One: loss against epoch (training, {HOSTILE}, best)"
+
+
+def test_the_same_numbers_give_the_same_file() -> None:
     again = charts.lines("One", LINES, x="epoch", y="loss", log=True, mark=(2, "best"))
     assert again == ALL["lines"]
 
 
 @pytest.mark.parametrize(
-    "svg",
+    "chart",
     [
         charts.lines("t", {}, x="x", y="y"),
         charts.lines("t", {"a": ([1], [float("nan")])}, x="x", y="y"),
@@ -68,21 +78,22 @@ def test_the_same_figures_give_the_same_file() -> None:
         charts.band("t", np.array([]), np.zeros((0, 0)), y="y"),
     ],
 )
-def test_nothing_is_drawn_of_nothing(svg: str) -> None:
-    assert svg == ""
+def test_without_values_there_is_no_chart(chart: Chart | None) -> None:
+    assert chart is None
 
 
-def test_a_name_in_any_script_is_drawn_without_a_word_of_warning() -> None:
+def test_a_name_in_any_script_is_drawn_without_a_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        svg = charts.confusion("t", np.eye(2, dtype=int), ["日本", "猫"])
-    assert {"日本", "猫"} <= set(texts(svg))
+        chart = charts.confusion("t", np.eye(2, dtype=int), ["日本", "猫"])
+    assert {"日本", "猫"} <= set(texts(chart))
 
 
-def test_a_series_keeps_its_colour_where_another_has_nothing_to_draw() -> None:
+def test_a_series_keeps_its_colour_where_another_has_no_values() -> None:
     runs = {"first": ([], []), "second": ([1, 2], [0.5, 0.4]), "third": ([1, 2], [0.3, 0.2])}
-    svg = charts.lines("t", runs, x="epoch", y="loss")
-    lines = {colour: f"stroke: {colour}" in svg for colour in charts.COLOURS}
+    chart = charts.lines("t", runs, x="epoch", y="loss")
+    assert chart
+    lines = {colour: f"stroke: {colour}" in chart.svg for colour in charts.COLOURS}
     assert [colour for colour in lines if lines[colour]] == list(charts.COLOURS[1:3])
 
 

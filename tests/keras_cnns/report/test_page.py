@@ -11,24 +11,35 @@ from keras_cnns.report import page
 HOSTILE = "<script>alert('&')</script>\""
 
 
-def test_what_others_wrote_is_escaped() -> None:
+ESCAPED = "&lt;script&gt;alert(&#39;&amp;&#39;)&lt;/script&gt;&#34;"
+
+
+def test_text_is_escaped() -> None:
+    image = np.zeros((2, 2, 1), "uint8")
+    blocks: list[page.Block] = [
+        page.Text(HOSTILE),
+        page.Code(HOSTILE),
+        page.Table((HOSTILE,), [(HOSTILE,)], title=HOSTILE, summary=HOSTILE),
+        page.Charts([page.Chart(HOSTILE, HOSTILE, "<svg/>")]),
+        page.Pictures([page.Picture(image, (HOSTILE, HOSTILE))]),
+    ]
     html = page.render(
         HOSTILE,
         HOSTILE,
-        page.cards([(HOSTILE, HOSTILE)]),
-        [
-            page.Section(HOSTILE, HOSTILE, page.table((HOSTILE,), [(HOSTILE,)])),
-            page.Section("a", "", page.details(HOSTILE, page.preformatted(HOSTILE))),
-            page.Section("b", "", page.picture(np.zeros((2, 2, 1), "uint8"), (HOSTILE, HOSTILE))),
-        ],
+        [page.Section(HOSTILE, HOSTILE, blocks), page.Section("empty", "", [page.Charts([None])])],
+        page.Cards([(HOSTILE, HOSTILE)]),
     )
     assert "<script" not in html
-    assert html.count("&lt;script&gt;") == 14
-    assert 'alt="&lt;script&gt;alert(&#x27;&amp;&#x27;)&lt;/script&gt;&quot;"' in html
+    # Head, title, section and key metrics; then each of the blocks.
+    assert html.count(ESCAPED) == 7 + 1 + 2 + 5 + 3 + 3
+    assert f'alt="{ESCAPED}"' in html
+    assert "alert('" not in html
 
 
 def test_an_empty_section_is_left_out() -> None:
-    assert "<h2>" not in page.render("t", "s", "", [page.Section("nothing", "words", "")])
+    assert "<h2>" not in page.render(
+        "t", "s", [page.Section("nothing", "words", [page.Charts([None])])]
+    )
 
 
 @pytest.mark.parametrize(
@@ -41,8 +52,7 @@ def test_an_empty_section_is_left_out() -> None:
 )
 def test_pictures(shape: tuple[int, ...], kind: str, size: tuple[int, int]) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, shape, "uint8")
-    html = page.picture(pixels, ("a",))
-    found = re.search(rf"data:image/{kind};base64,([^\"]+)", html)
+    found = re.fullmatch(rf"data:image/{kind};base64,(.+)", page.Picture(pixels, ("a",)).uri)
     assert found
     drawn = Image.open(io.BytesIO(base64.b64decode(found[1])))
     assert drawn.size == size

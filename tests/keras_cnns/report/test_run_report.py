@@ -1,5 +1,6 @@
-"""The page of a real run, as a browser would load it."""
+"""The page of a trained run, as a browser would load it."""
 
+import itertools
 import re
 import shutil
 from html.parser import HTMLParser
@@ -23,28 +24,30 @@ SECTIONS = [
     "Recipe",
     "Environment",
 ]
-DIAGRAMS = [
+CHARTS = [
     "Loss",
     "Accuracy",
     "Learning rate",
     "Gradient norm by depth",
+    "Gradient norm, first layer divided by last",
     "Mean of the activations",
     "Standard deviation of the activations",
     "Dead ReLU channels",
     "Confusion, 32 images",
     "Reliability",
 ]
+SCROLLS = r'class="scroll" tabindex="0" role="region" aria-label="[^"]+"'
 LOADING = {"script", "link", "iframe", "object", "embed", "video", "audio", "source", "base"}
 
 
 class Reader(HTMLParser):
-    """Keep headings, and whatever a browser would fetch."""
+    """Collects the headings, the charts, and the addresses that a browser would fetch."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
         self.headings: list[str] = []
         self.fetched: list[str] = []
-        self.diagrams: list[str] = []
+        self.charts: list[str] = []
         self._in_heading = False
         self.feed(html)
 
@@ -53,11 +56,11 @@ class Reader(HTMLParser):
         if tag in LOADING:
             self.fetched.append(tag)
         for name, value in attrs:
-            place = value or ""
-            if name in ("src", "href", "xlink:href", "action") and place[:1] != "#":
-                self.fetched += [] if place.startswith("data:") else [place]
-            if name == "aria-label":
-                self.diagrams.append(place)
+            text = value or ""
+            if name in ("src", "href", "xlink:href", "action") and text[:1] != "#":
+                self.fetched += [] if text.startswith("data:") else [text]
+            if name == "alt":
+                self.charts.append(text.partition(":")[0])
 
     def handle_data(self, data: str) -> None:
         if self._in_heading:
@@ -89,7 +92,7 @@ def html(run: Path) -> str:
 def test_it_has_every_part(html: str, finished_run: Run) -> None:
     page = Reader(html)
     assert page.headings == SECTIONS
-    assert [name for name in DIAGRAMS if name not in page.diagrams] == []
+    assert [name for name in CHARTS if name not in page.charts] == []
     assert f"{finished_run.results()['test']['accuracy']:.2%}" in html
     assert "expected calibration error over 15 bins" in html
     assert re.search(r"<td>packages.keras</td><td>3\.", html)
@@ -108,9 +111,7 @@ def test_labels_and_names_are_escaped(html: str) -> None:
     assert "<h1>a &amp; &lt;b&gt;</h1>" in html
 
 
-def test_of_a_training_that_is_not_finished_there_is_what_there_is(
-    finished_run: Run, tmp_path: Path
-) -> None:
+def test_an_unfinished_training_has_the_parts_that_exist(finished_run: Run, tmp_path: Path) -> None:
     path = tmp_path / "stopped"
     shutil.copytree(finished_run.path, path)
     for name in ("results.json", "model.keras", "times.csv"):
@@ -130,7 +131,7 @@ def test_of_a_training_that_is_not_finished_there_is_what_there_is(
         ("config.toml", "[model]\n", "config.toml: "),
     ],
 )
-def test_what_is_no_run_is_refused(
+def test_other_directories_are_rejected(
     finished_run: Run, tmp_path: Path, name: str | None, text: str | None, message: str
 ) -> None:
     path = tmp_path / "run"
@@ -141,3 +142,12 @@ def test_what_is_no_run_is_refused(
             (path / name).write_text(text)
     with pytest.raises(RunError, match=message):
         write_report(path)
+
+
+def test_headings_are_in_order_and_wide_content_scrolls_by_keyboard(html: str) -> None:
+    levels = [int(level) for level in re.findall(r"<h([1-6])", html)]
+    assert levels[0] == 1
+    assert all(following <= level + 1 for level, following in itertools.pairwise(levels))
+    assert html.count("<main>") == html.count("<h1>") == 1
+    for wide in ("<table", "<pre", '<div class="charts"'):
+        assert html.count(wide) == len(re.findall(rf"<div {SCROLLS}>\s*{wide}", html)) > 0

@@ -20,12 +20,12 @@ def test_soft_targets_averages_a_constant_warmup_and_an_early_end(
             "augmentation.mixup_alpha=0.2",
             "augmentation.cutmix_alpha=1.0",
             "augmentation.label_smoothing=0.1",
-            "optimizer.average_decay=0.5",
+            "optimizer.ema_momentum=0.5",
             "optimizer.schedule=constant",
             "optimizer.warmup_epochs=0.0",
-            "optimizer.warmup_steps=6",
-            "optimizer.warmup_learning_rate=0.001",
-            "training.steps=5",
+            "optimizer.constant_warmup_steps=6",
+            "optimizer.constant_warmup_learning_rate=0.001",
+            "training.max_steps=5",
         ],
     )
     run = train(recipe, tmp_path / "run")

@@ -1,6 +1,6 @@
-"""Logits of three nets on whatever backend KERAS_BACKEND names: `backend_answers.py OUT.npz`.
+"""Compute three models' logits on the backend KERAS_BACKEND: `backend_answers.py OUT.npz`.
 
-The weights go the way of a person's: from a file, by `keras_cnns.weights`.
+The weights are loaded from a file by `keras_cnns.weights`.
 """
 
 import sys
@@ -25,9 +25,9 @@ def zeros(self: Any, shape: tuple[int, ...], dtype: Any = None) -> Array:
 
 
 def answer(name: str, directory: Path) -> Array:
-    """Return the logits [2, 10] of a net with random weights."""
+    """Return the logits [2, 10] of a model with random weights."""
     shape = (SIZES[name], SIZES[name], 3)
-    # JAX compiles the initializer anew for each shape: a minute, for numbers that nobody reads.
+    # JAX compiles the initializer for each shape, which takes a minute; load replaces the numbers.
     with mock.patch.object(keras.initializers.VarianceScaling, "__call__", zeros):
         model = build(name, input_shape=shape, classes=10, classifier_activation=None)
     file = directory / f"{name}.h5"
@@ -41,7 +41,7 @@ def answer(name: str, directory: Path) -> Array:
 
 
 def answer_all() -> dict[str, Array]:
-    """Return the logits by the nets' names."""
+    """Return the logits by the models' names."""
     with tempfile.TemporaryDirectory() as directory:
         return {name: answer(name, Path(directory)) for name in SIZES}
 

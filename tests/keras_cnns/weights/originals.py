@@ -15,7 +15,7 @@ from random_weights import Array, random_images, random_tensor
 try:
     import torchvision
 except RuntimeError:
-    # Built for another torch, it lacks two operators, that these nets do not call.
+    # A build for another torch lacks two operators, which these networks do not call.
     DECLARED = torch.library.Library("torchvision", "DEF")
     for operator in ("nms", "qnms"):
         DECLARED.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
@@ -33,7 +33,7 @@ BUILDERS: dict[str, Callable[..., Any]] = {
         **({"aux_logits": True, "init_weights": False} if name == "googlenet" else {}),
     ),
 }
-# Whose net, its name, and the images' height and width. At 128 pixels torchvision's adaptive pool
+# Origin, name, and the images' height and width. At 128 pixels torchvision's adaptive pool
 # of the auxiliary heads and the paper's are the same.
 CASES = [
     ("torchvision", "resnet18", 64),
@@ -47,31 +47,31 @@ CASES = [
 
 
 def original(origin: str, name: str, seed: int = SEED) -> Any:
-    """Return the net in evaluation, its weights random and determined by the seed."""
-    net = BUILDERS[origin](name).eval()
+    """Return a network in evaluation mode, with random weights that the seed determines."""
+    network = BUILDERS[origin](name).eval()
     state = {
         key: torch.from_numpy(random_tensor(key, tuple(tensor.shape), seed))
-        for key, tensor in net.state_dict().items()
+        for key, tensor in network.state_dict().items()
     }
-    net.load_state_dict(state, strict=True)
-    return net
+    network.load_state_dict(state, strict=True)
+    return network
 
 
-def answers(net: Any, images: Array) -> dict[str, Array]:
+def answers(network: Any, images: Array) -> dict[str, Array]:
     """Return the logits [N, K] by name: `main`, and of a GoogLeNet `aux1` and `aux2`.
 
     torch computes the auxiliary heads in training only: here each reads its map in evaluation.
     """
     found: dict[str, Any] = {}
     hooks = [
-        getattr(net, module).register_forward_hook(
-            lambda _, __, output, head=head: found.update({head: getattr(net, head)(output)})
+        getattr(network, module).register_forward_hook(
+            lambda _, __, output, head=head: found.update({head: getattr(network, head)(output)})
         )
         for head, module in (("aux1", "inception4a"), ("aux2", "inception4d"))
-        if getattr(net, head, None) is not None
+        if getattr(network, head, None) is not None
     ]
     with torch.inference_mode():
-        found["main"] = net(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))
+        found["main"] = network(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))
     for hook in hooks:
         hook.remove()
     return {head: logits.numpy() for head, logits in found.items()}
@@ -87,16 +87,16 @@ def shapes_in_timm(*modules: str) -> Iterator[tuple[str, dict[str, tuple[int, ..
 
 
 def write_golden(origin: str, name: str, size: int) -> None:
-    net = original(origin, name)
+    network = original(origin, name)
     shape = (2, size, size, 3)
     golden = {
         "made_by": {each.__name__: each.__version__ for each in (torch, torchvision, timm)},
         "seed": SEED,
         "images": shape,
-        "tensors": {key: tuple(tensor.shape) for key, tensor in net.state_dict().items()},
+        "tensors": {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()},
         "logits": {
             head: [[float(f"{value:.7g}") for value in row] for row in logits.tolist()]
-            for head, logits in answers(net, random_images(shape, SEED)).items()
+            for head, logits in answers(network, random_images(shape, SEED)).items()
         },
     }
     path = GOLDENS / f"{origin}_{name}.json"

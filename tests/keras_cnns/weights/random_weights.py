@@ -1,4 +1,4 @@
-"""Weights that a name, a shape and a seed determine: both sides make them, and no file keeps them.
+"""Random weights, determined by name, shape and seed, so that no file has to contain them.
 
 The statistics of batch normalisation are random too: with means of 0 and variances of 1, a swap
 of two of them would go unseen. The scales keep activations within a few powers of ten through 152
@@ -38,7 +38,7 @@ def random_tensor(name: str, shape: tuple[int, ...], seed: int = 0) -> Array:
 def random_images(shape: tuple[int, ...], seed: int = 0) -> Array:
     """Return images [N, H, W, C] of large patches with noise on them, each brighter than the last.
 
-    Images of noise alone look alike to a net that averages over positions.
+    Images of noise only would give nearly equal averages over pixels, and so nearly equal logits.
     """
     random = np.random.default_rng(seed)
     images, height, width, channels = shape
@@ -50,7 +50,7 @@ def random_images(shape: tuple[int, ...], seed: int = 0) -> Array:
 
 
 def assert_agree(answer: Any, expected: Any, tolerance: float) -> None:
-    """Demand that two answers differ by no more than a share of the expected one's range."""
+    """Demand that two answers differ by no more than a fraction of the expected one's range."""
     answer, expected = np.asarray(answer), np.asarray(expected)
     span = float(expected.max() - expected.min())
     signal = float(np.abs(expected[0] - expected[-1]).max()) / span

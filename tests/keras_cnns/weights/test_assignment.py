@@ -131,7 +131,7 @@ def test_for_a_file_of_another_network_every_tensor_is_listed(resnet18: dict[str
 
 
 @pytest.mark.parametrize("name", ["resnet18_v2", "resnet110", "googlenet_tv"])
-def test_a_net_that_computes_something_else_is_refused(
+def test_a_model_that_computes_something_else_is_refused(
     resnet18: dict[str, Array], name: str
 ) -> None:
     with pytest.raises(WeightsError) as error:
@@ -250,9 +250,9 @@ def test_a_head_that_is_incomplete_is_missing_and_no_other_model_is_recommended(
     golden: str, name: str, absent: str, missing: tuple[str, ...]
 ) -> None:
     tensors = without(read_golden(golden)[1], absent)
-    options = {"aux_heads": True} if name == "googlenet_tv" else {}
+    model = build(name, input_shape=SHAPE, classes=10, aux_heads=name == "googlenet_tv")
     with pytest.raises(WeightsError) as error:
-        load_tensors(build(name, input_shape=SHAPE, classes=10, **options), tensors, "FILE")
+        load_tensors(model, tensors, "FILE")
     assert sorted(error.value.missing) == sorted(missing)
     line = str(error.value).splitlines()[0]
     assert line.startswith(f"FILE does not fit {name}: {len(missing)} missing")

@@ -1,4 +1,4 @@
-"""`keras-cnns weights convert`: from anybody's file to one of ours, or to nothing."""
+"""`keras-cnns weights convert` writes a file of ours, or nothing if the weights do not fit."""
 
 import os
 import subprocess
@@ -37,7 +37,7 @@ def answer(model: keras.Model) -> Array:
     return np.asarray(model(random_images((1, *model.input_shape[1:]))))
 
 
-def test_the_command_writes_the_nets_own_weights(resnet18: Path, tmp_path: Path) -> None:
+def test_the_command_writes_the_models_own_weights(resnet18: Path, tmp_path: Path) -> None:
     to = tmp_path / "resnet18.weights.h5"
     arguments = ("weights", "convert", str(resnet18), "--model", "resnet18", "--to", str(to))
     process = subprocess.run(
@@ -58,7 +58,7 @@ def test_the_command_writes_the_nets_own_weights(resnet18: Path, tmp_path: Path)
     assert list(tmp_path.iterdir()) == [to]
 
 
-def test_a_whole_net_opens_by_itself(resnet18: Path, tmp_path: Path) -> None:
+def test_a_whole_model_can_be_loaded(resnet18: Path, tmp_path: Path) -> None:
     convert(resnet18, "resnet18", tmp_path / "resnet18.keras")
     loaded = keras.saving.load_model(tmp_path / "resnet18.keras")
     assert loaded.input_shape == (None, 224, 224, 3)

@@ -1,4 +1,4 @@
-"""Logits of the original nets, from their own weights: `originals.py` wrote the files."""
+"""Our models give the logits of the original networks; `originals.py` wrote the files."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from keras_cnns.models import build
 
 GOLDENS = Path(__file__).with_name("goldens")
 TOLERANCE = 1e-4  # of the logits' range
-# The golden file, our net, and its auxiliary heads.
+# The golden file, our model, and whether it has auxiliary heads.
 CASES = [
     ("torchvision_resnet18", "resnet18", False),
     ("torchvision_resnet50", "resnet50", False),

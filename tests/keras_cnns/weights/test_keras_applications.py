@@ -1,4 +1,4 @@
-"""keras.applications' nets, live: their weights in every format that Keras wrote, their logits."""
+"""Weights of keras.applications in every format that Keras writes give the same logits."""
 
 from pathlib import Path
 
@@ -16,11 +16,11 @@ from keras_cnns.weights.keras_applications import ORIGINS, accumulated_biases
 
 TOLERANCE = 1e-4  # of the logits' range
 SHAPE = (64, 64, 3)
-NETS = [("ResNet50", "resnet50_v1"), ("ResNet50V2", "resnet50_v2_keras")]
+MODELS = [("ResNet50", "resnet50_v1"), ("ResNet50V2", "resnet50_v2_keras")]
 
 
 def original(name: str, classes: int = 10) -> keras.Model:
-    """Return the net with random weights, biases and statistics."""
+    """Return the model with random weights, biases and statistics."""
     model = getattr(keras.applications, name)(
         weights=None, input_shape=SHAPE, classes=classes, classifier_activation=None
     )
@@ -40,33 +40,35 @@ def save_by_layer_names(model: keras.Model, path: Path, head: str) -> None:
                 file[f"{name}/{name}/{variable.name}:0"] = variable.numpy()
 
 
-@pytest.mark.parametrize(("theirs", "ours"), NETS)
+@pytest.mark.parametrize(("theirs", "ours"), MODELS)
 def test_the_original_gives_the_same_logits(theirs: str, ours: str, tmp_path: Path) -> None:
-    net, images = original(theirs), random_images((2, *SHAPE))
+    network, images = original(theirs), random_images((2, *SHAPE))
     published = tmp_path / "published.h5"
-    save_by_layer_names(net, published, "probs")
+    save_by_layer_names(network, published, "probs")
     model = build(
         ours, input_shape=SHAPE, classes=10, classifier_activation=None, weights=published
     )
-    assert_agree(np.asarray(model(images)), np.asarray(net(images)), TOLERANCE)
+    assert_agree(np.asarray(model(images)), np.asarray(network(images)), TOLERANCE)
 
-    save_by_layer_names(net, tmp_path / "named.h5", "predictions")
+    save_by_layer_names(network, tmp_path / "named.h5", "predictions")
     expected = read(tmp_path / "named.h5")
     for name in ("net.weights.h5", "net.keras"):
-        net.save_weights(tmp_path / name) if "weights" in name else net.save(tmp_path / name)
+        network.save_weights(tmp_path / name) if "weights" in name else network.save(
+            tmp_path / name
+        )
         found = read(tmp_path / name)
         assert found.keys() == expected.keys()
         for tensor in expected:
             np.testing.assert_array_equal(found[tensor], expected[tensor])
 
 
-def test_every_tensor_of_a_deeper_net_finds_its_place() -> None:
-    """`make test-parity` compares the logits of all four deeper nets."""
+def test_every_tensor_of_a_deeper_model_is_assigned() -> None:
+    """`make test-parity` compares the logits of all four deeper models."""
     theirs, ours = "ResNet101V2", "resnet101_v2_keras"
-    net = getattr(keras.applications, theirs)(weights=None, input_shape=SHAPE, classes=10)
+    network = getattr(keras.applications, theirs)(weights=None, input_shape=SHAPE, classes=10)
     tensors = {
         f"{layer.name}/{variable.name}": np.zeros(variable.shape, "float32")
-        for layer in net.layers
+        for layer in network.layers
         for variable in layer.weights
     }
     report = load_tensors(build(ours, input_shape=SHAPE, classes=10), tensors, theirs)
@@ -88,7 +90,7 @@ def test_every_tensor_of_a_deeper_net_finds_its_place() -> None:
         ("ResNet50", "googlenet_tv", "resnet50_v1 can load it"),
     ],
 )
-def test_a_net_with_other_strides_is_refused_and_the_right_one_named(
+def test_a_model_with_other_strides_is_refused_and_the_right_one_named(
     theirs: str, ours: str, reason: str
 ) -> None:
     layout = "v2_keras" if theirs.endswith("V2") else "v1"
@@ -120,7 +122,9 @@ def test_the_biases_that_precede_a_normalisation_of_v2(norm: str, biases: list[s
 @pytest.mark.parametrize("name", ["DenseNet121", "MobileNet", "VGG16"])
 def test_other_networks_of_keras_applications_are_not_called_a_resnet(name: str) -> None:
     """DenseNet has layers named `conv2_block1_1_conv` too."""
-    net = getattr(keras.applications, name)(weights=None, include_top=False, input_shape=SHAPE)
-    names = [f"{layer.name}/{variable.name}" for layer in net.layers for variable in layer.weights]
+    network = getattr(keras.applications, name)(weights=None, include_top=False, input_shape=SHAPE)
+    names = [
+        f"{layer.name}/{variable.name}" for layer in network.layers for variable in layer.weights
+    ]
     with pytest.raises(WeightsError, match="match none of the known origins"):
         find_origin(dict.fromkeys(names, np.zeros(1, "float32")), "net.h5")

@@ -1,0 +1,104 @@
+"""`keras-cnns train`."""
+
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from keras_cnns.commands.dry_run import print_dry_run
+from keras_cnns.commands.lr_finder import run_lr_finder
+from keras_cnns.quiet import quiet_stderr
+from keras_cnns.recipes import RecipeError, list_recipes, load_recipe
+
+
+def train(
+    recipe: Annotated[
+        str,
+        typer.Option(help="Name of a built-in recipe (see above) or path of a TOML file."),
+    ],
+    run: Annotated[
+        Path | None,
+        typer.Option(help="Run directory, which is new or contains an interrupted training."),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="SECTION.KEY=VALUE", help="Change a value of the recipe; repeatable."
+        ),
+    ] = None,
+    checkpoint_seconds: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="Save a checkpoint every this number of seconds, or less often if saving would "
+            "take more than 0.5 % of the time.",
+        ),
+    ] = 60,
+    checkpoint_steps: Annotated[
+        int | None, typer.Option(min=1, help="Also save a checkpoint every this number of steps.")
+    ] = None,
+    skip_bad: Annotated[
+        bool,
+        typer.Option(
+            "--skip-bad",
+            help="Ignore the image files because of which training would be refused.",
+        ),
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Train ten steps, print the recipe, the number of steps, the time and the memory, "
+            "and write nothing.",
+        ),
+    ] = False,
+    find_lr: Annotated[
+        bool,
+        typer.Option(
+            "--find-lr",
+            help="Train 100 steps with a rising learning rate, propose a learning rate and plot "
+            "the loss.",
+        ),
+    ] = False,
+) -> None:
+    """Train a model as a recipe describes.
+
+    The run directory receives the model of the best epoch. The same command
+    resumes an interrupted training from its latest checkpoint.
+    """
+    try:
+        skipping = ["data.skip_bad=true"] if skip_bad else []
+        loaded = load_recipe(recipe, [*(overrides or ()), *skipping])
+    except RecipeError as error:
+        raise typer.BadParameter(str(error)) from error
+    if dry_run:
+        return print_dry_run(loaded)
+    if find_lr:
+        return run_lr_finder(loaded, run)
+    if run is None:
+        raise typer.BadParameter("Missing option '--run', the run directory")
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    with quiet_stderr():
+        from keras_cnns.training import RunError
+        from keras_cnns.training import train as train_recipe
+
+    try:
+        finished = train_recipe(
+            loaded, run, checkpoint_seconds=checkpoint_seconds, checkpoint_steps=checkpoint_steps
+        )
+    except RunError as error:
+        raise typer.BadParameter(str(error)) from error
+    results = finished.results()
+    test = results["test"]
+    print(
+        f"{run}: test accuracy {test['accuracy']:.2%} over {test['samples']} images, "
+        f"epoch {results['best_epoch']} of {loaded.training.epochs}, "
+        f"trained in {results['training_seconds']:.0f} s"
+    )
+
+
+# Typer takes the help from the docstring; in the narrow column of an option, names would be cut.
+train.__doc__ = f"""{train.__doc__}
+    The built-in recipes are {", ".join(list_recipes())}."""

@@ -1,0 +1,102 @@
+"""Random changes of a whole batch of training images."""
+
+import tensorflow as tf
+
+from keras_cnns.data.augmentation.mixing import inside_rectangle, mix, smooth
+from keras_cnns.data.augmentation.randomness import NOISE_STREAM, Start, draw_uniform
+from keras_cnns.recipes import AugmentationConfig
+
+_DRAWS = 12  # random numbers per image: shift and flip (3), erasing (5), mixing (4)
+
+
+def augment_batch(
+    images: tf.Tensor,
+    labels: tf.Tensor,
+    config: AugmentationConfig,
+    start: Start,
+    *,
+    classes: int | None,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Apply those augmentations that change a whole batch at once, as configured.
+
+    Args:
+        images: uint8 [N, H, W, C].
+        labels: int64 [N].
+        config: the augmentation; mixing needs `classes`.
+        start: the position of the batch's first image, which decides all random numbers.
+        classes: the number of classes, K, to return targets float32 [N, K]; None returns labels.
+    """
+    count = tf.shape(labels)[0]
+    draws = draw_uniform(start, count, _DRAWS)
+    if config.pad_and_crop or config.horizontal_flip:
+        images = shift_and_flip(
+            images, draws[:, :3], padding=config.pad_and_crop, flip=config.horizontal_flip
+        )
+    if config.random_erasing:
+        size = images[0].shape.num_elements()
+        noise = draw_uniform(start, count, size, stream=NOISE_STREAM)
+        noise = tf.cast(tf.reshape(noise * 256, tf.shape(images)), tf.uint8)
+        images = erase(images, draws[:, 3:8], noise, probability=config.random_erasing)
+    if classes is None:
+        return images, labels
+    targets = smooth(labels, classes, config.label_smoothing)
+    if not mixes_images(config):
+        return images, targets
+    return mix(
+        images,
+        targets,
+        draws[:, 8:12],
+        mixup_alpha=config.mixup_alpha,
+        cutmix_alpha=config.cutmix_alpha,
+    )
+
+
+def mixes_images(config: AugmentationConfig) -> bool:
+    """Return whether each image is mixed with the next one of the epoch."""
+    return bool(config.mixup_alpha or config.cutmix_alpha)
+
+
+def shift_and_flip(
+    images: tf.Tensor, draws: tf.Tensor, *, padding: int = 0, flip: bool = False
+) -> tf.Tensor:
+    """Pad with zeros, crop at random, mirror half (He et al. 2015, section 4.2): [N, H, W, C].
+
+    Args:
+        images: pixels.
+        draws: random numbers in [0, 1), [N, 3]: vertical shift, horizontal shift, mirroring.
+        padding: pixels on each side.
+        flip: whether to mirror half of the images.
+    """
+    _, height, width, _ = images.shape
+    padded = tf.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    corner = tf.cast(draws[:, :2] * (2 * padding + 1), tf.int32)
+    rows, columns = tf.range(height)[None], tf.range(width)[None]
+    if flip:
+        columns = tf.where(draws[:, 2:3] < 0.5, columns, columns[:, ::-1])
+    cropped = tf.gather(padded, rows + corner[:, :1], axis=1, batch_dims=1)
+    return tf.gather(cropped, columns + corner[:, 1:2], axis=2, batch_dims=1)
+
+
+def erase(
+    images: tf.Tensor, draws: tf.Tensor, noise: tf.Tensor, *, probability: float
+) -> tf.Tensor:
+    """Fill a rectangle with noise: 2 to 40 % of the area, sides 0.3 to 1/0.3: [N, H, W, C].
+
+    Args:
+        images: pixels.
+        draws: random numbers in [0, 1), [N, 5]: whether to erase, area, aspect ratio, and the
+            rectangle's vertical and horizontal position.
+        noise: the pixels to fill the rectangle with, as `images`.
+        probability: the fraction of images that lose a rectangle.
+
+    References:
+        Zhong et al. 2017, Random erasing data augmentation (arXiv:1708.04896), table 1, RE-R.
+    """
+    area = 0.02 + draws[:, 1] * (0.4 - 0.02)
+    ratio = tf.exp((2 * draws[:, 2] - 1) * tf.math.log(1 / 0.3))
+    # Fractions of the height and the width; a side longer than the image is cut to its length.
+    sides = tf.minimum(tf.sqrt(tf.stack([area * ratio, area / ratio], axis=1)), 1.0)
+    corner = draws[:, 3:5] * (1 - sides)
+    inside = inside_rectangle(images, corner, corner + sides)
+    chosen = (draws[:, 0] < probability)[:, None, None, None]
+    return tf.where(inside & chosen, noise, images)

@@ -1,0 +1,130 @@
+"""The interface between the sources of images and the pipeline that makes batches of them."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, Protocol
+
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from keras_cnns.recipes import DataConfig
+
+PIXELS_LIMIT = 2**29  # bytes of decoded images, at the network's size, that are kept in memory
+Pair = tuple[Any, Any]  # image uint8 [h, w, c], label int64 []
+
+
+@dataclass(frozen=True)
+class IndexedImages:
+    """The labelled images of a split that can be read in any order.
+
+    Attributes:
+        count: the number of images.
+        read: returns the decoded image at an index, int64 [], at its own size, and its label.
+        gather: returns images at the network's size and their labels from memory:
+            int64 [N] -> uint8 [N, H, W, C], int64 [N]; None if they are not kept in memory.
+        check_rest: for a `read` that checks each image and fails for a bad one: check the images
+            that have not been read yet, and raise the error that lists all bad ones.
+    """
+
+    count: int
+    read: Callable[[tf.Tensor], Pair]
+    gather: Callable[[tf.Tensor], Pair] | None = None
+    check_rest: Callable[[], None] | None = None
+
+    def slice(self, start: int, stop: int) -> "IndexedImages":
+        """Return the images from one index up to, but not including, another."""
+        read, gather = self.read, self.gather
+        return IndexedImages(
+            stop - start,
+            lambda index: read(index + start),
+            gather and (lambda indices: gather(indices + start)),
+            self.check_rest,
+        )
+
+
+@dataclass(frozen=True)
+class ImageStream:
+    """The labelled images of a split that is too large for memory, read from files in order.
+
+    Attributes:
+        count: the number of images.
+        encoded: returns (encoded image, label) from an index of an epoch's order on:
+            the order's key, int64 [2], or None for the order of the files, and the index, int64 [].
+    """
+
+    count: int
+    encoded: Callable[[tf.Tensor | None, tf.Tensor], tf.data.Dataset]
+
+
+class Source(Protocol):
+    """A data set, opened for one command, which reads nothing twice."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The names of the classes, K of them, in the order of their indices."""
+
+    def fingerprint(self) -> str:
+        """Return a text that changes with the data: a hash, or a name and version.
+
+        Raises:
+            ValueError: there is no such data set, or `data check` finds that its folder is bad.
+        """
+
+    def open(
+        self, split: str, *, check_first: bool, keep_pixels: bool
+    ) -> IndexedImages | ImageStream:
+        """Return a split's images.
+
+        Args:
+            split: a split's name, or TFDS' slicing of one, such as `train[:45000]`.
+            check_first: check all files of a folder now; if False, those of a split that does not
+                fit in memory are checked as they are read.
+            keep_pixels: if False, the images are needed at their own size: release the pixels that
+                were kept.
+
+        Raises:
+            ValueError: there is no such data set or split, or the split is empty.
+        """
+
+
+def fits_in_memory(config: DataConfig, count: int) -> bool:
+    """Return whether `count` images, at the network's size, may be kept in memory."""
+    return config.image_size**2 * config.channels * count <= PIXELS_LIMIT
+
+
+def splits_in_recipe(config: DataConfig) -> tuple[str, ...]:
+    """Return the names of the splits, without slicing, that a recipe trains and evaluates on."""
+    specs = (config.train_split, config.validation_split, config.test_split)
+    return tuple(sorted({name for spec in specs for name in split_names(spec)}))
+
+
+def split_names(spec: str) -> list[str]:
+    """Return the names of the splits in `train[:90%]` or `train+test`, without slicing."""
+    return [part.strip().partition("[")[0] for part in spec.split("+")]
+
+
+def slice_split(counts: Mapping[str, int], split: str) -> tuple[str, int, int]:
+    """Return the name of a split, and the indices at which a slicing of it starts and stops.
+
+    Args:
+        counts: the number of images of each split.
+        split: a split's name, or TFDS' slicing of one, such as `train[:80%]`.
+
+    Raises:
+        ValueError: there is no such split, or it is empty.
+    """
+    try:
+        sizes = {name: SimpleNamespace(num_examples=count) for name, count in counts.items()}
+        (part,) = tfds.core.ReadInstruction.from_spec(split).to_absolute(sizes)
+    except (ValueError, KeyError, AssertionError) as error:
+        raise unknown_split(split, counts) from error
+    start, stop, _ = slice(part.from_, part.to).indices(counts[part.splitname])
+    if start >= stop:
+        raise unknown_split(split, counts)
+    return part.splitname, start, stop
+
+
+def unknown_split(split: str, names: Iterable[str]) -> ValueError:
+    """Return the error that lists the splits that exist."""
+    return ValueError(f"there is no split {split!r}, or nothing in it: there is {', '.join(names)}")

@@ -1,0 +1,221 @@
+"""Read the image files of a folder: open, decode and hash each one once, or list it unopened."""
+
+import hashlib
+import itertools
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import tensorflow as tf
+from rich.console import Console
+from rich.progress import track
+
+from keras_cnns.cores import available_cores
+from keras_cnns.data.decoding import decode_as_pillow, set_upright
+from keras_cnns.data.images import read_header, read_pixels
+from keras_cnns.data.sources.by_content import content_fraction
+from keras_cnns.data.sources.folder.layout import FoundFile, Layout, read_layout
+
+EXTENSIONS = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "PNG": (".png",),
+    "WEBP": (".webp",),
+    "BMP": (".bmp", ".dib"),
+    "GIF": (".gif",),
+}
+# Formats that cameras and scanners write, and that have to be converted first.
+CONVERTIBLE = {
+    "HEIC": (".heic", ".heif"),
+    "TIFF": (".tif", ".tiff"),
+    "AVIF": (".avif",),
+}
+_IMAGE_SUFFIXES = {each for kind in (EXTENSIONS | CONVERTIBLE).values() for each in kind}
+_BRANDS = {
+    **dict.fromkeys((b"avif", b"avis"), "AVIF"),
+    **dict.fromkeys(
+        (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), "HEIC"
+    ),
+}
+_TIFF = (b"II*\0", b"MM\0*")
+_PROGRESS_FROM = 2_000  # files, which take some seconds
+Keep = Callable[[Path, tf.Tensor], None]  # receives an image's upright pixels, uint8 [h, w, 3]
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """An image file in a class folder."""
+
+    path: Path
+    label: str
+    split: str | None  # the split of its split folder; None without split folders
+    digest: str = ""  # the SHA-256 of its bytes; empty if they were not read
+    format: str = ""  # from its content: a key of EXTENSIONS, or of CONVERTIBLE with a problem
+    size: tuple[int, int] = (0, 0)  # pixels, height and width, upright
+    orientation: int = 1  # EXIF's, 1 to 8
+    needs_pillow: bool = False  # TensorFlow's operations refuse it, or read other pixels
+    problem: str = ""  # why it cannot be read; empty if it can
+
+    @property
+    def fraction(self) -> float:
+        """A number in [0, 1) that depends on the content alone."""
+        return content_fraction(self.digest)
+
+    @property
+    def found(self) -> FoundFile:
+        """The file as it is listed in a `Layout`."""
+        return FoundFile(self.path, self.label, self.split)
+
+
+@dataclass(frozen=True)
+class Scan:
+    """The files of a folder of images, in the order of their paths."""
+
+    root: Path
+    files: tuple[ImageFile, ...]  # images in class folders, readable or not
+    others: tuple[Path, ...] = ()  # hidden files, notes and the like, which are ignored
+    outside: tuple[Path, ...] = ()  # images beside the class folders, which belong to no class
+
+
+def scan_folder(root: str | Path) -> Scan:
+    """Read every file of a folder of images.
+
+    Args:
+        root: see `read_layout`.
+
+    Raises:
+        ValueError: there is no such folder, or no class in it, or its layout is unclear.
+    """
+    layout = read_layout(root)
+    images = read_images(root, layout.files)
+    outside = _images_outside(layout)
+    if not images:
+        raise no_images(root, layout)
+    everything = {file.path for file in layout.files} | set(layout.outside)
+    known = {file.path for file in images} | set(outside)
+    return Scan(Path(root), images, tuple(sorted(everything - known)), outside)
+
+
+def read_images(
+    root: str | Path, found: Iterable[FoundFile], keep: Keep | None = None, *, decode: bool = True
+) -> tuple[ImageFile, ...]:
+    """Read files, and return those that are images, readable or not.
+
+    Args:
+        root: the folder that holds them.
+        found: the files of a `Layout`.
+        keep: called with the pixels of each readable image, from several threads.
+        decode: see `inspect_file`.
+    """
+    visible = [file for file in found if not _is_hidden(file.path)]
+    with ThreadPoolExecutor(available_cores()) as pool:
+        # Images are decoded outside of Python's lock.
+        files: Iterable[ImageFile | None] = pool.map(
+            lambda file: inspect_file(file, keep, decode=decode), visible
+        )
+        if len(visible) >= _PROGRESS_FROM:
+            files = track(files, f"reading {root}", len(visible), console=Console(file=sys.stderr))
+        return tuple(file for file in files if file)
+
+
+def list_images(layout: Layout) -> tuple[ImageFile, ...]:
+    """Return the files that are named as images, unopened, without digest, format and size.
+
+    In a class folder without such a name, files are opened until one is an image, and that one is
+    returned. So the classes and splits are those of the images that `read_images` returns.
+    """
+    folders: dict[tuple[str, str | None], list[FoundFile]] = defaultdict(list)
+    for file in layout.files:
+        if not _is_hidden(file.path):
+            folders[file.label, file.split].append(file)
+    images: list[FoundFile] = []
+    for files in folders.values():
+        named = [file for file in files if _has_image_name(file.path)]
+        images += named or itertools.islice(filter(_is_image, files), 1)
+    return tuple(ImageFile(*file) for file in images)
+
+
+def find_images(found: Iterable[FoundFile]) -> tuple[ImageFile, ...]:
+    """Return the files that `read_images` returns, without digest, format and size.
+
+    Only files that are not named as images are opened, to see whether they are images.
+    """
+    return tuple(
+        ImageFile(*file)
+        for file in found
+        if not _is_hidden(file.path) and (_has_image_name(file.path) or _is_image(file))
+    )
+
+
+def no_images(root: str | Path, layout: Layout) -> ValueError:
+    """Return the error for a folder without a class."""
+    outside = len(_images_outside(layout))
+    beside = f" ({outside} images lie outside of class folders)" if outside else ""
+    return ValueError(
+        f"{root} has no folder with images in it; it needs one for each class{beside}"
+    )
+
+
+def inspect_file(
+    file: FoundFile, keep: Keep | None = None, *, decode: bool = True
+) -> ImageFile | None:
+    """Read and decode a file; return None if neither its name nor its content is an image's.
+
+    Args:
+        file: the file, its class and its split.
+        keep: called with the pixels of a readable image.
+        decode: if False, check only the image's header, and do not call `keep`.
+    """
+    path, content, digest, kind = file.path, b"", "", ""
+    try:
+        if path.exists() and not path.is_file():  # opening a pipe would wait for a writer
+            raise ValueError("not a regular file")
+        content = path.read_bytes()
+        digest, kind = hashlib.sha256(content).hexdigest(), _convertible_format(content)
+        if kind:
+            raise ValueError(f"{kind}, which has to be converted")
+        header = read_header(content)
+        kind = header.format
+        pixels, needs_pillow = None, False
+        if decode:
+            pixels = decode_as_pillow(content, header)
+            needs_pillow = pixels is None
+            if needs_pillow:
+                pixels = read_pixels(content)
+    except (OSError, ValueError) as error:
+        if not kind and not _has_image_name(path):
+            return None
+        if content[:4] + content[8:12] == b"RIFFWEBP":
+            kind = "WEBP"  # Pillow does not name the format if the header is cut short
+        problem = f"damaged or cut short, though it begins as {kind}" if kind in EXTENSIONS else ""
+        return ImageFile(*file, digest, kind, problem=problem or str(error))
+    if keep and pixels is not None:
+        keep(path, pixels if needs_pillow else set_upright(pixels, header.orientation))
+    return ImageFile(*file, digest, kind, header.size, header.orientation, needs_pillow)
+
+
+def _images_outside(layout: Layout) -> tuple[Path, ...]:
+    """Return the files beside the class folders that are named as images."""
+    return tuple(path for path in layout.outside if _has_image_name(path))
+
+
+def _is_hidden(path: Path) -> bool:
+    """Return whether a file is hidden, such as those that macOS leaves beside images."""
+    return path.name.startswith(".")
+
+
+def _has_image_name(path: Path) -> bool:
+    return not _is_hidden(path) and path.suffix.lower() in _IMAGE_SUFFIXES
+
+
+def _is_image(file: FoundFile) -> bool:
+    return inspect_file(file, decode=False) is not None
+
+
+def _convertible_format(content: bytes) -> str:
+    """Return the format of an image that has to be converted first; otherwise ""."""
+    if content[4:8] == b"ftyp":
+        return _BRANDS.get(content[8:12], "")
+    return "TIFF" if content.startswith(_TIFF) else ""

@@ -1,0 +1,118 @@
+"""Find the classes and splits of a folder of images."""
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+_SPLIT_FOLDERS = {
+    "train": "train",
+    "training": "train",
+    "validation": "validation",
+    "val": "validation",
+    "valid": "validation",
+    "test": "test",
+    "testing": "test",
+}
+_SUFFIX = re.compile(r"[ _-]?(set|data|images)$")  # as in training_set
+_ARCHIVE_LEFTOVERS = "__MACOSX"
+
+
+class FoundFile(NamedTuple):
+    """A file below a class folder."""
+
+    path: Path
+    label: str  # the name of the class folder
+    split: str | None  # the split of its split folder; None without split folders
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The files of a folder of images."""
+
+    files: tuple[FoundFile, ...]  # sorted by path
+    outside: tuple[Path, ...]  # files beside the class folders, which belong to no class
+
+
+def read_layout(root: str | Path) -> Layout:
+    """Find the classes, splits and files of a folder.
+
+    Split folders are named train, validation or test, or one of the usual variants in upper or
+    lower case (Training, val, test_set, ...), and hold class folders. A folder named "train" that
+    holds no folders and lies beside others is a class, for example in a data set of vehicles.
+
+    Args:
+        root: a folder with one folder for each class, or with split folders that have them.
+
+    Raises:
+        ValueError: there is no such folder, or it is unclear which of its folders are splits.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise ValueError(
+            f"there is no folder {root.absolute()}; if it was moved, change data.path in the "
+            "recipe, or in config.toml of a run directory. A relative data.path is relative to the "
+            f"working directory, here {Path.cwd()}"
+        )
+    splits = _find_split_folders(root)
+    parents: list[tuple[Path, str | None]] = [*splits.items()] or [(root, None)]
+    files = (
+        FoundFile(path, folder.name, split)
+        for parent, split in parents
+        for folder in _folders(parent)
+        for path in _walk(folder)
+    )
+    outside = sorted(path for folder in (root, *splits) for path in _files(folder))
+    return Layout(tuple(sorted(files)), tuple(outside))
+
+
+def _find_split_folders(root: Path) -> dict[Path, str]:
+    """Return the split folders and their splits; none if all folders are classes."""
+    folders = _folders(root)
+    named = {each: split for each in folders if (split := _split_of(each.name))}
+    with_classes = {each: split for each, split in named.items() if _folders(each)}
+    others = ", ".join(sorted(each.name for each in folders if each not in named))
+    names = ", ".join(sorted(each.name for each in named))
+    if with_classes and len(set(named.values())) < len(named):
+        raise ValueError(f"{root} has several folders for one split ({names}); keep one")
+    if "train" in with_classes.values():
+        if others:
+            raise ValueError(
+                f"{root} has split folders ({names}), and beside them {others}; move away what is "
+                "not a split, or rename the split folders if they are classes"
+            )
+        return named
+    if others or not named:
+        return {}
+    if with_classes:
+        raise ValueError(f"{root} has the split folders {names}, and none named train")
+    raise ValueError(
+        f"{root} has only folders that are named like splits ({names}), without class folders in "
+        "them; each needs one folder for each class. If they are the classes, rename them"
+    )
+
+
+def _split_of(name: str) -> str | None:
+    """Return the split that a folder's name means; None if it means none."""
+    return _SPLIT_FOLDERS.get(_SUFFIX.sub("", name.casefold()))
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(
+        each
+        for each in folder.iterdir()
+        if each.is_dir() and not each.name.startswith(".") and each.name != _ARCHIVE_LEFTOVERS
+    )
+
+
+def _files(folder: Path) -> list[Path]:
+    return [each for each in folder.iterdir() if not each.is_dir()]
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Yield the files of a folder and its subfolders, except hidden folders."""
+    for directory, subdirectories, names in os.walk(folder):
+        subdirectories[:] = [name for name in subdirectories if not name.startswith(".")]
+        yield from (Path(directory, name) for name in names)

@@ -1,0 +1,313 @@
+"""A folder of images as a source: a folder for each class, with or without split folders."""
+
+import functools
+import hashlib
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from keras_cnns.data.decoding import decode, decode_with_pillow, set_upright
+from keras_cnns.data.preprocessing import preprocess
+from keras_cnns.data.sources.base import (
+    IndexedImages,
+    Pair,
+    fits_in_memory,
+    slice_split,
+    splits_in_recipe,
+)
+from keras_cnns.data.sources.folder.files import (
+    ImageFile,
+    Scan,
+    find_images,
+    inspect_file,
+    list_images,
+    no_images,
+    read_images,
+)
+from keras_cnns.data.sources.folder.findings import (
+    Finding,
+    describe,
+    find_problems,
+    find_split_problems,
+)
+from keras_cnns.data.sources.folder.layout import read_layout
+from keras_cnns.data.sources.folder.splits import assign_splits, held_out_splits
+from keras_cnns.recipes import DataConfig
+
+
+class FolderError(ValueError):
+    """A folder that cannot be trained on; the message lists what `data check` finds."""
+
+
+class Folder:
+    """The images of a folder; each file is read, hashed and decoded at most once to check it.
+
+    When a split is opened, the files of its split folder are checked; a split without a folder is
+    taken out of the training files, so these are checked. The names of the classes are those of
+    folders. All files are checked if
+
+    - there are no split folders, because the splits then depend on the content of all images;
+    - `skip_bad` is set, because all splits decide which copy of an image is left out;
+    - the fingerprint is requested, as by a training, which is thus refused for every file that
+      `data check` refuses.
+
+    If the files of a split folder (of the whole folder, without split folders) take at most
+    `base.PIXELS_LIMIT` bytes at the network's size, their pixels are kept from the check, and no
+    file is opened again. Otherwise every pass over the split reads and decodes its files anew; so
+    does an Inception crop, for which no pixels stay in memory.
+
+    Beyond that limit, and unless a training requests the check first, a file is checked when a
+    batch needs it. Before the first batch, only these files are opened, and none is decoded:
+
+    - those of a split folder that are not named as images, to see whether they are images;
+    - all that may belong to a split that depends on the content of the images, for their hashes.
+      Without the hashes, copies are not found; a training refuses them.
+    """
+
+    def __init__(self, config: DataConfig) -> None:
+        """List the files of a folder.
+
+        Args:
+            config: the folder, its splits, the images' size, and whether to leave out bad files.
+
+        Raises:
+            ValueError: there is no such folder, or no class in it, or its layout is unclear.
+        """
+        self._config, self._wanted = config, splits_in_recipe(config)
+        layout = read_layout(config.path)
+        self._found = layout.files
+        self._listed = list_images(layout)
+        if not self._listed:
+            raise no_images(config.path, layout)
+        self._held_out = held_out_splits(self._listed, self._wanted)
+        # The keys of these are the splits of split folders, or None in a folder without them.
+        self._read: dict[str | None, tuple[ImageFile, ...]] = {}
+        self._kept: dict[str | None, tuple[tf.Tensor, dict[Path, int]]] = {}  # pixels, rows
+        self._undecoded: set[str | None] = set()  # those in `_read` whose files are not decoded yet
+        self._usable: tuple[ImageFile, ...] = ()  # the result of `_files`, until more are read
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The names of the classes in the order of their indices, which is alphabetical.
+
+        Raises:
+            FolderError: there are too few classes, or one whose name cannot be used.
+        """
+        return _labels(self._files([]))
+
+    def fingerprint(self) -> str:
+        """Return a hash of the relative paths and contents of all files.
+
+        Raises:
+            FolderError: there is something wrong with the files or classes.
+        """
+        lines = (
+            f"{file.path.relative_to(self._config.path).as_posix()} {file.digest}\n"
+            for file in self._files({file.split for file in self._listed})
+        )
+        return f"sha256:{hashlib.sha256(os.fsencode(''.join(lines))).hexdigest()}"
+
+    def open(self, split: str, *, check_first: bool, keep_pixels: bool) -> IndexedImages:
+        """Return a split's images; see `Source.open`.
+
+        Raises:
+            FolderError: there is something wrong with the files that had to be read, or with the
+                classes; a class has no training images, or too few for all splits.
+            ValueError: there is no such split, or it is empty.
+        """
+        name = split.partition("[")[0].strip()
+        folder: str | None = "train" if name in self._held_out else name
+        if all(file.split is None for file in self._listed):
+            folder = None
+        files = self._files([folder], check_first=check_first)
+        wanted = self._wanted
+        if not {"train", None} & self._read.keys():  # so no split is taken out of these files
+            wanted = tuple(each for each in wanted if each not in self._held_out)
+        _refuse(self._config.path, find_split_problems(files, wanted))
+        splits = assign_splits(files, wanted)
+        counts = {each: len(members) for each, members in splits.items()}
+        name, start, stop = slice_split(counts, split)
+        members = splits[name][start:stop]
+        if not keep_pixels:
+            self._release(members)
+        return self._open_members(members, _labels(files))
+
+    def _files(
+        self, folders: Iterable[str | None], *, check_first: bool = True
+    ) -> tuple[ImageFile, ...]:
+        """Return all files: those of some split folders as they were read, the others as listed."""
+        config = self._config
+        if config.skip_bad:
+            folders, check_first = {file.split for file in self._listed}, True
+        for folder in folders:
+            if folder not in self._read or (check_first and folder in self._undecoded):
+                self._usable = ()
+                self._read[folder] = self._read_folder(folder, check_first)
+        if not self._usable:
+            unread = (file for file in self._listed if file.split not in self._read)
+            read = (file for files in self._read.values() for file in files)
+            files = tuple(sorted((*read, *unread), key=lambda file: file.path))
+            scan = Scan(Path(config.path), files)
+            if config.skip_bad:
+                scan = _without_bad_files(scan)
+            _refuse(config.path, find_problems(scan))
+            self._usable = scan.files
+        return self._usable
+
+    def _read_folder(self, folder: str | None, check_first: bool) -> tuple[ImageFile, ...]:
+        """Read the files of a split folder, and keep their pixels if they fit in memory.
+
+        If they do not fit, and need not be checked first, read only what decides the splits.
+        """
+        config = self._config
+        found = [file for file in self._found if file.split == folder]
+        self._undecoded.discard(folder)
+        if not fits_in_memory(config, len(found)):
+            if check_first:
+                return read_images(config.path, found)
+            self._undecoded.add(folder)
+            if folder is None or (folder == "train" and self._held_out):
+                return read_images(config.path, found, decode=False)
+            return find_images(found)
+        rows = {file.path: row for row, file in enumerate(found)}
+        # The system allocates this array as it is filled.
+        pixels = np.empty(
+            (len(found), config.image_size, config.image_size, config.channels), np.uint8
+        )
+
+        def keep(path: Path, image: tf.Tensor) -> None:
+            with tf.device("CPU"):
+                pixels[rows[path]] = self._preprocess(image)
+
+        files = read_images(config.path, found, keep)
+        with tf.device("CPU"):
+            self._kept[folder] = tf.constant(pixels), rows
+        return files
+
+    @functools.cached_property
+    def _preprocess(self) -> Callable[[tf.Tensor], tf.Tensor]:
+        """The preprocessing, as one traced function of images of any size."""
+        return tf.function(  # type: ignore[no-any-return]
+            lambda image: preprocess(image, self._config.preprocessing()),
+            input_signature=[tf.TensorSpec((None, None, 3), tf.uint8)],
+            autograph=False,
+        )
+
+    def _release(self, members: Sequence[ImageFile]) -> None:
+        """Release the pixels of some files, all of one split folder."""
+        folder = members[0].split
+        if folder not in self._kept:
+            return
+        pixels, rows = self._kept.pop(folder)
+        released = {file.path for file in members}
+        remaining = {path: row for path, row in rows.items() if path not in released}
+        if remaining:
+            with tf.device("CPU"):
+                others = tf.gather(pixels, list(remaining.values()))
+            self._kept[folder] = others, {path: row for row, path in enumerate(remaining)}
+
+    def _open_members(self, members: Sequence[ImageFile], labels: Sequence[str]) -> IndexedImages:
+        """Return the images of some files, all of one split folder."""
+        folder = members[0].split
+        indices = {label: index for index, label in enumerate(labels)}
+        with tf.device("CPU"):
+            classes = tf.constant([indices[file.label] for file in members], tf.int64)
+        if folder in self._undecoded:
+            return self._check_as_read(members, classes)
+        read = _reader(members, classes)
+        pixels, rows = self._kept.get(folder, (None, {}))
+        if any(file.path not in rows for file in members):
+            return IndexedImages(len(members), read)
+        with tf.device("CPU"):
+            chosen = tf.constant([rows[file.path] for file in members], tf.int64)
+
+        def gather(indices: tf.Tensor) -> Pair:
+            return tf.gather(pixels, tf.gather(chosen, indices)), tf.gather(classes, indices)
+
+        return IndexedImages(len(members), read, gather)
+
+    def _check_as_read(self, members: Sequence[ImageFile], classes: tf.Tensor) -> IndexedImages:
+        """Return the images of files that have not been decoded, each checked when it is read."""
+        root, files, checked = self._config.path, self._usable, dict[Path, ImageFile]()
+
+        def check(index: np.ndarray) -> np.ndarray:
+            listed, pixels = members[int(index)], list[tf.Tensor]()
+            with tf.device("CPU"):
+                file = inspect_file(listed.found, lambda _, image: pixels.append(image))
+            checked[listed.path] = file or replace(listed, problem="no longer an image")
+            if not pixels:
+                raise ValueError(f"{listed.path}: {checked[listed.path].problem}")
+            return np.asarray(pixels[0])
+
+        def read(index: tf.Tensor) -> Pair:
+            image = tf.numpy_function(check, [index], tf.uint8, stateful=False)
+            return tf.ensure_shape(image, (None, None, 3)), classes[index]
+
+        def check_rest() -> None:
+            rest = [file.found for file in members if file.path not in checked]
+            inspected = checked | {file.path: file for file in read_images(root, rest)}
+            every = tuple(inspected.get(file.path, file) for file in files)
+            _refuse(root, find_problems(Scan(Path(root), every)))
+
+        return IndexedImages(len(members), read, check_rest=check_rest)
+
+
+def _reader(members: Sequence[ImageFile], classes: tf.Tensor) -> Callable[[tf.Tensor], Pair]:
+    """Return a function from the index of a checked file to its upright image and its label."""
+    with tf.device("CPU"):
+        paths = tf.constant([os.fsencode(file.path) for file in members])
+        orientations = tf.constant([file.orientation for file in members])
+        by_pillow = tf.constant([file.needs_pillow for file in members])
+    all_upright = all(file.orientation == 1 for file in members)
+    all_fast = not any(file.needs_pillow for file in members)
+
+    def read(index: tf.Tensor) -> Pair:
+        content = tf.io.read_file(paths[index])
+
+        def decode_fast() -> tf.Tensor:
+            image = decode(content)
+            return image if all_upright else set_upright(image, orientations[index])
+
+        if all_fast:
+            return decode_fast(), classes[index]
+        image = tf.cond(by_pillow[index], lambda: decode_with_pillow(content), decode_fast)
+        return image, classes[index]
+
+    return read
+
+
+def _labels(files: Iterable[ImageFile]) -> tuple[str, ...]:
+    return tuple(sorted({file.label for file in files}))
+
+
+def _without_bad_files(scan: Scan) -> Scan:
+    reasons = {
+        file.path: file.problem or finding.title
+        for finding in find_problems(scan)
+        for file in finding.to_skip
+    }
+    for path, reason in reasons.items():
+        print(f"skipped {path}: {reason}", file=sys.stderr)
+    files = tuple(file for file in scan.files if file.path not in reasons)
+    if not files:
+        raise FolderError(f"none of the {len(scan.files)} files in {scan.root} can be used")
+    return replace(scan, files=files)
+
+
+def _refuse(root: str | Path, findings: Iterable[Finding]) -> None:
+    """Raise FolderError if there is a finding for which training is refused."""
+    errors = [finding for finding in findings if finding.is_error and finding.lines]
+    if not errors:
+        return
+    hint = (
+        ". Repair or remove the files, or leave them out: data.skip_bad = true in the recipe, or "
+        "`train --skip-bad`"
+        if any(finding.to_skip for finding in errors)
+        else ""
+    )
+    raise FolderError(f"{root} cannot be used: {'. '.join(map(describe, errors))}{hint}")

@@ -1,0 +1,80 @@
+"""Assign a folder's images to splits: by split folder, or by content."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+from keras_cnns.data.sources.by_content import FRACTIONS, split_by_fraction
+from keras_cnns.data.sources.folder.files import ImageFile
+
+_SMALL_FOLDER = 30  # images; in so few, a class may by chance have no image in some split
+
+
+def assign_splits(files: Sequence[ImageFile], wanted: Iterable[str]) -> dict[str, list[ImageFile]]:
+    """Return the files of each split.
+
+    A file in a split folder belongs to that split. A wanted split without a folder is taken out of
+    the training files by content: an image and its copies are always in the same split, whatever
+    other images there are.
+
+    If at most `_SMALL_FOLDER` images are split by content, or a split would be empty, each class
+    without an image in a split gets one there, from the split that has most images of the class.
+
+    Args:
+        files: readable images.
+        wanted: the names of the splits to return.
+    """
+    splits: dict[str, list[ImageFile]] = {"train": []}
+    for file in files:
+        splits.setdefault(file.split or "train", []).append(file)
+    held_out = held_out_splits(files, wanted)
+    if not held_out:
+        return splits
+    divided, splits["train"] = splits["train"], []
+    for file in divided:
+        splits.setdefault(split_by_fraction(file.fraction, held_out), []).append(file)
+    names = ("train", *held_out)
+    if len(divided) <= _SMALL_FOLDER or not all(splits.get(name) for name in names):
+        for label in sorted({file.label for file in divided}):
+            _represent_class(splits, names, label)
+    return splits
+
+
+def held_out_splits(files: Iterable[ImageFile], wanted: Iterable[str]) -> list[str]:
+    """Return the wanted splits that are taken out of the training files, in a fixed order."""
+    missing = set(wanted) - {file.split for file in files}
+    return [name for name in FRACTIONS if name in missing]
+
+
+def find_scarce_classes(
+    files: Sequence[ImageFile], wanted: Iterable[str]
+) -> tuple[int, dict[str, int]]:
+    """Return the minimum of different images per class, and the count of each class below it.
+
+    The training split, and every split that is taken out of it, needs one image of each class. If
+    more than `_SMALL_FOLDER` images are split, no class is reported.
+    """
+    minimum = 1 + len(held_out_splits(files, wanted))
+    divided = [file for file in files if file.split in (None, "train")]
+    if minimum == 1 or len(divided) > _SMALL_FOLDER:
+        return minimum, {}
+    digests = defaultdict(set)
+    for file in divided:
+        digests[file.label].add(file.digest)
+    counts = {label: len(found) for label, found in sorted(digests.items())}
+    return minimum, {label: count for label, count in counts.items() if count < minimum}
+
+
+def _represent_class(splits: dict[str, list[ImageFile]], names: Sequence[str], label: str) -> None:
+    """Move images of a class so that each split has one, as far as there are enough of them."""
+
+    def images(name: str) -> set[tuple[float, str]]:
+        members = splits.setdefault(name, [])
+        return {(file.fraction, file.digest) for file in members if file.label == label}
+
+    for name in names:
+        donor = max(names, key=lambda each: len(images(each)))
+        if not images(name) and len(images(donor)) > 1:
+            _, digest = min(images(donor))
+            moved = [each for each in splits[donor] if each.digest == digest]
+            splits[donor] = [each for each in splits[donor] if each.digest != digest]
+            splits[name] = sorted([*splits[name], *moved], key=lambda each: each.path)

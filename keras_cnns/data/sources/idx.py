@@ -1,0 +1,194 @@
+"""The idx files of MNIST, Fashion-MNIST, KMNIST and EMNIST, plain or gzip.
+
+A data set is four files, such as train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz and two
+that begin with t10k (or test). An idx file is a header of big-endian numbers, the magic number
+0x0801 (labels) or 0x0803 (images) and the size of each dimension, and then one byte for each level
+or label (http://yann.lecun.com/exdb/mnist/). Debian's package dataset-fashion-mnist installs
+Fashion-MNIST in /usr/share/datasets/fashion-mnist.
+
+The validation split is taken out of the training images by content, as for TFDS (`by_content.py`),
+so both have the same images in the same splits. EMNIST stores the columns of an image first (Cohen
+et al. 2017); its images are transposed here, so that letters are upright. TFDS leaves them as they
+are stored.
+"""
+
+import functools
+import gzip
+import hashlib
+import math
+import re
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from keras_cnns.data.sources.base import IndexedImages, slice_split
+from keras_cnns.data.sources.by_content import split_by_content
+from keras_cnns.recipes import DataConfig
+
+_MAX_BYTES = 2**30  # uncompressed size of a file; EMNIST's largest has 547 MB
+_MAX_DEFLATE_RATIO = 1032  # bytes that one byte of gzip can expand to
+_NAME = re.compile(
+    r"(?P<prefix>.*?)(?P<split>train|t10k|test)-(?P<kind>images|labels)"
+    r"[-.]idx[13]-ubyte(?P<gzip>\.gz)?"
+)
+_MAGIC = {"images": 0x0803, "labels": 0x0801}
+_DIMENSIONS = {"images": 3, "labels": 1}
+# The names of the classes, by a word in the folder's or the files' name; other sets have numbers.
+_CLASS_NAMES = {
+    "fashion": ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker",
+                "Bag", "Ankle boot"),
+    "kmnist": ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class IdxSet:
+    """The images and labels of each split."""
+
+    splits: Mapping[str, tuple[np.ndarray, np.ndarray]]  # uint8 [N, H, W], int64 [N] below K
+    names: tuple[str, ...]  # the names of the K classes
+    fingerprint: str  # the SHA-256 of all levels and labels
+
+
+@functools.lru_cache(maxsize=2)
+def read_set(path: str) -> IdxSet:
+    """Read the four files of a data set, and take the validation split out of its training images.
+
+    Args:
+        path: the folder of the files; if it holds several sets, the folder and the beginning of the
+            file names, such as emnist/emnist-letters.
+
+    Raises:
+        ValueError: files are missing, or one is damaged; the message names it.
+    """
+    files = find_files(path)
+    digest = hashlib.sha256()
+    images, stored = {}, {}  # `stored` labels may begin at 1, as EMNIST's letters
+    for split in ("train", "test"):
+        images[split], stored[split] = (_read_file(files[split, kind]) for kind in _MAGIC)
+        if len(images[split]) != len(stored[split]):
+            raise ValueError(
+                f"{files[split, 'images']} has {len(images[split]):,} images, and "
+                f"{files[split, 'labels']} {len(stored[split]):,} labels"
+            )
+        digest.update(images[split].tobytes() + stored[split].tobytes())
+    classes = np.unique(stored["train"])
+    unknown = np.setdiff1d(stored["test"], classes)
+    if len(classes) < 2 or len(unknown):
+        raise ValueError(
+            f"{files['train', 'labels']} has the labels {classes.tolist()}, and "
+            f"{files['test', 'labels']} also {unknown.tolist()}; at least 2 labels are needed, and "
+            "training images of each"
+        )
+    parts = split_by_content(images["train"])
+    if "emnist" in files["train", "images"].name.lower():
+        images = {split: each.transpose(0, 2, 1) for split, each in images.items()}
+    labels = {split: np.searchsorted(classes, each) for split, each in stored.items()}
+    set_name = f"{Path(path).resolve().name} {files['train', 'images'].name}".lower()
+    known = next((names for word, names in _CLASS_NAMES.items() if word in set_name), ())
+    splits = {
+        split: (images["train"][indices], labels["train"][indices])
+        for split, indices in parts.items()
+    }
+    splits["test"] = images["test"], labels["test"]
+    names = known if len(known) == len(classes) else tuple(map(str, classes.tolist()))
+    return IdxSet(splits, names, digest.hexdigest())
+
+
+class IdxSource:
+    """The idx files of a recipe's path as a source."""
+
+    def __init__(self, config: DataConfig) -> None:
+        self._path = config.path
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The names of the classes, or their numbers."""
+        return read_set(self._path).names
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of all levels and labels."""
+        return f"sha256:{read_set(self._path).fingerprint}"
+
+    def open(self, split: str, *, check_first: bool, keep_pixels: bool) -> IndexedImages:
+        """Return a split's images, uint8 [H, W, 1]; errors are those of `read_set` too."""
+        splits = read_set(self._path).splits
+        name, start, stop = slice_split({key: len(each[1]) for key, each in splits.items()}, split)
+        pixels, classes = (values[start:stop] for values in splits[name])
+        images, labels = tf.constant(pixels[..., np.newaxis]), tf.constant(classes, tf.int64)
+        return IndexedImages(stop - start, lambda index: (images[index], labels[index]))
+
+
+def find_files(path: str | Path) -> dict[tuple[str, str], Path]:
+    """Return the files by split, train or test, and kind, images or labels.
+
+    Raises:
+        ValueError: there is no such folder, or one of the four files is missing or ambiguous.
+    """
+    path = Path(path)
+    folder, prefix = (path, "") if path.is_dir() else (path.parent, path.name)
+    if not folder.is_dir():
+        raise ValueError(f"there is no folder {folder.absolute()}")
+    found: dict[tuple[str, str], list[Path]] = {
+        (split, kind): [] for split in ("train", "test") for kind in _MAGIC
+    }
+    for file in sorted(folder.iterdir()):
+        match = _NAME.fullmatch(file.name)
+        if match and file.name.startswith(prefix):
+            split = "train" if match["split"] == "train" else "test"
+            found[split, match["kind"]].append(file)
+    for (split, kind), files in found.items():
+        if len(files) != 1:
+            names = ", ".join(file.name for file in files) or "none"
+            raise ValueError(
+                f"{path} must have one idx file of the {split} {kind}, such as "
+                f"{'train' if split == 'train' else 't10k'}-{kind}-idx{_DIMENSIONS[kind]}-ubyte.gz;"
+                f" found: {names}. If the folder has several sets, set data.path to the folder and "
+                "the beginning of the file names"
+            )
+    return {key: files[0] for key, files in found.items()}
+
+
+def _read_file(path: Path) -> np.ndarray:
+    """Return the content of an idx file: images uint8 [N, H, W] or labels uint8 [N].
+
+    Raises:
+        ValueError: it is not an idx file of unsigned bytes, or its size differs from its header.
+    """
+    match = _NAME.fullmatch(path.name)
+    assert match
+    kind = match["kind"]
+    try:
+        with gzip.open(path) if match["gzip"] else path.open("rb") as file:
+            magic = int.from_bytes(file.read(4))
+            if magic != _MAGIC[kind]:
+                raise ValueError(
+                    f"{path} begins with {magic:#010x}; an idx file of {kind} begins with "
+                    f"{_MAGIC[kind]:#010x}"
+                )
+            header = file.read(4 * _DIMENSIONS[kind])
+            shape = tuple(int.from_bytes(header[i : i + 4]) for i in range(0, len(header), 4))
+            if len(shape) < _DIMENSIONS[kind] or 0 in shape:
+                raise ValueError(f"{path} is cut short or empty: its shape is {list(shape)}")
+            expected = math.prod(shape)
+            bound = path.stat().st_size * (_MAX_DEFLATE_RATIO if match["gzip"] else 1)
+            if expected > min(bound, _MAX_BYTES):
+                raise ValueError(
+                    f"{path} is cut short, or its header is wrong: the shape {list(shape)} needs "
+                    f"{expected:,} bytes, more than a file of {path.stat().st_size:,} bytes can "
+                    f"hold or than the limit, {_MAX_BYTES:,}"
+                )
+            content = file.read(expected + 1)
+    except (EOFError, OSError, zlib.error) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    if len(content) != expected:
+        size = "more" if len(content) > expected else f"{len(content):,}"
+        raise ValueError(
+            f"{path}: its header gives the shape {list(shape)}, which needs {expected:,} bytes; it "
+            f"holds {size}"
+        )
+    return np.frombuffer(content, np.uint8).reshape(shape)

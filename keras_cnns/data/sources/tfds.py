@@ -1,0 +1,128 @@
+"""TensorFlow Datasets as a source; a missing validation split is taken out by content."""
+
+import functools
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import tensorflow as tf
+
+from keras_cnns.cores import available_cores
+from keras_cnns.data.autotuning import without_autotuning
+from keras_cnns.data.preprocessing import preprocess
+from keras_cnns.data.sources import base, tfds_files
+from keras_cnns.data.sources.base import ImageStream, IndexedImages
+from keras_cnns.data.sources.by_content import DIVIDED, split_of
+from keras_cnns.recipes import DataConfig
+
+
+class TfdsSource:
+    """A data set of TFDS.
+
+    If the recipe names a validation split that the data set lacks, it is taken out of the training
+    split by content.
+    """
+
+    def __init__(self, config: DataConfig) -> None:
+        self._config = config
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of their indices."""
+        return tuple(tfds_files.open_builder(self._config.name).info.features["label"].names)
+
+    def fingerprint(self) -> str:
+        """Return the data set's name, version, and number of images in each split."""
+        info = tfds_files.open_builder(self._config.name).info
+        counts = {name: split.num_examples for name, split in info.splits.items()}
+        return f"{info.full_name} {json.dumps(counts)}"
+
+    def open(
+        self, split: str, *, check_first: bool, keep_pixels: bool
+    ) -> IndexedImages | ImageStream:
+        """Return a split's images; see `Source.open`.
+
+        Raises:
+            ValueError: there is no such data set or split; it is too large to be split by content;
+                or a combination of splits would include images of the validation split.
+        """
+        name = self._config.name
+        existing = tfds_files.open_builder(name).info.splits
+        lacks_validation = "validation" in set(base.splits_in_recipe(self._config)) - set(existing)
+        names = base.split_names(split)
+        if lacks_validation and len(names) > 1 and "train" in names:
+            raise ValueError(
+                f"{split!r} includes training images that are in the validation split, which "
+                f"{name} does not have; name parts of its training split for both, such as "
+                '"train[:90%]" and "train[90%:]"'
+            )
+        if not lacks_validation or names[0] not in DIVIDED:
+            return tfds_files.open_images(name, split)
+        if not keep_pixels:
+            whole = replace(self._divided[names[0]], gather=None)
+            self._divided = {**self._divided, names[0]: whole}
+        counts = {key: each.count for key, each in self._divided.items()}
+        part, start, stop = base.slice_split(counts, split)
+        return self._divided[part].slice(start, stop)
+
+    @functools.cached_property
+    def _divided(self) -> Mapping[str, IndexedImages]:
+        return divide_training(self._config)
+
+
+def divide_training(config: DataConfig) -> dict[str, IndexedImages]:
+    """Divide the training split of a TFDS data set into training and validation by content.
+
+    Every image is read and decoded, because its pixels alone decide its split, and a training needs
+    the sizes of its splits before the first step. The images of a split that take at most
+    `base.PIXELS_LIMIT` bytes at the network's size are kept, so that this is the only pass.
+
+    Raises:
+        ValueError: the data set is too large to be split by content.
+    """
+    images = tfds_files.open_images(config.name, "train")
+    if isinstance(images, ImageStream):
+        raise ValueError(
+            f"{config.name} has no validation split, and is too large to take one out by content; "
+            'name parts of its training split, such as "train[:95%]" and "train[95%:]"'
+        )
+
+    def read(index: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        image, label = images.read(index)
+        return image, preprocess(image, config.preprocessing()), label
+
+    indices = tf.data.Dataset.range(images.count)
+    decoded = without_autotuning(indices.map(read, num_parallel_calls=available_cores()))
+    shape = (config.image_size, config.image_size, config.channels)
+    limit = base.PIXELS_LIMIT // int(np.prod(shape))  # images
+    # The system allocates these arrays as they are filled.
+    pixels = {split: np.empty((min(limit, images.count), *shape), np.uint8) for split in DIVIDED}
+    chosen: dict[str, list[int]] = {split: [] for split in DIVIDED}
+    labels = np.empty(images.count, np.int64)
+    for index, (image, prepared, label) in enumerate(decoded.as_numpy_iterator()):
+        split = split_of(image)
+        if len(chosen[split]) < limit:
+            pixels[split][len(chosen[split])] = prepared
+        chosen[split].append(index)
+        labels[index] = label
+    return {
+        split: _select(images, indices, pixels.pop(split), labels)
+        for split, indices in chosen.items()
+    }
+
+
+def _select(
+    images: IndexedImages, indices: list[int], pixels: np.ndarray, labels: np.ndarray
+) -> IndexedImages:
+    """Return the images at some indices; `pixels` holds all of these, or only the first of them."""
+    with tf.device("CPU"):
+        chosen = tf.constant(indices, tf.int64)
+        kept = None
+        if len(indices) <= len(pixels):
+            kept = tf.constant(pixels[: len(indices)]), tf.constant(labels[indices])
+    return IndexedImages(
+        len(indices),
+        lambda index: images.read(chosen[index]),
+        kept and (lambda indices: (tf.gather(kept[0], indices), tf.gather(kept[1], indices))),
+    )

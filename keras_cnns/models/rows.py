@@ -1,0 +1,37 @@
+"""The part of a model's row that all families share: the paper's data set and published numbers."""
+
+from dataclasses import dataclass, field
+
+from keras_cnns.models.cost import Cost
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One model of a family's table.
+
+    Published numbers take no part in comparisons: two rows are equal if their networks are.
+    """
+
+    image_size: int = 224  # height and width of the paper's images, in pixels
+    classes: int = 1000  # number of classes of the paper's data set
+    min_size: int = 32  # pixels; a smaller height or width leaves a feature map without positions
+    paper: str = field(default="", compare=False)  # authors, year and arXiv number
+    # Published top-1 accuracy in per cent, and its source: ImageNet by one central crop of 224x224
+    # unless the source says otherwise, CIFAR-10 for models of 32x32 images.
+    top_1: str | None = field(default=None, compare=False)
+    # Cost at the paper's image size and number of classes. None: it is computed when it is asked
+    # for, which builds the model and takes seconds.
+    cost: Cost | None = field(default=None, compare=False)
+    # Name of the function that builds the model, such as `ResNeXt50`. None: see `function_name`.
+    function: str | None = field(default=None, compare=False)
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of the paper's images."""
+        return (self.image_size, self.image_size, 3)
+
+
+def function_name(name: str, row: Row) -> str:
+    """Return the name of the function that builds a model: `resnet50_v2` -> `ResNet50V2`."""
+    first, *rest = name.replace("resnet", "ResNet").split("_")
+    return row.function or first[0].upper() + first[1:] + "".join(map(str.capitalize, rest))

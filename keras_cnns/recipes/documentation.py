@@ -1,0 +1,164 @@
+"""The documentation of recipes, from the schema's docstrings and the headers of the TOML files."""
+
+import re
+import textwrap
+from dataclasses import astuple, dataclass, fields
+from typing import Any, Literal, cast, get_args, get_origin
+
+import tomli_w
+from pydantic.fields import FieldInfo
+
+from keras_cnns.recipes.schema import Recipe, list_recipes, load_recipe, read_built_in
+
+SUMMARY_COLUMNS = ("recipe", "model", "data", "measured", "published", "training time")
+
+_TYPES = {bool: "true or false", int: "integer", float: "number", str: "string"}
+_INTRODUCTION = """\
+# Recipes
+
+A recipe is a TOML file that describes one training completely. `keras-cnns train --recipe NAME`
+trains a built-in recipe, and `--set SECTION.KEY=VALUE` changes one of its values. A recipe of your
+own is a file such as
+
+```toml
+base = "cifar10-resnet20"
+
+[training]
+epochs = 10
+```
+
+which lists only the keys that differ from its `base`. `keras-cnns recipes` lists the built-in
+recipes, `keras-cnns recipes NAME` prints one with all of its values, and
+`keras-cnns recipes --markdown` generates this page.
+
+## Built-in recipes
+
+"measured" and "published" are accuracies on the test split."""
+
+
+@dataclass(frozen=True)
+class RecipeSummary:
+    """A built-in recipe and the facts that its header states; a missing fact is empty."""
+
+    name: str
+    model: str
+    data: str
+    measured_accuracy: str  # such as "99.7 %"
+    published_accuracy: str
+    training_time: str  # such as "about 90 seconds on two cores"
+
+
+def summarize_recipe(name: str) -> RecipeSummary:
+    """Return the summary of a built-in recipe."""
+    recipe = load_recipe(name)
+    text = " ".join(read_header(name).split())
+
+    def find(pattern: str) -> str:
+        found = re.search(pattern, text)
+        return found[1] if found else ""
+
+    return RecipeSummary(
+        name=name,
+        model=recipe.model.name,
+        data=recipe.data.name,
+        measured_accuracy=find(r"The measured accuracy is ([\d.]+ %)"),
+        published_accuracy=find(r"The published accuracy is ([\d.]+ %)"),
+        training_time=find(r"The training time is (.+?)(?:,|\.(?: |$))"),
+    )
+
+
+def read_comment(name: str) -> str:
+    """Return the comment lines at the beginning of a built-in recipe."""
+    comment = re.match(r"(#.*\n)*", read_built_in(name))
+    return comment[0] if comment else ""
+
+
+def read_header(name: str) -> str:
+    """Return the text of `read_comment`, which is Markdown, without its number signs."""
+    return re.sub(r"^# ?", "", read_comment(name), flags=re.MULTILINE).strip()
+
+
+def format_documented_recipe(recipe: Recipe) -> str:
+    """Return a recipe as TOML with every key, and above each key its documentation."""
+    blocks = []
+    for section, description, keys in _sections():
+        lines = [_comment(description), f"[{section}]"]
+        for key, field in keys.items():
+            default = "required" if field.is_required() else f"default {_default(field)}"
+            lines += [
+                _comment(f"{_sentence(field.description)} ({_values(field)}; {default})"),
+                f"{key} = {_toml(getattr(getattr(recipe, section), key))}",
+            ]
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks) + "\n"
+
+
+def format_reference() -> str:
+    """Return the page docs/recipes.md: all built-in recipes and all keys, as Markdown."""
+    names = list_recipes()
+    rows = [astuple(summarize_recipe(name)) for name in names]
+    recipes = _table(SUMMARY_COLUMNS, [(f"[{name}](#{name})", *facts) for name, *facts in rows])
+    headers = [f"### {name}\n\n{read_header(name)}" for name in names]
+    sections = [
+        f"### {section}\n\n{description}\n\n"
+        + _table(
+            ("key", "value", "default", "meaning"),
+            [
+                (f"`{key}`", _values(field), _default(field), _sentence(field.description))
+                for key, field in keys.items()
+            ],
+        )
+        for section, description, keys in _sections()
+    ]
+    return "\n\n".join((_INTRODUCTION, recipes, *headers, "## Keys", *sections)) + "\n"
+
+
+def _sections() -> list[tuple[str, str, dict[str, FieldInfo]]]:
+    """Return each section's name, its description, and its keys as pydantic describes them."""
+    types = [(field.name, cast(Any, field.type)) for field in fields(Recipe)]
+    return [(name, _sentence(each.__doc__), each.__pydantic_fields__) for name, each in types]
+
+
+def _values(field: FieldInfo) -> str:
+    """Return the type and the range of a key's value."""
+    annotation = field.annotation
+    if get_origin(annotation) is Literal:
+        *others, last = map(_toml, get_args(annotation))
+        return f"{', '.join(others)} or {last}"
+    if get_origin(annotation) is tuple:
+        return f"list of {_TYPES[get_args(annotation)[0]]}s"
+    bounds = {type(each).__name__.lower(): each for each in field.metadata}
+    limits = {name: f"{getattr(each, name):,}" for name, each in bounds.items()}
+    words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+    if {"ge", "le"} <= limits.keys():
+        range_text = f"from {limits['ge']} to {limits['le']}"
+    else:
+        range_text = " and ".join(f"{words[name]} {limit}" for name, limit in limits.items())
+    return ", ".join(filter(None, (_TYPES[annotation], range_text)))  # type: ignore[index]
+
+
+def _default(field: FieldInfo) -> str:
+    return "" if field.is_required() else _toml(field.default)
+
+
+def _toml(value: Any) -> str:
+    """Return a value as TOML writes it, in one line."""
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_toml, value))}]"
+    return tomli_w.dumps({"value": value}).removeprefix("value = ").strip()
+
+
+def _sentence(text: str | None) -> str:
+    return " ".join((text or "").split())
+
+
+def _comment(text: str) -> str:
+    return textwrap.fill(
+        text, 100, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False
+    )
+
+
+def _table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """Return a table in Markdown."""
+    lines = [columns, ("---",) * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

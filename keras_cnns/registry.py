@@ -1,0 +1,272 @@
+"""The models by name: `build("resnet20", weights="resnet20.weights.h5")`.
+
+A model is one row of `models.googlenet.VARIANTS` or `models.resnet.ARCHITECTURES`. `MODELS` has an
+entry for each row, and `keras_cnns.models` has a function for each, such as `ResNet20`.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Literal, ParamSpec, Protocol, TypeVar, Unpack
+
+import keras
+from keras import KerasTensor
+
+from keras_cnns import suggestions
+from keras_cnns.models.cost import Cost, cost
+from keras_cnns.models.googlenet import VARIANTS, googlenet
+from keras_cnns.models.heads import HeadOptions, InputShape, Pooling
+from keras_cnns.models.resnet import ARCHITECTURES, resnet
+from keras_cnns.models.rows import Row, function_name
+from keras_cnns.weights.assignment import load
+
+# The keys of MODELS, which editors complete. A test compares them.
+ModelName = Literal[
+    "googlenet",
+    "googlenet_bn",
+    "googlenet_tv",
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "resnet152",
+    "resnet20",
+    "resnet32",
+    "resnet44",
+    "resnet56",
+    "resnet110",
+    "resnet1202",
+    "resnet18_v1",
+    "resnet34_v1",
+    "resnet50_v1",
+    "resnet101_v1",
+    "resnet152_v1",
+    "resnet18_v2",
+    "resnet34_v2",
+    "resnet50_v2",
+    "resnet101_v2",
+    "resnet152_v2",
+    "resnet50_v2_keras",
+    "resnet101_v2_keras",
+    "resnet152_v2_keras",
+    "resnet110_v2",
+    "resnet164_v2",
+    "resnet1001_v2",
+    "plain18",
+    "plain34",
+    "plain20",
+    "plain32",
+    "plain44",
+    "plain56",
+    "plain110",
+    "wide_resnet28_10",
+    "resnext50_32x4d",
+]
+# Names of options in torchvision, timm and keras.applications, and those of ours.
+_SYNONYMS = {
+    "num_classes": "classes",
+    "n_classes": "classes",
+    "num_labels": "classes",
+    "in_chans": "input_shape",
+    "in_channels": "input_shape",
+    "channels": "input_shape",
+    "image_size": "input_shape",
+    "img_size": "input_shape",
+    "aux_logits": "aux_heads",
+    "auxiliary_heads": "aux_heads",
+    "pretrained": "weights",
+    "checkpoint_path": "weights",
+    "features_only": "features",
+    "out_indices": "features",
+    "global_pool": "pooling",
+    "activation": "classifier_activation",
+    "skip": "shortcut",
+    "inputs": "input_tensor",
+    "model_name": "name",
+}
+_Parameters = ParamSpec("_Parameters")
+_Result = TypeVar("_Result")
+
+
+class Options(HeadOptions, total=False):
+    """The keyword options of `build`, which describes them."""
+
+    shortcut: str | None
+    input_tensor: KerasTensor | None
+    weights: Path | str | None
+    name: str | None
+
+
+class Builder(Protocol):
+    """A function that builds one model, such as `ResNet50`; `build` describes its arguments."""
+
+    __name__: str
+
+    def __call__(
+        self,
+        input_shape: InputShape | None = None,
+        classes: int | None = None,
+        **options: Unpack[Options],
+    ) -> keras.Model:
+        """Build the model: images [N, H, W, C] -> probabilities [N, K]."""
+
+
+def _checking_options(function: Callable[_Parameters, _Result]) -> Callable[_Parameters, _Result]:
+    """Return the function with a TypeError for unknown options that names the nearest one."""
+    parameters = inspect.signature(function).parameters.values()
+    known = [each.name for each in parameters if each.kind is not each.POSITIONAL_ONLY]
+
+    @functools.wraps(function)
+    def checked(*arguments: _Parameters.args, **options: _Parameters.kwargs) -> _Result:
+        for option in options:
+            if option not in known:
+                synonym = _SYNONYMS.get(option)
+                near = [synonym] if synonym in known else get_close_matches(option, known, n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise TypeError(
+                    f"{function.__name__}() has no option {option!r}{hint} "
+                    f"(it has {', '.join(known)})"
+                )
+        return function(*arguments, **options)
+
+    return checked
+
+
+@_checking_options
+def build(
+    model: ModelName | str,
+    /,
+    input_shape: InputShape | None = None,
+    classes: int | None = None,
+    *,
+    aux_heads: bool | Iterable[str] = False,
+    features: Iterable[str] = (),
+    include_top: bool = True,
+    pooling: Pooling | None = None,
+    classifier_activation: str | None = "softmax",
+    shortcut: str | None = None,
+    input_tensor: KerasTensor | None = None,
+    weights: Path | str | None = None,
+    name: str | None = None,
+) -> keras.Model:
+    """Build a model: images [N, H, W, C] -> probabilities [N, K].
+
+    Args:
+        model: a key of MODELS.
+        input_shape: (H, W, C) of the images, by default the paper's; H and W may be None.
+        classes: number of classes, K; by default the paper's.
+        aux_heads: if True, add the model's auxiliary classifiers; or the names of the feature maps
+            to classify. Their outputs are named `aux1`, `aux2`, ... in that order.
+        features: names of feature maps that become outputs, such as `stage3`.
+        include_top: if False, build the model without its classifier.
+        pooling: if there is no classifier, `avg` or `max` pools the last feature map to [N, C].
+        classifier_activation: `softmax`, or None for logits.
+        shortcut: for residual networks, the shortcut of the blocks: a key of `shortcuts.SHORTCUTS`,
+            or the paper's letter A, B or C; by default the model's own.
+        input_tensor: a tensor to use instead of a new input.
+        weights: a file to load, of this project or another: see `keras_cnns.weights`.
+        name: the name of the Keras model; by default the key of MODELS.
+
+    Returns:
+        A `keras.Model` with one output tensor or, if there are several, a dict of them by name:
+        `main` [N, K], `aux1`, `aux2`, ... [N, K], and each feature map.
+
+    Raises:
+        TypeError: there is no such option; the message names the nearest.
+        ValueError: there is no such model, or an option is out of its range.
+        WeightsError: the file of weights cannot be read, or does not fit the model.
+    """
+    find(model)
+    heads: HeadOptions = {
+        "aux_heads": aux_heads,
+        "features": features,
+        "include_top": include_top,
+        "pooling": pooling,
+        "classifier_activation": classifier_activation,
+    }
+    if model in ARCHITECTURES:
+        built = resnet(
+            model,
+            input_shape,
+            classes,
+            shortcut=shortcut,
+            input_tensor=input_tensor,
+            name=name,
+            **heads,
+        )
+    elif shortcut is not None:
+        raise TypeError(f"{model} has no option 'shortcut', as it has no residual blocks")
+    else:
+        built = googlenet(
+            model, input_shape, classes, input_tensor=input_tensor, name=name, **heads
+        )
+    if weights is not None:
+        load(built, weights)
+    return built
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One model of the registry."""
+
+    build: Builder
+    row: Row
+
+    @property
+    def paper(self) -> str:
+        """The paper that describes the model, with its arXiv number."""
+        return self.row.paper
+
+    @property
+    def top_1(self) -> str | None:
+        """The published top-1 accuracy in per cent with its source, if any."""
+        return self.row.top_1
+
+    @functools.cached_property
+    def cost(self) -> Cost:
+        """The cost at the paper's image size and number of classes.
+
+        If the row does not state it, the model is built and counted, which takes seconds.
+        """
+        return self.row.cost or cost(self.build())
+
+
+def _entry(name: str, row: Row) -> Entry:
+    """Return the entry of a row, with a function that `help` and editors can read."""
+
+    def builder(
+        input_shape: InputShape | None = None,
+        classes: int | None = None,
+        **options: Unpack[Options],
+    ) -> keras.Model:
+        return build(name, input_shape, classes, **options)
+
+    omitted = ("model",) if name in ARCHITECTURES else ("model", "shortcut")
+    signature = inspect.signature(build)
+    parameters = [each for each in signature.parameters.values() if each.name not in omitted]
+    vars(builder)["__signature__"] = signature.replace(parameters=parameters)
+    builder.__name__ = builder.__qualname__ = function_name(name, row)
+    builder.__module__ = "keras_cnns.models"
+    _, _, details = (build.__doc__ or "").partition("\n")
+    builder.__doc__ = f"Build {name} ({row.paper}): images [N, H, W, C] -> probabilities [N, K].\n"
+    builder.__doc__ += details.replace("        model: a key of MODELS.\n", "")
+    return Entry(_checking_options(builder), row)
+
+
+MODELS: dict[str, Entry] = {
+    name: _entry(name, row) for name, row in {**VARIANTS, **ARCHITECTURES}.items()
+}
+# The functions that `keras_cnns.models` offers, such as `ResNet50`.
+FUNCTIONS: dict[str, Builder] = {entry.build.__name__: entry.build for entry in MODELS.values()}
+
+
+def find(name: str) -> Entry:
+    """Return the entry of a model.
+
+    Raises:
+        ValueError: there is no such model; the message names the nearest.
+    """
+    return suggestions.find(name, MODELS, "model")

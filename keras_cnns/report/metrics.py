@@ -1,0 +1,62 @@
+"""Metrics of a classifier's predictions, from scikit-learn and SciPy where they have them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import binomtest
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+_BINS = 15  # of the confidence, as in Guo et al. 2017
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Confidence and accuracy in bins of equal width."""
+
+    confidence: np.ndarray  # float [bins], the mean; NaN for an empty bin
+    accuracy: np.ndarray  # float [bins]; NaN for an empty bin
+    counts: np.ndarray  # int [bins]
+
+    @property
+    def error(self) -> float:
+        """Return the expected calibration error, ECE (Guo et al. 2017, equation 3)."""
+        gaps = np.nan_to_num(np.abs(self.confidence - self.accuracy))
+        return float(np.sum(gaps * self.counts) / max(self.counts.sum(), 1))
+
+
+def reliability_bins(
+    confidences: np.ndarray, is_correct: np.ndarray, bins: int = _BINS
+) -> Reliability:
+    """Sort predictions [N] into the bins [0, 1/bins], (1/bins, 2/bins], ... of confidence.
+
+    `sklearn.calibration.calibration_curve` has the same bins, up to rounding at their edges. It
+    returns neither the empty bins nor the counts, which the expected calibration error needs.
+    """
+    edges = np.arange(1, bins) / bins  # exact quotients: a confidence of 9/15 is on an edge
+    indices = np.digitize(confidences, edges, right=True)
+    counts = np.bincount(indices, minlength=bins)
+    with np.errstate(invalid="ignore"):
+        confidence = np.bincount(indices, confidences, bins) / counts
+        accuracy = np.bincount(indices, is_correct.astype(float), bins) / counts
+    return Reliability(confidence, accuracy, counts)
+
+
+def confusion_counts(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+    """Return counts [K, K]: the true class in the row, the predicted one in the column."""
+    return np.asarray(confusion_matrix(labels, predicted, labels=range(classes)))
+
+
+def precision_and_recall(
+    labels: np.ndarray, predicted: np.ndarray, classes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return both for each class, float [K]; NaN for a class without predictions or images."""
+    precision, recall, _, _ = precision_recall_fscore_support(
+        labels, predicted, labels=range(classes), zero_division=np.nan
+    )
+    return precision, recall
+
+
+def wilson_interval(hits: float, trials: int) -> tuple[float, float]:
+    """Return the 95 % confidence interval of a proportion (Wilson 1927)."""
+    interval = binomtest(round(hits), trials).proportion_ci(method="wilson")
+    return float(interval.low), float(interval.high)
