@@ -50,7 +50,7 @@ class Home:
         ]
 
     async def home(self, request: Request) -> Response:
-        """Answer GET / with the page for a browser, else with the models, their paths and engines."""
+        """Answer GET / with the page for browsers, else with the models and their engines."""
         if self._page is not None and self._page.is_for(request.scope):
             return self._page.document(request)
         models = [

@@ -112,7 +112,7 @@ def test_the_page_needs_no_token_and_all_else_does(tmp_path: Path) -> None:
     def admits(page: Page | None, path: str, accept: str = CHROMIUM, method: str = "GET") -> bool:
         headers = [(b"accept", accept.encode())]
         scope = {"path": path, "method": method, "headers": headers}
-        return Admission(Access(tokens), page=page).over_http(scope) is None
+        return Admission(Access(tokens), page=page).authorize_http(scope) is None
 
     page = Page()
     for path in ("/", "/page/page.js", "/page/page.css"):
