@@ -1,5 +1,6 @@
 """`keras-cnns data check`."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -26,7 +27,11 @@ def check(
         typer.Option("--all", help=f"List all files with a problem, not only {_MAX_LISTED} each."),
     ] = False,
 ) -> None:
-    """Report unreadable files, wrong extensions, duplicates, class balance and sizes.
+    """Report unreadable files, wrong extensions, duplicates, poor images and class balance.
+
+    Near-duplicates are listed too; they stay in the same split. Blurry, dark
+    and tiny images are listed. What was read is cached (KERAS_CNNS_CACHE: the
+    cache directory, or off), so the next command reads only changed files.
 
     The exit status is 1 if training would be refused, for example because of
     unreadable files, or of one image in two splits or two classes.
@@ -58,3 +63,5 @@ def check(
     if report.has_errors:
         raise typer.Exit(1)
     print("\nno errors: the folder can be trained on")
+    run = Path("runs", path.resolve().name)
+    print(f"train: {shlex.join(('keras-cnns', 'fit', str(path), '--run', str(run)))}")

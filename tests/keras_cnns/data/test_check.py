@@ -15,7 +15,8 @@ from keras_cnns.cli import app, run
 from keras_cnns.data import Splits, read_labels
 from keras_cnns.data.check import check_folder
 from keras_cnns.data.sources.folder import FolderError
-from keras_cnns.data.sources.folder.files import ImageFile, scan_folder
+from keras_cnns.data.sources.folder.files import scan_folder
+from keras_cnns.data.sources.folder.image_file import ImageFile
 from keras_cnns.data.sources.folder.splits import assign_splits
 from keras_cnns.recipes import DataConfig
 
