@@ -55,7 +55,9 @@ def check_folder(root: str | Path) -> Report:
         training = [file for file in readable if file.split == "train"]
         others = [file for file in readable if file.split != "train"]
         divided = tuple(
-            sorted((*with_near_duplicates(root, training), *others), key=lambda file: file.path)
+            sorted(
+                (*with_near_duplicates(root, training), *others), key=lambda file: file.path.parts
+            )
         )
     for split, members in assign_splits(divided, FRACTIONS).items():
         for label, count in Counter(file.label for file in members).items():

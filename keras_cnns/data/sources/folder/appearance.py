@@ -18,6 +18,8 @@ FLAT_DEVIATION = 2.0
 BLURRY_SHARPNESS = 0.004
 DARK_BRIGHTNESS = 64  # levels of 255: 99 % of the pixels are darker
 _SHARPNESS_SIDE = 128  # pixels; larger images are reduced before their sharpness is measured
+# Rounding levels adds this to the mean square of their Laplacian: (4^2 + 4 * 1^2) * 1/12.
+_ROUNDING = 20 / 12
 _MIN_SHARPNESS_SIDE = 32  # pixels; in smaller images nearly every edge is one pixel wide
 
 
@@ -28,8 +30,9 @@ class Appearance:
     Attributes:
         thumbnail: SIDE x SIDE grey levels of the upright image, row by row.
         deviation: the standard deviation of the grey levels, 0 to 127.5.
-        sharpness: the mean square of the Laplacian of the grey levels, divided by their variance,
-            so that contrast does not matter; infinite if the image is too small or of one colour.
+        sharpness: the mean square of the Laplacian of the grey levels, without that of rounding,
+            divided by their variance, so that contrast does not matter; infinite if the image is
+            too small or of one colour.
         brightness: the 99th percentile of the grey levels, 0 to 255.
     """
 
@@ -72,7 +75,8 @@ def measure_appearance(pixels: np.ndarray, orientation: int = 1) -> Appearance:
     if min(levels.shape) >= _MIN_SHARPNESS_SIDE and deviation >= FLAT_DEVIATION:
         across = levels[1:-1, :-2] + levels[1:-1, 2:]
         laplacian = 4 * levels[1:-1, 1:-1] - across - levels[:-2, 1:-1] - levels[2:, 1:-1]
-        sharpness = float(np.square(laplacian).mean()) / deviation**2
+        detail = max(0.0, float(np.square(laplacian).mean()) - _ROUNDING)
+        sharpness = detail / deviation**2
     rank = int(0.99 * (levels.size - 1))
     brightness = float(np.partition(levels, rank, axis=None)[rank])
     return Appearance(_upright(thumbnail, orientation).tobytes(), deviation, sharpness, brightness)

@@ -68,7 +68,7 @@ def cache_directory() -> Path | None:
 def read_times(path: Path) -> _Times | None:
     """Return what tells whether a file has changed; None if there is no such file."""
     try:
-        status = os.stat(path)
+        status = path.stat()
     except (OSError, ValueError):
         return None
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
@@ -79,7 +79,9 @@ class FolderCache:
 
     def __init__(self, root: str | Path, *, entries: bool = True) -> None:
         """Load the entries of a folder, if it has any and they are needed."""
-        self._prefix = os.path.join(root, "")
+        prefix = str(Path(root))
+        # The files of `.` are found without a prefix.
+        self._prefix = "" if prefix == "." else prefix.removesuffix(os.sep) + os.sep
         real = Path(root).resolve()
         directory = cache_directory()
         if directory and directory.resolve().is_relative_to(real):
@@ -207,11 +209,11 @@ class FolderCache:
             # Each process has a partial file of its own, which only the user can read.
             descriptor, partial = tempfile.mkstemp(".partial", dir=path.parent)
             try:
-                with open(descriptor, "wb") as file:
+                with os.fdopen(descriptor, "wb") as file:
                     np.savez(file, **arrays)
-                os.replace(partial, path)
+                Path(partial).replace(path)
             except BaseException:
-                os.unlink(partial)
+                Path(partial).unlink()
                 raise
             _trim(self._directory)
 

@@ -87,21 +87,18 @@ def _pairs_in_windows(vectors: np.ndarray, projections: np.ndarray) -> Iterator[
     reach = (2 - 2 * (MIN_COSINE - _SLACK)) ** 0.5 + _SLACK
     for start in range(0, len(vectors), _ROWS):
         rows = vectors[start : start + _ROWS]
-        counts = np.zeros(len(rows), int)
+        counts = np.zeros((len(rows), 1), int)  # of each row's candidates
         end = int(np.searchsorted(projections, projections[start + len(rows) - 1] + reach, "right"))
         for column in range(start, end, _COLUMNS):
             cosines = rows @ vectors[column : min(column + _COLUMNS, end)].T
-            first, second = np.divmod(
-                np.flatnonzero(cosines >= MIN_COSINE - _SLACK), cosines.shape[1]
-            )
-            later = second + column > first + start
-            first, second = first[later], second[later]
-            # The number of the same row's candidates before each one.
-            before = np.arange(len(first)) - np.searchsorted(first, first) + counts[first]
-            chosen = before < MAX_GROUP
-            counts += np.bincount(first, minlength=len(rows))
-            yield np.stack([first + start, second + column], axis=1)[chosen]
-            if counts.min() >= MAX_GROUP:
+            near = np.triu(cosines >= MIN_COSINE - _SLACK, start - column + 1)  # each pair once
+            added = near.sum(axis=1, keepdims=True)
+            if (counts + added).max() > MAX_GROUP:
+                near &= counts + near.cumsum(axis=1, dtype=np.int32) <= MAX_GROUP
+            first, second = np.divmod(np.flatnonzero(near), near.shape[1])
+            yield np.stack([first + start, second + column], axis=1)
+            counts += added
+            if counts.min() > MAX_GROUP:
                 break
 
 

@@ -156,7 +156,7 @@ class Folder:
         if not self._usable:
             unread = (file for file in self._listed if file.split not in self._read)
             read = (file for files in self._read.values() for file in files)
-            files = tuple(sorted((*read, *unread), key=lambda file: file.path))
+            files = tuple(sorted((*read, *unread), key=lambda file: file.path.parts))
             scan = Scan(Path(config.path), files)
             if config.skip_bad:
                 scan = _without_bad_files(scan)
