@@ -60,8 +60,11 @@ def check(
                 print(f"  {line}")
             if len(shown) < len(finding.lines):
                 print(f"  and {len(finding.lines) - len(shown)} more; --all lists them")
-    if report.has_errors:
-        raise typer.Exit(1)
-    print("\nno errors: the folder can be trained on")
-    run = Path("runs", path.resolve().name)
-    print(f"train: {shlex.join(('keras-cnns', 'fit', str(path), '--run', str(run)))}")
+    command = ("keras-cnns", "fit", str(path), "--run", str(Path("runs", path.resolve().name)))
+    if not report.has_errors:
+        print("\nno errors: the folder can be trained on")
+        print(f"train: {shlex.join(command)}")
+        return
+    if report.errors_can_be_skipped:
+        print(f"\ntrain without the files of these errors: {shlex.join(command)}")
+    raise typer.Exit(1)

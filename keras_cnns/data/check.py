@@ -36,6 +36,12 @@ class Report:
         """Whether training would be refused."""
         return any(finding.is_error and finding.lines for finding in self.findings)
 
+    @property
+    def errors_can_be_skipped(self) -> bool:
+        """Whether training would not be refused without the files that the errors name."""
+        errors = [finding for finding in self.findings if finding.is_error and finding.lines]
+        return all(finding.to_skip for finding in errors)
+
 
 def check_folder(root: str | Path) -> Report:
     """Read every file of a folder of images that the cache does not know, and report the findings.
@@ -48,23 +54,15 @@ def check_folder(root: str | Path) -> Report:
     counts: dict[str, dict[str, int]] = {
         printable(label): {} for label in sorted({file.label for file in scan.files})
     }
-    grouped = with_near_duplicates(root, readable)
-    divided = grouped
+    grouped: Sequence[ImageFile] = readable
     if any(file.split for file in readable):
-        # Only the training folder is divided, by the near-duplicates within it, as in a training.
-        training = [file for file in readable if file.split == "train"]
-        others = [file for file in readable if file.split != "train"]
-        divided = tuple(
-            sorted(
-                (*with_near_duplicates(root, training), *others), key=lambda file: file.path.parts
-            )
-        )
-    for split, members in assign_splits(divided, FRACTIONS).items():
+        grouped = with_near_duplicates(root, readable)  # across split folders
+    for split, members in assign_splits(readable, FRACTIONS).items():
         for label, count in Counter(file.label for file in members).items():
             counts[printable(label)][split] = count
     findings = (
         *find_problems(scan),
-        *find_split_problems(divided, FRACTIONS),
+        *find_split_problems(readable, FRACTIONS),
         *find_near_duplicates(scan.root, grouped),
         *find_poor_images(scan.root, readable),
     )

@@ -21,6 +21,7 @@ from keras_cnns.data.sources.folder.appearance import measure_appearance
 from keras_cnns.data.sources.folder.cache import FolderCache, read_times
 from keras_cnns.data.sources.folder.image_file import ImageFile
 from keras_cnns.data.sources.folder.layout import FoundFile, Layout, read_layout
+from keras_cnns.data.sources.folder.near_duplicates import with_near_duplicates
 
 EXTENSIONS = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
@@ -58,7 +59,9 @@ class Scan:
 
 
 def scan_folder(root: str | Path) -> Scan:
-    """Read every file of a folder of images.
+    """Read every file of a folder of images that the cache does not know.
+
+    The files that may be split by content have their near-duplicates among these, as in a training.
 
     Args:
         root: see `read_layout`.
@@ -67,7 +70,7 @@ def scan_folder(root: str | Path) -> Scan:
         ValueError: there is no such folder, or no class in it, or its layout is unclear.
     """
     layout = read_layout(root)
-    images = read_images(root, layout.files)
+    images = with_near_duplicates(root, read_images(root, layout.files), (None, "train"))
     outside = _images_outside(layout)
     if not images:
         raise no_images(root, layout)

@@ -8,7 +8,7 @@ Images of one colour are in no group: without its mean, such a thumbnail is zero
 its file, so any two might be grouped, and a folder's black frames would be one large group.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -122,15 +122,21 @@ def _exact_cosines(thumbnails: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     return np.concatenate(cosines) if cosines else np.empty(0)
 
 
-def with_near_duplicates(root: str | Path, files: Iterable[ImageFile]) -> tuple[ImageFile, ...]:
+def with_near_duplicates(
+    root: str | Path,
+    files: Iterable[ImageFile],
+    folders: Sequence[str | None] = (None, "train", "validation", "test"),
+) -> tuple[ImageFile, ...]:
     """Return files with `near` set for those that have near-duplicates among them.
 
     Args:
         root: the folder that holds them, for the cache.
-        files: files of any kind; those that were not decoded are left as they are.
+        files: files of any kind; those that were not decoded have no near-duplicates.
+        folders: the split folders whose files are compared, with None for files without one.
     """
     files = tuple(files)
-    thumbnails = {file.digest: file.appearance.thumbnail for file in files if file.appearance}
+    compared = [file for file in files if file.split in folders]
+    thumbnails = {file.digest: file.appearance.thumbnail for file in compared if file.appearance}
     digests = sorted(thumbnails)
 
     def compute() -> np.ndarray:
@@ -139,11 +145,11 @@ def with_near_duplicates(root: str | Path, files: Iterable[ImageFile]) -> tuple[
 
     groups = FolderCache(root, entries=False).group(digests, compute)
     grouped = np.bincount(groups, minlength=len(groups)) > 1
-    near = {
-        digest: digests[group]
-        for digest, group in zip(digests, groups.tolist(), strict=True)
-        if grouped[group]
-    }
+    near = {digests[index]: digests[groups[index]] for index in np.flatnonzero(grouped[groups])}
+
+    def nearest(file: ImageFile) -> str:
+        return near.get(file.digest, "") if file.split in folders else ""
+
     return tuple(
-        replace(file, near=near[file.digest]) if file.digest in near else file for file in files
+        file if file.near == nearest(file) else replace(file, near=nearest(file)) for file in files
     )

@@ -34,7 +34,7 @@ def save(image: Image.Image, path: Path, **options: object) -> None:
 
 def near_groups(root: Path) -> list[list[str]]:
     groups: dict[str, list[str]] = {}
-    for file in with_near_duplicates(root, scan_folder(root).files):
+    for file in scan_folder(root).files:
         if file.near:
             groups.setdefault(file.near, []).append(file.path.name)
     return sorted(groups.values())
@@ -106,7 +106,7 @@ def test_near_duplicates_are_on_one_side_and_all_others_where_they_were(tmp_path
     for seed in range(60):
         save(photo(seed), tmp_path / "ab"[seed % 2] / f"{seed:02}.png")
     before = scan_folder(tmp_path).files
-    assert with_near_duplicates(tmp_path, before) == before
+    assert not any(file.near for file in before)
     side = {
         file.path.name: split
         for split, files in assign_splits(before, SPLITS).items()
@@ -117,7 +117,7 @@ def test_near_duplicates_are_on_one_side_and_all_others_where_they_were(tmp_path
             label = "b" if seed == 4 else "ab"[seed % 2]
             path = tmp_path / label / f"{seed:02} again {quality}.jpg"
             save(photo(seed), path, quality=quality)
-    files = with_near_duplicates(tmp_path, scan_folder(tmp_path).files)
+    files = scan_folder(tmp_path).files
     splits = assign_splits(files, SPLITS)
     sides: dict[str, set[str]] = {}
     for split, members in splits.items():
