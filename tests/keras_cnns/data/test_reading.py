@@ -410,6 +410,7 @@ def test_a_check_of_files_that_the_cache_knows_opens_none(
     assert set(counts.values()) == {1}
     assert len(counts) == len(kept[1]) + len(kept[3])
     assert decoded == contents(classes, set(counts))
+    opened()  # by `contents`
     read_held_out(splits)
     assert opened() == (Counter() if limit else counts)
     # A changed file is found.

@@ -18,6 +18,7 @@ import time
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL
@@ -88,7 +89,7 @@ class FolderCache:
             directory = None  # nothing is written into a folder of photos
         self._directory = directory
         self._path = directory and directory / "scans" / f"{_hash(os.fsencode(real))}.npz"
-        self._rows: dict[str, tuple[object, ...]] = {}
+        self._rows: dict[str, tuple[Any, ...]] = {}
         self._texts: list[str] = []
         self._added: dict[str, tuple[_Times, ImageFile | None]] = {}
         if self._path and entries:
@@ -152,8 +153,8 @@ class FolderCache:
             return compute()
         key = _hash(json.dumps([_version(), *digests]).encode())
         path = self._directory / "groups" / f"{key}.npz"
-        with contextlib.suppress(*_DAMAGED), np.load(path, allow_pickle=False) as archive:
-            groups = np.asarray(archive["groups"], np.int64)
+        with contextlib.suppress(*_DAMAGED):
+            groups = np.asarray(_read(path)["groups"], np.int64)
             known = np.arange(len(digests))
             if groups.shape == known.shape and (groups >= 0).all() and (groups <= known).all():
                 os.utime(path)
@@ -166,10 +167,10 @@ class FolderCache:
         return str(file.path).removeprefix(self._prefix)
 
     def _load(self, path: Path) -> None:
-        with np.load(path, allow_pickle=False) as archive:
-            header = json.loads(archive["header"].tobytes())
-            names = os.fsdecode(archive["names"].tobytes()).split("\0")
-            rows, texts = archive["rows"], header["texts"]
+        arrays = _read(path)
+        header = json.loads(arrays["header"].tobytes())
+        names = os.fsdecode(arrays["names"].tobytes()).split("\0")
+        rows, texts = arrays["rows"], header["texts"]
         if header["version"] != _version() or rows.dtype != _ROW or len(rows) != len(names):
             return
         if not all(isinstance(text, str) for text in texts):
@@ -180,7 +181,7 @@ class FolderCache:
         self._texts, self._rows = texts, dict(zip(names, rows.tolist(), strict=True))
         os.utime(path)  # the time of its last use
 
-    def _image(self, file: FoundFile, row: tuple[object, ...]) -> ImageFile | None:
+    def _image(self, file: FoundFile, row: tuple[Any, ...]) -> ImageFile | None:
         values = dict(zip(_ROW.names or (), row, strict=True))
         if not values["is_image"]:
             return None
@@ -200,7 +201,7 @@ class FolderCache:
             appearance=appearance,
         )
 
-    def _write(self, path: Path, **arrays: np.ndarray) -> None:
+    def _write(self, path: Path, **arrays: Any) -> None:
         """Write an archive, whole or not at all, and remove old ones; leave it if that fails."""
         assert self._directory
         with contextlib.suppress(OSError):
@@ -218,7 +219,13 @@ class FolderCache:
             _trim(self._directory)
 
 
-def _row(times: _Times, image: ImageFile | None, indices: dict[str, int]) -> tuple[object, ...]:
+def _read(path: Path) -> dict[str, np.ndarray]:
+    """Return the arrays of an archive; the errors are those of `_DAMAGED`."""
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        return dict(archive)
+
+
+def _row(times: _Times, image: ImageFile | None, indices: dict[str, int]) -> tuple[Any, ...]:
     """Return a row of the archive, in the order of `_ROW`."""
     known = image or ImageFile(Path(), "", None)
     looks = known.appearance or Appearance(bytes(SIDE * SIDE), 0, 0, 0)

@@ -117,7 +117,7 @@ def read_images(
 def recall_images(root: str | Path, found: Iterable[FoundFile]) -> tuple[ImageFile, ...] | None:
     """Return what `read_images` returns, if the cache knows all files, and open none of them."""
     cache = FolderCache(root)
-    images = []
+    images: list[ImageFile | None] = []
     for file in _visible(found):
         known = cache.find(file)
         if known is None:

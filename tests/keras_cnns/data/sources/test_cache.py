@@ -5,6 +5,7 @@ import stat
 import zipfile
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from keras_cnns.data.check import check_folder
 from keras_cnns.data.sources.folder import cache, files
 from keras_cnns.data.sources.folder.cache import FolderCache, cache_directory
 from keras_cnns.data.sources.folder.files import recall_images, scan_folder
-from keras_cnns.data.sources.folder.layout import read_layout
+from keras_cnns.data.sources.folder.layout import FoundFile, read_layout
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     counts: Counter[str] = Counter()
     inspect = files.inspect_file
 
-    def counted(file: files.FoundFile, *arguments: object, **options: object) -> object:
+    def counted(file: FoundFile, *arguments: object, **options: object) -> object:
         counts[file.path.name] += 1
         return inspect(file, *arguments, **options)  # type: ignore[arg-type]
 
@@ -135,7 +136,7 @@ def test_a_file_that_has_just_changed_is_read_again(
     for _ in range(2):
         scan_folder(photos)
     assert set(read.values()) == {2}
-    assert not archives(directory)
+    assert not (directory / "scans").exists()
 
 
 def test_a_file_that_could_not_be_read_is_tried_again(
@@ -158,7 +159,7 @@ def test_a_damaged_cache_is_ignored_and_written_anew(
     for path in archives(directory):
         content = path.read_bytes()
         with np.load(path) as archive:
-            arrays = dict(archive)
+            arrays: dict[str, Any] = dict(archive)
         if damage == "cut":
             path.write_bytes(content[: len(content) // 2])
         elif damage == "empty":
@@ -223,11 +224,13 @@ def test_the_cache_is_bounded(
     photos: Path, directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scan_folder(photos)
-    (oldest,) = archives(directory)
+    (oldest,) = (directory / "scans").iterdir()
     os.utime(oldest, (2, 2))
+    for groups in (directory / "groups").iterdir():
+        groups.unlink()
     (directory / "scans" / "left.partial").touch()
     os.utime(directory / "scans" / "left.partial", (1, 1))
-    monkeypatch.setattr(cache, "MAX_BYTES", oldest.stat().st_size + 100)
+    monkeypatch.setattr(cache, "MAX_BYTES", oldest.stat().st_size + 1000)
     other = tmp_path / "other"
     photos.rename(other)
     scan_folder(other)
@@ -245,5 +248,5 @@ def test_two_processes_may_write_at_once(photos: Path, directory: Path) -> None:
         writer.add(layout.files[-1], cache.read_times(layout.files[-1].path), None)
     one.save()
     other.save()
-    assert len(archives(directory)) == 1
+    assert len(list((directory / "scans").iterdir())) == 1
     assert FolderCache(photos).find(scan.files[0].found) == (scan.files[0],)

@@ -1,6 +1,7 @@
 """Near-duplicates: found as saved again, in groups of bounded size, and on one side of splits."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ def photo(seed: int, size: tuple[int, int] = (96, 80)) -> Image.Image:
     return Image.fromarray(levels).resize(size, Image.Resampling.BICUBIC)
 
 
-def save(image: Image.Image, path: Path, **options: object) -> None:
+def save(image: Image.Image, path: Path, **options: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     image.save(path, **options)
 
@@ -46,7 +47,7 @@ def test_a_picture_that_was_saved_again_is_found(tmp_path: Path) -> None:
     picture = photo(3)
     exif = Image.Exif()
     exif[0x0112] = 6
-    variants = {
+    variants: dict[str, tuple[Image.Image, dict[str, Any]]] = {
         "quality.jpg": (picture, {"quality": 60}),
         "smaller.webp": (picture.resize((48, 40), Image.Resampling.BICUBIC), {}),
         "brighter.png": (ImageEnhance.Brightness(picture).enhance(1.02), {}),
