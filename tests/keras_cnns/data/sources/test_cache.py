@@ -167,7 +167,8 @@ def test_a_damaged_cache_is_ignored_and_written_anew(
         elif damage == "words":
             path.write_bytes(b"no archive")
         elif damage == "pickle":
-            np.savez(path, **dict.fromkeys(arrays, np.array([print], object)))
+            objects: dict[str, Any] = dict.fromkeys(arrays, np.array([print], object))
+            np.savez(path, **objects)
         elif "rows" not in arrays:
             np.savez(path, groups=arrays["groups"] + 1)
         elif damage == "version":
