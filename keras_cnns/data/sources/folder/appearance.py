@@ -15,7 +15,7 @@ SIDE = 16  # pixels of a thumbnail
 FLAT_DEVIATION = 2.0
 # A photo that is blurred by a Gaussian whose standard deviation is a fiftieth of its longer side.
 # Sharp photos have 0.1 to 1; white noise has 20.
-BLURRY_SHARPNESS = 0.004
+_BLURRY_SHARPNESS = 0.004
 DARK_BRIGHTNESS = 64  # levels of 255: 99 % of the pixels are darker
 _SHARPNESS_SIDE = 128  # pixels; larger images are reduced before their sharpness is measured
 # Rounding levels adds this to the mean square of their Laplacian: (4^2 + 4 * 1^2) * 1/12.
@@ -49,7 +49,7 @@ class Appearance:
     @property
     def is_blurry(self) -> bool:
         """Whether the image has no detail at 128 pixels; one of one colour is not reported."""
-        return self.sharpness < BLURRY_SHARPNESS
+        return self.sharpness < _BLURRY_SHARPNESS
 
     @property
     def is_dark(self) -> bool:

@@ -1,6 +1,6 @@
 """Group near-duplicates: the same picture saved again, a little cropped, brighter or noisier.
 
-Two images are near-duplicates if the cosine of their centred thumbnails is at least `MIN_COSINE`,
+Two images are near-duplicates if the cosine of their centred thumbnails is at least `_MIN_COSINE`,
 so brightness and contrast do not matter. Of the 70,000 images of Fashion-MNIST, all different, 172
 (0.25 %) have such a neighbour.
 
@@ -18,7 +18,7 @@ from keras_cnns.data.sources.folder.appearance import FLAT_DEVIATION, SIDE
 from keras_cnns.data.sources.folder.cache import FolderCache
 from keras_cnns.data.sources.folder.image_file import ImageFile
 
-MIN_COSINE = 0.998
+_MIN_COSINE = 0.998
 MAX_GROUP = 20  # images; without a limit, A ~ B ~ C ~ ... may chain images that differ
 _ROWS, _COLUMNS = 1024, 4096  # images of a block of the matrix of all cosines
 _SLACK = 1e-5  # of float32 products of 256 terms; candidates are then compared exactly
@@ -73,7 +73,7 @@ def _near_pairs(thumbnails: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     ]
     candidates = np.concatenate(found)
     cosines = _exact_cosines(thumbnails, candidates)
-    near = cosines >= MIN_COSINE
+    near = cosines >= _MIN_COSINE
     return candidates[near], cosines[near]
 
 
@@ -84,14 +84,14 @@ def _pairs_in_windows(vectors: np.ndarray, projections: np.ndarray) -> Iterator[
         vectors: unit vectors, float32 [N, P].
         projections: float32 [N], ascending.
     """
-    reach = (2 - 2 * (MIN_COSINE - _SLACK)) ** 0.5 + _SLACK
+    reach = (2 - 2 * (_MIN_COSINE - _SLACK)) ** 0.5 + _SLACK
     for start in range(0, len(vectors), _ROWS):
         rows = vectors[start : start + _ROWS]
         counts = np.zeros((len(rows), 1), int)  # of each row's candidates
         end = int(np.searchsorted(projections, projections[start + len(rows) - 1] + reach, "right"))
         for column in range(start, end, _COLUMNS):
             cosines = rows @ vectors[column : min(column + _COLUMNS, end)].T
-            near = np.triu(cosines >= MIN_COSINE - _SLACK, start - column + 1)  # each pair once
+            near = np.triu(cosines >= _MIN_COSINE - _SLACK, start - column + 1)  # each pair once
             added = near.sum(axis=1, keepdims=True)
             if (counts + added).max() > MAX_GROUP:
                 near &= counts + near.cumsum(axis=1, dtype=np.int32) <= MAX_GROUP

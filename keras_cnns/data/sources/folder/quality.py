@@ -11,7 +11,7 @@ from pathlib import Path
 from keras_cnns.data.sources.folder.findings import Finding, printable
 from keras_cnns.data.sources.folder.image_file import ImageFile
 
-TINY_FRACTION = 0.25  # of the median of the shorter sides in a folder
+_TINY_FRACTION = 0.25  # of the median of the shorter sides in a folder
 
 
 def find_near_duplicates(root: Path, files: Iterable[ImageFile]) -> tuple[Finding, ...]:
@@ -50,7 +50,7 @@ def find_near_duplicates(root: Path, files: Iterable[ImageFile]) -> tuple[Findin
 def find_poor_images(root: Path, files: Sequence[ImageFile]) -> tuple[Finding, ...]:
     """Return the images that are blurry, dark, tiny or of one colour, the worst ones first."""
     sides = [min(file.size) for file in files]
-    limit = TINY_FRACTION * statistics.median(sides) if sides else 0
+    limit = _TINY_FRACTION * statistics.median(sides) if sides else 0
     looks = [(file, file.appearance) for file in files if file.appearance]
 
     def finding(title: str, found: Iterable[tuple[float, ImageFile, str]]) -> Finding:
