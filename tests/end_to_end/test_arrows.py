@@ -77,6 +77,7 @@ LAYERS: dict[str, dict[str, set[str]]] = {
             *("errors", "protos", "page", "repository", "images", "core", "transport"),
             "observability",
         },
+        "scoring": {"errors", "options", "repository", "engines", "images", "core"},
     },
 }
 # The parts that put everything together.
