@@ -84,7 +84,7 @@ def read_content(name: str) -> bytes:
                 raise InvalidInputError("it is not a file")
             _check_size(status.st_size)
             with os.fdopen(descriptor, "rb", buffering=0, closefd=False) as file:
-                return file.read()
+                return file.readall()
         finally:
             os.close(descriptor)
     except ServeError:

@@ -1,5 +1,6 @@
 """Score all images that the options name, and write or print the result."""
 
+import math
 import os
 import sys
 import time
@@ -27,7 +28,8 @@ from .pipeline import Scorer, work_in_order
 from .progress import Progress, spell_seconds
 from .rows import Row, Totals, printable, totals_of
 
-SOME_FAILED = 3  # the exit status if some images could not be scored
+_BATCH_BYTES = 2**20  # of the pixels of a batch
+_SOME_FAILED = 3  # the exit status if some images could not be scored
 
 
 class _Batch(NamedTuple):
@@ -36,7 +38,7 @@ class _Batch(NamedTuple):
 
 
 def score(options: ScoringOptions) -> int:
-    """Score images, and return the exit status: 0, or `SOME_FAILED`.
+    """Score images, and return the exit status: 0, or `_SOME_FAILED`.
 
     Raises:
         ServeError: the model cannot be loaded, an argument does not exist, or the result cannot be
@@ -47,7 +49,7 @@ def score(options: ScoringOptions) -> int:
     output = Output(options.to, options.is_single_file)
     with output.opened():
         source = open_version(options.model, options.version)
-        loaded = _load(source, options)
+        loaded = load(source, options)
         is_continued = output.start(
             _plan(source, loaded, options), lambda file: write_names(options.images, file)
         )
@@ -56,7 +58,7 @@ def score(options: ScoringOptions) -> int:
                 f"{options.to} is complete: {_counts(summary['images'], summary['failed'])}. "
                 "Delete it, or give another --to, to score again"
             )
-            return SOME_FAILED if summary["failed"] else 0
+            return _SOME_FAILED if summary["failed"] else 0
         return _score_shards(source, loaded, options, output)
 
 
@@ -95,7 +97,12 @@ def open_version(path: Path, version: int | None = None) -> ModelVersion:
         raise VersionRefusedError(f"{name}/{number} is refused: {error}") from error
 
 
-def _load(source: ModelVersion, options: ScoringOptions) -> Loaded:
+def load(source: ModelVersion, options: ScoringOptions) -> Loaded:
+    """Load the engine of a version, with one thread for each run.
+
+    Raises:
+        VersionRefusedError: there is no suitable format, or it cannot be loaded and run in time.
+    """
     # One thread for each run: with all cores busy, this is faster than several threads for one.
     engine = EngineOptions(
         options.engine, options.precision, 1, usable_cores(), options.load_timeout
@@ -113,7 +120,17 @@ def make_scorer(source: ModelVersion, loaded: Loaded, options: ScoringOptions) -
     return Scorer(source, loaded.engine, loaded.slots, memory, top_k, options.max_pixels)
 
 
-def usable_workers(options: ScoringOptions) -> int:
+def batch_size_of(source: ModelVersion, options: ScoringOptions) -> int:
+    """Return the number of images of a run.
+
+    Large batches save only the time around a run, which matters for small images, and cost memory
+    for the activations, which matters for large ones.
+    """
+    image_bytes = math.prod(size or 1 for size in source.manifest.input.shape)
+    return options.batch_size or min(16, max(4, _BATCH_BYTES // image_bytes))
+
+
+def _workers(options: ScoringOptions) -> int:
     """Return the number of threads; those that are not in the engine read and decode."""
     return options.workers or 2 * usable_cores()
 
@@ -127,7 +144,7 @@ def _plan(source: ModelVersion, loaded: Loaded, options: ScoringOptions) -> Plan
         images=[printable(each) for each in options.images],
         top_k=options.top_k,
         shard_size=options.shard_size,
-        batch_size=options.batch_size,
+        batch_size=batch_size_of(source, options),
         max_pixels=options.max_pixels,
     )
 
@@ -135,19 +152,19 @@ def _plan(source: ModelVersion, loaded: Loaded, options: ScoringOptions) -> Plan
 def _print_scores(options: ScoringOptions) -> int:
     """Print the labels of each image, and the errors to stderr."""
     source = open_version(options.model, options.version)
-    scorer = make_scorer(source, _load(source, options), options)
+    scorer = make_scorer(source, load(source, options), options)
     totals = Totals()
     with TemporaryDirectory() as directory:
         names = Path(directory) / "images.jsonl"
         with names.open("wb") as file:
             write_names(options.images, file)
-        batches = _split(read_names(names), options.batch_size)
-        with closing(work_in_order(scorer.score, batches, usable_workers(options))) as results:
+        batches = _split(read_names(names), batch_size_of(source, options))
+        with closing(work_in_order(scorer.score, batches, _workers(options))) as results:
             for rows in results:
                 totals.update(totals_of(rows))
                 for row in rows:
                     _print_row(row)
-    return SOME_FAILED if totals.failed else 0
+    return _SOME_FAILED if totals.failed else 0
 
 
 def _print_row(row: Row) -> None:
@@ -181,7 +198,7 @@ def _score_shards(
         f"{_counts(totals.images, totals.failed)} in {spell_seconds(progress.seconds)} "
         f"({progress.rate:,.1f} images/s) with {source.name}/{source.version}: {where}"
     )
-    return SOME_FAILED if totals.failed else 0
+    return _SOME_FAILED if totals.failed else 0
 
 
 def _written(
@@ -193,6 +210,7 @@ def _written(
 ) -> Iterator[Totals]:
     """Write the shards that are not finished, and yield the counts of each batch."""
     scorer = make_scorer(source, loaded, options)
+    batch_size = batch_size_of(source, options)
 
     def work(batch: _Batch) -> tuple[int, bytes, Totals]:
         rows = scorer.score(batch.names)
@@ -201,11 +219,11 @@ def _written(
     batches = (
         _Batch(shard, names)
         for shard, of_shard in output.names(finished)
-        for names in _split(of_shard, options.batch_size)
+        for names in _split(of_shard, batch_size)
     )
     current, written = -1, 0
     with (
-        closing(work_in_order(work, batches, usable_workers(options))) as results,
+        closing(work_in_order(work, batches, _workers(options))) as results,
         ExitStack() as stack,
     ):
         for shard, text, counts in results:

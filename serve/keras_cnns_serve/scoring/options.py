@@ -35,7 +35,7 @@ class ScoringOptions:
     version: int | None = None  # None: the newest version
     top_k: int | None = None  # number of labels per image; None: only the most probable one
     shard_size: int = 10_000  # number of images of a shard
-    batch_size: int = 8  # number of images of a run
+    batch_size: int | None = None  # number of images of a run; None: 4 to 16, by their size
     workers: int | None = None  # number of threads; None: twice the number of cores
     engine: str = "auto"  # one of ENGINES
     precision: str = "auto"  # one of PRECISIONS
@@ -102,7 +102,7 @@ def parse(program: str, description: str, arguments: Sequence[str]) -> ScoringOp
         "--batch-size",
         type=integer(1, 1024),
         metavar="IMAGES",
-        help="number of images in one run of the engine (%(default)s)",
+        help="number of images in one run of the engine (default: 16 small or 4 large ones)",
     )
     add(
         "--workers",
