@@ -11,7 +11,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from itertools import groupby, islice
 from pathlib import Path
@@ -180,7 +180,7 @@ def _join(directory: str, name: str) -> str:
     return f"{directory.rstrip('/') if directory != '/' else ''}/{name}" if directory else name
 
 
-def _sorted_unique(names: Iterable[str]) -> Iterator[str]:
+def _sorted_unique(names: Iterable[str]) -> Generator[str, None, None]:
     """Yield names sorted and without duplicates, which are sorted on disk."""
     remaining = iter(names)
     with ExitStack() as stack:

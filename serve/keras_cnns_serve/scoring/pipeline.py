@@ -8,7 +8,7 @@ and so is the memory of decoding.
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -120,7 +120,7 @@ class Scorer:
 
 def work_in_order(
     work: Callable[[Work], Result], batches: Iterable[Work], workers: int
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """Yield `work(batch)` for each batch in order, computed by `workers` threads.
 
     At most `_BATCHES_PER_WORKER * workers` batches are taken from `batches` before their results

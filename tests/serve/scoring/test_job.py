@@ -89,7 +89,7 @@ def test_a_single_file(model: Path, photos: Path, suffix: str) -> None:
         assert score(model, "photos", "--to", path, "--top-k", 2, "--shard-size", 3) == 3
     lines = path.read_text("utf-8").splitlines()
     if suffix == "csv":
-        rows = list(csv.DictReader(lines))
+        rows: list[dict[str, Any]] = list(csv.DictReader(lines))
         assert list(rows[0]) == [
             *("file", "label", "probability", "label_2", "probability_2", "error"),
         ]

@@ -106,10 +106,10 @@ def test_results_are_in_order_and_few_batches_are_in_progress(workers: int) -> N
 
 
 def test_closing_drops_the_batches_that_wait() -> None:
-    done = []
+    done: list[int] = []
     results = work_in_order(done.append, range(1000), 2)
     next(results)
-    results.close()  # type: ignore[attr-defined]
+    results.close()
     assert len(done) < 10
 
 
