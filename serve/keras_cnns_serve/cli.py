@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None, program: str = _PROGRAM) -> int
         The exit status: 0 after a signal to stop, 1 after a failure, 2 for wrong usage.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    if program == _PROGRAM and arguments[:1] == ["score"]:
+    if program == _PROGRAM and list(arguments[:1]) == ["score"]:
         return score(arguments[1:], f"{program} score")
     debug = "--debug" in arguments
     description = (main.__doc__ or "").partition("\n")[0]
