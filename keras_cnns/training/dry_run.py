@@ -11,6 +11,7 @@ import psutil
 from keras_cnns.data import Splits
 from keras_cnns.recipes import Recipe
 from keras_cnns.training.compiling import build_model, compile_model, for_outputs
+from keras_cnns.training.initial_weights import find_initial_weights
 
 WARM_UP, MEASURED = 3, 10  # steps
 
@@ -35,6 +36,7 @@ def estimate(recipe: Recipe) -> Estimate:
     Raises:
         ValueError: there is no such model, data set or split, or a split is empty.
     """
+    find_initial_weights(recipe)
     keras.utils.set_random_seed(recipe.training.seed)
     available = psutil.virtual_memory().available
     data, splits = recipe.data, Splits(recipe.data)

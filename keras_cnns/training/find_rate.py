@@ -9,6 +9,7 @@ from keras_cnns.recipes import Recipe
 from keras_cnns.training.callbacks.progress import Progress
 from keras_cnns.training.callbacks.range_test import RangeTest
 from keras_cnns.training.compiling import build_model, compile_model, for_outputs
+from keras_cnns.training.initial_weights import find_initial_weights
 
 
 class _TestProgress(Progress):
@@ -37,6 +38,7 @@ def find_rate(recipe: Recipe, steps: int = 100) -> RangeTest:
     Raises:
         ValueError: there is no such model or data set, or its training split is missing or empty.
     """
+    find_initial_weights(recipe)
     keras.utils.set_random_seed(recipe.training.seed)
     splits = Splits(recipe.data)
     training = splits.open(

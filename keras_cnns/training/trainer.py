@@ -19,6 +19,7 @@ from keras_cnns.training.callbacks import (
 )
 from keras_cnns.training.compiling import accuracy_key, build_model, compile_model, for_outputs
 from keras_cnns.training.files import needed
+from keras_cnns.training.initial_weights import find_initial_weights
 from keras_cnns.training.messages import say
 from keras_cnns.training.run import (
     CHECKPOINTS,
@@ -63,7 +64,8 @@ def train(
             something else.
         CheckpointError: there are checkpoints, and none is intact.
         DivergedError: the loss is not finite.
-        ValueError: there is no such model, data set or split, or a split is empty.
+        ValueError: there is no such model, data set or split, or a split is empty; or, as a
+            WeightsError, the initial weights cannot be read or downloaded.
     """
     run = Path(run)
     recipe = with_absolute_paths(recipe)
@@ -71,6 +73,7 @@ def train(
         if (run / RESULTS).exists():
             say(f"{run} is finished already; to train it anew, choose another directory")
             return open_run(run)
+        find_initial_weights(recipe)
         make_reproducible(recipe.training.seed)
         batch_size, splits = recipe.training.batch_size, Splits(recipe.data)
         data_fingerprint = splits.fingerprint()  # which also checks the images of a folder

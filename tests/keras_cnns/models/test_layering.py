@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[3]
 # What the modules of each layer may import from keras_cnns, besides their own layer.
 LAYERS = {
     "models": {"optimizers", "suggestions", "cores", "keras_internals"},
-    "weights": {"models"},
+    "weights": {"models", "suggestions"},
     "registry": {"models", "weights", "suggestions"},
     "conversion": {"registry", "weights"},
 }
