@@ -1,5 +1,9 @@
 """Load checkpoints of other projects: `build("resnet50", weights="resnet50.safetensors")`.
 
+Published checkpoints are also found by name, such as `weights="imagenet"` or
+`weights="torchvision/resnet50.IMAGENET1K_V2"`: see `keras_cnns.weights.pretrained`. A model that is
+built with a name normalises its images itself; for a file, the caller has to do it.
+
 The names of a file's tensors show its origin, and a rule maps each name to a variable:
 
 | file                                        | loaded by                               | pixels   |

@@ -80,6 +80,8 @@ def fetch(row: Pretrained) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         _download(url, target, row)
     except (OSError, HTTPException, _WrongFileError) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()  # it holds the connection
         raise DownloadError(_describe(row, _reason(error), damaged)) from error
     return target
 
@@ -216,6 +218,7 @@ def _open(url: str, announced: dict[str, str]) -> Any:
         ) -> urllib.request.Request | None:
             read_announcement(headers)
             if req.full_url.startswith("https:") and not newurl.startswith("https:"):
+                fp.close()
                 raise urllib.error.URLError(f"the server redirects to {newurl}, without TLS")
             return super().redirect_request(req, fp, code, msg, headers, newurl)
 

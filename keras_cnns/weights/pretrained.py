@@ -68,6 +68,20 @@ class Pretrained(NamedTuple):
             return f"{self.name.partition('/')[2]}.safetensors"
         return self.url.rpartition("/")[2]
 
+    def preprocessing(self) -> dict[str, Any]:
+        """Return the published preprocessing as model.json describes it, for an export.
+
+        Images are always resized bilinearly and antialiased, whatever `interpolation` is; without a
+        published `resize`, the shorter side is resized to the crop.
+        """
+        return {
+            "resize_shorter": self.resize or self.crop,
+            "crop": self.crop,
+            "interpolation": "bilinear",
+            "antialias": True,
+            "channels": len(self.mean),
+        }
+
 
 def _read_table() -> dict[str, Pretrained]:
     text = (resources.files("keras_cnns.weights") / _TABLE).read_text("utf-8")
