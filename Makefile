@@ -74,9 +74,10 @@ test-lowest test-newest: test-%: setup
 	.venv-$*/bin/python -m pip install --quiet --no-deps --editable ./serve
 	.venv-$*/bin/python -m pytest tests/serve \
 		--ignore tests/serve/test_protos.py --ignore tests/serve/protocols/tfserving/test_grpc.py \
-		--ignore tests/serve/protocols/tfserving/test_examples.py \
+		--ignore tests/serve/protocols/test_examples.py \
 		--ignore tests/serve/protocols/tfserving/test_rest_clients.py \
-		--ignore tests/serve/protocols/tfserving/test_tensor.py
+		--ignore tests/serve/protocols/tfserving/test_tensor.py \
+		--ignore tests/serve/page/test_browser.py
 
 check: setup
 	$(BIN)/ruff check .

@@ -31,7 +31,7 @@ from keras_cnns.data import Splits, read_labels
 from keras_cnns.data.autotuning import without_autotuning
 from keras_cnns.data.sources import shapes
 from keras_cnns.recipes import Recipe, load_recipe
-from keras_cnns.training.compiling import build_model, compile_model, for_outputs
+from keras_cnns.training.model import build_model, compile_model, for_outputs
 
 PHOTO, PHOTOS = 500, 96  # pixels of the longer side, how many
 

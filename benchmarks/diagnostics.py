@@ -25,9 +25,9 @@ from turns import ratios, write_rows
 
 from keras_cnns.models import build
 from keras_cnns.optimizers import Momentum
+from keras_cnns.training.callback_list import make_watchers
 from keras_cnns.training.callbacks import Diagnostic, Progress
 from keras_cnns.training.callbacks.diagnostic import INTERVAL
-from keras_cnns.training.watching import make_watchers
 
 # case -> net, side of its images, batch size, classes
 CASES = {

@@ -53,12 +53,12 @@ def prepare(name: str, directory: Path) -> None:
     import keras
 
     from keras_cnns.models import build, cost
+    from keras_cnns_export.batches import generated_batches
     from keras_cnns_export.contract import Preprocessing
     from keras_cnns_export.formats import FORMATS, in_order, size_of
-    from keras_cnns_export.graph import serving_graph
-    from keras_cnns_export.openvino_ir import has_bfloat16
-    from keras_cnns_export.samples import generated_batches
-    from keras_cnns_export.source import Quantization, Source
+    from keras_cnns_export.formats.openvino import has_bfloat16
+    from keras_cnns_export.graph import Source, serving_graph
+    from keras_cnns_export.options import Quantization
 
     keras.utils.set_random_seed(0)
     shape = (PIXELS[name], PIXELS[name], 3)
@@ -67,7 +67,7 @@ def prepare(name: str, directory: Path) -> None:
     source = Source(
         graph,
         tuple(map(str, range(graph.classes))),
-        Preprocessing.exactly(shape),
+        Preprocessing.for_shape(shape),
         training_batches=lambda: generated_batches(shape, CALIBRATION),
         quantization=Quantization(samples=CALIBRATION),
     )

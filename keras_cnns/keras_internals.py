@@ -1,5 +1,111 @@
 """Every use of Keras' private API: attributes of its objects that begin with an underscore.
 
 They may change in any release of Keras, so that `pyproject.toml` states the tested versions. Each
-function names the private attribute that it uses, and the public one that is missing.
+function wraps one private attribute for which there is no public one. A subclass has to override or
+read private members of its own base class where it is defined:
+
+- `keras.optimizers.Optimizer`, in `keras_cnns.optimizers.base`: overrides `_apply_weight_decay`,
+  `_clip_gradients`, `_backend_apply_gradients`, `_backend_update_step` and
+  `_overwrite_model_variables_with_average_value`; reads `_trainable_variables`,
+  `_get_variable_index`, `_model_variables_moving_average` and `_accumulated_gradients`.
 """
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+# Models and layers.
+
+
+def flatten_layers(model: keras.Model) -> list[keras.layers.Layer]:
+    """Return the layers of a model or layer at every depth, without itself.
+
+    `model._flatten_layers`; the public `model.layers` has those at the first level only.
+    """
+    return list(model._flatten_layers(include_self=False))
+
+
+def sublayers(layer: keras.layers.Layer) -> list[Any]:
+    """Return the layers and metrics that a layer holds.
+
+    `layer._layers`; only models have the public `layers`.
+    """
+    return list(layer._layers)
+
+
+def symbolic_build(model: keras.Model, batch: Any) -> None:
+    """Create the variables of a compiled model's metrics and optimizer, as the first step does.
+
+    `model._symbolic_build`, which Keras' trainers call for JAX; nothing public creates them without
+    a step or an evaluation.
+
+    Args:
+        model: the compiled model.
+        batch: (x, y) or (x, y, sample_weight), as in `fit`.
+    """
+    model._symbolic_build(data_batch=batch)
+
+
+# Graphs of symbolic tensors.
+
+
+def operation_of(tensor: Any) -> Any:
+    """Return the operation (a layer, or `a + b`) whose output a symbolic tensor is."""
+    return tensor._keras_history.operation
+
+
+def input_tensors(tensor: Any) -> list[Any]:
+    """Return the symbolic tensors that the operation of `tensor` was called with; [] for an Input.
+
+    An operation that is called several times has one list for each call.
+    """
+    history = tensor._keras_history
+    return list(history.operation._inbound_nodes[history.node_index].input_tensors)
+
+
+def functional_graph(operation: Any) -> Any:
+    """Return a functional model itself, or the one inside a Sequential; None for a layer."""
+    model = getattr(operation, "_functional", None) or operation
+    is_graph = isinstance(model, keras.Model) and hasattr(model, "_run_through_graph")
+    return model if is_graph else None
+
+
+def run_through_graph(model: Any, inputs: Any, call: Callable[..., Any]) -> Any:
+    """Return a functional model's outputs, where each operation is executed by `call`.
+
+    Args:
+        model: a functional model.
+        inputs: its inputs, arrays or symbolic tensors.
+        call: `call(operation, *args, **kwargs)` returns the operation's outputs.
+    """
+    return model._run_through_graph(inputs, operation_fn=lambda own: own, call_fn=call)
+
+
+# Optimizers.
+
+
+def averaged_variables(optimizer: keras.optimizers.Optimizer) -> list[tuple[Any, Any]]:
+    """Return each trainable variable of an optimizer with `use_ema=True`, and its moving average.
+
+    The public `finalize_variable_values` overwrites the weights of the training. The average is
+    None for a variable that has none.
+    """
+    averages = optimizer._model_variables_moving_average
+    return list(zip(optimizer._trainable_variables, averages, strict=True))
+
+
+def gradient_accumulators(optimizer: Any, variables: list[Any]) -> list[Any]:
+    """Return the accumulator of each variable, with `gradient_accumulation_steps`."""
+    accumulators = optimizer._accumulated_gradients
+    return [accumulators[optimizer._get_variable_index(variable)] for variable in variables]
+
+
+def backward_passes(optimizer: Any) -> Any:
+    """Return the number of calls of `apply`; `iterations` counts the updates of the weights."""
+    return optimizer._iterations
+
+
+def clip_gradients(optimizer: Any, gradients: list[Any]) -> list[Any]:
+    """Return gradients clipped as the optimizer's `clipnorm` and its like specify."""
+    return list(optimizer._clip_gradients(gradients))

@@ -1,21 +1,22 @@
-"""Keras image classifiers as SavedModel and ONNX in one model repository, proven equal.
+"""Export Keras image classifiers to SavedModel, ONNX and others, proven equal to Keras.
 
 `export(model, to="models/NAME", labels=[...])` takes any Keras model in memory and
 `export_run(run, to="models/NAME")` a run directory of `keras-cnns train`; both return the path of
-the version that they published.
+the version that they published. `ExportOptions` documents their options.
 
-The names are loaded when they are first used: the command line answers `--help` and a misspelt
-format without waiting for TensorFlow.
+Both are loaded when they are first used, so that the command line answers `--help` and a
+misspelt format without waiting for TensorFlow.
 """
 
 from typing import TYPE_CHECKING, Any
 
 from keras_cnns_export.errors import ExportError
+from keras_cnns_export.options import ExportOptions, Quantization
 
 if TYPE_CHECKING:
     from keras_cnns_export.exporter import export, export_run
 
-__all__ = ["ExportError", "export", "export_run"]
+__all__ = ["ExportError", "ExportOptions", "Quantization", "export", "export_run"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Temperature scaling (Guo et al. 2017): a model's confidence is brought near its accuracy.
+"""Temperature scaling (Guo et al. 2017) brings a model's confidence close to its accuracy.
 
 The logits are divided by one number T, which maximizes the likelihood of a split's true classes.
 The order of the classes, and with it the accuracy, does not change.
@@ -7,21 +7,23 @@ The order of the classes, and with it the accuracy, does not change.
 from collections.abc import Iterable
 
 import numpy as np
+from scipy.optimize import brentq
+from scipy.special import softmax
 
+from keras_cnns_export.batches import Array, Batch
 from keras_cnns_export.contract import Calibration
 from keras_cnns_export.errors import ExportError
-from keras_cnns_export.graph import Array, ServingGraph
-from keras_cnns_export.samples import Batch
+from keras_cnns_export.graph import ServingGraph
 
 # Without a minimum, a model that is right about every image would get a temperature of 0.
-MIN_TEMPERATURE, MAX_TEMPERATURE = 0.1, 10.0
+_MIN_TEMPERATURE, MAX_TEMPERATURE = 0.1, 10.0
 
 
 def calibrate(graph: ServingGraph, batches: Iterable[Batch], split: str) -> Calibration:
-    """Fit the temperature of a graph that has the output `logits`, on labelled samples.
+    """Fit the temperature of a graph that has the output `logits`, on labelled images.
 
     Raises:
-        ExportError: the samples have no true classes, or there is none.
+        ExportError: the images have no true classes, or there are no images.
     """
     predict, logits, classes = graph.reference(), [], []
     for images, labels in batches:
@@ -34,7 +36,7 @@ def calibrate(graph: ServingGraph, batches: Iterable[Batch], split: str) -> Cali
     all_logits, all_classes = np.concatenate(logits), np.concatenate(classes)
     temperature = fit_temperature(all_logits, all_classes)
     before, after = (
-        expected_calibration_error(_softmax(all_logits / each), all_classes)
+        expected_calibration_error(softmax(all_logits / each, axis=1), all_classes)
         for each in (1.0, temperature)
     )
     return Calibration(temperature, before, after, split, len(all_classes))
@@ -44,7 +46,7 @@ def fit_temperature(logits: Array, classes: Array) -> float:
     """Return the temperature with the smallest cross-entropy, from 0.1 to 10.
 
     The cross-entropy is convex in 1/T. Its derivative is the mean over the images of the expected
-    logit minus the true class's logit; bisection finds its zero.
+    logit minus the true class's logit.
 
     Args:
         logits: [N, K].
@@ -52,12 +54,17 @@ def fit_temperature(logits: Array, classes: Array) -> float:
     """
     logits = logits.astype(np.float64)
     true = logits[np.arange(len(classes)), classes]
-    low, high = 1 / MAX_TEMPERATURE, 1 / MIN_TEMPERATURE
-    for _ in range(60):
-        middle = (low + high) / 2
-        slope = ((_softmax(logits * middle) * logits).sum(axis=1) - true).mean()
-        low, high = (low, middle) if slope > 0 else (middle, high)
-    return float(2 / (low + high))
+
+    def slope(inverse: float) -> float:
+        expected = (softmax(logits * inverse, axis=1) * logits).sum(axis=1)
+        return float((expected - true).mean())
+
+    low, high = 1 / MAX_TEMPERATURE, 1 / _MIN_TEMPERATURE
+    if slope(low) >= 0:
+        return MAX_TEMPERATURE
+    if slope(high) <= 0:
+        return _MIN_TEMPERATURE
+    return float(1 / brentq(slope, low, high))
 
 
 def expected_calibration_error(probabilities: Array, classes: Array) -> float:
@@ -70,9 +77,4 @@ def expected_calibration_error(probabilities: Array, classes: Array) -> float:
     from keras_cnns.report.metrics import reliability_bins
 
     is_correct = probabilities.argmax(axis=1) == classes
-    return reliability_bins(probabilities.max(axis=1), is_correct).error
-
-
-def _softmax(logits: Array) -> Array:
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+    return float(reliability_bins(probabilities.max(axis=1), is_correct).error)

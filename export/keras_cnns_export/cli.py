@@ -1,4 +1,4 @@
-"""`keras-cnns export`: a run directory becomes a published version."""
+"""`keras-cnns export` publishes a run or a .keras file as a version of a model."""
 
 import contextlib
 import json
@@ -7,38 +7,40 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from keras_cnns.quiet import quiet_stderr
 from keras_cnns_export.errors import ExportError, check_names
 from keras_cnns_export.formats import FORMATS, in_order, size_of
-from keras_cnns_export.onnx_int8 import METHODS
+from keras_cnns_export.formats.onnx_int8 import METHODS
+from keras_cnns_export.options import ExportOptions, Quantization
 from keras_cnns_export.publish import check_model_directory
-from keras_cnns_export.source import Quantization
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None)
+_app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
-@app.command(
+@_app.command(
     epilog="Example: keras-cnns train --recipe digits-resnet20 --run runs/first && "
     "keras-cnns export runs/first --to models/digits --outputs probabilities,cam --report"
 )
 def export(
     source: Annotated[
         Path,
-        typer.Argument(metavar="RUN", help="What `keras-cnns train` left, or a .keras file."),
+        typer.Argument(
+            metavar="RUN", help="The run directory of `keras-cnns train`, or a .keras file."
+        ),
     ],
-    to: Annotated[Path, typer.Option(metavar="models/NAME", help="The model's directory.")],
+    to: Annotated[Path, typer.Option(metavar="models/NAME", help="The directory of the model.")],
     formats: Annotated[
-        str, typer.Option(metavar="NAME,NAME", help=f"Some of: {', '.join(FORMATS)}.")
+        str, typer.Option(metavar="NAME,NAME", help=f"The formats to write: {', '.join(FORMATS)}.")
     ] = "saved_model,onnx",
     outputs: Annotated[
         str,
         typer.Option(
             metavar="NAME,NAME",
-            help="Some of: probabilities, logits, top_k, cam, features, aux1, aux2.",
+            help="The outputs: probabilities, logits, top_k, cam, features, aux1, aux2.",
         ),
     ] = "probabilities",
     calibrate: Annotated[
@@ -52,38 +54,49 @@ def export(
     ] = False,
     storage_uri: Annotated[
         str | None,
-        typer.Option(metavar="URI", help="Where the manifest says that models/NAME lies."),
+        typer.Option(metavar="URI", help="The URI of models/NAME in the manifest."),
     ] = None,
     int8_samples: Annotated[
-        int, typer.Option(min=1, help="Training images that int8 takes its ranges from.")
+        int,
+        typer.Option(
+            min=1, help="The number of training images from which int8 formats take their ranges."
+        ),
     ] = Quantization.samples,
     int8_method: Annotated[
-        str, typer.Option(metavar="NAME", help="How: minmax, entropy or percentile.")
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="How int8 formats choose their ranges: minmax, entropy or percentile.",
+        ),
     ] = Quantization.method,
     labels: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="For a .keras file: its classes' names, one a line."),
+        typer.Option(
+            metavar="FILE", help="For a .keras file: the names of its classes, one per line."
+        ),
     ] = None,
     preprocess_input: Annotated[
         str | None,
         typer.Option(
             metavar="MODE",
-            help="For a net of keras.applications: its preprocess_input, caffe, tf or torch, "
-            "goes into the graph.",
+            help="For a .keras file of keras.applications: the mode of its preprocess_input, "
+            "caffe, tf or torch, which the graph then computes.",
         ),
     ] = None,
-    opset: Annotated[int, typer.Option(min=13, max=18, help="Of ONNX.")] = 17,
+    opset: Annotated[
+        int, typer.Option(min=13, max=18, help="The version of ONNX's operator set.")
+    ] = 17,
     trust: Annotated[
-        bool, typer.Option("--trust", help="Run Python code that the model file carries.")
+        bool, typer.Option("--trust", help="Run Python code that the model file contains.")
     ] = False,
 ) -> None:
-    """Publish a model as the next version of models/NAME, every format proven equal to Keras.
+    """Publish a model as the next version of models/NAME if every format agrees with Keras.
 
-    The version, models/NAME/1, 2 ..., is one that TensorFlow Serving, Triton and keras-cnns-serve
-    load as it is. If a format fails or disagrees with Keras, nothing is published, and the error
+    TensorFlow Serving, Triton and keras-cnns-serve load the version, models/NAME/1, 2 ..., without
+    changes. If a format fails or disagrees with Keras, nothing is published, and the error
     says how to leave that format out.
     """
-    names, wanted = _names(formats), _names(outputs)
+    names = _names(formats)
     with _usage("--formats"):
         in_order(names)
     with _usage("--to"):
@@ -94,30 +107,28 @@ def export(
     for option, value in (("--labels", labels), ("--preprocess-input", preprocess_input)):
         if value is not None and not is_file:
             raise typer.BadParameter(f"{source} is no .keras file", param_hint=option)
+    options = ExportOptions(
+        labels=None if labels is None else _read_labels(labels),
+        formats=names,
+        outputs=_names(outputs),
+        preprocess_input=preprocess_input,
+        calibrate=calibrate,
+        report=report,
+        kserve=kserve or storage_uri is not None,
+        storage_uri=storage_uri,
+        trust=trust,
+        opset=opset,
+        quantization=Quantization(int8_samples, int8_method),
+    )
     typer.echo(f"exporting {source} as {', '.join(names)}")
     _load_tensorflow()
-    from keras_cnns_export.exporter import export as export_model
-    from keras_cnns_export.exporter import export_run
-    from keras_cnns_export.heads import OUTPUTS
+    from keras_cnns_export import exporter
+    from keras_cnns_export.network import OUTPUTS
 
     with _usage("--outputs"):
-        check_names("output", wanted, OUTPUTS)
-    options: dict[str, Any] = {
-        "formats": names,
-        "outputs": wanted,
-        "calibrate": calibrate,
-        "report": report,
-        "kserve": kserve or storage_uri is not None,
-        "storage_uri": storage_uri,
-        "trust": trust,
-        "opset": opset,
-        "quantization": Quantization(int8_samples, int8_method),
-    }
-    if is_file:
-        options["labels"] = None if labels is None else _read_labels(labels)
-        version = export_model(source, to, preprocess_input=preprocess_input, **options)
-    else:
-        version = export_run(source, to, **options)
+        check_names("output", options.outputs, OUTPUTS)
+    publish = exporter.export if is_file else exporter.export_run
+    version = publish(source, to, options)
     typer.echo(summary(version))
     typer.echo(f"published {version}")
 
@@ -127,7 +138,7 @@ def _names(option: str) -> list[str]:
 
 
 def _read_labels(path: Path) -> list[str]:
-    from keras_cnns.text_files import read_labels
+    from keras_cnns.files import read_labels
 
     try:
         return list(read_labels(path))
@@ -140,31 +151,31 @@ def main(arguments: list[str] | None = None, program: str = "keras-cnns export")
     """Publish a run as SavedModel and ONNX, proven equal.
 
     Args:
-        arguments: without the program's name; those of the process by default.
-        program: what `--help` and errors call the command.
+        arguments: the arguments without the program's name; by default those of the process.
+        program: the command's name in `--help` and errors.
 
     Returns:
         The exit status: 0, 2 for bad usage, 1 for failed work.
     """
     from keras_cnns.cli import run
 
-    return run(app, sys.argv[1:] if arguments is None else arguments, program)
+    return run(_app, sys.argv[1:] if arguments is None else arguments, program)
 
 
 def summary(version: Path) -> str:
-    """Return a published version's formats and their agreement with Keras, a line for each."""
+    """Return a line for each format of a published version: its agreement with Keras."""
     content = json.loads((version / "model.json").read_text(encoding="utf-8"))
     parity, metrics = content["parity"], content["metrics"]
     rows = []
-    for name, figures in parity["formats"].items():
-        size = size_of(name, version) / 1e6
-        row = (
-            f"  {name:<18} {size:8.2f} MB   largest difference {figures['largest_difference']:.1e}"
-        )
-        row += f"   top-1 agreement {figures['top_1_agreement']:.2%}"
-        if figures["accuracy"] is not None:
-            row += f"   accuracy {figures['accuracy']:.2%}"
-        rows.append(row)
+    for name, result in parity["formats"].items():
+        columns = [
+            f"{name:<18} {size_of(name, version) / 1e6:8.2f} MB",
+            f"largest difference {result['largest_difference']:.1e}",
+            f"top-1 agreement {result['top_1_agreement']:.2%}",
+        ]
+        if result["accuracy"] is not None:
+            columns.append(f"accuracy {result['accuracy']:.2%}")
+        rows.append(f"  {'   '.join(columns)}")
     first = f"compared with Keras on {parity['samples']} images ({parity['split']})"
     lines = [first + ":", *rows]
     own = parity.get("own_precision")
@@ -190,7 +201,7 @@ def summary(version: Path) -> str:
 
 @contextlib.contextmanager
 def _usage(option: str) -> Iterator[None]:
-    """Turn the library's error about an option's value into one of usage."""
+    """Report an ExportError as bad usage of an option."""
     try:
         yield
     except ExportError as error:
@@ -198,7 +209,7 @@ def _usage(option: str) -> Iterator[None]:
 
 
 def _load_tensorflow() -> None:
-    """Import TensorFlow and find its devices, without its notes about GPUs that are not there."""
+    """Import TensorFlow and find its devices, without its messages about missing GPUs."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # 2: errors only
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     logging.getLogger("absl").setLevel(logging.ERROR)

@@ -1,7 +1,7 @@
-"""model.json: what a version holds, for whoever serves it (contract 2 of the model repository).
+"""model.json describes a version for the programs that serve it (contract 2: the model repository).
 
 `files` has the SHA-256 and the size of every other file, so model.json is written last. An entry
-without a value (no labelled images: no metrics) is null.
+without a value is null, as the metrics of a model without labelled images.
 """
 
 import dataclasses
@@ -13,12 +13,12 @@ from typing import Any
 
 from keras_cnns_export.errors import ExportError
 
-FORMAT = 1  # the version of this contract; a reader refuses one that it does not know
-MODEL_JSON = "model.json"
+_FORMAT = 1  # the version of this contract; a reader refuses versions that it does not know
+_MODEL_JSON = "model.json"
 LABELS = "labels.txt"
 
-COLOURS = {1: "grey", 3: "RGB"}  # what a number of channels means
-INTERPOLATIONS = ("bilinear",)
+COLOURS = {1: "grey", 3: "RGB"}  # by the number of channels
+_INTERPOLATIONS = ("bilinear",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,42 +26,42 @@ class TensorSpec:
     """A named input or output of the graph."""
 
     name: str
-    dtype: str  # as numpy calls it: "uint8", "float32"
+    dtype: str  # NumPy's name: "uint8", "float32"
     shape: tuple[int | None, ...]  # None: any size
 
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """From an encoded image to the graph's input, uint8 [H, W, C].
+    """How an encoded image becomes the graph's input, uint8 [H, W, C].
 
     Decode, apply the EXIF orientation, convert to `channels`, resize so that the shorter side is
-    `resize_shorter` (the aspect kept), crop the centre. Normalisation is inside the graph.
+    `resize_shorter` (with the same aspect ratio), crop the centre. The graph normalises.
     """
 
     resize_shorter: int  # pixels
-    crop: int | tuple[int, int]  # pixels: a square's side, or (height, width)
+    crop: int | tuple[int, int]  # pixels: the side of a square, or (height, width)
     interpolation: str = "bilinear"
     antialias: bool = True
     channels: int = 3  # 1: grey, 3: RGB
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of what comes out, in pixels."""
+        """Height and width of the result, in pixels."""
         return (self.crop, self.crop) if isinstance(self.crop, int) else self.crop
 
     @classmethod
-    def exactly(cls, shape: tuple[int, int, int]) -> "Preprocessing":
-        """The least that makes an image of any size fit `shape` (H, W, C)."""
+    def for_shape(cls, shape: tuple[int, int, int]) -> "Preprocessing":
+        """Return the preprocessing that crops as little as possible to get `shape` (H, W, C)."""
         height, width, channels = shape
         crop = height if height == width else (height, width)
         return cls(resize_shorter=max(height, width), crop=crop, channels=channels)
 
     @classmethod
-    def read(cls, values: Mapping[str, Any], shape: tuple[int, int, int]) -> "Preprocessing":
-        """From model.json's keys and values, checked against the graph's input `shape` (H, W, C).
+    def from_dict(cls, values: Mapping[str, Any], shape: tuple[int, int, int]) -> "Preprocessing":
+        """Return the preprocessing with model.json's values, checked against `shape` (H, W, C).
 
         Raises:
-            ExportError: a key is unknown or missing, or what comes out would not fit the graph.
+            ExportError: a key is unknown or missing, or the result would not have this shape.
         """
         known = [field.name for field in dataclasses.fields(cls)]
         if set(values) != set(known):
@@ -71,21 +71,21 @@ class Preprocessing:
             )
         crop = values["crop"]
         result = cls(**{**values, "crop": crop if isinstance(crop, int) else tuple(crop)})
-        fits = cls.exactly(shape)
+        smallest = cls.for_shape(shape)
         square = shape[0] if shape[0] == shape[1] else None
         if result.crop not in (shape[:2], square) or result.channels != shape[2]:
             raise ExportError(
                 f"preprocessing gives crop {result.crop} with {result.channels} channels, but the "
                 f"model takes images of {shape[0]}x{shape[1]} with {shape[2]}"
             )
-        if result.resize_shorter < fits.resize_shorter:
+        if result.resize_shorter < smallest.resize_shorter:
             raise ExportError(
                 f"preprocessing's resize_shorter is {result.resize_shorter}; to cut {result.crop} "
-                f"from any image it must be at least {fits.resize_shorter}"
+                f"from any image it must be at least {smallest.resize_shorter}"
             )
-        if result.interpolation not in INTERPOLATIONS or result.antialias is not True:
+        if result.interpolation not in _INTERPOLATIONS or result.antialias is not True:
             raise ExportError(
-                f"preprocessing's interpolation must be one of {', '.join(INTERPOLATIONS)}, with "
+                f"preprocessing's interpolation must be one of {', '.join(_INTERPOLATIONS)}, with "
                 f"antialias; got {result.interpolation!r} with antialias={result.antialias}"
             )
         return result
@@ -93,7 +93,7 @@ class Preprocessing:
 
 @dataclasses.dataclass(frozen=True)
 class Metrics:
-    """How well the Keras model does on labelled images."""
+    """The accuracy of the Keras model on labelled images."""
 
     split: str
     samples: int
@@ -106,7 +106,7 @@ class FormatParity:
 
     largest_difference: float  # of probabilities, absolute
     mean_difference: float
-    top_1_agreement: float  # 0..1, the fraction of images with Keras' first class, or with a tie
+    top_1_agreement: float  # 0..1, the fraction of images with Keras' first class, or a tie
     accuracy: float | None  # 0..1, top-1; None without true labels
     worst_sample: int = 0  # the index of the image with the largest difference
 
@@ -115,14 +115,14 @@ class FormatParity:
 class OwnPrecision(FormatParity):
     """A mixed-precision model's own answers, compared with the float32 that is exported."""
 
-    policy: str = ""  # Keras' name of it: "mixed_bfloat16"
+    policy: str = ""  # Keras' name of the precision: "mixed_bfloat16"
 
 
 @dataclasses.dataclass(frozen=True)
 class Parity:
     """The comparison of every written format with Keras in float32."""
 
-    split: str  # "generated": images made for the comparison
+    split: str  # "generated": images that were generated for the comparison
     samples: int
     formats: dict[str, FormatParity]
     own_precision: OwnPrecision | None = None  # None for a model that computes in float32
@@ -130,10 +130,10 @@ class Parity:
 
 @dataclasses.dataclass(frozen=True)
 class Pixels:
-    """TensorFlow's reading of encoded images against Pillow's, after the preprocessing."""
+    """TensorFlow's pixels of encoded images, compared with Pillow's after the preprocessing."""
 
-    images: int  # made ones, of odd sizes and of every kind that is read
-    within_one_level: float  # 0..1, the share of pixels that differ by 1 of 255 or less
+    images: int  # generated, of odd sizes and of every kind that is read
+    within_one_level: float  # 0..1, the fraction of pixels that differ by at most 1 of 255
     largest_difference: int  # levels of 255
     mean_difference: float
 
@@ -154,12 +154,12 @@ class Model:
     """What was exported."""
 
     architecture: str
-    parameters: int  # of the exported network: without the auxiliary heads, with batch norm's means
+    parameters: int  # of the exported network: without auxiliary heads, with batch norm statistics
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelJson:
-    """All of model.json but `format`, `labels` and `files`, which `write` adds."""
+    """The content of model.json, except `format`, `labels` and `files`, which `write` adds."""
 
     name: str
     created: str  # UTC, ISO 8601
@@ -167,30 +167,30 @@ class ModelJson:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     preprocessing: Preprocessing
-    formats: dict[str, dict[str, Any]]  # path, engine, precision, milliseconds, the format's own
+    formats: dict[str, dict[str, Any]]  # path, engine, precision, milliseconds, ...
     metrics: Metrics | None
     parity: Parity
     calibration: Calibration | None = None
-    pixels: Pixels | None = None  # of a SavedModel, which takes encoded images too
+    pixels: Pixels | None = None  # for a SavedModel, which also takes encoded images
 
     def write(self, version: Path) -> None:
-        """Write `version`/model.json, with the checksums of every file that lies there now."""
+        """Write `version`/model.json, with the checksums of every file that is there now."""
         content = {
-            "format": FORMAT,
+            "format": _FORMAT,
             **dataclasses.asdict(self),
             "labels": LABELS,
             "files": {name: _checksum(version / name) for name in sorted(_files(version))},
         }
         text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-        (version / MODEL_JSON).write_text(text + "\n", encoding="utf-8")
+        (version / _MODEL_JSON).write_text(text + "\n", encoding="utf-8")
 
 
 def check_labels(labels: Sequence[str], classes: int) -> tuple[str, ...]:
     """Return the labels if they are one line of text for each of the model's `classes`.
 
     Raises:
-        ExportError: another number of labels, or one that is empty, would break its line or is
-            that of another class too.
+        ExportError: the number of labels is wrong, or a label is empty, has several lines or
+            belongs to another class too.
     """
     if len(labels) != classes or isinstance(labels, str):
         raise ExportError(f"{len(labels)} labels for a model of {classes} classes: give one each")
@@ -210,7 +210,7 @@ def check_labels(labels: Sequence[str], classes: int) -> tuple[str, ...]:
 
 
 def write_labels(version: Path, labels: Sequence[str]) -> Path:
-    """Write `version`/labels.txt: UTF-8, one label a line in the order of the classes."""
+    """Write `version`/labels.txt: UTF-8, one label per line in the order of the classes."""
     path = version / LABELS
     with path.open("w", encoding="utf-8", newline="\n") as file:
         file.writelines(f"{label}\n" for label in labels)

@@ -1,4 +1,4 @@
-"""The error of this package, and how every other exception becomes one."""
+"""The exception of this package, and how every other exception becomes one."""
 
 import contextlib
 import errno
@@ -7,11 +7,11 @@ import re
 from collections.abc import Callable, Collection, Iterator
 from typing import ParamSpec, TypeVar
 
-P = ParamSpec("P")
-R = TypeVar("R")
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 # The disk is full, a quota or the limit of a file's size is reached, the file system is read-only,
-# permissions forbid writing, or the disk is broken: these concern every format alike.
+# permissions forbid writing, or the disk is broken. These errors concern every format.
 DISK_ERRORS = frozenset(
     (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
 )
@@ -21,11 +21,11 @@ _COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # Keras prints its messages in bold
 
 
 class ExportError(ValueError):
-    """Why nothing was published: what was wrong, where, and what would be right."""
+    """Nothing was published; the message says what was wrong, where, and what would be right."""
 
 
 class FormatError(ExportError):
-    """Why one format failed; `format` is its name. The others can be published without it."""
+    """One format, named `format`, failed; the others can be published without it."""
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(reason)
@@ -52,11 +52,11 @@ def in_one_line(error: BaseException) -> str:
     return text if is_sentence else f"{type(error).__name__}: {text}".removesuffix(": ")
 
 
-def raises_export_error(function: Callable[P, R]) -> Callable[P, R]:
+def raises_export_error(function: Callable[_P, _R]) -> Callable[_P, _R]:
     """Decorate a function so that every exception leaves it as an `ExportError`."""
 
     @functools.wraps(function)
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+    def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> _R:
         try:
             return function(*args, **kwargs)
         except ExportError:
@@ -72,7 +72,7 @@ def failures_of(name: str) -> Iterator[None]:
     """Turn every exception within the block into the `FormatError` of the format `name`.
 
     An OSError of `DISK_ERRORS` passes, since a full disk is the fault of no format. Every other
-    one, such as a shared library that is missing, belongs to the format.
+    OSError, such as a missing shared library, belongs to the format.
     """
     try:
         yield

@@ -1,43 +1,60 @@
-"""The graph that every format holds: from raw pixels through the Keras model to named outputs.
+"""The graph that every format contains: from raw pixels through the network to named outputs.
 
 `images` uint8 [N, H, W, C] -> float32 0..255 -> network (inference) -> {"probabilities": [N, K]}
 """
 
+import contextlib
 import dataclasses
+import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from keras_cnns.models.heads import deep_recursion
-from keras_cnns_export.contract import TensorSpec
+from keras_cnns_export.batches import Array, Batch, Predict
+from keras_cnns_export.contract import Preprocessing, TensorSpec
 from keras_cnns_export.errors import ExportError
-from keras_cnns_export.heads import with_outputs
-from keras_cnns_export.network import first_layer_with_nan, own_answers, prepared
+from keras_cnns_export.network import (
+    as_functional,
+    first_layer_with_nan,
+    lower_precision,
+    prepare,
+    preprocessed,
+    with_outputs,
+)
+from keras_cnns_export.options import Quantization
 
-INPUT = "images"
+_INPUT = "images"
 _XLA = "_XlaMustCompile"  # TensorFlow's attribute of a function with jit_compile, true or false
 _TRACING = threading.RLock()  # held while a trace depends on `tf.config.run_functions_eagerly`
 
-Array = np.ndarray[Any, Any]
-Predict = Callable[[Array], Mapping[str, Array]]  # images uint8 [N, H, W, C] -> named outputs
+
+@dataclasses.dataclass(frozen=True)
+class OwnAnswers:
+    """What a mixed-precision model itself computes; its float32 copy is exported."""
+
+    policy: str  # Keras' name of its precision: "mixed_bfloat16"
+    predict: Predict  # images uint8 [N, H, W, C] -> {"probabilities": float32 [N, K]}
 
 
 @dataclasses.dataclass(frozen=True)
 class ServingGraph:
-    """A network with the signature that is served; `serving_graph` makes one."""
+    """A network with the signature that is served; `serving_graph` creates it."""
 
     network: Any  # keras.Model in float32: pixels 0..255 [N, H, W, C] -> dict of named outputs
     function: Any  # tf.function: images uint8 [N, H, W, C] -> dict of named outputs
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    own: "OwnAnswers | None" = None  # of a mixed-precision model
+    own: OwnAnswers | None = None  # for a mixed-precision model
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """Height, width, channels."""
+        """Height, width and channels."""
         _, height, width, channels = self.network.inputs[0].shape
         return height, width, channels
 
@@ -47,11 +64,11 @@ class ServingGraph:
         return int(self.network.output["probabilities"].shape[-1])
 
     def reference(self) -> Predict:
-        """Return Keras' own answers, with which the formats are compared.
+        """Return a function that computes Keras' own answers, with which formats are compared.
 
-        The function raises ExportError, with the first layer's name, if an answer holds NaN.
+        It raises ExportError, with the first layer's name, if an answer holds NaN.
         """
-        call = _of_pixels(lambda pixels: self.network(pixels, training=False), self.image_shape)
+        call = _from_uint8(lambda pixels: self.network(pixels, training=False), self.image_shape)
 
         def predict(images: Array) -> Mapping[str, Array]:
             answers = {name: value.numpy() for name, value in call(images).items()}
@@ -67,11 +84,16 @@ class ServingGraph:
 
 
 @dataclasses.dataclass(frozen=True)
-class OwnAnswers:
-    """What a mixed-precision model itself computes; its float32 copy is exported."""
+class Source:
+    """What a format is written from."""
 
-    policy: str  # Keras' name of its precision: "mixed_bfloat16"
-    predict: Predict  # images uint8 [N, H, W, C] -> {"probabilities": float32 [N, K]}
+    graph: ServingGraph
+    labels: tuple[str, ...]  # the names of the K classes
+    preprocessing: Preprocessing
+    training_batches: Callable[[], Iterator[Batch]]  # int8 formats are calibrated on these
+    name: str = "model"  # the model's name in its repository
+    opset: int = 17  # ONNX
+    quantization: Quantization = dataclasses.field(default_factory=Quantization)
 
 
 def serving_graph(
@@ -84,11 +106,11 @@ def serving_graph(
     """Return the serving graph of a Keras model.
 
     Args:
-        model: pixels 0..255 [N, H, W, C] -> probabilities [N, K], or a dict of which "main" is
-            kept: inference drops the auxiliary heads unless they are among the outputs. One
-            sigmoid unit, [N, 1], becomes two classes. A model in mixed precision is exported as a
+        model: pixels 0..255 [N, H, W, C] -> probabilities [N, K], or a dict of outputs of which
+            "main" is served; the auxiliary heads are dropped unless they are among `outputs`. One
+            sigmoid unit, [N, 1], becomes two classes. A mixed-precision model is exported as a
             float32 copy.
-        outputs: names from `heads.OUTPUTS`; `probabilities` is always there.
+        outputs: names from `network.OUTPUTS`; `probabilities` is always served.
         preprocess_input: a key of `network.PREPROCESS_INPUT`, for a model whose input is the
             result of keras.applications' `preprocess_input`.
         temperature: the logits are divided by it, which calibrates the probabilities.
@@ -96,9 +118,8 @@ def serving_graph(
     Raises:
         ExportError: the model is not of that form, or an output is unknown.
     """
-    network = with_outputs(prepared(model, preprocess_input), outputs, temperature)
-    shape = network.inputs[0].shape
-    signature = [tf.TensorSpec((None, *shape[1:]), tf.uint8, name=INPUT)]
+    network = with_outputs(prepare(model, preprocess_input), outputs, temperature)
+    signature = [tf.TensorSpec((None, *network.inputs[0].shape[1:]), tf.uint8, name=_INPUT)]
 
     def serve(images: Any) -> Any:
         return network(tf.cast(images, tf.float32), training=False)
@@ -111,18 +132,57 @@ def serving_graph(
         function=function,
         inputs=tuple(_spec(spec.name, spec) for spec in signature),
         outputs=tuple(_spec(name, results[name]) for name in network.output),
-        own=_own(model, shape[1:], preprocess_input, temperature),
+        own=_own_answers(model, preprocess_input, temperature),
     )
 
 
-def _own(
-    model: Any, shape: Sequence[int], preprocess_input: str | None, temperature: float | None
+def export_by_keras(graph: ServingGraph, path: Path, format: str) -> None:  # noqa: A002
+    """Write `path` with `keras.Model.export`: `images` uint8 [N, H, W, C] -> named outputs."""
+
+    class Served(keras.Model):
+        """A model that calls the graph and holds the network, whose variables Keras exports."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = graph.network
+
+        def call(self, images: Any) -> Any:
+            return graph.function(images)
+
+    served = Served()
+    # Keras exports only models that were called.
+    served(tf.zeros((1, *graph.image_shape), tf.uint8))
+    signature = list(graph.function.input_signature)
+    with _preserved_root_logger():
+        served.export(str(path), format=format, input_signature=signature, verbose=False)
+
+
+@contextlib.contextmanager
+def _preserved_root_logger() -> Iterator[None]:
+    """Undo what OpenVINO's converter does to the root logger: it silences its caller's warnings."""
+    root = logging.getLogger()
+    level, filters, handlers = root.level, [*root.filters], [*root.handlers]
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        root.filters, root.handlers = filters, handlers
+
+
+def _own_answers(
+    model: Any, preprocess_input: str | None, temperature: float | None
 ) -> OwnAnswers | None:
-    own = own_answers(model, preprocess_input)
-    if own is None:
+    """Return a mixed-precision model's own answers, or None for a model in float32."""
+    policy = lower_precision(model)
+    if policy is None:
         return None
-    policy, answers = own
-    call = _of_pixels(answers, shape)
+    functional = as_functional(model)
+
+    def main_output(pixels: Any) -> Any:
+        outputs = functional(preprocessed(pixels, preprocess_input), training=False)
+        return keras.ops.cast(outputs["main"], "float32")
+
+    call = _from_uint8(main_output, functional.inputs[0].shape[1:])
 
     def predict(images: Array) -> Mapping[str, Array]:
         probabilities = call(images).numpy()
@@ -136,8 +196,8 @@ def _own(
     return OwnAnswers(policy, predict)
 
 
-def _of_pixels(call: Callable[[Any], Any], shape: Sequence[int]) -> Callable[[Array], Any]:
-    """Return a traced function of images uint8 [N, H, W, C] from one of pixels in float32."""
+def _from_uint8(call: Callable[[Any], Any], shape: Sequence[int]) -> Callable[[Array], Any]:
+    """Return a function of uint8 images [N, H, W, C] that traces `call`, which takes float32."""
     pixels = tf.TensorSpec((None, *shape), tf.float32)
     function = tf.function(call, input_signature=[pixels], autograph=False)
     return lambda images: function(tf.cast(images, tf.float32))
@@ -147,9 +207,9 @@ def _without_xla(call: Callable[[Any], Any], signature: Sequence[Any]) -> Any:
     """Return the traced tf.function of `call`, without functions that XLA must compile.
 
     Keras compiles grouped convolutions, whose gradient TensorFlow lacks on a CPU. Converters do not
-    know such functions, and TensorFlow Serving runs them only behind a flag; inlined into the graph
-    they are plain operations. Only models with such functions are inlined, because inlining also
-    switches AutoGraph off in all functions.
+    know such functions, and TensorFlow Serving runs them only with a special flag; inlined into the
+    graph they are plain operations. Only models with such functions are inlined, because inlining
+    also switches AutoGraph off in all functions.
 
     `tf.config.run_functions_eagerly` inlines them, here and when the result is saved, which traces
     it once more. The switch is global: no other thread may trace or call a tf.function meanwhile.
@@ -189,7 +249,7 @@ def _without_xla(call: Callable[[Any], Any], signature: Sequence[Any]) -> Any:
 
 
 def _library(function: Any) -> Sequence[Any]:
-    """Return the definitions of the functions that a traced function calls, however deep."""
+    """Return the definitions of all functions that a traced function calls, however deep."""
     definitions: Sequence[Any] = (
         function.get_concrete_function().graph.as_graph_def().library.function
     )

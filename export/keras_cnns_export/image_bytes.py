@@ -1,12 +1,12 @@
-"""Encoded images to pixels by TensorFlow's operations: the SavedModel's signature for bytes.
+"""Decode and preprocess images with TensorFlow operations, for the SavedModel's bytes signature.
 
-It follows the contract's preprocessing as the server does with Pillow: decode, apply the EXIF
+This follows the contract's preprocessing as the server does with Pillow: decode, apply the EXIF
 orientation, drop transparency, keep the upper 8 of 16 bits, convert to grey or RGB, resize the
-shorter side (antialiased, the aspect kept), crop the centre. From the decoded pixels on it is
-training's own preprocessing.
+shorter side (antialiased, with the same aspect ratio), crop the centre. The decoded pixels go
+through training's own preprocessing.
 
-It reads JPEG and PNG, and raises an error for files that TensorFlow would not decode as Pillow
-does: CMYK without Adobe's marker, and images whose orientation is not in plain EXIF data.
+The operations read JPEG and PNG. They raise an error for files that TensorFlow would not decode as
+Pillow does: CMYK without Adobe's marker, and images whose orientation is not in plain EXIF data.
 """
 
 import dataclasses
@@ -21,9 +21,9 @@ from keras_cnns_export.contract import Preprocessing
 
 _MAX_SEGMENTS = 64  # of a JPEG before its EXIF data or pixels; cameras write EXIF first or second
 _MAX_CHUNKS = 2**16  # of a PNG before its EXIF data or end
-_HEADER_BYTES = 2**20  # of a JPEG: its segments before the pixels are searched so far
+_HEADER_BYTES = 2**20  # of a JPEG that are searched for segments before the pixels
 _PNG = b"\x89PNG\r\n\x1a\n"
-_EXIF = (0xFF, 0xE1, None, None, *b"Exif\0\0")  # how a JPEG's segment begins; None: its length
+_EXIF = (0xFF, 0xE1, None, None, *b"Exif\0\0")  # the start of a JPEG segment; None: its length
 _ADOBE = (0xFF, 0xEE, None, None, *b"Adobe")
 _START_OF_SCAN = (0xFF, 0xDA)
 # Pillow applies the orientation of XMP if EXIF has none.
@@ -37,11 +37,11 @@ def decode_batch(image_bytes: Any, preprocessing: Preprocessing) -> Any:
     height, width = preprocessing.size
     pixels = tf.TensorSpec((height, width, preprocessing.channels), tf.uint8)
     return tf.map_fn(
-        lambda content: decode(content, preprocessing), image_bytes, fn_output_signature=pixels
+        lambda content: _decode(content, preprocessing), image_bytes, fn_output_signature=pixels
     )
 
 
-def decode(content: Any, preprocessing: Preprocessing) -> Any:
+def _decode(content: Any, preprocessing: Preprocessing) -> Any:
     """Decode and preprocess one encoded image: string [] -> uint8 [H, W, C].
 
     Raises:
@@ -81,7 +81,7 @@ def _decode_jpeg(content: Any) -> Any:
 def _decode_png(content: Any) -> Any:
     is_png = tf.strings.substr(content, 0, len(_PNG)) == _PNG
     _require(is_png, "the bytes are neither a JPEG nor a PNG")
-    orientation = png_orientation(content)
+    orientation = _png_orientation(content)
     _require(
         (orientation > 0) | ~_contains(content, f"{_TURNED_BY_XMP}|{_UNREADABLE}"),
         "the PNG's orientation is in XMP or text, not in EXIF; rotate its pixels",
@@ -99,7 +99,7 @@ def _orientation_from(data: "_Bytes", segment: Any) -> Any:
     return tf.where(data.begins(segment, _EXIF), data.orientation(segment + 10), 0)
 
 
-def png_orientation(content: Any) -> Any:
+def _png_orientation(content: Any) -> Any:
     """Return the orientation in a PNG's EXIF data: string [] -> int32 [], 0 if there is none."""
 
     def search() -> Any:
@@ -111,10 +111,10 @@ def png_orientation(content: Any) -> Any:
 
 
 class _Bytes:
-    """A string's bytes, read within the graph; beyond its ends there are zeros."""
+    """A string's bytes, read within the graph; outside the string they are 0."""
 
     def __init__(self, content: Any) -> None:
-        self._data = tf.io.decode_raw(content + b"\0", tf.uint8)  # so that there is one
+        self._data = tf.io.decode_raw(content + b"\0", tf.uint8)  # at least one byte
         self._end = tf.size(self._data)
 
     def at(self, index: Any) -> Any:
@@ -131,7 +131,7 @@ class _Bytes:
         return tf.reduce_sum(parts * weights, axis=-1)
 
     def begins(self, index: Any, wanted: tuple[int | None, ...]) -> Any:
-        """Return whether these bytes are at an index; None stands for any byte."""
+        """Return whether these bytes are at an index; None matches any byte."""
         offsets = tf.constant([i for i, byte in enumerate(wanted) if byte is not None])
         values = tf.constant([byte for byte in wanted if byte is not None])
         return tf.reduce_all(self.at(index + offsets) == values)
@@ -165,7 +165,7 @@ class _Bytes:
         """Return the orientation, 1 to 8, in EXIF data, or 0 if they have none.
 
         The first directory is a list of entries of 12 bytes, in the byte order that the first
-        letters name; offsets count from `start`.
+        letters state; offsets count from `start`.
         """
         big_endian = self.at(start) == ord("M")
         directory = start + self.number(start + 4, 4, big_endian)

@@ -1,19 +1,66 @@
-"""Prepare a Keras model for serving: checked, flat, in float32, from raw pixels on.
+"""From a Keras model to a network with named outputs: loaded, checked, flat, in float32.
 
-Models within the model are replaced by their layers, so that the classifier can be found. A
+Models inside the model are replaced by their layers, so that the classifier can be found. A
 `Normalization` becomes a `Rescaling`, because exporters would turn its statistics into inputs.
+
+The outputs are derived from the classifier, the end of the network: a global average pool,
+optionally dropout, a Dense layer and a softmax. `features` and `cam` need all of it, `logits` only
+the softmax. A network that ends in one sigmoid unit, p = sigmoid(z), gets two classes:
+probabilities [1 - p, p] and logits [0, z], whose softmax they are.
 """
 
-from collections.abc import Callable
+import os
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
-from keras import layers
+from keras import layers, ops
 
-from keras_cnns.models.heads import deep_recursion
+from keras_cnns.keras_internals import (
+    flatten_layers,
+    functional_graph,
+    input_tensors,
+    operation_of,
+    run_through_graph,
+)
+from keras_cnns.models.heads import (
+    deep_recursion,  # registers keras_cnns' layers with Keras' loader
+)
 from keras_cnns_export.contract import COLOURS
-from keras_cnns_export.errors import ExportError, check_names
+from keras_cnns_export.errors import ExportError, check_names, in_one_line
+
+_TOP_K = 5  # classes in the output `top_k`, if the model has as many
+
+
+def load_model(path: str | os.PathLike[str], *, trust: bool = False) -> Any:
+    """Load a `.keras` file in Keras' safe mode, without its optimizer and loss.
+
+    Args:
+        path: the file.
+        trust: also run the Python code of its Lambda layers. Only for a file of your own.
+
+    Raises:
+        ExportError: the file is missing, is no `.keras` file, is damaged, or contains code.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ExportError(f"there is no file {path}")
+    if path.suffix != ".keras" or not zipfile.is_zipfile(path):
+        raise ExportError(f"{path} is no .keras file, as model.save('{path.stem}.keras') writes it")
+    try:
+        with deep_recursion():
+            return keras.saving.load_model(path, compile=False, safe_mode=not trust)
+    except Exception as error:
+        reason = in_one_line(error)
+        if not trust and ("safe_mode" in reason or "unsafe" in reason):
+            raise ExportError(
+                f"{path} carries Python code, which loading it would run: if you made it "
+                "yourself, give --trust, or trust=True in Python"
+            ) from error
+        raise ExportError(f"cannot load {path}: {reason}") from error
 
 
 def _caffe(pixels: Any) -> Any:
@@ -30,7 +77,7 @@ def _torch(pixels: Any) -> Any:
     return layers.Rescaling(scale, offset=[-m / s for m, s in zip(mean, std, strict=True)])(pixels)
 
 
-# What `preprocess_input` of keras.applications does to pixels 0..255, by the name of its mode.
+# The modes of keras.applications' `preprocess_input`, on pixels 0..255.
 PREPROCESS_INPUT: dict[str, Callable[[Any], Any]] = {
     "caffe": _caffe,  # ResNet, VGG
     "tf": _tf,  # ResNet V2, Inception, Xception, MobileNet
@@ -38,17 +85,22 @@ PREPROCESS_INPUT: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def prepared(model: Any, preprocess_input: str | None = None) -> Any:
+def preprocessed(pixels: Any, mode: str | None) -> Any:
+    """Return the result of a mode of `preprocess_input`; the pixels themselves for None."""
+    return pixels if mode is None else PREPROCESS_INPUT[mode](pixels)
+
+
+def prepare(model: Any, preprocess_input: str | None = None) -> Any:
     """Return a functional model in float32: pixels 0..255 [N, H, W, C] -> {"main": [N, K], ...}.
 
-    The given model is not changed; where it can be served as it is, the result shares its layers.
+    The given model is not changed; if it can be served as it is, the result shares its layers.
 
     Raises:
-        ExportError: the model is no image classifier of a fixed input size, or has NaN weights.
+        ExportError: the model is no image classifier with a fixed input size, or has NaN weights.
     """
-    checked = _checked(model)
+    checked = as_functional(model)
     for weight in checked.weights:
-        if np.isnan(np.asarray(keras.ops.convert_to_numpy(weight), "float32")).any():
+        if np.isnan(np.asarray(ops.convert_to_numpy(weight), "float32")).any():
             raise ExportError(
                 f"{model.name} holds NaN in the weight {weight.path}: its training diverged; "
                 "export an earlier checkpoint"
@@ -63,7 +115,12 @@ def prepared(model: Any, preprocess_input: str | None = None) -> Any:
         return _rebuilt(checked, preprocess_input)
 
 
-def _checked(model: Any) -> Any:
+def as_functional(model: Any) -> Any:
+    """Return a functional model with the same layers and a dict of outputs, after checks.
+
+    Raises:
+        ExportError: the model is not of the form [N, H, W, C] -> [N, K], or a dict with "main".
+    """
     if keras.backend.backend() != "tensorflow":
         raise ExportError(
             f"Keras runs on {keras.backend.backend()}; export with KERAS_BACKEND=tensorflow: "
@@ -74,7 +131,7 @@ def _checked(model: Any) -> Any:
     try:
         inputs = model.inputs
         output = model.outputs[0] if isinstance(model, keras.Sequential) else model.output
-    except (AttributeError, ValueError):  # Keras raises either, by the kind of model
+    except (AttributeError, ValueError):  # Keras raises either, depending on the kind of model
         inputs = output = None
     if not inputs or output is None:
         raise ExportError(
@@ -91,7 +148,7 @@ def _checked(model: Any) -> Any:
     outputs = output if isinstance(output, dict) else {"main": output}
     if "main" not in outputs:
         raise ExportError(f"{model.name} has the outputs {', '.join(output)}, but no 'main'")
-    sizes = list(getattr(outputs["main"], "shape", ()))  # a list of outputs has none
+    sizes = list(getattr(outputs["main"], "shape", ()))  # a list of outputs has no shape
     if len(sizes) != 2 or not sizes[1]:
         raise ExportError(
             f"{model.name} gives {sizes or f'a {type(output).__name__}'}; it must give "
@@ -101,28 +158,10 @@ def _checked(model: Any) -> Any:
         return keras.Model(inputs, outputs, name=model.name)  # shares the layers, not compiled
 
 
-def own_answers(
-    model: Any, preprocess_input: str | None = None
-) -> tuple[str, Callable[[Any], Any]] | None:
-    """Return a mixed-precision model's policy, "mixed_bfloat16", and the function of its answers.
-
-    The function maps pixels 0..255, float32 [N, H, W, C], to what the model itself computes for
-    its main output [N, K], in float32. None for a model that computes in float32.
-    """
-    policies = (part.dtype_policy.name for each in model.layers for part in _parts(each))
-    policy = next((each for each in policies if each != "float32"), None)
-    if policy is None:
-        return None
-    checked = _checked(model)
-
-    def answers(pixels: Any) -> Any:
-        if preprocess_input is not None:
-            pixels = PREPROCESS_INPUT[preprocess_input](pixels)
-        outputs = checked(pixels, training=False)
-        main = outputs["main"] if isinstance(outputs, dict) else outputs
-        return keras.ops.cast(main, "float32")
-
-    return policy, answers
+def lower_precision(model: Any) -> str | None:
+    """Return the first dtype policy of a model's layers that is not float32, or None."""
+    policies = (layer.dtype_policy.name for layer in flatten_layers(model))
+    return next((each for each in policies if each != "float32"), None)
 
 
 def first_layer_with_nan(network: Any, pixels: Any) -> str | None:
@@ -131,55 +170,49 @@ def first_layer_with_nan(network: Any, pixels: Any) -> str | None:
 
     def call(operation: Any, *args: Any, **kwargs: Any) -> Any:
         outputs = operation(*args, **kwargs)
-        has_nan = any(
-            np.isnan(keras.ops.convert_to_numpy(each)).any() for each in keras.tree.flatten(outputs)
-        )
-        if has_nan:
+        if any(np.isnan(ops.convert_to_numpy(x)).any() for x in keras.tree.flatten(outputs)):
             found.append(operation.name)
         return outputs
 
     with deep_recursion():
-        network._run_through_graph(pixels, operation_fn=lambda own: own, call_fn=call)
+        run_through_graph(network, pixels, call)
     return found[0] if found else None
 
 
-def _parts(layer: Any) -> Any:
-    """Return a layer and all layers inside of it."""
-    return layer._flatten_layers()
-
-
 def _is_plain(layer: Any) -> bool:
-    own = not isinstance(layer, keras.Model | layers.Normalization)
-    return own and all(part.dtype_policy.name == "float32" for part in _parts(layer))
+    is_served_as_it_is = not isinstance(layer, keras.Model | layers.Normalization)
+    return is_served_as_it_is and all(
+        part.dtype_policy.name == "float32" for part in (layer, *flatten_layers(layer))
+    )
 
 
 def _rebuilt(model: Any, preprocess_input: str | None) -> Any:
-    """The model from new layers with the same weights, without models inside of it."""
-    twins: dict[int, tuple[Any, Any]] = {}  # by the old operation's id: it, and the new one
+    """Return the model made of new float32 layers with the same weights, without inner models."""
+    copies: dict[int, tuple[Any, Any]] = {}  # id of an operation -> the operation and its copy
     names: set[str] = set()
 
-    def twin(operation: Any) -> Any:
-        if id(operation) not in twins:
+    def copy_of(operation: Any) -> Any:
+        if id(operation) not in copies:
             new = _in_float32(operation)
-            while new.name in names:  # two models within the model may use one name
+            while new.name in names:  # two inner models may use one name
                 new.name += "_again"
             names.add(new.name)
-            twins[id(operation)] = operation, new
-        return twins[id(operation)][1]
+            copies[id(operation)] = operation, new
+        return copies[id(operation)][1]
 
     def call(operation: Any, *args: Any, **kwargs: Any) -> Any:
-        inner = getattr(operation, "_functional", None) or operation  # a Sequential's
-        if isinstance(inner, keras.Model) and hasattr(inner, "_run_through_graph"):
-            return inner._run_through_graph(args[0], operation_fn=lambda own: own, call_fn=call)
-        return twin(operation)(*args, **kwargs)
+        inner = functional_graph(operation)
+        if inner is not None:
+            return run_through_graph(inner, args[0], call)
+        return copy_of(operation)(*args, **kwargs)
 
     policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("float32")  # for layers that a layer makes for itself
+    keras.config.set_dtype_policy("float32")  # for layers that a layer creates itself
     try:
         pixels = keras.Input(model.inputs[0].shape[1:], name="pixels")
-        x = pixels if preprocess_input is None else PREPROCESS_INPUT[preprocess_input](pixels)
-        network = keras.Model(pixels, call(model, x), name=model.name)
-        for old, new in twins.values():
+        outputs = call(model, preprocessed(pixels, preprocess_input))
+        network = keras.Model(pixels, outputs, name=model.name)
+        for old, new in copies.values():
             if getattr(old, "weights", None) and not isinstance(old, layers.Normalization):
                 new.set_weights(old.get_weights())
     except (ValueError, TypeError, NotImplementedError) as error:
@@ -195,27 +228,202 @@ def _rebuilt(model: Any, preprocess_input: str | None) -> Any:
 
 
 def _in_float32(operation: Any) -> Any:
-    """A new operation like it; a layer without its weights, and in float32."""
+    """Return a new operation like this one; a layer in float32 and without its weights."""
     if isinstance(operation, layers.Normalization):
-        mean, variance = (keras.ops.convert_to_numpy(x) for x in _statistics(operation))
-        deviation = (variance**0.5).clip(keras.backend.epsilon())
-        scale, offset = (1 / deviation).ravel(), (-mean / deviation).ravel()
-        if operation.invert or scale.size not in (1, operation.input.shape[-1]):
-            raise ValueError(f"{operation.name} normalises by position; use a Rescaling")
-        return layers.Rescaling(scale.tolist(), offset=offset.tolist(), name=operation.name)
+        return _as_rescaling(operation)
     config = operation.get_config()
-    if isinstance(operation, layers.Layer):  # else `a + b`, which has no policy
+    if isinstance(operation, layers.Layer):  # `a + b` is no layer and has no policy
         config["dtype"] = "float32"
     return type(operation).from_config(config)
 
 
-def _statistics(normalization: Any) -> tuple[Any, Any]:
-    """Mean and variance of a Normalization layer, given or adapted.
+def _as_rescaling(normalization: Any) -> Any:
+    """Return a Rescaling that computes the same as a Normalization layer.
 
     Raises:
-        ValueError: it has neither.
+        ValueError: the layer was not adapted, or normalises by another axis than the channels.
     """
-    mean, variance = getattr(normalization, "mean", None), getattr(normalization, "variance", None)
-    if mean is None or variance is None:
-        raise ValueError(f"{normalization.name} was never adapted: it has no mean and variance")
-    return mean, variance
+    name = normalization.name
+    statistics = [getattr(normalization, key, None) for key in ("mean", "variance")]
+    if any(each is None for each in statistics):
+        raise ValueError(f"{name} was never adapted: it has no mean and variance")
+    mean, variance = map(ops.convert_to_numpy, statistics)
+    deviation = (variance**0.5).clip(keras.backend.epsilon())
+    scale, offset = (1 / deviation).ravel(), (-mean / deviation).ravel()
+    if normalization.invert or scale.size not in (1, normalization.input.shape[-1]):
+        raise ValueError(f"{name} normalises by position; use a Rescaling")
+    return layers.Rescaling(scale.tolist(), offset=offset.tolist(), name=name)
+
+
+def with_outputs(network: Any, outputs: Sequence[str], temperature: float | None = None) -> Any:
+    """Return the network with a dict of outputs: `probabilities` first, then the requested ones.
+
+    Args:
+        network: the result of `prepare`.
+        outputs: names from `OUTPUTS`.
+        temperature: the logits are divided by it.
+
+    Raises:
+        ExportError: an output is unknown, or the network cannot have it.
+    """
+    check_names("output", outputs, OUTPUTS)
+    heads = _Heads(network, temperature)
+    tensors: dict[str, Any] = {}
+    for name in ("probabilities", *outputs):
+        tensors |= OUTPUTS[name](heads) if name not in tensors else {}
+    return keras.Model(network.inputs, tensors, name=network.name)
+
+
+class _ClassActivationMap(layers.Layer):
+    """The class activation map of the most probable class (Zhou et al. 2016, equation 2), unscaled.
+
+    The average pool is linear in the feature map, so the class's weights applied at every position
+    show how much of the logit comes from there: the map's mean is the logit minus its bias. For one
+    sigmoid unit the second class has the unit's weights and the first class their negatives.
+    """
+
+    def __init__(self, classifier: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.classifier = classifier
+
+    def call(self, feature_map: Any, probabilities: Any) -> Any:
+        """Compute the map: [N, h, w, D] and [N, K] -> [N, h, w]."""
+        class_weights = ops.transpose(self.classifier.kernel)
+        if class_weights.shape[0] == 1:
+            class_weights = ops.concatenate([-class_weights, class_weights])
+        _, first = ops.top_k(probabilities, 1)  # Keras' argmax has no form in ONNX
+        weights = ops.take(class_weights, first[:, 0], axis=0)
+        # Channels first, as in ONNX: this transpose and the converter's own cancel.
+        maps = ops.transpose(feature_map, (0, 3, 1, 2))
+        return ops.sum(maps * weights[:, :, None, None], axis=1)
+
+
+class _Heads:
+    """The tensors of a network from which its named outputs are made.
+
+    Raises:
+        ExportError: the network has one output unit without a sigmoid.
+    """
+
+    def __init__(self, network: Any, temperature: float | None = None) -> None:
+        self.network, self.name = network, network.name
+        self.main = self.scores = network.output["main"]
+        self.is_one_unit = self.main.shape[-1] == 1
+        self.scaled_logits: Any = None
+        if self.is_one_unit:
+            self._check_sigmoid()
+            self.scores = ops.concatenate([1 - self.main, self.main], axis=1)
+        if temperature is not None:
+            self.scaled_logits = layers.Rescaling(1 / temperature, name="temperature")(
+                self._classifier_logits()
+            )
+            self.scores = layers.Softmax(name="calibrated")(self.scaled_logits)
+
+    def probabilities(self) -> dict[str, Any]:
+        """Return the probabilities [N, K]."""
+        return {"probabilities": self.scores}
+
+    def logits(self) -> dict[str, Any]:
+        """Return the logits [N, K], whose softmax the probabilities are."""
+        has_temperature = self.scaled_logits is not None
+        return {"logits": self.scaled_logits if has_temperature else self._classifier_logits()}
+
+    def top_k(self) -> dict[str, Any]:
+        """Return the k most probable classes, [N, k] each, in descending order; k = min(5, K)."""
+        values, indices = ops.top_k(self.scores, min(_TOP_K, self.scores.shape[-1]))
+        return {"top_k_indices": ops.cast(indices, "int32"), "top_k_probabilities": values}
+
+    def features(self) -> dict[str, Any]:
+        """Return the pooled embedding that the classifier reads, [N, D]."""
+        return {"features": self._classifier()[1]}
+
+    def cam(self) -> dict[str, Any]:
+        """Return the class activation map [N, h, w]."""
+        dense, features = self._classifier()
+        pool, feature_map = _origin(features)
+        if not isinstance(pool, layers.GlobalAveragePooling2D):
+            raise ExportError(
+                f"{self.name} has no cam: its classifier reads {pool.name}, and a class "
+                "activation map needs a global average pool there"
+            )
+        return {"cam": _ClassActivationMap(dense, name="cam")(feature_map, self.scores)}
+
+    def auxiliary(self, name: str) -> dict[str, Any]:
+        """Return an auxiliary classifier's probabilities [N, K]."""
+        if name not in self.network.output:
+            raise ExportError(
+                f"{self.name} has no output {name!r}; it has: "
+                f"{', '.join(self.network.output)} (a model has auxiliary heads only if it was "
+                "built for training)"
+            )
+        return {name: self.network.output[name]}
+
+    def _classifier_logits(self) -> Any:
+        """Return the logits [N, K] from which the network computes its probabilities."""
+        layer, source = _origin(self.main)
+        logits = None
+        if isinstance(layer, layers.Softmax):
+            logits = source
+        elif _has_activation(layer, "sigmoid" if self.is_one_unit else "softmax"):
+            logits = source if isinstance(layer, layers.Activation) else _linear(layer, source)
+        if logits is None:
+            raise ExportError(
+                f"{self.name} ends in {layer.name}: logits and a temperature need a softmax "
+                "there, as Dense(K, activation='softmax')"
+            )
+        return ops.concatenate([0 * logits, logits], axis=1) if self.is_one_unit else logits
+
+    def _check_sigmoid(self) -> None:
+        layer, _ = _origin(self.main)
+        if not _has_activation(layer, "sigmoid"):
+            raise ExportError(
+                f"{self.name} gives [None, 1] from {layer.name}; one unit must have a "
+                "sigmoid, as Dense(1, activation='sigmoid'), and is served as two classes; more "
+                "classes need a softmax, as Dense(K, activation='softmax')"
+            )
+
+    def _classifier(self) -> tuple[Any, Any]:
+        """Return the Dense layer that computes the logits, and its input, the features [N, D]."""
+        layer, source = _origin(self.main)
+        while isinstance(layer, layers.Softmax | layers.Activation):
+            layer, source = _origin(source)
+        if not isinstance(layer, layers.Dense):
+            raise ExportError(
+                f"{self.name} has no features: its probabilities come from {layer.name}, "
+                "not from a Dense layer"
+            )
+        while isinstance(operation_of(source), layers.Dropout):
+            _, source = _origin(source)
+        return layer, source
+
+
+# The outputs that can be requested, and the tensors of each.
+OUTPUTS: dict[str, Callable[[_Heads], dict[str, Any]]] = {
+    "probabilities": _Heads.probabilities,
+    "logits": _Heads.logits,
+    "top_k": _Heads.top_k,
+    "cam": _Heads.cam,
+    "features": _Heads.features,
+    "aux1": lambda heads: heads.auxiliary("aux1"),
+    "aux2": lambda heads: heads.auxiliary("aux2"),
+}
+
+
+def _origin(tensor: Any) -> tuple[Any, Any]:
+    """Return the operation that computes a tensor, and its first input; None for an Input."""
+    sources = input_tensors(tensor)
+    return operation_of(tensor), sources[0] if sources else None
+
+
+def _has_activation(layer: Any, activation: str) -> bool:
+    """Return whether a layer is a Dense or an Activation with this activation of Keras."""
+    has_activation = isinstance(layer, layers.Dense | layers.Activation)
+    return has_activation and layer.activation is getattr(keras.activations, activation)
+
+
+def _linear(dense: Any, source: Any) -> Any:
+    """Return the output of a Dense layer before its activation."""
+    linear = layers.Dense(dense.units, use_bias=dense.use_bias, name=f"{dense.name}_logits")
+    logits = linear(source)
+    linear.set_weights(dense.get_weights())
+    return logits

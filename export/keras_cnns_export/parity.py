@@ -1,13 +1,13 @@
-"""The proof before publication: every written format gives Keras' own answers.
+"""The comparison before publication: every written format must give Keras' own answers.
 
-A format in float32 must give each probability to within `TOLERANCE` and the same first class. An
-image counts as agreeing if a format's first class is Keras' first class or ties with it: Keras' own
-probabilities of the two are within `TOLERANCE`. A format in lower precision must keep `MIN_KEPT` of
-the float32 top-1 accuracy (MLPerf's rule for inference) or, without labels, agree with Keras on
-that fraction of the images.
+A format in float32 must agree in each probability to within `_TOLERANCE` and in the first class.
+The first class agrees if it is Keras' first class, or ties with it: Keras' own probabilities of the
+two differ by at most `_TOLERANCE`. A format in lower precision must keep `_MIN_KEPT` of the float32
+top-1 accuracy (MLPerf's rule for inference) or, without labels, agree with Keras on that fraction
+of the images.
 
 A mixed-precision model is exported in float32, and the formats are compared with Keras in float32;
-the difference to the model's own answers is measured but has no limit.
+the difference to the model's own answers is measured but not limited.
 """
 
 import contextlib
@@ -16,52 +16,51 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
+from keras_cnns_export.batches import Array, Batch, Predict, mixed
 from keras_cnns_export.contract import FormatParity, Metrics, OwnPrecision, Parity
 from keras_cnns_export.errors import ExportError, FormatError, failures_of
-from keras_cnns_export.graph import Array, OwnAnswers, Predict
-from keras_cnns_export.samples import Batch, mixed
+from keras_cnns_export.graph import OwnAnswers
 
-TOLERANCE = 1e-4  # of a probability; float32 formats differ by about 1e-6
-MIN_KEPT = 0.99
-# Of any other output, as a fraction of its largest value, which may be far from 1.
-OTHER_TOLERANCE = 1e-3
-_SUM_TOLERANCE = 1e-3  # of a sample's probabilities, from 1
+_TOLERANCE = 1e-4  # of a probability; float32 formats differ by about 1e-6
+_MIN_KEPT = 0.99  # of the float32 accuracy
+_OTHER_TOLERANCE = 1e-3  # of another output, as a fraction of its largest value
+_SUM_TOLERANCE = 1e-3  # of the sum of an image's probabilities
 
 
 class _Tally:
     """One format's differences from Keras over the images so far."""
 
     def __init__(self) -> None:
-        self.samples = self.agreeing = self.correct = 0
+        self.images = self.correct = 0
         self.largest = self.total = 0.0
         # The index of the image with the largest difference, and the image.
         self.worst, self.worst_image = 0, np.empty(0, np.uint8)
-        self.disagreeing: list[tuple[int, int, int]] = []  # index, Keras' class, the format's
+        self.disagreeing: list[tuple[int, int, int]] = []  # index, Keras' class, the format's class
 
     def add(self, images: Array, reference: Array, given: Array, labels: Array | None) -> None:
         difference = np.abs(reference - given)
-        per_sample = difference.max(axis=1)
-        index = int(np.argmax(per_sample))  # of a NaN, if there is one
-        is_larger = not np.isnan(self.largest) and not per_sample[index] <= self.largest
-        if is_larger or not self.samples:
-            self.largest, self.worst = float(per_sample[index]), self.samples + index
+        per_image = difference.max(axis=1)
+        index = int(np.argmax(per_image))  # a NaN's, if there is one
+        is_larger = not np.isnan(self.largest) and not per_image[index] <= self.largest
+        if is_larger or not self.images:
+            self.largest, self.worst = float(per_image[index]), self.images + index
             self.worst_image = images[index].copy()
         expected, first = reference.argmax(axis=1), given.argmax(axis=1)
         rows = np.arange(len(reference))
-        tied = reference[rows, expected] - reference[rows, first] <= TOLERANCE
+        tied = reference[rows, expected] - reference[rows, first] <= _TOLERANCE
         for row in np.flatnonzero((expected != first) & ~tied):
-            self.disagreeing.append((self.samples + int(row), int(expected[row]), int(first[row])))
-        self.samples += len(reference)
+            self.disagreeing.append((self.images + int(row), int(expected[row]), int(first[row])))
+        self.images += len(reference)
         self.total += float(difference.mean(axis=1).sum())
         if labels is not None:
             self.correct += int((first == labels).sum())
 
-    def figures(self, labelled: bool) -> FormatParity:
+    def result(self, labelled: bool) -> FormatParity:
         return FormatParity(
             largest_difference=self.largest,
-            mean_difference=self.total / self.samples,
-            top_1_agreement=1 - len(self.disagreeing) / self.samples,
-            accuracy=self.correct / self.samples if labelled else None,
+            mean_difference=self.total / self.images,
+            top_1_agreement=1 - len(self.disagreeing) / self.images,
+            accuracy=self.correct / self.images if labelled else None,
             worst_sample=self.worst,
         )
 
@@ -76,15 +75,15 @@ def compare(
 ) -> tuple[Parity, Metrics | None, dict[str, Array]]:
     """Compare every format with Keras on every image, in one pass over the batches.
 
-    Return the result, Keras' own metrics, and for each format the image, uint8 [H, W, C], whose
-    probabilities are furthest from Keras'.
+    Return the result, the accuracy of Keras, and for each format the image, uint8 [H, W, C], with
+    the largest difference of a probability.
 
     Args:
         reference: Keras in float32.
         formats: the written formats by name.
-        batches: the images, compared in batches of 1, 3 and 64.
+        batches: the images, which are compared in batches of 1, 3, and then 64.
         split: the name of the images' split.
-        precisions: of the formats that are not in float32.
+        precisions: the precisions by name of the formats that are not in float32.
         own: a mixed-precision model's own answers.
 
     Raises:
@@ -98,7 +97,7 @@ def compare(
         for images, labels in mixed(batches):
             answers = reference(images)
             expected = answers["probabilities"]
-            _check_probabilities(expected, keras.samples)
+            _check_probabilities(expected, keras.images)
             labelled = labelled and labels is not None
             for name, predict in formats.items():
                 with failures_of(name):
@@ -106,32 +105,32 @@ def compare(
                 _check_shapes(name, answers, given)
                 tallies[name].add(images, expected, given["probabilities"], labels)
                 if precisions.get(name, "float32") == "float32":
-                    _check_other_outputs(name, answers, given, keras.samples, split)
+                    _check_other_outputs(name, answers, given, keras.images, split)
             if own is not None:
                 in_own_precision.add(images, expected, own.predict(images)["probabilities"], labels)
             keras.add(images, expected, expected, labels)
-    if not keras.samples:
+    if not keras.images:
         raise ExportError(f"the split {split!r} has no images to compare the formats on")
-    accuracy = keras.figures(labelled).accuracy
+    accuracy = keras.result(labelled).accuracy
     for name, tally in tallies.items():
         if precisions.get(name, "float32") == "float32":
             _check_agreement(name, tally, split)
         else:
             _check_accuracy(name, tally, split, accuracy)
-    figures = {name: tally.figures(labelled) for name, tally in tallies.items()}
-    metrics = None if accuracy is None else Metrics(split, keras.samples, accuracy)
+    results = {name: tally.result(labelled) for name, tally in tallies.items()}
+    metrics = None if accuracy is None else Metrics(split, keras.images, accuracy)
     own_precision = None
     if own is not None:
-        own_figures = in_own_precision.figures(labelled)
-        _check_own_precision(own.policy, own_figures)
-        own_precision = OwnPrecision(**dataclasses.asdict(own_figures), policy=own.policy)
+        own_result = in_own_precision.result(labelled)
+        _check_own_precision(own.policy, own_result)
+        own_precision = OwnPrecision(**dataclasses.asdict(own_result), policy=own.policy)
     worst = {name: tally.worst_image for name, tally in tallies.items()}
-    return Parity(split, keras.samples, figures, own_precision), metrics, worst
+    return Parity(split, keras.images, results, own_precision), metrics, worst
 
 
 def _check_probabilities(expected: Array, first: int) -> None:
     sums = expected.sum(axis=1)
-    good = (np.abs(sums - 1) <= _SUM_TOLERANCE) & (expected >= 0).all(axis=1)  # False of a NaN
+    good = (np.abs(sums - 1) <= _SUM_TOLERANCE) & (expected >= 0).all(axis=1)  # False for a NaN
     if not good.all():
         row = int(np.argmin(good))
         raise ExportError(
@@ -155,13 +154,13 @@ def _check_shapes(name: str, answers: Mapping[str, Array], given: Mapping[str, A
 def _check_other_outputs(
     name: str, answers: Mapping[str, Array], given: Mapping[str, Array], first: int, split: str
 ) -> None:
-    """Check the outputs that are no probabilities; `top_k_indices` follow from these."""
+    """Check the outputs other than probabilities; `top_k_indices` follow from these."""
     for output, expected in answers.items():
         if output == "probabilities" or expected.dtype != np.float32:
             continue
         difference = np.abs(expected - given[output]).reshape(len(expected), -1).max(axis=1)
         row, scale = int(np.argmax(difference)), max(1.0, float(np.abs(expected).max()))
-        if not difference[row] <= OTHER_TOLERANCE * scale:
+        if not difference[row] <= _OTHER_TOLERANCE * scale:
             raise FormatError(
                 name,
                 f"{name} does not give Keras' {output}: they differ by up to {difference[row]:.3g} "
@@ -170,41 +169,41 @@ def _check_other_outputs(
 
 
 def _check_agreement(name: str, tally: _Tally, split: str) -> None:
-    figures = tally.figures(labelled=False)
+    result = tally.result(labelled=False)
     _check_finite(name, tally, split)
-    if figures.largest_difference > TOLERANCE:
+    if result.largest_difference > _TOLERANCE:
         raise FormatError(
             name,
             f"{name} does not give Keras' answers: probabilities differ by up to "
-            f"{figures.largest_difference:.3g} (at most {TOLERANCE:g} is allowed; mean "
-            f"{figures.mean_difference:.3g}), worst for image {tally.worst} of {tally.samples} "
-            f"in {split!r}; top-1 agreement {figures.top_1_agreement:.2%}",
+            f"{result.largest_difference:.3g} (at most {_TOLERANCE:g} is allowed; mean "
+            f"{result.mean_difference:.3g}), worst for image {tally.worst} of {tally.images} "
+            f"in {split!r}; top-1 agreement {result.top_1_agreement:.2%}",
         )
     if tally.disagreeing:
         index, expected, given = tally.disagreeing[0]
         raise FormatError(
             name,
-            f"{name} does not give Keras' answers: for image {index} of {tally.samples} in "
+            f"{name} does not give Keras' answers: for image {index} of {tally.images} in "
             f"{split!r} Keras predicts class {expected} and {name} class {given}; top-1 agreement "
-            f"{figures.top_1_agreement:.2%}, largest difference {figures.largest_difference:.3g}",
+            f"{result.top_1_agreement:.2%}, largest difference {result.largest_difference:.3g}",
         )
 
 
 def _check_accuracy(name: str, tally: _Tally, split: str, accuracy: float | None) -> None:
-    figures = tally.figures(labelled=accuracy is not None)
+    result = tally.result(labelled=accuracy is not None)
     if accuracy is None:
-        what, kept = "top-1 agreement with Keras", figures.top_1_agreement
-        minimum = MIN_KEPT
+        what, kept = "top-1 agreement with Keras", result.top_1_agreement
+        minimum = _MIN_KEPT
     else:
-        what, kept = "top-1 accuracy", figures.accuracy or 0.0
-        minimum = MIN_KEPT * accuracy
+        what, kept = "top-1 accuracy", result.accuracy or 0.0
+        minimum = _MIN_KEPT * accuracy
     _check_finite(name, tally, split)
     if kept < minimum:
         raise FormatError(
             name,
-            f"{name} loses too much: its {what} is {kept:.2%} on {tally.samples} images of "
+            f"{name} loses too much: its {what} is {kept:.2%} on {tally.images} images of "
             f"{split!r}, and must be at least {minimum:.2%}; probabilities differ by up to "
-            f"{figures.largest_difference:.3g}, worst for image {tally.worst}",
+            f"{result.largest_difference:.3g}, worst for image {tally.worst}",
         )
 
 
@@ -214,15 +213,15 @@ def _check_finite(name: str, tally: _Tally, split: str) -> None:
         raise FormatError(
             name,
             f"{name} answers {value}, and Keras does not, for image {tally.worst} of "
-            f"{tally.samples} in {split!r}",
+            f"{tally.images} in {split!r}",
         )
 
 
-def _check_own_precision(policy: str, figures: FormatParity) -> None:
-    if np.isnan(figures.largest_difference):
+def _check_own_precision(policy: str, result: FormatParity) -> None:
+    if np.isnan(result.largest_difference):
         raise ExportError(
             f"the model answers NaN in its own precision, {policy}, and not in float32, for image "
-            f"{figures.worst_sample}; export it with float32 layers"
+            f"{result.worst_sample}; export it with float32 layers"
         )
 
 

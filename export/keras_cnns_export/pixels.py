@@ -1,8 +1,8 @@
-"""Encoded images of every kind, read by TensorFlow and by Pillow: the same pixels, to a level.
+"""Encoded images of every kind, read by TensorFlow and by Pillow: equal pixels to within one level.
 
-How each kind is read, in both: the EXIF orientation of a JPEG is applied; transparency is dropped,
-not blended; CMYK becomes RGB; a palette its colours; of 16 bits the upper 8 stay; grey becomes RGB
-where the model takes RGB, and RGB grey by ITU-R 601-2.
+Both apply the EXIF orientation of a JPEG, drop transparency without blending, convert CMYK and
+palettes to RGB, and keep the upper 8 of 16 bits. Grey becomes RGB if the model takes RGB, and RGB
+becomes grey by ITU-R 601-2.
 """
 
 import dataclasses
@@ -14,11 +14,13 @@ import numpy as np
 from PIL import Image
 
 from keras_cnns.data.images import read_pixels
+from keras_cnns_export.batches import Array
 from keras_cnns_export.contract import Pixels, Preprocessing
-from keras_cnns_export.graph import Array
+from keras_cnns_export.errors import FormatError, failures_of
 
-IMAGES = 200
-# How an image of each kind is made: Pillow's mode, and what its `save` is given.
+_IMAGES = 200
+MIN_WITHIN_ONE_LEVEL = 0.999  # of the pixels that TensorFlow and Pillow read
+# How an image of each kind is generated: Pillow's mode, and the arguments of its `save`.
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "JPEG": ("RGB", {"format": "JPEG", "quality": 90}),
     "progressive JPEG": ("RGB", {"format": "JPEG", "quality": 75, "progressive": True}),
@@ -37,29 +39,56 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """What the report shows of the images."""
+    """What the report shows of the comparison."""
 
     figures: Pixels
     within_one_level: dict[str, float]  # 0..1, by kind
-    levels: list[int]  # how many pixels differ by 0, 1, 2 ... levels
-    worst: tuple[str, Array, Array]  # of the image that differs most: its kind, both readings
+    levels: list[int]  # the number of pixels that differ by 0, 1, 2 ... levels
+    worst: tuple[str, Array, Array]  # the image that differs most: its kind, and both results
+
+
+@failures_of("saved_model")
+def check_pixels(preprocessing: Preprocessing) -> Comparison:
+    """Compare how TensorFlow, in a SavedModel, and Pillow read encoded images.
+
+    Raises:
+        FormatError: less than 99.9 % of the pixels agree to within one level.
+    """
+    import tensorflow as tf
+
+    from keras_cnns_export.image_bytes import decode_batch
+
+    decode = tf.function(
+        lambda image_bytes: decode_batch(image_bytes, preprocessing),
+        input_signature=[tf.TensorSpec((None,), tf.string)],
+        autograph=False,
+    )
+    comparison = compare_pixels(
+        lambda contents: decode(tf.constant(contents)).numpy(), preprocessing
+    )
+    fraction = comparison.figures.within_one_level
+    if fraction < MIN_WITHIN_ONE_LEVEL:
+        raise FormatError(
+            "saved_model",
+            "saved_model: TensorFlow and Pillow read encoded images differently: "
+            f"{fraction:.3%} of the pixels agree to one level, and at least "
+            f"{MIN_WITHIN_ONE_LEVEL:.1%} must; the worst is a {comparison.worst[0]}",
+        )
+    return comparison
 
 
 def compare_pixels(
-    decode: Callable[[list[bytes]], Array], preprocessing: Preprocessing, images: int = IMAGES
+    decode: Callable[[list[bytes]], Array], preprocessing: Preprocessing, images: int = _IMAGES
 ) -> Comparison:
-    """Read made images of odd sizes with `decode`, encoded [N] -> uint8 [N, H, W, C], and Pillow.
-
-    The figures go into model.json; below 99.9 % within one level, a version is not published.
-    """
-    made = list(made_images(images))
-    given = decode([content for _, content in made]).astype(int)
-    expected = np.stack([read_by_pillow(content, preprocessing) for _, content in made])
+    """Compare how `decode`, encoded [N] -> uint8 [N, H, W, C], and Pillow read generated images."""
+    encoded = list(generated_images(images))
+    given = decode([content for _, content in encoded]).astype(int)
+    expected = np.stack([read_by_pillow(content, preprocessing) for _, content in encoded])
     difference = np.abs(given - expected)
     per_image = difference.reshape(images, -1)
-    of_kind = {
-        name: float((per_image[[kind == name for kind, _ in made]] <= 1).mean())
-        for name in dict(made)
+    by_kind = {
+        name: float((per_image[[kind == name for kind, _ in encoded]] <= 1).mean())
+        for name in dict(encoded)
     }
     worst = int(per_image.mean(axis=1).argmax())
     figures = Pixels(
@@ -68,12 +97,12 @@ def compare_pixels(
         largest_difference=int(difference.max()),
         mean_difference=float(difference.mean()),
     )
-    pair = made[worst][0], given[worst].astype(np.uint8), expected[worst]
-    return Comparison(figures, of_kind, np.bincount(difference.ravel()).tolist(), pair)
+    example = encoded[worst][0], given[worst].astype(np.uint8), expected[worst]
+    return Comparison(figures, by_kind, np.bincount(difference.ravel()).tolist(), example)
 
 
-def made_images(count: int) -> Iterator[tuple[str, bytes]]:
-    """Images of odd sizes up to 401 pixels, smooth colours with noise: their kind, and encoded."""
+def generated_images(count: int) -> Iterator[tuple[str, bytes]]:
+    """Yield kinds and encoded images: smooth colours with noise, of odd sizes up to 401 pixels."""
     random = np.random.default_rng(0)
     for index in range(count):
         kind = list(KINDS)[index % len(KINDS)]
@@ -92,7 +121,7 @@ def made_images(count: int) -> Iterator[tuple[str, bytes]]:
 
 
 def encode(image: Image.Image, *, exif: int | None = None, **options: Any) -> bytes:
-    """An image as the bytes of a file, with this orientation in its EXIF."""
+    """Return an image as the bytes of a file, with the orientation `exif` in its EXIF data."""
     if exif is not None:
         tags = Image.Exif()
         tags[0x010F], tags[0x0112] = "maker", exif
@@ -103,14 +132,14 @@ def encode(image: Image.Image, *, exif: int | None = None, **options: Any) -> by
 
 
 def read_by_pillow(content: bytes, preprocessing: Preprocessing) -> Array:
-    """Return one encoded image as the server reads it: uint8 [H, W, C]."""
+    """Decode and preprocess one encoded image as the server does: uint8 [H, W, C]."""
     pixels = read_pixels(content, preprocessing.channels)
     image = Image.fromarray(pixels[..., 0] if preprocessing.channels == 1 else pixels)
     height, width = preprocessing.size
     shorter = min(image.size)
     resized = [round(side * preprocessing.resize_shorter / shorter) for side in image.size]
     left, top = (resized[0] - width) // 2, (resized[1] - height) // 2
-    across, down = (side / new for side, new in zip(image.size, resized, strict=True))
-    box = (left * across, top * down, (left + width) * across, (top + height) * down)
-    cut = image.resize((width, height), Image.Resampling.BILINEAR, box=box)
-    return np.asarray(cut).reshape(height, width, preprocessing.channels)
+    x_scale, y_scale = (side / new for side, new in zip(image.size, resized, strict=True))
+    box = (left * x_scale, top * y_scale, (left + width) * x_scale, (top + height) * y_scale)
+    crop = image.resize((width, height), Image.Resampling.BILINEAR, box=box)
+    return np.asarray(crop).reshape(height, width, preprocessing.channels)

@@ -1,9 +1,9 @@
-"""Atomic publication of a version: a reader sees all of it or nothing.
+"""Publish a version atomically: a reader sees all of it or nothing.
 
 A version is written in `<model>/.partial-<unique>/version/`, flushed to the disk and renamed to
-`<model>/<next number>/`. Beside `version/` lies a file that its writer keeps locked: the system
-drops the lock when the process ends, however it ends, so a later export can tell the litter of a
-dead one from the work of a running one.
+`<model>/<next number>/`. Beside `version/` is a file that its writer keeps locked: the system
+drops the lock when the process ends, however it ends, so a later export can distinguish what a
+dead export left from the work of a running one.
 
 This module needs neither TensorFlow nor Keras.
 """
@@ -21,17 +21,17 @@ from typing import Self
 
 from keras_cnns_export.errors import ExportError
 
-PARTIAL = ".partial-"
+_PARTIAL = ".partial-"
 _LOCK = "lock"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)  # what rename says of a place in use
+_TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)  # rename: the name is in use
 
 
 def check_model_directory(to: str | os.PathLike[str]) -> Path:
-    """`models/NAME` as a path, after checks that cost nothing.
+    """Return `models/NAME` as a path, after checks that cost nothing.
 
     Raises:
-        ExportError: NAME is no plain directory name, looks like a version, or is taken by a file.
+        ExportError: NAME is no plain directory name, looks like a version, or is a file.
     """
     path = Path(to)
     if not _NAME.fullmatch(path.name):
@@ -50,7 +50,7 @@ def check_model_directory(to: str | os.PathLike[str]) -> Path:
 
 
 class Draft:
-    """A version being written: fill `path`, then `publish()`; leaving the context removes the rest.
+    """A version being written: fill `path`, then `publish()`; leaving the context removes it.
 
     ```
     with Draft(Path("models/digits")) as draft:
@@ -58,19 +58,19 @@ class Draft:
         version = draft.publish()  # models/digits/1
     ```
 
-    Entering makes the model's directory where it is missing and sweeps what dead exports left.
+    Entering creates the model's directory if it is missing, and removes what dead exports left.
     """
 
-    path: Path  # the directory to fill; its files get the modes that the umask gives
+    path: Path  # the directory to fill; its files get the modes of the umask
 
     def __init__(self, model_directory: Path) -> None:
         self.model_directory = model_directory
-        self._made_model_directory = False
+        self._created_model_directory = False
         self._partial: Path | None = None
         self._lock: int | None = None
 
     def __enter__(self) -> Self:
-        self._made_model_directory = not self.model_directory.exists()
+        self._created_model_directory = not self.model_directory.exists()
         try:
             self._open()
             sweep(self.model_directory)
@@ -81,13 +81,13 @@ class Draft:
         return self
 
     def _open(self) -> None:
-        """Make the partial directory and lock it; again under a new name if a sweep was faster."""
+        """Create the partial directory and lock it; retry with a new name if a sweep removed it."""
         while True:
             self.model_directory.mkdir(parents=True, exist_ok=True)
             try:
-                self._partial = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=self.model_directory))
+                self._partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=self.model_directory))
                 self._lock = _lock(self._partial)
-            except FileNotFoundError:  # an export beside this one removed either directory
+            except FileNotFoundError:  # a concurrent export removed one of the directories
                 continue
             if self._lock is not None:
                 self.path = self._partial / "version"
@@ -97,8 +97,8 @@ class Draft:
         """Flush every file, give the version the next free number, and return its path.
 
         Args:
-            beside: texts by file name that then take their places beside the versions, each
-                whole; those of the highest version stay.
+            beside: texts by file name, which atomically replace the files beside the versions;
+                they belong to the highest version.
         """
         texts = self.path.parent / "beside"
         texts.mkdir()
@@ -119,7 +119,7 @@ class Draft:
             try:
                 self.path.rename(version)
             except OSError as error:
-                if error.errno not in _TAKEN:  # else something took the number: the next one
+                if error.errno not in _TAKEN:  # else the number is in use: try the next one
                     raise
             else:
                 return version
@@ -137,14 +137,14 @@ class Draft:
             shutil.rmtree(self._partial, ignore_errors=True)
         if self._lock is not None:
             os.close(self._lock)
-        if self._made_model_directory:
-            with contextlib.suppress(OSError):  # not empty: a version, or another export's work
+        if self._created_model_directory:
+            with contextlib.suppress(OSError):  # not empty: a version, or another export
                 self.model_directory.rmdir()
 
 
 @contextlib.contextmanager
 def _exclusive(directory: Path) -> Iterator[None]:
-    """One export at a time; the system ends the wait when the process that holds it ends."""
+    """Allow one export at a time; the system drops the lock when its process ends."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         _flock(descriptor)
@@ -169,14 +169,14 @@ def _flock(descriptor: int, *, wait: bool = True) -> None:
 def sweep(model_directory: Path) -> None:
     """Remove the partial directories whose writer is dead; those of running exports stay.
 
-    Without locks, on Windows, the dead cannot be told from the running, and all of them stay.
+    Windows has no such locks, so that dead and running exports look alike, and all of them stay.
     """
     try:
         import fcntl  # noqa: F401
     except ImportError:
         return
-    for partial in model_directory.glob(f"{PARTIAL}*"):
-        with contextlib.suppress(OSError):  # a sweep beside this one removes it too
+    for partial in model_directory.glob(f"{_PARTIAL}*"):
+        with contextlib.suppress(OSError):  # a concurrent sweep removes it too
             lock = _lock(partial)
             if lock is not None:
                 shutil.rmtree(partial, ignore_errors=True)
@@ -184,7 +184,7 @@ def sweep(model_directory: Path) -> None:
 
 
 def _lock(partial: Path) -> int | None:
-    """The open, locked lock file of `partial`, or None if another holds it or has removed it."""
+    """Lock the lock file of `partial` and return its descriptor; None if another process has it."""
     descriptor = os.open(partial / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         _flock(descriptor, wait=False)
@@ -214,7 +214,7 @@ def _flush_tree(directory: Path) -> None:
 
 
 def _flush(path: Path) -> None:
-    """Wait until a file's bytes, or a directory's names, are on the disk."""
+    """Wait until a file's bytes, or a directory's entries, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from keras_cnns.report import page
-from keras_cnns_export.graph import Array
+from keras_cnns_export.batches import Array
 from keras_cnns_export.pixels import Comparison
 
 

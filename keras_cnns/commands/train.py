@@ -3,15 +3,20 @@
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from keras_cnns.commands.dry_run import print_dry_run
 from keras_cnns.commands.lr_finder import run_lr_finder
 from keras_cnns.commands.offline import Offline
+from keras_cnns.messages import print_message
 from keras_cnns.quiet import quiet_stderr
 from keras_cnns.recipes import RecipeError, list_recipes, load_recipe
+from keras_cnns.runs.names import REPORT
+
+if TYPE_CHECKING:
+    from keras_cnns.training import Run
 
 
 def train(
@@ -92,6 +97,7 @@ def train(
         )
     except RunError as error:
         raise typer.BadParameter(str(error)) from error
+    _write_report(finished)
     results = finished.results()
     test = results["test"]
     print(
@@ -99,6 +105,20 @@ def train(
         f"epoch {results['best_epoch']} of {loaded.training.epochs}, "
         f"trained in {results['training_seconds']:.0f} s"
     )
+
+
+def _write_report(run: "Run") -> None:
+    """Write the report of a run that this process has trained, or that has none yet."""
+    if run.predictions is None and (run.path / REPORT).exists():
+        return
+    from keras_cnns.report import write_report
+
+    try:
+        write_report(run.path, run.predictions)
+    except OSError as error:
+        print_message(
+            f"cannot write the report: {error.strerror}; `keras-cnns report {run.path}` tries again"
+        )
 
 
 # Typer takes the help from the docstring; in the narrow column of an option, names would be cut.

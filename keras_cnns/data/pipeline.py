@@ -138,7 +138,7 @@ class Split(abc.ABC):
         return bring_to_size(image, self._config.preprocessing(), self._augmentation, keys)
 
 
-class IndexedSplit(Split):
+class _IndexedSplit(Split):
     """Batches of images that can be read in any order."""
 
     def __init__(self, images: IndexedImages, *arguments: Any, **options: Any) -> None:
@@ -181,7 +181,7 @@ class IndexedSplit(Split):
         return kept
 
 
-class StreamedSplit(Split):
+class _StreamedSplit(Split):
     """Batches of images that are read from files in order."""
 
     def __init__(self, stream: ImageStream, *arguments: Any, **options: Any) -> None:
@@ -229,8 +229,8 @@ def make_split(
 ) -> Split:
     """Define the batches of a split; for the arguments see `Split`."""
     if isinstance(images, IndexedImages):
-        return IndexedSplit(images, config, classes, **options)
-    return StreamedSplit(images, config, classes, **options)
+        return _IndexedSplit(images, config, classes, **options)
+    return _StreamedSplit(images, config, classes, **options)
 
 
 def keep_in_memory(images: IndexedImages, config: DataConfig) -> Callable[[tf.Tensor], Pair]:

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_cnns.files import write_text
 from keras_cnns.lab.saddle import write_saddle_page
 from keras_cnns.recipes import load_recipe
 from keras_cnns.report import page
 from keras_cnns.report.comparison import render
 from keras_cnns.report.records import Records, read_records
-from keras_cnns.report.run_report import depth_chart
-from keras_cnns.training.files import write_text
+from keras_cnns.report.run_report import depth_chart, write_report
 from keras_cnns.training.trainer import train
 
 _SMALL = (
@@ -90,7 +90,10 @@ def run_experiment(name: str, folder: Path, log: Callable[[str], None] = print) 
     for variant, overrides in experiment.variants.items():
         log(f"{name}: {variant}")
         recipe = load_recipe("digits-resnet20", (*experiment.common, *overrides))
-        runs[variant] = read_records(train(recipe, folder / name / variant).path)
+        run = train(recipe, folder / name / variant)
+        if run.predictions:  # else it was finished before
+            write_report(run.path, run.predictions)
+        runs[variant] = read_records(run.path)
     by_depth = [
         depth_chart(
             records,

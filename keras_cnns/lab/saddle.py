@@ -6,9 +6,9 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_cnns.files import write_text
 from keras_cnns.optimizers import Momentum
 from keras_cnns.report import charts, page
-from keras_cnns.training.files import write_text
 
 START = (1.0, 1e-4)  # almost on the ridge that leads to the saddle point (0, 0)
 _LEARNING_RATE = 0.05

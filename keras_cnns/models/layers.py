@@ -15,7 +15,7 @@ from keras_cnns.models.batch_normalization import BatchNormalization
 from keras_cnns.models.convolution import Conv2D
 
 # Keras' own defaults are 0.99 and 1e-3. torch calls this momentum 0.1.
-BATCH_NORM_MOMENTUM = 0.9
+_BATCH_NORM_MOMENTUM = 0.9
 BATCH_NORM_EPSILON = 1e-5
 
 ConvStep = Callable[..., KerasTensor]  # (x, filters, kernel_size, *, stride, name) -> activated map
@@ -69,7 +69,7 @@ def _he_normal() -> keras.initializers.Initializer:
 
 def batch_norm(x: KerasTensor, *, epsilon: float = BATCH_NORM_EPSILON, name: str) -> KerasTensor:
     """Normalise each channel over batch and positions (Ioffe and Szegedy 2015)."""
-    return BatchNormalization(momentum=BATCH_NORM_MOMENTUM, epsilon=epsilon, name=name)(x)
+    return BatchNormalization(momentum=_BATCH_NORM_MOMENTUM, epsilon=epsilon, name=name)(x)
 
 
 def relu(x: KerasTensor, *, name: str) -> KerasTensor:

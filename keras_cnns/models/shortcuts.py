@@ -44,14 +44,14 @@ def _gate(x: KerasTensor, z: KerasTensor, stride: int, *, name: str) -> KerasTen
     return keras.layers.Activation("sigmoid", name=f"{name}_gate")(x)
 
 
-def add_identity(
+def _add_identity(
     x: KerasTensor, z: KerasTensor, stride: int, *, activated: KerasTensor | None = None, name: str
 ) -> KerasTensor:
     """Return z + x: the shortcut has no weights (option A)."""
     return _add(z, _identity(x, z, stride, name=name), name=name)
 
 
-def add_projection_everywhere(
+def _add_projection_everywhere(
     x: KerasTensor, z: KerasTensor, stride: int, *, activated: KerasTensor | None = None, name: str
 ) -> KerasTensor:
     """Return z + W x in every block, where W is a 1x1 convolution (option C)."""
@@ -62,15 +62,15 @@ def add_projection_everywhere(
     return _add(z, path, name=name)
 
 
-def add_projection(
+def _add_projection(
     x: KerasTensor, z: KerasTensor, stride: int, *, activated: KerasTensor | None = None, name: str
 ) -> KerasTensor:
     """Return z + W x in a block that changes the number of channels, else z + x (option B)."""
-    add = add_identity if x.shape[-1] == z.shape[-1] else add_projection_everywhere
+    add = _add_identity if x.shape[-1] == z.shape[-1] else _add_projection_everywhere
     return add(x, z, stride, activated=activated, name=name)
 
 
-def add_scaled(
+def _add_scaled(
     x: KerasTensor, z: KerasTensor, stride: int, *, activated: KerasTensor | None = None, name: str
 ) -> KerasTensor:
     """Return 0.5 z + 0.5 x (constant scaling)."""
@@ -79,7 +79,7 @@ def add_scaled(
     return _add(keras.layers.Rescaling(0.5, name=f"{name}_scale")(z), path, name=name)
 
 
-def add_exclusively_gated(
+def _add_exclusively_gated(
     x: KerasTensor, z: KerasTensor, stride: int, *, activated: KerasTensor | None = None, name: str
 ) -> KerasTensor:
     """Return g z + (1 - g) x (exclusive gating), computed as x + g (z - x)."""
@@ -89,7 +89,7 @@ def add_exclusively_gated(
     return _add(path, keras.layers.Multiply(name=f"{name}_gated")([gate, difference]), name=name)
 
 
-def add_gated_shortcut(
+def _add_gated_shortcut(
     x: KerasTensor, z: KerasTensor, stride: int, *, activated: KerasTensor | None = None, name: str
 ) -> KerasTensor:
     """Return z + (1 - g) x (shortcut-only gating), computed as z + x - g x."""
@@ -99,7 +99,7 @@ def add_gated_shortcut(
     return _add(z, keras.layers.Subtract(name=f"{name}_open")([path, gated]), name=name)
 
 
-def add_dropped(
+def _add_dropped(
     x: KerasTensor, z: KerasTensor, stride: int, *, activated: KerasTensor | None = None, name: str
 ) -> KerasTensor:
     """Return z + dropout(x) with a dropout rate of 0.5 (dropout shortcut)."""
@@ -107,7 +107,7 @@ def add_dropped(
     return _add(z, keras.layers.Dropout(0.5, name=f"{name}_shortcut_dropout")(path), name=name)
 
 
-def add_nothing(
+def _add_nothing(
     x: KerasTensor, z: KerasTensor, stride: int, *, activated: KerasTensor | None = None, name: str
 ) -> KerasTensor:
     """Return z: a plain network has no shortcuts (He et al. 2015, section 3.3)."""
@@ -116,14 +116,14 @@ def add_nothing(
 
 Shortcut = Callable[..., KerasTensor]
 SHORTCUTS: dict[str, Shortcut] = {
-    "identity": add_identity,
-    "projection": add_projection,
-    "projection_everywhere": add_projection_everywhere,
-    "constant_scaling": add_scaled,
-    "exclusive_gating": add_exclusively_gated,
-    "shortcut_only_gating": add_gated_shortcut,
-    "dropout": add_dropped,
-    "none": add_nothing,
+    "identity": _add_identity,
+    "projection": _add_projection,
+    "projection_everywhere": _add_projection_everywhere,
+    "constant_scaling": _add_scaled,
+    "exclusive_gating": _add_exclusively_gated,
+    "shortcut_only_gating": _add_gated_shortcut,
+    "dropout": _add_dropped,
+    "none": _add_nothing,
 }
 OPTIONS = {"A": "identity", "B": "projection", "C": "projection_everywhere"}  # the paper's letters
 

@@ -1,4 +1,4 @@
-"""What the optimizers share: weight decay and learning rates by variable path, clipping, state."""
+"""The base class of the optimizers: options and state by variable path, and the order of a step."""
 
 import math
 import re
@@ -8,12 +8,18 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_cnns.optimizers.paths import check_patterns, check_regexes, matches, path_of
+from keras_cnns.optimizers.paths import (
+    check_patterns,
+    check_regexes,
+    matches,
+    matches_any,
+    path_of,
+)
 from keras_cnns.optimizers.state import load_state, save_state
 
 
-def dense(gradient: Any) -> Any:
-    """Sum the rows of a sparse gradient into a dense one; return a dense one as it is."""
+def _dense(gradient: Any) -> Any:
+    """Return a gradient as a dense tensor; rows of a sparse one with equal indices are summed."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
@@ -36,17 +42,26 @@ def norm(x: Any) -> Any:
 class PathOptimizer(keras.optimizers.Optimizer):
     """A Keras optimizer whose options and state are keyed by variable path.
 
-    Subclasses implement `update_step`, which calls `_rate` and `_decay`, and list their slots in
-    `_slots`.
+    A step for one variable is a sequence of hooks. Subclasses implement `_descend`, override the
+    others where they differ, and list their state in `_slots`.
+
+    ```
+    decayed  = _decay(gradient, variable, learning_rate)     adds weight decay
+    adapted  = _adapt(decayed, gradient, variable)           rescales to the layer (LARS)
+    _descend(adapted, variable, learning_rate)               writes the state and the variable
+    ```
 
     Args:
         learning_rate: at least 0; a float, a `LearningRateSchedule` or a callable.
-        weight_decay: per step, at least 0; None for none.
-        decoupled_weight_decay: decay beside the gradient, not as a part of it.
+        weight_decay: weight decay per step, at least 0; None for none.
+        decoupled_weight_decay: decay the weights directly, not through the gradient.
         exclude_from_weight_decay: patterns of variables that do not decay.
-        learning_rate_multipliers: pattern -> factor; of several that match, the product.
+        learning_rate_multipliers: pattern -> factor; if several patterns match, their product.
         name: the optimizer's name.
-        kwargs: what every Keras optimizer takes.
+        kwargs: the arguments of every Keras optimizer: clipping, averages, accumulation, ...
+
+    Raises:
+        ValueError: an argument is outside its range, or a pattern is no regular expression.
     """
 
     def __init__(
@@ -84,7 +99,11 @@ class PathOptimizer(keras.optimizers.Optimizer):
         self.learning_rate_multipliers = multipliers
 
     def build(self, variables: list[keras.Variable]) -> None:
-        """Make the state for these variables."""
+        """Create the state for these variables.
+
+        Raises:
+            ValueError: a pattern of an option matches no variable.
+        """
         check_patterns(self._undecayed, variables, "exclude_from_weight_decay")
         check_patterns(self.learning_rate_multipliers, variables, "learning_rate_multipliers")
         super().build(variables)
@@ -94,19 +113,19 @@ class PathOptimizer(keras.optimizers.Optimizer):
         var_list: Sequence[keras.Variable] | None = None,
         var_names: Sequence[str] | None = None,
     ) -> None:
-        """Choose the variables that do not decay, in place of those chosen before.
+        """Choose the variables that do not decay; replace the previous choice.
 
-        It may be called before and after `build`. A step that is compiled already (after `fit`,
-        or the first call of a `tf.function`) stays as it is, as with every attribute of a Keras
-        optimizer: call `model.make_train_function(force=True)` then.
+        The method may be called before and after `build`. A step that is already compiled (after
+        `fit`, or the first call of a `tf.function`) does not change, as with every attribute of a
+        Keras optimizer: call `model.make_train_function(force=True)` in that case.
 
         Args:
             var_list: the variables themselves.
-            var_names: patterns, found anywhere in a path or name; `"norm_and_bias"` stands for
-                the scales and offsets of normalisation, and biases.
+            var_names: patterns, searched in paths and names; `"norm_and_bias"` selects the scales
+                and offsets of normalisation layers, and biases.
 
         Raises:
-            ValueError: a pattern is found in no variable.
+            ValueError: a pattern matches no variable.
         """
         exact = [f"^{re.escape(path_of(variable))}$" for variable in var_list or ()]
         patterns = exact + check_regexes(var_names or (), "exclude_from_weight_decay")
@@ -115,14 +134,21 @@ class PathOptimizer(keras.optimizers.Optimizer):
         self._undecayed = patterns
 
     def _model_variable(self, variable: Any) -> Any:
-        """Return the Keras variable of what `update_step` gets, on TensorFlow a `tf.Variable`."""
+        """Return the Keras variable of `update_step`'s argument, a `tf.Variable` on TensorFlow."""
         return self._trainable_variables[self._get_variable_index(variable)]
 
     def _use_weight_decay(self, variable: Any) -> bool:
-        variable = self._model_variable(variable)
-        return not any(matches(pattern, variable) for pattern in self._undecayed)
+        return not matches_any(self._undecayed, self._model_variable(variable))
 
-    def _rate(self, learning_rate: Any, variable: Any) -> Any:
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """Update one variable: decay, adapt, descend."""
+        gradient = ops.cast(gradient, variable.dtype)
+        variable_rate = self._multiply_learning_rate(learning_rate, variable)
+        decayed = self._decay(gradient, variable, variable_rate)
+        adapted = self._adapt(decayed, gradient, variable)
+        self._descend(adapted, variable, variable_rate, learning_rate)
+
+    def _multiply_learning_rate(self, learning_rate: Any, variable: Any) -> Any:
         """Return the learning rate of one variable."""
         known = self._model_variable(variable)
         factors = [m for p, m in self.learning_rate_multipliers.items() if matches(p, known)]
@@ -130,7 +156,7 @@ class PathOptimizer(keras.optimizers.Optimizer):
         return learning_rate * math.prod(factors) if factors else learning_rate
 
     def _decay(self, gradient: Any, variable: Any, learning_rate: Any) -> Any:
-        """Return the gradient with its weight decay; decay the variable itself if decoupled.
+        """Return the gradient with coupled weight decay, or apply decoupled decay to the variable.
 
         ```
         g <- g + weight_decay * w                     coupled: He et al. 2015, torch, Caffe
@@ -142,16 +168,33 @@ class PathOptimizer(keras.optimizers.Optimizer):
         weight_decay = ops.cast(self.weight_decay, variable.dtype)
         if not self.decoupled_weight_decay:
             return gradient + weight_decay * ops.convert_to_tensor(variable)
-        kept = 1 - learning_rate * weight_decay
-        self.assign(variable, kept * ops.convert_to_tensor(variable))
+        factor = 1 - learning_rate * weight_decay
+        self.assign(variable, factor * ops.convert_to_tensor(variable))
         return gradient
 
+    def _adapt(self, decayed: Any, gradient: Any, variable: Any) -> Any:
+        """Return the decayed gradient, rescaled to its layer; unchanged in this class."""
+        return decayed
+
+    def _descend(
+        self, gradient: Any, variable: Any, learning_rate: Any, base_learning_rate: Any
+    ) -> None:
+        """Update the state and the variable.
+
+        Args:
+            gradient: the decayed and adapted gradient, of the variable's shape and type.
+            variable: the variable, on TensorFlow a `tf.Variable`.
+            learning_rate: the variable's learning rate, its multiplier included.
+            base_learning_rate: the optimizer's learning rate.
+        """
+        raise NotImplementedError
+
     def _apply_weight_decay(self, variables: list[keras.Variable]) -> None:
-        """Do nothing: `_decay` does it, where the variable's own learning rate is known."""
+        """Do nothing: `_decay` knows the variable's learning rate, this method does not."""
 
     def apply(self, grads: Sequence[Any], trainable_variables: Any = None) -> None:
-        """Make one step: `grads` belong to `trainable_variables`, or to those of `build`."""
-        grads = [None if gradient is None else dense(gradient) for gradient in grads]
+        """Make one step; `trainable_variables` are by default those of `build`."""
+        grads = [None if gradient is None else _dense(gradient) for gradient in grads]
         super().apply(grads, trainable_variables)
 
     def stateless_apply(
@@ -159,11 +202,11 @@ class PathOptimizer(keras.optimizers.Optimizer):
     ) -> tuple[list[Any], list[Any]]:
         """Make one step as a pure function, for JAX; some of the variables may be frozen.
 
-        Keras' own demands every variable that the optimizer was built on. In a model whose layers
-        were frozen since, `trainable_variables` are those that still train, in the same order.
+        Keras' method requires all variables on which the optimizer was built. If layers were frozen
+        after that, `trainable_variables` are the remaining ones, in the same order.
 
         Raises:
-            ValueError: some variables are frozen, and `use_ema` would average all of them.
+            ValueError: some variables are frozen and `use_ema` is set, which averages all.
         """
         trained = [variable for variable in self._trainable_variables if variable.trainable]
         if len(trained) == len(self._trainable_variables):
@@ -188,7 +231,7 @@ class PathOptimizer(keras.optimizers.Optimizer):
         )
 
     def _clip_gradients(self, grads: Sequence[Any]) -> list[Any]:
-        """Clip as Keras does; the norms by `norm`, which takes one pass instead of three."""
+        """Clip as Keras does, but compute each norm in one pass over the gradient, not in three."""
         known = [gradient for gradient in grads if gradient is not None]
         if (self.clipnorm or 0) > 0:
             limit, norms = self.clipnorm, [norm(gradient) for gradient in known]
@@ -197,7 +240,7 @@ class PathOptimizer(keras.optimizers.Optimizer):
             limit, norms = self.global_clipnorm, [total] * len(known)
         else:
             return list(super()._clip_gradients(grads))
-        # x - x is 0 for a number and NaN for infinity: an overflow shows, it does not become 0.
+        # x - x is 0 for finite x and NaN for infinity: an overflow gives NaN instead of 0.
         clipped = iter(
             gradient * ops.cast(limit / ops.maximum(x, limit) + (x - x), gradient.dtype)
             for gradient, x in zip(known, norms, strict=True)
@@ -219,20 +262,26 @@ class PathOptimizer(keras.optimizers.Optimizer):
         self, grads: list[Any], trainable_variables: list[Any], learning_rate: Any
     ) -> None:
         super()._backend_update_step(grads, trainable_variables, learning_rate)
-        self._after_updates(learning_rate)
+        self.finish_step(learning_rate)
 
-    def _after_updates(self, learning_rate: Any, due: Any = True) -> None:
-        """Write what belongs to the step, not to a variable; only if the step was due."""
+    def finish_step(self, learning_rate: Any, is_due: Any = True) -> None:
+        """Update the state that belongs to no variable, after all variables were updated.
+
+        Args:
+            learning_rate: the optimizer's learning rate in this step.
+            is_due: False, a bool or a boolean tensor, if the step only accumulated gradients.
+        """
 
     def _overwrite_model_variables_with_average_value(self, trainable_variables: list[Any]) -> None:
         super()._overwrite_model_variables_with_average_value(trainable_variables)
         if keras.backend.backend() == "jax":
-            # Keras leaves weight and average in one buffer, which the next `fit` donates twice.
+            # In Keras, weight and average share one buffer, and the next `fit` would donate it
+            # twice.
             for variable in trainable_variables:
                 variable.assign(ops.copy(variable))
 
     def _slots(self) -> dict[str, Sequence[keras.Variable | None]]:
-        """Return the state that each variable has, a list in the variables' order for each name."""
+        """Return name -> the state of each variable, in the order of the variables."""
         slots = {}
         if self.use_ema:
             slots["average"] = self._model_variables_moving_average
@@ -241,14 +290,14 @@ class PathOptimizer(keras.optimizers.Optimizer):
         return slots
 
     def _state(self) -> dict[str, keras.Variable]:
-        """Return `iteration` and its like, and `slot:path` for what each variable has."""
+        """Return name -> variable; the state of a variable is named `slot:path`."""
         state = {}
         slots = self._slots() if self.built else {}
         for slot, variables in slots.items():
             for known, variable in zip(self._trainable_variables, variables, strict=True):
                 name = f"{slot}:{path_of(known)}"
                 while name in state:
-                    name += "'"  # of equal paths the next in order
+                    name += "'"  # two variables have the same path
                 if variable is not None:
                     state[name] = variable
         in_slots = {id(variable) for variable in state.values()}
@@ -259,10 +308,10 @@ class PathOptimizer(keras.optimizers.Optimizer):
         save_state(self._state(), store)
 
     def load_own_variables(self, store: Any, *, strict: bool = False) -> None:
-        """Read the state by variable path, all of it or nothing.
+        """Read the state by variable path, completely or not at all.
 
-        A state that does not fit is left out with a warning that names what differs, as Keras'
-        optimizers do: `model.load_weights` then loads the weights alone. It does not fit if it
+        A state that does not fit is not loaded, and a warning lists the differences, as in Keras'
+        optimizers: `model.load_weights` then loads the weights alone. A state does not fit if it
         belongs to other variables, other options or another optimizer, or if this optimizer is
         not built.
 

@@ -1,4 +1,4 @@
-"""`momentum_step` on TensorFlow: one kernel per variable, in place."""
+"""`momentum_step` as one in-place TensorFlow kernel for each variable."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ def fused_momentum_step(
     nesterov: bool,
     learning_rate_in_velocity: bool,
 ) -> None:
-    """Update a `tf.Variable` and its velocity (None: plain descent) in place."""
+    """Update a `tf.Variable` and its velocity in place; without velocity, by gradient descent."""
     import tensorflow as tf
 
     if velocity is None:

@@ -1,4 +1,4 @@
-"""LARS: each layer's learning rate in proportion to its weights, for very large batches."""
+"""LARS: a learning rate for each layer, in proportion to the norm of its weights."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,23 +8,44 @@ from keras import ops
 
 from keras_cnns.optimizers.base import norm
 from keras_cnns.optimizers.momentum import Momentum
-from keras_cnns.optimizers.paths import check_patterns, check_regexes, matches
+from keras_cnns.optimizers.paths import check_patterns, check_regexes, matches_any
+
+
+def trust_ratio(
+    weight_norm: Any,
+    gradient_norm: Any,
+    *,
+    weight_decay: float,
+    trust_coefficient: float,
+    epsilon: float,
+) -> Any:
+    """Return the factor of a layer's learning rate: 1 where one of the norms is 0.
+
+    ```
+    trust_coefficient * |w| / (|g| + weight_decay * |w| + epsilon)
+    ```
+    """
+    denominator = gradient_norm + weight_decay * weight_norm + epsilon
+    ratio = trust_coefficient * weight_norm / denominator
+    return ops.where(ops.logical_and(weight_norm > 0, gradient_norm > 0), ratio, 1.0)
 
 
 @keras.saving.register_keras_serializable("keras_cnns")
 class LARS(Momentum):
-    """Momentum on gradients that are rescaled to the norm of their weights.
+    """Momentum for very large batches: each gradient is rescaled to the norm of its weights.
 
     ```
-    trust = trust_coefficient * |w| / (|g| + weight_decay * |w| + epsilon)
+    trust = trust_coefficient * |w| / (|g| + weight_decay * |w| + epsilon)     `trust_ratio`
     v <- momentum * v - learning_rate * trust * (g + weight_decay * w)
     w <- w + v
     ```
 
     The step is a fixed fraction of the norm of the layer's weights, whatever the norm of its
     gradient. Where |w| or |g| is 0, trust is 1. Biases and the parameters of normalisation layers,
-    whose norms carry no information, have neither trust nor decay. With
-    `decoupled_weight_decay` the decay is not a part of the gradient, and so not of trust.
+    whose norms carry no information, are neither adapted nor decayed by default. With
+    `decoupled_weight_decay`, trust is computed without the decay.
+
+    State: as in `Momentum`.
 
     >>> optimizer = LARS(learning_rate=1.0, momentum=0.0, trust_coefficient=0.1)
     >>> weight = keras.Variable([3.0, 4.0])
@@ -34,18 +55,19 @@ class LARS(Momentum):
 
     Args:
         learning_rate: at least 0; a float, a `LearningRateSchedule` or a callable. Larger than
-            without LARS, by about |g| / (trust_coefficient * |w|).
-        momentum: fraction of the velocity that a step keeps, 0 to 1 (1 excluded).
-        nesterov: look ahead along the velocity before the step.
+            without LARS by a factor of about |g| / (trust_coefficient * |w|).
+        momentum: as in `Momentum`.
+        nesterov: as in `Momentum`.
         dampening: as in `Momentum`.
-        weight_decay: per step, at least 0; None for none.
+        weight_decay: as in `Momentum`.
         decoupled_weight_decay: as in `Momentum`.
-        trust_coefficient: fraction of its norm that a weight moves at learning rate 1, above 0.
-        epsilon: at least 0.
-        exclude_from_weight_decay: as in `Momentum`.
+        trust_coefficient: norm of a step at learning rate 1, as a fraction of the norm of the
+            weights; above 0.
+        epsilon: a constant in the denominator of trust, at least 0.
+        exclude_from_weight_decay: as in `Momentum`; by default biases and normalisation layers.
         exclude_from_layer_adaptation: patterns of variables whose trust is 1.
         learning_rate_multipliers: as in `Momentum`.
-        learning_rate_in_velocity: as in `Momentum`; the paper has it inside.
+        learning_rate_in_velocity: as in `Momentum`; by default True, as in the paper.
         momentum_correction: as in `Momentum`.
         name: the optimizer's name.
         kwargs: clipping, averaging, accumulation and loss scaling, as in every Keras optimizer.
@@ -102,20 +124,21 @@ class LARS(Momentum):
         )
 
     def build(self, variables: list[keras.Variable]) -> None:
-        """Make a velocity of zeros for each variable."""
+        """Create the state for these variables."""
         check_patterns(self._unadapted, variables, "exclude_from_layer_adaptation")
         super().build(variables)
 
-    def _decay(self, gradient: Any, variable: Any, learning_rate: Any) -> Any:
-        decayed = super()._decay(gradient, variable, learning_rate)
-        known = self._model_variable(variable)
-        if any(matches(pattern, known) for pattern in self._unadapted):
+    def _adapt(self, decayed: Any, gradient: Any, variable: Any) -> Any:
+        if matches_any(self._unadapted, self._model_variable(variable)):
             return decayed
         is_coupled = self._use_weight_decay(variable) and not self.decoupled_weight_decay
-        weight_decay = (self.weight_decay or 0.0) * is_coupled
-        w, g = norm(variable), norm(gradient)
-        trust = self.trust_coefficient * w / (g + weight_decay * w + self.epsilon)
-        trust = ops.where(ops.logical_and(w > 0, g > 0), trust, 1.0)
+        trust = trust_ratio(
+            norm(variable),
+            norm(gradient),
+            weight_decay=(self.weight_decay or 0.0) * is_coupled,
+            trust_coefficient=self.trust_coefficient,
+            epsilon=self.epsilon,
+        )
         return ops.cast(trust, variable.dtype) * decayed
 
     def get_config(self) -> dict[str, Any]:

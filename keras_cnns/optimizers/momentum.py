@@ -22,7 +22,7 @@ def momentum_step(
     learning_rate_in_velocity: bool = False,
     correction: Any = 1.0,
 ) -> tuple[Any, Any]:
-    """Return the new weight and velocity.
+    """Return the weight and the velocity after one step; the arguments are scalars or tensors.
 
     ```
     v <- momentum * v + (1 - dampening) * g                    learning rate outside the velocity
@@ -49,14 +49,19 @@ def momentum_step(
 class Momentum(PathOptimizer):
     """Gradient descent with momentum; the arithmetic is `momentum_step`.
 
-    The velocity is a decaying sum of gradients. By default the learning rate is outside of it, as
-    in torch and TensorFlow 1, and a new learning rate takes effect at once. Keras' SGD and Caffe
-    keep the learning rate inside the velocity, where an old one lives on for about
-    1 / (1 - momentum) steps unless the velocity is rescaled with each change (Goyal et al. 2017,
-    section 2.1); then both forms are equal.
+    ```
+    v <- momentum * v + (g + weight_decay * w)
+    w <- w - learning_rate * v
+    ```
 
-    Weight decay is coupled by default, as in the papers of these networks: it is a part of the
-    gradient and so of the velocity. Keras' SGD decouples it, which at momentum 0.9 decays about
+    The velocity v is a decaying sum of gradients. By default the learning rate is outside the
+    velocity, as in torch and TensorFlow 1, and a new learning rate takes effect at once. Keras' SGD
+    and Caffe have the learning rate inside the velocity, where an earlier learning rate has an
+    effect for about 1 / (1 - momentum) steps, unless the velocity is rescaled at each change
+    (Goyal et al. 2017, section 2.1); then both forms are equal.
+
+    Weight decay is coupled by default, as in the papers of these networks: it is added to the
+    gradient and so to the velocity. Keras' SGD decouples it, which at momentum 0.9 decays about
     ten times less.
 
     >>> optimizer = Momentum(learning_rate=0.1)
@@ -66,27 +71,27 @@ class Momentum(PathOptimizer):
     >>> [round(x.numpy().item(), 4) for x in (weight, optimizer.velocities[0])]
     [-0.29, 1.9]
 
-    State: `velocities`, one of each weight's shape, initially 0, none if `momentum` is 0;
-    `iterations`; the previous learning rate, with `momentum_correction`. It is saved by variable
-    path. `load_own_variables` leaves out a state that does not fit, with a warning, or raises an
-    error if `strict`.
+    State: `velocities`, initially 0, of the shapes of the weights, unless `momentum` is 0;
+    `iterations`; with `momentum_correction`, the previous learning rate. The state is saved by
+    variable path. `load_own_variables` does not load a state that does not fit, and warns, or
+    raises an error if `strict`.
 
     On TensorFlow a step is one kernel for each weight (`fused_momentum_step`). Sparse gradients
-    are made dense: with momentum every row moves in every step.
+    become dense, because with momentum each row moves in each step.
 
     Args:
         learning_rate: at least 0; a float, a `LearningRateSchedule` or a callable.
         momentum: fraction of the velocity that a step keeps, 0 to 1 (1 excluded).
-        nesterov: look ahead along the velocity before the step.
+        nesterov: use Nesterov's momentum (Sutskever et al. 2013).
         dampening: fraction of the gradient that is not added to the velocity, from the second step
             on, 0 to 1 (1 excluded).
-        weight_decay: per step, at least 0; None for none.
-        decoupled_weight_decay: decay beside the velocity, by `learning_rate * weight_decay`
-            (Loshchilov and Hutter 2019).
+        weight_decay: weight decay per step, at least 0; None for none.
+        decoupled_weight_decay: multiply the weights by `1 - learning_rate * weight_decay`
+            (Loshchilov and Hutter 2019) instead of adding the decay to the gradient.
         exclude_from_weight_decay: regular expressions, searched in `variable.path`; or the word
-            "norm_and_bias" for normalisation's scales and offsets, and biases.
-        learning_rate_multipliers: the same -> factor of the learning rate; where several match,
-            their product. Caffe's biases: `{"bias": 2.0}`.
+            "norm_and_bias" for scales and offsets of normalisation layers, and biases.
+        learning_rate_multipliers: regular expression or "norm_and_bias" -> factor of the learning
+            rate; if several match, their product. Caffe's biases: `{"bias": 2.0}`.
         learning_rate_in_velocity: keep the learning rate inside the velocity.
         momentum_correction: rescale such a velocity when the learning rate changes. After a
             learning rate of 0, as in the first step of a warmup, the ratio of new to old is
@@ -95,7 +100,7 @@ class Momentum(PathOptimizer):
         kwargs: clipping, averaging, accumulation and loss scaling, as in every Keras optimizer.
 
     Raises:
-        ValueError: an argument is out of its range, or two do not go together.
+        ValueError: an argument is outside its range, or two contradict each other.
 
     References:
         Polyak 1964, Some methods of speeding up the convergence of iteration methods.
@@ -128,8 +133,8 @@ class Momentum(PathOptimizer):
             raise ValueError("dampening needs a momentum above 0, and nesterov=False, as in torch")
         if momentum_correction and not learning_rate_in_velocity:
             raise ValueError(
-                "momentum_correction is for learning_rate_in_velocity=True; "
-                "outside of the velocity there is nothing to correct"
+                "momentum_correction needs learning_rate_in_velocity=True; "
+                "a velocity without the learning rate needs no correction"
             )
         super().__init__(
             learning_rate,
@@ -147,7 +152,7 @@ class Momentum(PathOptimizer):
         self.momentum_correction = bool(momentum_correction)
 
     def build(self, variables: list[keras.Variable]) -> None:
-        """Make a velocity of zeros for each variable."""
+        """Create the state for these variables: a velocity of zeros for each."""
         if self.built:
             return
         super().build(variables)
@@ -159,21 +164,20 @@ class Momentum(PathOptimizer):
                 shape=(), aggregation="only_first_replica", name="previous_learning_rate"
             )
 
-    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """Apply `momentum_step` to one variable; on TensorFlow by its fused kernel."""
-        rate = self._rate(learning_rate, variable)
-        gradient = self._decay(ops.cast(gradient, variable.dtype), variable, rate)
+    def _descend(
+        self, gradient: Any, variable: Any, learning_rate: Any, base_learning_rate: Any
+    ) -> None:
         velocity = self.velocities[self._get_variable_index(variable)] if self.momentum else None
         dampening = self._dampening(variable)
-        correction = self._correction(learning_rate, variable)
-        # The kernel uses one momentum for the velocity and for Nesterov's look-ahead.
-        one_momentum = not (self.nesterov and self.momentum_correction)
-        if keras.backend.backend() == "tensorflow" and one_momentum:
+        correction = self._correction(base_learning_rate, variable)
+        # TensorFlow's kernels have one momentum for the velocity and for Nesterov's look-ahead.
+        has_kernel = not (self.nesterov and self.momentum_correction)
+        if keras.backend.backend() == "tensorflow" and has_kernel:
             fused_momentum_step(
                 variable.value if isinstance(variable, keras.Variable) else variable,
                 None if velocity is None else velocity.value,
                 (1 - dampening) * gradient if self.dampening else gradient,
-                learning_rate=rate,
+                learning_rate=learning_rate,
                 momentum=self.momentum * correction,
                 nesterov=self.nesterov,
                 learning_rate_in_velocity=self.learning_rate_in_velocity,
@@ -183,7 +187,7 @@ class Momentum(PathOptimizer):
             ops.convert_to_tensor(variable),
             0.0 if velocity is None else ops.convert_to_tensor(velocity),
             gradient,
-            learning_rate=rate,
+            learning_rate=learning_rate,
             momentum=self.momentum,
             dampening=dampening,
             nesterov=self.nesterov,
@@ -195,7 +199,7 @@ class Momentum(PathOptimizer):
         self.assign(variable, new_weight)
 
     def _dampening(self, variable: Any) -> Any:
-        """Return 0 in the first step: torch starts the velocity with the whole gradient."""
+        """Return the dampening, 0 in the first step: torch adds the whole gradient in that one."""
         if not self.dampening:
             return 0.0
         return ops.cast(ops.where(self.iterations == 0, 0.0, self.dampening), variable.dtype)
@@ -208,11 +212,12 @@ class Momentum(PathOptimizer):
         ratio = ops.cast(learning_rate, previous.dtype) / ops.where(previous > 0, previous, 1.0)
         return ops.cast(ops.where(previous > 0, ratio, 1.0), variable.dtype)
 
-    def _after_updates(self, learning_rate: Any, due: Any = True) -> None:
+    def finish_step(self, learning_rate: Any, is_due: Any = True) -> None:
+        """Store the learning rate for the correction in the next step."""
         if self.momentum_correction:
             previous = self.previous_learning_rate
-            rate = ops.cast(learning_rate, previous.dtype)
-            previous.assign(rate if due is True else ops.where(due, rate, previous))
+            new = ops.cast(learning_rate, previous.dtype)
+            previous.assign(new if is_due is True else ops.where(is_due, new, previous))
 
     def _slots(self) -> dict[str, Sequence[keras.Variable | None]]:
         return {**super()._slots(), **({"velocity": self.velocities} if self.momentum else {})}

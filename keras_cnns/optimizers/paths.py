@@ -1,40 +1,49 @@
-"""Which variables an option means: regular expressions on their paths, and one word."""
+"""Select variables by regular expressions on their paths, or by a name for a common choice."""
 
 import re
 from collections.abc import Iterable
 from typing import Any
 
-# Scales and offsets of normalisation layers, and biases: what is commonly not decayed (He et al.
-# 2019, "Bag of Tricks", section 3.1).
-WORDS = {"norm_and_bias": r"(^|/)(gamma|beta|bias)$"}
+# Scales and offsets of normalisation layers, and biases, are commonly not decayed (He et al. 2019,
+# "Bag of Tricks", section 3.1).
+_NAMED_PATTERNS = {"norm_and_bias": r"(^|/)(gamma|beta|bias)$"}
 
 
 def path_of(variable: Any) -> str:
-    """Return `stage1/conv/kernel`; of a `tf.Variable`, which has no path, its name."""
+    """Return a variable's path, `stage1/conv/kernel`; a `tf.Variable` has none: return its name."""
     return str(getattr(variable, "path", None) or variable.name.partition(":")[0])
 
 
 def matches(pattern: str, variable: Any) -> bool:
-    """Return whether a pattern or a word of `WORDS` is found in the variable's path or name."""
-    regex = re.compile(WORDS.get(pattern, pattern))
+    """Return whether a pattern is found in the variable's path or name.
+
+    The pattern is a regular expression or a key of `_NAMED_PATTERNS`.
+    """
+    regex = re.compile(_NAMED_PATTERNS.get(pattern, pattern))
     return any(regex.search(text) for text in (path_of(variable), variable.name))
 
 
+def matches_any(patterns: Iterable[str], variable: Any) -> bool:
+    """Return whether one of several patterns matches the variable."""
+    return any(matches(pattern, variable) for pattern in patterns)
+
+
 def check_patterns(patterns: Iterable[str], variables: Iterable[Any], option: str) -> None:
-    """Raise ValueError for a pattern that means no variable: it would silently do nothing."""
+    """Raise ValueError for a pattern that matches no variable: it would silently do nothing."""
     variables = list(variables)
     for pattern in patterns:
-        if pattern not in WORDS and not any(matches(pattern, v) for v in variables):
-            some = ", ".join(path_of(v) for v in variables[:5])
+        if pattern not in _NAMED_PATTERNS and not any(matches(pattern, v) for v in variables):
+            paths = ", ".join(path_of(v) for v in variables[:5])
             more = f" and {len(variables) - 5} more" if len(variables) > 5 else ""
+            names = "; ".join(f"{name!r} stands for {p}" for name, p in _NAMED_PATTERNS.items())
             raise ValueError(
-                f"{option}: {pattern!r} is found in no variable's path; there are {some}{more}; "
-                f"{' and '.join(map(repr, WORDS))} stands for {' and '.join(WORDS.values())}"
+                f"{option}: {pattern!r} is found in no variable's path; "
+                f"the variables are {paths}{more}; {names}"
             )
 
 
 def check_regexes(patterns: Any, option: str) -> list[str]:
-    """Return the patterns as a list; raise ValueError for one that is no regular expression."""
+    """Return the patterns as a list; raise ValueError for an invalid regular expression."""
     if isinstance(patterns, str):
         raise ValueError(f"{option} is the string {patterns!r}; it must be a list of strings")
     for pattern in patterns:

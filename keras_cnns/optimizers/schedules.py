@@ -7,11 +7,11 @@ import keras
 from keras import ops
 from keras.optimizers import schedules
 
-register = keras.saving.register_keras_serializable("keras_cnns")
+_register = keras.saving.register_keras_serializable("keras_cnns")
 
 
 class _Wrapper(schedules.LearningRateSchedule):
-    """A schedule around another one, `schedule`: a float or a `LearningRateSchedule`."""
+    """A schedule that calls another one, `schedule`: a float or a `LearningRateSchedule`."""
 
     schedule: Any
 
@@ -27,16 +27,24 @@ class _Wrapper(schedules.LearningRateSchedule):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Any:
-        """Return the schedule of a `get_config`."""
+        """Return the schedule that `get_config` describes."""
         schedule = config["schedule"]
         if isinstance(schedule, dict):
             schedule = schedules.deserialize(schedule)
         return cls(**{**config, "schedule": schedule})
 
 
-@register
+@_register
 class WarmUp(_Wrapper):
     """Rise linearly from `start` to the learning rate of a schedule, which applies from `steps` on.
+
+    ```
+    start + (schedule(step) - start) * min(step / steps, 1)
+    ```
+
+    >>> warmup = WarmUp(0.1, steps=4)
+    >>> [round(float(warmup(step)), 3) for step in (0, 1, 4, 9)]
+    [0.0, 0.025, 0.1, 0.1]
 
     Args:
         schedule: a float, or a `LearningRateSchedule` that is called with the same step.
@@ -57,14 +65,18 @@ class WarmUp(_Wrapper):
         return self.start * (1.0 - fraction) + self._inner(step) * fraction
 
 
-@register
+@_register
 class ConstantWarmUp(_Wrapper):
     """Keep a low learning rate for the first steps, then follow a schedule.
+
+    >>> warmup = ConstantWarmUp(0.1, steps=400, learning_rate=0.01)
+    >>> [round(float(warmup(step)), 3) for step in (0, 399, 400)]
+    [0.01, 0.01, 0.1]
 
     Args:
         schedule: a float, or a `LearningRateSchedule` that is called with the same step.
         steps: training steps of the warmup, above 0.
-        learning_rate: the learning rate of these steps, above 0.
+        learning_rate: the learning rate of the warmup, above 0.
 
     References:
         He et al. 2015, Deep residual learning (arXiv:1512.03385), section 4.2: ResNet-110 starts
@@ -80,7 +92,7 @@ class ConstantWarmUp(_Wrapper):
         return ops.where(is_warmup, self.learning_rate, self._inner(step))
 
 
-@register
+@_register
 class HeldRate(ConstantWarmUp):
     """Load the schedule `HeldRate` of earlier versions as a `ConstantWarmUp`."""
 
@@ -93,9 +105,13 @@ class HeldRate(ConstantWarmUp):
         return warmup
 
 
-@register
+@_register
 class OneCycle(schedules.LearningRateSchedule):
     """Rise from peak / 25 to the peak and fall to peak / 250,000, each along half a cosine.
+
+    >>> schedule = OneCycle(peak=1.0, steps=10)
+    >>> [round(float(schedule(step)), 3) for step in (0, 3, 10)]
+    [0.04, 1.0, 0.0]
 
     Args:
         peak: the highest learning rate, above 0.
@@ -107,7 +123,7 @@ class OneCycle(schedules.LearningRateSchedule):
         of torch's OneCycleLR.
     """
 
-    START, END = 1 / 25, 1 / 25e4  # in units of the peak
+    START, END = 1 / 25, 1 / 25e4  # fractions of the peak
 
     def __init__(self, peak: float, steps: int, rise: float = 0.3) -> None:
         self.peak, self.steps, self.rise = peak, steps, rise

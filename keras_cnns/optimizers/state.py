@@ -1,4 +1,4 @@
-"""An optimizer's state on disk: matched by name and variable path, never by position."""
+"""Save and load an optimizer's state by name and variable path, never by position."""
 
 import warnings
 from collections.abc import Sequence
@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-SEPARATOR = "|"  # in place of the path's "/", which HDF5 would take for a group
-LISTED = 8  # differences in a message
+SEPARATOR = "|"  # replaces the path's "/", which would create a group in HDF5
+_MAX_LISTED = 8  # differences in a message
 
 
 def save_state(state: dict[str, Any], store: Any) -> None:
-    """Write name -> value."""
+    """Write a state, name -> variable, to a store, name -> array."""
     for name, variable in state.items():
         store[name.replace("/", SEPARATOR)] = variable.numpy()
 
@@ -24,10 +24,10 @@ def load_state(
     A state that was saved before the first step has no slots; loading it sets them to 0.
 
     Args:
-        state: name -> variable, as it is needed.
+        state: name -> variable of the optimizer.
         store: name -> array, as `save_state` or another optimizer wrote it.
         owner: a description of the optimizer, for messages.
-        is_built: whether the optimizer has its variables.
+        is_built: whether the optimizer is built.
         strict: raise an error if the state does not fit, instead of a warning.
 
     Raises:
@@ -71,8 +71,8 @@ def load_state(
 
 
 def _shorten(problems: list[str]) -> str:
-    more = [f"and {len(problems) - LISTED} more"] if len(problems) > LISTED else []
-    return "; ".join([*sorted(problems)[:LISTED], *more])
+    more = [f"and {len(problems) - _MAX_LISTED} more"] if len(problems) > _MAX_LISTED else []
+    return "; ".join([*sorted(problems)[:_MAX_LISTED], *more])
 
 
 def match_names(needed: Sequence[str], saved: Sequence[str]) -> dict[str, str]:
@@ -81,12 +81,13 @@ def match_names(needed: Sequence[str], saved: Sequence[str]) -> dict[str, str]:
     Equal names match. Two differences that Keras causes are ignored:
 
     - A path may or may not begin with the outer model's name (`model/conv/kernel`, `conv/kernel`),
-      depending on which of the two was built first. A saved name that differs only in outer scopes
-      matches; of several, the one with the fewest different scopes, unless two are equally near.
+      depending on whether the model or the layer was built first. A saved name that differs only in
+      outer scopes matches; if several do, the one with the fewest different scopes matches, unless
+      two have equally few.
     - Keras numbers automatic names over a whole process: a model that is built again has `dense_2`
-      and `dense_3` where it had `dense` and `dense_1`. If some names have no counterpart, all are
-      matched by these numbers, provided that every number of a kind differs by the same amount, or
-      that equal names stay together.
+      and `dense_3` instead of `dense` and `dense_1`. If some names have no counterpart, all are
+      matched by these numbers, provided that all numbers of a kind differ by the same amount, or
+      that equal names match each other.
 
     A needed name without a counterpart is not in the result.
     """
@@ -101,7 +102,7 @@ def match_names(needed: Sequence[str], saved: Sequence[str]) -> dict[str, str]:
 
 def _match_slot(needed: Sequence[str], saved: Sequence[str]) -> dict[str, str]:
     """Match the names of one slot."""
-    known = set(saved)  # a deep network has thousands of them
+    known = set(saved)  # for speed: a deep network has thousands of names
     source = {name: name for name in needed if name in known}
     free = [other for other in saved if other not in source]
     near = {name: _nearest(name, free) for name in needed if name not in source}
@@ -113,7 +114,7 @@ def _match_slot(needed: Sequence[str], saved: Sequence[str]) -> dict[str, str]:
 
 
 def _match_renumbered(needed: Sequence[str], saved: Sequence[str]) -> dict[str, str] | None:
-    """Match names that differ in the numbers of automatic names alone; None if they do not."""
+    """Match names that differ only in their automatic numbers; return None if they do not."""
     here, there = (sorted(map(_split, names)) for names in (needed, saved))
     if [name.kinds for name in here] != [name.kinds for name in there]:
         return None
@@ -124,13 +125,13 @@ def _match_renumbered(needed: Sequence[str], saved: Sequence[str]) -> dict[str, 
         for kind, number, saved_number in zip(one.kinds, one.numbers, other.numbers, strict=True)
     }
     is_rebuilt = len(shifts) == len({kind for kind, _ in shifts})
-    # A part may have been built once, and another part again: then equal names stay together.
+    # If only a part of the model was built again, the equal names must match each other.
     keeps_names = all(one.name == other.name for one, other in pairs if one.name in saved)
     return {one.name: other.name for one, other in pairs} if is_rebuilt or keeps_names else None
 
 
 class _Name(NamedTuple):
-    """A path whose parts are split into a kind and a number: `dense_12` is `dense` and 12."""
+    """A path whose parts are split into kind and number: `dense_12` into `dense` and 12."""
 
     kinds: tuple[str, ...]
     numbers: tuple[int, ...]
@@ -144,7 +145,7 @@ def _split(name: str) -> _Name:
 
 
 def _nearest(name: str, others: list[str]) -> str | None:
-    """Return the one `slot:path` that differs in the fewest outer scopes; None if two do."""
+    """Return the `slot:path` that differs in the fewest outer scopes; None if it is not unique."""
     slot, _, path = name.rpartition(":")
     distances = {}
     for other in others:
@@ -157,7 +158,7 @@ def _nearest(name: str, others: list[str]) -> str | None:
 
 
 def _is_fresh(saved: dict[str, str], store: Any) -> bool:
-    """Return whether the store is that of an optimizer that was never built."""
+    """Return whether the store was written by an optimizer that had not been built."""
     return (
         "iteration" in saved
         and not any(":" in name for name in saved)

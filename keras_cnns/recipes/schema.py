@@ -21,10 +21,10 @@ import tomli_w
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from keras_cnns.files import read_text
 from keras_cnns.recipes.preprocessing import Preprocessing
 from keras_cnns.recipes.renamed_keys import explain_renamed_key, rename_old_keys
 from keras_cnns.suggestions import did_you_mean
-from keras_cnns.text_files import read_text
 
 _CHECKED = ConfigDict(
     extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True

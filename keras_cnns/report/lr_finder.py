@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_cnns.files import write_text
 from keras_cnns.report import charts, page
 from keras_cnns.report.records import LOSS_SUM_TITLE
-from keras_cnns.training.files import write_text
 
 
 def write_lr_finder_report(

@@ -8,11 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from keras_cnns.recipes import Recipe, RecipeError, load_run_recipe
-from keras_cnns.training.callbacks.diagnostics_log import read_rows
-from keras_cnns.training.callbacks.step_time import read_times
-from keras_cnns.training.logs import by_main_output
-from keras_cnns.training.run import (
+from keras_cnns.runs.logs import by_main_output
+from keras_cnns.runs.names import (
     CONFIG,
     DIAGNOSTICS,
     ENVIRONMENT,
@@ -21,15 +18,11 @@ from keras_cnns.training.run import (
     MODEL,
     RESULTS,
     TIMES,
-    Run,
-    RunError,
-    check_directory,
-    read_label_file,
 )
+from keras_cnns.runs.run import Run, RunError, check_directory, read_config, read_label_file
+from keras_cnns.runs.tables import Columns, read_rows, read_times, to_columns
 
 LOSS_SUM_TITLE = "Weighted sum of the losses (main + auxiliary)"  # of charts
-
-_Columns = dict[str, np.ndarray]  # name -> float [rows], NaN where there is no value
 
 
 @dataclass(frozen=True)
@@ -37,9 +30,9 @@ class Records:
     """The records of a training up to now."""
 
     run: Run
-    history: _Columns  # by epoch
-    diagnostics: _Columns  # by measurement
-    times: _Columns  # by epoch
+    history: Columns  # by epoch
+    diagnostics: Columns  # by measurement
+    times: Columns  # by epoch
     results: dict[str, Any] | None  # of a finished run
     environment: dict[str, Any]
 
@@ -94,27 +87,18 @@ def read_records(path: str | Path) -> Records:
         raise RunError(
             f"{path} is not a run: it has no {CONFIG} and {LABELS}, which `train` writes"
         )
+    run = Run(path, read_config(path), read_label_file(path))
     try:
-        recipe: Recipe = load_run_recipe(path / CONFIG)
-        labels = read_label_file(path / LABELS)
         return Records(
-            Run(path, recipe, labels),
-            _to_columns(read_rows(path / HISTORY)),
-            _to_columns(read_rows(path / DIAGNOSTICS)),
-            _to_columns(read_times(path / TIMES)),
+            run,
+            to_columns(read_rows(path / HISTORY)),
+            to_columns(read_rows(path / DIAGNOSTICS)),
+            to_columns(read_times(path / TIMES)),
             _read_json(path / RESULTS),
             _read_json(path / ENVIRONMENT) or {},
         )
-    except RecipeError as error:
-        raise RunError(f"{path / CONFIG}: {error}") from None
     except (ValueError, csv.Error) as error:
         raise RunError(f"{path} holds a damaged file: {error}") from error
-
-
-def _to_columns(rows: list[Any]) -> _Columns:
-    """Return the columns of a table that is given as rows."""
-    names = list(rows[0]) if rows else []
-    return {name: np.array([float(row[name] or "nan") for row in rows]) for name in names}
 
 
 def _read_json(path: Path) -> Any:

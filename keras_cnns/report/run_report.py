@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 
 from keras_cnns.data import open_split
+from keras_cnns.durations import format_seconds
+from keras_cnns.files import read_text, write_text
 from keras_cnns.report import charts, page
 from keras_cnns.report.metrics import (
     Reliability,
@@ -15,13 +17,10 @@ from keras_cnns.report.metrics import (
     reliability_bins,
     wilson_interval,
 )
-from keras_cnns.report.predictions import Predictions, collect
 from keras_cnns.report.records import LOSS_SUM_TITLE, Records, read_records
-from keras_cnns.text_files import read_text
-from keras_cnns.training.callbacks.progress import format_seconds
-from keras_cnns.training.files import write_text
-from keras_cnns.training.logs import LOSS_SUM
-from keras_cnns.training.run import CONFIG, MODEL, REPORT
+from keras_cnns.runs.logs import LOSS_SUM
+from keras_cnns.runs.names import CONFIG, MODEL, REPORT
+from keras_cnns.runs.predictions import Predictions, collect
 
 GRADIENT_RATIO = "Gradient norm, first layer divided by last"
 UPDATE_RATIO = "Update-to-weight ratio"

@@ -1,12 +1,15 @@
-"""From a recipe to a run directory, and back from one."""
+"""Train the model of a recipe, and use the run directory that it leaves.
+
+The names are imported when they are used: the data sets need TensorFlow, the callbacks do not.
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from keras_cnns.training.compiling import build_model
-    from keras_cnns.training.evaluation import evaluate, find_split, predict
-    from keras_cnns.training.run import Run, RunError, open_run
+    from keras_cnns.runs.evaluation import evaluate, find_split, predict
+    from keras_cnns.runs.run import Run, RunError, open_run
+    from keras_cnns.training.model import build_model
     from keras_cnns.training.trainer import train
 
 __all__ = [
@@ -20,17 +23,16 @@ __all__ = [
     "train",
 ]
 
-# Imported when asked for: the data bring TensorFlow, and the callbacks below do without.
-MODULES = {
-    "compiling": ("build_model",),
-    "evaluation": ("evaluate", "find_split", "predict"),
-    "run": ("Run", "RunError", "open_run"),
-    "trainer": ("train",),
+_MODULES = {
+    "keras_cnns.runs.evaluation": ("evaluate", "find_split", "predict"),
+    "keras_cnns.runs.run": ("Run", "RunError", "open_run"),
+    "keras_cnns.training.model": ("build_model",),
+    "keras_cnns.training.trainer": ("train",),
 }
 
 
 def __getattr__(name: str) -> Any:
-    for module, names in MODULES.items():
+    for module, names in _MODULES.items():
         if name in names:
-            return getattr(import_module(f"{__name__}.{module}"), name)
+            return getattr(import_module(module), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,8 +1,8 @@
-"""A training's state in one file, with its checksum; several of them in a directory.
+"""Write and read checkpoints: the state of a training in one file, with a checksum.
 
 ```
 keras-cnns checkpoint 1\\n          the format
-sha256 of the rest, in hexadecimal\\n
+SHA-256 of the rest, in hexadecimal\\n
 safetensors                        arrays by name, and the rest of the state as JSON in `state`
 ```
 """
@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load, save
 
-from keras_cnns.training.files import replacing
+from keras_cnns.files import replacing
 
-FORMAT = b"keras-cnns checkpoint 1\n"
-DIGEST = 64  # characters
-STATE = "state"  # the JSON's name among the arrays
+_FORMAT = b"keras-cnns checkpoint 1\n"
+_DIGEST = 64  # characters
+_STATE = "state"  # the name of the JSON among the arrays
 SUFFIX = ".checkpoint"
-NAME = re.compile(rf"step-(\d+){re.escape(SUFFIX)}")
+_NAME = re.compile(rf"step-(\d+){re.escape(SUFFIX)}")
 
 
 class CheckpointError(RuntimeError):
@@ -33,50 +33,50 @@ def write_checkpoint(path: Path, state: Any) -> None:
     """Write a state, whole or not at all.
 
     Args:
-        path: of the file.
-        state: numbers, text, None, arrays, and lists, tuples and dicts of these.
+        path: the path of the file.
+        state: the state: numbers, text, None, arrays, and lists, tuples and dicts of these.
     """
     arrays: list[np.ndarray[Any, Any]] = []
     text = json.dumps(_encode(state, arrays)).encode()
     named = {str(number): _storable(array) for number, array in enumerate(arrays)}
-    payload = save({STATE: np.frombuffer(text, np.uint8), **named})
+    payload = save({_STATE: np.frombuffer(text, np.uint8), **named})
     with replacing(path) as partial, partial.open("wb") as file:
-        file.write(FORMAT + hashlib.sha256(payload).hexdigest().encode() + b"\n")
+        file.write(_FORMAT + hashlib.sha256(payload).hexdigest().encode() + b"\n")
         file.write(payload)
 
 
 def read_checkpoint(path: Path) -> Any:
-    """Return the state that `write_checkpoint` got.
+    """Return the state that `write_checkpoint` wrote.
 
     Raises:
-        CheckpointError: it is no checkpoint, or a damaged one.
+        CheckpointError: the file cannot be read, is no checkpoint, or is damaged.
     """
     try:
         content = memoryview(path.read_bytes())
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
-    start = len(FORMAT) + DIGEST + 1
-    if content[: len(FORMAT)] != FORMAT:
-        raise CheckpointError(f"{path} does not begin with {FORMAT.decode().strip()!r}")
-    line, payload = bytes(content[len(FORMAT) : start]), content[start:]
+    start = len(_FORMAT) + _DIGEST + 1
+    if content[: len(_FORMAT)] != _FORMAT:
+        raise CheckpointError(f"{path} does not begin with {_FORMAT.decode().strip()!r}")
+    line, payload = bytes(content[len(_FORMAT) : start]), content[start:]
     if hashlib.sha256(payload).hexdigest().encode() + b"\n" != line:
         raise CheckpointError(f"{path} is damaged: its checksum is not that of its content")
     try:
         arrays = load(bytes(payload))
-        return _decode(json.loads(arrays.pop(STATE).tobytes()), arrays)
-    except Exception as error:  # the checksum is right, and so somebody made it so
+        return _decode(json.loads(arrays.pop(_STATE).tobytes()), arrays)
+    except Exception as error:  # the checksum is right: it was written like this
         raise CheckpointError(f"{path} holds no state of a training: {error}") from error
 
 
 def list_checkpoints(directory: Path) -> list[Path]:
-    """Return a directory's checkpoints, that of the latest step first."""
-    numbered = {path: NAME.fullmatch(path.name) for path in directory.glob(f"*{SUFFIX}")}
+    """Return the checkpoints in a directory, the one of the latest step first."""
+    numbered = {path: _NAME.fullmatch(path.name) for path in directory.glob(f"*{SUFFIX}")}
     steps = {path: int(match[1]) for path, match in numbered.items() if match}
     return sorted(steps, key=lambda path: steps[path], reverse=True)
 
 
 def checkpoint_path(directory: Path, step: int) -> Path:
-    """Return where the checkpoint of a step stands."""
+    """Return the path of a step's checkpoint."""
     return directory / f"step-{step:08d}{SUFFIX}"
 
 
@@ -92,7 +92,7 @@ def is_plain(value: Any) -> bool:
 
 
 def _encode(value: Any, arrays: list[np.ndarray[Any, Any]]) -> Any:
-    """Return a value as JSON has it; what JSON lacks is an object with one key, its kind."""
+    """Return a value in JSON's types; other types become an object whose first key is the type."""
     match value:
         case dict():
             pairs = [[_encode(k, arrays), _encode(v, arrays)] for k, v in value.items()]
@@ -124,8 +124,8 @@ def _decode(value: Any, arrays: dict[str, np.ndarray[Any, Any]]) -> Any:
 
 
 def _storable(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Return an array as safetensors takes it: in one piece, of a type that NumPy has itself."""
-    array = np.ascontiguousarray(array).reshape(array.shape)  # which makes a scalar a vector
+    """Return an array for safetensors: contiguous, and of a type that NumPy itself has."""
+    array = np.ascontiguousarray(array).reshape(array.shape)  # the former makes a scalar a vector
     return array.view(np.uint16) if array.dtype.name == "bfloat16" else array
 
 

@@ -1,15 +1,13 @@
 """Find the weights that a training starts from, before anything else takes time."""
 
-import logging
 from pathlib import Path
 
+from keras_cnns.messages import print_message
 from keras_cnns.models import MODELS
 from keras_cnns.recipes import DataConfig, Recipe
 from keras_cnns.weights import WeightsError, pretrained
 from keras_cnns.weights.download import fetch
 from keras_cnns.weights.pretrained import Pretrained
-
-logger = logging.getLogger(__name__)
 
 _TOLERANCE = 0.5  # levels from 0 to 255; publishers round their constants differently
 
@@ -19,7 +17,7 @@ def find_initial_weights(recipe: Recipe) -> None:
 
     A recipe states its normalisation even with published weights, so that it describes the
     training completely; it has to be the one that the weights were trained with. The sizes of the
-    images may differ from those of the published evaluation, which is logged.
+    images may differ from those of the published evaluation, which is printed.
 
     Raises:
         ValueError: there are no published weights of that name for the model, or the recipe
@@ -41,16 +39,11 @@ def find_initial_weights(recipe: Recipe) -> None:
             f"{row.name}, which were trained on RGB with mean = {mean} and std = {std}: use "
             f'--set data.channels=3 --set "data.mean={mean}" --set "data.std={std}"'
         )
-    resize = row.resize or data.resize_shorter
-    if (data.image_size, data.resize_shorter) != (row.crop, resize):
-        logger.warning(
-            "%s were evaluated with image_size = %d and resize_shorter = %s; the recipe has %d "
-            "and %d",
-            row.name,
-            row.crop,
-            row.resize or "(not published)",
-            data.image_size,
-            data.resize_shorter,
+    expected = (row.crop, row.resize or data.resize_shorter)
+    if (data.image_size, data.resize_shorter) != expected:
+        print_message(
+            f"{row.name} were evaluated with image_size = {expected[0]} and resize_shorter = "
+            f"{expected[1]}; the recipe has {data.image_size} and {data.resize_shorter}"
         )
     fetch(row)
 

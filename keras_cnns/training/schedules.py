@@ -1,4 +1,4 @@
-"""The learning rate over the steps, as a recipe describes it."""
+"""The learning-rate schedule of a recipe."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +18,7 @@ def _step(config: OptimizerConfig, peak: float, steps: int, steps_per_epoch: int
     return schedules.PiecewiseConstantDecay([each - 1 for each in boundaries], rates)
 
 
-# name -> its constructor: (configuration, peak, steps of the training, steps of an epoch)
+# Name -> function: (configuration, peak, steps of the training, steps per epoch) -> schedule.
 SCHEDULES: dict[str, Callable[[OptimizerConfig, float, int, int], Any]] = {
     "constant": lambda config, peak, steps, epoch: peak,
     "step": _step,
@@ -39,10 +39,10 @@ def make_schedule(recipe: Recipe, steps_per_epoch: int) -> Any:
     peak, start = config.learning_rate, 0.0
     if config.reference_batch_size:
         peak *= training.batch_size / config.reference_batch_size
-        start = min(config.learning_rate, peak)  # Goyal et al.: from the small batch's
+        start = min(config.learning_rate, peak)  # Goyal et al.: the small batch's learning rate
     steps = training.max_steps or training.epochs * steps_per_epoch
     warmup = min(round(config.warmup_epochs * steps_per_epoch), steps - 1)
-    if config.schedule == "cosine" and warmup:  # Keras' own, whose cosine begins after it
+    if config.schedule == "cosine" and warmup:  # Keras' own warmup: the cosine begins after it
         rate: Any = schedules.CosineDecay(
             start, steps - warmup, warmup_target=peak, warmup_steps=warmup
         )

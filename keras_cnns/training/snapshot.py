@@ -17,7 +17,7 @@ from keras_cnns.training.variables import fetch_variables
 Array = np.ndarray[Any, Any]
 Values = dict[str, Array]
 # Keras sets these at each start; `EarlyStopping` changes the sign of `min_delta` at its first use.
-NOT_STATE = ("params", "validation_data", "min_delta")
+_NOT_STATE = ("params", "validation_data", "min_delta")
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,12 @@ class Snapshot:
     """A training between two steps."""
 
     step: int  # steps taken, over all epochs
-    seconds: float  # that they took
+    seconds: float  # time that the steps took
     variables: Values  # weights, statistics and seeds, by path
     optimizer: Values  # as the optimizer itself saves it
-    metrics: Values  # of the epoch so far
+    metrics: Values  # the variables of the metrics, for the epoch so far
     callbacks: list[dict[str, Any]]  # `name` and `state` of each, in order
-    generators: dict[str, Any]  # Python's and NumPy's
+    generators: dict[str, Any]  # the states of Python's and NumPy's random generators
 
     def is_finite(self) -> bool:
         """Return whether all weights and the whole state of the optimizer are finite."""
@@ -38,7 +38,7 @@ class Snapshot:
         return all(np.isfinite(np.sum(each, dtype=np.float64)) for each in values)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as `write_checkpoint` takes it."""
+        """Return the fields as a dict, for `write_checkpoint`."""
         return dict(vars(self))
 
 
@@ -56,8 +56,8 @@ def capture(
         callbacks: in their order.
         step: number of steps taken.
         seconds: time that they took.
-        initial: `plain_attributes` of the callbacks as training began; of those that are absent,
-            all attributes count as changed.
+        initial: the `plain_attributes` of each callback when training began. For a callback without
+            an entry, all attributes count as changed.
     """
     fetch_variables(model)
     unchanged = [*initial, *[{}] * (len(callbacks) - len(initial))]
@@ -118,23 +118,12 @@ def restore_callbacks(snapshot: Snapshot, callbacks: Sequence[Any]) -> None:
     np.random.set_state(snapshot.generators["numpy"])
 
 
-def build(model: keras.Model, batch: Any) -> None:
-    """Create the variables of metrics and optimizer, which Keras creates in the first step.
-
-    Args:
-        model: compiled.
-        batch: as `fit` gets it, (x, y) or (x, y, sample_weight).
-    """
-    # Nothing public does it without a step or an evaluation; Keras' own trainers call it for JAX.
-    model._symbolic_build(data_batch=batch)
-
-
 def plain_attributes(callback: Any) -> dict[str, Any]:
-    """Return copies of a callback's numbers, arrays and lists, which a checkpoint can hold."""
+    """Return copies of those attributes of a callback that a checkpoint can hold."""
     return {
         name: deepcopy(value)
         for name, value in vars(callback).items()
-        if name not in NOT_STATE and not isinstance(value, str) and is_plain(value)
+        if name not in _NOT_STATE and not isinstance(value, str) and is_plain(value)
     }
 
 
@@ -159,12 +148,15 @@ def _is_equal(one: Any, other: Any) -> bool:
 
 
 def _variables(model: keras.Model) -> dict[str, Any]:
-    """Return a model's variables by path; seeds by number, as their paths count over a process."""
+    """Return the variables of a model by path.
+
+    The paths of seeds count all seeds of the process, so the n-th seed is named by n apostrophes.
+    """
     named: dict[str, Any] = {}
     for variable in model.variables:
         name = variable.path if variable.name != "seed_generator_state" else "seed"
         while name in named:
-            name += "'"  # of equal paths the next in order
+            name += "'"  # distinguishes equal paths by their order
         named[name] = variable
     return named
 

@@ -8,7 +8,7 @@ __all__ = ["Server", "ServerOptions", "Target"]
 
 
 def __getattr__(name: str) -> Any:
-    """Load what is public when it is used, so that the command's help stays quick."""
+    """Import the public names on first use, so that `--help` is fast."""
     if name in _MODULES:
         return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

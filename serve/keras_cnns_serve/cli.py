@@ -1,4 +1,4 @@
-"""The command line. Heavy imports wait until they are needed, so that --help is quick."""
+"""The command line. Slow imports are made inside functions, so that --help is fast."""
 
 import logging
 import os
@@ -20,11 +20,11 @@ def main(arguments: list[str] | None = None, program: str = "keras-cnns-serve") 
     """Serve a directory of exported models over HTTP and gRPC.
 
     Args:
-        arguments: without the program's name; by default those of the process.
-        program: the name to use in messages.
+        arguments: the arguments without the program's name; by default those of the process.
+        program: the program's name in messages.
 
     Returns:
-        The exit status: 0 after a signal to stop, 1 for failed work, 2 for wrong usage.
+        The exit status: 0 after a signal to stop, 1 after a failure, 2 for wrong usage.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None, program: str = "keras-cnns-serve") 
 
 
 def _explain(error: Exception, program: str) -> tuple[str, int]:
-    """Return what to print for a person, and the exit status."""
+    """Return the message for the user, and the exit status."""
     match error:
         case UsageError():
             return f"{error}\nTry: {program} --help", 2
@@ -65,7 +65,7 @@ def _serve(options: ServerOptions, debug: bool) -> None:
             _announce(server)
             await stop.wait()
 
-    # Otherwise grpcio writes a line for what any client does wrong; ours come through logging.
+    # By default grpcio writes a line to stderr for each protocol error of a client.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     process.open_standard_streams()
     process.raise_open_files()

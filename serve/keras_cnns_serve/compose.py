@@ -1,4 +1,4 @@
-"""The one place that wires the server together: models, protocols, transports, logs."""
+"""Compose the server from models, protocols, transports and logs."""
 
 import asyncio
 import contextlib
@@ -22,7 +22,7 @@ from keras_cnns_serve.core.access import Access
 from keras_cnns_serve.core.batching import BatchOptions
 from keras_cnns_serve.core.dataplane import Dataplane
 from keras_cnns_serve.core.idle import give_memory_back_when_idle
-from keras_cnns_serve.core.limits import PART_FOR_CLIENTS, Budget, usable_memory
+from keras_cnns_serve.core.limits import BUDGET_DIVISOR, Budget, usable_memory
 from keras_cnns_serve.core.servable import Options
 from keras_cnns_serve.engines.choice import EngineOptions
 from keras_cnns_serve.observability.access_log import AccessLog
@@ -34,6 +34,7 @@ from keras_cnns_serve.protocols.images import ImageEndpoint
 from keras_cnns_serve.protocols.oip.grpc import OpenInferenceGrpc
 from keras_cnns_serve.protocols.oip.rest import OpenInferenceRest
 from keras_cnns_serve.protocols.openapi import openapi
+from keras_cnns_serve.protocols.page import Page
 from keras_cnns_serve.protocols.tfserving.grpc import TensorFlowServingGrpc
 from keras_cnns_serve.protocols.tfserving.rest import TensorFlowServingRest
 from keras_cnns_serve.repository.configuration import ConfigFile, ServerConfig
@@ -46,11 +47,11 @@ from keras_cnns_serve.transport.tls import Tls
 
 logger = logging.getLogger(__name__)
 
-GRPC_PORT = 8500
+_GRPC_PORT = 8500
 
 
 class _ModelNameConvertor(StringConvertor):
-    """A model's name in a path ends at a slash, or at the colon before a verb."""
+    """Match a model's name in a path, which ends at a slash or at the colon before a verb."""
 
     regex = "[^/:]+"
 
@@ -59,17 +60,17 @@ register_url_convertor("model", _ModelNameConvertor())
 
 
 class Server:
-    """The model server on the running event loop: it serves while its context is entered.
+    """A model server on the running event loop, which serves while its context is entered.
 
-    It installs no signal or log handler and changes no setting of the interpreter; it adds a filter
-    to grpcio's logger. Several may run on one event loop, but grpcio supports one event loop in a
-    process. A server can be entered once.
+    It installs no signal or log handlers and changes no settings of the interpreter; it adds a
+    filter to grpcio's logger. Several servers can run on one event loop, but grpcio supports only
+    one event loop in a process. A server can be entered once.
 
         async with Server(ServerOptions(models=Path("models"), port=0)) as server:
             print(server.url)
 
     Args:
-        options: what it serves, where and within which limits.
+        options: the models, addresses, security and limits.
     """
 
     def __init__(self, options: ServerOptions) -> None:
@@ -84,7 +85,7 @@ class Server:
 
     @property
     def grpc_address(self) -> str | None:
-        """Return the host and port of the gRPC server; None without gRPC."""
+        """Return the host and port of the gRPC server, or None without gRPC."""
         return None if self._grpc is None else self._grpc.address
 
     @cached_property
@@ -104,21 +105,21 @@ class Server:
             config = ServerConfig(root=root, policy=options.versions)
         else:
             config = self._file.config
-        budget = Budget(options.memory_budget or usable_memory() // PART_FOR_CLIENTS)
+        budget = Budget(options.memory_budget or usable_memory() // BUDGET_DIVISOR)
         return Dataplane(config, Options(engine, batch, options.max_pixels, budget, options.admin))
 
     async def __aenter__(self) -> "Server":
-        """Load the models and begin to answer.
+        """Load the models and start the transports.
 
         Raises:
-            RuntimeError: it was entered before.
-            AddressError: a port is taken or not permitted.
-            RepositoryError: there is nothing to serve.
+            RuntimeError: the server was entered before.
+            AddressError: a port is in use or not permitted.
+            RepositoryError: no model can be served.
             ConfigError: the configuration file is wrong.
-            UsageError: OpenTelemetry is asked for and not installed.
+            UsageError: OpenTelemetry is requested but not installed.
         """
         if self._entered:
-            raise RuntimeError("a Server can be entered once; make another one")
+            raise RuntimeError("a Server can be entered once; create another one")
         self._entered = True
         async with contextlib.AsyncExitStack() as stack:
             await self._start(stack)
@@ -131,9 +132,9 @@ class Server:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Stop: answer what is in flight, refuse what comes, and end the threads."""
+        """Stop: answer the requests in flight, reject further ones, and end the threads."""
         self.dataplane.stop(self._options.grace)
-        # Side by side: each transport has the whole grace.
+        # Concurrently, so that each transport has the whole grace period.
         ends = (each.__aexit__(None, None, None) for each in self._transports)
         try:
             await asyncio.gather(*ends)
@@ -142,7 +143,7 @@ class Server:
 
     async def _start(self, stack: contextlib.AsyncExitStack) -> None:
         options = self._options
-        # The ports first: one that is taken should be reported before the models are loaded.
+        # Bind first, to report a port in use before the models are loaded.
         listener = stack.enter_context(bind(options.host, options.port))
         tls = None
         if options.tls_certificate is not None and options.tls_key is not None:
@@ -156,21 +157,23 @@ class Server:
         loading = asyncio.create_task(asyncio.to_thread(lambda: self.dataplane))
         try:
             await asyncio.shield(loading)
-        except asyncio.CancelledError:  # a thread that loads cannot be interrupted
+        except asyncio.CancelledError:  # the thread that loads cannot be interrupted
             loading.add_done_callback(_close_loaded)
             raise
         stack.push_async_callback(asyncio.to_thread, self.dataplane.close)
-        self.dataplane.demand_a_model(str(options.models or file))
+        self.dataplane.require_models(str(options.models or file))
         log = AccessLog() if options.access_log else None
         access = Access(options.token_file, options.admin_token_file)
-        admission = Admission(access, options.open_metrics)
+        page = Page() if options.page else None
+        admission = Admission(access, options.open_metrics, page)
         app: ASGIApp = create_app(
             self.dataplane,
             max_body_bytes=options.max_body_bytes,
             max_json_bytes=options.max_json_bytes,
             timeout=options.timeout,
-            finished=log,
-            refusal=admission.over_http,
+            on_response=None if log is None else log.log_http,
+            authorize=admission.authorize_http,
+            page=page,
         )
         if options.cors_origin:
             app = CORSMiddleware(
@@ -188,8 +191,8 @@ class Server:
                 max_message_bytes=options.max_body_bytes,
                 timeout=options.timeout,
                 grace=options.grace,
-                finished=None if log is None else log.called,
-                admit=admission.over_grpc
+                on_response=None if log is None else log.log_grpc,
+                authorize=admission.authorize_grpc
                 if options.token_file or options.admin_token_file
                 else None,
                 interceptors=interceptors,
@@ -213,14 +216,14 @@ class Server:
         self.dataplane.watch(options.poll, changed)
         idle = asyncio.create_task(give_memory_back_when_idle(self.dataplane))
         stack.callback(idle.cancel)
-        async with contextlib.AsyncExitStack() as started:  # which ends them if one cannot start
+        async with contextlib.AsyncExitStack() as started:  # stops them if one fails to start
             for transport in self._transports:
                 await started.enter_async_context(transport)
             started.pop_all()
 
 
 def _exposed(options: ServerOptions) -> str:
-    """Return what everyone can do who reaches the server; empty if nothing."""
+    """Return what all clients that reach the server can do; empty if nothing."""
     exposed = []
     if options.tls_certificate is None:
         exposed.append("connections are not encrypted (--tls-certificate)")
@@ -232,7 +235,7 @@ def _exposed(options: ServerOptions) -> str:
 
 
 def _close_loaded(loading: asyncio.Task[Dataplane]) -> None:
-    """Free models that were loaded for a start that was cancelled."""
+    """Free the models if the start was cancelled while they were loaded."""
     if not loading.cancelled() and loading.exception() is None:
         threading.Thread(target=loading.result().close).start()
 
@@ -245,30 +248,34 @@ def create_app(
     timeout: float | None = None,
     fast_routes: Sequence[FastRoute] = (),
     routes: Sequence[BaseRoute] = (),
-    finished: Callable[[Scope, int, float], None] | None = None,
-    refusal: Callable[[Scope], Reply | None] | None = None,
+    on_response: Callable[[Scope, int, float], None] | None = None,
+    authorize: Callable[[Scope], Reply | None] | None = None,
+    page: Page | None = None,
 ) -> App:
-    """Return the ASGI application of every protocol.
+    """Return the ASGI application of all protocols.
 
     Args:
-        dataplane: the models.
-        max_body_bytes: a longer body gets 413, at the latest when it has sent that much.
-        max_json_bytes: longer JSON gets 413.
-        timeout: seconds that a request may take, unless it names fewer.
+        dataplane: the data plane.
+        max_body_bytes: maximum length of a body; a longer one gets 413.
+        max_json_bytes: maximum length of JSON; longer JSON gets 413.
+        timeout: maximum seconds of a request; the request can specify fewer.
         fast_routes: further routes that bypass Starlette.
         routes: further routes through Starlette.
-        finished: called after every answer, with the scope, the status and the seconds it took.
-        refusal: returns the answer to a request that is not admitted, or None; None: all are.
+        on_response: called after each response, with the scope, the status and the seconds.
+        authorize: returns the response if a request is rejected, or else None.
+        page: the page for browsers, or None.
     """
     answers: Counter[int] = Counter()
     rest = TensorFlowServingRest(dataplane, timeout, max_json_bytes)
     oip = OpenInferenceRest(dataplane, timeout, max_json_bytes)
-    home, images = Home(dataplane, answers), ImageEndpoint(dataplane, timeout)
+    home, images = Home(dataplane, answers, page), ImageEndpoint(dataplane, timeout)
     starlette = Starlette(
         routes=[*home.routes(), *rest.routes(), *oip.routes(), *routes],
         exception_handlers=HANDLERS,
     )
-    starlette.router.redirect_slashes = False  # it would answer with the client's header Host
+    starlette.router.redirect_slashes = (
+        False  # it would put the client's header Host into the response
+    )
     fast = [*images.fast_routes(), *rest.fast_routes(), *oip.fast_routes(), *fast_routes]
     return App(
         fast,
@@ -276,9 +283,9 @@ def create_app(
         max_body_bytes,
         dataplane.budget,
         answers,
-        finished,
+        on_response,
         draining=lambda: dataplane.draining,
-        refusal=refusal,
+        authorize=authorize,
         timeout=timeout,
     )
 
@@ -286,14 +293,14 @@ def create_app(
 def create_grpc(
     dataplane: Dataplane, host: str, port: int, *, max_message_bytes: int, **options: Any
 ) -> GrpcServer:
-    """Return the gRPC server of every protocol; it serves while its context is entered.
+    """Return the gRPC server of all protocols, which serves while its context is entered.
 
     Args:
-        dataplane: the models.
+        dataplane: the data plane.
         host: address to listen on.
         port: 0 picks a free one.
-        max_message_bytes: of a message, and of the largest tensor that one may claim.
-        options: as `GrpcServer` takes them.
+        max_message_bytes: maximum size of a message, and of a tensor that it describes.
+        options: further arguments of `GrpcServer`.
     """
     services = [
         OpenInferenceGrpc(dataplane).service(),
@@ -312,16 +319,16 @@ def create_grpc(
 
 
 def _grpc_port(options: ServerOptions) -> int | None:
-    """Return the port of gRPC, None if it is off; where HTTP takes a free port, gRPC does too."""
+    """Return the port of gRPC, or None if it is off; 0 by default if that of HTTP is 0."""
     if options.grpc_port == OFF:
         return None
     if options.grpc_port is None:
-        return GRPC_PORT if options.port else 0
+        return _GRPC_PORT if options.port else 0
     return int(options.grpc_port)
 
 
 def _tracing(app: ASGIApp) -> tuple[ASGIApp, Sequence[Any]]:
-    """Return the application and the interceptors of gRPC that make spans of requests."""
+    """Return the application and the gRPC interceptors that create spans for requests."""
     try:
         from keras_cnns_serve.observability import tracing
 
@@ -330,12 +337,13 @@ def _tracing(app: ASGIApp) -> tuple[ASGIApp, Sequence[Any]]:
         return tracing.traced(app, templates, provider), tracing.grpc_interceptors(provider)
     except ImportError as error:
         raise UsageError(
-            f"--opentelemetry needs more: pip install 'keras-cnns-serve[opentelemetry]' ({error})"
+            "--opentelemetry needs an extra: pip install 'keras-cnns-serve[opentelemetry]' "
+            f"({error})"
         ) from error
 
 
 def _cores() -> int:
-    """Return how many cores this process may use: in a container fewer than the machine has."""
+    """Return the number of cores that this process may use, in a container perhaps not all."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -1,56 +1,56 @@
-"""What can go wrong, in the core's own terms. Each protocol maps these to its own codes."""
+"""The errors of the server. Each protocol maps them to its own status codes."""
 
 
 class ServeError(Exception):
-    """The base of every error whose message is meant for the person who asked."""
+    """The base class of errors whose messages are sent to clients or shown to the user."""
 
 
 class RepositoryError(ServeError):
-    """The model repository itself cannot be served: it is missing, or nothing in it is usable."""
+    """The model repository cannot be served: it is missing, or has no usable model."""
 
 
 class VersionRefusedError(ServeError):
-    """One version of one model may not be served; the message is the reason."""
+    """A version of a model is refused; the message is the reason."""
 
 
 class ModelNotFoundError(ServeError):
-    """No model, or no version of it, has this name."""
+    """The repository has no model of this name, or no such version or label of it."""
 
 
 class ModelUnavailableError(ServeError):
-    """The model or version exists in the repository, and was refused or is not loaded."""
+    """The model or version exists in the repository, but was refused or is not loaded."""
 
 
 class InvalidInputError(ServeError):
-    """The request's values, shapes, names or form are wrong."""
+    """The request has a wrong value, shape, name or format."""
 
 
 class SignatureError(InvalidInputError):
-    """The request names a signature that the model does not have, or that takes something else."""
+    """The model has no signature of this name, or the signature has other inputs."""
 
 
 class ConfigError(InvalidInputError):
-    """The configuration of models is wrong: its form, a name, a policy or a label."""
+    """The configuration of models is wrong: its syntax, a name, a policy or a label."""
 
 
 class ForbiddenError(ServeError):
-    """The request is for an administrator, and this server takes none from here."""
+    """The request needs administrator rights that this client does not have."""
 
 
 class UnauthenticatedError(ServeError):
-    """The request needs a token, and has none or a wrong one."""
+    """The request needs a token, and has no token or a wrong one."""
 
 
 class DeadlineExceededError(ServeError):
-    """The request's time was over before its answer was there."""
+    """The request's deadline passed before its answer was computed."""
 
 
 class QueueFullError(ServeError):
-    """More requests wait than this server lets wait.
+    """The queue or the memory budget is full.
 
     Args:
-        message: what is full, and how full.
-        retry_after: seconds after which another try is worth while.
+        message: a sentence with the name of the limit and its value.
+        retry_after: seconds after which the client should try again.
     """
 
     def __init__(self, message: str, retry_after: float = 1.0) -> None:
@@ -59,33 +59,34 @@ class QueueFullError(ServeError):
 
 
 class InputTooLargeError(ServeError):
-    """The request is larger than this server takes."""
+    """The request exceeds a limit of size."""
 
 
 class TooSlowError(ServeError):
-    """The request comes more slowly than this server waits."""
+    """The request arrives more slowly than the server permits."""
 
 
 class UnsupportedEncodingError(ServeError):
-    """The body is packed in a way that this server does not unpack."""
+    """The body has an unsupported content encoding."""
 
 
 class UnsupportedImageError(ServeError):
-    """The bytes are not an image in a format that this server reads."""
+    """The bytes are not an image in a supported format."""
 
 
 class DamagedImageError(ServeError):
-    """The bytes begin like an image, and cannot be decoded to their end."""
+    """The bytes have the header of an image, but cannot be decoded completely."""
 
 
 class ImageTooLargeError(InputTooLargeError):
-    """The image has more pixels than this server decodes."""
+    """The image exceeds the limit of pixels."""
 
 
-UNEXPECTED = "the server failed to answer; its log says why"  # to a client, of any other error
+# The message for clients about any other error.
+UNEXPECTED = "the server failed to answer; its log says why"
 
-# What each is in google.rpc.Code, the terms in which TensorFlow Serving and gRPC count errors.
-CODES: dict[type[Exception], str] = {
+# The names in google.rpc.Code, which TensorFlow Serving and gRPC use in their metrics.
+_CODES: dict[type[Exception], str] = {
     InvalidInputError: "INVALID_ARGUMENT",
     UnsupportedEncodingError: "INVALID_ARGUMENT",
     UnsupportedImageError: "INVALID_ARGUMENT",
@@ -102,10 +103,10 @@ CODES: dict[type[Exception], str] = {
 
 
 def code_name(error: Exception) -> str:
-    """Return the name of an error's google.rpc.Code."""
-    return next((CODES[kind] for kind in type(error).__mro__ if kind in CODES), "INTERNAL")
+    """Return the name of the error's code in google.rpc.Code."""
+    return next((_CODES[kind] for kind in type(error).__mro__ if kind in _CODES), "INTERNAL")
 
 
 def one_line(error: Exception) -> str:
-    """Return a library's error as one line, which may have to be shortened."""
+    """Return the message of a library's error as one line of at most 4,000 characters."""
     return " ".join(str(error).split())[:4000]

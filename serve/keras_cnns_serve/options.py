@@ -10,15 +10,15 @@ from typing import Any, NoReturn
 
 from keras_cnns_serve.repository.policy import Latest, VersionPolicy, parse_policy
 
-EPILOG = """\
+_EPILOG = """\
 MODELS is a directory of models (models/digits/1/model.json), or of one model (models/digits).
 
 example:
   {program} models --port 8501
   curl --data-binary @image.png http://127.0.0.1:8501/v1/models/digits:classify-image
 """
-ENGINES = ("auto", "onnxruntime", "openvino", "tensorflow")
-PRECISIONS = ("auto", "float32", "bfloat16", "int8")
+_ENGINES = ("auto", "onnxruntime", "openvino", "tensorflow")
+_PRECISIONS = ("auto", "float32", "bfloat16", "int8")
 OFF = "off"
 
 
@@ -28,46 +28,47 @@ class UsageError(Exception):
 
 @dataclass(frozen=True)
 class ServerOptions:
-    """What a server serves, where and within which limits.
+    """The options of a server: its models, addresses, security and limits.
 
     Raises:
-        UsageError: not exactly one of `models` and `model_config_file` is given, one of the files
+        UsageError: both or none of `models` and `model_config_file` are given, one of the files
             for TLS or tokens is missing, an option has no effect without another one, an origin is
-            none, or both ports are the same.
+            malformed, or both ports are the same.
     """
 
     models: Path | str | None = None  # the directory of the exported models
     model_config_file: Path | str | None = None  # TensorFlow Serving's model_config_list, or TOML
-    host: str = "127.0.0.1"  # address to listen on; 0.0.0.0 for all
+    host: str = "127.0.0.1"  # address to listen on; 0.0.0.0: all addresses
     port: int = 8501  # TCP port of HTTP; 0 picks a free one
-    grpc_port: int | str | None = None  # None: 8500, or 0 beside port 0; "off": no gRPC
+    grpc_port: int | str | None = None  # None: 8500, or 0 if port is 0; "off": no gRPC
     admin: bool = False  # whether clients may load, unload and configure models
-    token_file: Path | str | None = None  # bearer tokens for predictions; None: they need none
+    token_file: Path | str | None = None  # bearer tokens for predictions; None: no token is needed
     admin_token_file: Path | str | None = None  # bearer tokens for administration
-    open_metrics: bool = False  # whether the metrics need no token
-    tls_certificate: Path | str | None = None  # PEM, with its chain; None: no encryption
-    tls_key: Path | str | None = None  # PEM, of the certificate
-    tls_client_ca: Path | str | None = None  # PEM; clients need a certificate of it
+    open_metrics: bool = False  # whether metrics are readable without a token
+    tls_certificate: Path | str | None = None  # PEM, with the chain; None: no encryption
+    tls_key: Path | str | None = None  # PEM, the private key of the certificate
+    tls_client_ca: Path | str | None = None  # PEM; clients need a certificate that it signed
     cors_origin: Sequence[str] = ()  # the origins whose pages may call this server
-    versions: VersionPolicy = Latest()  # noqa: RUF009 - it is frozen; of the models in `models`
-    poll: float = 1.0  # seconds between two looks for new versions; 0: never
-    engine: str = "auto"  # one of ENGINES
-    precision: str = "auto"  # one of PRECISIONS
-    threads: int | None = None  # for one prediction; None: measured when a model is loaded
-    max_batch: int = 16  # images that are run together
+    page: bool = True  # whether browsers get a page at / to try the models on
+    versions: VersionPolicy = Latest()  # noqa: RUF009 - frozen; for the models in `models`
+    poll: float = 1.0  # seconds between two polls for new versions; 0: never
+    engine: str = "auto"  # one of _ENGINES
+    precision: str = "auto"  # one of _PRECISIONS
+    threads: int | None = None  # threads for one image; None: measured when a model is loaded
+    max_batch: int = 16  # maximum number of images in one run
     max_batch_delay: float = 0.0  # milliseconds that a batch waits to be filled
-    max_queue: int = 1024  # requests that wait for one model
-    timeout: float = 30.0  # seconds that a request may take
-    load_timeout: float = 60.0  # seconds for the trial runs of a version that is loaded
+    max_queue: int = 1024  # maximum number of requests that wait for one model
+    timeout: float = 30.0  # maximum seconds for a request
+    load_timeout: float = 60.0  # maximum seconds for the trial runs of a loaded version
     grace: float = 5  # seconds for requests in flight when the server stops
-    memory_budget: int | None = None  # bytes for all clients; None: a quarter of what there is
-    max_body_bytes: int = 32 * 2**20  # of a request
-    max_json_bytes: int = 8 * 2**20  # of the JSON in a request
-    max_connections: int = 4096  # open at the same time, on each port
-    connection_timeout: float = 75.0  # seconds without progress; above the 60 of load balancers
-    max_pixels: int = 50_000_000  # of an image, width times height
-    access_log: bool = False  # a line for every answer, to the logger keras_cnns_serve.access
-    opentelemetry: bool = False  # a span for every request
+    memory_budget: int | None = None  # bytes for all clients; None: a quarter of the usable memory
+    max_body_bytes: int = 32 * 2**20  # maximum size of a request body
+    max_json_bytes: int = 8 * 2**20  # maximum size of the JSON in a request
+    max_connections: int = 4096  # maximum number of open connections on each port
+    connection_timeout: float = 75.0  # seconds without progress; more than load balancers' usual 60
+    max_pixels: int = 50_000_000  # maximum size of an image, width times height
+    access_log: bool = False  # log each answer to the logger keras_cnns_serve.access
+    opentelemetry: bool = False  # export a span for each request
 
     def __post_init__(self) -> None:
         if self.models and self.model_config_file:
@@ -77,7 +78,7 @@ class ServerOptions:
         if (self.tls_certificate is None) != (self.tls_key is None) or (
             self.tls_client_ca is not None and self.tls_certificate is None
         ):
-            raise UsageError("TLS takes --tls-certificate and --tls-key together")
+            raise UsageError("TLS needs both --tls-certificate and --tls-key")
         for one, other in (
             ("admin_token_file", "admin"),
             ("open_metrics", "token_file"),
@@ -92,10 +93,11 @@ class ServerOptions:
         for origin in self.cors_origin:
             if not re.fullmatch(r"\*|[a-z][a-z0-9+.-]*://[^/?#\s]+", origin):
                 raise UsageError(
-                    f"--cors-origin {origin[:80]!r} is no origin, such as https://example.com, or *"
+                    f"--cors-origin {origin[:80]!r} is not an origin, such as https://example.com, "
+                    "or *"
                 )
         if self.port and self.port == self.grpc_port:
-            raise UsageError(f"HTTP and gRPC need a port each, and both are given {self.port}")
+            raise UsageError(f"HTTP and gRPC need different ports, but both have {self.port}")
 
 
 def _option(field: str) -> str:
@@ -109,7 +111,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _integer(low: int, high: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
-        # The length first: int() has its own error for thousands of digits.
+        # int() raises another error for thousands of digits, so check the length first.
         digits = text.isascii() and text.isdigit() and len(text) < 20
         if not (digits and low <= int(text) <= high):
             raise argparse.ArgumentTypeError(
@@ -158,15 +160,15 @@ def _policy(text: str) -> VersionPolicy:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-# TensorFlow Serving's names of what is the same here.
-ALIASES = {
+# TensorFlow Serving's names of the same options.
+_ALIASES = {
     "--rest_api_port": "--port",
     "--model_config_file": "--model-config-file",
     "--file_system_poll_wait_seconds": "--poll",
     "--model_config_file_poll_wait_seconds": "--poll",
 }
-# Every option: the type, the default and the help.
-OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
+# All options by group: the type and the help. The defaults are those of `ServerOptions`.
+_OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
     "addresses": {
         "--host": {
             "help": "address to listen on; 0.0.0.0 for all, on which gRPC also listens on IPv6 "
@@ -179,7 +181,8 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
         "--grpc-port": {
             "metavar": "PORT",
             "type": _port_or_off,
-            "help": "TCP port of gRPC; 0 picks one, off serves none (8500; with --port 0, 0)",
+            "help": "TCP port of gRPC; 0 picks a free one, off disables gRPC (8500, or 0 with "
+            "--port 0)",
         },
     },
     "security": {
@@ -208,12 +211,12 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
         "--tls-key": {
             "metavar": "FILE",
             "type": Path,
-            "help": "the key of the certificate (PEM, without a password)",
+            "help": "the private key of the certificate (PEM, without a password)",
         },
         "--tls-client-ca": {
             "metavar": "FILE",
             "type": Path,
-            "help": "clients must have a certificate of this authority (PEM): mutual TLS",
+            "help": "require client certificates that this authority signed (PEM): mutual TLS",
         },
         "--open-metrics": {
             "action": "store_true",
@@ -222,34 +225,39 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
         "--cors-origin": {
             "metavar": "ORIGIN",
             "action": "append",
-            "help": "let web pages of this origin, such as https://example.com, or of all (*), "
-            "call this server; may be repeated (none)",
+            "help": "let web pages of this origin, such as https://example.com, or of all origins "
+            "(*), call this server; may be repeated (none)",
+        },
+        "--no-page": {
+            "action": "store_false",
+            "dest": "page",
+            "help": "browsers get no page at / to try the models on, but JSON as programs do",
         },
     },
     "models": {
         "--model-config-file": {
             "metavar": "FILE",
             "type": Path,
-            "help": "serve the models of this file instead of MODELS: TensorFlow Serving's "
+            "help": "serve the models that this file lists instead of MODELS: TensorFlow Serving's "
             "model_config_list, or TOML",
         },
         "--versions": {
             "type": _policy,
-            "help": "the versions that are served of each model in MODELS: latest:2, all or 3,4 "
+            "help": "the versions to serve of each model in MODELS: latest:2, all or 3,4 "
             "(latest:1)",
         },
         "--poll": {
             "metavar": "SECONDS",
             "type": _number(0, 86400),
-            "help": "look for new versions this often; 0 never (%(default)s)",
+            "help": "poll for new versions at this interval; 0 disables polling (%(default)s)",
         },
     },
     "execution": {
         "--engine": {
-            "choices": ENGINES,
-            "help": "what runs the graph; auto is the fastest that model.json proves",
+            "choices": _ENGINES,
+            "help": "the runtime of the graph; auto: the fastest that model.json proves accurate",
         },
-        "--precision": {"choices": PRECISIONS, "help": "the precision of the graph (auto)"},
+        "--precision": {"choices": _PRECISIONS, "help": "the precision of the graph (auto)"},
         "--threads": {
             "type": _integer(1, 1024),
             "help": "threads for one image (measured when a model is loaded, corrected later)",
@@ -275,7 +283,7 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
         "--timeout": {
             "metavar": "SECONDS",
             "type": _number(0.001, 86400),
-            "help": "maximum time of a request; a later answer is 504 (%(default)g)",
+            "help": "maximum time of a request; a later one gets 504 (%(default)g)",
         },
         "--load-timeout": {
             "metavar": "SECONDS",
@@ -286,7 +294,7 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
         "--grace": {
             "metavar": "SECONDS",
             "type": _integer(0, 3600),
-            "help": "seconds for requests in flight after SIGTERM (%(default)s)",
+            "help": "time for requests in flight after SIGTERM (%(default)s)",
         },
         "--memory-budget": {
             "metavar": "BYTES",
@@ -307,7 +315,7 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
         },
         "--max-pixels": {
             "metavar": "PIXELS",
-            # Beyond this Pillow refuses by itself.
+            # Pillow itself rejects larger images.
             "type": _integer(1, 178_956_970),
             "help": "maximum size of an image, width times height (%(default)s)",
         },
@@ -326,11 +334,11 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
     "logs": {
         "--access-log": {
             "action": "store_true",
-            "help": "a line of JSON for every answer, to stderr",
+            "help": "log a line of JSON for each answer to stderr",
         },
         "--opentelemetry": {
             "action": "store_true",
-            "help": "send a span for every request, as OTEL_EXPORTER_OTLP_ENDPOINT says",
+            "help": "send a span for each request to OTEL_EXPORTER_OTLP_ENDPOINT",
         },
         "--debug": {"action": "store_true", "help": "show tracebacks and a detailed log"},
         "--version": {
@@ -346,13 +354,13 @@ def parse(program: str, description: str, arguments: Sequence[str]) -> ServerOpt
     """Read the command line.
 
     Raises:
-        UsageError: it is wrong.
-        SystemExit: it asked for the help or the version.
+        UsageError: an argument is wrong.
+        SystemExit: --help or --version was given.
     """
     parser = _Parser(
         prog=program,
         description=description,
-        epilog=EPILOG.format(program=program),
+        epilog=_EPILOG.format(program=program),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -363,7 +371,7 @@ def parse(program: str, description: str, arguments: Sequence[str]) -> ServerOpt
         type=Path,
         help="the directory of the exported models",
     )
-    for title, options in OPTIONS.items():
+    for title, options in _OPTIONS.items():
         group = parser.add_argument_group(title)
         for name, settings in options.items():
             group.add_argument(name, **settings)
@@ -377,4 +385,4 @@ def parse(program: str, description: str, arguments: Sequence[str]) -> ServerOpt
 def _without_aliases(arguments: Sequence[str]) -> list[str]:
     """Return the arguments with TensorFlow Serving's names replaced by ours."""
     split = (argument.partition("=") for argument in arguments)
-    return [ALIASES.get(name, name) + equals + value for name, equals, value in split]
+    return [_ALIASES.get(name, name) + equals + value for name, equals, value in split]

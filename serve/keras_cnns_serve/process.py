@@ -1,4 +1,4 @@
-"""Settings of the process that the command changes and an embedded server leaves alone."""
+"""Settings of the process that the command changes and an embedded server does not."""
 
 import asyncio
 import atexit
@@ -13,47 +13,47 @@ from collections.abc import Callable, Coroutine
 from types import FrameType
 from typing import Any
 
-# Seconds that a thread keeps the interpreter while another waits for it. With Python's 5 ms a core
-# is idle each time that an engine is done and the event loop is busy.
-SWITCH_INTERVAL = 50e-6
-# New objects between two searches for garbage in cycles, of which requests leave none. With
-# Python's 700 a few dozen requests in flight set one off again and again.
-GARBAGE_THRESHOLD = 10_000
-OVERTIME = 2.0  # seconds after the grace, more than the transports and the log need to end
-# Bytes from which glibc takes memory for a block of its own, and gives it back when it is freed. By
-# default the limit grows to 32 MiB, and what was freed below it can stay.
-MMAP_THRESHOLD = 2**20
-M_MMAP_THRESHOLD = -3  # glibc's number of this setting
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# Seconds after which a thread has to release the interpreter's lock to a waiting thread. With
+# Python's default of 5 ms, a core is idle whenever an engine finishes while the event loop is busy.
+_SWITCH_INTERVAL = 50e-6
+# Number of new objects that starts a collection of reference cycles. Requests create no cycles, but
+# with Python's default of 700 a few dozen requests in flight start one collection after another.
+_GARBAGE_THRESHOLD = 10_000
+_OVERTIME = 2.0  # seconds after the grace period in which the transports and the log can end
+# glibc maps each block of at least so many bytes separately and unmaps it when it is freed. By
+# default this threshold grows to 32 MiB, and smaller freed blocks can stay in the process.
+_MMAP_THRESHOLD = 2**20
+_M_MMAP_THRESHOLD = -3  # the constant of this name in malloc.h
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def run(main: Callable[[asyncio.Event], Coroutine[Any, Any, None]], grace: float) -> None:
-    """Run a server on an event loop of its own, uvloop's where it is installed, until a signal.
+    """Run a server until a signal, on a new event loop (uvloop's if it is installed).
 
-    The first SIGINT or SIGTERM sets the event that `main` waits for; later ones are ignored, also
-    while the process ends: to stop when asked is a success. What has not ended `grace` seconds
-    later, such as a thread that loads a model, ends with the process and the exit status 0. So does
-    a daemon thread that is still at work when the interpreter is done.
+    The first SIGINT or SIGTERM sets the event that `main` waits for. Later signals are ignored,
+    also while the process ends, so that its exit status is 0. The process ends `grace` seconds (and
+    `_OVERTIME`) later, even if a thread, such as one that loads a model, has not ended. Daemon
+    threads that still run when the interpreter has finished do not delay the end either.
 
     Args:
-        main: the server, given the event that asks it to stop.
-        grace: seconds.
+        main: the server; its argument is the event that it waits for.
+        grace: seconds for requests in flight.
     """
     _return_large_blocks()
     loop = _new_event_loop()
     stop = asyncio.Event()
-    end = threading.Timer(grace + OVERTIME, os._exit, [0])
+    end = threading.Timer(grace + _OVERTIME, os._exit, [0])
     end.daemon = True
 
     def stopping(number: int, frame: FrameType | None) -> None:
         if not end.is_alive():
             end.start()
             loop.call_soon_threadsafe(stop.set)
-        for each in STOP_SIGNALS:
-            signal.signal(each, signal.SIG_IGN)  # Python leaves this as it is to the very end
+        for each in _STOP_SIGNALS:
+            signal.signal(each, signal.SIG_IGN)  # Python keeps SIG_IGN until the process ends
 
-    atexit.register(_leave_threads, end)  # now, to come after what others register
-    before = {each: signal.signal(each, stopping) for each in STOP_SIGNALS}
+    atexit.register(_leave_threads, end)  # registered first, called last
+    before = {each: signal.signal(each, stopping) for each in _STOP_SIGNALS}
     try:
         with asyncio.Runner(loop_factory=lambda: loop) as runner:
             runner.run(main(stop))
@@ -62,13 +62,14 @@ def run(main: Callable[[asyncio.Event], Coroutine[Any, Any, None]], grace: float
         atexit.unregister(_leave_threads)
         for each, handler in before.items():
             signal.signal(each, handler)
-        raise  # else the timer goes on: the interpreter waits for threads that are no daemons
+        raise
+    # The timer still runs: the interpreter waits for threads that are not daemons.
 
 
 def _leave_threads(timer: threading.Thread) -> None:
-    """End the process now if a thread is at work in an engine.
+    """End the process at once if an engine's thread still runs.
 
-    When the interpreter is gone, a daemon thread that comes back to it from C++ aborts the process.
+    A daemon thread that returns from C++ after the interpreter has ended would abort the process.
     """
     here = (timer, threading.current_thread())
     if any(thread.daemon and thread not in here for thread in threading.enumerate()):
@@ -79,22 +80,22 @@ def _leave_threads(timer: threading.Thread) -> None:
 
 
 def _return_large_blocks() -> None:
-    """Let what decoding takes go back to the system when it is freed, where libc can."""
+    """Make glibc return large blocks, such as decoded images, to the system when they are freed."""
     with contextlib.suppress(OSError, AttributeError, TypeError):
-        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD)
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD)
 
 
 def tune() -> None:
-    """Set the interpreter for a server whose models are loaded."""
-    sys.setswitchinterval(SWITCH_INTERVAL)
-    gc.freeze()  # the objects that exist now stay, so the collector need not search them
-    gc.set_threshold(GARBAGE_THRESHOLD)
+    """Tune the interpreter after the models are loaded."""
+    sys.setswitchinterval(_SWITCH_INTERVAL)
+    gc.freeze()  # exclude the existing objects, which stay, from collections
+    gc.set_threshold(_GARBAGE_THRESHOLD)
 
 
 def open_standard_streams() -> None:
     """Open descriptors 0 to 2 on the null device if the program was started without them.
 
-    Otherwise a socket would get such a number, which uvloop refuses to close.
+    Otherwise a socket would get one of these numbers, and uvloop refuses to close it.
     """
     for number in range(3):
         try:
@@ -104,7 +105,7 @@ def open_standard_streams() -> None:
 
 
 def raise_open_files() -> None:
-    """Permit as many connections as the system does: the usual limit is 1,024 open files."""
+    """Raise the soft limit of open files, usually 1,024, to the hard limit."""
     with contextlib.suppress(ImportError, OSError, ValueError):
         import resource
 

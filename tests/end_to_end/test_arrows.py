@@ -15,21 +15,75 @@ FORBIDDEN = {
 }
 # The server's other engines are extras: imported by the function that needs them, or not at all.
 EXTRAS = {"tensorflow", "openvino", "opentelemetry"}
-# What each part of the server may import besides itself; `compose` and `cli` wire all of it.
-SERVER: dict[str, set[str]] = {
-    "errors": set(),
-    "protos": set(),
-    "process": set(),
-    "repository": {"errors", "protos"},
-    "options": {"repository"},
-    "engines": {"errors", "repository"},
-    "images": {"errors", "repository"},
-    "core": {"errors", "repository", "engines", "images"},
-    "transport": {"errors", "core"},
-    "observability": {"errors", "core"},
-    "protocols": {
-        *("errors", "protos", "repository", "images", "core", "transport", "observability"),
+# A part of a package is a folder or a file at its top. A package's `__init__` is a facade, which
+# loads what users ask for and may name every part.
+# Each set below holds the parts that a part may import, besides itself.
+_BASE = {
+    *("cores", "durations", "files", "keras_internals", "messages"),
+    *("quiet", "suggestions", "table"),
+}
+_NETWORKS = {*_BASE, "optimizers", "models", "weights", "registry"}
+_RUNS = {*_NETWORKS, "recipes", "data", "runs"}
+_BELOW_FORMATS = {"errors", "contract", "options", "batches", "image_bytes", "network", "graph"}
+LAYERS: dict[str, dict[str, set[str]]] = {
+    "keras_cnns": {
+        **dict.fromkeys(_BASE, _BASE),
+        "recipes": _BASE,
+        "optimizers": _BASE,
+        "data": {*_BASE, "recipes"},
+        "models": {*_BASE, "optimizers"},
+        "weights": {*_BASE, "models"},
+        "registry": _NETWORKS,
+        "conversion": _NETWORKS,
+        "runs": _RUNS,
+        "training": _RUNS,
+        "report": {*_BASE, "recipes", "data", "runs"},
+        "lab": {*_RUNS, "training", "report"},
     },
+    "keras_cnns_export": {
+        "errors": set(),
+        "contract": {"errors"},
+        "options": {"errors", "contract"},
+        "batches": {"errors", "contract"},
+        "image_bytes": {"errors", "contract"},
+        "network": {"errors"},
+        "graph": {"errors", "contract", "options", "batches", "network"},
+        "onnx_passes": {"errors"},
+        "formats": {*_BELOW_FORMATS, "onnx_passes"},
+        "calibration": _BELOW_FORMATS,
+        "parity": _BELOW_FORMATS,
+        "pixels": _BELOW_FORMATS,
+        "publish": _BELOW_FORMATS,
+        "server_files": _BELOW_FORMATS,
+        "report": {*_BELOW_FORMATS, "parity", "pixels"},
+        "exporter": {
+            *(*_BELOW_FORMATS, "formats", "calibration", "parity", "pixels", "publish"),
+            *("server_files", "report"),
+        },
+    },
+    "keras_cnns_serve": {
+        "errors": set(),
+        "protos": set(),
+        "process": set(),
+        "page": set(),
+        "repository": {"errors", "protos"},
+        "options": {"repository"},
+        "engines": {"errors", "repository"},
+        "images": {"errors", "repository"},
+        "core": {"errors", "repository", "engines", "images"},
+        "transport": {"errors", "core"},
+        "observability": {"errors", "core"},
+        "protocols": {
+            *("errors", "protos", "page", "repository", "images", "core", "transport"),
+            "observability",
+        },
+    },
+}
+# The parts that put everything together.
+TOP = {
+    "keras_cnns": {"cli", "commands", "demo"},
+    "keras_cnns_export": {"cli"},
+    "keras_cnns_serve": {"cli", "compose"},
 }
 # Neighbours that know nothing of each other, whatever their folders may import.
 STRANGERS = [
@@ -110,21 +164,34 @@ def imports_of(name: str, path: Path, known: dict[str, Path]) -> Iterator[str]:
                     yield module
 
 
-GRAPH = {
-    name: set(imports_of(name, path, known))
-    for known in [modules(ROOT / "serve" / "keras_cnns_serve")]
-    for name, path in known.items()
+PACKAGES = {
+    "keras_cnns": ROOT / "keras_cnns",
+    "keras_cnns_export": ROOT / "export" / "keras_cnns_export",
+    "keras_cnns_serve": ROOT / "serve" / "keras_cnns_serve",
 }
+GRAPHS = {
+    package: {name: set(imports_of(name, path, known)) for name, path in known.items()}
+    for package, folder in PACKAGES.items()
+    for known in [modules(folder)]
+}
+SERVER = GRAPHS["keras_cnns_serve"]
 
 
-def test_every_part_of_the_server_imports_only_what_lies_below_it() -> None:
-    parts = {name.split(".")[1] for name in GRAPH if "." in name}
-    assert parts == {*SERVER, "compose", "cli"}
-    for name, found in GRAPH.items():
-        part = name.split(".")[1] if "." in name else ""
-        if part in SERVER:
-            others = {other.split(".")[1] for other in found if "." in other} - {part}
-            assert others <= SERVER[part], f"{name} imports {others - SERVER[part]}"
+def _part(name: str) -> str:
+    """Return the part that a module belongs to; "" for the package's facade."""
+    return name.split(".")[1] if "." in name else ""
+
+
+@pytest.mark.parametrize("package", LAYERS)
+def test_every_part_imports_only_what_lies_below_it(package: str) -> None:
+    graph, layers = GRAPHS[package], LAYERS[package]
+    parts = {_part(name) for name in graph} - {""}
+    assert parts == {*layers, *TOP[package]}
+    for name, found in graph.items():
+        part = _part(name)
+        if part in layers and name != f"{package}.{part}":
+            above = {_part(other) for other in found} - {"", part} - layers[part]
+            assert not above, f"{name} imports {above}"
 
 
 @pytest.mark.parametrize(("part", "other"), STRANGERS)
@@ -132,19 +199,28 @@ def test_neighbours_know_nothing_of_each_other(part: str, other: str) -> None:
     of_part, of_other = (
         f"keras_cnns_serve.{name.removesuffix('.py').replace('/', '.')}" for name in (part, other)
     )
-    mine = [name for name in GRAPH if f"{name}.".startswith(f"{of_part}.")]
+    mine = [name for name in SERVER if f"{name}.".startswith(f"{of_part}.")]
     assert mine
     for name in mine:
-        found = [each for each in GRAPH[name] if f"{each}.".startswith(f"{of_other}.")]
+        found = [each for each in SERVER[name] if f"{each}.".startswith(f"{of_other}.")]
         assert not found, f"{name} imports {found}"
 
 
-def test_there_are_no_import_cycles() -> None:
-    # `__init__` and `cli` load what they need when it is used.
-    graph = {name: found - {name, "keras_cnns_serve"} for name, found in GRAPH.items()}
+@pytest.mark.parametrize("package", GRAPHS)
+def test_there_are_no_import_cycles(package: str) -> None:
+    # A package's facade loads what users ask for; an import of it brings nothing else.
+    graph = {name: found - {name, package} for name, found in GRAPHS[package].items()}
     list(TopologicalSorter(graph).static_order())  # raises CycleError
 
 
+def test_models_read_no_files() -> None:
+    files = list((ROOT / "keras_cnns" / "models").rglob("*.py"))
+    assert files
+    for file in files:
+        found = set(imported(ast.parse(file.read_text()))) & {"pathlib", "os", "io", "json", "h5py"}
+        assert not found, f"{file} imports {found}"
+
+
 def test_few_files_lie_at_the_top_of_the_server() -> None:
-    folder = ROOT / "serve" / "keras_cnns_serve"
-    assert len([path for path in folder.iterdir() if path.is_file()]) <= 8
+    files = [path for path in PACKAGES["keras_cnns_serve"].iterdir() if path.is_file()]
+    assert len(files) <= 8

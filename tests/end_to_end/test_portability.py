@@ -30,10 +30,10 @@ USES = {
     "keras_cnns": """
 from pathlib import Path
 from keras_cnns.cores import available_cores
-from keras_cnns.training.dry_run import peak_memory
-from keras_cnns.training.lock import locked
+from keras_cnns.training.dry_run import _peak_memory
+from keras_cnns.runs.lock import locked
 assert available_cores() == os.cpu_count()
-assert 2**24 < peak_memory() < 2**36
+assert 2**24 < _peak_memory() < 2**36
 folder = Path(sys.argv[2], "run")
 with locked(folder):
     assert folder.is_dir()

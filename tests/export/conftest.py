@@ -1,4 +1,4 @@
-"""Tiny nets, and one published version that many tests read."""
+"""Tiny models, and one published version that many tests read."""
 
 import json
 from collections.abc import Callable
@@ -13,8 +13,8 @@ from keras import layers
 from keras_cnns.recipes import format_recipe, load_recipe
 from keras_cnns_export import export
 from keras_cnns_export.formats import FORMATS
-from keras_cnns_export.openvino_ir import has_bfloat16
-from keras_cnns_export.source import Quantization
+from keras_cnns_export.formats.openvino import has_bfloat16
+from keras_cnns_export.options import Quantization
 
 LABELS = ("ant", "bee", "cat", "dog's", "Érable")
 SHAPE = (12, 10, 3)
@@ -28,7 +28,7 @@ def labels() -> tuple[str, ...]:
     return LABELS
 
 
-def _tiny_net(
+def _build_tiny(
     shape: tuple[int | None, ...] = SHAPE, head: Callable[[Any], Any] | None = None
 ) -> Any:
     keras.utils.set_random_seed(0)
@@ -48,17 +48,18 @@ def _tiny_net(
 
 
 @pytest.fixture(scope="session")
-def tiny_net() -> Callable[..., Any]:
-    """A residual net with batch norm whose moving means are not trivial; pixels -> classes.
+def build_tiny() -> Callable[..., Any]:
+    """A residual model with batch norm whose moving means are not trivial; pixels -> classes.
 
     Its arguments: the input's shape, and the head on the pooled features [N, 8].
     """
-    return _tiny_net
+    return _build_tiny
 
 
 @pytest.fixture(scope="session")
-def net() -> Any:
-    return _tiny_net()
+def tiny() -> Any:
+    """The model of `build_tiny` with its default arguments."""
+    return _build_tiny()
 
 
 @pytest.fixture(scope="session")
@@ -70,35 +71,35 @@ def split() -> tuple[Images, Images]:
 
 @pytest.fixture(scope="session")
 def version(
-    tmp_path_factory: pytest.TempPathFactory, net: Any, split: tuple[Images, Images]
+    tmp_path_factory: pytest.TempPathFactory, tiny: Any, split: tuple[Images, Images]
 ) -> Path:
     """A published version with both formats; tests read it and leave it as it is."""
     to = tmp_path_factory.mktemp("models") / "tiny"
-    return export(net, to, labels=LABELS, samples=("test", split))
+    return export(tiny, to, labels=LABELS, samples=("test", split))
 
 
 @pytest.fixture(scope="session")
-def learnt() -> tuple[Any, Images, Images]:
-    """A net that tells five colours apart, images of them, and their classes."""
+def trained() -> tuple[Any, Images, Images]:
+    """A model that classifies five colours, images of them, and their classes."""
     random = np.random.default_rng(2)
     classes = np.arange(320) % len(LABELS)
     colours = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0], [0, 1, 1]])[classes]
     noise = random.integers(0, 100, (len(classes), *SHAPE))
     images = (noise + 120 * colours[:, np.newaxis, np.newaxis]).astype(np.uint8)
-    net = _tiny_net()
-    net.compile(keras.optimizers.Adam(0.02), "sparse_categorical_crossentropy")
-    net.fit(images.astype("float32"), classes, batch_size=32, epochs=12, verbose=0)
-    return net, images, classes
+    model = _build_tiny()
+    model.compile(keras.optimizers.Adam(0.02), "sparse_categorical_crossentropy")
+    model.fit(images.astype("float32"), classes, batch_size=32, epochs=12, verbose=0)
+    return model, images, classes
 
 
 @pytest.fixture(scope="session")
-def all_formats(tmp_path_factory: pytest.TempPathFactory, learnt: Any) -> Path:
+def all_formats(tmp_path_factory: pytest.TempPathFactory, trained: Any) -> Path:
     """A published version with every format that this machine can prove."""
-    net, images, classes = learnt
+    model, images, classes = trained
     cut = slice(256, None)
     return export(
-        net,
-        tmp_path_factory.mktemp("models") / "learnt",
+        model,
+        tmp_path_factory.mktemp("models") / "trained",
         labels=LABELS,
         formats=[
             name for name, row in FORMATS.items() if row.precision != "bfloat16" or has_bfloat16()
@@ -111,7 +112,7 @@ def all_formats(tmp_path_factory: pytest.TempPathFactory, learnt: Any) -> Path:
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run directory, as training leaves it, of a tiny net on the digits; nobody trained it."""
+    """A run directory, as training leaves it, of an untrained tiny model for the digits."""
     run = tmp_path_factory.mktemp("runs") / "first"
     run.mkdir()
     sizes = ["data.image_size=16", "data.resize_shorter=18"]
@@ -122,5 +123,5 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (run / "results.json").write_text(json.dumps(results), encoding="utf-8")
     (run / "labels.txt").write_text("\n".join(labels) + "\n", encoding="utf-8")
     keras.utils.set_random_seed(0)  # with some initial values int8 loses too much
-    _tiny_net((16, 16, 1), head=layers.Dense(10, activation="softmax")).save(run / "model.keras")
+    _build_tiny((16, 16, 1), head=layers.Dense(10, activation="softmax")).save(run / "model.keras")
     return run

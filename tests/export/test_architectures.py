@@ -20,8 +20,8 @@ from keras_cnns.models.googlenet import VARIANTS, googlenet
 from keras_cnns.models.resnet import ARCHITECTURES, Architecture, resnet
 from keras_cnns_export import export
 from keras_cnns_export.formats import FORMATS
-from keras_cnns_export.openvino_ir import has_bfloat16
-from keras_cnns_export.source import Quantization
+from keras_cnns_export.formats.openvino import has_bfloat16
+from keras_cnns_export.options import Quantization
 
 
 def smallest(row: Architecture) -> Architecture:
@@ -82,7 +82,7 @@ def test_a_family_becomes_every_format(family: str, formats: list[str], tmp_path
         tmp_path / "model",
         labels=["dark", "bright"],
         formats=formats,
-        samples=("made", decided(model)),
+        samples=("generated", decided(model)),
         quantization=Quantization(samples=16),
     )
     if family == GROUPED:

@@ -5,14 +5,14 @@ import pytest
 
 from keras_cnns.report.metrics import reliability_bins
 from keras_cnns_export import ExportError
+from keras_cnns_export.batches import Array, batches_of
 from keras_cnns_export.calibration import (
     MAX_TEMPERATURE,
     calibrate,
     expected_calibration_error,
     fit_temperature,
 )
-from keras_cnns_export.graph import Array, serving_graph
-from keras_cnns_export.samples import batches_of
+from keras_cnns_export.graph import serving_graph
 
 
 def sampled(temperature: float, samples: int = 20_000) -> tuple[Array, Array]:
@@ -54,8 +54,8 @@ def test_it_is_the_error_of_the_training_report_at_the_edges_of_bins_too(other: 
     assert error == pytest.approx(reliability_bins(confidence, is_right).error)
 
 
-def test_a_graph_is_calibrated_and_its_error_shrinks(net: Any, split: Any) -> None:
-    graph = serving_graph(net, ("logits",))
+def test_a_graph_is_calibrated_and_its_error_shrinks(tiny: Any, split: Any) -> None:
+    graph = serving_graph(tiny, ("logits",))
     result = calibrate(graph, batches_of(split, graph.image_shape), "test")
     assert (result.split, result.samples) == ("test", 70)
     assert result.expected_calibration_error_after < result.expected_calibration_error_before
@@ -63,8 +63,8 @@ def test_a_graph_is_calibrated_and_its_error_shrinks(net: Any, split: Any) -> No
     assert result.temperature == pytest.approx(fit_temperature(logits, split[1]), rel=1e-3)
 
 
-def test_without_labels_there_is_nothing_to_fit(net: Any, split: Any) -> None:
-    graph = serving_graph(net, ("logits",))
+def test_without_labels_there_is_nothing_to_fit(tiny: Any, split: Any) -> None:
+    graph = serving_graph(tiny, ("logits",))
     for data, message in [
         (split[0], "labelled images, and these have none"),
         ((split[0][:0], split[1][:0]), "'test' has no images"),

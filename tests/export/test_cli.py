@@ -10,7 +10,7 @@ import pytest
 from keras_cnns_export import cli
 
 
-def test_a_run_becomes_a_version_and_the_figures_are_printed(
+def test_a_run_becomes_a_version_and_its_parity_is_printed(
     finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     to = tmp_path / "models" / "digits"

@@ -33,13 +33,13 @@ SQUARE = {
 def test_preprocessing_by_default_fits_any_image(
     shape: tuple[int, int, int], resize_shorter: int, crop: int | tuple[int, int]
 ) -> None:
-    result = Preprocessing.exactly(shape)
+    result = Preprocessing.for_shape(shape)
     assert (result.resize_shorter, result.crop, result.channels) == (resize_shorter, crop, shape[2])
 
 
 @pytest.mark.parametrize("crop", [32, [32, 32], (32, 32)])
 def test_preprocessing_is_read(crop: Any) -> None:
-    result = Preprocessing.read({**SQUARE, "crop": crop}, (32, 32, 3))
+    result = Preprocessing.from_dict({**SQUARE, "crop": crop}, (32, 32, 3))
     assert result.resize_shorter == 36
 
 
@@ -57,7 +57,7 @@ def test_preprocessing_is_read(crop: Any) -> None:
 )
 def test_preprocessing_that_would_not_fit_is_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ExportError, match=message):
-        Preprocessing.read({**SQUARE, **change}, (32, 32, 3))
+        Preprocessing.from_dict({**SQUARE, **change}, (32, 32, 3))
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_model_json_has_the_contracts_keys_and_every_files_checksum(tmp_path: Pa
         model=Model("resnet20", 270906),
         inputs=(TensorSpec("images", "uint8", (None, 32, 32, 1)),),
         outputs=(TensorSpec("probabilities", "float32", (None, 2)),),
-        preprocessing=Preprocessing.exactly((32, 32, 1)),
+        preprocessing=Preprocessing.for_shape((32, 32, 1)),
         formats={"onnx": {"path": "model.onnx", "opset": 17}},
         metrics=None,
         parity=Parity("test", 5, {"onnx": FormatParity(1e-7, 1e-9, 1.0, 0.8, 3)}),

@@ -5,7 +5,6 @@ import re
 import pytest
 import tensorflow as tf
 
-from keras_cnns_export import saved_model
 from keras_cnns_export.errors import (
     DISK_ERRORS,
     ExportError,
@@ -13,6 +12,7 @@ from keras_cnns_export.errors import (
     check_names,
     failures_of,
 )
+from keras_cnns_export.formats import saved_model
 
 KNOWN = ("saved_model", "onnx")
 

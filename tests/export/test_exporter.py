@@ -14,7 +14,7 @@ import pytest
 from keras import layers
 
 from keras_cnns import training
-from keras_cnns_export import ExportError, export, export_run
+from keras_cnns_export import ExportError, ExportOptions, export, export_run
 from keras_cnns_export.cli import summary
 from keras_cnns_export.formats import FORMATS, Format
 
@@ -25,14 +25,14 @@ def read(version: Path) -> dict[str, Any]:
 
 
 def test_model_json_says_what_was_exported_and_how_well_it_agrees(
-    version: Path, net: Any, split: Any
+    version: Path, tiny: Any, split: Any
 ) -> None:
     images, classes = split
-    first = net.predict(images.astype("float32"), verbose=0).argmax(axis=1)
+    first = tiny.predict(images.astype("float32"), verbose=0).argmax(axis=1)
     accuracy = float((first == classes).mean())
     content = read(version)
     assert content["name"] == "tiny"
-    assert content["model"] == {"architecture": "tiny", "parameters": net.count_params()}
+    assert content["model"] == {"architecture": "tiny", "parameters": tiny.count_params()}
     assert content["inputs"] == [{"name": "images", "dtype": "uint8", "shape": [None, 12, 10, 3]}]
     assert content["outputs"] == [{"name": "probabilities", "dtype": "float32", "shape": [None, 5]}]
     assert content["preprocessing"]["crop"] == [12, 10]
@@ -54,10 +54,10 @@ def test_model_json_says_what_was_exported_and_how_well_it_agrees(
     }
     assert content["metrics"] == {"split": "test", "samples": 70, "accuracy": accuracy}
     assert (content["parity"]["split"], content["parity"]["samples"]) == ("test", 70)
-    for figures in content["parity"]["formats"].values():
-        assert figures["largest_difference"] < 1e-5
-        assert figures["top_1_agreement"] == 1
-        assert figures["accuracy"] == accuracy
+    for parity in content["parity"]["formats"].values():
+        assert parity["largest_difference"] < 1e-5
+        assert parity["top_1_agreement"] == 1
+        assert parity["accuracy"] == accuracy
 
 
 def test_every_file_is_listed_with_its_true_checksum(
@@ -72,17 +72,17 @@ def test_every_file_is_listed_with_its_true_checksum(
     assert (version / "labels.txt").read_text(encoding="utf-8").splitlines() == list(labels)
 
 
-def test_a_bare_model_is_compared_on_made_images(
-    tmp_path: Path, net: Any, labels: tuple[str, ...]
+def test_a_bare_model_is_compared_on_generated_images(
+    tmp_path: Path, tiny: Any, labels: tuple[str, ...]
 ) -> None:
-    version = export(net, tmp_path / "bare", labels=labels, formats=("onnx",), architecture="mini")
+    version = export(tiny, tmp_path / "bare", labels=labels, formats=("onnx",), architecture="mini")
     content = read(version)
     assert list(content["formats"]) == list(content["parity"]["formats"]) == ["onnx"]
     assert not (version / "saved_model.pb").exists()
     assert (content["parity"]["split"], content["parity"]["samples"]) == ("generated", 256)
     assert content["metrics"] is None
     assert content["model"]["architecture"] == "mini"
-    assert export(net, tmp_path / "bare", labels=labels, formats=("onnx",)) == version.parent / "2"
+    assert export(tiny, tmp_path / "bare", labels=labels, formats=("onnx",)) == version.parent / "2"
 
 
 @pytest.mark.parametrize(
@@ -100,32 +100,32 @@ def test_a_bare_model_is_compared_on_made_images(
     ],
 )
 def test_a_wrong_argument_is_one_clear_error_and_leaves_nothing(
-    tmp_path: Path, net: Any, labels: tuple[str, ...], change: dict[str, Any], message: str
+    tmp_path: Path, tiny: Any, labels: tuple[str, ...], change: dict[str, Any], message: str
 ) -> None:
     arguments = {"to": tmp_path / "models" / "tiny", "labels": labels, **change}
     with pytest.raises(ExportError, match=message):
-        export(net, arguments.pop("to"), **arguments)
+        export(tiny, arguments.pop("to"), **arguments)
     assert list(tmp_path.rglob("*")) in ([], [tmp_path / "models"])
 
 
 def test_a_model_without_softmax_is_refused(
-    tmp_path: Path, tiny_net: Callable[..., Any], labels: tuple[str, ...]
+    tmp_path: Path, build_tiny: Callable[..., Any], labels: tuple[str, ...]
 ) -> None:
     with pytest.raises(ExportError, match=r"no distribution.*end the model with a softmax"):
-        export(tiny_net(head=layers.Dense(5)), tmp_path / "logits", labels=labels)
+        export(build_tiny(head=layers.Dense(5)), tmp_path / "logits", labels=labels)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_place_that_cannot_be_written_is_one_clear_error(
-    tmp_path: Path, net: Any, labels: tuple[str, ...]
+    tmp_path: Path, tiny: Any, labels: tuple[str, ...]
 ) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ExportError, match=r"export to .*file/tiny: Not a directory; nothing"):
-        export(net, tmp_path / "file" / "tiny", labels=labels)
+        export(tiny, tmp_path / "file" / "tiny", labels=labels)
 
 
 def test_if_one_format_disagrees_nothing_is_published(
-    tmp_path: Path, net: Any, labels: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tiny: Any, labels: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def write(*_: Any, **__: Any) -> dict[str, Any]:
         return {"path": "none"}
@@ -140,17 +140,17 @@ def test_if_one_format_disagrees_nothing_is_published(
     advice = "; leave it out with --formats saved_model, or formats=.'saved_model'. in Python$"
     message = rf"^shifted does not give Keras' answers.* in 'generated'.*{advice}"
     with pytest.raises(ExportError, match=message):
-        export(net, tmp_path / "tiny", labels=labels, formats=("saved_model", "shifted"))
+        export(tiny, tmp_path / "tiny", labels=labels, formats=("saved_model", "shifted"))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_mixed_precision_model_says_how_far_its_own_answers_are(
-    tmp_path: Path, tiny_net: Callable[..., Any], split: Any
+    tmp_path: Path, build_tiny: Callable[..., Any], split: Any
 ) -> None:
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        model = tiny_net()
+        model = build_tiny()
     finally:
         keras.config.set_dtype_policy(before)
     version = export(
@@ -213,7 +213,7 @@ attempt(10_000_000, ("saved_model", "onnx"))
 
 
 def test_a_full_disk_and_a_kill_leave_no_half_version(
-    tmp_path: Path, net: Any, labels: tuple[str, ...]
+    tmp_path: Path, tiny: Any, labels: tuple[str, ...]
 ) -> None:
     to = tmp_path / "tiny"
     child = subprocess.run(
@@ -225,7 +225,7 @@ def test_a_full_disk_and_a_kill_leave_no_half_version(
 
     (litter,) = to.glob(".partial-*")
     assert (litter / "version" / "saved_model.pb").exists()
-    assert export(net, to, labels=labels, formats=("onnx",)) == to / "2"
+    assert export(tiny, to, labels=labels, formats=("onnx",)) == to / "2"
     names = sorted(path.name for path in to.iterdir())
     assert names == ["1", "2", "config.pbtxt", "labels.txt"]
 
@@ -246,6 +246,17 @@ def test_a_run_is_exported_with_its_labels_and_compared_on_its_validation_split(
     assert content["metrics"] == {"split": "test", "samples": 364, "accuracy": 0.25}
     labels = (version / "labels.txt").read_text(encoding="utf-8")
     assert labels == (finished_run / "labels.txt").read_text(encoding="utf-8")
+
+
+def test_options_replace_what_is_read_from_a_run(finished_run: Path, tmp_path: Path) -> None:
+    images = np.zeros((3, 16, 16, 1), np.uint8)
+    labels = [f"number {number}" for number in range(10)]
+    options = ExportOptions(formats=("onnx",), labels=labels)
+    version = export_run(finished_run, tmp_path / "digits", options, samples=("few", images))
+    content = read(version)
+    assert (content["parity"]["split"], content["parity"]["samples"]) == ("few", 3)
+    assert content["model"]["architecture"] == "resnet20"
+    assert (version / "labels.txt").read_text(encoding="utf-8").splitlines() == labels
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from keras_cnns_export import ExportError, cli, export, exporter
+from keras_cnns_export import ExportError, cli, export, pixels
 from keras_cnns_export.formats import FORMATS
 
 
@@ -34,7 +34,7 @@ def test_the_error_of_a_format_names_it_and_how_to_leave_it_out(
     left: str | None,
     step: str,
     tmp_path: Path,
-    net: Any,
+    tiny: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for name, row in FORMATS.items():  # the others cost nothing
@@ -43,7 +43,7 @@ def test_the_error_of_a_format_names_it_and_how_to_leave_it_out(
     failing: dict[str, Any] = {step: fails}
     monkeypatch.setitem(FORMATS, broken, dataclasses.replace(FORMATS[broken], **failing))
     with pytest.raises(ExportError) as caught:
-        export(net, tmp_path / "tiny", formats=asked)
+        export(tiny, tmp_path / "tiny", formats=asked)
     advice = "" if left is None else f"; leave it out with --formats {left}, or formats="
     text = str(caught.value)
     reason = f'{broken}: KeyError: "a converter\'s own\\n exception"'
@@ -54,7 +54,7 @@ def test_the_error_of_a_format_names_it_and_how_to_leave_it_out(
 
 
 def test_a_format_that_fails_while_it_is_timed_is_named(
-    tmp_path: Path, net: Any, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tiny: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good = FORMATS["onnx"]
 
@@ -65,20 +65,20 @@ def test_a_format_that_fails_while_it_is_timed_is_named(
     monkeypatch.setitem(FORMATS, "onnx", dataclasses.replace(good, load=load))
     message = r"^onnx: KeyError: .*; leave it out with --formats openvino"
     with pytest.raises(ExportError, match=message):
-        export(net, tmp_path / "tiny", formats=("onnx", "openvino"))
+        export(tiny, tmp_path / "tiny", formats=("onnx", "openvino"))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_error_of_the_pixels_is_the_saved_models(
-    tmp_path: Path, net: Any, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tiny: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exporter, "MIN_WITHIN_ONE_LEVEL", 1.01)
+    monkeypatch.setattr(pixels, "MIN_WITHIN_ONE_LEVEL", 1.01)
     message = (
         "^saved_model: TensorFlow and Pillow read encoded images differently: .*%"
         " of the pixels agree to one level, .*; leave it out with --formats onnx"
     )
     with pytest.raises(ExportError, match=message):
-        export(net, tmp_path / "tiny", formats=("saved_model", "onnx"))
+        export(tiny, tmp_path / "tiny", formats=("saved_model", "onnx"))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -94,26 +94,29 @@ class Broken(keras.layers.Layer):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda net: net(head=lambda x: layers.Softmax()(Broken()(x))), "RuntimeError: .*no such"),
-        (lambda net: dataclasses, "cannot export a module: give a keras.Model"),
+        (
+            lambda build: build(head=lambda x: layers.Softmax()(Broken()(x))),
+            "RuntimeError: .*no such",
+        ),
+        (lambda build: dataclasses, "cannot export a module: give a keras.Model"),
     ],
 )
 def test_every_exception_leaves_as_one_sentence(
-    make: Callable[[Any], Any], message: str, tmp_path: Path, tiny_net: Any
+    make: Callable[[Any], Any], message: str, tmp_path: Path, build_tiny: Any
 ) -> None:
     with pytest.raises(ExportError, match=message) as caught:
-        export(make(tiny_net), tmp_path / "tiny")
+        export(make(build_tiny), tmp_path / "tiny")
     assert "\n" not in str(caught.value)
     assert "\x1b" not in str(caught.value)
 
 
 def test_nan_is_called_nan_and_the_first_to_hold_it_is_named(
-    tmp_path: Path, tiny_net: Callable[..., Any]
+    tmp_path: Path, build_tiny: Callable[..., Any]
 ) -> None:
-    weights = tiny_net()
+    weights = build_tiny()
     kernel = weights.get_layer(index=5).kernel
     kernel.assign(kernel.numpy() * np.nan)
-    answers = tiny_net(head=lambda x: layers.Softmax()(Root(name="root")(layers.Dense(5)(x))))
+    answers = build_tiny(head=lambda x: layers.Softmax()(Root(name="root")(layers.Dense(5)(x))))
     for model, message in [
         (weights, f"tiny holds NaN in the weight {kernel.path}: its training diverged"),
         (answers, "tiny answers NaN; the first layer whose output holds NaN is 'root'"),
@@ -137,9 +140,9 @@ def test_the_command_line_prints_one_sentence_and_no_librarys_log(
     images = keras.Input((8, 8, 3))
     x = layers.UpSampling2D(2, interpolation="lanczos3")(images)  # no format but SavedModel has it
     x = layers.GlobalAveragePooling2D()(x)
-    keras.Model(images, layers.Dense(3, activation="softmax")(x)).save(tmp_path / "net.keras")
+    keras.Model(images, layers.Dense(3, activation="softmax")(x)).save(tmp_path / "tiny.keras")
     formats = f"{name},saved_model"
-    arguments = [str(tmp_path / "net.keras"), "--to", str(tmp_path / "net"), "--formats", formats]
+    arguments = [str(tmp_path / "tiny.keras"), "--to", str(tmp_path / "tiny"), "--formats", formats]
     assert cli.main(arguments) == 1
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith(f"keras-cnns export: {name}: ")

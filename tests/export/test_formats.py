@@ -9,7 +9,7 @@ import pytest
 
 from keras_cnns_export import ExportError, export
 from keras_cnns_export.formats import FORMATS, in_order
-from keras_cnns_export.source import Quantization
+from keras_cnns_export.options import Quantization
 
 TOLERANCES = {"float32": 1e-5, "bfloat16": 0.05, "int8": 0.25}
 
@@ -17,16 +17,16 @@ TOLERANCES = {"float32": 1e-5, "bfloat16": 0.05, "int8": 0.25}
 @pytest.mark.parametrize("batch", [1, 3, 64])
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_format_reads_back_and_answers_any_batch(
-    name: str, batch: int, all_formats: Path, learnt: Any
+    name: str, batch: int, all_formats: Path, trained: Any
 ) -> None:
     if name not in json.loads((all_formats / "model.json").read_text())["formats"]:
-        pytest.skip("this CPU has no bfloat16: test_openvino_ir.py tests what it says then")
-    net, images, _ = learnt
+        pytest.skip("this CPU has no bfloat16: test_openvino.py tests the error then")
+    model, images, _ = trained
     images = images[:batch]
     given = FORMATS[name].load(all_formats)(images)
     assert list(given) == ["probabilities"]
     assert given["probabilities"].dtype == np.float32
-    expected = net.predict(images.astype("float32"), verbose=0)
+    expected = model.predict(images.astype("float32"), verbose=0)
     tolerance = TOLERANCES[FORMATS[name].precision]
     np.testing.assert_allclose(given["probabilities"], expected, rtol=0, atol=tolerance)
 
@@ -55,13 +55,13 @@ def test_the_package_that_a_format_needs_is_named(
 
 @pytest.mark.parametrize("method", ["minimax", "entropy"])
 def test_a_method_of_calibration_that_a_format_does_not_know_is_refused(
-    method: str, tmp_path: Path, learnt: Any
+    method: str, tmp_path: Path, trained: Any
 ) -> None:
     name = "openvino_int8" if method == "entropy" else "onnx_int8"
     with pytest.raises(ExportError, match=f"unknown method of calibration '{method}'; there are:"):
         export(
-            learnt[0],
-            tmp_path / "learnt",
+            trained[0],
+            tmp_path / "trained",
             labels=list("abcde"),
             formats=[name],
             quantization=Quantization(method=method),

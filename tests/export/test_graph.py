@@ -22,21 +22,21 @@ def heads(**units: int) -> Callable[[Any], dict[str, Any]]:
     }
 
 
-def test_raw_pixels_go_in_and_named_probabilities_come_out(net: Any, split: Any) -> None:
-    graph = serving_graph(net)
+def test_raw_pixels_go_in_and_named_probabilities_come_out(tiny: Any, split: Any) -> None:
+    graph = serving_graph(tiny)
     assert graph.inputs == (TensorSpec("images", "uint8", (None, 12, 10, 3)),)
     assert graph.outputs == (TensorSpec("probabilities", "float32", (None, 5)),)
     assert (graph.image_shape, graph.classes) == ((12, 10, 3), 5)
     images = split[0]
-    expected = net.predict(images.astype("float32"), verbose=0)
+    expected = tiny.predict(images.astype("float32"), verbose=0)
     given = graph.function(images)
     assert list(given) == ["probabilities"]
     np.testing.assert_allclose(given["probabilities"], expected, atol=1e-5)
     np.testing.assert_allclose(graph.reference()(images)["probabilities"], expected, atol=1e-5)
 
 
-def test_inference_keeps_main_and_drops_the_auxiliary_heads(tiny_net: Any, split: Any) -> None:
-    model = tiny_net(head=heads(aux1=4, main=4, aux2=4))  # Keras sorts: aux1 comes first
+def test_inference_keeps_main_and_drops_the_auxiliary_heads(build_tiny: Any, split: Any) -> None:
+    model = build_tiny(head=heads(aux1=4, main=4, aux2=4))  # Keras sorts: aux1 comes first
     graph = serving_graph(model)
     expected = model.predict(split[0].astype("float32"), verbose=0)["main"]
     np.testing.assert_allclose(
@@ -55,12 +55,12 @@ def test_a_sequential_model_is_as_good() -> None:
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16", "bfloat16"])
 def test_a_model_in_lower_precision_is_exported_in_float32(
-    tiny_net: Any, split: Any, policy: str
+    build_tiny: Any, split: Any, policy: str
 ) -> None:
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)
     try:
-        inner = tiny_net()
+        inner = build_tiny()
         images = keras.Input(inner.input_shape[1:])
         model = keras.Model(images, inner(images))  # a model within a model
         graph = serving_graph(model)
@@ -81,32 +81,32 @@ class Subclass(keras.Model):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda net: "model.keras", "cannot export a str: give a keras.Model"),
-        (lambda net: Subclass(name="mine"), "mine has no fixed input: begin it with keras.Input"),
+        (lambda build: "model.keras", "cannot export a str: give a keras.Model"),
+        (lambda build: Subclass(name="mine"), "mine has no fixed input: begin it with keras.Input"),
         (
-            lambda net: keras.Sequential([layers.Flatten(), layers.Dense(3)], name="mine"),
+            lambda build: keras.Sequential([layers.Flatten(), layers.Dense(3)], name="mine"),
             "mine has no fixed input",
         ),
         (
-            lambda net: keras.Sequential([keras.Input((8,)), layers.Dense(3)], name="mine"),
+            lambda build: keras.Sequential([keras.Input((8,)), layers.Dense(3)], name="mine"),
             r"mine takes \[None, 8\]; it must take one batch of images \[N, height, width",
         ),
-        (lambda net: net((8, None, 3)), r"tiny takes \[None, 8, None, 3\]; .* of a fixed size"),
-        (lambda net: net((8, 8, 4)), r"1 \(grey\) or 3 \(RGB\) channels"),
-        (lambda net: net(head=heads(aux1=3)), "tiny has the outputs aux1, but no 'main'"),
+        (lambda build: build((8, None, 3)), r"tiny takes \[None, 8, None, 3\]; .* of a fixed size"),
+        (lambda build: build((8, 8, 4)), r"1 \(grey\) or 3 \(RGB\) channels"),
+        (lambda build: build(head=heads(aux1=3)), "tiny has the outputs aux1, but no 'main'"),
         (
-            lambda net: net(head=layers.Dense(1, name="top")),
+            lambda build: build(head=layers.Dense(1, name="top")),
             r"tiny gives \[None, 1\] from top; one unit must have a sigmoid",
         ),
-        (lambda net: net(head=lambda x: x[:, 0]), r"tiny gives \[None\]; it must give prob"),
-        (lambda net: net(head=lambda x: [layers.Dense(3)(x)] * 2), "tiny gives a list"),
+        (lambda build: build(head=lambda x: x[:, 0]), r"tiny gives \[None\]; it must give prob"),
+        (lambda build: build(head=lambda x: [layers.Dense(3)(x)] * 2), "tiny gives a list"),
     ],
 )
 def test_other_models_are_refused_with_what_would_be_right(
-    tiny_net: Any, make: Callable[[Any], Any], message: str
+    build_tiny: Any, make: Callable[[Any], Any], message: str
 ) -> None:
     with pytest.raises(ExportError, match=message):
-        serving_graph(make(tiny_net))
+        serving_graph(make(build_tiny))
 
 
 class Compiled(layers.Layer):

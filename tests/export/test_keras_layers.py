@@ -16,9 +16,9 @@ import pytest
 from keras import activations, layers, ops
 
 from keras_cnns_export import ExportError, export
+from keras_cnns_export.formats.onnx import convert
 from keras_cnns_export.graph import serving_graph
-from keras_cnns_export.onnx_graph import simplify
-from keras_cnns_export.onnx_model import _convert
+from keras_cnns_export.onnx_passes import simplify
 
 SHAPE = (12, 12, 3)
 Body = Callable[[Any], Any]
@@ -129,7 +129,7 @@ def compared(number: int) -> dict[str, tuple[Any, Any]]:
     assert b"_XlaMustCompile" not in _definition(graph)
     pixels = random.integers(0, 256, (3, *SHAPE), np.uint8)
     expected = graph.reference()(pixels)["features"]
-    converted = _convert(graph, 17)
+    converted = convert(graph, 17)
     simplify(converted)
     session = onnxruntime.InferenceSession(converted.SerializeToString())
     (given,) = session.run(["features"], {"images": pixels})

@@ -4,7 +4,7 @@ from typing import Any
 from ai_edge_litert.interpreter import Interpreter
 
 
-def test_one_signature_of_the_graphs_names(all_formats: Path, learnt: Any) -> None:
+def test_one_signature_of_the_graphs_names(all_formats: Path, trained: Any) -> None:
     path = all_formats / "model.tflite"
     assert path.read_bytes()[4:8] == b"TFL3"
     signatures = Interpreter(str(path)).get_signature_list()

@@ -11,7 +11,7 @@ from keras.applications import imagenet_utils
 
 from keras_cnns_export import ExportError, export
 from keras_cnns_export.graph import serving_graph
-from keras_cnns_export.network import PREPROCESS_INPUT, prepared
+from keras_cnns_export.network import PREPROCESS_INPUT, prepare
 
 SHAPE = (32, 32, 3)
 
@@ -62,7 +62,7 @@ def test_a_normalization_becomes_a_rescaling(images: Any) -> None:
     x = layers.Normalization(mean=[1.0, 20.0, 100.0], variance=[4.0, 400.0, 2500.0])(pixels)
     x = layers.GlobalAveragePooling2D()(x)
     model = keras.Model(pixels, layers.Dense(5, activation="softmax")(x))
-    network = prepared(model)
+    network = prepare(model)
     assert not any(isinstance(layer, layers.Normalization) for layer in network.layers)
     expected = model.predict(images.astype("float32"), verbose=0)
     given = network.predict(images.astype("float32"), verbose=0)["main"]
@@ -90,7 +90,7 @@ def test_a_net_of_keras_applications_is_published(
     ],
 )
 def test_other_preprocessing_is_refused(
-    shape: tuple[int, ...], mode: str, message: str, tiny_net: Any
+    shape: tuple[int, ...], mode: str, message: str, build_tiny: Any
 ) -> None:
     with pytest.raises(ExportError, match=message):
-        prepared(tiny_net(shape), mode)
+        prepare(build_tiny(shape), mode)

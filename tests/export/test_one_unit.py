@@ -12,7 +12,7 @@ from keras import layers
 from keras_cnns_export import ExportError, export
 from keras_cnns_export.formats import FORMATS
 from keras_cnns_export.graph import serving_graph
-from keras_cnns_export.source import Quantization
+from keras_cnns_export.options import Quantization
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def test_one_sigmoid_unit_is_two_classes_in_every_format(
         labels=["dark", "bright"],
         formats=formats,
         outputs=outputs,
-        samples=("made", (images, classes)),
+        samples=("generated", (images, classes)),
         quantization=Quantization(samples=16),
     )
     content = json.loads((version / "model.json").read_text(encoding="utf-8"))

@@ -12,25 +12,27 @@ from keras import layers
 from onnx import numpy_helper
 
 from keras_cnns.models import LocalResponseNormalization
-from keras_cnns_export import ExportError, export, onnx_int8, onnx_model
+from keras_cnns_export import ExportError, export
 from keras_cnns_export.contract import Preprocessing
-from keras_cnns_export.graph import serving_graph
-from keras_cnns_export.source import Quantization, Source
+from keras_cnns_export.formats import onnx as float_onnx
+from keras_cnns_export.formats import onnx_int8
+from keras_cnns_export.graph import Source, serving_graph
+from keras_cnns_export.options import Quantization
 
 
-def source_of(net: Any, images: Any, classes: Any, **quantization: Any) -> Source:
-    graph = serving_graph(net)
+def source_of(model: Any, images: Any, classes: Any, **quantization: Any) -> Source:
+    graph = serving_graph(model)
     return Source(
         graph,
         tuple("abcde"),
-        Preprocessing.exactly(graph.image_shape),
+        Preprocessing.for_shape(graph.image_shape),
         training_batches=lambda: iter([(images, classes)]),
         quantization=Quantization(**quantization),
     )
 
 
 def write(source: Source, version: Path) -> dict[str, Any]:
-    onnx_model.write(source, version)
+    float_onnx.write(source, version)
     return onnx_int8.write(source, version)
 
 
@@ -70,25 +72,25 @@ def test_metadata_and_names_stay(all_formats: Path) -> None:
 
 @pytest.mark.parametrize("method", onnx_int8.METHODS)
 def test_every_method_of_calibration_keeps_the_accuracy(
-    method: str, tmp_path: Path, learnt: Any
+    method: str, tmp_path: Path, trained: Any
 ) -> None:
-    net, images, classes = learnt
-    entry = write(source_of(net, images, classes, method=method, samples=40), tmp_path)
+    model, images, classes = trained
+    entry = write(source_of(model, images, classes, method=method, samples=40), tmp_path)
     assert entry["calibration"] == {"method": method, "samples": 40}
     given = onnx_int8.load(tmp_path)(images)["probabilities"].argmax(axis=1)
-    expected = net.predict(images.astype("float32"), verbose=0).argmax(axis=1)
+    expected = model.predict(images.astype("float32"), verbose=0).argmax(axis=1)
     assert (given == expected).mean() >= 0.99
 
 
 def test_the_sums_of_squares_of_a_normalization_stay_in_float(
-    tmp_path: Path, tiny_net: Any, split: Any
+    tmp_path: Path, build_tiny: Any, split: Any
 ) -> None:
     def head(features: Any) -> Any:
         maps = layers.Conv2D(8, 1)(layers.Reshape((1, 1, 8))(features))
         maps = LocalResponseNormalization(name="squares")(layers.ReLU()(maps))
         return layers.Dense(5, activation="softmax")(layers.GlobalAveragePooling2D()(maps))
 
-    entry = write(source_of(tiny_net(head=head), *split), tmp_path)
+    entry = write(source_of(build_tiny(head=head), *split), tmp_path)
     graph = onnx.load(tmp_path / "model.int8.onnx").graph
     makers = {node.output[0]: node.op_type for node in graph.node}
     (window,) = (node for node in graph.node if node.name in entry["float_nodes"])
@@ -96,37 +98,37 @@ def test_the_sums_of_squares_of_a_normalization_stay_in_float(
     assert [makers.get(name) for name in window.input] == ["Mul", None, None]
 
 
-def spoilt(learnt: Any, tiny_net: Any) -> Any:
-    """The learnt net and a feature that is always 0: its large weight spoils the others in int8."""
+def spoilt(trained: Any, build_tiny: Any) -> Any:
+    """Add a feature that is always 0; its large weight spoils the others in int8."""
 
     def head(features: Any) -> Any:
         zero = layers.ReLU()(-1e3 - features[:, :1])
         joined = layers.Concatenate()([features, zero])
         return layers.Dense(5, activation="softmax", name="head")(joined)
 
-    net = tiny_net(head=head)
-    *weights, kernel, bias = learnt[0].get_weights()
-    net.set_weights([*weights, np.concatenate([kernel, np.full((1, 5), 1e4)]), bias])
-    return net
+    model = build_tiny(head=head)
+    *weights, kernel, bias = trained[0].get_weights()
+    model.set_weights([*weights, np.concatenate([kernel, np.full((1, 5), 1e4)]), bias])
+    return model
 
 
 def test_a_sensitive_node_is_found_and_stays_in_float(
-    tmp_path: Path, learnt: Any, tiny_net: Any
+    tmp_path: Path, trained: Any, build_tiny: Any
 ) -> None:
-    net = spoilt(learnt, tiny_net)
-    _, images, classes = learnt
-    source = source_of(net, images, classes, samples=100)
+    model = spoilt(trained, build_tiny)
+    _, images, classes = trained
+    source = source_of(model, images, classes, samples=100)
     (node,) = write(source, tmp_path)["float_nodes"]
     assert "head" in node
     given = onnx_int8.load(tmp_path)(images)["probabilities"].argmax(axis=1)
     assert (given == classes).mean() >= 0.99
 
 
-def test_what_no_float_node_can_save_is_not_published(tmp_path: Path, learnt: Any) -> None:
+def test_what_no_float_node_can_save_is_not_published(tmp_path: Path, trained: Any) -> None:
     """One channel of a map lies at 4000, the others where they were: no range holds both."""
-    net, images, classes = learnt
-    damaged = keras.models.clone_model(net)
-    *weights, bias, head, head_bias = net.get_weights()
+    model, images, classes = trained
+    damaged = keras.models.clone_model(model)
+    *weights, bias, head, head_bias = model.get_weights()
     offset = np.zeros_like(bias)
     offset[0] = 4e3
     damaged.set_weights([*weights, bias + offset, head, head_bias - offset @ head])

@@ -9,12 +9,12 @@ import pytest
 import tensorflow as tf
 
 from keras_cnns_export import ExportError
+from keras_cnns_export.batches import Array, Batch, Predict, batches_of, generated_batches
 from keras_cnns_export.contract import FormatParity, Metrics
 from keras_cnns_export.errors import FormatError
 from keras_cnns_export.formats import FORMATS
-from keras_cnns_export.graph import Array, OwnAnswers, Predict, serving_graph
+from keras_cnns_export.graph import OwnAnswers, serving_graph
 from keras_cnns_export.parity import compare
-from keras_cnns_export.samples import Batch, batches_of, generated_batches
 
 SHAPE = (2, 2, 1)
 
@@ -30,7 +30,7 @@ def numbered(count: int, labels: Array | None = None) -> Iterator[Batch]:
     return batches_of((images, labels), SHAPE)
 
 
-def test_the_figures(net: Any) -> None:
+def test_the_result(tiny: Any) -> None:
     reference = answering([[0.7, 0.3], [0.2, 0.8], [0.50002, 0.49998], [1, 0], [0, 1]])
     formats = {
         "same": reference,
@@ -98,13 +98,13 @@ def test_the_models_own_precision_is_measured_and_not_judged() -> None:
     own = OwnAnswers("mixed_bfloat16", answering([[0.6, 0.4], [0.7, 0.3], [0.4, 0.6]]))
     reference = answering([[0.7, 0.3], [0.7, 0.3], [0.6, 0.4]])
     parity, *_ = compare(reference, {}, numbered(3, np.zeros(3, int)), "test", own=own)
-    figures = parity.own_precision
-    assert figures is not None
-    assert (figures.policy, figures.worst_sample) == ("mixed_bfloat16", 2)
-    assert figures.largest_difference == pytest.approx(0.2)
-    assert figures.mean_difference == pytest.approx(0.1)
-    assert figures.top_1_agreement == pytest.approx(2 / 3)
-    assert figures.accuracy == pytest.approx(2 / 3)
+    own_result = parity.own_precision
+    assert own_result is not None
+    assert (own_result.policy, own_result.worst_sample) == ("mixed_bfloat16", 2)
+    assert own_result.largest_difference == pytest.approx(0.2)
+    assert own_result.mean_difference == pytest.approx(0.1)
+    assert own_result.top_1_agreement == pytest.approx(2 / 3)
+    assert own_result.accuracy == pytest.approx(2 / 3)
     nan = OwnAnswers("mixed_float16", answering([[0.7, 0.3], [float("nan"), 0], [0.6, 0.4]]))
     with pytest.raises(
         ExportError, match=r"answers NaN in its own precision, mixed_float16.*ge 1;"
@@ -132,12 +132,12 @@ def test_the_first_batch_is_cut_so_that_a_fixed_batch_size_shows() -> None:
         sizes.append(len(images))
         return {"probabilities": np.full((len(images), 2), 0.5, np.float32)}
 
-    compare(reference, {}, generated_batches(SHAPE, samples=130), "generated")
+    compare(reference, {}, generated_batches(SHAPE, count=130), "generated")
     assert sizes == [1, 3, 64, 62]
 
 
 def test_a_changed_weight_in_the_written_file_is_noticed(
-    version: Path, net: Any, split: Any, tmp_path: Path
+    version: Path, tiny: Any, split: Any, tmp_path: Path
 ) -> None:
     shutil.copytree(version, tmp_path, dirs_exist_ok=True)
     proto = onnx.load(version / "model.onnx")
@@ -149,7 +149,7 @@ def test_a_changed_weight_in_the_written_file_is_noticed(
     written = {name: FORMATS[name].load(tmp_path) for name in ("saved_model", "onnx")}
     batches = batches_of(split, (12, 10, 3))
     with pytest.raises(ExportError, match="onnx does not give Keras' answers"):
-        compare(serving_graph(net).reference(), written, batches, "test")
+        compare(serving_graph(tiny).reference(), written, batches, "test")
 
 
 def test_generated_images_are_the_same_each_time_and_use_every_level() -> None:

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_cnns_export.batches import Array
 from keras_cnns_export.contract import Preprocessing
-from keras_cnns_export.graph import Array
 from keras_cnns_export.image_bytes import decode_batch
-from keras_cnns_export.pixels import KINDS, compare_pixels, made_images, read_by_pillow
+from keras_cnns_export.pixels import KINDS, compare_pixels, generated_images, read_by_pillow
 
 
 @pytest.mark.parametrize(
@@ -33,9 +33,9 @@ def test_the_images_are_odd_and_of_every_kind() -> None:
 
     from PIL import Image
 
-    made = list(made_images(60))
-    assert {kind for kind, _ in made} == set(KINDS)
-    sizes = {Image.open(io.BytesIO(content)).size for _, content in made}
+    encoded = list(generated_images(60))
+    assert {kind for kind, _ in encoded} == set(KINDS)
+    sizes = {Image.open(io.BytesIO(content)).size for _, content in encoded}
     assert len(sizes) > 50
     assert all(side % 2 for size in sizes for side in size)
 

@@ -15,10 +15,10 @@ from keras_cnns_export.contract import Metrics
 
 @pytest.fixture(scope="module")
 def reported(
-    tmp_path_factory: pytest.TempPathFactory, net: Any, split: Any, labels: tuple[str, ...]
+    tmp_path_factory: pytest.TempPathFactory, tiny: Any, split: Any, labels: tuple[str, ...]
 ) -> Path:
     return export(
-        net,
+        tiny,
         tmp_path_factory.mktemp("models") / "reported",
         labels=labels,
         samples=("a<b", split),
@@ -45,10 +45,10 @@ def test_the_page_contains_every_number_and_fetches_nothing(reported: Path) -> N
 
 
 def test_the_accuracy_names_its_own_split(
-    tmp_path: Path, net: Any, split: Any, labels: tuple[str, ...]
+    tmp_path: Path, tiny: Any, split: Any, labels: tuple[str, ...]
 ) -> None:
     version = export(
-        net,
+        tiny,
         tmp_path / "measured",
         labels=labels,
         samples=("validation[:70]", split),

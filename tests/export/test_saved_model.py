@@ -8,12 +8,12 @@ from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow.python.tools import saved_model_cli
 
 from keras_cnns_export.contract import Preprocessing
-from keras_cnns_export.pixels import made_images, read_by_pillow
+from keras_cnns_export.pixels import generated_images, read_by_pillow
 
 
-def test_tensorflow_loads_it_without_this_package(version: Path, net: Any, split: Any) -> None:
+def test_tensorflow_loads_it_without_this_package(version: Path, tiny: Any, split: Any) -> None:
     signature = tf.saved_model.load(str(version)).signatures["serving_default"]
-    expected = net.predict(split[0].astype("float32"), verbose=0)
+    expected = tiny.predict(split[0].astype("float32"), verbose=0)
     given = signature(images=tf.constant(split[0]))
     assert list(given) == ["probabilities"]
     np.testing.assert_allclose(given["probabilities"], expected, rtol=0, atol=1e-5)
@@ -39,11 +39,11 @@ def test_saved_model_cli_shows_the_names(version: Path, capsys: pytest.CaptureFi
     assert "outputs['probabilities'] tensor_info: dtype: DT_FLOAT shape: (-1, 5)" in shown
 
 
-def test_saved_model_cli_runs_it(version: Path, net: Any, split: Any, tmp_path: Path) -> None:
+def test_saved_model_cli_runs_it(version: Path, tiny: Any, split: Any, tmp_path: Path) -> None:
     np.save(tmp_path / "images.npy", split[0][:3])
     images = f"images={tmp_path / 'images.npy'}"
     saved_model_tool("run", version, "--inputs", images, "--outdir", str(tmp_path))
-    expected = net.predict(split[0][:3].astype("float32"), verbose=0)
+    expected = tiny.predict(split[0][:3].astype("float32"), verbose=0)
     given = np.load(tmp_path / "probabilities.npy")
     np.testing.assert_allclose(given, expected, rtol=0, atol=1e-5)
 
@@ -75,15 +75,15 @@ def test_the_signatures_have_the_names_and_the_calls_of_tensorflow_serving(versi
 @pytest.fixture(scope="module")
 def encoded() -> list[bytes]:
     """Three images of odd sizes, one of them grey and one turned."""
-    return [content for _, content in list(made_images(6))[2:5]]
+    return [content for _, content in list(generated_images(6))[2:5]]
 
 
 @pytest.fixture(scope="module")
-def expected(version: Path, net: Any, encoded: list[bytes]) -> Any:
+def expected(version: Path, tiny: Any, encoded: list[bytes]) -> Any:
     """What Keras answers to Pillow's pixels."""
-    steps = Preprocessing.exactly((12, 10, 3))
+    steps = Preprocessing.for_shape((12, 10, 3))
     pixels = np.stack([read_by_pillow(content, steps) for content in encoded])
-    return net.predict(pixels.astype("float32"), verbose=0)
+    return tiny.predict(pixels.astype("float32"), verbose=0)
 
 
 def test_encoded_images_are_answered(version: Path, encoded: list[bytes], expected: Any) -> None:

@@ -9,6 +9,7 @@ import tensorflow as tf
 from keras_cnns.data import pipeline
 from keras_cnns.data.sources.base import IndexedImages
 from keras_cnns.recipes import DataConfig, Recipe, load_recipe
+from keras_cnns.report import write_report
 from keras_cnns.training import Run, train
 
 # Enough to be real, and little enough to take seconds.
@@ -79,6 +80,7 @@ def trained(
     with pytest.MonkeyPatch.context() as patch:
         counts, enabled = count_decoded(patch), record_autotuning(patch)
         run = train(quick_recipe, tmp_path_factory.mktemp("runs") / "quick")
+        write_report(run.path, run.predictions)
         autotuning_in_training += enabled
         return run, counts
 

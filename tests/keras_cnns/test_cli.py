@@ -181,7 +181,7 @@ def test_the_lr_finder_proposes_a_learning_rate_and_plots_the_loss(
     assert 1e-4 < float(proposed) < 1
     assert not (tmp_path / "first").exists()  # a training may still begin there
     assert 'alt="Loss: loss against learning rate' in (tmp_path / "first-find-lr.html").read_text()
-    progress = r"learning-rate range test: learning rate [\d.e+-]+, loss [\d.e+-]+, \d+\.?\d* s"
+    progress = r"learning-rate finder: learning rate [\d.e+-]+, loss [\d.e+-]+, \d+\.?\d* s"
     assert re.fullmatch(progress, printed.splitlines()[0])  # no accuracy, and no epoch
 
 

@@ -147,6 +147,18 @@ OUTPUTS = [
     {"name": "logits", "dtype": "float32", "shape": [None, 10]},
 ]
 
+CAM = {"name": "cam", "dtype": "float32", "shape": [None, 8, 8]}
+
+
+def with_cam() -> bytes:
+    """The graph with `logits`, and with `cam`: the pixels themselves."""
+    model = onnx.load_from_string(graph(extra_output=True))
+    model.graph.node.append(helper.make_node("Squeeze", ["pixels", "last"], ["cam"]))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([3]), "last"))
+    cam = helper.make_tensor_value_info("cam", TensorProto.FLOAT, ["N", 8, 8])
+    model.graph.output.append(cam)
+    return bytes(model.SerializeToString())
+
 
 @pytest.fixture(scope="session")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:

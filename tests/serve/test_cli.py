@@ -18,12 +18,12 @@ from tests.serve.processes import CLASSIFY, running
     [
         ("", "the following arguments are required: MODELS"),
         ("models --model-config-file a.toml", "give either MODELS or --model-config-file, not"),
-        ("models --versions newest", "argument --versions: 'newest' is no choice of versions"),
+        ("models --versions newest", "argument --versions: 'newest' is not a choice of versions"),
         ("models --timeout soon", "argument --timeout: 'soon' is not a number from 0.001 to"),
         ("models --engine tpu", "argument --engine: invalid choice: 'tpu'"),
         ("models --prot 1", "unrecognized arguments: --prot 1"),
         ("models extra", "unrecognized arguments: extra"),
-        ("models --port 8500 --grpc-port 8500", "HTTP and gRPC need a port each, and both are"),
+        ("models --port 8500 --grpc-port 8500", "HTTP and gRPC need different ports, but both"),
         ("models --port", "argument --port: expected one argument"),
         ("models --port http", "argument --port: 'http' is not an integer from 0 to 65535"),
         ("models --port 65536", "argument --port: '65536' is not an integer from 0 to 65535"),
@@ -33,12 +33,15 @@ from tests.serve.processes import CLASSIFY, running
         ("models --max-json-bytes 3GiB", "argument --max-json-bytes: '3GiB' is not a size from"),
         ("models --memory-budget 1MB", "argument --memory-budget: '1MB' is not a size from 167"),
         ("models --memory-budget much", "argument --memory-budget: 'much' is not a size"),
-        ("models --tls-key k.pem", "TLS takes --tls-certificate and --tls-key together"),
-        ("models --cors-origin https://a.example/", "--cors-origin 'https://a.example/' is no or"),
+        ("models --tls-key k.pem", "TLS needs both --tls-certificate and --tls-key"),
+        (
+            "models --cors-origin https://a.example/",
+            "--cors-origin 'https://a.example/' is not an or",
+        ),
         ("models --admin-token-file t", "--admin-token-file has no effect without --admin"),
         ("models --open-metrics", "--open-metrics has no effect without --token-file"),
         ("models --admin --token-file t", "with --token-file, --admin needs --admin-token-file"),
-        ("models --tls-client-ca c.pem", "TLS takes --tls-certificate and --tls-key together"),
+        ("models --tls-client-ca c.pem", "TLS needs both --tls-certificate and --tls-key"),
         (f"models --port {'9' * 5000}", "argument --port: '999"),
     ],
 )
@@ -82,9 +85,9 @@ def test_a_size_has_a_unit(text: str, size: int | None) -> None:
 @pytest.mark.parametrize(
     ("directory", "message"),
     [
-        ("absent", "absent does not exist; give the directory that holds the models, such as mo"),
-        ("empty", "empty holds no model that can be served; an exporter puts one there, as mode"),
-        ("bad", "bad holds no model that can be served\ngrey/1 refused: model.json: format is 9"),
+        ("absent", "absent does not exist; give the directory of the models, for inst"),
+        ("empty", "empty has no model that can be served; export one there, for instance as mode"),
+        ("bad", "bad has no model that can be served\ngrey/1 refused: model.json: format is 9"),
     ],
 )
 def test_failed_work_is_status_1_without_a_traceback(

@@ -1,4 +1,4 @@
-"""What happens between the steps of `fit`, one callback a file."""
+"""Callbacks for `fit`, one per file."""
 
 from keras_cnns.training.callbacks.activation_statistics import ActivationStatistics
 from keras_cnns.training.callbacks.average_weights import AverageWeights
@@ -7,9 +7,9 @@ from keras_cnns.training.callbacks.diagnostic import Diagnostic
 from keras_cnns.training.callbacks.diagnostics_log import DiagnosticsLog
 from keras_cnns.training.callbacks.gradient_norm import GradientNorm
 from keras_cnns.training.callbacks.learning_rate import LearningRate
+from keras_cnns.training.callbacks.lr_finder import LRFinder
 from keras_cnns.training.callbacks.probe import Probe
 from keras_cnns.training.callbacks.progress import Progress
-from keras_cnns.training.callbacks.range_test import RangeTest
 from keras_cnns.training.callbacks.resume import Resume
 from keras_cnns.training.callbacks.save_best import SaveBest
 from keras_cnns.training.callbacks.save_history import SaveHistory
@@ -28,10 +28,10 @@ __all__ = [
     "Diagnostic",
     "DiagnosticsLog",
     "GradientNorm",
+    "LRFinder",
     "LearningRate",
     "Probe",
     "Progress",
-    "RangeTest",
     "Resume",
     "SaveBest",
     "SaveHistory",

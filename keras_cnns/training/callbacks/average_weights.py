@@ -7,8 +7,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_cnns.training.callbacks.probe import compiled
-from keras_cnns.training.variables import fetch_variables
+from keras_cnns.keras_internals import averaged_variables
+from keras_cnns.training.backend import compile_function
+from keras_cnns.training.variables import fetch_variables, inner_optimizer
 
 
 class AverageWeights(keras.callbacks.Callback):
@@ -41,15 +42,13 @@ class AverageWeights(keras.callbacks.Callback):
     def __init__(self) -> None:
         super().__init__()
         self.has_trained = False
-        self.averages: Any = None  # of all statistics, in one tensor
-        self.training_values: list[tuple[Any, Any]] = []  # while the averages replace them
+        self.averages: Any = None  # the averages of all statistics, in one tensor [D]
+        # Each variable with its value in training, while the average replaces it.
+        self.training_values: list[tuple[Any, Any]] = []
 
     def get_state(self) -> dict[str, Any]:
         """Return the averages of the statistics; the optimizer saves those of the weights."""
-        return {
-            "has_trained": self.has_trained,
-            "averages": self._separate_averages(),
-        }
+        return {"has_trained": self.has_trained, "averages": self._separate_averages()}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Continue from a state that `get_state` returned."""
@@ -60,7 +59,7 @@ class AverageWeights(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Find the statistics."""
-        self.optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
+        self.optimizer = inner_optimizer(self.model)
         if not self.optimizer.use_ema:
             raise ValueError("AverageWeights needs an optimizer with use_ema=True")
         self.statistics = [
@@ -71,13 +70,13 @@ class AverageWeights(keras.callbacks.Callback):
         self.has_trained, self.averages, self.training_values = False, None, []
         decay = self.optimizer.ema_momentum
         # Compiled, and on one tensor: a call for each statistic would take longer than the sums.
-        self._flatten = compiled(flatten)
-        self._average = compiled(
-            lambda averages, values: decay * averages + (1 - decay) * flatten(values)
+        self._flatten = compile_function(_flatten)
+        self._average = compile_function(
+            lambda averages, values: decay * averages + (1 - decay) * _flatten(values)
         )
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Restore the values that are trained."""
+        """Restore the values of the training."""
         for variable, value in self.training_values:
             variable.assign(value)
         self.training_values = []
@@ -96,7 +95,11 @@ class AverageWeights(keras.callbacks.Callback):
         """Assign the averages."""
         if self.has_trained and not self.training_values:
             fetch_variables(self.model)
-            self.training_values = copies([*self.optimizer._trainable_variables, *self.statistics])
+            averaged = [weight for weight, _ in averaged_variables(self.optimizer)]
+            self.training_values = [
+                (variable, ops.convert_to_numpy(variable).copy())
+                for variable in (*averaged, *self.statistics)
+            ]
             self._assign_averages()
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
@@ -106,18 +109,14 @@ class AverageWeights(keras.callbacks.Callback):
         self.has_trained, self.training_values = False, []
 
     def _assign_averages(self) -> None:
-        weights, averages = (
-            self.optimizer._trainable_variables,
-            self.optimizer._model_variables_moving_average,
-        )
-        for weight, average in zip(weights, averages, strict=True):
+        for weight, average in averaged_variables(self.optimizer):
             if average is not None:
                 weight.assign(ops.convert_to_numpy(average))
         for variable, value in zip(self.statistics, self._separate_averages(), strict=True):
             variable.assign(value)
 
     def _separate_averages(self) -> list[np.ndarray]:
-        """Return the average of each statistic; none before the first step, or without any."""
+        """Return the average of each statistic; [] before the first step."""
         if self.averages is None:
             return []
         ends = np.cumsum([math.prod(variable.shape) for variable in self.statistics])
@@ -128,11 +127,6 @@ class AverageWeights(keras.callbacks.Callback):
         ]
 
 
-def flatten(values: list[Any]) -> Any:
-    """Return the numbers of tensors or variables as one tensor [D]."""
+def _flatten(values: list[Any]) -> Any:
+    """Return the values of tensors as one tensor [D]."""
     return ops.concatenate([ops.reshape(value, (-1,)) for value in values])
-
-
-def copies(variables: list[Any]) -> list[tuple[Any, Any]]:
-    """Return each variable with a copy of its value."""
-    return [(variable, ops.convert_to_numpy(variable).copy()) for variable in variables]

@@ -1,4 +1,4 @@
-"""How many units of each ReLU never answer."""
+"""The fraction of each ReLU's channels that are always 0."""
 
 from statistics import fmean
 from typing import Any
@@ -11,42 +11,42 @@ from keras_cnns.training.callbacks.probe import Pass, Tensors
 
 
 class DeadReLU(ProbeDiagnostic):
-    """Measure the share of channels that are 0 for every sample and position of a batch.
+    """Measure the fraction of channels that are 0 for every image and position of a batch.
 
-    Such a channel passes no gradient on, so that its weights cannot move by this batch. A share
-    that grows says that the rate is too high, or the biases too low.
+    No gradient passes through such a channel, so that this batch cannot change its weights. A
+    fraction that grows shows that the learning rate is too high, or the biases too low.
 
-    Figures: `dead_relu/layer`, 0 to 1; `dead_relu`, the mean over the layers. None for a net
-    without ReLU.
+    Metrics: `dead_relu/layer`, 0 to 1; `dead_relu`, the mean over the layers. A model without ReLU
+    has none.
 
     References:
         Maas, Hannun and Ng 2013, Rectifier nonlinearities improve neural network acoustic models.
     """
 
-    layer_figures = ("dead_relu",)
+    layer_metrics = ("dead_relu",)
 
-    def look(self, seen: Pass) -> Tensors:
-        """Return the share of dead channels, the last axis, for each ReLU."""
+    def compute(self, tensors: Pass) -> Tensors:
+        """Return the fraction of dead channels, the last axis, for each ReLU."""
         return {
-            f"dead_relu/{name}": dead_share(seen.outputs[name])
-            for name, layer in seen.layers.items()
-            if is_relu(layer)
+            f"dead_relu/{name}": _dead_fraction(tensors.outputs[name])
+            for name, layer in tensors.layers.items()
+            if _is_relu(layer)
         }
 
-    def summarise(self, figures: dict[str, dict[str, float]]) -> dict[str, float]:
+    def summarise(self, metrics: dict[str, dict[str, float]]) -> dict[str, float]:
         """Return the mean over the layers."""
-        shares = figures["dead_relu"].values()
-        return {"dead_relu": fmean(shares)} if shares else {}
+        fractions = metrics["dead_relu"].values()
+        return {"dead_relu": fmean(fractions)} if fractions else {}
 
 
-def dead_share(outputs: Any) -> Any:
-    """[N, ..., C] -> the share of the C channels that are nowhere above 0."""
-    highest = ops.max(outputs, axis=tuple(range(len(outputs.shape) - 1)))
-    return ops.mean(ops.cast(highest <= 0, "float32"))
+def _dead_fraction(outputs: Any) -> Any:
+    """[N, ..., C] -> the fraction of the C channels whose maximum is not above 0."""
+    maxima = ops.max(outputs, axis=tuple(range(len(outputs.shape) - 1)))
+    return ops.mean(ops.cast(maxima <= 0, "float32"))
 
 
-def is_relu(layer: keras.layers.Layer) -> bool:
-    """Say whether a layer's outputs are max(x, 0)."""
+def _is_relu(layer: keras.layers.Layer) -> bool:
+    """Return whether the outputs of a layer are max(x, 0)."""
     if isinstance(layer, keras.layers.ReLU):
         return not layer.negative_slope
     return getattr(layer, "activation", None) in (keras.activations.relu, keras.activations.relu6)

@@ -1,30 +1,36 @@
-"""What the callbacks that measure inside of a model have in common."""
+"""The base classes of the callbacks that measure a model in training."""
 
 from typing import Any
 
-import keras
-
 from keras_cnns.training.callbacks.probe import Pass, Probe, Tensors
+from keras_cnns.training.callbacks.step_counter import StepCounter
 
 INTERVAL = 100  # steps; a measurement costs about a step and a half on the probe's batch
 
-STATE = ("step", "measured_at", "is_new", "is_of_epoch", "figures")
+# Key in the state that a checkpoint holds -> attribute.
+_STATE = {
+    "step": "step",
+    "measured_at": "measured_at",
+    "is_new": "is_new",
+    "is_of_epoch": "is_of_epoch",
+    "figures": "metrics",
+}
 
 
-class Diagnostic(keras.callbacks.Callback):
+class Diagnostic(StepCounter):
     """Measure a model in training every `interval` steps, before the step.
 
     A metric of one layer is named `metric/layer`, one of the whole model `metric`. At the end of an
-    epoch the latest ones measured in it go into its logs, and so into `History` and `CSVLogger`:
-    those of the whole model, and with `layers_in_logs` also those of each layer (which Keras'
-    progress bar would print). An epoch without a measurement has none.
+    epoch the latest metrics measured in it are added to its logs, and so to `History` and
+    `CSVLogger`: those of the whole model, and with `layers_in_logs` also those of each layer (which
+    Keras' progress bar would print). An epoch without a measurement has none.
 
     Args:
         interval: steps between measurements; the first is before the first step.
         layers_in_logs: also add the metrics of the layers to the epoch's logs.
 
     Attributes:
-        figures: the latest values, by name.
+        metrics: the latest values, by name.
         measured_at: number of steps taken before they were measured; None before the first time.
         is_new: they were measured in the current step, or in the one that ended last.
         is_of_epoch: they were measured in the current epoch.
@@ -36,24 +42,22 @@ class Diagnostic(keras.callbacks.Callback):
         if interval < 1:
             raise ValueError(f"interval is {interval}; it must be at least 1 step")
         self.interval, self.layers_in_logs = interval, layers_in_logs
-        self.figures: dict[str, float] = {}
+        self.metrics: dict[str, float] = {}
         self.measured_at: int | None = None
         self.is_new = self.is_of_epoch = False
-        self.step = 0
-        self._first_batch = 0
 
     def get_state(self) -> dict[str, Any]:
         """Return the state that a resumed training needs."""
-        return {name: getattr(self, name) for name in STATE}
+        return {key: getattr(self, name) for key, name in _STATE.items()}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Continue from a state that `get_state` returned."""
-        for name in STATE:
-            if name in state:  # checkpoints of version 0.1 lack `is_of_epoch`
-                setattr(self, name, state[name])
+        for key, name in _STATE.items():
+            if key in state:  # checkpoints of version 0.1 lack `is_of_epoch`
+                setattr(self, name, state[key])
 
     def measure(self) -> dict[str, float]:
-        """Return the current values."""
+        """Return the current values of the metrics."""
         raise NotImplementedError
 
     def is_due(self) -> bool:
@@ -62,14 +66,10 @@ class Diagnostic(keras.callbacks.Callback):
             return True
         return self.step // self.interval > self.measured_at // self.interval
 
-    def keep(self, figures: dict[str, float]) -> None:
-        """Make these the latest values."""
-        self.figures, self.measured_at = figures, self.step
+    def record(self, metrics: dict[str, float]) -> None:
+        """Make these metrics the latest ones."""
+        self.metrics, self.measured_at = metrics, self.step
         self.is_new = self.is_of_epoch = True
-
-    def begin_step(self, batch: int) -> None:
-        """Note that a step begins."""
-        self._first_batch, self.is_new = batch, False
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Note that nothing was measured in this epoch yet."""
@@ -79,16 +79,17 @@ class Diagnostic(keras.callbacks.Callback):
         """Measure, if a measurement is due."""
         self.begin_step(batch)
         if self.is_due():
-            self.keep(self.measure())
+            self.record(self.measure())
 
-    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Count the steps; with `steps_per_execution` one call stands for several."""
-        self.step += batch - self._first_batch + 1
+    def begin_step(self, batch: int) -> None:
+        """Note that a step begins, in which nothing was measured yet."""
+        super().on_train_batch_begin(batch)
+        self.is_new = False
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Add the latest values to the logs, if they were measured in this epoch."""
+        """Add the latest metrics to the logs, if they were measured in this epoch."""
         if logs is not None and self.is_of_epoch:
-            for name, value in self.figures.items():
+            for name, value in self.metrics.items():
                 if self.layers_in_logs or "/" not in name:
                     logs[name] = value
 
@@ -101,18 +102,18 @@ class ProbeDiagnostic(Diagnostic):
         options: those of `Diagnostic`.
     """
 
-    layer_figures: tuple[str, ...]  # names of the metrics that `look` returns for layers
+    layer_metrics: tuple[str, ...]  # the names of the metrics that `compute` returns for layers
 
     def __init__(self, probe: Probe, **options: Any) -> None:
         super().__init__(**options)
         self.probe = probe
-        probe.add(self.look)
+        probe.add(self.compute)
 
-    def look(self, seen: Pass) -> Tensors:
-        """Return metrics of layers as tensors, from one pass; compiled with it."""
+    def compute(self, tensors: Pass) -> Tensors:
+        """Return metrics of layers as scalar tensors, from one pass; compiled with it."""
         raise NotImplementedError
 
-    def summarise(self, figures: dict[str, dict[str, float]]) -> dict[str, float]:
+    def summarise(self, metrics: dict[str, dict[str, float]]) -> dict[str, float]:
         """Return metrics of the whole model from those of the layers: {metric: {layer: value}}."""
         raise NotImplementedError
 
@@ -122,11 +123,10 @@ class ProbeDiagnostic(Diagnostic):
 
     def measure(self) -> dict[str, float]:
         """Run the probe once per step, for all its diagnostics."""
-        everything = self.probe.run(self.model, self.step)
-        layers: dict[str, dict[str, float]] = {name: {} for name in self.layer_figures}
-        for name, value in everything.items():
-            figure, _, layer = name.partition("/")
-            if figure in layers:
-                layers[figure][layer] = value
+        layers: dict[str, dict[str, float]] = {name: {} for name in self.layer_metrics}
+        for name, value in self.probe.run(self.model, self.step).items():
+            metric, _, layer = name.partition("/")
+            if metric in layers:
+                layers[metric][layer] = value
         flat = {f"{name}/{layer}": v for name, each in layers.items() for layer, v in each.items()}
         return self.summarise(layers) | flat

@@ -1,30 +1,28 @@
-"""Diagnostics into a file: one row a measurement."""
+"""Diagnostics in a CSV file, one row per measurement."""
 
-import csv
-import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 
-from keras_cnns.text_files import ENCODING
+from keras_cnns.messages import print_message
+from keras_cnns.runs.tables import format_rows
 from keras_cnns.training.callbacks.diagnostic import Diagnostic
-from keras_cnns.training.messages import say
 
 
 class DiagnosticsLog(keras.callbacks.Callback):
-    """Write what diagnostics measure to a CSV file: `step`, then a column for each figure.
+    """Write the metrics of diagnostics to a CSV file: `step`, then a column for each metric.
 
-    Put it behind the diagnostics in the list of callbacks. It knows how much of the file is its
-    own: training that goes on from a checkpoint writes over the rows of steps that it takes again.
-    Rows that do not go onto a full disk come with the next measurement.
+    A resumed training overwrites the rows of steps that it repeats. Rows that cannot be written to
+    a full disk are written with the next measurement.
 
     Args:
-        diagnostics: whose figures to write; one that measures at other steps than the first of
-            them has empty columns.
-        path: of the file.
+        diagnostics: the diagnostics, which precede this callback in `fit`'s list. The first
+            measurement determines the columns; diagnostics that measure at other steps have empty
+            values in the rows between.
+        path: the path of the file.
     """
 
     def __init__(self, diagnostics: Sequence[Diagnostic], path: str | Path) -> None:
@@ -35,60 +33,44 @@ class DiagnosticsLog(keras.callbacks.Callback):
         self._waiting = ""  # rows that could not be written
 
     def get_state(self) -> dict[str, Any]:
-        """Return the columns, how much of the file is written, and what is not."""
+        """Return the columns, the size of the written rows, and the rows that are not written."""
         return {"columns": self._columns, "size": self._size, "waiting": self._waiting}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go on behind the rows that were written then."""
+        """Continue after the rows that had been written then."""
         self._columns, self._waiting = list(state["columns"]), state["waiting"]
         self._size = state["size"]
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Write a row, where something was measured in this step."""
-        figures = new_figures(self.diagnostics)
-        if not figures:
+        """Write a row, if something was measured in this step."""
+        metrics = new_metrics(self.diagnostics)
+        if not metrics:
             return
         is_first = not self._waiting
         row = {"step": str(max(each.measured_at or 0 for each in self.diagnostics))}
-        row |= {name: f"{value:.6g}" for name, value in figures.items()}
-        if not self._columns:
-            self._columns = list(row)
-            self._waiting = format_row(dict(zip(row, row, strict=True)), self._columns)
-        self._waiting += format_row(row, self._columns)
+        row |= {name: f"{value:.6g}" for name, value in metrics.items()}
+        has_header = bool(self._columns)
+        self._columns = self._columns or list(row)
+        self._waiting += format_rows([row], self._columns, header=not has_header)
         try:
-            self._size = write_at(self.path, self._size, self._waiting)
+            self._size = _write_at(self.path, self._size, self._waiting)
         except OSError as error:
             if is_first:
-                say(f"cannot write {self.path}: {error.strerror}; its rows come later")
+                print_message(f"cannot write {self.path}: {error.strerror}; its rows come later")
         else:
             self._waiting = ""
 
 
-def new_figures(diagnostics: Sequence[Diagnostic]) -> dict[str, float]:
-    """Return what was measured in the step that ends now."""
-    return {k: v for each in diagnostics if each.is_new for k, v in each.figures.items()}
+def new_metrics(diagnostics: Sequence[Diagnostic]) -> dict[str, float]:
+    """Return the metrics that were measured in the step that ends now."""
+    return {k: v for each in diagnostics if each.is_new for k, v in each.metrics.items()}
 
 
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """Return a file's rows; without those that a crash cut short, or a missing file's."""
-    if not path.is_file():
-        return []
-    with path.open(newline="", encoding=ENCODING) as file:
-        return [row for row in csv.DictReader(file) if None not in row.values() and None not in row]
-
-
-def format_row(row: Mapping[str, str], columns: Sequence[str]) -> str:
-    """Return a row as a line of CSV."""
-    text = io.StringIO()
-    csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n").writerow(row)
-    return text.getvalue()
-
-
-def write_at(path: Path, size: int, text: str) -> int:
-    """Write text behind the first `size` bytes of a file, its end then; return the new size.
+def _write_at(path: Path, size: int, text: str) -> int:
+    """Write text after the first `size` bytes of a file, as its end; return the new size.
 
     Raises:
-        OSError: the disk is full, say; the first bytes are as they were.
+        OSError: the disk is full, for example; the first bytes have not changed.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     with os.fdopen(descriptor, "r+b") as file:

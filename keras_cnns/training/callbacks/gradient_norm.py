@@ -1,4 +1,4 @@
-"""How large the gradient is that reaches each layer."""
+"""The norm of the gradient that reaches each layer."""
 
 from typing import Any
 
@@ -9,16 +9,17 @@ from keras_cnns.training.callbacks.probe import Pass, Probe, Tensors
 
 
 class GradientNorm(ProbeDiagnostic):
-    """Measure the L2 norm of the loss's gradient by each layer's kernel.
+    """Measure the L2 norm of the gradient of the loss with respect to each layer's kernel.
 
-    Figures: `gradient_norm/layer`; `gradient_norm` over all kernels; `gradient_ratio`, that of the
-    first layer by that of the last. A ratio that goes to 0 as the net gets deeper is the vanishing
-    gradient, one that goes to infinity the exploding.
+    Metrics: `gradient_norm/layer`; `gradient_norm` over all kernels; `gradient_ratio`, the norm of
+    the first layer divided by that of the last. If the ratio goes to 0 as models get deeper, their
+    gradient vanishes; if it goes to infinity, their gradient explodes.
 
     Args:
-        probe: the batch to look at.
-        last: the layer to compare the first with, if there is one of this name: where a net has
-            auxiliary heads, one of theirs may run last; by default whichever does.
+        probe: the batch to run the model on.
+        last: the name of the layer to compare the first one with, if the model has it. In a model
+            with auxiliary heads, a layer of such a head may run last. By default it is the layer
+            that runs last.
         options: those of `Diagnostic`.
 
     References:
@@ -27,26 +28,26 @@ class GradientNorm(ProbeDiagnostic):
         neural networks, section 4.2.
     """
 
-    layer_figures = ("gradient_norm",)
+    layer_metrics = ("gradient_norm",)
 
     def __init__(self, probe: Probe, *, last: str = "", **options: Any) -> None:
         super().__init__(probe, **options)
         self.last = last
 
-    def look(self, seen: Pass) -> Tensors:
+    def compute(self, tensors: Pass) -> Tensors:
         """Return sqrt(sum g^2) for each layer that has a kernel."""
         return {
             f"gradient_norm/{layer}": ops.sqrt(sum(ops.sum(ops.square(g)) for g in gradients))
-            for layer, gradients in seen.gradients.items()
+            for layer, gradients in tensors.gradients.items()
         }
 
-    def summarise(self, figures: dict[str, dict[str, float]]) -> dict[str, float]:
-        """Return the norm over all kernels, and the first layer's by the last layer's."""
-        norms = figures["gradient_norm"]
+    def summarise(self, metrics: dict[str, dict[str, float]]) -> dict[str, float]:
+        """Return the norm over all kernels, and the ratio of the first layer's to the last's."""
+        norms = metrics["gradient_norm"]
         if not norms:
             return {}
         ordered = list(norms.values())
         last = norms.get(self.last, ordered[-1])
         ratio = ordered[0] / last if last else float("nan")
-        whole = sum(norm**2 for norm in ordered) ** 0.5
-        return {"gradient_norm": whole, "gradient_ratio": ratio}
+        total = sum(norm**2 for norm in ordered) ** 0.5
+        return {"gradient_norm": total, "gradient_ratio": ratio}

@@ -1,11 +1,9 @@
-"""The learning rate."""
+"""The learning rate as a diagnostic."""
 
 from typing import Any
 
-from keras import ops
-
 from keras_cnns.training.callbacks.diagnostic import Diagnostic
-from keras_cnns.training.variables import fetch_variables
+from keras_cnns.training.variables import current_learning_rate
 
 
 class LearningRate(Diagnostic):
@@ -16,9 +14,7 @@ class LearningRate(Diagnostic):
 
     def measure(self) -> dict[str, float]:
         """Return the learning rate of the next step."""
-        optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
-        fetch_variables(self.model)
-        return {"learning_rate": float(ops.convert_to_numpy(optimizer.learning_rate))}
+        return {"learning_rate": current_learning_rate(self.model)}
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Add the current learning rate to the logs."""

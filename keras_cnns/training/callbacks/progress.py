@@ -1,47 +1,49 @@
-"""Show how far the training is and how long it will still take."""
+"""Show the progress of a training, and the time left."""
 
-import shutil
 import sys
 import time
 from typing import IO, Any
 
-import keras
+from keras_cnns.durations import format_seconds
+from keras_cnns.runs.logs import LOSS_SUM, by_main_output
+from keras_cnns.training.callbacks.step_counter import StepCounter
 
-from keras_cnns.training.logs import LOSS_SUM, by_main_output
-
-BAR_WIDTH = 24  # characters
-REFRESH = 0.1  # seconds between two drawings of the bar
-PLAIN_PAUSE = 60.0  # seconds between two lines within an epoch, where there is no terminal
+REFRESH = 0.5  # seconds between two drawings of the bar, each of which takes about a millisecond
+PLAIN_PAUSE = 60.0  # seconds between two lines within an epoch, if there is no terminal
+_MIN_BAR, _MAX_BAR = 10, 24  # characters; details give way to the minimum, the title does not
 
 
-class Progress(keras.callbacks.Callback):
+class Progress(StepCounter):
     """Print the progress and the time left: a bar on a terminal, plain lines elsewhere.
 
-    The time left is that of the whole training, including validation. Put it first in the list of
-    callbacks, and call `fit` with verbose=0.
+    The time left is that of the whole training, including validation. Put this callback first in
+    `fit`'s list, and call `fit` with verbose=0.
 
     Args:
         stream: the file to print to; by default the standard output when the training begins.
+
+    Attributes:
+        step: number of steps taken in the current epoch, also in the processes before this one.
     """
 
     def __init__(self, stream: IO[str] | None = None) -> None:
         super().__init__()
         self.stream = stream
-
-        self._offset = self._last_batch = 0
+        self._bar: _Bar | None = None
 
     def get_state(self) -> dict[str, Any]:
         """Return the number of the epoch's steps that precede the current one."""
-        return {"steps_of_epoch": self._offset + self._last_batch + 1}
+        return {"steps_of_epoch": self.step}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Continue counting from there, in an epoch whose batches are counted from 0 again."""
-        self._offset = state["steps_of_epoch"] - self._last_batch - 1
+        self.step = state["steps_of_epoch"]
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Start the clock."""
+        self.close()
         self._out = self.stream or sys.stdout
-        self._bar = self._out.isatty()
+        self._bar = _Bar(self._out) if self._out.isatty() else None
         self._start = self._shown_at = time.perf_counter()
         self._done = 0  # steps in this process
         self._steps: int | None = self.params.get("steps")
@@ -49,46 +51,48 @@ class Progress(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Record the epoch and the time of its start."""
-        self._epoch, self._last_batch, self._offset = epoch, -1, 0
+        self._epoch, self.step = epoch, 0
         self._epoch_start = time.perf_counter()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Draw the bar again; without a terminal, print a line every minute."""
-        self._done += batch - self._last_batch
-        self._last_batch = batch
+        before = self.step
+        super().on_train_batch_end(batch, logs)
+        self._done += self.step - before
         now = time.perf_counter()
         if now - self._shown_at < (REFRESH if self._bar else PLAIN_PAUSE):
             return
         self._shown_at = now
-        taken = self._offset + batch + 1
-        step = f"step {taken}" + (f"/{self._steps}" if self._steps else "")
-        parts = [
-            f"{self.title()}, {step}",
-            self.describe(logs or {}),
-            self._time_left(now, taken),
-        ]
+        left, metrics = self._time_left(now, self.step), self.describe(logs or {})
+        step = f"step {self.step}" + (f"/{self._steps}" if self._steps else "")
         if self._bar:
-            width = shutil.get_terminal_size().columns - 1
-            line = f"{draw_bar(self._fraction(taken))} {', '.join(filter(None, parts))}"
-            self._out.write(f"\r{line[:width]}\x1b[K")
+            fraction = (self._epoch + self.step / (self._steps or sys.maxsize)) / self._epochs
+            self._bar.draw(min(1.0, fraction), self.title(), left, f"{metrics}, {step}")
         else:
-            self._out.write(", ".join(filter(None, parts)) + "\n")
-        self._out.flush()
+            self._print(_join(self.title(), step, left), metrics)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Print the epoch's line."""
         now = time.perf_counter()
         if self._steps is None:
-            self._steps = self._offset + self._last_batch + 1  # the data set has no length
-        parts = [
-            f"{self.title()}: {self.describe(logs or {})}",
-            format_seconds(now - self._epoch_start),
-            self._time_left(now, self._steps) if epoch + 1 < self._epochs else "",
-        ]
-        clear = "\r\x1b[K" if self._bar else ""
-        self._out.write(clear + ", ".join(filter(None, parts)) + "\n")
-        self._out.flush()
+            self._steps = self.step  # the data set has no length
+        left = self._time_left(now, self._steps) if epoch + 1 < self._epochs else ""
+        seconds = format_seconds(now - self._epoch_start)
+        self._print(_join(self.title(), left), _join(self.describe(logs or {}), seconds))
         self._shown_at = now
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Remove the bar."""
+        self.close()
+
+    def close(self) -> None:
+        """Remove the bar.
+
+        Call it when `fit` has failed, which calls no callback.
+        """
+        bar, self._bar = self._bar, None
+        if bar:
+            bar.close()
 
     def title(self) -> str:
         """Return the words that begin a line: `epoch 3/10`."""
@@ -96,19 +100,68 @@ class Progress(keras.callbacks.Callback):
         return f"epoch {self._epoch + 1:>{width}}/{self._epochs}"
 
     def describe(self, logs: dict[str, Any]) -> str:
-        """Return the values of the logs that a line shows."""
+        """Return the values of the logs that a line shows, separated by commas."""
         return describe(logs)
 
-    def _fraction(self, batches: int) -> float:
-        if not self._steps:
-            return self._epoch / self._epochs
-        return min(1.0, (self._epoch + batches / self._steps) / self._epochs)
+    def _print(self, head: str, metrics: str) -> None:
+        line = f"{head}: {metrics}"
+        if self._bar:
+            self._bar.print(line)
+        else:
+            print(line, file=self._out, flush=True)
 
-    def _time_left(self, now: float, batches: int) -> str:
+    def _time_left(self, now: float, steps: int) -> str:
+        """Return the time left when some steps of the epoch are done, as text; "" if unknown."""
         if not self._steps or not self._done:
             return ""
-        left = (self._epochs - self._epoch) * self._steps - batches
+        left = (self._epochs - self._epoch) * self._steps - steps
         return f"{format_seconds((now - self._start) / self._done * left)} left"
+
+
+class _Bar:
+    """A bar of one line on a terminal: title, bar, percentage, time left, and what else fits."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        self._console = Console(file=stream)
+        self._bar = BarColumn()
+        texts = ("{task.description}", "{task.percentage:>3.0f}%", "{task.fields[rest]}")
+        title, percentage, rest = (TextColumn(text, markup=False) for text in texts)
+        # Neither a thread nor a hidden cursor nor a replaced sys.stdout, which would stay when
+        # `fit` fails.
+        self._progress = Progress(
+            *(title, self._bar, percentage, rest),
+            console=self._console,
+            auto_refresh=False,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        self._task = self._progress.add_task("", total=1.0, rest="", visible=False)
+        self._progress.start()
+        self._console.show_cursor()
+
+    def draw(self, fraction: float, title: str, left: str, details: str) -> None:
+        """Draw the bar; details, which are separated by commas, are left out from the last on."""
+        room = self._console.width - len(f"{title}  100% {left}")
+        shown = details.split(", ")
+        while shown and len(", ".join(shown)) + 2 > room - _MIN_BAR:
+            shown.pop()
+        rest = _join(left, *shown)
+        self._bar.bar_width = max(1, min(room - len(rest) + len(left), _MAX_BAR))
+        self._progress.update(
+            self._task, completed=fraction, description=title, rest=rest, visible=True, refresh=True
+        )
+
+    def print(self, line: str) -> None:
+        """Print a line above the bar."""
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def close(self) -> None:
+        """Remove the bar from the terminal."""
+        self._progress.stop()
 
 
 def describe(logs: dict[str, Any]) -> str:
@@ -130,22 +183,5 @@ def describe(logs: dict[str, Any]) -> str:
     )
 
 
-def draw_bar(fraction: float) -> str:
-    """Return a bar of `BAR_WIDTH` characters and the percentage of a fraction from 0 to 1."""
-    filled = int(fraction * BAR_WIDTH)
-    return f"{'━' * filled}{'╌' * (BAR_WIDTH - filled)} {fraction:4.0%}"
-
-
-def format_seconds(seconds: float) -> str:
-    """Return a duration in its two largest units: `4.2 s`, `3 min 5 s`, `2 h 10 min`, `3 d 4 h`."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    for unit, small_unit, size, small in (
-        ("d", "h", 86400, 3600),
-        ("h", "min", 3600, 60),
-        ("min", "s", 60, 1),
-    ):
-        if whole >= size:
-            return f"{whole // size} {unit} {whole % size // small} {small_unit}"
-    return f"{whole} s"
+def _join(*parts: str) -> str:
+    return ", ".join(filter(None, parts))

@@ -1,4 +1,4 @@
-"""Training that is killed at any moment goes on as if it had not been."""
+"""Save the state of a training, and resume it after the process was killed."""
 
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -7,6 +7,9 @@ from typing import Any
 
 import keras
 
+from keras_cnns.keras_internals import symbolic_build
+from keras_cnns.messages import print_message
+from keras_cnns.training.callbacks.step_counter import StepCounter
 from keras_cnns.training.checkpoint import (
     SUFFIX,
     CheckpointError,
@@ -15,25 +18,23 @@ from keras_cnns.training.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
-from keras_cnns.training.messages import say
 from keras_cnns.training.snapshot import (
     Snapshot,
-    build,
     capture,
     plain_attributes,
     restore,
     restore_callbacks,
 )
 
-KEPT = 2  # checkpoints
+_KEPT = 2  # checkpoints
 COST = 0.005  # fraction of the time that may be spent on writing checkpoints
 
-# The value of `model.stop_training` that ends the rest of a resumed epoch. It is true, so that
-# Keras leaves its loop over the steps, and is not the True of a callback that ends the training.
-EPOCH_IS_OVER = "the rest of the epoch that was resumed is over"
+# The value of `model.stop_training` that ends a resumed epoch. It is truthy, so that Keras leaves
+# its loop over the steps, and differs from True, which other callbacks set to end the training.
+_EPOCH_IS_OVER = "the rest of the epoch that was resumed is over"
 
 
-class Resume(keras.callbacks.Callback):
+class Resume(StepCounter):
     """Save the whole state of a training regularly, and resume from it bit for bit.
 
     The state is the weights and statistics, the optimizer with its averages, the metrics of the
@@ -70,7 +71,7 @@ class Resume(keras.callbacks.Callback):
         directory: the directory of the checkpoints.
         batches: number of steps taken -> the data of all following steps.
         steps_per_epoch: as in `fit`.
-        callbacks: those that precede this one in `fit`.
+        callbacks: the callbacks whose state is saved; they precede this one in `fit`'s list.
         seconds: time between checkpoints; longer if writing one is slow, so that it takes at most
             0.5 % of the time. None: only by steps.
         steps: steps between checkpoints. With `steps_per_execution` above 1 a checkpoint is
@@ -101,13 +102,12 @@ class Resume(keras.callbacks.Callback):
         self.batches, self.steps_per_epoch = batches, steps_per_epoch
         self.callbacks = callbacks
         self.seconds, self.steps = seconds, steps
-        self.snapshot: Snapshot | None = self._read_latest()  # the latest, in memory
+        self.snapshot: Snapshot | None = self._read_latest()  # the latest one, in memory
         self.step = self.snapshot.step if self.snapshot else 0
         self.resumed_at = self.step
         self.saved = {self.step} if self.snapshot else set[int]()  # steps whose files are whole
         self._seconds_before = self.snapshot.seconds if self.snapshot else 0.0
         self._began = time.monotonic()
-        self._first_batch = 0
         self._is_ready = False
         self._due = 0.0  # on the monotonic clock
         self._last_save = self.step  # the step of the last attempt
@@ -115,7 +115,7 @@ class Resume(keras.callbacks.Callback):
 
     @property
     def training_seconds(self) -> float:
-        """Seconds of training, those before the kills included."""
+        """Seconds of training, also those in the processes before this one."""
         return self._seconds_before + time.monotonic() - self._began
 
     @property
@@ -136,33 +136,33 @@ class Resume(keras.callbacks.Callback):
             for attributes, entry in zip(self._initial, self.snapshot.callbacks, strict=False):
                 for name in entry["state"]:
                     attributes.pop(name, None)
-        build(self.model, next(iter(self.batches(self.step))))
+        symbolic_build(self.model, next(iter(self.batches(self.step))))
         self._is_ready, self._began = False, time.monotonic()
         if self.snapshot:
             restore(self.snapshot, self.model)
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Resume from the saved state, or save the state if a checkpoint is due."""
-        self._first_batch = batch
-        position = self.step % self.steps_per_epoch
-        is_last = position + self.model.steps_per_execution >= self.steps_per_epoch
+        super().on_train_batch_begin(batch, logs)
+        index = self.step % self.steps_per_epoch
+        is_last = index + self.model.steps_per_execution >= self.steps_per_epoch
         if not self._is_ready:
             self._begin()
         elif self._is_due():
             self.save()
-        elif position == 0 or is_last:
+        elif index == 0 or is_last:
             self.snapshot = self.capture()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Count the steps; with `steps_per_execution` one call stands for several."""
-        self.step += batch - self._first_batch + 1
+        """Count the steps; end a resumed epoch after its last step."""
+        super().on_train_batch_end(batch, logs)
         rest = -self.resumed_at % self.steps_per_epoch
         if rest and self.step == self.resumed_at + rest and not self.model.stop_training:
-            self.model.stop_training = EPOCH_IS_OVER
+            self.model.stop_training = _EPOCH_IS_OVER
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Let the next epoch begin, after a resumed one."""
-        if self.model.stop_training is EPOCH_IS_OVER:
+        """Let the next epoch begin after a resumed one."""
+        if self.model.stop_training is _EPOCH_IS_OVER:
             self.model.stop_training = False
 
     def capture(self) -> Snapshot:
@@ -213,13 +213,13 @@ class Resume(keras.callbacks.Callback):
             write_checkpoint(path, snapshot.as_dict())
         except OSError as error:
             kept = f"the last one is of step {max(self.saved)}" if self.saved else "there is none"
-            say(
+            print_message(
                 f"cannot write the checkpoint {path}: {error.strerror or error}; {kept}. "
                 "Training goes on from memory, and tries again when the next one is due."
             )
             return
         self.saved.add(snapshot.step)
-        self.saved = set(sorted(self.saved)[-KEPT:])
+        self.saved = set(sorted(self.saved)[-_KEPT:])
         kept_paths = {checkpoint_path(self.directory, step) for step in self.saved}
         for old in self.directory.glob(f"*{SUFFIX}"):  # also half-written ones
             if old not in kept_paths:
@@ -236,5 +236,5 @@ class Resume(keras.callbacks.Callback):
                         f"{error}; no checkpoint in {self.directory} is intact: remove them to "
                         "train from the beginning"
                     ) from error
-                say(f"{error}; resuming from the older {paths[number]}")
+                print_message(f"{error}; resuming from the older {paths[number]}")
         return None

@@ -1,4 +1,4 @@
-"""Keep the best epoch's model on disk."""
+"""Save the model of the best epoch."""
 
 import math
 from pathlib import Path
@@ -6,22 +6,21 @@ from typing import Any
 
 import keras
 
-from keras_cnns.training.files import needed, replacing
-from keras_cnns.training.messages import say
+from keras_cnns.files import naming_the_file, replacing
+from keras_cnns.messages import print_message
 
 
 class SaveBest(keras.callbacks.Callback):
-    """Save the model after each epoch that is better than all before.
+    """Save the model after each epoch that is at least as good as all before.
 
-    The file is written beside its place and renamed into it: a reader, or a crash, finds the
-    former best or the new one, never half of one. Where it cannot be written, the weights are
-    kept in memory, and each epoch's end tries again.
+    The file is always whole: it is written to a temporary file and renamed. If it cannot be
+    written, the weights are kept in memory, and the end of each epoch tries again.
 
     Args:
-        path: of the `.keras` file.
+        path: the path of the `.keras` file.
         monitor: the key of the logs to compare; higher is better unless it ends in `loss`. For a
             model with several outputs Keras' `val_loss` is the weighted sum of all losses, and
-            `val_main_loss` the main output's.
+            `val_main_loss` the loss of the main output.
 
     Raises:
         OSError: at the end of training the best model is still not written.
@@ -35,13 +34,15 @@ class SaveBest(keras.callbacks.Callback):
         self.unsaved: list[Any] | None = None  # the best weights, while no file holds them
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Compare, and save where this epoch is the best."""
+        """Save the model, if this epoch is the best one so far."""
         if self.monitor not in (logs or {}):
             raise ValueError(f"no {self.monitor!r} among the logs: {', '.join(logs or {})}")
         value = float((logs or {})[self.monitor])
         if self.monitor.endswith("loss"):
             value = -value
-        is_better = value >= self.best  # of equals the later one, whose rate is lower
+        is_better = (
+            value >= self.best
+        )  # of equal epochs the later one, whose learning rate is lower
         if is_better:
             self.best, self.best_epoch, self.unsaved = value, epoch + 1, None
         try:
@@ -51,14 +52,14 @@ class SaveBest(keras.callbacks.Callback):
                 self._save_unsaved()
         except OSError as error:
             self.unsaved = self.unsaved or self.model.get_weights()
-            say(
+            print_message(
                 f"cannot write {self.path}: {error.strerror or error}; the best model, of epoch "
                 f"{self.best_epoch}, is kept in memory, and the next epoch tries again"
             )
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Try a last time, if the best is still unsaved."""
-        with needed(self.path):
+        """Try a last time to save the best model, if it is still unsaved."""
+        with naming_the_file(self.path):
             self._save_unsaved()
 
     def _save(self) -> None:

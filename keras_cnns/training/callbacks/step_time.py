@@ -1,6 +1,6 @@
-"""How long a step takes, epoch by epoch."""
+"""The time per step of each epoch."""
 
-import csv
+import contextlib
 import statistics
 import time
 from pathlib import Path
@@ -8,21 +8,24 @@ from typing import Any
 
 import keras
 
-from keras_cnns.training.callbacks.diagnostics_log import read_rows
+from keras_cnns.runs.tables import format_rows
 
-COLUMNS = ("epoch", "steps", "seconds", "step_ms", "slow_step_ms")
+_COLUMNS = ("epoch", "steps", "seconds", "step_ms", "slow_step_ms")
 
 
 class StepTime(keras.callbacks.Callback):
-    """Write times to a CSV file, apart from the history, which is the same each time.
+    """Write the times of each epoch to a CSV file.
 
-    Columns: `epoch` from 1; `steps` of it that were measured; `seconds` of the epoch, validation
-    and all; `step_ms`, the median from one step's begin to the next's, in milliseconds: what the
-    pipeline, the step and the callbacks take together; `slow_step_ms`, the 95th percentile.
+    They are not in the history, which is the same whenever a training is repeated.
+
+    Columns: `epoch`, from 1; `steps`, the number of steps that were measured; `seconds` of the
+    epoch with its validation; `step_ms`, the median time from the beginning of a step to that of
+    the next, in milliseconds, which includes the pipeline, the step and the callbacks;
+    `slow_step_ms`, its 95th percentile.
 
     Args:
-        path: of the file; an earlier row of the same epoch, of training that was cut off, stays
-            out of what `read_times` returns.
+        path: the path of the file. An epoch that was interrupted and repeated has two rows, of
+            which `keras_cnns.runs.tables.read_times` returns the last one.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -30,45 +33,37 @@ class StepTime(keras.callbacks.Callback):
         self.path = Path(path)
 
     def get_state(self) -> dict[str, Any]:
-        """Return nothing: a clock goes on."""
+        """Return nothing: the times are those of this process."""
         return {}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Keep the clock of this process."""
+        """Do nothing."""
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Start the clock."""
+        """Record the time."""
         self._start = time.perf_counter()
         self._steps: list[tuple[int, float]] = []
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Note the time."""
+        """Record the time."""
         self._steps.append((batch, time.perf_counter()))
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Write the epoch's row."""
+        """Write the row of the epoch."""
         pairs = list(zip(self._steps, self._steps[1:], strict=False))
         times = [(after - before) / (n - m) * 1e3 for (m, before), (n, after) in pairs]
         if len(times) < 2:
             return
-        row = (
+        values = (
             epoch + 1,
             len(times),
             round(time.perf_counter() - self._start, 3),
             round(statistics.median(times), 3),
             round(statistics.quantiles(times, n=20)[-1], 3),
         )
-        try:
-            is_new = not self.path.exists()
+        row = dict(zip(_COLUMNS, values, strict=True))
+        # A full disk is reported when the checkpoint or the history cannot be written.
+        with contextlib.suppress(OSError):
+            text = format_rows([row], _COLUMNS, header=not self.path.exists())
             with self.path.open("a", newline="", encoding="utf-8") as file:
-                writer = csv.writer(file)
-                writer.writerows([COLUMNS, row] if is_new else [row])
-        except OSError:  # a full disk: times are not worth a word, the checkpoint says it
-            return
-
-
-def read_times(path: str | Path) -> list[dict[str, float]]:
-    """Return a file's rows in the order of epochs, of each epoch the last; none if absent."""
-    rows = read_rows(Path(path))
-    latest = {int(row["epoch"]): {k: float(v) for k, v in row.items()} for row in rows}
-    return [latest[epoch] for epoch in sorted(latest)]
+                file.write(text)

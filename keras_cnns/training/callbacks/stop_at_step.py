@@ -1,4 +1,4 @@
-"""End a training within an epoch."""
+"""End a training after a number of steps."""
 
 from typing import Any
 

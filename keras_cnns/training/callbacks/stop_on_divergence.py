@@ -1,17 +1,17 @@
 """Stop a training whose loss is not finite, and report the cause."""
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops, tree
 
+from keras_cnns.keras_internals import flatten_layers
 from keras_cnns.training.callbacks.resume import Resume
+from keras_cnns.training.layer_outputs import observed
 from keras_cnns.training.snapshot import restore
-from keras_cnns.training.variables import fetch_variables
+from keras_cnns.training.variables import current_learning_rate, fetch_variables
 
 
 class DivergedError(RuntimeError):
@@ -31,7 +31,8 @@ class StopOnDivergence(keras.callbacks.Callback):
     and the first layer whose weights are not finite.
 
     Args:
-        resume: has the snapshot and the data; it precedes this callback in the list.
+        resume: the callback that has the snapshot and the data; it precedes this one in `fit`'s
+            list.
 
     Raises:
         DivergedError: the loss of a step is not finite.
@@ -43,7 +44,7 @@ class StopOnDivergence(keras.callbacks.Callback):
         self._epoch = 0
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Note the epoch, for the message."""
+        """Record the epoch, for the message."""
         self._epoch = epoch
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
@@ -54,23 +55,23 @@ class StopOnDivergence(keras.callbacks.Callback):
             raise DivergedError(f"the loss is {loss} at {explanation}")
 
     def _explain_weights(self, batch: int) -> str:
-        """Return what the model shows after the step."""
+        """Return the step, the learning rate and the first layer whose weights are not finite."""
         fetch_variables(self.model)
         spoilt = (
             layer.name
-            for layer in self.model._flatten_layers(include_self=False)
-            if not all(is_finite(weight) for weight in layer.weights)
+            for layer in flatten_layers(self.model)
+            if not all(_is_finite(weight) for weight in layer.weights)
         )
         first = next(spoilt, None)
         cause = "all weights are finite" if first is None else f"weights of {first} are not finite"
         return (
             f"step {batch + 1} of epoch {self._epoch + 1}, with the learning rate "
-            f"{self._learning_rate():.4g}; {cause}. StopOnDivergence(resume), with a Resume before "
-            "it, finds the layer that caused it"
+            f"{current_learning_rate(self.model):.4g}; {cause}. "
+            "StopOnDivergence(resume), with a Resume before it, finds the layer that caused it"
         )
 
     def _repeat(self) -> str:
-        """Repeat the steps since the snapshot, and return which of them diverged, and why."""
+        """Repeat the steps since the snapshot; return which of them diverged, and the cause."""
         resume = self.resume
         assert resume is not None
         good = resume.snapshot
@@ -84,14 +85,14 @@ class StopOnDivergence(keras.callbacks.Callback):
         restore(good, self.model)
         batches = iter(resume.batches(good.step))
         self._train(batches, good.step, step - 1)
-        learning_rate = self._learning_rate()
-        x = as_arrays(next(batches))[0]
-        layer = first_layer_not_finite(self.model, x)
+        learning_rate = current_learning_rate(self.model)
+        x = _as_arrays(next(batches))[0]
+        layer = _first_layer_not_finite(self.model, x)
         restore(good, self.model)
         if steps_per_execution > 1:
             self._execute(steps_per_execution)
         cause = "every layer's output is finite, but the loss is not"
-        if not all(is_finite(each) for each in tree.flatten(x)):
+        if not all(_is_finite(each) for each in tree.flatten(x)):
             cause = "the batch itself holds values that are not finite"
         elif layer is not None:
             kind = type(layer).__name__
@@ -110,7 +111,7 @@ class StopOnDivergence(keras.callbacks.Callback):
         )
 
     def _execute(self, steps: int) -> None:
-        """Let the training function take this number of steps in one call."""
+        """Make the training function take this number of steps per call."""
         self.model.steps_per_execution = steps
         self.model.make_train_function(force=True)
 
@@ -118,62 +119,34 @@ class StopOnDivergence(keras.callbacks.Callback):
         """Take the steps from `start` to `last`; return the first whose loss is not finite."""
         iterator = iter(batches)
         for step in range(start, last + 1):
-            logs = self.model.train_on_batch(*as_arrays(next(iterator)), return_dict=True)
+            logs = self.model.train_on_batch(*_as_arrays(next(iterator)), return_dict=True)
             if not math.isfinite(float(logs["loss"])):
                 return step
         return last
 
-    def _learning_rate(self) -> float:
-        return float(ops.convert_to_numpy(self.model.optimizer.learning_rate))
 
-
-def as_arrays(batch: Any) -> Any:
+def _as_arrays(batch: Any) -> Any:
     """Return (x, y) or (x, y, sample_weight) as NumPy arrays, which every backend accepts."""
     return tree.map_structure(ops.convert_to_numpy, batch)
 
 
-def first_layer_not_finite(model: keras.Model, x: Any) -> Any:
+def _first_layer_not_finite(model: keras.Model, x: Any) -> Any:
     """Call a model on a batch as in training; return the first layer with NaN or infinite outputs.
 
     Nested layers precede the layers that contain them. None: every output is finite.
     """
     found: list[Any] = []
 
-    def note(layer: Any, output: Any) -> None:
-        if not is_finite(output):
+    def observe(layer: keras.layers.Layer, output: Any) -> None:
+        if not all(_is_finite(each) for each in tree.flatten(output)):
             found.append(layer)
 
-    with watching(model, note):
+    with observed(flatten_layers(model), observe):
         model(x, training=True)
     return found[0] if found else None
 
 
-@contextmanager
-def watching(model: keras.Model, note: Any) -> Iterator[None]:
-    """Call `note(layer, output)` for every output of every layer, in the order of computation."""
-    layers = list(model._flatten_layers(include_self=False))
-
-    def watch(layer: Any) -> None:
-        call = layer.call
-
-        def watched(*args: Any, **kwargs: Any) -> Any:
-            outputs = call(*args, **kwargs)
-            for each in tree.flatten(outputs):
-                note(layer, each)
-            return outputs
-
-        layer.call = watched
-
-    for layer in layers:
-        watch(layer)
-    try:
-        yield
-    finally:
-        for layer in layers:
-            del layer.call
-
-
-def is_finite(tensor: Any) -> bool:
+def _is_finite(tensor: Any) -> bool:
     """Return whether no value is NaN or infinite."""
     values = ops.convert_to_numpy(tensor)
     return values.dtype.kind in "biuSU" or bool(np.isfinite(values).all())

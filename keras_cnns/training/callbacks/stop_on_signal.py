@@ -1,4 +1,4 @@
-"""Asked to end, a training saves itself first."""
+"""Save a training before a signal ends it."""
 
 import signal
 import threading
@@ -6,20 +6,20 @@ from typing import Any
 
 import keras
 
+from keras_cnns.messages import print_message
 from keras_cnns.training.callbacks.resume import Resume
-from keras_cnns.training.messages import say
 
 
 class StopOnSignal(keras.callbacks.Callback):
-    """On SIGTERM and SIGINT (Ctrl-C) finish the step, save the state, and leave.
+    """On SIGTERM and SIGINT (Ctrl-C) finish the step, save the state, and end the training.
 
-    SIGTERM leaves by `SystemExit` with status 143, as a shell would say of a process that it
-    ended, SIGINT by `KeyboardInterrupt`. An evaluation is left at its next batch. A second signal
-    acts at once, as it would without this callback; one that the process was started to ignore
-    (SIGINT in a shell script's background) stays ignored. Stand behind `Resume` in the list.
+    SIGTERM raises `SystemExit` with status 143, which is what a shell reports for a process that
+    this signal has ended; SIGINT raises `KeyboardInterrupt`. An evaluation ends at its next batch.
+    A second signal acts at once, as it would without this callback. A signal that the process was
+    started to ignore (SIGINT for a background job of a shell script) stays ignored.
 
     Args:
-        resume: what saves.
+        resume: the callback that saves the state; it precedes this one in `fit`'s list.
     """
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -31,7 +31,7 @@ class StopOnSignal(keras.callbacks.Callback):
         self._former: dict[signal.Signals, Any] = {}
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Listen; only a process's main thread can."""
+        """Install the handlers, which only the main thread of a process can do."""
         self.received = None
         if threading.current_thread() is threading.main_thread():
             self._former = {
@@ -41,26 +41,29 @@ class StopOnSignal(keras.callbacks.Callback):
             }
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Save and leave, if asked to."""
+        """Save the state and end the training, if there was a signal."""
         if self.received:
             self.resume.save()
             self._leave()
 
     def on_test_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Leave an evaluation, if asked to; it is made again after the step before it."""
+        """End an evaluation, if there was a signal; a resumed training repeats it."""
         if self.received:
             self.resume.save_snapshot()
             self._leave()
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Listen no more."""
+        """Restore the handlers; end the process, if there was a signal."""
         self.close()
         if self.received:
             self.resume.save_snapshot()
             self._leave()
 
     def close(self) -> None:
-        """Give the signals back to who had them; `fit` does not say when it fails."""
+        """Restore the former handlers.
+
+        Call it when `fit` has failed, which calls no callback.
+        """
         for number, handler in self._former.items():
             signal.signal(number, handler)
         self._former = {}
@@ -72,7 +75,7 @@ class StopOnSignal(keras.callbacks.Callback):
     def _leave(self) -> None:
         assert self.received is not None
         saved = max(self.resume.saved, default=None)
-        say(
+        print_message(
             f"{self.received.name}: no checkpoint could be written"
             if saved is None
             else f"{self.received.name}: the checkpoint of step {saved} is there to go on from"

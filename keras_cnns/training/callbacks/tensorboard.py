@@ -5,15 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import keras
-
+from keras_cnns.messages import print_message
+from keras_cnns.runs.logs import by_main_output
 from keras_cnns.training.callbacks.diagnostic import Diagnostic
-from keras_cnns.training.callbacks.diagnostics_log import new_figures
-from keras_cnns.training.logs import by_main_output
-from keras_cnns.training.messages import say
+from keras_cnns.training.callbacks.diagnostics_log import new_metrics
+from keras_cnns.training.callbacks.step_counter import StepCounter
 
 
-class TensorBoard(keras.callbacks.Callback):
+class TensorBoard(StepCounter):
     """Write scalars by training step: diagnostics, and the logs of each epoch.
 
     The logs' `val_loss` is `loss` in the run `validation`, so that one chart shows both. For a
@@ -24,15 +23,13 @@ class TensorBoard(keras.callbacks.Callback):
     warning.
 
     Args:
-        directory: to show with `tensorboard --logdir`.
+        directory: the directory of the files; `tensorboard --logdir` shows it.
         diagnostics: the diagnostics to write; they precede this callback in `fit`'s list.
     """
 
     def __init__(self, directory: str | Path, diagnostics: Sequence[Diagnostic] = ()) -> None:
         super().__init__()
         self.directory, self.diagnostics = Path(directory), diagnostics
-        self.step = 0
-        self._first_batch = 0
         self._writers: dict[str, Any] = {}
         self._has_warned = False
 
@@ -41,21 +38,17 @@ class TensorBoard(keras.callbacks.Callback):
         return {"step": self.step}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go on from a number of steps."""
+        """Continue from a number of steps."""
         self.step = state["step"]
 
-    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Note where the step begins."""
-        self._first_batch = batch
-
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Count, and write what was measured in this step."""
-        self._write("train", new_figures(self.diagnostics), self.step)
-        self.step += batch - self._first_batch + 1
+        """Write the diagnostics that were measured in this step."""
+        self._write("train", new_metrics(self.diagnostics), self.step)
+        super().on_train_batch_end(batch, logs)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Write the losses and metrics of training and of validation."""
-        measured = {name for each in self.diagnostics for name in each.figures}
+        measured = {name for each in self.diagnostics for name in each.metrics}
         runs: dict[str, dict[str, float]] = {"train": {}, "validation": {}}
         for name, value in by_main_output(logs or {}).items():
             if name not in measured:
@@ -68,7 +61,7 @@ class TensorBoard(keras.callbacks.Callback):
         """Close the files."""
         writers, self._writers = self._writers, {}
         for writer in writers.values():
-            with contextlib.suppress(Exception):  # a full disk, which has been told
+            with contextlib.suppress(Exception):  # a full disk, which has been reported
                 writer.close()
 
     def _write(self, run: str, scalars: dict[str, float], step: int, flush: bool = False) -> None:
@@ -89,5 +82,5 @@ class TensorBoard(keras.callbacks.Callback):
                     self._writers[run].flush()
         except (OSError, tf.errors.OpError) as error:
             if not self._has_warned:
-                say(f"cannot write {self.directory}: {error}; it will lack some steps")
+                print_message(f"cannot write {self.directory}: {error}; it will lack some steps")
             self._has_warned = True

@@ -9,7 +9,7 @@ import keras
 from keras_cnns.optimizers.base import PathOptimizer
 
 # conv1 and conv2_reduce of GoogLeNet are one stage each, its modules 4a to 4e another.
-STAGE = re.compile(r"(stem|stage\d+|conv\d+|inception_\d+)")
+_STAGE = re.compile(r"(stem|stage\d+|conv\d+|inception_\d+)")
 
 
 class Unfreeze(keras.callbacks.Callback):
@@ -55,12 +55,12 @@ class Unfreeze(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Freeze and unfreeze the stages for this epoch."""
         since = epoch - self.frozen_epochs
-        freed = len(self.stages)
+        unfrozen = len(self.stages)
         if since < 0:
-            freed = 0
+            unfrozen = 0
         elif self.unfreeze_epochs:
-            freed = min(1 + since // self.unfreeze_epochs, freed)
-        frozen = list(self.stages)[: len(self.stages) - freed]
+            unfrozen = min(1 + since // self.unfreeze_epochs, unfrozen)
+        frozen = list(self.stages)[: len(self.stages) - unfrozen]
         if frozen == self.frozen:
             return
         self.frozen = frozen
@@ -80,6 +80,6 @@ def find_stages(model: keras.Model) -> dict[str, list[keras.layers.Layer]]:
     """Return the layers of each stage of one of these models, from first to last."""
     stages: dict[str, list[keras.layers.Layer]] = {}
     for layer in model.layers:
-        if found := STAGE.match(layer.name):
+        if found := _STAGE.match(layer.name):
             stages.setdefault(found[1], []).append(layer)
     return stages

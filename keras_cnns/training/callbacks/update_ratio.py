@@ -29,34 +29,34 @@ class UpdateRatio(Diagnostic):
         self._before: dict[str, list[np.ndarray]] | None = None
 
     def get_state(self) -> dict[str, Any]:
-        """Return that of a diagnostic, and whether the step that begins is measured."""
+        """Return the state of a diagnostic, and whether the step that begins is measured."""
         return super().get_state() | {"is_measuring": self._before is not None}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go on from a state, before the step with whose beginning it was taken."""
+        """Continue from a state, before the step that began when it was captured."""
         super().set_state(state)
         self._before = self._weights() if state["is_measuring"] else None
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Keep the weights, where it is time."""
+        """Copy the weights, if a measurement is due."""
         self.begin_step(batch)
         if self.is_due():
             self._before = self._weights()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Compare them with what the step made of them."""
+        """Compare the copied weights with those after the step."""
         if self._before is not None:
-            self.keep(self.measure())
+            self.record(self.measure())
             self._before = None
         super().on_train_batch_end(batch, logs)
 
     def measure(self) -> dict[str, float]:
-        """Return the ratios since the weights were kept."""
+        """Return the ratios since the weights were copied."""
         before, after = self._before or {}, self._weights()
         ratios = {
-            layer: norm([b - a for a, b in zip(old, after[layer], strict=True)]) / size
+            layer: _norm([b - a for a, b in zip(old, after[layer], strict=True)]) / size
             for layer, old in before.items()
-            if (size := norm(old))
+            if (size := _norm(old))
         }
         summary = {"update_ratio": median(ratios.values())} if ratios else {}
         return summary | {f"update_ratio/{layer}": ratio for layer, ratio in ratios.items()}
@@ -70,6 +70,6 @@ class UpdateRatio(Diagnostic):
         }
 
 
-def norm(arrays: list[np.ndarray]) -> float:
+def _norm(arrays: list[np.ndarray]) -> float:
     """Return the L2 norm over arrays together."""
     return float(sum(np.vdot(array, array) for array in arrays) ** 0.5)

@@ -1,1 +1,1 @@
-"""The model server without protocols or transports: requests, batches and answers."""
+"""The model server without protocols and transports: validation, batching, predictions."""

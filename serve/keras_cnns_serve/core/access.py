@@ -1,4 +1,4 @@
-"""Who may do what: bearer tokens, one for predictions and one for administration."""
+"""Access control by bearer tokens, for predictions and for administration."""
 
 import hmac
 import re
@@ -9,28 +9,28 @@ from keras_cnns_serve.errors import ConfigError, ForbiddenError, Unauthenticated
 
 from .watched_files import WatchedFiles
 
-MIN_LENGTH = 16  # characters of a token
+_MIN_LENGTH = 16  # characters of a token
 
 
 class Role(Enum):
-    """What a request needs."""
+    """The kind of a request; the value is the token that it needs, in words."""
 
     PREDICTION = "the token for predictions"
     ADMINISTRATION = "the token for administration"
 
 
 class Access:
-    """Check the tokens of requests; where a role has no file, its requests need none.
+    """Check the tokens of requests; a role without a token file needs no token.
 
-    The token for administration is good for predictions, too. The files are read again when they
+    The tokens for administration also permit predictions. The files are read again when they
     change.
 
     Args:
-        prediction: A file with the tokens for predictions, one in each line.
-        administration: A file with those for administration.
+        prediction: a file with the tokens for predictions, one on each line.
+        administration: a file with the tokens for administration.
 
     Raises:
-        ConfigError: A file cannot be read, or has no token or a bad one, or both share one.
+        ConfigError: a file cannot be read, or has no token or an invalid one; or both share one.
     """
 
     def __init__(
@@ -39,23 +39,23 @@ class Access:
         self._prediction = None if prediction is None else _Tokens(Path(prediction))
         self._administration = None if administration is None else _Tokens(Path(administration))
         first, second = self._prediction, self._administration
-        if first is not None and second is not None and first.share_one_with(second):
+        if first is not None and second is not None and first.overlap(second):
             raise ConfigError(
-                f"{prediction} and {administration} share a token: whoever may request "
-                "predictions could load and unload models"
+                f"{prediction} and {administration} share a token: clients that may request "
+                "predictions could also load and unload models"
             )
 
     @property
     def restricted(self) -> bool:
-        """Return whether all requests need a token, those for administration aside."""
+        """Return whether requests that are not for administration need a token."""
         return self._prediction is not None
 
     def check(self, role: Role, authorization: str | None) -> None:
-        """Return if a request with this header may do what its role says.
+        """Raise an error unless this header permits a request of this role.
 
         Raises:
-            UnauthenticatedError: A token is needed, and this is none that is known.
-            ForbiddenError: It is the token for predictions, and the request is for administration.
+            UnauthenticatedError: a token is needed, and the header has no valid one.
+            ForbiddenError: the request is for administration, but the token is for predictions.
         """
         predicts, administers = self._prediction, self._administration
         needed = administers if role is Role.ADMINISTRATION else predicts
@@ -65,9 +65,11 @@ class Access:
         if needed.has(token) or (administers is not None and administers.has(token)):
             return
         if role is Role.ADMINISTRATION and predicts is not None and predicts.has(token):
-            raise ForbiddenError("this token permits predictions; administration needs another one")
+            raise ForbiddenError(
+                "this token only permits predictions; administration needs another"
+            )
         raise UnauthenticatedError(
-            f"this needs {role.value} in the header Authorization: Bearer TOKEN"
+            f"this request needs {role.value} in the header Authorization: Bearer TOKEN"
         )
 
 
@@ -79,14 +81,14 @@ class _Tokens:
         self._file = WatchedFiles([path], self._read)
 
     def has(self, token: bytes) -> bool:
-        """Return whether a token is one of these, in a time that does not depend on its bytes."""
+        """Return whether the file has a token, in a time that does not depend on its bytes."""
         found = False
         for each in self._file.current():
             found |= hmac.compare_digest(each, token)
         return found
 
-    def share_one_with(self, other: "_Tokens") -> bool:
-        """Return whether a token is also one of the others."""
+    def overlap(self, other: "_Tokens") -> bool:
+        """Return whether both files have a token in common."""
         return bool(set(self._file.current()) & set(other._file.current()))
 
     def _read(self) -> list[bytes]:
@@ -99,10 +101,10 @@ class _Tokens:
         for token in tokens:
             if not token.isascii():
                 raise ConfigError(f"{self._path} has a token that is not ASCII")
-            if len(token) < MIN_LENGTH:
+            if len(token) < _MIN_LENGTH:
                 raise ConfigError(
                     f"{self._path} has a token of {len(token)} characters; a token has at least "
-                    f"{MIN_LENGTH}, such as the output of: openssl rand -hex 32"
+                    f"{_MIN_LENGTH}, such as the output of: openssl rand -hex 32"
                 )
         return tokens
 

@@ -1,4 +1,4 @@
-"""The thread that makes the changes which administrators ask for, one after another."""
+"""A thread that makes administrators' changes of the models, one after another."""
 
 import asyncio
 import contextlib
@@ -11,7 +11,7 @@ from keras_cnns_serve.errors import ModelUnavailableError
 
 from .threads import until
 
-_STOPPING = "the server is being stopped: its models are not changed any more"
+_STOPPING = "the server is stopping; its models cannot be changed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +22,9 @@ class _Change:
 
 
 class AdminThread:
-    """A thread beside those that answer, so that no change takes one from them.
+    """A thread for changes, which therefore occupy no thread that answers requests.
 
-    It is a daemon: the end of the process does not wait for a version that is being loaded.
+    It is a daemon: the process does not wait for a version that is being loaded when it ends.
     """
 
     def __init__(self) -> None:
@@ -34,15 +34,15 @@ class AdminThread:
         self._starting = threading.Lock()
 
     async def call(self, deadline: float | None, make: Callable[[], object]) -> None:
-        """Make a change and return when it is made; one that nobody waits for is not begun.
+        """Make a change and return when it is made; do not begin it if the caller was cancelled.
 
         Args:
-            deadline: The `time.monotonic()` until which it is waited for; None: for ever.
-            make: Makes it.
+            deadline: `time.monotonic()` until which to wait; None: no limit.
+            make: the function that makes the change.
 
         Raises:
-            DeadlineExceededError: The deadline has passed; the change may still be in progress.
-            ModelUnavailableError: The server is being stopped.
+            DeadlineExceededError: the deadline has passed; the change may still be in progress.
+            ModelUnavailableError: the server is stopping.
         """
         if self._closed:
             raise ModelUnavailableError(_STOPPING)
@@ -51,11 +51,11 @@ class AdminThread:
         self._changes.put(change)
         self._start()
         await until(
-            deadline, change.future, "the request's time was over before the models were changed"
+            deadline, change.future, "the request's deadline passed before the models were changed"
         )
 
     def close(self) -> None:
-        """Begin no further change, and end after the one in progress."""
+        """Begin no further change; end the thread after the one in progress."""
         self._closed = True
         self._changes.put(None)
 
@@ -76,9 +76,9 @@ class AdminThread:
                 change.make()
             except Exception as error:
                 failure = error
-            except BaseException as error:  # a library's own; this thread goes on
+            except BaseException as error:  # raised by a library; this thread must continue
                 failure = RuntimeError(f"{type(error).__name__}: {error}")
-            with contextlib.suppress(RuntimeError):  # the loop has been closed: nobody waits
+            with contextlib.suppress(RuntimeError):  # the loop is closed
                 change.loop.call_soon_threadsafe(_resolve, change.future, failure)
 
 

@@ -1,13 +1,13 @@
-"""Adaptive batching: a free engine runs the requests that wait, at once.
+"""Adaptive batching: an idle engine runs all waiting requests at once.
 
-Nobody waits for a batch to fill. While the engine is busy requests gather, and the next run takes
-them together; a lone request runs alone and immediately. Encoded images are decoded by the same
-threads, beside the inference of others; those that a thread decoded while a run was free go
-together, and it runs them itself.
+No request waits for a batch to fill. While the engine is busy, requests queue, and the next run
+batches them; a single request runs alone and immediately. The same threads decode encoded images
+while other threads run the engine. If a slot is free, a thread decodes several requests and then
+runs them as one batch.
 
-A request of several images is decoded a few at a time and waits its turn in between. Large images
-wait in a queue of their own: small ones overtake them, they never have the last thread, and the
-memory that decoding takes is claimed for each.
+A request with several images is decoded a few images at a time, and queues again in between. Large
+images have their own queue: small ones overtake them, at least one thread does not decode large
+ones, and memory is claimed for decoding each of them.
 """
 
 import asyncio
@@ -39,49 +39,49 @@ from .metrics import Recorder
 
 logger = logging.getLogger(__name__)
 
-# The estimate of a wait is a mean: of those admitted with all their time spent in it, half would
-# be late, and their inference for nothing.
-MARGIN = 0.8
-LAST = 2**31  # the priority of those that have none
-# An image is large if it takes more: about a megapixel, some 5 ms. One of more bytes is not even
-# looked at before its turn: reading a header may take a time, too.
-LARGE_MEMORY, LARGE_WORK, LARGE_BYTES = 2**22, 2**22, 2**20
-SLICE = 0.005  # seconds that a request of several images is decoded before others have their turn
-PATIENCE = 1.0  # seconds that large images let small ones overtake them
-MEMORY_SECONDS = 10.0  # that a large image waits for the memory to decode it
-RECENT = 0.9  # the weight of what earlier runs took, after each run
-# Added to the niceness of the threads that run the engine: the threads that receive and answer work
-# for microseconds, and an engine that keeps a core from them leaves the others without work.
-NICENESS = 5
+# A request is rejected if its estimated wait exceeds this fraction of its time. The estimate is a
+# mean: with a fraction of 1, half of the last admitted requests would be late.
+_MAX_WAIT_FRACTION = 0.8
+_LOWEST_PRIORITY = 2**31  # the priority of requests without one
+# An image is large if decoding it needs more memory or work: about a megapixel, some 5 ms. Files of
+# more bytes count as large without reading their headers, which can take time, too.
+_LARGE_MEMORY, _LARGE_WORK, _LARGE_BYTES = 2**22, 2**22, 2**20
+TIME_SLICE = 0.005  # seconds after which a request with more images to decode queues again
+OVERTAKING_SECONDS = 1.0  # time after which small images no longer overtake a large one
+MEMORY_SECONDS = 10.0  # maximum wait for the memory to decode a large image
+_DECAY = 0.9  # the weight of earlier runs in the estimate, after each run
+# Added to the niceness of the threads that run the engine. The threads that receive and send work
+# for microseconds; if the engine's threads delayed them, the engine would have no work.
+_NICENESS = 5
 
 
 class ClosedError(Exception):
-    """The batcher accepts no more jobs: its version is being unloaded."""
+    """The batcher accepts no more jobs, because its version is being unloaded."""
 
 
 @dataclass(frozen=True)
 class BatchOptions:
-    """How requests are gathered."""
+    """The options of batching."""
 
-    max_batch: int = 16  # images in one run
-    # Seconds in one run: the answers of a long one come together, and under load all too late.
+    max_batch: int = 16  # maximum number of images in one run
+    # Maximum estimated seconds of one run: all its answers come at its end, under load too late.
     max_run: float = 0.1
-    max_delay: float = 0.0  # seconds that a run waits for more images, if it is not full
-    max_queue: int = 1024  # requests that wait, decoded or not
+    max_delay: float = 0.0  # seconds that a batch waits for more images, if it is not full
+    max_queue: int = 1024  # maximum number of waiting requests, decoded or not
 
 
 class Encoded(Protocol):
-    """An encoded image whose header was read."""
+    """An encoded image whose header has been read."""
 
-    memory: int  # bytes at the peak of decoding
-    work: int  # pixels, as often as they are visited
+    memory: int  # peak memory of decoding, in bytes
+    work: int  # number of pixels times the number of passes over them
 
     def read(self) -> NDArray[np.uint8]:
         """Return the pixels [H, W, C], or raise ServeError."""
 
 
 class Job:
-    """A request that waits, and its result."""
+    """A waiting request and its future result."""
 
     __slots__ = (
         "contents",
@@ -91,16 +91,16 @@ class Job:
         "decode",
         "decoded",
         "future",
-        "held",
         "images",
-        "large",
+        "is_large",
+        "is_queued",
+        "large_bytes",
         "loop",
         "names",
-        "overtaken",
         "pixels",
         "priority",
         "queued",
-        "waits",
+        "was_large",
     )
 
     def __init__(
@@ -112,25 +112,30 @@ class Job:
         priority: int,
     ) -> None:
         self.images = images  # [N, H, W, C]; None until all are decoded
-        self.pixels: NDArray[np.uint8] | None = None  # the same while they are being decoded
-        self.contents = contents  # to be decoded; empty if that failed
-        self.decoded = 0  # images
-        self.large = False  # whether the next image is
-        self.names = tuple(names)  # of the outputs wanted
-        self.count = len(contents) if images is None else len(images)
-        self.overtaken = False  # whether it has waited among large images
-        self.held = 0  # bytes of its contents, from then until all are decoded
-        self.counted = False  # whether its images are among the batcher's unfinished ones
-        self.waits = False  # in a queue: no thread works on it
+        self.pixels: NDArray[np.uint8] | None = None  # the images, while some are not decoded
+        self.contents = contents  # the encoded images; empty after decoding or its failure
+        self.decoded = 0  # number of decoded images
+        self.is_large = False  # whether the next image is large
+        self.names = tuple(names)  # of the requested outputs
+        self.count = len(contents) if images is None else len(images)  # number of images
+        self.was_large = False  # whether it has been in the queue of large images
+        self.large_bytes = 0  # bytes of its contents, from then until all are decoded
+        self.counted = False  # whether the batcher's `_unfinished` includes its images
+        self.is_queued = False  # whether it is in a queue, and no thread works on it
         self.deadline = deadline  # time.monotonic()
-        self.priority = priority or LAST
+        self.priority = priority or _LOWEST_PRIORITY
         self.loop = asyncio.get_running_loop()
         self.future: asyncio.Future[Answer] = self.loop.create_future()
         self.queued = time.monotonic()
-        self.decode = 0.0  # seconds
+        self.decode = 0.0  # seconds of decoding
+
+    @property
+    def seconds(self) -> float:
+        """Return the time from submission to the deadline; infinity without deadline."""
+        return math.inf if self.deadline is None else self.deadline - self.queued
 
     def add(self, pixels: NDArray[np.uint8]) -> None:
-        """Take the pixels of the next image [H, W, C]."""
+        """Store the pixels of the next image [H, W, C]."""
         if self.count == 1:
             self.images = pixels[np.newaxis]
             return
@@ -142,20 +147,20 @@ class Job:
             self.images, self.pixels = self.pixels, None
 
     def free(self) -> None:
-        """Hold no image any more."""
+        """Release all images."""
         self.contents, self.images, self.pixels = (), None, None
 
     def expire(self) -> None:
-        """Fail with DeadlineExceededError, unless there is an answer."""
+        """Fail with DeadlineExceededError, unless there already is an answer."""
         if not self.future.done():
             self.future.set_exception(
-                DeadlineExceededError("the request's time was over before its turn came")
+                DeadlineExceededError("the request's deadline passed while it was waiting")
             )
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The outputs of one job, and the parts of its time, in seconds."""
+    """The outputs of a job, and the parts of its time, in seconds."""
 
     outputs: Outputs
     queue: float
@@ -164,25 +169,25 @@ class Answer:
 
 
 class Batcher:
-    """The queue of one version, and the threads that run its requests.
+    """The queues of one version, and the threads that run its requests.
 
     Args:
-        engine: what runs.
-        look: reads the header of an encoded image; may raise ServeError.
-        decode_small: returns the pixels of one that is small, on the event loop; None for others.
-        names: all outputs of the engine.
-        slots: how many runs go side by side.
-        workers: threads; those that hold no slot decode.
-        options: how requests are gathered.
-        recorder: what is counted and timed.
-        budget: of which the memory is claimed that large images take to be decoded.
-        seconds_per_image: an estimate, of all slots together; 0: the first run gives one.
+        engine: the engine.
+        open_image: reads the header of an encoded image; may raise ServeError.
+        decode_small: returns the pixels of a small image, on the event loop; None for others.
+        names: the names of all outputs of the engine.
+        slots: maximum number of concurrent runs.
+        workers: number of threads; those without a slot decode.
+        options: the options of batching.
+        recorder: records the metrics.
+        budget: the memory budget for decoding large images.
+        seconds_per_image: an estimate, with all slots busy; 0: the first run gives one.
     """
 
     def __init__(
         self,
         engine: Engine,
-        look: Callable[[bytes], Encoded],
+        open_image: Callable[[bytes], Encoded],
         decode_small: Callable[[bytes], NDArray[np.uint8] | None],
         names: Sequence[str],
         slots: int,
@@ -193,27 +198,27 @@ class Batcher:
         seconds_per_image: float = 0.0,
     ) -> None:
         self._engine = engine
-        self._look = look
+        self._open_image = open_image
         self._decode_small = decode_small
         self._names = tuple(names)
         self._options = options
         self._recorder = recorder
         self._budget = budget
         self._slots = self._free = slots
-        self._idle = 0  # threads that wait for work
-        self._in_hand = 0  # jobs taken by a thread to be decoded
+        self._idle = 0  # number of threads that wait for work
+        self._decoding = 0  # number of jobs that threads are decoding
         self._closed = False
         self._encoded: deque[Job] = deque()
-        self._large: deque[Job] = deque()  # those whose next image is
+        self._large: deque[Job] = deque()  # jobs whose next image is large
         self._ready: deque[Job] = deque()
-        self._large_threads = 0  # that decode large images
+        self._large_threads = 0  # number of threads that decode large images
         self._max_large_threads = max(1, workers - 1)
         self._changed = threading.Condition()
-        # Images that wait or are worked on; large ones only when they are decoded: until then
-        # others overtake them.
+        # Number of images that wait or are being processed. Large ones count only after they are
+        # decoded, because others overtake them until then.
         self._unfinished = 0
-        self._large_bytes = 0  # of the requests whose large images wait or are decoded
-        # What recent runs took; of an image, of all slots together, it is their quotient.
+        self._large_bytes = 0  # of requests whose large images wait or are being decoded
+        # Weighted sums over recent runs. Their quotient is the time of an image, all slots busy.
         self._recent_seconds, self._recent_images = seconds_per_image, float(seconds_per_image > 0)
         self._threads = [
             threading.Thread(target=self._work, name="predict", daemon=True) for _ in range(workers)
@@ -223,22 +228,22 @@ class Batcher:
 
     @property
     def waiting(self) -> int:
-        """Return the number of requests that wait."""
+        """Return the number of waiting requests."""
         return len(self._encoded) + len(self._large) + len(self._ready)
 
     @property
     def _seconds_per_image(self) -> float:
-        """Return the time of an image, of all slots together; 0 if nothing is known."""
+        """Return the estimated time of an image with all slots busy; 0 if there is none."""
         return self._recent_seconds / self._recent_images if self._recent_images else 0.0
 
     async def answer(self, job: Job) -> Answer:
         """Put a job into the queue and return its answer; cancelling removes the job.
 
         Raises:
-            ClosedError: the version is being unloaded; ask its successor.
-            QueueFullError: too many wait, or longer than the job has time.
-            DeadlineExceededError: its time was over before its turn came.
-            ServeError: its images cannot be decoded.
+            ClosedError: the version is being unloaded; use its successor.
+            QueueFullError: the queue is full, or the estimated wait exceeds the job's time.
+            DeadlineExceededError: the deadline passed while the job was waiting.
+            ServeError: an image cannot be decoded.
         """
         self._submit(job)
         timer = None
@@ -249,11 +254,11 @@ class Batcher:
         finally:
             if timer is not None:
                 timer.cancel()
-            if job.waits:
+            if job.is_queued:
                 self._abandon(job)
 
     def close(self) -> None:
-        """Accept no more jobs, finish those that wait, and return when the threads have ended."""
+        """Accept no more jobs, finish the waiting ones, and wait for the threads to end."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -273,104 +278,108 @@ class Batcher:
             if self._closed:
                 raise ClosedError
             if self.waiting >= self._options.max_queue:
-                self._forget_the_dead()
+                self._drop_finished()
             self._admit(job)
-            self._place(job)
+            self._enqueue(job)
             self._changed.notify()
 
-    def _place(self, job: Job) -> None:
-        """Put a job into the queue of what is to be done with it next.
+    def _enqueue(self, job: Job) -> None:
+        """Put a job into the queue of its next step.
 
         Raises:
-            QueueFullError: Its images are large, and as many wait as should.
+            QueueFullError: its next image is large, and the limit of large images is reached.
         """
         if job.images is not None:
             queue = self._ready
-            if job.overtaken:
-                self._hold(job, 0)
+            if job.was_large:
+                self._count_large_bytes(job, 0)
         else:
-            job.large = job.large or len(job.contents[job.decoded]) > LARGE_BYTES
-            queue = self._large if job.large else self._encoded
-            if job.large and not job.overtaken:
+            job.is_large = job.is_large or len(job.contents[job.decoded]) > _LARGE_BYTES
+            queue = self._large if job.is_large else self._encoded
+            if job.is_large and not job.was_large:
                 self._admit_large(job)
-        job.waits = True
+        job.is_queued = True
         self._count(job, queue is not self._large)
         _insert(queue, job)
 
     def _count(self, job: Job, counted: bool) -> None:
-        """Count the images of a job among the unfinished ones, or do not."""
+        """Add the images of a job to the unfinished ones, or remove them."""
         self._unfinished += job.count * (counted - job.counted)
         job.counted = counted
 
     def _admit(self, job: Job) -> None:
-        """Raise QueueFullError for a job that would wait in vain."""
+        """Raise QueueFullError if the queue is full or the job would miss its deadline."""
         waiting = self.waiting
         seconds = self._seconds_per_image * (self._unfinished + job.count)
         if waiting >= self._options.max_queue:
-            raise QueueFullError(f"{waiting} requests wait already", max(1, math.ceil(seconds)))
-        # Not where nobody waits: what runs then shows whether the estimate is right.
-        if waiting and job.deadline is not None and seconds > MARGIN * (job.deadline - job.queued):
             raise QueueFullError(
-                f"{waiting} requests wait already, longer than this one has time",
+                f"{waiting} requests are already waiting", max(1, math.ceil(seconds))
+            )
+        # If no request waits, admit the job: its run corrects the estimate if that is wrong.
+        if waiting and seconds > _MAX_WAIT_FRACTION * job.seconds:
+            raise QueueFullError(
+                f"{waiting} requests are already waiting, and the estimated wait is longer than "
+                "this request's time",
                 max(1, math.ceil(seconds)),
             )
 
     def _admit_large(self, job: Job) -> None:
-        """Raise QueueFullError if the large images that wait leave no memory to decode them."""
+        """Raise QueueFullError if large images would leave too little memory to decode them."""
         size = sum(map(len, job.contents))
         if self._large_bytes and self._large_bytes + size > self._budget.limit // 4:
             raise QueueFullError(
-                f"{self._large_bytes / 1e6:,.0f} MB of large images wait already, a quarter of "
-                "--memory-budget"
+                f"{self._large_bytes / 1e6:,.0f} MB of large images are already waiting; the limit "
+                "is a quarter of --memory-budget"
             )
-        job.overtaken = True
-        self._hold(job, size)
+        job.was_large = True
+        self._count_large_bytes(job, size)
 
-    def _hold(self, job: Job, size: int) -> None:
-        """Count so many bytes of a job among those of large images."""
-        self._large_bytes += size - job.held
-        job.held = size
+    def _count_large_bytes(self, job: Job, size: int) -> None:
+        """Set the contribution of a job to `_large_bytes`."""
+        self._large_bytes += size - job.large_bytes
+        job.large_bytes = size
 
     def _abandon(self, job: Job) -> None:
-        """Free the images of a job in a queue that nobody waits for any more."""
+        """Free the images of a queued job whose caller no longer waits."""
         with self._changed:
-            if job.waits:
+            if job.is_queued:
                 self._drop(job)
 
     def _drop(self, job: Job) -> None:
         job.free()
         self._count(job, False)
-        self._hold(job, 0)
+        self._count_large_bytes(job, 0)
 
-    def _forget_the_dead(self) -> None:
+    def _drop_finished(self) -> None:
+        """Remove jobs whose callers no longer wait from the queues."""
         for queue in (self._encoded, self._large, self._ready):
-            alive = [job for job in queue if not job.future.done()]
+            waiting = [job for job in queue if not job.future.done()]
             for job in queue:
                 if job.future.done():
                     self._drop(job)
             queue.clear()
-            queue.extend(alive)
+            queue.extend(waiting)
 
     def _work(self) -> None:
         _lower_priority()
-        while (work := self._take()) is not None:
+        while (work := self._next_work()) is not None:
             jobs, run = work
             run(jobs)
 
-    def _take(self) -> tuple[list[Job], Callable[[list[Job]], None]] | None:
-        """Wait for work: to run ready jobs if a slot is free, or else to decode."""
+    def _next_work(self) -> tuple[list[Job], Callable[[list[Job]], None]] | None:
+        """Wait for work: run ready jobs if a slot is free, or else decode."""
         with self._changed:
             while True:
                 delay = None
-                if self._large and self._large[0].queued + PATIENCE < time.monotonic():
-                    work = self._take_large()
+                if self._large and self._large[0].queued + OVERTAKING_SECONDS < time.monotonic():
+                    work = self._next_large()
                     if work is not None:
                         return work
                 if self._ready and self._free > 0:
-                    delay = self._wanted_delay()
+                    delay = self._remaining_delay()
                     if delay is None:
-                        # A share for every slot, free or not: the one that is busy comes back
-                        # soon, and should not find that this one took all for long.
+                        # Divide the jobs among all slots, also the busy ones, which will be free
+                        # soon: one long run of all jobs would leave them idle.
                         jobs = self._pop(self._ready, self._slots)
                         if jobs:
                             self._free -= 1
@@ -381,32 +390,32 @@ class Batcher:
                     to_run = self._free > 0 and not self._options.max_delay
                     jobs = self._pop(self._encoded, self._slots if to_run else self._idle + 1)
                     if jobs:
-                        self._in_hand += len(jobs)
+                        self._decoding += len(jobs)
                         return jobs, self._decode_and_run if to_run else self._decode_all
                     continue
-                work = self._take_large()
+                work = self._next_large()
                 if work is not None:
                     return work
-                if self._closed and not self.waiting and not self._in_hand:
+                if self._closed and not self.waiting and not self._decoding:
                     self._changed.notify_all()
                     return None
                 self._idle += 1
                 self._changed.wait(delay)
                 self._idle -= 1
 
-    def _take_large(self) -> tuple[list[Job], Callable[[list[Job]], None]] | None:
-        """Return the work to decode a large image, if one waits and a thread may do so now."""
+    def _next_large(self) -> tuple[list[Job], Callable[[list[Job]], None]] | None:
+        """Return the work of decoding a large image, if one waits and a thread may do so."""
         if not self._large or self._large_threads >= self._max_large_threads:
             return None
         jobs = self._pop(self._large, len(self._large))
         if not jobs:
             return None
         self._large_threads += 1
-        self._in_hand += 1
+        self._decoding += 1
         return jobs, self._decode_large
 
     def _wake(self) -> None:
-        """Wake a waiting thread if there is work for it; at the end, wake all."""
+        """Wake an idle thread if there is work for it; after `close`, wake all."""
         if self._closed:
             self._changed.notify_all()
         elif self._idle and (
@@ -416,8 +425,8 @@ class Batcher:
         ):
             self._changed.notify()
 
-    def _wanted_delay(self) -> float | None:
-        """Return the seconds that a run should still wait for more images; None for none."""
+    def _remaining_delay(self) -> float | None:
+        """Return the seconds that a batch still waits for more images; None if it is due."""
         if not self._options.max_delay or self._closed:
             return None
         images = sum(job.count for job in self._ready)
@@ -425,29 +434,29 @@ class Batcher:
         return remaining if images < self._options.max_batch and remaining > 0 else None
 
     def _max_batch(self) -> int:
-        """Return the limit of images in one run: by their number, and by the time they take."""
+        """Return the maximum number of images in one run, by number and by estimated time."""
         if not self._seconds_per_image:
             return self._options.max_batch
         images = self._options.max_run / (self._seconds_per_image * self._slots)
         return max(1, min(self._options.max_batch, int(images)))
 
-    def _pop(self, queue: deque[Job], among: int) -> list[Job]:
-        """Return a fair part of a queue, at most a batch, and drop jobs that nobody waits for."""
-        share, limit = math.ceil(len(queue) / among), self._max_batch()
+    def _pop(self, queue: deque[Job], parts: int) -> list[Job]:
+        """Pop one of `parts` equal parts of a queue, at most a batch; drop jobs without caller."""
+        max_jobs, max_images = math.ceil(len(queue) / parts), self._max_batch()
         now = time.monotonic()
         jobs: list[Job] = []
         images = 0
-        while queue and len(jobs) < share:
+        while queue and len(jobs) < max_jobs:
             job = queue[0]
-            if jobs and images + job.count > limit:
+            if jobs and images + job.count > max_images:
                 break
             queue.popleft()
-            job.waits = False
-            late = job.deadline is not None and job.deadline <= now
-            if late or job.future.done():  # its time is over, or the client hung up
+            job.is_queued = False
+            is_late = job.deadline is not None and job.deadline <= now
+            if is_late or job.future.done():  # or the client disconnected
                 self._drop(job)
-                if late:
-                    with contextlib.suppress(RuntimeError):  # the loop has been closed
+                if is_late:
+                    with contextlib.suppress(RuntimeError):  # the loop is closed
                         job.loop.call_soon_threadsafe(job.expire)
                 continue
             jobs.append(job)
@@ -458,22 +467,21 @@ class Batcher:
         for job in jobs:
             self._decode_some(job)
             with self._changed:
-                self._in_hand -= 1
-                self._put_back(job)
+                self._decoding -= 1
+                self._requeue(job)
                 self._wake()
 
     def _decode_and_run(self, jobs: list[Job]) -> None:
-        """Decode for a run that is free now; if it still is then, run the jobs that are ready.
+        """Decode jobs while a slot is free; if one is free afterwards, run all ready jobs.
 
-        All become ready together: another thread would take the first as soon as it is, and run it
-        alone.
+        The jobs become ready together. Otherwise another thread would run the first one alone.
         """
         for job in jobs:
             self._decode_some(job)
         with self._changed:
-            self._in_hand -= len(jobs)
+            self._decoding -= len(jobs)
             for job in jobs:
-                self._put_back(job)
+                self._requeue(job)
             jobs = self._pop(self._ready, 1) if self._free > 0 else []
             self._free -= bool(jobs)
             self._wake()
@@ -486,29 +494,29 @@ class Batcher:
             self._decode_some(job)
         with self._changed:
             self._large_threads -= 1
-            self._in_hand -= len(jobs)
+            self._decoding -= len(jobs)
             for job in jobs:
-                self._put_back(job)
+                self._requeue(job)
             self._wake()
 
-    def _put_back(self, job: Job) -> None:
-        """Put a job whose images were decoded into its next queue; drop one that failed."""
+    def _requeue(self, job: Job) -> None:
+        """Put a job into its next queue after decoding; drop it if decoding failed."""
         if job.images is None and (job.future.done() or not job.contents):
             self._drop(job)
             return
         try:
-            self._place(job)
+            self._enqueue(job)
         except QueueFullError as error:
             self._drop(job)
             _deliver([(job, error)])
 
     def _decode_some(self, job: Job) -> None:
-        """Decode images of a job until others have their turn; report a failure to its client."""
+        """Decode images of a job for at most about `TIME_SLICE`; report a failure to its caller."""
         started = time.monotonic()
         failed: Exception | None = None
         try:
             while job.images is None and not job.future.done() and self._decode_next(job):
-                if time.monotonic() - started > SLICE:
+                if time.monotonic() - started > TIME_SLICE:
                     break
         except ServeError as error:
             failed = error
@@ -517,7 +525,7 @@ class Batcher:
                 failed.__cause__ = error
         except Exception as error:
             failed = error
-        except BaseException as error:  # a library's own; this thread goes on
+        except BaseException as error:  # raised by a library; this thread must continue
             failed = _failure(error)
         job.decode += time.monotonic() - started
         if failed is not None or job.images is not None:
@@ -526,37 +534,37 @@ class Batcher:
             _deliver([(job, failed)])
 
     def _decode_next(self, job: Job) -> bool:
-        """Decode a job's next image; return False if it is large and this was not known.
+        """Decode a job's next image; return False if it turns out to be large.
 
         Raises:
-            ServeError: It cannot be decoded.
+            ServeError: the image cannot be decoded.
         """
         content = job.contents[job.decoded]
-        if len(content) > LARGE_BYTES and not job.large:
+        if len(content) > _LARGE_BYTES and not job.is_large:
             return False
-        image = self._look(content)
-        if image.memory <= LARGE_MEMORY and image.work <= LARGE_WORK:
+        image = self._open_image(content)
+        if image.memory <= _LARGE_MEMORY and image.work <= _LARGE_WORK:
             job.add(image.read())
-        elif not job.large:
-            job.large = True
+        elif not job.is_large:
+            job.is_large = True
             return False
         else:
             with self._claim(image.memory, job):
                 job.add(image.read())
-        job.large = False
+        job.is_large = False
         return True
 
     def _claim(self, memory: int, job: Job) -> Claim:
-        """Claim the memory to decode a large image, and wait for it while somebody waits for it.
+        """Claim the memory to decode a large image; wait for it while the caller waits.
 
         Raises:
-            ImageTooLargeError: No image may take so much.
-            QueueFullError: So much was never free.
+            ImageTooLargeError: the image needs more memory than one request can have.
+            QueueFullError: the memory was not free within `MEMORY_SECONDS`.
         """
         if memory > self._budget.limit // 2:
             raise ImageTooLargeError(
-                f"the image takes {memory / 1e6:,.0f} MB of memory to decode; one request can have "
-                f"{self._budget.limit / 2e6:,.0f} MB, half of --memory-budget: send a smaller one"
+                f"decoding the image needs {memory / 1e6:,.0f} MB of memory; the limit of a "
+                f"request is {self._budget.limit / 2e6:,.0f} MB, half of --memory-budget"
             )
         claim = self._budget.claim()
         end = time.monotonic() + MEMORY_SECONDS
@@ -574,17 +582,17 @@ class Batcher:
         run = _Run(jobs)
         try:
             results = self._infer(jobs, run)
-        except BaseException as error:  # whatever it is: the slot comes back, nobody waits for ever
+        except BaseException as error:  # always free the slot and answer the callers
             results = [(job, _failure(error)) for job in jobs]
         with self._changed:
-            self._learn(run)
+            self._update_estimate(run)
             self._free += 1
             self._unfinished -= run.images
             self._wake()
         _deliver(results)
 
-    def _learn(self, run: "_Run") -> None:
-        """Note how long the parts of a run took that have ended."""
+    def _update_estimate(self, run: "_Run") -> None:
+        """Include the finished images of a run in the estimate of the time of an image."""
         images, seconds = run.done, run.seconds + run.done * run.decode
         run.images -= images
         run.done, run.seconds = 0, 0.0
@@ -592,44 +600,44 @@ class Batcher:
         if not images:
             return
         if self._free == 0 or not self._recent_images:
-            self._recent_seconds = RECENT * self._recent_seconds + seconds / self._slots
-            self._recent_images = RECENT * self._recent_images + images
+            self._recent_seconds = _DECAY * self._recent_seconds + seconds / self._slots
+            self._recent_images = _DECAY * self._recent_images + images
         elif seconds < images * self._seconds_per_image:
-            # A lone run may have had all cores: all slots together take no longer, and how much
-            # less it does not show.
+            # A single run may have used all cores. Its time is an upper bound of the time with all
+            # slots busy.
             self._recent_seconds, self._recent_images = seconds, images
 
     def _infer(self, jobs: list[Job], run: "_Run") -> list[tuple[Job, "Answer | Exception"]]:
         started = time.monotonic()
         images = [job.images for job in jobs if job.images is not None]
-        wanted = {job.names for job in jobs}
-        names = wanted.pop() if len(wanted) == 1 else self._names
+        requested = {job.names for job in jobs}
+        names = requested.pop() if len(requested) == 1 else self._names
         try:
             batch = images[0] if len(images) == 1 else np.concatenate(images)
             outputs = self._outputs(batch, names or self._names, jobs, run)
         except Exception as error:
             if len(jobs) == 1:
                 return [(jobs[0], error)]
-            # One of them may be to blame: the others deserve their answers.
+            # One of the jobs may have caused the error: run each of them alone.
             return [result for job in jobs for result in self._infer([job], run)]
         if outputs is None:
             return []
         compute = time.monotonic() - started
-        self._recorder.ran(len(batch), compute)
+        self._recorder.record_run(len(batch), compute)
         results: list[tuple[Job, Answer | Exception]] = []
         first = 0
         for job in jobs:
             rows = slice(first, first + job.count)
             first += job.count
-            mine = {name: outputs[name][rows] for name in job.names or self._names}
+            rows_of_job = {name: outputs[name][rows] for name in job.names or self._names}
             queue = max(0.0, started - job.queued - job.decode)
-            results.append((job, Answer(mine, queue, job.decode, compute)))
+            results.append((job, Answer(rows_of_job, queue, job.decode, compute)))
         return results
 
     def _outputs(
         self, batch: NDArray[np.uint8], names: Sequence[str], jobs: Sequence[Job], run: "_Run"
     ) -> Outputs | None:
-        """Run a batch, in pieces if it is large; return None once nobody waits for it."""
+        """Run a batch, in pieces if it is large; return None if no caller waits any more."""
         pieces: list[Outputs] = []
         for first in range(0, len(batch), MAX_BATCH):
             if first and all(job.future.done() for job in jobs):
@@ -641,45 +649,45 @@ class Batcher:
             run.seconds += time.monotonic() - started
             if first + MAX_BATCH < len(batch):
                 with self._changed:
-                    self._learn(run)
+                    self._update_estimate(run)
         if len(pieces) == 1:
             return pieces[0]
         return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
 
 
 class _Run:
-    """What is left of a run, and what has ended and is not accounted for yet."""
+    """The remaining images of a run, and finished ones that the estimate does not include yet."""
 
     __slots__ = ("decode", "done", "images", "seconds")
 
     def __init__(self, jobs: Sequence[Job]) -> None:
         self.images = sum([job.count for job in jobs])
-        # Seconds of an image; large ones were decoded while others overtook them.
-        self.decode = sum([job.decode for job in jobs if not job.overtaken]) / self.images
-        self.done = 0  # images
+        # Mean seconds of decoding an image, without large ones, which others overtake.
+        self.decode = sum([job.decode for job in jobs if not job.was_large]) / self.images
+        self.done = 0  # finished images
         self.seconds = 0.0
 
 
 def _lower_priority() -> None:
-    """Let this thread yield to others; only Linux has a priority for each thread."""
+    """Lower the priority of this thread; only Linux has a priority for each thread."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
             os.setpriority(
                 os.PRIO_PROCESS,
                 threading.get_native_id(),
-                os.getpriority(os.PRIO_PROCESS, 0) + NICENESS,
+                os.getpriority(os.PRIO_PROCESS, 0) + _NICENESS,
             )
 
 
 def _failure(error: BaseException) -> Exception:
-    """Return an error that a future accepts: it refuses some."""
+    """Wrap an exception that a future does not accept, such as KeyboardInterrupt."""
     failure = RuntimeError(f"{type(error).__name__}: {error}")
     failure.__cause__ = error
     return failure
 
 
 def _insert(queue: deque[Job], job: Job) -> None:
-    """Put a job after those of its priority, and before those that can wait longer."""
+    """Insert a job after all jobs of its own or a higher priority."""
     if not queue or queue[-1].priority <= job.priority:
         queue.append(job)
     else:
@@ -687,15 +695,15 @@ def _insert(queue: deque[Job], job: Job) -> None:
 
 
 def _deliver(results: Sequence[tuple[Job, Answer | Exception]]) -> None:
-    """Pass the results of a batch to the event loops that wait for them, one call for each."""
+    """Pass the results of a batch to the event loops of its jobs, with one call for each loop."""
     loops: dict[asyncio.AbstractEventLoop, list[Any]] = {}
     for job, result in results:
         loops.setdefault(job.loop, []).append((job, result))
-    for loop, mine in loops.items():
+    for loop, results_of_loop in loops.items():
         try:
-            loop.call_soon_threadsafe(_resolve, mine)
-        except RuntimeError:  # the loop has been closed: nobody waits
-            logger.debug("nobody waits for %d answers", len(mine))
+            loop.call_soon_threadsafe(_resolve, results_of_loop)
+        except RuntimeError:  # the loop is closed
+            logger.debug("%d answers were dropped: their loop is closed", len(results_of_loop))
 
 
 def _resolve(results: Sequence[tuple[Job, Answer | Exception]]) -> None:

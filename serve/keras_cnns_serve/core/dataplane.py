@@ -1,6 +1,6 @@
-"""The core of the server: models, status, metadata, predict, classify. It knows no protocol.
+"""The core of the server, independent of protocols: models, status, metadata, predictions.
 
-Every protocol translates to these calls and translates the errors back (`errors.py`).
+Each protocol translates requests into these calls, and errors (`errors.py`) into status codes.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from keras_cnns_serve.errors import (
     ServeError,
     code_name,
 )
-from keras_cnns_serve.images.activation_maps import overlay
+from keras_cnns_serve.images.activation_maps import OPACITY, overlay
 from keras_cnns_serve.images.decoding import PILLOW_MAX_PIXELS, EncodedImage
 from keras_cnns_serve.repository.configuration import ServerConfig
 from keras_cnns_serve.repository.files import ModelVersion
@@ -47,46 +47,46 @@ _DRAWING = Threads("draw", 1)
 
 @dataclass(frozen=True)
 class ModelSummary:
-    """One line of the list of models."""
+    """A served model, for the list of models."""
 
     name: str
-    versions: tuple[int, ...]  # those that answer, ascending; the last is the default
-    input: Tensor  # of the default version
+    versions: tuple[int, ...]  # the served ones, ascending; the last is the default
+    input: Tensor  # input of the default version
     outputs: tuple[Tensor, ...]
     labels: tuple[str, ...]
-    engine: Mapping[str, str | int]  # what runs the default version, as `engine_info` returns it
+    engine: Mapping[str, str | int]  # `engine_info` of the default version
 
 
 @dataclass(frozen=True)
 class IndexEntry:
-    """A model's version, served or not; a model without any has None."""
+    """A version of a model, served or not; the version is None if the model has none."""
 
     name: str
     version: int | None
     state: State
-    reason: str  # empty for a version that answers
+    reason: str  # empty for a served version
 
 
 class Dataplane:
-    """Models that are served, and the questions one can ask them.
+    """The served models and the operations on them.
 
     Args:
-        config: what is to be served.
-        options: how.
+        config: the models to serve.
+        options: the options of engines, batching and limits.
 
     Raises:
-        RepositoryError: there is no such directory.
+        RepositoryError: the model repository does not exist.
     """
 
     def __init__(self, config: ServerConfig, options: Options | None = None) -> None:
         options = options or Options()
         self.manager: Manager[Servable] = Manager(config, partial(start_servable, options=options))
-        self.budget = options.budget  # of the memory that clients hold, here and in the transports
+        self.budget = options.budget  # the memory of clients, here and in the transports
         self._admin = options.admin
         self._changes = AdminThread()
         self._watcher: Watcher | None = None
-        self.draining = False  # the server stops: nobody should send new requests
-        self._end: float | None = None  # when it must have stopped, by time.monotonic()
+        self.draining = False  # the server stops and should get no new requests
+        self._end: float | None = None  # time.monotonic() at which it must have stopped
         self.manager.sync()
 
     @classmethod
@@ -96,36 +96,39 @@ class Dataplane:
         """Serve a model repository, or the directory of one model.
 
         Raises:
-            RepositoryError: there is no such directory, or nothing in it can be served.
+            RepositoryError: the directory does not exist, or has no model that can be served.
         """
         dataplane = cls(ServerConfig(root=root, policy=policy or Latest()), options)
-        dataplane.demand_a_model(str(root))
+        dataplane.require_models(str(root))
         return dataplane
 
-    def demand_a_model(self, place: str) -> None:
-        """Raise an error if there is nothing to serve.
+    def require_models(self, source: str) -> None:
+        """Raise an error if no model is served.
+
+        Args:
+            source: the directory or file of the models, for the message.
 
         Raises:
-            RepositoryError: no model answers; the message has every reason.
+            RepositoryError: no model is served; the message has the reasons.
         """
         if not self.manager.models:
             reasons = "".join(f"\n{line}" for line in self.manager.refusals())
             raise RepositoryError(
-                f"{place} holds no model that can be served"
-                + (reasons or "; an exporter puts one there, as models/digits/1/model.json")
+                f"{source} has no model that can be served"
+                + (reasons or "; export one there, for instance as models/digits/1/model.json")
             )
 
     def watch(
         self, seconds: float, changed: Callable[[], ServerConfig | None] = lambda: None
     ) -> None:
-        """Look for new versions from now on, until `close`.
+        """Poll for new versions until `close`.
 
         Args:
-            seconds: The interval; 0 for never.
-            changed: Returns another configuration, if there is one.
+            seconds: the interval; 0: never.
+            changed: returns the new configuration if it has changed, or else None.
         """
 
-        def look() -> None:
+        def poll() -> None:
             config = changed()
             if config is None:
                 self.manager.sync()
@@ -133,11 +136,11 @@ class Dataplane:
                 self.manager.reconfigure(config)
 
         if seconds:
-            self._watcher = Watcher(look, seconds)
+            self._watcher = Watcher(poll, seconds)
             self._watcher.start()
 
     def stop(self, seconds: float | None = None) -> None:
-        """Report that the server is not ready; go on answering, for at most `seconds`."""
+        """Report that the server is not ready; keep answering for at most `seconds`."""
         self.draining = True
         if self._end is None and seconds is not None:
             self._end = time.monotonic() + seconds
@@ -154,7 +157,7 @@ class Dataplane:
         return None if self._end is None else max(0.0, self._end - time.monotonic())
 
     def models(self) -> list[ModelSummary]:
-        """Return the models that answer, by name."""
+        """Return the served models, sorted by name."""
         return [
             ModelSummary(
                 name,
@@ -168,7 +171,7 @@ class Dataplane:
         ]
 
     def index(self) -> list[IndexEntry]:
-        """Return every known model and version, with its state and the reason of a refusal."""
+        """Return all known models and versions, with their states and the reasons of refusals."""
         entries = []
         for name in self.manager.names():
             states = self.manager.states(name)
@@ -178,7 +181,7 @@ class Dataplane:
         return entries
 
     def ready(self, target: Target | None = None) -> bool:
-        """Return whether a version, or the server as a whole, answers."""
+        """Return whether a version, or without target the server, can answer requests."""
         if self.draining:
             return False
         if target is None:
@@ -190,18 +193,18 @@ class Dataplane:
         return True
 
     def check_admin(self) -> None:
-        """Raise ForbiddenError unless this server takes requests that change what is served."""
+        """Raise ForbiddenError unless clients may change which models are served."""
         if not self._admin:
             raise ForbiddenError("administration is disabled; start the server with --admin")
 
     async def load(self, name: str, deadline: float | None = None) -> None:
-        """Load a model again, or for the first time.
+        """Load a model, also if it was loaded before.
 
         Raises:
-            DeadlineExceededError: it was not done until the deadline; it may be done later.
-            ForbiddenError: this server takes no such request.
+            DeadlineExceededError: the deadline has passed; the change may still be made.
+            ForbiddenError: administration is disabled.
             ModelNotFoundError: the repository has no such model.
-            ModelUnavailableError: it cannot be loaded.
+            ModelUnavailableError: no version of it can be loaded.
         """
         await self._change(deadline, partial(self.manager.load, name))
 
@@ -209,19 +212,19 @@ class Dataplane:
         """Stop serving a model until it is loaded again.
 
         Raises:
-            DeadlineExceededError: it was not done until the deadline; it may be done later.
-            ForbiddenError: this server takes no such request.
+            DeadlineExceededError: the deadline has passed; the change may still be made.
+            ForbiddenError: administration is disabled.
             ModelNotFoundError: the repository has no such model.
         """
         await self._change(deadline, partial(self.manager.unload, name))
 
     async def reload_config(self, config: ServerConfig, deadline: float | None = None) -> None:
-        """Serve other models from now on.
+        """Serve the models of another configuration.
 
         Raises:
-            DeadlineExceededError: it was not done until the deadline; it may be done later.
-            ForbiddenError: this server takes no such request.
-            ConfigError: the configuration is wrong; the old one goes on.
+            DeadlineExceededError: the deadline has passed; the change may still be made.
+            ForbiddenError: administration is disabled.
+            ConfigError: the configuration is wrong; the old one stays.
         """
         await self._change(deadline, partial(self.manager.reconfigure, config))
 
@@ -230,14 +233,14 @@ class Dataplane:
         await self._changes.call(deadline, make)
 
     def served(self) -> list[Servable]:
-        """Return every version that answers, by model and number, its recorder settled."""
+        """Return all served versions, by model and number, with up-to-date metrics."""
         servables = [
             servable
             for model in self.manager.models.values()
             for servable in model.versions.values()
         ]
         for servable in servables:
-            servable.recorder.settle()
+            servable.recorder.flush()
         return servables
 
     def engine_info(self, target: Target) -> dict[str, str | int]:
@@ -249,7 +252,7 @@ class Dataplane:
         return self._find(target).engine_info()
 
     def statistics(self, target: Target) -> list[Statistics]:
-        """Return the statistics of a model's versions; of one, if the target has one.
+        """Return the statistics of all versions of a model, or of the target's version.
 
         Raises:
             ModelNotFoundError, ModelUnavailableError: as for `metadata`.
@@ -263,7 +266,7 @@ class Dataplane:
         ]
 
     def status(self, target: Target) -> list[VersionStatus]:
-        """Return the state of a model's versions, the newest first; of one, if the target has one.
+        """Return the states of all versions, the newest first, or of the target's version.
 
         Raises:
             ModelNotFoundError: the repository has no such model or version.
@@ -286,11 +289,11 @@ class Dataplane:
         return found
 
     def metadata(self, target: Target) -> ModelVersion:
-        """Return all that is known of a version.
+        """Return a version's manifest, labels and directory.
 
         Raises:
             ModelNotFoundError: the repository has no such model, version or label.
-            ModelUnavailableError: it was refused, or is not loaded.
+            ModelUnavailableError: the version was refused or is not loaded.
         """
         return self._find(target).source
 
@@ -303,31 +306,31 @@ class Dataplane:
         deadline: float | None = None,
         priority: int = 0,
     ) -> Prediction:
-        """Run the graph: `{"images": integers 0 to 255 [N, H, W, C]}` to its named outputs.
+        """Run the graph on `{"images": integers 0 to 255 [N, H, W, C]}`; return named outputs.
 
         Args:
-            target: which version.
-            inputs: the graph's one input.
-            outputs: the names of those wanted; all, if empty.
-            deadline: `time.monotonic()` after which no answer is wanted.
-            priority: from 1, the first of those that wait; 0, for none, is the last.
+            target: the version.
+            inputs: the only input of the graph.
+            outputs: the names of the requested outputs; if empty, all.
+            deadline: `time.monotonic()` after which the client needs no answer.
+            priority: 1 runs first; 0, the default, runs last.
 
         Raises:
             ModelNotFoundError, ModelUnavailableError: as for `metadata`.
-            InvalidInputError: a name, a type, a shape or a value is not what the graph takes.
-            QueueFullError: too many wait, or their pixels take all memory.
-            InputTooLargeError: the pixels take more memory than one request may have.
+            InvalidInputError: a name, a type, a shape or a value does not fit the graph.
+            QueueFullError: the queue or the memory budget is full.
+            InputTooLargeError: the pixels need more memory than one request can have.
             DeadlineExceededError: the deadline has passed.
         """
         servable = self._find(target)
         manifest = servable.source.manifest
-        to_convert = sum(each.nbytes for each in inputs.values() if each.dtype != np.uint8)
-        if to_convert < INLINE_BYTES:
+        bytes_to_convert = sum(each.nbytes for each in inputs.values() if each.dtype != np.uint8)
+        if bytes_to_convert < INLINE_BYTES:
             images = check_images(manifest, inputs)
         else:
             images = await PARSING.call(deadline, check_images, manifest, inputs)
         check_outputs(servable.source.manifest, outputs)
-        # An array that came in the body as it is is a part of the body.
+        # An array that was not converted is a part of the body, which is already counted.
         memory = 0 if images is inputs[servable.source.manifest.input.name] else images.nbytes
         return await self._answer(target, servable, images, (), outputs, deadline, priority, memory)
 
@@ -340,13 +343,13 @@ class Dataplane:
         deadline: float | None = None,
         priority: int = 0,
     ) -> Prediction:
-        """Decode images, preprocess them as `model.json` says, and run the graph.
+        """Decode images, preprocess them as `model.json` specifies, and run the graph.
 
         Raises:
             UnsupportedImageError, DamagedImageError, ImageTooLargeError: an image cannot be
-                taken; with several, the message begins with its number.
+                decoded; if there are several, the message begins with its number.
             InputTooLargeError: there are more than `inputs.MAX_IMAGES`.
-            As for `predict`.
+            Also the errors of `predict`.
         """
         servable = self._find(target)
         check_contents(servable.source.manifest, contents)
@@ -364,11 +367,11 @@ class Dataplane:
         *,
         deadline: float | None = None,
     ) -> list[list[ScoredLabel]]:
-        """Return the `top_k` likeliest labels of each encoded image, the likeliest first.
+        """Return the `top_k` most probable labels of each encoded image, in descending order.
 
         Raises:
             InvalidInputError: `top_k` is below 1, or there is no image.
-            As for `predict_bytes`.
+            Also the errors of `predict_bytes`.
         """
         if top_k < 1:
             raise InvalidInputError(f"top_k must be at least 1, not {top_k}")
@@ -378,12 +381,23 @@ class Dataplane:
         return best_labels(prediction, top_k)
 
     async def draw_activation_map(
-        self, prediction: Prediction, content: bytes, *, deadline: float | None = None
+        self,
+        prediction: Prediction,
+        content: bytes,
+        opacity: float = OPACITY,
+        *,
+        deadline: float | None = None,
     ) -> bytes:
-        """Return an encoded image as a PNG, overlaid by the class activation map of its prediction.
+        """Return a PNG of an image with the class activation map of its prediction over it.
+
+        Args:
+            prediction: It has the output `cam`.
+            content: The image that was predicted.
+            opacity: Of the map over the image, 0 to 1.
+            deadline: `time.monotonic()` after which no answer is wanted.
 
         Raises:
-            QueueFullError: the memory to decode it once more is not free.
+            QueueFullError: there is not enough free memory to decode the image again.
             DeadlineExceededError: the deadline has passed.
         """
         preprocessing = prediction.source.manifest.preprocessing
@@ -392,7 +406,7 @@ class Dataplane:
             with self.budget.claim() as claim:
                 memory = EncodedImage(content, preprocessing, PILLOW_MAX_PIXELS).memory
                 claim.add(memory, MEMORY_SECONDS)
-                return overlay(content, prediction.outputs["cam"][0], preprocessing)
+                return overlay(content, prediction.outputs["cam"][0], preprocessing, opacity)
 
         return await _DRAWING.call(deadline, draw)
 
@@ -407,7 +421,7 @@ class Dataplane:
         priority: int,
         memory: int,
     ) -> Prediction:
-        """Answer, and hold so many bytes of the budget for the pixels meanwhile."""
+        """Run a request, and claim `memory` bytes for its pixels until it is answered."""
         queued = time.monotonic()
         recorder = servable.recorder
         claim = Claim(self.budget)
@@ -418,21 +432,21 @@ class Dataplane:
                 try:
                     answer = await servable.batcher.answer(job)
                     break
-                except ClosedError:  # it was retired since it was found
+                except ClosedError:  # the version was retired after `_find`
                     servable = self._find(target)
                     recorder = servable.recorder
-                    _check(servable, images, contents, outputs)  # its graph may be another
+                    _check(servable, images, contents, outputs)  # against the new graph
         except asyncio.CancelledError:
             job.future.cancel()
-            recorder.failed("CANCELLED", time.monotonic() - queued)
+            recorder.record_failure("CANCELLED", time.monotonic() - queued)
             raise
         except Exception as error:
-            recorder.failed(code_name(error), time.monotonic() - queued)
+            recorder.record_failure(code_name(error), time.monotonic() - queued)
             raise
         finally:
             claim.release()
         seconds = time.monotonic() - queued
-        recorder.answered(seconds, answer.queue, answer.decode, answer.compute)
+        recorder.record_success(seconds, answer.queue, answer.decode, answer.compute)
         timing = Timing(answer.queue, answer.decode, answer.compute)
         return Prediction(servable.source, answer.outputs, timing)
 
@@ -450,7 +464,8 @@ class Dataplane:
                 self._explain(replace(target, version=version, label=None))
             except ServeError as error:
                 raise type(error)(
-                    f"the label {target.label} of {target.name} is for version {version}: {error}"
+                    f"the label {target.label} of {target.name} refers to version {version}: "
+                    f"{error}"
                 ) from error
         self._explain(target)
 
@@ -465,7 +480,7 @@ class Dataplane:
         return labels[target.label]
 
     def _explain(self, target: Target) -> NoReturn:
-        """Raise the error that says why no version answers."""
+        """Raise the error with the reason why no version can answer."""
         name, version = target.name, target.version
         states = {state.version: state for state in self.manager.states(name)}
         served = self.manager.models.get(name)
@@ -477,10 +492,10 @@ class Dataplane:
             raise ModelUnavailableError(f"{name}/{refused.version} refused: {refused.message}")
         if refused is not None and refused.state != State.AVAILABLE:
             raise ModelUnavailableError(
-                f"{name}/{refused.version} does not answer: it is {refused.state}"
+                f"{name}/{refused.version} is not served: its state is {refused.state}"
             )
         if served is None and self.manager.reason(name):
-            raise ModelUnavailableError(f"{name} does not answer: {self.manager.reason(name)}")
+            raise ModelUnavailableError(f"{name} is not served: {self.manager.reason(name)}")
         if served is None:
             raise ModelNotFoundError(
                 f"Servable not found for request: Latest({name}); {self._known(name)}"
@@ -492,7 +507,7 @@ class Dataplane:
 
     def _known(self, name: str) -> str:
         reason = self.manager.reason(name)
-        return reason or f"here are {', '.join(self.manager.models) or 'none'}"
+        return reason or f"the models are {', '.join(self.manager.models) or 'none'}"
 
 
 def _check(

@@ -1,4 +1,4 @@
-"""Give memory back to the system while no request needs it."""
+"""Return memory to the system while no request needs it."""
 
 import asyncio
 import logging
@@ -11,19 +11,19 @@ from .dataplane import Dataplane
 
 logger = logging.getLogger(__name__)
 
-SECONDS = 2.0  # between two looks
-WORTH_BYTES = 2**24  # more than the last time; less is not worth looking for
+SECONDS = 2.0  # interval of the polls
+MIN_GROWTH = 2**24  # bytes of growth since the last time from which memory is returned
 STATUS = Path("/proc/self/statm")
 
 
 async def give_memory_back_when_idle(dataplane: Dataplane) -> None:
-    """Give memory back whenever the process has grown and no request holds any, for ever.
+    """Return memory each time the process has grown and no request holds memory; never return.
 
-    An engine keeps what its largest batch took, and the allocator what was freed in small blocks,
-    such as the objects of parsed JSON. Only Linux says how much the process has.
+    An engine keeps the memory of its largest batch, and the allocator keeps freed small blocks,
+    such as objects of parsed JSON. The size of the process is known on Linux only.
     """
 
-    def give_back() -> None:
+    def shrink() -> None:
         for servable in dataplane.served():
             servable.loaded.engine.shrink()
         give_memory_back()
@@ -31,16 +31,16 @@ async def give_memory_back_when_idle(dataplane: Dataplane) -> None:
     before = _resident()
     while before:
         await asyncio.sleep(SECONDS)
-        if _resident() > before + WORTH_BYTES and not dataplane.budget.used:
+        if _resident() > before + MIN_GROWTH and not dataplane.budget.used:
             try:
-                await asyncio.to_thread(give_back)
-            except Exception:  # of an engine; the next time may succeed
-                logger.warning("memory is not given back", exc_info=True)
+                await asyncio.to_thread(shrink)
+            except Exception:  # an engine's; the next attempt may succeed
+                logger.warning("memory could not be returned to the system", exc_info=True)
             before = _resident()
 
 
 def _resident() -> int:
-    """Return the bytes of memory that the process has; 0 where the system does not say."""
+    """Return the resident memory of the process in bytes; 0 if the system does not report it."""
     try:
         pages = int(STATUS.read_text("ascii").split()[1])
     except OSError:

@@ -1,4 +1,4 @@
-"""Check that a request's tensors and names are what the graph takes and gives."""
+"""Check the input tensors and output names of a request against the graph."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,67 +11,67 @@ from numpy.typing import NDArray
 from keras_cnns_serve.errors import InputTooLargeError, InvalidInputError
 from keras_cnns_serve.repository.manifest import Manifest, Tensor
 
-MAX_LOOKED_AT = 1024  # values, for an example of what is wrong
-MAX_IMAGES = 1024  # encoded ones in a request: small as they come, they are large when decoded
-_VALUES_AT_ONCE = 2**20  # of which copies are made to check them
-MAX_PIXEL_BYTES = 2**29  # of a request's images, decoded to what the graph takes
+_MAX_SEARCHED = 1024  # values that are searched for an example of a wrong one
+MAX_IMAGES = 1024  # maximum number of encoded images in a request, as they grow when decoded
+_VALUES_AT_ONCE = 2**20  # values that are checked, and so copied, at a time
+_MAX_PIXEL_BYTES = 2**29  # maximum size of a request's preprocessed images
 
 
 def check_outputs(manifest: Manifest, names: Sequence[str]) -> None:
-    """Check that every name is an output's.
+    """Check that each name is the name of an output.
 
     Raises:
-        InvalidInputError: One is not.
+        InvalidInputError: there is no output of one of the names.
     """
     known = [output.name for output in manifest.outputs]
     for name in names:
         if name not in known:
             raise InvalidInputError(
-                f"there is no output {name!r:.80}; there are {', '.join(known)}"
+                f"there is no output {name!r:.80}; the outputs are {', '.join(known)}"
             )
 
 
 def check_contents(manifest: Manifest, contents: Sequence[bytes]) -> None:
-    """Check that there are encoded images, and not too many.
+    """Check the number of encoded images.
 
     Raises:
-        InvalidInputError: there is none.
-        InputTooLargeError: there are more than MAX_IMAGES, or than MAX_PIXEL_BYTES when decoded.
+        InvalidInputError: there is no image.
+        InputTooLargeError: there are more than MAX_IMAGES, or _MAX_PIXEL_BYTES when preprocessed.
     """
     if not contents:
         raise InvalidInputError("there is no image to classify")
     if len(contents) == 1:
         return
-    check_count(len(contents), max(1, min(MAX_IMAGES, MAX_PIXEL_BYTES // pixel_bytes(manifest))))
+    check_count(len(contents), max(1, min(MAX_IMAGES, _MAX_PIXEL_BYTES // pixel_bytes(manifest))))
 
 
 def pixel_bytes(manifest: Manifest) -> int:
-    """Return the bytes of one image, decoded to what the graph takes."""
+    """Return the size of one image as the graph's input, in bytes."""
     return math.prod(size or 1 for size in manifest.input.shape)
 
 
 def check_count(images: int, limit: int = MAX_IMAGES) -> None:
-    """Raise InputTooLargeError if a request has more encoded images than it may have."""
+    """Raise InputTooLargeError if a request has too many encoded images."""
     if images > limit:
         raise InputTooLargeError(
-            f"a request may have {limit:,} encoded images, not {images:,}; send several requests"
+            f"a request can have {limit:,} encoded images, not {images:,}; send several requests"
         )
 
 
 def check_images(manifest: Manifest, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.uint8]:
-    """Return the one input as uint8 [N, H, W, C].
+    """Return the only input as uint8 [N, H, W, C].
 
     Raises:
-        InvalidInputError: a name, a type, a shape or a value is not what the graph takes.
+        InvalidInputError: a name, a type, a shape or a value does not fit the graph.
     """
     expected = manifest.input
     images = inputs.get(expected.name)
     if images is not None and len(inputs) == 1 and _is_batch(images, expected):
         return images
-    wanted = f"{expected.name} takes integers from 0 to 255 of shape {shape_text(expected)}"
+    wanted = f"{expected.name} must be integers from 0 to 255 of shape {shape_text(expected)}"
     if set(inputs) != {expected.name}:
         given = ", ".join(sorted(inputs)) or "nothing"
-        raise InvalidInputError(f"the input must be {expected.name} alone, not {given}; {wanted}")
+        raise InvalidInputError(f"the only input must be {expected.name}, not {given}; {wanted}")
     images = inputs[expected.name]
     if images.shape[1:] != expected.shape[1:] or images.ndim != len(expected.shape):
         hint = "; put one image in a list" if images.shape == expected.shape[1:] else ""
@@ -90,9 +90,9 @@ def check_images(manifest: Manifest, inputs: Mapping[str, NDArray[Any]]) -> NDAr
 
 
 def _check_floats(images: NDArray[Any], wanted: str) -> None:
-    """Raise InvalidInputError for fractions: they were normalised, or resized badly.
+    """Raise InvalidInputError unless all values are whole numbers that can be pixels.
 
-    Whole numbers are pixels in another type.
+    Fractions indicate that the client has normalised the images.
     """
     largest = 0.0
     at_once = max(1, _VALUES_AT_ONCE // math.prod(images.shape[1:]))
@@ -107,12 +107,12 @@ def _check_floats(images: NDArray[Any], wanted: str) -> None:
         largest = max(largest, some.max())
     if 0 < largest <= 1:
         raise InvalidInputError(
-            f"{wanted}, not floats of 0 and 1 alone, which are a normalised image's"
+            f"{wanted}, not floats from 0 to 1, which indicate a normalised image"
         )
 
 
 def _is_batch(images: NDArray[Any], expected: Tensor) -> bool:
-    """Return whether there is nothing to complain of, nor to convert."""
+    """Return whether the images are valid and need no conversion."""
     shape = images.shape
     return (
         images.dtype == np.uint8
@@ -123,12 +123,12 @@ def _is_batch(images: NDArray[Any], expected: Tensor) -> bool:
 
 
 def _example(images: NDArray[Any]) -> str:
-    """Return the first value that is no pixel, of the first ones: they may be millions."""
-    values = islice(images.flat, MAX_LOOKED_AT)
+    """Return the first value that is not a pixel, searching only `_MAX_SEARCHED` values."""
+    values = islice(images.flat, _MAX_SEARCHED)
     texts = [str(v[:40] if isinstance(v, str | bytes) else v) for v in values]
     return next((text for text in texts if not text.isdigit() or len(text) > 3), texts[0])
 
 
 def shape_text(tensor: Tensor) -> str:
-    """Return the shape as people write it: `[N, 32, 32, 1]`."""
+    """Return the shape in the notation `[N, 32, 32, 1]`."""
     return f"[{', '.join('N' if size is None else str(size) for size in tensor.shape)}]"

@@ -1,4 +1,4 @@
-"""JSON, extended by NaN and Infinity, which TensorFlow Serving reads and writes."""
+"""JSON with NaN and Infinity, which TensorFlow Serving reads and writes."""
 
 import json
 import math
@@ -15,28 +15,28 @@ from keras_cnns_serve.repository.manifest import Tensor
 
 from .inputs import MAX_IMAGES, shape_text
 
-MAX_BYTES = 8 * 2**20  # of the JSON in a request, unless an option says otherwise
-# What orjson takes at most, by measurement: for each byte of the text (its own buffer, and numbers
-# as objects), and further for each list and each object.
-BYTES_OF_MEMORY, BYTES_OF_LIST, BYTES_OF_OBJECT = 18, 60, 120
-# Lists and objects in a request for each of its images, and further ones, such as its shapes.
-PER_IMAGE, FURTHER = 8, 256
+MAX_BYTES = 8 * 2**20  # default maximum size of the JSON in a request
+# Measured maximum of the bytes that orjson allocates for each byte of the text (its buffer, and
+# numbers as objects), and in addition for each list and each object.
+_BYTES_OF_MEMORY, BYTES_OF_LIST, BYTES_OF_OBJECT = 18, 60, 120
+# Maximum number of lists and objects for each image of a request, and of others, such as shapes.
+_PER_IMAGE, _OTHERS = 8, 256
 
 
 def memory_to_parse(text: bytes, length: int, max_bytes: int, tensor: Tensor | None = None) -> int:
-    """Return the bytes that it takes at most to parse JSON; refuse what no request has.
+    """Return the maximum of bytes needed to parse JSON, after checking its number of lists.
 
-    Text of a few megabytes can have millions of empty lists, which take a hundred times as much.
-    How many lists a request can have follows from the shape of the images and the number of values.
+    A few megabytes of text can have millions of empty lists, which need a hundred times as much
+    memory. The shape of the images and the number of values limit the lists of a valid request.
 
     Args:
-        text: What begins with the JSON.
-        length: Of the JSON.
-        max_bytes: The longest JSON that is parsed.
-        tensor: The images, if the request may contain them as lists.
+        text: bytes that begin with the JSON.
+        length: length of the JSON.
+        max_bytes: the maximum length of JSON.
+        tensor: the images, if the request may contain them as lists.
 
     Raises:
-        InputTooLargeError: It is longer, or has more lists or objects than a request can have.
+        InputTooLargeError: the JSON is too long, or has more lists or objects than a valid request.
     """
     if length > max_bytes:
         raise InputTooLargeError(
@@ -44,29 +44,29 @@ def memory_to_parse(text: bytes, length: int, max_bytes: int, tensor: Tensor | N
             "to :classify-image"
         )
     lists, objects = text.count(b"[", 0, length), text.count(b"{", 0, length)
-    max_lists = max_objects = PER_IMAGE * MAX_IMAGES + FURTHER
-    what = "a request"
+    max_lists = max_objects = _PER_IMAGE * MAX_IMAGES + _OTHERS
+    subject = "a request"
     if tensor is not None:
         sizes = [size or 1 for size in tensor.shape[1:]]
         images = text.count(b",", 0, length) // math.prod(sizes) + 1
-        max_lists = images * (1 + sum(accumulate(sizes[:-1], mul))) + FURTHER + MAX_IMAGES
-        what = f"{images:,} images of shape {shape_text(tensor)}"
+        max_lists = images * (1 + sum(accumulate(sizes[:-1], mul))) + _OTHERS + MAX_IMAGES
+        subject = f"{images:,} images of shape {shape_text(tensor)}"
     if lists > max_lists:
         raise InputTooLargeError(
-            f"the JSON has {lists:,} lists; that of {what} has at most {max_lists:,}"
+            f"the JSON has {lists:,} lists; {subject} can have at most {max_lists:,}"
         )
     if objects > max_objects:
         raise InputTooLargeError(
-            f"the JSON has {objects:,} objects; that of a request has at most {max_objects:,}"
+            f"the JSON has {objects:,} objects; a request can have at most {max_objects:,}"
         )
-    return BYTES_OF_MEMORY * length + BYTES_OF_LIST * lists + BYTES_OF_OBJECT * objects
+    return _BYTES_OF_MEMORY * length + BYTES_OF_LIST * lists + BYTES_OF_OBJECT * objects
 
 
 def loads(body: bytes) -> Any:
     """Parse JSON, including the NaN and Infinity that TensorFlow Serving's clients may send.
 
     Raises:
-        InvalidInputError: The body is neither.
+        InvalidInputError: the body is not JSON.
     """
     try:
         return orjson.loads(body)
@@ -74,7 +74,7 @@ def loads(body: bytes) -> Any:
         if b"NaN" in body or b"Infinity" in body:
             try:
                 value = json.loads(body)
-                json.dumps(value, ensure_ascii=False).encode()  # no halves of surrogate pairs
+                json.dumps(value, ensure_ascii=False).encode()  # raises for unpaired surrogates
                 return value
             except (ValueError, RecursionError):
                 pass  # the message of the first parser is more precise
@@ -82,12 +82,12 @@ def loads(body: bytes) -> Any:
 
 
 def dumps(value: Any) -> bytes:
-    """Write JSON, arrays included; float32 as the shortest text that reads back the same.
+    """Return a value, also with arrays, as JSON; float32 as the shortest exact decimal.
 
-    Values that JSON lacks are written as NaN, Infinity and -Infinity, as TensorFlow Serving does.
+    Like TensorFlow Serving, write NaN, Infinity and -Infinity, which JSON does not have.
     """
     text = orjson.dumps(value, _to_list, orjson.OPT_SERIALIZE_NUMPY)
-    if b"null" not in text or _is_finite(value):  # orjson writes what JSON lacks as null
+    if b"null" not in text or _is_finite(value):  # orjson writes NaN and Infinity as null
         return text
     return json.dumps(value, default=_to_list, separators=(",", ":")).encode()
 

@@ -1,4 +1,4 @@
-"""Limits of what a client may claim or take time for."""
+"""Limits of the memory and time that clients can use."""
 
 import contextlib
 import math
@@ -11,36 +11,36 @@ from typing import Any
 from keras_cnns_serve.errors import InputTooLargeError, InvalidInputError, QueueFullError
 
 MAX_RANK = 8
-INLINE_BYTES = 50_000  # values of this length take longer to parse than a thread to wake
-BODY_SECONDS = 20  # in which nothing of a body may come; more of it must come at this rate:
-SLOWEST_RATE = 10_000  # bytes a second
-COPIES = 2  # of a body, at most, while its pieces are joined or its parts are taken from it
-PART_FOR_CLIENTS = 4  # the budget is this part of the memory that the process may use
-UNKNOWN_MEMORY = 4 * 2**30  # bytes; assumed where the system does not report any
+INLINE_BYTES = 50_000  # longer values are parsed in a thread, because a thread wakes up faster
+BODY_SECONDS = 20  # the longest pause of a body; apart from pauses it must arrive at this rate:
+MIN_BYTES_PER_SECOND = 10_000
+COPIES = 2  # the maximum number of copies of a body, while it is joined or split
+BUDGET_DIVISOR = 4  # the default budget is the usable memory divided by this
+_UNKNOWN_MEMORY = 4 * 2**30  # bytes; the assumption if the system reports no limit
 
 
 def checked_shape(
     sizes: Sequence[Any], item_bytes: int, name: str, max_bytes: int = 2**40
 ) -> tuple[int, ...]:
-    """Return the sizes as a shape that an array can have.
+    """Return the sizes as the shape of an array, after checking them.
 
     Args:
-        sizes: as the client sent them.
-        item_bytes: of one element.
-        name: the tensor's, for errors.
-        max_bytes: the most that its elements may take.
+        sizes: the sizes that the client sent.
+        item_bytes: bytes of an element.
+        name: the tensor's name in errors.
+        max_bytes: the maximum size of the array.
 
     Raises:
-        InvalidInputError: a size is not an integer of at least 0, or there are too many.
-        InputTooLargeError: the elements take more than `max_bytes`.
+        InvalidInputError: a size is not an integer of at least 0, or there are too many sizes.
+        InputTooLargeError: the array would be larger than `max_bytes`.
     """
-    # Exactly int: True is one to Python.
+    # isinstance would accept True as an integer.
     if len(sizes) > MAX_RANK or not all(type(size) is int and size >= 0 for size in sizes):
         raise InvalidInputError(
             f"{name} has the shape {list(sizes[:9])!s:.80}; a shape has at most {MAX_RANK} "
             "sizes, each an integer of at least 0"
         )
-    # An empty array has strides, too: they must not overflow.
+    # Count sizes of 0 as 1: the strides of an empty array must not overflow either.
     if math.prod(size or 1 for size in sizes) * item_bytes > max_bytes:
         raise InputTooLargeError(
             f"{name} of shape {list(sizes)!s:.200} has more than {max_bytes:,} bytes"
@@ -51,47 +51,47 @@ def checked_shape(
 class Budget:
     """The memory that all clients together can make the server hold.
 
-    A claim is granted only if it leaves as much free as its owner then holds: a few large requests
-    cannot take what small ones need. One request can therefore hold at most half of the budget.
-    Safe for many threads.
+    A claim succeeds only if the free memory afterwards is at least the size of the whole claim, so
+    that a few large requests leave memory for small ones. One request can therefore hold at most
+    half of the budget. The class is thread-safe.
 
     Args:
-        limit: Bytes.
+        limit: bytes.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.used = 0  # bytes
         self._changed = threading.Condition(threading.Lock())
-        self._waiting = 0  # threads
+        self._waiting = 0  # number of threads
 
     def claim(self, size: int = 0) -> "Claim":
-        """Return a claim of so many bytes; raise as `Claim.add` does."""
+        """Return a claim of `size` bytes; the errors are those of `Claim.add`."""
         claim = Claim(self)
         if size:
             claim.add(size)
         return claim
 
-    def _take(self, claim: "Claim", size: int, seconds: float) -> None:
+    def _extend(self, claim: "Claim", size: int, seconds: float) -> None:
         with self._changed:
             wanted = claim.size + size
             if wanted > self.limit // 2:
                 raise InputTooLargeError(
-                    f"the request takes about {_spell(wanted)} of memory; one request can have "
-                    f"{_spell(self.limit // 2)}, half of --memory-budget"
+                    f"the request needs about {_spell(wanted)} of memory; the limit of a request "
+                    f"is {_spell(self.limit // 2)}, half of --memory-budget"
                 )
             if self.used + size + wanted > self.limit and not self._wait(size + wanted, seconds):
                 raise QueueFullError(
                     f"the requests in progress hold {_spell(self.used)} of the "
-                    f"{_spell(self.limit)} of memory that clients can have"
+                    f"{_spell(self.limit)} of memory for all clients"
                 )
-            if claim.released:  # by its owner, for whom another thread still works
+            if claim.released:  # by its owner, while this thread was waiting or working
                 raise QueueFullError("the request has ended")
             self.used += size
             claim.size += size
 
     def _wait(self, needed: int, seconds: float) -> bool:
-        """Wait until so much is free, and return whether it is."""
+        """Wait until `needed` bytes are free, and return whether they are."""
         if seconds <= 0:
             return False
         self._waiting += 1
@@ -110,10 +110,10 @@ class Budget:
 
 
 class Claim:
-    """What one owner, such as a request, holds of a budget; release it at the end.
+    """The part of a budget that one owner, such as a request, holds; it must be released.
 
     Args:
-        budget: The budget.
+        budget: the budget.
     """
 
     __slots__ = ("_budget", "released", "size")
@@ -121,23 +121,23 @@ class Claim:
     def __init__(self, budget: Budget) -> None:
         self._budget = budget
         self.size = 0  # bytes
-        self.released = False  # a thread that still works for the owner can claim nothing more
+        self.released = False  # if True, a thread that still works for the owner gets no more
 
     def add(self, size: int, seconds: float = 0.0) -> None:
-        """Claim further bytes, and wait for them at most so many seconds.
+        """Claim `size` more bytes, and wait for them at most `seconds`.
 
         Raises:
-            InputTooLargeError: The claim would be more than one owner can have.
-            QueueFullError: So much is not free, or the claim was released.
+            InputTooLargeError: the claim would exceed the limit of one owner.
+            QueueFullError: there is not enough free memory, or the claim was released.
         """
-        self._budget._take(self, size, seconds)
+        self._budget._extend(self, size, seconds)
 
     def shrink(self, size: int) -> None:
-        """Give back what is held beyond so many bytes."""
+        """Reduce the claim to `size` bytes, if it is larger."""
         self._budget._shrink(self, size)
 
     def release(self) -> None:
-        """Give everything back, for good."""
+        """Return all bytes to the budget; further claims fail."""
         self.released = True
         self._budget._shrink(self, 0)
 
@@ -153,12 +153,12 @@ def _spell(size: int) -> str:
 
 
 def usable_memory(root: Path = Path("/")) -> int:
-    """Return the bytes that this process may use: of the machine, its cgroups and its own limit.
+    """Return the bytes of memory that the machine, the cgroups and the process limit permit.
 
     Args:
-        root: Of the file system with /proc and /sys.
+        root: the directory that contains proc and sys.
     """
-    return min(_memory_limits(root), default=UNKNOWN_MEMORY)
+    return min(_memory_limits(root), default=_UNKNOWN_MEMORY)
 
 
 def _memory_limits(root: Path) -> Iterator[int]:
@@ -181,9 +181,10 @@ def _memory_limits(root: Path) -> Iterator[int]:
 
 
 def _cgroup_limits(directory: Path, path: str, name: str) -> Iterator[int]:
-    """Yield the limits of a cgroup and of those that it is in.
+    """Yield the limits of a cgroup and of its ancestors.
 
-    In a container the path may be the host's, which is not there: its own files are at the top.
+    In a container, the path may be that of the host, which does not exist there; the files of the
+    container's own cgroup are in the top directory.
     """
     group = directory / path.lstrip("/")
     for each in (group, *group.parents):

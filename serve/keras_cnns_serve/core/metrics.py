@@ -1,4 +1,4 @@
-"""What a version has done since it was loaded: counts, seconds and their distribution."""
+"""Metrics of a version since it was loaded: counts, seconds and histograms."""
 
 import threading
 import time
@@ -7,15 +7,15 @@ from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-# Seconds: from 10 microseconds to a minute and a half, as TensorFlow Serving's buckets.
-LATENCIES = tuple(10e-6 * 1.8**power for power in range(28))
-MOST_FRESH = 1000
-SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
+# Bounds in seconds, from 10 microseconds to 78 seconds, as TensorFlow Serving's buckets.
+_LATENCIES = tuple(10e-6 * 1.8**power for power in range(28))
+_MAX_PENDING = 1000  # requests
+_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 @dataclass(frozen=True)
 class Total:
-    """How often, and how many seconds in all."""
+    """A number of events and the sum of their seconds."""
 
     count: int = 0
     seconds: float = 0.0
@@ -23,26 +23,26 @@ class Total:
 
 @dataclass(frozen=True)
 class Statistics:
-    """What a version has done since it was loaded."""
+    """Metrics of a version since it was loaded."""
 
     name: str
     version: int
     last_inference: float = 0.0  # seconds since the epoch; 0: none yet
-    inferences: int = 0  # images
-    executions: int = 0  # batches
-    success: Total = Total()  # requests
+    inferences: int = 0  # number of images
+    executions: int = 0  # number of batches
+    success: Total = Total()  # of requests, as the following
     fail: Total = Total()
     queue: Total = Total()
     decode: Total = Total()
     compute: Total = Total()
-    batches: Mapping[int, Total] = field(default_factory=dict)  # by size
+    batches: Mapping[int, Total] = field(default_factory=dict)  # by batch size
 
 
 class Histogram:
-    """How values are distributed.
+    """A histogram of values.
 
     Args:
-        bounds: the upper ends of the buckets, ascending; one more takes what lies above.
+        bounds: the upper bounds of the buckets, ascending; a last bucket has no bound.
     """
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
@@ -57,29 +57,31 @@ class Histogram:
 
     @property
     def total(self) -> Total:
-        """How many values, and their sum."""
+        """Return the number of values and their sum."""
         return Total(sum(self.counts), self.sum)
 
 
 class Recorder:
-    """Counts for one version; safe for many threads."""
+    """Record the metrics of one version; thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        # Answered requests that are not counted yet: a request should not wait for the counting.
-        self._fresh: deque[tuple[float, float, float, float]] = deque()
+        # Answered requests that are not in the histograms yet: appending is fast and needs no lock.
+        self._pending: deque[tuple[float, float, float, float]] = deque()
         self._last_inference = 0.0
         self._batches: dict[int, list[float]] = {}  # size -> [count, seconds]
-        self.latency = Histogram(LATENCIES)  # of answered requests, from their arrival
-        self.queue = Histogram(LATENCIES)
-        self.decode = Histogram(LATENCIES)
-        self.compute = Histogram(LATENCIES)
-        self.batch_size = Histogram(SIZES)
-        self.outcomes: Counter[str] = Counter()  # requests, by the name of google.rpc.Code
+        self.latency = Histogram(_LATENCIES)  # of answered requests, from arrival to answer
+        self.queue = Histogram(_LATENCIES)
+        self.decode = Histogram(_LATENCIES)
+        self.compute = Histogram(_LATENCIES)
+        self.batch_size = Histogram(_SIZES)
+        self.outcomes: Counter[str] = (
+            Counter()
+        )  # number of requests, by their name in google.rpc.Code
         self.failed_seconds = 0.0
 
-    def ran(self, images: int, seconds: float) -> None:
-        """Record a batch and the duration of its inference."""
+    def record_run(self, images: int, seconds: float) -> None:
+        """Record a batch."""
         with self._lock:
             self._last_inference = time.time()
             self.batch_size.observe(images)
@@ -87,30 +89,30 @@ class Recorder:
             entry[0] += 1
             entry[1] += seconds
 
-    def answered(self, seconds: float, queue: float, decode: float, compute: float) -> None:
-        """Record an answered request and the time that each of its stages took, in seconds."""
-        self._fresh.append((seconds, queue, decode, compute))
-        if len(self._fresh) >= MOST_FRESH:
-            self.settle()
+    def record_success(self, seconds: float, queue: float, decode: float, compute: float) -> None:
+        """Record an answered request and the parts of its time."""
+        self._pending.append((seconds, queue, decode, compute))
+        if len(self._pending) >= _MAX_PENDING:
+            self.flush()
 
-    def settle(self) -> None:
-        """Add the recorded requests to the statistics; call this before reading any of them."""
+    def flush(self) -> None:
+        """Add pending requests; call this before you read the histograms or the outcomes."""
         histograms = (self.latency, self.queue, self.decode, self.compute)
         with self._lock:
-            while self._fresh:
+            while self._pending:
                 self.outcomes["OK"] += 1
-                for histogram, value in zip(histograms, self._fresh.popleft(), strict=True):
+                for histogram, value in zip(histograms, self._pending.popleft(), strict=True):
                     histogram.observe(value)
 
-    def failed(self, code: str, seconds: float) -> None:
+    def record_failure(self, code: str, seconds: float) -> None:
         """Record a request that failed."""
         with self._lock:
             self.outcomes[code] += 1
             self.failed_seconds += seconds
 
     def statistics(self, name: str, version: int) -> Statistics:
-        """All of it, at one moment."""
-        self.settle()
+        """Return a consistent snapshot of the metrics."""
+        self.flush()
         with self._lock:
             batches = {
                 size: Total(int(count), seconds)

@@ -1,4 +1,4 @@
-"""What a request asks for, and its answer."""
+"""The target of a request, and its prediction."""
 
 import math
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ _FEW_LABELS = 64
 
 @dataclass(frozen=True)
 class Target:
-    """A version of a model: by its number or by its label, or the newest if it has neither."""
+    """A version of a model, by number or label; without both, the newest version."""
 
     name: str
     version: int | None = None
@@ -24,10 +24,10 @@ class Target:
 
 
 def target_of(model: str, version: str | None = None, label: str | None = None) -> Target:
-    """Return the target that a request names, the version as text; without text, the newest.
+    """Return the target of a request, whose version is text; without text, the newest version.
 
     Raises:
-        ModelNotFoundError: The version is not a number.
+        ModelNotFoundError: the version is not a number.
     """
     if not version:
         return Target(model, label=label)
@@ -47,7 +47,7 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """An answer, with the version that gave it and the time it took."""
+    """The outputs of a request, with the version that computed them and the times."""
 
     source: ModelVersion
     outputs: dict[str, NDArray[Any]]  # each [N, ...]
@@ -62,7 +62,7 @@ class ScoredLabel(NamedTuple):
 
 
 def best_labels(prediction: Prediction, top_k: int) -> list[list[ScoredLabel]]:
-    """Return the `top_k` likeliest labels of each row of `probabilities`, the likeliest first."""
+    """Return the `top_k` most probable labels of each row of `probabilities`, descending."""
     labels = prediction.source.labels
     return [
         [ScoredLabel(labels[i], values[i]) for i in best_indices(row, values, top_k)]
@@ -75,13 +75,13 @@ def best_indices(row: NDArray[Any], values: list[float], top_k: int) -> Sequence
     """Return the indices of the `top_k` highest values, the highest first; NaN comes last.
 
     Args:
-        row: The values [K].
-        values: The same values as a list.
-        top_k: The number of indices; all of them if there are fewer.
+        row: the values [K].
+        values: the same values as a list.
+        top_k: the maximum number of indices.
     """
     if len(values) > _FEW_LABELS or math.isnan(sum(values)):
         order: list[int] = np.argsort(-row, kind="stable")[:top_k].tolist()
         return order
-    # NumPy releases the interpreter lock while it sorts. For ten numbers, taking the lock back
-    # from another thread costs more than the sort.
+    # NumPy releases the interpreter's lock while it sorts. For ten numbers, acquiring it again from
+    # another thread takes longer than the sort.
     return sorted(range(len(values)), key=values.__getitem__, reverse=True)[:top_k]

@@ -1,4 +1,4 @@
-"""A version that answers requests: how it is started, and what runs it."""
+"""A loaded version with its engine, batcher and metrics."""
 
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,7 +15,7 @@ from .metrics import Recorder
 
 @dataclass(frozen=True)
 class Servable:
-    """A version that answers requests."""
+    """A loaded version with its engine, batcher and metrics."""
 
     source: ModelVersion
     loaded: Loaded
@@ -24,7 +24,7 @@ class Servable:
 
     @property
     def description(self) -> str:
-        """Return one line for the log: the file, engine, precision and threads, and why."""
+        """Return one line for the log: file, engine, precision, threads, and the reason."""
         info = self.engine_info()
         threads = f"{info['threads']} thread{'s' if self.loaded.threads > 1 else ''} per image"
         return (
@@ -32,38 +32,38 @@ class Servable:
         )
 
     def engine_info(self) -> dict[str, str | int]:
-        """Return what runs this version and why, for logs, metrics and the protocols."""
+        """Return file, engine, precision, threads and the reason, for logs and protocols."""
         loaded = self.loaded
         return {
             "file": PurePosixPath(loaded.format.path).name,
             "engine": loaded.format.engine,
             "precision": loaded.format.precision,
-            "threads": loaded.threads,  # for one image, at most
-            "side_by_side": loaded.slots,  # runs at the same time, at most
+            "threads": loaded.threads,  # maximum for one image
+            "side_by_side": loaded.slots,  # maximum number of concurrent runs
             "reason": loaded.reason,
         }
 
     def close(self) -> None:
-        """Finish the requests that it has, and end its threads."""
+        """Finish the requests in flight and end the threads."""
         self.batcher.close()
 
 
 @dataclass(frozen=True)
 class Options:
-    """How versions are run."""
+    """Options of engines, batching and limits."""
 
-    engine: EngineOptions = EngineOptions()  # noqa: RUF009 - it is frozen
+    engine: EngineOptions = EngineOptions()  # noqa: RUF009 - frozen
     batch: BatchOptions = BatchOptions()  # noqa: RUF009
-    max_pixels: int = MAX_PIXELS  # the largest image that is decoded
-    budget: Budget = field(default_factory=lambda: Budget(2**30))  # of all clients together
+    max_pixels: int = MAX_PIXELS  # maximum size of an image
+    budget: Budget = field(default_factory=lambda: Budget(2**30))  # for all clients together
     admin: bool = False  # whether clients may load, unload and configure models
 
 
 def start_servable(source: ModelVersion, options: Options) -> Servable:
-    """Load a version, warm, with the threads that work for it.
+    """Load a version, warm it up and start its threads.
 
     Raises:
-        VersionRefusedError: it does not load or run.
+        VersionRefusedError: the version cannot be loaded or run.
     """
     loaded = load_engine(source, options.engine)
     recorder = Recorder()
@@ -74,7 +74,7 @@ def start_servable(source: ModelVersion, options: Options) -> Servable:
         partial(read_small_image, preprocessing=preprocessing, max_pixels=max_pixels),
         [output.name for output in source.manifest.outputs],
         slots=loaded.slots,
-        # Workers without a run decode the next images meanwhile.
+        # Workers that have no slot decode the next images.
         workers=max(2, options.engine.cores, loaded.slots),
         options=options.batch,
         recorder=recorder,

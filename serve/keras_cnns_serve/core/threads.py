@@ -1,6 +1,6 @@
-"""Threads beside the event loop: each kind of work that takes long has its own.
+"""Thread pools for slow work beside the event loop, one for each kind of work.
 
-Work of one kind then waits for its own kind alone, and never for the other kinds.
+Work of one kind never waits for work of another kind.
 """
 
 import asyncio
@@ -17,11 +17,11 @@ _Result = TypeVar("_Result")
 
 
 class Threads:
-    """A few threads that call functions; they start when they are needed.
+    """A thread pool whose threads start when they are needed.
 
     Args:
-        name: The threads' name.
-        count: How many there are.
+        name: prefix of the threads' names.
+        count: the number of threads.
     """
 
     def __init__(self, name: str, count: int) -> None:
@@ -34,42 +34,42 @@ class Threads:
         *arguments: _Arguments.args,
         **options: _Arguments.kwargs,
     ) -> _Result:
-        """Return what a function returns.
+        """Call a function in a thread and return its result.
 
         Args:
-            deadline: The `time.monotonic()` until which the result is waited for; None: for ever.
-            function: The function.
-            arguments: Its arguments.
-            options: Its keyword arguments.
+            deadline: `time.monotonic()` until which to wait for the result; None: no limit.
+            function: the function.
+            arguments: its arguments.
+            options: its keyword arguments.
 
         Raises:
-            DeadlineExceededError: The deadline has passed; the call may still be in progress.
+            DeadlineExceededError: the deadline has passed; the call may still be in progress.
         """
         work = partial(function, *arguments, **options)
-        waiting = asyncio.get_running_loop().run_in_executor(self._pool, work)
-        return await until(deadline, waiting, "the request's time was over while it was read")
+        future = asyncio.get_running_loop().run_in_executor(self._pool, work)
+        return await until(deadline, future, "the request's deadline passed while it was parsed")
 
 
-async def until(deadline: float | None, waiting: "asyncio.Future[_Result]", late: str) -> _Result:
-    """Return what a future results in, and cancel it at the deadline.
+async def until(deadline: float | None, future: "asyncio.Future[_Result]", message: str) -> _Result:
+    """Wait for a future and return its result; cancel it at the deadline.
 
     Args:
-        deadline: The `time.monotonic()` until which it is waited for; None: for ever.
-        waiting: The future.
-        late: What the error says.
+        deadline: `time.monotonic()` until which to wait; None: no limit.
+        future: the future.
+        message: the message of the error.
 
     Raises:
-        DeadlineExceededError: The deadline has passed.
+        DeadlineExceededError: the deadline has passed.
     """
     limit = asyncio.timeout(None if deadline is None else deadline - time.monotonic())
     try:
         async with limit:
-            return await waiting
+            return await future
     except TimeoutError:
-        if not limit.expired():  # it is the future's own
+        if not limit.expired():  # the future itself raised it
             raise
-        raise DeadlineExceededError(late) from None
+        raise DeadlineExceededError(message) from None
 
 
-PARSING = Threads("parse", 1)  # of one thread alone: it holds the interpreter nearly all the time
-UNPACKING = Threads("unpack", 1)
+PARSING = Threads("parse", 1)  # one thread, because parsing holds the interpreter's lock
+DECOMPRESSION = Threads("decompress", 1)

@@ -11,20 +11,20 @@ from keras_cnns_serve.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
-LOOK_SECONDS = 1.0  # between two looks at the files
+POLL_SECONDS = 1.0  # minimum interval of checks of the files
 
 T = TypeVar("T")
 
 
 class WatchedFiles(Generic[T]):
-    """What files contain at the moment; if they become unusable, what they contained before.
+    """The current content of files; if they become invalid, their last valid content.
 
     Args:
-        paths: The files.
-        read: Reads and checks all of them; raises ConfigError.
+        paths: the files.
+        read: reads and checks all of them; raises ConfigError.
 
     Raises:
-        ConfigError: A file cannot be read, or `read` raises it.
+        ConfigError: a file cannot be read, or `read` raises it.
     """
 
     def __init__(self, paths: Sequence[Path], read: Callable[[], T]) -> None:
@@ -33,21 +33,21 @@ class WatchedFiles(Generic[T]):
         self._lock = threading.Lock()
         self._marks = self._read_marks()
         self._content = read()
-        self._looked = time.monotonic()
+        self._checked = time.monotonic()
 
     def current(self) -> T:
-        """Return what the files contain; look at them at most once in `LOOK_SECONDS`."""
-        if time.monotonic() - self._looked > LOOK_SECONDS:
+        """Return the content; check for changes at most once in `POLL_SECONDS`."""
+        if time.monotonic() - self._checked > POLL_SECONDS:
             with self._lock:
-                self._looked = time.monotonic()
+                self._checked = time.monotonic()
                 try:
                     marks = self._read_marks()
                     if marks != self._marks:
                         self._content = self._read()
                         self._marks = marks
-                        logger.info("%s is read again", self._paths[0])
-                except ConfigError as error:  # of several files the last may not be written yet
-                    logger.warning("%s is used as it was: %s", self._paths[0], error)
+                        logger.info("%s has changed and was read again", self._paths[0])
+                except ConfigError as error:  # perhaps only some of the files are written yet
+                    logger.warning("the earlier content of %s stays: %s", self._paths[0], error)
         return self._content
 
     def _read_marks(self) -> list[tuple[int, int, int]]:

@@ -1,1 +1,1 @@
-"""The libraries that run a graph."""
+"""The libraries that run graphs."""

@@ -1,4 +1,4 @@
-"""What every engine has in common: its interface, and the checks of a graph that it opens."""
+"""The interface of engines, and checks of the graphs that they open."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -9,38 +9,38 @@ from numpy.typing import NDArray
 from keras_cnns_serve.errors import VersionRefusedError, one_line
 from keras_cnns_serve.repository.manifest import Manifest, Tensor
 
-# Activations grow with the batch: a larger one is run in pieces, so that one request cannot take
-# all memory. ResNet-50 at 224x224 needs about 0.4 GB for 32 images.
+# Larger batches are run in pieces, to limit the memory of activations. ResNet-50 at 224x224 needs
+# about 0.4 GB for 32 images.
 MAX_BATCH = 32
 
 Outputs = dict[str, NDArray[Any]]
-Names = Sequence[str] | None  # of outputs; None for all
+Names = Sequence[str] | None  # names of outputs; None: all
 
 
 class Engine(Protocol):
-    """Something that runs one version of one model; safe to call from several threads."""
+    """Runs one version of a model; thread-safe."""
 
     def run(self, images: NDArray[np.uint8], names: Names = None) -> Outputs:
-        """Map uint8 pixels [N, H, W, C] to outputs, each [N, ...]: those named, or all."""
+        """Map uint8 pixels [N, H, W, C] to the named outputs, or all; each is [N, ...]."""
 
 
 class LoadedEngine(Engine, Protocol):
-    """An engine that holds memory for its largest batch."""
+    """An engine that can free the memory of its largest batch."""
 
     def shrink(self) -> None:
-        """Free what only a large batch needs, as far as the library can; it costs a run."""
+        """Free memory that only large batches need, if the library can; this may take a run."""
 
 
 def run_in_pieces(
     run: Any, images: NDArray[np.uint8], names: Sequence[str], size: int = MAX_BATCH
 ) -> Outputs:
-    """Run a batch `size` images at a time.
+    """Run a batch in pieces of at most `size` images.
 
     Args:
-        run: Maps images to the outputs, in the order of `names`.
-        images: [N, H, W, C].
-        names: Those of the outputs.
-        size: How many images at a time.
+        run: maps images to the outputs, in the order of `names`.
+        images: the batch [N, H, W, C].
+        names: the names of the outputs.
+        size: the maximum number of images of a piece.
     """
     if len(images) <= size:
         return dict(zip(names, run(images), strict=True))
@@ -50,10 +50,10 @@ def run_in_pieces(
 
 
 def warm_up(engine: Engine, manifest: Manifest, path: str) -> None:
-    """Run one image: the first run allocates and lays out weights; no request should wait for it.
+    """Run one image, because the first run is slow: it allocates memory and rearranges weights.
 
     Raises:
-        VersionRefusedError: It fails, or gives other shapes than `manifest` says.
+        VersionRefusedError: the run fails, or its outputs do not have the shapes in `manifest`.
     """
     height, width = manifest.preprocessing.crop
     try:
@@ -61,17 +61,17 @@ def warm_up(engine: Engine, manifest: Manifest, path: str) -> None:
     except Exception as error:
         raise VersionRefusedError(f"{path} does not run: {one_line(error)}") from error
     for output in manifest.outputs:
-        # The graph may leave open what model.json states: a run on one image shows it.
+        # The graph may not specify a shape that model.json does: check that of the result.
         _check_shape(outputs[output.name].shape, output, path)
 
 
 def check_signature(
     path: str, manifest: Manifest, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]
 ) -> None:
-    """Check that every tensor of model.json is in the graph, which needs no input besides.
+    """Check that the graph has all tensors of model.json and no other input.
 
     Raises:
-        VersionRefusedError: They differ.
+        VersionRefusedError: the graph and model.json differ.
     """
     _check("input", inputs, (manifest.input,), path)
     _check("output", outputs, manifest.outputs, path)
@@ -91,7 +91,7 @@ def _check(kind: str, nodes: Mapping[str, Tensor], expected: tuple[Tensor, ...],
             raise VersionRefusedError(
                 f"{path} has {tensor.name} of {node.dtype}; model.json says {tensor.dtype}"
             )
-        # A dimension that the graph leaves open is None there.
+        # None is a dimension that the graph does not specify.
         agree = len(node.shape) == len(tensor.shape) and all(
             a is None or a == b for a, b in zip(node.shape, tensor.shape, strict=True)
         )

@@ -1,4 +1,4 @@
-"""Choose which of a version's formats is run, by which engine, with how many threads."""
+"""Choose the format, engine and number of threads for a version."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,60 +13,61 @@ from .base import LoadedEngine, warm_up
 from .threads import Choice, Key, choose_threads
 from .trial import Interruption, call_within
 
-ENGINES = ("onnxruntime", "openvino", "tensorflow")
-PRECISIONS = ("float32", "bfloat16", "int8")
+_ENGINES = ("onnxruntime", "openvino", "tensorflow")
+_PRECISIONS = ("float32", "bfloat16", "int8")
 
 
 @dataclass(frozen=True)
 class EngineOptions:
     """The engine options of the command line."""
 
-    engine: str = "auto"  # or one of ENGINES
-    precision: str = "auto"  # or one of PRECISIONS
-    threads: int = 0  # for one image; 0: measure at load and choose
-    cores: int = 1  # that this process may use
-    load_timeout: float = 60.0  # seconds to open a version and run it for a trial
+    engine: str = "auto"  # or one of _ENGINES
+    precision: str = "auto"  # or one of _PRECISIONS
+    threads: int = 0  # for one image; 0: chosen by a measurement
+    cores: int = 1  # number of cores that this process may use
+    load_timeout: float = 60.0  # maximum seconds to open a version and run it once
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """An engine, and how it is best used."""
+    """A loaded engine, and how to use it."""
 
     engine: LoadedEngine
     format: Format
-    choice: Choice  # of threads
-    slots: int  # runs side by side
-    why: str  # this format
+    choice: Choice  # the number of threads
+    slots: int  # maximum number of concurrent runs
+    format_reason: str  # why this format was chosen
 
     @property
     def threads(self) -> int:
-        """Return how many threads work on one image, at most."""
+        """Return the maximum number of threads for one image."""
         return self.choice.threads
 
     @property
     def reason(self) -> str:
-        """Return why this format and so many threads, for people."""
-        return f"{self.why}; {self.choice.reason}"
+        """Return the reason of the format and of the number of threads, for people."""
+        return f"{self.format_reason}; {self.choice.reason}"
 
     @property
     def seconds_per_image(self) -> float:
-        """Return the time of an image, of all slots together; 0 if it was not measured."""
+        """Return the time of an image with all slots busy; 0 if it was not measured."""
         return self.choice.seconds
 
 
 def load_engine(source: ModelVersion, options: EngineOptions) -> Loaded:
-    """Load the format to run, warm.
+    """Load the chosen format and warm it up.
 
-    What takes longer than `load_timeout` is interrupted. What cannot be (OpenVINO opens a graph or
-    runs a loop, or TensorFlow runs) is left behind and goes on until the process ends.
+    After `load_timeout`, loading is interrupted. Work that cannot be interrupted (OpenVINO opens a
+    graph or runs a loop, TensorFlow runs) continues in its thread until the process ends.
 
     Raises:
-        VersionRefusedError: There is none, or it does not load or run, or not in time.
+        VersionRefusedError: there is no suitable format, or it cannot be loaded and run in time.
     """
-    chosen, why = choose_format(source.manifest, options.engine, options.precision)
+    chosen, format_reason = choose_format(source.manifest, options.engine, options.precision)
     try:
         return call_within(
-            options.load_timeout, lambda started: _load(source, options, chosen, why, started)
+            options.load_timeout,
+            lambda started: _load(source, options, chosen, format_reason, started),
         )
     except TimeoutError:
         pass
@@ -77,7 +78,11 @@ def load_engine(source: ModelVersion, options: EngineOptions) -> Loaded:
 
 
 def _load(
-    source: ModelVersion, options: EngineOptions, chosen: Format, why: str, started: Interruption
+    source: ModelVersion,
+    options: EngineOptions,
+    chosen: Format,
+    format_reason: str,
+    started: Interruption,
 ) -> Loaded:
     path = source.directory / chosen.path
 
@@ -87,22 +92,22 @@ def _load(
 
     def loaded(threads: int, slots: int, reason: str) -> Loaded:
         choice = Choice(threads, False, reason, 0.0)
-        return Loaded(open_engine(threads), chosen, choice, slots, why)
+        return Loaded(open_engine(threads), chosen, choice, slots, format_reason)
 
     if chosen.engine == "tensorflow":
-        reason = "TensorFlow itself divides an image among all cores"
+        reason = "TensorFlow itself uses all cores for an image"
         return loaded(options.cores, options.cores, reason)
     if options.threads or options.cores == 1:
         threads = options.threads or 1
         reason = "threads set by --threads" if options.threads else "there is one core"
         return loaded(threads, max(1, options.cores // threads), reason)
-    # OpenVINO's engine with all threads has one stream, in which runs wait for each other.
-    few = 1 if chosen.engine == "openvino" else max(1, options.cores // 2)
+    # With all threads, OpenVINO has one stream, in which concurrent runs wait for each other.
+    max_shared = 1 if chosen.engine == "openvino" else max(1, options.cores // 2)
     sha256 = source.manifest.files[chosen.path].sha256
     key = Key(sha256, chosen.engine, chosen.precision, options.cores)
     name = f"{source.name}/{source.version}"
-    engine, choice = choose_threads(open_engine, source.manifest, few, key, name)
-    return Loaded(engine, chosen, choice, options.cores, why)
+    engine, choice = choose_threads(open_engine, source.manifest, max_shared, key, name)
+    return Loaded(engine, chosen, choice, options.cores, format_reason)
 
 
 def choose_format(
@@ -111,16 +116,16 @@ def choose_format(
     precision: str = "auto",
     installed: Callable[[str], bool] = lambda name: find_spec(name) is not None,
 ) -> tuple[Format, str]:
-    """Return the fastest requested format that model.json proves, and why it was chosen.
+    """Return the fastest requested format that model.json proves accurate, and the reason.
 
-    If model.json has no time of a proven format, return float32, by ONNX Runtime if possible.
+    If model.json has no time of a proven format, return float32, if possible for ONNX Runtime.
 
     Raises:
-        VersionRefusedError: No format has this engine and precision, or its engine is not
+        VersionRefusedError: no format has this engine and precision, or its engine is not
             installed.
     """
-    asked = {"--engine": engine, "--precision": precision}
-    options = " ".join(f"{name} {value}" for name, value in asked.items() if value != "auto")
+    requested = {"--engine": engine, "--precision": precision}
+    options = " ".join(f"{name} {value}" for name, value in requested.items() if value != "auto")
     formats = [
         each
         for each in manifest.formats
@@ -140,7 +145,7 @@ def choose_format(
     if len(manifest.formats) == 1:
         return usable[0], "the only format"
     if len(formats) == 1:
-        return usable[0], f"asked for by {options}"
+        return usable[0], f"requested by {options}"
     among = f" for {options}" if options else ""
     if len(usable) == 1:
         return usable[0], f"the only format{among} whose engine is installed"
@@ -148,7 +153,7 @@ def choose_format(
     if fast:
         fastest = min(fast, key=lambda each: each.milliseconds or 0.0)
         return fastest, f"the fastest format{among} that model.json proves"
-    precise = min(usable, key=lambda f: (PRECISIONS.index(f.precision), ENGINES.index(f.engine)))
+    precise = min(usable, key=lambda f: (_PRECISIONS.index(f.precision), _ENGINES.index(f.engine)))
     return precise, f"the most precise format{among}: model.json has no time of a proven one"
 
 

@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU."""
+"""The engine ONNX Runtime, on the CPU."""
 
 from pathlib import Path
 
@@ -11,43 +11,43 @@ from keras_cnns_serve.repository.manifest import Manifest, Tensor
 
 from .base import Names, Outputs, check_signature, run_in_pieces
 
-# ONNX Runtime's names for the types that model.json may have.
-DTYPES = {
+# ONNX Runtime's names of the types in model.json.
+_DTYPES = {
     "tensor(uint8)": "uint8",
     "tensor(float)": "float32",
     "tensor(int32)": "int32",
     "tensor(int64)": "int64",
 }
 
-onnxruntime.set_default_logger_severity(4)  # what matters comes back as an exception
+onnxruntime.set_default_logger_severity(4)  # errors are raised as exceptions
 
 
 class OnnxRuntimeEngine:
-    """An ONNX file.
+    """Run an ONNX file.
 
-    ONNX Runtime keeps all of Python from running while it opens and optimises a graph. It therefore
-    does not compute constant parts of the graph, which could take for ever: exporters have done so,
-    and every run that computes one can be interrupted.
+    ONNX Runtime holds the interpreter's lock while it opens and optimises a graph. Constant folding
+    is therefore disabled: it could take forever and cannot be interrupted, unlike runs. Exporters
+    have already folded constants.
 
     Args:
-        path: The ONNX file.
-        manifest: What `model.json` says of it; the file must agree.
-        threads: How many threads work on one image. One is right for small networks, whose
-            operators are too short to share, and leaves the cores to other requests.
+        path: the ONNX file.
+        manifest: the manifest, with which the file must agree.
+        threads: the number of threads for one image. One is best for small networks, whose
+            operators are too short to parallelise, and leaves the cores to other requests.
 
     Raises:
-        VersionRefusedError: The file does not load, or is not what `manifest` says.
+        VersionRefusedError: the file cannot be loaded, or does not agree with `manifest`.
     """
 
     def __init__(self, path: Path, manifest: Manifest, threads: int = 1) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        # Threads that spin while they wait take the cores from decoding and from other models.
+        # Waiting threads that spin would occupy the cores, which decoding and other models need.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            # A path, not bytes: external data then resolves in the version's directory, and
-            # ONNX Runtime refuses data that leads out of it.
+            # With a path, unlike bytes, external data is read from the version's directory, and
+            # ONNX Runtime rejects data outside it.
             self._session = onnxruntime.InferenceSession(
                 path,
                 options,
@@ -64,20 +64,22 @@ class OnnxRuntimeEngine:
         self._options.log_severity_level = 4  # as above
 
     def run(self, images: NDArray[np.uint8], names: Names = None) -> Outputs:
-        """Map uint8 pixels [N, H, W, C] to outputs, each [N, ...]: those named, or all."""
-        wanted = list(names or self._outputs)
+        """Map uint8 pixels [N, H, W, C] to the named outputs, or all; each is [N, ...]."""
+        requested = list(names or self._outputs)
         run, options = self._session.run, self._options
-        return run_in_pieces(lambda piece: run(wanted, {"images": piece}, options), images, wanted)
+        return run_in_pieces(
+            lambda piece: run(requested, {"images": piece}, options), images, requested
+        )
 
     def interrupt(self) -> None:
         """End the runs in progress after their current operator, and fail later ones."""
         self._options.terminate = True
 
     def shrink(self) -> None:
-        """Run one image, and free what the arena then does not hold for it.
+        """Run one image, and free the memory of the arena that this does not need.
 
         The arena keeps the memory of the largest batch: 150 to 250 MB for 16 images of 224x224.
-        Without it, or if every run freed it, a run would take 9 to 15 % longer.
+        Without an arena, or if each run shrank it, a run would take 9 to 15 % longer.
         """
         options = onnxruntime.RunOptions()
         options.log_severity_level = 4
@@ -90,7 +92,7 @@ def _tensors(nodes: list[onnxruntime.NodeArg]) -> dict[str, Tensor]:
     return {
         node.name: Tensor(
             node.name,
-            DTYPES.get(node.type, node.type),
+            _DTYPES.get(node.type, node.type),
             tuple(size if isinstance(size, int) else None for size in node.shape),
         )
         for node in nodes

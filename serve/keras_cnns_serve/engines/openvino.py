@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU: the extra `openvino`."""
+"""The engine OpenVINO, on the CPU; the extra `openvino`."""
 
 import contextlib
 import threading
@@ -14,23 +14,23 @@ from keras_cnns_serve.repository.manifest import Manifest, Tensor
 
 from .base import Names, Outputs, check_signature, run_in_pieces
 
-DTYPES = {"u8": "uint8", "f32": "float32", "i32": "int32", "i64": "int64"}  # OpenVINO's names
-# By itself OpenVINO computes in bfloat16 where the machine can: ask for what was proven.
-HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}
+_DTYPES = {"u8": "uint8", "f32": "float32", "i32": "int32", "i64": "int64"}  # OpenVINO's names
+# By default OpenVINO computes in bfloat16 if the CPU supports it: request the proven precision.
+_HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}
 
 
 class OpenVinoEngine:
-    """An OpenVINO model, or an ONNX file.
+    """Run an OpenVINO model, or an ONNX file.
 
     Args:
-        path: The XML file; its weights lie beside it.
-        manifest: What `model.json` says of it; the file must agree.
-        threads: How many threads work on one image.
-        streams: How many images are worked on at a time.
+        path: the XML file; its weights are beside it.
+        manifest: the manifest, with which the file must agree.
+        threads: the number of threads for one image.
+        streams: the number of concurrent runs.
         precision: "float32", "bfloat16" or "int8".
 
     Raises:
-        VersionRefusedError: The file does not load, or is not what `manifest` says.
+        VersionRefusedError: the file cannot be loaded, or does not agree with `manifest`.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class OpenVinoEngine:
         import openvino
 
         options: dict[str, Any] = {
-            "INFERENCE_PRECISION_HINT": HINTS[precision],
+            "INFERENCE_PRECISION_HINT": _HINTS[precision],
             "INFERENCE_NUM_THREADS": threads * streams,
             "NUM_STREAMS": streams,
         }
@@ -56,34 +56,34 @@ class OpenVinoEngine:
             path.name, manifest, _tensors(self._model.inputs), _tensors(self._model.outputs)
         )
         self._outputs = [output.name for output in manifest.outputs]
-        self._of_thread = threading.local()  # an inference request serves one thread at a time
+        self._of_thread = threading.local()  # an inference request is for one thread at a time
         self._requests: list[Any] = []
         self._interrupted = False
 
     def run(self, images: NDArray[np.uint8], names: Names = None) -> Outputs:
-        """Map uint8 pixels [N, H, W, C] to outputs, each [N, ...]: those named, or all."""
-        wanted = list(names or self._outputs)
+        """Map uint8 pixels [N, H, W, C] to the named outputs, or all; each is [N, ...]."""
+        requested = list(names or self._outputs)
         request = getattr(self._of_thread, "request", None)
         if request is None:
             request = self._of_thread.request = self._model.create_infer_request()
             self._requests.append(request)
             if self._interrupted:
-                raise RuntimeError("it was interrupted")
+                raise RuntimeError("the engine was interrupted")
 
         def run(piece: NDArray[np.uint8]) -> list[NDArray[Any]]:
-            # The tensors belong to the request, which will be used again: copy.
+            # Copy the tensors, because the next run of this request overwrites them.
             request.infer({"images": np.ascontiguousarray(piece)}, share_inputs=True)
-            return [request.get_tensor(name).data.copy() for name in wanted]
+            return [request.get_tensor(name).data.copy() for name in requested]
 
-        return run_in_pieces(run, images, wanted)
+        return run_in_pieces(run, images, requested)
 
     def shrink(self) -> None:
-        """Free what a run needs, unless one is in progress; the next run allocates it again."""
+        """Free the memory of runs, unless one is in progress; the next run allocates it again."""
         with contextlib.suppress(RuntimeError):
             self._model.release_memory()
 
     def interrupt(self) -> None:
-        """End the runs in progress after their current operator, which may be a whole loop."""
+        """End the runs in progress after their current operator, which can be a whole loop."""
         self._interrupted = True
         for request in list(self._requests):
             request.cancel()
@@ -93,7 +93,7 @@ def _tensors(ports: Sequence[Any]) -> dict[str, Tensor]:
     return {
         name: Tensor(
             name,
-            DTYPES.get(port.get_element_type().get_type_name(), str(port.get_element_type())),
+            _DTYPES.get(port.get_element_type().get_type_name(), str(port.get_element_type())),
             tuple(
                 None if size.is_dynamic else size.get_length() for size in port.get_partial_shape()
             ),

@@ -1,4 +1,4 @@
-"""TensorFlow on a SavedModel: the extra `tensorflow`."""
+"""The engine TensorFlow, for SavedModels; the extra `tensorflow`."""
 
 from pathlib import Path
 from typing import Any
@@ -13,17 +13,17 @@ from .base import Names, Outputs, check_signature, run_in_pieces
 
 
 class TensorFlowEngine:
-    """A SavedModel's `serving_default`. Its threads are TensorFlow's own, shared by all models.
+    """Run the signature `serving_default` of a SavedModel, on threads that all models share.
 
-    A run cannot be interrupted: the trial of a version that never ends goes on in a thread of its
-    own, and in TensorFlow's, until the process ends. The version is refused all the same.
+    A run cannot be interrupted. If the trial run of a version never ends, the version is refused,
+    but the run continues until the process ends.
 
     Args:
-        path: The file saved_model.pb.
-        manifest: What `model.json` says of it; the signature must agree.
+        path: the file saved_model.pb.
+        manifest: the manifest, with which the signature must agree.
 
     Raises:
-        VersionRefusedError: It does not load, or is not what `manifest` says.
+        VersionRefusedError: the model cannot be loaded, or does not agree with `manifest`.
     """
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
@@ -41,17 +41,17 @@ class TensorFlowEngine:
         self._outputs = [output.name for output in manifest.outputs]
 
     def run(self, images: NDArray[np.uint8], names: Names = None) -> Outputs:
-        """Map uint8 pixels [N, H, W, C] to outputs, each [N, ...]: those named, or all."""
-        wanted = list(names or self._outputs)
+        """Map uint8 pixels [N, H, W, C] to the named outputs, or all; each is [N, ...]."""
+        requested = list(names or self._outputs)
 
         def run(piece: NDArray[np.uint8]) -> list[NDArray[Any]]:
             outputs = self._signature(images=self._constant(piece))
-            return [outputs[name].numpy() for name in wanted]
+            return [outputs[name].numpy() for name in requested]
 
-        return run_in_pieces(run, images, wanted)
+        return run_in_pieces(run, images, requested)
 
     def shrink(self) -> None:
-        """Do nothing: TensorFlow's allocator gives its memory back itself."""
+        """Do nothing: TensorFlow's allocator returns memory by itself."""
 
 
 def _tensors(specs: Any) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Choose how many threads work on one image, and correct the choice while serving."""
+"""Choose the number of threads for one image, and correct the choice while serving."""
 
 import hashlib
 import logging
@@ -21,24 +21,24 @@ from .trial import call
 
 logger = logging.getLogger(__name__)
 
-SHORT = 1e-3  # seconds; an image that takes less is not worth waking a thread for
-LONG = 10e-3  # seconds; of an image that takes more, all cores nearly always bring GAIN
-GAIN = 1.3  # that all cores must bring to a lone request, or they are not chosen
-LOSS = 1.1  # a smaller gain, and all cores are no longer chosen
-RUNS = 5  # to measure; a slow network is measured once
-RUN_SECONDS = 0.1  # after which measuring ends
-CALM_SECONDS = 1.0  # to wait for a calm machine
-PROBE = 0.02  # seconds of work that show whether a core is free
-UNDISTURBED = 0.9  # the fraction of its time that a thread has a core, on a calm machine
-PAIRS = 9  # comparisons while serving that decide
-PERIOD = 256  # lone runs for a comparison; below 1 % of them are by the engine not chosen
-UNSURE_PERIOD = 16  # the same while the choice is a default
+_SHORT = 1e-3  # seconds; a shorter image is not worth waking up another thread
+LONG = 10e-3  # seconds; with longer images, all cores nearly always reach _MIN_GAIN
+_MIN_GAIN = 1.3  # speedup of a single request from which all cores are chosen
+_MAX_LOSS = 1.1  # speedup below which all cores are no longer chosen
+_RUNS = 5  # maximum number of runs of a measurement ...
+_RUN_SECONDS = 0.1  # ... which ends after this time
+CALM_SECONDS = 1.0  # maximum wait for a calm machine
+_PROBE_SECONDS = 0.02  # time of a computation that shows whether a core is free
+_CALM_FRACTION = 0.9  # CPU time divided by wall time of a thread, at least, on a calm machine
+PAIRS = 9  # number of comparisons while serving before a decision
+PERIOD = 256  # single runs per comparison; fewer than 1 % of them use the engine not chosen
+UNSURE_PERIOD = 16  # the same if the choice was not measured
 
 
 class Key(NamedTuple):
-    """What a choice depends on."""
+    """The properties on which a choice depends."""
 
-    sha256: str  # of the graph's file
+    sha256: str  # checksum of the graph's file
     engine: str
     precision: str
     cores: int
@@ -46,73 +46,74 @@ class Key(NamedTuple):
 
 @dataclass
 class Choice:
-    """How many threads work on one image; corrected while serving."""
+    """The number of threads for one image; `Elastic` corrects it while serving."""
 
-    threads: int  # for a lone request, at most
-    both: bool  # whether the graph is loaded for one thread, and again for all cores
+    threads: int  # maximum for a single request
+    both: bool  # whether the graph is loaded twice: for one thread and for all cores
     reason: str  # for people
-    seconds: float  # for one of many images side by side
-    measured: bool = True  # or a default
+    seconds: float  # time of an image when all cores are busy with different images
+    measured: bool = True  # False: a default
 
 
-_choices: dict[Key, Choice] = {}  # of this process: neither reloads nor equal files measure again
+_choices: dict[Key, Choice] = {}  # of this process, so that reloads are not measured again
 
 
 class Elastic:
-    """Give all cores to each run while runs are few, and one core to each when they are many.
+    """Use all cores for each run if there are few concurrent runs, and one core if there are many.
 
-    It also corrects the choice. Of `PERIOD` lone runs of one image, three are a comparison:
-    one by the engine that was chosen and two by the other, whose first is not counted. It counts if
-    no other run began meanwhile, and if the machine was calm: the process had a core, by its CPU
-    time, for almost all of the time of both. The median gain of `PAIRS` comparisons decides: above
-    `GAIN` lone runs get all cores, below `LOSS` one, and between them the choice stays.
+    The class also corrects the choice. Of `PERIOD` single runs of one image, three are a
+    comparison: one by the chosen engine and two by the other one, whose first run is not counted. A
+    comparison counts if no other run began meanwhile and the machine was calm: the CPU time of the
+    process was almost the wall time of both runs. The median speedup of `PAIRS` comparisons
+    decides: above `_MIN_GAIN`, single runs get all cores, below `_MAX_LOSS` one core; between them
+    the choice stays.
 
     Args:
-        alone: The engine with one thread for a run.
-        shared: The engine with all cores for a run.
-        few: How many runs may share all cores.
-        cores: How many there are.
-        choice: Whether they do.
-        name: The graph's, for the log.
+        one_thread: the engine with one thread for a run.
+        all_threads: the engine with all cores for a run.
+        max_shared: the maximum number of concurrent runs that share all cores.
+        cores: the number of cores.
+        choice: the choice, which is updated.
+        name: the name of the version, for the log.
     """
 
     def __init__(
         self,
-        alone: LoadedEngine,
-        shared: LoadedEngine,
-        few: int,
+        one_thread: LoadedEngine,
+        all_threads: LoadedEngine,
+        max_shared: int,
         cores: int,
         choice: Choice,
         name: str,
     ) -> None:
-        self._alone = alone
-        self._shared = shared
-        self._few = few
+        self._one_thread = one_thread
+        self._all_threads = all_threads
+        self._max_shared = max_shared
         self._cores = cores
         self._choice = choice
         self._name = name
         self._running = 0
-        self._begun = 0  # runs
-        self._lone = 0  # runs of one image that began beside no other
-        self._seconds: dict[bool, float] = {}  # by whether all cores were used
-        self._pairs: deque[tuple[float, float]] = deque()  # seconds: alone, shared
+        self._begun = 0  # number of runs that began
+        self._single = 0  # number of runs of one image that began when no other was in progress
+        self._seconds: dict[bool, float] = {}  # whether all cores were used -> seconds
+        self._pairs: deque[tuple[float, float]] = deque()  # seconds: one_thread, all_threads
         self._lock = threading.Lock()
 
     def run(self, images: NDArray[np.uint8], names: Names = None) -> Outputs:
-        """Map uint8 pixels [N, H, W, C] to outputs, each [N, ...]: those named, or all."""
+        """Map uint8 pixels [N, H, W, C] to the named outputs, or all; each is [N, ...]."""
         with self._lock:
-            share = self._running < self._few and self._choice.threads > 1
-            left = PERIOD
+            all_cores = self._running < self._max_shared and self._choice.threads > 1
+            remaining = PERIOD  # runs until the end of a comparison
             if self._running == 0 and len(images) == 1:
-                self._lone += 1
+                self._single += 1
                 period = PERIOD if self._choice.measured else UNSURE_PERIOD
-                left = -self._lone % period
-                share ^= left < 2
+                remaining = -self._single % period
+                all_cores ^= remaining < 2
             self._running += 1
             self._begun += 1
             begun = self._begun
-        engine = self._shared if share else self._alone
-        if left not in (0, 2):
+        engine = self._all_threads if all_cores else self._one_thread
+        if remaining not in (0, 2):
             try:
                 return engine.run(images, names)
             finally:
@@ -125,96 +126,102 @@ class Elastic:
             seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
             with self._lock:
                 self._running -= 1
-                calm = begun == self._begun and cpu >= UNDISTURBED * seconds
-                self._compare(share, seconds if calm else 0.0, left == 0)
+                calm = begun == self._begun and cpu >= _CALM_FRACTION * seconds
+                self._compare(all_cores, seconds if calm else 0.0, remaining == 0)
 
     def shrink(self) -> None:
-        """Free what only a large batch needs."""
-        self._alone.shrink()
-        self._shared.shrink()
+        """Free memory that only large batches need."""
+        self._one_thread.shrink()
+        self._all_threads.shrink()
 
-    def _compare(self, share: bool, seconds: float, last: bool) -> None:
-        """Note a run of a comparison; 0 seconds for one that does not count."""
-        if not last:
+    def _compare(self, all_cores: bool, seconds: float, is_last: bool) -> None:
+        """Record a run of a comparison; 0 seconds if it does not count."""
+        if not is_last:
             self._seconds.clear()
         if seconds:
-            self._seconds[share] = seconds
-        if last and len(self._seconds) == 2:
+            self._seconds[all_cores] = seconds
+        if is_last and len(self._seconds) == 2:
             self._pairs.append((self._seconds[False], self._seconds[True]))
             if len(self._pairs) == PAIRS:
                 self._decide()
 
     def _decide(self) -> None:
         one, all_cores = (statistics.median(seconds) for seconds in zip(*self._pairs, strict=True))
-        gain = statistics.median(alone / shared for alone, shared in self._pairs)
+        gain = statistics.median(
+            one_thread / all_threads for one_thread, all_threads in self._pairs
+        )
         self._pairs.clear()
         before = self._choice.threads
-        threads = self._cores if gain > GAIN else 1 if gain < LOSS else before
+        threads = self._cores if gain > _MIN_GAIN else 1 if gain < _MAX_LOSS else before
         if threads != before or not self._choice.measured:
             reason = _reason(one, all_cores, threads > 1)
             self._choice.reason = f"{reason}, measured while serving"
         self._choice.threads, self._choice.measured = threads, True
         if threads != before:
-            most = f"{threads} thread{'s' if threads > 1 else ''}"
-            logger.info("%s: at most %s per image: %s", self._name, most, self._choice.reason)
+            limit = f"{threads} thread{'s' if threads > 1 else ''}"
+            logger.info("%s: at most %s per image: %s", self._name, limit, self._choice.reason)
 
 
 def choose_threads(
     open_engine: Callable[[int], LoadedEngine],
     manifest: Manifest,
-    few: int,
+    max_shared: int,
     key: Key,
     name: str,
     calm: Callable[[int], bool] | None = None,
 ) -> tuple[LoadedEngine, Choice]:
-    """Measure whether all cores make a lone image faster, unless this was measured before.
+    """Measure whether all cores make a single image faster, unless this was measured before.
 
-    The operators of a small network are too short to share. A large one answers a lone request
-    faster with all cores and is then loaded twice, because many requests side by side do best
+    The operators of a small network are too short to parallelise. A large network answers a single
+    request faster with all cores. It is then loaded twice, because concurrent requests are fastest
     with one thread each. A measurement counts if the machine is calm before and after it. If it
-    is not calm within `CALM_SECONDS`, the length of an image decides: from `LONG` on, a lone
-    request gets all cores. The graph is then loaded twice in any case, and serving corrects this.
+    is not calm within `CALM_SECONDS`, the time of an image decides: from `LONG` on, a single
+    request gets all cores. In that case the graph is always loaded twice, and `Elastic` corrects
+    the choice while serving.
 
     Args:
-        open_engine: Loads the network for a number of threads.
-        manifest: Says what an image is.
-        few: How many runs may share all cores.
-        key: What the choice is remembered by.
-        name: The graph's, for the log.
-        calm: Returns whether so many cores are free; by default it measures.
+        open_engine: loads the network for a number of threads.
+        manifest: the manifest, with the size of an image.
+        max_shared: the maximum number of concurrent runs that share all cores.
+        key: the key by which the choice is remembered.
+        name: the name of the version, for the log.
+        calm: returns whether a number of cores is free; by default this is measured.
+
+    Returns:
+        The engine, and the choice.
     """
-    alone = open_engine(1)
+    one_thread = open_engine(1)
     height, width = manifest.preprocessing.crop
     image = np.zeros((1, height, width, manifest.preprocessing.channels), np.uint8)
     choice = _choices.get(key)
     seconds = 0.0
     if choice is None:
-        one = _seconds(alone, image)
-        works = [call(lambda: _seconds(alone, image)) for _ in range(key.cores)]
+        one = _seconds(one_thread, image)
+        works = [call(lambda: _seconds(one_thread, image)) for _ in range(key.cores)]
         seconds = statistics.median(work.result() for work in works) / key.cores
-        if one < SHORT:
+        if one < _SHORT:
             reason = f"an image takes {_spell(one)}, too short to share"
             choice = _choices[key] = Choice(1, False, reason, seconds)
     if choice is not None and not choice.both:
-        return alone, choice
+        return one_thread, choice
     try:
-        shared = open_engine(key.cores)
-    except VersionRefusedError as error:  # twice may be more than the memory holds
+        all_threads = open_engine(key.cores)
+    except VersionRefusedError as error:  # the memory may not suffice for two
         logger.warning("one thread per image: loaded for all cores, %s", error)
-        return alone, Choice(
-            1, False, "it could not be loaded a second time for all cores", seconds
+        return one_thread, Choice(
+            1, False, "the graph could not be loaded again for all cores", seconds
         )
     if choice is None:
-        choice = _measure(alone, shared, image, key.cores, seconds, calm or _calm)
+        choice = _measure(one_thread, all_threads, image, key.cores, seconds, calm or _calm)
         _choices[key] = choice
     if not choice.both:
-        return alone, choice
-    return Elastic(alone, shared, few, key.cores, choice, name), choice
+        return one_thread, choice
+    return Elastic(one_thread, all_threads, max_shared, key.cores, choice, name), choice
 
 
 def _measure(
-    alone: LoadedEngine,
-    shared: LoadedEngine,
+    one_thread: LoadedEngine,
+    all_threads: LoadedEngine,
     image: NDArray[Any],
     cores: int,
     seconds: float,
@@ -224,27 +231,30 @@ def _measure(
     while time.perf_counter() < end:
         if not calm(cores):
             continue
-        one, all_cores = _seconds(alone, image), _seconds(shared, image)
+        one, all_cores = _seconds(one_thread, image), _seconds(all_threads, image)
         if calm(cores):
-            faster = one > GAIN * all_cores
+            faster = one > _MIN_GAIN * all_cores
             reason = _reason(one, all_cores, faster)
             return Choice(cores if faster else 1, faster, reason, seconds)
-    one = _seconds(alone, image, time.process_time)  # which others do not lengthen
-    reason = f"an image takes {_spell(one)}, and other processes keep the cores from a measurement"
+    one = _seconds(
+        one_thread, image, time.process_time
+    )  # CPU time, without that of other processes
+    reason = f"an image takes {_spell(one)}; other processes prevent a measurement"
     return Choice(cores if one >= LONG else 1, True, reason, seconds, measured=False)
 
 
 def _calm(cores: int) -> bool:
-    """Return whether so many threads that compute have a core for themselves."""
-    return all(work.result() for work in [call(_undisturbed) for _ in range(cores)])
+    """Return whether this number of threads can compute without waiting for a core."""
+    return all(work.result() for work in [call(_has_a_core) for _ in range(cores)])
 
 
-def _undisturbed() -> bool:
+def _has_a_core() -> bool:
+    """Return whether this thread has a core for almost all of the time."""
     started, cpu = time.perf_counter(), time.thread_time()
     block = bytes(2**18)
-    while (wall := time.perf_counter() - started) < PROBE:
-        hashlib.sha256(block).digest()  # it computes without the interpreter's lock
-    return time.thread_time() - cpu >= UNDISTURBED * wall
+    while (wall := time.perf_counter() - started) < _PROBE_SECONDS:
+        hashlib.sha256(block).digest()  # releases the interpreter's lock
+    return time.thread_time() - cpu >= _CALM_FRACTION * wall
 
 
 def _seconds(
@@ -253,7 +263,7 @@ def _seconds(
     """Return the shortest time of a run; the first run is not counted."""
     engine.run(image)
     times: list[float] = []
-    while len(times) < RUNS and sum(times) < RUN_SECONDS:
+    while len(times) < _RUNS and sum(times) < _RUN_SECONDS:
         started = clock()
         engine.run(image)
         times.append(clock() - started)
@@ -263,8 +273,8 @@ def _seconds(
 def _reason(one: float, all_cores: float, faster: bool) -> str:
     times = f"({_spell(all_cores)} against {_spell(one)})"
     if faster:
-        return f"all cores make a lone image faster {times}"
-    return f"all cores do not make a lone image {GAIN} times as fast {times}"
+        return f"a single image is faster with all cores {times}"
+    return f"a single image is not {_MIN_GAIN} times as fast with all cores {times}"
 
 
 def _spell(seconds: float) -> str:

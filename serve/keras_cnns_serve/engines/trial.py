@@ -1,4 +1,4 @@
-"""Work that may hang: it runs in a thread that can be left behind."""
+"""Call functions that may hang, in threads that can be abandoned."""
 
 import threading
 from collections.abc import Callable
@@ -7,25 +7,25 @@ from typing import Protocol, TypeVar
 
 T = TypeVar("T")
 
-INTERRUPTED = 1.0  # seconds for a library to end what was interrupted
+_INTERRUPT_SECONDS = 1.0  # time for a library to end after an interruption
 
 
 class Interruptible(Protocol):
-    """Something whose runs can be ended."""
+    """An engine whose runs can be interrupted."""
 
     def interrupt(self) -> None:
-        """End the runs in progress, and fail later ones, as far as the library can."""
+        """End the runs in progress and let later ones fail, if the library can."""
 
 
 class Interruption:
-    """Engines whose trial may have to be ended, also those that are opened after its end."""
+    """The interruption of a trial's engines, also of those that are opened later."""
 
     def __init__(self) -> None:
         self._engines: list[Interruptible] = []
         self._over = threading.Event()
 
     def add(self, engine: Interruptible) -> None:
-        """Interrupt this engine, too."""
+        """Interrupt this engine, too, now or later."""
         self._engines.append(engine)
         if self._over.is_set():
             engine.interrupt()
@@ -38,7 +38,7 @@ class Interruption:
 
 
 def call(work: Callable[[], T]) -> Future[T]:
-    """Call a function in a thread of its own, which does not keep the process from ending."""
+    """Call a function in a new daemon thread, which does not delay the end of the process."""
     future: Future[T] = Future()
 
     def run() -> None:
@@ -52,19 +52,22 @@ def call(work: Callable[[], T]) -> Future[T]:
 
 
 def call_within(seconds: float, work: Callable[[Interruption], T]) -> T:
-    """Return what a function returns; after `seconds`, interrupt its engines and leave it behind.
+    """Call a function; after `seconds`, interrupt its engines and abandon its thread.
 
     Args:
-        seconds: The limit.
-        work: The function; it adds the engines that it opens to its argument.
+        seconds: the limit of time.
+        work: the function, which adds the engines that it opens to its argument.
+
+    Returns:
+        The result of the function.
 
     Raises:
-        TimeoutError: The time is over.
+        TimeoutError: the function has not returned in time.
     """
     interruption = Interruption()
     called = call(lambda: work(interruption))
     if not wait([called], seconds).done:
         interruption.end()
-        wait([called], INTERRUPTED)
+        wait([called], _INTERRUPT_SECONDS)
         raise TimeoutError
     return called.result()

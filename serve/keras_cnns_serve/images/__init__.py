@@ -1,1 +1,1 @@
-"""Encoded images to pixels, and class activation maps."""
+"""Decode images to pixels, and draw class activation maps."""

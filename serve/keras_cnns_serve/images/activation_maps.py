@@ -1,4 +1,4 @@
-"""Class activation maps (Zhou et al. 2016) as pictures: what in an image decided its class."""
+"""Draw class activation maps (Zhou et al. 2016), which show the evidence for a class."""
 
 from io import BytesIO
 from typing import Any
@@ -11,35 +11,41 @@ from keras_cnns_serve.repository.manifest import Preprocessing
 
 from .decoding import PILLOW_MAX_PIXELS, read_image
 
-OPACITY = 0.5  # of the colours over the image
-# From cold to hot: blue, cyan, green, yellow, red.
-COLOURS = np.array([[0, 0, 143], [0, 191, 255], [64, 220, 64], [255, 220, 0], [160, 0, 0]])
+OPACITY = 0.5  # of the colours over the image, by default
+# From low to high values: blue, cyan, green, yellow, red.
+_COLOURS = np.array([[0, 0, 143], [0, 191, 255], [64, 220, 64], [255, 220, 0], [160, 0, 0]])
 
 
-def overlay(content: bytes, activation: NDArray[Any], preprocessing: Preprocessing) -> bytes:
-    """Return the pixels that the graph saw with the map over them, as a PNG.
+def overlay(
+    content: bytes,
+    activation: NDArray[Any],
+    preprocessing: Preprocessing,
+    opacity: float = OPACITY,
+) -> bytes:
+    """Return a PNG of the preprocessed image with the map over it.
 
     Args:
-        content: The encoded image.
-        activation: The map [h, w], of any range.
-        preprocessing: How the image becomes pixels.
+        content: the encoded image.
+        activation: the map [h, w], of any range.
+        preprocessing: the conversion of the image into pixels.
+        opacity: opacity of the colours over the image, from 0, the image alone, to 1.
     """
-    pixels = read_image(content, preprocessing, PILLOW_MAX_PIXELS)  # it was let in before
+    pixels = read_image(content, preprocessing, PILLOW_MAX_PIXELS)  # its size was checked before
     base = np.broadcast_to(pixels, (*pixels.shape[:2], 3)).astype(np.float32)
-    blended = (1 - OPACITY) * base + OPACITY * heat(activation, pixels.shape[:2])
+    blended = (1 - opacity) * base + opacity * heat(activation, pixels.shape[:2])
     png = BytesIO()
     Image.fromarray(blended.round().astype(np.uint8)).save(png, "PNG")
     return png.getvalue()
 
 
 def heat(activation: NDArray[Any], size: tuple[int, ...]) -> NDArray[np.float32]:
-    """Return a map [h, w] as colours [H, W, 3], 0 to 255: its minimum cold, its maximum hot."""
+    """Return a map [h, w] as colours [H, W, 3], 0 to 255; its minimum is blue, its maximum red."""
     finite = np.nan_to_num(activation.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
     low, high = float(finite.min()), float(finite.max())
     scaled = (finite - low) / (high - low) if high > low else np.zeros_like(finite)
     height, width = size
     image = Image.fromarray(scaled).resize((width, height), Image.Resampling.BILINEAR)
     values = np.clip(np.asarray(image), 0, 1)
-    points = np.linspace(0, 1, len(COLOURS))
-    channels = [np.interp(values, points, COLOURS[:, channel]) for channel in range(3)]
+    points = np.linspace(0, 1, len(_COLOURS))
+    channels = [np.interp(values, points, _COLOURS[:, channel]) for channel in range(3)]
     return np.stack(channels, axis=-1).astype(np.float32)

@@ -1,8 +1,8 @@
-"""Decode images and preprocess them with Pillow, as model.json describes it.
+"""Decode images and preprocess them with Pillow, as model.json specifies.
 
 Decode, apply the EXIF orientation, convert to grey or RGB, resize the shorter side (antialiased,
-the aspect kept), crop the centre. Transparency is dropped, not blended; of 16 bits the upper 8 are
-kept; of an animation the first frame is read. Training reads the same pixels.
+with the aspect ratio), crop the centre. Transparency is dropped, not blended; 16-bit images keep
+their upper 8 bits; the first frame of an animation is used. Training uses the same pixels.
 """
 
 import warnings
@@ -23,55 +23,63 @@ from keras_cnns_serve.repository.manifest import Preprocessing
 
 from .jpeg_header import JpegHeader, read_jpeg_header
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
-FORMAT_NAMES = "JPEG, PNG, WebP, BMP or GIF"
-SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF", b"BM", b"GIF8")  # of these formats
-MAX_PIXELS = 50_000_000  # the largest camera phones' photographs; 200 MB in Pillow
-MAX_SIDE = 65_535  # pixels; a JPEG can have no more, and each row is allocated by itself
-# Pixels times scans: libjpeg visits the whole image in each. A progressive photograph has about 10;
-# the worst image within this limit takes a few seconds.
-MAX_WORK = 12 * MAX_PIXELS
-# Pillow reads chunks and blocks in Python, one by one: so many take 20 ms. A large file may have
-# more.
-MAX_READS, BYTES_PER_READ = 20_000, 512
-# Pillow decodes a run-length encoded BMP in Python, at worst each pixel by itself.
-MAX_RLE_PIXELS, MAX_RLE_READS, RLE_WORK = 2**21, 500_000, 100
-MAX_PROFILES = 10  # in a PNG, which can have one; each unfolds to at most 1 MiB
-# A thumbnail; a few bytes more could hold a progressive JPEG of hundreds of scans.
-SMALL_BYTES, SMALL_PIXELS = 2**12, 2**12
-PILLOW_MAX_PIXELS = 178_956_970  # Pillow itself refuses more
-INTERPOLATIONS = {"bilinear": Image.Resampling.BILINEAR}  # Pillow's are always antialiased
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
+_FORMAT_NAMES = "JPEG, PNG, WebP, BMP or GIF"
+SIGNATURES = (
+    b"\xff\xd8\xff",
+    b"\x89PNG\r\n\x1a\n",
+    b"RIFF",
+    b"BM",
+    b"GIF8",
+)  # first bytes of these formats
+MAX_PIXELS = 50_000_000  # as photographs of the largest phone cameras; 200 MB in Pillow
+_MAX_SIDE = 65_535  # pixels, as in a JPEG; Pillow allocates each row separately
+# Pixels times scans: libjpeg processes the whole image in each scan. A progressive photograph has
+# about 10 scans; the worst image within this limit takes a few seconds.
+_MAX_WORK = 12 * MAX_PIXELS
+# Pillow reads chunks and blocks one by one in Python; this number takes 20 ms. Large files can have
+# more: one for each `_BYTES_PER_READ`.
+_MAX_READS, _BYTES_PER_READ = 20_000, 512
+# Pillow decodes run-length encoded BMPs in Python, in the worst case pixel by pixel.
+_MAX_RLE_PIXELS, _MAX_RLE_READS, _RLE_WORK = 2**21, 500_000, 100
+_MAX_PROFILES = 10  # of a PNG; a valid one has one. Each decompresses to at most 1 MiB
+# Limits of a thumbnail; a slightly longer file could be a progressive JPEG of hundreds of scans.
+SMALL_BYTES, _SMALL_PIXELS = 2**12, 2**12
+PILLOW_MAX_PIXELS = 178_956_970  # Pillow itself rejects larger images
+_INTERPOLATIONS = {"bilinear": Image.Resampling.BILINEAR}  # always antialiased in Pillow
 
-# What may turn an image is read by Pillow alone: orientation stands in EXIF, or in XMP.
-TURNING = (b"Exif\0\0", b"tiff:Orientation")
-# Colours in the file -> the mode of Pillow that takes the decoder's array as it is; of colours it
-# has a fourth byte.
+# Markers of metadata (EXIF, XMP) with an orientation; such images are decoded by Pillow.
+_ORIENTATION = (b"Exif\0\0", b"tiff:Orientation")
+# Color space of the file -> the Pillow mode with the layout of simplejpeg's array; RGBX has a
+# fourth byte.
 _PLAIN_JPEG = {"YCbCr": "RGBX", "Gray": "L"}
 
-_USUAL_SCANS = 20  # of a progressive JPEG, at most
-_RLE = (1, 2)  # compressions of a BMP
-# Bytes of one pixel in Pillow, where there are not 4.
+_USUAL_SCANS = 20  # maximum number of scans that encoders write
+_RLE = (1, 2)  # BMP's codes of run-length encoding
+# Bytes of one pixel in Pillow; other modes have 4.
 _PIXEL_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}
-_WEBP_BYTES = 14  # of a pixel, besides Pillow's: libwebp's two canvases, and the frame as bytes
+_WEBP_BYTES = 14  # additional bytes of a pixel: libwebp's two canvases, and the frame as bytes
 
-# Pillow warns of odd metadata, such as EXIF cut short, in photographs that it reads well; those
-# are common (ImageNet has some), and a server's log is not where their owner looks.
+# Pillow warns about unusual metadata, such as truncated EXIF, in images that it decodes correctly.
+# They are common (ImageNet has some), and their owners do not read the server's log.
 warnings.filterwarnings("ignore", module=r"PIL\.")
-PngImagePlugin.MAX_TEXT_MEMORY = 2**24  # bytes that compressed texts may unfold to; it was 2**26
+PngImagePlugin.MAX_TEXT_MEMORY = (
+    2**24
+)  # maximum bytes of decompressed texts; Pillow's default is 2**26
 
 
 class EncodedImage:
-    """An image whose header was read: what it costs to decode, and its pixels.
+    """An image whose header has been read, with the cost of decoding it.
 
     Args:
-        content: The encoded image.
-        preprocessing: The size and channels to give.
-        max_pixels: Refuse a larger image, by its header; at most `PILLOW_MAX_PIXELS`.
+        content: the encoded image.
+        preprocessing: the size and channels of the result.
+        max_pixels: the maximum number of pixels, at most `PILLOW_MAX_PIXELS`.
 
     Raises:
-        UnsupportedImageError: It is of another format.
-        ImageTooLargeError: It has more than `max_pixels` pixels, or takes too long to decode.
-        DamagedImageError: Its header cannot be read.
+        UnsupportedImageError: the image has another format.
+        ImageTooLargeError: the image has more than `max_pixels` pixels, or takes long to decode.
+        DamagedImageError: the header cannot be read.
     """
 
     __slots__ = ("_content", "_image", "_plain", "_preprocessing", "memory", "work")
@@ -92,27 +100,27 @@ class EncodedImage:
             image = self._image = _open(content, max_pixels)
             _check_size(*image.size, 1, max_pixels)
             pixels, mode, read = image.width * image.height, image.mode, _reading_bytes(image)
-        besides = max(read, _conversion_bytes(mode, preprocessing.channels))
+        additional = max(read, _conversion_bytes(mode, preprocessing.channels))
         scans, coefficients = (1, 0) if header is None else (header.scans, header.coefficients)
-        self.work = pixels * (RLE_WORK if _is_rle(self._image) else scans)
-        # Bytes at the peak: the image, and what is made of it or libjpeg makes it of.
-        self.memory = pixels * _bytes(mode) + max(pixels * besides, coefficients)
+        self.work = pixels * (_RLE_WORK if _is_rle(self._image) else scans)
+        # Peak bytes: the image, and either its conversion or libjpeg's coefficients.
+        self.memory = pixels * _bytes(mode) + max(pixels * additional, coefficients)
         if self._image is not None and self._image.format == "WEBP":
-            self.memory += len(content)  # libwebp has a copy
+            self.memory += len(content)  # libwebp copies it
 
     def read(self) -> NDArray[np.uint8]:
-        """Return the pixels that the graph takes, [H, W, C]; to be called once.
+        """Return the input of the graph, [H, W, C]; the method can be called once.
 
         Raises:
-            DamagedImageError: It cannot be decoded to its end.
+            DamagedImageError: the image cannot be decoded completely.
         """
         if self._plain:
             pixels = _decode_plain(self._content, self._plain, self._preprocessing)
             if pixels is not None:
                 return pixels
-        # What libjpeg finds damaged is opened anew, so that Pillow says how.
+        # If libjpeg reports damage, open the image with Pillow, whose messages are better.
         image = self._image or _open(self._content, PILLOW_MAX_PIXELS)
-        self._image = None  # so that a copy can replace it
+        self._image = None  # hold no reference, so that a copy can replace the image
         encoding = image.format
         try:
             image.load()
@@ -129,12 +137,12 @@ class EncodedImage:
 def read_image(
     content: bytes, preprocessing: Preprocessing, max_pixels: int = MAX_PIXELS
 ) -> NDArray[np.uint8]:
-    """Decode an image of `FORMATS` to the pixels that the graph takes, [H, W, C].
+    """Decode an image of one of `_FORMATS` to the input of the graph, [H, W, C].
 
-    The arguments are those of `EncodedImage`, and so are the errors, besides:
+    The arguments and errors are those of `EncodedImage`, and in addition:
 
     Raises:
-        DamagedImageError: It cannot be decoded to its end.
+        DamagedImageError: the image cannot be decoded completely.
     """
     return EncodedImage(content, preprocessing, max_pixels).read()
 
@@ -142,21 +150,25 @@ def read_image(
 def read_small_image(
     content: bytes, preprocessing: Preprocessing, max_pixels: int = MAX_PIXELS
 ) -> NDArray[np.uint8] | None:
-    """Return the same pixels, where to decode takes no longer than to wake another thread for it.
+    """Decode a small JPEG, which is as fast as waking up a thread; return None for others.
 
-    So it is with a thumbnail that is a plain JPEG of the size that the graph takes; return None for
-    what is not, or is damaged.
+    A small JPEG is a thumbnail without orientation that already has the size of the graph's input.
+    Return None also if it is damaged.
     """
-    if len(content) > SMALL_BYTES or not content.startswith(SIGNATURES[0]) or _may_turn(content):
+    if (
+        len(content) > SMALL_BYTES
+        or not content.startswith(SIGNATURES[0])
+        or _has_orientation(content)
+    ):
         return None
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
-        if colours not in _PLAIN_JPEG or width * height > min(max_pixels, SMALL_PIXELS):
+        if colours not in _PLAIN_JPEG or width * height > min(max_pixels, _SMALL_PIXELS):
             return None
         if not _fits((width, height), colours, preprocessing):
             return None
         return _decode_fitting(content, colours)
-    except ValueError:  # damaged: Pillow says how
+    except ValueError:  # damaged; Pillow's message is better
         return None
 
 
@@ -165,42 +177,43 @@ def _check_size(width: int, height: int, scans: int, max_pixels: int) -> None:
         raise ImageTooLargeError(
             f"the image has {width:,} x {height:,} pixels, more than {max_pixels:,}"
         )
-    if max(width, height) > MAX_SIDE:
+    if max(width, height) > _MAX_SIDE:
         raise ImageTooLargeError(
-            f"the image has {width:,} x {height:,} pixels; a side may have {MAX_SIDE:,}"
+            f"the image has {width:,} x {height:,} pixels; a side can have at most {_MAX_SIDE:,}"
         )
-    if width * height * scans > MAX_WORK:
+    if width * height * scans > _MAX_WORK:
         raise ImageTooLargeError(
             f"the JPEG image has {width:,} x {height:,} pixels in {scans} scans; this server "
-            f"decodes at most {MAX_WORK // (width * height)} scans of that size: save it with "
-            "fewer, or as a baseline JPEG"
+            f"decodes at most {_MAX_WORK // (width * height)} scans of that size: save it with "
+            "fewer scans, or as a baseline JPEG"
         )
 
 
-def _may_turn(header: bytes) -> bool:
-    return TURNING[0] in header or TURNING[1] in header
+def _has_orientation(header: bytes) -> bool:
+    """Return whether a header can have an orientation."""
+    return any(marker in header for marker in _ORIENTATION)
 
 
 def _plain_colours(content: bytes, header: JpegHeader) -> str:
-    """Return the colours of a JPEG that needs no turning; "" for what Pillow must read or refuse.
+    """Return the color space of a JPEG that simplejpeg can decode; "" if Pillow must do it.
 
-    libjpeg-turbo by itself, with the settings and so the pixels of Pillow, takes less time.
+    simplejpeg calls libjpeg-turbo with Pillow's settings, and gives the same pixels faster.
     """
-    # A damaged one is decoded twice: not one of so many scans.
-    if _may_turn(content[: header.first_scan]) or header.scans > _USUAL_SCANS:
+    # A damaged JPEG is decoded twice, so exclude those with many scans.
+    if _has_orientation(content[: header.first_scan]) or header.scans > _USUAL_SCANS:
         return ""
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
-    except ValueError:  # damaged: Pillow says how
+    except ValueError:  # damaged; Pillow's message is better
         return ""
-    same = (width, height) == (header.width, header.height)
-    return str(colours) if same and colours in _PLAIN_JPEG else ""
+    agree = (width, height) == (header.width, header.height)
+    return str(colours) if agree and colours in _PLAIN_JPEG else ""
 
 
 def _decode_plain(
     content: bytes, colours: str, preprocessing: Preprocessing
 ) -> NDArray[np.uint8] | None:
-    """Decode a plain JPEG; return None if it is damaged."""
+    """Decode and preprocess a JPEG with simplejpeg; return None if it is damaged."""
     try:
         height, width, *_ = simplejpeg.decode_jpeg_header(content)
         if _fits((width, height), colours, preprocessing):
@@ -215,6 +228,7 @@ def _decode_plain(
 
 
 def _decode_fitting(content: bytes, colours: str) -> NDArray[np.uint8]:
+    """Decode a JPEG that needs no preprocessing."""
     pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(
         content, "GRAY" if colours == "Gray" else "RGB"
     )
@@ -222,7 +236,7 @@ def _decode_fitting(content: bytes, colours: str) -> NDArray[np.uint8]:
 
 
 def _fits(size: tuple[int, int], colours: str, preprocessing: Preprocessing) -> bool:
-    """Return whether nothing is to be converted, resized or cropped."""
+    """Return whether an image needs no conversion, resizing or cropping."""
     return (
         size[::-1] == preprocessing.crop
         and min(size) == preprocessing.resize_shorter
@@ -231,30 +245,30 @@ def _fits(size: tuple[int, int], colours: str, preprocessing: Preprocessing) -> 
 
 
 def _open(content: bytes, max_pixels: int) -> Image.Image:
-    """Read a header with Pillow."""
+    """Read a header with Pillow; return the image, whose pixels are not decoded yet."""
     if not content:
-        raise UnsupportedImageError("there is no image: 0 bytes were given")
-    if content.startswith(SIGNATURES[1]) and content.count(b"iCCP") > MAX_PROFILES:
-        raise DamagedImageError("the PNG image has several colour profiles; it can have one")
+        raise UnsupportedImageError("there is no image: the body has 0 bytes")
+    if content.startswith(SIGNATURES[1]) and content.count(b"iCCP") > _MAX_PROFILES:
+        raise DamagedImageError("the PNG image has several colour profiles; at most one is valid")
     reader = _Reader(content)
     try:
-        image = Image.open(reader, formats=FORMATS)
+        image = Image.open(reader, formats=_FORMATS)
     except ServeError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageTooLargeError(f"the image has far more than {max_pixels:,} pixels") from error
-    except Exception as error:  # a hostile header makes Pillow raise nearly anything
+    except Exception as error:  # a hostile header can make Pillow raise nearly any error
         if content.startswith(SIGNATURES):
             raise DamagedImageError("the image's header is damaged or cut short") from error
         raise UnsupportedImageError(
-            f"these {len(content):,} bytes are not an image in {FORMAT_NAMES}"
+            f"these {len(content):,} bytes are not an image in {_FORMAT_NAMES}"
         ) from error
     if _is_rle(image):
-        reader.left = MAX_RLE_READS
-        if image.width * image.height > MAX_RLE_PIXELS:
+        reader.remaining = _MAX_RLE_READS
+        if image.width * image.height > _MAX_RLE_PIXELS:
             raise ImageTooLargeError(
                 f"the run-length encoded BMP image has {image.width:,} x {image.height:,} pixels, "
-                f"more than {MAX_RLE_PIXELS:,}: save it as a PNG"
+                f"more than {_MAX_RLE_PIXELS:,}: save it as a PNG"
             )
     return image
 
@@ -265,22 +279,22 @@ def _is_rle(image: Image.Image | None) -> bool:
 
 
 class _Reader(BytesIO):
-    """A file that is read a limited number of times, however many small parts it has.
+    """A file with a limited number of reads, which limits the number of its small parts.
 
     Raises:
-        ImageTooLargeError: It was read too often.
+        ImageTooLargeError: there were too many reads.
     """
 
     def __init__(self, content: bytes) -> None:
         super().__init__(content)
-        self.left = MAX_READS + len(content) // BYTES_PER_READ  # reads
+        self.remaining = _MAX_READS + len(content) // _BYTES_PER_READ  # number of reads
 
     def read(self, size: int | None = -1, /) -> bytes:
-        self.left -= 1
-        if self.left < 0:
+        self.remaining -= 1
+        if self.remaining < 0:
             raise ImageTooLargeError(
-                "the image has more chunks, blocks or runs than this server reads: save it anew, "
-                "as a PNG or JPEG"
+                "the image has more chunks, blocks or runs than the server permits: save it "
+                "again as a PNG or JPEG"
             )
         return super().read(size)
 
@@ -291,7 +305,7 @@ def _bytes(mode: str) -> int:
 
 
 def _conversion_bytes(mode: str, channels: int) -> int:
-    """Return the bytes of one pixel that `_convert` holds besides the image."""
+    """Return the additional bytes of one pixel while `_convert` runs."""
     if mode in _modes(channels):
         return 0
     if mode.startswith("I"):
@@ -300,7 +314,7 @@ def _conversion_bytes(mode: str, channels: int) -> int:
 
 
 def _reading_bytes(image: Image.Image) -> int:
-    """Return the bytes of one pixel that are held besides while the image is read and turned."""
+    """Return the additional bytes of one pixel while the image is decoded and rotated."""
     if image.format == "WEBP":
         return _WEBP_BYTES
     # The orientation of a PNG may follow its pixels.
@@ -310,13 +324,14 @@ def _reading_bytes(image: Image.Image) -> int:
 def _is_turned(image: Image.Image) -> bool:
     try:
         return image.getexif().get(ExifTags.Base.Orientation) in range(2, 9)
-    except Exception:  # damaged EXIF data count as none; the pixels are good
+    except Exception:  # damaged EXIF data are ignored
         return False
 
 
 def _upright(image: Image.Image) -> Image.Image:
+    """Apply the EXIF orientation."""
     if not _is_turned(image):
-        return image  # where exif_transpose copies
+        return image  # exif_transpose would copy it
     try:
         return ImageOps.exif_transpose(image)
     except Exception:
@@ -324,7 +339,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _finish(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """Convert, resize and crop an image to what the graph takes."""
+    """Convert, resize and crop an image to the input of the graph."""
     channels = preprocessing.channels
     fitted = _resize_and_crop(_convert(image, channels), preprocessing)
     pixels = np.frombuffer(fitted.tobytes("raw", "L" if channels == 1 else "RGB"), np.uint8)
@@ -332,27 +347,27 @@ def _finish(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint
 
 
 def _modes(channels: int) -> tuple[str, ...]:
-    """Return the modes of Pillow that need no conversion; of RGBX the fourth byte is dropped."""
+    """Return the modes of Pillow that need no conversion; RGBX's fourth byte is dropped."""
     return ("L",) if channels == 1 else ("RGB", "RGBX")
 
 
 def _convert(image: Image.Image, channels: int) -> Image.Image:
     """Convert to 8-bit grey or RGB, without transparency."""
     if image.mode.startswith("I"):
-        # Pillow has 16-bit grey in I;16 or I, and would clip at 255 instead of scaling.
+        # The modes I;16 and I are 16-bit grey, which Pillow would clip at 255 instead of scaling.
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     elif image.mode == "P":
-        # By way of RGBA, or a transparent palette entry loses its colour.
+        # Convert via RGBA; otherwise a transparent palette entry would lose its colour.
         image = image.convert("RGBA")
     modes = _modes(channels)
     return image if image.mode in modes else image.convert(modes[0])
 
 
 def _resize_and_crop(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
-    """Resize only what the crop keeps, so that an image of 1 x 50,000,000 pixels costs no more.
+    """Resize only the part inside the crop, so that 1 x 50,000,000 pixels do not take long.
 
-    Pillow's `box` filters with the pixels around the box too: the result is within one level of
-    resizing the whole and cropping then.
+    Pillow's `box` also uses pixels around the box for filtering: the result differs by at most one
+    level from resizing the whole image and cropping it.
     """
     width, height = image.size
     shorter = min(width, height)
@@ -367,5 +382,5 @@ def _resize_and_crop(image: Image.Image, preprocessing: Preprocessing) -> Image.
         (top + crop_height) * height / resized[1],
     )
     return image.resize(
-        (crop_width, crop_height), INTERPOLATIONS[preprocessing.interpolation], box=box
+        (crop_width, crop_height), _INTERPOLATIONS[preprocessing.interpolation], box=box
     )

@@ -1,4 +1,4 @@
-"""What the markers of a JPEG announce, read before libjpeg decodes it."""
+"""Read size and scans from the markers of a JPEG, before libjpeg decodes it."""
 
 import math
 import re
@@ -6,26 +6,28 @@ from dataclasses import dataclass
 
 from keras_cnns_serve.errors import DamagedImageError, ImageTooLargeError
 
-MAX_SCANS = 100  # encoders write at most about 20
-_MAX_MARKERS = 1_000  # Pillow reads those before the first scan in Python
-_EXIF, _MAX_EXIF = b"Exif\0\0", 16  # segments, which Pillow joins one by one
+_MAX_SCANS = 100  # encoders write at most about 20
+_MAX_MARKERS = 1_000  # Pillow reads the markers before the first scan in Python
+_EXIF, _MAX_EXIF = b"Exif\0\0", 16  # maximum number of segments; Pillow joins them one by one
 _MARKER = re.compile(rb"\xff([^\x00\xff])")
-_MARKER_IN_SCAN = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")  # a restart marker is data there
+_MARKER_IN_SCAN = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")  # restart markers belong to the data
 _FRAMES = frozenset((0xC0, 0xC1, 0xC2, 0xC3, 0xC9, 0xCA, 0xCB))
 _PROGRESSIVE = (0xC2, 0xCA)
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
-# Markers that neither have a length nor end the image; libjpeg refuses most of them.
+# Markers without a length that do not end the image; libjpeg rejects most of them.
 _BARE = frozenset((*range(0xC0), 0xC8, *range(0xD0, 0xD9), *range(0xF0, 0xFE)))
 
 
 @dataclass(frozen=True, slots=True)
 class JpegHeader:
-    """The size of a JPEG and what its scans cost.
+    """The size of a JPEG and the cost of its scans.
 
     Attributes:
-        first_scan: The offset of the first scan; all that describes the image precedes it.
-        scans: Their number.
-        coefficients: Bytes that libjpeg holds besides the pixels: none of a single scan.
+        width: pixels.
+        height: pixels.
+        first_scan: offset of the first scan; the metadata precede it.
+        scans: number of scans.
+        coefficients: additional bytes that libjpeg needs; 0 for a single scan.
     """
 
     width: int
@@ -36,11 +38,11 @@ class JpegHeader:
 
 
 def read_jpeg_header(content: bytes) -> JpegHeader:
-    """Return the header of a JPEG; its markers are found as libjpeg and Pillow find them.
+    """Return the header of a JPEG; find markers in the same way as libjpeg and Pillow.
 
     Raises:
-        DamagedImageError: It has no scan, or more segments than any encoder writes.
-        ImageTooLargeError: It has more scans than any encoder writes.
+        DamagedImageError: there is no scan, or there are more segments than encoders write.
+        ImageTooLargeError: there are more scans than encoders write.
     """
     frame = b""
     progressive = False
@@ -66,7 +68,7 @@ def read_jpeg_header(content: bytes) -> JpegHeader:
 
 
 def _length(content: bytes, position: int) -> int:
-    """Return the length of a segment, its own two bytes included."""
+    """Return the length of a segment, including the two bytes of the length."""
     return max(2, int.from_bytes(content[position : position + 2]))
 
 
@@ -93,9 +95,9 @@ def _count_scans(content: bytes, position: int) -> int:
         marker, position = found[1][0], found.end()
         if marker == _START_OF_SCAN:
             scans += 1
-            if scans > MAX_SCANS:
+            if scans > _MAX_SCANS:
                 raise ImageTooLargeError(
-                    f"the JPEG image has more than {MAX_SCANS} scans; encoders write at most "
+                    f"the JPEG image has more than {_MAX_SCANS} scans; encoders write at most "
                     "about 20"
                 )
         if marker not in _BARE:
@@ -106,7 +108,7 @@ def _count_scans(content: bytes, position: int) -> int:
 
 
 def _coefficients(width: int, height: int, samplings: bytes) -> int:
-    """Return the bytes of all coefficients: 64 of 2 bytes in each block."""
+    """Return the bytes of all coefficients; a block has 64 of 2 bytes each."""
     across, down = max(s >> 4 for s in samplings) or 1, max(s & 15 for s in samplings) or 1
     units = math.ceil(width / (8 * across)) * math.ceil(height / (8 * down))
     return units * sum((s >> 4) * (s & 15) for s in samplings) * 64 * 2

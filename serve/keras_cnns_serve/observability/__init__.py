@@ -1,1 +1,1 @@
-"""The access log, metrics and traces."""
+"""The access log, other logs, metrics and traces."""

@@ -1,4 +1,4 @@
-"""The access log: a line of JSON for every answer, over HTTP or gRPC."""
+"""The access log: a line of JSON for each response over HTTP or gRPC."""
 
 import logging
 from datetime import UTC, datetime
@@ -11,14 +11,14 @@ from .logs import ACCESS
 
 
 class AccessLog:
-    """Log a line of JSON for every answer, at INFO, by the logger `keras_cnns_serve.access`."""
+    """Log a line of JSON for each response, at INFO, to the logger `keras_cnns_serve.access`."""
 
     def __init__(self) -> None:
         self._logger = logging.getLogger(ACCESS)
 
-    def __call__(self, scope: Scope, status: int, seconds: float) -> None:
-        """Log an answer over HTTP; the status 499 stands for a client that hung up."""
-        headers = dict(reversed(scope["headers"]))  # of one that is repeated the first counts
+    def log_http(self, scope: Scope, status: int, seconds: float) -> None:
+        """Log an HTTP response; the status 499 means that the client disconnected."""
+        headers = dict(reversed(scope["headers"]))  # the first of repeated headers is used
         client = scope.get("client")
         self._write(
             {
@@ -35,8 +35,8 @@ class AccessLog:
             }
         )
 
-    def called(self, method: str, client: str, code: str, seconds: float) -> None:
-        """Log the end of a gRPC call, by the name of its status."""
+    def log_grpc(self, method: str, client: str, code: str, seconds: float) -> None:
+        """Log the end of a gRPC call, with the name of its status code."""
         self._write(
             {
                 "client": client,
@@ -49,8 +49,8 @@ class AccessLog:
 
     def _write(self, entry: dict[str, Any]) -> None:
         line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds")} | entry
-        kept = {key: value for key, value in line.items() if value not in (None, "")}
-        self._logger.info("%s", orjson.dumps(kept).decode())
+        present = {key: value for key, value in line.items() if value not in (None, "")}
+        self._logger.info("%s", orjson.dumps(present).decode())
 
 
 def _text(value: bytes | None) -> str | None:

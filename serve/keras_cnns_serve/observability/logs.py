@@ -1,9 +1,9 @@
-"""Write what the server logs from a thread of its own.
+"""Write the log from a separate thread.
 
-A pipe that nobody reads blocks its writer. If that were the event loop, every client would wait
-for whoever should read the log: lines therefore go through a queue, and the lines that do not fit
-into it are dropped and counted. Of warnings and errors that are repeated, such as those that a
-client can cause at will, a few are written in each interval, and then the number of the others.
+A pipe that is not read blocks its writer, and with the event loop all clients. Therefore lines go
+through a queue; lines that do not fit into it are dropped and counted. Repeated warnings and
+errors, such as those that clients can cause at will, are limited: a few are written in each
+interval, and then the number of the others.
 """
 
 import logging
@@ -19,44 +19,44 @@ from logging.handlers import QueueHandler, QueueListener
 from queue import Empty, SimpleQueue
 from typing import IO, Any
 
-OURS = "keras_cnns_serve"  # the parent of all our loggers
-ACCESS = f"{OURS}.access"  # the logger of the access log, whose messages are whole lines
-MAX_BYTES = 4 * 2**20  # of lines that wait to be written
-MAX_REPEATS = 5  # identical warnings or errors that are written in an interval ...
-REPEAT_SECONDS = 60.0  # ... of this length
-MAX_KINDS = 1000  # of lines that are counted apart from each other in an interval
-STOP = 1.0  # seconds that the end waits for a stream that takes no more
+_PACKAGE = "keras_cnns_serve"  # the parent of our loggers
+ACCESS = f"{_PACKAGE}.access"  # the logger of the access log, whose messages are whole lines
+MAX_BYTES = 4 * 2**20  # maximum size of the queue
+_MAX_REPEATS = 5  # identical warnings or errors that are written in each interval
+REPEAT_SECONDS = 60.0  # length of the interval
+MAX_KINDS = 1000  # maximum number of different lines that are counted separately
+_STOP_SECONDS = 1.0  # maximum wait at the end for a stream that is not read
 
 
 @contextmanager
 def queued(stream: IO[str], level: int = logging.INFO) -> Iterator[None]:
-    """Write what is logged to a stream, through a queue, as long as the context is entered.
+    """Write the log to a stream, through a queue, while the context is entered.
 
-    The handler is the root logger's. For the command: an application that embeds the server
-    configures logging itself.
+    The handler is added to the root logger. The command uses this; an application that embeds the
+    server configures logging itself.
 
     Args:
-        stream: Where lines are written; directly to its file descriptor, if it has one, so that
-            no thread holds the stream's lock.
-        level: The lowest level of our own loggers; those of the libraries start at WARNING.
+        stream: the stream. If it has a file descriptor, lines are written to that, so that no
+            thread holds the stream's lock.
+        level: the level of the server's loggers; that of libraries' loggers is WARNING.
     """
     handler = _BoundedHandler()
     writer = _Writer(handler, stream)
-    root, ours = logging.getLogger(), logging.getLogger(OURS)
-    before = ours.level
-    ours.setLevel(level)
+    root, package = logging.getLogger(), logging.getLogger(_PACKAGE)
+    before = package.level
+    package.setLevel(level)
     root.addHandler(handler)
     writer.start()
     try:
         yield
     finally:
         root.removeHandler(handler)
-        ours.setLevel(before)
+        package.setLevel(before)
         handler.report(until=math.inf)
-        # stop() waits for the queue to be empty, which a blocked stream may keep for ever.
+        # stop() waits until the queue is empty, which never happens if the stream is blocked.
         stopping = threading.Thread(target=writer.stop, name="end of the log", daemon=True)
         stopping.start()
-        stopping.join(STOP)
+        stopping.join(_STOP_SECONDS)
 
 
 class _Format(logging.Formatter):
@@ -66,22 +66,22 @@ class _Format(logging.Formatter):
 
 @dataclass
 class _Kind:
-    """Lines that count as identical, in the interval that the first of them has begun."""
+    """Lines that count as identical, in an interval that begins with the first of them."""
 
-    end: float  # of the interval, on the monotonic clock
+    end: float  # time.monotonic() at the end of the interval
     count: int = 0
-    last: str = ""  # the last of them that was left out
-    client: str | None = None  # who caused it
+    last: str = ""  # the last line that was suppressed
+    client: str | None = None  # the client that caused it
 
 
 class _Repeats:
-    """Choose the warnings and errors that are written, and count those that are left out."""
+    """Choose which warnings and errors are written, and count the suppressed ones."""
 
     def __init__(self) -> None:
-        self._kinds: dict[Hashable, _Kind] = {}  # the interval that ends next is the first
+        self._kinds: dict[Hashable, _Kind] = {}  # ordered by the end of the interval
 
     def admit(self, record: logging.LogRecord) -> bool:
-        """Return whether the line of a record is written."""
+        """Return whether to write the line of a record."""
         if record.levelno < logging.WARNING:
             return True
         key = _identity(record)
@@ -91,7 +91,7 @@ class _Repeats:
         if kind is None:
             kind = self._kinds[key] = _Kind(time.monotonic() + REPEAT_SECONDS)
         kind.count += 1
-        if kind.count <= MAX_REPEATS:
+        if kind.count <= _MAX_REPEATS:
             return True
         kind.last = f"{record.levelname}: {record.getMessage().strip()}"
         kind.client = getattr(record, "client", None)
@@ -99,11 +99,11 @@ class _Repeats:
 
     @property
     def next_end(self) -> float | None:
-        """Return when the next interval ends; None if there is none."""
+        """Return the end of the next interval; None if there is none."""
         return next((kind.end for kind in self._kinds.values()), None)
 
     def reports(self, until: float) -> Iterator[str]:
-        """End the intervals that are over by then; yield a line where lines were left out."""
+        """End the intervals before `until`; yield a line for each with suppressed lines."""
         for key, kind in list(self._kinds.items()):
             if kind.end > until:
                 break
@@ -111,19 +111,20 @@ class _Repeats:
             if kind.last:
                 begin = kind.end - REPEAT_SECONDS
                 seconds = math.ceil(min(time.monotonic() - begin, REPEAT_SECONDS))
-                left_out = kind.count - MAX_REPEATS
-                line = f"{kind.last}; {left_out:,} more like this in the last {seconds} s"
+                suppressed = kind.count - _MAX_REPEATS
+                line = f"{kind.last}; {suppressed:,} more like this in the last {seconds} s"
                 yield line if kind.client is None else f"{line}, the last from {kind.client}"
 
 
 def _identity(record: logging.LogRecord) -> Hashable:
-    """Return what identical lines have in common.
+    """Return the key of identical lines.
 
-    Our own messages differ if their arguments do, such as a model's name, except where a client
-    chooses these. An error differs by its type and the line that raised it.
+    The server's messages are different if their arguments, such as a model's name, are different,
+    unless a client chooses the arguments. Errors are identified by their type and the line that
+    raised them.
     """
-    ours = record.name.startswith(OURS) and not hasattr(record, "client")
-    text = record.getMessage() if ours else str(record.msg)
+    by_text = record.name.startswith(_PACKAGE) and not hasattr(record, "client")
+    text = record.getMessage() if by_text else str(record.msg)
     error = record.exc_info[1] if record.exc_info else None
     trace = None if error is None else error.__traceback__
     while trace is not None and trace.tb_next is not None:
@@ -133,19 +134,19 @@ def _identity(record: logging.LogRecord) -> Hashable:
 
 
 class _BoundedHandler(QueueHandler):
-    """Put lines into a queue, and drop them while it is full, until half of it is written."""
+    """Put lines into a queue; when it is full, drop lines until half of it is written."""
 
     def __init__(self) -> None:
-        # The queue itself has no bound: the listener's last item must always fit.
+        # The queue itself is unbounded: the sentinel that ends the listener must always fit.
         self.lines: SimpleQueue[Any] = SimpleQueue()
         super().__init__(self.lines)
         self.setFormatter(_Format("%(levelname)s: %(message)s"))
-        self._waiting = 0  # bytes
-        self._dropped = 0  # lines
+        self._waiting = 0  # number of bytes
+        self._dropped = 0  # number of lines
         self._repeats = _Repeats()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Put the line of a record into the queue, unless it repeats others too often."""
+        """Put the line of a record into the queue, unless it is suppressed as a repetition."""
         try:
             admitted = self._repeats.admit(record)
         except Exception:  # the arguments do not fit the message
@@ -155,7 +156,7 @@ class _BoundedHandler(QueueHandler):
                 super().emit(record)
 
     def report(self, until: float | None = None) -> float | None:
-        """Report what was left out by then; return the seconds until there may be more."""
+        """Write reports of suppressed lines; return the seconds until the next report."""
         now = time.monotonic()
         with self._locked():
             for line in self._repeats.reports(now if until is None else until):
@@ -176,7 +177,7 @@ class _BoundedHandler(QueueHandler):
             self.lines.put(record)
 
     def written(self, line: bytes) -> None:
-        """Make room for more lines; after a gap, put the number of dropped lines there."""
+        """Release the space of a written line; write the number of dropped lines after a gap."""
         with self._locked():
             self._waiting -= len(line)
             if self._dropped and self._waiting <= MAX_BYTES // 2:
@@ -203,13 +204,13 @@ class _Writer(QueueListener):
         self._write = _writing(stream)
 
     def dequeue(self, block: bool) -> Any:
-        """Wait for a line, and report at the end of each interval what was left out of it."""
+        """Wait for a line; at the end of each interval, report its suppressed lines."""
         while True:
             with suppress(Empty):
                 return self._lines.get(block, self._handler.report())
 
     def handle(self, record: Any) -> None:
-        """Write a line; a full disk, or whatever else is wrong, costs the line alone."""
+        """Write a line; an error, such as a full disk, only loses this line."""
         with suppress(Exception):
             self._write(record)
         self._handler.written(record)
@@ -218,14 +219,14 @@ class _Writer(QueueListener):
 def _writing(stream: IO[str]) -> Callable[[bytes], object]:
     try:
         file = stream.fileno()
-    except (OSError, AttributeError):  # it is in memory, or closed from the start
+    except (OSError, AttributeError):  # the stream is in memory or closed
         return lambda line: stream.write(line.decode())
 
     def write(line: bytes) -> None:
         while line:
             try:
                 line = line[os.write(file, line) :]
-            except BlockingIOError:  # a non-blocking pipe that is full
+            except BlockingIOError:  # a non-blocking pipe is full
                 select.select([], [file], [])
 
     return write

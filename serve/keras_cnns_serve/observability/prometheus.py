@@ -1,6 +1,6 @@
-"""Metrics for Prometheus: one registry for our own names, one for TensorFlow Serving's.
+"""Metrics for Prometheus, in one registry with our names and one with TensorFlow Serving's.
 
-Nothing is done while requests run: the recorders of the versions are read when Prometheus asks.
+The metrics are collected from the versions' recorders when Prometheus requests a page.
 """
 
 from collections import Counter
@@ -44,8 +44,8 @@ class Prometheus:
     """The two pages of metrics.
 
     Args:
-        dataplane: The data plane whose versions are reported.
-        answers: HTTP answers by status, counted elsewhere.
+        dataplane: the data plane with the versions.
+        answers: the number of HTTP responses by status, which `App` counts.
     """
 
     def __init__(self, dataplane: Dataplane, answers: Counter[int]) -> None:
@@ -56,23 +56,23 @@ class Prometheus:
         self._serving.register(_Serving(dataplane))
 
     def own(self) -> bytes:
-        """Return the metrics by our own names, in seconds, and those of the process."""
+        """Return the metrics with our names, in seconds, and those of the process."""
         return generate_latest(self._own)
 
     def serving(self) -> bytes:
-        """Return the metrics by TensorFlow Serving's names, in microseconds."""
+        """Return the metrics with TensorFlow Serving's names, in microseconds."""
         return generate_latest(self._serving)
 
 
 class _Own:
-    """Collect the metrics by our own names."""
+    """Collect the metrics with our names."""
 
     def __init__(self, dataplane: Dataplane, answers: Counter[int]) -> None:
         self._dataplane = dataplane
         self._answers = answers
 
     def collect(self) -> Iterator[Metric]:
-        """Yield every metric."""
+        """Yield all metrics."""
         servables = self._dataplane.served()
         yield from _requests(servables)
         yield _engines(servables)
@@ -105,17 +105,17 @@ class _Own:
 
 
 class _Serving:
-    """Collect the metrics by TensorFlow Serving's names.
+    """Collect the metrics with TensorFlow Serving's names.
 
-    Its counters do not end in `_total`, as prometheus_client's must: they are metrics without a
-    type.
+    Its counters do not end in `_total`, which prometheus_client requires of counters: they are
+    metrics without a type.
     """
 
     def __init__(self, dataplane: Dataplane) -> None:
         self._dataplane = dataplane
 
     def collect(self) -> Iterator[Metric]:
-        """Yield every metric."""
+        """Yield all metrics."""
         requests = Metric(_SERVING + "request_count", "Requests by google.rpc.Code", "untyped")
         runs = Metric(":tensorflow:core:graph_runs", "Runs of the graph", "untyped")
         histograms = {

@@ -1,8 +1,8 @@
-"""Traces by OpenTelemetry's own instrumentation: the extra `opentelemetry`.
+"""Traces with OpenTelemetry's instrumentation, the extra `opentelemetry`.
 
-A span is named by its route, such as `POST /v1/models/{model}:predict`, and never by the path that
-a client sent: the number of names stays small. OpenTelemetry's own environment variables, such as
-OTEL_EXPORTER_OTLP_ENDPOINT, say where spans are sent.
+A span has the name of its route, such as `POST /v1/models/{model}:predict`, and never the path that
+a client sent, so that there are few different names. OpenTelemetry's environment variables, such
+as OTEL_EXPORTER_OTLP_ENDPOINT, configure the destination of the spans.
 """
 
 import os
@@ -16,12 +16,12 @@ _METHODS = {"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE
 
 
 def traced(app: ASGIApp, templates: Iterable[str], provider: Any = None) -> ASGIApp:
-    """Return the application with a span for every request, and where its time went.
+    """Return the application with a span for each request, with the parts of its time.
 
     Args:
-        app: The application.
-        templates: The paths of its routes, such as `/v1/models/{model}:predict`.
-        provider: OpenTelemetry's TracerProvider; None is the global one.
+        app: the application.
+        templates: the paths of its routes, such as `/v1/models/{model}:predict`.
+        provider: OpenTelemetry's TracerProvider; None: the global one.
     """
     from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
     from opentelemetry.trace import get_current_span
@@ -35,12 +35,12 @@ def traced(app: ASGIApp, templates: Iterable[str], provider: Any = None) -> ASGI
         return (name, {}) if template is None else (f"{name} {template}", {"http.route": template})
 
     async def timed(scope: Scope, receive: Receive, send: Send) -> None:
-        async def noted(message: Message) -> None:
+        async def send_timed(message: Message) -> None:
             if message["type"] == "http.response.start":
                 get_current_span().set_attributes(_timing(message.get("headers", ())))
             await send(message)
 
-        await app(scope, receive, noted)
+        await app(scope, receive, send_timed)
 
     middleware: ASGIApp = OpenTelemetryMiddleware(
         timed,
@@ -52,10 +52,10 @@ def traced(app: ASGIApp, templates: Iterable[str], provider: Any = None) -> ASGI
 
 
 def grpc_interceptors(provider: Any = None) -> list[Any]:
-    """Return the interceptors of a grpc.aio server that make a span for every call.
+    """Return the interceptors of a grpc.aio server that create a span for each call.
 
     Args:
-        provider: OpenTelemetry's TracerProvider; None is the global one.
+        provider: OpenTelemetry's TracerProvider; None: the global one.
     """
     from opentelemetry.instrumentation.grpc import aio_server_interceptor
 
@@ -63,10 +63,10 @@ def grpc_interceptors(provider: Any = None) -> list[Any]:
 
 
 def exporting_provider() -> Any:
-    """Return a TracerProvider that sends spans by OTLP over HTTP, as the environment says.
+    """Return a TracerProvider that sends spans as OTLP over HTTP; environment variables apply.
 
-    The attributes of HTTP get the names of the stable conventions, unless the environment says
-    otherwise: call this before `traced`.
+    By default HTTP attributes get the names of the stable semantic conventions; for that, this
+    function must be called before `traced`.
     """
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import Resource
@@ -80,7 +80,7 @@ def exporting_provider() -> Any:
 
 
 def _finder(templates: Iterable[str]) -> Callable[[str], str | None]:
-    """Return a function from a path to its template; a template without parameters comes first."""
+    """Return a function from a path to its template; templates without parameters have priority."""
     templates = sorted(set(templates), key=lambda template: template.count("{"))
     patterns = [
         (re.compile(re.sub(r"\\{\w+\\}", "[^/:]+", re.escape(template))), template)

@@ -1,1 +1,1 @@
-"""What clients speak, translated to the data plane."""
+"""The protocols of clients, translated to calls of the data plane."""

@@ -1,4 +1,4 @@
-"""Which requests are admitted: what each path and method needs, and what tokens permit."""
+"""Authorize requests: which paths and methods need which token."""
 
 import re
 from collections.abc import Iterable
@@ -7,12 +7,13 @@ from starlette.types import Scope
 
 from keras_cnns_serve.core.access import Access, Role
 from keras_cnns_serve.errors import ForbiddenError, ServeError
+from keras_cnns_serve.protocols.page import Page
 from keras_cnns_serve.transport.http.asgi import Reply
-from keras_cnns_serve.transport.http.errors import failed
+from keras_cnns_serve.transport.http.errors import error_reply
 
 _HEALTH = {"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"}
 _METRICS = {"/metrics", "/monitoring/prometheus/metrics"}
-_ADMINISTRATION = "/v2/repository/models/"  # and whatever follows, so that no route is missed
+_ADMINISTRATION = "/v2/repository/models/"  # all paths with this prefix, so that no route is missed
 _GRPC_HEALTH = re.compile(
     r"/grpc\.health\.v1\.Health/.*|/inference\.GRPCInferenceService/Server(Live|Ready)"
 )
@@ -24,24 +25,30 @@ _GRPC_ADMINISTRATION = {
 
 
 class Admission:
-    """Admit a request, or refuse it.
+    """Authorize or reject requests.
 
     Args:
-        access: Checks tokens.
-        open_metrics: Whether the pages of metrics need no token.
+        access: checks tokens.
+        open_metrics: whether the metrics need no token.
+        page: the page for browsers, whose files need no token, or None.
     """
 
-    def __init__(self, access: Access, open_metrics: bool = False) -> None:
+    def __init__(
+        self, access: Access, open_metrics: bool = False, page: Page | None = None
+    ) -> None:
         self._access = access
         self._open = _HEALTH | _METRICS if open_metrics else _HEALTH
+        self._page = page
 
-    def over_http(self, scope: Scope) -> Reply | None:
-        """Return the answer to an HTTP request that is refused, or None."""
+    def authorize_http(self, scope: Scope) -> Reply | None:
+        """Return the error response if an HTTP request is rejected, or else None."""
         path = scope["path"]
         administers = path.startswith(_ADMINISTRATION)
         if path in self._open or not (administers or self._access.restricted):
             return None
-        headers = dict(reversed(scope["headers"]))  # of one that is repeated the first counts
+        if self._page is not None and self._page.is_for(scope):
+            return None
+        headers = dict(reversed(scope["headers"]))  # the first of repeated headers is used
         try:
             if administers:
                 _refuse_other_sites(headers)
@@ -49,14 +56,14 @@ class Admission:
             authorization = headers.get(b"authorization", b"").decode("latin-1")
             self._access.check(role, authorization)
         except ServeError as error:
-            return failed(error)
+            return error_reply(error)
         return None
 
-    def over_grpc(self, method: str, metadata: Iterable[tuple[str, str | bytes]]) -> None:
-        """Return if a call is admitted.
+    def authorize_grpc(self, method: str, metadata: Iterable[tuple[str, str | bytes]]) -> None:
+        """Raise an error if a call is rejected.
 
         Raises:
-            UnauthenticatedError, ForbiddenError: As `Access.check` does.
+            UnauthenticatedError, ForbiddenError: as `Access.check`.
         """
         if method in _GRPC_ADMINISTRATION:
             role = Role.ADMINISTRATION
@@ -68,9 +75,9 @@ class Admission:
 
 
 def _refuse_other_sites(headers: dict[bytes, bytes]) -> None:
-    """Raise ForbiddenError if a page of another site sent the request.
+    """Raise ForbiddenError if a web page of another site sent the request.
 
-    A browser sends such a request with whatever permits its user, such as being in this network.
+    The browser's user may have access, for instance by being in the server's network.
     """
     site = headers.get(b"sec-fetch-site")
     origin = headers.get(b"origin")
@@ -79,4 +86,4 @@ def _refuse_other_sites(headers: dict[bytes, bytes]) -> None:
     else:
         foreign = origin is not None and origin.partition(b"://")[2] != headers.get(b"host")
     if foreign:
-        raise ForbiddenError("administration refuses requests that come from pages of other sites")
+        raise ForbiddenError("administration rejects requests from web pages of other sites")

@@ -1,4 +1,4 @@
-"""The files in a form: multipart/form-data, RFC 7578."""
+"""Parse forms with files: multipart/form-data, RFC 7578."""
 
 import re
 
@@ -8,27 +8,27 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from keras_cnns_serve.errors import InputTooLargeError, InvalidInputError
 
 MAX_FILES = 64
-MAX_PARTS = 256  # files and other fields
+MAX_PARTS = 256  # maximum number of fields, files included
 _DISPOSITION = b"content-disposition"
 _FILENAME = re.compile(rb";\s*filename\*?\s*=", re.IGNORECASE)
 
 
 def files_of(body: bytes, content_type: str) -> list[bytes]:
-    """Return the contents of a form's files, or of all its fields if none is called a file.
+    """Return the contents of the files in a form; of all fields if no field has a file name.
 
     Args:
-        body: The form.
-        content_type: The header, with the boundary.
+        body: the form.
+        content_type: the header, with the boundary.
 
     Raises:
-        InvalidInputError: The form is damaged, or has no field.
-        InputTooLargeError: It has more than `MAX_FILES` files, or `MAX_PARTS` fields.
+        InvalidInputError: the form is damaged, or has no field.
+        InputTooLargeError: the form has more than `MAX_FILES` files, or `MAX_PARTS` fields.
     """
     boundary = parse_options_header(content_type)[1].get(b"boundary")
     if not boundary:
         raise InvalidInputError("the form has no boundary in its Content-Type")
     form = _Form()
-    # What precedes the first boundary is a preamble, which python-multipart does not skip.
+    # Skip the preamble before the first boundary, which python-multipart does not support.
     start = max(0, body.find(b"--" + boundary))
     try:
         parser = MultipartParser(
@@ -47,28 +47,30 @@ def files_of(body: bytes, content_type: str) -> list[bytes]:
     except FormParserError as error:
         raise InvalidInputError(f"the form is damaged: {error}") from error
     if not form.ended:
-        raise InvalidInputError("the form is cut short: its last boundary is missing")
+        raise InvalidInputError("the form is truncated: its last boundary is missing")
     files = [b"".join(pieces) for pieces, is_file in form.parts if is_file] or [
         b"".join(pieces) for pieces, _ in form.parts
     ]
     if not files:
         raise InvalidInputError("the form has no file; with curl: -F image=@image.png")
     if len(files) > MAX_FILES:
-        raise InputTooLargeError(f"a form may have {MAX_FILES} files, not {len(files)}")
+        raise InputTooLargeError(f"a form can have {MAX_FILES} files, not {len(files)}")
     return files
 
 
 class _Form:
-    """What python-multipart reports of a form."""
+    """Collect the parts of a form in python-multipart's callbacks."""
 
     def __init__(self) -> None:
-        self.parts: list[tuple[list[bytes], bool]] = []  # the pieces, and whether it is a file
+        self.parts: list[
+            tuple[list[bytes], bool]
+        ] = []  # pieces of the content; whether it is a file
         self.ended = False
-        self._name = self._value = b""  # of a header
+        self._name = self._value = b""  # of the current header
 
     def part(self) -> None:
         if len(self.parts) == MAX_PARTS:
-            raise InputTooLargeError(f"a form may have {MAX_PARTS} fields")
+            raise InputTooLargeError(f"a form can have {MAX_PARTS} fields")
         self.parts.append(([], False))
 
     def header_field(self, data: bytes, start: int, end: int) -> None:
@@ -78,7 +80,7 @@ class _Form:
         self._value += data[start:end]
 
     def header_end(self) -> None:
-        # With `filename*=UTF-8''...` (RFC 5987), too, which python-multipart does not read.
+        # Includes `filename*=UTF-8''...` (RFC 5987), which python-multipart does not support.
         if self._name.lower() == _DISPOSITION and _FILENAME.search(self._value):
             self.parts[-1] = (self.parts[-1][0], True)
         self._name = self._value = b""

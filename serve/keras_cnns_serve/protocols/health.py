@@ -1,4 +1,4 @@
-"""gRPC's health service: the health of the server, and of each model by its name.
+"""gRPC's health service, for the server and for each model by its name.
 
 https://github.com/grpc/grpc/blob/master/doc/health-checking.md
 """
@@ -13,15 +13,15 @@ from keras_cnns_serve.errors import ModelNotFoundError, ServeError
 from keras_cnns_serve.protos import health
 from keras_cnns_serve.transport.grpc.server import Service
 
-_WATCH_SECONDS = 0.25  # between two looks for a change
+_POLL_SECONDS = 0.25  # interval of polls for changes
 
 
 def health_service(dataplane: Dataplane, services: Collection[str]) -> Service:
     """Return the service Health.
 
     Args:
-        dataplane: The models, whose health it reports.
-        services: Full names of the other services, whose health is that of the server.
+        dataplane: the data plane with the models.
+        services: full names of the other services, whose health is that of the server.
     """
     serving = int(health.HealthCheckResponse.SERVING)
     not_serving = int(health.HealthCheckResponse.NOT_SERVING)
@@ -51,35 +51,37 @@ def health_service(dataplane: Dataplane, services: Collection[str]) -> Service:
     ) -> AsyncIterator[Any]:
         async for request in requests:
             sent = None
-            # A stream that stayed open would delay the end of the server.
+            # Streams end with NOT_SERVING, because open streams would delay the server's end.
             while not (dataplane.draining and sent == not_serving):
-                sent = await watches.other(request.service, sent)
+                sent = await watches.next_status(request.service, sent)
                 yield health.HealthCheckResponse(status=sent)
 
     return Service(health.service("Health"), {"Check": check}, {"Watch": watch})
 
 
 class _Watches:
-    """Calls that wait for a change of something's status; one task looks at it for all of them.
+    """Calls that wait for changes of a status; one task polls for all of them.
 
     Args:
-        status: Returns the status of what has a name.
+        status: returns the status of a name.
     """
 
     def __init__(self, status: Callable[[str], int]) -> None:
         self._status = status
-        self._waiting: dict[str, dict[asyncio.Future[int], int]] = {}  # by name; what each has seen
-        self._looking: asyncio.Task[None] | None = None
+        self._waiting: dict[
+            str, dict[asyncio.Future[int], int]
+        ] = {}  # name -> future -> last status
+        self._polling: asyncio.Task[None] | None = None
 
-    async def other(self, name: str, seen: int | None) -> int:
-        """Return the status of a name once it is another than the one that was seen."""
-        found = self._status(name)
-        if seen is None or found != seen:
-            return found
+    async def next_status(self, name: str, last: int | None) -> int:
+        """Wait until the status of a name differs from the last one, and return it."""
+        current = self._status(name)
+        if last is None or current != last:
+            return current
         change: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(name, {})[change] = seen
-        if self._looking is None or self._looking.done():
-            self._looking = asyncio.create_task(self._look())
+        self._waiting.setdefault(name, {})[change] = last
+        if self._polling is None or self._polling.done():
+            self._polling = asyncio.create_task(self._poll())
         try:
             return await change
         finally:
@@ -88,11 +90,11 @@ class _Watches:
             if not waiting:
                 del self._waiting[name]
 
-    async def _look(self) -> None:
+    async def _poll(self) -> None:
         while self._waiting:
-            await asyncio.sleep(_WATCH_SECONDS)
+            await asyncio.sleep(_POLL_SECONDS)
             for name, waiting in self._waiting.items():
-                found = self._status(name)
-                for change, seen in waiting.items():
-                    if found != seen and not change.done():
-                        change.set_result(found)
+                current = self._status(name)
+                for change, last in waiting.items():
+                    if current != last and not change.done():
+                        change.set_result(current)

@@ -1,4 +1,4 @@
-"""The paths that belong to no protocol: the models, health, metrics, the OpenAPI document."""
+"""The endpoints that belong to no protocol: models, health, metrics, the OpenAPI document."""
 
 from collections import Counter
 from functools import cached_property
@@ -12,6 +12,7 @@ from starlette.routing import Route
 
 from keras_cnns_serve.core.dataplane import Dataplane
 from keras_cnns_serve.core.json_text import dumps
+from keras_cnns_serve.protocols.page import Page
 from keras_cnns_serve.transport.http.errors import json_response
 
 if TYPE_CHECKING:
@@ -24,16 +25,20 @@ class Home:
     """The endpoints that belong to no protocol.
 
     Args:
-        dataplane: The data plane that answers.
-        answers: The number of HTTP answers by status.
+        dataplane: the data plane.
+        answers: the number of HTTP responses by status.
+        page: the page for browsers, or None.
     """
 
-    def __init__(self, dataplane: Dataplane, answers: Counter[int]) -> None:
+    def __init__(
+        self, dataplane: Dataplane, answers: Counter[int], page: Page | None = None
+    ) -> None:
         self._dataplane = dataplane
         self._answers = answers
+        self._page = page
 
     def routes(self) -> list[Route]:
-        """Return the routes of these endpoints."""
+        """Return the routes."""
         return [
             Route("/metrics", self.metrics, methods=["GET"]),
             Route("/monitoring/prometheus/metrics", self.serving_metrics, methods=["GET"]),
@@ -41,10 +46,13 @@ class Home:
             Route("/healthz", self.health, methods=["GET"]),
             Route("/readyz", self.ready, methods=["GET"]),
             Route("/openapi.json", self.openapi, methods=["GET"]),
+            *([] if self._page is None else self._page.routes()),
         ]
 
     async def home(self, request: Request) -> Response:
-        """Answer GET / with the models, their paths, and how each is run."""
+        """Answer GET / with the page for browsers, else with the models and their engines."""
+        if self._page is not None and self._page.is_for(request.scope):
+            return self._page.document(request)
         models = [
             {
                 "name": model.name,
@@ -56,25 +64,28 @@ class Home:
             for model in self._dataplane.models()
             for path in [f"/v1/models/{quote(model.name)}"]
         ]
-        return json_response(
+        response = json_response(
             orjson.dumps(
                 {"server": "keras-cnns-serve", "models": models},
                 option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE,
             )
         )
+        if self._page is not None:
+            response.headers["vary"] = "accept"
+        return response
 
     async def health(self, request: Request) -> Response:
-        """Answer GET /healthz with 200 while the process answers."""
+        """Answer GET /healthz with 200 while the process runs."""
         return json_response(dumps({"status": "ok"}))
 
     async def ready(self, request: Request) -> Response:
-        """Answer GET /readyz with 200 while new requests are accepted, else with 503."""
+        """Answer GET /readyz with 200 while new requests are accepted, otherwise with 503."""
         ready = self._dataplane.ready()
         body = {"status": "ready" if ready else "not ready"}
         return json_response(dumps(body), 200 if ready else 503)
 
     async def metrics(self, request: Request) -> Response:
-        """Answer GET /metrics with metrics for Prometheus, by our own names."""
+        """Answer GET /metrics with metrics for Prometheus, with our own names."""
         return Response(self._prometheus.own(), headers=_PROMETHEUS)
 
     async def serving_metrics(self, request: Request) -> Response:
@@ -82,7 +93,7 @@ class Home:
         return Response(self._prometheus.serving(), headers=_PROMETHEUS)
 
     async def openapi(self, request: Request) -> Response:
-        """Answer GET /openapi.json with a description of every path."""
+        """Answer GET /openapi.json with a description of all paths."""
         from keras_cnns_serve.protocols.openapi import openapi
 
         models = [model.name for model in self._dataplane.models()]
@@ -90,7 +101,7 @@ class Home:
 
     @cached_property
     def _prometheus(self) -> "Prometheus":
-        # A server whose metrics nobody reads need not load the library.
+        # Import the library only if the metrics are requested.
         from keras_cnns_serve.observability.prometheus import Prometheus
 
         return Prometheus(self._dataplane, self._answers)

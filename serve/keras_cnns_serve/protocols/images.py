@@ -1,4 +1,4 @@
-"""The endpoint that takes encoded images and returns labels with probabilities."""
+"""The endpoint `:classify-image`: encoded images in, labels with probabilities out."""
 
 import re
 from typing import Any
@@ -8,32 +8,34 @@ import numpy as np
 from keras_cnns_serve.core.json_text import dumps
 from keras_cnns_serve.core.prediction import ScoredLabel, best_labels, target_of
 from keras_cnns_serve.errors import InvalidInputError
+from keras_cnns_serve.images.activation_maps import OPACITY
 from keras_cnns_serve.protocols.forms import files_of
 from keras_cnns_serve.protocols.parsing import parse
 from keras_cnns_serve.protocols.requests import RestEndpoints, server_timing
 from keras_cnns_serve.protocols.tfserving.rest import TARGET
 from keras_cnns_serve.transport.http.asgi import FastRoute, Reply, Request
-from keras_cnns_serve.transport.http.errors import failed
+from keras_cnns_serve.transport.http.errors import error_reply
 
 
 class ImageEndpoint(RestEndpoints):
     """The endpoint `:classify-image`."""
 
     def fast_routes(self) -> list[FastRoute]:
-        """Return the one route."""
+        """Return the route."""
         pattern = re.compile(f"{TARGET}:classify-image", re.IGNORECASE)
-        return [FastRoute("POST", pattern, self.classify, failed)]
+        return [FastRoute("POST", pattern, self.classify, error_reply)]
 
     async def classify(self, request: Request) -> Reply:
-        """POST ...:classify-image?top_k=5: answer encoded images with labels and probabilities.
+        """Answer POST ...:classify-image?top_k=5 with labels and probabilities of the images.
 
-        With ?cam=1 and one image, answer with a PNG: the image, overlaid by its class activation
-        map.
+        With ?cam=1 and one image, answer with a PNG of the image with its class activation map over
+        it; ?opacity=0 to 1 sets its opacity, 0.5 by default.
         """
         target = target_of(**request.path.groupdict())
-        source = self._dataplane.metadata(target)  # before the body, which may be long
+        source = self._dataplane.metadata(target)  # before the body, which can be large
         top_k = _top_k(request.query("top_k"))
         cam = request.query("cam") in ("1", "true")
+        opacity = _opacity(request.query("opacity"))
         if cam and "cam" not in (output.name for output in source.manifest.outputs):
             raise InvalidInputError(
                 f"{source.name}/{source.version} has no class activation map; export it with the "
@@ -42,16 +44,16 @@ class ImageEndpoint(RestEndpoints):
         deadline = self._deadline(request)
         contents = await _images(request, deadline)
         if cam and len(contents) != 1:
-            raise InvalidInputError(f"cam=1 takes one image, not {len(contents)}")
+            raise InvalidInputError(f"cam=1 needs one image, not {len(contents)}")
         outputs = ("probabilities", "cam") if cam else ("probabilities",)
-        with request.watched():
+        with request.cancelled_on_disconnect():
             prediction = await self._dataplane.predict_bytes(
                 target, contents, outputs=outputs, deadline=deadline
             )
         timing = server_timing(prediction.timing)
         if cam:
             png = await self._dataplane.draw_activation_map(
-                prediction, contents[0], deadline=deadline
+                prediction, contents[0], opacity, deadline=deadline
             )
             return Reply(png, media_type=b"image/png", headers=[timing])
         best = best_labels(prediction, top_k)
@@ -60,9 +62,9 @@ class ImageEndpoint(RestEndpoints):
 
 
 async def _images(request: Request, deadline: float | None) -> list[bytes]:
-    """Return the encoded images of a body: the body itself, or the files of a multipart form."""
+    """Return the encoded images in a body: the body itself, or the files of a multipart form."""
     body = await request.body(deadline)
-    # Only multipart is a form: curl labels any body as x-www-form-urlencoded.
+    # x-www-form-urlencoded is not a form here: it is curl's default Content-Type for any body.
     kind = request.header(b"content-type") or ""
     if not kind.lower().startswith("multipart/form-data"):
         return [body]
@@ -79,6 +81,14 @@ def _top_k(text: str | None) -> int:
     return int(text)
 
 
+def _opacity(text: str | None) -> float:
+    if text is None:
+        return OPACITY
+    if not re.fullmatch(r"0(\.[0-9]{1,9})?|1(\.0{1,9})?", text):
+        raise InvalidInputError(f"opacity must be a number from 0 to 1, not {text!r:.40}")
+    return float(text)
+
+
 def _label(scored: ScoredLabel) -> dict[str, Any]:
-    # As float32, which is written with the same digits as in the answer to :predict.
+    # float32 is written with the same digits as in the response to :predict.
     return {"label": scored.label, "probability": np.float32(scored.probability)}

@@ -1,4 +1,4 @@
-"""The OpenAPI document of everything that is served over HTTP, made from one table."""
+"""The OpenAPI document of all HTTP endpoints, from one table."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ from typing import Any
 from .openapi_schemas import SCHEMAS, STRING, object_of, reference
 
 _JSON, _BINARY, _TEXT = "application/json", "application/octet-stream", "text/plain"
+_HTML = "text/html"
 _FORM = "multipart/form-data"
 _IMAGES = ("image/jpeg", "image/png", "image/webp", "image/bmp", "image/gif")
 _PARAMETERS: dict[str, dict[str, Any]] = {
@@ -18,22 +19,36 @@ _PARAMETERS: dict[str, dict[str, Any]] = {
     "cam": {
         "in": "query",
         "schema": {"enum": [0, 1]},
-        "description": "1: the image as a PNG, overlaid by its class activation map",
+        "description": "1: return a PNG of the image with its class activation map over it",
+    },
+    "opacity": {
+        "in": "query",
+        "schema": {"type": "number", "minimum": 0, "maximum": 1},
+        "description": "of the class activation map over the image; 0.5 by default",
     },
     "X-Request-Timeout": {
         "in": "header",
         "schema": {"type": "number", "minimum": 0, "maximum": 86400},
-        "description": "seconds until no answer is wanted",
+        "description": "maximum time of the request in seconds",
     },
     "Inference-Header-Content-Length": {
         "in": "header",
         "schema": {"type": "integer", "minimum": 0, "maximum": 999999999999},
-        "description": "bytes of JSON, before the binary data",
+        "description": "length of the JSON before the binary data, in bytes",
     },
 }
 _MODEL_ERRORS = (400, 404, 503)
-_WORK_ERRORS = (400, 404, 408, 413, 415, 429, 503, 504)  # of what reads a body and computes
-# The paths that "{target}" in a path stands for.
+_WORK_ERRORS = (
+    400,
+    404,
+    408,
+    413,
+    415,
+    429,
+    503,
+    504,
+)  # of endpoints that read a body and run the model
+# The values of "{target}" in a path.
 _TARGETS = {
     "/v1": ("{model}", "{model}/versions/{version}", "{model}/labels/{label}"),
     "/v2": ("{model}", "{model}/versions/{version}"),
@@ -42,7 +57,7 @@ _TARGETS = {
 
 @dataclass(frozen=True)
 class _Operation:
-    """A method of a path, with the media types and the names of the schemas of its bodies."""
+    """A method of a path, with the media types and schema names of request and response."""
 
     method: str
     path: str
@@ -55,7 +70,7 @@ class _Operation:
     parameters: tuple[str, ...] = ()
 
     def paths(self) -> Iterator[str]:
-        """Return the path, or the paths of every kind of target."""
+        """Yield the path, or the paths of all kinds of targets."""
         for target in _TARGETS[self.path[:3]] if "{target}" in self.path else ("",):
             yield self.path.replace("{target}", target)
 
@@ -75,17 +90,19 @@ def _infer(path: str, summary: str, answer: str, body: str, **options: Any) -> _
 
 _V1, _V2 = "/v1/models/{target}", "/v2/models/{target}"
 _OPERATIONS = (
-    _get("/", "What is served, with commands to try", "Home"),
-    _get("/healthz", "200 while the process answers", "Health"),
-    _get("/readyz", "200 while requests are welcome", "Health", errors=(503,)),
+    _get("/", "The models and their paths; for browsers, a page", "Home", answers=(_JSON, _HTML)),
+    _get("/healthz", "200 while the process runs", "Health"),
+    _get("/readyz", "200 while new requests are accepted", "Health", errors=(503,)),
     _get("/openapi.json", "This document", "Object"),
     _get("/metrics", "Metrics for Prometheus", "", answers=(_TEXT,)),
     _get("/monitoring/prometheus/metrics", "Metrics for Prometheus", "", answers=(_TEXT,)),
-    _get("/v1/models", "The models that answer", "Models"),
+    _get("/v1/models", "The served models", "Models"),
     _get(_V1, "The state of versions", "Status"),
     _get(f"{_V1}/metadata", "The signatures", "Metadata"),
     _infer(f"{_V1}:predict", "Pixels or encoded images in", "PredictResponse", "PredictRequest"),
-    _infer(f"{_V1}:classify", "Every label with its score", "ClassifyResponse", "ExamplesRequest"),
+    _infer(
+        f"{_V1}:classify", "All labels with their scores", "ClassifyResponse", "ExamplesRequest"
+    ),
     _infer(f"{_V1}:regress", "One number for each image", "RegressResponse", "ExamplesRequest"),
     _infer(
         f"{_V1}:classify-image",
@@ -94,16 +111,16 @@ _OPERATIONS = (
         "Image",
         answers=(_JSON, "image/png"),
         bodies=(*_IMAGES, _FORM),
-        parameters=("top_k", "cam"),
+        parameters=("top_k", "cam", "opacity"),
     ),
     _get("/v2", "The server and its extensions", "Server"),
-    _get("/v2/health/live", "200 while the process answers", "Live"),
-    _get("/v2/health/ready", "200 while requests are welcome", "Ready", errors=(503,)),
+    _get("/v2/health/live", "200 while the process runs", "Live"),
+    _get("/v2/health/ready", "200 while new requests are accepted", "Ready", errors=(503,)),
     _get("/v2/models/stats", "The counts and durations of all models", "Statistics"),
     _get(_V2, "Inputs and outputs", "Model"),
-    _get(f"{_V2}/ready", "Whether it answers", "Ready"),
+    _get(f"{_V2}/ready", "Whether the model is ready", "Ready"),
     _get(f"{_V2}/config", "Triton's configuration", "Config"),
-    _get(f"{_V2}/stats", "Its counts and durations", "Statistics"),
+    _get(f"{_V2}/stats", "The counts and durations of the model", "Statistics"),
     _infer(
         f"{_V2}/infer",
         "Tensors in, tensors out",
@@ -116,7 +133,7 @@ _OPERATIONS = (
     _Operation(
         "post",
         "/v2/repository/index",
-        "Every model and version, with its state",
+        "All models and versions, with their states",
         "Index",
         "IndexRequest",
         (400, 413),
@@ -139,7 +156,7 @@ def openapi(models: Sequence[str]) -> dict[str, Any]:
     """Return the document.
 
     Args:
-        models: The names that the parameter `model` can have now; if empty, any name.
+        models: the current values of the parameter `model`; if empty, any name.
     """
     parameters = {name: {"name": name} | entry for name, entry in _PARAMETERS.items()}
     if models:

@@ -1,4 +1,4 @@
-"""The schemas of the OpenAPI document: the forms of bodies and answers."""
+"""The schemas of request and response bodies in the OpenAPI document."""
 
 from typing import Any
 
@@ -9,8 +9,8 @@ def object_of(required: str = "", **properties: Any) -> dict[str, Any]:
     """Return the schema of an object.
 
     Args:
-        required: The names that an object must have, with spaces between them.
-        properties: The schemas of its values by name.
+        required: names of the required properties, separated by spaces.
+        properties: name -> schema.
     """
     schema: dict[str, Any] = {"type": "object", "properties": properties}
     if required:
@@ -18,24 +18,26 @@ def object_of(required: str = "", **properties: Any) -> dict[str, Any]:
     return schema
 
 
-def list_of(items: dict[str, Any], **limits: int) -> dict[str, Any]:
-    """Return the schema of a list, with limits such as minItems."""
+def _list_of(items: dict[str, Any], **limits: int) -> dict[str, Any]:
+    """Return the schema of an array, with limits such as minItems."""
     return {"type": "array", "items": items} | limits
 
 
 def reference(name: str) -> dict[str, Any]:
-    """Return a reference to a schema of SCHEMAS."""
+    """Return a reference to a schema in SCHEMAS."""
     return {"$ref": f"#/components/schemas/{name}"}
 
 
 STRING = {"type": "string"}
 _WHOLE = {"type": "integer", "minimum": 0}
 _COUNT = {"type": "integer", "minimum": 0, "maximum": 2**63 - 1}
-_YES = {"type": "boolean"}
+_BOOLEAN = {"type": "boolean"}
 _VALUES: dict[str, Any] = {"type": ["array", "object"]}
 _DURATION = object_of("count ns", count=_WHOLE, ns=_WHOLE)
-_SHAPE = list_of({"type": "integer", "minimum": -1})
-_EXAMPLES = list_of(object_of("image/encoded", **{"image/encoded": reference("Bytes")}), minItems=1)
+_SHAPE = _list_of({"type": "integer", "minimum": -1})
+_EXAMPLES = _list_of(
+    object_of("image/encoded", **{"image/encoded": reference("Bytes")}), minItems=1
+)
 _TENSOR = object_of("name datatype shape", name=STRING, datatype=STRING, shape=_SHAPE)
 SCHEMAS: dict[str, dict[str, Any]] = {
     "Error": object_of("error", error=STRING),
@@ -43,12 +45,12 @@ SCHEMAS: dict[str, dict[str, Any]] = {
     "Object": object_of(),
     "Bytes": object_of("b64", b64=STRING | {"description": "base64"})
     | {"additionalProperties": False},
-    "Home": object_of("server models", server=STRING, models=list_of(object_of())),
+    "Home": object_of("server models", server=STRING, models=_list_of(object_of())),
     "Health": object_of("status", status=STRING),
-    "Models": object_of("models", models=list_of(object_of("name versions", name=STRING))),
+    "Models": object_of("models", models=_list_of(object_of("name versions", name=STRING))),
     "Status": object_of(
         "model_version_status",
-        model_version_status=list_of(
+        model_version_status=_list_of(
             object_of(
                 "version state status",
                 version=STRING,
@@ -64,22 +66,22 @@ SCHEMAS: dict[str, dict[str, Any]] = {
     ),
     "PredictRequest": object_of(
         signature_name=STRING,
-        instances=list_of({}, minItems=1) | {"description": "rows, each with one image"},
-        inputs={"description": "columns: the images, or an object of tensors by their names"},
+        instances=_list_of({}, minItems=1) | {"description": "rows, each with an image"},
+        inputs={"description": "columns: the images, or an object with the tensors by name"},
     )
     | {"oneOf": [{"required": ["instances"]}, {"required": ["inputs"]}]},
     "PredictResponse": object_of(predictions=_VALUES, outputs=_VALUES),
     "ExamplesRequest": object_of(
         "examples", signature_name=STRING, context=object_of(), examples=_EXAMPLES
     ),
-    "ClassifyResponse": object_of("results", results=list_of(list_of(list_of({})))),
-    "RegressResponse": object_of("results", results=list_of({"type": "number"})),
+    "ClassifyResponse": object_of("results", results=_list_of(_list_of(_list_of({})))),
+    "RegressResponse": object_of("results", results=_list_of({"type": "number"})),
     "Labels": object_of(
         "predictions",
-        predictions=list_of(
+        predictions=_list_of(
             object_of(
                 "labels",
-                labels=list_of(
+                labels=_list_of(
                     object_of(
                         "label probability", label=STRING, probability={"type": ["number", "null"]}
                     )
@@ -87,31 +89,31 @@ SCHEMAS: dict[str, dict[str, Any]] = {
             )
         ),
     ),
-    "Live": object_of("live", live=_YES),
-    "Ready": object_of("ready", ready=_YES, name=STRING),
+    "Live": object_of("live", live=_BOOLEAN),
+    "Ready": object_of("ready", ready=_BOOLEAN, name=STRING),
     "Server": object_of(
-        "name version extensions", name=STRING, version=STRING, extensions=list_of(STRING)
+        "name version extensions", name=STRING, version=STRING, extensions=_list_of(STRING)
     ),
     "Model": object_of(
         "name versions platform inputs outputs",
         name=STRING,
-        versions=list_of(STRING),
+        versions=_list_of(STRING),
         platform=STRING,
-        inputs=list_of(_TENSOR),
-        outputs=list_of(_TENSOR),
+        inputs=_list_of(_TENSOR),
+        outputs=_list_of(_TENSOR),
     ),
     "Config": object_of("name platform max_batch_size input output", max_batch_size=_WHOLE),
     "Statistics": object_of(
         "model_stats",
-        model_stats=list_of(
+        model_stats=_list_of(
             object_of(
                 "name version inference_stats",
                 inference_stats=object_of("success fail queue", success=_DURATION, fail=_DURATION),
             )
         ),
     ),
-    "IndexRequest": object_of(ready=_YES),
-    "Index": list_of(
+    "IndexRequest": object_of(ready=_BOOLEAN),
+    "Index": _list_of(
         object_of("name version state reason", name=STRING, state=STRING, reason=STRING)
     ),
     "InferRequest": object_of(
@@ -119,27 +121,28 @@ SCHEMAS: dict[str, dict[str, Any]] = {
         id=STRING,
         parameters=object_of(
             timeout=_COUNT | {"description": "microseconds"},
-            priority=_COUNT | {"description": "1 is the highest; 0: none, the lowest"},
-            binary_data_output=_YES,
+            priority=_COUNT
+            | {"description": "1 is the highest priority; 0, the default, is the lowest"},
+            binary_data_output=_BOOLEAN,
         ),
-        inputs=list_of(
+        inputs=_list_of(
             object_of(
                 "name datatype shape",
                 name=STRING,
                 datatype={"enum": list(DTYPES)},
-                shape=list_of(_WHOLE, maxItems=8),
-                data=list_of({}),
+                shape=_list_of(_WHOLE, maxItems=8),
+                data=_list_of({}),
                 parameters=object_of(
                     binary_data_size=_WHOLE, content_type={"enum": ["base64", "raw"]}
                 ),
             ),
             minItems=1,
         ),
-        outputs=list_of(
+        outputs=_list_of(
             object_of(
                 "name",
                 name=STRING,
-                parameters=object_of(binary_data=_YES, classification=_COUNT),
+                parameters=object_of(binary_data=_BOOLEAN, classification=_COUNT),
             )
         ),
     ),
@@ -147,7 +150,7 @@ SCHEMAS: dict[str, dict[str, Any]] = {
         "model_name model_version outputs",
         model_name=STRING,
         model_version=STRING,
-        outputs=list_of(
+        outputs=_list_of(
             object_of("name datatype shape", name=STRING, datatype=STRING, shape=_SHAPE)
         ),
     ),

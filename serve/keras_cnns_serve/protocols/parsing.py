@@ -1,4 +1,4 @@
-"""What every protocol needs to read a request, over REST and over gRPC."""
+"""Functions for parsing requests, shared by all protocols, over REST and gRPC."""
 
 import base64
 import binascii
@@ -25,10 +25,10 @@ async def parse(
     *arguments: _Arguments.args,
     **options: _Arguments.kwargs,
 ) -> _Parsed:
-    """Call `function`; in another thread if `size` bytes would keep the event loop busy.
+    """Call `function`, in a thread if it parses many bytes (`size`).
 
     Raises:
-        DeadlineExceededError: The deadline (`time.monotonic()`) has passed before it was done.
+        DeadlineExceededError: the deadline (`time.monotonic()`) has passed.
     """
     if size < INLINE_BYTES:
         return function(*arguments, **options)
@@ -36,14 +36,14 @@ async def parse(
 
 
 def bytes_array(elements: Sequence[bytes]) -> NDArray[Any]:
-    """Return an array [N] of objects; `np.array` would convert the bytes to its own strings."""
+    """Return an array [N] of objects; `np.array` would convert bytes to NumPy strings."""
     array = np.empty(len(elements), np.object_)
     array[:] = elements
     return array
 
 
 def from_bfloat16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
-    """Return bfloat16 numbers, given as their bits, as float32: their upper half."""
+    """Convert bfloat16 numbers, given as bits, to float32: the bits are the upper half."""
     halves = np.zeros((*bits.shape, 2), "<u2")
     halves[..., 1] = bits
     numbers: NDArray[np.float32] = halves.view("<f4")[..., 0]
@@ -51,12 +51,12 @@ def from_bfloat16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
 
 
 def from_base64(text: bytes, name: str) -> bytes:
-    """Decode base64 of either alphabet, with line breaks and padding or without.
+    """Decode standard or URL-safe base64, with or without line breaks and padding.
 
-    Ruby, Android and Java's MIME encoder break lines; URLs need the second alphabet and no padding.
+    Ruby, Android and Java's MIME encoder write line breaks.
 
     Raises:
-        InvalidInputError: It is not base64.
+        InvalidInputError: the text is not base64.
     """
     try:
         return base64.b64decode(text, validate=True)

@@ -1,4 +1,4 @@
-"""What the REST protocols share: the endpoints' base, and the header with a request's times."""
+"""The base class of REST endpoints, and the header Server-Timing."""
 
 import re
 from collections.abc import Callable
@@ -12,18 +12,18 @@ from keras_cnns_serve.protocols.parsing import parse
 from keras_cnns_serve.repository.manifest import Tensor
 from keras_cnns_serve.transport.http.asgi import Request
 
-_ARRAY_BYTES = 4  # of the arrays that come of a byte of JSON, at most
+_ARRAY_BYTES = 4  # maximum bytes of arrays for each byte of JSON
 _Arguments = ParamSpec("_Arguments")
 _Parsed = TypeVar("_Parsed")
 
 
 class RestEndpoints:
-    """The base of the endpoints of a protocol.
+    """The base class of the endpoints of a protocol.
 
     Args:
-        dataplane: Answers.
-        timeout: The seconds that a request may take, if it sets no shorter time.
-        max_json_bytes: The longest JSON in a request.
+        dataplane: the data plane.
+        timeout: maximum seconds of a request; the request can specify fewer.
+        max_json_bytes: maximum size of the JSON in a request.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class RestEndpoints:
         self._max_json_bytes = max_json_bytes
 
     async def _json_body(self, request: Request, deadline: float | None) -> bytes:
-        """Return a body that is JSON alone; raise as `Request.body` does."""
+        """Return a body that consists of JSON; the errors are those of `Request.body`."""
         return await request.body(deadline, self._max_json_bytes, "JSON")
 
     async def _parse_json(
@@ -51,36 +51,36 @@ class RestEndpoints:
         *arguments: _Arguments.args,
         **options: _Arguments.kwargs,
     ) -> _Parsed:
-        """Call a function that parses the JSON at a body's beginning.
+        """Call a function that parses the JSON at the start of a body.
 
         Args:
-            request: Its claim grows while the JSON is parsed.
-            deadline: The `time.monotonic()` at which the request's time is over, or None.
-            tensor: The images, if the JSON may contain them as lists.
-            length: Of the JSON.
-            function: Parses the body.
-            body: The body.
-            arguments: The function's further arguments.
-            options: The function's keyword arguments.
+            request: the request, whose claim of memory grows during parsing.
+            deadline: `time.monotonic()` of the request's deadline, or None.
+            tensor: the images, if the JSON may contain them as lists.
+            length: length of the JSON.
+            function: the function that parses the body.
+            body: the body.
+            arguments: further arguments of the function.
+            options: keyword arguments of the function.
 
         Raises:
-            InputTooLargeError: The JSON is longer, or has more in it, than a request may have.
-            QueueFullError: Other requests hold the memory that it takes.
-            DeadlineExceededError: The deadline has passed.
+            InputTooLargeError: the JSON is too long, or has too many lists or objects.
+            QueueFullError: there is not enough free memory.
+            DeadlineExceededError: the deadline has passed.
         """
-        held = request.claim.size
+        size = request.claim.size
         request.claim.add(memory_to_parse(body, length, self._max_json_bytes, tensor))
         parsed = await parse(length, deadline, function, body, *arguments, **options)
-        request.claim.shrink(held + _ARRAY_BYTES * length)
+        request.claim.shrink(size + _ARRAY_BYTES * length)
         return parsed
 
     def _deadline(self, request: Request) -> float | None:
-        """Return the `time.monotonic()` at which a request's time is over, or None.
+        """Return `time.monotonic()` of the request's deadline, or None.
 
-        Its header X-Request-Timeout may set fewer seconds than the server's timeout.
+        The header X-Request-Timeout can specify fewer seconds than the server's timeout.
 
         Raises:
-            InvalidInputError: The header is not a number of seconds.
+            InvalidInputError: the header is not a number of seconds.
         """
         return self._deadline_of(request.header(b"x-request-timeout"), request.arrived)
 

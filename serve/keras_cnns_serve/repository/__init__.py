@@ -1,1 +1,1 @@
-"""The model repository: what is published, and which versions of it are served."""
+"""The model repository: its files, and the versions that are served."""

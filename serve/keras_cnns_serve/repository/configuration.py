@@ -1,4 +1,4 @@
-"""Reads which models to serve: TensorFlow Serving's `model_config_list` as text, or TOML.
+"""Read which models to serve: TensorFlow Serving's `model_config_list` as text, or TOML.
 
 [models.digits]
 path = "models/digits"                 # relative to the file
@@ -19,33 +19,33 @@ from keras_cnns_serve.errors import ConfigError
 from .policy import Latest, Specific, VersionPolicy, parse_policy
 from .text_files import read_text
 
-KEYS = ("path", "versions", "labels")
+_KEYS = ("path", "versions", "labels")
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """One model."""
+    """The configuration of one model."""
 
     name: str
     base_path: Path  # the directory that holds its versions
-    policy: VersionPolicy = Latest()  # noqa: RUF009 - it is frozen
+    policy: VersionPolicy = Latest()  # noqa: RUF009 - frozen
     labels: Mapping[str, int] = field(default_factory=dict)  # such as {"stable": 3, "canary": 4}
 
 
 @dataclass(frozen=True)
 class ServerConfig:
-    """All models of a server: those listed, and those found in a directory of models."""
+    """The models of a server: those that are listed, and those found in a directory of models."""
 
     models: tuple[ModelConfig, ...] = ()
     root: Path | None = None
-    policy: VersionPolicy = Latest()  # noqa: RUF009 - for the models found in root
+    policy: VersionPolicy = Latest()  # noqa: RUF009 - frozen; for the models in root
 
 
 def read_config(path: Path) -> ServerConfig:
     """Read a configuration of models: TOML if the file's name ends in .toml, text otherwise.
 
     Raises:
-        ConfigError: it cannot be read, or is wrong; the message names the file and the entry.
+        ConfigError: the file cannot be read or is wrong; the message has the file and the entry.
     """
     try:
         content = read_text(path)
@@ -54,7 +54,7 @@ def read_config(path: Path) -> ServerConfig:
         raise ConfigError(f"{path} cannot be read: {reason}") from error
     config = _toml(path, content) if path.suffix == ".toml" else _text(path, content)
     if not config.models:
-        raise ConfigError(f"{path} names no model")
+        raise ConfigError(f"{path} lists no model")
     return config
 
 
@@ -62,7 +62,7 @@ class ConfigFile:
     """A configuration file that may change while the server runs.
 
     Args:
-        path: of the file.
+        path: the path of the file.
 
     Raises:
         ConfigError: as for `read_config`.
@@ -74,13 +74,14 @@ class ConfigFile:
         self.config = read_config(path)
 
     def changed(self) -> ServerConfig | None:
-        """Return the configuration if the file has changed since the last call, otherwise None.
+        """Return the configuration if the file has changed since the last call, or else None.
 
         Raises:
-            ConfigError: the new content is wrong; the same content raises it only once.
+            ConfigError: the new content is wrong; raised once for each content.
         """
         content = self._content()
-        if content is None or content == self._seen:  # for a moment without the file, nothing ends
+        # A missing file changes nothing: it may be replaced at this moment.
+        if content is None or content == self._seen:
             return None
         self._seen = content
         self.config = read_config(self._path)
@@ -94,10 +95,10 @@ class ConfigFile:
 
 
 def from_proto(message: Any, relative_to: Path = Path()) -> ServerConfig:
-    """TensorFlow Serving's ModelServerConfig.
+    """Return the configuration in a ModelServerConfig message of TensorFlow Serving.
 
     Raises:
-        ConfigError: a model has no name or no path, or comes twice; a policy is wrong.
+        ConfigError: a model has no name or no path, or is listed twice; a policy is wrong.
     """
     models: list[ModelConfig] = []
     for entry in message.model_config_list.config:
@@ -120,7 +121,7 @@ def _policy_of_proto(name: str, policy: Any) -> VersionPolicy:
             return parse_policy("all")
         case "specific":
             if not policy.specific.versions:
-                raise ConfigError(f"{name}: the policy 'specific' names no version")
+                raise ConfigError(f"{name}: the policy 'specific' lists no version")
             return Specific(frozenset(policy.specific.versions))
         case "latest":
             return Latest(policy.latest.num_versions or 1)
@@ -134,7 +135,7 @@ def _text(path: Path, content: str) -> ServerConfig:
 
     message = tensorflow_serving.ModelServerConfig()
     try:
-        # What TensorFlow Serving has besides, such as logging, is no business of ours.
+        # Other fields of TensorFlow Serving, such as logging, are ignored.
         text_format.Parse(content, message, allow_unknown_field=True)
     except text_format.ParseError as error:
         raise ConfigError(f"Invalid protobuf file: '{path}': {error}") from error
@@ -146,7 +147,7 @@ def _toml(path: Path, content: str) -> ServerConfig:
         document = tomllib.loads(content)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not TOML: {error}") from error
-    _known(str(path), document, ("models",))
+    _check_keys(str(path), document, ("models",))
     tables = document.get("models", {})
     if not isinstance(tables, dict):
         raise ConfigError(f"{path}: models must be tables, such as [models.digits]")
@@ -154,40 +155,42 @@ def _toml(path: Path, content: str) -> ServerConfig:
 
 
 def _model(path: Path, name: str, table: Any) -> ModelConfig:
-    place = f"{path}: models.{name}"
+    where = f"{path}: models.{name}"
     if not isinstance(table, dict):
-        raise ConfigError(f"{place} must be a table")
-    _known(place, table, KEYS)
+        raise ConfigError(f"{where} must be a table")
+    _check_keys(where, table, _KEYS)
     if not isinstance(table.get("path"), str):
-        raise ConfigError(f"{place} must have a path, the directory that holds its versions")
+        raise ConfigError(f"{where} must have a path, the directory of its versions")
     labels = table.get("labels", {})
     if not isinstance(labels, dict) or not all(type(v) is int for v in labels.values()):
-        raise ConfigError(f"{place}.labels must give versions, such as {{ stable = 3 }}")
+        raise ConfigError(f"{where}.labels must be versions, such as {{ stable = 3 }}")
     versions = table.get("versions", "latest:1")
     if isinstance(versions, list) and versions and all(type(v) is int for v in versions):
         versions = ",".join(map(str, versions))
     try:
         policy = parse_policy(versions if isinstance(versions, str) else "")
     except ValueError as error:
-        raise ConfigError(f"{place}.versions: {error}") from error
-    return ModelConfig(name, _local(place, table["path"], path.parent), policy, labels)
+        raise ConfigError(f"{where}.versions: {error}") from error
+    return ModelConfig(name, _local(where, table["path"], path.parent), policy, labels)
 
 
-def _local(place: str, path: str, relative_to: Path) -> Path:
+def _local(where: str, path: str, relative_to: Path) -> Path:
     path = path.removeprefix("file://")
     if scheme := re.match("[A-Za-z][A-Za-z0-9+.-]*://", path):
         raise ConfigError(
-            f"{place}: {path:.200} begins with {scheme[0]}, and only local directories are served; "
-            "copy it there, for instance with rclone sync"
+            f"{where}: {path:.200} begins with {scheme[0]}, but only local directories are served; "
+            "copy the model into one, for instance with rclone sync"
         )
     return relative_to / path
 
 
-def _known(place: str, table: dict[str, Any], keys: tuple[str, ...]) -> None:
+def _check_keys(where: str, table: dict[str, Any], keys: tuple[str, ...]) -> None:
     for key in table:
         if key not in keys:
             near = get_close_matches(key, keys, 1) or keys
-            raise ConfigError(f"{place} has the key {key!r}; did you mean {' or '.join(near)}?")
+            raise ConfigError(
+                f"{where} has the unknown key {key!r}; did you mean {' or '.join(near)}?"
+            )
 
 
 def _unique(models: list[ModelConfig]) -> ServerConfig:
@@ -195,7 +198,7 @@ def _unique(models: list[ModelConfig]) -> ServerConfig:
     for name in names:
         if "/" in name or not name.isprintable():
             raise ConfigError(
-                f"{name!r:.80} cannot be the name of a model: it is a part of a URL's path"
+                f"{name!r:.80} cannot be the name of a model: it must fit into a URL's path"
             )
         if names.count(name) > 1:
             raise ConfigError(f"the model {name!r} is configured twice")

@@ -1,4 +1,4 @@
-"""Find the models and versions of a model repository, and read only what is whole.
+"""Find the models and versions of a model repository, and verify the files of a version.
 
 <repository>/<model>/<version>/model.json, model.onnx, labels.txt, ...
 """
@@ -17,17 +17,17 @@ from keras_cnns_serve.errors import RepositoryError, VersionRefusedError
 from .manifest import File, Manifest, read_manifest
 from .text_files import read_text
 
-MAX_VERSION = 2**63 - 1  # versions are int64 to every client
-MAX_ENTRIES = 10_000  # of a directory of models or versions
-MAX_FILES = 1_000  # of a version, its directories included; an export has about ten
-# What file systems, editors and Kubernetes leave beside the files: the names of macOS and Windows,
-# NFS's deleted files, backups, and the directories that a mounted ConfigMap links to.
-LITTER = re.compile(r"\.DS_Store|\._.*|Thumbs\.db|desktop\.ini|\.nfs.*|.*~|\.\..*", re.DOTALL)
+_MAX_VERSION = 2**63 - 1  # versions are int64 in all protocols
+MAX_ENTRIES = 10_000  # of a directory that holds models or versions
+MAX_FILES = 1_000  # files and directories of a version; an export has about ten
+# Names of files that macOS, Windows, NFS (deleted files) and editors (backups) create, and of the
+# directories behind the links of a mounted Kubernetes ConfigMap.
+_LITTER = re.compile(r"\.DS_Store|\._.*|Thumbs\.db|desktop\.ini|\.nfs.*|.*~|\.\..*", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class ModelVersion:
-    """A version whose files are all there and as they were published."""
+    """A version whose files are complete and match their checksums."""
 
     name: str
     version: int
@@ -38,35 +38,35 @@ class ModelVersion:
 
 @dataclass(frozen=True)
 class ModelDirectory:
-    """What lies in the directory of one model."""
+    """The content of a model's directory."""
 
     versions: dict[int, Path]  # ascending
-    problem: str  # why a part of it, or all, cannot be served; mostly empty
+    problem: str  # why a part or all of it cannot be served; empty if there is no problem
 
 
 def find_models(root: Path) -> dict[str, Path]:
-    """Return the models of a repository, by name; or the one model whose directory this is.
+    """Return name -> directory of the models in a repository, or of the model in `root` itself.
 
     Raises:
-        RepositoryError: The directory is missing, unreadable, too large, or is a single version.
+        RepositoryError: the directory is missing, unreadable, too large, or is a single version.
     """
     try:
         if not root.is_dir():
             state = "is not a directory" if root.exists() else "does not exist"
             raise RepositoryError(
-                f"{root} {state}; give the directory that holds the models, such as models "
-                "with models/digits/1/model.json in it"
+                f"{root} {state}; give the directory of the models, for instance `models` if there "
+                "is models/digits/1/model.json"
             )
         if (root / "model.json").exists():
             raise RepositoryError(
-                f"{root} is one version of a model; give its model, {root.resolve().parent}, "
-                "or the directory of all models"
+                f"{root} is a version of a model; give the directory of the model, "
+                f"{root.resolve().parent}, or of all models"
             )
         single = any((version / "model.json").exists() for version in _versions(root))
         models = [root.resolve()] if single else _subdirectories(root)
     except _TooManyEntriesError as error:
         raise RepositoryError(
-            f"{root}: {error}; give the directory that holds the models alone"
+            f"{root}: {error}; give a directory that only holds models"
         ) from error
     except OSError as error:
         raise RepositoryError(
@@ -76,13 +76,13 @@ def find_models(root: Path) -> dict[str, Path]:
 
 
 def find_versions(name: str, directory: Path) -> ModelDirectory:
-    """Return the versions in a model's directory, read or not.
+    """Return the versions in a model's directory, without reading their files.
 
     Raises:
-        OSError: It is missing or unreadable.
+        OSError: the directory is missing or unreadable.
     """
     if ":" in name:
-        return ModelDirectory({}, "a colon in its name ends the name in a URL")
+        return ModelDirectory({}, "its name has a colon, which ends a model's name in a URL")
     if directory.name != _printable(directory.name):
         return ModelDirectory({}, "the name of its directory is not UTF-8")
     versions: dict[int, Path] = {}
@@ -93,11 +93,11 @@ def find_versions(name: str, directory: Path) -> ModelDirectory:
         return ModelDirectory({}, str(error))
     for path in paths:
         digits = path.name.lstrip("0")
-        # Compared by digits: int() itself refuses numbers of thousands of digits.
-        if len(digits) > 19 or int(digits or 0) > MAX_VERSION:
-            problem = f"the version {path.name[:30]} is larger than {MAX_VERSION}"
+        # int() raises an error for thousands of digits, so check the length first.
+        if len(digits) > 19 or int(digits or 0) > _MAX_VERSION:
+            problem = f"the version {path.name[:30]} is larger than {_MAX_VERSION}"
         elif not digits:
-            problem = f"its directory {path.name[:30]} is no version: versions begin with 1"
+            problem = f"its directory {path.name[:30]} is not a version; versions start at 1"
         elif int(digits) in versions:
             first = versions[int(digits)].name
             problem = f"its directories {first[:30]} and {path.name[:30]} are the same version"
@@ -109,10 +109,10 @@ def find_versions(name: str, directory: Path) -> ModelDirectory:
 
 
 def read_version(name: str, version: int, directory: Path) -> ModelVersion:
-    """Read a version, and every file of it once, to compare it with its checksum.
+    """Read a version and compare each of its files with its checksum.
 
     Raises:
-        VersionRefusedError: It is not what was published, or cannot be read.
+        VersionRefusedError: the version differs from its model.json, or cannot be read.
     """
     try:
         return _read_version(name, version, directory)
@@ -123,21 +123,21 @@ def read_version(name: str, version: int, directory: Path) -> ModelVersion:
 
 
 def fingerprint(directory: Path) -> frozenset[tuple[str, int, int, int]]:
-    """Return names, sizes and times of a version's files: they differ if the files change."""
+    """Return paths, sizes and times of a version's files, which change when the files change."""
     found = set()
     with contextlib.suppress(OSError):
         for entry in islice(_walk(directory), MAX_FILES):
             with contextlib.suppress(OSError):
                 state = entry.stat(follow_symlinks=False)
-                # The last one tells of a permission that was given.
+                # The ctime changes when a permission changes.
                 found.add((entry.path, state.st_size, state.st_mtime_ns, state.st_ctime_ns))
     return frozenset(found)
 
 
-def may_pass(error: BaseException | None) -> bool:
-    """Return whether a version that was refused for this may be taken with the same files.
+def is_temporary(error: BaseException | None) -> bool:
+    """Return whether the cause of a refusal can disappear although the files do not change.
 
-    So it is with a disk that is gone for a moment, or where files are too many to be opened.
+    Examples are a disk that is temporarily unavailable, and too many open files.
     """
     while error is not None:
         if isinstance(error, OSError):
@@ -147,22 +147,24 @@ def may_pass(error: BaseException | None) -> bool:
 
 
 def _printable(name: str) -> str:
-    """Return a name of the file system as text; bytes that are no UTF-8 are escaped."""
+    """Return a file name as text; bytes that are not UTF-8 are escaped."""
     return name.encode("utf-8", "backslashreplace").decode()
 
 
 class _TooManyEntriesError(Exception):
-    """A directory has more entries than are looked at."""
+    """A directory has too many entries."""
 
     def __init__(self, limit: int) -> None:
         super().__init__(f"it holds more than {limit:,} files and directories")
 
 
 def _subdirectories(directory: Path) -> list[Path]:
-    """Return its directories, sorted; hidden ones are an exporter's unfinished work, or a tool's.
+    """Return the directories in a directory, sorted.
+
+    Hidden ones are excluded: an exporter writes its unfinished versions there.
 
     Raises:
-        _TooManyEntriesError: It is no directory of models or versions.
+        _TooManyEntriesError: the directory is too large for a directory of models or versions.
     """
     found = []
     with os.scandir(directory) as entries:
@@ -178,18 +180,18 @@ def _subdirectories(directory: Path) -> list[Path]:
 
 
 def _walk(directory: Path) -> Iterator[os.DirEntry[str]]:
-    """Yield all that lies below a directory, in no order, and enter no links."""
-    waiting = [os.fspath(directory)]
-    while waiting:
-        with os.scandir(waiting.pop()) as entries:
+    """Yield all entries below a directory, in any order, without following links."""
+    directories = [os.fspath(directory)]
+    while directories:
+        with os.scandir(directories.pop()) as entries:
             for entry in entries:
                 yield entry
                 if entry.is_dir(follow_symlinks=False):
-                    waiting.append(entry.path)
+                    directories.append(entry.path)
 
 
 def _versions(model: Path) -> list[Path]:
-    """Return the directories named by digits, ascending; leading zeros count for nothing."""
+    """Return the directories whose names are digits, ascending; leading zeros are ignored."""
     found = [path for path in _subdirectories(model) if path.name.isascii() and path.name.isdigit()]
     return sorted(found, key=lambda path: (len(path.name.lstrip("0")), path.name.lstrip("0")))
 
@@ -210,11 +212,11 @@ def _read_version(name: str, version: int, directory: Path) -> ModelVersion:
 
 
 def _find_litter(directory: Path, manifest: Manifest) -> set[str]:
-    """Return the names of the entries to ignore.
+    """Return the names of the files to ignore, which match `_LITTER`.
 
     Raises:
-        VersionRefusedError: There is a file or a link that model.json does not list: an engine
-            could load it, as the external data of a graph, and nobody has verified it.
+        VersionRefusedError: there is another file or link that model.json does not list: an engine
+            could load it, for instance as external data of a graph, although it was not verified.
     """
     litter = set()
     listed = manifest.files.keys() | {"model.json"}
@@ -222,7 +224,7 @@ def _find_litter(directory: Path, manifest: Manifest) -> set[str]:
         if count > MAX_FILES:
             raise VersionRefusedError(str(_TooManyEntriesError(MAX_FILES)))
         path = PurePath(entry.path).relative_to(directory)
-        ignored = next((part for part in path.parts if LITTER.fullmatch(part)), None)
+        ignored = next((part for part in path.parts if _LITTER.fullmatch(part)), None)
         if path.as_posix() in listed or entry.is_dir(follow_symlinks=False):
             continue
         if ignored is None:
@@ -235,26 +237,26 @@ def _find_litter(directory: Path, manifest: Manifest) -> set[str]:
 
 
 def _check_names(path: Path, names: set[str]) -> None:
-    """Refuse a graph that names one of these files: it could load it."""
+    """Refuse a graph that contains the name of one of these files, which it could load."""
     if names:
         content = path.read_bytes()
         for name in sorted(names):
             if os.fsencode(name) in content:
                 raise VersionRefusedError(
-                    f"{path.name} names {_printable(name)}, which is not listed in model.json"
+                    f"{path.name} refers to {_printable(name)}, which is not listed in model.json"
                 )
 
 
 def _verify(directory: Path, file: File) -> None:
-    """Refuse a file that is missing, leads elsewhere, or is not what was published."""
+    """Refuse a file that is missing, links out of the directory, or does not match its checksum."""
     path = directory / file.path
     if not path.resolve().is_relative_to(directory.resolve()):
         raise VersionRefusedError(f"{file.path} is a link out of the version's directory")
     if not path.is_file():
-        raise VersionRefusedError(f"{file.path} is missing, or not a file")
+        raise VersionRefusedError(f"{file.path} is missing or is not a file")
     size = path.stat().st_size
     if size != file.size:
-        raise VersionRefusedError(f"{file.path} has {size} bytes, and {file.size} in model.json")
+        raise VersionRefusedError(f"{file.path} has {size} bytes, but model.json has {file.size}")
     with path.open("rb") as stream:
         if hashlib.file_digest(stream, "sha256").hexdigest() != file.sha256:
             raise VersionRefusedError(f"{file.path} does not match its checksum in model.json")
@@ -265,7 +267,7 @@ def _read_labels(path: Path) -> tuple[str, ...]:
         text = read_text(path)
     except ValueError as error:
         raise VersionRefusedError(f"{path.name} cannot be read: {error}") from error
-    # Not splitlines(): it also splits at characters that may be part of a label.
+    # splitlines() would also split at characters that may be part of a label.
     labels = tuple(text.removesuffix("\n").split("\n"))
     lines: dict[str, int] = {}
     for line, label in enumerate(labels, 1):
@@ -274,7 +276,7 @@ def _read_labels(path: Path) -> tuple[str, ...]:
         first = lines.setdefault(label, line)
         if first != line:
             raise VersionRefusedError(
-                f"{path.name}: line {line} repeats the label {label!r} of line {first}; each "
-                "class needs its own"
+                f"{path.name}: line {line} repeats the label {label!r} of line {first}; labels "
+                "must be unique"
             )
     return labels

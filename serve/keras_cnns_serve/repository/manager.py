@@ -1,7 +1,7 @@
-"""Find, load, swap and drain the versions that are served. Requests read, one thread writes.
+"""Load, replace and drain the served versions. Requests only read; one thread at a time writes.
 
-A new version is loaded and warmed beside the old one, takes over in one assignment, and the old
-one finishes what it has. What cannot be loaded leaves everything as it was, and says why.
+A new version is loaded and warmed beside the old one and published by one assignment; the old one
+finishes its requests. A version that cannot be loaded changes nothing, and the reason is logged.
 """
 
 import logging
@@ -22,47 +22,54 @@ from keras_cnns_serve.errors import (
 )
 
 from .configuration import ModelConfig, ServerConfig
-from .files import ModelVersion, find_models, find_versions, fingerprint, may_pass, read_version
+from .files import (
+    ModelVersion,
+    find_models,
+    find_versions,
+    fingerprint,
+    is_temporary,
+    read_version,
+)
 from .memory import give_memory_back, trim
 from .states import Model, State, VersionStatus
 
 logger = logging.getLogger(__name__)
 
-MAX_REASON = 400  # characters
-MAX_ENDED = 16  # versions of a model whose end is still reported
+_MAX_REASON = 400  # characters
+_MAX_ENDED = 16  # ended versions of a model whose state is still reported
 
 
-class Servable(Protocol):
-    """A version that was loaded."""
+class _Servable(Protocol):
+    """A loaded version."""
 
     @property
     def description(self) -> str:
-        """Return how it runs, for the log."""
+        """Return a description of how the version runs, for the log."""
 
     def close(self) -> None:
-        """Finish what it has and free it."""
+        """Finish the requests in flight and free the version."""
 
 
-S = TypeVar("S", bound=Servable)
+S = TypeVar("S", bound=_Servable)
 
 
 @dataclass
 class _Known:
-    """All that is known of a model, served or not."""
+    """The state of a model, whether or not it is served."""
 
     states: dict[int, VersionStatus] = field(default_factory=dict)
     refused: dict[int, tuple[object, str]] = field(default_factory=dict)  # fingerprint, reason
-    hindered: dict[int, str] = field(default_factory=dict)  # refused for a cause that may pass
-    problem: str = ""  # why nothing, or not all, of its directory can be served
+    hindered: dict[int, str] = field(default_factory=dict)  # refused for a temporary cause
+    problem: str = ""  # why a part or all of its directory cannot be served
     unloaded: bool = False  # by an administrator
 
 
 class Manager(Generic[S]):
-    """Keep the served versions as the configuration and the disk say.
+    """Serve the versions that the configuration and the model repository specify.
 
     Args:
-        config: what is to be served.
-        start: loads a version, warm.
+        config: the models to serve, and their policies.
+        start: loads a version and warms it up.
     """
 
     def __init__(self, config: ServerConfig, start: Callable[[ModelVersion], S]) -> None:
@@ -75,7 +82,7 @@ class Manager(Generic[S]):
         self.models: Mapping[str, Model[S]] = {}  # replaced, never changed: readers need no lock
 
     def sync(self) -> None:
-        """Load, swap and retire versions until those that should be served are.
+        """Load and retire versions until exactly those that should be served are.
 
         Raises:
             RepositoryError: the directory of all models cannot be read; nothing changes.
@@ -88,8 +95,8 @@ class Manager(Generic[S]):
         """Serve the models of another configuration.
 
         Raises:
-            ConfigError: it has a model twice, or a label for a version that does not answer; the
-                old configuration goes on, and all that it serves has answered meanwhile.
+            ConfigError: a model is listed twice, or a label refers to a version that is not
+                served. The old configuration stays, and its versions are served without a pause.
         """
         names = [model.name for model in config.models]
         twice = sorted({name for name in names if names.count(name) > 1})
@@ -108,10 +115,10 @@ class Manager(Generic[S]):
             self._settle(models, staying)
 
     def load(self, name: str) -> None:
-        """Load a model again, versions that were refused or unloaded included.
+        """Load a model, also versions of it that were refused or unloaded.
 
         Raises:
-            ModelNotFoundError: there is none of this name.
+            ModelNotFoundError: there is no model of this name.
             ModelUnavailableError: no version of it can be loaded.
         """
         with self._changing:
@@ -124,10 +131,10 @@ class Manager(Generic[S]):
                 raise ModelUnavailableError(f"{name} cannot be loaded: {self.reason(name)}")
 
     def unload(self, name: str) -> None:
-        """Retire every version of a model, until it is loaded again.
+        """Retire all versions of a model until it is loaded again.
 
         Raises:
-            ModelNotFoundError: there is none of this name.
+            ModelNotFoundError: there is no model of this name.
         """
         with self._changing:
             self._configured_model(name)
@@ -135,16 +142,16 @@ class Manager(Generic[S]):
             self._retire(name, set(self._versions(name)))
 
     def close(self, seconds: float | None = None) -> None:
-        """Load nothing more, retire everything and wait for requests in flight.
+        """Stop loading, retire all versions and wait for requests in flight.
 
-        A version that is being loaded is closed by its own thread, if that takes longer.
+        If a version is being loaded and that takes longer, its thread closes it later.
 
         Args:
-            seconds: To wait, at most; None for ever.
+            seconds: the maximum time to wait; None: no limit.
         """
         self._closed = True
         end = None if seconds is None else time.monotonic() + seconds
-        # A version that is being loaded just now may take longer than there is time.
+        # The thread that loads a version holds the lock, perhaps for longer than `seconds`.
         if not self._changing.acquire(timeout=-1 if seconds is None else seconds):
             return
         try:
@@ -157,16 +164,16 @@ class Manager(Generic[S]):
             drain.join(None if end is None else max(0.0, end - time.monotonic()))
 
     def names(self) -> list[str]:
-        """Return every known model, served or not."""
+        """Return the names of all known models, served or not."""
         return sorted(self._known)
 
     def states(self, name: str) -> list[VersionStatus]:
-        """Return every known version of a model, the newest first."""
+        """Return the states of all known versions of a model, the newest first."""
         known = self._known.get(name)
         return [] if known is None else [s for _, s in sorted(known.states.items(), reverse=True)]
 
     def reason(self, name: str) -> str:
-        """Return why a model, or its newest version, is not served; empty if it is."""
+        """Return why a model, or its newest version, is not served; empty if there is no reason."""
         known = self._known.get(name)
         if known is None:
             return ""
@@ -176,7 +183,7 @@ class Manager(Generic[S]):
         return next(reasons, known.problem)
 
     def refusals(self) -> list[str]:
-        """Return a line for all that should be served and is not: `digits/2 refused: ...`."""
+        """Return a line for each model or version that was refused: `digits/2 refused: ...`."""
         lines = []
         for name, known in sorted(self._known.items()):
             if known.problem:
@@ -190,7 +197,7 @@ class Manager(Generic[S]):
         models = list(config.models)
         if config.root is not None:
             found = find_models(config.root)
-            # A model whose directory vanished goes on, or a moment without a disk ends all.
+            # A model whose directory is gone stays: the disk may be unavailable for a moment.
             paths = {name: config.root / name for name in self._known} | found
             models += [ModelConfig(name, path, config.policy) for name, path in paths.items()]
         return models
@@ -205,11 +212,11 @@ class Manager(Generic[S]):
         return self.models[name].versions if name in self.models else {}
 
     def _load_all(self, models: Sequence[ModelConfig]) -> dict[str, set[int]]:
-        """Load what should be served, retire nothing, and return the versions that stay."""
+        """Load the missing versions, retire none, and return the versions that stay."""
         return {model.name: self._load_model(model) for model in models}
 
     def _settle(self, models: Sequence[ModelConfig], staying: Mapping[str, set[int]]) -> None:
-        """Retire the versions that do not stay, once all new ones answer."""
+        """Retire the versions that do not stay, after all new ones were published."""
         for name in [name for name in self._known if name not in staying]:
             self._retire(name, set(self._versions(name)))
             del self._known[name]
@@ -236,16 +243,16 @@ class Manager(Generic[S]):
         if problem and problem != known.problem:
             logger.warning("%s refused: %s (%s)", model.name, problem, model.base_path)
         known.problem = problem
-        # Never retire the last: a base path that vanishes unloads nothing.
+        # If no version was found, keep those that are served: the disk may be unavailable.
         return (self._load_wanted(model, known, versions) if versions else set()) or served
 
     def _load_wanted(
         self, model: ModelConfig, known: _Known, versions: dict[int, Path]
     ) -> set[int]:
-        """Load the versions that the policy chooses and that are not refused; return them."""
+        """Load the versions that the policy chooses among those not refused; return them."""
         for version, (mark, _) in list(known.refused.items()):
             if version not in versions or fingerprint(versions[version]) != mark:
-                del known.refused[version]  # it has changed, or what hindered may have passed
+                del known.refused[version]  # the files changed, or the cause was temporary
                 if mark is not None:
                     known.states.pop(version, None)
         for version in known.hindered.keys() - versions.keys():
@@ -269,29 +276,30 @@ class Manager(Generic[S]):
         mark = fingerprint(path)
         try:
             servable = self._start(read_version(model.name, version, path))
-        except Exception as error:  # whatever it is, it must not end the others
+        except Exception as error:  # no error of one version may affect the others
             expected = isinstance(error, VersionRefusedError)
             text = str(error) if expected else f"it cannot be loaded: {one_line(error)}"
-            reason = _without_directory(text, path)[:MAX_REASON]
-            passing = may_pass(error)
+            reason = _without_directory(text, path)[:_MAX_REASON]
+            temporary = is_temporary(error)
             logger.debug("%s/%d", model.name, version, exc_info=not expected)
-            known.refused[version] = (None if passing else mark, reason)
+            known.refused[version] = (None if temporary else mark, reason)
             known.states[version] = VersionStatus(version, State.END, "FAILED_PRECONDITION", reason)
-            if known.hindered.pop(version, None) != reason:  # once, not at every look
+            if known.hindered.pop(version, None) != reason:  # once, not at each poll
                 logger.warning("%s/%d refused: %s", model.name, version, reason)
-            if passing:
+            if temporary:
                 known.hindered[version] = reason
             return
         if self._closed:
             servable.close()
             return
         known.hindered.pop(version, None)
-        # A configuration may yet be refused: its labels come when all is loaded.
+        # The new labels follow after all versions are loaded: until then the configuration can
+        # still be refused.
         labels = self.models[model.name].labels if model.name in self.models else model.labels
         versions = {**self._versions(model.name), version: servable}
         self._publish(model.name, dict(sorted(versions.items())), labels)
         known.states[version] = VersionStatus(version, State.AVAILABLE)
-        trim()  # loading takes more than serving
+        trim()  # loading needs more memory than serving
         logger.info("%s/%d is available: %s", model.name, version, servable.description)
 
     def _publish(self, name: str, versions: Mapping[int, S], labels: Mapping[str, int]) -> None:
@@ -319,13 +327,13 @@ class Manager(Generic[S]):
             drain.start()
 
     def _drain(self, name: str, known: _Known, version: int, going: list[S]) -> None:
-        going.pop().close()  # popped, so that nothing holds it when memory is given back
+        going.pop().close()  # pop: no reference may remain when memory is given back
         give_memory_back()
         with self._changing:
             if known.states.get(version) == VersionStatus(version, State.UNLOADING):
                 known.states[version] = VersionStatus(version, State.END)
             ended = [v for v, s in known.states.items() if s.state == State.END and not s.message]
-            for old in sorted(ended)[:-MAX_ENDED]:
+            for old in sorted(ended)[:-_MAX_ENDED]:
                 del known.states[old]
         logger.info("%s/%d is unloaded", name, version)
 
@@ -342,6 +350,6 @@ def _check_labels(models: Sequence[ModelConfig], staying: Mapping[str, set[int]]
         for label, version in model.labels.items():
             if version not in staying[model.name]:
                 raise ConfigError(
-                    f"the label {label!r} of {model.name} is for version {version}, which "
-                    "does not answer"
+                    f"the label {label!r} of {model.name} refers to version {version}, which "
+                    "is not served"
                 )

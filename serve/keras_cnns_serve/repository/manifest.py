@@ -1,4 +1,4 @@
-"""Reads `model.json`, the contract between an exporter and a server, and trusts nothing in it."""
+"""Read and validate `model.json`, the contract between exporter and server."""
 
 import math
 from dataclasses import dataclass
@@ -9,15 +9,15 @@ import orjson
 
 from keras_cnns_serve.errors import VersionRefusedError
 
-FORMAT = 1  # the one `format` number that this reader understands
-MAX_MANIFEST_BYTES = 16 * 2**20
-DTYPES = ("uint8", "float32", "int32", "int64")  # of tensors, that every protocol can name
-MAX_SIZE = 2**31 - 1  # of a dimension
-MAX_SIDE = 8192  # pixels; a model.json that asks for more is taken for a mistake or an attack
-# Of float32's accuracy, or without labels of the original's first classes: so much a format must
-# keep to be taken by itself. It is what an exporter asks of it, too.
-MIN_KEPT = 0.99
-KINDS = {dict: "an object", list: "a list", str: "a string", int: "an integer", bool: "a boolean"}
+_FORMAT = 1  # the only supported value of `format`
+_MAX_MANIFEST_BYTES = 16 * 2**20
+_DTYPES = ("uint8", "float32", "int32", "int64")  # types of tensors that all protocols have
+_MAX_SIZE = 2**31 - 1  # maximum size of a dimension
+_MAX_SIDE = 8192  # pixels; a larger value in model.json is an error or an attack
+# A format is chosen automatically only if its accuracy is at least this fraction of float32's, or,
+# without labels, if its top-1 agreement with the original model is. Exporters use the same value.
+_MIN_RATIO = 0.99
+_KINDS = {dict: "an object", list: "a list", str: "a string", int: "an integer", bool: "a boolean"}
 
 
 @dataclass(frozen=True)
@@ -31,17 +31,17 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How an encoded image becomes the graph's pixels."""
+    """The conversion of a decoded image into the graph's input."""
 
-    resize_shorter: int  # pixels of the shorter side after resizing, the aspect kept
-    crop: tuple[int, int]  # height and width in pixels, cut from the centre
+    resize_shorter: int  # pixels of the shorter side after resizing; the aspect ratio stays
+    crop: tuple[int, int]  # height and width in pixels, from the centre
     channels: int  # 1: grey, 3: RGB
     interpolation: str = "bilinear"  # always antialiased
 
 
 @dataclass(frozen=True)
 class File:
-    """A file of the version, as it was when the version was published."""
+    """A file of the version, with the checksum and size that it had when it was published."""
 
     path: str  # POSIX, relative to the version's directory
     sha256: str  # 64 hexadecimal digits, lower case
@@ -56,12 +56,12 @@ class Format:
     path: str  # POSIX, relative to the version's directory
     engine: str  # "onnxruntime", "openvino" or "tensorflow"
     precision: str  # "float32", "bfloat16" or "int8"
-    milliseconds: float | None = None  # of one image, on the machine that exported it
-    proven: bool = False  # compared with the original, and accurate
+    milliseconds: float | None = None  # time of one image on the exporting machine
+    proven: bool = False  # whether it was compared with the original and is accurate
 
 
-# What a format is, by its name, where its entry does not say so.
-KNOWN_FORMATS = {
+# The engine and the precision of each format name.
+_KNOWN_FORMATS = {
     "onnx": ("onnxruntime", "float32"),
     "onnx_int8": ("onnxruntime", "int8"),
     "openvino": ("openvino", "float32"),
@@ -73,18 +73,18 @@ KNOWN_FORMATS = {
 
 @dataclass(frozen=True)
 class Manifest:
-    """All that a server needs to know of one version of one model."""
+    """The content of a version's model.json that the server uses."""
 
     input: Tensor  # `images`, uint8 [N, H, W, C]
-    outputs: tuple[Tensor, ...]  # `probabilities` [N, K] is always among them
+    outputs: tuple[Tensor, ...]  # always with `probabilities` [N, K]
     preprocessing: Preprocessing
-    labels: str  # the path of the file that has one label a line
-    formats: tuple[Format, ...]  # those that this server knows, at least one
+    labels: str  # the path of the file with one label on each line
+    formats: tuple[Format, ...]  # the supported ones, at least one
     files: dict[str, File]
 
     @property
     def classes(self) -> int:
-        """K, the number of labels."""
+        """Return K, the number of labels."""
         return next(o.shape[1] or 0 for o in self.outputs if o.name == "probabilities")
 
 
@@ -92,17 +92,17 @@ def read_manifest(path: Path) -> Manifest:
     """Read and check a `model.json`.
 
     Raises:
-        VersionRefusedError: it is missing, not JSON, of another format, or contradicts itself.
+        VersionRefusedError: the file is missing, not JSON, of another format, or inconsistent.
     """
     try:
-        if path.exists() and not path.is_file():  # to open a pipe would wait for ever
+        if path.exists() and not path.is_file():  # opening a pipe would wait forever
             raise VersionRefusedError("model.json is not a file")
         with path.open("rb") as file:
-            content = file.read(MAX_MANIFEST_BYTES + 1)
+            content = file.read(_MAX_MANIFEST_BYTES + 1)
     except OSError as error:
         raise VersionRefusedError(f"model.json cannot be read: {error.strerror}") from error
-    if len(content) > MAX_MANIFEST_BYTES:
-        raise VersionRefusedError(f"model.json is larger than {MAX_MANIFEST_BYTES:,} bytes")
+    if len(content) > _MAX_MANIFEST_BYTES:
+        raise VersionRefusedError(f"model.json is larger than {_MAX_MANIFEST_BYTES:,} bytes")
     try:
         document = orjson.loads(content)
     except orjson.JSONDecodeError as error:
@@ -112,14 +112,14 @@ def read_manifest(path: Path) -> Manifest:
     return _parse(document)
 
 
-def _wrong(what: str) -> VersionRefusedError:
-    return VersionRefusedError(f"model.json: {what}")
+def _wrong(problem: str) -> VersionRefusedError:
+    return VersionRefusedError(f"model.json: {problem}")
 
 
 def _parse(document: dict[str, Any]) -> Manifest:
     number = _get(document, "format", int)
-    if number != FORMAT:
-        raise _wrong(f"format is {number}; this server reads {FORMAT}")
+    if number != _FORMAT:
+        raise _wrong(f"format is {number}; this server supports {_FORMAT}")
     files = {
         name: File(
             _inside(name, "files"),
@@ -139,23 +139,23 @@ def _parse(document: dict[str, Any]) -> Manifest:
     used = {"labels": manifest.labels}
     for each in manifest.formats:
         used[f"formats.{each.name}.path"] = each.path
-        if each.engine == "openvino":  # the weights lie beside the XML file
+        if each.engine == "openvino":  # the weights are beside the XML file
             used[f"formats.{each.name}"] = str(PurePosixPath(each.path).with_suffix(".bin"))
-    for place, path in used.items():
+    for key, path in used.items():
         if path not in files:
-            raise _wrong(f"{place} is {path!r}, which is not among its files")
+            raise _wrong(f"{key} is {path!r}, which files does not list")
     _check_agreement(manifest)
     return manifest
 
 
 def _get(where: dict[str, Any], path: str, kind: type) -> Any:
-    """Return the value at the last part of `path`, whose type must be exactly `kind`."""
+    """Return the value of the key that ends `path`, which must be exactly of this type."""
     key = path.rsplit(".", 1)[-1]
     if key not in where:
         raise _wrong(f"{path} is missing")
-    # Exactly: True is an int to Python, and no size or number of ours may be True.
+    # isinstance would accept True as an integer.
     if type(where[key]) is not kind:
-        raise _wrong(f"{path} must be {KINDS[kind]}, not {where[key]!r:.80}")
+        raise _wrong(f"{path} must be {_KINDS[kind]}, not {where[key]!r:.80}")
     return where[key]
 
 
@@ -173,14 +173,14 @@ def _at_least(low: int, value: int, path: str, high: int | None = None) -> int:
     return value
 
 
-def _inside(path: str, place: str) -> str:
-    """Return a relative POSIX path if it cannot leave the directory it is relative to."""
+def _inside(path: str, key: str) -> str:
+    """Return the path if it is a normal relative POSIX path that stays within its directory."""
     parts = PurePosixPath(path).parts
-    # A backslash or a drive's colon is a separator to some systems and a name to others.
+    # Backslashes and colons are separators on some systems and parts of names on others.
     if not parts or path.startswith("/") or ".." in parts or any(c in path for c in "\\:\0"):
-        raise _wrong(f"{place} has the path {path!r}, which leaves the version")
+        raise _wrong(f"{key} has the path {path!r}, which is not inside the version's directory")
     if path != "/".join(parts):
-        raise _wrong(f"{place} has the path {path!r}; write {'/'.join(parts)}")
+        raise _wrong(f"{key} has the path {path!r}; write {'/'.join(parts)}")
     return path
 
 
@@ -191,50 +191,50 @@ def _sha256(text: str) -> str:
 
 
 def _formats(document: dict[str, Any]) -> tuple[Format, ...]:
-    """Return the formats that this server knows; others are for other readers."""
+    """Return the supported formats; unknown ones are for other readers."""
     formats = _get(document, "formats", dict)
-    figures = _figures(document)
-    accuracy = _float32_accuracy(document, figures)
+    parity = _parity_of_formats(document)
+    accuracy = _float32_accuracy(document, parity)
     found = []
-    for name, (engine, precision) in KNOWN_FORMATS.items():
+    for name, (engine, precision) in _KNOWN_FORMATS.items():
         entry = formats.get(name)
         if not isinstance(entry, dict):
             continue
-        place = f"formats.{name}"
+        key = f"formats.{name}"
         milliseconds = entry.get("milliseconds")
         if milliseconds is not None and (
             type(milliseconds) not in (int, float) or not 0 < milliseconds < math.inf
         ):
-            raise _wrong(f"{place}.milliseconds must be positive, not {milliseconds!r:.80}")
-        for key, known in {"engine": engine, "precision": precision}.items():
-            if entry.get(key, known) != known:
-                raise _wrong(f"{place}.{key} must be {known!r}, not {entry[key]!r:.80}")
-        path = _inside(_get(entry, f"{place}.path", str), f"{place}.path")
-        proven = _proven(figures.get(name, {}), accuracy)
+            raise _wrong(f"{key}.milliseconds must be positive, not {milliseconds!r:.80}")
+        for each, expected in {"engine": engine, "precision": precision}.items():
+            if entry.get(each, expected) != expected:
+                raise _wrong(f"{key}.{each} must be {expected!r}, not {entry[each]!r:.80}")
+        path = _inside(_get(entry, f"{key}.path", str), f"{key}.path")
+        proven = _is_proven(parity.get(name, {}), accuracy)
         found.append(Format(name, path, engine, precision, milliseconds, proven))
     if not found:
-        raise _wrong(f"formats has none that this server runs: {', '.join(KNOWN_FORMATS)}")
+        raise _wrong(f"formats must have one of {', '.join(_KNOWN_FORMATS)}")
     return tuple(found)
 
 
-def _figures(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the measurements of each format from its comparison with the original model."""
+def _parity_of_formats(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the metrics of each format's comparison with the original model."""
     parity = document.get("parity")
     formats = parity.get("formats") if isinstance(parity, dict) else None
     if not isinstance(formats, dict):
         return {}
-    return {name: figures for name, figures in formats.items() if isinstance(figures, dict)}
+    return {name: metrics for name, metrics in formats.items() if isinstance(metrics, dict)}
 
 
-def _float32_accuracy(document: dict[str, Any], figures: dict[str, dict[str, Any]]) -> float | None:
-    """Return the accuracy on the images of the comparison, of a float32 format or the original."""
-    for name, (_, precision) in KNOWN_FORMATS.items():
-        accuracy = figures.get(name, {}).get("accuracy")
+def _float32_accuracy(document: dict[str, Any], parity: dict[str, dict[str, Any]]) -> float | None:
+    """Return the accuracy of a float32 format or of the original, on the comparison's images."""
+    for name, (_, precision) in _KNOWN_FORMATS.items():
+        accuracy = parity.get(name, {}).get("accuracy")
         if precision == "float32" and isinstance(accuracy, int | float):
             return accuracy
     metrics = document.get("metrics")
     if (
-        figures
+        parity
         and isinstance(metrics, dict)
         and metrics.get("split") == document["parity"].get("split")
     ):
@@ -243,32 +243,32 @@ def _float32_accuracy(document: dict[str, Any], figures: dict[str, dict[str, Any
     return None
 
 
-def _proven(figures: dict[str, Any], float32_accuracy: float | None) -> bool:
-    """Whether a format was compared with the original, and is as accurate or chooses the same."""
-    accuracy, agreement = figures.get("accuracy"), figures.get("top_1_agreement")
+def _is_proven(metrics: dict[str, Any], float32_accuracy: float | None) -> bool:
+    """Return whether the comparison with the original shows that a format is accurate."""
+    accuracy, agreement = metrics.get("accuracy"), metrics.get("top_1_agreement")
     if isinstance(accuracy, int | float) and float32_accuracy:
-        return accuracy >= MIN_KEPT * float32_accuracy
-    return isinstance(agreement, int | float) and agreement >= MIN_KEPT
+        return accuracy >= _MIN_RATIO * float32_accuracy
+    return isinstance(agreement, int | float) and agreement >= _MIN_RATIO
 
 
-def _tensors(document: dict[str, Any], place: str) -> tuple[Tensor, ...]:
+def _tensors(document: dict[str, Any], key: str) -> tuple[Tensor, ...]:
     tensors: list[Tensor] = []
-    for index, entry in enumerate(_get(document, place, list)):
-        here = f"{place}[{index}]"
+    for index, entry in enumerate(_get(document, key, list)):
+        here = f"{key}[{index}]"
         if not isinstance(entry, dict):
             raise _wrong(f"{here} must be an object")
         shape = _get(entry, f"{here}.shape", list)
-        for position, size in enumerate(shape):
-            if size is not None and (type(size) is not int or not 1 <= size <= MAX_SIZE):
-                raise _wrong(f"{here}.shape[{position}] must be null or a positive integer")
+        for dimension, size in enumerate(shape):
+            if size is not None and (type(size) is not int or not 1 <= size <= _MAX_SIZE):
+                raise _wrong(f"{here}.shape[{dimension}] must be null or a positive integer")
         if not shape or shape[0] is not None:
             raise _wrong(f"{here}.shape must begin with null, the batch")
         name = _get(entry, f"{here}.name", str)
         if name in (tensor.name for tensor in tensors):
-            raise _wrong(f"{place} has {name!r} twice")
+            raise _wrong(f"{key} has {name!r} twice")
         dtype = _get(entry, f"{here}.dtype", str)
-        if dtype not in DTYPES:
-            raise _wrong(f"{here}.dtype must be one of {', '.join(DTYPES)}, not {dtype!r:.80}")
+        if dtype not in _DTYPES:
+            raise _wrong(f"{here}.dtype must be one of {', '.join(_DTYPES)}, not {dtype!r:.80}")
         tensors.append(Tensor(name, dtype, tuple(shape)))
     return tuple(tensors)
 
@@ -276,7 +276,7 @@ def _tensors(document: dict[str, Any], place: str) -> tuple[Tensor, ...]:
 def _input(document: dict[str, Any]) -> Tensor:
     inputs = _tensors(document, "inputs")
     if len(inputs) != 1 or inputs[0].name != "images" or inputs[0].dtype != "uint8":
-        raise _wrong("inputs must be one tensor, images, of uint8")
+        raise _wrong("inputs must be one uint8 tensor, images")
     return inputs[0]
 
 
@@ -292,19 +292,19 @@ def _preprocessing(entry: dict[str, Any]) -> Preprocessing:
     sides: list[Any] = crop if isinstance(crop, list) else [crop, crop]
     if len(sides) != 2 or not all(type(size) is int for size in sides):
         raise _wrong("preprocessing.crop must be a size or [height, width]")
-    _at_least(1, side, "preprocessing.resize_shorter", MAX_SIDE)
+    _at_least(1, side, "preprocessing.resize_shorter", _MAX_SIDE)
     for size in sides:
-        # A larger one would reach over the edge of a square image.
+        # A larger crop would exceed the edges of a square image.
         _at_least(1, size, "preprocessing.crop", side)
     return Preprocessing(side, (sides[0], sides[1]), channels, interpolation)
 
 
 def _check_agreement(manifest: Manifest) -> None:
-    """Check that values which occur twice in the manifest are equal."""
+    """Check that the tensors agree with the preprocessing."""
     pixels = (None, *manifest.preprocessing.crop, manifest.preprocessing.channels)
     if manifest.input.shape != pixels:
         raise _wrong(
-            f"images has shape {list(manifest.input.shape)}, and preprocessing gives {list(pixels)}"
+            f"images has shape {list(manifest.input.shape)}, but preprocessing gives {list(pixels)}"
         )
     for output in manifest.outputs:
         if output.name == "probabilities" and len(output.shape) == 2 and output.shape[1]:

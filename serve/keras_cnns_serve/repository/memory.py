@@ -1,4 +1,4 @@
-"""Memory that was freed, and that the process still holds."""
+"""Return memory that was freed, but that the process still holds, to the system."""
 
 import contextlib
 import ctypes
@@ -6,15 +6,12 @@ import gc
 
 
 def give_memory_back() -> None:
-    """Free what only reference cycles hold, and return freed memory to the system."""
+    """Collect reference cycles and return freed memory to the system."""
     gc.collect()
     trim()
 
 
 def trim() -> None:
-    """Return freed memory to the system, where libc can do so.
-
-    glibc keeps it for later; to a server's neighbours it is gone.
-    """
+    """Return freed memory to the system, if the C library is glibc, which otherwise keeps it."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)

@@ -1,4 +1,4 @@
-"""Which versions of a model are served: the latest N, all, or those that are named."""
+"""Policies for the versions that are served: the latest N, all, or specific ones."""
 
 import re
 from collections.abc import Collection
@@ -7,7 +7,7 @@ from typing import Protocol
 
 
 class VersionPolicy(Protocol):
-    """Chooses among the versions that lie in a model's directory."""
+    """Choose among the versions in a model's directory."""
 
     def choose(self, versions: Collection[int]) -> set[int]:
         """Return the versions to serve."""
@@ -15,7 +15,7 @@ class VersionPolicy(Protocol):
 
 @dataclass(frozen=True)
 class Latest:
-    """The `count` highest."""
+    """Serve the `count` highest versions."""
 
     count: int = 1
 
@@ -26,7 +26,7 @@ class Latest:
 
 @dataclass(frozen=True)
 class All:
-    """Every one."""
+    """Serve all versions."""
 
     def choose(self, versions: Collection[int]) -> set[int]:
         """Return the versions to serve."""
@@ -35,7 +35,7 @@ class All:
 
 @dataclass(frozen=True)
 class Specific:
-    """Those named, as far as they exist."""
+    """Serve these versions, if they exist."""
 
     versions: frozenset[int]
 
@@ -45,10 +45,10 @@ class Specific:
 
 
 def parse_policy(text: str) -> VersionPolicy:
-    """Parse `latest`, `latest:2`, `all` or `3,4`.
+    """Return the policy of `latest`, `latest:2`, `all` or `3,4`.
 
     Raises:
-        ValueError: it is none of these.
+        ValueError: the text is none of these.
     """
     if text == "all":
         return All()
@@ -56,4 +56,4 @@ def parse_policy(text: str) -> VersionPolicy:
         return Latest(int(match[1] or 1))
     if re.fullmatch(r"[1-9]\d{0,18}(,[1-9]\d{0,18})*", text):
         return Specific(frozenset(map(int, text.split(","))))
-    raise ValueError(f"{text[:40]!r} is no choice of versions: latest:2, all or 3,4")
+    raise ValueError(f"{text[:40]!r} is not a choice of versions; write latest:2, all or 3,4")

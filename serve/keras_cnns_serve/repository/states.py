@@ -1,4 +1,4 @@
-"""The states of versions, and the versions that answer."""
+"""The states of versions, and the versions that are served."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,11 +6,11 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Generic, TypeVar
 
-Served = TypeVar("Served")  # a version that answers requests
+Served = TypeVar("Served")  # a version that is loaded
 
 
 class State(StrEnum):
-    """TensorFlow Serving's states of a version."""
+    """The states of a version, with TensorFlow Serving's names."""
 
     START = "START"
     LOADING = "LOADING"
@@ -21,22 +21,22 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class VersionStatus:
-    """The state of a version, and the reason if it does not answer."""
+    """The state of a version, and the reason if it is not served."""
 
     version: int
     state: State
-    code: str = "OK"  # of google.rpc.Code
+    code: str = "OK"  # a name in google.rpc.Code
     message: str = ""
 
 
 @dataclass(frozen=True)
 class Model(Generic[Served]):
-    """The versions of a model that answer, in ascending order."""
+    """The served versions of a model, in ascending order, and its labels."""
 
     versions: Mapping[int, Served]
     labels: Mapping[str, int]
 
     @cached_property
     def newest(self) -> Served:
-        """Return the version that answers a request without a version."""
+        """Return the highest version, which answers requests that do not specify one."""
         return self.versions[max(self.versions)]

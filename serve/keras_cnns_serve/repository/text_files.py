@@ -1,15 +1,15 @@
-"""Text files as editors on any system write them: UTF-8, perhaps with a byte order mark."""
+"""Read text files from any editor: UTF-8, with or without a byte order mark."""
 
 import codecs
 from pathlib import Path
 
 
 def read_text(path: Path) -> str:
-    """Return a UTF-8 file's text without a byte order mark; a line ends with one "\\n".
+    """Return the text of a UTF-8 file without byte order mark; lines end with "\\n".
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is not UTF-8; the message says what to do, but not which file it is.
+        ValueError: the file is not UTF-8; the message has the remedy, but not the path.
     """
     content = path.read_bytes()
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):

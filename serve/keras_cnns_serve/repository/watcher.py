@@ -1,7 +1,7 @@
 """Poll the model repository for changes.
 
-Polling works on every system and on every kind of volume, network volumes included, where
-notifications of changes do not.
+Polling works on all systems and volumes; notifications of changes do not, for instance on network
+volumes.
 """
 
 import logging
@@ -14,15 +14,15 @@ logger = logging.getLogger(__name__)
 
 
 class Watcher:
-    """Call a function at intervals in a thread of its own, until it is stopped.
+    """Call a function at intervals in its own thread, until the watcher is stopped.
 
     Args:
-        look: The function; what it raises is logged and ends nothing.
-        seconds: The interval.
+        poll: the function; its errors are logged and do not end the thread.
+        seconds: the interval.
     """
 
-    def __init__(self, look: Callable[[], None], seconds: float) -> None:
-        self._look = look
+    def __init__(self, poll: Callable[[], None], seconds: float) -> None:
+        self._poll = poll
         self._seconds = seconds
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watcher", daemon=True)
@@ -32,7 +32,7 @@ class Watcher:
         self._thread.start()
 
     def stop(self, seconds: float | None = None) -> None:
-        """End the thread, but wait at most `seconds` for a look that is in progress."""
+        """End the thread; wait at most `seconds` for a call in progress."""
         self._stopped.set()
         self._thread.join(seconds)
 
@@ -40,10 +40,10 @@ class Watcher:
         logged: str | None = None
         while not self._stopped.wait(self._seconds):
             try:
-                self._look()
+                self._poll()
                 logged = None
-            except Exception as error:  # whatever it is, it may have passed by the next look
+            except Exception as error:  # any error may be temporary
                 text = one_line(error) or type(error).__name__
-                if text != logged:  # once, not at every look
-                    logger.warning("the served models stay as they are: %s", text)
+                if text != logged:  # once, not at each poll
+                    logger.warning("the served models do not change: %s", text)
                 logged = text

@@ -1,1 +1,1 @@
-"""How requests reach a protocol: HTTP and gRPC."""
+"""The transports HTTP and gRPC, independent of the protocols."""

@@ -1,4 +1,4 @@
-"""Where the server listens."""
+"""Bind sockets, and format addresses."""
 
 import asyncio
 import contextlib
@@ -8,32 +8,32 @@ import socket
 
 from keras_cnns_serve.errors import ServeError
 
-UNSENT_BYTES = 128 * 2**10  # that the system holds of an answer; it would hold megabytes
-BACKLOG = 4096  # connections that wait to be accepted
-LINGER = 0.3  # seconds after the signal to stop in which connections are still accepted
+_UNSENT_BYTES = 128 * 2**10  # unsent bytes in the system's buffer; by default megabytes
+BACKLOG = 4096  # maximum number of connections that wait to be accepted
+LINGER = 0.3  # seconds after the signal to stop in which new connections are still accepted
 
 
 class AddressError(ServeError):
-    """The host and port cannot be listened on."""
+    """The server cannot listen on a host and port."""
 
 
 def bind(host: str, port: int, option: str = "--port") -> socket.socket:
-    """Return a TCP socket that is bound and does not listen yet; port 0 picks a free one.
+    """Return a bound TCP socket that does not listen yet; port 0 picks a free one.
 
     Args:
         host: a name or an address.
-        port: TCP.
-        option: of the command line, for the error of a port that is taken.
+        port: a TCP port.
+        option: the option of the command line, for the error about a port in use.
 
     Raises:
-        AddressError: the host is unknown, or the port is taken or not permitted.
+        AddressError: the host is unknown, or the port is in use or not permitted.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        # Not socket.create_server: it leaves the protocol 0, asyncio then leaves Nagle's
-        # algorithm on, and every answer on a connection that is kept waits for 40 ms.
+        # socket.create_server would set the protocol to 0. asyncio then does not disable Nagle's
+        # algorithm, which delays responses on persistent connections by 40 ms.
         listener = socket.socket(family, kind, protocol)
     except UnicodeError as error:
         raise AddressError(f"{host!r} is not a host") from error
@@ -41,8 +41,8 @@ def bind(host: str, port: int, option: str = "--port") -> socket.socket:
         raise AddressError(f"cannot listen on {host}:{port}: {error.strerror}") from error
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        with contextlib.suppress(AttributeError):  # a system without it
-            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
+        with contextlib.suppress(AttributeError):  # not every system has the option
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
         listener.bind(address)
     except OSError as error:
         listener.close()
@@ -52,10 +52,10 @@ def bind(host: str, port: int, option: str = "--port") -> socket.socket:
 
 
 def url(listener: socket.socket, scheme: str = "http") -> str:
-    """Return the address as a URL that works on this machine."""
+    """Return the URL of a bound socket, for clients on this machine."""
     host, port = listener.getsockname()[:2]
     address = ipaddress.ip_address(host)
-    if address.is_unspecified:  # a client cannot connect to "every interface"
+    if address.is_unspecified:  # clients cannot connect to 0.0.0.0 or ::
         address = ipaddress.ip_address("127.0.0.1" if address.version == 4 else "::1")
     return (
         f"{scheme}://[{address}]:{port}" if address.version == 6 else f"{scheme}://{address}:{port}"
@@ -63,14 +63,14 @@ def url(listener: socket.socket, scheme: str = "http") -> str:
 
 
 def is_loopback(listener: socket.socket) -> bool:
-    """Return whether only this machine reaches a bound socket."""
+    """Return whether a bound socket can be reached from this machine only."""
     return ipaddress.ip_address(listener.getsockname()[0]).is_loopback
 
 
 def affordable(connections: int) -> int:
-    """Return how many of so many connections each of the two ports can have.
+    """Return the number of connections that each of the two ports can have, at most `connections`.
 
-    A quarter of the files that the process may open are left for models and all else.
+    A quarter of the files that the process may open remain for models and other purposes.
     """
     try:
         import resource
@@ -83,5 +83,5 @@ def affordable(connections: int) -> int:
 
 
 async def linger(grace: float) -> None:
-    """Wait for connections that are being opened when the server begins to stop."""
+    """Wait for connections that clients are opening when the server begins to stop."""
     await asyncio.sleep(min(LINGER, grace / 4))

@@ -11,16 +11,16 @@ from keras_cnns_serve.errors import ConfigError, one_line
 
 
 class Tls:
-    """A certificate with its key, and the authority of the clients' certificates.
+    """The server's certificate and key, and the authorities of client certificates.
 
     Args:
-        certificate: A PEM file with the server's certificate, and those that lead to its authority.
-        key: A PEM file with its key.
-        client_ca: A PEM file with the authorities whose certificates clients must have; None:
-            clients need no certificate.
+        certificate: a PEM file with the server's certificate and its chain.
+        key: a PEM file with the private key of the certificate.
+        client_ca: a PEM file with the authorities that sign client certificates; None: clients
+            need no certificate.
 
     Raises:
-        ConfigError: A file cannot be read, or the key is not the certificate's.
+        ConfigError: a file cannot be read, or the key does not match the certificate.
     """
 
     def __init__(
@@ -32,17 +32,17 @@ class Tls:
         self._files = WatchedFiles(self._paths, self._read)
 
     def context(self) -> ssl.SSLContext:
-        """Return a context for the server's side, whose connections have the current files."""
+        """Return a server context whose connections use the current files."""
 
         def use_current(connection: Any, _: str | None, __: ssl.SSLContext) -> None:
             connection.context = self._files.current()[0]
 
         context, _ = self._read()
-        context.sni_callback = use_current  # also called for a client that names no server
+        context.sni_callback = use_current  # also called for clients without SNI
         return context
 
     def grpc_credentials(self) -> grpc.ServerCredentials:
-        """Return credentials for the server's side, which have the current files."""
+        """Return server credentials that use the current files."""
         return grpc.dynamic_ssl_server_credentials(
             self._files.current()[1],
             lambda: self._files.current()[1],
@@ -54,7 +54,7 @@ class Tls:
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_alpn_protocols(["http/1.1"])
         try:
-            # The password is for nobody to type: OpenSSL would ask for it on the terminal.
+            # Without a password, OpenSSL would ask for one on the terminal.
             context.load_cert_chain(self._certificate, self._key, password="")
         except (ssl.SSLError, OSError, ValueError) as error:
             raise ConfigError(

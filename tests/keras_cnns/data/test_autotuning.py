@@ -14,8 +14,8 @@ from keras_cnns.data.sources import tfds, tfds_files
 from keras_cnns.data.sources.base import ImageStream, IndexedImages
 from keras_cnns.recipes import AugmentationConfig, load_recipe
 from keras_cnns.training import Run
-from keras_cnns.training.compiling import build_model, for_outputs
-from keras_cnns_export.samples import first, shuffled_split
+from keras_cnns.training.model import build_model, for_outputs
+from keras_cnns_export.batches import first, shuffled_split
 
 ROOT = Path(__file__).parents[3]
 PACKAGES = (ROOT / "keras_cnns", ROOT / "export" / "keras_cnns_export")

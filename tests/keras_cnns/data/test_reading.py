@@ -38,8 +38,8 @@ from keras_cnns.recipes import AugmentationConfig, DataConfig, Recipe, load_reci
 from keras_cnns.report import run_report
 from keras_cnns.training import Run, evaluate, train
 from keras_cnns.training.dry_run import estimate
-from keras_cnns.training.find_rate import find_rate
-from keras_cnns_export.samples import shuffled_split
+from keras_cnns.training.lr_finder import find_learning_rate
+from keras_cnns_export.batches import shuffled_split
 
 SPLITS = ("train", "validation", "test")
 CLASSES = ("cat", "dog")
@@ -274,11 +274,11 @@ def test_predict_opens_its_image_alone(training: Training, watch: Callable[[Path
     assert opened() == {"test/cat/1.png": 1}
 
 
-def test_find_rate_opens_each_training_file_once(
+def test_the_learning_rate_finder_opens_each_training_file_once(
     training: Training, watch: Callable[[Path], Take]
 ) -> None:
     opened = watch(training.photos)
-    find_rate(training.run.recipe, steps=10)
+    find_learning_rate(training.run.recipe, steps=10)
     assert opened() == dict.fromkeys(files_of(training.photos, "train"), 1)
 
 
@@ -402,7 +402,7 @@ def test_pixels_that_the_check_kept_are_those_read_anew(
             np.testing.assert_array_equal(part, anew)
 
 
-@pytest.mark.parametrize("use", [find_rate, estimate])
+@pytest.mark.parametrize("use", [find_learning_rate, estimate])
 def test_a_part_of_a_training_checks_all_its_files_first(
     use: Callable[[Recipe], object], photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,8 +5,10 @@ loss_scale_optimizer_test.py of Keras 3.15; the words are ours.
 """
 
 import copy
+import doctest
 import pickle
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import keras
@@ -14,7 +16,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_cnns.optimizers import LARS, Momentum
+from keras_cnns.optimizers import LARS, Momentum, lars, momentum, schedules
 
 BACKEND = keras.backend.backend()
 ONES = [[1.0, 1.0], [1.0, 1.0]]
@@ -39,6 +41,13 @@ def close(actual: Any, expected: Any) -> None:
 def plain(**options: Any) -> Momentum:
     """Return plain descent at rate 1, of which the effects are seen at once."""
     return Momentum(1.0, momentum=0.0, **options)
+
+
+@pytest.mark.parametrize("module", [momentum, lars, schedules])
+def test_docstring_examples_are_true(module: ModuleType) -> None:
+    result = doctest.testmod(module, extraglobs={"keras": keras})
+    assert result.attempted
+    assert result.failed == 0
 
 
 @pytest.mark.parametrize(

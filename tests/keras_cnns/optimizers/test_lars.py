@@ -1,13 +1,13 @@
 """LARS against its formula."""
 
-import doctest
 from typing import Any
 
 import keras
 import numpy as np
 import pytest
 
-from keras_cnns.optimizers import LARS, Momentum, lars
+from keras_cnns.optimizers import LARS, Momentum
+from keras_cnns.optimizers.lars import trust_ratio
 
 
 def lars_in_numpy(
@@ -35,8 +35,14 @@ def test_it_is_the_formula(decay: float, nesterov: bool) -> None:
     np.testing.assert_allclose(weight.numpy(), expected, rtol=1e-4, atol=1e-6)
 
 
-def test_docstring_example_is_true() -> None:
-    assert doctest.testmod(lars, extraglobs={"keras": keras}).failed == 0
+@pytest.mark.parametrize(
+    ("weight_norm", "gradient_norm", "expected"),
+    [(5.0, 10.0, 0.1 * 5 / (10 + 0.2 * 5 + 1)), (0.0, 10.0, 1.0), (5.0, 0.0, 1.0)],
+)
+def test_the_ratio_by_hand(weight_norm: float, gradient_norm: float, expected: float) -> None:
+    options = {"weight_decay": 0.2, "trust_coefficient": 0.1, "epsilon": 1.0}
+    norms = (keras.ops.convert_to_tensor(norm) for norm in (weight_norm, gradient_norm))
+    assert float(trust_ratio(*norms, **options)) == pytest.approx(expected)
 
 
 def step(optimizer: Momentum, name: str, start: list[float], gradient: list[float]) -> list[float]:

@@ -1,9 +1,8 @@
 """Momentum: its formula, the references it must equal, and each of its options.
 
-Runs on every backend: `test_backends.py` repeats it on JAX, tests/parity on torch.
+Runs on every backend: `test_elsewhere.py` repeats it on JAX, tests/parity on torch.
 """
 
-import doctest
 import json
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_cnns.optimizers import Momentum, momentum
+from keras_cnns.optimizers import Momentum
 from keras_cnns.optimizers.momentum import momentum_step
 
 GOLDEN = json.loads(Path(__file__).with_name("golden_torch_sgd.json").read_text("utf-8"))
@@ -34,10 +33,6 @@ def steps(
 
 def some_gradients(count: int, size: int = 3) -> np.ndarray:
     return np.random.default_rng(0).normal(size=(count, size)).astype("float32")
-
-
-def test_docstring_example_is_true() -> None:
-    assert doctest.testmod(momentum, extraglobs={"keras": keras}).failed == 0
 
 
 @pytest.mark.parametrize(

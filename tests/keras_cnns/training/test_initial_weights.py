@@ -14,8 +14,8 @@ from keras_cnns.models import build
 from keras_cnns.recipes import Recipe, list_recipes, load_recipe
 from keras_cnns.training import build_model, train
 from keras_cnns.training.dry_run import estimate
-from keras_cnns.training.find_rate import find_rate
 from keras_cnns.training.initial_weights import find_initial_weights
+from keras_cnns.training.lr_finder import find_learning_rate
 from keras_cnns.weights import WeightsError, pretrained
 from keras_cnns.weights.download import OFFLINE, DownloadError, cache_path
 from keras_cnns.weights.pretrained import PRETRAINED, Checksum
@@ -65,7 +65,7 @@ def test_weights_are_found_before_the_images(weights: str, tmp_path: Path) -> No
     for attempt in (
         lambda each: train(each, tmp_path / "run"),
         estimate,
-        find_rate,
+        find_learning_rate,
     ):
         with pytest.raises(DownloadError, match=f"^{NAME} cannot be downloaded"):
             attempt(recipe(weights=weights))
@@ -87,12 +87,14 @@ def test_the_command_can_stay_offline(
 
 
 def test_published_weights_are_loaded_after_the_recipes_normalisation(
-    cached: Path, caplog: pytest.LogCaptureFixture
+    cached: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     small = recipe("data.image_size=64", "data.resize_shorter=64")
     find_initial_weights(small)
-    assert "were evaluated with image_size = 224 and resize_shorter = 256" in caplog.text
-    assert "the recipe has 64 and 64" in caplog.text
+    assert capsys.readouterr().err == (
+        f"{NAME} were evaluated with image_size = 224 and resize_shorter = 256; the recipe has 64 "
+        "and 64\n"
+    )
     model = build_model(small, classes=3)
     assert sum(isinstance(layer, keras.layers.Rescaling) for layer in model.layers) == 1
     body = build("resnet18", (64, 64, 3), include_top=False, weights=cached)
@@ -104,10 +106,10 @@ def test_published_weights_are_loaded_after_the_recipes_normalisation(
 
 
 def test_the_sizes_of_the_published_evaluation_are_not_reported(
-    cached: Path, caplog: pytest.LogCaptureFixture
+    cached: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     find_initial_weights(recipe())
-    assert not caplog.records
+    assert not capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

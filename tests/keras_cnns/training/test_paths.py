@@ -10,8 +10,7 @@ from PIL import Image
 
 from keras_cnns.cli import app, run
 from keras_cnns.recipes import Recipe, load_recipe
-from keras_cnns.training import Run, RunError, evaluate, open_run, train
-from keras_cnns.training.callbacks.diagnostics_log import read_rows
+from keras_cnns.training import RunError, evaluate, open_run, train
 
 
 def test_a_relative_folder_is_found_from_elsewhere(
@@ -58,9 +57,3 @@ def test_a_relative_folder_is_found_from_elsewhere(
     assert run(app, ["evaluate", "../run"], "keras-cnns") == 1
     message = f"there is no folder {tmp_path / 'photos'}; if it was moved, change data.path"
     assert message in capsys.readouterr().err
-
-
-def test_a_history_that_a_spreadsheet_saved_is_read(quick_recipe: Recipe, tmp_path: Path) -> None:
-    (tmp_path / "history.csv").write_bytes(b"\xef\xbb\xbfepoch,loss\r\n1,0.5\r\n")
-    assert Run(tmp_path, quick_recipe, ("a", "b")).history() == [{"epoch": 1.0, "loss": 0.5}]
-    assert read_rows(tmp_path / "history.csv") == [{"epoch": "1", "loss": "0.5"}]

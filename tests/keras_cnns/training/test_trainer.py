@@ -20,12 +20,12 @@ from PIL import Image
 from keras_cnns.data import fingerprint, load_split
 from keras_cnns.recipes import OptimizerConfig, Recipe, format_recipe, load_recipe
 from keras_cnns.report.records import read_records
+from keras_cnns.runs.directory import begin
+from keras_cnns.runs.lock import locked
 from keras_cnns.training import Run, RunError, build_model, evaluate, open_run, predict, train
 from keras_cnns.training.callbacks.stop_on_divergence import DivergedError
 from keras_cnns.training.checkpoint import CheckpointError
-from keras_cnns.training.compiling import compile_model
-from keras_cnns.training.lock import locked
-from keras_cnns.training.run import begin
+from keras_cnns.training.model import compile_model
 
 
 def test_a_run_directory_is_whole(finished_run: Run, quick_recipe: Recipe) -> None:

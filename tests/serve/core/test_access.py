@@ -25,7 +25,7 @@ def test_each_role_has_its_tokens(files: tuple[Path, Path]) -> None:
         both.check(Role.PREDICTION, f"Bearer {token}")
     both.check(Role.ADMINISTRATION, f"bearer  {ADMINISTRATION} ")
     for token in (PREDICTION, OLD):
-        with pytest.raises(ForbiddenError, match="this token permits predictions"):
+        with pytest.raises(ForbiddenError, match="this token only permits predictions"):
             both.check(Role.ADMINISTRATION, f"Bearer {token}")
 
 
@@ -71,7 +71,7 @@ def test_a_file_that_changes_is_read_again(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(watched_files, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(watched_files, "POLL_SECONDS", 0.0)
     checks, path = Access(*files), files[0]
 
     def replace(text: str) -> None:
@@ -87,7 +87,7 @@ def test_a_file_that_changes_is_read_again(
     checks.check(Role.PREDICTION, f"Bearer {'n' * 16}")  # the last good ones stay
     path.unlink()
     checks.check(Role.PREDICTION, f"Bearer {'n' * 16}")
-    assert "is used as it was" in caplog.text
+    assert "the earlier content of" in caplog.text
     assert "n" * 16 not in caplog.text
 
 

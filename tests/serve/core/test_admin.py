@@ -94,9 +94,9 @@ def test_closing_waits_for_nothing_and_begins_nothing(changes: AdminThread) -> N
         changes.close()
         slow.go.set()
         await first
-        with pytest.raises(ModelUnavailableError, match="is being stopped"):
+        with pytest.raises(ModelUnavailableError, match="server is stopping"):
             await second
-        with pytest.raises(ModelUnavailableError, match="is being stopped"):
+        with pytest.raises(ModelUnavailableError, match="server is stopping"):
             await changes.call(None, lambda: None)
 
     asyncio.run(main())

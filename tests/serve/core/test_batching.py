@@ -280,7 +280,7 @@ def test_a_full_queue_refuses_at_once_and_says_when_to_come_again(
         first = await blocked(batcher, engine)
         others = ask(batcher, [job(2), job(3), job(4)])
         await queued(batcher, 3)
-        with pytest.raises(QueueFullError, match="3 requests wait already") as refused:
+        with pytest.raises(QueueFullError, match="3 requests are already waiting") as refused:
             await batcher.answer(job(5))
         assert refused.value.retry_after >= 1
         others[0].cancel()  # who hung up makes room
@@ -329,7 +329,7 @@ def test_what_would_wait_in_vain_is_refused(start: Callable[..., Batcher], engin
         first = await blocked(batcher, engine)
         others = ask(batcher, [job(value) for value in range(2, 12)])
         await queued(batcher, 10)
-        with pytest.raises(QueueFullError, match="longer than this one has time"):
+        with pytest.raises(QueueFullError, match="longer than this request's time"):
             await batcher.answer(job(12, deadline=time.monotonic() + 0.1))
         engine.go.set()
         await asyncio.gather(first, *others)
@@ -486,7 +486,7 @@ def test_a_slot_comes_back_from_images_that_cannot_be_decoded(
         await batcher.answer(job(4, encoded=True))
 
     asyncio.run(main())
-    assert (batcher._free, batcher._unfinished, batcher._in_hand) == (1, 0, 0)
+    assert (batcher._free, batcher._unfinished, batcher._decoding) == (1, 0, 0)
 
 
 def test_decoding_ends_when_the_client_hangs_up(
@@ -717,7 +717,7 @@ def test_requests_of_several_small_images_take_turns(
     decode: Decoder,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(batching, "SLICE", 0.0)
+    monkeypatch.setattr(batching, "TIME_SLICE", 0.0)
     batcher = start(workers=1)
 
     async def main() -> None:
@@ -739,13 +739,13 @@ def test_a_large_image_is_not_overtaken_for_ever(
     decode: Decoder,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(batching, "PATIENCE", 0.0)
+    monkeypatch.setattr(batching, "OVERTAKING_SECONDS", 0.0)
     batcher = start(workers=1)
 
     async def main() -> None:
         first = await blocked(batcher, engine)
         patient = large(101)
-        patient.large = True
+        patient.is_large = True
         tasks = ask(batcher, [job(2), job(3, encoded=True), patient])
         await queued(batcher, 3)
         engine.go.set()
@@ -771,9 +771,11 @@ def test_the_memory_of_a_large_image_is_claimed_while_it_is_decoded(
         assert len(decode.begun) == 2
         gate.open()
         await asyncio.gather(*tasks)
-        with pytest.raises(ImageTooLargeError, match="takes 18 MB of memory to decode; one reque"):
+        with pytest.raises(ImageTooLargeError, match="the image needs 18 MB of memory; the limit"):
             await batcher.answer(large(1, memory=2**24 + 2**20))
-        with pytest.raises(ImageTooLargeError, match="image 2 of 2: the image takes 18 MB"):
+        with pytest.raises(
+            ImageTooLargeError, match="image 2 of 2: decoding the image needs 18 MB"
+        ):
             await batcher.answer(Job(None, [b"1", b"2 17825792 1"], ("twice",), None, 0))
 
     asyncio.run(main())
@@ -792,7 +794,7 @@ def test_a_large_image_waits_for_memory_no_longer_than_somebody_waits_for_it(
                 await batcher.answer(large(101, memory=2**23 + 1, deadline=time.monotonic() + 0.05))
             await until(lambda: batcher._large_threads == 0)
             monkeypatch.setattr(batching, "MEMORY_SECONDS", 0.05)
-            with pytest.raises(QueueFullError, match="of memory that clients can have"):
+            with pytest.raises(QueueFullError, match="of memory for all clients"):
                 await batcher.answer(large(102, memory=2**23 + 1))
             monkeypatch.setattr(batching, "MEMORY_SECONDS", 60.0)
             waiting = ask(batcher, [large(103, memory=2**23 + 1)])
@@ -818,7 +820,9 @@ def test_large_images_that_wait_leave_memory_to_decode_them(
         await until(lambda: decode.begun == [b"101"])
         tasks += ask(batcher, [photographs(103)])
         await queued(batcher, 1)
-        with pytest.raises(QueueFullError, match="6 MB of large images wait already, a quarter of"):
+        with pytest.raises(
+            QueueFullError, match="6 MB of large images are already waiting; the lim"
+        ):
             await batcher.answer(photographs(104, 105))
         tasks[1].cancel()
         await asyncio.gather(tasks[1], return_exceptions=True)

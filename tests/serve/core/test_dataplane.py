@@ -121,7 +121,11 @@ def predict(
 @pytest.mark.parametrize(
     ("ask", "error", "message"),
     [
-        (predict(IMAGE, "gray"), errors.ModelNotFoundError, "request: Latest(gray); here are fra"),
+        (
+            predict(IMAGE, "gray"),
+            errors.ModelNotFoundError,
+            "request: Latest(gray); the models are fra",
+        ),
         (predict(IMAGE, version=3), errors.ModelNotFoundError, "Specific(grey, 3); it has 1"),
         (predict(IMAGE, version=2), errors.ModelUnavailableError, "grey/2 refused: labels.txt doe"),
         (
@@ -147,7 +151,7 @@ def predict(
         ),
         (predict(IMAGE - 131), errors.InvalidInputError, "not -1"),
         (predict(IMAGE / 255), errors.InvalidInputError, "not 0.5098"),
-        (predict(IMAGE / 130), errors.InvalidInputError, "not floats of 0 and 1 alone"),
+        (predict(IMAGE / 130), errors.InvalidInputError, "not floats from 0 to 1"),
         (predict(IMAGE * 1.5 + 0.5), errors.InvalidInputError, "not 195.5; the graph itself norma"),
         (predict(IMAGE * 2.0), errors.InvalidInputError, "not 260.0; the graph itself normalises"),
         (predict(IMAGE * -1.0), errors.InvalidInputError, "not -130.0"),
@@ -164,18 +168,18 @@ def predict(
         (
             lambda d: asyncio.run(d.predict(Target("grey"), {})),
             errors.InvalidInputError,
-            "images alone, not nothing",
+            "the only input must be images, not nothing",
         ),
         (
             lambda d: asyncio.run(d.predict(Target("grey"), {"images": IMAGE, "extra": IMAGE})),
             errors.InvalidInputError,
-            "the input must be images alone, not extra, images",
+            "the only input must be images, not extra, images",
         ),
         (lambda d: classify(d, []), errors.InvalidInputError, "there is no image"),
         (
             lambda d: classify(d, [grey(1)] * 1025),
             errors.InputTooLargeError,
-            "may have 1,024 encoded images, not 1,025",
+            "can have 1,024 encoded images, not 1,025",
         ),
         (lambda d: classify(d, [grey(1)], 0), errors.InvalidInputError, "top_k must"),
         (
@@ -232,9 +236,12 @@ def test_closing_does_not_wait_for_a_version_that_is_being_loaded(tmp_path: Path
 @pytest.mark.parametrize(
     ("directories", "lines"),
     [
-        ([], ["holds no model that can be served; an exporter puts one there, as models/digits/1"]),
-        (["notes"], ["holds no model", "notes refused: it has no version"]),
-        (["a/1", "b/2"], ["holds no model", "a/1 refused: model.json", "b/2 refused: model.json"]),
+        (
+            [],
+            ["has no model that can be served; export one there, for instance as models/digits/1"],
+        ),
+        (["notes"], ["has no model", "notes refused: it has no version"]),
+        (["a/1", "b/2"], ["has no model", "a/1 refused: model.json", "b/2 refused: model.json"]),
     ],
 )
 def test_nothing_to_serve_names_every_reason(
@@ -335,9 +342,9 @@ def test_pixels_that_came_as_they_are_belong_to_the_body(tight: Dataplane) -> No
 
 
 def test_pixels_that_take_too_much_memory_are_refused(tight: Dataplane) -> None:
-    with pytest.raises(errors.InputTooLargeError, match="the request takes about"):
+    with pytest.raises(errors.InputTooLargeError, match="the request needs about"):
         classify(tight, [grey(130)] * 8)
-    with pytest.raises(errors.InputTooLargeError, match="the request takes about"):
+    with pytest.raises(errors.InputTooLargeError, match="the request needs about"):
         predict(np.full((8, 8, 8, 1), 130))(tight)
     with tight.budget.claim(450):
         with tight.budget.claim(200), pytest.raises(errors.QueueFullError):
@@ -354,7 +361,7 @@ def test_pixels_that_take_too_much_memory_are_refused(tight: Dataplane) -> None:
 def test_an_image_that_takes_too_much_memory_to_decode_is_refused(tmp_path: Path) -> None:
     write_version(tmp_path / "grey" / "1")
     dataplane = Dataplane.open(tmp_path, options=Options(budget=Budget(10_000_000)))
-    with pytest.raises(errors.ImageTooLargeError, match="takes 6 MB of memory to decode; one req"):
+    with pytest.raises(errors.ImageTooLargeError, match="needs 6 MB of memory; the limit of a req"):
         classify(dataplane, [grey(130, (3000, 2000), "JPEG")])
     dataplane.close(5)
 

@@ -12,7 +12,7 @@ def test_memory_is_given_back_when_nothing_is_claimed(
 ) -> None:
     given_back = asyncio.Event()
     monkeypatch.setattr(idle, "SECONDS", 0.01)
-    monkeypatch.setattr(idle, "WORTH_BYTES", 2**26)
+    monkeypatch.setattr(idle, "MIN_GROWTH", 2**26)
 
     async def main() -> None:
         loop = asyncio.get_running_loop()

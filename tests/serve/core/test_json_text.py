@@ -76,9 +76,9 @@ def test_a_thousand_encoded_images_are_accepted() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (b"[" + b"[]," * 100_000 + b"0]", r"100,001 lists; that of 33 images of shape \[N, 32, 32"),
+        (b"[" + b"[]," * 100_000 + b"0]", r"100,001 lists; 33 images of shape \[N, 32, 32"),
         (b"[" + b"[[[[" * 10_000, "40,001 lists"),
-        (b"[" + b"{}," * 100_000 + b"0]", "100,000 objects; that of a request has at most 8,448"),
+        (b"[" + b"{}," * 100_000 + b"0]", "100,000 objects; a request can have at most 8,448"),
         (b"[" + b"0," * MAX, "more than 8,388,608 bytes; send binary tensors"),
     ],
 )

@@ -31,7 +31,7 @@ def test_a_claim_grows_shrinks_and_ends() -> None:
 def test_one_owner_can_have_half() -> None:
     budget = Budget(100 * MB)
     claim = budget.claim(40 * MB)
-    with pytest.raises(InputTooLargeError, match=r"takes about 51 MB .* 50 MB, half of --memory-"):
+    with pytest.raises(InputTooLargeError, match=r"needs about 51 MB .* 50 MB, half of --memory-"):
         claim.add(11 * MB)
     assert claim.size == budget.used == 40 * MB
     claim.add(10 * MB)

@@ -9,7 +9,7 @@ import pytest
 
 from keras_cnns_serve.engines.choice import EngineOptions, choose_format, load_engine
 from keras_cnns_serve.errors import VersionRefusedError
-from keras_cnns_serve.repository.files import may_pass, read_version
+from keras_cnns_serve.repository.files import is_temporary, read_version
 from keras_cnns_serve.repository.manifest import Manifest, read_manifest
 from tests.serve.conftest import graph, publish, write_version
 from tests.serve.engines.graphs import constant_graph, endless_graph
@@ -114,8 +114,8 @@ PRECISE = "model.json has no time of a proven one"
             "the fastest format for --engine openvino that model.json proves",
         ),
         ({}, "auto", "float32", f"the most precise format for --precision float32: {PRECISE}"),
-        (ALL, "onnxruntime", "int8", "asked for by --engine onnxruntime --precision int8"),
-        (ALL, "tensorflow", "auto", "asked for by --engine tensorflow"),
+        (ALL, "onnxruntime", "int8", "requested by --engine onnxruntime --precision int8"),
+        (ALL, "tensorflow", "auto", "requested by --engine tensorflow"),
     ],
 )
 def test_a_choice_has_its_reason(
@@ -214,7 +214,7 @@ def test_a_trial_that_does_not_end_is_ended(tmp_path: Path, model: Callable[[], 
     with pytest.raises(VersionRefusedError, match=message) as refused:
         load_engine(source, EngineOptions(load_timeout=0.3))
     assert time.monotonic() - started < 20
-    assert not may_pass(refused.value)
+    assert not is_temporary(refused.value)
     until = time.monotonic() + 10
     while threading.active_count() > threads:
         assert time.monotonic() < until, "it goes on"

@@ -91,8 +91,12 @@ def test_a_small_network_gets_one_thread(tmp_path: Path, manifest: Manifest, key
 @pytest.mark.parametrize(
     ("loss", "chosen", "why"),
     [
-        (0.0, 2, r"^all cores make a lone image faster \(\d+\.\d\d ms against \d+\.\d\d ms\)$"),
-        (1.0, 1, r"^all cores do not make a lone image 1\.3 times as fast \(\d+\.\d\d ms aga"),
+        (
+            0.0,
+            2,
+            r"^a single image is faster with all cores \(\d+\.\d\d ms against \d+\.\d\d ms\)$",
+        ),
+        (1.0, 1, r"^a single image is not 1\.3 times as fast with all cores \(\d+\.\d\d ms aga"),
     ],
 )
 def test_a_large_network_gets_all_cores_if_they_help(
@@ -127,7 +131,7 @@ def test_a_choice_on_a_busy_machine_is_a_default_that_serving_corrects(
     engine, choice = choose(lambda threads: engines[threads], manifest, key, calm=False)
     assert (choice.threads, choice.measured) == (2, False)
     assert re.fullmatch(
-        r"an image takes \d\.\d\d ms, and other processes keep the cores from a measurement",
+        r"an image takes \d\.\d\d ms; other processes prevent a measurement",
         choice.reason,
     )
     loaded = Loaded(engine, manifest.formats[0], choice, 2, "the only format")
@@ -136,8 +140,8 @@ def test_a_choice_on_a_busy_machine_is_a_default_that_serving_corrects(
         until_it_has(engine, choice, 1)
     (message,) = caplog.messages
     assert re.fullmatch(
-        r"grey/1: at most 1 thread per image: all cores do not make a lone image 1\.3 times as "
-        r"fast \(0\.\d\d ms against 0\.\d\d ms\), measured while serving",
+        r"grey/1: at most 1 thread per image: a single image is not 1\.3 times as "
+        r"fast with all cores \(0\.\d\d ms against 0\.\d\d ms\), measured while serving",
         message,
     )
     assert message.endswith(choice.reason)
@@ -183,12 +187,12 @@ def test_runs_beside_others_and_of_several_images_decide_nothing(manifest: Manif
             assert beside.wait(10)
             return {}
 
-    engine._alone, engine._shared = Blocked(), Blocked()
+    engine._one_thread, engine._all_threads = Blocked(), Blocked()
     with ThreadPoolExecutor(1) as pool:
         blocked = pool.submit(engine.run, IMAGE)
         while not engine._running:
             time.sleep(0.001)
-        engine._alone, engine._shared = fast, slow
+        engine._one_thread, engine._all_threads = fast, slow
         for _ in range(UNSURE_PERIOD * PAIRS):
             engine.run(IMAGE)
         beside.set()
@@ -206,7 +210,7 @@ def test_what_cannot_be_loaded_twice_is_loaded_once(
 
     engine, choice = choose(open_engine, manifest, key)
     assert (type(engine), choice.threads) == (Large, 1)
-    assert choice.reason == "it could not be loaded a second time for all cores"
+    assert choice.reason == "the graph could not be loaded again for all cores"
     assert "there is no memory left" in caplog.text
 
 

@@ -5,9 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper
 from PIL import Image
 
 from keras_cnns_serve.compose import create_app
@@ -17,7 +15,7 @@ from keras_cnns_serve.core.prediction import Target
 from keras_cnns_serve.errors import DeadlineExceededError, QueueFullError
 from keras_cnns_serve.images.activation_maps import heat, overlay
 from keras_cnns_serve.repository.manifest import Preprocessing
-from tests.serve.conftest import OUTPUTS, Client, graph, grey, write_version
+from tests.serve.conftest import CAM, OUTPUTS, Client, grey, with_cam, write_version
 
 
 def test_the_least_is_cold_and_the_largest_hot() -> None:
@@ -40,20 +38,8 @@ def test_the_overlay_lies_over_what_the_graph_saw(channels: int) -> None:
     assert (image.format, image.size, image.mode) == ("PNG", (12, 12), "RGB")
 
 
-def with_cam() -> bytes:
-    model = onnx.load_from_string(graph(extra_output=True))
-    nodes = model.graph.node
-    squeeze = helper.make_node("Squeeze", ["pixels", "last"], ["cam"])
-    nodes.append(squeeze)
-    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([3]), "last"))
-    cam = helper.make_tensor_value_info("cam", TensorProto.FLOAT, ["N", 8, 8])
-    model.graph.output.append(cam)
-    return bytes(model.SerializeToString())
-
-
 def test_the_server_draws_it_where_the_model_has_the_output(tmp_path: Path) -> None:
-    cam = {"name": "cam", "dtype": "float32", "shape": [None, 8, 8]}
-    write_version(tmp_path / "seen" / "1", with_cam(), outputs=[*OUTPUTS, cam])
+    write_version(tmp_path / "seen" / "1", with_cam(), outputs=[*OUTPUTS, CAM])
     write_version(tmp_path / "blind" / "1")
     dataplane = Dataplane.open(tmp_path)
     client = Client(create_app(dataplane))
@@ -67,6 +53,13 @@ def test_the_server_draws_it_where_the_model_has_the_output(tmp_path: Path) -> N
     pixels = np.asarray(Image.open(io.BytesIO(response.content))).astype(int)
     assert pixels[4, 0, 2] > pixels[4, 0, 0]
     assert pixels[4, 7, 0] > pixels[4, 7, 2]
+    image, colours = (
+        np.asarray(Image.open(io.BytesIO(client.post(f"{path}&opacity={opacity}", **sent).content)))
+        for sent in [{"content": png.getvalue()}]
+        for opacity in ("0", "1.0")
+    )
+    assert (image == np.asarray(half)[..., None]).all()
+    assert np.abs(pixels - (image / 2 + colours / 2)).max() <= 1
 
     prediction = asyncio.run(dataplane.predict_bytes(Target("seen"), [png.getvalue()]))
     drawn = asyncio.run(dataplane.draw_activation_map(prediction, png.getvalue()))
@@ -86,8 +79,9 @@ def test_the_server_draws_it_where_the_model_has_the_output(tmp_path: Path) -> N
     two: dict[str, Any] = {"files": [("f", ("a.png", grey(1))), ("f", ("b.png", grey(2)))]}
     one: dict[str, Any] = {"content": grey(1)}
     for asked, request, message in [
-        (path, two, "cam=1 takes one image, not 2"),
+        (path, two, "cam=1 needs one image, not 2"),
         ("/v1/models/blind:classify-image?cam=1", one, "blind/1 has no class act"),
+        (f"{path}&opacity=1.5", one, "opacity must be a number from 0 to 1, not '1.5'"),
     ]:
         response = client.post(asked, **request)
         assert response.status_code == 400

@@ -28,7 +28,7 @@ def logged(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
 def test_a_call_has_the_name_of_its_status(caplog: pytest.LogCaptureFixture) -> None:
     log = AccessLog()
     for client in ("127.0.0.1", "::1"):
-        log.called("/a.Service/Method", client, "OK", 0.002)
+        log.log_grpc("/a.Service/Method", client, "OK", 0.002)
     lines = logged(caplog)
     assert [line["client"] for line in lines] == ["127.0.0.1", "::1"]
     assert list(lines[0]) == ["time", "client", "method", "path", "status", "milliseconds"]
@@ -39,7 +39,7 @@ def test_a_call_has_the_name_of_its_status(caplog: pytest.LogCaptureFixture) -> 
 def test_a_line_of_json_for_every_answer(
     dataplane: Dataplane, caplog: pytest.LogCaptureFixture
 ) -> None:
-    client = Client(create_app(dataplane, finished=AccessLog()))
+    client = Client(create_app(dataplane, on_response=AccessLog().log_http))
     client.post("/v1/models/grey:classify-image?top_k=2", content=grey(0))
     client.get("/healthz")
     client.request("GET", "/v1/models/grey:predict")

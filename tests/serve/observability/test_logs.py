@@ -69,7 +69,7 @@ def test_a_pipe_that_nobody_reads_costs_no_time_and_no_line() -> None:
     with blocked() as pipe:
         started = time.monotonic()
         for number in range(LINES):
-            log.called(f"/a.Service/Method{number}", "127.0.0.1", "OK", 0.002)
+            log.log_grpc(f"/a.Service/Method{number}", "127.0.0.1", "OK", 0.002)
         assert time.monotonic() - started < 20
         logging.getLogger("a.library").warning("it is %s", "warm")
         pipe.read()
@@ -114,7 +114,7 @@ def test_a_process_ends_although_nobody_reads_its_log() -> None:
         "log = access_log.AccessLog()\n"
         "with logs.queued(sys.stderr):\n"
         f"    for _ in range({LINES}):\n"
-        "        log.called('/a.Service/Method', '127.0.0.1', 'OK', 0.002)\n"
+        "        log.log_grpc('/a.Service/Method', '127.0.0.1', 'OK', 0.002)\n"
         "    print('here')\n"
     )
     command = [sys.executable, "-c", program]
@@ -129,8 +129,8 @@ def test_a_process_ends_although_nobody_reads_its_log() -> None:
 
 def test_a_full_disk_costs_lines_only() -> None:
     with open("/dev/full", "w") as full, logs.queued(full):  # noqa: PTH123
-        AccessLog().called("/a.Service/Method", "127.0.0.1", "OK", 0.002)
-        AccessLog().called("/a.Service/Method", "127.0.0.1", "OK", 0.002)
+        AccessLog().log_grpc("/a.Service/Method", "127.0.0.1", "OK", 0.002)
+        AccessLog().log_grpc("/a.Service/Method", "127.0.0.1", "OK", 0.002)
 
 
 def test_levels_and_tracebacks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -195,5 +195,5 @@ def test_metrics_may_be_open(tmp_path: Path) -> None:
     for open_metrics in (False, True):
         admission = Admission(Access(tokens), open_metrics)
         for path in ("/metrics", "/monitoring/prometheus/metrics", "/v1/models"):
-            refusal = admission.over_http({"path": path, "headers": []})
+            refusal = admission.authorize_http({"path": path, "headers": []})
             assert (refusal is None) == (open_metrics and "metrics" in path)

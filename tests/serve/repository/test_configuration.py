@@ -60,7 +60,7 @@ def test_reads_both_forms(tmp_path: Path, name: str, content: str) -> None:
     ("name", "content", "message"),
     [
         ("m.config", "model_config_list { config { name: }", "Invalid protobuf file: '"),
-        ("m.config", "", "m.config names no model"),
+        ("m.config", "", "m.config lists no model"),
         ("m.config", 'model_config_list { config { name: "x" } }', "no name or no base_path"),
         (
             "m.config",
@@ -71,7 +71,7 @@ def test_reads_both_forms(tmp_path: Path, name: str, content: str) -> None:
             "m.config",
             'model_config_list { config { name: "x" base_path: "/x" '
             "model_version_policy { specific {} } } }",
-            "x: the policy 'specific' names no version",
+            "x: the policy 'specific' lists no version",
         ),
         (
             "m.config",
@@ -79,24 +79,24 @@ def test_reads_both_forms(tmp_path: Path, name: str, content: str) -> None:
             "the model 'x' is configured twice",
         ),
         ("m.toml", "[models", "m.toml is not TOML"),
-        ("m.toml", "", "m.toml names no model"),
-        ("m.toml", "[model.x]", "has the key 'model'; did you mean models?"),
+        ("m.toml", "", "m.toml lists no model"),
+        ("m.toml", "[model.x]", "has the unknown key 'model'; did you mean models?"),
         ("m.toml", "models = 3", "models must be tables"),
         ("m.toml", "[models]\nx = 3", "models.x must be a table"),
         ("m.toml", "[models.x]", "models.x must have a path"),
-        ("m.toml", "[models.x]\npaht = '/x'", "the key 'paht'; did you mean path?"),
-        ("m.toml", "[models.x]\npath = '/x'\nversions = []", "is no choice of versions"),
-        ("m.toml", "[models.x]\npath = '/x'\nversions = 'old'", "is no choice of versions"),
-        ("m.toml", "[models.x]\npath = '/x'\nlabels = {a = 'b'}", "labels must give versions"),
+        ("m.toml", "[models.x]\npaht = '/x'", "the unknown key 'paht'; did you mean path?"),
+        ("m.toml", "[models.x]\npath = '/x'\nversions = []", "is not a choice of versions"),
+        ("m.toml", "[models.x]\npath = '/x'\nversions = 'old'", "is not a choice of versions"),
+        ("m.toml", "[models.x]\npath = '/x'\nlabels = {a = 'b'}", "labels must be versions"),
         (
             "m.toml",
             "[models.x]\npath = 's3://b/x'",
-            "begins with s3://, and only local",
+            "begins with s3://, but only local",
         ),
         (
             "m.pbtxt",
             'model_config_list { config { name: "x" base_path: "gs://bucket/x" } }',
-            "x: gs://bucket/x begins with gs://, and only local",
+            "x: gs://bucket/x begins with gs://, but only local",
         ),
     ],
 )

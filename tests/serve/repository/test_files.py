@@ -67,7 +67,7 @@ def test_leading_zeros_count_for_nothing(tmp_path: Path) -> None:
     problem = find_versions("b", tmp_path / "b").problem
     assert problem == "its directories 07 and 7 are the same version"
     (tmp_path / "b" / "7").rmdir()
-    assert "its directory 000 is no version" in find_versions("b", tmp_path / "b").problem
+    assert "its directory 000 is not a version" in find_versions("b", tmp_path / "b").problem
 
 
 def test_a_model_is_served_under_its_directorys_name(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_litter_that_a_graph_would_load_is_refused(tmp_path: Path) -> None:
     directory = write_version(tmp_path / "grey" / "1", b"its weights lie in ./._weights")
     (directory / "._weights").write_bytes(b"1")
     assert open_repository(tmp_path).refusals == [
-        "grey/1 refused: model.onnx names ._weights, which is not listed in model.json"
+        "grey/1 refused: model.onnx refers to ._weights, which is not listed in model.json"
     ]
 
 
@@ -161,7 +161,7 @@ def test_a_directory_of_very_many_entries_is_refused(
         assert len(fingerprint(tmp_path / place)) == 50
     else:
         with pytest.raises(
-            RepositoryError, match=r"more than 50 .*; give the directory that holds"
+            RepositoryError, match=r"more than 50 .*; give a directory that only holds"
         ):
             open_repository(tmp_path)
 
@@ -190,8 +190,11 @@ def _fewer_labels(directory: Path) -> None:
     ("spoil", "reason"),
     [
         (_flip_a_byte, "model.onnx does not match its checksum in model.json"),
-        (lambda d: (d / "model.onnx").unlink(), "model.onnx is missing, or not a file"),
-        (lambda d: (d / "labels.txt").write_text("one"), "labels.txt has 3 bytes, and 70 in"),
+        (lambda d: (d / "model.onnx").unlink(), "model.onnx is missing or is not a file"),
+        (
+            lambda d: (d / "labels.txt").write_text("one"),
+            "labels.txt has 3 bytes, but model.json has 70",
+        ),
         (lambda d: (d / "model.json").unlink(), "model.json cannot be read: No such file"),
         (_lead_out, "labels.txt is a link out of the version's directory"),
         (_fewer_labels, "labels.txt has 10 labels for 11 probabilities"),
@@ -217,8 +220,8 @@ def test_a_spoilt_version_is_refused_by_name_and_the_others_are_served(
         ("\n".join(["", *LABELS[1:]]).encode(), "labels.txt: line 1 is blank"),
         (
             "\n".join([*LABELS[:-1], LABELS[0]]).encode(),
-            f"labels.txt: line {len(LABELS)} repeats the label {LABELS[0]!r} of line 1; each class "
-            "needs its own",
+            f"labels.txt: line {len(LABELS)} repeats the label {LABELS[0]!r} of line 1; labels "
+            "must be unique",
         ),
     ],
 )
@@ -243,7 +246,7 @@ def test_a_pipe_in_place_of_a_file_does_not_block(tmp_path: Path, name: str) -> 
     ("name", "reason"),
     [
         ("empty", "empty refused: it has no version, such as empty/1/model.json"),
-        ("a:b/1", "a:b refused: a colon in its name ends the name in a URL"),
+        ("a:b/1", "a:b refused: its name has a colon"),
         (f"big/{2**63}", f"big refused: the version {2**63} is larger than {2**63 - 1}"),
         (f"big/{'9' * 200}", "big refused: the version 9999"),
     ],
@@ -264,9 +267,9 @@ def test_a_name_that_is_not_utf_8_is_refused_in_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("absent", "absent does not exist; give the directory that holds the models"),
+        ("absent", "absent does not exist; give the directory of the models"),
         ("grey/1/model.json", "is not a directory"),
-        ("grey/1", "is one version of a model; give its model"),
+        ("grey/1", "is a version of a model; give the directory of the model"),
     ],
 )
 def test_what_is_no_repository_says_what_would_be(tmp_path: Path, path: str, message: str) -> None:

@@ -217,7 +217,7 @@ def test_labels_lead_to_versions(tmp_path: Path, serve: Callable[..., Dataplane]
     with pytest.raises(InvalidInputError, match="Unrecognized servable version label: new of grey"):
         dataplane.metadata(Target("grey", label="new"))
     with pytest.raises(
-        ModelNotFoundError, match=r"the label old of grey is for version 7: .*; it has 1, 2"
+        ModelNotFoundError, match=r"the label old of grey refers to version 7: .*; it has 1, 2"
     ):
         dataplane.metadata(Target("grey", label="old"))
 
@@ -237,7 +237,7 @@ def test_another_configuration_is_taken_whole_or_not_at_all(
     assert answering(dataplane) == [1, 2]
     assert dataplane.metadata(Target("grey", label="stable")).version == 1
     for wrong, message in [
-        (config("other", labels={"stable": 9}), "label 'stable' of other is for version 9"),
+        (config("other", labels={"stable": 9}), "label 'stable' of other refers to version 9"),
         (ServerConfig(config("grey").models * 2), "'grey' is configured twice"),
     ]:
         with pytest.raises(ConfigError, match=message):

@@ -22,5 +22,5 @@ def test_reads_a_policy_and_chooses(text: str, policy: VersionPolicy, chosen: se
 
 @pytest.mark.parametrize("text", ["", "newest", "latest:0", "latest:", "1,", "0", "-1", "1 2", "²"])
 def test_refuses_what_is_no_policy(text: str) -> None:
-    with pytest.raises(ValueError, match="is no choice of versions: latest:2, all or 3,4"):
+    with pytest.raises(ValueError, match="is not a choice of versions; write latest:2, all or 3,4"):
         parse_policy(text)

@@ -63,7 +63,7 @@ def files(ca: trustme.CA, tmp_path: Path) -> Files:
 
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watched_files, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(watched_files, "POLL_SECONDS", 0.0)
 
 
 @asynccontextmanager
@@ -201,8 +201,8 @@ def test_files_that_change_are_read_again(
             assert await ask_grpc(server, files.ca, later) == GRPC
 
     asyncio.run(main())
-    assert "is read again" in caplog.text
-    assert "is used as it was" in caplog.text
+    assert "was read again" in caplog.text
+    assert "the earlier content of" in caplog.text
 
 
 def test_what_is_wrong_with_the_files_is_reported(files: Files, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from keras_cnns_serve.transport.grpc.server import Service
 from . import service
 from .tensor import DATATYPES, from_raw, from_values, to_raw
 
-# The field of the values that are not raw; FP16 and BF16 are always raw.
+# The fields for values that are not raw; FP16 and BF16 are always raw.
 _CONTENTS = {
     "BOOL": "bool_contents",
     **dict.fromkeys(("UINT8", "UINT16", "UINT32"), "uint_contents"),
@@ -34,7 +34,7 @@ def _target(request: Any) -> Target:
     return target_of(request.name, request.version)
 
 
-# The methods that only describe something: the fields of their responses.
+# Methods that only return descriptions: functions for the fields of their responses.
 _DESCRIPTIONS: dict[str, Callable[[Dataplane, Any], dict[str, Any]]] = {
     "ServerLive": lambda dataplane, request: {"live": True},
     "ServerReady": lambda dataplane, request: {"ready": dataplane.ready()},
@@ -57,7 +57,7 @@ class OpenInferenceGrpc:
     """GRPCInferenceService.
 
     Args:
-        dataplane: Answers.
+        dataplane: the data plane.
     """
 
     def __init__(self, dataplane: Dataplane) -> None:
@@ -79,7 +79,7 @@ class OpenInferenceGrpc:
         return getattr(inference, f"{method}Response")(**fields)
 
     async def repository_model_load(self, request: Any, deadline: float | None) -> Any:
-        """Load a model, again or for the first time."""
+        """Load a model, also if it was loaded before."""
         self._dataplane.check_admin()
         service.check_load(request.parameters)
         await self._dataplane.load(request.model_name, deadline)
@@ -91,11 +91,13 @@ class OpenInferenceGrpc:
         return inference.RepositoryModelUnloadResponse()
 
     async def model_infer(self, request: Any, deadline: float | None) -> Any:
-        """Answer tensors with tensors."""
+        """Return the requested outputs for tensors of pixels or encoded images."""
         arrived = time.monotonic()
         target = target_of(request.model_name, request.model_version)
-        self._dataplane.metadata(target)  # an unknown model is reported before a wrong tensor
-        # Values one by one take long to read.
+        self._dataplane.metadata(
+            target
+        )  # raises for an unknown model before the tensors are checked
+        # Single values are slow to parse.
         size = 0 if request.raw_input_contents else request.ByteSize()
         inputs, options = await parse(size, deadline, _parse_infer_request, request)
         prediction, outputs = await service.infer(
@@ -106,8 +108,8 @@ class OpenInferenceGrpc:
             model_version=str(prediction.source.version),
             id=options.id,
             outputs=[
-                {"name": wanted.name, "datatype": DATATYPES[array.dtype], "shape": array.shape}
-                for wanted, array in outputs
+                {"name": output.name, "datatype": DATATYPES[array.dtype], "shape": array.shape}
+                for output, array in outputs
             ],
             raw_output_contents=[to_raw(array) for _, array in outputs],
         )
@@ -115,7 +117,7 @@ class OpenInferenceGrpc:
     async def model_stream_infer(
         self, requests: AsyncIterator[Any], deadline: Callable[[], float | None]
     ) -> AsyncIterator[Any]:
-        """Answer each request in their order; an error ends its request, not the stream."""
+        """Answer the requests of a stream in order; an error ends its request, not the stream."""
         async for request in requests:
             try:
                 response = await self.model_infer(request, deadline())
@@ -138,13 +140,13 @@ def _parse_infer_request(request: Any) -> tuple[dict[str, NDArray[Any]], service
         service.check_input(name, tensor.parameters, inputs)
         if raw:
             if tensor.HasField("contents"):
-                raise InvalidInputError(f"{name} has contents beside raw_input_contents")
+                raise InvalidInputError(f"{name} has both contents and raw_input_contents")
             inputs[name] = from_raw(raw[number], datatype, shape, name)
         else:
             values = getattr(tensor.contents, _CONTENTS.get(datatype, "fp32_contents"))
             inputs[name] = from_values(values, datatype, shape, name)
     outputs = [
-        service.wanted_output(output.name, _parameters(output.parameters))
+        service.requested_output(output.name, _parameters(output.parameters))
         for output in request.outputs
     ]
     return inputs, service.infer_options(_parameters(request.parameters), outputs, request.id)

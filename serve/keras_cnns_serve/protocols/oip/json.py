@@ -1,4 +1,4 @@
-"""The Open Inference Protocol's bodies: JSON, and the raw bytes that may follow it."""
+"""The Open Inference Protocol's bodies: JSON, optionally followed by binary data."""
 
 import base64
 import binascii
@@ -19,45 +19,45 @@ from keras_cnns_serve.transport.http.asgi import Reply
 
 from .service import (
     InferOptions,
-    WantedOutput,
+    RequestedOutput,
     check_input,
     count_of,
     infer_options,
-    wanted_output,
+    requested_output,
 )
 from .tensor import DATATYPES, decode_base64, from_raw, from_values, to_raw, to_values
 
-HEADER_LENGTH = b"inference-header-content-length"  # the length of the JSON before raw bytes
+HEADER_LENGTH = b"inference-header-content-length"  # length of the JSON before binary data
 
 
 def header_length(text: str | None, body_length: int) -> int:
-    """Return the length of the JSON at a body's start, which is all of it without the header.
+    """Return the length of the JSON at the start of a body; without header, the whole body.
 
     Raises:
-        InvalidInputError: The header is not a length, or is longer than the body.
+        InvalidInputError: the header is not a length, or is longer than the body.
     """
     if text is None:
         return body_length
     if not re.fullmatch(r"\d{1,12}", text, re.ASCII) or int(text) > body_length:
         raise InvalidInputError(
-            f"Inference-Header-Content-Length must be a number of bytes up to the body's "
+            f"Inference-Header-Content-Length must be at most the length of the body, "
             f"{body_length:,}, not {text!r:.40}"
         )
     return int(text)
 
 
 def parse_infer_request(body: bytes, length: int) -> tuple[dict[str, NDArray[Any]], InferOptions]:
-    """Read an infer request: JSON, then the raw bytes of the inputs that have a binary_data_size.
+    """Parse an infer request: JSON, then the binary data of inputs with a binary_data_size.
 
-    An input of BYTES with the parameter `"content_type": "base64"` is decoded.
+    BYTES inputs with the parameter `"content_type": "base64"` are decoded.
 
     Args:
-        body: The whole body.
-        length: The length of the JSON in bytes.
+        body: the whole body.
+        length: the length of the JSON in bytes.
 
     Raises:
-        InvalidInputError: The body is not JSON, not such a request, or its tensors are wrong.
-        InputTooLargeError: A shape is larger than any memory.
+        InvalidInputError: the body is not JSON or not an infer request, or a tensor is wrong.
+        InputTooLargeError: a shape is too large.
     """
     document = _object(loads(body[:length]), "the body")
     parameters = _parameters(document, "the request")
@@ -65,22 +65,22 @@ def parse_infer_request(body: bytes, length: int) -> tuple[dict[str, NDArray[Any
     inputs: dict[str, NDArray[Any]] = {}
     for entry in _list(document, "inputs"):
         name = _text(entry, "name", "an input")
-        of_input = _parameters(entry, name)
-        check_input(name, of_input, inputs)
+        input_parameters = _parameters(entry, name)
+        check_input(name, input_parameters, inputs)
         datatype, shape = entry.get("datatype"), _list(entry, "shape")
-        if "binary_data_size" in of_input:
-            end = start + count_of(of_input, "binary_data_size")
+        if "binary_data_size" in input_parameters:
+            end = start + count_of(input_parameters, "binary_data_size")
             if end > len(body):
                 raise InvalidInputError(
-                    f"{name} ends at byte {end - length:,} of the binary data, which has "
-                    f"{len(body) - length:,}"
+                    f"{name} ends at byte {end - length:,} of the binary data, which has only "
+                    f"{len(body) - length:,} bytes"
                 )
             array = from_raw(raw[start:end], datatype, shape, name)
             start = end
         else:
             array = from_values(_list(entry, "data"), datatype, shape, name)
         if datatype == "BYTES":
-            if of_input.get("content_type") == "base64":
+            if input_parameters.get("content_type") == "base64":
                 array = decode_base64(array, name)
             elif any(map(_is_base64_of_image, array.ravel())):
                 raise InvalidInputError(
@@ -90,22 +90,22 @@ def parse_infer_request(body: bytes, length: int) -> tuple[dict[str, NDArray[Any
         inputs[name] = array
     if start != len(body):
         raise InvalidInputError(
-            f"{len(body) - start:,} bytes follow the last input; binary_data_size says how many "
-            "are an input's, and Inference-Header-Content-Length how many are JSON"
+            f"{len(body) - start:,} bytes follow the last input; check binary_data_size (bytes of "
+            "an input) and Inference-Header-Content-Length (bytes of JSON)"
         )
     binary = parameters.get("binary_data_output") is True
     outputs = []
     for entry in () if document.get("outputs") is None else _list(document, "outputs"):
         name = _text(entry, "name", "an output")
-        outputs.append(wanted_output(name, _parameters(entry, name), binary))
+        outputs.append(requested_output(name, _parameters(entry, name), binary))
     return inputs, infer_options(parameters, outputs, _text(document, "id", "the request"))
 
 
 def raw_infer_request(body: bytes, tensor: Tensor) -> tuple[dict[str, NDArray[Any]], InferOptions]:
-    """Read a request without JSON: its body is the one input, its length the number of images.
+    """Parse a request without JSON: its body is the only input, with one or more images.
 
     Raises:
-        InvalidInputError: The body does not consist of whole images.
+        InvalidInputError: the length of the body is not a multiple of an image's size.
     """
     sizes = [size or 1 for size in tensor.shape[1:]]
     shape = [len(body) // math.prod(sizes), *sizes]
@@ -114,20 +114,20 @@ def raw_infer_request(body: bytes, tensor: Tensor) -> tuple[dict[str, NDArray[An
 
 
 def format_infer_response(
-    prediction: Prediction, outputs: Sequence[tuple[WantedOutput, NDArray[Any]]], request_id: str
+    prediction: Prediction, outputs: Sequence[tuple[RequestedOutput, NDArray[Any]]], request_id: str
 ) -> Reply:
-    """Write the answer: JSON, then the raw bytes of the outputs that are wanted raw."""
-    tail: list[bytes] = []
+    """Return the response: JSON, then the binary data of outputs that were requested so."""
+    binary_data: list[bytes] = []
     entries = []
-    for wanted, array in outputs:
+    for output, array in outputs:
         entry: dict[str, Any] = {
-            "name": wanted.name,
+            "name": output.name,
             "datatype": DATATYPES[array.dtype],
             "shape": array.shape,
         }
-        if wanted.binary:
-            tail.append(to_raw(array))
-            entry["parameters"] = {"binary_data_size": len(tail[-1])}
+        if output.binary:
+            binary_data.append(to_raw(array))
+            entry["parameters"] = {"binary_data_size": len(binary_data[-1])}
         else:
             entry["data"] = to_values(array)
         entries.append(entry)
@@ -136,18 +136,18 @@ def format_infer_response(
     if request_id:
         document["id"] = request_id
     head = dumps(document | {"outputs": entries})
-    if not tail:
+    if not binary_data:
         return Reply(head)
     return Reply(
-        b"".join([head, *tail]),
+        b"".join([head, *binary_data]),
         media_type=b"application/octet-stream",
         headers=[(HEADER_LENGTH, b"%d" % len(head))],
     )
 
 
-def _object(value: Any, what: str) -> dict[str, Any]:
+def _object(value: Any, subject: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise InvalidInputError(f"{what} must be an object, not {value!r:.40}")
+        raise InvalidInputError(f"{subject} must be an object, not {value!r:.40}")
     return value
 
 
@@ -158,19 +158,19 @@ def _list(document: dict[str, Any], key: str) -> list[Any]:
     return value
 
 
-def _text(document: Any, key: str, what: str) -> str:
-    value = _object(document, what).get(key)
+def _text(document: Any, key: str, subject: str) -> str:
+    value = _object(document, subject).get(key)
     if value is None and key == "id":
         return ""
     if not isinstance(value, str):
-        raise InvalidInputError(f"{key!r} of {what} must be a string, not {value!r:.40}")
+        raise InvalidInputError(f"{key!r} of {subject} must be a string, not {value!r:.40}")
     return value
 
 
-def _parameters(document: dict[str, Any], what: str) -> dict[str, Any]:
-    """Return the parameters; null counts as absent, as MLServer's client sends it."""
-    given = document.get("parameters")
-    parameters = {} if given is None else _object(given, f"'parameters' of {what:.80}")
+def _parameters(document: dict[str, Any], subject: str) -> dict[str, Any]:
+    """Return the parameters without nulls, which MLServer's client sends for absent values."""
+    value = document.get("parameters")
+    parameters = {} if value is None else _object(value, f"'parameters' of {subject:.80}")
     return {name: value for name, value in parameters.items() if value is not None}
 
 

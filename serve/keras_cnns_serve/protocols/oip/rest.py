@@ -16,7 +16,7 @@ from keras_cnns_serve.core.prediction import Target, target_of
 from keras_cnns_serve.errors import InputTooLargeError, InvalidInputError
 from keras_cnns_serve.protocols.requests import RestEndpoints, server_timing
 from keras_cnns_serve.transport.http.asgi import FastRoute, Reply, Request
-from keras_cnns_serve.transport.http.errors import failed, json_response
+from keras_cnns_serve.transport.http.errors import error_reply, json_response
 
 from . import service
 from .json import (
@@ -27,7 +27,7 @@ from .json import (
     raw_infer_request,
 )
 
-_MAX_DOCUMENT_BYTES = 2**16  # of a request that is not for inference
+_MAX_DOCUMENT_BYTES = 2**16  # maximum body of a request that is not for inference
 _INFER = re.compile(r"/v2/models/(?P<model>[^/:]+)(?:/versions/(?P<version>[^/:]+))?/infer")
 
 
@@ -35,8 +35,8 @@ class OpenInferenceRest(RestEndpoints):
     """The endpoints of version 2."""
 
     def fast_routes(self) -> list[FastRoute]:
-        """Return the route that does inference."""
-        return [FastRoute("POST", _INFER, self.infer, failed)]
+        """Return the route of inference."""
+        return [FastRoute("POST", _INFER, self.infer, error_reply)]
 
     def routes(self) -> list[Route]:
         """Return the other routes."""
@@ -64,53 +64,53 @@ class OpenInferenceRest(RestEndpoints):
         ]
 
     async def live(self, request: StarletteRequest) -> Response:
-        """GET /v2/health/live: answer 200 while the process answers."""
+        """Answer GET /v2/health/live with 200 while the process runs."""
         return json_response(dumps({"live": True}))
 
     async def ready(self, request: StarletteRequest) -> Response:
-        """GET /v2/health/ready: answer 200 while the server accepts requests, otherwise 503."""
+        """Answer GET /v2/health/ready with 200 while requests are accepted, otherwise with 503."""
         ready = self._dataplane.ready()
         return json_response(dumps({"ready": ready}), 200 if ready else 503)
 
     async def server_metadata(self, request: StarletteRequest) -> Response:
-        """GET /v2: describe the server's name, version and extensions."""
+        """Answer GET /v2 with the server's name, version and extensions."""
         return json_response(dumps(service.server_metadata()))
 
     async def statistics(self, request: StarletteRequest) -> Response:
-        """GET /v2/models/stats: describe the counts and durations of all models."""
+        """Answer GET /v2/models/stats with the counts and durations of all models."""
         return json_response(dumps(service.statistics(self._dataplane, None)))
 
     async def model_ready(self, request: StarletteRequest) -> Response:
-        """GET .../ready: answer 200 for a model that is ready, otherwise 503, or 404."""
+        """Answer GET .../ready with 200 if the model is ready, otherwise with 503 or 404."""
         target = target_of(**request.path_params)
         ready = self._dataplane.ready(target)
         if not ready:
-            self._dataplane.status(target)  # raises for a model that does not exist
+            self._dataplane.status(target)  # raises if the model does not exist
         body = dumps({"name": target.name, "ready": ready})
         return json_response(body, 200 if ready else 503)
 
     async def describe(
         self, function: Callable[[Dataplane, Target], dict[str, Any]], request: StarletteRequest
     ) -> Response:
-        """GET /v2/models/{m}[/versions/{v}][/config|/stats]: describe a version."""
+        """Answer GET /v2/models/{m}[/versions/{v}][/config|/stats] with a description."""
         return json_response(dumps(function(self._dataplane, target_of(**request.path_params))))
 
     async def index(self, request: StarletteRequest) -> Response:
-        """POST /v2/repository/index: list every model and version with its state."""
+        """Answer POST /v2/repository/index with all models and versions and their states."""
         ready = (await _document(request)).get("ready", False)
         if not isinstance(ready, bool):
             raise InvalidInputError("'ready' must be true or false")
         return json_response(dumps(service.repository_index(self._dataplane, ready)))
 
     async def load(self, request: StarletteRequest) -> Response:
-        """POST /v2/repository/models/{m}/load: load a model, again or for the first time."""
+        """Answer POST /v2/repository/models/{m}/load: load a model again or for the first time."""
         self._dataplane.check_admin()
         service.check_load((await _document(request)).get("parameters"))
         await self._dataplane.load(request.path_params["model"], self._change_deadline(request))
         return json_response(b"{}")
 
     async def unload(self, request: StarletteRequest) -> Response:
-        """POST /v2/repository/models/{m}/unload: stop serving a model."""
+        """Answer POST /v2/repository/models/{m}/unload: stop serving a model."""
         await self._dataplane.unload(request.path_params["model"], self._change_deadline(request))
         return json_response(b"{}")
 
@@ -118,25 +118,25 @@ class OpenInferenceRest(RestEndpoints):
         return self._deadline_of(request.headers.get("x-request-timeout"), time.monotonic())
 
     async def infer(self, request: Request) -> Reply:
-        """POST .../infer: answer tensors with tensors."""
+        """Answer POST .../infer with the outputs for tensors of pixels or encoded images."""
         target = target_of(**request.path.groupdict())
-        manifest = self._dataplane.metadata(target).manifest  # before the body, which may be long
+        manifest = self._dataplane.metadata(target).manifest  # before the body, which can be large
         deadline = self._deadline(request)
-        given = request.header(HEADER_LENGTH)
-        if given is None:
+        length_header = request.header(HEADER_LENGTH)
+        if length_header is None:
             body = await self._json_body(request, deadline)
         else:
             body = await request.body(deadline)
-        length = header_length(given, len(body))
+        length = header_length(length_header, len(body))
         if not length and body:
             inputs, options = raw_infer_request(body, manifest.input)
         else:
-            if b"BF16" in body[:length]:  # which is widened; other raw tensors stay where they are
+            if b"BF16" in body[:length]:  # BF16 is converted; other binary data is not copied
                 request.claim.add(2 * len(body))
             inputs, options = await self._parse_json(
                 request, deadline, manifest.input, length, parse_infer_request, body, length
             )
-        with request.watched():
+        with request.cancelled_on_disconnect():
             prediction, outputs = await service.infer(
                 self._dataplane, target, inputs, options, request.arrived, deadline
             )
@@ -151,7 +151,7 @@ async def _document(request: StarletteRequest) -> dict[str, Any]:
         body += piece
         if len(body) > _MAX_DOCUMENT_BYTES:
             raise InputTooLargeError(
-                f"the body has more than {_MAX_DOCUMENT_BYTES:,} bytes, which it may have here"
+                f"the body has more than {_MAX_DOCUMENT_BYTES:,} bytes, the limit of this path"
             )
     document = loads(body) if body else {}
     if not isinstance(document, dict):

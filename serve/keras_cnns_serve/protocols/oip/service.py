@@ -1,7 +1,7 @@
-"""The Open Inference Protocol without its transports: REST and gRPC both translate to this.
+"""The Open Inference Protocol without its transports; REST and gRPC use it.
 
-What describes something is a dict of JSON, whose keys are also the fields of the gRPC messages.
-https://github.com/kserve/open-inference-protocol, and Triton's extensions of it.
+Descriptions are dicts for JSON, whose keys are also the fields of the gRPC messages.
+https://github.com/kserve/open-inference-protocol, with Triton's extensions.
 """
 
 from collections.abc import Container, Mapping, Sequence
@@ -34,7 +34,7 @@ _EXTENSIONS = [
     "schedule_policy",
     "statistics",
 ]
-_IMAGE_BYTES = "image_bytes"  # encoded images, as the exported signature names them
+_IMAGE_BYTES = "image_bytes"  # encoded images; the name in the exported signature
 _STATES = {
     State.START: "LOADING",
     State.LOADING: "LOADING",
@@ -45,32 +45,32 @@ _STATES = {
 
 
 @dataclass(frozen=True, slots=True)
-class WantedOutput:
-    """An output that a request asks for."""
+class RequestedOutput:
+    """An output that is requested."""
 
     name: str
-    classes: int = 0  # the classification extension: the number of labels; 0: the values
-    binary: bool = False  # over REST: raw, after the JSON
+    classes: int = 0  # for the classification extension, the number of labels; 0: return values
+    binary: bool = False  # over REST: return binary data after the JSON
 
 
 @dataclass(frozen=True, slots=True)
 class InferOptions:
-    """The parts of an infer request beside its inputs."""
+    """An infer request without its inputs."""
 
-    outputs: Sequence[WantedOutput] = ()  # if empty, all of them
+    outputs: Sequence[RequestedOutput] = ()  # if empty, all outputs
     id: str = ""
     priority: int = 0
     timeout: float | None = None  # seconds
-    binary: bool = False  # over REST: outputs are raw unless they say otherwise
+    binary: bool = False  # over REST: the default of `RequestedOutput.binary`
 
 
 def infer_options(
-    parameters: Mapping[str, Any], outputs: Sequence[WantedOutput], request_id: str
+    parameters: Mapping[str, Any], outputs: Sequence[RequestedOutput], request_id: str
 ) -> InferOptions:
-    """Return the options of a request with these parameters; its timeout is in microseconds.
+    """Return the options of a request; the parameter timeout is in microseconds.
 
     Raises:
-        InvalidInputError: A parameter is not an integer of at least 0.
+        InvalidInputError: a parameter is not an integer of at least 0.
     """
     timeout = count_of(parameters, "timeout")
     return InferOptions(
@@ -82,34 +82,36 @@ def infer_options(
     )
 
 
-def wanted_output(name: str, parameters: Mapping[str, Any], binary: bool = False) -> WantedOutput:
-    """Return an output with these parameters; `binary` is the default of binary_data.
+def requested_output(
+    name: str, parameters: Mapping[str, Any], binary: bool = False
+) -> RequestedOutput:
+    """Return a requested output; `binary` is the default of the parameter binary_data.
 
     Raises:
-        InvalidInputError: The output is in shared memory, or a parameter is wrong.
+        InvalidInputError: the output is in shared memory, or a parameter is wrong.
     """
     _check_memory(name, parameters)
-    wants_raw = parameters.get("binary_data", binary) is True
-    return WantedOutput(name, count_of(parameters, "classification"), wants_raw)
+    binary = parameters.get("binary_data", binary) is True
+    return RequestedOutput(name, count_of(parameters, "classification"), binary)
 
 
 def check_input(name: str, parameters: Mapping[str, Any], others: Container[str]) -> None:
-    """Raise InvalidInputError if an input is in shared memory, or named as one of the others."""
+    """Raise InvalidInputError if an input is in shared memory or has the name of another one."""
     if name in others:
-        raise InvalidInputError(f"the input {name!r:.80} comes twice")
+        raise InvalidInputError(f"the input {name!r:.80} is given twice")
     _check_memory(name, parameters)
 
 
 def _check_memory(name: str, parameters: Mapping[str, Any]) -> None:
     if "shared_memory_region" in parameters:
-        raise InvalidInputError(f"{name} is in shared memory, which this server does not read")
+        raise InvalidInputError(f"{name} is in shared memory, which is not supported")
 
 
 def count_of(parameters: Mapping[str, Any], name: str) -> int:
-    """Return a parameter that counts something, or 0 if it is missing.
+    """Return a parameter that is a count, or 0 if it is missing.
 
     Raises:
-        InvalidInputError: The parameter is not an integer of at least 0.
+        InvalidInputError: the parameter is not an integer of at least 0.
     """
     value = parameters.get(name, 0)
     if type(value) is not int or not 0 <= value < 2**64:
@@ -120,11 +122,11 @@ def count_of(parameters: Mapping[str, Any], name: str) -> int:
 
 
 def check_load(parameters: Any) -> None:
-    """Raise InvalidInputError if a client sends a configuration or files for a model to load."""
+    """Raise InvalidInputError if a request to load a model has a configuration or files."""
     if parameters:
-        given = ", ".join(parameters) if isinstance(parameters, Mapping) else repr(parameters)
+        names = ", ".join(parameters) if isinstance(parameters, Mapping) else repr(parameters)
         raise InvalidInputError(
-            f"a model is loaded as it lies in the repository, without parameters: {given:.80}"
+            f"parameters are not supported; models are loaded from the repository: {names:.80}"
         )
 
 
@@ -135,29 +137,32 @@ async def infer(
     options: InferOptions,
     arrived: float,
     deadline: float | None,
-) -> tuple[Prediction, list[tuple[WantedOutput, NDArray[Any]]]]:
+) -> tuple[Prediction, list[tuple[RequestedOutput, NDArray[Any]]]]:
     """Answer an infer request: BYTES are encoded images, numbers are pixels.
 
     Args:
-        dataplane: Answers.
-        target: The version.
-        inputs: The tensors.
-        options: The rest of the request.
-        arrived: The `time.monotonic()` at which its own timeout began.
-        deadline: As for `Dataplane.predict`, if the request's timeout is not sooner.
+        dataplane: the data plane.
+        target: the version.
+        inputs: the tensors.
+        options: the rest of the request.
+        arrived: `time.monotonic()` at the start of the request's own timeout.
+        deadline: as for `Dataplane.predict`; the request's timeout can be earlier.
+
+    Returns:
+        The prediction, and the requested outputs with their values.
 
     Raises:
-        InvalidInputError: There is no input; an output is asked for twice, or has no labels.
-        As for `Dataplane.predict` and `Dataplane.predict_bytes`.
+        InvalidInputError: there is no input; an output is requested twice, or has no labels.
+        Also the errors of `Dataplane.predict` and `Dataplane.predict_bytes`.
     """
     if not inputs:
         raise InvalidInputError("'inputs' must have at least one tensor")
-    names = [wanted.name for wanted in options.outputs]
+    names = [output.name for output in options.outputs]
     if len(set(names)) != len(names):
-        raise InvalidInputError("an output is asked for twice")
+        raise InvalidInputError("an output is requested twice")
     if options.timeout is not None:
-        sooner = arrived + options.timeout
-        deadline = sooner if deadline is None else min(sooner, deadline)
+        own_deadline = arrived + options.timeout
+        deadline = own_deadline if deadline is None else min(own_deadline, deadline)
     limits: dict[str, Any] = {"deadline": deadline, "priority": options.priority}
     if any(array.dtype == np.object_ for array in inputs.values()):
         contents = _contents(dataplane, target, inputs)
@@ -165,7 +170,7 @@ async def infer(
     else:
         prediction = await dataplane.predict(target, inputs, outputs=names, **limits)
     outputs = options.outputs or [
-        WantedOutput(name, binary=options.binary) for name in prediction.outputs
+        RequestedOutput(name, binary=options.binary) for name in prediction.outputs
     ]
     return prediction, [
         (each, _classes(prediction, each) if each.classes else prediction.outputs[each.name])
@@ -179,29 +184,30 @@ def _contents(
     names = (dataplane.metadata(target).manifest.input.name, _IMAGE_BYTES)
     if len(inputs) != 1 or next(iter(inputs)) not in names:
         raise InvalidInputError(
-            f"encoded images are the one input {' or '.join(names)}, not {', '.join(inputs):.80}"
+            f"encoded images must be the only input, named {' or '.join(names)}, not "
+            f"{', '.join(inputs):.80}"
         )
     (array,) = inputs.values()
     if array.ndim not in (1, 2) or array.shape[1:] not in ((), (1,)):
         raise InvalidInputError(
-            f"encoded images have the shape [N] or [N, 1], not {list(array.shape)}"
+            f"encoded images must have the shape [N] or [N, 1], not {list(array.shape)}"
         )
     return list(array.ravel())
 
 
-def _classes(prediction: Prediction, wanted: WantedOutput) -> NDArray[Any]:
+def _classes(prediction: Prediction, output: RequestedOutput) -> NDArray[Any]:
     """Return strings `score:index:label` [N, k], the highest score first."""
-    scores, labels = prediction.outputs[wanted.name], prediction.source.labels
+    scores, labels = prediction.outputs[output.name], prediction.source.labels
     if scores.ndim != 2 or scores.shape[1] != len(labels):
         raise InvalidInputError(
-            f"{wanted.name} of shape {list(scores.shape)} cannot be classified: it does not have "
+            f"{output.name} of shape {list(scores.shape)} cannot be classified: it does not have "
             f"one value for each of {len(labels)} labels"
         )
     classes = [
         f"{values[i]:f}:{i}:{labels[i]}".encode()
         for row in scores
         for values in [row.tolist()]
-        for i in best_indices(row, values, wanted.classes)
+        for i in best_indices(row, values, output.classes)
     ]
     return bytes_array(classes).reshape(len(scores), -1)
 
@@ -215,7 +221,7 @@ def model_metadata(dataplane: Dataplane, target: Target) -> dict[str, Any]:
     """Return the inputs and outputs of a version.
 
     Raises:
-        ModelNotFoundError, ModelUnavailableError: As for `Dataplane.metadata`.
+        ModelNotFoundError, ModelUnavailableError: as for `Dataplane.metadata`.
     """
     source = dataplane.metadata(target)
     served = {model.name: model.versions for model in dataplane.models()}
@@ -237,7 +243,7 @@ def model_config(dataplane: Dataplane, target: Target) -> dict[str, Any]:
     """Return Triton's configuration of a version.
 
     Raises:
-        ModelNotFoundError, ModelUnavailableError: As for `Dataplane.metadata`.
+        ModelNotFoundError, ModelUnavailableError: as for `Dataplane.metadata`.
     """
     manifest = dataplane.metadata(target).manifest
 
@@ -253,8 +259,8 @@ def model_config(dataplane: Dataplane, target: Target) -> dict[str, Any]:
         "default_model_filename": engine["file"],
         "parameters": {key: {"string_value": str(value)} for key, value in engine.items()},
         "backend": _SERVER,
-        # The limit for encoded images. A request may have more pixels, but programs that measure
-        # a server read their largest batch here.
+        # The limit for encoded images. A request with pixels can have more, but benchmarking tools
+        # use this as their maximum batch size.
         "max_batch_size": MAX_IMAGES,
         "input": [tensor(manifest.input) | {"format": "FORMAT_NHWC"}],
         "output": [
@@ -265,7 +271,7 @@ def model_config(dataplane: Dataplane, target: Target) -> dict[str, Any]:
 
 
 def repository_index(dataplane: Dataplane, only_ready: bool = False) -> list[dict[str, Any]]:
-    """Return every model and version with its state."""
+    """Return all models and versions with their states."""
     return [
         {
             "name": entry.name,
@@ -279,10 +285,10 @@ def repository_index(dataplane: Dataplane, only_ready: bool = False) -> list[dic
 
 
 def statistics(dataplane: Dataplane, target: Target | None) -> dict[str, Any]:
-    """Return the counts and durations of one version, of a model's versions, or of all.
+    """Return the counts and durations of a version, of all versions of a model, or of all models.
 
     Raises:
-        ModelNotFoundError, ModelUnavailableError: As for `Dataplane.metadata`.
+        ModelNotFoundError, ModelUnavailableError: as for `Dataplane.metadata`.
     """
     targets = [Target(model.name) for model in dataplane.models()] if target is None else [target]
     return {

@@ -1,6 +1,6 @@
-"""The Open Inference Protocol's tensors: raw bytes, or values in a list.
+"""The Open Inference Protocol's tensors: raw bytes, or lists of values.
 
-Raw numbers are little-endian and row-major. Raw BYTES are elements, each preceded by its length in
+Raw numbers are little-endian and row-major. Raw BYTES are elements, each preceded by its length as
 four bytes. https://github.com/kserve/open-inference-protocol
 """
 
@@ -31,11 +31,11 @@ DTYPES: dict[str, Any] = {
     "FP16": np.float16,
     "FP32": np.float32,
     "FP64": np.float64,
-    "BF16": np.uint16,  # NumPy has no such type: these are its bits, which become float32
+    "BF16": np.uint16,  # bits, because NumPy has no such type; they are converted to float32
     "BYTES": np.object_,
 }
 DATATYPES = {np.dtype(dtype): name for name, dtype in DTYPES.items() if name != "BF16"}
-# The types of the values in a list, by the kind of their array.
+# The permitted types of values in a list, by the kind of NumPy type.
 _KINDS: dict[str, set[type]] = {
     "O": {str, bytes},
     "b": {bool},
@@ -49,10 +49,10 @@ _LENGTH = struct.Struct("<I")
 def from_raw(
     content: bytes | memoryview, datatype: str, sizes: Sequence[Any], name: str
 ) -> NDArray[Any]:
-    """Return the array of raw bytes, without a copy; bfloat16 becomes float32.
+    """Return raw bytes as an array, without a copy; bfloat16 becomes float32.
 
     Raises:
-        InvalidInputError: The datatype is unknown, or shape and bytes disagree.
+        InvalidInputError: the datatype is unknown, or shape and bytes disagree.
     """
     dtype, shape = _checked(datatype, sizes, name)
     if datatype == "BYTES":
@@ -68,22 +68,22 @@ def from_raw(
 
 
 def from_values(values: Any, datatype: str, sizes: Sequence[Any], name: str) -> NDArray[Any]:
-    """Return the array of values in a list, which is flat or nested as the shape is.
+    """Return a list of values, flat or nested like the shape, as an array.
 
     Raises:
-        InvalidInputError: The datatype is unknown or only raw, a value has another type, or
-            shape and values disagree.
+        InvalidInputError: the datatype is unknown or only supported as raw bytes, a value has
+            another type, or shape and values disagree.
     """
     dtype, shape = _checked(datatype, sizes, name)
     if datatype == "BF16":
-        raise InvalidInputError(f"{name} of BF16 has no values in a list; send its bytes")
+        raise InvalidInputError(f"{name} has the datatype BF16, which must be sent as raw bytes")
     flat = _flatten(values, name)
     _check_count(len(flat), shape, name)
-    wanted = _KINDS[dtype.kind]
-    if wrong := set(map(type, flat)) - wanted:
+    permitted = _KINDS[dtype.kind]
+    if wrong := set(map(type, flat)) - permitted:
         raise InvalidInputError(
             f"{name} has values of {', '.join(sorted(kind.__name__ for kind in wrong))}; "
-            f"{datatype} takes {' or '.join(sorted(kind.__name__ for kind in wanted))}"
+            f"{datatype} must be {' or '.join(sorted(kind.__name__ for kind in permitted))}"
         )
     if datatype == "BYTES":
         texts = [value.encode() if isinstance(value, str) else value for value in flat]
@@ -91,28 +91,30 @@ def from_values(values: Any, datatype: str, sizes: Sequence[Any], name: str) -> 
     try:
         return np.fromiter(flat, dtype, len(flat)).reshape(shape)
     except OverflowError as error:
-        raise InvalidInputError(f"{name} has values that {datatype} lacks: {error}") from error
+        raise InvalidInputError(
+            f"{name} has values outside the range of {datatype}: {error}"
+        ) from error
 
 
 def decode_base64(array: NDArray[Any], name: str) -> NDArray[Any]:
-    """Decode BYTES that are base64, as an image in JSON is.
+    """Decode BYTES in base64, which is necessary in JSON.
 
     Raises:
-        InvalidInputError: An element is not base64.
+        InvalidInputError: an element is not base64.
     """
     decoded = [from_base64(element, name) for element in array.ravel()]
     return bytes_array(decoded).reshape(array.shape)
 
 
 def to_raw(array: NDArray[Any]) -> bytes:
-    """Return an array's raw bytes, as `from_raw` reads them."""
+    """Return an array as raw bytes, which `from_raw` can read."""
     if array.dtype != np.object_:
         return array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
     return b"".join(_LENGTH.pack(len(element)) + element for element in array.ravel())
 
 
 def to_values(array: NDArray[Any]) -> Any:
-    """Return the flat values of an array for JSON, in which BYTES are text."""
+    """Return the flat values of an array for JSON, with BYTES as text."""
     flat = array.ravel()
     if array.dtype == np.object_:
         return [element.decode(errors="replace") for element in flat]
@@ -124,14 +126,14 @@ def _checked(
 ) -> tuple[np.dtype[Any], tuple[int, ...]]:
     if not isinstance(datatype, str) or datatype not in DTYPES:
         raise InvalidInputError(
-            f"{name} has the datatype {datatype!r:.40}; there are {', '.join(DTYPES)}"
+            f"{name} has the datatype {datatype!r:.40}; the datatypes are {', '.join(DTYPES)}"
         )
     dtype = np.dtype(DTYPES[datatype])
     shape = checked_shape(sizes, dtype.itemsize, name)
     if datatype == "BYTES" and math.prod(shape) > MAX_IMAGES:
         raise InputTooLargeError(
-            f"{name} has {math.prod(shape):,} elements; a request may have {MAX_IMAGES:,} encoded "
-            "images; send several"
+            f"{name} has {math.prod(shape):,} elements; a request can have {MAX_IMAGES:,} encoded "
+            "images; send several requests"
         )
     return dtype, shape
 
@@ -141,10 +143,10 @@ def _strings(elements: list[bytes], shape: tuple[int, ...], name: str) -> NDArra
     return bytes_array(elements).reshape(shape)
 
 
-def _check_count(given: int, shape: tuple[int, ...], name: str) -> None:
-    if given != math.prod(shape):
+def _check_count(count: int, shape: tuple[int, ...], name: str) -> None:
+    if count != math.prod(shape):
         raise InvalidInputError(
-            f"{name} has {given} values, but its shape needs {math.prod(shape)}: {list(shape)}"
+            f"{name} has {count} values, but its shape needs {math.prod(shape)}: {list(shape)}"
         )
 
 
@@ -158,7 +160,7 @@ def _split(content: bytes | memoryview, name: str, count: int) -> list[bytes]:
         end = first + _LENGTH.unpack_from(content, start)[0] if first <= len(content) else first
         if end > len(content):
             raise InvalidInputError(
-                f"{name} is cut short: its element {len(elements) + 1} ends at byte "
+                f"{name} is truncated: its element {len(elements) + 1} ends at byte "
                 f"{end:,} of {len(content):,}"
             )
         elements.append(bytes(content[first:end]))
@@ -167,7 +169,7 @@ def _split(content: bytes | memoryview, name: str, count: int) -> list[bytes]:
 
 
 def _flatten(values: Any, name: str) -> Any:
-    """Return the values of nested lists; each level is a loop in C."""
+    """Return the values of nested lists; each level is processed by C code."""
     for _ in range(MAX_RANK + 1):
         types = set(map(type, values))
         if list not in types:

@@ -35,8 +35,8 @@ class TensorFlowServingGrpc:
     """PredictionService and ModelService.
 
     Args:
-        dataplane: Answers.
-        max_bytes: The largest tensor that a message may claim.
+        dataplane: the data plane.
+        max_bytes: maximum size of the tensor that a message describes.
     """
 
     def __init__(self, dataplane: Dataplane, max_bytes: int) -> None:
@@ -62,13 +62,13 @@ class TensorFlowServingGrpc:
         ]
 
     async def predict(self, request: Any, deadline: float | None) -> Any:
-        """Answer tensors with the outputs that output_filter names, or with all of them."""
+        """Return the outputs in output_filter, or all, for tensors of pixels or encoded images."""
         target = _target(request.model_spec)
         manifest = self._dataplane.metadata(target).manifest
         name = request.model_spec.signature_name
         signature = find_signature(manifest, name, PREDICT_METHOD)
         contiguous = all(tensor.tensor_content for tensor in request.inputs.values())
-        size = 0 if contiguous else request.ByteSize()  # values one by one take long to read
+        size = 0 if contiguous else request.ByteSize()  # single values are slow to parse
         inputs = await parse(size, deadline, self._arrays, request.inputs)
         outputs = list(request.output_filter)
         if signature.encoded:
@@ -91,7 +91,7 @@ class TensorFlowServingGrpc:
         return {name: to_array(tensor, name, self._max_bytes) for name, tensor in inputs.items()}
 
     async def classify(self, request: Any, deadline: float | None) -> Any:
-        """Answer tf.Examples with every label and its score."""
+        """Return all labels with their scores for each tf.Example."""
         contents = _images(request.input)
         result = await self._infer(request.model_spec, contents, CLASSIFY_METHOD, deadline)
         return tensorflow_serving.ClassificationResponse(
@@ -99,7 +99,7 @@ class TensorFlowServingGrpc:
         )
 
     async def regress(self, request: Any, deadline: float | None) -> Any:
-        """Answer each tf.Example with one number."""
+        """Return one number for each tf.Example."""
         contents = _images(request.input)
         result = await self._infer(request.model_spec, contents, REGRESS_METHOD, deadline)
         return tensorflow_serving.RegressionResponse(
@@ -107,7 +107,7 @@ class TensorFlowServingGrpc:
         )
 
     async def multi_inference(self, request: Any, deadline: float | None) -> Any:
-        """Answer several classify and regress tasks over the same tf.Examples."""
+        """Run several classify and regress tasks on the same tf.Examples."""
         if not request.tasks:
             raise InvalidInputError("Inference request must have at least one task")
         contents = _images(request.input)
@@ -142,11 +142,11 @@ class TensorFlowServingGrpc:
         }
 
     async def get_model_metadata(self, request: Any, deadline: float | None) -> Any:
-        """Describe the signatures of a version."""
+        """Return the signatures of a version."""
         fields = list(request.metadata_field)
         if fields != ["signature_def"]:
             raise InvalidInputError(
-                f"metadata_field must be 'signature_def' alone, not {', '.join(fields):.80}"
+                f"the only metadata_field must be 'signature_def', not {', '.join(fields):.80}"
                 if fields
                 else "GetModelMetadataRequest must specify at least one metadata_field"
             )
@@ -158,23 +158,23 @@ class TensorFlowServingGrpc:
         return response
 
     async def get_model_status(self, request: Any, deadline: float | None) -> Any:
-        """Describe the state of a model's versions, or of one."""
+        """Return the states of all versions of a model, or of one."""
         states = model_version_status(self._dataplane, _target(request.model_spec))
         response = tensorflow_serving.GetModelStatusResponse()
         return ParseDict({"model_version_status": states}, response)
 
     async def handle_reload_config(self, request: Any, deadline: float | None) -> Any:
-        """Serve other models from now on."""
+        """Serve the models of another configuration."""
         self._dataplane.check_admin()
         if request.config.WhichOneof("config") != "model_config_list":
-            raise InvalidInputError("only a model_config_list can be served")
+            raise InvalidInputError("the config must be a model_config_list")
         await self._dataplane.reload_config(from_proto(request.config), deadline)
         return tensorflow_serving.ReloadConfigResponse(status={"error_code": "OK"})
 
 
 def _target(spec: Any) -> Target:
     if not spec.name:
-        raise InvalidInputError("Missing ModelSpec: its name says which model")
+        raise InvalidInputError("Missing ModelSpec: it must have the name of the model")
     choice = spec.WhichOneof("version_choice")
     return Target(
         spec.name,
@@ -189,23 +189,23 @@ def _spec(source: ModelVersion, signature_name: str = "") -> dict[str, Any]:
 
 
 def _contents(inputs: dict[str, NDArray[Any]], expected: str, signature: str) -> list[bytes]:
-    """Return the encoded images of a predict request."""
+    """Return the encoded images in a predict request."""
     array = inputs.get(expected)
     if len(inputs) != 1 or array is None or array.dtype != np.object_ or array.ndim != 1:
         raise InvalidInputError(
-            f"the signature {signature} takes {expected} alone, strings of shape [N]"
+            f"the only input of the signature {signature} must be {expected}, strings of shape [N]"
         )
     contents: list[bytes] = array.tolist()
     return contents
 
 
 def _images(request_input: Any) -> list[bytes]:
-    """Return the encoded image of every tf.Example, or of the context for those without one."""
+    """Return the encoded image of each tf.Example, by default that of the context."""
     kind = request_input.WhichOneof("kind")
     if kind is None or not (examples := getattr(request_input, kind).examples):
         raise InvalidInputError("Input is empty: it must have at least one tf.Example")
     check_count(len(examples))
-    # The context's image is read once: reading it copies it.
+    # Read the context's image once, because reading copies it.
     shared = _image(getattr(request_input, kind).context) if kind.endswith("context") else None
     contents = []
     for number, example in enumerate(examples):

@@ -1,9 +1,10 @@
-"""TensorFlow Serving's JSON for tensors: the row form, the columnar form, and bytes.
+"""TensorFlow Serving's JSON: row format, columnar format, and bytes.
 
 Row:      {"instances": [image, ...]}      -> {"predictions": [row, ...]}
 Columnar: {"inputs": {"images": images}}   -> {"outputs": {"name": values, ...}}
 
-One input or output needs no name; several are objects keyed by name. Bytes are `{"b64": "..."}`.
+A single input or output needs no name; several are objects with their names as keys. Bytes are
+`{"b64": "..."}`.
 """
 
 import base64
@@ -24,63 +25,63 @@ from keras_cnns_serve.repository.manifest import Manifest
 from .service import BYTES, IMAGE_FEATURE, Signature, find_signature
 
 _ENCODED_HINT = (
-    f"an encoded image goes to :classify-image, or has the signature_name {BYTES!r} and the form "
+    f"send an encoded image to :classify-image, or with the signature_name {BYTES!r} and as "
     '{"b64": "..."}'
 )
 _JSON_TYPES = {str: "a string", bool: "true or false", dict: "an object", type(None): "null"}
 
-Form = Literal["row", "columnar"]
+_Format = Literal["row", "columnar"]
 
 
 @dataclass(frozen=True)
 class PredictRequest:
-    """A predict request: its tensors or its encoded images, and the form of the answer."""
+    """A predict request: its tensors or encoded images, and the format of the response."""
 
     inputs: dict[str, NDArray[Any]]
     contents: list[bytes]
-    form: Form
+    format: _Format
 
 
 @dataclass(frozen=True)
 class ExamplesRequest:
-    """A classify or regress request: its encoded images."""
+    """A classify or regress request: its signature and encoded images."""
 
     signature_name: str
     contents: list[bytes]
 
 
 def parse_predict_request(body: bytes, manifest: Manifest) -> PredictRequest:
-    """Read the body of a predict request.
+    """Parse the body of a predict request.
 
     Raises:
-        InvalidInputError: The body is not JSON, does not have exactly one of `instances` and
-            `inputs`, a list in it is ragged, or its base64 is wrong.
-        SignatureError: The body names a signature that does not exist.
+        InvalidInputError: the body is not JSON, does not have exactly one of `instances` and
+            `inputs`, has a ragged list or wrong base64.
+        SignatureError: there is no signature of this name.
     """
     document = _document(body)
     signature = find_signature(manifest, _signature_name(document))
     if "instances" in document and "inputs" in document:
         raise InvalidInputError("give either 'instances' or 'inputs', not both")
     if "instances" in document:
-        form: Form = "row"
+        format_: _Format = "row"
         values = _rows(document["instances"], signature)
     elif "inputs" in document:
-        form = "columnar"
+        format_ = "columnar"
         values = _columns(document["inputs"], signature)
     else:
         raise InvalidInputError("Missing 'inputs' or 'instances' key")
     if not signature.encoded:
         inputs = {name: _array(value, name) for name, value in values.items()}
-        return PredictRequest(inputs, [], form)
+        return PredictRequest(inputs, [], format_)
     (content,) = values.values()
-    return PredictRequest({}, _contents(content, signature.inputs[0].name), form)
+    return PredictRequest({}, _contents(content, signature.inputs[0].name), format_)
 
 
 def parse_examples_request(body: bytes) -> ExamplesRequest:
-    """Read the body of a classify or regress request: a list of tf.Examples as objects.
+    """Parse the body of a classify or regress request: a list of tf.Examples as objects.
 
     Raises:
-        InvalidInputError: The body is not JSON, or an example has no encoded image.
+        InvalidInputError: the body is not JSON, or an example has no encoded image.
     """
     document = _document(body)
     examples = document.get("examples")
@@ -98,23 +99,23 @@ def parse_examples_request(body: bytes) -> ExamplesRequest:
         content = _image(example) if IMAGE_FEATURE in example else shared
         if content is None:
             raise InvalidInputError(
-                f"examples[{number}] lacks the feature {IMAGE_FEATURE!r}, an encoded image"
+                f"examples[{number}] must have the feature {IMAGE_FEATURE!r}, an encoded image"
             )
         contents.append(content)
     return ExamplesRequest(_signature_name(document), contents)
 
 
-def format_predictions(outputs: Mapping[str, NDArray[Any]], form: Form) -> bytes:
-    """Write the answer to a predict request in the request's own form."""
+def format_predictions(outputs: Mapping[str, NDArray[Any]], format_: _Format) -> bytes:
+    """Return the response to a predict request, in the format of the request."""
     outputs = {name: _texts(name, value) for name, value in outputs.items()}
     if len(outputs) == 1:
         values: Any = next(iter(outputs.values()))
-    elif form == "columnar":
+    elif format_ == "columnar":
         values = dict(outputs)
     else:
         rows = zip(*outputs.values(), strict=True)
         values = [dict(zip(outputs, row, strict=True)) for row in rows]
-    return dumps({"predictions" if form == "row" else "outputs": values})
+    return dumps({"predictions" if format_ == "row" else "outputs": values})
 
 
 def _document(body: bytes) -> dict[str, Any]:
@@ -132,7 +133,7 @@ def _signature_name(document: dict[str, Any]) -> str:
 
 
 def _rows(rows: Any, signature: Signature) -> dict[str, Any]:
-    """Return the columns of the row form."""
+    """Return name -> values of a request in row format."""
     name = signature.inputs[0].name
     if not isinstance(rows, list) or not rows:
         raise InvalidInputError("'instances' must be a list of at least one image")
@@ -141,25 +142,26 @@ def _rows(rows: Any, signature: Signature) -> dict[str, Any]:
         return {name: rows}
     for number, row in enumerate(rows):
         if not isinstance(row, dict) or set(row) != {name}:
-            given = f"the keys {sorted(row)}" if isinstance(row, dict) else "no object"
+            found = f"has the keys {sorted(row)}" if isinstance(row, dict) else "is not an object"
             raise InvalidInputError(
-                f"instances[{number}] is {given:.200}; each must be {{{name!r}: ...}}; "
+                f"instances[{number}] {found:.200}; each must be {{{name!r}: ...}}; "
                 + _ENCODED_HINT
             )
     return {name: [row[name] for row in rows]}
 
 
 def _columns(columns: Any, signature: Signature) -> dict[str, Any]:
+    """Return name -> values of a request in columnar format."""
     name = signature.inputs[0].name
     if not isinstance(columns, dict) or (signature.encoded and _is_base64(columns)):
         return {name: columns}
     if signature.encoded and set(columns) != {name}:
-        raise InvalidInputError(f"the input must be {name} alone, not {', '.join(columns):.200}")
+        raise InvalidInputError(f"the only input must be {name}, not {', '.join(columns):.200}")
     return columns
 
 
 def _is_base64(value: dict[str, Any]) -> bool:
-    """Return whether this object is bytes: its only key is `b64`."""
+    """Return whether an object represents bytes: its only key is `b64`."""
     return len(value) == 1 and isinstance(value.get("b64"), str)
 
 
@@ -182,13 +184,13 @@ def _contents(values: Any, name: str) -> list[bytes]:
             case _:
                 kind = _JSON_TYPES.get(type(value), type(value).__name__)
                 raise InvalidInputError(
-                    f'{name} takes encoded images as {{"b64": "..."}}, not {kind}'
+                    f'{name} must be encoded images as {{"b64": "..."}}, not {kind}'
                 )
     return contents
 
 
 def _texts(name: str, values: NDArray[Any]) -> Any:
-    """Return strings as JSON; those of an output named ..._bytes as base64."""
+    """Convert strings to text, or to base64 if the output's name ends in _bytes."""
     if values.dtype.kind not in "SOU":
         return values
 
@@ -204,21 +206,24 @@ def _texts(name: str, values: NDArray[Any]) -> Any:
 
 
 def _array(value: Any, name: str) -> NDArray[Any]:
-    # Checked before NumPy sees it: one long string makes every element of its array as long.
+    # Check the types before NumPy converts the values: one long string would make each element of
+    # the array as long.
     if wrong := _leaf_types(value) - {int, float}:
-        given = ", ".join(sorted(_JSON_TYPES.get(kind, kind.__name__) for kind in wrong))
+        found = ", ".join(sorted(_JSON_TYPES.get(kind, kind.__name__) for kind in wrong))
         hint = f"; {_ENCODED_HINT}" if wrong & {str, dict} else ""
-        raise InvalidInputError(f"{name} takes lists of integers from 0 to 255, not {given}{hint}")
+        raise InvalidInputError(
+            f"{name} must be lists of integers from 0 to 255, not {found}{hint}"
+        )
     try:
         return np.array(value)
-    except ValueError as error:  # NumPy's own message is about its sequences
+    except ValueError as error:  # NumPy's message does not say what is wrong
         raise InvalidInputError(
             f"{name} is ragged: lists at the same depth must have the same length"
         ) from error
 
 
 def _leaf_types(value: Any, depth: int = 0) -> set[type]:
-    """Return the types of the values in nested lists; each list is a loop in C."""
+    """Return the types of the values in nested lists; each list is processed by C code."""
     if not isinstance(value, list):
         return {type(value)}
     if depth == MAX_RANK:

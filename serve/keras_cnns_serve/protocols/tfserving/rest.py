@@ -12,7 +12,7 @@ from keras_cnns_serve.core.json_text import dumps
 from keras_cnns_serve.core.prediction import target_of
 from keras_cnns_serve.protocols.requests import RestEndpoints, server_timing
 from keras_cnns_serve.transport.http.asgi import FastRoute, Reply, Request
-from keras_cnns_serve.transport.http.errors import failed, json_response
+from keras_cnns_serve.transport.http.errors import error_reply, json_response
 
 from .json import format_predictions, parse_examples_request, parse_predict_request
 from .service import (
@@ -31,14 +31,14 @@ class TensorFlowServingRest(RestEndpoints):
     """The endpoints of version 1."""
 
     def fast_routes(self) -> list[FastRoute]:
-        """Return the routes that do inference."""
+        """Return the routes of inference."""
         verbs: dict[str, Callable[[Request], Awaitable[Reply]]] = {
             "predict": self.predict,
             "classify": partial(self.examples, CLASSIFY_METHOD),
             "regress": partial(self.examples, REGRESS_METHOD),
         }
         return [
-            FastRoute("POST", re.compile(f"{TARGET}:{verb}", re.IGNORECASE), endpoint, failed)
+            FastRoute("POST", re.compile(f"{TARGET}:{verb}", re.IGNORECASE), endpoint, error_reply)
             for verb, endpoint in verbs.items()
         ]
 
@@ -55,12 +55,12 @@ class TensorFlowServingRest(RestEndpoints):
         ]
 
     async def models(self, request: StarletteRequest) -> Response:
-        """GET /v1/models: list the models that answer."""
+        """Answer GET /v1/models with the served models."""
         models = [
             {
                 "name": model.name,
                 "versions": list(map(str, model.versions)),
-                "input": model.input,  # a dataclass: an object of its name, dtype and shape
+                "input": model.input,  # written as an object with name, dtype and shape
                 "outputs": [output.name for output in model.outputs],
                 "labels": len(model.labels),
             }
@@ -69,12 +69,12 @@ class TensorFlowServingRest(RestEndpoints):
         return json_response(dumps({"models": models}))
 
     async def status(self, request: StarletteRequest) -> Response:
-        """GET .../{m}[/versions/{v}|/labels/{l}]: describe the state of versions."""
+        """Answer GET .../{m}[/versions/{v}|/labels/{l}] with the states of versions."""
         states = model_version_status(self._dataplane, target_of(**request.path_params))
         return json_response(dumps({"model_version_status": states}))
 
     async def metadata(self, request: StarletteRequest) -> Response:
-        """GET .../metadata: describe the signatures of a version."""
+        """Answer GET .../metadata with the signatures of a version."""
         target = target_of(**request.path_params)
         source = self._dataplane.metadata(target)
         spec = {"name": source.name, "signature_name": "", "version": str(source.version)}
@@ -83,34 +83,34 @@ class TensorFlowServingRest(RestEndpoints):
         return json_response(dumps({"model_spec": spec, "metadata": metadata}))
 
     async def predict(self, request: Request) -> Reply:
-        """POST ...:predict: answer pixels or encoded images as JSON with the outputs as JSON."""
+        """Answer POST ...:predict with the outputs for pixels or encoded images."""
         target = target_of(**request.path.groupdict())
-        manifest = self._dataplane.metadata(target).manifest  # before the body, which may be long
+        manifest = self._dataplane.metadata(target).manifest  # before the body, which can be large
         deadline = self._deadline(request)
         body = await self._json_body(request, deadline)
         parsed = await self._parse_json(
             request, deadline, manifest.input, len(body), parse_predict_request, body, manifest
         )
-        with request.watched():
+        with request.cancelled_on_disconnect():
             if parsed.contents:
                 prediction = await self._dataplane.predict_bytes(
                     target, parsed.contents, deadline=deadline
                 )
             else:
                 prediction = await self._dataplane.predict(target, parsed.inputs, deadline=deadline)
-        answer = format_predictions(prediction.outputs, parsed.form)
+        answer = format_predictions(prediction.outputs, parsed.format)
         return Reply(answer, headers=[server_timing(prediction.timing)])
 
     async def examples(self, method: str, request: Request) -> Reply:
-        """POST ...:classify and ...:regress: answer tf.Examples with labels or with numbers."""
+        """Answer POST ...:classify and ...:regress with labels or numbers for tf.Examples."""
         target = target_of(**request.path.groupdict())
-        self._dataplane.metadata(target)  # before the body, which may be long
+        self._dataplane.metadata(target)  # before the body, which can be large
         deadline = self._deadline(request)
         body = await self._json_body(request, deadline)
         parsed = await self._parse_json(
             request, deadline, None, len(body), parse_examples_request, body
         )
-        with request.watched():
+        with request.cancelled_on_disconnect():
             prediction, results = await infer_examples(
                 self._dataplane, target, parsed.signature_name, parsed.contents, method, deadline
             )

@@ -1,6 +1,6 @@
-"""TensorFlow Serving's protocol without its transports: REST and gRPC both translate to this.
+"""TensorFlow Serving's protocol without its transports; REST and gRPC use it.
 
-What describes something is a dict of JSON, whose keys are also the fields of the gRPC messages.
+Descriptions are dicts for JSON, whose keys are also the fields of the gRPC messages.
 https://www.tensorflow.org/tfx/serving/api_rest
 """
 
@@ -13,15 +13,15 @@ from keras_cnns_serve.core.prediction import Prediction, Target
 from keras_cnns_serve.errors import SignatureError
 from keras_cnns_serve.repository.manifest import Manifest, Tensor
 
-DEFAULT = "serving_default"  # takes pixels
-BYTES = "serving_bytes"  # takes encoded images
-IMAGE_FEATURE = "image/encoded"  # the encoded image in a tf.Example
+DEFAULT = "serving_default"  # signature for pixels
+BYTES = "serving_bytes"  # signature for encoded images
+IMAGE_FEATURE = "image/encoded"  # feature of a tf.Example with the encoded image
 
 PREDICT_METHOD = "tensorflow/serving/predict"
 CLASSIFY_METHOD = "tensorflow/serving/classify"
 REGRESS_METHOD = "tensorflow/serving/regress"
 
-_REGRESS_HINT = "; an output of one number for each image can be asked for by its name"
+_REGRESS_HINT = "; signature_name can be an output with one number for each image"
 _TENSORFLOW_TYPES = {
     "uint8": "DT_UINT8",
     "float32": "DT_FLOAT",
@@ -33,7 +33,7 @@ _TENSORFLOW_TYPES = {
 
 @dataclass(frozen=True)
 class Signature:
-    """The inputs and outputs that a SavedModel has under one name."""
+    """A signature of a SavedModel."""
 
     name: str
     inputs: tuple[Tensor, ...]
@@ -42,12 +42,12 @@ class Signature:
 
     @property
     def encoded(self) -> bool:
-        """Whether it takes encoded images."""
+        """Return whether the inputs are encoded images."""
         return self.inputs[0].dtype == "string"
 
 
-def signatures(manifest: Manifest) -> dict[str, Signature]:
-    """Return every signature of an exported SavedModel by its name."""
+def _signatures(manifest: Manifest) -> dict[str, Signature]:
+    """Return name -> signature of an exported SavedModel."""
     image_bytes = Tensor("image_bytes", "string", (None,))
     examples = Tensor("inputs", "string", (None,))  # tf.Examples, each with an encoded image
     classes = Tensor("classes", "string", (None, manifest.classes))
@@ -64,14 +64,14 @@ def find_signature(manifest: Manifest, name: str, method: str | None = None) -> 
     """Return the signature of this name, or the default one for an empty name.
 
     Args:
-        manifest: The version's.
-        name: As the request has it.
-        method: The method that the signature must have, if any.
+        manifest: the manifest of the version.
+        name: the name in the request.
+        method: the required method of the signature, if any.
 
     Raises:
-        SignatureError: There is no such signature, or it has another method.
+        SignatureError: there is no such signature, or it has another method.
     """
-    known = signatures(manifest)
+    known = _signatures(manifest)
     signature = known.get(name or DEFAULT)
     if signature is None:
         raise SignatureError(
@@ -97,19 +97,19 @@ async def infer_examples(
     """Answer a classify or regress request.
 
     Args:
-        dataplane: Answers.
-        target: The version.
-        signature_name: The signature; to regress, it can be the name of an output.
-        contents: The encoded image of each tf.Example.
+        dataplane: the data plane.
+        target: the version.
+        signature_name: the signature; for regression, it can be the name of an output.
+        contents: the encoded image of each tf.Example.
         method: CLASSIFY_METHOD or REGRESS_METHOD.
-        deadline: As for `Dataplane.predict_bytes`.
+        deadline: as for `Dataplane.predict_bytes`.
 
     Returns:
         The prediction, and for each image a list of (label, score) or a number.
 
     Raises:
-        SignatureError: The signature does not exist, or has another method.
-        As for `Dataplane.predict_bytes`.
+        SignatureError: the signature does not exist, or has another method.
+        Also the errors of `Dataplane.predict_bytes`.
     """
     output = _examples_output(dataplane.metadata(target).manifest, signature_name, method)
     prediction = await dataplane.predict_bytes(
@@ -123,6 +123,7 @@ async def infer_examples(
 
 
 def _examples_output(manifest: Manifest, signature_name: str, method: str) -> str:
+    """Return the name of the output for a classify or regress request."""
     if method == CLASSIFY_METHOD:
         if signature_name not in ("", DEFAULT):
             find_signature(manifest, signature_name, CLASSIFY_METHOD)
@@ -130,19 +131,19 @@ def _examples_output(manifest: Manifest, signature_name: str, method: str) -> st
     single = [output.name for output in manifest.outputs if output.shape[1:] in ((), (1,))]
     name = signature_name or next(iter(single), DEFAULT)
     if name not in single:
-        find_signature(manifest, name, REGRESS_METHOD)  # raises: no signature has this method
+        find_signature(manifest, name, REGRESS_METHOD)  # raises, as no signature has this method
     return name
 
 
 def model_version_status(dataplane: Dataplane, target: Target) -> list[dict[str, Any]]:
-    """Return the state of a model's versions, the newest first, or of the target's version.
+    """Return the states of all versions, the newest first, or of the target's version.
 
     Raises:
-        ModelNotFoundError: The repository has no such model or version.
+        ModelNotFoundError: the repository has no such model or version.
     """
     return [
         {
-            "version": str(status.version),  # protobuf's JSON has int64 as a string
+            "version": str(status.version),  # a string, as int64 in protobuf's JSON
             "state": status.state,
             "status": {"error_code": status.code, "error_message": status.message},
         }
@@ -158,7 +159,7 @@ def signature_def(manifest: Manifest) -> dict[str, Any]:
             "outputs": _tensor_infos(signature.outputs),
             "method_name": signature.method,
         }
-        for name, signature in signatures(manifest).items()
+        for name, signature in _signatures(manifest).items()
     }
     return {"signature_def": described}
 

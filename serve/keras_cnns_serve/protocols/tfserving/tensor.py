@@ -1,4 +1,4 @@
-"""Convert TensorFlow's TensorProto to arrays and back, by the rules of `tf.make_ndarray`."""
+"""Convert TensorFlow's TensorProto to arrays and back, like `tf.make_ndarray`."""
 
 import math
 from typing import Any
@@ -11,7 +11,7 @@ from keras_cnns_serve.errors import InvalidInputError
 from keras_cnns_serve.protocols.parsing import bytes_array, from_bfloat16
 from keras_cnns_serve.protos import tensorflow
 
-# The element of each type, and the field that has the values one by one; half_val has their bits.
+# The NumPy type of each type, and the field for single values; half_val has bits.
 _TYPES: dict[str, tuple[Any, str]] = {
     "DT_FLOAT": (np.float32, "float_val"),
     "DT_DOUBLE": (np.float64, "double_val"),
@@ -39,34 +39,36 @@ _BY_DTYPE = {
 def to_array(tensor: Any, name: str, max_bytes: int) -> NDArray[Any]:
     """Return the values of a TensorProto; bfloat16 becomes float32, strings become bytes.
 
-    The values are in `tensor_content` or, one by one, in the type's own field. In that field one
-    number fills the whole shape, and the last of several is repeated to its end. Strings are not
-    repeated: each is an image, and a message of a few bytes would cost the work of millions.
+    The values are in `tensor_content`, or single values are in the type's field. In that field, the
+    last number is repeated until the shape is filled. Strings are not repeated: each is an image,
+    and a message of a few bytes could otherwise require the work of millions of images.
 
     Args:
-        tensor: The message.
-        name: The tensor's name in error messages.
-        max_bytes: The size of the largest shape, which a message of a few bytes can claim.
+        tensor: the message.
+        name: the tensor's name in error messages.
+        max_bytes: maximum size of the array, which can be much larger than the message.
 
     Raises:
-        InvalidInputError: The type is unknown here, or type, shape and values disagree.
-        InputTooLargeError: The shape has more than `max_bytes`.
+        InvalidInputError: the type is not supported, or type, shape and values disagree.
+        InputTooLargeError: the array would be larger than `max_bytes`.
     """
     try:
         type_name, dtype, field = _BY_NUMBER[tensor.dtype]
     except KeyError:
         raise InvalidInputError(
-            f"{name} has the dtype {tensor.dtype}; this server reads {', '.join(_TYPES)}"
+            f"{name} has the dtype {tensor.dtype}; the supported ones are {', '.join(_TYPES)}"
         ) from None
     if tensor.tensor_shape.unknown_rank:
-        raise InvalidInputError(f"{name} has an unknown rank; a tensor's values have a shape")
+        raise InvalidInputError(f"{name} has an unknown rank; a tensor with values needs a shape")
     sizes = [dim.size for dim in tensor.tensor_shape.dim]
     shape = checked_shape(sizes, np.dtype(dtype).itemsize, name, max_bytes)
     size = math.prod(shape) * np.dtype(dtype).itemsize
     content = tensor.tensor_content
     if content:
         if type_name == "DT_STRING":
-            raise InvalidInputError(f"{name} has strings in tensor_content; give string_val")
+            raise InvalidInputError(
+                f"{name} has strings in tensor_content; send them in string_val"
+            )
         if len(content) != size:
             raise InvalidInputError(
                 f"{name} has {len(content):,} bytes in tensor_content, but its shape needs "
@@ -79,9 +81,9 @@ def to_array(tensor: Any, name: str, max_bytes: int) -> NDArray[Any]:
 
 
 def to_proto(array: NDArray[Any]) -> Any:
-    """Return the TensorProto of an array, its values one by one as TensorFlow Serving writes them.
+    """Return the TensorProto of an array, as single values like TensorFlow Serving.
 
-    Many clients read `response.outputs["probabilities"].float_val` without a helper.
+    Many clients read `response.outputs["probabilities"].float_val` directly.
     """
     number, field = _BY_DTYPE[array.dtype]
     tensor = tensorflow.TensorProto(
@@ -95,23 +97,27 @@ def to_proto(array: NDArray[Any]) -> Any:
 
 
 def _from_values(values: Any, type_name: str, shape: tuple[int, ...], name: str) -> NDArray[Any]:
-    count, given = math.prod(shape), len(values)
+    count, received = math.prod(shape), len(values)
     dtype = _TYPES[type_name][0]
-    if given > count or (given < count and type_name == "DT_STRING"):
-        raise InvalidInputError(f"{name} has {given} values, but its shape needs {count}: {shape}")
+    if received > count or (received < count and type_name == "DT_STRING"):
+        raise InvalidInputError(
+            f"{name} has {received} values, but its shape needs {count}: {shape}"
+        )
     try:
         if type_name == "DT_HALF":
-            array = np.fromiter(values, np.uint16, given).view(np.float16)
+            array = np.fromiter(values, np.uint16, received).view(np.float16)
         elif type_name == "DT_STRING":
             array = bytes_array(values)
         else:
-            array = np.fromiter(values, dtype, given)
+            array = np.fromiter(values, dtype, received)
     except OverflowError as error:
-        raise InvalidInputError(f"{name} has values that {type_name} lacks: {error}") from error
-    if given == count:
+        raise InvalidInputError(
+            f"{name} has values outside the range of {type_name}: {error}"
+        ) from error
+    if received == count:
         return array.reshape(shape)
-    if given == 0:
+    if received == 0:
         array = np.zeros(1, dtype)
     if len(array) == 1:
         return np.broadcast_to(array[0], shape)
-    return np.concatenate([array, np.full(count - given, array[-1], array.dtype)]).reshape(shape)
+    return np.concatenate([array, np.full(count - received, array[-1], array.dtype)]).reshape(shape)

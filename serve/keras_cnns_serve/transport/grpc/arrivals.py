@@ -1,8 +1,8 @@
-"""The messages that arrive at a gRPC server, of which only so many may be incomplete.
+"""Limit the number and time of incomplete messages that arrive at a gRPC server.
 
-grpcio keeps what has come of a message before our code sees any of it, and does not say how much
-that is: each incomplete message counts as the longest that may be sent. A message that comes at
-once costs nothing; one that does not holds that much of the budget.
+grpcio buffers a message until it is complete, and does not report how much has arrived: each
+incomplete message therefore counts with the maximum length. Messages that arrive at once need no
+claim; for others, memory of the maximum length is claimed.
 """
 
 import asyncio
@@ -13,141 +13,143 @@ from typing import Any
 from keras_cnns_serve.core.limits import BODY_SECONDS, Budget, Claim
 from keras_cnns_serve.errors import QueueFullError, ServeError, TooSlowError
 
-SLOWEST_RATE = 100_000  # bytes a second of the longest message: how much has come is not known
-PATIENCE = 0.03  # seconds that an incomplete message has in any case
-WAIT = 1.0  # seconds that a call waits for its message's turn
-LOOK = 0.01  # seconds between two looks while calls wait, and otherwise:
-LOOK_AT_REST = 0.1
-MAX_WAITING = 1000  # calls that wait for their message's turn; a call takes 25 KB
+MIN_BYTES_PER_SECOND = 100_000  # applied to the longest message, as the real length is unknown
+_MIN_SECONDS = 0.03  # time that each incomplete message has, also if other calls wait
+_MAX_WAIT_SECONDS = 1.0  # maximum time that a call waits for its turn
+_POLL_SECONDS = 0.01  # interval of checks while calls wait
+_IDLE_POLL_SECONDS = 0.1  # interval of checks otherwise
+_MAX_WAITING = 1000  # maximum number of calls that wait for their turn; a call needs 25 KB
 
 Call = asyncio.Task[Any]
 
 
 class Arrivals:
-    """The turns of calls to receive their message.
+    """The turns in which calls may receive their message.
 
-    A short message comes with its call's headers, and its turn is over at once. If there is no free
-    turn for a call, the message that has been arriving longest is given up, if that is longer than
-    `PATIENCE`: messages that come slowly or never do not keep out the others. Of the calls that
-    wait, the newest is first: it is the likeliest to have a client that still waits.
+    A short message arrives with the headers of its call, and its turn ends at once. If no turn is
+    free for a call, the message that has been arriving for the longest time is aborted, if that is
+    longer than `_MIN_SECONDS`, so that messages that arrive slowly or never do not block others.
+    Waiting calls get their turn in reverse order: the newest most probably has a client that still
+    waits.
 
     Args:
-        count: How many messages may be incomplete at the same time.
-        max_bytes: Of a message; it gives the time in which one must arrive.
-        budget: The memory that all clients may hold.
+        count: the maximum number of incomplete messages.
+        max_bytes: the maximum length of a message, which determines the time for its arrival.
+        budget: the memory budget of all clients.
     """
 
     def __init__(self, count: int, max_bytes: int, budget: Budget) -> None:
-        self.seconds = BODY_SECONDS + max_bytes / SLOWEST_RATE
+        self.seconds = BODY_SECONDS + max_bytes / MIN_BYTES_PER_SECOND
         self.count = count
-        self.since: dict[Call, float] = {}  # when each turn began, the longest first
-        self.given_up: dict[Call, ServeError] = {}  # calls that are cancelled, and why
+        self.started: dict[Call, float] = {}  # call -> begin of its turn, the earliest first
+        self.aborted: dict[Call, ServeError] = {}  # cancelled call -> reason
         self._max_bytes = max_bytes
         self._budget = budget
-        self._held: dict[Call, Claim] = {}  # of messages that do not come at once
+        self._claims: dict[Call, Claim] = {}  # for messages that do not arrive at once
         self._free = count
-        self._waiting: dict[asyncio.Future[None], float] = {}  # since when, the longest first
-        self._crowded = asyncio.Event()
+        self._waiting: dict[asyncio.Future[None], float] = {}  # turn -> begin of the wait
+        self._has_waiting = asyncio.Event()
 
     async def begin(self, call: Call) -> None:
         """Wait for a call's turn.
 
         Raises:
-            QueueFullError: It did not come.
+            QueueFullError: there was no turn in time.
         """
         if self._free:
             self._free -= 1
         else:
             await self._wait()
-        self.since[call] = time.monotonic()
+        self.started[call] = time.monotonic()
 
     def end(self, call: Call) -> None:
         """End a call's turn."""
-        if self.since.pop(call, None) is not None:
-            if self._held and (claim := self._held.pop(call, None)):
+        if self.started.pop(call, None) is not None:
+            if self._claims and (claim := self._claims.pop(call, None)):
                 claim.release()
-            self._pass_on()
+            self._pass_turn()
 
     async def watch(self) -> None:
-        """Give up messages that take too long, for ever.
+        """Abort messages that take too long; never return.
 
-        One look at all of them now and then is cheaper than a timer for each call.
+        Checking all of them at intervals is cheaper than a timer for each call.
         """
         while True:
             asleep = time.monotonic()
             if self._waiting:
-                pause = LOOK
+                pause = _POLL_SECONDS
                 await asyncio.sleep(pause)
             else:
-                pause = min(LOOK_AT_REST, self.seconds / 4)
-                self._crowded.clear()
+                pause = min(_IDLE_POLL_SECONDS, self.seconds / 4)
+                self._has_waiting.clear()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(pause):
-                        await self._crowded.wait()
+                        await self._has_waiting.wait()
             now = time.monotonic()
             late = max(0.0, now - asleep - pause)
-            patience = PATIENCE + late  # it may not have looked yet at what has come
-            self._give_up(now, patience)
-            self._hold(now, patience)
+            # If the event loop is late, it may not have processed messages that have arrived.
+            min_seconds = _MIN_SECONDS + late
+            self._abort_slow(now, min_seconds)
+            self._claim_memory(now, min_seconds)
             for future, since in list(self._waiting.items()):
-                if since < now - WAIT:
-                    self._refuse(future)
+                if since < now - _MAX_WAIT_SECONDS:
+                    self._reject(future)
 
-    def _give_up(self, now: float, patience: float) -> None:
-        wanted = len(self._waiting)
-        for call, since in list(self.since.items()):
+    def _abort_slow(self, now: float, min_seconds: float) -> None:
+        needed = len(self._waiting)  # number of turns
+        for call, since in list(self.started.items()):
             if since < now - self.seconds:
-                self.given_up[call] = TooSlowError(
-                    "the message comes too slowly: it was not complete after "
+                self.aborted[call] = TooSlowError(
+                    "the message arrives too slowly: it was not complete after "
                     f"{self.seconds:.1f} seconds"
                 )
-            elif wanted > 0 and since < now - patience:
-                self.given_up[call] = QueueFullError(
-                    f"the message came too slowly while others waited: {self.count} can come at "
-                    "the same time"
+            elif needed > 0 and since < now - min_seconds:
+                self.aborted[call] = QueueFullError(
+                    f"the message arrived too slowly while others waited: {self.count} messages "
+                    "can arrive at the same time"
                 )
             else:
                 break
-            wanted -= 1
+            needed -= 1
             call.cancel()
 
-    def _hold(self, now: float, patience: float) -> None:
-        for call, since in self.since.items():
-            if since > now - patience:
+    def _claim_memory(self, now: float, min_seconds: float) -> None:
+        for call, since in self.started.items():
+            if since > now - min_seconds:
                 break
-            if call in self._held or call in self.given_up:
+            if call in self._claims or call in self.aborted:
                 continue
             try:
-                self._held[call] = self._budget.claim(self._max_bytes)
+                self._claims[call] = self._budget.claim(self._max_bytes)
             except ServeError as error:
-                self.given_up[call] = QueueFullError(
-                    f"the message came too slowly while there was no memory for it: {error}"
+                self.aborted[call] = QueueFullError(
+                    f"the message arrived too slowly while there was no memory for it: {error}"
                 )
                 call.cancel()
 
     async def _wait(self) -> None:
-        if len(self._waiting) >= MAX_WAITING:
-            self._refuse(next(iter(self._waiting)))
+        if len(self._waiting) >= _MAX_WAITING:
+            self._reject(next(iter(self._waiting)))
         turn = asyncio.get_running_loop().create_future()
         self._waiting[turn] = time.monotonic()
-        self._crowded.set()
+        self._has_waiting.set()
         try:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
-                self._pass_on()
+                self._pass_turn()
             raise
         finally:
             self._waiting.pop(turn, None)
 
-    def _refuse(self, turn: asyncio.Future[None]) -> None:
+    def _reject(self, turn: asyncio.Future[None]) -> None:
         self._waiting.pop(turn, None)
         if not turn.done():
             turn.set_exception(
-                QueueFullError(f"the messages of {self.count} calls are not complete")
+                QueueFullError(f"the messages of {self.count} other calls are incomplete")
             )
 
-    def _pass_on(self) -> None:
+    def _pass_turn(self) -> None:
         while self._waiting:
             turn, _ = self._waiting.popitem()
             if not turn.done():

@@ -1,8 +1,8 @@
-"""Unpack and parse the messages of gRPC calls, within bounds.
+"""Decompress and parse the messages of gRPC calls, within limits.
 
 protobuf allocates up to 64 bytes for each byte of a message that consists of empty messages, and
-parses such a message for a second. A message that is long enough for this to matter is looked
-through before: how many fields it has, and how much of it are numbers, which become longer.
+needs up to a second to parse it. The fields of long messages, and the bytes of packed numbers,
+which need more memory than their encoding, are therefore counted before parsing.
 """
 
 from collections.abc import Callable
@@ -13,22 +13,22 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescri
 from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
 
+from keras_cnns_serve.core.compression import decompress_async
 from keras_cnns_serve.core.limits import Claim
 from keras_cnns_serve.core.threads import PARSING
-from keras_cnns_serve.core.unpacking import unpack_beside
 from keras_cnns_serve.errors import InputTooLargeError, InvalidInputError
 
-# How a packed message begins. No request begins so: gzip's first byte is none of protobuf's, and
-# zlib's is that of a field 15, which no request has.
-GZIP = b"\x1f\x8b"
-DEFLATE = (b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda")
-SHORT = 2**16  # bytes of a message that needs no look
-MAX_FIELDS = 20_000  # a thousand images as tf.Examples have a quarter of it
-FEW_FIELDS = 500  # which take less time to count than a thread to wake
-BYTES_OF_FIELD = 256  # of memory, at most
-BYTES_OF_NUMBERS = 16  # of memory for each byte, which may be a number by itself
-COPIES = 3  # of a message: as it came, parsed, and as arrays
-_SIZES = {1: 8, 3: 0, 4: 0, 5: 4}  # bytes of a value, by its wire type
+# First bytes of compressed messages. Requests cannot begin with them: gzip's first byte is invalid
+# in protobuf, and zlib's is the key of a field 15, which no request has.
+_GZIP = b"\x1f\x8b"
+_DEFLATE = (b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda")
+SHORT_BYTES = 2**16  # fields of longer messages are counted
+MAX_FIELDS = 20_000  # a thousand images as tf.Examples have a quarter of that
+_INLINE_FIELDS = 500  # counting these is faster than waking up a thread
+_BYTES_OF_FIELD = 256  # maximum memory of a field
+_BYTES_OF_NUMBERS = 16  # maximum memory for each byte of packed numbers
+COPIES = 3  # of a message: received, parsed, and as arrays
+_SIZES = {1: 8, 3: 0, 4: 0, 5: 4}  # wire type -> bytes of a value
 _VARINT, _LENGTH_DELIMITED = 0, 2
 
 
@@ -36,7 +36,7 @@ def parser(method: MethodDescriptor) -> Callable[[bytes], Any]:
     """Return the function that parses a method's requests.
 
     Raises, when it is called:
-        InvalidInputError: The message is damaged.
+        InvalidInputError: the message is damaged.
     """
     from_string = GetMessageClass(method.input_type).FromString
 
@@ -49,54 +49,56 @@ def parser(method: MethodDescriptor) -> Callable[[bytes], Any]:
     return parse
 
 
-async def unpacked(message: bytes, max_bytes: int, claim: Claim, deadline: float | None) -> bytes:
-    """Return a message that was packed by gzip or deflate unpacked, and others as they are.
+async def decompress_message(
+    message: bytes, max_bytes: int, claim: Claim, deadline: float | None
+) -> bytes:
+    """Return a message, decompressed if it is compressed with gzip or deflate.
 
     Args:
-        message: As grpcio delivers it, which leaves out how it is packed.
-        max_bytes: It may unpack to so many.
-        claim: Grows with what is unpacked.
-        deadline: The `time.monotonic()` at which the request's time is over, or None.
+        message: the message; grpcio does not report its encoding.
+        max_bytes: the maximum size after decompression.
+        claim: the claim of memory, which grows with the decompressed bytes.
+        deadline: `time.monotonic()` of the request's deadline, or None.
 
     Raises:
-        InputTooLargeError: It unpacks to more.
-        QueueFullError: The budget has no room for it.
-        InvalidInputError: It is damaged or cut short.
-        DeadlineExceededError: The deadline has passed before it was done.
+        InputTooLargeError: the decompressed message is longer than `max_bytes`.
+        QueueFullError: there is not enough free memory.
+        InvalidInputError: the message is damaged or truncated.
+        DeadlineExceededError: the deadline has passed.
     """
     start = message[:2]
-    if start == GZIP or start in DEFLATE:
-        return await unpack_beside(message, "gzip", max_bytes, claim, "message", deadline)
+    if start == _GZIP or start in _DEFLATE:
+        return await decompress_async(message, "gzip", max_bytes, claim, "message", deadline)
     return message
 
 
-async def memory_beside(message: bytes, descriptor: Descriptor, deadline: float | None) -> int:
-    """Do as `memory_of`, in another thread where it would keep the event loop busy.
+async def memory_of_async(message: bytes, descriptor: Descriptor, deadline: float | None) -> int:
+    """Do the same as `memory_of`, in a thread if the message has many fields.
 
     Raises:
-        DeadlineExceededError: The deadline (`time.monotonic()`) has passed before it was done.
+        DeadlineExceededError: the deadline (`time.monotonic()`) has passed.
     """
     try:
-        return memory_of(message, descriptor, FEW_FIELDS)
+        return memory_of(message, descriptor, _INLINE_FIELDS)
     except InputTooLargeError:
-        pass  # and forgotten, or a later error would hold it, and it the message
+        pass  # continue outside this block: a later error would refer to this one and the message
     return await PARSING.call(deadline, memory_of, message, descriptor)
 
 
 def memory_of(message: bytes, descriptor: Descriptor, max_fields: int = MAX_FIELDS) -> int:
-    """Return the bytes that a message takes at most, itself, parsed, and as arrays.
+    """Return the maximum memory of a message: received, parsed, and as arrays.
 
     Raises:
-        InputTooLargeError: It is long and has more than `max_fields` fields.
+        InputTooLargeError: the message is long and has more than `max_fields` fields.
     """
-    if len(message) <= SHORT:
-        return len(message) * (COPIES + BYTES_OF_FIELD // 4)
+    if len(message) <= SHORT_BYTES:
+        return len(message) * (COPIES + _BYTES_OF_FIELD // 4)
     fields, numbers = _count(message, descriptor, max_fields)
-    return COPIES * len(message) + BYTES_OF_FIELD * fields + BYTES_OF_NUMBERS * numbers
+    return COPIES * len(message) + _BYTES_OF_FIELD * fields + _BYTES_OF_NUMBERS * numbers
 
 
 def _count(message: bytes, descriptor: Descriptor, max_fields: int) -> tuple[int, int]:
-    """Return the number of fields, and the bytes of numbers; fewer of a damaged message.
+    """Return the number of fields and the bytes of packed numbers; stop at damaged data.
 
     The wire format: https://protobuf.dev/programming-guides/encoding/
     """
@@ -110,8 +112,8 @@ def _count(message: bytes, descriptor: Descriptor, max_fields: int) -> tuple[int
                 fields += 1
                 if fields > max_fields:
                     raise InputTooLargeError(
-                        f"the message has more than {max_fields:,} fields; send a tensor's values "
-                        "as its raw bytes, and fewer images in a request"
+                        f"the message has more than {max_fields:,} fields; send the values of "
+                        "tensors as raw bytes, and fewer images in a request"
                     )
                 key, position = _varint(message, position)
                 wire_type = key & 7
@@ -127,13 +129,13 @@ def _count(message: bytes, descriptor: Descriptor, max_fields: int) -> tuple[int
                 else:
                     position += _SIZES[wire_type]
     except (IndexError, KeyError):
-        pass  # damaged: protobuf does not parse more of it, and reports it
+        pass  # the message is damaged, which protobuf's parser will report
     return fields, numbers
 
 
 @cache
 def _kinds(descriptor: Descriptor) -> tuple[dict[int, Descriptor], frozenset[int]]:
-    """Return the fields that are messages, and those that are lists of numbers."""
+    """Return number -> descriptor of the fields that are messages, and the numeric fields."""
     messages, packed = {}, set()
     for field in descriptor.fields:
         if field.message_type is not None:

@@ -1,7 +1,6 @@
-"""The ASGI application: one table of frequent routes, no middleware, and Starlette for the rest.
+"""The ASGI application: a table of frequent routes without middleware, and Starlette for others.
 
-An endpoint of the table takes a `Request` and returns a `Reply`; its errors are translated by its
-protocol.
+An endpoint in the table takes a `Request` and returns a `Reply`; its protocol translates errors.
 """
 
 import asyncio
@@ -18,31 +17,31 @@ from urllib.parse import parse_qs
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from keras_cnns_serve.core.compression import decompress_async
 from keras_cnns_serve.core.json_text import dumps
 from keras_cnns_serve.core.limits import Budget, Claim
-from keras_cnns_serve.core.unpacking import unpack_beside
 
-from .body import Disconnected, Limited, read_body
+from .body import Disconnected, LimitedReceive, read_body
 
 logger = logging.getLogger(__name__)
 
-HUNG_UP = 499  # the status, in logs and metrics, of a request whose client hung up
-WATCH_SECONDS = 0.05  # of work before the client is watched: to watch costs a task
-MAX_CACHED_BYTES = 200  # of a query or a path; longer ones are parsed each time
-STOPPED = "the server is stopping and its grace period is over; try again"
-CLOSE = (b"connection", b"close")
-NO_SNIFFING = (b"x-content-type-options", b"nosniff")  # no browser takes an answer for a page
+_CLIENT_DISCONNECTED = 499  # nginx's status, in logs and metrics
+_WATCH_SECONDS = 0.05  # time before the client is watched, because that needs a task
+_MAX_CACHED_BYTES = 200  # of a query or a path; longer ones are parsed each time
+_STOPPED = "the server is stopping and its grace period is over; try again"
+_CLOSE = (b"connection", b"close")
+_NO_SNIFFING = (b"x-content-type-options", b"nosniff")  # browsers must not guess the type
 
 
 class Request:
-    """One HTTP request.
+    """An HTTP request.
 
     Args:
-        scope: ASGI's.
+        scope: ASGI's scope.
         path: the match of the route's pattern.
-        max_body_bytes: a longer body, or one that unpacks to more, is refused.
-        receive: ASGI's.
-        claim: the memory that the request holds, until it is answered.
+        max_body_bytes: maximum length of the body, also after decompression.
+        receive: ASGI's receive.
+        claim: the claim of memory, which is held until the request is answered.
     """
 
     __slots__ = ("_headers", "_max_body_bytes", "_receive", "arrived", "claim", "path", "scope")
@@ -64,80 +63,82 @@ class Request:
         self.claim = claim
 
     def header(self, name: bytes) -> str | None:
-        """Return a header's value; `name` is in lower case."""
+        """Return the value of a header; `name` must be in lower case."""
         value = self._headers.get(name)
         return None if value is None else str(value, "latin-1")
 
     def query(self, name: str) -> str | None:
-        """Return the first value of a parameter."""
+        """Return the first value of a query parameter."""
         text: bytes = self.scope["query_string"]
         if not text:
             return None
-        parse = _cached_query if len(text) < MAX_CACHED_BYTES else _parse_query
+        parse = _cached_query if len(text) < _MAX_CACHED_BYTES else _parse_query
         values = parse(text).get(name)
         return values[0] if values else None
 
     async def body(
         self, deadline: float | None = None, max_bytes: int | None = None, name: str = "body"
     ) -> bytes:
-        """Return the whole body, unpacked if it was packed by gzip.
+        """Return the whole body, decompressed.
 
         Args:
-            deadline: The `time.monotonic()` at which the request's time is over, or None.
-            max_bytes: The longest body, where it is less than any request's.
-            name: What the body is, for errors.
+            deadline: `time.monotonic()` of the request's deadline, or None.
+            max_bytes: maximum length, if it is smaller than `max_body_bytes`.
+            name: "body" or "JSON", for errors.
 
         Raises:
-            InputTooLargeError: it is longer than this server accepts.
-            QueueFullError: other requests hold the memory that it takes.
-            TooSlowError: it takes longer than this server waits.
-            DeadlineExceededError: it takes longer than the request has time.
-            UnsupportedEncodingError: it is packed in another way.
-            InvalidInputError: it cannot be unpacked.
-            Disconnected: the client hung up.
+            InputTooLargeError: the body is too long.
+            QueueFullError: there is not enough free memory.
+            TooSlowError: the body arrives too slowly.
+            DeadlineExceededError: the deadline has passed.
+            UnsupportedEncodingError: the Content-Encoding is not supported.
+            InvalidInputError: the body cannot be decompressed.
+            Disconnected: the client disconnected.
         """
         limit = self._max_body_bytes
         if max_bytes is not None and max_bytes < limit:
             limit = max_bytes
         else:
             name = "body"
-        declared = int(self._headers.get(b"content-length", 0))
-        asks = _asks(self.scope)
-        limited = Limited(self._receive, limit, declared, self.claim, deadline, name, asks)
-        body = await read_body(limited)
+        content_length = int(self._headers.get(b"content-length", 0))
+        expects_continue = _expects_continue(self.scope)
+        receive = LimitedReceive(
+            self._receive, limit, content_length, self.claim, deadline, name, expects_continue
+        )
+        body = await read_body(receive)
         encoding = self._headers.get(b"content-encoding")
         if encoding is None:
             return body
-        return await unpack_beside(
+        return await decompress_async(
             body, str(encoding, "latin-1"), limit, self.claim, name, deadline
         )
 
-    def watched(self) -> "Watch":
-        """Return a context that is cancelled, and raises `Disconnected`, if the client hangs up.
+    def cancelled_on_disconnect(self) -> "_DisconnectWatch":
+        """Return a context that is cancelled and raises `Disconnected` if the client disconnects.
 
         The body must have been read.
         """
-        return Watch(self._receive)
+        return _DisconnectWatch(self._receive)
 
 
-class Watch:
-    """A context that cancels its task when the client hangs up, and raises `Disconnected`.
+class _DisconnectWatch:
+    """A context that cancels its task and raises `Disconnected` if the client disconnects.
 
     Args:
-        receive: ASGI's; what comes next of it is that the client hung up.
+        receive: ASGI's receive, whose next message is the disconnection.
     """
 
-    __slots__ = ("_gone", "_receive", "_task", "_timer", "_watcher")
+    __slots__ = ("_disconnected", "_receive", "_task", "_timer", "_watcher")
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
-        self._gone = False
+        self._disconnected = False
         self._watcher: asyncio.Task[None] | None = None
 
     def __enter__(self) -> None:
         loop = asyncio.get_running_loop()
         self._task = asyncio.current_task(loop)
-        self._timer = loop.call_later(WATCH_SECONDS, self._begin, loop)
+        self._timer = loop.call_later(_WATCH_SECONDS, self._begin, loop)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
@@ -145,7 +146,7 @@ class Watch:
         self._timer.cancel()
         if self._watcher is not None:
             self._watcher.cancel()
-        if self._gone and self._task is not None and kind in (None, asyncio.CancelledError):
+        if self._disconnected and self._task is not None and kind in (None, asyncio.CancelledError):
             self._task.uncancel()
             raise Disconnected from None
 
@@ -155,7 +156,7 @@ class Watch:
     async def _watch(self) -> None:
         message = await self._receive()
         if message["type"] == "http.disconnect" and self._task is not None:
-            self._gone = True
+            self._disconnected = True
             self._task.cancel()
 
 
@@ -163,12 +164,12 @@ def _parse_query(text: bytes) -> dict[str, list[str]]:
     return parse_qs(text.decode("latin-1"), keep_blank_values=True)
 
 
-_cached_query = lru_cache(_parse_query)  # a client sends the same parameters again and again
+_cached_query = lru_cache(_parse_query)  # clients often send the same parameters
 
 
 @dataclass(slots=True)
 class Reply:
-    """An answer, before it is sent."""
+    """A response, before it is sent."""
 
     body: bytes
     status: int = 200
@@ -176,7 +177,7 @@ class Reply:
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
 
 
-Endpoint = Callable[[Request], Awaitable[Reply]]
+_Endpoint = Callable[[Request], Awaitable[Reply]]
 
 
 @dataclass(frozen=True)
@@ -185,71 +186,71 @@ class FastRoute:
 
     method: str
     pattern: re.Pattern[str]  # matched against the whole path
-    endpoint: Endpoint
-    failed: Callable[[Exception], Reply]  # translates what the endpoint raises
+    endpoint: _Endpoint
+    error_reply: Callable[[Exception], Reply]  # translates the errors of the endpoint
 
 
 class App:
     """The ASGI application.
 
     Args:
-        routes: those that bypass Starlette, the most frequent first.
-        otherwise: the application that answers everything else.
-        max_body_bytes: a longer body is refused.
-        budget: the memory that all requests may hold.
-        answers: counts every answer by its status.
-        finished: called after every answer, with the scope, the status and the seconds it took.
-        draining: whether the server stops: each answer is then the last on its connection.
-        refusal: returns the answer to a request that is not admitted, or None; None: all are.
-        timeout: seconds in which the body of a request to `otherwise` must come; None: any.
+        routes: the routes that bypass Starlette, the most frequent first.
+        fallback: the application for all other requests.
+        max_body_bytes: maximum length of a body.
+        budget: the memory budget of all requests.
+        answers: the number of responses by status, which this class updates.
+        on_response: called after each response, with the scope, the status and the seconds.
+        draining: returns whether the server is stopping; connections then end after a response.
+        authorize: returns the response if a request is rejected, or else None.
+        timeout: seconds in which the body of a request to `fallback` must arrive; None: no limit.
     """
 
     def __init__(
         self,
         routes: Sequence[FastRoute],
-        otherwise: ASGIApp,
+        fallback: ASGIApp,
         max_body_bytes: int,
         budget: Budget,
         answers: Counter[int],
-        finished: Callable[[Scope, int, float], None] | None = None,
+        on_response: Callable[[Scope, int, float], None] | None = None,
         draining: Callable[[], bool] = lambda: False,
-        refusal: Callable[[Scope], Reply | None] | None = None,
+        authorize: Callable[[Scope], Reply | None] | None = None,
         timeout: float | None = None,
     ) -> None:
         self._routes = tuple(routes)
-        self._otherwise = otherwise
+        self._fallback = fallback
         self._max_body_bytes = max_body_bytes
         self._budget = budget
         self._answers = answers
-        self._finished = finished
+        self._on_response = on_response
         self._draining = draining
-        self._refusal = refusal
+        self._authorize = authorize
         self._timeout = timeout
         self._cached_find = lru_cache(self._find)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["type"] != "http":
-            await self._otherwise(scope, receive, send)
+            await self._fallback(scope, receive, send)
             return
-        if _asks(scope):
-            asking = _Asking(receive, send)
-            receive, send = asking.receive, asking.send
-        if self._refusal is not None and (reply := self._refusal(scope)) is not None:
+        if _expects_continue(scope):
+            expecting = _ExpectContinue(receive, send)
+            receive, send = expecting.receive, expecting.send
+        if self._authorize is not None and (reply := self._authorize(scope)) is not None:
             await self._reply(scope, reply, send)
             return
         path: str = scope["path"]
-        find = self._cached_find if len(path) < MAX_CACHED_BYTES else self._find
+        find = self._cached_find if len(path) < _MAX_CACHED_BYTES else self._find
         route, match = find(scope["method"], path)
         if route is None:
-            await self._other(scope, receive, send)
+            await self._call_fallback(scope, receive, send)
             return
         if match is None:
             await self._reply(scope, _not_allowed(scope["method"], path, route.method), send)
             return
         claim = Claim(self._budget)
         request = Request(scope, match, self._max_body_bytes, receive, claim)
-        status = HUNG_UP
+        status = _CLIENT_DISCONNECTED
         try:
             reply = await _answer(route, request)
             if reply is not None:
@@ -260,7 +261,7 @@ class App:
             self._finish(scope, status, request.arrived)
 
     def _find(self, method: str, path: str) -> tuple[FastRoute | None, re.Match[str] | None]:
-        """Return the route and the match of its path, which is None for another method's."""
+        """Return the route and the match of its path; the match is None if the method is wrong."""
         found = None
         for route in self._routes:
             if match := route.pattern.fullmatch(path):
@@ -269,25 +270,30 @@ class App:
                 found = route
         return found, None
 
-    async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _call_fallback(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.monotonic()
         status, started_to_send = 500, False
-        declared = int(_headers(scope).get(b"content-length", 0))
+        content_length = int(_headers(scope).get(b"content-length", 0))
         deadline = None if self._timeout is None else started + self._timeout
         claim = Claim(self._budget)
-        limited = Limited(
-            receive, self._max_body_bytes, declared, claim, deadline, asks=_asks(scope)
+        limited = LimitedReceive(
+            receive,
+            self._max_body_bytes,
+            content_length,
+            claim,
+            deadline,
+            expects_continue=_expects_continue(scope),
         )
 
-        async def noted(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             nonlocal status, started_to_send
             if message["type"] == "http.response.start":
                 status, started_to_send = message["status"], True
-                message["headers"] = self._with_ours([*message.get("headers", ())])
+                message["headers"] = self._add_headers([*message.get("headers", ())])
             await send(message)
 
         try:
-            await self._otherwise(scope, limited, noted)
+            await self._fallback(scope, limited, send_with_headers)
         except asyncio.CancelledError:
             if started_to_send:
                 raise
@@ -304,28 +310,28 @@ class App:
 
     async def _send(self, reply: Reply, send: Send) -> None:
         length = b"%d" % len(reply.body)
-        headers = self._with_ours(
+        headers = self._add_headers(
             [(b"content-type", reply.media_type), (b"content-length", length), *reply.headers]
         )
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
         await send({"type": "http.response.body", "body": reply.body})
 
-    def _with_ours(self, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-        headers.append(NO_SNIFFING)
-        if self._draining() and CLOSE not in headers:
-            headers.append(CLOSE)
+    def _add_headers(self, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+        headers.append(_NO_SNIFFING)
+        if self._draining() and _CLOSE not in headers:
+            headers.append(_CLOSE)
         return headers
 
     def _finish(self, scope: Scope, status: int, started: float) -> None:
         self._answers[status] += 1
-        if self._finished is not None:
-            self._finished(scope, status, time.monotonic() - started)
+        if self._on_response is not None:
+            self._on_response(scope, status, time.monotonic() - started)
 
 
-class _Asking:
-    """ASGI's receive and send for a client that asks whether it should send its body.
+class _ExpectContinue:
+    """ASGI's receive and send for a client that has sent Expect: 100-continue.
 
-    If it was not told to, nobody knows whether the body follows: the connection ends.
+    If the body was not requested, it is unknown whether the client sends it: close the connection.
     """
 
     def __init__(self, receive: Receive, send: Send) -> None:
@@ -338,39 +344,39 @@ class _Asking:
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start" and not self._continued:
-            message["headers"] = [*message["headers"], CLOSE]
+            message["headers"] = [*message["headers"], _CLOSE]
         await self._send(message)
 
 
 def _headers(scope: Scope) -> dict[bytes, bytes]:
-    """Return the headers by their names in lower case; of one that is repeated the first counts."""
+    """Return name in lower case -> value; the first of repeated headers is used."""
     return dict(reversed(scope["headers"]))
 
 
-def _asks(scope: Scope) -> bool:
+def _expects_continue(scope: Scope) -> bool:
     return any(name == b"expect" for name, _ in scope["headers"])
 
 
 async def _answer(route: FastRoute, request: Request) -> Reply | None:
-    """Return what to answer, or None to a client that hung up."""
+    """Return the response, or None if the client disconnected."""
     try:
         return await route.endpoint(request)
     except Disconnected:
         return None
-    except asyncio.CancelledError:  # by the server, whose grace is over
+    except asyncio.CancelledError:  # by the server at the end of its grace period
         return _stopped()
     except Exception as error:
-        reply = route.failed(error)
+        reply = route.error_reply(error)
         if reply.status == 500:
             logger.error("a request failed", exc_info=error)
-        # Futures and their errors refer to each other: the bodies in the frames would stay until
-        # Python looks for such cycles.
+        # Futures and errors are reference cycles. Otherwise bodies in the frames would stay in
+        # memory until the next garbage collection.
         clear_frames(error.__traceback__)
         return reply
 
 
 def _stopped() -> Reply:
-    return Reply(dumps({"error": STOPPED}), 503, headers=[(b"retry-after", b"1")])
+    return Reply(dumps({"error": _STOPPED}), 503, headers=[(b"retry-after", b"1")])
 
 
 def _not_allowed(method: str, path: str, allowed: str) -> Reply:

@@ -1,4 +1,4 @@
-"""The body of an HTTP request: its length, its memory, and its time."""
+"""Receive the body of an HTTP request within limits of length, memory and time."""
 
 import asyncio
 import contextlib
@@ -9,7 +9,7 @@ from typing import Any
 
 from starlette.types import Message, Receive
 
-from keras_cnns_serve.core.limits import BODY_SECONDS, COPIES, SLOWEST_RATE, Claim
+from keras_cnns_serve.core.limits import BODY_SECONDS, COPIES, MIN_BYTES_PER_SECOND, Claim
 from keras_cnns_serve.errors import (
     DeadlineExceededError,
     InputTooLargeError,
@@ -17,61 +17,61 @@ from keras_cnns_serve.errors import (
     TooSlowError,
 )
 
-DRAIN_SECONDS = 2  # for the rest of a body that is refused: before the answer, and after it
+DRAIN_SECONDS = 2  # time for the rest of a rejected body, both before and after the response
 
 
 class Disconnected(Exception):  # noqa: N818 - it is an event
-    """The client hung up before its request was complete or answered."""
+    """The client disconnected before its request was complete or answered."""
 
 
-class Limited:
-    """ASGI's receive, for a body of limited length and memory, in limited time.
+class LimitedReceive:
+    """ASGI's receive, with limits of the length, memory and time of the body.
 
     Args:
-        receive: ASGI's.
-        max_bytes: A longer body is refused, before it is read where its length is declared.
-        declared: The header Content-Length, 0 without it.
-        claim: Grows with the body, or to its declared length before it is read.
-        deadline: The `time.monotonic()` at which the request's time is over, or None.
-        name: What the body is, for errors.
-        asks: Whether the client asks (Expect: 100-continue) before it sends the body; then it is
-            not asked for a body that is refused.
+        receive: ASGI's receive.
+        max_bytes: maximum length; if Content-Length is larger, the body is not read.
+        content_length: the header Content-Length; 0 if there is none.
+        claim: the claim of memory, which grows with the body, or before reading to Content-Length.
+        deadline: `time.monotonic()` of the request's deadline, or None.
+        name: "body" or "JSON", for errors.
+        expects_continue: whether the client has sent Expect: 100-continue. If so, a body that is
+            rejected is not requested.
 
     Raises:
-        InputTooLargeError: The body is longer.
-        QueueFullError: The budget has no room for it.
-        TooSlowError: It takes longer than this server waits for a body.
-        DeadlineExceededError: It takes longer than the request has time.
+        InputTooLargeError: the body is too long.
+        QueueFullError: there is not enough free memory.
+        TooSlowError: the body arrives too slowly.
+        DeadlineExceededError: the deadline passed before the body was complete.
     """
 
     def __init__(
         self,
         receive: Receive,
         max_bytes: int,
-        declared: int,
+        content_length: int,
         claim: Claim,
         deadline: float | None = None,
         name: str = "body",
-        asks: bool = False,
+        expects_continue: bool = False,
     ) -> None:
         self._receive = receive
         self._max_bytes = max_bytes
-        self._declared = declared
+        self._content_length = content_length
         self._claim = claim
         self._deadline = deadline
         self._name = name
-        self._asks = asks
-        self._read = 0
-        self._claimed = 0  # bytes of the body
+        self._expects_continue = expects_continue
+        self._read = 0  # number of bytes
+        self._claimed = 0  # number of bytes of the body
         self._complete = False
-        # A body may pause for BODY_SECONDS, and must come at the slowest rate beside that.
+        # Apart from pauses of up to BODY_SECONDS, a body must arrive at MIN_BYTES_PER_SECOND.
         self._end = time.monotonic() + BODY_SECONDS
 
     async def __call__(self) -> Message:
         """Return the next part of the body."""
         try:
             if not self._read:
-                self._check(self._declared)
+                self._check(self._content_length)
             message = await self._next()
             size = len(message.get("body", b""))
             self._read += size
@@ -79,12 +79,12 @@ class Limited:
         except (TooSlowError, DeadlineExceededError):
             raise
         except ServeError:
-            if self._read or not self._asks:
-                await drain(self._receive, self._max_bytes)
+            if self._read or not self._expects_continue:
+                await _drain(self._receive, self._max_bytes)
             raise
         if not self._complete:
             now = time.monotonic()
-            self._end = min(now + BODY_SECONDS, self._end + size / SLOWEST_RATE)
+            self._end = min(now + BODY_SECONDS, self._end + size / MIN_BYTES_PER_SECOND)
         return message
 
     def _check(self, size: int) -> None:
@@ -95,12 +95,12 @@ class Limited:
             self._claimed = size
 
     async def _next(self) -> Message:
-        if self._complete:  # what comes now is that the client hangs up, at any time
+        if self._complete:  # the next message is the disconnection, at any time
             return await self._receive()
         waiting = self._receive().__await__()
         try:
             future = next(waiting)
-        except StopIteration as arrived:  # as nearly always: it costs no timer
+        except StopIteration as arrived:  # the usual case, which needs no timer
             message: Message = arrived.value
         else:
             end = self._end if self._deadline is None else min(self._end, self._deadline)
@@ -115,13 +115,15 @@ class Limited:
     def _late(self, end: float) -> ServeError:
         so_far = f"{self._read:,} bytes so far"
         if end == self._deadline:
-            return DeadlineExceededError(f"the request's time was over before its body: {so_far}")
-        return TooSlowError(f"the {self._name} comes too slowly: {so_far}")
+            return DeadlineExceededError(
+                f"the request's deadline passed before its body arrived: {so_far}"
+            )
+        return TooSlowError(f"the {self._name} arrives too slowly: {so_far}")
 
 
 @coroutine
 def _rest(future: Any, waiting: Generator[Any, Any, Message]) -> Generator[Any, Any, Message]:
-    """Await what has been begun with `future`, its first step."""
+    """Await the rest of a coroutine whose first step has returned `future`."""
     try:
         yield future
     except BaseException as error:
@@ -130,27 +132,28 @@ def _rest(future: Any, waiting: Generator[Any, Any, Message]) -> Generator[Any, 
     return (yield from waiting)
 
 
-async def read_body(limited: Limited) -> bytes:
-    """Return the body as it came; raise as `Limited` does.
+async def read_body(receive: LimitedReceive) -> bytes:
+    """Return the body.
 
     Raises:
-        Disconnected: The client hung up.
+        Disconnected: the client disconnected.
+        Also the errors of `LimitedReceive`.
     """
     pieces = []
     more = True
     while more:
-        message = await limited()
+        message = await receive()
         if message["type"] != "http.request":
             raise Disconnected
         pieces.append(message.get("body", b""))
         more = message.get("more_body", False)
-    return b"".join(pieces)  # of a single piece this is no copy
+    return b"".join(pieces)  # does not copy a single piece
 
 
-async def drain(receive: Receive, max_bytes: int) -> None:
-    """Discard what still comes, for a while: a client that sends does not read the answer.
+async def _drain(receive: Receive, max_bytes: int) -> None:
+    """Discard the rest of a body for `DRAIN_SECONDS`, because clients read the response after it.
 
-    To close a connection with unread bytes resets it, and the answer is lost.
+    Closing a connection with unread bytes resets it, and the client loses the response.
     """
     drained = 0
     with contextlib.suppress(TimeoutError):

@@ -1,4 +1,4 @@
-"""The core's errors as HTTP: their codes, and TensorFlow Serving's error bodies."""
+"""Error responses: the status codes of errors, and bodies as in TensorFlow Serving."""
 
 import math
 
@@ -31,8 +31,8 @@ STATUS_CODES: dict[type[errors.ServeError], int] = {
 }
 
 
-def failed(error: Exception) -> Reply:
-    """Return the answer to a request that failed with this error."""
+def error_reply(error: Exception) -> Reply:
+    """Return the response for an error."""
     codes = (STATUS_CODES[kind] for kind in type(error).__mro__ if kind in STATUS_CODES)
     status = next(codes, 500)
     headers = []
@@ -47,20 +47,20 @@ def failed(error: Exception) -> Reply:
 
 
 def json_response(body: bytes, status: int = 200) -> Response:
-    """Return JSON as a response of Starlette's."""
+    """Return JSON as a Starlette response."""
     return Response(body, status, media_type="application/json")
 
 
-async def serve_error(request: Request, error: Exception) -> Response:
-    """Answer with one of our errors."""
-    reply = failed(error)
+async def _serve_error(request: Request, error: Exception) -> Response:
+    """Return the response for a `ServeError`."""
+    reply = error_reply(error)
     response = json_response(reply.body, reply.status)
     response.raw_headers.extend(reply.headers)
     return response
 
 
-async def http_error(request: Request, error: Exception) -> Response:
-    """Answer to a path or method that does not exist."""
+async def _http_error(request: Request, error: Exception) -> Response:
+    """Return the response for an unknown path or a wrong method."""
     assert isinstance(error, HTTPException)
     path: str = request.scope["path"]
     line = f"{request.method} {path:.200}"
@@ -77,19 +77,19 @@ async def http_error(request: Request, error: Exception) -> Response:
     return response
 
 
-async def disconnected(request: Request, error: Exception) -> Response:
-    """Answer to a client that hung up: nobody reads it, and the access log shows its status."""
+async def _disconnected(request: Request, error: Exception) -> Response:
+    """Return a response with the status 499 for the access log; the client has disconnected."""
     return json_response(b"{}", 499)
 
 
-async def unexpected(request: Request, error: Exception) -> Response:
-    """Answer to a request that the server failed to handle."""
+async def _unexpected(request: Request, error: Exception) -> Response:
+    """Return the response for an error of the server."""
     return json_response(dumps({"error": errors.UNEXPECTED}), 500)
 
 
 HANDLERS = {
-    **dict.fromkeys(STATUS_CODES, serve_error),
-    HTTPException: http_error,
-    Disconnected: disconnected,
-    Exception: unexpected,  # Starlette raises it again, so that the server logs it
+    **dict.fromkeys(STATUS_CODES, _serve_error),
+    HTTPException: _http_error,
+    Disconnected: _disconnected,
+    Exception: _unexpected,  # Starlette raises the error again, so that the server logs it
 }

@@ -1,8 +1,7 @@
-"""uvicorn's HTTP protocol on httptools, with the limits for which uvicorn has no public hook.
+"""uvicorn's HTTP protocol on httptools, with limits for which uvicorn has no public interface.
 
-Everything else is uvicorn's. The overridden methods and the attributes of a connection and of a
-request (`RequestResponseCycle`) that are read here are the same in the tested range of versions,
-which pyproject.toml states.
+The overridden methods, and the attributes of connections and requests (`RequestResponseCycle`) that
+are read here, are the same in all tested versions of uvicorn, which pyproject.toml states.
 """
 
 import asyncio
@@ -20,71 +19,72 @@ from uvicorn.protocols.http.httptools_impl import (
     RequestResponseCycle,
 )
 
-from keras_cnns_serve.core.limits import SLOWEST_RATE
+from keras_cnns_serve.core.limits import MIN_BYTES_PER_SECOND
 
 from .body import DRAIN_SECONDS
 
 logger = logging.getLogger(__name__)
 
-MAX_HEAD_BYTES = 64 * 2**10  # the request line and the headers; a chunk's head; a trailer
-MAX_HEADERS = 256
-HEAD_SECONDS = 20  # for a head, from the connection's beginning or the head's first byte; for TLS's
-PIECE_BYTES = 2**10  # parsed at once, where it may be more than the body of one request
-PARSE_SECONDS = 0.001  # for what one connection has sent at once ...
-TURN_SECONDS = 0.003  # ... and then for the other connections, and for answers
-MAX_JOINED_BYTES = 64 * 2**10  # written at once; joining more costs more than a system call
-FINAL_READ_SECONDS = 0.05  # for a request on its way to an idle connection as the server stops
-PROBE_SECONDS = 0.125  # before the first probe of a half-closed connection; then twice as long
-NUM_PROBES = 4  # clients in Go accept at most five interim responses
-HANDSHAKE_SECONDS = 1  # a handshake that takes longer makes room for another connection
-REFUSAL_SECONDS = 1  # for a client that is refused with its connection, to end TLS
-MAX_REASON = 200  # characters
-CLOSE = b"content-length: 0\r\nconnection: close\r\n\r\n"
-TOO_SLOW = STATUS_LINE[408] + CLOSE
-FULL = STATUS_LINE[503] + b"retry-after: 1\r\n" + CLOSE
+_MAX_HEAD_BYTES = 64 * 2**10  # of the request line and headers; of chunk extensions; of trailers
+_MAX_HEADERS = 256
+# Time for a head from the start of the connection or the head's first byte; for a TLS handshake.
+HEAD_SECONDS = 20
+_PIECE_BYTES = 2**10  # bytes that are parsed in one call, unless they belong to one body
+_PARSE_SECONDS = 0.001  # time for parsing the data of one connection without a pause
+_TURN_SECONDS = 0.003  # time for other connections after that
+_MAX_JOINED_BYTES = 64 * 2**10  # joining more bytes costs more than another system call
+_FINAL_READ_SECONDS = 0.05  # time for requests on their way to idle connections at a stop
+PROBE_SECONDS = 0.125  # delay of the first probe of a half-closed connection; later ones double it
+_NUM_PROBES = 4  # Go's client accepts at most five interim responses
+_HANDSHAKE_SECONDS = 1  # a longer handshake is ended if another connection needs its place
+_REJECTION_SECONDS = 1  # time for a client whose connection is rejected to end TLS
+_MAX_REASON = 200  # characters
+_CLOSE = b"content-length: 0\r\nconnection: close\r\n\r\n"
+_TOO_SLOW = STATUS_LINE[408] + _CLOSE
+_FULL = STATUS_LINE[503] + b"retry-after: 1\r\n" + _CLOSE
 
 
 @dataclass
 class Connections:
-    """What the connections of a server have in common.
+    """The state that all connections of a server share.
 
     Args:
-        timeout: Seconds after which a connection ends whose client sends or reads too little.
-        limit: Connections that are open at the same time, with those in their TLS handshake.
+        timeout: seconds after which a connection ends whose client sends or reads too slowly.
+        limit: maximum number of open connections, including those in their TLS handshake.
     """
 
     timeout: float = 75.0
     limit: int = 4096
-    # Those in their TLS handshake, with its beginning on the loop's clock, the first first.
+    # TLS handshakes in progress -> their start (`loop.time()`), the earliest first.
     handshakes: "dict[asyncio.Task[None], float]" = field(default_factory=dict)
-    # Those that wait for their first request, and for another; the first of each waits longest.
+    # Connections that wait for their first request, and for a further one, the earliest first.
     unused: "dict[HttpProtocol, None]" = field(default_factory=dict)
     waiting: "dict[HttpProtocol, None]" = field(default_factory=dict)
-    next_turn: float = 0.0  # of a connection to go on with parsing, on the loop's clock
+    next_turn: float = 0.0  # `loop.time()` at which the next connection may continue parsing
 
     def turn(self, now: float) -> float:
-        """Return when a connection whose time is over may go on."""
-        self.next_turn = max(self.next_turn, now) + TURN_SECONDS
+        """Return when a connection that has used its time may continue parsing."""
+        self.next_turn = max(self.next_turn, now) + _TURN_SECONDS
         return self.next_turn
 
     @property
     def head_seconds(self) -> float:
-        """For a head, or a TLS handshake."""
+        """Return the time for a head, or a TLS handshake."""
         return min(HEAD_SECONDS, self.timeout)
 
-    def free(self, connections: Sized) -> int:
-        """Return how many more there may be than these; below 0 if there are too many."""
+    def num_free(self, connections: Sized) -> int:
+        """Return the number of further connections; negative if there are too many."""
         return self.limit - len(connections) - len(self.handshakes)
 
     def make_room(self) -> bool:
-        """Close the connection that has waited longest, and return whether there is one.
+        """Close the connection that has waited longest; return False if there is none.
 
-        Slow TLS handshakes come first, then connections that have had no request yet: the others
-        belong to clients that may send the next one at this moment. Other handshakes come last.
+        Slow TLS handshakes are ended first, then connections without any request yet, because the
+        clients of others may be sending their next request. Other handshakes are ended last.
         """
-        begun = next(iter(self.handshakes.values()), math.inf)
-        slow = asyncio.get_running_loop().time() - begun > HANDSHAKE_SECONDS
-        return (slow and self._end_handshake()) or self._end_idle() or self._end_handshake()
+        first = next(iter(self.handshakes.values()), math.inf)
+        is_slow = asyncio.get_running_loop().time() - first > _HANDSHAKE_SECONDS
+        return (is_slow and self._end_handshake()) or self._end_idle() or self._end_handshake()
 
     def _end_handshake(self) -> bool:
         for handshake in self.handshakes:
@@ -95,37 +95,37 @@ class Connections:
 
     def _end_idle(self) -> bool:
         for connection in chain(self.unused, self.waiting):
-            if connection.is_read:
+            if connection.is_flushed:
                 self.forget(connection)
                 connection.transport.close()
-                connection.transport.abort()  # TLS would wait for the client to close, too
+                connection.transport.abort()  # TLS would wait for the client's close_notify
                 return True
         return False
 
     def forget(self, connection: "HttpProtocol") -> None:
-        """Note that a connection no longer waits for a request."""
+        """Remove a connection, which no longer waits for a request."""
         self.unused.pop(connection, None)
         self.waiting.pop(connection, None)
 
 
 class HttpProtocol(HttpToolsProtocol):
-    """One connection; the other arguments are uvicorn's.
+    """A connection; the other arguments are uvicorn's.
 
     Args:
-        shared: By all connections of a server.
-        handshake: With TLS, the task that ends as the connection is made.
+        shared: the state that all connections of a server share.
+        handshake: with TLS, the task of the handshake, which ends when the connection is made.
     """
 
-    _head_bytes: int | None = 0  # received of an unfinished head; None while a body comes
-    _framing_bytes = 0  # received since the last part of a body: a chunk's head, the trailer
-    _head_timer: asyncio.TimerHandle | None = None  # or for the rest of an unwanted body
+    _head_bytes: int | None = 0  # received bytes of an incomplete head; None during a body
+    _framing_bytes = 0  # bytes since the last part of a body: chunk extensions, trailers
+    _head_timer: asyncio.TimerHandle | None = None  # for a head, or the rest of a rejected body
     _running: RequestResponseCycle | None = None  # the request that is being answered
     _upgrade_offered = False
     _probe_timer: asyncio.TimerHandle | None = None
-    _refusal: str | None = None  # of what came after requests that have no answer yet
-    _unparsed = b""  # received
+    _error: str | None = None  # error in data after requests that have no response yet
+    _unparsed = b""  # received data
     _parse_handle: asyncio.Handle | None = None
-    _body_bytes = 0  # at most so much of what comes is the body of the last request
+    _body_bytes = 0  # maximum number of following bytes in the body of the last request
 
     def __init__(
         self,
@@ -137,27 +137,27 @@ class HttpProtocol(HttpToolsProtocol):
         super().__init__(*arguments, **options)
         self._shared = shared or Connections()
         self._handshake = handshake
-        # Here, because uvicorn's option would change a logger of the whole process.
+        # uvicorn's option for this would change a logger of the whole process.
         self.access_log = False
         self.parser = _Parser(self)
 
     def connection_made(self, transport: Any) -> None:
-        """Write through `_Writer`, and limit the time for the first head."""
+        """Write through a `_Writer`, and limit the time for the first head."""
         self._writer = _Writer(transport, self.loop, self._shared.timeout)
         super().connection_made(cast("asyncio.Transport", self._writer))
         if self._handshake is not None:
             self._shared.handshakes.pop(self._handshake, None)
-        if self._shared.free(self.connections) < 0 and not self._shared.make_room():
+        if self._shared.num_free(self.connections) < 0 and not self._shared.make_room():
             self._warn("all %d connections have a request in progress", self._shared.limit)
-            self.transport.write(FULL)
+            self.transport.write(_FULL)
             self.transport.close()
-            self._head_timer = self.loop.call_later(REFUSAL_SECONDS, self.transport.abort)
+            self._head_timer = self.loop.call_later(_REJECTION_SECONDS, self.transport.abort)
         else:
             self._limit_head_time()
             self._shared.unused[self] = None
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Let the running request know, and end the timers."""
+        """Notify the running request, and cancel the timers."""
         self._shared.forget(self)
         self._unparsed = b""
         timers = (self._head_timer, self._probe_timer, self._parse_handle, self._writer.timer)
@@ -170,41 +170,41 @@ class HttpProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     @property
-    def is_read(self) -> bool:
-        """Whether the client has read its answers, or the system will send them to it."""
+    def is_flushed(self) -> bool:
+        """Return whether all responses were passed to the operating system."""
         return not self._writer.get_write_buffer_size()
 
-    # Parsing. httptools would make all requests of what was received, such as ten thousand that
-    # one client sends at once, before the event loop has its next turn.
+    # Parsing. httptools would parse all received requests, for instance ten thousand that a client
+    # has sent at once, without a pause for other connections.
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came."""
+        """Parse the received data, or defer it while requests wait for others."""
         self._unset_keepalive_if_required()
         self._unparsed = self._unparsed + data if self._unparsed else data
         if self._parse_handle is None and not self.pipeline:
             self._parse()
         else:
-            self._writer.hold(True)
+            self._writer.defer_reading(True)
 
     def _parse(self) -> None:
-        """Parse in pieces, until a request waits for another's answer or the time is over."""
+        """Parse in pieces, until a request waits for another's response or the time is used."""
         self._parse_handle = None
         rest = memoryview(self._unparsed)
-        end = self.loop.time() + PARSE_SECONDS
+        end = self.loop.time() + _PARSE_SECONDS
         while rest and not self.pipeline:
-            size = max(PIECE_BYTES, self._body_bytes)
+            size = max(_PIECE_BYTES, self._body_bytes)
             self._parse_piece(rest[:size])
             rest = rest[size:]
-            if self._refusal is not None or self.transport.is_closing():
+            if self._error is not None or self.transport.is_closing():
                 rest = rest[:0]
             elif rest and self.loop.time() > end:
                 self._parse_handle = self.loop.call_at(self._shared.turn(end), self._parse)
                 break
         self._unparsed = bytes(rest)
-        self._writer.hold(bool(rest))
+        self._writer.defer_reading(bool(rest))
 
-    # Heads and trailers. httptools collects one of any length, uvicorn waits for it for ever, and
-    # adds the trailer's fields to the headers.
+    # Heads and trailers. httptools accepts any length; uvicorn waits for them forever, and adds the
+    # fields of trailers to the headers.
 
     def _parse_piece(self, data: memoryview) -> None:
         if self._head_bytes is not None:
@@ -218,48 +218,48 @@ class HttpProtocol(HttpToolsProtocol):
             self.send_400_response(f"The request is malformed: {error.__context__ or error}")
             return
         except httptools.HttpParserUpgrade:
-            pass  # of CONNECT, which is refused at its head
+            pass  # for CONNECT, which was rejected at its head
         if self._head_bytes == 0 or self.transport.is_closing():
             return
-        if self._head_bytes is None:  # within a body, whose time App limits until it has answered
-            if self._framing_bytes > MAX_HEAD_BYTES:
+        if self._head_bytes is None:  # within a body, whose time `App` limits
+            if self._framing_bytes > _MAX_HEAD_BYTES:
                 self.send_400_response("The trailer of the request is too long.")
             return
-        if self._head_bytes > MAX_HEAD_BYTES:
+        if self._head_bytes > _MAX_HEAD_BYTES:
             self.send_400_response("The head of the request is too long.")
-        elif self.headers is not None and len(self.headers) > MAX_HEADERS:
-            self.send_400_response(f"The request has more than {MAX_HEADERS} headers.")
+        elif self.headers is not None and len(self.headers) > _MAX_HEADERS:
+            self.send_400_response(f"The request has more than {_MAX_HEADERS} headers.")
         if self._head_timer is None:
             self._limit_head_time()
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what came; the complete requests before it get their answers first."""
-        msg = msg.encode("ascii", "replace").decode()[:MAX_REASON]
+        """Reject the received data, after the responses to the complete requests before it."""
+        msg = msg.encode("ascii", "replace").decode()[:_MAX_REASON]
         self._warn("%s", msg)
         running = self._running
         if self._head_bytes is None and self.cycle is not None and self.cycle.response_started:
-            self.transport.close()  # the request of this body has its answer
+            self.transport.close()  # the response to this request has begun
         elif running is None or (running is self.cycle and running.more_body):
             super().send_400_response(msg)
         else:
-            self._refusal = msg
+            self._error = msg
 
     def _warn(self, reason: str, *arguments: object) -> None:
         client = self.client[0] if self.client else "a client"
         logger.warning(f"refused %s: {reason}", client, *arguments, extra={"client": client})
 
     def on_message_begin(self) -> None:
-        """Begin a head, which may be behind another request in what came."""
+        """Begin a head, which may follow another request in the received data."""
         self._head_bytes = self._head_bytes or 1
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Add a field to the headers, unless it is a trailer's, which nobody reads."""
+        """Add a field to the headers; ignore fields of trailers."""
         if self._head_bytes is not None:
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """End the head's time, and pass over one that `_Parser` reads again without its offer."""
+        """Cancel the head's timer; ignore a head that `_Parser` parses again without upgrade."""
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
@@ -287,21 +287,21 @@ class HttpProtocol(HttpToolsProtocol):
             raise ValueError("its target has no path")
 
     def on_body(self, body: bytes) -> None:
-        """Take a part of a body."""
+        """Receive a part of a body."""
         self._framing_bytes = 0
         super().on_body(body)
 
     def on_message_complete(self) -> None:
         """Wait for the next head."""
         self._head_bytes = self._body_bytes = self._framing_bytes = 0
-        if self._head_timer is not None:  # the request was answered before its end
+        if self._head_timer is not None:  # the response preceded the end of the request
             self._head_timer.cancel()
             self._limit_head_time()
         if not self._upgrade_offered:
             super().on_message_complete()
 
     def without_upgrade(self) -> bytes:
-        """Return the head that was just read, without its offer to upgrade."""
+        """Return the current head without its header Upgrade."""
         version = self.parser.get_http_version().encode()
         lines = [self.parser.get_method() + b" " + self.url + b" HTTP/" + version]
         lines += [name + b": " + value for name, value in self.headers if name != b"upgrade"]
@@ -314,21 +314,23 @@ class HttpProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if self.cycle is not None and not self.cycle.response_complete:
-            self._limit_head_time()  # an earlier request gets its answer first
+            self._limit_head_time()  # an earlier request must be answered first
             return
         if self._head_bytes:
-            self.transport.write(TOO_SLOW)
+            self.transport.write(_TOO_SLOW)
         self.transport.close()
 
-    # Half-closed connections. uvicorn would close them. A client that has closed its side only
-    # waits for its answer, one that has closed its socket is gone; only the reaction to bytes
-    # shows which. "100 Continue" is permitted before any answer in HTTP/1.1, and ignored.
+    # Half-closed connections, which uvicorn would close. A client that has only shut down its side
+    # waits for its response; one that has closed its socket has gone. Only sending bytes shows the
+    # difference: HTTP/1.1 permits "100 Continue" before any response, and clients ignore it.
 
     def eof_received(self) -> bool:  # type: ignore[override]
-        """Return True, to keep the connection, while a complete request has no answer yet."""
+        """Return True, to keep the connection, while a complete request has no response yet."""
         self._writer.flush()  # the event loop closes the transport if this returns False
         cycle = self.cycle
-        encrypted = self.transport.get_extra_info("sslcontext")  # TLS closes both sides together
+        encrypted = self.transport.get_extra_info(
+            "sslcontext"
+        )  # TLS has no half-closed connections
         if encrypted or cycle is None or cycle.more_body or cycle.response_complete:
             return False
         cycle.keep_alive = False
@@ -342,36 +344,36 @@ class HttpProtocol(HttpToolsProtocol):
             return
         if running.scope["http_version"] == "1.1" and not running.response_started:
             self.transport.write(STATUS_LINE[100] + b"\r\n")
-        if number < NUM_PROBES:
+        if number < _NUM_PROBES:
             delay = PROBE_SECONDS * 2**number
             self._probe_timer = self.loop.call_later(delay, self._probe, number + 1)
 
     def on_response_complete(self) -> None:
-        """Go on to the next of pipelined requests, or wait for the rest of an unwanted body."""
+        """Continue with the next pipelined request, or wait for the rest of a rejected body."""
         if self._head_bytes is None and not self.pipeline and not self.transport.is_closing():
-            # To close at once would reset the connection, and the answer could be lost.
+            # Closing at once would reset the connection, and the client could lose the response.
             self._head_timer = self.loop.call_later(DRAIN_SECONDS, self._end_slow_head)
         self._running = self.pipeline[-1][0] if self.pipeline else None
-        if self._refusal is not None and (self._running is None or self._running.more_body):
+        if self._error is not None and (self._running is None or self._running.more_body):
             self.pipeline.clear()
-            super().send_400_response(self._refusal)
+            super().send_400_response(self._error)
         super().on_response_complete()
-        if self._running is None:  # or for the client's end of TLS
+        if self._running is None:  # waits for a request, or for the client's close_notify
             self._shared.waiting[self] = None
         if self._unparsed and self._parse_handle is None and not self.pipeline:
             self._parse_handle = self.loop.call_soon(self._parse)
 
     def shutdown(self) -> None:
-        """Stop once requests that the system has received already are read and answered."""
-        self.loop.call_later(FINAL_READ_SECONDS, super().shutdown)
+        """Stop after answering the requests that the operating system has already received."""
+        self.loop.call_later(_FINAL_READ_SECONDS, super().shutdown)
 
 
 class _Writer:
-    """A transport that writes an answer at once, and drops a client that reads too slowly.
+    """A transport that joins the writes of a response, and disconnects clients that read slowly.
 
-    uvicorn writes an answer's head and body apart, which costs two system calls and two packets
-    (a fifth of its time for a short answer), and waits for ever for a client to read them, even
-    after the end of the connection.
+    uvicorn writes the head and the body of a response separately, in two system calls and two
+    packets (a fifth of its time for a short response), and waits forever for clients to read them,
+    even after closing the connection.
     """
 
     def __init__(
@@ -380,11 +382,11 @@ class _Writer:
         self._transport = transport
         self._loop = loop
         self._timeout = timeout
-        self._pieces: list[bytes] = []  # written in this turn of the event loop
-        self._size = 0  # of the pieces
-        self._written = 0  # bytes, ever
-        self._held = False  # reading, until what was received is parsed
-        self._paused = False  # reading, by uvicorn
+        self._pieces: list[bytes] = []  # data of this iteration of the event loop
+        self._size = 0  # bytes of the pieces
+        self._written = 0  # bytes since the start of the connection
+        self._deferred = False  # whether reading waits until the received data is parsed
+        self._paused = False  # whether uvicorn has paused reading
         self.timer: asyncio.TimerHandle | None = None
         self.abort = transport.abort
         self.get_extra_info = transport.get_extra_info
@@ -392,52 +394,54 @@ class _Writer:
         self.is_closing = transport.is_closing
 
     def pause_reading(self) -> None:
-        """Receive no more."""
+        """Stop receiving."""
         self._paused = True
         self._transport.pause_reading()
 
     def resume_reading(self) -> None:
-        """Receive again, unless `hold` keeps it from that."""
+        """Continue receiving, unless reading is deferred."""
         self._paused = False
-        if not self._held:
+        if not self._deferred:
             self._transport.resume_reading()
 
-    def hold(self, held: bool) -> None:
-        """Receive nothing as long as this is set."""
-        if held == self._held:
+    def defer_reading(self, deferred: bool) -> None:
+        """Stop receiving, or continue unless uvicorn has paused reading."""
+        if deferred == self._deferred:
             return
-        self._held = held
-        if held:
+        self._deferred = deferred
+        if deferred:
             self._transport.pause_reading()
         elif not self._paused:
             self._transport.resume_reading()
 
     def write(self, data: bytes) -> None:
-        """Write at the end of the event loop's turn, or at once if it is much."""
+        """Write at the end of this iteration of the event loop, or at once if there is much."""
         if not self._pieces:
             self._loop.call_soon(self.flush)
         self._pieces.append(data)
         self._size += len(data)
-        if self._size > MAX_JOINED_BYTES:
+        if self._size > _MAX_JOINED_BYTES:
             self.flush()
 
     def close(self) -> None:
-        """Close the connection once all is written."""
+        """Close the connection after writing all data."""
         self.flush()
-        if not self._transport.is_closing():  # with TLS, closing twice would leave it open
+        if (
+            not self._transport.is_closing()
+        ):  # with TLS, a second close would leave the connection open
             self._transport.close()
 
     def flush(self) -> None:
-        """Write what was written in this turn of the event loop."""
+        """Pass the data of this iteration of the event loop to the transport."""
         if not self._pieces:
             return
-        pieces = [b"".join(self._pieces)] if self._size <= MAX_JOINED_BYTES else self._pieces
+        pieces = [b"".join(self._pieces)] if self._size <= _MAX_JOINED_BYTES else self._pieces
         self._written += self._size
         self._pieces, self._size = [], 0
         if self._transport.is_closing():
             return
         if self.timer is not None and not self._transport.get_write_buffer_size():
-            self.timer.cancel()  # the client has read all before this
+            self.timer.cancel()  # all earlier data was sent
             self.timer = None
         for piece in pieces:
             self._transport.write(piece)
@@ -445,42 +449,42 @@ class _Writer:
 
     def _limit_time(self) -> None:
         if self.timer is None and self._transport.get_write_buffer_size():
-            self.timer = self._loop.call_later(self._timeout, self._check, self._read())
+            self.timer = self._loop.call_later(self._timeout, self._check, self._sent())
 
-    def _read(self) -> int:
+    def _sent(self) -> int:
         return self._written - self._transport.get_write_buffer_size()
 
     def _check(self, before: int) -> None:
         self.timer = None
         if self._transport.get_write_buffer_size():
-            if self._read() - before >= self._timeout * SLOWEST_RATE:
+            if self._sent() - before >= self._timeout * MIN_BYTES_PER_SECOND:
                 self._limit_time()
             else:
                 self._transport.abort()
 
 
 class _Parser(httptools.HttpRequestParser):
-    """httptools' parser, which ignores the offer of an upgrade, as RFC 9110 (7.8) asks.
+    """httptools' parser, but ignoring the header Upgrade, as RFC 9110 (7.8) requires.
 
-    Java's HttpClient, Spring, Ktor and `curl --http2` offer "h2c" with every request; httptools
-    then ends the message with its head, and uvicorn drops the body (uvicorn#2722).
+    Java's HttpClient, Spring, Ktor and `curl --http2` send `Upgrade: h2c` with each request.
+    httptools then ends the message after its head, and uvicorn drops the body (uvicorn#2722).
     """
 
     def __init__(self, protocol: HttpProtocol) -> None:
         super().__init__(protocol)
-        self.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+        self.set_dangerous_leniencies(lenient_data_after_close=True)  # as in uvicorn
         self._protocol = protocol
 
     def feed_data(self, data: Any) -> None:
-        """Parse; a head with an offer is parsed again without it, and what follows as its body.
+        """Parse data; if a head has an Upgrade, parse it again without that header.
 
-        Another parser does it: if the connection is to be closed, this one ignores what follows.
+        A new parser does that, because this one ignores the body if the connection will be closed.
         """
         try:
             super().feed_data(data)
-        except httptools.HttpParserUpgrade as offer:
+        except httptools.HttpParserUpgrade as upgrade:
             if self.get_method() == b"CONNECT":
                 raise
             head = self._protocol.without_upgrade()
             self._protocol.parser = _Parser(self._protocol)
-            self._protocol.parser.feed_data(head + bytes(data)[offer.args[0] :])
+            self._protocol.parser.feed_data(head + bytes(data)[upgrade.args[0] :])

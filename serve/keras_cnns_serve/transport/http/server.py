@@ -20,32 +20,32 @@ from .protocol import Connections, HttpProtocol
 
 logger = logging.getLogger(__name__)
 
-GRACE = 5  # seconds for requests in flight as the server stops; Docker kills after 10
-CANCELLED_SECONDS = 0.5  # of the grace, to answer the requests that are cancelled
-POLL_SECONDS = 0.02  # between two looks whether all is answered
-ACCEPT_AGAIN_SECONDS = 1  # after an error, such as too many open files
-ACCEPTED_SECONDS = 0.01  # until connections that were accepted last are known to uvicorn
+_GRACE = 5  # seconds for requests in flight when the server stops; Docker kills it after 10
+_CANCELLED_SECONDS = 0.5  # part of the grace period for responses to cancelled requests
+_POLL_SECONDS = 0.02  # interval of checks whether all requests are answered
+_ACCEPT_AGAIN_SECONDS = 1  # delay after an error, such as too many open files
+_ACCEPTED_SECONDS = 0.01  # delay until uvicorn has registered the last accepted connections
 
 
 class HttpServer:
     """An HTTP server, which serves while its context is entered.
 
-    It installs no signal handlers and changes nothing else of the process, so that several may
-    run on one event loop, and beside other code.
+    It installs no signal handlers and changes no settings of the process, so that several servers
+    can run on one event loop, together with other code.
 
-    At its end it still accepts connections for a moment (`linger`), then finishes the requests in
-    flight and cancels those that take longer than the grace; `App` answers them with 503.
+    When it stops, it accepts connections for a short time (`linger`), finishes the requests in
+    flight, and cancels those that exceed the grace period, which `App` answers with 503.
 
     Args:
-        app: The ASGI application.
-        listener: A bound socket; it is closed at the end.
-        grace: Seconds for all of the end.
-        timeout: Seconds after which a connection ends that is idle, or whose client sends or reads
-            nothing, or less than `SLOWEST_RATE`.
-        max_connections: Connections that are open at the same time. A further one takes the place
-            of one with a slow TLS handshake, or else of the one that has waited longest for its
-            first request, or else for another one; if there is none, it gets 503.
-        tls: Encrypts the connections; None: nothing does.
+        app: the ASGI application.
+        listener: a bound socket, which is closed at the end.
+        grace: seconds for stopping.
+        timeout: seconds after which a connection ends that is idle, or whose client sends or reads
+            nothing, or less than `MIN_BYTES_PER_SECOND`.
+        max_connections: maximum number of open connections. A further one replaces one with a slow
+            TLS handshake, or the one that has waited longest for its first request, or for another
+            one; if there is no such connection, it gets 503.
+        tls: the certificate; None: connections are not encrypted.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class HttpServer:
         app: ASGIApp,
         listener: socket.socket,
         *,
-        grace: float = GRACE,
+        grace: float = _GRACE,
         timeout: float = Connections.timeout,
         max_connections: int = Connections.limit,
         tls: Tls | None = None,
@@ -61,13 +61,13 @@ class HttpServer:
         shared = Connections(timeout, affordable(max_connections))
         if shared.limit < max_connections:
             logger.warning(
-                "each port has at most %d connections, not %d: the process may not open enough "
-                "files (ulimit -n)",
+                "each port can have at most %d connections, not %d: the limit of open files is too "
+                "low (ulimit -n)",
                 shared.limit,
                 max_connections,
             )
         protocol: Any = partial(HttpProtocol, shared=shared)  # uvicorn annotates a class
-        keep_alive: Any = timeout  # uvicorn annotates int, and gives it to `call_later`
+        keep_alive: Any = timeout  # uvicorn annotates int, but passes it to `call_later`
         config = uvicorn.Config(
             app,
             http=protocol,
@@ -83,10 +83,10 @@ class HttpServer:
         self._listener = listener
 
     async def __aenter__(self) -> "HttpServer":
-        """Start to serve.
+        """Start the server.
 
         Raises:
-            AddressError: the socket cannot be listened on.
+            AddressError: the server cannot listen on the socket.
         """
         self._task = asyncio.create_task(self._server.serve(sockets=[self._listener]))
         ready = asyncio.create_task(self._server.ready.wait())
@@ -102,23 +102,23 @@ class HttpServer:
             self._listener.close()
             try:
                 await self._task
-            except OSError as error:  # another program began to listen a moment before
+            except OSError as error:  # another program has just begun to listen
                 raise AddressError(f"cannot listen for HTTP: {error.strerror}") from error
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
-        """Stop, within the grace."""
+        """Stop within the grace period."""
         self._server.stop()
         await self._task
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, without signals, and with an end that loses no answers.
+    """uvicorn's server without signal handlers, which loses no responses when it stops.
 
-    It accepts encrypted connections itself: asyncio's servers show a connection only after its
-    handshake, so that those before it could not be counted.
+    It accepts encrypted connections itself, because asyncio's servers do not report connections in
+    their handshake, which could then not be counted.
     """
 
     def __init__(
@@ -130,20 +130,20 @@ class _Server(uvicorn.Server):
         self._shared = shared
         self._tls = tls
         self._accepting: list[asyncio.Task[None]] = []
-        self._end = 0.0  # of the grace, on the loop's clock
+        self._end = 0.0  # `loop.time()` at the end of the grace period
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leave the signals alone."""
+        """Install no signal handlers."""
         yield
 
     def stop(self) -> None:
-        """Ask the server to stop; the grace begins."""
+        """Tell the server to stop, and begin the grace period."""
         self._end = asyncio.get_running_loop().time() + self._grace
         self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start to accept connections."""
+        """Start accepting connections."""
         if self._tls is None:
             await super().startup(sockets)
         else:
@@ -157,23 +157,23 @@ class _Server(uvicorn.Server):
         self.ready.set()
 
     async def _accept(self, listener: socket.socket, context: ssl.SSLContext) -> None:
-        """Begin a handshake with each client."""
+        """Accept connections and begin their handshakes."""
         loop, shared = asyncio.get_running_loop(), self._shared
         while True:
             try:
                 connection, _ = await loop.sock_accept(listener)
-            except ConnectionAbortedError:  # by the client, before
+            except ConnectionAbortedError:  # by the client, before it was accepted
                 continue
             except OSError as error:
                 logger.warning("a connection cannot be accepted: %s", error.strerror)
-                await asyncio.sleep(ACCEPT_AGAIN_SECONDS)
+                await asyncio.sleep(_ACCEPT_AGAIN_SECONDS)
                 continue
-            if shared.free(self.server_state.connections) <= 0:
-                shared.make_room()  # or the client gets 503 after its handshake
+            if shared.num_free(self.server_state.connections) <= 0:
+                shared.make_room()  # if that fails, the client gets 503 after its handshake
             task = loop.create_task(self._shake_hands(connection, context))
             shared.handshakes[task] = loop.time()
             task.add_done_callback(lambda task: shared.handshakes.pop(task, None))
-            await asyncio.sleep(0)  # so that it begins, however many clients wait
+            await asyncio.sleep(0)  # start the handshake, also if many clients are waiting
 
     async def _shake_hands(self, connection: socket.socket, context: ssl.SSLContext) -> None:
         protocol: Any = self.config.http_protocol_class
@@ -184,23 +184,23 @@ class _Server(uvicorn.Server):
             app_state={},
             handshake=asyncio.current_task(),
         )
-        with suppress(OSError):  # it failed, or took too long
+        with suppress(OSError):  # the handshake failed or took too long
             await asyncio.get_running_loop().connect_accepted_socket(
                 protocol,
                 connection,
                 ssl=context,
                 ssl_handshake_timeout=self._shared.head_seconds,
-                ssl_shutdown_timeout=self._shared.timeout,  # with what is still to be written
+                ssl_shutdown_timeout=self._shared.timeout,  # includes writing remaining data
             )
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop accepting connections, finish the requests in flight, and close.
 
-        uvicorn's own method also reports an error if only idle connections are left.
+        uvicorn's method also logs an error if only idle connections remain.
         """
         state = self.server_state
         try:
-            # Closing at once would reset connections that are being opened.
+            # Closing at once would reset connections that clients are opening.
             await linger(self._grace)
             for accepting in self._accepting:
                 accepting.cancel()
@@ -208,21 +208,21 @@ class _Server(uvicorn.Server):
                 await asyncio.wait(self._accepting)
             for listener in (*self.servers, *(sockets or ())):
                 listener.close()
-            await asyncio.sleep(ACCEPTED_SECONDS)
+            await asyncio.sleep(_ACCEPTED_SECONDS)
             for handshake in self._shared.handshakes:
                 handshake.cancel()
             for connection in list(state.connections):
                 connection.shutdown()
-            end = self._end - min(CANCELLED_SECONDS, self._grace / 2)
+            end = self._end - min(_CANCELLED_SECONDS, self._grace / 2)
             while asyncio.get_running_loop().time() < end and (
                 state.connections or state.tasks or self._shared.handshakes
             ):
-                await asyncio.sleep(POLL_SECONDS)
+                await asyncio.sleep(_POLL_SECONDS)
             if state.tasks:
-                logger.warning("%d requests are not answered within the grace", len(state.tasks))
+                logger.warning("%d requests exceed the grace period", len(state.tasks))
                 for task in state.tasks:
                     task.cancel()
-                await asyncio.wait(state.tasks, timeout=CANCELLED_SECONDS / 2)  # they send 503
+                await asyncio.wait(state.tasks, timeout=_CANCELLED_SECONDS / 2)  # they send 503
         finally:
             for server in self.servers:
                 server.close()

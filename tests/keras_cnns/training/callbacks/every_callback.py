@@ -24,6 +24,7 @@ import numpy as np
 
 from keras_cnns.optimizers import ConstantWarmUp, Momentum, OneCycle, WarmUp
 from keras_cnns.recipes import load_recipe
+from keras_cnns.runs.tables import read_times
 from keras_cnns.training import callbacks
 from keras_cnns.training.callbacks.stop_on_divergence import DivergedError
 from keras_cnns.training.schedules import SCHEDULES, make_schedule
@@ -114,10 +115,10 @@ def watchers(directory: Path) -> dict[str, Result]:
         callbacks.StepTime(directory / "times.csv"),
         best,
     )
-    results = {name: list(each.figures.values()) for name, each in diagnostics.items()}
+    results = {name: list(each.metrics.values()) for name, each in diagnostics.items()}
     lines = stream.getvalue().splitlines()
-    assert all(f"epoch {n}/{EPOCHS}: " in line for n, line in enumerate(lines, start=1)), lines
-    times = callbacks.step_time.read_times(directory / "times.csv")
+    assert all(f"epoch {n}/{EPOCHS}" in line for n, line in enumerate(lines, start=1)), lines
+    times = read_times(directory / "times.csv")
     return results | {
         "AverageWeights": [*history["val_loss"], *weights(model)],
         "Diagnostic": [rate.step, rate.measured_at],
@@ -133,10 +134,10 @@ def watchers(directory: Path) -> dict[str, Result]:
     }
 
 
-def range_test(directory: Path) -> Result:
-    test = callbacks.RangeTest(lowest=1e-4, highest=1e-1, steps=10)
-    make_model().fit(batches(0), steps_per_epoch=10, callbacks=[test], shuffle=False, verbose=0)
-    return [*test.rates, *test.losses]
+def lr_finder(directory: Path) -> Result:
+    finder = callbacks.LRFinder(lowest=1e-4, highest=1e-1, steps=10)
+    make_model().fit(batches(0), steps_per_epoch=10, callbacks=[finder], shuffle=False, verbose=0)
+    return [*finder.learning_rates, *finder.losses]
 
 
 def stop_at_step(directory: Path) -> Result:
@@ -221,7 +222,7 @@ def stop_on_divergence(directory: Path) -> Result:
 
 SCENARIOS: dict[str, Callable[[Path], Result]] = {
     "Probe": probe,
-    "RangeTest": range_test,
+    "LRFinder": lr_finder,
     "Resume": resume,
     "StopAtStep": stop_at_step,
     "StopOnDivergence": stop_on_divergence,

@@ -29,9 +29,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_cnns import files
 from keras_cnns.models.batch_normalization import BatchNormalization
 from keras_cnns.optimizers import Momentum
-from keras_cnns.training import files
 from keras_cnns.training.callbacks import (
     AverageWeights,
     Resume,

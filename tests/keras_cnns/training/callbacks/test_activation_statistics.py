@@ -10,7 +10,7 @@ def test_mean_and_spread_are_those_computed_by_hand() -> None:
     h = hidden(model, x)
     callback = ActivationStatistics(Probe(x, y))
     fit(model, callback, steps=1)
-    assert callback.figures == pytest.approx(
+    assert callback.metrics == pytest.approx(
         {
             "activation_mean": h.mean(),
             "activation_spread": h.std(),
@@ -28,5 +28,5 @@ def test_a_net_without_nonlinearity_has_the_outputs_of_its_kernels() -> None:
     out = keras.ops.convert_to_numpy(model(x))
     callback = ActivationStatistics(Probe(x, y))
     fit(model, callback, steps=1)
-    assert callback.figures["activation_mean/only"] == pytest.approx(out.mean(), abs=1e-5)
-    assert callback.figures["activation_spread/only"] == pytest.approx(out.std(), rel=1e-5)
+    assert callback.metrics["activation_mean/only"] == pytest.approx(out.mean(), abs=1e-5)
+    assert callback.metrics["activation_spread/only"] == pytest.approx(out.std(), rel=1e-5)

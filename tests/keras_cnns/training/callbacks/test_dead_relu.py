@@ -11,7 +11,7 @@ from keras_cnns.training.callbacks import DeadReLU, Probe
 def test_one_of_five_units_is_dead() -> None:
     callback = DeadReLU(Probe(*make_data(64)))
     fit(make_model(), callback, steps=1)
-    assert callback.figures == pytest.approx({"dead_relu": 0.2, "dead_relu/hidden": 0.2})
+    assert callback.metrics == pytest.approx({"dead_relu": 0.2, "dead_relu/hidden": 0.2})
 
 
 # Each has 4 channels of 2x2 positions; channel 0 is alive at one position only, 3 nowhere.
@@ -33,4 +33,4 @@ def test_which_layers_count(layer: Any, share: float | None) -> None:
     x[2, 1, 1, 0] = x[..., 1] = x[..., 2] = 1
     callback = DeadReLU(Probe(x, np.zeros((4, 2))))
     model.fit(x, np.zeros((4, 2)), verbose=0, callbacks=[callback])
-    assert callback.figures.get("dead_relu") == share
+    assert callback.metrics.get("dead_relu") == share

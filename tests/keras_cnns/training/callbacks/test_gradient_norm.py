@@ -12,7 +12,7 @@ def test_norms_are_those_computed_by_hand(last: str) -> None:
     norms = [float(np.linalg.norm(g)) for g in kernel_gradients(model, x, y)]
     callback = GradientNorm(Probe(x, y), last=last)
     fit(model, callback, steps=1)
-    assert callback.figures == pytest.approx(
+    assert callback.metrics == pytest.approx(
         {
             "gradient_norm": np.hypot(norms[0], norms[1]),
             "gradient_ratio": norms[0] / norms[1],
@@ -26,7 +26,7 @@ def test_norms_are_those_computed_by_hand(last: str) -> None:
 def test_the_ratio_is_to_the_layer_of_that_name() -> None:
     callback = GradientNorm(Probe(*make_data()), last="hidden")
     fit(make_model(), callback, steps=1)
-    assert callback.figures["gradient_ratio"] == 1
+    assert callback.metrics["gradient_ratio"] == 1
 
 
 def test_the_gradient_vanishes_with_depth_and_the_ratio_says_so() -> None:
@@ -37,7 +37,7 @@ def test_the_gradient_vanishes_with_depth_and_the_ratio_says_so() -> None:
         model.compile("sgd", loss="mse")
         callback = GradientNorm(Probe(*make_data()))
         fit(model, callback, steps=1)
-        return callback.figures["gradient_ratio"]
+        return callback.metrics["gradient_ratio"]
 
     assert ratio(10) < 1e-3 * ratio(2)
 
@@ -50,4 +50,4 @@ def test_a_frozen_layer_still_has_its_gradient() -> None:
     expected = float(np.linalg.norm(kernel_gradients(model, x, y)[0]))
     callback = GradientNorm(Probe(x, y))
     fit(model, callback, steps=1)
-    assert callback.figures["gradient_norm/hidden"] == pytest.approx(expected, rel=1e-5)
+    assert callback.metrics["gradient_norm/hidden"] == pytest.approx(expected, rel=1e-5)

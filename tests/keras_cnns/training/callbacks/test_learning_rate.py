@@ -15,5 +15,5 @@ def test_of_a_constant_and_a_schedule(rate: float, first: float, ends: list[floa
     model.compile(keras.optimizers.SGD(rate), loss="mse")
     callback = LearningRate()
     history = fit(model, callback, steps=2, epochs=2)
-    assert callback.figures["learning_rate"] == pytest.approx(first)
+    assert callback.metrics["learning_rate"] == pytest.approx(first)
     assert history["learning_rate"] == pytest.approx(ends)

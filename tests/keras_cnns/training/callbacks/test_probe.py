@@ -12,7 +12,7 @@ ON_EVERY_BACKEND = (
     "test_diagnostic.py::test_training_is_the_same_to_the_bit",
     "test_gradient_norm.py::test_norms_are_those_computed_by_hand",
     "test_learning_rate.py::test_of_a_constant_and_a_schedule",
-    "test_range_test.py::test_every_loss_is_exactly_that_of_its_batch",
+    "test_lr_finder.py::test_every_loss_is_exactly_that_of_its_batch",
     "test_update_ratio.py::test_ratios_are_those_computed_by_hand",
 )
 

@@ -5,8 +5,8 @@ from typing import Any
 import keras
 from two_layers import fit, make_model
 
+from keras_cnns.runs.tables import read_times
 from keras_cnns.training.callbacks import StepTime
-from keras_cnns.training.callbacks.step_time import read_times
 
 
 class Sleep(keras.callbacks.Callback):
@@ -23,10 +23,3 @@ def test_a_row_an_epoch(tmp_path: Path) -> None:
     assert second["step_ms"] >= 20  # the callbacks of a step belong to it
     assert second["slow_step_ms"] >= second["step_ms"]
     assert second["seconds"] >= 0.1
-
-
-def test_an_epoch_that_came_again_counts_once_and_half_a_row_not(tmp_path: Path) -> None:
-    path = tmp_path / "times.csv"
-    path.write_text("epoch,steps,seconds,step_ms,slow_step_ms\n1,9,9,1,9\n1,9,9,2,9\n2,9")
-    assert [row["step_ms"] for row in read_times(path)] == [2]
-    assert read_times(tmp_path / "absent.csv") == []

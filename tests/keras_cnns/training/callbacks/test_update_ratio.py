@@ -14,7 +14,7 @@ def test_ratios_are_those_computed_by_hand() -> None:
     ]
     callback = UpdateRatio()
     fit(model, callback, steps=1)
-    assert callback.figures == pytest.approx(
+    assert callback.metrics == pytest.approx(
         {
             "update_ratio": np.median(ratios),
             "update_ratio/hidden": ratios[0],
@@ -34,5 +34,5 @@ def test_it_goes_on_from_a_state_in_the_middle_of_a_measurement() -> None:
     for weight in model.weights:
         weight.assign(weight * 1.5)
     second.on_train_batch_end(0)
-    assert second.figures["update_ratio"] == pytest.approx(0.5)
+    assert second.metrics["update_ratio"] == pytest.approx(0.5)
     assert second.step == 1

@@ -184,7 +184,15 @@ def test_timeout_and_priority(triton: Triton) -> None:
         ("gray", "", "images", None, "404", "NOT_FOUND", "gray"),
         ("grey", "3", "images", None, "404", "NOT_FOUND", "3"),
         ("grey", "x", "images", None, "404", "NOT_FOUND", "a version is an integer, not 'x'"),
-        ("grey", "", "pixels", None, "400", "INVALID_ARGUMENT", "images alone, not pixels"),
+        (
+            "grey",
+            "",
+            "pixels",
+            None,
+            "400",
+            "INVALID_ARGUMENT",
+            "only input must be images, not pixels",
+        ),
         ("grey", "", "images", ["x"], "400", "INVALID_ARGUMENT", "there is no output 'x'"),
         ("grey", "", "images", ["probabilities"] * 2, "400", "INVALID_ARGUMENT", "twice"),
     ],
@@ -258,7 +266,7 @@ def test_repository(triton: Triton) -> None:
     assert states() == {"grey": "READY", "two": "READY"}
     with pytest.raises(InferenceServerException, match="gray"):
         triton.load_model("gray")
-    with pytest.raises(InferenceServerException, match="without parameters: config"):
+    with pytest.raises(InferenceServerException, match="parameters are not supported"):
         triton.load_model("two", config="{}")
 
 

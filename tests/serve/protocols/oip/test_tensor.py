@@ -93,7 +93,7 @@ def test_nan_and_infinity() -> None:
 @pytest.mark.parametrize(
     ("content", "datatype", "shape", "message"),
     [
-        (b"", "INT4", [0], "the datatype 'INT4'; there are BOOL, UINT8"),
+        (b"", "INT4", [0], "the datatype 'INT4'; the datatypes are BOOL, UINT8"),
         (b"", None, [0], "the datatype None"),
         (b"ab", "UINT8", [3], "2 bytes, but its shape needs 3"),
         (b"ab", "FP32", [1], "2 bytes, but its shape needs 4"),
@@ -103,8 +103,8 @@ def test_nan_and_infinity() -> None:
         (b"a", "UINT8", [True], "an integer of at least 0"),
         (b"ab", "UINT8", [1] * 9, "at most 8 sizes"),
         (b"", "UINT8", [1_000_000], "0 bytes, but its shape needs 1,000,000"),
-        (b"\x01", "BYTES", [1], "cut short: its element 1 ends at byte 4 of 1"),
-        (b"\x02\0\0\0a", "BYTES", [1], "cut short: its element 1 ends at byte 6 of 5"),
+        (b"\x01", "BYTES", [1], "truncated: its element 1 ends at byte 4 of 1"),
+        (b"\x02\0\0\0a", "BYTES", [1], "truncated: its element 1 ends at byte 6 of 5"),
         (b"\xff\xff\xff\xffa", "BYTES", [1], "ends at byte 4,294,967,299 of 5"),
         (b"\x01\0\0\0a", "BYTES", [2], "1 values, but its shape needs 2"),
     ],
@@ -124,19 +124,19 @@ def test_a_shape_that_no_memory_has(shape: list[int]) -> None:
     ("values", "datatype", "shape", "message"),
     [
         ([1, 2], "UINT8", [3], "2 values, but its shape needs 3"),
-        ([1, 256], "UINT8", [2], "values that UINT8 lacks"),
-        ([1, -1], "UINT8", [2], "values that UINT8 lacks"),
-        ([10**400], "FP32", [1], "values that FP32 lacks"),
-        ([1, 2.5], "UINT8", [2], "has values of float; UINT8 takes int"),
+        ([1, 256], "UINT8", [2], "values outside the range of UINT8"),
+        ([1, -1], "UINT8", [2], "values outside the range of UINT8"),
+        ([10**400], "FP32", [1], "values outside the range of FP32"),
+        ([1, 2.5], "UINT8", [2], "has values of float; UINT8 must be int"),
         ([1, True], "UINT8", [2], "has values of bool"),
-        ([1], "BOOL", [1], "BOOL takes bool"),
-        (["a", None], "BYTES", [2], "has values of NoneType; BYTES takes bytes or str"),
-        (["1"], "FP32", [1], "has values of str; FP32 takes float or int"),
+        ([1], "BOOL", [1], "BOOL must be bool"),
+        (["a", None], "BYTES", [2], "has values of NoneType; BYTES must be bytes or str"),
+        (["1"], "FP32", [1], "has values of str; FP32 must be float or int"),
         ([{}], "FP32", [1], "has values of dict"),
         ([[1, 2], [3]], "UINT8", [3], "ragged"),
         ([[1, 2], 3], "UINT8", [3], "ragged"),
         ([[[[[[[[[[1]]]]]]]]]], "UINT8", [1], "too deep"),
-        ([1], "BF16", [1], "send its bytes"),
+        ([1], "BF16", [1], "must be sent as raw bytes"),
     ],
 )
 def test_wrong_values(values: Any, datatype: str, shape: list[int], message: str) -> None:
@@ -147,7 +147,7 @@ def test_wrong_values(values: Any, datatype: str, shape: list[int], message: str
 @pytest.mark.parametrize(
     ("shape", "error", "message"),
     [
-        ([8_000_000], InputTooLargeError, "may have 1,024 encoded images"),
+        ([8_000_000], InputTooLargeError, "can have 1,024 encoded images"),
         ([5], InvalidInputError, "more than the 5 elements of its shape"),
     ],
 )

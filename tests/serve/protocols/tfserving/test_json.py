@@ -36,7 +36,7 @@ def test_both_forms_with_and_without_the_inputs_name(
     manifest: Manifest, body: Any, form: str
 ) -> None:
     request = parse_predict_request(json.dumps(body).encode(), manifest)
-    assert request.form == form
+    assert request.format == form
     assert request.inputs["images"].tolist() == [[1, 2], [3, 4]]
 
 
@@ -54,9 +54,9 @@ def test_both_forms_with_and_without_the_inputs_name(
         (b'{"instances": [1], "inputs": [1]}', "not both"),
         (b'{"instances": 1}', "must be a list of at least one image"),
         (b'{"instances": []}', "must be a list of at least one image"),
-        (b'{"instances": [{"image": 1}]}', "instances[0] is the keys ['image']; each must be"),
-        (b'{"instances": [{"b64": "aGk="}]}', "an encoded image goes to :classify-image"),
-        (b'{"instances": [{"images": 1}, [2]]}', "instances[1] is no object"),
+        (b'{"instances": [{"image": 1}]}', "instances[0] has the keys ['image']; each must be"),
+        (b'{"instances": [{"b64": "aGk="}]}', "send an encoded image to :classify-image"),
+        (b'{"instances": [{"images": 1}, [2]]}', "instances[1] is not an object"),
         (b'{"instances": [[1, 2], [3]]}', "images is ragged"),
         (b'{"inputs": {"images": [[1], 2]}}', "images is ragged"),
         (b'{"inputs": ' + b"[" * 500 + b"]" * 500 + b"}", "nested deeper than 8"),
@@ -160,10 +160,10 @@ def test_bytes_come_as_base64(manifest: Manifest, body: Any, contents: list[byte
     ("body", "message"),
     [
         ({"instances": [{"b64": "%"}]}, "image_bytes is not base64"),
-        ({"instances": [{"b64": "aGk=", "x": 1}]}, "instances[0] is the keys ['b64', 'x']"),
-        ({"instances": [{"b64": 7}]}, "instances[0] is the keys ['b64']"),
-        ({"instances": [{"image_bytes": 7}]}, "takes encoded images as"),
-        ({"inputs": {"images": [B64]}}, "the input must be image_bytes alone, not images"),
+        ({"instances": [{"b64": "aGk=", "x": 1}]}, "instances[0] has the keys ['b64', 'x']"),
+        ({"instances": [{"b64": 7}]}, "instances[0] has the keys ['b64']"),
+        ({"instances": [{"image_bytes": 7}]}, "must be encoded images as"),
+        ({"inputs": {"images": [B64]}}, "the only input must be image_bytes, not images"),
         ({"inputs": 7}, "not int"),
     ],
 )
@@ -212,9 +212,9 @@ def test_the_image_of_the_context_is_decoded_once() -> None:
         ({}, "'examples' must be a list of at least one object"),
         ({"examples": []}, "'examples' must be a list of at least one object"),
         ({"examples": [1]}, "examples[0] must be an object of features"),
-        ({"examples": [{"x": 1}]}, "examples[0] lacks the feature 'image/encoded'"),
+        ({"examples": [{"x": 1}]}, "examples[0] must have the feature 'image/encoded'"),
         ({"examples": [{}], "context": 1}, "'context' must be an object"),
-        ({"examples": [{"image/encoded": [1, 2]}]}, "takes encoded images"),
+        ({"examples": [{"image/encoded": [1, 2]}]}, "must be encoded images"),
     ],
 )
 def test_bad_examples_say_what_is_right(body: Any, message: str) -> None:

@@ -187,7 +187,7 @@ MANY = [("f", (f"{i}.png", b"x")) for i in range(65)]
         (PREDICT, {"json": {"instances": [np.full((8, 8, 1), 256).tolist()]}}, 400, "not 256"),
         (PREDICT, {"json": {"instances": [np.full((8, 8, 1), "a").tolist()]}}, 400, "not a string"),
         *(
-            (PREDICT, {"json": body}, 400, "an encoded image goes to :classify-image")
+            (PREDICT, {"json": body}, 400, "send an encoded image to :classify-image")
             for image in [{"b64": "/9g="}]
             for body in (
                 {"instances": [image]},
@@ -198,7 +198,7 @@ MANY = [("f", (f"{i}.png", b"x")) for i in range(65)]
             )
         ),
         (PREDICT, {"content": b'{"instances": [NaN]}'}, 400, "not of shape [1]"),
-        (PREDICT, {"json": {"inputs": {"image": [ZEROS]}}}, 400, "images alone, not image"),
+        (PREDICT, {"json": {"inputs": {"image": [ZEROS]}}}, 400, "must be images, not image"),
         (PREDICT, {"json": {"inputs": [ZEROS], "signature_name": "x"}}, 400, "there are serving_d"),
         (PREDICT, {"content": bytes(100_001)}, 413, "the body has more than 100,000 bytes"),
         ("/v1/models/gray:predict", {"json": {}}, 404, "Servable not found for request: Latest(g"),
@@ -221,14 +221,14 @@ MANY = [("f", (f"{i}.png", b"x")) for i in range(65)]
         (CLASSIFY, {"content": bytes(100_001)}, 413, "the body has more than 100,000 bytes"),
         (CLASSIFY, {"files": {"f": ("f", bytes(100_000))}}, 413, "more than 100,000 bytes"),
         (CLASSIFY, {"files": {"f": ("f.png", b"x")}}, 415, "these 1 bytes are not an image"),
-        (CLASSIFY, {"files": MANY}, 413, "a form may have 64 files, not 65"),
+        (CLASSIFY, {"files": MANY}, 413, "a form can have 64 files, not 65"),
         (CLASSIFY, form(b"garbage"), 400, ""),
         (CLASSIFY, form(b"--b--\r\n"), 400, "the form has no file"),
         (CLASSIFY, form(b"", "multipart/form-data"), 400, "boundary"),
         (CLASSIFY + "?top_k=0", {"content": grey(1)}, 400, "top_k must be at least 1, not 0"),
         (CLASSIFY + "?top_k=-1", {"content": grey(1)}, 400, "top_k must be an integer"),
         (CLASSIFY + "?top_k=all", {"content": grey(1)}, 400, "top_k must be an integer"),
-        ("/v1/models/gray:classify-image", {"content": grey(1)}, 404, "here are fragile, grey"),
+        ("/v1/models/gray:classify-image", {"content": grey(1)}, 404, "models are fragile, grey"),
     ],
 )  # fmt: skip
 def test_bad_requests_get_their_code_and_the_server_goes_on(

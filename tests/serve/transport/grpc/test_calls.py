@@ -16,7 +16,7 @@ from keras_cnns_serve.core.dataplane import Dataplane
 from keras_cnns_serve.core.limits import Budget
 from keras_cnns_serve.errors import InvalidInputError
 from keras_cnns_serve.protos import health, inference
-from keras_cnns_serve.transport.grpc import answers, arrivals, calls
+from keras_cnns_serve.transport.grpc import arrivals, calls, responses
 from keras_cnns_serve.transport.grpc.server import GrpcServer, Service
 from tests.serve.transport.grpc.frames import (
     DATA,
@@ -69,7 +69,7 @@ def run(
             async with grpc.aio.insecure_channel(server.address, **options) as channel:
                 result = await use(channel)
             calls = server._calls
-            while calls.active or calls.arrivals.since or calls.idle or calls.budget.used:
+            while calls.active or calls.arrivals.started or calls.idle or calls.budget.used:
                 await asyncio.sleep(0.01)
             return result
 
@@ -209,7 +209,7 @@ def test_half_a_message_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> No
     noted: list[str] = []
 
     async def main() -> None:
-        server = alone(echo, finished=lambda path, client, code, seconds: noted.append(code))
+        server = alone(echo, on_response=lambda path, client, code, seconds: noted.append(code))
         async with asyncio.timeout(30), server, connect(server.port) as client:
             client.send(call_headers(1, INFER), frame(DATA, 0, 1, b"\x00\x00\x00\x00\x09x"))
             await client.until(HEADERS, END_STREAM)
@@ -229,7 +229,7 @@ def test_the_client_is_known_by_its_address(host: str) -> None:
             host,
             0,
             max_message_bytes=1000,
-            finished=lambda path, client, code, seconds: clients.append(client),
+            on_response=lambda path, client, code, seconds: clients.append(client),
         )
         async with server, grpc.aio.insecure_channel(server.address) as channel:
             await channel.unary_unary(INFER)(message())
@@ -262,8 +262,8 @@ def test_messages_that_never_come_keep_out_nobody() -> None:
         assert noted == 6 * ["RESOURCE_EXHAUSTED"]
         details = [await call.details() for call in calls if call.done()]
         assert {text[:34] for text in details} <= {
-            "the message came too slowly while ",
-            "the messages of 4 calls are not co",
+            "the message arrived too slowly whi",
+            "the messages of 4 other calls are ",
         }
         for _ in range(20):
             assert await channel.unary_unary(INFER)(message())
@@ -273,7 +273,7 @@ def test_messages_that_never_come_keep_out_nobody() -> None:
     server = alone(
         echo,
         budget=Budget(8000),
-        finished=lambda path, client, code, seconds: noted.append(code),
+        on_response=lambda path, client, code, seconds: noted.append(code),
     )
     run(server, use)
     # One of those that had a turn may have lost it to the calls that were answered.
@@ -344,13 +344,13 @@ def test_the_stream_that_was_idle_longest_is_ended_for_another(
 def test_a_stream_whose_answer_is_not_taken_is_ended_for_another(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(answers, "BLOCKED_SECONDS", 0.1)
+    monkeypatch.setattr(responses, "BLOCKED_SECONDS", 0.1)
 
     async def use(channel: grpc.aio.Channel) -> None:
         async with connect(server.port, window=0) as client:
             for stream in (1, 3):
                 client.send(call_headers(stream, STREAM), frame(DATA, 0, stream, bytes(5)))
-            await until(lambda: len(server._calls.answers._answers) == 2)
+            await until(lambda: len(server._calls.responses._responses) == 2)
             with pytest.raises(grpc.aio.AioRpcError, match="2 streams are open"):
                 await channel.stream_stream(STREAM)().read()
             await asyncio.sleep(0.2)
@@ -438,7 +438,7 @@ def test_the_deadline_counts_from_the_beginning_of_the_call(timeout: float) -> N
         server = alone(
             note,
             timeout=timeout,
-            finished=lambda path, client, code, seconds: noted.append(code),
+            on_response=lambda path, client, code, seconds: noted.append(code),
         )
         async with asyncio.timeout(30), server, connect(server.port) as client:
             client.send(call_headers(1, INFER), frame(DATA, 0, 1, bytes(3)))
@@ -666,7 +666,7 @@ def test_what_does_not_end_in_time_is_ended(grace: float, caplog: pytest.LogCapt
             0,
             max_message_bytes=1000,
             grace=grace,
-            finished=lambda path, client, code, seconds: noted.append(code),
+            on_response=lambda path, client, code, seconds: noted.append(code),
         )
         await server.__aenter__()
         async with grpc.aio.insecure_channel(server.address) as channel:

@@ -8,7 +8,12 @@ import pytest
 
 from keras_cnns_serve.errors import DeadlineExceededError, InputTooLargeError
 from keras_cnns_serve.protos import inference, tensorflow_serving
-from keras_cnns_serve.transport.grpc.messages import MAX_FIELDS, SHORT, memory_beside, memory_of
+from keras_cnns_serve.transport.grpc.messages import (
+    MAX_FIELDS,
+    SHORT_BYTES,
+    memory_of,
+    memory_of_async,
+)
 
 INFER = inference.ModelInferRequest
 PREDICT = tensorflow_serving.PredictRequest
@@ -67,7 +72,7 @@ def test_raw_bytes_take_little_and_numbers_more() -> None:
 
 @pytest.mark.parametrize("end", [b"", b"\x0a", b"\x0a\xff", b"\xff" * 11, b"\x0e\x00"])
 def test_damage_is_left_to_the_parser(end: bytes) -> None:
-    message = nested(b"\x3a", bytes(SHORT)) + end
+    message = nested(b"\x3a", bytes(SHORT_BYTES)) + end
     assert memory_of(message, INFER.DESCRIPTOR) < 4 * len(message)
 
 
@@ -76,19 +81,19 @@ def test_a_short_message_is_counted_as_if_it_were_all_fields() -> None:
 
 
 def test_many_fields_are_counted_beside_the_event_loop() -> None:
-    message = b"\x2a\x00" * (MAX_FIELDS - 1) + nested(b"\x3a", bytes(SHORT))
+    message = b"\x2a\x00" * (MAX_FIELDS - 1) + nested(b"\x3a", bytes(SHORT_BYTES))
 
     async def main() -> int:
-        counting = asyncio.create_task(memory_beside(message, INFER.DESCRIPTOR, None))
+        counting = asyncio.create_task(memory_of_async(message, INFER.DESCRIPTOR, None))
         turns = 0
         while not counting.done():
             turns += 1
             await asyncio.sleep(0)
         assert await counting == memory_of(message, INFER.DESCRIPTOR)
         with pytest.raises(DeadlineExceededError):
-            await memory_beside(message, INFER.DESCRIPTOR, time.monotonic() - 1)
+            await memory_of_async(message, INFER.DESCRIPTOR, time.monotonic() - 1)
         with pytest.raises(InputTooLargeError, match=f"more than {MAX_FIELDS:,} fields"):
-            await memory_beside(message + b"\x2a\x00", INFER.DESCRIPTOR, None)
+            await memory_of_async(message + b"\x2a\x00", INFER.DESCRIPTOR, None)
         return turns
 
     assert asyncio.run(main()) > 3
@@ -97,5 +102,5 @@ def test_many_fields_are_counted_beside_the_event_loop() -> None:
 def test_few_fields_are_counted_at_once() -> None:
     message = INFER(raw_input_contents=[bytes(10**6)]).SerializeToString()
     with pytest.raises(StopIteration) as counted:  # without a turn of an event loop
-        memory_beside(message, INFER.DESCRIPTOR, None).send(None)
+        memory_of_async(message, INFER.DESCRIPTOR, None).send(None)
     assert counted.value.value == memory_of(message, INFER.DESCRIPTOR)

@@ -115,7 +115,7 @@ def tensor(**fields: Any) -> dict[str, Any]:
             INFER,
             infer_request(inputs=[tensor(contents={"uint_contents": [1]})]),
             Code.INVALID_ARGUMENT,
-            "contents beside raw_input_contents",
+            "both contents and raw_input_contents",
         ),
         (
             INFER,
@@ -283,7 +283,7 @@ def test_every_call_is_noted_with_its_end() -> None:
 
     async def main() -> None:
         async with (
-            alone(full_or_slow, right, finished=finished) as server,
+            alone(full_or_slow, right, on_response=finished) as server,
             grpc.aio.insecure_channel(server.address) as channel,
         ):
             await channel.unary_unary("/inference.GRPCInferenceService/ModelReady")(b"")
@@ -344,7 +344,7 @@ def test_an_answer_that_is_too_long_is_an_error() -> None:
 
     async def main() -> None:
         for answer_bytes in (3000, 1000):
-            limits = ConnectionLimits(answer_bytes=answer_bytes)
+            limits = ConnectionLimits(response_bytes=answer_bytes)
             async with (
                 alone(long, limits=limits) as server,
                 grpc.aio.insecure_channel(server.address) as channel,
@@ -402,7 +402,7 @@ def test_a_message_that_unpacks_to_too_much_takes_no_memory(
     with pytest.raises(grpc.RpcError) as error:
         channel.unary_unary(INFER)(bytes(32_000_000), compression=compression, timeout=10)
     assert error.value.code() == Code.INVALID_ARGUMENT
-    assert "unpacks to more than 100,000 bytes" in (error.value.details() or "")
+    assert "has more than 100,000 bytes after decompression" in (error.value.details() or "")
     assert peak_memory(server) - before < 8_000_000
 
 
@@ -640,12 +640,12 @@ def test_a_client_that_takes_no_answer_is_dropped(
             client.send(frame(DATA, END_STREAM, 3, bytes(5)))
             await answering_pings(client)
             calls = server._calls
-            while calls.active or calls.budget.used or calls.answers._answers:
+            while calls.active or calls.budget.used or calls.responses._responses:
                 await asyncio.sleep(0.01)
-            assert not calls.answers._bytes
+            assert not calls.responses._bytes
 
     asyncio.run(asyncio.wait_for(main(), 10))
-    assert "127.0.0.1: it does not take its answers" in caplog.text
+    assert "127.0.0.1: it does not receive its responses" in caplog.text
 
 
 def test_an_answer_that_is_taken_slowly_is_waited_for() -> None:
@@ -703,7 +703,7 @@ def test_answers_that_nobody_takes_are_a_part_of_the_budget() -> None:
             with pytest.raises(grpc.aio.AioRpcError) as error:
                 await channel.unary_unary(INFER)(b"", timeout=10)
             assert error.value.code() == Code.RESOURCE_EXHAUSTED
-            assert "no memory for the answer of 199,0" in (error.value.details() or "")
+            assert "no memory for the response of 199,0" in (error.value.details() or "")
             client.writer.close()
             while budget.used:
                 await asyncio.sleep(0.01)
@@ -780,7 +780,7 @@ def test_a_client_that_is_gone_is_noticed(calls: int) -> None:
     async def main() -> None:
         limits = ConnectionLimits(timeout=1)
         async with (
-            alone(slow, limits=limits, finished=lambda *end: noted.append(end[2])) as server,
+            alone(slow, limits=limits, on_response=lambda *end: noted.append(end[2])) as server,
             connect(server.port) as client,
         ):
             client.send(frame(SETTINGS, ACK, 0, b""))

@@ -61,13 +61,17 @@ def test_a_packed_image_is_unpacked(client: Client) -> None:
 @pytest.mark.parametrize(
     ("request_", "status", "message"),
     [
-        (packed(gzip.compress(bytes(10**7))), 413, "the body unpacks to more than 100,000 bytes"),
-        (packed(gzip.compress(BODY)[:-9]), 400, "the body, packed by gzip, is cut short"),
-        (packed(BODY), 400, "the body cannot be unpacked"),
-        (packed(BODY, "br"), 415, "Content-Encoding 'br' is not read here; gzip and deflate are"),
+        (
+            packed(gzip.compress(bytes(10**7))),
+            413,
+            "the body has more than 100,000 bytes after decompression",
+        ),
+        (packed(gzip.compress(BODY)[:-9]), 400, "the compressed body is truncated"),
+        (packed(BODY), 400, "the body cannot be decompressed"),
+        (packed(BODY, "br"), 415, "Content-Encoding 'br' is not supported; gzip and deflate are"),
         ({"content": BODY, "headers": {"x-request-timeout": "soon"}}, 400, "a number of seconds"),
         ({"content": BODY, "headers": {"x-request-timeout": "-1"}}, 400, "a number of seconds"),
-        ({"content": BODY, "headers": {"x-request-timeout": "0"}}, 504, "time was over"),
+        ({"content": BODY, "headers": {"x-request-timeout": "0"}}, 504, "deadline passed"),
     ],
 )
 def test_bad_packing_and_deadlines_have_their_codes(
@@ -100,7 +104,7 @@ def test_a_client_that_hangs_up_is_not_computed(dataplane: Dataplane) -> None:
     """The engine is kept busy by another request; the one that hung up costs no run."""
     finished: list[int] = []
     app: App = create_app(
-        dataplane, finished=lambda scope, status, seconds: finished.append(status)
+        dataplane, on_response=lambda scope, status, seconds: finished.append(status)
     )
     batcher = dataplane.manager.models["grey"].newest.batcher
 
@@ -149,7 +153,7 @@ def test_overload_gets_429_and_lateness_504(repository: Path) -> None:
         assert waiting.result().status_code == 504
     assert refused.status_code == 429
     assert int(refused.headers["retry-after"]) >= 1
-    assert refused.json() == {"error": "1 requests wait already"}
+    assert refused.json() == {"error": "1 requests are already waiting"}
     batcher._free = 1
     assert client.post(CLASSIFY, content=grey(1)).is_success
     assert dataplane.statistics(Target("grey"))[0].inferences == 1
@@ -233,7 +237,7 @@ def test_a_body_for_starlette_has_the_time_of_a_request() -> None:
             writer.write(head + b"bod")
             answer = await reader.readuntil(b"so far")
             assert answer.split()[1] == b"504"
-            assert b"the request's time was over before its body: 3 bytes" in answer
+            assert b"the request's deadline passed before its body arrived: 3 bytes" in answer
             writer.close()
 
     asyncio.run(main())

@@ -42,16 +42,16 @@ def test_a_body_is_claimed_before_it_is_read(monkeypatch: pytest.MonkeyPatch) ->
         budget = Budget(10_000)
         owner, sender = Claim(budget), Sender(b"x" * 1000)
         sender.send(b"x" * 1000, more=False)
-        limited = body.Limited(sender.receive, 5000, 2000, owner)
+        limited = body.LimitedReceive(sender.receive, 5000, 2000, owner)
         first = await limited()
         assert (len(first["body"]), owner.size) == (1000, 4000)
         await limited()
         assert owner.size == 4000
         sender = Sender()
         with pytest.raises(QueueFullError):
-            await body.Limited(sender.receive, 5000, 2000, Claim(budget))()
+            await body.LimitedReceive(sender.receive, 5000, 2000, Claim(budget))()
         with pytest.raises(InputTooLargeError, match="the JSON has more than 500 bytes"):
-            await body.Limited(sender.receive, 500, 501, Claim(budget), None, "JSON")()
+            await body.LimitedReceive(sender.receive, 500, 501, Claim(budget), None, "JSON")()
         assert sender.read == 0
 
     asyncio.run(main())
@@ -62,7 +62,7 @@ def test_a_body_of_unknown_length_is_claimed_as_it_comes(monkeypatch: pytest.Mon
 
     async def main() -> None:
         owner, sender = claim(10_000), Sender(*[b"x" * 1000] * 9)
-        limited = body.Limited(sender.receive, 5000, 0, owner)
+        limited = body.LimitedReceive(sender.receive, 5000, 0, owner)
         await limited()
         assert owner.size == 2000
         await limited()
@@ -82,8 +82,8 @@ def test_a_body_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> N
         sender = Sender(b"123")
         async with asyncio.timeout(10):
             with pytest.raises(TooSlowError, match="3 bytes so far"):
-                await body.read_body(body.Limited(sender.receive, 100, 0, claim()))
-            whole = body.Limited(sender.receive, 100, 0, claim())
+                await body.read_body(body.LimitedReceive(sender.receive, 100, 0, claim()))
+            whole = body.LimitedReceive(sender.receive, 100, 0, claim())
             sender.send(b"123", more=False)
             await whole()
             with pytest.raises(TimeoutError):  # to watch a client takes as long as it takes
@@ -102,7 +102,7 @@ def test_a_body_that_stops_is_not_waited_for_however_much_has_come(
         sender = Sender(bytes(10**6))
         async with asyncio.timeout(10):
             with pytest.raises(TooSlowError, match="1,000,000 bytes so far"):
-                await body.read_body(body.Limited(sender.receive, 10**7, 0, claim()))
+                await body.read_body(body.LimitedReceive(sender.receive, 10**7, 0, claim()))
 
     asyncio.run(main())
 
@@ -112,7 +112,9 @@ def test_a_body_is_not_waited_for_beyond_the_requests_deadline() -> None:
         sender = Sender(b"123")
         deadline = asyncio.get_running_loop().time() + 0.02
         async with asyncio.timeout(10):
-            with pytest.raises(DeadlineExceededError, match="before its body: 3 bytes so far"):
-                await body.read_body(body.Limited(sender.receive, 100, 0, claim(), deadline))
+            with pytest.raises(
+                DeadlineExceededError, match="before its body arrived: 3 bytes so far"
+            ):
+                await body.read_body(body.LimitedReceive(sender.receive, 100, 0, claim(), deadline))
 
     asyncio.run(main())

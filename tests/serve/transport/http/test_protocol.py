@@ -171,10 +171,10 @@ def app_of(
 
     async def otherwise(*_: object) -> None: ...
 
-    def failed(error: Exception) -> Reply:
+    def error_reply(error: Exception) -> Reply:
         raise error
 
-    routes = [FastRoute("POST", re.compile("/x"), endpoint, failed)]
+    routes = [FastRoute("POST", re.compile("/x"), endpoint, error_reply)]
     noted = [] if statuses is None else statuses
     budget = Budget(2**30)
     return App(
@@ -188,7 +188,7 @@ async def echo(request: Request) -> Reply:
 
 async def slow_echo(request: Request) -> Reply:
     reply = await echo(request)
-    with request.watched():
+    with request.cancelled_on_disconnect():
         await asyncio.sleep(2.5 * http_protocol.PROBE_SECONDS)
     return reply
 
@@ -531,7 +531,7 @@ def test_a_client_that_hardly_reads_its_answer_is_dropped(
     monkeypatch: pytest.MonkeyPatch, kept: bytes, reads: int, rate: int
 ) -> None:
     """It has a fifth of a second for the bytes that it should read in this time."""
-    monkeypatch.setattr(http_protocol, "SLOWEST_RATE", rate)
+    monkeypatch.setattr(http_protocol, "MIN_BYTES_PER_SECOND", rate)
     set_timeout(monkeypatch, 0.2)
 
     async def long(request: Request) -> Reply:
@@ -715,7 +715,7 @@ def test_who_hangs_up_costs_no_more(
     async def endpoint(request: Request) -> Reply:
         await request.body()
         await asyncio.sleep(gap)
-        with request.watched():
+        with request.cancelled_on_disconnect():
             await asyncio.sleep(15)
         computed.append(True)
         return Reply(b"{}")

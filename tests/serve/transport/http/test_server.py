@@ -21,7 +21,7 @@ from starlette.routing import Route
 from keras_cnns_serve.core.limits import Budget
 from keras_cnns_serve.transport.addresses import AddressError, bind
 from keras_cnns_serve.transport.http.asgi import App, FastRoute, Reply, Request
-from keras_cnns_serve.transport.http.errors import failed
+from keras_cnns_serve.transport.http.errors import error_reply
 from keras_cnns_serve.transport.http.server import HttpServer
 from keras_cnns_serve.transport.tls import Tls
 
@@ -34,7 +34,7 @@ GET = b"GET /slow HTTP/1.1\r\nhost: x\r\n\r\n"
 async def wait(request: Request) -> Reply:
     """Answer after the seconds that the request asks for."""
     body = await request.body()
-    with request.watched():
+    with request.cancelled_on_disconnect():
         await asyncio.sleep(float(request.query("seconds") or 0))
     return Reply(body)
 
@@ -44,7 +44,7 @@ def create_app(draining: Callable[[], bool] = lambda: False) -> App:
         return PlainTextResponse("other")
 
     starlette = Starlette(routes=[Route("/slow", other)])
-    routes = [FastRoute("POST", re.compile("/fast"), wait, failed)]
+    routes = [FastRoute("POST", re.compile("/fast"), wait, error_reply)]
     return App(routes, starlette, 10**6, Budget(2**30), Counter(), draining=draining)
 
 

@@ -1,0 +1,124 @@
+"""OpenVINO IR, by Keras' own export: one file for float32 and bfloat16, and one by NNCF for int8.
+
+On a CPU with bfloat16 instructions OpenVINO computes a float32 file in bfloat16 by default. Set
+INFERENCE_PRECISION_HINT to the precision that model.json names, as `load` does.
+"""
+
+import contextlib
+import io
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from keras_cnns_export.batches import Array, Predict, first
+from keras_cnns_export.errors import ExportError, check_names
+
+if TYPE_CHECKING:
+    from keras_cnns_export.graph import Source
+
+PATH = "openvino/model.xml"
+_INT8_PATH = "openvino/model.int8.xml"
+FILES = (PATH, "openvino/model.bin")
+INT8_FILES = (_INT8_PATH, "openvino/model.int8.bin")
+# The ranges are each image's extremes, or contain 99.99 % of its values, averaged over the images.
+_METHODS = {"minmax": "MEAN_MINMAX", "percentile": "MEAN_QUANTILE"}
+_HINTS = {"float32": "f32", "bfloat16": "bf16"}
+
+
+def write(source: "Source", version: Path) -> dict[str, Any]:
+    """Write `version`/openvino/model.xml and .bin in float32; return the entry in model.json."""
+    from keras_cnns_export.graph import export_by_keras
+
+    (version / PATH).parent.mkdir(exist_ok=True)
+    export_by_keras(source.graph, version / PATH, "openvino")
+    return {"path": PATH}
+
+
+def write_bfloat16(source: "Source", version: Path) -> dict[str, Any]:
+    """Return the entry of the float32 file executed in bfloat16; write no further file.
+
+    Raises:
+        ExportError: this CPU has no bfloat16 instructions, so the format cannot be compared.
+    """
+    if not has_bfloat16():
+        raise ExportError(
+            "openvino_bfloat16 cannot be proven here: this CPU has no bfloat16 instructions; "
+            "export on one that has them, or leave this format out"
+        )
+    return {"path": PATH}
+
+
+def has_bfloat16() -> bool:
+    """Return whether OpenVINO finds bfloat16 instructions on this CPU."""
+    import openvino
+
+    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def write_int8(source: "Source", version: Path) -> dict[str, Any]:
+    """Write `version`/openvino/model.int8.xml and .bin by NNCF; return the entry in model.json.
+
+    Activations are quantized asymmetrically ("mixed"), and biases corrected for the error.
+
+    Raises:
+        ExportError: the method of calibration is unknown.
+    """
+    import nncf
+    import openvino
+    from nncf.quantization.range_estimator import RangeEstimatorParametersSet
+
+    # Not nncf.set_log_level, which changes the level of every log handler of the process.
+    logging.getLogger("nncf").setLevel(logging.ERROR)
+    method = source.quantization.method
+    check_names("method of calibration", [method], _METHODS)
+    images, _ = first(source.training_batches(), source.quantization.samples)
+    (name,) = (spec.name for spec in source.graph.inputs)
+    model = openvino.Core().read_model(version / PATH)
+    one_by_one = nncf.Dataset([{name: images[index : index + 1]} for index in range(len(images))])
+    estimator = getattr(RangeEstimatorParametersSet, _METHODS[method])
+    with contextlib.redirect_stdout(io.StringIO()):  # progress bars
+        quantized = nncf.quantize(
+            model,
+            one_by_one,
+            preset=nncf.QuantizationPreset.MIXED,
+            subset_size=len(images),
+            advanced_parameters=nncf.AdvancedQuantizationParameters(
+                activations_range_estimator_params=estimator
+            ),
+        )
+    openvino.save_model(quantized, version / _INT8_PATH, compress_to_fp16=False)
+    calibration = {"method": method, "samples": len(images)}
+    return {"path": _INT8_PATH, "calibration": calibration}
+
+
+def load(version: Path, path: str = PATH, precision: str = "float32") -> Predict:
+    """Load a file in OpenVINO on the CPU: images uint8 [N, H, W, C] -> named outputs.
+
+    Args:
+        version: the version's directory.
+        path: the .xml file, relative to it.
+        precision: of the operations that the file has in floating point: "float32", "bfloat16".
+    """
+    import openvino
+
+    config = {"INFERENCE_PRECISION_HINT": _HINTS[precision], "PERFORMANCE_HINT": "LATENCY"}
+    model = openvino.Core().compile_model(version / path, "CPU", config)
+    request = model.create_infer_request()
+    names = [output.any_name for output in model.outputs]
+
+    def predict(images: Array) -> Mapping[str, Array]:
+        results = request.infer([images])
+        return {name: results[name].copy() for name in names}
+
+    return predict
+
+
+def load_bfloat16(version: Path) -> Predict:
+    """Load the float32 file, to be computed in bfloat16."""
+    return load(version, PATH, "bfloat16")
+
+
+def load_int8(version: Path) -> Predict:
+    """Load the int8 file; operations that it has in floating point are computed in float32."""
+    return load(version, _INT8_PATH)

@@ -1,0 +1,42 @@
+"""Passes that make tf2onnx's graph faster without changing what it computes.
+
+The converter leaves a Transpose after the cast of the input, and a Mul and an Add where Keras
+composes batch normalization from small operations. They are folded into the preceding convolution
+or become a BatchNormalization, for which ONNX Runtime keeps its blocked layout. A pass rewrites
+only what the known shapes prove to be equal; every other node stays as it is.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from keras_cnns_export.onnx_passes.graph import Graph
+from keras_cnns_export.onnx_passes.kernels import (
+    normalize_by_convolution,
+    pad_in_pool,
+    subsample_by_convolution,
+)
+from keras_cnns_export.onnx_passes.layout import flatten_channels_first, transpose_first
+from keras_cnns_export.onnx_passes.normalization import (
+    as_batch_normalization,
+    fold_into_convolution,
+)
+
+# A pass rewrites the graph around a node and returns True, or leaves it and returns False.
+_PASSES: tuple[Callable[[Graph, Any], bool], ...] = (
+    transpose_first,
+    fold_into_convolution,
+    as_batch_normalization,
+    flatten_channels_first,
+    normalize_by_convolution,
+    subsample_by_convolution,
+    pad_in_pool,
+)
+
+
+def simplify(model: Any) -> None:
+    """Apply every pass to an onnx.ModelProto, in place."""
+    graph = Graph(model)
+    for apply in _PASSES:
+        while any(apply(graph, node) for node in list(graph.graph.node)):
+            pass
+    graph.drop_unused()

@@ -1,0 +1,97 @@
+"""An ONNX graph with an index of its constants, consumers and shapes, for the passes."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+
+class Graph:
+    """The graph of an onnx.ModelProto, which the passes change in place."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.graph = model.graph
+        self.constants = {tensor.name: tensor for tensor in self.graph.initializer}
+        self._outputs = {output.name for output in self.graph.output}
+        self._sizes: dict[str, list[int]] = {}  # a pass never changes the value that a name denotes
+
+    def producer(self, name: str) -> Any:
+        """Return the node whose output a value is, or None."""
+        return next((node for node in self.graph.node if name in node.output), None)
+
+    def only_consumer(self, name: str) -> Any:
+        """Return the single node that reads a value, or None; also None for an output."""
+        consumers = [node for node in self.graph.node if name in _reads(node)]
+        return consumers[0] if len(consumers) == 1 and name not in self._outputs else None
+
+    def value(self, name: str) -> Any:
+        """Return a constant's value as an array, or None."""
+        return numpy_helper.to_array(self.constants[name]) if name in self.constants else None
+
+    def sizes(self, name: str) -> list[int]:
+        """Return a value's shape without the batch: 0 for an unknown size, [] for no shape."""
+        if name not in self._sizes:
+            inferred = onnx.shape_inference.infer_shapes(self.model).graph
+            self._sizes |= {
+                tensor.name: [size.dim_value for size in tensor.type.tensor_type.shape.dim][1:]
+                for tensor in (*inferred.value_info, *inferred.input)
+            }
+        return self._sizes.setdefault(name, [])  # not inferred again for the same name
+
+    def variable_and_constants(self, node: Any) -> tuple[str | None, list[str]]:
+        """Return the only input of a node that is no constant, and its constant inputs.
+
+        The first is None if the node has no such input, or several.
+        """
+        variables = [name for name in node.input if name not in self.constants]
+        constants = [name for name in node.input if name in self.constants]
+        return (variables[0] if len(variables) == 1 else None), constants
+
+    def add_constant(self, name: str, value: Any) -> str:
+        """Add a constant and return its name: `name`, with "_" appended until it is unique."""
+        while name in self.constants:
+            name += "_"
+        self.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+        self.constants[name] = self.graph.initializer[-1]
+        return name
+
+    def replace(self, node: Any, *others: Any) -> None:
+        """Replace one node by others."""
+        index = list(self.graph.node).index(node)
+        self.graph.node.remove(node)
+        for offset, other in enumerate(others):
+            self.graph.node.insert(index + offset, other)
+
+    def drop_unused(self) -> None:
+        """Remove the nodes and constants that no output depends on."""
+        used = set(self._outputs)
+        for node in reversed(list(self.graph.node)):  # the nodes are in topological order
+            if used.isdisjoint(node.output):
+                self.graph.node.remove(node)
+            else:
+                used.update(_reads(node))
+        for name in set(self.constants) - used - self._outputs:
+            self.graph.initializer.remove(self.constants.pop(name))
+
+
+def attributes(node: Any) -> dict[str, Any]:
+    """Return a node's attributes by name."""
+    return {each.name: helper.get_attribute_value(each) for each in node.attribute}
+
+
+def rewired(node: Any, inputs: list[str], outputs: list[str]) -> Any:
+    """Return a node like this one, with its name and attributes, between other values."""
+    other = helper.make_node(node.op_type, inputs, outputs, node.name)
+    other.attribute.extend(node.attribute)
+    return other
+
+
+def _reads(node: Any) -> Iterator[str]:
+    """Yield the names that a node reads, those inside the bodies of an If or a Loop included."""
+    yield from node.input
+    for attribute in node.attribute:
+        for inner in attribute.g.node:
+            yield from _reads(inner)

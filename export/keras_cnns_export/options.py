@@ -1,0 +1,90 @@
+"""The options of an export."""
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from keras_cnns.suggestions import did_you_mean
+from keras_cnns_export.contract import Metrics
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+@dataclasses.dataclass(frozen=True)
+class Quantization:
+    """How an int8 format chooses the ranges of the activations."""
+
+    samples: int = 256  # training images that are measured, at least 1
+    method: str = "minmax"  # a key of METHODS in the file of the format
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """What is exported, on which images it is compared, and which files are written.
+
+    Attributes:
+        labels: the names of the K classes in the order of the probabilities; by default the numbers
+            of the classes.
+        preprocessing: how an encoded image becomes the model's input, with the keys of model.json
+            ("resize_shorter", "crop", "interpolation", "antialias", "channels"); by default the
+            shorter side is resized to the model's size and the centre is cropped.
+        formats: names from `formats.FORMATS`.
+        outputs: names from `network.OUTPUTS`; `probabilities` is always exported.
+        samples: the name of a split and its images, on which the formats are compared: uint8
+            [N, H, W, C], a tuple (images, true classes), or an iterable of such batches, which is
+            read once. By default 256 images are generated, and model.json has no accuracy.
+        training_samples: the images from which int8 formats take their ranges, in the same forms;
+            by default the images of `samples`.
+        preprocess_input: "caffe", "tf" or "torch" for a model of keras.applications whose input is
+            the result of this mode of `preprocess_input`; the graph then computes it.
+        calibrate: fit a temperature on `samples`, which must have true classes, and fold it into
+            the graph.
+        report: write report.html into the version.
+        kserve: write a KServe InferenceService manifest beside the versions.
+        storage_uri: the URI of the model's directory in the manifest; by default
+            `pvc://models/NAME`.
+        trust: run Python code that a .keras file contains. Only for a file of your own.
+        architecture: the network's name in model.json; by default the Keras model's name.
+        metrics: the model's accuracy in model.json; by default its accuracy on `samples`.
+        opset: the version of ONNX's operator set, 13 to 18.
+        quantization: how int8 formats choose their ranges.
+    """
+
+    labels: Sequence[str] | None = None
+    preprocessing: Mapping[str, Any] | None = None
+    formats: Sequence[str] = ("saved_model", "onnx")
+    outputs: Sequence[str] = ("probabilities",)
+    samples: tuple[str, Any] | None = None
+    training_samples: Any = None
+    preprocess_input: str | None = None
+    calibrate: bool = False
+    report: bool = False
+    kserve: bool = False
+    storage_uri: str | None = None
+    trust: bool = False
+    architecture: str | None = None
+    metrics: Metrics | None = None
+    opset: int = 17
+    quantization: Quantization = Quantization()
+
+    def replace(self, changes: Mapping[str, Any]) -> "ExportOptions":
+        """Return the options with changed fields.
+
+        Raises:
+            TypeError: there is no such option; the message suggests the nearest.
+        """
+        known = [field.name for field in dataclasses.fields(self)]
+        for name in changes:
+            if name not in known:
+                raise TypeError(f"export has no option {name!r}{did_you_mean(name, known)}")
+        return dataclasses.replace(self, **changes)
+
+
+def takes_options(function: _F) -> _F:
+    """Show the fields of `ExportOptions` in `help(function)` instead of its last `**changes`."""
+    signature = inspect.signature(function)
+    fixed = list(signature.parameters.values())[:-1]
+    options = inspect.signature(ExportOptions).parameters.values()
+    function.__signature__ = signature.replace(parameters=[*fixed, *options])  # type: ignore[attr-defined]
+    return function

@@ -1,0 +1,112 @@
+"""Read text as editors on any system write it, and write files that are whole or absent."""
+
+import codecs
+import errno
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+ENCODING = "utf-8-sig"  # UTF-8, whose byte order mark is removed
+PARTIAL = ".partial"  # in the name of a file that is being written
+
+
+def read_text(path: str | Path) -> str:
+    """Return a UTF-8 file's text without a byte order mark; a line ends with one "\\n".
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is not UTF-8; the message names the file and says what to do.
+    """
+    content = Path(path).read_bytes()
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise ValueError(
+            f"{path} is in UTF-16; save it as UTF-8 (Windows Notepad: Save as, Encoding UTF-8)"
+        )
+    try:
+        text = content.decode(ENCODING)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not in UTF-8: {error}; save it as UTF-8") from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_labels(path: str | Path) -> tuple[str, ...]:
+    """Return the labels of a file that has one on each line.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is not UTF-8, or a line is blank or repeats an earlier one.
+    """
+    # Not splitlines(): it also splits at characters that may be part of a label.
+    labels = read_text(path).removesuffix("\n").split("\n")
+    first: dict[str, int] = {}
+    for line, label in enumerate(labels, 1):
+        if not label.strip():
+            raise ValueError(f"{path}: line {line} is blank; each line is the label of one class")
+        if label in first:
+            raise ValueError(
+                f"{path}: line {line} repeats the label {label!r} of line {first[label]}; each "
+                "class needs its own"
+            )
+        first[label] = line
+    return tuple(labels)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path` to write to; flush it to disk and rename it to `path`.
+
+    A reader finds the former file or the new one, never a part of one, and so does a reader after a
+    crash. If the block fails, the former file stays as it was. The suffixes are those of `path`.
+    """
+    stem, dot, suffixes = path.name.partition(".")
+    partial = path.with_name(f"{stem}{PARTIAL}{dot}{suffixes}")
+    try:
+        yield partial
+        flush(partial)
+        partial.replace(path)
+        if os.name == "posix":  # the new name too; elsewhere a directory cannot be opened
+            flush(path.parent)
+    except BaseException:
+        if partial.is_file():
+            partial.unlink()
+        raise
+
+
+def flush(path: Path) -> None:
+    """Flush a file's content, or a directory's list of names, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
+    with replacing(path) as partial:
+        partial.write_text(text, "utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as indented JSON, whole or not at all."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+@contextmanager
+def naming_the_file(path: Path) -> Iterator[None]:
+    """Let an error in writing `path` name the file, and say what to do.
+
+    Raises:
+        OSError: the block raised one.
+    """
+    try:
+        yield
+    except OSError as error:
+        remedy = "free space" if error.errno == errno.ENOSPC else "mend that"
+        raise OSError(
+            f"cannot write {path}: {error.strerror or error}; {remedy} and give the same command "
+            "again"
+        ) from error

@@ -1,0 +1,131 @@
+"""Reserve a run directory for a training, and write the files that it begins with."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
+
+from keras_cnns.files import PARTIAL, write_json, write_text
+from keras_cnns.messages import print_message
+from keras_cnns.recipes import Recipe, format_recipe, with_absolute_paths
+from keras_cnns.runs.environment import describe_environment
+from keras_cnns.runs.lock import locked
+from keras_cnns.runs.names import CONFIG, ENVIRONMENT, LABELS, README
+from keras_cnns.runs.run import RunError, read_config
+
+_README_TEXT = """\
+This directory is a run of keras-cnns: {model} trained on {data}.
+
+model.keras       the model of the epoch with the best validation accuracy
+config.toml       the recipe, every value written out
+labels.txt        the names of the classes, in the order of the model's outputs
+history.csv       losses and metrics of each epoch
+diagnostics.csv   gradients, activations and updates, by training step
+times.csv         duration of the steps of each epoch
+tensorboard/      the same metrics for TensorBoard
+results.json      loss and accuracy on the test split
+report.html       all of this as one page
+environment.json  versions, seed, and a fingerprint of the data
+checkpoints/      what `keras-cnns train` needs to resume
+
+Load the model in Python, from this directory, where keras-cnns is installed:
+
+    import keras_cnns
+
+    model = keras_cnns.load_model("model.keras")
+
+Its input is pixels from 0 to 255, [N, H, W, C]; its output is probabilities. With
+keras.saving.load_model, `import keras_cnns.models` must come first: without it Keras does not know
+the layers and the optimizer, and reports that a class "could not be deserialized".
+"""
+
+
+@contextmanager
+def opened_for_training(path: Path, recipe: Recipe) -> Iterator[None]:
+    """Lock a run directory that is new, or whose training has the same recipe.
+
+    Raises:
+        RunError: another process trains in it, it has another recipe, or it is no run directory.
+    """
+    if path.exists() and not path.is_dir():
+        raise RunError(f"{path} is a file; choose another directory")
+    try:
+        with locked(path):
+            _check_recipe(path, recipe)
+            yield
+    except BlockingIOError:
+        raise RunError(f"{path} is in use: {_name_process(path)} trains in it") from None
+
+
+def check_data(path: Path, data_fingerprint: str) -> None:
+    """Raise RunError if the training in a directory was begun with data of another fingerprint."""
+    # Runs created before version 0.1 have no fingerprint.
+    former = _read_environment(path).get("data_fingerprint", data_fingerprint)
+    if former != data_fingerprint:
+        raise RunError(
+            f"{path} was begun with other data: their fingerprint is {former} there and "
+            f"{data_fingerprint} here. Choose another directory, or bring those data back to "
+            "go on"
+        )
+
+
+def begin(path: Path, recipe: Recipe, labels: tuple[str, ...], data_fingerprint: str) -> None:
+    """Write the files that a run directory has from the first step on."""
+    environment = describe_environment(recipe, data_fingerprint)
+    if former := _read_environment(path).get("packages"):
+        changed = [
+            f"{name} {former.get(name)} (now {version})"
+            for name, version in environment["packages"].items()
+            if former.get(name) != version
+        ]
+        if changed:
+            print_message(f"{path} was begun with {', '.join(changed)}: its metrics may change")
+    write_text(path / LABELS, "".join(f"{label}\n" for label in labels))
+    text = _README_TEXT.format(model=recipe.model.name, data=recipe.data.name)
+    write_text(path / README, text)
+    write_json(path / ENVIRONMENT, environment)
+    write_text(path / CONFIG, format_recipe(with_absolute_paths(recipe)))
+
+
+def _check_recipe(path: Path, recipe: Recipe) -> None:
+    """Raise RunError unless the directory is empty, or its training has this recipe."""
+    if not (path / CONFIG).exists():
+        if any(PARTIAL not in each.name for each in path.iterdir()):
+            raise RunError(
+                f"{path} holds something already, and no {CONFIG}; choose another directory"
+            )
+        return
+    former = with_absolute_paths(read_config(path))  # earlier versions wrote relative paths
+    if differences := _compare(former, with_absolute_paths(recipe)):
+        raise RunError(
+            f"{path} is of another recipe: {'; '.join(differences)}. "
+            "Choose another directory, or train with that recipe to go on"
+        )
+
+
+def _compare(former: Recipe, recipe: Recipe) -> list[str]:
+    """Return `section.key is A there and B here` for each difference."""
+    there, here = (asdict(cast(Any, each)) for each in (former, recipe))
+    return [
+        f"{section}.{key} is {there[section][key]!r} there and {value!r} here"
+        for section, values in here.items()
+        for key, value in values.items()
+        if there[section][key] != value
+    ]
+
+
+def _name_process(path: Path) -> str:
+    """Return the process that began the training in a directory, as text."""
+    try:
+        process = _read_environment(path)["process"]
+        return f"process {process['id']} on {process['host']}"
+    except (OSError, ValueError, KeyError):
+        return "another process"
+
+
+def _read_environment(path: Path) -> dict[str, Any]:
+    """Return the recorded environment of a directory's training; {} if none has begun."""
+    file = path / ENVIRONMENT
+    return dict(json.loads(file.read_text("utf-8"))) if file.exists() else {}

@@ -1,0 +1,85 @@
+"""Evaluate a finished run on a split of its data, or predict the classes of image files."""
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from keras_cnns.data import open_split, preprocess, read_image
+from keras_cnns.recipes import DataConfig
+from keras_cnns.runs.predictions import collect, predictor
+from keras_cnns.runs.run import Run
+
+_BATCH_SIZE = 32  # images of a prediction
+
+
+def find_split(data: DataConfig, split: str) -> str:
+    """Return the value of one of a recipe's three splits.
+
+    Any other part of the data set may hold images that the model was trained on.
+
+    Args:
+        data: the recipe's data.
+        split: `train`, `validation` or `test`, for the recipe's `train_split`, `validation_split`
+            or `test_split`; or the value of one of these, as `train[:80%]`.
+
+    Raises:
+        ValueError: the recipe has no such split; the message lists those that it has.
+    """
+    splits = {
+        "train": data.train_split,
+        "validation": data.validation_split,
+        "test": data.test_split,
+    }
+    known = {value: value for value in splits.values()} | splits
+    if split not in known:
+        listed = ", ".join(f"{name} ({value})" for name, value in splits.items())
+        raise ValueError(f"the run's recipe has no split {split!r}; its splits are {listed}")
+    return known[split]
+
+
+def evaluate(run: Run, split: str = "test") -> dict[str, float]:
+    """Return `samples`, the number of images, `loss` and `accuracy` of a run's model on a split.
+
+    Args:
+        run: a finished run.
+        split: one of the recipe's splits, as in `find_split`.
+
+    Raises:
+        ValueError: the recipe has no such split, or there is something wrong with its images.
+    """
+    recipe = run.recipe
+    found = find_split(recipe.data, split)
+    batches = open_split(recipe.data, found, batch_size=recipe.training.batch_size)
+    return collect(run.load_model(), batches).metrics()
+
+
+def predict(
+    run: Run, images: Iterable[str | Path], *, top_k: int = 5
+) -> list[list[tuple[str, float]]]:
+    """Return the most probable labels of image files, each with its probability, best first.
+
+    Args:
+        run: a finished run.
+        images: paths of JPEG, PNG, WebP, BMP or GIF files.
+        top_k: the number of labels for each image; all of them if there are fewer classes.
+
+    Raises:
+        ValueError: a file is not an image, or a damaged one.
+        OSError: a file cannot be read.
+    """
+    predict_batch = predictor(run.load_model())
+    return [
+        [(run.labels[k], float(row[k])) for k in np.argsort(-row, kind="stable")[:top_k]]
+        for pixels in _batches(run.recipe.data, images)
+        for row in predict_batch(pixels)
+    ]
+
+
+def _batches(data: DataConfig, images: Iterable[str | Path]) -> Iterator[np.ndarray]:
+    """Yield the preprocessed pixels of image files, uint8 [N, H, W, C]."""
+    paths = iter(images)
+    while batch := list(islice(paths, _BATCH_SIZE)):
+        pixels = [read_image(path, data.channels) for path in batch]
+        yield np.stack([preprocess(each, data.preprocessing()) for each in pixels])

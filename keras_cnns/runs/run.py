@@ -1,0 +1,105 @@
+"""A finished run: what `evaluate`, `predict` and export read."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from keras_cnns import load_model
+from keras_cnns.files import read_labels
+from keras_cnns.recipes import Recipe, RecipeError, load_run_recipe
+from keras_cnns.runs.names import CONFIG, HISTORY, LABELS, MODEL, RESULTS
+from keras_cnns.runs.tables import Row, read_rows
+
+if TYPE_CHECKING:
+    import keras
+
+    from keras_cnns.runs.predictions import Predictions
+
+
+class RunError(ValueError):
+    """A directory that is not the run that is asked for; the message says what is wrong."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run."""
+
+    path: Path
+    recipe: Recipe
+    labels: tuple[str, ...]  # the names of the classes, in the order of the outputs
+    # On the test split, if this process has trained the run, so that a report need not repeat them.
+    predictions: "Predictions | None" = field(default=None, compare=False, repr=False)
+
+    def load_model(self) -> "keras.Model":
+        """Return the best epoch's model: pixels 0 to 255 [N, H, W, C] -> probabilities.
+
+        Raises:
+            RunError: the file is damaged, or would run code of its own.
+        """
+        try:
+            return load_model(self.path / MODEL, safe_mode=True)
+        except Exception as error:
+            reason = str(error).strip() or type(error).__name__
+            raise RunError(f"cannot load {self.path / MODEL}: {reason}") from error
+
+    def results(self) -> dict[str, Any]:
+        """Return `training_seconds`, `best_epoch` and `test`.
+
+        `test` has the metrics on the test split: `samples`, the number of images, `loss` and
+        `accuracy`.
+        """
+        results: dict[str, Any] = json.loads((self.path / RESULTS).read_text("utf-8"))
+        return results
+
+    def history(self) -> list[Row]:
+        """Return one row per epoch: losses, metrics, and the diagnostics measured in it."""
+        return read_rows(self.path / HISTORY)
+
+
+def open_run(path: str | Path) -> Run:
+    """Open the directory of a finished run.
+
+    Raises:
+        RunError: it does not exist, or is not a finished run.
+    """
+    path = Path(path)
+    check_directory(path)
+    missing = [name for name in (CONFIG, MODEL, LABELS, RESULTS) if not (path / name).is_file()]
+    if missing:
+        raise RunError(f"{path} is not a finished run: it has no {' and no '.join(missing)}")
+    return Run(path, read_config(path), read_label_file(path))
+
+
+def check_directory(path: Path) -> None:
+    """Raise RunError unless there is a directory."""
+    if not path.exists():
+        raise RunError(
+            f"there is no run directory {path}; `keras-cnns train --run {path}` makes one"
+        )
+    if not path.is_dir():
+        raise RunError(f"{path} is a file; a run is a directory, which `keras-cnns train` makes")
+
+
+def read_config(path: Path) -> Recipe:
+    """Return the recipe of a run directory, which an earlier version may have written.
+
+    Raises:
+        RunError: it is damaged.
+    """
+    try:
+        return load_run_recipe(path / CONFIG)
+    except RecipeError as error:
+        raise RunError(f"{path / CONFIG}: {error}") from None
+
+
+def read_label_file(path: Path) -> tuple[str, ...]:
+    """Return the labels of a run directory.
+
+    Raises:
+        RunError: the file is not UTF-8, or a line is blank or repeats an earlier one.
+    """
+    try:
+        return read_labels(path / LABELS)
+    except ValueError as error:
+        raise RunError(str(error)) from None

@@ -1,0 +1,55 @@
+"""Read and write the CSV files of a run directory."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_cnns.files import ENCODING
+
+Row = dict[str, float]
+Columns = dict[str, np.ndarray]  # name -> float [rows], NaN where there is no value
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Return the rows of a file without their empty values; no rows if there is no file.
+
+    A row that was cut short by a crash is left out.
+
+    Raises:
+        ValueError: a value is not a number.
+        csv.Error: the file is not CSV.
+    """
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding=ENCODING) as file:
+        rows = [row for row in csv.DictReader(file) if None not in row and None not in row.values()]
+    return [{name: float(value) for name, value in row.items() if value} for row in rows]
+
+
+def read_times(path: Path) -> list[Row]:
+    """Return the rows of `StepTime` in the order of their epochs.
+
+    An epoch that was interrupted and repeated has several rows, of which the last one counts.
+    """
+    latest = {row["epoch"]: row for row in read_rows(path)}
+    return [latest[epoch] for epoch in sorted(latest)]
+
+
+def to_columns(rows: Sequence[Row]) -> Columns:
+    """Return the columns of rows."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: np.array([row.get(name, np.nan) for row in rows]) for name in names}
+
+
+def format_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, header: bool) -> str:
+    """Return rows as lines of CSV; a value that a row lacks is empty, one more is left out."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    if header:
+        writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

@@ -1,0 +1,149 @@
+"""The callbacks of a run, in their order."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from keras_cnns.recipes import Recipe
+from keras_cnns.runs.names import CHECKPOINTS, DIAGNOSTICS, HISTORY, MODEL, TENSORBOARD, TIMES
+from keras_cnns.training.callbacks import (
+    ActivationStatistics,
+    AverageWeights,
+    DeadReLU,
+    DiagnosticsLog,
+    GradientNorm,
+    LearningRate,
+    Probe,
+    Progress,
+    Resume,
+    SaveBest,
+    SaveHistory,
+    StepTime,
+    StopAtStep,
+    StopOnDivergence,
+    StopOnSignal,
+    TensorBoard,
+    Unfreeze,
+    UpdateRatio,
+)
+from keras_cnns.training.model import accuracy_key
+from keras_cnns.training.preparation import Preparation
+
+_CLASSIFIER = "logits"  # the last layer of every model; those of auxiliary heads have other names
+_LEARNING_RATE_INTERVAL = 10  # steps; reading a number costs nothing
+_PROBE_IMAGES = 32  # at most; a pass costs as much as a step on a batch of this size
+
+Callbacks = list[keras.callbacks.Callback]
+
+
+@dataclass(frozen=True)
+class RunCallbacks:
+    """The callbacks of a run, and those among them whose results the trainer needs."""
+
+    in_order: Callbacks
+    save_best: SaveBest
+    resume: Resume
+    stop_on_signal: StopOnSignal
+    progress: Progress
+
+    def close(self) -> None:
+        """Release the terminal and the signals, also if `fit` has failed."""
+        self.stop_on_signal.close()
+        self.progress.close()
+
+
+def make_callbacks(
+    prepared: Preparation,
+    run: Path,
+    *,
+    extra: Sequence[keras.callbacks.Callback] = (),
+    begin: keras.callbacks.Callback,
+    **intervals: Any,
+) -> RunCallbacks:
+    """Return the callbacks of a run.
+
+    Args:
+        prepared: the training.
+        run: the run directory.
+        extra: further callbacks, whose state is saved too.
+        begin: writes the first files of the run directory.
+        intervals: `seconds` and `steps` between checkpoints.
+    """
+    save_best = SaveBest(run / MODEL, f"val_{accuracy_key(prepared.model)}")
+    watchers = make_watchers(run, prepared.probe())
+    saved = [
+        # They change the training, and precede whatever sees or saves it: `AverageWeights` assigns
+        # the averages that `SaveBest` saves after the evaluation.
+        *_steering(prepared.recipe),
+        # Before the diagnostics, which add metrics to the epoch's logs: it needs only the
+        # evaluation's, and the model is saved as early as possible.
+        save_best,
+        *watchers,
+        # After ours, so that they see all metrics in the logs.
+        *extra,
+    ]
+    # After all callbacks whose state it saves: it captures and restores the state at the beginning
+    # of a step, when they have begun the step too.
+    resume = Resume(
+        run / CHECKPOINTS,
+        prepared.batches,
+        steps_per_epoch=prepared.training.steps,
+        callbacks=saved,
+        **intervals,
+    )
+    stop_on_signal = StopOnSignal(resume)
+    progress = next(each for each in watchers if isinstance(each, Progress))
+    in_order = [
+        *saved,
+        resume,
+        # After `resume`, which raises if the checkpoint does not fit: then nothing is written.
+        begin,
+        # After `resume`, whose state they save or restore.
+        stop_on_signal,
+        StopOnDivergence(resume),
+    ]
+    return RunCallbacks(in_order, save_best, resume, stop_on_signal, progress)
+
+
+def make_watchers(run: Path, batch: tuple[Any, ...]) -> Callbacks:
+    """Return the callbacks that show and record the course of a training, in their order.
+
+    Args:
+        run: the run directory.
+        batch: images and targets as in `fit`, of which the first are the probe of the diagnostics.
+    """
+    images, targets = keras.tree.map_structure(
+        lambda each: keras.ops.convert_to_numpy(each[:_PROBE_IMAGES]), batch[:2]
+    )
+    probe = Probe(images, targets)
+    diagnostics = [
+        LearningRate(interval=_LEARNING_RATE_INTERVAL),
+        GradientNorm(probe, last=_CLASSIFIER, layers_in_logs=True),
+        UpdateRatio(layers_in_logs=True),
+        DeadReLU(probe, layers_in_logs=True),
+        ActivationStatistics(probe, layers_in_logs=True),
+    ]
+    return [
+        Progress(),  # before the diagnostics, whose metrics an epoch's line does not show
+        *diagnostics,
+        # After the diagnostics, whose metrics they write.
+        DiagnosticsLog(diagnostics, run / DIAGNOSTICS),
+        TensorBoard(run / TENSORBOARD, diagnostics),
+        SaveHistory(run / HISTORY),
+        StepTime(run / TIMES),  # last: its time includes the callbacks
+    ]
+
+
+def _steering(recipe: Recipe) -> Callbacks:
+    """Return the callbacks that change the course of the training."""
+    callbacks: Callbacks = []
+    if recipe.model.frozen_epochs:
+        callbacks.append(Unfreeze(recipe.model.frozen_epochs, recipe.model.unfreeze_epochs))
+    if recipe.optimizer.ema_momentum:
+        callbacks.append(AverageWeights())
+    if recipe.training.max_steps:
+        callbacks.append(StopAtStep(recipe.training.max_steps))
+    return callbacks

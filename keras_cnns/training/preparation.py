@@ -1,0 +1,84 @@
+"""Prepare a training: seed the generators, open the data, build and compile the model."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_cnns.data import Split, Splits
+from keras_cnns.recipes import Recipe
+from keras_cnns.training.initial_weights import find_initial_weights
+from keras_cnns.training.model import build_model, compile_model, for_outputs
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What a training needs besides its callbacks."""
+
+    recipe: Recipe
+    splits: Splits
+    training: Split
+    model: keras.Model  # compiled
+
+    def batches(self, step: int = 0) -> Any:
+        """Return the training data of all steps from `step` on, without end, as `fit` needs it."""
+        return for_outputs(self.model, self.training.steps_from(step))
+
+    def probe(self) -> tuple[Any, Any]:
+        """Return a batch of training images that is always the same, and its targets."""
+        batch: tuple[Any, Any] = next(iter(for_outputs(self.model, self.training.probe())))
+        return batch
+
+    def open_held_out(self) -> tuple[Split, Split]:
+        """Return the validation split, with the targets that the loss needs, and the test split.
+
+        A training calls this before its first step, so that a missing split is reported then, and
+        not after the last epoch.
+
+        Raises:
+            ValueError: a split does not exist or is empty.
+        """
+        data, batch_size = self.recipe.data, self.recipe.training.batch_size
+        one_hot = self.recipe.augmentation.soft_targets
+        return (
+            self.splits.open(
+                data.validation_split, batch_size=batch_size, one_hot=one_hot, check_first=True
+            ),
+            self.splits.open(data.test_split, batch_size=batch_size, check_first=True),
+        )
+
+
+def prepare(recipe: Recipe, splits: Splits | None = None) -> Preparation:
+    """Prepare a recipe's training.
+
+    Args:
+        recipe: the model, its data, and how to train it.
+        splits: the splits of the recipe's data, if they have been read already, and the initial
+            weights have been found before.
+
+    Raises:
+        ValueError: there is no such model or data set, or its training split is missing or empty.
+        WeightsError: the initial weights cannot be read or downloaded.
+    """
+    if splits is None:
+        find_initial_weights(recipe)
+        splits = Splits(recipe.data)
+    _make_reproducible(recipe.training.seed)
+    training = splits.open(
+        recipe.data.train_split,
+        batch_size=recipe.training.batch_size,
+        seed=recipe.training.seed,
+        augmentation=recipe.augmentation,
+        check_first=True,
+    )
+    model = build_model(recipe, len(splits.labels))
+    compile_model(model, recipe, training.steps)
+    return Preparation(recipe, splits, training, model)
+
+
+def _make_reproducible(seed: int) -> None:
+    """Seed all random generators; on a CPU, also make every operation deterministic."""
+    keras.utils.set_random_seed(seed)
+    if not tf.config.list_physical_devices("GPU"):
+        tf.config.experimental.enable_op_determinism()

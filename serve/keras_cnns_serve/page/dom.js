@@ -1,0 +1,26 @@
+// Elements. Text enters the document as text nodes only, never as markup.
+
+export const $ = (id) => document.getElementById(id);
+
+export function element(tag, properties = {}, ...children) {
+  const made = Object.assign(document.createElement(tag), properties);
+  made.append(...children);
+  return made;
+}
+
+export function show(node, visible) {
+  node.hidden = !visible;
+}
+
+// Fill a select; keep what is chosen if it is still there.
+export function fillSelect(select, options) {
+  const chosen = select.value;
+  select.replaceChildren(...options.map(({ value, text }) => element("option", { value }, text)));
+  if (options.some(({ value }) => value === chosen)) select.value = chosen;
+}
+
+// An alert, or the announcement of a result to a screen reader; an empty text removes it.
+export function write(node, text) {
+  node.textContent = text;
+  show(node, text !== "");
+}

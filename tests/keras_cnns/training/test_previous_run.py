@@ -1,0 +1,64 @@
+"""A run directory that version 0.1 wrote is read, resumed and reported.
+
+`previous_run` was made by commit 6a02e9e of 2026, without the report and TensorBoard's files and
+with the checkpoint of step 4 of 6, from this recipe and the model of `tiny_model.py`. Do not make
+it again: it stands for the run directories of users.
+"""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_model
+
+from keras_cnns.recipes import load_recipe
+from keras_cnns.report import write_report
+from keras_cnns.report.records import read_records
+from keras_cnns.training import evaluate, open_run, train
+
+KEPT = Path(__file__).parent / "previous_run"
+CHANGES = (
+    "model.name=tiny",
+    "data.train_split=train[:96]",
+    "data.validation_split=validation[:32]",
+    "data.test_split=test[:32]",
+    "training.epochs=2",
+    # In the directory's config.toml these keys have the names of version 0.1.
+    "optimizer.ema_momentum=0.9",
+    "optimizer.reference_batch_size=64",
+    "optimizer.bias_learning_rate_multiplier=2",
+)
+
+
+@pytest.fixture
+def previous(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    tiny_model.register(monkeypatch)
+    return Path(shutil.copytree(KEPT, tmp_path / "run"))
+
+
+def test_it_is_opened_evaluated_and_reported(previous: Path) -> None:
+    run = open_run(previous)
+    assert run.recipe == load_recipe("digits-resnet20", CHANGES)
+    assert run.labels == tuple("0123456789")
+    assert [row["val_loss"] for row in run.history()] == [2.3880629539489746, 2.3867697715759277]
+    assert evaluate(run) == pytest.approx(run.results()["test"], rel=1e-5)
+    records = read_records(previous)
+    assert records.layers("gradient_norm") == ["stem_conv", "logits"]
+    assert list(records.times["epoch"]) == [1, 2]
+    assert "Gradient norm by depth" in write_report(previous).read_text("utf-8")
+
+
+def test_it_is_resumed_and_ends_as_it_did(
+    previous: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finished = open_run(previous)
+    history, weights = finished.history(), finished.load_model().get_weights()
+    for name in ("results.json", "model.keras"):
+        (previous / name).unlink()
+    resumed = train(finished.recipe, previous)
+    assert f"{previous}: going on from step 4, in epoch 2" in capsys.readouterr().err
+    for one, other in zip(resumed.history(), history, strict=True):
+        assert one == pytest.approx(other, rel=1e-4)
+    for one, other in zip(resumed.load_model().get_weights(), weights, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
