@@ -24,7 +24,7 @@ from keras_cnns.suggestions import did_you_mean
 _TABLE = "pretrained.csv"
 _LIST = "keras-cnns weights list"
 DEFAULT = "imagenet"  # the name of each model's default row
-PUBLISHERS = ("torchvision", "timm", "keras")
+_PUBLISHERS = ("torchvision", "timm", "keras")
 
 
 class Checksum(NamedTuple):
@@ -113,7 +113,7 @@ def is_name(weights: Path | str) -> bool:
         return False
     if weights in PRETRAINED or weights == DEFAULT:
         return True
-    is_like_one = weights.partition("/")[0] in PUBLISHERS and "/" in weights
+    is_like_one = weights.partition("/")[0] in _PUBLISHERS and "/" in weights
     return is_like_one and not Path(weights).exists()
 
 
