@@ -14,6 +14,8 @@ from keras_cnns.weights import WeightsError, download
 from keras_cnns.weights.download import DownloadError, cache_path, fetch, is_cached, url_of
 from keras_cnns.weights.pretrained import PRETRAINED, Checksum, Pretrained
 
+pytest_plugins = ("download_fixtures",)
+
 CONTENT = bytes(range(256)) * 5000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 MD5 = hashlib.md5(CONTENT).hexdigest()

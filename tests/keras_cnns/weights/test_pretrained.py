@@ -31,6 +31,8 @@ from keras_cnns.weights.pretrained import (
     rows_for,
 )
 
+pytest_plugins = ("download_fixtures",)
+
 RESNET18 = "torchvision/resnet18.IMAGENET1K_V1"
 RESNET50 = "torchvision/resnet50.IMAGENET1K_V2"
 
