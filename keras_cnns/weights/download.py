@@ -201,37 +201,43 @@ def _download(url: str, target: Path, row: Pretrained) -> None:
         partial.replace(target)
 
 
-def _open(url: str, announced: dict[str, str]) -> Any:
-    """Open a URL; store the SHA-256 that the hub announces in `announced`."""
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follow redirects, but not from HTTPS to HTTP, and read the hub's header in them."""
 
-    class Redirects(urllib.request.HTTPRedirectHandler):
-        """Follow redirects, but not from HTTPS to HTTP, and read the hub's header in them."""
+    def __init__(self, announced: dict[str, str]) -> None:
+        self._announced = announced
 
-        def redirect_request(
-            self,
-            req: urllib.request.Request,
-            fp: IO[bytes],
-            code: int,
-            msg: str,
-            headers: HTTPMessage,
-            newurl: str,
-        ) -> urllib.request.Request | None:
-            read_announcement(headers)
-            if req.full_url.startswith("https:") and not newurl.startswith("https:"):
-                fp.close()
-                raise urllib.error.URLError(f"the server redirects to {newurl}, without TLS")
-            return super().redirect_request(req, fp, code, msg, headers, newurl)
+    def redirect_request(
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: HTTPMessage,
+        newurl: str,
+    ) -> urllib.request.Request | None:
+        """Return the request of the new URL."""
+        self.read_announcement(headers)
+        if req.full_url.startswith("https:") and not newurl.startswith("https:"):
+            fp.close()
+            raise urllib.error.URLError(f"the server redirects to {newurl}, without TLS")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
 
-    def read_announcement(headers: HTTPMessage) -> None:
+    def read_announcement(self, headers: HTTPMessage) -> None:
+        """Store the SHA-256 that the hub announces."""
         etag = headers.get("X-Linked-Etag", "").strip('W/"')
         if _SHA256.fullmatch(etag):
-            announced.setdefault("sha256", etag)
+            self._announced.setdefault("sha256", etag)
 
+
+def _open(url: str, announced: dict[str, str]) -> Any:
+    """Open a URL; store the SHA-256 that the hub announces in `announced`."""
+    redirects = _Redirects(announced)
     request = urllib.request.Request(
         url, headers={"User-Agent": "keras-cnns", "Accept-Encoding": "identity"}
     )
-    response = urllib.request.build_opener(Redirects).open(request, timeout=_STALL_SECONDS)
-    read_announcement(response.headers)
+    response = urllib.request.build_opener(redirects).open(request, timeout=_STALL_SECONDS)
+    redirects.read_announcement(response.headers)
     return response
 
 

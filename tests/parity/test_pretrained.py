@@ -9,6 +9,7 @@ https://keras.io/api/applications).
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import originals  # noqa: F401 - makes torchvision importable beside another build of torch
@@ -38,7 +39,7 @@ KERAS = {
 }
 
 
-def levels(values: object) -> tuple[float, ...]:
+def levels(values: Any) -> tuple[float, ...]:
     """Convert a mean or standard deviation of pixels from 0 to 1 to levels from 0 to 255."""
     return tuple(round(255 * float(value), 3) for value in np.atleast_1d(values))
 

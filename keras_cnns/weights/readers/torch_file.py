@@ -78,8 +78,8 @@ def read_torch(path: Path) -> Checkpoint:
     try:
         import torch
     except ImportError as error:
-        if (found := _read_without_torch(path)) is not None:
-            return found
+        if (checkpoint := _read_without_torch(path)) is not None:
+            return checkpoint
         raise WeightsError(
             f"{path}: to read it, install torch (pip install torch), or write it as .safetensors "
             f"where torch is: safetensors.torch.save_file(torch.load('{path.name}', "

@@ -5,7 +5,10 @@ import io
 import socket
 import time
 from collections.abc import Iterator
+from http.client import HTTPMessage
 from pathlib import Path
+from urllib.error import URLError
+from urllib.request import Request
 
 import pytest
 from file_server import Answer, FileServer, serving
@@ -150,23 +153,10 @@ def test_the_hub_must_announce_the_digest(server: FileServer, caches: Path) -> N
 
 
 def test_a_redirect_may_not_drop_tls() -> None:
-    opener: dict[str, object] = {}
-
-    class Opened(Exception):  # noqa: N818
-        pass
-
-    def build_opener(handler: type) -> object:
-        opener["redirects"] = handler()
-        raise Opened
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(download.urllib.request, "build_opener", build_opener)
-        with pytest.raises(Opened):
-            download._open("https://example.org/x", {})
-    request = download.urllib.request.Request("https://example.org/x")
-    with pytest.raises(download.urllib.error.URLError, match="without TLS"):
-        opener["redirects"].redirect_request(  # type: ignore[attr-defined]
-            request, io.BytesIO(), 302, "Found", download.HTTPMessage(), "http://example.org/x"
+    redirects, request = download._Redirects({}), Request("https://example.org/x")
+    with pytest.raises(URLError, match="without TLS"):
+        redirects.redirect_request(
+            request, io.BytesIO(), 302, "Found", HTTPMessage(), "http://example.org/x"
         )
 
 
