@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from keras_cnns.commands import data, models, weights
+from keras_cnns.commands import ENTRY_POINTS, data, models, weights
 from keras_cnns.commands.demo import demo
 from keras_cnns.commands.evaluate import evaluate
 from keras_cnns.commands.lab import lab
@@ -23,7 +23,6 @@ from keras_cnns.commands.recipes import recipes
 from keras_cnns.commands.report import report
 from keras_cnns.commands.train import train
 
-ENTRY_POINTS = "keras_cnns.commands"
 _FAILURE, INTERRUPTED = 1, 130
 MAX_LINES = 20  # of an error message
 _MAX_CHARACTERS = 500  # of each line of an error message after the first

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import typer
 
-from keras_cnns.cli import ENTRY_POINTS, INTERRUPTED, PASS_ALL, app, describe_error, pass_on, run
+from keras_cnns.cli import INTERRUPTED, PASS_ALL, app, describe_error, pass_on, run
+from keras_cnns.commands import ENTRY_POINTS
 from keras_cnns.recipes import list_recipes, load_recipe, parse_recipe
 from keras_cnns.training import Run
 
@@ -33,13 +34,13 @@ def keras_cnns(*arguments: str) -> tuple[int, str, str]:
 
 def test_other_distributions_bring_their_commands() -> None:
     names = {entry_point.name for entry_point in metadata.entry_points(group=ENTRY_POINTS)}
-    assert {"export", "serve"} <= names
+    assert {"export", "serve", "score"} <= names
     status, out, err = keras_cnns("--help")
     assert (status, err) == (0, "")
     assert all(f" {command} " in out for command in (*OWN, *names))
 
 
-@pytest.mark.parametrize("command", [*OWN, "export", "serve"])
+@pytest.mark.parametrize("command", [*OWN, "export", "serve", "score"])
 def test_help_shows_a_working_example(command: str) -> None:
     status, out, err = keras_cnns(command, "--help")
     assert (status, err) == (0, "")
