@@ -1,24 +1,86 @@
 """`keras-cnns predict`."""
 
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from keras_cnns.messages import counting
 from keras_cnns.quiet import quiet_stderr
+
+if TYPE_CHECKING:
+    from keras_cnns.runs.answers import Answer
+
+_FAILURE = 1
 
 
 def predict(
     run: Annotated[Path, typer.Argument(help="Run directory of a finished training.")],
-    images: Annotated[list[Path], typer.Argument(help="Image files: JPEG, PNG, WebP, BMP or GIF.")],
-    top_k: Annotated[int, typer.Option(min=1, help="Number of labels to print per image.")] = 5,
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            help="Image files (JPEG, PNG, WebP, BMP or GIF), directories of them, or quoted "
+            "patterns such as 'photos/**/*.jpg'."
+        ),
+    ],
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            help="File for the predictions, .csv or .jsonl. Files that have a row in it are not "
+            "predicted again."
+        ),
+    ] = None,
+    top_k: Annotated[int, typer.Option(min=1, help="Number of labels per image.")] = 5,
 ) -> None:
-    """Print the most probable labels of image files and their probabilities."""
-    with quiet_stderr():
-        from keras_cnns.training import open_run
-        from keras_cnns.training import predict as predict_images
+    """Print or write the most probable labels of image files and their probabilities.
 
-    predictions = predict_images(open_run(run), images, top_k=top_k)
-    for path, labels in zip(images, predictions, strict=True):
-        ranked = ", ".join(f"{label} {probability:.2%}" for label, probability in labels)
-        print(f"{path}: {ranked}")
+    A file that cannot be read gets an error instead, and the exit status is 1.
+    With --to, the same command continues where an interrupted one has stopped.
+    """
+    with quiet_stderr():
+        from keras_cnns.runs.answers import AnswerFile, predict_files
+        from keras_cnns.runs.image_files import find_image_files
+        from keras_cnns.runs.run import open_run
+
+    finished_run = open_run(run)
+    try:
+        files = find_image_files(images)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    top_k = min(top_k, len(finished_run.labels))
+    if to is None:
+        failures = 0
+        for answers in predict_files(finished_run, files, top_k=top_k):
+            failures += sum(map(_print, answers))
+        if failures:
+            raise typer.Exit(_FAILURE)
+        return
+    try:
+        answer_file = AnswerFile(to, top_k)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--to") from error
+    with answer_file:
+        remaining = [file for file in files if str(file) not in answer_file.finished]
+        if len(remaining) < len(files):
+            print(f"{to}: {len(files) - len(remaining)} of {len(files)} files have a row already")
+        if remaining:
+            with counting("predicting", len(remaining)) as count:
+                for answers in predict_files(finished_run, remaining, top_k=top_k):
+                    answer_file.append(answers)
+                    count(len(answers))
+        failures = sum(answer_file.finished[str(file)] for file in files)
+    print(f"{to}: {len(files) - failures} of {len(files)} files predicted")
+    if failures:
+        print(f"{to}: {failures} could not be read; see `error` in their rows", file=sys.stderr)
+        raise typer.Exit(_FAILURE)
+
+
+def _print(answer: "Answer") -> bool:
+    """Print an answer, and return whether it is an error."""
+    if answer.error:
+        print(f"{answer.file}: {answer.error}", file=sys.stderr)
+        return True
+    ranked = ", ".join(f"{label} {probability:.2%}" for label, probability in answer.ranked)
+    print(f"{answer.file}: {ranked}")
+    return False
