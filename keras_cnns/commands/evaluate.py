@@ -4,7 +4,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import typer
 
 from keras_cnns.quiet import quiet_stderr
@@ -70,6 +69,8 @@ def evaluate(
 def _print_metrics(
     run: Path, images: str, predictions: "Predictions", labels: "Sequence[str]"
 ) -> None:
+    import numpy as np
+
     from keras_cnns.report.metrics import (
         balanced_accuracy,
         confusion_counts,

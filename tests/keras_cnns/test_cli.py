@@ -166,7 +166,8 @@ def test_a_run_is_reported_and_runs_are_compared(
     assert f"{path}: {path / 'report.html'}" in capsys.readouterr().out
     assert run(app, ["report", str(path), str(path), "--to", str(page)], "keras-cnns") == 0
     printed = capsys.readouterr().out
-    assert printed.count(f"{finished_run.results()['test']['accuracy']:.2%}") == 2
+    accuracy = f"{finished_run.results()['test']['accuracy']:.2%}"
+    assert [line.split()[1] for line in printed.splitlines()[1:3]] == [accuracy] * 2
     assert page.is_file()
 
 

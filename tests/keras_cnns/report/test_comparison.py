@@ -98,7 +98,10 @@ def test_runs_that_differ_in_the_seed_only_are_grouped(finished_run: Run, tmp_pa
         copy_of(finished_run, tmp_path / "b", seed(72), 0.75),
         copy_of(finished_run, tmp_path / "b-again", seed(72), 0.75),
         copy_of(
-            finished_run, tmp_path / "other", {"config.toml": ("momentum = 0.9", "momentum = 0.8")}, 1
+            finished_run,
+            tmp_path / "other",
+            {"config.toml": ("momentum = 0.9", "momentum = 0.8")},
+            1,
         ),
     ]
     found = compare(paths, tmp_path / "page.html")

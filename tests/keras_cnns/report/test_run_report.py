@@ -135,7 +135,7 @@ def test_mistakes_show_name_and_link_their_files(finished_run: Run, tmp_path: Pa
     shutil.copytree(finished_run.path, path)
     records = read_records(path)
     recipe = records.run.recipe
-    data = replace(recipe.data, path=str(photos))
+    data = replace(recipe.data, name="folder", path=str(photos))
     records = replace(records, run=replace(records.run, recipe=replace(recipe, data=data)))
     files = [photos / "3" / name for name in ("a #1?.png", "=1+1.png", "javascript:x.png")]
     images = np.zeros((3, 1, 1, 10), np.uint8)
