@@ -1,6 +1,7 @@
 """`keras-cnns predict`."""
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,8 +28,8 @@ def predict(
     to: Annotated[
         Path | None,
         typer.Option(
-            help="File for the predictions, .csv or .jsonl. Files that have a row in it are not "
-            "predicted again."
+            help="File for the predictions: .csv, .jsonl or, if pyarrow is installed, .parquet. "
+            "Images that have a row in it are not predicted again."
         ),
     ] = None,
     top_k: Annotated[int, typer.Option(min=1, help="Number of labels per image.")] = 5,
@@ -39,7 +40,7 @@ def predict(
     With --to, the same command continues where an interrupted one has stopped.
     """
     with quiet_stderr():
-        from keras_cnns.runs.answers import AnswerFile, predict_files
+        from keras_cnns.runs.answers import AnswerFile, predict_files, write_parquet
         from keras_cnns.runs.image_files import find_image_files
         from keras_cnns.runs.run import open_run
 
@@ -56,8 +57,14 @@ def predict(
         if failures:
             raise typer.Exit(_FAILURE)
         return
+    is_parquet = to.suffix.lower() == ".parquet"
+    if is_parquet and not find_spec("pyarrow"):
+        raise typer.BadParameter(
+            f"{to} needs the package pyarrow: pip install 'keras-cnns[parquet]'", param_hint="--to"
+        )
     try:
-        answer_file = AnswerFile(to, top_k)
+        # Parquet cannot be appended to: it is written from JSON Lines, which are kept to resume.
+        answer_file = AnswerFile(to.with_suffix(".jsonl") if is_parquet else to, top_k)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--to") from error
     with answer_file:
@@ -70,6 +77,8 @@ def predict(
                     answer_file.append(answers)
                     count(len(answers))
         failures = sum(answer_file.finished[str(file)] for file in files)
+    if is_parquet:
+        write_parquet(to.with_suffix(".jsonl"), to)
     print(f"{to}: {len(files) - failures} of {len(files)} files predicted")
     if failures:
         print(f"{to}: {failures} could not be read; see `error` in their rows", file=sys.stderr)

@@ -144,7 +144,7 @@ def _summarize_seeds(runs: Mapping[str, Records]) -> list[tuple[str, ...]]:
             fingerprint = records.environment.get("data_fingerprint")
             group = groups[repr((seedless, fingerprint))]
             group.setdefault(recipe.training.seed, (name, records))
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for group in groups.values():
         if len(group) < 2:
             continue

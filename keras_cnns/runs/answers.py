@@ -11,16 +11,19 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
+from keras_cnns.files import replacing
 from keras_cnns.runs.image_files import describe_problem, read_files
 from keras_cnns.runs.predictions import predictor
 from keras_cnns.runs.run import Run
 
 SUFFIXES = (".csv", ".jsonl")
 _DECIMALS = 6  # of a probability
+_ROW_GROUP = 10_000  # rows of a Parquet file that are converted at once
 
 
 @dataclass(frozen=True)
@@ -190,3 +193,34 @@ class AnswerFile:
                     f"{self._path}: line {number} has {labels} labels, and this command writes "
                     f"{self._top_k}; choose another file, or the --top-k of that one"
                 )
+
+
+def write_parquet(json_lines: Path, path: Path) -> None:
+    """Convert the rows of an `AnswerFile` to Parquet.
+
+    The columns are `file`, `label`, `probability`, `top` and `error`, as in JSON Lines. The bytes of
+    a name that are not UTF-8 are escaped, because Parquet cannot hold them.
+
+    Args:
+        json_lines: the rows, a .jsonl file.
+        path: the file to write, whole or not at all.
+
+    Raises:
+        ImportError: pyarrow is not installed.
+        OSError: the file cannot be written.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    ranked = [("label", pa.string()), ("probability", pa.float64())]
+    top = ("top", pa.list_(pa.struct(ranked)))
+    schema = pa.schema([("file", pa.string()), *ranked, top, ("error", pa.string())])
+    with (
+        json_lines.open(encoding="utf-8") as lines,
+        replacing(path) as partial,
+        parquet.ParquetWriter(partial, schema) as writer,
+    ):
+        while rows := [json.loads(line) for line in islice(lines, _ROW_GROUP)]:
+            for row in rows:
+                row["file"] = os.fsencode(row["file"]).decode("utf-8", "backslashreplace")
+            writer.write_table(pa.Table.from_pylist(rows, schema))

@@ -57,16 +57,16 @@ def read_augmented(path: Path, size: int) -> list[tuple[np.ndarray, str]]:
     found = []
     for index, caption in enumerate(captions):
         row, column = divmod(index, _COLUMNS)
-        image = pixels[row * size : (row + 1) * size, column * size : (column + 1) * size]
-        found.append((image, str(caption)))
+        tile = pixels[row * size : (row + 1) * size, column * size : (column + 1) * size]
+        found.append((tile, str(caption)))
     return found
 
 
-def _describe(target: np.ndarray, labels: Sequence[str]) -> str:
-    """Return the class of a target, or its classes with their fractions."""
+def _describe(target: Any, labels: Sequence[str]) -> str:
+    """Return the class of a target, int [] or float [K], or its classes with their fractions."""
     if target.ndim == 0:
         return labels[int(target)]
-    order = [k for k in np.argsort(-target, kind="stable") if target[k] >= _MIN_FRACTION]
+    order: list[int] = [k for k in np.argsort(-target).tolist() if target[k] >= _MIN_FRACTION]
     if target[order[0]] > 1 - _MIN_FRACTION:
         return labels[order[0]]
     # Label smoothing gives every class a little, of which the largest are named.

@@ -143,6 +143,28 @@ def test_the_command_writes_and_resumes(
     assert run(app, [*command[:2], str(photos / "1.png"), *command[3:]], "keras-cnns") == 0
 
 
+def test_parquet_is_written_from_json_lines(
+    finished_run: Run,
+    photos: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = photos.parent / "answers.parquet"
+    (photos / "bad.png").rename(photos / os.fsdecode(b"b\xe4d.png"))
+    command = ["predict", str(finished_run.path), str(photos), "--to", str(path), "--top-k", "2"]
+    assert run(app, command, "keras-cnns") == 1
+    rows = parquet.read_table(path).to_pylist()
+    expected = read(path.with_suffix(".jsonl"))
+    assert [row["label"] for row in rows] == [row.get("label") for row in expected]
+    assert [row["top"] for row in rows] == [row.get("top") for row in expected]
+    assert rows[-1]["file"] == f"{photos}/b\\xe4d.png"
+    assert rows[-1]["error"] == "not a JPEG, PNG, WebP, BMP or GIF image"
+    monkeypatch.setattr("keras_cnns.commands.predict.find_spec", lambda name: None)
+    assert run(app, command, "keras-cnns") == 2
+    assert "needs the package pyarrow: pip install 'keras-cnns[parquet]'" in capsys.readouterr().err
+
+
 def test_the_command_refuses_another_file_as_wrong_usage(
     finished_run: Run, photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
