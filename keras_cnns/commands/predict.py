@@ -87,9 +87,12 @@ def predict(
 
 def _print(answer: "Answer") -> bool:
     """Print an answer, and return whether it is an error."""
+    from keras_cnns.data.sources.folder.findings import printable
+
+    name = printable(answer.file)
     if answer.error:
-        print(f"{answer.file}: {answer.error}", file=sys.stderr)
+        print(f"{name}: {answer.error}", file=sys.stderr)
         return True
     ranked = ", ".join(f"{label} {probability:.2%}" for label, probability in answer.ranked)
-    print(f"{answer.file}: {ranked}")
+    print(f"{name}: {ranked}")
     return False

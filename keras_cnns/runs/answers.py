@@ -198,8 +198,8 @@ class AnswerFile:
 def write_parquet(json_lines: Path, path: Path) -> None:
     """Convert the rows of an `AnswerFile` to Parquet.
 
-    The columns are `file`, `label`, `probability`, `top` and `error`, as in JSON Lines. The bytes of
-    a name that are not UTF-8 are escaped, because Parquet cannot hold them.
+    The columns are `file`, `label`, `probability`, `top` and `error`, as in JSON Lines. Bytes of a
+    name that are not UTF-8 are escaped, because Parquet cannot hold them.
 
     Args:
         json_lines: the rows, a .jsonl file.

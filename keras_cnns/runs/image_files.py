@@ -79,7 +79,7 @@ def describe_problem(path: Path, error: Exception) -> str:
     """Return why a file could not be read, without its name."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return str(error).removeprefix(f"{path}: ")
+    return str(error).removeprefix(f"{path}: ") or type(error).__name__
 
 
 def _read(path: Path, data: DataConfig) -> np.ndarray | Exception:
