@@ -93,12 +93,14 @@ def describe_scarce_classes(counts: np.ndarray, labels: Sequence[str]) -> list[s
             f"recall is between {low:.0%} and {high:.0%}."
             for label, (total, low, high) in scarce.items()
         ]
-    fewest = sorted(scarce, key=lambda label: scarce[label][0])[:_MAX_NAMED]
-    named = ", ".join(f"{label} ({scarce[label][0]})" for label in fewest)
+    *first, last = (
+        f"{label} ({scarce[label][0]})"
+        for label in sorted(scarce, key=lambda label: scarce[label][0])[:_MAX_NAMED]
+    )
     return [
-        f"The test images of {len(scarce)} of {len(labels)} classes are too few to tell, fewest of "
-        f"all those of {named}: the 95 % intervals of their recalls are wider than "
-        f"{_MAX_WIDTH:.0%}."
+        f"{len(scarce)} of {len(labels)} classes have too few test images to tell, fewest of all "
+        f"{', '.join(first)} and {last}: the 95 % interval of each recall is wider than "
+        f"{_MAX_WIDTH * 100:.0f} percentage points."
     ]
 
 

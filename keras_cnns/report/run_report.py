@@ -352,10 +352,10 @@ def _introduce_mistakes(predictions: Predictions) -> str:
     wrong, shown = int(np.sum(predictions.predicted != predictions.labels)), predictions.mistakes
     if not wrong:
         return ""
-    which = f"All {wrong:,}" if len(shown) == wrong else f"{len(shown)} of the {wrong:,}"
+    which = f"The {wrong:,}" if len(shown) == wrong else f"{len(shown)} of the {wrong:,}"
     return (
         f"{which} test images that are classified incorrectly, those with the highest confidence "
-        f"first. {MISTAKES} lists all of them."
+        f"first. {MISTAKES}, beside this page, lists all mistakes."
     )
 
 

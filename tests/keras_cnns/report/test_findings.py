@@ -72,5 +72,5 @@ def test_a_class_without_or_with_one_image_is_named() -> None:
 
 def test_many_classes_with_few_images_are_one_sentence() -> None:
     (found,) = describe_scarce_classes(np.diag([5, 4, 3, 2, 500]), list("abcde"))
-    assert found.startswith("The test images of 4 of 5 classes are too few to tell")
-    assert "d (2), c (3), b (4)" in found
+    said = "4 of 5 classes have too few test images to tell, fewest of all d (2), c (3) and b (4):"
+    assert found.startswith(said)
