@@ -58,7 +58,12 @@ def evaluate(
     _print_metrics(run, str(folder), evaluation.predictions, finished.labels)
     if evaluation.unreadable:
         count = len(evaluation.unreadable)
-        print(f"{count} files cannot be read and are not counted:", file=sys.stderr)
+        what = (
+            "1 file cannot be read and is"
+            if count == 1
+            else f"{count} files cannot be read and are"
+        )
+        print(f"{what} not counted:", file=sys.stderr)
         for line in evaluation.unreadable[:_MAX_LISTED]:
             print(f"  {line}", file=sys.stderr)
         if count > _MAX_LISTED:
@@ -82,7 +87,7 @@ def _print_metrics(
     hits, totals = np.diag(counts), counts.sum(axis=1)
     print(
         f"{run}: {images}: accuracy {predictions.accuracy:.2%} "
-        f"({format_interval(hits.sum(), totals.sum())}), "
+        f"(95 % interval {format_interval(hits.sum(), totals.sum())}), "
         f"balanced accuracy {balanced_accuracy(counts):.2%}, "
         f"loss {predictions.loss:.4f}, {totals.sum()} images"
     )

@@ -6,6 +6,7 @@ import sys
 import tomllib
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -45,6 +46,24 @@ def test_help_shows_a_working_example(command: str) -> None:
     assert (status, err) == (0, "")
     example = " ".join(re.split("example: ?", out, flags=re.IGNORECASE)[-1].split())
     assert f"keras-cnns {command} " in f"{example} "
+
+
+def test_an_option_has_one_name_in_all_commands() -> None:
+    """A path that a command writes is --to, or a run directory; a flag has no opposite."""
+    paths, flags = set(), set()
+
+    def walk(command: Any) -> None:
+        for parameter in command.params:
+            if parameter.param_type_name == "option" and parameter.name != "help":
+                kinds = paths if parameter.type.name == "path" else flags
+                if kinds is paths or parameter.is_flag:
+                    kinds.update((*parameter.opts, *parameter.secondary_opts))
+        for subcommand in getattr(command, "commands", {}).values():
+            walk(subcommand)
+
+    walk(typer.main.get_command(app))
+    assert paths == {"--to", "--run", "--runs", "--models"}  # the last two of `demo`
+    assert not [flag for flag in flags if flag.startswith("--no-")]
 
 
 def test_version() -> None:
