@@ -4,12 +4,14 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import typer
+from typer.models import OptionInfo
 
 from keras_cnns.cli import ENTRY_POINTS, INTERRUPTED, PASS_ALL, app, describe_error, pass_on, run
 from keras_cnns.recipes import list_recipes, load_recipe, parse_recipe
@@ -50,20 +52,26 @@ def test_help_shows_a_working_example(command: str) -> None:
 
 def test_an_option_has_one_name_in_all_commands() -> None:
     """A path that a command writes is --to, or a run directory; a flag has no opposite."""
-    paths, flags = set(), set()
 
-    def walk(command: Any) -> None:
-        for parameter in command.params:
-            if parameter.param_type_name == "option" and parameter.name != "help":
-                kinds = paths if parameter.type.name == "path" else flags
-                if kinds is paths or parameter.is_flag:
-                    kinds.update((*parameter.opts, *parameter.secondary_opts))
-        for subcommand in getattr(command, "commands", {}).values():
-            walk(subcommand)
+    def options(app: typer.Typer) -> Iterator[tuple[str, Any, bool]]:
+        """Yield name and type of all options, and whether their spelling is declared."""
+        for command in (*app.registered_commands, *app.registered_groups):
+            if isinstance(inner := getattr(command, "typer_instance", None), typer.Typer):
+                yield from options(inner)
+            elif command.callback:
+                hints = get_type_hints(command.callback, include_extras=True)
+                for name, hint in hints.items():
+                    kind, *extra = get_args(hint) or (None,)
+                    if extra and isinstance(extra[0], OptionInfo):
+                        # In Annotated, the first declaration is in `default`.
+                        yield name, kind, str(extra[0].default).startswith("--")
 
-    walk(typer.main.get_command(app))
-    assert paths == {"--to", "--run", "--runs", "--models"}  # the last two of `demo`
-    assert not [flag for flag in flags if flag.startswith("--no-")]
+    found = list(options(app))
+    paths = {name for name, kind, _ in found if kind in (Path, Path | None)}
+    assert paths == {"to", "run", "runs", "models"}  # the last two of `demo`
+    flags = {name: is_declared for name, kind, is_declared in found if kind is bool}
+    assert flags == dict.fromkeys(flags, True)  # else Typer adds --no-...
+    assert {"aux_heads", "skip_bad"} <= flags.keys()
 
 
 def test_version() -> None:
