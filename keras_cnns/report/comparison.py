@@ -60,7 +60,7 @@ def compare(paths: Sequence[str | Path], page_path: str | Path) -> Comparison:
     """
     runs = dict(zip(name_runs(paths), map(read_records, paths), strict=True))
     write_text(Path(page_path), render(runs))
-    return Comparison(_summaries(runs), _summarize_seeds(runs), describe_test_images(runs))
+    return Comparison(_summaries(runs), _summarize_seeds(runs), _describe_test_images(runs))
 
 
 def name_runs(paths: Sequence[str | Path]) -> list[str]:
@@ -80,7 +80,7 @@ def render(
 ) -> str:
     """Return the page as HTML; the sections `more` follow the curves."""
     seeds = _summarize_seeds(runs)
-    warning = describe_test_images(runs)
+    warning = _describe_test_images(runs)
     sections = [
         page.Section(
             "Results",
@@ -104,7 +104,7 @@ def render(
     return page.render(title, subtitle or ", ".join(runs), sections)
 
 
-def describe_test_images(runs: Mapping[str, Records]) -> str:
+def _describe_test_images(runs: Mapping[str, Records]) -> str:
     """Return a sentence if the runs were tested on different images; otherwise "".
 
     The images are the same if the fingerprint of the data, the recipe's test split and the number

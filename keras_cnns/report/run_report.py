@@ -63,7 +63,7 @@ def write_report(path: str | Path, predictions: Predictions | None = None) -> Pa
         )
         predictions = collect(records.run.load_model(), split)
     if predictions:
-        rows = mistake_rows(predictions, records.run.labels)
+        rows = _mistake_rows(predictions, records.run.labels)
         text = format_rows(rows, _MISTAKE_COLUMNS, header=True)
         with replacing(records.run.path / MISTAKES) as partial:
             # The bytes of a name that are not UTF-8 are written as they are.
@@ -130,7 +130,7 @@ def render(records: Records, predictions: Predictions | None) -> str:
     return page.render(title, subtitle, sections, key_metrics, contents=True)
 
 
-def mistake_rows(predictions: Predictions, labels: Sequence[str]) -> list[dict[str, object]]:
+def _mistake_rows(predictions: Predictions, labels: Sequence[str]) -> list[dict[str, object]]:
     """Return the rows of `mistakes.csv`, those with the highest confidence first.
 
     The file of an image is known if the data are a folder of images; the index is the image's in

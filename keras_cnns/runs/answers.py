@@ -21,7 +21,7 @@ from keras_cnns.runs.image_files import describe_problem, read_files
 from keras_cnns.runs.predictions import predictor
 from keras_cnns.runs.run import Run
 
-SUFFIXES = (".csv", ".jsonl")
+_SUFFIXES = (".csv", ".jsonl")
 _DECIMALS = 6  # of a probability
 _ROW_GROUP = 10_000  # rows of a Parquet file that are converted at once
 
@@ -80,8 +80,8 @@ class AnswerFile:
             ValueError: the suffix is another, or the content is not that of such a file.
             OSError: the file cannot be read or written.
         """
-        if path.suffix.lower() not in SUFFIXES:
-            raise ValueError(f"{path} must end in {' or '.join(SUFFIXES)}")
+        if path.suffix.lower() not in _SUFFIXES:
+            raise ValueError(f"{path} must end in {' or '.join(_SUFFIXES)}")
         self._path, self._is_csv = path, path.suffix.lower() == ".csv"
         self._top_k = top_k
         self._columns = ["file", "label", "probability"]
