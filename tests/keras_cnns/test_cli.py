@@ -55,7 +55,8 @@ def test_an_option_has_one_name_in_all_commands() -> None:
 
     def options(app: typer.Typer) -> Iterator[tuple[str, Any, bool]]:
         """Yield name and type of all options, and whether their spelling is declared."""
-        for command in (*app.registered_commands, *app.registered_groups):
+        commands: list[Any] = [*app.registered_commands, *app.registered_groups]
+        for command in commands:
             if isinstance(inner := getattr(command, "typer_instance", None), typer.Typer):
                 yield from options(inner)
             elif command.callback:
