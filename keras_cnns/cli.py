@@ -35,8 +35,8 @@ _COMMANDS: dict[str, tuple[Callable[..., Any] | typer.Typer, str]] = {
         "--recipe digits-resnet20 --run runs/first --set optimizer.learning_rate=0.05 "
         "--set training.epochs=3",
     ),
-    "evaluate": (evaluate, "runs/first --split validation"),
-    "predict": (predict, "runs/first digit.png --top-k 3"),
+    "evaluate": (evaluate, "runs/photos other-photos"),
+    "predict": (predict, "runs/photos new-photos --to answers.csv --top-k 3"),
     "report": (report, "runs/first runs/second --to comparison.html"),
     "recipes": (recipes, "digits-resnet20"),
     "models": (models.app, "show resnet50"),

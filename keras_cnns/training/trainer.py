@@ -10,8 +10,9 @@ from keras_cnns.data import Splits
 from keras_cnns.files import naming_the_file, write_json
 from keras_cnns.messages import print_message
 from keras_cnns.recipes import Recipe, with_absolute_paths
+from keras_cnns.runs.augmented import write_augmented
 from keras_cnns.runs.directory import begin, check_data, opened_for_training
-from keras_cnns.runs.names import MODEL, RESULTS
+from keras_cnns.runs.names import AUGMENTED, MODEL, RESULTS
 from keras_cnns.runs.predictions import collect
 from keras_cnns.runs.run import Run, open_run
 from keras_cnns.training.callback_list import make_callbacks
@@ -79,13 +80,18 @@ def _train(
     prepared = prepare(recipe, splits)
     model, steps_per_epoch = prepared.model, prepared.training.steps
     validation, test = prepared.open_held_out()
+    probe = prepared.probe()
+
+    def write_first_files(logs: object) -> None:
+        begin(run, recipe, splits.labels, data_fingerprint)
+        write_augmented(run / AUGMENTED, probe[0], probe[1], splits.labels)
+
     callbacks = make_callbacks(
         prepared,
         run,
         extra=extra_callbacks,
-        begin=keras.callbacks.LambdaCallback(
-            on_train_begin=lambda logs: begin(run, recipe, splits.labels, data_fingerprint)
-        ),
+        begin=keras.callbacks.LambdaCallback(on_train_begin=write_first_files),
+        batch=probe,
         seconds=checkpoint_seconds,
         steps=checkpoint_steps,
     )
