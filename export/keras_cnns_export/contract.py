@@ -187,7 +187,7 @@ class ModelJson:
     parity: Parity
     calibration: Calibration | None = None
     pixels: Pixels | None = None  # for a SavedModel, which also takes encoded images
-    golden: Golden | None = None  # None in versions of exporters that wrote no golden samples
+    golden: Golden | None = None  # None if no golden samples were written
 
     def write(self, version: Path) -> None:
         """Write `version`/model.json, with the checksums of every file that is there now."""

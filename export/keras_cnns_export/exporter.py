@@ -164,7 +164,7 @@ def _export(model: Any, to: str | os.PathLike[str], options: ExportOptions) -> P
                 parity=parity,
                 calibration=calibration,
                 pixels=None if pixels is None else pixels.figures,
-                golden=golden.write(draft.path),
+                golden=golden.write(draft.path) if options.golden else None,
             )
             if options.report:
                 sizes = {name: size_of(name, draft.path) for name in names}

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from keras_cnns_export import export
+from keras_cnns_export import cli, export
 from keras_cnns_export.contract import Golden
 from keras_cnns_export.formats import FORMATS
 from keras_cnns_export.golden import GoldenSamples
@@ -58,6 +58,18 @@ def test_the_same_model_has_the_same_samples(
     first, second = ((version / "golden.npy").read_bytes() for version in versions)
     assert first == second
     assert entry(versions[0]) == entry(versions[1])
+
+
+def test_they_can_be_left_out(finished_run: Path, tmp_path: Path) -> None:
+    to = tmp_path / "digits"
+    assert cli.main([str(finished_run), "--to", str(to), "--formats", "onnx", "--no-golden"]) == 0
+    content = json.loads((to / "1" / "model.json").read_text(encoding="utf-8"))
+    assert content["golden"] is None
+    assert sorted(path.name for path in (to / "1").iterdir()) == [
+        "labels.txt",
+        "model.json",
+        "model.onnx",
+    ]
 
 
 SHAPE = (2, 2, 1)

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -185,18 +184,35 @@ def test_the_difference_at_export_is_the_measure(write: Callable[..., Path]) -> 
     assert load(write(altered(), difference={"onnx_int8": 0.5})).format.name == "onnx_int8"
 
 
-class Fake:
-    """An engine with the given answers [N, K] for the golden samples, which are counted."""
+class Clock:
+    """A clock that only runs of engines move on."""
 
-    def __init__(self, answers: Any, seconds: float = 0.0) -> None:
+    now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr("keras_cnns_serve.engines.golden.time", clock)
+    return clock
+
+
+class Fake:
+    """An engine with the given answers [N, K] for the golden samples, whose runs are counted."""
+
+    def __init__(self, answers: Any, clock: Clock, seconds: float = 0.0) -> None:
         self.answers = np.array(answers, np.float32)
+        self.clock = clock
         self.seconds = seconds
         self.runs = 0
 
     def run(self, images: Any, names: Names = None) -> Outputs:
         index = int(images[0, 0, 0, 0])
         self.runs += 1
-        time.sleep(self.seconds)
+        self.clock.now += self.seconds
         if index >= len(self.answers):
             raise RuntimeError("no such\nkernel")
         return {"probabilities": self.answers[index : index + 1]}
@@ -230,22 +246,29 @@ def check(engine: Fake, expected: Any, precision: str = "float32", difference: f
     ],
 )
 def test_answers_are_compared_by_difference_and_by_class(
-    expected: Any, given: Any, precision: str, difference: float, problem: str | None
+    clock: Clock,
+    expected: Any,
+    given: Any,
+    precision: str,
+    difference: float,
+    problem: str | None,
 ) -> None:
+    engine = Fake(given, clock)
     if problem is None:
-        check(Fake(given), expected, precision, difference)
+        check(engine, expected, precision, difference)
     else:
         with pytest.raises(DisagreementError, match=rf"^model\.onnx .*{problem}"):
-            check(Fake(given), expected, precision, difference)
+            check(engine, expected, precision, difference)
 
 
-def test_the_check_of_a_slow_model_runs_fewer_images() -> None:
+@pytest.mark.parametrize(("seconds", "runs"), [(0.001, 8), (0.02, 3), (0.06, 1)])
+def test_the_check_runs_the_image_of_the_warm_up_and_others_for_50_ms(
+    clock: Clock, seconds: float, runs: int
+) -> None:
     answers = [[0.9, 0.1]] * 8
-    fast, slow, slowest = Fake(answers), Fake(answers, 0.02), Fake(answers, 0.2)
-    for engine in (fast, slow, slowest):
-        check(engine, answers)
-    assert (fast.runs, slowest.runs) == (8, 1)
-    assert 1 <= slow.runs <= 3  # the warm-up, and at most 50 ms
+    engine = Fake(answers, clock, seconds)
+    check(engine, answers)
+    assert engine.runs == runs
 
 
 def test_both_engines_of_a_version_are_checked(
