@@ -62,7 +62,9 @@ class GoldenSamples:
         np.save(version / GOLDEN, np.stack([self._rows[index] for index in chosen]))
         formats = self._differences[0]
         largest = {name: max(self._differences[i][name] for i in chosen) for name in formats}
-        return Golden(GOLDEN, len(chosen), largest)
+        # Rounding can make the difference of two probabilities larger than 1.
+        limited = {name: min(value, 1.0) for name, value in largest.items()}
+        return Golden(GOLDEN, len(chosen), limited)
 
     def _chosen(self) -> list[int]:
         """Return the indices of the chosen candidates.

@@ -155,7 +155,7 @@ def test_the_server_proves_the_int8_file_and_rejects_altered_weights(
     with caplog.at_level(logging.WARNING):
         loaded = load_engine(read_version("trained", 1, copy), options)
     assert loaded.format.name == "onnx"
-    assert loaded.notice.startswith("model.int8.onnx on golden sample ")
+    assert loaded.notice.startswith("model.int8.onnx disagrees with the original model on ")
     assert caplog.messages == [f"trained/1: {loaded.notice}"]
 
 
@@ -172,7 +172,7 @@ def test_the_server_refuses_a_version_whose_expected_numbers_are_false(copy: Pat
     options = EngineOptions("onnxruntime", cores=2)
     message = (
         r"^no proven format for --engine onnxruntime gives the answers of the golden samples on "
-        r"this machine \(model\.int8\.onnx on golden sample 0: .*; model\.onnx on golden sample 0"
+        r"this machine \(model\.int8\.onnx disagrees with .*; model\.onnx disagrees with "
     )
     with pytest.raises(VersionRefusedError, match=message):
         load_engine(read_version("trained", 1, copy), options)

@@ -89,7 +89,7 @@ def load_engine(
     rejected: list[str] = []
     for used in (chosen, *_fallbacks(manifest, chosen, *requested)):
         notice = "; ".join(rejected)
-        reason = f"the next proven format, as {notice}" if notice else format_reason
+        reason = f"the next proven format, because {notice}" if notice else format_reason
         try:
             return _load_in_time(source, options, used, samples, reason, notice)
         except DisagreementError as error:

@@ -99,7 +99,9 @@ def warm_up_and_check(
             seconds = time.perf_counter() - started
         problem = _difference(expected, outputs["probabilities"][0], tolerance)
         if problem:
-            raise DisagreementError(f"{name} on golden sample {index}: {problem}")
+            raise DisagreementError(
+                f"{name} disagrees with the original model on golden sample {index}: {problem}"
+            )
 
 
 def _run(engine: Engine, image: NDArray[np.uint8], name: str, index: int) -> Outputs:
@@ -116,13 +118,10 @@ def _difference(expected: NDArray[np.float32], given: NDArray[np.float32], toler
     first, other = int(expected.argmax()), int(given.argmax())
     largest = float(np.abs(given - expected).max())
     if not largest <= tolerance:  # also if it is NaN
-        return (
-            f"a probability differs by {largest:.2g} from the original model's; at most "
-            f"{tolerance:.2g} is allowed"
-        )
+        return f"a probability differs by {largest:.2g}, and at most {tolerance:.2g} is allowed"
     if expected[first] - expected[other] > tolerance:
         return (
-            f"the most probable class is {other} ({given[other]:.2g}); the original model's is "
-            f"{first} ({expected[first]:.2g}, and {expected[other]:.2g} for {other})"
+            f"its most probable class is {other} ({given[other]:.2g}), and the original model's is "
+            f"{first} ({expected[first]:.2g}, against {expected[other]:.2g} for {other})"
         )
     return ""

@@ -92,8 +92,8 @@ def test_a_format_that_agrees_is_used(write: Callable[..., Path]) -> None:
 
 
 MESSAGE = (
-    r"model\.int8\.onnx on golden sample 0: a probability differs by 0\.\d+ from the original "
-    r"model's; at most 0\.02 is allowed"
+    r"model\.int8\.onnx disagrees with the original model on golden sample 0: a probability "
+    r"differs by 0\.\d+, and at most 0\.02 is allowed"
 )
 
 
@@ -104,7 +104,7 @@ def test_altered_weights_fall_back_to_the_next_proven_format(
     with caplog.at_level(logging.WARNING):
         loaded = load(write(altered()), counter)
     assert loaded.format.name == "onnx"
-    assert loaded.reason.startswith(f"the next proven format, as {loaded.notice}; ")
+    assert loaded.reason.startswith(f"the next proven format, because {loaded.notice}; ")
     assert [record.getMessage() for record in caplog.records] == [f"grey/1: {loaded.notice}"]
     assert counter == {("grey", 1, "model.int8.onnx"): 1}
 
@@ -119,10 +119,10 @@ def test_status_metadata_and_metrics_have_the_reason(
         (status,) = client.get("/v1/models/grey").json()["model_version_status"]
         assert (status["state"], status["status"]["error_code"]) == ("AVAILABLE", "OK")
         notice = status["status"]["error_message"]
-        assert notice.startswith("model.int8.onnx on golden sample 0: ")
+        assert notice.startswith("model.int8.onnx disagrees with the original model on ")
         engine = client.get("/v1/models/grey/metadata").json()["metadata"]["engine"]
         assert engine["file"] == "model.onnx"
-        assert engine["reason"].startswith(f"the next proven format, as {notice}; ")
+        assert engine["reason"].startswith(f"the next proven format, because {notice}; ")
         (entry,) = client.post("/v2/repository/index").json()
         assert (entry["state"], entry["reason"]) == ("READY", notice)
         counter = (
@@ -168,9 +168,9 @@ def test_golden_samples_that_are_false_refuse_the_version(
         (status,) = dataplane.status(Target("grey"))
         assert status.message.startswith(
             "no proven format gives the answers of the golden samples on this machine "
-            "(model.int8.onnx on golden sample 0: a probability differs by "
+            "(model.int8.onnx disagrees with the original model on golden sample 0: "
         )
-        assert "; model.onnx on golden sample 0: a probability differs by " in status.message
+        assert "; model.onnx disagrees with the original model on golden " in status.message
         assert sorted(dataplane.disagreements) == [
             ("grey", 1, "model.int8.onnx"),
             ("grey", 1, "model.onnx"),
@@ -233,12 +233,18 @@ def check(engine: Fake, expected: Any, precision: str = "float32", difference: f
     ("expected", "given", "precision", "difference", "problem"),
     [
         ([[0.9, 0.1]], [[0.9005, 0.0995]], "float32", 0.0, None),  # the noise of float32
-        ([[0.9, 0.1]], [[0.89, 0.11]], "float32", 0.0, r"by 0\.01 from .* at most 0\.001 is"),
+        ([[0.9, 0.1]], [[0.89, 0.11]], "float32", 0.0, r"by 0\.01, and at most 0\.001 is"),
         ([[0.9, 0.1]], [[0.89, 0.11]], "int8", 0.0, None),
-        ([[0.9, 0.1]], [[0.85, 0.15]], "bfloat16", 0.0, r"by 0\.05 from .* at most 0\.02 is"),
+        ([[0.9, 0.1]], [[0.85, 0.15]], "bfloat16", 0.0, r"by 0\.05, and at most 0\.02 is"),
         ([[0.9, 0.1]], [[0.71, 0.29]], "int8", 0.1, None),
         ([[0.9, 0.1]], [[0.69, 0.31]], "int8", 0.1, r"at most 0\.2 is allowed"),
-        ([[0.65, 0.35]], [[0.49, 0.51]], "int8", 0.1, r"is 1 \(0\.51\); .* 0 \(0\.65, and 0\.35"),
+        (
+            [[0.65, 0.35]],
+            [[0.49, 0.51]],
+            "int8",
+            0.1,
+            r"is 1 \(0\.51\), .* 0 \(0\.65, against 0",
+        ),
         ([[0.55, 0.45]], [[0.45, 0.55]], "int8", 0.1, None),  # a tie for this format
         ([[0.9, 0.1]], [[np.nan, 0.1]], "int8", 0.1, "differs by nan"),
         ([[0.9, 0.1], [0.2, 0.8]], [[0.9, 0.1], [0.8, 0.2]], "int8", 0.0, "golden sample 1: "),
