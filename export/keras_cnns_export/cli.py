@@ -49,6 +49,14 @@ def export(
     report: Annotated[
         bool, typer.Option("--report", help="Write report.html into the version.")
     ] = False,
+    no_golden: Annotated[
+        bool,
+        typer.Option(
+            "--no-golden",
+            help="Do not copy images of the validation split into the version, with which the "
+            "server checks itself.",
+        ),
+    ] = False,
     kserve: Annotated[
         bool, typer.Option("--kserve", help="Write a KServe manifest beside the versions.")
     ] = False,
@@ -114,6 +122,7 @@ def export(
         preprocess_input=preprocess_input,
         calibrate=calibrate,
         report=report,
+        golden=not no_golden,
         kserve=kserve or storage_uri is not None,
         storage_uri=storage_uri,
         trust=trust,

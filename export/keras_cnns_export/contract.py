@@ -16,6 +16,7 @@ from keras_cnns_export.errors import ExportError
 _FORMAT = 1  # the version of this contract; a reader refuses versions that it does not know
 _MODEL_JSON = "model.json"
 LABELS = "labels.txt"
+GOLDEN = "golden.npy"
 
 COLOURS = {1: "grey", 3: "RGB"}  # by the number of channels
 _INTERPOLATIONS = ("bilinear",)
@@ -139,6 +140,20 @@ class Pixels:
 
 
 @dataclasses.dataclass(frozen=True)
+class Golden:
+    """The golden samples: images that a server runs at load, with Keras' probabilities in float32.
+
+    The file is a NumPy array [N] without pickled objects, whose rows have the fields `image`, uint8
+    [H, W, C], and `probabilities`, float32 [K]. A reader that does not know this key ignores it.
+    """
+
+    path: str  # relative to the version's directory
+    images: int  # N, from 1 to 8
+    # The largest difference of a probability from Keras' on these images, at export, by format.
+    largest_difference: dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
 class Calibration:
     """Temperature scaling (Guo et al. 2017), folded into the graph: softmax(logits / T)."""
 
@@ -172,6 +187,7 @@ class ModelJson:
     parity: Parity
     calibration: Calibration | None = None
     pixels: Pixels | None = None  # for a SavedModel, which also takes encoded images
+    golden: Golden | None = None  # None if no golden samples were written
 
     def write(self, version: Path) -> None:
         """Write `version`/model.json, with the checksums of every file that is there now."""

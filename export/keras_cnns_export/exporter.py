@@ -33,6 +33,7 @@ from keras_cnns_export.contract import (
 )
 from keras_cnns_export.errors import ExportError, FormatError, failures_of, raises_export_error
 from keras_cnns_export.formats import FORMATS, in_order, leave_out, median_milliseconds, size_of
+from keras_cnns_export.golden import GoldenSamples
 from keras_cnns_export.graph import ServingGraph, Source, serving_graph
 from keras_cnns_export.network import load_model
 from keras_cnns_export.options import ExportOptions, takes_options
@@ -141,8 +142,10 @@ def _export(model: Any, to: str | os.PathLike[str], options: ExportOptions) -> P
             written = {name: _load(name, draft.path) for name in names}
             precisions = {name: FORMATS[name].precision for name in names}
             batches = _batches(validation, graph)
+            golden = GoldenSamples(graph.image_shape, graph.classes)
             parity, measured, worst = compare(
-                graph.reference(), written, batches, split, precisions, graph.own
+                *(graph.reference(), written, batches, split, precisions, graph.own),
+                observe=golden.add,
             )
             image = np.full((1, *graph.image_shape), 127, np.uint8)
             for name in names:
@@ -161,6 +164,7 @@ def _export(model: Any, to: str | os.PathLike[str], options: ExportOptions) -> P
                 parity=parity,
                 calibration=calibration,
                 pixels=None if pixels is None else pixels.figures,
+                golden=golden.write(draft.path) if options.golden else None,
             )
             if options.report:
                 sizes = {name: size_of(name, draft.path) for name in names}

@@ -41,6 +41,8 @@ class ExportOptions:
         calibrate: fit a temperature on `samples`, which must have true classes, and fold it into
             the graph.
         report: write report.html into the version.
+        golden: write golden.npy into the version: up to 8 of the images on which the formats are
+            compared, with the probabilities of Keras. The server checks itself with them.
         kserve: write a KServe InferenceService manifest beside the versions.
         storage_uri: the URI of the model's directory in the manifest; by default
             `pvc://models/NAME`.
@@ -60,6 +62,7 @@ class ExportOptions:
     preprocess_input: str | None = None
     calibrate: bool = False
     report: bool = False
+    golden: bool = True
     kserve: bool = False
     storage_uri: str | None = None
     trust: bool = False

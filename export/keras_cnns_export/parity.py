@@ -12,7 +12,7 @@ the difference to the model's own answers is measured but not limited.
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 
@@ -72,6 +72,7 @@ def compare(
     split: str,
     precisions: Mapping[str, str] | None = None,
     own: OwnAnswers | None = None,
+    observe: Callable[[Array, Array, Mapping[str, Array]], None] | None = None,
 ) -> tuple[Parity, Metrics | None, dict[str, Array]]:
     """Compare every format with Keras on every image, in one pass over the batches.
 
@@ -85,6 +86,8 @@ def compare(
         split: the name of the images' split.
         precisions: the precisions by name of the formats that are not in float32.
         own: a mixed-precision model's own answers.
+        observe: called for each batch with its images, the probabilities of Keras, and those of
+            each format by name.
 
     Raises:
         FormatError: a format fails, or is further from Keras than its precision allows.
@@ -99,13 +102,17 @@ def compare(
             expected = answers["probabilities"]
             _check_probabilities(expected, keras.images)
             labelled = labelled and labels is not None
+            probabilities: dict[str, Array] = {}
             for name, predict in formats.items():
                 with failures_of(name):
                     given = predict(images)
                 _check_shapes(name, answers, given)
-                tallies[name].add(images, expected, given["probabilities"], labels)
+                probabilities[name] = given["probabilities"]
+                tallies[name].add(images, expected, probabilities[name], labels)
                 if precisions.get(name, "float32") == "float32":
                     _check_other_outputs(name, answers, given, keras.images, split)
+            if observe is not None:
+                observe(images, expected, probabilities)
             if own is not None:
                 in_own_precision.add(images, expected, own.predict(images)["probabilities"], labels)
             keras.add(images, expected, expected, labels)

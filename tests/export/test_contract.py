@@ -109,6 +109,7 @@ def test_model_json_has_the_contracts_keys_and_every_files_checksum(tmp_path: Pa
         "metrics": None,
         "calibration": None,
         "pixels": None,
+        "golden": None,
         "parity": {
             "split": "test",
             "samples": 5,

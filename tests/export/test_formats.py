@@ -34,7 +34,7 @@ def test_every_format_reads_back_and_answers_any_batch(
 def test_every_file_of_a_version_is_of_one_format_or_of_the_contract(all_formats: Path) -> None:
     patterns = [pattern for row in FORMATS.values() for pattern in row.files]
     known = {path for pattern in patterns for path in all_formats.glob(pattern)}
-    known |= {all_formats / "labels.txt", all_formats / "model.json"}
+    known |= {all_formats / name for name in ("labels.txt", "golden.npy", "model.json")}
     assert known == {path for path in all_formats.rglob("*") if path.is_file()}
 
 

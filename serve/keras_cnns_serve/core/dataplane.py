@@ -64,7 +64,7 @@ class IndexEntry:
     name: str
     version: int | None
     state: State
-    reason: str  # empty for a served version
+    reason: str  # why it is not served, or why its first format was rejected; often empty
 
 
 class Dataplane:
@@ -82,6 +82,7 @@ class Dataplane:
         options = options or Options()
         self.manager: Manager[Servable] = Manager(config, partial(start_servable, options=options))
         self.budget = options.budget  # the memory of clients, here and in the transports
+        self.disagreements = options.disagreements  # formats that were rejected at load
         self._admin = options.admin
         self._changes = AdminThread()
         self._watcher: Watcher | None = None

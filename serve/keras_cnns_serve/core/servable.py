@@ -1,10 +1,11 @@
 """A loaded version with its engine, batcher and metrics."""
 
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import PurePosixPath
 
-from keras_cnns_serve.engines.choice import EngineOptions, Loaded, load_engine
+from keras_cnns_serve.engines.choice import Disagreements, EngineOptions, Loaded, load_engine
 from keras_cnns_serve.images.decoding import MAX_PIXELS, EncodedImage, read_small_image
 from keras_cnns_serve.repository.files import ModelVersion
 
@@ -30,6 +31,11 @@ class Servable:
         return (
             f"{info['file']} by {info['engine']}, {info['precision']}, {threads} ({info['reason']})"
         )
+
+    @property
+    def notice(self) -> str:
+        """Return why a format that comes first was rejected; empty if none was."""
+        return self.loaded.notice
 
     def engine_info(self) -> dict[str, str | int]:
         """Return file, engine, precision, threads and the reason, for logs and protocols."""
@@ -57,6 +63,8 @@ class Options:
     max_pixels: int = MAX_PIXELS  # maximum size of an image
     budget: Budget = field(default_factory=lambda: Budget(2**30))  # for all clients together
     admin: bool = False  # whether clients may load, unload and configure models
+    # The number of formats that did not give the answers of golden samples, since the start.
+    disagreements: Disagreements = field(default_factory=Counter)
 
 
 def start_servable(source: ModelVersion, options: Options) -> Servable:
@@ -65,7 +73,7 @@ def start_servable(source: ModelVersion, options: Options) -> Servable:
     Raises:
         VersionRefusedError: the version cannot be loaded or run.
     """
-    loaded = load_engine(source, options.engine)
+    loaded = load_engine(source, options.engine, options.disagreements)
     recorder = Recorder()
     preprocessing, max_pixels = source.manifest.preprocessing, options.max_pixels
     batcher = Batcher(

@@ -49,20 +49,34 @@ def run_in_pieces(
     return {name: np.concatenate(values) for name, values in zip(names, columns, strict=True)}
 
 
-def warm_up(engine: Engine, manifest: Manifest, path: str) -> None:
+def warm_up(
+    engine: Engine, manifest: Manifest, path: str, image: NDArray[np.uint8] | None = None
+) -> Outputs:
     """Run one image, because the first run is slow: it allocates memory and rearranges weights.
+
+    Args:
+        engine: the engine.
+        manifest: the manifest, with the shapes of the outputs.
+        path: the path of the engine's file, for the message.
+        image: the image [1, H, W, C]; by default a black one.
+
+    Returns:
+        All outputs of the image.
 
     Raises:
         VersionRefusedError: the run fails, or its outputs do not have the shapes in `manifest`.
     """
-    height, width = manifest.preprocessing.crop
+    if image is None:
+        height, width = manifest.preprocessing.crop
+        image = np.zeros((1, height, width, manifest.preprocessing.channels), np.uint8)
     try:
-        outputs = engine.run(np.zeros((1, height, width, manifest.preprocessing.channels), "u1"))
+        outputs = engine.run(image)
     except Exception as error:
         raise VersionRefusedError(f"{path} does not run: {one_line(error)}") from error
     for output in manifest.outputs:
         # The graph may not specify a shape that model.json does: check that of the result.
         _check_shape(outputs[output.name].shape, output, path)
+    return outputs
 
 
 def check_signature(

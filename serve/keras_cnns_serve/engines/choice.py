@@ -1,5 +1,8 @@
 """Choose the format, engine and number of threads for a version."""
 
+import logging
+import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -9,9 +12,14 @@ from keras_cnns_serve.errors import VersionRefusedError
 from keras_cnns_serve.repository.files import ModelVersion
 from keras_cnns_serve.repository.manifest import Format, Manifest
 
-from .base import LoadedEngine, warm_up
+from .base import LoadedEngine
+from .golden import DisagreementError, GoldenSamples, read_golden, warm_up_and_check
 from .threads import Choice, Key, choose_threads
 from .trial import Interruption, call_within
+
+logger = logging.getLogger(__name__)
+
+Disagreements = Counter[tuple[str, int, str]]  # by model, version and path of the format
 
 _ENGINES = ("onnxruntime", "openvino", "tensorflow")
 _PRECISIONS = ("float32", "bfloat16", "int8")
@@ -37,6 +45,7 @@ class Loaded:
     choice: Choice  # the number of threads
     slots: int  # maximum number of concurrent runs
     format_reason: str  # why this format was chosen
+    notice: str = ""  # why a format that comes before it was rejected; empty if none was
 
     @property
     def threads(self) -> int:
@@ -54,20 +63,61 @@ class Loaded:
         return self.choice.seconds
 
 
-def load_engine(source: ModelVersion, options: EngineOptions) -> Loaded:
+def load_engine(
+    source: ModelVersion, options: EngineOptions, disagreements: Disagreements | None = None
+) -> Loaded:
     """Load the chosen format and warm it up.
+
+    If it does not give the answers of the version's golden samples on this machine, load the next
+    format that model.json proves, and so on.
 
     After `load_timeout`, loading is interrupted. Work that cannot be interrupted (OpenVINO opens a
     graph or runs a loop, TensorFlow runs) continues in its thread until the process ends.
 
+    Args:
+        source: the version.
+        options: the engine options of the command line.
+        disagreements: counts the formats that are rejected.
+
     Raises:
-        VersionRefusedError: there is no suitable format, or it cannot be loaded and run in time.
+        VersionRefusedError: there is no suitable format, it cannot be loaded and run in time, or
+            none gives the answers of the golden samples.
     """
-    chosen, format_reason = choose_format(source.manifest, options.engine, options.precision)
+    manifest, requested = source.manifest, (options.engine, options.precision)
+    samples = read_golden(source)
+    chosen, format_reason = choose_format(manifest, *requested)
+    rejected: list[str] = []
+    for used in (chosen, *_fallbacks(manifest, chosen, *requested)):
+        notice = "; ".join(rejected)
+        reason = f"the next proven format, because {notice}" if notice else format_reason
+        try:
+            return _load_in_time(source, options, used, samples, reason, notice)
+        except DisagreementError as error:
+            rejected.append(str(error))
+            logger.warning("%s/%d: %s", source.name, source.version, error)
+            if disagreements is not None:
+                disagreements[source.name, source.version, used.path] += 1
+    request = _spell_request(*requested)
+    raise VersionRefusedError(
+        f"no proven format{f' for {request}' if request else ''} gives the answers of the golden "
+        f"samples on this machine ({'; '.join(rejected)}); "
+        + ("allow other formats, or " if request else "")
+        + "export the version again"
+    )
+
+
+def _load_in_time(
+    source: ModelVersion,
+    options: EngineOptions,
+    chosen: Format,
+    samples: GoldenSamples | None,
+    format_reason: str,
+    notice: str,
+) -> Loaded:
     try:
         return call_within(
             options.load_timeout,
-            lambda started: _load(source, options, chosen, format_reason, started),
+            lambda started: _load(source, options, chosen, samples, format_reason, notice, started),
         )
     except TimeoutError:
         pass
@@ -81,18 +131,22 @@ def _load(
     source: ModelVersion,
     options: EngineOptions,
     chosen: Format,
+    samples: GoldenSamples | None,
     format_reason: str,
+    notice: str,
     started: Interruption,
 ) -> Loaded:
     path = source.directory / chosen.path
 
     def open_engine(threads: int) -> LoadedEngine:
         slots = max(1, options.cores // threads)
-        return _open(path, chosen, source.manifest, threads, slots, started)
+        engine = _open(path, chosen, source.manifest, threads, slots, started)
+        warm_up_and_check(engine, source.manifest, chosen, samples)
+        return engine
 
     def loaded(threads: int, slots: int, reason: str) -> Loaded:
         choice = Choice(threads, False, reason, 0.0)
-        return Loaded(open_engine(threads), chosen, choice, slots, format_reason)
+        return Loaded(open_engine(threads), chosen, choice, slots, format_reason, notice)
 
     if chosen.engine == "tensorflow":
         reason = "TensorFlow itself uses all cores for an image"
@@ -107,14 +161,42 @@ def _load(
     key = Key(sha256, chosen.engine, chosen.precision, options.cores)
     name = f"{source.name}/{source.version}"
     engine, choice = choose_threads(open_engine, source.manifest, max_shared, key, name)
-    return Loaded(engine, chosen, choice, options.cores, format_reason)
+    return Loaded(engine, chosen, choice, options.cores, format_reason, notice)
+
+
+def _is_installed(engine: str) -> bool:
+    return find_spec(engine) is not None
+
+
+def _spell_request(engine: str, precision: str) -> str:
+    """Return the requested options as on the command line; empty if both are `auto`."""
+    requested = {"--engine": engine, "--precision": precision}
+    return " ".join(f"{name} {value}" for name, value in requested.items() if value != "auto")
+
+
+def _requested(manifest: Manifest, engine: str, precision: str) -> list[Format]:
+    return [
+        each
+        for each in manifest.formats
+        if engine in ("auto", each.engine) and precision in ("auto", each.precision)
+    ]
+
+
+def _fallbacks(manifest: Manifest, chosen: Format, engine: str, precision: str) -> list[Format]:
+    """Return the other requested formats that model.json proves, the fastest first."""
+    others = [
+        each
+        for each in _requested(manifest, engine, precision)
+        if each.proven and each != chosen and _is_installed(each.engine)
+    ]
+    return sorted(others, key=lambda each: each.milliseconds or math.inf)
 
 
 def choose_format(
     manifest: Manifest,
     engine: str = "auto",
     precision: str = "auto",
-    installed: Callable[[str], bool] = lambda name: find_spec(name) is not None,
+    installed: Callable[[str], bool] = _is_installed,
 ) -> tuple[Format, str]:
     """Return the fastest requested format that model.json proves accurate, and the reason.
 
@@ -124,13 +206,8 @@ def choose_format(
         VersionRefusedError: no format has this engine and precision, or its engine is not
             installed.
     """
-    requested = {"--engine": engine, "--precision": precision}
-    options = " ".join(f"{name} {value}" for name, value in requested.items() if value != "auto")
-    formats = [
-        each
-        for each in manifest.formats
-        if engine in ("auto", each.engine) and precision in ("auto", each.precision)
-    ]
+    options = _spell_request(engine, precision)
+    formats = _requested(manifest, engine, precision)
     if not formats:
         kinds = ", ".join(f"{f.engine} {f.precision}" for f in manifest.formats)
         raise VersionRefusedError(
@@ -171,17 +248,13 @@ def _open(
 
             openvino = OpenVinoEngine(path, manifest, threads, slots, chosen.precision)
             started.add(openvino)
-            warm_up(openvino, manifest, path.name)
             return openvino
         case "tensorflow":
             from .tensorflow import TensorFlowEngine
 
-            tensorflow = TensorFlowEngine(path, manifest)
-            warm_up(tensorflow, manifest, path.name)
-            return tensorflow
+            return TensorFlowEngine(path, manifest)
     from .onnxruntime import OnnxRuntimeEngine
 
     engine = OnnxRuntimeEngine(path, manifest, threads)
     started.add(engine)
-    warm_up(engine, manifest, path.name)
     return engine

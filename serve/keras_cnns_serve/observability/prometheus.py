@@ -88,6 +88,14 @@ class _Own:
             gauge = GaugeMetricFamily(_PREFIX + name, text)
             gauge.add_metric([], float(value))
             yield gauge
+        disagreements = CounterMetricFamily(
+            _PREFIX + "golden_disagreements",
+            "Loaded formats that did not give the answers of the golden samples",
+            labels=(*_VERSION, "file"),
+        )
+        for (model, version, file), count in list(self._dataplane.disagreements.items()):
+            disagreements.add_metric([model, str(version), file], count)
+        yield disagreements
         answers = CounterMetricFamily(
             _PREFIX + "http_responses", "HTTP responses by status", labels=("status",)
         )

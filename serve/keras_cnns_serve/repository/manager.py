@@ -46,6 +46,10 @@ class _Servable(Protocol):
     def description(self) -> str:
         """Return a description of how the version runs, for the log."""
 
+    @property
+    def notice(self) -> str:
+        """Return what its users should know although it is served, for its status; often empty."""
+
     def close(self) -> None:
         """Finish the requests in flight and free the version."""
 
@@ -298,7 +302,8 @@ class Manager(Generic[S]):
         labels = self.models[model.name].labels if model.name in self.models else model.labels
         versions = {**self._versions(model.name), version: servable}
         self._publish(model.name, dict(sorted(versions.items())), labels)
-        known.states[version] = VersionStatus(version, State.AVAILABLE)
+        notice = servable.notice[:_MAX_REASON]
+        known.states[version] = VersionStatus(version, State.AVAILABLE, message=notice)
         trim()  # loading needs more memory than serving
         logger.info("%s/%d is available: %s", model.name, version, servable.description)
 

@@ -1,6 +1,7 @@
 """Read and validate `model.json`, the contract between exporter and server."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -60,6 +61,18 @@ class Format:
     proven: bool = False  # whether it was compared with the original and is accurate
 
 
+@dataclass(frozen=True)
+class Golden:
+    """A file with a few images and the original model's probabilities, to check engines with.
+
+    It is a NumPy array [N] without pickled objects, whose rows have the fields `image`, uint8
+    [H, W, C], and `probabilities`, float32 [K].
+    """
+
+    path: str  # POSIX, relative to the version's directory
+    differences: Mapping[str, float]  # format -> largest difference on these images, at export
+
+
 # The engine and the precision of each format name.
 _KNOWN_FORMATS = {
     "onnx": ("onnxruntime", "float32"),
@@ -81,6 +94,7 @@ class Manifest:
     labels: str  # the path of the file with one label on each line
     formats: tuple[Format, ...]  # the supported ones, at least one
     files: dict[str, File]
+    golden: Golden | None = None  # None: exported without golden samples
 
     @property
     def classes(self) -> int:
@@ -135,8 +149,11 @@ def _parse(document: dict[str, Any]) -> Manifest:
         labels=_inside(_get(document, "labels", str), "labels"),
         formats=_formats(document),
         files=files,
+        golden=_golden(document),
     )
     used = {"labels": manifest.labels}
+    if manifest.golden is not None:
+        used["golden.path"] = manifest.golden.path
     for each in manifest.formats:
         used[f"formats.{each.name}.path"] = each.path
         if each.engine == "openvino":  # the weights are beside the XML file
@@ -215,6 +232,21 @@ def _formats(document: dict[str, Any]) -> tuple[Format, ...]:
     if not found:
         raise _wrong(f"formats must have one of {', '.join(_KNOWN_FORMATS)}")
     return tuple(found)
+
+
+def _golden(document: dict[str, Any]) -> Golden | None:
+    """Return the entry of the golden samples, which versions of earlier exporters do not have."""
+    entry = document.get("golden")
+    if entry is None:
+        return None
+    if not isinstance(entry, dict):
+        raise _wrong(f"golden must be an object, not {entry!r:.80}")
+    key = "golden.largest_difference"
+    differences = _get(entry, key, dict)
+    for name, value in differences.items():
+        if type(value) not in (int, float) or not 0 <= value <= 1:
+            raise _wrong(f"{key}[{name!r}] must be from 0 to 1, not {value!r:.80}")
+    return Golden(_inside(_get(entry, "golden.path", str), "golden.path"), differences)
 
 
 def _parity_of_formats(document: dict[str, Any]) -> dict[str, dict[str, Any]]:

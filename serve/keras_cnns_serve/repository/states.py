@@ -21,7 +21,10 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class VersionStatus:
-    """The state of a version, and the reason if it is not served."""
+    """The state of a version, and the reason if it is not served.
+
+    The message of an available version says why the format that comes first was rejected.
+    """
 
     version: int
     state: State

@@ -357,6 +357,7 @@ def test_what_is_loaded_after_the_end_is_closed_and_no_more_is_loaded(tmp_path: 
 
     class Slow:
         description = "slow"
+        notice = ""
 
         def __init__(self, source: ModelVersion) -> None:
             self._version = source.version

@@ -1,0 +1,91 @@
+"""Golden samples: a few images with Keras' probabilities, which a server runs when it loads them.
+
+A format that agrees with Keras on the exporting machine need not do so on the serving one: int8
+kernels differ between CPUs. The server therefore runs these images with the format, precision and
+threads that it is about to use, and compares the probabilities with those of Keras in float32.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from keras_cnns_export.batches import Array
+from keras_cnns_export.contract import GOLDEN, Golden
+
+_MAX_IMAGES = 8
+_MAX_BYTES = 2**20  # of the file, unless a single image is larger
+_CANDIDATES = 64  # the first images of the comparison, among which the samples are chosen ...
+_MAX_CANDIDATE_BYTES = 2**26  # ... or fewer, which are held in memory
+_ROBUST = 4  # a margin of this multiple of the differences survives differences twice as large
+
+
+class GoldenSamples:
+    """Collect the first images of the comparison of the formats, and choose a few of them.
+
+    Args:
+        shape: height, width and channels of an image.
+        classes: K, the number of classes.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], classes: int) -> None:
+        self._dtype = np.dtype([("image", "u1", shape), ("probabilities", "<f4", (classes,))])
+        size = self._dtype.itemsize
+        self._count = max(1, min(_MAX_IMAGES, _MAX_BYTES // size))
+        self._max_candidates = max(self._count, min(_CANDIDATES, _MAX_CANDIDATE_BYTES // size))
+        self._rows: list[Array] = []
+        self._differences: list[dict[str, float]] = []  # for each row: format -> difference
+
+    def add(self, images: Array, expected: Array, given: Mapping[str, Array]) -> None:
+        """Add a batch of candidates, unless there are enough.
+
+        Args:
+            images: uint8 [N, H, W, C].
+            expected: Keras' probabilities, float32 [N, K].
+            given: each format's probabilities [N, K].
+        """
+        for index in range(min(len(images), self._max_candidates - len(self._rows))):
+            row = np.zeros((), self._dtype)
+            row["image"], row["probabilities"] = images[index], expected[index]
+            self._rows.append(row)
+            self._differences.append(
+                {
+                    name: float(np.abs(values[index] - expected[index]).max())
+                    for name, values in given.items()
+                }
+            )
+
+    def write(self, version: Path) -> Golden:
+        """Write the chosen images to `version`/golden.npy and return model.json's entry."""
+        chosen = self._chosen()
+        np.save(version / GOLDEN, np.stack([self._rows[index] for index in chosen]))
+        formats = self._differences[0]
+        largest = {name: max(self._differences[i][name] for i in chosen) for name in formats}
+        # Rounding can make the difference of two probabilities larger than 1.
+        limited = {name: min(value, 1.0) for name, value in largest.items()}
+        return Golden(GOLDEN, len(chosen), limited)
+
+    def _chosen(self) -> list[int]:
+        """Return the indices of the chosen candidates.
+
+        Images of different predicted classes come first. Of one class, those come first on which
+        no format is close to predicting another class, and among them those on which Keras is
+        moderately sure: the probabilities of a very sure model hide the errors of a format.
+        """
+        scores: list[tuple[int, float]] = []
+        classes: list[int] = []
+        for row, differences in zip(self._rows, self._differences, strict=True):
+            second, first = np.sort(np.append(row["probabilities"], 0.0))[-2:]
+            margin = float(first - second)
+            slack = margin - _ROBUST * max(differences.values(), default=0.0)
+            scores.append((0, abs(margin - 0.5)) if slack > 0 else (1, -slack))
+            classes.append(int(row["probabilities"].argmax()))
+        seen: Counter[int] = Counter()
+        ranked: list[tuple[int, tuple[int, float], int]] = []  # rank in its class, score, index
+        for index in sorted(range(len(scores)), key=scores.__getitem__):
+            is_robust = scores[index][0] == 0
+            rank = seen[classes[index]] if is_robust else len(scores)
+            ranked.append((rank, scores[index], index))
+            seen[classes[index]] += 1
+        return [index for *_, index in sorted(ranked)[: self._count]]

@@ -1,0 +1,127 @@
+"""Compare an engine on this machine with the original model, on the version's golden samples.
+
+The exporter proved each format on its own machine. Kernels differ between CPUs, most of all in
+int8, so an engine must give the same answers here, with the precision and the threads that it
+will serve with.
+"""
+
+import time
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+
+from keras_cnns_serve.errors import VersionRefusedError, one_line
+from keras_cnns_serve.repository.files import ModelVersion
+from keras_cnns_serve.repository.manifest import Format, Manifest
+
+from .base import Engine, Outputs, warm_up
+
+_MAX_IMAGES = 8
+# No further sample is begun if it would probably end later. A version opens at most two engines, so
+# that the check prolongs loading by at most twice this time.
+_SECONDS = 0.05
+_FACTOR = 2.0  # the permitted difference, as a multiple of that on the exporting machine ...
+_MIN_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.02, "int8": 0.02}  # ... but at least this
+
+
+class DisagreementError(VersionRefusedError):
+    """A format does not give the answers of the golden samples on this machine."""
+
+
+@dataclass(frozen=True)
+class GoldenSamples:
+    """Images with the probabilities that the original model gave."""
+
+    images: NDArray[np.uint8]  # [N, H, W, C]
+    probabilities: NDArray[np.float32]  # [N, K]
+
+
+def read_golden(source: ModelVersion) -> GoldenSamples | None:
+    """Return the golden samples of a version; None if it has none.
+
+    Raises:
+        VersionRefusedError: the file is not an array of such samples.
+    """
+    manifest = source.manifest
+    if manifest.golden is None:
+        return None
+    path = manifest.golden.path
+    fields = [
+        ("image", "u1", manifest.input.shape[1:]),
+        ("probabilities", "<f4", (manifest.classes,)),
+    ]
+    try:
+        # It reads no pickled objects, and checks the file's length against the shape in its header
+        # before memory is allocated.
+        rows = np.lib.format.open_memmap(source.directory / path, mode="r")
+    except ValueError as error:
+        raise VersionRefusedError(f"{path} cannot be read: {one_line(error)}") from error
+    if rows.dtype != np.dtype(fields) or rows.ndim != 1 or len(rows) > _MAX_IMAGES:
+        shape = ", ".join(map(str, manifest.input.shape[1:]))
+        raise VersionRefusedError(
+            f"{path} must be an array of 1 to {_MAX_IMAGES} samples with the fields image, uint8 "
+            f"[{shape}], and probabilities, float32 [{manifest.classes}]"
+        )
+    return GoldenSamples(np.array(rows["image"]), np.array(rows["probabilities"]))
+
+
+def warm_up_and_check(
+    engine: Engine, manifest: Manifest, used: Format, samples: GoldenSamples | None
+) -> None:
+    """Warm up an engine; if there are golden samples, compare its answers with theirs.
+
+    The first sample is the image of the warm-up. Of the others, as many are run as the time allows.
+
+    Raises:
+        DisagreementError: a probability differs by more than twice the difference that the exporter
+            measured, or the most probable class is another one although the original model prefers
+            its class by more than that.
+        VersionRefusedError: as for `warm_up`.
+    """
+    name = PurePosixPath(used.path).name
+    if samples is None:
+        warm_up(engine, manifest, name)
+        return
+    difference = manifest.golden.differences.get(used.name, 0.0) if manifest.golden else 0.0
+    tolerance = max(_FACTOR * difference, _MIN_TOLERANCE[used.precision])
+    began = time.perf_counter()
+    outputs = warm_up(engine, manifest, name, samples.images[:1])
+    seconds = time.perf_counter() - began
+    began = time.perf_counter()
+    for index, expected in enumerate(samples.probabilities):
+        if index:
+            started = time.perf_counter()
+            if started + seconds > began + _SECONDS:
+                return
+            outputs = _run(engine, samples.images[index : index + 1], name, index)
+            seconds = time.perf_counter() - started
+        problem = _difference(expected, outputs["probabilities"][0], tolerance)
+        if problem:
+            raise DisagreementError(
+                f"{name} disagrees with the original model on golden sample {index}: {problem}"
+            )
+
+
+def _run(engine: Engine, image: NDArray[np.uint8], name: str, index: int) -> Outputs:
+    try:
+        return engine.run(image, ["probabilities"])
+    except Exception as error:
+        raise DisagreementError(
+            f"{name} does not run on golden sample {index}: {one_line(error)}"
+        ) from error
+
+
+def _difference(expected: NDArray[np.float32], given: NDArray[np.float32], tolerance: float) -> str:
+    """Return how the probabilities [K] of an image disagree; empty if they agree."""
+    first, other = int(expected.argmax()), int(given.argmax())
+    largest = float(np.abs(given - expected).max())
+    if not largest <= tolerance:  # also if it is NaN
+        return f"a probability differs by {largest:.2g}, and at most {tolerance:.2g} is allowed"
+    if expected[first] - expected[other] > tolerance:
+        return (
+            f"its most probable class is {other} ({given[other]:.2g}), and the original model's is "
+            f"{first} ({expected[first]:.2g}, against {expected[other]:.2g} for {other})"
+        )
+    return ""
