@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ["KERAS_CNNS_CACHE"] = "off"  # a test that needs the cache has one of its own
 
 
 @pytest.fixture(autouse=True)

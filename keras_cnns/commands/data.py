@@ -1,5 +1,6 @@
 """`keras-cnns data check`."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -26,7 +27,11 @@ def check(
         typer.Option("--all", help=f"List all files with a problem, not only {_MAX_LISTED} each."),
     ] = False,
 ) -> None:
-    """Report unreadable files, wrong extensions, duplicates, class balance and sizes.
+    """Report unreadable files, wrong extensions, duplicates, poor images and class balance.
+
+    Near-duplicates are listed too; they stay in the same split. Blurry, dark
+    and tiny images are listed. What was read is cached (KERAS_CNNS_CACHE: the
+    cache directory, or off), so the next command reads only changed files.
 
     The exit status is 1 if training would be refused, for example because of
     unreadable files, or of one image in two splits or two classes.
@@ -55,6 +60,11 @@ def check(
                 print(f"  {line}")
             if len(shown) < len(finding.lines):
                 print(f"  and {len(finding.lines) - len(shown)} more; --all lists them")
-    if report.has_errors:
-        raise typer.Exit(1)
-    print("\nno errors: the folder can be trained on")
+    command = ("keras-cnns", "fit", str(path), "--run", str(Path("runs", path.resolve().name)))
+    if not report.has_errors:
+        print("\nno errors: the folder can be trained on")
+        print(f"train: {shlex.join(command)}")
+        return
+    if report.errors_can_be_skipped:
+        print(f"\ntrain without the files of these errors: {shlex.join(command)}")
+    raise typer.Exit(1)

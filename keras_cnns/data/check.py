@@ -7,14 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from keras_cnns.data.sources.by_content import FRACTIONS
-from keras_cnns.data.sources.folder.files import ImageFile, scan_folder
+from keras_cnns.data.sources.folder.files import scan_folder
 from keras_cnns.data.sources.folder.findings import (
     Finding,
     find_problems,
     find_split_problems,
     printable,
 )
+from keras_cnns.data.sources.folder.image_file import ImageFile
+from keras_cnns.data.sources.folder.near_duplicates import with_near_duplicates
+from keras_cnns.data.sources.folder.quality import find_near_duplicates, find_poor_images
 from keras_cnns.data.sources.folder.splits import assign_splits
+
+_RARE_FRACTION = 0.25  # of the largest class; rarer classes are named in a hint
 
 
 @dataclass(frozen=True)
@@ -31,9 +36,15 @@ class Report:
         """Whether training would be refused."""
         return any(finding.is_error and finding.lines for finding in self.findings)
 
+    @property
+    def errors_can_be_skipped(self) -> bool:
+        """Whether training would not be refused without the files that the errors name."""
+        errors = [finding for finding in self.findings if finding.is_error and finding.lines]
+        return all(finding.to_skip for finding in errors)
+
 
 def check_folder(root: str | Path) -> Report:
-    """Read every file of a folder of images, and report what was found.
+    """Read every file of a folder of images that the cache does not know, and report the findings.
 
     Raises:
         ValueError: there is no such folder, or no class in it, or its layout is unclear.
@@ -43,10 +54,18 @@ def check_folder(root: str | Path) -> Report:
     counts: dict[str, dict[str, int]] = {
         printable(label): {} for label in sorted({file.label for file in scan.files})
     }
+    grouped: Sequence[ImageFile] = readable
+    if any(file.split for file in readable):
+        grouped = with_near_duplicates(root, readable)  # across split folders
     for split, members in assign_splits(readable, FRACTIONS).items():
         for label, count in Counter(file.label for file in members).items():
             counts[printable(label)][split] = count
-    findings = (*find_problems(scan), *find_split_problems(readable, FRACTIONS))
+    findings = (
+        *find_problems(scan),
+        *find_split_problems(readable, FRACTIONS),
+        *find_near_duplicates(scan.root, grouped),
+        *find_poor_images(scan.root, readable),
+    )
     return Report(len(scan.files), counts, tuple(_summarize(readable, counts)), findings)
 
 
@@ -55,10 +74,19 @@ def _summarize(files: Sequence[ImageFile], counts: dict[str, dict[str, int]]) ->
     if not files:
         return
     if not any(file.split for file in files):
-        yield "splits: by content; an image and its copies are always in the same split"
+        yield (
+            "splits: by content; an image, its copies and near-duplicates are always in the same "
+            "split"
+        )
     sizes = {label: sum(sides.values()) for label, sides in counts.items()}
     fewest, most = min(sizes, key=sizes.__getitem__), max(sizes, key=sizes.__getitem__)
     yield f"balance: from {sizes[fewest]} ({fewest}) to {sizes[most]} ({most}) images per class"
+    rare = [label for label, size in sizes.items() if size < _RARE_FRACTION * sizes[most]]
+    if rare:
+        yield (
+            f"hint: fewer than a quarter of the images of {most}: {', '.join(rare)}; add images of "
+            "them, and judge a model by its accuracy in each class, not by accuracy alone"
+        )
     for axis, side in enumerate(("height", "width")):
         pixels = [file.size[axis] for file in files]
         median = statistics.median(pixels)

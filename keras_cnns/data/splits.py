@@ -25,11 +25,12 @@ class Splits:
     - A validation split that a TFDS data set does not have is taken out of the training split by
       content. This needs a pass over the training images when one of the two is opened; images
       that fit in memory are kept from it.
-    - The files of a folder's split are checked, as by `data check`. Images that fit in memory are
-      checked when the split is opened, and kept. Those of a larger split are checked as they are
-      read for the batches; only a training checks them first, in a pass of its own. A larger
-      split that depends on the content of the images is opened once more, for their hashes, which
-      decide which images are in it before the first one is decoded. See `sources.folder.Folder`.
+    - The files of a folder's split are checked, as by `data check`. What a check finds is cached,
+      so checking unchanged files again opens none of them. Files that the cache does not know are
+      checked when the split is opened, and their images are kept if they fit in memory. Those of a
+      larger split are checked as they are read for the batches; a pass of its own is made only for
+      a training, and for a larger split that depends on the content of the images, whose hashes
+      and near-duplicates decide which images are in it. See `sources.folder.Folder`.
     - An Inception crop needs the images at their own size, so a training split with one is decoded
       in each epoch, and none of its pixels are kept.
     """

@@ -15,7 +15,8 @@ from keras_cnns.cli import app, run
 from keras_cnns.data import Splits, read_labels
 from keras_cnns.data.check import check_folder
 from keras_cnns.data.sources.folder import FolderError
-from keras_cnns.data.sources.folder.files import ImageFile, scan_folder
+from keras_cnns.data.sources.folder.files import scan_folder
+from keras_cnns.data.sources.folder.image_file import ImageFile
 from keras_cnns.data.sources.folder.splits import assign_splits
 from keras_cnns.recipes import DataConfig
 
@@ -261,3 +262,24 @@ def test_a_relative_folder_that_is_missing_says_relative_to_what(
     message = f"there is no folder {tmp_path}/photos; .* working directory, here {tmp_path}"
     with pytest.raises(ValueError, match=message):
         open_all(Path("photos"))
+
+
+def test_check_ends_with_the_command_that_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    fill(tmp_path, {"my photos/a": 4, "my photos/b": 1})
+
+    def check() -> list[str]:
+        return CliRunner().invoke(app, ["data", "check", "my photos"]).output.splitlines()
+
+    lines = check()
+    assert lines[-1].startswith("  ") or lines[-1] == ""  # class b has too few images
+    fill(tmp_path, {"my photos/a": 40, "my photos/b": 9})
+    command = "keras-cnns fit 'my photos' --run 'runs/my photos'"
+    lines = check()
+    assert lines[-2:] == ["no errors: the folder can be trained on", f"train: {command}"]
+    hint = "hint: fewer than a quarter of the images of a: b; add images of them"
+    assert any(line.startswith(hint) for line in lines)
+    (tmp_path / "my photos" / "a" / "cut.png").write_bytes(b"")
+    assert check()[-1] == f"train without the files of these errors: {command}"

@@ -33,7 +33,7 @@ from keras_cnns.data import (
     read_labels,
 )
 from keras_cnns.data.sources import base
-from keras_cnns.data.sources.folder import Folder, FolderError
+from keras_cnns.data.sources.folder import Folder, FolderError, cache
 from keras_cnns.data.sources.folder import files as folder_files
 from keras_cnns.data.sources.folder import source as folder_source
 from keras_cnns.models import resnet
@@ -358,35 +358,69 @@ def test_of_a_split_beyond_the_limit_only_the_files_of_the_batches_are_opened(
     assert len(counts) <= 1 + ahead
 
 
-def test_of_a_split_by_content_beyond_the_limit_its_own_images_alone_are_decoded(
+def read_held_out(splits: Splits) -> list[np.ndarray]:
+    """Return the images and labels of the validation and the test split."""
+    return [part for name in SPLITS[1:] for part in collect(splits.open(name, batch_size=9))]
+
+
+def test_a_split_by_content_beyond_the_limit_needs_a_pass_over_all_images(
     classes: Path, watch: Callable[[Path], Take], decoded: Counter[bytes],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    def read(splits: Splits) -> list[np.ndarray]:
-        return [part for name in SPLITS[1:] for part in collect(splits.open(name, batch_size=9))]
-
-    kept = read(Splits(config_of(classes)))
+    kept = read_held_out(Splits(config_of(classes)))
     every = files_of(classes, *CLASSES)
     monkeypatch.setattr(base, "PIXELS_LIMIT", 0)
     decoded.clear()
     opened = watch(classes)
     splits = Splits(config_of(classes))
-    for one, other in zip(kept, read(splits), strict=True):
+    for one, other in zip(kept, read_held_out(splits), strict=True):
         np.testing.assert_array_equal(one, other)
     counts = opened()
-    # For the hashes, and the images of two splits for the batches.
-    assert Counter(counts.values()) == {1: 60 - len(kept[1]) - len(kept[3]), 2: len(decoded)}
+    # For the hashes and near-duplicates, and the images of two splits for the batches.
+    held_out = len(kept[1]) + len(kept[3])
+    assert Counter(counts.values()) == {1: 60 - held_out, 2: held_out}
     assert set(counts) == every
-    twice = {name for name, count in counts.items() if count == 2}
-    assert decoded == contents(classes, twice)
+    assert decoded == {(classes / name).read_bytes(): count for name, count in counts.items()}
     assert splits.fingerprint() == fingerprint(config_of(classes))
-    damaged = min(name for name in every - twice if name.endswith(".png"))
+    damaged = min(name for name in every if name.endswith(".png"))
     (classes / damaged).write_bytes((classes / damaged).read_bytes()[:-30])
-    splits = Splits(config_of(classes))
-    for name in SPLITS[1:]:
-        splits.open(name, batch_size=9)
     with pytest.raises(FolderError, match=f"{damaged}: damaged or cut short"):
-        splits.fingerprint()
+        Splits(config_of(classes)).open("test", batch_size=9)
+
+
+@pytest.mark.parametrize("limit", [2**29, 0])
+def test_a_check_of_files_that_the_cache_knows_opens_none(
+    limit: int, classes: Path, watch: Callable[[Path], Take], decoded: Counter[bytes],
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    kept = read_held_out(Splits(config_of(classes)))
+    monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setattr(cache, "SETTLED_SECONDS", -3600.0)
+    monkeypatch.setattr(base, "PIXELS_LIMIT", limit)
+    opened = watch(classes)
+    known = fingerprint(config_of(classes))  # as the training's check
+    assert opened() == dict.fromkeys(files_of(classes, *CLASSES), 1)
+    decoded.clear()
+    splits = Splits(config_of(classes))
+    assert splits.fingerprint() == known
+    training = splits.open("train", batch_size=9, check_first=True)
+    assert training.num_examples == 60 - len(kept[1]) - len(kept[3])
+    assert not opened()
+    # Only the files of the splits that are used are opened, once for each use.
+    for one, other in zip(kept, read_held_out(splits), strict=True):
+        np.testing.assert_array_equal(one, other)
+    counts = opened()
+    assert set(counts.values()) == {1}
+    assert len(counts) == len(kept[1]) + len(kept[3])
+    assert decoded == contents(classes, set(counts))
+    opened()  # by `contents`
+    read_held_out(splits)
+    assert opened() == (Counter() if limit else counts)
+    # A changed file is found.
+    path = classes / max(counts)
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(FolderError, match=f"{path.name}: damaged or cut short"):
+        Splits(config_of(classes)).open("train", batch_size=9)
 
 
 def test_pixels_that_the_check_kept_are_those_read_anew(

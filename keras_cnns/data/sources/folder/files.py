@@ -6,9 +6,10 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import tensorflow as tf
 from rich.console import Console
 from rich.progress import track
@@ -16,8 +17,11 @@ from rich.progress import track
 from keras_cnns.cores import available_cores
 from keras_cnns.data.decoding import decode_as_pillow, set_upright
 from keras_cnns.data.images import read_header, read_pixels
-from keras_cnns.data.sources.by_content import content_fraction
+from keras_cnns.data.sources.folder.appearance import measure_appearance
+from keras_cnns.data.sources.folder.cache import FolderCache, read_times
+from keras_cnns.data.sources.folder.image_file import ImageFile
 from keras_cnns.data.sources.folder.layout import FoundFile, Layout, read_layout
+from keras_cnns.data.sources.folder.near_duplicates import with_near_duplicates
 
 EXTENSIONS = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
@@ -45,31 +49,6 @@ Keep = Callable[[Path, tf.Tensor], None]  # receives an image's upright pixels, 
 
 
 @dataclass(frozen=True)
-class ImageFile:
-    """An image file in a class folder."""
-
-    path: Path
-    label: str
-    split: str | None  # the split of its split folder; None without split folders
-    digest: str = ""  # the SHA-256 of its bytes; empty if they were not read
-    format: str = ""  # from its content: a key of EXTENSIONS, or of CONVERTIBLE with a problem
-    size: tuple[int, int] = (0, 0)  # pixels, height and width, upright
-    orientation: int = 1  # EXIF's, 1 to 8
-    needs_pillow: bool = False  # TensorFlow's operations refuse it, or read other pixels
-    problem: str = ""  # why it cannot be read; empty if it can
-
-    @property
-    def fraction(self) -> float:
-        """A number in [0, 1) that depends on the content alone."""
-        return content_fraction(self.digest)
-
-    @property
-    def found(self) -> FoundFile:
-        """The file as it is listed in a `Layout`."""
-        return FoundFile(self.path, self.label, self.split)
-
-
-@dataclass(frozen=True)
 class Scan:
     """The files of a folder of images, in the order of their paths."""
 
@@ -80,7 +59,9 @@ class Scan:
 
 
 def scan_folder(root: str | Path) -> Scan:
-    """Read every file of a folder of images.
+    """Read every file of a folder of images that the cache does not know.
+
+    The files that may be split by content have their near-duplicates among these, as in a training.
 
     Args:
         root: see `read_layout`.
@@ -89,7 +70,7 @@ def scan_folder(root: str | Path) -> Scan:
         ValueError: there is no such folder, or no class in it, or its layout is unclear.
     """
     layout = read_layout(root)
-    images = read_images(root, layout.files)
+    images = with_near_duplicates(root, read_images(root, layout.files), (None, "train"))
     outside = _images_outside(layout)
     if not images:
         raise no_images(root, layout)
@@ -99,25 +80,50 @@ def scan_folder(root: str | Path) -> Scan:
 
 
 def read_images(
-    root: str | Path, found: Iterable[FoundFile], keep: Keep | None = None, *, decode: bool = True
+    root: str | Path, found: Iterable[FoundFile], keep: Keep | None = None
 ) -> tuple[ImageFile, ...]:
     """Read files, and return those that are images, readable or not.
+
+    Files that the cache knows are not opened, unless their pixels are kept.
 
     Args:
         root: the folder that holds them.
         found: the files of a `Layout`.
         keep: called with the pixels of each readable image, from several threads.
-        decode: see `inspect_file`.
     """
-    visible = [file for file in found if not _is_hidden(file.path)]
+    cache = FolderCache(root)
+    visible = _visible(found)
+    known = {} if keep else {file: cache.find(file) for file in visible}
+    unknown = [file for file in visible if known.get(file) is None]
+
+    def read(file: FoundFile) -> ImageFile | None:
+        times = read_times(file.path)
+        image = inspect_file(file, keep)
+        cache.add(file, times, image)
+        return image
+
     with ThreadPoolExecutor(available_cores()) as pool:
         # Images are decoded outside of Python's lock.
-        files: Iterable[ImageFile | None] = pool.map(
-            lambda file: inspect_file(file, keep, decode=decode), visible
-        )
-        if len(visible) >= _PROGRESS_FROM:
-            files = track(files, f"reading {root}", len(visible), console=Console(file=sys.stderr))
-        return tuple(file for file in files if file)
+        images: Iterable[ImageFile | None] = pool.map(read, unknown)
+        if len(unknown) >= _PROGRESS_FROM:
+            console = Console(file=sys.stderr)
+            images = track(images, f"reading {root}", len(unknown), console=console)
+        for file, image in zip(unknown, images, strict=True):
+            known[file] = (image,)
+    cache.save()
+    return tuple(image for file in visible for image in known[file] or () if image)
+
+
+def recall_images(root: str | Path, found: Iterable[FoundFile]) -> tuple[ImageFile, ...] | None:
+    """Return what `read_images` returns, if the cache knows all files, and open none of them."""
+    cache = FolderCache(root)
+    images: list[ImageFile | None] = []
+    for file in _visible(found):
+        known = cache.find(file)
+        if known is None:
+            return None
+        images += known
+    return tuple(image for image in images if image)
 
 
 def list_images(layout: Layout) -> tuple[ImageFile, ...]:
@@ -127,9 +133,8 @@ def list_images(layout: Layout) -> tuple[ImageFile, ...]:
     returned. So the classes and splits are those of the images that `read_images` returns.
     """
     folders: dict[tuple[str, str | None], list[FoundFile]] = defaultdict(list)
-    for file in layout.files:
-        if not _is_hidden(file.path):
-            folders[file.label, file.split].append(file)
+    for file in _visible(layout.files):
+        folders[file.label, file.split].append(file)
     images: list[FoundFile] = []
     for files in folders.values():
         named = [file for file in files if _has_image_name(file.path)]
@@ -144,8 +149,8 @@ def find_images(found: Iterable[FoundFile]) -> tuple[ImageFile, ...]:
     """
     return tuple(
         ImageFile(*file)
-        for file in found
-        if not _is_hidden(file.path) and (_has_image_name(file.path) or _is_image(file))
+        for file in _visible(found)
+        if _has_image_name(file.path) or _is_image(file)
     )
 
 
@@ -166,7 +171,8 @@ def inspect_file(
     Args:
         file: the file, its class and its split.
         keep: called with the pixels of a readable image.
-        decode: if False, check only the image's header, and do not call `keep`.
+        decode: if False, check only the image's header: do not measure the image's appearance, and
+            do not call `keep`.
     """
     path, content, digest, kind = file.path, b"", "", ""
     try:
@@ -191,9 +197,13 @@ def inspect_file(
             kind = "WEBP"  # Pillow does not name the format if the header is cut short
         problem = f"damaged or cut short, though it begins as {kind}" if kind in EXTENSIONS else ""
         return ImageFile(*file, digest, kind, problem=problem or str(error))
-    if keep and pixels is not None:
+    image = ImageFile(*file, digest, kind, header.size, header.orientation, needs_pillow)
+    if pixels is None:
+        return image
+    if keep:
         keep(path, pixels if needs_pillow else set_upright(pixels, header.orientation))
-    return ImageFile(*file, digest, kind, header.size, header.orientation, needs_pillow)
+    orientation = 1 if needs_pillow else header.orientation  # Pillow has set it upright
+    return replace(image, appearance=measure_appearance(np.asarray(pixels), orientation))
 
 
 def _images_outside(layout: Layout) -> tuple[Path, ...]:
@@ -201,13 +211,13 @@ def _images_outside(layout: Layout) -> tuple[Path, ...]:
     return tuple(path for path in layout.outside if _has_image_name(path))
 
 
-def _is_hidden(path: Path) -> bool:
-    """Return whether a file is hidden, such as those that macOS leaves beside images."""
-    return path.name.startswith(".")
+def _visible(found: Iterable[FoundFile]) -> list[FoundFile]:
+    """Return the files that are not hidden, as those are that macOS leaves beside images."""
+    return [file for file in found if not file.path.name.startswith(".")]
 
 
 def _has_image_name(path: Path) -> bool:
-    return not _is_hidden(path) and path.suffix.lower() in _IMAGE_SUFFIXES
+    return not path.name.startswith(".") and path.suffix.lower() in _IMAGE_SUFFIXES
 
 
 def _is_image(file: FoundFile) -> bool:

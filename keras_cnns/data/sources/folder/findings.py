@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from keras_cnns.data.sources.folder.files import CONVERTIBLE, EXTENSIONS, ImageFile, Scan
+from keras_cnns.data.sources.folder.files import CONVERTIBLE, EXTENSIONS, Scan
+from keras_cnns.data.sources.folder.image_file import ImageFile
 from keras_cnns.data.sources.folder.splits import assign_splits, find_scarce_classes
 
 _SURROGATES = re.compile(r"[\ud800-\udfff]")  # Python's escapes of bytes that are not UTF-8

@@ -21,13 +21,13 @@ from keras_cnns.data.sources.base import (
     splits_in_recipe,
 )
 from keras_cnns.data.sources.folder.files import (
-    ImageFile,
     Scan,
     find_images,
     inspect_file,
     list_images,
     no_images,
     read_images,
+    recall_images,
 )
 from keras_cnns.data.sources.folder.findings import (
     Finding,
@@ -35,7 +35,9 @@ from keras_cnns.data.sources.folder.findings import (
     find_problems,
     find_split_problems,
 )
-from keras_cnns.data.sources.folder.layout import read_layout
+from keras_cnns.data.sources.folder.image_file import ImageFile
+from keras_cnns.data.sources.folder.layout import FoundFile, read_layout
+from keras_cnns.data.sources.folder.near_duplicates import with_near_duplicates
 from keras_cnns.data.sources.folder.splits import assign_splits, held_out_splits
 from keras_cnns.recipes import DataConfig
 
@@ -56,17 +58,20 @@ class Folder:
     - the fingerprint is requested, as by a training, which is thus refused for every file that
       `data check` refuses.
 
-    If the files of a split folder (of the whole folder, without split folders) take at most
-    `base.PIXELS_LIMIT` bytes at the network's size, their pixels are kept from the check, and no
-    file is opened again. Otherwise every pass over the split reads and decodes its files anew; so
-    does an Inception crop, for which no pixels stay in memory.
+    The result of a check is cached by path, size and times (`cache.py`). If the cache knows all
+    files of a split folder (of the whole folder, without split folders), checking them opens none,
+    and a split's files are opened when its images are used.
 
-    Beyond that limit, and unless a training requests the check first, a file is checked when a
-    batch needs it. Before the first batch, only these files are opened, and none is decoded:
+    Otherwise, if they take at most `base.PIXELS_LIMIT` bytes at the network's size, their pixels
+    are kept from the check, and no file is opened again. If they take more, every pass over the
+    split reads and decodes its files anew; so does an Inception crop, for which no pixels stay in
+    memory.
 
-    - those of a split folder that are not named as images, to see whether they are images;
-    - all that may belong to a split that depends on the content of the images, for their hashes.
-      Without the hashes, copies are not found; a training refuses them.
+    Beyond that limit, and unless a training requests the check first, a file of a split folder is
+    checked when a batch needs it. Before the first batch, only files that are not named as images
+    are opened, to see whether they are images. Without their hashes, copies are not found; a
+    training refuses them. The files that may belong to a split that depends on the content of the
+    images are all checked first: their hashes and near-duplicates decide which images are in it.
     """
 
     def __init__(self, config: DataConfig) -> None:
@@ -152,7 +157,7 @@ class Folder:
         if not self._usable:
             unread = (file for file in self._listed if file.split not in self._read)
             read = (file for files in self._read.values() for file in files)
-            files = tuple(sorted((*read, *unread), key=lambda file: file.path))
+            files = tuple(sorted((*read, *unread), key=lambda file: file.path.parts))
             scan = Scan(Path(config.path), files)
             if config.skip_bad:
                 scan = _without_bad_files(scan)
@@ -161,20 +166,26 @@ class Folder:
         return self._usable
 
     def _read_folder(self, folder: str | None, check_first: bool) -> tuple[ImageFile, ...]:
-        """Read the files of a split folder, and keep their pixels if they fit in memory.
-
-        If they do not fit, and need not be checked first, read only what decides the splits.
-        """
-        config = self._config
+        """Read the files of a split folder, unless the cache knows all of them."""
         found = [file for file in self._found if file.split == folder]
+        is_divided = folder is None or (folder == "train" and bool(self._held_out))
         self._undecoded.discard(folder)
-        if not fits_in_memory(config, len(found)):
-            if check_first:
-                return read_images(config.path, found)
-            self._undecoded.add(folder)
-            if folder is None or (folder == "train" and self._held_out):
-                return read_images(config.path, found, decode=False)
-            return find_images(found)
+        files = recall_images(self._config.path, found)
+        if files is None:
+            if fits_in_memory(self._config, len(found)):
+                files = self._read_and_keep(folder, found)
+            elif check_first or is_divided:
+                files = read_images(self._config.path, found)
+            else:
+                self._undecoded.add(folder)
+                files = find_images(found)
+        return with_near_duplicates(self._config.path, files) if is_divided else files
+
+    def _read_and_keep(
+        self, folder: str | None, found: Sequence[FoundFile]
+    ) -> tuple[ImageFile, ...]:
+        """Read the files of a split folder, and keep their pixels."""
+        config = self._config
         rows = {file.path: row for row, file in enumerate(found)}
         # The system allocates this array as it is filled.
         pixels = np.empty(

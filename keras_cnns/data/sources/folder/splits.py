@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from keras_cnns.data.sources.by_content import FRACTIONS, split_by_fraction
-from keras_cnns.data.sources.folder.files import ImageFile
+from keras_cnns.data.sources.folder.image_file import ImageFile
 
 _SMALL_FOLDER = 30  # images; in so few, a class may by chance have no image in some split
 
@@ -13,8 +13,9 @@ def assign_splits(files: Sequence[ImageFile], wanted: Iterable[str]) -> dict[str
     """Return the files of each split.
 
     A file in a split folder belongs to that split. A wanted split without a folder is taken out of
-    the training files by content: an image and its copies are always in the same split, whatever
-    other images there are.
+    the training files by content: an image, its copies and its near-duplicates are always in the
+    same split. The split of an image without near-duplicates does not depend on the other images;
+    that of a group depends on the smallest digest in it.
 
     If at most `_SMALL_FOLDER` images are split by content, or a split would be empty, each class
     without an image in a split gets one there, from the split that has most images of the class.
@@ -51,16 +52,16 @@ def find_scarce_classes(
     """Return the minimum of different images per class, and the count of each class below it.
 
     The training split, and every split that is taken out of it, needs one image of each class. If
-    more than `_SMALL_FOLDER` images are split, no class is reported.
+    more than `_SMALL_FOLDER` images are split, no class is reported. Near-duplicates count as one.
     """
     minimum = 1 + len(held_out_splits(files, wanted))
     divided = [file for file in files if file.split in (None, "train")]
     if minimum == 1 or len(divided) > _SMALL_FOLDER:
         return minimum, {}
-    digests = defaultdict(set)
+    contents = defaultdict(set)
     for file in divided:
-        digests[file.label].add(file.digest)
-    counts = {label: len(found) for label, found in sorted(digests.items())}
+        contents[file.label].add(file.content)
+    counts = {label: len(found) for label, found in sorted(contents.items())}
     return minimum, {label: count for label, count in counts.items() if count < minimum}
 
 
@@ -69,12 +70,12 @@ def _represent_class(splits: dict[str, list[ImageFile]], names: Sequence[str], l
 
     def images(name: str) -> set[tuple[float, str]]:
         members = splits.setdefault(name, [])
-        return {(file.fraction, file.digest) for file in members if file.label == label}
+        return {(file.fraction, file.content) for file in members if file.label == label}
 
     for name in names:
         donor = max(names, key=lambda each: len(images(each)))
         if not images(name) and len(images(donor)) > 1:
-            _, digest = min(images(donor))
-            moved = [each for each in splits[donor] if each.digest == digest]
-            splits[donor] = [each for each in splits[donor] if each.digest != digest]
+            _, content = min(images(donor))
+            moved = [each for each in splits[donor] if each.content == content]
+            splits[donor] = [each for each in splits[donor] if each.content != content]
             splits[name] = sorted([*splits[name], *moved], key=lambda each: each.path)

@@ -1,0 +1,89 @@
+"""Measure how an image looks: a thumbnail for near-duplicates, sharpness and brightness.
+
+The measurements depend on the pixels alone, so that every command gets the same ones.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+SIDE = 16  # pixels of a thumbnail
+# An image with a smaller standard deviation, in levels of 255, is of one colour: what is left of
+# its thumbnail without the mean is noise, which says nothing about what the image shows.
+FLAT_DEVIATION = 2.0
+# A photo that is blurred by a Gaussian whose standard deviation is a fiftieth of its longer side.
+# Sharp photos have 0.1 to 1; white noise has 20.
+_BLURRY_SHARPNESS = 0.004
+DARK_BRIGHTNESS = 64  # levels of 255: 99 % of the pixels are darker
+_SHARPNESS_SIDE = 128  # pixels; larger images are reduced before their sharpness is measured
+# Rounding levels adds this to the mean square of their Laplacian: (4^2 + 4 * 1^2) * 1/12.
+_ROUNDING = 20 / 12
+_MIN_SHARPNESS_SIDE = 32  # pixels; in smaller images nearly every edge is one pixel wide
+
+
+@dataclass(frozen=True)
+class Appearance:
+    """What an image looks like.
+
+    Attributes:
+        thumbnail: SIDE x SIDE grey levels of the upright image, row by row.
+        deviation: the standard deviation of the grey levels, 0 to 127.5.
+        sharpness: the mean square of the Laplacian of the grey levels, without that of rounding,
+            divided by their variance, so that contrast does not matter; infinite if the image is
+            too small or of one colour.
+        brightness: the 99th percentile of the grey levels, 0 to 255.
+    """
+
+    thumbnail: bytes
+    deviation: float
+    sharpness: float
+    brightness: float
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether the image is of one colour."""
+        return self.deviation < FLAT_DEVIATION
+
+    @property
+    def is_blurry(self) -> bool:
+        """Whether the image has no detail at 128 pixels; one of one colour is not reported."""
+        return self.sharpness < _BLURRY_SHARPNESS
+
+    @property
+    def is_dark(self) -> bool:
+        """Whether nearly all pixels are dark."""
+        return self.brightness < DARK_BRIGHTNESS
+
+
+def measure_appearance(pixels: np.ndarray, orientation: int = 1) -> Appearance:
+    """Return what an image looks like.
+
+    Args:
+        pixels: uint8 [h, w, 3], as they are stored.
+        orientation: EXIF's, 1 to 8, by which the thumbnail is set upright.
+    """
+    grey = Image.fromarray(pixels).convert("L")
+    thumbnail = np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.BILINEAR))
+    scale = _SHARPNESS_SIDE / max(grey.size)
+    if scale < 1:
+        width, height = (max(1, round(side * scale)) for side in grey.size)
+        grey = grey.resize((width, height), Image.Resampling.BOX)
+    levels = np.asarray(grey, np.float32)
+    deviation, sharpness = float(levels.std()), math.inf
+    if min(levels.shape) >= _MIN_SHARPNESS_SIDE and deviation >= FLAT_DEVIATION:
+        across = levels[1:-1, :-2] + levels[1:-1, 2:]
+        laplacian = 4 * levels[1:-1, 1:-1] - across - levels[:-2, 1:-1] - levels[2:, 1:-1]
+        detail = max(0.0, float(np.square(laplacian).mean()) - _ROUNDING)
+        sharpness = detail / deviation**2
+    rank = int(0.99 * (levels.size - 1))
+    brightness = float(np.partition(levels, rank, axis=None)[rank])
+    return Appearance(_upright(thumbnail, orientation).tobytes(), deviation, sharpness, brightness)
+
+
+def _upright(levels: np.ndarray, orientation: int) -> np.ndarray:
+    """Rotate and mirror levels [h, w] by EXIF's orientation, as `decoding.set_upright` does."""
+    mirrored = orientation in (2, 4, 5, 7)
+    quarters = {3: 2, 4: 2, 5: 1, 6: 3, 7: 3, 8: 1}.get(orientation, 0)
+    return np.rot90(levels[:, ::-1] if mirrored else levels, quarters)

@@ -1,0 +1,268 @@
+"""Keep what was read from the files of a folder, so that later commands need not read them again.
+
+An entry is valid while the size, the modification time and the change time of its file stay the
+same. A file that was changed less than `SETTLED_SECONDS` before it was read gets no entry, because
+the next change might leave its times as they are: file systems count them in steps.
+
+The entries of a folder are one file of the cache directory, an npz archive without pickled objects;
+so are the near-duplicates among a set of images. A file of the cache that is damaged, or that
+another version has written, is ignored, and so is a directory that cannot be written.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+import tensorflow as tf
+from PIL import Image
+
+from keras_cnns.data.sources.folder.appearance import SIDE, Appearance
+from keras_cnns.data.sources.folder.image_file import ImageFile
+from keras_cnns.data.sources.folder.layout import FoundFile
+
+VARIABLE = "KERAS_CNNS_CACHE"  # the cache directory; `off` for none
+MAX_BYTES = 2**30  # of all files in the cache directory; those not used for longest are removed
+SETTLED_SECONDS = 2.0  # FAT's step of time, the coarsest one
+_VERSION = 1  # of the archives' format, and of what is measured
+_DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, MemoryError, zipfile.BadZipFile)
+_ROW = np.dtype(
+    [
+        *((name, "<i8") for name in ("bytes", "modified", "changed")),  # times in nanoseconds
+        ("is_image", "?"),
+        ("digest", "V32"),
+        *((name, "<i4") for name in ("format", "problem")),  # indices in the list of texts
+        *((name, "<i4") for name in ("height", "width")),
+        *(("orientation", "u1"), ("needs_pillow", "?"), ("is_decoded", "?")),
+        ("thumbnail", f"V{SIDE * SIDE}"),
+        *((name, "<f8") for name in ("deviation", "sharpness", "brightness")),
+    ]
+)
+_Times = tuple[int, int, int]  # size in bytes; modification and change time in nanoseconds
+
+
+def cache_directory() -> Path | None:
+    """Return the directory of the cache; None if it is switched off.
+
+    It is `$KERAS_CNNS_CACHE`, `$XDG_CACHE_HOME/keras-cnns` or `~/.cache/keras-cnns`.
+    """
+    chosen = os.environ.get(VARIABLE, "")
+    if chosen.lower() == "off":
+        return None
+    with contextlib.suppress(RuntimeError):  # there is no home directory
+        if chosen:
+            return Path(chosen).expanduser().absolute()
+        base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+        # The XDG specification says that a relative path is to be ignored.
+        return (base if base.is_absolute() else Path.home() / ".cache") / "keras-cnns"
+    return None
+
+
+def read_times(path: Path) -> _Times | None:
+    """Return what tells whether a file has changed; None if there is no such file."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        return None
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+class FolderCache:
+    """The entries of a folder of images. Other threads may add entries, but not save them."""
+
+    def __init__(self, root: str | Path, *, entries: bool = True) -> None:
+        """Load the entries of a folder, if it has any and they are needed."""
+        prefix = str(Path(root))
+        # The files of `.` are found without a prefix.
+        self._prefix = "" if prefix == "." else prefix.removesuffix(os.sep) + os.sep
+        real = Path(root).resolve()
+        directory = cache_directory()
+        if directory and directory.resolve().is_relative_to(real):
+            directory = None  # nothing is written into a folder of photos
+        self._directory = directory
+        self._path = directory and directory / "scans" / f"{_hash(os.fsencode(real))}.npz"
+        self._rows: dict[str, tuple[Any, ...]] = {}
+        self._texts: list[str] = []
+        self._added: dict[str, tuple[_Times, ImageFile | None]] = {}
+        if self._path and entries:
+            with contextlib.suppress(*_DAMAGED):
+                self._load(self._path)
+
+    def find(self, file: FoundFile) -> tuple[ImageFile | None] | None:
+        """Return what was read from a file, or None if that is not known or the file has changed.
+
+        The result's only element is None if the file is no image.
+        """
+        row = self._rows.get(self._name(file))
+        if row is None or row[:3] != read_times(file.path):
+            return None
+        return (self._image(file, row),)
+
+    def add(self, file: FoundFile, times: _Times | None, image: ImageFile | None) -> None:
+        """Remember what was read from a file.
+
+        Args:
+            file: the file.
+            times: its times before it was read.
+            image: the result, None if it is no image.
+        """
+        if times and (image is None or image.digest):  # otherwise, it may be readable later
+            settled = time.time_ns() - int(SETTLED_SECONDS * 1e9)
+            if max(times[1:]) < settled:
+                self._added[self._name(file)] = times, image
+
+    def save(self) -> None:
+        """Write the entries if there are new ones; entries of files that are gone are dropped."""
+        if not self._path or not self._added:
+            return
+        texts = dict.fromkeys(["", *self._texts])
+        for _, image in self._added.values():
+            if image:
+                texts |= dict.fromkeys((image.format, image.problem))
+        indices = {text: index for index, text in enumerate(texts)}
+        rows = {
+            name: row
+            for name, row in self._rows.items()
+            if name not in self._added and os.path.lexists(self._prefix + name)
+        }
+        for name, (times, image) in self._added.items():
+            rows[name] = _row(times, image, indices)
+        self._write(
+            self._path,
+            header=_encode({"version": _version(), "texts": list(texts)}),
+            names=np.frombuffer(b"\0".join(map(os.fsencode, rows)), np.uint8),
+            rows=np.array(list(rows.values()), _ROW),
+        )
+
+    def group(self, digests: Sequence[str], compute: Callable[[], np.ndarray]) -> np.ndarray:
+        """Return the groups of near-duplicates of a set of images, computed if they are not known.
+
+        Args:
+            digests: the images' SHA-256, sorted.
+            compute: returns the smallest index in the group of each image, int64 [N].
+        """
+        if not self._directory:
+            return compute()
+        key = _hash(json.dumps([_version(), *digests]).encode())
+        path = self._directory / "groups" / f"{key}.npz"
+        with contextlib.suppress(*_DAMAGED):
+            groups = np.asarray(_read(path)["groups"], np.int64)
+            known = np.arange(len(digests))
+            if groups.shape == known.shape and (groups >= 0).all() and (groups <= known).all():
+                os.utime(path)
+                return groups
+        groups = compute()
+        self._write(path, groups=groups)
+        return groups
+
+    def _name(self, file: FoundFile) -> str:
+        return str(file.path).removeprefix(self._prefix)
+
+    def _load(self, path: Path) -> None:
+        arrays = _read(path)
+        header = json.loads(arrays["header"].tobytes())
+        names = os.fsdecode(arrays["names"].tobytes()).split("\0")
+        rows, texts = arrays["rows"], header["texts"]
+        if header["version"] != _version() or rows.dtype != _ROW or len(rows) != len(names):
+            return
+        if not all(isinstance(text, str) for text in texts):
+            return
+        for column in ("format", "problem"):
+            if len(rows) and not 0 <= rows[column].min() <= rows[column].max() < len(texts):
+                return
+        self._texts, self._rows = texts, dict(zip(names, rows.tolist(), strict=True))
+        os.utime(path)  # the time of its last use
+
+    def _image(self, file: FoundFile, row: tuple[Any, ...]) -> ImageFile | None:
+        values = dict(zip(_ROW.names or (), row, strict=True))
+        if not values["is_image"]:
+            return None
+        appearance = None
+        if values["is_decoded"]:
+            appearance = Appearance(
+                values["thumbnail"], values["deviation"], values["sharpness"], values["brightness"]
+            )
+        return ImageFile(
+            *file,
+            digest=values["digest"].hex(),
+            format=self._texts[values["format"]],
+            size=(values["height"], values["width"]),
+            orientation=values["orientation"],
+            needs_pillow=values["needs_pillow"],
+            problem=self._texts[values["problem"]],
+            appearance=appearance,
+        )
+
+    def _write(self, path: Path, **arrays: Any) -> None:
+        """Write an archive, whole or not at all, and remove old ones; leave it if that fails."""
+        assert self._directory
+        with contextlib.suppress(OSError):
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            # Each process has a partial file of its own, which only the user can read.
+            descriptor, partial = tempfile.mkstemp(".partial", dir=path.parent)
+            try:
+                with os.fdopen(descriptor, "wb") as file:
+                    np.savez(file, **arrays)
+                Path(partial).replace(path)
+            except BaseException:
+                Path(partial).unlink()
+                raise
+            _trim(self._directory)
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    """Return the arrays of an archive; the errors are those of `_DAMAGED`."""
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        return dict(archive)
+
+
+def _row(times: _Times, image: ImageFile | None, indices: dict[str, int]) -> tuple[Any, ...]:
+    """Return a row of the archive, in the order of `_ROW`."""
+    known = image or ImageFile(Path(), "", None)
+    looks = known.appearance or Appearance(bytes(SIDE * SIDE), 0, 0, 0)
+    return (
+        *times,
+        image is not None,
+        bytes.fromhex(known.digest) or bytes(32),
+        indices.get(known.format, 0),
+        indices.get(known.problem, 0),
+        *known.size,
+        known.orientation,
+        known.needs_pillow,
+        known.appearance is not None,
+        *(looks.thumbnail, looks.deviation, looks.sharpness, looks.brightness),
+    )
+
+
+def _trim(directory: Path) -> None:
+    """Remove the files of the cache that were not used for longest, until it is small enough."""
+    files = [(path.stat(), path) for folder in ("scans", "groups") for path in
+             (directory / folder).glob("*")]  # fmt: skip
+    total = sum(status.st_size for status, _ in files)
+    for status, path in sorted(files, key=lambda file: file[0].st_mtime_ns):
+        if total <= MAX_BYTES:
+            break
+        path.unlink(missing_ok=True)
+        total -= status.st_size
+
+
+def _version() -> list[object]:
+    """Return what decides whether an image can be read, and which pixels it has."""
+    return [_VERSION, PIL.__version__, tf.__version__, Image.MAX_IMAGE_PIXELS]
+
+
+def _encode(value: object) -> np.ndarray:
+    return np.frombuffer(json.dumps(value).encode(), np.uint8)
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:40]

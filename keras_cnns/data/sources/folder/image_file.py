@@ -1,0 +1,40 @@
+"""What is known of an image file in a folder of images."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from keras_cnns.data.sources.by_content import content_fraction
+from keras_cnns.data.sources.folder.appearance import Appearance
+from keras_cnns.data.sources.folder.layout import FoundFile
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """An image file in a class folder."""
+
+    path: Path
+    label: str
+    split: str | None  # the split of its split folder; None without split folders
+    digest: str = ""  # the SHA-256 of its bytes; empty if they were not read
+    format: str = ""  # from its content: a key of EXTENSIONS, or of CONVERTIBLE with a problem
+    size: tuple[int, int] = (0, 0)  # pixels, height and width, upright
+    orientation: int = 1  # EXIF's, 1 to 8
+    needs_pillow: bool = False  # TensorFlow's operations refuse it, or read other pixels
+    problem: str = ""  # why it cannot be read; empty if it can
+    appearance: Appearance | None = field(default=None, repr=False)  # None if it was not decoded
+    near: str = ""  # the smallest digest among its near-duplicates; empty if it has none
+
+    @property
+    def content(self) -> str:
+        """The digest that decides its split, the same for its copies and near-duplicates."""
+        return self.near or self.digest
+
+    @property
+    def fraction(self) -> float:
+        """A number in [0, 1) that depends on the content alone."""
+        return content_fraction(self.content)
+
+    @property
+    def found(self) -> FoundFile:
+        """The file as it is listed in a `Layout`."""
+        return FoundFile(self.path, self.label, self.split)
