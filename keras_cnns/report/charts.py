@@ -19,6 +19,10 @@ from keras_cnns.report.page import Chart
 Series = Mapping[str, tuple[Any, Any]]  # name -> x values, y values
 
 COLOURS = ("#1f5fd0", "#e0641a", "#14866d", "#a8328f", "#8a6d00", "#4a5560")
+# Lines that overlap or are printed in grey differ by more than their colour.
+_STYLES = tuple(
+    zip(COLOURS * 2, ["-"] * 6 + ["--"] * 6, ["o", "s", "^", "D", "v", "P"] * 2, strict=True)
+)
 _GREY = "#8a939d"
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text, which keeps the file small
@@ -85,9 +89,7 @@ def lines(
         if from_zero:
             axes.set_ylim(bottom=0)
         if log_x:
-            axes.set_xscale("log")
-            axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-            axes.xaxis.set_minor_formatter(NullFormatter())
+            _make_x_logarithmic(axes)
         if mark:
             axes.axvline(mark[0], color=_GREY, linewidth=1, linestyle=":", label=mark[1])
         if any(finite) or mark:
@@ -164,6 +166,122 @@ def band(
         if guide:
             axes.axhline(guide[0], color=_GREY, linewidth=1, linestyle="--", label=guide[1])
         axes.legend()
+
+    return _draw(paint, title)
+
+
+def mean_lines(
+    title: str,
+    series: Mapping[str, Sequence[Sequence[float]]],
+    *,
+    x: str,
+    y: str,
+    xs: Sequence[float] | None = None,
+    log: bool = False,
+    log_x: bool = False,
+    percent: bool = False,
+) -> Chart | None:
+    """Draw the mean curve over several seeds, and the range of all seeds as a band around it.
+
+    Args:
+        title: the chart's title.
+        series: name -> one curve for each seed. Different names may have different lengths; the
+            curves of one name have the same length.
+        x: the label of the x axis, with its unit.
+        y: the label of the y axis.
+        xs: the x values; by default 1, 2, 3, ...
+        log: whether the y axis is logarithmic; values that are not above 0 are left out.
+        log_x: whether the x axis is logarithmic.
+        percent: whether the y axis shows fractions as percentages.
+
+    Returns:
+        The chart, or None if there is no finite value.
+    """
+    arrays = {name: np.asarray(curves, float) for name, curves in series.items()}
+    for name, curves in arrays.items():
+        is_shown = np.isfinite(curves) & ((curves > 0) if log else True)
+        arrays[name] = np.where(is_shown, curves, np.nan)
+    if all(np.isnan(curves).all() for curves in arrays.values()):
+        return None
+
+    def paint(axes: Axes) -> None:
+        for (name, curves), style in zip(arrays.items(), itertools.cycle(_STYLES)):
+            shown = ~np.isnan(curves).all(axis=0)
+            points = np.asarray(xs or range(1, curves.shape[1] + 1), float)[shown]
+            values = curves[:, shown]
+            if not points.size:
+                continue
+            colour, dashes, marker = style
+            middle = np.exp(np.nanmean(np.log(values), 0)) if log else np.nanmean(values, 0)
+            axes.fill_between(
+                points,
+                np.nanmin(values, 0),
+                np.nanmax(values, 0),
+                color=colour,
+                alpha=0.16,
+                linewidth=0,
+            )
+            axes.plot(
+                points,
+                middle,
+                color=colour,
+                linestyle=dashes,
+                marker=marker,
+                markevery=max(1, len(points) // 10),
+                label=name,
+            )
+        _finish(axes, x, y, log, percent)
+        if log_x:
+            _make_x_logarithmic(axes)
+        axes.legend()
+
+    return _draw(paint, title)
+
+
+def dots(
+    title: str,
+    values: Mapping[str, Sequence[float]],
+    *,
+    y: str,
+    log: bool = False,
+    percent: bool = False,
+    guide: tuple[float, str] | None = None,
+) -> Chart | None:
+    """Draw a dot for each seed and a line at the mean, for several names side by side.
+
+    Args:
+        title: the chart's title.
+        values: name -> the value of each seed.
+        y: the label of the y axis.
+        log: whether the y axis is logarithmic; values that are not above 0 are left out.
+        percent: whether the y axis shows fractions as percentages.
+        guide: the y value of a horizontal line, and its name.
+
+    Returns:
+        The chart, or None if there is no finite value.
+    """
+    finite = {name: _finite(range(len(each)), each, log)[1] for name, each in values.items()}
+    if not any(each.size for each in finite.values()):
+        return None
+
+    def paint(axes: Axes) -> None:
+        for place, each in enumerate(finite.values()):
+            offsets = np.linspace(-0.15, 0.15, len(each)) if len(each) > 1 else np.zeros(len(each))
+            axes.plot(place + offsets, each, "o", color=COLOURS[0], alpha=0.7)
+            if each.size:
+                axes.hlines(each.mean(), place - 0.28, place + 0.28, color=COLOURS[1])
+        _finish(axes, "", y, log, percent)
+        if guide:
+            axes.axhline(guide[0], color=_GREY, linewidth=1, linestyle="--", label=guide[1])
+            axes.legend()
+        names = [shorten(name, 22) for name in finite]
+        is_long = max(map(len, names)) * len(names) > 60
+        axes.set_xticks(
+            range(len(names)),
+            names,
+            rotation=30 if is_long else 0,
+            ha="right" if is_long else "center",
+        )
 
     return _draw(paint, title)
 
@@ -285,6 +403,12 @@ def _finish(axes: Axes, x: str, y: str, log: bool, percent: bool) -> None:
         axes.yaxis.set_minor_formatter(NullFormatter())
     elif percent:
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+
+
+def _make_x_logarithmic(axes: Axes) -> None:
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _finite(xs: Sequence[float], ys: Sequence[float], log: bool) -> tuple[np.ndarray, np.ndarray]:
