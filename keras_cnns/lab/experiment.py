@@ -84,6 +84,8 @@ class Experiment:
     deviation over the seeds."""
     seconds: float
     """The measured duration of `run` for one seed with full effort, on two cores with digits."""
+    fixed_seconds: float = 0.0
+    """The part of `seconds` that does not fall with the effort, such as building networks."""
     deterministic: bool = False
     """Whether the result has no randomness: there is one run, with seed 0, and no interval."""
     findings: Callable[[Sequence[Measurements]], Sequence[str]] = lambda measurements: ()

@@ -82,3 +82,20 @@ def decide(
         if verdict in verdicts:
             return verdict, decisions
     return Verdict.SUPPORTED, decisions
+
+
+def seeds_to_decide(decision: Decision) -> int | None:
+    """Return the number of seeds that would decide, with the measured mean and deviation.
+
+    Returns:
+        The number, or None if it is above a thousand or unknown: one seed has no deviation.
+    """
+    values = np.asarray(decision.values)
+    if len(values) < 2 or not np.isfinite(values).all():
+        return None
+    distance = abs(decision.mean - decision.effect.min_effect)
+    deviation = float(values.std(ddof=1))
+    for seeds in range(len(values) + 1, 1001):
+        if float(stats.t.ppf(CONFIDENCE, seeds - 1)) * deviation / math.sqrt(seeds) < distance:
+            return seeds
+    return None

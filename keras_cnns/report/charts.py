@@ -45,6 +45,7 @@ _STYLE: dict[Any, Any] = {
     "lines.markersize": 3.5,
 }
 _SIZE = (5.4, 3.1)  # inches
+_PNG_DPI = 200  # 1080 pixels wide, for a slide
 _MAX_MARKERS = 30  # a line with more points has no markers
 _MAX_NUMBERED_CLASSES = 20  # a larger confusion matrix contains no numbers
 _FONT = 'font-family="system-ui, sans-serif"'
@@ -363,23 +364,42 @@ def shorten(label: str, length: int = 18) -> str:
 
 def _draw(paint: Callable[[Axes], None], title: str, size: tuple[float, float] = _SIZE) -> Chart:
     """Return the chart that `paint` draws."""
+    axes, svg = _save(paint, title, size, "svg")
+    text = svg.decode()
+    text = text[text.index("<svg") :]  # without the document type, which contains an address
+    text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text, flags=re.DOTALL)
+    text = re.sub(r"font(?:-family)?: (\d+px )?'DejaVu Sans'[^;\"]*", r"font-size: \1", text)
+    text = text.replace("font-size: ;", "").replace("<svg ", f"<svg {_FONT} ", 1)
+    names = ", ".join(axes.get_legend_handles_labels()[1])
+    description = f"{title}: {axes.get_ylabel()} against {axes.get_xlabel()}"
+    return Chart(
+        title,
+        f"{description} ({names})" if names else description,
+        text,
+        lambda: _save(paint, title, size, "png")[1],
+    )
+
+
+def _save(
+    paint: Callable[[Axes], None], title: str, size: tuple[float, float], kind: str
+) -> tuple[Axes, bytes]:
+    """Return the axes and the content of the file: a transparent SVG, or a white PNG for slides."""
+    is_vector = kind == "svg"
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": title}):
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.add_subplot()
         paint(axes)
-        file = io.StringIO()
-        no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        file = io.BytesIO()
+        options: dict[str, Any] = {"dpi": _PNG_DPI}
+        if is_vector:
+            no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+            options = {"metadata": no_metadata, "transparent": True}
+        else:
+            axes.set_title(title)
         with warnings.catch_warnings():  # the reader's fonts are used, not this machine's
             warnings.filterwarnings("ignore", r"Glyph .* missing from font")
-            figure.savefig(file, format="svg", metadata=no_metadata, transparent=True)
-    svg = file.getvalue()
-    svg = svg[svg.index("<svg") :]  # without the document type, which contains an address
-    svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
-    svg = re.sub(r"font(?:-family)?: (\d+px )?'DejaVu Sans'[^;\"]*", r"font-size: \1", svg)
-    svg = svg.replace("font-size: ;", "").replace("<svg ", f"<svg {_FONT} ", 1)
-    names = ", ".join(axes.get_legend_handles_labels()[1])
-    description = f"{title}: {axes.get_ylabel()} against {axes.get_xlabel()}"
-    return Chart(title, f"{description} ({names})" if names else description, svg)
+            figure.savefig(file, format=kind, **options)
+    return axes, file.getvalue()
 
 
 def _marker(points: Sequence[Any] | np.ndarray) -> str:
