@@ -101,13 +101,13 @@ def _run(seed: int, settings: Settings, report: Report) -> Measurements:
             settings, seed, *_COMMON, f"model.shortcut={kind}", f"training.epochs={epochs}"
         )
         prepared = prepare(recipe)
+        curves = fit(recipe, part(report, index, len(SHORTCUTS)), prepared=prepared)
         equations = (
             skip_equations(prepared.model, *prepared.probe(), "stage1_block2")
             if kind in OPTIONS.values()
             else {}
         )
         parameters = skip_parameters(prepared.model)
-        curves = fit(recipe, part(report, index, len(SHORTCUTS)), prepared=prepared)
         kinds[kind] = {**curves, "equations": equations, "parameters": parameters}
     return {"kinds": kinds}
 
