@@ -81,7 +81,7 @@ def _run(seed: int, settings: Settings, report: Report) -> Measurements:
         networks[name] = {
             **curves,
             "drift": drift(values),
-            # A typical channel of each layer, as in the paper's figure: [layers][quantiles][epochs].
+            # The first channel, [layers][quantiles][epochs]; the paper's figure has one too.
             "quantiles": np.moveaxis(values[..., 0], 0, -1).tolist(),
         }
     return {"networks": networks}
@@ -211,7 +211,7 @@ EXPERIMENT = Experiment(
             lambda measured: _loss(measured, _WITHOUT) - _loss(measured, _NOISY),
         ),
     ),
-    formula="y = gamma (x - mean) / sqrt(variance + epsilon) + beta     per channel, over the batch\n"
+    formula="y = gamma (x - mean) / sqrt(variance + epsilon) + beta   (per channel of a batch)\n"
     "noise: y + n, n ~ N(m, s^2) with new m, s ~ N(0, noise^2) for each channel in every step\n"
     "drift = mean of |median(t+1) - median(t)| / (quantile 85 %(t) - quantile 15 %(t))",
     implementation=(batch_norm, NoisyBatchNormalization, drift),
