@@ -21,22 +21,28 @@ _DEPTHS = (20, 56)
 _SHORTCUTS = {"plain": "none", "residual": "identity"}
 _NORMALISATIONS = {"no batch norm": "false", "batch norm": "true"}
 _IMAGES = 32
-_SMALLEST = 1e-45  # below it, a gradient is 0 in float32
+_LOSS_SCALE = 2.0**100  # of the differentiated loss, so that small gradients stay above 0
+_SMALLEST = 1e-45 / _LOSS_SCALE  # below it, a gradient is 0 in float32 all the same
 _FACTOR = 1000.0  # a ratio below 1 / 1000 is called vanishing, above 1000 exploding
 
 
 def gradient_norms(model: keras.Model, images: Any, labels: Any) -> dict[str, float]:
-    """Return the L2 norm of the loss's gradient by the kernel of each convolution, in order."""
+    """Return the L2 norm of the loss's gradient by the kernel of each convolution, in order.
+
+    The loss is multiplied by a constant before the backward pass, and the norms are divided by it,
+    since float32 has no numbers below 1e-45 (Micikevicius et al. 2018, section 3.2).
+    """
     layers = [each for each in model.layers if isinstance(each, keras.layers.Conv2D)]
     kernels = [layer.kernel for layer in layers]
 
     def loss(values: Sequence[Any]) -> tuple[Any, None]:
         with keras.StatelessScope(zip(kernels, values, strict=True)):
-            return model.compute_loss(x=images, y=labels, y_pred=model(images, training=True)), None
+            predicted = model(images, training=True)
+            return _LOSS_SCALE * model.compute_loss(x=images, y=labels, y_pred=predicted), None
 
     gradients, _ = compute_gradients(loss, [kernel.value for kernel in kernels])
     return {
-        layer.name: float(keras.ops.norm(keras.ops.reshape(gradient, (-1,))))
+        layer.name: float(np.linalg.norm(np.asarray(gradient, float)) / _LOSS_SCALE)
         for layer, gradient in zip(layers, gradients, strict=True)
     }
 
@@ -155,6 +161,16 @@ def _findings(measurements: Sequence[Measurements]) -> list[str]:
     normalised = {kind: (56, kind, "batch norm", "relu", "he_normal") for kind in _SHORTCUTS}
     plain, residual = (_mean(measurements, *case) for case in normalised.values())
     factor = float(np.mean([_per_layer(each, *normalised["plain"]) for each in measurements]))
+    sigmoid = {
+        kind: _mean(measurements, 56, kind, "no batch norm", "sigmoid", "glorot_uniform")
+        for kind in _SHORTCUTS
+    }
+    sentences.append(
+        "With a sigmoid and Glorot's weights, skips change the ratio of the first layer's gradient "
+        f"to the last one's from 10^{sigmoid['plain']:.1f} to 10^{sigmoid['residual']:.1f}. The "
+        "activation follows the addition, so that its derivative multiplies the skip path too; "
+        "with ReLU this factor is 1 or 0."
+    )
     direction = "grow" if plain > 0 else "fall"
     sentences.append(
         f"With batch norm, ReLU and He's weights, but without skips, the gradients {direction} "
@@ -170,9 +186,8 @@ def _findings(measurements: Sequence[Measurements]) -> list[str]:
 EXPERIMENT = Experiment(
     number=2,
     name="gradient-flow",
-    claim="At initialisation, ReLU, initial weights of the right size and skips each keep the "
-    "gradient from vanishing on its way to the first layer, and skips keep batch norm from letting "
-    "it explode.",
+    claim="At initialisation, ReLU, initial weights of the right size and skips each alleviate the "
+    "vanishing gradient, and skips alleviate the exploding gradient of batch norm.",
     source="Glorot and Bengio 2010, figure 7 (sigmoid and tanh); He et al. 2015, Delving Deep into "
     "Rectifiers, figure 3 (initial weights); He et al. 2016, Identity Mappings, equation 5 "
     "(skips); Yang et al. 2019, A Mean Field Theory of Batch Normalization, section 3 (explosion)",
@@ -183,7 +198,8 @@ EXPERIMENT = Experiment(
     "is trained.",
     measured="The norm of the loss's gradient by the kernel of each convolution. The ratio of the "
     "first block's convolution to the last one is given as its decimal logarithm: -3 means that "
-    "the first layer's gradient is a thousandth of the last one's.",
+    "the first layer's gradient is a thousandth of the last one's. A gradient that is 0 in float32 "
+    f"counts as {_SMALLEST:.0e}.",
     look_at="A straight line in a figure is an exponential change with depth. Compare its slope "
     "between the figures: which of the four ingredients makes it flat?",
     larger_run="The effects grow with the depth, since each layer multiplies the gradient by about "
