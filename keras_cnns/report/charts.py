@@ -287,6 +287,43 @@ def dots(
     return _draw(paint, title)
 
 
+def contours(
+    title: str,
+    value: Callable[[np.ndarray], np.ndarray],
+    limits: tuple[tuple[float, float], tuple[float, float]],
+    paths: Mapping[str, Sequence[Sequence[float]]],
+) -> Chart:
+    """Draw the contour lines of a function of two variables, and the paths of optimizers on it.
+
+    Args:
+        title: the chart's title.
+        value: the function, points [..., 2] -> values [...].
+        limits: the ranges of x and y.
+        paths: name -> points [steps, 2]; the first point is marked.
+    """
+    (left, right), (bottom, top) = limits
+    xs, ys = np.meshgrid(np.linspace(left, right, 160), np.linspace(bottom, top, 160))
+    heights = value(np.stack([xs, ys], axis=-1))
+    # Lines at equal distances of the logarithm show the bottom of a valley as well as its slopes.
+    offset = np.log(heights - heights.min() + 1e-2 * np.ptp(heights) / 10)
+
+    def paint(axes: Axes) -> None:
+        axes.contour(xs, ys, offset, levels=14, colors="#c3c9d0", linewidths=0.8)
+        for (name, points), style in zip(paths.items(), itertools.cycle(_STYLES)):
+            colour, dashes, marker = style
+            x, y = np.asarray(points, float).T
+            axes.plot(
+                x, y, color=colour, linestyle=dashes, marker=marker, markersize=2.2, label=name
+            )
+            axes.plot(x[:1], y[:1], "o", color="#1b1f24", markersize=5)
+        axes.set_xlim(left, right)
+        axes.set_ylim(bottom, top)
+        _finish(axes, "x", "y", log=False, percent=False)
+        axes.legend()
+
+    return _draw(paint, title, (5.4, 4.2))
+
+
 def confusion(title: str, counts: np.ndarray, labels: Sequence[str]) -> Chart:
     """Draw a confusion matrix [K, K], true classes in rows.
 
