@@ -262,4 +262,5 @@ EXPERIMENT = Experiment(
     table=_table,
     findings=_findings,
     seconds=90,
+    fixed_seconds=89,
 )

@@ -379,5 +379,6 @@ EXPERIMENT = Experiment(
     charts=_charts,
     table=_table,
     findings=_findings,
-    seconds=130,
+    seconds=115,
+    fixed_seconds=75,
 )

@@ -271,4 +271,5 @@ EXPERIMENT = Experiment(
     table=_table,
     findings=_findings,
     seconds=110,
+    fixed_seconds=60,
 )
