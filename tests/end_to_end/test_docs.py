@@ -36,7 +36,7 @@ EXECUTED = (
     ("evaluate",),
     ("predict",),
     ("report",),
-    ("lab", "saddle"),
+    ("lab run", "saddle"),
 )
 CLASSES = ("daisy", "tulip")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")

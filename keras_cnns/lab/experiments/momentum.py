@@ -275,8 +275,8 @@ def _findings(measurements: Sequence[Measurements]) -> list[str]:
         ),
         "In the network, whose learning rate is the same for every momentum, momentum "
         f"{lowest} has the lowest training loss at the end ({last[lowest]:.2g}). A momentum m lets "
-        "each gradient act for about 1 / (1 - m) steps, so that a larger momentum is also a larger step: this "
-        "figure illustrates, and the verdict does not use it.",
+        "each gradient act for about 1 / (1 - m) steps, so that a larger momentum is also a "
+        "larger step: this figure illustrates, and the verdict does not use it.",
     ]
 
 
