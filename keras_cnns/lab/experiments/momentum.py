@@ -27,7 +27,7 @@ class Quadratic:
     """The function condition x^2 / 2 + y^2 / 2, whose minimum is (0, 0)."""
 
     start, goal = np.array([1.0, 1.0]), np.zeros(2)
-    limits = ((-1.1, 1.1), (-1.1, 1.1))
+    limits = ((-2.2, 2.2), (-0.5, 1.15))
 
     def __init__(self, condition: float) -> None:
         self.condition = condition
@@ -207,9 +207,10 @@ def _charts(measurements: Sequence[Measurements]) -> list[Chart | None]:
             "Rate on a quadratic by condition number",
             rates,
             x="condition number",
-            y="1 - rate: relative decrease of the distance in a step",
+            y="1 - rate",
             log=True,
             log_x=True,
+            points=[f"{kind}, measured" for kind in _KINDS],
         ),
         charts.contours(
             f"Paths on a quadratic with condition number {_CONDITION:g}",
@@ -293,8 +294,9 @@ EXPERIMENT = Experiment(
     "of a search. In the network, the learning rate is the same for every momentum.",
     measured="The steps until the distance to the minimum is below 1e-6 (quadratic, condition "
     f"number {_CONDITION:g}) or 1e-5 (Rosenbrock), and the rate of the late steps.",
-    look_at="Compare the slopes of the lines in the first figure: the decrease in a step falls "
-    "with the condition number for gradient descent, and with its square root for the others.",
+    look_at="Compare the slopes of the lines in the first figure: 1 - rate, the relative decrease "
+    "of the distance in a step, is inversely proportional to the condition number for gradient "
+    "descent, and to its square root for the others.",
     larger_run="Nothing random decides: a longer run gives the same numbers. With a condition "
     "number near 1 the methods differ little.",
     effects=(

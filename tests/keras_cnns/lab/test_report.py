@@ -34,7 +34,7 @@ def test_the_page_has_the_claim_the_verdict_and_the_numbers(html: str) -> None:
     assert f'<a href="#degradation">{DEGRADATION.claim}</a>' in html
     assert '<section id="degradation">' in html
     assert (
-        "supported. Training error of plain-44 minus that of plain-8: 21 percentage points over 5 "
+        "Supported. Training error of plain-44 minus that of plain-8: 21 percentage points over 5 "
         "seeds (interval from 19.5 to 22.5, each bound with 95% confidence), more than the 1 "
         "percentage points needed."
     ) in html
