@@ -87,7 +87,7 @@ def lines(
 
     def paint(axes: Axes) -> None:
         for name, (xs, ys) in finite.items():
-            style = {"marker": "" if points else _marker(xs)}
+            style: dict[str, Any] = {"marker": "" if points else _marker(xs)}
             if name in points:
                 style = {"marker": "o", "linestyle": "", "fillstyle": "none"}
             axes.plot(xs, ys, color=colours[name], label=name or None, **style)

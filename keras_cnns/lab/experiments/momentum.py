@@ -38,7 +38,7 @@ class Quadratic:
 
     def gradient(self, points: np.ndarray) -> np.ndarray:
         """Return the function's gradients, [..., 2] -> [..., 2]."""
-        return points * np.array([self.condition, 1.0])
+        return np.asarray(points * np.array([self.condition, 1.0]))
 
 
 class Rosenbrock:
@@ -115,7 +115,7 @@ def _search(surface: Quadratic | Rosenbrock, rates: np.ndarray, tolerance: float
     found: Measurements = {}
     for kind in _KINDS:
         momenta = (0.0,) if kind == "gradient descent" else _MOMENTA
-        fewest = _MAX_STEPS
+        fewest: float = _MAX_STEPS
         for momentum in map(float, momenta):
             each = best(surface.gradient, Method(momentum, kind == "Nesterov"), int(fewest))
             if not math.isnan(each.steps) and each.steps < found.get(kind, {}).get("steps", 1e9):
@@ -133,7 +133,8 @@ def _path(surface: Quadratic | Rosenbrock, kind: str, setting: Measurements) -> 
     method = Method(setting["momentum"], kind == "Nesterov")
     steps = int(min(setting["steps"], 2000))
     points = trajectory(surface.gradient, surface.start, setting["learning_rate"], method, steps)
-    return points[:: max(1, steps // 400)].tolist()
+    shown: list[list[float]] = points[:: max(1, steps // 400)].tolist()
+    return shown
 
 
 def _train(settings: Settings, report: Report) -> dict[str, list[list[float]]]:

@@ -8,6 +8,7 @@ import pytest
 from keras_cnns.lab.experiment import Effect, Measurements
 from keras_cnns.lab.experiments import load_experiments
 from keras_cnns.lab.verdict import Verdict, decide, decide_effect, seeds_to_decide
+from tests.keras_cnns.lab.test_network_experiments import PLANTED as PLANTED_NETWORKS
 
 EXPERIMENTS = load_experiments()
 NOISE = (-0.02, -0.01, 0.0, 0.01, 0.02)  # relative to the unit of the effect
@@ -50,7 +51,7 @@ PLANTED: dict[str, Callable[[Sequence[float]], Measurements]] = {
 
 
 def test_every_experiment_is_planted() -> None:
-    assert set(PLANTED) == set(EXPERIMENTS)
+    assert {*PLANTED, *PLANTED_NETWORKS} == set(EXPERIMENTS)
 
 
 @pytest.mark.parametrize("name", PLANTED)
