@@ -64,7 +64,9 @@ def render(measured: Sequence[tuple[Experiment, Size | None, list[Measurements]]
         for experiment, _, measurements, decision in decided
     ]
     index = page.Section(
-        "Claims and verdicts", "", [page.Table(("", "claim", "verdict", "seeds"), rows, numbers=1)]
+        "Claims and verdicts",
+        "",
+        [page.Table(("number", "claim", "verdict", "seeds"), rows, numbers=1)],
     )
     sections = [
         _section(experiment, size, measurements, decision)
@@ -121,7 +123,7 @@ def _section(
     blocks: list[page.Block] = [
         page.Terms(
             [
-                ("Verdict", f"{verdict.value}. {' '.join(results)}"),
+                ("Verdict", f"{verdict.value.capitalize()}. {' '.join(results)}"),
                 ("What would change it", " ".join(_changes(experiment, decisions))),
                 *about,
             ]
@@ -182,7 +184,7 @@ def _table(experiment: Experiment, measurements: list[Measurements]) -> page.Tab
     title = "Numbers"
     if len(measurements) > 1:
         title += f": mean and standard deviation over {len(measurements)} seeds"
-    return page.Table(("", *columns), rows, numbers=len(columns), title=title)
+    return page.Table(("case", *columns), rows, numbers=len(columns), title=title)
 
 
 def _mean_and_deviation(values: Sequence[float | None]) -> str:

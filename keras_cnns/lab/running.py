@@ -182,6 +182,8 @@ def _measure(
     """Run one seed, and write its measurements into the cache."""
     import keras
 
+    # Before the run: the sources may be edited in the meantime.
+    path = _cache_path(folder, experiment, settings, seed)
     keras.backend.clear_session()
     keras.utils.set_random_seed(seed)
     start = time.monotonic()
@@ -195,7 +197,6 @@ def _measure(
         "seconds": round(time.monotonic() - start, 1),
         "measurements": measurements,
     }
-    path = _cache_path(folder, experiment, settings, seed)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(content))
 

@@ -4,7 +4,7 @@ import io
 import itertools
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -62,6 +62,7 @@ def lines(
     log_x: bool = False,
     from_zero: bool = False,
     mark: tuple[float, str] | None = None,
+    points: Collection[str] = (),
 ) -> Chart | None:
     """Draw lines; return None if there is no finite value.
 
@@ -76,6 +77,7 @@ def lines(
         log_x: whether the x axis is logarithmic.
         from_zero: whether the y axis begins at 0.
         mark: the x value of a vertical line, and its name.
+        points: names whose values are circles without a line; the other lines then have no markers.
     """
     finite = {name: _finite(xs, ys, log) for name, (xs, ys) in series.items()}
     colours = dict(zip(series, itertools.cycle(COLOURS), strict=False))
@@ -85,7 +87,10 @@ def lines(
 
     def paint(axes: Axes) -> None:
         for name, (xs, ys) in finite.items():
-            axes.plot(xs, ys, color=colours[name], marker=_marker(xs), label=name or None)
+            style: dict[str, Any] = {"marker": "" if points else _marker(xs)}
+            if name in points:
+                style = {"marker": "o", "linestyle": "", "fillstyle": "none"}
+            axes.plot(xs, ys, color=colours[name], label=name or None, **style)
         _finish(axes, x, y, log, percent)
         if from_zero:
             axes.set_ylim(bottom=0)

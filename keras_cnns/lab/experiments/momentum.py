@@ -27,7 +27,7 @@ class Quadratic:
     """The function condition x^2 / 2 + y^2 / 2, whose minimum is (0, 0)."""
 
     start, goal = np.array([1.0, 1.0]), np.zeros(2)
-    limits = ((-1.1, 1.1), (-1.1, 1.1))
+    limits = ((-2.2, 2.2), (-0.5, 1.15))
 
     def __init__(self, condition: float) -> None:
         self.condition = condition
@@ -38,7 +38,7 @@ class Quadratic:
 
     def gradient(self, points: np.ndarray) -> np.ndarray:
         """Return the function's gradients, [..., 2] -> [..., 2]."""
-        return points * np.array([self.condition, 1.0])
+        return np.asarray(points * np.array([self.condition, 1.0]))
 
 
 class Rosenbrock:
@@ -115,7 +115,7 @@ def _search(surface: Quadratic | Rosenbrock, rates: np.ndarray, tolerance: float
     found: Measurements = {}
     for kind in _KINDS:
         momenta = (0.0,) if kind == "gradient descent" else _MOMENTA
-        fewest = _MAX_STEPS
+        fewest: float = _MAX_STEPS
         for momentum in map(float, momenta):
             each = best(surface.gradient, Method(momentum, kind == "Nesterov"), int(fewest))
             if not math.isnan(each.steps) and each.steps < found.get(kind, {}).get("steps", 1e9):
@@ -133,7 +133,8 @@ def _path(surface: Quadratic | Rosenbrock, kind: str, setting: Measurements) -> 
     method = Method(setting["momentum"], kind == "Nesterov")
     steps = int(min(setting["steps"], 2000))
     points = trajectory(surface.gradient, surface.start, setting["learning_rate"], method, steps)
-    return points[:: max(1, steps // 400)].tolist()
+    shown: list[list[float]] = points[:: max(1, steps // 400)].tolist()
+    return shown
 
 
 def _train(settings: Settings, report: Report) -> dict[str, list[list[float]]]:
@@ -207,9 +208,10 @@ def _charts(measurements: Sequence[Measurements]) -> list[Chart | None]:
             "Rate on a quadratic by condition number",
             rates,
             x="condition number",
-            y="1 - rate: relative decrease of the distance in a step",
+            y="1 - rate",
             log=True,
             log_x=True,
+            points=[f"{kind}, measured" for kind in _KINDS],
         ),
         charts.contours(
             f"Paths on a quadratic with condition number {_CONDITION:g}",
@@ -275,8 +277,8 @@ def _findings(measurements: Sequence[Measurements]) -> list[str]:
         ),
         "In the network, whose learning rate is the same for every momentum, momentum "
         f"{lowest} has the lowest training loss at the end ({last[lowest]:.2g}). A momentum m lets "
-        "each gradient act for about 1 / (1 - m) steps, so that a larger momentum is also a larger step: this "
-        "figure illustrates, and the verdict does not use it.",
+        "each gradient act for about 1 / (1 - m) steps, so that a larger momentum is also a "
+        "larger step: this figure illustrates, and the verdict does not use it.",
     ]
 
 
@@ -293,8 +295,9 @@ EXPERIMENT = Experiment(
     "of a search. In the network, the learning rate is the same for every momentum.",
     measured="The steps until the distance to the minimum is below 1e-6 (quadratic, condition "
     f"number {_CONDITION:g}) or 1e-5 (Rosenbrock), and the rate of the late steps.",
-    look_at="Compare the slopes of the lines in the first figure: the decrease in a step falls "
-    "with the condition number for gradient descent, and with its square root for the others.",
+    look_at="Compare the slopes of the lines in the first figure: 1 - rate, the relative decrease "
+    "of the distance in a step, is inversely proportional to the condition number for gradient "
+    "descent, and to its square root for the others.",
     larger_run="Nothing random decides: a longer run gives the same numbers. With a condition "
     "number near 1 the methods differ little.",
     effects=(

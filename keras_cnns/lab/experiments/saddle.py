@@ -143,6 +143,7 @@ def _charts(measurements: Sequence[Measurements]) -> list[Chart | None]:
             x="initial distance from the ridge",
             y="steps",
             log_x=True,
+            points=[f"momentum {momentum}, measured" for momentum in measured["by_distance"]],
         ),
     ]
 
