@@ -35,10 +35,10 @@ def gradient_norms(model: keras.Model, images: Any, labels: Any) -> dict[str, fl
     layers = [each for each in model.layers if isinstance(each, keras.layers.Conv2D)]
     kernels = [layer.kernel for layer in layers]
 
-    def loss(values: Sequence[Any]) -> tuple[Any, None]:
+    def loss(values: Sequence[Any]) -> tuple[Any, list[Any]]:
         with keras.StatelessScope(zip(kernels, values, strict=True)):
             predicted = model(images, training=True)
-            return _LOSS_SCALE * model.compute_loss(x=images, y=labels, y_pred=predicted), None
+            return _LOSS_SCALE * model.compute_loss(x=images, y=labels, y_pred=predicted), []
 
     gradients, _ = compute_gradients(loss, [kernel.value for kernel in kernels])
     return {
@@ -201,7 +201,7 @@ EXPERIMENT = Experiment(
     "the first layer's gradient is a thousandth of the last one's. A gradient that is 0 in float32 "
     f"counts as {_SMALLEST:.0e}.",
     look_at="A straight line in a figure is an exponential change with depth. Compare its slope "
-    "between the figures: which of the four ingredients makes it flat?",
+    "between the figures, to see which of the four ingredients make it flat.",
     larger_run="The effects grow with the depth, since each layer multiplies the gradient by about "
     "the same factor: a verdict that is open here needs a deeper network and not more images.",
     effects=(
