@@ -16,7 +16,7 @@ from keras_cnns.report.page import Chart
 from keras_cnns.training.preparation import Preparation, prepare
 
 _EPOCHS = 24
-_NOISE = 0.3  # standard deviation of the noise's mean and of its standard deviation
+_NOISE = 0.5  # standard deviation of the noise's mean and of its standard deviation
 _NETWORKS = {
     "without batch norm": ("model.batch_normalization=false",),
     "with batch norm": (),
@@ -28,7 +28,7 @@ _QUANTILES = (0.15, 0.50, 0.85)  # those of Ioffe and Szegedy's figure 1
 _COMMON = (
     "model.name=resnet20",
     "data.train_split=train[:40%]",
-    "optimizer.learning_rate=0.01",
+    "optimizer.learning_rate=0.005",
 )
 
 
@@ -175,7 +175,7 @@ EXPERIMENT = Experiment(
     varied="Batch norm: without, with, and with noise after it whose mean and standard deviation "
     f"change in every step (both have a standard deviation of {_NOISE}).",
     fixed="ResNet-20, its initial weights' distribution, two fifths of the "
-    "training images, the schedule (cosine from 0.01) and the number of epochs.",
+    "training images, the schedule (cosine from 0.005) and the number of epochs.",
     measured="The 15, 50 and 85 % quantiles of the inputs of the last activation of each stage, on "
     "one batch, for each channel; the drift, which is the change of a channel's median from epoch "
     "to epoch divided by the distance of its outer quantiles; the training loss.",
