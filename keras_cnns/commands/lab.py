@@ -42,14 +42,14 @@ def list_experiments() -> None:
     """List the experiments with their claims and durations."""
     with quiet_stderr():
         from keras_cnns.lab.experiment import Settings
-        from keras_cnns.lab.experiments import load_experiments
+        from keras_cnns.lab.experiments import EXPERIMENTS
         from keras_cnns.lab.running import Size
     size = Size(5, Settings())
     print_table(
         ("experiment", "five seeds", "claim"),
         [
             (name, format_seconds(size.seconds(each)), each.claim)
-            for name, each in load_experiments().items()
+            for name, each in EXPERIMENTS.items()
         ],
         numbers=(1,),
     )
@@ -76,11 +76,11 @@ def run(
     and does not repeat what it has measured already.
     """
     with quiet_stderr():
-        from keras_cnns.lab.experiments import find_experiment, load_experiments
+        from keras_cnns.lab.experiments import EXPERIMENTS, find_experiment
         from keras_cnns.lab.report import write_report
         from keras_cnns.lab.running import choose_size, run_experiments
     try:
-        experiments = list(load_experiments().values()) if name == _ALL else [find_experiment(name)]
+        experiments = list(EXPERIMENTS.values()) if name == _ALL else [find_experiment(name)]
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     size = choose_size(experiments, data.value, seeds, minutes)

@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_cnns.files import write_text
 from keras_cnns.lab.experiment import Experiment, Measurements
-from keras_cnns.lab.experiments import load_experiments
+from keras_cnns.lab.experiments import EXPERIMENTS
 from keras_cnns.lab.running import Size, read_all_measurements, read_plan
 from keras_cnns.lab.verdict import CONFIDENCE, Decision, Verdict, decide, seeds_to_decide
 from keras_cnns.report import page
@@ -35,7 +35,7 @@ def write_report(folder: Path) -> Path:
     sizes = read_plan(folder)
     measured = [
         (each, size, read_all_measurements(folder, each, size) if size else [])
-        for each in load_experiments().values()
+        for each in EXPERIMENTS.values()
         for size in [sizes.get(each.name)]
     ]
     path = folder / PAGE

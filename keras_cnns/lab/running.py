@@ -14,7 +14,7 @@ from keras_cnns.files import write_json, write_text
 from keras_cnns.lab import networks, surfaces
 from keras_cnns.lab.experiment import Experiment, Measurements, Report, Settings
 
-PLAN = "lab.json"  # the settings and the number of seeds of each experiment that was started
+_PLAN = "lab.json"  # the settings and the number of seeds of each experiment that was started
 _CACHE = "measurements"
 _PACKAGES = ("keras", "tensorflow", "numpy", "keras-cnns")
 _SHARED = (networks, surfaces)  # modules that change the measurements of several experiments
@@ -107,7 +107,7 @@ def run_experiments(
         _remember(folder, experiment, size)
         measured = 0
         for seed in range(seeds):
-            if read_measurements(folder, experiment, size.settings, seed) is not None:
+            if _read_measurements(folder, experiment, size.settings, seed) is not None:
                 measured += 1
                 continue
             left = None if minutes is None else 60 * minutes - (time.monotonic() - start)
@@ -136,7 +136,7 @@ def read_plan(folder: Path) -> dict[str, Size]:
     Raises:
         ValueError: no experiment was started there.
     """
-    path = folder / PLAN
+    path = folder / _PLAN
     if not path.exists():
         raise ValueError(f"{path} does not exist; first measure: keras-cnns lab run all --to DIR")
     plan = json.loads(path.read_text("utf-8"))
@@ -146,11 +146,11 @@ def read_plan(folder: Path) -> dict[str, Size]:
 def read_all_measurements(folder: Path, experiment: Experiment, size: Size) -> list[Measurements]:
     """Return the cached measurements of an experiment, one for each finished seed."""
     seeds = 1 if experiment.deterministic else size.seeds
-    each = (read_measurements(folder, experiment, size.settings, seed) for seed in range(seeds))
+    each = (_read_measurements(folder, experiment, size.settings, seed) for seed in range(seeds))
     return [measurements for measurements in each if measurements is not None]
 
 
-def read_measurements(
+def _read_measurements(
     folder: Path, experiment: Experiment, settings: Settings, seed: int
 ) -> Measurements | None:
     """Return the cached measurements of one seed, or None if they have to be measured."""
@@ -203,7 +203,7 @@ def _measure(
 
 def _remember(folder: Path, experiment: Experiment, size: Size) -> None:
     """Write the size of an experiment into the plan."""
-    path = folder / PLAN
+    path = folder / _PLAN
     folder.mkdir(parents=True, exist_ok=True)
     plan = json.loads(path.read_text("utf-8")) if path.exists() else {}
     plan[experiment.name] = {"seeds": size.seeds, "settings": asdict(size.settings)}

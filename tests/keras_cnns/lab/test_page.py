@@ -8,24 +8,19 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, sync_playwright
 
-from keras_cnns.lab.experiment import Settings
-from keras_cnns.lab.experiments import find_experiment
-from keras_cnns.lab.report import write_report
-from keras_cnns.lab.running import Size, run_experiments
+from keras_cnns.lab.report import PAGE
 
 
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("lab")
-    size = Size(5, Settings())
-    run_experiments([find_experiment("saddle")], size, folder, log=lambda line: None)
-    return write_report(folder).as_uri()
+@pytest.fixture
+def url(saddle_folder: Path) -> str:
+    return (saddle_folder / PAGE).as_uri()
 
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
     path = shutil.which("chromium")
-    assert path, "install Debian's chromium"
+    if path is None:
+        pytest.fail("these tests need Debian's chromium: apt-get install chromium")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield browser

@@ -1,12 +1,11 @@
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from keras_cnns.lab.experiment import Measurements, Settings
 from keras_cnns.lab.experiments import find_experiment
-from keras_cnns.lab.report import PAGE, describe_decision, render, write_report
-from keras_cnns.lab.running import Size, run_experiments
+from keras_cnns.lab.report import PAGE, describe_decision, render
+from keras_cnns.lab.running import Size
 from keras_cnns.lab.verdict import decide_effect
 
 DEGRADATION = find_experiment("degradation")
@@ -87,12 +86,7 @@ def test_a_sentence_follows_from_the_numbers(
     assert describe_decision(decision, deterministic) == sentence.format(name)
 
 
-def test_a_folder_becomes_a_page(tmp_path: Path) -> None:
-    saddle = find_experiment("saddle")
-    run_experiments([saddle], SIZE, tmp_path, log=lambda line: None)
-    path = write_report(tmp_path)
-    assert path == tmp_path / PAGE
-    html = path.read_text()
+def test_a_folder_becomes_a_page(saddle_folder: Path) -> None:
+    html = (saddle_folder / PAGE).read_text()
     assert "<td>supported</td>" in html
     assert "With equal curvatures, gradient descent needs 9 steps" in html
-    assert replace(saddle).claim in html

@@ -6,11 +6,10 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from keras_cnns.lab.experiment import Effect, Measurements
-from keras_cnns.lab.experiments import load_experiments
+from keras_cnns.lab.experiments import EXPERIMENTS
 from keras_cnns.lab.verdict import Verdict, decide, decide_effect, seeds_to_decide
 from tests.keras_cnns.lab.test_network_experiments import PLANTED as PLANTED_NETWORKS
 
-EXPERIMENTS = load_experiments()
 NOISE = (-0.02, -0.01, 0.0, 0.01, 0.02)  # relative to the unit of the effect
 
 
@@ -111,7 +110,7 @@ def test_the_number_of_seeds_that_would_decide() -> None:
 def test_an_experiment_is_described(name: str) -> None:
     experiment = EXPERIMENTS[name]
     for text in ("claim", "varied", "fixed", "measured", "look_at"):
-        assert getattr(experiment, text).endswith("."), text
+        assert getattr(experiment, text).endswith((".", "?")), text
     assert all(question.endswith((".", "?")) for question in experiment.questions)
     assert experiment.effects
     assert 0 <= experiment.fixed_seconds < experiment.seconds <= 120
