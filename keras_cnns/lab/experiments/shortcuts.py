@@ -133,9 +133,8 @@ def _label(kind: str) -> str:
 
 
 def _largest_deviation(measured: Measurements) -> float:
-    return max(
-        deviation for each in measured["kinds"].values() for deviation in each["equations"].values()
-    )
+    kinds = measured["kinds"].values()
+    return float(max(max(each["equations"].values(), default=0.0) for each in kinds))
 
 
 def _charts(measurements: Sequence[Measurements]) -> list[Chart | None]:

@@ -76,8 +76,8 @@ def test_noise_follows_batch_norm_in_training_only() -> None:
     means = np.stack([each.mean((0, 1, 2)) for each in (first, second)])
     assert np.abs(means).max() > 0.05
     assert not np.allclose(means[0], means[1], atol=0.01)
-    evaluated = [np.asarray(layer(x, training=False)) for _ in range(2)]
-    assert np.array_equal(*evaluated)
+    one, two = (np.asarray(layer(x, training=False)) for _ in range(2))
+    assert np.array_equal(one, two)
     copy = NoisyBatchNormalization.from_config(layer.get_config())
     assert copy.noise == 0.5
 
