@@ -96,6 +96,7 @@ def test_arguments_are_written_and_read(tmp_path: Path) -> None:
     assert load_run_recipe(tmp_path / "config.toml") == recipe
 
 
+@pytest.mark.soak
 def test_a_variation_with_adam_trains(quick_recipe: Recipe, tmp_path: Path) -> None:
     recipe = replace(
         quick_recipe,
