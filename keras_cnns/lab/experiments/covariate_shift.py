@@ -152,8 +152,9 @@ def _findings(measurements: Sequence[Measurements]) -> list[str]:
     most = max(drifts, key=lambda name: drifts[name])
     fastest = min(losses, key=lambda name: losses[name])
     return [
-        f"The distributions drift most {most}: {drifts[most]:.3g} widths from epoch to epoch, "
-        f"against {drifts[_WITH]:.3g} with batch norm and {drifts[_WITHOUT]:.3g} without.",
+        f"The distributions drift most {most}. From epoch to epoch, the median moves by "
+        f"{drifts[_WITHOUT]:.3g} widths without batch norm, {drifts[_WITH]:.3g} with batch norm, "
+        f"and {drifts[_NOISY]:.3g} with batch norm and noise.",
         f"The fastest training is that {fastest}, with a mean loss of {losses[fastest]:.3g} nats; "
         f"it is {losses[_WITHOUT]:.3g} without batch norm and {losses[_NOISY]:.3g} with batch norm "
         "and noise.",
