@@ -151,7 +151,7 @@ def _findings(measurements: Sequence[Measurements]) -> list[str]:
     }
     most = max(drifts, key=lambda name: drifts[name])
     fastest = min(losses, key=lambda name: losses[name])
-    return [
+    sentences = [
         f"The distributions drift most {most}. From epoch to epoch, the median moves by "
         f"{drifts[_WITHOUT]:.3g} widths without batch norm, {drifts[_WITH]:.3g} with batch norm, "
         f"and {drifts[_NOISY]:.3g} with batch norm and noise.",
@@ -163,6 +163,14 @@ def _findings(measurements: Sequence[Measurements]) -> list[str]:
         "for its advantage; Santurkar et al. propose a smoother loss instead, which is not "
         "measured here.",
     ]
+    last = np.mean([each["networks"][_WITHOUT]["loss"][-1] for each in measurements])
+    if not last < 0.9 * math.log(10):
+        sentences.append(
+            "The network without batch norm has learned next to nothing in this time: its loss is "
+            f"{last:.3g} nats, and that of guessing is 2.3. Its drift is that of a network which "
+            "does not learn, so that the comparison needs more epochs before it says more."
+        )
+    return sentences
 
 
 EXPERIMENT = Experiment(

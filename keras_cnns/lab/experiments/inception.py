@@ -380,5 +380,5 @@ EXPERIMENT = Experiment(
     table=_table,
     findings=_findings,
     seconds=115,
-    fixed_seconds=75,
+    fixed_seconds=90,
 )
