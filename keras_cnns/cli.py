@@ -14,10 +14,9 @@ from typing import Annotated, Any
 
 import typer
 
-from keras_cnns.commands import ENTRY_POINTS, data, models, weights
+from keras_cnns.commands import ENTRY_POINTS, data, lab, models, weights
 from keras_cnns.commands.demo import demo
 from keras_cnns.commands.evaluate import evaluate
-from keras_cnns.commands.lab import lab
 from keras_cnns.commands.predict import predict
 from keras_cnns.commands.recipes import recipes
 from keras_cnns.commands.report import report
@@ -45,7 +44,7 @@ _COMMANDS: dict[str, tuple[Callable[..., Any] | typer.Typer, str]] = {
         weights.app,
         "convert resnet50.safetensors --model resnet50 --to resnet50.weights.h5",
     ),
-    "lab": (lab, "saddle --to lab"),
+    "lab": (lab.app, "run saddle --to lab"),
     "demo": (demo, "--runs runs --models models"),
 }
 

@@ -17,10 +17,11 @@ from keras import KerasTensor
 
 from keras_cnns import suggestions
 from keras_cnns.models.cost import Cost, cost
-from keras_cnns.models.googlenet import VARIANTS, googlenet
+from keras_cnns.models.googlenet import BRANCHES, VARIANTS, googlenet
 from keras_cnns.models.heads import HeadOptions, InputShape, Pooling, normalised_input
 from keras_cnns.models.resnet import ARCHITECTURES, resnet
 from keras_cnns.models.rows import Row, function_name
+from keras_cnns.models.variations import vary
 from keras_cnns.weights import pretrained
 from keras_cnns.weights.assignment import load
 from keras_cnns.weights.download import fetch
@@ -36,6 +37,7 @@ ModelName = Literal[
     "resnet50",
     "resnet101",
     "resnet152",
+    "resnet8",
     "resnet20",
     "resnet32",
     "resnet44",
@@ -60,6 +62,7 @@ ModelName = Literal[
     "resnet1001_v2",
     "plain18",
     "plain34",
+    "plain8",
     "plain20",
     "plain32",
     "plain44",
@@ -85,11 +88,15 @@ _SYNONYMS = {
     "features_only": "features",
     "out_indices": "features",
     "global_pool": "pooling",
-    "activation": "classifier_activation",
     "skip": "shortcut",
     "inputs": "input_tensor",
     "model_name": "name",
 }
+# The options of `build` that only one family has.
+_OF_GOOGLENET = ("inception", "inception_branches", "width")
+_OF_RESNET = ("shortcut",)
+# Value of `inception` -> whether the modules are naive.
+_MODULES = {"reduced": False, "naive": True}
 _Parameters = ParamSpec("_Parameters")
 _Result = TypeVar("_Result")
 
@@ -98,6 +105,13 @@ class Options(HeadOptions, total=False):
     """The keyword options of `build`, which describes them."""
 
     shortcut: str | None
+    inception: str
+    inception_branches: Iterable[str]
+    width: float
+    activation: str
+    kernel_initializer: str | None
+    batch_normalization: bool
+    batch_norm_noise: float
     input_tensor: KerasTensor | None
     weights: Path | str | None
     name: str | None
@@ -151,6 +165,13 @@ def build(
     pooling: Pooling | None = None,
     classifier_activation: str | None = "softmax",
     shortcut: str | None = None,
+    inception: str = "reduced",
+    inception_branches: Iterable[str] = BRANCHES,
+    width: float = 1.0,
+    activation: str = "relu",
+    kernel_initializer: str | None = None,
+    batch_normalization: bool = True,
+    batch_norm_noise: float = 0.0,
     input_tensor: KerasTensor | None = None,
     weights: Path | str | None = None,
     name: str | None = None,
@@ -169,6 +190,17 @@ def build(
         classifier_activation: `softmax`, or None for logits.
         shortcut: for residual networks, the shortcut of the blocks: a key of `shortcuts.SHORTCUTS`,
             or the paper's letter A, B or C; by default the model's own.
+        inception: for GoogLeNet, `reduced` for modules with dimension reduction (Szegedy et al.
+            2014, figure 2b) or `naive` (figure 2a).
+        inception_branches: for GoogLeNet, the branches of each module: some of 1x1, 3x3, 5x5, pool.
+        width: for GoogLeNet, the factor of all numbers of filters, above 0.
+        activation: relu, tanh or sigmoid, for all layers but the classifiers.
+        kernel_initializer: small_normal, glorot_uniform or he_normal, for all layers but the
+            classifiers; by default the model's own.
+        batch_normalization: if False, build the model without its batch normalisation, and with a
+            bias in each convolution.
+        batch_norm_noise: standard deviation of the noise that training adds after each batch
+            normalisation (Santurkar et al. 2018).
         input_tensor: a tensor to use instead of a new input.
         weights: a file to load, of this project or another (see `keras_cnns.weights`); or the name
             of published weights, such as `imagenet` or `torchvision/resnet50.IMAGENET1K_V2` (see
@@ -204,7 +236,12 @@ def build(
         "pooling": pooling,
         "classifier_activation": classifier_activation,
     }
+    branches = tuple(inception_branches)
     if model in ARCHITECTURES:
+        given = (inception != "reduced", branches != BRANCHES, width != 1)
+        for option, is_given in zip(_OF_GOOGLENET, given, strict=True):
+            if is_given:
+                raise TypeError(f"{model} has no option {option!r}, as it has no inception modules")
         built = resnet(
             model,
             input_shape,
@@ -217,9 +254,26 @@ def build(
     elif shortcut is not None:
         raise TypeError(f"{model} has no option 'shortcut', as it has no residual blocks")
     else:
+        if inception not in _MODULES:
+            raise ValueError(f"inception is {inception!r}; it must be {' or '.join(_MODULES)}")
         built = googlenet(
-            model, input_shape, classes, input_tensor=input_tensor, name=name, **heads
+            model,
+            input_shape,
+            classes,
+            naive=_MODULES[inception],
+            branches=branches,
+            width=width,
+            input_tensor=input_tensor,
+            name=name,
+            **heads,
         )
+    built = vary(
+        built,
+        activation=activation,
+        kernel_initializer=kernel_initializer,
+        batch_normalization=batch_normalization,
+        batch_norm_noise=batch_norm_noise,
+    )
     if published is not None and file is not None:
         _load_published(built, published, file)
     elif weights is not None:
@@ -271,7 +325,7 @@ def _entry(name: str, row: Row) -> Entry:
     ) -> keras.Model:
         return build(name, input_shape, classes, **options)
 
-    omitted = ("model",) if name in ARCHITECTURES else ("model", "shortcut")
+    omitted = ("model", *(_OF_GOOGLENET if name in ARCHITECTURES else _OF_RESNET))
     signature = inspect.signature(build)
     parameters = [each for each in signature.parameters.values() if each.name not in omitted]
     vars(builder)["__signature__"] = signature.replace(parameters=parameters)

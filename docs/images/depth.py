@@ -1,7 +1,11 @@
-"""Draw docs/images/depth.svg from the two training runs of `keras-cnns lab depth`.
+"""Draw docs/images/depth.svg from two training runs, of plain56 and of resnet56.
 
-keras-cnns lab depth --to lab
-python docs/images/depth.py lab
+for model in plain56 resnet56; do
+    keras-cnns train --recipe digits-resnet20 --run runs/$model --set model.name=$model \\
+        --set data.image_size=16 --set data.resize_shorter=16 --set training.epochs=8 \\
+        --set optimizer.learning_rate=0.05
+done
+python docs/images/depth.py runs
 """
 
 import csv
@@ -36,15 +40,15 @@ def read(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def main(lab: Path, to: Path) -> None:
+def main(runs: Path, to: Path) -> None:
     """Draw both runs: accuracy by epoch, and gradient norm by layer before the first step."""
     figure = Figure(figsize=(8.4, 3.1), layout="constrained")
     accuracy, gradients = figure.subplots(1, 2)
     for model, (name, colour) in MODELS.items():
-        history = read(lab / "depth" / model / "history.csv")
+        history = read(runs / model / "history.csv")
         values = [100 * float(row["val_accuracy"]) for row in history]
         accuracy.plot(range(1, len(values) + 1), values, "o-", color=colour, ms=3.5, label=name)
-        before_step_1 = read(lab / "depth" / model / "diagnostics.csv")[0]
+        before_step_1 = read(runs / model / "diagnostics.csv")[0]
         norms = [float(norm) for key, norm in before_step_1.items() if key.startswith(GRADIENT)]
         gradients.plot(range(1, len(norms) + 1), norms, color=colour, label=name)
     accuracy.set(title="Validation accuracy (%)", xlabel="epoch", ylim=(0, 103))

@@ -1,36 +1,148 @@
-"""`keras-cnns lab`."""
+"""`keras-cnns lab list`, `lab run` and `lab report`."""
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from keras_cnns.durations import format_seconds
 from keras_cnns.quiet import quiet_stderr
+from keras_cnns.table import print_table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from keras_cnns.lab.running import State
+
+_ALL = "all"
+_REFRESH = 0.5  # seconds between two drawings of the progress
+
+app = typer.Typer(no_args_is_help=True)
+_Folder = Annotated[Path, typer.Option(help="Directory of the measurements and the page.")]
 
 
-class Claim(StrEnum):
-    """The claims of the lecture; the names of `keras_cnns.lab.EXPERIMENTS`."""
+class Images(StrEnum):
+    """The images of the experiments; the keys of `keras_cnns.lab.networks.DATA`."""
 
-    depth = "depth"
-    auxiliary = "auxiliary"
-    batch_norm = "batch-norm"
-    saddle = "saddle"
+    digits = "digits"
+    fashion_mnist = "fashion-mnist"
 
 
-def lab(
-    name: Annotated[Claim, typer.Argument(help="Claim to test.")],
-    to: Annotated[Path, typer.Option(help="Directory for the page and the run directories.")] = (
-        Path("lab")
-    ),
+@app.callback()
+def lab() -> None:
+    """Test claims of the papers by measurements: each has a page with figures and a verdict."""
+
+
+@app.command("list", epilog="Example: keras-cnns lab list")
+def list_experiments() -> None:
+    """List the experiments with their claims and durations."""
+    with quiet_stderr():
+        from keras_cnns.lab.experiment import Settings
+        from keras_cnns.lab.experiments import EXPERIMENTS
+        from keras_cnns.lab.running import Size
+    size = Size(5, Settings())
+    print_table(
+        ("experiment", "five seeds", "claim"),
+        [
+            (name, format_seconds(size.seconds(each)), each.claim)
+            for name, each in EXPERIMENTS.items()
+        ],
+        numbers=(1,),
+    )
+
+
+@app.command(epilog="Example: keras-cnns lab run degradation --minutes 5 --to lab")
+def run(
+    name: Annotated[str, typer.Argument(help="Name of an experiment, or `all`.")],
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds; an interval needs 2.")] = 5,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="Time for the run. A short time gives fewer seeds and shorter trainings, and no "
+            "measurement starts that would not end in time.",
+        ),
+    ] = None,
+    data: Annotated[Images, typer.Option(help="Images of the trainings.")] = Images.digits,
+    to: _Folder = Path("lab"),
 ) -> None:
-    """Test a claim of the lecture by short trainings on the digits, in a minute or two.
+    """Measure one experiment or all of them, and write the page.
 
-    depth compares plain and residual networks. auxiliary compares GoogLeNet
-    with and without its auxiliary classifiers. batch-norm compares activations
-    with and without batch normalisation. saddle compares momentum and plain
-    gradient descent.
+    Measurements are kept. The same command continues a run that was stopped,
+    and does not repeat what it has measured already.
     """
     with quiet_stderr():
-        from keras_cnns.lab import run_experiment
-    print(f"{name.value}: {run_experiment(name.value, to)}")
+        from keras_cnns.lab.experiments import EXPERIMENTS, find_experiment
+        from keras_cnns.lab.report import write_report
+        from keras_cnns.lab.running import choose_size, run_experiments
+    try:
+        experiments = list(EXPERIMENTS.values()) if name == _ALL else [find_experiment(name)]
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    size = choose_size(experiments, data.value, seeds, minutes)
+    expected = format_seconds(sum(map(size.seconds, experiments)))
+    print(
+        f"{size.seeds} seeds, {size.settings.effort:.0%} of the full training length: about "
+        f"{expected} on two cores"
+    )
+    with _progress() as (show, log):
+        run_experiments(experiments, size, to, minutes=minutes, show=show, log=log)
+    print(write_report(to))
+
+
+@app.command(epilog="Example: keras-cnns lab report --to lab")
+def report(to: _Folder = Path("lab")) -> None:
+    """Write the page again, from the measurements in the directory."""
+    with quiet_stderr():
+        from keras_cnns.lab.report import write_report
+    print(write_report(to))
+
+
+@contextmanager
+def _progress() -> Iterator[tuple["Callable[[State], None]", "Callable[[str], None]"]]:
+    """Yield two functions: one shows the progress on a terminal, one prints a line."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    console = Console()
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:3.0f} %"),
+        TextColumn("{task.fields[left]}"),
+        console=console,
+        auto_refresh=False,
+        disable=not console.is_terminal,
+    )
+    bars = [progress.add_task(each, total=1.0, left="") for each in ("experiments", "seeds", "")]
+    start = shown_at = time.monotonic()
+    first: float | None = None  # the finished fraction at the start, which is in the cache
+
+    def show(state: "State") -> None:
+        nonlocal shown_at, first
+        now = time.monotonic()
+        first = state.total if first is None else first
+        if now - shown_at < _REFRESH:
+            return
+        shown_at = now
+        measured = state.total - first
+        left = (1 - state.total) * (now - start) / measured if measured > 0 else None
+        in_experiment = (state.seed + state.fraction) / state.seeds
+        progress.update(
+            bars[0],
+            completed=state.total,
+            description=f"experiment {state.index + 1} of {state.experiments}: {state.experiment}",
+            left="" if left is None else f"{format_seconds(left)} left",
+        )
+        progress.update(
+            bars[1], completed=in_experiment, description=f"seed {state.seed + 1} of {state.seeds}"
+        )
+        progress.update(bars[2], completed=state.fraction, description=state.what)
+        progress.refresh()
+
+    with progress:
+        yield show, lambda line: console.print(line, highlight=False, markup=False)

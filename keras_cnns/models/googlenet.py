@@ -7,6 +7,7 @@ normalisation, and no batch normalisation. `googlenet_bn` has batch normalisatio
 adaptively to 4x4.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple, Unpack
@@ -40,7 +41,13 @@ class Inception(NamedTuple):
     conv5x5: int
     pool_proj: int
 
+    def scaled(self, width: float) -> "Inception":
+        """Return the row with each number of filters multiplied by `width`, but at least 1."""
+        return Inception(*(max(round(width * filters), 1) for filters in self))
 
+
+# The branches of a module in the order of their concatenation.
+BRANCHES = ("1x1", "3x3", "5x5", "pool")
 _POOL = "pool"
 BODY: dict[str, Inception | str] = {
     "3a": Inception(64, 96, 128, 16, 32, 32),
@@ -110,6 +117,7 @@ def inception_module(
     filters: Inception,
     *,
     naive: bool = False,
+    branches: Sequence[str] = BRANCHES,
     step: ConvStep = conv_relu,
     wide_kernel: int = 5,
     name: str,
@@ -131,23 +139,40 @@ def inception_module(
         x: the feature map.
         filters: a row of table 1; the naive form uses neither the reductions nor `pool_proj`.
         naive: if True, build figure 2a: every branch reads x, and the pool has no convolution.
+        branches: the names of BRANCHES that are built; the output has only their channels.
         step: a convolution, its normalisation and its activation.
         wide_kernel: window of the widest branch, in pixels.
         name: prefix of the layers' names.
+
+    Raises:
+        ValueError: `branches` is empty, or names a branch that does not exist.
     """
-    pool = keras.layers.MaxPooling2D(3, strides=1, padding="same", name=f"{name}_pool")(x)
-    reduced3 = reduced5 = x
-    if not naive:
+    if not branches or not set(branches) <= set(BRANCHES):
+        raise ValueError(
+            f"inception_branches is {list(branches)}; it must be some of {', '.join(BRANCHES)}"
+        )
+
+    pool = reduced3 = reduced5 = x
+    if "pool" in branches:
+        pool = keras.layers.MaxPooling2D(3, strides=1, padding="same", name=f"{name}_pool")(x)
+    if "3x3" in branches and not naive:
         reduced3 = step(x, filters.conv3x3_reduce, 1, name=f"{name}_3x3_reduce")
+    if "5x5" in branches and not naive:
         reduced5 = step(x, filters.conv5x5_reduce, 1, name=f"{name}_5x5_reduce")
+    if "pool" in branches and not naive:
         pool = step(pool, filters.pool_proj, 1, name=f"{name}_pool_proj")
-    branches = [
-        step(x, filters.conv1x1, 1, name=f"{name}_1x1"),
-        step(reduced3, filters.conv3x3, 3, name=f"{name}_3x3"),
-        step(reduced5, filters.conv5x5, wide_kernel, name=f"{name}_5x5"),
-        pool,
-    ]
-    return keras.layers.Concatenate(name=f"{name}_output")(branches)
+    outputs = []
+    if "1x1" in branches:
+        outputs.append(step(x, filters.conv1x1, 1, name=f"{name}_1x1"))
+    if "3x3" in branches:
+        outputs.append(step(reduced3, filters.conv3x3, 3, name=f"{name}_3x3"))
+    if "5x5" in branches:
+        outputs.append(step(reduced5, filters.conv5x5, wide_kernel, name=f"{name}_5x5"))
+    if "pool" in branches:
+        outputs.append(pool)
+    if len(outputs) == 1:
+        return keras.layers.Identity(name=f"{name}_output")(outputs[0])
+    return keras.layers.Concatenate(name=f"{name}_output")(outputs)
 
 
 def googlenet(
@@ -155,6 +180,9 @@ def googlenet(
     input_shape: InputShape | None = None,
     classes: int | None = None,
     *,
+    naive: bool = False,
+    branches: Sequence[str] = BRANCHES,
+    width: float = 1.0,
     input_tensor: KerasTensor | None = None,
     name: str | None = None,
     **heads: Unpack[HeadOptions],
@@ -167,6 +195,9 @@ def googlenet(
         variant: the name of a row of VARIANTS, or a row of your own.
         input_shape: (H, W, C) of the images, at least 16x16; by default the row's.
         classes: number of classes, K; by default the row's.
+        naive: if True, build the naive modules of figure 2a, whose pools keep all channels.
+        branches: the names of BRANCHES that each module has.
+        width: factor of all numbers of filters in the stem and the modules, above 0.
         input_tensor: a tensor to use instead of a new input.
         name: the model's name; by default the row's, or `googlenet` for a row of your own.
         heads: the options of `heads.assemble`. `aux_heads=True` adds the paper's two auxiliary
@@ -181,6 +212,8 @@ def googlenet(
         row = find(variant, VARIANTS, "GoogLeNet")
     else:
         row = variant
+    if width <= 0:
+        raise ValueError(f"width is {width}; it must be above 0")
     step = row.step
     shape = row.input_shape if input_shape is None else input_shape
     inputs = image_input(shape, row.min_size, input_tensor)
@@ -189,11 +222,12 @@ def googlenet(
     def normalise(x: KerasTensor, name: str) -> KerasTensor:
         return layers.LocalResponseNormalization(name=name)(x) if row.normalise else x
 
-    x = step(inputs, 64, 7, stride=1 if small else 2, name="conv1")
+    stem = [max(round(width * filters), 1) for filters in (64, 64, 192)]
+    x = step(inputs, stem[0], 7, stride=1 if small else 2, name="conv1")
     x = layers.max_pool(x, name="pool1")
     x = normalise(x, "norm1")
-    x = step(x, 64, 1, name="conv2_reduce")
-    x = step(x, 192, 3, name="conv2")
+    x = step(x, stem[1], 1, name="conv2_reduce")
+    x = step(x, stem[2], 3, name="conv2")
     feature_maps = {"stage1": x}
     x = normalise(x, "norm2")
     x = layers.max_pool(x, name="pool2")
@@ -201,7 +235,9 @@ def googlenet(
         if isinstance(filters, Inception):
             x = inception_module(
                 x,
-                filters,
+                filters.scaled(width),
+                naive=naive,
+                branches=branches,
                 step=step,
                 wide_kernel=row.wide_kernel,
                 name=f"inception_{module}",

@@ -188,8 +188,8 @@ def _cifar(blocks: int, filters: tuple[int, ...], **options: Any) -> Architectur
     return Architecture((blocks,) * 3, filters, **{"stem": cifar_stem, **data, **options})
 
 
-# Section 4.2: 6n + 2 layers, option A throughout.
-_CIFAR = {6 * n + 2: _cifar(n, (16, 32, 64), shortcut="identity") for n in (3, 5, 7, 9, 18, 200)}
+# Section 4.2: 6n + 2 layers, option A throughout. The paper's smallest network has 20.
+_CIFAR = {6 * n + 2: _cifar(n, (16, 32, 64), shortcut="identity") for n in (1, 3, 5, 7, 9, 18, 200)}
 _PLAIN = {depth: replace(row, shortcut="none") for depth, row in (_IMAGENET | _CIFAR).items()}
 _CIFAR_V2 = {
     110: replace(_CIFAR[110], block=preactivation_basic_block, stem=cifar_v2_stem, paper=_HE_2016),
@@ -222,6 +222,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "resnet152": _row(
         _IMAGENET[152], "78.3 (torchvision)", 60_192_808, 11_513_626_624, 325_161_712
     ),
+    "resnet8": replace(_CIFAR[8]),
     "resnet20": _row(_CIFAR[20], "91.3 (paper)", 269_722, 40_551_040, 2_770_000),
     "resnet32": _row(_CIFAR[32], "92.5 (paper)", 464_154, 68_862_592, 4_375_632),
     "resnet44": _row(_CIFAR[44], "92.8 (paper)", 658_586, 97_174_144, 5_981_264),
@@ -258,6 +259,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "resnet1001_v2": _row(_CIFAR_V2[1001], "95.1 (paper)", 10_327_706, 1_490_995_712, 281_397_840),
     "plain18": _row(_PLAIN[18], "72.1 (paper, ten crops)", 11_515_688, 1_794_805_760, 34_055_920),
     "plain34": _row(_PLAIN[34], "71.5 (paper, ten crops)", 21_623_848, 3_644_493_824, 49_108_720),
+    "plain8": replace(_PLAIN[8]),
     "plain20": _row(_PLAIN[20], None, 269_722, 40_551_040, 2_376_784),
     "plain32": _row(_PLAIN[32], None, 464_154, 68_862_592, 3_753_040),
     "plain44": _row(_PLAIN[44], None, 658_586, 97_174_144, 5_129_296),

@@ -125,8 +125,13 @@ def _values(field: FieldInfo) -> str:
     if get_origin(annotation) is Literal:
         *others, last = map(_toml, get_args(annotation))
         return f"{', '.join(others)} or {last}"
+    if get_origin(annotation) is dict:
+        return "table"
     if get_origin(annotation) is tuple:
-        return f"list of {_TYPES[get_args(annotation)[0]]}s"
+        entry = get_args(annotation)[0]
+        if get_origin(entry) is Literal:
+            return f"list of {', '.join(map(_toml, get_args(entry)))}"
+        return f"list of {_TYPES[entry]}s"
     bounds = {type(each).__name__.lower(): each for each in field.metadata}
     limits = {name: f"{getattr(each, name):,}" for name, each in bounds.items()}
     words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
@@ -138,13 +143,16 @@ def _values(field: FieldInfo) -> str:
 
 
 def _default(field: FieldInfo) -> str:
-    return "" if field.is_required() else _toml(field.default)
+    return "" if field.is_required() else _toml(field.get_default(call_default_factory=True))
 
 
 def _toml(value: Any) -> str:
     """Return a value as TOML writes it, in one line."""
     if isinstance(value, tuple):
         return f"[{', '.join(map(_toml, value))}]"
+    if isinstance(value, dict):
+        entries = ", ".join(f"{key} = {_toml(each)}" for key, each in value.items())
+        return f"{{ {entries} }}" if entries else "{}"
     return tomli_w.dumps({"value": value}).removeprefix("value = ").strip()
 
 

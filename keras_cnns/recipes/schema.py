@@ -50,6 +50,36 @@ class ModelConfig:
     """The name selects the network; `keras-cnns models` lists all names."""
     aux_heads: bool = False
     """If true, the network is built and trained with its auxiliary classifiers."""
+    shortcut: str = ""
+    """The blocks of a residual network have this shortcut: "identity", "projection" or
+    "projection_everywhere" (the options A, B and C of He et al. 2015), "constant_scaling",
+    "exclusive_gating", "shortcut_only_gating", "dropout" (He et al. 2016, table 1) or "none"; if
+    empty, they have the shortcut of the network's paper."""
+    inception: Literal["reduced", "naive"] = "reduced"
+    """The inception modules of GoogLeNet reduce the number of channels before their 3x3 and 5x5
+    convolutions and after their pool, or are naive and do not (Szegedy et al. 2014, figure 2)."""
+    inception_branches: tuple[Literal["1x1", "3x3", "5x5", "pool"], ...] = (
+        "1x1",
+        "3x3",
+        "5x5",
+        "pool",
+    )
+    """Each inception module of GoogLeNet has these branches."""
+    width: _Positive = 1.0
+    """All numbers of filters in GoogLeNet's stem and inception modules are multiplied by this
+    factor."""
+    activation: Literal["relu", "tanh", "sigmoid"] = "relu"
+    """All layers but the classifiers have this activation."""
+    kernel_initializer: Literal["", "small_normal", "glorot_uniform", "he_normal"] = ""
+    """The initial weights of all layers but the classifiers have this distribution, where
+    "small_normal" has a standard deviation of 0.01; if empty, they have that of the network's
+    paper."""
+    batch_normalization: bool = True
+    """If false, a network that has batch normalisation is built without it, and with biases in its
+    convolutions."""
+    batch_norm_noise: _NonNegative = 0.0
+    """Training adds noise after each batch normalisation, whose means and standard deviations
+    change in each step and have this standard deviation themselves (Santurkar et al. 2018)."""
     weights: str = ""
     """Training starts from the published weights of this name, such as "imagenet" or
     "torchvision/resnet50.IMAGENET1K_V2" (`keras-cnns weights list` lists them), or from the weights
@@ -167,18 +197,25 @@ class AugmentationConfig:
 
 @dataclass(frozen=True, config=_CHECKED)
 class OptimizerConfig:
-    """Stochastic gradient descent with momentum, and its learning rate over time."""
+    """The optimizer, by default gradient descent with momentum, and its learning rate over time."""
 
     learning_rate: _Positive
     """This is the highest learning rate of the schedule, before `reference_batch_size` scales
     it."""
+    name: str = "momentum"
+    """The name selects the optimizer: "momentum", "lars", or a class of `keras.optimizers` in
+    any case, such as "adam" or "sgd"."""
+    arguments: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    """An optimizer other than "momentum" gets these arguments of its class, such as
+    `{ beta_1 = 0.8 }` for "adam"."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """The velocity is multiplied by this momentum in each step."""
     nesterov: bool = False
     """If true, the momentum is Nesterov's."""
     weight_decay: _NonNegative = 0.0
     """Each gradient includes the weights multiplied by this coefficient (L2 regularisation coupled
-    through the momentum, as in He et al. 2015)."""
+    through the momentum, as in He et al. 2015); optimizers of Keras apply it as decoupled weight
+    decay."""
     weight_decay_on_norm_and_bias: bool = True
     """If true, weight decay also applies to biases and to the parameters of batch normalisation, as
     in He et al. 2015 and torch."""
@@ -222,6 +259,22 @@ class OptimizerConfig:
     momentum; 0 disables it."""
 
     def __post_init__(self) -> None:
+        if self.name == "momentum" and self.arguments:
+            raise ValueError(
+                'arguments are for other optimizers than "momentum", which has keys of its own: '
+                "momentum, nesterov, weight_decay"
+            )
+        if self.name != "momentum":
+            for key, default in (
+                ("momentum", 0.9),
+                ("nesterov", False),
+                ("bias_learning_rate_multiplier", 1),
+            ):
+                if getattr(self, key) != default:
+                    raise ValueError(
+                        f'{key} is a key of the optimizer "momentum"; remove it, or write what '
+                        f'"{self.name}" needs into optimizer.arguments'
+                    )
         if (self.schedule == "step") != bool(self.decay_at_epochs or self.decay_at_steps):
             raise ValueError(
                 'schedule = "step" needs decay_at_epochs or decay_at_steps, and no other schedule '

@@ -4,7 +4,7 @@ import io
 import itertools
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -19,6 +19,10 @@ from keras_cnns.report.page import Chart
 Series = Mapping[str, tuple[Any, Any]]  # name -> x values, y values
 
 COLOURS = ("#1f5fd0", "#e0641a", "#14866d", "#a8328f", "#8a6d00", "#4a5560")
+# Lines that overlap or are printed in grey differ by more than their colour.
+_STYLES = tuple(
+    zip(COLOURS * 2, ["-"] * 6 + ["--"] * 6, ["o", "s", "^", "D", "v", "P"] * 2, strict=True)
+)
 _GREY = "#8a939d"
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text, which keeps the file small
@@ -41,6 +45,7 @@ _STYLE: dict[Any, Any] = {
     "lines.markersize": 3.5,
 }
 _SIZE = (5.4, 3.1)  # inches
+_PNG_DPI = 200  # 1080 pixels wide, for a slide
 _MAX_MARKERS = 30  # a line with more points has no markers
 _MAX_NUMBERED_CLASSES = 20  # a larger confusion matrix contains no numbers
 _FONT = 'font-family="system-ui, sans-serif"'
@@ -57,6 +62,7 @@ def lines(
     log_x: bool = False,
     from_zero: bool = False,
     mark: tuple[float, str] | None = None,
+    points: Collection[str] = (),
 ) -> Chart | None:
     """Draw lines; return None if there is no finite value.
 
@@ -71,6 +77,7 @@ def lines(
         log_x: whether the x axis is logarithmic.
         from_zero: whether the y axis begins at 0.
         mark: the x value of a vertical line, and its name.
+        points: names whose values are circles without a line; the other lines then have no markers.
     """
     finite = {name: _finite(xs, ys, log) for name, (xs, ys) in series.items()}
     colours = dict(zip(series, itertools.cycle(COLOURS), strict=False))
@@ -80,14 +87,15 @@ def lines(
 
     def paint(axes: Axes) -> None:
         for name, (xs, ys) in finite.items():
-            axes.plot(xs, ys, color=colours[name], marker=_marker(xs), label=name or None)
+            style: dict[str, Any] = {"marker": "" if points else _marker(xs)}
+            if name in points:
+                style = {"marker": "o", "linestyle": "", "fillstyle": "none"}
+            axes.plot(xs, ys, color=colours[name], label=name or None, **style)
         _finish(axes, x, y, log, percent)
         if from_zero:
             axes.set_ylim(bottom=0)
         if log_x:
-            axes.set_xscale("log")
-            axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-            axes.xaxis.set_minor_formatter(NullFormatter())
+            _make_x_logarithmic(axes)
         if mark:
             axes.axvline(mark[0], color=_GREY, linewidth=1, linestyle=":", label=mark[1])
         if any(finite) or mark:
@@ -168,6 +176,159 @@ def band(
     return _draw(paint, title)
 
 
+def mean_lines(
+    title: str,
+    series: Mapping[str, Sequence[Sequence[float]]],
+    *,
+    x: str,
+    y: str,
+    xs: Sequence[float] | None = None,
+    log: bool = False,
+    log_x: bool = False,
+    percent: bool = False,
+) -> Chart | None:
+    """Draw the mean curve over several seeds, and the range of all seeds as a band around it.
+
+    Args:
+        title: the chart's title.
+        series: name -> one curve for each seed. Different names may have different lengths; the
+            curves of one name have the same length.
+        x: the label of the x axis, with its unit.
+        y: the label of the y axis.
+        xs: the x values; by default 1, 2, 3, ...
+        log: whether the y axis is logarithmic; values that are not above 0 are left out.
+        log_x: whether the x axis is logarithmic.
+        percent: whether the y axis shows fractions as percentages.
+
+    Returns:
+        The chart, or None if there is no finite value.
+    """
+    arrays = {name: np.asarray(curves, float) for name, curves in series.items()}
+    for name, curves in arrays.items():
+        is_shown = np.isfinite(curves) & ((curves > 0) if log else True)
+        arrays[name] = np.where(is_shown, curves, np.nan)
+    if all(np.isnan(curves).all() for curves in arrays.values()):
+        return None
+
+    def paint(axes: Axes) -> None:
+        for (name, curves), style in zip(arrays.items(), itertools.cycle(_STYLES)):
+            shown = ~np.isnan(curves).all(axis=0)
+            points = np.asarray(xs or range(1, curves.shape[1] + 1), float)[shown]
+            values = curves[:, shown]
+            if not points.size:
+                continue
+            colour, dashes, marker = style
+            middle = np.exp(np.nanmean(np.log(values), 0)) if log else np.nanmean(values, 0)
+            axes.fill_between(
+                points,
+                np.nanmin(values, 0),
+                np.nanmax(values, 0),
+                color=colour,
+                alpha=0.16,
+                linewidth=0,
+            )
+            axes.plot(
+                points,
+                middle,
+                color=colour,
+                linestyle=dashes,
+                marker=marker,
+                markevery=max(1, len(points) // 10),
+                label=name,
+            )
+        _finish(axes, x, y, log, percent)
+        if log_x:
+            _make_x_logarithmic(axes)
+        axes.legend()
+
+    return _draw(paint, title)
+
+
+def dots(
+    title: str,
+    values: Mapping[str, Sequence[float]],
+    *,
+    y: str,
+    log: bool = False,
+    percent: bool = False,
+    guide: tuple[float, str] | None = None,
+) -> Chart | None:
+    """Draw a dot for each seed and a line at the mean, for several names side by side.
+
+    Args:
+        title: the chart's title.
+        values: name -> the value of each seed.
+        y: the label of the y axis.
+        log: whether the y axis is logarithmic; values that are not above 0 are left out.
+        percent: whether the y axis shows fractions as percentages.
+        guide: the y value of a horizontal line, and its name.
+
+    Returns:
+        The chart, or None if there is no finite value.
+    """
+    finite = {name: _finite(range(len(each)), each, log)[1] for name, each in values.items()}
+    if not any(each.size for each in finite.values()):
+        return None
+
+    def paint(axes: Axes) -> None:
+        for place, each in enumerate(finite.values()):
+            offsets = np.linspace(-0.15, 0.15, len(each)) if len(each) > 1 else np.zeros(len(each))
+            axes.plot(place + offsets, each, "o", color=COLOURS[0], alpha=0.7)
+            if each.size:
+                axes.hlines(each.mean(), place - 0.28, place + 0.28, color=COLOURS[1])
+        _finish(axes, "", y, log, percent)
+        if guide:
+            axes.axhline(guide[0], color=_GREY, linewidth=1, linestyle="--", label=guide[1])
+            axes.legend()
+        names = [shorten(name, 22) for name in finite]
+        is_long = max(map(len, names)) * len(names) > 60
+        axes.set_xticks(
+            range(len(names)),
+            names,
+            rotation=30 if is_long else 0,
+            ha="right" if is_long else "center",
+        )
+
+    return _draw(paint, title)
+
+
+def contours(
+    title: str,
+    value: Callable[[np.ndarray], np.ndarray],
+    limits: tuple[tuple[float, float], tuple[float, float]],
+    paths: Mapping[str, Sequence[Sequence[float]]],
+) -> Chart:
+    """Draw the contour lines of a function of two variables, and the paths of optimizers on it.
+
+    Args:
+        title: the chart's title.
+        value: the function, points [..., 2] -> values [...].
+        limits: the ranges of x and y.
+        paths: name -> points [steps, 2]; the first point is marked.
+    """
+    (left, right), (bottom, top) = limits
+    xs, ys = np.meshgrid(np.linspace(left, right, 160), np.linspace(bottom, top, 160))
+    heights = value(np.stack([xs, ys], axis=-1))
+    # Lines at equal distances of the logarithm show the bottom of a valley as well as its slopes.
+    offset = np.log(heights - heights.min() + 1e-2 * np.ptp(heights) / 10)
+
+    def paint(axes: Axes) -> None:
+        axes.contour(xs, ys, offset, levels=14, colors="#c3c9d0", linewidths=0.8)
+        for (name, points), style in zip(paths.items(), itertools.cycle(_STYLES)):
+            colour, dashes, marker = style
+            x, y = np.asarray(points, float).T
+            axes.plot(
+                x, y, color=colour, linestyle=dashes, marker=marker, markersize=2.2, label=name
+            )
+            axes.plot(x[:1], y[:1], "o", color="#1b1f24", markersize=5)
+        axes.set_xlim(left, right)
+        axes.set_ylim(bottom, top)
+        _finish(axes, "x", "y", log=False, percent=False)
+        axes.legend()
+
+    return _draw(paint, title, (5.4, 4.2))
+
+
 def confusion(title: str, counts: np.ndarray, labels: Sequence[str]) -> Chart:
     """Draw a confusion matrix [K, K], true classes in rows.
 
@@ -245,23 +406,42 @@ def shorten(label: str, length: int = 18) -> str:
 
 def _draw(paint: Callable[[Axes], None], title: str, size: tuple[float, float] = _SIZE) -> Chart:
     """Return the chart that `paint` draws."""
+    axes, svg = _save(paint, title, size, "svg")
+    text = svg.decode()
+    text = text[text.index("<svg") :]  # without the document type, which contains an address
+    text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text, flags=re.DOTALL)
+    text = re.sub(r"font(?:-family)?: (\d+px )?'DejaVu Sans'[^;\"]*", r"font-size: \1", text)
+    text = text.replace("font-size: ;", "").replace("<svg ", f"<svg {_FONT} ", 1)
+    names = ", ".join(axes.get_legend_handles_labels()[1])
+    description = f"{title}: {axes.get_ylabel()} against {axes.get_xlabel()}"
+    return Chart(
+        title,
+        f"{description} ({names})" if names else description,
+        text,
+        lambda: _save(paint, title, size, "png")[1],
+    )
+
+
+def _save(
+    paint: Callable[[Axes], None], title: str, size: tuple[float, float], kind: str
+) -> tuple[Axes, bytes]:
+    """Return the axes and the content of the file: a transparent SVG, or a white PNG for slides."""
+    is_vector = kind == "svg"
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": title}):
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.add_subplot()
         paint(axes)
-        file = io.StringIO()
-        no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        file = io.BytesIO()
+        options: dict[str, Any] = {"dpi": _PNG_DPI}
+        if is_vector:
+            no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+            options = {"metadata": no_metadata, "transparent": True}
+        else:
+            axes.set_title(title)
         with warnings.catch_warnings():  # the reader's fonts are used, not this machine's
             warnings.filterwarnings("ignore", r"Glyph .* missing from font")
-            figure.savefig(file, format="svg", metadata=no_metadata, transparent=True)
-    svg = file.getvalue()
-    svg = svg[svg.index("<svg") :]  # without the document type, which contains an address
-    svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
-    svg = re.sub(r"font(?:-family)?: (\d+px )?'DejaVu Sans'[^;\"]*", r"font-size: \1", svg)
-    svg = svg.replace("font-size: ;", "").replace("<svg ", f"<svg {_FONT} ", 1)
-    names = ", ".join(axes.get_legend_handles_labels()[1])
-    description = f"{title}: {axes.get_ylabel()} against {axes.get_xlabel()}"
-    return Chart(title, f"{description} ({names})" if names else description, svg)
+            figure.savefig(file, format=kind, **options)
+    return axes, file.getvalue()
 
 
 def _marker(points: Sequence[Any] | np.ndarray) -> str:
@@ -285,6 +465,12 @@ def _finish(axes: Axes, x: str, y: str, log: bool, percent: bool) -> None:
         axes.yaxis.set_minor_formatter(NullFormatter())
     elif percent:
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+
+
+def _make_x_logarithmic(axes: Axes) -> None:
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _finite(xs: Sequence[float], ys: Sequence[float], log: bool) -> tuple[np.ndarray, np.ndarray]:

@@ -7,8 +7,9 @@ macros under the names of these classes.
 
 import base64
 import io
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 
 import jinja2
 import numpy as np
@@ -35,12 +36,21 @@ class Text:
 
 @dataclass(frozen=True)
 class Items:
-    """Sentences, each with a bullet."""
+    """A list of sentences: numbered if it has a title, else with bullets."""
 
     texts: Sequence[str]
+    title: str = ""
 
     def __bool__(self) -> bool:
         return bool(self.texts)
+
+
+@dataclass(frozen=True)
+class Link:
+    """A cell of a table that leads to a section of the page."""
+
+    text: str
+    anchor: str  # that of the section
 
 
 @dataclass(frozen=True)
@@ -48,6 +58,15 @@ class Code:
     """Preformatted text."""
 
     text: str
+    title: str = ""
+    summary: str = ""  # if not empty, the text is folded under this line
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Pairs of (term, description in whole sentences)."""
+
+    values: Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True)
@@ -62,7 +81,7 @@ class Table:
     """A table; its last `numbers` columns are right-aligned."""
 
     columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
+    rows: Sequence[Sequence[str | Link]]
     numbers: int = 0
     title: str = ""
     summary: str = ""  # if not empty, the table is folded under this line
@@ -75,11 +94,22 @@ class Chart:
     title: str
     description: str
     svg: str
+    draw_png: Callable[[], bytes] | None = field(default=None, compare=False, repr=False)
 
     @property
     def uri(self) -> str:
         """Return the chart as a data URI."""
         return _data_uri("svg+xml", self.svg.encode())
+
+    @property
+    def png_uri(self) -> str:
+        """Return the chart as a PNG for slides, as a data URI; "" if it cannot be drawn as one."""
+        return _data_uri("png", self.draw_png()) if self.draw_png else ""
+
+    @property
+    def file_name(self) -> str:
+        """Return the name of the downloaded PNG."""
+        return re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-") + ".png"
 
 
 @dataclass(frozen=True)
@@ -87,6 +117,7 @@ class Charts:
     """Charts in a grid; those that are None, without anything to draw, are left out."""
 
     charts: Sequence[Chart | None]
+    downloads: bool = False  # whether each chart has a link to a PNG
 
     def __bool__(self) -> bool:
         return any(self.charts)
@@ -132,7 +163,7 @@ class Pictures:
         return bool(self.pictures)
 
 
-Block = Text | Items | Code | Cards | Table | Charts | Pictures
+Block = Text | Code | Terms | Items | Cards | Table | Charts | Pictures
 
 
 @dataclass(frozen=True)
@@ -143,6 +174,7 @@ class Section:
     intro: str  # one or two sentences for the reader; may be empty
     blocks: Sequence[Block]
     side_by_side: bool = False  # if the window is wide enough
+    anchor: str = ""  # the target of links to the section
 
 
 def render(

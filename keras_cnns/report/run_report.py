@@ -151,7 +151,7 @@ def _mistake_rows(predictions: Predictions, labels: Sequence[str]) -> list[dict[
     ]
 
 
-def depth_chart(
+def _depth_chart(
     records: Records, title: str, metric: str, y: str, **options: Any
 ) -> page.Chart | None:
     """Return a chart of a metric against depth, at steps spread evenly over the training."""
@@ -230,7 +230,7 @@ def _key_metrics(
 def _gradient_flow(records: Records) -> page.Charts:
     return page.Charts(
         [
-            depth_chart(records, "Gradient norm by depth", "gradient_norm", "L2 norm", log=True),
+            _depth_chart(records, "Gradient norm by depth", "gradient_norm", "L2 norm", log=True),
             charts.lines(
                 GRADIENT_RATIO,
                 {"": records.by_step("gradient_ratio")},
@@ -245,7 +245,7 @@ def _gradient_flow(records: Records) -> page.Charts:
                 y="|change| / |weights|",
                 guide=(1e-3, "usual: 1e-3"),
             ),
-            depth_chart(records, f"{UPDATE_RATIO} by depth", "update_ratio", "ratio", log=True),
+            _depth_chart(records, f"{UPDATE_RATIO} by depth", "update_ratio", "ratio", log=True),
         ]
     )
 
@@ -253,14 +253,14 @@ def _gradient_flow(records: Records) -> page.Charts:
 def _activations(records: Records) -> page.Charts:
     return page.Charts(
         [
-            depth_chart(records, "Mean of the activations", "activation_mean", "mean"),
-            depth_chart(
+            _depth_chart(records, "Mean of the activations", "activation_mean", "mean"),
+            _depth_chart(
                 records,
                 "Standard deviation of the activations",
                 "activation_spread",
                 "standard deviation",
             ),
-            depth_chart(
+            _depth_chart(
                 records, "Dead ReLU channels", "dead_relu", "fraction of channels", percent=True
             ),
         ]

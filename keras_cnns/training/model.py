@@ -1,5 +1,6 @@
 """Build and compile the model of a recipe."""
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -8,10 +9,23 @@ import keras
 
 from keras_cnns.models import build
 from keras_cnns.models.heads import normalised_input
-from keras_cnns.optimizers import Momentum
-from keras_cnns.recipes import Recipe
+from keras_cnns.optimizers import LARS, Momentum
+from keras_cnns.recipes import ModelConfig, OptimizerConfig, Recipe
+from keras_cnns.suggestions import find
 from keras_cnns.training.schedules import make_schedule
 
+# Name in lower case -> class, for `optimizer.name`.
+_OPTIMIZERS: dict[str, type[keras.optimizers.Optimizer]] = {
+    "lars": LARS,
+    **{
+        name.lower(): kind
+        for name, kind in vars(keras.optimizers).items()
+        if isinstance(kind, type)
+        and issubclass(kind, keras.optimizers.Optimizer)
+        and kind is not keras.optimizers.Optimizer
+        and name != "LossScaleOptimizer"  # it wraps another optimizer
+    },
+}
 _POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 
 
@@ -26,10 +40,15 @@ def build_model(recipe: Recipe, classes: int) -> keras.Model:
             classes=classes,
             aux_heads=recipe.model.aux_heads,
             input_tensor=normalised_input(shape, data.mean, data.std),
+            **_variation(recipe.model),
         )
     if recipe.model.weights:
         body = build(
-            recipe.model.name, input_shape=shape, include_top=False, weights=recipe.model.weights
+            recipe.model.name,
+            input_shape=shape,
+            include_top=False,
+            weights=recipe.model.weights,
+            **_variation(recipe.model),
         )
         for layer in body.layers:
             if layer.weights:
@@ -37,24 +56,26 @@ def build_model(recipe: Recipe, classes: int) -> keras.Model:
     return model
 
 
+def _variation(config: ModelConfig) -> dict[str, Any]:
+    """Return the options of `build` in which a recipe's network may differ from its paper's."""
+    return {
+        "shortcut": config.shortcut or None,
+        "inception": config.inception,
+        "inception_branches": config.inception_branches,
+        "width": config.width,
+        "activation": config.activation,
+        "kernel_initializer": config.kernel_initializer or None,
+        "batch_normalization": config.batch_normalization,
+        "batch_norm_noise": config.batch_norm_noise,
+    }
+
+
 def compile_model(model: keras.Model, recipe: Recipe, steps_per_epoch: int) -> None:
     """Compile a model with the recipe's optimizer, losses and metrics.
 
     The loss is the sum of the main output's loss and the auxiliary losses times their weight.
     """
-    config = recipe.optimizer
-    excluded = () if config.weight_decay_on_norm_and_bias else ("norm_and_bias",)
-    multiplier = config.bias_learning_rate_multiplier
-    optimizer = Momentum(
-        learning_rate=make_schedule(recipe, steps_per_epoch),
-        momentum=config.momentum,
-        nesterov=config.nesterov,
-        weight_decay=config.weight_decay,
-        exclude_from_weight_decay=excluded,
-        learning_rate_multipliers={} if multiplier == 1 else {"bias": multiplier},
-        use_ema=bool(config.ema_momentum),
-        ema_momentum=config.ema_momentum or 0.99,
-    )
+    optimizer = _make_optimizer(recipe.optimizer, make_schedule(recipe, steps_per_epoch), model)
     soft = recipe.augmentation.soft_targets
     loss = "categorical_crossentropy" if soft else "sparse_categorical_crossentropy"
     accuracy = (
@@ -71,6 +92,53 @@ def compile_model(model: keras.Model, recipe: Recipe, steps_per_epoch: int) -> N
         )
     else:
         model.compile(optimizer, loss=loss, metrics=[accuracy])
+
+
+def _make_optimizer(
+    config: OptimizerConfig, learning_rate: Any, model: keras.Model
+) -> keras.optimizers.Optimizer:
+    """Return the recipe's optimizer.
+
+    Raises:
+        ValueError: there is no such optimizer, or it does not accept an argument.
+    """
+    common = {
+        "learning_rate": learning_rate,
+        "use_ema": bool(config.ema_momentum),
+        "ema_momentum": config.ema_momentum or 0.99,
+    }
+    if config.name == "momentum":
+        multiplier = config.bias_learning_rate_multiplier
+        return Momentum(
+            **common,
+            momentum=config.momentum,
+            nesterov=config.nesterov,
+            weight_decay=config.weight_decay,
+            exclude_from_weight_decay=(
+                () if config.weight_decay_on_norm_and_bias else ("norm_and_bias",)
+            ),
+            learning_rate_multipliers={} if multiplier == 1 else {"bias": multiplier},
+        )
+    kind = find(config.name.lower(), _OPTIMIZERS, "optimizer")
+    for argument in config.arguments:
+        if argument in (*common, "weight_decay"):
+            raise ValueError(
+                f"optimizer.arguments.{argument} is not allowed: the recipe's section [optimizer] "
+                "has a key for it"
+            )
+    try:
+        optimizer = kind(**common, **config.arguments, weight_decay=config.weight_decay or None)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"optimizer.arguments do not fit {kind.__name__} "
+            f"({', '.join(inspect.signature(kind).parameters)}): {error}"
+        ) from None
+    if not config.weight_decay_on_norm_and_bias:
+        names = [
+            variable for variable in model.trainable_variables if len(variable.shape) <= 1
+        ]  # biases, and the scales and offsets of normalisation layers
+        optimizer.exclude_from_weight_decay(var_list=names)
+    return optimizer
 
 
 def for_outputs(model: keras.Model, dataset: Any) -> Any:

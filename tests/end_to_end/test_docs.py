@@ -36,7 +36,7 @@ EXECUTED = (
     ("evaluate",),
     ("predict",),
     ("report",),
-    ("lab", "saddle"),
+    ("lab", "run", "saddle"),
 )
 CLASSES = ("daisy", "tulip")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
@@ -106,7 +106,7 @@ def test_every_link_leads_somewhere(page: Path) -> None:
 
 def test_every_option_of_a_shown_command_exists() -> None:
     assert len(COMMANDS) > 20
-    groups = {"models", "data", "weights"}
+    groups = {"models", "data", "weights", "lab"}
     for arguments in COMMANDS:
         is_group = arguments[0] in groups and len(arguments) > 1
         text = help_of(*arguments[: 2 if is_group else 1])
@@ -185,9 +185,9 @@ def test_the_recipes_shown_can_be_read(recipe: str, tmp_path: Path) -> None:
 
 def test_the_picture_of_the_readme_can_be_drawn_again(run_directory: Path, tmp_path: Path) -> None:
     for model in ("plain56", "resnet56"):
-        (tmp_path / "depth" / model).mkdir(parents=True)
+        (tmp_path / model).mkdir()
         for name in ("history.csv", "diagnostics.csv"):
-            shutil.copy(run_directory / name, tmp_path / "depth" / model / name)
+            shutil.copy(run_directory / name, tmp_path / model / name)
     names = runpy.run_path(str(ROOT / "docs" / "images" / "depth.py"))
     names["main"](tmp_path, tmp_path / "depth.svg")
     assert "<svg" in (tmp_path / "depth.svg").read_text("utf-8")

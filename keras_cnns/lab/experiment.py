@@ -1,0 +1,92 @@
+"""The description of an experiment: a claim, the measurement that tests it, and its threshold.
+
+An experiment is one file of `keras_cnns/lab/experiments` with a constant `EXPERIMENT`. Everything
+else is shared: running over seeds, caching, progress, the verdict, the figures' style and the page.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from keras_cnns.report.page import Chart
+
+Measurements = dict[str, Any]  # of one seed; JSON: dicts with string keys, lists, numbers, strings
+Report = Callable[[float, str], None]  # receives the finished fraction of a run, and what runs now
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The size of a run. The measurements depend on nothing else but the seed."""
+
+    data: str = "digits"
+    """The images: "digits" (built in) or "fashion-mnist"."""
+    effort: float = 1.0
+    """The fraction of the full training length; the classroom version has less than 1."""
+
+    def scaled(self, full: int, at_least: int = 1) -> int:
+        """Return a number of epochs or steps: `full` times the effort, but not below `at_least`."""
+        return max(at_least, round(full * self.effort))
+
+
+@dataclass(frozen=True)
+class Effect:
+    """One measurable part of a claim; the claim is supported if all its parts are."""
+
+    name: str
+    """A noun phrase for the number: "training error of plain-44 minus that of plain-8"."""
+    unit: str
+    """The unit, written after a number: " percentage points", " nats", " times"."""
+    min_effect: float
+    """The smallest effect that counts, in the unit. It is committed before the run, and is at least
+    a quarter of the paper's effect where the paper gives one. For a claim that something is not
+    worse it is the negative margin."""
+    value: Callable[[Measurements], float]
+    """Return the effect in the measurements of one seed: a difference of paired measurements. NaN
+    in a deterministic experiment means that the search for the best setting ended at its edge."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A claim, the runs that test it, and what the page says about them.
+
+    All texts are whole sentences for a student who knows the field and not this project.
+    """
+
+    number: int
+    """The position in the list of experiments, as in the lecture."""
+    name: str
+    """The name on the command line and of the file, with dashes for underscores."""
+    claim: str
+    """The claim in one sentence."""
+    source: str
+    """The paper, with the number of the figure, table or section."""
+    varied: str
+    fixed: str
+    measured: str
+    look_at: str
+    """A hint which detail of the figures to look at."""
+    larger_run: str
+    """What would change the verdict, and how to run it longer or on larger images."""
+    effects: tuple[Effect, ...]
+    formula: str
+    """The formula as plain text, one or several lines."""
+    implementation: tuple[Callable[..., Any] | type, ...]
+    """The functions or classes that implement the formula; the page quotes their source."""
+    questions: tuple[str, ...]
+    """Questions for students."""
+    run: Callable[[int, Settings, Report], Measurements]
+    """Measure everything for one seed. The result is JSON, depends only on the seed and the
+    settings, and is cached."""
+    charts: Callable[[Sequence[Measurements]], Sequence[Chart | None]]
+    """Draw the figures from the measurements of all seeds."""
+    table: Callable[[Measurements], Mapping[str, Mapping[str, float]]]
+    """Return the table of one seed, row -> column -> number; the page shows mean and standard
+    deviation over the seeds."""
+    seconds: float
+    """The measured duration of `run` for one seed with full effort, on two cores with digits."""
+    fixed_seconds: float = 0.0
+    """The part of `seconds` that does not fall with the effort, such as building networks."""
+    deterministic: bool = False
+    """Whether the result has no randomness: there is one run, with seed 0, and no interval."""
+    findings: Callable[[Sequence[Measurements]], Sequence[str]] = lambda measurements: ()
+    """Return sentences about the measurements of all seeds, computed from the numbers."""

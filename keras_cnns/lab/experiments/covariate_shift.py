@@ -1,0 +1,240 @@
+"""Experiment 8: the drift of activations in training, and whether it explains batch norm."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_cnns.lab.experiment import Effect, Experiment, Measurements, Report, Settings
+from keras_cnns.lab.networks import fit, lab_recipe, part
+from keras_cnns.models.layers import batch_norm
+from keras_cnns.models.variations import NoisyBatchNormalization
+from keras_cnns.report import charts
+from keras_cnns.report.page import Chart
+from keras_cnns.training.preparation import Preparation, prepare
+
+_EPOCHS = 24
+_NOISE = 0.5  # standard deviation of the noise's mean and of its standard deviation
+_NETWORKS = {
+    "without batch norm": ("model.batch_normalization=false",),
+    "with batch norm": (),
+    "with batch norm and noise": (f"model.batch_norm_noise={_NOISE}",),
+}
+_WITHOUT, _WITH, _NOISY = _NETWORKS
+_LAYERS = ("stage1_block3_relu", "stage2_block3_relu", "stage3_block3_relu")
+_QUANTILES = (0.15, 0.50, 0.85)  # those of Ioffe and Szegedy's figure 1
+_COMMON = (
+    "model.name=resnet20",
+    "data.train_split=train[:40%]",
+    "optimizer.learning_rate=0.005",
+)
+
+
+class _Quantiles(keras.callbacks.Callback):
+    """Measure the inputs of some activations on one batch, at the beginning of each epoch.
+
+    Attributes:
+        values: quantiles of each channel's inputs, float [epochs, layers, quantiles, channels];
+            layers with fewer channels than the last are filled with NaN.
+    """
+
+    def __init__(self, prepared: Preparation) -> None:
+        super().__init__()
+        self.images = prepared.probe()[0]
+        model = prepared.model
+        self.inputs = keras.Model(model.input, [model.get_layer(each).input for each in _LAYERS])
+        self.values: list[np.ndarray] = []
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        # The scope discards the changes of a pass: moving averages and the state of seeds.
+        with keras.StatelessScope():
+            maps = [np.asarray(each) for each in self.inputs(self.images, training=True)]
+        measured = np.full((len(maps), len(_QUANTILES), maps[-1].shape[-1]), np.nan)
+        for layer, values in enumerate(maps):
+            measured[layer, :, : values.shape[-1]] = np.quantile(values, _QUANTILES, axis=(0, 1, 2))
+        self.values.append(measured)
+
+
+def drift(quantiles: np.ndarray) -> float:
+    """Return how far the distribution of a channel moves from one epoch to the next.
+
+    It is the mean change of a channel's median, relative to the distance between its outer
+    quantiles: float [epochs, layers, 3, channels] -> a number at least 0.
+    """
+    low, middle, high = np.moveaxis(quantiles, 2, 0)
+    width = np.maximum(high - low, 1e-12)[:-1]
+    return float(np.nanmean(np.abs(np.diff(middle, axis=0)) / width))
+
+
+def _run(seed: int, settings: Settings, report: Report) -> Measurements:
+    epochs = settings.scaled(_EPOCHS, 5)
+    networks: dict[str, Any] = {}
+    for index, (name, overrides) in enumerate(_NETWORKS.items()):
+        keras.backend.clear_session()
+        recipe = lab_recipe(settings, seed, *_COMMON, f"training.epochs={epochs}", *overrides)
+        prepared = prepare(recipe)
+        quantiles = _Quantiles(prepared)
+        curves = fit(recipe, part(report, index, len(_NETWORKS)), [quantiles], prepared=prepared)
+        values = np.stack(quantiles.values)
+        networks[name] = {
+            **curves,
+            "drift": drift(values),
+            # The first channel, [layers][quantiles][epochs]; the paper's figure has one too.
+            "quantiles": np.moveaxis(values[..., 0], 0, -1).tolist(),
+        }
+    return {"networks": networks}
+
+
+def _loss(measured: Measurements, name: str) -> float:
+    """Return the training loss, averaged over all epochs: low if the training is fast."""
+    losses = measured["networks"][name]["loss"]
+    return float(np.mean([min(loss, 10) if math.isfinite(loss) else 10 for loss in losses]))
+
+
+def _drift_decades(measured: Measurements, name: str, other: str) -> float:
+    """Return log10 of the drift in one network divided by that in another."""
+    networks = measured["networks"]
+    return math.log10(networks[name]["drift"] / networks[other]["drift"])
+
+
+def _charts(measurements: Sequence[Measurements]) -> list[Chart | None]:
+    losses = {name: [each["networks"][name]["loss"] for each in measurements] for name in _NETWORKS}
+    return [
+        charts.mean_lines("Training loss", losses, x="epoch", y="loss in nats", log=True),
+        charts.dots(
+            "Drift of the activations from epoch to epoch",
+            {
+                name: [each["networks"][name]["drift"] for each in measurements]
+                for name in _NETWORKS
+            },
+            y="change of the median by the width",
+            log=True,
+        ),
+        *(
+            charts.mean_lines(
+                f"Quantiles of a channel's inputs to the last activation, {name}",
+                {
+                    f"{quantile:.0%} quantile": [
+                        each["networks"][name]["quantiles"][-1][index] for each in measurements[:1]
+                    ]
+                    for index, quantile in enumerate(_QUANTILES)
+                },
+                x="epoch",
+                y="input of the activation, seed 0",
+            )
+            for name in _NETWORKS
+        ),
+    ]
+
+
+def _table(measured: Measurements) -> dict[str, dict[str, float]]:
+    return {
+        name: {
+            "drift": each["drift"],
+            "training loss, mean over all epochs, nats": _loss(measured, name),
+            "training loss of the last epoch, nats": each["loss"][-1],
+            "validation error of the last epoch, %": 100 * each["val_error"][-1],
+        }
+        for name, each in measured["networks"].items()
+    }
+
+
+def _findings(measurements: Sequence[Measurements]) -> list[str]:
+    drifts = {
+        name: float(np.mean([each["networks"][name]["drift"] for each in measurements]))
+        for name in _NETWORKS
+    }
+    losses = {
+        name: float(np.mean([_loss(each, name) for each in measurements])) for name in _NETWORKS
+    }
+    most = max(drifts, key=lambda name: drifts[name])
+    fastest = min(losses, key=lambda name: losses[name])
+    sentences = [
+        f"The distributions drift most {most}. From epoch to epoch, the median moves by "
+        f"{drifts[_WITHOUT]:.3g} widths without batch norm, {drifts[_WITH]:.3g} with batch norm, "
+        f"and {drifts[_NOISY]:.3g} with batch norm and noise.",
+        f"The fastest training is that {fastest}, with a mean loss of {losses[fastest]:.3g} nats; "
+        f"it is {losses[_WITHOUT]:.3g} without batch norm and {losses[_NOISY]:.3g} with batch norm "
+        "and noise.",
+        "This page does not show why batch norm helps. If the noisy network drifts more and still "
+        "trains faster than the one without batch norm, then stable distributions are not needed "
+        "for its advantage; Santurkar et al. propose a smoother loss instead, which is not "
+        "measured here.",
+    ]
+    last = np.mean([each["networks"][_WITHOUT]["loss"][-1] for each in measurements])
+    if not last < 0.9 * math.log(10):
+        sentences.append(
+            "The network without batch norm has learned next to nothing in this time: its loss is "
+            f"{last:.3g} nats, and that of guessing is 2.3. Its drift is that of a network which "
+            "does not learn, so that the comparison needs more epochs before it says more."
+        )
+    return sentences
+
+
+EXPERIMENT = Experiment(
+    number=8,
+    name="covariate-shift",
+    claim="Batch norm makes the distributions of activations more stable and training faster, but "
+    "the stability is not the reason: with noise after it they are less stable than without batch "
+    "norm, and training is still faster.",
+    source="Ioffe and Szegedy 2015, Batch Normalization, figure 1; Santurkar et al. 2018, How Does "
+    "Batch Normalization Help Optimization?, figure 2",
+    varied="Batch norm: without, with, and with noise after it whose mean and standard deviation "
+    f"change in every step (both have a standard deviation of {_NOISE}).",
+    fixed="ResNet-20, its initial weights' distribution, two fifths of the "
+    "training images, the schedule (cosine from 0.005) and the number of epochs.",
+    measured="The 15, 50 and 85 % quantiles of the inputs of the last activation of each stage, on "
+    "one batch, for each channel; the drift, which is the change of a channel's median from epoch "
+    "to epoch divided by the distance of its outer quantiles; the training loss.",
+    look_at="In the figures of quantiles, compare how the middle line moves with the distance of "
+    "the outer lines. Then compare the order of the networks by drift with their order by loss.",
+    larger_run="A deeper network without batch norm becomes harder to train, so that the "
+    "differences of the loss grow with the depth: use resnet56, or --data fashion-mnist. The "
+    "drift depends on the learning rate; the same comparison at each network's own best learning "
+    "rate would test the claim harder.",
+    effects=(
+        Effect(
+            "drift without batch norm divided by that with it",
+            " decades",
+            0.2,
+            lambda measured: _drift_decades(measured, _WITHOUT, _WITH),
+        ),
+        Effect(
+            "mean training loss without batch norm minus that with it",
+            " nats",
+            0.1,
+            lambda measured: _loss(measured, _WITHOUT) - _loss(measured, _WITH),
+        ),
+        Effect(
+            "drift with batch norm and noise divided by that without batch norm",
+            " decades",
+            0.1,
+            lambda measured: _drift_decades(measured, _NOISY, _WITHOUT),
+        ),
+        Effect(
+            "mean training loss without batch norm minus that with batch norm and noise",
+            " nats",
+            0.1,
+            lambda measured: _loss(measured, _WITHOUT) - _loss(measured, _NOISY),
+        ),
+    ),
+    formula="y = gamma (x - mean) / sqrt(variance + epsilon) + beta   (per channel of a batch)\n"
+    "noise: y + n, n ~ N(m, s^2) with new m, s ~ N(0, noise^2) for each channel in every step\n"
+    "drift = mean of |median(t+1) - median(t)| / (quantile 85 %(t) - quantile 15 %(t))",
+    implementation=(batch_norm, NoisyBatchNormalization, drift),
+    questions=(
+        "Batch norm fixes the mean and the variance of each channel in every batch. Which "
+        "parameters may still move the distribution that the activation sees?",
+        "Why does a stable distribution in one network and an unstable one in another not show "
+        "that stability is the cause of faster training? What does the noise add to the argument?",
+        "Which measurement would support the explanation that batch norm makes the loss smoother?",
+    ),
+    run=_run,
+    charts=_charts,
+    table=_table,
+    findings=_findings,
+    seconds=45,
+    fixed_seconds=20,
+)

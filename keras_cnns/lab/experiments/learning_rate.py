@@ -1,0 +1,275 @@
+"""Experiment 5: learning rates that are too small, good, too large, and schedules."""
+
+import math
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+
+from keras_cnns.lab.experiment import Effect, Experiment, Measurements, Report, Settings
+from keras_cnns.lab.networks import fit, lab_recipe, part
+from keras_cnns.optimizers import OneCycle
+from keras_cnns.report import charts
+from keras_cnns.report.page import Chart
+from keras_cnns.training.callbacks.lr_finder import LRFinder
+from keras_cnns.training.lr_finder import find_learning_rate
+from keras_cnns.training.schedules import make_schedule
+
+_EPOCHS = 20
+_RATES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 100.0)
+_TOO_SMALL, _DIVERGING = "0.0001", "100.0"
+_SCHEDULES = {
+    "step": ("optimizer.schedule=step", "optimizer.decay_at_epochs={steps}"),
+    "cosine": ("optimizer.schedule=cosine",),
+    "one_cycle": ("optimizer.schedule=one_cycle",),
+}
+_CHANCE = math.log(10)  # nats: the loss of equal probabilities for ten classes
+_LARGEST = 10.0  # nats; larger losses, and those that are not finite, count as this one
+_COMMON = (
+    "model.name=resnet20",
+    "data.train_split=train[:40%]",
+    "optimizer.warmup_epochs=0.0",
+    "optimizer.schedule=constant",
+)
+
+
+def _bounded(losses: Sequence[float]) -> list[float]:
+    return [min(loss, _LARGEST) if math.isfinite(loss) else _LARGEST for loss in losses]
+
+
+def _run(seed: int, settings: Settings, report: Report) -> Measurements:
+    epochs = settings.scaled(_EPOCHS, 4)
+    common = (*_COMMON, f"training.epochs={epochs}")
+    count = len(_RATES) + len(_SCHEDULES) + 2
+
+    def train(index: int, *overrides: str) -> list[float]:
+        keras.backend.clear_session()
+        recipe = lab_recipe(settings, seed, *common, *overrides)
+        return _bounded(fit(recipe, part(report, index, count), validate=False)["loss"])
+
+    constant = {
+        str(rate): train(index, f"optimizer.learning_rate={rate}")
+        for index, rate in enumerate(_RATES)
+    }
+    good = min(constant, key=lambda rate: constant[rate][-1])
+    report((count - 2) / count, "learning-rate finder")
+    keras.backend.clear_session()
+    finder = find_learning_rate(lab_recipe(settings, seed, *common))
+    suggestion = finder.propose()
+    steps = [round(epochs * fraction, 1) for fraction in (0.5, 0.75)]
+    schedules = {"constant": constant[good]} | {
+        name: train(
+            len(_RATES) + index,
+            f"optimizer.learning_rate={good}",
+            *(each.format(steps=steps) for each in overrides),
+        )
+        for index, (name, overrides) in enumerate(_SCHEDULES.items())
+    }
+    return {
+        "constant": constant,
+        "good": good,
+        "suggestion": suggestion,
+        "suggested": train(count - 1, f"optimizer.learning_rate={suggestion}"),
+        "schedules": schedules,
+        "finder": {
+            "learning_rates": finder.learning_rates,
+            "losses": _bounded(finder.smoothed().tolist()),
+        },
+    }
+
+
+def _final(losses: Sequence[float]) -> float:
+    return float(losses[-1])
+
+
+def _log_ratio(measured: Measurements, schedule: str) -> float:
+    """Return log10 of the constant rate's final loss divided by the schedule's."""
+    final = {name: _final(losses) for name, losses in measured["schedules"].items()}
+    return math.log10(max(final["constant"], 1e-9) / max(final[schedule], 1e-9))
+
+
+def _charts(measurements: Sequence[Measurements]) -> list[Chart | None]:
+    rates = list(measurements[0]["constant"])
+    return [
+        charts.mean_lines(
+            "Training loss with a constant learning rate",
+            {
+                f"{float(rate):g}": [each["constant"][rate] for each in measurements]
+                for rate in rates
+            },
+            x="epoch",
+            y="training loss in nats",
+            log=True,
+        ),
+        charts.mean_lines(
+            "Training loss with schedules, each with the best constant learning rate as its peak",
+            {
+                name.replace("_", "-"): [each["schedules"][name] for each in measurements]
+                for name in measurements[0]["schedules"]
+            },
+            x="epoch",
+            y="training loss in nats",
+            log=True,
+        ),
+        charts.lines(
+            "Final training loss by learning rate",
+            {
+                f"seed {seed}": (
+                    [float(rate) for rate in rates],
+                    [_final(each["constant"][rate]) for rate in rates],
+                )
+                for seed, each in enumerate(measurements)
+            },
+            x="constant learning rate",
+            y="training loss of the last epoch in nats",
+            log=True,
+            log_x=True,
+            mark=(_suggestion(measurements), "the finder's suggestion"),
+        ),
+        charts.lines(
+            "Learning-rate finder: loss while the learning rate rises",
+            {
+                f"seed {seed}": (each["finder"]["learning_rates"], each["finder"]["losses"])
+                for seed, each in enumerate(measurements)
+            },
+            x="learning rate",
+            y="smoothed loss in nats",
+            log_x=True,
+            mark=(_suggestion(measurements), "the suggestion: a tenth of the minimum's"),
+        ),
+    ]
+
+
+def _suggestion(measurements: Sequence[Measurements]) -> float:
+    """Return the geometric mean of the suggestions over the seeds."""
+    return float(np.exp(np.mean([math.log(each["suggestion"]) for each in measurements])))
+
+
+def _table(measured: Measurements) -> dict[str, dict[str, float]]:
+    column = "training loss of the last epoch, nats"
+    rows = {
+        f"constant, {float(rate):g}": {column: _final(losses)}
+        for rate, losses in measured["constant"].items()
+    }
+    rows["constant, the finder's suggestion"] = {column: _final(measured["suggested"])}
+    for name, losses in measured["schedules"].items():
+        if name != "constant":
+            rows[f"{name.replace('_', '-')}, peak at the best constant rate"] = {
+                column: _final(losses)
+            }
+    return rows
+
+
+def _findings(measurements: Sequence[Measurements]) -> list[str]:
+    good = sorted({float(each["good"]) for each in measurements})
+    by_schedule = {
+        name: float(np.mean([_final(each["schedules"][name]) for each in measurements]))
+        for name in measurements[0]["schedules"]
+    }
+    best = min(by_schedule, key=lambda name: by_schedule[name])
+    diverged = [
+        f"{float(rate):g}"
+        for rate in measurements[0]["constant"]
+        if np.mean([_final(each["constant"][rate]) for each in measurements]) > _CHANCE
+    ]
+    sentences = [
+        "The best of the constant learning rates is "
+        f"{' or '.join(f'{rate:g}' for rate in good)}; the finder suggests "
+        f"{_suggestion(measurements):.2g} (geometric mean over the seeds).",
+        f"The training diverges with {' and '.join(diverged)}: its loss ends above ln 10 = 2.3, "
+        "that of guessing."
+        if diverged
+        else "No learning rate makes the loss end above ln 10 = 2.3, that of guessing: batch norm "
+        "makes each layer independent of the scale of its weights.",
+        f"The lowest loss of the schedules has {best.replace('_', '-')}, {by_schedule[best]:.3g} "
+        f"nats, where the constant learning rate has {by_schedule['constant']:.3g}.",
+    ]
+    if best == "constant":
+        curve = np.mean([each["schedules"]["constant"] for each in measurements], axis=0)
+        before = curve[len(curve) * 3 // 4 - 1]
+        sentences.append(
+            "In the last quarter of the training, the loss with the constant learning rate went "
+            f"from {before:.3g} to {curve[-1]:.3g} nats: as long as it falls at the full learning "
+            "rate, a schedule that lowers the learning rate loses steps. The training would have "
+            "to be longer, or the images harder, until the noise of the batches keeps the constant "
+            "learning rate from improving."
+        )
+    return sentences
+
+
+EXPERIMENT = Experiment(
+    number=5,
+    name="learning-rate",
+    claim="A learning rate that is too small converges slowly and one that is too large does not "
+    "converge, the finder's suggestion lies between them, and a schedule that lowers the learning "
+    "rate ends with a lower loss than a constant one.",
+    source="Bengio 2012, Practical Recommendations for Gradient-Based Training, section 3.1.1; "
+    "Smith 2017, Cyclical Learning Rates, section 3.3 (finder); Loshchilov and Hutter 2017, SGDR "
+    "(cosine); Smith and Topin 2018, Super-Convergence (one-cycle)",
+    varied="The constant learning rate, from 0.0001 to 100; the schedule, with the best of "
+    "these as its peak.",
+    fixed="ResNet-20, two fifths of the training images, momentum 0.9, batches of 32 images, no "
+    "warmup, and the number of epochs.",
+    measured="The training loss, averaged over each epoch. A loss that is above "
+    f"{_LARGEST:.0f} nats or not finite counts as {_LARGEST:.0f}.",
+    look_at="The first figure has all four cases. In the second figure, compare the last epochs: "
+    "a constant learning rate keeps the noise of the batches, and schedules remove it at the end.",
+    larger_run="With more epochs the curve of the smallest learning rate goes on falling, and the "
+    "advantage of schedules grows where the constant learning rate has stopped to improve. Add "
+    "--data fashion-mnist for harder images.",
+    effects=(
+        Effect(
+            "final loss with the learning rate 0.0001 minus that with the best one",
+            " nats",
+            0.5,
+            lambda measured: (
+                _final(measured["constant"][_TOO_SMALL])
+                - _final(measured["constant"][measured["good"]])
+            ),
+        ),
+        Effect(
+            "final loss with the learning rate 100 minus that with the best one",
+            " nats",
+            0.5,
+            lambda measured: (
+                _final(measured["constant"][_DIVERGING])
+                - _final(measured["constant"][measured["good"]])
+            ),
+        ),
+        Effect(
+            "final loss of the best learning rate minus that of the finder's suggestion (margin)",
+            " nats",
+            -0.1,
+            lambda measured: (
+                _final(measured["constant"][measured["good"]]) - _final(measured["suggested"])
+            ),
+        ),
+        Effect(
+            "final loss of the best constant learning rate divided by that of cosine decay",
+            " decades",
+            0.1,
+            lambda measured: _log_ratio(measured, "cosine"),
+        ),
+    ),
+    formula="w <- w - learning_rate(step) velocity\n"
+    "cosine:    peak (1 + cos(pi step / steps)) / 2\n"
+    "one-cycle: a rise to the peak, then a fall to 0\n"
+    "finder:    a tenth of the learning rate at which the smoothed loss is lowest",
+    implementation=(make_schedule, OneCycle, LRFinder.propose),
+    questions=(
+        "On a quadratic with curvature c, from which learning rate on does gradient descent "
+        "diverge, and what happens just below it?",
+        "Batch norm makes a layer independent of the scale of its weights. How does this change "
+        "what a too large learning rate does to the weights and to the next steps?",
+        "Why does the finder propose a tenth of the learning rate with the lowest loss, and not "
+        "that learning rate itself?",
+        "One learning rate applies to all parameters. Which parameters suffer if rare features "
+        "have small gradients, and what do AdaGrad and Adam change?",
+    ),
+    run=_run,
+    charts=_charts,
+    table=_table,
+    findings=_findings,
+    seconds=95,
+    fixed_seconds=55,
+)

@@ -1,0 +1,274 @@
+"""Experiment 3: kinds of shortcuts, and the equations of the skip connection term by term."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_cnns.lab.experiment import Effect, Experiment, Measurements, Report, Settings
+from keras_cnns.lab.networks import fit, lab_recipe, part
+from keras_cnns.models.resnet import basic_block
+from keras_cnns.models.shortcuts import OPTIONS, SHORTCUTS
+from keras_cnns.report import charts
+from keras_cnns.report.page import Chart
+from keras_cnns.training.preparation import prepare
+
+_EPOCHS = 20
+_NETWORK = "resnet32"
+_LAST = 5  # epochs whose mean is compared
+_TOLERANCE = 1e-3  # of float32 sums over a batch, relative to the largest number
+_COMMON = (
+    f"model.name={_NETWORK}",
+    "data.train_split=train[:40%]",
+)
+
+
+def skip_equations(model: keras.Model, images: Any, labels: Any, block: str) -> dict[str, float]:
+    """Compare both sides of the lecture's equations in one block, and return the deviations.
+
+    With a^(l-2) the block's input, Z the output of its convolutions and s the output of its
+    shortcut, and with delta^l the gradient of the loss by Z + s:
+
+    ```
+    forward      a^l = f(Z + s)                         s = W a^(l-2), or a^(l-2)
+    delta        delta^l = f'(Z + s) dL/da^l
+    skip weight  dL/dW = sum of a^(l-2) outer dL/d(W a^(l-2))
+    input        dL/da^(l-2) = dZ/da^(l-2) delta^l + ds/da^(l-2) delta^l
+    ```
+
+    Args:
+        model: a compiled residual network whose blocks are `basic_block`.
+        images: a batch [N, H, W, C].
+        labels: its targets.
+        block: the name of a block with stride 1, such as "stage1_block2".
+
+    Returns:
+        Equation -> largest deviation of its sides, relative to the largest number of the left side;
+        without a skip weight, that equation is missing.
+    """
+    layer = model.get_layer
+    source, total = layer(f"{block}_conv1").input, layer(f"{block}_relu").input
+    convolutions = layer(f"{block}_bn2").output
+    names = {each.name for each in model.layers}
+    projection = f"{block}_shortcut_conv" if f"{block}_shortcut_conv" in names else None
+    skip = layer(f"{block}_shortcut_bn").output if projection else source
+    inner = {"in": source, "z": convolutions, "skip": skip, "sum": total}
+    if projection:
+        inner["projected"] = layer(projection).output
+    # Two halves, so that the block's output is a tensor of its own.
+    end = layer(f"{block}_relu").output
+    body = keras.Model(model.input, {**inner, "out": end})
+    head = keras.Model(end, model.output)
+    with tf.GradientTape(persistent=True) as tape:
+        a = body(images, training=True)
+        loss = model.compute_loss(y=labels, y_pred=head(a["out"], training=True))
+    deviations = {"forward": _deviation(a["out"], tf.nn.relu(a["z"] + a["skip"]))}
+    delta = tape.gradient(loss, a["sum"])
+    at_output = tape.gradient(loss, a["out"])
+    is_active = tf.cast(a["sum"] > 0, delta.dtype)
+    deviations["delta"] = _deviation(delta, is_active * at_output)
+    normal = tape.gradient(a["z"], a["in"], output_gradients=delta)
+    if projection:
+        weight = layer(projection).kernel.value
+        through_skip = tape.gradient(a["skip"], a["in"], output_gradients=delta)
+        outer = tf.einsum("nhwc,nhwk->ck", a["in"], tape.gradient(loss, a["projected"]))
+        deviations["skip weight"] = _deviation(tape.gradient(loss, weight)[0, 0], outer)
+    else:
+        through_skip = delta  # the identity passes the gradient on unchanged
+    deviations["input"] = _deviation(tape.gradient(loss, a["in"]), normal + through_skip)
+    return deviations
+
+
+def _deviation(left: Any, right: Any) -> float:
+    left, right = np.asarray(left, float), np.asarray(right, float)
+    return float(np.abs(left - right).max() / np.abs(left).max())
+
+
+def skip_parameters(model: keras.Model) -> int:
+    """Return the number of trainable parameters in the shortcuts of a network."""
+    layers = [each for each in model.layers if "_shortcut" in each.name or "_gate" in each.name]
+    return int(sum(np.prod(w.shape) for layer in layers for w in layer.trainable_weights))
+
+
+def _run(seed: int, settings: Settings, report: Report) -> Measurements:
+    epochs = settings.scaled(_EPOCHS, 4)
+    kinds: dict[str, Any] = {}
+    for index, kind in enumerate(SHORTCUTS):
+        keras.backend.clear_session()
+        recipe = lab_recipe(
+            settings, seed, *_COMMON, f"model.shortcut={kind}", f"training.epochs={epochs}"
+        )
+        prepared = prepare(recipe)
+        curves = fit(recipe, part(report, index, len(SHORTCUTS)), prepared=prepared)
+        equations = (
+            skip_equations(prepared.model, *prepared.probe(), "stage1_block2")
+            if kind in OPTIONS.values()
+            else {}
+        )
+        parameters = skip_parameters(prepared.model)
+        kinds[kind] = {**curves, "equations": equations, "parameters": parameters}
+    return {"kinds": kinds}
+
+
+def _error(measured: Measurements, kind: str) -> float:
+    """Return the mean validation error of the last epochs, in per cent."""
+    return 100 * float(np.mean(measured["kinds"][kind]["val_error"][-_LAST:]))
+
+
+def _worse(kind: str, points: float, paper: str) -> Effect:
+    return Effect(
+        f"validation error with {_label(kind)} minus that with the identity ({paper})",
+        " percentage points",
+        points,
+        lambda measured: _error(measured, kind) - _error(measured, "identity"),
+    )
+
+
+def _label(kind: str) -> str:
+    letters = {key: letter for letter, key in OPTIONS.items()}
+    name = {"none": "no shortcut"}.get(kind, kind.replace("_", " "))
+    return f"{name} (option {letters[kind]})" if kind in letters else name
+
+
+def _largest_deviation(measured: Measurements) -> float:
+    kinds = measured["kinds"].values()
+    return float(max(max(each["equations"].values(), default=0.0) for each in kinds))
+
+
+def _charts(measurements: Sequence[Measurements]) -> list[Chart | None]:
+    kinds = measurements[0]["kinds"]
+
+    def curves(key: str) -> dict[str, list[list[float]]]:
+        return {_label(kind): [each["kinds"][kind][key] for each in measurements] for kind in kinds}
+
+    return [
+        charts.mean_lines(
+            "Validation error by kind of shortcut",
+            curves("val_error"),
+            x="epoch",
+            y="error",
+            percent=True,
+        ),
+        charts.mean_lines(
+            "Training loss by kind of shortcut",
+            curves("loss"),
+            x="epoch",
+            y="loss in nats",
+            log=True,
+        ),
+        charts.dots(
+            f"Validation error, mean of the last {_LAST} epochs",
+            {_label(kind): [_error(each, kind) / 100 for each in measurements] for kind in kinds},
+            y="error",
+            percent=True,
+        ),
+    ]
+
+
+def _table(measured: Measurements) -> dict[str, dict[str, float]]:
+    return {
+        _label(kind): {
+            f"validation error, last {_LAST} epochs, %": _error(measured, kind),
+            "training loss of the last epoch, nats": each["loss"][-1],
+            "trainable parameters in the shortcuts": each["parameters"],
+            **(
+                {"largest deviation from the equations": max(each["equations"].values())}
+                if each["equations"]
+                else {}
+            ),
+        }
+        for kind, each in measured["kinds"].items()
+    }
+
+
+def _findings(measurements: Sequence[Measurements]) -> list[str]:
+    kinds = list(measurements[0]["kinds"])
+    errors = {kind: float(np.mean([_error(each, kind) for each in measurements])) for kind in kinds}
+    best, worst = (choose(errors, key=lambda kind: errors[kind]) for choose in (min, max))
+    differences = [
+        _error(each, "constant_scaling") - _error(each, "identity") for each in measurements
+    ]
+    deviation = max(_largest_deviation(each) for each in measurements)
+    sentences = [
+        f"The lowest validation error has {_label(best)}, {errors[best]:.2f} %, and the highest "
+        f"{_label(worst)}, {errors[worst]:.2f} %; the identity has {errors['identity']:.2f} %.",
+        "The sides of the forward and backward equations differ by at most "
+        f"{deviation:.1e} of their largest number, which is the rounding of float32.",
+        "The identity shortcuts have "
+        f"{measurements[0]['kinds']['identity']['parameters']} trainable parameters, so that there "
+        "is nothing to update; projections in every block have "
+        f"{measurements[0]['kinds']['projection_everywhere']['parameters']:,}.",
+    ]
+    if len(measurements) > 1 and (spread := float(np.std(differences, ddof=1))) > 0:
+        # The half width of a one-sided 95 % interval, 1.645 spread / sqrt(n), equals the effect.
+        needed = int(np.ceil((1.645 * spread / _SCALING) ** 2))
+        sentences.append(
+            "With the standard deviation over the seeds that was measured for constant scaling, "
+            f"{spread:.2f} percentage points, an interval as narrow as the smallest effect needs "
+            f"about {max(needed, 2)} seeds."
+        )
+    return sentences
+
+
+# Smallest effects: a quarter of the paper's with ResNet-110 on CIFAR-10, whose identity has 6.61 %.
+_SCALING = (12.35 - 6.61) / 4
+EXPERIMENT = Experiment(
+    number=3,
+    name="shortcuts",
+    claim="The identity is the best shortcut: scaling, gating, dropout and projections in every "
+    "block raise the error, and it alone has nothing to update.",
+    source="He et al. 2016, Identity Mappings in Deep Residual Networks, table 1; He et al. 2015, "
+    "Deep Residual Learning, section 3.3 (options A, B and C)",
+    varied=f"The shortcut of {_NETWORK}'s blocks: {', '.join(map(_label, SHORTCUTS))}.",
+    fixed="The convolutions of all blocks, two fifths of the training images, the schedule (cosine "
+    "from 0.1) and the number of epochs.",
+    measured=f"The validation error, averaged over the last {_LAST} epochs; the deviation of the "
+    "sides of the forward and backward equations in one block; the trainable parameters of all "
+    "shortcuts.",
+    look_at="Compare how early the curves fall. Then look at the table: only the shortcuts with "
+    "parameters of their own have a gradient along the skip path.",
+    larger_run="The paper's differences are those of 110 layers on CIFAR-10, where every product "
+    "along the skip path has 54 factors; here there are 15, and ten classes of small digits. To "
+    "repeat the paper's table, train cifar10-resnet110 with --set model.shortcut=constant_scaling "
+    "and so on: eight trainings of about a day each on two cores.",
+    effects=(
+        _worse("constant_scaling", _SCALING, "paper: 12.35 and 6.61 %"),
+        _worse("exclusive_gating", (8.70 - 6.61) / 4, "paper: 8.70 and 6.61 %"),
+        _worse("projection_everywhere", (12.22 - 6.61) / 4, "paper: 12.22 and 6.61 %"),
+        _worse("dropout", (20 - 6.61) / 4, "paper: above 20 and 6.61 %"),
+        Effect(
+            "negative largest deviation between the sides of the equations",
+            "",
+            -_TOLERANCE,
+            lambda measured: -_largest_deviation(measured),
+        ),
+        Effect(
+            "negative number of trainable parameters in the identity shortcuts",
+            "",
+            -1,
+            lambda measured: -float(measured["kinds"]["identity"]["parameters"]),
+        ),
+    ),
+    formula="forward:   a^l = f(Z^l + W a^(l-2));  with the identity  a^l = f(Z^l + a^(l-2))\n"
+    "backward:  gradient of W = a^(l-2) delta^l (the lecture's minus sign is the descent);\n"
+    "           gradient of a^(l-2) = (normal path) delta^l + W^T delta^l\n"
+    "through L blocks: the skip path alone multiplies by W^T L times; by 1 with the identity",
+    implementation=(basic_block, SHORTCUTS["identity"], SHORTCUTS["projection_everywhere"]),
+    questions=(
+        "Constant scaling multiplies the skip path by 0.5 in each block. What factor does the "
+        "gradient have after 15 blocks, and after 54?",
+        "If the skip path has fixed weights, which of the two backward equations disappears?",
+        "Option A fills new channels with zeros. What do their residual functions have to learn "
+        "that those of option B need not?",
+        "Dropout on the shortcut is a random scaling. What is its expectation, and what does it "
+        "do to the variance?",
+    ),
+    run=_run,
+    charts=_charts,
+    table=_table,
+    findings=_findings,
+    seconds=110,
+    fixed_seconds=60,
+)

@@ -1,0 +1,205 @@
+"""The laboratory's page: an index of claims and verdicts, and a section for each experiment."""
+
+import inspect
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from keras_cnns.files import write_text
+from keras_cnns.lab.experiment import Experiment, Measurements
+from keras_cnns.lab.experiments import EXPERIMENTS
+from keras_cnns.lab.running import Size, read_all_measurements, read_plan
+from keras_cnns.lab.verdict import CONFIDENCE, Decision, Verdict, decide, seeds_to_decide
+from keras_cnns.report import page
+
+PAGE = "lab.html"
+_TITLE = "Laboratory: claims about deep convolutional networks"
+_SUBTITLE = (
+    "Each claim has a smallest effect that counts, which was fixed before the measurement. A claim "
+    f"is supported if the one-sided {CONFIDENCE:.0%} t interval of the paired differences over the "
+    "seeds lies above this effect, not supported if it lies below, and otherwise inconclusive. "
+    "Experiments without randomness compare each method at its own best setting."
+)
+_NOT_MEASURED = "not measured"
+
+
+def write_report(folder: Path) -> Path:
+    """Write the page of the measurements in a folder, and return its path.
+
+    Raises:
+        ValueError: no experiment was started in the folder.
+        OSError: the page cannot be written.
+    """
+    sizes = read_plan(folder)
+    measured = [
+        (each, size, read_all_measurements(folder, each, size) if size else [])
+        for each in EXPERIMENTS.values()
+        for size in [sizes.get(each.name)]
+    ]
+    path = folder / PAGE
+    write_text(path, render(measured))
+    return path
+
+
+def render(measured: Sequence[tuple[Experiment, Size | None, list[Measurements]]]) -> str:
+    """Return the page as HTML.
+
+    Args:
+        measured: the experiments, their sizes (None if they were never started), and the
+            measurements of each finished seed.
+    """
+    decided = [
+        (experiment, size, measurements, decide(experiment, measurements) if measurements else None)
+        for experiment, size, measurements in measured
+    ]
+    rows = [
+        (
+            str(experiment.number),
+            page.Link(experiment.claim, experiment.name),
+            decision[0].value if decision else _NOT_MEASURED,
+            str(len(measurements)) if measurements and not experiment.deterministic else "-",
+        )
+        for experiment, _, measurements, decision in decided
+    ]
+    index = page.Section(
+        "Claims and verdicts",
+        "",
+        [page.Table(("number", "claim", "verdict", "seeds"), rows, numbers=1)],
+    )
+    sections = [
+        _section(experiment, size, measurements, decision)
+        for experiment, size, measurements, decision in decided
+    ]
+    return page.render(_TITLE, _SUBTITLE, [index, *sections])
+
+
+def describe_decision(decision: Decision, deterministic: bool) -> str:
+    """Return a sentence with the measured effect, its interval and the smallest one that counts."""
+    effect = decision.effect
+    name = effect.name[0].upper() + effect.name[1:]
+    if math.isnan(decision.mean):
+        return f"{name}: no number, because the search for the best setting ended at its edge."
+    mean, smallest = _number(decision.mean), _number(effect.min_effect)
+    relation = {
+        Verdict.SUPPORTED: "more than",
+        Verdict.NOT_SUPPORTED: "not more than",
+        Verdict.INCONCLUSIVE: "which does not decide about",
+    }[decision.verdict]
+    seeds = len(decision.values)
+    if deterministic:
+        interval = ""
+    elif seeds < 2:
+        interval = " with one seed, which gives no interval"
+    else:
+        interval = (
+            f" over {seeds} seeds (interval from {_number(decision.low)} to "
+            f"{_number(decision.high)}, each bound with {CONFIDENCE:.0%} confidence)"
+        )
+    return f"{name}: {mean}{effect.unit}{interval}, {relation} the {smallest}{effect.unit} needed."
+
+
+def _section(
+    experiment: Experiment,
+    size: Size | None,
+    measurements: list[Measurements],
+    decision: tuple[Verdict, list[Decision]] | None,
+) -> page.Section:
+    title = f"{experiment.number}. {experiment.claim}"
+    about = [
+        ("Source", experiment.source),
+        ("Varied", experiment.varied),
+        ("Fixed", experiment.fixed),
+        ("Measured", experiment.measured),
+        ("What to look at", experiment.look_at),
+    ]
+    command = f"keras-cnns lab run {experiment.name}"
+    if size is None or decision is None:
+        text = page.Text(f"This claim was not measured. Measure it with: {command}")
+        return page.Section(title, "", [page.Terms(about), text], anchor=experiment.name)
+    verdict, decisions = decision
+    results = [describe_decision(each, experiment.deterministic) for each in decisions]
+    blocks: list[page.Block] = [
+        page.Terms(
+            [
+                ("Verdict", f"{verdict.value.capitalize()}. {' '.join(results)}"),
+                ("What would change it", " ".join(_changes(experiment, decisions))),
+                *about,
+            ]
+        ),
+        *map(page.Text, experiment.findings(measurements)),
+        page.Charts(experiment.charts(measurements), downloads=True),
+        _table(experiment, measurements),
+        page.Code(experiment.formula, title="Formula"),
+        *(
+            page.Code(inspect.getsource(each), summary=f"The code: {each.__qualname__}")
+            for each in experiment.implementation
+        ),
+        page.Items(experiment.questions, "Questions"),
+        page.Text(_how_to_repeat(experiment, size, len(measurements), command)),
+    ]
+    return page.Section(title, "", blocks, anchor=experiment.name)
+
+
+def _changes(experiment: Experiment, decisions: list[Decision]) -> list[str]:
+    """Return sentences about what would change the verdict."""
+    sentences = []
+    for each in decisions:
+        if each.verdict is Verdict.INCONCLUSIVE and (seeds := seeds_to_decide(each)):
+            sentences.append(
+                f"About {seeds} seeds would decide about the {each.effect.name}, if their mean and "
+                "standard deviation were those of this run."
+            )
+    return [*sentences, experiment.larger_run]
+
+
+def _how_to_repeat(experiment: Experiment, size: Size, seeds: int, command: str) -> str:
+    settings = size.settings
+    options = f" --data {settings.data}" if settings.data != "digits" else ""
+    run = f"Images: {settings.data}; "
+    if experiment.deterministic:
+        return f"This experiment has no randomness. Repeat it with: {command}"
+    shorter = "" if settings.effort == 1 else f", {settings.effort:.0%} of the full training length"
+    return (
+        f"{run}seeds: {seeds} of {size.seeds}{shorter}. Repeat it with more seeds: "
+        f"{command}{options} --seeds {2 * size.seeds}"
+    )
+
+
+def _table(experiment: Experiment, measurements: list[Measurements]) -> page.Table:
+    """Return the table of means and standard deviations over the seeds."""
+    tables = [experiment.table(each) for each in measurements]
+    columns = list(dict.fromkeys(column for row in tables[0].values() for column in row))
+    rows = [
+        (
+            name,
+            *(
+                _mean_and_deviation([table[name].get(column) for table in tables])
+                for column in columns
+            ),
+        )
+        for name in tables[0]
+    ]
+    title = "Numbers"
+    if len(measurements) > 1:
+        title += f": mean and standard deviation over {len(measurements)} seeds"
+    return page.Table(("case", *columns), rows, numbers=len(columns), title=title)
+
+
+def _mean_and_deviation(values: Sequence[float | None]) -> str:
+    known = np.array([value for value in values if value is not None], float)
+    if not known.size:
+        return "-"
+    if known.size == 1:
+        return _number(known[0])
+    return f"{_number(known.mean())} ± {_number(known.std(ddof=1))}"
+
+
+def _number(value: float) -> str:
+    """Return a number with three significant digits, or all digits of a large whole number."""
+    if not math.isfinite(value):
+        return "none" if math.isnan(value) else "unbounded"
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.3g}"

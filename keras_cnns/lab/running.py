@@ -1,0 +1,224 @@
+"""Run experiments over seeds, with a cache of the measurements and a limit of time."""
+
+import hashlib
+import inspect
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+
+from keras_cnns.files import write_json, write_text
+from keras_cnns.lab import networks, surfaces
+from keras_cnns.lab.experiment import Experiment, Measurements, Report, Settings
+
+_PLAN = "lab.json"  # the settings and the number of seeds of each experiment that was started
+_CACHE = "measurements"
+_PACKAGES = ("keras", "tensorflow", "numpy", "keras-cnns")
+_SHARED = (networks, surfaces)  # modules that change the measurements of several experiments
+_EFFORTS = (1.0, 0.5, 0.25, 0.1)
+_MIN_SEEDS = 3  # a t interval of two seeds is so wide that it decides almost nothing
+
+
+@dataclass(frozen=True)
+class Size:
+    """The number of seeds of a run, and its length."""
+
+    seeds: int
+    settings: Settings
+
+    def seconds(self, experiment: Experiment) -> float:
+        """Return the expected duration of an experiment, all seeds together."""
+        seeds = 1 if experiment.deterministic else self.seeds
+        scaled = (experiment.seconds - experiment.fixed_seconds) * self.settings.effort
+        return seeds * (scaled + experiment.fixed_seconds)
+
+
+@dataclass(frozen=True)
+class State:
+    """The progress of a run: what runs now, and the finished fractions."""
+
+    experiment: str
+    index: int  # of the experiment, from 0
+    experiments: int
+    seed: int
+    seeds: int
+    fraction: float  # of the measurements of this seed
+    what: str
+    total: float  # the finished fraction of all experiments, weighted by their expected duration
+
+
+def choose_size(
+    experiments: Sequence[Experiment], data: str, seeds: int, minutes: float | None
+) -> Size:
+    """Return the largest size that is expected to fit into the time.
+
+    First the number of seeds falls to three, then the trainings become shorter. The smallest size
+    is returned if no size fits.
+
+    Args:
+        experiments: the experiments of the run.
+        data: the images, a key of `networks.DATA`.
+        seeds: the number of seeds without a limit of time.
+        minutes: the time for all experiments; None is no limit.
+    """
+    fewer = [n for n in range(seeds, 0, -1) if n >= min(seeds, _MIN_SEEDS)]
+    sizes = [Size(n, Settings(data)) for n in fewer]
+    sizes += [Size(fewer[-1], Settings(data, effort)) for effort in _EFFORTS[1:]]
+    if minutes is None:
+        return sizes[0]
+    fitting = (s for s in sizes if sum(map(s.seconds, experiments)) <= 60 * minutes)
+    return next(fitting, sizes[-1])
+
+
+def run_experiments(
+    experiments: Sequence[Experiment],
+    size: Size,
+    folder: Path,
+    *,
+    minutes: float | None = None,
+    show: Callable[[State], None] = lambda state: None,
+    log: Callable[[str], None] = print,
+) -> bool:
+    """Measure what the cache lacks, and return whether all experiments are complete.
+
+    A stopped run continues when it is started again: finished seeds are in the cache.
+
+    Args:
+        experiments: the experiments, in the order of the run.
+        size: the number of seeds, and the length of the trainings.
+        folder: the folder of the cache and the plan.
+        minutes: no measurement is started that is not expected to end within this time; None is
+            no limit.
+        show: called with the progress of the run, several times in each epoch's time or less often.
+        log: called with a line for each finished experiment.
+
+    Raises:
+        OSError: the folder cannot be written.
+        ValueError: the images cannot be read.
+    """
+    start = time.monotonic()
+    expected = [size.seconds(each) for each in experiments]
+    complete = True
+    for index, experiment in enumerate(experiments):
+        seeds = 1 if experiment.deterministic else size.seeds
+        _remember(folder, experiment, size)
+        measured = 0
+        for seed in range(seeds):
+            if _read_measurements(folder, experiment, size.settings, seed) is not None:
+                measured += 1
+                continue
+            left = None if minutes is None else 60 * minutes - (time.monotonic() - start)
+            if left is not None and left < expected[index] / seeds:
+                break
+
+            def report(
+                fraction: float, what: str, seed: int = seed, seeds: int = seeds, index: int = index
+            ) -> None:
+                done = sum(expected[:index]) + expected[index] * (seed + fraction) / seeds
+                name = experiments[index].name
+                total = done / sum(expected)
+                show(State(name, index, len(experiments), seed, seeds, fraction, what, total))
+
+            _measure(folder, experiment, size.settings, seed, report)
+            measured += 1
+        complete = complete and measured == seeds
+        end = "" if measured == seeds else "; the time is over, the same command continues"
+        log(f"{experiment.name}: {measured} of {seeds} seeds{end}")
+    return complete
+
+
+def read_plan(folder: Path) -> dict[str, Size]:
+    """Return the sizes of the experiments that were started in a folder, by their names.
+
+    Raises:
+        ValueError: no experiment was started there.
+    """
+    path = folder / _PLAN
+    if not path.exists():
+        raise ValueError(f"{path} does not exist; first measure: keras-cnns lab run all --to DIR")
+    plan = json.loads(path.read_text("utf-8"))
+    return {name: Size(each["seeds"], Settings(**each["settings"])) for name, each in plan.items()}
+
+
+def read_all_measurements(folder: Path, experiment: Experiment, size: Size) -> list[Measurements]:
+    """Return the cached measurements of an experiment, one for each finished seed."""
+    seeds = 1 if experiment.deterministic else size.seeds
+    each = (_read_measurements(folder, experiment, size.settings, seed) for seed in range(seeds))
+    return [measurements for measurements in each if measurements is not None]
+
+
+def _read_measurements(
+    folder: Path, experiment: Experiment, settings: Settings, seed: int
+) -> Measurements | None:
+    """Return the cached measurements of one seed, or None if they have to be measured."""
+    path = _cache_path(folder, experiment, settings, seed)
+    if not path.exists():
+        return None
+    content: Measurements = json.loads(path.read_text("utf-8"))["measurements"]
+    return content
+
+
+def cache_key(experiment: Experiment, settings: Settings, seed: int) -> str:
+    """Return a hash of everything that determines the measurements of one seed.
+
+    It covers the source of the experiment and of the modules that experiments share, the settings,
+    the seed, and the versions of the packages.
+    """
+    content = {
+        "source": [_source(experiment), *map(inspect.getsource, _SHARED)],
+        "settings": asdict(settings),
+        "seed": seed,
+        "versions": _versions(),
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _measure(
+    folder: Path, experiment: Experiment, settings: Settings, seed: int, report: Report
+) -> None:
+    """Run one seed, and write its measurements into the cache."""
+    import keras
+
+    # Before the run: the sources may be edited in the meantime.
+    path = _cache_path(folder, experiment, settings, seed)
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(seed)
+    start = time.monotonic()
+    report(0.0, "start")
+    measurements = experiment.run(seed, settings, report)
+    content = {
+        "experiment": experiment.name,
+        "seed": seed,
+        "settings": asdict(settings),
+        "versions": _versions(),
+        "seconds": round(time.monotonic() - start, 1),
+        "measurements": measurements,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(content))
+
+
+def _remember(folder: Path, experiment: Experiment, size: Size) -> None:
+    """Write the size of an experiment into the plan."""
+    path = folder / _PLAN
+    folder.mkdir(parents=True, exist_ok=True)
+    plan = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    plan[experiment.name] = {"seeds": size.seeds, "settings": asdict(size.settings)}
+    write_json(path, plan)
+
+
+def _cache_path(folder: Path, experiment: Experiment, settings: Settings, seed: int) -> Path:
+    return (
+        folder / _CACHE / f"{experiment.name}-{seed}-{cache_key(experiment, settings, seed)}.json"
+    )
+
+
+def _source(experiment: Experiment) -> str:
+    return inspect.getsource(sys.modules[experiment.run.__module__])
+
+
+def _versions() -> dict[str, str]:
+    return {package: metadata.version(package) for package in _PACKAGES}

@@ -1,0 +1,92 @@
+from pathlib import Path
+
+import pytest
+
+from keras_cnns.lab.experiment import Measurements, Settings
+from keras_cnns.lab.experiments import find_experiment
+from keras_cnns.lab.report import PAGE, describe_decision, render
+from keras_cnns.lab.running import Size
+from keras_cnns.lab.verdict import decide_effect
+
+DEGRADATION = find_experiment("degradation")
+SIZE = Size(5, Settings())
+
+
+def measured(plain: float) -> Measurements:
+    """Errors of which the deepest plain network's is given."""
+    names = [f"{family}{depth}" for family in ("plain", "resnet") for depth in (8, 20, 44)]
+    last = dict.fromkeys(names, 0.01) | {"plain44": plain}
+    return {
+        name: {key: [0.9, 0.5, value] for key in ("error", "val_error", "loss")}
+        for name, value in last.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def html() -> str:
+    planted = [measured(0.2 + seed / 100) for seed in range(5)]
+    saddle = find_experiment("saddle")
+    return render([(DEGRADATION, SIZE, planted), (saddle, None, [])])
+
+
+def test_the_page_has_the_claim_the_verdict_and_the_numbers(html: str) -> None:
+    assert f'<a href="#degradation">{DEGRADATION.claim}</a>' in html
+    assert '<section id="degradation">' in html
+    assert (
+        "Supported. Training error of plain-44 minus that of plain-8: 21 percentage points over 5 "
+        "seeds (interval from 19.5 to 22.5, each bound with 95% confidence), more than the 1 "
+        "percentage points needed."
+    ) in html
+    assert '<td>plain44</td><td class="number">22 ± 1.58</td>' in html
+    assert "def basic_block(" in html
+    assert html.count("Download as PNG") == 5
+    assert 'download="training-error-of-plain-networks.png"' in html
+    assert 'href="data:image/png;base64,' in html
+    assert "keras-cnns lab run degradation --seeds 10" in html
+    assert "<script" not in html
+    assert "http" not in html.replace("http-equiv", "").replace("http://www.w3.org", "")
+
+
+def test_an_experiment_that_was_not_measured_has_its_command(html: str) -> None:
+    assert "<td>not measured</td>" in html
+    assert "Measure it with: keras-cnns lab run saddle" in html
+
+
+def test_an_inconclusive_result_says_how_many_seeds_would_decide() -> None:
+    planted = [measured(0.02 + each / 200) for each in (-2, 0, 3)]
+    html = render([(DEGRADATION, SIZE, planted)])
+    assert "<td>inconclusive</td>" in html
+    assert "seeds would decide about the training error of plain-44" in html
+
+
+@pytest.mark.parametrize(
+    ("values", "deterministic", "sentence"),
+    [
+        ((3.0,), True, "{}: 3 percentage points, more than the 1 percentage points needed."),
+        ((0.5,), True, "{}: 0.5 percentage points, not more than the 1 percentage points needed."),
+        (
+            (3.0,),
+            False,
+            "{}: 3 percentage points with one seed, which gives no interval, which does not decide "
+            "about the 1 percentage points needed.",
+        ),
+        (
+            (float("nan"),),
+            True,
+            "{}: no number, because the search for the best setting ended at its edge.",
+        ),
+    ],
+)
+def test_a_sentence_follows_from_the_numbers(
+    values: tuple[float, ...], deterministic: bool, sentence: str
+) -> None:
+    effect = DEGRADATION.effects[0]
+    name = "Training error of plain-44 minus that of plain-8"
+    decision = decide_effect(effect, values, deterministic)
+    assert describe_decision(decision, deterministic) == sentence.format(name)
+
+
+def test_a_folder_becomes_a_page(saddle_folder: Path) -> None:
+    html = (saddle_folder / PAGE).read_text()
+    assert "<td>supported</td>" in html
+    assert "With equal curvatures, gradient descent needs 9 steps" in html
