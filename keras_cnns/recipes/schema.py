@@ -81,8 +81,10 @@ class ModelConfig:
     """Training adds noise after each batch normalisation, whose means and standard deviations
     change in each step and have this standard deviation themselves (Santurkar et al. 2018)."""
     weights: str = ""
-    """Training starts from the weights in this file, which torchvision, timm, Keras or this project
-    wrote for the same network; if empty, it starts from random weights."""
+    """Training starts from the published weights of this name, such as "imagenet" or
+    "torchvision/resnet50.IMAGENET1K_V2" (`keras-cnns weights list` lists them), or from the weights
+    in this file, which torchvision, timm, Keras or this project wrote for the same network; if
+    empty, it starts from random weights."""
     frozen_epochs: _NonNegativeInt = 0
     """For this number of epochs, training changes only the new classifier and freezes all other
     layers; it requires `weights`."""

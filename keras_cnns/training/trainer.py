@@ -15,6 +15,7 @@ from keras_cnns.runs.names import MODEL, RESULTS
 from keras_cnns.runs.predictions import collect
 from keras_cnns.runs.run import Run, open_run
 from keras_cnns.training.callback_list import make_callbacks
+from keras_cnns.training.initial_weights import find_initial_weights
 from keras_cnns.training.model import for_outputs
 from keras_cnns.training.preparation import prepare
 
@@ -52,6 +53,7 @@ def train(
         CheckpointError: there are checkpoints, and none is intact.
         DivergedError: the loss is not finite.
         ValueError: there is no such model, data set or split, or a split is empty.
+        WeightsError: the initial weights cannot be read or downloaded.
     """
     run = Path(run)
     recipe = with_absolute_paths(recipe)
@@ -70,6 +72,7 @@ def _train(
     extra_callbacks: Sequence[keras.callbacks.Callback],
 ) -> Run:
     """Train in a locked run directory whose recipe is this one."""
+    find_initial_weights(recipe)
     splits = Splits(recipe.data)
     data_fingerprint = splits.fingerprint()  # also checks the images of a folder
     check_data(run, data_fingerprint)
