@@ -131,9 +131,11 @@ def _section(
         *map(page.Text, experiment.findings(measurements)),
         page.Charts(experiment.charts(measurements), downloads=True),
         _table(experiment, measurements),
-        page.Code(experiment.formula, title="Formula"),
+        page.Code(experiment.formula, title=f"Formula of {experiment.name}"),
         *(
-            page.Code(inspect.getsource(each), summary=f"The code: {each.__qualname__}")
+            page.Code(
+                inspect.getsource(each), summary=f"Code of {experiment.name}: {each.__qualname__}"
+            )
             for each in experiment.implementation
         ),
         page.Items(experiment.questions, "Questions"),
@@ -181,7 +183,7 @@ def _table(experiment: Experiment, measurements: list[Measurements]) -> page.Tab
         )
         for name in tables[0]
     ]
-    title = "Numbers"
+    title = f"Numbers of {experiment.name}"
     if len(measurements) > 1:
         title += f": mean and standard deviation over {len(measurements)} seeds"
     return page.Table(("case", *columns), rows, numbers=len(columns), title=title)
