@@ -1,6 +1,5 @@
 """Choose a recipe for photos; each choice has the number that it is based on."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -78,6 +77,7 @@ def choose_input(
     *,
     weights_model: str,
     largest: int = SIZES[-1],
+    deeper: bool = True,
 ) -> None:
     """Choose the channels, the size of the input, and the network.
 
@@ -87,6 +87,7 @@ def choose_input(
         budget: the training's.
         weights_model: the network whose weights are given; "" to train from scratch.
         largest: no larger input is chosen, in pixels.
+        deeper: if False, the fastest network of its family is chosen.
     """
     if weights_model:
         choices.choose("data.channels", 3, "The weights are those of a network for RGB.")
@@ -102,9 +103,9 @@ def choose_input(
     if weights_model:
         choices.choose("model.name", weights_model, "The file holds the weights of this network.")
         return
-    name, *deeper = _LADDERS["small" if size <= _SMALL else "large"]
-    for other in deeper:
-        if _assumed_epochs(other, size, photos, budget) >= _WANTED_EPOCHS:
+    name, *others = _LADDERS["small" if size <= _SMALL else "large"]
+    for other in others:
+        if deeper and _assumed_epochs(other, size, photos, budget) >= _WANTED_EPOCHS:
             name = other
     choices.choose(
         "model.name",
@@ -147,6 +148,11 @@ def choose_training(choices: Choices, photos: Photos, budget: Budget, *, pretrai
 def epochs_in(budget: Budget, measured: Measurement) -> int:
     """Return the number of epochs that the time allows for."""
     return int(budget.seconds / _epoch_seconds(measured))
+
+
+def is_too_deep(model: str, epochs: int) -> bool:
+    """Return whether the fastest network of the family is better, by the epochs in the time."""
+    return epochs * 2 < _WANTED_EPOCHS and any(model in family[1:] for family in _LADDERS.values())
 
 
 def min_epochs(*, pretrained: bool) -> int:

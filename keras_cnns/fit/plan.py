@@ -6,7 +6,6 @@ import os
 import shlex
 import textwrap
 import time
-from collections.abc import Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from itertools import groupby
@@ -36,7 +35,7 @@ _SECTIONS = ("model", "data", "augmentation", "optimizer", "training")
 
 @dataclass(frozen=True)
 class Request:
-    """What determines the recipe: the arguments of `keras-cnns fit` that are not about its output."""
+    """The arguments of `keras-cnns fit` on which the recipe depends."""
 
     folder: Path
     minutes: float
@@ -119,9 +118,9 @@ def make_plan(request: Request) -> Plan:
             memory=int(psutil.virtual_memory().available),
         )
 
-    largest = SIZES[-1]
+    largest, deeper = SIZES[-1], True
     while True:
-        choices = _choose(request, given, photos, budget(), weights, largest)
+        choices = _choose(request, given, photos, budget(), weights, largest, deeper)
         recipe = choices.recipe()
         with redirect_stderr(io.StringIO()):  # the files that are left out were printed already
             measured = measure(recipe, Splits(recipe.data), budget().seconds)
@@ -131,8 +130,11 @@ def make_plan(request: Request) -> Plan:
             f"{measured.step_seconds * 1e3:.0f} ms per step, {max(epochs, 0)} epochs in the time "
             "that is left"
         )
-        # The size was chosen for a usual speed. If the measured one allows for half of the wanted
-        # epochs at most, the next smaller size is measured.
+        # Network and size were chosen for a usual speed. If the measured one allows for half of the
+        # wanted epochs at most, the fastest network is measured, and then the next smaller size.
+        if deeper and choosing.is_too_deep(recipe.model.name, epochs) and "model.name" not in given:
+            deeper = False
+            continue
         smaller = choosing.smaller_sizes(size, pretrained=pretrained)
         enough = epochs * 2 > choosing.min_epochs(pretrained=pretrained)
         if enough or not smaller or "data.image_size" in given:
@@ -172,11 +174,14 @@ def _choose(
     budget: Budget,
     weights: InitialWeights | None,
     largest: int,
+    deeper: bool,
 ) -> Choices:
     """Return the choices that need no measurement of a network."""
     choices = Choices(given)
     model = weights.model if weights else ""
-    choosing.choose_input(choices, photos, budget, weights_model=model, largest=largest)
+    choosing.choose_input(
+        choices, photos, budget, weights_model=model, largest=largest, deeper=deeper
+    )
     if weights:
         choices.choose("model.weights", weights.source, "Training starts from this file.")
     choices.choose("data.name", "folder")

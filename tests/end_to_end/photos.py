@@ -18,8 +18,8 @@ _ROTATED = 6  # EXIF: turn by 270 degrees to see it upright
 def make_photos(root: Path, count: int, *, side: int = 16) -> Path:
     """Write `count` grey photos of three classes, two of which differ only in their direction."""
     generator = np.random.default_rng(3)
-    numbers = dict(zip(CLASSES, (count // 2, count // 3, count - count // 2 - count // 3)))
-    for label, number in numbers.items():
+    counts = (count // 2, count // 3, count - count // 2 - count // 3)
+    for label, number in zip(CLASSES, counts, strict=True):
         (root / label).mkdir(parents=True)
         for index in range(number):
             image = _draw(label, side, generator).convert("RGB" if index % 2 else "L")

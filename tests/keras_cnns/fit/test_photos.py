@@ -18,7 +18,7 @@ def write(path: Path, pixels: np.ndarray) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """40 images of 20 x 30 pixels, of which 10 have colours; an image in two classes; a bad file."""
+    """40 images of 20 x 30 pixels, 10 of them in colour; an image in two classes; a bad file."""
     root = tmp_path_factory.mktemp("photos")
     generator = np.random.default_rng(0)
     for number in range(40):
@@ -39,7 +39,11 @@ def photos(folder: Path) -> Photos:
 
 def test_bad_files_are_left_out_and_listed(photos: Photos) -> None:
     assert photos.files == 43
-    assert sorted(path for path, _ in photos.left_out) == ["a/twice.png", "b/bad.jpg", "b/twice.png"]
+    assert sorted(path for path, _ in photos.left_out) == [
+        "a/twice.png",
+        "b/bad.jpg",
+        "b/twice.png",
+    ]
     assert photos.classes == {"a": 20, "b": 20}
     assert sum(photos.splits.values()) == 40
 
