@@ -1,5 +1,6 @@
 """`keras-cnns fit`."""
 
+import csv
 import json
 import os
 import shlex
@@ -17,6 +18,7 @@ from keras_cnns.quiet import quiet_stderr
 from keras_cnns.runs.names import CONFIG, REPORT, RESULTS
 
 _ENTRY_POINTS = "keras_cnns.commands"
+_PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 _EXPORT = "export.json"  # in the run: the versions that existed before its export
 
 
@@ -149,7 +151,7 @@ def _print_summary(folder: Path, run: Path, to: Path, version: Path | None, seco
         return
     print(f"published      {version}")
     port = 8501
-    photo = next((each for each in sorted(folder.rglob("*")) if _is_photo(each)), "photo.jpg")
+    photo = _find_photo(folder, run)
     url = f"http://127.0.0.1:{port}/v1/models/{quote(to.name)}:classify-image"
     print(f"serve          keras-cnns serve {shlex.quote(str(to.parent))} --port {port}")
     print(f"ask            curl --data-binary @{shlex.quote(str(photo))} {url}")
@@ -157,8 +159,18 @@ def _print_summary(folder: Path, run: Path, to: Path, version: Path | None, seco
         print("The server is another package: pip install keras-cnns-serve")
 
 
-def _is_photo(path: Path) -> bool:
-    return path.suffix.lower() in (".jpg", ".jpeg", ".png") and path.stat().st_size > 0
+def _find_photo(folder: Path, run: Path) -> Path:
+    """Return a photo of the folder that was not left out, for the line that asks the server."""
+    from keras_cnns.fit.plan import LEFT_OUT
+
+    with (run / LEFT_OUT).open(newline="", encoding="utf-8") as file:
+        left_out = {folder / row["file"] for row in csv.DictReader(file)}
+    photos = (
+        each
+        for each in sorted(folder.rglob("*"))
+        if each.suffix.lower() in _PHOTO_SUFFIXES and not each.name.startswith(".")
+    )
+    return next((each for each in photos if each not in left_out), Path("photo.jpg"))
 
 
 def _installed(name: str) -> bool:

@@ -16,17 +16,24 @@ from photos import CLASSES, LEFT_OUT, make_photos
 
 from keras_cnns.cli import app
 from keras_cnns.cli import run as run_command
+from keras_cnns.commands import fit as command_module
 from keras_cnns.fit import plan
 from keras_cnns.fit.measurement import Measurement
 from keras_cnns.recipes import load_recipe
 from keras_cnns.runs.run import open_run
 
 SERVE = (sys.executable, "-m", "keras_cnns_serve.cli")
+call = command_module._call
 FIT = (sys.executable, "-m", "keras_cnns.cli", "fit")
 
 
 def fit(*arguments: str) -> int:
     return run_command(app, ["fit", *arguments], "keras-cnns")
+
+
+def call_with_one_format(name: str, *arguments: str) -> None:
+    """Export only ONNX, which takes seconds less; the soak test exports all default formats."""
+    call(name, *arguments, *(("--formats", "onnx") if name == "export" else ()))
 
 
 def ask(printed: str) -> set[str]:
@@ -48,6 +55,7 @@ def test_photos_become_a_served_classifier(
     # The measurement compiles the model, which the soak test does.
     measured = Measurement(0.02, 5, 0.1, 100, 0.4)
     monkeypatch.setattr(plan, "measure", lambda *_: measured)
+    monkeypatch.setattr(command_module, "_call", call_with_one_format)
     command = (str(photos), "--run", "runs/photos", "--minutes", "5")
     command += ("--set", "training.epochs=1")
     recipe = tmp_path / "runs/photos.toml"
@@ -56,7 +64,7 @@ def test_photos_become_a_served_classifier(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("keras_cnns.commands.fit.train_command", interrupted)
+        patch.setattr(command_module, "train_command", interrupted)
         assert fit(*command) == 130
     planned, messages = recipe.read_bytes(), capsys.readouterr().err
     for path, reason in LEFT_OUT.items():
@@ -85,7 +93,7 @@ def test_photos_become_a_served_classifier(
     assert "was made by `keras-cnns fit " in capsys.readouterr().err
 
     # Without the other distributions, it ends after the report.
-    monkeypatch.setattr("keras_cnns.commands.fit._installed", lambda name: False)
+    monkeypatch.setattr(command_module, "_installed", lambda name: False)
     assert fit(*command) == 0
     printed = capsys.readouterr().out
     assert "pip install keras-cnns-export keras-cnns-serve" in printed
