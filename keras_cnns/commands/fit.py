@@ -161,10 +161,11 @@ def _print_summary(folder: Path, run: Path, to: Path, version: Path | None, seco
 
 def _find_photo(folder: Path, run: Path) -> Path:
     """Return a photo of the folder that was not left out, for the line that asks the server."""
+    from keras_cnns.files import read_text
     from keras_cnns.fit.plan import LEFT_OUT
 
-    with (run / LEFT_OUT).open(newline="", encoding="utf-8") as file:
-        left_out = {folder / row["file"] for row in csv.DictReader(file)}
+    rows = csv.DictReader(read_text(run / LEFT_OUT).splitlines())
+    left_out = {folder / row["file"] for row in rows}
     photos = (
         each
         for each in sorted(folder.rglob("*"))

@@ -56,8 +56,8 @@ def test_photos_become_a_served_classifier(
     measured = Measurement(0.02, 5, 0.1, 100, 0.4)
     monkeypatch.setattr(plan, "measure", lambda *_: measured)
     monkeypatch.setattr(command_module, "_call", call_with_one_format)
-    command = (str(photos), "--run", "runs/photos", "--minutes", "5")
-    command += ("--set", "training.epochs=1")
+    command = [str(photos), "--run", "runs/photos", "--minutes", "5"]
+    command += ["--set", "training.epochs=1"]
     recipe = tmp_path / "runs/photos.toml"
 
     def interrupted(**_: object) -> None:
