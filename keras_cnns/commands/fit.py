@@ -65,7 +65,7 @@ def fit(
     """
     start = time.perf_counter()
     to = to or Path("models") / run.name
-    if to.resolve().parent == to.resolve():
+    if to.resolve().parent == to.resolve() or to.is_file():
         raise typer.BadParameter(f"{to} is no directory for a model", param_hint="--to")
     with quiet_stderr():
         from keras_cnns.fit import plan
