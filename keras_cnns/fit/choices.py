@@ -107,13 +107,14 @@ def choose_input(
     for other in others:
         if deeper and _assumed_epochs(other, size, photos, budget) >= _WANTED_EPOCHS:
             name = other
-    choices.choose(
-        "model.name",
-        name,
-        f"The deepest network of its family with about {_WANTED_EPOCHS} epochs in the time, or "
-        f"the fastest one: about {_assumed_epochs(name, size, photos, budget):.0f} epochs of "
-        f"{photos.splits['train']} images were expected before the measurement.",
+    epochs = _assumed_epochs(name, size, photos, budget)
+    reason = (
+        f"About {epochs:.0f} epochs of {photos.splits['train']} images were expected in the time; "
+        f"a deeper network is chosen if it has {_WANTED_EPOCHS}."
+        if deeper
+        else "The fastest network of its family: a deeper one was measured, and was too slow."
     )
+    choices.choose("model.name", name, reason)
 
 
 def choose_training(choices: Choices, photos: Photos, budget: Budget, *, pretrained: bool) -> None:
