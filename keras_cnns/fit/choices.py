@@ -148,7 +148,7 @@ def choose_training(choices: Choices, photos: Photos, budget: Budget, *, pretrai
 
 def epochs_in(budget: Budget, measured: Measurement) -> int:
     """Return the number of epochs that the time allows for."""
-    return int(budget.seconds / _epoch_seconds(measured))
+    return max(0, int(budget.seconds / _epoch_seconds(measured)))
 
 
 def is_too_deep(model: str, epochs: int) -> bool:

@@ -127,7 +127,7 @@ def make_plan(request: Request) -> Plan:
         epochs, size = choosing.epochs_in(budget(), measured), recipe.data.image_size
         print_message(
             f"measured {recipe.model.name} with {size} x {size} pixels: "
-            f"{measured.step_seconds * 1e3:.0f} ms per step, {max(epochs, 0)} epochs in the time "
+            f"{measured.step_seconds * 1e3:.0f} ms per step, {epochs} epochs in the time "
             "that is left"
         )
         # Network and size were chosen for a usual speed. If the measured one allows for half of the

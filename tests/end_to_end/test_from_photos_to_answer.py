@@ -148,4 +148,5 @@ def test_a_dry_run_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert [each.name for each in Path().iterdir()] == ["photos"]
     Path("printed.toml").write_text(process.stdout, "utf-8")
     assert load_recipe("printed.toml").data.channels == 1
-    assert "per epoch, as measured once" in " ".join(process.stdout.split())
+    words = " ".join(process.stdout.replace("\n# ", " ").split())
+    assert "per epoch, as measured once" in words
