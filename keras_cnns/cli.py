@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from keras_cnns.commands import data, models, weights
+from keras_cnns.commands import ENTRY_POINTS, data, models, weights
 from keras_cnns.commands.demo import demo
 from keras_cnns.commands.evaluate import evaluate
 from keras_cnns.commands.fit import fit
@@ -24,7 +24,6 @@ from keras_cnns.commands.recipes import recipes
 from keras_cnns.commands.report import report
 from keras_cnns.commands.train import train
 
-ENTRY_POINTS = "keras_cnns.commands"
 _FAILURE, INTERRUPTED = 1, 130
 MAX_LINES = 20  # of an error message
 _MAX_CHARACTERS = 500  # of each line of an error message after the first
@@ -38,8 +37,8 @@ _COMMANDS: dict[str, tuple[Callable[..., Any] | typer.Typer, str]] = {
         "--recipe digits-resnet20 --run runs/first --set optimizer.learning_rate=0.05 "
         "--set training.epochs=3",
     ),
-    "evaluate": (evaluate, "runs/first --split validation"),
-    "predict": (predict, "runs/first digit.png --top-k 3"),
+    "evaluate": (evaluate, "runs/photos other-photos"),
+    "predict": (predict, "runs/photos new-photos --to answers.csv --top-k 3"),
     "report": (report, "runs/first runs/second --to comparison.html"),
     "recipes": (recipes, "digits-resnet20"),
     "models": (models.app, "show resnet50"),

@@ -18,10 +18,13 @@ from keras import KerasTensor
 from keras_cnns import suggestions
 from keras_cnns.models.cost import Cost, cost
 from keras_cnns.models.googlenet import VARIANTS, googlenet
-from keras_cnns.models.heads import HeadOptions, InputShape, Pooling
+from keras_cnns.models.heads import HeadOptions, InputShape, Pooling, normalised_input
 from keras_cnns.models.resnet import ARCHITECTURES, resnet
 from keras_cnns.models.rows import Row, function_name
+from keras_cnns.weights import pretrained
 from keras_cnns.weights.assignment import load
+from keras_cnns.weights.download import fetch
+from keras_cnns.weights.pretrained import Pretrained
 
 # The keys of MODELS, which editors complete. A test compares them.
 ModelName = Literal[
@@ -167,7 +170,11 @@ def build(
         shortcut: for residual networks, the shortcut of the blocks: a key of `shortcuts.SHORTCUTS`,
             or the paper's letter A, B or C; by default the model's own.
         input_tensor: a tensor to use instead of a new input.
-        weights: a file to load, of this project or another: see `keras_cnns.weights`.
+        weights: a file to load, of this project or another (see `keras_cnns.weights`); or the name
+            of published weights, such as `imagenet` or `torchvision/resnet50.IMAGENET1K_V2` (see
+            `keras_cnns.weights.pretrained`). With a name, the model reads RGB pixels from 0 to 255,
+            which its first layer, `normalise`, normalises as the weights need it; `input_tensor`,
+            if given, must be normalised in this way already.
         name: the name of the Keras model; by default the key of MODELS.
 
     Returns:
@@ -177,9 +184,19 @@ def build(
     Raises:
         TypeError: there is no such option; the message names the nearest.
         ValueError: there is no such model, or an option is out of its range.
-        WeightsError: the file of weights cannot be read, or does not fit the model.
+        WeightsError: the file of weights cannot be read, does not fit the model, or, as a
+            DownloadError, is in no cache and cannot be downloaded.
     """
-    find(model)
+    row = find(model).row
+    published = file = None
+    if weights is not None and pretrained.is_name(weights):
+        published = pretrained.find(str(weights), model)
+        shape = row.input_shape if input_shape is None else input_shape
+        if input_tensor is None and tuple(shape)[-1] != len(published.mean):
+            raise ValueError(f"input_shape is {shape}; {published.name} need RGB, (H, W, 3)")
+        file = fetch(published)
+        if input_tensor is None:
+            input_tensor = normalised_input(shape, published.mean, published.std)
     heads: HeadOptions = {
         "aux_heads": aux_heads,
         "features": features,
@@ -203,9 +220,19 @@ def build(
         built = googlenet(
             model, input_shape, classes, input_tensor=input_tensor, name=name, **heads
         )
-    if weights is not None:
+    if published is not None and file is not None:
+        _load_published(built, published, file)
+    elif weights is not None:
         load(built, weights)
     return built
+
+
+def _load_published(model: keras.Model, row: Pretrained, file: Path) -> None:
+    """Load published weights; if they were trained on BGR, make the model read RGB."""
+    load(model, file)
+    if row.bgr:
+        kernel = model.get_layer("stem_conv").kernel
+        kernel.assign(keras.ops.convert_to_numpy(kernel)[:, :, ::-1])
 
 
 @dataclass(frozen=True)

@@ -1,31 +1,101 @@
 """`keras-cnns evaluate`."""
 
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from keras_cnns.quiet import quiet_stderr
+from keras_cnns.table import print_table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from keras_cnns.runs.predictions import Predictions
+
+_MAX_LISTED = 10  # files that cannot be read
+_SOME_FAILED = 3  # as the status of `keras-cnns predict` and `score`
 
 
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Run directory of a finished training.")],
+    folder: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Directory of other labelled images, with one subdirectory per class; by default "
+            "a split of the recipe."
+        ),
+    ] = None,
     split: Annotated[
-        str, typer.Option(help="Split of the recipe: train, validation or test.")
-    ] = "test",
+        str | None,
+        typer.Option(help="Split of the recipe: train, validation or test.", show_default="test"),
+    ] = None,
 ) -> None:
-    """Print the loss and the accuracy of a run's model on a split of its recipe."""
+    """Print accuracy and loss of a run's model, and the recall of each class.
+
+    The images are those of a split of the run's recipe, or of a directory.
+    Intervals contain the true value with a probability of 95 %.
+    """
+    if folder and split:
+        raise typer.BadParameter("name a directory or a split, not both", param_hint="--split")
     with quiet_stderr():
-        from keras_cnns.training import evaluate as evaluate_run
-        from keras_cnns.training import find_split, open_run
+        from keras_cnns.runs.evaluation import find_split, predict_split
+        from keras_cnns.runs.labelled_folder import evaluate_folder
+        from keras_cnns.runs.run import open_run
 
     finished = open_run(run)
-    try:
-        name = find_split(finished.recipe.data, split)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--split") from error
-    results = evaluate_run(finished, split)
-    print(
-        f"{run}: {name}: accuracy {results['accuracy']:.2%}, "
-        f"loss {results['loss']:.4f}, {results['samples']} images"
+    if folder is None:
+        try:
+            name = find_split(finished.recipe.data, split or "test")
+        except ValueError as error:
+            raise typer.BadParameter(str(error), param_hint="--split") from error
+        _print_metrics(run, name, predict_split(finished, name), finished.labels)
+        return
+    evaluation = evaluate_folder(finished, folder)
+    for note in evaluation.notes:
+        print(f"note: {note}", file=sys.stderr)
+    _print_metrics(run, str(folder), evaluation.predictions, finished.labels)
+    if evaluation.unreadable:
+        count = len(evaluation.unreadable)
+        what = (
+            "1 file cannot be read and is"
+            if count == 1
+            else f"{count} files cannot be read and are"
+        )
+        print(f"{what} not counted:", file=sys.stderr)
+        for line in evaluation.unreadable[:_MAX_LISTED]:
+            print(f"  {line}", file=sys.stderr)
+        if count > _MAX_LISTED:
+            print(f"  and {count - _MAX_LISTED} more", file=sys.stderr)
+        raise typer.Exit(_SOME_FAILED)
+
+
+def _print_metrics(
+    run: Path, images: str, predictions: "Predictions", labels: "Sequence[str]"
+) -> None:
+    import numpy as np
+
+    from keras_cnns.report.metrics import (
+        balanced_accuracy,
+        confusion_counts,
+        format_interval,
+        recall_intervals,
     )
+
+    counts = confusion_counts(predictions.labels, predictions.predicted, predictions.classes)
+    hits, totals = np.diag(counts), counts.sum(axis=1)
+    print(
+        f"{run}: {images}: accuracy {predictions.accuracy:.2%} "
+        f"(95 % interval {format_interval(hits.sum(), totals.sum())}), "
+        f"balanced accuracy {balanced_accuracy(counts):.2%}, "
+        f"loss {predictions.loss:.4f}, {totals.sum()} images"
+    )
+    rows = [
+        (label, str(total), str(hit), *cells)
+        for label, total, hit, cells in zip(
+            labels, totals, hits, recall_intervals(counts), strict=True
+        )
+    ]
+    columns = ("class", "images", "correct", "recall", "95 % interval")
+    print_table(columns, rows, numbers=range(1, len(columns)))

@@ -38,7 +38,9 @@ def show(
         ),
     ] = None,
     channels: Annotated[int, typer.Option(min=1, help="Number of channels of the input.")] = 3,
-    aux_heads: Annotated[bool, typer.Option(help="Include the auxiliary classifiers.")] = False,
+    aux_heads: Annotated[
+        bool, typer.Option("--aux-heads", help="Include the auxiliary classifiers.")
+    ] = False,
 ) -> None:
     """Print the stages of a model: output shape, parameters, multiply-adds, activation memory."""
     with quiet_stderr():

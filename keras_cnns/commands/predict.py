@@ -1,24 +1,130 @@
 """`keras-cnns predict`."""
 
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from keras_cnns.commands import ENTRY_POINTS
+from keras_cnns.messages import counting
 from keras_cnns.quiet import quiet_stderr
+
+if TYPE_CHECKING:
+    from keras_cnns.runs.answers import Answer
+
+_SOME_FAILED = 3  # as the status of `keras-cnns score`
 
 
 def predict(
-    run: Annotated[Path, typer.Argument(help="Run directory of a finished training.")],
-    images: Annotated[list[Path], typer.Argument(help="Image files: JPEG, PNG, WebP, BMP or GIF.")],
-    top_k: Annotated[int, typer.Option(min=1, help="Number of labels to print per image.")] = 5,
+    run: Annotated[
+        Path,
+        typer.Argument(help="Run directory of a finished training, or directory of a model."),
+    ],
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            help="Image files (JPEG, PNG, WebP, BMP or GIF), directories of them, or quoted "
+            "patterns such as 'photos/**/*.jpg'."
+        ),
+    ],
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            help="File for the predictions: .csv, .jsonl or, if pyarrow is installed, .parquet. "
+            "Images that have a row in it are not predicted again."
+        ),
+    ] = None,
+    top_k: Annotated[int, typer.Option(min=1, help="Number of labels per image.")] = 5,
 ) -> None:
-    """Print the most probable labels of image files and their probabilities."""
-    with quiet_stderr():
-        from keras_cnns.training import open_run
-        from keras_cnns.training import predict as predict_images
+    """Print or write the most probable labels of image files and their probabilities.
 
-    predictions = predict_images(open_run(run), images, top_k=top_k)
-    for path, labels in zip(images, predictions, strict=True):
-        ranked = ", ".join(f"{label} {probability:.2%}" for label, probability in labels)
-        print(f"{path}: {ranked}")
+    A file that cannot be read gets an error instead, and the exit status is 3.
+    The images of an exported model (models/NAME) are scored by keras-cnns-serve,
+    as by `keras-cnns score`. With --to, the same command continues where an
+    interrupted one has stopped.
+    """
+    if _is_exported(run):
+        written = [] if to is None else ["--to", str(to)]
+        sys.exit(_score(run, [*images, *written, "--top-k", str(top_k)]))
+    with quiet_stderr():
+        from keras_cnns.runs.answers import AnswerFile, predict_files, write_parquet
+        from keras_cnns.runs.image_files import find_image_files
+        from keras_cnns.runs.run import open_run
+
+    finished_run = open_run(run)
+    try:
+        files = find_image_files(images)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    top_k = min(top_k, len(finished_run.labels))
+    if to is None:
+        failures = 0
+        for answers in predict_files(finished_run, files, top_k=top_k):
+            failures += sum(map(_print, answers))
+        if failures:
+            raise typer.Exit(_SOME_FAILED)
+        return
+    is_parquet = to.suffix.lower() == ".parquet"
+    if is_parquet and not find_spec("pyarrow"):
+        raise typer.BadParameter(
+            f"{to} needs the package pyarrow: pip install 'keras-cnns[parquet]'", param_hint="--to"
+        )
+    try:
+        # Parquet cannot be appended to: it is written from JSON Lines, which are kept to resume.
+        answer_file = AnswerFile(to.with_suffix(".jsonl") if is_parquet else to, top_k)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--to") from error
+    with answer_file:
+        remaining = [file for file in files if str(file) not in answer_file.finished]
+        if len(remaining) < len(files):
+            print(f"{to}: {len(files) - len(remaining)} of {len(files)} files have a row already")
+        if remaining:
+            with counting("predicting", len(remaining)) as count:
+                for answers in predict_files(finished_run, remaining, top_k=top_k):
+                    answer_file.append(answers)
+                    count(len(answers))
+        failures = sum(answer_file.finished[str(file)] for file in files)
+    if is_parquet:
+        write_parquet(to.with_suffix(".jsonl"), to)
+    print(f"{to}: {len(files) - failures} of {len(files)} files predicted")
+    if failures:
+        print(f"{to}: {failures} could not be read; see `error` in their rows", file=sys.stderr)
+        raise typer.Exit(_SOME_FAILED)
+
+
+def _print(answer: "Answer") -> bool:
+    """Print an answer, and return whether it is an error."""
+    from keras_cnns.data.sources.folder.findings import printable
+
+    name = printable(answer.file)
+    if answer.error:
+        print(f"{name}: {answer.error}", file=sys.stderr)
+        return True
+    ranked = ", ".join(f"{label} {probability:.2%}" for label, probability in answer.ranked)
+    print(f"{name}: {ranked}")
+    return False
+
+
+def _is_exported(path: Path) -> bool:
+    """Return whether a directory is an exported model, or a version of one."""
+    versions = (each.parent for each in path.glob("*/model.json"))
+    return (path / "model.json").exists() or any(each.name.isdecimal() for each in versions)
+
+
+def _score(model: Path, arguments: Sequence[str]) -> int:
+    """Run the command `score` of keras-cnns-serve, and return its exit status.
+
+    Raises:
+        RuntimeError: keras-cnns-serve is not installed.
+    """
+    commands = list(metadata.entry_points(group=ENTRY_POINTS, name="score"))
+    if not commands:
+        raise RuntimeError(
+            f"{model} is an exported model, which keras-cnns-serve scores; install it "
+            "(pip install keras-cnns-serve), or give a run directory"
+        )
+    return int(commands[0].load()([str(model), *arguments], "keras-cnns predict"))

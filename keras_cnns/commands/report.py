@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from keras_cnns.messages import print_message
 from keras_cnns.quiet import quiet_stderr
 from keras_cnns.table import print_table
 
@@ -24,8 +25,13 @@ def report(
     if len(runs) == 1:
         print(f"{runs[0]}: {write_report(runs[0])}")
         return
-    from keras_cnns.report.comparison import COLUMNS, NUMBERS
+    from keras_cnns.report.comparison import COLUMNS, NUMBERS, SEED_COLUMNS
 
-    rows = compare(runs, to)
-    print_table(COLUMNS, rows, numbers=range(1, NUMBERS + 1))
+    comparison = compare(runs, to)
+    print_table(COLUMNS, comparison.rows, numbers=range(1, NUMBERS + 1))
+    if comparison.seeds:
+        print()
+        print_table(SEED_COLUMNS, comparison.seeds, numbers=range(1, len(SEED_COLUMNS)))
+    if comparison.warning:
+        print_message(f"warning: {comparison.warning}")
     print(f"{to}: comparison of {len(runs)} runs")

@@ -9,6 +9,7 @@ import typer
 
 from keras_cnns.commands.dry_run import print_dry_run
 from keras_cnns.commands.lr_finder import run_lr_finder
+from keras_cnns.commands.offline import Offline
 from keras_cnns.messages import print_message
 from keras_cnns.quiet import quiet_stderr
 from keras_cnns.recipes import RecipeError, list_recipes, load_recipe
@@ -67,6 +68,7 @@ def train(
             "the loss.",
         ),
     ] = False,
+    offline: Offline = False,
 ) -> None:
     """Train a model as a recipe describes.
 

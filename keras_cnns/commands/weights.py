@@ -1,15 +1,83 @@
-"""`keras-cnns weights convert`."""
+"""`keras-cnns weights list`, `get` and `convert`."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from keras_cnns.commands.offline import Offline
 from keras_cnns.quiet import quiet_stderr
+from keras_cnns.suggestions import find
+from keras_cnns.table import print_table
 
 app = typer.Typer(
-    help="Convert checkpoints of torchvision, timm and keras.applications.", no_args_is_help=True
+    help="List, download and convert weights of torchvision, timm and keras.applications.",
+    no_args_is_help=True,
 )
+
+
+@app.command(name="list", epilog="Example: keras-cnns weights list resnet50")
+def list_weights(
+    model: Annotated[
+        str | None,
+        typer.Argument(help="Only weights of this model, a name that `keras-cnns models` lists."),
+    ] = None,
+) -> None:
+    """List the published weights that `build`, recipes and `weights get` know by name.
+
+    "imagenet" names the weights that are marked in the first column.
+    Sizes are in MiB, accuracies in per cent of ImageNet's validation images.
+    """
+    with quiet_stderr():
+        from keras_cnns.models import MODELS
+        from keras_cnns.weights.download import is_cached
+        from keras_cnns.weights.pretrained import DEFAULT, PRETRAINED, rows_for
+    if model is not None:
+        try:
+            find(model, MODELS, "model")
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from error
+        if not rows_for(model):
+            raise typer.BadParameter(f"there are no published weights of {model}")
+    rows = [
+        (
+            DEFAULT if row.default else "",
+            row.name,
+            row.model,
+            "" if row.mebibytes is None else f"{row.mebibytes:.0f}",
+            "" if row.top_1 is None else f"{row.top_1:.1f}",
+            f"{row.resize or '?'} -> {row.crop}",
+            row.licence,
+            "yes" if is_cached(row) else "",
+        )
+        for row in (PRETRAINED.values() if model is None else rows_for(model))
+    ]
+    columns = ("", "weights", "model", "MiB", "top-1", "resize, crop", "licence", "cached")
+    print_table(columns, rows, numbers=(3, 4))
+
+
+@app.command(epilog="Example: keras-cnns weights get torchvision/resnet50.IMAGENET1K_V2")
+def get(
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="Name of published weights, which `keras-cnns weights list` prints, or of a "
+            "model, whose default weights are meant."
+        ),
+    ],
+    offline: Offline = False,
+) -> None:
+    """Download published weights to the cache, verify their checksum, and print their path."""
+    with quiet_stderr():
+        from keras_cnns.models import MODELS
+        from keras_cnns.weights import pretrained
+        from keras_cnns.weights.download import fetch
+    try:
+        of_model = (pretrained.DEFAULT, name)
+        row = pretrained.find(*(of_model if name in MODELS else (name,)))
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    print(fetch(row))
 
 
 @app.command(
@@ -20,8 +88,8 @@ def convert(
     file: Annotated[
         Path,
         typer.Argument(
-            help="A .safetensors, .h5 or .keras file, or, if torch is installed, a .pth, .pt, "
-            ".pth.tar, .bin or .ckpt file."
+            help="A .safetensors, .h5, .keras, .pth, .pt, .pth.tar, .bin or .ckpt file; a training "
+            "checkpoint of torch may need torch."
         ),
     ],
     model: Annotated[

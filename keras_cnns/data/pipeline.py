@@ -7,6 +7,7 @@ So training can resume from any step as if it had never stopped, without reading
 import abc
 import copy
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
@@ -37,7 +38,12 @@ class Split(abc.ABC):
     Attributes:
         num_examples: the number of images.
         steps: the number of batches in an epoch.
+        path_of: returns the file of the image at an index of the split, without reading it; None
+            if the images are not files of their own. Without a seed, the order is that of the
+            batches.
     """
+
+    path_of: Callable[[int], Path] | None = None
 
     def __init__(
         self,
@@ -144,6 +150,7 @@ class _IndexedSplit(Split):
     def __init__(self, images: IndexedImages, *arguments: Any, **options: Any) -> None:
         super().__init__(images.count, *arguments, **options)
         self._images = images
+        self.path_of = images.path_of
 
     def __iter__(self) -> Iterator[Pair]:
         try:

@@ -1,7 +1,7 @@
 """Both ends of every model: the image input, and the heads with their named outputs."""
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, TypedDict
 
@@ -57,6 +57,25 @@ def image_input(
     if input_tensor is not None:
         return input_tensor
     return keras.Input(shape, name="images")
+
+
+def normalised_input(
+    input_shape: InputShape, mean: Sequence[float], std: Sequence[float]
+) -> KerasTensor:
+    """Return (pixels - mean) / std of a new input `images`, for use as `input_tensor`.
+
+    The normalisation is a layer of the model, so that the saved model, its exports and the server
+    read raw pixels from 0 to 255, and none of them can normalise differently.
+
+    Args:
+        input_shape: (H, W, C); H and W may be None if the model does not need to know them.
+        mean: one value per channel, in levels from 0 to 255.
+        std: one positive value per channel, in levels from 0 to 255.
+    """
+    scale = [1 / each for each in std]
+    offset = [-m / s for m, s in zip(mean, std, strict=True)]
+    images = keras.Input(input_shape, name="images")
+    return keras.layers.Rescaling(scale, offset, dtype="float32", name="normalise")(images)
 
 
 def _classifier(x: KerasTensor, classes: int, activation: str | None, *, name: str) -> KerasTensor:

@@ -51,8 +51,10 @@ class ModelConfig:
     aux_heads: bool = False
     """If true, the network is built and trained with its auxiliary classifiers."""
     weights: str = ""
-    """Training starts from the weights in this file, which torchvision, timm, Keras or this project
-    wrote for the same network; if empty, it starts from random weights."""
+    """Training starts from the published weights of this name, such as "imagenet" or
+    "torchvision/resnet50.IMAGENET1K_V2" (`keras-cnns weights list` lists them), or from the weights
+    in this file, which torchvision, timm, Keras or this project wrote for the same network; if
+    empty, it starts from random weights."""
     frozen_epochs: _NonNegativeInt = 0
     """For this number of epochs, training changes only the new classifier and freezes all other
     layers; it requires `weights`."""

@@ -1,7 +1,8 @@
 """Compare several runs on one page: their results, their curves and their settings."""
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,7 +11,7 @@ import numpy as np
 from keras_cnns.durations import format_seconds
 from keras_cnns.files import write_text
 from keras_cnns.report import charts, page
-from keras_cnns.report.metrics import wilson_interval
+from keras_cnns.report.metrics import format_interval
 from keras_cnns.report.records import LOSS_SUM_TITLE, Records, read_records
 from keras_cnns.report.run_report import GRADIENT_RATIO, UPDATE_RATIO, flatten
 from keras_cnns.runs.logs import LOSS_SUM
@@ -19,6 +20,7 @@ COLUMNS = (
     "run",
     "test accuracy",
     "95 % interval",
+    "validation accuracy",
     "test loss",
     "best epoch",
     "epochs",
@@ -26,6 +28,13 @@ COLUMNS = (
     "median step",
 )
 NUMBERS = len(COLUMNS) - 1
+SEED_COLUMNS = (
+    "runs that differ in the seed only",
+    "seeds",
+    "mean test accuracy",
+    "standard deviation",
+    "mean validation accuracy",
+)
 _ABSENT = "-"
 _LEARNING = (
     "Losses and accuracies are those of the main output. A model with auxiliary classifiers is "
@@ -33,8 +42,17 @@ _LEARNING = (
 )
 
 
-def compare(paths: Sequence[str | Path], page_path: str | Path) -> list[tuple[str, ...]]:
-    """Write a page that compares runs, and return the rows of its table under `COLUMNS`.
+@dataclass(frozen=True)
+class Comparison:
+    """The tables of a comparison."""
+
+    rows: list[tuple[str, ...]]  # under `COLUMNS`, one for each run
+    seeds: list[tuple[str, ...]]  # under `SEED_COLUMNS`, one for each group of runs
+    warning: str  # why the test accuracies cannot be compared; empty if they can
+
+
+def compare(paths: Sequence[str | Path], page_path: str | Path) -> Comparison:
+    """Write a page that compares runs, and return its tables.
 
     Raises:
         RunError: one of the paths is not a run.
@@ -42,7 +60,7 @@ def compare(paths: Sequence[str | Path], page_path: str | Path) -> list[tuple[st
     """
     runs = dict(zip(name_runs(paths), map(read_records, paths), strict=True))
     write_text(Path(page_path), render(runs))
-    return _summaries(runs)
+    return Comparison(_summaries(runs), _summarize_seeds(runs), _describe_test_images(runs))
 
 
 def name_runs(paths: Sequence[str | Path]) -> list[str]:
@@ -61,8 +79,20 @@ def render(
     more: Sequence[page.Section] = (),
 ) -> str:
     """Return the page as HTML; the sections `more` follow the curves."""
+    seeds = _summarize_seeds(runs)
+    warning = _describe_test_images(runs)
     sections = [
-        page.Section("Results", "", [page.Table(COLUMNS, _summaries(runs), numbers=NUMBERS)]),
+        page.Section(
+            "Results",
+            f"Warning: {warning}" if warning else "",
+            [page.Table(COLUMNS, _summaries(runs), numbers=NUMBERS)],
+        ),
+        page.Section(
+            "Seeds",
+            "The standard deviation between runs with different seeds shows how much of a "
+            "difference between two recipes may be chance.",
+            [page.Table(SEED_COLUMNS, seeds, numbers=len(SEED_COLUMNS) - 1)] if seeds else [],
+        ),
         page.Section("Learning", _LEARNING, [_curves(runs)]),
         *more,
         page.Section(
@@ -74,6 +104,70 @@ def render(
     return page.render(title, subtitle or ", ".join(runs), sections)
 
 
+def _describe_test_images(runs: Mapping[str, Records]) -> str:
+    """Return a sentence if the runs were tested on different images; otherwise "".
+
+    The images are the same if the fingerprint of the data, the recipe's test split and the number
+    of images are. Runs that are not finished are not tested.
+    """
+    groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for name, records in runs.items():
+        if records.results:
+            data = records.run.recipe.data
+            # Runs created before version 0.1 have no fingerprint.
+            fingerprint = records.environment.get("data_fingerprint", data.name)
+            images = records.results["test"]["samples"]
+            groups[str(fingerprint), data.test_split, str(images)].append(name)
+    if len(groups) < 2:
+        return ""
+    listed = "; ".join(
+        f"{', '.join(names)}: {int(images):,} images of {split}"
+        for (_, split, images), names in groups.items()
+    )
+    reason = "of different data" if len({key[0] for key in groups}) > 1 else "of the same data"
+    return (
+        f"the runs were tested on different images {reason}, so their test accuracies cannot be "
+        f"compared ({listed})."
+    )
+
+
+def _summarize_seeds(runs: Mapping[str, Records]) -> list[tuple[str, ...]]:
+    """Return a row under `SEED_COLUMNS` for each group of finished runs that differ in the seed.
+
+    Of runs with equal seeds, which repeat each other, only the first one counts.
+    """
+    groups: dict[str, dict[int, tuple[str, Records]]] = defaultdict(dict)
+    for name, records in runs.items():
+        if records.results:
+            recipe = records.run.recipe
+            seedless = replace(recipe, training=replace(recipe.training, seed=0))
+            fingerprint = records.environment.get("data_fingerprint")
+            group = groups[repr((seedless, fingerprint))]
+            group.setdefault(recipe.training.seed, (name, records))
+    rows: list[tuple[str, ...]] = []
+    for group in groups.values():
+        if len(group) < 2:
+            continue
+        test = [records.results["test"]["accuracy"] for _, records in group.values()]  # type: ignore[index]
+        validation = [_validation_accuracy(records) for _, records in group.values()]
+        rows.append(
+            (
+                ", ".join(name for name, _ in group.values()),
+                str(len(group)),
+                f"{np.mean(test):.2%}",
+                f"{np.std(test, ddof=1):.2%}",
+                f"{np.mean(validation):.2%}",
+            )
+        )
+    return rows
+
+
+def _validation_accuracy(records: Records) -> float:
+    """Return the highest validation accuracy, that of the best epoch; NaN without an epoch."""
+    values = records.metric("val_accuracy")
+    return float(np.nanmax(values)) if len(values) else float("nan")
+
+
 def _summaries(runs: dict[str, Records]) -> list[tuple[str, ...]]:
     """Return each run's row under `COLUMNS`."""
     return [_summary(name, records) for name, records in runs.items()]
@@ -82,14 +176,16 @@ def _summaries(runs: dict[str, Records]) -> list[tuple[str, ...]]:
 def _summary(name: str, records: Records) -> tuple[str, ...]:
     step = f"{np.median(records.times['step_ms']):,.1f} ms" if records.times else _ABSENT
     epochs = f"{len(records.epochs())} of {records.run.recipe.training.epochs}"
+    best = _validation_accuracy(records)
+    validation = _ABSENT if np.isnan(best) else f"{best:.2%}"
     if not records.results:
-        return (name, "not finished", *[_ABSENT] * 3, epochs, _ABSENT, step)
+        return (name, "not finished", _ABSENT, validation, *[_ABSENT] * 2, epochs, _ABSENT, step)
     test = records.results["test"]
-    low, high = wilson_interval(test["accuracy"] * test["samples"], test["samples"])
     return (
         name,
         f"{test['accuracy']:.2%}",
-        f"{low:.1%} to {high:.1%}",
+        format_interval(test["accuracy"] * test["samples"], test["samples"]),
+        validation,
         f"{test['loss']:.4f}",
         str(records.results["best_epoch"]),
         epochs,

@@ -60,3 +60,26 @@ def wilson_interval(hits: float, trials: int) -> tuple[float, float]:
     """Return the 95 % confidence interval of a proportion (Wilson 1927)."""
     interval = binomtest(round(hits), trials).proportion_ci(method="wilson")
     return float(interval.low), float(interval.high)
+
+
+def format_interval(hits: float, trials: int) -> str:
+    """Return `wilson_interval` as text; "-" without trials."""
+    if not trials:
+        return "-"
+    low, high = wilson_interval(hits, trials)
+    return f"{low:.1%} to {high:.1%}"
+
+
+def balanced_accuracy(counts: np.ndarray) -> float:
+    """Return the mean of the recalls of the classes that have images, from counts [K, K]."""
+    totals = counts.sum(axis=1)
+    present = totals > 0
+    return float(np.mean(np.diag(counts)[present] / totals[present]))
+
+
+def recall_intervals(counts: np.ndarray) -> list[tuple[str, str]]:
+    """Return each class's recall and its 95 % interval as text, from counts [K, K]."""
+    return [
+        (f"{hits / total:.1%}" if total else "-", format_interval(hits, int(total)))
+        for hits, total in zip(np.diag(counts), counts.sum(axis=1), strict=True)
+    ]

@@ -34,6 +34,16 @@ class Text:
 
 
 @dataclass(frozen=True)
+class Items:
+    """Sentences, each with a bullet."""
+
+    texts: Sequence[str]
+
+    def __bool__(self) -> bool:
+        return bool(self.texts)
+
+
+@dataclass(frozen=True)
 class Code:
     """Preformatted text."""
 
@@ -84,10 +94,14 @@ class Charts:
 
 @dataclass(frozen=True)
 class Picture:
-    """An image uint8 [H, W, C], and the lines of its caption; the first is also its alt text."""
+    """An image uint8 [H, W, C], and the lines of its caption; the first is also its alt text.
+
+    The address `link`, if it is not empty, is that of the image's file.
+    """
 
     image: np.ndarray
     caption: Sequence[str]
+    link: str = ""
 
     @property
     def is_small(self) -> bool:
@@ -109,12 +123,16 @@ class Picture:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Images in a grid."""
+    """Images in a grid; those after the first `shown`, if it is not 0, are folded."""
 
     pictures: Sequence[Picture]
+    shown: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.pictures)
 
 
-Block = Text | Code | Cards | Table | Charts | Pictures
+Block = Text | Items | Code | Cards | Table | Charts | Pictures
 
 
 @dataclass(frozen=True)
@@ -128,11 +146,24 @@ class Section:
 
 
 def render(
-    title: str, subtitle: str, sections: Iterable[Section], key_metrics: Cards | None = None
+    title: str,
+    subtitle: str,
+    sections: Iterable[Section],
+    key_metrics: Cards | None = None,
+    *,
+    contents: bool = False,
 ) -> str:
-    """Return a page as HTML; the `key_metrics` precede its sections."""
+    """Return a page as HTML; the `key_metrics` precede its sections.
+
+    If `contents` is true, a list of links to the sections follows the key metrics.
+    """
+    shown = [section for section in sections if any(section.blocks)]
     return _ENVIRONMENT.get_template("page.html").render(
-        title=title, subtitle=subtitle, key_metrics=key_metrics, sections=sections
+        title=title,
+        subtitle=subtitle,
+        key_metrics=key_metrics,
+        sections=shown,
+        contents=contents,
     )
 
 

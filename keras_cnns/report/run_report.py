@@ -1,36 +1,48 @@
-"""The page `report.html` of one run, from its learning curves to its worst mistakes."""
+"""The page `report.html` of one run, from its results to its gradients and its environment."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
 from keras_cnns.data import open_split
+from keras_cnns.data.sources.folder.findings import printable
 from keras_cnns.durations import format_seconds
-from keras_cnns.files import read_text, write_text
+from keras_cnns.files import read_text, replacing, write_text
 from keras_cnns.report import charts, page
+from keras_cnns.report.findings import describe_run
 from keras_cnns.report.metrics import (
     Reliability,
+    balanced_accuracy,
     confusion_counts,
+    format_interval,
     precision_and_recall,
+    recall_intervals,
     reliability_bins,
-    wilson_interval,
 )
 from keras_cnns.report.records import LOSS_SUM_TITLE, Records, read_records
+from keras_cnns.runs.augmented import read_augmented
 from keras_cnns.runs.logs import LOSS_SUM
-from keras_cnns.runs.names import CONFIG, MODEL, REPORT
-from keras_cnns.runs.predictions import Predictions, collect
+from keras_cnns.runs.names import AUGMENTED, CONFIG, MISTAKES, MODEL, REPORT
+from keras_cnns.runs.predictions import Mistake, Predictions, collect
+from keras_cnns.runs.tables import format_rows
 
 GRADIENT_RATIO = "Gradient norm, first layer divided by last"
 UPDATE_RATIO = "Update-to-weight ratio"
 _DEPTH_LINES = 5  # training steps in a chart by depth
 _CONFUSIONS = 12  # most frequent pairs of classes in the table
 _OPEN_ROWS = 40  # a longer table of classes is folded
+_OPEN_MISTAKES = 24  # more pictures of mistakes are folded
+_MISTAKE_COLUMNS = ("file", "index", "label", "predicted", "confidence", "label_probability")
 
 
 def write_report(path: str | Path, predictions: Predictions | None = None) -> Path:
     """Write a run's `report.html`; for an unfinished training, with the parts that exist.
+
+    Also write `mistakes.csv`, if there is a model.
 
     Args:
         path: the run directory.
@@ -41,7 +53,7 @@ def write_report(path: str | Path, predictions: Predictions | None = None) -> Pa
 
     Raises:
         RunError: there is no run.
-        OSError: the page cannot be written.
+        OSError: the page or the table cannot be written.
     """
     records = read_records(path)
     if records.has_model and predictions is None:
@@ -50,6 +62,12 @@ def write_report(path: str | Path, predictions: Predictions | None = None) -> Pa
             recipe.data, recipe.data.test_split, batch_size=recipe.training.batch_size
         )
         predictions = collect(records.run.load_model(), split)
+    if predictions:
+        rows = _mistake_rows(predictions, records.run.labels)
+        text = format_rows(rows, _MISTAKE_COLUMNS, header=True)
+        with replacing(records.run.path / MISTAKES) as partial:
+            # The bytes of a name that are not UTF-8 are written as they are.
+            partial.write_bytes(text.encode("utf-8", "surrogateescape"))
     report = records.run.path / REPORT
     write_text(report, render(records, predictions))
     return report
@@ -58,8 +76,22 @@ def write_report(path: str | Path, predictions: Predictions | None = None) -> Pa
 def render(records: Records, predictions: Predictions | None) -> str:
     """Return the page as HTML."""
     recipe, labels = records.run.recipe, records.run.labels
+    counts = None
+    if predictions:
+        counts = confusion_counts(predictions.labels, predictions.predicted, predictions.classes)
     sections = [
+        page.Section("Findings", "", [page.Items(describe_run(records, counts, labels))]),
         page.Section("Learning", "", [learning(records)]),
+        *(
+            _test_sections(records, predictions, counts)
+            if predictions and counts is not None
+            else []
+        ),
+        page.Section(
+            "Training images",
+            "The first images of the training, as the recipe augments them.",
+            [_training_images(records)],
+        ),
         page.Section(
             "Gradient flow",
             "The gradient of the loss with respect to each layer's kernel, always on the same few "
@@ -75,7 +107,6 @@ def render(records: Records, predictions: Predictions | None) -> str:
             "nothing.",
             [_activations(records)],
         ),
-        *(_test_sections(predictions, labels) if predictions else []),
         page.Section("Time", "", [_time_per_step(records)]),
         page.Section(
             "Load the model",
@@ -95,7 +126,29 @@ def render(records: Records, predictions: Predictions | None) -> str:
         f"{recipe.data.image_size} x {recipe.data.image_size} x {recipe.data.channels}"
     )
     title = records.run.path.resolve().name
-    return page.render(title, subtitle, sections, _key_metrics(records, predictions))
+    key_metrics = _key_metrics(records, predictions, counts)
+    return page.render(title, subtitle, sections, key_metrics, contents=True)
+
+
+def _mistake_rows(predictions: Predictions, labels: Sequence[str]) -> list[dict[str, object]]:
+    """Return the rows of `mistakes.csv`, those with the highest confidence first.
+
+    The file of an image is known if the data are a folder of images; the index is the image's in
+    the split.
+    """
+    wrong = np.flatnonzero(predictions.predicted != predictions.labels)
+    order = wrong[np.argsort(-predictions.confidences[wrong], kind="stable")]
+    return [
+        {
+            "file": predictions.path_of(int(index)) if predictions.path_of else "",
+            "index": int(index),
+            "label": labels[predictions.labels[index]],
+            "predicted": labels[predictions.predicted[index]],
+            "confidence": round(float(predictions.confidences[index]), 6),
+            "label_probability": round(float(predictions.label_probabilities[index]), 6),
+        }
+        for index in order
+    ]
 
 
 def depth_chart(
@@ -144,15 +197,18 @@ def learning(records: Records) -> page.Charts:
     )
 
 
-def _key_metrics(records: Records, predictions: Predictions | None) -> page.Cards:
+def _key_metrics(
+    records: Records, predictions: Predictions | None, counts: np.ndarray | None
+) -> page.Cards:
     metrics: list[tuple[str, str]] = []
-    if predictions:
+    if predictions and counts is not None:
         images = len(predictions.labels)
-        low, high = wilson_interval(predictions.accuracy * images, images)
+        interval = format_interval(predictions.accuracy * images, images)
         metrics += [
+            (f"test accuracy; 95 % interval {interval}", f"{predictions.accuracy:.2%}"),
             (
-                f"test accuracy; 95 % interval {low:.1%} to {high:.1%}",
-                f"{predictions.accuracy:.2%}",
+                "balanced accuracy, the mean recall of the classes",
+                f"{balanced_accuracy(counts):.2%}",
             ),
             ("test images", f"{images:,}"),
             ("expected calibration error (ECE)", f"{_reliability(predictions).error:.2%}"),
@@ -211,11 +267,20 @@ def _activations(records: Records) -> page.Charts:
     )
 
 
-def _test_sections(predictions: Predictions, labels: Sequence[str]) -> list[page.Section]:
-    counts = confusion_counts(predictions.labels, predictions.predicted, predictions.classes)
+def _test_sections(
+    records: Records, predictions: Predictions, counts: np.ndarray
+) -> list[page.Section]:
+    labels = records.run.labels
     bins = _reliability(predictions)
     images = f"{len(predictions.labels):,} images"
     return [
+        page.Section(
+            "Classes",
+            "Precision is the fraction of a class's predictions that are correct, recall the "
+            "fraction of a class's images that are classified correctly. The interval contains the "
+            "recall on all such images with a probability of 95 % (Wilson 1927).",
+            [_classes(predictions, counts, labels)],
+        ),
         page.Section(
             "Confusion",
             "The test split: true classes in rows, predictions in columns.",
@@ -226,10 +291,9 @@ def _test_sections(predictions: Predictions, labels: Sequence[str]) -> list[page
             side_by_side=True,
         ),
         page.Section(
-            "Classes",
-            "Precision is the fraction of a class's predictions that are correct, recall the "
-            "fraction of a class's images that are classified correctly.",
-            [_classes(predictions, counts, labels)],
+            "Mistakes",
+            _introduce_mistakes(predictions),
+            [_mistakes(records, predictions)],
         ),
         page.Section(
             "Calibration",
@@ -241,13 +305,6 @@ def _test_sections(predictions: Predictions, labels: Sequence[str]) -> list[page
                     [charts.reliability("Reliability", bins.confidence, bins.accuracy, bins.counts)]
                 )
             ],
-        ),
-        page.Section(
-            "Worst mistakes",
-            "The incorrectly classified test images with the highest confidence."
-            if predictions.mistakes
-            else "",
-            [_mistakes(predictions, labels)],
         ),
     ]
 
@@ -274,6 +331,7 @@ def _classes(predictions: Predictions, counts: np.ndarray, labels: Sequence[str]
     precision, recall = precision_and_recall(
         predictions.labels, predictions.predicted, predictions.classes
     )
+    intervals = [interval for _, interval in recall_intervals(counts)]
     rows = [
         (
             label,
@@ -281,30 +339,61 @@ def _classes(predictions: Predictions, counts: np.ndarray, labels: Sequence[str]
             str(counts[:, k].sum()),
             str(counts[k, k]),
             *("-" if np.isnan(value) else f"{value:.1%}" for value in (precision[k], recall[k])),
+            intervals[k],
         )
         for k, label in enumerate(labels)
     ]
-    columns = ("class", "images", "predicted", "correct", "precision", "recall")
+    columns = ("class", "images", "predicted", "correct", "precision", "recall", "95 % interval")
     summary = f"All {len(rows)} classes" if len(rows) > _OPEN_ROWS else ""
-    return page.Table(columns, rows, numbers=5, summary=summary)
+    return page.Table(columns, rows, numbers=6, summary=summary)
 
 
-def _mistakes(predictions: Predictions, labels: Sequence[str]) -> page.Block:
+def _introduce_mistakes(predictions: Predictions) -> str:
+    wrong, shown = int(np.sum(predictions.predicted != predictions.labels)), predictions.mistakes
+    if not wrong:
+        return ""
+    which = f"The {wrong:,}" if len(shown) == wrong else f"{len(shown)} of the {wrong:,}"
+    return (
+        f"{which} test images that are classified incorrectly, those with the highest confidence "
+        f"first. {MISTAKES}, beside this page, lists all mistakes."
+    )
+
+
+def _mistakes(records: Records, predictions: Predictions) -> page.Block:
     if not predictions.mistakes:
         return page.Text("All images are classified correctly.")
-    return page.Pictures(
-        [
-            page.Picture(
-                each.image,
-                (
-                    f"{labels[each.label]} ({each.label_probability:.1%})",
-                    f"predicted: {labels[each.predicted]} ({each.confidence:.1%})",
-                    f"test image {each.index}",
-                ),
-            )
-            for each in predictions.mistakes
-        ]
-    )
+    labels, root = records.run.labels, records.run.recipe.data.path
+
+    def show(mistake: Mistake) -> page.Picture:
+        path = predictions.path_of(mistake.index) if predictions.path_of else None
+        name = f"test image {mistake.index}"
+        if path:
+            name = path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+        return page.Picture(
+            mistake.image,
+            (
+                f"{labels[mistake.label]} ({mistake.label_probability:.1%})",
+                f"predicted: {labels[mistake.predicted]} ({mistake.confidence:.1%})",
+                printable(name),
+            ),
+            _link(path, records.run.path) if path else "",
+        )
+
+    return page.Pictures([show(each) for each in predictions.mistakes], _OPEN_MISTAKES)
+
+
+def _link(path: Path, folder: Path) -> str:
+    """Return the address of a file, relative to the folder of the page."""
+    try:
+        return quote(os.fsencode(Path(os.path.relpath(path, folder.resolve())).as_posix()))
+    except ValueError:  # on another drive, on Windows
+        return path.absolute().as_uri()
+
+
+def _training_images(records: Records) -> page.Pictures:
+    size = records.run.recipe.data.image_size
+    images = read_augmented(records.run.path / AUGMENTED, size)
+    return page.Pictures([page.Picture(image, (caption,)) for image, caption in images])
 
 
 def _time_per_step(records: Records) -> page.Charts:

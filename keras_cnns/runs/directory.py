@@ -27,6 +27,8 @@ times.csv         duration of the steps of each epoch
 tensorboard/      the same metrics for TensorBoard
 results.json      loss and accuracy on the test split
 report.html       all of this as one page
+mistakes.csv      the test images that are classified incorrectly, with the names of their files
+augmented.png     the first training images, as the recipe augments them
 environment.json  versions, seed, and a fingerprint of the data
 checkpoints/      what `keras-cnns train` needs to resume
 

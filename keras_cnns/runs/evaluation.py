@@ -1,17 +1,15 @@
 """Evaluate a finished run on a split of its data, or predict the classes of image files."""
 
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
-from keras_cnns.data import open_split, preprocess, read_image
+from keras_cnns.data import open_split
 from keras_cnns.recipes import DataConfig
-from keras_cnns.runs.predictions import collect, predictor
+from keras_cnns.runs.image_files import read_files
+from keras_cnns.runs.predictions import Predictions, collect, predictor
 from keras_cnns.runs.run import Run
-
-_BATCH_SIZE = 32  # images of a prediction
 
 
 def find_split(data: DataConfig, split: str) -> str:
@@ -49,10 +47,15 @@ def evaluate(run: Run, split: str = "test") -> dict[str, float]:
     Raises:
         ValueError: the recipe has no such split, or there is something wrong with its images.
     """
+    return predict_split(run, split).metrics()
+
+
+def predict_split(run: Run, split: str = "test") -> Predictions:
+    """Return the predictions of a run's model on a split; see `evaluate`."""
     recipe = run.recipe
     found = find_split(recipe.data, split)
     batches = open_split(recipe.data, found, batch_size=recipe.training.batch_size)
-    return collect(run.load_model(), batches).metrics()
+    return collect(run.load_model(), batches)
 
 
 def predict(
@@ -70,16 +73,15 @@ def predict(
         OSError: a file cannot be read.
     """
     predict_batch = predictor(run.load_model())
-    return [
-        [(run.labels[k], float(row[k])) for k in np.argsort(-row, kind="stable")[:top_k]]
-        for pixels in _batches(run.recipe.data, images)
-        for row in predict_batch(pixels)
-    ]
-
-
-def _batches(data: DataConfig, images: Iterable[str | Path]) -> Iterator[np.ndarray]:
-    """Yield the preprocessed pixels of image files, uint8 [N, H, W, C]."""
-    paths = iter(images)
-    while batch := list(islice(paths, _BATCH_SIZE)):
-        pixels = [read_image(path, data.channels) for path in batch]
-        yield np.stack([preprocess(each, data.preprocessing()) for each in pixels])
+    predictions = []
+    for batch in read_files(images, run.recipe.data):
+        pixels = []
+        for _, image in batch:
+            if isinstance(image, Exception):
+                raise image
+            pixels.append(image)
+        predictions += [
+            [(run.labels[k], float(row[k])) for k in np.argsort(-row, kind="stable")[:top_k]]
+            for row in predict_batch(np.stack(pixels))
+        ]
+    return predictions

@@ -2,7 +2,8 @@
 
 import heapq
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -33,8 +34,11 @@ class Predictions:
     labels: np.ndarray  # int [N]
     predicted: np.ndarray  # int [N]
     confidences: np.ndarray  # float [N], the highest probability
+    label_probabilities: np.ndarray  # float [N], the probability of the true class
     mistakes: tuple[Mistake, ...]  # those with the highest confidence, in descending order
     loss: float  # mean cross-entropy of the main output, in nats
+    # The file of the image at an index; None if the images are not files of their own.
+    path_of: Callable[[int], Path] | None = field(default=None, compare=False, repr=False)
 
     @property
     def accuracy(self) -> float:
@@ -62,16 +66,24 @@ def predictor(model: keras.Model) -> Callable[[Any], np.ndarray]:
     return lambda images: np.asarray(traced(images))
 
 
-def collect(model: keras.Model, batches: Iterable[Any], worst: int = 24) -> Predictions:
+def collect(
+    model: keras.Model,
+    batches: Iterable[Any],
+    worst: int = 60,
+    path_of: Callable[[int], Path] | None = None,
+) -> Predictions:
     """Predict the classes of batches of (images uint8 [N, H, W, C], labels int [N]).
 
     Args:
         model: images -> probabilities [N, K], or a dict of outputs with them as `main`.
         batches: an epoch of a split.
-        worst: the number of mistakes to keep, those with the highest confidence.
+        worst: the number of mistakes whose pictures are kept, those with the highest confidence.
+        path_of: returns the file of the image at an index; by default that of a split, if its
+            images are files.
     """
     labels, predicted, confidences, label_probabilities = [], [], [], []
     heap: list[tuple[float, int, Mistake]] = []
+    path_of = path_of or getattr(batches, "path_of", None)
     seen = classes = 0
     predict = predictor(model)
     for images, targets in batches:
@@ -101,11 +113,14 @@ def collect(model: keras.Model, batches: Iterable[Any], worst: int = 24) -> Pred
         confidences.append(confidence)
         label_probabilities.append(label_probability)
     mistakes = tuple(mistake for *_, mistake in sorted(heap, key=lambda each: each[:2])[::-1])
+    probabilities_of_labels = np.concatenate(label_probabilities)
     return Predictions(
         classes,
         np.concatenate(labels).astype(int),
         np.concatenate(predicted),
         np.concatenate(confidences),
+        probabilities_of_labels,
         mistakes,
-        float(-np.mean(np.log(np.maximum(np.concatenate(label_probabilities), _MIN_PROBABILITY)))),
+        float(-np.mean(np.log(np.maximum(probabilities_of_labels, _MIN_PROBABILITY)))),
+        path_of,
     )

@@ -61,6 +61,7 @@ def make_callbacks(
     *,
     extra: Sequence[keras.callbacks.Callback] = (),
     begin: keras.callbacks.Callback,
+    batch: tuple[Any, ...],
     **intervals: Any,
 ) -> RunCallbacks:
     """Return the callbacks of a run.
@@ -70,10 +71,11 @@ def make_callbacks(
         run: the run directory.
         extra: further callbacks, whose state is saved too.
         begin: writes the first files of the run directory.
+        batch: see `make_watchers`.
         intervals: `seconds` and `steps` between checkpoints.
     """
     save_best = SaveBest(run / MODEL, f"val_{accuracy_key(prepared.model)}")
-    watchers = make_watchers(run, prepared.probe())
+    watchers = make_watchers(run, batch)
     saved = [
         # They change the training, and precede whatever sees or saves it: `AverageWeights` assigns
         # the averages that `SaveBest` saves after the evaluation.

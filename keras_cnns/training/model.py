@@ -7,6 +7,7 @@ from typing import Any
 import keras
 
 from keras_cnns.models import build
+from keras_cnns.models.heads import normalised_input
 from keras_cnns.optimizers import Momentum
 from keras_cnns.recipes import Recipe
 from keras_cnns.training.schedules import make_schedule
@@ -15,24 +16,16 @@ _POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 
 
 def build_model(recipe: Recipe, classes: int) -> keras.Model:
-    """Build the recipe's model: pixels 0 to 255 [N, H, W, C] -> probabilities [N, K].
-
-    The normalisation is the first layer, so that the saved model, its exports and the server all
-    take the pixels of an image file, and none of them normalises differently.
-    """
+    """Build the recipe's model: pixels 0 to 255 [N, H, W, C] -> probabilities [N, K]."""
     data = recipe.data
     shape = (data.image_size, data.image_size, data.channels)
-    images = keras.Input(shape, name="images")
-    scale = [1 / std for std in data.std]
-    offset = [-mean / std for mean, std in zip(data.mean, data.std, strict=True)]
-    normalised = keras.layers.Rescaling(scale, offset, dtype="float32", name="normalise")(images)
     with _precision(recipe.training.precision):
         model = build(
             recipe.model.name,
             input_shape=shape,
             classes=classes,
             aux_heads=recipe.model.aux_heads,
-            input_tensor=normalised,
+            input_tensor=normalised_input(shape, data.mean, data.std),
         )
     if recipe.model.weights:
         body = build(

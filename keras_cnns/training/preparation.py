@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from keras_cnns.data import Split, Splits
 from keras_cnns.recipes import Recipe
+from keras_cnns.training.initial_weights import find_initial_weights
 from keras_cnns.training.model import build_model, compile_model, for_outputs
 
 
@@ -53,13 +54,17 @@ def prepare(recipe: Recipe, splits: Splits | None = None) -> Preparation:
 
     Args:
         recipe: the model, its data, and how to train it.
-        splits: the splits of the recipe's data, if they have been read already.
+        splits: the splits of the recipe's data, if they have been read already, and the initial
+            weights have been found before.
 
     Raises:
         ValueError: there is no such model or data set, or its training split is missing or empty.
+        WeightsError: the initial weights cannot be read or downloaded.
     """
+    if splits is None:
+        find_initial_weights(recipe)
+        splits = Splits(recipe.data)
     _make_reproducible(recipe.training.seed)
-    splits = splits or Splits(recipe.data)
     training = splits.open(
         recipe.data.train_split,
         batch_size=recipe.training.batch_size,

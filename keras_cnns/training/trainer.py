@@ -10,11 +10,13 @@ from keras_cnns.data import Splits
 from keras_cnns.files import naming_the_file, write_json
 from keras_cnns.messages import print_message
 from keras_cnns.recipes import Recipe, with_absolute_paths
+from keras_cnns.runs.augmented import write_augmented
 from keras_cnns.runs.directory import begin, check_data, opened_for_training
-from keras_cnns.runs.names import MODEL, RESULTS
+from keras_cnns.runs.names import AUGMENTED, MODEL, RESULTS
 from keras_cnns.runs.predictions import collect
 from keras_cnns.runs.run import Run, open_run
 from keras_cnns.training.callback_list import make_callbacks
+from keras_cnns.training.initial_weights import find_initial_weights
 from keras_cnns.training.model import for_outputs
 from keras_cnns.training.preparation import prepare
 
@@ -52,6 +54,7 @@ def train(
         CheckpointError: there are checkpoints, and none is intact.
         DivergedError: the loss is not finite.
         ValueError: there is no such model, data set or split, or a split is empty.
+        WeightsError: the initial weights cannot be read or downloaded.
     """
     run = Path(run)
     recipe = with_absolute_paths(recipe)
@@ -70,19 +73,25 @@ def _train(
     extra_callbacks: Sequence[keras.callbacks.Callback],
 ) -> Run:
     """Train in a locked run directory whose recipe is this one."""
+    find_initial_weights(recipe)
     splits = Splits(recipe.data)
     data_fingerprint = splits.fingerprint()  # also checks the images of a folder
     check_data(run, data_fingerprint)
     prepared = prepare(recipe, splits)
     model, steps_per_epoch = prepared.model, prepared.training.steps
     validation, test = prepared.open_held_out()
+    probe = prepared.probe()
+
+    def write_first_files(logs: object) -> None:
+        begin(run, recipe, splits.labels, data_fingerprint)
+        write_augmented(run / AUGMENTED, probe[0], probe[1], splits.labels)
+
     callbacks = make_callbacks(
         prepared,
         run,
         extra=extra_callbacks,
-        begin=keras.callbacks.LambdaCallback(
-            on_train_begin=lambda logs: begin(run, recipe, splits.labels, data_fingerprint)
-        ),
+        begin=keras.callbacks.LambdaCallback(on_train_begin=write_first_files),
+        batch=probe,
         seconds=checkpoint_seconds,
         steps=checkpoint_steps,
     )

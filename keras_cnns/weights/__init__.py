@@ -1,5 +1,9 @@
 """Load checkpoints of other projects: `build("resnet50", weights="resnet50.safetensors")`.
 
+Published checkpoints are also found by name, such as `weights="imagenet"` or
+`weights="torchvision/resnet50.IMAGENET1K_V2"`: see `keras_cnns.weights.pretrained`. A model that is
+built with a name normalises its images itself; for a file, the caller has to do it.
+
 The names of a file's tensors show its origin, and a rule maps each name to a variable:
 
 | file                                        | loaded by                               | pixels   |
@@ -11,8 +15,9 @@ The names of a file's tensors show its origin, and a rule maps each name to a va
 | keras.applications: ResNet50V2 to 152V2     | resnet50_v2_keras to resnet152_v2_keras | -1 to 1  |
 | our own .weights.h5 and .keras              | the model that wrote it                 | its own  |
 
-`.safetensors`, `.h5` and `.keras` need nothing more; `.pth`, `.pt`, `.pth.tar`, `.bin` and `.ckpt`
-need torch, and may be training checkpoints with the weights inside, of which averaged ones (EMA)
+`.safetensors`, `.h5` and `.keras` need nothing more, and neither do `.pth`, `.pt`, `.pth.tar`,
+`.bin` and `.ckpt` with nothing but tensors and plain data, as they are published; others of these
+need torch. They may be training checkpoints with the weights inside, of which averaged ones (EMA)
 are preferred. The prefixes of wrappers such as `module.` are removed. A classifier or an auxiliary
 head that the file does not have keeps its initial values; heads that the model does not have, such
 as projection heads of self-supervised training, are ignored.

@@ -49,7 +49,8 @@ def read(file: Path | str) -> Tensors:
 
     Args:
         file: `.safetensors`; `.pth`, `.pt`, `.pth.tar`, `.bin` or `.ckpt`, for which torch must
-            be installed; `.h5` or `.weights.h5`; `.keras`.
+            be installed unless they contain only tensors and plain data; `.h5` or `.weights.h5`;
+            `.keras`.
 
     Raises:
         WeightsError: the file does not exist, has an unknown suffix, or cannot be read.

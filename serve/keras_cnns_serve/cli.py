@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 import traceback
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -16,21 +17,68 @@ if TYPE_CHECKING:
     from keras_cnns_serve.compose import Server
 
 
-def main(arguments: list[str] | None = None, program: str = "keras-cnns-serve") -> int:
+_PROGRAM = "keras-cnns-serve"
+
+
+def main(arguments: Sequence[str] | None = None, program: str = _PROGRAM) -> int:
     """Serve a directory of exported models over HTTP and gRPC.
 
     Args:
-        arguments: the arguments without the program's name; by default those of the process.
+        arguments: the arguments without the program's name; by default those of the process. Under
+            the server's own name, `score` as the first one runs that command instead.
         program: the program's name in messages.
 
     Returns:
         The exit status: 0 after a signal to stop, 1 after a failure, 2 for wrong usage.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
+    if program == _PROGRAM and list(arguments[:1]) == ["score"]:
+        return score(arguments[1:], f"{program} score")
     debug = "--debug" in arguments
     description = (main.__doc__ or "").partition("\n")[0]
-    try:
+
+    def run() -> int:
         _serve(parse(program, description, arguments), debug)
+        return 0
+
+    return _status(run, program, debug)
+
+
+def score(arguments: Sequence[str], program: str = f"{_PROGRAM} score") -> int:
+    """Label images, folders or lists of images with an exported model.
+
+    Args:
+        arguments: the arguments without the program's name.
+        program: the program's name in messages.
+
+    Returns:
+        The exit status: 0 if every image has a label, 3 if some could not be scored, 1 after a
+        failure, 2 for wrong usage, 130 after an interruption.
+    """
+    description = (score.__doc__ or "").partition("\n")[0]
+
+    def run() -> int:
+        from keras_cnns_serve import process
+        from keras_cnns_serve.scoring import options as scoring_options
+
+        options = scoring_options.parse(program, description, arguments)
+        process.return_large_blocks()
+        from keras_cnns_serve.scoring import job
+
+        try:
+            return job.score(options)
+        except KeyboardInterrupt:
+            hint = "" if options.to is None else "; the same command continues"
+            print(f"{program}: interrupted{hint}", file=sys.stderr)
+            raise
+
+    return _status(run, program, "--debug" in arguments)
+
+
+def _status(run: Callable[[], int], program: str, debug: bool) -> int:
+    """Run a command, print its error, and return its exit status."""
+    try:
+        return run()
     except SystemExit as exit_:  # --help
         return int(exit_.code or 0)
     except KeyboardInterrupt:
@@ -41,7 +89,6 @@ def main(arguments: list[str] | None = None, program: str = "keras-cnns-serve") 
         message, code = _explain(error, program)
         print(f"{program}: {message}", file=sys.stderr)
         return code
-    return 0
 
 
 def _explain(error: Exception, program: str) -> tuple[str, int]:

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import logging
-import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -22,7 +21,7 @@ from keras_cnns_serve.core.access import Access
 from keras_cnns_serve.core.batching import BatchOptions
 from keras_cnns_serve.core.dataplane import Dataplane
 from keras_cnns_serve.core.idle import give_memory_back_when_idle
-from keras_cnns_serve.core.limits import BUDGET_DIVISOR, Budget, usable_memory
+from keras_cnns_serve.core.limits import BUDGET_DIVISOR, Budget, usable_cores, usable_memory
 from keras_cnns_serve.core.servable import Options
 from keras_cnns_serve.engines.choice import EngineOptions
 from keras_cnns_serve.observability.access_log import AccessLog
@@ -93,7 +92,11 @@ class Server:
         """Return the data plane with its models."""
         options = self._options
         engine = EngineOptions(
-            options.engine, options.precision, options.threads or 0, _cores(), options.load_timeout
+            options.engine,
+            options.precision,
+            options.threads or 0,
+            usable_cores(),
+            options.load_timeout,
         )
         batch = BatchOptions(
             max_batch=options.max_batch,
@@ -340,10 +343,3 @@ def _tracing(app: ASGIApp) -> tuple[ASGIApp, Sequence[Any]]:
             "--opentelemetry needs an extra: pip install 'keras-cnns-serve[opentelemetry]' "
             f"({error})"
         ) from error
-
-
-def _cores() -> int:
-    """Return the number of cores that this process may use, in a container perhaps not all."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

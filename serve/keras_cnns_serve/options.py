@@ -17,8 +17,8 @@ example:
   {program} models --port 8501
   curl --data-binary @image.png http://127.0.0.1:8501/v1/models/digits:classify-image
 """
-_ENGINES = ("auto", "onnxruntime", "openvino", "tensorflow")
-_PRECISIONS = ("auto", "float32", "bfloat16", "int8")
+ENGINES = ("auto", "onnxruntime", "openvino", "tensorflow")
+PRECISIONS = ("auto", "float32", "bfloat16", "int8")
 OFF = "off"
 
 
@@ -52,8 +52,8 @@ class ServerOptions:
     page: bool = True  # whether browsers get a page at / to try the models on
     versions: VersionPolicy = Latest()  # noqa: RUF009 - frozen; for the models in `models`
     poll: float = 1.0  # seconds between two polls for new versions; 0: never
-    engine: str = "auto"  # one of _ENGINES
-    precision: str = "auto"  # one of _PRECISIONS
+    engine: str = "auto"  # one of ENGINES
+    precision: str = "auto"  # one of PRECISIONS
     threads: int | None = None  # threads for one image; None: measured when a model is loaded
     max_batch: int = 16  # maximum number of images in one run
     max_batch_delay: float = 0.0  # milliseconds that a batch waits to be filled
@@ -104,12 +104,17 @@ def _option(field: str) -> str:
     return f"--{field.replace('_', '-')}"
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """A parser of arguments that raises `UsageError`."""
+
     def error(self, message: str) -> NoReturn:
+        """Raise `UsageError`."""
         raise UsageError(message)
 
 
-def _integer(low: int, high: int) -> Callable[[str], int]:
+def integer(low: int, high: int) -> Callable[[str], int]:
+    """Return a parser of integers from `low` to `high`."""
+
     def parse(text: str) -> int:
         # int() raises another error for thousands of digits, so check the length first.
         digits = text.isascii() and text.isdigit() and len(text) < 20
@@ -150,7 +155,7 @@ def _bytes(low: int, high: int) -> Callable[[str], int]:
 
 
 def _port_or_off(text: str) -> int | str:
-    return text if text == OFF else _integer(0, 65535)(text)
+    return text if text == OFF else integer(0, 65535)(text)
 
 
 def _policy(text: str) -> VersionPolicy:
@@ -175,7 +180,7 @@ _OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
             "(%(default)s)",
         },
         "--port": {
-            "type": _integer(0, 65535),
+            "type": integer(0, 65535),
             "help": "TCP port of HTTP; 0 picks a free one (%(default)s)",
         },
         "--grpc-port": {
@@ -254,17 +259,17 @@ _OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "execution": {
         "--engine": {
-            "choices": _ENGINES,
+            "choices": ENGINES,
             "help": "the runtime of the graph; auto: the fastest that model.json proves accurate",
         },
-        "--precision": {"choices": _PRECISIONS, "help": "the precision of the graph (auto)"},
+        "--precision": {"choices": PRECISIONS, "help": "the precision of the graph (auto)"},
         "--threads": {
-            "type": _integer(1, 1024),
+            "type": integer(1, 1024),
             "help": "threads for one image (measured when a model is loaded, corrected later)",
         },
         "--max-batch": {
             "metavar": "IMAGES",
-            "type": _integer(1, 1024),
+            "type": integer(1, 1024),
             "help": "the maximum number of images in one run (%(default)s)",
         },
         "--max-batch-delay": {
@@ -277,7 +282,7 @@ _OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
     "limits": {
         "--max-queue": {
             "metavar": "REQUESTS",
-            "type": _integer(1, 1_000_000),
+            "type": integer(1, 1_000_000),
             "help": "requests that can wait for one model; further ones get 429 (%(default)s)",
         },
         "--timeout": {
@@ -293,7 +298,7 @@ _OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
         },
         "--grace": {
             "metavar": "SECONDS",
-            "type": _integer(0, 3600),
+            "type": integer(0, 3600),
             "help": "time for requests in flight after SIGTERM (%(default)s)",
         },
         "--memory-budget": {
@@ -316,12 +321,12 @@ _OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
         "--max-pixels": {
             "metavar": "PIXELS",
             # Pillow itself rejects larger images.
-            "type": _integer(1, 178_956_970),
+            "type": integer(1, 178_956_970),
             "help": "maximum size of an image, width times height (%(default)s)",
         },
         "--max-connections": {
             "metavar": "N",
-            "type": _integer(1, 1_000_000),
+            "type": integer(1, 1_000_000),
             "help": "maximum number of open connections on each port (%(default)s)",
         },
         "--connection-timeout": {
@@ -357,7 +362,7 @@ def parse(program: str, description: str, arguments: Sequence[str]) -> ServerOpt
         UsageError: an argument is wrong.
         SystemExit: --help or --version was given.
     """
-    parser = _Parser(
+    parser = Parser(
         prog=program,
         description=description,
         epilog=_EPILOG.format(program=program),

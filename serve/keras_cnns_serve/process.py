@@ -39,7 +39,7 @@ def run(main: Callable[[asyncio.Event], Coroutine[Any, Any, None]], grace: float
         main: the server; its argument is the event that it waits for.
         grace: seconds for requests in flight.
     """
-    _return_large_blocks()
+    return_large_blocks()
     loop = _new_event_loop()
     stop = asyncio.Event()
     end = threading.Timer(grace + _OVERTIME, os._exit, [0])
@@ -79,7 +79,7 @@ def _leave_threads(timer: threading.Thread) -> None:
         os._exit(0)
 
 
-def _return_large_blocks() -> None:
+def return_large_blocks() -> None:
     """Make glibc return large blocks, such as decoded images, to the system when they are freed."""
     with contextlib.suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD)

@@ -14,7 +14,7 @@ FORBIDDEN = {
     "serve/keras_cnns_serve": {"keras_cnns", "keras_cnns_export", "keras"},
 }
 # The server's other engines are extras: imported by the function that needs them, or not at all.
-EXTRAS = {"tensorflow", "openvino", "opentelemetry"}
+EXTRAS = {"tensorflow", "openvino", "opentelemetry", "fsspec", "pyarrow"}
 # A part of a package is a folder or a file at its top. A package's `__init__` is a facade, which
 # loads what users ask for and may name every part.
 # Each set below holds the parts that a part may import, besides itself.
@@ -78,6 +78,7 @@ LAYERS: dict[str, dict[str, set[str]]] = {
             *("errors", "protos", "page", "repository", "images", "core", "transport"),
             "observability",
         },
+        "scoring": {"errors", "options", "repository", "engines", "images", "core"},
     },
 }
 # The parts that put everything together.

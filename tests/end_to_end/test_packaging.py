@@ -45,7 +45,7 @@ def test_a_wheel_holds_its_own_package_alone(distributions: Path, package: str) 
     sources = {
         path.relative_to(PROJECTS[package]).as_posix()
         for path in (PROJECTS[package] / package).rglob("*")
-        if path.suffix in (".py", ".toml", ".html", ".css", ".js", ".svg")
+        if path.suffix in (".py", ".toml", ".html", ".css", ".csv", ".js", ".svg")
     }
     assert sources <= set(names)
 

@@ -50,8 +50,9 @@ with Draft(model) as draft:
 assert (model / ".partial-of-another").is_dir()  # without locks it may be alive
 """,
     "keras_cnns_serve": """
-from keras_cnns_serve import compose, process
-assert compose._cores() == os.cpu_count()
+from keras_cnns_serve import process
+from keras_cnns_serve.core.limits import usable_cores
+assert usable_cores() == os.cpu_count()
 process.raise_open_files()
 """,
 }

@@ -4,13 +4,17 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import typer
+from typer.models import OptionInfo
 
-from keras_cnns.cli import ENTRY_POINTS, INTERRUPTED, PASS_ALL, app, describe_error, pass_on, run
+from keras_cnns.cli import INTERRUPTED, PASS_ALL, app, describe_error, pass_on, run
+from keras_cnns.commands import ENTRY_POINTS
 from keras_cnns.recipes import list_recipes, load_recipe, parse_recipe
 from keras_cnns.training import Run
 
@@ -33,18 +37,43 @@ def keras_cnns(*arguments: str) -> tuple[int, str, str]:
 
 def test_other_distributions_bring_their_commands() -> None:
     names = {entry_point.name for entry_point in metadata.entry_points(group=ENTRY_POINTS)}
-    assert {"export", "serve"} <= names
+    assert {"export", "serve", "score"} <= names
     status, out, err = keras_cnns("--help")
     assert (status, err) == (0, "")
     assert all(f" {command} " in out for command in (*OWN, *names))
 
 
-@pytest.mark.parametrize("command", [*OWN, "export", "serve"])
+@pytest.mark.parametrize("command", [*OWN, "export", "serve", "score"])
 def test_help_shows_a_working_example(command: str) -> None:
     status, out, err = keras_cnns(command, "--help")
     assert (status, err) == (0, "")
     example = " ".join(re.split("example: ?", out, flags=re.IGNORECASE)[-1].split())
     assert f"keras-cnns {command} " in f"{example} "
+
+
+def test_an_option_has_one_name_in_all_commands() -> None:
+    """A path that a command writes is --to, or a run directory; a flag has no opposite."""
+
+    def options(app: typer.Typer) -> Iterator[tuple[str, Any, bool]]:
+        """Yield name and type of all options, and whether their spelling is declared."""
+        commands: list[Any] = [*app.registered_commands, *app.registered_groups]
+        for command in commands:
+            if isinstance(inner := getattr(command, "typer_instance", None), typer.Typer):
+                yield from options(inner)
+            elif command.callback:
+                hints = get_type_hints(command.callback, include_extras=True)
+                for name, hint in hints.items():
+                    kind, *extra = get_args(hint) or (None,)
+                    if extra and isinstance(extra[0], OptionInfo):
+                        # In Annotated, the first declaration is in `default`.
+                        yield name, kind, str(extra[0].default).startswith("--")
+
+    found = list(options(app))
+    paths = {name for name, kind, _ in found if kind in (Path, Path | None)}
+    assert paths == {"to", "run", "runs", "models"}  # the last two of `demo`
+    flags = {name: is_declared for name, kind, is_declared in found if kind is bool}
+    assert flags == dict.fromkeys(flags, True)  # else Typer adds --no-...
+    assert {"aux_heads", "skip_bad"} <= flags.keys()
 
 
 def test_version() -> None:
@@ -154,7 +183,7 @@ def test_a_finished_run_is_evaluated_and_predicts(
     assert "test[:32]: accuracy " in capsys.readouterr().out
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"no image")
-    assert run(app, ["predict", str(finished_run.path), str(bad)], "keras-cnns") == 1
+    assert run(app, ["predict", str(finished_run.path), str(bad)], "keras-cnns") == 3
     assert "bad.png: not a JPEG, PNG, WebP, BMP or GIF image" in capsys.readouterr().err
 
 
@@ -166,7 +195,8 @@ def test_a_run_is_reported_and_runs_are_compared(
     assert f"{path}: {path / 'report.html'}" in capsys.readouterr().out
     assert run(app, ["report", str(path), str(path), "--to", str(page)], "keras-cnns") == 0
     printed = capsys.readouterr().out
-    assert printed.count(f"{finished_run.results()['test']['accuracy']:.2%}") == 2
+    accuracy = f"{finished_run.results()['test']['accuracy']:.2%}"
+    assert all(f") {accuracy} " in " ".join(line.split()) for line in printed.splitlines()[1:3])
     assert page.is_file()
 
 

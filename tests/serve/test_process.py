@@ -108,7 +108,7 @@ import ctypes, os
 from pathlib import Path
 from keras_cnns_serve import process
 
-process._return_large_blocks()
+process.return_large_blocks()
 libc = ctypes.CDLL(None)
 libc.malloc.restype = ctypes.c_void_p
 libc.free.argtypes = [ctypes.c_void_p]

@@ -4,6 +4,8 @@ Each file writes into a version's directory and loads what it wrote as a functio
 named outputs, so that one loop compares all formats with Keras.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 import importlib.util
@@ -13,11 +15,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from keras_cnns_export.batches import Array, Predict
 from keras_cnns_export.errors import ExportError, check_names
 from keras_cnns_export.formats import litert, onnx, onnx_int8, openvino, saved_model
 
 if TYPE_CHECKING:
+    from keras_cnns_export.batches import Array, Predict
     from keras_cnns_export.graph import Source
 
 _TIMED_RUNS, _TIMED_SECONDS = 20, 1.0  # timing ends at the first of both limits
@@ -27,9 +29,7 @@ _TIMED_RUNS, _TIMED_SECONDS = 20, 1.0  # timing ends at the first of both limits
 class Format:
     """How one format is written and loaded."""
 
-    write: Callable[
-        ["Source", Path], dict[str, Any]
-    ]  # into the version; returns model.json's entry
+    write: Callable[[Source, Path], dict[str, Any]]  # into the version; returns model.json's entry
     load: Callable[[Path], Predict]  # from the version's directory
     files: tuple[str, ...]  # glob patterns relative to the version's directory
     engine: str  # what runs it: "onnxruntime", "openvino", "tensorflow" or "litert"

@@ -1,5 +1,7 @@
 """LiteRT (.tflite), by Keras' own export: for phones and single-board computers."""
 
+from __future__ import annotations
+
 import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -7,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from keras_cnns.cores import available_cores
 from keras_cnns.quiet import quiet_stderr
-from keras_cnns_export.batches import Array, Predict
 
 if TYPE_CHECKING:
+    from keras_cnns_export.batches import Array, Predict
     from keras_cnns_export.graph import Source
 
 _PATH = "model.tflite"
 FILES = (_PATH,)
 
 
-def write(source: "Source", version: Path) -> dict[str, Any]:
+def write(source: Source, version: Path) -> dict[str, Any]:
     """Write `version`/model.tflite with one signature; return its entry in model.json."""
     from keras_cnns_export.graph import export_by_keras
 

@@ -5,6 +5,8 @@ and the preprocessing as JSON. Opset 17 gives the cleanest graph: 18 turns the g
 into a ReduceMean with an additional Transpose.
 """
 
+from __future__ import annotations
+
 import contextlib
 import dataclasses
 import json
@@ -13,10 +15,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from keras_cnns_export.batches import Array, Predict
 from keras_cnns_export.errors import ExportError, in_one_line
 
 if TYPE_CHECKING:
+    from keras_cnns_export.batches import Array, Predict
     from keras_cnns_export.graph import ServingGraph, Source
 
 PATH = "model.onnx"
@@ -24,7 +26,7 @@ FILES = (PATH,)
 _OPSETS = range(13, 19)  # tf2onnx ends at 18
 
 
-def write(source: "Source", version: Path) -> dict[str, Any]:
+def write(source: Source, version: Path) -> dict[str, Any]:
     """Write `version`/model.onnx; return its entry in model.json.
 
     Raises:
@@ -96,7 +98,7 @@ def _check_external_data(path: Path) -> None:
                 )
 
 
-def convert(graph: "ServingGraph", opset: int) -> Any:
+def convert(graph: ServingGraph, opset: int) -> Any:
     """Return the serving function as an onnx.ModelProto, before the passes.
 
     Raises:

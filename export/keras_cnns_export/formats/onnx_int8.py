@@ -8,6 +8,8 @@ If that loses accuracy on those images, each node's sensitivity is measured (the
 node alone in int8), and the most sensitive nodes return to float until the accuracy is kept.
 """
 
+from __future__ import annotations
+
 import contextlib
 import io
 import logging
@@ -17,13 +19,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from keras_cnns_export.batches import Array, Predict, first
 from keras_cnns_export.errors import check_names
 from keras_cnns_export.formats import onnx as float_onnx
 
 if TYPE_CHECKING:
+    from keras_cnns_export.batches import Array, Predict
     from keras_cnns_export.graph import Source
 
 _PATH = "model.int8.onnx"
@@ -38,7 +38,7 @@ _PROBES = 64  # images on which a node's sensitivity is measured
 _CHUNK = 8  # images: calibration holds every activation of a chunk in memory
 
 
-def write(source: "Source", version: Path) -> dict[str, Any]:
+def write(source: Source, version: Path) -> dict[str, Any]:
     """Write `version`/model.int8.onnx from its model.onnx; return its entry in model.json.
 
     Raises:
@@ -48,6 +48,8 @@ def write(source: "Source", version: Path) -> dict[str, Any]:
 
     quantization = source.quantization
     check_names("method of calibration", [quantization.method], METHODS)
+    from keras_cnns_export.batches import first
+
     images, labels = first(source.training_batches(), quantization.samples)
     with tempfile.TemporaryDirectory(prefix="keras-cnns-") as directory:
         quantizer = _Quantizer(version / float_onnx.PATH, images, source, Path(directory))
@@ -69,7 +71,7 @@ def load(version: Path) -> Predict:
 class _Quantizer:
     """A float model and the ranges of its tensors; makes int8 models with some nodes in float."""
 
-    def __init__(self, path: Path, images: Array, source: "Source", directory: Path) -> None:
+    def __init__(self, path: Path, images: Array, source: Source, directory: Path) -> None:
         import onnx
 
         with _quiet_root_logger():
@@ -149,7 +151,7 @@ def _sensitive_nodes(quantizer: _Quantizer, images: Array, labels: Array | None)
         return []
     probes, reference = images[:_PROBES], expected[:_PROBES]
     error = {
-        node: float(np.abs(quantizer.predict(probes, only=[node]) - reference).mean())
+        node: float(abs(quantizer.predict(probes, only=[node]) - reference).mean())
         for node in quantizer.nodes
     }
     worst_first = sorted(quantizer.nodes, key=lambda node: -error[node])
@@ -160,6 +162,8 @@ def _sensitive_nodes(quantizer: _Quantizer, images: Array, labels: Array | None)
 
 
 def _probabilities(predict: Predict, images: Array) -> Array:
+    import numpy as np
+
     chunks = range(0, len(images), _CHUNK)
     return np.concatenate(
         [predict(images[start : start + _CHUNK])["probabilities"] for start in chunks]

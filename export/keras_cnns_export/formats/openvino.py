@@ -4,6 +4,8 @@ On a CPU with bfloat16 instructions OpenVINO computes a float32 file in bfloat16
 INFERENCE_PRECISION_HINT to the precision that model.json names, as `load` does.
 """
 
+from __future__ import annotations
+
 import contextlib
 import io
 import logging
@@ -11,10 +13,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from keras_cnns_export.batches import Array, Predict, first
 from keras_cnns_export.errors import ExportError, check_names
 
 if TYPE_CHECKING:
+    from keras_cnns_export.batches import Array, Predict
     from keras_cnns_export.graph import Source
 
 PATH = "openvino/model.xml"
@@ -26,7 +28,7 @@ _METHODS = {"minmax": "MEAN_MINMAX", "percentile": "MEAN_QUANTILE"}
 _HINTS = {"float32": "f32", "bfloat16": "bf16"}
 
 
-def write(source: "Source", version: Path) -> dict[str, Any]:
+def write(source: Source, version: Path) -> dict[str, Any]:
     """Write `version`/openvino/model.xml and .bin in float32; return the entry in model.json."""
     from keras_cnns_export.graph import export_by_keras
 
@@ -35,7 +37,7 @@ def write(source: "Source", version: Path) -> dict[str, Any]:
     return {"path": PATH}
 
 
-def write_bfloat16(source: "Source", version: Path) -> dict[str, Any]:
+def write_bfloat16(source: Source, version: Path) -> dict[str, Any]:
     """Return the entry of the float32 file executed in bfloat16; write no further file.
 
     Raises:
@@ -56,7 +58,7 @@ def has_bfloat16() -> bool:
     return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
-def write_int8(source: "Source", version: Path) -> dict[str, Any]:
+def write_int8(source: Source, version: Path) -> dict[str, Any]:
     """Write `version`/openvino/model.int8.xml and .bin by NNCF; return the entry in model.json.
 
     Activations are quantized asymmetrically ("mixed"), and biases corrected for the error.
@@ -72,6 +74,8 @@ def write_int8(source: "Source", version: Path) -> dict[str, Any]:
     logging.getLogger("nncf").setLevel(logging.ERROR)
     method = source.quantization.method
     check_names("method of calibration", [method], _METHODS)
+    from keras_cnns_export.batches import first
+
     images, _ = first(source.training_batches(), source.quantization.samples)
     (name,) = (spec.name for spec in source.graph.inputs)
     model = openvino.Core().read_model(version / PATH)

@@ -14,19 +14,19 @@ TensorFlow is imported where it is used, as in every format's file, so that the 
 read without it.
 """
 
+from __future__ import annotations
+
 import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from keras_cnns_export.batches import Array, Predict
 from keras_cnns_export.contract import write_labels
 from keras_cnns_export.errors import DISK_ERRORS
 
 if TYPE_CHECKING:
+    from keras_cnns_export.batches import Array, Predict
     from keras_cnns_export.graph import Source
 
 _PATH = "saved_model.pb"
@@ -41,7 +41,7 @@ _NAME, _SIGNATURE_NAME = 1, 3
 _KEY, _VALUE = 1, 2
 
 
-def write(source: "Source", version: Path) -> dict[str, Any]:
+def write(source: Source, version: Path) -> dict[str, Any]:
     """Write the SavedModel and its warm-up requests into `version`; return model.json's entry.
 
     Raises:
@@ -94,7 +94,7 @@ def disk_errors() -> Iterator[None]:
         raise
 
 
-def _signatures(source: "Source") -> dict[str, Any]:
+def _signatures(source: Source) -> dict[str, Any]:
     """Return the functions of the SavedModel by the names of their signatures."""
     import tensorflow as tf
 
@@ -131,8 +131,9 @@ def _set_method(version: Path, signature: str, method: str) -> None:
     path.write_bytes(model.SerializeToString(deterministic=True))
 
 
-def _write_warmup(source: "Source", version: Path) -> None:
+def _write_warmup(source: Source, version: Path) -> None:
     """Write one request for each signature that TensorFlow Serving's Predict can call."""
+    import numpy as np
     import tensorflow as tf
 
     image = np.full(source.graph.image_shape, 127, np.uint8)

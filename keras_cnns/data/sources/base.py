@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Protocol
 
@@ -25,21 +26,25 @@ class IndexedImages:
             int64 [N] -> uint8 [N, H, W, C], int64 [N]; None if they are not kept in memory.
         check_rest: for a `read` that checks each image and fails for a bad one: check the images
             that have not been read yet, and raise the error that lists all bad ones.
+        path_of: returns the file of the image at an index, without reading it; None if the images
+            are not files of their own.
     """
 
     count: int
     read: Callable[[tf.Tensor], Pair]
     gather: Callable[[tf.Tensor], Pair] | None = None
     check_rest: Callable[[], None] | None = None
+    path_of: Callable[[int], Path] | None = None
 
     def slice(self, start: int, stop: int) -> "IndexedImages":
         """Return the images from one index up to, but not including, another."""
-        read, gather = self.read, self.gather
+        read, gather, path_of = self.read, self.gather, self.path_of
         return IndexedImages(
             stop - start,
             lambda index: read(index + start),
             gather and (lambda indices: gather(indices + start)),
             self.check_rest,
+            path_of and (lambda index: path_of(index + start)),
         )
 
 

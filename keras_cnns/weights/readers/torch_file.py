@@ -1,4 +1,8 @@
-"""Read torch's checkpoints with `weights_only=True`: tensors are built and no code is run."""
+"""Read torch's checkpoints with `weights_only=True`: tensors are built and no code is run.
+
+Where torch is not installed, `plain_torch_file` reads those that contain only tensors and plain
+data, as published weights do.
+"""
 
 import argparse
 import itertools
@@ -14,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from keras_cnns.weights.checkpoint import Architecture, Array, Checkpoint
 from keras_cnns.weights.errors import WeightsError
 from keras_cnns.weights.readers.archives import check_archive
+from keras_cnns.weights.readers.plain_torch_file import NotPlainError, PlainTensor, read_plain
 
 if TYPE_CHECKING:
     import torch
@@ -59,19 +64,22 @@ _PLAIN_DATA = [
 
 
 def read_torch(path: Path) -> Checkpoint:
-    """Read a state dict, alone or inside a training checkpoint; torch must be installed.
+    """Read a state dict, alone or inside a training checkpoint.
 
     The state dict is the file's first entry in the order of `_WRAPPERS`, so that averaged weights
     (EMA) are preferred; a logged warning reports that they are used.
 
     Raises:
-        WeightsError: torch is not installed; the file is truncated, damaged, or contains more than
+        WeightsError: torch is not installed, and the file contains more than tensors and plain
+            data; the file is truncated, damaged, or contains more than
             tensors and plain data; or a tensor is sparse, quantized, nested or without values.
     """
     check_archive(path)
     try:
         import torch
     except ImportError as error:
+        if (checkpoint := _read_without_torch(path)) is not None:
+            return checkpoint
         raise WeightsError(
             f"{path}: to read it, install torch (pip install torch), or write it as .safetensors "
             f"where torch is: safetensors.torch.save_file(torch.load('{path.name}', "
@@ -92,6 +100,29 @@ def read_torch(path: Path) -> Checkpoint:
             arrays[_identity(each)] = numbers.detach().numpy()
     return Checkpoint(
         {str(name): arrays[_identity(each)] for name, each in tensors.items()}, architecture
+    )
+
+
+def _read_without_torch(path: Path) -> Checkpoint | None:
+    """Read a file that contains only dense tensors and plain data; return None for others.
+
+    Raises:
+        WeightsError: the file is truncated, or its archive is wrong.
+    """
+    try:
+        if zipfile.is_zipfile(path):
+            _check_records(path)
+        file = read_plain(path)
+        tensors = _unwrap(file.content, path)
+        if not tensors or not all(isinstance(each, PlainTensor) for each in tensors.values()):
+            return None
+        arrays = {each: file.array(each) for each in tensors.values()}
+    except NotPlainError as error:
+        if _is_cut(path):
+            raise WeightsError(f"{path} is truncated: its tensors are incomplete") from error
+        return None
+    return Checkpoint(
+        {str(name): arrays[each] for name, each in tensors.items()}, _architecture_of(file.content)
     )
 
 

@@ -161,6 +161,13 @@ def usable_memory(root: Path = Path("/")) -> int:
     return min(_memory_limits(root), default=_UNKNOWN_MEMORY)
 
 
+def usable_cores() -> int:
+    """Return the number of cores that this process may use, in a container perhaps not all."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def _memory_limits(root: Path) -> Iterator[int]:
     with contextlib.suppress(AttributeError, ValueError, OSError):
         yield os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

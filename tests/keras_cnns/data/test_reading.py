@@ -26,7 +26,10 @@ from keras_cnns.data import (
     decoding,
     fingerprint,
     images,
+    open_split,
     pipeline,
+    preprocess,
+    read_image,
     read_labels,
 )
 from keras_cnns.data.sources import base
@@ -540,3 +543,19 @@ def test_a_split_that_is_missing_is_an_error_without_reading(
     with pytest.raises(ValueError, match="there is no split 'holdout', or nothing in it: there is"):
         Splits(config_of(photos)).open("holdout", batch_size=8)
     assert not opened()
+
+
+@pytest.mark.parametrize("limit", [2**29, 0], ids=["in memory", "beyond the limit"])
+def test_a_split_names_its_files_in_the_order_of_its_images(
+    photos: Path, classes: Path, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    monkeypatch.setattr(base, "PIXELS_LIMIT", limit)
+    for root, split in ((photos, "test"), (classes, "test"), (photos, "train[3:7]")):
+        config = config_of(root)
+        opened = open_split(config, split, batch_size=4)
+        pixels, _ = collect(opened)
+        assert opened.path_of
+        for index in range(opened.num_examples):
+            image = read_image(opened.path_of(index), config.channels)
+            expected = preprocess(image, config.preprocessing())
+            np.testing.assert_array_equal(pixels[index], expected)

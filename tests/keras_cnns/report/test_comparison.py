@@ -1,3 +1,4 @@
+import json
 import re
 import shutil
 from pathlib import Path
@@ -17,7 +18,7 @@ def test_runs_side_by_side(finished_run: Run, tmp_path: Path) -> None:
     config = (other / "config.toml").read_text()
     (other / "config.toml").write_text(config.replace("momentum = 0.9", "momentum = 0.8"))
     (other / "results.json").unlink()
-    rows = compare([finished_run.path, other], tmp_path / "comparison.html")
+    rows = compare([finished_run.path, other], tmp_path / "comparison.html").rows
     accuracy = f"{finished_run.results()['test']['accuracy']:.2%}"
     assert [row[:2] for row in rows] == [("quick", accuracy), ("other", "not finished")]
     html = (tmp_path / "comparison.html").read_text()
@@ -73,3 +74,63 @@ def test_other_paths_are_rejected(finished_run: Run, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="nowhere"):
         compare([finished_run.path, tmp_path / "nowhere"], tmp_path / "page.html")
     assert not (tmp_path / "page.html").exists()
+
+
+def copy_of(run: Run, path: Path, changes: dict[str, tuple[str, str]], accuracy: float) -> Path:
+    """Copy a run, change its files (name -> old and new text), and set its test accuracy."""
+    shutil.copytree(run.path, path)
+    for name, (old, new) in changes.items():
+        text = (path / name).read_text()
+        assert old in text
+        (path / name).write_text(text.replace(old, new))
+    results = json.loads((path / "results.json").read_text())
+    results["test"]["accuracy"] = accuracy
+    (path / "results.json").write_text(json.dumps(results))
+    return path
+
+
+def test_runs_that_differ_in_the_seed_only_are_grouped(finished_run: Run, tmp_path: Path) -> None:
+    def seed(number: int) -> dict[str, tuple[str, str]]:
+        return {"config.toml": (f"seed = {finished_run.recipe.training.seed}", f"seed = {number}")}
+
+    paths = [
+        copy_of(finished_run, tmp_path / "a", seed(71), 0.5),
+        copy_of(finished_run, tmp_path / "b", seed(72), 0.75),
+        copy_of(finished_run, tmp_path / "b-again", seed(72), 0.75),
+        copy_of(
+            finished_run,
+            tmp_path / "other",
+            {"config.toml": ("momentum = 0.9", "momentum = 0.8")},
+            1,
+        ),
+    ]
+    found = compare(paths, tmp_path / "page.html")
+    best = f"{max(row['val_accuracy'] for row in finished_run.history()):.2%}"
+    assert found.seeds == [("a, b", "2", "62.50%", "17.68%", best)]
+    assert {row[3] for row in found.rows} == {best}
+    assert "<h2>Seeds</h2>" in (tmp_path / "page.html").read_text()
+    assert compare(paths[1:], tmp_path / "page.html").seeds == []
+    assert "<h2>Seeds</h2>" not in (tmp_path / "page.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"config.toml": ("momentum = 0.9", "momentum = 0.8")}, ""),
+        ({"environment.json": ('"data_fingerprint": "', '"data_fingerprint": "x')}, "other data"),
+        ({"config.toml": ('"test[:32]"', '"test[32:64]"')}, "the same data"),
+        ({"results.json": ('"samples": 32', '"samples": 31')}, "the same data"),
+    ],
+)
+def test_different_test_images_are_reported(
+    finished_run: Run, tmp_path: Path, changes: dict[str, tuple[str, str]], reason: str
+) -> None:
+    other = copy_of(finished_run, tmp_path / "b", changes, 0.5)
+    found = compare([finished_run.path, other], tmp_path / "page.html")
+    html = (tmp_path / "page.html").read_text()
+    assert bool(found.warning) == ("Warning: " in html) == bool(reason)
+    if reason:
+        assert "were tested on different images" in found.warning
+        assert ("of different data" in found.warning) == (reason == "other data")
+    (other / "results.json").unlink()  # an unfinished run has not been tested
+    assert not compare([finished_run.path, other], tmp_path / "page.html").warning

@@ -2,10 +2,13 @@
 
 import numpy as np
 import pytest
+from sklearn.metrics import balanced_accuracy_score
 
 from keras_cnns.report.metrics import (
+    balanced_accuracy,
     confusion_counts,
     precision_and_recall,
+    recall_intervals,
     reliability_bins,
     wilson_interval,
 )
@@ -53,3 +56,19 @@ def test_calibration_error_by_hand() -> None:
 )
 def test_interval(hits: int, trials: int, low: float, high: float) -> None:
     assert wilson_interval(hits, trials) == pytest.approx((low, high), abs=1e-4)
+
+
+def test_balanced_accuracy_is_the_mean_recall_of_classes_with_images() -> None:
+    counts = np.array([[90, 10, 0], [1, 1, 0], [0, 0, 0]])
+    assert balanced_accuracy(counts) == pytest.approx((0.9 + 0.5) / 2)
+    labels = np.repeat([0, 0, 1, 1], [90, 10, 1, 1])
+    predicted = np.repeat([0, 1, 0, 1], [90, 10, 1, 1])
+    assert balanced_accuracy(counts) == pytest.approx(balanced_accuracy_score(labels, predicted))
+
+
+def test_recalls_have_intervals() -> None:
+    assert recall_intervals(np.array([[13, 1, 0], [0, 50, 50], [0, 0, 0]])) == [
+        ("92.9%", "68.5% to 98.7%"),
+        ("50.0%", "40.4% to 59.6%"),
+        ("-", "-"),
+    ]

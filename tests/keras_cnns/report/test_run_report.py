@@ -1,24 +1,35 @@
 """The page of a trained run, as a browser would load it."""
 
+import csv
 import itertools
+import json
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote
 
+import keras
+import numpy as np
 import pytest
 
 from keras_cnns.report import write_report
+from keras_cnns.report.records import read_records
+from keras_cnns.report.run_report import render
+from keras_cnns.runs.predictions import collect
 from keras_cnns.training import Run, RunError
 
 SECTIONS = [
+    "Findings",
     "Learning",
+    "Classes",
+    "Confusion",
+    "Mistakes",
+    "Calibration",
+    "Training images",
     "Gradient flow",
     "Activations",
-    "Confusion",
-    "Classes",
-    "Calibration",
-    "Worst mistakes",
     "Time",
     "Load the model",
     "Recipe",
@@ -105,6 +116,61 @@ def test_it_fetches_nothing(html: str) -> None:
     assert len(html) < 1_000_000
 
 
+def test_results_and_contents_come_first(html: str) -> None:
+    links = re.findall(r'<a href="#(section-\d+)">([^<]+)</a>', html)
+    assert [title for _, title in links] == SECTIONS
+    assert [name for name, _ in links] == re.findall(r'<section id="([^"]+)">', html)
+    assert html.index("balanced accuracy") < html.index("<nav") < html.index("<h2>Findings</h2>")
+
+
+def test_the_first_training_images_are_shown_with_their_labels(html: str) -> None:
+    section = html.partition("<h2>Training images</h2>")[2].partition("</section>")[0]
+    assert section.count("<img") == 24
+    assert re.findall(r'class="pixels" alt="\d"', section)
+
+
+def test_mistakes_show_name_and_link_their_files(finished_run: Run, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    path = tmp_path / "runs" / "first"
+    shutil.copytree(finished_run.path, path)
+    records = read_records(path)
+    recipe = records.run.recipe
+    data = replace(recipe.data, name="folder", path=str(photos))
+    records = replace(records, run=replace(records.run, recipe=replace(recipe, data=data)))
+    files = [photos / "3" / name for name in ("a #1?.png", "=1+1.png", "javascript:x.png")]
+    images = np.zeros((3, 1, 1, 10), np.uint8)
+    images[..., 5] = 1  # every image is classified as 5
+    model = keras.Sequential([keras.Input((1, 1, 10)), keras.layers.Flatten()])
+    found = collect(model, [(images, np.array([3, 3, 3]))], path_of=files.__getitem__)
+    shown = [replace(each, image=images[0, ..., :1]) for each in found.mistakes]
+    predictions = replace(found, mistakes=tuple(shown))
+    html = render(records, predictions)
+    links = re.findall(r'<a href="([^#"][^"]*)">([^<]+)</a>', html)
+    assert links == [
+        ("../../photos/3/a%20%231%3F.png", "3/a #1?.png"),
+        ("../../photos/3/%3D1%2B1.png", "3/=1+1.png"),
+        ("../../photos/3/javascript%3Ax.png", "3/javascript:x.png"),
+    ]
+    for (address, _), file in zip(links, files, strict=True):
+        assert (path / unquote(address)).resolve() == file.resolve()
+    write_report(path, predictions)
+    with (path / "mistakes.csv").open(newline="") as table:
+        rows = list(csv.DictReader(table))
+    assert [row["file"] for row in rows] == [str(file) for file in files]
+    assert {(row["label"], row["predicted"]) for row in rows} == {("3", "5")}
+
+
+def test_mistakes_csv_lists_every_mistake_by_confidence(run: Path, html: str) -> None:
+    with (run / "mistakes.csv").open(newline="", encoding="utf-8") as table:
+        rows = list(csv.DictReader(table))
+    test = json.loads((run / "results.json").read_text())["test"]
+    assert len(rows) == round(test["samples"] * (1 - test["accuracy"])) > 0
+    confidences = [float(row["confidence"]) for row in rows]
+    assert confidences == sorted(confidences, reverse=True)
+    assert {row["file"] for row in rows} == {""}  # the digits are not files
+    assert all(f"test image {row['index']}<" in html for row in rows)
+
+
 def test_labels_and_names_are_escaped(html: str) -> None:
     assert "<img src=x" not in html
     assert "&lt;img src=x3&gt;$" in html
@@ -117,7 +183,7 @@ def test_an_unfinished_training_has_the_parts_that_exist(finished_run: Run, tmp_
     for name in ("results.json", "model.keras", "times.csv"):
         (path / name).unlink(missing_ok=True)
     html = write_report(path).read_text("utf-8")
-    wanted = [name for name in SECTIONS if name not in (*SECTIONS[3:7], "Time")]
+    wanted = [name for name in SECTIONS if name not in ("Findings", *SECTIONS[2:6], "Time")]
     assert Reader(html).headings == wanted
     assert "not finished: epochs" in html
 

@@ -135,7 +135,8 @@ class Folder:
         members = splits[name][start:stop]
         if not keep_pixels:
             self._release(members)
-        return self._open_members(members, _labels(files))
+        images = self._open_members(members, _labels(files))
+        return replace(images, path_of=lambda index: members[index].path)
 
     def _files(
         self, folders: Iterable[str | None], *, check_first: bool = True

@@ -1,0 +1,108 @@
+"""Say in words what a training's curves and the test results show.
+
+Each sentence has a condition with a margin, so that noise between two epochs says nothing.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from keras_cnns.report.metrics import wilson_interval
+from keras_cnns.report.records import Records
+
+# The validation loss still falls if its last value is below all former ones by this fraction.
+_MIN_FALL = 0.01
+# A training overfits if the validation loss has risen by this fraction since its minimum.
+_MIN_RISE = 0.05
+_MIN_EPOCHS_AFTER = 2  # epochs after the minimum of the validation loss
+# An interval of a class's recall that is wider says little about the class.
+_MAX_WIDTH = 0.2
+_MAX_NAMED = 3  # classes that have a sentence of their own
+
+
+def describe_run(records: Records, counts: np.ndarray | None, labels: Sequence[str]) -> list[str]:
+    """Return sentences on a training and on its test results.
+
+    Args:
+        records: the training, finished or not.
+        counts: the confusion of the test images [K, K]; None if there is none.
+        labels: the names of the K classes.
+    """
+    loss, validation_loss = records.metric("loss"), records.metric("val_loss")
+    sentences = [describe_overfitting(loss, validation_loss)]
+    if records.results is not None:  # an unfinished training is trained longer anyway
+        sentences.append(describe_end(validation_loss))
+    found = [sentence for sentence in sentences if sentence]
+    return found + (describe_scarce_classes(counts, labels) if counts is not None else [])
+
+
+def describe_end(validation_loss: np.ndarray) -> str:
+    """Return a sentence if the validation loss [epochs] still fell in the last epoch; or ""."""
+    if len(validation_loss) < 2:
+        return ""
+    former, last = float(np.nanmin(validation_loss[:-1])), float(validation_loss[-1])
+    if not last < former * (1 - _MIN_FALL):
+        return ""
+    return (
+        "The validation loss still fell in the last epoch: train longer. It is "
+        f"{last:.4g}, and was at least {former:.4g} in all epochs before."
+    )
+
+
+def describe_overfitting(loss: np.ndarray, validation_loss: np.ndarray) -> str:
+    """Return a sentence if the validation loss rose while the training loss fell; or "".
+
+    Args:
+        loss: the training loss [epochs].
+        validation_loss: the validation loss [epochs].
+    """
+    if len(validation_loss) <= _MIN_EPOCHS_AFTER or len(loss) != len(validation_loss):
+        return ""
+    best = int(np.nanargmin(validation_loss))
+    after = validation_loss[best + 1 :]
+    if len(after) < _MIN_EPOCHS_AFTER or not loss[-1] < loss[best]:
+        return ""
+    lowest, last = float(validation_loss[best]), float(after[-1])
+    # The median too: the last epoch alone may be an outlier.
+    if min(last, float(np.median(after))) < lowest * (1 + _MIN_RISE):
+        return ""
+    return (
+        f"It has overfitted since epoch {best + 1}: the validation loss was lowest there, "
+        f"{lowest:.4g}, and rose to {last:.4g}, while the training loss fell from "
+        f"{float(loss[best]):.4g} to {float(loss[-1]):.4g}. More images, stronger augmentation, "
+        "more weight decay or fewer epochs may help."
+    )
+
+
+def describe_scarce_classes(counts: np.ndarray, labels: Sequence[str]) -> list[str]:
+    """Return sentences on classes whose test images are too few to know their recall.
+
+    Args:
+        counts: the confusion of the test images [K, K], the true class in the row.
+        labels: the names of the K classes.
+    """
+    scarce = {}
+    for label, row, hits in zip(labels, counts, np.diag(counts), strict=True):
+        total = int(row.sum())
+        low, high = wilson_interval(int(hits), total) if total else (0.0, 1.0)
+        if high - low > _MAX_WIDTH:
+            scarce[label] = (total, low, high)
+    if len(scarce) <= _MAX_NAMED:
+        return [
+            f"{_images(total)} of {label} {'is' if total == 1 else 'are'} too few to tell: its "
+            f"recall is between {low:.0%} and {high:.0%}."
+            for label, (total, low, high) in scarce.items()
+        ]
+    *first, last = (
+        f"{label} ({scarce[label][0]})"
+        for label in sorted(scarce, key=lambda label: scarce[label][0])[:_MAX_NAMED]
+    )
+    return [
+        f"{len(scarce)} of {len(labels)} classes have too few test images to tell, fewest of all "
+        f"{', '.join(first)} and {last}: the 95 % interval of each recall is wider than "
+        f"{_MAX_WIDTH * 100:.0f} percentage points."
+    ]
+
+
+def _images(count: int) -> str:
+    return "1 image" if count == 1 else f"{count} images"

@@ -1,0 +1,226 @@
+"""Predictions of many files as the rows of a CSV or JSON Lines file that can be resumed.
+
+A row is appended as soon as its batch is predicted. If the command is stopped, a row that was cut
+short is removed, and files that have a row are not predicted again. Names are written as they are,
+also those that begin with `=`, `+`, `-` or `@`: see `docs/training.md`.
+"""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from keras_cnns.files import replacing
+from keras_cnns.runs.image_files import describe_problem, read_files
+from keras_cnns.runs.predictions import predictor
+from keras_cnns.runs.run import Run
+
+_SUFFIXES = (".csv", ".jsonl")
+_DECIMALS = 6  # of a probability
+_ROW_GROUP = 10_000  # rows of a Parquet file that are converted at once
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The prediction of a file."""
+
+    file: str  # the path as it was given
+    ranked: tuple[tuple[str, float], ...] = ()  # labels and probabilities, best first
+    error: str = ""  # why there is no prediction
+
+
+def predict_files(run: Run, files: Iterable[str | Path], *, top_k: int) -> Iterator[list[Answer]]:
+    """Yield the answers of a run's model for image files, batch by batch.
+
+    Args:
+        run: a finished run.
+        files: paths; one that cannot be read has an answer with an error.
+        top_k: the number of labels for each image; all of them if there are fewer classes.
+    """
+    predict = predictor(run.load_model())
+    for batch in read_files(files, run.recipe.data):
+        readable = [pixels for _, pixels in batch if not isinstance(pixels, Exception)]
+        rows = iter(predict(np.stack(readable)) if readable else ())
+        yield [
+            Answer(str(path), error=describe_problem(path, pixels))
+            if isinstance(pixels, Exception)
+            else Answer(str(path), _rank(next(rows), run.labels, top_k))
+            for path, pixels in batch
+        ]
+
+
+def _rank(
+    probabilities: np.ndarray, labels: Sequence[str], top_k: int
+) -> tuple[tuple[str, float], ...]:
+    order = np.argsort(-probabilities, kind="stable")[:top_k]
+    return tuple((labels[k], float(probabilities[k])) for k in order)
+
+
+class AnswerFile:
+    """A file of answers, which may have some already.
+
+    Attributes:
+        finished: the files that have a row, and whether it is an error.
+    """
+
+    def __init__(self, path: Path, top_k: int) -> None:
+        """Read the rows that a file has, and remove one that was cut short.
+
+        Args:
+            path: a .csv or .jsonl file, which need not exist.
+            top_k: the number of labels of each row.
+
+        Raises:
+            ValueError: the suffix is another, or the content is not that of such a file.
+            OSError: the file cannot be read or written.
+        """
+        if path.suffix.lower() not in _SUFFIXES:
+            raise ValueError(f"{path} must end in {' or '.join(_SUFFIXES)}")
+        self._path, self._is_csv = path, path.suffix.lower() == ".csv"
+        self._top_k = top_k
+        self._columns = ["file", "label", "probability"]
+        for rank in range(2, top_k + 1):
+            self._columns += [f"label_{rank}", f"probability_{rank}"]
+        self._columns.append("error")
+        self.finished: dict[str, bool] = {}
+        if path.exists():
+            self._resume()
+        # The bytes of a name that are not UTF-8 are written as they are.
+        self._file = path.open("a", encoding="utf-8", errors="surrogateescape", newline="")
+        if self._is_csv and self._file.tell() == 0:
+            csv.writer(self._file, lineterminator="\n").writerow(self._columns)
+
+    def __enter__(self) -> "AnswerFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def append(self, answers: Iterable[Answer]) -> None:
+        """Write answers to the file at once."""
+        answers = list(answers)
+        self._file.write("".join(map(self._format, answers)))
+        self._file.flush()
+        self.finished |= {answer.file: bool(answer.error) for answer in answers}
+
+    def _format(self, answer: Answer) -> str:
+        ranked = [(label, round(value, _DECIMALS)) for label, value in answer.ranked]
+        if self._is_csv:
+            cells = [cell for pair in ranked for cell in pair]
+            empty = [""] * (2 * self._top_k - len(cells))
+            line = io.StringIO()
+            writer = csv.writer(line, lineterminator="\n")
+            writer.writerow([answer.file, *cells, *empty, answer.error])
+            return line.getvalue()
+        row: dict[str, object] = {"file": answer.file}
+        if answer.error:
+            row["error"] = answer.error
+        else:
+            row |= dict(zip(("label", "probability"), ranked[0], strict=True))
+            row["top"] = [{"label": label, "probability": value} for label, value in ranked]
+        text = json.dumps(row, ensure_ascii=False)
+        if not text.isprintable():  # also bytes that are not UTF-8, which JSON has to escape
+            text = json.dumps(row)
+        return text + "\n"
+
+    def _resume(self) -> None:
+        """Read the complete rows, and remove what follows them."""
+        end = self._end_of_rows()
+        with self._path.open("rb") as file:
+            file.seek(end)
+            rest = file.read().decode("utf-8", "replace")
+        if self._is_csv:
+            self._read_csv(end, rest)
+        else:
+            self._read_json_lines(end, rest)
+        os.truncate(self._path, end)
+
+    def _end_of_rows(self) -> int:
+        """Return the number of bytes up to the end of the last complete row."""
+        end = position = quotes = 0
+        with self._path.open("rb") as file:
+            for line in file:
+                position += len(line)
+                quotes += line.count(b'"') if self._is_csv else 0  # a quoted name may hold "\n"
+                if line.endswith(b"\n") and quotes % 2 == 0:
+                    end = position
+        return end
+
+    def _lines(self, end: int) -> Iterator[str]:
+        with self._path.open("rb") as file:
+            while file.tell() < end:
+                yield file.readline().decode("utf-8", "surrogateescape")
+
+    def _read_csv(self, end: int, rest: str) -> None:
+        rows = csv.reader(self._lines(end))
+        header = next(rows, None)
+        is_cut_header = header is None and ",".join(self._columns).startswith(rest)
+        if header != self._columns and not is_cut_header:
+            found = ", ".join(header or [rest[:80]])
+            raise ValueError(
+                f"{self._path} has the columns {found}, and this command writes "
+                f"{', '.join(self._columns)}; choose another file, or the --top-k of that one"
+            )
+        for number, row in enumerate(rows, 2):
+            if len(row) != len(self._columns):
+                raise ValueError(
+                    f"{self._path}: row {number} has {len(row)} cells, and {len(self._columns)} "
+                    "are needed; choose another file"
+                )
+            self.finished[row[0]] = bool(row[-1])
+
+    def _read_json_lines(self, end: int, rest: str) -> None:
+        if not end and rest[:1] not in ("", "{"):
+            raise ValueError(f"{self._path} does not hold predictions; choose another file")
+        for number, line in enumerate(self._lines(end), 1):
+            try:
+                row = json.loads(line)
+                is_error = "error" in row
+                labels = self._top_k if is_error else len(row["top"])
+                self.finished[str(row["file"])] = is_error
+            except (ValueError, TypeError, KeyError):
+                raise ValueError(
+                    f"{self._path}: line {number} is not a prediction; choose another file"
+                ) from None
+            if labels != self._top_k:
+                raise ValueError(
+                    f"{self._path}: line {number} has {labels} labels, and this command writes "
+                    f"{self._top_k}; choose another file, or the --top-k of that one"
+                )
+
+
+def write_parquet(json_lines: Path, path: Path) -> None:
+    """Convert the rows of an `AnswerFile` to Parquet.
+
+    The columns are `file`, `label`, `probability`, `top` and `error`, as in JSON Lines. Bytes of a
+    name that are not UTF-8 are escaped, because Parquet cannot hold them.
+
+    Args:
+        json_lines: the rows, a .jsonl file.
+        path: the file to write, whole or not at all.
+
+    Raises:
+        ImportError: pyarrow is not installed.
+        OSError: the file cannot be written.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    ranked = [("label", pa.string()), ("probability", pa.float64())]
+    top = ("top", pa.list_(pa.struct(ranked)))
+    schema = pa.schema([("file", pa.string()), *ranked, top, ("error", pa.string())])
+    with (
+        json_lines.open(encoding="utf-8") as lines,
+        replacing(path) as partial,
+        parquet.ParquetWriter(partial, schema) as writer,
+    ):
+        while rows := [json.loads(line) for line in islice(lines, _ROW_GROUP)]:
+            for row in rows:
+                row["file"] = os.fsencode(row["file"]).decode("utf-8", "backslashreplace")
+            writer.write_table(pa.Table.from_pylist(rows, schema))

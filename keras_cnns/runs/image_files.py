@@ -1,0 +1,103 @@
+"""Find image files by folder or pattern, and read them in batches; a bad one ends nothing."""
+
+import glob
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from keras_cnns.cores import available_cores
+from keras_cnns.data import preprocess, read_image
+from keras_cnns.data.sources.folder.files import CONVERTIBLE, EXTENSIONS
+from keras_cnns.recipes import DataConfig
+
+_BATCH_SIZE = 32  # images
+# Formats that have to be converted are found too: they become errors, and are not passed over.
+_SUFFIXES = {suffix for kind in (EXTENSIONS | CONVERTIBLE).values() for suffix in kind}
+_ARCHIVE_LEFTOVERS = "__MACOSX"
+
+ReadFile = tuple[Path, np.ndarray | Exception]  # pixels uint8 [H, W, C], or why there are none
+
+
+def find_image_files(names: Iterable[str | Path]) -> list[Path]:
+    """Return the files that are named, or found in folders, each once and in order.
+
+    Args:
+        names: files, which need not exist; folders, whose files with the suffix of an image are
+            found at any depth, except hidden ones; or patterns such as `photos/**/*.jpg`.
+
+    Raises:
+        ValueError: a pattern matches nothing, or a folder has no image in it.
+    """
+    found: dict[Path, None] = {}
+    for name in map(Path, names):
+        matches = [name]
+        if not name.exists() and glob.has_magic(str(name)):
+            # Path.glob also matches hidden files, and no absolute pattern.
+            matched = sorted(glob.glob(str(name), recursive=True))  # noqa: PTH207
+            matches = [Path(match) for match in matched]
+            if not matches:
+                raise ValueError(f"no file matches {name}")
+        for match in matches:
+            files = sorted(_walk(match)) if match.is_dir() else [match]
+            if not files and match == name:
+                raise ValueError(f"there is no image in the folder {name}")
+            found |= dict.fromkeys(files)
+    return list(found)
+
+
+def read_files(
+    paths: Iterable[str | Path], data: DataConfig, batch_size: int = _BATCH_SIZE
+) -> Iterator[list[ReadFile]]:
+    """Yield batches of files with their preprocessed pixels; the next batch is read meanwhile.
+
+    At most two batches of images are in memory.
+
+    Args:
+        paths: JPEG, PNG, WebP, BMP or GIF files.
+        data: the preprocessing.
+        batch_size: the number of files in a batch.
+    """
+    remaining = map(Path, paths)
+    with ThreadPoolExecutor(available_cores()) as pool:
+
+        def submit() -> list[tuple[Path, Future[np.ndarray | Exception]]]:
+            batch = islice(remaining, batch_size)
+            return [(path, pool.submit(_read, path, data)) for path in batch]
+
+        current = submit()
+        while current:
+            following = submit()
+            yield [(path, pixels.result()) for path, pixels in current]
+            current = following
+
+
+def describe_problem(path: Path, error: Exception) -> str:
+    """Return why a file could not be read, without its name."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error).removeprefix(f"{path}: ") or type(error).__name__
+
+
+def _read(path: Path, data: DataConfig) -> np.ndarray | Exception:
+    """Return the preprocessed pixels of a file, uint8 [H, W, C], or the error."""
+    try:
+        if path.exists() and not path.is_file():  # opening a pipe would wait for a writer
+            raise ValueError(f"{path}: not a regular file")
+        return np.asarray(preprocess(read_image(path, data.channels), data.preprocessing()))
+    except (OSError, ValueError) as error:
+        return error
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Yield the files below a folder that are named as images, except hidden ones."""
+    for directory, subfolders, names in os.walk(folder):
+        subfolders[:] = [
+            name for name in subfolders if name[0] != "." and name != _ARCHIVE_LEFTOVERS
+        ]
+        for name in names:
+            if name[0] != "." and Path(name).suffix.lower() in _SUFFIXES:
+                yield Path(directory, name)

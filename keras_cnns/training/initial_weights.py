@@ -1,0 +1,55 @@
+"""Find the weights that a training starts from, before anything else takes time."""
+
+from pathlib import Path
+
+from keras_cnns.messages import print_message
+from keras_cnns.models import MODELS
+from keras_cnns.recipes import DataConfig, Recipe
+from keras_cnns.weights import WeightsError, pretrained
+from keras_cnns.weights.download import fetch
+from keras_cnns.weights.pretrained import Pretrained
+
+_TOLERANCE = 0.5  # levels from 0 to 255; publishers round their constants differently
+
+
+def find_initial_weights(recipe: Recipe) -> None:
+    """Check that a recipe's initial weights exist, and download published ones.
+
+    A recipe states its normalisation even with published weights, so that it describes the
+    training completely; it has to be the one that the weights were trained with. The sizes of the
+    images may differ from those of the published evaluation, which is printed.
+
+    Raises:
+        ValueError: there are no published weights of that name for the model, or the recipe
+            normalises differently; the message has the values to set.
+        WeightsError: there is no such file, or, as a DownloadError, it cannot be downloaded.
+    """
+    weights, data = recipe.model.weights, recipe.data
+    if not weights or recipe.model.name not in MODELS:
+        return
+    if not pretrained.is_name(weights):
+        if not Path(weights).is_file():
+            raise WeightsError(f"model.weights: there is no file {weights}")
+        return
+    row = pretrained.find(weights, recipe.model.name)
+    if not _normalises_as(data, row):
+        mean, std = [*row.mean], [*row.std]
+        raise ValueError(
+            f"data.mean = {[*data.mean]} and data.std = {[*data.std]} do not fit the weights "
+            f"{row.name}, which were trained on RGB with mean = {mean} and std = {std}: use "
+            f'--set data.channels=3 --set "data.mean={mean}" --set "data.std={std}"'
+        )
+    expected = (row.crop, row.resize or data.resize_shorter)
+    if (data.image_size, data.resize_shorter) != expected:
+        print_message(
+            f"{row.name} were evaluated with image_size = {expected[0]} and resize_shorter = "
+            f"{expected[1]}; the recipe has {data.image_size} and {data.resize_shorter}"
+        )
+    fetch(row)
+
+
+def _normalises_as(data: DataConfig, row: Pretrained) -> bool:
+    found, expected = (*data.mean, *data.std), (*row.mean, *row.std)
+    return len(found) == len(expected) and all(
+        abs(one - other) <= _TOLERANCE for one, other in zip(found, expected, strict=True)
+    )

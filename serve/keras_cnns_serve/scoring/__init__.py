@@ -1,0 +1,1 @@
+"""Scoring: many images through the engine of one published model, without a server."""

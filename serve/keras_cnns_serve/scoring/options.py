@@ -1,0 +1,131 @@
+"""The options of scoring, in Python and on the command line."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from keras_cnns_serve.options import ENGINES, PRECISIONS, Parser, UsageError, integer
+
+_EPILOG = """\
+IMAGES are files, folders, globs ("photos/**/*.jpg"), lists (a .csv with a column `file`), or
+URIs such as s3://bucket/photo.jpg, which need an extra.
+
+exit status: 0 if every image has a label, 3 if some images could not be scored, 1 after a failure.
+
+example:
+  {program} models/digits photos --to scores/
+  {program} models/digits "photos/**/*.jpg" --top-k 3 --to answers.csv
+"""
+_SUFFIXES = (".csv", ".jsonl")  # of single files
+_OTHER_SUFFIXES = (".json", ".ndjson", ".txt", ".tsv", ".xlsx", ".parquet")
+
+
+@dataclass(frozen=True)
+class ScoringOptions:
+    """The options of scoring.
+
+    Raises:
+        UsageError: `to` has the suffix of a format that is not supported.
+    """
+
+    model: Path  # the directory of a model, or of one of its versions
+    images: Sequence[str]  # files, folders, globs, lists and URIs
+    to: Path | None = None  # a .csv or .jsonl file, or a directory of shards; None: print
+    version: int | None = None  # None: the newest version
+    top_k: int | None = None  # number of labels per image; None: only the most probable one
+    shard_size: int = 10_000  # number of images of a shard
+    batch_size: int | None = None  # number of images of a run; None: 4 to 16, by their size
+    workers: int | None = None  # number of threads; None: twice the number of cores
+    engine: str = "auto"  # one of ENGINES
+    precision: str = "auto"  # one of PRECISIONS
+    max_pixels: int = 50_000_000  # maximum size of an image, width times height
+    load_timeout: float = 60.0  # maximum seconds to load the version and run it once
+
+    def __post_init__(self) -> None:
+        if self.to is not None and self.to.suffix.lower() in _OTHER_SUFFIXES:
+            raise UsageError(
+                f"--to {self.to}: {self.to.suffix} is not supported; give a file that ends in "
+                f"{' or '.join(_SUFFIXES)}, or a directory, which gets shards of JSON lines"
+            )
+
+    @property
+    def is_single_file(self) -> bool:
+        """Return whether the result is a single file, not a directory of shards."""
+        return self.to is not None and self.to.suffix.lower() in _SUFFIXES
+
+
+def parse(program: str, description: str, arguments: Sequence[str]) -> ScoringOptions:
+    """Read the command line.
+
+    Raises:
+        UsageError: an argument is wrong.
+        SystemExit: --help was given.
+    """
+    parser = Parser(
+        prog=program,
+        description=description,
+        epilog=_EPILOG.format(program=program),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add(
+        "model",
+        metavar="MODEL",
+        type=Path,
+        help="the directory of an exported model (models/digits), or of one version of it",
+    )
+    add("images", metavar="IMAGES", nargs="+", help="the images, see below")
+    add(
+        "--to",
+        type=Path,
+        metavar="PATH",
+        help="write to a .csv or .jsonl file, or to a directory of shards of JSON lines; after an "
+        "interruption, the same command continues (default: print)",
+    )
+    add(
+        "--top-k",
+        type=integer(1, 100_000),
+        metavar="K",
+        help="also write the K most probable labels of each image",
+    )
+    add(
+        "--version",
+        type=integer(1, 2**63 - 1),
+        metavar="VERSION",
+        help="the version of the model (default: the newest)",
+    )
+    add("--engine", choices=ENGINES, help="the runtime of the graph, chosen as by the server")
+    add("--precision", choices=PRECISIONS, help="the precision of the graph (%(default)s)")
+    add(
+        "--batch-size",
+        type=integer(1, 1024),
+        metavar="IMAGES",
+        help="number of images in one run of the engine (default: 16 small or 4 large ones)",
+    )
+    add(
+        "--workers",
+        type=integer(1, 1024),
+        metavar="THREADS",
+        help="number of threads that read and decode; more help with slow disks and with URIs "
+        "(default: twice the number of cores)",
+    )
+    add(
+        "--shard-size",
+        type=integer(1, 10_000_000),
+        metavar="IMAGES",
+        help="number of images after which finished work is saved (%(default)s)",
+    )
+    add(
+        "--max-pixels",
+        type=integer(1, 178_956_970),  # Pillow itself rejects larger images
+        metavar="PIXELS",
+        help="maximum size of an image, width times height; a larger one is not decoded, and its "
+        "row has the error (%(default)s)",
+    )
+    add("--debug", action="store_true", help="show tracebacks")
+    parser.set_defaults(**{field.name: field.default for field in fields(ScoringOptions)[2:]})
+    given = vars(parser.parse_args(list(arguments)))
+    del given["debug"]
+    return ScoringOptions(**given)

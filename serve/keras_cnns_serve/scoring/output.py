@@ -1,0 +1,234 @@
+"""Write results in shards that are complete or absent, so that an interrupted run continues.
+
+scores/plan.json           what is scored: the model, the options and the number of images
+scores/images.jsonl        the names of the images, so that a continued run scores the same ones
+scores/part-00000.jsonl    the rows of the first shard
+scores/summary.json        the counts, written last
+
+Each file is written to a temporary one, flushed to disk and renamed. A result in a single file,
+answers.csv, is written to the directory answers.csv.partial in the same way, then joined.
+"""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any
+
+import orjson
+
+from keras_cnns_serve.errors import InvalidInputError
+
+from .inputs import read_names
+from .rows import FORMATS, RowFormat, Totals
+
+_PLAN, _NAMES, _SUMMARY = "plan.json", "images.jsonl", "summary.json"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run computes. A run continues another one only if their plans are equal."""
+
+    model: str
+    version: int
+    file: str  # the graph, relative to the version's directory
+    sha256: str  # checksum of the graph
+    images: list[str]  # the arguments
+    top_k: int | None
+    shard_size: int
+    batch_size: int
+    max_pixels: int
+
+
+class Output:
+    """The shards of one result.
+
+    Args:
+        to: a .csv or .jsonl file, or a directory.
+        is_single_file: whether `to` is a file.
+
+    Raises:
+        InvalidInputError: the directory cannot be created or written, or is not empty and not of
+            an earlier run.
+    """
+
+    def __init__(self, to: Path, is_single_file: bool) -> None:
+        self._to = to
+        self.format: RowFormat = FORMATS[to.suffix.lower() if is_single_file else ".jsonl"]
+        self._directory = to.with_name(f"{to.name}.partial") if is_single_file else to
+        self._is_single_file = is_single_file
+        self.summary_path = to.with_suffix(".summary.json") if is_single_file else to / _SUMMARY
+        self.count = 0  # number of images
+        self._shard_size = 1
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[None]:
+        """Create the directory, and lock it while the run writes to it.
+
+        Raises:
+            InvalidInputError: another process writes to it, or it cannot be created.
+        """
+        try:
+            if self._is_single_file and self._to.is_dir():
+                raise InvalidInputError(f"--to {self._to} is a directory, not a file")
+            self._directory.mkdir(parents=True, exist_ok=True)
+            self._check_content()
+            with _locked(self._directory):
+                yield
+        except OSError as error:  # also one that is raised while the run writes
+            raise InvalidInputError(
+                f"--to {error.filename or self._to} cannot be written: {error.strerror}"
+            ) from error
+
+    def _check_content(self) -> None:
+        """Check that the directory is empty or of an earlier run, even of one that just began."""
+        if self._is_single_file or (self._directory / _PLAN).exists():
+            return
+        for path in self._directory.iterdir():
+            if path.name not in (_NAMES, f".{_NAMES}.tmp", f".{_PLAN}.tmp"):
+                raise InvalidInputError(
+                    f"--to {self._directory} holds other files, such as {path.name}; give an empty "
+                    "or new directory"
+                )
+
+    def summary(self) -> dict[str, Any] | None:
+        """Return the summary if a run in a directory is complete, else None."""
+        if self._is_single_file or not self.summary_path.exists():
+            return None
+        return _read_object(self.summary_path)
+
+    def start(self, plan: Plan, write_names: Callable[[IO[bytes]], int]) -> bool:
+        """Write the plan and the names of the images, or check that they continue an earlier run.
+
+        Args:
+            plan: what this run computes.
+            write_names: writes the names to a file and returns their number.
+
+        Returns:
+            Whether an earlier run is continued.
+
+        Raises:
+            InvalidInputError: the directory has the results of another plan.
+        """
+        path = self._directory / _PLAN
+        document = asdict(plan)
+        self._shard_size = plan.shard_size
+        if path.exists():
+            before = _read_object(path)
+            self.count = before.get("count", 0)
+            differences = [key for key in document if before.get(key) != document[key]]
+            if differences:
+                key = differences[0]
+                raise InvalidInputError(
+                    f"{self._directory} has the results of another run: its {key} is "
+                    f"{before.get(key)!r}, not {document[key]!r}; give another --to, or delete it"
+                )
+            return True
+        with _replacing(self._directory / _NAMES) as file:
+            self.count = write_names(file)
+        with _replacing(path) as file:
+            file.write(_to_text(document | {"count": self.count}))
+        return False
+
+    @property
+    def shards(self) -> int:
+        """Return the number of shards."""
+        return -(-self.count // self._shard_size)
+
+    def size(self, shard: int) -> int:
+        """Return the number of images of a shard."""
+        return min(self._shard_size, self.count - shard * self._shard_size)
+
+    def finished(self, shard: int) -> Totals | None:
+        """Return the counts of a shard that is complete; None for others."""
+        totals = Totals()
+        try:
+            for label in self.format.read_labels(self._part(shard)):
+                totals.add(label)
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, IndexError):  # not written by this program
+            return None
+        return totals if totals.images == self.size(shard) else None
+
+    def names(self, finished: set[int]) -> Iterator[tuple[int, Iterator[str]]]:
+        """Yield each shard that is not finished, with the names of its images.
+
+        The names of a shard must be consumed before the next one.
+        """
+        names = read_names(self._directory / _NAMES)
+        for shard in range(self.shards):
+            of_shard = islice(names, self.size(shard))
+            if shard in finished:
+                for _ in of_shard:
+                    pass
+            else:
+                yield shard, of_shard
+
+    def writing(self, shard: int) -> "contextlib.AbstractContextManager[IO[bytes]]":
+        """Return a context with the file of a shard, which appears when the context ends."""
+        return _replacing(self._part(shard))
+
+    def finish(self, summary: dict[str, Any], top_k: int | None) -> None:
+        """Join the shards of a single file, and write the summary."""
+        if self._is_single_file:
+            with _replacing(self._to) as file:
+                file.write(self.format.header(top_k))
+                for shard in range(self.shards):
+                    with self._part(shard).open("rb") as part:
+                        shutil.copyfileobj(part, file)
+        with _replacing(self.summary_path) as file:
+            file.write(_to_text(summary))
+        if self._is_single_file:
+            (self._directory / _PLAN).unlink()  # first: what remains is not of a run
+            shutil.rmtree(self._directory)
+
+    def _part(self, shard: int) -> Path:
+        return self._directory / f"part-{shard:05}{self.format.suffix}"
+
+
+def _to_text(document: dict[str, Any]) -> bytes:
+    return orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        document: dict[str, Any] = orjson.loads(path.read_bytes())
+    except ValueError as error:
+        raise InvalidInputError(f"{path} is not of an earlier run: {error}") from error
+    return document
+
+
+@contextlib.contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Lock a directory while this process writes to it, if the system can."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InvalidInputError(f"another process is writing to {directory}") from error
+        except OSError:  # a file system without locks
+            pass
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file that appears under its name when it is complete and on the disk."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

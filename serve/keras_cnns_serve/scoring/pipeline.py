@@ -1,0 +1,161 @@
+"""Read, decode and run batches of images on all cores, and return their rows in order.
+
+Each thread reads and decodes a whole batch, and then runs it through the engine with one thread. As
+many threads as there are cores can be in the engine; the others read and decode the next batches
+meanwhile, so that the engine never waits for a disk. The number of batches in progress is bounded,
+and so is the memory of decoding.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from keras_cnns_serve.core.prediction import ScoredLabel
+from keras_cnns_serve.engines.base import Engine
+from keras_cnns_serve.errors import ServeError, one_line
+from keras_cnns_serve.images.decoding import MAX_PIXELS, EncodedImage, read_small_image
+from keras_cnns_serve.repository.files import ModelVersion
+
+from .inputs import read_content
+from .rows import Row
+
+_BATCHES_PER_WORKER = 2  # in progress, or waiting for an earlier one to be written
+_UNCOUNTED_BYTES = 2**22  # memory of decoding an image that is too small to be counted
+_NOT_A_NUMBER = "the model's output is not a number"
+
+Work = TypeVar("Work")
+Result = TypeVar("Result")
+
+
+class Scorer:
+    """Score batches of images; thread-safe.
+
+    Args:
+        source: the version of the model.
+        engine: its engine, which needs one thread for a run.
+        slots: the maximum number of concurrent runs.
+        memory: the maximum number of bytes for decoding large images, together. A single image can
+            need more, and is then decoded alone.
+        top_k: the number of labels of a row.
+        max_pixels: the maximum size of an image.
+        read: returns the content of an image.
+    """
+
+    def __init__(
+        self,
+        source: ModelVersion,
+        engine: Engine,
+        slots: int,
+        memory: int,
+        top_k: int = 1,
+        max_pixels: int = MAX_PIXELS,
+        read: Callable[[str], bytes] = read_content,
+    ) -> None:
+        self._labels = source.labels
+        self._preprocessing = source.manifest.preprocessing
+        self._engine = engine
+        self._slots = threading.Semaphore(slots)
+        self._memory = _Memory(memory)
+        self._top_k = top_k
+        self._max_pixels = max_pixels
+        self._read = read
+
+    def score(self, names: Sequence[str]) -> list[Row]:
+        """Return the rows of a batch, in its order; an image that fails has a row with an error."""
+        rows: dict[int, Row] = {}
+        pixels: dict[int, NDArray[np.uint8]] = {}
+        for index, name in enumerate(names):
+            try:
+                pixels[index] = self._decode(self._read(name))
+            except ServeError as error:
+                rows[index] = Row(name, (), one_line(error))
+        if pixels:
+            for index, result in zip(pixels, self._run(list(pixels.values())), strict=True):
+                best, error_text = ((), result) if isinstance(result, str) else (result, "")
+                rows[index] = Row(names[index], best, error_text)
+        return [rows[index] for index in range(len(names))]
+
+    def _decode(self, content: bytes) -> NDArray[np.uint8]:
+        pixels = read_small_image(content, self._preprocessing, self._max_pixels)
+        if pixels is not None:
+            return pixels
+        image = EncodedImage(content, self._preprocessing, self._max_pixels)
+        if image.memory <= _UNCOUNTED_BYTES:
+            return image.read()
+        with self._memory.claim(image.memory):
+            return image.read()
+
+    def _run(self, pixels: Sequence[NDArray[np.uint8]]) -> list[Sequence[ScoredLabel] | str]:
+        """Return the most probable labels of each image, or the message of its error."""
+        try:
+            with self._slots:
+                outputs = self._engine.run(np.stack(pixels), ["probabilities"])
+        except Exception as error:
+            if len(pixels) == 1:
+                return [f"the model does not run: {one_line(error)}"]
+            # One image can make the run of a batch fail.
+            return [result for each in pixels for result in self._run([each])]
+        return self._best(outputs["probabilities"])
+
+    def _best(self, probabilities: NDArray[Any]) -> list[Sequence[ScoredLabel] | str]:
+        if self._top_k == 1:
+            order = np.argmax(probabilities, axis=1)[:, np.newaxis]
+        else:
+            order = np.argsort(-probabilities, axis=1, kind="stable")[:, : self._top_k]
+        highest = np.take_along_axis(probabilities, order, axis=1).tolist()
+        finite = np.isfinite(probabilities).all(axis=1).tolist()
+        return [
+            [ScoredLabel(self._labels[i], p) for i, p in zip(indices, values, strict=True)]
+            if is_finite
+            else _NOT_A_NUMBER
+            for indices, values, is_finite in zip(order.tolist(), highest, finite, strict=True)
+        ]
+
+
+def work_in_order(
+    work: Callable[[Work], Result], batches: Iterable[Work], workers: int
+) -> Generator[Result, None, None]:
+    """Yield `work(batch)` for each batch in order, computed by `workers` threads.
+
+    At most `_BATCHES_PER_WORKER * workers` batches are taken from `batches` before their results
+    are consumed. Closing the iterator waits for the batches in progress and drops the others.
+    """
+    with ThreadPoolExecutor(workers, "score") as pool:
+        waiting: deque[Future[Result]] = deque()
+        try:
+            for batch in batches:
+                waiting.append(pool.submit(work, batch))
+                if len(waiting) >= _BATCHES_PER_WORKER * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+class _Memory:
+    """An amount of memory that threads share."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._used = 0
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def claim(self, size: int) -> Iterator[None]:
+        """Wait until `size` bytes are free, or nobody else uses any."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._used or self._used + size <= self._limit)
+            self._used += size
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._used -= size
+                self._changed.notify_all()

@@ -1,0 +1,184 @@
+"""Predictions in a file: each file once, whatever its name, and however often one starts anew."""
+
+import csv
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_cnns.cli import app, run
+from keras_cnns.runs.answers import Answer, AnswerFile
+from keras_cnns.training import Run, predict
+
+RANKED = (("cat", 0.7512345), ("dog", 0.25))
+# Spreadsheets take some of these for formulas, and others hold what separates cells and rows.
+NAMES = ["=1+1.png", "+a.png", "-b.png", "@c.png", 'a,"b".png', "two\nlines.png", "ä.png"]
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    if path.suffix == ".jsonl":
+        lines = path.read_text("utf-8").splitlines()
+        return [json.loads(line) for line in lines]
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_names_stay_as_they_are(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"answers{suffix}"
+    names = [*NAMES, os.fsdecode(b"latin-\xe4.png")]
+    with AnswerFile(path, 2) as file:
+        file.append([Answer(name, (("=cat", 0.75), ("dog", 0.25))) for name in names])
+        file.append([Answer("bad.png", error="no image, at all")])
+    rows = read(path)
+    assert [row["file"] for row in rows] == [*names, "bad.png"]
+    assert {row["label"] for row in rows[:-1]} == {"=cat"}
+    assert rows[-1]["error"] == "no image, at all"
+    with AnswerFile(path, 2) as file:
+        assert file.finished == dict.fromkeys(names, False) | {"bad.png": True}
+    assert read(path) == rows
+
+
+def test_the_columns(tmp_path: Path) -> None:
+    with AnswerFile(tmp_path / "answers.csv", 2) as file:
+        file.append([Answer("x.png", RANKED), Answer("y.png", error="bad")])
+    assert (tmp_path / "answers.csv").read_text() == (
+        "file,label,probability,label_2,probability_2,error\n"
+        "x.png,cat,0.751235,dog,0.25,\n"
+        "y.png,,,,,bad\n"
+    )
+    with AnswerFile(tmp_path / "answers.jsonl", 2) as file:
+        file.append([Answer("x.png", RANKED), Answer("y.png", error="bad")])
+    first, second = read(tmp_path / "answers.jsonl")
+    top = [{"label": "cat", "probability": 0.751235}, {"label": "dog", "probability": 0.25}]
+    assert first == {"file": "x.png", "label": "cat", "probability": 0.751235, "top": top}
+    assert second == {"file": "y.png", "error": "bad"}
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_a_file_that_is_cut_anywhere_is_resumed(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"answers{suffix}"
+    answers = [Answer(name, RANKED) for name in ("a.png", 'two\n"lines".png', "c.png")]
+    with AnswerFile(path, 2) as file:
+        file.append(answers)
+    whole = path.read_bytes()
+    for length in range(len(whole) + 1):
+        path.write_bytes(whole[:length])
+        with AnswerFile(path, 2) as file:
+            finished = len(file.finished)
+            file.append(answers[finished:])
+        assert path.read_bytes() == whole, length
+    assert finished == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("answers.txt", "", "must end in .csv or .jsonl"),
+        ("answers.csv", "name;price\n1;2\n", "has the columns name;price"),
+        ("answers.csv", "a note", "has the columns a note"),
+        ("answers.csv", "file,label,probability,error\nx.png,cat,0.5,\n", "the --top-k of that"),
+        ("answers.csv", "file,label,probability,label_2,probability_2,error\nx\n", "row 2 has 1 c"),
+        ("answers.jsonl", "a note", "does not hold predictions"),
+        ("answers.jsonl", '{"name": 1}\n', "line 1 is not a prediction"),
+        ("answers.jsonl", '{"file": "x", "top": [1]}\n', "line 1 has 1 labels"),
+    ],
+)
+def test_other_files_stay_as_they_are(
+    tmp_path: Path, name: str, content: str, message: str
+) -> None:
+    path = tmp_path / name
+    path.write_text(content)
+    with pytest.raises(ValueError, match=message):
+        AnswerFile(path, 2)
+    assert path.read_text() == content
+
+
+@pytest.fixture
+def photos(finished_run: Run, tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(3):
+        pixels = np.random.default_rng(number).integers(0, 256, (8, 8), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    (folder / "bad.png").write_bytes(b"no image")
+    return folder
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_the_command_writes_and_resumes(
+    finished_run: Run,
+    photos: Path,
+    suffix: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = photos.parent / f"answers{suffix}"
+    command = ["predict", str(finished_run.path), str(photos), "--to", str(path), "--top-k", "2"]
+    assert run(app, command, "keras-cnns") == 3  # because of the bad one
+    out, err = capsys.readouterr()
+    assert out == f"{path}: 3 of 4 files predicted\n"
+    assert err == f"{path}: 1 could not be read; see `error` in their rows\n"
+    rows, content = read(path), path.read_bytes()
+    assert [row["file"] for row in rows] == [
+        *(str(photos / f"{number}.png") for number in range(3)),
+        str(photos / "bad.png"),
+    ]
+    expected = predict(finished_run, [photos / f"{number}.png" for number in range(3)], top_k=2)
+    for row, ((label, probability), _) in zip(rows, expected, strict=False):
+        assert row["label"] == label
+        assert float(row["probability"]) == pytest.approx(probability, abs=1e-6)
+    (photos / "0.png").unlink()  # it would be an error if it were read again
+    path.write_bytes(content[:-5])
+    assert run(app, [*command, str(photos / "0.png")], "keras-cnns") == 3
+    assert "3 of 4 files have a row already" in capsys.readouterr().out
+    assert path.read_bytes() == content
+    # Nothing is left to predict: the model is not even loaded.
+    monkeypatch.setattr(Run, "load_model", lambda _: pytest.fail("loaded"))
+    assert run(app, command, "keras-cnns") == 3
+    assert path.read_bytes() == content
+    assert run(app, [*command[:2], str(photos / "1.png"), *command[3:]], "keras-cnns") == 0
+
+
+def test_parquet_is_written_from_json_lines(
+    finished_run: Run,
+    photos: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = photos.parent / "answers.parquet"
+    (photos / "bad.png").rename(photos / os.fsdecode(b"b\xe4d.png"))
+    command = ["predict", str(finished_run.path), str(photos), "--to", str(path), "--top-k", "2"]
+    assert run(app, command, "keras-cnns") == 3
+    rows = parquet.read_table(path).to_pylist()
+    expected = read(path.with_suffix(".jsonl"))
+    assert [row["label"] for row in rows] == [row.get("label") for row in expected]
+    assert [row["top"] for row in rows] == [row.get("top") for row in expected]
+    assert rows[-1]["file"] == f"{photos}/b\\xe4d.png"
+    assert rows[-1]["error"] == "not a JPEG, PNG, WebP, BMP or GIF image"
+    monkeypatch.setattr("keras_cnns.commands.predict.find_spec", lambda name: None)
+    assert run(app, command, "keras-cnns") == 2
+    assert "needs the package pyarrow: pip install 'keras-cnns[parquet]'" in capsys.readouterr().err
+
+
+def test_the_command_refuses_another_file_as_wrong_usage(
+    finished_run: Run, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["predict", str(finished_run.path)]
+    assert run(app, [*command, str(photos), "--to", str(photos / "0.png")], "keras-cnns") == 2
+    assert "must end in .csv or .jsonl" in capsys.readouterr().err
+    assert run(app, [*command, str(photos / "*.gif")], "keras-cnns") == 2
+    assert "no file matches" in capsys.readouterr().err
+
+
+def test_good_files_are_printed_beside_a_bad_one(
+    finished_run: Run, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(app, ["predict", str(finished_run.path), str(photos)], "keras-cnns") == 3
+    out, err = capsys.readouterr()
+    assert out.count(".png: ") == 3
+    assert err == f"{photos / 'bad.png'}: not a JPEG, PNG, WebP, BMP or GIF image\n"

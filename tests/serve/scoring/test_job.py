@@ -1,0 +1,308 @@
+"""The command: what it writes, prints and returns."""
+
+import asyncio
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from keras_cnns_serve.cli import main
+from keras_cnns_serve.core.dataplane import Dataplane
+from keras_cnns_serve.core.prediction import Target
+from keras_cnns_serve.scoring import job
+from tests.serve.conftest import grey, write_version
+
+from .conftest import write_list
+
+SCORE = (sys.executable, "-m", "keras_cnns_serve.cli", "score")
+Rows = list[dict[str, Any]]
+
+
+def score(model: Path, *arguments: object) -> int:
+    return main(["score", str(model), *map(str, arguments)])
+
+
+def rows_in(directory: Path) -> Rows:
+    parts = sorted(directory.glob("part-*.jsonl"))
+    return [json.loads(line) for part in parts for line in part.read_text("utf-8").splitlines()]
+
+
+def summary_of(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text("utf-8")))
+
+
+def test_a_folder_into_shards(
+    model: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert score(model, "photos", "--to", "scores", "--shard-size", 4, "--batch-size", 3) == 0
+    sizes = [len(part.read_text().splitlines()) for part in sorted(photos.glob("scores/part-*"))]
+    assert sizes == [4, 4, 2]
+    rows = rows_in(photos / "scores")
+    assert [row["file"] for row in rows] == [f"photos/{level}.png" for level in range(10)]
+    assert [row["label"] for row in rows] == [f"grey-{level}" for level in range(10)]
+    assert all(set(row) == {"file", "label", "probability"} for row in rows)
+    summary = summary_of(photos / "scores" / "summary.json")
+    assert (
+        summary.items()
+        >= {
+            **{"model": "grey", "version": 1, "file": "model.onnx", "engine": "onnxruntime"},
+            **{
+                "precision": "float32",
+                "inputs": ["photos"],
+                "top_k": None,
+                "images": 10,
+                "failed": 0,
+            },
+            **{"labels": {f"grey-{level}": 1 for level in range(10)}, "shards": 3},
+        }.items()
+    )
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("10 images in ")
+    assert last.endswith(f" with grey/1: scores{os.sep}")
+
+
+def test_an_unreadable_image_is_a_row_with_an_error(model: Path, photos: Path) -> None:
+    (photos / "photos" / "55.png").write_bytes(b"no image")
+    assert score(model, "photos", "photos/absent.png*", "--to", "a") == 1
+    assert score(model, "photos", "--to", "scores") == 3
+    rows = rows_in(photos / "scores")
+    assert len(rows) == 11
+    (failed,) = [row for row in rows if "error" in row]
+    assert failed.items() >= {"file": "photos/55.png", "label": None, "probability": None}.items()
+    assert failed["error"].startswith("these 8 bytes are not an image")
+    assert summary_of(photos / "scores" / "summary.json")["failed"] == 1
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_a_single_file(model: Path, photos: Path, suffix: str) -> None:
+    (photos / "photos" / "55.png").write_bytes(b"no image")
+    path = photos / f"answers.{suffix}"
+    for _ in range(2):  # the second one replaces the file
+        assert score(model, "photos", "--to", path, "--top-k", 2, "--shard-size", 3) == 3
+    lines = path.read_text("utf-8").splitlines()
+    if suffix == "csv":
+        rows: list[dict[str, Any]] = list(csv.DictReader(lines))
+        assert list(rows[0]) == [
+            *("file", "label", "probability", "label_2", "probability_2", "error"),
+        ]
+        assert (rows[0]["label_2"], rows[6]["label"]) == ("grey-1", "")
+        assert 0 < float(rows[0]["probability_2"]) < float(rows[0]["probability"]) < 1
+    else:
+        rows = [json.loads(line) for line in lines]
+        assert [each["label"] for each in rows[0]["top_k"]] == ["grey-0", "grey-1"]
+        assert rows[0]["top_k"][0]["probability"] == rows[0]["probability"]
+        assert rows[6]["top_k"] == []
+    assert len(rows) == 11
+    assert rows[6]["error"].startswith("these 8 bytes are not an image")
+    assert summary_of(photos / "answers.summary.json")["images"] == 11
+    assert {each.name for each in photos.iterdir()} == {
+        *("photos", path.name, "answers.summary.json"),
+    }
+
+
+def test_the_answers_are_those_of_the_server(
+    repository: Path, dataplane: Dataplane, photos: Path
+) -> None:
+    gradient = Image.linear_gradient("L")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned
+    for name, size in {"a.jpg": (90, 70), "b.png": (8, 8), "c.webp": (61, 300)}.items():
+        gradient.resize(size).convert("RGB").save(photos / "photos" / name, exif=exif)
+    names = sorted(f"photos/{path.name}" for path in (photos / "photos").iterdir())
+    contents = [Path(name).read_bytes() for name in names]
+    served = asyncio.run(dataplane.classify_images(Target("two"), contents, top_k=10))
+    assert score(repository / "two", "photos", "--top-k", 10, "--to", "scores") == 0
+    for row, labels in zip(rows_in(photos / "scores"), served, strict=True):
+        assert [each["label"] for each in row["top_k"]] == [each.label for each in labels]
+        assert [each["probability"] for each in row["top_k"]] == pytest.approx(
+            [each.probability for each in labels], rel=1e-6
+        )
+
+
+def test_without_to_the_labels_are_printed(
+    model: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert score(model, "photos/0.png", "photos/9.png") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.rpartition(" ")[0] for line in lines] == [
+        *("photos/0.png: grey-0", "photos/9.png: grey-9"),
+    ]
+    (photos / "photos" / "1.png").write_bytes(b"")
+    assert score(model, "photos/1.png", "--top-k", 3) == 3
+    assert capsys.readouterr().err == "photos/1.png: there is no image: the body has 0 bytes\n"
+
+
+def test_a_complete_result_is_not_computed_again(
+    model: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for _ in range(2):
+        assert score(model, "photos", "--to", "scores") == 0
+    assert "scores is complete: 10 images. Delete it, or give another --to" in (
+        capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("photos", "--to", "scores", "--top-k", 2), "its top_k is None, not 2; give another --to"),
+        (("photos/1.png", "--to", "scores"), r"its images is \['photos'\], not \['photos/1.png'\]"),
+        (("photos", "--to", "photos"), "--to photos holds other files, such as"),
+        (("photos", "--to", "photos/1.png"), "--to photos/1.png cannot be written: File exists"),
+        (("photos", "--to", "photos/1.png/x.csv"), "cannot be written: Not a directory"),
+        (("absent", "--to", "new"), "absent does not exist; give image files"),
+        (("photos", "--version", 2), "grey has no version 2; it has 1"),
+        (("photos", "--engine", "openvino"), "grey/1 is refused: it has no format for --engine"),
+    ],
+)
+def test_a_failure_is_a_line_and_status_1(
+    model: Path,
+    photos: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[object, ...],
+    message: str,
+) -> None:
+    assert score(model, "photos", "--to", "scores") == 0
+    capsys.readouterr()
+    assert score(model, *arguments) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("keras-cnns-serve score: ")
+    assert error.count("\n") == 1
+    assert message.replace("\\", "") in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("models", "the following arguments are required: IMAGES"),
+        ("models photos --to a.parquet", "--to a.parquet: .parquet is not supported; give a file"),
+        ("models photos --top-k 0", "argument --top-k: '0' is not an integer from 1 to 100000"),
+    ],
+)
+def test_wrong_usage_is_status_2(
+    capsys: pytest.CaptureFixture[str], arguments: str, message: str
+) -> None:
+    assert main(["score", *arguments.split()]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_model_is_a_directory_of_versions_or_a_version(
+    tmp_path: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "models"
+    for number in ("1", "10", "9"):
+        write_version(root / "grey" / number)
+    versions = {
+        root / "grey": 10,
+        root / "grey" / "9": 9,
+        root: 10,  # a repository with one model
+    }
+    for path, version in versions.items():
+        assert job.open_version(path).version == version
+    assert job.open_version(root / "grey", 1).version == 1
+    write_version(root / "other" / "1")
+    for path, message in {
+        root: f"{root} has 2 models; give the directory of one, such as {root / 'grey'}",
+        photos / "photos": "has 0 models; give the directory of one, such as",
+        photos / "absent": "absent does not exist; give the directory of the models",
+    }.items():
+        assert score(path, "photos") == 1
+        assert message in capsys.readouterr().err
+    (root / "grey" / "10" / "labels.txt").write_text("changed")
+    assert score(root / "grey", "photos") == 1  # never an older version, silently
+    assert "grey/10 is refused: labels.txt has" in capsys.readouterr().err
+
+
+def test_a_killed_run_continues_without_loss_or_duplicates(
+    model: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [f"photos/{number * 7 % 10}.png" for number in range(6_000)]
+    images = write_list(photos / "list.csv", names)
+    options = ("--to", "scores", "--shard-size", "100", "--batch-size", "7")
+    with subprocess.Popen([*SCORE, model, images, *options], stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 60
+        while not (photos / "scores" / "part-00002.jsonl").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        process.send_signal(signal.SIGKILL)
+    finished = {part: part.stat().st_mtime_ns for part in photos.glob("scores/part-*")}
+    assert 3 <= len(finished) < 60
+    assert not (photos / "scores" / "summary.json").exists()
+
+    assert score(model, images, *options) == 0
+    assert {part: part.stat().st_mtime_ns for part in finished} == finished
+    rows = rows_in(photos / "scores")
+    assert [row["file"] for row in rows] == names
+    assert all(row["label"] == f"grey-{row['file'][7]}" for row in rows)
+    summary = summary_of(photos / "scores" / "summary.json")
+    assert summary["images"] == 6_000
+    assert summary["images_of_earlier_runs"] == 100 * len(finished)
+    assert sorted(summary["labels"].values()) == [600] * 10
+    assert f"continuing: {100 * len(finished):,} of 6,000 images" in capsys.readouterr().err
+    assert not list(photos.glob("scores/.*"))
+
+
+def test_a_run_that_was_killed_at_any_file_continues(model: Path, photos: Path) -> None:
+    """What is left after a kill: no plan yet, a shard that is cut short, no summary."""
+    options = ("photos", "--to", "scores", "--shard-size", 4)
+    assert score(model, *options) == 0
+    expected = rows_in(photos / "scores")
+    for name in ("summary.json", "part-00001.jsonl", "plan.json", "images.jsonl"):
+        (photos / "scores" / name).unlink()
+        if name == "plan.json":
+            for part in photos.glob("scores/part-*"):
+                part.unlink()
+            (photos / "scores" / "summary.json").unlink()
+        elif name == "images.jsonl":
+            continue
+        else:
+            part = photos / "scores" / "part-00000.jsonl"
+            part.write_bytes(part.read_bytes()[:-20])
+            (photos / "scores" / "summary.json").unlink(missing_ok=True)
+        assert score(model, *options) == 0
+        assert rows_in(photos / "scores") == expected
+
+
+def test_two_processes_do_not_write_to_one_directory(
+    model: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    (photos / "scores").mkdir()
+    descriptor = os.open(photos / "scores", os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        assert score(model, "photos", "--to", "scores") == 1
+    finally:
+        os.close(descriptor)
+    assert "another process is writing to scores" in capsys.readouterr().err
+
+
+def test_an_interruption_ends_with_status_130(model: Path, photos: Path) -> None:
+    images = write_list(photos / "list.csv", ["photos/1.png"] * 100_000)
+    command = [*SCORE, str(model), images, "--to", "scores", "--shard-size", "100"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        while not (photos / "scores" / "part-00000.jsonl").exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert errors.endswith("keras-cnns-serve score: interrupted; the same command continues\n")
+
+
+def test_names_that_are_not_text(model: Path, photos: Path) -> None:
+    name = b"photos/\xff\xc3\xa4.png"
+    Path(os.fsdecode(name)).write_bytes(grey(130))
+    assert score(model, "photos", "--to", "scores") == 0
+    assert rows_in(photos / "scores")[-1] == {
+        **{"file": "photos/\\xffä.png", "label": "grey-5"},
+        "probability": pytest.approx(0.46, abs=0.1),
+    }
