@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass
 
+from keras_cnns.weights import pretrained
 from keras_cnns.weights.assignment import recognize
 from keras_cnns.weights.files import read_checkpoint
 from keras_cnns.weights.matching import models_that_fit
@@ -28,7 +29,7 @@ def find_initial_weights(given: str, model: str = "") -> InitialWeights | None:
     This is the one place that decides about initial weights, also about those that nobody gave.
 
     Args:
-        given: the path of a file, or "".
+        given: the path of a file, a name of published weights, or "".
         model: the network that the user named, which is not checked here; "" recognises it.
 
     Raises:
@@ -36,6 +37,9 @@ def find_initial_weights(given: str, model: str = "") -> InitialWeights | None:
     """
     if not given:
         return None
+    if pretrained.is_name(given):
+        row = pretrained.find(given, model or None)
+        return InitialWeights(given, row.model, row.mean, row.std)
     path = os.path.abspath(given)  # noqa: PTH100 - keeps symbolic links
     if model:
         return InitialWeights(path, model)

@@ -39,14 +39,16 @@ class Request:
 
     folder: Path
     minutes: float
-    weights: str = ""  # the path of a file; "" to train from scratch
+    weights: str = ""  # the path of a file, or a published name; "" to train from scratch
     overrides: tuple[str, ...] = ()
 
     def arguments(self) -> str:
         """Return the arguments as text, with absolute paths, as the recipe records them."""
         parts = [os.path.abspath(self.folder), "--minutes", f"{self.minutes:g}"]  # noqa: PTH100
         if self.weights:
-            parts += ["--weights", os.path.abspath(self.weights)]  # noqa: PTH100
+            is_file = Path(self.weights).is_file()
+            path = os.path.abspath(self.weights) if is_file else self.weights  # noqa: PTH100
+            parts += ["--weights", path]
         for override in self.overrides:
             parts += ["--set", override]
         return shlex.join(parts).replace("\n", "\\n")  # one line of a comment
@@ -183,7 +185,7 @@ def _choose(
         choices, photos, budget, weights_model=model, largest=largest, deeper=deeper
     )
     if weights:
-        choices.choose("model.weights", weights.source, "Training starts from this file.")
+        choices.choose("model.weights", weights.source, "Training starts from these weights.")
     choices.choose("data.name", "folder")
     choices.choose("data.path", os.path.abspath(request.folder))  # noqa: PTH100
     left_out = len(photos.left_out)
