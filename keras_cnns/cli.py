@@ -17,6 +17,7 @@ import typer
 from keras_cnns.commands import ENTRY_POINTS, data, lab, models, weights
 from keras_cnns.commands.demo import demo
 from keras_cnns.commands.evaluate import evaluate
+from keras_cnns.commands.fit import fit
 from keras_cnns.commands.predict import predict
 from keras_cnns.commands.recipes import recipes
 from keras_cnns.commands.report import report
@@ -29,6 +30,7 @@ PASS_ALL = {"allow_extra_args": True, "ignore_unknown_options": True, "help_opti
 
 # name -> the command, or an app of subcommands, and an example of its arguments
 _COMMANDS: dict[str, tuple[Callable[..., Any] | typer.Typer, str]] = {
+    "fit": (fit, "photos --run runs/photos --minutes 15"),
     "train": (
         train,
         "--recipe digits-resnet20 --run runs/first --set optimizer.learning_rate=0.05 "

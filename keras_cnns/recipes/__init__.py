@@ -13,6 +13,7 @@ from keras_cnns.recipes.schema import (
     list_recipes,
     load_recipe,
     load_run_recipe,
+    parse_overrides,
     parse_recipe,
     with_absolute_paths,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "list_recipes",
     "load_recipe",
     "load_run_recipe",
+    "parse_overrides",
     "parse_recipe",
     "with_absolute_paths",
 ]

@@ -349,15 +349,28 @@ def load_recipe(name: str | Path, overrides: Iterable[str] = ()) -> Recipe:
         RecipeError: there is no such recipe, or the recipe or an override is wrong.
     """
     values = _read(name)
+    for path, value in parse_overrides(overrides).items():
+        section, _, key = path.partition(".")
+        if not isinstance(values.setdefault(section, {}), dict):
+            raise RecipeError(f"{path!r}: {section} is not a section")
+        values[section][key] = value
+    return parse_recipe(values)
+
+
+def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
+    """Return the values of overrides, such as "training.epochs=3", by `section.key`.
+
+    Raises:
+        RecipeError: an override does not have the form `section.key=value`.
+    """
+    values = {}
     for override in overrides:
         key, equals, text = override.partition("=")
         section, dot, entry = key.strip().partition(".")
         if not (equals and dot and section and entry):
             raise RecipeError(f"{override!r} does not have the form section.key=value")
-        if not isinstance(values.setdefault(section, {}), dict):
-            raise RecipeError(f"{override!r}: {section} is not a section")
-        values[section][entry] = _parse_value(text.strip())
-    return parse_recipe(values)
+        values[f"{section}.{entry}"] = _parse_value(text.strip())
+    return values
 
 
 def parse_recipe(values: Mapping[str, Any]) -> Recipe:

@@ -38,6 +38,7 @@ LAYERS: dict[str, dict[str, set[str]]] = {
         "runs": _RUNS,
         "training": _RUNS,
         "report": {*_BASE, "recipes", "data", "runs"},
+        "fit": {*_RUNS, "training", "report"},
         "lab": {*_RUNS, "training", "report"},
     },
     "keras_cnns_export": {

@@ -20,7 +20,7 @@ from keras_cnns.training import Run
 
 OWN = (
     *("train", "evaluate", "predict", "report", "recipes", "models", "data", "weights", "lab"),
-    "demo",
+    *("fit", "demo"),
 )
 LR_FINDER = ("train", "--recipe", "digits-resnet20", "--find-lr")
 

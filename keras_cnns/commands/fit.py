@@ -1,0 +1,187 @@
+"""`keras-cnns fit`."""
+
+import csv
+import json
+import os
+import shlex
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import quote
+
+import typer
+
+from keras_cnns.commands.train import train as train_command
+from keras_cnns.durations import format_seconds
+from keras_cnns.quiet import quiet_stderr
+from keras_cnns.runs.names import CONFIG, REPORT, RESULTS
+
+_ENTRY_POINTS = "keras_cnns.commands"
+_PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+_EXPORT = "export.json"  # in the run: the versions that existed before its export
+
+
+def fit(
+    folder: Annotated[Path, typer.Argument(help="Folder with one subfolder of photos per class.")],
+    run: Annotated[
+        Path,
+        typer.Option(help="Run directory; the recipe is written beside it, as DIRECTORY.toml."),
+    ],
+    minutes: Annotated[
+        float, typer.Option(min=0.1, help="The time for everything up to the published model.")
+    ] = 15,
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="models/NAME",
+            help="The directory of the published model; models/ and the run's name if missing.",
+        ),
+    ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="File of pretrained weights to start from, of torchvision or timm."),
+    ] = None,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Serve the published model until Ctrl-C.")
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Measure, print the recipe with its reasons, and write nothing."
+        ),
+    ] = False,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="SECTION.KEY=VALUE", help="Set a value of the recipe; repeatable."
+        ),
+    ] = None,
+) -> None:
+    """Make a served classifier of a folder of photos.
+
+    Check the folder, choose a recipe, train, write the report, export with proof,
+    and print the line that serves. The same command resumes an interrupted one.
+    """
+    start = time.perf_counter()
+    to = to or Path("models") / run.name
+    if to.resolve().parent == to.resolve() or to.is_file():
+        raise typer.BadParameter(f"{to} is no directory for a model", param_hint="--to")
+    with quiet_stderr():
+        from keras_cnns.fit import plan
+    request = plan.Request(folder, minutes, str(weights or ""), tuple(overrides or ()))
+    path = plan.recipe_path(run)
+    try:
+        if dry_run:
+            print(plan.make_plan(request).recipe, end="")
+            return
+        if path.exists():
+            plan.check_plan(run, request)
+            print(f"{path}: going on with this recipe")
+        elif (run / CONFIG).exists():
+            raise ValueError(f"{run} is a run of another recipe; choose another directory")
+        else:
+            plan.write_plan(plan.make_plan(request), run)
+            print(f"{path}: the recipe, and why each value was chosen")
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    train_command(recipe=str(path), run=run)
+    left_out = run / plan.LEFT_OUT
+    if plan.left_out_path(run).exists():
+        plan.left_out_path(run).replace(left_out)
+    version = _publish(run, to)
+    _print_summary(folder, run, to, version, time.perf_counter() - start)
+    if serve and version is not None:
+        _call("serve", str(to.parent))
+
+
+def _publish(run: Path, to: Path) -> Path | None:
+    """Export a run once; return the published version, or None if nothing can export.
+
+    The versions that existed before are recorded first, so that a repeated command recognises a
+    version that it has published before it was killed.
+    """
+    if not _installed("export"):
+        return None
+    record = run / _EXPORT
+    target = os.path.abspath(to)  # noqa: PTH100 - keeps symbolic links
+    known = json.loads(record.read_text("utf-8")) if record.exists() else {}
+    if known.get("to") != target:
+        from keras_cnns.files import write_json
+
+        known = {"to": target, "versions_before": sorted(_versions(to))}
+        write_json(record, known)
+    published = _versions(to) - set(known["versions_before"])
+    if not published:
+        _call("export", str(run), "--to", str(to))
+        published = _versions(to) - set(known["versions_before"])
+    return to / str(min(published))
+
+
+def _versions(model: Path) -> set[int]:
+    return {int(each.name) for each in model.glob("[1-9]*") if each.name.isdecimal()}
+
+
+def _print_summary(folder: Path, run: Path, to: Path, version: Path | None, seconds: float) -> None:
+    """Print the accuracy, the time, where the results are, and how to serve them."""
+    from keras_cnns.report.metrics import wilson_interval
+
+    results = json.loads((run / RESULTS).read_text("utf-8"))
+    test = results["test"]
+    count = int(test["samples"])
+    low, high = wilson_interval(test["accuracy"] * count, count)
+    print()
+    print(
+        f"test accuracy  {test['accuracy']:.1%} on {count} images "
+        f"(95 % interval {low:.1%} to {high:.1%})"
+    )
+    print(
+        f"time           {format_seconds(seconds)} for this command; the training took "
+        f"{format_seconds(results['training_seconds'])}"
+    )
+    print(f"report         {run / REPORT}")
+    if version is None:
+        missing = " ".join(
+            f"keras-cnns-{name}" for name in ("export", "serve") if not _installed(name)
+        )
+        print(
+            f"To publish it, install what is missing and give the same command again: "
+            f"pip install {missing}"
+        )
+        return
+    print(f"published      {version}")
+    port = 8501
+    photo = _find_photo(folder, run)
+    url = f"http://127.0.0.1:{port}/v1/models/{quote(to.name)}:classify-image"
+    print(f"serve          keras-cnns serve {shlex.quote(str(to.parent))} --port {port}")
+    print(f"ask            curl --data-binary @{shlex.quote(str(photo))} {url}")
+    if not _installed("serve"):
+        print("The server is another package: pip install keras-cnns-serve")
+
+
+def _find_photo(folder: Path, run: Path) -> Path:
+    """Return a photo of the folder that was not left out, for the line that asks the server."""
+    from keras_cnns.files import read_text
+    from keras_cnns.fit.plan import LEFT_OUT
+
+    rows = csv.DictReader(read_text(run / LEFT_OUT).splitlines())
+    left_out = {folder / row["file"] for row in rows}
+    photos = (
+        each
+        for each in sorted(folder.rglob("*"))
+        if each.suffix.lower() in _PHOTO_SUFFIXES and not each.name.startswith(".")
+    )
+    return next((each for each in photos if each not in left_out), Path("photo.jpg"))
+
+
+def _installed(name: str) -> bool:
+    return bool(metadata.entry_points(group=_ENTRY_POINTS, name=name))
+
+
+def _call(name: str, *arguments: str) -> None:
+    """Run a command of another distribution; end this one if it fails."""
+    print(f"\n$ keras-cnns {shlex.join((name, *arguments))}", flush=True)
+    (entry_point,) = metadata.entry_points(group=_ENTRY_POINTS, name=name)
+    status = entry_point.load()(list(arguments), f"keras-cnns {name}")
+    if status:
+        raise typer.Exit(int(status))

@@ -1,0 +1,277 @@
+"""Choose a recipe for photos; each choice has the number that it is based on."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from keras_cnns.durations import format_seconds
+from keras_cnns.fit.measurement import Measurement
+from keras_cnns.fit.photos import SIZES, Photos
+from keras_cnns.recipes import Recipe, parse_recipe
+from keras_cnns.registry import find
+
+_MAX_LOST_DETAIL = 0.02  # of the variance; photographs lose as much even at 224 pixels
+_SMALL = 48  # pixels; up to this input size, CIFAR's networks keep the full resolution
+_LADDERS = {  # from the fastest network to the most accurate one
+    "small": ("resnet20", "resnet32", "resnet44", "resnet56"),
+    "large": ("resnet18", "resnet34"),
+}
+# Epochs: fewer than the minimum train too little, so a smaller input is better; a deeper network
+# begins to be better when the faster one has the wanted number; more than the maximum overfit.
+_MIN_EPOCHS, _WANTED_EPOCHS, _MAX_EPOCHS = 15, 80, 150
+_FINE_TUNING_EPOCHS = (4, 12)  # the minimum and the maximum for pretrained weights
+# Pixels: for want of time no smaller input is chosen, since too little would be visible.
+_FLOOR, _FINE_TUNING_FLOOR = 64, 96
+_ASSUMED_SPEED = 50e9  # multiply-adds per second and core, before anything has been measured
+_TRAINING_COST = 3  # of a step, in forward passes: forward, and both gradients of backward
+_MEMORY_FRACTION = 0.5  # of the available memory, which the activations of a batch may take
+_EPOCH_OVERHEAD = 1.0  # seconds for diagnostics, checkpoint and history
+_GREY_FRACTION = 0.99  # of the photos without colour, from which on one channel is used
+
+
+@dataclass
+class Choices:
+    """The chosen values by `section.key`, each with its reason.
+
+    Attributes:
+        given: values of the user, which replace those that would be chosen.
+    """
+
+    given: Mapping[str, Any] = field(default_factory=dict)
+    values: dict[str, Any] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    def choose(self, key: str, value: Any, reason: str = "") -> Any:
+        """Record a value unless the user has given one; return the recorded one."""
+        if key in self.given:
+            value, reason = self.given[key], "This value was given with --set."
+        self.values[key], self.reasons[key] = value, reason
+        return value
+
+    def recipe(self) -> Recipe:
+        """Return the recipe with the values so far.
+
+        Raises:
+            RecipeError: a key is unknown or missing, or a value has a wrong type or range.
+        """
+        sections: dict[str, dict[str, Any]] = {}
+        for path, value in {**self.values, **self.given}.items():
+            section, _, key = path.partition(".")
+            sections.setdefault(section, {})[key] = value
+        return parse_recipe(sections)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a training may use."""
+
+    seconds: float  # for the training, with its evaluations
+    cores: int
+    memory: int  # bytes that are available
+
+
+def choose_input(
+    choices: Choices,
+    photos: Photos,
+    budget: Budget,
+    *,
+    weights_model: str,
+    largest: int = SIZES[-1],
+    deeper: bool = True,
+) -> None:
+    """Choose the channels, the size of the input, and the network.
+
+    Args:
+        choices: receives them.
+        photos: the facts about the folder.
+        budget: the training's.
+        weights_model: the network whose weights are given; "" to train from scratch.
+        largest: no larger input is chosen, in pixels.
+        deeper: if False, the fastest network of its family is chosen.
+    """
+    if weights_model:
+        choices.choose("data.channels", 3, "The weights are those of a network for RGB.")
+    else:
+        grey = f"{photos.grey:.1%} of {len(photos.sample)} measured training images have no colour"
+        channels = 1 if photos.grey >= _GREY_FRACTION else 3
+        choices.choose("data.channels", channels, f"{grey}.")
+    size, reason = _choose_size(photos, budget, weights_model, largest)
+    size = choices.choose("data.image_size", size, reason)
+    choices.choose(
+        "data.resize_shorter", size, "The whole shorter side is visible: nothing of it is cropped."
+    )
+    if weights_model:
+        choices.choose("model.name", weights_model, "The file holds the weights of this network.")
+        return
+    name, *others = _LADDERS["small" if size <= _SMALL else "large"]
+    for other in others:
+        if deeper and _assumed_epochs(other, size, photos, budget) >= _WANTED_EPOCHS:
+            name = other
+    epochs = _assumed_epochs(name, size, photos, budget)
+    reason = (
+        f"About {epochs:.0f} epochs of {photos.splits['train']} images were expected in the time; "
+        f"a deeper network is chosen if it has {_WANTED_EPOCHS}."
+        if deeper
+        else "The fastest network of its family: a deeper one was measured, and was too slow."
+    )
+    choices.choose("model.name", name, reason)
+
+
+def choose_training(choices: Choices, photos: Photos, budget: Budget, *, pretrained: bool) -> None:
+    """Choose the augmentation, the optimizer and the batches; the input is chosen already."""
+    train, size = photos.splits["train"], choices.values["data.image_size"]
+    choices.choose(
+        "augmentation.horizontal_flip",
+        True,
+        "Photos may be mirrored; give --set augmentation.horizontal_flip=false for writing.",
+    )
+    choices.choose(
+        "augmentation.pad_and_crop", max(1, size // 8), "An eighth of the image, as for CIFAR."
+    )
+    choices.choose("augmentation.label_smoothing", 0.1, "It limits the influence of wrong labels.")
+    wanted = 32 if train < 2_000 or pretrained else 64 if train < 20_000 else 128
+    fitting = _batch_that_fits(choices, wanted, budget)
+    cap = f" Memory limits it to {fitting}." if fitting < wanted else ""
+    batch = choices.choose(
+        "training.batch_size",
+        fitting,
+        f"With {train} training images, batches of {wanted} leave enough steps per epoch.{cap}",
+    )
+    rate = 0.01 * batch / 32 if pretrained else 0.1 * batch / 128
+    choices.choose("optimizer.learning_rate", float(f"{rate:.2g}"))  # its reason: choose_rate
+    choices.choose("optimizer.momentum", 0.9)
+    choices.choose("optimizer.weight_decay", 1e-4 if pretrained else 5e-4)
+    choices.choose("optimizer.schedule", "cosine")
+    choices.choose("optimizer.warmup_epochs", 0.5 if pretrained else 1.0)
+    choices.choose("training.epochs", 1)  # replaced by choose_epochs
+
+
+def epochs_in(budget: Budget, measured: Measurement) -> int:
+    """Return the number of epochs that the time allows for."""
+    return max(0, int(budget.seconds / _epoch_seconds(measured)))
+
+
+def is_too_deep(model: str, epochs: int) -> bool:
+    """Return whether the fastest network of the family is better, by the epochs in the time."""
+    return epochs * 2 < _WANTED_EPOCHS and any(model in family[1:] for family in _LADDERS.values())
+
+
+def min_epochs(*, pretrained: bool) -> int:
+    """Return the number of epochs below which a smaller input is better."""
+    return _FINE_TUNING_EPOCHS[0] if pretrained else _MIN_EPOCHS
+
+
+def smaller_sizes(size: int, *, pretrained: bool) -> list[int]:
+    """Return the sizes of the input below one, ascending, that want of time may lead to."""
+    floor = _FINE_TUNING_FLOOR if pretrained else _FLOOR
+    return [each for each in SIZES if floor <= each < size]
+
+
+def choose_epochs(
+    choices: Choices, budget: Budget, measured: Measurement, *, pretrained: bool
+) -> None:
+    """Choose the number of epochs from the measured times."""
+    maximum = _FINE_TUNING_EPOCHS[1] if pretrained else _MAX_EPOCHS
+    allowed = epochs_in(budget, measured)
+    epochs = choices.choose(
+        "training.epochs",
+        min(max(1, allowed), maximum),
+        f"{measured.steps_per_epoch} steps of {measured.step_seconds * 1e3:.0f} ms, "
+        f"{measured.validation_seconds:.1f} s of validation and {_EPOCH_OVERHEAD:g} s for "
+        f"diagnostics and checkpoints are {_epoch_seconds(measured):.1f} s per epoch, as measured "
+        f"once; {format_seconds(max(budget.seconds, 0))} are left for training, which is time for "
+        f"{allowed} epochs" + (f"; at most {maximum} are used." if allowed > maximum else "."),
+    )
+    if choices.values["optimizer.warmup_epochs"] > epochs / 4:
+        choices.choose("optimizer.warmup_epochs", round(epochs / 8, 2))
+    if pretrained:
+        frozen = min(2, epochs // 3)
+        choices.choose("model.frozen_epochs", frozen, "First, only the new classifier is trained.")
+
+
+def choose_rate(choices: Choices, measured: Measurement) -> None:
+    """Keep the learning rate of the model's recipe unless the finder contradicts it.
+
+    The finder contradicts a learning rate above that of the lowest loss, where training diverges;
+    the new one is a third of that.
+    """
+    rate, lowest = choices.values["optimizer.learning_rate"], measured.lowest_loss_rate
+    origin = f"The rule of the model's recipe gives {rate:g} for this batch size"
+    if not measured.finder_steps:
+        reason = f"{origin}; there was no time for the learning-rate finder."
+    elif lowest is None:
+        reason = f"{origin}; the loss fell nowhere in {measured.finder_steps} steps of the finder."
+    elif rate <= lowest:
+        reason = (
+            f"{origin}; the learning-rate finder agrees: in {measured.finder_steps} steps, the "
+            f"loss was lowest at {lowest:.2g}, which is not below it."
+        )
+    else:
+        rate = float(f"{lowest / 3:.1e}")
+        reason = (
+            f"{origin}, but in {measured.finder_steps} steps of the learning-rate finder the loss "
+            f"was lowest at {lowest:.2g} already; a third of that is used."
+        )
+    choices.choose("optimizer.learning_rate", rate, reason)
+
+
+def _choose_size(
+    photos: Photos, budget: Budget, weights_model: str, largest: int
+) -> tuple[int, str]:
+    """Return the size of the network's input in pixels, and the reason for it."""
+    median, high = photos.quantile(0.5), photos.quantile(0.9)
+    sides = (
+        f"The shorter sides have {photos.sides[0]} to {photos.sides[-1]} pixels, median {median}"
+    )
+    if not weights_model and high <= _SMALL:
+        size = max(8, -(-high // 4) * 4)
+        return size, f"{sides}: small images keep their size."
+    # Larger inputs than nearly all photos would only enlarge them.
+    sizes = [size for size in SIZES if size <= largest and (size <= high or size == SIZES[0])]
+    minimum = min_epochs(pretrained=bool(weights_model))
+    enough = [
+        size for size in sizes if photos.lost_detail[size] <= _MAX_LOST_DETAIL and not weights_model
+    ]
+    if enough:
+        sizes = [size for size in sizes if size <= enough[0]]
+    floor = _FINE_TUNING_FLOOR if weights_model else _FLOOR
+    model = weights_model or _LADDERS["large"][0]
+    affordable = [
+        size
+        for size in sizes
+        if size <= floor or _assumed_epochs(model, size, photos, budget) >= minimum
+    ]
+    size = affordable[-1]
+    lost = f"a copy reduced to {size} pixels loses {photos.lost_detail[size]:.1%} of the detail"
+    if size in enough:
+        return size, f"{sides}; {lost}, and at most {_MAX_LOST_DETAIL:.0%} are accepted."
+    return size, (
+        f"{sides}; {lost}. It is the largest size with time for about {minimum} epochs, or the "
+        "smallest that shows enough."
+    )
+
+
+def _assumed_epochs(model: str, size: int, photos: Photos, budget: Budget) -> float:
+    """Return the number of epochs in the time, if the cores are as fast as is usual."""
+    row = find(model)
+    images = budget.seconds * budget.cores * _ASSUMED_SPEED / _TRAINING_COST
+    multiply_adds = row.cost.multiply_adds * (size / row.row.image_size) ** 2
+    return max(0.0, images / multiply_adds / max(photos.splits["train"], 1))
+
+
+def _batch_that_fits(choices: Choices, batch: int, budget: Budget) -> int:
+    """Halve a batch size until the activations of a training step fit in memory."""
+    row = find(choices.values["model.name"])
+    scale = (choices.values["data.image_size"] / row.row.image_size) ** 2
+    per_image = row.cost.activation_bytes * scale * _TRAINING_COST
+    while batch > 1 and batch * per_image > _MEMORY_FRACTION * budget.memory:
+        batch //= 2
+    return batch
+
+
+def _epoch_seconds(measured: Measurement) -> float:
+    return (
+        measured.steps_per_epoch * measured.step_seconds
+        + measured.validation_seconds
+        + _EPOCH_OVERHEAD
+    )

@@ -1,0 +1,54 @@
+"""Find the network and the preprocessing of given weights."""
+
+import os
+from dataclasses import dataclass
+
+from keras_cnns.weights import pretrained
+from keras_cnns.weights.assignment import recognize
+from keras_cnns.weights.files import read_checkpoint
+from keras_cnns.weights.matching import models_that_fit
+
+# The levels that torchvision and timm normalise with: ImageNet's mean and standard deviation.
+_IMAGENET_MEAN = (123.675, 116.28, 103.53)
+_IMAGENET_STD = (58.395, 57.12, 57.375)
+
+
+@dataclass(frozen=True)
+class InitialWeights:
+    """Weights to start from; without them, a training starts from random ones."""
+
+    source: str  # the value of `model.weights`
+    model: str  # a key of MODELS
+    mean: tuple[float, ...] = _IMAGENET_MEAN
+    std: tuple[float, ...] = _IMAGENET_STD
+
+
+def find_initial_weights(given: str, model: str = "") -> InitialWeights | None:
+    """Return the weights that the user gave; None if there are none.
+
+    This is the one place that decides about initial weights, also about those that nobody gave.
+
+    Args:
+        given: the path of a file, a name of published weights, or "".
+        model: the network that the user named, which is not checked here; "" recognises it.
+
+    Raises:
+        ValueError: the file cannot be read, or fits no network.
+    """
+    if not given:
+        return None
+    if pretrained.is_name(given):
+        row = pretrained.find(given, model or None)
+        return InitialWeights(given, row.model, row.mean, row.std)
+    path = os.path.abspath(given)  # noqa: PTH100 - keeps symbolic links
+    if model:
+        return InitialWeights(path, model)
+    tensors, _ = read_checkpoint(given)
+    origin, tensors = recognize(tensors, given)
+    names = models_that_fit(origin, tensors)
+    if not names:
+        raise ValueError(
+            f"{given} fits no network that `keras-cnns models` lists, as far as its tensors show; "
+            "if you know its network, name it: --set model.name=NAME"
+        )
+    return InitialWeights(path, names[0])

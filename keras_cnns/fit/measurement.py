@@ -1,0 +1,100 @@
+"""Measure a recipe: the time of its steps and of its evaluation, and its learning rate."""
+
+import statistics
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+from keras_cnns.data import Splits
+from keras_cnns.recipes import Recipe
+from keras_cnns.training.callbacks.lr_finder import LRFinder
+from keras_cnns.training.model import for_outputs
+from keras_cnns.training.preparation import prepare
+
+_WARM_UP = 3  # steps, the first of which compiles the model
+_TIMED = 5  # steps before the learning-rate finder, which decide whether it can be afforded
+_FINDER_STEPS = (30, 100)  # at least and at most
+_FINDER_FRACTION = 0.06  # of the available time
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one measurement of a recipe found."""
+
+    step_seconds: float  # mean, including the input pipeline
+    steps_per_epoch: int
+    validation_seconds: float  # one evaluation of the validation split
+    finder_steps: int  # 0 if there was no time for the learning-rate finder
+    lowest_loss_rate: float | None  # the learning rate with the lowest loss; None: it never fell
+
+
+class _StepClock(keras.callbacks.Callback):
+    """Record the times between the beginnings of steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds: list[float] = []
+        self._former: float | None = None
+
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Record the time since the former step began."""
+        now = time.perf_counter()
+        if self._former is not None:
+            self.seconds.append(now - self._former)
+        self._former = now
+
+
+def measure(recipe: Recipe, splits: Splits, seconds: float) -> Measurement:
+    """Train a few steps of a recipe, evaluate a few batches, and run the learning-rate finder.
+
+    Nothing is written, and the weights are discarded.
+
+    Args:
+        recipe: the recipe; its learning rate and its epochs have no influence.
+        splits: the splits of the recipe's data, which are read once.
+        seconds: the time that is available for the whole training; the learning-rate finder uses a
+            small fraction of it, and is left out if that is not enough.
+
+    Raises:
+        ValueError: a split does not exist or is empty, or the model does not exist.
+    """
+    prepared = prepare(recipe, splits)
+    model, steps = prepared.model, prepared.training.steps
+    validation, _ = prepared.open_held_out()
+    batches = for_outputs(model, validation.epoch(0))
+    model.evaluate(batches.take(1), verbose=0)  # compiles
+    start = time.perf_counter()
+    timed_batches = min(8, validation.steps)
+    model.evaluate(batches.take(timed_batches), verbose=0)
+    validation_seconds = (time.perf_counter() - start) / timed_batches * validation.steps
+
+    def fit(count: int, *callbacks: keras.callbacks.Callback) -> list[float]:
+        clock = _StepClock()
+        model.fit(
+            prepared.batches(),
+            steps_per_epoch=count,
+            shuffle=False,
+            verbose=0,
+            callbacks=[*callbacks, clock],
+        )
+        return clock.seconds
+
+    times = fit(_WARM_UP + _TIMED + 1)[_WARM_UP:]
+    step_seconds = statistics.fmean(times)
+    affordable = int(_FINDER_FRACTION * seconds / step_seconds)
+    minimum, maximum = _FINDER_STEPS
+    finder_steps, rate = min(affordable, maximum), None
+    if finder_steps < minimum:
+        finder_steps = 0
+    else:
+        finder = LRFinder(steps=finder_steps)
+        model.optimizer.iterations.assign(0)  # its schedule begins with the first step
+        # `fit` compiles nothing again; its first step fills the input pipeline.
+        step_seconds = statistics.fmean([*times, *fit(finder_steps, finder)[1:]])
+        smoothed = finder.smoothed()
+        if len(smoothed) > 1 and smoothed.min() < smoothed[0]:
+            rate = float(finder.learning_rates[int(smoothed.argmin())])
+    keras.utils.clear_session()
+    return Measurement(step_seconds, steps, validation_seconds, finder_steps, rate)

@@ -1,0 +1,187 @@
+"""The choices for photos, as tables: facts and a budget in, values of a recipe out."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from keras_cnns.fit.choices import (
+    Budget,
+    Choices,
+    choose_epochs,
+    choose_input,
+    choose_rate,
+    choose_training,
+    is_too_deep,
+    smaller_sizes,
+)
+from keras_cnns.fit.measurement import Measurement
+from keras_cnns.fit.photos import SIZES, Photos
+
+QUIET = Budget(seconds=800, cores=2, memory=16 * 2**30)
+# What photographs lose, and what 28 pixels that were enlarged to up to 160 lose.
+PHOTOGRAPHS = dict(zip(SIZES, (0.14, 0.11, 0.09, 0.07, 0.05, 0.04, 0.03), strict=True))
+ENLARGED = dict(zip(SIZES, (0.014, 0.003, 0.0, 0.0, 0.0, 0.0, 0.0), strict=True))
+MEASURED = Measurement(0.05, 76, 0.5, 100, 0.4)
+
+
+def photos(
+    sides: tuple[int, ...], lost: dict[int, float], *, grey: float = 0.0, train: int = 4800
+) -> Photos:
+    return Photos(
+        root=Path("photos"),
+        files=train,
+        left_out=(),
+        warnings=(),
+        classes={"a": train // 2, "b": train // 2},
+        splits={"train": train, "validation": 600, "test": 600},
+        sides=sides,
+        sample=(Path("a.png"),) * 300,
+        grey=grey,
+        lost_detail=lost,
+    )
+
+
+def chosen(
+    facts: Photos, budget: Budget = QUIET, weights_model: str = "", **given: Any
+) -> dict[str, Any]:
+    choices = Choices({key.replace("__", "."): value for key, value in given.items()})
+    choose_input(choices, facts, budget, weights_model=weights_model)
+    choose_training(choices, facts, budget, pretrained=bool(weights_model))
+    assert all(choices.reasons[key] for key in ("data.image_size", "data.channels", "model.name"))
+    return choices.values
+
+
+@pytest.mark.parametrize(
+    ("facts", "minutes", "expected"),
+    [
+        # Small images keep their size, up to a multiple of 4; grey ones have one channel.
+        (photos((28,) * 9, ENLARGED, grey=1.0), 15, (28, 1, "resnet")),
+        (photos((30,) * 9, ENLARGED, grey=0.5), 15, (32, 3, "resnet")),
+        # Enlarged ones need no more pixels than they have detail.
+        (photos((28, 64, 96, 128, 160), ENLARGED, grey=1.0), 15, (32, 1, "resnet")),
+        # Photographs: the size grows with the time, and 64 is the smallest.
+        (photos((400,) * 9, PHOTOGRAPHS), 2, (64, 3, "resnet18")),
+        (photos((400,) * 9, PHOTOGRAPHS), 60, (160, 3, "resnet18")),
+        (photos((400,) * 9, PHOTOGRAPHS), 2000, (224, 3, "resnet34")),
+        # No larger than the photos.
+        (photos((130,) * 9, PHOTOGRAPHS), 2000, (128, 3, "resnet34")),
+        # A single colour photo in a hundred or more is not worth two more channels.
+        (photos((28,) * 9, ENLARGED, grey=0.995), 15, (28, 1, "resnet")),
+        (photos((28,) * 9, ENLARGED, grey=0.9), 15, (28, 3, "resnet")),
+    ],
+)
+def test_the_input_follows_from_the_photos_and_the_time(
+    facts: Photos, minutes: float, expected: tuple[int, int, str]
+) -> None:
+    values = chosen(facts, replace(QUIET, seconds=minutes * 60))
+    size, channels, model = expected
+    assert (values["data.image_size"], values["data.channels"]) == (size, channels)
+    assert values["data.resize_shorter"] == size
+    assert values["model.name"].startswith(model)
+
+
+def test_more_time_means_a_deeper_network() -> None:
+    facts = photos((28,) * 9, ENLARGED, grey=1.0)
+    depths = [
+        int(chosen(facts, replace(QUIET, seconds=60.0 * m))["model.name"].removeprefix("resnet"))
+        for m in (1, 4, 15, 60)
+    ]
+    assert depths == sorted(depths)
+    assert (depths[0], depths[-1]) == (20, 56)
+
+
+@pytest.mark.parametrize(
+    ("model", "epochs", "expected"),
+    [
+        ("resnet44", 30, True),
+        ("resnet44", 60, False),
+        ("resnet34", 30, True),
+        ("resnet20", 30, False),  # there is nothing faster
+        ("resnet50", 3, False),  # a network of weights
+    ],
+)
+def test_a_slow_machine_gets_the_fastest_network(model: str, epochs: int, expected: bool) -> None:
+    assert is_too_deep(model, epochs) == expected
+
+
+def test_weights_determine_network_and_channels() -> None:
+    values = chosen(photos((400,) * 9, PHOTOGRAPHS, grey=1.0), QUIET, "resnet50")
+    assert (values["model.name"], values["data.channels"]) == ("resnet50", 3)
+    assert values["data.image_size"] >= 96
+    assert values["optimizer.learning_rate"] == 0.01
+
+
+@pytest.mark.parametrize(
+    ("train", "memory", "batch", "rate"),
+    [
+        (500, 16 * 2**30, 32, 0.025),
+        (4800, 16 * 2**30, 64, 0.05),
+        (60_000, 16 * 2**30, 128, 0.1),
+        (60_000, 2**29, 16, 0.013),  # memory caps the batch, and the learning rate follows it
+    ],
+)
+def test_the_batch_is_for_accuracy_and_memory_caps_it(
+    train: int, memory: int, batch: int, rate: float
+) -> None:
+    facts = photos((64,) * 9, PHOTOGRAPHS, train=train)
+    values = chosen(facts, replace(QUIET, memory=memory), data__image_size=64)
+    assert values["training.batch_size"] == batch
+    assert values["optimizer.learning_rate"] == rate
+
+
+def test_given_values_replace_choices_and_lead_to_others() -> None:
+    facts = photos((400,) * 9, PHOTOGRAPHS)
+    values = chosen(facts, data__image_size=40, training__batch_size=256)
+    assert (values["data.image_size"], values["data.resize_shorter"]) == (40, 40)
+    assert values["model.name"].startswith("resnet2")  # the family for small images
+    assert values["optimizer.learning_rate"] == 0.2
+
+
+@pytest.mark.parametrize(
+    ("lowest", "steps", "rate", "said"),
+    [
+        (0.4, 100, 0.05, "agrees"),
+        (0.05, 100, 0.05, "agrees"),
+        (0.03, 100, 0.01, "a third of that is used"),
+        (None, 100, 0.05, "the loss fell nowhere in 100 steps"),
+        (None, 0, 0.05, "there was no time"),
+    ],
+)
+def test_the_finder_only_corrects_a_learning_rate_that_is_too_high(
+    lowest: float | None, steps: int, rate: float, said: str
+) -> None:
+    choices = Choices()
+    choices.choose("optimizer.learning_rate", 0.05)
+    choose_rate(choices, replace(MEASURED, finder_steps=steps, lowest_loss_rate=lowest))
+    assert choices.values["optimizer.learning_rate"] == rate
+    assert said in choices.reasons["optimizer.learning_rate"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "pretrained", "epochs"),
+    [
+        (531, False, 100),  # 76 x 0.05 + 0.5 + 1 = 5.3 s per epoch
+        (54, False, 10),
+        (-20, False, 1),  # always one
+        (10_000, False, 150),  # more overfit
+        (10_000, True, 12),
+    ],
+)
+def test_the_epochs_follow_from_the_measured_times(
+    seconds: float, pretrained: bool, epochs: int
+) -> None:
+    choices = Choices()
+    choices.choose("optimizer.warmup_epochs", 1.0)
+    choose_epochs(choices, replace(QUIET, seconds=seconds), MEASURED, pretrained=pretrained)
+    assert choices.values["training.epochs"] == epochs
+    assert "5.3 s per epoch" in choices.reasons["training.epochs"]
+    assert choices.values["optimizer.warmup_epochs"] <= epochs / 4
+
+
+def test_want_of_time_does_not_lead_below_what_can_be_seen() -> None:
+    assert smaller_sizes(128, pretrained=False) == [64, 96]
+    assert smaller_sizes(128, pretrained=True) == [96]
+    assert smaller_sizes(64, pretrained=False) == []
+    assert smaller_sizes(32, pretrained=False) == []
