@@ -39,8 +39,11 @@ def fit(
         ),
     ] = None,
     weights: Annotated[
-        Path | None,
-        typer.Option(help="File of pretrained weights to start from, of torchvision or timm."),
+        str | None,
+        typer.Option(
+            help="Pretrained weights to start from: a name that `keras-cnns weights list` shows, or "
+            "a file of torchvision or timm."
+        ),
     ] = None,
     serve: Annotated[
         bool, typer.Option("--serve", help="Serve the published model until Ctrl-C.")
@@ -69,7 +72,7 @@ def fit(
         raise typer.BadParameter(f"{to} is no directory for a model", param_hint="--to")
     with quiet_stderr():
         from keras_cnns.fit import plan
-    request = plan.Request(folder, minutes, str(weights or ""), tuple(overrides or ()))
+    request = plan.Request(folder, minutes, weights or "", tuple(overrides or ()))
     path = plan.recipe_path(run)
     try:
         if dry_run:

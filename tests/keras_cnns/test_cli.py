@@ -188,9 +188,13 @@ def test_a_finished_run_is_evaluated_and_predicts(
 
 
 def test_a_run_is_reported_and_runs_are_compared(
-    finished_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    finished_run: Run,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    path, page = finished_run.path, tmp_path / "comparison.html"
+    monkeypatch.chdir(finished_run.path.parent)  # a long path would be wrapped in the table
+    path, page = Path(finished_run.path.name), tmp_path / "comparison.html"
     assert run(app, ["report", str(path)], "keras-cnns") == 0
     assert f"{path}: {path / 'report.html'}" in capsys.readouterr().out
     assert run(app, ["report", str(path), str(path), "--to", str(page)], "keras-cnns") == 0
