@@ -41,8 +41,8 @@ def fit(
     weights: Annotated[
         str | None,
         typer.Option(
-            help="Pretrained weights to start from: a name that `keras-cnns weights list` shows, or "
-            "a file of torchvision or timm."
+            help="Pretrained weights to start from: a name that `keras-cnns weights list` shows, "
+            "or a file of torchvision or timm."
         ),
     ] = None,
     serve: Annotated[

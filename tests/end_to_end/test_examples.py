@@ -56,7 +56,7 @@ def test_every_example_is_tested() -> None:
     assert names == {*TRAINING, *others}
 
 
-@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+@pytest.mark.parametrize("backend", ["tensorflow", pytest.param("jax", marks=pytest.mark.soak)])
 def test_the_training_examples_run(backend: str, tmp_path: Path) -> None:
     scripts = [EXAMPLES / name for name in TRAINING]
     if backend == "tensorflow":

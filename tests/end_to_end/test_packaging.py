@@ -78,6 +78,7 @@ def test_every_requirement_is_constrained() -> None:
             assert name.lower().replace("_", "-") in held | {"keras-cnns"}, requirement
 
 
+@pytest.mark.soak
 def test_the_serve_wheel_alone_serves_a_model(
     distributions: Path, model_repository: Path, tmp_path: Path
 ) -> None:

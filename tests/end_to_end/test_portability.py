@@ -58,6 +58,7 @@ process.raise_open_files()
 }
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("package", USES)
 def test_a_system_without_fcntl_resource_and_affinity(package: str, tmp_path: object) -> None:
     process = subprocess.run(

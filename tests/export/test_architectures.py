@@ -41,8 +41,8 @@ GROUPED = "resnext50_32x4d"
 ALL = [name for name, row in FORMATS.items() if row.precision != "bfloat16" or has_bfloat16()]
 # One family of each kind: both blocks, option A, pre-activation, both strides of V2, no shortcut.
 QUICK = [
-    *((name, ["onnx"]) for name in ("resnet18", "resnet50", "resnet20", "resnet18_v2")),
-    *((name, ["onnx"]) for name in ("resnet50_v2_keras", "plain20")),
+    *((name, ["onnx"]) for name in ("resnet18", "resnet50", "resnet8", "resnet18_v2")),
+    *((name, ["onnx"]) for name in ("resnet50_v2_keras", "plain8")),
     (GROUPED, ["saved_model", "onnx"]),
 ]
 CASES = [

@@ -47,7 +47,7 @@ CASES: dict[str, list[Callable[[], tf.data.Dataset]]] = {
         lambda: stream().steps_from(),
     ],
     "Split.probe": [lambda: split(seed=1).probe()],
-    "StreamedSplit.probe": [lambda: stream().probe()],
+    "_StreamedSplit.probe": [lambda: stream().probe()],
     "load_split": [lambda: load_split(DIGITS, "test[:20]", batch_size=8)],
     "without_autotuning": [lambda: without_autotuning(tf.data.Dataset.range(3))],
     "for_outputs": [of_two_outputs],

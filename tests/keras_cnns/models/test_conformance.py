@@ -7,6 +7,7 @@ of the layers' names, which are checkpoint API. After an intended change,
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
@@ -71,7 +72,14 @@ def test_the_golden_file_has_a_row_for_each_model() -> None:
     assert list(golden()) == list(MODELS)
 
 
-@pytest.mark.parametrize("name", MODELS)
+def by_depth(name: str) -> Any:
+    """Leave the models of more than 100 layers, which take long to build, to `make soak`."""
+    depth = re.search(r"[0-9]+", name)  # None for GoogLeNet, which has 22 layers
+    is_deep = depth is not None and int(depth[0]) > 100
+    return pytest.param(name, marks=pytest.mark.soak) if is_deep else name
+
+
+@pytest.mark.parametrize("name", map(by_depth, MODELS))
 def test_size_and_layer_names_are_golden(name: str) -> None:
     model = build(name)
     measured = measure(model)

@@ -7,11 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from keras_cnns.recipes import AugmentationConfig, Recipe, format_recipe
 from keras_cnns.training import open_run, train
 
 
+@pytest.mark.soak
 def test_killed_it_ends_with_the_weights_of_one_never_stopped(
     quick_recipe: Recipe, tmp_path: Path
 ) -> None:

@@ -16,6 +16,7 @@ def build_tiny(
     classes: int = 10,
     input_tensor: Any = None,
     aux_heads: bool = False,
+    **variations: Any,  # those of a recipe, which this model does not have
 ) -> keras.Model:
     """[N, H, W, C] -> probabilities [N, K]: one convolution, batch norm, ReLU, a classifier."""
     images = keras.Input(input_shape) if input_tensor is None else input_tensor

@@ -183,6 +183,7 @@ def test_a_chosen_image_gets_labels_times_and_code(page: Page, tmp_path: Path) -
 def test_an_image_is_dropped_pasted_or_photographed(browser: Browser, url: str) -> None:
     permissions = ["clipboard-read", "clipboard-write", "camera"]
     with opened(browser, url, permissions=permissions) as page:
+        expect(page.locator("#stage")).to_be_visible()  # the models are listed
         page.dispatch_event("#stage", "drop", {"dataTransfer": transfer(page, 40, "dropped.png")})
         expect_best(page, "grey-1")
         page.evaluate(

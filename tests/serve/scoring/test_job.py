@@ -288,7 +288,13 @@ def test_two_processes_do_not_write_to_one_directory(
 def test_an_interruption_ends_with_status_130(model: Path, photos: Path) -> None:
     images = write_list(photos / "list.csv", ["photos/1.png"] * 100_000)
     command = [*SCORE, str(model), images, "--to", "scores", "--shard-size", "100"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    # A shell's background job, such as CI, ignores SIGINT, and its children inherit that.
+    with subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
         while not (photos / "scores" / "part-00000.jsonl").exists():
             assert process.poll() is None
             time.sleep(0.01)

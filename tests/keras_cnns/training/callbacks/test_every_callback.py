@@ -10,6 +10,7 @@ from keras_cnns import optimizers
 from keras_cnns.training import callbacks
 
 
+@pytest.mark.soak
 def test_on_jax_everything_is_as_on_tensorflow(tmp_path: Path) -> None:
     on_tensorflow, on_jax = (
         every_callback.results_of(backend, tmp_path / backend) for backend in ("tensorflow", "jax")

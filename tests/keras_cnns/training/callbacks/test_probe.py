@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 HERE = Path(__file__).parent
 ON_EVERY_BACKEND = (
     "test_activation_statistics.py::test_mean_and_spread_are_those_computed_by_hand",
@@ -17,6 +19,7 @@ ON_EVERY_BACKEND = (
 )
 
 
+@pytest.mark.soak
 def test_on_jax() -> None:
     command = [sys.executable, "-m", "pytest", "--noconftest", "--quiet", "-p", "no:cacheprovider"]
     result = subprocess.run(
