@@ -79,7 +79,7 @@ def by_depth(name: str) -> Any:
     return pytest.param(name, marks=pytest.mark.soak) if is_deep else name
 
 
-@pytest.mark.parametrize("name", map(by_depth, MODELS))
+@pytest.mark.parametrize("name", [*map(by_depth, MODELS)])
 def test_size_and_layer_names_are_golden(name: str) -> None:
     model = build(name)
     measured = measure(model)
