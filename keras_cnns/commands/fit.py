@@ -67,6 +67,10 @@ def fit(
     and print the line that serves. The same command resumes an interrupted one.
     """
     start = time.perf_counter()
+    if serve and not all(map(_installed, ("export", "serve"))):
+        raise typer.BadParameter(
+            "--serve needs two more packages: pip install keras-cnns-export keras-cnns-serve"
+        )
     to = to or Path("models") / run.name
     if to.resolve().parent == to.resolve() or to.is_file():
         raise typer.BadParameter(f"{to} is no directory for a model", param_hint="--to")
@@ -102,7 +106,8 @@ def _publish(run: Path, to: Path) -> Path | None:
     """Export a run once; return the published version, or None if nothing can export.
 
     The versions that existed before are recorded first, so that a repeated command recognises a
-    version that it has published before it was killed.
+    version that it has published before it was killed: one that is new, and whose metrics are those
+    of the run.
     """
     if not _installed("export"):
         return None
@@ -114,11 +119,23 @@ def _publish(run: Path, to: Path) -> Path | None:
 
         known = {"to": target, "versions_before": sorted(_versions(to))}
         write_json(record, known)
-    published = _versions(to) - set(known["versions_before"])
+    new = _versions(to) - set(known["versions_before"])
+    published = [version for version in new if _is_of_run(to / str(version), run)]
     if not published:
+        before = _versions(to)
         _call("export", str(run), "--to", str(to))
-        published = _versions(to) - set(known["versions_before"])
+        published = sorted(_versions(to) - before)
     return to / str(min(published))
+
+
+def _is_of_run(version: Path, run: Path) -> bool:
+    """Return whether a version has the test metrics of a run."""
+    try:
+        metrics = json.loads((version / "model.json").read_text("utf-8"))["metrics"]
+        test = json.loads((run / RESULTS).read_text("utf-8"))["test"]
+        return all(metrics[key] == test[key] for key in ("samples", "accuracy"))
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
 
 
 def _versions(model: Path) -> set[int]:
@@ -167,7 +184,8 @@ def _find_photo(folder: Path, run: Path) -> Path:
     from keras_cnns.files import read_text
     from keras_cnns.fit.plan import LEFT_OUT
 
-    rows = csv.DictReader(read_text(run / LEFT_OUT).splitlines())
+    listed = read_text(run / LEFT_OUT) if (run / LEFT_OUT).exists() else ""
+    rows = csv.DictReader(listed.splitlines())
     left_out = {folder / row["file"] for row in rows}
     photos = (
         each

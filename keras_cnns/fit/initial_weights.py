@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 from keras_cnns.weights import pretrained
 from keras_cnns.weights.assignment import recognize
@@ -9,6 +10,7 @@ from keras_cnns.weights.files import read_checkpoint
 from keras_cnns.weights.matching import models_that_fit
 
 # The levels that torchvision and timm normalise with: ImageNet's mean and standard deviation.
+_PUBLISHED = "The network of the weights was trained with these values."
 _IMAGENET_MEAN = (123.675, 116.28, 103.53)
 _IMAGENET_STD = (58.395, 57.12, 57.375)
 
@@ -21,6 +23,11 @@ class InitialWeights:
     model: str  # a key of MODELS
     mean: tuple[float, ...] = _IMAGENET_MEAN
     std: tuple[float, ...] = _IMAGENET_STD
+    reason: str = (  # for the mean and the standard deviation
+        "These are ImageNet's values, with which torchvision and timm train. The file does not say "
+        "which ones it was trained with; if they were others, set them."
+    )
+    published: pretrained.Pretrained | None = None  # the row, if the weights were given by name
 
 
 def find_initial_weights(given: str, model: str = "") -> InitialWeights | None:
@@ -39,8 +46,14 @@ def find_initial_weights(given: str, model: str = "") -> InitialWeights | None:
         return None
     if pretrained.is_name(given):
         row = pretrained.find(given, model or None)
-        return InitialWeights(given, row.model, row.mean, row.std)
+        return InitialWeights(given, row.model, row.mean, row.std, _PUBLISHED, row)
     path = os.path.abspath(given)  # noqa: PTH100 - keeps symbolic links
+    known = [row for row in pretrained.PRETRAINED.values() if row.file_name == Path(given).name]
+    if known and model in ("", known[0].model):
+        row = known[0]
+        if row.bgr:
+            raise ValueError(f"{given}: give the name of these weights instead, {row.name}")
+        return InitialWeights(path, row.model, row.mean, row.std, _PUBLISHED)
     if model:
         return InitialWeights(path, model)
     tensors, _ = read_checkpoint(given)

@@ -86,7 +86,8 @@ def examine(root: str | Path) -> Photos:
         root=Path(root),
         files=len(scan.files),
         left_out=tuple(
-            (path.relative_to(scan.root).as_posix(), reason) for path, reason in reasons.items()
+            (printable(path.relative_to(scan.root).as_posix()), reason)
+            for path, reason in reasons.items()
         ),
         warnings=tuple(
             f"{finding.title}: {len(finding.lines)}"

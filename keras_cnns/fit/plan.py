@@ -26,6 +26,7 @@ from keras_cnns.fit.photos import SIZES, Photos, examine, measure_levels
 from keras_cnns.messages import print_message
 from keras_cnns.recipes import parse_overrides
 from keras_cnns.registry import find
+from keras_cnns.weights.download import fetch
 
 LEFT_OUT = "left_out.csv"
 _COMMAND = "#     keras-cnns fit "  # begins the line of the recipe that names its command
@@ -51,7 +52,7 @@ class Request:
             parts += ["--weights", path]
         for override in self.overrides:
             parts += ["--set", override]
-        return shlex.join(parts).replace("\n", "\\n")  # one line of a comment
+        return _in_comment(shlex.join(parts))
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,9 @@ def make_plan(request: Request) -> Plan:
     _check_given(given)
     weights = find_initial_weights(request.weights, str(given.get("model.name", "")))
     pretrained = weights is not None
+    if weights is not None and weights.published is not None:
+        fetch(weights.published)  # now, with its progress, and before the photos are read
+    start = time.perf_counter()  # a download does not count
     photos = examine(request.folder)
     _report(photos)
 
@@ -199,7 +203,7 @@ def _choose(
     choosing.choose_training(choices, photos, budget, pretrained=weights is not None)
     if weights:
         levels = [*weights.mean], [*weights.std]
-        reason = "The network of the weights was trained with these values."
+        reason = weights.reason
     else:
         levels = measure_levels(photos, choices.recipe().data)
         reason = f"Measured on {len(photos.sample)} training images."
@@ -226,9 +230,9 @@ def _format(choices: Choices, photos: Photos, request: Request) -> str:
     splits = ", ".join(f"{count} for {name}" for name, count in photos.splits.items())
     lines = [
         _comment(
-            f"Photos in {request.folder}: {sum(photos.classes.values())} usable images of "
-            f"{len(photos.classes)} classes, from {least} ({fewest}) to {highest} ({most}): "
-            f"{splits}. This recipe was made by"
+            f"Photos in {_in_comment(str(request.folder))}: {sum(photos.classes.values())} usable "
+            f"images of {len(photos.classes)} classes, from {least} ({fewest}) to {highest} "
+            f"({most}): {splits}. This recipe was made by"
         ),
         "#",
         f"{_COMMAND}{request.arguments()}",
@@ -250,6 +254,13 @@ def _format(choices: Choices, photos: Photos, request: Request) -> str:
                 lines.append(_comment(reason))
             lines.append(_assignment(path.partition(".")[2], value))
     return "\n".join(lines) + "\n"
+
+
+def _in_comment(text: str) -> str:
+    """Escape the characters that a comment of TOML cannot have, such as line breaks."""
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
+    )
 
 
 def _section(path: str) -> str:

@@ -33,7 +33,8 @@ def find_image_files(names: Iterable[str | Path]) -> list[Path]:
         ValueError: a pattern matches nothing, or a folder has no image in it.
     """
     found: dict[Path, None] = {}
-    for name in map(Path, names):
+    given = list(map(Path, names))
+    for name in given:
         matches = [name]
         if not name.exists() and glob.has_magic(str(name)):
             # Path.glob also matches hidden files, and no absolute pattern.
@@ -46,6 +47,8 @@ def find_image_files(names: Iterable[str | Path]) -> list[Path]:
             if not files and match == name:
                 raise ValueError(f"there is no image in the folder {name}")
             found |= dict.fromkeys(files)
+    if not found:
+        raise ValueError(f"there is no image in {', '.join(map(str, given))}")
     return list(found)
 
 
@@ -94,7 +97,11 @@ def _read(path: Path, data: DataConfig) -> np.ndarray | Exception:
 
 def _walk(folder: Path) -> Iterator[Path]:
     """Yield the files below a folder that are named as images, except hidden ones."""
-    for directory, subfolders, names in os.walk(folder):
+
+    def fail(error: OSError) -> None:
+        raise ValueError(f"cannot read the folder {error.filename}: {error.strerror}")
+
+    for directory, subfolders, names in os.walk(folder, onerror=fail):
         subfolders[:] = [
             name for name in subfolders if name[0] != "." and name != _ARCHIVE_LEFTOVERS
         ]

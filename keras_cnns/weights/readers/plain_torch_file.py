@@ -3,7 +3,7 @@
 Published weights, as torchvision's, are a dict of tensors: an archive with a pickle of the dict and
 a record of numbers for each tensor, or, in the format before torch 1.6, several pickles followed by
 the numbers. The unpickler knows the names that such a dict needs, and resolves each of them to a
-constant or to a function that returns plain data; with any other name the file needs torch (see
+constant or to a callable that returns plain data; with any other name the file needs torch (see
 `torch_file`). What the unpickler builds is immutable, so that a file can change nothing afterwards.
 """
 
@@ -29,6 +29,7 @@ _TYPES = {
     "IntStorage": "<i4",
     "BoolStorage": "?",
 }
+_MAX_AXES = 32  # of a tensor
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
 
@@ -91,8 +92,11 @@ def read_plain(path: Path) -> PlainFile:
         raise NotPlainError from error
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(pickle._Unpickler):
     """An unpickler that builds only dicts, lists, tuples, numbers, strings and `PlainTensor`s.
+
+    It is the one that Python has in Python: that in C allocates memory for any index of its memo
+    that a file names, gigabytes for a few bytes.
 
     Attributes:
         storages: the storages of the tensors by key.
@@ -107,9 +111,9 @@ class _Unpickler(pickle.Unpickler):
         if (module, name) == ("collections", "OrderedDict"):
             return OrderedDict
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return _tensor
+            return _RebuildTensor()
         if (module, name) == ("torch._utils", "_rebuild_parameter"):
-            return _parameter
+            return _RebuildParameter()
         if module == "torch" and name in _TYPES:
             return _TYPES[name]
         raise NotPlainError
@@ -117,23 +121,36 @@ class _Unpickler(pickle.Unpickler):
     def persistent_load(self, pid: Any) -> _Storage:
         """Return the storage that a tensor refers to."""
         kind, dtype, key, _, size, *view = pid
-        valid = kind == "storage" and dtype in _TYPES.values() and isinstance(size, int)
-        if not valid or size < 0 or any(each is not None for each in view):
+        valid = kind == "storage" and isinstance(dtype, str) and dtype in _TYPES.values()
+        valid = valid and isinstance(size, int) and size >= 0
+        # Nested lists have a text of any length, so that nothing but a text is made one.
+        valid = valid and isinstance(key, str) and all(each is None for each in view)
+        if not valid:
             raise NotPlainError
-        return self.storages.setdefault(str(key), _Storage(str(key), dtype, size))
+        return self.storages.setdefault(key, _Storage(key, dtype, size))
 
 
-def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> PlainTensor:
-    counts = (offset, *shape, *strides)
-    if not isinstance(storage, _Storage) or any(
-        not isinstance(each, int) or each < 0 for each in counts
-    ):
-        raise NotPlainError
-    return PlainTensor(storage, offset, tuple(shape), tuple(strides))
+class _RebuildTensor:
+    """torch's function of this name; without attributes, so that a file cannot change it."""
+
+    __slots__ = ()
+
+    def __call__(self, storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> PlainTensor:
+        valid = type(shape) is tuple and type(strides) is tuple and isinstance(storage, _Storage)
+        if not valid or not len(shape) == len(strides) <= _MAX_AXES:
+            raise NotPlainError
+        if any(not isinstance(each, int) or each < 0 for each in (offset, *shape, *strides)):
+            raise NotPlainError
+        return PlainTensor(storage, offset, shape, strides)
 
 
-def _parameter(tensor: PlainTensor, *_: Any) -> PlainTensor:
-    return tensor
+class _RebuildParameter:
+    """torch's function of this name."""
+
+    __slots__ = ()
+
+    def __call__(self, tensor: PlainTensor, *_: Any) -> PlainTensor:
+        return tensor
 
 
 def _read_archive(path: Path) -> PlainFile:

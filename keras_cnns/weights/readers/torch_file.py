@@ -7,6 +7,7 @@ data, as published weights do.
 import argparse
 import itertools
 import logging
+import math
 import pickletools
 import re
 import warnings
@@ -15,10 +16,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from keras_cnns.weights.checkpoint import Architecture, Array, Checkpoint
 from keras_cnns.weights.errors import WeightsError
 from keras_cnns.weights.readers.archives import check_archive
-from keras_cnns.weights.readers.plain_torch_file import NotPlainError, PlainTensor, read_plain
+from keras_cnns.weights.readers.plain_torch_file import PlainTensor, read_plain
 
 if TYPE_CHECKING:
     import torch
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _EMA = ("state_dict_ema", "model_ema")  # exponential moving averages: timm's, torchvision's
+_MAX_WRAPPERS = 8  # dicts around a state dict
 _WRAPPERS = (*_EMA, "state_dict", "model_state_dict", "model", "net")
 _LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # a pickle of torch's magic number
 _LEGACY_PICKLES = 5  # that number, the version, the system, the objects and the tensors' keys
@@ -116,14 +120,27 @@ def _read_without_torch(path: Path) -> Checkpoint | None:
         tensors = _unwrap(file.content, path)
         if not tensors or not all(isinstance(each, PlainTensor) for each in tensors.values()):
             return None
-        arrays = {each: file.array(each) for each in tensors.values()}
-    except NotPlainError as error:
+        different = set(tensors.values())
+        size = sum(
+            math.prod(each.shape) * np.dtype(each.storage.dtype).itemsize for each in different
+        )
+        if size > path.stat().st_size:  # tensors that overlap: each would become an array
+            return None
+        with np.errstate(over="ignore"):
+            arrays = {each: _to_float32(file.array(each)) for each in different}
+    except WeightsError:
+        raise
+    except Exception as error:  # NotPlainError, or any other one of a damaged file
         if _is_cut(path):
             raise WeightsError(f"{path} is truncated: its tensors are incomplete") from error
         return None
     return Checkpoint(
         {str(name): arrays[each] for name, each in tensors.items()}, _architecture_of(file.content)
     )
+
+
+def _to_float32(numbers: Array) -> Array:
+    return numbers.astype(np.float32, copy=False) if numbers.dtype.kind == "f" else numbers
 
 
 def load(path: Path) -> Any:
@@ -211,7 +228,9 @@ def _architecture_of(content: Any) -> Architecture | None:
 
 def _unwrap(content: Any, path: Path) -> dict[Any, Any]:
     """Return the innermost state dict, or an empty dict if there is none."""
-    while isinstance(content, dict):
+    for _ in range(_MAX_WRAPPERS):  # a file can contain a dict in itself
+        if not isinstance(content, dict):
+            break
         wrapped = [key for key in _WRAPPERS if isinstance(content.get(key), dict) and content[key]]
         if not wrapped:
             return content

@@ -97,6 +97,12 @@ def load_engine(
             logger.warning("%s/%d: %s", source.name, source.version, error)
             if disagreements is not None:
                 disagreements[source.name, source.version, used.path] += 1
+        except VersionRefusedError as error:
+            if not rejected:
+                raise
+            # A format that replaces another one may fail too; the next one may still serve.
+            rejected.append(f"{used.path}: {error}")
+            logger.warning("%s/%d: %s: %s", source.name, source.version, used.path, error)
     request = _spell_request(*requested)
     raise VersionRefusedError(
         f"no proven format{f' for {request}' if request else ''} gives the answers of the golden "

@@ -19,6 +19,8 @@ from keras_cnns_serve.repository.manifest import Format, Manifest
 from .base import Engine, Outputs, warm_up
 
 _MAX_IMAGES = 8
+_MAX_BYTES = 2**20  # of the file, unless a single sample is larger
+_MAX_HEADER = 2**16  # bytes
 # No further sample is begun if it would probably end later. A version opens at most two engines, so
 # that the check prolongs loading by at most twice this time.
 _SECONDS = 0.05
@@ -52,13 +54,19 @@ def read_golden(source: ModelVersion) -> GoldenSamples | None:
         ("image", "u1", manifest.input.shape[1:]),
         ("probabilities", "<f4", (manifest.classes,)),
     ]
+    file = source.directory / path
+    # NumPy reads a header of any length, so the file is measured first.
+    max_bytes = _MAX_HEADER + max(_MAX_BYTES, np.dtype(fields).itemsize)
+    if (size := file.stat().st_size) > max_bytes:
+        raise VersionRefusedError(f"{path} has {size} bytes; at most {max_bytes} are allowed")
     try:
-        # It reads no pickled objects, and checks the file's length against the shape in its header
-        # before memory is allocated.
-        rows = np.lib.format.open_memmap(source.directory / path, mode="r")
-    except ValueError as error:
+        rows = np.lib.format.open_memmap(file, mode="r")  # reads no pickled objects
+    except OSError:
+        raise
+    except Exception as error:  # a damaged header is parsed as Python, and fails in many ways
         raise VersionRefusedError(f"{path} cannot be read: {one_line(error)}") from error
-    if rows.dtype != np.dtype(fields) or rows.ndim != 1 or len(rows) > _MAX_IMAGES:
+    is_valid = rows.dtype == np.dtype(fields) and rows.ndim == 1
+    if not is_valid or not 1 <= len(rows) <= _MAX_IMAGES:
         shape = ", ".join(map(str, manifest.input.shape[1:]))
         raise VersionRefusedError(
             f"{path} must be an array of 1 to {_MAX_IMAGES} samples with the fields image, uint8 "

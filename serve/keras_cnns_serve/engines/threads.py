@@ -17,6 +17,7 @@ from keras_cnns_serve.errors import VersionRefusedError
 from keras_cnns_serve.repository.manifest import Manifest
 
 from .base import LoadedEngine, Names, Outputs
+from .golden import DisagreementError
 from .trial import call
 
 logger = logging.getLogger(__name__)
@@ -206,6 +207,9 @@ def choose_threads(
         return one_thread, choice
     try:
         all_threads = open_engine(key.cores)
+    except DisagreementError as error:
+        logger.warning("one thread per image: with all cores, %s", error)
+        return one_thread, Choice(1, False, f"with all cores, {error}", seconds)
     except VersionRefusedError as error:  # the memory may not suffice for two
         logger.warning("one thread per image: loaded for all cores, %s", error)
         return one_thread, Choice(

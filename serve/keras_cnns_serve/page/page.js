@@ -73,7 +73,12 @@ async function loadModels() {
   models = await api.listModels();
   if (JSON.stringify(models) === before) return;
   fillSelect($("model"), models.map(({ name }) => ({ value: name, text: name })));
-  await chooseModel();
+  try {
+    await chooseModel();
+  } catch (error) {
+    models = []; // so that the next attempt describes the model
+    throw error;
+  }
 }
 
 async function chooseModel() {
@@ -88,6 +93,7 @@ async function chooseModel() {
 async function chooseVersion() {
   const chosen = [$("model").value, $("version").value];
   cancel();
+  description = null; // that of the model before
   const found = models.length ? await api.describe(...chosen) : null;
   if (chosen[0] !== $("model").value || chosen[1] !== $("version").value) return; // chosen again
   description = found;

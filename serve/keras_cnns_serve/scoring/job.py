@@ -1,5 +1,6 @@
 """Score all images that the options name, and write or print the result."""
 
+import hashlib
 import math
 import os
 import sys
@@ -10,6 +11,8 @@ from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
+
+import orjson
 
 from keras_cnns_serve.core.limits import BUDGET_DIVISOR, usable_cores, usable_memory
 from keras_cnns_serve.engines.choice import EngineOptions, Loaded, load_engine
@@ -46,10 +49,10 @@ def score(options: ScoringOptions) -> int:
     """
     if options.to is None:
         return _print_scores(options)
+    source = open_version(options.model, options.version)
+    loaded = load(source, options)
     output = Output(options.to, options.is_single_file)
     with output.opened():
-        source = open_version(options.model, options.version)
-        loaded = load(source, options)
         is_continued = output.start(
             _plan(source, loaded, options), lambda file: write_names(options.images, file)
         )
@@ -139,14 +142,20 @@ def _plan(source: ModelVersion, loaded: Loaded, options: ScoringOptions) -> Plan
     return Plan(
         model=source.name,
         version=source.version,
-        file=loaded.format.path,
-        sha256=source.manifest.files[loaded.format.path].sha256,
+        format=loaded.format.name,
+        sha256=_checksum(source),
         images=[printable(each) for each in options.images],
         top_k=options.top_k,
         shard_size=options.shard_size,
         batch_size=batch_size_of(source, options),
         max_pixels=options.max_pixels,
     )
+
+
+def _checksum(source: ModelVersion) -> str:
+    """Return a checksum of all files of a version: its graph, weights and labels."""
+    files = sorted((path, entry.sha256) for path, entry in source.manifest.files.items())
+    return hashlib.sha256(orjson.dumps(files)).hexdigest()
 
 
 def _print_scores(options: ScoringOptions) -> int:

@@ -10,6 +10,7 @@ answers.csv, is written to the directory answers.csv.partial in the same way, th
 """
 
 import contextlib
+import csv
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ from .inputs import read_names
 from .rows import FORMATS, RowFormat, Totals
 
 _PLAN, _NAMES, _SUMMARY = "plan.json", "images.jsonl", "summary.json"
+_SUMMARY_SUFFIX = ".summary.json"  # after the name of a single file
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,8 @@ class Plan:
 
     model: str
     version: int
-    file: str  # the graph, relative to the version's directory
-    sha256: str  # checksum of the graph
+    format: str  # the format of the graph, such as onnx_int8
+    sha256: str  # checksum of the checksums of all files of the version
     images: list[str]  # the arguments
     top_k: int | None
     shard_size: int
@@ -60,7 +62,9 @@ class Output:
         self.format: RowFormat = FORMATS[to.suffix.lower() if is_single_file else ".jsonl"]
         self._directory = to.with_name(f"{to.name}.partial") if is_single_file else to
         self._is_single_file = is_single_file
-        self.summary_path = to.with_suffix(".summary.json") if is_single_file else to / _SUMMARY
+        self.summary_path = (
+            to.with_name(f"{to.name}{_SUMMARY_SUFFIX}") if is_single_file else to / _SUMMARY
+        )
         self.count = 0  # number of images
         self._shard_size = 1
 
@@ -85,13 +89,19 @@ class Output:
 
     def _check_content(self) -> None:
         """Check that the directory is empty or of an earlier run, even of one that just began."""
-        if self._is_single_file or (self._directory / _PLAN).exists():
+        if (self._directory / _PLAN).exists():
             return
         for path in self._directory.iterdir():
-            if path.name not in (_NAMES, f".{_NAMES}.tmp", f".{_PLAN}.tmp"):
+            # The directory of a single file has shards without a plan if its removal was
+            # interrupted.
+            is_shard = self._is_single_file and path.name.startswith(("part-", ".part-"))
+            if path.name not in (_NAMES, f".{_NAMES}.tmp", f".{_PLAN}.tmp") and not is_shard:
                 raise InvalidInputError(
-                    f"--to {self._directory} holds other files, such as {path.name}; give an empty "
-                    "or new directory"
+                    f"--to {self._to} is written through {self._directory}, which holds other "
+                    f"files, such as {path.name}; move them away, or give another --to"
+                    if self._is_single_file
+                    else f"--to {self._directory} holds other files, such as {path.name}; give an "
+                    "empty or new directory"
                 )
 
     def summary(self) -> dict[str, Any] | None:
@@ -127,6 +137,8 @@ class Output:
                     f"{before.get(key)!r}, not {document[key]!r}; give another --to, or delete it"
                 )
             return True
+        for part in self._directory.glob("part-*"):  # of a result that was joined already
+            part.unlink()
         with _replacing(self._directory / _NAMES) as file:
             self.count = write_names(file)
         with _replacing(path) as file:
@@ -150,7 +162,7 @@ class Output:
                 totals.add(label)
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, IndexError):  # not written by this program
+        except (ValueError, KeyError, IndexError, csv.Error):  # not written by this program
             return None
         return totals if totals.images == self.size(shard) else None
 

@@ -107,14 +107,18 @@ def _csv_header(top_k: int | None) -> bytes:
 
 def _to_csv(rows: Iterable[Row], top_k: int | None) -> bytes:
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    plain = csv.writer(text, lineterminator="\n")
+    quoting = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
     width = 2 * (top_k or 1)
     for row in rows:
         cells: list[Any] = []
         for label, probability in row.best:
             cells += [label, np.float32(probability)]
         cells += [""] * (width - len(cells))
-        writer.writerow([printable(row.file), *cells, row.error])
+        cells = [printable(row.file), *cells, row.error]
+        # Before Python 3.13 the module does not quote a lone carriage return, but ends a row there.
+        has_return = any("\r" in cell for cell in cells if isinstance(cell, str))
+        (quoting if has_return else plain).writerow(cells)
     return text.getvalue().encode()
 
 

@@ -203,6 +203,7 @@ def test_photos_too_few_for_a_test_split_are_refused_before_the_first_step(
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.soak
 def test_terminated_and_called_again_it_ends_as_if_never_stopped(
     finished_run: Run, quick_recipe: Recipe, tmp_path: Path
 ) -> None:

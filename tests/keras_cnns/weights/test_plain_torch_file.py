@@ -74,6 +74,8 @@ class Call:
 # The reference to the storage "0" of four numbers.
 TYPE = b"ctorch\nFloatStorage\n"
 PID = b"(X\x07\0\0\0storage" + TYPE + b"X\x01\0\0\0" + b"0X\x03\0\0\0cpuK\x04tQ"
+# A list of lists of ... lists: its text has 2^40 characters.
+NESTED = b"]q\x010" + b"".join(b"](h%ch%ceq%c0" % (n, n, n + 1) for n in range(1, 41)) + b"h)"
 
 
 @pytest.mark.parametrize(
@@ -92,14 +94,21 @@ PID = b"(X\x07\0\0\0storage" + TYPE + b"X\x01\0\0\0" + b"0X\x03\0\0\0cpuK\x04tQ"
         b"\x80\x02" + PID.replace(b"storage", b"module_") + b".",
         b"\x80\x02" + PID.replace(b"K\x04", b"K\x05") + b".",  # five numbers of four
         b"not a pickle",
+        # An index of the memo that would take gigabytes, and a key whose text would.
+        b"\x80\x02}r\xff\xff\xff\x1f.",
+        b"\x80\x02" + PID.replace(b"X\x01\0\0\0" + b"0", NESTED) + b".",
+        # A state for the function that rebuilds tensors.
+        b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\nN}X\x0c\0\0\0__defaults__)s\x86b.",
+        b"\x80\x02}q\0X\x05\0\0\0modelh\0s.",  # a dict in itself
     ],
 )
 def test_anything_but_tensors_is_left_to_torch(
     content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = archive(tmp_path / "net.pth", content, _0=bytes(16))
-    with pytest.raises(NotPlainError):
-        read_plain(file)
+    if not content.startswith(b"\x80\x02}"):  # those are plain, but without a state dict
+        with pytest.raises(NotPlainError):
+            read_plain(file)
     with pytest.raises(WeightsError, match="install torch"):
         read(file)
     assert capsys.readouterr().out == ""

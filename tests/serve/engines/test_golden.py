@@ -326,6 +326,7 @@ def _rows(**changes: Any) -> np.ndarray[Any, Any]:
             r"an array of 1 to 8 samples .* uint8 \[8, 8, 1\]",
         ),
         (_rows(probabilities=("<f4", (11,))), r"probabilities, float32 \[10\]"),
+        (np.zeros(0, DTYPE), "an array of 1 to 8 samples"),
         (np.zeros(9, DTYPE), "an array of 1 to 8 samples"),
         (np.zeros((2, 2), DTYPE), "an array of 1 to 8 samples"),
         (np.array([{}], object), "golden.npy cannot be read: "),
@@ -338,9 +339,17 @@ def test_a_file_that_is_no_array_of_samples_is_refused(
         load(write(golden=npy(rows, tmp_path / "rows.npy")))
 
 
-@pytest.mark.parametrize("content", [b"\0", b"PK\x03\x04", b"\x93NUMPY\x01\0\x02\0{}"])
+@pytest.mark.parametrize(
+    "content", [b"\0", b"PK\x03\x04", b"\x93NUMPY\x01\0\x02\0{}", b"\x93NUMPY\x01\0\x01\0("]
+)
 def test_bytes_that_are_no_array_are_refused(write: Callable[..., Path], content: bytes) -> None:
     with pytest.raises(VersionRefusedError, match=r"^golden\.npy cannot be read: "):
+        load(write(golden=content))
+
+
+def test_a_large_file_is_refused_before_it_is_read(write: Callable[..., Path]) -> None:
+    content = b"\x93NUMPY\x02\0" + (2**31).to_bytes(4, "little") + bytes(2**21)
+    with pytest.raises(VersionRefusedError, match=r"has 2097164 bytes; at most 1114112 are all"):
         load(write(golden=content))
 
 

@@ -102,9 +102,9 @@ def test_a_single_file(model: Path, photos: Path, suffix: str) -> None:
         assert rows[6]["top_k"] == []
     assert len(rows) == 11
     assert rows[6]["error"].startswith("these 8 bytes are not an image")
-    assert summary_of(photos / "answers.summary.json")["images"] == 11
+    assert summary_of(photos / f"{path.name}.summary.json")["images"] == 11
     assert {each.name for each in photos.iterdir()} == {
-        *("photos", path.name, "answers.summary.json"),
+        *("photos", path.name, f"{path.name}.summary.json"),
     }
 
 
@@ -248,6 +248,32 @@ def test_a_killed_run_continues_without_loss_or_duplicates(
     assert sorted(summary["labels"].values()) == [600] * 10
     assert f"continuing: {100 * len(finished):,} of 6,000 images" in capsys.readouterr().err
     assert not list(photos.glob("scores/.*"))
+
+
+def test_shards_that_were_joined_already_are_no_part_of_another_run(
+    model: Path, photos: Path
+) -> None:
+    """A run can be killed after its single file is complete, while its shards are removed."""
+    options = ("--to", "answers.jsonl", "--shard-size", 4)
+    assert score(model, "photos", *options) == 0
+    expected = (photos / "answers.jsonl").read_bytes()
+    partial = photos / "answers.jsonl.partial"
+    partial.mkdir()
+    rows = [{"file": "old.png", "label": "grey-9", "probability": 1.0}] * 4
+    (partial / "part-00000.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    assert score(model, "photos", *options) == 0
+    assert (photos / "answers.jsonl").read_bytes() == expected
+
+
+def test_other_files_in_the_directory_of_a_single_file_stay(
+    model: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    partial = photos / "answers.csv.partial"
+    partial.mkdir()
+    (partial / "mine.txt").write_text("mine")
+    assert score(model, "photos", "--to", "answers.csv") == 1
+    assert "holds other files, such as mine.txt" in capsys.readouterr().err
+    assert (partial / "mine.txt").read_text() == "mine"
 
 
 def test_a_run_that_was_killed_at_any_file_continues(model: Path, photos: Path) -> None:

@@ -13,9 +13,9 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import tempfile
 import time
-import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,8 @@ VARIABLE = "KERAS_CNNS_CACHE"  # the cache directory; `off` for none
 MAX_BYTES = 2**30  # of all files in the cache directory; those not used for longest are removed
 SETTLED_SECONDS = 2.0  # FAT's step of time, the coarsest one
 _VERSION = 1  # of the archives' format, and of what is measured
-_DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, MemoryError, zipfile.BadZipFile)
+_DAMAGED = (Exception,)  # a damaged archive can raise any of them
+_NAME = re.compile(r"[0-9a-f]+\.npz|.+\.partial")  # of a file of the cache
 _ROW = np.dtype(
     [
         *((name, "<i8") for name in ("bytes", "modified", "changed")),  # times in nanoseconds
@@ -245,8 +246,9 @@ def _row(times: _Times, image: ImageFile | None, indices: dict[str, int]) -> tup
 
 def _trim(directory: Path) -> None:
     """Remove the files of the cache that were not used for longest, until it is small enough."""
-    files = [(path.stat(), path) for folder in ("scans", "groups") for path in
-             (directory / folder).glob("*")]  # fmt: skip
+    paths = [path for folder in ("scans", "groups") for path in (directory / folder).glob("*")]
+    # The directory is the user's choice, and may hold other files.
+    files = [(path.stat(), path) for path in paths if _NAME.fullmatch(path.name)]
     total = sum(status.st_size for status, _ in files)
     for status, path in sorted(files, key=lambda file: file[0].st_mtime_ns):
         if total <= MAX_BYTES:

@@ -231,10 +231,13 @@ def test_the_cache_is_bounded(
         groups.unlink()
     (directory / "scans" / "left.partial").touch()
     os.utime(directory / "scans" / "left.partial", (1, 1))
+    (directory / "scans" / "patient.png").touch()  # the directory may hold other files
+    os.utime(directory / "scans" / "patient.png", (1, 1))
     monkeypatch.setattr(cache, "MAX_BYTES", oldest.stat().st_size + 1000)
     other = tmp_path / "other"
     photos.rename(other)
     scan_folder(other)
+    (directory / "scans" / "patient.png").unlink()
     (kept,) = (directory / "scans").iterdir()
     assert kept != oldest
 
