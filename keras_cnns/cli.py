@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from keras_cnns.commands import ENTRY_POINTS, data, lab, models, weights
+from keras_cnns.commands import ENTRY_POINTS, Main, data, lab, models, weights
 from keras_cnns.commands.demo import demo
 from keras_cnns.commands.evaluate import evaluate
 from keras_cnns.commands.fit import fit
@@ -99,9 +99,7 @@ def add_commands(app: typer.Typer) -> None:
         )
 
 
-def pass_on(
-    main: Callable[[Sequence[str], str], int], program: str
-) -> Callable[[typer.Context], None]:
+def pass_on(main: Main, program: str) -> Callable[[typer.Context], None]:
     """Return a command that passes its arguments to another distribution's `main`."""
 
     def command(context: typer.Context) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from keras_cnns.commands import SOME_FAILED
 from keras_cnns.quiet import quiet_stderr
 from keras_cnns.table import print_table
 
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from keras_cnns.runs.predictions import Predictions
 
 _MAX_LISTED = 10  # files that cannot be read
-_SOME_FAILED = 3  # as the status of `keras-cnns predict` and `score`
 
 
 def evaluate(
@@ -68,7 +68,7 @@ def evaluate(
             print(f"  {line}", file=sys.stderr)
         if count > _MAX_LISTED:
             print(f"  and {count - _MAX_LISTED} more", file=sys.stderr)
-        raise typer.Exit(_SOME_FAILED)
+        raise typer.Exit(SOME_FAILED)
 
 
 def _print_metrics(

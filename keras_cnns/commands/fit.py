@@ -5,19 +5,18 @@ import json
 import os
 import shlex
 import time
-from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import quote
 
 import typer
 
+from keras_cnns.commands import is_installed, load_command
 from keras_cnns.commands.train import train as train_command
 from keras_cnns.durations import format_seconds
 from keras_cnns.quiet import quiet_stderr
 from keras_cnns.runs.names import CONFIG, REPORT, RESULTS
 
-_ENTRY_POINTS = "keras_cnns.commands"
 _PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 _EXPORT = "export.json"  # in the run: the versions that existed before its export
 
@@ -67,7 +66,7 @@ def fit(
     and print the line that serves. The same command resumes an interrupted one.
     """
     start = time.perf_counter()
-    if serve and not all(map(_installed, ("export", "serve"))):
+    if serve and not all(map(is_installed, ("export", "serve"))):
         raise typer.BadParameter(
             "--serve needs two more packages: pip install keras-cnns-export keras-cnns-serve"
         )
@@ -109,7 +108,7 @@ def _publish(run: Path, to: Path) -> Path | None:
     version that it has published before it was killed: one that is new, and whose metrics are those
     of the run.
     """
-    if not _installed("export"):
+    if not is_installed("export"):
         return None
     record = run / _EXPORT
     target = os.path.abspath(to)  # noqa: PTH100 - keeps symbolic links
@@ -162,7 +161,7 @@ def _print_summary(folder: Path, run: Path, to: Path, version: Path | None, seco
     print(f"report         {run / REPORT}")
     if version is None:
         missing = " ".join(
-            f"keras-cnns-{name}" for name in ("export", "serve") if not _installed(name)
+            f"keras-cnns-{name}" for name in ("export", "serve") if not is_installed(name)
         )
         print(
             f"To publish it, install what is missing and give the same command again: "
@@ -175,7 +174,7 @@ def _print_summary(folder: Path, run: Path, to: Path, version: Path | None, seco
     url = f"http://127.0.0.1:{port}/v1/models/{quote(to.name)}:classify-image"
     print(f"serve          keras-cnns serve {shlex.quote(str(to.parent))} --port {port}")
     print(f"ask            curl --data-binary @{shlex.quote(str(photo))} {url}")
-    if not _installed("serve"):
+    if not is_installed("serve"):
         print("The server is another package: pip install keras-cnns-serve")
 
 
@@ -195,14 +194,8 @@ def _find_photo(folder: Path, run: Path) -> Path:
     return next((each for each in photos if each not in left_out), Path("photo.jpg"))
 
 
-def _installed(name: str) -> bool:
-    return bool(metadata.entry_points(group=_ENTRY_POINTS, name=name))
-
-
 def _call(name: str, *arguments: str) -> None:
     """Run a command of another distribution; end this one if it fails."""
     print(f"\n$ keras-cnns {shlex.join((name, *arguments))}", flush=True)
-    (entry_point,) = metadata.entry_points(group=_ENTRY_POINTS, name=name)
-    status = entry_point.load()(list(arguments), f"keras-cnns {name}")
-    if status:
-        raise typer.Exit(int(status))
+    if status := load_command(name)(arguments, f"keras-cnns {name}"):
+        raise typer.Exit(status)

@@ -2,21 +2,18 @@
 
 import sys
 from collections.abc import Sequence
-from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from keras_cnns.commands import ENTRY_POINTS
+from keras_cnns.commands import SOME_FAILED, is_installed, load_command
 from keras_cnns.messages import counting
 from keras_cnns.quiet import quiet_stderr
 
 if TYPE_CHECKING:
     from keras_cnns.runs.answers import Answer
-
-_SOME_FAILED = 3  # as the status of `keras-cnns score`
 
 
 def predict(
@@ -66,7 +63,7 @@ def predict(
         for answers in predict_files(finished_run, files, top_k=top_k):
             failures += sum(map(_print, answers))
         if failures:
-            raise typer.Exit(_SOME_FAILED)
+            raise typer.Exit(SOME_FAILED)
         return
     is_parquet = to.suffix.lower() == ".parquet"
     if is_parquet and not find_spec("pyarrow"):
@@ -93,7 +90,7 @@ def predict(
     print(f"{to}: {len(files) - failures} of {len(files)} files predicted")
     if failures:
         print(f"{to}: {failures} could not be read; see `error` in their rows", file=sys.stderr)
-        raise typer.Exit(_SOME_FAILED)
+        raise typer.Exit(SOME_FAILED)
 
 
 def _print(answer: "Answer") -> bool:
@@ -121,10 +118,9 @@ def _score(model: Path, arguments: Sequence[str]) -> int:
     Raises:
         RuntimeError: keras-cnns-serve is not installed.
     """
-    commands = list(metadata.entry_points(group=ENTRY_POINTS, name="score"))
-    if not commands:
+    if not is_installed("score"):
         raise RuntimeError(
             f"{model} is an exported model, which keras-cnns-serve scores; install it "
             "(pip install keras-cnns-serve), or give a run directory"
         )
-    return int(commands[0].load()([str(model), *arguments], "keras-cnns predict"))
+    return load_command("score")([str(model), *arguments], "keras-cnns predict")

@@ -97,7 +97,7 @@ def test_photos_become_a_served_classifier(
     assert "was made by `keras-cnns fit " in capsys.readouterr().err
 
     # Without the other distributions, it ends after the report.
-    monkeypatch.setattr(command_module, "_installed", lambda name: False)
+    monkeypatch.setattr(command_module, "is_installed", lambda name: False)
     assert fit(*command) == 0
     printed = capsys.readouterr().out
     assert "pip install keras-cnns-export keras-cnns-serve" in printed
@@ -135,7 +135,8 @@ def test_a_killed_fit_ends_as_one_that_was_not(
         first.load_model().get_weights(), second.load_model().get_weights(), strict=True
     ):
         assert (one == other).all()
-    # Upright photos: the two directions are told apart, although every fifth one lies on its side.
+    # The model distinguishes both directions, although every fifth file lies on its side: the
+    # photos are upright.
     assert first.results()["test"]["accuracy"] > 0.9
 
 
