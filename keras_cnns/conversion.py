@@ -1,11 +1,11 @@
 """Convert a checkpoint of any origin to a file of this project."""
 
-import os
 import tempfile
 from pathlib import Path
 
 import keras
 
+from keras_cnns.files import flush
 from keras_cnns.registry import build, find
 from keras_cnns.weights.assignment import Report, load_tensors, recognize
 from keras_cnns.weights.errors import WeightsError
@@ -60,12 +60,12 @@ def convert(file: Path | str, name: str, to: Path | str, *, aux_heads: bool = Fa
 
 def _write(model: keras.Model, target: Path) -> None:
     """Save a model or its weights in such a way that no reader finds an incomplete file."""
+    # In a directory of its own: nothing locks the target against another conversion.
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".converted-") as beside:
         partial = Path(beside) / target.name
         if target.name.endswith(".weights.h5"):
             model.save_weights(partial)
         else:
             model.save(partial)
-        with partial.open("rb") as written:
-            os.fsync(written.fileno())
+        flush(partial)
         partial.replace(target)

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from keras_cnns import recipes
 from keras_cnns_export.errors import ExportError
 
 _FORMAT = 1  # the version of this contract; a reader refuses versions that it does not know
@@ -32,23 +33,8 @@ class TensorSpec:
 
 
 @dataclasses.dataclass(frozen=True)
-class Preprocessing:
-    """How an encoded image becomes the graph's input, uint8 [H, W, C].
-
-    Decode, apply the EXIF orientation, convert to `channels`, resize so that the shorter side is
-    `resize_shorter` (with the same aspect ratio), crop the centre. The graph normalises.
-    """
-
-    resize_shorter: int  # pixels
-    crop: int | tuple[int, int]  # pixels: the side of a square, or (height, width)
-    interpolation: str = "bilinear"
-    antialias: bool = True
-    channels: int = 3  # 1: grey, 3: RGB
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width of the result, in pixels."""
-        return (self.crop, self.crop) if isinstance(self.crop, int) else self.crop
+class Preprocessing(recipes.Preprocessing):
+    """How an encoded image becomes the graph's input, uint8 [H, W, C]; the graph normalises."""
 
     @classmethod
     def for_shape(cls, shape: tuple[int, int, int]) -> "Preprocessing":

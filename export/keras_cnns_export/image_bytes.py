@@ -9,12 +9,10 @@ The operations read JPEG and PNG. They raise an error for files that TensorFlow 
 Pillow does: CMYK without Adobe's marker, and images whose orientation is not in plain EXIF data.
 """
 
-import dataclasses
 from typing import Any
 
 import tensorflow as tf
 
-from keras_cnns import recipes
 from keras_cnns.data.decoding import set_upright
 from keras_cnns.data.preprocessing import preprocess
 from keras_cnns_export.contract import Preprocessing
@@ -49,7 +47,7 @@ def _decode(content: Any, preprocessing: Preprocessing) -> Any:
     """
     is_jpeg = tf.strings.substr(content, 0, 2) == b"\xff\xd8"
     image = tf.cond(is_jpeg, lambda: _decode_jpeg(content), lambda: _decode_png(content))
-    return preprocess(image, recipes.Preprocessing(**dataclasses.asdict(preprocessing)))
+    return preprocess(image, preprocessing)
 
 
 def _decode_jpeg(content: Any) -> Any:

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from keras_cnns.files import flush
 from keras_cnns_export.errors import ExportError
 
 _PARTIAL = ".partial-"
@@ -109,8 +110,8 @@ class Draft:
             version = self._rename()
             for name in beside or ():
                 (texts / name).replace(self.model_directory / name)
-        _flush(self.model_directory)
-        _flush(self.model_directory.parent)
+        flush(self.model_directory)
+        flush(self.model_directory.parent)
         return version
 
     def _rename(self) -> Path:
@@ -209,14 +210,5 @@ def _flush_tree(directory: Path) -> None:
         if entry.is_dir():
             _flush_tree(entry)
         else:
-            _flush(entry)
-    _flush(directory)
-
-
-def _flush(path: Path) -> None:
-    """Wait until a file's bytes, or a directory's entries, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+            flush(entry)
+    flush(directory)
