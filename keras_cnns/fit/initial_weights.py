@@ -9,8 +9,8 @@ from keras_cnns.weights.assignment import recognize
 from keras_cnns.weights.files import read_checkpoint
 from keras_cnns.weights.matching import models_that_fit
 
-# The levels that torchvision and timm normalise with: ImageNet's mean and standard deviation.
 _PUBLISHED = "The network of the weights was trained with these values."
+# The levels that torchvision and timm normalise with: ImageNet's mean and standard deviation.
 _IMAGENET_MEAN = (123.675, 116.28, 103.53)
 _IMAGENET_STD = (58.395, 57.12, 57.375)
 

@@ -1,4 +1,4 @@
-"""Find the weights that a training starts from, before anything else takes time."""
+"""Check the weights that a training starts from, before anything else takes time."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from keras_cnns.weights.pretrained import Pretrained
 _TOLERANCE = 0.5  # levels from 0 to 255; publishers round their constants differently
 
 
-def find_initial_weights(recipe: Recipe) -> None:
+def check_initial_weights(recipe: Recipe) -> None:
     """Check that a recipe's initial weights exist, and download published ones.
 
     A recipe states its normalisation even with published weights, so that it describes the

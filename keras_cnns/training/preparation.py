@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from keras_cnns.data import Split, Splits
 from keras_cnns.recipes import Recipe
-from keras_cnns.training.initial_weights import find_initial_weights
+from keras_cnns.training.initial_weights import check_initial_weights
 from keras_cnns.training.model import build_model, compile_model, for_outputs
 
 
@@ -62,7 +62,7 @@ def prepare(recipe: Recipe, splits: Splits | None = None) -> Preparation:
         WeightsError: the initial weights cannot be read or downloaded.
     """
     if splits is None:
-        find_initial_weights(recipe)
+        check_initial_weights(recipe)
         splits = Splits(recipe.data)
     _make_reproducible(recipe.training.seed)
     training = splits.open(

@@ -16,7 +16,7 @@ from keras_cnns.runs.names import AUGMENTED, MODEL, RESULTS
 from keras_cnns.runs.predictions import collect
 from keras_cnns.runs.run import Run, open_run
 from keras_cnns.training.callback_list import make_callbacks
-from keras_cnns.training.initial_weights import find_initial_weights
+from keras_cnns.training.initial_weights import check_initial_weights
 from keras_cnns.training.model import for_outputs
 from keras_cnns.training.preparation import prepare
 
@@ -73,7 +73,7 @@ def _train(
     extra_callbacks: Sequence[keras.callbacks.Callback],
 ) -> Run:
     """Train in a locked run directory whose recipe is this one."""
-    find_initial_weights(recipe)
+    check_initial_weights(recipe)
     splits = Splits(recipe.data)
     data_fingerprint = splits.fingerprint()  # also checks the images of a folder
     check_data(run, data_fingerprint)

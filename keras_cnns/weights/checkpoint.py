@@ -8,6 +8,17 @@ Array = np.ndarray[Any, Any]
 Tensors = dict[str, Array]
 
 
+_FLOATS = ("float16", "float32", "float64")
+
+
+def as_float32(tensor: Array) -> Array:
+    """Convert floating-point numbers to float32, with overflow to infinity; keep other types."""
+    if tensor.dtype.name not in _FLOATS:
+        return tensor
+    with np.errstate(over="ignore"):
+        return tensor.astype("float32", copy=False)  # tied tensors share their memory
+
+
 class Architecture(NamedTuple):
     """The name of the architecture of a file's network, such as "resnet50"."""
 

@@ -11,15 +11,12 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-
-from keras_cnns.weights.checkpoint import Architecture, Array, Checkpoint, Tensors
+from keras_cnns.weights.checkpoint import Architecture, Checkpoint, Tensors, as_float32
 from keras_cnns.weights.errors import WeightsError
 from keras_cnns.weights.readers.keras_file import read_hdf5, read_keras
 from keras_cnns.weights.readers.safetensors_file import read_safetensors
 from keras_cnns.weights.readers.torch_file import read_torch
 
-_FLOATS = ("float16", "float32", "float64")
 _READERS: dict[str, Callable[[Path], Checkpoint]] = {
     ".safetensors": read_safetensors,
     ".pth": read_torch,
@@ -75,7 +72,7 @@ def read_checkpoint(file: Path | str) -> Checkpoint:
         raise WeightsError(f"{path}: there are no tensors in it")
     architecture = architecture or _configured_architecture(path.with_name("config.json"))
     return Checkpoint(
-        {name: _as_float32(each) for name, each in tensors.items()},
+        {name: as_float32(each) for name, each in tensors.items()},
         architecture or Architecture(path.name, "file name"),
     )
 
@@ -105,11 +102,3 @@ def _check_start(path: Path) -> None:
     for pattern, description in _TEXTS:
         if b"\0" not in text and re.match(pattern, text, re.IGNORECASE):
             raise WeightsError(f"{path} is {description}")
-
-
-def _as_float32(tensor: Array) -> Array:
-    """Convert floating-point numbers to float32, with overflow to infinity; keep other types."""
-    if tensor.dtype.name not in _FLOATS:
-        return tensor
-    with np.errstate(over="ignore"):
-        return tensor.astype("float32", copy=False)  # tied tensors share their memory

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_cnns.weights.checkpoint import Architecture, Array, Checkpoint
+from keras_cnns.weights.checkpoint import Architecture, Array, Checkpoint, as_float32
 from keras_cnns.weights.errors import WeightsError
 from keras_cnns.weights.readers.archives import check_archive
 from keras_cnns.weights.readers.plain_torch_file import PlainTensor, read_plain
@@ -126,8 +126,7 @@ def _read_without_torch(path: Path) -> Checkpoint | None:
         )
         if size > path.stat().st_size:  # tensors that overlap: each would become an array
             return None
-        with np.errstate(over="ignore"):
-            arrays = {each: _to_float32(file.array(each)) for each in different}
+        arrays = {each: as_float32(file.array(each)) for each in different}
     except WeightsError:
         raise
     except Exception as error:  # NotPlainError, or any other one of a damaged file
@@ -137,10 +136,6 @@ def _read_without_torch(path: Path) -> Checkpoint | None:
     return Checkpoint(
         {str(name): arrays[each] for name, each in tensors.items()}, _architecture_of(file.content)
     )
-
-
-def _to_float32(numbers: Array) -> Array:
-    return numbers.astype(np.float32, copy=False) if numbers.dtype.kind == "f" else numbers
 
 
 def load(path: Path) -> Any:

@@ -14,7 +14,7 @@ from keras_cnns.models import build
 from keras_cnns.recipes import Recipe, list_recipes, load_recipe
 from keras_cnns.training import build_model, train
 from keras_cnns.training.dry_run import estimate
-from keras_cnns.training.initial_weights import find_initial_weights
+from keras_cnns.training.initial_weights import check_initial_weights
 from keras_cnns.training.lr_finder import find_learning_rate
 from keras_cnns.weights import WeightsError, pretrained
 from keras_cnns.weights.download import OFFLINE, DownloadError, cache_path
@@ -90,7 +90,7 @@ def test_published_weights_are_loaded_after_the_recipes_normalisation(
     cached: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     small = recipe("data.image_size=64", "data.resize_shorter=64")
-    find_initial_weights(small)
+    check_initial_weights(small)
     assert capsys.readouterr().err == (
         f"{NAME} were evaluated with image_size = 224 and resize_shorter = 256; the recipe has 64 "
         "and 64\n"
@@ -108,7 +108,7 @@ def test_published_weights_are_loaded_after_the_recipes_normalisation(
 def test_the_sizes_of_the_published_evaluation_are_not_reported(
     cached: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    find_initial_weights(recipe())
+    check_initial_weights(recipe())
     assert not capsys.readouterr().err
 
 
@@ -125,16 +125,16 @@ def test_another_normalisation_is_an_error_with_the_values(
 ) -> None:
     wrong = recipe(*overrides)
     with pytest.raises(ValueError, match=f"do not fit the weights {NAME}") as error:
-        find_initial_weights(wrong)
+        check_initial_weights(wrong)
     advice = str(error.value).partition(": use ")[2]
     assert advice == (
         '--set data.channels=3 --set "data.mean=[123.675, 116.28, 103.53]" '
         '--set "data.std=[58.395, 57.12, 57.375]"'
     )
     corrections = [each.strip(' "') for each in advice.split("--set ") if each]
-    find_initial_weights(recipe(*overrides, *corrections))
+    check_initial_weights(recipe(*overrides, *corrections))
 
 
 def test_weights_of_another_model_are_refused() -> None:
     with pytest.raises(ValueError, match="are weights of resnet50, not of resnet18"):
-        find_initial_weights(recipe(weights="torchvision/resnet50.IMAGENET1K_V2"))
+        check_initial_weights(recipe(weights="torchvision/resnet50.IMAGENET1K_V2"))
