@@ -20,7 +20,7 @@ _SWITCH_INTERVAL = 50e-6
 # with Python's default of 700 a few dozen requests in flight start one collection after another.
 _GARBAGE_THRESHOLD = 10_000
 _OVERTIME = 2.0  # seconds after the grace period in which the transports and the log can end
-# glibc maps each block of at least so many bytes separately and unmaps it when it is freed. By
+# glibc maps each block of at least this size separately and unmaps it when it is freed. By
 # default this threshold grows to 32 MiB, and smaller freed blocks can stay in the process.
 _MMAP_THRESHOLD = 2**20
 _M_MMAP_THRESHOLD = -3  # the constant of this name in malloc.h

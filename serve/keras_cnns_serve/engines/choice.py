@@ -5,6 +5,7 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -91,7 +92,8 @@ def load_engine(
         notice = "; ".join(rejected)
         reason = f"the next proven format, because {notice}" if notice else format_reason
         try:
-            return _load_in_time(source, options, used, samples, reason, notice)
+            load = partial(_load, source, options, used, samples, reason, notice)
+            return _within(options.load_timeout, used.path, load)
         except DisagreementError as error:
             rejected.append(str(error))
             logger.warning("%s/%d: %s", source.name, source.version, error)
@@ -112,24 +114,14 @@ def load_engine(
     )
 
 
-def _load_in_time(
-    source: ModelVersion,
-    options: EngineOptions,
-    chosen: Format,
-    samples: GoldenSamples | None,
-    format_reason: str,
-    notice: str,
-) -> Loaded:
+def _within(seconds: float, path: str, load: Callable[[Interruption], Loaded]) -> Loaded:
     try:
-        return call_within(
-            options.load_timeout,
-            lambda started: _load(source, options, chosen, samples, format_reason, notice, started),
-        )
+        return call_within(seconds, load)
     except TimeoutError:
         pass
     raise VersionRefusedError(
-        f"{chosen.path} was not loaded and run once within {options.load_timeout:g} s; allow more "
-        "time with --load-timeout"
+        f"{path} was not loaded and run once within {seconds:g} s; allow more time with "
+        "--load-timeout"
     )
 
 

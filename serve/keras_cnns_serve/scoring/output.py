@@ -27,7 +27,6 @@ from .inputs import read_names
 from .rows import FORMATS, RowFormat, Totals
 
 _PLAN, _NAMES, _SUMMARY = "plan.json", "images.jsonl", "summary.json"
-_SUMMARY_SUFFIX = ".summary.json"  # after the name of a single file
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class Output:
         self._directory = to.with_name(f"{to.name}.partial") if is_single_file else to
         self._is_single_file = is_single_file
         self.summary_path = (
-            to.with_name(f"{to.name}{_SUMMARY_SUFFIX}") if is_single_file else to / _SUMMARY
+            to.with_name(f"{to.name}.{_SUMMARY}") if is_single_file else to / _SUMMARY
         )
         self.count = 0  # number of images
         self._shard_size = 1
