@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -85,7 +85,7 @@ def _case(depth: int, kind: str, normalisation: str, activation: str, initialize
 
 
 def _decades(measured: Measurements, *case: Any) -> float:
-    """Return log10 of the norm in the first block's convolution divided by the last one's."""
+    """Return log10(norm in the first block's convolution / norm in the last block's)."""
     norms = measured["norms"][_case(*case)]
     return math.log10(max(norms[0], _SMALLEST) / max(norms[-1], _SMALLEST))
 
@@ -93,6 +93,13 @@ def _decades(measured: Measurements, *case: Any) -> float:
 def _total(measured: Measurements, *case: Any) -> float:
     """Return log10 of the norm over all layers together."""
     return math.log10(max(math.hypot(*measured["norms"][_case(*case)]), _SMALLEST))
+
+
+def _difference(
+    norm: Callable[..., float], one: tuple[str, ...], other: tuple[str, ...]
+) -> Callable[[Measurements], float]:
+    """Return the function of the measurements: the norm of one case minus another's, 56 layers."""
+    return lambda measured: norm(measured, 56, *one) - norm(measured, 56, *other)
 
 
 def _per_layer(measured: Measurements, *case: Any) -> float:
@@ -209,18 +216,20 @@ EXPERIMENT = Experiment(
             "ReLU with He's weights against sigmoid with Glorot's (plain, no batch norm)",
             " decades",
             1.0,
-            lambda measured: (
-                _decades(measured, 56, "plain", "no batch norm", "relu", "he_normal")
-                - _decades(measured, 56, "plain", "no batch norm", "sigmoid", "glorot_uniform")
+            _difference(
+                _decades,
+                ("plain", "no batch norm", "relu", "he_normal"),
+                ("plain", "no batch norm", "sigmoid", "glorot_uniform"),
             ),
         ),
         Effect(
             "skips against none, both with a sigmoid and Glorot's weights (no batch norm)",
             " decades",
             1.0,
-            lambda measured: (
-                _decades(measured, 56, "residual", "no batch norm", "sigmoid", "glorot_uniform")
-                - _decades(measured, 56, "plain", "no batch norm", "sigmoid", "glorot_uniform")
+            _difference(
+                _decades,
+                ("residual", "no batch norm", "sigmoid", "glorot_uniform"),
+                ("plain", "no batch norm", "sigmoid", "glorot_uniform"),
             ),
         ),
         Effect(
@@ -228,9 +237,10 @@ EXPERIMENT = Experiment(
             "(plain, ReLU, no batch norm)",
             " decades",
             1.0,
-            lambda measured: (
-                _total(measured, 56, "plain", "no batch norm", "relu", "he_normal")
-                - _total(measured, 56, "plain", "no batch norm", "relu", "small_normal")
+            _difference(
+                _total,
+                ("plain", "no batch norm", "relu", "he_normal"),
+                ("plain", "no batch norm", "relu", "small_normal"),
             ),
         ),
         Effect(
@@ -238,9 +248,10 @@ EXPERIMENT = Experiment(
             "(ReLU, He's weights)",
             " decades",
             1.1,  # a quarter of 53 * log10(1.21), the growth in theory
-            lambda measured: (
-                _decades(measured, 56, "plain", "batch norm", "relu", "he_normal")
-                - _decades(measured, 56, "residual", "batch norm", "relu", "he_normal")
+            _difference(
+                _decades,
+                ("plain", "batch norm", "relu", "he_normal"),
+                ("residual", "batch norm", "relu", "he_normal"),
             ),
         ),
     ),

@@ -1,7 +1,7 @@
 """Experiment 5: learning rates that are too small, good, too large, and schedules."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
@@ -80,6 +80,13 @@ def _run(seed: int, settings: Settings, report: Report) -> Measurements:
 
 def _final(losses: Sequence[float]) -> float:
     return float(losses[-1])
+
+
+def _above_the_best(learning_rate: str) -> Callable[[Measurements], float]:
+    """Return the function of the measurements: a learning rate's final loss minus the best one."""
+    return lambda measured: (
+        _final(measured["constant"][learning_rate]) - _final(measured["constant"][measured["good"]])
+    )
 
 
 def _log_ratio(measured: Measurements, schedule: str) -> float:
@@ -222,19 +229,13 @@ EXPERIMENT = Experiment(
             "final loss with the learning rate 0.0001 minus that with the best one",
             " nats",
             0.5,
-            lambda measured: (
-                _final(measured["constant"][_TOO_SMALL])
-                - _final(measured["constant"][measured["good"]])
-            ),
+            _above_the_best(_TOO_SMALL),
         ),
         Effect(
             "final loss with the learning rate 100 minus that with the best one",
             " nats",
             0.5,
-            lambda measured: (
-                _final(measured["constant"][_DIVERGING])
-                - _final(measured["constant"][measured["good"]])
-            ),
+            _above_the_best(_DIVERGING),
         ),
         Effect(
             "final loss of the best learning rate minus that of the finder's suggestion (margin)",
