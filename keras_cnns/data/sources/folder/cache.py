@@ -33,7 +33,6 @@ VARIABLE = "KERAS_CNNS_CACHE"  # the cache directory; `off` for none
 MAX_BYTES = 2**30  # of all files in the cache directory; those not used for longest are removed
 SETTLED_SECONDS = 2.0  # FAT's step of time, the coarsest one
 _VERSION = 1  # of the archives' format, and of what is measured
-_DAMAGED = (Exception,)  # a damaged archive can raise any of them
 _NAME = re.compile(r"[0-9a-f]+\.npz|.+\.partial")  # of a file of the cache
 _ROW = np.dtype(
     [
@@ -94,7 +93,7 @@ class FolderCache:
         self._texts: list[str] = []
         self._added: dict[str, tuple[_Times, ImageFile | None]] = {}
         if self._path and entries:
-            with contextlib.suppress(*_DAMAGED):
+            with contextlib.suppress(Exception):
                 self._load(self._path)
 
     def find(self, file: FoundFile) -> tuple[ImageFile | None] | None:
@@ -154,7 +153,7 @@ class FolderCache:
             return compute()
         key = _hash(json.dumps([_version(), *digests]).encode())
         path = self._directory / "groups" / f"{key}.npz"
-        with contextlib.suppress(*_DAMAGED):
+        with contextlib.suppress(Exception):
             groups = np.asarray(_read(path)["groups"], np.int64)
             known = np.arange(len(digests))
             if groups.shape == known.shape and (groups >= 0).all() and (groups <= known).all():
@@ -221,7 +220,7 @@ class FolderCache:
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
-    """Return the arrays of an archive; the errors are those of `_DAMAGED`."""
+    """Return the arrays of an archive; a damaged one can raise any exception."""
     with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         return dict(archive)
 
