@@ -1,5 +1,6 @@
 """What all tests share."""
 
+import gc
 import logging
 import os
 from collections.abc import Iterator
@@ -8,6 +9,14 @@ import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["KERAS_CNNS_CACHE"] = "off"  # a test that needs the cache has one of its own
+
+
+@pytest.fixture(autouse=True, scope="module")
+def what_survives_a_file_is_not_searched_again() -> Iterator[None]:
+    """A worker holds millions of objects in the end, through which each collection would go."""
+    yield
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
