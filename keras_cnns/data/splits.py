@@ -10,6 +10,8 @@ import tensorflow as tf
 from keras_cnns.data.pipeline import NO_AUGMENTATION, Split, keep_in_memory, make_split
 from keras_cnns.data.sources import open_source
 from keras_cnns.data.sources.base import IndexedImages, Pair, Source, fits_in_memory
+from keras_cnns.data.sources.folder.corrections import Corrections
+from keras_cnns.data.sources.folds import Folds, Pool
 from keras_cnns.recipes import AugmentationConfig, DataConfig
 
 
@@ -48,6 +50,18 @@ class Splits:
     def labels(self) -> tuple[str, ...]:
         """The names of the classes, K of them, in the order of their indices."""
         return self._source.labels
+
+    @property
+    def corrections(self) -> Corrections | None:
+        """The corrections of the labels; None if the recipe has none."""
+        return self._source.corrections
+
+    @property
+    def pool(self) -> Pool:
+        """The images that are divided into folds, for a recipe with `data.fold`."""
+        if not isinstance(self._source, Folds):
+            raise ValueError("the recipe has no data.fold")
+        return self._source.pool
 
     def fingerprint(self) -> str:
         """Return a text that changes with the data: a hash, or a name and version.

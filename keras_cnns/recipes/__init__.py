@@ -2,6 +2,7 @@
 
 from keras_cnns.recipes.preprocessing import Preprocessing
 from keras_cnns.recipes.schema import (
+    MULTI_LABEL,
     AugmentationConfig,
     DataConfig,
     ModelConfig,
@@ -19,6 +20,7 @@ from keras_cnns.recipes.schema import (
 )
 
 __all__ = [
+    "MULTI_LABEL",
     "AugmentationConfig",
     "DataConfig",
     "ModelConfig",

@@ -30,6 +30,7 @@ _CHECKED = ConfigDict(
     extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
 )
 
+MULTI_LABEL = "classification with several labels for an image is not supported"
 _PositiveInt = Annotated[int, Field(ge=1, le=10**9)]
 _NonNegativeInt = Annotated[int, Field(ge=0)]
 _NonNegative = Annotated[float, Field(ge=0)]
@@ -133,6 +134,17 @@ class DataConfig:
     beginning of their names; a run directory stores it as an absolute path."""
     skip_bad: bool = False
     """If true, "folder" ignores the files because of which training would be refused."""
+    corrections: str = ""
+    """For "folder", this CSV file has the columns `file` and `label`, `exclude` or both, and changes
+    the labels of images or excludes them without touching the files; a run directory stores the
+    absolute path, and a copy of the file."""
+    folds: _NonNegativeInt = 0
+    """For cross-validation, the training and the validation images together are divided into this
+    number of folds; `keras-cnns train --folds` trains a model for each of them, and 0 uses the
+    splits as they are."""
+    fold: _NonNegativeInt = 0
+    """The fold with this number, from 1 to `folds`, replaces the validation split, and all other
+    folds together replace the training split."""
     num_examples: _PositiveInt = 10_000
     """The dataset "shapes" has this number of training images, and a tenth of it each for
     validation and test."""
@@ -148,6 +160,20 @@ class DataConfig:
             raise ValueError(
                 'name = "folder" and name = "idx" need a path, and no other name has one: '
                 f"name is {self.name!r}, path is {self.path!r}"
+            )
+        if self.corrections and self.name != "folder":
+            raise ValueError(
+                f'corrections need name = "folder", whose images are files; name is {self.name!r}'
+            )
+        if (self.folds, self.fold) != (0, 0) and not 1 <= self.fold <= self.folds >= 2:
+            raise ValueError(
+                "folds must be at least 2, and fold from 1 to folds, or both are 0: folds is "
+                f"{self.folds} and fold is {self.fold}"
+            )
+        if self.fold and self.validation_split == self.test_split:
+            raise ValueError(
+                "folds consist of the training and the validation images, which must not be the "
+                f"test images: validation_split and test_split are both {self.test_split!r}"
             )
         if self.resize_shorter < self.image_size:
             raise ValueError(
@@ -403,6 +429,8 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
     data, model = recipe.data, recipe.model
     if data.path:
         data = replace(data, path=os.path.abspath(data.path))  # noqa: PTH100 - keeps symbolic links
+    if data.corrections:
+        data = replace(data, corrections=os.path.abspath(data.corrections))  # noqa: PTH100
     if model.weights and Path(model.weights).is_file():
         model = replace(model, weights=os.path.abspath(model.weights))  # noqa: PTH100
     return replace(recipe, data=data, model=model)
@@ -463,6 +491,8 @@ def _explain(problem: Any) -> str:
     if kind in ("extra_forbidden", "unexpected_keyword_argument"):
         if renamed := explain_renamed_key(key):
             return renamed
+        if "multilabel" in path[-1].replace("_", ""):
+            return f"{key}: an image has exactly one label; {MULTI_LABEL}"
         known = _known_keys(path[:-1])
         return f"unknown key {key}{did_you_mean(path[-1], known)} (known: {', '.join(known)})"
     if kind in ("missing", "missing_argument"):

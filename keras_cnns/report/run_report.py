@@ -213,6 +213,9 @@ def _key_metrics(
             ("test images", f"{images:,}"),
             ("expected calibration error (ECE)", f"{_reliability(predictions).error:.2%}"),
         ]
+    if corrected := records.environment.get("corrections"):
+        numbers = f"{corrected['labels_changed']} and {corrected['images_excluded']}"
+        metrics.append(("labels changed and images excluded by corrections", numbers))
     epochs = records.run.recipe.training.epochs
     if records.results:
         metrics.append((f"best epoch of {epochs}", str(records.results["best_epoch"])))

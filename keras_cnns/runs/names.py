@@ -14,3 +14,6 @@ REPORT = "report.html"
 MISTAKES = "mistakes.csv"
 AUGMENTED = "augmented.png"
 README = "README.txt"
+CORRECTIONS = "corrections.csv"
+FOLDS = "folds.json"  # of a directory with a run for each fold
+OUT_OF_FOLD = "out_of_fold"  # .npz and .csv
