@@ -112,9 +112,7 @@ def make_callbacks(
     return RunCallbacks(in_order, save_best, resume, stop_on_signal, progress)
 
 
-def make_watchers(
-    run: Path, batch: tuple[Any, ...], progress: Progress | None = None
-) -> Callbacks:
+def make_watchers(run: Path, batch: tuple[Any, ...], progress: Progress | None = None) -> Callbacks:
     """Return the callbacks that show and record the course of a training, in their order.
 
     Args:
@@ -134,7 +132,8 @@ def make_watchers(
         ActivationStatistics(probe, layers_in_logs=True),
     ]
     return [
-        progress or Progress(),  # before the diagnostics, whose metrics an epoch's line does not show
+        progress
+        or Progress(),  # before the diagnostics, whose metrics an epoch's line does not show
         *diagnostics,
         # After the diagnostics, whose metrics they write.
         DiagnosticsLog(diagnostics, run / DIAGNOSTICS),

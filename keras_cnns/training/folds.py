@@ -19,7 +19,7 @@ import numpy as np
 from keras_cnns.data import Split, Splits
 from keras_cnns.files import naming_the_file, replacing, write_json
 from keras_cnns.messages import counting, print_message
-from keras_cnns.recipes import DataConfig, Recipe, with_absolute_paths
+from keras_cnns.recipes import Recipe, with_absolute_paths
 from keras_cnns.runs.directory import check_data, opened_for_training
 from keras_cnns.runs.names import CONFIG, FOLDS, OUT_OF_FOLD, RESULTS
 from keras_cnns.runs.predictions import predictor

@@ -148,7 +148,9 @@ def assign_folds(contents: Contents, count: int) -> np.ndarray:
     _, first, groups, sizes = np.unique(
         contents.keys, return_index=True, return_inverse=True, return_counts=True
     )
-    classes = contents.labels[first]  # of each group; the largest class of a mixed one is not needed
+    classes = contents.labels[
+        first
+    ]  # of each group; the largest class of a mixed one is not needed
     generator = np.random.default_rng(0)
     fold_of_group = np.zeros(len(first), np.int64)
     totals = [0] * count

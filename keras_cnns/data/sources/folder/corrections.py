@@ -23,7 +23,7 @@ from keras_cnns.suggestions import did_you_mean
 FILE, LABEL, EXCLUDE = "file", "label", "exclude"
 # Further columns of labels.csv.
 REVIEW_COLUMNS = (
-    *("split", "suggested_label", "label_probability", "suggested_probability", "score"),
+    *("split", "index", "suggested_label", "label_probability", "suggested_probability"),
     *("rank", "is_issue"),
 )
 YES = "yes"

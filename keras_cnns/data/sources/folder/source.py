@@ -330,11 +330,17 @@ def _without_bad_files(scan: Scan) -> Scan:
         for file in finding.to_skip
     }
     for path, reason in reasons.items():
-        print(f"skipped {path}: {reason}", file=sys.stderr)
+        _report_skipped(path, reason)
     files = tuple(file for file in scan.files if file.path not in reasons)
     if not files:
         raise FolderError(f"none of the {len(scan.files)} files in {scan.root} can be used")
     return replace(scan, files=files)
+
+
+@functools.cache
+def _report_skipped(path: Path, reason: str) -> None:
+    """Print that a file is left out, once in a process: folds open the folder many times."""
+    print(f"skipped {path}: {reason}", file=sys.stderr)
 
 
 def _refuse(root: str | Path, findings: Iterable[Finding]) -> None:
