@@ -135,8 +135,8 @@ class DataConfig:
     skip_bad: bool = False
     """If true, "folder" ignores the files because of which training would be refused."""
     corrections: str = ""
-    """For "folder", this CSV file with the columns `file` and `label`, `exclude` or both changes the
-    labels of images, or excludes them, without touching the files; a run directory stores the
+    """For "folder", this CSV file with the columns `file` and `label`, `exclude` or both changes
+    the labels of images, or excludes them, without touching the files; a run directory stores the
     absolute path, and a copy of the file."""
     folds: _NonNegativeInt = 0
     """For cross-validation, the training and the validation images together are divided into this

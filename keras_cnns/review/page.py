@@ -151,10 +151,10 @@ def _instructions(
         command += ["--set", "data.fold=0", "--set", "data.folds=0"]
     steps = (
         f"Write a file corrections.csv with the columns {FILE}, {LABEL} and {EXCLUDE}: a row for "
-        f"each image that gets another label, or that is excluded. Or edit {TABLE}, which has these "
-        f"columns too, and save it as corrections.csv in UTF-8: replace {LABEL} where it is wrong, "
-        f"and write {YES} in the column {EXCLUDE} for an image that belongs to no class. Rows that "
-        "you leave as they are change nothing.",
+        f"each image that gets another label, or that is excluded. Or edit {TABLE}, which has "
+        "these columns too, and save it as corrections.csv in UTF-8: replace the label where it is "
+        f"wrong, and write {YES} in the column {EXCLUDE} for an image that belongs to no class. "
+        "Rows that you leave as they are change nothing.",
         "Train with it. The photos stay where they are; the run directory receives a copy of the "
         "file.",
     )

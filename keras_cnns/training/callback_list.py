@@ -132,8 +132,8 @@ def make_watchers(run: Path, batch: tuple[Any, ...], progress: Progress | None =
         ActivationStatistics(probe, layers_in_logs=True),
     ]
     return [
-        progress
-        or Progress(),  # before the diagnostics, whose metrics an epoch's line does not show
+        # Before the diagnostics, whose metrics an epoch's line does not show.
+        progress or Progress(),
         *diagnostics,
         # After the diagnostics, whose metrics they write.
         DiagnosticsLog(diagnostics, run / DIAGNOSTICS),
