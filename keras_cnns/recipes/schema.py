@@ -170,10 +170,12 @@ class DataConfig:
                 "folds must be at least 2, and fold from 1 to folds, or both are 0: folds is "
                 f"{self.folds} and fold is {self.fold}"
             )
-        if self.fold and self.validation_split == self.test_split:
+        if self.fold and self.validation_split in (self.train_split, self.test_split):
+            other = "train" if self.validation_split == self.train_split else "test"
             raise ValueError(
-                "folds consist of the training and the validation images, which must not be the "
-                f"test images: validation_split and test_split are both {self.test_split!r}"
+                "folds consist of the training and the validation images, so these must differ, and "
+                f"must not be the test images: {other}_split and validation_split are both "
+                f"{self.validation_split!r}"
             )
         if self.resize_shorter < self.image_size:
             raise ValueError(

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from keras_cnns.data.sources.folder.findings import printable
 from keras_cnns.data.sources.folder.layout import FoundFile
 from keras_cnns.files import read_text
 from keras_cnns.recipes import MULTI_LABEL
@@ -106,7 +107,7 @@ def _read_rows(path: str | Path, text: str) -> list[tuple[int, dict[str, str]]]:
     line = 1
     try:
         columns = [cell.strip().lower() for cell in next(reader, [])]
-        _check_columns(path, columns)
+        _check_columns(path, columns, first_line)
         line = reader.line_num + 1
         for cells in reader:
             if any(cell.strip() for cell in cells):
@@ -124,11 +125,11 @@ def _read_rows(path: str | Path, text: str) -> list[tuple[int, dict[str, str]]]:
     return rows
 
 
-def _check_columns(path: str | Path, columns: Sequence[str]) -> None:
+def _check_columns(path: str | Path, columns: Sequence[str], first_line: str) -> None:
     known = (FILE, LABEL, EXCLUDE, *REVIEW_COLUMNS)
     expected = f"the first line must name the columns: {FILE}, and {LABEL}, {EXCLUDE} or both"
     if FILE not in columns or not {LABEL, EXCLUDE} & set(columns):
-        raise ValueError(f"{path}: line 1 is {', '.join(columns) or 'empty'}; {expected}")
+        raise ValueError(f"{path}: line 1 is {first_line[:80]!r}; {expected}")
     for column in columns:
         if column not in known:
             hint = did_you_mean(column, known)
@@ -190,10 +191,13 @@ class _RowReader:
         found = self._composed.get(_compose(unescape_cell(cell.strip())))
         if found is None:
             same_name = self._by_last_part.get(Path(cell).name)
-            hint = f"; did you mean {same_name!r}?" if same_name else ""
             raise ValueError(
-                f"there is no file {cell!r} in {self._root}{hint}; write its path relative to this "
-                "folder, such as class/name.jpg"
+                f"there is no file {cell!r} in {self._root}; "
+                + (
+                    f"did you mean {same_name!r}?"
+                    if same_name
+                    else "write its path relative to this folder, such as class/name.jpg"
+                )
             )
         return found
 
@@ -216,7 +220,7 @@ class _RowReader:
                 raise ValueError(f"{cell!r} are {len(parts)} labels; {MULTI_LABEL}")
         raise ValueError(
             f"there is no class {cell!r}{did_you_mean(cell, self._known_labels)} (the classes are "
-            f"{', '.join(self._known_labels)}); for an image of no class, write {YES!r} in the "
+            f"{', '.join(map(printable, self._known_labels))}); for an image of no class, write {YES!r} in the "
             f"column {EXCLUDE!r}"
         )
 
