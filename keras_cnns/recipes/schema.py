@@ -173,8 +173,8 @@ class DataConfig:
         if self.fold and self.validation_split in (self.train_split, self.test_split):
             other = "train" if self.validation_split == self.train_split else "test"
             raise ValueError(
-                "folds consist of the training and the validation images, so these must differ, and "
-                f"must not be the test images: {other}_split and validation_split are both "
+                "folds consist of the training and the validation images, so these must differ, "
+                f"and must not be the test images: {other}_split and validation_split are both "
                 f"{self.validation_split!r}"
             )
         if self.resize_shorter < self.image_size:

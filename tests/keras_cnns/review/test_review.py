@@ -1,4 +1,4 @@
-"""The review of labels: planted wrong labels come first, and corrections can be made of its table."""
+"""The review of labels: planted wrong labels come first, and its table becomes corrections."""
 
 import csv
 import re

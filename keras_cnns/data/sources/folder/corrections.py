@@ -218,10 +218,10 @@ class _RowReader:
             parts = [part.strip() for part in cell.split(separator)]
             if len(parts) > 1 and set(parts) <= set(self._known_labels):
                 raise ValueError(f"{cell!r} are {len(parts)} labels; {MULTI_LABEL}")
+        classes = ", ".join(map(printable, self._known_labels))
         raise ValueError(
             f"there is no class {cell!r}{did_you_mean(cell, self._known_labels)} (the classes are "
-            f"{', '.join(map(printable, self._known_labels))}); for an image of no class, write {YES!r} in the "
-            f"column {EXCLUDE!r}"
+            f"{classes}); for an image of no class, write {YES!r} in the column {EXCLUDE!r}"
         )
 
 

@@ -41,7 +41,7 @@ def read(text: str | bytes, root: Path, folder: Path) -> Corrections:
         (f"{FIRST},Mäntel\n", "line 1 is .*; the first line must name the columns"),
         (
             f"file,label,exlude\n{FIRST},Mäntel,\n",
-            "unknown column 'exlude'; did you mean 'exclude'",
+            "column 'exlude'; did you mean 'exclude'",
         ),
         (f'file,label\n"{FIRST},Mäntel\n', "line 2: unexpected end of data"),
         ("", "line 1 is ''"),
