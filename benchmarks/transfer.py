@@ -61,7 +61,9 @@ def write_half(folder: Path, first_class: int, seed: int) -> Path:
             (images[order], labels[order] - first_class)
         )
     for name, arrays in parts.items():
-        for kind, values in zip(("images-idx3", "labels-idx1"), zip(*arrays), strict=True):
+        for kind, values in zip(
+            ("images-idx3", "labels-idx1"), zip(*arrays, strict=True), strict=True
+        ):
             content = np.concatenate(values).astype(np.uint8)
             header = bytes([0, 0, 8, content.ndim]) + np.array(content.shape, ">u4").tobytes()
             (folder / f"{name}-{kind}-ubyte").write_bytes(header + content.tobytes())
