@@ -104,9 +104,9 @@ def fit(
 def _publish(run: Path, to: Path) -> Path | None:
     """Export a run once; return the published version, or None if nothing can export.
 
-    The versions that existed before are recorded first, so that a repeated command recognises a
-    version that it has published before it was killed: one that is new, and whose metrics are those
-    of the run.
+    Before the export, the existing versions are written to the run directory. If the command was
+    killed after it had published, the repeated command finds its version there: it is not in that
+    list, and its metrics are those of the run.
     """
     if not is_installed("export"):
         return None
