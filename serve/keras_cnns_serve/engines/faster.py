@@ -101,6 +101,5 @@ def _compare(
     if calm(cores):
         rounds = [(time_run(used, image), time_run(other, image)) for _ in range(_ROUNDS)]
         if calm(cores):
-            seconds, other_seconds = map(min, zip(*rounds, strict=True))
-            return seconds / other_seconds
+            return min(first for first, _ in rounds) / min(second for _, second in rounds)
     raise NotCalmError
