@@ -260,7 +260,8 @@ _OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
     "execution": {
         "--engine": {
             "choices": ENGINES,
-            "help": "the runtime of the graph; auto: the fastest that model.json proves accurate",
+            "help": "the runtime of the graph; auto: the fastest that model.json proves accurate, "
+            "measured again on this machine while it is calm",
         },
         "--precision": {"choices": PRECISIONS, "help": "the precision of the graph (auto)"},
         "--threads": {
