@@ -76,10 +76,10 @@ def _print_metrics(
 ) -> None:
     import numpy as np
 
+    from keras_cnns.intervals import format_interval
     from keras_cnns.report.metrics import (
         balanced_accuracy,
         confusion_counts,
-        format_interval,
         recall_intervals,
     )
 

@@ -19,7 +19,7 @@ EXTRAS = {"tensorflow", "openvino", "opentelemetry", "fsspec", "pyarrow"}
 # loads what users ask for and may name every part.
 # Each set below holds the parts that a part may import, besides itself.
 _BASE = {
-    *("cores", "durations", "files", "keras_internals", "messages"),
+    *("cores", "durations", "files", "intervals", "keras_internals", "messages"),
     *("quiet", "suggestions", "table"),
 }
 _NETWORKS = {*_BASE, "optimizers", "models", "weights", "registry"}
