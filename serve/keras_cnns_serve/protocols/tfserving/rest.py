@@ -80,6 +80,8 @@ class TensorFlowServingRest(RestEndpoints):
         spec = {"name": source.name, "signature_name": "", "version": str(source.version)}
         signatures = signature_def(source.manifest)
         metadata = {"signature_def": signatures, "engine": self._dataplane.engine_info(target)}
+        if source.manifest.thresholds:
+            metadata["thresholds"] = source.manifest.thresholds
         return json_response(dumps({"model_spec": spec, "metadata": metadata}))
 
     async def predict(self, request: Request) -> Reply:
