@@ -10,6 +10,7 @@ Probabilities are compared with a threshold in float32, the type of every model'
 probability that is printed as 0.9 reaches the threshold 0.9.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -76,6 +77,27 @@ def find_thresholds(split: str, confidences: np.ndarray, is_correct: np.ndarray)
             ),
             *(measure_threshold(threshold, confidences, is_correct) for threshold in _ROUND),
         ),
+    )
+
+
+def find_threshold(results: Mapping[str, Any], accuracy: float) -> float:
+    """Return the threshold that was chosen for an accuracy.
+
+    Args:
+        results: those of a run, as in `results.json`.
+        accuracy: one of `ACCURACIES`.
+
+    Raises:
+        ValueError: there is none; the message lists those that exist.
+    """
+    rows = (results.get("confidence") or {"thresholds": ()})["thresholds"]
+    known = {each["min_accuracy"]: each["threshold"] for each in rows if each["min_accuracy"]}
+    if accuracy in known:
+        return float(known[accuracy])
+    existing = f"there are thresholds for {', '.join(f'{each:g}' for each in known)}"
+    raise ValueError(
+        f"has no threshold for the accuracy {accuracy:g}; "
+        f"{existing if known else 'there are none: give --min-probability, from 0 to 1'}"
     )
 
 

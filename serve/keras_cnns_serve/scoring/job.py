@@ -58,8 +58,10 @@ def score(options: ScoringOptions) -> int:
             _plan(source, loaded, options), lambda file: write_names(options.images, file)
         )
         if is_continued and (summary := output.summary()):
+            unknown = summary.get("unknown", 0)  # earlier versions did not count them
+            counts = _counts(summary["images"], summary["failed"], unknown)
             _say(
-                f"{options.to} is complete: {_counts(summary['images'], summary['failed'], summary.get('unknown', 0))}. "
+                f"{options.to} is complete: {counts}. "
                 "Delete it, or give another --to, to score again"
             )
             return _SOME_FAILED if summary["failed"] else 0

@@ -41,6 +41,17 @@ def test_a_model_is_scored_by_the_server_distribution(
     ]
 
 
+def test_a_threshold_is_passed_to_the_server_distribution(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    monkeypatch.setattr(predict, "_score", lambda *arguments: calls.append(arguments) or 0)
+    command = ["predict", str(model), "a.png", "--min-probability", "0.9"]
+    assert CliRunner().invoke(app, command).exit_code == 0
+    arguments = ["a.png", "--min-probability", "0.900000000", "--top-k", "5"]
+    assert calls == [(model, arguments)]
+
+
 def test_without_the_server_distribution_the_message_says_what_to_install(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -80,11 +80,16 @@ def test_a_file_that_is_cut_anywhere_is_resumed(tmp_path: Path, suffix: str) -> 
         ("answers.txt", "", "must end in .csv or .jsonl"),
         ("answers.csv", "name;price\n1;2\n", "has the columns name;price"),
         ("answers.csv", "a note", "has the columns a note"),
-        ("answers.csv", "file,label,probability,error\nx.png,cat,0.5,\n", "the --top-k of that"),
+        ("answers.csv", "file,label,probability,error\nx.png,cat,0.5,\n", "the options of that"),
         ("answers.csv", "file,label,probability,label_2,probability_2,error\nx\n", "row 2 has 1 c"),
         ("answers.jsonl", "a note", "does not hold predictions"),
         ("answers.jsonl", '{"name": 1}\n', "line 1 is not a prediction"),
         ("answers.jsonl", '{"file": "x", "top": [1]}\n', "line 1 has 1 labels"),
+        (
+            "answers.jsonl",
+            '{"file": "x", "unknown": true, "top": [1, 2]}\n',
+            "line 1 was written with a threshold; choose another file",
+        ),
     ],
 )
 def test_other_files_stay_as_they_are(
@@ -163,6 +168,59 @@ def test_parquet_is_written_from_json_lines(
     monkeypatch.setattr("keras_cnns.commands.predict.find_spec", lambda name: None)
     assert run(app, command, "keras-cnns") == 2
     assert "needs the package pyarrow: pip install 'keras-cnns[parquet]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_below_a_threshold_an_image_is_unknown(
+    finished_run: Run, photos: Path, suffix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = [photos / f"{number}.png" for number in range(3)]
+    best = [ranked[0] for ranked in predict(finished_run, files, top_k=1)]
+    threshold = sorted(probability for _, probability in best)[1]  # two of three reach it
+    path = photos.parent / f"answers{suffix}"
+    command = ["predict", str(finished_run.path), str(photos), "--top-k", "2"]
+    command += ["--min-probability", repr(threshold)]
+    for _ in range(2):  # the second command resumes
+        assert run(app, [*command, "--to", str(path)], "keras-cnns") == 3
+    if suffix == ".parquet":
+        rows = pytest.importorskip("pyarrow.parquet").read_table(path).to_pylist()
+    else:
+        rows = read(path)
+    for row, (label, probability) in zip(rows[:3], best, strict=True):
+        unknown = probability < threshold
+        assert row["unknown"] == (str(unknown).lower() if suffix == ".csv" else unknown)
+        assert (row["label"] or None) == (None if unknown else label)
+        assert float(row["probability"]) == pytest.approx(probability, abs=1e-6)
+    assert rows[3].get("unknown") in ("", None)
+    capsys.readouterr()
+    assert run(app, command, "keras-cnns") == 3
+    out = capsys.readouterr().out
+    assert out.count(": unknown (") == 1
+    (unknown,) = [label for label, probability in best if probability < threshold]
+    assert f": unknown ({unknown} " in out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--min-probability", "1.5"], "is not in the range 0<=x<=1"),
+        (["--min-probability", "nan"], "is a number from 0 to 1, not nan"),
+        (
+            ["--min-accuracy", "0.97"],
+            "has no threshold for the accuracy 0.97; there are none: give",
+        ),
+        (["--min-accuracy", "0.9", "--min-probability", "0.9"], "not both"),
+    ],
+)
+def test_wrong_thresholds_are_wrong_usage(
+    finished_run: Run,
+    photos: Path,
+    options: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(app, ["predict", str(finished_run.path), str(photos), *options], "keras-cnns") == 2
+    assert message in capsys.readouterr().err
 
 
 def test_the_command_refuses_another_file_as_wrong_usage(

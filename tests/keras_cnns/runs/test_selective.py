@@ -10,6 +10,7 @@ from keras_cnns.runs.selective import (
     Confidence,
     Threshold,
     coverage_curve,
+    find_threshold,
     find_thresholds,
     is_answered,
     measure_threshold,
@@ -118,6 +119,16 @@ def test_the_intervals_keep_their_promise() -> None:
             trials += 1
     assert trials > 140
     assert 0.92 <= inside / trials <= 0.99
+
+
+def test_a_threshold_is_found_by_its_accuracy() -> None:
+    results = {"confidence": find_thresholds("validation", *calibrated(1000, 1)).to_dict()}
+    (row,) = [each for each in results["confidence"]["thresholds"] if each["min_accuracy"] == 0.98]
+    assert find_threshold(results, 0.98) == row["threshold"]
+    with pytest.raises(ValueError, match=r"accuracy 0\.97; there are thresholds for 0\.9, 0\.95, "):
+        find_threshold(results, 0.97)
+    with pytest.raises(ValueError, match="there are none: give --min-probability"):
+        find_threshold({}, 0.9)  # a run of version 0.1
 
 
 def test_a_training_chooses_them_on_the_validation_split(finished_run: Run) -> None:
