@@ -1,6 +1,5 @@
 """`keras-cnns predict`."""
 
-import math
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -61,8 +60,6 @@ def predict(
     as by `keras-cnns score`. With --to, the same command continues where an
     interrupted one has stopped.
     """
-    if any(value is not None and math.isnan(value) for value in (min_probability, min_accuracy)):
-        raise typer.BadParameter("a probability or an accuracy is a number from 0 to 1, not nan")
     if _is_exported(run):
         written = [] if to is None else ["--to", str(to)]
         for option, value in (

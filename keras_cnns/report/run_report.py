@@ -24,7 +24,7 @@ from keras_cnns.report.metrics import (
     reliability_bins,
 )
 from keras_cnns.report.records import LOSS_SUM_TITLE, Records, read_records
-from keras_cnns.report.selective_section import threshold_section
+from keras_cnns.report.selective_section import threshold_section, unknown_section
 from keras_cnns.runs.augmented import read_augmented
 from keras_cnns.runs.logs import LOSS_SUM
 from keras_cnns.runs.names import AUGMENTED, CONFIG, MISTAKES, MODEL, REPORT
@@ -308,6 +308,7 @@ def _test_sections(
             ],
         ),
         threshold_section(predictions, records.results),
+        unknown_section(records.unknown),
     ]
 
 

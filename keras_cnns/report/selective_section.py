@@ -17,6 +17,8 @@ from keras_cnns.runs.selective import (
 )
 
 _MAX_POINTS = 200  # of a curve
+SCORE_COLUMNS = ("score", "AUROC", "unknown accepted at 95 % of known")
+ACCEPTANCE_COLUMNS = ("chosen for", "threshold", "known images", "unknown images")
 COLUMNS = ("chosen for", "threshold", "answered", "correct", "95 % interval")
 
 
@@ -102,6 +104,73 @@ def describe_thresholds(confidence: Mapping[str, Any], test: Sequence[Threshold]
             "be needed."
         )
     return sentences
+
+
+def unknown_section(compared: Mapping[str, Any] | None) -> page.Section:
+    """Return the section on unknown objects; it has no content without a comparison.
+
+    Args:
+        compared: the content of `unknown.json`; see `runs.unknown.UnknownObjects`.
+    """
+    if compared is None:
+        return page.Section("Unknown objects", "", [])
+    return page.Section(
+        "Unknown objects",
+        f"The scores of {compared['known_images']:,} images of {compared['known']}, whose classes "
+        f"the model knows, and of {compared['unknown_images']:,} images of {compared['unknown']}, "
+        "which show other objects. AUROC is the probability that a known image has a higher score "
+        "than an unknown one; 0.5 is chance. The scores are the highest softmax probability "
+        "(Hendrycks and Gimpel 2017) and the energy of the logits (Liu et al. 2020). The "
+        "thresholds of the probability are those of the table above.",
+        [
+            page.Table(SCORE_COLUMNS, score_rows(compared), numbers=len(SCORE_COLUMNS) - 1),
+            page.Table(
+                ACCEPTANCE_COLUMNS,
+                acceptance_rows(compared),
+                numbers=len(ACCEPTANCE_COLUMNS) - 1,
+                title="Images that reach a threshold of the probability",
+            ),
+            page.Charts([_histogram(compared)]),
+        ],
+    )
+
+
+def score_rows(compared: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Return a row for each score under `SCORE_COLUMNS`, from the content of `unknown.json`."""
+    names = {"highest probability": "probability", "energy": "energy"}
+    return [
+        (name, f"{compared[key]['auroc']:.4f}", f"{compared[key]['unknown_accepted']:.1%}")
+        for name, key in names.items()
+    ]
+
+
+def acceptance_rows(compared: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Return a row for each threshold under `ACCEPTANCE_COLUMNS`."""
+    return [
+        (
+            "-" if each["min_accuracy"] is None else f"{each['min_accuracy']:.0%} correct",
+            f"{each['threshold']:g}",
+            f"{each['known']:.1%}",
+            f"{each['unknown']:.1%}",
+        )
+        for each in compared["thresholds"]
+    ]
+
+
+def _histogram(compared: Mapping[str, Any]) -> page.Chart | None:
+    bins = len(compared["known_histogram"])
+    centres = (np.arange(bins) + 0.5) / bins
+    series = {
+        f"{name} images": (centres, np.array(compared[f"{name}_histogram"]))
+        for name in ("known", "unknown")
+    }
+    return charts.lines(
+        "Highest probability of known and unknown images",
+        series,
+        x="highest probability",
+        y=f"fraction of the images in each of {bins} bins",
+        percent=True,
+    )
 
 
 def _curve(predictions: Predictions) -> page.Chart | None:
