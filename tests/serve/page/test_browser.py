@@ -69,7 +69,7 @@ def served(options: ServerOptions) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """grey/1, grey/2 (refused), grey/3, hostile/1 (a label is markup), nan/1, seen/1 (cam, table)."""
+    """grey/1, grey/2 (refused), grey/3, hostile/1 (a label is markup), nan/1, seen/1 (with cam)."""
     root = tmp_path_factory.mktemp("models")
     write_version(root / "grey" / "1")
     tampered = write_version(root / "grey" / "2") / "labels.txt"
