@@ -166,7 +166,10 @@ def _score_all(
         count(len(images))
     if not found:
         raise ValueError("no image can be read")
-    return Scores(*(np.concatenate([getattr(s, n) for s in found]) for n in Scores.__annotations__))
+    return Scores(
+        np.concatenate([each.probability for each in found]),
+        np.concatenate([each.energy for each in found]),
+    )
 
 
 def _open_unknown(data: DataConfig, unknown: str) -> tuple[Iterator[Any], int]:
@@ -175,11 +178,18 @@ def _open_unknown(data: DataConfig, unknown: str) -> tuple[Iterator[Any], int]:
     if path.is_dir() and not any("-ubyte" in each.name for each in path.iterdir()):
         files = find_image_files([path])
         return _read_folder(files, data), len(files)
-    names = {"name": "idx", "path": unknown} if path.exists() else {"name": unknown, "path": ""}
-    if names["name"] in ("folder", "idx") and not path.exists():
-        raise ValueError(f"{unknown} is no folder and no data set")
-    splits = {"train_split": "train", "validation_split": "validation", "test_split": "test"}
-    split = open_split(replace(data, **names, **splits), "test", batch_size=_BATCH_SIZE)
+    is_idx = path.exists()
+    if "/" in unknown and not is_idx:
+        raise ValueError(f"there is no folder {unknown}")
+    other = replace(
+        data,
+        name="idx" if is_idx else unknown,
+        path=unknown if is_idx else "",
+        train_split="train",
+        validation_split="validation",
+        test_split="test",
+    )
+    split = open_split(other, "test", batch_size=_BATCH_SIZE)
     return (images for images, _ in split), split.num_examples
 
 

@@ -45,7 +45,12 @@ def test_a_threshold_is_passed_to_the_server_distribution(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
-    monkeypatch.setattr(predict, "_score", lambda *arguments: calls.append(arguments) or 0)
+
+    def score(model: Path, arguments: Sequence[str]) -> int:
+        calls.append((model, list(arguments)))
+        return 0
+
+    monkeypatch.setattr(predict, "_score", score)
     command = ["predict", str(model), "a.png", "--min-probability", "0.9"]
     assert CliRunner().invoke(app, command).exit_code == 0
     arguments = ["a.png", "--min-probability", "0.900000000", "--top-k", "5"]

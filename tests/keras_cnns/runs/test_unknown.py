@@ -92,7 +92,7 @@ def test_the_command_prints_and_writes_what_the_report_shows(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--unknown", "absent/folder"], "absent/folder"),
+        (["--unknown", "absent/folder"], "there is no folder absent/folder"),
         (["--unknown", "digitz"], "there is no data set 'digitz'"),
         (["--unknown", "empty"], "there is no image in the folder empty"),
         (["--unknown", "bad"], "no image can be read"),
