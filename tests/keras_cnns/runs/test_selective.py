@@ -62,7 +62,11 @@ def test_the_lowest_threshold_with_the_accuracy_is_chosen() -> None:
         (np.linspace(0.5, 1, 49), 49, []),  # too few images for any
         (np.repeat([0.31, 0.9996], [20, 100]), 100, [0.7] * 4),  # short, and far from both
         (np.repeat([0.99991, 0.99992], [20, 100]), 100, [0.99992] * 4),
-        (np.repeat(np.float32([1 - 2**-24, 1]), [20, 100]), 100, [1.0] * 4),  # adjacent floats
+        (
+            np.repeat(np.array([1 - 2**-24, 1], np.float32), [20, 100]),
+            100,
+            [1.0] * 4,
+        ),  # adjacent floats
     ],
 )
 def test_a_threshold_is_between_the_answered_images_and_the_others(
@@ -81,9 +85,12 @@ def test_a_probability_that_is_printed_as_the_threshold_reaches_it() -> None:
 
 
 def test_the_curve_counts_equal_confidences_together() -> None:
-    curve = coverage_curve(np.array([0.5, 0.9, 0.5, 0.8]), np.array([True, True, False, False]))
-    for found, expected in zip(curve, ([0.9, 0.8, 0.5], [1, 2, 4], [1, 0.5, 0.5]), strict=True):
-        np.testing.assert_allclose(found, expected, rtol=1e-6)
+    thresholds, answered, accuracies = coverage_curve(
+        np.array([0.5, 0.9, 0.5, 0.8]), np.array([True, True, False, False])
+    )
+    np.testing.assert_allclose(thresholds, [0.9, 0.8, 0.5], rtol=1e-6)
+    np.testing.assert_array_equal(answered, [1, 2, 4])
+    np.testing.assert_array_equal(accuracies, [1, 0.5, 0.5])
 
 
 def test_without_answers_there_is_no_accuracy() -> None:
