@@ -7,8 +7,8 @@ and about test images of the other one. The first table has AUROC, and the fract
 images that are accepted if 95 % of the known ones are, for the highest softmax probability
 (Hendrycks and Gimpel 2017) and the energy (Liu et al. 2020). The second table compares the
 accuracies of the thresholds, which were chosen on the validation split, with those on up to 1,000
-new images: a row agrees if the 95 % interval of the new images (Wilson 1927) contains the accuracy
-of the table. With `--runs`, finished runs are kept and used again.
+new images: a row agrees if the 95 % interval of one of them (Wilson 1927) contains the accuracy of
+the other. With `--runs`, finished runs are kept and used again.
 """
 
 import argparse
@@ -40,7 +40,7 @@ CASES = {
         "data.test_split=test[:1000]",
         ("data.train_split=train[:16000]", "training.epochs=2"),
     ),
-    "digits-resnet20": (FASHION, "data.test_split=test", ("training.epochs=5",)),
+    "digits-resnet20": (FASHION, "data.test_split=test", ()),
 }
 SCORES = ("probability", "energy")
 
@@ -66,7 +66,7 @@ def compare_thresholds(run: Run) -> list[dict[str, Any]]:
     rows = []
     for each in run.results()["confidence"]["thresholds"]:
         found = measure_threshold(each["threshold"], new.confidences, new.is_correct)
-        if each["accuracy"] is None or found.accuracy_interval is None:
+        if each["accuracy"] is None or found.accuracy is None or found.accuracy_interval is None:
             continue
         low, high = found.accuracy_interval
         rows.append(
@@ -75,11 +75,12 @@ def compare_thresholds(run: Run) -> list[dict[str, Any]]:
                 "chosen_for": each["min_accuracy"],
                 "threshold": each["threshold"],
                 "table": round(each["accuracy"], 4),
-                "new": round(found.accuracy or 0, 4),
+                "new": round(found.accuracy, 4),
                 "interval": [round(low, 4), round(high, 4)],
                 "table_coverage": round(each["coverage"], 4),
                 "new_coverage": round(found.coverage, 4),
-                "agrees": low <= each["accuracy"] <= high,
+                "agrees": low <= each["accuracy"] <= high
+                or each["accuracy_interval"][0] <= found.accuracy <= each["accuracy_interval"][1],
             }
         )
         row = rows[-1]
@@ -94,7 +95,7 @@ def compare_thresholds(run: Run) -> list[dict[str, Any]]:
 def main() -> int:
     """Train both models, print both tables, and return 1 if a score is worse than promised."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="train on fewer images or epochs")
+    parser.add_argument("--quick", action="store_true", help="train on fewer images of clothes")
     parser.add_argument("--runs", type=Path, help="keep the runs in this directory")
     parser.add_argument("--json", type=Path, help="also write the rows to this file")
     options = parser.parse_args()
