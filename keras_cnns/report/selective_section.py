@@ -97,7 +97,7 @@ def describe_thresholds(confidence: Mapping[str, Any], test: Sequence[Threshold]
                 f"interval {format_interval(found.correct, found.answered)})."
             )
     if missing:
-        listed, count = " and ".join(f"{each:.0%}" for each in missing), min_answered(missing[0])
+        listed, count = ", ".join(f"{each:.0%}" for each in missing), min_answered(missing[0])
         sentences.append(
             f"There is no threshold for {listed} correct answers: at least {count} answers with "
             f"{'this accuracy' if len(missing) == 1 else 'the lowest of these accuracies'} would "

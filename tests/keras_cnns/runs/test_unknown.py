@@ -53,7 +53,7 @@ def write_idx(folder: Path) -> None:
             (folder / f"{split}-{kind}-ubyte.gz").write_bytes(gzip.compress(content))
 
 
-@pytest.mark.parametrize("source", ["folder", "idx", "shapes"])
+@pytest.mark.parametrize("source", ["folder", "idx"])
 def test_the_command_prints_and_writes_what_the_report_shows(
     copied: Path, tmp_path: Path, source: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -64,10 +64,8 @@ def test_the_command_prints_and_writes_what_the_report_shows(
             pixels = np.random.default_rng(number).integers(0, 256, (40, 30, 3), np.uint8)
             Image.fromarray(pixels).save(tmp_path / "folder" / "deep" / f"{number}.png")
         (tmp_path / "folder" / "bad.png").write_bytes(b"no image")
-    elif source == "idx":
-        write_idx(tmp_path / "idx")
     else:
-        unknown, count = "shapes", 1000
+        write_idx(tmp_path / "idx")
     assert run(app, ["evaluate", str(copied), "--unknown", unknown], "keras-cnns") == 0
     out = capsys.readouterr().out
     assert f"{copied}: 32 known images (test[:32]), {count:,} unknown images ({unknown})" in out
