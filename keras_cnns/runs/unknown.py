@@ -17,15 +17,18 @@ import tensorflow as tf
 from scipy.special import logsumexp
 
 from keras_cnns.data import open_split
+from keras_cnns.data.sources.folder.findings import printable
+from keras_cnns.messages import print_message
 from keras_cnns.models.heads import deep_recursion
 from keras_cnns.recipes import DataConfig
-from keras_cnns.runs.image_files import find_image_files, read_files
+from keras_cnns.runs.image_files import describe_problem, find_image_files, read_files
 from keras_cnns.runs.run import Run
 from keras_cnns.runs.selective import is_answered
 
 _KNOWN_ACCEPTED = 0.95  # the fraction of known images at which unknown ones are counted
 _BINS = 20  # of the highest probability
 _BATCH_SIZE = 64  # images
+_LISTED = 5  # files that cannot be read
 
 Counting = Callable[[str, int], AbstractContextManager[Callable[[int], object]]]
 
@@ -181,6 +184,11 @@ def _open_unknown(data: DataConfig, unknown: str) -> tuple[Iterator[Any], int]:
     is_idx = path.exists()
     if "/" in unknown and not is_idx:
         raise ValueError(f"there is no folder {unknown}")
+    if is_idx and data.channels != 1:
+        raise ValueError(
+            f"{unknown} has grey images, and the run's have {data.channels} channels; give a "
+            "directory of image files"
+        )
     other = replace(
         data,
         name="idx" if is_idx else unknown,
@@ -194,11 +202,21 @@ def _open_unknown(data: DataConfig, unknown: str) -> tuple[Iterator[Any], int]:
 
 
 def _read_folder(files: list[Path], data: DataConfig) -> Iterator[np.ndarray]:
-    """Yield the images of those files that can be read."""
+    """Yield the images of those files that can be read, and report the others."""
+    unreadable: list[str] = []
     for batch in read_files(files, data):
         images = [image for _, image in batch if isinstance(image, np.ndarray)]
+        unreadable += [
+            f"{printable(str(path))} ({describe_problem(path, image)})"
+            for path, image in batch
+            if isinstance(image, Exception)
+        ]
         if images:
             yield np.stack(images)
+    if unreadable:
+        print_message(f"not counted, because it cannot be read: {', '.join(unreadable[:_LISTED])}")
+    if len(unreadable) > _LISTED:
+        print_message(f"and {len(unreadable) - _LISTED} more files")
 
 
 def _histogram(probabilities: np.ndarray) -> tuple[float, ...]:

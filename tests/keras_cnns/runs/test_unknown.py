@@ -67,7 +67,9 @@ def test_the_command_prints_and_writes_what_the_report_shows(
     else:
         write_idx(tmp_path / "idx")
     assert run(app, ["evaluate", str(copied), "--unknown", unknown], "keras-cnns") == 0
-    out = capsys.readouterr().out
+    out, err = capsys.readouterr()
+    bad = f"not counted, because it cannot be read: {tmp_path / 'folder' / 'bad.png'} (not a JPEG"
+    assert (bad in err) == (source == "folder")
     assert f"{copied}: 32 known images (test[:32]), {count:,} unknown images ({unknown})" in out
     found = json.loads((copied / "unknown.json").read_text())
     for name, score in (("highest probability", "probability"), ("energy", "energy")):
