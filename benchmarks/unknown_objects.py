@@ -2,7 +2,7 @@
 
     python benchmarks/unknown_objects.py [--quick] [--runs DIRECTORY] [--json FILE]
 
-Each model is trained on its own data set. It is then asked about test images of its own data set
+Each model is trained on its own data set, the digits also with MixUp. It is then asked about test images of its own data set
 and about test images of the other one. The first table has AUROC, and the fraction of the unknown
 images that are accepted if 95 % of the known ones are, for the highest softmax probability
 (Hendrycks and Gimpel 2017) and the energy (Liu et al. 2020). The second table compares the
@@ -13,7 +13,6 @@ the other. With `--runs`, finished runs are kept and used again.
 
 import argparse
 import os
-import sys
 import tempfile
 from contextlib import nullcontext
 from pathlib import Path
@@ -33,14 +32,16 @@ from keras_cnns.runs.unknown import compare_unknown
 from keras_cnns.training import train
 
 FASHION = load_recipe("fashion-resnet20").data.path
-# recipe -> the images that are unknown to its model, the new images, what a quick run changes
-CASES = {
-    "fashion-resnet20": (
+# run -> its recipe, the unknown images, changes of the recipe, and those of a quick run
+CASES: dict[str, tuple[str, str, tuple[str, ...], tuple[str, ...]]] = {
+    "fashion": (
+        "fashion-resnet20",
         "digits",
-        "data.test_split=test[:1000]",
+        ("data.test_split=test[:1000]",),  # the new images
         ("data.train_split=train[:16000]", "training.epochs=2"),
     ),
-    "digits-resnet20": (FASHION, "data.test_split=test", ()),
+    "digits": ("digits-resnet20", FASHION, (), ()),
+    "digits-mixup": ("digits-resnet20", FASHION, ("augmentation.mixup_alpha=0.3",), ()),
 }
 SCORES = ("probability", "energy")
 
@@ -92,8 +93,8 @@ def compare_thresholds(run: Run) -> list[dict[str, Any]]:
     return rows
 
 
-def main() -> int:
-    """Train both models, print both tables, and return 1 if a score is worse than promised."""
+def main() -> None:
+    """Train the models and print both tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="train on fewer images of clothes")
     parser.add_argument("--runs", type=Path, help="keep the runs in this directory")
@@ -103,24 +104,23 @@ def main() -> int:
     with kept as directory:
         runs = {
             name: train(
-                load_recipe(name, [new_images, *(changes if options.quick else ())]),
+                load_recipe(recipe, [*changes, *(quick if options.quick else ())]),
                 Path(directory) / name,
                 checkpoint_seconds=None,
             )
-            for name, (_, new_images, changes) in CASES.items()
+            for name, (recipe, _, changes, quick) in CASES.items()
         }
         print(f"\n{'':34}{'highest probability':>20}{'energy':>20}")
         columns = f"{'AUROC':>11}{'accepted':>9}" * len(SCORES)
         print(f"{'model':18}{'known':>7}{'unknown':>9}{columns}")
-        scores = [compare_scores(run, CASES[name][0]) for name, run in runs.items()]
+        scores = [compare_scores(run, CASES[name][1]) for name, run in runs.items()]
         print(
             f"\n{'model':18}{'for':>6}{'threshold':>10}{'coverage':>9}{'new':>9}{'accuracy':>9}"
             f"{'new':>9}   95 % interval   agrees"
         )
         rows = [row for run in runs.values() for row in compare_thresholds(run)]
     write_rows(options.json, [*scores, *rows])
-    return int(any(max(row[f"{score}_auroc"] for score in SCORES) < 0.9 for row in scores))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -79,7 +79,7 @@ def describe_thresholds(confidence: Mapping[str, Any], test: Sequence[Threshold]
     missing = [each for each in ACCURACIES if each not in chosen]
     sentences = [
         f"The thresholds were chosen on the {confidence['samples']:,} images of "
-        f"{confidence['split']}, and their last columns were measured on the test images. The "
+        f"{confidence['split']}; the last three columns were measured on the test images. The "
         "interval contains the accuracy of the answers with a probability of 95 % (Wilson 1927)."
     ]
     targets = [each for each in ACCURACIES if each in chosen]

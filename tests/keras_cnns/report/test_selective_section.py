@@ -18,10 +18,10 @@ def described(confidences: np.ndarray, is_correct: np.ndarray) -> list[str]:
 def test_the_threshold_for_the_highest_accuracy_is_described() -> None:
     confidences = np.arange(1, 201) / 200
     first, chosen, *others = described(confidences, np.arange(1, 201) > 80)
-    assert first.startswith("The thresholds were chosen on the 200 images of validation, and ")
+    assert first.startswith("The thresholds were chosen on the 200 images of validation; ")
     assert chosen == (
-        "With the threshold 0.4, the model answers 60.5% of the test images, and 99.2% of these "
-        "answers are correct (95 % interval 95.5% to 99.9%)."
+        "With the threshold 0.4, the model answers 60.0% of the test images, and 100.0% of these "
+        "answers are correct (95 % interval 94.0% to 100.0%)."
     )
     assert others == []
 
