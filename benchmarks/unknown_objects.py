@@ -2,13 +2,13 @@
 
     python benchmarks/unknown_objects.py [--quick] [--runs DIRECTORY] [--json FILE]
 
-Each model is trained on its own data set, the digits also with MixUp. It is then asked about test images of its own data set
-and about test images of the other one. The first table has AUROC, and the fraction of the unknown
-images that are accepted if 95 % of the known ones are, for the highest softmax probability
-(Hendrycks and Gimpel 2017) and the energy (Liu et al. 2020). The second table compares the
-accuracies of the thresholds, which were chosen on the validation split, with those on up to 1,000
-new images: a row agrees if the 95 % interval of one of them (Wilson 1927) contains the accuracy of
-the other. With `--runs`, finished runs are kept and used again.
+Each model is trained on its own data set, the digits also with MixUp. It is then asked about test
+images of its own data set and about test images of the other one. The first table has AUROC, and
+the fraction of the unknown images that are accepted if 95 % of the known ones are, for the highest
+softmax probability (Hendrycks and Gimpel 2017) and the energy (Liu et al. 2020). The second table
+compares the accuracies of the thresholds, which were chosen on the validation split, with those on
+up to 1,000 new images: a row agrees if the 95 % interval of one of them (Wilson 1927) contains the
+accuracy of the other. With `--runs`, finished runs are kept and used again.
 """
 
 import argparse
