@@ -143,7 +143,7 @@ def _versions(model: Path) -> set[int]:
 
 def _print_summary(folder: Path, run: Path, to: Path, version: Path | None, seconds: float) -> None:
     """Print the accuracy, the time, where the results are, and how to serve them."""
-    from keras_cnns.report.metrics import wilson_interval
+    from keras_cnns.intervals import wilson_interval
 
     results = json.loads((run / RESULTS).read_text("utf-8"))
     test = results["test"]
