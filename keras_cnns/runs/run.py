@@ -44,10 +44,12 @@ class Run:
             raise RunError(f"cannot load {self.path / MODEL}: {reason}") from error
 
     def results(self) -> dict[str, Any]:
-        """Return `training_seconds`, `best_epoch` and `test`.
+        """Return `training_seconds`, `best_epoch`, `last_epoch`, `ended_by` and the test results.
 
         `test` has the metrics on the test split: `samples`, the number of images, `loss` and
-        `accuracy`.
+        `accuracy`. `test_classes` has the number of `images`, `correct` and `predicted` ones of
+        each class. Runs created before version 0.2 have only `training_seconds`, `best_epoch` and
+        `test`.
         """
         results: dict[str, Any] = json.loads((self.path / RESULTS).read_text("utf-8"))
         return results
