@@ -5,7 +5,7 @@
 The data are the built-in digits, made uneven: the largest class has 100 training images, the
 smallest 2, and the others lie between on a geometric progression, as in Cui et al. 2019. The seed
 decides which digit is rare, which of its images are used, and the training. The test split is the
-whole one, with about 36 images of each digit. ResNet-20 is trained from scratch for a fixed number
+whole one, with about 36 images of each digit. ResNet-8 is trained from scratch for a fixed number
 of epochs; the weights of the last epoch are tested, so that no validation split is involved.
 
 The columns are the median over the seeds of
@@ -83,6 +83,7 @@ def measure(photos: Path, counts: np.ndarray, seed: int, epochs: int, method: st
         [
             "data.name=folder",
             f"data.path={photos}",
+            "model.name=resnet8",
             f"training.epochs={epochs}",
             f"training.seed={seed}",
             *METHODS[method],

@@ -1,4 +1,4 @@
-"""Explain why recipes have no key for some features that other projects have."""
+"""Explain why there is no key or option for some features that other projects have."""
 
 from typing import Any
 
@@ -7,15 +7,15 @@ _SINGLE_LABEL = (
     "Multi-label classification, with a sigmoid and a binary cross-entropy for each class, is not "
     "supported"
 )
-TEST_TIME_AUGMENTATION = (
+_TEST_TIME_AUGMENTATION = (
     "test-time augmentation is not supported: every prediction is that of one image, as the "
     "exported model makes it, so that the measured accuracy is that of the served model"
 )
 _BINARY = ("binary_crossentropy", "bce", "sigmoid", "multi_label", "multilabel", "binary_focal")
-# The last part of a key -> the reason why it is not supported.
+# The last part of a key, or an option -> the reason why it is not supported.
 _KEYS = {
     **dict.fromkeys(("multi_label", "multilabel"), _SINGLE_LABEL),
-    **dict.fromkeys(("tta", "test_time_augmentation"), TEST_TIME_AUGMENTATION),
+    **dict.fromkeys(("tta", "test_time_augmentation"), _TEST_TIME_AUGMENTATION),
 }
 
 
@@ -38,3 +38,9 @@ def explain_unsupported_key(key: str, value: Any) -> str | None:
             "class"
         )
     return None
+
+
+def explain_unsupported_option(option: str) -> str | None:
+    """Return the message for an unknown option, such as `--tta`, or None as above."""
+    reason = _KEYS.get(option.lstrip("-").replace("-", "_"))
+    return reason and f"there is no option {option}: {reason}"

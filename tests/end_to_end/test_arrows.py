@@ -39,6 +39,7 @@ LAYERS: dict[str, dict[str, set[str]]] = {
         "runs": _RUNS,
         "training": _RUNS,
         "report": {*_BASE, "recipes", "data", "runs"},
+        "card": {*_RUNS, "report"},
         "fit": {*_RUNS, "training", "report"},
         "lab": {*_RUNS, "training", "report"},
     },

@@ -1,0 +1,160 @@
+"""Weights of classes and balanced sampling: by hand, and through the pipeline."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_cnns.data import Split, Splits
+from keras_cnns.data.class_balance import (
+    BalancedOrder,
+    compute_weights,
+    rare_classes,
+    read_class_indices,
+)
+from keras_cnns.data.sources import tfds_files
+from keras_cnns.data.sources.base import ImageStream, IndexedImages
+from keras_cnns.recipes import AugmentationConfig, ClassBalanceConfig, load_recipe
+
+DIGITS = load_recipe("digits-resnet20").data
+COUNTS = (40, 7, 1, 9)
+CLASSES = np.repeat(np.arange(len(COUNTS)), COUNTS)
+SIZE = len(CLASSES)
+
+
+def images_of(order: BalancedOrder, epoch: int, seed: int = 5) -> np.ndarray:
+    return np.asarray(order.at(tf.range(SIZE, dtype=tf.int64), seed, tf.constant(epoch, tf.int64)))
+
+
+def test_rare_classes_have_less_than_a_quarter_of_the_largest() -> None:
+    assert rare_classes({"a": 100, "b": 25, "c": 24, "d": 1}) == ["c", "d"]
+    assert rare_classes({}) == []
+
+
+def test_weights_are_those_of_the_paper_with_a_mean_of_1_over_the_images() -> None:
+    inverse = compute_weights(CLASSES, 5, "inverse", 0.999)
+    np.testing.assert_allclose(inverse, [SIZE / 4 / n for n in COUNTS] + [0], rtol=1e-6)
+    beta = 0.9
+    effective = compute_weights(CLASSES, 5, "effective_number", beta)
+    expected = [(1 - beta) / (1 - beta**n) for n in COUNTS]
+    np.testing.assert_allclose(effective[:4] / effective[0], np.array(expected) / expected[0])
+    for weights in (inverse, effective):
+        assert weights[CLASSES].mean() == pytest.approx(1, rel=1e-6)
+    np.testing.assert_allclose(compute_weights(CLASSES, 4, "effective_number", 0.0), 1)
+
+
+def test_every_class_appears_equally_often_and_every_image_of_a_class() -> None:
+    order, epochs = BalancedOrder(CLASSES), 20
+    used = np.zeros(SIZE, int)
+    for epoch in range(epochs):
+        chosen = images_of(order, epoch)
+        assert sorted(np.bincount(CLASSES[chosen])) == [14, 14, 14, 15]  # of 57 images
+        used += np.bincount(chosen, minlength=SIZE)
+    for label in range(len(COUNTS)):
+        times = used[label == CLASSES]
+        assert times.max() - times.min() <= 1
+        assert times.sum() in (14 * epochs, 15 * epochs)
+
+
+def test_an_order_depends_on_seed_epoch_and_index() -> None:
+    order = BalancedOrder(CLASSES)
+    whole = images_of(order, 3)
+    parts = [tf.range(*each, dtype=tf.int64) for each in ((0, 10), (10, SIZE))]
+    found = np.concatenate([order.at(part, 5, tf.constant(3, tf.int64)) for part in parts])
+    np.testing.assert_array_equal(found, whole)
+    assert not np.array_equal(images_of(order, 4), whole)
+    assert not np.array_equal(images_of(order, 3, seed=6), whole)
+
+
+def test_counting_the_classes_decodes_no_image() -> None:
+    decoded: list[int] = []
+
+    def decode(index: np.ndarray) -> np.ndarray:
+        decoded.append(int(index))
+        return np.zeros((4, 4, 1), np.uint8)
+
+    def read(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return tf.numpy_function(decode, [index], tf.uint8, stateful=False), index % 3
+
+    found = read_class_indices(IndexedImages(7, read))
+    np.testing.assert_array_equal(found, [0, 1, 2, 0, 1, 2, 0])
+    stream = ImageStream(
+        7, lambda order, start: tf.data.Dataset.range(start, 7).map(lambda i: (b"", i % 3))
+    )
+    np.testing.assert_array_equal(read_class_indices(stream), found)
+    assert decoded == []
+
+
+def open_uneven(augmentation: AugmentationConfig, **balance: Any) -> Split:
+    """Open 40 digits, of which some classes have more than others."""
+    return Splits(DIGITS).open(
+        "train[:40]",
+        batch_size=16,
+        seed=1,
+        augmentation=augmentation,
+        class_balance=ClassBalanceConfig(**balance),
+        one_hot=True,
+    )
+
+
+MIXED = AugmentationConfig(mixup_alpha=0.4, label_smoothing=0.1)
+
+
+def collect(split: Split, start: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    batches = list(split.epoch(1, start).as_numpy_iterator())
+    images, targets = (np.concatenate(parts) for parts in zip(*batches, strict=True))
+    return images, targets
+
+
+def test_weights_multiply_smoothed_targets_before_they_are_mixed() -> None:
+    labels = np.concatenate([y for _, y in Splits(DIGITS).open("train[:40]", batch_size=40)])
+    weights = compute_weights(labels, 10, "inverse", 0.0)
+    smooth = AugmentationConfig(label_smoothing=0.1)
+    (images, plain), (same, weighted) = (
+        collect(open_uneven(smooth, **each)) for each in ({}, {"weights": "inverse"})
+    )
+    np.testing.assert_array_equal(images, same)
+    np.testing.assert_allclose(weighted, plain * weights[plain.argmax(1)][:, None], rtol=1e-5)
+    # Mixed: lambda * (weight * target) + (1 - lambda) * (other weight * other target).
+    (images, mixed), (same, weighted) = (
+        collect(open_uneven(MIXED, **each)) for each in ({}, {"weights": "inverse"})
+    )
+    np.testing.assert_array_equal(images, same)
+    unsmoothed = (mixed - 0.01) / 0.9  # lambda for one class, and 1 - lambda for the other
+    np.testing.assert_allclose(weighted.sum(axis=1), unsmoothed @ weights, rtol=1e-4)
+
+
+@pytest.mark.parametrize("balance", [{"weights": "inverse"}, {"balanced_sampling": True}])
+def test_an_epoch_can_be_read_from_any_step(balance: dict[str, Any]) -> None:
+    split = open_uneven(MIXED, **balance)
+    for whole, part in zip(collect(split), collect(split, 1), strict=True):
+        np.testing.assert_array_equal(whole[16:], part)
+
+
+def test_a_split_is_sampled_evenly_and_validation_is_not() -> None:
+    _, targets = collect(open_uneven(AugmentationConfig(), balanced_sampling=True))
+    assert (targets.sum(axis=0) == 4).all()
+    balance = ClassBalanceConfig(balanced_sampling=True)
+    splits = Splits(DIGITS)
+    plain, balanced = (
+        [*splits.open("test[:20]", batch_size=20, **options).epoch(0).as_numpy_iterator()]
+        for options in ({}, {"class_balance": balance})
+    )
+    np.testing.assert_array_equal(plain[0][1], balanced[0][1])
+
+
+def test_a_stream_is_weighted_and_not_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tfds_files, "MEMORY_LIMIT", 0)
+    splits = Splits(replace(DIGITS, train_split="train"))
+    with pytest.raises(ValueError, match=r"digits is read in the order of its files"):
+        splits.open(
+            "train", batch_size=8, seed=0, class_balance=ClassBalanceConfig(balanced_sampling=True)
+        )
+    weighted = splits.open(
+        "train", batch_size=8, seed=0, class_balance=ClassBalanceConfig(weights="inverse")
+    )
+    _, targets = next(iter(weighted.epoch(0)))
+    assert targets.shape == (8, 10)
+    np.testing.assert_allclose(np.asarray(targets).sum(axis=1), 1, atol=0.05)  # digits are even
