@@ -5,8 +5,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-# Characters with which Markdown begins an emphasis, link, tag, table cell, formula or URL.
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~&$!:.^=])")
+# Characters with which Markdown begins an emphasis, link, tag, table cell or formula, and those
+# that make GitHub turn a word into a link.
+_MARKDOWN = re.compile(r"([\\`*_\[\]<>#|~&$!]|(?<=www)\.|:(?=//))", re.IGNORECASE)
 
 
 def escape_markdown(text: str) -> str:

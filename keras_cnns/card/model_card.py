@@ -82,6 +82,8 @@ def render(run: Run, published: Published | None, card: Card) -> str:
     """Return the model card as Markdown."""
     results, recipe = run.results(), _without_folders(run.recipe)
     name = published.name if published else run.path.resolve().name
+    path = run.path / ENVIRONMENT
+    environment = json.loads(path.read_text("utf-8")) if path.is_file() else {}
     metadata = _metadata(name, recipe, results, card)
     return _ENVIRONMENT.get_template("card.md").render(
         metadata=format_yaml(metadata),
@@ -100,7 +102,8 @@ def render(run: Run, published: Published | None, card: Card) -> str:
         model_file=MODEL,
         published=published,
         repository=shlex.quote(published.path.resolve().parents[1].name) if published else "",
-        environment=_environment(run.path),
+        fingerprint=environment.get("data_fingerprint"),
+        environment=_facts(environment),
     )
 
 
@@ -177,19 +180,14 @@ def _classes(labels: Sequence[str], results: dict[str, Any]) -> list[dict[str, s
     ]
 
 
-def _environment(run: Path) -> dict[str, str]:
-    """Return the recorded environment, without the names of the process and its host."""
-    path = run / ENVIRONMENT
-    known: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-    packages = {name: version for name, version in known.get("packages", {}).items() if version}
-    git = known.get("git") or {}
+def _facts(environment: dict[str, Any]) -> dict[str, str]:
+    """Return what is known of a run's environment, without the names of its process and host."""
     facts = {
-        "Python": known.get("python"),
-        "platform": known.get("platform"),
-        "Keras backend": known.get("backend"),
-        **packages,
-        "git commit of keras-cnns": git.get("commit"),
-        "seed": known.get("seed"),
-        "data fingerprint": known.get("data_fingerprint"),
+        "Python": environment.get("python"),
+        "platform": environment.get("platform"),
+        "Keras backend": environment.get("backend"),
+        **environment.get("packages", {}),
+        "git commit of keras-cnns": (environment.get("git") or {}).get("commit"),
+        "seed": environment.get("seed"),
     }
     return {name: str(value) for name, value in facts.items() if value is not None}
