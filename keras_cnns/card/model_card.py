@@ -74,11 +74,11 @@ def write_card(
     run = open_run(path)
     published = read_published(model, run) if model else None
     to = to or run.path / CARD
-    write_text(to, render(run, published, card or Card()))
+    write_text(to, _render(run, published, card or Card()))
     return to
 
 
-def render(run: Run, published: Published | None, card: Card) -> str:
+def _render(run: Run, published: Published | None, card: Card) -> str:
     """Return the model card as Markdown."""
     results, recipe = run.results(), _without_folders(run.recipe)
     name = published.name if published else run.path.resolve().name

@@ -4,11 +4,11 @@ from typing import Any
 
 from keras_cnns.recipes import Recipe
 
-EARLY, STEPS, EPOCHS = "early_stopping", "max_steps", "epochs"  # the values of `ended_by`
+_EARLY, _STEPS, _EPOCHS = "early_stopping", "max_steps", "epochs"  # the values of `ended_by`
 
 
 def find_reason(recipe: Recipe, steps: int, *, has_stopped_early: bool) -> str:
-    """Return why a training ended, for `results.json`: one of the constants above.
+    """Return why a training ended, for `results.json`: "early_stopping", "max_steps" or "epochs".
 
     Args:
         recipe: the training's.
@@ -16,8 +16,8 @@ def find_reason(recipe: Recipe, steps: int, *, has_stopped_early: bool) -> str:
         has_stopped_early: whether early stopping ended it.
     """
     if has_stopped_early:
-        return EARLY
-    return STEPS if 0 < recipe.training.max_steps <= steps else EPOCHS
+        return _EARLY
+    return _STEPS if 0 < recipe.training.max_steps <= steps else _EPOCHS
 
 
 def describe_ending(recipe: Recipe, results: dict[str, Any]) -> str:
@@ -33,11 +33,11 @@ def describe_ending(recipe: Recipe, results: dict[str, Any]) -> str:
         return kept
     last = results["last_epoch"]
     ended = {
-        EARLY: f"Early stopping ended the training after epoch {last} of at most "
+        _EARLY: f"Early stopping ended the training after epoch {last} of at most "
         f"{training.epochs}: the validation accuracy had not risen for "
         f"{training.early_stopping_patience} epochs.",
-        STEPS: f"The training ended in epoch {last}, after training.max_steps = "
+        _STEPS: f"The training ended in epoch {last}, after training.max_steps = "
         f"{training.max_steps} steps.",
-        EPOCHS: f"The training ended after all of its {last} epochs.",
+        _EPOCHS: f"The training ended after all of its {last} epochs.",
     }
     return f"{ended[results['ended_by']]} {kept}"

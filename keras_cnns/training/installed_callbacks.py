@@ -17,7 +17,7 @@ import keras
 from keras_cnns.messages import print_message
 from keras_cnns.recipes import Recipe
 
-GROUP = "keras_cnns.callbacks"
+_GROUP = "keras_cnns.callbacks"
 DISABLED = "KERAS_CNNS_DISABLED_CALLBACKS"  # names, separated by commas; or "all"
 
 
@@ -30,7 +30,7 @@ def find_installed() -> list[EntryPoint]:
     disabled = {name.strip() for name in os.environ.get(DISABLED, "").split(",")}
     if "all" in disabled:
         return []
-    found = {each for each in entry_points(group=GROUP) if each.name not in disabled}
+    found = {each for each in entry_points(group=_GROUP) if each.name not in disabled}
     return sorted(found, key=lambda each: (each.name, each.value))
 
 
@@ -38,7 +38,7 @@ def describe(entry_point: EntryPoint) -> str:
     """Return the name of a callback, its package, and its entry point."""
     package = entry_point.dist
     origin = f"{package.name} {package.version}" if package else "an unknown package"
-    return f"{entry_point.name} of {origin} ({GROUP}: {entry_point.value})"
+    return f"{entry_point.name} of {origin} ({_GROUP}: {entry_point.value})"
 
 
 def make_installed(recipe: Recipe, run: Path) -> list[keras.callbacks.Callback]:
