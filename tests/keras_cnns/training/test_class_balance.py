@@ -11,7 +11,8 @@ import tiny_model
 from keras_cnns import load_model
 from keras_cnns.losses import FocalCrossentropy
 from keras_cnns.recipes import Recipe, load_recipe
-from keras_cnns.report import write_report
+from keras_cnns.report import run_report
+from keras_cnns.report.records import read_records
 from keras_cnns.training import Run, train
 from keras_cnns.training.model import compile_model
 
@@ -22,7 +23,6 @@ RECIPE = (
     "data.test_split=test[:32]",
     "augmentation.label_smoothing=0.1",
     "augmentation.mixup_alpha=0.2",
-    "augmentation.cutmix_alpha=1.0",
     "class_balance.focal_gamma=2.0",
     "optimizer.schedule=constant",
     "training.early_stopping_patience=2",
@@ -50,7 +50,11 @@ def fit(recipe: Recipe, run: Path, stop_at: int | None = None) -> Run:
 
 
 @pytest.mark.parametrize(
-    "balance", ["class_balance.weights=effective_number", "class_balance.balanced_sampling=true"]
+    "balance",
+    [
+        "class_balance.weights=effective_number",
+        pytest.param("class_balance.balanced_sampling=true", marks=pytest.mark.soak),
+    ],
 )
 def test_killed_while_it_waits_to_stop_early_it_ends_as_if_never_killed(
     balance: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
@@ -71,7 +75,7 @@ def test_killed_while_it_waits_to_stop_early_it_ends_as_if_never_killed(
         f"accuracy had not risen for 2 epochs. The model of epoch {best} is kept"
     )
     assert message in capsys.readouterr().err
-    assert message in write_report(unbroken.path, unbroken.predictions).read_text("utf-8")
+    assert message in run_report._describe_ending(read_records(unbroken.path))
 
     with pytest.raises(KeyboardInterrupt):
         fit(recipe, tmp_path / "killed", stop_at=(last - 1) * STEPS + 2)
