@@ -16,16 +16,18 @@ class FocalCrossentropy(keras.losses.Loss):
     """Return the focal loss of weighted targets: [N, K] and probabilities [N, K] -> [].
 
     ```
-    mean over the images of  -sum_k t_k * (1 - p_k)^gamma * log(p_k)
+    sum over images and classes of  -t * (1 - p)^gamma * log(p), divided by the sum of t
     ```
 
-    It is linear in the targets t, so a row may have any sum: the weight of its image. With gamma 0
+    A row of the targets t may have any sum: the weight of its image. The loss is the weighted mean
+    over the images of a batch, as that of `torch.nn.CrossEntropyLoss(weight=...)`: an image of a
+    large weight takes a larger part of the step, and the step does not become longer. With gamma 0
     it is the cross-entropy. `keras.losses.CategoricalCrossentropy` assumes that each row sums to 1,
     and on TensorFlow its gradient is wrong for other rows.
 
     >>> loss = FocalCrossentropy(gamma=2.0)
-    >>> round(float(loss([[0.0, 3.0]], [[0.5, 0.5]])), 4)  # 3 * 0.25 * log(2)
-    0.5199
+    >>> round(float(loss([[0.0, 3.0]], [[0.5, 0.5]])), 4)  # 0.25 * log(2)
+    0.1733
 
     Args:
         gamma: the exponent, at least 0; 2 is usual.
@@ -44,11 +46,11 @@ class FocalCrossentropy(keras.losses.Loss):
         self.gamma = gamma
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Return the loss of each image: [N, K], [N, K] -> [N]."""
+        """Return the loss of each image times its weight, whose mean is 1: [N, K] -> [N]."""
         losses = -y_true * ops.log(ops.maximum(y_pred, _MIN_PROBABILITY))
         if self.gamma:
             losses *= ops.power(ops.maximum(1.0 - y_pred, _MIN_MODULATION), self.gamma)
-        return ops.sum(losses, axis=-1)
+        return ops.sum(losses, axis=-1) / ops.mean(ops.sum(y_true, axis=-1))
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments, for saving."""

@@ -46,29 +46,25 @@ def read_class_indices(images: IndexedImages | ImageStream) -> np.ndarray:
 
 
 def compute_weights(class_indices: np.ndarray, classes: int, kind: str, beta: float) -> np.ndarray:
-    """Return the weight of each class, float32 [K]; the mean weight of the images is 1.
+    """Return the weight of each class, float32 [K]; only their ratios matter.
 
     Args:
         class_indices: the class of each image, int [N].
         classes: the number of classes, K.
-        kind: "inverse" for weights proportional to 1 / n, where n is the number of images of the
-            class; "effective_number" for (1 - beta) / (1 - beta^n).
+        kind: "inverse" for 1 / n, where n is the number of images of the class; "effective_number"
+            for (1 - beta) / (1 - beta^n).
         beta: 0 to 1, exclusive; only for "effective_number".
 
     Returns:
-        the weights; 0 for a class without images.
+        the weights; a class without images has that of a class with one image.
 
     References:
         Cui et al. 2019, Class-balanced loss based on effective number of samples
-        (arXiv:1901.05555), equation 2. There the weights sum to K; with a mean of 1 over the
-        images, the learning rate of a training without weights stays right.
+        (arXiv:1901.05555), equation 2.
     """
-    counts = np.bincount(class_indices, minlength=classes)
-    present = np.maximum(counts, 1)
-    weights = 1.0 / present if kind == "inverse" else (1.0 - beta) / (1.0 - beta**present)
-    weights = np.where(counts > 0, weights, 0.0)
-    mean = np.sum(weights * counts) / len(class_indices)
-    return np.asarray(weights / mean, np.float32)
+    counts = np.maximum(np.bincount(class_indices, minlength=classes), 1)
+    weights = 1.0 / counts if kind == "inverse" else (1.0 - beta) / (1.0 - beta**counts)
+    return np.asarray(weights, np.float32)
 
 
 class BalancedOrder:

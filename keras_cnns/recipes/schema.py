@@ -323,10 +323,10 @@ class ClassBalanceConfig:
 
     weights: Literal["none", "inverse", "effective_number"] = "none"
     """The loss of an image is multiplied by the weight of its class: "inverse" weights are
-    proportional to 1 / n for a class of n training images, and "effective_number" weights to
-    (1 - beta) / (1 - beta^n) (Cui et al. 2019, equation 2), where the mean weight of all training
-    images is 1."""
-    beta: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    1 / n for a class of n training images, "effective_number" weights are
+    (1 - beta) / (1 - beta^n) (Cui et al. 2019, equation 2), and the loss of a batch is the weighted
+    mean of its images."""
+    beta: Annotated[float, Field(ge=0, lt=1)] = 0.99
     """This is the beta of "effective_number"; with 0 all classes have the same weight, and near 1
     the weights are those of "inverse"."""
     balanced_sampling: bool = False

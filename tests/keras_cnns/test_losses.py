@@ -35,10 +35,10 @@ def test_with_gamma_it_is_the_focal_loss_of_keras(gamma: float) -> None:
 
 
 def test_the_gradient_of_a_weighted_target_is_weighted() -> None:
-    """For a cross-entropy of softmax it is weight * (p - t) / N."""
+    """For a cross-entropy of softmax it is weight * (p - t), divided by the sum of the weights."""
     found = gradient(FocalCrossentropy(), WEIGHTS * SOFT, LOGITS)
     np.testing.assert_allclose(
-        found, WEIGHTS * (np.asarray(PROBABILITIES) - SOFT) / len(SOFT), atol=1e-6
+        found, WEIGHTS * (np.asarray(PROBABILITIES) - SOFT) / WEIGHTS.sum(), atol=1e-6
     )
 
 

@@ -28,8 +28,7 @@ def augment_batch(
         start: the position of the batch's first image, which decides all random numbers.
         classes: the number of classes, K, to return targets float32 [N, K]; None returns labels.
         class_weights: float32 [K]; each target is multiplied by the weight of its class before it
-            is mixed, so that the loss, which is linear in the targets, is that of each weighted
-            image times its lambda.
+            is mixed, so that a mixed image has the weight of each of its images times its lambda.
     """
     count = tf.shape(labels)[0]
     draws = draw_uniform(start, count, _DRAWS)

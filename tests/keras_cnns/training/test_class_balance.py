@@ -100,11 +100,19 @@ def test_every_head_has_the_loss_and_its_weight(monkeypatch: pytest.MonkeyPatch)
     }
     images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 1)).astype("float32")
     targets = np.eye(10, dtype="float32")[[3, 1, 4, 1]]
-    values = [
-        model.evaluate(images, {"main": each, "aux1": each}, verbose=0, return_dict=True)
-        for each in (targets, 2 * targets)
-    ]
-    assert values[1]["main_loss"] == pytest.approx(2 * values[0]["main_loss"], rel=1e-5)
-    assert values[0]["loss"] == pytest.approx(
-        values[0]["main_loss"] + 0.3 * values[0]["aux1_loss"], rel=1e-5
-    )
+    weighted = targets * np.array([[1], [2], [0], [3]], "float32")
+
+    def evaluate(rows: list[int], targets: np.ndarray) -> dict[str, float]:
+        logs: dict[str, float] = model.evaluate(
+            images[rows],
+            {"main": targets[rows], "aux1": targets[rows]},
+            verbose=0,
+            return_dict=True,
+        )
+        return logs
+
+    found = evaluate([0, 1, 2, 3], weighted)
+    for loss in ("main_loss", "aux1_loss"):
+        single = [evaluate([row], targets)[loss] for row in range(4)]
+        assert found[loss] == pytest.approx(np.average(single, weights=[1, 2, 0, 3]), rel=1e-4)
+    assert found["loss"] == pytest.approx(found["main_loss"] + 0.3 * found["aux1_loss"], rel=1e-5)
