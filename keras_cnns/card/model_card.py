@@ -123,7 +123,7 @@ def _metadata(name: str, recipe: Recipe, results: dict[str, Any], card: Card) ->
             {"type": "accuracy", "name": "Accuracy", "value": results["test"]["accuracy"]},
         ],
     }
-    known = {"license": card.license} if card.license else {}
+    known: dict[str, Any] = {"license": card.license} if card.license else {}
     if card.datasets:
         known["datasets"] = list(card.datasets)
     return {

@@ -145,11 +145,14 @@ def test_an_epoch_can_be_read_from_any_step(balance: dict[str, Any]) -> None:
 def test_a_split_is_sampled_evenly_and_validation_is_not() -> None:
     _, targets = collect(open_uneven(AugmentationConfig(), balanced_sampling=True))
     assert (targets.sum(axis=0) == 4).all()
-    balance = ClassBalanceConfig(balanced_sampling=True)
     splits = Splits(DIGITS)
     plain, balanced = (
-        [*splits.open("test[:20]", batch_size=20, **options).epoch(0).as_numpy_iterator()]
-        for options in ({}, {"class_balance": balance})
+        [
+            *splits.open("test[:20]", batch_size=20, class_balance=ClassBalanceConfig(**options))
+            .epoch(0)
+            .as_numpy_iterator()
+        ]
+        for options in ({}, {"balanced_sampling": True})
     )
     np.testing.assert_array_equal(plain[0][1], balanced[0][1])
 
