@@ -147,12 +147,8 @@ def test_a_split_is_sampled_evenly_and_validation_is_not() -> None:
     assert (targets.sum(axis=0) == 4).all()
     splits = Splits(DIGITS)
     plain, balanced = (
-        [
-            *splits.open("test[:20]", batch_size=20, class_balance=ClassBalanceConfig(**options))
-            .epoch(0)
-            .as_numpy_iterator()
-        ]
-        for options in ({}, {"balanced_sampling": True})
+        [*splits.open("test[:20]", batch_size=20, class_balance=each).epoch(0).as_numpy_iterator()]
+        for each in (ClassBalanceConfig(), ClassBalanceConfig(balanced_sampling=True))
     )
     np.testing.assert_array_equal(plain[0][1], balanced[0][1])
 
