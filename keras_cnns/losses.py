@@ -47,6 +47,8 @@ class FocalCrossentropy(keras.losses.Loss):
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
         """Return the loss of each image times its weight, whose mean is 1: [N, K] -> [N]."""
+        y_pred = ops.convert_to_tensor(y_pred)
+        y_true = ops.cast(y_true, y_pred.dtype)
         losses = -y_true * ops.log(ops.maximum(y_pred, _MIN_PROBABILITY))
         if self.gamma:
             losses *= ops.power(ops.maximum(1.0 - y_pred, _MIN_MODULATION), self.gamma)

@@ -1,10 +1,13 @@
 """The focal loss of weighted targets, its gradient by hand, and Keras' losses as references."""
 
+import doctest
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_cnns import losses
 from keras_cnns.losses import FocalCrossentropy
 
 GENERATOR = np.random.default_rng(0)
@@ -55,3 +58,8 @@ def test_it_is_saved_with_its_gamma() -> None:
     loss = keras.losses.deserialize(keras.losses.serialize(FocalCrossentropy(1.5)))
     assert isinstance(loss, FocalCrossentropy)
     assert loss.gamma == 1.5
+
+
+def test_the_example_of_the_documentation_is_right() -> None:
+    result = doctest.testmod(losses)
+    assert (result.attempted, result.failed) == (2, 0)
