@@ -26,6 +26,7 @@ from keras_cnns.report.metrics import (
 from keras_cnns.report.records import LOSS_SUM_TITLE, Records, read_records
 from keras_cnns.report.selective_section import threshold_section, unknown_section
 from keras_cnns.runs.augmented import read_augmented
+from keras_cnns.runs.ending import describe_ending
 from keras_cnns.runs.logs import LOSS_SUM
 from keras_cnns.runs.names import AUGMENTED, CONFIG, MISTAKES, MODEL, REPORT
 from keras_cnns.runs.predictions import Mistake, Predictions, collect
@@ -82,7 +83,7 @@ def render(records: Records, predictions: Predictions | None) -> str:
         counts = confusion_counts(predictions.labels, predictions.predicted, predictions.classes)
     sections = [
         page.Section("Findings", "", [page.Items(describe_run(records, counts, labels))]),
-        page.Section("Learning", "", [learning(records)]),
+        page.Section("Learning", _describe_ending(records), [learning(records)]),
         *(
             _test_sections(records, predictions, counts)
             if predictions and counts is not None
@@ -129,6 +130,11 @@ def render(records: Records, predictions: Predictions | None) -> str:
     title = records.run.path.resolve().name
     key_metrics = _key_metrics(records, predictions, counts)
     return page.render(title, subtitle, sections, key_metrics, contents=True)
+
+
+def _describe_ending(records: Records) -> str:
+    results = records.results
+    return describe_ending(records.run.recipe, results) if results else ""
 
 
 def _mistake_rows(predictions: Predictions, labels: Sequence[str]) -> list[dict[str, object]]:

@@ -54,6 +54,19 @@ class Predictions:
         """Return the number of images, `samples`, and their `loss` and `accuracy`."""
         return {"samples": len(self.labels), "loss": self.loss, "accuracy": self.accuracy}
 
+    def count_classes(self) -> dict[str, list[int]]:
+        """Return the number of `images`, `correct` ones and `predicted` ones of each class, [K]."""
+
+        def count(indices: np.ndarray) -> list[int]:
+            return [int(each) for each in np.bincount(indices, minlength=self.classes)]
+
+        is_correct = self.predicted == self.labels
+        return {
+            "images": count(self.labels),
+            "correct": count(self.labels[is_correct]),
+            "predicted": count(self.predicted),
+        }
+
 
 def predictor(model: keras.Model) -> Callable[[Any], np.ndarray]:
     """Return a function: images uint8 [N, H, W, C] -> probabilities [N, K] of the main output.

@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from keras_cnns.losses import FocalCrossentropy
 from keras_cnns.models import build
 from keras_cnns.models.heads import normalised_input
 from keras_cnns.optimizers import LARS, Momentum
@@ -77,8 +78,10 @@ def compile_model(model: keras.Model, recipe: Recipe, steps_per_epoch: int) -> N
     The loss is the sum of the main output's loss and the auxiliary losses times their weight.
     """
     optimizer = _make_optimizer(recipe.optimizer, make_schedule(recipe, steps_per_epoch), model)
-    soft = recipe.augmentation.soft_targets
-    loss = "categorical_crossentropy" if soft else "sparse_categorical_crossentropy"
+    soft = recipe.soft_targets
+    loss: Any = "categorical_crossentropy" if soft else "sparse_categorical_crossentropy"
+    if recipe.class_balance.changes_loss:
+        loss = FocalCrossentropy(recipe.class_balance.focal_gamma)
     accuracy = (
         keras.metrics.CategoricalAccuracy if soft else keras.metrics.SparseCategoricalAccuracy
     )("accuracy")

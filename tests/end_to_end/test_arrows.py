@@ -22,22 +22,24 @@ _BASE = {
     *("cores", "durations", "files", "intervals", "keras_internals", "messages"),
     *("quiet", "suggestions", "table"),
 }
-_NETWORKS = {*_BASE, "optimizers", "models", "weights", "registry"}
+_NETWORKS = {*_BASE, "losses", "optimizers", "models", "weights", "registry"}
 _RUNS = {*_NETWORKS, "recipes", "data", "runs"}
 _BELOW_FORMATS = {"errors", "contract", "options", "batches", "image_bytes", "network", "graph"}
 LAYERS: dict[str, dict[str, set[str]]] = {
     "keras_cnns": {
         **dict.fromkeys(_BASE, _BASE),
         "recipes": _BASE,
+        "losses": _BASE,
         "optimizers": _BASE,
         "data": {*_BASE, "recipes"},
-        "models": {*_BASE, "optimizers"},
+        "models": {*_BASE, "losses", "optimizers"},
         "weights": {*_BASE, "models"},
         "registry": _NETWORKS,
         "conversion": _NETWORKS,
         "runs": _RUNS,
         "training": _RUNS,
         "report": {*_BASE, "recipes", "data", "runs"},
+        "card": {*_RUNS, "report"},
         "fit": {*_RUNS, "training", "report"},
         "lab": {*_RUNS, "training", "report"},
     },

@@ -108,6 +108,7 @@ def test_it_has_every_part(html: str, finished_run: Run) -> None:
     assert [name for name in CHARTS if name not in page.charts] == []
     assert f"{finished_run.results()['test']['accuracy']:.2%}" in html
     assert "expected calibration error over 15 bins" in html
+    assert "The training ended after all of its 2 epochs. The model of epoch" in html
     assert re.search(r"<td>packages.keras</td><td>3\.", html)
 
 
