@@ -18,9 +18,9 @@ from keras_cnns.card.escaping import escape_markdown, fence, format_yaml
 from keras_cnns.card.published import Published, read_published
 from keras_cnns.durations import format_seconds
 from keras_cnns.files import write_text
+from keras_cnns.intervals import format_interval
 from keras_cnns.recipes import Recipe, format_recipe
 from keras_cnns.registry import MODELS
-from keras_cnns.report.metrics import format_interval
 from keras_cnns.runs.ending import describe_ending
 from keras_cnns.runs.names import CARD, ENVIRONMENT, MODEL
 from keras_cnns.runs.run import Run, open_run

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from keras_cnns.card import Card, write_card
 from keras_cnns.card.escaping import escape_markdown, fence, format_yaml
 from keras_cnns.cli import app
-from keras_cnns.report.metrics import format_interval
+from keras_cnns.intervals import format_interval
 from keras_cnns.runs.run import RunError
 from keras_cnns.training import Run
 
