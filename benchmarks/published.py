@@ -57,7 +57,7 @@ class KeepError(ValueError):
 
 
 def kept_runs(recipe: str, folder: Path = RESULTS_FOLDER) -> list[dict[str, Any]]:
-    """Return the content of results.json of each kept run of a recipe, in the order of the seeds."""
+    """Return the content of results.json of each kept run of a recipe, ordered by seed."""
     paths = folder.glob(f"{recipe}-seed*/{RESULTS}")
     ordered = sorted(paths, key=lambda path: int(path.parent.name.rpartition("-seed")[2]))
     return [json.loads(path.read_text("utf-8")) for path in ordered]

@@ -145,41 +145,35 @@ def test_a_module_without_branches_is_an_error() -> None:
         inception_module(keras.Input((8, 8, 4)), Inception(1, 1, 1, 1, 1, 1), branches=(), name="m")
 
 
+_STEM_LAYERS = {"stem_conv_pad", "stem_pool_pad", "stem_pool"}
+
+
 @pytest.mark.parametrize(
-    ("name", "stem", "layers", "first_map", "parameters"),
+    ("name", "first", "layers", "feature", "feature_shape"),
     [
-        # 64 filters of 3x3 instead of 7x7 on one channel: 40 * 64 parameters fewer.
-        (
-            "resnet18",
-            "stem_conv",
-            {"stem_conv_pad", "stem_pool_pad", "stem_pool"},
-            (28, 28, 64),
-            40 * 64,
-        ),
-        (
-            "resnet18_v2",
-            "stem_conv",
-            {"stem_conv_pad", "stem_pool_pad", "stem_pool"},
-            (28, 28, 64),
-            40 * 64,
-        ),
-        ("googlenet_bn", "conv1_conv", {"pool1"}, (14, 14, 256), 40 * 64),
+        ("resnet18", "stem_conv", _STEM_LAYERS, "stage1", (28, 28, 64)),
+        ("resnet18_v2", "stem_conv", _STEM_LAYERS, "stage1", (28, 28, 64)),
+        ("googlenet_bn", "conv1_conv", {"pool1"}, "3a", (14, 14, 256)),
     ],
 )
 def test_a_small_stem_has_a_3x3_and_no_pool(
-    name: str, stem: str, layers: set[str], first_map: tuple[int, ...], parameters: int
+    name: str, first: str, layers: set[str], feature: str, feature_shape: tuple[int, ...]
 ) -> None:
-    feature = "3a" if name == "googlenet_bn" else "stage1"
-    size = (32, 32, 1)
     small = build(name, (28, 28, 1), 10, small_stem=True, features=(feature,))
-    paper = build(name, size, 10)
-    assert small.get_layer(stem).kernel.shape == (3, 3, 1, 64)
-    assert small.get_layer(stem).strides == (1, 1)
+    paper = build(name, (32, 32, 1), 10)
+    assert small.get_layer(first).kernel.shape == (3, 3, 1, 64)
+    assert small.get_layer(first).strides == (1, 1)
     assert set(names(paper)) - set(names(small)) == layers
-    assert small.output[feature].shape[1:] == first_map
-    assert paper.count_params() - small.count_params() == parameters
+    assert small.output[feature].shape[1:] == feature_shape
+    # 64 filters of 3x3 instead of 7x7, on one channel.
+    assert paper.count_params() - small.count_params() == 40 * 64
+
+
+def test_a_small_stem_allows_small_images() -> None:
     with pytest.raises(ValueError, match="the smallest height and width of this model is 32"):
         build("resnet18", (28, 28, 1), 10)
+    with pytest.raises(ValueError, match="the smallest height and width of this model is 8"):
+        build("resnet18", (7, 7, 1), 10, small_stem=True)
 
 
 def test_networks_of_cifar_have_a_small_stem_already() -> None:
