@@ -224,6 +224,10 @@ class OptimizerConfig:
     in He et al. 2015 and torch."""
     bias_learning_rate_multiplier: _Positive = 1.0
     """The learning rate of biases is multiplied by this factor (Caffe's models use 2)."""
+    stage_learning_rate_factor: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """The learning rate of each stage is that of the next stage multiplied by this factor, and the
+    classifiers have the full one (discriminative fine-tuning; Howard and Ruder 2018, section 3.2,
+    divide by 2.6, a factor of 0.385)."""
     reference_batch_size: _NonNegativeInt = 0
     """The learning rate is multiplied by the batch size divided by this batch size (the linear
     scaling rule of Goyal et al. 2017); 0 disables the scaling."""
@@ -272,6 +276,7 @@ class OptimizerConfig:
                 ("momentum", 0.9),
                 ("nesterov", False),
                 ("bias_learning_rate_multiplier", 1),
+                ("stage_learning_rate_factor", 1),
             ):
                 if getattr(self, key) != default:
                     raise ValueError(

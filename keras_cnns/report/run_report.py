@@ -12,18 +12,19 @@ from keras_cnns.data import open_split
 from keras_cnns.data.sources.folder.findings import printable
 from keras_cnns.durations import format_seconds
 from keras_cnns.files import read_text, replacing, write_text
+from keras_cnns.intervals import format_interval
 from keras_cnns.report import charts, page
 from keras_cnns.report.findings import describe_run
 from keras_cnns.report.metrics import (
     Reliability,
     balanced_accuracy,
     confusion_counts,
-    format_interval,
     precision_and_recall,
     recall_intervals,
     reliability_bins,
 )
 from keras_cnns.report.records import LOSS_SUM_TITLE, Records, read_records
+from keras_cnns.report.selective_section import threshold_section, unknown_section
 from keras_cnns.runs.augmented import read_augmented
 from keras_cnns.runs.logs import LOSS_SUM
 from keras_cnns.runs.names import AUGMENTED, CONFIG, MISTAKES, MODEL, REPORT
@@ -136,7 +137,7 @@ def _mistake_rows(predictions: Predictions, labels: Sequence[str]) -> list[dict[
     The file of an image is known if the data are a folder of images; the index is the image's in
     the split.
     """
-    wrong = np.flatnonzero(predictions.predicted != predictions.labels)
+    wrong = np.flatnonzero(~predictions.is_correct)
     order = wrong[np.argsort(-predictions.confidences[wrong], kind="stable")]
     return [
         {
@@ -306,11 +307,13 @@ def _test_sections(
                 )
             ],
         ),
+        threshold_section(predictions, records.results),
+        unknown_section(records.unknown),
     ]
 
 
 def _reliability(predictions: Predictions) -> Reliability:
-    return reliability_bins(predictions.confidences, predictions.predicted == predictions.labels)
+    return reliability_bins(predictions.confidences, predictions.is_correct)
 
 
 def _confusions(counts: np.ndarray, labels: Sequence[str]) -> page.Block:
@@ -349,7 +352,7 @@ def _classes(predictions: Predictions, counts: np.ndarray, labels: Sequence[str]
 
 
 def _introduce_mistakes(predictions: Predictions) -> str:
-    wrong, shown = int(np.sum(predictions.predicted != predictions.labels)), predictions.mistakes
+    wrong, shown = int(np.sum(~predictions.is_correct)), predictions.mistakes
     if not wrong:
         return ""
     which = f"The {wrong:,}" if len(shown) == wrong else f"{len(shown)} of the {wrong:,}"

@@ -4,6 +4,7 @@ CONFIG = "config.toml"
 LABELS = "labels.txt"
 MODEL = "model.keras"
 RESULTS = "results.json"
+UNKNOWN = "unknown.json"  # written by `evaluate --unknown`
 ENVIRONMENT = "environment.json"
 HISTORY = "history.csv"
 DIAGNOSTICS = "diagnostics.csv"

@@ -41,9 +41,14 @@ class Predictions:
     path_of: Callable[[int], Path] | None = field(default=None, compare=False, repr=False)
 
     @property
+    def is_correct(self) -> np.ndarray:
+        """Return whether each image is classified correctly, bool [N]."""
+        return np.asarray(self.predicted == self.labels)
+
+    @property
     def accuracy(self) -> float:
         """Return the fraction of images that are classified correctly."""
-        return float(np.mean(self.predicted == self.labels))
+        return float(np.mean(self.is_correct))
 
     def metrics(self) -> dict[str, float]:
         """Return the number of images, `samples`, and their `loss` and `accuracy`."""

@@ -44,10 +44,11 @@ class Run:
             raise RunError(f"cannot load {self.path / MODEL}: {reason}") from error
 
     def results(self) -> dict[str, Any]:
-        """Return `training_seconds`, `best_epoch` and `test`.
+        """Return `training_seconds`, `best_epoch`, `test` and `confidence`.
 
         `test` has the metrics on the test split: `samples`, the number of images, `loss` and
-        `accuracy`.
+        `accuracy`. `confidence` has the thresholds for a stated accuracy, which were chosen on the
+        validation split; see `runs.selective.Confidence`. Runs of earlier versions lack it.
         """
         results: dict[str, Any] = json.loads((self.path / RESULTS).read_text("utf-8"))
         return results

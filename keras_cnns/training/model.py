@@ -12,6 +12,7 @@ from keras_cnns.models.heads import normalised_input
 from keras_cnns.optimizers import LARS, Momentum
 from keras_cnns.recipes import ModelConfig, OptimizerConfig, Recipe
 from keras_cnns.suggestions import find
+from keras_cnns.training.callbacks.unfreeze import find_stages
 from keras_cnns.training.schedules import make_schedule
 
 # Name in lower case -> class, for `optimizer.name`.
@@ -109,7 +110,6 @@ def _make_optimizer(
         "ema_momentum": config.ema_momentum or 0.99,
     }
     if config.name == "momentum":
-        multiplier = config.bias_learning_rate_multiplier
         return Momentum(
             **common,
             momentum=config.momentum,
@@ -118,7 +118,7 @@ def _make_optimizer(
             exclude_from_weight_decay=(
                 () if config.weight_decay_on_norm_and_bias else ("norm_and_bias",)
             ),
-            learning_rate_multipliers={} if multiplier == 1 else {"bias": multiplier},
+            learning_rate_multipliers=_learning_rate_multipliers(config, model),
         )
     kind = find(config.name.lower(), _OPTIMIZERS, "optimizer")
     for argument in config.arguments:
@@ -140,6 +140,23 @@ def _make_optimizer(
         ]  # biases, and the scales and offsets of normalisation layers
         optimizer.exclude_from_weight_decay(var_list=names)
     return optimizer
+
+
+def _learning_rate_multipliers(config: OptimizerConfig, model: keras.Model) -> dict[str, float]:
+    """Return the factors of the learning rate, by patterns of the variables' paths."""
+    multipliers = {}
+    if config.bias_learning_rate_multiplier != 1:
+        multipliers["bias"] = config.bias_learning_rate_multiplier
+    if config.stage_learning_rate_factor != 1:
+        with_weights = [
+            name
+            for name, layers in find_stages(model).items()
+            if any(layer.trainable_variables for layer in layers)
+        ]
+        for distance, name in enumerate(reversed(with_weights), start=1):
+            # "conv1" must not match a layer "conv10".
+            multipliers[rf"^{name}(?!\d)"] = config.stage_learning_rate_factor**distance
+    return multipliers
 
 
 def for_outputs(model: keras.Model, dataset: Any) -> Any:

@@ -15,6 +15,7 @@ from keras_cnns.runs.directory import begin, check_data, opened_for_training
 from keras_cnns.runs.names import AUGMENTED, MODEL, RESULTS
 from keras_cnns.runs.predictions import collect
 from keras_cnns.runs.run import Run, open_run
+from keras_cnns.runs.selective import find_thresholds
 from keras_cnns.training.callback_list import make_callbacks
 from keras_cnns.training.initial_weights import check_initial_weights
 from keras_cnns.training.model import for_outputs
@@ -113,10 +114,19 @@ def _train(
         callbacks.close()
     model.load_weights(run / MODEL)
     predictions = collect(model, test)
+    held_out = predictions
+    if recipe.data.validation_split != recipe.data.test_split:
+        batch_size = recipe.training.batch_size
+        labelled = splits.open(recipe.data.validation_split, batch_size=batch_size)
+        held_out = collect(model, labelled, worst=0)
+    confidence = find_thresholds(
+        recipe.data.validation_split, held_out.confidences, held_out.is_correct
+    )
     results = {
         "training_seconds": round(resume.training_seconds, 1),
         "best_epoch": callbacks.save_best.best_epoch,
         "test": predictions.metrics(),
+        "confidence": confidence.to_dict(),
     }
     with naming_the_file(run / RESULTS):
         write_json(run / RESULTS, results)

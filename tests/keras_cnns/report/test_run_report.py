@@ -27,6 +27,7 @@ SECTIONS = [
     "Confusion",
     "Mistakes",
     "Calibration",
+    "Thresholds",
     "Training images",
     "Gradient flow",
     "Activations",
@@ -46,6 +47,7 @@ CHARTS = [
     "Dead ReLU channels",
     "Confusion, 32 images",
     "Reliability",
+    "Accuracy against coverage",
 ]
 SCROLLS = r'class="scroll" tabindex="0" role="region" aria-label="[^"]+"'
 LOADING = {"script", "link", "iframe", "object", "embed", "video", "audio", "source", "base"}
@@ -183,7 +185,7 @@ def test_an_unfinished_training_has_the_parts_that_exist(finished_run: Run, tmp_
     for name in ("results.json", "model.keras", "times.csv"):
         (path / name).unlink(missing_ok=True)
     html = write_report(path).read_text("utf-8")
-    wanted = [name for name in SECTIONS if name not in ("Findings", *SECTIONS[2:6], "Time")]
+    wanted = [name for name in SECTIONS if name not in ("Findings", *SECTIONS[2:7], "Time")]
     assert Reader(html).headings == wanted
     assert "not finished: epochs" in html
 
