@@ -65,7 +65,7 @@ def kept_runs(recipe: str, folder: Path = RESULTS_FOLDER) -> list[dict[str, Any]
 
 def table(folder: Path = RESULTS_FOLDER) -> list[tuple[str, ...]]:
     """Return the cells of each row, in the order of COLUMNS."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for network, published, recipe in REFERENCES:
         runs = kept_runs(recipe, folder) if recipe else []
         accuracies = [run["test"]["accuracy"] for run in runs]
