@@ -69,6 +69,9 @@ class ModelConfig:
     width: _Positive = 1.0
     """All numbers of filters in GoogLeNet's stem and inception modules are multiplied by this
     factor."""
+    small_stem: bool = False
+    """If true, the network begins with a 3x3 convolution of stride 1 that no pool follows, for
+    images of about 32x32 pixels; the networks of CIFAR have such a stem already."""
     activation: Literal["relu", "tanh", "sigmoid"] = "relu"
     """All layers but the classifiers have this activation."""
     kernel_initializer: Literal["", "small_normal", "glorot_uniform", "he_normal"] = ""

@@ -65,6 +65,7 @@ def _variation(config: ModelConfig) -> dict[str, Any]:
         "inception": config.inception,
         "inception_branches": config.inception_branches,
         "width": config.width,
+        "small_stem": config.small_stem,
         "activation": config.activation,
         "kernel_initializer": config.kernel_initializer or None,
         "batch_normalization": config.batch_normalization,
