@@ -41,6 +41,7 @@ class Reference(NamedTuple):
 
 REFERENCES = (
     Reference("ResNet-20", None, "fashion-resnet20"),
+    Reference("ResNet-20, 7 epochs", None, "fashion-fast"),
     Reference("GoogLeNet", 0.937, "fashion-googlenet"),
     Reference("ResNet-18", 0.949, "fashion-resnet18"),
     Reference("MobileNet", 0.950),
