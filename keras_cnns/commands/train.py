@@ -3,7 +3,7 @@
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -107,7 +107,10 @@ def train(
         from keras_cnns.training import RunError
         from keras_cnns.training import train as train_recipe
 
-    intervals = {"checkpoint_seconds": checkpoint_seconds, "checkpoint_steps": checkpoint_steps}
+    intervals: dict[str, Any] = {
+        "checkpoint_seconds": checkpoint_seconds,
+        "checkpoint_steps": checkpoint_steps,
+    }
     try:
         if folds:
             return run_folds(loaded, run, folds, _write_report, **intervals)

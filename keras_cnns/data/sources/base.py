@@ -114,7 +114,9 @@ class ImageStream:
 class Source(Protocol):
     """A data set, opened for one command, which reads nothing twice."""
 
-    corrections: "Corrections | None"  # those of the labels; only a folder can have them
+    @property
+    def corrections(self) -> "Corrections | None":
+        """The corrections of the labels; only a folder can have them."""
 
     @property
     def labels(self) -> tuple[str, ...]:
