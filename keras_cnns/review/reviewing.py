@@ -22,7 +22,7 @@ from keras_cnns.training.folds import (
     with_fold,
 )
 
-PAGE = "review.html"
+_PAGE = "review.html"
 _DEFAULT_FOLDS = 5
 
 
@@ -73,8 +73,8 @@ def review(run: str | Path, *, folds: int | None = None, to: str | Path | None =
     to.mkdir(parents=True, exist_ok=True)
     ranking = rank_labels(found.probabilities, found.labels)
     write_table(to / TABLE, format_table(recipe.data, found, ranking))
-    write_text(to / PAGE, render(run, recipe, found, ranking, to))
-    return Review(ranking, found, to / TABLE, to / PAGE)
+    write_text(to / _PAGE, render(run, recipe, found, ranking, to))
+    return Review(ranking, found, to / TABLE, to / _PAGE)
 
 
 def _train(run: Run, recipe: Recipe, directory: Path, folds: int) -> OutOfFold:

@@ -49,7 +49,7 @@ def make_recipe(root: Path, **data: Any) -> Recipe:
                 **{"name": "folder", "path": str(root), "channels": 3, "mean": grey, "std": grey},
                 **{"image_size": SIZE, "resize_shorter": SIZE, **data},
             },
-            "optimizer": {"learning_rate": 0.2},
+            "optimizer": {"learning_rate": 0.02},
             "training": {"epochs": 3, "batch_size": 2},
         }
     )

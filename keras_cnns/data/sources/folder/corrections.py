@@ -23,7 +23,7 @@ from keras_cnns.suggestions import did_you_mean
 
 FILE, LABEL, EXCLUDE = "file", "label", "exclude"
 # Further columns of labels.csv.
-REVIEW_COLUMNS = (
+_REVIEW_COLUMNS = (
     *("split", "index", "suggested_label", "label_probability", "suggested_probability"),
     *("rank", "is_issue"),
 )
@@ -126,7 +126,7 @@ def _read_rows(path: str | Path, text: str) -> list[tuple[int, dict[str, str]]]:
 
 
 def _check_columns(path: str | Path, columns: Sequence[str], first_line: str) -> None:
-    known = (FILE, LABEL, EXCLUDE, *REVIEW_COLUMNS)
+    known = (FILE, LABEL, EXCLUDE, *_REVIEW_COLUMNS)
     expected = f"the first line must name the columns: {FILE}, and {LABEL}, {EXCLUDE} or both"
     if FILE not in columns or not {LABEL, EXCLUDE} & set(columns):
         raise ValueError(f"{path}: line 1 is {first_line[:80]!r}; {expected}")
