@@ -17,6 +17,8 @@ from keras_cnns.data.sources.base import (
     Source,
     fits_in_memory,
 )
+from keras_cnns.data.sources.folder.corrections import Corrections
+from keras_cnns.data.sources.folds import Folds, Pool
 from keras_cnns.recipes import AugmentationConfig, ClassBalanceConfig, DataConfig
 
 _NO_BALANCE = ClassBalanceConfig()
@@ -57,6 +59,18 @@ class Splits:
     def labels(self) -> tuple[str, ...]:
         """The names of the classes, K of them, in the order of their indices."""
         return self._source.labels
+
+    @property
+    def corrections(self) -> Corrections | None:
+        """The corrections of the labels; None if the recipe has none."""
+        return self._source.corrections
+
+    @property
+    def pool(self) -> Pool:
+        """The images that are divided into folds, for a recipe with `data.fold`."""
+        if not isinstance(self._source, Folds):
+            raise ValueError("the recipe has no data.fold")
+        return self._source.pool
 
     def fingerprint(self) -> str:
         """Return a text that changes with the data: a hash, or a name and version.

@@ -18,8 +18,10 @@ from keras_cnns.recipes.schema import (
     parse_recipe,
     with_absolute_paths,
 )
+from keras_cnns.recipes.unsupported import MULTI_LABEL
 
 __all__ = [
+    "MULTI_LABEL",
     "AugmentationConfig",
     "ClassBalanceConfig",
     "DataConfig",

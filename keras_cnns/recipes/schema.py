@@ -137,6 +137,17 @@ class DataConfig:
     beginning of their names; a run directory stores it as an absolute path."""
     skip_bad: bool = False
     """If true, "folder" ignores the files because of which training would be refused."""
+    corrections: str = ""
+    """For "folder", this CSV file with the columns `file` and `label`, `exclude` or both changes
+    the labels of images, or excludes them, without touching the files; a run directory stores the
+    absolute path, and a copy of the file."""
+    folds: _NonNegativeInt = 0
+    """For cross-validation, the training and the validation images together are divided into this
+    number of folds; `keras-cnns train --folds` trains a model for each of them, and 0 uses the
+    splits as they are."""
+    fold: _NonNegativeInt = 0
+    """The fold with this number, from 1 to `folds`, replaces the validation split, and all other
+    folds together replace the training split."""
     num_examples: _PositiveInt = 10_000
     """The dataset "shapes" has this number of training images, and a tenth of it each for
     validation and test."""
@@ -152,6 +163,22 @@ class DataConfig:
             raise ValueError(
                 'name = "folder" and name = "idx" need a path, and no other name has one: '
                 f"name is {self.name!r}, path is {self.path!r}"
+            )
+        if self.corrections and self.name != "folder":
+            raise ValueError(
+                f'corrections need name = "folder", whose images are files; name is {self.name!r}'
+            )
+        if (self.folds, self.fold) != (0, 0) and not 1 <= self.fold <= self.folds >= 2:
+            raise ValueError(
+                "folds must be at least 2, and fold from 1 to folds, or both are 0: folds is "
+                f"{self.folds} and fold is {self.fold}"
+            )
+        if self.fold and self.validation_split in (self.train_split, self.test_split):
+            other = "train" if self.validation_split == self.train_split else "test"
+            raise ValueError(
+                "folds consist of the training and the validation images, so these must differ, "
+                f"and must not be the test images: {other}_split and validation_split are both "
+                f"{self.validation_split!r}"
             )
         if self.resize_shorter < self.image_size:
             raise ValueError(
@@ -470,6 +497,8 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
     data, model = recipe.data, recipe.model
     if data.path:
         data = replace(data, path=os.path.abspath(data.path))  # noqa: PTH100 - keeps symbolic links
+    if data.corrections:
+        data = replace(data, corrections=os.path.abspath(data.corrections))  # noqa: PTH100
     if model.weights and Path(model.weights).is_file():
         model = replace(model, weights=os.path.abspath(model.weights))  # noqa: PTH100
     return replace(recipe, data=data, model=model)

@@ -2,10 +2,10 @@
 
 from typing import Any
 
+MULTI_LABEL = "classification with several labels for an image is not supported"
 _SINGLE_LABEL = (
-    "every image has exactly one class here, and the networks end in a softmax over the classes. "
-    "Multi-label classification, with a sigmoid and a binary cross-entropy for each class, is not "
-    "supported"
+    "every image has exactly one class here, and the networks end in a softmax over the classes; "
+    f"{MULTI_LABEL}"
 )
 _TEST_TIME_AUGMENTATION = (
     "test-time augmentation is not supported: every prediction is that of one image, as the "

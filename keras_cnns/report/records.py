@@ -20,7 +20,7 @@ from keras_cnns.runs.names import (
     TIMES,
     UNKNOWN,
 )
-from keras_cnns.runs.run import Run, RunError, check_directory, read_config, read_label_file
+from keras_cnns.runs.run import Run, RunError, check_directory, read_label_file, read_recipe
 from keras_cnns.runs.tables import Columns, read_rows, read_times, to_columns
 
 LOSS_SUM_TITLE = "Weighted sum of the losses (main + auxiliary)"  # of charts
@@ -89,7 +89,7 @@ def read_records(path: str | Path) -> Records:
         raise RunError(
             f"{path} is not a run: it has no {CONFIG} and {LABELS}, which `train` writes"
         )
-    run = Run(path, read_config(path), read_label_file(path))
+    run = Run(path, read_recipe(path), read_label_file(path))
     try:
         return Records(
             run,

@@ -1,10 +1,8 @@
 """The page `report.html` of one run, from its results to its gradients and its environment."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 
@@ -220,6 +218,9 @@ def _key_metrics(
             ("test images", f"{images:,}"),
             ("expected calibration error (ECE)", f"{_reliability(predictions).error:.2%}"),
         ]
+    if corrected := records.environment.get("corrections"):
+        numbers = f"{corrected['labels_changed']} and {corrected['images_excluded']}"
+        metrics.append(("labels changed and images excluded by corrections", numbers))
     epochs = records.run.recipe.training.epochs
     if records.results:
         metrics.append((f"best epoch of {epochs}", str(records.results["best_epoch"])))
@@ -385,18 +386,10 @@ def _mistakes(records: Records, predictions: Predictions) -> page.Block:
                 f"predicted: {labels[mistake.predicted]} ({mistake.confidence:.1%})",
                 printable(name),
             ),
-            _link(path, records.run.path) if path else "",
+            page.file_address(path, records.run.path) if path else "",
         )
 
     return page.Pictures([show(each) for each in predictions.mistakes], _OPEN_MISTAKES)
-
-
-def _link(path: Path, folder: Path) -> str:
-    """Return the address of a file, relative to the folder of the page."""
-    try:
-        return quote(os.fsencode(Path(os.path.relpath(path, folder.resolve())).as_posix()))
-    except ValueError:  # on another drive, on Windows
-        return path.absolute().as_uri()
 
 
 def _training_images(records: Records) -> page.Pictures:

@@ -16,3 +16,6 @@ MISTAKES = "mistakes.csv"
 AUGMENTED = "augmented.png"
 CARD = "card.md"
 README = "README.txt"
+CORRECTIONS = "corrections.csv"
+FOLDS = "folds.json"  # of a directory with a run for each fold
+OUT_OF_FOLD = "out_of_fold"  # .npz and .csv

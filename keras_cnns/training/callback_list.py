@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from keras_cnns.recipes import Recipe
+from keras_cnns.recipes import DataConfig, Recipe
 from keras_cnns.runs.names import CHECKPOINTS, DIAGNOSTICS, HISTORY, MODEL, TENSORBOARD, TIMES
 from keras_cnns.training.callbacks import (
     ActivationStatistics,
@@ -70,6 +70,7 @@ def make_callbacks(
     installed: Sequence[keras.callbacks.Callback] = (),
     begin: keras.callbacks.Callback,
     batch: tuple[Any, ...],
+    folds_after: int = 0,
     **intervals: Any,
 ) -> RunCallbacks:
     """Return the callbacks of a run.
@@ -81,12 +82,14 @@ def make_callbacks(
         installed: those of other packages, such as trackers, whose state is not saved.
         begin: writes the first files of the run directory.
         batch: see `make_watchers`.
+        folds_after: the number of trainings of other folds that follow this one.
         intervals: `seconds` and `steps` between checkpoints.
     """
     monitor = f"val_{accuracy_key(prepared.model)}"
     save_best = SaveBest(run / MODEL, monitor)
     early_stopping = _early_stopping(prepared, monitor)
-    watchers = make_watchers(run, batch)
+    progress = _make_progress(prepared.recipe.data, folds_after)
+    watchers = make_watchers(run, batch, progress)
     saved = [
         # They change the training, and precede whatever sees or saves it: `AverageWeights` assigns
         # the averages that `SaveBest` saves after the evaluation.
@@ -110,7 +113,6 @@ def make_callbacks(
         **intervals,
     )
     stop_on_signal = StopOnSignal(resume)
-    progress = next(each for each in watchers if isinstance(each, Progress))
     in_order = [
         *saved,
         resume,
@@ -126,12 +128,13 @@ def make_callbacks(
     return RunCallbacks(in_order, save_best, resume, stop_on_signal, progress, early_stopping)
 
 
-def make_watchers(run: Path, batch: tuple[Any, ...]) -> Callbacks:
+def make_watchers(run: Path, batch: tuple[Any, ...], progress: Progress | None = None) -> Callbacks:
     """Return the callbacks that show and record the course of a training, in their order.
 
     Args:
         run: the run directory.
         batch: images and targets as in `fit`, of which the first are the probe of the diagnostics.
+        progress: shows the progress; by default that of one training.
     """
     images, targets = keras.tree.map_structure(
         lambda each: keras.ops.convert_to_numpy(each[:_PROBE_IMAGES]), batch[:2]
@@ -145,7 +148,8 @@ def make_watchers(run: Path, batch: tuple[Any, ...]) -> Callbacks:
         ActivationStatistics(probe, layers_in_logs=True),
     ]
     return [
-        Progress(),  # before the diagnostics, whose metrics an epoch's line does not show
+        # Before the diagnostics, whose metrics an epoch's line does not show.
+        progress or Progress(),
         *diagnostics,
         # After the diagnostics, whose metrics they write.
         DiagnosticsLog(diagnostics, run / DIAGNOSTICS),
@@ -153,6 +157,11 @@ def make_watchers(run: Path, batch: tuple[Any, ...]) -> Callbacks:
         SaveHistory(run / HISTORY),
         StepTime(run / TIMES),  # last: its time includes the callbacks
     ]
+
+
+def _make_progress(data: DataConfig, folds_after: int) -> Progress:
+    prefix = f"fold {data.fold}/{data.folds}, " if data.fold else ""
+    return Progress(prefix=prefix, trainings_after=folds_after)
 
 
 def _steering(recipe: Recipe) -> Callbacks:

@@ -31,6 +31,7 @@ def train(
     checkpoint_seconds: float | None = 60.0,
     checkpoint_steps: int | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
+    folds_after: int = 0,
 ) -> Run:
     """Train a recipe's model and write a run directory.
 
@@ -46,6 +47,8 @@ def train(
         checkpoint_seconds: time between two checkpoints; None: they are written only by steps.
         checkpoint_steps: steps between two checkpoints; None: they are written only by time.
         callbacks: extra callbacks; their state is checkpointed.
+        folds_after: the number of trainings of other folds that follow; the time that is left
+            includes them.
 
     Returns:
         The finished run; its model is that of the epoch with the best validation accuracy. Its
@@ -66,7 +69,7 @@ def train(
         if (run / RESULTS).exists():
             print_message(f"{run} is finished already; to train it anew, choose another directory")
             return open_run(run)
-        return _train(recipe, run, checkpoint_seconds, checkpoint_steps, callbacks)
+        return _train(recipe, run, checkpoint_seconds, checkpoint_steps, callbacks, folds_after)
 
 
 def _train(
@@ -75,19 +78,22 @@ def _train(
     checkpoint_seconds: float | None,
     checkpoint_steps: int | None,
     extra_callbacks: Sequence[keras.callbacks.Callback],
+    folds_after: int,
 ) -> Run:
     """Train in a locked run directory whose recipe is this one."""
     check_initial_weights(recipe)
     splits = Splits(recipe.data)
     data_fingerprint = splits.fingerprint()  # also checks the images of a folder
     check_data(run, data_fingerprint)
+    if splits.corrections and not recipe.data.fold:
+        print_message(f"{recipe.data.corrections}: {splits.corrections.describe()}")
     prepared = prepare(recipe, splits)
     model, steps_per_epoch = prepared.model, prepared.training.steps
     validation, test = prepared.open_held_out()
     probe = prepared.probe()
 
     def write_first_files(logs: object) -> None:
-        begin(run, recipe, splits.labels, data_fingerprint)
+        begin(run, recipe, splits.labels, data_fingerprint, splits.corrections)
         write_augmented(run / AUGMENTED, probe[0], probe[1], splits.labels)
 
     callbacks = make_callbacks(
@@ -99,6 +105,7 @@ def _train(
         batch=probe,
         seconds=checkpoint_seconds,
         steps=checkpoint_steps,
+        folds_after=folds_after,
     )
     resume = callbacks.resume
     if resume.step:

@@ -20,7 +20,7 @@ EXTRAS = {"tensorflow", "openvino", "opentelemetry", "fsspec", "pyarrow"}
 # Each set below holds the parts that a part may import, besides itself.
 _BASE = {
     *("cores", "durations", "files", "intervals", "keras_internals", "messages"),
-    *("quiet", "suggestions", "table"),
+    *("quiet", "spreadsheets", "suggestions", "table"),
 }
 _NETWORKS = {*_BASE, "losses", "optimizers", "models", "weights", "registry"}
 _RUNS = {*_NETWORKS, "recipes", "data", "runs"}
@@ -41,6 +41,7 @@ LAYERS: dict[str, dict[str, set[str]]] = {
         "report": {*_BASE, "recipes", "data", "runs"},
         "card": {*_RUNS, "report"},
         "fit": {*_RUNS, "training", "report"},
+        "review": {*_RUNS, "training", "report"},
         "lab": {*_RUNS, "training", "report"},
     },
     "keras_cnns_export": {

@@ -79,7 +79,10 @@ def test_overrides_are_toml_values_or_bare_words() -> None:
         ("class_balance.weights=balanced", "should be 'none', 'inverse' or 'effective_number'"),
         ("class_balance.focal_gamma=-1", "class_balance.focal_gamma is -1"),
         ("training.multi_label=true", "training.multi_label: every image has exactly one class"),
-        ("training.loss=binary_crossentropy", "a binary cross-entropy for each class, is not supp"),
+        (
+            "training.loss=binary_crossentropy",
+            "exactly one class here, and the networks end",
+        ),
         ("training.loss=focal", "there is no key training.loss: the loss is the cross-entropy"),
         ("data.tta=true", "data.tta: test-time augmentation is not supported"),
     ],
