@@ -24,7 +24,7 @@ from tests.serve.processes import CLASSIFY, IMAGE
 DEPLOY = Path(__file__).parents[2] / "deploy"
 CERTIFICATES = "/etc/keras-cnns-serve/"  # the folder in the files
 PORTS = (8501, 8500, 8511, 8510)  # HTTP and gRPC of the first replica, and of the second
-SECONDS = 20  # for a start or an end
+SECONDS = 60  # for a start or an end
 LABEL = "grey-5"  # of the image
 
 
