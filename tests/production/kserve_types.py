@@ -1,7 +1,7 @@
 """Read manifests as KServe's types: python kserve_types.py FILE ...
 
-It runs in the environment of `make check-deploy`, which has the package kserve without its requirements:
-they are half a gigabyte, and its types need none but the client of Kubernetes.
+It runs in the environment of `make check-deploy`, which has the package kserve without its
+requirements: they are half a gigabyte, and its types need none but the client of Kubernetes.
 """
 
 import importlib.util
@@ -31,7 +31,7 @@ def _lost(manifest: Any, known: Any, where: str = "") -> str:
 
 
 def main() -> None:
-    """Exit with a message if a manifest has a key that its type lacks, or lacks one that it needs."""
+    """Exit with a message if a manifest has a key that its type lacks."""
     found = importlib.util.find_spec("kserve")
     if found is None or found.submodule_search_locations is None:
         sys.exit("the package kserve is not installed")

@@ -111,7 +111,6 @@ class Site:
         for port in PORTS:
             assert str(port) in text
             text = text.replace(f"127.0.0.1:{port}", f"127.0.0.1:{self.ports[port]}")
-            text = text.replace(f"port_value: {port}}}", f"port_value: {self.ports[port]}}}")
         return text
 
 
