@@ -205,6 +205,17 @@ def summary(version: Path) -> str:
             f"temperature {calibration['temperature']:.3f}: expected calibration error "
             f"{before:.2%} before, {after:.2%} after"
         )
+    chosen = [
+        each
+        for each in (content.get("confidence") or {"thresholds": ()})["thresholds"]
+        if each["min_accuracy"]
+    ]
+    if chosen:
+        best = chosen[-1]
+        lines.append(
+            f"threshold {best['threshold']:g}: {best['coverage']:.2%} of the images reach it, "
+            f"{best['accuracy']:.2%} of these are correct"
+        )
     return "\n".join(lines)
 
 

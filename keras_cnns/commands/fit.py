@@ -104,9 +104,9 @@ def fit(
 def _publish(run: Path, to: Path) -> Path | None:
     """Export a run once; return the published version, or None if nothing can export.
 
-    The versions that existed before are recorded first, so that a repeated command recognises a
-    version that it has published before it was killed: one that is new, and whose metrics are those
-    of the run.
+    Before the export, the existing versions are written to the run directory. If the command was
+    killed after it had published, the repeated command finds its version there: it is not in that
+    list, and its metrics are those of the run.
     """
     if not is_installed("export"):
         return None
@@ -143,7 +143,7 @@ def _versions(model: Path) -> set[int]:
 
 def _print_summary(folder: Path, run: Path, to: Path, version: Path | None, seconds: float) -> None:
     """Print the accuracy, the time, where the results are, and how to serve them."""
-    from keras_cnns.report.metrics import wilson_interval
+    from keras_cnns.intervals import wilson_interval
 
     results = json.loads((run / RESULTS).read_text("utf-8"))
     test = results["test"]

@@ -3,6 +3,7 @@
 from keras_cnns.recipes.preprocessing import Preprocessing
 from keras_cnns.recipes.schema import (
     AugmentationConfig,
+    ClassBalanceConfig,
     DataConfig,
     ModelConfig,
     OptimizerConfig,
@@ -20,6 +21,7 @@ from keras_cnns.recipes.schema import (
 
 __all__ = [
     "AugmentationConfig",
+    "ClassBalanceConfig",
     "DataConfig",
     "ModelConfig",
     "OptimizerConfig",

@@ -18,6 +18,7 @@ from keras_cnns.runs.names import (
     MODEL,
     RESULTS,
     TIMES,
+    UNKNOWN,
 )
 from keras_cnns.runs.run import Run, RunError, check_directory, read_config, read_label_file
 from keras_cnns.runs.tables import Columns, read_rows, read_times, to_columns
@@ -35,6 +36,7 @@ class Records:
     times: Columns  # by epoch
     results: dict[str, Any] | None  # of a finished run
     environment: dict[str, Any]
+    unknown: dict[str, Any] | None = None  # what `evaluate --unknown` has found
 
     @property
     def has_model(self) -> bool:
@@ -96,6 +98,7 @@ def read_records(path: str | Path) -> Records:
             to_columns(read_times(path / TIMES)),
             _read_json(path / RESULTS),
             _read_json(path / ENVIRONMENT) or {},
+            _read_json(path / UNKNOWN),
         )
     except (ValueError, csv.Error) as error:
         raise RunError(f"{path} holds a damaged file: {error}") from error

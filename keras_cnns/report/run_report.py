@@ -12,19 +12,21 @@ from keras_cnns.data import open_split
 from keras_cnns.data.sources.folder.findings import printable
 from keras_cnns.durations import format_seconds
 from keras_cnns.files import read_text, replacing, write_text
+from keras_cnns.intervals import format_interval
 from keras_cnns.report import charts, page
 from keras_cnns.report.findings import describe_run
 from keras_cnns.report.metrics import (
     Reliability,
     balanced_accuracy,
     confusion_counts,
-    format_interval,
     precision_and_recall,
     recall_intervals,
     reliability_bins,
 )
 from keras_cnns.report.records import LOSS_SUM_TITLE, Records, read_records
+from keras_cnns.report.selective_section import threshold_section, unknown_section
 from keras_cnns.runs.augmented import read_augmented
+from keras_cnns.runs.ending import describe_ending
 from keras_cnns.runs.logs import LOSS_SUM
 from keras_cnns.runs.names import AUGMENTED, CONFIG, MISTAKES, MODEL, REPORT
 from keras_cnns.runs.predictions import Mistake, Predictions, collect
@@ -81,7 +83,7 @@ def render(records: Records, predictions: Predictions | None) -> str:
         counts = confusion_counts(predictions.labels, predictions.predicted, predictions.classes)
     sections = [
         page.Section("Findings", "", [page.Items(describe_run(records, counts, labels))]),
-        page.Section("Learning", "", [learning(records)]),
+        page.Section("Learning", _describe_ending(records), [learning(records)]),
         *(
             _test_sections(records, predictions, counts)
             if predictions and counts is not None
@@ -130,13 +132,18 @@ def render(records: Records, predictions: Predictions | None) -> str:
     return page.render(title, subtitle, sections, key_metrics, contents=True)
 
 
+def _describe_ending(records: Records) -> str:
+    results = records.results
+    return describe_ending(records.run.recipe, results) if results else ""
+
+
 def _mistake_rows(predictions: Predictions, labels: Sequence[str]) -> list[dict[str, object]]:
     """Return the rows of `mistakes.csv`, those with the highest confidence first.
 
     The file of an image is known if the data are a folder of images; the index is the image's in
     the split.
     """
-    wrong = np.flatnonzero(predictions.predicted != predictions.labels)
+    wrong = np.flatnonzero(~predictions.is_correct)
     order = wrong[np.argsort(-predictions.confidences[wrong], kind="stable")]
     return [
         {
@@ -306,11 +313,13 @@ def _test_sections(
                 )
             ],
         ),
+        threshold_section(predictions, records.results),
+        unknown_section(records.unknown),
     ]
 
 
 def _reliability(predictions: Predictions) -> Reliability:
-    return reliability_bins(predictions.confidences, predictions.predicted == predictions.labels)
+    return reliability_bins(predictions.confidences, predictions.is_correct)
 
 
 def _confusions(counts: np.ndarray, labels: Sequence[str]) -> page.Block:
@@ -349,7 +358,7 @@ def _classes(predictions: Predictions, counts: np.ndarray, labels: Sequence[str]
 
 
 def _introduce_mistakes(predictions: Predictions) -> str:
-    wrong, shown = int(np.sum(predictions.predicted != predictions.labels)), predictions.mistakes
+    wrong, shown = int(np.sum(~predictions.is_correct)), predictions.mistakes
     if not wrong:
         return ""
     which = f"The {wrong:,}" if len(shown) == wrong else f"{len(shown)} of the {wrong:,}"

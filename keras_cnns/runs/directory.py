@@ -25,7 +25,7 @@ history.csv       losses and metrics of each epoch
 diagnostics.csv   gradients, activations and updates, by training step
 times.csv         duration of the steps of each epoch
 tensorboard/      the same metrics for TensorBoard
-results.json      loss and accuracy on the test split
+results.json      loss and accuracy on the test split, and thresholds of the probability
 report.html       all of this as one page
 mistakes.csv      the test images that are classified incorrectly, with the names of their files
 augmented.png     the first training images, as the recipe augments them

@@ -41,13 +41,31 @@ class Predictions:
     path_of: Callable[[int], Path] | None = field(default=None, compare=False, repr=False)
 
     @property
+    def is_correct(self) -> np.ndarray:
+        """Return whether each image is classified correctly, bool [N]."""
+        return np.asarray(self.predicted == self.labels)
+
+    @property
     def accuracy(self) -> float:
         """Return the fraction of images that are classified correctly."""
-        return float(np.mean(self.predicted == self.labels))
+        return float(np.mean(self.is_correct))
 
     def metrics(self) -> dict[str, float]:
         """Return the number of images, `samples`, and their `loss` and `accuracy`."""
         return {"samples": len(self.labels), "loss": self.loss, "accuracy": self.accuracy}
+
+    def count_classes(self) -> dict[str, list[int]]:
+        """Return the number of `images`, `correct` ones and `predicted` ones of each class, [K]."""
+
+        def count(indices: np.ndarray) -> list[int]:
+            return [int(each) for each in np.bincount(indices, minlength=self.classes)]
+
+        is_correct = self.predicted == self.labels
+        return {
+            "images": count(self.labels),
+            "correct": count(self.labels[is_correct]),
+            "predicted": count(self.predicted),
+        }
 
 
 def predictor(model: keras.Model) -> Callable[[Any], np.ndarray]:

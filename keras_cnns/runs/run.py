@@ -44,10 +44,13 @@ class Run:
             raise RunError(f"cannot load {self.path / MODEL}: {reason}") from error
 
     def results(self) -> dict[str, Any]:
-        """Return `training_seconds`, `best_epoch` and `test`.
+        """Return `training_seconds`, `best_epoch` and `last_epoch`, `ended_by`, and the results.
 
         `test` has the metrics on the test split: `samples`, the number of images, `loss` and
-        `accuracy`.
+        `accuracy`. `test_classes` has the number of `images`, `correct` and `predicted` ones of
+        each class. `confidence` has the thresholds for a stated accuracy, which were chosen on the
+        validation split; see `runs.selective.Confidence`. Runs created before version 0.2 have only
+        `training_seconds`, `best_epoch` and `test`.
         """
         results: dict[str, Any] = json.loads((self.path / RESULTS).read_text("utf-8"))
         return results

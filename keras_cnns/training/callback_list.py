@@ -1,5 +1,6 @@
 """The callbacks of a run, in their order."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,12 @@ class RunCallbacks:
     resume: Resume
     stop_on_signal: StopOnSignal
     progress: Progress
+    early_stopping: keras.callbacks.EarlyStopping | None  # None if the recipe wants none
+
+    @property
+    def has_stopped_early(self) -> bool:
+        """Whether early stopping has ended the training."""
+        return self.early_stopping is not None and self.early_stopping.stopped_epoch > 0
 
     def close(self) -> None:
         """Release the terminal and the signals, also if `fit` has failed."""
@@ -60,6 +67,7 @@ def make_callbacks(
     run: Path,
     *,
     extra: Sequence[keras.callbacks.Callback] = (),
+    installed: Sequence[keras.callbacks.Callback] = (),
     begin: keras.callbacks.Callback,
     batch: tuple[Any, ...],
     **intervals: Any,
@@ -70,16 +78,21 @@ def make_callbacks(
         prepared: the training.
         run: the run directory.
         extra: further callbacks, whose state is saved too.
+        installed: those of other packages, such as trackers, whose state is not saved.
         begin: writes the first files of the run directory.
         batch: see `make_watchers`.
         intervals: `seconds` and `steps` between checkpoints.
     """
-    save_best = SaveBest(run / MODEL, f"val_{accuracy_key(prepared.model)}")
+    monitor = f"val_{accuracy_key(prepared.model)}"
+    save_best = SaveBest(run / MODEL, monitor)
+    early_stopping = _early_stopping(prepared, monitor)
     watchers = make_watchers(run, batch)
     saved = [
         # They change the training, and precede whatever sees or saves it: `AverageWeights` assigns
         # the averages that `SaveBest` saves after the evaluation.
         *_steering(prepared.recipe),
+        # It needs only the metrics of the evaluation, and its count of epochs is saved.
+        *([early_stopping] if early_stopping else []),
         # Before the diagnostics, which add metrics to the epoch's logs: it needs only the
         # evaluation's, and the model is saved as early as possible.
         save_best,
@@ -103,11 +116,14 @@ def make_callbacks(
         resume,
         # After `resume`, which raises if the checkpoint does not fit: then nothing is written.
         begin,
+        # After `begin`, so that they find the recipe in the run directory, and after `resume`, so
+        # that a package that was installed or removed in the meantime does not prevent resuming.
+        *installed,
         # After `resume`, whose state they save or restore.
         stop_on_signal,
         StopOnDivergence(resume),
     ]
-    return RunCallbacks(in_order, save_best, resume, stop_on_signal, progress)
+    return RunCallbacks(in_order, save_best, resume, stop_on_signal, progress, early_stopping)
 
 
 def make_watchers(run: Path, batch: tuple[Any, ...]) -> Callbacks:
@@ -149,3 +165,22 @@ def _steering(recipe: Recipe) -> Callbacks:
     if recipe.training.max_steps:
         callbacks.append(StopAtStep(recipe.training.max_steps))
     return callbacks
+
+
+def _early_stopping(prepared: Preparation, monitor: str) -> keras.callbacks.EarlyStopping | None:
+    """Return the callback that ends a training whose validation accuracy no longer rises.
+
+    It counts epochs from the one on in which all layers train and the schedule "step" has reached
+    its last learning rate: until then, a rise is still to be expected.
+    """
+    recipe, steps_per_epoch = prepared.recipe, prepared.training.steps
+    patience, optimizer = recipe.training.early_stopping_patience, recipe.optimizer
+    if not patience:
+        return None
+    decays = (*optimizer.decay_at_epochs, *(x / steps_per_epoch for x in optimizer.decay_at_steps))
+    return keras.callbacks.EarlyStopping(
+        monitor=monitor,
+        mode="max",
+        patience=patience,
+        start_from_epoch=math.ceil(max(recipe.model.frozen_epochs, *decays, 0)),
+    )

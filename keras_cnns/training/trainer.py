@@ -12,11 +12,14 @@ from keras_cnns.messages import print_message
 from keras_cnns.recipes import Recipe, with_absolute_paths
 from keras_cnns.runs.augmented import write_augmented
 from keras_cnns.runs.directory import begin, check_data, opened_for_training
+from keras_cnns.runs.ending import describe_ending, find_reason
 from keras_cnns.runs.names import AUGMENTED, MODEL, RESULTS
 from keras_cnns.runs.predictions import collect
 from keras_cnns.runs.run import Run, open_run
+from keras_cnns.runs.selective import find_thresholds
 from keras_cnns.training.callback_list import make_callbacks
 from keras_cnns.training.initial_weights import check_initial_weights
+from keras_cnns.training.installed_callbacks import make_installed
 from keras_cnns.training.model import for_outputs
 from keras_cnns.training.preparation import prepare
 
@@ -53,6 +56,7 @@ def train(
             something else.
         CheckpointError: there are checkpoints, and none is intact.
         DivergedError: the loss is not finite.
+        InstalledCallbackError: a callback of another package fails; see `installed_callbacks`.
         ValueError: there is no such model, data set or split, or a split is empty.
         WeightsError: the initial weights cannot be read or downloaded.
     """
@@ -90,6 +94,7 @@ def _train(
         prepared,
         run,
         extra=extra_callbacks,
+        installed=make_installed(recipe, run),
         begin=keras.callbacks.LambdaCallback(on_train_begin=write_first_files),
         batch=probe,
         seconds=checkpoint_seconds,
@@ -113,11 +118,24 @@ def _train(
         callbacks.close()
     model.load_weights(run / MODEL)
     predictions = collect(model, test)
+    held_out = predictions
+    if recipe.data.validation_split != recipe.data.test_split:
+        batch_size = recipe.training.batch_size
+        labelled = splits.open(recipe.data.validation_split, batch_size=batch_size)
+        held_out = collect(model, labelled, worst=0)
+    confidence = find_thresholds(
+        recipe.data.validation_split, held_out.confidences, held_out.is_correct
+    )
     results = {
         "training_seconds": round(resume.training_seconds, 1),
         "best_epoch": callbacks.save_best.best_epoch,
+        "last_epoch": -(-resume.step // steps_per_epoch),
+        "ended_by": find_reason(recipe, resume.step, has_stopped_early=callbacks.has_stopped_early),
         "test": predictions.metrics(),
+        "test_classes": predictions.count_classes(),
+        "confidence": confidence.to_dict(),
     }
+    print_message(f"{run}: {describe_ending(recipe, results)}")
     with naming_the_file(run / RESULTS):
         write_json(run / RESULTS, results)
     return replace(open_run(run), predictions=predictions)

@@ -121,7 +121,7 @@ class Claim:
     def __init__(self, budget: Budget) -> None:
         self._budget = budget
         self.size = 0  # bytes
-        self.released = False  # if True, a thread that still works for the owner gets no more
+        self.released = False  # if True, further claims of a thread are refused
 
     def add(self, size: int, seconds: float = 0.0) -> None:
         """Claim `size` more bytes, and wait for them at most `seconds`.

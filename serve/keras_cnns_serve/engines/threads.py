@@ -197,8 +197,8 @@ def choose_threads(
     choice = _choices.get(key)
     seconds = 0.0
     if choice is None:
-        one = _seconds(one_thread, image)
-        works = [call(lambda: _seconds(one_thread, image)) for _ in range(key.cores)]
+        one = time_run(one_thread, image)
+        works = [call(lambda: time_run(one_thread, image)) for _ in range(key.cores)]
         seconds = statistics.median(work.result() for work in works) / key.cores
         if one < _SHORT:
             reason = f"an image takes {_spell(one)}, too short to share"
@@ -216,7 +216,7 @@ def choose_threads(
             1, False, "the graph could not be loaded again for all cores", seconds
         )
     if choice is None:
-        choice = _measure(one_thread, all_threads, image, key.cores, seconds, calm or _calm)
+        choice = _measure(one_thread, all_threads, image, key.cores, seconds, calm or is_calm)
         _choices[key] = choice
     if not choice.both:
         return one_thread, choice
@@ -235,19 +235,19 @@ def _measure(
     while time.perf_counter() < end:
         if not calm(cores):
             continue
-        one, all_cores = _seconds(one_thread, image), _seconds(all_threads, image)
+        one, all_cores = time_run(one_thread, image), time_run(all_threads, image)
         if calm(cores):
             faster = one > _MIN_GAIN * all_cores
             reason = _reason(one, all_cores, faster)
             return Choice(cores if faster else 1, faster, reason, seconds)
-    one = _seconds(
+    one = time_run(
         one_thread, image, time.process_time
     )  # CPU time, without that of other processes
     reason = f"an image takes {_spell(one)}; other processes prevent a measurement"
     return Choice(cores if one >= LONG else 1, True, reason, seconds, measured=False)
 
 
-def _calm(cores: int) -> bool:
+def is_calm(cores: int) -> bool:
     """Return whether this number of threads can compute without waiting for a core."""
     return all(work.result() for work in [call(_has_a_core) for _ in range(cores)])
 
@@ -261,7 +261,7 @@ def _has_a_core() -> bool:
     return time.thread_time() - cpu >= _CALM_FRACTION * wall
 
 
-def _seconds(
+def time_run(
     engine: LoadedEngine, image: NDArray[Any], clock: Callable[[], float] = time.perf_counter
 ) -> float:
     """Return the shortest time of a run; the first run is not counted."""

@@ -41,6 +41,22 @@ def test_a_model_is_scored_by_the_server_distribution(
     ]
 
 
+def test_a_threshold_is_passed_to_the_server_distribution(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def score(model: Path, arguments: Sequence[str]) -> int:
+        calls.append((model, list(arguments)))
+        return 0
+
+    monkeypatch.setattr(predict, "_score", score)
+    command = ["predict", str(model), "a.png", "--min-probability", "0.9"]
+    assert CliRunner().invoke(app, command).exit_code == 0
+    arguments = ["a.png", "--min-probability", "0.900000000", "--top-k", "5"]
+    assert calls == [(model, arguments)]
+
+
 def test_without_the_server_distribution_the_message_says_what_to_install(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
