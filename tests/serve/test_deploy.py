@@ -36,7 +36,7 @@ def load(path: str) -> Any:
 def instruction(name: str) -> str:
     """The last instruction of this name in the Dockerfile."""
     text = DOCKERFILE.read_text("utf-8").replace("\\\n", " ")
-    return re.findall(rf"^\s*{name}\s+(.*)$", text, re.MULTILINE)[-1]
+    return str(re.findall(rf"^\s*{name}\s+(.*)$", text, re.MULTILINE)[-1])
 
 
 def settings(name: str) -> dict[str, str]:
