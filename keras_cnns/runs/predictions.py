@@ -60,10 +60,9 @@ class Predictions:
         def count(indices: np.ndarray) -> list[int]:
             return [int(each) for each in np.bincount(indices, minlength=self.classes)]
 
-        is_correct = self.predicted == self.labels
         return {
             "images": count(self.labels),
-            "correct": count(self.labels[is_correct]),
+            "correct": count(self.labels[self.is_correct]),
             "predicted": count(self.predicted),
         }
 
@@ -71,17 +70,28 @@ class Predictions:
 def predictor(model: keras.Model) -> Callable[[Any], np.ndarray]:
     """Return a function: images uint8 [N, H, W, C] -> probabilities [N, K] of the main output.
 
+    Auxiliary outputs are not computed.
+    """
+    return trace(model, lambda outputs: outputs["main"] if isinstance(outputs, dict) else outputs)
+
+
+def trace(model: keras.Model, select: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return a function: images uint8 [N, H, W, C] -> selected outputs, as NumPy arrays.
+
     It is traced once for batches of every size, and involves no tf.data: for arrays `model.predict`
     makes a pipeline with autotuning.
+
+    Args:
+        model: a model whose input is the images.
+        select: returns the wanted ones of the model's outputs; nothing else is computed.
     """
-
-    def call(images: tf.Tensor) -> tf.Tensor:
-        outputs = model(images, training=False)
-        return outputs["main"] if isinstance(outputs, dict) else outputs
-
     signature = tf.TensorSpec((None, *model.inputs[0].shape[1:]), tf.uint8)
-    traced = tf.function(call, input_signature=[signature], autograph=False)
-    return lambda images: np.asarray(traced(images))
+    traced = tf.function(
+        lambda images: select(model(images, training=False)),
+        input_signature=[signature],
+        autograph=False,
+    )
+    return lambda images: tf.nest.map_structure(np.asarray, traced(images))
 
 
 def collect(
