@@ -344,7 +344,7 @@ def _paint_contours(
     axes.set_xlim(left, right)
     axes.set_ylim(bottom, top)
     _finish(axes, "x", "y", log=False, percent=False)
-    axes.legend(loc="upper right")
+    axes.legend(loc="lower right")
 
 
 def animate_contours(
