@@ -2,10 +2,11 @@
 
     python benchmarks/scoring_on_ray.py [--quick] [--json FILE] [--rounds N]
 
-Both subjects score the same JPEG files of 224 x 224 pixels with GoogLeNet, in turns. The rate counts
-the images of all shards but the first, from the time at which the first shard appeared to that of
-the last one, so that the start of Ray and the loading of the model are left out, as in a long run.
-It needs the extra `keras-cnns-serve[ray]`. Weights are random: speed does not depend on them.
+Both subjects score the same JPEG files of 224 x 224 pixels with GoogLeNet, in turns. The rate
+counts the images of all shards but the first, from the time at which the first shard appeared to
+that of the last one, so that the start of Ray and the loading of the model are left out, as in a
+long run. It needs the extra `keras-cnns-serve[ray]`. Weights are random: speed does not depend on
+them.
 """
 
 import argparse
