@@ -40,10 +40,14 @@ class Running:
 
     def grpc(self, method: str, body: bytes = b"", token: str | None = None) -> str:
         """Return the name of the status."""
+        metadata = () if token is None else (("authorization", f"Bearer {token}"),)
+        return self.call(method, body, *metadata)
+
+    def call(self, method: str, body: bytes, *metadata: tuple[str, str | bytes]) -> str:
+        """Return the name of the status of a call with this metadata."""
 
         async def ask() -> str:
             assert self.server.grpc_address is not None
-            metadata = () if token is None else (("authorization", f"Bearer {token}"),)
             async with grpc.aio.insecure_channel(self.server.grpc_address) as channel:
                 try:
                     await channel.unary_unary(method)(body, metadata=metadata, timeout=20)
@@ -121,6 +125,42 @@ def test_a_path_needs_its_token(
             assert "Authorization: Bearer TOKEN" in response.json()["error"]
 
 
+# Values of Authorization, as bytes on the wire -> the status.
+HEADERS = {
+    b"bearer " + PREDICTION.encode(): b"200",
+    b"BEARER  " + PREDICTION.encode() + b" ": b"200",
+    PREDICTION.encode(): b"401",
+    b"Basic " + PREDICTION.encode(): b"401",
+    b"Bearer " + PREDICTION.encode()[1:]: b"401",
+    b"Bearer " + 2 * PREDICTION.encode(): b"401",
+    b"Bearer " + PREDICTION.encode() + b", Bearer " + PREDICTION.encode(): b"401",
+    b"Bearer ": b"401",
+    b"": b"401",
+    b"Bearer " + 32 * b"\xf0": b"401",
+    b"Bearer " + 60_000 * b"p": b"401",
+}
+
+
+def test_a_header_has_a_scheme_and_one_token(running: Running) -> None:
+    async def ask() -> dict[bytes, bytes]:
+        statuses = {}
+        address = running.server.url.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(*address)
+        for value in HEADERS:
+            writer.write(
+                b"GET /v1/models/grey HTTP/1.1\r\nHost: x\r\nAuthorization: %s\r\n" % value
+            )
+            writer.write(b"\r\n")
+            head = await reader.readuntil(b"\r\n\r\n")
+            statuses[value] = head.split()[1]
+            length = head.partition(b"content-length: ")[2].split(b"\r\n")[0]
+            await reader.readexactly(int(length))
+        writer.close()
+        return statuses
+
+    assert running.loop.run_until_complete(asyncio.wait_for(ask(), 30)) == HEADERS
+
+
 @pytest.mark.parametrize(
     ("method", "codes"),
     [
@@ -143,6 +183,22 @@ def test_a_method_needs_its_token(running: Running, method: str, codes: tuple[st
     body = load if method.endswith("ModelLoad") else b""
     tokens = (None, "x" * 32, PREDICTION, ADMINISTRATION)
     assert tuple(running.grpc(method, body, token) for token in tokens) == codes
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        ("authorization", PREDICTION),
+        ("authorization", "Bearer "),
+        ("authorization", f"Bearer {PREDICTION[1:]}"),
+        ("authorization-bin", f"Bearer {PREDICTION}".encode()),
+        ("authorization-bin", bytes(range(256))),
+    ],
+)
+def test_metadata_has_a_scheme_and_one_token(
+    running: Running, metadata: tuple[str, str | bytes]
+) -> None:
+    assert running.call(f"{V2}ServerMetadata", b"", metadata) == "UNAUTHENTICATED"
 
 
 @pytest.mark.parametrize(
