@@ -490,9 +490,12 @@ class _Parser(httptools.HttpRequestParser):
         """
         try:
             super().feed_data(data)
+            return
         except httptools.HttpParserUpgrade as upgrade:
             if self.get_method() == b"CONNECT":
                 raise
-            head = self._protocol.without_upgrade()
-            self._protocol.parser = _Parser(self._protocol)
-            self._protocol.parser.feed_data(head + bytes(data)[upgrade.args[0] :])
+            (end,) = upgrade.args  # of the head
+        # Outside of the block above, whose error would become the context of another.
+        head = self._protocol.without_upgrade()
+        self._protocol.parser = _Parser(self._protocol)
+        self._protocol.parser.feed_data(head + bytes(data)[end:])
