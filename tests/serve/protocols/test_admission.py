@@ -17,6 +17,7 @@ from keras_cnns_serve.options import ServerOptions
 from keras_cnns_serve.protocols.admission import Admission
 from keras_cnns_serve.protos import inference
 from tests.serve.conftest import grey
+from tests.serve.transport.grpc import frames
 
 PREDICTION, ADMINISTRATION = "p" * 32, "a" * 32
 CLASSIFY = "/v1/models/grey:classify-image"
@@ -199,6 +200,26 @@ def test_metadata_has_a_scheme_and_one_token(
     running: Running, metadata: tuple[str, str | bytes]
 ) -> None:
     assert running.call(f"{V2}ServerMetadata", b"", metadata) == "UNAUTHENTICATED"
+
+
+def test_a_token_with_bytes_that_are_not_utf8_is_not_logged(
+    running: Running, caplog: pytest.LogCaptureFixture
+) -> None:
+    """grpcio would log all of the value, also if most of it is a right token."""
+
+    async def ask() -> bytes:
+        port = int(str(running.server.grpc_address).rpartition(":")[2])
+        async with frames.connect(port) as client:
+            await client.until(frames.SETTINGS)
+            client.send(frames.frame(frames.SETTINGS, frames.ACK, 0, b""))
+            value = b"Bearer " + PREDICTION.encode() + b"\xff"
+            client.send(frames.call_headers(1, f"{V2}ServerMetadata", authorization=value))
+            client.send(frames.frame(frames.DATA, frames.END_STREAM, 1, bytes(5)))
+            return await client.until(frames.HEADERS, frames.END_STREAM)
+
+    trailers = running.loop.run_until_complete(asyncio.wait_for(ask(), 30))
+    assert b"grpc-status\x0216" in trailers  # UNAUTHENTICATED
+    assert not caplog.records
 
 
 @pytest.mark.parametrize(
