@@ -28,7 +28,7 @@ def cluster() -> Iterator[Cluster]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_ADDRESS", cluster.address)
         yield cluster
-    ray.shutdown()  # type: ignore[no-untyped-call]
+    ray.shutdown()
     cluster.shutdown()
 
 
