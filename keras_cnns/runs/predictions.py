@@ -71,13 +71,18 @@ class Predictions:
 def predictor(model: keras.Model) -> Callable[[Any], np.ndarray]:
     """Return a function: images uint8 [N, H, W, C] -> probabilities [N, K] of the main output.
 
-    It is traced once for batches of every size, and involves no tf.data: for arrays `model.predict`
-    makes a pipeline with autotuning.
+    On TensorFlow it is traced once for batches of every size. It involves no tf.data: for arrays
+    `model.predict` makes a pipeline with autotuning.
     """
 
-    def call(images: tf.Tensor) -> tf.Tensor:
-        outputs = model(images, training=False)
+    def main_output(outputs: Any) -> Any:
         return outputs["main"] if isinstance(outputs, dict) else outputs
+
+    if keras.backend.backend() != "tensorflow":
+        return lambda images: np.asarray(main_output(model.predict_on_batch(np.asarray(images))))
+
+    def call(images: tf.Tensor) -> tf.Tensor:
+        return main_output(model(images, training=False))
 
     signature = tf.TensorSpec((None, *model.inputs[0].shape[1:]), tf.uint8)
     traced = tf.function(call, input_signature=[signature], autograph=False)
