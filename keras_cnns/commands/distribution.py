@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from keras_cnns.quiet import quiet_stderr
 from keras_cnns.recipes import Recipe
 
 if TYPE_CHECKING:
@@ -45,9 +46,7 @@ ProcessId = Annotated[
         rich_help_panel=_PANEL,
     ),
 ]
-Processes = Annotated[
-    int | None, typer.Option(help="Number of processes.", rich_help_panel=_PANEL)
-]
+Processes = Annotated[int | None, typer.Option(help="Number of processes.", rich_help_panel=_PANEL)]
 ConnectSeconds = Annotated[
     int,
     typer.Option(
@@ -88,7 +87,8 @@ def choose(
     given = {"--coordinator": coordinator, "--process-id": process_id, "--processes": processes}
     present = [name for name, value in given.items() if value is not None]
     if not present and devices is None:
-        from keras_cnns.training.distribution import Distribution
+        with quiet_stderr():
+            from keras_cnns.training.distribution import Distribution
 
         return lambda: nullcontext(Distribution())
     for option, is_given in excluded.items():
@@ -121,13 +121,12 @@ def choose(
             )
     _check_batch_size(recipe, (devices or 1) * (processes or 1))
     _set_host_devices(devices or 1)
-    return lambda: _connect(
-        devices, coordinator, process_id or 0, processes or 1, connect_seconds
-    )
+    return lambda: _connect(devices, coordinator, process_id or 0, processes or 1, connect_seconds)
 
 
 def _check_batch_size(recipe: Recipe, count: int) -> None:
-    from keras_cnns.training.distribution import check_batch_size
+    with quiet_stderr():
+        from keras_cnns.training.distribution import check_batch_size
 
     try:
         check_batch_size(recipe.training.batch_size, count)
@@ -145,8 +144,9 @@ def _set_host_devices(count: int) -> None:
 def _connect(
     devices: int | None, coordinator: str | None, process_id: int, processes: int, seconds: int
 ) -> AbstractContextManager["Distribution"]:
-    from keras_cnns.training.distribution import on_local_devices
-    from keras_cnns.training.processes import Address, connected
+    with quiet_stderr():
+        from keras_cnns.training.distribution import on_local_devices
+        from keras_cnns.training.processes import Address, connected
 
     if coordinator is None:
         return nullcontext(on_local_devices(devices or 1))

@@ -35,14 +35,15 @@ _SILENCE_SECONDS = 25.0  # without a beat, after which a process counts as gone
 _AGENT_SECONDS = 45  # after which JAX itself aborts, should the threads here fail
 _NAMING_SECONDS = 30.0  # to wait for the name of the process that has broken a connection
 _STATUS = 1
+_PROGRAM = "keras-cnns"
 _RESUME = "Start all processes again with the same commands, or another number of them, to resume"
 _BROKEN = ("gloo", "nccl", "connection", "coordination", "unavailable", "socket", "heartbeat")
 
-# Runs in the child: standard input ends when the parent does; a byte on it means a regular end.
+# Runs in the child: standard input ends when the parent does; its last line is what to print then.
 _WATCHER = """
 import sys
-if not sys.stdin.buffer.read(1):
-    sys.stderr.write(sys.argv[1])
+lines = sys.stdin.buffer.read().decode().splitlines()
+sys.stderr.write(lines[-1] + "\\n" if lines and lines[-1] else "")
 """
 
 
@@ -93,9 +94,14 @@ def connected(
     """
     import jax
 
-    _initialize(jax, address, process_id, processes, seconds)
-    found = _choose_devices(jax, devices, processes)
-    with _watcher(address, process_id, processes) as leave:
+    with _Watcher() as watcher:
+        _initialize(jax, address, process_id, processes, seconds, watcher)
+        watcher.expect(
+            f"process {process_id} of {processes} was ended, probably because process 0, the "
+            f"coordinator at {address}, is gone. {_RESUME}."
+        )
+        found = _choose_devices(jax, devices, processes)
+        leave = watcher.leave
         peers = _Peers(process_id, processes, leave)
         try:
             yield ConnectedDistribution(
@@ -109,7 +115,9 @@ def connected(
         peers.close()
 
 
-def _initialize(jax: Any, address: Address, process_id: int, processes: int, seconds: int) -> None:
+def _initialize(
+    jax: Any, address: Address, process_id: int, processes: int, seconds: int, watcher: "_Watcher"
+) -> None:
     """Connect to the coordinator, or start it in the first process."""
     problem = (
         f"process {process_id} cannot reach the coordinator at {address}, which process 0 starts, "
@@ -117,6 +125,9 @@ def _initialize(jax: Any, address: Address, process_id: int, processes: int, sec
     )
     if process_id:
         _wait_for(address, seconds, problem)
+    else:
+        problem = f"not all of the {processes} processes came to {address} within {seconds} s"
+    watcher.expect(problem)  # JAX aborts after that time
     try:
         jax.distributed.initialize(
             str(address),
@@ -128,8 +139,6 @@ def _initialize(jax: Any, address: Address, process_id: int, processes: int, sec
         )
     except Exception as error:
         reason = str(error).splitlines()[0][:200]
-        if process_id == 0:
-            problem = f"not all of the {processes} processes came to {address} within {seconds} s"
         raise DistributionError(f"{problem}: {reason}") from error
 
 
@@ -189,7 +198,6 @@ class ConnectedDistribution(Distribution):
                 yield Path(directory)
         finally:
             shutil.rmtree(directory, ignore_errors=True)
-
 
     def share(self, run: Path, recipe: Recipe, data_fingerprint: str) -> None:
         """Give the first process's checkpoint to the others, and compare what they train.
@@ -263,8 +271,8 @@ class _Peers:
 
         self.client: Any = global_state.client
         self.process_id, self.others = process_id, [p for p in range(processes) if p != process_id]
-        self.temporary: str | None = None
-        self._leave = leave
+        self.temporary: str | None = None  # a directory to remove
+        self._exit = leave
         self._is_closed = threading.Event()
         self._beat(0)
         threading.Thread(target=self._watch, daemon=True).start()
@@ -291,6 +299,11 @@ class _Peers:
     def report(self, failure: str) -> None:
         """Let the other processes know why this one ends."""
         self._set("failure", failure)
+
+    def _leave(self, message: str) -> None:
+        if self.temporary:
+            shutil.rmtree(self.temporary, ignore_errors=True)
+        self._exit(message)
 
     def _set(self, key: str, value: str) -> None:
         self.client.key_value_set(f"keras_cnns/{key}/{self.process_id}", value, True)
@@ -331,37 +344,38 @@ class _Peers:
             self._leave(f"process {process} is gone. {_RESUME}.")
 
 
-@contextmanager
-def _watcher(address: Address, process_id: int, processes: int) -> Iterator[Any]:
-    """Yield a function that prints a message and ends this process at once.
+class _Watcher:
+    """A child that prints a message when JAX aborts this process."""
 
-    If the process ends in another way, a child prints why.
-    """
-    text = (
-        f"keras-cnns train: process {process_id} of {processes} was ended, probably because "
-        f"process 0, the coordinator at {address}, is gone. {_RESUME}.\n"
-    )
-    child = subprocess.Popen(
-        [sys.executable, "-S", "-E", "-c", _WATCHER, text],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        start_new_session=True,  # a Ctrl-C is the parent's
-    )
-    assert child.stdin is not None
-    stdin = child.stdin
-    stderr = sys.stderr
+    def __enter__(self) -> "_Watcher":
+        self._child = subprocess.Popen(
+            [sys.executable, "-S", "-E", "-c", _WATCHER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,  # a Ctrl-C is for the parent
+        )
+        self._stderr = sys.stderr  # which a training may redirect
+        return self
 
-    def finish() -> None:
-        stdin.write(b".")
-        stdin.close()
-        child.wait()
+    def __exit__(self, *error: object) -> None:
+        self._write("")
+        assert self._child.stdin is not None
+        self._child.stdin.close()
+        self._child.wait()
 
-    def leave(message: str, status: int = _STATUS) -> None:
-        finish()
+    def expect(self, message: str) -> None:
+        """Let the child print a message of one line if this process is aborted from now on."""
+        self._write(f"{_PROGRAM}: {message}")
+
+    def leave(self, message: str, status: int = _STATUS) -> None:
+        """Print a message, and end this process at once."""
+        self.__exit__()
         if message:
-            print(f"keras-cnns train: {message}", file=stderr, flush=True)
+            print(f"{_PROGRAM}: {message}", file=self._stderr, flush=True)
         sys.stdout.flush()
         os._exit(status)
 
-    yield leave
-    finish()
+    def _write(self, line: str) -> None:
+        assert self._child.stdin is not None
+        self._child.stdin.write(f"{line}\n".encode())
+        self._child.stdin.flush()

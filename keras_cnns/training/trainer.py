@@ -55,8 +55,9 @@ def train(
             makes this call; see `processes.connected`.
 
     Returns:
-        In all processes but the first, a run without files; in the first, the finished run: its model is that of the epoch with the best validation accuracy. Its
-        `predictions` are those on the test split, or None if the run was finished before.
+        The finished run; its model is that of the epoch with the best validation accuracy. Its
+        `predictions` are those on the test split, or None if the run was finished before. In all
+        processes but the first it has no files.
 
     Raises:
         DistributionError: the devices cannot train this recipe, or the processes differ.
