@@ -1,5 +1,6 @@
 """The options of `keras-cnns train` for several devices and several processes."""
 
+import importlib.util
 import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -102,6 +103,8 @@ def choose(
             f"the backend is {backend}, and {reason}; set KERAS_BACKEND=jax",
             param_hint=present[0] if present else "--devices",
         )
+    if importlib.util.find_spec("jax") is None:
+        raise typer.BadParameter("it needs the package jax: pip install 'keras-cnns[jax]'")
     if present and len(present) < len(given):
         missing = " and ".join(name for name in given if name not in present)
         raise typer.BadParameter(

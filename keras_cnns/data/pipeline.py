@@ -27,7 +27,9 @@ from keras_cnns.recipes import AugmentationConfig, DataConfig
 
 PREFETCHED = 2  # batches that are ready before they are requested
 NO_AUGMENTATION = AugmentationConfig()
-# epoch int64 []; first, an index in the epoch; count; total, the count of all parts; elements
+# epoch int64 []; first, an index in the epoch; elements that `_read` reads from there on; skipped,
+# the number of images that are read and do not belong to the part; count, the number of those that
+# do; total, the number of images of all parts
 _Batch = dict[str, Any]
 
 
@@ -159,10 +161,12 @@ class Split(abc.ABC):
             classes=self._classes if self._one_hot else None,
             class_weights=self._class_weights,
         )
-        count = batch["count"]
+        start_of_part, count = batch["skipped"], batch["count"]
+        end = start_of_part + count
         if self._part.parts == 1:
             return images[:count], labels[:count]
-        return images[:count], labels[:count], tf.fill([count], batch["total"])
+        total = tf.fill([count], batch["total"])
+        return images[start_of_part:end], labels[start_of_part:end], total
 
     @abc.abstractmethod
     def _batches(self, first: int) -> tf.data.Dataset:
@@ -227,6 +231,7 @@ class _IndexedSplit(Split):
         return {
             "epoch": epoch,
             "first": first,
+            "skipped": tf.zeros_like(offset),
             "count": count,
             "total": total,
             "elements": indices,
@@ -278,14 +283,18 @@ class _StreamedSplit(Split):
                 index = (batch + skipped) * self._batch_size
                 total = tf.shape(encoded[1], tf.int64)[0]
                 offset, count = self._part.of(total)
-                if self._part.parts > 1:
-                    # An image is mixed with the next one of the batch, the last with the first.
-                    read = count + mixes_images(self._augmentation)
-                    chosen = (offset + tf.range(read)) % total
-                    encoded = (tf.gather(encoded[0], chosen), tf.gather(encoded[1], chosen))
+                skipped_here = tf.zeros_like(offset)
+                if mixes_images(self._augmentation):
+                    # An image is mixed with the next one of the batch, the last with the first, as
+                    # both are augmented: every part needs the whole batch.
+                    offset, skipped_here = skipped_here, offset
+                elif self._part.parts > 1:
+                    end = offset + count
+                    encoded = (encoded[0][offset:end], encoded[1][offset:end])
                 return {
                     "epoch": epoch,
                     "first": index + offset,
+                    "skipped": skipped_here,
                     "count": count,
                     "total": total,
                     "elements": encoded,

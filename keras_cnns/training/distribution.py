@@ -70,6 +70,9 @@ class Distribution:
         """Return the first process's values of a state of the training."""
         return state
 
+    def finish(self) -> None:
+        """Part from the other processes, after the last step; the first process goes on alone."""
+
     def attach(self, model: keras.Model) -> None:
         """Let a compiled model take its steps, in `fit` and `evaluate`, on all devices."""
         if not self.devices:

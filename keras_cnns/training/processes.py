@@ -17,6 +17,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, replace
@@ -34,7 +35,7 @@ _BEAT_SECONDS = 2.0
 _SILENCE_SECONDS = 25.0  # without a beat, after which a process counts as gone
 _AGENT_SECONDS = 45  # after which JAX itself aborts, should the threads here fail
 _NAMING_SECONDS = 30.0  # to wait for the name of the process that has broken a connection
-_STATUS = 1
+_STATUS, _INTERRUPTED = 1, 130
 _PROGRAM = "keras-cnns"
 _RESUME = "Start all processes again with the same commands, or another number of them, to resume"
 _BROKEN = ("gloo", "nccl", "connection", "coordination", "unavailable", "socket", "heartbeat")
@@ -107,10 +108,9 @@ def connected(
             yield ConnectedDistribution(
                 found, process_id=process_id, processes=processes, peers=peers
             )
-        except SystemExit as error:
-            peers.report("was ended by a signal")
-            leave("", int(error.code or 0) if isinstance(error.code, int | None) else _STATUS)
         except BaseException as error:
+            if peers.is_closed:  # nobody waits for this process any more
+                raise
             peers.end(error)
         peers.close()
 
@@ -230,6 +230,10 @@ class ConnectedDistribution(Distribution):
             (run / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
             (run / CHECKPOINTS / first["checkpoint"]).write_bytes(content)
 
+    def finish(self) -> None:
+        """Part from the other processes, after the last step; the first process goes on alone."""
+        self.peers.close()
+
     def agree(self, state: Any) -> Any:
         """Return the first process's values of a state of the training, as NumPy arrays."""
         import jax
@@ -277,33 +281,44 @@ class _Peers:
         self._beat(0)
         threading.Thread(target=self._watch, daemon=True).start()
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether this process has parted from the others."""
+        return self._is_closed.is_set()
+
     def close(self) -> None:
         """Wait for the other processes, and disconnect."""
         import jax
 
-        self._is_closed.set()
-        self._set("done", "1")
-        jax.distributed.shutdown()
+        if not self.is_closed:
+            self._is_closed.set()
+            self._set("done", "1")
+            jax.distributed.shutdown()
 
     def end(self, error: BaseException) -> None:
         """End this process because of an exception, and say whose fault it is."""
+        if isinstance(error, SystemExit | KeyboardInterrupt):
+            self.report("was ended by a signal")
+            code = getattr(error, "code", _INTERRUPTED)
+            self._leave("", code if isinstance(code, int) else _STATUS)
         text = str(error) or type(error).__name__
         if any(word in text.lower() for word in _BROKEN):
             time.sleep(_NAMING_SECONDS)  # the thread ends the process as soon as it has the name
             self._leave(f"another process is gone: {text.splitlines()[0][:200]}. {_RESUME}.")
         self.report(f"has failed: {text.splitlines()[0]}")
         if "--debug" in sys.argv:
-            raise error
+            traceback.print_exception(error)
         self._leave(text)
 
     def report(self, failure: str) -> None:
         """Let the other processes know why this one ends."""
-        self._set("failure", failure)
+        with suppress(Exception):  # the coordinator may be gone
+            self._set("failure", failure)
 
-    def _leave(self, message: str) -> None:
+    def _leave(self, message: str, status: int = _STATUS) -> None:
         if self.temporary:
             shutil.rmtree(self.temporary, ignore_errors=True)
-        self._exit(message)
+        self._exit(message, status)
 
     def _set(self, key: str, value: str) -> None:
         self.client.key_value_set(f"keras_cnns/{key}/{self.process_id}", value, True)

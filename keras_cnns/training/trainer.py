@@ -23,6 +23,7 @@ from keras_cnns.training.initial_weights import check_initial_weights
 from keras_cnns.training.installed_callbacks import make_installed
 from keras_cnns.training.model import for_outputs
 from keras_cnns.training.preparation import prepare
+from keras_cnns.training.variables import fetch_variables
 
 
 def train(
@@ -138,6 +139,8 @@ def _train(
         )
     finally:
         callbacks.close()
+    fetch_variables(model)
+    distribution.finish()
     if not distribution.is_first:
         return Run(run, recipe, splits.labels)
     model.load_weights(run / MODEL)

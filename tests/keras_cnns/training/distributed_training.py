@@ -6,7 +6,6 @@ model, the values that differ from the recipe separated by commas, and the optio
 """
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -86,4 +85,4 @@ def main(
 
 
 if __name__ == "__main__":
-    sys.exit(typer.run(main))
+    typer.run(main)
