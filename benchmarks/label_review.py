@@ -24,6 +24,7 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
+from idx_files import write_idx
 from turns import write_rows
 
 from keras_cnns.data.sources.by_content import split_by_content
@@ -54,12 +55,7 @@ def write_set(source: Path, target: Path, images: int) -> dict[str, np.ndarray]:
         chosen = generator.permutation(len(labels))[: round(FLIPPED * len(labels))]
         labels[chosen] = (labels[chosen] + generator.integers(1, 10, len(chosen))) % 10
         is_flipped[split] = np.isin(np.arange(len(labels)), chosen)
-        shape = (len(pixels), 28, 28)
-        for kind, dimensions, values in (("images", shape, pixels), ("labels", shape[:1], labels)):
-            magic = 0x0800 + len(dimensions)
-            header = b"".join(each.to_bytes(4) for each in (magic, *dimensions))
-            file = target / f"{name}-{kind}-idx{len(dimensions)}-ubyte"
-            file.write_bytes(header + values.astype(np.uint8).tobytes())
+        write_idx(target, name, pixels.reshape(-1, 28, 28), labels)
     return is_flipped
 
 

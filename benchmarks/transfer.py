@@ -30,6 +30,7 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
+from idx_files import write_idx
 from scipy import stats
 from turns import write_rows
 
@@ -61,12 +62,8 @@ def write_half(folder: Path, first_class: int, seed: int) -> Path:
             (images[order], labels[order] - first_class)
         )
     for name, arrays in parts.items():
-        for kind, values in zip(
-            ("images-idx3", "labels-idx1"), zip(*arrays, strict=True), strict=True
-        ):
-            content = np.concatenate(values).astype(np.uint8)
-            header = bytes([0, 0, 8, content.ndim]) + np.array(content.shape, ">u4").tobytes()
-            (folder / f"{name}-{kind}-ubyte").write_bytes(header + content.tobytes())
+        images, labels = map(np.concatenate, zip(*arrays, strict=True))
+        write_idx(folder, name, images, labels)
     return folder
 
 

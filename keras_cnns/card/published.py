@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from keras_cnns.runs.exported import MANIFEST, find_published
 from keras_cnns.runs.run import Run, RunError
-
-_MANIFEST = "model.json"
 
 
 @dataclass(frozen=True)
@@ -34,20 +33,19 @@ def read_published(model: Path, run: Run) -> Published:
         RunError: there is no version, its `model.json` is damaged, or its accuracy is not that of
             the run.
     """
-    versions = [model] if (model / _MANIFEST).is_file() else _versions(model)
-    if not versions:
+    if not (versions := find_published(model)):
         raise RunError(
-            f"{model} is not an exported model: it has no directory 1, 2, ... with a {_MANIFEST}; "
+            f"{model} is not an exported model: it has no directory 1, 2, ... with a {MANIFEST}; "
             f"`keras-cnns export {run.path} --to {model}` makes one"
         )
     path = versions[-1]
     try:
-        manifest = json.loads((path / _MANIFEST).read_text("utf-8"))
+        manifest = json.loads((path / MANIFEST).read_text("utf-8"))
         metrics, compared = manifest["metrics"] or {}, manifest["parity"]["formats"]
         found = metrics.get("samples"), metrics.get("accuracy")
         dict(compared)
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise RunError(f"{path / _MANIFEST} is damaged: {error!r}") from None
+        raise RunError(f"{path / MANIFEST} is damaged: {error!r}") from None
     test = run.results()["test"]
     if found != (test["samples"], test["accuracy"]):
         raise RunError(
@@ -55,10 +53,3 @@ def read_published(model: Path, run: Run) -> Published:
             f"on {found[0]} images, and the run {test['accuracy']} on {test['samples']}"
         )
     return Published(path, manifest)
-
-
-def _versions(model: Path) -> list[Path]:
-    found = [each for each in model.glob("[0-9]*") if each.name.isdecimal()]
-    return sorted(
-        (each for each in found if (each / _MANIFEST).is_file()), key=lambda e: int(e.name)
-    )

@@ -11,6 +11,7 @@ import typer
 from keras_cnns.commands import SOME_FAILED, is_installed, load_command
 from keras_cnns.messages import counting
 from keras_cnns.quiet import quiet_stderr
+from keras_cnns.runs.exported import find_published
 
 if TYPE_CHECKING:
     from keras_cnns.runs.answers import Answer
@@ -60,7 +61,7 @@ def predict(
     as by `keras-cnns score`. With --to, the same command continues where an
     interrupted one has stopped.
     """
-    if _is_exported(run):
+    if find_published(run):  # an exported model, or a version of one
         written = [] if to is None else ["--to", str(to)]
         for option, value in (
             ("--min-probability", min_probability),
@@ -143,12 +144,6 @@ def _print(answer: "Answer") -> bool:
     ranked = ", ".join(f"{label} {probability:.2%}" for label, probability in answer.ranked)
     print(f"{name}: unknown ({ranked})" if answer.unknown else f"{name}: {ranked}")
     return False
-
-
-def _is_exported(path: Path) -> bool:
-    """Return whether a directory is an exported model, or a version of one."""
-    versions = (each.parent for each in path.glob("*/model.json"))
-    return (path / "model.json").exists() or any(each.name.isdecimal() for each in versions)
 
 
 def _score(model: Path, arguments: Sequence[str]) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 from keras_cnns.data import open_split
 from keras_cnns.data.sources.folder.findings import printable
 from keras_cnns.durations import format_seconds
-from keras_cnns.files import read_text, replacing, write_text
+from keras_cnns.files import read_text, write_names, write_text
 from keras_cnns.intervals import format_interval
 from keras_cnns.report import charts, page
 from keras_cnns.report.findings import describe_run
@@ -65,9 +65,7 @@ def write_report(path: str | Path, predictions: Predictions | None = None) -> Pa
     if predictions:
         rows = _mistake_rows(predictions, records.run.labels)
         text = format_rows(rows, _MISTAKE_COLUMNS, header=True)
-        with replacing(records.run.path / MISTAKES) as partial:
-            # The bytes of a name that are not UTF-8 are written as they are.
-            partial.write_bytes(text.encode("utf-8", "surrogateescape"))
+        write_names(records.run.path / MISTAKES, text)
     report = records.run.path / REPORT
     write_text(report, render(records, predictions))
     return report

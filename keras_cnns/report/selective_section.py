@@ -58,14 +58,19 @@ def threshold_section(predictions: Predictions, results: Mapping[str, Any] | Non
 
 def threshold_row(threshold: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the cells of a threshold, given as in `results.json`, under `COLUMNS`."""
-    target, accuracy = threshold["min_accuracy"], threshold["accuracy"]
+    accuracy = threshold["accuracy"]
     return (
-        "-" if target is None else f"{target:.0%} correct",
-        f"{threshold['threshold']:g}",
+        *_name(threshold),
         f"{threshold['coverage']:.1%}",
         "-" if accuracy is None else f"{accuracy:.1%}",
         format_interval(threshold["correct"], threshold["answered"]),
     )
+
+
+def _name(threshold: Mapping[str, Any]) -> tuple[str, str]:
+    """Return what a threshold was chosen for, and the threshold."""
+    target = threshold["min_accuracy"]
+    return "-" if target is None else f"{target:.0%} correct", f"{threshold['threshold']:g}"
 
 
 def describe_thresholds(confidence: Mapping[str, Any], test: Sequence[Threshold]) -> list[str]:
@@ -148,8 +153,7 @@ def acceptance_rows(compared: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """Return a row for each threshold under `ACCEPTANCE_COLUMNS`."""
     return [
         (
-            "-" if each["min_accuracy"] is None else f"{each['min_accuracy']:.0%} correct",
-            f"{each['threshold']:g}",
+            *_name(each),
             f"{each['known']:.1%}",
             f"{each['unknown']:.1%}",
         )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from keras_cnns.data import Splits
 from keras_cnns.data.sources.folder.corrections import YES
-from keras_cnns.files import replacing
+from keras_cnns.files import encode_names, write_names
 from keras_cnns.recipes import DataConfig
 from keras_cnns.review.scores import Ranking
 from keras_cnns.runs.tables import format_rows
@@ -61,12 +61,9 @@ def write_table(path: Path, text: str) -> None:
     Raises:
         ValueError: there is a table with another content.
     """
-    # The bytes of a name that are not UTF-8 are written as they are.
-    content = text.encode("utf-8", "surrogateescape")
-    if path.exists() and path.read_bytes() != content:
+    if path.exists() and path.read_bytes() != encode_names(text):
         raise ValueError(
             f"{path} has been edited, or is that of other data; rename it, for example to "
             "corrections.csv, or remove it"
         )
-    with replacing(path) as partial:
-        partial.write_bytes(content)
+    write_names(path, text)

@@ -60,10 +60,9 @@ class Predictions:
         def count(indices: np.ndarray) -> list[int]:
             return [int(each) for each in np.bincount(indices, minlength=self.classes)]
 
-        is_correct = self.predicted == self.labels
         return {
             "images": count(self.labels),
-            "correct": count(self.labels[is_correct]),
+            "correct": count(self.labels[self.is_correct]),
             "predicted": count(self.predicted),
         }
 
@@ -71,22 +70,31 @@ class Predictions:
 def predictor(model: keras.Model) -> Callable[[Any], np.ndarray]:
     """Return a function: images uint8 [N, H, W, C] -> probabilities [N, K] of the main output.
 
-    On TensorFlow it is traced once for batches of every size. It involves no tf.data: for arrays
-    `model.predict` makes a pipeline with autotuning.
+    On TensorFlow, auxiliary outputs are not computed.
     """
+    return trace(model, lambda outputs: outputs["main"] if isinstance(outputs, dict) else outputs)
 
-    def main_output(outputs: Any) -> Any:
-        return outputs["main"] if isinstance(outputs, dict) else outputs
 
+def trace(model: keras.Model, select: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return a function: images uint8 [N, H, W, C] -> selected outputs, as NumPy arrays.
+
+    It involves no tf.data: for arrays `model.predict` makes a pipeline with autotuning. On
+    TensorFlow it is traced once for batches of every size, and nothing but the selected outputs is
+    computed; other backends compile it for each size of a batch.
+
+    Args:
+        model: a model whose input is the images.
+        select: returns the wanted ones of the model's outputs.
+    """
     if keras.backend.backend() != "tensorflow":
-        return lambda images: np.asarray(main_output(model.predict_on_batch(np.asarray(images))))
-
-    def call(images: tf.Tensor) -> tf.Tensor:
-        return main_output(model(images, training=False))
-
+        return lambda images: select(model.predict_on_batch(np.asarray(images)))
     signature = tf.TensorSpec((None, *model.inputs[0].shape[1:]), tf.uint8)
-    traced = tf.function(call, input_signature=[signature], autograph=False)
-    return lambda images: np.asarray(traced(images))
+    traced = tf.function(
+        lambda images: select(model(images, training=False)),
+        input_signature=[signature],
+        autograph=False,
+    )
+    return lambda images: tf.nest.map_structure(np.asarray, traced(images))
 
 
 def collect(

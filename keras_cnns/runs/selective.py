@@ -10,7 +10,7 @@ Probabilities are compared with a threshold in float32, the type of every model'
 probability that is printed as 0.9 reaches the threshold 0.9.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -80,6 +80,12 @@ def find_thresholds(split: str, confidences: np.ndarray, is_correct: np.ndarray)
     )
 
 
+def thresholds_in(content: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """Return the thresholds in the content of `results.json` or `model.json`, which may be none."""
+    confidence = content.get("confidence")
+    return confidence["thresholds"] if confidence else ()
+
+
 def find_threshold(results: Mapping[str, Any], accuracy: float) -> float:
     """Return the threshold that was chosen for an accuracy.
 
@@ -90,8 +96,8 @@ def find_threshold(results: Mapping[str, Any], accuracy: float) -> float:
     Raises:
         ValueError: there is none; the message lists those that exist.
     """
-    rows = (results.get("confidence") or {"thresholds": ()})["thresholds"]
-    known = {each["min_accuracy"]: each["threshold"] for each in rows if each["min_accuracy"]}
+    rows = [each for each in thresholds_in(results) if each["min_accuracy"]]
+    known = {each["min_accuracy"]: each["threshold"] for each in rows}
     if accuracy in known:
         return float(known[accuracy])
     existing = f"there are thresholds for {', '.join(f'{each:g}' for each in known)}"

@@ -13,7 +13,6 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 from scipy.special import logsumexp
 
 from keras_cnns.data import open_split
@@ -22,8 +21,9 @@ from keras_cnns.messages import print_message
 from keras_cnns.models.heads import deep_recursion
 from keras_cnns.recipes import DataConfig
 from keras_cnns.runs.image_files import describe_problem, find_image_files, read_files
+from keras_cnns.runs.predictions import trace
 from keras_cnns.runs.run import Run
-from keras_cnns.runs.selective import is_answered
+from keras_cnns.runs.selective import is_answered, thresholds_in
 
 _KNOWN_ACCEPTED = 0.95  # the fraction of known images at which unknown ones are counted
 _BINS = 20  # of the highest probability
@@ -102,7 +102,6 @@ def compare_unknown(run: Run, split: str, unknown: str, counting: Counting) -> U
         known = _score_all(score, images, count)
     with counting(f"unknown: {unknown}", unknown_count) as count:
         found = _score_all(score, unknown_batches, count)
-    rows = (run.results().get("confidence") or {"thresholds": ()})["thresholds"]
     return UnknownObjects(
         known=split,
         known_images=len(known.probability),
@@ -119,7 +118,7 @@ def compare_unknown(run: Run, split: str, unknown: str, counting: Counting) -> U
                     for each in (known, found)
                 ),
             )
-            for row in rows
+            for row in thresholds_in(run.results())
         ),
         known_histogram=_histogram(known.probability),
         unknown_histogram=_histogram(found.probability),
@@ -153,11 +152,8 @@ def _scorer(model: keras.Model) -> Callable[[Any], Scores]:
     outputs = model.output["main"] if isinstance(model.output, dict) else model.output
     with deep_recursion():
         both = keras.Model(model.inputs, [logits, outputs])
-    signature = [tf.TensorSpec((None, *model.inputs[0].shape[1:]), tf.uint8)]
-    traced = tf.function(
-        lambda images: both(images, training=False), input_signature=signature, autograph=False
-    )
-    return lambda images: scores_of(*map(np.asarray, traced(images)))
+    traced = trace(both, lambda outputs: outputs)
+    return lambda images: scores_of(*traced(images))
 
 
 def _score_all(

@@ -17,7 +17,7 @@ import keras
 import numpy as np
 
 from keras_cnns.data import Split, Splits
-from keras_cnns.files import naming_the_file, replacing, write_json
+from keras_cnns.files import naming_the_file, replacing, write_json, write_names
 from keras_cnns.messages import counting, print_message
 from keras_cnns.recipes import Recipe, with_absolute_paths
 from keras_cnns.runs.directory import check_data, opened_for_training
@@ -229,6 +229,4 @@ def _write(directory: Path, result: OutOfFold) -> None:
         for i in range(len(result.labels))
     ]
     text = format_rows(rows, _COLUMNS, header=True)
-    with replacing(directory / f"{OUT_OF_FOLD}.csv") as partial:
-        # The bytes of a name that are not UTF-8 are written as they are.
-        partial.write_bytes(text.encode("utf-8", "surrogateescape"))
+    write_names(directory / f"{OUT_OF_FOLD}.csv", text)

@@ -98,9 +98,8 @@ class Folds:
     @functools.cached_property
     def _parts(self) -> tuple[IndexedImages, IndexedImages]:
         """The training and the validation images without folds."""
-        return self._open_part(self._config.train_split), self._open_part(
-            self._config.validation_split
-        )
+        config = self._config
+        return self._open_part(config.train_split), self._open_part(config.validation_split)
 
     def _open_part(self, split: str) -> IndexedImages:
         # A fold keeps the pixels of its own images.
@@ -148,9 +147,7 @@ def assign_folds(contents: Contents, count: int) -> np.ndarray:
     _, first, groups, sizes = np.unique(
         contents.keys, return_index=True, return_inverse=True, return_counts=True
     )
-    classes = contents.labels[
-        first
-    ]  # of each group; the largest class of a mixed one is not needed
+    classes = contents.labels[first]  # of each group: that of its first image
     generator = np.random.default_rng(0)
     fold_of_group = np.zeros(len(first), np.int64)
     totals = [0] * count

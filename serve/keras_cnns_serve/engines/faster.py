@@ -8,12 +8,11 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 
-import numpy as np
-
 from keras_cnns_serve.errors import VersionRefusedError
 from keras_cnns_serve.repository.files import ModelVersion
+from keras_cnns_serve.repository.manifest import Manifest
 
-from .base import LoadedEngine
+from .base import LoadedEngine, black_image
 from .choice import EngineOptions, Loaded, list_alternatives, load_format, open_format
 from .golden import read_golden
 from .threads import is_calm, time_run
@@ -70,7 +69,7 @@ def find_fastest(
         except VersionRefusedError as error:
             logger.debug("%s/%d: %s", source.name, source.version, error)
             continue
-        gain = _compare(used.engine, engine, source, options.cores, calm)
+        gain = _compare(used.engine, engine, source.manifest, options.cores, calm)
         compared.append(other.name)
         if gain >= best:
             best, fastest = gain, other
@@ -87,7 +86,7 @@ def find_fastest(
 def _compare(
     used: LoadedEngine,
     other: LoadedEngine,
-    source: ModelVersion,
+    manifest: Manifest,
     cores: int,
     calm: Callable[[int], bool],
 ) -> float:
@@ -96,8 +95,7 @@ def _compare(
     Raises:
         NotCalmError: the machine was not calm before or after the measurement.
     """
-    preprocessing = source.manifest.preprocessing
-    image = np.zeros((1, *preprocessing.crop, preprocessing.channels), np.uint8)
+    image = black_image(manifest)
     if calm(cores):
         rounds = [(time_run(used, image), time_run(other, image)) for _ in range(_ROUNDS)]
         if calm(cores):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from keras_cnns_serve.errors import VersionRefusedError
 from keras_cnns_serve.repository.manifest import Manifest
 
-from .base import LoadedEngine, Names, Outputs
+from .base import LoadedEngine, Names, Outputs, black_image
 from .golden import DisagreementError
 from .trial import call
 
@@ -192,8 +192,7 @@ def choose_threads(
         The engine, and the choice.
     """
     one_thread = open_engine(1)
-    height, width = manifest.preprocessing.crop
-    image = np.zeros((1, height, width, manifest.preprocessing.channels), np.uint8)
+    image = black_image(manifest)
     choice = _choices.get(key)
     seconds = 0.0
     if choice is None:
@@ -240,9 +239,8 @@ def _measure(
             faster = one > _MIN_GAIN * all_cores
             reason = _reason(one, all_cores, faster)
             return Choice(cores if faster else 1, faster, reason, seconds)
-    one = time_run(
-        one_thread, image, time.process_time
-    )  # CPU time, without that of other processes
+    # CPU time, without that of other processes.
+    one = time_run(one_thread, image, time.process_time)
     reason = f"an image takes {_spell(one)}; other processes prevent a measurement"
     return Choice(cores if one >= LONG else 1, True, reason, seconds, measured=False)
 

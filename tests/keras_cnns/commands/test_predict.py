@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from keras_cnns.cli import app
 from keras_cnns.commands import predict
+from keras_cnns.runs.exported import find_published
 
 
 @pytest.fixture(params=["models/digits", "models/digits/2"])
@@ -70,5 +71,5 @@ def test_without_the_server_distribution_the_message_says_what_to_install(
 def test_a_run_directory_is_not_a_model(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text("")
     (tmp_path / "checkpoints").mkdir()
-    assert not predict._is_exported(tmp_path)
-    assert not predict._is_exported(tmp_path / "absent")
+    assert not find_published(tmp_path)
+    assert not find_published(tmp_path / "absent")
