@@ -32,8 +32,10 @@ from keras_cnns.training.checkpoint import CheckpointError, list_checkpoints, re
 from keras_cnns.training.distribution import Distribution, DistributionError
 
 _BEAT_SECONDS = 2.0
-_SILENCE_SECONDS = 25.0  # without a beat, after which a process counts as gone
-_AGENT_SECONDS = 45  # after which JAX itself aborts, should the threads here fail
+_SILENCE_SECONDS = 20.0  # without a beat, after which a process counts as gone
+# The time after which JAX itself aborts, should the threads here fail. Its agents send a sign of
+# life every half of this time, so that it may abort after half of it.
+_AGENT_SECONDS = 58
 _NAMING_SECONDS = 30.0  # to wait for the name of the process that has broken a connection
 _STATUS, _INTERRUPTED = 1, 130
 _PROGRAM = "keras-cnns"
@@ -97,9 +99,10 @@ def connected(
 
     with _Watcher() as watcher:
         _initialize(jax, address, process_id, processes, seconds, watcher)
+        gone = f"process 0, the coordinator at {address}," if process_id else "another process"
         watcher.expect(
-            f"process {process_id} of {processes} was ended, probably because process 0, the "
-            f"coordinator at {address}, is gone. {_RESUME}."
+            f"process {process_id} of {processes} was ended, probably because {gone} is gone. "
+            f"{_RESUME}."
         )
         found = _choose_devices(jax, devices, processes)
         leave = watcher.leave
