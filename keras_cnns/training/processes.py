@@ -21,8 +21,8 @@ from keras_cnns.training.checkpoint import CheckpointError, list_checkpoints, re
 from keras_cnns.training.distribution import Distribution, DistributionError
 from keras_cnns.training.peers import RESUME, Peers, Watcher
 
-# The time after which JAX itself aborts, should the threads of `peers` fail. Its agents send a sign of
-# life every half of this time, so that it may abort after half of it.
+# The time after which JAX itself aborts, should the threads of `peers` fail. Its agents send a sign
+# of life every half of this time, so that it may abort after half of it.
 _AGENT_SECONDS = 58
 
 
