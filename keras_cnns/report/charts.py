@@ -292,6 +292,75 @@ def dots(
     return _draw(paint, title)
 
 
+def bars(title: str, values: Mapping[str, float], *, x: str, percent: bool = False) -> Chart | None:
+    """Draw horizontal bars from 0, the first name at the top; return None if there are no values."""
+    if not values:
+        return None
+
+    def paint(axes: Axes) -> None:
+        names = [shorten(name, 26) for name in values]
+        axes.barh(range(len(names)), list(values.values()), color=COLOURS[0], height=0.6)
+        _finish(axes, x, "", log=False, percent=False)
+        if percent:
+            axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axes.set_yticks(range(len(names)), names)
+        axes.set_ylim(len(names) - 0.4, -0.6)
+        axes.grid(visible=False, axis="y")
+
+    return _draw(paint, title)
+
+
+def parallel_coordinates(
+    title: str,
+    columns: Mapping[str, tuple[Sequence[float], Sequence[tuple[float, str]]]],
+    colours: Sequence[float],
+    *,
+    thick: Collection[int] = (),
+    dashed: Collection[int] = (),
+) -> Chart | None:
+    """Draw each item as a line that crosses one vertical axis per column.
+
+    Args:
+        title: the chart's title.
+        columns: name -> the height of each item on its axis, from 0 to 1, and the axis' labels as
+            pairs of height and text. An item without a height (NaN) in a column is not drawn there.
+        colours: a number from 0 to 1 for each item, from dark to bright.
+        thick: indices of items with thick lines, which are drawn above the others.
+        dashed: indices of items with dashed lines.
+
+    Returns:
+        The chart, or None if there are no items.
+    """
+    if not len(colours):
+        return None
+
+    def paint(axes: Axes) -> None:
+        palette = matplotlib.colormaps["viridis"]
+        heights = np.array([each for each, _ in columns.values()], float)
+        for item in sorted(range(len(colours)), key=lambda item: (item in thick, colours[item])):
+            axes.plot(
+                range(len(columns)),
+                heights[:, item],
+                color=palette(0.9 * colours[item]),
+                linestyle="--" if item in dashed else "-",
+                linewidth=2.6 if item in thick else 1.0,
+                marker="o",
+            )
+        for place, (_, labels) in enumerate(columns.values()):
+            axes.axvline(place, color=_GREY, linewidth=0.8)
+            for height, text in labels:
+                axes.text(place + 0.04, height + 0.012, shorten(text, 10), color="#5b6570", size=8)
+        _finish(axes, "setting", "value within its range", log=False, percent=False)
+        axes.grid(visible=False)
+        axes.set_yticks([])
+        axes.set_ylim(-0.04, 1.08)
+        axes.set_xlim(-0.1, len(columns) - 0.6)
+        names = [shorten(name.replace("_", " "), 16) for name in columns]
+        axes.set_xticks(range(len(columns)), names, rotation=20, ha="right")
+
+    return _draw(paint, title, (6.6, 3.6))
+
+
 def contours(
     title: str,
     value: Callable[[np.ndarray], np.ndarray],

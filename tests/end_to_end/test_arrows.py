@@ -40,6 +40,7 @@ LAYERS: dict[str, dict[str, set[str]]] = {
         "report": {*_BASE, "recipes", "data", "runs"},
         "fit": {*_RUNS, "training", "report"},
         "lab": {*_RUNS, "training", "report"},
+        "tune": {*_RUNS, "training", "report", "lab"},
     },
     "keras_cnns_export": {
         "errors": set(),
