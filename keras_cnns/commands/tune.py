@@ -1,5 +1,6 @@
 """`keras-cnns tune`."""
 
+import logging
 import signal
 import sys
 from collections.abc import Iterator
@@ -95,6 +96,8 @@ def tune(
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    # Each trial traces functions of its own, about which TensorFlow warns.
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     request = Request(recipe, loaded, space, run, minutes, pruner.value, seeds, trials)
     with _progress() as (show, log):
         outcome = search(request, log=log, show=show)

@@ -293,7 +293,7 @@ def dots(
 
 
 def bars(title: str, values: Mapping[str, float], *, x: str, percent: bool = False) -> Chart | None:
-    """Draw horizontal bars from 0, the first name at the top; return None if there are no values."""
+    """Draw horizontal bars, the first name at the top; return None if there are no values."""
     if not values:
         return None
 

@@ -32,15 +32,16 @@ class Plan:
         trials = self.fitting(spent)
         text = (
             f"One training takes about {format_seconds(self.trial)}, and {trials} more "
-            f"{'fits' if trials == 1 else 'fit'} into the search, or a few more if some are pruned. "
-            f"{format_seconds(max(0.0, self.total - spent))} of {format_seconds(self.total)} are left"
+            f"{'fits' if trials == 1 else 'fit'} into the search, or a few more if some are "
+            f"pruned. {format_seconds(max(0.0, self.total - spent))} of "
+            f"{format_seconds(self.total)} are left"
         )
         if self.reserved:
             return f"{text}, {format_seconds(self.reserved)} of it for the comparison at the end."
         if self.needed:
             return (
-                f"{text}; the comparison at the end would need {format_seconds(self.needed)} of it, "
-                "which is too much, and is left out."
+                f"{text}; the comparison at the end would need {format_seconds(self.needed)} of "
+                "it, which is too much, and is left out."
             )
         return f"{text}."
 

@@ -44,14 +44,14 @@ class Comparison:
                 else "one seed has no interval"
             )
             return (
-                f"Nothing was better than the recipe: the test accuracy of trial {self.number} minus "
-                f"that of the recipe is {decision.mean:+.2f} points {seeds} ({interval})."
+                f"Nothing was better than the recipe: the test accuracy of trial {self.number} "
+                f"minus that of the recipe is {decision.mean:+.2f} points {seeds} ({interval})."
             )
         at_least = math.floor(100 * decision.low) / 100  # never rounded up
         return (
-            f"Trial {self.number} is at least {at_least:.2f} points better than the recipe: its test "
-            f"accuracy is {decision.mean:.2f} points higher {seeds} (between {decision.low:.2f} and "
-            f"{decision.high:.2f}; {bounds})."
+            f"Trial {self.number} is at least {at_least:.2f} points better than the recipe: its "
+            f"test accuracy is {decision.mean:.2f} points higher {seeds} (between "
+            f"{decision.low:.2f} and {decision.high:.2f}; {bounds})."
         )
 
 

@@ -214,8 +214,10 @@ class _Search:
             state, accuracy = "diverged", math.nan
         else:
             state = "pruned" if is_pruned or self._is_short(run) else "completed"
-            rows = [by_main_output(row) for row in run.history()]
-            accuracy = max(row["val_accuracy"] for row in rows)
+            accuracies = [by_main_output(row)["val_accuracy"] for row in run.history()]
+            for epoch, accuracy in enumerate(accuracies, 1):  # those that a killed process missed
+                self.study.report(trial, epoch, accuracy)
+            accuracy = max(accuracies)
         seconds = self.clock.spent - self.state["began"]
         self.study.finish(trial, state, accuracy, seconds)
         self._save_spent()

@@ -237,7 +237,7 @@ def _parse_range(key: str, text: str, own: Value) -> Range:
         low, high = float(match[1]), float(match[2])
     except ValueError:
         raise ValueError(
-            f"--search {key}={text}: {match[1]!r} or {match[2]!r} is no number"
+            f"--search {key}={text}: {match[1]!r} or {match[2]!r} is not a number"
         ) from None
     log = bool(match[3])
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
