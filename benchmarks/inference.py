@@ -30,14 +30,15 @@ from typing import Any
 
 from turns import PARITY_PYTHON, ratios, write_rows
 
-NETS = {"resnet20": 32, "googlenet": 224, "resnet50": 224, "resnet50_v2": 224}  # pixels a side
+# pixels a side
+NETS = {"resnet20": 32, "resnet18": 224, "googlenet": 224, "resnet50": 224, "resnet50_v2": 224}
 PEERS = {"resnext50_32x4d": "resnet50"}  # networks that are compared with another, as ONNX
 PIXELS = NETS | {name: NETS[peer] for name, peer in PEERS.items()}
 QUICK = ("resnet20",)
-BATCHES = (1, 8)
+BATCHES = (1, 8, 32)
 PLAIN = "plain onnx"
 TORCH = {"torch": "", "torch compiled": "compiled", "torch bfloat16": "bfloat16"}
-IN_TORCHVISION = ("googlenet", "resnet50")
+IN_TORCHVISION = ("googlenet", "resnet18", "resnet50")
 MATRIX = 4096  # rows and columns
 CALIBRATION = 32  # images
 SECONDS = 0.2  # of a turn, about

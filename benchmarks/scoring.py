@@ -92,7 +92,7 @@ def subject_run(
     from keras_cnns_serve.scoring.inputs import read_content
     from keras_cnns_serve.scoring.options import ScoringOptions
     from keras_cnns_serve.scoring.pipeline import work_in_order
-    from keras_cnns_serve.scoring.rows import FORMATS
+    from keras_cnns_serve.scoring.rows import FORMATS, Columns
 
     options = ScoringOptions(model, names)
     source = job.open_version(model)
@@ -137,7 +137,7 @@ def subject_run(
 
     def pipeline() -> None:
         def work(batch: Sequence[str]) -> bytes:
-            return FORMATS[".jsonl"].encode(scorer.score(batch), None)
+            return FORMATS[".jsonl"].encode(scorer.score(batch), Columns())
 
         for text in work_in_order(work, batches, 2 * usable_cores()):
             file.write(text)

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from keras_cnns.commands import ENTRY_POINTS, Main, data, lab, models, weights
+from keras_cnns.commands.card import card
 from keras_cnns.commands.demo import demo
 from keras_cnns.commands.evaluate import evaluate
 from keras_cnns.commands.fit import fit
@@ -23,6 +24,7 @@ from keras_cnns.commands.recipes import recipes
 from keras_cnns.commands.report import report
 from keras_cnns.commands.train import train
 from keras_cnns.commands.tune import tune
+from keras_cnns.recipes.unsupported import explain_unsupported_option
 
 _FAILURE, INTERRUPTED = 1, 130
 MAX_LINES = 20  # of an error message
@@ -41,6 +43,7 @@ _COMMANDS: dict[str, tuple[Callable[..., Any] | typer.Typer, str]] = {
     "evaluate": (evaluate, "runs/photos other-photos"),
     "predict": (predict, "runs/photos new-photos --to answers.csv --top-k 3"),
     "report": (report, "runs/first runs/second --to comparison.html"),
+    "card": (card, "runs/first --model models/first --license apache-2.0"),
     "recipes": (recipes, "digits-resnet20"),
     "models": (models.app, "show resnet50"),
     "data": (data.app, "check photos"),
@@ -134,6 +137,12 @@ def describe_error(error: Exception) -> str:
     return f"{type(error).__name__}: {message}\nAdd --debug to print the traceback."
 
 
+def _explain_option(error: Exception) -> str | None:
+    """Return why there is no such option, if the error is about one that asks for a feature."""
+    option = getattr(error, "option_name", None)  # of Click's NoSuchOption
+    return explain_unsupported_option(option) if isinstance(option, str) else None
+
+
 def run(app: typer.Typer, arguments: Sequence[str], program: str) -> int:
     """Run a command line, print an error without its traceback, and return the exit status.
 
@@ -154,7 +163,7 @@ def run(app: typer.Typer, arguments: Sequence[str], program: str) -> int:
     except Exception as error:
         if debug:
             traceback.print_exc()
-        if message := describe_error(error):  # empty if the help was printed instead
+        if message := _explain_option(error) or describe_error(error):  # empty after the help
             print(f"{program}: {message}", file=sys.stderr)
         return int(getattr(error, "exit_code", _FAILURE))
     if status == INTERRUPTED:

@@ -90,6 +90,17 @@ def write_text(path: Path, text: str) -> None:
         partial.write_text(text, "utf-8")
 
 
+def encode_names(text: str) -> bytes:
+    """Return a text in UTF-8; the bytes of file names that are not UTF-8 stay as they are."""
+    return text.encode("utf-8", "surrogateescape")
+
+
+def write_names(path: Path, text: str) -> None:
+    """Write a text with names of files as `encode_names` does, whole or not at all."""
+    with replacing(path) as partial:
+        partial.write_bytes(encode_names(text))
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write a value as indented JSON, whole or not at all."""
     write_text(path, json.dumps(value, indent=2) + "\n")

@@ -89,6 +89,8 @@ _SYNONYMS = {
     "out_indices": "features",
     "global_pool": "pooling",
     "skip": "shortcut",
+    "cifar_stem": "small_stem",
+    "stem": "small_stem",
     "inputs": "input_tensor",
     "model_name": "name",
 }
@@ -108,6 +110,7 @@ class Options(HeadOptions, total=False):
     inception: str
     inception_branches: Iterable[str]
     width: float
+    small_stem: bool
     activation: str
     kernel_initializer: str | None
     batch_normalization: bool
@@ -168,6 +171,7 @@ def build(
     inception: str = "reduced",
     inception_branches: Iterable[str] = BRANCHES,
     width: float = 1.0,
+    small_stem: bool = False,
     activation: str = "relu",
     kernel_initializer: str | None = None,
     batch_normalization: bool = True,
@@ -194,6 +198,8 @@ def build(
             2014, figure 2b) or `naive` (figure 2a).
         inception_branches: for GoogLeNet, the branches of each module: some of 1x1, 3x3, 5x5, pool.
         width: for GoogLeNet, the factor of all numbers of filters, above 0.
+        small_stem: if True, begin with a 3x3 convolution of stride 1 that no pool follows, for
+            images of about 32x32 pixels. The networks of CIFAR have such a stem already.
         activation: relu, tanh or sigmoid, for all layers but the classifiers.
         kernel_initializer: small_normal, glorot_uniform or he_normal, for all layers but the
             classifiers; by default the model's own.
@@ -247,6 +253,7 @@ def build(
             input_shape,
             classes,
             shortcut=shortcut,
+            small_stem=small_stem,
             input_tensor=input_tensor,
             name=name,
             **heads,
@@ -263,6 +270,7 @@ def build(
             naive=_MODULES[inception],
             branches=branches,
             width=width,
+            small_stem=small_stem,
             input_tensor=input_tensor,
             name=name,
             **heads,

@@ -173,6 +173,8 @@ def main(arguments: list[str] | None = None, program: str = "keras-cnns export")
 
 def summary(version: Path) -> str:
     """Return a line for each format of a published version: its agreement with Keras."""
+    from keras_cnns.runs.selective import thresholds_in  # after the export, as SciPy takes time
+
     content = json.loads((version / "model.json").read_text(encoding="utf-8"))
     parity, metrics = content["parity"], content["metrics"]
     rows = []
@@ -204,6 +206,12 @@ def summary(version: Path) -> str:
         lines.append(
             f"temperature {calibration['temperature']:.3f}: expected calibration error "
             f"{before:.2%} before, {after:.2%} after"
+        )
+    if chosen := [each for each in thresholds_in(content) if each["min_accuracy"]]:
+        best = chosen[-1]
+        lines.append(
+            f"threshold {best['threshold']:g}: {best['coverage']:.2%} of the images reach it, "
+            f"{best['accuracy']:.2%} of these are correct"
         )
     return "\n".join(lines)
 

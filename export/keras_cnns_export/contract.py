@@ -9,10 +9,13 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from keras_cnns import recipes
 from keras_cnns_export.errors import ExportError
+
+if TYPE_CHECKING:
+    from keras_cnns.runs.selective import Confidence
 
 _FORMAT = 1  # the version of this contract; a reader refuses versions that it does not know
 _MODEL_JSON = "model.json"
@@ -172,6 +175,9 @@ class ModelJson:
     metrics: Metrics | None
     parity: Parity
     calibration: Calibration | None = None
+    # Thresholds of the probabilities, with the temperature; None without true classes. A reader
+    # that does not know this key ignores it.
+    confidence: "Confidence | None" = None
     pixels: Pixels | None = None  # for a SavedModel, which also takes encoded images
     golden: Golden | None = None  # None if no golden samples were written
 

@@ -4,7 +4,7 @@ import dataclasses
 import datetime
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from keras_cnns_export.batches import (
     BATCH_SIZE,
     GENERATED,
+    Array,
     Batch,
     CachedBatches,
     Predict,
@@ -22,6 +23,7 @@ from keras_cnns_export.batches import (
     shuffled_split,
 )
 from keras_cnns_export.calibration import calibrate as fit_calibration
+from keras_cnns_export.confidence import ConfidenceRecorder
 from keras_cnns_export.contract import (
     Calibration,
     Metrics,
@@ -143,9 +145,15 @@ def _export(model: Any, to: str | os.PathLike[str], options: ExportOptions) -> P
             precisions = {name: FORMATS[name].precision for name in names}
             batches = _batches(validation, graph)
             golden = GoldenSamples(graph.image_shape, graph.classes)
+            confidence = ConfidenceRecorder()
+
+            def observe(batch: Batch, expected: Array, given: Mapping[str, Array]) -> None:
+                golden.add(batch[0], expected, given)
+                confidence.add(expected, batch[1])
+
             parity, measured, worst = compare(
                 *(graph.reference(), written, batches, split, precisions, graph.own),
-                observe=golden.add,
+                observe=observe,
             )
             image = np.full((1, *graph.image_shape), 127, np.uint8)
             for name in names:
@@ -163,6 +171,7 @@ def _export(model: Any, to: str | os.PathLike[str], options: ExportOptions) -> P
                 metrics=options.metrics or measured,
                 parity=parity,
                 calibration=calibration,
+                confidence=confidence.result(split),
                 pixels=None if pixels is None else pixels.figures,
                 golden=golden.write(draft.path) if options.golden else None,
             )

@@ -69,9 +69,10 @@ class GoldenSamples:
     def _chosen(self) -> list[int]:
         """Return the indices of the chosen candidates.
 
-        Images of different predicted classes come first. Of one class, those come first on which
-        no format is close to predicting another class, and among them those on which Keras is
-        moderately sure: the probabilities of a very sure model hide the errors of a format.
+        Every predicted class is represented before a class gets a second image. Within a class,
+        images come first for which no format is close to predicting another class; among these, the
+        ones with a moderate probability are preferred, because a format's errors hardly change
+        probabilities near 1.
         """
         scores: list[tuple[int, float]] = []
         classes: list[int] = []

@@ -72,7 +72,7 @@ def compare(
     split: str,
     precisions: Mapping[str, str] | None = None,
     own: OwnAnswers | None = None,
-    observe: Callable[[Array, Array, Mapping[str, Array]], None] | None = None,
+    observe: Callable[[Batch, Array, Mapping[str, Array]], None] | None = None,
 ) -> tuple[Parity, Metrics | None, dict[str, Array]]:
     """Compare every format with Keras on every image, in one pass over the batches.
 
@@ -86,8 +86,8 @@ def compare(
         split: the name of the images' split.
         precisions: the precisions by name of the formats that are not in float32.
         own: a mixed-precision model's own answers.
-        observe: called for each batch with its images, the probabilities of Keras, and those of
-            each format by name.
+        observe: called for each batch with its images and true classes, the probabilities of
+            Keras, and those of each format by name.
 
     Raises:
         FormatError: a format fails, or is further from Keras than its precision allows.
@@ -112,7 +112,7 @@ def compare(
                 if precisions.get(name, "float32") == "float32":
                     _check_other_outputs(name, answers, given, keras.images, split)
             if observe is not None:
-                observe(images, expected, probabilities)
+                observe((images, labels), expected, probabilities)
             if own is not None:
                 in_own_precision.add(images, expected, own.predict(images)["probabilities"], labels)
             keras.add(images, expected, expected, labels)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from keras_cnns.report import page
+from keras_cnns.report.selective_section import COLUMNS, threshold_row
 from keras_cnns_export.batches import Array
 from keras_cnns_export.pixels import Comparison
 
@@ -36,6 +37,7 @@ def write_report(
             [_worst(content, worst)],
         ),
         *_calibration(content),
+        *_thresholds(content),
         *([] if pixels is None else [_pixels(pixels)]),
         page.Section(
             "Inputs, outputs and preprocessing", "As in model.json.", [page.Code(_graph(content))]
@@ -123,6 +125,19 @@ def _calibration(content: Mapping[str, Any]) -> Iterator[page.Section]:
         "Temperature",
         f"The logits are divided by a temperature fitted on {_images(calibration)}.",
         [page.Cards([("temperature", f"{calibration['temperature']:.4g}"), *errors])],
+    )
+
+
+def _thresholds(content: Mapping[str, Any]) -> Iterator[page.Section]:
+    confidence = content["confidence"]
+    if confidence is None:
+        return
+    rows = [threshold_row(each) for each in confidence["thresholds"]]
+    yield page.Section(
+        "Thresholds",
+        f"Chosen and measured on {_images(confidence)}, on the probabilities that are served. "
+        "Below a threshold of the highest probability, a server can answer \u201cunknown\u201d.",
+        [page.Table(COLUMNS, rows, numbers=len(COLUMNS) - 1)],
     )
 
 

@@ -1,4 +1,4 @@
-"""`keras-cnns data check`."""
+"""`keras-cnns data`."""
 
 import shlex
 from pathlib import Path
@@ -6,12 +6,14 @@ from typing import Annotated
 
 import typer
 
+from keras_cnns.commands.review import review
 from keras_cnns.quiet import quiet_stderr
 from keras_cnns.table import print_table
 
 _MAX_LISTED = 20  # files of each kind of problem
 
-app = typer.Typer(help="Check images before training on them.", no_args_is_help=True)
+app = typer.Typer(help="Check images and their labels.", no_args_is_help=True)
+app.command(epilog="Example: keras-cnns data review runs/photos --folds 5")(review)
 
 
 @app.command(epilog="Example: keras-cnns data check photos")

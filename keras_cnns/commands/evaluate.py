@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from keras_cnns.commands import SOME_FAILED
+from keras_cnns.messages import counting
 from keras_cnns.quiet import quiet_stderr
 from keras_cnns.table import print_table
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from keras_cnns.runs.predictions import Predictions
+    from keras_cnns.runs.run import Run
 
 _MAX_LISTED = 10  # files that cannot be read
 
@@ -31,14 +33,27 @@ def evaluate(
         str | None,
         typer.Option(help="Split of the recipe: train, validation or test.", show_default="test"),
     ] = None,
+    unknown: Annotated[
+        str | None,
+        typer.Option(
+            metavar="IMAGES",
+            help="Compare the split's images with images of unknown objects: a directory of images "
+            "or idx files, or the name of a data set, such as digits. The report shows the result.",
+        ),
+    ] = None,
 ) -> None:
     """Print accuracy and loss of a run's model, and the recall of each class.
 
     The images are those of a split of the run's recipe, or of a directory.
-    Intervals contain the true value with a probability of 95 %.
+    Intervals contain the true value with a probability of 95 %. With --unknown,
+    print instead how well the model's scores separate unknown objects.
     """
     if folder and split:
         raise typer.BadParameter("name a directory or a split, not both", param_hint="--split")
+    if folder and unknown is not None:
+        raise typer.BadParameter(
+            "the known images are those of a split: leave the directory out", param_hint="--unknown"
+        )
     with quiet_stderr():
         from keras_cnns.runs.evaluation import find_split, predict_split
         from keras_cnns.runs.labelled_folder import evaluate_folder
@@ -50,6 +65,9 @@ def evaluate(
             name = find_split(finished.recipe.data, split or "test")
         except ValueError as error:
             raise typer.BadParameter(str(error), param_hint="--split") from error
+        if unknown is not None:
+            _print_unknown(finished, name, unknown)
+            return
         _print_metrics(run, name, predict_split(finished, name), finished.labels)
         return
     evaluation = evaluate_folder(finished, folder)
@@ -71,15 +89,45 @@ def evaluate(
         raise typer.Exit(SOME_FAILED)
 
 
+def _print_unknown(run: "Run", split: str, unknown: str) -> None:
+    from keras_cnns.files import naming_the_file, write_json
+    from keras_cnns.report.selective_section import (
+        ACCEPTANCE_COLUMNS,
+        SCORE_COLUMNS,
+        acceptance_rows,
+        score_rows,
+    )
+    from keras_cnns.runs.names import UNKNOWN
+    from keras_cnns.runs.unknown import compare_unknown
+
+    try:
+        compared = compare_unknown(run, split, unknown, counting).to_dict()
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--unknown") from error
+    print(
+        f"{run.path}: {compared['known_images']:,} known images ({split}), "
+        f"{compared['unknown_images']:,} unknown images ({unknown})"
+    )
+    print_table(SCORE_COLUMNS, score_rows(compared), numbers=range(1, len(SCORE_COLUMNS)))
+    if compared["thresholds"]:
+        print("\nimages that reach a threshold of the probability:")
+        columns = ACCEPTANCE_COLUMNS
+        print_table(columns, acceptance_rows(compared), numbers=range(1, len(columns)))
+    path = run.path / UNKNOWN
+    with naming_the_file(path):
+        write_json(path, compared)
+    print(f"written to {path}; `keras-cnns report {run.path}` shows it")
+
+
 def _print_metrics(
     run: Path, images: str, predictions: "Predictions", labels: "Sequence[str]"
 ) -> None:
     import numpy as np
 
+    from keras_cnns.intervals import format_interval
     from keras_cnns.report.metrics import (
         balanced_accuracy,
         confusion_counts,
-        format_interval,
         recall_intervals,
     )
 

@@ -15,6 +15,7 @@ from keras_cnns.commands import is_installed, load_command
 from keras_cnns.commands.train import train as train_command
 from keras_cnns.durations import format_seconds
 from keras_cnns.quiet import quiet_stderr
+from keras_cnns.runs.exported import MANIFEST, find_versions
 from keras_cnns.runs.names import CONFIG, REPORT, RESULTS
 
 _PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
@@ -104,9 +105,9 @@ def fit(
 def _publish(run: Path, to: Path) -> Path | None:
     """Export a run once; return the published version, or None if nothing can export.
 
-    The versions that existed before are recorded first, so that a repeated command recognises a
-    version that it has published before it was killed: one that is new, and whose metrics are those
-    of the run.
+    Before the export, the existing versions are written to the run directory. If the command was
+    killed after it had published, the repeated command finds its version there: it is not in that
+    list, and its metrics are those of the run.
     """
     if not is_installed("export"):
         return None
@@ -116,34 +117,30 @@ def _publish(run: Path, to: Path) -> Path | None:
     if known.get("to") != target:
         from keras_cnns.files import write_json
 
-        known = {"to": target, "versions_before": sorted(_versions(to))}
+        known = {"to": target, "versions_before": list(find_versions(to))}
         write_json(record, known)
-    new = _versions(to) - set(known["versions_before"])
-    published = [version for version in new if _is_of_run(to / str(version), run)]
+    versions = find_versions(to)
+    new = versions.keys() - set(known["versions_before"])
+    published = {version for version in new if _is_of_run(versions[version], run)}
     if not published:
-        before = _versions(to)
         _call("export", str(run), "--to", str(to))
-        published = sorted(_versions(to) - before)
+        published = find_versions(to).keys() - versions.keys()
     return to / str(min(published))
 
 
 def _is_of_run(version: Path, run: Path) -> bool:
     """Return whether a version has the test metrics of a run."""
     try:
-        metrics = json.loads((version / "model.json").read_text("utf-8"))["metrics"]
+        metrics = json.loads((version / MANIFEST).read_text("utf-8"))["metrics"]
         test = json.loads((run / RESULTS).read_text("utf-8"))["test"]
         return all(metrics[key] == test[key] for key in ("samples", "accuracy"))
     except (OSError, ValueError, LookupError, TypeError):
         return False
 
 
-def _versions(model: Path) -> set[int]:
-    return {int(each.name) for each in model.glob("[1-9]*") if each.name.isdecimal()}
-
-
 def _print_summary(folder: Path, run: Path, to: Path, version: Path | None, seconds: float) -> None:
     """Print the accuracy, the time, where the results are, and how to serve them."""
-    from keras_cnns.report.metrics import wilson_interval
+    from keras_cnns.intervals import wilson_interval
 
     results = json.loads((run / RESULTS).read_text("utf-8"))
     test = results["test"]

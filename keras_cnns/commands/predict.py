@@ -11,6 +11,7 @@ import typer
 from keras_cnns.commands import SOME_FAILED, is_installed, load_command
 from keras_cnns.messages import counting
 from keras_cnns.quiet import quiet_stderr
+from keras_cnns.runs.exported import find_published
 
 if TYPE_CHECKING:
     from keras_cnns.runs.answers import Answer
@@ -36,6 +37,22 @@ def predict(
         ),
     ] = None,
     top_k: Annotated[int, typer.Option(min=1, help="Number of labels per image.")] = 5,
+    min_probability: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="An image whose highest probability is lower is unknown: its row has no label.",
+        ),
+    ] = None,
+    min_accuracy: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="The same with the threshold that was chosen for this accuracy, such as 0.98.",
+        ),
+    ] = None,
 ) -> None:
     """Print or write the most probable labels of image files and their probabilities.
 
@@ -44,15 +61,29 @@ def predict(
     as by `keras-cnns score`. With --to, the same command continues where an
     interrupted one has stopped.
     """
-    if _is_exported(run):
+    if find_published(run):  # an exported model, or a version of one
         written = [] if to is None else ["--to", str(to)]
+        for option, value in (
+            ("--min-probability", min_probability),
+            ("--min-accuracy", min_accuracy),
+        ):
+            written += [] if value is None else [option, f"{value:.9f}"]
         sys.exit(_score(run, [*images, *written, "--top-k", str(top_k)]))
     with quiet_stderr():
         from keras_cnns.runs.answers import AnswerFile, predict_files, write_parquet
         from keras_cnns.runs.image_files import find_image_files
         from keras_cnns.runs.run import open_run
+        from keras_cnns.runs.selective import find_threshold
 
     finished_run = open_run(run)
+    if min_accuracy is not None:
+        if min_probability is not None:
+            raise typer.BadParameter("give --min-probability or --min-accuracy, not both")
+        try:
+            min_probability = find_threshold(finished_run.results(), min_accuracy)
+        except ValueError as error:
+            raise typer.BadParameter(f"{run} {error}", param_hint="--min-accuracy") from error
+        print(f"threshold {min_probability:g}", file=sys.stderr)
     try:
         files = find_image_files(images)
     except ValueError as error:
@@ -60,7 +91,9 @@ def predict(
     top_k = min(top_k, len(finished_run.labels))
     if to is None:
         failures = 0
-        for answers in predict_files(finished_run, files, top_k=top_k):
+        for answers in predict_files(
+            finished_run, files, top_k=top_k, min_probability=min_probability
+        ):
             failures += sum(map(_print, answers))
         if failures:
             raise typer.Exit(SOME_FAILED)
@@ -72,7 +105,11 @@ def predict(
         )
     try:
         # Parquet cannot be appended to: it is written from JSON Lines, which are kept to resume.
-        answer_file = AnswerFile(to.with_suffix(".jsonl") if is_parquet else to, top_k)
+        answer_file = AnswerFile(
+            to.with_suffix(".jsonl") if is_parquet else to,
+            top_k,
+            has_threshold=min_probability is not None,
+        )
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--to") from error
     with answer_file:
@@ -81,12 +118,15 @@ def predict(
             print(f"{to}: {len(files) - len(remaining)} of {len(files)} files have a row already")
         if remaining:
             with counting("predicting", len(remaining)) as count:
-                for answers in predict_files(finished_run, remaining, top_k=top_k):
+                for answers in predict_files(
+                    finished_run, remaining, top_k=top_k, min_probability=min_probability
+                ):
                     answer_file.append(answers)
                     count(len(answers))
         failures = sum(answer_file.finished[str(file)] for file in files)
     if is_parquet:
-        write_parquet(to.with_suffix(".jsonl"), to)
+        json_lines = to.with_suffix(".jsonl")
+        write_parquet(json_lines, to, has_threshold=min_probability is not None)
     print(f"{to}: {len(files) - failures} of {len(files)} files predicted")
     if failures:
         print(f"{to}: {failures} could not be read; see `error` in their rows", file=sys.stderr)
@@ -102,14 +142,8 @@ def _print(answer: "Answer") -> bool:
         print(f"{name}: {answer.error}", file=sys.stderr)
         return True
     ranked = ", ".join(f"{label} {probability:.2%}" for label, probability in answer.ranked)
-    print(f"{name}: {ranked}")
+    print(f"{name}: unknown ({ranked})" if answer.unknown else f"{name}: {ranked}")
     return False
-
-
-def _is_exported(path: Path) -> bool:
-    """Return whether a directory is an exported model, or a version of one."""
-    versions = (each.parent for each in path.glob("*/model.json"))
-    return (path / "model.json").exists() or any(each.name.isdecimal() for each in versions)
 
 
 def _score(model: Path, arguments: Sequence[str]) -> int:

@@ -3,11 +3,12 @@
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from keras_cnns.commands.dry_run import print_dry_run
+from keras_cnns.commands.folds import run_folds
 from keras_cnns.commands.lr_finder import run_lr_finder
 from keras_cnns.commands.offline import Offline
 from keras_cnns.messages import print_message
@@ -26,7 +27,10 @@ def train(
     ],
     run: Annotated[
         Path | None,
-        typer.Option(help="Run directory, which is new or contains an interrupted training."),
+        typer.Option(
+            help="Run directory, which is new or contains an interrupted training; with --folds, "
+            "the directory of the folds' runs."
+        ),
     ] = None,
     overrides: Annotated[
         list[str] | None,
@@ -52,6 +56,14 @@ def train(
             help="Ignore the image files because of which training would be refused.",
         ),
     ] = False,
+    folds: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            help="Cross-validation: divide the training and validation images into this number of "
+            "folds, and train a model for each of them.",
+        ),
+    ] = None,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -80,6 +92,10 @@ def train(
         loaded = load_recipe(recipe, [*(overrides or ()), *skipping])
     except RecipeError as error:
         raise typer.BadParameter(str(error)) from error
+    if folds and (dry_run or find_lr):
+        raise typer.BadParameter(
+            "--folds trains; use --dry-run and --find-lr without it", param_hint="--folds"
+        )
     if dry_run:
         return print_dry_run(loaded)
     if find_lr:
@@ -91,10 +107,14 @@ def train(
         from keras_cnns.training import RunError
         from keras_cnns.training import train as train_recipe
 
+    intervals: dict[str, Any] = {
+        "checkpoint_seconds": checkpoint_seconds,
+        "checkpoint_steps": checkpoint_steps,
+    }
     try:
-        finished = train_recipe(
-            loaded, run, checkpoint_seconds=checkpoint_seconds, checkpoint_steps=checkpoint_steps
-        )
+        if folds:
+            return run_folds(loaded, run, folds, _write_report, **intervals)
+        finished = train_recipe(loaded, run, **intervals)
     except RunError as error:
         raise typer.BadParameter(str(error)) from error
     _write_report(finished)

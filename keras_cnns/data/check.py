@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from keras_cnns.data.class_balance import rare_classes
 from keras_cnns.data.sources.by_content import FRACTIONS
 from keras_cnns.data.sources.folder.files import scan_folder
 from keras_cnns.data.sources.folder.findings import (
@@ -18,8 +19,6 @@ from keras_cnns.data.sources.folder.image_file import ImageFile
 from keras_cnns.data.sources.folder.near_duplicates import with_near_duplicates
 from keras_cnns.data.sources.folder.quality import find_near_duplicates, find_poor_images
 from keras_cnns.data.sources.folder.splits import assign_splits
-
-_RARE_FRACTION = 0.25  # of the largest class; rarer classes are named in a hint
 
 
 @dataclass(frozen=True)
@@ -81,11 +80,11 @@ def _summarize(files: Sequence[ImageFile], counts: dict[str, dict[str, int]]) ->
     sizes = {label: sum(sides.values()) for label, sides in counts.items()}
     fewest, most = min(sizes, key=sizes.__getitem__), max(sizes, key=sizes.__getitem__)
     yield f"balance: from {sizes[fewest]} ({fewest}) to {sizes[most]} ({most}) images per class"
-    rare = [label for label, size in sizes.items() if size < _RARE_FRACTION * sizes[most]]
-    if rare:
+    if rare := rare_classes(sizes):
         yield (
             f"hint: fewer than a quarter of the images of {most}: {', '.join(rare)}; add images of "
-            "them, and judge a model by its accuracy in each class, not by accuracy alone"
+            "them, judge a model by its accuracy in each class, not by accuracy alone, and see the "
+            "recipe's section [class_balance]"
         )
     for axis, side in enumerate(("height", "width")):
         pixels = [file.size[axis] for file in files]

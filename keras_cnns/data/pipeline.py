@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from keras_cnns.cores import available_cores
@@ -17,6 +18,7 @@ from keras_cnns.data.augmentation.batch import augment_batch, mixes_images
 from keras_cnns.data.augmentation.image import KEYS, bring_to_size, change_colors, changes_colors
 from keras_cnns.data.augmentation.randomness import Start, draw_keys, permute
 from keras_cnns.data.autotuning import without_autotuning
+from keras_cnns.data.class_balance import BalancedOrder
 from keras_cnns.data.decoding import decode
 from keras_cnns.data.preprocessing import preprocess
 from keras_cnns.data.sources.base import ImageStream, IndexedImages, Pair
@@ -54,6 +56,8 @@ class Split(abc.ABC):
         batch_size: int,
         seed: int | None = None,
         augmentation: AugmentationConfig = NO_AUGMENTATION,
+        class_weights: np.ndarray | None = None,
+        order: BalancedOrder | None = None,
         one_hot: bool = False,
     ) -> None:
         """Define the batches of a split.
@@ -67,6 +71,10 @@ class Split(abc.ABC):
                 nothing.
             augmentation: the augmentation of the images. An Inception crop needs images that are
                 not kept in memory, because those have the network's size.
+            class_weights: float32 [K]; the target of an image is multiplied by the weight of its
+                class, so that its sum is the weight.
+            order: the order of the images in each epoch; by default, each appears once in a random
+                order. A stream has no other order.
             one_hot: return targets instead of labels; label smoothing and mixing always do.
         """
         self.num_examples = count
@@ -74,7 +82,8 @@ class Split(abc.ABC):
         self._config, self._classes = config, classes
         self._batch_size, self._seed = batch_size, seed
         self._augmentation = NO_AUGMENTATION if seed is None else augmentation
-        self._one_hot = one_hot or self._augmentation.soft_targets
+        self._class_weights, self._order = class_weights, order
+        self._one_hot = one_hot or self._augmentation.soft_targets or class_weights is not None
 
     def __iter__(self) -> Iterator[Pair]:
         yield from self.epoch(0)
@@ -112,6 +121,7 @@ class Split(abc.ABC):
             self._augmentation,
             start,
             classes=self._classes if self._one_hot else None,
+            class_weights=self._class_weights,
         )
         return images[: batch["count"]], labels[: batch["count"]]
 
@@ -169,7 +179,9 @@ class _IndexedSplit(Split):
         count = tf.minimum(self.num_examples - first, self._batch_size)
         # An image is mixed with the next one of the epoch, which may be in the next batch.
         indices = (first + tf.range(count + mixes_images(self._augmentation))) % self.num_examples
-        if self._seed is not None:
+        if self._order is not None and self._seed is not None:
+            indices = self._order.at(indices, self._seed, epoch)
+        elif self._seed is not None:
             indices = permute(indices, self.num_examples, self._seed, epoch)
         return {"epoch": epoch, "first": first, "count": count, "elements": indices}
 

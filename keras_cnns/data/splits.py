@@ -7,10 +7,21 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_cnns.data.class_balance import BalancedOrder, compute_weights, read_class_indices
 from keras_cnns.data.pipeline import NO_AUGMENTATION, Split, keep_in_memory, make_split
 from keras_cnns.data.sources import open_source
-from keras_cnns.data.sources.base import IndexedImages, Pair, Source, fits_in_memory
-from keras_cnns.recipes import AugmentationConfig, DataConfig
+from keras_cnns.data.sources.base import (
+    ImageStream,
+    IndexedImages,
+    Pair,
+    Source,
+    fits_in_memory,
+)
+from keras_cnns.data.sources.folder.corrections import Corrections
+from keras_cnns.data.sources.folds import Folds, Pool
+from keras_cnns.recipes import AugmentationConfig, ClassBalanceConfig, DataConfig
+
+_NO_BALANCE = ClassBalanceConfig()
 
 
 class Splits:
@@ -49,6 +60,18 @@ class Splits:
         """The names of the classes, K of them, in the order of their indices."""
         return self._source.labels
 
+    @property
+    def corrections(self) -> Corrections | None:
+        """The corrections of the labels; None if the recipe has none."""
+        return self._source.corrections
+
+    @property
+    def pool(self) -> Pool:
+        """The images that are divided into folds, for a recipe with `data.fold`."""
+        if not isinstance(self._source, Folds):
+            raise ValueError("the recipe has no data.fold")
+        return self._source.pool
+
     def fingerprint(self) -> str:
         """Return a text that changes with the data: a hash, or a name and version.
 
@@ -64,6 +87,7 @@ class Splits:
         batch_size: int,
         seed: int | None = None,
         augmentation: AugmentationConfig = NO_AUGMENTATION,
+        class_balance: ClassBalanceConfig = _NO_BALANCE,
         one_hot: bool = False,
         in_memory: bool = True,
         check_first: bool = False,
@@ -79,6 +103,8 @@ class Splits:
             seed: the seed of the order and the augmentation; None keeps the order and augments
                 nothing.
             augmentation: the augmentation of the images.
+            class_balance: the weights of the classes, which need targets, and how often each class
+                appears; without a seed, they are ignored too.
             one_hot: return targets [N, K] instead of labels [N]; augmentation that mixes labels
                 always returns targets.
             in_memory: keep the decoded images if they take at most `base.PIXELS_LIMIT` bytes; if
@@ -87,10 +113,11 @@ class Splits:
                 those of a split that does not fit in memory are checked as they are read.
 
         Raises:
-            ValueError: there is no such data set or split, or the split is empty.
+            ValueError: there is no such data set or split, the split is empty, or balanced sampling
+                is wanted for a set that is read in the order of its files.
         """
         if seed is None:
-            augmentation = NO_AUGMENTATION
+            augmentation, class_balance = NO_AUGMENTATION, _NO_BALANCE
         keep_pixels = not augmentation.inception_crop
         images = self._source.open(split, check_first=check_first, keep_pixels=keep_pixels)
         if (
@@ -110,7 +137,25 @@ class Splits:
             seed=seed,
             augmentation=augmentation,
             one_hot=one_hot,
+            **self._balance(images, class_balance),
         )
+
+    def _balance(
+        self, images: IndexedImages | ImageStream, config: ClassBalanceConfig
+    ) -> dict[str, Any]:
+        """Return the options of a `Split` that balance its classes."""
+        if config.balanced_sampling and isinstance(images, ImageStream):
+            raise ValueError(
+                f"class_balance.balanced_sampling needs images that can be read in any order, and "
+                f"{self._config.name} is read in the order of its files because it is large; use "
+                'class_balance.weights = "inverse" instead'
+            )
+        if config.balanced_sampling:
+            return {"order": BalancedOrder(read_class_indices(images))}
+        if config.weights == "none":
+            return {}
+        indices, classes = read_class_indices(images), len(self.labels)
+        return {"class_weights": compute_weights(indices, classes, config.weights, config.beta)}
 
 
 def read_labels(config: DataConfig) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from keras_cnns.data.class_balance import RARE_FRACTION, rare_classes
 from keras_cnns.durations import format_seconds
 from keras_cnns.fit.measurement import Measurement
 from keras_cnns.fit.photos import SIZES, Photos
@@ -129,6 +130,7 @@ def choose_training(choices: Choices, photos: Photos, budget: Budget, *, pretrai
         "augmentation.pad_and_crop", max(1, size // 8), "An eighth of the image, as for CIFAR."
     )
     choices.choose("augmentation.label_smoothing", 0.1, "It limits the influence of wrong labels.")
+    _choose_class_balance(choices, photos)
     wanted = 32 if train < 2_000 or pretrained else 64 if train < 20_000 else 128
     fitting = _batch_that_fits(choices, wanted, budget)
     cap = f" Memory limits it to {fitting}." if fitting < wanted else ""
@@ -144,6 +146,24 @@ def choose_training(choices: Choices, photos: Photos, budget: Budget, *, pretrai
     choices.choose("optimizer.schedule", "cosine")
     choices.choose("optimizer.warmup_epochs", 0.5 if pretrained else 1.0)
     choices.choose("training.epochs", 1)  # replaced by choose_epochs
+
+
+def _choose_class_balance(choices: Choices, photos: Photos) -> None:
+    """Choose balanced sampling if classes are rare, by the criterion of `data check`."""
+    rare = rare_classes(photos.classes)
+    if not rare or "class_balance.weights" in choices.given:
+        return
+    fewest, most = (
+        choose(photos.classes, key=lambda c: photos.classes[c]) for choose in (min, max)
+    )
+    smallest, largest = photos.classes[fewest], photos.classes[most]
+    choices.choose(
+        "class_balance.balanced_sampling",
+        True,
+        f"The classes are uneven: {largest} images of {most} are {largest / smallest:.1f} times as "
+        f"many as the {smallest} of {fewest}; {len(rare)} of {len(photos.classes)} classes have "
+        f"fewer than {RARE_FRACTION:.0%} of the largest.",
+    )
 
 
 def epochs_in(budget: Budget, measured: Measurement) -> int:

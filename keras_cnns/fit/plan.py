@@ -31,7 +31,7 @@ from keras_cnns.weights.download import fetch
 LEFT_OUT = "left_out.csv"
 _COMMAND = "#     keras-cnns fit "  # begins the line of the recipe that names its command
 _FINISHING_SECONDS = 45.0  # for imports, test, report and export, which follow the training
-_SECTIONS = ("model", "data", "augmentation", "optimizer", "training")
+_SECTIONS = ("model", "data", "augmentation", "class_balance", "optimizer", "training")
 
 
 @dataclass(frozen=True)
@@ -247,8 +247,10 @@ def _format(choices: Choices, photos: Photos, request: Request) -> str:
     by_section = {name: list(items) for name, items in groupby(keys, lambda e: _section(e[0]))}
     for section in _SECTIONS:
         given = [each for each in remaining.items() if _section(each[0]) == section]
+        if not (entries := [*by_section.get(section, []), *given]):
+            continue
         lines += ["", f"[{section}]"]
-        for path, value in [*by_section.get(section, []), *given]:
+        for path, value in entries:
             reason = choices.reasons.get(path, "This value was given with --set.")
             if reason:
                 lines.append(_comment(reason))

@@ -34,9 +34,17 @@ class _ReportEpochs(keras.callbacks.Callback):
         self.report((epoch + 1) / epochs, f"{self.what}, epoch {epoch + 1} of {epochs}")
 
 
-def part(report: Report, index: int, count: int) -> Report:
-    """Return the report of one of `count` equally long parts of a run; `index` counts from 0."""
-    return lambda fraction, what: report((index + fraction) / count, what)
+def part(report: Report, index: int, count: int, name: str = "") -> Report:
+    """Return the report of one of `count` equally long parts of a run.
+
+    Args:
+        report: the report of the whole run.
+        index: the index of the part, from 0.
+        count: the number of parts.
+        name: what distinguishes this part from the others; it precedes what the part reports.
+    """
+    prefix = f"{name}: " if name else ""
+    return lambda fraction, what: report((index + fraction) / count, prefix + what)
 
 
 def lab_recipe(settings: Settings, seed: int, *overrides: str) -> Recipe:

@@ -3,8 +3,8 @@
 `build("resnet20", input_shape=(32, 32, 1), classes=10)` and `ResNet20((32, 32, 1), 10)` build the
 same model. `MODELS` lists all of them.
 
-Importing this package registers the layers, optimizers and schedules of keras_cnns with Keras, so
-that `keras.saving.load_model` can load a saved model.
+Importing this package registers the layers, losses, optimizers and schedules of keras_cnns with
+Keras, so that `keras.saving.load_model` can load a saved model.
 
 `build`, `MODELS` and the functions are defined by `keras_cnns.registry`, which is imported when one
 of them is used: it also reads weights, and the modules of this package read no files.
@@ -12,7 +12,8 @@ of them is used: it also reads weights, and the modules of this package read no 
 
 from typing import TYPE_CHECKING
 
-# Registers the optimizers and schedules that a compiled model was saved with.
+# Registers the loss, the optimizers and the schedules that a compiled model was saved with.
+import keras_cnns.losses
 import keras_cnns.optimizers  # noqa: F401
 from keras_cnns.models.batch_normalization import BatchNormalization
 from keras_cnns.models.cost import Cost, cost, stage_costs

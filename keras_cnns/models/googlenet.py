@@ -183,6 +183,7 @@ def googlenet(
     naive: bool = False,
     branches: Sequence[str] = BRANCHES,
     width: float = 1.0,
+    small_stem: bool = False,
     input_tensor: KerasTensor | None = None,
     name: str | None = None,
     **heads: Unpack[HeadOptions],
@@ -198,6 +199,8 @@ def googlenet(
         naive: if True, build the naive modules of figure 2a, whose pools keep all channels.
         branches: the names of BRANCHES that each module has.
         width: factor of all numbers of filters in the stem and the modules, above 0.
+        small_stem: if True, build the first convolution with a window of 3x3 and stride 1, and
+            omit the pool after it: module 3a then has half the height and width of the images.
         input_tensor: a tensor to use instead of a new input.
         name: the model's name; by default the row's, or `googlenet` for a row of your own.
         heads: the options of `heads.assemble`. `aux_heads=True` adds the paper's two auxiliary
@@ -223,8 +226,11 @@ def googlenet(
         return layers.LocalResponseNormalization(name=name)(x) if row.normalise else x
 
     stem = [max(round(width * filters), 1) for filters in (64, 64, 192)]
-    x = step(inputs, stem[0], 7, stride=1 if small else 2, name="conv1")
-    x = layers.max_pool(x, name="pool1")
+    if small_stem:
+        x = step(inputs, stem[0], 3, name="conv1")
+    else:
+        x = step(inputs, stem[0], 7, stride=1 if small else 2, name="conv1")
+        x = layers.max_pool(x, name="pool1")
     x = normalise(x, "norm1")
     x = step(x, stem[1], 1, name="conv2_reduce")
     x = step(x, stem[2], 3, name="conv2")

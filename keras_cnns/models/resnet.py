@@ -11,6 +11,7 @@ et al. 2016, "Identity Mappings in Deep Residual Networks").
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Unpack
 
 import keras
@@ -114,15 +115,23 @@ def _stem_pool(x: KerasTensor) -> KerasTensor:
     return keras.layers.MaxPooling2D(3, strides=2, name="stem_pool")(x)
 
 
-def cifar_stem(x: KerasTensor) -> KerasTensor:
+def cifar_stem(x: KerasTensor, filters: int = 16) -> KerasTensor:
     """Apply a 3x3 convolution (He et al. 2015, section 4.2)."""
-    x = conv(x, 16, 3, name="stem_conv")
+    x = conv(x, filters, 3, name="stem_conv")
     return relu(batch_norm(x, name="stem_bn"), name="stem_relu")
 
 
-def cifar_v2_stem(x: KerasTensor) -> KerasTensor:
+def cifar_v2_stem(x: KerasTensor, filters: int = 16) -> KerasTensor:
     """Apply CIFAR's stem for pre-activation blocks."""
-    return conv(x, 16, 3, name="stem_conv")
+    return conv(x, filters, 3, name="stem_conv")
+
+
+# Each stem of ImageNet -> the stem that replaces it for small images. CIFAR's networks keep theirs.
+_SMALL_STEMS: dict[Stem, Stem] = {
+    imagenet_stem: partial(cifar_stem, filters=64),
+    imagenet_v2_stem: partial(cifar_v2_stem, filters=64),
+    keras_v2_stem: partial(cifar_v2_stem, filters=64),
+}
 
 
 @dataclass(frozen=True)
@@ -301,6 +310,7 @@ def resnet(
     classes: int | None = None,
     *,
     shortcut: str | None = None,
+    small_stem: bool = False,
     input_tensor: KerasTensor | None = None,
     name: str | None = None,
     **heads: Unpack[HeadOptions],
@@ -312,6 +322,8 @@ def resnet(
         input_shape: (H, W, C) of the images; by default the row's.
         classes: number of classes, K; by default the row's.
         shortcut: a key of SHORTCUTS, or the paper's letter A, B or C; by default the row's.
+        small_stem: if True, replace ImageNet's stem by a 3x3 convolution with stride 1 and as many
+            filters, so that the first block sees the images at their whole size.
         input_tensor: a tensor to use instead of a new input.
         name: the model's name; by default the row's, or `resnet` for a row of your own.
         heads: the options of `heads.assemble`. `aux_heads=True` adds auxiliary classifiers (deep
@@ -326,6 +338,8 @@ def resnet(
     else:
         row = architecture
     add_shortcut = find_shortcut(row.shortcut if shortcut is None else shortcut)
+    if small_stem and row.stem in _SMALL_STEMS:
+        row = replace(row, stem=_SMALL_STEMS[row.stem], min_size=row.min_size // 4)
     shape = row.input_shape if input_shape is None else input_shape
     inputs = image_input(shape, row.min_size, input_tensor)
     x = row.stem(inputs)

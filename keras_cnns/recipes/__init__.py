@@ -3,6 +3,7 @@
 from keras_cnns.recipes.preprocessing import Preprocessing
 from keras_cnns.recipes.schema import (
     AugmentationConfig,
+    ClassBalanceConfig,
     DataConfig,
     ModelConfig,
     OptimizerConfig,
@@ -17,9 +18,12 @@ from keras_cnns.recipes.schema import (
     parse_recipe,
     with_absolute_paths,
 )
+from keras_cnns.recipes.unsupported import MULTI_LABEL
 
 __all__ = [
+    "MULTI_LABEL",
     "AugmentationConfig",
+    "ClassBalanceConfig",
     "DataConfig",
     "ModelConfig",
     "OptimizerConfig",

@@ -24,6 +24,7 @@ from pydantic.dataclasses import dataclass
 from keras_cnns.files import read_text
 from keras_cnns.recipes.preprocessing import Preprocessing
 from keras_cnns.recipes.renamed_keys import explain_renamed_key, rename_old_keys
+from keras_cnns.recipes.unsupported import explain_unsupported_key
 from keras_cnns.suggestions import did_you_mean
 
 _CHECKED = ConfigDict(
@@ -68,6 +69,9 @@ class ModelConfig:
     width: _Positive = 1.0
     """All numbers of filters in GoogLeNet's stem and inception modules are multiplied by this
     factor."""
+    small_stem: bool = False
+    """If true, the network begins with a 3x3 convolution of stride 1 that no pool follows, for
+    images of about 32x32 pixels; the networks of CIFAR have such a stem already."""
     activation: Literal["relu", "tanh", "sigmoid"] = "relu"
     """All layers but the classifiers have this activation."""
     kernel_initializer: Literal["", "small_normal", "glorot_uniform", "he_normal"] = ""
@@ -133,6 +137,17 @@ class DataConfig:
     beginning of their names; a run directory stores it as an absolute path."""
     skip_bad: bool = False
     """If true, "folder" ignores the files because of which training would be refused."""
+    corrections: str = ""
+    """For "folder", this CSV file with the columns `file` and `label`, `exclude` or both changes
+    the labels of images, or excludes them, without touching the files; a run directory stores the
+    absolute path, and a copy of the file."""
+    folds: _NonNegativeInt = 0
+    """For cross-validation, the training and the validation images together are divided into this
+    number of folds; `keras-cnns train --folds` trains a model for each of them, and 0 uses the
+    splits as they are."""
+    fold: _NonNegativeInt = 0
+    """The fold with this number, from 1 to `folds`, replaces the validation split, and all other
+    folds together replace the training split."""
     num_examples: _PositiveInt = 10_000
     """The dataset "shapes" has this number of training images, and a tenth of it each for
     validation and test."""
@@ -148,6 +163,22 @@ class DataConfig:
             raise ValueError(
                 'name = "folder" and name = "idx" need a path, and no other name has one: '
                 f"name is {self.name!r}, path is {self.path!r}"
+            )
+        if self.corrections and self.name != "folder":
+            raise ValueError(
+                f'corrections need name = "folder", whose images are files; name is {self.name!r}'
+            )
+        if (self.folds, self.fold) != (0, 0) and not 1 <= self.fold <= self.folds >= 2:
+            raise ValueError(
+                "folds must be at least 2, and fold from 1 to folds, or both are 0: folds is "
+                f"{self.folds} and fold is {self.fold}"
+            )
+        if self.fold and self.validation_split in (self.train_split, self.test_split):
+            other = "train" if self.validation_split == self.train_split else "test"
+            raise ValueError(
+                "folds consist of the training and the validation images, so these must differ, "
+                f"and must not be the test images: {other}_split and validation_split are both "
+                f"{self.validation_split!r}"
             )
         if self.resize_shorter < self.image_size:
             raise ValueError(
@@ -221,6 +252,10 @@ class OptimizerConfig:
     in He et al. 2015 and torch."""
     bias_learning_rate_multiplier: _Positive = 1.0
     """The learning rate of biases is multiplied by this factor (Caffe's models use 2)."""
+    stage_learning_rate_factor: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """The learning rate of each stage is that of the next stage multiplied by this factor, and the
+    classifiers have the full one (discriminative fine-tuning; Howard and Ruder 2018, section 3.2,
+    divide by 2.6, a factor of 0.385)."""
     reference_batch_size: _NonNegativeInt = 0
     """The learning rate is multiplied by the batch size divided by this batch size (the linear
     scaling rule of Goyal et al. 2017); 0 disables the scaling."""
@@ -269,6 +304,7 @@ class OptimizerConfig:
                 ("momentum", 0.9),
                 ("nesterov", False),
                 ("bias_learning_rate_multiplier", 1),
+                ("stage_learning_rate_factor", 1),
             ):
                 if getattr(self, key) != default:
                     raise ValueError(
@@ -309,6 +345,47 @@ class TrainingConfig:
     aux_loss_weight: _Fraction = 0.3
     """The loss of each auxiliary classifier is multiplied by this weight (Szegedy et al. 2014,
     section 5)."""
+    early_stopping_patience: _NonNegativeInt = 0
+    """The training ends when the validation accuracy has not risen above its maximum for this
+    number of epochs, which are counted after `frozen_epochs` and the last decay of the schedule
+    "step"; 0 disables early stopping, and the schedule must be "constant", "step" or
+    "exponential"."""
+
+
+@dataclass(frozen=True, config=_CHECKED)
+class ClassBalanceConfig:
+    """The treatment of classes that have different numbers of training images."""
+
+    weights: Literal["none", "inverse", "effective_number"] = "none"
+    """The loss of an image is multiplied by the weight of its class: "inverse" weights are
+    1 / n for a class of n training images, "effective_number" weights are
+    (1 - beta) / (1 - beta^n) (Cui et al. 2019, equation 2), and the loss of a batch is the weighted
+    mean of its images."""
+    beta: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    """This is the beta of "effective_number"; with 0 all classes have the same weight, and near 1
+    the weights are those of "inverse"."""
+    balanced_sampling: bool = False
+    """If true, each epoch has as many images as before, with the same number of each class: images
+    of rare classes are repeated, and those of frequent classes take turns over the epochs."""
+    focal_gamma: Annotated[float, Field(ge=0, le=10)] = 0.0
+    """The cross-entropy is multiplied by (1 - p)^gamma, where p is the probability of the true
+    class (focal loss, Lin et al. 2017, equation 4; 2 is usual); 0 disables it."""
+
+    def __post_init__(self) -> None:
+        if self.weights != "none" and self.balanced_sampling:
+            raise ValueError(
+                f'weights = "{self.weights}" and balanced_sampling = true would each balance the '
+                "classes, so that rare ones would count twice; remove one of them"
+            )
+
+    @property
+    def changes_loss(self) -> bool:
+        """Whether the loss differs from the plain cross-entropy."""
+        return self.weights != "none" or self.focal_gamma > 0
+
+
+# Schedules whose learning rate reaches its end in the last step of the training, and not before.
+_FIXED_END = ("cosine", "polynomial", "one_cycle")
 
 
 @dataclass(frozen=True, config=_CHECKED)
@@ -320,6 +397,23 @@ class Recipe:
     optimizer: OptimizerConfig
     training: TrainingConfig
     augmentation: AugmentationConfig = AugmentationConfig()
+    class_balance: ClassBalanceConfig = ClassBalanceConfig()
+
+    def __post_init__(self) -> None:
+        patience, schedule = self.training.early_stopping_patience, self.optimizer.schedule
+        if patience and schedule in _FIXED_END:
+            raise ValueError(
+                f"training.early_stopping_patience is {patience} and optimizer.schedule is "
+                f'"{schedule}", which lowers the learning rate until the last of '
+                f"training.epochs = {self.training.epochs}: the accuracy usually rises most at the "
+                "end, which early stopping would cut off. Lower training.epochs instead, or use "
+                'the schedule "constant", "step" or "exponential"'
+            )
+
+    @property
+    def soft_targets(self) -> bool:
+        """Whether a training target is a row of K numbers instead of a class index."""
+        return self.augmentation.soft_targets or self.class_balance.changes_loss
 
 
 def list_recipes() -> list[str]:
@@ -403,6 +497,8 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
     data, model = recipe.data, recipe.model
     if data.path:
         data = replace(data, path=os.path.abspath(data.path))  # noqa: PTH100 - keeps symbolic links
+    if data.corrections:
+        data = replace(data, corrections=os.path.abspath(data.corrections))  # noqa: PTH100
     if model.weights and Path(model.weights).is_file():
         model = replace(model, weights=os.path.abspath(model.weights))  # noqa: PTH100
     return replace(recipe, data=data, model=model)
@@ -463,12 +559,14 @@ def _explain(problem: Any) -> str:
     if kind in ("extra_forbidden", "unexpected_keyword_argument"):
         if renamed := explain_renamed_key(key):
             return renamed
+        if reason := explain_unsupported_key(key, given):
+            return reason
         known = _known_keys(path[:-1])
         return f"unknown key {key}{did_you_mean(path[-1], known)} (known: {', '.join(known)})"
     if kind in ("missing", "missing_argument"):
         return f"{key} is missing"
     if kind == "value_error":
-        return f"{key}: {problem['ctx']['error']}"
+        return f"{key}: {problem['ctx']['error']}".removeprefix(": ")  # the whole recipe has no key
     return f"{key} is {given!r}: {message[0].lower()}{message[1:]}"
 
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from keras_cnns.durations import format_seconds
 from keras_cnns.files import write_text
+from keras_cnns.intervals import format_interval
 from keras_cnns.report import charts, page
-from keras_cnns.report.metrics import format_interval
 from keras_cnns.report.records import LOSS_SUM_TITLE, Records, read_records
 from keras_cnns.report.run_report import GRADIENT_RATIO, UPDATE_RATIO, flatten
 from keras_cnns.runs.logs import LOSS_SUM

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from keras_cnns.report.metrics import wilson_interval
+from keras_cnns.intervals import wilson_interval
 from keras_cnns.report.records import Records
 
 # The validation loss still falls if its last value is below all former ones by this fraction.

@@ -1,10 +1,11 @@
-"""Metrics of a classifier's predictions, from scikit-learn and SciPy where they have them."""
+"""Metrics of a classifier's predictions, from scikit-learn where it has them."""
 
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+from keras_cnns.intervals import format_interval
 
 _BINS = 15  # of the confidence, as in Guo et al. 2017
 
@@ -54,20 +55,6 @@ def precision_and_recall(
         labels, predicted, labels=range(classes), zero_division=np.nan
     )
     return precision, recall
-
-
-def wilson_interval(hits: float, trials: int) -> tuple[float, float]:
-    """Return the 95 % confidence interval of a proportion (Wilson 1927)."""
-    interval = binomtest(round(hits), trials).proportion_ci(method="wilson")
-    return float(interval.low), float(interval.high)
-
-
-def format_interval(hits: float, trials: int) -> str:
-    """Return `wilson_interval` as text; "-" without trials."""
-    if not trials:
-        return "-"
-    low, high = wilson_interval(hits, trials)
-    return f"{low:.1%} to {high:.1%}"
 
 
 def balanced_accuracy(counts: np.ndarray) -> float:

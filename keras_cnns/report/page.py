@@ -7,9 +7,12 @@ macros under the names of these classes.
 
 import base64
 import io
+import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import quote
 
 import jinja2
 import numpy as np
@@ -197,6 +200,14 @@ def render(
         sections=shown,
         contents=contents,
     )
+
+
+def file_address(path: Path, folder: Path) -> str:
+    """Return the address of a file, relative to the folder of the page."""
+    try:
+        return quote(os.fsencode(Path(os.path.relpath(path, folder.resolve())).as_posix()))
+    except ValueError:  # on another drive, on Windows
+        return path.absolute().as_uri()
 
 
 def _data_uri(kind: str, content: bytes) -> str:

@@ -18,8 +18,9 @@ from keras_cnns.runs.names import (
     MODEL,
     RESULTS,
     TIMES,
+    UNKNOWN,
 )
-from keras_cnns.runs.run import Run, RunError, check_directory, read_config, read_label_file
+from keras_cnns.runs.run import Run, RunError, check_directory, read_label_file, read_recipe
 from keras_cnns.runs.tables import Columns, read_rows, read_times, to_columns
 
 LOSS_SUM_TITLE = "Weighted sum of the losses (main + auxiliary)"  # of charts
@@ -35,6 +36,7 @@ class Records:
     times: Columns  # by epoch
     results: dict[str, Any] | None  # of a finished run
     environment: dict[str, Any]
+    unknown: dict[str, Any] | None = None  # what `evaluate --unknown` has found
 
     @property
     def has_model(self) -> bool:
@@ -87,7 +89,7 @@ def read_records(path: str | Path) -> Records:
         raise RunError(
             f"{path} is not a run: it has no {CONFIG} and {LABELS}, which `train` writes"
         )
-    run = Run(path, read_config(path), read_label_file(path))
+    run = Run(path, read_recipe(path), read_label_file(path))
     try:
         return Records(
             run,
@@ -96,6 +98,7 @@ def read_records(path: str | Path) -> Records:
             to_columns(read_times(path / TIMES)),
             _read_json(path / RESULTS),
             _read_json(path / ENVIRONMENT) or {},
+            _read_json(path / UNKNOWN),
         )
     except (ValueError, csv.Error) as error:
         raise RunError(f"{path} holds a damaged file: {error}") from error

@@ -1,30 +1,30 @@
 """The page `report.html` of one run, from its results to its gradients and its environment."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 
 from keras_cnns.data import open_split
 from keras_cnns.data.sources.folder.findings import printable
 from keras_cnns.durations import format_seconds
-from keras_cnns.files import read_text, replacing, write_text
+from keras_cnns.files import read_text, write_names, write_text
+from keras_cnns.intervals import format_interval
 from keras_cnns.report import charts, page
 from keras_cnns.report.findings import describe_run
 from keras_cnns.report.metrics import (
     Reliability,
     balanced_accuracy,
     confusion_counts,
-    format_interval,
     precision_and_recall,
     recall_intervals,
     reliability_bins,
 )
 from keras_cnns.report.records import LOSS_SUM_TITLE, Records, read_records
+from keras_cnns.report.selective_section import threshold_section, unknown_section
 from keras_cnns.runs.augmented import read_augmented
+from keras_cnns.runs.ending import describe_ending
 from keras_cnns.runs.logs import LOSS_SUM
 from keras_cnns.runs.names import AUGMENTED, CONFIG, MISTAKES, MODEL, REPORT
 from keras_cnns.runs.predictions import Mistake, Predictions, collect
@@ -65,9 +65,7 @@ def write_report(path: str | Path, predictions: Predictions | None = None) -> Pa
     if predictions:
         rows = _mistake_rows(predictions, records.run.labels)
         text = format_rows(rows, _MISTAKE_COLUMNS, header=True)
-        with replacing(records.run.path / MISTAKES) as partial:
-            # The bytes of a name that are not UTF-8 are written as they are.
-            partial.write_bytes(text.encode("utf-8", "surrogateescape"))
+        write_names(records.run.path / MISTAKES, text)
     report = records.run.path / REPORT
     write_text(report, render(records, predictions))
     return report
@@ -81,7 +79,7 @@ def render(records: Records, predictions: Predictions | None) -> str:
         counts = confusion_counts(predictions.labels, predictions.predicted, predictions.classes)
     sections = [
         page.Section("Findings", "", [page.Items(describe_run(records, counts, labels))]),
-        page.Section("Learning", "", [learning(records)]),
+        page.Section("Learning", _describe_ending(records), [learning(records)]),
         *(
             _test_sections(records, predictions, counts)
             if predictions and counts is not None
@@ -130,13 +128,18 @@ def render(records: Records, predictions: Predictions | None) -> str:
     return page.render(title, subtitle, sections, key_metrics, contents=True)
 
 
+def _describe_ending(records: Records) -> str:
+    results = records.results
+    return describe_ending(records.run.recipe, results) if results else ""
+
+
 def _mistake_rows(predictions: Predictions, labels: Sequence[str]) -> list[dict[str, object]]:
     """Return the rows of `mistakes.csv`, those with the highest confidence first.
 
     The file of an image is known if the data are a folder of images; the index is the image's in
     the split.
     """
-    wrong = np.flatnonzero(predictions.predicted != predictions.labels)
+    wrong = np.flatnonzero(~predictions.is_correct)
     order = wrong[np.argsort(-predictions.confidences[wrong], kind="stable")]
     return [
         {
@@ -213,6 +216,9 @@ def _key_metrics(
             ("test images", f"{images:,}"),
             ("expected calibration error (ECE)", f"{_reliability(predictions).error:.2%}"),
         ]
+    if corrected := records.environment.get("corrections"):
+        numbers = f"{corrected['labels_changed']} and {corrected['images_excluded']}"
+        metrics.append(("labels changed and images excluded by corrections", numbers))
     epochs = records.run.recipe.training.epochs
     if records.results:
         metrics.append((f"best epoch of {epochs}", str(records.results["best_epoch"])))
@@ -306,11 +312,13 @@ def _test_sections(
                 )
             ],
         ),
+        threshold_section(predictions, records.results),
+        unknown_section(records.unknown),
     ]
 
 
 def _reliability(predictions: Predictions) -> Reliability:
-    return reliability_bins(predictions.confidences, predictions.predicted == predictions.labels)
+    return reliability_bins(predictions.confidences, predictions.is_correct)
 
 
 def _confusions(counts: np.ndarray, labels: Sequence[str]) -> page.Block:
@@ -349,7 +357,7 @@ def _classes(predictions: Predictions, counts: np.ndarray, labels: Sequence[str]
 
 
 def _introduce_mistakes(predictions: Predictions) -> str:
-    wrong, shown = int(np.sum(predictions.predicted != predictions.labels)), predictions.mistakes
+    wrong, shown = int(np.sum(~predictions.is_correct)), predictions.mistakes
     if not wrong:
         return ""
     which = f"The {wrong:,}" if len(shown) == wrong else f"{len(shown)} of the {wrong:,}"
@@ -376,18 +384,10 @@ def _mistakes(records: Records, predictions: Predictions) -> page.Block:
                 f"predicted: {labels[mistake.predicted]} ({mistake.confidence:.1%})",
                 printable(name),
             ),
-            _link(path, records.run.path) if path else "",
+            page.file_address(path, records.run.path) if path else "",
         )
 
     return page.Pictures([show(each) for each in predictions.mistakes], _OPEN_MISTAKES)
-
-
-def _link(path: Path, folder: Path) -> str:
-    """Return the address of a file, relative to the folder of the page."""
-    try:
-        return quote(os.fsencode(Path(os.path.relpath(path, folder.resolve())).as_posix()))
-    except ValueError:  # on another drive, on Windows
-        return path.absolute().as_uri()
 
 
 def _training_images(records: Records) -> page.Pictures:

@@ -20,6 +20,7 @@ from keras_cnns.files import replacing
 from keras_cnns.runs.image_files import describe_problem, read_files
 from keras_cnns.runs.predictions import predictor
 from keras_cnns.runs.run import Run
+from keras_cnns.runs.selective import is_answered
 
 _SUFFIXES = (".csv", ".jsonl")
 _DECIMALS = 6  # of a probability
@@ -33,15 +34,19 @@ class Answer:
     file: str  # the path as it was given
     ranked: tuple[tuple[str, float], ...] = ()  # labels and probabilities, best first
     error: str = ""  # why there is no prediction
+    unknown: bool = False  # whether the highest probability is below the threshold
 
 
-def predict_files(run: Run, files: Iterable[str | Path], *, top_k: int) -> Iterator[list[Answer]]:
+def predict_files(
+    run: Run, files: Iterable[str | Path], *, top_k: int, min_probability: float | None = None
+) -> Iterator[list[Answer]]:
     """Yield the answers of a run's model for image files, batch by batch.
 
     Args:
         run: a finished run.
         files: paths; one that cannot be read has an answer with an error.
         top_k: the number of labels for each image; all of them if there are fewer classes.
+        min_probability: images whose highest probability is lower are unknown, 0..1; or None.
     """
     predict = predictor(run.load_model())
     for batch in read_files(files, run.recipe.data):
@@ -50,16 +55,22 @@ def predict_files(run: Run, files: Iterable[str | Path], *, top_k: int) -> Itera
         yield [
             Answer(str(path), error=describe_problem(path, pixels))
             if isinstance(pixels, Exception)
-            else Answer(str(path), _rank(next(rows), run.labels, top_k))
+            else _answer(path, next(rows), run.labels, top_k, min_probability)
             for path, pixels in batch
         ]
 
 
-def _rank(
-    probabilities: np.ndarray, labels: Sequence[str], top_k: int
-) -> tuple[tuple[str, float], ...]:
+def _answer(
+    path: Path,
+    probabilities: np.ndarray,
+    labels: Sequence[str],
+    top_k: int,
+    min_probability: float | None,
+) -> Answer:
     order = np.argsort(-probabilities, kind="stable")[:top_k]
-    return tuple((labels[k], float(probabilities[k])) for k in order)
+    ranked = tuple((labels[k], float(probabilities[k])) for k in order)
+    unknown = min_probability is not None and not is_answered(probabilities.max(), min_probability)
+    return Answer(str(path), ranked, unknown=bool(unknown))
 
 
 class AnswerFile:
@@ -69,12 +80,13 @@ class AnswerFile:
         finished: the files that have a row, and whether it is an error.
     """
 
-    def __init__(self, path: Path, top_k: int) -> None:
+    def __init__(self, path: Path, top_k: int, *, has_threshold: bool = False) -> None:
         """Read the rows that a file has, and remove one that was cut short.
 
         Args:
             path: a .csv or .jsonl file, which need not exist.
             top_k: the number of labels of each row.
+            has_threshold: whether each row says whether its image is unknown.
 
         Raises:
             ValueError: the suffix is another, or the content is not that of such a file.
@@ -83,11 +95,11 @@ class AnswerFile:
         if path.suffix.lower() not in _SUFFIXES:
             raise ValueError(f"{path} must end in {' or '.join(_SUFFIXES)}")
         self._path, self._is_csv = path, path.suffix.lower() == ".csv"
-        self._top_k = top_k
+        self._top_k, self._has_threshold = top_k, has_threshold
         self._columns = ["file", "label", "probability"]
         for rank in range(2, top_k + 1):
             self._columns += [f"label_{rank}", f"probability_{rank}"]
-        self._columns.append("error")
+        self._columns += [*(["unknown"] if has_threshold else []), "error"]
         self.finished: dict[str, bool] = {}
         if path.exists():
             self._resume()
@@ -112,17 +124,25 @@ class AnswerFile:
     def _format(self, answer: Answer) -> str:
         ranked = [(label, round(value, _DECIMALS)) for label, value in answer.ranked]
         if self._is_csv:
-            cells = [cell for pair in ranked for cell in pair]
-            empty = [""] * (2 * self._top_k - len(cells))
+            cells: list[object] = [cell for pair in ranked for cell in pair]
+            cells += [""] * (2 * self._top_k - len(cells))
+            if answer.unknown:
+                cells[0] = ""
+            if self._has_threshold:
+                cells.append("" if answer.error else str(answer.unknown).lower())
             line = io.StringIO()
             writer = csv.writer(line, lineterminator="\n")
-            writer.writerow([answer.file, *cells, *empty, answer.error])
+            writer.writerow([answer.file, *cells, answer.error])
             return line.getvalue()
         row: dict[str, object] = {"file": answer.file}
         if answer.error:
             row["error"] = answer.error
         else:
             row |= dict(zip(("label", "probability"), ranked[0], strict=True))
+            if self._has_threshold:
+                row["unknown"] = answer.unknown
+            if answer.unknown:
+                row["label"] = None
             row["top"] = [{"label": label, "probability": value} for label, value in ranked]
         text = json.dumps(row, ensure_ascii=False)
         if not text.isprintable():  # also bytes that are not UTF-8, which JSON has to escape
@@ -165,7 +185,7 @@ class AnswerFile:
             found = ", ".join(header or [rest[:80]])
             raise ValueError(
                 f"{self._path} has the columns {found}, and this command writes "
-                f"{', '.join(self._columns)}; choose another file, or the --top-k of that one"
+                f"{', '.join(self._columns)}; choose another file, or the options of that one"
             )
         for number, row in enumerate(rows, 2):
             if len(row) != len(self._columns):
@@ -183,6 +203,7 @@ class AnswerFile:
                 row = json.loads(line)
                 is_error = "error" in row
                 labels = self._top_k if is_error else len(row["top"])
+                has_threshold = self._has_threshold if is_error else "unknown" in row
                 self.finished[str(row["file"])] = is_error
             except (ValueError, TypeError, KeyError):
                 raise ValueError(
@@ -193,17 +214,25 @@ class AnswerFile:
                     f"{self._path}: line {number} has {labels} labels, and this command writes "
                     f"{self._top_k}; choose another file, or the --top-k of that one"
                 )
+            if has_threshold != self._has_threshold:
+                raise ValueError(
+                    f"{self._path}: line {number} was written with"
+                    f"{'' if has_threshold else 'out'} a threshold; choose another file, or the "
+                    "--min-probability of that one"
+                )
 
 
-def write_parquet(json_lines: Path, path: Path) -> None:
+def write_parquet(json_lines: Path, path: Path, *, has_threshold: bool = False) -> None:
     """Convert the rows of an `AnswerFile` to Parquet.
 
-    The columns are `file`, `label`, `probability`, `top` and `error`, as in JSON Lines. Bytes of a
-    name that are not UTF-8 are escaped, because Parquet cannot hold them.
+    The columns are `file`, `label`, `probability`, with a threshold `unknown`, `top` and `error`,
+    as in JSON Lines. Bytes of a name that are not UTF-8 are escaped, because Parquet cannot hold
+    them.
 
     Args:
         json_lines: the rows, a .jsonl file.
         path: the file to write, whole or not at all.
+        has_threshold: whether the rows say whether their images are unknown.
 
     Raises:
         ImportError: pyarrow is not installed.
@@ -214,7 +243,8 @@ def write_parquet(json_lines: Path, path: Path) -> None:
 
     ranked = [("label", pa.string()), ("probability", pa.float64())]
     top = ("top", pa.list_(pa.struct(ranked)))
-    schema = pa.schema([("file", pa.string()), *ranked, top, ("error", pa.string())])
+    unknown = [("unknown", pa.bool_())] if has_threshold else []
+    schema = pa.schema([("file", pa.string()), *ranked, *unknown, top, ("error", pa.string())])
     with (
         json_lines.open(encoding="utf-8") as lines,
         replacing(path) as partial,

@@ -66,6 +66,7 @@ def _describe(target: Any, labels: Sequence[str]) -> str:
     """Return the class of a target, int [] or float [K], or its classes with their fractions."""
     if target.ndim == 0:
         return labels[int(target)]
+    target = target / target.sum()  # the weight of a class multiplies its targets
     order: list[int] = [k for k in np.argsort(-target).tolist() if target[k] >= _MIN_FRACTION]
     if target[order[0]] > 1 - _MIN_FRACTION:
         return labels[order[0]]

@@ -7,12 +7,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
+from keras_cnns.data.sources.folder.corrections import Corrections
 from keras_cnns.files import PARTIAL, write_json, write_text
 from keras_cnns.messages import print_message
 from keras_cnns.recipes import Recipe, format_recipe, with_absolute_paths
 from keras_cnns.runs.environment import describe_environment
 from keras_cnns.runs.lock import locked
-from keras_cnns.runs.names import CONFIG, ENVIRONMENT, LABELS, README
+from keras_cnns.runs.names import CONFIG, CORRECTIONS, ENVIRONMENT, LABELS, README
 from keras_cnns.runs.run import RunError, read_config
 
 _README_TEXT = """\
@@ -25,9 +26,10 @@ history.csv       losses and metrics of each epoch
 diagnostics.csv   gradients, activations and updates, by training step
 times.csv         duration of the steps of each epoch
 tensorboard/      the same metrics for TensorBoard
-results.json      loss and accuracy on the test split
+results.json      loss and accuracy on the test split, and thresholds of the probability
 report.html       all of this as one page
 mistakes.csv      the test images that are classified incorrectly, with the names of their files
+corrections.csv   a copy of the corrections of the labels, if the recipe has any
 augmented.png     the first training images, as the recipe augments them
 environment.json  versions, seed, and a fingerprint of the data
 checkpoints/      what `keras-cnns train` needs to resume
@@ -73,9 +75,21 @@ def check_data(path: Path, data_fingerprint: str) -> None:
         )
 
 
-def begin(path: Path, recipe: Recipe, labels: tuple[str, ...], data_fingerprint: str) -> None:
+def begin(
+    path: Path,
+    recipe: Recipe,
+    labels: tuple[str, ...],
+    data_fingerprint: str,
+    corrections: Corrections | None = None,
+) -> None:
     """Write the files that a run directory has from the first step on."""
     environment = describe_environment(recipe, data_fingerprint)
+    if corrections:
+        environment["corrections"] = {
+            "labels_changed": len(corrections.labels),
+            "images_excluded": len(corrections.excluded),
+        }
+        write_text(path / CORRECTIONS, corrections.text)
     if former := _read_environment(path).get("packages"):
         changed = [
             f"{name} {former.get(name)} (now {version})"

@@ -41,29 +41,57 @@ class Predictions:
     path_of: Callable[[int], Path] | None = field(default=None, compare=False, repr=False)
 
     @property
+    def is_correct(self) -> np.ndarray:
+        """Return whether each image is classified correctly, bool [N]."""
+        return np.asarray(self.predicted == self.labels)
+
+    @property
     def accuracy(self) -> float:
         """Return the fraction of images that are classified correctly."""
-        return float(np.mean(self.predicted == self.labels))
+        return float(np.mean(self.is_correct))
 
     def metrics(self) -> dict[str, float]:
         """Return the number of images, `samples`, and their `loss` and `accuracy`."""
         return {"samples": len(self.labels), "loss": self.loss, "accuracy": self.accuracy}
 
+    def count_classes(self) -> dict[str, list[int]]:
+        """Return the number of `images`, `correct` ones and `predicted` ones of each class, [K]."""
+
+        def count(indices: np.ndarray) -> list[int]:
+            return [int(each) for each in np.bincount(indices, minlength=self.classes)]
+
+        return {
+            "images": count(self.labels),
+            "correct": count(self.labels[self.is_correct]),
+            "predicted": count(self.predicted),
+        }
+
 
 def predictor(model: keras.Model) -> Callable[[Any], np.ndarray]:
     """Return a function: images uint8 [N, H, W, C] -> probabilities [N, K] of the main output.
 
+    Auxiliary outputs are not computed.
+    """
+    return trace(model, lambda outputs: outputs["main"] if isinstance(outputs, dict) else outputs)
+
+
+def trace(model: keras.Model, select: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return a function: images uint8 [N, H, W, C] -> selected outputs, as NumPy arrays.
+
     It is traced once for batches of every size, and involves no tf.data: for arrays `model.predict`
     makes a pipeline with autotuning.
+
+    Args:
+        model: a model whose input is the images.
+        select: returns the wanted ones of the model's outputs; nothing else is computed.
     """
-
-    def call(images: tf.Tensor) -> tf.Tensor:
-        outputs = model(images, training=False)
-        return outputs["main"] if isinstance(outputs, dict) else outputs
-
     signature = tf.TensorSpec((None, *model.inputs[0].shape[1:]), tf.uint8)
-    traced = tf.function(call, input_signature=[signature], autograph=False)
-    return lambda images: np.asarray(traced(images))
+    traced = tf.function(
+        lambda images: select(model(images, training=False)),
+        input_signature=[signature],
+        autograph=False,
+    )
+    return lambda images: tf.nest.map_structure(np.asarray, traced(images))
 
 
 def collect(

@@ -1,14 +1,14 @@
 """A finished run: what `evaluate`, `predict` and export read."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from keras_cnns import load_model
 from keras_cnns.files import read_labels
 from keras_cnns.recipes import Recipe, RecipeError, load_run_recipe
-from keras_cnns.runs.names import CONFIG, HISTORY, LABELS, MODEL, RESULTS
+from keras_cnns.runs.names import CONFIG, CORRECTIONS, HISTORY, LABELS, MODEL, RESULTS
 from keras_cnns.runs.tables import Row, read_rows
 
 if TYPE_CHECKING:
@@ -44,10 +44,13 @@ class Run:
             raise RunError(f"cannot load {self.path / MODEL}: {reason}") from error
 
     def results(self) -> dict[str, Any]:
-        """Return `training_seconds`, `best_epoch` and `test`.
+        """Return `training_seconds`, `best_epoch` and `last_epoch`, `ended_by`, and the results.
 
         `test` has the metrics on the test split: `samples`, the number of images, `loss` and
-        `accuracy`.
+        `accuracy`. `test_classes` has the number of `images`, `correct` and `predicted` ones of
+        each class. `confidence` has the thresholds for a stated accuracy, which were chosen on the
+        validation split; see `runs.selective.Confidence`. Runs created before version 0.2 have only
+        `training_seconds`, `best_epoch` and `test`.
         """
         results: dict[str, Any] = json.loads((self.path / RESULTS).read_text("utf-8"))
         return results
@@ -68,7 +71,7 @@ def open_run(path: str | Path) -> Run:
     missing = [name for name in (CONFIG, MODEL, LABELS, RESULTS) if not (path / name).is_file()]
     if missing:
         raise RunError(f"{path} is not a finished run: it has no {' and no '.join(missing)}")
-    return Run(path, read_config(path), read_label_file(path))
+    return Run(path, read_recipe(path), read_label_file(path))
 
 
 def check_directory(path: Path) -> None:
@@ -81,8 +84,22 @@ def check_directory(path: Path) -> None:
         raise RunError(f"{path} is a file; a run is a directory, which `keras-cnns train` makes")
 
 
+def read_recipe(path: Path) -> Recipe:
+    """Return the recipe of a run directory, with the corrections that were trained with.
+
+    They are a copy in the directory: the original may have changed since.
+
+    Raises:
+        RunError: the recipe is damaged.
+    """
+    recipe, copy = read_config(path), path / CORRECTIONS
+    if not (recipe.data.corrections and copy.is_file()):
+        return recipe
+    return replace(recipe, data=replace(recipe.data, corrections=str(copy.absolute())))
+
+
 def read_config(path: Path) -> Recipe:
-    """Return the recipe of a run directory, which an earlier version may have written.
+    """Return the recipe as a run directory records it; an earlier version may have written it.
 
     Raises:
         RunError: it is damaged.

@@ -1,5 +1,6 @@
 """The callbacks of a run, in their order."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 import keras
 
-from keras_cnns.recipes import Recipe
+from keras_cnns.recipes import DataConfig, Recipe
 from keras_cnns.runs.names import CHECKPOINTS, DIAGNOSTICS, HISTORY, MODEL, TENSORBOARD, TIMES
 from keras_cnns.training.callbacks import (
     ActivationStatistics,
@@ -48,6 +49,12 @@ class RunCallbacks:
     resume: Resume
     stop_on_signal: StopOnSignal
     progress: Progress
+    early_stopping: keras.callbacks.EarlyStopping | None  # None if the recipe wants none
+
+    @property
+    def has_stopped_early(self) -> bool:
+        """Whether early stopping has ended the training."""
+        return self.early_stopping is not None and self.early_stopping.stopped_epoch > 0
 
     def close(self) -> None:
         """Release the terminal and the signals, also if `fit` has failed."""
@@ -60,8 +67,10 @@ def make_callbacks(
     run: Path,
     *,
     extra: Sequence[keras.callbacks.Callback] = (),
+    installed: Sequence[keras.callbacks.Callback] = (),
     begin: keras.callbacks.Callback,
     batch: tuple[Any, ...],
+    folds_after: int = 0,
     **intervals: Any,
 ) -> RunCallbacks:
     """Return the callbacks of a run.
@@ -70,16 +79,23 @@ def make_callbacks(
         prepared: the training.
         run: the run directory.
         extra: further callbacks, whose state is saved too.
+        installed: those of other packages, such as trackers, whose state is not saved.
         begin: writes the first files of the run directory.
         batch: see `make_watchers`.
+        folds_after: the number of trainings of other folds that follow this one.
         intervals: `seconds` and `steps` between checkpoints.
     """
-    save_best = SaveBest(run / MODEL, f"val_{accuracy_key(prepared.model)}")
-    watchers = make_watchers(run, batch)
+    monitor = f"val_{accuracy_key(prepared.model)}"
+    save_best = SaveBest(run / MODEL, monitor)
+    early_stopping = _early_stopping(prepared, monitor)
+    progress = _make_progress(prepared.recipe.data, folds_after)
+    watchers = make_watchers(run, batch, progress)
     saved = [
         # They change the training, and precede whatever sees or saves it: `AverageWeights` assigns
         # the averages that `SaveBest` saves after the evaluation.
         *_steering(prepared.recipe),
+        # It needs only the metrics of the evaluation, and its count of epochs is saved.
+        *([early_stopping] if early_stopping else []),
         # Before the diagnostics, which add metrics to the epoch's logs: it needs only the
         # evaluation's, and the model is saved as early as possible.
         save_best,
@@ -97,25 +113,28 @@ def make_callbacks(
         **intervals,
     )
     stop_on_signal = StopOnSignal(resume)
-    progress = next(each for each in watchers if isinstance(each, Progress))
     in_order = [
         *saved,
         resume,
         # After `resume`, which raises if the checkpoint does not fit: then nothing is written.
         begin,
+        # After `begin`, so that they find the recipe in the run directory, and after `resume`, so
+        # that a package that was installed or removed in the meantime does not prevent resuming.
+        *installed,
         # After `resume`, whose state they save or restore.
         stop_on_signal,
         StopOnDivergence(resume),
     ]
-    return RunCallbacks(in_order, save_best, resume, stop_on_signal, progress)
+    return RunCallbacks(in_order, save_best, resume, stop_on_signal, progress, early_stopping)
 
 
-def make_watchers(run: Path, batch: tuple[Any, ...]) -> Callbacks:
+def make_watchers(run: Path, batch: tuple[Any, ...], progress: Progress | None = None) -> Callbacks:
     """Return the callbacks that show and record the course of a training, in their order.
 
     Args:
         run: the run directory.
         batch: images and targets as in `fit`, of which the first are the probe of the diagnostics.
+        progress: shows the progress; by default that of one training.
     """
     images, targets = keras.tree.map_structure(
         lambda each: keras.ops.convert_to_numpy(each[:_PROBE_IMAGES]), batch[:2]
@@ -129,7 +148,8 @@ def make_watchers(run: Path, batch: tuple[Any, ...]) -> Callbacks:
         ActivationStatistics(probe, layers_in_logs=True),
     ]
     return [
-        Progress(),  # before the diagnostics, whose metrics an epoch's line does not show
+        # Before the diagnostics, whose metrics an epoch's line does not show.
+        progress or Progress(),
         *diagnostics,
         # After the diagnostics, whose metrics they write.
         DiagnosticsLog(diagnostics, run / DIAGNOSTICS),
@@ -137,6 +157,11 @@ def make_watchers(run: Path, batch: tuple[Any, ...]) -> Callbacks:
         SaveHistory(run / HISTORY),
         StepTime(run / TIMES),  # last: its time includes the callbacks
     ]
+
+
+def _make_progress(data: DataConfig, folds_after: int) -> Progress:
+    prefix = f"fold {data.fold}/{data.folds}, " if data.fold else ""
+    return Progress(prefix=prefix, trainings_after=folds_after)
 
 
 def _steering(recipe: Recipe) -> Callbacks:
@@ -149,3 +174,22 @@ def _steering(recipe: Recipe) -> Callbacks:
     if recipe.training.max_steps:
         callbacks.append(StopAtStep(recipe.training.max_steps))
     return callbacks
+
+
+def _early_stopping(prepared: Preparation, monitor: str) -> keras.callbacks.EarlyStopping | None:
+    """Return the callback that ends a training whose validation accuracy no longer rises.
+
+    It counts epochs from the one on in which all layers train and the schedule "step" has reached
+    its last learning rate: until then, a rise is still to be expected.
+    """
+    recipe, steps_per_epoch = prepared.recipe, prepared.training.steps
+    patience, optimizer = recipe.training.early_stopping_patience, recipe.optimizer
+    if not patience:
+        return None
+    decays = (*optimizer.decay_at_epochs, *(x / steps_per_epoch for x in optimizer.decay_at_steps))
+    return keras.callbacks.EarlyStopping(
+        monitor=monitor,
+        mode="max",
+        patience=patience,
+        start_from_epoch=math.ceil(max(recipe.model.frozen_epochs, *decays, 0)),
+    )

@@ -7,11 +7,13 @@ from typing import Any
 
 import keras
 
+from keras_cnns.losses import FocalCrossentropy
 from keras_cnns.models import build
 from keras_cnns.models.heads import normalised_input
 from keras_cnns.optimizers import LARS, Momentum
 from keras_cnns.recipes import ModelConfig, OptimizerConfig, Recipe
 from keras_cnns.suggestions import find
+from keras_cnns.training.callbacks.unfreeze import find_stages
 from keras_cnns.training.schedules import make_schedule
 
 # Name in lower case -> class, for `optimizer.name`.
@@ -63,6 +65,7 @@ def _variation(config: ModelConfig) -> dict[str, Any]:
         "inception": config.inception,
         "inception_branches": config.inception_branches,
         "width": config.width,
+        "small_stem": config.small_stem,
         "activation": config.activation,
         "kernel_initializer": config.kernel_initializer or None,
         "batch_normalization": config.batch_normalization,
@@ -76,8 +79,10 @@ def compile_model(model: keras.Model, recipe: Recipe, steps_per_epoch: int) -> N
     The loss is the sum of the main output's loss and the auxiliary losses times their weight.
     """
     optimizer = _make_optimizer(recipe.optimizer, make_schedule(recipe, steps_per_epoch), model)
-    soft = recipe.augmentation.soft_targets
-    loss = "categorical_crossentropy" if soft else "sparse_categorical_crossentropy"
+    soft = recipe.soft_targets
+    loss: Any = "categorical_crossentropy" if soft else "sparse_categorical_crossentropy"
+    if recipe.class_balance.changes_loss:
+        loss = FocalCrossentropy(recipe.class_balance.focal_gamma)
     accuracy = (
         keras.metrics.CategoricalAccuracy if soft else keras.metrics.SparseCategoricalAccuracy
     )("accuracy")
@@ -108,7 +113,6 @@ def _make_optimizer(
         "ema_momentum": config.ema_momentum or 0.99,
     }
     if config.name == "momentum":
-        multiplier = config.bias_learning_rate_multiplier
         return Momentum(
             **common,
             momentum=config.momentum,
@@ -117,7 +121,7 @@ def _make_optimizer(
             exclude_from_weight_decay=(
                 () if config.weight_decay_on_norm_and_bias else ("norm_and_bias",)
             ),
-            learning_rate_multipliers={} if multiplier == 1 else {"bias": multiplier},
+            learning_rate_multipliers=_learning_rate_multipliers(config, model),
         )
     kind = find(config.name.lower(), _OPTIMIZERS, "optimizer")
     for argument in config.arguments:
@@ -139,6 +143,23 @@ def _make_optimizer(
         ]  # biases, and the scales and offsets of normalisation layers
         optimizer.exclude_from_weight_decay(var_list=names)
     return optimizer
+
+
+def _learning_rate_multipliers(config: OptimizerConfig, model: keras.Model) -> dict[str, float]:
+    """Return the factors of the learning rate, by patterns of the variables' paths."""
+    multipliers = {}
+    if config.bias_learning_rate_multiplier != 1:
+        multipliers["bias"] = config.bias_learning_rate_multiplier
+    if config.stage_learning_rate_factor != 1:
+        with_weights = [
+            name
+            for name, layers in find_stages(model).items()
+            if any(layer.trainable_variables for layer in layers)
+        ]
+        for distance, name in enumerate(reversed(with_weights), start=1):
+            # "conv1" must not match a layer "conv10".
+            multipliers[rf"^{name}(?!\d)"] = config.stage_learning_rate_factor**distance
+    return multipliers
 
 
 def for_outputs(model: keras.Model, dataset: Any) -> Any:

@@ -40,7 +40,7 @@ class Preparation:
             ValueError: a split does not exist or is empty.
         """
         data, batch_size = self.recipe.data, self.recipe.training.batch_size
-        one_hot = self.recipe.augmentation.soft_targets
+        one_hot = self.recipe.soft_targets
         return (
             self.splits.open(
                 data.validation_split, batch_size=batch_size, one_hot=one_hot, check_first=True
@@ -70,6 +70,8 @@ def prepare(recipe: Recipe, splits: Splits | None = None) -> Preparation:
         batch_size=recipe.training.batch_size,
         seed=recipe.training.seed,
         augmentation=recipe.augmentation,
+        class_balance=recipe.class_balance,
+        one_hot=recipe.soft_targets,
         check_first=True,
     )
     model = build_model(recipe, len(splits.labels))

@@ -12,11 +12,14 @@ from keras_cnns.messages import print_message
 from keras_cnns.recipes import Recipe, with_absolute_paths
 from keras_cnns.runs.augmented import write_augmented
 from keras_cnns.runs.directory import begin, check_data, opened_for_training
+from keras_cnns.runs.ending import describe_ending, find_reason
 from keras_cnns.runs.names import AUGMENTED, MODEL, RESULTS
 from keras_cnns.runs.predictions import collect
 from keras_cnns.runs.run import Run, open_run
+from keras_cnns.runs.selective import find_thresholds
 from keras_cnns.training.callback_list import make_callbacks
 from keras_cnns.training.initial_weights import check_initial_weights
+from keras_cnns.training.installed_callbacks import make_installed
 from keras_cnns.training.model import for_outputs
 from keras_cnns.training.preparation import prepare
 
@@ -28,6 +31,7 @@ def train(
     checkpoint_seconds: float | None = 60.0,
     checkpoint_steps: int | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
+    folds_after: int = 0,
 ) -> Run:
     """Train a recipe's model and write a run directory.
 
@@ -43,6 +47,8 @@ def train(
         checkpoint_seconds: time between two checkpoints; None: they are written only by steps.
         checkpoint_steps: steps between two checkpoints; None: they are written only by time.
         callbacks: extra callbacks; their state is checkpointed.
+        folds_after: the number of trainings of other folds that follow; the time that is left
+            includes them.
 
     Returns:
         The finished run; its model is that of the epoch with the best validation accuracy. Its
@@ -53,6 +59,7 @@ def train(
             something else.
         CheckpointError: there are checkpoints, and none is intact.
         DivergedError: the loss is not finite.
+        InstalledCallbackError: a callback of another package fails; see `installed_callbacks`.
         ValueError: there is no such model, data set or split, or a split is empty.
         WeightsError: the initial weights cannot be read or downloaded.
     """
@@ -62,7 +69,7 @@ def train(
         if (run / RESULTS).exists():
             print_message(f"{run} is finished already; to train it anew, choose another directory")
             return open_run(run)
-        return _train(recipe, run, checkpoint_seconds, checkpoint_steps, callbacks)
+        return _train(recipe, run, checkpoint_seconds, checkpoint_steps, callbacks, folds_after)
 
 
 def _train(
@@ -71,29 +78,34 @@ def _train(
     checkpoint_seconds: float | None,
     checkpoint_steps: int | None,
     extra_callbacks: Sequence[keras.callbacks.Callback],
+    folds_after: int,
 ) -> Run:
     """Train in a locked run directory whose recipe is this one."""
     check_initial_weights(recipe)
     splits = Splits(recipe.data)
     data_fingerprint = splits.fingerprint()  # also checks the images of a folder
     check_data(run, data_fingerprint)
+    if splits.corrections and not recipe.data.fold:
+        print_message(f"{recipe.data.corrections}: {splits.corrections.describe()}")
     prepared = prepare(recipe, splits)
     model, steps_per_epoch = prepared.model, prepared.training.steps
     validation, test = prepared.open_held_out()
     probe = prepared.probe()
 
     def write_first_files(logs: object) -> None:
-        begin(run, recipe, splits.labels, data_fingerprint)
+        begin(run, recipe, splits.labels, data_fingerprint, splits.corrections)
         write_augmented(run / AUGMENTED, probe[0], probe[1], splits.labels)
 
     callbacks = make_callbacks(
         prepared,
         run,
         extra=extra_callbacks,
+        installed=make_installed(recipe, run),
         begin=keras.callbacks.LambdaCallback(on_train_begin=write_first_files),
         batch=probe,
         seconds=checkpoint_seconds,
         steps=checkpoint_steps,
+        folds_after=folds_after,
     )
     resume = callbacks.resume
     if resume.step:
@@ -113,11 +125,24 @@ def _train(
         callbacks.close()
     model.load_weights(run / MODEL)
     predictions = collect(model, test)
+    held_out = predictions
+    if recipe.data.validation_split != recipe.data.test_split:
+        batch_size = recipe.training.batch_size
+        labelled = splits.open(recipe.data.validation_split, batch_size=batch_size)
+        held_out = collect(model, labelled, worst=0)
+    confidence = find_thresholds(
+        recipe.data.validation_split, held_out.confidences, held_out.is_correct
+    )
     results = {
         "training_seconds": round(resume.training_seconds, 1),
         "best_epoch": callbacks.save_best.best_epoch,
+        "last_epoch": -(-resume.step // steps_per_epoch),
+        "ended_by": find_reason(recipe, resume.step, has_stopped_early=callbacks.has_stopped_early),
         "test": predictions.metrics(),
+        "test_classes": predictions.count_classes(),
+        "confidence": confidence.to_dict(),
     }
+    print_message(f"{run}: {describe_ending(recipe, results)}")
     with naming_the_file(run / RESULTS):
         write_json(run / RESULTS, results)
     return replace(open_run(run), predictions=predictions)

@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Scope
 from keras_cnns_serve.core.access import Access
 from keras_cnns_serve.core.batching import BatchOptions
 from keras_cnns_serve.core.dataplane import Dataplane
-from keras_cnns_serve.core.idle import give_memory_back_when_idle
+from keras_cnns_serve.core.idle import give_memory_back_when_idle, measure_formats_when_idle
 from keras_cnns_serve.core.limits import BUDGET_DIVISOR, Budget, usable_cores, usable_memory
 from keras_cnns_serve.core.servable import Options
 from keras_cnns_serve.engines.choice import EngineOptions
@@ -217,8 +217,8 @@ class Server:
             self._transports.append(self._grpc)
         changed = (lambda: None) if self._file is None else self._file.changed
         self.dataplane.watch(options.poll, changed)
-        idle = asyncio.create_task(give_memory_back_when_idle(self.dataplane))
-        stack.callback(idle.cancel)
+        for work in (give_memory_back_when_idle, measure_formats_when_idle):
+            stack.callback(asyncio.create_task(work(self.dataplane)).cancel)
         async with contextlib.AsyncExitStack() as started:  # stops them if one fails to start
             for transport in self._transports:
                 await started.enter_async_context(transport)

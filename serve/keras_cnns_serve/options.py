@@ -127,10 +127,12 @@ def integer(low: int, high: int) -> Callable[[str], int]:
     return parse
 
 
-def _number(low: float, high: float) -> Callable[[str], float]:
+def number(low: float, high: float) -> Callable[[str], float]:
+    """Return a parser of numbers from `low` to `high`."""
+
     def parse(text: str) -> float:
-        number = re.fullmatch(r"\d{1,12}(\.\d{0,9})?", text)
-        if not number or not low <= float(text) <= high:
+        is_number = re.fullmatch(r"\d{1,12}(\.\d{0,9})?", text)
+        if not is_number or not low <= float(text) <= high:
             raise argparse.ArgumentTypeError(
                 f"{text[:40]!r} is not a number from {low:g} to {high:g}"
             )
@@ -253,14 +255,15 @@ _OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
         },
         "--poll": {
             "metavar": "SECONDS",
-            "type": _number(0, 86400),
+            "type": number(0, 86400),
             "help": "poll for new versions at this interval; 0 disables polling (%(default)s)",
         },
     },
     "execution": {
         "--engine": {
             "choices": ENGINES,
-            "help": "the runtime of the graph; auto: the fastest that model.json proves accurate",
+            "help": "the runtime of the graph; auto: the fastest that model.json proves accurate, "
+            "measured again on this machine while it is calm",
         },
         "--precision": {"choices": PRECISIONS, "help": "the precision of the graph (auto)"},
         "--threads": {
@@ -274,7 +277,7 @@ _OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
         },
         "--max-batch-delay": {
             "metavar": "MS",
-            "type": _number(0, 60_000),
+            "type": number(0, 60_000),
             "help": "milliseconds that a batch waits for more images (%(default)g: a "
             "single request never waits)",
         },
@@ -287,12 +290,12 @@ _OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
         },
         "--timeout": {
             "metavar": "SECONDS",
-            "type": _number(0.001, 86400),
+            "type": number(0.001, 86400),
             "help": "maximum time of a request; a later one gets 504 (%(default)g)",
         },
         "--load-timeout": {
             "metavar": "SECONDS",
-            "type": _number(0.001, 86400),
+            "type": number(0.001, 86400),
             "help": "maximum time to load a version and run it once; a slower one is refused "
             "(%(default)g)",
         },
@@ -331,7 +334,7 @@ _OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
         },
         "--connection-timeout": {
             "metavar": "SECONDS",
-            "type": _number(1, 86400),
+            "type": number(1, 86400),
             "help": "close a connection that is idle, or whose client sends or reads nothing, "
             "after this time (%(default)g)",
         },

@@ -19,26 +19,29 @@ EXTRAS = {"tensorflow", "openvino", "opentelemetry", "fsspec", "pyarrow"}
 # loads what users ask for and may name every part.
 # Each set below holds the parts that a part may import, besides itself.
 _BASE = {
-    *("cores", "durations", "files", "keras_internals", "messages"),
-    *("quiet", "suggestions", "table"),
+    *("cores", "durations", "files", "intervals", "keras_internals", "messages"),
+    *("quiet", "spreadsheets", "suggestions", "table"),
 }
-_NETWORKS = {*_BASE, "optimizers", "models", "weights", "registry"}
+_NETWORKS = {*_BASE, "losses", "optimizers", "models", "weights", "registry"}
 _RUNS = {*_NETWORKS, "recipes", "data", "runs"}
 _BELOW_FORMATS = {"errors", "contract", "options", "batches", "image_bytes", "network", "graph"}
 LAYERS: dict[str, dict[str, set[str]]] = {
     "keras_cnns": {
         **dict.fromkeys(_BASE, _BASE),
         "recipes": _BASE,
+        "losses": _BASE,
         "optimizers": _BASE,
         "data": {*_BASE, "recipes"},
-        "models": {*_BASE, "optimizers"},
+        "models": {*_BASE, "losses", "optimizers"},
         "weights": {*_BASE, "models"},
         "registry": _NETWORKS,
         "conversion": _NETWORKS,
         "runs": _RUNS,
         "training": _RUNS,
         "report": {*_BASE, "recipes", "data", "runs"},
+        "card": {*_RUNS, "report"},
         "fit": {*_RUNS, "training", "report"},
+        "review": {*_RUNS, "training", "report"},
         "lab": {*_RUNS, "training", "report"},
         "tune": {*_RUNS, "training", "report", "lab"},
     },
@@ -53,6 +56,7 @@ LAYERS: dict[str, dict[str, set[str]]] = {
         "onnx_passes": {"errors"},
         "formats": {*_BELOW_FORMATS, "onnx_passes"},
         "calibration": _BELOW_FORMATS,
+        "confidence": _BELOW_FORMATS,
         "golden": _BELOW_FORMATS,
         "parity": _BELOW_FORMATS,
         "pixels": _BELOW_FORMATS,
@@ -60,8 +64,8 @@ LAYERS: dict[str, dict[str, set[str]]] = {
         "server_files": _BELOW_FORMATS,
         "report": {*_BELOW_FORMATS, "parity", "pixels"},
         "exporter": {
-            *(*_BELOW_FORMATS, "formats", "calibration", "golden", "parity", "pixels", "publish"),
-            *("server_files", "report"),
+            *(*_BELOW_FORMATS, "formats", "calibration", "confidence", "golden", "parity"),
+            *("pixels", "publish", "server_files", "report"),
         },
     },
     "keras_cnns_serve": {

@@ -108,6 +108,7 @@ def test_model_json_has_the_contracts_keys_and_every_files_checksum(tmp_path: Pa
         "formats": {"onnx": {"path": "model.onnx", "opset": 17}},
         "metrics": None,
         "calibration": None,
+        "confidence": None,
         "pixels": None,
         "golden": None,
         "parity": {

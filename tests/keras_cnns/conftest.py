@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import planted
 import pytest
 import tensorflow as tf
 
@@ -11,6 +12,7 @@ from keras_cnns.data.sources.base import IndexedImages
 from keras_cnns.recipes import DataConfig, Recipe, load_recipe
 from keras_cnns.report import write_report
 from keras_cnns.training import Run, train
+from keras_cnns.training.folds import collect_out_of_fold, train_folds
 
 # Enough to be real, and little enough to take seconds.
 QUICK = (
@@ -93,3 +95,21 @@ def finished_run(trained: tuple[Run, list[int]]) -> Run:
 @pytest.fixture(scope="session")
 def runs(finished_run: Run) -> Path:
     return finished_run.path.parent
+
+
+@pytest.fixture(scope="session")
+def planted_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of images with wrong labels; see `planted`."""
+    return planted.fill(tmp_path_factory.mktemp("planted") / "photos")
+
+
+@pytest.fixture(scope="session")
+def trained_folds(planted_folder: Path) -> Path:
+    """The directory of trained folds of that folder."""
+    directory = planted_folder.with_name("folds")
+    with pytest.MonkeyPatch.context() as patch:
+        planted.register(patch)
+        recipe = planted.make_recipe(planted_folder)
+        assert len(list(train_folds(recipe, directory, planted.FOLDS))) == planted.FOLDS
+        collect_out_of_fold(directory, planted.FOLDS)
+    return directory

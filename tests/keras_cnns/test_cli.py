@@ -20,7 +20,7 @@ from keras_cnns.training import Run
 
 OWN = (
     *("train", "evaluate", "predict", "report", "recipes", "models", "data", "weights", "lab"),
-    *("fit", "demo"),
+    *("fit", "demo", "card"),
 )
 LR_FINDER = ("train", "--recipe", "digits-resnet20", "--find-lr")
 
@@ -110,6 +110,7 @@ def test_help_imports_nothing_heavy() -> None:
             "/proc/first-find-lr",
         ),
         (["predict", "no/such/run"], 2, "Missing argument"),
+        (["predict", "run", "x.png", "--tta"], 2, "no option --tta: test-time augmentation is not"),
         (["predict", "no/such/run", "x.png", "--top-k", "0"], 2, "--top-k"),
     ],
 )

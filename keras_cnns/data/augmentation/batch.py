@@ -1,5 +1,6 @@
 """Random changes of a whole batch of training images."""
 
+import numpy as np
 import tensorflow as tf
 
 from keras_cnns.data.augmentation.mixing import inside_rectangle, mix, smooth
@@ -16,6 +17,7 @@ def augment_batch(
     start: Start,
     *,
     classes: int | None,
+    class_weights: np.ndarray | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Apply those augmentations that change a whole batch at once, as configured.
 
@@ -25,6 +27,8 @@ def augment_batch(
         config: the augmentation; mixing needs `classes`.
         start: the position of the batch's first image, which decides all random numbers.
         classes: the number of classes, K, to return targets float32 [N, K]; None returns labels.
+        class_weights: float32 [K]; each target is multiplied by the weight of its class before it
+            is mixed, so that a mixed image has the weight of each of its images times its lambda.
     """
     count = tf.shape(labels)[0]
     draws = draw_uniform(start, count, _DRAWS)
@@ -40,6 +44,8 @@ def augment_batch(
     if classes is None:
         return images, labels
     targets = smooth(labels, classes, config.label_smoothing)
+    if class_weights is not None:
+        targets *= tf.gather(tf.constant(class_weights), labels)[:, None]
     if not mixes_images(config):
         return images, targets
     return mix(

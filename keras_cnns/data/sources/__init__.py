@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from keras_cnns.data.sources.base import Source
 from keras_cnns.data.sources.folder import Folder
+from keras_cnns.data.sources.folds import Folds
 from keras_cnns.data.sources.idx import IdxSource
 from keras_cnns.data.sources.shapes import Shapes
 from keras_cnns.data.sources.tfds import TfdsSource
@@ -22,4 +23,5 @@ def open_source(config: DataConfig) -> Source:
     Raises:
         ValueError: a folder is missing, has no class, or its layout is unclear.
     """
-    return _SOURCES.get(config.name, TfdsSource)(config)
+    source = _SOURCES.get(config.name, TfdsSource)(config)
+    return Folds(source, config) if config.fold else source

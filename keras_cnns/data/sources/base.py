@@ -4,15 +4,32 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from keras_cnns.recipes import DataConfig
 
+if TYPE_CHECKING:
+    from keras_cnns.data.sources.folder.corrections import Corrections
+
 PIXELS_LIMIT = 2**29  # bytes of decoded images, at the network's size, that are kept in memory
 Pair = tuple[Any, Any]  # image uint8 [h, w, c], label int64 []
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What decides which images of a split belong together.
+
+    Attributes:
+        keys: for each image, a text that is the same for its copies and near-duplicates.
+        labels: the class of each image, int64 [N].
+    """
+
+    keys: tuple[str, ...]
+    labels: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -28,6 +45,7 @@ class IndexedImages:
             that have not been read yet, and raise the error that lists all bad ones.
         path_of: returns the file of the image at an index, without reading it; None if the images
             are not files of their own.
+        contents: returns the contents of all images; None if that needs their pixels.
     """
 
     count: int
@@ -35,6 +53,18 @@ class IndexedImages:
     gather: Callable[[tf.Tensor], Pair] | None = None
     check_rest: Callable[[], None] | None = None
     path_of: Callable[[int], Path] | None = None
+    contents: Callable[[], Contents] | None = None
+
+    def select(self, indices: np.ndarray) -> "IndexedImages":
+        """Return the images at some indices, int64 [M]; pixels in memory are not used."""
+        read, path_of = self.read, self.path_of
+        with tf.device("CPU"):
+            chosen = tf.constant(indices, tf.int64)
+        return IndexedImages(
+            len(indices),
+            lambda index: read(chosen[index]),
+            path_of=path_of and (lambda index: path_of(int(indices[index]))),
+        )
 
     def slice(self, start: int, stop: int) -> "IndexedImages":
         """Return the images from one index up to, but not including, another."""
@@ -46,6 +76,25 @@ class IndexedImages:
             self.check_rest,
             path_of and (lambda index: path_of(index + start)),
         )
+
+
+def join(first: IndexedImages, second: IndexedImages) -> IndexedImages:
+    """Return the images of two splits in this order; pixels in memory are not used."""
+    border, path_of_first, path_of_second = first.count, first.path_of, second.path_of
+
+    def read(index: tf.Tensor) -> Pair:
+        image, label = tf.cond(
+            index < border, lambda: first.read(index), lambda: second.read(index - border)
+        )
+        return image, label
+
+    path_of = None
+    if path_of_first and path_of_second:
+
+        def path_of(index: int) -> Path:
+            return path_of_first(index) if index < border else path_of_second(index - border)
+
+    return IndexedImages(first.count + second.count, read, path_of=path_of)
 
 
 @dataclass(frozen=True)
@@ -64,6 +113,10 @@ class ImageStream:
 
 class Source(Protocol):
     """A data set, opened for one command, which reads nothing twice."""
+
+    @property
+    def corrections(self) -> "Corrections | None":
+        """The corrections of the labels; only a folder can have them."""
 
     @property
     def labels(self) -> tuple[str, ...]:

@@ -102,6 +102,8 @@ def read_set(path: str) -> IdxSet:
 class IdxSource:
     """The idx files of a recipe's path as a source."""
 
+    corrections = None
+
     def __init__(self, config: DataConfig) -> None:
         self._path = config.path
 

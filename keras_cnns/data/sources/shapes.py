@@ -59,6 +59,8 @@ SHAPES: dict[str, _Distance] = {
 class Shapes:
     """The shapes as a source: as many training images as the recipe asks for."""
 
+    corrections = None
+
     def __init__(self, config: DataConfig) -> None:
         self.labels = tuple(SHAPES)
         self._config = config

@@ -24,6 +24,8 @@ class TfdsSource:
     split by content.
     """
 
+    corrections = None
+
     def __init__(self, config: DataConfig) -> None:
         self._config = config
 

@@ -76,7 +76,9 @@ def _run(seed: int, settings: Settings, report: Report) -> Measurements:
         recipe = lab_recipe(settings, seed, *_COMMON, f"training.epochs={epochs}", *overrides)
         prepared = prepare(recipe)
         quantiles = _Quantiles(prepared)
-        curves = fit(recipe, part(report, index, len(_NETWORKS)), [quantiles], prepared=prepared)
+        curves = fit(
+            recipe, part(report, index, len(_NETWORKS), name), [quantiles], prepared=prepared
+        )
         values = np.stack(quantiles.values)
         networks[name] = {
             **curves,

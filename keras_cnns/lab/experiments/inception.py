@@ -158,7 +158,7 @@ def _run(seed: int, settings: Settings, report: Report) -> Measurements:
         prepared = prepare(recipe)
         gradient = _EarlyGradient(prepared)
         callbacks = [gradient] if name == "reduction" else []
-        curves = fit(recipe, part(report, index, count), callbacks, prepared=prepared)
+        curves = fit(recipe, part(report, index, count, name), callbacks, prepared=prepared)
         counted = cost(prepared.model)
         networks[name] = {
             **curves,
@@ -178,7 +178,9 @@ def _run(seed: int, settings: Settings, report: Report) -> Measurements:
     )
     prepared = prepare(recipe)
     gradient = _EarlyGradient(prepared)
-    curves = fit(recipe, part(report, count - 1, count), [gradient], prepared=prepared)
+    curves = fit(
+        recipe, part(report, count - 1, count, "auxiliary heads"), [gradient], prepared=prepared
+    )
     auxiliary = {**curves, **_exits(prepared), "early_gradient": gradient.norms}
     return {"networks": networks, "auxiliary": auxiliary}
 

@@ -11,7 +11,8 @@ from keras_cnns.optimizers.momentum import momentum_step
 from keras_cnns.report import charts
 from keras_cnns.report.page import Chart
 
-_CONDITIONS = (1, 3, 10, 30, 100, 300, 1000)  # curvature of x divided by that of y
+# The curvature of x divided by that of y: seven to each factor of 10, from 1 to 1,000.
+_CONDITIONS = tuple(10 ** (exponent / 7) for exponent in range(22))
 _MOMENTA = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
 _DISTANCES = tuple(10.0**exponent for exponent in np.linspace(-8, -1, 22))
 _CONDITION, _DISTANCE = 100, 1e-4  # of the measured effect
@@ -75,8 +76,8 @@ def _steps(saddle: Saddle, distance: float, momentum: float) -> dict[str, float]
 def _run(seed: int, settings: Settings, report: Report) -> Measurements:
     by_condition: dict[str, dict[str, dict[str, float]]] = {}
     for index, condition in enumerate(_CONDITIONS):
-        report(0.4 * index / len(_CONDITIONS), f"condition number {condition}")
-        by_condition[str(condition)] = {
+        report(0.4 * index / len(_CONDITIONS), f"condition number {condition:.4g}")
+        by_condition[f"{condition:.4g}"] = {
             str(momentum): _steps(Saddle(condition), _DISTANCE, momentum) for momentum in _MOMENTA
         }
     report(0.4, "initial distance")
@@ -117,7 +118,7 @@ def _gain(by_momentum: dict[str, dict[str, float]]) -> float:
 
 def _charts(measurements: Sequence[Measurements]) -> list[Chart | None]:
     measured = measurements[0]
-    conditions = [int(key) for key in measured["by_condition"]]
+    conditions = [float(key) for key in measured["by_condition"]]
     return [
         charts.lines(
             "Steps to escape, each method with its own best learning rate",

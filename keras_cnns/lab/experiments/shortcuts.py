@@ -101,7 +101,7 @@ def _run(seed: int, settings: Settings, report: Report) -> Measurements:
             settings, seed, *_COMMON, f"model.shortcut={kind}", f"training.epochs={epochs}"
         )
         prepared = prepare(recipe)
-        curves = fit(recipe, part(report, index, len(SHORTCUTS)), prepared=prepared)
+        curves = fit(recipe, part(report, index, len(SHORTCUTS), _label(kind)), prepared=prepared)
         equations = (
             skip_equations(prepared.model, *prepared.probe(), "stage1_block2")
             if kind in OPTIONS.values()

@@ -17,7 +17,7 @@ class DeadReLU(ProbeDiagnostic):
     fraction that grows shows that the learning rate is too high, or the biases too low.
 
     Metrics: `dead_relu/layer`, 0 to 1; `dead_relu`, the mean over the layers. A model without ReLU
-    has none.
+    layers has no such metrics.
 
     References:
         Maas, Hannun and Ng 2013, Rectifier nonlinearities improve neural network acoustic models.

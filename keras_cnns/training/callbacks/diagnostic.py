@@ -23,7 +23,7 @@ class Diagnostic(StepCounter):
     A metric of one layer is named `metric/layer`, one of the whole model `metric`. At the end of an
     epoch the latest metrics measured in it are added to its logs, and so to `History` and
     `CSVLogger`: those of the whole model, and with `layers_in_logs` also those of each layer (which
-    Keras' progress bar would print). An epoch without a measurement has none.
+    Keras' progress bar would print). An epoch without a measurement adds nothing to its logs.
 
     Args:
         interval: steps between measurements; the first is before the first step.

@@ -21,14 +21,19 @@ class Progress(StepCounter):
 
     Args:
         stream: the file to print to; by default the standard output when the training begins.
+        prefix: words that precede the number of the epoch, such as `fold 2/5, `.
+        trainings_after: the number of equally long trainings that follow, which the time left
+            includes.
 
     Attributes:
         step: number of steps taken in the current epoch, also in the processes before this one.
     """
 
-    def __init__(self, stream: IO[str] | None = None) -> None:
+    def __init__(
+        self, stream: IO[str] | None = None, *, prefix: str = "", trainings_after: int = 0
+    ) -> None:
         super().__init__()
-        self.stream = stream
+        self.stream, self.prefix, self.trainings_after = stream, prefix, trainings_after
         self._bar: _Bar | None = None
 
     def get_state(self) -> dict[str, Any]:
@@ -76,7 +81,8 @@ class Progress(StepCounter):
         now = time.perf_counter()
         if self._steps is None:
             self._steps = self.step  # the data set has no length
-        left = self._time_left(now, self._steps) if epoch + 1 < self._epochs else ""
+        is_last = epoch + 1 == self._epochs and not self.trainings_after
+        left = "" if is_last else self._time_left(now, self._steps)
         seconds = format_seconds(now - self._epoch_start)
         self._print(_join(self.title(), left), _join(self.describe(logs or {}), seconds))
         self._shown_at = now
@@ -97,7 +103,7 @@ class Progress(StepCounter):
     def title(self) -> str:
         """Return the words that begin a line: `epoch 3/10`."""
         width = len(str(self._epochs))
-        return f"epoch {self._epoch + 1:>{width}}/{self._epochs}"
+        return f"{self.prefix}epoch {self._epoch + 1:>{width}}/{self._epochs}"
 
     def describe(self, logs: dict[str, Any]) -> str:
         """Return the values of the logs that a line shows, separated by commas."""
@@ -114,7 +120,8 @@ class Progress(StepCounter):
         """Return the time left when some steps of the epoch are done, as text; "" if unknown."""
         if not self._steps or not self._done:
             return ""
-        left = (self._epochs - self._epoch) * self._steps - steps
+        epochs = self._epochs * (1 + self.trainings_after)
+        left = (epochs - self._epoch) * self._steps - steps
         return f"{format_seconds((now - self._start) / self._done * left)} left"
 
 

@@ -197,7 +197,7 @@ class Batcher:
         budget: Budget,
         seconds_per_image: float = 0.0,
     ) -> None:
-        self._engine = engine
+        self.engine = engine  # may be replaced at any time
         self._open_image = open_image
         self._decode_small = decode_small
         self._names = tuple(names)
@@ -644,7 +644,7 @@ class Batcher:
                 return None
             started = time.monotonic()
             piece = batch[first : first + MAX_BATCH]
-            pieces.append(self._engine.run(piece, names))
+            pieces.append(self.engine.run(piece, names))
             run.done = min(run.done + len(piece), run.images)
             run.seconds += time.monotonic() - started
             if first + MAX_BATCH < len(batch):

@@ -1,10 +1,11 @@
-"""Return memory to the system while no request needs it."""
+"""Use the time without requests: return memory to the system, and measure the formats."""
 
 import asyncio
 import logging
 import os
 from pathlib import Path
 
+from keras_cnns_serve.engines.trial import call
 from keras_cnns_serve.repository.memory import give_memory_back
 
 from .dataplane import Dataplane
@@ -13,6 +14,8 @@ logger = logging.getLogger(__name__)
 
 SECONDS = 2.0  # interval of the polls
 MIN_GROWTH = 2**24  # bytes of growth since the last time from which memory is returned
+_QUIET_POLLS = 3  # number of polls without a request before the formats of a version are measured
+_RETRY_POLLS = 30  # the same after other work on the machine has prevented a measurement
 STATUS = Path("/proc/self/statm")
 
 
@@ -37,6 +40,31 @@ async def give_memory_back_when_idle(dataplane: Dataplane) -> None:
             except Exception:  # an engine's; the next attempt may succeed
                 logger.warning("memory could not be returned to the system", exc_info=True)
             before = _resident()
+
+
+async def measure_formats_when_idle(dataplane: Dataplane) -> None:
+    """Let each version use the format that is fastest on this machine; never return.
+
+    One version is measured at a time, after a while in which no request held memory.
+    """
+    quiet = 0
+    while True:
+        await asyncio.sleep(SECONDS)
+        quiet = 0 if dataplane.budget.used else quiet + 1
+        if quiet < _QUIET_POLLS:
+            continue
+        servable = next((s for s in dataplane.served() if not s.formats_measured), None)
+        if servable is None:
+            continue
+        # In a thread that does not delay the end of the process.
+        try:
+            await asyncio.wrap_future(call(servable.measure_formats))
+        except Exception:  # an engine's; the format that is used has been proven
+            logger.warning(
+                "%s: its formats cannot be measured", servable.source.name, exc_info=True
+            )
+            servable.formats_measured = True
+        quiet = 0 if servable.formats_measured else _QUIET_POLLS - _RETRY_POLLS
 
 
 def _resident() -> int:

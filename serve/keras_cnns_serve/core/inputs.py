@@ -36,7 +36,8 @@ def check_contents(manifest: Manifest, contents: Sequence[bytes]) -> None:
 
     Raises:
         InvalidInputError: there is no image.
-        InputTooLargeError: there are more than MAX_IMAGES, or _MAX_PIXEL_BYTES when preprocessed.
+        InputTooLargeError: there are more than MAX_IMAGES images, or their pixels after
+            preprocessing need more than _MAX_PIXEL_BYTES.
     """
     if not contents:
         raise InvalidInputError("there is no image to classify")

@@ -121,7 +121,7 @@ class Claim:
     def __init__(self, budget: Budget) -> None:
         self._budget = budget
         self.size = 0  # bytes
-        self.released = False  # if True, a thread that still works for the owner gets no more
+        self.released = False  # if True, further claims of a thread are refused
 
     def add(self, size: int, seconds: float = 0.0) -> None:
         """Claim `size` more bytes, and wait for them at most `seconds`.
@@ -161,11 +161,19 @@ def usable_memory(root: Path = Path("/")) -> int:
     return min(_memory_limits(root), default=_UNKNOWN_MEMORY)
 
 
-def usable_cores() -> int:
-    """Return the number of cores that this process may use, in a container perhaps not all."""
+def usable_cores(root: Path = Path("/")) -> int:
+    """Return the number of cores that this process may use, in a container perhaps not all.
+
+    A quota of 2.5 cores counts as 2, since a third thread would be stopped in each period.
+
+    Args:
+        root: the directory that contains proc and sys.
+    """
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    return min(cores, max(1, int(min(_core_quotas(root), default=cores))))
 
 
 def _memory_limits(root: Path) -> Iterator[int]:
@@ -177,24 +185,38 @@ def _memory_limits(root: Path) -> Iterator[int]:
         limit = resource.getrlimit(resource.RLIMIT_AS)[0]
         if limit != resource.RLIM_INFINITY:
             yield limit
-    with contextlib.suppress(OSError):
-        for line in (root / "proc/self/cgroup").read_text().splitlines():
-            _, controllers, path = line.split(":", 2)
-            if not controllers:  # version 2
-                yield from _cgroup_limits(root / "sys/fs/cgroup", path, "memory.max")
-            elif "memory" in controllers.split(","):
-                directory = root / "sys/fs/cgroup/memory"
-                yield from _cgroup_limits(directory, path, "memory.limit_in_bytes")
+    for group, version in _cgroups(root, "memory"):
+        name = "memory.max" if version == 2 else "memory.limit_in_bytes"
+        with contextlib.suppress(OSError, ValueError):  # "max" is no limit
+            yield int((group / name).read_text())
 
 
-def _cgroup_limits(directory: Path, path: str, name: str) -> Iterator[int]:
-    """Yield the limits of a cgroup and of its ancestors.
+def _core_quotas(root: Path) -> Iterator[float]:
+    for group, version in _cgroups(root, "cpu"):
+        names = ("cpu.max",) if version == 2 else ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+        with contextlib.suppress(OSError, ValueError):  # "max" is no quota
+            quota, period = map(int, " ".join((group / name).read_text() for name in names).split())
+            if quota > 0 and period > 0:  # version 1 has -1 without a quota
+                yield quota / period
+
+
+def _cgroups(root: Path, controller: str) -> Iterator[tuple[Path, int]]:
+    """Yield the directories of the process's cgroup and of its ancestors, each with its version.
 
     In a container, the path may be that of the host, which does not exist there; the files of the
     container's own cgroup are in the top directory.
     """
-    group = directory / path.lstrip("/")
-    for each in (group, *group.parents):
-        if each.is_relative_to(directory):
-            with contextlib.suppress(OSError, ValueError):  # "max" is no limit
-                yield int((each / name).read_text())
+    mounted = root / "sys/fs/cgroup"
+    with contextlib.suppress(OSError):
+        for line in (root / "proc/self/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if not controllers:
+                top, version = mounted, 2
+            elif controller in controllers.split(","):
+                top, version = mounted / controller, 1
+            else:
+                continue
+            group = top / path.lstrip("/")
+            for each in (group, *group.parents):
+                if each.is_relative_to(top):
+                    yield each, version

@@ -1,11 +1,14 @@
 """A loaded version with its engine, batcher and metrics."""
 
+import logging
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import PurePosixPath
 
 from keras_cnns_serve.engines.choice import Disagreements, EngineOptions, Loaded, load_engine
+from keras_cnns_serve.engines.faster import NotCalmError, find_fastest
+from keras_cnns_serve.errors import VersionRefusedError
 from keras_cnns_serve.images.decoding import MAX_PIXELS, EncodedImage, read_small_image
 from keras_cnns_serve.repository.files import ModelVersion
 
@@ -13,8 +16,10 @@ from .batching import Batcher, BatchOptions
 from .limits import Budget
 from .metrics import Recorder
 
+logger = logging.getLogger(__name__)
 
-@dataclass(frozen=True)
+
+@dataclass(eq=False)
 class Servable:
     """A loaded version with its engine, batcher and metrics."""
 
@@ -22,6 +27,8 @@ class Servable:
     loaded: Loaded
     batcher: Batcher
     recorder: Recorder
+    engine_options: EngineOptions
+    formats_measured: bool = False  # whether this machine has confirmed or changed the format
 
     @property
     def description(self) -> str:
@@ -48,6 +55,27 @@ class Servable:
             "side_by_side": loaded.slots,  # maximum number of concurrent runs
             "reason": loaded.reason,
         }
+
+    def measure_formats(self) -> None:
+        """Use the format that is fastest on this machine; the exporter's order was a guess.
+
+        Requests are answered meanwhile, and runs in progress end in the former engine. If other
+        work prevents a measurement, `formats_measured` remains False.
+        """
+        name = f"{self.source.name}/{self.source.version}"
+        try:
+            loaded = find_fastest(self.source, self.engine_options, self.loaded)
+        except NotCalmError:
+            return
+        except VersionRefusedError as error:
+            logger.warning("%s: a faster format cannot be loaded: %s", name, error)
+        else:
+            changed = loaded.format is not self.loaded.format
+            self.loaded = loaded
+            self.batcher.engine = loaded.engine
+            if changed:
+                logger.info("%s: now %s", name, self.description)
+        self.formats_measured = True
 
     def close(self) -> None:
         """Finish the requests in flight and end the threads."""
@@ -89,4 +117,4 @@ def start_servable(source: ModelVersion, options: Options) -> Servable:
         budget=options.budget,
         seconds_per_image=loaded.seconds_per_image,
     )
-    return Servable(source, loaded, batcher, recorder)
+    return Servable(source, loaded, batcher, recorder, options.engine)

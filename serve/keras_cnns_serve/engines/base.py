@@ -49,6 +49,12 @@ def run_in_pieces(
     return {name: np.concatenate(values) for name, values in zip(names, columns, strict=True)}
 
 
+def black_image(manifest: Manifest) -> NDArray[np.uint8]:
+    """Return an image [1, H, W, C] of the size that the graph takes."""
+    height, width = manifest.preprocessing.crop
+    return np.zeros((1, height, width, manifest.preprocessing.channels), np.uint8)
+
+
 def warm_up(
     engine: Engine, manifest: Manifest, path: str, image: NDArray[np.uint8] | None = None
 ) -> Outputs:
@@ -66,11 +72,8 @@ def warm_up(
     Raises:
         VersionRefusedError: the run fails, or its outputs do not have the shapes in `manifest`.
     """
-    if image is None:
-        height, width = manifest.preprocessing.crop
-        image = np.zeros((1, height, width, manifest.preprocessing.channels), np.uint8)
     try:
-        outputs = engine.run(image)
+        outputs = engine.run(black_image(manifest) if image is None else image)
     except Exception as error:
         raise VersionRefusedError(f"{path} does not run: {one_line(error)}") from error
     for output in manifest.outputs:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TypeVar
 
 from keras_cnns_serve.errors import VersionRefusedError
 from keras_cnns_serve.repository.files import ModelVersion
@@ -20,6 +21,7 @@ from .trial import Interruption, call_within
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
 Disagreements = Counter[tuple[str, int, str]]  # by model, version and path of the format
 
 _ENGINES = ("onnxruntime", "openvino", "tensorflow")
@@ -88,12 +90,11 @@ def load_engine(
     samples = read_golden(source)
     chosen, format_reason = choose_format(manifest, *requested)
     rejected: list[str] = []
-    for used in (chosen, *_fallbacks(manifest, chosen, *requested)):
+    for used in (chosen, *list_alternatives(manifest, chosen, *requested)):
         notice = "; ".join(rejected)
         reason = f"the next proven format, because {notice}" if notice else format_reason
         try:
-            load = partial(_load, source, options, used, samples, reason, notice)
-            return _within(options.load_timeout, used.path, load)
+            return load_format(source, options, used, samples, reason, notice)
         except DisagreementError as error:
             rejected.append(str(error))
             logger.warning("%s/%d: %s", source.name, source.version, error)
@@ -114,7 +115,40 @@ def load_engine(
     )
 
 
-def _within(seconds: float, path: str, load: Callable[[Interruption], Loaded]) -> Loaded:
+def load_format(
+    source: ModelVersion,
+    options: EngineOptions,
+    chosen: Format,
+    samples: GoldenSamples | None,
+    format_reason: str,
+    notice: str,
+) -> Loaded:
+    """Load a format of a version, and choose the number of threads.
+
+    Raises:
+        DisagreementError: the format does not give the answers of the golden samples.
+        VersionRefusedError: the format cannot be loaded and run within `load_timeout`.
+    """
+    load = partial(_load, source, options, chosen, samples, format_reason, notice)
+    return _within(options.load_timeout, chosen.path, load)
+
+
+def open_format(
+    source: ModelVersion,
+    options: EngineOptions,
+    chosen: Format,
+    samples: GoldenSamples | None,
+    threads: int,
+) -> LoadedEngine:
+    """Open a format with this number of threads for an image; errors are those of `load_format`."""
+    return _within(
+        options.load_timeout,
+        chosen.path,
+        partial(_open_and_check, source, options, chosen, samples, threads),
+    )
+
+
+def _within(seconds: float, path: str, load: Callable[[Interruption], T]) -> T:
     try:
         return call_within(seconds, load)
     except TimeoutError:
@@ -123,6 +157,21 @@ def _within(seconds: float, path: str, load: Callable[[Interruption], Loaded]) -
         f"{path} was not loaded and run once within {seconds:g} s; allow more time with "
         "--load-timeout"
     )
+
+
+def _open_and_check(
+    source: ModelVersion,
+    options: EngineOptions,
+    chosen: Format,
+    samples: GoldenSamples | None,
+    threads: int,
+    started: Interruption,
+) -> LoadedEngine:
+    slots = max(1, options.cores // threads)
+    path = source.directory / chosen.path
+    engine = _open(path, chosen, source.manifest, threads, slots, started)
+    warm_up_and_check(engine, source.manifest, chosen, samples)
+    return engine
 
 
 def _load(
@@ -134,13 +183,8 @@ def _load(
     notice: str,
     started: Interruption,
 ) -> Loaded:
-    path = source.directory / chosen.path
-
     def open_engine(threads: int) -> LoadedEngine:
-        slots = max(1, options.cores // threads)
-        engine = _open(path, chosen, source.manifest, threads, slots, started)
-        warm_up_and_check(engine, source.manifest, chosen, samples)
-        return engine
+        return _open_and_check(source, options, chosen, samples, threads, started)
 
     def loaded(threads: int, slots: int, reason: str) -> Loaded:
         choice = Choice(threads, False, reason, 0.0)
@@ -180,8 +224,10 @@ def _requested(manifest: Manifest, engine: str, precision: str) -> list[Format]:
     ]
 
 
-def _fallbacks(manifest: Manifest, chosen: Format, engine: str, precision: str) -> list[Format]:
-    """Return the other requested formats that model.json proves, the fastest first."""
+def list_alternatives(
+    manifest: Manifest, chosen: Format, engine: str, precision: str
+) -> list[Format]:
+    """Return the other requested formats that model.json proves, the exporter's fastest first."""
     others = [
         each
         for each in _requested(manifest, engine, precision)

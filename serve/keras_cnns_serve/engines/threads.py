@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from keras_cnns_serve.errors import VersionRefusedError
 from keras_cnns_serve.repository.manifest import Manifest
 
-from .base import LoadedEngine, Names, Outputs
+from .base import LoadedEngine, Names, Outputs, black_image
 from .golden import DisagreementError
 from .trial import call
 
@@ -192,13 +192,12 @@ def choose_threads(
         The engine, and the choice.
     """
     one_thread = open_engine(1)
-    height, width = manifest.preprocessing.crop
-    image = np.zeros((1, height, width, manifest.preprocessing.channels), np.uint8)
+    image = black_image(manifest)
     choice = _choices.get(key)
     seconds = 0.0
     if choice is None:
-        one = _seconds(one_thread, image)
-        works = [call(lambda: _seconds(one_thread, image)) for _ in range(key.cores)]
+        one = time_run(one_thread, image)
+        works = [call(lambda: time_run(one_thread, image)) for _ in range(key.cores)]
         seconds = statistics.median(work.result() for work in works) / key.cores
         if one < _SHORT:
             reason = f"an image takes {_spell(one)}, too short to share"
@@ -216,7 +215,7 @@ def choose_threads(
             1, False, "the graph could not be loaded again for all cores", seconds
         )
     if choice is None:
-        choice = _measure(one_thread, all_threads, image, key.cores, seconds, calm or _calm)
+        choice = _measure(one_thread, all_threads, image, key.cores, seconds, calm or is_calm)
         _choices[key] = choice
     if not choice.both:
         return one_thread, choice
@@ -235,19 +234,18 @@ def _measure(
     while time.perf_counter() < end:
         if not calm(cores):
             continue
-        one, all_cores = _seconds(one_thread, image), _seconds(all_threads, image)
+        one, all_cores = time_run(one_thread, image), time_run(all_threads, image)
         if calm(cores):
             faster = one > _MIN_GAIN * all_cores
             reason = _reason(one, all_cores, faster)
             return Choice(cores if faster else 1, faster, reason, seconds)
-    one = _seconds(
-        one_thread, image, time.process_time
-    )  # CPU time, without that of other processes
+    # CPU time, without that of other processes.
+    one = time_run(one_thread, image, time.process_time)
     reason = f"an image takes {_spell(one)}; other processes prevent a measurement"
     return Choice(cores if one >= LONG else 1, True, reason, seconds, measured=False)
 
 
-def _calm(cores: int) -> bool:
+def is_calm(cores: int) -> bool:
     """Return whether this number of threads can compute without waiting for a core."""
     return all(work.result() for work in [call(_has_a_core) for _ in range(cores)])
 
@@ -261,7 +259,7 @@ def _has_a_core() -> bool:
     return time.thread_time() - cpu >= _CALM_FRACTION * wall
 
 
-def _seconds(
+def time_run(
     engine: LoadedEngine, image: NDArray[Any], clock: Callable[[], float] = time.perf_counter
 ) -> float:
     """Return the shortest time of a run; the first run is not counted."""

@@ -61,22 +61,25 @@ export async function listVersions() {
   return json("v2/repository/index", { method: "POST" });
 }
 
-// {engine: {file, engine, precision, threads, side_by_side, reason}, outputs: [name], shape: [...]}
+// {engine: {file, engine, precision, threads, side_by_side, reason}, outputs: [name], shape: [...],
+// thresholds: [{threshold, coverage, accuracy or null}]}
 export async function describe(model, version) {
   const { metadata } = await json(`${modelPath(model, version)}/metadata`);
   const { inputs, outputs } = metadata.signature_def.signature_def.serving_default;
   const shape = Object.values(inputs)[0].tensor_shape.dim.slice(1).map(({ size }) => size);
-  return { engine: metadata.engine, outputs: Object.keys(outputs), shape };
+  return { engine: metadata.engine, outputs: Object.keys(outputs), shape, thresholds: metadata.thresholds ?? [] };
 }
 
-export function classifyPath(model, version, topK) {
-  return `${modelPath(model, version)}:classify-image?top_k=${topK}`;
+// The threshold is a probability as text, or "".
+export function classifyPath(model, version, topK, threshold) {
+  const path = `${modelPath(model, version)}:classify-image?top_k=${topK}`;
+  return threshold ? `${path}&min_probability=${threshold}` : path;
 }
 
-// {labels: [{label, probability}], times: {queue, decode, compute, rest}}, times in milliseconds.
-export async function classify(file, model, version, topK, signal) {
+// {labels: [{label, probability}], unknown: with a threshold, whether no probability reaches it,
+// times: {queue, decode, compute, rest}}, times in milliseconds.
+export async function classify(file, path, signal) {
   const started = performance.now();
-  const path = classifyPath(model, version, topK);
   const response = await call(path, { method: "POST", body: file, signal });
   const text = await response.text();
   const total = performance.now() - started;
@@ -88,7 +91,8 @@ export async function classify(file, model, version, topK, signal) {
   }
   const times = serverTiming(response.headers.get("Server-Timing") || "");
   const known = times.queue + times.decode + times.compute;
-  return { labels: answer.predictions[0].labels, times: { ...times, rest: Math.max(0, total - known) } };
+  const [{ labels, unknown }] = answer.predictions;
+  return { labels, unknown, times: { ...times, rest: Math.max(0, total - known) } };
 }
 
 // A PNG: the pixels that the model gets, under its class activation map of this opacity, 0 to 1.

@@ -4,7 +4,7 @@ import * as api from "./api.js";
 import { offerCamera } from "./camera.js";
 import { $, element, fillSelect, show, write } from "./dom.js";
 import { startStatus, stopStatus } from "./status.js";
-import { csv, curlCode, milliseconds, percent, pythonCode } from "./text.js";
+import { csv, curlCode, milliseconds, percent, pythonCode, thresholdText } from "./text.js";
 
 const PARALLEL = 4; // requests at the same time
 const SMALL = 160; // pixels; smaller images are enlarged with visible pixels
@@ -98,7 +98,22 @@ async function chooseVersion() {
   if (chosen[0] !== $("model").value || chosen[1] !== $("version").value) return; // chosen again
   description = found;
   $("input-shape").textContent = description ? `Input: ${description.shape.join(" × ")}` : "";
+  fillThresholds(description?.thresholds ?? []);
   classifyAll();
+}
+
+function fillThresholds(thresholds) {
+  const ascending = thresholds.toSorted((a, b) => a.threshold - b.threshold);
+  fillSelect($("threshold"), [
+    { value: "", text: "none: always answer" },
+    ...ascending.map((each) => ({ value: String(each.threshold), text: thresholdText(each) })),
+  ]);
+  show($("threshold-line"), ascending.length > 0);
+}
+
+function path() {
+  const [model, version, topK, threshold] = ["model", "version", "top-k", "threshold"].map((id) => $(id).value);
+  return api.classifyPath(model, version, topK, threshold);
 }
 
 // Images
@@ -157,11 +172,11 @@ function classifyAll() {
 async function classify(list) {
   const queue = [...list];
   const { signal } = work;
-  const [model, version, topK] = [$("model").value, $("version").value, $("top-k").value];
+  const chosen = path();
   async function worker() {
     for (let item = queue.shift(); item && !signal.aborted; item = queue.shift()) {
       try {
-        item.answer = await api.classify(item.file, model, version, topK, signal);
+        item.answer = await api.classify(item.file, chosen, signal);
       } catch (error) {
         if (signal.aborted) return;
         if (error.status === 401) return failed(error);
@@ -181,9 +196,8 @@ async function classify(list) {
 
 function announce({ file, answer, error }) {
   const best = answer?.labels[0];
-  $("announcement").textContent = best
-    ? `${file.name}: ${best.label}, ${percent(best.probability)}`
-    : `${file.name}: ${error}`;
+  const text = answer?.unknown ? "unknown" : best ? `${best.label}, ${percent(best.probability)}` : error;
+  $("announcement").textContent = `${file.name}: ${text}`;
 }
 
 function forgetMaps(item) {
@@ -251,6 +265,8 @@ function renderPrediction() {
   show($("placeholder"), !answer && !error);
   $("placeholder").textContent = selected ? "The model computes ..." : "The labels and their probabilities appear here.";
   if (!answer) return;
+  show($("unknown"), Boolean(answer.unknown));
+  $("bars").classList.toggle("weak", Boolean(answer.unknown));
   $("bars").replaceChildren(...answer.labels.map(({ label, probability }) => {
     const fill = element("span");
     fill.style.width = `${100 * probability}%`;
@@ -291,7 +307,8 @@ function addRow(item) {
 
 function renderRow({ answer, error, cells: [label, probability, time] }) {
   const best = answer?.labels[0];
-  label.textContent = best?.label ?? error ?? "";
+  label.textContent = answer?.unknown ? "unknown" : best?.label ?? error ?? "";
+  label.classList.toggle("no-label", Boolean(answer?.unknown));
   label.classList.toggle("wrong", Boolean(error));
   label.colSpan = error ? 3 : 1;
   for (const cell of [probability, time]) show(cell, !error);
@@ -301,9 +318,9 @@ function renderRow({ answer, error, cells: [label, probability, time] }) {
 
 function renderCode() {
   const name = selected?.file.name ?? "image.png";
-  const url = api.address(api.classifyPath($("model").value, $("version").value, $("top-k").value));
+  const url = api.address(path());
   $("curl").textContent = curlCode(url, name, api.hasToken());
-  $("python").textContent = pythonCode(url, name, api.hasToken());
+  $("python").textContent = pythonCode(url, name, api.hasToken(), $("threshold").value !== "");
 }
 
 async function copy(button) {
@@ -332,7 +349,7 @@ $("model").addEventListener("change", guarded(() => {
   return chooseModel();
 }));
 $("version").addEventListener("change", guarded(chooseVersion));
-$("top-k").addEventListener("change", classifyAll);
+for (const id of ["top-k", "threshold"]) $(id).addEventListener("change", classifyAll);
 $("choices").addEventListener("submit", (event) => event.preventDefault());
 $("csv").addEventListener("click", downloadCsv);
 $("clear").addEventListener("click", clear);

@@ -10,6 +10,12 @@ export function milliseconds(value) {
   return `${value.toFixed(value < 10 ? 2 : value < 100 ? 1 : 0)} ms`;
 }
 
+// A threshold of the model's table, for the list of them.
+export function thresholdText({ threshold, coverage, accuracy }) {
+  const correct = accuracy === null ? "" : `, ${percent(accuracy)} correct`;
+  return `${Number(threshold.toFixed(4))} (${percent(coverage)} answered${correct})`;
+}
+
 function shellQuoted(text) {
   return `'${text.replaceAll("'", "'\\''")}'`;
 }
@@ -24,7 +30,7 @@ export function curlCode(url, name, withToken) {
   return `curl --data-binary ${curlFile(name)}${header} \\\n  ${shellQuoted(url)}`;
 }
 
-export function pythonCode(url, name, withToken) {
+export function pythonCode(url, name, withToken, withThreshold) {
   const headers = withToken ? `, headers={"Authorization": f"Bearer {os.environ['TOKEN']}"}` : "";
   return `import json
 ${withToken ? "import os\n" : ""}from pathlib import Path
@@ -34,7 +40,7 @@ url = ${JSON.stringify(url)}
 image = Path(${JSON.stringify(name)}).read_bytes()
 with urlopen(Request(url, image${headers})) as answer:
     [prediction] = json.load(answer)["predictions"]
-for each in prediction["labels"]:
+${withThreshold ? 'if prediction["unknown"]:\n    print("unknown")\n' : ""}for each in prediction["labels"]:
     print(f"{each['probability']:.4f}  {each['label']}")
 `;
 }
@@ -50,15 +56,16 @@ export function csv(items) {
   const most = Math.max(1, ...items.map(({ answer }) => answer?.labels.length ?? 0));
   const header = ["file"];
   for (let k = 1; k <= most; k++) header.push(k > 1 ? `label_${k}` : "label", k > 1 ? `probability_${k}` : "probability");
-  header.push("queue_ms", "decode_ms", "inference_ms", "error");
+  header.push("unknown", "queue_ms", "decode_ms", "inference_ms", "error");
   const rows = items.map(({ file, answer, error }) => {
     const row = [csvText(file.name)];
     for (let k = 0; k < most; k++) {
       const each = answer?.labels[k];
-      row.push(each ? csvText(each.label) : "", each ? String(each.probability) : "");
+      const named = each && !(k === 0 && answer.unknown); // an unknown image has no first label
+      row.push(named ? csvText(each.label) : "", each ? String(each.probability) : "");
     }
     const { queue = "", decode = "", compute = "" } = answer?.times ?? {};
-    return [...row, queue, decode, compute, csvText(error ?? "")];
+    return [...row, String(answer?.unknown ?? ""), queue, decode, compute, csvText(error ?? "")];
   });
   return [header, ...rows].map((row) => `${row.join(",")}\r\n`).join("");
 }

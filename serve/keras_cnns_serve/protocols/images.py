@@ -1,12 +1,14 @@
 """The endpoint `:classify-image`: encoded images in, labels with probabilities out."""
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from keras_cnns_serve.core.json_text import dumps
 from keras_cnns_serve.core.prediction import ScoredLabel, best_labels, target_of
+from keras_cnns_serve.core.thresholds import is_unknown, threshold_of
 from keras_cnns_serve.errors import InvalidInputError
 from keras_cnns_serve.images.activation_maps import OPACITY
 from keras_cnns_serve.protocols.forms import files_of
@@ -30,12 +32,17 @@ class ImageEndpoint(RestEndpoints):
 
         With ?cam=1 and one image, answer with a PNG of the image with its class activation map over
         it; ?opacity=0 to 1 sets its opacity, 0.5 by default.
+
+        With ?min_probability=0.9, or ?min_accuracy=0.98 for a threshold of model.json, an image
+        whose highest probability is lower is unknown.
         """
         target = target_of(**request.path.groupdict())
         source = self._dataplane.metadata(target)  # before the body, which can be large
         top_k = _top_k(request.query("top_k"))
         cam = request.query("cam") in ("1", "true")
         opacity = _opacity(request.query("opacity"))
+        wanted = {name: request.query(name) for name in ("min_probability", "min_accuracy")}
+        threshold_of(source, **wanted)  # so that a wrong value is reported before the body
         if cam and "cam" not in (output.name for output in source.manifest.outputs):
             raise InvalidInputError(
                 f"{source.name}/{source.version} has no class activation map; export it with the "
@@ -57,7 +64,15 @@ class ImageEndpoint(RestEndpoints):
             )
             return Reply(png, media_type=b"image/png", headers=[timing])
         best = best_labels(prediction, top_k)
-        answer = {"predictions": [{"labels": list(map(_label, labels))} for labels in best]}
+        answer: dict[str, Any] = {
+            "predictions": [{"labels": list(map(_label, labels))} for labels in best]
+        }
+        threshold = threshold_of(prediction.source, **wanted)
+        if threshold is not None:
+            answer = {
+                "predictions": [_with_threshold(labels, threshold) for labels in best],
+                "min_probability": np.float32(threshold),
+            }
         return Reply(dumps(answer), headers=[timing])
 
 
@@ -87,6 +102,16 @@ def _opacity(text: str | None) -> float:
     if not re.fullmatch(r"0(\.[0-9]{1,9})?|1(\.0{1,9})?", text):
         raise InvalidInputError(f"opacity must be a number from 0 to 1, not {text!r:.40}")
     return float(text)
+
+
+def _with_threshold(labels: Sequence[ScoredLabel], threshold: float) -> dict[str, Any]:
+    """Return the answer to an image; an unknown image has no label, whatever classes are called."""
+    unknown = is_unknown(labels[0].probability, threshold)
+    return {
+        "label": None if unknown else labels[0].label,
+        "unknown": unknown,
+        "labels": list(map(_label, labels)),
+    }
 
 
 def _label(scored: ScoredLabel) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-from .openapi_schemas import SCHEMAS, STRING, object_of, reference
+from .openapi_schemas import FRACTION, SCHEMAS, STRING, object_of, reference
 
 _JSON, _BINARY, _TEXT = "application/json", "application/octet-stream", "text/plain"
 _HTML = "text/html"
@@ -23,8 +23,18 @@ _PARAMETERS: dict[str, dict[str, Any]] = {
     },
     "opacity": {
         "in": "query",
-        "schema": {"type": "number", "minimum": 0, "maximum": 1},
+        "schema": FRACTION,
         "description": "of the class activation map over the image; 0.5 by default",
+    },
+    "min_probability": {
+        "in": "query",
+        "schema": FRACTION,
+        "description": "an image whose highest probability is lower is unknown",
+    },
+    "min_accuracy": {
+        "in": "query",
+        "schema": FRACTION,
+        "description": "an accuracy for which model.json has a min_probability, such as 0.98",
     },
     "X-Request-Timeout": {
         "in": "header",
@@ -111,7 +121,7 @@ _OPERATIONS = (
         "Image",
         answers=(_JSON, "image/png"),
         bodies=(*_IMAGES, _FORM),
-        parameters=("top_k", "cam", "opacity"),
+        parameters=("top_k", "cam", "opacity", "min_probability", "min_accuracy"),
     ),
     _get("/v2", "The server and its extensions", "Server"),
     _get("/v2/health/live", "200 while the process runs", "Live"),

@@ -29,6 +29,7 @@ def reference(name: str) -> dict[str, Any]:
 
 
 STRING = {"type": "string"}
+FRACTION: dict[str, Any] = {"type": "number", "minimum": 0, "maximum": 1}
 _WHOLE = {"type": "integer", "minimum": 0}
 _COUNT = {"type": "integer", "minimum": 0, "maximum": 2**63 - 1}
 _BOOLEAN = {"type": "boolean"}
@@ -81,6 +82,10 @@ SCHEMAS: dict[str, dict[str, Any]] = {
         predictions=_list_of(
             object_of(
                 "labels",
+                label={"type": ["string", "null"]}
+                | {"description": "only with a threshold: the first label; null if unknown"},
+                unknown=_BOOLEAN
+                | {"description": "only with a threshold: whether no probability reaches it"},
                 labels=_list_of(
                     object_of(
                         "label probability", label=STRING, probability={"type": ["number", "null"]}
@@ -88,6 +93,7 @@ SCHEMAS: dict[str, dict[str, Any]] = {
                 ),
             )
         ),
+        min_probability=FRACTION | {"description": "the threshold of the request, if it has one"},
     ),
     "Live": object_of("live", live=_BOOLEAN),
     "Ready": object_of("ready", ready=_BOOLEAN, name=STRING),
@@ -124,6 +130,10 @@ SCHEMAS: dict[str, dict[str, Any]] = {
             priority=_COUNT
             | {"description": "1 is the highest priority; 0, the default, is the lowest"},
             binary_data_output=_BOOLEAN,
+            min_probability=FRACTION
+            | {"description": "adds the output unknown: whether no probability reaches it"},
+            min_accuracy=FRACTION
+            | {"description": "an accuracy for which model.json has a min_probability"},
         ),
         inputs=_list_of(
             object_of(

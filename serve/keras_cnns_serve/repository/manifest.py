@@ -18,6 +18,7 @@ _MAX_SIDE = 8192  # pixels; a larger value in model.json is an error or an attac
 # A format is chosen automatically only if its accuracy is at least this fraction of float32's, or,
 # without labels, if its top-1 agreement with the original model is. Exporters use the same value.
 _MIN_RATIO = 0.99
+_MAX_THRESHOLDS = 100  # of the probability; exporters write a dozen
 _KINDS = {dict: "an object", list: "a list", str: "a string", int: "an integer", bool: "a boolean"}
 
 
@@ -73,6 +74,16 @@ class Golden:
     differences: Mapping[str, float]  # format -> largest difference on these images, at export
 
 
+@dataclass(frozen=True)
+class Threshold:
+    """A threshold of the highest probability, as the exporter measured it on labelled images."""
+
+    threshold: float  # 0..1
+    min_accuracy: float | None  # 0..1, the accuracy for which it was chosen; None for a round one
+    coverage: float  # 0..1, the fraction of the images that reach it
+    accuracy: float | None  # 0..1, of these images; None if there is none
+
+
 # The engine and the precision of each format name.
 _KNOWN_FORMATS = {
     "onnx": ("onnxruntime", "float32"),
@@ -95,6 +106,7 @@ class Manifest:
     formats: tuple[Format, ...]  # the supported ones, at least one
     files: dict[str, File]
     golden: Golden | None = None  # None: exported without golden samples
+    thresholds: tuple[Threshold, ...] = ()  # empty: exported without labelled images
 
     @property
     def classes(self) -> int:
@@ -150,6 +162,7 @@ def _parse(document: dict[str, Any]) -> Manifest:
         formats=_formats(document),
         files=files,
         golden=_golden(document),
+        thresholds=_thresholds(document),
     )
     used = {"labels": manifest.labels}
     if manifest.golden is not None:
@@ -247,6 +260,47 @@ def _golden(document: dict[str, Any]) -> Golden | None:
         if type(value) not in (int, float) or not 0 <= value <= 1:
             raise _wrong(f"{key}[{name!r}] must be from 0 to 1, not {value!r:.80}")
     return Golden(_inside(_get(entry, "golden.path", str), "golden.path"), differences)
+
+
+def _thresholds(document: dict[str, Any]) -> tuple[Threshold, ...]:
+    """Return the thresholds of the probability, which versions of earlier exporters do not have."""
+    confidence = document.get("confidence")
+    if confidence is None:
+        return ()
+    if not isinstance(confidence, dict):
+        raise _wrong(f"confidence must be an object, not {confidence!r:.80}")
+    entries = _get(confidence, "confidence.thresholds", list)
+    if len(entries) > _MAX_THRESHOLDS:
+        raise _wrong(
+            f"confidence.thresholds has {len(entries):,} entries; the maximum is {_MAX_THRESHOLDS}"
+        )
+    found: list[Threshold] = []
+    for index, entry in enumerate(entries):
+        here = f"confidence.thresholds[{index}]"
+        if not isinstance(entry, dict):
+            raise _wrong(f"{here} must be an object, not {entry!r:.80}")
+        values = {
+            name: _fraction(entry, f"{here}.{name}", optional=name in ("min_accuracy", "accuracy"))
+            for name in ("threshold", "min_accuracy", "coverage", "accuracy")
+        }
+        target = values["min_accuracy"]
+        if target is not None and target in (each.min_accuracy for each in found):
+            raise _wrong(f"{here}.min_accuracy is {target!r} as in an earlier entry")
+        found.append(Threshold(**values))
+    return tuple(found)
+
+
+def _fraction(where: dict[str, Any], path: str, *, optional: bool) -> Any:
+    """Return the number from 0 to 1 of the key that ends `path`; None for null if `optional`."""
+    key = path.rsplit(".", 1)[-1]
+    if key not in where:
+        raise _wrong(f"{path} is missing")
+    value = where[key]
+    if value is None and optional:
+        return None
+    if type(value) not in (int, float) or not 0 <= value <= 1:
+        raise _wrong(f"{path} must be a number from 0 to 1, not {value!r:.80}")
+    return float(value)
 
 
 def _parity_of_formats(document: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from keras_cnns_serve.core.limits import BUDGET_DIVISOR, usable_cores, usable_memory
+from keras_cnns_serve.core.thresholds import threshold_of
 from keras_cnns_serve.engines.choice import EngineOptions, Loaded, load_engine
 from keras_cnns_serve.errors import ModelNotFoundError, RepositoryError, VersionRefusedError
 from keras_cnns_serve.repository.files import (
@@ -29,7 +30,7 @@ from .options import ScoringOptions
 from .output import Output, Plan
 from .pipeline import Scorer, work_in_order
 from .progress import Progress, spell_seconds
-from .rows import Row, Totals, printable, totals_of
+from .rows import Columns, Row, Totals, printable, totals_of
 
 _BATCH_BYTES = 2**20  # of the pixels of a batch
 _SOME_FAILED = 3  # the exit status if some images could not be scored
@@ -57,8 +58,10 @@ def score(options: ScoringOptions) -> int:
             _plan(source, loaded, options), lambda file: write_names(options.images, file)
         )
         if is_continued and (summary := output.summary()):
+            unknown = summary.get("unknown", 0)  # earlier versions did not count them
+            counts = _counts(summary["images"], summary["failed"], unknown)
             _say(
-                f"{options.to} is complete: {_counts(summary['images'], summary['failed'])}. "
+                f"{options.to} is complete: {counts}. "
                 "Delete it, or give another --to, to score again"
             )
             return _SOME_FAILED if summary["failed"] else 0
@@ -120,7 +123,29 @@ def make_scorer(source: ModelVersion, loaded: Loaded, options: ScoringOptions) -
     """Return the scorer of a loaded version."""
     memory = usable_memory() // BUDGET_DIVISOR
     top_k = min(options.top_k or 1, len(source.labels))
-    return Scorer(source, loaded.engine, loaded.slots, memory, top_k, options.max_pixels)
+    return Scorer(
+        source,
+        loaded.engine,
+        loaded.slots,
+        memory,
+        top_k,
+        options.max_pixels,
+        threshold=_threshold(source, options),
+    )
+
+
+def _threshold(source: ModelVersion, options: ScoringOptions) -> float | None:
+    """Return the threshold of the probability, or None.
+
+    Raises:
+        InvalidInputError: model.json has no threshold for the accuracy.
+    """
+    return threshold_of(source, options.min_probability, options.min_accuracy)
+
+
+def _columns(options: ScoringOptions) -> Columns:
+    has_threshold = options.min_probability is not None or options.min_accuracy is not None
+    return Columns(options.top_k, has_threshold)
 
 
 def batch_size_of(source: ModelVersion, options: ScoringOptions) -> int:
@@ -146,6 +171,7 @@ def _plan(source: ModelVersion, loaded: Loaded, options: ScoringOptions) -> Plan
         sha256=_checksum(source),
         images=[printable(each) for each in options.images],
         top_k=options.top_k,
+        min_probability=_threshold(source, options),
         shard_size=options.shard_size,
         batch_size=batch_size_of(source, options),
         max_pixels=options.max_pixels,
@@ -181,7 +207,8 @@ def _print_row(row: Row) -> None:
         _say(f"{printable(row.file)}: {row.error}")
     else:
         labels = ", ".join(f"{label} {probability:.2%}" for label, probability in row.best)
-        print(f"{printable(row.file)}: {labels}", flush=True)
+        text = f"unknown ({labels})" if row.unknown else labels
+        print(f"{printable(row.file)}: {text}", flush=True)
 
 
 def _score_shards(
@@ -201,10 +228,11 @@ def _score_shards(
         totals.update(counts)
         progress.add(counts.images, counts.failed)
     summary = _summary(source, loaded, options, output, totals, progress, resumed)
-    output.finish(summary, options.top_k)
+    output.finish(summary, _columns(options))
+    described = _counts(totals.images, totals.failed, totals.unknown)
     where = options.to if options.is_single_file else f"{options.to}{os.sep}"
     _say(
-        f"{_counts(totals.images, totals.failed)} in {spell_seconds(progress.seconds)} "
+        f"{described} in {spell_seconds(progress.seconds)} "
         f"({progress.rate:,.1f} images/s) with {source.name}/{source.version}: {where}"
     )
     return _SOME_FAILED if totals.failed else 0
@@ -219,11 +247,11 @@ def _written(
 ) -> Iterator[Totals]:
     """Write the shards that are not finished, and yield the counts of each batch."""
     scorer = make_scorer(source, loaded, options)
-    batch_size = batch_size_of(source, options)
+    batch_size, columns = batch_size_of(source, options), _columns(options)
 
     def work(batch: _Batch) -> tuple[int, bytes, Totals]:
         rows = scorer.score(batch.names)
-        return batch.shard, output.format.encode(rows, options.top_k), totals_of(rows)
+        return batch.shard, output.format.encode(rows, columns), totals_of(rows)
 
     batches = (
         _Batch(shard, names)
@@ -271,8 +299,10 @@ def _summary(
         "reason": loaded.format_reason,
         "inputs": [printable(each) for each in options.images],
         "top_k": options.top_k,
+        "min_probability": _threshold(source, options),
         "images": totals.images,
         "failed": totals.failed,
+        "unknown": totals.unknown,
         "labels": {label: totals.labels[label] for label in source.labels},
         "shards": output.shards,
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -282,10 +312,13 @@ def _summary(
     }
 
 
-def _counts(images: int, failed: int) -> str:
+def _counts(images: int, failed: int, unknown: int = 0) -> str:
     """Return the counts for people."""
     noun = "image" if images == 1 else "images"
-    return f"{images:,} {noun}, {failed:,} failed" if failed else f"{images:,} {noun}"
+    others = {"unknown": unknown, "failed": failed}
+    return ", ".join(
+        [f"{images:,} {noun}", *(f"{count:,} {name}" for name, count in others.items() if count)]
+    )
 
 
 def _say(text: str) -> None:

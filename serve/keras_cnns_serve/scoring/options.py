@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from keras_cnns_serve.options import ENGINES, PRECISIONS, Parser, UsageError, integer
+from keras_cnns_serve.options import ENGINES, PRECISIONS, Parser, UsageError, integer, number
 
 _EPILOG = """\
 IMAGES are files, folders, globs ("photos/**/*.jpg"), lists (a .csv with a column `file`), or
 URIs such as s3://bucket/photo.jpg, which need an extra.
 
-exit status: 0 if every image has a label, 3 if some images could not be scored, 1 after a failure.
+exit status: 0 if every image has a label or is unknown, 3 if some images could not be scored, 1
+after a failure.
 
 example:
   {program} models/digits photos --to scores/
@@ -34,6 +35,8 @@ class ScoringOptions:
     to: Path | None = None  # a .csv or .jsonl file, or a directory of shards; None: print
     version: int | None = None  # None: the newest version
     top_k: int | None = None  # number of labels per image; None: only the most probable one
+    min_probability: float | None = None  # 0..1; an image below this threshold is unknown
+    min_accuracy: float | None = None  # 0..1; the accuracy of a threshold in model.json
     shard_size: int = 10_000  # number of images of a shard
     batch_size: int | None = None  # number of images of a run; None: 4 to 16, by their size
     workers: int | None = None  # number of threads; None: twice the number of cores
@@ -89,6 +92,19 @@ def parse(program: str, description: str, arguments: Sequence[str]) -> ScoringOp
         type=integer(1, 100_000),
         metavar="K",
         help="also write the K most probable labels of each image",
+    )
+    add(
+        "--min-probability",
+        type=number(0, 1),
+        metavar="P",
+        help="an image whose highest probability is below P, such as 0.9, is unknown: its row has "
+        "no label",
+    )
+    add(
+        "--min-accuracy",
+        type=number(0, 1),
+        metavar="A",
+        help="the same with the threshold that model.json has for the accuracy A, such as 0.98",
     )
     add(
         "--version",

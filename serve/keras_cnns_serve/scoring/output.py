@@ -24,7 +24,7 @@ import orjson
 from keras_cnns_serve.errors import InvalidInputError
 
 from .inputs import read_names
-from .rows import FORMATS, RowFormat, Totals
+from .rows import FORMATS, Columns, RowFormat, Totals
 
 _PLAN, _NAMES, _SUMMARY = "plan.json", "images.jsonl", "summary.json"
 
@@ -39,6 +39,7 @@ class Plan:
     sha256: str  # checksum of the checksums of all files of the version
     images: list[str]  # the arguments
     top_k: int | None
+    min_probability: float | None
     shard_size: int
     batch_size: int
     max_pixels: int
@@ -157,8 +158,8 @@ class Output:
         """Return the counts of a shard that is complete; None for others."""
         totals = Totals()
         try:
-            for label in self.format.read_labels(self._part(shard)):
-                totals.add(label)
+            for outcome in self.format.read_outcomes(self._part(shard)):
+                totals.add(outcome)
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, IndexError, csv.Error):  # not written by this program
@@ -183,11 +184,11 @@ class Output:
         """Return a context with the file of a shard, which appears when the context ends."""
         return _replacing(self._part(shard))
 
-    def finish(self, summary: dict[str, Any], top_k: int | None) -> None:
+    def finish(self, summary: dict[str, Any], columns: Columns) -> None:
         """Join the shards of a single file, and write the summary."""
         if self._is_single_file:
             with _replacing(self._to) as file:
-                file.write(self.format.header(top_k))
+                file.write(self.format.header(columns))
                 for shard in range(self.shards):
                     with self._part(shard).open("rb") as part:
                         shutil.copyfileobj(part, file)

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_cnns_serve.core.prediction import ScoredLabel
+from keras_cnns_serve.core.thresholds import is_unknown
 from keras_cnns_serve.engines.base import Engine
 from keras_cnns_serve.errors import ServeError, one_line
 from keras_cnns_serve.images.decoding import MAX_PIXELS, EncodedImage, read_small_image
@@ -45,6 +46,7 @@ class Scorer:
         top_k: the number of labels of a row.
         max_pixels: the maximum size of an image.
         read: returns the content of an image.
+        threshold: images whose highest probability is lower are unknown; None: no image is.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Scorer:
         top_k: int = 1,
         max_pixels: int = MAX_PIXELS,
         read: Callable[[str], bytes] = read_content,
+        threshold: float | None = None,
     ) -> None:
         self._labels = source.labels
         self._preprocessing = source.manifest.preprocessing
@@ -65,6 +68,7 @@ class Scorer:
         self._top_k = top_k
         self._max_pixels = max_pixels
         self._read = read
+        self._threshold = threshold
 
     def score(self, names: Sequence[str]) -> list[Row]:
         """Return the rows of a batch, in its order; an image that fails has a row with an error."""
@@ -78,8 +82,13 @@ class Scorer:
         if pixels:
             for index, result in zip(pixels, self._run(list(pixels.values())), strict=True):
                 best, error_text = ((), result) if isinstance(result, str) else (result, "")
-                rows[index] = Row(names[index], best, error_text)
+                rows[index] = Row(names[index], best, error_text, self._is_unknown(best))
         return [rows[index] for index in range(len(names))]
+
+    def _is_unknown(self, best: Sequence[ScoredLabel]) -> bool:
+        if not best or self._threshold is None:
+            return False
+        return is_unknown(best[0].probability, self._threshold)
 
     def _decode(self, content: bytes) -> NDArray[np.uint8]:
         pixels = read_small_image(content, self._preprocessing, self._max_pixels)

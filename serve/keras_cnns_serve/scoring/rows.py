@@ -21,6 +21,7 @@ class Row:
     file: str
     best: Sequence[ScoredLabel]  # empty if there is an error
     error: str = ""
+    unknown: bool = False  # whether the highest probability is below the threshold
 
 
 @dataclass
@@ -29,20 +30,23 @@ class Totals:
 
     images: int = 0
     failed: int = 0
-    labels: Counter[str] = field(default_factory=Counter)  # the most probable label of each image
+    unknown: int = 0
+    labels: Counter[str] = field(default_factory=Counter)  # the most probable label of the others
 
-    def add(self, label: str | None) -> None:
-        """Count a row by its label; None: it has an error."""
+    def add(self, outcome: "Outcome") -> None:
+        """Count a row."""
         self.images += 1
-        if label is None:
+        self.unknown += outcome.unknown
+        if outcome.label is not None:
+            self.labels[outcome.label] += 1
+        elif not outcome.unknown:
             self.failed += 1
-        else:
-            self.labels[label] += 1
 
     def update(self, other: "Totals") -> None:
         """Add the counts of other rows."""
         self.images += other.images
         self.failed += other.failed
+        self.unknown += other.unknown
         self.labels.update(other.labels)
 
 
@@ -50,17 +54,32 @@ def totals_of(rows: Iterable[Row]) -> Totals:
     """Count rows."""
     totals = Totals()
     for row in rows:
-        totals.add(row.best[0].label if row.best else None)
+        label = row.best[0].label if row.best and not row.unknown else None
+        totals.add(Outcome(label, row.unknown))
     return totals
 
 
+class Outcome(NamedTuple):
+    """What counts of a row: its label, or None if it is unknown or has an error."""
+
+    label: str | None
+    unknown: bool
+
+
+class Columns(NamedTuple):
+    """The columns of rows besides those of the most probable label."""
+
+    top_k: int | None = None  # None if only the most probable label is requested
+    unknown: bool = False  # whether there is a threshold of the probability
+
+
 class RowFormat(NamedTuple):
-    """A format of rows. `top_k` is None if only the most probable label is requested."""
+    """A format of rows."""
 
     suffix: str
-    header: Callable[[int | None], bytes]  # top_k -> the start of a file
-    encode: Callable[[Iterable[Row], int | None], bytes]  # rows, top_k -> text
-    read_labels: Callable[[Path], Iterator[str | None]]  # part -> the labels, None for an error
+    header: Callable[[Columns], bytes]  # the start of a file
+    encode: Callable[[Iterable[Row], Columns], bytes]
+    read_outcomes: Callable[[Path], Iterator[Outcome]]  # of the rows of a part
 
 
 def printable(name: str) -> str:
@@ -68,23 +87,25 @@ def printable(name: str) -> str:
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def _to_json(rows: Iterable[Row], top_k: int | None) -> bytes:
+def _to_json(rows: Iterable[Row], columns: Columns) -> bytes:
     return b"".join(
         orjson.dumps(
-            _document(row, top_k), option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
+            _document(row, columns), option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
         )
         for row in rows
     )
 
 
-def _document(row: Row, top_k: int | None) -> dict[str, Any]:
+def _document(row: Row, columns: Columns) -> dict[str, Any]:
     first = row.best[0] if row.best else None
     document: dict[str, Any] = {
         "file": printable(row.file),
-        "label": first and first.label,
+        "label": None if row.unknown else first and first.label,
         "probability": first and np.float32(first.probability),
     }
-    if top_k is not None:
+    if columns.unknown and first:
+        document["unknown"] = row.unknown
+    if columns.top_k is not None:
         document["top_k"] = [
             {"label": label, "probability": np.float32(probability)}
             for label, probability in row.best
@@ -92,29 +113,36 @@ def _document(row: Row, top_k: int | None) -> dict[str, Any]:
     return document | ({"error": row.error} if row.error else {})
 
 
-def _json_labels(part: Path) -> Iterator[str | None]:
+def _json_outcomes(part: Path) -> Iterator[Outcome]:
     with part.open("rb") as file:
         for line in file:
-            yield orjson.loads(line)["label"]
+            document = orjson.loads(line)
+            yield Outcome(document["label"], document.get("unknown", False))
 
 
-def _csv_header(top_k: int | None) -> bytes:
-    columns = ["file", "label", "probability"]
-    for rank in range(2, (top_k or 1) + 1):
-        columns += [f"label_{rank}", f"probability_{rank}"]
-    return f"{','.join(columns)},error\n".encode()
+def _csv_header(columns: Columns) -> bytes:
+    names = ["file", "label", "probability"]
+    for rank in range(2, (columns.top_k or 1) + 1):
+        names += [f"label_{rank}", f"probability_{rank}"]
+    if columns.unknown:
+        names.append("unknown")
+    return f"{','.join(names)},error\n".encode()
 
 
-def _to_csv(rows: Iterable[Row], top_k: int | None) -> bytes:
+def _to_csv(rows: Iterable[Row], columns: Columns) -> bytes:
     text = io.StringIO()
     plain = csv.writer(text, lineterminator="\n")
     quoting = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
-    width = 2 * (top_k or 1)
+    width = 2 * (columns.top_k or 1)
     for row in rows:
         cells: list[Any] = []
         for label, probability in row.best:
             cells += [label, np.float32(probability)]
         cells += [""] * (width - len(cells))
+        if row.unknown:
+            cells[0] = ""
+        if columns.unknown:
+            cells.append(str(row.unknown).lower() if row.best else "")
         cells = [printable(row.file), *cells, row.error]
         # Before Python 3.13 the module does not quote a lone carriage return, but ends a row there.
         has_return = any("\r" in cell for cell in cells if isinstance(cell, str))
@@ -122,13 +150,14 @@ def _to_csv(rows: Iterable[Row], top_k: int | None) -> bytes:
     return text.getvalue().encode()
 
 
-def _csv_labels(part: Path) -> Iterator[str | None]:
+def _csv_outcomes(part: Path) -> Iterator[Outcome]:
     with part.open(encoding="utf-8", newline="") as file:
         for row in csv.reader(file):
-            yield None if row[-1] else row[1]
+            unknown = row[-2] == "true"  # without a threshold, this cell is a probability
+            yield Outcome(None if row[-1] or unknown else row[1], unknown)
 
 
 FORMATS = {
-    ".jsonl": RowFormat(".jsonl", lambda _: b"", _to_json, _json_labels),
-    ".csv": RowFormat(".csv", _csv_header, _to_csv, _csv_labels),
+    ".jsonl": RowFormat(".jsonl", lambda _: b"", _to_json, _json_outcomes),
+    ".csv": RowFormat(".csv", _csv_header, _to_csv, _csv_outcomes),
 }

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from keras_cnns.cli import app
 from keras_cnns.commands import predict
+from keras_cnns.runs.exported import find_published
 
 
 @pytest.fixture(params=["models/digits", "models/digits/2"])
@@ -41,6 +42,22 @@ def test_a_model_is_scored_by_the_server_distribution(
     ]
 
 
+def test_a_threshold_is_passed_to_the_server_distribution(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def score(model: Path, arguments: Sequence[str]) -> int:
+        calls.append((model, list(arguments)))
+        return 0
+
+    monkeypatch.setattr(predict, "_score", score)
+    command = ["predict", str(model), "a.png", "--min-probability", "0.9"]
+    assert CliRunner().invoke(app, command).exit_code == 0
+    arguments = ["a.png", "--min-probability", "0.900000000", "--top-k", "5"]
+    assert calls == [(model, arguments)]
+
+
 def test_without_the_server_distribution_the_message_says_what_to_install(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -54,5 +71,5 @@ def test_without_the_server_distribution_the_message_says_what_to_install(
 def test_a_run_directory_is_not_a_model(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text("")
     (tmp_path / "checkpoints").mkdir()
-    assert not predict._is_exported(tmp_path)
-    assert not predict._is_exported(tmp_path / "absent")
+    assert not find_published(tmp_path)
+    assert not find_published(tmp_path / "absent")

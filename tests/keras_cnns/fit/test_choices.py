@@ -106,6 +106,24 @@ def test_a_slow_machine_gets_the_fastest_network(model: str, epochs: int, expect
     assert is_too_deep(model, epochs) == expected
 
 
+def test_uneven_classes_are_sampled_evenly_with_the_measured_ratio() -> None:
+    facts = photos((400,) * 9, PHOTOGRAPHS)
+    assert "class_balance.balanced_sampling" not in chosen(facts)
+    choices = Choices()
+    uneven = replace(facts, classes={"bus": 500, "car": 125, "tram": 12, "ship": 124})
+    choose_input(choices, uneven, QUIET, weights_model="")
+    choose_training(choices, uneven, QUIET, pretrained=False)
+    assert choices.values["class_balance.balanced_sampling"] is True
+    assert choices.reasons["class_balance.balanced_sampling"] == (
+        "The classes are uneven: 500 images of bus are 41.7 times as many as the 12 of tram; 2 of "
+        "4 classes have fewer than 25% of the largest."
+    )
+    given = chosen(uneven, class_balance__balanced_sampling=False)
+    assert given["class_balance.balanced_sampling"] is False
+    weighted = chosen(uneven, class_balance__weights="inverse")
+    assert "class_balance.balanced_sampling" not in weighted
+
+
 def test_weights_determine_network_and_channels() -> None:
     values = chosen(photos((400,) * 9, PHOTOGRAPHS, grey=1.0), QUIET, "resnet50")
     assert (values["model.name"], values["data.channels"]) == ("resnet50", 3)

@@ -50,12 +50,13 @@ def plant_gradient_flow(values: Sequence[float]) -> Measurements:
         0.0,
     ]
     norms["plain 56, batch norm, relu, he_normal"] = [10**growth, 1.0]
-    return {"norms": norms}
+    followed = {"loss": constant(1.0), "norms": [[1.0, 1.0, 1.0]] * (EPOCHS + 1)}
+    return {"norms": norms, "training": dict.fromkeys(gradient_flow._FOLLOWED, followed)}
 
 
 def plant_learning_rate(values: Sequence[float]) -> Measurements:
     too_small, diverging, margin, cosine = values
-    finals = {"0.0001": 1 + too_small, "0.01": 1.5, "0.1": 1.0, "100.0": 1 + diverging}
+    finals = {"0.0001": 1 + too_small, "0.01": 1.5, "0.1": 1.0, "100": 1 + diverging}
     return {
         "constant": {rate: constant(loss) for rate, loss in finals.items()},
         "good": "0.1",

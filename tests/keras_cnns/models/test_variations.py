@@ -143,3 +143,40 @@ def test_residual_networks_have_no_inception_modules(options: dict[str, Any]) ->
 def test_a_module_without_branches_is_an_error() -> None:
     with pytest.raises(ValueError, match="inception_branches is"):
         inception_module(keras.Input((8, 8, 4)), Inception(1, 1, 1, 1, 1, 1), branches=(), name="m")
+
+
+_STEM_LAYERS = {"stem_conv_pad", "stem_pool_pad", "stem_pool"}
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "layers", "feature", "feature_shape"),
+    [
+        ("resnet18", "stem_conv", _STEM_LAYERS, "stage1", (28, 28, 64)),
+        ("resnet18_v2", "stem_conv", _STEM_LAYERS, "stage1", (28, 28, 64)),
+        ("googlenet_bn", "conv1_conv", {"pool1"}, "3a", (14, 14, 256)),
+    ],
+)
+def test_a_small_stem_has_a_3x3_and_no_pool(
+    name: str, first: str, layers: set[str], feature: str, feature_shape: tuple[int, ...]
+) -> None:
+    small = build(name, (28, 28, 1), 10, small_stem=True, features=(feature,))
+    paper = build(name, (32, 32, 1), 10)
+    assert small.get_layer(first).kernel.shape == (3, 3, 1, 64)
+    assert small.get_layer(first).strides == (1, 1)
+    assert set(names(paper)) - set(names(small)) == layers
+    assert small.output[feature].shape[1:] == feature_shape
+    # 64 filters of 3x3 instead of 7x7, on one channel.
+    assert paper.count_params() - small.count_params() == 40 * 64
+
+
+def test_a_small_stem_allows_small_images() -> None:
+    with pytest.raises(ValueError, match="the smallest height and width of this model is 32"):
+        build("resnet18", (28, 28, 1), 10)
+    with pytest.raises(ValueError, match="the smallest height and width of this model is 8"):
+        build("resnet18", (7, 7, 1), 10, small_stem=True)
+
+
+def test_networks_of_cifar_have_a_small_stem_already() -> None:
+    small, usual = resnet(small_stem=True), resnet()
+    assert small.get_layer("stem_conv").kernel.shape[:2] == (3, 3)
+    assert [each.shape for each in small.weights] == [each.shape for each in usual.weights]

@@ -72,6 +72,19 @@ def test_overrides_are_toml_values_or_bare_words() -> None:
         ("data.image_size=64", "resize_shorter is 32; it must be at least image_size, 64"),
         ("optimizer=3", "does not have the form section.key=value"),
         ("learning_rate=3", "does not have the form section.key=value"),
+        (
+            "training.early_stopping_patience=5",  # the recipe's schedule is a cosine
+            'early_stopping_patience is 5 and optimizer.schedule is "cosine", which lowers',
+        ),
+        ("class_balance.weights=balanced", "should be 'none', 'inverse' or 'effective_number'"),
+        ("class_balance.focal_gamma=-1", "class_balance.focal_gamma is -1"),
+        ("training.multi_label=true", "training.multi_label: every image has exactly one class"),
+        (
+            "training.loss=binary_crossentropy",
+            "exactly one class here, and the networks end",
+        ),
+        ("training.loss=focal", "there is no key training.loss: the loss is the cross-entropy"),
+        ("data.tta=true", "data.tta: test-time augmentation is not supported"),
     ],
 )
 def test_the_error_of_an_override_names_the_key_the_value_and_what_is_allowed(
@@ -80,6 +93,24 @@ def test_the_error_of_an_override_names_the_key_the_value_and_what_is_allowed(
     with pytest.raises(RecipeError) as error:
         load_recipe("digits-resnet20", [override])
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "polynomial", "one_cycle"])
+def test_early_stopping_needs_a_schedule_without_a_fixed_end(schedule: str) -> None:
+    patience, chosen = "training.early_stopping_patience=3", f"optimizer.schedule={schedule}"
+    with pytest.raises(RecipeError, match="early stopping would cut off") as error:
+        load_recipe("digits-resnet20", [patience, chosen])
+    assert not str(error.value).startswith(":")
+    for other in ("constant", "exponential"):
+        assert load_recipe("digits-resnet20", [patience, f"optimizer.schedule={other}"])
+
+
+def test_classes_are_balanced_once() -> None:
+    with pytest.raises(RecipeError, match="rare ones would count twice"):
+        load_recipe(
+            "digits-resnet20",
+            ["class_balance.weights=inverse", "class_balance.balanced_sampling=true"],
+        )
 
 
 def test_files_are_read_or_rejected(tmp_path: Path) -> None:

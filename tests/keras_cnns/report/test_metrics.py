@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score
 
+from keras_cnns.intervals import wilson_interval
 from keras_cnns.report.metrics import (
     balanced_accuracy,
     confusion_counts,
     precision_and_recall,
     recall_intervals,
     reliability_bins,
-    wilson_interval,
 )
 
 GENERATOR = np.random.default_rng(0)

@@ -27,6 +27,7 @@ SECTIONS = [
     "Confusion",
     "Mistakes",
     "Calibration",
+    "Thresholds",
     "Training images",
     "Gradient flow",
     "Activations",
@@ -46,6 +47,7 @@ CHARTS = [
     "Dead ReLU channels",
     "Confusion, 32 images",
     "Reliability",
+    "Accuracy against coverage",
 ]
 SCROLLS = r'class="scroll" tabindex="0" role="region" aria-label="[^"]+"'
 LOADING = {"script", "link", "iframe", "object", "embed", "video", "audio", "source", "base"}
@@ -106,6 +108,7 @@ def test_it_has_every_part(html: str, finished_run: Run) -> None:
     assert [name for name in CHARTS if name not in page.charts] == []
     assert f"{finished_run.results()['test']['accuracy']:.2%}" in html
     assert "expected calibration error over 15 bins" in html
+    assert "The training ended after all of its 2 epochs. The model of epoch" in html
     assert re.search(r"<td>packages.keras</td><td>3\.", html)
 
 
@@ -183,7 +186,7 @@ def test_an_unfinished_training_has_the_parts_that_exist(finished_run: Run, tmp_
     for name in ("results.json", "model.keras", "times.csv"):
         (path / name).unlink(missing_ok=True)
     html = write_report(path).read_text("utf-8")
-    wanted = [name for name in SECTIONS if name not in ("Findings", *SECTIONS[2:6], "Time")]
+    wanted = [name for name in SECTIONS if name not in ("Findings", *SECTIONS[2:7], "Time")]
     assert Reader(html).headings == wanted
     assert "not finished: epochs" in html
 

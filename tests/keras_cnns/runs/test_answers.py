@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.datasets import load_digits
 
 from keras_cnns.cli import app, run
 from keras_cnns.runs.answers import Answer, AnswerFile
@@ -80,11 +81,16 @@ def test_a_file_that_is_cut_anywhere_is_resumed(tmp_path: Path, suffix: str) -> 
         ("answers.txt", "", "must end in .csv or .jsonl"),
         ("answers.csv", "name;price\n1;2\n", "has the columns name;price"),
         ("answers.csv", "a note", "has the columns a note"),
-        ("answers.csv", "file,label,probability,error\nx.png,cat,0.5,\n", "the --top-k of that"),
+        ("answers.csv", "file,label,probability,error\nx.png,cat,0.5,\n", "the options of that"),
         ("answers.csv", "file,label,probability,label_2,probability_2,error\nx\n", "row 2 has 1 c"),
         ("answers.jsonl", "a note", "does not hold predictions"),
         ("answers.jsonl", '{"name": 1}\n', "line 1 is not a prediction"),
         ("answers.jsonl", '{"file": "x", "top": [1]}\n', "line 1 has 1 labels"),
+        (
+            "answers.jsonl",
+            '{"file": "x", "unknown": true, "top": [1, 2]}\n',
+            "line 1 was written with a threshold; choose another file",
+        ),
     ],
 )
 def test_other_files_stay_as_they_are(
@@ -163,6 +169,63 @@ def test_parquet_is_written_from_json_lines(
     monkeypatch.setattr("keras_cnns.commands.predict.find_spec", lambda name: None)
     assert run(app, command, "keras-cnns") == 2
     assert "needs the package pyarrow: pip install 'keras-cnns[parquet]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_below_a_threshold_an_image_is_unknown(
+    finished_run: Run, tmp_path: Path, suffix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, digit in enumerate(load_digits().images[:12]):
+        Image.fromarray((digit * 15).astype(np.uint8)).save(tmp_path / f"{number:02}.png")
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    files = sorted(tmp_path.glob("??.png"))
+    best = [ranked[0] for ranked in predict(finished_run, files, top_k=1)]
+    threshold = sorted(probability for _, probability in best)[6]
+    unknown = [probability < threshold for _, probability in best]
+    assert 0 < sum(unknown) <= 6
+    path = tmp_path / f"answers{suffix}"
+    command = ["predict", str(finished_run.path), str(tmp_path), "--top-k", "2"]
+    command += ["--min-probability", repr(threshold)]
+    for _ in range(2):  # the second command resumes
+        assert run(app, [*command, "--to", str(path)], "keras-cnns") == 3
+    if suffix == ".parquet":
+        rows = pytest.importorskip("pyarrow.parquet").read_table(path).to_pylist()
+        for row, line in zip(rows, read(path.with_suffix(".jsonl")), strict=True):
+            assert row == dict.fromkeys(row) | line
+    else:
+        rows = read(path)
+    for row, is_unknown, (label, probability) in zip(rows, unknown, best, strict=False):
+        assert row["unknown"] == (str(is_unknown).lower() if suffix == ".csv" else is_unknown)
+        assert (row["label"] or None) == (None if is_unknown else label)
+        assert float(row["probability"]) == pytest.approx(probability, abs=1e-6)
+    assert rows[-1]["error"]
+    assert rows[-1].get("unknown") in ("", None)
+    capsys.readouterr()
+    assert run(app, command, "keras-cnns") == 3
+    assert capsys.readouterr().out.count(": unknown (") == sum(unknown)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--min-probability", "1.5"], "should be less than or equal to 1"),
+        (["--min-probability", "nan"], "should be less than or equal to 1"),
+        (
+            ["--min-accuracy", "0.97"],
+            "has no threshold for the accuracy 0.97; there are none: give",
+        ),
+        (["--min-accuracy", "0.9", "--min-probability", "0.9"], "not both"),
+    ],
+)
+def test_wrong_thresholds_are_wrong_usage(
+    finished_run: Run,
+    photos: Path,
+    options: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(app, ["predict", str(finished_run.path), str(photos), *options], "keras-cnns") == 2
+    assert message in capsys.readouterr().err
 
 
 def test_the_command_refuses_another_file_as_wrong_usage(

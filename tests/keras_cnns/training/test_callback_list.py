@@ -1,12 +1,14 @@
 """Callbacks that a recipe asks for: averages, an early end, frozen stages; and soft targets."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from keras_cnns.recipes import format_recipe, load_recipe
-from keras_cnns.training import Run, build_model, evaluate, train
+from keras_cnns.training import Run, build_model, callback_list, evaluate, train
 from keras_cnns.training.callbacks.unfreeze import find_stages
 
 
@@ -35,6 +37,26 @@ def test_soft_targets_averages_a_constant_warmup_and_an_early_end(
     assert [row["learning_rate"] for row in run.history()] == pytest.approx([0.001, 0.001])
     # The loss of a split is that of its true labels, not of smoothed ones.
     assert run.results()["test"] == evaluate(run)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "first"),
+    [
+        (["optimizer.schedule=constant"], 0),
+        (["optimizer.schedule=step", "optimizer.decay_at_epochs=[4.0, 7.5]"], 8),
+        (["optimizer.schedule=step", "optimizer.decay_at_steps=[30, 61]"], 7),
+        (["optimizer.schedule=constant", "model.weights=x", "model.frozen_epochs=3"], 3),
+    ],
+)
+def test_early_stopping_counts_after_the_last_decay_and_the_frozen_epochs(
+    overrides: list[str], first: int
+) -> None:
+    recipe = load_recipe("digits-resnet20", [*overrides, "training.early_stopping_patience=5"])
+    prepared: Any = SimpleNamespace(recipe=recipe, training=SimpleNamespace(steps=10))
+    callback = callback_list._early_stopping(prepared, "val_accuracy")
+    assert callback is not None
+    assert (callback.start_from_epoch, callback.patience) == (first, 5)
+    assert callback.monitor == "val_accuracy"
 
 
 def test_fine_tuning_begins_from_weights_with_the_stages_frozen(

@@ -9,13 +9,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from keras_cnns.recipes import AugmentationConfig, Recipe, format_recipe
+from keras_cnns.recipes import AugmentationConfig, ClassBalanceConfig, Recipe, format_recipe
 from keras_cnns.training import open_run, train
 
 
 @pytest.mark.soak
+@pytest.mark.parametrize(
+    "class_balance",
+    [
+        ClassBalanceConfig(),
+        ClassBalanceConfig(balanced_sampling=True),
+        ClassBalanceConfig(weights="effective_number", focal_gamma=2.0),
+    ],
+)
 def test_killed_it_ends_with_the_weights_of_one_never_stopped(
-    quick_recipe: Recipe, tmp_path: Path
+    class_balance: ClassBalanceConfig, quick_recipe: Recipe, tmp_path: Path
 ) -> None:
     augmentation = AugmentationConfig(
         pad_and_crop=1, horizontal_flip=True, color_jitter=0.4, random_erasing=0.5, mixup_alpha=0.2
@@ -23,6 +31,7 @@ def test_killed_it_ends_with_the_weights_of_one_never_stopped(
     recipe = replace(
         quick_recipe,
         augmentation=augmentation,
+        class_balance=class_balance,
         training=replace(quick_recipe.training, batch_size=16),
     )
     (tmp_path / "recipe.toml").write_text(format_recipe(recipe))

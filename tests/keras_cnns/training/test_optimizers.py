@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import keras
+import numpy as np
 import pytest
 
 from keras_cnns.optimizers import LARS, Momentum
@@ -17,6 +18,7 @@ from keras_cnns.recipes import (
     parse_recipe,
 )
 from keras_cnns.recipes.documentation import format_documented_recipe
+from keras_cnns.training.callbacks.unfreeze import find_stages
 from keras_cnns.training.model import build_model, compile_model
 from keras_cnns.training.trainer import train
 
@@ -76,6 +78,11 @@ def test_a_wrong_optimizer_is_an_error(overrides: tuple[str, ...], message: str)
         (("optimizer.arguments={beta_1 = 0.8}",), 'arguments are for other optimizers than "mom'),
         (("optimizer.name=adam", "optimizer.momentum=0.5"), 'momentum is a key of the optimizer "'),
         (("optimizer.name=adam", "optimizer.nesterov=true"), "nesterov is a key of the optimizer"),
+        (
+            ("optimizer.name=lars", "optimizer.stage_learning_rate_factor=0.5"),
+            "stage_learning_rate_factor is a key of the optimizer",
+        ),
+        (("optimizer.stage_learning_rate_factor=1.5",), "stage_learning_rate_factor is 1.5"),
         (("optimizer.arguments=3",), "optimizer.arguments is 3"),
     ],
 )
@@ -94,6 +101,39 @@ def test_arguments_are_written_and_read(tmp_path: Path) -> None:
     assert parse_recipe(tomllib.loads(format_documented_recipe(recipe))) == recipe
     (tmp_path / "config.toml").write_text(format_recipe(recipe), "utf-8")
     assert load_run_recipe(tmp_path / "config.toml") == recipe
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50_v2", "googlenet_bn"])
+def test_earlier_stages_learn_more_slowly(name: str) -> None:
+    """With ones as gradients, momentum 0 and no decay, a step subtracts the learning rate."""
+    overrides = [
+        f"model.name={name}",
+        "model.aux_heads=" + str(name == "googlenet_bn").lower(),
+        "data.image_size=32",
+        "data.resize_shorter=32",
+        "optimizer.learning_rate=1.0",
+        "optimizer.schedule=constant",
+        "optimizer.warmup_epochs=0.0",
+        "optimizer.momentum=0.0",
+        "optimizer.weight_decay=0.0",
+        "optimizer.stage_learning_rate_factor=0.5",
+    ]
+    recipe = load_recipe("digits-resnet20", overrides)
+    model = build_model(recipe, 10)
+    compile_model(model, recipe, 10)
+    variables = model.trainable_variables
+    before = [np.array(variable) for variable in variables]
+    model.optimizer.apply([np.ones(variable.shape, "float32") for variable in variables], variables)
+    stages = {
+        variable.path: distance
+        for distance, layers in enumerate(reversed(find_stages(model).values()), start=1)
+        for layer in layers
+        for variable in layer.trainable_variables
+    }
+    assert len(stages) < len(variables)  # the classifiers belong to no stage
+    for variable, old in zip(variables, before, strict=True):
+        step = 0.5 ** stages.get(variable.path, 0)
+        np.testing.assert_allclose(old - np.array(variable), step, atol=1e-5, err_msg=variable.path)
 
 
 @pytest.mark.soak

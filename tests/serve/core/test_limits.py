@@ -3,11 +3,12 @@
 import os
 import resource
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from keras_cnns_serve.core.limits import Budget, Claim, usable_memory
+from keras_cnns_serve.core.limits import Budget, Claim, usable_cores, usable_memory
 from keras_cnns_serve.errors import InputTooLargeError, QueueFullError
 
 MB = 10**6
@@ -96,16 +97,51 @@ CGROUPS = {
 }
 
 
-@pytest.mark.parametrize("name", CGROUPS)
-def test_the_memory_of_a_cgroup_is_known(tmp_path: Path, name: str) -> None:
-    groups, files, expected = CGROUPS[name]
+def write_cgroups(root: Path, groups: str, files: Mapping[str, str]) -> None:
     for path, text in {
         "proc/self/cgroup": f"{groups}\n" if groups else "",
         **{f"sys/fs/cgroup/{path}": f"{text}\n" for path, text in files.items()},
     }.items():
-        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / path).write_text(text)
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text(text)
+
+
+@pytest.mark.parametrize("name", CGROUPS)
+def test_the_memory_of_a_cgroup_is_known(tmp_path: Path, name: str) -> None:
+    groups, files, expected = CGROUPS[name]
+    write_cgroups(tmp_path, groups, files)
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     if limit != resource.RLIM_INFINITY:
         expected = min(expected, limit)
     assert usable_memory(tmp_path) == expected
+
+
+QUOTAS = {
+    "version 2": ("0::/a/b", {"a/cpu.max": "300000 100000", "a/b/cpu.max": "max 100000"}, 3),
+    "the innermost": ("0::/a/b", {"a/cpu.max": "300000 100000", "a/b/cpu.max": "50000 25000"}, 2),
+    "a container": ("0::/host/path", {"cpu.max": "250000 100000"}, 2),
+    "less than a core": ("0::/a", {"a/cpu.max": "50000 100000"}, 1),
+    "more than there are": ("0::/a", {"a/cpu.max": "9900000 100000"}, 4),
+    "version 1": (
+        "5:cpu,cpuacct:/x",
+        {"cpu/x/cpu.cfs_quota_us": "300000", "cpu/x/cpu.cfs_period_us": "100000"},
+        3,
+    ),
+    "version 1 without a quota": (
+        "5:cpu,cpuacct:/x",
+        {"cpu/x/cpu.cfs_quota_us": "-1", "cpu/x/cpu.cfs_period_us": "100000"},
+        4,
+    ),
+    "damaged": ("0::/a", {"a/cpu.max": "300000"}, 4),
+    "none": ("", {}, 4),
+}
+
+
+@pytest.mark.parametrize("name", QUOTAS)
+def test_the_quota_of_a_cgroup_limits_the_cores(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups, files, expected = QUOTAS[name]
+    write_cgroups(tmp_path, groups, files)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 2, 3}, raising=False)
+    assert usable_cores(tmp_path) == expected

@@ -20,7 +20,17 @@ from playwright.sync_api import Browser, ConsoleMessage, FilePayload, Page, expe
 
 from keras_cnns_serve import Server, ServerOptions
 from keras_cnns_serve.repository.policy import All
-from tests.serve.conftest import CAM, LABELS, OUTPUTS, graph, grey, publish, with_cam, write_version
+from tests.serve.conftest import (
+    CAM,
+    CONFIDENCE,
+    LABELS,
+    OUTPUTS,
+    graph,
+    grey,
+    publish,
+    with_cam,
+    write_version,
+)
 
 MARKUP = "<img src=x onerror=\"document.title='owned'\">"
 FILE_MARKUP = "<img src=y onerror=document.title='owned'> \"$(id)\".png"
@@ -68,7 +78,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     labels = "".join(f"{label}\n" for label in [MARKUP, *LABELS[1:]]).encode()
     publish(root / "hostile" / "1", {"labels.txt": labels})
     write_version(root / "nan" / "1", graph(nan=True))
-    write_version(root / "seen" / "1", with_cam(), outputs=[*OUTPUTS, CAM])
+    write_version(root / "seen" / "1", with_cam(), outputs=[*OUTPUTS, CAM], confidence=CONFIDENCE)
     return root
 
 
@@ -251,6 +261,45 @@ def test_another_model_or_version_answers_again(page: Page) -> None:
     expect(page.locator("#progress")).to_have_text("2 of 2, 1 failed")
 
 
+def test_below_a_chosen_threshold_an_image_is_unknown(page: Page, tmp_path: Path) -> None:
+    expect(page.locator("#threshold-line")).to_be_hidden()  # the model has no thresholds
+    page.select_option("#model", "seen")
+    expect(page.locator("#threshold option")).to_have_text(
+        [
+            "none: always answer",
+            "0.5 (80.0 % answered, 95.1 % correct)",
+            "0.7 (60.0 % answered, 98.3 % correct)",
+            "0.9 (0.0 % answered)",
+        ]
+    )
+    choose(page, image(130, "unsure.png"), image(0, "sure.png"))
+    expect_best(page, "grey-5")
+    expect(page.locator("#unknown")).to_be_hidden()
+    page.select_option("#threshold", "0.7")
+    expect(page.locator("#unknown")).to_contain_text("Unknown")
+    expect_best(page, "grey-5")  # the labels with their probabilities are still there
+    expect(page.locator("#announcement")).to_have_text("unsure.png: unknown")
+    label = page.locator("#rows td:nth-child(2)")
+    expect(label).to_have_text(["unknown", "grey-0"])
+    expect(label.first).to_have_css("font-style", "italic")
+    expect(page.locator("#curl")).to_contain_text("top_k=5&min_probability=0.7")
+    (tmp_path / "unsure.png").write_bytes(grey(130))
+    code = page.locator("#python").inner_text()
+    run = [sys.executable, "-c", code]
+    done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, timeout=20)
+    assert done.stdout.startswith("unknown\n0.4722  grey-5"), done.stderr
+    with page.expect_download() as download:
+        page.click("#csv")
+    unsure, sure = csv.DictReader(io.StringIO(download.value.path().read_text()))
+    assert (unsure["label"], unsure["label_2"], unsure["unknown"]) == ("", "grey-4", "true")
+    assert (sure["label"], sure["unknown"]) == ("grey-0", "false")
+    page.click("#rows tr:nth-child(2) button")
+    expect(page.locator("#unknown")).to_be_hidden()
+    page.select_option("#model", "grey")
+    expect(page.locator("#threshold-line")).to_be_hidden()
+    expect(label).to_have_text(["grey-5", "grey-0"])
+
+
 def test_the_activation_map_has_an_opacity(page: Page) -> None:
     page.select_option("#model", "seen")
     choose(page, image())
@@ -390,6 +439,7 @@ def test_nothing_is_in_the_way_of_anybody(
     size: Any = {"width": width, "height": 900}
     with opened(browser, url, viewport=size, color_scheme=scheme, reduced_motion="reduce") as page:
         page.select_option("#model", "seen")
+        page.select_option("#threshold", "0.7")
         damaged: FilePayload = {"name": "a", "mimeType": "image/png", "buffer": b"no image"}
         choose(page, image(130, "a-long-name-of-a-photograph-" * 4), image(), damaged)
         expect(page.locator("#heat")).to_be_visible()

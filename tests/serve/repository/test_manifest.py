@@ -6,8 +6,13 @@ from typing import Any
 import pytest
 
 from keras_cnns_serve.errors import VersionRefusedError
-from keras_cnns_serve.repository.manifest import Preprocessing, Tensor, read_manifest
-from tests.serve.conftest import write_version
+from keras_cnns_serve.repository.manifest import (
+    Preprocessing,
+    Tensor,
+    Threshold,
+    read_manifest,
+)
+from tests.serve.conftest import CONFIDENCE, write_version
 
 
 def test_reads_what_an_exporter_wrote(tmp_path: Path) -> None:
@@ -19,6 +24,16 @@ def test_reads_what_an_exporter_wrote(tmp_path: Path) -> None:
     assert sorted(manifest.files) == ["labels.txt", "model.onnx"]
 
 
+def test_thresholds_are_read_and_may_be_missing(tmp_path: Path) -> None:
+    assert read_manifest(write_version(tmp_path / "a" / "1") / "model.json").thresholds == ()
+    without = write_version(tmp_path / "b" / "1", confidence=None)
+    assert read_manifest(without / "model.json").thresholds == ()
+    with_some = write_version(tmp_path / "c" / "1", confidence=CONFIDENCE)
+    first, *_, last = read_manifest(with_some / "model.json").thresholds
+    assert first == Threshold(threshold=0.5, min_accuracy=0.95, coverage=0.8, accuracy=0.951)
+    assert last == Threshold(threshold=0.9, min_accuracy=None, coverage=0.0, accuracy=None)
+
+
 PREPROCESSING = {
     "resize_shorter": 8,
     "crop": [8, 8],
@@ -28,6 +43,11 @@ PREPROCESSING = {
 }
 IMAGES = {"name": "images", "dtype": "uint8", "shape": [None, 8, 8, 1]}
 FILE = {"sha256": "0" * 64, "bytes": 1}
+THRESHOLD = {"min_accuracy": 0.9, "threshold": 0.5, "coverage": 1, "accuracy": 0.95}
+
+
+def thresholds(**changes: Any) -> dict[str, Any]:
+    return {"confidence": {"thresholds": [THRESHOLD | changes]}}
 
 
 @pytest.mark.parametrize(
@@ -75,6 +95,22 @@ FILE = {"sha256": "0" * 64, "bytes": 1}
         ({"preprocessing": PREPROCESSING | {"crop": "8"}}, "a size or [height, width]"),
         ({"preprocessing": PREPROCESSING | {"crop": [8, 9]}}, "must be from 1 to 8, not 9"),
         ({"preprocessing": PREPROCESSING | {"resize_shorter": 10**9}}, "from 1 to 8192"),
+        ({"confidence": [0.9]}, "confidence must be an object, not [0.9]"),
+        ({"confidence": {}}, "confidence.thresholds is missing"),
+        ({"confidence": {"thresholds": {}}}, "confidence.thresholds must be a list"),
+        ({"confidence": {"thresholds": [0.9]}}, "thresholds[0] must be an object, not 0.9"),
+        ({"confidence": {"thresholds": [{}]}}, "thresholds[0].threshold is missing"),
+        (thresholds(threshold="0.9"), "threshold must be a number from 0 to 1, not '0.9'"),
+        (thresholds(threshold=1.5), "threshold must be a number from 0 to 1, not 1.5"),
+        (thresholds(threshold=-0.1), "must be a number from 0 to 1, not -0.1"),
+        (thresholds(threshold=True), "must be a number from 0 to 1, not True"),
+        (thresholds(threshold=None), "must be a number from 0 to 1, not None"),
+        (thresholds(coverage=10**30), "coverage must be a number from 0 to 1, not 1"),
+        (thresholds(coverage=None), "coverage must be a number from 0 to 1, not None"),
+        (thresholds(accuracy="x" * 10_000), "accuracy must be a number from 0 to 1, not 'xxx"),
+        (thresholds(min_accuracy=[1]), "min_accuracy must be a number from 0 to 1, not [1]"),
+        ({"confidence": {"thresholds": [THRESHOLD] * 2}}, "min_accuracy is 0.9 as in an earlier"),
+        ({"confidence": {"thresholds": [THRESHOLD] * 101}}, "has 101 entries; the maximum is 100"),
     ],
 )
 def test_refuses_what_it_cannot_trust(tmp_path: Path, changes: dict[str, Any], reason: str) -> None:
@@ -95,6 +131,7 @@ def test_refuses_what_it_cannot_trust(tmp_path: Path, changes: dict[str, Any], r
         (b"[1]", "is not a JSON object"),
         (b"{}", "format is missing"),
         (json.dumps({"format": 10**30}).encode(), "format must be an integer"),
+        (b'{"format": 1, "confidence": {"thresholds": [{"threshold": NaN}]}}', "is not JSON"),
     ],
 )
 def test_refuses_a_file_that_is_no_manifest(tmp_path: Path, content: bytes, reason: str) -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from keras_cnns_serve.repository.files import ModelVersion
 from keras_cnns_serve.scoring.job import open_version
-from tests.serve.conftest import grey, write_version
+from tests.serve.conftest import CONFIDENCE, grey, write_version
 
 Write = Callable[..., list[str]]
 
@@ -15,6 +15,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of a model whose label is the mean pixel over 25.6."""
     root = tmp_path_factory.mktemp("scored")
     write_version(root / "grey" / "1")
+    return root / "grey"
+
+
+@pytest.fixture(scope="session")
+def sure(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with thresholds of the probability in its model.json."""
+    root = tmp_path_factory.mktemp("scored")
+    write_version(root / "grey" / "1", confidence=CONFIDENCE)
     return root / "grey"
 
 

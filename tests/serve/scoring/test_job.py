@@ -108,6 +108,71 @@ def test_a_single_file(model: Path, photos: Path, suffix: str) -> None:
     }
 
 
+@pytest.mark.parametrize("arguments", [(), ("--top-k", 2)])
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_below_a_threshold_an_image_is_unknown(
+    sure: Path,
+    photos: Path,
+    suffix: str,
+    arguments: tuple[object, ...],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (photos / "photos" / "55.png").write_bytes(b"no image")
+    assert score(sure, "photos", "--to", "without") == 3
+    labels = {
+        row["file"]: row["label"] if (row["probability"] or 0) >= 0.7 else None
+        for row in rows_in(photos / "without")
+    }
+    path = photos / f"answers.{suffix}"
+    for threshold in (("--min-probability", 0.7), ("--min-accuracy", 0.98)):
+        assert score(sure, "photos", "--to", path, *threshold, *arguments) == 3
+        lines = path.read_text("utf-8").splitlines()
+        rows = [*csv.DictReader(lines)] if suffix == "csv" else [json.loads(line) for line in lines]
+        assert {row["file"]: row["label"] or None for row in rows} == labels
+        for row in rows:
+            if row.get("error"):
+                assert row.get("unknown", "") == ""
+            else:
+                unknown = labels[row["file"]] is None
+                assert row["unknown"] == (str(unknown).lower() if suffix == "csv" else unknown)
+                assert (float(row["probability"]) < 0.7) == unknown
+        summary = summary_of(photos / f"{path.name}.summary.json")
+        known = sum(label is not None for label in labels.values())
+        assert (summary["images"], summary["failed"]) == (11, 1)
+        assert (summary["unknown"], summary["min_probability"]) == (10 - known, pytest.approx(0.7))
+        assert sum(summary["labels"].values()) == known > 0
+        assert f"11 images, {10 - known} unknown, 1 failed in " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("to", ["scores", "answers.csv"])
+def test_unknown_images_are_counted_in_shards_of_an_earlier_run(
+    sure: Path, photos: Path, to: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("photos", "--to", to, "--min-probability", 0.7, "--shard-size", 2)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "_summary", interrupt)
+        assert score(sure, *command) == 130
+    assert score(sure, *command) == 0
+    name = "scores/summary.json" if to == "scores" else f"{to}.summary.json"
+    summary = summary_of(photos / name)
+    assert summary["images_of_earlier_runs"] == 10
+    assert summary["unknown"] + sum(summary["labels"].values()) == 10
+    assert summary["unknown"] > 0
+
+
+def test_an_unknown_image_is_printed_with_its_most_probable_labels(
+    sure: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert score(sure, "photos/0.png", "photos/4.png", "--min-accuracy", 0.98) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("photos/0.png: grey-0 8")
+    assert second.startswith("photos/4.png: unknown (grey-4 ")
+
+
 def test_the_answers_are_those_of_the_server(
     repository: Path, dataplane: Dataplane, photos: Path
 ) -> None:
@@ -159,6 +224,15 @@ def test_a_complete_result_is_not_computed_again(
         (("photos", "--to", "photos/1.png"), "--to photos/1.png cannot be written: File exists"),
         (("photos", "--to", "photos/1.png/x.csv"), "cannot be written: Not a directory"),
         (("absent", "--to", "new"), "absent does not exist; give image files"),
+        (
+            ("photos", "--to", "scores", "--min-probability", 0.5),
+            "its min_probability is None, not 0.5; give another --to",
+        ),
+        (("photos", "--min-accuracy", 0.98), "grey/1 has no threshold for the accuracy 0.98; its "),
+        (
+            ("photos", "--min-accuracy", 0.98, "--min-probability", 0.9),
+            "give min_probability or min_accuracy, not both",
+        ),
         (("photos", "--version", 2), "grey has no version 2; it has 1"),
         (("photos", "--engine", "openvino"), "grey/1 is refused: it has no format for --engine"),
     ],

@@ -14,12 +14,14 @@ import tensorflow as tf
 from keras_cnns.data.decoding import decode, decode_with_pillow, set_upright
 from keras_cnns.data.preprocessing import preprocess
 from keras_cnns.data.sources.base import (
+    Contents,
     IndexedImages,
     Pair,
     fits_in_memory,
     slice_split,
     splits_in_recipe,
 )
+from keras_cnns.data.sources.folder.corrections import Corrections, read_corrections
 from keras_cnns.data.sources.folder.files import (
     Scan,
     find_images,
@@ -81,10 +83,15 @@ class Folder:
             config: the folder, its splits, the images' size, and whether to leave out bad files.
 
         Raises:
-            ValueError: there is no such folder, or no class in it, or its layout is unclear.
+            ValueError: there is no such folder, or no class in it, or its layout is unclear; or
+                there is something wrong with the corrections.
         """
         self._config, self._wanted = config, splits_in_recipe(config)
         layout = read_layout(config.path)
+        self.corrections: Corrections | None = None
+        if config.corrections:
+            self.corrections = read_corrections(config.corrections, config.path, layout.files)
+            layout = replace(layout, files=self.corrections.apply(layout.files))
         self._found = layout.files
         self._listed = list_images(layout)
         if not self._listed:
@@ -106,13 +113,14 @@ class Folder:
         return _labels(self._files([]))
 
     def fingerprint(self) -> str:
-        """Return a hash of the relative paths and contents of all files.
+        """Return a hash of the relative paths and contents of all files, and corrected labels.
 
         Raises:
             FolderError: there is something wrong with the files or classes.
         """
         lines = (
-            f"{file.path.relative_to(self._config.path).as_posix()} {file.digest}\n"
+            f"{file.path.relative_to(self._config.path).as_posix()} {file.digest}"
+            f"{self._describe_correction(file)}\n"
             for file in self._files({file.split for file in self._listed})
         )
         return f"sha256:{hashlib.sha256(os.fsencode(''.join(lines))).hexdigest()}"
@@ -141,7 +149,25 @@ class Folder:
         if not keep_pixels:
             self._release(members)
         images = self._open_members(members, _labels(files))
-        return replace(images, path_of=lambda index: members[index].path)
+        return replace(
+            images,
+            path_of=lambda index: members[index].path,
+            contents=lambda: self._contents(members),
+        )
+
+    def _contents(self, members: Sequence[ImageFile]) -> Contents:
+        """Return the contents of some files, with the near-duplicates in all split folders."""
+        grouped = with_near_duplicates(self._config.path, self._usable)
+        keys = {file.path: file.content for file in grouped}
+        indices = {label: index for index, label in enumerate(_labels(self._usable))}
+        return Contents(
+            tuple(keys[file.path] for file in members),
+            np.array([indices[file.label] for file in members], np.int64),
+        )
+
+    def _describe_correction(self, file: ImageFile) -> str:
+        is_corrected = self.corrections and file.path in self.corrections.labels
+        return f" {file.label}" if is_corrected else ""
 
     def _files(
         self, folders: Iterable[str | None], *, check_first: bool = True
@@ -304,11 +330,17 @@ def _without_bad_files(scan: Scan) -> Scan:
         for file in finding.to_skip
     }
     for path, reason in reasons.items():
-        print(f"skipped {path}: {reason}", file=sys.stderr)
+        _report_skipped(path, reason)
     files = tuple(file for file in scan.files if file.path not in reasons)
     if not files:
         raise FolderError(f"none of the {len(scan.files)} files in {scan.root} can be used")
     return replace(scan, files=files)
+
+
+@functools.cache
+def _report_skipped(path: Path, reason: str) -> None:
+    """Print that a file is left out, once in a process: folds open the folder many times."""
+    print(f"skipped {path}: {reason}", file=sys.stderr)
 
 
 def _refuse(root: str | Path, findings: Iterable[Finding]) -> None:

@@ -16,6 +16,7 @@ from keras_cnns_serve.core.dataplane import Dataplane
 from keras_cnns_serve.core.inputs import MAX_IMAGES
 from keras_cnns_serve.core.metrics import Total
 from keras_cnns_serve.core.prediction import Prediction, Target, best_indices
+from keras_cnns_serve.core.thresholds import is_unknown, threshold_of
 from keras_cnns_serve.errors import InvalidInputError
 from keras_cnns_serve.protocols.parsing import bytes_array
 from keras_cnns_serve.repository.manifest import Tensor
@@ -35,6 +36,8 @@ _EXTENSIONS = [
     "statistics",
 ]
 _IMAGE_BYTES = "image_bytes"  # encoded images; the name in the exported signature
+_PROBABILITIES = "probabilities"
+_UNKNOWN = "unknown"  # the output that a threshold adds
 _STATES = {
     State.START: "LOADING",
     State.LOADING: "LOADING",
@@ -62,6 +65,9 @@ class InferOptions:
     priority: int = 0
     timeout: float | None = None  # seconds
     binary: bool = False  # over REST: the default of `RequestedOutput.binary`
+    # Arguments of `threshold_of`; with one of them, the answer has the output `unknown`.
+    min_probability: Any = None
+    min_accuracy: Any = None
 
 
 def infer_options(
@@ -79,6 +85,8 @@ def infer_options(
         count_of(parameters, "priority"),
         timeout / 1e6 if timeout else None,
         parameters.get("binary_data_output") is True,
+        parameters.get("min_probability"),
+        parameters.get("min_accuracy"),
     )
 
 
@@ -149,17 +157,23 @@ async def infer(
         deadline: as for `Dataplane.predict`; the request's timeout can be earlier.
 
     Returns:
-        The prediction, and the requested outputs with their values.
+        The prediction, and the requested outputs with their values. With a threshold, the last
+        output is `unknown`, bool [N]: whether the highest probability of an image is lower.
 
     Raises:
-        InvalidInputError: there is no input; an output is requested twice, or has no labels.
+        InvalidInputError: there is no input; an output is requested twice, or has no labels; the
+            threshold is wrong.
         Also the errors of `Dataplane.predict` and `Dataplane.predict_bytes`.
     """
     if not inputs:
         raise InvalidInputError("'inputs' must have at least one tensor")
+    wanted = (options.min_probability, options.min_accuracy)
+    has_threshold = threshold_of(dataplane.metadata(target), *wanted) is not None
     names = [output.name for output in options.outputs]
     if len(set(names)) != len(names):
         raise InvalidInputError("an output is requested twice")
+    if has_threshold and names and _PROBABILITIES not in names:
+        names.append(_PROBABILITIES)
     if options.timeout is not None:
         own_deadline = arrived + options.timeout
         deadline = own_deadline if deadline is None else min(own_deadline, deadline)
@@ -172,10 +186,16 @@ async def infer(
     outputs = options.outputs or [
         RequestedOutput(name, binary=options.binary) for name in prediction.outputs
     ]
-    return prediction, [
+    answers = [
         (each, _classes(prediction, each) if each.classes else prediction.outputs[each.name])
         for each in outputs
     ]
+    threshold = threshold_of(prediction.source, *wanted)
+    if threshold is not None:
+        highest = prediction.outputs[_PROBABILITIES].max(axis=1).tolist()  # NaN if there is one
+        unknown = np.array([is_unknown(each, threshold) for each in highest])
+        answers.append((RequestedOutput(_UNKNOWN, binary=options.binary), unknown))
+    return prediction, answers
 
 
 def _contents(

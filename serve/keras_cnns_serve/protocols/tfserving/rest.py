@@ -3,6 +3,7 @@
 import re
 from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import Any
 
 from starlette.requests import Request as StarletteRequest
 from starlette.responses import Response
@@ -79,7 +80,10 @@ class TensorFlowServingRest(RestEndpoints):
         source = self._dataplane.metadata(target)
         spec = {"name": source.name, "signature_name": "", "version": str(source.version)}
         signatures = signature_def(source.manifest)
-        metadata = {"signature_def": signatures, "engine": self._dataplane.engine_info(target)}
+        engine = self._dataplane.engine_info(target)
+        metadata: dict[str, Any] = {"signature_def": signatures, "engine": engine}
+        if source.manifest.thresholds:
+            metadata["thresholds"] = source.manifest.thresholds
         return json_response(dumps({"model_spec": spec, "metadata": metadata}))
 
     async def predict(self, request: Request) -> Reply:

@@ -23,6 +23,13 @@ def test_a_line_an_epoch_where_there_is_no_terminal() -> None:
     assert re.fullmatch(r"epoch 2/2: accuracy \d+\.\d\d%, loss [\d.]+, \d+\.\d s", second)
 
 
+def test_the_time_left_includes_the_trainings_that_follow() -> None:
+    out = io.StringIO()
+    progress_of_fold = Progress(out, prefix="fold 1/5, ", trainings_after=4)
+    fit(make_model(), progress_of_fold, steps=3, epochs=1)
+    assert re.match(r"fold 1/5, epoch 1/1, \d+\.\d s left: loss", out.getvalue())
+
+
 def test_a_long_epoch_has_lines_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "PLAIN_PAUSE", 0.0)
     out = io.StringIO()

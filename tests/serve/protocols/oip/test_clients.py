@@ -93,6 +93,18 @@ def triton(request: pytest.FixtureRequest, server: Process) -> Iterator[Triton]:
     client.end()
 
 
+def test_a_threshold_adds_whether_an_image_is_unknown(triton: Triton) -> None:
+    images = triton.input("images", PIXELS, "UINT8")
+    for outputs in (None, [triton.output("probabilities", class_count=1)]):
+        found = triton.infer(
+            "grey", [images], outputs=outputs, parameters={"min_probability": "0.6"}
+        )
+        assert found.as_numpy("unknown").tolist() == [True, False]
+    assert triton.infer("grey", [images]).as_numpy("unknown") is None
+    with pytest.raises(InferenceServerException, match="must be a number from 0 to 1, not 60"):
+        triton.infer("grey", [images], parameters={"min_probability": 60})
+
+
 def test_health(triton: Triton) -> None:
     assert triton.is_server_live()
     assert triton.is_server_ready()

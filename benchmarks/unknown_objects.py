@@ -1,0 +1,126 @@
+"""Unknown objects, and thresholds on new images: digits for a model of clothes, and the reverse.
+
+    python benchmarks/unknown_objects.py [--quick] [--runs DIRECTORY] [--json FILE]
+
+Each model is trained on its own data set, the digits also with MixUp. It is then asked about test
+images of its own data set and about test images of the other one. The first table has AUROC, and
+the fraction of the unknown images that are accepted if 95 % of the known ones are, for the highest
+softmax probability (Hendrycks and Gimpel 2017) and the energy (Liu et al. 2020). The second table
+compares the accuracies of the thresholds, which were chosen on the validation split, with those on
+up to 1,000 new images: a row agrees if the 95 % interval of one of them (Wilson 1927) contains the
+accuracy of the other. With `--runs`, finished runs are kept and used again.
+"""
+
+import argparse
+import os
+import tempfile
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from turns import write_rows
+
+from keras_cnns.messages import counting
+from keras_cnns.recipes import load_recipe
+from keras_cnns.runs.evaluation import predict_split
+from keras_cnns.runs.run import Run
+from keras_cnns.runs.selective import measure_threshold
+from keras_cnns.runs.unknown import compare_unknown
+from keras_cnns.training import train
+
+FASHION = load_recipe("fashion-resnet20").data.path
+# run -> its recipe, the unknown images, changes of the recipe, and those of a quick run
+CASES: dict[str, tuple[str, str, tuple[str, ...], tuple[str, ...]]] = {
+    "fashion": (
+        "fashion-resnet20",
+        "digits",
+        ("data.test_split=test[:1000]",),  # the new images
+        ("data.train_split=train[:16000]", "training.epochs=2"),
+    ),
+    "digits": ("digits-resnet20", FASHION, (), ()),
+    "digits-mixup": ("digits-resnet20", FASHION, ("augmentation.mixup_alpha=0.3",), ()),
+}
+SCORES = ("probability", "energy")
+
+
+def compare_scores(run: Run, unknown: str) -> dict[str, Any]:
+    """Return how well the scores of a run separate known and unknown images, and print it."""
+    found = compare_unknown(run, run.recipe.data.test_split, unknown, counting).to_dict()
+    row: dict[str, Any] = {"run": run.path.name, "unknown": unknown}
+    row |= {f"{key}_images": found[f"{key}_images"] for key in ("known", "unknown")}
+    for score in SCORES:
+        row |= {f"{score}_{key}": round(value, 4) for key, value in found[score].items()}
+    cells = [
+        f"{row[f'{score}_auroc']:11.4f}{row[f'{score}_unknown_accepted']:9.1%}" for score in SCORES
+    ]
+    counts = f"{row['known_images']:7,}{row['unknown_images']:9,}"
+    print(f"{row['run']:18}{counts}{''.join(cells)}", flush=True)
+    return row
+
+
+def compare_thresholds(run: Run) -> list[dict[str, Any]]:
+    """Return and print the accuracy of each threshold in the table and on new images."""
+    new = predict_split(run)
+    rows = []
+    for each in run.results()["confidence"]["thresholds"]:
+        found = measure_threshold(each["threshold"], new.confidences, new.is_correct)
+        if each["accuracy"] is None or found.accuracy is None or found.accuracy_interval is None:
+            continue
+        low, high = found.accuracy_interval
+        rows.append(
+            {
+                "run": run.path.name,
+                "chosen_for": each["min_accuracy"],
+                "threshold": each["threshold"],
+                "table": round(each["accuracy"], 4),
+                "new": round(found.accuracy, 4),
+                "interval": [round(low, 4), round(high, 4)],
+                "table_coverage": round(each["coverage"], 4),
+                "new_coverage": round(found.coverage, 4),
+                "agrees": low <= each["accuracy"] <= high
+                or each["accuracy_interval"][0] <= found.accuracy <= each["accuracy_interval"][1],
+            }
+        )
+        row = rows[-1]
+        print(
+            f"{row['run']:18}{row['chosen_for'] or '-':>6}{row['threshold']:10.5g}"
+            f"{row['table_coverage']:9.1%}{row['new_coverage']:9.1%}{row['table']:9.1%}"
+            f"{row['new']:9.1%}   {low:.1%} to {high:.1%}   {'yes' if row['agrees'] else 'no'}"
+        )
+    return rows
+
+
+def main() -> None:
+    """Train the models and print both tables."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="train on fewer images of clothes")
+    parser.add_argument("--runs", type=Path, help="keep the runs in this directory")
+    parser.add_argument("--json", type=Path, help="also write the rows to this file")
+    options = parser.parse_args()
+    kept = nullcontext(options.runs) if options.runs else tempfile.TemporaryDirectory()
+    with kept as directory:
+        runs = {
+            name: train(
+                load_recipe(recipe, [*changes, *(quick if options.quick else ())]),
+                Path(directory) / name,
+                checkpoint_seconds=None,
+            )
+            for name, (recipe, _, changes, quick) in CASES.items()
+        }
+        print(f"\n{'':34}{'highest probability':>20}{'energy':>20}")
+        columns = f"{'AUROC':>11}{'accepted':>9}" * len(SCORES)
+        print(f"{'model':18}{'known':>7}{'unknown':>9}{columns}")
+        scores = [compare_scores(run, CASES[name][1]) for name, run in runs.items()]
+        print(
+            f"\n{'model':18}{'for':>6}{'threshold':>10}{'coverage':>9}{'new':>9}{'accuracy':>9}"
+            f"{'new':>9}   95 % interval   agrees"
+        )
+        rows = [row for run in runs.values() for row in compare_thresholds(run)]
+    write_rows(options.json, [*scores, *rows])
+
+
+if __name__ == "__main__":
+    main()

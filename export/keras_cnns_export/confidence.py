@@ -1,0 +1,35 @@
+"""The thresholds of the exported probabilities, for model.json's `confidence`.
+
+They are measured during the comparison of the formats, on the probabilities of Keras in float32
+with the temperature, if there is one. The formats in float32 return the same to within 1e-4.
+"""
+
+import numpy as np
+
+from keras_cnns.runs.selective import Confidence, find_thresholds
+from keras_cnns_export.batches import Array
+
+
+class ConfidenceRecorder:
+    """Record the highest probability of each image, and whether its class is the true one."""
+
+    def __init__(self) -> None:
+        self._confidences: list[Array] = []
+        self._is_correct: list[Array] = []
+        self._labelled = True
+
+    def add(self, expected: Array, labels: Array | None) -> None:
+        """Add a batch: probabilities [N, K], and the true classes int [N] or None."""
+        if labels is None:
+            self._labelled = False
+            return
+        self._confidences.append(expected.max(axis=1))
+        self._is_correct.append(expected.argmax(axis=1) == labels)
+
+    def result(self, split: str) -> Confidence | None:
+        """Return the thresholds; None if there are images without a true class."""
+        if not self._labelled:
+            return None
+        return find_thresholds(
+            split, np.concatenate(self._confidences), np.concatenate(self._is_correct)
+        )

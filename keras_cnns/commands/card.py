@@ -1,0 +1,42 @@
+"""`keras-cnns card`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from keras_cnns.quiet import quiet_stderr
+
+
+def card(
+    run: Annotated[Path, typer.Argument(help="Run directory of a finished training.")],
+    models: Annotated[
+        Path | None,
+        typer.Option(
+            "--model",
+            metavar="models/NAME",
+            help="The run's export, whose formats and their comparison with Keras are added.",
+        ),
+    ] = None,
+    to: Annotated[
+        Path | None, typer.Option(help="File of the card; card.md in the run if missing.")
+    ] = None,
+    license: Annotated[  # noqa: A002 - the option's name
+        str, typer.Option(help="License of the model, as the hub names it, such as apache-2.0.")
+    ] = "",
+    dataset: Annotated[
+        list[str] | None,
+        typer.Option(help="Data set on the hub, such as uoft-cs/cifar10; repeatable."),
+    ] = None,
+) -> None:
+    """Write the model card of a run, with the metadata of Hugging Face's hub.
+
+    It has what the run and the export recorded: data, recipe, results with their
+    intervals, formats, environment. What only you know, such as the intended use,
+    is marked with [More Information Needed].
+    """
+    with quiet_stderr():
+        from keras_cnns.card import Card, write_card
+
+    facts = Card(license=license, datasets=tuple(dataset or ()))
+    print(f"{run}: {write_card(run, model=models, to=to, card=facts)}")

@@ -1,0 +1,59 @@
+"""The loss of trainings whose classes are weighted, or whose hard examples count more."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+# The minimum of a probability in the logarithm. With Keras' 1e-7 an image whose class has a lower
+# probability would have no gradient, and this is how images of rare classes begin.
+_MIN_PROBABILITY = 1e-30
+_MIN_MODULATION = 1e-7  # of 1 - p, whose power has an infinite slope at 0 for gamma below 1
+
+
+@keras.saving.register_keras_serializable("keras_cnns")
+class FocalCrossentropy(keras.losses.Loss):
+    """Return the focal loss of weighted targets: [N, K] and probabilities [N, K] -> [].
+
+    ```
+    sum over images and classes of  -t * (1 - p)^gamma * log(p), divided by the sum of t
+    ```
+
+    A row of the targets t may have any sum: the weight of its image. The loss is the weighted mean
+    over the images of a batch, as that of `torch.nn.CrossEntropyLoss(weight=...)`: an image of a
+    large weight takes a larger part of the step, and the step does not become longer. With gamma 0
+    it is the cross-entropy. `keras.losses.CategoricalCrossentropy` assumes that each row sums to 1,
+    and on TensorFlow its gradient is wrong for other rows.
+
+    >>> loss = FocalCrossentropy(gamma=2.0)
+    >>> round(float(loss([[0.0, 3.0]], [[0.5, 0.5]])), 4)  # 0.25 * log(2)
+    0.1733
+
+    Args:
+        gamma: the exponent, at least 0; 2 is usual.
+        name: the name of the loss.
+        options: `reduction` and `dtype`, as for any loss of Keras.
+
+    References:
+        Lin et al. 2017, Focal loss for dense object detection (arXiv:1708.02002), equation 4,
+        applied to each class of a softmax.
+    """
+
+    def __init__(
+        self, gamma: float = 0.0, name: str = "focal_crossentropy", **options: Any
+    ) -> None:
+        super().__init__(name=name, **options)
+        self.gamma = gamma
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """Return the loss of each image times its weight, whose mean is 1: [N, K] -> [N]."""
+        y_pred = ops.convert_to_tensor(y_pred)
+        y_true = ops.cast(y_true, y_pred.dtype)
+        losses = -y_true * ops.log(ops.maximum(y_pred, _MIN_PROBABILITY))
+        if self.gamma:
+            losses *= ops.power(ops.maximum(1.0 - y_pred, _MIN_MODULATION), self.gamma)
+        return ops.sum(losses, axis=-1) / ops.mean(ops.sum(y_true, axis=-1))
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments, for saving."""
+        return {**super().get_config(), "gamma": self.gamma}

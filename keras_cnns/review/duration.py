@@ -1,0 +1,49 @@
+"""Estimate how long the training of folds takes, from the times of a finished run."""
+
+import statistics
+from dataclasses import dataclass
+
+from keras_cnns.durations import format_seconds
+from keras_cnns.runs.names import TIMES
+from keras_cnns.runs.run import Run
+from keras_cnns.runs.tables import read_times
+
+
+@dataclass(frozen=True)
+class Duration:
+    """The estimated duration of the training of some folds."""
+
+    folds: int  # those that are not finished
+    epochs: float
+    steps_per_epoch: int
+    step_seconds: float  # the median in the finished run
+    seconds: float  # all folds, with the evaluation at the end of each epoch
+
+    def describe(self) -> str:
+        """Return the duration in minutes, and the numbers that it is based on, as text."""
+        return (
+            f"training {self.folds} {'fold' if self.folds == 1 else 'folds'} takes about "
+            f"{format_seconds(self.seconds)}: {self.epochs:g} epochs of {self.steps_per_epoch:,} "
+            f"steps each, and a step of the run took {self.step_seconds * 1e3:.0f} ms"
+        )
+
+
+def estimate_duration(run: Run, images: int, folds: int, remaining: int) -> Duration | None:
+    """Return the duration of the training of folds; None if the run has no measured steps.
+
+    Args:
+        run: a finished run of the same recipe.
+        images: the number of images that are divided into folds.
+        folds: the number of folds.
+        remaining: the number of folds that are not finished.
+    """
+    times = read_times(run.path / TIMES)
+    if not times:
+        return None
+    training = run.recipe.training
+    step = statistics.median(row["step_ms"] for row in times) / 1e3
+    # The evaluation, the diagnostics and the files at the end of an epoch.
+    rest = max(0.0, statistics.median(row["seconds"] - row["steps"] * step for row in times))
+    steps = -(-(images - images // folds) // training.batch_size)
+    epochs = training.max_steps / steps if training.max_steps else training.epochs
+    return Duration(remaining, epochs, steps, step, remaining * epochs * (steps * step + rest))

@@ -1,0 +1,70 @@
+"""Rank labels by how probable they are to a model that has not seen them.
+
+This is confident learning (Northcutt, Jiang and Chuang 2021, "Confident Learning: Estimating
+Uncertainty in Dataset Labels"), with the self-confidence as the score.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The suspicion against each of N labels.
+
+    Attributes:
+        order: the indices of the images, the most suspicious one first, int64 [N]; of equal
+            scores, the one whose suggested class is more probable.
+        confidences: the self-confidence, the probability of the given label, float64 [N]. It is
+            the score: the lower, the more suspicious.
+        suggested: the most probable other class, int64 [N].
+        suggested_probabilities: its probability, float64 [N].
+        is_issue: whether the label is probably wrong, bool [N].
+        thresholds: the mean self-confidence of the images of each class, float64 [K]; NaN for a
+            class without images.
+    """
+
+    order: np.ndarray
+    confidences: np.ndarray
+    suggested: np.ndarray
+    suggested_probabilities: np.ndarray
+    is_issue: np.ndarray
+    thresholds: np.ndarray
+
+
+def rank_labels(probabilities: np.ndarray, labels: np.ndarray) -> Ranking:
+    """Rank labels by their self-confidence, and decide which ones are probably wrong.
+
+    A label is an issue if its class is not the most probable one, and if the most probable of the
+    classes that reach their thresholds is another one. The threshold of a class is the mean
+    probability of that class over the images with its label (equations 1 and 2 of the paper), so a
+    class that the model knows badly needs a lower probability than one that it knows well.
+
+    Args:
+        probabilities: out-of-fold probabilities, float [N, K].
+        labels: the given labels, int [N].
+    """
+    probabilities = np.asarray(probabilities, np.float64)
+    rows = np.arange(len(labels))
+    confidences = probabilities[rows, labels]
+    counts = np.bincount(labels, minlength=probabilities.shape[1])
+    sums = np.bincount(labels, confidences, minlength=probabilities.shape[1])
+    thresholds = np.divide(sums, counts, out=np.full(len(counts), np.nan), where=counts > 0)
+    others = probabilities.copy()
+    others[rows, labels] = -1.0
+    suggested = others.argmax(axis=1)
+    with np.errstate(invalid="ignore"):
+        confident = np.where(probabilities >= thresholds, probabilities, -1.0)
+    found = confident.argmax(axis=1)
+    is_issue = (
+        (confident[rows, found] >= 0) & (found != labels) & (probabilities.argmax(axis=1) != labels)
+    )
+    return Ranking(
+        np.lexsort((-others[rows, suggested], confidences)),
+        confidences,
+        suggested,
+        others[rows, suggested],
+        is_issue,
+        thresholds,
+    )

@@ -1,0 +1,186 @@
+"""Selective prediction: answer only if the highest probability reaches a threshold.
+
+The coverage of a threshold is the fraction of the images that are answered. The higher the
+threshold, the lower the coverage and, for a useful confidence, the higher the accuracy of the
+answers (Geifman and El-Yaniv 2017, "Selective classification for deep neural networks"). The
+highest softmax probability is also the baseline for detecting images of unknown objects (Hendrycks
+and Gimpel 2017).
+
+Probabilities are compared with a threshold in float32, the type of every model's output, so that a
+probability that is printed as 0.9 reaches the threshold 0.9.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from keras_cnns.intervals import wilson_interval
+
+ACCURACIES = (0.9, 0.95, 0.98, 0.99)  # thresholds are chosen for these accuracies of the answers
+_ROUND = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99)  # thresholds that are measured for comparison
+_MIN_ANSWERED = 50  # images; the accuracy of fewer answers says too little to choose a threshold
+_MAX_DECIMALS = 17  # of a float
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """What a threshold gives on the images on which it was measured.
+
+    Intervals are those of Wilson 1927, 95 %.
+    """
+
+    min_accuracy: float | None  # the accuracy it was chosen for; None: a round threshold
+    threshold: float  # 0..1, of the highest probability
+    answered: int  # images whose highest probability reaches the threshold
+    correct: int  # answered images that are classified correctly
+    coverage: float  # 0..1, the fraction of the images that are answered
+    coverage_interval: tuple[float, float]
+    accuracy: float | None  # 0..1, of the answers; None without answers
+    accuracy_interval: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class Confidence:
+    """The thresholds of a model, chosen and measured on one split."""
+
+    split: str
+    samples: int  # images of the split
+    thresholds: tuple[Threshold, ...]  # ascending accuracies, then ascending round thresholds
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the values as `results.json` and `model.json` hold them."""
+        return asdict(self)
+
+
+def find_thresholds(split: str, confidences: np.ndarray, is_correct: np.ndarray) -> Confidence:
+    """Choose the thresholds for the accuracies in `ACCURACIES`, and measure round ones.
+
+    Of the thresholds whose answers have at least an accuracy, the lowest one is chosen. There is
+    none if the model reaches the accuracy on fewer than `min_answered` images only.
+
+    Args:
+        split: the name of the split, which must not be the one that the model is tested on.
+        confidences: the highest probability of each image, float [N].
+        is_correct: whether each image is classified correctly, bool [N].
+    """
+    chosen = [(each, _choose(each, confidences, is_correct)) for each in ACCURACIES]
+    return Confidence(
+        split,
+        len(confidences),
+        (
+            *(
+                measure_threshold(threshold, confidences, is_correct, accuracy)
+                for accuracy, threshold in chosen
+                if threshold is not None
+            ),
+            *(measure_threshold(threshold, confidences, is_correct) for threshold in _ROUND),
+        ),
+    )
+
+
+def thresholds_in(content: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """Return the thresholds in the content of `results.json` or `model.json`, which may be none."""
+    confidence = content.get("confidence")
+    return confidence["thresholds"] if confidence else ()
+
+
+def find_threshold(results: Mapping[str, Any], accuracy: float) -> float:
+    """Return the threshold that was chosen for an accuracy.
+
+    Args:
+        results: those of a run, as in `results.json`.
+        accuracy: one of `ACCURACIES`.
+
+    Raises:
+        ValueError: there is none; the message lists those that exist.
+    """
+    rows = [each for each in thresholds_in(results) if each["min_accuracy"]]
+    known = {each["min_accuracy"]: each["threshold"] for each in rows}
+    if accuracy in known:
+        return float(known[accuracy])
+    existing = f"there are thresholds for {', '.join(f'{each:g}' for each in known)}"
+    raise ValueError(
+        f"has no threshold for the accuracy {accuracy:g}; "
+        f"{existing if known else 'there are none: give --min-probability, from 0 to 1'}"
+    )
+
+
+def min_answered(accuracy: float) -> int:
+    """Return the number of answers that a threshold for an accuracy must have.
+
+    Fewer than 1 / (1 - accuracy) answers reach the accuracy only without a single mistake.
+    """
+    return max(_MIN_ANSWERED, round(1 / (1 - accuracy)))
+
+
+def is_answered(confidences: np.ndarray, threshold: float) -> np.ndarray:
+    """Return whether each confidence, float [N], reaches a threshold."""
+    return np.asarray(confidences, np.float32) >= np.float32(threshold)
+
+
+def measure_threshold(
+    threshold: float,
+    confidences: np.ndarray,
+    is_correct: np.ndarray,
+    min_accuracy: float | None = None,
+) -> Threshold:
+    """Return what a threshold gives on images; for the arguments see `find_thresholds`."""
+    answers = is_correct[is_answered(confidences, threshold)]
+    answered, correct, count = len(answers), int(answers.sum()), len(confidences)
+    return Threshold(
+        min_accuracy,
+        threshold,
+        answered,
+        correct,
+        answered / count,
+        wilson_interval(answered, count),
+        correct / answered if answered else None,
+        wilson_interval(correct, answered) if answered else None,
+    )
+
+
+def coverage_curve(
+    confidences: np.ndarray, is_correct: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the coverage and the accuracy at every distinct confidence, in descending order.
+
+    Args:
+        confidences: the highest probability of each image, float [N].
+        is_correct: whether each image is classified correctly, bool [N].
+
+    Returns:
+        thresholds float32 [T], the number of answered images int [T], and their accuracy [T].
+    """
+    values = np.asarray(confidences, np.float32)
+    order = np.argsort(-values, kind="stable")
+    values, correct = values[order], np.cumsum(is_correct[order])
+    last = np.flatnonzero(np.append(values[1:] != values[:-1], True))  # of images with a value
+    return values[last], last + 1, correct[last] / (last + 1)
+
+
+def _choose(accuracy: float, confidences: np.ndarray, is_correct: np.ndarray) -> float | None:
+    """Return the lowest threshold with at least this accuracy; None if there is none."""
+    thresholds, answered, accuracies = coverage_curve(confidences, is_correct)
+    reached = np.flatnonzero((accuracies >= accuracy) & (answered >= min_answered(accuracy)))
+    if not len(reached):
+        return None
+    lowest = reached[-1]
+    if lowest == len(thresholds) - 1:
+        return 0.0  # all images are answered
+    return _shortest_between(float(thresholds[lowest + 1]), float(thresholds[lowest]))
+
+
+def _shortest_between(low: float, high: float) -> float:
+    """Return the number above `low`, and at most `high`, that has the fewest decimals.
+
+    It answers the same images as `high`, and images whose probability another engine computes a
+    little differently are rarely on its other side.
+    """
+    for decimals in range(1, _MAX_DECIMALS):
+        # The middle between both, rounded, is the furthest from either of them.
+        rounded = round((low + high) / 2, decimals)
+        if np.float32(low) < np.float32(rounded) <= np.float32(high):
+            return rounded
+    return high

@@ -1,0 +1,220 @@
+"""How well scores tell images of known objects from images of unknown ones.
+
+The model is asked about the images of one of the recipe's splits, whose classes it knows, and about
+images of anything else. Two scores should be higher for the former: the highest softmax probability
+(Hendrycks and Gimpel 2017) and the energy (Liu et al. 2020).
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from scipy.special import logsumexp
+
+from keras_cnns.data import open_split
+from keras_cnns.data.sources.folder.findings import printable
+from keras_cnns.messages import print_message
+from keras_cnns.models.heads import deep_recursion
+from keras_cnns.recipes import DataConfig
+from keras_cnns.runs.image_files import describe_problem, find_image_files, read_files
+from keras_cnns.runs.predictions import trace
+from keras_cnns.runs.run import Run
+from keras_cnns.runs.selective import is_answered, thresholds_in
+
+_KNOWN_ACCEPTED = 0.95  # the fraction of known images at which unknown ones are counted
+_BINS = 20  # of the highest probability
+_BATCH_SIZE = 64  # images
+_LISTED = 5  # files that cannot be read
+
+Counting = Callable[[str, int], AbstractContextManager[Callable[[int], object]]]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The scores of N images; higher for a known object."""
+
+    probability: np.ndarray  # float [N], the highest softmax probability
+    energy: np.ndarray  # float [N], log(sum(exp(logits))): the negative energy at temperature 1
+
+
+@dataclass(frozen=True)
+class Separation:
+    """How well a score separates known images from unknown ones."""
+
+    auroc: float  # 0..1: the probability that a known image has the higher score
+    unknown_accepted: float  # 0..1, if the threshold accepts 95 % of the known images
+
+
+@dataclass(frozen=True)
+class Acceptance:
+    """The images whose highest probability reaches a threshold of the run."""
+
+    min_accuracy: float | None  # the accuracy for which it was chosen; None: a round threshold
+    threshold: float
+    known: float  # 0..1
+    unknown: float  # 0..1
+
+
+@dataclass(frozen=True)
+class UnknownObjects:
+    """The comparison of known and unknown images."""
+
+    known: str  # the split of the recipe
+    known_images: int
+    unknown: str  # the folder or data set
+    unknown_images: int
+    probability: Separation
+    energy: Separation
+    thresholds: tuple[Acceptance, ...]
+    # The fraction of the known and unknown images in bins of equal width of the probability.
+    known_histogram: tuple[float, ...]
+    unknown_histogram: tuple[float, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the values as `unknown.json` holds them."""
+        return asdict(self)
+
+
+def compare_unknown(run: Run, split: str, unknown: str, counting: Counting) -> UnknownObjects:
+    """Compare the scores of a run's model on a split and on images of unknown objects.
+
+    Args:
+        run: a finished run.
+        split: a split of its recipe, as in `find_split`'s result.
+        unknown: a folder of images at any depth, a folder of idx files, or the name of a data set,
+            whose test split is read.
+        counting: shows the progress, as `messages.counting`.
+
+    Raises:
+        ValueError: there is no such split, folder or data set, no image can be read, or the model
+            does not end in the softmax of a layer `logits`.
+    """
+    score = _scorer(run.load_model())
+    data = run.recipe.data
+    unknown_batches, unknown_count = _open_unknown(data, unknown)
+    known_batches = open_split(data, split, batch_size=_BATCH_SIZE)
+    images = (images for images, _ in known_batches)
+    with counting(f"known: {split}", known_batches.num_examples) as count:
+        known = _score_all(score, images, count)
+    with counting(f"unknown: {unknown}", unknown_count) as count:
+        found = _score_all(score, unknown_batches, count)
+    return UnknownObjects(
+        known=split,
+        known_images=len(known.probability),
+        unknown=unknown,
+        unknown_images=len(found.probability),
+        probability=separate(known.probability, found.probability),
+        energy=separate(known.energy, found.energy),
+        thresholds=tuple(
+            Acceptance(
+                row["min_accuracy"],
+                row["threshold"],
+                *(
+                    float(is_answered(each.probability, row["threshold"]).mean())
+                    for each in (known, found)
+                ),
+            )
+            for row in thresholds_in(run.results())
+        ),
+        known_histogram=_histogram(known.probability),
+        unknown_histogram=_histogram(found.probability),
+    )
+
+
+def separate(known: np.ndarray, unknown: np.ndarray) -> Separation:
+    """Return how well scores, float [N] and [M], separate known images from unknown ones."""
+    from sklearn.metrics import roc_auc_score, roc_curve
+
+    is_known = np.repeat([1, 0], [len(known), len(unknown)])
+    scores = np.concatenate([known, unknown])
+    unknown_accepted, known_accepted, _ = roc_curve(is_known, scores, drop_intermediate=False)
+    index = int(np.argmax(known_accepted >= _KNOWN_ACCEPTED))
+    return Separation(float(roc_auc_score(is_known, scores)), float(unknown_accepted[index]))
+
+
+def scores_of(logits: np.ndarray, probabilities: np.ndarray) -> Scores:
+    """Return the scores of images from their logits and probabilities, float [N, K]."""
+    return Scores(probabilities.max(axis=1), logsumexp(logits.astype(float), axis=1))
+
+
+def _scorer(model: keras.Model) -> Callable[[Any], Scores]:
+    """Return a function: images uint8 [N, H, W, C] -> scores."""
+    try:
+        logits = model.get_layer("logits").output
+    except ValueError:
+        raise ValueError(
+            "the energy needs the model's logits, and the model has no layer of this name"
+        ) from None
+    outputs = model.output["main"] if isinstance(model.output, dict) else model.output
+    with deep_recursion():
+        both = keras.Model(model.inputs, [logits, outputs])
+    traced = trace(both, lambda outputs: outputs)
+    return lambda images: scores_of(*traced(images))
+
+
+def _score_all(
+    score: Callable[[Any], Scores], batches: Iterable[Any], count: Callable[[int], object]
+) -> Scores:
+    found: list[Scores] = []
+    for images in batches:
+        found.append(score(images))
+        count(len(images))
+    if not found:
+        raise ValueError("no image can be read")
+    return Scores(
+        np.concatenate([each.probability for each in found]),
+        np.concatenate([each.energy for each in found]),
+    )
+
+
+def _open_unknown(data: DataConfig, unknown: str) -> tuple[Iterator[Any], int]:
+    """Return batches of images uint8 [N, H, W, C], preprocessed as the run's, and their number."""
+    path = Path(unknown)
+    if path.is_dir() and not any("-ubyte" in each.name for each in path.iterdir()):
+        files = find_image_files([path])
+        return _read_folder(files, data), len(files)
+    is_idx = path.exists()
+    if "/" in unknown and not is_idx:
+        raise ValueError(f"there is no folder {unknown}")
+    if is_idx and data.channels != 1:
+        raise ValueError(
+            f"{unknown} has grey images, and the run's have {data.channels} channels; give a "
+            "directory of image files"
+        )
+    other = replace(
+        data,
+        name="idx" if is_idx else unknown,
+        path=unknown if is_idx else "",
+        train_split="train",
+        validation_split="validation",
+        test_split="test",
+    )
+    split = open_split(other, "test", batch_size=_BATCH_SIZE)
+    return (images for images, _ in split), split.num_examples
+
+
+def _read_folder(files: list[Path], data: DataConfig) -> Iterator[np.ndarray]:
+    """Yield the images of those files that can be read, and report the others."""
+    unreadable: list[str] = []
+    for batch in read_files(files, data):
+        images = [image for _, image in batch if isinstance(image, np.ndarray)]
+        unreadable += [
+            f"{printable(str(path))} ({describe_problem(path, image)})"
+            for path, image in batch
+            if isinstance(image, Exception)
+        ]
+        if images:
+            yield np.stack(images)
+    if unreadable:
+        print_message(f"not counted, because it cannot be read: {', '.join(unreadable[:_LISTED])}")
+    if len(unreadable) > _LISTED:
+        print_message(f"and {len(unreadable) - _LISTED} more files")
+
+
+def _histogram(probabilities: np.ndarray) -> tuple[float, ...]:
+    counts, _ = np.histogram(probabilities, _BINS, (0, 1))
+    return tuple((counts / len(probabilities)).tolist())

@@ -1,0 +1,256 @@
+"""Two replicas of the server behind a proxy, and clients that note every failed answer."""
+
+import contextlib
+import os
+import shutil
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import tritonclient.grpc as triton
+import trustme
+
+from tests.serve.processes import CLASSIFY, IMAGE
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+CERTIFICATES = "/etc/keras-cnns-serve/"  # the folder in the files
+PORTS = (8501, 8500, 8511, 8510)  # HTTP and gRPC of the first replica, and of the second
+SECONDS = 60  # for a start or an end
+LABEL = "grey-5"  # of the image
+
+
+def program(name: str, package: str) -> str:
+    """The path of a program, also of one for administrators."""
+    path = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/usr/bin")
+    if path is None:
+        pytest.fail(f"this test needs {name}: {package}")
+    return path
+
+
+def free_ports(number: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [
+            stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(number)
+        ]
+        return [each.getsockname()[1] for each in sockets]
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    end = time.monotonic() + SECONDS
+    while not condition():
+        if time.monotonic() > end:
+            pytest.fail(f"not within {SECONDS} s: {what}")
+        time.sleep(0.02)
+
+
+class Replica:
+    """A server on fixed ports."""
+
+    def __init__(self, repository: Path, port: int, grpc_port: int) -> None:
+        self._command = [sys.executable, "-m", "keras_cnns_serve.cli", str(repository)]
+        self._command += ["--port", str(port), "--grpc-port", str(grpc_port)]
+        self.url = f"http://127.0.0.1:{port}"
+        self.starts = 0
+
+    def start(self) -> None:
+        """Starts the server, and returns when it accepts requests."""
+        self._popen = subprocess.Popen(
+            self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        self.starts += 1
+        wait_until(lambda: self.answered() is not None, f"{self.url} is ready")
+
+    def answered(self) -> float | None:
+        """The predictions that this process has answered over HTTP; None if it is not ready."""
+        try:
+            httpx.get(f"{self.url}/readyz", timeout=2).raise_for_status()
+            metrics = httpx.get(f"{self.url}/metrics", timeout=2).text
+        except httpx.HTTPError:
+            return None
+        ok = 'keras_cnns_serve_requests_total{code="OK",model="grey",version="1"} '
+        return sum(float(line[len(ok) :]) for line in metrics.splitlines() if line.startswith(ok))
+
+    def stop(self) -> None:
+        """Sends SIGTERM and demands success."""
+        self._popen.terminate()
+        try:
+            assert self._popen.wait(SECONDS) == 0
+        finally:
+            self._popen.kill()
+
+
+@dataclass(frozen=True)
+class Site:
+    """A certificate, and the ports of the proxy and of the replicas."""
+
+    folder: Path
+    ports: dict[int, int]  # those in the files -> those of the test
+
+    @property
+    def url(self) -> str:
+        return f"https://localhost:{self.ports[443]}"
+
+    @property
+    def context(self) -> ssl.SSLContext:
+        return ssl.create_default_context(cafile=str(self.folder / "ca.pem"))
+
+    def text(self, path: str) -> str:
+        """A file in deploy/ with this certificate and the ports of the replicas."""
+        text = (DEPLOY / path).read_text("utf-8")
+        assert CERTIFICATES in text
+        text = text.replace(CERTIFICATES, f"{self.folder}/")
+        for port in PORTS:
+            assert str(port) in text
+            text = text.replace(f"127.0.0.1:{port}", f"127.0.0.1:{self.ports[port]}")
+        return text
+
+
+def make_site(folder: Path) -> Site:
+    folder.chmod(0o755)
+    ca = trustme.CA()
+    leaf = ca.issue_cert("localhost", "127.0.0.1")
+    (folder / "tls.crt").write_bytes(b"".join(blob.bytes() for blob in leaf.cert_chain_pems))
+    (folder / "tls.key").write_bytes(leaf.private_key_pem.bytes())
+    (folder / "ca.pem").write_bytes(ca.cert_pem.bytes())
+    numbers = (443, *PORTS)
+    return Site(folder, dict(zip(numbers, free_ports(len(numbers)), strict=True)))
+
+
+@dataclass
+class Load:
+    """Clients that ask one after another until the end."""
+
+    site: Site
+    answers: dict[str, int] = field(default_factory=lambda: {"HTTP": 0, "gRPC": 0})
+    failures: list[str] = field(default_factory=list)
+    end: threading.Event = field(default_factory=threading.Event)
+
+    def ask_http(self) -> None:
+        with httpx.Client(base_url=self.site.url, verify=self.site.context, timeout=10) as client:
+            while not self.end.wait(0.01):
+                try:
+                    response = client.post(CLASSIFY, content=IMAGE)
+                    assert response.status_code == 200, response.text
+                    assert LABEL in response.text
+                except Exception as error:
+                    self.failures.append(f"HTTP: {error}")
+                self.answers["HTTP"] += 1
+
+    def ask_grpc(self) -> None:
+        address = self.site.url.removeprefix("https://")
+        tensor = triton.InferInput("images", [1, 8, 8, 1], "UINT8")
+        tensor.set_data_from_numpy(np.full((1, 8, 8, 1), 130, np.uint8))
+        with triton.InferenceServerClient(
+            address, ssl=True, root_certificates=str(self.site.folder / "ca.pem")
+        ) as client:
+            while not self.end.wait(0.01):
+                try:
+                    result = client.infer("grey", [tensor], client_timeout=10)
+                    assert result.as_numpy("probabilities").argmax() == 5
+                except Exception as error:
+                    self.failures.append(f"gRPC: {error}")
+                self.answers["gRPC"] += 1
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        clients = [self.ask_http, self.ask_http, self.ask_grpc]
+        threads = [threading.Thread(target=client) for client in clients]
+        for thread in threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            self.end.set()
+            for thread in threads:
+                thread.join()
+
+    def wait_for_more(self) -> None:
+        """Waits until each kind of client has had further answers."""
+        before = dict(self.answers)
+        wait_until(
+            lambda: all(self.answers[kind] >= before[kind] + 20 for kind in before),
+            "20 further answers",
+        )
+
+
+@contextlib.contextmanager
+def proxy(command: list[str], site: Site) -> Iterator[None]:
+    """A proxy that answers when the context is entered; the replicas run."""
+    log = site.folder / "proxy.log"
+    with log.open("w") as stream:
+        popen = subprocess.Popen(command, stdout=stream, stderr=stream)
+    try:
+        wait_until(lambda: popen.poll() is not None or _answers(site), "the proxy answers")
+        assert popen.poll() is None, log.read_text()
+        yield
+    finally:
+        popen.terminate()
+        try:
+            popen.wait(SECONDS)
+        finally:
+            popen.kill()
+
+
+def _answers(site: Site) -> bool:
+    try:
+        response = httpx.get(f"{site.url}/readyz", verify=site.context, timeout=2)
+    except httpx.HTTPError:
+        return False
+    return response.status_code == 200
+
+
+@contextlib.contextmanager
+def two_replicas(repository: Path, site: Site) -> Iterator[list[Replica]]:
+    first, second = (
+        Replica(repository, site.ports[http], site.ports[grpc])
+        for http, grpc in (PORTS[:2], PORTS[2:])
+    )
+    with contextlib.ExitStack() as stack:
+        for replica in (first, second):
+            stack.callback(replica.stop)
+            replica.start()
+        yield [first, second]
+
+
+def restart_without_a_failed_answer(replicas: list[Replica], site: Site) -> None:
+    """Restarts one replica after the other while clients ask."""
+    load = Load(site)
+    with load.running():
+        load.wait_for_more()
+        for replica in replicas:
+            replica.stop()
+            load.wait_for_more()
+            replica.start()
+            load.wait_for_more()
+        # The restarted replicas get requests again.
+        wait_until(lambda: all(replica.answered() for replica in replicas), "both replicas answer")
+    assert not load.failures, load.failures[:5]
+    assert [replica.starts for replica in replicas] == [2, 2]
+
+
+def check_what_is_not_for_clients(site: Site) -> None:
+    """Metrics and the administration of models are hidden, on both protocols."""
+    with httpx.Client(base_url=site.url, verify=site.context) as client:
+        for path in ("/metrics", "/monitoring/prometheus/metrics"):
+            assert client.get(path).status_code == 404, path
+        for path in ("/v2/repository/index", "/v2/repository/models/grey/unload"):
+            assert client.post(path).status_code == 404, path
+            assert "nginx" in client.post(path).text or not client.post(path).text, path
+        assert client.get("/v2/models/grey/ready").status_code == 200
+    with triton.InferenceServerClient(
+        site.url.removeprefix("https://"),
+        ssl=True,
+        root_certificates=str(site.folder / "ca.pem"),
+    ) as client:
+        assert client.is_server_ready()
+        with pytest.raises(triton.InferenceServerException, match="UNIMPLEMENTED"):
+            client.unload_model("grey")
