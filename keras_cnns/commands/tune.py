@@ -69,7 +69,8 @@ def tune(
             min=0,
             max=100,
             help="Number of seeds with which the recipe and the best settings are trained at the "
-            "end; 0 leaves this comparison out.",
+            "end, at least 2. With 0 there is no such comparison, and best.toml has the settings "
+            "of the best trial.",
         ),
     ] = 3,
     trials: Annotated[
@@ -93,12 +94,12 @@ def tune(
         from keras_cnns.tune.space import make_space
     try:
         space = make_space(loaded, searches or ())
+        request = Request(recipe, loaded, space, run, minutes, pruner.value, seeds, trials)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     # Each trial traces functions of its own, about which TensorFlow warns.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
-    request = Request(recipe, loaded, space, run, minutes, pruner.value, seeds, trials)
     with _progress() as (show, log):
         outcome = search(request, log=log, show=show)
     path = write_report(request, outcome)
@@ -115,7 +116,7 @@ def _progress() -> Iterator[tuple["Callable[[Progress], None]", "Callable[[str],
     from rich.progress import BarColumn, TextColumn
     from rich.progress import Progress as Bar
 
-    console = Console(file=sys.stdout)  # training redirects the name, not this file
+    console = Console()
     bar = Bar(
         TextColumn("{task.fields[left]}"),
         BarColumn(bar_width=20),

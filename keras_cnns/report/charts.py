@@ -5,6 +5,7 @@ import itertools
 import re
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import matplotlib
@@ -315,18 +316,21 @@ def parallel_coordinates(
     columns: Mapping[str, tuple[Sequence[float], Sequence[tuple[float, str]]]],
     colours: Sequence[float],
     *,
-    thick: Collection[int] = (),
-    dashed: Collection[int] = (),
+    y: str,
+    marked: Mapping[str, int] = MappingProxyType({}),
+    dashed: tuple[str, Collection[int]] = ("", ()),
 ) -> Chart | None:
-    """Draw each item as a line that crosses one vertical axis per column.
+    """Draw each item as a line that crosses one vertical axis per column; the chart is wide.
 
     Args:
         title: the chart's title.
         columns: name -> the height of each item on its axis, from 0 to 1, and the axis' labels as
             pairs of height and text. An item without a height (NaN) in a column is not drawn there.
-        colours: a number from 0 to 1 for each item, from dark to bright.
-        thick: indices of items with thick lines, which are drawn above the others.
-        dashed: indices of items with dashed lines.
+        colours: a number from 0 to 1 for each item, from bright to dark.
+        y: what the heights are.
+        marked: name in the legend -> index of an item whose line is thick, above the others and of
+            another colour.
+        dashed: a name in the legend, and the indices of items with dashed lines.
 
     Returns:
         The chart, or None if there are no items.
@@ -335,30 +339,47 @@ def parallel_coordinates(
         return None
 
     def paint(axes: Axes) -> None:
-        palette = matplotlib.colormaps["viridis"]
+        palette = matplotlib.colormaps["viridis_r"]
         heights = np.array([each for each, _ in columns.values()], float)
-        for item in sorted(range(len(colours)), key=lambda item: (item in thick, colours[item])):
+        others = [item for item in range(len(colours)) if item not in marked.values()]
+        for item in sorted(others, key=lambda item: colours[item]):
             axes.plot(
-                range(len(columns)),
                 heights[:, item],
-                color=palette(0.9 * colours[item]),
-                linestyle="--" if item in dashed else "-",
-                linewidth=2.6 if item in thick else 1.0,
+                color=palette(0.1 + 0.9 * colours[item]),
+                linestyle="--" if item in dashed[1] else "-",
+                linewidth=1.0,
                 marker="o",
             )
+        for (name, item), colour in zip(marked.items(), itertools.cycle(COLOURS)):
+            axes.plot(heights[:, item], color=colour, linewidth=2.6, marker="o", label=name)
+        if dashed[1]:
+            axes.plot([], [], color=_GREY, linestyle="--", linewidth=1.0, label=dashed[0])
         for place, (_, labels) in enumerate(columns.values()):
             axes.axvline(place, color=_GREY, linewidth=0.8)
             for height, text in labels:
-                axes.text(place + 0.04, height + 0.012, shorten(text, 10), color="#5b6570", size=8)
-        _finish(axes, "setting", "value within its range", log=False, percent=False)
+                axes.text(
+                    place + 0.03,
+                    height,
+                    shorten(text, 12),
+                    color="#3d464f",
+                    size=8,
+                    va="center",
+                    bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.8},
+                    zorder=4,
+                )
+        _finish(axes, "", y, log=False, percent=False)
         axes.grid(visible=False)
         axes.set_yticks([])
-        axes.set_ylim(-0.04, 1.08)
+        axes.set_ylim(-0.06, 1.06)
         axes.set_xlim(-0.1, len(columns) - 0.6)
-        names = [shorten(name.replace("_", " "), 16) for name in columns]
-        axes.set_xticks(range(len(columns)), names, rotation=20, ha="right")
+        names = [shorten(name.replace("_", " "), 18) for name in columns]
+        axes.set_xticks(range(len(columns)), names)
+        axes.spines[["left", "bottom"]].set_visible(False)
+        axes.tick_params(length=0)
+        if marked or dashed[1]:
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=4)
 
-    return _draw(paint, title, (6.6, 3.6))
+    return _draw(paint, title, (10.6, 3.6))
 
 
 def contours(
@@ -520,7 +541,7 @@ def _marker(points: Sequence[Any] | np.ndarray) -> str:
 def _finish(axes: Axes, x: str, y: str, log: bool, percent: bool) -> None:
     axes.set_xlabel(x)
     axes.set_ylabel(y)
-    is_counted = x in ("epoch", "training step")
+    is_counted = x in ("epoch", "training step", "trial")
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=is_counted))
     left, right = axes.get_xlim()
     if is_counted and right - left < 1:  # a single measurement

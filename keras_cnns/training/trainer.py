@@ -32,6 +32,7 @@ def train(
     checkpoint_steps: int | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     folds_after: int = 0,
+    quiet: bool = False,
 ) -> Run:
     """Train a recipe's model and write a run directory.
 
@@ -49,6 +50,7 @@ def train(
         callbacks: extra callbacks; their state is checkpointed.
         folds_after: the number of trainings of other folds that follow; the time that is left
             includes them.
+        quiet: whether to print only problems, and neither the epochs nor how the training ended.
 
     Returns:
         The finished run; its model is that of the epoch with the best validation accuracy. Its
@@ -69,7 +71,9 @@ def train(
         if (run / RESULTS).exists():
             print_message(f"{run} is finished already; to train it anew, choose another directory")
             return open_run(run)
-        return _train(recipe, run, checkpoint_seconds, checkpoint_steps, callbacks, folds_after)
+        return _train(
+            recipe, run, checkpoint_seconds, checkpoint_steps, callbacks, folds_after, quiet
+        )
 
 
 def _train(
@@ -79,6 +83,7 @@ def _train(
     checkpoint_steps: int | None,
     extra_callbacks: Sequence[keras.callbacks.Callback],
     folds_after: int,
+    quiet: bool,
 ) -> Run:
     """Train in a locked run directory whose recipe is this one."""
     check_initial_weights(recipe)
@@ -106,9 +111,10 @@ def _train(
         seconds=checkpoint_seconds,
         steps=checkpoint_steps,
         folds_after=folds_after,
+        quiet=quiet,
     )
     resume = callbacks.resume
-    if resume.step:
+    if resume.step and not quiet:
         print_message(f"{run}: going on from step {resume.step}, in epoch {resume.epoch + 1}")
     try:
         model.fit(
@@ -137,12 +143,18 @@ def _train(
         "training_seconds": round(resume.training_seconds, 1),
         "best_epoch": callbacks.save_best.best_epoch,
         "last_epoch": -(-resume.step // steps_per_epoch),
-        "ended_by": find_reason(recipe, resume.step, has_stopped_early=callbacks.has_stopped_early),
+        "ended_by": find_reason(
+            recipe,
+            resume.step,
+            steps_per_epoch,
+            has_stopped_early=callbacks.has_stopped_early,
+        ),
         "test": predictions.metrics(),
         "test_classes": predictions.count_classes(),
         "confidence": confidence.to_dict(),
     }
-    print_message(f"{run}: {describe_ending(recipe, results)}")
+    if not quiet:
+        print_message(f"{run}: {describe_ending(recipe, results)}")
     with naming_the_file(run / RESULTS):
         write_json(run / RESULTS, results)
     return replace(open_run(run), predictions=predictions)

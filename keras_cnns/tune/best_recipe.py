@@ -8,12 +8,13 @@ from typing import Any, cast
 
 import tomli_w
 
+from keras_cnns.data.sources.folder.findings import printable
 from keras_cnns.files import read_text
 from keras_cnns.recipes import Recipe, list_recipes, load_recipe, with_absolute_paths
 from keras_cnns.tune.study import Trial
 
 
-def format_best(source: str, recipe: Recipe, result: str, best: Trial, is_better: bool) -> str:
+def format_best(source: str, recipe: Recipe, result: str, best: Trial, is_best: bool) -> str:
     """Return a recipe as TOML: a `base`, if there is one, and the keys that differ from it.
 
     Args:
@@ -21,19 +22,21 @@ def format_best(source: str, recipe: Recipe, result: str, best: Trial, is_better
         recipe: the settings.
         result: the measured result, in whole sentences.
         best: the trial with the highest validation accuracy.
-        is_better: whether the settings are those of this trial; otherwise they are the recipe's.
+        is_best: whether the settings are those of this trial; otherwise they are the recipe's.
     """
     which = (
         f"These are the settings of trial {best.number}."
-        if is_better
+        if is_best
         else "These are the recipe's own settings."
     )
     trial = (
         f"Trial {best.number} had the highest validation accuracy of the search, "
         f"{best.accuracy:.2%}."
     )
-    text = f"`keras-cnns tune {source}` wrote this recipe. {which} {result} {trial}"
-    comment = textwrap.indent(textwrap.fill(" ".join(text.split()), 96), "# ")
+    command = printable(f"keras-cnns tune {source}")
+    text = f"`{command}` wrote this recipe. {which} {result} {trial}"
+    lines = textwrap.wrap(text, 96, break_on_hyphens=False, break_long_words=False)
+    comment = "\n".join(f"# {line}" for line in lines)
     return f"{comment}\n\n{tomli_w.dumps(_changes(source, with_absolute_paths(recipe)))}"
 
 

@@ -1,11 +1,13 @@
 """The page of a search: its result, its trials, and the importance of the settings."""
 
 import math
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from keras_cnns.data.sources.folder.findings import printable
 from keras_cnns.durations import format_seconds
 from keras_cnns.files import write_text
 from keras_cnns.report import charts, page
@@ -52,7 +54,7 @@ def _render(request: Request, outcome: Outcome) -> str:
             outcome.describe(),
             [
                 *_comparison(outcome),
-                page.Text(_how_to_train(request, outcome)),
+                page.Code(_command(request.folder), title=_what_it_trains(outcome)),
             ],
         ),
         page.Section(
@@ -65,7 +67,13 @@ def _render(request: Request, outcome: Outcome) -> str:
             "Course of the search",
             f"The {_ACCURACY} of a trial is that of its best epoch. Only it selects the settings; "
             "the test images are not used before the comparison.",
-            [page.Charts([_history(trials), _coordinates(request.space, outcome)], downloads=True)],
+            [page.Charts([_history(trials)], downloads=True)],
+        ),
+        page.Section(
+            "Settings and accuracy",
+            "Each line is a trial, and the darker it is, the higher is its accuracy. A setting "
+            "matters if the dark lines cross its axis close together.",
+            [page.Charts([_coordinates(request.space, outcome)], downloads=True, wide=True)],
         ),
         page.Section(
             "Importance of the settings",
@@ -97,12 +105,12 @@ def _render(request: Request, outcome: Outcome) -> str:
         page.Section(
             "Trials",
             "A pruned trial was ended early, because its accuracy was lower than that of earlier "
-            "trials at the same epoch. Each trial is a run directory in the directory of the "
-            "search.",
+            f"trials at the same epoch. {trials[0].name} and so on, beside this page, are their "
+            "run directories.",
             [_trials_table(request.space, trials)],
         ),
     ]
-    title = f"Search: {request.source}"
+    title = f"Search: {printable(request.source)}"
     subtitle = (
         f"{request.recipe.model.name} on {request.recipe.data.name}, "
         f"{request.recipe.training.epochs} epochs per trial, pruner {request.pruner}."
@@ -134,12 +142,15 @@ def _comparison(outcome: Outcome) -> list[page.Block]:
     ]
 
 
-def _how_to_train(request: Request, outcome: Outcome) -> str:
-    which = "these settings" if outcome.is_better else "the recipe's own settings"
-    return (
-        f"{BEST} beside this page has {which}: keras-cnns train --recipe {request.folder / BEST} "
-        "--run DIRECTORY"
-    )
+def _what_it_trains(outcome: Outcome) -> str:
+    number = outcome.chosen.number
+    which = "the recipe's own settings" if number == 1 else f"the settings of trial {number}"
+    return f"The training with {BEST}, which has {which}"
+
+
+def _command(folder: Path) -> str:
+    path = printable(shlex.quote(str(folder / BEST)))
+    return f"keras-cnns train --recipe {path} --run {printable(shlex.quote(f'{folder}-best'))}"
 
 
 def _space_table(request: Request, best: Trial) -> page.Table:
@@ -154,7 +165,7 @@ def _space_table(request: Request, best: Trial) -> page.Table:
 def _trials_table(space: Space, trials: Sequence[Trial]) -> page.Table:
     rows = [
         (
-            each.name,
+            str(each.number),
             each.state,
             *(format_value(each.values[key]) for key in space),
             str(each.epochs),
@@ -203,11 +214,12 @@ def _coordinates(space: Space, outcome: Outcome) -> page.Chart | None:
     columns["accuracy"] = heights, [(0.0, f"{low:.1%}"), (1.0, f"{high:.1%}")]
     best = next(index for index, each in enumerate(shown) if each.number == outcome.best.number)
     return charts.parallel_coordinates(
-        "Settings and accuracy: each line is a trial, the thick one is the best, dashed are pruned",
+        "Settings and accuracy of each trial",
         columns,
         heights,
-        thick=[best],
-        dashed=[index for index, each in enumerate(shown) if each.state == "pruned"],
+        y="value within its range",
+        marked={"recipe": 0} | ({f"best trial ({shown[best].number})": best} if best else {}),
+        dashed=("pruned", [index for index, each in enumerate(shown) if each.state == "pruned"]),
     )
 
 

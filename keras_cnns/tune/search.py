@@ -1,7 +1,5 @@
 """Search: train trials until the time is over, and compare the best one with the recipe."""
 
-import contextlib
-import io
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -13,10 +11,12 @@ import keras
 
 from keras_cnns.durations import format_seconds
 from keras_cnns.files import write_json, write_text
+from keras_cnns.lab.verdict import Verdict
 from keras_cnns.recipes import Recipe, format_recipe, with_absolute_paths
+from keras_cnns.runs.ending import CALLBACK
 from keras_cnns.runs.lock import locked
 from keras_cnns.runs.logs import by_main_output
-from keras_cnns.runs.names import RESULTS
+from keras_cnns.runs.names import CONFIG, RESULTS
 from keras_cnns.runs.run import Run, open_run
 from keras_cnns.training.callbacks.report_epoch import ReportEpoch
 from keras_cnns.training.callbacks.stop_on_divergence import DivergedError
@@ -24,7 +24,7 @@ from keras_cnns.training.trainer import train
 from keras_cnns.tune.best_recipe import format_best
 from keras_cnns.tune.budget import Clock, Plan, make_plan
 from keras_cnns.tune.comparison import Comparison, comparison_seeds
-from keras_cnns.tune.space import Space, apply_values, format_values, recipe_values
+from keras_cnns.tune.space import Space, Values, apply_values, format_values, recipe_values
 from keras_cnns.tune.study import Study, Trial, trial_name
 
 BEST = "best.toml"
@@ -43,6 +43,16 @@ class Request:
     pruner: str = "median"
     seeds: int = 3  # of the comparison at the end; 0: none
     max_trials: int | None = None
+
+    def __post_init__(self) -> None:
+        """Raise ValueError if a number is impossible."""
+        if not 0 < self.minutes < math.inf:
+            raise ValueError(f"--minutes is {self.minutes}; it must be a finite number above 0")
+        if self.seeds == 1:
+            raise ValueError(
+                "--seeds is 1, and the differences of at least 2 seeds are needed for an interval; "
+                "0 leaves the comparison out"
+            )
 
     def fixed(self) -> dict[str, Any]:
         """Return the arguments that must be equal for a search to continue, as JSON holds them."""
@@ -65,23 +75,45 @@ class Outcome:
     spent: float  # seconds
 
     @property
-    def is_better(self) -> bool:
-        """Return whether the comparison has shown that the best settings beat the recipe."""
-        return self.comparison is not None and self.comparison.is_better
+    def chosen(self) -> Trial:
+        """Return the trial whose settings `best.toml` has: the best one, or the recipe's.
+
+        It is the best one if the comparison has shown that it is better, or if no comparison was
+        wanted.
+        """
+        if self.comparison is None:
+            is_best = not self.plan.needed
+        else:
+            is_best = self.comparison.verdict is Verdict.SUPPORTED
+        return self.best if is_best else self.trials[0]
 
     def describe(self) -> str:
         """Return the result in whole sentences."""
+        if len(self.trials) == 1:
+            return (
+                "Only the recipe itself was trained, so that there is nothing to compare it with; "
+                "give more --minutes or --trials."
+            )
         if self.best.number == 1:
             return (
-                "Nothing was better than the recipe: no trial has reached a higher validation "
-                "accuracy."
+                f"Nothing was better than the recipe: none of the {len(self.trials) - 1} other "
+                "trials has reached a higher validation accuracy."
+                if len(self.trials) > 2
+                else "Nothing was better than the recipe: the other trial has not reached a higher "
+                "validation accuracy."
             )
-        if self.comparison is not None:
-            return self.comparison.describe()
-        recipe = self.trials[0].accuracy
+        result = self.comparison.describe() if self.comparison else self._describe_difference()
+        if self.chosen is self.best:
+            return result
+        path = f"{self.best.name}/{CONFIG}"
+        return f"{result} The settings of trial {self.best.number} are in {path}."
+
+    def _describe_difference(self) -> str:
+        """Return the result without a comparison over seeds."""
+        why = "There was no time for a" if self.plan.needed else "With --seeds 0 there was no"
         return (
             f"Trial {self.best.number} has a validation accuracy of {self.best.accuracy:.2%}, and "
-            f"the recipe {recipe:.2%}. There was no time for a comparison over several seeds, so "
+            f"the recipe {self.trials[0].accuracy:.2%}. {why} comparison over several seeds, so "
             "the difference may be chance."
         )
 
@@ -162,12 +194,20 @@ class _Search:
         plan = self._plan()
         importances = self.study.importances()
         outcome = Outcome(trials, best, comparison, importances, plan, self.clock.spent)
-        settings = (
-            apply_values(request.recipe, best.values) if outcome.is_better else request.recipe
+        text = format_best(
+            request.source,
+            self._recipe_of(outcome.chosen.number, outcome.chosen.values),
+            outcome.describe(),
+            best,
+            is_best=outcome.chosen is best,
         )
-        text = format_best(request.source, settings, outcome.describe(), best, outcome.is_better)
         write_text(request.folder / BEST, text)
         return outcome
+
+    def _recipe_of(self, number: int, values: Values) -> Recipe:
+        """Return the recipe of a trial; the first one's is the recipe of the search, unchanged."""
+        recipe = self.request.recipe
+        return recipe if number == 1 else apply_values(recipe, values)
 
     def _plan(self) -> Plan:
         return make_plan(self.request.minutes, self.study.trials()[0].seconds, self.request.seeds)
@@ -183,19 +223,16 @@ class _Search:
 
     def _run_trial(self) -> None:
         """Train one trial: the interrupted one, or a new one."""
-        request = self.request
         trial, values = self.study.next_trial()
         number = trial.number + 1
         is_first = number == 1
-        recipe = request.recipe if is_first else apply_values(request.recipe, values)
+        recipe = self._recipe_of(number, values)
         best = max((each.accuracy for each in self.study.trials()), default=math.nan)
         if self.state["trial"] != number:
             self.state |= {"trial": number, "began": self.clock.spent}
             self._save_spent()
-        is_pruned = False
 
         def report(epoch: int, accuracy: float) -> bool:
-            nonlocal is_pruned
             is_pruned = self.study.report(trial, epoch, accuracy)
             epochs = recipe.training.epochs
             self._show(f"trial {number}, epoch {epoch} of {epochs}: {accuracy:.1%}")
@@ -213,10 +250,13 @@ class _Search:
                 raise
             state, accuracy = "diverged", math.nan
         else:
-            state = "pruned" if is_pruned or self._is_short(run) else "completed"
             accuracies = [by_main_output(row)["val_accuracy"] for row in run.history()]
-            for epoch, accuracy in enumerate(accuracies, 1):  # those that a killed process missed
-                self.study.report(trial, epoch, accuracy)
+            # The answers once more: a process that was killed may have received them.
+            answers = [
+                self.study.report(trial, epoch, each) for epoch, each in enumerate(accuracies, 1)
+            ]
+            is_cut_off = run.results()["ended_by"] == CALLBACK  # not in its last epoch
+            state = "pruned" if any(answers) and is_cut_off else "completed"
             accuracy = max(accuracies)
         seconds = self.clock.spent - self.state["began"]
         self.study.finish(trial, state, accuracy, seconds)
@@ -227,11 +267,6 @@ class _Search:
         self.log(f"{text}: {result}{pruned}{before}, {format_seconds(seconds)}")
         if is_first:
             self.log(self._plan().describe(self.clock.spent))
-
-    def _is_short(self, run: Run) -> bool:
-        """Return whether a process before this one has pruned the trial, and was killed then."""
-        training = run.recipe.training
-        return not training.max_steps and len(run.history()) < training.epochs
 
     def _check_time(self, epoch: int) -> None:
         """Raise ValueError if the first trial shows that the time is too short."""
@@ -251,7 +286,7 @@ class _Search:
             return None
         request = self.request
         seeds = comparison_seeds(request.recipe.training.seed, request.seeds)
-        settings = {1: request.recipe, best.number: apply_values(request.recipe, best.values)}
+        settings = {1: request.recipe, best.number: self._recipe_of(best.number, best.values)}
         accuracies: dict[int, list[float]] = {number: [] for number in settings}
         self.log(f"Comparing trial {best.number} with the recipe, {len(seeds)} seeds each.")
         for seed in seeds:
@@ -276,14 +311,13 @@ class _Search:
         if (path / RESULTS).exists():
             return open_run(path)
         keras.utils.clear_session()
-        with contextlib.redirect_stdout(io.StringIO()):  # the lines of the epochs
-            return train(recipe, path, callbacks=[callback])
+        return train(recipe, path, callbacks=[callback], quiet=True)
 
     def _show(self, text: str) -> None:
         self.show(Progress(text, self.clock.spent, 60 * self.request.minutes))
 
     def _save_spent(self) -> None:
-        self.state["spent"] = round(self.clock.spent, 1)
+        self.state["spent"] = self.clock.spent
         write_json(self.request.folder / _STATE, self.state)
 
 
@@ -318,6 +352,8 @@ def _open_state(request: Request) -> dict[str, Any]:
         former = {key: state["arguments"][key] for key in fixed}
         state["spent"], state["began"] = float(state["spent"]), float(state["began"])
         state["trial"], state["searched"] = state["trial"], state["searched"]
+        if not 0 <= state["began"] <= state["spent"] < math.inf:
+            raise ValueError(f"began is {state['began']}, and spent is {state['spent']}")
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path} is damaged: {error}; remove {request.folder}, or choose another directory"

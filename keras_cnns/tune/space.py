@@ -1,5 +1,6 @@
 """The search space: which keys of a recipe vary between the trials, and over which values."""
 
+import itertools
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -12,7 +13,7 @@ from keras_cnns.suggestions import did_you_mean
 LEARNING_RATE = "optimizer.learning_rate"
 _BATCH_SIZE = "training.batch_size"
 STRENGTH = "augmentation.strength"  # no key of a recipe: it sets several of them together
-_SECTIONS = ("model", "augmentation", "optimizer", "training")
+_SECTIONS = ("model", "augmentation", "optimizer", "training", "class_balance")
 _FIXED = ("training.epochs", "training.seed", "training.max_steps")
 _MAX_CHOICES = 50
 _RANGE = re.compile(r"([^:,]*):([^:,]*)(:log)?")
@@ -112,6 +113,7 @@ def make_space(recipe: Recipe, searches: Iterable[str] = ()) -> Space:
             space[key] = values
     if not space:
         raise ValueError("nothing is left to search; give a range: --search KEY=LOW:HIGH")
+    _check_pairs(recipe, space)
     return space
 
 
@@ -207,6 +209,22 @@ def _parse_search(text: str, recipe: Recipe) -> tuple[str, Range | Choice | None
             f"use --set {key}={given}; to search, give a range or several values"
         )
     return key, values
+
+
+def _check_pairs(recipe: Recipe, space: Space) -> None:
+    """Raise ValueError if values of two keys exclude each other.
+
+    A trial would fail with them in the middle of the search.
+    """
+    for (key, values), (other_key, others) in itertools.combinations(space.items(), 2):
+        for value, other in itertools.product(values.ends(), others.ends()):
+            try:
+                apply_values(recipe, {key: value, other_key: other})
+            except RecipeError as error:
+                raise ValueError(
+                    f"{key} = {value} and {other_key} = {other} exclude each other, and both are "
+                    f"in the search space; search only one of the keys: {error}"
+                ) from None
 
 
 def _check_key(key: str, recipe: Recipe) -> None:

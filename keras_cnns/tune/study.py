@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from keras_cnns.files import replacing
 from keras_cnns.suggestions import find
 from keras_cnns.tune.space import Space, Values
 
@@ -82,70 +83,91 @@ class Study:
     def __init__(self, folder: Path, space: Space, own: Values, epochs: int, pruner: str) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.space, self.own = space, own
-        make_pruner = find(pruner, _PRUNERS, "pruner")
+        self._pruner = find(pruner, _PRUNERS, "pruner")(epochs)
+        self._decisions: dict[int, bool] = {}  # epoch of the current trial -> whether to prune it
         path = folder / JOURNAL
         _repair(path)
         try:
-            backend = optuna.storages.journal.JournalFileBackend(str(path))
-            self._study = optuna.create_study(
-                storage=optuna.storages.JournalStorage(backend),
-                study_name=_NAME,
-                direction="maximize",
-                load_if_exists=True,
-                pruner=make_pruner(epochs),
-            )
-            self._study.get_trials()
+            self._study = self._open(path)
+            self._interrupted = self._remove_interrupted(path)
         except (ValueError, KeyError, TypeError, AssertionError) as error:
             raise ValueError(
                 f"{path} is damaged: {error}; remove {folder}, or choose another directory"
             ) from error
 
-    def next_trial(self) -> tuple[Any, Values]:
-        """Return the trial that was interrupted, or a new one, and its values.
+    def _open(self, path: Path) -> Any:
+        backend = optuna.storages.journal.JournalFileBackend(str(path))
+        return optuna.create_study(
+            storage=optuna.storages.JournalStorage(backend),
+            study_name=_NAME,
+            direction="maximize",
+            load_if_exists=True,
+            pruner=self._pruner,
+        )
 
-        The values of a trial depend only on the trials before it, so that a search that was
-        interrupted continues with the same values.
+    def _remove_interrupted(self, path: Path) -> Any:
+        """Remove the trial that was interrupted from the journal; return it, or None.
+
+        Nothing of it may remain: successive halving writes into the journal when it decides, so
+        that it would decide differently if it were asked again about the same epoch.
         """
-        trials = self._study.get_trials(deepcopy=False)
-        running = [each for each in trials if each.state == optuna.trial.TrialState.RUNNING]
-        number = running[0].number if running else len(trials)
+        trials = self._study.get_trials()
+        ended = [each for each in trials if each.state in _ENDED]
+        if len(ended) == len(trials):
+            return None
+        with replacing(path) as partial:
+            partial.unlink(missing_ok=True)
+            self._open(partial).add_trials(ended)
+        self._study = self._open(path)
+        (interrupted,) = trials[len(ended) :]
+        return interrupted
+
+    def next_trial(self) -> tuple[Any, Values]:
+        """Return a new trial, or the interrupted one again, and its values.
+
+        The values depend only on the trials before it. An interrupted trial has the same values
+        and decisions as before: its epochs are reported once more, in the same order.
+        """
+        number = len(self._study.get_trials(deepcopy=False))
         self._study.sampler = optuna.samplers.TPESampler(
             seed=number, n_startup_trials=_RANDOM_TRIALS
         )
-        if not trials:
+        interrupted, self._interrupted = self._interrupted, None
+        self._decisions = {}
+        if number == 0:
             # The sampler learns from those of the recipe's values that lie in the space.
             self._study.enqueue_trial(
                 {key: own for key, own in self.own.items() if self.space[key].contains(own)}
             )
-        if running:
-            trial = optuna.trial.Trial(self._study, running[0]._trial_id)
-        else:
-            trial = self._study.ask()
-        if _VALUES in trial.user_attrs:
-            return trial, dict(trial.user_attrs[_VALUES])
-        is_first = trial.number == 0
-        values = dict(self.own) if is_first else {}
+        elif interrupted and _VALUES in interrupted.user_attrs:
+            self._study.enqueue_trial(interrupted.params)
+        trial = self._study.ask()
+        values = dict(self.own) if number == 0 else {}
         for key, each in self.space.items():
-            if not is_first:
+            if number > 0:
                 values[key] = each.suggest(trial, key)
             elif each.contains(self.own[key]):
                 each.suggest(trial, key)
         trial.set_user_attr(_VALUES, values)
+        for epoch, accuracy in (interrupted.intermediate_values if interrupted else {}).items():
+            self.report(trial, epoch, accuracy)
         return trial, values
 
     def report(self, trial: Any, epoch: int, accuracy: float) -> bool:
         """Record the validation accuracy of an epoch; return whether to prune the trial.
 
-        The first trial is never pruned. An epoch that a resumed training repeats counts once.
+        The pruner is asked once about each epoch: an epoch that a resumed training repeats has the
+        same answer again. It is asked about the first trial too, with which it compares the others,
+        but the first trial is never pruned.
         """
-        record = self._study.get_trials(deepcopy=False)[trial.number]
-        if epoch not in record.intermediate_values:
+        if epoch not in self._decisions:
             trial.report(accuracy, epoch)
-        return trial.number > 0 and bool(trial.should_prune())
+            self._decisions[epoch] = bool(trial.should_prune())
+        return trial.number > 0 and self._decisions[epoch]
 
     def finish(self, trial: Any, state: str, accuracy: float, seconds: float) -> None:
         """Record the end of a trial."""
-        trial.set_user_attr(_SECONDS, round(seconds, 1))
+        trial.set_user_attr(_SECONDS, seconds)
         trial.set_user_attr(_STATE, state)
         if state == "completed":
             self._study.tell(trial, accuracy)
@@ -208,5 +230,5 @@ def _repair(path: Path) -> None:
                     f"{path}: line {number} is damaged; remove {path.parent}, or choose another "
                     "directory"
                 ) from None
-    for lock in path.parent.glob(f"{path.name}.lock*"):
+    for lock in path.parent.glob(f"{path.stem}*.lock*"):
         lock.unlink()
