@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -93,7 +94,7 @@ def test_better_settings_are_written_with_their_interval(
 ) -> None:
     request, outcome = better
     assert outcome.best.number == 2
-    assert outcome.is_better
+    assert outcome.chosen is outcome.best
     assert outcome.comparison is not None
     decision = outcome.comparison.decide()
     assert decision.mean == pytest.approx(5.2)
@@ -108,8 +109,8 @@ def test_better_settings_are_written_with_their_interval(
 @pytest.mark.parametrize(
     ("validation", "test", "message"),
     [
-        ((0.6, 0.6), (0.0, 1.0), "no trial has reached a higher validation accuracy"),
-        ((0.5, 0.6), (0.8, 0.8 - 0.004), "Nothing was better than the recipe: the test accuracy"),
+        ((0.6, 0.6), (0.0, 1.0), "the other trial has not reached a higher validation accuracy"),
+        ((0.5, 0.6), (0.8, 0.8 - 0.002), "It remains open whether trial 2 is better"),
     ],
 )
 def test_nothing_was_better(
@@ -122,8 +123,9 @@ def test_nothing_was_better(
 ) -> None:
     request = make_request(tmp_path / "search", quick_recipe)
     outcome = planted_search(request, finished_run, validation=validation, test=test)
-    assert not outcome.is_better
+    assert outcome.chosen.number == 1
     assert message in outcome.describe()
+    assert ("in trial-0002/config.toml" in outcome.describe()) == (outcome.best.number == 2)
     assert load_recipe(request.folder / BEST) == request.recipe
     # The same call again trains nothing, and more minutes or trials continue.
     assert search(request, log=lambda line: None).trials == outcome.trials
@@ -131,8 +133,37 @@ def test_nothing_was_better(
         search(replace(request, max_trials=3), show=kill_at("trial 3:"), log=lambda line: None)
 
 
-def test_a_real_trial_is_pruned_and_is_an_ordinary_run(
+def test_without_seeds_the_best_settings_are_chosen_and_not_called_better(
     tmp_path: Path, finished_run: Run, quick_recipe: Recipe
+) -> None:
+    request = make_request(tmp_path / "search", quick_recipe, seeds=0)
+    outcome = planted_search(request, finished_run, validation=(0.5, 0.6), test=(0.8, 0.9))
+    assert outcome.chosen.number == 2
+    assert "With --seeds 0 there was no comparison" in outcome.describe()
+    text = (request.folder / BEST).read_text()
+    assert "These are the settings of trial 2." in text
+    assert load_recipe(request.folder / BEST) == apply_values(request.recipe, outcome.best.values)
+    # More seeds than fit into the time: no comparison either, and then nothing is chosen.
+    outcome = search(replace(request, seeds=100, minutes=0.01), log=lambda line: None)
+    assert outcome.chosen.number == 1
+    assert "There was no time for a comparison" in outcome.describe()
+    assert "trial-0002/config.toml" in outcome.describe()
+
+
+def test_a_search_of_one_trial_compares_nothing(
+    tmp_path: Path, finished_run: Run, quick_recipe: Recipe
+) -> None:
+    request = make_request(tmp_path / "search", quick_recipe, max_trials=1)
+    with pytest.raises(KilledError):
+        search(request, show=kill_at("trial 1:"), log=lambda line: None)
+    plant(finished_run, request.folder / "trial-0001", validation=0.5, test=0.5)
+    outcome = search(request, log=lambda line: None)
+    assert "Only the recipe itself was trained" in outcome.describe()
+
+
+@pytest.mark.soak
+def test_a_real_trial_is_pruned_and_is_an_ordinary_run(
+    tmp_path: Path, finished_run: Run, quick_recipe: Recipe, capfd: pytest.CaptureFixture[str]
 ) -> None:
     request = make_request(tmp_path / "search", quick_recipe, pruner="asha", seeds=0)
     lines: list[str] = []
@@ -145,7 +176,9 @@ def test_a_real_trial_is_pruned_and_is_an_ordinary_run(
     recipe, second = outcome.trials
     assert (recipe.state, recipe.accuracy) == ("completed", 0.999)
     assert (second.state, second.epochs) == ("pruned", 1)
+    assert not capfd.readouterr().out
     run = open_run(request.folder / second.name)
+    assert run.results()["ended_by"] == "callback"
     assert len(run.history()) == 1
     assert run.load_model().count_params() > 0
     assert run.recipe.optimizer.learning_rate != quick_recipe.optimizer.learning_rate
@@ -175,9 +208,11 @@ def test_another_search_in_the_directory_is_refused(
     with pytest.raises(ValueError, match="is a file"):
         search(make_request(tmp_path / "file", quick_recipe))
     (tmp_path / "file").unlink()
-    (tmp_path / "tune.json").write_text("{")
-    with pytest.raises(ValueError, match=r"tune\.json is damaged"):
-        search(make_request(tmp_path, quick_recipe))
+    state = json.loads((request.folder / "tune.json").read_text())
+    for damaged in ("{", "[]", json.dumps(state | {"spent": math.nan}), '{"spent": 1}'):
+        (tmp_path / "tune.json").write_text(damaged)
+        with pytest.raises(ValueError, match=r"tune\.json is damaged"):
+            search(make_request(tmp_path, quick_recipe))
 
 
 def test_a_missing_optuna_is_named_with_its_extra(
@@ -197,6 +232,8 @@ def test_a_missing_optuna_is_named_with_its_extra(
         (["digits-resnet2"], "did you mean 'digits-resnet20'"),
         ([SOURCE, "--search", "optimizer.learning_rat=1:2"], "did you mean"),
         ([SOURCE, "--minutes", "nan"], "--minutes"),
+        ([SOURCE, "--minutes", "inf"], "--minutes is inf; it must be a finite number"),
+        ([SOURCE, "--seeds", "1"], "differences of at least 2 seeds are needed"),
     ],
 )
 def test_wrong_arguments_write_nothing(tmp_path: Path, arguments: list[str], message: str) -> None:
@@ -218,6 +255,21 @@ def chromium() -> Iterator[Browser]:
         browser.close()
 
 
+def test_the_page_has_the_charts_and_the_command(better: tuple[Request, Outcome]) -> None:
+    request, _ = better
+    text = (request.folder / PAGE).read_text()
+    for part in (
+        "Trial 2 is at least 5.03 points better",
+        f"keras-cnns train --recipe {request.folder / BEST} --run {request.folder}-best",
+        "Test accuracy of each seed",
+        "Validation accuracy of each trial",
+        "Settings and accuracy of each trial",
+        "fewer than four completed trials",
+    ):
+        assert part in text
+
+
+@pytest.mark.soak
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
 def test_everyone_can_read_the_page(
     chromium: Browser, better: tuple[Request, Outcome], width: int, scheme: str

@@ -97,6 +97,23 @@ def test_a_wrong_search_says_what_is_right(text: str, message: str) -> None:
         make_space(RECIPE, [text])
 
 
+def test_values_that_exclude_each_other_are_refused_before_the_search() -> None:
+    searches = ["training.early_stopping_patience=0,3", "optimizer.schedule=constant,cosine"]
+    recipe = load_recipe("digits-resnet20", ["optimizer.schedule=constant"])
+    for each in searches:
+        make_space(recipe, [each])
+    message = "early_stopping_patience = 3 and optimizer.schedule = cosine exclude each other"
+    with pytest.raises(ValueError, match=message):
+        make_space(recipe, searches)
+
+
+def test_class_balance_can_be_searched() -> None:
+    space = make_space(RECIPE, ["class_balance.focal_gamma=0:3"])
+    values = {"class_balance.focal_gamma": 1.5}
+    assert space["class_balance.focal_gamma"] == Range(0, 3)
+    assert apply_values(RECIPE, values).class_balance.focal_gamma == 1.5
+
+
 def test_a_key_is_searched_once() -> None:
     with pytest.raises(ValueError, match=r"names optimizer\.momentum twice"):
         make_space(RECIPE, ["optimizer.momentum=0:0.9", "optimizer.momentum=0.1:0.9"])
