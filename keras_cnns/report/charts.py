@@ -372,7 +372,7 @@ def parallel_coordinates(
         axes.set_yticks([])
         axes.set_ylim(-0.06, 1.06)
         axes.set_xlim(-0.1, len(columns) - 0.6)
-        names = [shorten(name.replace("_", " "), 18) for name in columns]
+        names = [shorten(name, 18) for name in columns]
         axes.set_xticks(range(len(columns)), names)
         axes.spines[["left", "bottom"]].set_visible(False)
         axes.tick_params(length=0)

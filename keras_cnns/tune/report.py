@@ -2,7 +2,7 @@
 
 import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,15 @@ from keras_cnns.durations import format_seconds
 from keras_cnns.files import write_text
 from keras_cnns.report import charts, page
 from keras_cnns.tune.search import BEST, Outcome, Request
-from keras_cnns.tune.space import Choice, Range, Space, Value, format_value, recipe_values
+from keras_cnns.tune.space import (
+    Choice,
+    Range,
+    Space,
+    Value,
+    format_value,
+    recipe_values,
+    short_names,
+)
 from keras_cnns.tune.study import Trial
 
 PAGE = "tune.html"
@@ -33,7 +41,7 @@ def write_report(request: Request, outcome: Outcome) -> Path:
 
 def _render(request: Request, outcome: Outcome) -> str:
     """Return the page as HTML."""
-    trials = outcome.trials
+    trials, names = outcome.trials, _names(request.space)
     counts = {
         state: sum(each.state == state for each in trials)
         for state in ("completed", "pruned", "diverged")
@@ -85,7 +93,7 @@ def _render(request: Request, outcome: Outcome) -> str:
                     [
                         charts.bars(
                             "Importance of the settings",
-                            outcome.importances,
+                            {names[key]: each for key, each in outcome.importances.items()},
                             x="fraction of the variance",
                             percent=True,
                         )
@@ -174,9 +182,13 @@ def _trials_table(space: Space, trials: Sequence[Trial]) -> page.Table:
         )
         for each in trials
     ]
-    names = [key.partition(".")[2].replace("_", " ") for key in space]
-    columns = ("trial", "state", *names, "epochs", _ACCURACY, "time")
+    columns = ("trial", "state", *_names(space).values(), "epochs", _ACCURACY, "time")
     return page.Table(columns, rows, numbers=3)
+
+
+def _names(keys: Iterable[str]) -> dict[str, str]:
+    """Return the names of keys in tables and charts."""
+    return {key: name.replace("_", " ") for key, name in short_names(keys).items()}
 
 
 def _history(trials: Sequence[Trial]) -> page.Chart | None:
@@ -204,8 +216,9 @@ def _coordinates(space: Space, outcome: Outcome) -> page.Chart | None:
     shown = [each for each in outcome.trials if not math.isnan(each.accuracy)]
     if len(shown) < _MIN_FOR_COORDINATES:
         return None
+    names = _names(space)
     columns = {
-        key.partition(".")[2]: _axis(values, [each.values[key] for each in shown])
+        names[key]: _axis(values, [each.values[key] for each in shown])
         for key, values in space.items()
     }
     accuracies = np.array([each.accuracy for each in shown])

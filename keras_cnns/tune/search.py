@@ -106,15 +106,19 @@ class Outcome:
         if self.chosen is self.best:
             return result
         path = f"{self.best.name}/{CONFIG}"
-        return f"{result} The settings of trial {self.best.number} are in {path}."
+        return f"{result} The settings of trial {self.best.number} are in {path}, beside {BEST}."
 
     def _describe_difference(self) -> str:
         """Return the result without a comparison over seeds."""
-        why = "There was no time for a" if self.plan.needed else "With --seeds 0 there was no"
+        why, remedy = "With --seeds 0 there was no", ""
+        if self.plan.needed:
+            minutes = math.ceil((self.spent + self.plan.needed) / 60)
+            why = "There was no time for a"
+            remedy = f" The same command with --minutes {minutes} compares them."
         return (
             f"Trial {self.best.number} has a validation accuracy of {self.best.accuracy:.2%}, and "
             f"the recipe {self.trials[0].accuracy:.2%}. {why} comparison over several seeds, so "
-            "the difference may be chance."
+            f"the difference may be chance.{remedy}"
         )
 
 

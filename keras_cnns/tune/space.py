@@ -3,6 +3,7 @@
 import itertools
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, cast
@@ -148,9 +149,15 @@ def apply_values(recipe: Recipe, values: Mapping[str, Value]) -> Recipe:
 
 def format_values(values: Mapping[str, Value]) -> str:
     """Return values as text: `learning_rate 0.1, batch_size 32`."""
-    return ", ".join(
-        f"{key.partition('.')[2]} {format_value(each)}" for key, each in values.items()
-    )
+    names = short_names(values)
+    return ", ".join(f"{names[key]} {format_value(each)}" for key, each in values.items())
+
+
+def short_names(keys: Iterable[str]) -> dict[str, str]:
+    """Return each key's name without its section; the key itself if two have the same name."""
+    names = {key: key.partition(".")[2] for key in keys}
+    counts = Counter(names.values())
+    return {key: name if counts[name] == 1 else key for key, name in names.items()}
 
 
 def format_value(value: Value) -> str:

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 import shutil
 import subprocess
 import sys
@@ -147,7 +148,15 @@ def test_without_seeds_the_best_settings_are_chosen_and_not_called_better(
     outcome = search(replace(request, seeds=100, minutes=0.01), log=lambda line: None)
     assert outcome.chosen.number == 1
     assert "There was no time for a comparison" in outcome.describe()
-    assert "trial-0002/config.toml" in outcome.describe()
+    assert "trial-0002/config.toml, beside best.toml" in outcome.describe()
+    # With the minutes that it names there is one.
+    minutes = float(re.findall(r"--minutes (\d+) compares them", outcome.describe())[0])
+    with pytest.raises(KilledError):
+        search(
+            replace(request, seeds=100, minutes=minutes),
+            show=kill_at("trial-0001-seed-3"),
+            log=lambda line: None,
+        )
 
 
 def test_a_search_of_one_trial_compares_nothing(

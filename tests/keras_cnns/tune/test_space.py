@@ -13,6 +13,7 @@ from keras_cnns.tune.space import (
     apply_values,
     make_space,
     recipe_values,
+    short_names,
 )
 
 RECIPE = load_recipe("digits-resnet20")
@@ -105,6 +106,11 @@ def test_values_that_exclude_each_other_are_refused_before_the_search() -> None:
     message = "early_stopping_patience = 3 and optimizer.schedule = cosine exclude each other"
     with pytest.raises(ValueError, match=message):
         make_space(recipe, searches)
+
+
+def test_keys_with_the_same_name_keep_their_section() -> None:
+    names = short_names(["model.name", "optimizer.name", "optimizer.momentum"])
+    assert list(names.values()) == ["model.name", "optimizer.name", "momentum"]
 
 
 def test_class_balance_can_be_searched() -> None:
