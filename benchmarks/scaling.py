@@ -21,6 +21,7 @@ REQUESTS = (1_000, 100_000)  # per second
 FORMATS = ("float32", "bfloat16", "int8")
 GRADIENT_BYTES = {"float32": 4, "bfloat16": 2}  # per parameter
 TRAINING_FACTOR = 3  # forward, gradient of the inputs, gradient of the weights
+BACKWARD = 2 / 3  # fraction of a step: the last two of these three, which cost the same
 TARGET = 0.9  # efficiency
 
 Inputs = dict[str, Any]
@@ -48,7 +49,7 @@ def efficiency(compute: float, communication: float, overlap: float) -> float:
         compute: seconds of a step of one worker.
         communication: seconds of the all-reduce.
         overlap: the fraction of the compute time during which the all-reduce can run: 0 if it
-            begins after the backward pass, 1 if all of it is hidden.
+            begins after the backward pass, `BACKWARD` if it can run during the whole of it.
     """
     return compute / (compute + max(0.0, communication - overlap * compute))
 
@@ -95,7 +96,8 @@ def efficiency_table(inputs: Inputs) -> str:
         for link, gbit in inputs["links_gbit"].items():
             times = [ring_seconds(size, each, gbit, inputs["latency"]) for each in WORKERS]
             bounds = [
-                (efficiency(compute, each, 0), efficiency(compute, each, 1)) for each in times
+                (efficiency(compute, each, 0), efficiency(compute, each, BACKWARD))
+                for each in times
             ]
             rows.append(
                 (
@@ -162,7 +164,7 @@ def training_table(inputs: Inputs, prices: dict[str, float | None]) -> str:
         images = inputs["trainings"][step["model"]]["images"]
         for workers in GPUS:
             communication = ring_seconds(size, workers, gbit, inputs["latency"])
-            low, high = (efficiency(compute, communication, overlap) for overlap in (0, 1))
+            low, high = (efficiency(compute, communication, overlap) for overlap in (0, BACKWARD))
             hours = images / step["images_per_second"] / 3600
             bounds = [hours / each for each in (high, low)]  # device-hours
             price = prices[step["unit"]]
@@ -213,6 +215,17 @@ def serving_table(inputs: Inputs, prices: dict[str, float | None]) -> str:
     return table((*columns, "core-hours per day", "cost per day"), rows)
 
 
+def other_table(inputs: Inputs) -> str:
+    """Return the core time of a request to ResNet-50 for other values of `other_core_seconds`."""
+    serving = inputs["serving"]["ResNet-50"]
+    rows = []
+    for other in inputs["other_core_seconds_tried"]:
+        changed = serving | {"other_core_seconds": other}
+        times = [f"{core_seconds(changed, each) * 1e3:.3f} ms" for each in FORMATS]
+        rows.append((f"{other * 1e3:g} ms", *times))
+    return table(("decoding, protocol and batching", *FORMATS), rows)
+
+
 def cost(price: float | None, hours: Sequence[float]) -> str:
     """Return the cost of hours; without a price, what to give."""
     if price is None:
@@ -235,6 +248,7 @@ def tables(inputs: Inputs) -> dict[str, str]:
         "goyal": goyal_table(inputs),
         "training": training_table(inputs, prices),
         "serving": serving_table(inputs, prices),
+        "other": other_table(inputs),
     }
 
 
