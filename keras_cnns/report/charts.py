@@ -503,7 +503,8 @@ def _draw(paint: Callable[[Axes], None], title: str, size: tuple[float, float] =
     text = re.sub(r"font(?:-family)?: (\d+px )?'DejaVu Sans'[^;\"]*", r"font-size: \1", text)
     text = text.replace("font-size: ;", "").replace("<svg ", f"<svg {_FONT} ", 1)
     names = ", ".join(axes.get_legend_handles_labels()[1])
-    description = f"{title}: {axes.get_ylabel()} against {axes.get_xlabel()}"
+    labels = [label for label in (axes.get_ylabel(), axes.get_xlabel()) if label]
+    description = f"{title}: {' against '.join(labels)}"
     return Chart(
         title,
         f"{description} ({names})" if names else description,

@@ -348,11 +348,11 @@ def _open_state(request: Request) -> dict[str, Any]:
                 f"{request.folder} holds something already, and no {_STATE}; choose another "
                 "directory"
             )
-        state = {"arguments": fixed, "spent": 0.0, "searched": None, "trial": 0, "began": 0.0}
-        write_json(path, state)
-        return state
+        new = {"arguments": fixed, "spent": 0.0, "searched": None, "trial": 0, "began": 0.0}
+        write_json(path, new)
+        return new
     try:
-        state = dict(json.loads(path.read_text("utf-8")))
+        state: dict[str, Any] = dict(json.loads(path.read_text("utf-8")))
         former = {key: state["arguments"][key] for key in fixed}
         state["spent"], state["began"] = float(state["spent"]), float(state["began"])
         state["trial"], state["searched"] = state["trial"], state["searched"]

@@ -31,7 +31,7 @@ def test_the_default_space_lies_around_the_recipe() -> None:
     rate = space[LEARNING_RATE]
     assert isinstance(rate, Range)
     assert rate.log
-    assert (rate.low, rate.high) == (pytest.approx(0.02), pytest.approx(0.5))
+    assert [rate.low, rate.high] == pytest.approx([0.02, 0.5])
     assert space["training.batch_size"] == Choice((16, 32, 64))
     own = recipe_values(RECIPE, space)
     assert all(values.contains(own[key]) for key, values in space.items())
