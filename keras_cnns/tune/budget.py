@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from keras_cnns.durations import format_seconds
 
-MIN_TRIALS = 3  # besides the recipe's; with fewer, the time is not divided
+_MIN_TRIALS = 3  # besides the recipe's; with fewer, the time is not divided
 _MARGIN = 1.05  # of the reservation, since durations vary
 _MIN_SECONDS = 1e-3  # of a training; a clock may show 0
 
@@ -57,7 +57,7 @@ def make_plan(minutes: float, trial: float, seeds: int) -> Plan:
     """
     total, trial = 60 * minutes, max(trial, _MIN_SECONDS)
     needed = _MARGIN * 2 * seeds * trial
-    is_enough = total - needed >= (1 + MIN_TRIALS) * trial
+    is_enough = total - needed >= (1 + _MIN_TRIALS) * trial
     return Plan(total, trial, needed if is_enough else 0.0, needed)
 
 
