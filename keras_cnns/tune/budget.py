@@ -1,7 +1,8 @@
 """Plan a search from its time and the measured duration of one training."""
 
+import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from keras_cnns.durations import format_seconds
 
@@ -27,6 +28,15 @@ class Plan:
     def fitting(self, spent: float) -> int:
         """Return the number of whole trainings that fit into the rest of the search."""
         return max(0, int((self.search_ends - spent) / self.trial))
+
+    def minutes_to_compare(self, spent: float) -> int:
+        """Return the minutes of a search that has time for the comparison now."""
+        return math.floor((self.needed + max(spent, self.min_search)) / 60) + 1
+
+    @property
+    def min_search(self) -> float:
+        """Return the seconds that are never given to the comparison."""
+        return (1 + _MIN_TRIALS) * self.trial
 
     def describe(self, spent: float) -> str:
         """Return the plan in whole sentences."""
@@ -57,8 +67,8 @@ def make_plan(minutes: float, trial: float, seeds: int) -> Plan:
     """
     total, trial = 60 * minutes, max(trial, _MIN_SECONDS)
     needed = _MARGIN * 2 * seeds * trial
-    is_enough = total - needed >= (1 + _MIN_TRIALS) * trial
-    return Plan(total, trial, needed if is_enough else 0.0, needed)
+    plan = Plan(total, trial, needed, needed)
+    return plan if plan.search_ends >= plan.min_search else replace(plan, reserved=0.0)
 
 
 class Clock:

@@ -112,7 +112,7 @@ class Outcome:
         """Return the result without a comparison over seeds."""
         why, remedy = "With --seeds 0 there was no", ""
         if self.plan.needed:
-            minutes = math.ceil((self.spent + self.plan.needed) / 60)
+            minutes = self.plan.minutes_to_compare(self.spent)
             why = "There was no time for a"
             remedy = f" The same command with --minutes {minutes} compares them."
         return (

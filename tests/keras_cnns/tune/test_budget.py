@@ -20,5 +20,9 @@ def test_a_short_search_has_no_comparison_and_says_so() -> None:
     assert plan.reserved == 0
     assert "is left out" in plan.describe(spent=60)
     assert "comparison" not in make_plan(minutes=5, trial=60, seeds=0).describe(spent=60)
+    for spent in (60, 1000):
+        minutes = make_plan(minutes=5, trial=60, seeds=3).minutes_to_compare(spent)
+        assert make_plan(minutes, trial=60, seeds=3).reserved
+        assert make_plan(minutes, trial=60, seeds=3).search_ends >= spent
     assert make_plan(minutes=1, trial=0.0, seeds=3).fitting(spent=0) > 0  # by a coarse clock
     assert make_plan(minutes=1, trial=90, seeds=0).fitting(spent=90) == 0
