@@ -8,7 +8,7 @@ from keras_cnns.training.callbacks.report_epoch import ReportEpoch
 
 def test_every_epoch_is_reported_until_the_answer_is_yes() -> None:
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, activation="softmax")])
-    model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"], run_eagerly=True)
     images, labels = np.zeros((4, 3), "float32"), np.zeros(4, int)
     reported: list[tuple[int, float]] = []
 
