@@ -11,7 +11,7 @@ BENCHMARKS = $(shell grep -le --quick benchmarks/*.py)
 PACKAGES := awk '/^Collecting / {print "  " $$2; fflush()} /^Successfully installed/ {print "done"} \
 	/^Installing collected/ {print "Installing collected packages ..."; fflush()}'
 
-.PHONY: setup demo serve protos docs test soak test-parity test-lowest test-newest check check-deploy bench clean
+.PHONY: setup demo serve protos docs test soak test-parity test-lowest test-newest test-cluster check check-deploy bench clean
 
 setup: $(INSTALLED)
 
@@ -79,6 +79,12 @@ test-lowest test-newest: test-%: setup
 		--ignore tests/serve/protocols/tfserving/test_tensor.py \
 		--ignore tests/serve/page/test_browser.py
 
+# Scoring on a Ray cluster of two nodes of this machine; Ray stays out of the environment of the others.
+test-cluster: setup
+	$(PYTHON) -m venv .venv-cluster
+	.venv-cluster/bin/python -m pip install --quiet --editable './serve[ray]' httpx onnx pytest pytest-timeout
+	.venv-cluster/bin/python -m pytest tests/cluster
+
 check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -97,4 +103,4 @@ bench: setup
 	@for script in $(BENCHMARKS); do $(BIN)/python $$script --quick || exit 1; done
 
 clean:
-	rm -rf $(VENV) $(PARITY) .venv-lowest .venv-newest .venv-deploy .venv-peers .mypy_cache .pytest_cache .ruff_cache dist build export/dist serve/dist
+	rm -rf $(VENV) $(PARITY) .venv-lowest .venv-newest .venv-deploy .venv-cluster .venv-peers .mypy_cache .pytest_cache .ruff_cache dist build export/dist serve/dist
