@@ -42,8 +42,9 @@ protos: setup
 docs: setup
 	$(BIN)/keras-cnns recipes --markdown > docs/recipes.md
 
+# In the order of the files: sorted by the number of tests, the few slow ones would run last and alone.
 test: setup
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # What takes too long for every change: each architecture family in every format, and the server
 # under attack, which is alone on the machine for the sake of its timings.
