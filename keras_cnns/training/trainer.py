@@ -35,6 +35,7 @@ def train(
     callbacks: Sequence[keras.callbacks.Callback] = (),
     folds_after: int = 0,
     distribution: Distribution | None = None,
+    quiet: bool = False,
 ) -> Run:
     """Train a recipe's model and write a run directory.
 
@@ -54,6 +55,7 @@ def train(
             includes them.
         distribution: the devices that train, by default one. With several processes, each of them
             makes this call; see `processes.connected`.
+        quiet: whether to print only problems, and neither the epochs nor how the training ended.
 
     Returns:
         The finished run; its model is that of the epoch with the best validation accuracy. Its
@@ -81,19 +83,27 @@ def train(
         if distribution.agree(is_finished):
             return open_run(run) if distribution.is_first else Run(run, recipe, ())
         return _train(
-            *(recipe, directory, checkpoint_seconds, checkpoint_steps, callbacks, folds_after),
-            distribution,
+            recipe,
+            directory,
+            checkpoint_seconds=checkpoint_seconds,
+            checkpoint_steps=checkpoint_steps,
+            extra_callbacks=callbacks,
+            folds_after=folds_after,
+            distribution=distribution,
+            quiet=quiet,
         )
 
 
 def _train(
     recipe: Recipe,
     run: Path,
+    *,
     checkpoint_seconds: float | None,
     checkpoint_steps: int | None,
     extra_callbacks: Sequence[keras.callbacks.Callback],
     folds_after: int,
     distribution: Distribution,
+    quiet: bool,
 ) -> Run:
     """Train in a locked run directory whose recipe is this one."""
     check_initial_weights(recipe)
@@ -122,9 +132,10 @@ def _train(
         seconds=checkpoint_seconds,
         steps=checkpoint_steps,
         folds_after=folds_after,
+        quiet=quiet,
     )
     resume = callbacks.resume
-    if resume.step:
+    if resume.step and not quiet:
         print_message(f"{run}: going on from step {resume.step}, in epoch {resume.epoch + 1}")
     try:
         model.fit(
@@ -157,12 +168,18 @@ def _train(
         "training_seconds": round(resume.training_seconds, 1),
         "best_epoch": callbacks.save_best.best_epoch,
         "last_epoch": -(-resume.step // steps_per_epoch),
-        "ended_by": find_reason(recipe, resume.step, has_stopped_early=callbacks.has_stopped_early),
+        "ended_by": find_reason(
+            recipe,
+            resume.step,
+            steps_per_epoch,
+            has_stopped_early=callbacks.has_stopped_early,
+        ),
         "test": predictions.metrics(),
         "test_classes": predictions.count_classes(),
         "confidence": confidence.to_dict(),
     }
-    print_message(f"{run}: {describe_ending(recipe, results)}")
+    if not quiet:
+        print_message(f"{run}: {describe_ending(recipe, results)}")
     with naming_the_file(run / RESULTS):
         write_json(run / RESULTS, results)
     return replace(open_run(run), predictions=predictions)
