@@ -70,7 +70,7 @@ def lines(
     Args:
         title: the chart's title.
         series: the lines, by their names in the legend; "" is not in the legend. A line's index
-            determines its colour, also if other lines have no values.
+            determines its colour, even if other lines have no values.
         x: the label of the x axis, with its unit.
         y: the label of the y axis.
         log: whether the y axis is logarithmic; values that are not above 0 are left out.

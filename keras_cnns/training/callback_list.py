@@ -58,7 +58,7 @@ class RunCallbacks:
         return self.early_stopping is not None and self.early_stopping.stopped_epoch > 0
 
     def close(self) -> None:
-        """Release the terminal and the signals, also if `fit` has failed."""
+        """Release the terminal and the signals, even if `fit` has failed."""
         self.stop_on_signal.close()
         self.progress.close()
 

@@ -89,7 +89,7 @@ class Distribution:
             if model.test_function is None or force:
                 model.test_function = step.compiled(jax, model.test_step)
 
-        # `fit` and `evaluate` call these, also after the model was compiled again.
+        # `fit` and `evaluate` call these, even after the model was compiled again.
         model.make_train_function = make_train_function
         model.make_test_function = make_test_function
 
