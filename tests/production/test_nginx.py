@@ -12,6 +12,7 @@ from tests.production.replicas import (
     DEPLOY,
     Replica,
     Site,
+    check_that_a_draining_replica_gets_no_requests,
     check_what_is_not_for_clients,
     make_site,
     program,
@@ -49,6 +50,9 @@ def replicas(repository: Path, site: Site) -> Iterator[list[Replica]]:
     listen = "listen 443 ssl http2;"
     assert listen in text
     text = text.replace(listen, f"listen 127.0.0.1:{site.ports[443]} ssl http2;")
+    rate = "rate=200r/s;"
+    assert rate in text
+    text = text.replace(rate, "rate=20000r/s;")
     (site.folder / "site.conf").write_text(text)
     user = "user root;" if os.geteuid() == 0 else ""
     main = site.folder / "nginx.conf"
@@ -64,6 +68,10 @@ def replicas(repository: Path, site: Site) -> Iterator[list[Replica]]:
 
 def test_a_rolling_restart_loses_no_answer(replicas: list[Replica], site: Site) -> None:
     restart_without_a_failed_answer(replicas, site)
+
+
+def test_a_draining_replica_gets_no_requests(replicas: list[Replica], site: Site) -> None:
+    check_that_a_draining_replica_gets_no_requests(replicas, site)
 
 
 @pytest.mark.usefixtures("replicas")

@@ -181,7 +181,16 @@ def test_the_ports_agree() -> None:
         name: [int(port) for port in re.findall(r"server 127\.0\.0\.1:(\d+)", body)]
         for name, body in upstreams
     }
-    assert found == {"http": http, "grpc": grpc}
+    # While a replica is draining, the other one is first, and the draining one its backup.
+    assert found == {
+        f"{name}{without}": ports
+        for name, pair in (("http", http), ("grpc", grpc))
+        for without, ports in (
+            ("", pair),
+            ("_without_first", pair[::-1]),
+            ("_without_second", pair),
+        )
+    }
     (target,) = load("prometheus/prometheus.yml")["scrape_configs"][0]["static_configs"]
     assert target["targets"] == [f"serve:{options('compose.yaml').port}"]
     published = [port.rpartition(":")[2] for port in COMPOSE["services"]["serve"]["ports"]]
@@ -194,6 +203,20 @@ def test_the_ports_agree() -> None:
     kserve = options("kserve")
     assert RUNTIME["ports"][0]["containerPort"] == kserve.port
     assert RUNTIME["readinessProbe"]["httpGet"]["port"] == kserve.port
+
+
+def test_nginx_looks_for_the_file_that_systemd_creates() -> None:
+    unit = (DEPLOY / "systemd" / "keras-cnns-serve@.service").read_text("utf-8")
+    (directory,) = re.findall(r"^RuntimeDirectory=(.+)$", unit, re.MULTILINE)
+    (created,) = re.findall(r"^ExecStop=/usr/bin/touch (.+)$", unit, re.MULTILINE)
+    assert created == f"%t/{directory}/draining"
+    files = re.findall(r"if \(-f (\S+)\) \{ set \$without (\w+); \}", NGINX)
+    assert files == [
+        (created.replace("%t", "/run").replace("%i", name), f"_without_{name}")
+        for name in ("first", "second")
+    ]
+    for passed in re.findall(r"_pass \w+://(\S+);", NGINX):
+        assert passed.endswith("$without")
 
 
 def test_the_limits_of_nginx_are_those_of_the_server() -> None:
