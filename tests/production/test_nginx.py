@@ -10,6 +10,7 @@ import pytest
 
 from tests.production.replicas import (
     DEPLOY,
+    Load,
     Replica,
     Site,
     check_that_a_draining_replica_gets_no_requests,
@@ -67,7 +68,7 @@ def replicas(repository: Path, site: Site) -> Iterator[list[Replica]]:
 
 
 def test_a_rolling_restart_loses_no_answer(replicas: list[Replica], site: Site) -> None:
-    restart_without_a_failed_answer(replicas, site)
+    restart_without_a_failed_answer(replicas, Load.through(site))
 
 
 def test_a_draining_replica_gets_no_requests(replicas: list[Replica], site: Site) -> None:

@@ -307,6 +307,12 @@ def test_every_alert_is_tested_in_both_directions() -> None:
     assert troubled == [(alert, True) for alert in alerts]
 
 
+def test_the_page_explains_every_alert() -> None:
+    page = (ROOT / "docs" / "production.md").read_text("utf-8")
+    alerts = [rule["alert"] for rule in load("prometheus/alerts.yml")["groups"][0]["rules"]]
+    assert re.findall(r"^\| `([A-Z]\w+)` \|", page, re.MULTILINE) == alerts
+
+
 def test_kserve_runs_the_service_on_this_runtime() -> None:
     runtime, service = load("kserve/runtime.yaml"), load("kserve/inference-service.yaml")
     model = service["spec"]["predictor"]["model"]
