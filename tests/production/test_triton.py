@@ -1,0 +1,96 @@
+"""An exported model repository in Triton and in keras-cnns-serve, unchanged."""
+
+import contextlib
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import keras
+import numpy as np
+import pytest
+import tritonclient.grpc
+import tritonclient.http
+
+import keras_cnns
+from keras_cnns_export import export
+from tests.production.replicas import DEPLOY, free_ports, program, wait_until
+from tests.serve.processes import running
+
+PROGRAM = DEPLOY.parent / "benchmarks" / "serving_peers" / "triton_repository.py"
+LABELS = [f"class-{number}" for number in range(10)]
+IMAGES = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
+Ask = Callable[[Any, str], tuple[Any, Any]]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("models")
+    keras.utils.set_random_seed(0)
+    model = keras_cnns.build("resnet20", input_shape=(32, 32, 3), num_classes=10)
+    export(model, root / "small", labels=LABELS)
+    return root
+
+
+@contextlib.contextmanager
+def triton(models: Path, log: Path) -> Iterator[tuple[str, str]]:
+    """Triton's addresses for HTTP and gRPC."""
+    http, grpc = free_ports(2)
+    python = Path(program("kubernetes-validate", "make check-deploy installs it"))
+    with log.open("w") as stream:
+        popen = subprocess.Popen(
+            [str(python.with_name("python")), str(PROGRAM), str(models), str(http), str(grpc)],
+            env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"},
+            stdout=stream,
+            stderr=stream,
+        )
+
+    def ready() -> bool:
+        assert popen.poll() is None, log.read_text()
+        with contextlib.suppress(httpx.TransportError):
+            return httpx.get(f"http://127.0.0.1:{http}/v2/health/ready").status_code == 200
+        return False
+
+    try:
+        wait_until(ready, "Triton is ready")
+        yield f"127.0.0.1:{http}", f"127.0.0.1:{grpc}"
+    finally:
+        popen.terminate()
+        try:
+            popen.wait(30)
+        finally:
+            popen.kill()
+
+
+def ask(client: Any, protocol: Any) -> tuple[Any, Any]:
+    """The probabilities, and the two most probable labels of each image."""
+
+    def infer(**options: Any) -> Any:
+        tensor = protocol.InferInput("images", list(IMAGES.shape), "UINT8")
+        tensor.set_data_from_numpy(IMAGES)
+        outputs = [protocol.InferRequestedOutput("probabilities", **options)]
+        return client.infer("small", [tensor], outputs=outputs).as_numpy("probabilities")
+
+    best = infer(class_count=2)
+    return infer(), [[each.decode().split(":")[1:] for each in row] for row in best]
+
+
+def test_both_servers_give_the_same_answers(models: Path, tmp_path: Path) -> None:
+    answers = []
+    with triton(models, tmp_path / "log") as theirs, running(str(models)) as process:
+        ours = (process.url.removeprefix("http://"), process.grpc)
+        for addresses in (theirs, ours):
+            for protocol, address in zip(
+                (tritonclient.http, tritonclient.grpc), addresses, strict=True
+            ):
+                with protocol.InferenceServerClient(address) as client:
+                    assert client.is_model_ready("small", "1")
+                    answers.append(ask(client, protocol))
+    probabilities, labels = answers[0]
+    assert probabilities.shape == (3, 10)
+    assert labels[0][0] == [str(probabilities[0].argmax()), LABELS[probabilities[0].argmax()]]
+    for others, names in answers[1:]:
+        np.testing.assert_allclose(others, probabilities, atol=1e-6)
+        assert names == labels
