@@ -14,7 +14,7 @@ import pytest
 import tritonclient.grpc
 import tritonclient.http
 
-import keras_cnns
+from keras_cnns.registry import build
 from keras_cnns_export import export
 from tests.production.replicas import DEPLOY, free_ports, program, wait_until
 from tests.serve.processes import running
@@ -29,7 +29,7 @@ Ask = Callable[[Any, str], tuple[Any, Any]]
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("models")
     keras.utils.set_random_seed(0)
-    model = keras_cnns.build("resnet20", input_shape=(32, 32, 3), num_classes=10)
+    model = build("resnet20", input_shape=(32, 32, 3), classes=10)
     export(model, root / "small", labels=LABELS)
     return root
 
