@@ -1,6 +1,7 @@
-"""The commands of docs/production.md that can run here."""
+"""The commands of docs/production.md and docs/coming-from.md that can run here."""
 
 import contextlib
+import json
 import re
 import shlex
 import shutil
@@ -25,9 +26,8 @@ from tests.production.replicas import (
 )
 from tests.serve.processes import IMAGE
 
-PAGE = (DEPLOY.parent / "docs" / "production.md").read_text("utf-8")
+DOCS = DEPLOY.parent / "docs"
 BLOCK = re.compile(r"^ *```(sh checked|sh checked server|python clients)\n(.*?)^ *```", re.M | re.S)
-CHECKED = [(kind, code) for kind, code in BLOCK.findall(PAGE) if kind != "python clients"]
 PORT = "127.0.0.1:8501"
 
 
@@ -64,28 +64,51 @@ def started(command: str, port: int, folder: Path) -> Iterator[None]:
         popen.kill()
 
 
-def test_the_checked_commands_succeed(workplace: Path) -> None:
+def blocks(page: str) -> list[tuple[str, str]]:
+    """The kind and the code of each block."""
+    return BLOCK.findall((DOCS / page).read_text("utf-8"))
+
+
+def run_block(code: str, port: int, folder: Path) -> str:
+    process = subprocess.run(
+        ["bash", "-e", "-o", "pipefail", "-c", code.replace(PORT, f"127.0.0.1:{port}")],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 0, (code, process.stdout, process.stderr)
+    return process.stdout
+
+
+def test_the_commands_for_production_succeed(workplace: Path) -> None:
     program("promtool", "apt-get install prometheus")
     program("h2load", "apt-get install nghttp2-client")
     (port,) = free_ports(1)
-    assert [kind for kind, _ in CHECKED].count("sh checked server") == 1
+    checked = [block for block in blocks("production.md") if block[0] != "python clients"]
+    assert [kind for kind, _ in checked].count("sh checked server") == 1
     printed = []
     with contextlib.ExitStack() as stack:
-        for kind, code in CHECKED:
+        for kind, code in checked:
             if kind == "sh checked server":
                 stack.enter_context(started(code, port, workplace))
-                continue
-            process = subprocess.run(
-                ["bash", "-e", "-o", "pipefail", "-c", code.replace(PORT, f"127.0.0.1:{port}")],
-                cwd=workplace,
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            assert process.returncode == 0, (code, process.stdout, process.stderr)
-            printed.append(process.stdout)
+            else:
+                printed.append(run_block(code, port, workplace))
     assert any('"label":"grey-5"' in each for each in printed)
     assert any("status codes: 200 2xx, 0 3xx, 0 4xx, 0 5xx" in each for each in printed)
+
+
+def test_the_requests_of_other_servers_are_answered(workplace: Path) -> None:
+    (port,) = free_ports(1)
+    with started("keras-cnns-serve models", port, workplace):
+        printed = [run_block(code, port, workplace) for _, code in blocks("coming-from.md")]
+    predict, infer, classify, form, _ = printed
+    (probabilities,) = json.loads(predict)["predictions"]
+    (output,) = json.loads(infer)["outputs"]
+    for row in (probabilities, output["data"]):
+        assert max(range(10), key=row.__getitem__) == 5
+    for answer in (classify, form):
+        assert json.loads(answer)["predictions"][0]["labels"][0]["label"] == "grey-5"
 
 
 @pytest.fixture
@@ -97,7 +120,7 @@ def replicas(repository: Path, tmp_path: Path) -> Iterator[tuple[list[Replica], 
 
 def test_grpc_clients_need_no_proxy(replicas: tuple[list[Replica], dict[int, int]]) -> None:
     both, ports = replicas
-    (code,) = (code for kind, code in BLOCK.findall(PAGE) if kind == "python clients")
+    (code,) = (code for kind, code in blocks("production.md") if kind == "python clients")
     for port in (8500, 8510):
         assert f"127.0.0.1:{port}" in code
         code = code.replace(f"127.0.0.1:{port}", f"127.0.0.1:{ports[port]}")

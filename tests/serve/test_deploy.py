@@ -313,6 +313,15 @@ def test_the_page_explains_every_alert() -> None:
     assert re.findall(r"^\| `([A-Z]\w+)` \|", page, re.MULTILINE) == alerts
 
 
+def test_the_numbers_of_other_servers_are_those_of_the_benchmarks() -> None:
+    page = (
+        (ROOT / "docs" / "coming-from.md").read_text("utf-8").partition("## What was measured")[2]
+    )
+    rows = [line for line in page.splitlines() if line.startswith("|")]
+    assert len(rows) > 10
+    assert set(rows) <= set((ROOT / "benchmarks" / "README.md").read_text("utf-8").splitlines())
+
+
 def test_kserve_runs_the_service_on_this_runtime() -> None:
     runtime, service = load("kserve/runtime.yaml"), load("kserve/inference-service.yaml")
     model = service["spec"]["predictor"]["model"]
