@@ -63,7 +63,10 @@ def replicas(repository: Path, site: Site) -> Iterator[list[Replica]]:
     checked = subprocess.run([*command, "-t"], capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stderr
     assert "[warn]" not in checked.stderr
-    with two_replicas(repository, site) as both, proxy([*command, "-g", "daemon off;"], site):
+    with (
+        two_replicas(repository, site, draining=True) as both,
+        proxy([*command, "-g", "daemon off;"], site),
+    ):
         yield both
 
 

@@ -205,6 +205,28 @@ def test_the_ports_agree() -> None:
     assert RUNTIME["readinessProbe"]["httpGet"]["port"] == kserve.port
 
 
+def test_envoy_has_the_same_replicas_and_hides_the_same() -> None:
+    envoy = load("envoy/envoy.yaml")["static_resources"]
+    found = {
+        cluster["name"]: [
+            endpoint["endpoint"]["address"]["socket_address"]["port_value"]
+            for endpoint in cluster["load_assignment"]["endpoints"][0]["lb_endpoints"]
+        ]
+        for cluster in envoy["clusters"]
+    }
+    for name, key in (("http", "PORT"), ("grpc", "GRPC_PORT")):
+        assert found[name] == [int(settings(each)[key]) for each in ("first.conf", "second.conf")]
+    text = (DEPLOY / "envoy" / "envoy.yaml").read_text("utf-8")
+    for path in re.findall(r"location (?:= )?(/\S+) \{ return 404; \}", NGINX):
+        assert re.search(rf"match: {{(path|prefix): {path}}}", text)
+    buffered = re.search(r"request_body_buffer_limit: (\d+)", text)
+    assert buffered
+    assert int(buffered[1]) == ServerOptions.max_body_bytes
+    timeouts = re.findall(r"timeout: (\d+)s\}", text)
+    assert len(timeouts) == 2
+    assert all(int(each) > ServerOptions.timeout for each in timeouts)
+
+
 def test_nginx_looks_for_the_file_that_systemd_creates() -> None:
     unit = (DEPLOY / "systemd" / "keras-cnns-serve@.service").read_text("utf-8")
     (directory,) = re.findall(r"^RuntimeDirectory=(.+)$", unit, re.MULTILINE)
