@@ -11,7 +11,7 @@ BENCHMARKS = $(shell grep -le --quick benchmarks/*.py)
 PACKAGES := awk '/^Collecting / {print "  " $$2; fflush()} /^Successfully installed/ {print "done"} \
 	/^Installing collected/ {print "Installing collected packages ..."; fflush()}'
 
-.PHONY: setup demo serve protos docs test soak test-parity test-lowest test-newest check check-deploy bench clean
+.PHONY: setup demo serve protos docs test soak test-parity test-lowest test-newest test-cluster check check-deploy bench clean
 
 setup: $(INSTALLED)
 
@@ -42,8 +42,9 @@ protos: setup
 docs: setup
 	$(BIN)/keras-cnns recipes --markdown > docs/recipes.md
 
+# In the order of the files: sorted by the number of tests, the few slow ones would run last and alone.
 test: setup
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # What takes too long for every change: each architecture family in every format, and the server
 # under attack, which is alone on the machine for the sake of its timings.
@@ -79,6 +80,12 @@ test-lowest test-newest: test-%: setup
 		--ignore tests/serve/protocols/tfserving/test_tensor.py \
 		--ignore tests/serve/page/test_browser.py
 
+# Scoring on a Ray cluster of two nodes of this machine; Ray stays out of the environment of the others.
+test-cluster: setup
+	$(PYTHON) -m venv .venv-cluster
+	.venv-cluster/bin/python -m pip install --quiet --editable './serve[ray]' httpx onnx pytest pytest-timeout
+	.venv-cluster/bin/python -m pytest tests/cluster
+
 check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -102,4 +109,4 @@ bench: setup
 	@for script in $(BENCHMARKS); do $(BIN)/python $$script --quick || exit 1; done
 
 clean:
-	rm -rf $(VENV) $(PARITY) .venv-lowest .venv-newest .venv-deploy .venv-peers .mypy_cache .pytest_cache .ruff_cache dist build export/dist serve/dist
+	rm -rf $(VENV) $(PARITY) .venv-lowest .venv-newest .venv-deploy .venv-cluster .venv-peers .mypy_cache .pytest_cache .ruff_cache dist build export/dist serve/dist

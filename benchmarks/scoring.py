@@ -88,15 +88,15 @@ def subject_run(
 
     from keras_cnns_serve.core.limits import usable_cores
     from keras_cnns_serve.images.decoding import read_image
-    from keras_cnns_serve.scoring import job
+    from keras_cnns_serve.scoring import shards
     from keras_cnns_serve.scoring.inputs import read_content
     from keras_cnns_serve.scoring.options import ScoringOptions
     from keras_cnns_serve.scoring.pipeline import work_in_order
     from keras_cnns_serve.scoring.rows import FORMATS, Columns
 
     options = ScoringOptions(model, names)
-    source = job.open_version(model)
-    size = job.batch_size_of(source, options)
+    source = shards.open_version(model)
+    size = shards.batch_size_of(source, options)
     batches = [names[start : start + size] for start in range(0, len(names), size)]
 
     def decoded(batch: Sequence[str]) -> Any:
@@ -121,7 +121,7 @@ def subject_run(
                     file.write(json.dumps(text).encode() + b"\n")
 
         return loop
-    loaded = job.load(source, options)
+    loaded = shards.load(source, options)
     if subject == "engine":
         pixels = list(map(decoded, batches))
 
@@ -133,7 +133,7 @@ def subject_run(
                 pass
 
         return engine
-    scorer = job.make_scorer(source, loaded, options)
+    scorer = shards.make_scorer(source, loaded, options)
 
     def pipeline() -> None:
         def work(batch: Sequence[str]) -> bytes:

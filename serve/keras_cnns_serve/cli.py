@@ -102,6 +102,9 @@ def _explain(error: Exception, program: str) -> tuple[str, int]:
 
 
 def _serve(options: ServerOptions, debug: bool) -> None:
+    # By default grpcio writes a line to stderr for each protocol error of a client. It reads this
+    # variable when it is imported.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from keras_cnns_serve import process
     from keras_cnns_serve.compose import Server
     from keras_cnns_serve.observability.logs import queued
@@ -112,8 +115,6 @@ def _serve(options: ServerOptions, debug: bool) -> None:
             _announce(server)
             await stop.wait()
 
-    # By default grpcio writes a line to stderr for each protocol error of a client.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     process.open_standard_streams()
     process.raise_open_files()
     with queued(sys.stderr, logging.DEBUG if debug else logging.INFO):

@@ -14,7 +14,7 @@ FORBIDDEN = {
     "serve/keras_cnns_serve": {"keras_cnns", "keras_cnns_export", "keras"},
 }
 # The server's other engines are extras: imported by the function that needs them, or not at all.
-EXTRAS = {"tensorflow", "openvino", "opentelemetry", "fsspec", "pyarrow"}
+EXTRAS = {"tensorflow", "openvino", "opentelemetry", "fsspec", "pyarrow", "ray"}
 # A part of a package is a folder or a file at its top. A package's `__init__` is a facade, which
 # loads what users ask for and may name every part.
 # Each set below holds the parts that a part may import, besides itself.

@@ -22,7 +22,6 @@ from uvicorn.server import ServerState
 
 from keras_cnns_serve.compose import create_app
 from keras_cnns_serve.core.dataplane import Dataplane
-from keras_cnns_serve.transport.http.asgi import App
 from keras_cnns_serve.transport.http.protocol import HttpProtocol
 
 LABELS = [f"grey-{level}" for level in range(10)]
@@ -221,7 +220,7 @@ def client(dataplane: Dataplane) -> Client:
 
 
 @asynccontextmanager
-async def serving(app: App, **options: Any) -> AsyncIterator[tuple[str, int, ServerState]]:
+async def serving(app: ASGIApp, **options: Any) -> AsyncIterator[tuple[str, int, ServerState]]:
     """Serve the application on a real socket: host, port, and uvicorn's connections and tasks."""
     config = uvicorn.Config(app, log_config=None, lifespan="off", **options)
     config.load()

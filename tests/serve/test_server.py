@@ -26,6 +26,7 @@ from keras_cnns_serve.transport import addresses
 from tests.serve.conftest import grey, write_version
 from tests.serve.images.test_decoding import JPEG, huge_png
 from tests.serve.processes import CLASSIFY, IMAGE, Process, running
+from tests.serve.transport.grpc import frames
 
 ZEROS = np.zeros((8, 8, 1), int).tolist()
 HEAD = f"POST {CLASSIFY} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(IMAGE)}\r\n\r\n".encode()
@@ -54,6 +55,24 @@ def test_says_what_it_serves_where_and_how_to_ask(server: Process) -> None:
     assert [match and match[1] for match in (re.fullmatch(runs, line) for line in others)] == [
         *("fragile", "grey", "nan", "two"),
     ]
+
+
+def test_what_clients_send_to_grpc_writes_nothing_to_stderr(server: Process) -> None:
+    """By default grpcio would write a line for each call, past the log and its limits."""
+
+    async def call() -> bytes:
+        async with frames.connect(int(server.grpc.rpartition(":")[2])) as client:
+            await client.until(frames.SETTINGS)
+            client.send(frames.frame(frames.SETTINGS, frames.ACK, 0, b""))
+            path = "/grpc.health.v1.Health/Check"
+            client.send(frames.call_headers(1, path, grpc_timeout=b"soon"))
+            client.send(frames.frame(frames.DATA, frames.END_STREAM, 1, bytes(5)))
+            return await client.until(frames.HEADERS, frames.END_STREAM)
+
+    before = len(server.errors)
+    assert b"grpc-timeout" in asyncio.run(asyncio.wait_for(call(), 10))
+    time.sleep(0.1)
+    assert server.errors[before:] == []
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Access control by bearer tokens, for predictions and for administration."""
 
+import hashlib
 import hmac
 import re
 from enum import Enum
@@ -74,24 +75,29 @@ class Access:
 
 
 class _Tokens:
-    """The tokens in a file."""
+    """The digests of the tokens in a file.
+
+    Digests have one length: comparisons do not depend on the tokens' lengths, and a long token in a
+    request is read once, not once for each token of the file.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file = WatchedFiles([path], self._read)
+        self._file = WatchedFiles([path], self._read_digests)
 
     def has(self, token: bytes) -> bool:
-        """Return whether the file has a token, in a time that does not depend on its bytes."""
+        """Return whether the file has a token, in a time that depends only on its length."""
+        digest = _digest(token)
         found = False
         for each in self._file.current():
-            found |= hmac.compare_digest(each, token)
+            found |= hmac.compare_digest(each, digest)
         return found
 
     def overlap(self, other: "_Tokens") -> bool:
         """Return whether both files have a token in common."""
         return bool(set(self._file.current()) & set(other._file.current()))
 
-    def _read(self) -> list[bytes]:
+    def _read_digests(self) -> list[bytes]:
         try:
             tokens = self._path.read_bytes().split()
         except OSError as error:
@@ -106,7 +112,11 @@ class _Tokens:
                     f"{self._path} has a token of {len(token)} characters; a token has at least "
                     f"{_MIN_LENGTH}, such as the output of: openssl rand -hex 32"
                 )
-        return tokens
+        return [_digest(token) for token in tokens]
+
+
+def _digest(token: bytes) -> bytes:
+    return hashlib.sha256(token).digest()
 
 
 def _token(authorization: str | None) -> bytes:

@@ -61,10 +61,10 @@ def write_names(arguments: Sequence[str], file: IO[bytes]) -> int:
     return count
 
 
-def read_names(path: Path) -> Iterator[str]:
-    """Yield the names in a file that `write_names` has written."""
+def read_names(path: Path, first: int = 0) -> Iterator[str]:
+    """Yield the names in a file that `write_names` has written, from an index on."""
     with path.open(encoding="utf-8") as file:
-        yield from map(json.loads, file)
+        yield from map(json.loads, islice(file, first, None))
 
 
 def read_content(name: str) -> bytes:

@@ -19,6 +19,9 @@ example:
   {program} models/digits "photos/**/*.jpg" --top-k 3 --to answers.csv
 """
 _SUFFIXES = (".csv", ".jsonl")  # of single files
+_RAY = (
+    "ray"  # an engine that runs on a cluster, and chooses the runtime of the graph as `auto` does
+)
 _OTHER_SUFFIXES = (".json", ".ndjson", ".txt", ".tsv", ".xlsx", ".parquet")
 
 
@@ -27,7 +30,7 @@ class ScoringOptions:
     """The options of scoring.
 
     Raises:
-        UsageError: `to` has the suffix of a format that is not supported.
+        UsageError: `to` has the suffix of a format that is not supported, or is missing.
     """
 
     model: Path  # the directory of a model, or of one of its versions
@@ -40,17 +43,29 @@ class ScoringOptions:
     shard_size: int = 10_000  # number of images of a shard
     batch_size: int | None = None  # number of images of a run; None: 4 to 16, by their size
     workers: int | None = None  # number of threads; None: twice the number of cores
-    engine: str = "auto"  # one of ENGINES
+    engine: str = "auto"  # one of ENGINES, or "ray"
     precision: str = "auto"  # one of PRECISIONS
     max_pixels: int = 50_000_000  # maximum size of an image, width times height
     load_timeout: float = 60.0  # maximum seconds to load the version and run it once
 
     def __post_init__(self) -> None:
+        if self.on_cluster and self.to is None:
+            raise UsageError(f"--engine {_RAY} needs --to, a file or a directory of shards")
         if self.to is not None and self.to.suffix.lower() in _OTHER_SUFFIXES:
             raise UsageError(
                 f"--to {self.to}: {self.to.suffix} is not supported; give a file that ends in "
                 f"{' or '.join(_SUFFIXES)}, or a directory, which gets shards of JSON lines"
             )
+
+    @property
+    def on_cluster(self) -> bool:
+        """Return whether the nodes of a Ray cluster score the images."""
+        return self.engine == _RAY
+
+    @property
+    def graph_engine(self) -> str:
+        """Return the runtime of the graph, one of ENGINES."""
+        return "auto" if self.on_cluster else self.engine
 
     @property
     def is_single_file(self) -> bool:
@@ -112,7 +127,12 @@ def parse(program: str, description: str, arguments: Sequence[str]) -> ScoringOp
         metavar="VERSION",
         help="the version of the model (default: the newest)",
     )
-    add("--engine", choices=ENGINES, help="the runtime of the graph, chosen as by the server")
+    add(
+        "--engine",
+        choices=(*ENGINES, _RAY),
+        help="the runtime of the graph, chosen as by the server; ray: the same, on all nodes of a "
+        "Ray cluster that share a file system with --to (needs an extra)",
+    )
     add("--precision", choices=PRECISIONS, help="the precision of the graph (%(default)s)")
     add(
         "--batch-size",

@@ -145,6 +145,11 @@ class Output:
             file.write(_to_text(document | {"count": self.count}))
         return False
 
+    def join(self) -> None:
+        """Read the plan of a run that another process has started, to write some of its shards."""
+        plan = _read_object(self._directory / _PLAN)
+        self.count, self._shard_size = plan["count"], plan["shard_size"]
+
     @property
     def shards(self) -> int:
         """Return the number of shards."""
@@ -179,6 +184,11 @@ class Output:
                     pass
             else:
                 yield shard, of_shard
+
+    def names_of(self, shard: int) -> Iterator[str]:
+        """Yield the names of the images of a shard."""
+        first = shard * self._shard_size
+        return islice(read_names(self._directory / _NAMES, first), self.size(shard))
 
     def writing(self, shard: int) -> "contextlib.AbstractContextManager[IO[bytes]]":
         """Return a context with the file of a shard, which appears when the context ends."""

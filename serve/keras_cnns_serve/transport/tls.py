@@ -43,10 +43,23 @@ class Tls:
 
     def grpc_credentials(self) -> grpc.ServerCredentials:
         """Return server credentials that use the current files."""
+        used = self._files.current()[1]
+
+        def changed() -> grpc.ServerCertificateConfiguration | None:
+            """Return the configuration if it is new; grpcio calls this for each connection.
+
+            For one that is not None, grpcio replaces the state of its handshakes, while other
+            threads may be using it: simultaneous handshakes crashed the process.
+            """
+            nonlocal used
+            current = self._files.current()[1]
+            if current is used:
+                return None
+            used = current
+            return current
+
         return grpc.dynamic_ssl_server_credentials(
-            self._files.current()[1],
-            lambda: self._files.current()[1],
-            require_client_authentication=self._client_ca is not None,
+            used, changed, require_client_authentication=self._client_ca is not None
         )
 
     def _read(self) -> tuple[ssl.SSLContext, grpc.ServerCertificateConfiguration]:

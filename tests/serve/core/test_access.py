@@ -1,10 +1,12 @@
 """Who may do what."""
 
+import ast
+import hmac
 from pathlib import Path
 
 import pytest
 
-from keras_cnns_serve.core import watched_files
+from keras_cnns_serve.core import access, watched_files
 from keras_cnns_serve.core.access import Access, Role
 from keras_cnns_serve.errors import ConfigError, ForbiddenError, UnauthenticatedError
 
@@ -23,7 +25,8 @@ def test_each_role_has_its_tokens(files: tuple[Path, Path]) -> None:
     both = Access(*files)
     for token in (PREDICTION, OLD, ADMINISTRATION):
         both.check(Role.PREDICTION, f"Bearer {token}")
-    both.check(Role.ADMINISTRATION, f"bearer  {ADMINISTRATION} ")
+    for header in (f"bearer  {ADMINISTRATION} ", f"BEARER {ADMINISTRATION}"):
+        both.check(Role.ADMINISTRATION, header)
     for token in (PREDICTION, OLD):
         with pytest.raises(ForbiddenError, match="this token only permits predictions"):
             both.check(Role.ADMINISTRATION, f"Bearer {token}")
@@ -43,6 +46,12 @@ def test_each_role_has_its_tokens(files: tuple[Path, Path]) -> None:
         f"Bearer {PREDICTION[:-1]}",
         f"Bearer {PREDICTION}p",
         "Bearer é" * 9,
+        f"Bearer{PREDICTION}",
+        f"Bearer\t{PREDICTION}",
+        f" Bearer {PREDICTION}",
+        f"Bearer {PREDICTION}\n",
+        f"Bearer {PREDICTION},Bearer {PREDICTION}",
+        f"Bearer \u017f{PREDICTION[1:]}",
     ],
 )
 @pytest.mark.parametrize("role", Role)
@@ -51,6 +60,63 @@ def test_other_headers_are_refused(
 ) -> None:
     with pytest.raises(UnauthenticatedError, match="Authorization: Bearer TOKEN"):
         Access(*files).check(role, header)
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        "x" * 32,
+        "o" * 31 + "x",
+        "x" + "o" * 31,
+        "o" * 31,
+        "o" * 33,
+        "x",
+        "x" * 60_000,
+        "\xe9" * 32,
+        "",
+    ],
+    ids=["wrong", "last", "first", "short", "long", "one", "60 KB", "not ASCII", "empty"],
+)
+def test_a_wrong_token_is_compared_with_each_token_in_full(
+    files: tuple[Path, Path], token: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared: list[tuple[int, int]] = []
+    compare = hmac.compare_digest
+
+    def observed(first: bytes, second: bytes) -> bool:
+        compared.append((len(first), len(second)))
+        return compare(first, second)
+
+    both = Access(*files)
+    monkeypatch.setattr(hmac, "compare_digest", observed)
+    with pytest.raises(UnauthenticatedError):
+        both.check(Role.PREDICTION, f"Bearer {token}")
+    assert compared == 3 * [(32, 32)]  # two tokens for predictions, one for administration
+    for right in (PREDICTION, OLD):  # the first in the file, and the last
+        compared.clear()
+        both.check(Role.PREDICTION, f"Bearer {right}")
+        assert compared == 2 * [(32, 32)]
+
+
+def test_tokens_are_compared_by_compare_digest_only() -> None:
+    """Neither `==` nor `in`, which end at the first difference; nor an end at the first match."""
+    module = ast.parse(Path(access.__file__).read_text())
+    operators = {
+        type(operator)
+        for node in ast.walk(module)
+        if isinstance(node, ast.Compare)
+        for operator in node.ops
+    }
+    assert operators == {ast.Is, ast.IsNot, ast.Lt}
+    calls = [ast.unparse(node.func) for node in ast.walk(module) if isinstance(node, ast.Call)]
+    assert calls.count("hmac.compare_digest") == 1
+    assert not [call for call in calls if call.endswith(("startswith", "index", "find", "count"))]
+    loop = next(
+        node
+        for node in ast.walk(module)
+        if isinstance(node, ast.For) and "compare_digest" in ast.unparse(node)
+    )
+    assert list(map(ast.unparse, loop.body)) == ["found |= hmac.compare_digest(each, digest)"]
 
 
 def test_a_role_without_a_file_needs_no_token(files: tuple[Path, Path]) -> None:

@@ -17,6 +17,7 @@ from keras_cnns_serve.options import ServerOptions
 from keras_cnns_serve.protocols.admission import Admission
 from keras_cnns_serve.protos import inference
 from tests.serve.conftest import grey
+from tests.serve.transport.grpc import frames
 
 PREDICTION, ADMINISTRATION = "p" * 32, "a" * 32
 CLASSIFY = "/v1/models/grey:classify-image"
@@ -40,10 +41,14 @@ class Running:
 
     def grpc(self, method: str, body: bytes = b"", token: str | None = None) -> str:
         """Return the name of the status."""
+        metadata = () if token is None else (("authorization", f"Bearer {token}"),)
+        return self.call(method, body, *metadata)
+
+    def call(self, method: str, body: bytes, *metadata: tuple[str, str | bytes]) -> str:
+        """Return the name of the status of a call with this metadata."""
 
         async def ask() -> str:
             assert self.server.grpc_address is not None
-            metadata = () if token is None else (("authorization", f"Bearer {token}"),)
             async with grpc.aio.insecure_channel(self.server.grpc_address) as channel:
                 try:
                     await channel.unary_unary(method)(body, metadata=metadata, timeout=20)
@@ -121,6 +126,42 @@ def test_a_path_needs_its_token(
             assert "Authorization: Bearer TOKEN" in response.json()["error"]
 
 
+# Values of Authorization, as bytes on the wire -> the status.
+HEADERS = {
+    b"bearer " + PREDICTION.encode(): b"200",
+    b"BEARER  " + PREDICTION.encode() + b" ": b"200",
+    PREDICTION.encode(): b"401",
+    b"Basic " + PREDICTION.encode(): b"401",
+    b"Bearer " + PREDICTION.encode()[1:]: b"401",
+    b"Bearer " + 2 * PREDICTION.encode(): b"401",
+    b"Bearer " + PREDICTION.encode() + b", Bearer " + PREDICTION.encode(): b"401",
+    b"Bearer ": b"401",
+    b"": b"401",
+    b"Bearer " + 32 * b"\xf0": b"401",
+    b"Bearer " + 60_000 * b"p": b"401",
+}
+
+
+def test_a_header_has_a_scheme_and_one_token(running: Running) -> None:
+    async def ask() -> dict[bytes, bytes]:
+        statuses = {}
+        address = running.server.url.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(*address)
+        for value in HEADERS:
+            writer.write(
+                b"GET /v1/models/grey HTTP/1.1\r\nHost: x\r\nAuthorization: %s\r\n" % value
+            )
+            writer.write(b"\r\n")
+            head = await reader.readuntil(b"\r\n\r\n")
+            statuses[value] = head.split()[1]
+            length = head.partition(b"content-length: ")[2].split(b"\r\n")[0]
+            await reader.readexactly(int(length))
+        writer.close()
+        return statuses
+
+    assert running.loop.run_until_complete(asyncio.wait_for(ask(), 30)) == HEADERS
+
+
 @pytest.mark.parametrize(
     ("method", "codes"),
     [
@@ -143,6 +184,42 @@ def test_a_method_needs_its_token(running: Running, method: str, codes: tuple[st
     body = load if method.endswith("ModelLoad") else b""
     tokens = (None, "x" * 32, PREDICTION, ADMINISTRATION)
     assert tuple(running.grpc(method, body, token) for token in tokens) == codes
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        ("authorization", PREDICTION),
+        ("authorization", "Bearer "),
+        ("authorization", f"Bearer {PREDICTION[1:]}"),
+        ("authorization-bin", f"Bearer {PREDICTION}".encode()),
+        ("authorization-bin", bytes(range(256))),
+    ],
+)
+def test_metadata_has_a_scheme_and_one_token(
+    running: Running, metadata: tuple[str, str | bytes]
+) -> None:
+    assert running.call(f"{V2}ServerMetadata", b"", metadata) == "UNAUTHENTICATED"
+
+
+def test_a_token_with_bytes_that_are_not_utf8_is_not_logged(
+    running: Running, caplog: pytest.LogCaptureFixture
+) -> None:
+    """grpcio would log all of the value, also if most of it is a right token."""
+
+    async def ask() -> bytes:
+        port = int(str(running.server.grpc_address).rpartition(":")[2])
+        async with frames.connect(port) as client:
+            await client.until(frames.SETTINGS)
+            client.send(frames.frame(frames.SETTINGS, frames.ACK, 0, b""))
+            value = b"Bearer " + PREDICTION.encode() + b"\xff"
+            client.send(frames.call_headers(1, f"{V2}ServerMetadata", authorization=value))
+            client.send(frames.frame(frames.DATA, frames.END_STREAM, 1, bytes(5)))
+            return await client.until(frames.HEADERS, frames.END_STREAM)
+
+    trailers = running.loop.run_until_complete(asyncio.wait_for(ask(), 30))
+    assert b"grpc-status\x0216" in trailers  # UNAUTHENTICATED
+    assert not caplog.records
 
 
 @pytest.mark.parametrize(

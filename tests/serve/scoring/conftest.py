@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from keras_cnns_serve.repository.files import ModelVersion
-from keras_cnns_serve.scoring.job import open_version
+from keras_cnns_serve.scoring.shards import open_version
 from tests.serve.conftest import CONFIDENCE, grey, write_version
 
 Write = Callable[..., list[str]]

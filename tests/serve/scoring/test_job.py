@@ -18,6 +18,7 @@ from keras_cnns_serve.cli import main
 from keras_cnns_serve.core.dataplane import Dataplane
 from keras_cnns_serve.core.prediction import Target
 from keras_cnns_serve.scoring import job
+from keras_cnns_serve.scoring.shards import open_version
 from tests.serve.conftest import grey, write_version
 
 from .conftest import write_list
@@ -280,8 +281,8 @@ def test_the_model_is_a_directory_of_versions_or_a_version(
         root: 10,  # a repository with one model
     }
     for path, version in versions.items():
-        assert job.open_version(path).version == version
-    assert job.open_version(root / "grey", 1).version == 1
+        assert open_version(path).version == version
+    assert open_version(root / "grey", 1).version == 1
     write_version(root / "other" / "1")
     for path, message in {
         root: f"{root} has 2 models; give the directory of one, such as {root / 'grey'}",

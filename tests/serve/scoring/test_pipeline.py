@@ -8,8 +8,8 @@ import pytest
 
 from keras_cnns_serve.engines.onnxruntime import OnnxRuntimeEngine
 from keras_cnns_serve.repository.files import ModelVersion
-from keras_cnns_serve.scoring.job import open_version
 from keras_cnns_serve.scoring.pipeline import Scorer, _Memory, work_in_order
+from keras_cnns_serve.scoring.shards import open_version
 from tests.serve.conftest import graph, grey, write_version
 
 CONTENTS = {

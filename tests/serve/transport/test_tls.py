@@ -1,9 +1,13 @@
 """TLS on both ports, with real clients and real certificates."""
 
 import asyncio
+import contextlib
 import datetime
+import socket
 import ssl
+import time
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +25,7 @@ from keras_cnns_serve.errors import ConfigError
 from keras_cnns_serve.options import ServerOptions
 from keras_cnns_serve.protos import inference
 from keras_cnns_serve.transport.tls import Tls
+from tests.serve.processes import running
 
 LIVE = "/inference.GRPCInferenceService/ServerLive"
 
@@ -219,3 +224,51 @@ def test_what_is_wrong_with_the_files_is_reported(files: Files, tmp_path: Path) 
     ):
         with pytest.raises(ConfigError, match=message):
             Tls(certificate, key, client_ca)
+
+
+@pytest.mark.usefixtures("at_once")
+def test_grpcio_gets_a_configuration_only_when_it_is_new(
+    files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It replaces the state of all handshakes for each one that it gets, for each connection."""
+    given: list[Any] = []
+    create = grpc.dynamic_ssl_server_credentials
+
+    def observed(*arguments: Any, **options: Any) -> grpc.ServerCredentials:
+        given.extend(arguments)
+        return create(*arguments, **options)
+
+    monkeypatch.setattr(grpc, "dynamic_ssl_server_credentials", observed)
+    Tls(files.certificate, files.key).grpc_credentials()
+    first, fetch = given
+    assert [fetch(), fetch()] == [None, None]
+    write(trustme.CA(), files.ca.parent)
+    new = fetch()
+    assert isinstance(new, type(first))
+    assert new is not first
+    assert [fetch(), fetch()] == [None, None]
+
+
+@pytest.mark.soak
+def test_simultaneous_handshakes_do_not_end_the_server(repository: Path, files: Files) -> None:
+    """Before grpcio got a configuration only when it was new, this took about two seconds."""
+    tls = ("--tls-certificate", str(files.certificate), "--tls-key", str(files.key))
+    with running(str(repository / "grey"), *tls) as process:
+        address = ("127.0.0.1", int(process.grpc.rpartition(":")[2]))
+        end = time.monotonic() + 10
+
+        def reconnect(_: int) -> None:
+            while time.monotonic() < end:
+                with (
+                    contextlib.suppress(ConnectionResetError, BrokenPipeError),
+                    socket.create_connection(address, timeout=5) as client,
+                ):
+                    client.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+                    client.recv(100)
+
+        with ThreadPoolExecutor(16) as pool:
+            list(pool.map(reconnect, range(16)))
+        assert process.alive
+        credentials = grpc.ssl_channel_credentials(files.ca.read_bytes())
+        with grpc.secure_channel(process.grpc, credentials) as channel:
+            channel.unary_unary(LIVE)(b"", timeout=10)

@@ -161,7 +161,7 @@ class GrpcServer:
                 f"cannot listen on {self.address}: another program has just taken the port; "
                 "--grpc-port 0 picks a free port"
             ) from error
-        logging.getLogger("grpc._cython.cygrpc").addFilter(_is_not_late_cancellation)
+        logging.getLogger("grpc._cython.cygrpc").addFilter(_is_not_of_a_client)
         try:
             await self._server.start()
         except BaseException:
@@ -193,9 +193,14 @@ class GrpcServer:
                 task.cancel()
 
 
-def _is_not_late_cancellation(record: logging.LogRecord) -> bool:
-    """Return False for grpcio's traceback of a call that is cancelled during its response."""
-    return not record.getMessage().startswith("ExecuteBatchError raised in core")
+def _is_not_of_a_client(record: logging.LogRecord) -> bool:
+    """Return False for tracebacks of grpcio that clients cause.
+
+    A call can be cancelled during its response. Values of metadata that are not UTF-8 are read as
+    Latin-1, but grpcio would log them before, and thereby tokens.
+    """
+    message = str(record.msg)
+    return not message.startswith(("ExecuteBatchError raised in core", "Invalid encoding on"))
 
 
 def _address(host: str, port: int) -> str:

@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from keras_cnns_serve.core.compression import decompress_async
 from keras_cnns_serve.core.json_text import dumps
 from keras_cnns_serve.core.limits import Budget, Claim
+from keras_cnns_serve.errors import InvalidInputError
 
 from .body import Disconnected, LimitedReceive, read_body
 
@@ -27,7 +28,8 @@ logger = logging.getLogger(__name__)
 
 _CLIENT_DISCONNECTED = 499  # nginx's status, in logs and metrics
 _WATCH_SECONDS = 0.05  # time before the client is watched, because that needs a task
-_MAX_CACHED_BYTES = 200  # of a query or a path; longer ones are parsed each time
+_MAX_CACHED_BYTES = 200  # of a query or a path; longer ones are parsed for each request
+_MAX_QUERY_FIELDS = 64  # parsing as many as fit into a head takes a tenth of a second
 _STOPPED = "the server is stopping and its grace period is over; try again"
 _CLOSE = (b"connection", b"close")
 _NO_SNIFFING = (b"x-content-type-options", b"nosniff")  # browsers must not guess the type
@@ -44,7 +46,16 @@ class Request:
         claim: the claim of memory, which is held until the request is answered.
     """
 
-    __slots__ = ("_headers", "_max_body_bytes", "_receive", "arrived", "claim", "path", "scope")
+    __slots__ = (
+        "_fields",
+        "_headers",
+        "_max_body_bytes",
+        "_receive",
+        "arrived",
+        "claim",
+        "path",
+        "scope",
+    )
 
     def __init__(
         self,
@@ -58,6 +69,7 @@ class Request:
         self.path = path
         self.arrived = time.monotonic()
         self._headers = _headers(scope)
+        self._fields: dict[str, list[str]] | None = None  # of the query, once it is parsed
         self._receive = receive
         self._max_body_bytes = max_body_bytes
         self.claim = claim
@@ -68,12 +80,16 @@ class Request:
         return None if value is None else str(value, "latin-1")
 
     def query(self, name: str) -> str | None:
-        """Return the first value of a query parameter."""
-        text: bytes = self.scope["query_string"]
-        if not text:
-            return None
-        parse = _cached_query if len(text) < _MAX_CACHED_BYTES else _parse_query
-        values = parse(text).get(name)
+        """Return the first value of a query parameter.
+
+        Raises:
+            InvalidInputError: the query has too many fields.
+        """
+        if self._fields is None:
+            text: bytes = self.scope["query_string"]
+            parse = _cached_query if len(text) < _MAX_CACHED_BYTES else _parse_query
+            self._fields = parse(text)
+        values = self._fields.get(name)
         return values[0] if values else None
 
     async def body(
@@ -161,6 +177,8 @@ class _DisconnectWatch:
 
 
 def _parse_query(text: bytes) -> dict[str, list[str]]:
+    if text.count(b"&") >= _MAX_QUERY_FIELDS:
+        raise InvalidInputError(f"the query has more than {_MAX_QUERY_FIELDS} fields")
     return parse_qs(text.decode("latin-1"), keep_blank_values=True)
 
 

@@ -39,6 +39,11 @@ _NUM_PROBES = 4  # Go's client accepts at most five interim responses
 _HANDSHAKE_SECONDS = 1  # a longer handshake is ended if another connection needs its place
 _REJECTION_SECONDS = 1  # time for a client whose connection is rejected to end TLS
 _MAX_REASON = 200  # characters
+# The first bytes of other protocols, which clients send to a wrong port or with a wrong scheme.
+_OTHER_PROTOCOLS = {
+    b"PRI * HTTP/2": "This port serves HTTP/1.1, and not HTTP/2; gRPC has another port.",
+    b"\x16\x03": "This port serves HTTP without TLS; https needs --tls-certificate.",
+}
 _CLOSE = b"content-length: 0\r\nconnection: close\r\n\r\n"
 _TOO_SLOW = STATUS_LINE[408] + _CLOSE
 _FULL = STATUS_LINE[503] + b"retry-after: 1\r\n" + _CLOSE
@@ -215,7 +220,10 @@ class HttpProtocol(HttpToolsProtocol):
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserError as error:
-            self.send_400_response(f"The request is malformed: {error.__context__ or error}")
+            reason = f"The request is malformed: {error.__context__ or error}"
+            for first, other in _OTHER_PROTOCOLS.items():
+                reason = other if bytes(data[: len(first)]) == first else reason
+            self.send_400_response(reason)
             return
         except httptools.HttpParserUpgrade:
             pass  # for CONNECT, which was rejected at its head
@@ -482,9 +490,12 @@ class _Parser(httptools.HttpRequestParser):
         """
         try:
             super().feed_data(data)
+            return
         except httptools.HttpParserUpgrade as upgrade:
             if self.get_method() == b"CONNECT":
                 raise
-            head = self._protocol.without_upgrade()
-            self._protocol.parser = _Parser(self._protocol)
-            self._protocol.parser.feed_data(head + bytes(data)[upgrade.args[0] :])
+            (end,) = upgrade.args  # of the head
+        # Outside of the block above, whose error would become the context of another.
+        head = self._protocol.without_upgrade()
+        self._protocol.parser = _Parser(self._protocol)
+        self._protocol.parser.feed_data(head + bytes(data)[end:])

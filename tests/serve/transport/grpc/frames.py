@@ -19,18 +19,18 @@ def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
     )
 
 
-def call_headers(stream: int, path: str) -> bytes:
+def call_headers(stream: int, path: str, **metadata: bytes) -> bytes:
     """The beginning of a call, with each header as a literal."""
     headers = {
-        ":method": "POST",
-        ":scheme": "http",
-        ":path": path,
-        ":authority": "x",
-        "content-type": "application/grpc",
-        "te": "trailers",
-    }
+        ":method": b"POST",
+        ":scheme": b"http",
+        ":path": path.encode(),
+        ":authority": b"x",
+        "content-type": b"application/grpc",
+        "te": b"trailers",
+    } | {name.replace("_", "-"): value for name, value in metadata.items()}
     block = b"".join(
-        bytes([0, len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
+        bytes([0, len(name)]) + name.encode() + bytes([len(value)]) + value
         for name, value in headers.items()
     )
     return frame(HEADERS, END_HEADERS, stream, block)

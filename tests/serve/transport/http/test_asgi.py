@@ -58,6 +58,16 @@ def test_a_packed_image_is_unpacked(client: Client) -> None:
     assert response.json()["predictions"][0]["labels"][0]["label"] == "grey-5"
 
 
+def test_the_number_of_fields_in_a_query_is_limited(client: Client) -> None:
+    """Parsing a query of 64 KB of tiny fields would hold up all clients."""
+    accepted = client.post(f"{CLASSIFY}?{63 * 'a=b&'}top_k=1", content=grey(130))
+    assert len(accepted.json()["predictions"][0]["labels"]) == 1
+    refused = client.post(f"{CLASSIFY}?{64 * 'a=b&'}top_k=1", content=grey(130))
+    assert refused.status_code == 400
+    assert refused.json() == {"error": "the query has more than 64 fields"}
+    assert client.post(f"{CLASSIFY}?{20_000 * '&'}", content=grey(130)).status_code == 400
+
+
 @pytest.mark.parametrize(
     ("request_", "status", "message"),
     [

@@ -486,6 +486,13 @@ def test_a_half_closed_client_has_its_answer(
     assert (interim > 0) == (endpoint is slow_echo and version == b"1.1")
 
 
+def test_a_half_closed_client_that_offered_an_upgrade_has_its_answer() -> None:
+    received = asyncio.run(talk(app_of(slow_echo), [OFFERED], half_closed=True))
+    assert received.startswith(b"HTTP/1.1 100 Continue\r\n\r\n")
+    assert received.count(b" 200 OK\r\n") == 1
+    assert received.endswith(b"\r\n\r\n<body>")
+
+
 def test_a_client_that_half_closes_at_once_has_its_answer() -> None:
     """Its request and its end arrive in the same turn of the event loop."""
 
@@ -657,6 +664,7 @@ def test_a_body_of_tiny_chunks_takes_turns_with_other_connections() -> None:
         (b"GET /x HTTP/1.1\r\n: y\r\n\r\n", "Invalid header token"),
         (b"GET /\xff HTTP/1.1\r\n\r\n", "Invalid char in url path"),
         (b"x" * 10, "Invalid method encountered"),
+        (OFFERED.replace(b"content-length: 4", b"transfer-encoding: x"), "Request has invalid"),
     ],
 )
 def test_a_malformed_request_is_logged_with_its_client(
@@ -666,8 +674,30 @@ def test_a_malformed_request_is_logged_with_its_client(
     assert received.startswith(b"HTTP/1.1 400 ")
     assert reason.encode() in received
     (record,) = caplog.records
-    assert record.getMessage() == f"refused 127.0.0.1: The request is malformed: {reason}"
+    message = record.getMessage()
+    assert message.startswith(f"refused 127.0.0.1: The request is malformed: {reason}")
     assert record.__dict__["client"] == "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("sent", "reason"),
+    [
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "This port serves HTTP/1.1, and not HTTP/2; gRPC"),
+        (
+            b"\x16\x03\x01\x00\xf4\x01\x00\x00\xf0\x03\x03",
+            "This port serves HTTP without TLS; https",
+        ),
+    ],
+    ids=["HTTP/2", "TLS"],
+)
+def test_another_protocol_is_named(
+    sent: bytes, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As gRPC clients send it to the HTTP port, and browsers to https without TLS."""
+    received = asyncio.run(talk(app_of(echo), [sent]))
+    assert received.startswith(b"HTTP/1.1 400 ")
+    assert reason.encode() in received
+    assert caplog.messages[0].startswith(f"refused 127.0.0.1: {reason}")
 
 
 async def hang_up(app: App, pieces: Sequence[bytes]) -> None:

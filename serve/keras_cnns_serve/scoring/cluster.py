@@ -1,0 +1,132 @@
+"""Score the shards of a run on the nodes of a Ray cluster.
+
+Ray Data gives the numbers of the shards to one actor for each node. An actor loads the model once,
+scores a shard as a single machine does, with the cores that Ray assigns to it, writes it, and
+returns only the counts: neither images nor rows pass through Ray. All nodes see the same files:
+those of the model, the images that are not URIs, and the directory of the shards.
+"""
+
+import logging
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from keras_cnns_serve.errors import InvalidInputError, ServeError, one_line
+from keras_cnns_serve.repository.files import ModelVersion
+
+from .options import ScoringOptions
+from .output import Output
+from .rows import Totals
+from .shards import batch_size_of, load, make_scorer, open_version, workers_of, write_shards
+
+_CONNECT_SECONDS = 5.0
+_ERROR, _SHARD, _COUNTS = "error", "shard", "counts"  # the columns of Ray Data's rows
+
+
+def write_on_cluster(
+    source: ModelVersion, options: ScoringOptions, shards: Sequence[int]
+) -> Iterator[Totals]:
+    """Write shards on the nodes of a Ray cluster, and yield the counts of each one.
+
+    The cluster is that of the environment variable RAY_ADDRESS; without it, this machine becomes a
+    cluster of one node.
+
+    Raises:
+        ServeError: Ray is not installed, the cluster does not answer, or a shard cannot be written.
+    """
+    ray = _connect()
+    nodes = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
+    cores = int(min((each for each in nodes if each >= 1), default=1))
+    actors = min(sum(int(each) // cores for each in nodes) or 1, max(len(shards), 1))
+    dataset = ray.data.from_items(
+        [{_SHARD: shard} for shard in shards], override_num_blocks=max(len(shards), 1)
+    ).map(
+        _ShardWriter,
+        fn_constructor_args=(options, source.version, str(Path.cwd()), cores),
+        num_cpus=cores,
+        concurrency=actors,
+    )
+    try:
+        for row in dataset.iter_rows():
+            if row[_ERROR]:
+                raise ServeError(row[_ERROR])
+            yield row[_COUNTS]
+    except ray.exceptions.RayError as error:
+        raise ServeError(f"the Ray cluster failed: {one_line(error)}") from error
+
+
+def _connect() -> Any:
+    """Return the module `ray`, connected to a cluster.
+
+    Raises:
+        ServeError: it is not installed, or the cluster does not answer.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent to anyone
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # warnings about Ray's own actors
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise InvalidInputError(
+            "--engine ray needs an extra: pip install 'keras-cnns-serve[ray]'"
+        ) from error
+    if not ray.is_initialized():
+        # Without an address, Ray would wait for a cluster of this machine that has ended.
+        address = os.environ.get("RAY_ADDRESS") or "local"
+        try:
+            _check_port(address)
+            ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+        except Exception as error:
+            raise ServeError(
+                f"the Ray cluster at RAY_ADDRESS={address} does not answer: {one_line(error)}"
+            ) from error
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    return ray
+
+
+def _check_port(address: str) -> None:
+    """Raise OSError if nothing listens at `HOST:PORT`, which Ray would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal() and "://" not in address:
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
+
+
+class _ShardWriter:
+    """An actor that scores and writes one shard after another.
+
+    Args:
+        options: those of the run.
+        version: the version of the model.
+        directory: the working directory of the run, to which relative paths refer.
+        cores: the number of cores of this actor.
+    """
+
+    def __init__(self, options: ScoringOptions, version: int, directory: str, cores: int) -> None:
+        os.chdir(directory)
+        source = open_version(options.model, version)
+        self._options = options
+        self._scorer = make_scorer(source, load(source, options, cores), options)
+        self._sizes = {
+            "batch_size": batch_size_of(source, options),
+            "workers": workers_of(options, cores),
+        }
+        assert options.to is not None
+        self._output = Output(options.to, options.is_single_file)
+        self._output.join()
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Write a shard, and return its counts or the message of an error."""
+        shard, totals = int(row[_SHARD]), Totals()
+        names = [(shard, self._output.names_of(shard))]
+        try:
+            for counts in write_shards(
+                self._scorer, names, self._options, self._output, **self._sizes
+            ):
+                totals.update(counts)
+        except (ServeError, OSError) as error:
+            return {_COUNTS: None, _ERROR: one_line(error)}
+        return {_COUNTS: totals, _ERROR: ""}
