@@ -72,7 +72,7 @@ def _problem(combination: tuple[str, str, str]) -> str:
 
 
 def main() -> None:
-    """Print the table, and what is wrong."""
+    """Print the table, and the reasons for what it lacks if that is wrong."""
     combinations = [
         (package, platform, python)
         for package in _PACKAGES
@@ -90,13 +90,15 @@ def main() -> None:
         lines.append(f"| {platform} | {' | '.join(cells)} |")
     table = "\n".join(lines)
     print(table)
+    missing = [each for each in combinations if each in _PROMISED and problems[each]]
+    if not missing and table in _PAGE.read_text("utf-8"):
+        return
     for combination, problem in problems.items():
         if problem:
             print(f"\n{', '.join(combination)}:\n{indent(problem, '    ')}", file=sys.stderr)
-    if missing := [each for each in sorted(_PROMISED) if problems[each]]:
-        sys.exit(f"promised, but without wheels: {missing}")
-    if table not in _PAGE.read_text("utf-8"):
-        sys.exit(f"{_PAGE} has another table")
+    sys.exit(
+        f"promised, but without wheels: {missing}" if missing else f"{_PAGE} has another table"
+    )
 
 
 if __name__ == "__main__":

@@ -177,8 +177,8 @@ class GrpcServer:
         """Accept calls for a short time, let calls in progress finish, and end the others.
 
         Until a client has received the GOAWAY, it can send further calls, which grpcio ends with
-        CANCELLED (grpc#24237). Only a proxy that uses another server before this one stops
-        prevents it.
+        CANCELLED (grpc#24237). docs/production.md describes proxies and clients that use another
+        server instead.
         """
         end = time.monotonic() + self._grace
         try:
