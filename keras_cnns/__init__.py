@@ -1,6 +1,6 @@
 """GoogLeNet and ResNet in Keras 3: build, train and diagnose the classic deep CNNs.
 
-Importing this package imports no Keras; its parts do when they are used.
+Importing this package does not import Keras; its modules import Keras when they are first used.
 """
 
 from pathlib import Path

@@ -23,6 +23,7 @@ from keras_cnns.commands.predict import predict
 from keras_cnns.commands.recipes import recipes
 from keras_cnns.commands.report import report
 from keras_cnns.commands.train import train
+from keras_cnns.commands.tune import tune
 from keras_cnns.recipes.unsupported import explain_unsupported_option
 
 _FAILURE, INTERRUPTED = 1, 130
@@ -38,6 +39,7 @@ _COMMANDS: dict[str, tuple[Callable[..., Any] | typer.Typer, str]] = {
         "--recipe digits-resnet20 --run runs/first --set optimizer.learning_rate=0.05 "
         "--set training.epochs=3",
     ),
+    "tune": (tune, "digits-resnet20 --minutes 15 --run runs/tuned"),
     "evaluate": (evaluate, "runs/photos other-photos"),
     "predict": (predict, "runs/photos new-photos --to answers.csv --top-k 3"),
     "report": (report, "runs/first runs/second --to comparison.html"),

@@ -96,7 +96,7 @@ def encode_names(text: str) -> bytes:
 
 
 def write_names(path: Path, text: str) -> None:
-    """Write a text with names of files as `encode_names` does, whole or not at all."""
+    """Write a text that contains file names, encoded by `encode_names`, whole or not at all."""
     with replacing(path) as partial:
         partial.write_bytes(encode_names(text))
 

@@ -5,11 +5,11 @@ pytriton itself; the model's process takes its packages from this environment.
 """
 
 import os
-import shutil
 import sys
-import sysconfig
 import tempfile
 from pathlib import Path
+
+from triton_wheel import PACKAGES, start
 
 MODEL = """
 import sys
@@ -63,7 +63,7 @@ def write_models(root: Path, directory: Path) -> None:
 
     manifest = Classifier(directory).manifest
     path = [str(Path(__file__).parent), *os.environ["PYTHONPATH"].split(os.pathsep)]
-    path.append(sysconfig.get_path("purelib"))
+    path.append(PACKAGES)
     name, classes = directory.parent.name, manifest.outputs[0].shape[1] or 0
     dims = str(list(manifest.input.shape[1:]))
     images = (name, "images", "TYPE_UINT8", dims, output("probabilities", "TYPE_FP32", classes))
@@ -82,44 +82,11 @@ def write_models(root: Path, directory: Path) -> None:
         )
 
 
-def backends(root: Path, server: Path) -> Path:
-    """A copy of the wheel's backends with the stub of this interpreter."""
-    copy = root / "backends"
-    shutil.copytree(server / "backends", copy)
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    stub = copy / "python" / "triton_python_backend_stub"
-    shutil.copy(server / "python_backend_stubs" / version / stub.name, stub)
-    stub.chmod(0o755)
-    return copy
-
-
 def main() -> None:
     directory, http_port, grpc_port = sys.argv[1:]
     root = Path(tempfile.mkdtemp())
-    packages = Path(sysconfig.get_path("purelib"))
-    server = packages / "pytriton" / "tritonserver"
     write_models(root / "models", Path(directory).resolve())
-    libraries = {str(p.parent) for p in packages.glob("nvidia_pytriton.libs/*.so*")}
-    libraries |= {str(p.parent) for p in server.rglob("*.so*")}
-    libraries.add(str(Path(sys.base_prefix) / "lib"))
-    program = server / "bin" / "tritonserver"
-    program.chmod(0o755)
-    options = {
-        "model-repository": root / "models",
-        "backend-directory": backends(root, server),
-        "http-address": "127.0.0.1",
-        "http-port": http_port,
-        "grpc-address": "127.0.0.1",
-        "grpc-port": grpc_port,
-        "allow-metrics": "false",
-        "log-info": "false",
-    }
-    environment = os.environ | {
-        "LD_LIBRARY_PATH": ":".join(sorted(libraries)),
-        "PYTHONHOME": sys.base_prefix,
-    }
-    arguments = [f"--{key}={value}" for key, value in options.items()]
-    os.execve(program, [str(program), *arguments], environment)
+    start(root / "models", root, http_port, grpc_port)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ Models inside the model are replaced by their layers, so that the classifier can
 The outputs are derived from the classifier, the end of the network: a global average pool,
 optionally dropout, a Dense layer and a softmax. `features` and `cam` need all of it, `logits` only
 the softmax. A network that ends in one sigmoid unit, p = sigmoid(z), gets two classes:
-probabilities [1 - p, p] and logits [0, z], whose softmax they are.
+logits [0, z], and their softmax, probabilities [1 - p, p].
 """
 
 import os
@@ -40,7 +40,7 @@ def load_model(path: str | os.PathLike[str], *, trust: bool = False) -> Any:
 
     Args:
         path: the file.
-        trust: also run the Python code of its Lambda layers. Only for a file of your own.
+        trust: also run the Python code of its Lambda layers. Use it only for files that you trust.
 
     Raises:
         ExportError: the file is missing, is no `.keras` file, is damaged, or contains code.
@@ -241,7 +241,7 @@ def _as_rescaling(normalization: Any) -> Any:
     """Return a Rescaling that computes the same as a Normalization layer.
 
     Raises:
-        ValueError: the layer was not adapted, or normalises by another axis than the channels.
+        ValueError: the layer was not adapted, or normalises along an axis other than the channels.
     """
     name = normalization.name
     statistics = [getattr(normalization, key, None) for key in ("mean", "variance")]

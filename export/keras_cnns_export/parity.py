@@ -84,7 +84,7 @@ def compare(
         formats: the written formats by name.
         batches: the images, which are compared in batches of 1, 3, and then 64.
         split: the name of the images' split.
-        precisions: the precisions by name of the formats that are not in float32.
+        precisions: format name -> precision, for the formats that are not in float32.
         own: a mixed-precision model's own answers.
         observe: called for each batch with its images and true classes, the probabilities of
             Keras, and those of each format by name.

@@ -7,6 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from keras_cnns.commands.distribution import (
+    ConnectSeconds,
+    Coordinator,
+    Devices,
+    Processes,
+    ProcessId,
+    choose,
+)
 from keras_cnns.commands.dry_run import print_dry_run
 from keras_cnns.commands.folds import run_folds
 from keras_cnns.commands.lr_finder import run_lr_finder
@@ -81,6 +89,11 @@ def train(
         ),
     ] = False,
     offline: Offline = False,
+    devices: Devices = None,
+    coordinator: Coordinator = None,
+    process_id: ProcessId = None,
+    processes: Processes = None,
+    connect_seconds: ConnectSeconds = 120,
 ) -> None:
     """Train a model as a recipe describes.
 
@@ -96,6 +109,11 @@ def train(
         raise typer.BadParameter(
             "--folds trains; use --dry-run and --find-lr without it", param_hint="--folds"
         )
+    distributed = choose(
+        loaded,
+        *(devices, coordinator, process_id, processes, connect_seconds),
+        excluded={"--folds": bool(folds), "--dry-run": dry_run, "--find-lr": find_lr},
+    )
     if dry_run:
         return print_dry_run(loaded)
     if find_lr:
@@ -114,15 +132,22 @@ def train(
     try:
         if folds:
             return run_folds(loaded, run, folds, _write_report, **intervals)
-        finished = train_recipe(loaded, run, **intervals)
+        with distributed() as distribution:
+            finished = train_recipe(loaded, run, distribution=distribution, **intervals)
+            if distribution.is_first:
+                _finish(finished)
     except RunError as error:
         raise typer.BadParameter(str(error)) from error
+
+
+def _finish(finished: "Run") -> None:
+    """Write the report of a finished run, and print its results."""
     _write_report(finished)
     results = finished.results()
     test = results["test"]
     print(
-        f"{run}: test accuracy {test['accuracy']:.2%} over {test['samples']} images, "
-        f"epoch {results['best_epoch']} of {loaded.training.epochs}, "
+        f"{finished.path}: test accuracy {test['accuracy']:.2%} over {test['samples']} images, "
+        f"epoch {results['best_epoch']} of {finished.recipe.training.epochs}, "
         f"trained in {results['training_seconds']:.0f} s"
     )
 

@@ -7,6 +7,7 @@ So training can resume from any step as if it had never stopped, without reading
 import abc
 import copy
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,39 @@ from keras_cnns.recipes import AugmentationConfig, DataConfig
 
 PREFETCHED = 2  # batches that are ready before they are requested
 NO_AUGMENTATION = AugmentationConfig()
-_Batch = dict[str, Any]  # epoch int64 []; first, an index in the epoch; count; elements
+# epoch int64 []; first, an index in the epoch; elements that `_read` reads from there on; skipped,
+# the number of images that are read and do not belong to the part; count, the number of those that
+# do; total, the number of images of all parts
+_Batch = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Part:
+    """The part of each batch that one of several processes reads.
+
+    A batch whose number of images is a multiple of `divisor` is divided into equal parts of
+    consecutive images. Every process reads the whole of any other batch, such as the last one of
+    an epoch. With several parts, batches have a third element, int64 [N]: the number of images of
+    the whole batch, once for each image, which tells both cases apart.
+
+    Attributes:
+        index: the number of the part, from 0.
+        parts: the number of parts.
+        divisor: the number of devices of all processes, a multiple of `parts`.
+    """
+
+    index: int = 0
+    parts: int = 1
+    divisor: int = 1
+
+    def of(self, count: Any) -> tuple[Any, Any]:
+        """Return the first index of the part in a batch of `count` images, and its length."""
+        is_divided = count % self.divisor == 0
+        size = tf.where(is_divided, count // self.parts, count)
+        return tf.where(is_divided, self.index * size, tf.zeros_like(size)), size
+
+
+_WHOLE = Part()
 
 
 class Split(abc.ABC):
@@ -59,6 +92,7 @@ class Split(abc.ABC):
         class_weights: np.ndarray | None = None,
         order: BalancedOrder | None = None,
         one_hot: bool = False,
+        part: Part = _WHOLE,
     ) -> None:
         """Define the batches of a split.
 
@@ -76,13 +110,14 @@ class Split(abc.ABC):
             order: the order of the images in each epoch; by default, each appears once in a random
                 order. A stream has no other order.
             one_hot: return targets instead of labels; label smoothing and mixing always do.
+            part: the part of each batch that is read; by default all of it.
         """
         self.num_examples = count
         self.steps = -(-count // batch_size)
         self._config, self._classes = config, classes
         self._batch_size, self._seed = batch_size, seed
         self._augmentation = NO_AUGMENTATION if seed is None else augmentation
-        self._class_weights, self._order = class_weights, order
+        self._class_weights, self._order, self._part = class_weights, order, part
         self._one_hot = one_hot or self._augmentation.soft_targets or class_weights is not None
 
     def __iter__(self) -> Iterator[Pair]:
@@ -104,8 +139,11 @@ class Split(abc.ABC):
 
         It is the first batch of the training, or, for a stream, the first one in the order of the
         files: a shuffled batch would cost the thousands of images that fill the shuffle buffer.
+        It is whole, also for a split that reads a part of each batch.
         """
-        return self._steps(0, count=1)
+        whole = copy.copy(self)
+        whole._part = _WHOLE
+        return whole._steps(0, count=1)
 
     def _steps(self, first: int, count: int) -> tf.data.Dataset:
         """Return the batches of some steps, and read none beyond them; a count of -1 has no end."""
@@ -113,7 +151,7 @@ class Split(abc.ABC):
         made = batches.map(self._make, num_parallel_calls=available_cores())
         return without_autotuning(made.prefetch(PREFETCHED))
 
-    def _make(self, batch: _Batch) -> Pair:
+    def _make(self, batch: _Batch) -> tuple[Any, ...]:
         """Read the images of a batch and augment them."""
         start = Start(self._seed or 0, batch["epoch"], batch["first"])
         images, labels = augment_batch(
@@ -123,7 +161,12 @@ class Split(abc.ABC):
             classes=self._classes if self._one_hot else None,
             class_weights=self._class_weights,
         )
-        return images[: batch["count"]], labels[: batch["count"]]
+        start_of_part, count = batch["skipped"], batch["count"]
+        end = start_of_part + count
+        if self._part.parts == 1:
+            return images[:count], labels[:count]
+        total = tf.fill([count], batch["total"])
+        return images[start_of_part:end], labels[start_of_part:end], total
 
     @abc.abstractmethod
     def _batches(self, first: int) -> tf.data.Dataset:
@@ -176,14 +219,23 @@ class _IndexedSplit(Split):
     def _find(self, step: tf.Tensor) -> _Batch:
         """Return a step's epoch, its first index in the epoch, and the indices of its images."""
         epoch, first = step // self.steps, step % self.steps * self._batch_size
-        count = tf.minimum(self.num_examples - first, self._batch_size)
+        total = tf.minimum(self.num_examples - first, self._batch_size)
+        offset, count = self._part.of(total)
+        first += offset
         # An image is mixed with the next one of the epoch, which may be in the next batch.
         indices = (first + tf.range(count + mixes_images(self._augmentation))) % self.num_examples
         if self._order is not None and self._seed is not None:
             indices = self._order.at(indices, self._seed, epoch)
         elif self._seed is not None:
             indices = permute(indices, self.num_examples, self._seed, epoch)
-        return {"epoch": epoch, "first": first, "count": count, "elements": indices}
+        return {
+            "epoch": epoch,
+            "first": first,
+            "skipped": tf.zeros_like(offset),
+            "count": count,
+            "total": total,
+            "elements": indices,
+        }
 
     def _read(self, indices: tf.Tensor, start: Start) -> Pair:
         count = tf.shape(indices)[0]
@@ -210,7 +262,7 @@ class _StreamedSplit(Split):
     def probe(self) -> tf.data.Dataset:
         """Return one batch that is always the same, the first one in the order of the files."""
         unshuffled = copy.copy(self)
-        unshuffled._seed = None
+        unshuffled._seed, unshuffled._part = None, _WHOLE
         return unshuffled._steps(0, count=1)
 
     def _batches(self, first: int) -> tf.data.Dataset:
@@ -229,8 +281,24 @@ class _StreamedSplit(Split):
 
             def describe(batch: tf.Tensor, encoded: Pair) -> _Batch:
                 index = (batch + skipped) * self._batch_size
-                count = tf.shape(encoded[1], tf.int64)[0]
-                return {"epoch": epoch, "first": index, "count": count, "elements": encoded}
+                total = tf.shape(encoded[1], tf.int64)[0]
+                offset, count = self._part.of(total)
+                skipped_here = tf.zeros_like(offset)
+                if mixes_images(self._augmentation):
+                    # An image is mixed with the next one of the batch, the last with the first, as
+                    # both are augmented: every part needs the whole batch.
+                    offset, skipped_here = skipped_here, offset
+                elif self._part.parts > 1:
+                    end = offset + count
+                    encoded = (encoded[0][offset:end], encoded[1][offset:end])
+                return {
+                    "epoch": epoch,
+                    "first": index + offset,
+                    "skipped": skipped_here,
+                    "count": count,
+                    "total": total,
+                    "elements": encoded,
+                }
 
             return images.batch(self._batch_size).enumerate().map(describe)
 

@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_cnns.data.class_balance import BalancedOrder, compute_weights, read_class_indices
-from keras_cnns.data.pipeline import NO_AUGMENTATION, Split, keep_in_memory, make_split
+from keras_cnns.data.pipeline import NO_AUGMENTATION, Part, Split, keep_in_memory, make_split
 from keras_cnns.data.sources import open_source
 from keras_cnns.data.sources.base import (
     ImageStream,
@@ -91,6 +91,7 @@ class Splits:
         one_hot: bool = False,
         in_memory: bool = True,
         check_first: bool = False,
+        part: Part | None = None,
     ) -> Split:
         """Open a split, to be read epoch by epoch from any step.
 
@@ -111,6 +112,7 @@ class Splits:
                 False, decode each batch anew. Images that the source has kept are used either way.
             check_first: check all files of a folder's split now, as a training does; if False,
                 those of a split that does not fit in memory are checked as they are read.
+            part: the part of each batch that is read; by default all of it.
 
         Raises:
             ValueError: there is no such data set or split, the split is empty, or balanced sampling
@@ -137,6 +139,7 @@ class Splits:
             seed=seed,
             augmentation=augmentation,
             one_hot=one_hot,
+            part=part or Part(),
             **self._balance(images, class_balance),
         )
 

@@ -333,7 +333,7 @@ class TrainingConfig:
     epochs: _PositiveInt
     """The training has this number of epochs."""
     batch_size: _PositiveInt
-    """Each step processes this number of images."""
+    """Each step processes this number of images, on all devices of all processes together."""
     max_steps: _NonNegativeInt = 0
     """The training ends, and its schedule is complete, after this number of steps, even within an
     epoch; 0 means that only `epochs` determines its length."""

@@ -5,6 +5,7 @@ import itertools
 import re
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import matplotlib
@@ -75,7 +76,7 @@ def lines(
     Args:
         title: the chart's title.
         series: the lines, by their names in the legend; "" is not in the legend. A line's index
-            determines its colour, also if other lines have no values.
+            determines its colour, even if other lines have no values.
         x: the label of the x axis, with its unit.
         y: the label of the y axis.
         log: whether the y axis is logarithmic; values that are not above 0 are left out.
@@ -298,6 +299,95 @@ def dots(
     return _draw(paint, title)
 
 
+def bars(title: str, values: Mapping[str, float], *, x: str, percent: bool = False) -> Chart | None:
+    """Draw horizontal bars, the first name at the top; return None if there are no values."""
+    if not values:
+        return None
+
+    def paint(axes: Axes) -> None:
+        names = [shorten(name, 26) for name in values]
+        axes.barh(range(len(names)), list(values.values()), color=COLOURS[0], height=0.6)
+        _finish(axes, x, "", log=False, percent=False)
+        if percent:
+            axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axes.set_yticks(range(len(names)), names)
+        axes.set_ylim(len(names) - 0.4, -0.6)
+        axes.grid(visible=False, axis="y")
+
+    return _draw(paint, title)
+
+
+def parallel_coordinates(
+    title: str,
+    columns: Mapping[str, tuple[Sequence[float], Sequence[tuple[float, str]]]],
+    colours: Sequence[float],
+    *,
+    y: str,
+    marked: Mapping[str, int] = MappingProxyType({}),
+    dashed: tuple[str, Collection[int]] = ("", ()),
+) -> Chart | None:
+    """Draw each item as a line that crosses one vertical axis per column; the chart is wide.
+
+    Args:
+        title: the chart's title.
+        columns: name -> the height of each item on its axis, from 0 to 1, and the axis' labels as
+            pairs of height and text. An item without a height (NaN) in a column is not drawn there.
+        colours: a number from 0 to 1 for each item, from bright to dark.
+        y: what the heights are.
+        marked: name in the legend -> index of an item whose line is thick, above the others and of
+            another colour.
+        dashed: a name in the legend, and the indices of items with dashed lines.
+
+    Returns:
+        The chart, or None if there are no items.
+    """
+    if not len(colours):
+        return None
+
+    def paint(axes: Axes) -> None:
+        palette = matplotlib.colormaps["viridis_r"]
+        heights = np.array([each for each, _ in columns.values()], float)
+        others = [item for item in range(len(colours)) if item not in marked.values()]
+        for item in sorted(others, key=lambda item: colours[item]):
+            axes.plot(
+                heights[:, item],
+                color=palette(0.1 + 0.9 * colours[item]),
+                linestyle="--" if item in dashed[1] else "-",
+                linewidth=1.0,
+                marker="o",
+            )
+        for (name, item), colour in zip(marked.items(), itertools.cycle(COLOURS)):
+            axes.plot(heights[:, item], color=colour, linewidth=2.6, marker="o", label=name)
+        if dashed[1]:
+            axes.plot([], [], color=_GREY, linestyle="--", linewidth=1.0, label=dashed[0])
+        for place, (_, labels) in enumerate(columns.values()):
+            axes.axvline(place, color=_GREY, linewidth=0.8)
+            for height, text in labels:
+                axes.text(
+                    place + 0.03,
+                    height,
+                    shorten(text, 12),
+                    color="#3d464f",
+                    size=8,
+                    va="center",
+                    bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.8},
+                    zorder=4,
+                )
+        _finish(axes, "", y, log=False, percent=False)
+        axes.grid(visible=False)
+        axes.set_yticks([])
+        axes.set_ylim(-0.06, 1.06)
+        axes.set_xlim(-0.1, len(columns) - 0.6)
+        names = [shorten(name, 18) for name in columns]
+        axes.set_xticks(range(len(columns)), names)
+        axes.spines[["left", "bottom"]].set_visible(False)
+        axes.tick_params(length=0)
+        if marked or dashed[1]:
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=4)
+
+    return _draw(paint, title, (10.6, 3.6))
+
+
 def contours(
     title: str,
     value: Callable[[np.ndarray], np.ndarray],
@@ -484,7 +574,8 @@ def _draw(paint: Callable[[Axes], None], title: str, size: tuple[float, float] =
     text = re.sub(r"font(?:-family)?: (\d+px )?'DejaVu Sans'[^;\"]*", r"font-size: \1", text)
     text = text.replace("font-size: ;", "").replace("<svg ", f"<svg {_FONT} ", 1)
     names = ", ".join(axes.get_legend_handles_labels()[1])
-    description = f"{title}: {axes.get_ylabel()} against {axes.get_xlabel()}"
+    labels = [label for label in (axes.get_ylabel(), axes.get_xlabel()) if label]
+    description = f"{title}: {' against '.join(labels)}"
     return Chart(
         title,
         f"{description} ({names})" if names else description,
@@ -522,7 +613,7 @@ def _marker(points: Sequence[Any] | np.ndarray) -> str:
 def _finish(axes: Axes, x: str, y: str, log: bool, percent: bool) -> None:
     axes.set_xlabel(x)
     axes.set_ylabel(y)
-    is_counted = x in ("epoch", "training step")
+    is_counted = x in ("epoch", "training step", "trial")
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=is_counted))
     left, right = axes.get_xlim()
     if is_counted and right - left < 1:  # a single measurement

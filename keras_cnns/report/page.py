@@ -121,6 +121,7 @@ class Charts:
 
     charts: Sequence[Chart | None]
     downloads: bool = False  # whether each chart has a link to a PNG
+    wide: bool = False  # whether each chart is as wide as the page
 
     def __bool__(self) -> bool:
         return any(self.charts)

@@ -4,20 +4,28 @@ from typing import Any
 
 from keras_cnns.recipes import Recipe
 
-_EARLY, _STEPS, _EPOCHS = "early_stopping", "max_steps", "epochs"  # the values of `ended_by`
+CALLBACK = "callback"
+_EARLY, _STEPS, _EPOCHS = "early_stopping", "max_steps", "epochs"  # the other values of `ended_by`
 
 
-def find_reason(recipe: Recipe, steps: int, *, has_stopped_early: bool) -> str:
-    """Return why a training ended, for `results.json`: "early_stopping", "max_steps" or "epochs".
+def find_reason(
+    recipe: Recipe, steps: int, steps_per_epoch: int, *, has_stopped_early: bool
+) -> str:
+    """Return why a training ended, for `results.json`.
+
+    This is "early_stopping", "max_steps", "epochs" or, if none of these has ended it, "callback".
 
     Args:
         recipe: the training's.
         steps: the number of steps that were taken.
+        steps_per_epoch: the number of steps of each epoch.
         has_stopped_early: whether early stopping ended it.
     """
     if has_stopped_early:
         return _EARLY
-    return _STEPS if 0 < recipe.training.max_steps <= steps else _EPOCHS
+    if 0 < recipe.training.max_steps <= steps:
+        return _STEPS
+    return _EPOCHS if steps >= recipe.training.epochs * steps_per_epoch else CALLBACK
 
 
 def describe_ending(recipe: Recipe, results: dict[str, Any]) -> str:
@@ -38,6 +46,7 @@ def describe_ending(recipe: Recipe, results: dict[str, Any]) -> str:
         f"{training.early_stopping_patience} epochs.",
         _STEPS: f"The training ended in epoch {last}, after training.max_steps = "
         f"{training.max_steps} steps.",
+        CALLBACK: f"A callback ended the training after epoch {last} of at most {training.epochs}.",
         _EPOCHS: f"The training ended after all of its {last} epochs.",
     }
     return f"{ended[results['ended_by']]} {kept}"

@@ -70,7 +70,7 @@ class Predictions:
 def predictor(model: keras.Model) -> Callable[[Any], np.ndarray]:
     """Return a function: images uint8 [N, H, W, C] -> probabilities [N, K] of the main output.
 
-    Auxiliary outputs are not computed.
+    On TensorFlow, auxiliary outputs are not computed.
     """
     return trace(model, lambda outputs: outputs["main"] if isinstance(outputs, dict) else outputs)
 
@@ -78,13 +78,16 @@ def predictor(model: keras.Model) -> Callable[[Any], np.ndarray]:
 def trace(model: keras.Model, select: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Return a function: images uint8 [N, H, W, C] -> selected outputs, as NumPy arrays.
 
-    It is traced once for batches of every size, and involves no tf.data: for arrays `model.predict`
-    makes a pipeline with autotuning.
+    It involves no tf.data: for arrays `model.predict` makes a pipeline with autotuning. On
+    TensorFlow it is traced once for batches of every size, and nothing but the selected outputs is
+    computed; other backends compile it for each size of a batch.
 
     Args:
         model: a model whose input is the images.
-        select: returns the wanted ones of the model's outputs; nothing else is computed.
+        select: returns the wanted ones of the model's outputs.
     """
+    if keras.backend.backend() != "tensorflow":
+        return lambda images: select(model.predict_on_batch(np.asarray(images)))
     signature = tf.TensorSpec((None, *model.inputs[0].shape[1:]), tf.uint8)
     traced = tf.function(
         lambda images: select(model(images, training=False)),

@@ -2,7 +2,7 @@
 
 The model is asked about the images of one of the recipe's splits, whose classes it knows, and about
 images of anything else. Two scores should be higher for the former: the highest softmax probability
-(Hendrycks and Gimpel 2017) and the energy (Liu et al. 2020).
+(Hendrycks and Gimpel 2017) and the negative energy (Liu et al. 2020).
 """
 
 from collections.abc import Callable, Iterable, Iterator

@@ -1,5 +1,6 @@
 """The callbacks of a run, in their order."""
 
+import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -57,7 +58,7 @@ class RunCallbacks:
         return self.early_stopping is not None and self.early_stopping.stopped_epoch > 0
 
     def close(self) -> None:
-        """Release the terminal and the signals, also if `fit` has failed."""
+        """Release the terminal and the signals, even if `fit` has failed."""
         self.stop_on_signal.close()
         self.progress.close()
 
@@ -71,6 +72,7 @@ def make_callbacks(
     begin: keras.callbacks.Callback,
     batch: tuple[Any, ...],
     folds_after: int = 0,
+    quiet: bool = False,
     **intervals: Any,
 ) -> RunCallbacks:
     """Return the callbacks of a run.
@@ -83,12 +85,13 @@ def make_callbacks(
         begin: writes the first files of the run directory.
         batch: see `make_watchers`.
         folds_after: the number of trainings of other folds that follow this one.
+        quiet: whether not to print the progress.
         intervals: `seconds` and `steps` between checkpoints.
     """
     monitor = f"val_{accuracy_key(prepared.model)}"
     save_best = SaveBest(run / MODEL, monitor)
     early_stopping = _early_stopping(prepared, monitor)
-    progress = _make_progress(prepared.recipe.data, folds_after)
+    progress = _make_progress(prepared.recipe.data, folds_after, quiet)
     watchers = make_watchers(run, batch, progress)
     saved = [
         # They change the training, and precede whatever sees or saves it: `AverageWeights` assigns
@@ -159,9 +162,10 @@ def make_watchers(run: Path, batch: tuple[Any, ...], progress: Progress | None =
     ]
 
 
-def _make_progress(data: DataConfig, folds_after: int) -> Progress:
+def _make_progress(data: DataConfig, folds_after: int, quiet: bool) -> Progress:
     prefix = f"fold {data.fold}/{data.folds}, " if data.fold else ""
-    return Progress(prefix=prefix, trainings_after=folds_after)
+    stream = io.StringIO() if quiet else None
+    return Progress(stream, prefix=prefix, trainings_after=folds_after)
 
 
 def _steering(recipe: Recipe) -> Callbacks:

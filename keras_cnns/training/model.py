@@ -167,7 +167,7 @@ def for_outputs(model: keras.Model, dataset: Any) -> Any:
     if not isinstance(model.output, dict):
         return dataset
     names = list(model.output)
-    return dataset.map(lambda images, labels: (images, dict.fromkeys(names, labels)))
+    return dataset.map(lambda images, labels, *rest: (images, dict.fromkeys(names, labels), *rest))
 
 
 def accuracy_key(model: keras.Model) -> str:

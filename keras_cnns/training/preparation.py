@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from keras_cnns.data import Split, Splits
 from keras_cnns.recipes import Recipe
+from keras_cnns.training.distribution import Distribution
 from keras_cnns.training.initial_weights import check_initial_weights
 from keras_cnns.training.model import build_model, compile_model, for_outputs
 
@@ -20,6 +21,7 @@ class Preparation:
     splits: Splits
     training: Split
     model: keras.Model  # compiled
+    distribution: Distribution
 
     def batches(self, step: int = 0) -> Any:
         """Return the training data of all steps from `step` on, without end, as `fit` needs it."""
@@ -43,19 +45,26 @@ class Preparation:
         one_hot = self.recipe.soft_targets
         return (
             self.splits.open(
-                data.validation_split, batch_size=batch_size, one_hot=one_hot, check_first=True
+                data.validation_split,
+                batch_size=batch_size,
+                one_hot=one_hot,
+                check_first=True,
+                part=self.distribution.part,
             ),
             self.splits.open(data.test_split, batch_size=batch_size, check_first=True),
         )
 
 
-def prepare(recipe: Recipe, splits: Splits | None = None) -> Preparation:
+def prepare(
+    recipe: Recipe, splits: Splits | None = None, distribution: Distribution | None = None
+) -> Preparation:
     """Prepare a recipe's training.
 
     Args:
         recipe: the model, its data, and how to train it.
         splits: the splits of the recipe's data, if they have been read already, and the initial
             weights have been found before.
+        distribution: the devices of the training; by default one.
 
     Raises:
         ValueError: there is no such model or data set, or its training split is missing or empty.
@@ -64,6 +73,7 @@ def prepare(recipe: Recipe, splits: Splits | None = None) -> Preparation:
     if splits is None:
         check_initial_weights(recipe)
         splits = Splits(recipe.data)
+    distribution = distribution or Distribution()
     _make_reproducible(recipe.training.seed)
     training = splits.open(
         recipe.data.train_split,
@@ -73,10 +83,12 @@ def prepare(recipe: Recipe, splits: Splits | None = None) -> Preparation:
         class_balance=recipe.class_balance,
         one_hot=recipe.soft_targets,
         check_first=True,
+        part=distribution.part,
     )
     model = build_model(recipe, len(splits.labels))
     compile_model(model, recipe, training.steps)
-    return Preparation(recipe, splits, training, model)
+    distribution.attach(model)
+    return Preparation(recipe, splits, training, model, distribution)
 
 
 def _make_reproducible(seed: int) -> None:

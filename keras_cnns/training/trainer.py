@@ -18,10 +18,12 @@ from keras_cnns.runs.predictions import collect
 from keras_cnns.runs.run import Run, open_run
 from keras_cnns.runs.selective import find_thresholds
 from keras_cnns.training.callback_list import make_callbacks
+from keras_cnns.training.distribution import Distribution
 from keras_cnns.training.initial_weights import check_initial_weights
 from keras_cnns.training.installed_callbacks import make_installed
 from keras_cnns.training.model import for_outputs
 from keras_cnns.training.preparation import prepare
+from keras_cnns.training.variables import fetch_variables
 
 
 def train(
@@ -32,6 +34,8 @@ def train(
     checkpoint_steps: int | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     folds_after: int = 0,
+    distribution: Distribution | None = None,
+    quiet: bool = False,
 ) -> Run:
     """Train a recipe's model and write a run directory.
 
@@ -49,12 +53,17 @@ def train(
         callbacks: extra callbacks; their state is checkpointed.
         folds_after: the number of trainings of other folds that follow; the time that is left
             includes them.
+        distribution: the devices that train, by default one. With several processes, each of them
+            makes this call; see `processes.connected`.
+        quiet: whether to print only problems, and neither the epochs nor how the training ended.
 
     Returns:
         The finished run; its model is that of the epoch with the best validation accuracy. Its
-        `predictions` are those on the test split, or None if the run was finished before.
+        `predictions` are those on the test split, or None if the run was finished before. In all
+        processes but the first it has no files.
 
     Raises:
+        DistributionError: the devices cannot train this recipe, or the processes differ.
         RunError: the directory is in use, belongs to another recipe or other data, or holds
             something else.
         CheckpointError: there are checkpoints, and none is intact.
@@ -65,29 +74,46 @@ def train(
     """
     run = Path(run)
     recipe = with_absolute_paths(recipe)
-    with opened_for_training(run, recipe):
-        if (run / RESULTS).exists():
+    distribution = distribution or Distribution()
+    distribution.check(recipe)
+    with distribution.opened(run) as directory, opened_for_training(directory, recipe):
+        is_finished = (directory / RESULTS).exists()
+        if distribution.is_first and is_finished:
             print_message(f"{run} is finished already; to train it anew, choose another directory")
-            return open_run(run)
-        return _train(recipe, run, checkpoint_seconds, checkpoint_steps, callbacks, folds_after)
+        if distribution.agree(is_finished):
+            return open_run(run) if distribution.is_first else Run(run, recipe, ())
+        return _train(
+            recipe,
+            directory,
+            checkpoint_seconds=checkpoint_seconds,
+            checkpoint_steps=checkpoint_steps,
+            extra_callbacks=callbacks,
+            folds_after=folds_after,
+            distribution=distribution,
+            quiet=quiet,
+        )
 
 
 def _train(
     recipe: Recipe,
     run: Path,
+    *,
     checkpoint_seconds: float | None,
     checkpoint_steps: int | None,
     extra_callbacks: Sequence[keras.callbacks.Callback],
     folds_after: int,
+    distribution: Distribution,
+    quiet: bool,
 ) -> Run:
     """Train in a locked run directory whose recipe is this one."""
     check_initial_weights(recipe)
     splits = Splits(recipe.data)
     data_fingerprint = splits.fingerprint()  # also checks the images of a folder
     check_data(run, data_fingerprint)
+    distribution.share(run, recipe, data_fingerprint)
     if splits.corrections and not recipe.data.fold:
         print_message(f"{recipe.data.corrections}: {splits.corrections.describe()}")
-    prepared = prepare(recipe, splits)
+    prepared = prepare(recipe, splits, distribution)
     model, steps_per_epoch = prepared.model, prepared.training.steps
     validation, test = prepared.open_held_out()
     probe = prepared.probe()
@@ -106,9 +132,10 @@ def _train(
         seconds=checkpoint_seconds,
         steps=checkpoint_steps,
         folds_after=folds_after,
+        quiet=quiet,
     )
     resume = callbacks.resume
-    if resume.step:
+    if resume.step and not quiet:
         print_message(f"{run}: going on from step {resume.step}, in epoch {resume.epoch + 1}")
     try:
         model.fit(
@@ -123,6 +150,10 @@ def _train(
         )
     finally:
         callbacks.close()
+    fetch_variables(model)
+    distribution.finish()
+    if not distribution.is_first:
+        return Run(run, recipe, splits.labels)
     model.load_weights(run / MODEL)
     predictions = collect(model, test)
     held_out = predictions
@@ -137,12 +168,18 @@ def _train(
         "training_seconds": round(resume.training_seconds, 1),
         "best_epoch": callbacks.save_best.best_epoch,
         "last_epoch": -(-resume.step // steps_per_epoch),
-        "ended_by": find_reason(recipe, resume.step, has_stopped_early=callbacks.has_stopped_early),
+        "ended_by": find_reason(
+            recipe,
+            resume.step,
+            steps_per_epoch,
+            has_stopped_early=callbacks.has_stopped_early,
+        ),
         "test": predictions.metrics(),
         "test_classes": predictions.count_classes(),
         "confidence": confidence.to_dict(),
     }
-    print_message(f"{run}: {describe_ending(recipe, results)}")
+    if not quiet:
+        print_message(f"{run}: {describe_ending(recipe, results)}")
     with naming_the_file(run / RESULTS):
         write_json(run / RESULTS, results)
     return replace(open_run(run), predictions=predictions)

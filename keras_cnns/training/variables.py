@@ -7,10 +7,16 @@ from keras import ops
 def fetch_variables(model: keras.Model) -> None:
     """Assign the current values to the variables of a model, its optimizer and metrics.
 
-    On JAX, `fit` holds the values itself between two steps; elsewhere there is nothing to do.
+    On JAX, `fit` holds the values itself between two steps; elsewhere there is nothing to do. With
+    several processes the values become those of this process alone, so that what a callback
+    computes from them does not wait for the other processes.
     """
-    if keras.backend.backend() == "jax":
-        model.jax_state_sync()
+    if keras.backend.backend() != "jax":
+        return
+    model.jax_state_sync()
+    for variable in (*model.variables, *model.optimizer.variables):
+        if not variable.value.is_fully_addressable:
+            variable.assign(variable.value.addressable_data(0))
 
 
 def inner_optimizer(model: keras.Model) -> keras.optimizers.Optimizer:

@@ -128,7 +128,7 @@ def rows_for(model: str) -> list[Pretrained]:
 
 
 def find(name: str, model: str | None = None) -> Pretrained:
-    """Return the row of a name.
+    """Return the entry of the table of weights that has a name.
 
     Args:
         name: a name in the table; or "imagenet" together with a model.

@@ -43,6 +43,7 @@ LAYERS: dict[str, dict[str, set[str]]] = {
         "fit": {*_RUNS, "training", "report"},
         "review": {*_RUNS, "training", "report"},
         "lab": {*_RUNS, "training", "report"},
+        "tune": {*_RUNS, "training", "report", "lab"},
     },
     "keras_cnns_export": {
         "errors": set(),

@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import re
+import shlex
 import shutil
 import socket
 import ssl
@@ -12,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -22,9 +25,13 @@ import trustme
 from tests.serve.processes import CLASSIFY, IMAGE
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
+UNIT = DEPLOY / "systemd" / "keras-cnns-serve@.service"
 CERTIFICATES = "/etc/keras-cnns-serve/"  # the folder in the files
+RUNTIME = "/run/"  # systemd's folder in the files
 PORTS = (8501, 8500, 8511, 8510)  # HTTP and gRPC of the first replica, and of the second
 SECONDS = 60  # for a start or an end
+HTTP_CLIENTS, GRPC_CLIENTS = 2, 6
+PAUSE = 0.002  # seconds of a client between two requests
 LABEL = "grey-5"  # of the image
 
 
@@ -53,9 +60,37 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
 
 
 class Replica:
-    """A server on fixed ports."""
+    """A server on fixed ports, started and stopped as systemd does it.
 
-    def __init__(self, repository: Path, port: int, grpc_port: int) -> None:
+    Args:
+        name: the instance of the systemd unit.
+        repository: the models.
+        runtime: takes the place of /run.
+        port: of HTTP.
+        grpc_port: of gRPC.
+        draining: whether the commands of ExecStop= run before the end.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        repository: Path,
+        runtime: Path,
+        port: int,
+        grpc_port: int,
+        draining: bool,
+    ) -> None:
+        directory, *stops = (
+            each.replace("%i", name).replace("%t", str(runtime))
+            for setting in ("RuntimeDirectory", "ExecStop")
+            for each in re.findall(rf"^{setting}=(.+)$", UNIT.read_text("utf-8"), re.MULTILINE)
+        )
+        self._directory = runtime / directory
+        self.draining = self._directory / "draining"
+        self._stops = [shlex.split(each) for each in stops]
+        assert self._stops
+        if not draining:
+            self._stops = []
         self._command = [sys.executable, "-m", "keras_cnns_serve.cli", str(repository)]
         self._command += ["--port", str(port), "--grpc-port", str(grpc_port)]
         self.url = f"http://127.0.0.1:{port}"
@@ -63,6 +98,7 @@ class Replica:
 
     def start(self) -> None:
         """Starts the server, and returns when it accepts requests."""
+        self._directory.mkdir(parents=True)
         self._popen = subprocess.Popen(
             self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
@@ -70,7 +106,7 @@ class Replica:
         wait_until(lambda: self.answered() is not None, f"{self.url} is ready")
 
     def answered(self) -> float | None:
-        """The predictions that this process has answered over HTTP; None if it is not ready."""
+        """The predictions that this process has answered; None if it is not ready."""
         try:
             httpx.get(f"{self.url}/readyz", timeout=2).raise_for_status()
             metrics = httpx.get(f"{self.url}/metrics", timeout=2).text
@@ -80,12 +116,15 @@ class Replica:
         return sum(float(line[len(ok) :]) for line in metrics.splitlines() if line.startswith(ok))
 
     def stop(self) -> None:
-        """Sends SIGTERM and demands success."""
-        self._popen.terminate()
+        """Runs the commands of ExecStop=, sends SIGTERM and demands success."""
         try:
+            for command in self._stops:
+                subprocess.run(command, check=True)
+            self._popen.terminate()
             assert self._popen.wait(SECONDS) == 0
         finally:
             self._popen.kill()
+            shutil.rmtree(self._directory)
 
 
 @dataclass(frozen=True)
@@ -100,17 +139,24 @@ class Site:
         return f"https://localhost:{self.ports[443]}"
 
     @property
+    def runtime(self) -> Path:
+        """Takes the place of /run."""
+        return self.folder / "run"
+
+    @property
     def context(self) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=str(self.folder / "ca.pem"))
 
     def text(self, path: str) -> str:
-        """A file in deploy/ with this certificate and the ports of the replicas."""
+        """A file in deploy/ with this certificate, and the ports and folders of the replicas."""
         text = (DEPLOY / path).read_text("utf-8")
         assert CERTIFICATES in text
-        text = text.replace(CERTIFICATES, f"{self.folder}/")
+        for folder, here in ((CERTIFICATES, self.folder), (RUNTIME, self.runtime)):
+            text = text.replace(f" {folder}", f" {here}/")
         for port in PORTS:
             assert str(port) in text
-            text = text.replace(f"127.0.0.1:{port}", f"127.0.0.1:{self.ports[port]}")
+            for address in ("127.0.0.1:{}", "127.0.0.1, port_value: {}"):
+                text = text.replace(address.format(port), address.format(self.ports[port]))
         return text
 
 
@@ -125,45 +171,66 @@ def make_site(folder: Path) -> Site:
     return Site(folder, dict(zip(numbers, free_ports(len(numbers)), strict=True)))
 
 
+def grpc_client(site: Site) -> triton.InferenceServerClient:
+    """A client of the proxy."""
+    return triton.InferenceServerClient(
+        site.url.removeprefix("https://"),
+        ssl=True,
+        root_certificates=str(site.folder / "ca.pem"),
+    )
+
+
 @dataclass
 class Load:
-    """Clients that ask one after another until the end."""
+    """Clients that each send one request after another until the end.
 
-    site: Site
-    answers: dict[str, int] = field(default_factory=lambda: {"HTTP": 0, "gRPC": 0})
+    Args:
+        http: returns a client of HTTP; None: only gRPC.
+        grpc: returns a client of gRPC.
+    """
+
+    http: Callable[[], httpx.Client] | None
+    grpc: Callable[[], triton.InferenceServerClient]
     failures: list[str] = field(default_factory=list)
     end: threading.Event = field(default_factory=threading.Event)
 
-    def ask_http(self) -> None:
-        with httpx.Client(base_url=self.site.url, verify=self.site.context, timeout=10) as client:
-            while not self.end.wait(0.01):
-                try:
-                    response = client.post(CLASSIFY, content=IMAGE)
-                    assert response.status_code == 200, response.text
-                    assert LABEL in response.text
-                except Exception as error:
-                    self.failures.append(f"HTTP: {error}")
-                self.answers["HTTP"] += 1
+    def __post_init__(self) -> None:
+        self.answers = {"gRPC": 0} if self.http is None else {"HTTP": 0, "gRPC": 0}
 
-    def ask_grpc(self) -> None:
-        address = self.site.url.removeprefix("https://")
+    @classmethod
+    def through(cls, site: Site) -> "Load":
+        """Clients of the proxy."""
+        return cls(
+            lambda: httpx.Client(base_url=site.url, verify=site.context, timeout=10),
+            lambda: grpc_client(site),
+        )
+
+    def ask_http(self, client: httpx.Client) -> None:
+        response = client.post(CLASSIFY, content=IMAGE)
+        assert response.status_code == 200, response.text
+        assert LABEL in response.text
+
+    def ask_grpc(self, client: triton.InferenceServerClient) -> None:
         tensor = triton.InferInput("images", [1, 8, 8, 1], "UINT8")
         tensor.set_data_from_numpy(np.full((1, 8, 8, 1), 130, np.uint8))
-        with triton.InferenceServerClient(
-            address, ssl=True, root_certificates=str(self.site.folder / "ca.pem")
-        ) as client:
-            while not self.end.wait(0.01):
+        result = client.infer("grey", [tensor], client_timeout=10)
+        assert result.as_numpy("probabilities").argmax() == 5
+
+    def ask(self, kind: str, connect: Callable[[], Any], once: Callable[[Any], None]) -> None:
+        with connect() as client:
+            while not self.end.wait(PAUSE):
                 try:
-                    result = client.infer("grey", [tensor], client_timeout=10)
-                    assert result.as_numpy("probabilities").argmax() == 5
+                    once(client)
                 except Exception as error:
-                    self.failures.append(f"gRPC: {error}")
-                self.answers["gRPC"] += 1
+                    self.failures.append(f"{kind}: {error}")
+                self.answers[kind] += 1
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        clients = [self.ask_http, self.ask_http, self.ask_grpc]
-        threads = [threading.Thread(target=client) for client in clients]
+        clients = [("gRPC", self.grpc, self.ask_grpc)] * GRPC_CLIENTS
+        if self.http is not None:
+            clients += [("HTTP", self.http, self.ask_http)] * HTTP_CLIENTS
+        threads = [threading.Thread(target=self.ask, args=client) for client in clients]
         for thread in threads:
             thread.start()
         try:
@@ -209,10 +276,10 @@ def _answers(site: Site) -> bool:
 
 
 @contextlib.contextmanager
-def two_replicas(repository: Path, site: Site) -> Iterator[list[Replica]]:
+def two_replicas(repository: Path, site: Site, draining: bool = False) -> Iterator[list[Replica]]:
     first, second = (
-        Replica(repository, site.ports[http], site.ports[grpc])
-        for http, grpc in (PORTS[:2], PORTS[2:])
+        Replica(name, repository, site.runtime, site.ports[http], site.ports[grpc], draining)
+        for name, http, grpc in (("first", *PORTS[:2]), ("second", *PORTS[2:]))
     )
     with contextlib.ExitStack() as stack:
         for replica in (first, second):
@@ -221,9 +288,9 @@ def two_replicas(repository: Path, site: Site) -> Iterator[list[Replica]]:
         yield [first, second]
 
 
-def restart_without_a_failed_answer(replicas: list[Replica], site: Site) -> None:
+def restart_without_a_failed_answer(replicas: list[Replica], load: Load) -> None:
     """Restarts one replica after the other while clients ask."""
-    load = Load(site)
+    starts = [replica.starts for replica in replicas]
     with load.running():
         load.wait_for_more()
         for replica in replicas:
@@ -234,7 +301,24 @@ def restart_without_a_failed_answer(replicas: list[Replica], site: Site) -> None
         # The restarted replicas get requests again.
         wait_until(lambda: all(replica.answered() for replica in replicas), "both replicas answer")
     assert not load.failures, load.failures[:5]
-    assert [replica.starts for replica in replicas] == [2, 2]
+    assert [replica.starts for replica in replicas] == [each + 1 for each in starts]
+
+
+def check_that_a_draining_replica_gets_no_requests(replicas: list[Replica], site: Site) -> None:
+    """The other replica gets them; if both are draining, they still answer."""
+    for draining, other in (replicas, replicas[::-1]):
+        draining.draining.touch()
+        before, others = draining.answered(), other.answered() or 0
+        load = Load.through(site)
+        with load.running():
+            load.wait_for_more()
+            assert draining.answered() == before
+            assert (other.answered() or 0) > others
+            other.draining.touch()
+            load.wait_for_more()
+        assert not load.failures, load.failures[:5]
+        draining.draining.unlink()
+        other.draining.unlink()
 
 
 def check_what_is_not_for_clients(site: Site) -> None:
@@ -242,15 +326,17 @@ def check_what_is_not_for_clients(site: Site) -> None:
     with httpx.Client(base_url=site.url, verify=site.context) as client:
         for path in ("/metrics", "/monitoring/prometheus/metrics"):
             assert client.get(path).status_code == 404, path
-        for path in ("/v2/repository/index", "/v2/repository/models/grey/unload"):
+        for path in (
+            "/v2/repository/index",
+            "/v2/repository/models/grey/unload",
+            "/v2/%72epository/index",
+            "/v2//repository/index",
+            "/v1/../v2/repository/index",
+        ):
             assert client.post(path).status_code == 404, path
             assert "nginx" in client.post(path).text or not client.post(path).text, path
         assert client.get("/v2/models/grey/ready").status_code == 200
-    with triton.InferenceServerClient(
-        site.url.removeprefix("https://"),
-        ssl=True,
-        root_certificates=str(site.folder / "ca.pem"),
-    ) as client:
+    with grpc_client(site) as client:
         assert client.is_server_ready()
         with pytest.raises(triton.InferenceServerException, match="UNIMPLEMENTED"):
             client.unload_model("grey")

@@ -10,8 +10,10 @@ import pytest
 
 from tests.production.replicas import (
     DEPLOY,
+    Load,
     Replica,
     Site,
+    check_that_a_draining_replica_gets_no_requests,
     check_what_is_not_for_clients,
     make_site,
     program,
@@ -49,6 +51,9 @@ def replicas(repository: Path, site: Site) -> Iterator[list[Replica]]:
     listen = "listen 443 ssl http2;"
     assert listen in text
     text = text.replace(listen, f"listen 127.0.0.1:{site.ports[443]} ssl http2;")
+    rate = "rate=200r/s;"
+    assert rate in text
+    text = text.replace(rate, "rate=20000r/s;")
     (site.folder / "site.conf").write_text(text)
     user = "user root;" if os.geteuid() == 0 else ""
     main = site.folder / "nginx.conf"
@@ -58,12 +63,19 @@ def replicas(repository: Path, site: Site) -> Iterator[list[Replica]]:
     checked = subprocess.run([*command, "-t"], capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stderr
     assert "[warn]" not in checked.stderr
-    with two_replicas(repository, site) as both, proxy([*command, "-g", "daemon off;"], site):
+    with (
+        two_replicas(repository, site, draining=True) as both,
+        proxy([*command, "-g", "daemon off;"], site),
+    ):
         yield both
 
 
 def test_a_rolling_restart_loses_no_answer(replicas: list[Replica], site: Site) -> None:
-    restart_without_a_failed_answer(replicas, site)
+    restart_without_a_failed_answer(replicas, Load.through(site))
+
+
+def test_a_draining_replica_gets_no_requests(replicas: list[Replica], site: Site) -> None:
+    check_that_a_draining_replica_gets_no_requests(replicas, site)
 
 
 @pytest.mark.usefixtures("replicas")

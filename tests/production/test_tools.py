@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from keras_cnns_export.server_files import kserve_manifest
 from tests.production.replicas import DEPLOY, program
 
 DEBIAN = "apt-get install nginx-light prometheus systemd"
@@ -84,7 +85,9 @@ def test_kserve_knows_every_key(tmp_path: Path) -> None:
     python = str(Path(program("kubernetes-validate", PYPI)).with_name("python"))
     script = str(Path(__file__).with_name("kserve_types.py"))
     manifests = ("kserve/runtime.yaml", "kserve/inference-service.yaml")
-    run(python, script, *manifests)
+    exported = tmp_path / "inference-service.yaml"
+    exported.write_text(kserve_manifest("digits", ["saved_model", "onnx"]))
+    run(python, script, *manifests, str(exported))
     wrong = tmp_path / "wrong.yaml"
     text = (DEPLOY / manifests[0]).read_text("utf-8")
     wrong.write_text(text.replace("supportedModelFormats", "supportedModelFormat"))

@@ -181,7 +181,16 @@ def test_the_ports_agree() -> None:
         name: [int(port) for port in re.findall(r"server 127\.0\.0\.1:(\d+)", body)]
         for name, body in upstreams
     }
-    assert found == {"http": http, "grpc": grpc}
+    # While a replica is draining, the other one is first, and the draining one its backup.
+    assert found == {
+        f"{name}{without}": ports
+        for name, pair in (("http", http), ("grpc", grpc))
+        for without, ports in (
+            ("", pair),
+            ("_without_first", pair[::-1]),
+            ("_without_second", pair),
+        )
+    }
     (target,) = load("prometheus/prometheus.yml")["scrape_configs"][0]["static_configs"]
     assert target["targets"] == [f"serve:{options('compose.yaml').port}"]
     published = [port.rpartition(":")[2] for port in COMPOSE["services"]["serve"]["ports"]]
@@ -194,6 +203,42 @@ def test_the_ports_agree() -> None:
     kserve = options("kserve")
     assert RUNTIME["ports"][0]["containerPort"] == kserve.port
     assert RUNTIME["readinessProbe"]["httpGet"]["port"] == kserve.port
+
+
+def test_envoy_has_the_same_replicas_and_hides_the_same() -> None:
+    envoy = load("envoy/envoy.yaml")["static_resources"]
+    found = {
+        cluster["name"]: [
+            endpoint["endpoint"]["address"]["socket_address"]["port_value"]
+            for endpoint in cluster["load_assignment"]["endpoints"][0]["lb_endpoints"]
+        ]
+        for cluster in envoy["clusters"]
+    }
+    for name, key in (("http", "PORT"), ("grpc", "GRPC_PORT")):
+        assert found[name] == [int(settings(each)[key]) for each in ("first.conf", "second.conf")]
+    text = (DEPLOY / "envoy" / "envoy.yaml").read_text("utf-8")
+    for path in re.findall(r"location (?:= )?(/\S+) \{ return 404; \}", NGINX):
+        assert re.search(rf"match: {{(path|prefix): {path}}}", text)
+    buffered = re.search(r"request_body_buffer_limit: (\d+)", text)
+    assert buffered
+    assert int(buffered[1]) == ServerOptions.max_body_bytes
+    timeouts = re.findall(r"timeout: (\d+)s\}", text)
+    assert len(timeouts) == 2
+    assert all(int(each) > ServerOptions.timeout for each in timeouts)
+
+
+def test_nginx_looks_for_the_file_that_systemd_creates() -> None:
+    unit = (DEPLOY / "systemd" / "keras-cnns-serve@.service").read_text("utf-8")
+    (directory,) = re.findall(r"^RuntimeDirectory=(.+)$", unit, re.MULTILINE)
+    (created,) = re.findall(r"^ExecStop=/usr/bin/touch (.+)$", unit, re.MULTILINE)
+    assert created == f"%t/{directory}/draining"
+    files = re.findall(r"if \(-f (\S+)\) \{ set \$without (\w+); \}", NGINX)
+    assert files == [
+        (created.replace("%t", "/run").replace("%i", name), f"_without_{name}")
+        for name in ("first", "second")
+    ]
+    for passed in re.findall(r"_pass \w+://(\S+);", NGINX):
+        assert passed.endswith("$without")
 
 
 def test_the_limits_of_nginx_are_those_of_the_server() -> None:
@@ -282,6 +327,21 @@ def test_every_alert_is_tested_in_both_directions() -> None:
     )
     assert healthy == [(alert, False) for alert in alerts]
     assert troubled == [(alert, True) for alert in alerts]
+
+
+def test_the_page_explains_every_alert() -> None:
+    page = (ROOT / "docs" / "production.md").read_text("utf-8")
+    alerts = [rule["alert"] for rule in load("prometheus/alerts.yml")["groups"][0]["rules"]]
+    assert re.findall(r"^\| `([A-Z]\w+)` \|", page, re.MULTILINE) == alerts
+
+
+def test_the_numbers_of_other_servers_are_those_of_the_benchmarks() -> None:
+    page = (
+        (ROOT / "docs" / "coming-from.md").read_text("utf-8").partition("## What was measured")[2]
+    )
+    rows = [line for line in page.splitlines() if line.startswith("|")]
+    assert len(rows) > 10
+    assert set(rows) <= set((ROOT / "benchmarks" / "README.md").read_text("utf-8").splitlines())
 
 
 def test_kserve_runs_the_service_on_this_runtime() -> None:

@@ -44,7 +44,7 @@ def load(version: Path) -> Predict:
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    """Suppress the log of the converter and the interpreter, also if the block fails.
+    """Suppress the log of the converter and the interpreter, even if the block fails.
 
     Their exceptions say what was wrong; the log is pages of the compiler's representation.
     """

@@ -101,7 +101,7 @@ class _Quantizer:
             self.ranges = calibrator.compute_data()
 
     def save(self, path: Path, *, only: Sequence[str] = (), exclude: Sequence[str] = ()) -> None:
-        """Write the int8 model; `only` some nodes become int8, or all but those to `exclude`."""
+        """Write the int8 model: quantize the nodes in `only`, or all nodes except `exclude`."""
         from onnxruntime.quantization import QuantType
         from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
         from onnxruntime.quantization.quant_utils import load_model_with_shape_infer

@@ -122,7 +122,7 @@ def _signatures(source: Source) -> dict[str, Any]:
 
 
 def _set_method(version: Path, signature: str, method: str) -> None:
-    """Set the call that a signature is for: TensorFlow writes `predict` for all of them."""
+    """Set the method name of a signature: TensorFlow writes `predict` for every signature."""
     from tensorflow.core.protobuf import saved_model_pb2
 
     path = version / _PATH

@@ -176,7 +176,7 @@ EXPERIMENT = Experiment(
     number=7,
     name="saddle",
     claim="On an ill-conditioned surface, momentum leaves a saddle point in fewer steps than "
-    "gradient descent, also if a plateau surrounds it.",
+    "gradient descent, even if a plateau surrounds it.",
     source="Sutskever et al. 2013, On the importance of initialization and momentum in deep "
     "learning, section 2 (momentum needs fewer steps by the square root of the condition number)",
     varied="The momentum, the ratio of the two curvatures, the initial distance from the ridge, "

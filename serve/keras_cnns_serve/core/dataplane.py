@@ -199,7 +199,7 @@ class Dataplane:
             raise ForbiddenError("administration is disabled; start the server with --admin")
 
     async def load(self, name: str, deadline: float | None = None) -> None:
-        """Load a model, also if it was loaded before.
+        """Load a model, even if it was loaded before.
 
         Raises:
             DeadlineExceededError: the deadline has passed; the change may still be made.

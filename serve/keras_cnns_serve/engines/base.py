@@ -77,7 +77,7 @@ def warm_up(
     except Exception as error:
         raise VersionRefusedError(f"{path} does not run: {one_line(error)}") from error
     for output in manifest.outputs:
-        # The graph may not specify a shape that model.json does: check that of the result.
+        # The graph may leave a shape open that model.json specifies: check that of the result.
         _check_shape(outputs[output.name].shape, output, path)
     return outputs
 

@@ -57,7 +57,7 @@ class Loaded:
 
     @property
     def reason(self) -> str:
-        """Return the reason of the format and of the number of threads, for people."""
+        """Return why this format and this number of threads were chosen, as a readable text."""
         return f"{self.format_reason}; {self.choice.reason}"
 
     @property

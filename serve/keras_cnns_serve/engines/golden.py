@@ -125,7 +125,7 @@ def _difference(expected: NDArray[np.float32], given: NDArray[np.float32], toler
     """Return how the probabilities [K] of an image disagree; empty if they agree."""
     first, other = int(expected.argmax()), int(given.argmax())
     largest = float(np.abs(given - expected).max())
-    if not largest <= tolerance:  # also if it is NaN
+    if not largest <= tolerance:  # even if it is NaN
         return f"a probability differs by {largest:.2g}, and at most {tolerance:.2g} is allowed"
     if expected[first] - expected[other] > tolerance:
         return (

@@ -153,7 +153,7 @@ def read_small_image(
     """Decode a small JPEG, which is as fast as waking up a thread; return None for others.
 
     A small JPEG is a thumbnail without orientation that already has the size of the graph's input.
-    Return None also if it is damaged.
+    Return None even if it is damaged.
     """
     if (
         len(content) > SMALL_BYTES

@@ -103,7 +103,11 @@ class _Repeats:
         return next((kind.end for kind in self._kinds.values()), None)
 
     def reports(self, until: float) -> Iterator[str]:
-        """End the intervals before `until`; yield a line for each with suppressed lines."""
+        """End the intervals that are over, and yield a line for each that suppressed lines.
+
+        Args:
+            until: the time at which an interval is over.
+        """
         for key, kind in list(self._kinds.items()):
             if kind.end > until:
                 break

@@ -60,7 +60,7 @@ def totals_of(rows: Iterable[Row]) -> Totals:
 
 
 class Outcome(NamedTuple):
-    """What counts of a row: its label, or None if it is unknown or has an error."""
+    """The part of a row that is counted."""
 
     label: str | None
     unknown: bool

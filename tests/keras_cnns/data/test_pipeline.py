@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from keras_cnns.data import Split, Splits, open_split
 from keras_cnns.data.augmentation.randomness import Start, draw_uniform
-from keras_cnns.data.pipeline import keep_in_memory, make_split
+from keras_cnns.data.pipeline import Part, keep_in_memory, make_split
 from keras_cnns.data.sources import base
 from keras_cnns.data.sources.base import ImageStream, IndexedImages, Pair
 from keras_cnns.recipes import AugmentationConfig, DataConfig, load_recipe
@@ -155,6 +155,23 @@ def test_a_stream_starts_anywhere_too(tmp_path: Path) -> None:
     later = collect(split.steps_from(6).take(4))
     expected = [np.concatenate([a[30:], b[:10]]) for a, b in zip(*epochs, strict=True)]
     assert same(later, tuple(expected))
+
+
+@pytest.mark.parametrize("augmentation", [CASES["CIFAR"], EVERYTHING])
+def test_the_parts_of_a_streamed_batch_are_the_batch(
+    augmentation: AugmentationConfig, tmp_path: Path
+) -> None:
+    config = DataConfig("x", 8, 8, 3, (0.0,) * 3, (1.0,) * 3)
+    stream = ImageStream(37, jpegs(tmp_path, 37))
+    options: dict[str, Any] = {"batch_size": 8, "seed": 1, "augmentation": augmentation}
+    whole = make_split(stream, config, 37, **options)
+    parts = [make_split(stream, config, 37, **options, part=Part(k, 2, 4)) for k in range(2)]
+    for batch, *read in zip(whole.epoch(1), *(each.epoch(1) for each in parts), strict=True):
+        for number in (0, 1):
+            arrays = [np.asarray(each[number]) for each in read]
+            # The last batch has 5 images, which do not divide by 4: every process reads all.
+            for array in [np.concatenate(arrays)] if len(batch[0]) == 8 else arrays:
+                np.testing.assert_array_equal(array, batch[number])
 
 
 def test_pixels_in_memory_are_those_read_anew(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,15 @@ ALL = {
     "reliability": charts.reliability(
         "Five", np.array([np.nan, 0.9]), np.array([np.nan, 0.8]), np.array([0, 7])
     ),
+    "bars": charts.bars("Six", {"one": 0.75, HOSTILE: 0.25}, x="fraction", percent=True),
+    "parallel_coordinates": charts.parallel_coordinates(
+        "Seven",
+        {"decay": ([0, 1, np.nan], [(0, "0.1"), (1, HOSTILE)]), HOSTILE: ([0, 0.5, 1], [])},
+        [0, 0.5, 1],
+        y="height",
+        marked={"best": 1},
+        dashed=("pruned", [0]),
+    ),
 }
 
 
@@ -44,6 +53,8 @@ def test_it_is_svg_with_named_axes_and_nothing_from_elsewhere(name: str) -> None
         "band": ("Three", "training step", "ratio", "median layer"),
         "confusion": ("Four", "predicted", "true", "cat", HOSTILE, "5", "1", "4"),
         "reliability": ("Five", "confidence: the highest probability", "accuracy", "calibrated"),
+        "bars": ("Six", "fraction", "one", HOSTILE, "0%"),
+        "parallel_coordinates": ("Seven", "height", "decay", "0.1", "best", "pruned"),
     }[name]
     assert [words for words in expected if words not in shown] == []
     assert "<b>" not in svg
@@ -63,6 +74,9 @@ def test_the_description_names_the_axes_and_the_legend() -> None:
     chart = ALL["lines"]
     assert chart
     assert chart.description == f"One: loss against epoch (training, {HOSTILE}, best)"
+    without_x = ALL["parallel_coordinates"]
+    assert without_x
+    assert without_x.description == "Seven: height (best, pruned)"
 
 
 def test_the_same_numbers_give_the_same_file() -> None:
@@ -78,6 +92,8 @@ def test_the_same_numbers_give_the_same_file() -> None:
         charts.by_depth("t", {}, [], y="y"),
         charts.by_depth("t", {1: [0.0, float("nan")]}, ["a", "b"], y="y", log=True),
         charts.band("t", np.array([]), np.zeros((0, 0)), y="y"),
+        charts.bars("t", {}, x="x"),
+        charts.parallel_coordinates("t", {"a": ([], [])}, [], y="y"),
     ],
 )
 def test_without_values_there_is_no_chart(chart: Chart | None) -> None:

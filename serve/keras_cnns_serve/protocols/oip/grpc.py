@@ -79,7 +79,7 @@ class OpenInferenceGrpc:
         return getattr(inference, f"{method}Response")(**fields)
 
     async def repository_model_load(self, request: Any, deadline: float | None) -> Any:
-        """Load a model, also if it was loaded before."""
+        """Load a model, even if it was loaded before."""
         self._dataplane.check_admin()
         service.check_load(request.parameters)
         await self._dataplane.load(request.model_name, deadline)

@@ -14,7 +14,7 @@ from keras_cnns_serve.core.limits import BODY_SECONDS, Budget, Claim
 from keras_cnns_serve.errors import QueueFullError, ServeError, TooSlowError
 
 MIN_BYTES_PER_SECOND = 100_000  # applied to the longest message, as the real length is unknown
-_MIN_SECONDS = 0.03  # time that each incomplete message has, also if other calls wait
+_MIN_SECONDS = 0.03  # time that each incomplete message has, even if other calls wait
 _MAX_WAIT_SECONDS = 1.0  # maximum time that a call waits for its turn
 _POLL_SECONDS = 0.01  # interval of checks while calls wait
 _IDLE_POLL_SECONDS = 0.1  # interval of checks otherwise

@@ -174,7 +174,12 @@ class GrpcServer:
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        """Accept calls for a short time, let calls in progress finish, and end the others."""
+        """Accept calls for a short time, let calls in progress finish, and end the others.
+
+        Until a client has received the GOAWAY, it can send further calls, which grpcio ends with
+        CANCELLED (grpc#24237). docs/production.md describes proxies and clients that use another
+        server instead.
+        """
         end = time.monotonic() + self._grace
         try:
             await linger(self._grace)

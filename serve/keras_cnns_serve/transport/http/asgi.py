@@ -41,7 +41,7 @@ class Request:
     Args:
         scope: ASGI's scope.
         path: the match of the route's pattern.
-        max_body_bytes: maximum length of the body, also after decompression.
+        max_body_bytes: maximum length of the body, even after decompression.
         receive: ASGI's receive.
         claim: the claim of memory, which is held until the request is answered.
     """

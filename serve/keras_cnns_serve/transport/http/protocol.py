@@ -183,7 +183,7 @@ class HttpProtocol(HttpToolsProtocol):
     # has sent at once, without a pause for other connections.
 
     def data_received(self, data: bytes) -> None:
-        """Parse the received data, or defer it while requests wait for others."""
+        """Parse the received data, or defer it while requests wait for earlier responses."""
         self._unset_keepalive_if_required()
         self._unparsed = self._unparsed + data if self._unparsed else data
         if self._parse_handle is None and not self.pipeline:

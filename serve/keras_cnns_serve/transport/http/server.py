@@ -173,7 +173,7 @@ class _Server(uvicorn.Server):
             task = loop.create_task(self._shake_hands(connection, context))
             shared.handshakes[task] = loop.time()
             task.add_done_callback(lambda task: shared.handshakes.pop(task, None))
-            await asyncio.sleep(0)  # start the handshake, also if many clients are waiting
+            await asyncio.sleep(0)  # start the handshake, even if many clients are waiting
 
     async def _shake_hands(self, connection: socket.socket, context: ssl.SSLContext) -> None:
         protocol: Any = self.config.http_protocol_class

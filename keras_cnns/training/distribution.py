@@ -1,0 +1,169 @@
+"""Train on several devices, of one process or of several, with JAX.
+
+Every device computes on a part of each batch, and XLA sums over all parts: the loss, its gradient,
+the statistics of batch normalisation and the metrics are those of the whole batch. A batch that
+does not divide by the number of devices is computed as a whole on each of them, which gives the
+same values.
+
+Each process reads its own part of a batch (`keras_cnns.data.pipeline.Part`). All processes take
+the same steps with the same callbacks. The first process has the run directory; the others have a
+temporary one, which receives the checkpoint that the first one resumes from.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_cnns.data.pipeline import Part
+from keras_cnns.recipes import Recipe
+
+_AXIS = "batch"
+
+
+class DistributionError(ValueError):
+    """A training that cannot be distributed; the message says why, and what would be right."""
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """The devices of a training.
+
+    Attributes:
+        devices: JAX' devices, those of all processes; without any, the backend trains on one as
+            usual.
+        process_id: the number of this process, from 0.
+        processes: the number of processes, each with the same number of devices.
+    """
+
+    devices: tuple[Any, ...] = ()
+    process_id: int = 0
+    processes: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes the run directory."""
+        return self.process_id == 0
+
+    @property
+    def part(self) -> Part:
+        """The part of each batch that this process reads."""
+        return Part(self.process_id, self.processes, len(self.devices) or 1)
+
+    def check(self, recipe: Recipe) -> None:
+        """Raise DistributionError if a recipe's batches do not divide by the number of devices."""
+        check_batch_size(recipe.training.batch_size, len(self.devices) or 1)
+
+    @contextmanager
+    def opened(self, run: Path) -> Iterator[Path]:
+        """Yield the directory into which this process writes."""
+        yield run
+
+    def share(self, run: Path, recipe: Recipe, data_fingerprint: str) -> None:
+        """Give the first process's checkpoint to the others, and compare what they train."""
+
+    def agree(self, state: Any) -> Any:
+        """Return the first process's values of a state of the training."""
+        return state
+
+    def finish(self) -> None:
+        """Part from the other processes, after the last step; the first process goes on alone."""
+
+    def attach(self, model: keras.Model) -> None:
+        """Let a compiled model take its steps, in `fit` and `evaluate`, on all devices."""
+        if not self.devices:
+            return
+        import jax
+
+        step = _Steps(self)
+
+        def make_train_function(force: bool = False) -> None:
+            if model.train_function is None or force:
+                model.train_function = step.compiled(jax, model.train_step)
+
+        def make_test_function(force: bool = False) -> None:
+            if model.test_function is None or force:
+                model.test_function = step.compiled(jax, model.test_step)
+
+        # `fit` and `evaluate` call these, even after the model was compiled again.
+        model.make_train_function = make_train_function
+        model.make_test_function = make_test_function
+
+
+def check_batch_size(batch_size: int, devices: int) -> None:
+    """Raise DistributionError if a batch size is not a multiple of the number of devices."""
+    if batch_size % devices:
+        lower = batch_size // devices * devices
+        choices = f"{lower} or {lower + devices}" if lower else str(devices)
+        raise DistributionError(
+            f"training.batch_size is {batch_size}, the number of images in a step on all devices "
+            f"together, and must be a multiple of the {devices} devices, such as {choices}"
+        )
+
+
+def on_local_devices(count: int) -> Distribution:
+    """Return the first devices of this process.
+
+    Raises:
+        DistributionError: there are not so many.
+    """
+    import jax
+
+    found = jax.devices()
+    if len(found) < count:
+        raise DistributionError(
+            f"there are {len(found)} devices ({found[0].platform}); use --devices {len(found)}"
+        )
+    return Distribution(tuple(found[:count]))
+
+
+class _Steps:
+    """Places states and batches on the devices of a distribution."""
+
+    def __init__(self, distribution: Distribution) -> None:
+        from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+        mesh = Mesh(np.array(distribution.devices), (_AXIS,))
+        self._distribution, self._has_agreed = distribution, False
+        self._replicated = NamedSharding(mesh, PartitionSpec())
+        self._divided = NamedSharding(mesh, PartitionSpec(_AXIS))
+
+    def compiled(self, jax: Any, step: Any) -> Any:
+        """Return (state, iterator) -> (logs, state), as Keras' loops call it."""
+        compiled = jax.jit(step, donate_argnums=0, out_shardings=self._replicated)
+
+        def function(state: Any, iterator: Any) -> Any:
+            if not self._has_agreed:
+                state, self._has_agreed = self._distribution.agree(state), True
+            batch = self._place_batch(jax, next(iterator))
+            placed = jax.tree.map(lambda x: self._place(jax, x, self._replicated), state)
+            return compiled(placed, batch)
+
+        return function
+
+    def _place_batch(self, jax: Any, batch: tuple[Any, ...]) -> tuple[Any, Any]:
+        """Divide a batch among the devices, or copy one that does not divide to each of them.
+
+        With several processes the third element of a batch has the number of images of the whole
+        batch, once for each image; see `Part`.
+        """
+        images, targets, *counts = batch
+        count = len(images)
+        total = int(counts[0][0]) if counts and counts[0] is not None else count
+        is_whole = count == total and (
+            self._distribution.processes > 1 or count % len(self._distribution.devices)
+        )
+        sharding = self._replicated if is_whole else self._divided
+        placed = jax.tree.map(lambda x: self._place(jax, x, sharding), (images, targets))
+        return placed[0], placed[1]
+
+    def _place(self, jax: Any, value: Any, sharding: Any) -> Any:
+        if getattr(value, "sharding", None) == sharding:
+            return value
+        if self._distribution.processes == 1:
+            return jax.device_put(value, sharding)
+        return jax.make_array_from_process_local_data(sharding, np.asarray(value))

@@ -1,0 +1,163 @@
+"""Notice processes of a training that are gone, and say which one.
+
+Each process writes a number into the key-value store of JAX' coordinator every two seconds. A
+thread of every process reads the others' numbers, and ends its process with a message if one stands
+still, or if another process has reported its failure. The coordinator is in the first process. If
+that one is gone, JAX aborts the other processes; a small child of each, which only waits for the
+end of its parent, then prints the message.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from contextlib import suppress
+from typing import Any
+
+RESUME = "Start all processes again with the same commands, or another number of them, to resume"
+_BEAT_SECONDS = 2.0
+_SILENCE_SECONDS = 20.0  # without a beat, after which a process counts as gone
+_NAMING_SECONDS = 30.0  # to wait for the name of the process that has broken a connection
+_STATUS, _INTERRUPTED = 1, 130
+_PROGRAM = "keras-cnns"
+_BROKEN = ("gloo", "nccl", "connection", "coordination", "unavailable", "socket", "heartbeat")
+
+# Runs in the child: standard input ends when the parent does; its last line is what to print then.
+_WATCHER = """
+import sys
+lines = sys.stdin.buffer.read().decode().splitlines()
+sys.stderr.write(lines[-1] + "\\n" if lines and lines[-1] else "")
+"""
+
+
+class Peers:
+    """The other processes of a training."""
+
+    def __init__(self, process_id: int, processes: int, leave: Any) -> None:
+        # The key-value store of the coordinator has no public interface in JAX.
+        from jax._src.distributed import global_state
+
+        self.client: Any = global_state.client
+        self.process_id, self.others = process_id, [p for p in range(processes) if p != process_id]
+        self.temporary: str | None = None  # a directory to remove
+        self._exit = leave
+        self._is_closed = threading.Event()
+        self._beat(0)
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether this process has parted from the others."""
+        return self._is_closed.is_set()
+
+    def close(self) -> None:
+        """Wait for the other processes, and disconnect."""
+        import jax
+
+        if not self.is_closed:
+            self._is_closed.set()
+            self._set("done", "1")
+            jax.distributed.shutdown()
+
+    def end(self, error: BaseException) -> None:
+        """End this process because of an exception, and say whose fault it is."""
+        if isinstance(error, SystemExit | KeyboardInterrupt):
+            self.report("was ended by a signal")
+            code = getattr(error, "code", _INTERRUPTED)
+            self._leave("", code if isinstance(code, int) else _STATUS)
+        text = str(error) or type(error).__name__
+        if any(word in text.lower() for word in _BROKEN):
+            time.sleep(_NAMING_SECONDS)  # the thread ends the process as soon as it has the name
+            self._leave(f"another process is gone: {text.splitlines()[0][:200]}. {RESUME}.")
+        self.report(f"has failed: {text.splitlines()[0]}")
+        if "--debug" in sys.argv:
+            traceback.print_exception(error)
+        self._leave(text)
+
+    def report(self, failure: str) -> None:
+        """Let the other processes know why this one ends."""
+        with suppress(Exception):  # the coordinator may be gone
+            self._set("failure", failure)
+
+    def _leave(self, message: str, status: int = _STATUS) -> None:
+        if self.temporary:
+            shutil.rmtree(self.temporary, ignore_errors=True)
+        self._exit(message, status)
+
+    def _set(self, key: str, value: str) -> None:
+        self.client.key_value_set(f"keras_cnns/{key}/{self.process_id}", value, True)
+
+    def _get(self, key: str, process: int) -> str | None:
+        try:
+            return str(self.client.key_value_try_get(f"keras_cnns/{key}/{process}"))
+        except Exception as error:
+            if "NOT_FOUND" in str(error):
+                return None
+            raise
+
+    def _beat(self, number: int) -> None:
+        self._set("beat", str(number))
+
+    def _watch(self) -> None:
+        seen: dict[int, tuple[str | None, float]] = {}
+        number = 0
+        while not self._is_closed.wait(_BEAT_SECONDS):
+            number += 1
+            try:
+                self._beat(number)
+                for process in self.others:
+                    self._check(process, seen)
+            except Exception:
+                if not self._is_closed.is_set():
+                    self._leave(f"process 0, the coordinator, is gone. {RESUME}.")
+                return
+
+    def _check(self, process: int, seen: dict[int, tuple[str | None, float]]) -> None:
+        now = time.monotonic()
+        if failure := self._get("failure", process):
+            self._leave(f"process {process} {failure}. {RESUME}.")
+        beat = self._get("beat", process)
+        if process not in seen or seen[process][0] != beat:
+            seen[process] = beat, now
+        elif now - seen[process][1] > _SILENCE_SECONDS and not self._get("done", process):
+            self._leave(f"process {process} is gone. {RESUME}.")
+
+
+class Watcher:
+    """A child that prints a message when JAX aborts this process."""
+
+    def __enter__(self) -> "Watcher":
+        self._child = subprocess.Popen(
+            [sys.executable, "-S", "-E", "-c", _WATCHER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,  # a Ctrl-C is for the parent
+        )
+        self._stderr = sys.stderr  # which a training may redirect
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._write("")
+        assert self._child.stdin is not None
+        self._child.stdin.close()
+        self._child.wait()
+
+    def expect(self, message: str) -> None:
+        """Let the child print a message of one line if this process is aborted from now on."""
+        self._write(f"{_PROGRAM}: {message}")
+
+    def leave(self, message: str, status: int = _STATUS) -> None:
+        """Print a message, and end this process at once."""
+        self.__exit__()
+        if message:
+            print(f"{_PROGRAM}: {message}", file=self._stderr, flush=True)
+        sys.stdout.flush()
+        os._exit(status)
+
+    def _write(self, line: str) -> None:
+        assert self._child.stdin is not None
+        self._child.stdin.write(f"{line}\n".encode())
+        self._child.stdin.flush()

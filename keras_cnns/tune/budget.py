@@ -1,0 +1,87 @@
+"""Plan a search from its time and the measured duration of one training."""
+
+import math
+import time
+from dataclasses import dataclass, replace
+
+from keras_cnns.durations import format_seconds
+
+_MIN_TRIALS = 3  # besides the recipe's; with fewer, the time is not divided
+_MARGIN = 1.05  # of the reservation, since durations vary
+_MIN_SECONDS = 1e-3  # of a training; a clock may show 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The division of a search's time."""
+
+    total: float  # seconds of the whole search
+    trial: float  # seconds of one training
+    reserved: float  # seconds for the comparison over seeds; 0: there is no time for it
+    needed: float  # seconds that the comparison needs; 0: none is wanted
+
+    @property
+    def search_ends(self) -> float:
+        """Return the second at which the last trial must end."""
+        return self.total - self.reserved
+
+    def fitting(self, spent: float) -> int:
+        """Return the number of whole trainings that fit into the rest of the search."""
+        return max(0, int((self.search_ends - spent) / self.trial))
+
+    def minutes_to_compare(self, spent: float) -> int:
+        """Return the minutes of a search that has time for the comparison now."""
+        return math.floor((self.needed + max(spent, self.min_search)) / 60) + 1
+
+    @property
+    def min_search(self) -> float:
+        """Return the seconds that are never given to the comparison."""
+        return (1 + _MIN_TRIALS) * self.trial
+
+    def describe(self, spent: float) -> str:
+        """Return the plan in whole sentences."""
+        trials = self.fitting(spent)
+        text = (
+            f"One training takes about {format_seconds(self.trial)}, and {trials} more "
+            f"{'fits' if trials == 1 else 'fit'} into the search, or a few more if some are "
+            f"pruned. {format_seconds(max(0.0, self.total - spent))} of "
+            f"{format_seconds(self.total)} are left"
+        )
+        if self.reserved:
+            return f"{text}, {format_seconds(self.reserved)} of it for the comparison at the end."
+        if self.needed:
+            return (
+                f"{text}; the comparison at the end would need {format_seconds(self.needed)} of "
+                "it, which is too much, and is left out."
+            )
+        return f"{text}."
+
+
+def make_plan(minutes: float, trial: float, seeds: int) -> Plan:
+    """Divide the time of a search.
+
+    Args:
+        minutes: the time of everything.
+        trial: seconds of one training.
+        seeds: the number of seeds of the comparison, each with two trainings; 0: no comparison.
+    """
+    total, trial = 60 * minutes, max(trial, _MIN_SECONDS)
+    needed = _MARGIN * 2 * seeds * trial
+    plan = Plan(total, trial, needed, needed)
+    return plan if plan.search_ends >= plan.min_search else replace(plan, reserved=0.0)
+
+
+class Clock:
+    """The time that a search has spent, also in the processes before this one.
+
+    Args:
+        before: seconds that those processes have spent.
+    """
+
+    def __init__(self, before: float) -> None:
+        self._before, self._start = before, time.monotonic()
+
+    @property
+    def spent(self) -> float:
+        """Return the seconds spent."""
+        return self._before + time.monotonic() - self._start

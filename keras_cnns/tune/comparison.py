@@ -1,0 +1,110 @@
+"""Compare the best settings with the recipe over several seeds, on the test split."""
+
+import math
+from dataclasses import dataclass
+
+from keras_cnns.lab.experiment import Effect
+from keras_cnns.lab.verdict import CONFIDENCE, Decision, Verdict, decide_effect, seeds_to_decide
+
+_SAME = 1e-9  # points; differences that are closer are equal but for rounding
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The test accuracies of the recipe and of a trial's settings, seed by seed."""
+
+    number: int  # of the trial
+    seeds: tuple[int, ...]  # at least two
+    recipe: tuple[float, ...]  # accuracies from 0 to 1
+    best: tuple[float, ...]
+
+    @property
+    def differences(self) -> tuple[float, ...]:
+        """Return the accuracy of the trial minus that of the recipe for each seed, in points."""
+        return tuple(100 * (b - r) for b, r in zip(self.best, self.recipe, strict=True))
+
+    @property
+    def has_interval(self) -> bool:
+        """Return whether the differences differ.
+
+        If they are equal, their standard deviation is 0, and the t interval has no width: this does
+        not mean that the difference is known exactly, but that it cannot be estimated how much of
+        it is chance.
+        """
+        return max(self.differences) - min(self.differences) > _SAME
+
+    @property
+    def verdict(self) -> Verdict:
+        """Return whether the settings are better than the recipe."""
+        return self.decide().verdict if self.has_interval else Verdict.INCONCLUSIVE
+
+    def decide(self) -> Decision:
+        """Return the paired one-sided t interval of the difference, in percentage points."""
+        effect = Effect(
+            name=f"test accuracy of trial {self.number} minus that of the recipe",
+            unit=" points",
+            min_effect=0.0,
+            value=lambda measurements: float(measurements["difference"]),
+        )
+        return decide_effect(effect, self.differences)
+
+    def describe(self) -> str:
+        """Return the result in whole sentences."""
+        if not self.has_interval:
+            return self._describe_equal()
+        decision = self.decide()
+        mean, low, high = decision.mean, decision.low, decision.high
+        seeds = f"over {len(self.seeds)} seeds"
+        bounds = f"each bound holds with {CONFIDENCE:.0%} confidence"
+        if self.verdict is Verdict.SUPPORTED:
+            return (
+                f"Trial {self.number} is at least {_round_down(low)} points better than the "
+                f"recipe: its test accuracy is {mean:.2f} points higher {seeds} (between {low:.2f} "
+                f"and {high:.2f}; {bounds})."
+            )
+        if self.verdict is Verdict.NOT_SUPPORTED:
+            return (
+                f"Nothing was better than the recipe: trial {self.number} is best on the "
+                f"validation images, but its test accuracy is {-mean:.2f} points lower {seeds} "
+                f"(between {-high:.2f} and {-low:.2f}; {bounds})."
+            )
+        needed = seeds_to_decide(decision)
+        remedy = (
+            f"About {needed} seeds would decide it, if the mean and the standard deviation stay "
+            "the same."
+            if needed
+            else "More seeds would hardly decide it."
+        )
+        return (
+            f"It remains open whether trial {self.number} is better than the recipe: its test "
+            f"accuracy minus that of the recipe is {mean:+.2f} points {seeds} (between {low:+.2f} "
+            f"and {high:+.2f}; {bounds}). {remedy}"
+        )
+
+    def _describe_equal(self) -> str:
+        """Return the result if the difference is the same with every seed."""
+        difference = self.differences[0]
+        result = (
+            "the two have the same test accuracy"
+            if abs(difference) <= _SAME
+            else f"its test accuracy minus that of the recipe is {difference:+.2f} points"
+        )
+        return (
+            f"It remains open whether trial {self.number} is better than the recipe: {result} with "
+            f"every one of {len(self.seeds)} seeds. Equal differences have no standard deviation, "
+            "so there is no interval; more seeds or more test images would be needed."
+        )
+
+
+def comparison_seeds(seed: int, count: int) -> tuple[int, ...]:
+    """Return the seeds of a comparison: not that of the search, which has selected the settings."""
+    return tuple((seed + each) % 2**31 for each in range(1, count + 1))
+
+
+def _round_down(points: float) -> str:
+    """Return a positive number with two decimals, or with as many as it needs not to be 0."""
+    for decimals in range(2, 9):
+        scaled = math.floor(points * 10**decimals)
+        if scaled:
+            return f"{scaled / 10**decimals:.{decimals}f}"
+    return "0"
