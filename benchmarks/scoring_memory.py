@@ -3,8 +3,8 @@
     python benchmarks/scoring_memory.py [--quick] [--images N] [--json FILE]
 
 A CSV list names 192 JPEG files again and again. The resident memory of the process is read five
-times a second; the table has its maximum in each tenth of the run. If the memory does not depend on the
-number of images, the last tenth needs as much as the second one. Weights are random.
+times a second; the table has its maximum in each tenth of the run. If the memory does not depend on
+the number of images, the last tenth needs as much as the second one. Weights are random.
 """
 
 import argparse
