@@ -27,8 +27,8 @@ base = "cifar10-resnet20"
 epochs = 10
 ```
 
-`keras-cnns recipes` lists the built-in recipes, `keras-cnns recipes NAME` prints one with all of its
-values, and `keras-cnns recipes --markdown` generates this page.
+`keras-cnns recipes` lists the built-in recipes, `keras-cnns recipes NAME` prints one with all of
+its values, and `keras-cnns recipes --markdown` generates this page.
 
 ## Built-in recipes
 
