@@ -87,9 +87,9 @@ class ModelConfig:
     the noise are drawn anew in each step, with this standard deviation (Santurkar et al. 2018)."""
     weights: str = ""
     """Training starts from the published weights of this name, such as "imagenet" or
-    "torchvision/resnet50.IMAGENET1K_V2" (`keras-cnns weights list` lists them), or from the weights
-    in this file, which torchvision, timm, Keras or this project wrote for the same network; if
-    empty, it starts from random weights."""
+    "torchvision/resnet50.IMAGENET1K_V2" (`keras-cnns weights list` lists them), or from the file of
+    weights at this path, which torchvision, timm, Keras or this project wrote for the same network;
+    if empty, it starts from random weights."""
     frozen_epochs: _NonNegativeInt = 0
     """For this number of epochs, training changes only the new classifier and freezes all other
     layers; it requires `weights`."""
@@ -134,8 +134,9 @@ class DataConfig:
     dataset has no such split, it consists of another tenth of the training images."""
     path: str = ""
     """For "folder", this is the directory that contains one directory per class, or split
-    directories that do; for "idx", it is the directory of the four files, optionally with the
-    beginning of their names; a run directory stores it as an absolute path."""
+    directories that contain the directories of the classes; for "idx", it is the directory of the
+    four files, optionally followed by the beginning of their names. A run directory stores it as an
+    absolute path."""
     skip_bad: bool = False
     """If true, "folder" ignores the files that would otherwise stop the training with an error."""
     corrections: str = ""
@@ -347,9 +348,9 @@ class TrainingConfig:
     """The loss of each auxiliary classifier is multiplied by this weight (Szegedy et al. 2014,
     section 5)."""
     early_stopping_patience: _NonNegativeInt = 0
-    """The training ends when the validation accuracy has not risen above its maximum for this
-    number of epochs, which are counted after `frozen_epochs` and the last decay of the schedule
-    "step"; 0 disables early stopping, and the schedule must be "constant", "step" or
+    """The training ends when the validation accuracy has not exceeded its previous maximum for this
+    number of epochs; 0 disables early stopping. Epochs are counted only after `frozen_epochs` and
+    after the last decay of the schedule "step". The schedule must be "constant", "step" or
     "exponential"."""
 
 
