@@ -83,7 +83,7 @@ class ModelConfig:
     """If false, a network that has batch normalisation is built without it, and with biases in its
     convolutions."""
     batch_norm_noise: _NonNegative = 0.0
-    """Training adds noise after each batch normalisation. The means and the standard deviations of
+    """Training adds noise after each batch normalisation; the means and the standard deviations of
     the noise are drawn anew in each step, with this standard deviation (Santurkar et al. 2018)."""
     weights: str = ""
     """Training starts from the published weights of this name, such as "imagenet" or
@@ -135,14 +135,14 @@ class DataConfig:
     path: str = ""
     """For "folder", this is the directory that contains one directory per class, or split
     directories that contain the directories of the classes; for "idx", it is the directory of the
-    four files, optionally followed by the beginning of their names. A run directory stores it as an
+    four files, optionally followed by the beginning of their names; a run directory stores it as an
     absolute path."""
     skip_bad: bool = False
     """If true, "folder" ignores the files that would otherwise stop the training with an error."""
     corrections: str = ""
     """For "folder", this CSV file changes the labels of images, or excludes images, without
-    touching the files. It has the column `file` and at least one of the columns `label` and
-    `exclude`; a run directory stores its absolute path, and a copy of it."""
+    touching the files; it has the column `file` and at least one of the columns `label` and
+    `exclude`, and a run directory stores its absolute path and a copy of it."""
     folds: _NonNegativeInt = 0
     """For cross-validation, the training and the validation images together are divided into this
     number of folds; `keras-cnns train --folds` trains a model for each of them, and 0 uses the
@@ -349,9 +349,9 @@ class TrainingConfig:
     section 5)."""
     early_stopping_patience: _NonNegativeInt = 0
     """The training ends when the validation accuracy has not exceeded its previous maximum for this
-    number of epochs; 0 disables early stopping. Epochs are counted only after `frozen_epochs` and
-    after the last decay of the schedule "step". The schedule must be "constant", "step" or
-    "exponential"."""
+    number of epochs, which are counted only after `frozen_epochs` and after the last decay of the
+    schedule "step"; the schedule must be "constant", "step" or "exponential", and 0 disables early
+    stopping."""
 
 
 @dataclass(frozen=True, config=_CHECKED)
