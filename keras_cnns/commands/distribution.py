@@ -98,7 +98,7 @@ def choose(
             raise typer.BadParameter(
                 f"it trains on one device; use it without {name}", param_hint=option
             )
-    if reason := _OTHER_BACKENDS.get(backend := os.environ.get("KERAS_BACKEND", "tensorflow")):
+    if reason := _OTHER_BACKENDS.get(backend := os.environ.get("KERAS_BACKEND") or "tensorflow"):
         raise typer.BadParameter(
             f"the backend is {backend}, and {reason}; set KERAS_BACKEND=jax",
             param_hint=present[0] if present else "--devices",

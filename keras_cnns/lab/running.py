@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 
+import keras
+
 from keras_cnns.files import write_json, write_text
 from keras_cnns.lab import networks, surfaces
 from keras_cnns.lab.experiment import Experiment, Measurements, Report, Settings
@@ -166,12 +168,13 @@ def cache_key(experiment: Experiment, settings: Settings, seed: int) -> str:
     """Return a hash of everything that determines the measurements of one seed.
 
     It covers the code that measures, in the experiment's file and in the modules that experiments
-    share, the settings, the seed, and the versions of the packages.
+    share, the settings, the seed, the backend, and the versions of the packages.
     """
     content = {
         "source": [_source(experiment), *map(inspect.getsource, _SHARED)],
         "settings": asdict(settings),
         "seed": seed,
+        "backend": keras.backend.backend(),
         "versions": _versions(),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
@@ -181,8 +184,6 @@ def _measure(
     folder: Path, experiment: Experiment, settings: Settings, seed: int, report: Report
 ) -> None:
     """Run one seed, and write its measurements into the cache."""
-    import keras
-
     # Before the run: the sources may be edited in the meantime.
     path = _cache_path(folder, experiment, settings, seed)
     keras.backend.clear_session()

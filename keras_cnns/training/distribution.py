@@ -116,7 +116,8 @@ def on_local_devices(count: int) -> Distribution:
     found = jax.devices()
     if len(found) < count:
         raise DistributionError(
-            f"there are {len(found)} devices ({found[0].platform}); use --devices {len(found)}"
+            f"the number of devices ({found[0].platform}) is {len(found)}; use --devices with at "
+            "most this number"
         )
     return Distribution(tuple(found[:count]))
 

@@ -1,11 +1,14 @@
 """Estimate a training's steps, time and memory from a few of its steps."""
 
+import math
 import statistics
 import sys
 import time
 from dataclasses import dataclass
 
+import numpy as np
 import psutil
+import tensorflow as tf
 
 from keras_cnns.durations import format_seconds
 from keras_cnns.recipes import Recipe
@@ -41,12 +44,12 @@ def estimate(recipe: Recipe) -> Estimate:
     times = []
     for images, targets in prepared.batches().take(_WARM_UP + _MEASURED):
         start = time.perf_counter()
-        model.train_on_batch(images, targets)
+        model.train_on_batch(*tf.nest.map_structure(np.asarray, (images, targets)))
         times.append(time.perf_counter() - start)
     step_seconds = statistics.median(times[_WARM_UP:])
     steps = recipe.training.max_steps or recipe.training.epochs * training.steps
     return Estimate(
-        parameters=sum(variable.shape.num_elements() for variable in model.trainable_variables),
+        parameters=sum(math.prod(variable.shape) for variable in model.trainable_variables),
         images=training.num_examples,
         steps_per_epoch=training.steps,
         steps=steps,

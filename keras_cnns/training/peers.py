@@ -25,28 +25,40 @@ _STATUS, _INTERRUPTED = 1, 130
 _PROGRAM = "keras-cnns"
 _BROKEN = ("gloo", "nccl", "connection", "coordination", "unavailable", "socket", "heartbeat")
 
-# Runs in the child: standard input ends when the parent does; its last line is what to print then.
+# Runs in the child: standard input ends when the parent does. If its last line is not empty, the
+# parent was aborted: the line is printed, and the directory that the lines before it name, which
+# the parent would have removed, is removed.
 _WATCHER = """
+import shutil
 import sys
 lines = sys.stdin.buffer.read().decode().splitlines()
-sys.stderr.write(lines[-1] + "\\n" if lines and lines[-1] else "")
+if lines and lines[-1]:
+    sys.stderr.write(lines[-1] + "\\n")
+    for line in lines[:-1]:
+        if line.startswith("/"):
+            shutil.rmtree(line, ignore_errors=True)
 """
 
 
 class Peers:
     """The other processes of a training."""
 
-    def __init__(self, process_id: int, processes: int, leave: Any) -> None:
+    def __init__(self, process_id: int, processes: int, watcher: "Watcher") -> None:
         # The key-value store of the coordinator has no public interface in JAX.
         from jax._src.distributed import global_state
 
         self.client: Any = global_state.client
         self.process_id, self.others = process_id, [p for p in range(processes) if p != process_id]
-        self.temporary: str | None = None  # a directory to remove
-        self._exit = leave
+        self._temporary: str | None = None  # a directory to remove
+        self._watcher = watcher
         self._is_closed = threading.Event()
         self._beat(0)
         threading.Thread(target=self._watch, daemon=True).start()
+
+    def remove_at_the_end(self, directory: str) -> None:
+        """Remove a directory when this process ends because of a failure."""
+        self._temporary = directory
+        self._watcher.also_remove(directory)
 
     @property
     def is_closed(self) -> bool:
@@ -68,13 +80,18 @@ class Peers:
             self.report("was ended by a signal")
             code = getattr(error, "code", _INTERRUPTED)
             self._leave("", code if isinstance(code, int) else _STATUS)
+        import jax
+
         text = str(error) or type(error).__name__
-        if any(word in text.lower() for word in _BROKEN):
+        is_of_jax = isinstance(error, jax.errors.JaxRuntimeError)
+        if is_of_jax and any(word in text.lower() for word in _BROKEN):
             time.sleep(_NAMING_SECONDS)  # the thread ends the process as soon as it has the name
             self._leave(f"another process is gone: {text.splitlines()[0][:200]}. {RESUME}.")
         self.report(f"has failed: {text.splitlines()[0]}")
         if "--debug" in sys.argv:
             traceback.print_exception(error)
+        if not self.process_id:
+            time.sleep(2 * _BEAT_SECONDS)  # the others read the reason before the coordinator ends
         self._leave(text)
 
     def report(self, failure: str) -> None:
@@ -83,9 +100,9 @@ class Peers:
             self._set("failure", failure)
 
     def _leave(self, message: str, status: int = _STATUS) -> None:
-        if self.temporary:
-            shutil.rmtree(self.temporary, ignore_errors=True)
-        self._exit(message, status)
+        if self._temporary:
+            shutil.rmtree(self._temporary, ignore_errors=True)
+        self._watcher.leave(message, status)
 
     def _set(self, key: str, value: str) -> None:
         self.client.key_value_set(f"keras_cnns/{key}/{self.process_id}", value, True)
@@ -137,6 +154,7 @@ class Watcher:
             start_new_session=True,  # a Ctrl-C is for the parent
         )
         self._stderr = sys.stderr  # which a training may redirect
+        self._message = ""
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -147,7 +165,13 @@ class Watcher:
 
     def expect(self, message: str) -> None:
         """Let the child print a message of one line if this process is aborted from now on."""
+        self._message = message
         self._write(f"{_PROGRAM}: {message}")
+
+    def also_remove(self, directory: str) -> None:
+        """Let the child also remove a directory if this process is aborted from now on."""
+        self._write(directory)
+        self.expect(self._message)
 
     def leave(self, message: str, status: int = _STATUS) -> None:
         """Print a message, and end this process at once."""

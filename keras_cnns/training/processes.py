@@ -58,8 +58,9 @@ def connected(
 ) -> Iterator["ConnectedDistribution"]:
     """Connect the processes of a training for the time of a block.
 
-    An exception in the block, or another process that is gone, ends this process at once with
-    status 1 and a message: JAX' own end would wait for the processes that are gone.
+    An exception in the block, or another process that is gone, ends this process with status 1 and
+    a message: JAX' own end would wait for the processes that are gone. If the first process is
+    gone, JAX aborts this one instead, with the status of SIGABRT.
 
     Args:
         address: where the first process waits for the others.
@@ -81,8 +82,7 @@ def connected(
             f"{RESUME}."
         )
         found = _choose_devices(jax, devices, processes)
-        leave = watcher.leave
-        peers = Peers(process_id, processes, leave)
+        peers = Peers(process_id, processes, watcher)
         try:
             yield ConnectedDistribution(
                 found, process_id=process_id, processes=processes, peers=peers
@@ -171,7 +171,7 @@ class ConnectedDistribution(Distribution):
             yield run
             return
         directory = tempfile.mkdtemp(prefix="keras-cnns-")
-        self.peers.temporary = directory
+        self.peers.remove_at_the_end(directory)
         try:
             with Path(os.devnull).open("w") as null, redirect_stdout(null), redirect_stderr(null):
                 yield Path(directory)
@@ -198,11 +198,11 @@ class ConnectedDistribution(Distribution):
                     mine["checkpoint"], content = path.name, path.read_bytes()
                     break
         first = json.loads(_broadcast(json.dumps(mine).encode()))
-        for key, wrong in (("recipe", "recipe"), ("data", "data")):
+        for key, other in (("recipe", "another recipe"), ("data", "other data")):
             if first[key] != mine[key]:
                 raise DistributionError(
-                    f"the {wrong} of process {self.process_id} differ from those of process 0; "
-                    "start all processes with the same recipe and the same data"
+                    f"process {self.process_id} has {other} than process 0; start all processes "
+                    "with the same recipe and the same data"
                 )
         content = _broadcast(content)
         if first["checkpoint"] and not self.is_first:

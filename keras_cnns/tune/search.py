@@ -20,6 +20,7 @@ from keras_cnns.runs.names import CONFIG, RESULTS
 from keras_cnns.runs.run import Run, open_run
 from keras_cnns.training.callbacks.report_epoch import ReportEpoch
 from keras_cnns.training.callbacks.stop_on_divergence import DivergedError
+from keras_cnns.training.model import build_model, compile_model
 from keras_cnns.training.trainer import train
 from keras_cnns.tune.best_recipe import format_best
 from keras_cnns.tune.budget import Clock, Plan, make_plan
@@ -28,6 +29,7 @@ from keras_cnns.tune.space import Space, Values, apply_values, format_values, re
 from keras_cnns.tune.study import Study, Trial, trial_name
 
 BEST = "best.toml"
+_CLASSES = 2  # of a network that is only built
 _STATE = "tune.json"  # the arguments, and the time spent
 
 
@@ -159,6 +161,7 @@ def search(
     folder = request.folder
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; choose another directory")
+    _check_networks(request)
     try:
         with locked(folder):
             return _Search(request, log, show).run()
@@ -323,6 +326,24 @@ class _Search:
     def _save_spent(self) -> None:
         self.state["spent"] = self.clock.spent
         write_json(self.request.folder / _STATE, self.state)
+
+
+def _check_networks(request: Request) -> None:
+    """Raise ValueError if a network or an optimizer that is searched does not exist.
+
+    A trial would fail with it in the middle of the search.
+    """
+    for key, values in request.space.items():
+        names = values.ends() if key.startswith(("model.", "optimizer.")) else ()
+        for name in names:
+            if isinstance(name, str):
+                recipe = apply_values(request.recipe, {key: name})
+                try:
+                    compile_model(build_model(recipe, _CLASSES), recipe, 1)
+                except (ValueError, TypeError) as error:
+                    raise ValueError(f"--search {key}={name}: {error}") from None
+                finally:
+                    keras.backend.clear_session()
 
 
 def _with_seed(recipe: Recipe, seed: int) -> Recipe:

@@ -170,13 +170,15 @@ def _default_space(recipe: Recipe) -> Space:
     rate, decay = recipe.optimizer.learning_rate, recipe.optimizer.weight_decay
     batch = recipe.training.batch_size
     sizes = dict.fromkeys(max(1, each) for each in (batch // 2, batch, 2 * batch))
-    return {
+    space: Space = {
         LEARNING_RATE: Range(rate / 5, rate * 5, log=True),
         "optimizer.weight_decay": Range((decay or 1e-4) / 10, (decay or 1e-4) * 10, log=True),
         STRENGTH: Choice(tuple(_LEVELS)),
         "augmentation.label_smoothing": Range(0.0, 0.2),
-        _BATCH_SIZE: Choice(tuple(sizes)),
     }
+    if not recipe.training.max_steps:  # a larger batch would see more images in as many steps
+        space[_BATCH_SIZE] = Choice(tuple(sizes))
+    return space
 
 
 def _augmentation(recipe: Recipe, level: str) -> dict[str, float]:
@@ -201,7 +203,7 @@ def _parse_search(text: str, recipe: Recipe) -> tuple[str, Range | Choice | None
         )
     _check_key(key, recipe)
     own = recipe_values(recipe, [key])[key]
-    is_range = _RANGE.fullmatch(given) and not isinstance(own, str | bool)
+    is_range = ":" in given and not isinstance(own, str | bool)
     values = _parse_range(key, given, own) if is_range else _parse_choice(key, given)
     try:
         for value in values.ends():
@@ -257,7 +259,8 @@ def _check_key(key: str, recipe: Recipe) -> None:
 
 def _parse_range(key: str, text: str, own: Value) -> Range:
     match = _RANGE.fullmatch(text)
-    assert match is not None
+    if match is None:
+        raise ValueError(f"--search {key}={text}: a range is LOW:HIGH or LOW:HIGH:log")
     try:
         low, high = float(match[1]), float(match[2])
     except ValueError:

@@ -229,6 +229,46 @@ def test_a_process_is_killed_and_the_training_resumes(
 
 @pytest.mark.soak
 @pytest.mark.timeout(2400)
+def test_the_reason_of_the_first_process_reaches_the_others(tmp_path: Path) -> None:
+    (tmp_path / "websockets").write_text("a file")  # a name that is no sign of a lost connection
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+    command = [sys.executable, "-m", "keras_cnns.cli", "train", "--recipe", "digits-resnet20"]
+    command += ["--run", str(tmp_path / "websockets"), "--coordinator", address]
+    environment = ENVIRONMENT | {"TMPDIR": str(tmp_path)}
+    processes = [
+        subprocess.Popen(
+            [*command, "--processes", "2", "--process-id", index],
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in ("0", "1")
+    ]
+    errors = [process.communicate(timeout=STARTED_SECONDS)[1] for process in processes]
+    assert all(process.returncode for process in processes)
+    assert all("websockets is a file" in each.strip().splitlines()[-1] for each in errors)
+    assert not list(tmp_path.glob("keras-cnns-*"))
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(2400)
+def test_jax_estimates_a_training(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "keras_cnns.cli", "train", "--recipe", "digits-resnet20"]
+    result = subprocess.run(
+        [*command, "--run", str(tmp_path / "run"), "--dry-run"],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert "trainable parameters" in result.stdout
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(2400)
 def test_processes_that_do_not_meet_end_with_a_message(tmp_path: Path) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))

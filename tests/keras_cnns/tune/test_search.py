@@ -196,6 +196,15 @@ def test_a_real_trial_is_pruned_and_is_an_ordinary_run(
     assert any(line.startswith("One training takes about") for line in lines)
 
 
+@pytest.mark.parametrize("text", ["model.name=resnet20,resnet999", "optimizer.name=momentum,sgdx"])
+def test_a_name_that_does_not_exist_is_refused_before_the_search(text: str, tmp_path: Path) -> None:
+    recipe = load_recipe(SOURCE)
+    request = make_request(tmp_path / "tuned", recipe, space=make_space(recipe, [text]))
+    with pytest.raises(ValueError, match=r"^--search .+=(resnet999|sgdx): "):
+        search(request)
+    assert not (tmp_path / "tuned").exists()
+
+
 def test_another_search_in_the_directory_is_refused(
     better: tuple[Request, Outcome], tmp_path: Path, quick_recipe: Recipe
 ) -> None:

@@ -85,6 +85,7 @@ def test_the_recipes_own_value_removes_a_key() -> None:
         ("training.batch_size=16,,32", "different numbers"),
         ("training.batch_size=" + ",".join(map(str, range(1, 99))), "at most 50"),
         ("training.batch_size=64", "--set training.batch_size=64"),
+        ("training.batch_size=32:64:log:log", "a range is LOW:HIGH or LOW:HIGH:log"),
         ("training.epochs=1:9", "the same in every trial"),
         ("training.seed=1,2", "the same in every trial"),
         ("data.test_split=test,train", "the same in every trial"),
@@ -118,6 +119,11 @@ def test_class_balance_can_be_searched() -> None:
     values = {"class_balance.focal_gamma": 1.5}
     assert space["class_balance.focal_gamma"] == Range(0, 3)
     assert apply_values(RECIPE, values).class_balance.focal_gamma == 1.5
+
+
+def test_with_a_number_of_steps_the_batch_size_is_not_searched() -> None:
+    recipe = load_recipe("digits-resnet20", ["training.max_steps=100"])
+    assert "training.batch_size" not in make_space(recipe)
 
 
 def test_a_key_is_searched_once() -> None:
