@@ -69,7 +69,7 @@ def shift_and_flip(
     """Pad with zeros, crop at random, mirror half of the images (He et al. 2015, section 4.2).
 
     Args:
-        images: pixels.
+        images: pixels [N, H, W, C].
         draws: random numbers in [0, 1), [N, 3]: vertical shift, horizontal shift, mirroring.
         padding: pixels on each side.
         flip: whether to mirror half of the images.
@@ -90,7 +90,7 @@ def erase(
     """Fill a rectangle with noise: 2 to 40 % of the area, sides 0.3 to 1/0.3: [N, H, W, C].
 
     Args:
-        images: pixels.
+        images: pixels [N, H, W, C].
         draws: random numbers in [0, 1), [N, 5]: whether to erase, area, aspect ratio, and the
             rectangle's vertical and horizontal position.
         noise: the pixels to fill the rectangle with, of the shape of `images`.
