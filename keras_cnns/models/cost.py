@@ -56,7 +56,7 @@ def cost(model: keras.Model) -> Cost:
 
 
 def stage_costs(model: keras.Model) -> list[tuple[str, tuple[int, ...], Cost]]:
-    """Return the costs of a model's stages, in the order of their first layers, and the `total`.
+    """Return the costs of a model's stages in the order of their first layers, and the total.
 
     A layer's name begins with the name of its stage: `stage1_block2_conv1` belongs to `stage1`,
     and `inception_3a_1x1` to `inception_3a`.
