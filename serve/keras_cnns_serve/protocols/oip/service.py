@@ -159,7 +159,7 @@ async def infer(
     Returns:
         The prediction, and the requested outputs with their values. With a threshold, the last
         output is `unknown`, bool [N]: whether the highest probability of an image is below the
-            threshold.
+        threshold.
 
     Raises:
         InvalidInputError: there is no input; an output is requested twice, or its labels are
