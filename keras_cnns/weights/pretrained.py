@@ -53,9 +53,7 @@ class Pretrained(NamedTuple):
     licence: str  # the published licence of the weights; "" if none is published
     mean: tuple[float, ...]  # subtracted from RGB, in levels from 0 to 255
     std: tuple[float, ...]  # divides the result, in levels from 0 to 255
-    resize: (
-        int | None
-    )  # pixels of the shorter side in the published evaluation; None if unpublished
+    resize: int | None  # pixels of the shorter side in the published evaluation, if published
     crop: int  # pixels of the square centre crop in the published evaluation
     interpolation: str  # interpolation of the resizing; "" if none is published
     bgr: bool = False  # whether the channels of the file's first convolution are B, G, R

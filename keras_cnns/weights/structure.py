@@ -24,9 +24,7 @@ from keras_cnns.models.resnet import (
     preactivation_basic_block,
 )
 
-BLOCK = (
-    r"stage(?P<stage>\d+)_block(?P<block>\d+)_"  # the beginning of the names of a block's layers
-)
+BLOCK = r"stage(?P<stage>\d+)_block(?P<block>\d+)_"  # how the names of layers in a block begin
 # Stem -> its convolution: window, filters, and whether it has a bias.
 _STEMS: dict[Stem, tuple[int, int, bool]] = {
     imagenet_stem: (7, 64, False),
