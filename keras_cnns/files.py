@@ -18,7 +18,7 @@ def read_text(path: str | Path) -> str:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is not UTF-8; the message names the file and says what to do.
+        ValueError: it is not UTF-8; the message has the file's name and the remedy.
     """
     content = Path(path).read_bytes()
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):

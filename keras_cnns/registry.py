@@ -1,4 +1,4 @@
-"""The models by name: `build("resnet20", weights="resnet20.weights.h5")`.
+"""Build a model by its name: `build("resnet20", weights="resnet20.weights.h5")`.
 
 A model is one row of `models.googlenet.VARIANTS` or `models.resnet.ARCHITECTURES`. `MODELS` has an
 entry for each row, and `keras_cnns.models` has a function for each, such as `ResNet20`.

@@ -59,7 +59,8 @@ class Draft:
         version = draft.publish()  # models/digits/1
     ```
 
-    Entering creates the model's directory if it is missing, and removes what dead exports left.
+    Entering creates the model's directory if it is missing, and removes the remains of dead
+    exports.
     """
 
     path: Path  # the directory to fill; the umask determines the modes of its files

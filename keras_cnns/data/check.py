@@ -32,12 +32,12 @@ class Report:
 
     @property
     def has_errors(self) -> bool:
-        """Whether training would be refused."""
+        """Return whether training would be refused."""
         return any(finding.is_error and finding.lines for finding in self.findings)
 
     @property
     def errors_can_be_skipped(self) -> bool:
-        """Whether training would be possible without the files that the errors name."""
+        """Return whether training would be possible without the files that the errors name."""
         errors = [finding for finding in self.findings if finding.is_error and finding.lines]
         return all(finding.to_skip for finding in errors)
 

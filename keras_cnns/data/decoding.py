@@ -8,7 +8,7 @@ _WEBP = b"WEBP"
 
 
 def decode(content: tf.Tensor) -> tf.Tensor:
-    """Return the pixels of an encoded image as they are stored: bytes -> uint8 [h, w, 3].
+    """Return the stored pixels of an encoded image, not set upright: bytes -> uint8 [h, w, 3].
 
     These fast operations are meant only for images of which `decode_as_pillow` returns pixels.
     """

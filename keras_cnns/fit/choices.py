@@ -18,8 +18,8 @@ _LADDERS = {  # from the fastest network to the most accurate one
     "large": ("resnet18", "resnet34"),
 }
 # Numbers of epochs. Fewer than the minimum train too little, so a smaller input is better. A deeper
-# network is better only if the faster one can train for the wanted number. More than the maximum
-# would overfit.
+# network is better only if there is time for the second number with the faster one. More than the
+# maximum would overfit.
 _MIN_EPOCHS, _WANTED_EPOCHS, _MAX_EPOCHS = 15, 80, 150
 _FINE_TUNING_EPOCHS = (4, 12)  # the minimum and the maximum for pretrained weights
 # Pixels: even if time is short, no smaller input is chosen, because too little would be visible.

@@ -1,4 +1,4 @@
-"""GoogLeNet and ResNet, by name or as functions.
+"""GoogLeNet and ResNet, built by name or by functions.
 
 `build("resnet20", input_shape=(32, 32, 1), classes=10)` and `ResNet20((32, 32, 1), 10)` build the
 same model. `MODELS` lists all models.

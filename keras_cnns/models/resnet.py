@@ -146,16 +146,16 @@ class Architecture(Row):
     stem: Stem = imagenet_stem
     reduction: int = 4  # channels of a bottleneck's output divided by those of its 3x3 convolution
     groups: int = 1  # groups of a bottleneck's 3x3 convolution
-    # Whether the stride of a bottleneck is in its first 1x1 (v1) instead of its 3x3 (v1.5).
+    # If True, the stride of a bottleneck is in its first 1x1 (v1) instead of its 3x3 (v1.5).
     stride_in_first_1x1: bool = False
-    # Whether a stage's stride is in its last block, as in keras.applications' V2, instead of its
+    # If True, a stage's stride is in its last block, as in keras.applications' V2, instead of its
     # first.
     stride_in_last_block: bool = False
     paper: str = field(default="He et al. 2015, arXiv:1512.03385", compare=False, kw_only=True)
 
     @property
     def preactivation(self) -> bool:
-        """Whether the blocks normalise and activate before each convolution."""
+        """Return whether the blocks normalise and activate before each convolution."""
         return self.block in _PREACTIVATION.values()
 
     def stride(self, stage: int, block: int) -> int:

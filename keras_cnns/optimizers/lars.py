@@ -40,7 +40,7 @@ class LARS(Momentum):
     w <- w + v
     ```
 
-    The step is a fixed fraction of the norm of the layer's weights, whatever the norm of its
+    The step is a fixed fraction of the norm of the layer's weights, independent of the norm of its
     gradient. If |w| or |g| is 0, trust is 1. Biases and the parameters of normalisation layers,
     whose norms carry no information, are neither adapted nor decayed by default. With
     `decoupled_weight_decay`, trust is computed without the decay.

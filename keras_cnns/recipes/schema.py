@@ -222,7 +222,7 @@ class AugmentationConfig:
 
     @property
     def soft_targets(self) -> bool:
-        """Whether a target is a distribution over the classes instead of a class index."""
+        """Return whether a target is a distribution over the classes instead of a class index."""
         return bool(self.mixup_alpha or self.cutmix_alpha or self.label_smoothing)
 
 
@@ -380,7 +380,7 @@ class ClassBalanceConfig:
 
     @property
     def changes_loss(self) -> bool:
-        """Whether the loss differs from the plain cross-entropy."""
+        """Return whether the loss differs from the plain cross-entropy."""
         return self.weights != "none" or self.focal_gamma > 0
 
 
@@ -412,7 +412,7 @@ class Recipe:
 
     @property
     def soft_targets(self) -> bool:
-        """Whether a training target is a row of K numbers instead of a class index."""
+        """Return whether a training target is a row of K numbers instead of a class index."""
         return self.augmentation.soft_targets or self.class_balance.changes_loss
 
 
@@ -552,7 +552,7 @@ def _parse_value(text: str) -> Any:
 
 
 def _explain(problem: Any) -> str:
-    """Return the message for an error of pydantic, with the key, the value and what is allowed."""
+    """Return the message for an error of pydantic, with key, value and allowed values."""
     path = [str(part) for part in problem["loc"]]
     key, given = ".".join(path), problem["input"]
     kind, message = problem["type"], problem["msg"]

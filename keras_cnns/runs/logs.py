@@ -18,7 +18,7 @@ def by_main_output(logs: Mapping[str, Value]) -> dict[str, Value]:
 
     Args:
         logs: the logs, or the columns of a history. Those of a model with one output have no
-            `main_loss` and stay as they are.
+            `main_loss` and are not changed.
     """
 
     def rename(name: str) -> str:

@@ -135,7 +135,7 @@ def collect(
                 confidence=float(confidence[i]),
                 label_probability=float(label_probability[i]),
             )
-            # Of mistakes with equal confidence, the one with the lower index is kept.
+            # If mistakes have the same confidence, the one with the lower index is kept.
             heapq.heappush(heap, (mistake.confidence, -index, mistake))
             if len(heap) > worst:
                 heapq.heappop(heap)

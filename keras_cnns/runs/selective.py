@@ -18,7 +18,7 @@ import numpy as np
 
 from keras_cnns.intervals import wilson_interval
 
-ACCURACIES = (0.9, 0.95, 0.98, 0.99)  # of the answers; a threshold is chosen for each
+ACCURACIES = (0.9, 0.95, 0.98, 0.99)  # a threshold is chosen for each accuracy
 _ROUND = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99)  # round thresholds that are measured for comparison
 _MIN_ANSWERED = 50  # images; the accuracy of fewer answers is too uncertain
 _MAX_DECIMALS = 17  # decimals of a float

@@ -54,7 +54,7 @@ class RunCallbacks:
 
     @property
     def has_stopped_early(self) -> bool:
-        """Whether early stopping has ended the training."""
+        """Return whether early stopping has ended the training."""
         return self.early_stopping is not None and self.early_stopping.stopped_epoch > 0
 
     def close(self) -> None:

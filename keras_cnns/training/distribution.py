@@ -45,7 +45,7 @@ class Distribution:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process writes the run directory."""
+        """Return whether this process writes the run directory."""
         return self.process_id == 0
 
     @property

@@ -50,7 +50,7 @@ class Peers:
 
     @property
     def is_closed(self) -> bool:
-        """Whether this process has disconnected from the others."""
+        """Return whether this process has disconnected from the others."""
         return self._is_closed.is_set()
 
     def close(self) -> None:

@@ -88,7 +88,7 @@ def connected(
                 found, process_id=process_id, processes=processes, peers=peers
             )
         except BaseException as error:
-            if peers.is_closed:  # nobody waits for this process any more
+            if peers.is_closed:  # no other process waits for this one any more
                 raise
             peers.end(error)
         peers.close()
@@ -179,7 +179,7 @@ class ConnectedDistribution(Distribution):
             shutil.rmtree(directory, ignore_errors=True)
 
     def share(self, run: Path, recipe: Recipe, data_fingerprint: str) -> None:
-        """Give the first process's checkpoint to the others, and compare what they train.
+        """Send the first process's checkpoint to the others, and compare their recipes and data.
 
         Raises:
             DistributionError: the recipe or the data of this process differ from the first

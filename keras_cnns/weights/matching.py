@@ -26,7 +26,7 @@ class Match:
 
     @property
     def fits(self) -> bool:
-        """Whether every tensor and every variable has been assigned."""
+        """Return whether every tensor and every variable has been assigned."""
         return not (self.missing or self.surplus or self.misshaped)
 
 

@@ -44,7 +44,7 @@ class Folds:
 
     The training and the validation images together are divided into folds. Every fold has nearly
     the same number of images of each class, and an image, its copies and its near-duplicates are in
-    the same fold. The test split stays as it is.
+    the same fold. The test split does not change.
     """
 
     def __init__(self, source: Source, config: DataConfig) -> None:

@@ -99,7 +99,7 @@ def divide_training(config: DataConfig) -> dict[str, IndexedImages]:
     decoded = without_autotuning(indices.map(read, num_parallel_calls=available_cores()))
     shape = (config.image_size, config.image_size, config.channels)
     limit = base.PIXELS_LIMIT // int(np.prod(shape))  # images
-    # The system allocates these arrays as they are filled.
+    # The system allocates the memory of these arrays only as they are filled.
     pixels = {split: np.empty((min(limit, images.count), *shape), np.uint8) for split in DIVIDED}
     chosen: dict[str, list[int]] = {split: [] for split in DIVIDED}
     labels = np.empty(images.count, np.int64)

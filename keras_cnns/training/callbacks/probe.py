@@ -20,7 +20,7 @@ class Pass:
     """The tensors of one pass: layer -> tensor, in the order in which the layers ran."""
 
     layers: dict[str, keras.layers.Layer]
-    outputs: Tensors  # of every layer, float32; of repeated calls, the last output
+    outputs: Tensors  # float32, of all layers; the last one of repeated calls
     # The gradient of the loss with respect to each kernel of every layer with kernels, float32.
     gradients: dict[str, list[Any]]
 

@@ -42,7 +42,7 @@ class SaveBest(keras.callbacks.Callback):
             value = -value
         is_better = (
             value >= self.best
-        )  # of equal epochs, the later one with its lower learning rate
+        )  # among equal epochs, prefer the later one with its lower learning rate
         if is_better:
             self.best, self.best_epoch, self.unsaved = value, epoch + 1, None
         try:

@@ -407,7 +407,7 @@ class Batcher:
                 self._idle -= 1
 
     def _next_large(self) -> tuple[list[Job], Callable[[list[Job]], None]] | None:
-        """Return the work of decoding a large image, if one waits and a thread may do so."""
+        """Return the work of decoding a large image, if one waits and a thread may decode it."""
         if not self._large or self._large_threads >= self._max_large_threads:
             return None
         jobs = self._pop(self._large, len(self._large))

@@ -35,7 +35,7 @@ _HEADERS = {
 
 
 class Page:
-    """The page. Its files contain no secrets and need no token; requests by its script do."""
+    """The page. Its files have no secrets and need no token, unlike the requests of its script."""
 
     def __init__(self) -> None:
         self._files = page_files()

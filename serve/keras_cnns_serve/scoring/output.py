@@ -1,6 +1,6 @@
 """Write results in shards, each of them atomically, so that an interrupted run can continue.
 
-scores/plan.json           what is scored: the model, the options and the number of images
+scores/plan.json           the inputs: the model, the options and the number of images
 scores/images.jsonl        the names of the images, so that a continued run scores the same ones
 scores/part-00000.jsonl    the rows of the first shard
 scores/summary.json        the counts, written last
@@ -115,7 +115,7 @@ class Output:
         """Write the plan and the names of the images, or check that they continue an earlier run.
 
         Args:
-            plan: what this run computes.
+            plan: the inputs of this run.
             write_names: writes the images' names to a file and returns their number.
 
         Returns:

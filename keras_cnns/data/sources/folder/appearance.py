@@ -44,17 +44,17 @@ class Appearance:
 
     @property
     def is_flat(self) -> bool:
-        """Whether the image has one colour."""
+        """Return whether the image has one colour."""
         return self.deviation < FLAT_DEVIATION
 
     @property
     def is_blurry(self) -> bool:
-        """Whether the image has no detail at 128 pixels; False for an image of one colour."""
+        """Return whether the image, unless it has one colour, has no detail at 128 pixels."""
         return self.sharpness < _BLURRY_SHARPNESS
 
     @property
     def is_dark(self) -> bool:
-        """Whether nearly all pixels are dark."""
+        """Return whether nearly all pixels are dark."""
         return self.brightness < DARK_BRIGHTNESS
 
 

@@ -62,7 +62,7 @@ def cache_directory() -> Path | None:
         if chosen:
             return Path(chosen).expanduser().absolute()
         base = Path(os.environ.get("XDG_CACHE_HOME", ""))
-        # The XDG specification says that a relative path is to be ignored.
+        # By the XDG specification, a relative path must be ignored.
         return (base if base.is_absolute() else Path.home() / ".cache") / "keras-cnns"
     return None
 
@@ -108,7 +108,7 @@ class FolderCache:
         return (self._image(file, row),)
 
     def add(self, file: FoundFile, times: _Times | None, image: ImageFile | None) -> None:
-        """Remember what was read from a file.
+        """Add the result of reading a file.
 
         Args:
             file: the file.

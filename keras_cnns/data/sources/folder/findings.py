@@ -22,7 +22,7 @@ class Finding:
 
     title: str
     lines: tuple[str, ...]  # one for each file or class; empty if there is no such problem
-    # Whether training is refused because it could not read the files, or its metrics would be
+    # True if training is refused, because it could not read the files or its metrics would be
     # wrong.
     is_error: bool
     to_skip: tuple[ImageFile, ...] = ()  # the files that --skip-bad leaves out

@@ -36,5 +36,5 @@ class ImageFile:
 
     @property
     def found(self) -> FoundFile:
-        """The file as it is listed in a `Layout`."""
+        """The entry for this file in a `Layout`."""
         return FoundFile(self.path, self.label, self.split)

@@ -11,7 +11,7 @@ from pathlib import Path
 from keras_cnns.data.sources.folder.findings import Finding, printable
 from keras_cnns.data.sources.folder.image_file import ImageFile
 
-_TINY_FRACTION = 0.25  # of the folder's median shorter side; smaller images are tiny
+_TINY_FRACTION = 0.25  # images below this fraction of the median side are tiny
 
 
 def find_near_duplicates(root: Path, files: Iterable[ImageFile]) -> tuple[Finding, ...]:

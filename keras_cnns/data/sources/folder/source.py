@@ -215,7 +215,7 @@ class Folder:
         """Read the files of a split folder, and keep their pixels."""
         config = self._config
         rows = {file.path: row for row, file in enumerate(found)}
-        # The system allocates this array as it is filled.
+        # The system allocates the memory of this array only as it is filled.
         pixels = np.empty(
             (len(found), config.image_size, config.image_size, config.channels), np.uint8
         )

@@ -12,8 +12,8 @@ _SMALL_FOLDER = 30  # images; among so few, a class may by chance be missing in 
 def assign_splits(files: Sequence[ImageFile], wanted: Iterable[str]) -> dict[str, list[ImageFile]]:
     """Return the files of each split.
 
-    A file in a split folder belongs to that split. A wanted split without a folder is taken out of
-    the training files by content: an image, its copies and its near-duplicates are always in the
+    A file in a split folder belongs to that split. A requested split without a folder is taken out
+    of the training files by content: an image, its copies and its near-duplicates are always in the
     same split. The split of an image without near-duplicates does not depend on the other images;
     that of a group depends on the smallest digest in it.
 
@@ -42,7 +42,7 @@ def assign_splits(files: Sequence[ImageFile], wanted: Iterable[str]) -> dict[str
 
 
 def held_out_splits(files: Iterable[ImageFile], wanted: Iterable[str]) -> list[str]:
-    """Return the wanted splits that are taken out of the training files, in a fixed order."""
+    """Return the requested splits that are taken out of the training files, in a fixed order."""
     missing = set(wanted) - {file.split for file in files}
     return [name for name in FRACTIONS if name in missing]
 

@@ -216,7 +216,7 @@ def _array(value: Any, name: str) -> NDArray[Any]:
         )
     try:
         return np.array(value)
-    except ValueError as error:  # NumPy's message does not say what is wrong
+    except ValueError as error:  # NumPy's message does not explain the error
         raise InvalidInputError(
             f"{name} is ragged: lists at the same depth must have the same length"
         ) from error

@@ -331,8 +331,8 @@ class HttpProtocol(HttpToolsProtocol):
         self.transport.close()
 
     # Half-closed connections, which uvicorn would close. A client that has only shut down its side
-    # waits for its response; one that has closed its socket has gone. Only sending bytes shows the
-    # difference: HTTP/1.1 permits "100 Continue" before any response, and clients ignore it.
+    # waits for its response; a client that has closed its socket does not. Only sending bytes shows
+    # the difference: HTTP/1.1 permits "100 Continue" before any response, and clients ignore it.
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """Return True, to keep the connection, while a complete request has no response yet."""
