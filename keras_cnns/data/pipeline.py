@@ -68,14 +68,14 @@ class Split(abc.ABC):
     An epoch's last batch may have fewer images than the others. Nothing is read or decoded before
     the first batches are requested. Iterating over a split yields the batches of its first epoch;
     if its images are checked as they are read, it raises a ValueError that lists all bad images.
-    The datasets of the methods raise TensorFlow's error for the first bad image.
+    The datasets that the methods return raise TensorFlow's error for the first bad image.
 
     Attributes:
         num_examples: the number of images.
         steps: the number of batches in an epoch.
         path_of: returns the file of the image at an index of the split, without reading it; None
-            if the images are not files of their own. Without a seed, the images of the batches have
-            the same indices.
+            if the images are not files of their own. Without a seed, the batches have the images in
+            the order of these indices.
     """
 
     path_of: Callable[[int], Path] | None = None

@@ -113,7 +113,7 @@ class ImageStream:
 
 
 class Source(Protocol):
-    """A data set that is opened for one command, which reads nothing twice."""
+    """A data set that is opened for one command and reads nothing twice."""
 
     @property
     def corrections(self) -> "Corrections | None":

@@ -1,4 +1,4 @@
-"""TensorFlow Datasets as a source; a missing validation split is made by content."""
+"""TensorFlow Datasets as a source; a missing validation split is split off by content."""
 
 import functools
 import json

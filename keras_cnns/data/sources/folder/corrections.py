@@ -204,7 +204,7 @@ class _RowReader:
 
     @functools.cached_property
     def _composed(self) -> dict[str, Path]:
-        """Name in Unicode's composed form, which other systems write -> file."""
+        """Return name -> file, with names in Unicode's composed form, which other systems write."""
         return {_compose(name): file for name, file in self._by_name.items()}
 
     @functools.cached_property
