@@ -75,7 +75,7 @@ def table(folder: Path = RESULTS_FOLDER) -> list[tuple[str, ...]]:
             (
                 network,
                 "" if published is None else f"{published:.3f}",
-                f"{statistics.mean(accuracies):.4f}" if runs else "not run",
+                f"{statistics.mean(accuracies):.4f}" if runs else "no run kept",
                 f"{statistics.stdev(accuracies):.4f}" if len(runs) > 1 else "",
                 str(len(runs)) if runs else "",
                 format_seconds(statistics.mean(seconds)) if runs else "",

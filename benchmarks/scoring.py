@@ -52,9 +52,12 @@ TURNS = {"googlenet": 1, "resnet20": 10}  # times that a turn goes through the f
 
 def prepare(name: str, directory: str) -> None:
     """Export a network with random weights."""
+    import keras
+
     from keras_cnns.models import build
     from keras_cnns_export import export
 
+    keras.utils.set_random_seed(0)
     classes, preprocessing = NETWORKS[name]
     export(
         build(name),

@@ -95,11 +95,24 @@ def run(
 
 
 @app.command(epilog="Example: keras-cnns lab report --to lab")
-def report(to: _Folder = Path("lab")) -> None:
+def report(
+    to: _Folder = Path("lab"),
+    markdown: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Also write a Markdown page for each experiment into this directory, with its "
+            "figures as files.",
+        ),
+    ] = None,
+) -> None:
     """Write the page again, from the measurements in the directory."""
     with quiet_stderr():
+        from keras_cnns.lab.markdown import write_markdown
         from keras_cnns.lab.report import write_report
     print(write_report(to))
+    for path in write_markdown(to, markdown) if markdown else ():
+        print(path)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from keras_cnns.report.page import Chart
+from keras_cnns.report.page import Animation, Chart
 
 Measurements = dict[str, Any]  # of one seed; JSON: dicts with string keys, lists, numbers, strings
 Report = Callable[[float, str], None]  # receives the finished fraction of a run, and what runs now
@@ -90,3 +90,5 @@ class Experiment:
     """Whether the result has no randomness: there is one run, with seed 0, and no interval."""
     findings: Callable[[Sequence[Measurements]], Sequence[str]] = lambda measurements: ()
     """Return sentences about the measurements of all seeds, computed from the numbers."""
+    animations: Callable[[Sequence[Measurements]], Sequence[Animation]] = lambda measurements: ()
+    """Draw moving figures from the measurements of all seeds."""

@@ -24,6 +24,9 @@ _SUBTITLE = (
 )
 _NOT_MEASURED = "not measured"
 
+# An experiment, its size (None if it was never started), and what each finished seed measured.
+Measured = tuple[Experiment, Size | None, list[Measurements]]
+
 
 def write_report(folder: Path) -> Path:
     """Write the page of the measurements in a folder, and return its path.
@@ -32,24 +35,27 @@ def write_report(folder: Path) -> Path:
         ValueError: no experiment was started in the folder.
         OSError: the page cannot be written.
     """
+    path = folder / PAGE
+    write_text(path, render(read_folder(folder)))
+    return path
+
+
+def read_folder(folder: Path) -> list[Measured]:
+    """Return all experiments, with the measurements in a folder.
+
+    Raises:
+        ValueError: no experiment was started in the folder.
+    """
     sizes = read_plan(folder)
-    measured = [
+    return [
         (each, size, read_all_measurements(folder, each, size) if size else [])
         for each in EXPERIMENTS.values()
         for size in [sizes.get(each.name)]
     ]
-    path = folder / PAGE
-    write_text(path, render(measured))
-    return path
 
 
-def render(measured: Sequence[tuple[Experiment, Size | None, list[Measurements]]]) -> str:
-    """Return the page as HTML.
-
-    Args:
-        measured: the experiments, their sizes (None if they were never started), and the
-            measurements of each finished seed.
-    """
+def render(measured: Sequence[Measured]) -> str:
+    """Return the page as HTML."""
     decided = [
         (experiment, size, measurements, decide(experiment, measurements) if measurements else None)
         for experiment, size, measurements in measured
@@ -114,23 +120,22 @@ def _section(
         ("Measured", experiment.measured),
         ("What to look at", experiment.look_at),
     ]
-    command = f"keras-cnns lab run {experiment.name}"
     if size is None or decision is None:
-        text = page.Text(f"This claim was not measured. Measure it with: {command}")
+        text = page.Text(f"This claim was not measured. Measure it with: {_command(experiment)}")
         return page.Section(title, "", [page.Terms(about), text], anchor=experiment.name)
     verdict, decisions = decision
-    results = [describe_decision(each, experiment.deterministic) for each in decisions]
     blocks: list[page.Block] = [
         page.Terms(
             [
-                ("Verdict", f"{verdict.value.capitalize()}. {' '.join(results)}"),
-                ("What would change it", " ".join(_changes(experiment, decisions))),
+                ("Verdict", describe_verdict(verdict, decisions, experiment.deterministic)),
+                ("What would change it", " ".join(describe_changes(experiment, decisions))),
                 *about,
             ]
         ),
         *map(page.Text, experiment.findings(measurements)),
         page.Charts(experiment.charts(measurements), downloads=True),
-        _table(experiment, measurements),
+        *experiment.animations(measurements),
+        make_table(experiment, measurements),
         page.Code(experiment.formula, title=f"Formula of {experiment.name}"),
         *(
             page.Code(
@@ -139,12 +144,18 @@ def _section(
             for each in experiment.implementation
         ),
         page.Items(experiment.questions, "Questions"),
-        page.Text(_how_to_repeat(experiment, size, len(measurements), command)),
+        page.Text(describe_repetition(experiment, size, len(measurements))),
     ]
     return page.Section(title, "", blocks, anchor=experiment.name)
 
 
-def _changes(experiment: Experiment, decisions: list[Decision]) -> list[str]:
+def describe_verdict(verdict: Verdict, decisions: list[Decision], deterministic: bool) -> str:
+    """Return the verdict, and a sentence for each effect."""
+    results = [describe_decision(each, deterministic) for each in decisions]
+    return f"{verdict.value.capitalize()}. {' '.join(results)}"
+
+
+def describe_changes(experiment: Experiment, decisions: list[Decision]) -> list[str]:
     """Return sentences about what would change the verdict."""
     sentences = []
     for each in decisions:
@@ -156,8 +167,9 @@ def _changes(experiment: Experiment, decisions: list[Decision]) -> list[str]:
     return [*sentences, experiment.larger_run]
 
 
-def _how_to_repeat(experiment: Experiment, size: Size, seeds: int, command: str) -> str:
-    settings = size.settings
+def describe_repetition(experiment: Experiment, size: Size, seeds: int) -> str:
+    """Return sentences about the size of a run, with the command for a larger one."""
+    settings, command = size.settings, _command(experiment)
     options = f" --data {settings.data}" if settings.data != "digits" else ""
     run = f"Images: {settings.data}; "
     if experiment.deterministic:
@@ -169,7 +181,11 @@ def _how_to_repeat(experiment: Experiment, size: Size, seeds: int, command: str)
     )
 
 
-def _table(experiment: Experiment, measurements: list[Measurements]) -> page.Table:
+def _command(experiment: Experiment) -> str:
+    return f"keras-cnns lab run {experiment.name}"
+
+
+def make_table(experiment: Experiment, measurements: list[Measurements]) -> page.Table:
     """Return the table of means and standard deviations over the seeds."""
     tables = [experiment.table(each) for each in measurements]
     columns = list(dict.fromkeys(column for row in tables[0].values() for column in row))

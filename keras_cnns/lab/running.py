@@ -1,5 +1,6 @@
 """Run experiments over seeds, with a cache of the measurements and a limit of time."""
 
+import ast
 import hashlib
 import inspect
 import json
@@ -164,8 +165,8 @@ def _read_measurements(
 def cache_key(experiment: Experiment, settings: Settings, seed: int) -> str:
     """Return a hash of everything that determines the measurements of one seed.
 
-    It covers the source of the experiment and of the modules that experiments share, the settings,
-    the seed, and the versions of the packages.
+    It covers the code that measures, in the experiment's file and in the modules that experiments
+    share, the settings, the seed, and the versions of the packages.
     """
     content = {
         "source": [_source(experiment), *map(inspect.getsource, _SHARED)],
@@ -216,8 +217,35 @@ def _cache_path(folder: Path, experiment: Experiment, settings: Settings, seed: 
     )
 
 
-def _source(experiment: Experiment) -> str:
-    return inspect.getsource(sys.modules[experiment.run.__module__])
+def _source(experiment: Experiment) -> dict[str, str]:
+    """Return the code of `run` and of what it uses in its file, by name and without comments.
+
+    Texts, figures and smallest effects are not among it: after an edit they apply to the
+    measurements that exist.
+    """
+    module = ast.parse(inspect.getsource(sys.modules[experiment.run.__module__]))
+    defined = {name: node for node in module.body for name in _defined_names(node)}
+    used: dict[str, str] = {}
+    waiting = [experiment.run.__name__]
+    while waiting:
+        name = waiting.pop()
+        if name in defined and name not in used:
+            used[name] = ast.unparse(defined[name])
+            waiting += [each.id for each in ast.walk(defined[name]) if isinstance(each, ast.Name)]
+    return used
+
+
+def _defined_names(statement: ast.stmt) -> list[str]:
+    """Return the names that a statement of a module defines."""
+    if isinstance(statement, ast.FunctionDef | ast.ClassDef):
+        return [statement.name]
+    if isinstance(statement, ast.Import | ast.ImportFrom):
+        return [each.asname or each.name for each in statement.names]
+    return [
+        each.id
+        for each in ast.walk(statement)
+        if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store)
+    ]
 
 
 def _versions() -> dict[str, str]:

@@ -18,7 +18,7 @@ _INTRODUCTION = """\
 
 A recipe is a TOML file that describes one training completely. `keras-cnns train --recipe NAME`
 trains a built-in recipe, and `--set SECTION.KEY=VALUE` changes one of its values. A recipe of your
-own is a file such as
+own lists only the keys that differ from its `base`:
 
 ```toml
 base = "cifar10-resnet20"
@@ -27,13 +27,13 @@ base = "cifar10-resnet20"
 epochs = 10
 ```
 
-which lists only the keys that differ from its `base`. `keras-cnns recipes` lists the built-in
-recipes, `keras-cnns recipes NAME` prints one with all of its values, and
-`keras-cnns recipes --markdown` generates this page.
+`keras-cnns recipes` lists the built-in recipes, `keras-cnns recipes NAME` prints one with all of
+its values, and `keras-cnns recipes --markdown` generates this page.
 
 ## Built-in recipes
 
-"measured" and "published" are accuracies on the test split."""
+"measured" is the accuracy on the test split in a training of this project, and "published" is the
+accuracy that the paper or another source of the recipe reports."""
 
 
 @dataclass(frozen=True)

@@ -57,8 +57,9 @@ class ModelConfig:
     "exclusive_gating", "shortcut_only_gating", "dropout" (He et al. 2016, table 1) or "none"; if
     empty, they have the shortcut of the network's paper."""
     inception: Literal["reduced", "naive"] = "reduced"
-    """The inception modules of GoogLeNet reduce the number of channels before their 3x3 and 5x5
-    convolutions and after their pool, or are naive and do not (Szegedy et al. 2014, figure 2)."""
+    """With "reduced", the inception modules of GoogLeNet reduce the number of channels before their
+    3x3 and 5x5 convolutions and after their pool; with "naive" they do not (Szegedy et al. 2014,
+    figure 2)."""
     inception_branches: tuple[Literal["1x1", "3x3", "5x5", "pool"], ...] = (
         "1x1",
         "3x3",
@@ -75,20 +76,20 @@ class ModelConfig:
     activation: Literal["relu", "tanh", "sigmoid"] = "relu"
     """All layers but the classifiers have this activation."""
     kernel_initializer: Literal["", "small_normal", "glorot_uniform", "he_normal"] = ""
-    """The initial weights of all layers but the classifiers have this distribution, where
-    "small_normal" has a standard deviation of 0.01; if empty, they have that of the network's
+    """The initial weights of all layers but the classifiers have this distribution ("small_normal"
+    has a standard deviation of 0.01); if empty, they have the distribution of the network's
     paper."""
     batch_normalization: bool = True
     """If false, a network that has batch normalisation is built without it, and with biases in its
     convolutions."""
     batch_norm_noise: _NonNegative = 0.0
-    """Training adds noise after each batch normalisation, whose means and standard deviations
-    change in each step and have this standard deviation themselves (Santurkar et al. 2018)."""
+    """Training adds noise after each batch normalisation; the means and the standard deviations of
+    the noise are drawn anew in each step, with this standard deviation (Santurkar et al. 2018)."""
     weights: str = ""
     """Training starts from the published weights of this name, such as "imagenet" or
-    "torchvision/resnet50.IMAGENET1K_V2" (`keras-cnns weights list` lists them), or from the weights
-    in this file, which torchvision, timm, Keras or this project wrote for the same network; if
-    empty, it starts from random weights."""
+    "torchvision/resnet50.IMAGENET1K_V2" (`keras-cnns weights list` lists them), or from the file of
+    weights at this path, which torchvision, timm, Keras or this project wrote for the same network;
+    if empty, it starts from random weights."""
     frozen_epochs: _NonNegativeInt = 0
     """For this number of epochs, training changes only the new classifier and freezes all other
     layers; it requires `weights`."""
@@ -133,14 +134,15 @@ class DataConfig:
     dataset has no such split, it consists of another tenth of the training images."""
     path: str = ""
     """For "folder", this is the directory that contains one directory per class, or split
-    directories that do; for "idx", it is the directory of the four files, optionally with the
-    beginning of their names; a run directory stores it as an absolute path."""
+    directories that contain the directories of the classes; for "idx", it is the directory of the
+    four files, optionally followed by the beginning of their names; a run directory stores it as an
+    absolute path."""
     skip_bad: bool = False
-    """If true, "folder" ignores the files because of which training would be refused."""
+    """If true, "folder" ignores the files that would otherwise stop the training with an error."""
     corrections: str = ""
-    """For "folder", this CSV file with the columns `file` and `label`, `exclude` or both changes
-    the labels of images, or excludes them, without touching the files; a run directory stores the
-    absolute path, and a copy of the file."""
+    """For "folder", this CSV file changes the labels of images, or excludes images, without
+    touching the files; it has the column `file` and at least one of the columns `label` and
+    `exclude`, and a run directory stores its absolute path and a copy of it."""
     folds: _NonNegativeInt = 0
     """For cross-validation, the training and the validation images together are divided into this
     number of folds; `keras-cnns train --folds` trains a model for each of them, and 0 uses the
@@ -149,8 +151,8 @@ class DataConfig:
     """The fold with this number, from 1 to `folds`, replaces the validation split, and all other
     folds together replace the training split."""
     num_examples: _PositiveInt = 10_000
-    """The dataset "shapes" has this number of training images, and a tenth of it each for
-    validation and test."""
+    """The dataset "shapes" has this number of training images; its validation split and its test
+    split each have a tenth of this number."""
 
     def __post_init__(self) -> None:
         for key in ("mean", "std"):
@@ -254,8 +256,8 @@ class OptimizerConfig:
     """The learning rate of biases is multiplied by this factor (Caffe's models use 2)."""
     stage_learning_rate_factor: Annotated[float, Field(gt=0, le=1)] = 1.0
     """The learning rate of each stage is that of the next stage multiplied by this factor, and the
-    classifiers have the full one (discriminative fine-tuning; Howard and Ruder 2018, section 3.2,
-    divide by 2.6, a factor of 0.385)."""
+    classifiers have the full learning rate (discriminative fine-tuning; Howard and Ruder 2018,
+    section 3.2, divide by 2.6, which is a factor of 0.385)."""
     reference_batch_size: _NonNegativeInt = 0
     """The learning rate is multiplied by the batch size divided by this batch size (the linear
     scaling rule of Goyal et al. 2017); 0 disables the scaling."""
@@ -270,14 +272,14 @@ class OptimizerConfig:
     """For this number of steps, training begins with `constant_warmup_learning_rate`, as He et al.
     2015 trained ResNet-110; 0 disables this warmup."""
     constant_warmup_learning_rate: _NonNegative = 0.0
-    """This is the learning rate of the first `constant_warmup_steps` steps; it is 0 if there are
-    none."""
+    """This is the learning rate of the first `constant_warmup_steps` steps; it must be 0 if there
+    are no such steps."""
     decay_at_epochs: tuple[float, ...] = ()
     """The schedule "step" multiplies the learning rate by `decay_factor` after each of these
     numbers of epochs."""
     decay_at_steps: tuple[int, ...] = ()
     """The schedule "step" multiplies the learning rate by `decay_factor` after each of these
-    numbers of steps, which replace `decay_at_epochs`."""
+    numbers of steps; use either this key or `decay_at_epochs`."""
     decay_every_epochs: _Positive = 8.0
     """The schedule "exponential" multiplies the learning rate by `decay_factor` each time this
     number of epochs has passed."""
@@ -346,10 +348,10 @@ class TrainingConfig:
     """The loss of each auxiliary classifier is multiplied by this weight (Szegedy et al. 2014,
     section 5)."""
     early_stopping_patience: _NonNegativeInt = 0
-    """The training ends when the validation accuracy has not risen above its maximum for this
-    number of epochs, which are counted after `frozen_epochs` and the last decay of the schedule
-    "step"; 0 disables early stopping, and the schedule must be "constant", "step" or
-    "exponential"."""
+    """The training ends when the validation accuracy has not exceeded its previous maximum for this
+    number of epochs, which are counted only after `frozen_epochs` and after the last decay of the
+    schedule "step"; the schedule must be "constant", "step" or "exponential", and 0 disables early
+    stopping."""
 
 
 @dataclass(frozen=True, config=_CHECKED)

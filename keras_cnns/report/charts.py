@@ -11,13 +11,16 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.rcsetup import cycler
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter
+from PIL import Image
 
-from keras_cnns.report.page import Chart
+from keras_cnns.report.page import Animation, Chart
 
 Series = Mapping[str, tuple[Any, Any]]  # name -> x values, y values
+Limits = tuple[tuple[float, float], tuple[float, float]]  # the ranges of x and y
 
 COLOURS = ("#1f5fd0", "#e0641a", "#14866d", "#a8328f", "#8a6d00", "#4a5560")
 # Colour, dashes and marker, so that lines can be distinguished even if they are printed in grey.
@@ -46,6 +49,9 @@ _STYLE: dict[Any, Any] = {
     "lines.markersize": 3.5,
 }
 _SIZE = (5.4, 3.1)  # inches
+_CONTOURS_SIZE = (5.4, 4.2)  # inches
+_FRAMES, _FRAME_MS, _LAST_FRAME_MS = 50, 120, 2000  # number and durations of an animation's frames
+_GIF_DPI = 100
 _PNG_DPI = 200  # gives 1080 pixels of width, for a slide
 _MAX_MARKERS = 30  # a line with more points has no markers
 _MAX_NUMBERED_CLASSES = 20  # a larger confusion matrix contains no numbers
@@ -386,7 +392,7 @@ def parallel_coordinates(
 def contours(
     title: str,
     value: Callable[[np.ndarray], np.ndarray],
-    limits: tuple[tuple[float, float], tuple[float, float]],
+    limits: Limits,
     paths: Mapping[str, Sequence[Sequence[float]]],
 ) -> Chart:
     """Draw the contour lines of a function of two variables, and the paths of optimizers on it.
@@ -397,28 +403,93 @@ def contours(
         limits: the ranges of x and y.
         paths: name -> points [steps, 2]; the first point is marked.
     """
+    return _draw(lambda axes: _paint_contours(axes, value, limits, paths), title, _CONTOURS_SIZE)
+
+
+def _paint_contours(
+    axes: Axes,
+    value: Callable[[np.ndarray], np.ndarray],
+    limits: Limits,
+    paths: Mapping[str, Any],
+) -> None:
     (left, right), (bottom, top) = limits
     xs, ys = np.meshgrid(np.linspace(left, right, 160), np.linspace(bottom, top, 160))
     heights = value(np.stack([xs, ys], axis=-1))
     # Levels with equal distances of their logarithms show both the bottom and the slopes of a
     # valley.
     offset = np.log(heights - heights.min() + 1e-2 * np.ptp(heights) / 10)
+    axes.contour(xs, ys, offset, levels=14, colors="#c3c9d0", linewidths=0.8)
+    for (name, points), style in zip(paths.items(), itertools.cycle(_STYLES)):
+        colour, dashes, marker = style
+        x, y = np.asarray(points, float).T
+        axes.plot(
+            x,
+            y,
+            color=colour,
+            linestyle=dashes,
+            marker=marker,
+            markevery=max(1, len(x) // _MAX_MARKERS),
+            markersize=2.2,
+            label=name,
+        )
+        axes.plot(x[:1], y[:1], "o", color="#1b1f24", markersize=5)
+    axes.set_xlim(left, right)
+    axes.set_ylim(bottom, top)
+    _finish(axes, "x", "y", log=False, percent=False)
+    axes.legend(loc="lower right")
 
-    def paint(axes: Axes) -> None:
-        axes.contour(xs, ys, offset, levels=14, colors="#c3c9d0", linewidths=0.8)
-        for (name, points), style in zip(paths.items(), itertools.cycle(_STYLES)):
-            colour, dashes, marker = style
-            x, y = np.asarray(points, float).T
-            axes.plot(
-                x, y, color=colour, linestyle=dashes, marker=marker, markersize=2.2, label=name
-            )
-            axes.plot(x[:1], y[:1], "o", color="#1b1f24", markersize=5)
-        axes.set_xlim(left, right)
-        axes.set_ylim(bottom, top)
-        _finish(axes, "x", "y", log=False, percent=False)
-        axes.legend()
 
-    return _draw(paint, title, (5.4, 4.2))
+def animate_contours(
+    title: str,
+    value: Callable[[np.ndarray], np.ndarray],
+    limits: Limits,
+    paths: Mapping[str, tuple[int, Sequence[Sequence[float]]]],
+) -> Animation:
+    """Draw the paths of optimizers on the contour lines of a function as they grow step by step.
+
+    All paths take their steps at the same time, the later ones faster, so that the first steps can
+    be seen and the slowest path ends.
+
+    Args:
+        title: the title.
+        value: the function, points [..., 2] -> values [...].
+        limits: the ranges of x and y.
+        paths: name -> the number of steps from one point to the next, and the points [N, 2].
+    """
+    points = {name: np.asarray(each, float) for name, (_, each) in paths.items()}
+    steps = {name: every for name, (every, _) in paths.items()}
+    ends = {name: steps[name] * (len(each) - 1) for name, each in points.items()}
+    shown = np.geomspace(1, max(ends.values()) + 1, _FRAMES).round().astype(int) - 1
+    frames = []
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=_CONTOURS_SIZE, dpi=_GIF_DPI, layout="constrained")
+        axes = figure.add_subplot()
+        _paint_contours(axes, value, limits, {name: each[:1] for name, each in points.items()})
+        axes.set_title(title)
+        label = axes.text(0.02, 0.02, "", transform=axes.transAxes, animated=True)
+        moving = axes.get_lines()[::2]  # each path is followed by the mark of its start
+        for line in moving:
+            line.set_animated(True)
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        background = canvas.copy_from_bbox(figure.bbox)
+        for step in np.unique(shown):
+            canvas.restore_region(background)
+            for line, (name, each) in zip(moving, points.items(), strict=True):
+                line.set_data(*each[: step // steps[name] + 1].T)
+                axes.draw_artist(line)
+            label.set_text(f"step {step:,}")
+            axes.draw_artist(label)
+            frames.append(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"))
+    file = io.BytesIO()
+    durations = [_FRAME_MS] * (len(frames) - 1) + [_LAST_FRAME_MS]
+    palette = frames[len(frames) // 2].quantize(128)
+    first, *rest = (each.quantize(palette=palette, dither=Image.Dither.NONE) for each in frames)
+    first.save(file, "gif", save_all=True, append_images=rest, duration=durations, loop=0)
+    text = ", ".join(f"{name} after {end:,} steps" for name, end in ends.items())
+    return Animation(
+        title, f"{title}: the paths grow step by step and end: {text}", file.getvalue()
+    )
 
 
 def confusion(title: str, counts: np.ndarray, labels: Sequence[str]) -> Chart:

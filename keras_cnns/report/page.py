@@ -111,8 +111,8 @@ class Chart:
 
     @property
     def file_name(self) -> str:
-        """Return the name of the downloaded PNG."""
-        return re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-") + ".png"
+        """Return a name for a file of the chart, without the suffix."""
+        return _file_name(self.title)
 
 
 @dataclass(frozen=True)
@@ -125,6 +125,25 @@ class Charts:
 
     def __bool__(self) -> bool:
         return any(self.charts)
+
+
+@dataclass(frozen=True)
+class Animation:
+    """A moving chart, a GIF, which is folded: opening it starts it, and closing it stops it."""
+
+    title: str
+    description: str  # for a reader who cannot see it
+    gif: bytes = field(repr=False)
+
+    @property
+    def uri(self) -> str:
+        """Return the animation as a data URI."""
+        return _data_uri("gif", self.gif)
+
+    @property
+    def file_name(self) -> str:
+        """Return a name for a file of the animation, without the suffix."""
+        return _file_name(self.title)
 
 
 @dataclass(frozen=True)
@@ -167,7 +186,7 @@ class Pictures:
         return bool(self.pictures)
 
 
-Block = Text | Code | Terms | Items | Cards | Table | Charts | Pictures
+Block = Text | Code | Terms | Items | Cards | Table | Charts | Animation | Pictures
 
 
 @dataclass(frozen=True)
@@ -209,6 +228,10 @@ def file_address(path: Path, folder: Path) -> str:
         return quote(os.fsencode(Path(os.path.relpath(path, folder.resolve())).as_posix()))
     except ValueError:  # on Windows, the file may be on another drive
         return path.absolute().as_uri()
+
+
+def _file_name(title: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
 
 
 def _data_uri(kind: str, content: bytes) -> str:

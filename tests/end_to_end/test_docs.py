@@ -18,13 +18,14 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from keras_cnns.cli import app
+from keras_cnns.lab.experiments import EXPERIMENTS
 from keras_cnns.recipes import load_recipe
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
-    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
     ROOT / "export" / "README.md",
     ROOT / "serve" / "README.md",
     ROOT / "benchmarks" / "README.md",
@@ -192,3 +193,11 @@ def test_the_picture_of_the_readme_can_be_drawn_again(run_directory: Path, tmp_p
     names = runpy.run_path(str(ROOT / "docs" / "images" / "depth.py"))
     names["main"](tmp_path, tmp_path / "depth.svg")
     assert "<svg" in (tmp_path / "depth.svg").read_text("utf-8")
+
+
+def test_each_experiment_of_the_laboratory_has_a_page() -> None:
+    for name, experiment in EXPERIMENTS.items():
+        text = (ROOT / "docs" / "lab" / f"{name}.md").read_text()
+        assert text.startswith(f"# {name}\n\n{experiment.claim}\n\n**Verdict**: ")
+        assert experiment.source in text
+        assert len(re.findall(r"!\[.+\]\(figures/.+\)", text)) > 1

@@ -11,7 +11,7 @@ from keras_cnns.lab.networks import fit, lab_recipe
 from keras_cnns.lab.surfaces import Best, Function, Method, find_best, trajectory
 from keras_cnns.optimizers.momentum import momentum_step
 from keras_cnns.report import charts
-from keras_cnns.report.page import Chart
+from keras_cnns.report.page import Animation, Chart
 
 _CONDITIONS = tuple(float(each) for each in np.geomspace(2, 2000, 21).round(1))
 _CONDITION = 100.0  # of the measured effect
@@ -131,10 +131,19 @@ def _search(surface: Quadratic | Rosenbrock, rates: np.ndarray, tolerance: float
 
 def _path(surface: Quadratic | Rosenbrock, kind: str, setting: Measurements) -> list[list[float]]:
     method = Method(setting["momentum"], kind == "Nesterov")
-    steps = int(min(setting["steps"], 2000))
+    steps = _drawn_steps(setting)
     points = trajectory(surface.gradient, surface.start, setting["learning_rate"], method, steps)
-    shown: list[list[float]] = points[:: max(1, steps // 400)].tolist()
+    shown: list[list[float]] = points[:: _stride(steps)].tolist()
     return shown
+
+
+def _drawn_steps(setting: Measurements) -> int:
+    return int(min(setting["steps"], 2000))
+
+
+def _stride(steps: int) -> int:
+    """Return the number of steps from one point of a drawn path to the next."""
+    return max(1, steps // 400)
 
 
 def _train(settings: Settings, report: Report) -> dict[str, list[list[float]]]:
@@ -238,6 +247,31 @@ def _charts(measurements: Sequence[Measurements]) -> list[Chart | None]:
     ]
 
 
+def _animations(measurements: Sequence[Measurements]) -> list[Animation]:
+    measured = measurements[0]
+    surfaces: dict[str, tuple[str, Quadratic | Rosenbrock | TwoMinima]] = {
+        "quadratic": (
+            f"Descent on a quadratic with condition number {_CONDITION:g}",
+            Quadratic(_CONDITION),
+        ),
+        "valley": ("Descent in Rosenbrock's valley", Rosenbrock()),
+        "two minima": ("Descent with two minima, learning rate 0.03", TwoMinima()),
+    }
+
+    def stride(key: str, name: str) -> int:
+        return _stride(_drawn_steps(measured[key][name])) if key in measured else 1
+
+    return [
+        charts.animate_contours(
+            title,
+            surface.value,
+            surface.limits,
+            {name: (stride(key, name), path) for name, path in measured["paths"][key].items()},
+        )
+        for key, (title, surface) in surfaces.items()
+    ]
+
+
 def _table(measured: Measurements) -> dict[str, dict[str, float]]:
     rows = {}
     for kind in _KINDS:
@@ -335,6 +369,7 @@ EXPERIMENT = Experiment(
     charts=_charts,
     table=_table,
     findings=_findings,
+    animations=_animations,
     seconds=110,
     fixed_seconds=50,
     deterministic=True,

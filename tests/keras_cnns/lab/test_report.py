@@ -1,9 +1,11 @@
+import re
 from pathlib import Path
 
 import pytest
 
 from keras_cnns.lab.experiment import Measurements, Settings
 from keras_cnns.lab.experiments import find_experiment
+from keras_cnns.lab.markdown import write_markdown
 from keras_cnns.lab.report import PAGE, describe_decision, render
 from keras_cnns.lab.running import Size
 from keras_cnns.lab.verdict import decide_effect
@@ -90,3 +92,16 @@ def test_a_folder_becomes_a_page(saddle_folder: Path) -> None:
     html = (saddle_folder / PAGE).read_text()
     assert "<td>supported</td>" in html
     assert "With equal curvatures, gradient descent needs 9 steps" in html
+
+
+def test_a_folder_becomes_pages_of_documentation(saddle_folder: Path, tmp_path: Path) -> None:
+    (path,) = write_markdown(saddle_folder, tmp_path)
+    assert path == tmp_path / "saddle.md"
+    text = path.read_text()
+    saddle = find_experiment("saddle")
+    assert saddle.claim in text
+    assert "**Verdict**: Supported. Steps" in text
+    figures = re.findall(r"!\[.+\]\((figures/saddle-.+\.svg)\)", text)
+    assert len(figures) > 1
+    assert all((tmp_path / figure).read_text().startswith("<svg") for figure in figures)
+    assert "in [`keras_cnns/lab/experiments/saddle.py`]" in text

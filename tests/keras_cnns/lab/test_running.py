@@ -1,3 +1,4 @@
+import importlib
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -116,6 +117,37 @@ def test_the_key_covers_whatever_determines_the_measurements(
     monkeypatch.setattr(running, "_source", lambda experiment: "other")
     keys.append(cache_key(PLAIN, Settings(), 0))
     assert len(set(keys)) == len(keys)
+
+
+MODULE = """
+_SIZE = {size}
+_TITLE = "{title}"
+
+
+def _measure():  # {title}
+    return _SIZE
+
+
+def _run(seed, settings, report):
+    return _measure()
+
+
+def _charts(measurements):
+    return _TITLE
+"""
+
+
+def test_only_the_code_that_measures_is_in_the_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    keys = []
+    for number, (size, title) in enumerate([(1, "a"), (1, "b"), (2, "a")]):
+        name = f"planted_experiment_{number}"
+        (tmp_path / f"{name}.py").write_text(MODULE.format(size=size, title=title))
+        experiment = replace(PLAIN, run=importlib.import_module(name)._run)
+        keys.append(cache_key(experiment, Settings(), 0))
+    assert keys[0] == keys[1] != keys[2]
 
 
 def test_the_cache_records_its_origin(tmp_path: Path) -> None:

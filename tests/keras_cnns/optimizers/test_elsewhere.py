@@ -8,11 +8,15 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-ON_EVERY_BACKEND = ("test_momentum.py", "test_lars.py", "test_contract.py", "test_state.py")
 
 
 @pytest.mark.parametrize(
-    ("backend", "files"), [("jax", ON_EVERY_BACKEND), ("tensorflow", ("mirrored.py",))]
+    ("backend", "files"),
+    [
+        ("jax", ("test_momentum.py", "test_contract.py")),
+        pytest.param("jax", ("test_lars.py", "test_state.py"), marks=pytest.mark.soak),
+        ("tensorflow", ("mirrored.py",)),
+    ],
 )
 def test_in_a_process_of_its_own(backend: str, files: tuple[str, ...]) -> None:
     # Without conftest.py: what it imports needs TensorFlow.

@@ -1,11 +1,13 @@
 """Charts: their texts, colours and descriptions."""
 
+import io
 import re
 import warnings
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from keras_cnns.report import charts
 from keras_cnns.report.page import Chart
@@ -116,3 +118,17 @@ def test_a_series_keeps_its_colour_where_another_has_no_values() -> None:
 def test_labels_are_shortened() -> None:
     assert charts.shorten("a" * 18) == "a" * 18
     assert charts.shorten("a" * 19) == "a" * 17 + "…"
+
+
+def test_paths_grow_in_an_animation() -> None:
+    paths = {"fast": (1, [[1.0, 1.0], [0.0, 0.0]]), "slow": (10, [[1.0, 1.0]] * 4)}
+    animation = charts.animate_contours(
+        "Descent", lambda points: (points**2).sum(-1), ((-1, 1), (-1, 1)), paths
+    )
+    assert "fast after 1 steps, slow after 30 steps" in animation.description
+    assert animation.file_name == "descent"
+    with Image.open(io.BytesIO(animation.gif)) as image:
+        assert image.n_frames > 10  # type: ignore[attr-defined]
+        first = np.asarray(image.convert("RGB"))
+        image.seek(image.n_frames - 1)  # type: ignore[attr-defined]
+        assert (first != np.asarray(image.convert("RGB"))).any()
