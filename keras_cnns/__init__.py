@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 def load_model(path: str | Path, **options: Any) -> "keras.Model":
     """Load a saved model that contains layers, optimizers or schedules of this package.
 
-    It is `keras.saving.load_model` after `import keras_cnns.models`, which registers them, and it
-    also loads models of more than a thousand layers.
+    The function imports `keras_cnns.models`, which registers these classes, and calls
+    `keras.saving.load_model`. In addition, it can load models of more than a thousand layers.
 
     Args:
         path: a `.keras` file.
-        options: as in `keras.saving.load_model`, such as `compile=False`.
+        options: keyword arguments of `keras.saving.load_model`, such as `compile=False`.
 
     Raises:
         ValueError: there is no such file, or it cannot be loaded.

@@ -1,8 +1,8 @@
-"""The command line `keras-cnns`: its own commands and those of other distributions.
+"""The command line `keras-cnns`, with its own commands and those of other distributions.
 
 A distribution adds a command with an entry point in the group `keras_cnns.commands`: a function
-`main(arguments, program)` that returns the exit status. Only a command that runs imports
-TensorFlow, so that `--help` answers at once.
+`main(arguments, program)` that returns the exit status. A command imports TensorFlow only when it
+runs, so that `--help` responds at once.
 """
 
 import os
@@ -27,11 +27,11 @@ from keras_cnns.commands.tune import tune
 from keras_cnns.recipes.unsupported import explain_unsupported_option
 
 _FAILURE, INTERRUPTED = 1, 130
-MAX_LINES = 20  # of an error message
-_MAX_CHARACTERS = 500  # of each line of an error message after the first
+MAX_LINES = 20  # maximum number of lines of an error message
+_MAX_CHARACTERS = 500  # maximum length of each line after the first
 PASS_ALL = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
-# name -> the command, or an app of subcommands, and an example of its arguments
+# name -> the command or the app of its subcommands, and an example of its arguments
 _COMMANDS: dict[str, tuple[Callable[..., Any] | typer.Typer, str]] = {
     "fit": (fit, "photos --run runs/photos --minutes 15"),
     "train": (
@@ -109,7 +109,7 @@ def pass_on(main: Main, program: str) -> Callable[[typer.Context], None]:
 
     def command(context: typer.Context) -> None:
         debug = ["--debug"] if context.obj else []
-        # Not typer.Exit, after which `run` would report an interruption that `main` has reported.
+        # After typer.Exit, `run` would report an interruption that `main` has already reported.
         sys.exit(main([*context.args, *debug], program))
 
     return command
@@ -119,10 +119,11 @@ def describe_error(error: Exception) -> str:
     """Return an error's message, without blank lines and with at most `MAX_LINES` lines.
 
     Later lines often contain the facts, such as the names of missing weights or the reason why
-    Keras could not load a file. Those longer than `_MAX_CHARACTERS`, such as the configuration of a
-    whole model, are shortened; the first line, which this project writes, is not.
+    Keras could not load a file. Later lines that are longer than `_MAX_CHARACTERS`, such as the
+    configuration of a whole model, are shortened; the first line, which this project writes, is
+    not.
     """
-    usage = getattr(error, "format_message", None)  # exists for errors of Typer and Click
+    usage = getattr(error, "format_message", None)  # errors of Typer and Click have this method
     text = str(usage() if usage else error)
     first, *rest = [line.rstrip() for line in text.splitlines() if line.strip()] or [""]
     shown = [
@@ -138,8 +139,8 @@ def describe_error(error: Exception) -> str:
 
 
 def _explain_option(error: Exception) -> str | None:
-    """Return why there is no such option, if the error is about one that asks for a feature."""
-    option = getattr(error, "option_name", None)  # of Click's NoSuchOption
+    """Return why an option does not exist, if the error is about one for an unsupported feature."""
+    option = getattr(error, "option_name", None)  # Click's NoSuchOption has it
     return explain_unsupported_option(option) if isinstance(option, str) else None
 
 
@@ -163,7 +164,7 @@ def run(app: typer.Typer, arguments: Sequence[str], program: str) -> int:
     except Exception as error:
         if debug:
             traceback.print_exc()
-        if message := _explain_option(error) or describe_error(error):  # empty after the help
+        if message := _explain_option(error) or describe_error(error):  # "" after the help
             print(f"{program}: {message}", file=sys.stderr)
         return int(getattr(error, "exit_code", _FAILURE))
     if status == INTERRUPTED:

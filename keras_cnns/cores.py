@@ -1,4 +1,4 @@
-"""What this process may use of the CPU: the number of cores, and AVX-512."""
+"""The number of CPU cores that this process may use, and whether the CPU has AVX-512."""
 
 import functools
 import os
@@ -8,7 +8,8 @@ from pathlib import Path
 def available_cores() -> int:
     """Return the number of CPU cores that this process may use, at least 1.
 
-    In a container these can be fewer than the machine has. macOS and Windows have no such limit.
+    A container can limit this number to fewer cores than the machine has. macOS and Windows have no
+    such limit.
     """
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
@@ -17,7 +18,7 @@ def available_cores() -> int:
 
 @functools.cache
 def has_avx512() -> bool:
-    """Return whether this CPU has AVX-512; False if that is unknown, as outside of Linux."""
+    """Return whether this CPU has AVX-512; False if that is unknown, as it is outside Linux."""
     try:
         return "avx512f" in Path("/proc/cpuinfo").read_text("utf-8")
     except OSError:

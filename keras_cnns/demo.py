@@ -1,6 +1,6 @@
-"""The demo: the commands that a person would type, from training to an answer over HTTP.
+"""The demo: run the commands that a user would type, from training to an answer over HTTP.
 
-It runs the command line in processes, as users do, and imports neither export nor serve.
+It runs the command line in subprocesses, and imports neither export nor serve.
 """
 
 import json
@@ -25,7 +25,7 @@ from keras_cnns.quiet import quiet_stderr
 
 _RECIPES = ("digits-resnet20", "digits-googlenet")
 _COMMAND = (sys.executable, "-m", "keras_cnns.cli")
-_TIMEOUT = 60  # seconds, for a request and for the server's end
+_TIMEOUT = 60  # maximum seconds for a request and for the end of the server
 _TIMED_REQUESTS = 50
 
 
@@ -33,7 +33,8 @@ def run_demo(runs: Path, models: Path) -> None:
     """Train, export and serve both models, and print their results.
 
     Args:
-        runs: the folder of the run directories. Each model gets a new one; earlier ones stay.
+        runs: the folder of the run directories. Each model gets a new run directory; earlier ones
+            stay.
         models: the model repository. Each model gets a new version.
 
     Raises:
@@ -67,7 +68,7 @@ def run_demo(runs: Path, models: Path) -> None:
 
 
 def program() -> str:
-    """Return the command that runs `keras-cnns` in the way in which this process was started."""
+    """Return the command that runs `keras-cnns` in the same way as this process was started."""
     called = sys.argv[0]
     found = shutil.which("keras-cnns")
     if found and Path(found).resolve() == Path(called).resolve():
@@ -150,7 +151,7 @@ def _time_requests(url: str, body: bytes) -> float:
 
 
 def _print_table(runs: dict[str, Path], models: Path, milliseconds: dict[str, float]) -> None:
-    """Print a row for each model: size, accuracy, training time, difference of formats, latency."""
+    """Print each model's size, accuracy, training time, difference of formats and latency."""
     table = Table(
         caption="largest difference: between the probabilities of Keras and of an exported format\n"
         "ms per image: the median time from a posted PNG to its answer over HTTP"

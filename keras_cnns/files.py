@@ -1,4 +1,4 @@
-"""Read text as editors on any system write it, and write files that are whole or absent."""
+"""Read text files from any editor and system, and write files atomically."""
 
 import codecs
 import errno
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 ENCODING = "utf-8-sig"  # UTF-8, whose byte order mark is removed
-PARTIAL = ".partial"  # in the name of a file that is being written
+PARTIAL = ".partial"  # in the name of a temporary file that is being written
 
 
 def read_text(path: str | Path) -> str:
@@ -18,7 +18,7 @@ def read_text(path: str | Path) -> str:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is not UTF-8; the message names the file and says what to do.
+        ValueError: it is not UTF-8; the message has the file's name and the remedy.
     """
     content = Path(path).read_bytes()
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
@@ -58,8 +58,8 @@ def read_labels(path: str | Path) -> tuple[str, ...]:
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` to write to; flush it to disk and rename it to `path`.
 
-    A reader finds the former file or the new one, never a part of one, and so does a reader after a
-    crash. If the block fails, the former file stays as it was. The suffixes are those of `path`.
+    A reader finds the previous file or the new one, never a part of one, even after a crash. If the
+    block fails, the previous file stays unchanged. The temporary path has the suffixes of `path`.
     """
     stem, dot, suffixes = path.name.partition(".")
     partial = path.with_name(f"{stem}{PARTIAL}{dot}{suffixes}")
@@ -67,7 +67,7 @@ def replacing(path: Path) -> Iterator[Path]:
         yield partial
         flush(partial)
         partial.replace(path)
-        if os.name == "posix":  # the new name too; elsewhere a directory cannot be opened
+        if os.name == "posix":  # also flush the new name; Windows cannot open a directory
             flush(path.parent)
     except BaseException:
         if partial.is_file():
@@ -85,33 +85,33 @@ def flush(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
+    """Write a text file atomically, in UTF-8."""
     with replacing(path) as partial:
         partial.write_text(text, "utf-8")
 
 
 def encode_names(text: str) -> bytes:
-    """Return a text in UTF-8; the bytes of file names that are not UTF-8 stay as they are."""
+    """Encode a text in UTF-8; bytes of file names that are not UTF-8 are restored unchanged."""
     return text.encode("utf-8", "surrogateescape")
 
 
 def write_names(path: Path, text: str) -> None:
-    """Write a text that contains file names, encoded by `encode_names`, whole or not at all."""
+    """Write a text that contains file names, encoded by `encode_names`; the write is atomic."""
     with replacing(path) as partial:
         partial.write_bytes(encode_names(text))
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a value as indented JSON, whole or not at all."""
+    """Write a value as indented JSON atomically."""
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
 @contextmanager
 def naming_the_file(path: Path) -> Iterator[None]:
-    """Let an error in writing `path` name the file, and say what to do.
+    """Add the file's name and a remedy to the message of an error in writing `path`.
 
     Raises:
-        OSError: the block raised one.
+        OSError: the block raised an OSError.
     """
     try:
         yield

@@ -1,8 +1,8 @@
-"""Every use of Keras' private API: attributes of its objects that begin with an underscore.
+"""All uses of Keras' private API, which is attributes that begin with an underscore.
 
-They may change in any release of Keras, so that `pyproject.toml` states the tested versions. Each
-function wraps one private attribute for which there is no public one. A subclass has to override or
-read private members of its own base class where it is defined:
+These attributes may change in any release of Keras; `pyproject.toml` states the tested versions.
+Each function wraps one private attribute without a public equivalent. There is one exception,
+because a subclass must override or read private members of its base class where it is defined:
 
 - `keras.optimizers.Optimizer`, in `keras_cnns.optimizers.base`: overrides `_apply_weight_decay`,
   `_clip_gradients`, `_backend_apply_gradients`, `_backend_update_step` and
@@ -19,9 +19,9 @@ import keras
 
 
 def flatten_layers(model: keras.Model) -> list[keras.layers.Layer]:
-    """Return the layers of a model or layer at every depth, without itself.
+    """Return all layers nested in a model or layer at any depth, without the object itself.
 
-    `model._flatten_layers`; the public `model.layers` has those at the first level only.
+    `model._flatten_layers`; the public `model.layers` has only the layers at the first level.
     """
     return list(model._flatten_layers(include_self=False))
 
@@ -35,10 +35,10 @@ def sublayers(layer: keras.layers.Layer) -> list[Any]:
 
 
 def symbolic_build(model: keras.Model, batch: Any) -> None:
-    """Create the variables of a compiled model's metrics and optimizer, as the first step does.
+    """Create the variables of a compiled model's metrics and optimizer, as the first step would.
 
-    `model._symbolic_build`, which Keras' trainers call for JAX; nothing public creates them without
-    a step or an evaluation.
+    `model._symbolic_build`, which Keras' trainers call for JAX; no public method creates these
+    variables without a step or an evaluation.
 
     Args:
         model: the compiled model.
@@ -51,12 +51,12 @@ def symbolic_build(model: keras.Model, batch: Any) -> None:
 
 
 def operation_of(tensor: Any) -> Any:
-    """Return the operation (a layer, or `a + b`) whose output a symbolic tensor is."""
+    """Return the operation (a layer, or `a + b`) that computes a symbolic tensor."""
     return tensor._keras_history.operation
 
 
 def input_tensors(tensor: Any) -> list[Any]:
-    """Return the symbolic tensors that the operation of `tensor` was called with; [] for an Input.
+    """Return the symbolic inputs of the operation that computes `tensor`; [] for an Input.
 
     An operation that is called several times has one list for each call.
     """
@@ -65,7 +65,7 @@ def input_tensors(tensor: Any) -> list[Any]:
 
 
 def functional_graph(operation: Any) -> Any:
-    """Return a functional model itself, or the one inside a Sequential; None for a layer."""
+    """Return a functional model, or the functional model inside a Sequential; None for a layer."""
     model = getattr(operation, "_functional", None) or operation
     is_graph = isinstance(model, keras.Model) and hasattr(model, "_run_through_graph")
     return model if is_graph else None
@@ -86,10 +86,10 @@ def run_through_graph(model: Any, inputs: Any, call: Callable[..., Any]) -> Any:
 
 
 def averaged_variables(optimizer: keras.optimizers.Optimizer) -> list[tuple[Any, Any]]:
-    """Return each trainable variable of an optimizer with `use_ema=True`, and its moving average.
+    """Return pairs of a trainable variable and its moving average, with `use_ema=True`.
 
-    The public `finalize_variable_values` overwrites the weights of the training. The average is
-    None for a variable that has none.
+    The public `finalize_variable_values` would overwrite the weights of the training. The average
+    is None for a variable without an average.
     """
     averages = optimizer._model_variables_moving_average
     return list(zip(optimizer._trainable_variables, averages, strict=True))
@@ -107,5 +107,5 @@ def backward_passes(optimizer: Any) -> Any:
 
 
 def clip_gradients(optimizer: Any, gradients: list[Any]) -> list[Any]:
-    """Return gradients clipped as the optimizer's `clipnorm` and its like specify."""
+    """Return gradients clipped as `clipnorm`, `clipvalue` or `global_clipnorm` specifies."""
     return list(optimizer._clip_gradients(gradients))

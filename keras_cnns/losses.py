@@ -5,24 +5,24 @@ from typing import Any
 import keras
 from keras import ops
 
-# The minimum of a probability in the logarithm. With Keras' 1e-7 an image whose class has a lower
-# probability would have no gradient, and this is how images of rare classes begin.
+# The minimum of a probability in the logarithm. With Keras' 1e-7, an image whose class has a lower
+# probability would have no gradient; images of rare classes begin with such probabilities.
 _MIN_PROBABILITY = 1e-30
-_MIN_MODULATION = 1e-7  # of 1 - p, whose power has an infinite slope at 0 for gamma below 1
+_MIN_MODULATION = 1e-7  # minimum of 1 - p: for gamma below 1, its power has an infinite slope at 0
 
 
 @keras.saving.register_keras_serializable("keras_cnns")
 class FocalCrossentropy(keras.losses.Loss):
-    """Return the focal loss of weighted targets: [N, K] and probabilities [N, K] -> [].
+    """The focal loss of weighted targets: targets [N, K], probabilities [N, K] -> [].
 
     ```
     sum over images and classes of  -t * (1 - p)^gamma * log(p), divided by the sum of t
     ```
 
-    A row of the targets t may have any sum: the weight of its image. The loss is the weighted mean
-    over the images of a batch, as that of `torch.nn.CrossEntropyLoss(weight=...)`: an image of a
-    large weight takes a larger part of the step, and the step does not become longer. With gamma 0
-    it is the cross-entropy. `keras.losses.CategoricalCrossentropy` assumes that each row sums to 1,
+    The sum of a row of the targets t is the weight of its image. The loss is the weighted mean over
+    the images of a batch, as in `torch.nn.CrossEntropyLoss(weight=...)`: an image with a large
+    weight contributes more to the step, but the step does not become longer. With gamma 0 the loss
+    is the cross-entropy. `keras.losses.CategoricalCrossentropy` assumes that each row sums to 1,
     and on TensorFlow its gradient is wrong for other rows.
 
     >>> loss = FocalCrossentropy(gamma=2.0)
@@ -46,7 +46,7 @@ class FocalCrossentropy(keras.losses.Loss):
         self.gamma = gamma
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Return the loss of each image times its weight, whose mean is 1: [N, K] -> [N]."""
+        """Return the loss of each image times its weight, with weights of mean 1: [N, K] -> [N]."""
         y_pred = ops.convert_to_tensor(y_pred)
         y_true = ops.cast(y_true, y_pred.dtype)
         losses = -y_true * ops.log(ops.maximum(y_pred, _MIN_PROBABILITY))

@@ -1,10 +1,10 @@
-"""Messages to the person who started a command, besides its output."""
+"""Messages to the user of a command, separate from the command's output."""
 
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-_CLEAR_LINE = "\r\x1b[K"  # a progress bar may be on it
+_CLEAR_LINE = "\r\x1b[K"  # removes a progress bar from the line
 
 
 def print_message(message: str) -> None:
@@ -15,7 +15,7 @@ def print_message(message: str) -> None:
 
 @contextmanager
 def counting(description: str, total: int) -> Iterator[Callable[[int], object]]:
-    """Yield a function that counts finished items; a terminal shows them and the remaining time.
+    """Yield a function that counts finished items; show the progress on a terminal.
 
     Args:
         description: the beginning of the line.

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 
 @contextmanager
 def quiet_stderr() -> Iterator[None]:
-    """Suppress output to the process's standard error in a block; print it if the block fails.
+    """Suppress the process's standard error during a block; print the output if the block fails.
 
-    TensorFlow logs missing GPUs before any of its log levels takes effect.
+    TensorFlow's log levels do not suppress its messages about missing GPUs.
     """
     sys.stderr.flush()
     with tempfile.TemporaryFile() as held:

@@ -1,4 +1,4 @@
-"""The models by name: `build("resnet20", weights="resnet20.weights.h5")`.
+"""Build a model by its name: `build("resnet20", weights="resnet20.weights.h5")`.
 
 A model is one row of `models.googlenet.VARIANTS` or `models.resnet.ARCHITECTURES`. `MODELS` has an
 entry for each row, and `keras_cnns.models` has a function for each, such as `ResNet20`.
@@ -27,7 +27,7 @@ from keras_cnns.weights.assignment import load
 from keras_cnns.weights.download import fetch
 from keras_cnns.weights.pretrained import Pretrained
 
-# The keys of MODELS, which editors complete. A test compares them.
+# The keys of MODELS, for completion in editors. A test compares them with MODELS.
 ModelName = Literal[
     "googlenet",
     "googlenet_bn",
@@ -71,7 +71,7 @@ ModelName = Literal[
     "wide_resnet28_10",
     "resnext50_32x4d",
 ]
-# Names of options in torchvision, timm and keras.applications, and those of ours.
+# Names of options in torchvision, timm and keras.applications -> our names.
 _SYNONYMS = {
     "num_classes": "classes",
     "n_classes": "classes",
@@ -94,7 +94,7 @@ _SYNONYMS = {
     "inputs": "input_tensor",
     "model_name": "name",
 }
-# The options of `build` that only one family has.
+# The options of `build` that apply to only one family.
 _OF_GOOGLENET = ("inception", "inception_branches", "width")
 _OF_RESNET = ("shortcut",)
 # Value of `inception` -> whether the modules are naive.
@@ -135,7 +135,7 @@ class Builder(Protocol):
 
 
 def _checking_options(function: Callable[_Parameters, _Result]) -> Callable[_Parameters, _Result]:
-    """Return the function with a TypeError for unknown options that names the nearest one."""
+    """Wrap a function so that its TypeError for an unknown option suggests the nearest option."""
     parameters = inspect.signature(function).parameters.values()
     known = [each.name for each in parameters if each.kind is not each.POSITIONAL_ONLY]
 
@@ -211,19 +211,19 @@ def build(
         weights: a file to load, of this project or another (see `keras_cnns.weights`); or the name
             of published weights, such as `imagenet` or `torchvision/resnet50.IMAGENET1K_V2` (see
             `keras_cnns.weights.pretrained`). With a name, the model reads RGB pixels from 0 to 255,
-            which its first layer, `normalise`, normalises as the weights need it; `input_tensor`,
-            if given, must be normalised in this way already.
+            and its first layer, `normalise`, normalises them for the weights; `input_tensor`, if
+            given, must already be normalised in this way.
         name: the name of the Keras model; by default the key of MODELS.
 
     Returns:
-        A `keras.Model` with one output tensor or, if there are several, a dict of them by name:
+        A `keras.Model` with one output tensor or, if there are several, a dict of name -> output:
         `main` [N, K], `aux1`, `aux2`, ... [N, K], and each feature map.
 
     Raises:
         TypeError: there is no such option; the message names the nearest.
         ValueError: there is no such model, or an option is out of its range.
-        WeightsError: the file of weights cannot be read, does not fit the model, or, as a
-            DownloadError, is in no cache and cannot be downloaded.
+        WeightsError: the file of weights cannot be read or does not fit the model. The subclass
+            DownloadError: it is not cached and cannot be downloaded.
     """
     row = find(model).row
     published = file = None
@@ -290,7 +290,7 @@ def build(
 
 
 def _load_published(model: keras.Model, row: Pretrained, file: Path) -> None:
-    """Load published weights; if they were trained on BGR, make the model read RGB."""
+    """Load published weights; change weights that were trained on BGR so that they read RGB."""
     load(model, file)
     if row.bgr:
         kernel = model.get_layer("stem_conv").kernel
@@ -318,13 +318,13 @@ class Entry:
     def cost(self) -> Cost:
         """The cost at the paper's image size and number of classes.
 
-        If the row does not state it, the model is built and counted, which takes seconds.
+        If the row does not state the cost, the model is built and measured, which takes seconds.
         """
         return self.row.cost or cost(self.build())
 
 
 def _entry(name: str, row: Row) -> Entry:
-    """Return the entry of a row, with a function that `help` and editors can read."""
+    """Return the entry of a row, whose function has a signature and a docstring for editors."""
 
     def builder(
         input_shape: InputShape | None = None,

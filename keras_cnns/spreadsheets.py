@@ -1,16 +1,15 @@
-"""Cells of CSV files that no spreadsheet takes for a formula."""
+"""Escape cells of CSV files so that no spreadsheet reads them as formulas."""
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # noqa: RUF001
 _QUOTE = "'"
 
 
 def escape_cell(text: str) -> str:
-    """Return a text with an apostrophe in front of it if a spreadsheet might calculate it.
+    """Return a text, preceded by an apostrophe if a spreadsheet might read it as a formula.
 
-    A spreadsheet shows a cell that begins with `=`, `+`, `-`, `@` or a control character as the
-    result of a formula, and the author of such a file name decides which one (OWASP, "CSV
-    Injection"). A text that begins with an apostrophe gets another one, so that `unescape_cell`
-    returns every text.
+    A spreadsheet evaluates a cell that begins with `=`, `+`, `-`, `@` or a control character as a
+    formula, which the author of a file name could choose (OWASP, "CSV Injection"). A text that
+    begins with an apostrophe gets another one, so that `unescape_cell` can restore every text.
     """
     return f"{_QUOTE}{text}" if text.startswith((*_FORMULA, _QUOTE)) else text
 

@@ -8,12 +8,12 @@ _Row = TypeVar("_Row")
 
 
 def find(name: str, table: Mapping[str, _Row], kind: str) -> _Row:
-    """Return the row of a table with this name.
+    """Return a row of a table.
 
     Args:
         name: a key of the table.
         table: name -> row.
-        kind: the noun for a row in the message, such as "model".
+        kind: the noun that denotes a row in the message, such as "model".
 
     Raises:
         ValueError: there is no such row; the message suggests the most similar name and lists all.

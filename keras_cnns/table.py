@@ -12,7 +12,7 @@ def print_table(
     Args:
         columns: the names of the columns.
         rows: the cells of each row.
-        numbers: indices of the columns that contain numbers, which are aligned to the right.
+        numbers: indices of the columns with numbers, which are right-aligned.
     """
     from rich.console import Console
     from rich.table import Table

@@ -1,4 +1,4 @@
-"""Batches of images: those that formats are compared on and calibrated with."""
+"""Batches of images on which formats are compared with Keras and calibrated."""
 
 import pickle
 import tempfile
@@ -19,12 +19,12 @@ Predict = Callable[[Array], Mapping[str, Array]]  # images uint8 [N, H, W, C] ->
 
 GENERATED = "generated"  # the split's name if the images are generated here
 BATCH_SIZE = 64
-_FIRST_SIZES = (1, 3)  # of the first batches; a graph with a fixed N fails on them
+_FIRST_SIZES = (1, 3)  # sizes of the first batches; a graph with a fixed N fails on them
 MEMORY_LIMIT = 2**29  # bytes; cached batches beyond it are written to a temporary file
 
 
 def generated_batches(shape: tuple[int, int, int], count: int = 256) -> Iterator[Batch]:
-    """Yield `count` images of `shape` (H, W, C) without classes: noise, every second one coarse."""
+    """Yield `count` unlabelled images of noise of `shape` (H, W, C), every second one coarse."""
     random = np.random.default_rng(0)
     height, width, channels = shape
     for start in range(0, count, BATCH_SIZE):
@@ -36,7 +36,7 @@ def generated_batches(shape: tuple[int, int, int], count: int = 256) -> Iterator
 
 
 def batches_of(data: Any, shape: tuple[int, int, int]) -> Iterator[Batch]:
-    """Yield batches of images [N, H, W, C], of a tuple (images, classes), or of such batches.
+    """Yield batches of an array [N, H, W, C], a tuple (images, classes), or an iterable of these.
 
     Raises:
         ExportError: the images are not uint8 of the model's `shape` (H, W, C), or the classes are
@@ -107,7 +107,7 @@ class CachedBatches:
             yield batch
 
     def _cache_next(self) -> bool:
-        """Append the source's next batch to the file; return whether there is one."""
+        """Append the source's next batch to the file; return False if the source is exhausted."""
         batch = next(self._source, None)
         if batch is None:
             return False

@@ -1,7 +1,7 @@
 """model.json describes a version for the programs that serve it (contract 2: the model repository).
 
 `files` has the SHA-256 and the size of every other file, so model.json is written last. An entry
-without a value is null, as the metrics of a model without labelled images.
+without a value is null, such as the metrics of a model without labelled images.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ _MODEL_JSON = "model.json"
 LABELS = "labels.txt"
 GOLDEN = "golden.npy"
 
-COLOURS = {1: "grey", 3: "RGB"}  # by the number of channels
+COLOURS = {1: "grey", 3: "RGB"}  # number of channels -> name in model.json
 _INTERPOLATIONS = ("bilinear",)
 
 
@@ -94,9 +94,9 @@ class Metrics:
 class FormatParity:
     """One format compared with Keras over every image and class."""
 
-    largest_difference: float  # of probabilities, absolute
+    largest_difference: float  # largest absolute difference of a probability
     mean_difference: float
-    top_1_agreement: float  # 0..1, the fraction of images with Keras' first class, or a tie
+    top_1_agreement: float  # 0..1, the fraction of images with Keras' first class or a tie with it
     accuracy: float | None  # 0..1, top-1; None without true labels
     worst_sample: int = 0  # the index of the image with the largest difference
 
@@ -138,7 +138,7 @@ class Golden:
 
     path: str  # relative to the version's directory
     images: int  # N, from 1 to 8
-    # The largest difference of a probability from Keras' on these images, at export, by format.
+    # format name -> largest difference from Keras' probabilities on these images, at export
     largest_difference: dict[str, float]
 
 
@@ -155,10 +155,10 @@ class Calibration:
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """What was exported."""
+    """The exported model."""
 
     architecture: str
-    parameters: int  # of the exported network: without auxiliary heads, with batch norm statistics
+    parameters: int  # the exported network's, without auxiliary heads, with batch norm statistics
 
 
 @dataclasses.dataclass(frozen=True)

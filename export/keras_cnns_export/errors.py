@@ -10,8 +10,8 @@ from typing import ParamSpec, TypeVar
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
-# The disk is full, a quota or the limit of a file's size is reached, the file system is read-only,
-# permissions forbid writing, or the disk is broken. These errors concern every format.
+# The disk is full, a quota or the maximum file size is reached, the file system is read-only,
+# permissions forbid writing, or the disk is broken. These errors affect every format.
 DISK_ERRORS = frozenset(
     (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
 )
@@ -69,10 +69,10 @@ def raises_export_error(function: Callable[_P, _R]) -> Callable[_P, _R]:
 
 @contextlib.contextmanager
 def failures_of(name: str) -> Iterator[None]:
-    """Turn every exception within the block into the `FormatError` of the format `name`.
+    """Convert every exception within the block to a `FormatError` for the format `name`.
 
-    An OSError of `DISK_ERRORS` passes, since a full disk is the fault of no format. Every other
-    OSError, such as a missing shared library, belongs to the format.
+    An OSError whose number is among `DISK_ERRORS` is not converted, because a full disk is not the
+    fault of a format. Every other OSError, such as that of a missing shared library, is.
     """
     try:
         yield

@@ -60,11 +60,13 @@ def export(
 
     Args:
         model: a keras.Model or the path of a .keras file: raw pixels 0..255 [N, H, W, C] ->
-            probabilities [N, K], or a dict of outputs of which "main" is these. One sigmoid unit
-            [N, 1] is exported as two classes, probabilities [1 - p, p] and logits [0, z].
+            probabilities [N, K], or a dict of outputs with these probabilities under the key
+            "main". One sigmoid unit [N, 1] is exported as two classes, probabilities [1 - p, p] and
+            logits [0, z].
         to: the model's directory, `models/NAME`; the version is the next free number in it.
         options: an `ExportOptions`, which documents every option.
-        changes: options by name, as in `labels=["zero", "one"]`; they replace those in `options`.
+        changes: fields of `ExportOptions` as keyword arguments, such as `labels=["zero", "one"]`;
+            they replace the fields of `options`.
 
     Returns:
         The version's path, `models/NAME/<version>`.
@@ -73,7 +75,7 @@ def export(
         ExportError: an option is wrong, a format cannot be written (for example because the disk
             is full), or it disagrees with Keras; `__cause__` is another library's exception. No
             version and no other file is left behind.
-        TypeError: there is no option of that name.
+        TypeError: `changes` has a keyword that is not an option.
     """
     return _export(model, to, (options or ExportOptions()).replace(changes))
 
@@ -88,9 +90,9 @@ def export_run(
     """Publish a run of `keras-cnns train`, compared with Keras on its whole validation split.
 
     Labels, preprocessing, the architecture's name and the accuracy on the test split are read from
-    the run, unless the options have them. int8 formats take their ranges from its training split,
-    shuffled. The validation split is decoded once, and of the training split only the images that
-    int8 formats need. Options, result and errors are those of `export`.
+    the run, unless the options specify them. int8 formats take their ranges from images of the
+    shuffled training split. The validation split is decoded once; of the training split, only the
+    images that int8 formats need are decoded. Options, result and errors are those of `export`.
 
     Raises:
         ExportError: the directory contains no finished run; and see `export`.

@@ -1,8 +1,9 @@
 """Golden samples: a few images with Keras' probabilities, which a server runs when it loads them.
 
-A format that agrees with Keras on the exporting machine need not do so on the serving one: int8
-kernels differ between CPUs. The server therefore runs these images with the format, precision and
-threads that it is about to use, and compares the probabilities with those of Keras in float32.
+A format that agrees with Keras on the exporting machine may disagree on the serving machine,
+because int8 kernels differ between CPUs. The server therefore runs these images with the format,
+precision and threads that it is about to use, and compares the probabilities with those of Keras in
+float32.
 """
 
 from collections import Counter
@@ -15,10 +16,10 @@ from keras_cnns_export.batches import Array
 from keras_cnns_export.contract import GOLDEN, Golden
 
 _MAX_IMAGES = 8
-_MAX_BYTES = 2**20  # of the file, unless a single image is larger
-_CANDIDATES = 64  # the first images of the comparison, among which the samples are chosen ...
-_MAX_CANDIDATE_BYTES = 2**26  # ... or fewer, which are held in memory
-_ROBUST = 4  # a margin of this multiple of the differences survives differences twice as large
+_MAX_BYTES = 2**20  # maximum size of the file, unless a single image is larger
+_CANDIDATES = 64  # number of first images of the comparison from which the samples are chosen ...
+_MAX_CANDIDATE_BYTES = 2**26  # ... unless so many need more memory than this
+_ROBUST = 4  # with a margin of this multiple of the differences, the class stays if they double
 
 
 class GoldenSamples:

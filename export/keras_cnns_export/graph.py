@@ -36,7 +36,7 @@ _TRACING = threading.RLock()  # held while a trace depends on `tf.config.run_fun
 
 @dataclasses.dataclass(frozen=True)
 class OwnAnswers:
-    """What a mixed-precision model itself computes; its float32 copy is exported."""
+    """The outputs of a mixed-precision model itself; its float32 copy is exported."""
 
     policy: str  # Keras' name of its precision: "mixed_bfloat16"
     predict: Predict  # images uint8 [N, H, W, C] -> {"probabilities": float32 [N, K]}
@@ -85,7 +85,7 @@ class ServingGraph:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """What a format is written from."""
+    """The graph and the data from which a format is written."""
 
     graph: ServingGraph
     labels: tuple[str, ...]  # the names of the K classes
@@ -116,7 +116,8 @@ def serving_graph(
         temperature: the logits are divided by it, which calibrates the probabilities.
 
     Raises:
-        ExportError: the model is not of that form, or an output is unknown.
+        ExportError: the model does not map pixels to probabilities in this way, or an output is
+            unknown.
     """
     network = with_outputs(prepare(model, preprocess_input), outputs, temperature)
     signature = [tf.TensorSpec((None, *network.inputs[0].shape[1:]), tf.uint8, name=_INPUT)]
@@ -159,7 +160,7 @@ def export_by_keras(graph: ServingGraph, path: Path, format: str) -> None:  # no
 
 @contextlib.contextmanager
 def _preserved_root_logger() -> Iterator[None]:
-    """Undo what OpenVINO's converter does to the root logger: it silences its caller's warnings."""
+    """Restore the root logger, which OpenVINO's converter changes so that warnings are lost."""
     root = logging.getLogger()
     level, filters, handlers = root.level, [*root.filters], [*root.handlers]
     try:
@@ -222,7 +223,7 @@ def _without_xla(call: Callable[[Any], Any], signature: Sequence[Any]) -> Any:
     def inlined(images: Any) -> Any:
         with _TRACING:
             before = tf.config.functions_run_eagerly()
-            tf.config.run_functions_eagerly(True)  # within a trace: operations join its graph
+            tf.config.run_functions_eagerly(True)  # operations still join the trace's graph
             try:
                 return call(images)
             except tf.errors.OperatorNotAllowedInGraphError as error:
@@ -249,7 +250,7 @@ def _without_xla(call: Callable[[Any], Any], signature: Sequence[Any]) -> Any:
 
 
 def _library(function: Any) -> Sequence[Any]:
-    """Return the definitions of all functions that a traced function calls, however deep."""
+    """Return the definitions of all functions that a traced function calls, also indirectly."""
     definitions: Sequence[Any] = (
         function.get_concrete_function().graph.as_graph_def().library.function
     )

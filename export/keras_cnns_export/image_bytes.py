@@ -1,7 +1,7 @@
 """Decode and preprocess images with TensorFlow operations, for the SavedModel's bytes signature.
 
-This follows the contract's preprocessing as the server does with Pillow: decode, apply the EXIF
-orientation, drop transparency, keep the upper 8 of 16 bits, convert to grey or RGB, resize the
+The preprocessing is that of model.json, which the server implements with Pillow: decode, apply the
+EXIF orientation, drop transparency, keep the upper 8 of 16 bits, convert to grey or RGB, resize the
 shorter side (antialiased, with the same aspect ratio), crop the centre. The decoded pixels go
 through training's own preprocessing.
 
@@ -17,9 +17,9 @@ from keras_cnns.data.decoding import set_upright
 from keras_cnns.data.preprocessing import preprocess
 from keras_cnns_export.contract import Preprocessing
 
-_MAX_SEGMENTS = 64  # of a JPEG before its EXIF data or pixels; cameras write EXIF first or second
-_MAX_CHUNKS = 2**16  # of a PNG before its EXIF data or end
-_HEADER_BYTES = 2**20  # of a JPEG that are searched for segments before the pixels
+_MAX_SEGMENTS = 64  # maximum in a JPEG before EXIF data or pixels; EXIF is usually first or second
+_MAX_CHUNKS = 2**16  # maximum in a PNG before its EXIF data or end
+_HEADER_BYTES = 2**20  # the part of a JPEG that is searched for segments before the pixels
 _PNG = b"\x89PNG\r\n\x1a\n"
 _EXIF = (0xFF, 0xE1, None, None, *b"Exif\0\0")  # the start of a JPEG segment; None: its length
 _ADOBE = (0xFF, 0xEE, None, None, *b"Adobe")
@@ -43,7 +43,8 @@ def _decode(content: Any, preprocessing: Preprocessing) -> Any:
     """Decode and preprocess one encoded image: string [] -> uint8 [H, W, C].
 
     Raises:
-        InvalidArgumentError: when the graph runs; see above.
+        InvalidArgumentError: TensorFlow would decode the file differently from Pillow; the graph
+            raises this when it runs.
     """
     is_jpeg = tf.strings.substr(content, 0, 2) == b"\xff\xd8"
     image = tf.cond(is_jpeg, lambda: _decode_jpeg(content), lambda: _decode_png(content))
@@ -109,10 +110,10 @@ def _png_orientation(content: Any) -> Any:
 
 
 class _Bytes:
-    """A string's bytes, read within the graph; outside the string they are 0."""
+    """A string's bytes, read within the graph; a byte beyond the string is 0."""
 
     def __init__(self, content: Any) -> None:
-        self._data = tf.io.decode_raw(content + b"\0", tf.uint8)  # at least one byte
+        self._data = tf.io.decode_raw(content + b"\0", tf.uint8)  # it needs at least one byte
         self._end = tf.size(self._data)
 
     def at(self, index: Any) -> Any:
@@ -160,7 +161,7 @@ class _Bytes:
         )[0]
 
     def orientation(self, start: Any) -> Any:
-        """Return the orientation, 1 to 8, in EXIF data, or 0 if they have none.
+        """Return the orientation, 1 to 8, in EXIF data, or 0 if the data have none.
 
         The first directory is a list of entries of 12 bytes, in the byte order that the first
         letters state; offsets count from `start`.

@@ -4,9 +4,9 @@ Models inside the model are replaced by their layers, so that the classifier can
 `Normalization` becomes a `Rescaling`, because exporters would turn its statistics into inputs.
 
 The outputs are derived from the classifier, the end of the network: a global average pool,
-optionally dropout, a Dense layer and a softmax. `features` and `cam` need all of it, `logits` only
-the softmax. A network that ends in one sigmoid unit, p = sigmoid(z), gets two classes:
-logits [0, z], and their softmax, probabilities [1 - p, p].
+optionally dropout, a Dense layer and a softmax. `features` and `cam` need all of these layers,
+`logits` only the softmax. A network that ends in one sigmoid unit, p = sigmoid(z), gets two
+classes: logits [0, z], and their softmax, probabilities [1 - p, p].
 """
 
 import os
@@ -86,7 +86,7 @@ PREPROCESS_INPUT: dict[str, Callable[[Any], Any]] = {
 
 
 def preprocessed(pixels: Any, mode: str | None) -> Any:
-    """Return the result of a mode of `preprocess_input`; the pixels themselves for None."""
+    """Return the pixels as a mode of `preprocess_input` transforms them; unchanged for None."""
     return pixels if mode is None else PREPROCESS_INPUT[mode](pixels)
 
 
@@ -131,7 +131,7 @@ def as_functional(model: Any) -> Any:
     try:
         inputs = model.inputs
         output = model.outputs[0] if isinstance(model, keras.Sequential) else model.output
-    except (AttributeError, ValueError):  # Keras raises either, depending on the kind of model
+    except (AttributeError, ValueError):  # which one Keras raises depends on the kind of model
         inputs = output = None
     if not inputs or output is None:
         raise ExportError(
@@ -194,7 +194,7 @@ def _rebuilt(model: Any, preprocess_input: str | None) -> Any:
     def copy_of(operation: Any) -> Any:
         if id(operation) not in copies:
             new = _in_float32(operation)
-            while new.name in names:  # two inner models may use one name
+            while new.name in names:  # two inner models may use the same name
                 new.name += "_again"
             names.add(new.name)
             copies[id(operation)] = operation, new
@@ -228,7 +228,7 @@ def _rebuilt(model: Any, preprocess_input: str | None) -> Any:
 
 
 def _in_float32(operation: Any) -> Any:
-    """Return a new operation like this one; a layer in float32 and without its weights."""
+    """Return a copy of an operation; a layer's copy computes in float32 and has new weights."""
     if isinstance(operation, layers.Normalization):
         return _as_rescaling(operation)
     config = operation.get_config()
@@ -256,7 +256,7 @@ def _as_rescaling(normalization: Any) -> Any:
 
 
 def with_outputs(network: Any, outputs: Sequence[str], temperature: float | None = None) -> Any:
-    """Return the network with a dict of outputs: `probabilities` first, then the requested ones.
+    """Return the network with a dict of outputs, `probabilities` first.
 
     Args:
         network: the result of `prepare`.
@@ -277,9 +277,10 @@ def with_outputs(network: Any, outputs: Sequence[str], temperature: float | None
 class _ClassActivationMap(layers.Layer):
     """The class activation map of the most probable class (Zhou et al. 2016, equation 2), unscaled.
 
-    The average pool is linear in the feature map, so the class's weights applied at every position
-    show how much of the logit comes from there: the map's mean is the logit minus its bias. For one
-    sigmoid unit the second class has the unit's weights and the first class their negatives.
+    The average pool is linear in the feature map. Applying the class's weights at every position
+    therefore shows how much each position contributes to the logit: the map's mean is the logit
+    minus its bias. In a network with one sigmoid unit, the second class has the unit's weights and
+    the first class has the negatives of these.
     """
 
     def __init__(self, classifier: Any, **kwargs: Any) -> None:
@@ -291,7 +292,7 @@ class _ClassActivationMap(layers.Layer):
         class_weights = ops.transpose(self.classifier.kernel)
         if class_weights.shape[0] == 1:
             class_weights = ops.concatenate([-class_weights, class_weights])
-        _, first = ops.top_k(probabilities, 1)  # Keras' argmax has no form in ONNX
+        _, first = ops.top_k(probabilities, 1)  # Keras' argmax cannot be expressed in ONNX
         weights = ops.take(class_weights, first[:, 0], axis=0)
         # Channels first, as in ONNX: this transpose and the converter's own cancel.
         maps = ops.transpose(feature_map, (0, 3, 1, 2))
@@ -324,7 +325,7 @@ class _Heads:
         return {"probabilities": self.scores}
 
     def logits(self) -> dict[str, Any]:
-        """Return the logits [N, K], whose softmax the probabilities are."""
+        """Return the logits [N, K]; the probabilities are their softmax."""
         has_temperature = self.scaled_logits is not None
         return {"logits": self.scaled_logits if has_temperature else self._classifier_logits()}
 

@@ -13,15 +13,15 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 @dataclasses.dataclass(frozen=True)
 class Quantization:
-    """How an int8 format chooses the ranges of the activations."""
+    """The options with which an int8 format chooses the ranges of the activations."""
 
     samples: int = 256  # training images that are measured, at least 1
-    method: str = "minmax"  # a key of METHODS in the file of the format
+    method: str = "minmax"  # a key of METHODS in the format's module
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExportOptions:
-    """What is exported, on which images it is compared, and which files are written.
+    """Options of an export: the content, the images for the comparison, and the files to write.
 
     Attributes:
         labels: the names of the K classes in the order of the probabilities; by default the numbers
@@ -46,7 +46,7 @@ class ExportOptions:
         kserve: write a KServe InferenceService manifest beside the versions.
         storage_uri: the URI of the model's directory in the manifest; by default
             `pvc://models/NAME`.
-        trust: run Python code that a .keras file contains. Only for a file of your own.
+        trust: run Python code that a .keras file contains. Set it only for a file of your own.
         architecture: the network's name in model.json; by default the Keras model's name.
         metrics: the model's accuracy in model.json; by default its accuracy on `samples`.
         opset: the version of ONNX's operator set, 13 to 18.
@@ -85,7 +85,7 @@ class ExportOptions:
 
 
 def takes_options(function: _F) -> _F:
-    """Show the fields of `ExportOptions` in `help(function)` instead of its last `**changes`."""
+    """Make `help(function)` show the fields of `ExportOptions` instead of `**changes`."""
     signature = inspect.signature(function)
     fixed = list(signature.parameters.values())[:-1]
     options = inspect.signature(ExportOptions).parameters.values()

@@ -21,10 +21,10 @@ from keras_cnns_export.contract import FormatParity, Metrics, OwnPrecision, Pari
 from keras_cnns_export.errors import ExportError, FormatError, failures_of
 from keras_cnns_export.graph import OwnAnswers
 
-_TOLERANCE = 1e-4  # of a probability; float32 formats differ by about 1e-6
-_MIN_KEPT = 0.99  # of the float32 accuracy
-_OTHER_TOLERANCE = 1e-3  # of another output, as a fraction of its largest value
-_SUM_TOLERANCE = 1e-3  # of the sum of an image's probabilities
+_TOLERANCE = 1e-4  # maximum difference of a probability; float32 formats differ by about 1e-6
+_MIN_KEPT = 0.99  # fraction of the float32 accuracy
+_OTHER_TOLERANCE = 1e-3  # maximum difference of another output, as a fraction of its largest value
+_SUM_TOLERANCE = 1e-3  # maximum difference from 1 of the sum of an image's probabilities
 
 
 class _Tally:
@@ -40,7 +40,7 @@ class _Tally:
     def add(self, images: Array, reference: Array, given: Array, labels: Array | None) -> None:
         difference = np.abs(reference - given)
         per_image = difference.max(axis=1)
-        index = int(np.argmax(per_image))  # a NaN's, if there is one
+        index = int(np.argmax(per_image))  # the index of a NaN, if there is one
         is_larger = not np.isnan(self.largest) and not per_image[index] <= self.largest
         if is_larger or not self.images:
             self.largest, self.worst = float(per_image[index]), self.images + index
@@ -81,16 +81,16 @@ def compare(
 
     Args:
         reference: Keras in float32.
-        formats: the written formats by name.
+        formats: format name -> the loaded format.
         batches: the images, which are compared in batches of 1, 3, and then 64.
         split: the name of the images' split.
         precisions: format name -> precision, for the formats that are not in float32.
         own: a mixed-precision model's own answers.
         observe: called for each batch with its images and true classes, the probabilities of
-            Keras, and those of each format by name.
+            Keras, and format name -> probabilities.
 
     Raises:
-        FormatError: a format fails, or is further from Keras than its precision allows.
+        FormatError: a format fails, or differs from Keras more than its precision allows.
         ExportError: Keras' own answers are no probabilities, or there are no images.
     """
     precisions = precisions or {}

@@ -1,4 +1,4 @@
-"""Encoded images of every kind, read by TensorFlow and by Pillow: equal pixels to within one level.
+"""Check that TensorFlow and Pillow read equal pixels, to within one level, from encoded images.
 
 Both apply the EXIF orientation of a JPEG, drop transparency without blending, convert CMYK and
 palettes to RGB, and keep the upper 8 of 16 bits. Grey becomes RGB if the model takes RGB, and RGB
@@ -19,8 +19,8 @@ from keras_cnns_export.contract import Pixels, Preprocessing
 from keras_cnns_export.errors import FormatError, failures_of
 
 _IMAGES = 200
-MIN_WITHIN_ONE_LEVEL = 0.999  # of the pixels that TensorFlow and Pillow read
-# How an image of each kind is generated: Pillow's mode, and the arguments of its `save`.
+MIN_WITHIN_ONE_LEVEL = 0.999  # minimum fraction of the pixels
+# kind of image -> Pillow's mode, and the arguments of Pillow's `save`.
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "JPEG": ("RGB", {"format": "JPEG", "quality": 90}),
     "progressive JPEG": ("RGB", {"format": "JPEG", "quality": 75, "progressive": True}),
@@ -39,10 +39,10 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """What the report shows of the comparison."""
+    """The results of the comparison that the report shows."""
 
     figures: Pixels
-    within_one_level: dict[str, float]  # 0..1, by kind
+    within_one_level: dict[str, float]  # kind -> 0..1
     levels: list[int]  # the number of pixels that differ by 0, 1, 2 ... levels
     worst: tuple[str, Array, Array]  # the image that differs most: its kind, and both results
 

@@ -1,9 +1,9 @@
 """Publish a version atomically: a reader sees all of it or nothing.
 
 A version is written in `<model>/.partial-<unique>/version/`, flushed to the disk and renamed to
-`<model>/<next number>/`. Beside `version/` is a file that its writer keeps locked: the system
-drops the lock when the process ends, however it ends, so a later export can distinguish what a
-dead export left from the work of a running one.
+`<model>/<next number>/`. The writer keeps a lock file beside `version/` locked. The system releases
+the lock when the process ends in any way, so a later export can distinguish the files of a dead
+export from those of a running one.
 
 This module needs neither TensorFlow nor Keras.
 """
@@ -59,10 +59,11 @@ class Draft:
         version = draft.publish()  # models/digits/1
     ```
 
-    Entering creates the model's directory if it is missing, and removes what dead exports left.
+    Entering creates the model's directory if it is missing, and removes the remains of dead
+    exports.
     """
 
-    path: Path  # the directory to fill; its files get the modes of the umask
+    path: Path  # the directory to fill; the umask determines the modes of its files
 
     def __init__(self, model_directory: Path) -> None:
         self.model_directory = model_directory
@@ -98,8 +99,8 @@ class Draft:
         """Flush every file, give the version the next free number, and return its path.
 
         Args:
-            beside: texts by file name, which atomically replace the files beside the versions;
-                they belong to the highest version.
+            beside: file name -> text. The texts atomically replace the files beside the versions,
+                and describe the highest version.
         """
         texts = self.path.parent / "beside"
         texts.mkdir()
@@ -120,7 +121,7 @@ class Draft:
             try:
                 self.path.rename(version)
             except OSError as error:
-                if error.errno not in _TAKEN:  # else the number is in use: try the next one
+                if error.errno not in _TAKEN:  # otherwise the number is in use: try the next one
                     raise
             else:
                 return version
@@ -139,7 +140,7 @@ class Draft:
         if self._lock is not None:
             os.close(self._lock)
         if self._created_model_directory:
-            with contextlib.suppress(OSError):  # not empty: a version, or another export
+            with contextlib.suppress(OSError):  # not empty: it has a version or another export
                 self.model_directory.rmdir()
 
 
@@ -168,16 +169,17 @@ def _flock(descriptor: int, *, wait: bool = True) -> None:
 
 
 def sweep(model_directory: Path) -> None:
-    """Remove the partial directories whose writer is dead; those of running exports stay.
+    """Remove the partial directories of dead exports, and keep those of running ones.
 
-    Windows has no such locks, so that dead and running exports look alike, and all of them stay.
+    Windows has no such locks; dead and running exports cannot be distinguished there, so nothing is
+    removed.
     """
     try:
         import fcntl  # noqa: F401
     except ImportError:
         return
     for partial in model_directory.glob(f"{_PARTIAL}*"):
-        with contextlib.suppress(OSError):  # a concurrent sweep removes it too
+        with contextlib.suppress(OSError):  # a concurrent sweep is removing it
             lock = _lock(partial)
             if lock is not None:
                 shutil.rmtree(partial, ignore_errors=True)
@@ -189,7 +191,7 @@ def _lock(partial: Path) -> int | None:
     descriptor = os.open(partial / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         _flock(descriptor, wait=False)
-        if os.fstat(descriptor).st_nlink > 0:  # else it was removed between open and flock
+        if os.fstat(descriptor).st_nlink > 0:  # otherwise it was removed between open and flock
             return descriptor
     except BlockingIOError:
         pass

@@ -1,4 +1,4 @@
-"""The model card of a run, as Hugging Face's hub reads it."""
+"""The model card of a run, in the format of Hugging Face's hub."""
 
 from keras_cnns.card.model_card import Card, write_card
 

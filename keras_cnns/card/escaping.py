@@ -5,30 +5,31 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-# Characters with which Markdown begins an emphasis, link, tag, table cell or formula, and those
-# that make GitHub turn a word into a link.
+# Characters with which an emphasis, link, tag, table cell or formula begins in Markdown, and
+# characters because of which GitHub turns a word into a link.
 _MARKDOWN = re.compile(r"([\\`*_\[\]<>#|~&$!]|(?<=www)\.|:(?=//))", re.IGNORECASE)
 
 
 def escape_markdown(text: str) -> str:
-    """Return Markdown that shows a text as it is, in one line: also in a cell or a heading."""
+    """Return one line of Markdown that shows a text literally, even in a cell or a heading."""
     shown = text if text.isprintable() else repr(text)[1:-1]
-    # A backslash does not keep GitHub from turning a name after "@" into a link.
+    # A backslash does not prevent GitHub from turning a name after "@" into a link.
     return _MARKDOWN.sub(r"\\\1", shown).replace("@", "&#64;")
 
 
 def fence(text: str, language: str = "") -> str:
-    """Return a code block whose fence is longer than every row of backticks in the text."""
+    """Return a code block whose fence is longer than any sequence of backticks in the text."""
     longest = max(map(len, re.findall("`+", text)), default=0)
     ticks = "`" * max(3, longest + 1)
     return f"{ticks}{language}\n{text.rstrip()}\n{ticks}"
 
 
 def format_yaml(value: Mapping[str, Any]) -> str:
-    """Return a mapping as YAML in block style, its strings quoted as in JSON.
+    """Return a mapping as YAML in block style, with strings quoted as in JSON.
 
     Args:
-        value: plain keys; its values are strings, numbers, mappings and lists of these.
+        value: the mapping. Its keys need no quotes; its values are strings, numbers, mappings, and
+            lists of these.
     """
     return "\n".join(_lines(value)) + "\n"
 

@@ -1,8 +1,8 @@
 """Write a model card (Mitchell et al. 2019): the facts of a run and its export, as Markdown.
 
 It begins with the metadata that Hugging Face's hub reads. Every number is read from the run
-directory or from `model.json`. What only a person knows, such as the intended use, has the marker
-that the hub's own template uses, `[More Information Needed]`.
+directory or from `model.json`. Facts that only a person knows, such as the intended use, are
+replaced by the marker of the hub's own template, `[More Information Needed]`.
 """
 
 import json
@@ -27,7 +27,7 @@ from keras_cnns.runs.run import Run, open_run
 
 _ENVIRONMENT = jinja2.Environment(
     loader=jinja2.PackageLoader("keras_cnns.card"),
-    autoescape=False,  # Markdown: the template escapes every text with the filter `md`
+    autoescape=False,  # for Markdown, the template itself escapes every text with the filter `md`
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
@@ -42,7 +42,7 @@ _ENVIRONMENT.filters |= {
 
 @dataclass(frozen=True)
 class Card:
-    """The facts that no file of the run has.
+    """The facts of a model card that no file of the run contains.
 
     Attributes:
         license: an identifier that the hub knows, such as "apache-2.0"; "" leaves it out.
@@ -60,9 +60,10 @@ def write_card(
 
     Args:
         path: the run directory.
-        model: its export, `models/NAME` or a version in it; without it, the card has no formats.
+        model: the run's export, `models/NAME` or a version in it; if None, the card lists no
+            formats.
         to: the file; by default `card.md` in the run directory.
-        card: what no file of the run says.
+        card: the facts that no file of the run contains.
 
     Returns:
         The file's path.
@@ -108,7 +109,7 @@ def _render(run: Run, published: Published | None, card: Card) -> str:
 
 
 def _metadata(name: str, recipe: Recipe, results: dict[str, Any], card: Card) -> dict[str, Any]:
-    """Return the metadata that the hub reads, without what is unknown."""
+    """Return the metadata that the hub reads, without unknown values."""
     data = recipe.data
     dataset = card.datasets[0] if card.datasets else data.name.partition(":")[0]
     result = {
@@ -142,7 +143,7 @@ def _data_name(recipe: Recipe) -> str:
 
 
 def _without_folders(recipe: Recipe) -> Recipe:
-    """Return the recipe with file names in place of paths, which say where its author worked."""
+    """Return the recipe with file names in place of paths, which would reveal private folders."""
     data, model = recipe.data, recipe.model
     weights = PurePath(model.weights)
     if weights.is_absolute():
@@ -181,7 +182,7 @@ def _classes(labels: Sequence[str], results: dict[str, Any]) -> list[dict[str, s
 
 
 def _facts(environment: dict[str, Any]) -> dict[str, str]:
-    """Return what is known of a run's environment, without the names of its process and host."""
+    """Return the recorded environment of a run, without the names of its process and host."""
     facts = {
         "Python": environment.get("python"),
         "platform": environment.get("platform"),

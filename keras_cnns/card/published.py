@@ -1,4 +1,4 @@
-"""Read what an exported version's `model.json` says about the formats."""
+"""Read the formats of an exported version from its `model.json`."""
 
 import json
 from dataclasses import dataclass
@@ -30,8 +30,8 @@ def read_published(model: Path, run: Run) -> Published:
         run: the run that was exported.
 
     Raises:
-        RunError: there is no version, its `model.json` is damaged, or its accuracy is not that of
-            the run.
+        RunError: there is no version, its `model.json` is damaged, or its accuracy differs from the
+            run's.
     """
     if not (versions := find_published(model)):
         raise RunError(

@@ -3,19 +3,19 @@
 from collections.abc import Callable, Sequence
 from importlib import metadata
 
-ENTRY_POINTS = "keras_cnns.commands"  # the group of other distributions' commands
-SOME_FAILED = 3  # the exit status if some images cannot be read, as that of `keras-cnns score`
+ENTRY_POINTS = "keras_cnns.commands"  # the entry-point group of other distributions' commands
+SOME_FAILED = 3  # the exit status if some images cannot be read, as in `keras-cnns score`
 
 Main = Callable[[Sequence[str], str], int]  # (arguments, program) -> exit status
 
 
 def is_installed(name: str) -> bool:
-    """Return whether a distribution is installed that has this command."""
+    """Return whether an installed distribution adds this command."""
     return bool(metadata.entry_points(group=ENTRY_POINTS, name=name))
 
 
 def load_command(name: str) -> Main:
-    """Return the `main` of a command that `is_installed`."""
+    """Return the function `main` of a command of another distribution, which must be installed."""
     (entry_point,) = metadata.entry_points(group=ENTRY_POINTS, name=name)
     main: Main = entry_point.load()
     return main

@@ -10,7 +10,7 @@ from keras_cnns.commands.review import review
 from keras_cnns.quiet import quiet_stderr
 from keras_cnns.table import print_table
 
-_MAX_LISTED = 20  # files of each kind of problem
+_MAX_LISTED = 20  # number of files that are listed for each kind of problem
 
 app = typer.Typer(help="Check images and their labels.", no_args_is_help=True)
 app.command(epilog="Example: keras-cnns data review runs/photos --folds 5")(review)

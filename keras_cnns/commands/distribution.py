@@ -68,19 +68,19 @@ def choose(
     *,
     excluded: Mapping[str, bool],
 ) -> Callable[[], AbstractContextManager["Distribution"]]:
-    """Return a function that connects the devices of a training, as a context manager.
+    """Return a function that makes a context manager, which connects the devices of a training.
 
     Call this before JAX starts: it determines the number of JAX' devices on a CPU.
 
     Args:
         recipe: the recipe to train.
-        devices: the number of devices in each process; None for one, or with several processes
-            for all that a process has.
+        devices: the number of devices in each process; None uses one device, or with several
+            processes all devices of each process.
         coordinator: HOST:PORT of process 0; None trains in one process.
         process_id: the number of this process.
         processes: the number of processes.
         connect_seconds: time to wait for the other processes.
-        excluded: options that do not work with these, and whether they are given.
+        excluded: option that cannot be combined with these -> whether it is given.
 
     Raises:
         typer.BadParameter: the options contradict each other, or cannot train this recipe.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from keras_cnns.runs.predictions import Predictions
     from keras_cnns.runs.run import Run
 
-_MAX_LISTED = 10  # files that cannot be read
+_MAX_LISTED = 10  # number of unreadable files that are listed
 
 
 def evaluate(

@@ -19,7 +19,7 @@ from keras_cnns.runs.exported import MANIFEST, find_versions
 from keras_cnns.runs.names import CONFIG, REPORT, RESULTS
 
 _PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-_EXPORT = "export.json"  # in the run: the versions that existed before its export
+_EXPORT = "export.json"  # a file in the run directory that lists the versions before its export
 
 
 def fit(
@@ -105,9 +105,9 @@ def fit(
 def _publish(run: Path, to: Path) -> Path | None:
     """Export a run once; return the published version, or None if nothing can export.
 
-    Before the export, the existing versions are written to the run directory. If the command was
-    killed after it had published, the repeated command finds its version there: it is not in that
-    list, and its metrics are those of the run.
+    Before the export, a list of the existing versions is written to the run directory. If the
+    command is killed after publication, the repeated command recognizes the published version: it
+    is missing in the list, and its metrics are those of the run.
     """
     if not is_installed("export"):
         return None
@@ -139,7 +139,7 @@ def _is_of_run(version: Path, run: Path) -> bool:
 
 
 def _print_summary(folder: Path, run: Path, to: Path, version: Path | None, seconds: float) -> None:
-    """Print the accuracy, the time, where the results are, and how to serve them."""
+    """Print the accuracy, the time, the location of the results, and how to serve them."""
     from keras_cnns.intervals import wilson_interval
 
     results = json.loads((run / RESULTS).read_text("utf-8"))
@@ -176,7 +176,7 @@ def _print_summary(folder: Path, run: Path, to: Path, version: Path | None, seco
 
 
 def _find_photo(folder: Path, run: Path) -> Path:
-    """Return a photo of the folder that was not left out, for the line that asks the server."""
+    """Return a usable photo of the folder for the printed example of a request."""
     from keras_cnns.files import read_text
     from keras_cnns.fit.plan import LEFT_OUT
 
@@ -192,7 +192,7 @@ def _find_photo(folder: Path, run: Path) -> Path:
 
 
 def _call(name: str, *arguments: str) -> None:
-    """Run a command of another distribution; end this one if it fails."""
+    """Run a command of another distribution; exit if it fails."""
     print(f"\n$ keras-cnns {shlex.join((name, *arguments))}", flush=True)
     if status := load_command(name)(arguments, f"keras-cnns {name}"):
         raise typer.Exit(status)

@@ -27,7 +27,7 @@ def run_folds(
         directory: receives the runs and the predictions.
         folds: the number of folds.
         write_report: writes the report of a finished run.
-        intervals: those between two checkpoints, as in `keras_cnns.training.train`.
+        intervals: the intervals between checkpoints, as in `keras_cnns.training.train`.
     """
     with quiet_stderr():
         from keras_cnns.training.folds import collect_out_of_fold, read_folds, train_folds

@@ -61,7 +61,7 @@ def predict(
     as by `keras-cnns score`. With --to, the same command continues where an
     interrupted one has stopped.
     """
-    if find_published(run):  # an exported model, or a version of one
+    if find_published(run):  # a version of an exported model, or the model
         written = [] if to is None else ["--to", str(to)]
         for option, value in (
             ("--min-probability", min_probability),
@@ -104,7 +104,8 @@ def predict(
             f"{to} needs the package pyarrow: pip install 'keras-cnns[parquet]'", param_hint="--to"
         )
     try:
-        # Parquet cannot be appended to: it is written from JSON Lines, which are kept to resume.
+        # A Parquet file cannot be extended, so it is converted from JSON Lines, which are kept for
+        # resuming.
         answer_file = AnswerFile(
             to.with_suffix(".jsonl") if is_parquet else to,
             top_k,

@@ -166,6 +166,6 @@ def _write_report(run: "Run") -> None:
         )
 
 
-# Typer takes the help from the docstring; in the narrow column of an option, names would be cut.
+# Typer takes the help from the docstring; the narrow column of an option would truncate names.
 train.__doc__ = f"""{train.__doc__}
     The built-in recipes are {", ".join(list_recipes())}."""

@@ -98,7 +98,7 @@ def tune(
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    # Each trial traces functions of its own, about which TensorFlow warns.
+    # Each trial traces functions of its own; TensorFlow would warn about it.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     with _progress() as (show, log):
         outcome = search(request, log=log, show=show)

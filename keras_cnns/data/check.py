@@ -32,18 +32,18 @@ class Report:
 
     @property
     def has_errors(self) -> bool:
-        """Whether training would be refused."""
+        """Return whether training would be refused."""
         return any(finding.is_error and finding.lines for finding in self.findings)
 
     @property
     def errors_can_be_skipped(self) -> bool:
-        """Whether training would not be refused without the files that the errors name."""
+        """Return whether training would be possible without the files that the errors name."""
         errors = [finding for finding in self.findings if finding.is_error and finding.lines]
         return all(finding.to_skip for finding in errors)
 
 
 def check_folder(root: str | Path) -> Report:
-    """Read every file of a folder of images that the cache does not know, and report the findings.
+    """Read every file of a folder of images that is not cached, and report the findings.
 
     Raises:
         ValueError: there is no such folder, or no class in it, or its layout is unclear.
@@ -55,7 +55,7 @@ def check_folder(root: str | Path) -> Report:
     }
     grouped: Sequence[ImageFile] = readable
     if any(file.split for file in readable):
-        grouped = with_near_duplicates(root, readable)  # across split folders
+        grouped = with_near_duplicates(root, readable)  # over all split folders
     for split, members in assign_splits(readable, FRACTIONS).items():
         for label, count in Counter(file.label for file in members).items():
             counts[printable(label)][split] = count

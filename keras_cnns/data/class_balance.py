@@ -11,9 +11,9 @@ from keras_cnns.data.autotuning import without_autotuning
 from keras_cnns.data.sources.base import ImageStream, IndexedImages
 from keras_cnns.messages import print_message
 
-RARE_FRACTION = 0.25  # of the largest class: a class with fewer images is rare
-_ROUNDS = 4  # of the cipher that permutes, as in tf.random.experimental.index_shuffle
-_MANY_IMAGES = 100_000  # in files: counting their classes takes a minute or more
+RARE_FRACTION = 0.25  # a class with fewer images than this fraction of the largest class is rare
+_ROUNDS = 4  # rounds of the permuting cipher, as in tf.random.experimental.index_shuffle
+_MANY_IMAGES = 100_000  # counting the classes of so many images in files takes a minute or more
 
 
 def rare_classes(counts: Mapping[str, int]) -> list[str]:
@@ -29,8 +29,8 @@ def rare_classes(counts: Mapping[str, int]) -> list[str]:
 def read_class_indices(images: IndexedImages | ImageStream) -> np.ndarray:
     """Return the class of each image of a split: int64 [count].
 
-    No image is decoded: TensorFlow executes only the operations on which the labels depend. The
-    records of a set that is too large for memory are read once.
+    No image is decoded: TensorFlow executes only the operations on which the labels depend. If the
+    data set is too large for memory, its records are read once.
     """
     if isinstance(images, ImageStream):
         if images.count > _MANY_IMAGES:
@@ -56,7 +56,7 @@ def compute_weights(class_indices: np.ndarray, classes: int, kind: str, beta: fl
         beta: 0 to 1, exclusive; only for "effective_number".
 
     Returns:
-        the weights; a class without images has that of a class with one image.
+        The weights; a class without images has the weight of a class with one image.
 
     References:
         Cui et al. 2019, Class-balanced loss based on effective number of samples
@@ -70,12 +70,12 @@ def compute_weights(class_indices: np.ndarray, classes: int, kind: str, beta: fl
 class BalancedOrder:
     """An order of the images in which every class appears equally often.
 
-    An epoch has as many images as the split, N, and N / K of each of its K classes, rounded up or
-    down. Each class has an endless sequence of its images: one random permutation after another. An
-    epoch takes the next N / K of them. So all images of a class are used equally often, those of
-    rare classes several times in an epoch, and those of a frequent class once in several epochs.
-
-    Like every order of the pipeline, it is a function of (seed, epoch, index) alone.
+    An epoch has as many images as the split, N, and N / K images of each of its K classes, rounded
+    up or down. Each class has an endless sequence of its images, one random permutation after
+    another, from which an epoch takes the next N / K images. So all images of a class are used
+    equally often: those of a rare class several times in an epoch, and those of a frequent class
+    once in several epochs. Like every order of the pipeline, this one is a function of (seed,
+    epoch, index) alone.
     """
 
     def __init__(self, class_indices: np.ndarray) -> None:
@@ -102,8 +102,8 @@ class BalancedOrder:
         sequence = slots // self._classes + tf.cast(epoch, tf.int64) * per_epoch
         counts = tf.gather(self._counts, classes)
         seeds = tf.stack([tf.fill(tf.shape(classes), key), sequence // counts, classes + 1], axis=1)
-        # Not tf.random.experimental.index_shuffle, which pads a matrix of seeds along the wrong
-        # axis (TensorFlow 2.21).
+        # tf.random.experimental.index_shuffle would pad a matrix of seeds along the wrong axis
+        # (TensorFlow 2.21).
         ranks = tf.raw_ops.RandomIndexShuffle(
             index=sequence % counts, seed=seeds, max_index=counts - 1, rounds=_ROUNDS
         )

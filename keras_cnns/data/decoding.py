@@ -8,9 +8,9 @@ _WEBP = b"WEBP"
 
 
 def decode(content: tf.Tensor) -> tf.Tensor:
-    """Return the pixels of an encoded image as they are stored: bytes -> uint8 [h, w, 3].
+    """Return the stored pixels of an encoded image, not set upright: bytes -> uint8 [h, w, 3].
 
-    These fast operations are for the images that `decode_as_pillow` returns pixels of.
+    These fast operations are meant only for images of which `decode_as_pillow` returns pixels.
     """
     pixels = tf.cond(
         tf.strings.substr(content, 8, 4) == _WEBP,
@@ -32,7 +32,8 @@ def decode_as_pillow(content: bytes, header: Header) -> tf.Tensor | None:
 
     TensorFlow drops the transparent colour of a GIF, ignores the palette of a BMP and inverts CMYK
     without Adobe's marker, so Pillow decodes these. TensorFlow refuses some other images: WebP with
-    alpha or several frames, PNG without its last chunk. The rest it decodes as Pillow does.
+    alpha or several frames, and PNG without its last chunk. It decodes all other images as Pillow
+    does.
     """
     if header.format in ("BMP", "GIF") or header.mode == "CMYK":
         return None

@@ -1,7 +1,7 @@
-"""Decode images with Pillow, the reference that every other decoder has to equal.
+"""Decode images with Pillow, the reference with which every other decoder must agree.
 
-The EXIF orientation is applied; transparency is dropped, not blended; a palette becomes its colours
-and CMYK becomes RGB; the upper 8 of 16 bits are kept; the first frame of an animation is read.
+The EXIF orientation is applied; transparency is dropped, not blended; palettes and CMYK are
+converted to RGB; the upper 8 of 16 bits are kept; the first frame of an animation is read.
 """
 
 import io
@@ -17,7 +17,8 @@ _FORMAT_NAMES = "JPEG, PNG, WebP, BMP or GIF"
 _MODES = {1: "L", 3: "RGB"}
 _ORIENTATION = 0x0112  # the tag in EXIF
 
-# Pillow warns about odd metadata, such as EXIF cut short, in photographs that it reads well.
+# Pillow warns about unusual metadata, such as truncated EXIF, in photographs that it reads
+# correctly.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
@@ -25,10 +26,10 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 class Header:
     """The header of an encoded image."""
 
-    format: str  # Pillow's: JPEG, PNG, WEBP, BMP or GIF
-    mode: str  # Pillow's: L, RGB, CMYK, P, ...
-    size: tuple[int, int]  # pixels, height and width, upright
-    orientation: int  # EXIF's, 1 to 8
+    format: str  # Pillow's name: JPEG, PNG, WEBP, BMP or GIF
+    mode: str  # Pillow's name: L, RGB, CMYK, P, ...
+    size: tuple[int, int]  # height and width in pixels of the upright image
+    orientation: int  # the EXIF orientation, 1 to 8
 
 
 def read_image(path: str | Path, channels: int) -> np.ndarray:
@@ -58,13 +59,14 @@ def read_pixels(content: bytes, channels: int = 3) -> np.ndarray:
         try:
             image.load()
             upright = _set_upright(image)
-            if upright.mode.startswith("I"):  # 16 bits, which Pillow would clip at 255
+            if upright.mode.startswith("I"):  # a 16-bit mode, which Pillow would clip at 255
                 upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
             elif upright.mode == "P":
-                # Converted to RGB at once, a transparent entry of the palette loses its colour.
+                # In a direct conversion to RGB, a transparent entry of the palette would lose its
+                # colour.
                 upright = upright.convert("RGBA")
             pixels = np.asarray(upright.convert(_MODES[channels]))
-        except Exception as error:  # damaged data make Pillow raise nearly anything
+        except Exception as error:  # damaged data can make Pillow raise nearly any error
             raise ValueError(f"damaged or cut short: {error}") from error
     return pixels.reshape(*pixels.shape[:2], channels)
 
@@ -93,7 +95,7 @@ def _open(content: bytes) -> Image.Image:
         image = Image.open(io.BytesIO(content), formats=_FORMATS)
     except UnidentifiedImageError:
         raise ValueError(f"not a {_FORMAT_NAMES} image") from None
-    except Exception as error:  # a hostile header makes Pillow raise nearly anything
+    except Exception as error:  # a hostile header can make Pillow raise nearly any error
         raise ValueError(str(error)) from error
     width, height = image.size
     if Image.MAX_IMAGE_PIXELS and width * height > Image.MAX_IMAGE_PIXELS:

@@ -1,4 +1,4 @@
-"""The batches of a split, epoch by epoch: the same ones whenever and wherever they are read.
+"""The batches of a split, epoch by epoch; they are the same whenever and wherever they are read.
 
 The image at an index of an epoch, and its augmentation, depend on (seed, epoch, index) alone.
 So training can resume from any step as if it had never stopped, without reading earlier images.
@@ -27,9 +27,9 @@ from keras_cnns.recipes import AugmentationConfig, DataConfig
 
 PREFETCHED = 2  # batches that are ready before they are requested
 NO_AUGMENTATION = AugmentationConfig()
-# epoch int64 []; first, an index in the epoch; elements that `_read` reads from there on; skipped,
-# the number of images that are read and do not belong to the part; count, the number of those that
-# do; total, the number of images of all parts
+# Keys: `epoch`, int64 []; `first`, an index in the epoch; the elements that `_read` reads from that
+# index on; `skipped`, the number of images that are read but do not belong to the part; `count`,
+# the number of images of the part; `total`, the number of images of all parts.
 _Batch = dict[str, Any]
 
 
@@ -40,7 +40,7 @@ class Part:
     A batch whose number of images is a multiple of `divisor` is divided into equal parts of
     consecutive images. Every process reads the whole of any other batch, such as the last one of
     an epoch. With several parts, batches have a third element, int64 [N]: the number of images of
-    the whole batch, once for each image, which tells both cases apart.
+    the whole batch, once for each image. It shows whether the batch was divided.
 
     Attributes:
         index: the number of the part, from 0.
@@ -67,15 +67,15 @@ class Split(abc.ABC):
 
     An epoch's last batch may have fewer images than the others. Nothing is read or decoded before
     the first batches are requested. Iterating over a split yields the batches of its first epoch;
-    if its images are checked as they are read, the error for bad ones is a ValueError that lists
-    all of them. Datasets raise TensorFlow's error for the first one.
+    if its images are checked as they are read, it raises a ValueError that lists all bad images.
+    The datasets that the methods return raise TensorFlow's error for the first bad image.
 
     Attributes:
         num_examples: the number of images.
         steps: the number of batches in an epoch.
         path_of: returns the file of the image at an index of the split, without reading it; None
-            if the images are not files of their own. Without a seed, the order is that of the
-            batches.
+            if the images are not files of their own. Without a seed, the batches have the images in
+            the order of these indices.
     """
 
     path_of: Callable[[int], Path] | None = None
@@ -104,12 +104,13 @@ class Split(abc.ABC):
             seed: the seed of the order and the augmentation; None keeps the order and augments
                 nothing.
             augmentation: the augmentation of the images. An Inception crop needs images that are
-                not kept in memory, because those have the network's size.
+                not kept in memory, because images in memory have the network's size already.
             class_weights: float32 [K]; the target of an image is multiplied by the weight of its
-                class, so that its sum is the weight.
+                class, so that the target's sum is this weight.
             order: the order of the images in each epoch; by default, each appears once in a random
                 order. A stream has no other order.
-            one_hot: return targets instead of labels; label smoothing and mixing always do.
+            one_hot: return targets instead of labels; with label smoothing or mixing, targets are
+                always returned.
             part: the part of each batch that is read; by default all of it.
         """
         self.num_examples = count
@@ -128,25 +129,25 @@ class Split(abc.ABC):
         return self._steps(number * self.steps + start_step, self.steps - start_step)
 
     def steps_from(self, step: int = 0) -> tf.data.Dataset:
-        """Return the batches of all epochs without end, starting at a step of the whole training.
+        """Return the batches of all epochs without end, starting at a step counted over all epochs.
 
         Step 0 is the first step of epoch 0.
         """
         return self._steps(step, count=-1)
 
     def probe(self) -> tf.data.Dataset:
-        """Return one batch that is always the same, of images as the training sees them.
+        """Return one batch of training images, which is the same in every call.
 
         It is the first batch of the training, or, for a stream, the first one in the order of the
         files: a shuffled batch would cost the thousands of images that fill the shuffle buffer.
-        It is whole, also for a split that reads a part of each batch.
+        It is a whole batch even if the split reads only a part of each batch.
         """
         whole = copy.copy(self)
         whole._part = _WHOLE
         return whole._steps(0, count=1)
 
     def _steps(self, first: int, count: int) -> tf.data.Dataset:
-        """Return the batches of some steps, and read none beyond them; a count of -1 has no end."""
+        """Return the batches of `count` steps, without end for -1, and read no further batches."""
         batches = self._batches(first).take(count)
         made = batches.map(self._make, num_parallel_calls=available_cores())
         return without_autotuning(made.prefetch(PREFETCHED))
@@ -170,7 +171,7 @@ class Split(abc.ABC):
 
     @abc.abstractmethod
     def _batches(self, first: int) -> tf.data.Dataset:
-        """Return batches of elements that `_read` reads, from a step on, without end."""
+        """Return endless batches of the elements that `_read` reads, from a step on."""
 
     @abc.abstractmethod
     def _read(self, elements: Any, start: Start) -> Pair:
@@ -179,7 +180,7 @@ class Split(abc.ABC):
     def _map(
         self, read: Callable[[Any, tf.Tensor], Pair], elements: Any, count: tf.Tensor, start: Start
     ) -> Pair:
-        """Read each of `count` elements with `read(element, keys)`, and change its colours."""
+        """Read each of `count` elements with `read(element, keys)`, and augment its colours."""
 
         def read_one(element: tuple[Any, tf.Tensor]) -> Pair:
             image, label = read(*element)
@@ -269,8 +270,9 @@ class _StreamedSplit(Split):
         """Return batches of encoded images; each epoch has its own order."""
 
         def batches(epoch: tf.Tensor) -> tf.data.Dataset:
-            # A shuffle's seed is a tensor here. With a global seed of 0, which the graph of this
-            # function would inherit, TensorFlow tests whether the tensor is 0 too, and fails.
+            # The shuffle's seed is a tensor here. With a global seed of 0, which the graph of this
+            # function would inherit, TensorFlow would try to test whether the tensor is 0 too, and
+            # fail.
             tf.random.set_seed(1)
             order = (
                 None if self._seed is None else tf.stack([tf.constant(self._seed, tf.int64), epoch])
@@ -285,8 +287,8 @@ class _StreamedSplit(Split):
                 offset, count = self._part.of(total)
                 skipped_here = tf.zeros_like(offset)
                 if mixes_images(self._augmentation):
-                    # An image is mixed with the next one of the batch, the last with the first, as
-                    # both are augmented: every part needs the whole batch.
+                    # Each augmented image is mixed with the next one of the batch, and the last
+                    # with the first, so every part needs the whole batch.
                     offset, skipped_here = skipped_here, offset
                 elif self._part.parts > 1:
                     end = offset + count
@@ -314,7 +316,7 @@ class _StreamedSplit(Split):
 def make_split(
     images: IndexedImages | ImageStream, config: DataConfig, classes: int, **options: Any
 ) -> Split:
-    """Define the batches of a split; for the arguments see `Split`."""
+    """Define the batches of a split; `Split` describes the arguments."""
     if isinstance(images, IndexedImages):
         return _IndexedSplit(images, config, classes, **options)
     return _StreamedSplit(images, config, classes, **options)
@@ -326,7 +328,7 @@ def keep_in_memory(images: IndexedImages, config: DataConfig) -> Callable[[tf.Te
 
     def gather(indices: tf.Tensor) -> Pair:
         if not kept:
-            with tf.init_scope():  # outside of the pipeline's graph, which is being traced
+            with tf.init_scope():  # outside the pipeline's graph, which is being traced
                 kept.append(_decode_all(images, config))
         pixels, labels = kept[0]
         return tf.gather(pixels, indices), tf.gather(labels, indices)

@@ -25,25 +25,26 @@ _NO_BALANCE = ClassBalanceConfig()
 
 
 class Splits:
-    """The splits of a data set, each read and decoded at most once, however often it is opened.
+    """The splits of a data set; each is read and decoded at most once, however often it is opened.
 
-    A command makes one object and passes it, or the splits that it opened, along. The decoded
-    images are released with them. "Once" means that a command makes no pass over a split besides
-    those that its work consists of:
+    A command creates one object, and passes it or the opened splits to other functions. The decoded
+    images are released with these objects. "Once" means that a command makes no pass over a split
+    except those that belong to its work:
 
     - A split whose images fit in memory (`base.PIXELS_LIMIT`) is decoded at its first batch and
-      kept. A training decodes a larger one once in each epoch, as its order and its crops change.
+      kept. A training decodes a larger split once in each epoch, because its order and its crops
+      change.
     - A validation split that a TFDS data set does not have is taken out of the training split by
-      content. This needs a pass over the training images when one of the two is opened; images
-      that fit in memory are kept from it.
-    - The files of a folder's split are checked, as by `data check`. What a check finds is cached,
-      so checking unchanged files again opens none of them. Files that the cache does not know are
-      checked when the split is opened, and their images are kept if they fit in memory. Those of a
-      larger split are checked as they are read for the batches; a pass of its own is made only for
-      a training, and for a larger split that depends on the content of the images, whose hashes
-      and near-duplicates decide which images are in it. See `sources.folder.Folder`.
+      content. This needs a pass over the training images when one of the two splits is opened;
+      images that fit in memory are kept.
+    - The files of a folder's split are checked, as by `data check`. The results of a check are
+      cached, so checking unchanged files again opens none of them. Files that are not cached are
+      checked when the split is opened, and their images are kept if they fit in memory. Files of a
+      larger split are checked as they are read for the batches. There are two exceptions, for which
+      a separate pass is made: a training, and a larger split that depends on the hashes and
+      near-duplicates of the images. See `sources.folder.Folder`.
     - An Inception crop needs the images at their own size, so a training split with one is decoded
-      in each epoch, and none of its pixels are kept.
+      in each epoch, and no pixels are kept.
     """
 
     def __init__(self, config: DataConfig) -> None:
@@ -104,19 +105,19 @@ class Splits:
             seed: the seed of the order and the augmentation; None keeps the order and augments
                 nothing.
             augmentation: the augmentation of the images.
-            class_balance: the weights of the classes, which need targets, and how often each class
-                appears; without a seed, they are ignored too.
-            one_hot: return targets [N, K] instead of labels [N]; augmentation that mixes labels
-                always returns targets.
+            class_balance: the weights of the classes, which need targets, and the frequencies of
+                the classes; without a seed, both are ignored.
+            one_hot: return targets [N, K] instead of labels [N]; with augmentation that mixes
+                labels, targets are always returned.
             in_memory: keep the decoded images if they take at most `base.PIXELS_LIMIT` bytes; if
                 False, decode each batch anew. Images that the source has kept are used either way.
-            check_first: check all files of a folder's split now, as a training does; if False,
-                those of a split that does not fit in memory are checked as they are read.
+            check_first: check all files of a folder's split now, as a training does; if False, the
+                files of a split that does not fit in memory are checked as they are read.
             part: the part of each batch that is read; by default all of it.
 
         Raises:
             ValueError: there is no such data set or split, the split is empty, or balanced sampling
-                is wanted for a set that is read in the order of its files.
+                is requested for a data set that is read in the order of its files.
         """
         if seed is None:
             augmentation, class_balance = NO_AUGMENTATION, _NO_BALANCE
@@ -167,12 +168,12 @@ def read_labels(config: DataConfig) -> tuple[str, ...]:
 
 
 def fingerprint(config: DataConfig) -> str:
-    """Return the fingerprint of a data set that nothing else reads; see `Splits.fingerprint`."""
+    """Return the fingerprint of a data set that no other code reads; see `Splits.fingerprint`."""
     return Splits(config).fingerprint()
 
 
 def open_split(config: DataConfig, split: str, *, batch_size: int, **options: Any) -> Split:
-    """Open a split that nothing else reads; for `options` and errors see `Splits.open`."""
+    """Open a split that no other code reads; `Splits.open` describes `options` and errors."""
     return Splits(config).open(split, batch_size=batch_size, **options)
 
 

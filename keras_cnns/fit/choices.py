@@ -1,4 +1,4 @@
-"""Choose a recipe for photos; each choice has the number that it is based on."""
+"""Choose a recipe for photos; the reason for each choice states the number it is based on."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,31 +11,32 @@ from keras_cnns.fit.photos import SIZES, Photos
 from keras_cnns.recipes import Recipe, parse_recipe
 from keras_cnns.registry import find
 
-_MAX_LOST_DETAIL = 0.02  # of the variance; photographs lose as much even at 224 pixels
+_MAX_LOST_DETAIL = 0.02  # fraction of the variance; photographs lose as much even at 224 pixels
 _SMALL = 48  # pixels; up to this input size, CIFAR's networks keep the full resolution
 _LADDERS = {  # from the fastest network to the most accurate one
     "small": ("resnet20", "resnet32", "resnet44", "resnet56"),
     "large": ("resnet18", "resnet34"),
 }
-# Epochs: fewer than the minimum train too little, so a smaller input is better; a deeper network
-# begins to be better when the faster one has the wanted number; more than the maximum overfit.
+# Numbers of epochs. Fewer than the minimum train too little, so a smaller input is better. A deeper
+# network is better only if there is time for the second number with the faster one. More than the
+# maximum would overfit.
 _MIN_EPOCHS, _WANTED_EPOCHS, _MAX_EPOCHS = 15, 80, 150
 _FINE_TUNING_EPOCHS = (4, 12)  # the minimum and the maximum for pretrained weights
-# Pixels: for want of time no smaller input is chosen, since too little would be visible.
+# Pixels: even if time is short, no smaller input is chosen, because too little would be visible.
 _FLOOR, _FINE_TUNING_FLOOR = 64, 96
-_ASSUMED_SPEED = 50e9  # multiply-adds per second and core, before anything has been measured
-_TRAINING_COST = 3  # of a step, in forward passes: forward, and both gradients of backward
-_MEMORY_FRACTION = 0.5  # of the available memory, which the activations of a batch may take
+_ASSUMED_SPEED = 50e9  # multiply-adds per second and core, before the first measurement
+_TRAINING_COST = 3  # cost of a step, in forward passes: one forward, and two gradients
+_MEMORY_FRACTION = 0.5  # fraction of the available memory that the activations of a batch may take
 _EPOCH_OVERHEAD = 1.0  # seconds for diagnostics, checkpoint and history
-_GREY_FRACTION = 0.99  # of the photos without colour, from which on one channel is used
+_GREY_FRACTION = 0.99  # one channel is used if at least this fraction of the photos has no colour
 
 
 @dataclass
 class Choices:
-    """The chosen values by `section.key`, each with its reason.
+    """The chosen values, `section.key` -> value, and the reason for each.
 
     Attributes:
-        given: values of the user, which replace those that would be chosen.
+        given: `section.key` -> the user's value, which replaces the one that would be chosen.
     """
 
     given: Mapping[str, Any] = field(default_factory=dict)
@@ -43,7 +44,7 @@ class Choices:
     reasons: dict[str, str] = field(default_factory=dict)
 
     def choose(self, key: str, value: Any, reason: str = "") -> Any:
-        """Record a value unless the user has given one; return the recorded one."""
+        """Record a value, or the user's value if there is one; return the recorded value."""
         if key in self.given:
             value, reason = self.given[key], "This value was given with --set."
         self.values[key], self.reasons[key] = value, reason
@@ -64,9 +65,9 @@ class Choices:
 
 @dataclass(frozen=True)
 class Budget:
-    """What a training may use."""
+    """The resources that a training may use."""
 
-    seconds: float  # for the training, with its evaluations
+    seconds: float  # for the training, including its evaluations
     cores: int
     memory: int  # bytes that are available
 
@@ -83,12 +84,12 @@ def choose_input(
     """Choose the channels, the size of the input, and the network.
 
     Args:
-        choices: receives them.
+        choices: receives the choices.
         photos: the facts about the folder.
-        budget: the training's.
-        weights_model: the network whose weights are given; "" to train from scratch.
-        largest: no larger input is chosen, in pixels.
-        deeper: if False, the fastest network of its family is chosen.
+        budget: the resources of the training.
+        weights_model: the network of the given weights; "" to train from scratch.
+        largest: the maximum size of the input in pixels.
+        deeper: if False, the fastest network of the family is chosen.
     """
     if weights_model:
         choices.choose("data.channels", 3, "The weights are those of a network for RGB.")
@@ -119,7 +120,7 @@ def choose_input(
 
 
 def choose_training(choices: Choices, photos: Photos, budget: Budget, *, pretrained: bool) -> None:
-    """Choose the augmentation, the optimizer and the batches; the input is chosen already."""
+    """Choose the augmentation, the optimizer and the batches, after `choose_input`."""
     train, size = photos.splits["train"], choices.values["data.image_size"]
     choices.choose(
         "augmentation.horizontal_flip",
@@ -140,7 +141,7 @@ def choose_training(choices: Choices, photos: Photos, budget: Budget, *, pretrai
         f"With {train} training images, batches of {wanted} leave enough steps per epoch.{cap}",
     )
     rate = 0.01 * batch / 32 if pretrained else 0.1 * batch / 128
-    choices.choose("optimizer.learning_rate", float(f"{rate:.2g}"))  # its reason: choose_rate
+    choices.choose("optimizer.learning_rate", float(f"{rate:.2g}"))  # reason: choose_rate
     choices.choose("optimizer.momentum", 0.9)
     choices.choose("optimizer.weight_decay", 1e-4 if pretrained else 5e-4)
     choices.choose("optimizer.schedule", "cosine")
@@ -149,7 +150,7 @@ def choose_training(choices: Choices, photos: Photos, budget: Budget, *, pretrai
 
 
 def _choose_class_balance(choices: Choices, photos: Photos) -> None:
-    """Choose balanced sampling if classes are rare, by the criterion of `data check`."""
+    """Choose balanced sampling if there are rare classes by the criterion of `data check`."""
     rare = rare_classes(photos.classes)
     if not rare or "class_balance.weights" in choices.given:
         return
@@ -167,12 +168,12 @@ def _choose_class_balance(choices: Choices, photos: Photos) -> None:
 
 
 def epochs_in(budget: Budget, measured: Measurement) -> int:
-    """Return the number of epochs that the time allows for."""
+    """Return the number of epochs for which there is time."""
     return max(0, int(budget.seconds / _epoch_seconds(measured)))
 
 
 def is_too_deep(model: str, epochs: int) -> bool:
-    """Return whether the fastest network of the family is better, by the epochs in the time."""
+    """Return whether the fastest network of the family is better for this number of epochs."""
     return epochs * 2 < _WANTED_EPOCHS and any(model in family[1:] for family in _LADDERS.values())
 
 
@@ -182,7 +183,7 @@ def min_epochs(*, pretrained: bool) -> int:
 
 
 def smaller_sizes(size: int, *, pretrained: bool) -> list[int]:
-    """Return the sizes of the input below one, ascending, that want of time may lead to."""
+    """Return the smaller sizes of the input, ascending, that may be chosen if time is short."""
     floor = _FINE_TUNING_FLOOR if pretrained else _FLOOR
     return [each for each in SIZES if floor <= each < size]
 
@@ -212,8 +213,8 @@ def choose_epochs(
 def choose_rate(choices: Choices, measured: Measurement) -> None:
     """Keep the learning rate of the model's recipe unless the finder contradicts it.
 
-    The finder contradicts a learning rate above that of the lowest loss, where training diverges;
-    the new one is a third of that.
+    The finder contradicts a learning rate above the one with the lowest loss, because training
+    diverges there. In this case a third of the latter is chosen.
     """
     rate, lowest = choices.values["optimizer.learning_rate"], measured.lowest_loss_rate
     origin = f"The rule of the model's recipe gives {rate:g} for this batch size"
@@ -246,7 +247,7 @@ def _choose_size(
     if not weights_model and high <= _SMALL:
         size = max(8, -(-high // 4) * 4)
         return size, f"{sides}: small images keep their size."
-    # Larger inputs than nearly all photos would only enlarge them.
+    # An input larger than nearly all photos would only enlarge them.
     sizes = [size for size in SIZES if size <= largest and (size <= high or size == SIZES[0])]
     minimum = min_epochs(pretrained=bool(weights_model))
     enough = [
@@ -272,7 +273,7 @@ def _choose_size(
 
 
 def _assumed_epochs(model: str, size: int, photos: Photos, budget: Budget) -> float:
-    """Return the number of epochs in the time, if the cores are as fast as is usual."""
+    """Return the number of epochs for which there is time if the cores have a usual speed."""
     row = find(model)
     images = budget.seconds * budget.cores * _ASSUMED_SPEED / _TRAINING_COST
     multiply_adds = row.cost.multiply_adds * (size / row.row.image_size) ** 2

@@ -10,14 +10,14 @@ from keras_cnns.weights.files import read_checkpoint
 from keras_cnns.weights.matching import models_that_fit
 
 _PUBLISHED = "The network of the weights was trained with these values."
-# The levels that torchvision and timm normalise with: ImageNet's mean and standard deviation.
+# The levels with which torchvision and timm normalise: ImageNet's mean and standard deviation.
 _IMAGENET_MEAN = (123.675, 116.28, 103.53)
 _IMAGENET_STD = (58.395, 57.12, 57.375)
 
 
 @dataclass(frozen=True)
 class InitialWeights:
-    """Weights to start from; without them, a training starts from random ones."""
+    """Weights from which a training starts instead of random ones."""
 
     source: str  # the value of `model.weights`
     model: str  # a key of MODELS
@@ -27,17 +27,18 @@ class InitialWeights:
         "These are ImageNet's values, with which torchvision and timm train. The file does not say "
         "which ones it was trained with; if they were others, set them."
     )
-    published: pretrained.Pretrained | None = None  # the row, if the weights were given by name
+    published: pretrained.Pretrained | None = None  # the row of published weights; None for a file
 
 
 def find_initial_weights(given: str, model: str = "") -> InitialWeights | None:
     """Return the weights that the user gave; None if there are none.
 
-    This is the one place that decides about initial weights, also about those that nobody gave.
+    This function alone decides about initial weights, including the case that none are given.
 
     Args:
         given: the path of a file, a name of published weights, or "".
-        model: the network that the user named, which is not checked here; "" recognises it.
+        model: the network that the user named, which is not checked here; "" to recognise it from
+            the weights.
 
     Raises:
         ValueError: the file cannot be read, or fits no network.

@@ -13,25 +13,25 @@ from keras_cnns.training.callbacks.lr_finder import LRFinder
 from keras_cnns.training.model import for_outputs
 from keras_cnns.training.preparation import prepare
 
-_WARM_UP = 3  # steps, the first of which compiles the model
-_TIMED = 5  # steps before the learning-rate finder, which decide whether it can be afforded
-_FINDER_STEPS = (30, 100)  # at least and at most
-_FINDER_FRACTION = 0.06  # of the available time
+_WARM_UP = 3  # number of steps; the first one compiles the model
+_TIMED = 5  # number of timed steps, which show whether there is time for the learning-rate finder
+_FINDER_STEPS = (30, 100)  # the minimum and the maximum
+_FINDER_FRACTION = 0.06  # fraction of the available time
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one measurement of a recipe found."""
+    """The results of one measurement of a recipe."""
 
-    step_seconds: float  # mean, including the input pipeline
+    step_seconds: float  # mean time of a step, including the input pipeline
     steps_per_epoch: int
-    validation_seconds: float  # one evaluation of the validation split
+    validation_seconds: float  # time of one evaluation on the validation split
     finder_steps: int  # 0 if there was no time for the learning-rate finder
-    lowest_loss_rate: float | None  # the learning rate with the lowest loss; None: it never fell
+    lowest_loss_rate: float | None  # the rate with the lowest loss; None: the loss never fell
 
 
 class _StepClock(keras.callbacks.Callback):
-    """Record the times between the beginnings of steps."""
+    """Record the time from the beginning of each step to the beginning of the next."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class _StepClock(keras.callbacks.Callback):
         self._former: float | None = None
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Record the time since the former step began."""
+        """Record the time since the previous step began."""
         now = time.perf_counter()
         if self._former is not None:
             self.seconds.append(now - self._former)
@@ -52,10 +52,10 @@ def measure(recipe: Recipe, splits: Splits, seconds: float) -> Measurement:
     Nothing is written, and the weights are discarded.
 
     Args:
-        recipe: the recipe; its learning rate and its epochs have no influence.
+        recipe: the recipe; its learning rate and its number of epochs are ignored.
         splits: the splits of the recipe's data, which are read once.
         seconds: the time that is available for the whole training; the learning-rate finder uses a
-            small fraction of it, and is left out if that is not enough.
+            small fraction of it, and is skipped if this fraction is too short.
 
     Raises:
         ValueError: a split does not exist or is empty, or the model does not exist.
@@ -90,8 +90,8 @@ def measure(recipe: Recipe, splits: Splits, seconds: float) -> Measurement:
         finder_steps = 0
     else:
         finder = LRFinder(steps=finder_steps)
-        model.optimizer.iterations.assign(0)  # its schedule begins with the first step
-        # `fit` compiles nothing again; its first step fills the input pipeline.
+        model.optimizer.iterations.assign(0)  # so that its schedule begins with the first step
+        # `fit` does not compile again; its first step fills the input pipeline.
         step_seconds = statistics.fmean([*times, *fit(finder_steps, finder)[1:]])
         smoothed = finder.smoothed()
         if len(smoothed) > 1 and smoothed.min() < smoothed[0]:

@@ -1,4 +1,4 @@
-"""Measure a folder of photos: what can be trained on, colours, sizes, detail and levels."""
+"""Measure a folder of photos: the usable files, colours, sizes, detail and levels."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -26,8 +26,8 @@ from keras_cnns.recipes import DataConfig
 
 SIZES = (32, 48, 64, 96, 128, 160, 224)  # pixels, the candidates for the network's input
 _SAMPLE = 300  # training images that are measured
-_REFERENCE = 448  # pixels: detail is compared with the photo at this shorter side, or its own
-_GREY = 2.0  # levels: the mean difference between the colour channels of a grey photo
+_REFERENCE = 448  # pixels: the maximum shorter side of the photo that detail is compared with
+_GREY = 2.0  # levels: the maximum mean difference between the colour channels of a grey photo
 _SPLITS = ("train", *FRACTIONS)
 _Result = TypeVar("_Result")
 
@@ -39,13 +39,13 @@ class Photos:
     root: Path
     files: int  # images, readable or not
     left_out: tuple[tuple[str, str], ...]  # (relative path, reason)
-    warnings: tuple[str, ...]  # findings that prevent no training
+    warnings: tuple[str, ...]  # findings in spite of which the folder can be trained on
     classes: dict[str, int]  # class -> number of usable images
     splits: dict[str, int]  # split -> number of images
-    sides: tuple[int, ...]  # pixels: the shorter side of each usable image, ascending
+    sides: tuple[int, ...]  # the shorter side of each usable image in pixels, ascending
     sample: tuple[Path, ...]  # training images that are measured
     grey: float  # the fraction of the sample without colour
-    lost_detail: dict[int, float]  # size -> the fraction of the variance that resizing to it loses
+    lost_detail: dict[int, float]  # size -> fraction of the variance that is lost by resizing to it
 
     def quantile(self, fraction: float) -> int:
         """Return a quantile of the shorter sides, in pixels."""
@@ -55,10 +55,10 @@ class Photos:
 def examine(root: str | Path) -> Photos:
     """Read and check all files of a folder, and measure a sample of its training images.
 
-    Files because of which training would be refused are left out: unreadable ones, formats that
-    must be converted, and images that lie in two classes, of which no copy is used since only a
-    person can say which label is right. Of an image in two splits, the copy in the test split (or
-    the validation split) is used.
+    Files because of which training would be refused are left out: unreadable files, and formats
+    that must be converted. If copies of an image lie in two classes, all copies are left out, since
+    only a person can know which label is right. If they lie in two splits, only the copy in the
+    test split (or else the validation split) is used.
 
     Raises:
         ValueError: there is no such folder, or no class in it.
@@ -78,7 +78,7 @@ def examine(root: str | Path) -> Photos:
     if errors := [finding for finding in left if finding.is_error and finding.lines]:
         raise FolderError(f"{root} cannot be used: {'. '.join(map(describe, errors))}")
     splits = assign_splits(usable, FRACTIONS)
-    # In the order of their content's hash, which is as good as random, and the same every time.
+    # In the order of the content's hash, which looks random but is the same every time.
     training = sorted((file.digest, file.path) for file in splits["train"])
     sample = tuple(path for _, path in training[:_SAMPLE])
     grey, lost_detail = _measure(sample)
@@ -109,8 +109,8 @@ def measure_levels(photos: Photos, data: DataConfig) -> tuple[list[float], list[
     """Return the mean and the standard deviation of each channel, in levels from 0 to 255.
 
     Args:
-        photos: its sample is read as the network will see it.
-        data: the size and the channels; its own `mean` and `std` are not used.
+        photos: the facts about the folder. The sample is read with the network's preprocessing.
+        data: the size and the channels; `data.mean` and `data.std` are not used.
     """
 
     def moments(path: Path) -> np.ndarray:
@@ -120,15 +120,15 @@ def measure_levels(photos: Photos, data: DataConfig) -> tuple[list[float], list[
         return np.stack([pixels.mean((0, 1)), (pixels**2).mean((0, 1))])
 
     mean, square = np.mean(_map(moments, photos.sample), axis=0)
-    std = np.sqrt(np.maximum(square - mean**2, 1.0))  # at least one level: a constant image has 0
+    std = np.sqrt(np.maximum(square - mean**2, 1.0))  # a constant image has 0
     return [round(float(each), 1) for each in mean], [round(float(each), 1) for each in std]
 
 
 def _measure(paths: Sequence[Path]) -> tuple[float, dict[int, float]]:
-    """Return the fraction of grey images, and the mean detail that each of `SIZES` loses.
+    """Return the fraction of grey images, and size -> mean lost detail for each of `SIZES`.
 
-    The lost detail of an image is the variance of its difference from a copy that was reduced to
-    the size and enlarged again, divided by the variance of the image.
+    An image's lost detail is the variance of the difference between the image and a copy that was
+    reduced to the size and enlarged again, divided by the variance of the image.
     """
 
     def measure(path: Path) -> tuple[float, list[float]]:

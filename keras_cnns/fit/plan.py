@@ -29,8 +29,8 @@ from keras_cnns.registry import find
 from keras_cnns.weights.download import fetch
 
 LEFT_OUT = "left_out.csv"
-_COMMAND = "#     keras-cnns fit "  # begins the line of the recipe that names its command
-_FINISHING_SECONDS = 45.0  # for imports, test, report and export, which follow the training
+_COMMAND = "#     keras-cnns fit "  # the beginning of the recipe's line with the command
+_FINISHING_SECONDS = 45.0  # time for imports and, after the training, test, report and export
 _SECTIONS = ("model", "data", "augmentation", "class_balance", "optimizer", "training")
 
 
@@ -44,7 +44,7 @@ class Request:
     overrides: tuple[str, ...] = ()
 
     def arguments(self) -> str:
-        """Return the arguments as text, with absolute paths, as the recipe records them."""
+        """Return the arguments as the text that the recipe records, with absolute paths."""
         parts = [os.path.abspath(self.folder), "--minutes", f"{self.minutes:g}"]  # noqa: PTH100
         if self.weights:
             is_file = Path(self.weights).is_file()
@@ -57,7 +57,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Plan:
-    """A recipe with its reasons, and the files that it leaves out."""
+    """A recipe with its reasons, and the list of the files that are left out."""
 
     recipe: str  # TOML
     left_out: str  # CSV
@@ -111,7 +111,7 @@ def make_plan(request: Request) -> Plan:
     weights = find_initial_weights(request.weights, str(given.get("model.name", "")))
     pretrained = weights is not None
     if weights is not None and weights.published is not None:
-        fetch(weights.published)  # now, with its progress, and before the photos are read
+        fetch(weights.published)  # now, so that its progress is shown before the photos are read
     start = time.perf_counter()  # a download does not count
     photos = examine(request.folder)
     _report(photos)
@@ -128,7 +128,7 @@ def make_plan(request: Request) -> Plan:
     while True:
         choices = _choose(request, given, photos, budget(), weights, largest, deeper)
         recipe = choices.recipe()
-        with redirect_stderr(io.StringIO()):  # the files that are left out were printed already
+        with redirect_stderr(io.StringIO()):  # the left-out files were printed already
             measured = measure(recipe, Splits(recipe.data), budget().seconds)
         epochs, size = choosing.epochs_in(budget(), measured), recipe.data.image_size
         print_message(
@@ -136,8 +136,9 @@ def make_plan(request: Request) -> Plan:
             f"{measured.step_seconds * 1e3:.0f} ms per step, {epochs} epochs in the time "
             "that is left"
         )
-        # Network and size were chosen for a usual speed. If the measured one allows for half of the
-        # wanted epochs at most, the fastest network is measured, and then the next smaller size.
+        # Network and size were chosen for a usual speed. If, at the measured speed, there is time
+        # for at most half of the required epochs, the fastest network is tried, and then the next
+        # smaller size.
         if deeper and choosing.is_too_deep(recipe.model.name, epochs) and "model.name" not in given:
             deeper = False
             continue
@@ -148,12 +149,12 @@ def make_plan(request: Request) -> Plan:
         largest = smaller[-1]
     choosing.choose_rate(choices, measured)
     choosing.choose_epochs(choices, budget(), measured, pretrained=pretrained)
-    choices.recipe()  # an error of a given value is reported before anything is written
+    choices.recipe()  # reports an error in a given value before anything is written
     return Plan(_format(choices, photos, request), _format_left_out(photos))
 
 
 def _check_given(given: dict[str, Any]) -> None:
-    """Raise ValueError for wrong values before a folder is read, with others for the rest."""
+    """Raise ValueError for wrong given values, before the folder is read."""
     others = Choices(given)
     channels = given.get("data.channels", 1)
     size = others.choose("data.image_size", 32)
@@ -198,7 +199,7 @@ def _choose(
         True,
         f"{left_out} of {photos.files} files are left out; {LEFT_OUT} in the run lists them.",
     )
-    for key in ("mean", "std"):  # so that the section is complete before they are measured
+    for key in ("mean", "std"):  # so that the section is complete before mean and std are measured
         choices.choose(f"data.{key}", [1.0] * choices.values["data.channels"])
     choosing.choose_training(choices, photos, budget, pretrained=weights is not None)
     if weights:
@@ -213,7 +214,7 @@ def _choose(
 
 
 def _report(photos: Photos) -> None:
-    """Print what is left out, and what should be known about the rest."""
+    """Print the files that are left out, and the warnings about the other files."""
     shown = 20
     for path, reason in photos.left_out[:shown]:
         print_message(f"left out {path}: {reason}")

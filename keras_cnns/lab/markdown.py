@@ -15,6 +15,7 @@ from keras_cnns.lab.report import (
 )
 from keras_cnns.lab.running import Size
 from keras_cnns.lab.verdict import decide
+from keras_cnns.report.page import Animation, Chart
 
 _FIGURES = "figures"  # the folder of the figures, beside the pages
 
@@ -41,9 +42,11 @@ def _write_figures(
     experiment: Experiment, measurements: Sequence[Measurements], to: Path
 ) -> Iterable[str]:
     """Write the figures of an experiment as files, and return the lines that show them."""
-    charts = [(each, "svg", each.svg.encode()) for each in experiment.charts(measurements) if each]
-    animations = [(each, "gif", each.gif) for each in experiment.animations(measurements)]
-    for figure, kind, content in (*charts, *animations):
+    figures: list[tuple[Chart | Animation, str, bytes]] = [
+        *((each, "svg", each.svg.encode()) for each in experiment.charts(measurements) if each),
+        *((each, "gif", each.gif) for each in experiment.animations(measurements)),
+    ]
+    for figure, kind, content in figures:
         name = f"{_FIGURES}/{experiment.name}-{figure.file_name}.{kind}"
         with replacing(to / name) as partial:
             partial.write_bytes(content)

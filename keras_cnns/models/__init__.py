@@ -1,18 +1,18 @@
-"""GoogLeNet and ResNet, by name or as functions.
+"""GoogLeNet and ResNet, built by name or by functions.
 
 `build("resnet20", input_shape=(32, 32, 1), classes=10)` and `ResNet20((32, 32, 1), 10)` build the
-same model. `MODELS` lists all of them.
+same model. `MODELS` lists all models.
 
 Importing this package registers the layers, losses, optimizers and schedules of keras_cnns with
 Keras, so that `keras.saving.load_model` can load a saved model.
 
-`build`, `MODELS` and the functions are defined by `keras_cnns.registry`, which is imported when one
-of them is used: it also reads weights, and the modules of this package read no files.
+`keras_cnns.registry` defines `build`, `MODELS` and the functions. It is imported when one of them
+is used, because it also reads weights, while the modules of this package read no files.
 """
 
 from typing import TYPE_CHECKING
 
-# Registers the loss, the optimizers and the schedules that a compiled model was saved with.
+# Registers the losses, optimizers and schedules with which a compiled model may be saved.
 import keras_cnns.losses
 import keras_cnns.optimizers  # noqa: F401
 from keras_cnns.models.batch_normalization import BatchNormalization

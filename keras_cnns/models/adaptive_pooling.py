@@ -1,4 +1,4 @@
-"""Average pooling to an output of fixed size, as torch's AdaptiveAvgPool2d defines it."""
+"""Average pooling to an output of fixed size, like torch's AdaptiveAvgPool2d."""
 
 from typing import Any
 
@@ -36,8 +36,8 @@ class AdaptiveAveragePooling2D(keras.layers.Layer):
         return ops.stack(columns, axis=2)
 
     def _windows(self, x: Any, axis: int) -> list[tuple[Any, Any]]:
-        """Return each window along an axis as its start and its end, which is excluded."""
-        length = ops.shape(x)[axis]  # a tensor if the input shape has None
+        """Return the start and the (excluded) end of each window along an axis."""
+        length = ops.shape(x)[axis]  # a tensor if the input shape contains None
         return [
             (i * length // self.size, -(-(i + 1) * length // self.size)) for i in range(self.size)
         ]

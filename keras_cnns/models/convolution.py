@@ -1,4 +1,4 @@
-"""Convolution whose training step on a CPU runs at the speed of its forward pass."""
+"""Convolution whose gradients on a CPU are as fast as its forward pass."""
 
 from typing import Any
 
@@ -11,8 +11,8 @@ from keras_cnns.models import cpu_kernels
 class Conv2D(keras.layers.Conv2D):
     """`keras.layers.Conv2D`, with faster gradients for training with TensorFlow on a CPU.
 
-    Outside of training, on GPUs, on other backends, and with groups or dilation, it is Keras'
-    layer.
+    Outside training, on GPUs, on other backends, and with groups or dilation, it behaves like
+    Keras' layer.
     """
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:

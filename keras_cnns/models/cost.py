@@ -15,7 +15,7 @@ class Cost:
 
     parameters: int  # number of trainable parameters
     multiply_adds: int  # in convolutions and dense layers, as the literature counts them
-    activation_bytes: int  # size of all layers' outputs in float32, which a training step keeps
+    activation_bytes: int  # all layers' outputs in float32, which a training step keeps
 
     def __add__(self, other: "Cost") -> "Cost":
         return Cost(
@@ -48,14 +48,15 @@ def cost(model: keras.Model) -> Cost:
     """Return the cost of a functional model: the sum over its layers.
 
     Raises:
-        ValueError: a layer's output has an unknown size, as the model was built without one.
+        ValueError: a layer's output has an unknown size, because the model was built for images of
+            any size.
     """
     layers = (each for each in model.layers if not isinstance(each, keras.layers.InputLayer))
     return sum(map(_cost_of_layer, layers), Cost(0, 0, 0))
 
 
 def stage_costs(model: keras.Model) -> list[tuple[str, tuple[int, ...], Cost]]:
-    """Return the costs of a model's stages, in the order of their first layers, and the `total`.
+    """Return the costs of a model's stages in the order of their first layers, and the total.
 
     A layer's name begins with the name of its stage: `stage1_block2_conv1` belongs to `stage1`,
     and `inception_3a_1x1` to `inception_3a`.

@@ -1,13 +1,13 @@
 """TensorFlow's fast CPU kernels: convolution with its gradients, batch normalisation, and LRN.
 
-Each is used behind one branch of its layer: `Conv2D`, `BatchNormalization` and
-`LocalResponseNormalization`. On other backends those are composed of Keras' operations.
+The layers `Conv2D`, `BatchNormalization` and `LocalResponseNormalization` use these kernels in one
+branch each. On other backends the layers are composed of Keras' operations.
 
-A convolution is a sum over the positions of its window: y = sum_ij x_ij W_ij, where x_ij is the map
-as position ij sees it. So the gradient of W_ij is a matrix product, x_ij^T dy, and with stride 1
-and 'same' padding the gradient of x is a convolution again: of dy with the kernel rotated by 180
-degrees and its channels exchanged. TensorFlow has operations of its own for both gradients; the
-functions here choose whichever is faster.
+A convolution is a sum over the positions of its window: y = sum_ij x_ij W_ij, where x_ij is the
+part of the map that position ij of the window sees. So the gradient of W_ij is a matrix product,
+x_ij^T dy. With stride 1 and 'same' padding, the gradient of x is again a convolution, of dy with
+the kernel rotated by 180 degrees and its channels exchanged. TensorFlow has special operations for
+both gradients; the functions here choose the faster way.
 """
 
 from typing import Any
@@ -16,14 +16,14 @@ import keras
 
 from keras_cnns.cores import has_avx512
 
-# Up to this many output pixels, matrix products compute a kernel's gradient in 0.3 to 0.9 of the
-# time that Conv2DBackpropFilter takes, by window size; measured with the shapes of ResNet-50 and
-# GoogLeNet. Beyond it, Conv2DBackpropFilter is faster.
+# Window size -> number of output pixels up to which matrix products compute a kernel's gradient in
+# 0.3 to 0.9 of the time that Conv2DBackpropFilter takes, measured with the shapes of ResNet-50 and
+# GoogLeNet. For larger outputs, Conv2DBackpropFilter is faster.
 MAX_POSITIONS_FOR_MATMUL = {(1, 1): 28 * 28, (3, 3): 7 * 7, (5, 5): 7 * 7}
 
 
 def has_fast_gradients(layer: keras.layers.Conv2D) -> bool:
-    """Return whether `convolve` computes a layer, and this process trains on a CPU."""
+    """Return whether `convolve` can compute a layer, and this process trains on a CPU."""
     if keras.backend.backend() != "tensorflow":
         return False
     import tensorflow as tf
@@ -32,7 +32,7 @@ def has_fast_gradients(layer: keras.layers.Conv2D) -> bool:
         layer.dilation_rate == (1, 1)
         and layer.groups == 1
         and layer.data_format == "channels_last"
-        # Only without padding does a position of the window see the map in one strided slice.
+        # A window position sees a strided slice of the map only if there is no padding.
         and (layer.strides == (1, 1) or layer.padding == "valid" or layer.kernel_size == (1, 1))
         and all(size % 2 == 1 for size in layer.kernel_size)
         and not tf.config.list_logical_devices("GPU")
@@ -64,7 +64,7 @@ def convolve(x: Any, kernel: Any, strides: tuple[int, int], padding: str) -> Any
 
         return y, gradient
 
-    # custom_gradient would pass a variable to the gradient separately; a tensor is an argument.
+    # custom_gradient would pass a variable to the gradient separately, so convert it to a tensor.
     return function(x, tf.convert_to_tensor(kernel))
 
 
@@ -116,10 +116,10 @@ def _gradient_of_kernel(
 
 
 def subsample(x: Any, strides: int | tuple[int, int]) -> Any:
-    """Keep one of `strides` pixels: [N, H, W, C] -> [N, ceil(H/stride), ceil(W/stride), C].
+    """Keep every `stride`-th pixel: [N, H, W, C] -> [N, ceil(H/stride), ceil(W/stride), C].
 
-    It is an average over 1x1 windows, which is exact: TensorFlow copies a strided slice, and
-    computes its gradient, in a single thread. On every backend.
+    It is computed on every backend as an average over 1x1 windows, which is exact. TensorFlow would
+    copy a strided slice, and compute its gradient, in a single thread.
     """
     if strides in (1, (1, 1)):
         return x
@@ -129,7 +129,7 @@ def subsample(x: Any, strides: int | tuple[int, int]) -> Any:
 
 
 def has_fused_batch_norm(layer: keras.layers.BatchNormalization, inputs: Any, mask: Any) -> bool:
-    """Return whether `fused_batch_norm` computes a layer for these inputs."""
+    """Return whether `fused_batch_norm` can compute a layer for these inputs."""
     return (
         keras.backend.backend() == "tensorflow"
         and len(inputs.shape) == 4
@@ -144,10 +144,10 @@ def has_fused_batch_norm(layer: keras.layers.BatchNormalization, inputs: Any, ma
 
 
 def fused_batch_norm(layer: keras.layers.BatchNormalization, inputs: Any, training: bool) -> Any:
-    """Normalise [N, H, W, C] as the layer does, with one kernel; training updates its statistics.
+    """Normalise [N, H, W, C] like the layer, with one kernel; in training, update the statistics.
 
-    The running variance differs from Keras' own: it accumulates the unbiased variance of a batch
-    (divided by n - 1, as in torch), Keras' the biased one (divided by n).
+    The running variance differs from Keras': here it accumulates the unbiased variance of a batch
+    (divided by n - 1, as in torch), in Keras the biased variance (divided by n).
     """
     import tensorflow as tf
 

@@ -2,9 +2,9 @@
 
 `googlenet` is the model that was trained with Caffe: it has biases and local response
 normalisation, and no batch normalisation. `googlenet_bn` has batch normalisation instead of both.
-`googlenet_tv` is torchvision's model, for its published weights. It differs from the paper: it has
-3x3 convolutions instead of 5x5, a 2x2 window in the last pool, and auxiliary heads that pool
-adaptively to 4x4.
+`googlenet_tv` is torchvision's model, for its published weights. It differs from the paper in three
+ways: 3x3 convolutions replace the 5x5 ones, the last pool has a 2x2 window, and the auxiliary heads
+pool adaptively to 4x4.
 """
 
 from collections.abc import Sequence
@@ -71,7 +71,7 @@ _SMALL_IMAGE = 96
 
 @dataclass(frozen=True)
 class Variant(Row):
-    """One row of the family: how a model of table 1 was built in practice."""
+    """One row of the family: the details in which implementations of table 1 differ."""
 
     step: ConvStep = conv_relu  # a convolution, its normalisation and its activation
     normalise: bool = True  # whether the stem has local response normalisation
@@ -133,13 +133,13 @@ def inception_module(
     | naive (figure 2a)        |          416 |    387,296 |   303,464,448 |
     | with reduction (2b)      |          256 |    163,696 |   128,049,152 |
 
-    and the next module of the naive form reads 416 channels.
+    In the naive form, the next module reads 416 channels.
 
     Args:
         x: the feature map.
         filters: a row of table 1; the naive form uses neither the reductions nor `pool_proj`.
         naive: if True, build figure 2a: every branch reads x, and the pool has no convolution.
-        branches: the names of BRANCHES that are built; the output has only their channels.
+        branches: the branches to build, names of BRANCHES; the output has only their channels.
         step: a convolution, its normalisation and its activation.
         wide_kernel: window of the widest branch, in pixels.
         name: prefix of the layers' names.
@@ -197,7 +197,7 @@ def googlenet(
         input_shape: (H, W, C) of the images, at least 16x16; by default the row's.
         classes: number of classes, K; by default the row's.
         naive: if True, build the naive modules of figure 2a, whose pools keep all channels.
-        branches: the names of BRANCHES that each module has.
+        branches: the branches of each module, names of BRANCHES.
         width: factor of all numbers of filters in the stem and the modules, above 0.
         small_stem: if True, build the first convolution with a window of 3x3 and stride 1, and
             omit the pool after it: module 3a then has half the height and width of the images.

@@ -33,7 +33,7 @@ def image_input(
 
     Args:
         input_shape: (H, W, C); H and W may be None if the model does not need to know them.
-        min_size: the smallest H and W, in pixels, with which no feature map is empty.
+        min_size: the minimum of H and W, in pixels, with which no feature map is empty.
         input_tensor: a tensor to use instead, such as the output of a layer before the model.
 
     Raises:
@@ -64,8 +64,8 @@ def normalised_input(
 ) -> KerasTensor:
     """Return (pixels - mean) / std of a new input `images`, for use as `input_tensor`.
 
-    The normalisation is a layer of the model, so that the saved model, its exports and the server
-    read raw pixels from 0 to 255, and none of them can normalise differently.
+    The normalisation is a layer of the model. So the saved model, its exports and the server read
+    raw pixels from 0 to 255, and cannot normalise differently.
 
     Args:
         input_shape: (H, W, C); H and W may be None if the model does not need to know them.
@@ -81,8 +81,8 @@ def normalised_input(
 def _classifier(x: KerasTensor, classes: int, activation: str | None, *, name: str) -> KerasTensor:
     """Return class scores: [N, D] -> [N, classes].
 
-    Both layers compute in float32 under every dtype policy, since a softmax of bfloat16 logits
-    loses small differences on which the loss depends.
+    Under every dtype policy both layers compute in float32, since a softmax of bfloat16 logits
+    would lose small differences on which the loss depends.
     """
     suffix = "" if name == "main" else f"_{name}"
     x = keras.layers.Dense(classes, dtype="float32", name=f"logits{suffix}")(x)
@@ -93,8 +93,8 @@ def strided_pool(x: KerasTensor, *, name: str) -> KerasTensor:
     """Average windows at a fixed stride: [N, H, W, C] -> [N, min(H, 4), min(W, 4), C].
 
     A 14x14 map is averaged over the 5x5 windows with stride 3 of Szegedy et al. 2014, section 5. On
-    other maps the stride is the largest that gives four windows along an axis, and the window is
-    the smallest with which they cover the map.
+    other maps the stride is the largest one that gives four windows along an axis, and the window
+    is the smallest one with which the windows cover the map.
 
     Raises:
         ValueError: H or W is None.
@@ -143,7 +143,7 @@ def assemble(
         name: the model's name.
 
     Returns:
-        A model with one output tensor, or, if there are several, a dict of them by name:
+        A model with one output tensor or, if there are several, a dict of name -> output:
         `main` [N, K], `aux1`, `aux2`, ... [N, K], and each feature map.
 
     Raises:
@@ -201,7 +201,7 @@ def deep_recursion(limit: int = 20_000) -> Iterator[None]:
 
     Keras traverses a functional graph recursively, with at least one frame for each layer: building
     or loading a model of more than about 150 residual blocks exceeds Python's default limit of
-    1,000. Python's frames are on the heap, so that deeper recursion is safe.
+    1,000. Python's frames are on the heap, so deeper recursion is safe.
     """
     before = sys.getrecursionlimit()
     sys.setrecursionlimit(max(before, limit))

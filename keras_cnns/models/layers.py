@@ -1,7 +1,8 @@
 """Layers, and functions that apply them, for GoogLeNet and ResNet.
 
 Feature maps are channels last, [N, H, W, C]. A function takes a tensor, returns a tensor, and has
-an argument `name` for its layers: their names are checkpoint API, and must not change.
+an argument `name` for its layers. Checkpoints depend on the layers' names, which must therefore not
+change.
 """
 
 from collections.abc import Callable
@@ -36,8 +37,8 @@ def conv(
     """Convolve a map that is padded on every side.
 
     [N, H, W, C] -> [N, H/stride, W/stride, filters]. The padding is explicit because Caffe and
-    torch pad both sides alike, while Keras' 'same' pads a map of even size with stride 2 on the
-    right only, which would shift the whole network by half a pixel.
+    torch pad both sides alike. With stride 2, Keras' 'same' pads a map of even size only on the
+    right, which would shift the whole network by half a pixel.
     """
     padding = "same"
     if stride > 1:
@@ -115,9 +116,10 @@ def conv_bn_relu(
 def max_pool(x: KerasTensor, pool_size: int = 3, *, stride: int = 2, name: str) -> KerasTensor:
     """Max-pool in Caffe's ceil mode: the last window may extend over the right and lower edge.
 
-    For a 3x3 window with stride 2, Keras' 'same' does that for an even size and 'valid' for an odd
-    one. Where height and width differ in parity or are unknown, zeros pad the map: it comes from a
-    ReLU, so that they change no maximum, and with an odd size no window reaches them.
+    For a 3x3 window with stride 2, this is Keras' 'same' for an even size and 'valid' for an odd
+    size. If only one of height and width is even, or if they are unknown, the map is padded with
+    zeros. Zeros change no maximum, because the map comes from a ReLU, and with an odd size no
+    window reaches them.
     """
     height, width = x.shape[1:3]
     if stride == pool_size:
@@ -132,11 +134,11 @@ def max_pool(x: KerasTensor, pool_size: int = 3, *, stride: int = 2, name: str) 
 
 @keras.saving.register_keras_serializable("keras_cnns")
 class EdgePadding2D(keras.layers.Layer):
-    """Repeat the outermost rows and columns once, so that a max-pool has no padding value.
+    """Repeat the outermost rows and columns once, so that a max-pool needs no padding value.
 
-    A 3x3 window over the edge contains the edge itself, so that its maximum is that of the pixels
-    inside, as in torch and Caffe, which pad with minus infinity. Minus infinity would ruin the
-    ranges that a quantized export measures.
+    A 3x3 window that extends over the edge also contains the edge itself, so its maximum is that of
+    the pixels inside the map. The result is that of torch and Caffe, which pad with minus infinity,
+    but minus infinity would spoil the ranges that a quantized export measures.
     """
 
     def call(self, inputs: Any) -> Any:
@@ -154,8 +156,8 @@ class EdgePadding2D(keras.layers.Layer):
 class LocalResponseNormalization(keras.layers.Layer):
     """Divide by the energy of the neighbouring channels: x / (1 + alpha / size * sum x^2)^beta.
 
-    Krizhevsky et al. 2012, section 3.3, as Caffe implements it, with which GoogLeNet was trained:
-    alpha is divided by the size of the window.
+    The definition is that of Krizhevsky et al. 2012, section 3.3, except that alpha is divided by
+    the size of the window, as in Caffe, with which GoogLeNet was trained.
 
     Args:
         size: number of channels in the window, an odd number; the channel itself is in the middle.
@@ -196,10 +198,10 @@ class LocalResponseNormalization(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("keras_cnns")
 class IdentityShortcut(keras.layers.Layer):
-    """Carry x past a block that changes its shape, without weights (He et al. 2015, option A).
+    """Give x the shape of a block's output without weights (He et al. 2015, option A).
 
-    One of `stride` pixels is kept, and zeros fill the new channels, half of them before and half
-    after the channels of x.
+    Every `stride`-th pixel is kept, and zeros fill the new channels, half of which precede and half
+    of which follow the channels of x.
 
     Args:
         filters: number of channels of the output, at least that of the input.

@@ -1,12 +1,12 @@
-"""ResNet (He et al. 2015, "Deep Residual Learning for Image Recognition"): a model is a table row.
+"""ResNet (He et al. 2015, "Deep Residual Learning for Image Recognition"), with a table of models.
 
 A block computes a^l = f(z^l + a^(l-2)): its convolutions compute z, and a shortcut carries the
 block's input past them. Where the block changes the shape, the shortcut is an identity with zeros
 in the new channels, or a learned projection: a^l = f(z^l + W a^(l-2)).
 
-`resnet50` is ResNet v1.5: stride 2 on the 3x3, as in torchvision. `resnet50_v1` has its stride on
-the first 1x1, as in the paper. `resnet50_v2` normalises and activates before each convolution (He
-et al. 2016, "Identity Mappings in Deep Residual Networks").
+`resnet50` is ResNet v1.5, with stride 2 in the 3x3 convolution, as in torchvision. `resnet50_v1`
+has the stride in the first 1x1 convolution, as in the paper. `resnet50_v2` normalises and activates
+before each convolution (He et al. 2016, "Identity Mappings in Deep Residual Networks").
 """
 
 from collections.abc import Callable
@@ -25,8 +25,8 @@ from keras_cnns.models.rows import Row
 from keras_cnns.models.shortcuts import Shortcut, find_shortcut
 from keras_cnns.suggestions import find
 
-# Blocks: [N, H, W, C] -> [N, H/stride, W/stride, filters]. `row` has the details in which models
-# with the same block differ; `name` is the prefix of the layers' names.
+# Blocks: [N, H, W, C] -> [N, H/stride, W/stride, filters]. `row` specifies the details in which
+# models with the same block differ; `name` is the prefix of the layers' names.
 Block = Callable[..., KerasTensor]
 
 
@@ -96,7 +96,7 @@ def imagenet_stem(x: KerasTensor) -> KerasTensor:
 def imagenet_v2_stem(x: KerasTensor) -> KerasTensor:
     """Apply ImageNet's stem for pre-activation blocks.
 
-    Its maps may be negative, so that zeros may not pad the pool.
+    Its maps may be negative, so the pool must not be padded with zeros.
     """
     x = conv(x, 64, 7, stride=2, name="stem_conv")
     return _stem_pool(layers.EdgePadding2D(name="stem_pool_pad")(x))
@@ -105,7 +105,8 @@ def imagenet_v2_stem(x: KerasTensor) -> KerasTensor:
 def keras_v2_stem(x: KerasTensor) -> KerasTensor:
     """Apply the stem of keras.applications' ResNet V2, which pads the pool with zeros.
 
-    Its bias cannot be folded into a later layer, since the padding does not have it.
+    The bias of its convolution cannot be folded into a later layer, because it is not added to the
+    padding.
     """
     x = conv(x, 64, 7, stride=2, use_bias=True, name="stem_conv")
     return _stem_pool(keras.layers.ZeroPadding2D(1, name="stem_pool_pad")(x))
@@ -145,15 +146,16 @@ class Architecture(Row):
     stem: Stem = imagenet_stem
     reduction: int = 4  # channels of a bottleneck's output divided by those of its 3x3 convolution
     groups: int = 1  # groups of a bottleneck's 3x3 convolution
-    # Whether the stride of a bottleneck is in its first 1x1 (v1) or in its 3x3 (v1.5).
+    # If True, the stride of a bottleneck is in its first 1x1 (v1) instead of its 3x3 (v1.5).
     stride_in_first_1x1: bool = False
-    # Whether a stage's stride is in its last block, as in keras.applications' V2, or in its first.
+    # If True, a stage's stride is in its last block, as in keras.applications' V2, instead of its
+    # first.
     stride_in_last_block: bool = False
     paper: str = field(default="He et al. 2015, arXiv:1512.03385", compare=False, kw_only=True)
 
     @property
     def preactivation(self) -> bool:
-        """Whether the blocks normalise and activate before each convolution."""
+        """Return whether the blocks normalise and activate before each convolution."""
         return self.block in _PREACTIVATION.values()
 
     def stride(self, stage: int, block: int) -> int:
@@ -192,7 +194,7 @@ _V2_KERAS = {
 
 
 def _cifar(blocks: int, filters: tuple[int, ...], **options: Any) -> Architecture:
-    """Return a row of three stages for CIFAR's images and 10 classes."""
+    """Return a row with three stages for CIFAR's images and 10 classes."""
     data = {"image_size": 32, "classes": 10, "min_size": 4}
     return Architecture((blocks,) * 3, filters, **{"stem": cifar_stem, **data, **options})
 
@@ -322,8 +324,8 @@ def resnet(
         input_shape: (H, W, C) of the images; by default the row's.
         classes: number of classes, K; by default the row's.
         shortcut: a key of SHORTCUTS, or the paper's letter A, B or C; by default the row's.
-        small_stem: if True, replace ImageNet's stem by a 3x3 convolution with stride 1 and as many
-            filters, so that the first block sees the images at their whole size.
+        small_stem: if True, replace ImageNet's stem by a 3x3 convolution with stride 1 and the same
+            number of filters, so that the first block sees the images at full size.
         input_tensor: a tensor to use instead of a new input.
         name: the model's name; by default the row's, or `resnet` for a row of your own.
         heads: the options of `heads.assemble`. `aux_heads=True` adds auxiliary classifiers (deep

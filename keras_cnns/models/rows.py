@@ -9,20 +9,22 @@ from keras_cnns.models.cost import Cost
 class Row:
     """One model of a family's table.
 
-    Published numbers take no part in comparisons: two rows are equal if their networks are.
+    Published numbers are not compared: two rows are equal if their networks are equal.
     """
 
     image_size: int = 224  # height and width of the paper's images, in pixels
     classes: int = 1000  # number of classes of the paper's data set
-    min_size: int = 32  # pixels; a smaller height or width leaves a feature map without positions
+    min_size: int = 32  # pixels; with a smaller height or width, some feature map would be empty
     paper: str = field(default="", compare=False)  # authors, year and arXiv number
-    # Published top-1 accuracy in per cent, and its source: ImageNet by one central crop of 224x224
-    # unless the source says otherwise, CIFAR-10 for models of 32x32 images.
+    # Published top-1 accuracy in per cent, and its source. The data set is ImageNet, with one
+    # central crop of 224x224 unless the source says otherwise, or CIFAR-10 for models of 32x32
+    # images.
     top_1: str | None = field(default=None, compare=False)
-    # Cost at the paper's image size and number of classes. None: it is computed when it is asked
-    # for, which builds the model and takes seconds.
+    # Cost at the paper's image size and number of classes. None: it is computed when it is needed,
+    # which builds the model and takes seconds.
     cost: Cost | None = field(default=None, compare=False)
-    # Name of the function that builds the model, such as `ResNeXt50`. None: see `function_name`.
+    # Name of the function that builds the model, such as `ResNeXt50`; None: that of
+    # `function_name`.
     function: str | None = field(default=None, compare=False)
 
     @property

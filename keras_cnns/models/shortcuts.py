@@ -6,8 +6,9 @@ changes the shape, they use option A's identity.
 
 Each function takes the block's input `x` [N, H, W, C], the output `z` [N, H/stride, W/stride, K] of
 its convolutions, and `name`, the prefix of its layers' names; it returns their sum, with the shape
-of z. `activated` is relu(bn(x)) in a block that normalises before its convolutions, else None: a
-projection there reads the activated map and has no normalisation after it, as in the paper's code.
+of z. `activated` is relu(bn(x)) in a block that normalises before its convolutions, and None in
+other blocks. If it is given, a projection reads the activated map and is not followed by a
+normalisation, as in the paper's code.
 """
 
 from collections.abc import Callable
@@ -31,7 +32,7 @@ def _identity(x: KerasTensor, z: KerasTensor, stride: int, *, name: str) -> Kera
 
 
 def _gate(x: KerasTensor, z: KerasTensor, stride: int, *, name: str) -> KerasTensor:
-    """Return g(x) = sigmoid(W x + b) in the shape of z; b = -6 at the start nearly closes it."""
+    """Return g(x) = sigmoid(W x + b) in the shape of z; initially b = -6, so that g is near 0."""
     x = layers.conv(
         x,
         z.shape[-1],

@@ -1,7 +1,8 @@
 """Variations of a finished model: another activation, other initial weights, no batch norm.
 
-The blocks stay as the papers draw them. `vary` copies a functional model layer by layer, exchanges
-some layers, and keeps all names, so that a variation works in the same way for every family.
+The code of the blocks remains as in the papers. `vary` copies a functional model layer by layer,
+replaces some layers, and keeps all names, so that a variation works in the same way for every
+family.
 """
 
 from typing import Any
@@ -12,7 +13,7 @@ from keras_cnns.models.batch_normalization import BatchNormalization
 from keras_cnns.models.heads import deep_recursion
 
 ACTIVATIONS = ("relu", "tanh", "sigmoid")
-# The distributions of initial weights, with the size of a filter n = height * width * channels.
+# The distributions of initial weights, where a filter has n = height * width * channels weights.
 KERNEL_INITIALIZERS: dict[str, dict[str, Any]] = {
     # Krizhevsky et al. 2012: a standard deviation of 0.01 in every layer.
     "small_normal": {"class_name": "RandomNormal", "config": {"stddev": 0.01}},
@@ -34,11 +35,11 @@ def vary(
     batch_normalization: bool = True,
     batch_norm_noise: float = 0.0,
 ) -> keras.Model:
-    """Return a copy of a model with new initial weights and other layers of the same names.
+    """Return a copy of a model with other initial weights, or other layers of the same names.
 
     Args:
-        model: a functional model, such as `resnet` returns; it is returned as it is if nothing
-            varies.
+        model: a functional model, such as `resnet` returns; if nothing is varied, the model itself
+            is returned.
         activation: a name of ACTIVATIONS, which replaces each ReLU.
         kernel_initializer: a key of KERNEL_INITIALIZERS for convolutions and dense layers, except
             the classifiers; None for the model's own.
@@ -48,8 +49,8 @@ def vary(
             normalisation: see `NoisyBatchNormalization`.
 
     Raises:
-        ValueError: an argument is out of its range, or the model has no batch normalisation to
-            remove or to disturb.
+        ValueError: an argument is out of its range, or an option concerns batch normalisation and
+            the model has none.
     """
     _check("activation", activation, ACTIVATIONS)
     if kernel_initializer is not None:
@@ -88,7 +89,7 @@ def vary(
 
     def call(layer: keras.layers.Layer, *arguments: Any, **options: Any) -> Any:
         if isinstance(layer, keras.layers.Identity):
-            options.pop("mask", None)  # the call of the batch normalisation had one
+            options.pop("mask", None)  # the call of the batch normalisation had such an argument
         return layer(*arguments, **options)
 
     with deep_recursion():
@@ -105,15 +106,17 @@ def _check(option: str, value: str, known: Any) -> None:
 
 @keras.saving.register_keras_serializable("keras_cnns")
 class NoisyBatchNormalization(BatchNormalization):
-    """Batch normalisation, followed in training by noise whose distribution changes in each step.
+    """Batch normalisation followed, in training, by noise whose distribution changes at each step.
 
     Santurkar et al. 2018, "How Does Batch Normalization Help Optimization?", section 2.1 and
-    appendix A: it restores the shift of the next layer's inputs that normalisation removed. Each
-    step draws for each channel a mean m from N(0, noise^2) and a standard deviation s from
-    |N(0, noise^2)|, and then for each number of the map an addend from N(m, s^2).
+    appendix A: the noise restores the shift of the next layer's inputs that the normalisation
+    removed. In each step, a mean m from N(0, noise^2) and a standard deviation s from |N(0,
+    noise^2)| are drawn for each channel, and then an addend from N(m, s^2) for each number of the
+    map.
 
     Args:
-        noise: standard deviation of m and s, at least 0; the normalised maps have 1.
+        noise: standard deviation of m and of the normal distribution of s, at least 0; the
+            normalised maps have standard deviation 1.
     """
 
     def __init__(self, *args: Any, noise: float = 0.0, **kwargs: Any) -> None:

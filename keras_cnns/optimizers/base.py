@@ -1,4 +1,4 @@
-"""The base class of the optimizers: options and state by variable path, and the order of a step."""
+"""The base class of the optimizers, with options and state keyed by variable path."""
 
 import math
 import re
@@ -19,7 +19,7 @@ from keras_cnns.optimizers.state import load_state, save_state
 
 
 def _dense(gradient: Any) -> Any:
-    """Return a gradient as a dense tensor; rows of a sparse one with equal indices are summed."""
+    """Return a gradient as a dense tensor; sum rows of a sparse gradient with equal indices."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
@@ -28,14 +28,14 @@ def _dense(gradient: Any) -> Any:
 
 
 def norm(x: Any) -> Any:
-    """Return the Euclidean norm of a tensor of any shape, a float32 scalar (or float64)."""
+    """Return the Euclidean norm of a tensor of any shape, a scalar in float32 (or float64)."""
     x = ops.convert_to_tensor(x)
     if ops.dtype(x) not in ("float32", "float64"):
         x = ops.cast(x, "float32")
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        return tf.sqrt(2 * tf.nn.l2_loss(x))  # one pass, and no tensor of squares
+        return tf.sqrt(2 * tf.nn.l2_loss(x))  # one pass, without a tensor of squares
     return ops.sqrt(ops.sum(ops.square(x)))
 
 
@@ -56,7 +56,8 @@ class PathOptimizer(keras.optimizers.Optimizer):
         weight_decay: weight decay per step, at least 0; None for none.
         decoupled_weight_decay: decay the weights directly, not through the gradient.
         exclude_from_weight_decay: patterns of variables that do not decay.
-        learning_rate_multipliers: pattern -> factor; if several patterns match, their product.
+        learning_rate_multipliers: pattern -> factor; if several patterns match, the factors are
+            multiplied.
         name: the optimizer's name.
         kwargs: the arguments of every Keras optimizer: clipping, averages, accumulation, ...
 
@@ -75,7 +76,8 @@ class PathOptimizer(keras.optimizers.Optimizer):
         **kwargs: Any,
     ) -> None:
         if isinstance(learning_rate, int | float):
-            # 0 is allowed: it is where many schedules end, and a model is saved and loaded there.
+            # 0 is allowed, because many schedules end at 0, and models are saved and loaded at
+            # their end.
             if not 0 <= learning_rate < math.inf:
                 raise ValueError(
                     f"learning_rate is {learning_rate}; it must be at least 0 and finite"
@@ -113,11 +115,11 @@ class PathOptimizer(keras.optimizers.Optimizer):
         var_list: Sequence[keras.Variable] | None = None,
         var_names: Sequence[str] | None = None,
     ) -> None:
-        """Choose the variables that do not decay; replace the previous choice.
+        """Choose the variables without weight decay; replace the previous choice.
 
-        The method may be called before and after `build`. A step that is already compiled (after
-        `fit`, or the first call of a `tf.function`) does not change, as with every attribute of a
-        Keras optimizer: call `model.make_train_function(force=True)` in that case.
+        The method may be called before and after `build`. As with every attribute of a Keras
+        optimizer, a step that is already compiled (after `fit`, or after the first call of a
+        `tf.function`) does not change; in this case call `model.make_train_function(force=True)`.
 
         Args:
             var_list: the variables themselves.
@@ -173,7 +175,7 @@ class PathOptimizer(keras.optimizers.Optimizer):
         return gradient
 
     def _adapt(self, decayed: Any, gradient: Any, variable: Any) -> Any:
-        """Return the decayed gradient, rescaled to its layer; unchanged in this class."""
+        """Return the decayed gradient, rescaled to the layer; this class does not rescale it."""
         return decayed
 
     def _descend(
@@ -190,23 +192,23 @@ class PathOptimizer(keras.optimizers.Optimizer):
         raise NotImplementedError
 
     def _apply_weight_decay(self, variables: list[keras.Variable]) -> None:
-        """Do nothing: `_decay` knows the variable's learning rate, this method does not."""
+        """Do nothing: `_decay` decays instead, because it knows the variable's learning rate."""
 
     def apply(self, grads: Sequence[Any], trainable_variables: Any = None) -> None:
-        """Make one step; `trainable_variables` are by default those of `build`."""
+        """Make one step; by default `trainable_variables` are the variables of `build`."""
         grads = [None if gradient is None else _dense(gradient) for gradient in grads]
         super().apply(grads, trainable_variables)
 
     def stateless_apply(
         self, optimizer_variables: list[Any], grads: list[Any], trainable_variables: list[Any]
     ) -> tuple[list[Any], list[Any]]:
-        """Make one step as a pure function, for JAX; some of the variables may be frozen.
+        """Make one step as a pure function, for JAX; some variables may be frozen.
 
-        Keras' method requires all variables on which the optimizer was built. If layers were frozen
-        after that, `trainable_variables` are the remaining ones, in the same order.
+        Keras' method requires all variables on which the optimizer was built. Here, if layers were
+        frozen after that, `trainable_variables` are the remaining variables in the same order.
 
         Raises:
-            ValueError: some variables are frozen and `use_ema` is set, which averages all.
+            ValueError: some variables are frozen, and `use_ema` is set, which needs all variables.
         """
         trained = [variable for variable in self._trainable_variables if variable.trainable]
         if len(trained) == len(self._trainable_variables):
@@ -231,7 +233,7 @@ class PathOptimizer(keras.optimizers.Optimizer):
         )
 
     def _clip_gradients(self, grads: Sequence[Any]) -> list[Any]:
-        """Clip as Keras does, but compute each norm in one pass over the gradient, not in three."""
+        """Clip like Keras, but compute each norm in one pass over the gradient instead of three."""
         known = [gradient for gradient in grads if gradient is not None]
         if (self.clipnorm or 0) > 0:
             limit, norms = self.clipnorm, [norm(gradient) for gradient in known]
@@ -240,7 +242,7 @@ class PathOptimizer(keras.optimizers.Optimizer):
             limit, norms = self.global_clipnorm, [total] * len(known)
         else:
             return list(super()._clip_gradients(grads))
-        # x - x is 0 for finite x and NaN for infinity: an overflow gives NaN instead of 0.
+        # x - x is 0 for finite x and NaN for infinity, so that an overflow gives NaN instead of 0.
         clipped = iter(
             gradient * ops.cast(limit / ops.maximum(x, limit) + (x - x), gradient.dtype)
             for gradient, x in zip(known, norms, strict=True)
@@ -265,11 +267,11 @@ class PathOptimizer(keras.optimizers.Optimizer):
         self.finish_step(learning_rate)
 
     def finish_step(self, learning_rate: Any, is_due: Any = True) -> None:
-        """Update the state that belongs to no variable, after all variables were updated.
+        """Update the state that does not belong to a variable, after all variables were updated.
 
         Args:
             learning_rate: the optimizer's learning rate in this step.
-            is_due: False, a bool or a boolean tensor, if the step only accumulated gradients.
+            is_due: a bool or a boolean tensor; False if the step only accumulated gradients.
         """
 
     def _overwrite_model_variables_with_average_value(self, trainable_variables: list[Any]) -> None:
@@ -290,7 +292,7 @@ class PathOptimizer(keras.optimizers.Optimizer):
         return slots
 
     def _state(self) -> dict[str, keras.Variable]:
-        """Return name -> variable; the state of a variable is named `slot:path`."""
+        """Return name -> variable of the state; a slot of a variable is named `slot:path`."""
         state = {}
         slots = self._slots() if self.built else {}
         for slot, variables in slots.items():
@@ -308,11 +310,11 @@ class PathOptimizer(keras.optimizers.Optimizer):
         save_state(self._state(), store)
 
     def load_own_variables(self, store: Any, *, strict: bool = False) -> None:
-        """Read the state by variable path, completely or not at all.
+        """Read the state by variable path; load either all of it or nothing.
 
         A state that does not fit is not loaded, and a warning lists the differences, as in Keras'
         optimizers: `model.load_weights` then loads the weights alone. A state does not fit if it
-        belongs to other variables, other options or another optimizer, or if this optimizer is
+        was saved with other variables, other options or another optimizer, or if this optimizer is
         not built.
 
         Args:

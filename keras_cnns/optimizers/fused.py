@@ -13,7 +13,7 @@ def fused_momentum_step(
     nesterov: bool,
     learning_rate_in_velocity: bool,
 ) -> None:
-    """Update a `tf.Variable` and its velocity in place; without velocity, by gradient descent."""
+    """Update a `tf.Variable` and its velocity in place; without a velocity, only the variable."""
     import tensorflow as tf
 
     if velocity is None:

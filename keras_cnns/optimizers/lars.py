@@ -19,7 +19,7 @@ def trust_ratio(
     trust_coefficient: float,
     epsilon: float,
 ) -> Any:
-    """Return the factor of a layer's learning rate: 1 where one of the norms is 0.
+    """Return the factor of a layer's learning rate; it is 1 if one of the norms is 0.
 
     ```
     trust_coefficient * |w| / (|g| + weight_decay * |w| + epsilon)
@@ -40,8 +40,8 @@ class LARS(Momentum):
     w <- w + v
     ```
 
-    The step is a fixed fraction of the norm of the layer's weights, whatever the norm of its
-    gradient. Where |w| or |g| is 0, trust is 1. Biases and the parameters of normalisation layers,
+    The step is a fixed fraction of the norm of the layer's weights, independent of the norm of its
+    gradient. If |w| or |g| is 0, trust is 1. Biases and the parameters of normalisation layers,
     whose norms carry no information, are neither adapted nor decayed by default. With
     `decoupled_weight_decay`, trust is computed without the decay.
 
@@ -54,8 +54,8 @@ class LARS(Momentum):
     [3.0, 3.5]
 
     Args:
-        learning_rate: at least 0; a float, a `LearningRateSchedule` or a callable. Larger than
-            without LARS by a factor of about |g| / (trust_coefficient * |w|).
+        learning_rate: at least 0; a float, a `LearningRateSchedule` or a callable. It must be
+            larger than without LARS by a factor of about |g| / (trust_coefficient * |w|).
         momentum: as in `Momentum`.
         nesterov: as in `Momentum`.
         dampening: as in `Momentum`.

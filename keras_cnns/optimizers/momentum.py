@@ -61,8 +61,8 @@ class Momentum(PathOptimizer):
     (Goyal et al. 2017, section 2.1); then both forms are equal.
 
     Weight decay is coupled by default, as in the papers of these networks: it is added to the
-    gradient and so to the velocity. Keras' SGD decouples it, which at momentum 0.9 decays about
-    ten times less.
+    gradient and so to the velocity. Keras' SGD decouples weight decay, which at momentum 0.9 makes
+    it about ten times weaker.
 
     >>> optimizer = Momentum(learning_rate=0.1)
     >>> weight = keras.Variable([0.0])
@@ -73,18 +73,18 @@ class Momentum(PathOptimizer):
 
     State: `velocities`, initially 0, of the shapes of the weights, unless `momentum` is 0;
     `iterations`; with `momentum_correction`, the previous learning rate. The state is saved by
-    variable path. `load_own_variables` does not load a state that does not fit, and warns, or
-    raises an error if `strict`.
+    variable path. If a state does not fit, `load_own_variables` does not load it, and warns or,
+    with `strict`, raises an error.
 
-    On TensorFlow a step is one kernel for each weight (`fused_momentum_step`). Sparse gradients
-    become dense, because with momentum each row moves in each step.
+    On TensorFlow a step is one kernel for each weight (`fused_momentum_step`). Sparse gradients are
+    converted to dense ones, because with momentum each row moves in each step.
 
     Args:
         learning_rate: at least 0; a float, a `LearningRateSchedule` or a callable.
         momentum: fraction of the velocity that a step keeps, 0 to 1 (1 excluded).
         nesterov: use Nesterov's momentum (Sutskever et al. 2013).
-        dampening: fraction of the gradient that is not added to the velocity, from the second step
-            on, 0 to 1 (1 excluded).
+        dampening: fraction of the gradient that is not added to the velocity, 0 to 1 (1 excluded);
+            it applies from the second step on.
         weight_decay: weight decay per step, at least 0; None for none.
         decoupled_weight_decay: multiply the weights by `1 - learning_rate * weight_decay`
             (Loshchilov and Hutter 2019) instead of adding the decay to the gradient.
@@ -93,9 +93,9 @@ class Momentum(PathOptimizer):
         learning_rate_multipliers: regular expression or "norm_and_bias" -> factor of the learning
             rate; if several match, their product. Caffe's biases: `{"bias": 2.0}`.
         learning_rate_in_velocity: keep the learning rate inside the velocity.
-        momentum_correction: rescale such a velocity when the learning rate changes. After a
-            learning rate of 0, as in the first step of a warmup, the ratio of new to old is
-            undefined, and nothing is rescaled.
+        momentum_correction: with `learning_rate_in_velocity`, rescale the velocity when the
+            learning rate changes. After a learning rate of 0, as in the first step of a warmup, the
+            ratio of new to old is undefined, and nothing is rescaled.
         name: the optimizer's name.
         kwargs: clipping, averaging, accumulation and loss scaling, as in every Keras optimizer.
 
@@ -199,13 +199,13 @@ class Momentum(PathOptimizer):
         self.assign(variable, new_weight)
 
     def _dampening(self, variable: Any) -> Any:
-        """Return the dampening, 0 in the first step: torch adds the whole gradient in that one."""
+        """Return the dampening, or 0 in the first step, which in torch adds the whole gradient."""
         if not self.dampening:
             return 0.0
         return ops.cast(ops.where(self.iterations == 0, 0.0, self.dampening), variable.dtype)
 
     def _correction(self, learning_rate: Any, variable: Any) -> Any:
-        """Return the new learning rate divided by the previous one; 1 if that was 0."""
+        """Return the new learning rate divided by the previous one; 1 if the previous one was 0."""
         if not self.momentum_correction:
             return 1.0
         previous = ops.convert_to_tensor(self.previous_learning_rate)

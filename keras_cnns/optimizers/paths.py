@@ -1,21 +1,21 @@
-"""Select variables by regular expressions on their paths, or by a name for a common choice."""
+"""Select variables by regular expressions on their paths, or by the name of a common choice."""
 
 import re
 from collections.abc import Iterable
 from typing import Any
 
-# Scales and offsets of normalisation layers, and biases, are commonly not decayed (He et al. 2019,
-# "Bag of Tricks", section 3.1).
+# Weight decay is commonly not applied to biases and to the scales and offsets of normalisation
+# layers (He et al. 2019, "Bag of Tricks", section 3.1).
 _NAMED_PATTERNS = {"norm_and_bias": r"(^|/)(gamma|beta|bias)$"}
 
 
 def path_of(variable: Any) -> str:
-    """Return a variable's path, `stage1/conv/kernel`; a `tf.Variable` has none: return its name."""
+    """Return a variable's path, such as `stage1/conv/kernel`; for a `tf.Variable`, its name."""
     return str(getattr(variable, "path", None) or variable.name.partition(":")[0])
 
 
 def matches(pattern: str, variable: Any) -> bool:
-    """Return whether a pattern is found in the variable's path or name.
+    """Return whether a pattern matches a part of the variable's path or name.
 
     The pattern is a regular expression or a key of `_NAMED_PATTERNS`.
     """
@@ -29,7 +29,7 @@ def matches_any(patterns: Iterable[str], variable: Any) -> bool:
 
 
 def check_patterns(patterns: Iterable[str], variables: Iterable[Any], option: str) -> None:
-    """Raise ValueError for a pattern that matches no variable: it would silently do nothing."""
+    """Raise ValueError for a pattern that matches no variable, because it would have no effect."""
     variables = list(variables)
     for pattern in patterns:
         if pattern not in _NAMED_PATTERNS and not any(matches(pattern, v) for v in variables):

@@ -10,9 +10,9 @@ from keras_cnns import keras_internals
 def apply_on_replicas(optimizer: Any, gradients: list[Any], variables: list[Any]) -> None:
     """Sum the gradients of all replicas; then accumulate, clip, update and average.
 
-    Keras clips the gradients of each replica before it sums them, which gives another result for
-    clipping by norm, and rejects accumulation and averages on several replicas. Here each replica
-    computes the same values from the same sum, and `extended.update` writes all variables.
+    Keras clips the gradients of each replica before it sums them, so that clipping by norm gives a
+    different result, and it rejects accumulation and averages on several replicas. Here each
+    replica computes the same values from the same sum, and `extended.update` writes all variables.
 
     Args:
         optimizer: a `PathOptimizer`.

@@ -11,7 +11,7 @@ _register = keras.saving.register_keras_serializable("keras_cnns")
 
 
 class _Wrapper(schedules.LearningRateSchedule):
-    """A schedule that calls another one, `schedule`: a float or a `LearningRateSchedule`."""
+    """A schedule that calls another schedule, which is a float or a `LearningRateSchedule`."""
 
     schedule: Any
 
@@ -36,7 +36,7 @@ class _Wrapper(schedules.LearningRateSchedule):
 
 @_register
 class WarmUp(_Wrapper):
-    """Rise linearly from `start` to the learning rate of a schedule, which applies from `steps` on.
+    """Rise linearly from `start` to the learning rate of a schedule within the first `steps` steps.
 
     ```
     start + (schedule(step) - start) * min(step / steps, 1)
@@ -94,11 +94,11 @@ class ConstantWarmUp(_Wrapper):
 
 @_register
 class HeldRate(ConstantWarmUp):
-    """Load the schedule `HeldRate` of earlier versions as a `ConstantWarmUp`."""
+    """Load a schedule `HeldRate`, which earlier versions saved, as a `ConstantWarmUp`."""
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> ConstantWarmUp:
-        """Return the warmup of 400 steps that the paper reports."""
+        """Return a warmup of 400 steps, as in the paper."""
         config = {**config, "steps": 400, "learning_rate": config["rate"]}
         del config["rate"]
         warmup: ConstantWarmUp = ConstantWarmUp.from_config(config)

@@ -1,4 +1,4 @@
-"""Save and load an optimizer's state by name and variable path, never by position."""
+"""Save and load an optimizer's state by name and variable path, independent of the order."""
 
 import warnings
 from collections.abc import Sequence
@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-SEPARATOR = "|"  # replaces the path's "/", which would create a group in HDF5
-_MAX_LISTED = 8  # differences in a message
+SEPARATOR = "|"  # replaces "/" in paths, which would create a group in HDF5
+_MAX_LISTED = 8  # maximum number of differences in a message
 
 
 def save_state(state: dict[str, Any], store: Any) -> None:
@@ -19,7 +19,7 @@ def save_state(state: dict[str, Any], store: Any) -> None:
 def load_state(
     state: dict[str, Any], store: Any, *, owner: str, is_built: bool, strict: bool
 ) -> None:
-    """Assign every variable of a state from a store, or none of them.
+    """Assign all variables of a state from a store or, if the store does not fit, none of them.
 
     A state that was saved before the first step has no slots; loading it sets them to 0.
 
@@ -76,20 +76,20 @@ def _shorten(problems: list[str]) -> str:
 
 
 def match_names(needed: Sequence[str], saved: Sequence[str]) -> dict[str, str]:
-    """Return needed name -> saved name, for variables that are named by their paths.
+    """Return required name -> saved name, for variables that are named by their paths.
 
     Equal names match. Two differences that Keras causes are ignored:
 
     - A path may or may not begin with the outer model's name (`model/conv/kernel`, `conv/kernel`),
       depending on whether the model or the layer was built first. A saved name that differs only in
-      outer scopes matches; if several do, the one with the fewest different scopes matches, unless
-      two have equally few.
+      outer scopes matches. If there are several, the one with the fewest different scopes matches,
+      provided that it is the only one with so few.
     - Keras numbers automatic names over a whole process: a model that is built again has `dense_2`
       and `dense_3` instead of `dense` and `dense_1`. If some names have no counterpart, all are
       matched by these numbers, provided that all numbers of a kind differ by the same amount, or
       that equal names match each other.
 
-    A needed name without a counterpart is not in the result.
+    A required name without a counterpart is not in the result.
     """
     matches: dict[str, str] = {}
     for slot in dict.fromkeys(name.rpartition(":")[0] for name in needed):
@@ -114,7 +114,7 @@ def _match_slot(needed: Sequence[str], saved: Sequence[str]) -> dict[str, str]:
 
 
 def _match_renumbered(needed: Sequence[str], saved: Sequence[str]) -> dict[str, str] | None:
-    """Match names that differ only in their automatic numbers; return None if they do not."""
+    """Match names that differ only in their automatic numbers; return None if others differ."""
     here, there = (sorted(map(_split, names)) for names in (needed, saved))
     if [name.kinds for name in here] != [name.kinds for name in there]:
         return None
@@ -125,13 +125,13 @@ def _match_renumbered(needed: Sequence[str], saved: Sequence[str]) -> dict[str, 
         for kind, number, saved_number in zip(one.kinds, one.numbers, other.numbers, strict=True)
     }
     is_rebuilt = len(shifts) == len({kind for kind, _ in shifts})
-    # If only a part of the model was built again, the equal names must match each other.
+    # If only a part of the model was built again, equal names must match each other.
     keeps_names = all(one.name == other.name for one, other in pairs if one.name in saved)
     return {one.name: other.name for one, other in pairs} if is_rebuilt or keeps_names else None
 
 
 class _Name(NamedTuple):
-    """A path whose parts are split into kind and number: `dense_12` into `dense` and 12."""
+    """A path whose parts are split into kind and number, such as `dense_12` into `dense` and 12."""
 
     kinds: tuple[str, ...]
     numbers: tuple[int, ...]
@@ -145,7 +145,7 @@ def _split(name: str) -> _Name:
 
 
 def _nearest(name: str, others: list[str]) -> str | None:
-    """Return the `slot:path` that differs in the fewest outer scopes; None if it is not unique."""
+    """Return the `slot:path` that differs in the fewest outer scopes; None if there are several."""
     slot, _, path = name.rpartition(":")
     distances = {}
     for other in others:

@@ -38,7 +38,7 @@ accuracy that the paper or another source of the recipe reports."""
 
 @dataclass(frozen=True)
 class RecipeSummary:
-    """A built-in recipe and the facts that its header states; a missing fact is empty."""
+    """A built-in recipe and the facts in its header; a missing fact is ""."""
 
     name: str
     model: str
@@ -114,7 +114,7 @@ def format_reference() -> str:
 
 
 def _sections() -> list[tuple[str, str, dict[str, FieldInfo]]]:
-    """Return each section's name, its description, and its keys as pydantic describes them."""
+    """Return each section's name, its description, and its keys with pydantic's descriptions."""
     types = [(field.name, cast(Any, field.type)) for field in fields(Recipe)]
     return [(name, _sentence(each.__doc__), each.__pydantic_fields__) for name, each in types]
 

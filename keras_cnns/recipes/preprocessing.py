@@ -6,10 +6,10 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """From an upright image to the network's input, uint8 [H, W, C].
+    """The conversion of an upright image into the network's input, uint8 [H, W, C].
 
-    Convert to `channels`, resize so that the shorter side is `resize_shorter` (keeping the aspect
-    ratio), crop the centre.
+    The image is converted to `channels`, resized so that its shorter side is `resize_shorter` (with
+    the same aspect ratio), and cropped to its centre.
     """
 
     resize_shorter: int  # pixels

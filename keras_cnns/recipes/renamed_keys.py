@@ -9,11 +9,11 @@ _Section = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class _RenamedKey:
-    """The current key for an old one, and its value."""
+    """The current key that replaces an old key, and its value."""
 
     key: str  # the current key, `section.key`
-    advice: str = ""  # for a user whose recipe has the old key, if its value has to change
-    # (old section, old key) -> current value; by default the old one.
+    advice: str = ""  # for a user whose recipe has the old key, if the value must change
+    # (old section, old key) -> current value, which by default is the old one.
     value: Callable[[_Section, str], Any] = lambda section, old_key: section[old_key]
 
 

@@ -224,7 +224,7 @@ class AugmentationConfig:
 
     @property
     def soft_targets(self) -> bool:
-        """Whether a target is a distribution over the classes instead of a class index."""
+        """Return whether a target is a distribution over the classes instead of a class index."""
         return bool(self.mixup_alpha or self.cutmix_alpha or self.label_smoothing)
 
 
@@ -382,11 +382,11 @@ class ClassBalanceConfig:
 
     @property
     def changes_loss(self) -> bool:
-        """Whether the loss differs from the plain cross-entropy."""
+        """Return whether the loss differs from the plain cross-entropy."""
         return self.weights != "none" or self.focal_gamma > 0
 
 
-# Schedules whose learning rate reaches its end in the last step of the training, and not before.
+# Schedules that reach their final learning rate only in the last step of the training.
 _FIXED_END = ("cosine", "polynomial", "one_cycle")
 
 
@@ -414,7 +414,7 @@ class Recipe:
 
     @property
     def soft_targets(self) -> bool:
-        """Whether a training target is a row of K numbers instead of a class index."""
+        """Return whether a training target is a row of K numbers instead of a class index."""
         return self.augmentation.soft_targets or self.class_balance.changes_loss
 
 
@@ -454,7 +454,7 @@ def load_recipe(name: str | Path, overrides: Iterable[str] = ()) -> Recipe:
 
 
 def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
-    """Return the values of overrides, such as "training.epochs=3", by `section.key`.
+    """Return `section.key` -> value of overrides such as "training.epochs=3".
 
     Raises:
         RecipeError: an override does not have the form `section.key=value`.
@@ -554,7 +554,7 @@ def _parse_value(text: str) -> Any:
 
 
 def _explain(problem: Any) -> str:
-    """Return the message for one of pydantic's errors: the key, the value and what is allowed."""
+    """Return the message for an error of pydantic, with key, value and allowed values."""
     path = [str(part) for part in problem["loc"]]
     key, given = ".".join(path), problem["input"]
     kind, message = problem["type"], problem["msg"]
@@ -568,7 +568,7 @@ def _explain(problem: Any) -> str:
     if kind in ("missing", "missing_argument"):
         return f"{key} is missing"
     if kind == "value_error":
-        return f"{key}: {problem['ctx']['error']}".removeprefix(": ")  # the whole recipe has no key
+        return f"{key}: {problem['ctx']['error']}".removeprefix(": ")  # a recipe has no key
     return f"{key} is {given!r}: {message[0].lower()}{message[1:]}"
 
 

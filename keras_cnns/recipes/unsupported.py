@@ -1,4 +1,4 @@
-"""Explain why there is no key or option for some features that other projects have."""
+"""Explain why some features of other projects have no key or option."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ _TEST_TIME_AUGMENTATION = (
     "exported model makes it, so that the measured accuracy is that of the served model"
 )
 _BINARY = ("binary_crossentropy", "bce", "sigmoid", "multi_label", "multilabel", "binary_focal")
-# The last part of a key, or an option -> the reason why it is not supported.
+# The last part of a key, or an option -> the reason why the feature is not supported.
 _KEYS = {
     **dict.fromkeys(("multi_label", "multilabel"), _SINGLE_LABEL),
     **dict.fromkeys(("tta", "test_time_augmentation"), _TEST_TIME_AUGMENTATION),
@@ -23,7 +23,7 @@ def explain_unsupported_key(key: str, value: Any) -> str | None:
     """Return the message for an unknown key, `section.key`, that asks for an unsupported feature.
 
     Returns:
-        None if the key asks for nothing that is known here.
+        The message; None if the key is not about one of these features.
     """
     last = key.rpartition(".")[2]
     if last in _KEYS:
@@ -41,6 +41,6 @@ def explain_unsupported_key(key: str, value: Any) -> str | None:
 
 
 def explain_unsupported_option(option: str) -> str | None:
-    """Return the message for an unknown option, such as `--tta`, or None as above."""
+    """Return the message for an unknown option such as `--tta`, or None for other options."""
     reason = _KEYS.get(option.lstrip("-").replace("-", "_"))
     return reason and f"there is no option {option}: {reason}"

@@ -23,14 +23,14 @@ Series = Mapping[str, tuple[Any, Any]]  # name -> x values, y values
 Limits = tuple[tuple[float, float], tuple[float, float]]  # the ranges of x and y
 
 COLOURS = ("#1f5fd0", "#e0641a", "#14866d", "#a8328f", "#8a6d00", "#4a5560")
-# Lines that overlap or are printed in grey differ by more than their colour.
+# Colour, dashes and marker, so that lines can be distinguished even if they are printed in grey.
 _STYLES = tuple(
     zip(COLOURS * 2, ["-"] * 6 + ["--"] * 6, ["o", "s", "^", "D", "v", "P"] * 2, strict=True)
 )
 _GREY = "#8a939d"
 _STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",  # text stays text, which keeps the file small
-    "text.parse_math": False,  # a label with two dollar signs is not a formula
+    "svg.fonttype": "none",  # text is not converted to paths, which keeps the file small
+    "text.parse_math": False,  # so that a label with two dollar signs is not read as a formula
     "font.size": 9,
     "axes.labelcolor": "#5b6570",
     "axes.edgecolor": "#b4bbc3",
@@ -50,9 +50,9 @@ _STYLE: dict[Any, Any] = {
 }
 _SIZE = (5.4, 3.1)  # inches
 _CONTOURS_SIZE = (5.4, 4.2)  # inches
-_FRAMES, _FRAME_MS, _LAST_FRAME_MS = 50, 120, 2000  # of an animation
+_FRAMES, _FRAME_MS, _LAST_FRAME_MS = 50, 120, 2000  # number and durations of an animation's frames
 _GIF_DPI = 100
-_PNG_DPI = 200  # 1080 pixels wide, for a slide
+_PNG_DPI = 200  # gives 1080 pixels of width, for a slide
 _MAX_MARKERS = 30  # a line with more points has no markers
 _MAX_NUMBERED_CLASSES = 20  # a larger confusion matrix contains no numbers
 _FONT = 'font-family="system-ui, sans-serif"'
@@ -75,8 +75,8 @@ def lines(
 
     Args:
         title: the chart's title.
-        series: the lines, by their names in the legend; "" is not in the legend. A line's index
-            determines its colour, even if other lines have no values.
+        series: name in the legend -> line; "" is not in the legend. A line's index determines its
+            colour, even if other lines have no values.
         x: the label of the x axis, with its unit.
         y: the label of the y axis.
         log: whether the y axis is logarithmic; values that are not above 0 are left out.
@@ -84,7 +84,8 @@ def lines(
         log_x: whether the x axis is logarithmic.
         from_zero: whether the y axis begins at 0.
         mark: the x value of a vertical line, and its name.
-        points: names whose values are circles without a line; the other lines then have no markers.
+        points: the names whose values are drawn as circles without a line; the other lines then
+            have no markers.
     """
     finite = {name: _finite(xs, ys, log) for name, (xs, ys) in series.items()}
     colours = dict(zip(series, itertools.cycle(COLOURS), strict=False))
@@ -130,7 +131,7 @@ def by_depth(
         y: the label of the y axis.
         log: whether the y axis is logarithmic; values that are not above 0 are left out.
         percent: whether the y axis shows fractions as percentages.
-        limits: the range of the y axis; the same in charts that are compared.
+        limits: the range of the y axis, which is the same in charts that are compared.
     """
     depths = range(1, len(layers) + 1)
     finite = {step: _finite(depths, values, log) for step, values in profiles.items()}
@@ -164,7 +165,7 @@ def band(
 ) -> Chart | None:
     """Draw the median of values [steps, layers] over the layers, and their central 90 %.
 
-    Values that are not above 0 are left out; return None if there are no others.
+    Values that are not above 0 are left out; return None if no values remain.
     """
     has_values = np.array([bool((row > 0).any()) for row in values], bool)
     if not has_values.any():
@@ -330,11 +331,11 @@ def parallel_coordinates(
 
     Args:
         title: the chart's title.
-        columns: name -> the height of each item on its axis, from 0 to 1, and the axis' labels as
-            pairs of height and text. An item without a height (NaN) in a column is not drawn there.
+        columns: name -> the height of each item on the axis, from 0 to 1, and the axis' labels as
+            pairs of height and text. An item whose height is NaN is not drawn at this axis.
         colours: a number from 0 to 1 for each item, from bright to dark.
-        y: what the heights are.
-        marked: name in the legend -> index of an item whose line is thick, above the others and of
+        y: the meaning of the heights.
+        marked: name in the legend -> index of an item whose line is thick, above the others and in
             another colour.
         dashed: a name in the legend, and the indices of items with dashed lines.
 
@@ -414,7 +415,8 @@ def _paint_contours(
     (left, right), (bottom, top) = limits
     xs, ys = np.meshgrid(np.linspace(left, right, 160), np.linspace(bottom, top, 160))
     heights = value(np.stack([xs, ys], axis=-1))
-    # Lines at equal distances of the logarithm show the bottom of a valley as well as its slopes.
+    # Levels with equal distances of their logarithms show both the bottom and the slopes of a
+    # valley.
     offset = np.log(heights - heights.min() + 1e-2 * np.ptp(heights) / 10)
     axes.contour(xs, ys, offset, levels=14, colors="#c3c9d0", linewidths=0.8)
     for (name, points), style in zip(paths.items(), itertools.cycle(_STYLES)):
@@ -468,7 +470,7 @@ def animate_contours(
         moving = axes.get_lines()[::2]  # each path is followed by the mark of its start
         for line in moving:
             line.set_animated(True)
-        canvas = FigureCanvasAgg(figure)
+        canvas: Any = FigureCanvasAgg(figure)  # its methods have no types
         canvas.draw()
         background = canvas.copy_from_bbox(figure.bbox)
         for step in np.unique(shown):
@@ -526,7 +528,7 @@ def confusion(title: str, counts: np.ndarray, labels: Sequence[str]) -> Chart:
 def reliability(
     title: str, confidence: np.ndarray, accuracy: np.ndarray, counts: np.ndarray
 ) -> Chart:
-    """Draw the accuracy against the confidence of each bin, and the fraction of images in it."""
+    """Draw accuracy against confidence for each bin, and the fraction of images in the bin."""
 
     def paint(axes: Axes) -> None:
         width = 1 / len(counts)
@@ -569,7 +571,7 @@ def _draw(paint: Callable[[Axes], None], title: str, size: tuple[float, float] =
     """Return the chart that `paint` draws."""
     axes, svg = _save(paint, title, size, "svg")
     text = svg.decode()
-    text = text[text.index("<svg") :]  # without the document type, which contains an address
+    text = text[text.index("<svg") :]  # without the document type, which contains a URL
     text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text, flags=re.DOTALL)
     text = re.sub(r"font(?:-family)?: (\d+px )?'DejaVu Sans'[^;\"]*", r"font-size: \1", text)
     text = text.replace("font-size: ;", "").replace("<svg ", f"<svg {_FONT} ", 1)
@@ -600,7 +602,7 @@ def _save(
             options = {"metadata": no_metadata, "transparent": True}
         else:
             axes.set_title(title)
-        with warnings.catch_warnings():  # the reader's fonts are used, not this machine's
+        with warnings.catch_warnings():  # use the fonts of the reader's machine, not of this one
             warnings.filterwarnings("ignore", r"Glyph .* missing from font")
             figure.savefig(file, format=kind, **options)
     return axes, file.getvalue()

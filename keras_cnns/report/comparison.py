@@ -46,9 +46,9 @@ _LEARNING = (
 class Comparison:
     """The tables of a comparison."""
 
-    rows: list[tuple[str, ...]]  # under `COLUMNS`, one for each run
-    seeds: list[tuple[str, ...]]  # under `SEED_COLUMNS`, one for each group of runs
-    warning: str  # why the test accuracies cannot be compared; empty if they can
+    rows: list[tuple[str, ...]]  # a row with the columns `COLUMNS` for each run
+    seeds: list[tuple[str, ...]]  # a row with the columns `SEED_COLUMNS` for each group of runs
+    warning: str  # why the test accuracies cannot be compared; empty if they can be compared
 
 
 def compare(paths: Sequence[str | Path], page_path: str | Path) -> Comparison:
@@ -64,7 +64,7 @@ def compare(paths: Sequence[str | Path], page_path: str | Path) -> Comparison:
 
 
 def name_runs(paths: Sequence[str | Path]) -> list[str]:
-    """Return the names of the directories, or whole paths if two names are equal."""
+    """Return the names of the directories, or their paths if two names are equal."""
     names = [Path(path).resolve().name for path in paths]
     if len(set(names)) == len(names):
         return names
@@ -105,10 +105,10 @@ def render(
 
 
 def _describe_test_images(runs: Mapping[str, Records]) -> str:
-    """Return a sentence if the runs were tested on different images; otherwise "".
+    """Return a sentence if the runs were tested on different images, otherwise "".
 
     The images are the same if the fingerprint of the data, the recipe's test split and the number
-    of images are. Runs that are not finished are not tested.
+    of images are equal. Unfinished runs were not tested and do not count.
     """
     groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for name, records in runs.items():
@@ -132,9 +132,9 @@ def _describe_test_images(runs: Mapping[str, Records]) -> str:
 
 
 def _summarize_seeds(runs: Mapping[str, Records]) -> list[tuple[str, ...]]:
-    """Return a row under `SEED_COLUMNS` for each group of finished runs that differ in the seed.
+    """Return a row of `SEED_COLUMNS` for each group of finished runs that differ only in the seed.
 
-    Of runs with equal seeds, which repeat each other, only the first one counts.
+    Of several runs with the same seed, which repeat each other, only the first one counts.
     """
     groups: dict[str, dict[int, tuple[str, Records]]] = defaultdict(dict)
     for name, records in runs.items():
@@ -163,13 +163,13 @@ def _summarize_seeds(runs: Mapping[str, Records]) -> list[tuple[str, ...]]:
 
 
 def _validation_accuracy(records: Records) -> float:
-    """Return the highest validation accuracy, that of the best epoch; NaN without an epoch."""
+    """Return the highest validation accuracy over the epochs; NaN without epochs."""
     values = records.metric("val_accuracy")
     return float(np.nanmax(values)) if len(values) else float("nan")
 
 
 def _summaries(runs: dict[str, Records]) -> list[tuple[str, ...]]:
-    """Return each run's row under `COLUMNS`."""
+    """Return each run's row of `COLUMNS`."""
     return [_summary(name, records) for name, records in runs.items()]
 
 

@@ -1,6 +1,6 @@
-"""Say in words what a training's curves and the test results show.
+"""Describe a training's curves and test results in sentences.
 
-Each sentence has a condition with a margin, so that noise between two epochs says nothing.
+Each sentence has a condition with a margin, so that noise between epochs does not cause one.
 """
 
 from collections.abc import Sequence
@@ -10,14 +10,14 @@ import numpy as np
 from keras_cnns.intervals import wilson_interval
 from keras_cnns.report.records import Records
 
-# The validation loss still falls if its last value is below all former ones by this fraction.
+# The validation loss still falls if its last value is below all earlier ones by this fraction.
 _MIN_FALL = 0.01
 # A training overfits if the validation loss has risen by this fraction since its minimum.
 _MIN_RISE = 0.05
-_MIN_EPOCHS_AFTER = 2  # epochs after the minimum of the validation loss
-# An interval of a class's recall that is wider says little about the class.
+_MIN_EPOCHS_AFTER = 2  # minimum number of epochs after the minimum of the validation loss
+# A wider interval of a class's recall says little about the class.
 _MAX_WIDTH = 0.2
-_MAX_NAMED = 3  # classes that have a sentence of their own
+_MAX_NAMED = 3  # maximum number of classes that are named
 
 
 def describe_run(records: Records, counts: np.ndarray | None, labels: Sequence[str]) -> list[str]:
@@ -30,14 +30,14 @@ def describe_run(records: Records, counts: np.ndarray | None, labels: Sequence[s
     """
     loss, validation_loss = records.metric("loss"), records.metric("val_loss")
     sentences = [describe_overfitting(loss, validation_loss)]
-    if records.results is not None:  # an unfinished training is trained longer anyway
+    if records.results is not None:  # an unfinished training continues anyway
         sentences.append(describe_end(validation_loss))
     found = [sentence for sentence in sentences if sentence]
     return found + (describe_scarce_classes(counts, labels) if counts is not None else [])
 
 
 def describe_end(validation_loss: np.ndarray) -> str:
-    """Return a sentence if the validation loss [epochs] still fell in the last epoch; or ""."""
+    """Return a sentence if the validation loss [epochs] still fell in the last epoch, else ""."""
     if len(validation_loss) < 2:
         return ""
     former, last = float(np.nanmin(validation_loss[:-1])), float(validation_loss[-1])
@@ -50,7 +50,7 @@ def describe_end(validation_loss: np.ndarray) -> str:
 
 
 def describe_overfitting(loss: np.ndarray, validation_loss: np.ndarray) -> str:
-    """Return a sentence if the validation loss rose while the training loss fell; or "".
+    """Return a sentence if the validation loss rose while the training loss fell, else "".
 
     Args:
         loss: the training loss [epochs].
@@ -63,7 +63,7 @@ def describe_overfitting(loss: np.ndarray, validation_loss: np.ndarray) -> str:
     if len(after) < _MIN_EPOCHS_AFTER or not loss[-1] < loss[best]:
         return ""
     lowest, last = float(validation_loss[best]), float(after[-1])
-    # The median too: the last epoch alone may be an outlier.
+    # Check the median too, because the last epoch alone may be an outlier.
     if min(last, float(np.median(after))) < lowest * (1 + _MIN_RISE):
         return ""
     return (
@@ -75,7 +75,7 @@ def describe_overfitting(loss: np.ndarray, validation_loss: np.ndarray) -> str:
 
 
 def describe_scarce_classes(counts: np.ndarray, labels: Sequence[str]) -> list[str]:
-    """Return sentences on classes whose test images are too few to know their recall.
+    """Return sentences on classes that have too few test images to estimate their recall.
 
     Args:
         counts: the confusion of the test images [K, K], the true class in the row.

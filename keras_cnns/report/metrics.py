@@ -1,4 +1,4 @@
-"""Metrics of a classifier's predictions, from scikit-learn where it has them."""
+"""Metrics of a classifier's predictions, computed by scikit-learn where it has them."""
 
 from dataclasses import dataclass
 
@@ -7,14 +7,14 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from keras_cnns.intervals import format_interval
 
-_BINS = 15  # of the confidence, as in Guo et al. 2017
+_BINS = 15  # number of bins of the confidence, as in Guo et al. 2017
 
 
 @dataclass(frozen=True)
 class Reliability:
     """Confidence and accuracy in bins of equal width."""
 
-    confidence: np.ndarray  # float [bins], the mean; NaN for an empty bin
+    confidence: np.ndarray  # float [bins], the mean confidence; NaN for an empty bin
     accuracy: np.ndarray  # float [bins]; NaN for an empty bin
     counts: np.ndarray  # int [bins]
 
@@ -33,7 +33,7 @@ def reliability_bins(
     `sklearn.calibration.calibration_curve` has the same bins, up to rounding at their edges. It
     returns neither the empty bins nor the counts, which the expected calibration error needs.
     """
-    edges = np.arange(1, bins) / bins  # exact quotients: a confidence of 9/15 is on an edge
+    edges = np.arange(1, bins) / bins  # exact quotients, so that a confidence of 9/15 is on an edge
     indices = np.digitize(confidences, edges, right=True)
     counts = np.bincount(indices, minlength=bins)
     with np.errstate(invalid="ignore"):
@@ -50,7 +50,7 @@ def confusion_counts(labels: np.ndarray, predicted: np.ndarray, classes: int) ->
 def precision_and_recall(
     labels: np.ndarray, predicted: np.ndarray, classes: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return both for each class, float [K]; NaN for a class without predictions or images."""
+    """Return precision and recall of each class, float [K]; NaN without predictions or images."""
     precision, recall, _, _ = precision_recall_fscore_support(
         labels, predicted, labels=range(classes), zero_division=np.nan
     )

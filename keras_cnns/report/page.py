@@ -1,8 +1,8 @@
-"""Self-contained HTML pages: no script, no font, no request.
+"""Self-contained HTML pages, without scripts, fonts and requests.
 
 A page is data: sections of the blocks defined here. `templates/page.html` renders them, with
-`templates/page.css`, and escapes every text; no other file contains HTML. The template lists its
-macros under the names of these classes.
+`templates/page.css`, and escapes every text; no other file contains HTML. The template's macros
+have the names of these classes.
 """
 
 import base64
@@ -18,7 +18,7 @@ import jinja2
 import numpy as np
 from PIL import Image
 
-_SMALL = 64  # pixels; an image with shorter sides is shown pixel by pixel
+_SMALL = 64  # pixels; an image whose sides are shorter is shown pixel by pixel
 _LARGEST = 176  # pixels; larger images are scaled down to this side
 
 _ENVIRONMENT = jinja2.Environment(
@@ -39,7 +39,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Items:
-    """A list of sentences: numbered if it has a title, else with bullets."""
+    """A list of sentences, which is numbered if it has a title, and otherwise has bullets."""
 
     texts: Sequence[str]
     title: str = ""
@@ -50,10 +50,10 @@ class Items:
 
 @dataclass(frozen=True)
 class Link:
-    """A cell of a table that leads to a section of the page."""
+    """A table cell with a link to a section of the page."""
 
     text: str
-    anchor: str  # that of the section
+    anchor: str  # the section's anchor
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart, and the sentence that replaces it for a reader who cannot see it."""
+    """A chart, and a sentence that describes it to a reader who cannot see it."""
 
     title: str
     description: str
@@ -106,7 +106,7 @@ class Chart:
 
     @property
     def png_uri(self) -> str:
-        """Return the chart as a PNG for slides, as a data URI; "" if it cannot be drawn as one."""
+        """Return a data URI of the chart as a PNG for slides; "" if the chart has no PNG."""
         return _data_uri("png", self.draw_png()) if self.draw_png else ""
 
     @property
@@ -117,7 +117,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class Charts:
-    """Charts in a grid; those that are None, without anything to draw, are left out."""
+    """Charts in a grid; a chart without anything to draw is None and is left out."""
 
     charts: Sequence[Chart | None]
     downloads: bool = False  # whether each chart has a link to a PNG
@@ -150,7 +150,7 @@ class Animation:
 class Picture:
     """An image uint8 [H, W, C], and the lines of its caption; the first is also its alt text.
 
-    The address `link`, if it is not empty, is that of the image's file.
+    If `link` is not empty, it is the address of the image's file.
     """
 
     image: np.ndarray
@@ -177,7 +177,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Images in a grid; those after the first `shown`, if it is not 0, are folded."""
+    """Images in a grid; if `shown` is not 0, images after the first `shown` ones are folded."""
 
     pictures: Sequence[Picture]
     shown: int = 0
@@ -196,7 +196,7 @@ class Section:
     title: str
     intro: str  # one or two sentences for the reader; may be empty
     blocks: Sequence[Block]
-    side_by_side: bool = False  # if the window is wide enough
+    side_by_side: bool = False  # whether the blocks are side by side if the window is wide enough
     anchor: str = ""  # the target of links to the section
 
 
@@ -223,10 +223,10 @@ def render(
 
 
 def file_address(path: Path, folder: Path) -> str:
-    """Return the address of a file, relative to the folder of the page."""
+    """Return the address of a file relative to the folder of the page."""
     try:
         return quote(os.fsencode(Path(os.path.relpath(path, folder.resolve())).as_posix()))
-    except ValueError:  # on another drive, on Windows
+    except ValueError:  # on Windows, the file may be on another drive
         return path.absolute().as_uri()
 
 

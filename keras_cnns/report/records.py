@@ -23,20 +23,20 @@ from keras_cnns.runs.names import (
 from keras_cnns.runs.run import Run, RunError, check_directory, read_label_file, read_recipe
 from keras_cnns.runs.tables import Columns, read_rows, read_times, to_columns
 
-LOSS_SUM_TITLE = "Weighted sum of the losses (main + auxiliary)"  # of charts
+LOSS_SUM_TITLE = "Weighted sum of the losses (main + auxiliary)"  # a title of charts
 
 
 @dataclass(frozen=True)
 class Records:
-    """The records of a training up to now."""
+    """The records of a training so far."""
 
     run: Run
     history: Columns  # by epoch
-    diagnostics: Columns  # by measurement
+    diagnostics: Columns  # a row for each measurement
     times: Columns  # by epoch
-    results: dict[str, Any] | None  # of a finished run
+    results: dict[str, Any] | None  # None for an unfinished run
     environment: dict[str, Any]
-    unknown: dict[str, Any] | None = None  # what `evaluate --unknown` has found
+    unknown: dict[str, Any] | None = None  # the result of `evaluate --unknown`
 
     @property
     def has_model(self) -> bool:
@@ -58,12 +58,12 @@ class Records:
         return np.stack(columns, axis=1) if columns else np.zeros((0, 0))
 
     def by_epoch(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return the epochs and the values of `metric(name)`; both are empty without values."""
+        """Return the epochs and the values of `metric(name)`; both are empty if there are none."""
         values = self.metric(name)
         return self.epochs()[: len(values)], values
 
     def by_step(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return the training steps and a metric of the diagnostics; both empty without values."""
+        """Return the training steps and a diagnostic metric; both are empty without values."""
         values = self.diagnostics.get(name, np.array([]))
         return self.diagnostics.get("step", np.array([]))[: len(values)], values
 

@@ -32,21 +32,22 @@ from keras_cnns.runs.tables import format_rows
 
 GRADIENT_RATIO = "Gradient norm, first layer divided by last"
 UPDATE_RATIO = "Update-to-weight ratio"
-_DEPTH_LINES = 5  # training steps in a chart by depth
-_CONFUSIONS = 12  # most frequent pairs of classes in the table
+_DEPTH_LINES = 5  # number of training steps in a chart by depth
+_CONFUSIONS = 12  # number of most frequent pairs of classes in the table
 _OPEN_ROWS = 40  # a longer table of classes is folded
 _OPEN_MISTAKES = 24  # more pictures of mistakes are folded
 _MISTAKE_COLUMNS = ("file", "index", "label", "predicted", "confidence", "label_probability")
 
 
 def write_report(path: str | Path, predictions: Predictions | None = None) -> Path:
-    """Write a run's `report.html`; for an unfinished training, with the parts that exist.
+    """Write a run's `report.html`; for an unfinished training, write the parts that exist.
 
     Also write `mistakes.csv`, if there is a model.
 
     Args:
         path: the run directory.
-        predictions: those of its best model on its test split; by default they are computed.
+        predictions: the predictions of the run's best model on its test split; by default they are
+            computed.
 
     Returns:
         The page's path.
@@ -134,10 +135,10 @@ def _describe_ending(records: Records) -> str:
 
 
 def _mistake_rows(predictions: Predictions, labels: Sequence[str]) -> list[dict[str, object]]:
-    """Return the rows of `mistakes.csv`, those with the highest confidence first.
+    """Return the rows of `mistakes.csv`, in descending order of confidence.
 
-    The file of an image is known if the data are a folder of images; the index is the image's in
-    the split.
+    An image's file is known if the data are a folder of images; its index is the index in the
+    split.
     """
     wrong = np.flatnonzero(~predictions.is_correct)
     order = wrong[np.argsort(-predictions.confidences[wrong], kind="stable")]
@@ -157,7 +158,7 @@ def _mistake_rows(predictions: Predictions, labels: Sequence[str]) -> list[dict[
 def _depth_chart(
     records: Records, title: str, metric: str, y: str, **options: Any
 ) -> page.Chart | None:
-    """Return a chart of a metric against depth, at steps spread evenly over the training."""
+    """Return a chart of a metric against depth, at evenly distributed steps of the training."""
     values = records.by_layer(metric)
     measured = np.flatnonzero(np.isfinite(values).any(axis=1))
     shown = np.linspace(0, len(measured) - 1, min(_DEPTH_LINES, len(measured))).round().astype(int)
@@ -177,7 +178,7 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def learning(records: Records) -> page.Charts:
-    """Return the charts of loss, accuracy and learning rate; losses are the main output's."""
+    """Return the charts of the main output's loss and accuracy, and of the learning rate."""
     best = (float(records.results["best_epoch"]), "best epoch") if records.results else None
 
     def curves(title: str, metric: str, **options: Any) -> page.Chart | None:

@@ -16,7 +16,7 @@ from keras_cnns.runs.selective import (
     min_answered,
 )
 
-_MAX_POINTS = 200  # of a curve
+_MAX_POINTS = 200  # maximum number of points of a curve
 SCORE_COLUMNS = ("score", "AUROC", "unknown accepted at 95 % of known")
 ACCEPTANCE_COLUMNS = ("chosen for", "threshold", "known images", "unknown images")
 COLUMNS = ("chosen for", "threshold", "answered", "correct", "95 % interval")
@@ -26,9 +26,9 @@ def threshold_section(predictions: Predictions, results: Mapping[str, Any] | Non
     """Return the section on thresholds.
 
     Args:
-        predictions: those on the test split.
-        results: those of the run; without `confidence`, as those of version 0.1, only the curve is
-            shown.
+        predictions: the predictions on the test split.
+        results: the results of the run; if they lack `confidence`, as in version 0.1, only the
+            curve is shown.
     """
     confidence = (results or {}).get("confidence")
     intro = (
@@ -57,7 +57,7 @@ def threshold_section(predictions: Predictions, results: Mapping[str, Any] | Non
 
 
 def threshold_row(threshold: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the cells of a threshold, given as in `results.json`, under `COLUMNS`."""
+    """Return the cells of `COLUMNS` for a threshold, which is given as in `results.json`."""
     accuracy = threshold["accuracy"]
     return (
         *_name(threshold),
@@ -68,7 +68,7 @@ def threshold_row(threshold: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _name(threshold: Mapping[str, Any]) -> tuple[str, str]:
-    """Return what a threshold was chosen for, and the threshold."""
+    """Return a threshold as text, with the accuracy for which it was chosen."""
     target = threshold["min_accuracy"]
     return "-" if target is None else f"{target:.0%} correct", f"{threshold['threshold']:g}"
 
@@ -141,7 +141,7 @@ def unknown_section(compared: Mapping[str, Any] | None) -> page.Section:
 
 
 def score_rows(compared: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Return a row for each score under `SCORE_COLUMNS`, from the content of `unknown.json`."""
+    """Return a row of `SCORE_COLUMNS` for each score in the content of `unknown.json`."""
     names = {"highest probability": "probability", "energy": "energy"}
     return [
         (name, f"{compared[key]['auroc']:.4f}", f"{compared[key]['unknown_accepted']:.1%}")
@@ -150,7 +150,7 @@ def score_rows(compared: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 
 def acceptance_rows(compared: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Return a row for each threshold under `ACCEPTANCE_COLUMNS`."""
+    """Return a row of `ACCEPTANCE_COLUMNS` for each threshold."""
     return [
         (
             *_name(each),

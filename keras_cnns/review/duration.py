@@ -1,4 +1,4 @@
-"""Estimate how long the training of folds takes, from the times of a finished run."""
+"""Estimate the duration of the training of folds from the times of a finished run."""
 
 import statistics
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ from keras_cnns.runs.tables import read_times
 class Duration:
     """The estimated duration of the training of some folds."""
 
-    folds: int  # those that are not finished
+    folds: int  # number of folds that are not finished
     epochs: float
     steps_per_epoch: int
-    step_seconds: float  # the median in the finished run
-    seconds: float  # all folds, with the evaluation at the end of each epoch
+    step_seconds: float  # the median of the finished run
+    seconds: float  # for all folds, with the evaluation at the end of each epoch
 
     def describe(self) -> str:
-        """Return the duration in minutes, and the numbers that it is based on, as text."""
+        """Return a text with the duration in minutes and the numbers on which it is based."""
         return (
             f"training {self.folds} {'fold' if self.folds == 1 else 'folds'} takes about "
             f"{format_seconds(self.seconds)}: {self.epochs:g} epochs of {self.steps_per_epoch:,} "

@@ -21,13 +21,13 @@ from keras_cnns.runs.names import CONFIG
 from keras_cnns.spreadsheets import escape_cell
 from keras_cnns.training.folds import OutOfFold, fold_path
 
-_PICTURES = 240  # at most
+_PICTURES = 240  # maximum number of pictures
 _OPEN_PICTURES = 60  # more pictures are folded
-_SIDE = 176  # pixels of the longer side
+_SIDE = 176  # pixels of a picture's longer side
 _PAIRS = 15  # rows of the table of confused classes
 _OPEN_ROWS = 40  # a longer table of classes is folded
 _EXAMPLES = 3  # rows of the example of a corrections file
-_MISSING = np.full((_SIDE, _SIDE, 1), 200, np.uint8)  # the picture of a file that is gone
+_MISSING = np.full((_SIDE, _SIDE, 1), 200, np.uint8)  # replaces the picture of a missing file
 _BATCH_SIZE = 256
 
 
@@ -35,8 +35,8 @@ def render(run: Path, recipe: Recipe, found: OutOfFold, ranking: Ranking, folder
     """Return the page as HTML.
 
     Args:
-        run: the run directory, or that of the folds.
-        recipe: its recipe, without folds.
+        run: the run directory, or the directory of the folds.
+        recipe: the run's recipe, without folds.
         found: the predictions.
         ranking: the ranking of the labels.
         folder: the folder of the page, from which it links to the files.
@@ -105,7 +105,7 @@ def _pictures(
 
 
 def _read_pictures(recipe: Recipe, found: OutOfFold, shown: np.ndarray) -> list[np.ndarray]:
-    """Return the images uint8 [H, W, C], those of files whole and at a reduced size."""
+    """Return the images, uint8 [H, W, C]; images of files are whole and reduced in size."""
     if recipe.data.path and all(found.files[shown]):
         return [_read_file(str(file)) for file in found.files[shown]]
     pixels: dict[int, np.ndarray] = {}
@@ -124,7 +124,7 @@ def _read_pictures(recipe: Recipe, found: OutOfFold, shown: np.ndarray) -> list[
 def _read_file(file: str) -> np.ndarray:
     try:
         image = Image.fromarray(read_image(file, 3))
-    except (OSError, ValueError):  # it has gone since the prediction
+    except (OSError, ValueError):  # the file was removed after the prediction
         return _MISSING
     image.thumbnail((_SIDE, _SIDE))
     return np.asarray(image)

@@ -1,4 +1,4 @@
-"""Rank labels by how probable they are to a model that has not seen them.
+"""Rank labels by their probability under a model that has not been trained on them.
 
 This is confident learning (Northcutt, Jiang and Chuang 2021, "Confident Learning: Estimating
 Uncertainty in Dataset Labels"), with the self-confidence as the score.
@@ -11,15 +11,15 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Ranking:
-    """The suspicion against each of N labels.
+    """The ranking of N labels by suspicion.
 
     Attributes:
-        order: the indices of the images, the most suspicious one first, int64 [N]; of equal
-            scores, the one whose suggested class is more probable.
-        confidences: the self-confidence, the probability of the given label, float64 [N]. It is
-            the score: the lower, the more suspicious.
+        order: the indices of the images, the most suspicious one first, int64 [N]. If scores are
+            equal, the image whose suggested class is more probable comes first.
+        confidences: the self-confidence, the probability of the given label, float64 [N]. This is
+            the score: the lower it is, the more suspicious is the label.
         suggested: the most probable other class, int64 [N].
-        suggested_probabilities: its probability, float64 [N].
+        suggested_probabilities: the probability of the suggested class, float64 [N].
         is_issue: whether the label is probably wrong, bool [N].
         thresholds: the mean self-confidence of the images of each class, float64 [K]; NaN for a
             class without images.
@@ -36,10 +36,11 @@ class Ranking:
 def rank_labels(probabilities: np.ndarray, labels: np.ndarray) -> Ranking:
     """Rank labels by their self-confidence, and decide which ones are probably wrong.
 
-    A label is an issue if its class is not the most probable one, and if the most probable of the
-    classes that reach their thresholds is another one. The threshold of a class is the mean
-    probability of that class over the images with its label (equations 1 and 2 of the paper), so a
-    class that the model knows badly needs a lower probability than one that it knows well.
+    A label is an issue if its class is not the most probable one, and if among the classes that
+    reach their thresholds another class is the most probable one. The threshold of a class is the
+    mean probability of that class over the images with its label (equations 1 and 2 of the paper),
+    so a class that the model recognizes badly needs a lower probability than one that it recognizes
+    well.
 
     Args:
         probabilities: out-of-fold probabilities, float [N, K].

@@ -44,19 +44,19 @@ def _ranked_rows(
 
 
 def _excluded_rows(data: DataConfig) -> Iterator[dict[str, object]]:
-    """Yield the images that earlier corrections exclude, so that the edited table still does."""
+    """Yield rows for the images that earlier corrections exclude, so that the table keeps them."""
     corrections = Splits(data).corrections
     for file in sorted(corrections.excluded) if corrections else ():
         yield {"file": escape_cell(relative_name(str(file), data)), "exclude": YES}
 
 
 def relative_name(file: str, data: DataConfig) -> str:
-    """Return the path of a file, relative to the folder of the data; "" if there is no file."""
+    """Return the path of a file relative to the folder of the data; "" if there is no file."""
     return Path(os.path.relpath(file, data.path)).as_posix() if file else ""
 
 
 def write_table(path: Path, text: str) -> None:
-    """Write the table, unless somebody has edited the former one.
+    """Write the table, unless the existing table was edited.
 
     Raises:
         ValueError: there is a table with another content.

@@ -1,1 +1,1 @@
-"""The run directory: what a training leaves behind, and what reads it."""
+"""The run directory: the files that a training writes, and the functions that read them."""

@@ -1,8 +1,8 @@
-"""Predictions of many files as the rows of a CSV or JSON Lines file that can be resumed.
+"""Write the predictions for many files to a CSV or JSON Lines file that can be resumed.
 
-A row is appended as soon as its batch is predicted. If the command is stopped, a row that was cut
-short is removed, and files that have a row are not predicted again. Names are written as they are,
-also those that begin with `=`, `+`, `-` or `@`: see `docs/training.md`.
+A row is appended as soon as its batch is predicted. When an interrupted command is resumed, an
+incomplete row is removed, and files that have a row are not predicted again. Names are written
+unchanged, even names that begin with `=`, `+`, `-` or `@`: see `docs/training.md`.
 """
 
 import csv
@@ -23,17 +23,17 @@ from keras_cnns.runs.run import Run
 from keras_cnns.runs.selective import is_answered
 
 _SUFFIXES = (".csv", ".jsonl")
-_DECIMALS = 6  # of a probability
-_ROW_GROUP = 10_000  # rows of a Parquet file that are converted at once
+_DECIMALS = 6  # number of decimals of a probability
+_ROW_GROUP = 10_000  # number of rows that are converted to Parquet at once
 
 
 @dataclass(frozen=True)
 class Answer:
     """The prediction of a file."""
 
-    file: str  # the path as it was given
+    file: str  # the path as the user gave it
     ranked: tuple[tuple[str, float], ...] = ()  # labels and probabilities, best first
-    error: str = ""  # why there is no prediction
+    error: str = ""  # the error, if there is no prediction
     unknown: bool = False  # whether the highest probability is below the threshold
 
 
@@ -74,14 +74,14 @@ def _answer(
 
 
 class AnswerFile:
-    """A file of answers, which may have some already.
+    """A file of answers, which may exist already.
 
     Attributes:
-        finished: the files that have a row, and whether it is an error.
+        finished: file that has a row -> whether the row is an error.
     """
 
     def __init__(self, path: Path, top_k: int, *, has_threshold: bool = False) -> None:
-        """Read the rows that a file has, and remove one that was cut short.
+        """Read the existing rows, and remove an incomplete one.
 
         Args:
             path: a .csv or .jsonl file, which need not exist.
@@ -89,7 +89,7 @@ class AnswerFile:
             has_threshold: whether each row says whether its image is unknown.
 
         Raises:
-            ValueError: the suffix is another, or the content is not that of such a file.
+            ValueError: the suffix is not one of these, or the file has another content.
             OSError: the file cannot be read or written.
         """
         if path.suffix.lower() not in _SUFFIXES:
@@ -103,7 +103,7 @@ class AnswerFile:
         self.finished: dict[str, bool] = {}
         if path.exists():
             self._resume()
-        # The bytes of a name that are not UTF-8 are written as they are.
+        # Bytes of a name that are not UTF-8 are written unchanged.
         self._file = path.open("a", encoding="utf-8", errors="surrogateescape", newline="")
         if self._is_csv and self._file.tell() == 0:
             csv.writer(self._file, lineterminator="\n").writerow(self._columns)
@@ -145,12 +145,12 @@ class AnswerFile:
                 row["label"] = None
             row["top"] = [{"label": label, "probability": value} for label, value in ranked]
         text = json.dumps(row, ensure_ascii=False)
-        if not text.isprintable():  # also bytes that are not UTF-8, which JSON has to escape
+        if not text.isprintable():  # JSON must escape bytes that are not UTF-8
             text = json.dumps(row)
         return text + "\n"
 
     def _resume(self) -> None:
-        """Read the complete rows, and remove what follows them."""
+        """Read the complete rows, and remove the rest of the file."""
         end = self._end_of_rows()
         with self._path.open("rb") as file:
             file.seek(end)
@@ -225,13 +225,13 @@ class AnswerFile:
 def write_parquet(json_lines: Path, path: Path, *, has_threshold: bool = False) -> None:
     """Convert the rows of an `AnswerFile` to Parquet.
 
-    The columns are `file`, `label`, `probability`, with a threshold `unknown`, `top` and `error`,
+    The columns are `file`, `label`, `probability`, `unknown` (with a threshold), `top` and `error`,
     as in JSON Lines. Bytes of a name that are not UTF-8 are escaped, because Parquet cannot hold
     them.
 
     Args:
         json_lines: the rows, a .jsonl file.
-        path: the file to write, whole or not at all.
+        path: the file, which is written atomically.
         has_threshold: whether the rows say whether their images are unknown.
 
     Raises:

@@ -10,10 +10,10 @@ from PIL import Image, PngImagePlugin
 
 from keras_cnns.files import replacing
 
-_COUNT = 24  # images
+_COUNT = 24  # number of images
 _COLUMNS = 8
 _CAPTIONS = "captions"  # the key of the text in the PNG file: a JSON list
-_MIN_FRACTION = 0.01  # of a class in a mixed target, to be in the caption
+_MIN_FRACTION = 0.01  # minimum fraction of a class in a mixed target for the caption
 
 
 def write_augmented(path: Path, images: Any, targets: Any, labels: Sequence[str]) -> None:
@@ -42,10 +42,11 @@ def write_augmented(path: Path, images: Any, targets: Any, labels: Sequence[str]
 
 
 def read_augmented(path: Path, size: int) -> list[tuple[np.ndarray, str]]:
-    """Return the images, uint8 [size, size, C], and captions of such a file.
+    """Return the images, uint8 [size, size, C], and the captions in a file of `write_augmented`.
 
     Returns:
-        an empty list if there is no file, as in runs of earlier versions, or if it is another's.
+        Pairs of an image and its caption; none if there is no file, as in runs of earlier versions,
+        or if another program wrote the file.
     """
     try:
         with Image.open(path, formats=["PNG"]) as image:
@@ -66,9 +67,9 @@ def _describe(target: Any, labels: Sequence[str]) -> str:
     """Return the class of a target, int [] or float [K], or its classes with their fractions."""
     if target.ndim == 0:
         return labels[int(target)]
-    target = target / target.sum()  # the weight of a class multiplies its targets
+    target = target / target.sum()  # targets are multiplied by the weights of the classes
     order: list[int] = [k for k in np.argsort(-target).tolist() if target[k] >= _MIN_FRACTION]
     if target[order[0]] > 1 - _MIN_FRACTION:
         return labels[order[0]]
-    # Label smoothing gives every class a little, of which the largest are named.
+    # Label smoothing gives every class a small fraction, so only the largest fractions are named.
     return ", ".join(f"{labels[k]} {target[k]:.0%}" for k in order[:2])

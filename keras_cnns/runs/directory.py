@@ -1,4 +1,4 @@
-"""Reserve a run directory for a training, and write the files that it begins with."""
+"""Reserve a run directory for a training, and write its first files."""
 
 import json
 from collections.abc import Iterator
@@ -48,10 +48,10 @@ the layers and the optimizer, and reports that a class "could not be deserialize
 
 @contextmanager
 def opened_for_training(path: Path, recipe: Recipe) -> Iterator[None]:
-    """Lock a run directory that is new, or whose training has the same recipe.
+    """Lock a run directory that is new or whose training has the same recipe.
 
     Raises:
-        RunError: another process trains in it, it has another recipe, or it is no run directory.
+        RunError: another process trains in it, it has another recipe, or it is not a run directory.
     """
     if path.exists() and not path.is_dir():
         raise RunError(f"{path} is a file; choose another directory")
@@ -64,7 +64,7 @@ def opened_for_training(path: Path, recipe: Recipe) -> Iterator[None]:
 
 
 def check_data(path: Path, data_fingerprint: str) -> None:
-    """Raise RunError if the training in a directory was begun with data of another fingerprint."""
+    """Raise RunError if the training in a directory began with data of another fingerprint."""
     # Runs created before version 0.1 have no fingerprint.
     former = _read_environment(path).get("data_fingerprint", data_fingerprint)
     if former != data_fingerprint:
@@ -82,7 +82,7 @@ def begin(
     data_fingerprint: str,
     corrections: Corrections | None = None,
 ) -> None:
-    """Write the files that a run directory has from the first step on."""
+    """Write the files that a run directory has before the first step."""
     environment = describe_environment(recipe, data_fingerprint)
     if corrections:
         environment["corrections"] = {

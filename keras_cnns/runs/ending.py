@@ -1,4 +1,4 @@
-"""Describe why a training ended, and which epoch's model is kept."""
+"""Describe why a training ended and which epoch's model is kept."""
 
 from typing import Any
 
@@ -13,13 +13,13 @@ def find_reason(
 ) -> str:
     """Return why a training ended, for `results.json`.
 
-    This is "early_stopping", "max_steps", "epochs" or, if none of these has ended it, "callback".
+    The reason is "early_stopping", "max_steps", "epochs" or, if it is none of these, "callback".
 
     Args:
-        recipe: the training's.
+        recipe: the recipe of the training.
         steps: the number of steps that were taken.
         steps_per_epoch: the number of steps of each epoch.
-        has_stopped_early: whether early stopping ended it.
+        has_stopped_early: whether early stopping ended the training.
     """
     if has_stopped_early:
         return _EARLY
@@ -29,11 +29,11 @@ def find_reason(
 
 
 def describe_ending(recipe: Recipe, results: dict[str, Any]) -> str:
-    """Return a sentence each on the end of a training and on the epoch that is kept.
+    """Return a sentence on the end of a training and a sentence on the epoch that is kept.
 
     Args:
-        recipe: the training's.
-        results: the content of `results.json`; those of earlier versions do not have the reason.
+        recipe: the recipe of the training.
+        results: the content of `results.json`, which lacks the reason in earlier versions.
     """
     training, best = recipe.training, results["best_epoch"]
     kept = f"The model of epoch {best} is kept: no other has a higher validation accuracy."

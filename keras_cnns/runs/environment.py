@@ -23,13 +23,13 @@ _PACKAGES = {  # name in environment.json -> module
 
 
 def describe_environment(recipe: Recipe, data_fingerprint: str) -> dict[str, Any]:
-    """Return the environment of a run as values that JSON can hold.
+    """Return the environment of a run as values for JSON.
 
     A package that is not installed has the version None.
 
     Args:
         recipe: the run's recipe, whose seed is recorded.
-        data_fingerprint: a hash, or name and version, of the data set.
+        data_fingerprint: a hash of the data set, or its name and version.
     """
     return {
         "python": platform.python_version(),
@@ -48,7 +48,7 @@ def _find_version(name: str, module: str) -> str | None:
 
     Args:
         name: the usual name of its distribution.
-        module: the module that it installs; other distributions may install it too, as
+        module: the module that it installs. Other distributions may install the same module:
             `tensorflow-cpu` and `tf-nightly` install `tensorflow`.
     """
     try:
@@ -61,7 +61,7 @@ def _find_version(name: str, module: str) -> str | None:
 
 
 def describe_checkout(folder: Path) -> dict[str, Any]:
-    """Return the git `commit` of a folder's files and whether it `has_changes`; None without git.
+    """Return the git `commit` of a folder and whether the folder `has_changes`; None without git.
 
     Both are None for files that git ignores, such as a package installed inside a project.
     """

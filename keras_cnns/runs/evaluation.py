@@ -13,17 +13,17 @@ from keras_cnns.runs.run import Run
 
 
 def find_split(data: DataConfig, split: str) -> str:
-    """Return the value of one of a recipe's three splits.
+    """Return the value of the recipe's key for one of its three splits.
 
-    Any other part of the data set may hold images that the model was trained on.
+    Other parts of the data set are refused, because they may contain images of the training.
 
     Args:
         data: the recipe's data.
         split: `train`, `validation` or `test`, for the recipe's `train_split`, `validation_split`
-            or `test_split`; or the value of one of these, as `train[:80%]`.
+            or `test_split`; or the value of one of these keys, such as `train[:80%]`.
 
     Raises:
-        ValueError: the recipe has no such split; the message lists those that it has.
+        ValueError: the recipe has no such split; the message lists the existing ones.
     """
     splits = {
         "train": data.train_split,
@@ -38,7 +38,7 @@ def find_split(data: DataConfig, split: str) -> str:
 
 
 def evaluate(run: Run, split: str = "test") -> dict[str, float]:
-    """Return `samples`, the number of images, `loss` and `accuracy` of a run's model on a split.
+    """Return `samples` (the number of images), `loss` and `accuracy` of a run's model on a split.
 
     Args:
         run: a finished run.
@@ -61,7 +61,7 @@ def predict_split(run: Run, split: str = "test") -> Predictions:
 def predict(
     run: Run, images: Iterable[str | Path], *, top_k: int = 5
 ) -> list[list[tuple[str, float]]]:
-    """Return the most probable labels of image files, each with its probability, best first.
+    """Return the most probable labels of each image file with their probabilities, best first.
 
     Args:
         run: a finished run.
@@ -69,7 +69,7 @@ def predict(
         top_k: the number of labels for each image; all of them if there are fewer classes.
 
     Raises:
-        ValueError: a file is not an image, or a damaged one.
+        ValueError: a file is not an image or is damaged.
         OSError: a file cannot be read.
     """
     predict_batch = predictor(run.load_model())

@@ -1,4 +1,4 @@
-"""Find image files by folder or pattern, and read them in batches; a bad one ends nothing."""
+"""Find image files by folder or pattern, and read them in batches; bad files become errors."""
 
 import glob
 import os
@@ -14,20 +14,20 @@ from keras_cnns.data import preprocess, read_image
 from keras_cnns.data.sources.folder.files import CONVERTIBLE, EXTENSIONS
 from keras_cnns.recipes import DataConfig
 
-_BATCH_SIZE = 32  # images
-# Formats that have to be converted are found too: they become errors, and are not passed over.
+_BATCH_SIZE = 32  # number of images
+# Formats that must be converted are found too, so that they become errors instead of being skipped.
 _SUFFIXES = {suffix for kind in (EXTENSIONS | CONVERTIBLE).values() for suffix in kind}
 _ARCHIVE_LEFTOVERS = "__MACOSX"
 
-ReadFile = tuple[Path, np.ndarray | Exception]  # pixels uint8 [H, W, C], or why there are none
+ReadFile = tuple[Path, np.ndarray | Exception]  # pixels uint8 [H, W, C], or the error
 
 
 def find_image_files(names: Iterable[str | Path]) -> list[Path]:
-    """Return the files that are named, or found in folders, each once and in order.
+    """Return the named files and the files in folders, each once and in order.
 
     Args:
-        names: files, which need not exist; folders, whose files with the suffix of an image are
-            found at any depth, except hidden ones; or patterns such as `photos/**/*.jpg`.
+        names: files, which need not exist; folders, in which files with an image's suffix are found
+            at any depth, except hidden ones; or patterns such as `photos/**/*.jpg`.
 
     Raises:
         ValueError: a pattern matches nothing, or a folder has no image in it.
@@ -37,7 +37,7 @@ def find_image_files(names: Iterable[str | Path]) -> list[Path]:
     for name in given:
         matches = [name]
         if not name.exists() and glob.has_magic(str(name)):
-            # Path.glob also matches hidden files, and no absolute pattern.
+            # Path.glob would also match hidden files, and does not support absolute patterns.
             matched = sorted(glob.glob(str(name), recursive=True))  # noqa: PTH207
             matches = [Path(match) for match in matched]
             if not matches:
@@ -55,7 +55,7 @@ def find_image_files(names: Iterable[str | Path]) -> list[Path]:
 def read_files(
     paths: Iterable[str | Path], data: DataConfig, batch_size: int = _BATCH_SIZE
 ) -> Iterator[list[ReadFile]]:
-    """Yield batches of files with their preprocessed pixels; the next batch is read meanwhile.
+    """Yield batches of files with preprocessed pixels; the next batch is read in the background.
 
     At most two batches of images are in memory.
 
@@ -79,7 +79,7 @@ def read_files(
 
 
 def describe_problem(path: Path, error: Exception) -> str:
-    """Return why a file could not be read, without its name."""
+    """Return the reason why a file could not be read, without the file's name."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error).removeprefix(f"{path}: ") or type(error).__name__
@@ -96,7 +96,7 @@ def _read(path: Path, data: DataConfig) -> np.ndarray | Exception:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """Yield the files below a folder that are named as images, except hidden ones."""
+    """Yield the files below a folder with an image's suffix, except hidden ones."""
 
     def fail(error: OSError) -> None:
         raise ValueError(f"cannot read the folder {error.filename}: {error.strerror}")

@@ -1,4 +1,4 @@
-"""Evaluate a run on labelled photos from elsewhere: a folder with a folder for each class."""
+"""Evaluate a run on other labelled photos: a folder with a folder for each class."""
 
 import unicodedata
 from collections import Counter, defaultdict
@@ -21,18 +21,19 @@ from keras_cnns.suggestions import did_you_mean
 
 @dataclass(frozen=True)
 class FolderEvaluation:
-    """The predictions for the photos of a folder whose class names are those of a run."""
+    """The predictions for a folder of photos with the classes of a run."""
 
     predictions: Predictions
-    notes: tuple[str, ...]  # sentences on class names that differ
-    unreadable: tuple[str, ...]  # `file: reason` of each file that is not counted
+    notes: tuple[str, ...]  # sentences on differences of class names
+    unreadable: tuple[str, ...]  # `file: reason` for each file that is not counted
 
 
 def evaluate_folder(run: Run, folder: str | Path) -> FolderEvaluation:
-    """Predict the classes of the photos of a folder, each of which has its class's name.
+    """Predict the classes of the photos in a folder that has a folder for each class.
 
-    Class names that differ from the run's only in case or Unicode form are used for the same class.
-    Images of a class that the run does not have are not counted. Both are in the notes.
+    A class whose name differs from that of a run's class only in case or Unicode form is the same
+    class. Images of classes that the run does not have are not counted. The notes report both
+    cases.
 
     Args:
         run: a finished run.
@@ -101,7 +102,7 @@ def match_labels(
         similar = by_key.get(_comparable(label), [])
         if label in indices:
             matched[label] = indices[label]
-        elif len(similar) == 1:  # if there are several, it is not clear which one is meant
+        elif len(similar) == 1:  # if there are several, it is unclear which one is meant
             matched[label] = indices[similar[0]]
             same_text = _composed(label) == _composed(similar[0])
             difference = "Unicode form" if same_text else "case"

@@ -10,9 +10,9 @@ from pathlib import Path
 def locked(directory: Path) -> Iterator[None]:
     """Create a directory if it is missing, and lock it against other processes.
 
-    The operating system holds the lock and releases it when the process ends, in whatever way. On
-    Windows, which has no such lock for a directory, nothing is locked. A directory that was created
-    here and is still empty at the end is removed again.
+    The operating system holds the lock and releases it when the process ends in any way. Windows
+    has no such lock for directories, so nothing is locked there. A directory that this function
+    created is removed again if it is empty at the end.
 
     Raises:
         BlockingIOError: another process holds the lock.
@@ -30,7 +30,7 @@ def locked(directory: Path) -> Iterator[None]:
 
 
 def _lock(directory: Path) -> int | None:
-    """Return the descriptor that holds the lock; None on Windows."""
+    """Lock a directory and return the descriptor that holds the lock; None on Windows."""
     try:
         import fcntl
     except ImportError:

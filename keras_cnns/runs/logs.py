@@ -9,16 +9,16 @@ Value = TypeVar("Value")
 
 
 def by_main_output(logs: Mapping[str, Value]) -> dict[str, Value]:
-    """Rename the logs of a model with several outputs, so that `loss` is the main output's loss.
+    """Rename the logs of a model with several outputs so that `loss` is the main output's loss.
 
-    Keras logs the weighted sum of all losses as `loss` for a model with auxiliary outputs, and the
-    only loss there is for a model without: two quantities that must not be compared. Afterwards
-    `loss`, `accuracy` and their `val_` counterparts belong to the main output in both cases, and
-    the weighted sum, to which Keras adds regularisation losses, is `loss_sum`.
+    For a model with auxiliary outputs, Keras logs the weighted sum of all losses as `loss`; for a
+    model without them, `loss` is its only loss. The two quantities must not be compared. After
+    renaming, `loss`, `accuracy` and their `val_` counterparts belong to the main output in both
+    cases, and `loss_sum` is the weighted sum, to which Keras adds regularisation losses.
 
     Args:
         logs: the logs, or the columns of a history. Those of a model with one output have no
-            `main_loss` and stay as they are.
+            `main_loss` and are not changed.
     """
 
     def rename(name: str) -> str:

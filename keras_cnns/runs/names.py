@@ -17,5 +17,5 @@ AUGMENTED = "augmented.png"
 CARD = "card.md"
 README = "README.txt"
 CORRECTIONS = "corrections.csv"
-FOLDS = "folds.json"  # of a directory with a run for each fold
-OUT_OF_FOLD = "out_of_fold"  # .npz and .csv
+FOLDS = "folds.json"  # in a directory with a run for each fold
+OUT_OF_FOLD = "out_of_fold"  # with the suffixes .npz and .csv

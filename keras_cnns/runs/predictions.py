@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-# The minimum in the loss, which would be infinite for a probability that float32 rounds to 0.
+# The minimum of a probability in the loss, which would be infinite if float32 rounds it to 0.
 _MIN_PROBABILITY = float(np.finfo(np.float32).tiny)
 
 
@@ -19,7 +19,7 @@ class Mistake:
     """An image that is classified incorrectly."""
 
     image: np.ndarray  # uint8 [H, W, C]
-    index: int  # of the image in the split, from 0
+    index: int  # the index of the image in the split, from 0
     label: int
     predicted: int
     confidence: float  # the probability of the predicted class
@@ -35,9 +35,9 @@ class Predictions:
     predicted: np.ndarray  # int [N]
     confidences: np.ndarray  # float [N], the highest probability
     label_probabilities: np.ndarray  # float [N], the probability of the true class
-    mistakes: tuple[Mistake, ...]  # those with the highest confidence, in descending order
+    mistakes: tuple[Mistake, ...]  # the mistakes with the highest confidence, in descending order
     loss: float  # mean cross-entropy of the main output, in nats
-    # The file of the image at an index; None if the images are not files of their own.
+    # Returns the file of the image at an index; None if the images are not files of their own.
     path_of: Callable[[int], Path] | None = field(default=None, compare=False, repr=False)
 
     @property
@@ -55,7 +55,7 @@ class Predictions:
         return {"samples": len(self.labels), "loss": self.loss, "accuracy": self.accuracy}
 
     def count_classes(self) -> dict[str, list[int]]:
-        """Return the number of `images`, `correct` ones and `predicted` ones of each class, [K]."""
+        """Return, for each class, the counts [K] of `images`, `correct` and `predicted` images."""
 
         def count(indices: np.ndarray) -> list[int]:
             return [int(each) for each in np.bincount(indices, minlength=self.classes)]
@@ -76,15 +76,15 @@ def predictor(model: keras.Model) -> Callable[[Any], np.ndarray]:
 
 
 def trace(model: keras.Model, select: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Return a function: images uint8 [N, H, W, C] -> selected outputs, as NumPy arrays.
+    """Return a function: images uint8 [N, H, W, C] -> selected outputs as NumPy arrays.
 
-    It involves no tf.data: for arrays `model.predict` makes a pipeline with autotuning. On
-    TensorFlow it is traced once for batches of every size, and nothing but the selected outputs is
-    computed; other backends compile it for each size of a batch.
+    The function does not use tf.data; for arrays, `model.predict` would make a pipeline with
+    autotuning. On TensorFlow it is traced once for all batch sizes, and only the selected outputs
+    are computed. Other backends compile it for each batch size.
 
     Args:
         model: a model whose input is the images.
-        select: returns the wanted ones of the model's outputs.
+        select: returns the outputs to compute from the model's outputs.
     """
     if keras.backend.backend() != "tensorflow":
         return lambda images: select(model.predict_on_batch(np.asarray(images)))
@@ -106,11 +106,12 @@ def collect(
     """Predict the classes of batches of (images uint8 [N, H, W, C], labels int [N]).
 
     Args:
-        model: images -> probabilities [N, K], or a dict of outputs with them as `main`.
+        model: images -> probabilities [N, K], or a dict of outputs with the probabilities as
+            `main`.
         batches: an epoch of a split.
-        worst: the number of mistakes whose pictures are kept, those with the highest confidence.
-        path_of: returns the file of the image at an index; by default that of a split, if its
-            images are files.
+        worst: the number of mistakes, those with the highest confidence, whose images are kept.
+        path_of: returns the file of the image at an index; by default the split's own function, if
+            its images are files.
     """
     labels, predicted, confidences, label_probabilities = [], [], [], []
     heap: list[tuple[float, int, Mistake]] = []
@@ -134,7 +135,7 @@ def collect(
                 confidence=float(confidence[i]),
                 label_probability=float(label_probability[i]),
             )
-            # If the confidence is equal, the mistake with the lower index is kept.
+            # If mistakes have the same confidence, the one with the lower index is kept.
             heapq.heappush(heap, (mistake.confidence, -index, mistake))
             if len(heap) > worst:
                 heapq.heappop(heap)

@@ -1,4 +1,4 @@
-"""A finished run: what `evaluate`, `predict` and export read."""
+"""A finished run, which `evaluate`, `predict` and export read."""
 
 import json
 from dataclasses import dataclass, field, replace
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class RunError(ValueError):
-    """A directory that is not the run that is asked for; the message says what is wrong."""
+    """A directory is not the required run; the message explains why."""
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,15 @@ class Run:
     path: Path
     recipe: Recipe
     labels: tuple[str, ...]  # the names of the classes, in the order of the outputs
-    # On the test split, if this process has trained the run, so that a report need not repeat them.
+    # The predictions on the test split, if this process has trained the run, so that a report need
+    # not compute them again.
     predictions: "Predictions | None" = field(default=None, compare=False, repr=False)
 
     def load_model(self) -> "keras.Model":
         """Return the best epoch's model: pixels 0 to 255 [N, H, W, C] -> probabilities.
 
         Raises:
-            RunError: the file is damaged, or would run code of its own.
+            RunError: the file is damaged, or loading it would run code in it.
         """
         try:
             return load_model(self.path / MODEL, safe_mode=True)
@@ -44,19 +45,20 @@ class Run:
             raise RunError(f"cannot load {self.path / MODEL}: {reason}") from error
 
     def results(self) -> dict[str, Any]:
-        """Return `training_seconds`, `best_epoch` and `last_epoch`, `ended_by`, and the results.
+        """Return the content of `results.json`.
 
-        `test` has the metrics on the test split: `samples`, the number of images, `loss` and
-        `accuracy`. `test_classes` has the number of `images`, `correct` and `predicted` ones of
-        each class. `confidence` has the thresholds for a stated accuracy, which were chosen on the
-        validation split; see `runs.selective.Confidence`. Runs created before version 0.2 have only
-        `training_seconds`, `best_epoch` and `test`.
+        The keys are `training_seconds`, `best_epoch`, `last_epoch`, `ended_by` and the following.
+        `test` has the metrics on the test split: `samples` (the number of images), `loss` and
+        `accuracy`. `test_classes` has, for each class, the numbers of `images`, `correct` and
+        `predicted` images. `confidence` has the thresholds for given accuracies, which were chosen
+        on the validation split; see `runs.selective.Confidence`. Runs created before version 0.2
+        have only `training_seconds`, `best_epoch` and `test`.
         """
         results: dict[str, Any] = json.loads((self.path / RESULTS).read_text("utf-8"))
         return results
 
     def history(self) -> list[Row]:
-        """Return one row per epoch: losses, metrics, and the diagnostics measured in it."""
+        """Return one row per epoch, with its losses, metrics and diagnostics."""
         return read_rows(self.path / HISTORY)
 
 
@@ -64,7 +66,7 @@ def open_run(path: str | Path) -> Run:
     """Open the directory of a finished run.
 
     Raises:
-        RunError: it does not exist, or is not a finished run.
+        RunError: the directory does not exist, or is not a finished run.
     """
     path = Path(path)
     check_directory(path)
@@ -75,7 +77,7 @@ def open_run(path: str | Path) -> Run:
 
 
 def check_directory(path: Path) -> None:
-    """Raise RunError unless there is a directory."""
+    """Raise RunError unless the path is a directory."""
     if not path.exists():
         raise RunError(
             f"there is no run directory {path}; `keras-cnns train --run {path}` makes one"
@@ -85,9 +87,9 @@ def check_directory(path: Path) -> None:
 
 
 def read_recipe(path: Path) -> Recipe:
-    """Return the recipe of a run directory, with the corrections that were trained with.
+    """Return the recipe of a run directory, with the corrections that the training used.
 
-    They are a copy in the directory: the original may have changed since.
+    The corrections are a copy in the directory, because the original may have changed.
 
     Raises:
         RunError: the recipe is damaged.
@@ -99,10 +101,10 @@ def read_recipe(path: Path) -> Recipe:
 
 
 def read_config(path: Path) -> Recipe:
-    """Return the recipe as a run directory records it; an earlier version may have written it.
+    """Return the recipe that a run directory records, possibly in the format of an earlier version.
 
     Raises:
-        RunError: it is damaged.
+        RunError: the recipe is damaged.
     """
     try:
         return load_run_recipe(path / CONFIG)

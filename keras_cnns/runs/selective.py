@@ -18,26 +18,26 @@ import numpy as np
 
 from keras_cnns.intervals import wilson_interval
 
-ACCURACIES = (0.9, 0.95, 0.98, 0.99)  # thresholds are chosen for these accuracies of the answers
-_ROUND = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99)  # thresholds that are measured for comparison
-_MIN_ANSWERED = 50  # images; the accuracy of fewer answers says too little to choose a threshold
-_MAX_DECIMALS = 17  # of a float
+ACCURACIES = (0.9, 0.95, 0.98, 0.99)  # a threshold is chosen for each accuracy
+_ROUND = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99)  # round thresholds that are measured for comparison
+_MIN_ANSWERED = 50  # images; the accuracy of fewer answers is too uncertain
+_MAX_DECIMALS = 17  # decimals of a float
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """What a threshold gives on the images on which it was measured.
+    """A threshold with its coverage and accuracy on the images on which it was measured.
 
-    Intervals are those of Wilson 1927, 95 %.
+    The intervals are 95 % intervals (Wilson 1927).
     """
 
-    min_accuracy: float | None  # the accuracy it was chosen for; None: a round threshold
-    threshold: float  # 0..1, of the highest probability
+    min_accuracy: float | None  # the accuracy for which it was chosen; None: a round threshold
+    threshold: float  # 0..1, the threshold of the highest probability
     answered: int  # images whose highest probability reaches the threshold
     correct: int  # answered images that are classified correctly
     coverage: float  # 0..1, the fraction of the images that are answered
     coverage_interval: tuple[float, float]
-    accuracy: float | None  # 0..1, of the answers; None without answers
+    accuracy: float | None  # 0..1, the accuracy of the answers; None without answers
     accuracy_interval: tuple[float, float] | None
 
 
@@ -50,15 +50,15 @@ class Confidence:
     thresholds: tuple[Threshold, ...]  # ascending accuracies, then ascending round thresholds
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the values as `results.json` and `model.json` hold them."""
+        """Return the values in the form of `results.json` and `model.json`."""
         return asdict(self)
 
 
 def find_thresholds(split: str, confidences: np.ndarray, is_correct: np.ndarray) -> Confidence:
     """Choose the thresholds for the accuracies in `ACCURACIES`, and measure round ones.
 
-    Of the thresholds whose answers have at least an accuracy, the lowest one is chosen. There is
-    none if the model reaches the accuracy on fewer than `min_answered` images only.
+    For an accuracy, the lowest threshold is chosen whose answers have at least this accuracy. There
+    is no threshold if the model reaches the accuracy only on fewer than `min_answered` images.
 
     Args:
         split: the name of the split, which must not be the one that the model is tested on.
@@ -81,7 +81,7 @@ def find_thresholds(split: str, confidences: np.ndarray, is_correct: np.ndarray)
 
 
 def thresholds_in(content: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-    """Return the thresholds in the content of `results.json` or `model.json`, which may be none."""
+    """Return the thresholds in the content of `results.json` or `model.json`, if there are any."""
     confidence = content.get("confidence")
     return confidence["thresholds"] if confidence else ()
 
@@ -94,7 +94,7 @@ def find_threshold(results: Mapping[str, Any], accuracy: float) -> float:
         accuracy: one of `ACCURACIES`.
 
     Raises:
-        ValueError: there is none; the message lists those that exist.
+        ValueError: there is no such threshold; the message lists the existing ones.
     """
     rows = [each for each in thresholds_in(results) if each["min_accuracy"]]
     known = {each["min_accuracy"]: each["threshold"] for each in rows}
@@ -108,9 +108,9 @@ def find_threshold(results: Mapping[str, Any], accuracy: float) -> float:
 
 
 def min_answered(accuracy: float) -> int:
-    """Return the number of answers that a threshold for an accuracy must have.
+    """Return the minimum number of answers for choosing a threshold for an accuracy.
 
-    Fewer than 1 / (1 - accuracy) answers reach the accuracy only without a single mistake.
+    With fewer than 1 / (1 - accuracy) answers, a single mistake would make the accuracy too low.
     """
     return max(_MIN_ANSWERED, round(1 / (1 - accuracy)))
 
@@ -126,7 +126,7 @@ def measure_threshold(
     is_correct: np.ndarray,
     min_accuracy: float | None = None,
 ) -> Threshold:
-    """Return what a threshold gives on images; for the arguments see `find_thresholds`."""
+    """Measure a threshold on images; `find_thresholds` describes the arguments."""
     answers = is_correct[is_answered(confidences, threshold)]
     answered, correct, count = len(answers), int(answers.sum()), len(confidences)
     return Threshold(
@@ -156,7 +156,7 @@ def coverage_curve(
     values = np.asarray(confidences, np.float32)
     order = np.argsort(-values, kind="stable")
     values, correct = values[order], np.cumsum(is_correct[order])
-    last = np.flatnonzero(np.append(values[1:] != values[:-1], True))  # of images with a value
+    last = np.flatnonzero(np.append(values[1:] != values[:-1], True))  # last index of each value
     return values[last], last + 1, correct[last] / (last + 1)
 
 
@@ -173,13 +173,13 @@ def _choose(accuracy: float, confidences: np.ndarray, is_correct: np.ndarray) ->
 
 
 def _shortest_between(low: float, high: float) -> float:
-    """Return the number above `low`, and at most `high`, that has the fewest decimals.
+    """Return the number above `low` and at most `high` that has the fewest decimals.
 
-    It answers the same images as `high`, and images whose probability another engine computes a
-    little differently are rarely on its other side.
+    As a threshold, it answers the same images as `high`. Because it lies between `low` and `high`,
+    small differences of another engine's probabilities rarely change which images are answered.
     """
     for decimals in range(1, _MAX_DECIMALS):
-        # The middle between both, rounded, is the furthest from either of them.
+        # The middle between both, rounded, is the number that is furthest from both.
         rounded = round((low + high) / 2, decimals)
         if np.float32(low) < np.float32(rounded) <= np.float32(high):
             return rounded

@@ -17,7 +17,7 @@ Columns = dict[str, np.ndarray]  # name -> float [rows], NaN where there is no v
 def read_rows(path: Path) -> list[Row]:
     """Return the rows of a file without their empty values; no rows if there is no file.
 
-    A row that was cut short by a crash is left out.
+    A row that is incomplete because of a crash is left out.
 
     Raises:
         ValueError: a value is not a number.
@@ -31,22 +31,22 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def read_times(path: Path) -> list[Row]:
-    """Return the rows of `StepTime` in the order of their epochs.
+    """Return the rows that `StepTime` wrote, in the order of their epochs.
 
-    An epoch that was interrupted and repeated has several rows, of which the last one counts.
+    If an interrupted epoch was repeated, it has several rows, of which the last one is returned.
     """
     latest = {row["epoch"]: row for row in read_rows(path)}
     return [latest[epoch] for epoch in sorted(latest)]
 
 
 def to_columns(rows: Sequence[Row]) -> Columns:
-    """Return the columns of rows."""
+    """Return rows as columns."""
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: np.array([row.get(name, np.nan) for row in rows]) for name in names}
 
 
 def format_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, header: bool) -> str:
-    """Return rows as lines of CSV; a value that a row lacks is empty, one more is left out."""
+    """Return rows as lines of CSV; missing values are empty, and surplus values are left out."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     if header:

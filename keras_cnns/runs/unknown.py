@@ -1,7 +1,7 @@
-"""How well scores tell images of known objects from images of unknown ones.
+"""Measure how well scores distinguish images of known objects from images of unknown objects.
 
-The model is asked about the images of one of the recipe's splits, whose classes it knows, and about
-images of anything else. Two scores should be higher for the former: the highest softmax probability
+The model predicts the images of one of the recipe's splits, whose classes it knows, and images of
+other objects. Two scores should be higher for the known images: the highest softmax probability
 (Hendrycks and Gimpel 2017) and the negative energy (Liu et al. 2020).
 """
 
@@ -25,10 +25,10 @@ from keras_cnns.runs.predictions import trace
 from keras_cnns.runs.run import Run
 from keras_cnns.runs.selective import is_answered, thresholds_in
 
-_KNOWN_ACCEPTED = 0.95  # the fraction of known images at which unknown ones are counted
-_BINS = 20  # of the highest probability
-_BATCH_SIZE = 64  # images
-_LISTED = 5  # files that cannot be read
+_KNOWN_ACCEPTED = 0.95  # fraction of known images that the threshold for `unknown_accepted` accepts
+_BINS = 20  # number of bins of the highest probability
+_BATCH_SIZE = 64  # number of images
+_LISTED = 5  # number of unreadable files that are listed
 
 Counting = Callable[[str, int], AbstractContextManager[Callable[[int], object]]]
 
@@ -43,10 +43,10 @@ class Scores:
 
 @dataclass(frozen=True)
 class Separation:
-    """How well a score separates known images from unknown ones."""
+    """The separation of known images from unknown images by a score."""
 
     auroc: float  # 0..1: the probability that a known image has the higher score
-    unknown_accepted: float  # 0..1, if the threshold accepts 95 % of the known images
+    unknown_accepted: float  # 0..1, with the threshold that accepts 95 % of the known images
 
 
 @dataclass(frozen=True)
@@ -63,19 +63,20 @@ class Acceptance:
 class UnknownObjects:
     """The comparison of known and unknown images."""
 
-    known: str  # the split of the recipe
+    known: str  # the recipe's split of known images
     known_images: int
-    unknown: str  # the folder or data set
+    unknown: str  # the folder or data set of unknown images
     unknown_images: int
     probability: Separation
     energy: Separation
     thresholds: tuple[Acceptance, ...]
-    # The fraction of the known and unknown images in bins of equal width of the probability.
+    # The fractions of the known and of the unknown images in bins of the probability of equal
+    # width.
     known_histogram: tuple[float, ...]
     unknown_histogram: tuple[float, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the values as `unknown.json` holds them."""
+        """Return the values in the form of `unknown.json`."""
         return asdict(self)
 
 
@@ -84,10 +85,10 @@ def compare_unknown(run: Run, split: str, unknown: str, counting: Counting) -> U
 
     Args:
         run: a finished run.
-        split: a split of its recipe, as in `find_split`'s result.
+        split: a split of the run's recipe, as `find_split` returns it.
         unknown: a folder of images at any depth, a folder of idx files, or the name of a data set,
             whose test split is read.
-        counting: shows the progress, as `messages.counting`.
+        counting: shows the progress, like `messages.counting`.
 
     Raises:
         ValueError: there is no such split, folder or data set, no image can be read, or the model
@@ -126,7 +127,7 @@ def compare_unknown(run: Run, split: str, unknown: str, counting: Counting) -> U
 
 
 def separate(known: np.ndarray, unknown: np.ndarray) -> Separation:
-    """Return how well scores, float [N] and [M], separate known images from unknown ones."""
+    """Return the separation of known images with scores [N] from unknown images with scores [M]."""
     from sklearn.metrics import roc_auc_score, roc_curve
 
     is_known = np.repeat([1, 0], [len(known), len(unknown)])
@@ -172,7 +173,7 @@ def _score_all(
 
 
 def _open_unknown(data: DataConfig, unknown: str) -> tuple[Iterator[Any], int]:
-    """Return batches of images uint8 [N, H, W, C], preprocessed as the run's, and their number."""
+    """Return batches of images uint8 [N, H, W, C], preprocessed for the run, and their number."""
     path = Path(unknown)
     if path.is_dir() and not any("-ubyte" in each.name for each in path.iterdir()):
         files = find_image_files([path])
@@ -198,7 +199,7 @@ def _open_unknown(data: DataConfig, unknown: str) -> tuple[Iterator[Any], int]:
 
 
 def _read_folder(files: list[Path], data: DataConfig) -> Iterator[np.ndarray]:
-    """Yield the images of those files that can be read, and report the others."""
+    """Yield the images of the readable files, and report the other files."""
     unreadable: list[str] = []
     for batch in read_files(files, data):
         images = [image for _, image in batch if isinstance(image, np.ndarray)]

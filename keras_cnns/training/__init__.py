@@ -1,6 +1,7 @@
-"""Train the model of a recipe, and use the run directory that it leaves.
+"""Train the model of a recipe, and use the run directory of the training.
 
-The names are imported when they are used: the data sets need TensorFlow, the callbacks do not.
+The names are imported when they are used, because the data sets need TensorFlow but the callbacks
+do not.
 """
 
 from importlib import import_module

@@ -7,7 +7,7 @@ import keras
 
 
 def compile_function(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile a function of tensors for the backend; torch runs it as it is."""
+    """Compile a function of tensors for the backend; on torch, return it unchanged."""
     result: Callable[..., Any] = function
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
@@ -27,7 +27,7 @@ def compute_gradients(
 
     Args:
         loss: values -> the loss, a scalar, and a list of auxiliary tensors.
-        values: tensors; one that the loss does not depend on has a gradient of zeros.
+        values: tensors; a tensor on which the loss does not depend has a gradient of zeros.
     """
     backend = keras.backend.backend()
     if backend == "tensorflow":

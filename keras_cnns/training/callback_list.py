@@ -34,31 +34,31 @@ from keras_cnns.training.callbacks import (
 from keras_cnns.training.model import accuracy_key
 from keras_cnns.training.preparation import Preparation
 
-_CLASSIFIER = "logits"  # the last layer of every model; those of auxiliary heads have other names
-_LEARNING_RATE_INTERVAL = 10  # steps; reading a number costs nothing
-_PROBE_IMAGES = 32  # at most; a pass costs as much as a step on a batch of this size
+_CLASSIFIER = "logits"  # the name of every model's last layer; auxiliary heads have other names
+_LEARNING_RATE_INTERVAL = 10  # steps; reading the learning rate costs nothing
+_PROBE_IMAGES = 32  # maximum; a pass costs as much as a step on a batch of this size
 
 Callbacks = list[keras.callbacks.Callback]
 
 
 @dataclass(frozen=True)
 class RunCallbacks:
-    """The callbacks of a run, and those among them whose results the trainer needs."""
+    """The callbacks of a run, with separate access to those whose results the trainer needs."""
 
     in_order: Callbacks
     save_best: SaveBest
     resume: Resume
     stop_on_signal: StopOnSignal
     progress: Progress
-    early_stopping: keras.callbacks.EarlyStopping | None  # None if the recipe wants none
+    early_stopping: keras.callbacks.EarlyStopping | None  # None if the recipe has no early stopping
 
     @property
     def has_stopped_early(self) -> bool:
-        """Whether early stopping has ended the training."""
+        """Return whether early stopping has ended the training."""
         return self.early_stopping is not None and self.early_stopping.stopped_epoch > 0
 
     def close(self) -> None:
-        """Release the terminal and the signals, even if `fit` has failed."""
+        """Release the terminal and the signal handlers, even if `fit` has failed."""
         self.stop_on_signal.close()
         self.progress.close()
 
@@ -78,15 +78,15 @@ def make_callbacks(
     """Return the callbacks of a run.
 
     Args:
-        prepared: the training.
+        prepared: the prepared training.
         run: the run directory.
         extra: further callbacks, whose state is saved too.
-        installed: those of other packages, such as trackers, whose state is not saved.
+        installed: the callbacks of other packages, such as trackers, whose state is not saved.
         begin: writes the first files of the run directory.
-        batch: see `make_watchers`.
+        batch: as in `make_watchers`.
         folds_after: the number of trainings of other folds that follow this one.
         quiet: whether not to print the progress.
-        intervals: `seconds` and `steps` between checkpoints.
+        intervals: `seconds` and `steps` between checkpoints, as in `Resume`.
     """
     monitor = f"val_{accuracy_key(prepared.model)}"
     save_best = SaveBest(run / MODEL, monitor)
@@ -94,20 +94,20 @@ def make_callbacks(
     progress = _make_progress(prepared.recipe.data, folds_after, quiet)
     watchers = make_watchers(run, batch, progress)
     saved = [
-        # They change the training, and precede whatever sees or saves it: `AverageWeights` assigns
-        # the averages that `SaveBest` saves after the evaluation.
+        # These change the training, so they precede the callbacks that record or save it:
+        # `AverageWeights` assigns the averages that `SaveBest` saves after the evaluation.
         *_steering(prepared.recipe),
-        # It needs only the metrics of the evaluation, and its count of epochs is saved.
+        # Early stopping needs only the metrics of the evaluation; its count of epochs is saved.
         *([early_stopping] if early_stopping else []),
-        # Before the diagnostics, which add metrics to the epoch's logs: it needs only the
-        # evaluation's, and the model is saved as early as possible.
+        # `SaveBest` precedes the diagnostics, which add metrics to the epoch's logs. It needs only
+        # the metrics of the evaluation, so the model is saved as early as possible.
         save_best,
         *watchers,
-        # After ours, so that they see all metrics in the logs.
+        # The extra callbacks follow ours, so that they see all metrics in the logs.
         *extra,
     ]
-    # After all callbacks whose state it saves: it captures and restores the state at the beginning
-    # of a step, when they have begun the step too.
+    # `Resume` follows all callbacks whose state it saves. It captures and restores the state at the
+    # beginning of a step, after these callbacks have begun the step.
     resume = Resume(
         run / CHECKPOINTS,
         prepared.batches,
@@ -119,12 +119,14 @@ def make_callbacks(
     in_order = [
         *saved,
         resume,
-        # After `resume`, which raises if the checkpoint does not fit: then nothing is written.
+        # `begin` follows `resume`, which raises an error if the checkpoint does not fit, so that
+        # nothing is written in this case.
         begin,
-        # After `begin`, so that they find the recipe in the run directory, and after `resume`, so
-        # that a package that was installed or removed in the meantime does not prevent resuming.
+        # The installed callbacks follow `begin`, so that they find the recipe in the run directory,
+        # and `resume`, so that a package that was installed or removed in the meantime does not
+        # prevent resuming.
         *installed,
-        # After `resume`, whose state they save or restore.
+        # These follow `resume`, whose state they save or restore.
         stop_on_signal,
         StopOnDivergence(resume),
     ]
@@ -136,8 +138,8 @@ def make_watchers(run: Path, batch: tuple[Any, ...], progress: Progress | None =
 
     Args:
         run: the run directory.
-        batch: images and targets as in `fit`, of which the first are the probe of the diagnostics.
-        progress: shows the progress; by default that of one training.
+        batch: images and targets as in `fit`; the first of them are the probe of the diagnostics.
+        progress: the callback that shows the progress; by default the progress of one training.
     """
     images, targets = keras.tree.map_structure(
         lambda each: keras.ops.convert_to_numpy(each[:_PROBE_IMAGES]), batch[:2]
@@ -151,14 +153,15 @@ def make_watchers(run: Path, batch: tuple[Any, ...], progress: Progress | None =
         ActivationStatistics(probe, layers_in_logs=True),
     ]
     return [
-        # Before the diagnostics, whose metrics an epoch's line does not show.
+        # The progress precedes the diagnostics, because the line of an epoch does not show their
+        # metrics.
         progress or Progress(),
         *diagnostics,
-        # After the diagnostics, whose metrics they write.
+        # These follow the diagnostics, whose metrics they write.
         DiagnosticsLog(diagnostics, run / DIAGNOSTICS),
         TensorBoard(run / TENSORBOARD, diagnostics),
         SaveHistory(run / HISTORY),
-        StepTime(run / TIMES),  # last: its time includes the callbacks
+        StepTime(run / TIMES),  # last, so that its time includes the other callbacks
     ]
 
 
@@ -181,10 +184,10 @@ def _steering(recipe: Recipe) -> Callbacks:
 
 
 def _early_stopping(prepared: Preparation, monitor: str) -> keras.callbacks.EarlyStopping | None:
-    """Return the callback that ends a training whose validation accuracy no longer rises.
+    """Return the callback that ends a training when the validation accuracy no longer rises.
 
-    It counts epochs from the one on in which all layers train and the schedule "step" has reached
-    its last learning rate: until then, a rise is still to be expected.
+    It begins to count epochs when all layers are trained and the schedule "step" has reached its
+    last learning rate, because until then a rise is still to be expected.
     """
     recipe, steps_per_epoch = prepared.recipe, prepared.training.steps
     patience, optimizer = recipe.training.early_stopping_patience, recipe.optimizer

@@ -1,4 +1,4 @@
-"""Write and read checkpoints: the state of a training in one file, with a checksum.
+"""Write and read checkpoints, which hold the state of a training in one file with a checksum.
 
 ```
 keras-cnns checkpoint 1\\n          the format
@@ -19,22 +19,22 @@ from safetensors.numpy import load, save
 from keras_cnns.files import replacing
 
 _FORMAT = b"keras-cnns checkpoint 1\n"
-_DIGEST = 64  # characters
-_STATE = "state"  # the name of the JSON among the arrays
+_DIGEST = 64  # number of characters
+_STATE = "state"  # the name of the array that holds the JSON
 SUFFIX = ".checkpoint"
 _NAME = re.compile(rf"step-(\d+){re.escape(SUFFIX)}")
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be used; the message names the file and says why."""
+    """A checkpoint cannot be used; the message names the file and the reason."""
 
 
 def write_checkpoint(path: Path, state: Any) -> None:
-    """Write a state, whole or not at all.
+    """Write a state atomically.
 
     Args:
         path: the path of the file.
-        state: the state: numbers, text, None, arrays, and lists, tuples and dicts of these.
+        state: numbers, text, None, arrays, and lists, tuples and dicts of these.
     """
     arrays: list[np.ndarray[Any, Any]] = []
     text = json.dumps(_encode(state, arrays)).encode()
@@ -64,12 +64,12 @@ def read_checkpoint(path: Path) -> Any:
     try:
         arrays = load(bytes(payload))
         return _decode(json.loads(arrays.pop(_STATE).tobytes()), arrays)
-    except Exception as error:  # the checksum is right: it was written like this
+    except Exception as error:  # the checksum is right, so the file was written like this
         raise CheckpointError(f"{path} holds no state of a training: {error}") from error
 
 
 def list_checkpoints(directory: Path) -> list[Path]:
-    """Return the checkpoints in a directory, the one of the latest step first."""
+    """Return the checkpoints in a directory, the latest step first."""
     numbered = {path: _NAME.fullmatch(path.name) for path in directory.glob(f"*{SUFFIX}")}
     steps = {path: int(match[1]) for path, match in numbered.items() if match}
     return sorted(steps, key=lambda path: steps[path], reverse=True)
@@ -92,7 +92,7 @@ def is_plain(value: Any) -> bool:
 
 
 def _encode(value: Any, arrays: list[np.ndarray[Any, Any]]) -> Any:
-    """Return a value in JSON's types; other types become an object whose first key is the type."""
+    """Return a value in JSON's types; other types become objects whose first key is the type."""
     match value:
         case dict():
             pairs = [[_encode(k, arrays), _encode(v, arrays)] for k, v in value.items()]
@@ -124,13 +124,13 @@ def _decode(value: Any, arrays: dict[str, np.ndarray[Any, Any]]) -> Any:
 
 
 def _storable(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Return an array for safetensors: contiguous, and of a type that NumPy itself has."""
-    array = np.ascontiguousarray(array).reshape(array.shape)  # the former makes a scalar a vector
+    """Return an array for safetensors, which is contiguous and of one of NumPy's own types."""
+    array = np.ascontiguousarray(array).reshape(array.shape)  # the former returns vectors
     return array.view(np.uint16) if array.dtype.name == "bfloat16" else array
 
 
 def _bfloat16() -> np.dtype[Any]:
-    import ml_dtypes  # Keras requires it
+    import ml_dtypes  # a requirement of Keras
 
     bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
     return bfloat16

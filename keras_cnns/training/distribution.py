@@ -1,13 +1,13 @@
-"""Train on several devices, of one process or of several, with JAX.
+"""Train on several devices, in one process or in several processes, with JAX.
 
-Every device computes on a part of each batch, and XLA sums over all parts: the loss, its gradient,
-the statistics of batch normalisation and the metrics are those of the whole batch. A batch that
-does not divide by the number of devices is computed as a whole on each of them, which gives the
-same values.
+Every device computes a part of each batch, and XLA sums over all parts, so that the loss, its
+gradient, the statistics of batch normalisation and the metrics are those of the whole batch. If the
+size of a batch is not a multiple of the number of devices, every device computes the whole batch,
+which gives the same values.
 
 Each process reads its own part of a batch (`keras_cnns.data.pipeline.Part`). All processes take
-the same steps with the same callbacks. The first process has the run directory; the others have a
-temporary one, which receives the checkpoint that the first one resumes from.
+the same steps with the same callbacks. The first process has the run directory. Each of the others
+has a temporary directory, which receives the checkpoint from which the first process resumes.
 """
 
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ _AXIS = "batch"
 
 
 class DistributionError(ValueError):
-    """A training that cannot be distributed; the message says why, and what would be right."""
+    """A training cannot be distributed; the message states the reason and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,7 @@ class Distribution:
     """The devices of a training.
 
     Attributes:
-        devices: JAX' devices, those of all processes; without any, the backend trains on one as
-            usual.
+        devices: JAX' devices of all processes; if empty, the backend trains on one device as usual.
         process_id: the number of this process, from 0.
         processes: the number of processes, each with the same number of devices.
     """
@@ -46,7 +45,7 @@ class Distribution:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process writes the run directory."""
+        """Return whether this process writes the run directory."""
         return self.process_id == 0
 
     @property
@@ -55,7 +54,7 @@ class Distribution:
         return Part(self.process_id, self.processes, len(self.devices) or 1)
 
     def check(self, recipe: Recipe) -> None:
-        """Raise DistributionError if a recipe's batches do not divide by the number of devices."""
+        """Raise DistributionError unless a recipe's batches can be divided among the devices."""
         check_batch_size(recipe.training.batch_size, len(self.devices) or 1)
 
     @contextmanager
@@ -64,17 +63,17 @@ class Distribution:
         yield run
 
     def share(self, run: Path, recipe: Recipe, data_fingerprint: str) -> None:
-        """Give the first process's checkpoint to the others, and compare what they train."""
+        """Send the first process's checkpoint to the others, and compare their recipes and data."""
 
     def agree(self, state: Any) -> Any:
-        """Return the first process's values of a state of the training."""
+        """Return the first process's values of a training state."""
         return state
 
     def finish(self) -> None:
-        """Part from the other processes, after the last step; the first process goes on alone."""
+        """Disconnect the processes after the last step; the first process continues alone."""
 
     def attach(self, model: keras.Model) -> None:
-        """Let a compiled model take its steps, in `fit` and `evaluate`, on all devices."""
+        """Make `fit` and `evaluate` of a compiled model run on all devices."""
         if not self.devices:
             return
         import jax
@@ -89,7 +88,7 @@ class Distribution:
             if model.test_function is None or force:
                 model.test_function = step.compiled(jax, model.test_step)
 
-        # `fit` and `evaluate` call these, even after the model was compiled again.
+        # `fit` and `evaluate` call these functions, even after the model was compiled again.
         model.make_train_function = make_train_function
         model.make_test_function = make_test_function
 
@@ -109,7 +108,7 @@ def on_local_devices(count: int) -> Distribution:
     """Return the first devices of this process.
 
     Raises:
-        DistributionError: there are not so many.
+        DistributionError: the process has too few devices.
     """
     import jax
 
@@ -147,7 +146,7 @@ class _Steps:
         return function
 
     def _place_batch(self, jax: Any, batch: tuple[Any, ...]) -> tuple[Any, Any]:
-        """Divide a batch among the devices, or copy one that does not divide to each of them.
+        """Divide a batch among the devices, or copy an indivisible one to each device.
 
         With several processes the third element of a batch has the number of images of the whole
         batch, once for each image; see `Part`.

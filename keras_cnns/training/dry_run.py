@@ -1,4 +1,4 @@
-"""Estimate a training's steps, time and memory from a few of its steps."""
+"""Estimate the steps, time and memory of a training by running a few steps."""
 
 import math
 import statistics
@@ -22,11 +22,11 @@ class Estimate:
     """The estimated cost of a training."""
 
     parameters: int  # trainable parameters
-    images: int  # images per epoch
+    images: int  # number of images in an epoch
     steps_per_epoch: int
-    steps: int  # steps of the whole training
-    step_seconds: float  # median of the measured steps
-    seconds: float  # the whole training, without evaluation and checkpoints
+    steps: int  # number of steps of the whole training
+    step_seconds: float  # median time of the measured steps
+    seconds: float  # time of the whole training, without evaluation and checkpoints
     peak_bytes: int  # peak memory of this process after the measured steps
     available_bytes: int  # free memory of the machine before the first step
 
@@ -61,10 +61,10 @@ def estimate(recipe: Recipe) -> Estimate:
 
 
 def _peak_memory() -> int:
-    """Return the peak memory of this process in bytes; its current memory if there is no peak."""
+    """Return the peak memory of this process in bytes, or the current memory if it is unknown."""
     try:
         import resource
-    except ImportError:  # Windows, where psutil knows the peak
+    except ImportError:  # on Windows, psutil reports the peak
         memory = psutil.Process().memory_info()
         return int(getattr(memory, "peak_wset", memory.rss))
     unit = 1 if sys.platform == "darwin" else 1024

@@ -1,6 +1,6 @@
-"""Cross-validation: train a model for each fold, and predict the images that it has not seen.
+"""Cross-validation: train a model for each fold, and predict the images of the fold.
 
-The directory receives a run for each fold, `fold-1` to `fold-K`, and then
+The directory receives a run for each fold, `fold-1` to `fold-K`, and then:
 
 - `out_of_fold.npz` and `out_of_fold.csv`, see `OutOfFold`;
 - `folds.json`, the validation accuracy of each fold, their mean and their standard deviation.
@@ -36,7 +36,7 @@ _COLUMNS = (
 
 @dataclass(frozen=True)
 class OutOfFold:
-    """Predictions for all N images of a data set with K classes, by models without their labels.
+    """Predictions for all N images of a data set with K classes, by models not trained on them.
 
     The training and the validation images are predicted by the model of their fold, the test images
     by all models, whose probabilities are averaged.
@@ -45,14 +45,14 @@ class OutOfFold:
     classes: np.ndarray  # text [K]
     probabilities: np.ndarray  # float32 [N, K]
     labels: np.ndarray  # int64 [N]
-    folds: np.ndarray  # int64 [N], from 1; 0 for the test images
+    folds: np.ndarray  # int64 [N], the fold, from 1; 0 for the test images
     splits: np.ndarray  # text [N], the split as the recipe names it
     indices: np.ndarray  # int64 [N], the index in this split
-    files: np.ndarray  # text [N]; empty if the images are not files
+    files: np.ndarray  # text [N], the files; empty if the images are not files
 
 
 def fold_path(directory: Path, fold: int) -> Path:
-    """Return the run directory of a fold, whose number is counted from 1."""
+    """Return the run directory of a fold; folds are counted from 1."""
     return directory / f"fold-{fold}"
 
 
@@ -68,19 +68,20 @@ def with_fold(recipe: Recipe, fold: int, folds: int) -> Recipe:
 def train_folds(
     recipe: Recipe, directory: str | Path, folds: int, **intervals: Any
 ) -> Iterator[Run]:
-    """Train the models of all folds, and yield the run of each one when it is finished.
+    """Train the models of all folds, and yield the run of each fold when it is finished.
 
-    Folds that are finished are not trained again, and one that was stopped is resumed.
+    Finished folds are not trained again, and an interrupted fold is resumed.
 
     Args:
         recipe: the recipe without folds.
-        directory: receives the run directories; it is new, or that of these folds.
+        directory: receives the run directories; it is new, or contains runs of the same folds.
         folds: the number of folds, at least 2.
         intervals: `checkpoint_seconds` and `checkpoint_steps`, as in `train`.
 
     Raises:
         RunError: the directory is a run, or a run of a fold has another recipe or other data.
-        ValueError: there are too few images, or the recipe names a fold itself; see also `train`.
+        ValueError: there are too few images, or the recipe itself specifies a fold; see also
+            `train`.
     """
     directory = Path(directory)
     if recipe.data.fold:
@@ -108,10 +109,10 @@ def train_folds(
 
 
 def collect_out_of_fold(directory: str | Path, folds: int) -> OutOfFold:
-    """Predict each image by the models that have not seen it, and write the directory's files.
+    """Predict each image by the models not trained on it, and write the directory's files.
 
     Args:
-        directory: that of `train_folds`, in which all folds are finished.
+        directory: the directory of `train_folds`, in which all folds are finished.
         folds: the number of folds.
 
     Raises:

@@ -1,8 +1,8 @@
 """Callbacks that installed packages add to every training, such as experiment trackers.
 
 A package adds one with an entry point in the group `keras_cnns.callbacks`: a function
-`make(recipe, run) -> keras.callbacks.Callback`, where `run` is the path of the run directory. Its
-state is not part of a checkpoint: after an interruption, `make` is called again.
+`make(recipe, run) -> keras.callbacks.Callback`, where `run` is the path of the run directory. The
+callback's state is not part of a checkpoint: after an interruption, `make` is called again.
 """
 
 import functools
@@ -18,11 +18,11 @@ from keras_cnns.messages import print_message
 from keras_cnns.recipes import Recipe
 
 _GROUP = "keras_cnns.callbacks"
-DISABLED = "KERAS_CNNS_DISABLED_CALLBACKS"  # names, separated by commas; or "all"
+DISABLED = "KERAS_CNNS_DISABLED_CALLBACKS"  # names of entry points, separated by commas, or "all"
 
 
 class InstalledCallbackError(RuntimeError):
-    """A callback of another package that fails; the message names the package and entry point."""
+    """A callback of another package fails; the message names the package and the entry point."""
 
 
 def find_installed() -> list[EntryPoint]:
@@ -45,8 +45,8 @@ def make_installed(recipe: Recipe, run: Path) -> list[keras.callbacks.Callback]:
     """Return the callbacks of installed packages for a training, and print their names.
 
     Raises:
-        InstalledCallbackError: one cannot be imported or made, or is no callback. An error in one
-            of its methods during the training is raised as this error too.
+        InstalledCallbackError: a callback cannot be imported or made, or is not a callback. An
+            error in one of its methods during the training is also raised as this error.
     """
     callbacks = []
     for entry_point in find_installed():
@@ -58,7 +58,7 @@ def make_installed(recipe: Recipe, run: Path) -> list[keras.callbacks.Callback]:
                 f"returned a {type(callback).__name__} instead of a keras.callbacks.Callback",
             )
         for name in dir(keras.callbacks.Callback):
-            # Keras marks the methods that do nothing, and does not call those of batches.
+            # Keras marks methods that do nothing, and does not call marked methods of batches.
             method = getattr(callback, name)
             if name.startswith("on_") and not getattr(method, "_is_default", False):
                 setattr(callback, name, _naming(entry_point, name, method))
@@ -70,7 +70,7 @@ def make_installed(recipe: Recipe, run: Path) -> list[keras.callbacks.Callback]:
 def _naming(
     entry_point: EntryPoint, action: str, function: Callable[..., Any]
 ) -> Callable[..., Any]:
-    """Return a function whose errors name an entry point."""
+    """Wrap a function so that its errors name an entry point."""
 
     @functools.wraps(function)
     def call(*arguments: Any, **options: Any) -> Any:

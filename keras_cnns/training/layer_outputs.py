@@ -27,7 +27,7 @@ def observed(
         return observed_call
 
     for layer in layers:
-        # Not `layer.call = ...`: Keras' own __setattr__ would track the function.
+        # With `layer.call = ...`, Keras' own __setattr__ would track the function.
         object.__setattr__(layer, "call", wrap(layer))
     try:
         yield

@@ -25,7 +25,7 @@ _OPTIMIZERS: dict[str, type[keras.optimizers.Optimizer]] = {
         if isinstance(kind, type)
         and issubclass(kind, keras.optimizers.Optimizer)
         and kind is not keras.optimizers.Optimizer
-        and name != "LossScaleOptimizer"  # it wraps another optimizer
+        and name != "LossScaleOptimizer"  # which wraps another optimizer
     },
 }
 _POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
@@ -59,7 +59,7 @@ def build_model(recipe: Recipe, classes: int) -> keras.Model:
 
 
 def _variation(config: ModelConfig) -> dict[str, Any]:
-    """Return the options of `build` in which a recipe's network may differ from its paper's."""
+    """Return the options of `build` by which a recipe's network may differ from the paper's."""
     return {
         "shortcut": config.shortcut or None,
         "inception": config.inception,
@@ -76,7 +76,7 @@ def _variation(config: ModelConfig) -> dict[str, Any]:
 def compile_model(model: keras.Model, recipe: Recipe, steps_per_epoch: int) -> None:
     """Compile a model with the recipe's optimizer, losses and metrics.
 
-    The loss is the sum of the main output's loss and the auxiliary losses times their weight.
+    The loss is the main output's loss plus the auxiliary losses times their weight.
     """
     optimizer = _make_optimizer(recipe.optimizer, make_schedule(recipe, steps_per_epoch), model)
     soft = recipe.soft_targets
@@ -140,13 +140,13 @@ def _make_optimizer(
     if not config.weight_decay_on_norm_and_bias:
         names = [
             variable for variable in model.trainable_variables if len(variable.shape) <= 1
-        ]  # biases, and the scales and offsets of normalisation layers
+        ]  # selects biases, and the scales and offsets of normalisation layers
         optimizer.exclude_from_weight_decay(var_list=names)
     return optimizer
 
 
 def _learning_rate_multipliers(config: OptimizerConfig, model: keras.Model) -> dict[str, float]:
-    """Return the factors of the learning rate, by patterns of the variables' paths."""
+    """Return pattern of variables' paths -> factor of the learning rate."""
     multipliers = {}
     if config.bias_learning_rate_multiplier != 1:
         multipliers["bias"] = config.bias_learning_rate_multiplier
@@ -177,7 +177,7 @@ def accuracy_key(model: keras.Model) -> str:
 
 @contextmanager
 def _precision(name: str) -> Iterator[None]:
-    """Let the layers that the block makes compute in `float32` or `bfloat16`."""
+    """Make the layers that are created in the block compute in `float32` or `bfloat16`."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(_POLICIES[name])
     try:

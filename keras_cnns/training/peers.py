@@ -1,10 +1,10 @@
-"""Notice processes of a training that are gone, and say which one.
+"""Detect lost processes of a training, and report which process was lost.
 
 Each process writes a number into the key-value store of JAX' coordinator every two seconds. A
-thread of every process reads the others' numbers, and ends its process with a message if one stands
-still, or if another process has reported its failure. The coordinator is in the first process. If
-that one is gone, JAX aborts the other processes; a small child of each, which only waits for the
-end of its parent, then prints the message.
+thread of every process reads the numbers of the other processes. It ends its process with a message
+if a number no longer changes, or if another process has reported its failure. The coordinator is in
+the first process. If the first process is lost, JAX aborts the other processes; in this case the
+message is printed by a small child process of each, which only waits for the end of its parent.
 """
 
 import os
@@ -19,15 +19,14 @@ from typing import Any
 
 RESUME = "Start all processes again with the same commands, or another number of them, to resume"
 _BEAT_SECONDS = 2.0
-_SILENCE_SECONDS = 20.0  # without a beat, after which a process counts as gone
-_NAMING_SECONDS = 30.0  # to wait for the name of the process that has broken a connection
+_SILENCE_SECONDS = 20.0  # time without a beat after which a process counts as lost
+_NAMING_SECONDS = 30.0  # time to wait for the name of the process that has broken a connection
 _STATUS, _INTERRUPTED = 1, 130
 _PROGRAM = "keras-cnns"
 _BROKEN = ("gloo", "nccl", "connection", "coordination", "unavailable", "socket", "heartbeat")
 
-# Runs in the child: standard input ends when the parent does. If its last line is not empty, the
-# parent was aborted: the line is printed, and the directory that the lines before it name, which
-# the parent would have removed, is removed.
+# The child's program. Standard input ends when the parent ends. If its last line is not empty, the
+# parent was aborted: the line is printed, and the directories that earlier lines name are removed.
 _WATCHER = """
 import shutil
 import sys
@@ -62,7 +61,7 @@ class Peers:
 
     @property
     def is_closed(self) -> bool:
-        """Whether this process has parted from the others."""
+        """Return whether this process has disconnected from the others."""
         return self._is_closed.is_set()
 
     def close(self) -> None:
@@ -75,7 +74,7 @@ class Peers:
             jax.distributed.shutdown()
 
     def end(self, error: BaseException) -> None:
-        """End this process because of an exception, and say whose fault it is."""
+        """End this process because of an exception, and report which process caused it."""
         if isinstance(error, SystemExit | KeyboardInterrupt):
             self.report("was ended by a signal")
             code = getattr(error, "code", _INTERRUPTED)
@@ -85,7 +84,7 @@ class Peers:
         text = str(error) or type(error).__name__
         is_of_jax = isinstance(error, jax.errors.JaxRuntimeError)
         if is_of_jax and any(word in text.lower() for word in _BROKEN):
-            time.sleep(_NAMING_SECONDS)  # the thread ends the process as soon as it has the name
+            time.sleep(_NAMING_SECONDS)  # the thread ends the process as soon as the name is known
             self._leave(f"another process is gone: {text.splitlines()[0][:200]}. {RESUME}.")
         self.report(f"has failed: {text.splitlines()[0]}")
         if "--debug" in sys.argv:
@@ -95,8 +94,8 @@ class Peers:
         self._leave(text)
 
     def report(self, failure: str) -> None:
-        """Let the other processes know why this one ends."""
-        with suppress(Exception):  # the coordinator may be gone
+        """Report to the other processes why this one ends."""
+        with suppress(Exception):  # the coordinator may have ended
             self._set("failure", failure)
 
     def _leave(self, message: str, status: int = _STATUS) -> None:
@@ -151,9 +150,9 @@ class Watcher:
             [sys.executable, "-S", "-E", "-c", _WATCHER],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
-            start_new_session=True,  # a Ctrl-C is for the parent
+            start_new_session=True,  # Ctrl-C must reach only the parent
         )
-        self._stderr = sys.stderr  # which a training may redirect
+        self._stderr = sys.stderr  # `sys.stderr` may be redirected by a training
         self._message = ""
         return self
 
@@ -164,12 +163,12 @@ class Watcher:
         self._child.wait()
 
     def expect(self, message: str) -> None:
-        """Let the child print a message of one line if this process is aborted from now on."""
+        """Make the child print a message of one line if this process is aborted from now on."""
         self._message = message
         self._write(f"{_PROGRAM}: {message}")
 
     def also_remove(self, directory: str) -> None:
-        """Let the child also remove a directory if this process is aborted from now on."""
+        """Make the child also remove a directory if this process is aborted from now on."""
         self._write(directory)
         self.expect(self._message)
 

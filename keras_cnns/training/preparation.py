@@ -15,7 +15,7 @@ from keras_cnns.training.model import build_model, compile_model, for_outputs
 
 @dataclass(frozen=True)
 class Preparation:
-    """What a training needs besides its callbacks."""
+    """The recipe, data and compiled model of a training."""
 
     recipe: Recipe
     splits: Splits
@@ -35,8 +35,8 @@ class Preparation:
     def open_held_out(self) -> tuple[Split, Split]:
         """Return the validation split, with the targets that the loss needs, and the test split.
 
-        A training calls this before its first step, so that a missing split is reported then, and
-        not after the last epoch.
+        A training calls this before its first step, so that a missing split is reported before the
+        training instead of after the last epoch.
 
         Raises:
             ValueError: a split does not exist or is empty.
@@ -62,9 +62,9 @@ def prepare(
 
     Args:
         recipe: the model, its data, and how to train it.
-        splits: the splits of the recipe's data, if they have been read already, and the initial
-            weights have been found before.
-        distribution: the devices of the training; by default one.
+        splits: the splits of the recipe's data, if they were opened before; the initial weights
+            must then have been checked too.
+        distribution: the devices of the training; by default one device.
 
     Raises:
         ValueError: there is no such model or data set, or its training split is missing or empty.

@@ -1,4 +1,4 @@
-"""Connect the processes of a training, and share what they begin with."""
+"""Connect the processes of a training, and share their initial state."""
 
 import hashlib
 import json
@@ -21,8 +21,8 @@ from keras_cnns.training.checkpoint import CheckpointError, list_checkpoints, re
 from keras_cnns.training.distribution import Distribution, DistributionError
 from keras_cnns.training.peers import RESUME, Peers, Watcher
 
-# The time after which JAX itself aborts, should the threads of `peers` fail. Its agents send a sign
-# of life every half of this time, so that it may abort after half of it.
+# The time after which JAX itself aborts, in case the threads of `peers` fail. JAX' agents send a
+# sign of life after every half of this time, so it may already abort after half of it.
 _AGENT_SECONDS = 58
 
 
@@ -38,7 +38,7 @@ class Address:
         """Return the address of a text `HOST:PORT`.
 
         Raises:
-            DistributionError: it has another form.
+            DistributionError: the text does not have this form.
         """
         host, _, port = text.rpartition(":")
         if not host or not port.isdecimal() or not 0 < int(port) < 65536:
@@ -56,17 +56,17 @@ class Address:
 def connected(
     address: Address, process_id: int, processes: int, *, devices: int | None, seconds: int
 ) -> Iterator["ConnectedDistribution"]:
-    """Connect the processes of a training for the time of a block.
+    """Connect the processes of a training during a block.
 
-    An exception in the block, or another process that is gone, ends this process with status 1 and
-    a message: JAX' own end would wait for the processes that are gone. If the first process is
-    gone, JAX aborts this one instead, with the status of SIGABRT.
+    An exception in the block, or the loss of another process, ends this process with status 1 and a
+    message. A normal end would make JAX wait for the lost processes. If the first process is lost,
+    JAX aborts this one instead, with the status of SIGABRT.
 
     Args:
-        address: where the first process waits for the others.
+        address: the address at which the first process waits for the others.
         process_id: the number of this process, from 0.
         processes: the number of processes.
-        devices: the number of devices of each process; by default all that it has.
+        devices: the number of devices of each process; by default all its devices.
         seconds: time to wait for the others.
 
     Raises:
@@ -88,7 +88,7 @@ def connected(
                 found, process_id=process_id, processes=processes, peers=peers
             )
         except BaseException as error:
-            if peers.is_closed:  # nobody waits for this process any more
+            if peers.is_closed:  # no other process waits for this one any more
                 raise
             peers.end(error)
         peers.close()
@@ -106,7 +106,7 @@ def _initialize(
         _wait_for(address, seconds, problem)
     else:
         problem = f"not all of the {processes} processes came to {address} within {seconds} s"
-    watcher.expect(problem)  # JAX aborts after that time
+    watcher.expect(problem)  # JAX aborts after this time
     try:
         jax.distributed.initialize(
             str(address),
@@ -122,10 +122,10 @@ def _initialize(
 
 
 def _wait_for(address: Address, seconds: float, problem: str) -> None:
-    """Return when a port accepts connections.
+    """Wait until a port accepts connections.
 
     Raises:
-        DistributionError: it did not in that time.
+        DistributionError: the port does not accept connections in time.
     """
     end = time.monotonic() + seconds
     while True:
@@ -140,7 +140,7 @@ def _wait_for(address: Address, seconds: float, problem: str) -> None:
 
 
 def _choose_devices(jax: Any, devices: int | None, processes: int) -> tuple[Any, ...]:
-    """Return the same number of devices of each process."""
+    """Return the devices of all processes, with the same number for each process."""
     each: dict[int, list[Any]] = {process: [] for process in range(processes)}
     for device in jax.devices():
         each[device.process_index].append(device)
@@ -162,10 +162,10 @@ class ConnectedDistribution(Distribution):
 
     @contextmanager
     def opened(self, run: Path) -> Iterator[Path]:
-        """Yield the run directory of this process, which is temporary in all but the first.
+        """Yield the run directory of this process, which is temporary except in the first process.
 
-        Those others print nothing; exceptions and the messages of lost processes are printed after
-        the block.
+        The other processes print nothing; exceptions and messages about lost processes are printed
+        after the block.
         """
         if self.is_first:
             yield run
@@ -179,10 +179,11 @@ class ConnectedDistribution(Distribution):
             shutil.rmtree(directory, ignore_errors=True)
 
     def share(self, run: Path, recipe: Recipe, data_fingerprint: str) -> None:
-        """Give the first process's checkpoint to the others, and compare what they train.
+        """Send the first process's checkpoint to the others, and compare their recipes and data.
 
         Raises:
-            DistributionError: this process has another recipe or other data than the first one.
+            DistributionError: the recipe or the data of this process differ from the first
+                process's.
         """
         text = format_recipe(_without_paths(recipe))
         mine = {
@@ -193,7 +194,7 @@ class ConnectedDistribution(Distribution):
         content = b""
         if self.is_first:
             for path in list_checkpoints(run / CHECKPOINTS):
-                with suppress(CheckpointError):  # `Resume` reports a damaged one
+                with suppress(CheckpointError):  # `Resume` reports a damaged checkpoint
                     read_checkpoint(path)
                     mine["checkpoint"], content = path.name, path.read_bytes()
                     break
@@ -214,7 +215,7 @@ class ConnectedDistribution(Distribution):
         self.peers.close()
 
     def agree(self, state: Any) -> Any:
-        """Return the first process's values of a state of the training, as NumPy arrays."""
+        """Return the first process's values of a training state, as NumPy arrays."""
         import jax
         from jax.experimental import multihost_utils
 
@@ -234,7 +235,7 @@ def _without_paths(recipe: Recipe) -> Recipe:
 
 
 def _broadcast(content: bytes) -> bytes:
-    """Return the first process's bytes."""
+    """Return the bytes of the first process."""
     from jax.experimental import multihost_utils
 
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(content))))

@@ -14,7 +14,7 @@ def _step(config: OptimizerConfig, peak: float, steps: int, steps_per_epoch: int
         round(epoch * steps_per_epoch) for epoch in config.decay_at_epochs
     )
     rates = [peak * config.decay_factor**number for number in range(len(boundaries) + 1)]
-    # Keras changes the learning rate after the boundary's step, the papers before it.
+    # Keras changes the learning rate after the step of the boundary, the papers before this step.
     return schedules.PiecewiseConstantDecay([each - 1 for each in boundaries], rates)
 
 
@@ -42,7 +42,7 @@ def make_schedule(recipe: Recipe, steps_per_epoch: int) -> Any:
         start = min(config.learning_rate, peak)  # Goyal et al.: the small batch's learning rate
     steps = training.max_steps or training.epochs * steps_per_epoch
     warmup = min(round(config.warmup_epochs * steps_per_epoch), steps - 1)
-    if config.schedule == "cosine" and warmup:  # Keras' own warmup: the cosine begins after it
+    if config.schedule == "cosine" and warmup:  # Keras' own warmup, after which the cosine begins
         rate: Any = schedules.CosineDecay(
             start, steps - warmup, warmup_target=peak, warmup_steps=warmup
         )

@@ -1,4 +1,4 @@
-"""The state of a training between two steps, as numbers: captured, and restored."""
+"""Capture and restore the state of a training between two steps."""
 
 import random
 from collections.abc import Iterable, Sequence
@@ -16,20 +16,21 @@ from keras_cnns.training.variables import fetch_variables
 
 Array = np.ndarray[Any, Any]
 Values = dict[str, Array]
-# Keras sets these at each start; `EarlyStopping` changes the sign of `min_delta` at its first use.
+# Keras sets these at each start, and `EarlyStopping` changes the sign of `min_delta` when it is
+# first used.
 _NOT_STATE = ("params", "validation_data", "min_delta")
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A training between two steps."""
+    """The state of a training between two steps."""
 
-    step: int  # steps taken, over all epochs
+    step: int  # number of steps taken, over all epochs
     seconds: float  # time that the steps took
-    variables: Values  # weights, statistics and seeds, by path
-    optimizer: Values  # as the optimizer itself saves it
-    metrics: Values  # the variables of the metrics, for the epoch so far
-    callbacks: list[dict[str, Any]]  # `name` and `state` of each, in order
+    variables: Values  # path -> value of weights, statistics and seeds
+    optimizer: Values  # in the form in which the optimizer saves it
+    metrics: Values  # the variables of the metrics of the epoch so far
+    callbacks: list[dict[str, Any]]  # `name` and `state` of each callback, in order
     generators: dict[str, Any]  # the states of Python's and NumPy's random generators
 
     def is_finite(self) -> bool:
@@ -52,10 +53,10 @@ def capture(
     """Copy the state of a training.
 
     Args:
-        model: compiled and built; its optimizer and metrics are copied too.
-        callbacks: in their order.
+        model: a compiled and built model; its optimizer and metrics are copied too.
+        callbacks: the callbacks in their order.
         step: number of steps taken.
-        seconds: time that they took.
+        seconds: the time that the steps took.
         initial: the `plain_attributes` of each callback when training began. For a callback without
             an entry, all attributes count as changed.
     """
@@ -78,8 +79,8 @@ def capture(
 def restore(snapshot: Snapshot, model: keras.Model) -> None:
     """Assign the values of a snapshot to a model, its optimizer and metrics.
 
-    Layers that Keras named automatically may have other numbers than in the snapshot: a model that
-    was built again in one process still fits (see `match_names`).
+    Layers that Keras named automatically may have other numbers than in the snapshot, so that a
+    model that was built again in the same process still fits (see `match_names`).
 
     Raises:
         CheckpointError: the snapshot belongs to another model; the message names the difference.
@@ -99,7 +100,7 @@ def restore_callbacks(snapshot: Snapshot, callbacks: Sequence[Any]) -> None:
     """Restore the state of callbacks, and of the random generators of Python and NumPy.
 
     Raises:
-        CheckpointError: these are other callbacks than those of the snapshot.
+        CheckpointError: the callbacks are not those of the snapshot.
     """
     here = [type(callback).__name__ for callback in callbacks]
     there = [entry["name"] for entry in snapshot.callbacks]
@@ -119,7 +120,7 @@ def restore_callbacks(snapshot: Snapshot, callbacks: Sequence[Any]) -> None:
 
 
 def plain_attributes(callback: Any) -> dict[str, Any]:
-    """Return copies of those attributes of a callback that a checkpoint can hold."""
+    """Return copies of the attributes of a callback that can be written to a checkpoint."""
     return {
         name: deepcopy(value)
         for name, value in vars(callback).items()
@@ -128,7 +129,7 @@ def plain_attributes(callback: Any) -> dict[str, Any]:
 
 
 def _callback_state(callback: Any, initial: dict[str, Any]) -> dict[str, Any]:
-    """Return the state of a callback: its `get_state()`, or else the attributes that changed."""
+    """Return the state of a callback: the result of `get_state()`, or the changed attributes."""
     if hasattr(callback, "get_state"):
         return dict(deepcopy(callback.get_state()))
     return {
@@ -148,15 +149,16 @@ def _is_equal(one: Any, other: Any) -> bool:
 
 
 def _variables(model: keras.Model) -> dict[str, Any]:
-    """Return the variables of a model by path.
+    """Return path -> variable of a model.
 
-    The paths of seeds count all seeds of the process, so the n-th seed is named by n apostrophes.
+    The paths of seeds depend on the number of seeds in the process, so the n-th seed of the model
+    is named by n apostrophes instead.
     """
     named: dict[str, Any] = {}
     for variable in model.variables:
         name = variable.path if variable.name != "seed_generator_state" else "seed"
         while name in named:
-            name += "'"  # distinguishes equal paths by their order
+            name += "'"  # equal paths are distinguished by their order
         named[name] = variable
     return named
 
@@ -184,7 +186,7 @@ def _pair(kind: str, here: dict[str, Any], there: Values) -> Iterable[tuple[Any,
     """Return each variable with its value in a snapshot.
 
     Raises:
-        CheckpointError: a variable has no counterpart, or one of another shape.
+        CheckpointError: a variable has no counterpart, or a counterpart of another shape.
     """
     source = match_names(list(here), list(there))
     surplus = set(there) - set(source.values())

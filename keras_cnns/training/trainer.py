@@ -42,25 +42,26 @@ def train(
     If the training was stopped or killed, the same call resumes it from its latest checkpoint; the
     resulting weights are the same as without the interruption.
 
-    The run directory is complete except for the report, which `keras-cnns train` adds, as does
-    `keras_cnns.report.write_report(run.path, run.predictions)`.
+    The run directory is complete except for the report, which `keras-cnns train` or
+    `keras_cnns.report.write_report(run.path, run.predictions)` adds.
 
     Args:
         recipe: the model, its data, and how to train it.
-        run: the run directory: a new one, or that of this training.
-        checkpoint_seconds: time between two checkpoints; None: they are written only by steps.
-        checkpoint_steps: steps between two checkpoints; None: they are written only by time.
+        run: the run directory, which is new or belongs to the same training.
+        checkpoint_seconds: time between two checkpoints; None: checkpoints are written only by
+            steps.
+        checkpoint_steps: steps between two checkpoints; None: checkpoints are written only by time.
         callbacks: extra callbacks; their state is checkpointed.
-        folds_after: the number of trainings of other folds that follow; the time that is left
+        folds_after: the number of trainings of other folds that follow; the printed time left
             includes them.
-        distribution: the devices that train, by default one. With several processes, each of them
-            makes this call; see `processes.connected`.
-        quiet: whether to print only problems, and neither the epochs nor how the training ended.
+        distribution: the devices of the training, by default one device. With several processes,
+            each of them makes this call; see `processes.connected`.
+        quiet: whether to print only problems, without the epochs and the end of the training.
 
     Returns:
         The finished run; its model is that of the epoch with the best validation accuracy. Its
-        `predictions` are those on the test split, or None if the run was finished before. In all
-        processes but the first it has no files.
+        `predictions` are the predictions on the test split, or None if the run was finished before.
+        In all processes except the first one, the run has no files.
 
     Raises:
         DistributionError: the devices cannot train this recipe, or the processes differ.
@@ -105,7 +106,7 @@ def _train(
     distribution: Distribution,
     quiet: bool,
 ) -> Run:
-    """Train in a locked run directory whose recipe is this one."""
+    """Train in a locked run directory that has this recipe."""
     check_initial_weights(recipe)
     splits = Splits(recipe.data)
     data_fingerprint = splits.fingerprint()  # also checks the images of a folder
@@ -145,7 +146,7 @@ def _train(
             initial_epoch=resume.epoch,
             epochs=recipe.training.epochs,
             callbacks=callbacks.in_order,
-            shuffle=False,  # the data set shuffles itself
+            shuffle=False,  # the data set is shuffled already
             verbose=0,  # a callback shows the progress
         )
     finally:

@@ -7,9 +7,9 @@ from keras import ops
 def fetch_variables(model: keras.Model) -> None:
     """Assign the current values to the variables of a model, its optimizer and metrics.
 
-    On JAX, `fit` holds the values itself between two steps; elsewhere there is nothing to do. With
-    several processes the values become those of this process alone, so that what a callback
-    computes from them does not wait for the other processes.
+    On JAX, `fit` itself holds the values between two steps; on other backends, there is nothing to
+    do. With several processes, the values become local to this process, so that computations of a
+    callback do not wait for the other processes.
     """
     if keras.backend.backend() != "jax":
         return

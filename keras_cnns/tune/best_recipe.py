@@ -1,4 +1,4 @@
-"""The recipe of the best settings, as TOML with its measured result in the comment."""
+"""The recipe with the best settings, as TOML with the measured result in a comment."""
 
 import textwrap
 import tomllib
@@ -15,14 +15,15 @@ from keras_cnns.tune.study import Trial
 
 
 def format_best(source: str, recipe: Recipe, result: str, best: Trial, is_best: bool) -> str:
-    """Return a recipe as TOML: a `base`, if there is one, and the keys that differ from it.
+    """Return a recipe as TOML: its `base`, if there is one, and the keys that differ from the base.
 
     Args:
         source: the name or path of the recipe of the search.
-        recipe: the settings.
+        recipe: the recipe with the best settings.
         result: the measured result, in whole sentences.
         best: the trial with the highest validation accuracy.
-        is_best: whether the settings are those of this trial; otherwise they are the recipe's.
+        is_best: whether the settings are those of this trial; otherwise they are the original
+            recipe's.
     """
     which = (
         f"These are the settings of trial {best.number}."
@@ -41,7 +42,7 @@ def format_best(source: str, recipe: Recipe, result: str, best: Trial, is_best: 
 
 
 def _changes(source: str, recipe: Recipe) -> dict[str, Any]:
-    """Return the base of a recipe and the keys that differ from it, or the whole recipe."""
+    """Return the base of a recipe and the keys that differ from it; without a base, all keys."""
     tree = asdict(cast(Any, recipe))
     base = _find_base(source)
     if base is None:
@@ -55,7 +56,7 @@ def _changes(source: str, recipe: Recipe) -> dict[str, Any]:
 
 
 def _find_base(source: str) -> str | None:
-    """Return the built-in recipe on which a recipe is based: itself, or the base of its file."""
+    """Return the built-in recipe on which a recipe is based, which may be the recipe itself."""
     if source in list_recipes() and not Path(source).is_file():
         return source
     base = tomllib.loads(read_text(source)).get("base")

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 
 from keras_cnns.durations import format_seconds
 
-_MIN_TRIALS = 3  # besides the recipe's; with fewer, the time is not divided
-_MARGIN = 1.05  # of the reservation, since durations vary
-_MIN_SECONDS = 1e-3  # of a training; a clock may show 0
+_MIN_TRIALS = 3  # besides the recipe's own trial; with fewer, the time is not divided
+_MARGIN = 1.05  # factor of the reserved time, since durations vary
+_MIN_SECONDS = 1e-3  # minimum duration of a training; a coarse clock may show 0
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Plan:
     total: float  # seconds of the whole search
     trial: float  # seconds of one training
     reserved: float  # seconds for the comparison over seeds; 0: there is no time for it
-    needed: float  # seconds that the comparison needs; 0: none is wanted
+    needed: float  # seconds that the comparison needs; 0: no comparison is requested
 
     @property
     def search_ends(self) -> float:
@@ -26,16 +26,16 @@ class Plan:
         return self.total - self.reserved
 
     def fitting(self, spent: float) -> int:
-        """Return the number of whole trainings that fit into the rest of the search."""
+        """Return the number of whole trainings that fit into the time without the comparison."""
         return max(0, int((self.search_ends - spent) / self.trial))
 
     def minutes_to_compare(self, spent: float) -> int:
-        """Return the minutes of a search that has time for the comparison now."""
+        """Return the minutes with which a search would have time for the comparison."""
         return math.floor((self.needed + max(spent, self.min_search)) / 60) + 1
 
     @property
     def min_search(self) -> float:
-        """Return the seconds that are never given to the comparison."""
+        """Return the minimum seconds of the search, which are not available to the comparison."""
         return (1 + _MIN_TRIALS) * self.trial
 
     def describe(self, spent: float) -> str:
@@ -61,7 +61,7 @@ def make_plan(minutes: float, trial: float, seeds: int) -> Plan:
     """Divide the time of a search.
 
     Args:
-        minutes: the time of everything.
+        minutes: the total time.
         trial: seconds of one training.
         seeds: the number of seeds of the comparison, each with two trainings; 0: no comparison.
     """
@@ -72,10 +72,10 @@ def make_plan(minutes: float, trial: float, seeds: int) -> Plan:
 
 
 class Clock:
-    """The time that a search has spent, also in the processes before this one.
+    """The time that a search has spent, including earlier processes.
 
     Args:
-        before: seconds that those processes have spent.
+        before: seconds that earlier processes have spent.
     """
 
     def __init__(self, before: float) -> None:

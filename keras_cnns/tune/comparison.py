@@ -6,36 +6,36 @@ from dataclasses import dataclass
 from keras_cnns.lab.experiment import Effect
 from keras_cnns.lab.verdict import CONFIDENCE, Decision, Verdict, decide_effect, seeds_to_decide
 
-_SAME = 1e-9  # points; differences that are closer are equal but for rounding
+_SAME = 1e-9  # percentage points; differences closer than this are equal except for rounding
 
 
 @dataclass(frozen=True)
 class Comparison:
     """The test accuracies of the recipe and of a trial's settings, seed by seed."""
 
-    number: int  # of the trial
-    seeds: tuple[int, ...]  # at least two
+    number: int  # number of the trial
+    seeds: tuple[int, ...]  # at least two seeds
     recipe: tuple[float, ...]  # accuracies from 0 to 1
     best: tuple[float, ...]
 
     @property
     def differences(self) -> tuple[float, ...]:
-        """Return the accuracy of the trial minus that of the recipe for each seed, in points."""
+        """Return, for each seed, the trial's accuracy minus the recipe's, in percentage points."""
         return tuple(100 * (b - r) for b, r in zip(self.best, self.recipe, strict=True))
 
     @property
     def has_interval(self) -> bool:
-        """Return whether the differences differ.
+        """Return whether the differences vary between the seeds.
 
-        If they are equal, their standard deviation is 0, and the t interval has no width: this does
-        not mean that the difference is known exactly, but that it cannot be estimated how much of
-        it is chance.
+        If all differences are equal, their standard deviation is 0, and the t interval has no
+        width. This does not mean that the difference is known exactly, but that the effect of
+        chance cannot be estimated.
         """
         return max(self.differences) - min(self.differences) > _SAME
 
     @property
     def verdict(self) -> Verdict:
-        """Return whether the settings are better than the recipe."""
+        """Return whether the trial's settings are better than the recipe's."""
         return self.decide().verdict if self.has_interval else Verdict.INCONCLUSIVE
 
     def decide(self) -> Decision:
@@ -82,7 +82,7 @@ class Comparison:
         )
 
     def _describe_equal(self) -> str:
-        """Return the result if the difference is the same with every seed."""
+        """Return the result for a difference that is the same with every seed."""
         difference = self.differences[0]
         result = (
             "the two have the same test accuracy"
@@ -97,12 +97,12 @@ class Comparison:
 
 
 def comparison_seeds(seed: int, count: int) -> tuple[int, ...]:
-    """Return the seeds of a comparison: not that of the search, which has selected the settings."""
+    """Return the seeds of a comparison, without the search's seed, which selected the settings."""
     return tuple((seed + each) % 2**31 for each in range(1, count + 1))
 
 
 def _round_down(points: float) -> str:
-    """Return a positive number with two decimals, or with as many as it needs not to be 0."""
+    """Return a positive number, rounded down to two decimals or to as many as keep it above 0."""
     for decimals in range(2, 9):
         scaled = math.floor(points * 10**decimals)
         if scaled:

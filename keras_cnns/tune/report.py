@@ -1,4 +1,4 @@
-"""The page of a search: its result, its trials, and the importance of the settings."""
+"""The page of a search, with its result, its trials, and the importance of the settings."""
 
 import math
 import shlex
@@ -25,7 +25,7 @@ from keras_cnns.tune.study import Trial
 
 PAGE = "tune.html"
 _ACCURACY = "validation accuracy"
-_MIN_FOR_COORDINATES = 2  # trials
+_MIN_FOR_COORDINATES = 2  # number of trials
 
 
 def write_report(request: Request, outcome: Outcome) -> Path:
@@ -192,7 +192,7 @@ def _names(keys: Iterable[str]) -> dict[str, str]:
 
 
 def _history(trials: Sequence[Trial]) -> page.Chart | None:
-    """Draw the accuracy of each trial, and the best one so far."""
+    """Draw the accuracy of each trial, and the best accuracy so far."""
     numbers = [each.number for each in trials]
     completed = [each.accuracy if each.state == "completed" else math.nan for each in trials]
     pruned = [each.accuracy if each.state == "pruned" else math.nan for each in trials]
@@ -239,7 +239,7 @@ def _coordinates(space: Space, outcome: Outcome) -> page.Chart | None:
 def _axis(
     values: Range | Choice, given: Sequence[Value]
 ) -> tuple[list[float], list[tuple[float, str]]]:
-    """Return the heights of values on an axis, and the axis' labels; see `parallel_coordinates`."""
+    """Return the heights of values on an axis and the labels of the axis."""
     if not isinstance(values, Range):
         names = list(dict.fromkeys([*values.ends(), *given]))
         step = 1 / max(1, len(names) - 1)

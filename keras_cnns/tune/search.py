@@ -1,4 +1,4 @@
-"""Search: train trials until the time is over, and compare the best one with the recipe."""
+"""Search: train trials until the time is over, and compare the best trial with the recipe."""
 
 import json
 import math
@@ -43,7 +43,7 @@ class Request:
     folder: Path
     minutes: float
     pruner: str = "median"
-    seeds: int = 3  # of the comparison at the end; 0: none
+    seeds: int = 3  # number of seeds of the comparison at the end; 0: no comparison
     max_trials: int | None = None
 
     def __post_init__(self) -> None:
@@ -57,7 +57,7 @@ class Request:
             )
 
     def fixed(self) -> dict[str, Any]:
-        """Return the arguments that must be equal for a search to continue, as JSON holds them."""
+        """Return the arguments that may not change when a search is continued, for JSON."""
         return {
             "recipe": format_recipe(with_absolute_paths(self.recipe)),
             "search": {key: str(each) for key, each in self.space.items()},
@@ -78,10 +78,10 @@ class Outcome:
 
     @property
     def chosen(self) -> Trial:
-        """Return the trial whose settings `best.toml` has: the best one, or the recipe's.
+        """Return the trial whose settings are in `best.toml`: the best trial, or the recipe's.
 
-        It is the best one if the comparison has shown that it is better, or if no comparison was
-        wanted.
+        It is the best trial if the comparison has shown that it is better, or if no comparison was
+        requested.
         """
         if self.comparison is None:
             is_best = not self.plan.needed
@@ -111,7 +111,7 @@ class Outcome:
         return f"{result} The settings of trial {self.best.number} are in {path}, beside {BEST}."
 
     def _describe_difference(self) -> str:
-        """Return the result without a comparison over seeds."""
+        """Return a sentence on the result without a comparison over seeds."""
         why, remedy = "With --seeds 0 there was no", ""
         if self.plan.needed:
             minutes = self.plan.minutes_to_compare(self.spent)
@@ -126,7 +126,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Progress:
-    """What a search is doing."""
+    """The current state of a search."""
 
     text: str
     spent: float  # seconds
@@ -141,11 +141,11 @@ def search(
 ) -> Outcome:
     """Train trials until the time is over, compare the best with the recipe, and write `best.toml`.
 
-    The same call continues a search that was interrupted, in its trial and epoch. A call with more
-    minutes continues one that was finished.
+    The same call continues an interrupted search at its trial and epoch. A call with more minutes
+    continues a finished search.
 
-    Only validation accuracies select the settings; the test split is used in the comparison, after
-    the selection.
+    Only validation accuracies select the settings; the test split is used only in the comparison
+    after the selection.
 
     Args:
         request: the arguments.
@@ -153,8 +153,8 @@ def search(
         show: receives the progress after each epoch.
 
     Raises:
-        ValueError: the directory holds something else or another search, the time is too short for
-            two trainings, or the recipe cannot be trained.
+        ValueError: the directory holds another search or other files, the time is too short for two
+            trainings, or the recipe cannot be trained.
         BlockingIOError: another process searches in the directory.
         DivergedError: the recipe's own training diverges.
     """
@@ -212,7 +212,7 @@ class _Search:
         return outcome
 
     def _recipe_of(self, number: int, values: Values) -> Recipe:
-        """Return the recipe of a trial; the first one's is the recipe of the search, unchanged."""
+        """Return the recipe of a trial; the first trial has the unchanged recipe of the search."""
         recipe = self.request.recipe
         return recipe if number == 1 else apply_values(recipe, values)
 
@@ -229,7 +229,7 @@ class _Search:
         )
 
     def _run_trial(self) -> None:
-        """Train one trial: the interrupted one, or a new one."""
+        """Train one trial, which is the interrupted one or a new one."""
         trial, values = self.study.next_trial()
         number = trial.number + 1
         is_first = number == 1
@@ -258,11 +258,11 @@ class _Search:
             state, accuracy = "diverged", math.nan
         else:
             accuracies = [by_main_output(row)["val_accuracy"] for row in run.history()]
-            # The answers once more: a process that was killed may have received them.
+            # Report all epochs again, since a killed process may have received the answers.
             answers = [
                 self.study.report(trial, epoch, each) for epoch, each in enumerate(accuracies, 1)
             ]
-            is_cut_off = run.results()["ended_by"] == CALLBACK  # not in its last epoch
+            is_cut_off = run.results()["ended_by"] == CALLBACK  # before its last epoch
             state = "pruned" if any(answers) and is_cut_off else "completed"
             accuracy = max(accuracies)
         seconds = self.clock.spent - self.state["began"]
@@ -288,7 +288,7 @@ class _Search:
             )
 
     def _compare(self, best: Trial) -> Comparison | None:
-        """Train the recipe and the best settings with other seeds, if there is time for it."""
+        """Train the recipe and the best settings with other seeds if there is time."""
         if best.number == 1 or not self._plan().reserved:
             return None
         request = self.request
@@ -313,7 +313,7 @@ class _Search:
         return Comparison(best.number, seeds, tuple(accuracies[1]), tuple(accuracies[best.number]))
 
     def _train(self, recipe: Recipe, name: str, callback: keras.callbacks.Callback) -> Run:
-        """Return the finished run of a recipe; train it, or what is left of it, if necessary."""
+        """Return the finished run of a recipe; start or continue the training if necessary."""
         path = self.request.folder / name
         if (path / RESULTS).exists():
             return open_run(path)
@@ -351,16 +351,16 @@ def _with_seed(recipe: Recipe, seed: int) -> Recipe:
 
 
 def _find_best(trials: Sequence[Trial]) -> Trial:
-    """Return the completed trial with the highest validation accuracy; of equals the first."""
+    """Return the completed trial with the highest validation accuracy, or the first of several."""
     completed = [each for each in trials if each.state == "completed"]
     return max(completed, key=lambda each: (each.accuracy, -each.number))
 
 
 def _open_state(request: Request) -> dict[str, Any]:
-    """Return the state of the search in a directory; a new one if it is empty.
+    """Return the state of the search in a directory; for an empty directory, a new state.
 
     Raises:
-        ValueError: there is something else, or a search with other arguments.
+        ValueError: the directory holds other files, or a search with other arguments.
     """
     path, fixed = request.folder / _STATE, request.fixed()
     if not path.exists():
@@ -394,7 +394,7 @@ def _open_state(request: Request) -> dict[str, Any]:
 
 
 def _difference(former: Any, value: Any) -> str:
-    """Return the first difference of two arguments as text."""
+    """Return the first difference between two sets of arguments as text."""
     if isinstance(value, dict):
         pairs = [(each, former.get(each), value.get(each)) for each in {**former, **value}]
         key, there, here = next(each for each in pairs if each[1] != each[2])

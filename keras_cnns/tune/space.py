@@ -13,18 +13,19 @@ from keras_cnns.suggestions import did_you_mean
 
 LEARNING_RATE = "optimizer.learning_rate"
 _BATCH_SIZE = "training.batch_size"
-STRENGTH = "augmentation.strength"  # no key of a recipe: it sets several of them together
+STRENGTH = "augmentation.strength"  # not a key of a recipe: it sets several keys together
 _SECTIONS = ("model", "augmentation", "optimizer", "training", "class_balance")
 _FIXED = ("training.epochs", "training.seed", "training.max_steps")
 _MAX_CHOICES = 50
 _RANGE = re.compile(r"([^:,]*):([^:,]*)(:log)?")
-_DIGITS = 4  # significant digits of a value that a trial uses
+_DIGITS = 4  # number of significant digits of a trial's values
 
 Value = bool | int | float | str
 Values = dict[str, Value]  # key -> value
 
-# The levels of `STRENGTH`. The numbers of pixels are fractions of the image size. Mirroring is no
-# matter of strength: whether it is right depends on the classes, so every level keeps the recipe's.
+# The levels of `STRENGTH`. Numbers of pixels are given as fractions of the image size. Whether
+# images are mirrored depends on the classes and not on the strength, so every level keeps the
+# recipe's value.
 _LEVELS: dict[str, dict[str, float]] = {
     "recipe": {},
     "none": {"pad_and_crop": 0, "random_erasing": 0, "rand_augment_num_ops": 0, "color_jitter": 0},
@@ -36,7 +37,7 @@ _LEVELS: dict[str, dict[str, float]] = {
 
 @dataclass(frozen=True)
 class Range:
-    """All numbers between two bounds, which belong to it."""
+    """All numbers between two bounds, including the bounds."""
 
     low: float
     high: float
@@ -65,7 +66,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Choice:
-    """Several values, each of which is as probable as the others."""
+    """Several values with equal probabilities."""
 
     values: tuple[Value, ...]
 
@@ -93,7 +94,7 @@ def make_space(recipe: Recipe, searches: Iterable[str] = ()) -> Space:
     """Return the search space of a recipe.
 
     Args:
-        recipe: the recipe, around whose values the default ranges lie.
+        recipe: the recipe; the default ranges lie around its values.
         searches: changes of the default space: `KEY=LOW:HIGH`, `KEY=LOW:HIGH:log` or `KEY=A,B,C`;
             `KEY=A` with the recipe's own value removes a key from the space.
 
@@ -119,7 +120,7 @@ def make_space(recipe: Recipe, searches: Iterable[str] = ()) -> Space:
 
 
 def recipe_values(recipe: Recipe, keys: Iterable[str]) -> Values:
-    """Return the recipe's own values of keys."""
+    """Return key -> value of the recipe."""
     tree = asdict(cast(Any, recipe))
     return {key: "recipe" if key == STRENGTH else _look_up(tree, key) for key in keys}
 
@@ -127,9 +128,9 @@ def recipe_values(recipe: Recipe, keys: Iterable[str]) -> Values:
 def apply_values(recipe: Recipe, values: Mapping[str, Value]) -> Recipe:
     """Return a recipe with the values of a trial.
 
-    The learning rate is that of the recipe's batch size: it is multiplied by the trial's batch size
-    divided by the recipe's (Goyal et al. 2017), unless the recipe's `reference_batch_size` does
-    this already.
+    The trial's learning rate refers to the recipe's batch size. It is multiplied by the trial's
+    batch size divided by the recipe's (Goyal et al. 2017), unless the recipe's
+    `reference_batch_size` does this already.
 
     Raises:
         RecipeError: a value is impossible.
@@ -148,13 +149,13 @@ def apply_values(recipe: Recipe, values: Mapping[str, Value]) -> Recipe:
 
 
 def format_values(values: Mapping[str, Value]) -> str:
-    """Return values as text: `learning_rate 0.1, batch_size 32`."""
+    """Return values as text, such as `learning_rate 0.1, batch_size 32`."""
     names = short_names(values)
     return ", ".join(f"{names[key]} {format_value(each)}" for key, each in values.items())
 
 
 def short_names(keys: Iterable[str]) -> dict[str, str]:
-    """Return each key's name without its section; the key itself if two have the same name."""
+    """Return each key without its section, or the whole key if two would have the same name."""
     names = {key: key.partition(".")[2] for key in keys}
     counts = Counter(names.values())
     return {key: name if counts[name] == 1 else key for key, name in names.items()}
@@ -166,7 +167,7 @@ def format_value(value: Value) -> str:
 
 
 def _default_space(recipe: Recipe) -> Space:
-    """Return the table of docs/tune.md for a recipe."""
+    """Return the table of a recipe's search space for docs/tune.md."""
     rate, decay = recipe.optimizer.learning_rate, recipe.optimizer.weight_decay
     batch = recipe.training.batch_size
     sizes = dict.fromkeys(max(1, each) for each in (batch // 2, batch, 2 * batch))
@@ -182,7 +183,7 @@ def _default_space(recipe: Recipe) -> Space:
 
 
 def _augmentation(recipe: Recipe, level: str) -> dict[str, float]:
-    """Return the keys of the section `augmentation` that a level sets."""
+    """Return key -> value of the section `augmentation` for a level of strength."""
     if level not in _LEVELS:
         raise RecipeError(
             f"{STRENGTH} is {level!r}{did_you_mean(level, _LEVELS)} "
@@ -195,7 +196,7 @@ def _augmentation(recipe: Recipe, level: str) -> dict[str, float]:
 
 
 def _parse_search(text: str, recipe: Recipe) -> tuple[str, Range | Choice | None]:
-    """Return the key and the values of one `--search`; None for values that are not searched."""
+    """Return the key and the values of a `--search`; None instead of values removes the key."""
     key, equals, given = (part.strip() for part in text.partition("="))
     if not (equals and key and given):
         raise ValueError(
@@ -221,9 +222,9 @@ def _parse_search(text: str, recipe: Recipe) -> tuple[str, Range | Choice | None
 
 
 def _check_pairs(recipe: Recipe, space: Space) -> None:
-    """Raise ValueError if values of two keys exclude each other.
+    """Raise ValueError if values of two keys are incompatible.
 
-    A trial would fail with them in the middle of the search.
+    Otherwise a trial with such values would fail in the middle of the search.
     """
     for (key, values), (other_key, others) in itertools.combinations(space.items(), 2):
         for value, other in itertools.product(values.ends(), others.ends()):
@@ -303,5 +304,5 @@ def _look_up(tree: Mapping[str, Any], key: str) -> Value:
 
 
 def _round(value: Any) -> Any:
-    """Return a number with few digits, as a person would write it into a recipe."""
+    """Return a number rounded to few digits, as in a recipe written by hand."""
     return float(f"{value:.{_DIGITS}g}") if isinstance(value, float) else value

@@ -1,4 +1,4 @@
-"""The study: the trials of a search in Optuna's journal, its sampler and its pruners."""
+"""The study of a search: its trials in Optuna's journal, its sampler and its pruners."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -21,13 +21,14 @@ except ModuleNotFoundError as missing:
 
 JOURNAL = "journal.log"
 _NAME = "tune"
-_RANDOM_TRIALS = 5  # before the sampler models the results, and before anything is pruned
-_MIN_FOR_IMPORTANCE = 4  # completed trials
-# The user attributes of a trial in the journal.
+_RANDOM_TRIALS = 5  # trials before the sampler models the results and before any pruning
+_MIN_FOR_IMPORTANCE = 4  # number of completed trials
+# User attributes of a trial in the journal.
 _VALUES, _SECONDS, _STATE = "values", "seconds", "state"
 
-# name -> epochs of a training -> the pruner. The median pruner waits for a third of the epochs: at
-# a high learning rate the accuracy rises late, and a pruner that does not wait prefers low ones.
+# name -> function: epochs of a training -> pruner. The median pruner waits for a third of the
+# epochs: with a high learning rate the accuracy rises late, so a pruner that does not wait would
+# prefer low learning rates.
 _PRUNERS: dict[str, Callable[[int], Any]] = {
     "median": lambda epochs: optuna.pruners.MedianPruner(
         n_startup_trials=_RANDOM_TRIALS - 1, n_warmup_steps=epochs // 3
@@ -46,16 +47,16 @@ _PRUNERS: dict[str, Callable[[int], Any]] = {
 class Trial:
     """A trial that has ended."""
 
-    number: int  # counted from 1; the first one has the recipe's own settings
+    number: int  # counted from 1; the first trial has the recipe's own settings
     state: str  # "completed", "pruned" or "diverged"
-    accuracy: float  # the best validation accuracy of its epochs; NaN if it has none
+    accuracy: float  # the best validation accuracy of its epochs; NaN without epochs
     epochs: int
     seconds: float
     values: Values
 
     @property
     def name(self) -> str:
-        """Return the name of its run directory."""
+        """Return the name of the trial's run directory."""
         return trial_name(self.number)
 
 
@@ -72,7 +73,7 @@ class Study:
     Args:
         folder: the directory of the journal.
         space: the search space.
-        own: the recipe's own values, which the first trial has.
+        own: the recipe's own values, which are those of the first trial.
         epochs: the number of epochs of a training.
         pruner: a key of the table of pruners.
 
@@ -106,10 +107,10 @@ class Study:
         )
 
     def _remove_interrupted(self, path: Path) -> Any:
-        """Remove the trial that was interrupted from the journal; return it, or None.
+        """Remove the interrupted trial from the journal and return it; None if there is none.
 
-        Nothing of it may remain: successive halving writes into the journal when it decides, so
-        that it would decide differently if it were asked again about the same epoch.
+        Nothing of the trial may remain: successive halving writes its decisions into the journal,
+        and would decide differently if it were asked again about the same epoch.
         """
         trials = self._study.get_trials()
         ended = [each for each in trials if each.state in _ENDED]
@@ -123,7 +124,7 @@ class Study:
         return interrupted
 
     def next_trial(self) -> tuple[Any, Values]:
-        """Return a new trial, or the interrupted one again, and its values.
+        """Return a new trial or the interrupted one, and its values.
 
         The values depend only on the trials before it. An interrupted trial has the same values
         and decisions as before: its epochs are reported once more, in the same order.
@@ -135,7 +136,7 @@ class Study:
         interrupted, self._interrupted = self._interrupted, None
         self._decisions = {}
         if number == 0:
-            # The sampler learns from those of the recipe's values that lie in the space.
+            # The sampler learns from the recipe's values that lie in the space.
             self._study.enqueue_trial(
                 {key: own for key, own in self.own.items() if self.space[key].contains(own)}
             )
@@ -156,9 +157,9 @@ class Study:
     def report(self, trial: Any, epoch: int, accuracy: float) -> bool:
         """Record the validation accuracy of an epoch; return whether to prune the trial.
 
-        The pruner is asked once about each epoch: an epoch that a resumed training repeats has the
-        same answer again. It is asked about the first trial too, with which it compares the others,
-        but the first trial is never pruned.
+        The pruner is asked once about each epoch: an epoch that a resumed training repeats gets the
+        same answer again. The pruner is also asked about the first trial, with which it compares
+        the others, but the first trial is never pruned.
         """
         if epoch not in self._decisions:
             trial.report(accuracy, epoch)
@@ -175,7 +176,7 @@ class Study:
             self._study.tell(trial, state=optuna.trial.TrialState.PRUNED)
 
     def trials(self) -> list[Trial]:
-        """Return the trials that have ended, in their order."""
+        """Return the ended trials in their order."""
         return [
             Trial(
                 number=each.number + 1,
@@ -189,7 +190,7 @@ class Study:
         ]
 
     def importances(self) -> Mapping[str, float]:
-        """Return the fraction of the accuracy's variance that each key explains (fANOVA).
+        """Return key -> fraction of the accuracy's variance that the key explains (fANOVA).
 
         Hutter et al. 2014, "An Efficient Approach for Assessing Hyperparameter Importance". Only
         completed trials count; the result is empty if there are fewer than four, or if all have
@@ -215,7 +216,7 @@ _ENDED = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
 
 
 def _repair(path: Path) -> None:
-    """Remove what a killed process left: a line without its end, and a lock of the journal."""
+    """Remove the remains of a killed process: an incomplete line and a lock of the journal."""
     if path.exists():
         content = path.read_bytes()
         whole = content[: content.rfind(b"\n") + 1]

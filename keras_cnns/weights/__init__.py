@@ -15,22 +15,22 @@ The names of a file's tensors show its origin, and a rule maps each name to a va
 | keras.applications: ResNet50V2 to 152V2     | resnet50_v2_keras to resnet152_v2_keras | -1 to 1  |
 | our own .weights.h5 and .keras              | the model that wrote it                 | its own  |
 
-`.safetensors`, `.h5` and `.keras` need nothing more, and neither do `.pth`, `.pt`, `.pth.tar`,
-`.bin` and `.ckpt` with nothing but tensors and plain data, as they are published; others of these
-need torch. They may be training checkpoints with the weights inside, of which averaged ones (EMA)
-are preferred. The prefixes of wrappers such as `module.` are removed. A classifier or an auxiliary
-head that the file does not have keeps its initial values; heads that the model does not have, such
-as projection heads of self-supervised training, are ignored.
+`.safetensors`, `.h5` and `.keras` files need no other package. Files with the suffix `.pth`, `.pt`,
+`.pth.tar`, `.bin` or `.ckpt` need torch, unless they contain only tensors and plain data, like
+published files. They may be training checkpoints that contain the weights; averaged weights (EMA)
+are preferred. The prefixes of wrappers, such as `module.`, are removed. A classifier or an
+auxiliary head that the file does not have keeps its initial values; heads that the model does not
+have, such as projection heads of self-supervised training, are ignored.
 
-The last column is the range of pixels that published weights were trained on, which the file does
-not contain: `ImageNet` is RGB from 0 to 1, minus (0.485, 0.456, 0.406), divided by (0.229, 0.224,
-0.225); `Caffe` is BGR from 0 to 255, minus (103.939, 116.779, 123.68). timm has weights of either
-kind; the page of the weights states which.
+The last column is the range of pixels on which published weights were trained; the file does not
+contain this information: `ImageNet` is RGB from 0 to 1, minus (0.485, 0.456, 0.406), divided by
+(0.229, 0.224, 0.225); `Caffe` is BGR from 0 to 255, minus (103.939, 116.779, 123.68). timm has
+weights for `ImageNet` and for -1 to 1; the page of the weights states the range.
 
-Not everything is in a file: a ResNet v1 with its stride in the 1x1, and timm's resnetblur18,
-resnetblur50 and resnetaa50, have the tensors of a ResNet v1.5. The last three are refused if
-the file's metadata, a `config.json` of Hugging Face's beside it or its own name gives their name
-(see `lookalikes`).
+A file does not describe its network completely: a ResNet v1 with its stride in the 1x1, and timm's
+resnetblur18, resnetblur50 and resnetaa50, have the same tensors as a ResNet v1.5. The last three
+are refused if their name is in the file's metadata, in Hugging Face's `config.json` beside the
+file, or in the file's own name (see `lookalikes`).
 """
 
 from typing import TYPE_CHECKING, Any
@@ -50,6 +50,6 @@ if not TYPE_CHECKING:
     def __getattr__(name: str) -> Any:
         if name != "convert":
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from keras_cnns.conversion import convert  # builds models, which this package does not
+        from keras_cnns.conversion import convert  # builds models, unlike this package
 
         return convert

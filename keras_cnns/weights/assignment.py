@@ -1,4 +1,4 @@
-"""Load a file's tensors into a model: all of them are checked before the first is assigned."""
+"""Load a file's tensors into a model after checking all of them."""
 
 import logging
 import re
@@ -24,7 +24,7 @@ _ORIGINS: tuple[Origin, ...] = (
     *keras_applications.ORIGINS,
     *own_file.ORIGINS,
 )
-# Wrappers of torch, and the attributes in which training code stores its network.
+# Prefixes of torch's wrappers, and of the attributes in which training code stores its network.
 _PREFIXES = r"((module|_orig_mod|model|backbone|net)\.)+"
 _AVERAGED = "n_averaged"  # the counter of torch.optim.swa_utils.AveragedModel
 
@@ -36,7 +36,7 @@ class Report:
     origin: str  # title of the file's origin
     tensors: int  # number of tensors of the file that were assigned
     parameters: int  # number of trainable parameters of the model that came from the file
-    ignored_heads: tuple[str, ...]  # the file's tensors of heads that the model does not have
+    ignored_heads: tuple[str, ...]  # the file's tensors of heads that the model lacks
     # Classifiers (`logits`, `logits_aux1`, `logits_aux2`) and whole heads (`aux1`, `aux2`)
     # that kept their initial values.
     new_heads: tuple[str, ...]
@@ -45,18 +45,18 @@ class Report:
 def load(model: keras.Model, file: Path | str) -> Report:
     """Load the weights of a file into a model.
 
-    A classifier keeps its initial values if the file has none, or one with another number of
-    classes; so does an auxiliary head that the file does not have. One logged warning names all of
-    them. Heads of the file that the model does not have are ignored.
+    A classifier keeps its initial values if the file has no classifier, or a classifier with
+    another number of classes. An auxiliary head keeps them if the file lacks the head. One logged
+    warning names all these heads. Heads of the file that the model lacks are ignored.
 
     Args:
         model: a model of `keras_cnns.models`, with any number of channels and classes.
         file: a file of any origin, in a format that `read` accepts.
 
     Raises:
-        WeightsError: the file cannot be read; its network computes something other than the model;
-            a tensor is missing, surplus or has the wrong shape; or a tensor has NaN, infinite or,
-            as a variance, negative values. The model is then unchanged.
+        WeightsError: the file cannot be read; its network computes a different function from the
+            model; a tensor is missing, is surplus or has the wrong shape; or a tensor has NaN,
+            infinite or, in a variance, negative values. The model is then unchanged.
     """
     tensors, architecture = read_checkpoint(file)
     return load_tensors(model, tensors, str(file), architecture)
@@ -65,11 +65,11 @@ def load(model: keras.Model, file: Path | str) -> Report:
 def load_tensors(
     model: keras.Model, tensors: Tensors, file: str, architecture: Architecture | None = None
 ) -> Report:
-    """Load tensors that `read` has returned, as `load` does.
+    """Load the tensors that `read` returned into a model, as `load` does.
 
     Args:
         model: a model of `keras_cnns.models`.
-        tensors: the tensors by their names in the file.
+        tensors: name in the file -> tensor.
         file: the file's name in messages.
         architecture: the name of the file's architecture, if any.
     """
@@ -107,7 +107,7 @@ def load_tensors(
 
 
 def recognize(tensors: Tensors, file: str) -> tuple[Origin, Tensors]:
-    """Return the origin of a file, and its tensors by the names that this origin's rules expect.
+    """Return a file's origin, and name -> tensor with the names that the origin's rules expect.
 
     Raises:
         WeightsError: the origin is unknown, or two tensors have the same name.
@@ -118,13 +118,14 @@ def recognize(tensors: Tensors, file: str) -> tuple[Origin, Tensors]:
 
 
 def _without_prefix(tensors: Tensors, file: str) -> Tensors:
-    """Return the tensors by their names in the network, without the prefixes of its wrappers.
+    """Return name -> tensor, with names without the prefixes of wrappers.
 
     All _PREFIXES at the beginning of a name are removed, in any order and from each name alone: a
-    head may lie outside the backbone, as in `backbone.conv1.weight` and `fc.weight`.
+    head may be outside the backbone, as in `backbone.conv1.weight` and `fc.weight`.
 
     Raises:
-        WeightsError: two tensors then have the same name, as if the file contains two networks.
+        WeightsError: without prefixes, two tensors have the same name, for instance because the
+            file contains two networks.
     """
     found: Tensors = {}
     originals: dict[str, str] = {}
@@ -165,7 +166,7 @@ def _check_layout(
     """Check that the model computes the same function as the file's network.
 
     Raises:
-        WeightsError: it computes another one, even if the tensors would fit.
+        WeightsError: the file's network computes another function, even if its tensors would fit.
     """
     layout = layout_of(model)
     if layout is None:
@@ -194,7 +195,7 @@ def _variables_of_model(model: keras.Model) -> dict[ModelVariable, keras.Variabl
 
 
 def _other_models_that_fit(model: keras.Model, origin: Origin, tensors: Tensors) -> list[str]:
-    """Return the names of models that load these tensors and have another body than the model.
+    """Return the names of models with another body than the model's that can load these tensors.
 
     A model with the same body would not fit either, for the same reason.
     """
@@ -220,7 +221,7 @@ def _about_new_heads(new_heads: Mapping[str, str]) -> str:
 
 
 def _invalid_tensors(found: Match, tensors: Tensors) -> list[str]:
-    """Return a description of each tensor with numbers that no trained network has."""
+    """Return a description of each tensor whose numbers cannot be those of a trained network."""
     invalid = {}
     for variable, needs, _ in found.values:
         for name in needs.names:

@@ -1,4 +1,4 @@
-"""The result of every reader: a file's tensors, and the name of its architecture, if any."""
+"""The result of every reader: a file's tensors and, if known, the name of its architecture."""
 
 from typing import Any, NamedTuple
 
@@ -12,11 +12,11 @@ _FLOATS = ("float16", "float32", "float64")
 
 
 def as_float32(tensor: Array) -> Array:
-    """Convert floating-point numbers to float32, with overflow to infinity; keep other types."""
+    """Convert floating-point numbers to float32 (infinity on overflow); keep other types."""
     if tensor.dtype.name not in _FLOATS:
         return tensor
     with np.errstate(over="ignore"):
-        return tensor.astype("float32", copy=False)  # tied tensors share their memory
+        return tensor.astype("float32", copy=False)  # tied tensors share memory
 
 
 class Architecture(NamedTuple):
@@ -29,5 +29,5 @@ class Architecture(NamedTuple):
 class Checkpoint(NamedTuple):
     """The content of a file of weights."""
 
-    tensors: Tensors  # by their names in the file
+    tensors: Tensors  # name in the file -> tensor
     architecture: Architecture | None = None

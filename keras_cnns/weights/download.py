@@ -2,9 +2,9 @@
 
 Files are stored in Keras' cache, `~/.keras/models` or `$KERAS_HOME/models`. The caches of torch and
 of the Hugging Face hub are only read, so that a file is not downloaded twice. Neither
-`keras.utils.get_file` nor huggingface_hub does the download: the former writes to the final name
-before it verifies the file and has no timeouts, and the latter would be a new requirement for one
-GET request.
+`keras.utils.get_file` nor huggingface_hub is used for the download: the former writes to the final
+name before it verifies the file and has no timeouts, and the latter would be an additional
+requirement for one GET request.
 
 Environment variables:
 
@@ -35,7 +35,8 @@ from keras_cnns.weights.pretrained import Pretrained
 logger = logging.getLogger(__name__)
 
 OFFLINE = "KERAS_CNNS_OFFLINE"
-# Publisher -> environment variable, and the beginning of the published URLs that it replaces.
+# Publisher -> environment variable, and the beginning of the published URLs that its value
+# replaces.
 MIRRORS = {
     "torchvision": ("KERAS_CNNS_TORCHVISION_MIRROR", "https://download.pytorch.org/models"),
     "timm": ("HF_ENDPOINT", "https://huggingface.co"),
@@ -44,12 +45,12 @@ MIRRORS = {
         "https://storage.googleapis.com/tensorflow/keras-applications/resnet",
     ),
 }
-_CONNECT_SECONDS = 10.0  # until the server has answered, with the resolution of its name
-_STALL_SECONDS = 20.0  # without a byte of the file
+_CONNECT_SECONDS = 10.0  # time until the server answers, including the resolution of its name
+_STALL_SECONDS = 20.0  # maximum time without receiving a byte of the file
 _CHUNK = 1 << 20  # bytes
-_TRUE = ("1", "ON", "YES", "TRUE")  # as huggingface_hub reads its variables
+_TRUE = ("1", "ON", "YES", "TRUE")  # the values that huggingface_hub accepts as true
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_DIGEST_SUFFIX = ".sha256"  # of the file with the digest that the hub has sent
+_DIGEST_SUFFIX = ".sha256"  # suffix of the file with the digest that the hub has sent
 
 
 class DownloadError(WeightsError):
@@ -59,8 +60,8 @@ class DownloadError(WeightsError):
 def fetch(row: Pretrained) -> Path:
     """Return the path of a published checkpoint, and download it if no cache has it.
 
-    Every file is verified each time: a file in a cache whose checksum is wrong is not used, and is
-    replaced if it can be downloaded.
+    A file is verified each time: a cached file with a wrong checksum is not used, and is replaced
+    if the right file can be downloaded.
 
     Raises:
         DownloadError: the file cannot be downloaded, or downloads are disabled; the message has the
@@ -81,13 +82,13 @@ def fetch(row: Pretrained) -> Path:
         _download(url, target, row)
     except (OSError, HTTPException, _WrongFileError) as error:
         if isinstance(error, urllib.error.HTTPError):
-            error.close()  # it holds the connection
+            error.close()  # the error holds the connection
         raise DownloadError(_describe(row, _reason(error), damaged)) from error
     return target
 
 
 def is_cached(row: Pretrained) -> bool:
-    """Return whether a cache has the file of a row; its checksum is not verified."""
+    """Return whether a cache has the file of a row; the checksum is not verified."""
     return bool(_cached_files(row))
 
 
@@ -98,7 +99,7 @@ def cache_path(row: Pretrained) -> Path:
 
 
 def url_of(row: Pretrained) -> str:
-    """Return the URL of a row, on its mirror if the environment names one."""
+    """Return the URL of a row, on a mirror if the environment specifies one."""
     variable, published = MIRRORS[row.publisher]
     mirror = os.environ.get(variable, "").rstrip("/")
     return mirror + row.url.removeprefix(published) if mirror else row.url
@@ -133,16 +134,17 @@ def _offline_by(row: Pretrained) -> str | None:
 
 
 def _mismatch(path: Path, row: Pretrained) -> str | None:
-    """Return why a file in a cache is not the published one; None if it is, as far as is known."""
+    """Return why a cached file is not the published one; None if nothing shows a difference."""
     kind, expected = row.checksum
     if kind == "hub-revision":
-        # The hub's cache names a file by its SHA-256, and links to it; ours has it beside the file.
+        # The hub's cache names a file by its SHA-256 and links to it; our cache has the SHA-256
+        # beside the file.
         try:
             expected = path.with_name(path.name + _DIGEST_SUFFIX).read_text("utf-8").strip()
         except OSError:
             expected = path.resolve().name
         if not _SHA256.fullmatch(expected):
-            return None  # a file that was stored by hand; the reader checks its structure
+            return None  # the file was stored by hand; the reader checks its structure
     digest = _new_digest(row)
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
@@ -157,7 +159,7 @@ def _new_digest(row: Pretrained) -> Any:
 
 
 def _difference(found: str, expected: str, row: Pretrained) -> str | None:
-    """Return a description of a digest that does not begin as the expected one, else None."""
+    """Return a description of a digest that does not begin with the expected one, else None."""
     if found.startswith(expected):
         return None
     algorithm = "MD5" if row.checksum.kind == "md5" else "SHA-256"
@@ -202,7 +204,7 @@ def _download(url: str, target: Path, row: Pretrained) -> None:
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follow redirects, but not from HTTPS to HTTP, and read the hub's header in them."""
+    """Follow redirects, except from HTTPS to HTTP, and read the hub's header in them."""
 
     def __init__(self, announced: dict[str, str]) -> None:
         self._announced = announced
@@ -244,8 +246,8 @@ def _open(url: str, announced: dict[str, str]) -> Any:
 def _within(seconds: float, function: Callable[[], Any]) -> Any:
     """Call a function in a thread, and raise TimeoutError if it takes too long.
 
-    A socket's timeout does not bound the resolution of a host's name, and applies to each of its
-    addresses anew.
+    A socket's timeout does not limit the resolution of a host's name, and applies separately to
+    each of the host's addresses.
     """
     results: list[Any] = []
     errors: list[BaseException] = []
@@ -273,7 +275,7 @@ def _within(seconds: float, function: Callable[[], Any]) -> Any:
 
 @contextmanager
 def _temporary(target: Path) -> Iterator[Path]:
-    """Yield the path of an empty file beside the target; delete the file if it is still there."""
+    """Yield the path of an empty file beside the target; finally delete it if it exists."""
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}-", suffix=".partial")
     os.close(handle)
     partial = Path(name)
@@ -286,7 +288,7 @@ def _temporary(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def _progress(name: str, size: int | None) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar on standard error if it is a terminal; yield its `advance(bytes)`."""
+    """Show a progress bar if standard error is a terminal; yield its function `advance(bytes)`."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 
@@ -309,7 +311,7 @@ def _reason(error: Exception) -> str:
 
 
 def _describe(row: Pretrained, reason: str, damaged: list[str]) -> str:
-    """Return the message of an error: the URL, the reason, and what the user can do."""
+    """Return the message of an error, with the URL, the reason and the remedy."""
     variable, _ = MIRRORS[row.publisher]
     return "\n".join(
         (

@@ -2,17 +2,17 @@
 
 from collections.abc import Iterable
 
-_SHOWN = 4  # number of names of each kind in the first line of a message; the other lines list all
+_SHOWN = 4  # maximum number of names of a kind in the first line of a message
 
 
 class WeightsError(ValueError):
     """A file of weights cannot be read or does not fit the model, and nothing was loaded.
 
-    The first line of the message has all the facts; the names of all tensors follow it.
+    The first line of the message summarizes the error; the names of all tensors follow.
 
     Attributes:
         missing: tensors that the model needs and the file lacks.
-        surplus: tensors of the file that no variable of the model corresponds to.
+        surplus: tensors of the file that correspond to no variable of the model.
         misshaped: tensors of another shape or data type than the model's, each with both shapes.
         invalid: tensors with NaN, infinite or, in variances, negative values.
     """
@@ -43,6 +43,6 @@ class WeightsError(ValueError):
 
 
 def shorten(names: tuple[str, ...]) -> str:
-    """Return the first of the names, and how many more there are."""
+    """Return the first names, and the number of the others."""
     more = len(names) - _SHOWN
     return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -1,9 +1,9 @@
-"""Read files of weights as arrays by name: safetensors, torch's, HDF5 and Keras archives.
+"""Read files of weights (safetensors, torch, HDF5, Keras archives) as name -> array.
 
-A file may come from anywhere: none is executed, none makes this process open another file, and
-none gets more memory for its tensors than its size on disk. For files from untrusted
-sources use `.safetensors`: its library was written for hostile files, while a damaged `.h5` or
-`.keras` can make HDF5 loop forever.
+A file may come from an untrusted source: no code in it is executed, it cannot make this process
+open another file, and its tensors get no more memory than its size on disk. The safest format is
+`.safetensors`, whose library was written for hostile files, while a damaged `.h5` or `.keras` file
+can make HDF5 loop forever.
 """
 
 import json
@@ -29,8 +29,8 @@ _READERS: dict[str, Callable[[Path], Checkpoint]] = {
     ".keras": read_keras,
 }
 _START_BYTES = 512
-_CONFIG_BYTES = 1 << 16  # a longer config.json is not one of Hugging Face's, and is ignored
-# Beginnings of texts that are often saved instead of a checkpoint, with a description of each.
+_CONFIG_BYTES = 1 << 16  # a longer config.json is not Hugging Face's and is ignored
+# Beginning of a text that is often saved instead of a checkpoint -> description.
 _TEXTS = (
     (rb"version https://git-lfs", "a Git LFS pointer, not the file itself: run `git lfs pull`"),
     (rb"<(!--|!doctype|html|head|body)", "a web page (HTML): download the file itself"),
@@ -40,9 +40,10 @@ _TEXTS = (
 
 
 def read(file: Path | str) -> Tensors:
-    """Read the tensors of a file: floating-point numbers as float32, others as they are.
+    """Read the tensors of a file; floating-point numbers are converted to float32.
 
-    The names are the file's; in Keras' files a name is `layer/variable` for every version.
+    The names are those in the file; for files of every version of Keras, a name is
+    `layer/variable`.
 
     Args:
         file: `.safetensors`; `.pth`, `.pt`, `.pth.tar`, `.bin` or `.ckpt`, for which torch must
@@ -58,7 +59,8 @@ def read(file: Path | str) -> Tensors:
 def read_checkpoint(file: Path | str) -> Checkpoint:
     """Read the tensors as `read` does, and the name of the architecture.
 
-    The name is that of the file's metadata, else of the `config.json` beside it, else the file's.
+    The architecture's name is read from the file's metadata, else from the `config.json` beside the
+    file, else from the file's name.
     """
     path = Path(file)
     suffix = next((suffix for suffix in _READERS if path.name.endswith(suffix)), None)
@@ -92,7 +94,7 @@ def _check_start(path: Path) -> None:
     """Check that a file is neither empty nor a text.
 
     Raises:
-        WeightsError: it is empty or a text; the message describes it.
+        WeightsError: the file is empty or a text; the message describes it.
     """
     with path.open("rb") as file:
         start = file.read(_START_BYTES)

@@ -1,15 +1,16 @@
 """keras.applications' ResNet50, 101, 152 and ResNet50V2, 101V2, 152V2, of every version of Keras.
 
-Both have biases in convolutions that a batch normalisation follows; ours have none there. The
-bias goes into the running mean, exactly: (x + b) - m = x - (m - b), so that m' = m - b.
+In both families, convolutions before a batch normalisation have biases; ours have none. Folding the
+bias into the running mean is exact: (x + b) - m = x - (m - b), so that m' = m - b.
 
 In V2 the biases of the projections and of each block's last convolution are added to the residual
-stream, which only batch normalisations read. A projection reads a normalised map, so that the
-stream starts again at each stage, and accumulates the biases of the blocks until the stage's end.
-Each normalisation of the stream gets m' = m - sum(biases before it). The feature maps `stage1` to
-`stage3` are the stream: they equal keras.applications' minus that sum, a constant for each channel.
+stream, which only batch normalisations read. A projection reads a normalised map, so the stream
+starts again at each stage and accumulates the biases of the blocks until the end of the stage. Each
+normalisation of the stream gets m' = m - sum(biases before it). The feature maps `stage1` to
+`stage3` are parts of the stream: they equal those of keras.applications minus this sum, which is a
+constant for each channel.
 
-keras.applications' epsilon is 1.001e-5; the difference to ours goes into the running variance.
+keras.applications' epsilon is 1.001e-5; the difference from ours is added to the running variance.
 """
 
 import re
@@ -49,7 +50,7 @@ def _mean_minus_biases(mean: Array, *biases: Array) -> Array:
 
 
 def _variance_for_our_epsilon(variance: Array) -> Array:
-    """Return v' with v' + our epsilon = v + their epsilon."""
+    """Return v' such that v' + our epsilon = v + their epsilon."""
     return (variance.astype("float64") + (_EPSILON - BATCH_NORM_EPSILON)).astype("float32")
 
 
@@ -70,7 +71,7 @@ def _resnet_v2(variable: ModelVariable, blocks: Blocks) -> FileTensors | None:
 
 
 def _with_biases(layer: str, variable: ModelVariable, biases: list[str]) -> FileTensors:
-    """Return the tensor of a variable, and the biases that are folded into it if it is a mean."""
+    """Return the tensor of a variable and, for a mean, the biases that are folded into it."""
     name = f"{layer}/{variable.name}"
     if variable.name == "moving_mean":
         return FileTensors((name, *biases), _mean_minus_biases)
@@ -91,18 +92,18 @@ def accumulated_biases(norm: str, blocks: Blocks) -> list[str]:
         stage, before = max(blocks), blocks[max(blocks)]
     elif match := re.fullmatch(_BLOCK_OF_FILE + "preact_bn", norm):
         stage, before = int(match["stage"]) - 1, int(match["block"]) - 1
-        if before == 0:  # the sum at the end of the stage before
+        if before == 0:  # the sum at the end of the previous stage
             stage -= 1
             before = blocks.get(stage, 0)
     else:
         return []
-    if before == 0:  # the stem keeps its bias, as the padding after it has none
+    if before == 0:  # the stem keeps its bias, which is not added to the padding after it
         return []
     prefix = f"conv{stage + 1}_block"
     return [f"{prefix}1_0_conv/bias", *(f"{prefix}{n}_3_conv/bias" for n in range(1, before + 1))]
 
 
-_PUBLISHED = (r"^probs/", "predictions/")  # the classifier in files of older versions of Keras
+_PUBLISHED = (r"^probs/", "predictions/")  # the classifier's name in files of older versions
 _HEADS = r"predictions/(kernel|bias)"
 ORIGINS = (
     Origin(
@@ -118,7 +119,7 @@ ORIGINS = (
     ),
     Origin(
         title="keras.applications' ResNet",
-        signature=r"conv\d_block\d+_3_conv/kernel",  # DenseNet has `_1_conv` and `_2_conv`
+        signature=r"conv\d_block\d+_3_conv/kernel",  # DenseNet has only `_1_conv` and `_2_conv`
         layouts=("resnet_v1",),
         tensors_of=_resnet,
         heads=_HEADS,

@@ -1,13 +1,14 @@
-"""Checkpoints whose tensors are named as ResNet's, from networks that compute something else.
+"""Checkpoints whose tensors have ResNet's names, but whose networks compute something else.
 
-The names of the tensors show most variants in timm: another stem, attention in the blocks, other
-normalisations. timm's resnetblur18, resnetblur50 and resnetaa50 have exactly the tensors of
-resnet18 and resnet50, as they blur or average without weights before they stride: only the name of
-the architecture can distinguish them. It is taken from the file's metadata (the `arch` or `args` of
-a training checkpoint, the `__metadata__` of safetensors), else from the `architecture` in Hugging
-Face's `config.json` beside the file, else from the name of the file (timm's
-`resnetblur50-84f4748f.pth`). A renamed state dict of these three is loaded, with wrong results. The
-same holds for a ResNet v1, which strides in the 1x1 (see `torch_checkpoint`).
+Most variants in timm can be recognized by the names of their tensors: those of another stem, of
+attention in the blocks, or of other normalisations. timm's resnetblur18, resnetblur50 and
+resnetaa50 have exactly the tensors of resnet18 and resnet50, because they blur or average without
+weights before they stride; only the name of the architecture can distinguish them. This name is
+taken from the file's metadata (the `arch` or `args` of a training checkpoint, the `__metadata__` of
+safetensors), else from the `architecture` in Hugging Face's `config.json` beside the file, else
+from the name of the file (timm's `resnetblur50-84f4748f.pth`). A state dict of these three in a
+renamed file is therefore loaded, with wrong results. The same holds for a ResNet v1, which strides
+in the 1x1 (see `torch_checkpoint`).
 """
 
 import re
@@ -15,7 +16,7 @@ from collections.abc import Iterable
 
 from keras_cnns.weights.checkpoint import Architecture
 
-# Pattern of a tensor's name, and the part of that network that ResNet lacks.
+# Pattern of a tensor's name, and the part of the network that ResNet lacks.
 _NAMES = (
     (r"(stem\.)?conv1\.\d\.weight|stem\.conv\d\.weight", "a stem of several convolutions"),
     (r".*\.aa\.filt", "blur pooling (timm's resnetblur50)"),
@@ -27,7 +28,7 @@ _NAMES = (
 )
 _FAMILY = r"(?<!den)(?<!dark)resne[sx]?t"
 _DEPTH = r"(18|26|34|50|101|152|200|201|269)(?!\d)"
-# Pattern of an architecture's name, and the part of that network that ResNet lacks.
+# Pattern of an architecture's name, and the part of the network that ResNet lacks.
 _ARCHITECTURES = (
     (_FAMILY + r"(v2_)?blur" + _DEPTH, "blur pooling before its strides"),
     (_FAMILY + r"(v2_)?aa" + _DEPTH, "average pooling before its strides"),
@@ -37,12 +38,12 @@ _ARCHITECTURES = (
 def differences(names: Iterable[str], architecture: Architecture | None) -> list[str]:
     """Return the differences of a file's network from ResNet, each with its evidence.
 
-    A file name that contains several architectures, as those of a teacher and its student, is no
-    evidence.
+    A file name that contains several architectures, such as those of a teacher and its student, is
+    not evidence.
 
     Args:
         names: names of the file's tensors.
-        architecture: the name of its architecture, if any.
+        architecture: the name of the file's architecture, if any.
     """
     names = tuple(names)
     found = []

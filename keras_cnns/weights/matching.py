@@ -20,26 +20,26 @@ class Match:
     missing: list[str] = field(default_factory=list)
     surplus: list[str] = field(default_factory=list)
     misshaped: list[str] = field(default_factory=list)
-    ignored_heads: list[str] = field(default_factory=list)  # tensors of heads the model lacks
+    ignored_heads: list[str] = field(default_factory=list)  # tensors of heads that the model lacks
     # Heads and classifiers that the file cannot initialise, each with the reason.
     new_heads: dict[str, str] = field(default_factory=dict)
 
     @property
     def fits(self) -> bool:
-        """Whether every tensor and every variable has been assigned."""
+        """Return whether every tensor and every variable has been assigned."""
         return not (self.missing or self.surplus or self.misshaped)
 
 
 def match(variables: Iterable[ModelVariable], origin: Origin, tensors: Tensors) -> Match:
     """Match a file's tensors with a model's variables.
 
-    A head of which the file has no tensor, and a classifier that differs from the file's in nothing
-    but the number of classes, are new.
+    Two kinds of heads count as new: a head of which the file has no tensor, and a classifier that
+    differs from the file's only in the number of classes.
 
     Args:
         variables: the model's variables.
         origin: the origin of the file.
-        tensors: the tensors by their names in the file.
+        tensors: name in the file -> tensor.
     """
     found = Match()
     known: set[str] = set()
@@ -88,7 +88,7 @@ def head_of(variable: ModelVariable) -> str:
 
 
 def _other_classes(variable: ModelVariable, needs: FileTensors, tensors: Tensors) -> int | None:
-    """Return the number of classes of a file's classifier if it differs in nothing else."""
+    """Return the number of classes of a file's classifier if nothing else differs."""
     name = needs.names[0]
     if not re.fullmatch(_CLASSIFIER, variable.layer) or name not in tensors:
         return None
@@ -101,7 +101,7 @@ def _other_classes(variable: ModelVariable, needs: FileTensors, tensors: Tensors
 
 
 def _converted(needs: FileTensors, tensors: Tensors, shape: tuple[int, ...]) -> Array | str:
-    """Return a variable's value, or a description of the tensor that has another shape or type."""
+    """Return a variable's value, or a description of a tensor with another shape or type."""
     found = [tensors[name] for name in needs.names]
     for number, (name, tensor) in enumerate(zip(needs.names, found, strict=True)):
         if tensor.dtype != "float32":
@@ -118,7 +118,7 @@ def _converted(needs: FileTensors, tensors: Tensors, shape: tuple[int, ...]) -> 
 
 
 def models_that_fit(origin: Origin, tensors: Tensors) -> list[str]:
-    """Return the names of our models that load these tensors."""
+    """Return the names of our models that can load these tensors."""
     channels = origin.channels(tensors)
     if channels is None:
         return []

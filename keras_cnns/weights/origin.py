@@ -1,4 +1,4 @@
-"""Describe an origin of weights: the signature of its files, and the tensors of each variable."""
+"""Describe an origin of weights by the signature of its files and the tensors of each variable."""
 
 import re
 from collections import Counter
@@ -14,23 +14,23 @@ from keras_cnns.weights.checkpoint import Architecture, Array, Tensors
 from keras_cnns.weights.structure import ModelVariable
 
 Rule = tuple[str, str]  # pattern of the name of our layer, and a template of the name in the file
-Blocks = Mapping[int, int]  # number of residual blocks in each stage of a model; stages from 1
+Blocks = Mapping[int, int]  # stage, from 1 -> number of residual blocks of a model
 
 
 def unchanged(tensor: Array, *rest: Array) -> Array:
-    """Return the tensor."""
+    """Return the tensor unchanged."""
     return tensor
 
 
 class FileTensors(NamedTuple):
     """The tensors of a file from which one variable is computed.
 
-    The first of the names is the tensor that becomes the variable. The others are extra tensors
-    that are folded into this variable, each of its shape.
+    The first name is that of the tensor that becomes the variable. The others are those of extra
+    tensors of the same shape, which are folded into the variable.
     """
 
     names: tuple[str, ...]
-    convert: Callable[..., Array] = unchanged  # from the named tensors to the variable's value
+    convert: Callable[..., Array] = unchanged  # named tensors -> the variable's value
 
 
 @dataclass(frozen=True)
@@ -38,16 +38,16 @@ class Origin:
     """One row of the table of origins."""
 
     title: str
-    signature: str  # pattern of a tensor's name that only these files have
-    layouts: tuple[str, ...]  # keys of LAYOUTS: models that compute what the file's network does
+    signature: str  # pattern of a tensor's name that occurs only in these files
+    layouts: tuple[str, ...]  # keys of LAYOUTS: models with the function of the file's network
     # Returns the tensors of a variable, or None if no file of this origin has them.
     tensors_of: Callable[[ModelVariable, Blocks], FileTensors | None]
     heads: str  # pattern of the tensors of heads, which are ignored if the model lacks the head
     stem: str  # name of the first convolution's kernel
-    channels_axis: int  # axis of that kernel with the channels of the images
+    channels_axis: int  # the kernel's axis of image channels
     classifier: str  # name of the main classifier's bias
     ignored: str = r"(?!)"  # pattern of tensors that no model needs for its output
-    synonym: Rule = (r"(?!)", "")  # pattern of another spelling of names, and its replacement
+    synonym: Rule = (r"(?!)", "")  # pattern of alternative names, and its replacement
     # Returns the differences between the file's network and ours, from the names of its tensors
     # and of its architecture.
     differences: Callable[[Iterable[str], Architecture | None], list[str]] = lambda *_: []
@@ -58,7 +58,7 @@ class Origin:
         return stem.shape[self.channels_axis] if stem is not None and stem.ndim == 4 else None
 
     def without_synonyms(self, tensors: Tensors) -> Tensors:
-        """Return the tensors by their usual names, unless another tensor has or gets that name."""
+        """Return usual name -> tensor; a name is kept if its usual name is not unique."""
         usual = {name: re.sub(*self.synonym, name) for name in tensors}
         count = Counter(usual.values())
         return {
@@ -95,7 +95,7 @@ def layout_of(model: keras.Model) -> str | None:
 
 
 def layout_of_name(name: str) -> str:
-    """Return the key of LAYOUTS that describes the model of that name."""
+    """Return the key of LAYOUTS that describes the model with a given name."""
     if name in VARIANTS:
         return name
     row = ARCHITECTURES[name]
@@ -107,8 +107,9 @@ def layout_of_name(name: str) -> str:
 def translate(name: str, rules: Iterable[Rule]) -> str | None:
     """Return the file's name for one of our layers by the first rule that matches, or None.
 
-    A template refers to the pattern's groups by name. A group that is a number is also available
-    minus 1 and plus 1, as in `block_before` and `block_after`, since some files count from 0.
+    A template refers to the pattern's groups by name. For a group that is a number, the number
+    minus 1 and plus 1 is also available, as `block_before` and `block_after`, since some files
+    count from 0.
     """
     for pattern, template in rules:
         if match := re.fullmatch(pattern, name):

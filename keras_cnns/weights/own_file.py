@@ -1,7 +1,7 @@
 """Our own `.weights.h5` and `.keras`: a tensor is named by its layer and its variable.
 
-A model reads every file with its names and shapes: models that differ only in a stride, such as
-`resnet50` and `resnet50_v1`, cannot be distinguished by their files.
+A model accepts every file with matching names and shapes. The files of models that differ only in a
+stride, such as `resnet50` and `resnet50_v1`, can therefore not be distinguished.
 """
 
 from keras_cnns.weights.origin import LAYOUTS, Blocks, FileTensors, Origin

@@ -1,17 +1,19 @@
 """Published weights by name: `build("resnet50", weights="torchvision/resnet50.IMAGENET1K_V2")`.
 
 `pretrained.csv` has a row for each checkpoint that our architectures reproduce exactly. The name of
-a row is that of its publisher, followed by the publisher's own name: torchvision's `Weights` enum,
-timm's model and tag, or keras.applications' function in lower case. `make test-parity` compares the
-rows with the packages of all three.
+a row is the publisher's name followed by the publisher's own name for the weights: torchvision's
+`Weights` enum, timm's model and tag, or keras.applications' function in lower case. `make
+test-parity` compares the rows with the packages of all three publishers.
 
-"imagenet" is the row that is marked as the default of a model: torchvision's own `DEFAULT` where
-torchvision publishes the model, otherwise timm's or keras.applications' only row.
+"imagenet" denotes the row that is marked as the default of a model. This is torchvision's own
+`DEFAULT` if torchvision publishes the model, and otherwise the only row of timm or
+keras.applications.
 
-A row describes the pixels that the weights were trained on, in levels from 0 to 255 of RGB. This
+A row describes the pixels on which the weights were trained, as RGB levels from 0 to 255. This
 differs from the publishers' constants in two cases: torchvision's GoogLeNet maps its normalised
 input to the range from -1 to 1 first (its `transform_input`), and keras.applications' ResNet v1
-reads BGR. The kernel of its first convolution is reversed when it is loaded, so that it reads RGB.
+reads BGR. When it is loaded, the channels of its first convolution's kernel are reversed, so that
+it reads RGB.
 """
 
 import csv
@@ -23,7 +25,7 @@ from keras_cnns.suggestions import did_you_mean
 
 _TABLE = "pretrained.csv"
 _LIST = "keras-cnns weights list"
-DEFAULT = "imagenet"  # the name of each model's default row
+DEFAULT = "imagenet"  # the name of every model's default row
 _PUBLISHERS = ("torchvision", "timm", "keras")
 
 
@@ -43,17 +45,17 @@ class Pretrained(NamedTuple):
 
     name: str  # "torchvision/resnet50.IMAGENET1K_V2"
     model: str  # the key of MODELS that reproduces it
-    default: bool  # whether "imagenet" means this row for its model
+    default: bool  # whether "imagenet" denotes this row for its model
     url: str
     checksum: Checksum
-    mebibytes: float | None  # size of the file as published
+    mebibytes: float | None  # published size of the file
     top_1: float | None  # published accuracy on ImageNet's validation images in per cent
-    licence: str  # of the weights, as published; "" if no licence is published for them
+    licence: str  # the published licence of the weights; "" if none is published
     mean: tuple[float, ...]  # subtracted from RGB, in levels from 0 to 255
-    std: tuple[float, ...]  # the result is divided by it, in levels from 0 to 255
+    std: tuple[float, ...]  # divides the result, in levels from 0 to 255
     resize: int | None  # pixels of the shorter side in the published evaluation, if published
     crop: int  # pixels of the square centre crop in the published evaluation
-    interpolation: str  # of the resize; "" if none is published
+    interpolation: str  # interpolation of the resizing; "" if none is published
     bgr: bool = False  # whether the channels of the file's first convolution are B, G, R
 
     @property
@@ -64,15 +66,15 @@ class Pretrained(NamedTuple):
     @property
     def file_name(self) -> str:
         """The name of the file in the cache."""
-        if self.publisher == "timm":  # on the hub every file is called model.safetensors
+        if self.publisher == "timm":  # on the hub, every file has the name model.safetensors
             return f"{self.name.partition('/')[2]}.safetensors"
         return self.url.rpartition("/")[2]
 
     def preprocessing(self) -> dict[str, Any]:
         """Return the published preprocessing as model.json describes it, for an export.
 
-        Images are always resized bilinearly and antialiased, whatever `interpolation` is; without a
-        published `resize`, the shorter side is resized to the crop.
+        Images are always resized bilinearly with antialiasing, independent of `interpolation`.
+        Without a published `resize`, the shorter side is resized to the size of the crop.
         """
         return {
             "resize_shorter": self.resize or self.crop,
@@ -105,9 +107,9 @@ PRETRAINED: dict[str, Pretrained] = _read_table()
 
 
 def is_name(weights: Path | str) -> bool:
-    """Return whether a value of `weights` is a name of this table's form instead of a file's path.
+    """Return whether a value of `weights` has the form of a name in this table and is not a file.
 
-    A path is a name too if it begins like one, such as `timm/`, and no file has that path.
+    A path counts as a name if it begins like one, such as `timm/`, and no file has this path.
     """
     if not isinstance(weights, str):
         return False
@@ -118,7 +120,7 @@ def is_name(weights: Path | str) -> bool:
 
 
 def default_for(model: str) -> Pretrained | None:
-    """Return the row that "imagenet" means for a model, if any."""
+    """Return the row that "imagenet" denotes for a model, if any."""
     return next((row for row in rows_for(model) if row.default), None)
 
 
@@ -128,7 +130,7 @@ def rows_for(model: str) -> list[Pretrained]:
 
 
 def find(name: str, model: str | None = None) -> Pretrained:
-    """Return the entry of the table of weights that has a name.
+    """Return a row of the table by its name.
 
     Args:
         name: a name in the table; or "imagenet" together with a model.

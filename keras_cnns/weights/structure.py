@@ -1,7 +1,8 @@
-"""The variables of our models by name and shape, computed from their tables.
+"""The names and shapes of our models' variables, computed from the tables of models.
 
-A file that does not fit a model may fit another: to try all of them takes milliseconds here, while
-building one takes seconds. Classifiers are left out, as they depend on the number of classes.
+A file that does not fit a model may fit another one. Trying all models takes milliseconds with
+these tables, while building a single model takes seconds. Classifiers are left out, because they
+depend on the number of classes.
 """
 
 import re
@@ -23,8 +24,8 @@ from keras_cnns.models.resnet import (
     preactivation_basic_block,
 )
 
-BLOCK = r"stage(?P<stage>\d+)_block(?P<block>\d+)_"  # how the names of a block's layers begin
-# The stems' convolution: window, filters, and whether it has a bias.
+BLOCK = r"stage(?P<stage>\d+)_block(?P<block>\d+)_"  # how the names of layers in a block begin
+# Stem -> its convolution: window, filters, and whether it has a bias.
 _STEMS: dict[Stem, tuple[int, int, bool]] = {
     imagenet_stem: (7, 64, False),
     imagenet_v2_stem: (7, 64, False),
@@ -32,8 +33,8 @@ _STEMS: dict[Stem, tuple[int, int, bool]] = {
     cifar_stem: (3, 16, False),
     cifar_v2_stem: (3, 16, False),
 }
-# The models whose variables are known here. A residual network without weights in its shortcuts is
-# left out, since a plain network has the same variables.
+# The models whose variables are computed here. Residual networks without weights in their shortcuts
+# are left out, because plain networks have the same variables.
 CANDIDATES = (
     *VARIANTS,
     *(
@@ -53,7 +54,7 @@ class ModelVariable(NamedTuple):
 
 
 def blocks_of(variables: Iterable[ModelVariable]) -> dict[int, int]:
-    """Return the number of residual blocks in each stage; stages count from 1."""
+    """Return stage -> number of residual blocks; stages are counted from 1."""
     blocks: dict[int, int] = {}
     for match in filter(None, (re.match(BLOCK, variable.layer) for variable in variables)):
         stage = int(match["stage"])
@@ -107,7 +108,7 @@ def _googlenet(row: Variant, channels: int) -> Iterator[ModelVariable]:
 
 
 def _convolutions(row: Architecture, filters: int) -> list[tuple[int, int, int]]:
-    """Return the convolutions of a block: window, number of filters, groups."""
+    """Return window, number of filters and groups of a block's convolutions."""
     if row.block in (basic_block, preactivation_basic_block):
         return [(3, filters, 1), (3, filters, 1)]
     width = filters // row.reduction

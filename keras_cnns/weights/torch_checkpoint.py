@@ -1,12 +1,12 @@
 """torchvision's ResNet and GoogLeNet, timm's ResNet and ResNetV2.
 
-torchvision's and timm's ResNet and ResNeXt have the same names and are v1.5. A network that
-strides in the 1x1 has the same names and shapes, so that its file cannot be distinguished: the
+torchvision's and timm's ResNet and ResNeXt have tensors of the same names and are v1.5. The file of
+a network that strides in the 1x1 has the same names and shapes and cannot be distinguished, so the
 caller chooses between `resnet50` and `resnet50_v1`. `lookalikes` recognizes timm's variants.
 
-torchvision's GoogLeNet was trained on pixels from -1 to 1, and its `transform_input` turns images
-of ImageNet's usual normalisation into those. `googlenet_tv` has no such step: give it
-pixels / 127.5 - 1. Its auxiliary heads pool adaptively to 4x4 as torchvision's, and agree with
+torchvision's GoogLeNet was trained on pixels from -1 to 1; its `transform_input` converts images
+with ImageNet's usual normalisation to this range. `googlenet_tv` has no such step: its input is
+pixels / 127.5 - 1. Its auxiliary heads pool adaptively to 4x4 like torchvision's, and agree with
 them at every image size.
 """
 
@@ -59,7 +59,7 @@ _GOOGLENET: tuple[Rule, ...] = (
     (r"logits_aux(?P<number>\d)", "aux{number}.fc2"),
     (r"logits", "fc"),
 )
-_AUXILIARY_FILTERS = 128  # of the convolution whose map an auxiliary head flattens
+_AUXILIARY_FILTERS = 128  # filters of the convolution whose map an auxiliary head flattens
 
 
 def _convolution(kernel: Array) -> Array:
@@ -81,7 +81,7 @@ def _dense(kernel: Array) -> Array:
 
 
 def _dense_on_a_map(kernel: Array) -> Array:
-    """Reorder a kernel's inputs, as torch flattens a map by channels: [K, CHW] -> [HWC, K].
+    """Reorder the inputs of a kernel, because torch flattens channels first: [K, CHW] -> [HWC, K].
 
     Raises:
         ValueError: the map does not have _AUXILIARY_FILTERS channels.
@@ -108,9 +108,9 @@ _HEADS = (
     r"((cls_)?head\.)?fc\.(\d+\..*|weight|bias)"
     r"|proj(ector|ection(_head)?)?\..*|predictor\..*"
 )
-# MMPretrain's classifier, and one that is the only layer with weights in a Sequential.
+# MMPretrain's classifier, and a classifier that is the only layer with weights in a Sequential.
 _CLASSIFIER = (r"^(head\.)?fc\.(\d+\.)?(?=(weight|bias)$)", "fc.")
-_COUNTER = r".*\.num_batches_tracked"  # read only in training, by torch
+_COUNTER = r".*\.num_batches_tracked"  # torch reads it only in training
 ORIGINS = (
     Origin(
         title="torchvision's GoogLeNet",

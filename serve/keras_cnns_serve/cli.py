@@ -24,8 +24,9 @@ def main(arguments: Sequence[str] | None = None, program: str = _PROGRAM) -> int
     """Serve a directory of exported models over HTTP and gRPC.
 
     Args:
-        arguments: the arguments without the program's name; by default those of the process. Under
-            the server's own name, `score` as the first one runs that command instead.
+        arguments: the arguments without the program's name; by default those of the process. If
+            `program` is the server's own name and the first argument is `score`, run that command
+            instead.
         program: the program's name in messages.
 
     Returns:

@@ -226,7 +226,7 @@ class Server:
 
 
 def _exposed(options: ServerOptions) -> str:
-    """Return what all clients that reach the server can do; empty if nothing."""
+    """Return a text on missing protections, such as tokens; "" if no protection is missing."""
     exposed = []
     if options.tls_certificate is None:
         exposed.append("connections are not encrypted (--tls-certificate)")
@@ -277,7 +277,7 @@ def create_app(
         exception_handlers=HANDLERS,
     )
     starlette.router.redirect_slashes = (
-        False  # it would put the client's header Host into the response
+        False  # a redirection would put the client's header Host into the response
     )
     fast = [*images.fast_routes(), *rest.fast_routes(), *oip.fast_routes(), *fast_routes]
     return App(
@@ -322,7 +322,7 @@ def create_grpc(
 
 
 def _grpc_port(options: ServerOptions) -> int | None:
-    """Return the port of gRPC, or None if it is off; 0 by default if that of HTTP is 0."""
+    """Return gRPC's port, or None if gRPC is off; by default it is 0 if HTTP's port is 0."""
     if options.grpc_port == OFF:
         return None
     if options.grpc_port is None:

@@ -82,7 +82,7 @@ class ImageTooLargeError(InputTooLargeError):
     """The image exceeds the limit of pixels."""
 
 
-# The message for clients about any other error.
+# The message that clients get for any error that is not a `ServeError`.
 UNEXPECTED = "the server failed to answer; its log says why"
 
 # The names in google.rpc.Code, which TensorFlow Serving and gRPC use in their metrics.

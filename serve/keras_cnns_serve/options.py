@@ -49,7 +49,7 @@ class ServerOptions:
     tls_key: Path | str | None = None  # PEM, the private key of the certificate
     tls_client_ca: Path | str | None = None  # PEM; clients need a certificate that it signed
     cors_origin: Sequence[str] = ()  # the origins whose pages may call this server
-    page: bool = True  # whether browsers get a page at / to try the models on
+    page: bool = True  # whether browsers get a page at / for trying the models
     versions: VersionPolicy = Latest()  # noqa: RUF009 - frozen; for the models in `models`
     poll: float = 1.0  # seconds between two polls for new versions; 0: never
     engine: str = "auto"  # one of ENGINES

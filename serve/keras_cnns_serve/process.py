@@ -1,4 +1,4 @@
-"""Settings of the process that the command changes and an embedded server does not."""
+"""Settings of the process that the command changes; an embedded server does not change them."""
 
 import asyncio
 import atexit
@@ -13,8 +13,9 @@ from collections.abc import Callable, Coroutine
 from types import FrameType
 from typing import Any
 
-# Seconds after which a thread has to release the interpreter's lock to a waiting thread. With
-# Python's default of 5 ms, a core is idle whenever an engine finishes while the event loop is busy.
+# Seconds after which a thread must release the interpreter's lock to a waiting thread. With
+# Python's default of 5 ms, a core stays idle for that time if an engine finishes while the event
+# loop is busy.
 _SWITCH_INTERVAL = 50e-6
 # Number of new objects that starts a collection of reference cycles. Requests create no cycles, but
 # with Python's default of 700 a few dozen requests in flight start one collection after another.
@@ -31,9 +32,9 @@ def run(main: Callable[[asyncio.Event], Coroutine[Any, Any, None]], grace: float
     """Run a server until a signal, on a new event loop (uvloop's if it is installed).
 
     The first SIGINT or SIGTERM sets the event that `main` waits for. Later signals are ignored,
-    also while the process ends, so that its exit status is 0. The process ends `grace` seconds (and
-    `_OVERTIME`) later, even if a thread, such as one that loads a model, has not ended. Daemon
-    threads that still run when the interpreter has finished do not delay the end either.
+    even while the process ends, so that its exit status is 0. The process ends at most `grace` +
+    `_OVERTIME` seconds later, even if a thread, such as one that loads a model, has not ended.
+    Daemon threads that still run when the interpreter has finished do not delay the end either.
 
     Args:
         main: the server; its argument is the event that it waits for.

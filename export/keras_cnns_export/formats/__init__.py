@@ -1,7 +1,8 @@
-"""The table of formats, by their names in `formats=` and model.json: one file for each engine's.
+"""The table of formats, whose keys are the names in `formats=` and model.json.
 
-Each file writes into a version's directory and loads what it wrote as a function from images to
-named outputs, so that one loop compares all formats with Keras.
+Each module of this package has the formats of one engine. It writes them into a version's directory
+and loads them as functions from images to named outputs, so that one loop compares all formats with
+Keras.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ class Format:
     write: Callable[[Source, Path], dict[str, Any]]  # into the version; returns model.json's entry
     load: Callable[[Path], Predict]  # from the version's directory
     files: tuple[str, ...]  # glob patterns relative to the version's directory
-    engine: str  # what runs it: "onnxruntime", "openvino", "tensorflow" or "litert"
-    precision: str = "float32"  # or "bfloat16", "int8"; decides how close to Keras it must be
+    engine: str  # the library that runs it: "onnxruntime", "openvino", "tensorflow" or "litert"
+    precision: str = "float32"  # or "bfloat16", "int8"; determines the permitted difference
     requires: tuple[str, ...] = ()  # formats that are written before it, because it reads them
     packages: tuple[str, ...] = ()  # import names of packages that come with an optional extra
     extra: str = ""  # the optional extra
@@ -99,7 +100,7 @@ def in_order(names: Iterable[str]) -> list[str]:
 
 
 def leave_out(failed: str, names: Iterable[str]) -> str:
-    """Return how to export without a format that failed; "" if no requested format is left.
+    """Return an instruction for exporting without a failed format; "" if no other was requested.
 
     Args:
         failed: the format's name.

@@ -46,7 +46,7 @@ def load(version: Path) -> Predict:
 def _silent() -> Iterator[None]:
     """Suppress the log of the converter and the interpreter, even if the block fails.
 
-    Their exceptions say what was wrong; the log is pages of the compiler's representation.
+    Their exceptions describe the error; the log only adds pages of the compiler's representation.
     """
     failures: list[Exception] = []
     with quiet_stderr():

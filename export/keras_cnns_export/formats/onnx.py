@@ -30,7 +30,7 @@ def write(source: Source, version: Path) -> dict[str, Any]:
     """Write `version`/model.onnx; return its entry in model.json.
 
     Raises:
-        ExportError: ONNX has no form for one of the network's operations.
+        ExportError: one of the network's operations cannot be expressed in ONNX.
     """
     opset = source.opset
     if opset not in _OPSETS:
@@ -43,7 +43,7 @@ def write(source: Source, version: Path) -> dict[str, Any]:
     simplify(model)
     for tensor in (*model.graph.input, *model.graph.output):
         tensor.type.tensor_type.shape.dim[0].dim_param = "N"
-    del model.graph.value_info[:]  # they name the batch dimension by tf2onnx's own numbers
+    del model.graph.value_info[:]  # these shapes name the batch dimension by tf2onnx's own numbers
     metadata = {
         "labels": json.dumps(list(source.labels), ensure_ascii=False),
         "preprocessing": json.dumps(dataclasses.asdict(source.preprocessing)),

@@ -1,8 +1,8 @@
 """ONNX in int8: model.onnx quantized for ONNX Runtime, activations uint8, weights int8.
 
-Activations must be uint8: ONNX Runtime has no kernel on x86 for int8 ones and runs them in float.
-Every tensor gets its range from images of the training split; weights have one scale per channel.
-The logits stay in float, so that a softmax keeps its resolution.
+Activations must be uint8: on x86, ONNX Runtime has no kernel for int8 activations and runs such
+operations in float. Every tensor gets its range from images of the training split; weights have one
+scale per channel. The logits stay in float, so that a softmax keeps its resolution.
 
 If that loses accuracy on those images, each node's sensitivity is measured (the error with this
 node alone in int8), and the most sensitive nodes return to float until the accuracy is kept.
@@ -28,12 +28,13 @@ if TYPE_CHECKING:
 
 _PATH = "model.int8.onnx"
 FILES = (_PATH,)
-# The ranges are the extremes, or cut outliers off (by KL divergence; at 99.999 % of the values).
+# The ranges are the extremes, or exclude outliers (by KL divergence, or beyond 99.999 % of the
+# values).
 METHODS = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
 _POOLS = ("MaxPool", "AveragePool", "GlobalAveragePool")
 _OPERATIONS = ("Conv", "MatMul", "Gemm", "Add", "Concat", "Relu", *_POOLS)
-_MIN_KEPT = 0.995  # of the float accuracy on these images; publication allows a loss twice as large
-_MAX_FLOAT = 0.25  # of the nodes: with more in float, int8 gains little
+_MIN_KEPT = 0.995  # fraction of the float accuracy; publication allows a loss twice as large
+_MAX_FLOAT = 0.25  # maximum fraction of nodes in float; with more, int8 gains little
 _PROBES = 64  # images on which a node's sensitivity is measured
 _CHUNK = 8  # images: calibration holds every activation of a chunk in memory
 
@@ -69,7 +70,7 @@ def load(version: Path) -> Predict:
 
 
 class _Quantizer:
-    """A float model and the ranges of its tensors; makes int8 models with some nodes in float."""
+    """Make int8 models with some nodes in float, from a float model and its tensors' ranges."""
 
     def __init__(self, path: Path, images: Array, source: Source, directory: Path) -> None:
         import onnx
@@ -95,7 +96,7 @@ class _Quantizer:
             providers=["CPUExecutionProvider"],
         )
         (name,) = (spec.name for spec in source.graph.inputs)
-        with contextlib.redirect_stdout(io.StringIO()):  # a line for each chunk
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints a line for each chunk
             for start in range(0, len(images), _CHUNK):
                 calibrator.collect_data(_Reader({name: images[start : start + _CHUNK]}))
             self.ranges = calibrator.compute_data()
@@ -123,7 +124,7 @@ class _Quantizer:
             quantizer.quantize_model()
         del model.graph.value_info[:]
         for row in [row for row in model.metadata_props if row.key.startswith("onnx.")]:
-            model.metadata_props.remove(row)  # the quantizer's notes for itself
+            model.metadata_props.remove(row)  # metadata that only the quantizer uses
         quantizer.model.save_model_to_file(str(path), False)
 
     def predict(self, images: Array, **nodes: Sequence[str]) -> Array:
@@ -171,7 +172,7 @@ def _probabilities(predict: Predict, images: Array) -> Array:
 
 
 class _Reader:
-    """One batch, in the interface of ONNX Runtime's calibration."""
+    """A data reader of one batch for ONNX Runtime's calibration."""
 
     def __init__(self, batch: Mapping[str, Array]) -> None:
         self._batches = iter([batch])

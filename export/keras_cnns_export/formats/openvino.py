@@ -23,7 +23,7 @@ PATH = "openvino/model.xml"
 _INT8_PATH = "openvino/model.int8.xml"
 FILES = (PATH, "openvino/model.bin")
 INT8_FILES = (_INT8_PATH, "openvino/model.int8.bin")
-# The ranges are each image's extremes, or contain 99.99 % of its values, averaged over the images.
+# An image's range has its extremes, or 99.99 % of its values; the mean over the images is used.
 _METHODS = {"minmax": "MEAN_MINMAX", "percentile": "MEAN_QUANTILE"}
 _HINTS = {"float32": "f32", "bfloat16": "bf16"}
 
@@ -61,7 +61,7 @@ def has_bfloat16() -> bool:
 def write_int8(source: Source, version: Path) -> dict[str, Any]:
     """Write `version`/openvino/model.int8.xml and .bin by NNCF; return the entry in model.json.
 
-    Activations are quantized asymmetrically ("mixed"), and biases corrected for the error.
+    Activations are quantized asymmetrically ("mixed"), and biases are corrected for the error.
 
     Raises:
         ExportError: the method of calibration is unknown.
@@ -70,7 +70,7 @@ def write_int8(source: Source, version: Path) -> dict[str, Any]:
     import openvino
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
-    # Not nncf.set_log_level, which changes the level of every log handler of the process.
+    # nncf.set_log_level would change the level of every log handler of the process.
     logging.getLogger("nncf").setLevel(logging.ERROR)
     method = source.quantization.method
     check_names("method of calibration", [method], _METHODS)
@@ -102,7 +102,8 @@ def load(version: Path, path: str = PATH, precision: str = "float32") -> Predict
     Args:
         version: the version's directory.
         path: the .xml file, relative to it.
-        precision: of the operations that the file has in floating point: "float32", "bfloat16".
+        precision: the precision in which floating-point operations of the file are computed,
+            "float32" or "bfloat16".
     """
     import openvino
 
@@ -124,5 +125,5 @@ def load_bfloat16(version: Path) -> Predict:
 
 
 def load_int8(version: Path) -> Predict:
-    """Load the int8 file; operations that it has in floating point are computed in float32."""
+    """Load the int8 file; operations that are not quantized are computed in float32."""
     return load(version, _INT8_PATH)

@@ -1,7 +1,7 @@
 """SavedModel: the format that TensorFlow Serving loads. Three signatures share one network.
 
 - `serving_default`: `images`, uint8 [N, H, W, C] -> the named outputs.
-- `serving_bytes`: `image_bytes`, string [N], JPEG or PNG -> the same.
+- `serving_bytes`: `image_bytes`, string [N], JPEG or PNG -> the same outputs.
 - `classify`: `inputs`, tf.Example with the feature `image/encoded` -> `classes`, every label, and
   `scores`, [N, K] each, in TensorFlow Serving's form for its Classify call.
 
@@ -77,10 +77,10 @@ def load(version: Path) -> Predict:
 
 @contextlib.contextmanager
 def disk_errors() -> Iterator[None]:
-    """Turn TensorFlow's exception for one of `DISK_ERRORS` within the block into an OSError.
+    """Convert TensorFlow's exception for one of `DISK_ERRORS` within the block to an OSError.
 
     TensorFlow has no exception for a full disk: a ResourceExhaustedError may also concern memory.
-    The system's reason is the end of the message.
+    The message ends with the system's reason.
     """
     import tensorflow as tf
 
@@ -95,7 +95,7 @@ def disk_errors() -> Iterator[None]:
 
 
 def _signatures(source: Source) -> dict[str, Any]:
-    """Return the functions of the SavedModel by the names of their signatures."""
+    """Return signature name -> function of the SavedModel."""
     import tensorflow as tf
 
     from keras_cnns_export.image_bytes import decode_batch

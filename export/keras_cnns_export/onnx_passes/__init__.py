@@ -1,9 +1,9 @@
-"""Passes that make tf2onnx's graph faster without changing what it computes.
+"""Passes that make tf2onnx's graph faster without changing its function.
 
 The converter leaves a Transpose after the cast of the input, and a Mul and an Add where Keras
 composes batch normalization from small operations. They are folded into the preceding convolution
-or become a BatchNormalization, for which ONNX Runtime keeps its blocked layout. A pass rewrites
-only what the known shapes prove to be equal; every other node stays as it is.
+or become a BatchNormalization, for which ONNX Runtime keeps its blocked layout. A pass rewrites a
+node only if the known shapes prove that the result is equal.
 """
 
 from collections.abc import Callable

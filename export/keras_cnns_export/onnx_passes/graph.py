@@ -19,16 +19,16 @@ class Graph:
         self._sizes: dict[str, list[int]] = {}  # a pass never changes the value that a name denotes
 
     def producer(self, name: str) -> Any:
-        """Return the node whose output a value is, or None."""
+        """Return the node that computes a value, or None."""
         return next((node for node in self.graph.node if name in node.output), None)
 
     def only_consumer(self, name: str) -> Any:
-        """Return the single node that reads a value, or None; also None for an output."""
+        """Return the only node that reads a value; None for several nodes or a graph output."""
         consumers = [node for node in self.graph.node if name in _reads(node)]
         return consumers[0] if len(consumers) == 1 and name not in self._outputs else None
 
     def value(self, name: str) -> Any:
-        """Return a constant's value as an array, or None."""
+        """Return a constant's value as an array; None if the name is not a constant."""
         return numpy_helper.to_array(self.constants[name]) if name in self.constants else None
 
     def sizes(self, name: str) -> list[int]:
@@ -42,7 +42,7 @@ class Graph:
         return self._sizes.setdefault(name, [])  # not inferred again for the same name
 
     def variable_and_constants(self, node: Any) -> tuple[str | None, list[str]]:
-        """Return the only input of a node that is no constant, and its constant inputs.
+        """Return a node's only input that is not a constant, and its constant inputs.
 
         The first is None if the node has no such input, or several.
         """
@@ -78,19 +78,19 @@ class Graph:
 
 
 def attributes(node: Any) -> dict[str, Any]:
-    """Return a node's attributes by name."""
+    """Return attribute name -> value of a node."""
     return {each.name: helper.get_attribute_value(each) for each in node.attribute}
 
 
 def rewired(node: Any, inputs: list[str], outputs: list[str]) -> Any:
-    """Return a node like this one, with its name and attributes, between other values."""
+    """Return a copy of a node with other inputs and outputs."""
     other = helper.make_node(node.op_type, inputs, outputs, node.name)
     other.attribute.extend(node.attribute)
     return other
 
 
 def _reads(node: Any) -> Iterator[str]:
-    """Yield the names that a node reads, those inside the bodies of an If or a Loop included."""
+    """Yield the names that a node reads, including those in the body of an If or a Loop."""
     yield from node.input
     for attribute in node.attribute:
         for inner in attribute.g.node:

@@ -1,7 +1,7 @@
-"""Passes that replace operations which ONNX Runtime runs slowly, or wrongly, by equal ones.
+"""Passes that replace operations that ONNX Runtime computes slowly or wrongly.
 
-Its LRN takes half of GoogLeNet's time, its blocked layout ends at a Pad, and it fuses a Pad of
-zeros into a MaxPool, which pads with minus infinity.
+ONNX Runtime's LRN takes half of GoogLeNet's time, and its blocked layout ends at a Pad. It fuses a
+Pad of zeros into a MaxPool although a MaxPool pads with minus infinity.
 """
 
 from typing import Any
@@ -46,7 +46,7 @@ def normalize_by_convolution(graph: Graph, node: Any) -> bool:
 def subsample_by_convolution(graph: Graph, node: Any) -> bool:
     """Compute the option A shortcut (He et al. 2015) with one convolution.
 
-    The shortcut takes every second pixel, by an average over windows of one pixel
+    The shortcut takes every second pixel, by averaging windows of one pixel
     (`keras_cnns.models.cpu_kernels.subsample`), and pads the channels with zeros. The kernel is the
     identity; the convolution stays in the blocked layout, and the following sum is fused into it.
     """
@@ -58,7 +58,7 @@ def subsample_by_convolution(graph: Graph, node: Any) -> bool:
     if (
         pool["kernel_shape"] != [1, 1]
         or any(pool.get("pads", []))
-        or pads[[0, 2, 3, 4, 6, 7]].any()  # not only of channels
+        or pads[[0, 2, 3, 4, 6, 7]].any()  # it pads more axes than the channels
         or not _pads_zeros(graph, node)
         or graph.only_consumer(before.output[0]) is not node
         or not sizes
@@ -76,9 +76,9 @@ def subsample_by_convolution(graph: Graph, node: Any) -> bool:
 def pad_in_pool(graph: Graph, node: Any) -> bool:
     """Replace a Pad of zeros before a MaxPool by the pool's own padding, which is minus infinity.
 
-    After a ReLU both give the same. Otherwise the zeros count: where a window reaches into the
-    padding, the maximum with 0 is computed. The Pad cannot stay, because ONNX Runtime's PadFusion
-    (microsoft/onnxruntime#18136) ignores the difference.
+    After a ReLU both paddings give the same result. Otherwise the zeros matter: where a window
+    reaches into the padding, the pass computes the maximum of the result and 0. The Pad cannot
+    stay, because ONNX Runtime's PadFusion (microsoft/onnxruntime#18136) ignores the difference.
     """
     before = graph.producer(node.input[0]) if node.op_type == "MaxPool" else None
     pads = graph.value(before.input[1]) if before is not None and before.op_type == "Pad" else None

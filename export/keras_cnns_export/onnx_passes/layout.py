@@ -8,7 +8,7 @@ from onnx import helper
 from keras_cnns_export.onnx_passes.graph import Graph, rewired
 
 _TO_CHANNELS_FIRST, _TO_CHANNELS_LAST = [0, 3, 1, 2], [0, 2, 3, 1]
-_ELEMENTWISE = ("Cast", "Slice", "Mul", "Add", "Sub", "Div")  # they commute with a Transpose
+_ELEMENTWISE = ("Cast", "Slice", "Mul", "Add", "Sub", "Div")  # commute with a Transpose
 
 
 def transpose_first(graph: Graph, node: Any) -> bool:

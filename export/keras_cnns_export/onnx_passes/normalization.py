@@ -82,9 +82,10 @@ def _affine(graph: Graph, node: Any) -> tuple[str, Any, Any] | None:
 
 
 def _channelwise(graph: Graph, node: Any) -> tuple[str, Any] | None:
-    """Return the input of a Mul or Add and its constant [C] or [1], or None.
+    """Return the input of a Mul or Add and its constant [C] or [1], or None for another node.
 
-    None also for the scaling of the input, after its cast, which is no normalization.
+    None is also returned for the scaling of the graph's input after its cast, which is not a
+    normalization.
     """
     if node.op_type not in ("Mul", "Add"):
         return None

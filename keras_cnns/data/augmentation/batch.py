@@ -19,16 +19,17 @@ def augment_batch(
     classes: int | None,
     class_weights: np.ndarray | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Apply those augmentations that change a whole batch at once, as configured.
+    """Apply the configured augmentations that change a whole batch at once.
 
     Args:
         images: uint8 [N, H, W, C].
         labels: int64 [N].
         config: the augmentation; mixing needs `classes`.
-        start: the position of the batch's first image, which decides all random numbers.
+        start: the position of the batch's first image, which determines all random numbers.
         classes: the number of classes, K, to return targets float32 [N, K]; None returns labels.
-        class_weights: float32 [K]; each target is multiplied by the weight of its class before it
-            is mixed, so that a mixed image has the weight of each of its images times its lambda.
+        class_weights: float32 [K]; each target is multiplied by the weight of its class before
+            mixing, so that the weight of a mixed image is the sum of both images' weights times
+            their lambdas.
     """
     count = tf.shape(labels)[0]
     draws = draw_uniform(start, count, _DRAWS)
@@ -65,10 +66,10 @@ def mixes_images(config: AugmentationConfig) -> bool:
 def shift_and_flip(
     images: tf.Tensor, draws: tf.Tensor, *, padding: int = 0, flip: bool = False
 ) -> tf.Tensor:
-    """Pad with zeros, crop at random, mirror half (He et al. 2015, section 4.2): [N, H, W, C].
+    """Pad with zeros, crop at random, mirror half of the images (He et al. 2015, section 4.2).
 
     Args:
-        images: pixels.
+        images: pixels [N, H, W, C].
         draws: random numbers in [0, 1), [N, 3]: vertical shift, horizontal shift, mirroring.
         padding: pixels on each side.
         flip: whether to mirror half of the images.
@@ -89,10 +90,10 @@ def erase(
     """Fill a rectangle with noise: 2 to 40 % of the area, sides 0.3 to 1/0.3: [N, H, W, C].
 
     Args:
-        images: pixels.
+        images: pixels [N, H, W, C].
         draws: random numbers in [0, 1), [N, 5]: whether to erase, area, aspect ratio, and the
             rectangle's vertical and horizontal position.
-        noise: the pixels to fill the rectangle with, as `images`.
+        noise: the pixels to fill the rectangle with, of the shape of `images`.
         probability: the fraction of images that lose a rectangle.
 
     References:
@@ -100,7 +101,7 @@ def erase(
     """
     area = 0.02 + draws[:, 1] * (0.4 - 0.02)
     ratio = tf.exp((2 * draws[:, 2] - 1) * tf.math.log(1 / 0.3))
-    # Fractions of the height and the width; a side longer than the image is cut to its length.
+    # Fractions of the height and the width; a side that is longer than the image is cut.
     sides = tf.minimum(tf.sqrt(tf.stack([area * ratio, area / ratio], axis=1)), 1.0)
     corner = draws[:, 3:5] * (1 - sides)
     inside = inside_rectangle(images, corner, corner + sides)

@@ -6,7 +6,7 @@ from keras_cnns.data.augmentation.rand_augment import rand_augment
 from keras_cnns.data.preprocessing import preprocess, to_channels
 from keras_cnns.recipes import AugmentationConfig, Preprocessing
 
-KEYS = 8  # seeds per image, two numbers each: crop, jitter (3), RandAugment; 3 are unused
+KEYS = 8  # seeds per image, of two numbers each: crop (1), jitter (3), RandAugment (1), unused (3)
 
 
 def bring_to_size(
@@ -20,12 +20,12 @@ def bring_to_size(
 
 
 def changes_colors(config: AugmentationConfig) -> bool:
-    """Return whether `change_colors` does anything."""
+    """Return whether `change_colors` changes images with this configuration."""
     return bool(config.color_jitter or config.rand_augment_num_ops)
 
 
 def change_colors(image: tf.Tensor, config: AugmentationConfig, keys: tf.Tensor) -> tf.Tensor:
-    """Jitter the colours and apply RandAugment, as configured: uint8 [H, W, C] -> the same."""
+    """Jitter the colours and apply RandAugment, as configured: uint8 [H, W, C] -> same."""
     if config.color_jitter:
         image = jitter_colors(image, config.color_jitter, keys[1:4])
     if config.rand_augment_num_ops:
@@ -66,8 +66,8 @@ def jitter_colors(image: tf.Tensor, strength: float, keys: tf.Tensor) -> tf.Tens
 
     Args:
         image: pixels.
-        strength: contrast and saturation are multiplied by 1 - strength to 1 + strength, and up
-            to strength * 255 is added to or subtracted from the levels.
+        strength: contrast and saturation are multiplied by a number from 1 - strength to 1 +
+            strength, and a number from -strength * 255 to strength * 255 is added to the levels.
         keys: three seeds, int32 [3, 2].
     """
     pixels = tf.cast(image, tf.float32) / 255

@@ -9,13 +9,13 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-_FILL = 125.0  # the level of pixels that are moved in from outside of the image
+_FILL = 125.0  # the level of pixels that are moved in from outside the image
 # Image float32 [H, W, C] with levels 0 to 255, strength in [-1, 1] -> image.
 _Operation = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
 def rand_augment(image: tf.Tensor, layers: int, magnitude: float, key: tf.Tensor) -> tf.Tensor:
-    """Apply uniformly drawn operations one after another: uint8 [H, W, C] -> the same.
+    """Apply uniformly drawn operations one after another: uint8 [H, W, C] -> same.
 
     Args:
         image: pixels.
@@ -69,7 +69,7 @@ def _posterize(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
 
 
 def _solarize(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
-    """Invert the levels at and above a threshold, which decreases from 256 to 0."""
+    """Invert the levels at and above a threshold, which falls from 256 to 0 with the strength."""
     return tf.where(image < 256 * (1 - tf.abs(strength)), image, 255 - image)
 
 
@@ -103,7 +103,7 @@ def _move(
     right: float | tf.Tensor = 0.0,
     down: float | tf.Tensor = 0.0,
 ) -> tf.Tensor:
-    """Read each pixel from the position that a linear map about the centre and a shift give."""
+    """Move each pixel by a linear map about the centre and a shift."""
     height, width, _ = image.shape
     centre = tf.constant([(width - 1) / 2, (height - 1) / 2])
     rows = tf.convert_to_tensor([x_row, y_row])
@@ -119,8 +119,8 @@ def _move(
     )[0]
 
 
-# The operations and their ranges are those of the paper's appendix, and of torchvision. The order
-# is part of what a seed means.
+# The operations and their ranges are those of the paper's appendix and of torchvision. Changing the
+# order would change the result for a seed.
 OPERATIONS: dict[str, _Operation] = {
     "identity": lambda image, _: image,
     "auto_contrast": _auto_contrast,

@@ -1,8 +1,8 @@
-"""Random numbers for each image of an epoch that depend on (seed, epoch, index) and nothing else.
+"""Random numbers for each image of an epoch, which depend on (seed, epoch, index) alone.
 
 TensorFlow's Philox generator is counter-based: number n of a stream is a function of the stream's
-key and of n. So the numbers of any range of an epoch can be drawn at once, and may start anywhere
-at no cost.
+key and of n. So the numbers for any range of an epoch's images can be drawn directly, without
+drawing earlier ones.
 """
 
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ NOISE_STREAM = 2
 _KEYS_STREAM = 1  # stream 0 is the default of `draw_uniform`
 _PHILOX = 1
 _NUMBERS_PER_COUNT = 4
-_STREAM_STRIDE = 2**40  # between the seeds of two streams; the seeds of trainings are smaller
+_STREAM_STRIDE = 2**40  # between the seeds of two streams; a training's seed is smaller
 
 
 class Start(NamedTuple):
@@ -21,7 +21,7 @@ class Start(NamedTuple):
 
     seed: Any
     epoch: Any
-    index: Any  # in the order of the epoch
+    index: Any  # index in the order of the epoch
 
 
 def permute(indices: tf.Tensor, count: int, seed: Any, epoch: Any) -> tf.Tensor:
@@ -33,8 +33,8 @@ def permute(indices: tf.Tensor, count: int, seed: Any, epoch: Any) -> tf.Tensor:
 def draw_uniform(start: Start, count: Any, columns: int, *, stream: int = 0) -> tf.Tensor:
     """Return numbers in [0, 1) for `count` images from `start` on: float32 [count, columns].
 
-    Different `columns` reslice the same Philox stream; pass another `stream` for independent
-    numbers.
+    Calls with different `columns` divide the same Philox stream differently; pass another `stream`
+    for independent numbers.
     """
     key, counter, width = _open_stream(start, columns, stream)
     numbers = tf.raw_ops.StatelessRandomUniformV2(
@@ -53,7 +53,7 @@ def draw_keys(start: Start, count: Any, columns: int) -> tf.Tensor:
 
 
 def _open_stream(start: Start, columns: int, stream: int) -> tuple[tf.Tensor, tf.Tensor, int]:
-    """Return a generator's key, its counter at `start`, and the numbers that an image uses up."""
+    """Return a generator's key, its counter at `start`, and the count of numbers per image."""
     counts = -(-columns // _NUMBERS_PER_COUNT)
     seed = tf.cast(start.seed, tf.int64) + stream * _STREAM_STRIDE
     key, counter = tf.raw_ops.StatelessRandomGetKeyCounter(

@@ -18,7 +18,7 @@ _SOURCES: dict[str, Callable[[DataConfig], Source]] = {
 
 
 def open_source(config: DataConfig) -> Source:
-    """Open a recipe's data set; names that are not in the table, `digits` included, are TFDS'.
+    """Open a recipe's data set; a name that is not in the table, such as `digits`, belongs to TFDS.
 
     Raises:
         ValueError: a folder is missing, has no class, or its layout is unclear.

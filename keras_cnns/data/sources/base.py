@@ -15,16 +15,16 @@ from keras_cnns.recipes import DataConfig
 if TYPE_CHECKING:
     from keras_cnns.data.sources.folder.corrections import Corrections
 
-PIXELS_LIMIT = 2**29  # bytes of decoded images, at the network's size, that are kept in memory
+PIXELS_LIMIT = 2**29  # decoded images of at most so many bytes are kept in memory
 Pair = tuple[Any, Any]  # image uint8 [h, w, c], label int64 []
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What decides which images of a split belong together.
+    """The keys and labels by which the images of a split are grouped.
 
     Attributes:
-        keys: for each image, a text that is the same for its copies and near-duplicates.
+        keys: for each image, a text that its copies and near-duplicates share.
         labels: the class of each image, int64 [N].
     """
 
@@ -41,11 +41,11 @@ class IndexedImages:
         read: returns the decoded image at an index, int64 [], at its own size, and its label.
         gather: returns images at the network's size and their labels from memory:
             int64 [N] -> uint8 [N, H, W, C], int64 [N]; None if they are not kept in memory.
-        check_rest: for a `read` that checks each image and fails for a bad one: check the images
-            that have not been read yet, and raise the error that lists all bad ones.
+        check_rest: if `read` checks each image and fails for a bad one, checks the images that have
+            not been read yet, and raises an error that lists all bad images.
         path_of: returns the file of the image at an index, without reading it; None if the images
             are not files of their own.
-        contents: returns the contents of all images; None if that needs their pixels.
+        contents: returns the contents of all images; None if determining them needs the pixels.
     """
 
     count: int
@@ -103,8 +103,9 @@ class ImageStream:
 
     Attributes:
         count: the number of images.
-        encoded: returns (encoded image, label) from an index of an epoch's order on:
-            the order's key, int64 [2], or None for the order of the files, and the index, int64 [].
+        encoded: returns a dataset of (encoded image, label) that begins at an index of an epoch's
+            order. The arguments are the order's key, int64 [2], or None for the order of the files,
+            and the index, int64 [].
     """
 
     count: int
@@ -112,7 +113,7 @@ class ImageStream:
 
 
 class Source(Protocol):
-    """A data set, opened for one command, which reads nothing twice."""
+    """A data set that is opened for one command and reads nothing twice."""
 
     @property
     def corrections(self) -> "Corrections | None":
@@ -136,10 +137,10 @@ class Source(Protocol):
 
         Args:
             split: a split's name, or TFDS' slicing of one, such as `train[:45000]`.
-            check_first: check all files of a folder now; if False, those of a split that does not
-                fit in memory are checked as they are read.
-            keep_pixels: if False, the images are needed at their own size: release the pixels that
-                were kept.
+            check_first: check all files of a folder now; if False, the files of a split that does
+                not fit in memory are checked as they are read.
+            keep_pixels: if False, release the pixels that were kept, because the images are needed
+                at their own size.
 
         Raises:
             ValueError: there is no such data set or split, or the split is empty.
@@ -152,7 +153,7 @@ def fits_in_memory(config: DataConfig, count: int) -> bool:
 
 
 def splits_in_recipe(config: DataConfig) -> tuple[str, ...]:
-    """Return the names of the splits, without slicing, that a recipe trains and evaluates on."""
+    """Return the names of a recipe's splits, without slicing."""
     specs = (config.train_split, config.validation_split, config.test_split)
     return tuple(sorted({name for spec in specs for name in split_names(spec)}))
 
@@ -163,7 +164,7 @@ def split_names(spec: str) -> list[str]:
 
 
 def slice_split(counts: Mapping[str, int], split: str) -> tuple[str, int, int]:
-    """Return the name of a split, and the indices at which a slicing of it starts and stops.
+    """Return the name of a sliced split, and the indices at which the slice starts and stops.
 
     Args:
         counts: the number of images of each split.

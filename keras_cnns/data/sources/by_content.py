@@ -1,12 +1,12 @@
-"""Splits by content: the hash of an image decides its split, so copies are always together."""
+"""Splits by content: the hash of an image determines its split, so copies are never separated."""
 
 import hashlib
 from collections.abc import Iterable
 
 import numpy as np
 
-# A split that a data set lacks is taken out of its training split: the images whose content
-# fraction lies in this range.
+# Split that a data set lacks -> range of content fractions. Training images whose content fraction
+# lies in this range are moved to the split.
 FRACTIONS = {"validation": (0.0, 0.1), "test": (0.1, 0.2)}
 DIVIDED = ("train", "validation")  # the splits of `split_by_content`
 
@@ -28,9 +28,9 @@ def split_by_fraction(fraction: float, held_out: Iterable[str]) -> str:
 
 
 def split_of(image: np.ndarray) -> str:
-    """Return an image's split, train or validation; only its levels matter.
+    """Return an image's split, train or validation, which depends only on the image's levels.
 
-    A grey image may have one channel or three equal ones.
+    A grey image may have one channel or three equal channels.
 
     Args:
         image: uint8 [h, w] or [h, w, c].
@@ -44,7 +44,7 @@ def split_of(image: np.ndarray) -> str:
 def split_by_content(images: Iterable[np.ndarray]) -> dict[str, np.ndarray]:
     """Return the indices of the training and the validation images, int64 [...] each.
 
-    About a tenth of the images is for validation, and equal images are in the same split.
+    About a tenth of the images are for validation, and equal images are in the same split.
 
     Args:
         images: uint8 [h, w] or [h, w, c] each.

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-_PERCENTAGES = {"train": 70, "validation": 10, "test": 20}  # of each class's images
+_PERCENTAGES = {"train": 70, "validation": 10, "test": 20}  # split -> % of each class
 
 
 class Digits(tfds.core.GeneratorBasedBuilder):
@@ -44,8 +44,8 @@ class Digits(tfds.core.GeneratorBasedBuilder):
 def assign_splits(labels: np.ndarray) -> np.ndarray:
     """Return the split of each image, stratified by class: labels [N] -> names [N].
 
-    Each class is permuted in a fixed way first, because neighbours in the file come from one
-    writer, and every writer should be in all splits.
+    Each class is first permuted in a fixed way, because neighbouring images in the file come from
+    one writer, and every writer should be in all splits.
     """
     splits = np.empty(len(labels), dtype=object)
     generator = np.random.default_rng(0)

@@ -17,7 +17,7 @@ from keras_cnns.data.sources.folder.appearance import SIDE, measure_appearance
 from keras_cnns.data.sources.folder.near_duplicates import group_near_duplicates
 from keras_cnns.recipes import DataConfig
 
-# The contents of the latest data set that is no folder, which do not depend on the fold.
+# The contents of the latest data set that is not a folder; they do not depend on the fold.
 _known_contents: dict[DataConfig, Contents] = {}
 
 
@@ -40,11 +40,11 @@ class Pool:
 
 
 class Folds:
-    """A data set whose validation split is one fold, and whose training split is all others.
+    """A data set whose validation split is one fold, and whose training split is all other folds.
 
-    The folds are those of the training and the validation images together. Each of them has nearly
-    the same number of images of each class, and an image, its copies and its near-duplicates are
-    in the same fold. The test split stays as it is.
+    The training and the validation images together are divided into folds. Every fold has nearly
+    the same number of images of each class, and an image, its copies and its near-duplicates are in
+    the same fold. The test split does not change.
     """
 
     def __init__(self, source: Source, config: DataConfig) -> None:
@@ -52,7 +52,7 @@ class Folds:
 
         Args:
             source: the images without folds.
-            config: names the splits, the number of folds, and one of them.
+            config: specifies the splits, the number of folds, and the fold for validation.
         """
         self._source, self._config = source, config
         self.corrections = source.corrections
@@ -139,15 +139,16 @@ class Folds:
 def assign_folds(contents: Contents, count: int) -> np.ndarray:
     """Return the fold of each image, from 1 to `count`, int64 [N].
 
-    The images with one key are in one fold. The groups of a class, in a random order that is always
-    the same but with the largest first, are assigned one by one to the fold with the fewest images
-    of the class, or else with the fewest images. scikit-learn's StratifiedGroupKFold has the same
-    aim, and takes 19 s for 60,000 images, where this takes 0.3 s.
+    Images with the same key form a group, which is in one fold. The groups of a class are shuffled
+    in a fixed way and sorted by size, the largest first. They are then assigned one by one to the
+    fold with the fewest images of the class, or, of several such folds, to the one with the fewest
+    images. scikit-learn's StratifiedGroupKFold has the same aim, but takes 19 s for 60,000 images
+    instead of 0.3 s.
     """
     _, first, groups, sizes = np.unique(
         contents.keys, return_index=True, return_inverse=True, return_counts=True
     )
-    classes = contents.labels[first]  # of each group: that of its first image
+    classes = contents.labels[first]  # the class of each group is that of its first image
     generator = np.random.default_rng(0)
     fold_of_group = np.zeros(len(first), np.int64)
     totals = [0] * count
@@ -164,7 +165,7 @@ def assign_folds(contents: Contents, count: int) -> np.ndarray:
 
 
 def _read_contents(images: IndexedImages) -> Contents:
-    """Return the contents of images that are no files, from their pixels."""
+    """Return the contents of images that are not files, from their pixels."""
     indices = without_autotuning(
         tf.data.Dataset.range(images.count).map(
             images.read, num_parallel_calls=available_cores(), deterministic=True

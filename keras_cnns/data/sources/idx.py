@@ -1,15 +1,14 @@
 """The idx files of MNIST, Fashion-MNIST, KMNIST and EMNIST, plain or gzip.
 
-A data set is four files, such as train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz and two
-that begin with t10k (or test). An idx file is a header of big-endian numbers, the magic number
-0x0801 (labels) or 0x0803 (images) and the size of each dimension, and then one byte for each level
-or label (http://yann.lecun.com/exdb/mnist/). Debian's package dataset-fashion-mnist installs
-Fashion-MNIST in /usr/share/datasets/fashion-mnist.
+A data set consists of four files, such as train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz,
+and two whose names begin with t10k (or test). An idx file has a header of big-endian numbers, which
+are the magic number 0x0801 (labels) or 0x0803 (images) and the size of each dimension, followed by
+one byte for each level or label (http://yann.lecun.com/exdb/mnist/). Debian's package
+dataset-fashion-mnist installs Fashion-MNIST in /usr/share/datasets/fashion-mnist.
 
 The validation split is taken out of the training images by content, as for TFDS (`by_content.py`),
-so both have the same images in the same splits. EMNIST stores the columns of an image first (Cohen
-et al. 2017); its images are transposed here, so that letters are upright. TFDS leaves them as they
-are stored.
+so both have the same images in the same splits. EMNIST stores images column by column (Cohen et al.
+2017); they are transposed here, so that letters are upright. TFDS does not transpose them.
 """
 
 import functools
@@ -29,15 +28,15 @@ from keras_cnns.data.sources.base import IndexedImages, slice_split
 from keras_cnns.data.sources.by_content import split_by_content
 from keras_cnns.recipes import DataConfig
 
-_MAX_BYTES = 2**30  # uncompressed size of a file; EMNIST's largest has 547 MB
-_MAX_DEFLATE_RATIO = 1032  # bytes that one byte of gzip can expand to
+_MAX_BYTES = 2**30  # maximum uncompressed size of a file; EMNIST's largest file has 547 MB
+_MAX_DEFLATE_RATIO = 1032  # maximum number of bytes to which one byte of gzip can expand
 _NAME = re.compile(
     r"(?P<prefix>.*?)(?P<split>train|t10k|test)-(?P<kind>images|labels)"
     r"[-.]idx[13]-ubyte(?P<gzip>\.gz)?"
 )
 _MAGIC = {"images": 0x0803, "labels": 0x0801}
 _DIMENSIONS = {"images": 3, "labels": 1}
-# The names of the classes, by a word in the folder's or the files' name; other sets have numbers.
+# Word in the folder's or the files' names -> names of the classes. Other sets have numbers.
 _CLASS_NAMES = {
     "fashion": ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker",
                 "Bag", "Ankle boot"),
@@ -49,7 +48,7 @@ _CLASS_NAMES = {
 class IdxSet:
     """The images and labels of each split."""
 
-    splits: Mapping[str, tuple[np.ndarray, np.ndarray]]  # uint8 [N, H, W], int64 [N] below K
+    splits: Mapping[str, tuple[np.ndarray, np.ndarray]]  # uint8 [N, H, W]; int64 [N], below K
     names: tuple[str, ...]  # the names of the K classes
     fingerprint: str  # the SHA-256 of all levels and labels
 
@@ -67,7 +66,7 @@ def read_set(path: str) -> IdxSet:
     """
     files = find_files(path)
     digest = hashlib.sha256()
-    images, stored = {}, {}  # `stored` labels may begin at 1, as EMNIST's letters
+    images, stored = {}, {}  # `stored` labels may begin at 1, as in EMNIST's letters
     for split in ("train", "test"):
         images[split], stored[split] = (_read_file(files[split, kind]) for kind in _MAGIC)
         if len(images[split]) != len(stored[split]):
@@ -117,7 +116,7 @@ class IdxSource:
         return f"sha256:{read_set(self._path).fingerprint}"
 
     def open(self, split: str, *, check_first: bool, keep_pixels: bool) -> IndexedImages:
-        """Return a split's images, uint8 [H, W, 1]; errors are those of `read_set` too."""
+        """Return a split's images, uint8 [H, W, 1]; the errors include those of `read_set`."""
         splits = read_set(self._path).splits
         name, start, stop = slice_split({key: len(each[1]) for key, each in splits.items()}, split)
         pixels, classes = (values[start:stop] for values in splits[name])
@@ -126,7 +125,7 @@ class IdxSource:
 
 
 def find_files(path: str | Path) -> dict[tuple[str, str], Path]:
-    """Return the files by split, train or test, and kind, images or labels.
+    """Return (train or test, images or labels) -> file.
 
     Raises:
         ValueError: there is no such folder, or one of the four files is missing or ambiguous.

@@ -1,7 +1,7 @@
 """The procedural `shapes`: coloured shapes on a coloured background, of any size and number.
 
 An image is a function of its index and is drawn when it is needed, so that large experiments need
-neither a download nor a disk. Only the shape depends on the class: colour, position, size, angle
+no download and no disk space. Only the shape depends on the class: colour, position, size, angle
 and noise are drawn at random.
 """
 
@@ -14,8 +14,8 @@ from keras_cnns.data.sources.base import IndexedImages, Pair, slice_split
 from keras_cnns.recipes import DataConfig
 
 _SEEDS = {"train": 11, "validation": 12, "test": 13}
-_NOISE = 12.0  # levels, standard deviation
-# The shape is where the distance of (x, y), each float32 [H, W], is at most 1.
+_NOISE = 12.0  # standard deviation in levels
+# A shape is the set of points (x, y), each float32 [H, W], whose distance is at most 1.
 _Distance = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
@@ -93,7 +93,7 @@ def draw(label: tf.Tensor, size: int, key: tf.Tensor) -> tf.Tensor:
         key: the seed of everything else, int64 [2].
     """
     draws = tf.random.stateless_uniform([11], key)
-    radius = 0.3 + 0.3 * draws[0]  # 1 is half the image's side
+    radius = 0.3 + 0.3 * draws[0]  # in units of half the image's side
     angle = 2 * math.pi * draws[1]
     centre = (2 * draws[2:4] - 1) * (1 - radius)
     grid = (tf.range(size, dtype=tf.float32) * 2 + 1) / size - 1
@@ -101,10 +101,10 @@ def draw(label: tf.Tensor, size: int, key: tf.Tensor) -> tf.Tensor:
     x, y = x * tf.cos(angle) + y * tf.sin(angle), y * tf.cos(angle) - x * tf.sin(angle)
     branches = [lambda shape=shape: shape(x, y) for shape in SHAPES.values()]
     distance = tf.ensure_shape(tf.switch_case(tf.cast(label, tf.int32), branches), (size, size))
-    softness = 2 / (size * radius)  # the edge is about a pixel wide
+    softness = 2 / (size * radius)  # makes the edge about a pixel wide
     inside = tf.clip_by_value((1 - distance) / softness + 0.5, 0, 1)[..., None]
     background, offset = draws[4:7] * 255, (draws[7:10] - 0.5) * 120
-    # The shape's colour is at least a quarter of all levels away, so that it can be seen.
+    # The shape's colour differs by at least a quarter of all levels, so that the shape is visible.
     colour = tf.math.floormod(background + 127.5 + offset, 255)
     noise = tf.random.stateless_normal([size, size, 3], key + 2**20, stddev=_NOISE)
     pixels = background + (colour - background) * inside + noise

@@ -1,4 +1,4 @@
-"""TensorFlow Datasets as a source; a missing validation split is taken out by content."""
+"""TensorFlow Datasets as a source; a missing validation split is split off by content."""
 
 import functools
 import json
@@ -46,8 +46,8 @@ class TfdsSource:
         """Return a split's images; see `Source.open`.
 
         Raises:
-            ValueError: there is no such data set or split; it is too large to be split by content;
-                or a combination of splits would include images of the validation split.
+            ValueError: there is no such data set or split; the data set is too large to be split by
+                content; or a combination of splits would include images of the validation split.
         """
         name = self._config.name
         existing = tfds_files.open_builder(name).info.splits
@@ -76,9 +76,10 @@ class TfdsSource:
 def divide_training(config: DataConfig) -> dict[str, IndexedImages]:
     """Divide the training split of a TFDS data set into training and validation by content.
 
-    Every image is read and decoded, because its pixels alone decide its split, and a training needs
-    the sizes of its splits before the first step. The images of a split that take at most
-    `base.PIXELS_LIMIT` bytes at the network's size are kept, so that this is the only pass.
+    Every image is read and decoded, because an image's split depends on its pixels, and a training
+    needs the sizes of its splits before the first step. If the images of a split take at most
+    `base.PIXELS_LIMIT` bytes at the network's size, they are kept, so that no further pass is
+    needed.
 
     Raises:
         ValueError: the data set is too large to be split by content.
@@ -98,7 +99,7 @@ def divide_training(config: DataConfig) -> dict[str, IndexedImages]:
     decoded = without_autotuning(indices.map(read, num_parallel_calls=available_cores()))
     shape = (config.image_size, config.image_size, config.channels)
     limit = base.PIXELS_LIMIT // int(np.prod(shape))  # images
-    # The system allocates these arrays as they are filled.
+    # The system allocates the memory of these arrays only as they are filled.
     pixels = {split: np.empty((min(limit, images.count), *shape), np.uint8) for split in DIVIDED}
     chosen: dict[str, list[int]] = {split: [] for split in DIVIDED}
     labels = np.empty(images.count, np.int64)
@@ -117,7 +118,7 @@ def divide_training(config: DataConfig) -> dict[str, IndexedImages]:
 def _select(
     images: IndexedImages, indices: list[int], pixels: np.ndarray, labels: np.ndarray
 ) -> IndexedImages:
-    """Return the images at some indices; `pixels` holds all of these, or only the first of them."""
+    """Return the images at some indices; `pixels` holds all or only the first of these images."""
     with tf.device("CPU"):
         chosen = tf.constant(indices, tf.int64)
         kept = None

@@ -18,15 +18,15 @@ from keras_cnns.data.decoding import decode
 from keras_cnns.data.sources.base import ImageStream, IndexedImages, Pair, unknown_split
 from keras_cnns.data.sources.digits import Digits
 
-MEMORY_LIMIT = 2**30  # bytes of encoded images; a larger set is read from its files in order
+MEMORY_LIMIT = 2**30  # bytes of encoded images; a larger set is read in the order of its files
 _SHUFFLE_BUFFER = 10_000  # examples
 _MAX_OPEN_FILES = 16
-_MIN_BLOCKS = 16  # blocks of an epoch, if there are as many files
+_MIN_BLOCKS = 16  # minimum number of blocks of an epoch, if there are as many files
 
 
 @functools.cache
 def open_builder(name: str) -> tfds.core.DatasetBuilder:
-    """Return the builder of a data set, its files downloaded and prepared once.
+    """Return the builder of a data set; download and prepare the files if necessary.
 
     Raises:
         ValueError: there is no data set of this name, or it does not hold labelled images.
@@ -83,7 +83,7 @@ def open_images(name: str, split: str) -> IndexedImages | ImageStream:
 
     @functools.cache
     def load() -> Pair:
-        with tf.init_scope():  # outside of the pipeline's graph, which is being traced
+        with tf.init_scope():  # outside the pipeline's graph, which is being traced
             return _read_into_memory(builder, split)
 
     def read(index: tf.Tensor) -> Pair:
@@ -137,12 +137,12 @@ def _array_record_reader(
 def _read_files(
     builder: tfds.core.DatasetBuilder, parts: Sequence[Any], order: tf.Tensor | None, start: Any
 ) -> tf.data.Dataset:
-    """Return (encoded image, label) of a split, from an index of an epoch's order on.
+    """Return a dataset of (encoded image, label) that begins at an index of an epoch's order.
 
     The shuffled files are grouped into blocks, and the examples are shuffled within each block. So
-    the files of earlier blocks need not be opened: only the earlier examples of the first block, at
-    most 1 / `_MIN_BLOCKS` of the split or one file, are read and dropped. Without shuffling, a
-    block is one file, in which earlier examples are skipped.
+    the files of earlier blocks need not be opened. Only the earlier examples of the first block
+    that is needed are read and dropped; these are at most 1 / `_MIN_BLOCKS` of the split, or one
+    file. Without shuffling, a block is one file, in which earlier examples are skipped.
 
     Args:
         builder: the data set's builder.

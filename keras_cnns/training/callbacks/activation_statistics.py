@@ -1,4 +1,4 @@
-"""Mean and standard deviation of each layer's activations, which drift as the model is trained."""
+"""The mean and standard deviation of each layer's activations, which drift during training."""
 
 from statistics import median
 
@@ -18,11 +18,11 @@ _ACTIVATION_LAYERS = (
 
 
 class ActivationStatistics(ProbeDiagnostic):
-    """Measure mean and standard deviation of each activation over a batch: covariate shift.
+    """Measure covariate shift: mean and standard deviation of each layer's activations on a batch.
 
-    The layers are those that apply a nonlinearity (softmax does not count), or if a model has none
-    of these, those with a kernel. Mean and standard deviation are over images, positions and
-    channels together.
+    The layers are those that apply a nonlinearity (softmax does not count) or, if a model has no
+    such layer, those with a kernel. Mean and standard deviation are taken over images, positions
+    and channels together.
 
     Metrics: `activation_mean/layer` and `activation_spread/layer`, the standard deviation;
     `activation_mean` and `activation_spread`, the medians over the layers.
@@ -35,7 +35,7 @@ class ActivationStatistics(ProbeDiagnostic):
     layer_metrics = ("activation_mean", "activation_spread")
 
     def compute(self, tensors: Pass) -> Tensors:
-        """Return E[a] and sqrt(Var[a]) for each activation."""
+        """Return mean E[a] and standard deviation sqrt(Var[a]) of each layer's activations."""
         names = [name for name, layer in tensors.layers.items() if _is_activation(layer)]
         outputs = {name: tensors.outputs[name] for name in names or tensors.gradients}
         return {f"activation_mean/{name}": ops.mean(a) for name, a in outputs.items()} | {

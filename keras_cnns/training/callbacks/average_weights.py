@@ -1,4 +1,4 @@
-"""Evaluate, save and end with averaged weights, and with matching batch-norm statistics."""
+"""Evaluate and save averaged weights with matching batch-norm statistics."""
 
 import math
 from typing import Any
@@ -23,10 +23,10 @@ class AverageWeights(keras.callbacks.Callback):
     average <- ema_momentum * average + (1 - ema_momentum) * statistic      after each batch
     ```
 
-    The averages are assigned before an evaluation and stay until the next training batch: a
-    callback at the end of the epoch, such as `SaveBest` or `ModelCheckpoint`, saves what was
-    evaluated. After `fit` the model keeps them. (A saved model has the averages as its weights;
-    training that starts from it starts from these.)
+    The averages are assigned before an evaluation and stay until the next training batch, so that a
+    callback at the end of the epoch, such as `SaveBest` or `ModelCheckpoint`, saves the evaluated
+    weights. After `fit` the model keeps the averages. (A saved model has the averages as its
+    weights, and a training that starts from the saved model starts from the averages.)
 
     With `steps_per_execution` above 1, statistics are averaged once per execution. They stay on
     their device.
@@ -43,7 +43,7 @@ class AverageWeights(keras.callbacks.Callback):
         super().__init__()
         self.has_trained = False
         self.averages: Any = None  # the averages of all statistics, in one tensor [D]
-        # Each variable with its value in training, while the average replaces it.
+        # Pairs of a variable and its value in training, while the average replaces the value.
         self.training_values: list[tuple[Any, Any]] = []
 
     def get_state(self) -> dict[str, Any]:
@@ -69,14 +69,15 @@ class AverageWeights(keras.callbacks.Callback):
         ]
         self.has_trained, self.averages, self.training_values = False, None, []
         decay = self.optimizer.ema_momentum
-        # Compiled, and on one tensor: a call for each statistic would take longer than the sums.
+        # All statistics are averaged in one compiled call: a call for each would take longer than
+        # the sums.
         self._flatten = compile_function(_flatten)
         self._average = compile_function(
             lambda averages, values: decay * averages + (1 - decay) * _flatten(values)
         )
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Restore the values of the training."""
+        """Restore the values of the training, in place of the averages."""
         for variable, value in self.training_values:
             variable.assign(value)
         self.training_values = []
@@ -103,7 +104,7 @@ class AverageWeights(keras.callbacks.Callback):
             self._assign_averages()
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Leave the averages in the model."""
+        """Assign the averages to the model."""
         if self.has_trained:
             self._assign_averages()
         self.has_trained, self.training_values = False, []

@@ -13,8 +13,8 @@ from keras_cnns.training.callbacks.probe import Pass, Tensors
 class DeadReLU(ProbeDiagnostic):
     """Measure the fraction of channels that are 0 for every image and position of a batch.
 
-    No gradient passes through such a channel, so that this batch cannot change its weights. A
-    fraction that grows shows that the learning rate is too high, or the biases too low.
+    No gradient passes through such a channel, so the batch cannot change its weights. A growing
+    fraction shows that the learning rate is too high or the biases are too low.
 
     Metrics: `dead_relu/layer`, 0 to 1; `dead_relu`, the mean over the layers. A model without ReLU
     layers has no such metrics.
@@ -26,7 +26,7 @@ class DeadReLU(ProbeDiagnostic):
     layer_metrics = ("dead_relu",)
 
     def compute(self, tensors: Pass) -> Tensors:
-        """Return the fraction of dead channels, the last axis, for each ReLU."""
+        """Return the fraction of dead channels (the last axis) for each ReLU."""
         return {
             f"dead_relu/{name}": _dead_fraction(tensors.outputs[name])
             for name, layer in tensors.layers.items()
@@ -46,7 +46,7 @@ def _dead_fraction(outputs: Any) -> Any:
 
 
 def _is_relu(layer: keras.layers.Layer) -> bool:
-    """Return whether the outputs of a layer are max(x, 0)."""
+    """Return whether a layer computes max(x, 0)."""
     if isinstance(layer, keras.layers.ReLU):
         return not layer.negative_slope
     return getattr(layer, "activation", None) in (keras.activations.relu, keras.activations.relu6)

@@ -7,7 +7,7 @@ from keras_cnns.training.callbacks.step_counter import StepCounter
 
 INTERVAL = 100  # steps; a measurement costs about a step and a half on the probe's batch
 
-# Key in the state that a checkpoint holds -> attribute.
+# Key of the state in a checkpoint -> attribute.
 _STATE = {
     "step": "step",
     "measured_at": "measured_at",
@@ -18,22 +18,23 @@ _STATE = {
 
 
 class Diagnostic(StepCounter):
-    """Measure a model in training every `interval` steps, before the step.
+    """Measure a model during training, before every `interval`-th step.
 
-    A metric of one layer is named `metric/layer`, one of the whole model `metric`. At the end of an
-    epoch the latest metrics measured in it are added to its logs, and so to `History` and
-    `CSVLogger`: those of the whole model, and with `layers_in_logs` also those of each layer (which
-    Keras' progress bar would print). An epoch without a measurement adds nothing to its logs.
+    A metric of one layer is named `metric/layer`, a metric of the whole model `metric`. At the end
+    of an epoch, the latest metrics that were measured in the epoch are added to its logs, and thus
+    to `History` and `CSVLogger`. These are the metrics of the whole model and, with
+    `layers_in_logs`, also the metrics of each layer (which Keras' progress bar would print).
+    Without a measurement in the epoch, nothing is added.
 
     Args:
         interval: steps between measurements; the first is before the first step.
         layers_in_logs: also add the metrics of the layers to the epoch's logs.
 
     Attributes:
-        metrics: the latest values, by name.
-        measured_at: number of steps taken before they were measured; None before the first time.
-        is_new: they were measured in the current step, or in the one that ended last.
-        is_of_epoch: they were measured in the current epoch.
+        metrics: name -> latest value.
+        measured_at: number of steps taken before the latest measurement; None before the first one.
+        is_new: whether the latest measurement was made in the current or the last finished step.
+        is_of_epoch: whether the latest measurement was made in the current epoch.
         step: number of steps taken so far.
     """
 
@@ -67,12 +68,12 @@ class Diagnostic(StepCounter):
         return self.step // self.interval > self.measured_at // self.interval
 
     def record(self, metrics: dict[str, float]) -> None:
-        """Make these metrics the latest ones."""
+        """Store metrics as the latest ones."""
         self.metrics, self.measured_at = metrics, self.step
         self.is_new = self.is_of_epoch = True
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Note that nothing was measured in this epoch yet."""
+        """Record that nothing was measured in this epoch yet."""
         self.is_of_epoch = False
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
@@ -82,12 +83,12 @@ class Diagnostic(StepCounter):
             self.record(self.measure())
 
     def begin_step(self, batch: int) -> None:
-        """Note that a step begins, in which nothing was measured yet."""
+        """Record the beginning of a step, in which nothing was measured yet."""
         super().on_train_batch_begin(batch)
         self.is_new = False
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Add the latest metrics to the logs, if they were measured in this epoch."""
+        """Add the latest metrics to the logs if they were measured in this epoch."""
         if logs is not None and self.is_of_epoch:
             for name, value in self.metrics.items():
                 if self.layers_in_logs or "/" not in name:
@@ -95,11 +96,11 @@ class Diagnostic(StepCounter):
 
 
 class ProbeDiagnostic(Diagnostic):
-    """A diagnostic that runs the model on a probe; diagnostics with one probe share its passes.
+    """A diagnostic that runs the model on a probe; diagnostics with the same probe share passes.
 
     Args:
-        probe: the batch to run the model on.
-        options: those of `Diagnostic`.
+        probe: the probe with the batch on which the model is run.
+        options: the options of `Diagnostic`.
     """
 
     layer_metrics: tuple[str, ...]  # the names of the metrics that `compute` returns for layers
@@ -110,19 +111,19 @@ class ProbeDiagnostic(Diagnostic):
         probe.add(self.compute)
 
     def compute(self, tensors: Pass) -> Tensors:
-        """Return metrics of layers as scalar tensors, from one pass; compiled with it."""
+        """Return metrics of layers from one pass, as scalar tensors; compiled with the pass."""
         raise NotImplementedError
 
     def summarise(self, metrics: dict[str, dict[str, float]]) -> dict[str, float]:
-        """Return metrics of the whole model from those of the layers: {metric: {layer: value}}."""
+        """Return metrics of the whole model from layer metrics, {metric: {layer: value}}."""
         raise NotImplementedError
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Drop the compiled pass: the model may have been compiled again, too."""
+        """Drop the compiled pass, because the model may have been recompiled."""
         self.probe.forget()
 
     def measure(self) -> dict[str, float]:
-        """Run the probe once per step, for all its diagnostics."""
+        """Return the metrics of the probe, which runs once per step for all its diagnostics."""
         layers: dict[str, dict[str, float]] = {name: {} for name in self.layer_metrics}
         for name, value in self.probe.run(self.model, self.step).items():
             metric, _, layer = name.partition("/")

@@ -1,4 +1,4 @@
-"""Diagnostics in a CSV file, one row per measurement."""
+"""Write diagnostics to a CSV file, one row per measurement."""
 
 import os
 from collections.abc import Sequence
@@ -15,13 +15,13 @@ from keras_cnns.training.callbacks.diagnostic import Diagnostic
 class DiagnosticsLog(keras.callbacks.Callback):
     """Write the metrics of diagnostics to a CSV file: `step`, then a column for each metric.
 
-    A resumed training overwrites the rows of steps that it repeats. Rows that cannot be written to
-    a full disk are written with the next measurement.
+    A resumed training overwrites the rows of steps that it repeats. Rows that cannot be written
+    because the disk is full are written with the next measurement.
 
     Args:
         diagnostics: the diagnostics, which precede this callback in `fit`'s list. The first
-            measurement determines the columns; diagnostics that measure at other steps have empty
-            values in the rows between.
+            measurement determines the columns; diagnostics that do not measure at a row's step have
+            empty values in it.
         path: the path of the file.
     """
 
@@ -29,20 +29,20 @@ class DiagnosticsLog(keras.callbacks.Callback):
         super().__init__()
         self.diagnostics, self.path = diagnostics, Path(path)
         self._columns: list[str] = []
-        self._size = 0  # bytes of the file that are whole rows
+        self._size = 0  # number of bytes of the whole rows in the file
         self._waiting = ""  # rows that could not be written
 
     def get_state(self) -> dict[str, Any]:
-        """Return the columns, the size of the written rows, and the rows that are not written."""
+        """Return the columns, the size of the written rows, and the unwritten rows."""
         return {"columns": self._columns, "size": self._size, "waiting": self._waiting}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Continue after the rows that had been written then."""
+        """Continue after the rows that had been written when the state was captured."""
         self._columns, self._waiting = list(state["columns"]), state["waiting"]
         self._size = state["size"]
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Write a row, if something was measured in this step."""
+        """Write a row if something was measured in this step."""
         metrics = new_metrics(self.diagnostics)
         if not metrics:
             return
@@ -67,10 +67,10 @@ def new_metrics(diagnostics: Sequence[Diagnostic]) -> dict[str, float]:
 
 
 def _write_at(path: Path, size: int, text: str) -> int:
-    """Write text after the first `size` bytes of a file, as its end; return the new size.
+    """Write text after the first `size` bytes of a file and truncate the rest; return the new size.
 
     Raises:
-        OSError: the disk is full, for example; the first bytes have not changed.
+        OSError: for example, the disk is full; the first `size` bytes have not changed.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     with os.fdopen(descriptor, "r+b") as file:

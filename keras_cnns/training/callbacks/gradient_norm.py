@@ -12,14 +12,14 @@ class GradientNorm(ProbeDiagnostic):
     """Measure the L2 norm of the gradient of the loss with respect to each layer's kernel.
 
     Metrics: `gradient_norm/layer`; `gradient_norm` over all kernels; `gradient_ratio`, the norm of
-    the first layer divided by that of the last. If the ratio goes to 0 as models get deeper, their
-    gradient vanishes; if it goes to infinity, their gradient explodes.
+    the first layer divided by that of the last. If the ratio tends to 0 as models get deeper, the
+    gradient vanishes; if it tends to infinity, the gradient explodes.
 
     Args:
         probe: the batch to run the model on.
-        last: the name of the layer to compare the first one with, if the model has it. In a model
-            with auxiliary heads, a layer of such a head may run last. By default it is the layer
-            that runs last.
+        last: the name of the layer with which the first one is compared, if the model has such a
+            layer; by default the layer that runs last, which in a model with auxiliary heads may
+            belong to such a head.
         options: those of `Diagnostic`.
 
     References:
@@ -42,7 +42,7 @@ class GradientNorm(ProbeDiagnostic):
         }
 
     def summarise(self, metrics: dict[str, dict[str, float]]) -> dict[str, float]:
-        """Return the norm over all kernels, and the ratio of the first layer's to the last's."""
+        """Return the norm over all kernels, and the ratio of the first to the last layer's norm."""
         norms = metrics["gradient_norm"]
         if not norms:
             return {}

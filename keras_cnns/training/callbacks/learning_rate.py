@@ -7,9 +7,9 @@ from keras_cnns.training.variables import current_learning_rate
 
 
 class LearningRate(Diagnostic):
-    """Read the optimizer's learning rate, a constant or a schedule.
+    """Read the optimizer's learning rate, which may be a constant or a schedule.
 
-    Metric: `learning_rate`; in an epoch's logs it is the one at the end of the epoch.
+    Metric: `learning_rate`; in an epoch's logs it is the learning rate at the end of the epoch.
     """
 
     def measure(self) -> dict[str, float]:

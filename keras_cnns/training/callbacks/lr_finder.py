@@ -8,20 +8,21 @@ import numpy as np
 
 from keras_cnns.training.variables import fetch_variables
 
-_SMOOTHING = 0.9  # weight of the former average in the moving average of the losses
+_SMOOTHING = 0.9  # weight of the previous average in the moving average of the losses
 _DIVERGED = 4.0  # the model has diverged when the loss exceeds its minimum by this factor
 _SAFETY = 10.0  # the proposal is the learning rate of the lowest loss divided by this
 
 
 class LRFinder(keras.callbacks.Callback):
-    """Raise the learning rate a little each step, from far too low to far too high.
+    """Raise the learning rate with each step, from far too low to far too high.
 
     Pass it to `fit` for one epoch of `steps` steps, with a model that is not trained yet. It
     replaces the optimizer's learning rate, and ends the training when the smoothed loss exceeds
     four times its minimum. Discard the weights and the optimizer afterwards.
 
     The model's metrics are reset before every step, so that the logged `loss` is that of one batch.
-    Keras' running mean is weighted by batch size, and no difference of such means is exact.
+    From Keras' running mean, which is weighted by batch size, a batch's loss could not be computed
+    exactly.
 
     Args:
         lowest: the learning rate of the first step.
@@ -54,7 +55,7 @@ class LRFinder(keras.callbacks.Callback):
         self.losses: list[float] = []
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Give the optimizer the rising learning rate."""
+        """Replace the optimizer's learning rate by the rising one."""
         if self.model.steps_per_execution != 1:
             raise ValueError(
                 "the learning-rate finder reads the loss after every step of the model; compile it "
@@ -67,11 +68,11 @@ class LRFinder(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Reset the metrics, so that the next logged loss is that of this batch alone."""
-        fetch_variables(self.model)  # so that on JAX `fit` reads the reset metrics before the step
+        fetch_variables(self.model)  # so that on JAX, `fit` reads the reset metrics before the step
         self.model.reset_metrics()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Record the batch's loss; end the training once the model has diverged."""
+        """Record the batch's loss; end the training if the model has diverged."""
         loss = float((logs or {})["loss"])
         if not math.isfinite(loss):
             self.model.stop_training = True
@@ -92,7 +93,7 @@ class LRFinder(keras.callbacks.Callback):
         return np.array(averages)
 
     def propose(self) -> float:
-        """Return a tenth of the learning rate at which the smoothed loss is lowest, two digits.
+        """Return a tenth of the learning rate with the lowest smoothed loss, rounded to two digits.
 
         Raises:
             ValueError: the loss never fell.

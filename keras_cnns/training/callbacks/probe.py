@@ -1,4 +1,4 @@
-"""A batch on which a model runs forward and backward to be measured, and is left unchanged."""
+"""Run a model forward and backward on a batch for measurements, without changing the model."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,23 +17,23 @@ Tensors = dict[str, Any]
 
 @dataclass(frozen=True)
 class Pass:
-    """The tensors of one pass, by layer, in the order in which the layers ran."""
+    """The tensors of one pass: layer -> tensor, in the order in which the layers ran."""
 
     layers: dict[str, keras.layers.Layer]
-    outputs: Tensors  # of every layer, float32; the last one of a layer that is called repeatedly
-    # Of the loss with respect to each kernel of a layer that has kernels, float32.
+    outputs: Tensors  # float32, of all layers; the last one of repeated calls
+    # The gradient of the loss with respect to each kernel of every layer with kernels, float32.
     gradients: dict[str, list[Any]]
 
 
-Measure = Callable[[Pass], Tensors]  # returns scalar tensors, by the name of the metric
+Measure = Callable[[Pass], Tensors]  # returns name of the metric -> scalar tensor
 
 
 class Probe:
-    """Run a model on a fixed batch, as in training, and measure what happens inside.
+    """Run a model on a fixed batch as in training, and measure its outputs and gradients.
 
-    Weights, statistics, seeds and metrics do not change: training with a probe ends with the same
-    bits as without. If no registered measure needs gradients, the compiled pass omits the backward
-    pass.
+    Weights, statistics, seeds and metrics do not change, so that a training with a probe ends with
+    exactly the same weights as without it. If no registered measure needs gradients, the compiled
+    pass omits the backward pass.
 
     Args:
         x: a batch of the model's inputs; 16 to 32 images are enough.
@@ -46,7 +46,7 @@ class Probe:
         self.forget()
 
     def add(self, measure: Measure) -> None:
-        """Let each pass also compute `measure(pass)`, a pure function of tensors."""
+        """Make each pass also compute `measure(pass)`, a pure function of tensors."""
         self.measures.append(measure)
         self.forget()
 
@@ -56,7 +56,7 @@ class Probe:
         self._latest: tuple[int, dict[str, float]] | None = None
 
     def run(self, model: keras.Model, step: int) -> dict[str, float]:
-        """Run a compiled model on the batch and return all metrics by name.
+        """Run a compiled model on the batch, and return name -> metric.
 
         Args:
             model: the model after `step` training steps.
@@ -85,7 +85,7 @@ class Probe:
         kernel_ids = {id(kernel) for group in self._kernels.values() for kernel in group}
         kernel_indices = [i for i, each in enumerate(self._variables) if id(each) in kernel_ids]
         layer_names = {id(layer): name for name, layer in self._layers.items()}
-        names: list[str] = []  # not returned by `loss`: JAX would sort the keys of a dict
+        names: list[str] = []  # not returned by `loss`, because JAX would sort the keys of a dict
 
         def loss(kernel_values: Sequence[Any]) -> tuple[Any, list[Any]]:
             outputs: Tensors = {}
@@ -128,7 +128,7 @@ class Probe:
 
 
 def leaf_layers(model: keras.Model) -> dict[str, keras.layers.Layer]:
-    """Return the layers that hold no others, by name; a second one of a name gets a number."""
+    """Return name -> layer without sublayers; a number is added to repeated names."""
     layers: dict[str, keras.layers.Layer] = {}
     for layer in flatten_layers(model):
         if sublayers(layer) or isinstance(layer, keras.layers.InputLayer | keras.metrics.Metric):
@@ -141,5 +141,5 @@ def leaf_layers(model: keras.Model) -> dict[str, keras.layers.Layer]:
 
 
 def kernels(layer: keras.layers.Layer) -> list[Any]:
-    """Return a layer's weights of rank 2 or more: no biases, scales or statistics."""
+    """Return a layer's weights of rank 2 or more, which excludes biases, scales and statistics."""
     return [each for each in layer.weights if len(each.shape) >= 2 and "float" in each.dtype]

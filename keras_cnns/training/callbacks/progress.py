@@ -8,25 +8,25 @@ from keras_cnns.durations import format_seconds
 from keras_cnns.runs.logs import LOSS_SUM, by_main_output
 from keras_cnns.training.callbacks.step_counter import StepCounter
 
-REFRESH = 0.5  # seconds between two drawings of the bar, each of which takes about a millisecond
+REFRESH = 0.5  # seconds between two drawings of the bar; a drawing takes about a millisecond
 PLAIN_PAUSE = 60.0  # seconds between two lines within an epoch, if there is no terminal
-_MIN_BAR, _MAX_BAR = 10, 24  # characters; details give way to the minimum, the title does not
+_MIN_BAR, _MAX_BAR = 10, 24  # characters; details, but not the title, are omitted for the minimum
 
 
 class Progress(StepCounter):
     """Print the progress and the time left: a bar on a terminal, plain lines elsewhere.
 
-    The time left is that of the whole training, including validation. Put this callback first in
+    The time left is that of the whole training, including validation. Place this callback first in
     `fit`'s list, and call `fit` with verbose=0.
 
     Args:
         stream: the file to print to; by default the standard output when the training begins.
         prefix: words that precede the number of the epoch, such as `fold 2/5, `.
-        trainings_after: the number of equally long trainings that follow, which the time left
-            includes.
+        trainings_after: the number of equally long trainings that follow; the time left includes
+            them.
 
     Attributes:
-        step: number of steps taken in the current epoch, also in the processes before this one.
+        step: number of steps taken in the current epoch, including steps in earlier processes.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Progress(StepCounter):
         return {"steps_of_epoch": self.step}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Continue counting from there, in an epoch whose batches are counted from 0 again."""
+        """Continue counting; Keras counts the batches of a resumed epoch from 0 again."""
         self.step = state["steps_of_epoch"]
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
@@ -50,7 +50,7 @@ class Progress(StepCounter):
         self._out = self.stream or sys.stdout
         self._bar = _Bar(self._out) if self._out.isatty() else None
         self._start = self._shown_at = time.perf_counter()
-        self._done = 0  # steps in this process
+        self._done = 0  # steps taken in this process
         self._steps: int | None = self.params.get("steps")
         self._epochs: int = self.params["epochs"]
 
@@ -94,14 +94,14 @@ class Progress(StepCounter):
     def close(self) -> None:
         """Remove the bar.
 
-        Call it when `fit` has failed, which calls no callback.
+        Call this after a failure of `fit`, which then calls no callback.
         """
         bar, self._bar = self._bar, None
         if bar:
             bar.close()
 
     def title(self) -> str:
-        """Return the words that begin a line: `epoch 3/10`."""
+        """Return the beginning of a line, such as `epoch 3/10`."""
         width = len(str(self._epochs))
         return f"{self.prefix}epoch {self._epoch + 1:>{width}}/{self._epochs}"
 
@@ -117,7 +117,7 @@ class Progress(StepCounter):
             print(line, file=self._out, flush=True)
 
     def _time_left(self, now: float, steps: int) -> str:
-        """Return the time left when some steps of the epoch are done, as text; "" if unknown."""
+        """Return the time left after a number of steps of the epoch, as text; "" if unknown."""
         if not self._steps or not self._done:
             return ""
         epochs = self._epochs * (1 + self.trainings_after)
@@ -126,7 +126,7 @@ class Progress(StepCounter):
 
 
 class _Bar:
-    """A bar of one line on a terminal: title, bar, percentage, time left, and what else fits."""
+    """A progress bar in a line of a terminal: title, bar, percentage, time left, and details."""
 
     def __init__(self, stream: IO[str]) -> None:
         from rich.console import Console
@@ -136,8 +136,8 @@ class _Bar:
         self._bar = BarColumn()
         texts = ("{task.description}", "{task.percentage:>3.0f}%", "{task.fields[rest]}")
         title, percentage, rest = (TextColumn(text, markup=False) for text in texts)
-        # Neither a thread nor a hidden cursor nor a replaced sys.stdout, which would stay when
-        # `fit` fails.
+        # The bar uses no thread, hides no cursor and does not replace sys.stdout, because `fit`
+        # would leave these behind if it failed.
         self._progress = Progress(
             *(title, self._bar, percentage, rest),
             console=self._console,
@@ -151,7 +151,7 @@ class _Bar:
         self._console.show_cursor()
 
     def draw(self, fraction: float, title: str, left: str, details: str) -> None:
-        """Draw the bar; details, which are separated by commas, are left out from the last on."""
+        """Draw the bar; of the comma-separated details, the last ones are left out if necessary."""
         room = self._console.width - len(f"{title}  100% {left}")
         shown = details.split(", ")
         while shown and len(", ".join(shown)) + 2 > room - _MIN_BAR:
@@ -172,7 +172,7 @@ class _Bar:
 
 
 def describe(logs: dict[str, Any]) -> str:
-    """Return losses and metrics as text, without those of single auxiliary outputs or layers.
+    """Return losses and metrics as text, without those of auxiliary outputs or layers.
 
     For a model with several outputs, `loss` and `accuracy` are those of the main output; the
     weighted sum of the losses has a name of its own.
@@ -186,7 +186,7 @@ def describe(logs: dict[str, Any]) -> str:
         f"{name} {shown[name]:.2%}"
         if name.endswith("accuracy")
         else f"{name.replace(LOSS_SUM, LOSS_SUM.replace('_', ' '))} {shown[name]:.4g}"
-        for name in sorted(shown, key=lambda name: LOSS_SUM in name)  # the main output's first
+        for name in sorted(shown, key=lambda name: LOSS_SUM in name)  # the weighted sum comes last
     )
 
 

@@ -1,4 +1,4 @@
-"""Report the validation accuracy of each epoch, and end the training if the answer says so."""
+"""Report the validation accuracy of each epoch, and end the training on request."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,11 +11,12 @@ from keras_cnns.runs.logs import by_main_output
 class ReportEpoch(keras.callbacks.Callback):
     """Report the validation accuracy of each epoch, and end the training early on request.
 
-    A training that ends early is finished: it has a best model and test metrics like any other.
+    A training that ends early counts as finished: like any other, it has a best model and test
+    metrics.
 
     Args:
         report: receives the epoch, counted from 1, and its validation accuracy from 0 to 1; returns
-            whether the training shall end.
+            True to end the training.
 
     Raises:
         ValueError: the training has no validation accuracy.

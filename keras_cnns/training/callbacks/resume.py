@@ -26,8 +26,8 @@ from keras_cnns.training.snapshot import (
     restore_callbacks,
 )
 
-_KEPT = 2  # checkpoints
-COST = 0.005  # fraction of the time that may be spent on writing checkpoints
+_KEPT = 2  # number of checkpoints
+COST = 0.005  # maximum fraction of the time for writing checkpoints
 
 # The value of `model.stop_training` that ends a resumed epoch. It is truthy, so that Keras leaves
 # its loop over the steps, and differs from True, which other callbacks set to end the training.
@@ -39,17 +39,18 @@ class Resume(StepCounter):
 
     The state is the weights and statistics, the optimizer with its averages, the metrics of the
     epoch so far, the seeds of dropout and other layers, Python's and NumPy's random generators, the
-    state of the other callbacks, and the step. If the data depend on the step alone and the
-    operations are deterministic, a resumed training ends with the same weights as one that was
-    never stopped.
+    state of the other callbacks, and the step. If the data depend only on the step and the
+    operations are deterministic, a resumed training ends with the same weights as an uninterrupted
+    one.
 
-    The state of a callback is what its `get_state()` returns, which `set_state()` receives. A
-    callback without these methods has as its state the numbers, arrays and lists among its
-    attributes that have changed since training began. The others are settings and keep their new
-    values, such as another `patience` of `EarlyStopping`. State is captured and restored in
-    `on_train_batch_begin`, after the callbacks listed earlier have run theirs.
+    The state of a callback is the result of its method `get_state()`; `set_state()` receives it.
+    The state of a callback without these methods consists of those numbers, arrays and lists among
+    its attributes that have changed since training began. Unchanged attributes are settings and
+    keep their new values, such as another `patience` of `EarlyStopping`. State is captured and
+    restored in `on_train_batch_begin`, after the same method of the callbacks that precede this
+    one.
 
-    The optimizer's learning rate is state too.
+    The optimizer's learning rate is also part of the state.
 
     The model may have been built again with other automatic layer names (`dense_3` for `dense`),
     as in a loop over folds or a notebook cell: layers then match by structure.
@@ -62,29 +63,30 @@ class Resume(StepCounter):
     )
     ```
 
-    A resumed epoch is shorter: its `batch` counts from 0 again. A checkpoint is written to a
-    temporary file, flushed to disk and renamed; two are kept. A damaged one is skipped with a
-    message. If one cannot be written, training continues, logs it, and tries again when the next
-    is due.
+    A resumed epoch is shorter, and its `batch` counts from 0 again. A checkpoint is written to a
+    temporary file, flushed to disk and renamed; two are kept. A damaged checkpoint is skipped with
+    a message. If a checkpoint cannot be written, the error is logged, training continues, and the
+    next attempt follows when the next checkpoint is due.
 
     Args:
         directory: the directory of the checkpoints.
-        batches: number of steps taken -> the data of all following steps.
+        batches: a function: number of steps taken -> the data of all following steps.
         steps_per_epoch: as in `fit`.
         callbacks: the callbacks whose state is saved; they precede this one in `fit`'s list.
-        seconds: time between checkpoints; longer if writing one is slow, so that it takes at most
-            0.5 % of the time. None: only by steps.
-        steps: steps between checkpoints. With `steps_per_execution` above 1 a checkpoint is
-            written after the execution that passes a multiple of it. None: only by time.
+        seconds: time between checkpoints. It is longer if writing is slow, so that writing takes at
+            most 0.5 % of the time. None: checkpoints are written only by steps.
+        steps: steps between checkpoints. With `steps_per_execution` above 1, a checkpoint is
+            written after the execution that passes a multiple of this number. None: checkpoints are
+            written only by time.
 
     Attributes:
-        step: steps taken, over all epochs.
-        epoch: whole epochs taken.
+        step: number of steps taken, over all epochs.
+        epoch: number of whole epochs taken.
 
     Raises:
         CheckpointError: there are checkpoints, and none is intact.
-        ValueError: as training begins, `steps_per_epoch` is not a multiple of the model's
-            `steps_per_execution`, so that Keras' epochs have other lengths.
+        ValueError: when training begins, `steps_per_epoch` is not a multiple of the model's
+            `steps_per_execution`, so that Keras' epochs would have other lengths.
     """
 
     def __init__(
@@ -102,20 +104,20 @@ class Resume(StepCounter):
         self.batches, self.steps_per_epoch = batches, steps_per_epoch
         self.callbacks = callbacks
         self.seconds, self.steps = seconds, steps
-        self.snapshot: Snapshot | None = self._read_latest()  # the latest one, in memory
+        self.snapshot: Snapshot | None = self._read_latest()  # the latest snapshot, in memory
         self.step = self.snapshot.step if self.snapshot else 0
         self.resumed_at = self.step
-        self.saved = {self.step} if self.snapshot else set[int]()  # steps whose files are whole
+        self.saved = {self.step} if self.snapshot else set[int]()  # steps whose files are complete
         self._seconds_before = self.snapshot.seconds if self.snapshot else 0.0
         self._began = time.monotonic()
         self._is_ready = False
-        self._due = 0.0  # on the monotonic clock
+        self._due = 0.0  # time of the monotonic clock
         self._last_save = self.step  # the step of the last attempt
-        self._initial: list[dict[str, Any]] = []  # attributes of the callbacks as training begins
+        self._initial: list[dict[str, Any]] = []  # attributes of the callbacks when training begins
 
     @property
     def training_seconds(self) -> float:
-        """Seconds of training, also those in the processes before this one."""
+        """Seconds of training, including those in earlier processes."""
         return self._seconds_before + time.monotonic() - self._began
 
     @property
@@ -132,7 +134,7 @@ class Resume(StepCounter):
                 f"model's steps_per_execution, which is {per_execution!r}"
             )
         self._initial = [plain_attributes(callback) for callback in self.callbacks]
-        if self.snapshot:  # what was state stays state, even if the callback was used before
+        if self.snapshot:  # saved attributes stay state, even if the callback was used before
             for attributes, entry in zip(self._initial, self.snapshot.callbacks, strict=False):
                 for name in entry["state"]:
                     attributes.pop(name, None)
@@ -161,7 +163,7 @@ class Resume(StepCounter):
             self.model.stop_training = _EPOCH_IS_OVER
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Let the next epoch begin after a resumed one."""
+        """Continue with the next epoch after a resumed one."""
         if self.model.stop_training is _EPOCH_IS_OVER:
             self.model.stop_training = False
 
@@ -171,7 +173,7 @@ class Resume(StepCounter):
         return capture(self.model, callbacks, self.step, self.training_seconds, self._initial)
 
     def save(self) -> None:
-        """Write the current state, between two steps, unless it is not finite."""
+        """Write the current state, between two steps, if it is finite."""
         start = time.monotonic()
         self._last_save = self.step
         snapshot = self.capture()
@@ -182,10 +184,10 @@ class Resume(StepCounter):
         self._due = start + max(self.seconds or 0.0, cost / COST)
 
     def save_snapshot(self) -> None:
-        """Write the latest snapshot in memory.
+        """Write the snapshot that is in memory.
 
-        During an evaluation this is the snapshot from before the last step of the epoch: a resumed
-        training repeats that step, and then the evaluation.
+        During an evaluation, this snapshot was captured before the last step of the epoch, so a
+        resumed training repeats that step and then the evaluation.
         """
         if self.snapshot and self.snapshot.step not in self.saved:
             self._write(self.snapshot)
@@ -193,13 +195,13 @@ class Resume(StepCounter):
     def _begin(self) -> None:
         self._is_ready = True
         if self.snapshot:
-            # The weights once more, since a callback may have changed them, and the metrics, since
-            # `fit` has reset them.
+            # Assign the weights again, because a callback may have changed them, and the metrics,
+            # because `fit` has reset them.
             restore(self.snapshot, self.model)
             restore_callbacks(self.snapshot, [*self.callbacks, self.model.history])
             self._due = time.monotonic() + (self.seconds or 0.0)
         else:
-            self.save()  # so that a full disk is noticed now, not after hours
+            self.save()  # report a full disk now, not after hours
 
     def _is_due(self) -> bool:
         if self.steps and self.step // self.steps > self._last_save // self.steps:
@@ -221,7 +223,7 @@ class Resume(StepCounter):
         self.saved.add(snapshot.step)
         self.saved = set(sorted(self.saved)[-_KEPT:])
         kept_paths = {checkpoint_path(self.directory, step) for step in self.saved}
-        for old in self.directory.glob(f"*{SUFFIX}"):  # also half-written ones
+        for old in self.directory.glob(f"*{SUFFIX}"):  # includes partially written files
             if old not in kept_paths:
                 old.unlink(missing_ok=True)
 

@@ -11,10 +11,10 @@ from keras_cnns.messages import print_message
 
 
 class SaveBest(keras.callbacks.Callback):
-    """Save the model after each epoch that is at least as good as all before.
+    """Save the model after each epoch that is at least as good as all earlier ones.
 
-    The file is always whole: it is written to a temporary file and renamed. If it cannot be
-    written, the weights are kept in memory, and the end of each epoch tries again.
+    The file is written atomically. If it cannot be written, the weights are kept in memory, and
+    writing is tried again at the end of each epoch.
 
     Args:
         path: the path of the `.keras` file.
@@ -23,7 +23,7 @@ class SaveBest(keras.callbacks.Callback):
             `val_main_loss` the loss of the main output.
 
     Raises:
-        OSError: at the end of training the best model is still not written.
+        OSError: at the end of training, the best model still cannot be written.
     """
 
     def __init__(self, path: Path, monitor: str = "val_accuracy") -> None:
@@ -31,10 +31,10 @@ class SaveBest(keras.callbacks.Callback):
         self.path, self.monitor = path, monitor
         self.best = -math.inf
         self.best_epoch = 0  # counted from 1; 0 before the first save
-        self.unsaved: list[Any] | None = None  # the best weights, while no file holds them
+        self.unsaved: list[Any] | None = None  # the best weights, while they are not in a file
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Save the model, if this epoch is the best one so far."""
+        """Save the model if this epoch is the best one so far."""
         if self.monitor not in (logs or {}):
             raise ValueError(f"no {self.monitor!r} among the logs: {', '.join(logs or {})}")
         value = float((logs or {})[self.monitor])
@@ -42,7 +42,7 @@ class SaveBest(keras.callbacks.Callback):
             value = -value
         is_better = (
             value >= self.best
-        )  # of equal epochs the later one, whose learning rate is lower
+        )  # among equal epochs, prefer the later one with its lower learning rate
         if is_better:
             self.best, self.best_epoch, self.unsaved = value, epoch + 1, None
         try:
@@ -58,7 +58,7 @@ class SaveBest(keras.callbacks.Callback):
             )
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Try a last time to save the best model, if it is still unsaved."""
+        """If the best model is not saved yet, try to save it one last time."""
         with naming_the_file(self.path):
             self._save_unsaved()
 

@@ -6,7 +6,7 @@ import keras
 
 
 class StepCounter(keras.callbacks.Callback):
-    """Count the steps that `fit` takes, even if it takes several per call.
+    """Count the steps that `fit` takes, even with several steps per call.
 
     Keras calls a callback once per execution of the training function, which takes as many steps as
     the model's `steps_per_execution`.

@@ -16,16 +16,16 @@ _COLUMNS = ("epoch", "steps", "seconds", "step_ms", "slow_step_ms")
 class StepTime(keras.callbacks.Callback):
     """Write the times of each epoch to a CSV file.
 
-    They are not in the history, which is the same whenever a training is repeated.
+    The times are not in the history, so that the history is the same when a training is repeated.
 
-    Columns: `epoch`, from 1; `steps`, the number of steps that were measured; `seconds` of the
-    epoch with its validation; `step_ms`, the median time from the beginning of a step to that of
-    the next, in milliseconds, which includes the pipeline, the step and the callbacks;
-    `slow_step_ms`, its 95th percentile.
+    Columns: `epoch`, from 1; `steps`, the number of measured steps; `seconds`, the duration of the
+    epoch with its validation; `step_ms`, the median time in milliseconds from the beginning of a
+    step to the beginning of the next, which includes the pipeline, the step and the callbacks;
+    `slow_step_ms`, the 95th percentile of this time.
 
     Args:
-        path: the path of the file. An epoch that was interrupted and repeated has two rows, of
-            which `keras_cnns.runs.tables.read_times` returns the last one.
+        path: the path of the file. If an interrupted epoch was repeated, it has two rows, of which
+            `keras_cnns.runs.tables.read_times` returns the last one.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -33,7 +33,7 @@ class StepTime(keras.callbacks.Callback):
         self.path = Path(path)
 
     def get_state(self) -> dict[str, Any]:
-        """Return nothing: the times are those of this process."""
+        """Return no state, because the times concern only this process."""
         return {}
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -62,7 +62,8 @@ class StepTime(keras.callbacks.Callback):
             round(statistics.quantiles(times, n=20)[-1], 3),
         )
         row = dict(zip(_COLUMNS, values, strict=True))
-        # A full disk is reported when the checkpoint or the history cannot be written.
+        # If the disk is full, this is reported when the checkpoint or the history cannot be
+        # written.
         with contextlib.suppress(OSError):
             text = format_rows([row], _COLUMNS, header=not self.path.exists())
             with self.path.open("a", newline="", encoding="utf-8") as file:

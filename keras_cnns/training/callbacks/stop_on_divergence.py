@@ -19,20 +19,19 @@ class DivergedError(RuntimeError):
 
 
 class StopOnDivergence(keras.callbacks.Callback):
-    """Stop when the loss is NaN or infinite, and name the first layer with such outputs.
+    """Stop if the loss is NaN or infinite, and report the first layer with such outputs.
 
-    When the loss shows it, the step has already spoilt every weight. With a `Resume` the latest
-    snapshot in memory, at most an epoch old, is restored, the steps since then are repeated, and
-    the model is called layer by layer on the batch that caused it. Afterwards the model has the
-    weights of that snapshot. The checkpoints stay as they are. A `class_weight` of `fit` is not
-    known here and not used when the steps are repeated.
+    When the loss is not finite, the step has already spoilt every weight. With a `Resume`, the
+    latest snapshot in memory, which is at most an epoch old, is restored, the steps since then are
+    repeated, and the model is called layer by layer on the batch that caused the divergence.
+    Afterwards the model has the weights of the snapshot. The checkpoints are not changed. A
+    `class_weight` of `fit` is not known here and is not used for the repeated steps.
 
-    Without a `Resume` there is nothing to restore: the message names the step, the learning rate
-    and the first layer whose weights are not finite.
+    Without a `Resume`, nothing can be restored: the message names the step, the learning rate and
+    the first layer whose weights are not finite.
 
     Args:
-        resume: the callback that has the snapshot and the data; it precedes this one in `fit`'s
-            list.
+        resume: the callback with the snapshot and the data; it precedes this one in `fit`'s list.
 
     Raises:
         DivergedError: the loss of a step is not finite.
@@ -48,7 +47,7 @@ class StopOnDivergence(keras.callbacks.Callback):
         self._epoch = epoch
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Check the loss: its mean over the epoch, which stays NaN after one NaN."""
+        """Check the loss, a mean over the epoch, which stays NaN after one NaN."""
         loss = float((logs or {}).get("loss", 0.0))
         if not math.isfinite(loss):
             explanation = self._explain_weights(batch) if self.resume is None else self._repeat()
@@ -75,10 +74,10 @@ class StopOnDivergence(keras.callbacks.Callback):
         resume = self.resume
         assert resume is not None
         good = resume.snapshot
-        assert good is not None  # one is captured before the first step
+        assert good is not None  # a snapshot is captured before the first step
         step = resume.step - 1
         steps_per_execution = self.model.steps_per_execution
-        if steps_per_execution > 1:  # it may have been any step of the last execution
+        if steps_per_execution > 1:  # any step of the last execution may have diverged
             self._execute(1)
             restore(good, self.model)
             step = self._train(resume.batches(good.step), good.step, step)
@@ -133,7 +132,8 @@ def _as_arrays(batch: Any) -> Any:
 def _first_layer_not_finite(model: keras.Model, x: Any) -> Any:
     """Call a model on a batch as in training; return the first layer with NaN or infinite outputs.
 
-    Nested layers precede the layers that contain them. None: every output is finite.
+    Nested layers are checked before the layers that contain them. The result is None if every
+    output is finite.
     """
     found: list[Any] = []
 

@@ -13,10 +13,10 @@ from keras_cnns.training.callbacks.resume import Resume
 class StopOnSignal(keras.callbacks.Callback):
     """On SIGTERM and SIGINT (Ctrl-C) finish the step, save the state, and end the training.
 
-    SIGTERM raises `SystemExit` with status 143, which is what a shell reports for a process that
-    this signal has ended; SIGINT raises `KeyboardInterrupt`. An evaluation ends at its next batch.
-    A second signal acts at once, as it would without this callback. A signal that the process was
-    started to ignore (SIGINT for a background job of a shell script) stays ignored.
+    SIGTERM raises `SystemExit` with status 143, which a shell also reports for a process that this
+    signal has ended; SIGINT raises `KeyboardInterrupt`. An evaluation ends at its next batch. A
+    second signal acts at once, as it would without this callback. A signal that was ignored when
+    the process was started (SIGINT in a background job of a shell script) stays ignored.
 
     Args:
         resume: the callback that saves the state; it precedes this one in `fit`'s list.
@@ -31,7 +31,7 @@ class StopOnSignal(keras.callbacks.Callback):
         self._former: dict[signal.Signals, Any] = {}
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Install the handlers, which only the main thread of a process can do."""
+        """Install the handlers; this works only in the main thread of a process."""
         self.received = None
         if threading.current_thread() is threading.main_thread():
             self._former = {
@@ -41,28 +41,28 @@ class StopOnSignal(keras.callbacks.Callback):
             }
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Save the state and end the training, if there was a signal."""
+        """Save the state and end the training if there was a signal."""
         if self.received:
             self.resume.save()
             self._leave()
 
     def on_test_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """End an evaluation, if there was a signal; a resumed training repeats it."""
+        """End an evaluation if there was a signal; a resumed training repeats the evaluation."""
         if self.received:
             self.resume.save_snapshot()
             self._leave()
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Restore the handlers; end the process, if there was a signal."""
+        """Restore the handlers; end the process if there was a signal."""
         self.close()
         if self.received:
             self.resume.save_snapshot()
             self._leave()
 
     def close(self) -> None:
-        """Restore the former handlers.
+        """Restore the previous handlers.
 
-        Call it when `fit` has failed, which calls no callback.
+        Call this after a failure of `fit`, which then calls no callback.
         """
         for number, handler in self._former.items():
             signal.signal(number, handler)

@@ -13,14 +13,14 @@ from keras_cnns.training.callbacks.step_counter import StepCounter
 
 
 class TensorBoard(StepCounter):
-    """Write scalars by training step: diagnostics, and the logs of each epoch.
+    """Write diagnostics and the logs of each epoch as scalars by training step.
 
-    The logs' `val_loss` is `loss` in the run `validation`, so that one chart shows both. For a
-    model with several outputs `loss` and `accuracy` are those of the main output, and the weighted
-    sum of the losses is `loss_sum`: models with and without auxiliary outputs share charts of the
-    same quantity. A metric `dead_relu/conv1` is in the chart `conv1` of the group `dead_relu`.
-    Needs TensorFlow, not TensorBoard itself. When the disk is full, values are left out with a
-    warning.
+    The `val_loss` of the logs is written as `loss` of the run `validation`, so that one chart shows
+    both losses. For a model with several outputs `loss` and `accuracy` are those of the main
+    output, and the weighted sum of the losses is `loss_sum`, so that the charts of models with and
+    without auxiliary outputs show the same quantities. A metric `dead_relu/conv1` is in the chart
+    `conv1` of the group `dead_relu`. This callback needs TensorFlow, but not TensorBoard itself. If
+    the disk is full, values are left out with a warning.
 
     Args:
         directory: the directory of the files; `tensorboard --logdir` shows it.
@@ -61,12 +61,12 @@ class TensorBoard(StepCounter):
         """Close the files."""
         writers, self._writers = self._writers, {}
         for writer in writers.values():
-            with contextlib.suppress(Exception):  # a full disk, which has been reported
+            with contextlib.suppress(Exception):  # the disk is full, which has been reported
                 writer.close()
 
     def _write(self, run: str, scalars: dict[str, float], step: int, flush: bool = False) -> None:
         if not scalars or (self._has_warned and run not in self._writers and not flush):
-            return  # after a full disk a new file is tried once an epoch
+            return  # after the disk was full, try a new file once in each epoch
         import tensorflow as tf
 
         summary = tf.compat.v1.Summary()
@@ -75,7 +75,8 @@ class TensorBoard(StepCounter):
         try:
             if run not in self._writers:
                 self._writers[run] = tf.summary.create_file_writer(str(self.directory / run))
-            # One call for all; tf.summary.scalar is one each, and needs the package tensorboard.
+            # Write all scalars in one call; tf.summary.scalar needs a call for each, and the
+            # package tensorboard.
             with self._writers[run].as_default():
                 tf.summary.experimental.write_raw_pb(summary.SerializeToString(), step)
                 if flush:

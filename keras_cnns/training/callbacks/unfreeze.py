@@ -13,19 +13,20 @@ _STAGE = re.compile(r"(stem|stage\d+|conv\d+|inception_\d+)")
 
 
 class Unfreeze(keras.callbacks.Callback):
-    """Freeze all stages of a model, and unfreeze them one after another, the last one first.
+    """Freeze all stages of a model, and unfreeze them one after another from the last to the first.
 
     The weights and batch-norm statistics of a frozen stage do not change. Layers that belong to no
     stage, such as the classifiers, always train. On JAX the optimizer must be one of
-    `keras_cnns.optimizers`, since Keras' own cannot train a part of their variables there.
+    `keras_cnns.optimizers`, because there Keras' own optimizers cannot train only a part of their
+    variables.
 
     Args:
         frozen_epochs: number of epochs in which every stage is frozen.
-        unfreeze_epochs: number of epochs between unfreezing one stage and the next, after these;
-            0 unfreezes all at once.
+        unfreeze_epochs: number of epochs, after `frozen_epochs`, between unfreezing one stage and
+            the next; 0 unfreezes all stages at once.
 
     Raises:
-        ValueError: on JAX, the optimizer is another one.
+        ValueError: on JAX, the optimizer is not one of these.
     """
 
     def __init__(self, frozen_epochs: int, unfreeze_epochs: int = 0) -> None:
@@ -33,14 +34,14 @@ class Unfreeze(keras.callbacks.Callback):
         self.frozen_epochs, self.unfreeze_epochs = frozen_epochs, unfreeze_epochs
 
     def get_state(self) -> dict[str, Any]:
-        """Return nothing: the epoch determines which stages are frozen."""
+        """Return no state, because the epoch determines which stages are frozen."""
         return {}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Do nothing."""
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Find the stages, and build the optimizer on every weight."""
+        """Find the stages, and build the optimizer on all weights."""
         optimizer = self.model.optimizer
         if keras.backend.backend() == "jax" and not isinstance(optimizer, PathOptimizer):
             raise ValueError(

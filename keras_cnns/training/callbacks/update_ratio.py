@@ -14,11 +14,12 @@ from keras_cnns.training.variables import fetch_variables
 class UpdateRatio(Diagnostic):
     """Measure |w_after - w_before| / |w_before| of each kernel over one training step.
 
-    About 1e-3 is usual. Far below it, the layer hardly learns; far above it, the learning rate is
-    too high. With `steps_per_execution` it is measured over that many steps together.
+    About 1e-3 is usual. If the ratio is far below it, the layer hardly learns; if it is far above,
+    the learning rate is too high. With `steps_per_execution`, the ratio is measured over that many
+    steps together.
 
-    Metrics: `update_ratio/layer`; `update_ratio`, the median over the layers. Frozen layers have 0
-    and count in the median.
+    Metrics: `update_ratio/layer`; `update_ratio`, the median over the layers. Frozen layers have
+    the ratio 0 and are included in the median.
 
     References:
         Karpathy, CS231n, Neural networks part 3, "Ratio of weights:updates".
@@ -38,7 +39,7 @@ class UpdateRatio(Diagnostic):
         self._before = self._weights() if state["is_measuring"] else None
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Copy the weights, if a measurement is due."""
+        """Copy the weights if a measurement is due."""
         self.begin_step(batch)
         if self.is_due():
             self._before = self._weights()
@@ -71,5 +72,5 @@ class UpdateRatio(Diagnostic):
 
 
 def _norm(arrays: list[np.ndarray]) -> float:
-    """Return the L2 norm over arrays together."""
+    """Return the L2 norm over all arrays together."""
     return float(sum(np.vdot(array, array) for array in arrays) ** 0.5)

@@ -1,4 +1,4 @@
-"""Recognize zip archives that are cut off: Keras and torch both write such files."""
+"""Recognize truncated zip archives; the files of Keras and torch are zip archives."""
 
 import zipfile
 from pathlib import Path
@@ -12,7 +12,7 @@ def check_archive(path: Path) -> None:
     """Check that a file that begins as a zip archive also ends as one.
 
     Raises:
-        WeightsError: the list of contents, at the end of an archive, is missing.
+        WeightsError: the list of contents, which is at the end of an archive, is missing.
     """
     with path.open("rb") as file:
         start = file.read(len(_ZIP_START))

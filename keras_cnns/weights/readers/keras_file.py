@@ -1,4 +1,4 @@
-"""Read HDF5 as Keras writes it, alone or in a `.keras` archive."""
+"""Read Keras' HDF5 files, alone or in a `.keras` archive."""
 
 import io
 import zipfile
@@ -15,7 +15,7 @@ from keras_cnns.weights.readers.archives import check_archive
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _SUPERBLOCK_BYTES = 96  # size of the structure with which every HDF5 file begins
 
-# Keras 3 numbers the variables of a layer; their count determines their names.
+# Keras 3 numbers the variables of a layer; their names depend on how many there are.
 _VARIABLES = {
     1: ("kernel",),
     2: ("kernel", "bias"),
@@ -42,11 +42,11 @@ def read_keras(path: Path) -> Checkpoint:
 
 
 def read_hdf5(path: Path, content: BinaryIO | None = None) -> Checkpoint:
-    """Read the `.weights.h5` of Keras 3, or the older `.h5` by layer names.
+    """Read the `.weights.h5` of Keras 3, or the older `.h5` format with layer names.
 
     Args:
         path: the file.
-        content: an HDF5 file inside of it, which is read instead.
+        content: an HDF5 file inside the file, which is read instead.
 
     Raises:
         WeightsError: the file is truncated or damaged, lies partly in other files, or claims more
@@ -73,7 +73,7 @@ def read_hdf5(path: Path, content: BinaryIO | None = None) -> Checkpoint:
 
     try:
         with h5py.File(content or path, "r") as file:
-            # A whole model has its weights beside the optimizer's. Links are not followed.
+            # The file of a whole model also has the optimizer's variables. Links are not followed.
             file.get("model_weights", file).visititems(visit)
     except WeightsError:
         raise
@@ -87,7 +87,7 @@ def read_hdf5(path: Path, content: BinaryIO | None = None) -> Checkpoint:
 
 
 def _is_truncated(path: Path, message: str) -> bool:
-    """Return whether a file that HDF5 cannot open is the beginning of an HDF5 file.
+    """Return whether a file that HDF5 cannot open is a truncated HDF5 file.
 
     Args:
         path: the file.

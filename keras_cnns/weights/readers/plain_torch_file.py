@@ -1,10 +1,11 @@
-"""Read a state dict that torch.save has written, where torch is not installed.
+"""Read a state dict that torch.save has written, without torch.
 
-Published weights, as torchvision's, are a dict of tensors: an archive with a pickle of the dict and
-a record of numbers for each tensor, or, in the format before torch 1.6, several pickles followed by
-the numbers. The unpickler knows the names that such a dict needs, and resolves each of them to a
-constant or to a callable that returns plain data; with any other name the file needs torch (see
-`torch_file`). What the unpickler builds is immutable, so that a file can change nothing afterwards.
+Published weights, such as torchvision's, are a dict of tensors. The file is an archive with a
+pickle of the dict and a record of numbers for each tensor or, in the format before torch 1.6,
+consists of several pickles followed by the numbers. The unpickler knows the names that such a dict
+needs, and resolves each name to a constant or to a callable that returns plain data; a file with
+any other name needs torch (see `torch_file`). The unpickler builds immutable objects, which a file
+cannot change afterwards.
 """
 
 import math
@@ -20,7 +21,7 @@ import numpy as np
 from keras_cnns.weights.checkpoint import Array
 from keras_cnns.weights.errors import WeightsError
 
-# torch's classes of numbers, and NumPy's types.
+# torch's storage class -> NumPy's type.
 _TYPES = {
     "FloatStorage": "<f4",
     "HalfStorage": "<f2",
@@ -29,7 +30,7 @@ _TYPES = {
     "IntStorage": "<i4",
     "BoolStorage": "?",
 }
-_MAX_AXES = 32  # of a tensor
+_MAX_AXES = 32  # maximum number of axes of a tensor
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
 
@@ -57,11 +58,11 @@ class PlainTensor(NamedTuple):
 class PlainFile(NamedTuple):
     """The content of a file."""
 
-    content: Any  # with a `PlainTensor` for each tensor
-    numbers: dict[str, Array]  # by the storages' keys
+    content: Any  # the unpickled content, with a `PlainTensor` for each tensor
+    numbers: dict[str, Array]  # key of a storage -> its numbers
 
     def array(self, tensor: PlainTensor) -> Array:
-        """Return the numbers of a tensor; tensors of the same numbers share their memory.
+        """Return the numbers of a tensor; tensors with the same storage share memory.
 
         Raises:
             NotPlainError: the tensor is not a contiguous part of its storage.
@@ -95,11 +96,11 @@ def read_plain(path: Path) -> PlainFile:
 class _Unpickler(pickle._Unpickler):
     """An unpickler that builds only dicts, lists, tuples, numbers, strings and `PlainTensor`s.
 
-    It is the one that Python has in Python: that in C allocates memory for any index of its memo
-    that a file names, gigabytes for a few bytes.
+    It derives from the unpickler that is written in Python. The one written in C allocates memory
+    for any memo index that a file contains, which may be gigabytes for a few bytes.
 
     Attributes:
-        storages: the storages of the tensors by key.
+        storages: key -> storage of tensors.
     """
 
     def __init__(self, file: IO[bytes]) -> None:
@@ -107,7 +108,7 @@ class _Unpickler(pickle._Unpickler):
         self.storages: dict[str, _Storage] = {}
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return a constant or function for a name of torch's; nothing is imported."""
+        """Return the constant or function for one of torch's names; nothing is imported."""
         if (module, name) == ("collections", "OrderedDict"):
             return OrderedDict
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
@@ -123,7 +124,8 @@ class _Unpickler(pickle._Unpickler):
         kind, dtype, key, _, size, *view = pid
         valid = kind == "storage" and isinstance(dtype, str) and dtype in _TYPES.values()
         valid = valid and isinstance(size, int) and size >= 0
-        # Nested lists have a text of any length, so that nothing but a text is made one.
+        # Only a text is accepted, because converting nested lists could create a text of any
+        # length.
         valid = valid and isinstance(key, str) and all(each is None for each in view)
         if not valid:
             raise NotPlainError
@@ -131,7 +133,7 @@ class _Unpickler(pickle._Unpickler):
 
 
 class _RebuildTensor:
-    """torch's function of this name; without attributes, so that a file cannot change it."""
+    """The function of this name in torch, without attributes, so that a file cannot change it."""
 
     __slots__ = ()
 
@@ -145,7 +147,7 @@ class _RebuildTensor:
 
 
 class _RebuildParameter:
-    """torch's function of this name."""
+    """The function of this name in torch."""
 
     __slots__ = ()
 

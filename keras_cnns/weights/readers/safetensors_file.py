@@ -29,8 +29,8 @@ def read_safetensors(path: Path) -> Checkpoint:
     """
     import safetensors
 
-    # Reading from memory is safer than mapping the file: a mapped file that shrinks in the
-    # meantime ends the process.
+    # Reading from memory is safer than mapping the file: if a mapped file shrinks in the meantime,
+    # the process crashes.
     content = path.read_bytes()
     header_length = int.from_bytes(content[:_LENGTH_BYTES], "little")
     try:
@@ -63,7 +63,7 @@ def read_safetensors(path: Path) -> Checkpoint:
                 f"the supported types are {', '.join(_DTYPES)}"
             )
         numbers = np.frombuffer(entry["data"], _DTYPES[entry["dtype"]])
-        if entry["dtype"] == "BF16":  # NumPy lacks bfloat16, the upper half of a float32
+        if entry["dtype"] == "BF16":  # NumPy lacks bfloat16, which is the upper half of a float32
             numbers = (numbers.astype("<u4") << 16).view("<f4")
         tensors[name] = numbers.reshape(entry["shape"])
     header = json.loads(content[_LENGTH_BYTES : _LENGTH_BYTES + header_length])

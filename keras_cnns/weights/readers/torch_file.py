@@ -1,7 +1,7 @@
-"""Read torch's checkpoints with `weights_only=True`: tensors are built and no code is run.
+"""Read torch's checkpoints with `weights_only=True`, which runs no code in the file.
 
-Where torch is not installed, `plain_torch_file` reads those that contain only tensors and plain
-data, as published weights do.
+If torch is not installed, `plain_torch_file` reads checkpoints that contain only tensors and plain
+data, such as published weights.
 """
 
 import argparse
@@ -29,19 +29,19 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _EMA = ("state_dict_ema", "model_ema")  # exponential moving averages: timm's, torchvision's
-_MAX_WRAPPERS = 8  # dicts around a state dict
+_MAX_WRAPPERS = 8  # maximum number of nested dicts around a state dict
 _WRAPPERS = (*_EMA, "state_dict", "model_state_dict", "model", "net")
-_LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # a pickle of torch's magic number
-_LEGACY_PICKLES = 5  # that number, the version, the system, the objects and the tensors' keys
+_LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the pickle of torch's magic number
+_LEGACY_PICKLES = 5  # magic number, version, system, objects, keys of the tensors
 _NEWER_OPERANDS = {ord(each.code) for each in pickletools.opcodes if each.proto > 2}
-_ARCHITECTURE = ("arch", "architecture", "model")  # entries that name it, in the file or its `args`
+_ARCHITECTURE = ("arch", "architecture", "model")  # keys of its name in the file or in `args`
 
 
 class PlainData:
-    """A placeholder for a number of NumPy or a path, which checkpoints have beside the weights.
+    """A placeholder for NumPy numbers and paths, which checkpoints contain besides the weights.
 
-    The reader constructs it in place of the class or function that the file names, so that neither
-    NumPy nor pathlib is called. Arguments and state are dropped, as no weights depend on them.
+    The reader constructs it instead of calling the class or function of NumPy or pathlib that the
+    file names. Arguments and state are dropped, because no weights depend on them.
     """
 
     def __init__(self, *_: Any) -> None:
@@ -51,8 +51,8 @@ class PlainData:
         pass
 
 
-# torch compares the module and the name of an allowed class with those in the file. NumPy 1 and 2
-# and Python 3.13 have different modules.
+# torch compares the module and the name of an allowed class with those in the file. The modules
+# differ between NumPy 1 and 2, and since Python 3.13.
 _PLAIN_DATA = [
     type(name, (PlainData,), {"__module__": module})
     for modules, names in (
@@ -124,12 +124,12 @@ def _read_without_torch(path: Path) -> Checkpoint | None:
         size = sum(
             math.prod(each.shape) * np.dtype(each.storage.dtype).itemsize for each in different
         )
-        if size > path.stat().st_size:  # tensors that overlap: each would become an array
+        if size > path.stat().st_size:  # each of overlapping tensors would become an array
             return None
         arrays = {each: as_float32(file.array(each)) for each in different}
     except WeightsError:
         raise
-    except Exception as error:  # NotPlainError, or any other one of a damaged file
+    except Exception as error:  # NotPlainError, or any other error of a damaged file
         if _is_cut(path):
             raise WeightsError(f"{path} is truncated: its tensors are incomplete") from error
         return None
@@ -142,8 +142,8 @@ def load(path: Path) -> Any:
     """Return the content of a file; `argparse.Namespace`, the usual `args`, is plain data too.
 
     Raises:
-        WeightsError: the file cannot be read. torch's own messages are not passed on: they advise
-            to load the file with `weights_only=False`, which would run the code in it.
+        WeightsError: the file cannot be read. torch's own messages are not passed on, because they
+            recommend `weights_only=False`, which would run the code in the file.
     """
     import torch
 
@@ -192,7 +192,7 @@ def _check_records(path: Path) -> None:
 
 
 def _is_cut(path: Path) -> bool:
-    """Return whether a file in torch's format before version 1.6 ends inside one of its pickles."""
+    """Return whether a file in the format before torch 1.6 ends inside one of its pickles."""
     with path.open("rb") as file:
         start = file.read(len(_LEGACY_START))
         if not _LEGACY_START.startswith(start):
@@ -208,7 +208,7 @@ def _is_cut(path: Path) -> bool:
 
 
 def _architecture_of(content: Any) -> Architecture | None:
-    """Return the architecture that a training checkpoint or its `args` contain, if any."""
+    """Return the architecture that a training checkpoint or its `args` name, if any."""
     if not isinstance(content, dict):
         return None
     arguments = content.get("args")
@@ -223,7 +223,7 @@ def _architecture_of(content: Any) -> Architecture | None:
 
 def _unwrap(content: Any, path: Path) -> dict[Any, Any]:
     """Return the innermost state dict, or an empty dict if there is none."""
-    for _ in range(_MAX_WRAPPERS):  # a file can contain a dict in itself
+    for _ in range(_MAX_WRAPPERS):  # a dict in a file can contain itself
         if not isinstance(content, dict):
             break
         wrapped = [key for key in _WRAPPERS if isinstance(content.get(key), dict) and content[key]]
@@ -241,7 +241,7 @@ def _check_tensors(tensors: Mapping[Any, "torch.Tensor"], path: Path) -> None:
     Names that share a tensor, as tied weights do, are counted once.
 
     Raises:
-        WeightsError: one of them is not; the message has its name.
+        WeightsError: a tensor is not such an array; the message has the tensor's name.
     """
     import torch
 
@@ -273,5 +273,5 @@ def _check_tensors(tensors: Mapping[Any, "torch.Tensor"], path: Path) -> None:
 
 
 def _identity(tensor: "torch.Tensor") -> tuple[Any, ...]:
-    """Return a key that is equal for two tensors if and only if they share their numbers."""
+    """Return a key, which is equal for two tensors if and only if they share their numbers."""
     return tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride()

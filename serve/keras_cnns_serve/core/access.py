@@ -14,7 +14,7 @@ _MIN_LENGTH = 16  # characters of a token
 
 
 class Role(Enum):
-    """The kind of a request; the value is the token that it needs, in words."""
+    """The kind of a request; the value describes the token that it needs."""
 
     PREDICTION = "the token for predictions"
     ADMINISTRATION = "the token for administration"
@@ -31,7 +31,8 @@ class Access:
         administration: a file with the tokens for administration.
 
     Raises:
-        ConfigError: a file cannot be read, or has no token or an invalid one; or both share one.
+        ConfigError: a file cannot be read, or has no token or an invalid one; or both files share a
+            token.
     """
 
     def __init__(
@@ -77,8 +78,8 @@ class Access:
 class _Tokens:
     """The digests of the tokens in a file.
 
-    Digests have one length: comparisons do not depend on the tokens' lengths, and a long token in a
-    request is read once, not once for each token of the file.
+    All digests have the same length: the time of a comparison does not depend on a token's length,
+    and a long token in a request is read once instead of once for each token of the file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -86,7 +87,7 @@ class _Tokens:
         self._file = WatchedFiles([path], self._read_digests)
 
     def has(self, token: bytes) -> bool:
-        """Return whether the file has a token, in a time that depends only on its length."""
+        """Return whether the file has a token; the time depends only on the token's length."""
         digest = _digest(token)
         found = False
         for each in self._file.current():

@@ -1,4 +1,4 @@
-"""A thread that makes administrators' changes of the models, one after another."""
+"""A thread that applies administrators' changes to the models, one after another."""
 
 import asyncio
 import contextlib
@@ -22,23 +22,23 @@ class _Change:
 
 
 class AdminThread:
-    """A thread for changes, which therefore occupy no thread that answers requests.
+    """A thread that applies changes, so that they do not occupy threads that answer requests.
 
-    It is a daemon: the process does not wait for a version that is being loaded when it ends.
+    It is a daemon thread: at its end, the process does not wait for a version that is being loaded.
     """
 
     def __init__(self) -> None:
         self._changes: SimpleQueue[_Change | None] = SimpleQueue()
         self._closed = False
-        self._thread: threading.Thread | None = None  # it starts with the first change
+        self._thread: threading.Thread | None = None  # started by the first change
         self._starting = threading.Lock()
 
     async def call(self, deadline: float | None, make: Callable[[], object]) -> None:
-        """Make a change and return when it is made; do not begin it if the caller was cancelled.
+        """Apply a change and wait for its end; do not begin it if the caller was cancelled.
 
         Args:
             deadline: `time.monotonic()` until which to wait; None: no limit.
-            make: the function that makes the change.
+            make: the function that applies the change.
 
         Raises:
             DeadlineExceededError: the deadline has passed; the change may still be in progress.

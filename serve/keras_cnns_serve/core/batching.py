@@ -64,7 +64,8 @@ class BatchOptions:
     """The options of batching."""
 
     max_batch: int = 16  # maximum number of images in one run
-    # Maximum estimated seconds of one run: all its answers come at its end, under load too late.
+    # Maximum estimated seconds of one run. All answers of a run are ready at its end, so that long
+    # runs would make them late under load.
     max_run: float = 0.1
     max_delay: float = 0.0  # seconds that a batch waits for more images, if it is not full
     max_queue: int = 1024  # maximum number of waiting requests, decoded or not
@@ -112,16 +113,16 @@ class Job:
         priority: int,
     ) -> None:
         self.images = images  # [N, H, W, C]; None until all are decoded
-        self.pixels: NDArray[np.uint8] | None = None  # the images, while some are not decoded
-        self.contents = contents  # the encoded images; empty after decoding or its failure
+        self.pixels: NDArray[np.uint8] | None = None  # the images, until all are decoded
+        self.contents = contents  # the encoded images; empty after decoding has succeeded or failed
         self.decoded = 0  # number of decoded images
         self.is_large = False  # whether the next image is large
-        self.names = tuple(names)  # of the requested outputs
+        self.names = tuple(names)  # the names of the requested outputs
         self.count = len(contents) if images is None else len(images)  # number of images
-        self.was_large = False  # whether it has been in the queue of large images
-        self.large_bytes = 0  # bytes of its contents, from then until all are decoded
+        self.was_large = False  # whether the job has been in the queue of large images
+        self.large_bytes = 0  # bytes of `contents` from that time until all are decoded
         self.counted = False  # whether the batcher's `_unfinished` includes its images
-        self.is_queued = False  # whether it is in a queue, and no thread works on it
+        self.is_queued = False  # whether the job is in a queue, so that no thread works on it
         self.deadline = deadline  # time.monotonic()
         self.priority = priority or _LOWEST_PRIORITY
         self.loop = asyncio.get_running_loop()
@@ -181,7 +182,8 @@ class Batcher:
         options: the options of batching.
         recorder: records the metrics.
         budget: the memory budget for decoding large images.
-        seconds_per_image: an estimate, with all slots busy; 0: the first run gives one.
+        seconds_per_image: the estimated time of an image with all slots busy; 0: it is measured by
+            the first run.
     """
 
     def __init__(
@@ -217,8 +219,9 @@ class Batcher:
         # Number of images that wait or are being processed. Large ones count only after they are
         # decoded, because others overtake them until then.
         self._unfinished = 0
-        self._large_bytes = 0  # of requests whose large images wait or are being decoded
-        # Weighted sums over recent runs. Their quotient is the time of an image, all slots busy.
+        self._large_bytes = 0  # bytes of requests whose large images wait or are being decoded
+        # Weighted sums over recent runs. Their quotient is the time of an image with all slots
+        # busy.
         self._recent_seconds, self._recent_images = seconds_per_image, float(seconds_per_image > 0)
         self._threads = [
             threading.Thread(target=self._work, name="predict", daemon=True) for _ in range(workers)
@@ -324,7 +327,7 @@ class Batcher:
             )
 
     def _admit_large(self, job: Job) -> None:
-        """Raise QueueFullError if large images would leave too little memory to decode them."""
+        """Raise QueueFullError if large images would fill a quarter of the memory budget."""
         size = sum(map(len, job.contents))
         if self._large_bytes and self._large_bytes + size > self._budget.limit // 4:
             raise QueueFullError(
@@ -378,8 +381,8 @@ class Batcher:
                 if self._ready and self._free > 0:
                     delay = self._remaining_delay()
                     if delay is None:
-                        # Divide the jobs among all slots, also the busy ones, which will be free
-                        # soon: one long run of all jobs would leave them idle.
+                        # Divide the jobs among all slots, including busy ones, which will be free
+                        # soon and would stay idle during one long run of all jobs.
                         jobs = self._pop(self._ready, self._slots)
                         if jobs:
                             self._free -= 1
@@ -404,7 +407,7 @@ class Batcher:
                 self._idle -= 1
 
     def _next_large(self) -> tuple[list[Job], Callable[[list[Job]], None]] | None:
-        """Return the work of decoding a large image, if one waits and a thread may do so."""
+        """Return the work of decoding a large image, if one waits and a thread may decode it."""
         if not self._large or self._large_threads >= self._max_large_threads:
             return None
         jobs = self._pop(self._large, len(self._large))
@@ -426,7 +429,7 @@ class Batcher:
             self._changed.notify()
 
     def _remaining_delay(self) -> float | None:
-        """Return the seconds that a batch still waits for more images; None if it is due."""
+        """Return the remaining seconds that a batch waits for more images; None if it is due."""
         if not self._options.max_delay or self._closed:
             return None
         images = sum(job.count for job in self._ready)
@@ -434,14 +437,14 @@ class Batcher:
         return remaining if images < self._options.max_batch and remaining > 0 else None
 
     def _max_batch(self) -> int:
-        """Return the maximum number of images in one run, by number and by estimated time."""
+        """Return the maximum number of images in one run, limited by `max_batch` and `max_run`."""
         if not self._seconds_per_image:
             return self._options.max_batch
         images = self._options.max_run / (self._seconds_per_image * self._slots)
         return max(1, min(self._options.max_batch, int(images)))
 
     def _pop(self, queue: deque[Job], parts: int) -> list[Job]:
-        """Pop one of `parts` equal parts of a queue, at most a batch; drop jobs without caller."""
+        """Pop one of `parts` equal parts of a queue, at most a batch; drop jobs without callers."""
         max_jobs, max_images = math.ceil(len(queue) / parts), self._max_batch()
         now = time.monotonic()
         jobs: list[Job] = []
@@ -474,7 +477,8 @@ class Batcher:
     def _decode_and_run(self, jobs: list[Job]) -> None:
         """Decode jobs while a slot is free; if one is free afterwards, run all ready jobs.
 
-        The jobs become ready together. Otherwise another thread would run the first one alone.
+        The jobs become ready at the same time; otherwise another thread would run the first one
+        alone.
         """
         for job in jobs:
             self._decode_some(job)
@@ -511,7 +515,7 @@ class Batcher:
             _deliver([(job, error)])
 
     def _decode_some(self, job: Job) -> None:
-        """Decode images of a job for at most about `TIME_SLICE`; report a failure to its caller."""
+        """Decode images of a job for at most about `TIME_SLICE`; report a failure to the caller."""
         started = time.monotonic()
         failed: Exception | None = None
         try:
@@ -603,8 +607,8 @@ class Batcher:
             self._recent_seconds = _DECAY * self._recent_seconds + seconds / self._slots
             self._recent_images = _DECAY * self._recent_images + images
         elif seconds < images * self._seconds_per_image:
-            # A single run may have used all cores. Its time is an upper bound of the time with all
-            # slots busy.
+            # A single run may have used all cores. The time of an image is then an upper bound of
+            # its time with all slots busy.
             self._recent_seconds, self._recent_images = seconds, images
 
     def _infer(self, jobs: list[Job], run: "_Run") -> list[tuple[Job, "Answer | Exception"]]:
@@ -656,7 +660,7 @@ class Batcher:
 
 
 class _Run:
-    """The remaining images of a run, and finished ones that the estimate does not include yet."""
+    """The remaining images of a run, and the finished ones not yet included in the estimate."""
 
     __slots__ = ("decode", "done", "images", "seconds")
 

@@ -14,7 +14,7 @@ from .threads import DECOMPRESSION
 
 _THREAD_BYTES = 2**9  # longer bodies can expand a lot and are decompressed in a thread
 _FIRST_PIECE, _MAX_PIECE = 512, 2**20  # bytes of input, or output, of one call of the decoder
-_MAX_MEMBERS = 10_000  # of a gzip file; some programs write one for each 64 KiB
+_MAX_MEMBERS = 10_000  # maximum in a gzip file; some programs write one for each 64 KiB
 
 
 def decompress(

@@ -81,12 +81,12 @@ class Dataplane:
     def __init__(self, config: ServerConfig, options: Options | None = None) -> None:
         options = options or Options()
         self.manager: Manager[Servable] = Manager(config, partial(start_servable, options=options))
-        self.budget = options.budget  # the memory of clients, here and in the transports
+        self.budget = options.budget  # limits the memory of clients, here and in the transports
         self.disagreements = options.disagreements  # formats that were rejected at load
         self._admin = options.admin
         self._changes = AdminThread()
         self._watcher: Watcher | None = None
-        self.draining = False  # the server stops and should get no new requests
+        self.draining = False  # whether the server is stopping and should get no new requests
         self._end: float | None = None  # time.monotonic() at which it must have stopped
         self.manager.sync()
 
@@ -182,7 +182,7 @@ class Dataplane:
         return entries
 
     def ready(self, target: Target | None = None) -> bool:
-        """Return whether a version, or without target the server, can answer requests."""
+        """Return whether the target's version can answer requests; without a target, the server."""
         if self.draining:
             return False
         if target is None:
@@ -194,7 +194,7 @@ class Dataplane:
         return True
 
     def check_admin(self) -> None:
-        """Raise ForbiddenError unless clients may change which models are served."""
+        """Raise ForbiddenError unless clients may load, unload and configure models."""
         if not self._admin:
             raise ForbiddenError("administration is disabled; start the server with --admin")
 
@@ -202,7 +202,7 @@ class Dataplane:
         """Load a model, even if it was loaded before.
 
         Raises:
-            DeadlineExceededError: the deadline has passed; the change may still be made.
+            DeadlineExceededError: the deadline has passed; the change may still take effect.
             ForbiddenError: administration is disabled.
             ModelNotFoundError: the repository has no such model.
             ModelUnavailableError: no version of it can be loaded.
@@ -213,7 +213,7 @@ class Dataplane:
         """Stop serving a model until it is loaded again.
 
         Raises:
-            DeadlineExceededError: the deadline has passed; the change may still be made.
+            DeadlineExceededError: the deadline has passed; the change may still take effect.
             ForbiddenError: administration is disabled.
             ModelNotFoundError: the repository has no such model.
         """
@@ -223,7 +223,7 @@ class Dataplane:
         """Serve the models of another configuration.
 
         Raises:
-            DeadlineExceededError: the deadline has passed; the change may still be made.
+            DeadlineExceededError: the deadline has passed; the change may still take effect.
             ForbiddenError: administration is disabled.
             ConfigError: the configuration is wrong; the old one stays.
         """
@@ -331,7 +331,7 @@ class Dataplane:
         else:
             images = await PARSING.call(deadline, check_images, manifest, inputs)
         check_outputs(servable.source.manifest, outputs)
-        # An array that was not converted is a part of the body, which is already counted.
+        # An array that was not converted is a view of the body, whose memory is already claimed.
         memory = 0 if images is inputs[servable.source.manifest.input.name] else images.nbytes
         return await self._answer(target, servable, images, (), outputs, deadline, priority, memory)
 
@@ -392,10 +392,10 @@ class Dataplane:
         """Return a PNG of an image with the class activation map of its prediction over it.
 
         Args:
-            prediction: It has the output `cam`.
-            content: The image that was predicted.
-            opacity: Of the map over the image, 0 to 1.
-            deadline: `time.monotonic()` after which no answer is wanted.
+            prediction: a prediction with the output `cam`.
+            content: the encoded image that was predicted.
+            opacity: the opacity of the map over the image, 0 to 1.
+            deadline: `time.monotonic()` after which the client needs no answer.
 
         Raises:
             QueueFullError: there is not enough free memory to decode the image again.
@@ -436,7 +436,7 @@ class Dataplane:
                 except ClosedError:  # the version was retired after `_find`
                     servable = self._find(target)
                     recorder = servable.recorder
-                    _check(servable, images, contents, outputs)  # against the new graph
+                    _check(servable, images, contents, outputs)  # with the new graph
         except asyncio.CancelledError:
             job.future.cancel()
             recorder.record_failure("CANCELLED", time.monotonic() - queued)
@@ -481,7 +481,7 @@ class Dataplane:
         return labels[target.label]
 
     def _explain(self, target: Target) -> NoReturn:
-        """Raise the error with the reason why no version can answer."""
+        """Raise the error that explains why no version can answer."""
         name, version = target.name, target.version
         states = {state.version: state for state in self.manager.states(name)}
         served = self.manager.models.get(name)

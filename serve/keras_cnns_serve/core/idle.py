@@ -13,14 +13,14 @@ from .dataplane import Dataplane
 logger = logging.getLogger(__name__)
 
 SECONDS = 2.0  # interval of the polls
-MIN_GROWTH = 2**24  # bytes of growth since the last time from which memory is returned
+MIN_GROWTH = 2**24  # bytes by which the process must grow before memory is returned again
 _QUIET_POLLS = 3  # number of polls without a request before the formats of a version are measured
-_RETRY_POLLS = 30  # the same after other work on the machine has prevented a measurement
+_RETRY_POLLS = 30  # the same number after other work on the machine has prevented a measurement
 STATUS = Path("/proc/self/statm")
 
 
 async def give_memory_back_when_idle(dataplane: Dataplane) -> None:
-    """Return memory each time the process has grown and no request holds memory; never return.
+    """Return freed memory when the process has grown and no request holds memory; run forever.
 
     An engine keeps the memory of its largest batch, and the allocator keeps freed small blocks,
     such as objects of parsed JSON. The size of the process is known on Linux only.
@@ -37,13 +37,13 @@ async def give_memory_back_when_idle(dataplane: Dataplane) -> None:
         if _resident() > before + MIN_GROWTH and not dataplane.budget.used:
             try:
                 await asyncio.to_thread(shrink)
-            except Exception:  # an engine's; the next attempt may succeed
+            except Exception:  # raised by an engine; the next attempt may succeed
                 logger.warning("memory could not be returned to the system", exc_info=True)
             before = _resident()
 
 
 async def measure_formats_when_idle(dataplane: Dataplane) -> None:
-    """Let each version use the format that is fastest on this machine; never return.
+    """Let each version use the format that is fastest on this machine; run forever.
 
     One version is measured at a time, after a while in which no request held memory.
     """
@@ -59,7 +59,7 @@ async def measure_formats_when_idle(dataplane: Dataplane) -> None:
         # In a thread that does not delay the end of the process.
         try:
             await asyncio.wrap_future(call(servable.measure_formats))
-        except Exception:  # an engine's; the format that is used has been proven
+        except Exception:  # raised by an engine; the format in use has been proven
             logger.warning(
                 "%s: its formats cannot be measured", servable.source.name, exc_info=True
             )

@@ -12,8 +12,8 @@ from keras_cnns_serve.errors import InputTooLargeError, InvalidInputError
 from keras_cnns_serve.repository.manifest import Manifest, Tensor
 
 _MAX_SEARCHED = 1024  # values that are searched for an example of a wrong one
-MAX_IMAGES = 1024  # maximum number of encoded images in a request, as they grow when decoded
-_VALUES_AT_ONCE = 2**20  # values that are checked, and so copied, at a time
+MAX_IMAGES = 1024  # maximum number of encoded images in a request; decoding enlarges them
+_VALUES_AT_ONCE = 2**20  # values that are checked, and therefore copied, at a time
 _MAX_PIXEL_BYTES = 2**29  # maximum size of a request's preprocessed images
 
 

@@ -19,12 +19,13 @@ MAX_BYTES = 8 * 2**20  # default maximum size of the JSON in a request
 # Measured maximum of the bytes that orjson allocates for each byte of the text (its buffer, and
 # numbers as objects), and in addition for each list and each object.
 _BYTES_OF_MEMORY, BYTES_OF_LIST, BYTES_OF_OBJECT = 18, 60, 120
-# Maximum number of lists and objects for each image of a request, and of others, such as shapes.
+# Maximum number of lists and objects: for each image of a request, and for everything else, such as
+# shapes.
 _PER_IMAGE, _OTHERS = 8, 256
 
 
 def memory_to_parse(text: bytes, length: int, max_bytes: int, tensor: Tensor | None = None) -> int:
-    """Return the maximum of bytes needed to parse JSON, after checking its number of lists.
+    """Return the maximum number of bytes needed to parse JSON; check the number of lists first.
 
     A few megabytes of text can have millions of empty lists, which need a hundred times as much
     memory. The shape of the images and the number of values limit the lists of a valid request.
@@ -82,7 +83,7 @@ def loads(body: bytes) -> Any:
 
 
 def dumps(value: Any) -> bytes:
-    """Return a value, also with arrays, as JSON; float32 as the shortest exact decimal.
+    """Return a value, which may contain arrays, as JSON; float32 as the shortest exact decimal.
 
     Like TensorFlow Serving, write NaN, Infinity and -Infinity, which JSON does not have.
     """

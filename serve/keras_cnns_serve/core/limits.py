@@ -12,11 +12,11 @@ from keras_cnns_serve.errors import InputTooLargeError, InvalidInputError, Queue
 
 MAX_RANK = 8
 INLINE_BYTES = 50_000  # longer values are parsed in a thread, because a thread wakes up faster
-BODY_SECONDS = 20  # the longest pause of a body; apart from pauses it must arrive at this rate:
+BODY_SECONDS = 20  # the longest pause of a body, which otherwise must arrive at this rate:
 MIN_BYTES_PER_SECOND = 10_000
 COPIES = 2  # the maximum number of copies of a body, while it is joined or split
 BUDGET_DIVISOR = 4  # the default budget is the usable memory divided by this
-_UNKNOWN_MEMORY = 4 * 2**30  # bytes; the assumption if the system reports no limit
+_UNKNOWN_MEMORY = 4 * 2**30  # bytes that are assumed if the system reports no limit
 
 
 def checked_shape(
@@ -51,8 +51,8 @@ def checked_shape(
 class Budget:
     """The memory that all clients together can make the server hold.
 
-    A claim succeeds only if the free memory afterwards is at least the size of the whole claim, so
-    that a few large requests leave memory for small ones. One request can therefore hold at most
+    A claim succeeds only if, afterwards, the free memory is at least as large as the whole claim.
+    Thus a few large requests leave memory for small ones. One request can therefore hold at most
     half of the budget. The class is thread-safe.
 
     Args:
@@ -85,7 +85,7 @@ class Budget:
                     f"the requests in progress hold {_spell(self.used)} of the "
                     f"{_spell(self.limit)} of memory for all clients"
                 )
-            if claim.released:  # by its owner, while this thread was waiting or working
+            if claim.released:  # by its owner, in another thread
                 raise QueueFullError("the request has ended")
             self.used += size
             claim.size += size
@@ -162,7 +162,7 @@ def usable_memory(root: Path = Path("/")) -> int:
 
 
 def usable_cores(root: Path = Path("/")) -> int:
-    """Return the number of cores that this process may use, in a container perhaps not all.
+    """Return the number of cores that this process may use; a container may limit it.
 
     A quota of 2.5 cores counts as 2, since a third thread would be stopped in each period.
 
@@ -203,8 +203,8 @@ def _core_quotas(root: Path) -> Iterator[float]:
 def _cgroups(root: Path, controller: str) -> Iterator[tuple[Path, int]]:
     """Yield the directories of the process's cgroup and of its ancestors, each with its version.
 
-    In a container, the path may be that of the host, which does not exist there; the files of the
-    container's own cgroup are in the top directory.
+    In a container, the path may be one on the host, which does not exist in the container; the
+    files of the container's own cgroup are in the top directory.
     """
     mounted = root / "sys/fs/cgroup"
     with contextlib.suppress(OSError):

@@ -7,7 +7,7 @@ from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-# Bounds in seconds, from 10 microseconds to 78 seconds, as TensorFlow Serving's buckets.
+# Bounds in seconds, from 10 microseconds to 78 seconds: those of TensorFlow Serving's buckets.
 _LATENCIES = tuple(10e-6 * 1.8**power for power in range(28))
 _MAX_PENDING = 1000  # requests
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -30,12 +30,12 @@ class Statistics:
     last_inference: float = 0.0  # seconds since the epoch; 0: none yet
     inferences: int = 0  # number of images
     executions: int = 0  # number of batches
-    success: Total = Total()  # of requests, as the following
+    success: Total = Total()  # this total and the following ones count requests
     fail: Total = Total()
     queue: Total = Total()
     decode: Total = Total()
     compute: Total = Total()
-    batches: Mapping[int, Total] = field(default_factory=dict)  # by batch size
+    batches: Mapping[int, Total] = field(default_factory=dict)  # batch size -> batches
 
 
 class Histogram:
@@ -70,14 +70,12 @@ class Recorder:
         self._pending: deque[tuple[float, float, float, float]] = deque()
         self._last_inference = 0.0
         self._batches: dict[int, list[float]] = {}  # size -> [count, seconds]
-        self.latency = Histogram(_LATENCIES)  # of answered requests, from arrival to answer
+        self.latency = Histogram(_LATENCIES)  # seconds of answered requests, from arrival to answer
         self.queue = Histogram(_LATENCIES)
         self.decode = Histogram(_LATENCIES)
         self.compute = Histogram(_LATENCIES)
         self.batch_size = Histogram(_SIZES)
-        self.outcomes: Counter[str] = (
-            Counter()
-        )  # number of requests, by their name in google.rpc.Code
+        self.outcomes: Counter[str] = Counter()  # name in google.rpc.Code -> number of requests
         self.failed_seconds = 0.0
 
     def record_run(self, images: int, seconds: float) -> None:

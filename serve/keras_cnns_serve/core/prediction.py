@@ -16,7 +16,7 @@ _FEW_LABELS = 64
 
 @dataclass(frozen=True)
 class Target:
-    """A version of a model, by number or label; without both, the newest version."""
+    """A version of a model, given by number or by label; without either, the newest version."""
 
     name: str
     version: int | None = None
@@ -24,7 +24,7 @@ class Target:
 
 
 def target_of(model: str, version: str | None = None, label: str | None = None) -> Target:
-    """Return the target of a request, whose version is text; without text, the newest version.
+    """Return the target of a request; `version` is a number as text, or empty for the newest.
 
     Raises:
         ModelNotFoundError: the version is not a number.

@@ -28,7 +28,7 @@ class Servable:
     batcher: Batcher
     recorder: Recorder
     engine_options: EngineOptions
-    formats_measured: bool = False  # whether this machine has confirmed or changed the format
+    formats_measured: bool = False  # whether the choice of the format was measured on this machine
 
     @property
     def description(self) -> str:
@@ -41,7 +41,7 @@ class Servable:
 
     @property
     def notice(self) -> str:
-        """Return why a format that comes first was rejected; empty if none was."""
+        """Return the reason why a preferred format was rejected; empty if none was rejected."""
         return self.loaded.notice
 
     def engine_info(self) -> dict[str, str | int]:
@@ -59,8 +59,8 @@ class Servable:
     def measure_formats(self) -> None:
         """Use the format that is fastest on this machine; the exporter's order was a guess.
 
-        Requests are answered meanwhile, and runs in progress end in the former engine. If other
-        work prevents a measurement, `formats_measured` remains False.
+        Requests are answered meanwhile, and runs in progress finish on the previous engine. If
+        other work prevents a measurement, `formats_measured` remains False.
         """
         name = f"{self.source.name}/{self.source.version}"
         try:
@@ -91,7 +91,7 @@ class Options:
     max_pixels: int = MAX_PIXELS  # maximum size of an image
     budget: Budget = field(default_factory=lambda: Budget(2**30))  # for all clients together
     admin: bool = False  # whether clients may load, unload and configure models
-    # The number of formats that did not give the answers of golden samples, since the start.
+    # The number of formats that disagreed with the golden samples since the start.
     disagreements: Disagreements = field(default_factory=Counter)
 
 

@@ -1,4 +1,4 @@
-"""Thread pools for slow work beside the event loop, one for each kind of work.
+"""Thread pools for slow work outside the event loop, one for each kind of work.
 
 Work of one kind never waits for work of another kind.
 """

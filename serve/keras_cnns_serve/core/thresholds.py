@@ -14,10 +14,10 @@ _NUMBER = re.compile(r"(\d{1,20}(\.\d{0,20})?|\.\d{1,20})(e-?\d{1,3})?", re.ASCI
 def threshold_of(
     source: ModelVersion, min_probability: Any = None, min_accuracy: Any = None
 ) -> float | None:
-    """Return the threshold that a request asks for, rounded to float32 as probabilities are.
+    """Return the threshold that a request specifies, rounded to float32, the type of probabilities.
 
     Args:
-        source: the version, whose model.json has the thresholds for a stated accuracy.
+        source: the version, whose model.json has a threshold for each of some accuracies.
         min_probability: the threshold itself, a number or its text; or None.
         min_accuracy: an accuracy for which model.json has a threshold, a number or its text; or
             None.
@@ -55,7 +55,7 @@ def threshold_of(
 
 
 def is_unknown(probability: float, threshold: float) -> bool:
-    """Return whether the highest probability of an image is below the threshold, or NaN."""
+    """Return whether the highest probability of an image is NaN or below the threshold."""
     return not probability >= threshold
 
 

@@ -1,4 +1,4 @@
-"""Files that are read again when they change, such as secrets that are replaced."""
+"""Files that are read again when they change, such as rotated secrets."""
 
 import logging
 import threading
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class WatchedFiles(Generic[T]):
-    """The current content of files; if they become invalid, their last valid content.
+    """Hold the current content of files, or their last valid content if they become invalid.
 
     Args:
         paths: the files.
@@ -46,7 +46,7 @@ class WatchedFiles(Generic[T]):
                         self._content = self._read()
                         self._marks = marks
                         logger.info("%s has changed and was read again", self._paths[0])
-                except ConfigError as error:  # perhaps only some of the files are written yet
+                except ConfigError as error:  # perhaps some of the files have not been written yet
                     logger.warning("the earlier content of %s stays: %s", self._paths[0], error)
         return self._content
 

@@ -21,14 +21,14 @@ class Engine(Protocol):
     """Runs one version of a model; thread-safe."""
 
     def run(self, images: NDArray[np.uint8], names: Names = None) -> Outputs:
-        """Map uint8 pixels [N, H, W, C] to the named outputs, or all; each is [N, ...]."""
+        """Map uint8 pixels [N, H, W, C] to the named outputs (None: all), each [N, ...]."""
 
 
 class LoadedEngine(Engine, Protocol):
     """An engine that can free the memory of its largest batch."""
 
     def shrink(self) -> None:
-        """Free memory that only large batches need, if the library can; this may take a run."""
+        """Free memory that only large batches need, if the library can; it may have to run once."""
 
 
 def run_in_pieces(
@@ -77,7 +77,8 @@ def warm_up(
     except Exception as error:
         raise VersionRefusedError(f"{path} does not run: {one_line(error)}") from error
     for output in manifest.outputs:
-        # The graph may leave a shape open that model.json specifies: check that of the result.
+        # The graph may leave dimensions open that model.json specifies, so check the results'
+        # shapes.
         _check_shape(outputs[output.name].shape, output, path)
     return outputs
 

@@ -22,7 +22,7 @@ from .trial import Interruption, call_within
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Disagreements = Counter[tuple[str, int, str]]  # by model, version and path of the format
+Disagreements = Counter[tuple[str, int, str]]  # (model, version, path of the format) -> count
 
 _ENGINES = ("onnxruntime", "openvino", "tensorflow")
 _PRECISIONS = ("float32", "bfloat16", "int8")
@@ -32,8 +32,8 @@ _PRECISIONS = ("float32", "bfloat16", "int8")
 class EngineOptions:
     """The engine options of the command line."""
 
-    engine: str = "auto"  # or one of _ENGINES
-    precision: str = "auto"  # or one of _PRECISIONS
+    engine: str = "auto"  # "auto", or one of _ENGINES
+    precision: str = "auto"  # "auto", or one of _PRECISIONS
     threads: int = 0  # for one image; 0: chosen by a measurement
     cores: int = 1  # number of cores that this process may use
     load_timeout: float = 60.0  # maximum seconds to open a version and run it once
@@ -48,7 +48,7 @@ class Loaded:
     choice: Choice  # the number of threads
     slots: int  # maximum number of concurrent runs
     format_reason: str  # why this format was chosen
-    notice: str = ""  # why a format that comes before it was rejected; empty if none was
+    notice: str = ""  # why a preferred format was rejected; empty if none was rejected
 
     @property
     def threads(self) -> int:
@@ -57,7 +57,7 @@ class Loaded:
 
     @property
     def reason(self) -> str:
-        """Return why this format and this number of threads were chosen, as a readable text."""
+        """Return a text that explains the choice of the format and of the number of threads."""
         return f"{self.format_reason}; {self.choice.reason}"
 
     @property
@@ -71,11 +71,12 @@ def load_engine(
 ) -> Loaded:
     """Load the chosen format and warm it up.
 
-    If it does not give the answers of the version's golden samples on this machine, load the next
-    format that model.json proves, and so on.
+    If the format disagrees with the version's golden samples on this machine, load the next format
+    that model.json proves accurate, and so on.
 
-    After `load_timeout`, loading is interrupted. Work that cannot be interrupted (OpenVINO opens a
-    graph or runs a loop, TensorFlow runs) continues in its thread until the process ends.
+    After `load_timeout`, loading is interrupted. Some work cannot be interrupted and continues in
+    its thread until the process ends: OpenVINO opening a graph or running a loop, and TensorFlow's
+    runs.
 
     Args:
         source: the version.
@@ -84,7 +85,7 @@ def load_engine(
 
     Raises:
         VersionRefusedError: there is no suitable format, it cannot be loaded and run in time, or
-            none gives the answers of the golden samples.
+            every format disagrees with the golden samples.
     """
     manifest, requested = source.manifest, (options.engine, options.precision)
     samples = read_golden(source)
@@ -103,7 +104,7 @@ def load_engine(
         except VersionRefusedError as error:
             if not rejected:
                 raise
-            # A format that replaces another one may fail too; the next one may still serve.
+            # An alternative format may fail too; the next alternative may still work.
             rejected.append(f"{used.path}: {error}")
             logger.warning("%s/%d: %s: %s", source.name, source.version, used.path, error)
     request = _spell_request(*requested)
@@ -126,7 +127,7 @@ def load_format(
     """Load a format of a version, and choose the number of threads.
 
     Raises:
-        DisagreementError: the format does not give the answers of the golden samples.
+        DisagreementError: the format disagrees with the golden samples.
         VersionRefusedError: the format cannot be loaded and run within `load_timeout`.
     """
     load = partial(_load, source, options, chosen, samples, format_reason, notice)
@@ -140,7 +141,7 @@ def open_format(
     samples: GoldenSamples | None,
     threads: int,
 ) -> LoadedEngine:
-    """Open a format with this number of threads for an image; errors are those of `load_format`."""
+    """Open a format with a number of threads for one image; it raises `load_format`'s errors."""
     return _within(
         options.load_timeout,
         chosen.path,
@@ -197,7 +198,7 @@ def _load(
         threads = options.threads or 1
         reason = "threads set by --threads" if options.threads else "there is one core"
         return loaded(threads, max(1, options.cores // threads), reason)
-    # With all threads, OpenVINO has one stream, in which concurrent runs wait for each other.
+    # With all threads, OpenVINO has one stream, and concurrent runs wait for each other.
     max_shared = 1 if chosen.engine == "openvino" else max(1, options.cores // 2)
     sha256 = source.manifest.files[chosen.path].sha256
     key = Key(sha256, chosen.engine, chosen.precision, options.cores)
@@ -211,7 +212,7 @@ def _is_installed(engine: str) -> bool:
 
 
 def _spell_request(engine: str, precision: str) -> str:
-    """Return the requested options as on the command line; empty if both are `auto`."""
+    """Return the requested engine and precision as on the command line; "" if both are `auto`."""
     requested = {"--engine": engine, "--precision": precision}
     return " ".join(f"{name} {value}" for name, value in requested.items() if value != "auto")
 
@@ -244,7 +245,8 @@ def choose_format(
 ) -> tuple[Format, str]:
     """Return the fastest requested format that model.json proves accurate, and the reason.
 
-    If model.json has no time of a proven format, return float32, if possible for ONNX Runtime.
+    If model.json has no measured time of a proven format, return a float32 format, preferably ONNX
+    Runtime's.
 
     Raises:
         VersionRefusedError: no format has this engine and precision, or its engine is not

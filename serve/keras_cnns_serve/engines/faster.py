@@ -1,7 +1,7 @@
 """Find the format that is fastest on this machine.
 
-The times in model.json are those of the exporting machine. CPUs differ, most of all in int8, so
-the order of the formats is measured again where they serve.
+The times in model.json were measured on the exporting machine. CPUs differ, most of all in int8, so
+the formats are measured again on the serving machine.
 """
 
 import logging
@@ -19,8 +19,8 @@ from .threads import is_calm, time_run
 
 logger = logging.getLogger(__name__)
 
-_MIN_GAIN = 1.2  # speedup from which a format replaces the one that is used
-_ROUNDS = 3  # measurements of each of two formats, which take turns
+_MIN_GAIN = 1.2  # minimum speedup of a format that replaces the one in use
+_ROUNDS = 3  # number of measurements of each of two formats, which alternate
 
 
 class NotCalmError(Exception):
@@ -35,14 +35,14 @@ def find_fastest(
 ) -> Loaded:
     """Return the fastest proven format on this machine, loaded.
 
-    Every other requested and proven format is opened with the number of threads of the used one,
-    and compared with it on single images. Formats that cannot be opened here, or that disagree with
-    the golden samples, are not considered, nor is TensorFlow's, which is slow on every CPU.
+    Every other requested and proven format is opened with as many threads as the format in use, and
+    compared with it on single images. Formats that cannot be opened here or that disagree with the
+    golden samples are not considered; neither is TensorFlow's format, which is slow on every CPU.
 
     Args:
         source: the version.
         options: the engine options of the command line.
-        used: the format that is used now.
+        used: the format in use.
         calm: returns whether a number of cores is free.
 
     Returns:
@@ -90,7 +90,7 @@ def _compare(
     cores: int,
     calm: Callable[[int], bool],
 ) -> float:
-    """Return how many times as fast as `used` the other engine is on a single image.
+    """Return the speedup of the other engine over `used` on a single image.
 
     Raises:
         NotCalmError: the machine was not calm before or after the measurement.

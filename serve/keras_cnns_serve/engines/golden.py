@@ -1,8 +1,8 @@
 """Compare an engine on this machine with the original model, on the version's golden samples.
 
-The exporter proved each format on its own machine. Kernels differ between CPUs, most of all in
-int8, so an engine must give the same answers here, with the precision and the threads that it
-will serve with.
+The exporter proved each format on the exporting machine. Kernels differ between CPUs, most of all
+in int8, so an engine must prove here that it gives the same answers with the precision and the
+threads with which it will serve.
 """
 
 import time
@@ -19,17 +19,17 @@ from keras_cnns_serve.repository.manifest import Format, Manifest
 from .base import Engine, Outputs, warm_up
 
 _MAX_IMAGES = 8
-_MAX_BYTES = 2**20  # of the file, unless a single sample is larger
+_MAX_BYTES = 2**20  # maximum size of the file, unless a single sample is larger
 _MAX_HEADER = 2**16  # bytes
-# No further sample is begun if it would probably end later. A version opens at most two engines, so
-# that the check prolongs loading by at most twice this time.
+# Seconds for the check: no sample is run that would probably end later. A version opens at most two
+# engines, so the check prolongs loading by at most twice this time.
 _SECONDS = 0.05
-_FACTOR = 2.0  # the permitted difference, as a multiple of that on the exporting machine ...
+_FACTOR = 2.0  # the permitted multiple of the difference on the exporting machine ...
 _MIN_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.02, "int8": 0.02}  # ... but at least this
 
 
 class DisagreementError(VersionRefusedError):
-    """A format does not give the answers of the golden samples on this machine."""
+    """A format disagrees with the golden samples on this machine."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def read_golden(source: ModelVersion) -> GoldenSamples | None:
         ("probabilities", "<f4", (manifest.classes,)),
     ]
     file = source.directory / path
-    # NumPy reads a header of any length, so the file is measured first.
+    # NumPy reads a header of any length, so check the size of the file first.
     max_bytes = _MAX_HEADER + max(_MAX_BYTES, np.dtype(fields).itemsize)
     if (size := file.stat().st_size) > max_bytes:
         raise VersionRefusedError(f"{path} has {size} bytes; at most {max_bytes} are allowed")
@@ -63,7 +63,7 @@ def read_golden(source: ModelVersion) -> GoldenSamples | None:
         rows = np.lib.format.open_memmap(file, mode="r")  # reads no pickled objects
     except OSError:
         raise
-    except Exception as error:  # a damaged header is parsed as Python, and fails in many ways
+    except Exception as error:  # a damaged header can raise nearly any error
         raise VersionRefusedError(f"{path} cannot be read: {one_line(error)}") from error
     is_valid = rows.dtype == np.dtype(fields) and rows.ndim == 1
     if not is_valid or not 1 <= len(rows) <= _MAX_IMAGES:
@@ -80,12 +80,12 @@ def warm_up_and_check(
 ) -> None:
     """Warm up an engine; if there are golden samples, compare its answers with theirs.
 
-    The first sample is the image of the warm-up. Of the others, as many are run as the time allows.
+    The warm-up runs the first sample. As many of the others follow as the time allows.
 
     Raises:
         DisagreementError: a probability differs by more than twice the difference that the exporter
-            measured, or the most probable class is another one although the original model prefers
-            its class by more than that.
+            measured, or the most probable class differs from the original model's although that
+            model prefers its class by a larger margin.
         VersionRefusedError: as for `warm_up`.
     """
     name = PurePosixPath(used.path).name
@@ -122,10 +122,10 @@ def _run(engine: Engine, image: NDArray[np.uint8], name: str, index: int) -> Out
 
 
 def _difference(expected: NDArray[np.float32], given: NDArray[np.float32], tolerance: float) -> str:
-    """Return how the probabilities [K] of an image disagree; empty if they agree."""
+    """Return a description of how the probabilities [K] of an image disagree; "" if they agree."""
     first, other = int(expected.argmax()), int(given.argmax())
     largest = float(np.abs(given - expected).max())
-    if not largest <= tolerance:  # even if it is NaN
+    if not largest <= tolerance:  # also true for NaN
         return f"a probability differs by {largest:.2g}, and at most {tolerance:.2g} is allowed"
     if expected[first] - expected[other] > tolerance:
         return (

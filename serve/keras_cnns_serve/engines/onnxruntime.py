@@ -26,7 +26,7 @@ class OnnxRuntimeEngine:
     """Run an ONNX file.
 
     ONNX Runtime holds the interpreter's lock while it opens and optimises a graph. Constant folding
-    is therefore disabled: it could take forever and cannot be interrupted, unlike runs. Exporters
+    is therefore disabled: it could take forever and, unlike runs, cannot be interrupted. Exporters
     have already folded constants.
 
     Args:
@@ -46,8 +46,8 @@ class OnnxRuntimeEngine:
         # Waiting threads that spin would occupy the cores, which decoding and other models need.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            # With a path, unlike bytes, external data is read from the version's directory, and
-            # ONNX Runtime rejects data outside it.
+            # If the graph is opened by its path instead of from bytes, external data is read from
+            # the version's directory, and ONNX Runtime rejects data outside it.
             self._session = onnxruntime.InferenceSession(
                 path,
                 options,
@@ -61,7 +61,7 @@ class OnnxRuntimeEngine:
         self._outputs = [output.name for output in manifest.outputs]
         self._shape = manifest.input.shape[1:]
         self._options = onnxruntime.RunOptions()
-        self._options.log_severity_level = 4  # as above
+        self._options.log_severity_level = 4  # errors are raised as exceptions
 
     def run(self, images: NDArray[np.uint8], names: Names = None) -> Outputs:
         """Map uint8 pixels [N, H, W, C] to the named outputs, or all; each is [N, ...]."""
@@ -76,10 +76,10 @@ class OnnxRuntimeEngine:
         self._options.terminate = True
 
     def shrink(self) -> None:
-        """Run one image, and free the memory of the arena that this does not need.
+        """Run one image, and free the arena's memory that this run does not need.
 
         The arena keeps the memory of the largest batch: 150 to 250 MB for 16 images of 224x224.
-        Without an arena, or if each run shrank it, a run would take 9 to 15 % longer.
+        Without an arena, or with an arena that each run shrinks, a run would take 9 to 15 % longer.
         """
         options = onnxruntime.RunOptions()
         options.log_severity_level = 4

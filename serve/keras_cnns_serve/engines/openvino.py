@@ -15,7 +15,7 @@ from keras_cnns_serve.repository.manifest import Manifest, Tensor
 from .base import Names, Outputs, check_signature, run_in_pieces
 
 _DTYPES = {"u8": "uint8", "f32": "float32", "i32": "int32", "i64": "int64"}  # OpenVINO's names
-# By default OpenVINO computes in bfloat16 if the CPU supports it: request the proven precision.
+# By default OpenVINO computes in bfloat16 if the CPU supports it, so request the proven precision.
 _HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}
 
 
@@ -83,7 +83,7 @@ class OpenVinoEngine:
             self._model.release_memory()
 
     def interrupt(self) -> None:
-        """End the runs in progress after their current operator, which can be a whole loop."""
+        """End the runs in progress after their current operator, which may be a whole loop."""
         self._interrupted = True
         for request in list(self._requests):
             request.cancel()

@@ -22,18 +22,18 @@ from .trial import call
 
 logger = logging.getLogger(__name__)
 
-_SHORT = 1e-3  # seconds; a shorter image is not worth waking up another thread
-LONG = 10e-3  # seconds; with longer images, all cores nearly always reach _MIN_GAIN
+_SHORT = 1e-3  # seconds; waking up another thread does not pay off for a faster image
+LONG = 10e-3  # seconds; for slower images, all cores nearly always reach _MIN_GAIN
 _MIN_GAIN = 1.3  # speedup of a single request from which all cores are chosen
 _MAX_LOSS = 1.1  # speedup below which all cores are no longer chosen
 _RUNS = 5  # maximum number of runs of a measurement ...
 _RUN_SECONDS = 0.1  # ... which ends after this time
 CALM_SECONDS = 1.0  # maximum wait for a calm machine
 _PROBE_SECONDS = 0.02  # time of a computation that shows whether a core is free
-_CALM_FRACTION = 0.9  # CPU time divided by wall time of a thread, at least, on a calm machine
+_CALM_FRACTION = 0.9  # minimum of a thread's CPU time divided by wall time on a calm machine
 PAIRS = 9  # number of comparisons while serving before a decision
 PERIOD = 256  # single runs per comparison; fewer than 1 % of them use the engine not chosen
-UNSURE_PERIOD = 16  # the same if the choice was not measured
+UNSURE_PERIOD = 16  # the same number if the choice was not measured
 
 
 class Key(NamedTuple):
@@ -51,12 +51,12 @@ class Choice:
 
     threads: int  # maximum for a single request
     both: bool  # whether the graph is loaded twice: for one thread and for all cores
-    reason: str  # for people
+    reason: str  # the explanation of the choice, for the log
     seconds: float  # time of an image when all cores are busy with different images
     measured: bool = True  # False: a default
 
 
-_choices: dict[Key, Choice] = {}  # of this process, so that reloads are not measured again
+_choices: dict[Key, Choice] = {}  # kept so that a reloaded version is not measured again
 
 
 class Elastic:
@@ -171,7 +171,7 @@ def choose_threads(
     name: str,
     calm: Callable[[int], bool] | None = None,
 ) -> tuple[LoadedEngine, Choice]:
-    """Measure whether all cores make a single image faster, unless this was measured before.
+    """Measure whether a single image is faster on all cores, unless this was measured before.
 
     The operators of a small network are too short to parallelise. A large network answers a single
     request faster with all cores. It is then loaded twice, because concurrent requests are fastest
@@ -209,7 +209,7 @@ def choose_threads(
     except DisagreementError as error:
         logger.warning("one thread per image: with all cores, %s", error)
         return one_thread, Choice(1, False, f"with all cores, {error}", seconds)
-    except VersionRefusedError as error:  # the memory may not suffice for two
+    except VersionRefusedError as error:  # there may be too little memory for two graphs
         logger.warning("one thread per image: loaded for all cores, %s", error)
         return one_thread, Choice(
             1, False, "the graph could not be loaded again for all cores", seconds
@@ -239,7 +239,7 @@ def _measure(
             faster = one > _MIN_GAIN * all_cores
             reason = _reason(one, all_cores, faster)
             return Choice(cores if faster else 1, faster, reason, seconds)
-    # CPU time, without that of other processes.
+    # Measure this process's CPU time, which does not include that of other processes.
     one = time_run(one_thread, image, time.process_time)
     reason = f"an image takes {_spell(one)}; other processes prevent a measurement"
     return Choice(cores if one >= LONG else 1, True, reason, seconds, measured=False)

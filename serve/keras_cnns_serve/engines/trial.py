@@ -14,18 +14,18 @@ class Interruptible(Protocol):
     """An engine whose runs can be interrupted."""
 
     def interrupt(self) -> None:
-        """End the runs in progress and let later ones fail, if the library can."""
+        """End the runs in progress and make later ones fail, if the library supports this."""
 
 
 class Interruption:
-    """The interruption of a trial's engines, also of those that are opened later."""
+    """Interrupt the engines of a trial, including those that are opened later."""
 
     def __init__(self) -> None:
         self._engines: list[Interruptible] = []
         self._over = threading.Event()
 
     def add(self, engine: Interruptible) -> None:
-        """Interrupt this engine, too, now or later."""
+        """Add an engine that `end` interrupts; interrupt it now if `end` was called before."""
         self._engines.append(engine)
         if self._over.is_set():
             engine.interrupt()

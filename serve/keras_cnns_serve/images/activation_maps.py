@@ -11,7 +11,7 @@ from keras_cnns_serve.repository.manifest import Preprocessing
 
 from .decoding import PILLOW_MAX_PIXELS, read_image
 
-OPACITY = 0.5  # of the colours over the image, by default
+OPACITY = 0.5  # default opacity of the colours over the image
 # From low to high values: blue, cyan, green, yellow, red.
 _COLOURS = np.array([[0, 0, 143], [0, 191, 255], [64, 220, 64], [255, 220, 0], [160, 0, 0]])
 
@@ -30,7 +30,7 @@ def overlay(
         preprocessing: the conversion of the image into pixels.
         opacity: opacity of the colours over the image, from 0, the image alone, to 1.
     """
-    pixels = read_image(content, preprocessing, PILLOW_MAX_PIXELS)  # its size was checked before
+    pixels = read_image(content, preprocessing, PILLOW_MAX_PIXELS)  # checked before
     base = np.broadcast_to(pixels, (*pixels.shape[:2], 3)).astype(np.float32)
     blended = (1 - opacity) * base + opacity * heat(activation, pixels.shape[:2])
     png = BytesIO()

@@ -32,8 +32,8 @@ SIGNATURES = (
     b"BM",
     b"GIF8",
 )  # first bytes of these formats
-MAX_PIXELS = 50_000_000  # as photographs of the largest phone cameras; 200 MB in Pillow
-_MAX_SIDE = 65_535  # pixels, as in a JPEG; Pillow allocates each row separately
+MAX_PIXELS = 50_000_000  # the size of photographs of the largest phone cameras; 200 MB in Pillow
+_MAX_SIDE = 65_535  # pixels, the limit of a JPEG; Pillow allocates each row separately
 # Pixels times scans: libjpeg processes the whole image in each scan. A progressive photograph has
 # about 10 scans; the worst image within this limit takes a few seconds.
 _MAX_WORK = 12 * MAX_PIXELS
@@ -42,7 +42,7 @@ _MAX_WORK = 12 * MAX_PIXELS
 _MAX_READS, _BYTES_PER_READ = 20_000, 512
 # Pillow decodes run-length encoded BMPs in Python, in the worst case pixel by pixel.
 _MAX_RLE_PIXELS, _MAX_RLE_READS, _RLE_WORK = 2**21, 500_000, 100
-_MAX_PROFILES = 10  # of a PNG; a valid one has one. Each decompresses to at most 1 MiB
+_MAX_PROFILES = 10  # maximum in a PNG; a valid PNG has one. A profile decompresses to at most 1 MiB
 # Limits of a thumbnail; a slightly longer file could be a progressive JPEG of hundreds of scans.
 SMALL_BYTES, _SMALL_PIXELS = 2**12, 2**12
 PILLOW_MAX_PIXELS = 178_956_970  # Pillow itself rejects larger images
@@ -103,10 +103,10 @@ class EncodedImage:
         additional = max(read, _conversion_bytes(mode, preprocessing.channels))
         scans, coefficients = (1, 0) if header is None else (header.scans, header.coefficients)
         self.work = pixels * (_RLE_WORK if _is_rle(self._image) else scans)
-        # Peak bytes: the image, and either its conversion or libjpeg's coefficients.
+        # Peak bytes: those of the image, and either of its conversion or of libjpeg's coefficients.
         self.memory = pixels * _bytes(mode) + max(pixels * additional, coefficients)
         if self._image is not None and self._image.format == "WEBP":
-            self.memory += len(content)  # libwebp copies it
+            self.memory += len(content)  # libwebp copies the file
 
     def read(self) -> NDArray[np.uint8]:
         """Return the input of the graph, [H, W, C]; the method can be called once.
@@ -150,7 +150,7 @@ def read_image(
 def read_small_image(
     content: bytes, preprocessing: Preprocessing, max_pixels: int = MAX_PIXELS
 ) -> NDArray[np.uint8] | None:
-    """Decode a small JPEG, which is as fast as waking up a thread; return None for others.
+    """Decode a small JPEG, which is as fast as waking up a thread; return None for other images.
 
     A small JPEG is a thumbnail without orientation that already has the size of the graph's input.
     Return None even if it is damaged.
@@ -195,7 +195,7 @@ def _has_orientation(header: bytes) -> bool:
 
 
 def _plain_colours(content: bytes, header: JpegHeader) -> str:
-    """Return the color space of a JPEG that simplejpeg can decode; "" if Pillow must do it.
+    """Return the color space of a JPEG that simplejpeg can decode; "" if Pillow must decode it.
 
     simplejpeg calls libjpeg-turbo with Pillow's settings, and gives the same pixels faster.
     """
@@ -331,7 +331,7 @@ def _is_turned(image: Image.Image) -> bool:
 def _upright(image: Image.Image) -> Image.Image:
     """Apply the EXIF orientation."""
     if not _is_turned(image):
-        return image  # exif_transpose would copy it
+        return image  # exif_transpose would copy the image
     try:
         return ImageOps.exif_transpose(image)
     except Exception:
@@ -364,7 +364,7 @@ def _convert(image: Image.Image, channels: int) -> Image.Image:
 
 
 def _resize_and_crop(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
-    """Resize only the part inside the crop, so that 1 x 50,000,000 pixels do not take long.
+    """Resize only the part inside the crop, so that an image of 1 x 50,000,000 pixels is fast.
 
     Pillow's `box` also uses pixels around the box for filtering: the result differs by at most one
     level from resizing the whole image and cropping it.

@@ -1,9 +1,9 @@
 """Write the log from a separate thread.
 
-A pipe that is not read blocks its writer, and with the event loop all clients. Therefore lines go
-through a queue; lines that do not fit into it are dropped and counted. Repeated warnings and
-errors, such as those that clients can cause at will, are limited: a few are written in each
-interval, and then the number of the others.
+A pipe that is not read blocks its writer; if the event loop were the writer, all clients would
+wait. Therefore lines go through a queue, and lines that do not fit into it are dropped and counted.
+Repeated warnings and errors, such as those that clients can cause at will, are limited: in each
+interval a few are written, followed by the number of suppressed ones.
 """
 
 import logging
@@ -36,9 +36,9 @@ def queued(stream: IO[str], level: int = logging.INFO) -> Iterator[None]:
     server configures logging itself.
 
     Args:
-        stream: the stream. If it has a file descriptor, lines are written to that, so that no
-            thread holds the stream's lock.
-        level: the level of the server's loggers; that of libraries' loggers is WARNING.
+        stream: the stream. If it has a file descriptor, lines are written to the descriptor, so
+            that no thread holds the stream's lock.
+        level: the level of the server's loggers; the level of other libraries' loggers is WARNING.
     """
     handler = _BoundedHandler()
     writer = _Writer(handler, stream)
@@ -71,7 +71,7 @@ class _Kind:
     end: float  # time.monotonic() at the end of the interval
     count: int = 0
     last: str = ""  # the last line that was suppressed
-    client: str | None = None  # the client that caused it
+    client: str | None = None  # the client that caused the line
 
 
 class _Repeats:
@@ -103,10 +103,10 @@ class _Repeats:
         return next((kind.end for kind in self._kinds.values()), None)
 
     def reports(self, until: float) -> Iterator[str]:
-        """End the intervals that are over, and yield a line for each that suppressed lines.
+        """End the intervals that are over; yield a report line for each that suppressed lines.
 
         Args:
-            until: the time at which an interval is over.
+            until: intervals that end by this time are over.
         """
         for key, kind in list(self._kinds.items()):
             if kind.end > until:
@@ -123,9 +123,8 @@ class _Repeats:
 def _identity(record: logging.LogRecord) -> Hashable:
     """Return the key of identical lines.
 
-    The server's messages are different if their arguments, such as a model's name, are different,
-    unless a client chooses the arguments. Errors are identified by their type and the line that
-    raised them.
+    Two messages of the server differ if their arguments, such as a model's name, differ, unless a
+    client chooses the arguments. Errors are identified by their type and the line that raised them.
     """
     by_text = record.name.startswith(_PACKAGE) and not hasattr(record, "client")
     text = record.getMessage() if by_text else str(record.msg)
@@ -145,8 +144,8 @@ class _BoundedHandler(QueueHandler):
         self.lines: SimpleQueue[Any] = SimpleQueue()
         super().__init__(self.lines)
         self.setFormatter(_Format("%(levelname)s: %(message)s"))
-        self._waiting = 0  # number of bytes
-        self._dropped = 0  # number of lines
+        self._waiting = 0  # number of bytes in the queue
+        self._dropped = 0  # number of dropped lines
         self._repeats = _Repeats()
 
     def emit(self, record: logging.LogRecord) -> None:

@@ -45,7 +45,7 @@ class Prometheus:
 
     Args:
         dataplane: the data plane with the versions.
-        answers: the number of HTTP responses by status, which `App` counts.
+        answers: status -> number of HTTP responses, which `App` counts.
     """
 
     def __init__(self, dataplane: Dataplane, answers: Counter[int]) -> None:

@@ -1,8 +1,8 @@
 """Traces with OpenTelemetry's instrumentation, the extra `opentelemetry`.
 
-A span has the name of its route, such as `POST /v1/models/{model}:predict`, and never the path that
-a client sent, so that there are few different names. OpenTelemetry's environment variables, such
-as OTEL_EXPORTER_OTLP_ENDPOINT, configure the destination of the spans.
+A span is named after its route, such as `POST /v1/models/{model}:predict`, never after the path
+that a client sent, so that there are few different names. OpenTelemetry's environment variables,
+such as OTEL_EXPORTER_OTLP_ENDPOINT, configure the destination of the spans.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""The page to try a model on: plain HTML, CSS and JavaScript, served as they are in this folder."""
+"""The page for trying a model: plain HTML, CSS and JavaScript files in this folder."""
 
 from dataclasses import dataclass
 from hashlib import sha256
@@ -23,7 +23,7 @@ class PageFile:
 
 
 def page_files() -> dict[str, PageFile]:
-    """Return the files of the page by their names."""
+    """Return file name -> file of the page."""
     found = {}
     for path in files(__name__).iterdir():
         kind = path.name.rpartition(".")[2]

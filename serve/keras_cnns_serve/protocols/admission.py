@@ -13,7 +13,7 @@ from keras_cnns_serve.transport.http.errors import error_reply
 
 _HEALTH = {"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"}
 _METRICS = {"/metrics", "/monitoring/prometheus/metrics"}
-_ADMINISTRATION = "/v2/repository/models/"  # all paths with this prefix, so that no route is missed
+_ADMINISTRATION = "/v2/repository/models/"  # a prefix, so that no route is missed
 _GRPC_HEALTH = re.compile(
     r"/grpc\.health\.v1\.Health/.*|/inference\.GRPCInferenceService/Server(Live|Ready)"
 )

@@ -14,7 +14,7 @@ _FILENAME = re.compile(rb";\s*filename\*?\s*=", re.IGNORECASE)
 
 
 def files_of(body: bytes, content_type: str) -> list[bytes]:
-    """Return the contents of the files in a form; of all fields if no field has a file name.
+    """Return the contents of a form's files, or of all its fields if none has a file name.
 
     Args:
         body: the form.
@@ -64,9 +64,9 @@ class _Form:
     def __init__(self) -> None:
         self.parts: list[
             tuple[list[bytes], bool]
-        ] = []  # pieces of the content; whether it is a file
+        ] = []  # pieces of the content; whether the part is a file
         self.ended = False
-        self._name = self._value = b""  # of the current header
+        self._name = self._value = b""  # name and value of the current header
 
     def part(self) -> None:
         if len(self.parts) == MAX_PARTS:

@@ -1,4 +1,4 @@
-"""gRPC's health service, for the server and for each model by its name.
+"""gRPC's health service, which reports on the server and on each model.
 
 https://github.com/grpc/grpc/blob/master/doc/health-checking.md
 """
@@ -21,7 +21,7 @@ def health_service(dataplane: Dataplane, services: Collection[str]) -> Service:
 
     Args:
         dataplane: the data plane with the models.
-        services: full names of the other services, whose health is that of the server.
+        services: full names of the other services; each has the health of the server.
     """
     serving = int(health.HealthCheckResponse.SERVING)
     not_serving = int(health.HealthCheckResponse.NOT_SERVING)
@@ -51,7 +51,7 @@ def health_service(dataplane: Dataplane, services: Collection[str]) -> Service:
     ) -> AsyncIterator[Any]:
         async for request in requests:
             sent = None
-            # Streams end with NOT_SERVING, because open streams would delay the server's end.
+            # When the server stops, streams end with NOT_SERVING: open streams would delay its end.
             while not (dataplane.draining and sent == not_serving):
                 sent = await watches.next_status(request.service, sent)
                 yield health.HealthCheckResponse(status=sent)

@@ -26,7 +26,7 @@ class Home:
 
     Args:
         dataplane: the data plane.
-        answers: the number of HTTP responses by status.
+        answers: status -> number of HTTP responses.
         page: the page for browsers, or None.
     """
 
@@ -50,7 +50,7 @@ class Home:
         ]
 
     async def home(self, request: Request) -> Response:
-        """Answer GET / with the page for browsers, else with the models and their engines."""
+        """Answer GET / with the page for a browser, otherwise with the models and their engines."""
         if self._page is not None and self._page.is_for(request.scope):
             return self._page.document(request)
         models = [

@@ -37,12 +37,12 @@ class ImageEndpoint(RestEndpoints):
         whose highest probability is lower is unknown.
         """
         target = target_of(**request.path.groupdict())
-        source = self._dataplane.metadata(target)  # before the body, which can be large
+        source = self._dataplane.metadata(target)  # before the body is received
         top_k = _top_k(request.query("top_k"))
         cam = request.query("cam") in ("1", "true")
         opacity = _opacity(request.query("opacity"))
         wanted = {name: request.query(name) for name in ("min_probability", "min_accuracy")}
-        threshold_of(source, **wanted)  # so that a wrong value is reported before the body
+        threshold_of(source, **wanted)  # raises an error before the body is received
         if cam and "cam" not in (output.name for output in source.manifest.outputs):
             raise InvalidInputError(
                 f"{source.name}/{source.version} has no class activation map; export it with the "
@@ -105,7 +105,7 @@ def _opacity(text: str | None) -> float:
 
 
 def _with_threshold(labels: Sequence[ScoredLabel], threshold: float) -> dict[str, Any]:
-    """Return the answer to an image; an unknown image has no label, whatever classes are called."""
+    """Return the answer to an image; an unknown image has no label."""
     unknown = is_unknown(labels[0].probability, threshold)
     return {
         "label": None if unknown else labels[0].label,

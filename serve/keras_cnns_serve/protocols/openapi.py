@@ -57,7 +57,7 @@ _WORK_ERRORS = (
     429,
     503,
     504,
-)  # of endpoints that read a body and run the model
+)  # the error codes of endpoints that read a body and run the model
 # The values of "{target}" in a path.
 _TARGETS = {
     "/v1": ("{model}", "{model}/versions/{version}", "{model}/labels/{label}"),
@@ -80,7 +80,7 @@ class _Operation:
     parameters: tuple[str, ...] = ()
 
     def paths(self) -> Iterator[str]:
-        """Yield the path, or the paths of all kinds of targets."""
+        """Yield the path; for a path with "{target}", yield one path for each kind of target."""
         for target in _TARGETS[self.path[:3]] if "{target}" in self.path else ("",):
             yield self.path.replace("{target}", target)
 
@@ -166,7 +166,7 @@ def openapi(models: Sequence[str]) -> dict[str, Any]:
     """Return the document.
 
     Args:
-        models: the current values of the parameter `model`; if empty, any name.
+        models: the permitted values of the parameter `model`; if empty, any name is permitted.
     """
     parameters = {name: {"name": name} | entry for name, entry in _PARAMETERS.items()}
     if models:

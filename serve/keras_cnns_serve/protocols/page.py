@@ -1,4 +1,4 @@
-"""The page to try a model on: who gets it at `/`, and its files under `/page/`."""
+"""The page for trying a model, at `/` for browsers, with its files under `/page/`."""
 
 import re
 from collections.abc import Iterable
@@ -21,13 +21,13 @@ _POLICY = "; ".join(
         "base-uri 'none'",
         "form-action 'none'",
         "frame-ancestors 'none'",
-        # No script can turn text into markup, whatever a label or a file is called.
+        # No script can turn text, such as the name of a label or a file, into markup.
         "require-trusted-types-for 'script'",
         "trusted-types 'none'",
     )
 )
 _HEADERS = {
-    "cache-control": "no-cache",  # it may be stored, but is validated before each use
+    "cache-control": "no-cache",  # browsers may store it, but must validate it before each use
     "content-security-policy": _POLICY,
     "cross-origin-resource-policy": "same-origin",
     "referrer-policy": "no-referrer",
@@ -35,7 +35,7 @@ _HEADERS = {
 
 
 class Page:
-    """The page, whose files contain no secrets: they need no token, what they request does."""
+    """The page. Its files have no secrets and need no token, unlike the requests of its script."""
 
     def __init__(self) -> None:
         self._files = page_files()
@@ -47,7 +47,7 @@ class Page:
         ]
 
     def is_for(self, scope: Scope) -> bool:
-        """Return whether a request is for the page: for one of its files, or for `/` as HTML."""
+        """Return whether a request is for a file of the page, or for `/` as HTML."""
         if scope["method"] not in ("GET", "HEAD"):
             return False
         path: str = scope["path"]
@@ -57,7 +57,7 @@ class Page:
         return path.startswith(_FOLDER) and path.removeprefix(_FOLDER) in self._files
 
     def document(self, request: Request) -> Response:
-        """Return the HTML, or 304 to a browser that has it."""
+        """Return the HTML, or 304 if the browser has the current HTML."""
         return _response(self._files[DOCUMENT], request)
 
     async def _answer(self, request: Request) -> Response:
@@ -75,9 +75,9 @@ def _response(file: PageFile, request: Request) -> Response:
 
 
 def prefers_html(accept: str) -> bool:
-    """Return whether a header Accept prefers text/html to application/json, as browsers' do.
+    """Return whether a header Accept prefers text/html to application/json, as browsers do.
 
-    A client that accepts anything, as curl and most programs do, does not prefer HTML.
+    A client that accepts any type, such as curl and most programs, does not prefer HTML.
     """
     ranges = dict(map(_media_range, accept.lower().split(",")))
     html, json = (

@@ -12,7 +12,7 @@ from keras_cnns_serve.protocols.parsing import parse
 from keras_cnns_serve.repository.manifest import Tensor
 from keras_cnns_serve.transport.http.asgi import Request
 
-_ARRAY_BYTES = 4  # maximum bytes of arrays for each byte of JSON
+_ARRAY_BYTES = 4  # maximum size of the parsed arrays for each byte of JSON
 _Arguments = ParamSpec("_Arguments")
 _Parsed = TypeVar("_Parsed")
 

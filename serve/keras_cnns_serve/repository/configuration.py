@@ -34,7 +34,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class ServerConfig:
-    """The models of a server: those that are listed, and those found in a directory of models."""
+    """The models of a server: the listed ones, and those found in a directory of models."""
 
     models: tuple[ModelConfig, ...] = ()
     root: Path | None = None

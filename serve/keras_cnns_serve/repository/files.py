@@ -18,8 +18,8 @@ from .manifest import File, Manifest, read_manifest
 from .text_files import read_text
 
 _MAX_VERSION = 2**63 - 1  # versions are int64 in all protocols
-MAX_ENTRIES = 10_000  # of a directory that holds models or versions
-MAX_FILES = 1_000  # files and directories of a version; an export has about ten
+MAX_ENTRIES = 10_000  # maximum in a directory that holds models or versions
+MAX_FILES = 1_000  # maximum number of files and directories of a version; an export has about ten
 # Names of files that macOS, Windows, NFS (deleted files) and editors (backups) create, and of the
 # directories behind the links of a mounted Kubernetes ConfigMap.
 _LITTER = re.compile(r"\.DS_Store|\._.*|Thumbs\.db|desktop\.ini|\.nfs.*|.*~|\.\..*", re.DOTALL)
@@ -33,7 +33,7 @@ class ModelVersion:
     version: int
     directory: Path
     manifest: Manifest
-    labels: tuple[str, ...]  # K, in the order of `probabilities`
+    labels: tuple[str, ...]  # K labels, in the order of `probabilities`
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class ModelDirectory:
     """The content of a model's directory."""
 
     versions: dict[int, Path]  # ascending
-    problem: str  # why a part or all of it cannot be served; empty if there is no problem
+    problem: str  # why some or all of its content cannot be served; empty if there is no problem
 
 
 def find_models(root: Path) -> dict[str, Path]:
@@ -135,7 +135,7 @@ def fingerprint(directory: Path) -> frozenset[tuple[str, int, int, int]]:
 
 
 def is_temporary(error: BaseException | None) -> bool:
-    """Return whether the cause of a refusal can disappear although the files do not change.
+    """Return whether the cause of a refusal can disappear without a change of the files.
 
     Examples are a disk that is temporarily unavailable, and too many open files.
     """
@@ -212,11 +212,12 @@ def _read_version(name: str, version: int, directory: Path) -> ModelVersion:
 
 
 def _find_litter(directory: Path, manifest: Manifest) -> set[str]:
-    """Return the names of the files to ignore, which match `_LITTER`.
+    """Return the names of the files that match `_LITTER` and are ignored.
 
     Raises:
-        VersionRefusedError: there is another file or link that model.json does not list: an engine
-            could load it, for instance as external data of a graph, although it was not verified.
+        VersionRefusedError: there is another file or link that model.json does not list. An engine
+            could load such a file, for instance as external data of a graph, although it was not
+            verified.
     """
     litter = set()
     listed = manifest.files.keys() | {"model.json"}
@@ -237,7 +238,7 @@ def _find_litter(directory: Path, manifest: Manifest) -> set[str]:
 
 
 def _check_names(path: Path, names: set[str]) -> None:
-    """Refuse a graph that contains the name of one of these files, which it could load."""
+    """Refuse a graph that contains the name of one of these files: it could load the file."""
     if names:
         content = path.read_bytes()
         for name in sorted(names):

@@ -1,6 +1,7 @@
-"""Load, replace and drain the served versions. Requests only read; one thread at a time writes.
+"""Load, replace and drain the served versions.
 
-A new version is loaded and warmed beside the old one and published by one assignment; the old one
+Requests only read the table of models, and one thread at a time changes it. A new version is loaded
+and warmed up while the old one serves, and is published by one assignment; the old version then
 finishes its requests. A version that cannot be loaded changes nothing, and the reason is logged.
 """
 
@@ -36,7 +37,7 @@ from .states import Model, State, VersionStatus
 logger = logging.getLogger(__name__)
 
 _MAX_REASON = 400  # characters
-_MAX_ENDED = 16  # ended versions of a model whose state is still reported
+_MAX_ENDED = 16  # maximum number of ended versions of a model whose states are still reported
 
 
 class _Servable(Protocol):
@@ -48,7 +49,7 @@ class _Servable(Protocol):
 
     @property
     def notice(self) -> str:
-        """Return what its users should know although it is served, for its status; often empty."""
+        """Return a message for the status of the served version; often empty."""
 
     def close(self) -> None:
         """Finish the requests in flight and free the version."""
@@ -64,8 +65,8 @@ class _Known:
     states: dict[int, VersionStatus] = field(default_factory=dict)
     refused: dict[int, tuple[object, str]] = field(default_factory=dict)  # fingerprint, reason
     hindered: dict[int, str] = field(default_factory=dict)  # refused for a temporary cause
-    problem: str = ""  # why a part or all of its directory cannot be served
-    unloaded: bool = False  # by an administrator
+    problem: str = ""  # why some or all of its directory cannot be served
+    unloaded: bool = False  # whether an administrator has unloaded it
 
 
 class Manager(Generic[S]):
@@ -86,7 +87,7 @@ class Manager(Generic[S]):
         self.models: Mapping[str, Model[S]] = {}  # replaced, never changed: readers need no lock
 
     def sync(self) -> None:
-        """Load and retire versions until exactly those that should be served are.
+        """Load and retire versions, so that exactly the configured versions are served.
 
         Raises:
             RepositoryError: the directory of all models cannot be read; nothing changes.
@@ -119,7 +120,7 @@ class Manager(Generic[S]):
             self._settle(models, staying)
 
     def load(self, name: str) -> None:
-        """Load a model, also versions of it that were refused or unloaded.
+        """Load a model, including versions that were refused or unloaded before.
 
         Raises:
             ModelNotFoundError: there is no model of this name.
@@ -148,7 +149,7 @@ class Manager(Generic[S]):
     def close(self, seconds: float | None = None) -> None:
         """Stop loading, retire all versions and wait for requests in flight.
 
-        If a version is being loaded and that takes longer, its thread closes it later.
+        A version whose loading takes longer is closed later by the thread that loads it.
 
         Args:
             seconds: the maximum time to wait; None: no limit.
@@ -201,7 +202,7 @@ class Manager(Generic[S]):
         models = list(config.models)
         if config.root is not None:
             found = find_models(config.root)
-            # A model whose directory is gone stays: the disk may be unavailable for a moment.
+            # A model whose directory is missing stays: the disk may be unavailable for a moment.
             paths = {name: config.root / name for name in self._known} | found
             models += [ModelConfig(name, path, config.policy) for name, path in paths.items()]
         return models
@@ -247,13 +248,13 @@ class Manager(Generic[S]):
         if problem and problem != known.problem:
             logger.warning("%s refused: %s (%s)", model.name, problem, model.base_path)
         known.problem = problem
-        # If no version was found, keep those that are served: the disk may be unavailable.
+        # If no version was found, keep the served ones: the disk may be unavailable.
         return (self._load_wanted(model, known, versions) if versions else set()) or served
 
     def _load_wanted(
         self, model: ModelConfig, known: _Known, versions: dict[int, Path]
     ) -> set[int]:
-        """Load the versions that the policy chooses among those not refused; return them."""
+        """Load and return the versions that the policy chooses among those that are not refused."""
         for version, (mark, _) in list(known.refused.items()):
             if version not in versions or fingerprint(versions[version]) != mark:
                 del known.refused[version]  # the files changed, or the cause was temporary
@@ -288,7 +289,7 @@ class Manager(Generic[S]):
             logger.debug("%s/%d", model.name, version, exc_info=not expected)
             known.refused[version] = (None if temporary else mark, reason)
             known.states[version] = VersionStatus(version, State.END, "FAILED_PRECONDITION", reason)
-            if known.hindered.pop(version, None) != reason:  # once, not at each poll
+            if known.hindered.pop(version, None) != reason:  # log it once, not at each poll
                 logger.warning("%s/%d refused: %s", model.name, version, reason)
             if temporary:
                 known.hindered[version] = reason
@@ -297,8 +298,8 @@ class Manager(Generic[S]):
             servable.close()
             return
         known.hindered.pop(version, None)
-        # The new labels follow after all versions are loaded: until then the configuration can
-        # still be refused.
+        # The new labels are published after all versions are loaded, because the configuration can
+        # be refused until then.
         labels = self.models[model.name].labels if model.name in self.models else model.labels
         versions = {**self._versions(model.name), version: servable}
         self._publish(model.name, dict(sorted(versions.items())), labels)
@@ -332,7 +333,7 @@ class Manager(Generic[S]):
             drain.start()
 
     def _drain(self, name: str, known: _Known, version: int, going: list[S]) -> None:
-        going.pop().close()  # pop: no reference may remain when memory is given back
+        going.pop().close()  # pop, so that no reference remains when memory is returned
         give_memory_back()
         with self._changing:
             if known.states.get(version) == VersionStatus(version, State.UNLOADING):
@@ -344,7 +345,7 @@ class Manager(Generic[S]):
 
 
 def _without_directory(text: str, path: Path) -> str:
-    """Return a reason, which clients can read, without the path of the version's directory."""
+    """Return a reason without the path of the version's directory, because clients can read it."""
     for directory in (path, path.absolute(), path.resolve()):
         text = text.replace(f"{directory}{os.sep}", "").replace(str(directory), "its directory")
     return text

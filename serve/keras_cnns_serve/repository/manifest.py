@@ -15,10 +15,11 @@ _MAX_MANIFEST_BYTES = 16 * 2**20
 _DTYPES = ("uint8", "float32", "int32", "int64")  # types of tensors that all protocols have
 _MAX_SIZE = 2**31 - 1  # maximum size of a dimension
 _MAX_SIDE = 8192  # pixels; a larger value in model.json is an error or an attack
-# A format is chosen automatically only if its accuracy is at least this fraction of float32's, or,
-# without labels, if its top-1 agreement with the original model is. Exporters use the same value.
+# A format is chosen automatically only if its accuracy is at least this fraction of float32's or,
+# without labels, if its top-1 agreement with the original model is at least this number. Exporters
+# use the same value.
 _MIN_RATIO = 0.99
-_MAX_THRESHOLDS = 100  # of the probability; exporters write a dozen
+_MAX_THRESHOLDS = 100  # maximum number of thresholds; exporters write a dozen
 _KINDS = {dict: "an object", list: "a list", str: "a string", int: "an integer", bool: "a boolean"}
 
 
@@ -27,8 +28,8 @@ class Tensor:
     """A named input or output of the graph."""
 
     name: str
-    dtype: str  # as numpy spells it: "uint8", "float32"
-    shape: tuple[int | None, ...]  # None: any size, the batch dimension
+    dtype: str  # NumPy's name: "uint8", "float32"
+    shape: tuple[int | None, ...]  # None: any size, for the batch dimension
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Format:
     engine: str  # "onnxruntime", "openvino" or "tensorflow"
     precision: str  # "float32", "bfloat16" or "int8"
     milliseconds: float | None = None  # time of one image on the exporting machine
-    proven: bool = False  # whether it was compared with the original and is accurate
+    proven: bool = False  # whether a comparison with the original has shown that it is accurate
 
 
 @dataclass(frozen=True)
@@ -79,12 +80,12 @@ class Threshold:
     """A threshold of the highest probability, as the exporter measured it on labelled images."""
 
     threshold: float  # 0..1
-    min_accuracy: float | None  # 0..1, the accuracy for which it was chosen; None for a round one
+    min_accuracy: float | None  # 0..1, the accuracy it was chosen for; None for a round threshold
     coverage: float  # 0..1, the fraction of the images that reach it
-    accuracy: float | None  # 0..1, of these images; None if there is none
+    accuracy: float | None  # 0..1, the accuracy on these images; None if there are no such images
 
 
-# The engine and the precision of each format name.
+# format name -> engine, precision
 _KNOWN_FORMATS = {
     "onnx": ("onnxruntime", "float32"),
     "onnx_int8": ("onnxruntime", "int8"),
@@ -103,7 +104,7 @@ class Manifest:
     outputs: tuple[Tensor, ...]  # always with `probabilities` [N, K]
     preprocessing: Preprocessing
     labels: str  # the path of the file with one label on each line
-    formats: tuple[Format, ...]  # the supported ones, at least one
+    formats: tuple[Format, ...]  # the supported formats, at least one
     files: dict[str, File]
     golden: Golden | None = None  # None: exported without golden samples
     thresholds: tuple[Threshold, ...] = ()  # empty: exported without labelled images
@@ -179,7 +180,7 @@ def _parse(document: dict[str, Any]) -> Manifest:
 
 
 def _get(where: dict[str, Any], path: str, kind: type) -> Any:
-    """Return the value of the key that ends `path`, which must be exactly of this type."""
+    """Return the value of the last key of `path`, which must be exactly of this type."""
     key = path.rsplit(".", 1)[-1]
     if key not in where:
         raise _wrong(f"{path} is missing")
@@ -204,9 +205,9 @@ def _at_least(low: int, value: int, path: str, high: int | None = None) -> int:
 
 
 def _inside(path: str, key: str) -> str:
-    """Return the path if it is a normal relative POSIX path that stays within its directory."""
+    """Return the path if it is a normalized relative POSIX path that stays within the directory."""
     parts = PurePosixPath(path).parts
-    # Backslashes and colons are separators on some systems and parts of names on others.
+    # Backslashes and colons separate directories on some systems and belong to names on others.
     if not parts or path.startswith("/") or ".." in parts or any(c in path for c in "\\:\0"):
         raise _wrong(f"{key} has the path {path!r}, which is not inside the version's directory")
     if path != "/".join(parts):
@@ -221,7 +222,7 @@ def _sha256(text: str) -> str:
 
 
 def _formats(document: dict[str, Any]) -> tuple[Format, ...]:
-    """Return the supported formats; unknown ones are for other readers."""
+    """Return the supported formats; unknown formats are meant for other readers and are ignored."""
     formats = _get(document, "formats", dict)
     parity = _parity_of_formats(document)
     accuracy = _float32_accuracy(document, parity)
@@ -291,7 +292,7 @@ def _thresholds(document: dict[str, Any]) -> tuple[Threshold, ...]:
 
 
 def _fraction(where: dict[str, Any], path: str, *, optional: bool) -> Any:
-    """Return the number from 0 to 1 of the key that ends `path`; None for null if `optional`."""
+    """Return the last key's value in `path`, a number from 0 to 1; None for null if `optional`."""
     key = path.rsplit(".", 1)[-1]
     if key not in where:
         raise _wrong(f"{path} is missing")

@@ -1,4 +1,4 @@
-"""Return memory that was freed, but that the process still holds, to the system."""
+"""Return freed memory that the process still holds to the system."""
 
 import contextlib
 import ctypes
@@ -12,6 +12,6 @@ def give_memory_back() -> None:
 
 
 def trim() -> None:
-    """Return freed memory to the system, if the C library is glibc, which otherwise keeps it."""
+    """Return freed memory to the system if the C library is glibc, which would keep it."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)

@@ -23,7 +23,7 @@ class State(StrEnum):
 class VersionStatus:
     """The state of a version, and the reason if it is not served.
 
-    The message of an available version says why the format that comes first was rejected.
+    The message of an available version explains why a preferred format was rejected.
     """
 
     version: int

@@ -44,6 +44,6 @@ class Watcher:
                 logged = None
             except Exception as error:  # any error may be temporary
                 text = one_line(error) or type(error).__name__
-                if text != logged:  # once, not at each poll
+                if text != logged:  # report an error once, not at each poll
                     logger.warning("the served models do not change: %s", text)
                 logged = text

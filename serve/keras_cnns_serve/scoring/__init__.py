@@ -1,1 +1,1 @@
-"""Scoring: many images through the engine of one published model, without a server."""
+"""Scoring: label many images with one published model, without a server."""

@@ -2,8 +2,8 @@
 
 Ray Data gives the numbers of the shards to one actor for each node. An actor loads the model once,
 scores a shard as a single machine does, with the cores that Ray assigns to it, writes it, and
-returns only the counts: neither images nor rows pass through Ray. All nodes see the same files:
-those of the model, the images that are not URIs, and the directory of the shards.
+returns only the counts: neither images nor rows pass through Ray. All nodes must see the same
+files: the model, the images that are not URIs, and the directory of the shards.
 """
 
 import logging
@@ -30,8 +30,8 @@ def write_on_cluster(
 ) -> Iterator[Totals]:
     """Write shards on the nodes of a Ray cluster, and yield the counts of each one.
 
-    The cluster is that of the environment variable RAY_ADDRESS; without it, this machine becomes a
-    cluster of one node.
+    The environment variable RAY_ADDRESS has the cluster's address; without it, this machine becomes
+    a cluster of one node.
 
     Raises:
         ServeError: Ray is not installed, the cluster does not answer, or a shard cannot be written.
@@ -63,8 +63,8 @@ def _connect() -> Any:
     Raises:
         ServeError: it is not installed, or the cluster does not answer.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent to anyone
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # warnings about Ray's own actors
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage statistics are sent
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # hides warnings about Ray's own actors
     try:
         import ray
         import ray.data
@@ -73,7 +73,7 @@ def _connect() -> Any:
             "--engine ray needs an extra: pip install 'keras-cnns-serve[ray]'"
         ) from error
     if not ray.is_initialized():
-        # Without an address, Ray would wait for a cluster of this machine that has ended.
+        # Without an address, Ray could wait for a former cluster of this machine that has ended.
         address = os.environ.get("RAY_ADDRESS") or "local"
         try:
             _check_port(address)
@@ -89,7 +89,7 @@ def _connect() -> Any:
 
 
 def _check_port(address: str) -> None:
-    """Raise OSError if nothing listens at `HOST:PORT`, which Ray would try for minutes."""
+    """Raise OSError if nothing listens at `HOST:PORT`; Ray would retry for minutes."""
     host, _, port = address.rpartition(":")
     if host and port.isdecimal() and "://" not in address:
         socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
@@ -99,7 +99,7 @@ class _ShardWriter:
     """An actor that scores and writes one shard after another.
 
     Args:
-        options: those of the run.
+        options: the options of the run.
         version: the version of the model.
         directory: the working directory of the run, to which relative paths refer.
         cores: the number of cores of this actor.

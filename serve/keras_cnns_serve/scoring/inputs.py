@@ -1,7 +1,7 @@
 """Find the images to score, and read them.
 
-Nothing here holds all names in memory: folders are walked entry by entry, and names are sorted in
-chunks on disk, so that a million images take no more memory than a thousand.
+The names are never all in memory: folders are walked entry by entry, and names are sorted in chunks
+on disk, so that a million images take no more memory than a thousand.
 """
 
 import csv
@@ -24,8 +24,8 @@ _IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"))
 _LIST_SUFFIXES = (".csv", ".parquet")
 _COLUMNS = ("file", "path", "filename", "image")  # names of the column with the paths
 _MAGIC = re.compile(r"[*?\[]")
-_SORTED_AT_ONCE = 100_000  # names, about 10 MB
-MAX_BYTES = 256 * 2**20  # of an encoded image
+_SORTED_AT_ONCE = 100_000  # number of names that are sorted in memory, about 10 MB
+MAX_BYTES = 256 * 2**20  # maximum size of an encoded image
 _OPEN = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
@@ -62,13 +62,13 @@ def write_names(arguments: Sequence[str], file: IO[bytes]) -> int:
 
 
 def read_names(path: Path, first: int = 0) -> Iterator[str]:
-    """Yield the names in a file that `write_names` has written, from an index on."""
+    """Yield the names in a file of `write_names`, beginning at an index."""
     with path.open(encoding="utf-8") as file:
         yield from map(json.loads, islice(file, first, None))
 
 
 def read_content(name: str) -> bytes:
-    """Return the content of an image file or URI.
+    """Return the content of an image, given by its path or URI.
 
     Raises:
         InvalidInputError: it cannot be read, or is not a file.
@@ -77,7 +77,7 @@ def read_content(name: str) -> bytes:
     try:
         if "://" in name:
             return _read_uri(name)
-        descriptor = os.open(name, _OPEN)  # does not wait for the writer of a pipe
+        descriptor = os.open(name, _OPEN)  # opening a pipe must not wait for its writer
         try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
@@ -118,7 +118,7 @@ def _is_list(argument: str) -> bool:
 
 
 def _expand(argument: str) -> Iterator[str]:
-    """Yield the names of the images that a file, folder, glob or URI stands for, unsorted."""
+    """Yield the names of the images in a file, folder, glob or URI, unsorted."""
     if "://" in argument:
         yield argument
     elif os.path.isdir(argument):  # noqa: PTH112 - not through Path, which drops a leading "./"
@@ -151,7 +151,7 @@ def _walk(directory: str) -> Iterator[str]:
 
 
 def _glob(directory: str, patterns: Sequence[str]) -> Iterator[str]:
-    """Yield the files that match a pattern for each part of their path; `**` is any depth."""
+    """Yield the files whose path matches a pattern part by part; `**` matches any depth."""
     pattern, *rest = patterns
     if pattern == "**":
         yield from _glob(directory, rest or ["*"])
@@ -181,12 +181,12 @@ def _join(directory: str, name: str) -> str:
 
 
 def _sorted_unique(names: Iterable[str]) -> Generator[str, None, None]:
-    """Yield names sorted and without duplicates, which are sorted on disk."""
+    """Yield names sorted and without duplicates; they are sorted on disk."""
     remaining = iter(names)
     with ExitStack() as stack:
         runs: list[Iterator[str]] = []
         while chunk := sorted(islice(remaining, _SORTED_AT_ONCE)):
-            if len(chunk) < _SORTED_AT_ONCE:  # the last one
+            if len(chunk) < _SORTED_AT_ONCE:  # the last chunk
                 runs.append(iter(chunk))
                 break
             file = stack.enter_context(TemporaryFile("w+", encoding="utf-8"))
@@ -197,7 +197,7 @@ def _sorted_unique(names: Iterable[str]) -> Generator[str, None, None]:
 
 
 def _read_list(path: str) -> Iterator[str]:
-    """Yield the paths in a CSV or Parquet file, which are relative to the working directory."""
+    """Yield the paths in a CSV or Parquet file; they are relative to the working directory."""
     try:
         if path.lower().endswith(".parquet"):
             yield from _read_parquet(path)

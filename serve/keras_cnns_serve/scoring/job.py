@@ -1,4 +1,4 @@
-"""Score all images that the options name, and write or print the result."""
+"""Score all images that the options specify, and write or print the result."""
 
 import hashlib
 import os
@@ -53,7 +53,7 @@ def score(options: ScoringOptions) -> int:
             _plan(source, loaded, options), lambda file: write_names(options.images, file)
         )
         if is_continued and (summary := output.summary()):
-            unknown = summary.get("unknown", 0)  # earlier versions did not count them
+            unknown = summary.get("unknown", 0)  # summaries of earlier versions lack this count
             counts = _counts(summary["images"], summary["failed"], unknown)
             _say(
                 f"{options.to} is complete: {counts}. "
@@ -172,14 +172,14 @@ def _summary(
         "labels": {label: totals.labels[label] for label in source.labels},
         "shards": output.shards,
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "seconds": round(progress.seconds, 3),  # of the last run, as the following
+        "seconds": round(progress.seconds, 3),  # from here on, of the last run
         "images_per_second": round(progress.rate, 2),
         "images_of_earlier_runs": resumed,
     }
 
 
 def _counts(images: int, failed: int, unknown: int = 0) -> str:
-    """Return the counts for people."""
+    """Return the counts as text, such as "3 images, 1 failed"."""
     noun = "image" if images == 1 else "images"
     others = {"unknown": unknown, "failed": failed}
     return ", ".join(

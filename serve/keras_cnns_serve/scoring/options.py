@@ -18,10 +18,8 @@ example:
   {program} models/digits photos --to scores/
   {program} models/digits "photos/**/*.jpg" --top-k 3 --to answers.csv
 """
-_SUFFIXES = (".csv", ".jsonl")  # of single files
-_RAY = (
-    "ray"  # an engine that runs on a cluster, and chooses the runtime of the graph as `auto` does
-)
+_SUFFIXES = (".csv", ".jsonl")  # the suffixes of single files
+_RAY = "ray"  # scores on a cluster, and chooses the runtime of the graph as `auto` does
 _OTHER_SUFFIXES = (".json", ".ndjson", ".txt", ".tsv", ".xlsx", ".parquet")
 
 
@@ -41,7 +39,7 @@ class ScoringOptions:
     min_probability: float | None = None  # 0..1; an image below this threshold is unknown
     min_accuracy: float | None = None  # 0..1; the accuracy of a threshold in model.json
     shard_size: int = 10_000  # number of images of a shard
-    batch_size: int | None = None  # number of images of a run; None: 4 to 16, by their size
+    batch_size: int | None = None  # number of images of a run; None: 4 to 16, depending on the size
     workers: int | None = None  # number of threads; None: twice the number of cores
     engine: str = "auto"  # one of ENGINES, or "ray"
     precision: str = "auto"  # one of PRECISIONS

@@ -1,12 +1,13 @@
-"""Write results in shards that are complete or absent, so that an interrupted run continues.
+"""Write results in shards, each of them atomically, so that an interrupted run can continue.
 
-scores/plan.json           what is scored: the model, the options and the number of images
+scores/plan.json           the inputs: the model, the options and the number of images
 scores/images.jsonl        the names of the images, so that a continued run scores the same ones
 scores/part-00000.jsonl    the rows of the first shard
 scores/summary.json        the counts, written last
 
-Each file is written to a temporary one, flushed to disk and renamed. A result in a single file,
-answers.csv, is written to the directory answers.csv.partial in the same way, then joined.
+Each file is written to a temporary file, flushed to disk and renamed. If the result is a single
+file, such as answers.csv, its shards are written in the same way to the directory
+answers.csv.partial and are then joined.
 """
 
 import contextlib
@@ -31,11 +32,11 @@ _PLAN, _NAMES, _SUMMARY = "plan.json", "images.jsonl", "summary.json"
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run computes. A run continues another one only if their plans are equal."""
+    """The inputs of a run, which continues an earlier run only if their plans are equal."""
 
     model: str
     version: int
-    format: str  # the format of the graph, such as onnx_int8
+    format: str  # the format's name, such as onnx_int8
     sha256: str  # checksum of the checksums of all files of the version
     images: list[str]  # the arguments
     top_k: int | None
@@ -53,8 +54,8 @@ class Output:
         is_single_file: whether `to` is a file.
 
     Raises:
-        InvalidInputError: the directory cannot be created or written, or is not empty and not of
-            an earlier run.
+        InvalidInputError: the directory cannot be created or written, or it is not empty and does
+            not belong to an earlier run.
     """
 
     def __init__(self, to: Path, is_single_file: bool) -> None:
@@ -82,18 +83,18 @@ class Output:
             self._check_content()
             with _locked(self._directory):
                 yield
-        except OSError as error:  # also one that is raised while the run writes
+        except OSError as error:  # includes an error that is raised while the run writes
             raise InvalidInputError(
                 f"--to {error.filename or self._to} cannot be written: {error.strerror}"
             ) from error
 
     def _check_content(self) -> None:
-        """Check that the directory is empty or of an earlier run, even of one that just began."""
+        """Check that the directory is empty or belongs to an earlier run, however short."""
         if (self._directory / _PLAN).exists():
             return
         for path in self._directory.iterdir():
-            # The directory of a single file has shards without a plan if its removal was
-            # interrupted.
+            # If the removal of a single file's directory was interrupted, the directory has shards
+            # but no plan.
             is_shard = self._is_single_file and path.name.startswith(("part-", ".part-"))
             if path.name not in (_NAMES, f".{_NAMES}.tmp", f".{_PLAN}.tmp") and not is_shard:
                 raise InvalidInputError(
@@ -105,7 +106,7 @@ class Output:
                 )
 
     def summary(self) -> dict[str, Any] | None:
-        """Return the summary if a run in a directory is complete, else None."""
+        """Return the summary of the run in a directory, or None if the run is not complete."""
         if self._is_single_file or not self.summary_path.exists():
             return None
         return _read_object(self.summary_path)
@@ -114,11 +115,11 @@ class Output:
         """Write the plan and the names of the images, or check that they continue an earlier run.
 
         Args:
-            plan: what this run computes.
-            write_names: writes the names to a file and returns their number.
+            plan: the inputs of this run.
+            write_names: writes the images' names to a file and returns their number.
 
         Returns:
-            Whether an earlier run is continued.
+            True if an earlier run is continued.
 
         Raises:
             InvalidInputError: the directory has the results of another plan.
@@ -137,7 +138,7 @@ class Output:
                     f"{before.get(key)!r}, not {document[key]!r}; give another --to, or delete it"
                 )
             return True
-        for part in self._directory.glob("part-*"):  # of a result that was joined already
+        for part in self._directory.glob("part-*"):  # they belong to an already joined result
             part.unlink()
         with _replacing(self._directory / _NAMES) as file:
             self.count = write_names(file)
@@ -146,7 +147,7 @@ class Output:
         return False
 
     def join(self) -> None:
-        """Read the plan of a run that another process has started, to write some of its shards."""
+        """Read the plan of another process's run, in order to write some of its shards."""
         plan = _read_object(self._directory / _PLAN)
         self.count, self._shard_size = plan["count"], plan["shard_size"]
 
@@ -160,7 +161,7 @@ class Output:
         return min(self._shard_size, self.count - shard * self._shard_size)
 
     def finished(self, shard: int) -> Totals | None:
-        """Return the counts of a shard that is complete; None for others."""
+        """Return the counts of a shard, or None if the shard is not complete."""
         totals = Totals()
         try:
             for outcome in self.format.read_outcomes(self._part(shard)):
@@ -191,7 +192,7 @@ class Output:
         return islice(read_names(self._directory / _NAMES, first), self.size(shard))
 
     def writing(self, shard: int) -> "contextlib.AbstractContextManager[IO[bytes]]":
-        """Return a context with the file of a shard, which appears when the context ends."""
+        """Return a context with the file of a shard; the shard appears when the context ends."""
         return _replacing(self._part(shard))
 
     def finish(self, summary: dict[str, Any], columns: Columns) -> None:
@@ -205,7 +206,7 @@ class Output:
         with _replacing(self.summary_path) as file:
             file.write(_to_text(summary))
         if self._is_single_file:
-            (self._directory / _PLAN).unlink()  # first: what remains is not of a run
+            (self._directory / _PLAN).unlink()  # first: without it, the rest is no run
             shutil.rmtree(self._directory)
 
     def _part(self, shard: int) -> Path:
@@ -247,7 +248,7 @@ def _locked(directory: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file that appears under its name when it is complete and on the disk."""
+    """Open a file that gets its name when it is complete and flushed to the disk."""
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("wb") as file:
         yield file

@@ -1,9 +1,9 @@
 """Read, decode and run batches of images on all cores, and return their rows in order.
 
-Each thread reads and decodes a whole batch, and then runs it through the engine with one thread. As
-many threads as there are cores can be in the engine; the others read and decode the next batches
-meanwhile, so that the engine never waits for a disk. The number of batches in progress is bounded,
-and so is the memory of decoding.
+Each thread reads and decodes a whole batch, and then runs it through the engine with one thread. At
+most as many threads as there are cores run the engine at a time. The others read and decode the
+next batches meanwhile, so that the engine never waits for a disk. The number of batches in progress
+is bounded, and so is the memory of decoding.
 """
 
 import threading
@@ -26,8 +26,8 @@ from keras_cnns_serve.repository.files import ModelVersion
 from .inputs import read_content
 from .rows import Row
 
-_BATCHES_PER_WORKER = 2  # in progress, or waiting for an earlier one to be written
-_UNCOUNTED_BYTES = 2**22  # memory of decoding an image that is too small to be counted
+_BATCHES_PER_WORKER = 2  # batches in progress, or waiting for an earlier batch to be written
+_UNCOUNTED_BYTES = 2**22  # an image that needs less memory for decoding is not counted
 _NOT_A_NUMBER = "the model's output is not a number"
 
 Work = TypeVar("Work")
@@ -39,10 +39,10 @@ class Scorer:
 
     Args:
         source: the version of the model.
-        engine: its engine, which needs one thread for a run.
+        engine: the engine of the version, which uses one thread for a run.
         slots: the maximum number of concurrent runs.
-        memory: the maximum number of bytes for decoding large images, together. A single image can
-            need more, and is then decoded alone.
+        memory: the maximum number of bytes for decoding all large images at a time. An image that
+            needs more is decoded alone.
         top_k: the number of labels of a row.
         max_pixels: the maximum size of an image.
         read: returns the content of an image.
@@ -71,7 +71,7 @@ class Scorer:
         self._threshold = threshold
 
     def score(self, names: Sequence[str]) -> list[Row]:
-        """Return the rows of a batch, in its order; an image that fails has a row with an error."""
+        """Return the rows of a batch in its order; the row of an image that fails has an error."""
         rows: dict[int, Row] = {}
         pixels: dict[int, NDArray[np.uint8]] = {}
         for index, name in enumerate(names):
@@ -108,7 +108,7 @@ class Scorer:
         except Exception as error:
             if len(pixels) == 1:
                 return [f"the model does not run: {one_line(error)}"]
-            # One image can make the run of a batch fail.
+            # One image can make the run of the whole batch fail.
             return [result for each in pixels for result in self._run([each])]
         return self._best(outputs["probabilities"])
 
@@ -149,7 +149,7 @@ def work_in_order(
 
 
 class _Memory:
-    """An amount of memory that threads share."""
+    """A budget of memory that threads share."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -158,7 +158,7 @@ class _Memory:
 
     @contextmanager
     def claim(self, size: int) -> Iterator[None]:
-        """Wait until `size` bytes are free, or nobody else uses any."""
+        """Wait until `size` bytes are free, or no other thread has claimed any."""
         with self._changed:
             self._changed.wait_for(lambda: not self._used or self._used + size <= self._limit)
             self._used += size

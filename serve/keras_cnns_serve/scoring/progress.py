@@ -35,11 +35,11 @@ class Progress:
 
     @property
     def rate(self) -> float:
-        """Return the images per second of this run, without those of an earlier one."""
+        """Return the images per second of this run; images of an earlier run do not count."""
         return (self._done - self._before) / max(self.seconds, 1e-9)
 
     def add(self, images: int, failed: int) -> None:
-        """Count images, and print a line if the last one is a second old."""
+        """Count images, and print a line if the last line is at least a second old."""
         self._done += images
         self._failed += failed
         now = self._clock()
@@ -59,7 +59,7 @@ class Progress:
 
 
 def spell_seconds(seconds: float) -> str:
-    """Return a duration for people: 42 s, 7 min 7 s, 3 h 2 min."""
+    """Return a duration as text, such as `42 s`, `7 min 7 s` or `3 h 2 min`."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

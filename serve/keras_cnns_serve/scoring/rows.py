@@ -31,7 +31,7 @@ class Totals:
     images: int = 0
     failed: int = 0
     unknown: int = 0
-    labels: Counter[str] = field(default_factory=Counter)  # the most probable label of the others
+    labels: Counter[str] = field(default_factory=Counter)  # most probable label -> images
 
     def add(self, outcome: "Outcome") -> None:
         """Count a row."""
@@ -60,7 +60,7 @@ def totals_of(rows: Iterable[Row]) -> Totals:
 
 
 class Outcome(NamedTuple):
-    """The part of a row that is counted."""
+    """The part of a row that `Totals` counts."""
 
     label: str | None
     unknown: bool
@@ -79,7 +79,7 @@ class RowFormat(NamedTuple):
     suffix: str
     header: Callable[[Columns], bytes]  # the start of a file
     encode: Callable[[Iterable[Row], Columns], bytes]
-    read_outcomes: Callable[[Path], Iterator[Outcome]]  # of the rows of a part
+    read_outcomes: Callable[[Path], Iterator[Outcome]]  # yields the outcomes of the rows of a shard
 
 
 def printable(name: str) -> str:

@@ -23,7 +23,7 @@ from .output import Output
 from .pipeline import Scorer, work_in_order
 from .rows import Columns, Totals, totals_of
 
-_BATCH_BYTES = 2**20  # of the pixels of a batch
+_BATCH_BYTES = 2**20  # size of the pixels of a batch
 
 
 class _Batch(NamedTuple):
@@ -41,7 +41,7 @@ def open_version(path: Path, version: int | None = None) -> ModelVersion:
     Raises:
         RepositoryError: the directory has no model, or several.
         ModelNotFoundError: the model has no such version.
-        VersionRefusedError: the version differs from its model.json.
+        VersionRefusedError: the version's files differ from its model.json.
     """
     if (path / "model.json").is_file() and path.resolve().name.isdecimal():
         version, path = version or int(path.resolve().name), path.resolve().parent
@@ -151,15 +151,15 @@ def write_shards(
 def batch_size_of(source: ModelVersion, options: ScoringOptions) -> int:
     """Return the number of images of a run.
 
-    Large batches save only the time around a run, which matters for small images, and cost memory
-    for the activations, which matters for large ones.
+    Large batches save only the overhead of a run, which matters for small images. They cost memory
+    for activations, which matters for large images.
     """
     image_bytes = math.prod(size or 1 for size in source.manifest.input.shape)
     return options.batch_size or min(16, max(4, _BATCH_BYTES // image_bytes))
 
 
 def workers_of(options: ScoringOptions, cores: int | None = None) -> int:
-    """Return the number of threads; those that are not in the engine read and decode."""
+    """Return the number of threads; those that do not run the engine read and decode."""
     return options.workers or 2 * (cores or usable_cores())
 
 

@@ -8,9 +8,9 @@ import socket
 
 from keras_cnns_serve.errors import ServeError
 
-_UNSENT_BYTES = 128 * 2**10  # unsent bytes in the system's buffer; by default megabytes
+_UNSENT_BYTES = 128 * 2**10  # unsent bytes in the system's buffer; the default is megabytes
 BACKLOG = 4096  # maximum number of connections that wait to be accepted
-LINGER = 0.3  # seconds after the signal to stop in which new connections are still accepted
+LINGER = 0.3  # seconds after the signal to stop during which new connections are still accepted
 
 
 class AddressError(ServeError):
@@ -68,9 +68,9 @@ def is_loopback(listener: socket.socket) -> bool:
 
 
 def affordable(connections: int) -> int:
-    """Return the number of connections that each of the two ports can have, at most `connections`.
+    """Return the maximum number of connections on each of the two ports, at most `connections`.
 
-    A quarter of the files that the process may open remain for models and other purposes.
+    A quarter of the files that the process may open is kept for models and other purposes.
     """
     try:
         import resource

@@ -38,7 +38,7 @@ class Tls:
             connection.context = self._files.current()[0]
 
         context, _ = self._read()
-        context.sni_callback = use_current  # also called for clients without SNI
+        context.sni_callback = use_current  # OpenSSL also calls it for clients without SNI
         return context
 
     def grpc_credentials(self) -> grpc.ServerCredentials:
@@ -46,10 +46,11 @@ class Tls:
         used = self._files.current()[1]
 
         def changed() -> grpc.ServerCertificateConfiguration | None:
-            """Return the configuration if it is new; grpcio calls this for each connection.
+            """Return the configuration if it has changed, else None.
 
-            For one that is not None, grpcio replaces the state of its handshakes, while other
-            threads may be using it: simultaneous handshakes crashed the process.
+            grpcio calls this for each connection. When the result is not None, grpcio replaces the
+            state of its handshakes, which other threads may be using: returning the configuration
+            every time made simultaneous handshakes crash the process.
             """
             nonlocal used
             current = self._files.current()[1]

@@ -10,29 +10,30 @@ import numpy as np
 from PIL import Image
 
 SIDE = 16  # pixels of a thumbnail
-# An image with a smaller standard deviation, in levels of 255, is of one colour: what is left of
-# its thumbnail without the mean is noise, which says nothing about what the image shows.
+# An image with a smaller standard deviation, in levels of 255, has one colour: without its mean,
+# its thumbnail is noise, which does not depend on what the image shows.
 FLAT_DEVIATION = 2.0
 # A photo that is blurred by a Gaussian whose standard deviation is a fiftieth of its longer side.
 # Sharp photos have 0.1 to 1; white noise has 20.
 _BLURRY_SHARPNESS = 0.004
-DARK_BRIGHTNESS = 64  # levels of 255: 99 % of the pixels are darker
+DARK_BRIGHTNESS = 64  # level, 0 to 255: an image is dark if 99 % of its pixels are darker
 _SHARPNESS_SIDE = 128  # pixels; larger images are reduced before their sharpness is measured
-# Rounding levels adds this to the mean square of their Laplacian: (4^2 + 4 * 1^2) * 1/12.
+# Rounding the levels adds this number to the mean square of their Laplacian: (4^2 + 4 * 1^2) *
+# 1/12.
 _ROUNDING = 20 / 12
 _MIN_SHARPNESS_SIDE = 32  # pixels; in smaller images nearly every edge is one pixel wide
 
 
 @dataclass(frozen=True)
 class Appearance:
-    """What an image looks like.
+    """Measurements of an image's appearance.
 
     Attributes:
         thumbnail: SIDE x SIDE grey levels of the upright image, row by row.
         deviation: the standard deviation of the grey levels, 0 to 127.5.
-        sharpness: the mean square of the Laplacian of the grey levels, without that of rounding,
-            divided by their variance, so that contrast does not matter; infinite if the image is
-            too small or of one colour.
+        sharpness: the mean square of the Laplacian of the grey levels, minus the part that is due
+            to rounding, divided by the levels' variance, so that contrast does not matter; infinite
+            if the image is too small or has one colour.
         brightness: the 99th percentile of the grey levels, 0 to 255.
     """
 
@@ -43,26 +44,26 @@ class Appearance:
 
     @property
     def is_flat(self) -> bool:
-        """Whether the image is of one colour."""
+        """Return whether the image has one colour."""
         return self.deviation < FLAT_DEVIATION
 
     @property
     def is_blurry(self) -> bool:
-        """Whether the image has no detail at 128 pixels; one of one colour is not reported."""
+        """Return whether the image, unless it has one colour, has no detail at 128 pixels."""
         return self.sharpness < _BLURRY_SHARPNESS
 
     @property
     def is_dark(self) -> bool:
-        """Whether nearly all pixels are dark."""
+        """Return whether nearly all pixels are dark."""
         return self.brightness < DARK_BRIGHTNESS
 
 
 def measure_appearance(pixels: np.ndarray, orientation: int = 1) -> Appearance:
-    """Return what an image looks like.
+    """Measure the appearance of an image.
 
     Args:
-        pixels: uint8 [h, w, 3], as they are stored.
-        orientation: EXIF's, 1 to 8, by which the thumbnail is set upright.
+        pixels: uint8 [h, w, 3], as the file stores them.
+        orientation: the EXIF orientation, 1 to 8, by which the thumbnail is set upright.
     """
     grey = Image.fromarray(pixels).convert("L")
     thumbnail = np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.BILINEAR))

@@ -1,12 +1,13 @@
-"""Keep what was read from the files of a folder, so that later commands need not read them again.
+"""Cache the results of reading a folder's files, so that later commands need not read them.
 
 An entry is valid while the size, the modification time and the change time of its file stay the
 same. A file that was changed less than `SETTLED_SECONDS` before it was read gets no entry, because
-the next change might leave its times as they are: file systems count them in steps.
+its next change might leave its times unchanged: file systems record times in steps.
 
-The entries of a folder are one file of the cache directory, an npz archive without pickled objects;
-so are the near-duplicates among a set of images. A file of the cache that is damaged, or that
-another version has written, is ignored, and so is a directory that cannot be written.
+The entries of each folder are in one file of the cache directory, an npz archive without pickled
+objects; the near-duplicates among each set of images are in another such file. A cache file is
+ignored if it is damaged or was written by another version. A cache directory that cannot be written
+is ignored too.
 """
 
 import contextlib
@@ -30,10 +31,10 @@ from keras_cnns.data.sources.folder.image_file import ImageFile
 from keras_cnns.data.sources.folder.layout import FoundFile
 
 VARIABLE = "KERAS_CNNS_CACHE"  # the cache directory; `off` for none
-MAX_BYTES = 2**30  # of all files in the cache directory; those not used for longest are removed
-SETTLED_SECONDS = 2.0  # FAT's step of time, the coarsest one
-_VERSION = 1  # of the archives' format, and of what is measured
-_NAME = re.compile(r"[0-9a-f]+\.npz|.+\.partial")  # of a file of the cache
+MAX_BYTES = 2**30  # maximum size of the cache directory; the least recently used files are removed
+SETTLED_SECONDS = 2.0  # the step of times in FAT, which is the coarsest one
+_VERSION = 1  # changes with the format of the archives and with the measurements
+_NAME = re.compile(r"[0-9a-f]+\.npz|.+\.partial")  # the names of cache files
 _ROW = np.dtype(
     [
         *((name, "<i8") for name in ("bytes", "modified", "changed")),  # times in nanoseconds
@@ -61,13 +62,13 @@ def cache_directory() -> Path | None:
         if chosen:
             return Path(chosen).expanduser().absolute()
         base = Path(os.environ.get("XDG_CACHE_HOME", ""))
-        # The XDG specification says that a relative path is to be ignored.
+        # By the XDG specification, a relative path must be ignored.
         return (base if base.is_absolute() else Path.home() / ".cache") / "keras-cnns"
     return None
 
 
 def read_times(path: Path) -> _Times | None:
-    """Return what tells whether a file has changed; None if there is no such file."""
+    """Return a file's size and times, which show whether it has changed; None without a file."""
     try:
         status = path.stat()
     except (OSError, ValueError):
@@ -76,17 +77,17 @@ def read_times(path: Path) -> _Times | None:
 
 
 class FolderCache:
-    """The entries of a folder of images. Other threads may add entries, but not save them."""
+    """The cache entries of a folder of images; other threads may add entries, but not save them."""
 
     def __init__(self, root: str | Path, *, entries: bool = True) -> None:
-        """Load the entries of a folder, if it has any and they are needed."""
+        """Open the cache of a folder; if `entries` is true, load its entries."""
         prefix = str(Path(root))
-        # The files of `.` are found without a prefix.
+        # The paths of the files in `.` have no prefix.
         self._prefix = "" if prefix == "." else prefix.removesuffix(os.sep) + os.sep
         real = Path(root).resolve()
         directory = cache_directory()
         if directory and directory.resolve().is_relative_to(real):
-            directory = None  # nothing is written into a folder of photos
+            directory = None  # never write into a folder of photos
         self._directory = directory
         self._path = directory and directory / "scans" / f"{_hash(os.fsencode(real))}.npz"
         self._rows: dict[str, tuple[Any, ...]] = {}
@@ -97,9 +98,9 @@ class FolderCache:
                 self._load(self._path)
 
     def find(self, file: FoundFile) -> tuple[ImageFile | None] | None:
-        """Return what was read from a file, or None if that is not known or the file has changed.
+        """Return the result of reading a file; None if it is not cached or the file has changed.
 
-        The result's only element is None if the file is no image.
+        The result is a tuple of one element, which is None if the file is not an image.
         """
         row = self._rows.get(self._name(file))
         if row is None or row[:3] != read_times(file.path):
@@ -107,20 +108,20 @@ class FolderCache:
         return (self._image(file, row),)
 
     def add(self, file: FoundFile, times: _Times | None, image: ImageFile | None) -> None:
-        """Remember what was read from a file.
+        """Add the result of reading a file.
 
         Args:
             file: the file.
             times: its times before it was read.
-            image: the result, None if it is no image.
+            image: the result; None if the file is not an image.
         """
-        if times and (image is None or image.digest):  # otherwise, it may be readable later
+        if times and (image is None or image.digest):  # otherwise, the file may be readable later
             settled = time.time_ns() - int(SETTLED_SECONDS * 1e9)
             if max(times[1:]) < settled:
                 self._added[self._name(file)] = times, image
 
     def save(self) -> None:
-        """Write the entries if there are new ones; entries of files that are gone are dropped."""
+        """Write the entries if there are new ones; entries of removed files are dropped."""
         if not self._path or not self._added:
             return
         texts = dict.fromkeys(["", *self._texts])
@@ -143,7 +144,7 @@ class FolderCache:
         )
 
     def group(self, digests: Sequence[str], compute: Callable[[], np.ndarray]) -> np.ndarray:
-        """Return the groups of near-duplicates of a set of images, computed if they are not known.
+        """Return the groups of near-duplicates of a set of images, computed if they are not cached.
 
         Args:
             digests: the images' SHA-256, sorted.
@@ -179,7 +180,7 @@ class FolderCache:
             if len(rows) and not 0 <= rows[column].min() <= rows[column].max() < len(texts):
                 return
         self._texts, self._rows = texts, dict(zip(names, rows.tolist(), strict=True))
-        os.utime(path)  # the time of its last use
+        os.utime(path)  # records the time of the last use
 
     def _image(self, file: FoundFile, row: tuple[Any, ...]) -> ImageFile | None:
         values = dict(zip(_ROW.names or (), row, strict=True))
@@ -202,12 +203,12 @@ class FolderCache:
         )
 
     def _write(self, path: Path, **arrays: Any) -> None:
-        """Write an archive, whole or not at all, and remove old ones; leave it if that fails."""
+        """Write an archive atomically and remove old ones; ignore errors."""
         assert self._directory
         with contextlib.suppress(OSError):
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             path.parent.mkdir(mode=0o700, exist_ok=True)
-            # Each process has a partial file of its own, which only the user can read.
+            # Each process writes to its own temporary file, which only the user can read.
             descriptor, partial = tempfile.mkstemp(".partial", dir=path.parent)
             try:
                 with os.fdopen(descriptor, "wb") as file:
@@ -244,9 +245,9 @@ def _row(times: _Times, image: ImageFile | None, indices: dict[str, int]) -> tup
 
 
 def _trim(directory: Path) -> None:
-    """Remove the files of the cache that were not used for longest, until it is small enough."""
+    """Remove the least recently used files of the cache until it is small enough."""
     paths = [path for folder in ("scans", "groups") for path in (directory / folder).glob("*")]
-    # The directory is the user's choice, and may hold other files.
+    # The user may have chosen the directory, and it may hold other files.
     files = [(path.stat(), path) for path in paths if _NAME.fullmatch(path.name)]
     total = sum(status.st_size for status, _ in files)
     for status, path in sorted(files, key=lambda file: file[0].st_mtime_ns):
@@ -257,7 +258,7 @@ def _trim(directory: Path) -> None:
 
 
 def _version() -> list[object]:
-    """Return what decides whether an image can be read, and which pixels it has."""
+    """Return the versions that determine whether and how images can be read."""
     return [_VERSION, PIL.__version__, tf.__version__, Image.MAX_IMAGE_PIXELS]
 
 

@@ -1,8 +1,9 @@
 """Corrections of a folder's labels: a CSV file that changes labels or excludes images.
 
 The header names the columns. `file` is the path of an image, relative to the folder or absolute;
-`label` is its class; `exclude` is `yes` for an image that is not used. The columns of labels.csv,
-which `keras-cnns data review` writes, may be there too, so that this table can be edited and used.
+`label` is its class; `exclude` is `yes` for an image that is not used. The file may also have the
+columns of labels.csv, which `keras-cnns data review` writes, so that labels.csv can be edited and
+used as a corrections file.
 """
 
 import csv
@@ -32,15 +33,15 @@ _EXCLUDE_VALUES = {YES: True, "true": True, "1": True, "x": True, EXCLUDE: True}
 _EXCLUDE_VALUES |= {"": False, "no": False, "false": False, "0": False}
 _DELIMITERS = (",", ";", "\t")  # spreadsheets in some languages write semicolons
 _LABEL_SEPARATORS = (",", ";", "|", "+")
-_MAX_PROBLEMS = 10  # in an error message
+_MAX_PROBLEMS = 10  # maximum number of lines in an error message
 
 
 @dataclass(frozen=True)
 class Corrections:
-    """The corrections of a folder's labels that change something.
+    """The effective corrections of a folder's labels.
 
     Attributes:
-        text: the CSV file, whose copy belongs into the run directory.
+        text: the CSV file's text, which is copied into the run directory.
         labels: file -> its new label, which differs from the name of its class folder.
         excluded: the files that are not used.
     """
@@ -71,7 +72,7 @@ def read_corrections(path: str | Path, root: str | Path, files: Sequence[FoundFi
         files: all files of the folder, with the names of their class folders as labels.
 
     Raises:
-        ValueError: the file cannot be read, a column or a row is wrong, or two rows are about one
+        ValueError: the file cannot be read, a column or a row is wrong, or two rows have the same
             file; the message names the lines.
     """
     try:
@@ -99,7 +100,7 @@ def read_corrections(path: str | Path, root: str | Path, files: Sequence[FoundFi
 
 
 def _read_rows(path: str | Path, text: str) -> list[tuple[int, dict[str, str]]]:
-    """Return the number of the first line of each row, and its cells by column."""
+    """Return for each row the number of its first line, and column -> cell."""
     first_line = text.partition("\n")[0]
     delimiter = max(_DELIMITERS, key=first_line.count)
     reader = csv.reader(io.StringIO(text), delimiter=delimiter, strict=True)
@@ -140,7 +141,7 @@ def _check_columns(path: str | Path, columns: Sequence[str], first_line: str) ->
 
 
 class _RowReader:
-    """Reads the rows of a CSV file, and remembers which file each of them is about.
+    """Check the rows of a CSV file, and remember the file of each row.
 
     Attributes:
         labels: file -> its label, or None if it is excluded.
@@ -165,7 +166,7 @@ class _RowReader:
         """Add a row.
 
         Raises:
-            ValueError: the row is wrong, or another row is about the same file.
+            ValueError: the row is wrong, or another row has the same file.
         """
         file = self._find_file(row[FILE])
         label = self._find_label(row[LABEL]) if row.get(LABEL, "").strip() else ""
@@ -203,7 +204,7 @@ class _RowReader:
 
     @functools.cached_property
     def _composed(self) -> dict[str, Path]:
-        """The files by their names in Unicode's composed form, which other systems write."""
+        """Return name -> file, with names in Unicode's composed form, which other systems write."""
         return {_compose(name): file for name, file in self._by_name.items()}
 
     @functools.cached_property

@@ -1,4 +1,4 @@
-"""Read the image files of a folder: open, decode and hash each one once, or list it unopened."""
+"""Read the image files of a folder: open, decode and hash each file once, or only list it."""
 
 import hashlib
 import itertools
@@ -30,7 +30,7 @@ EXTENSIONS = {
     "BMP": (".bmp", ".dib"),
     "GIF": (".gif",),
 }
-# Formats that cameras and scanners write, and that have to be converted first.
+# Formats of cameras and scanners that must be converted first.
 CONVERTIBLE = {
     "HEIC": (".heic", ".heif"),
     "TIFF": (".tif", ".tiff"),
@@ -54,14 +54,14 @@ class Scan:
 
     root: Path
     files: tuple[ImageFile, ...]  # images in class folders, readable or not
-    others: tuple[Path, ...] = ()  # hidden files, notes and the like, which are ignored
+    others: tuple[Path, ...] = ()  # other files, such as hidden files and notes, which are ignored
     outside: tuple[Path, ...] = ()  # images beside the class folders, which belong to no class
 
 
 def scan_folder(root: str | Path) -> Scan:
-    """Read every file of a folder of images that the cache does not know.
+    """Read every file of a folder of images that is not cached.
 
-    The files that may be split by content have their near-duplicates among these, as in a training.
+    As in a training, near-duplicates are determined among the files that may be split by content.
 
     Args:
         root: see `read_layout`.
@@ -82,9 +82,9 @@ def scan_folder(root: str | Path) -> Scan:
 def read_images(
     root: str | Path, found: Iterable[FoundFile], keep: Keep | None = None
 ) -> tuple[ImageFile, ...]:
-    """Read files, and return those that are images, readable or not.
+    """Read files, and return the images among them, readable or not.
 
-    Files that the cache knows are not opened, unless their pixels are kept.
+    Cached files are not opened, unless their pixels are kept.
 
     Args:
         root: the folder that holds them.
@@ -115,7 +115,7 @@ def read_images(
 
 
 def recall_images(root: str | Path, found: Iterable[FoundFile]) -> tuple[ImageFile, ...] | None:
-    """Return what `read_images` returns, if the cache knows all files, and open none of them."""
+    """Return the result of `read_images` if all files are cached, else None; open no file."""
     cache = FolderCache(root)
     images: list[ImageFile | None] = []
     for file in _visible(found):
@@ -127,10 +127,10 @@ def recall_images(root: str | Path, found: Iterable[FoundFile]) -> tuple[ImageFi
 
 
 def list_images(layout: Layout) -> tuple[ImageFile, ...]:
-    """Return the files that are named as images, unopened, without digest, format and size.
+    """Return the files with an image's suffix, unopened, without digest, format and size.
 
-    In a class folder without such a name, files are opened until one is an image, and that one is
-    returned. So the classes and splits are those of the images that `read_images` returns.
+    In a class folder without such a file, files are opened until one is an image, and this file is
+    returned. So the classes and splits are the same as in the result of `read_images`.
     """
     folders: dict[tuple[str, str | None], list[FoundFile]] = defaultdict(list)
     for file in _visible(layout.files):
@@ -145,7 +145,7 @@ def list_images(layout: Layout) -> tuple[ImageFile, ...]:
 def find_images(found: Iterable[FoundFile]) -> tuple[ImageFile, ...]:
     """Return the files that `read_images` returns, without digest, format and size.
 
-    Only files that are not named as images are opened, to see whether they are images.
+    Only files without an image's suffix are opened, to find out whether they are images.
     """
     return tuple(
         ImageFile(*file)
@@ -166,7 +166,7 @@ def no_images(root: str | Path, layout: Layout) -> ValueError:
 def inspect_file(
     file: FoundFile, keep: Keep | None = None, *, decode: bool = True
 ) -> ImageFile | None:
-    """Read and decode a file; return None if neither its name nor its content is an image's.
+    """Read and decode a file; return None if neither its suffix nor its content is an image's.
 
     Args:
         file: the file, its class and its split.
@@ -207,12 +207,12 @@ def inspect_file(
 
 
 def _images_outside(layout: Layout) -> tuple[Path, ...]:
-    """Return the files beside the class folders that are named as images."""
+    """Return the files beside the class folders that have an image's suffix."""
     return tuple(path for path in layout.outside if _has_image_name(path))
 
 
 def _visible(found: Iterable[FoundFile]) -> list[FoundFile]:
-    """Return the files that are not hidden, as those are that macOS leaves beside images."""
+    """Return the files that are not hidden; macOS creates hidden files beside images."""
     return [file for file in found if not file.path.name.startswith(".")]
 
 
@@ -225,7 +225,7 @@ def _is_image(file: FoundFile) -> bool:
 
 
 def _convertible_format(content: bytes) -> str:
-    """Return the format of an image that has to be converted first; otherwise ""."""
+    """Return the format of an image that must be converted first; "" for other images."""
     if content[4:8] == b"ftyp":
         return _BRANDS.get(content[8:12], "")
     return "TIFF" if content.startswith(_TIFF) else ""

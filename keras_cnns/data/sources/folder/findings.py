@@ -1,4 +1,4 @@
-"""Find the problems of a folder of images, which `data check` reports and training refuses."""
+"""Find the problems of a folder of images that `data check` reports and training refuses."""
 
 import re
 import shlex
@@ -13,7 +13,7 @@ from keras_cnns.data.sources.folder.image_file import ImageFile
 from keras_cnns.data.sources.folder.splits import assign_splits, find_scarce_classes
 
 _SURROGATES = re.compile(r"[\ud800-\udfff]")  # Python's escapes of bytes that are not UTF-8
-_MAX_LINES = 10  # lines of a finding in an error message
+_MAX_LINES = 10  # maximum number of lines of a finding in an error message
 
 
 @dataclass(frozen=True)
@@ -22,13 +22,14 @@ class Finding:
 
     title: str
     lines: tuple[str, ...]  # one for each file or class; empty if there is no such problem
-    # Training is refused: it could not read the files, or its metrics would be wrong.
+    # True if training is refused, because it could not read the files or its metrics would be
+    # wrong.
     is_error: bool
     to_skip: tuple[ImageFile, ...] = ()  # the files that --skip-bad leaves out
 
 
 def find_problems(scan: Scan) -> tuple[Finding, ...]:
-    """Return the problems of a folder's files that do not depend on how they are split."""
+    """Return the problems of a folder's files that do not depend on the splits."""
 
     def name(each: ImageFile | Path) -> str:
         path = each.path if isinstance(each, ImageFile) else each
@@ -99,7 +100,7 @@ def find_problems(scan: Scan) -> tuple[Finding, ...]:
 
 
 def find_split_problems(files: Sequence[ImageFile], wanted: Iterable[str]) -> tuple[Finding, ...]:
-    """Return the problems of the splits of readable files; for `wanted` see `assign_splits`."""
+    """Return the problems of the splits of readable files; `assign_splits` describes `wanted`."""
     wanted = tuple(wanted)
     minimum, scarce = find_scarce_classes(files, wanted)
     splits = assign_splits(files, wanted)
@@ -150,7 +151,7 @@ def _find_similar_labels(files: Iterable[ImageFile]) -> Iterable[str]:
     for names in folders.values():
         forms = {unicodedata.normalize("NFC", name) for name in names}
         in_every = len(forms) == len(names) and len(set(map(frozenset, names.values()))) == 1
-        # `a` and `A` may be two classes, if each split has both.
+        # `a` and `A` may be two different classes if each split has both.
         if len(names) > 1 and not in_every:
             spelled = " and ".join(
                 f"{name!a}{f' in {split}' if split else ''}"
@@ -168,14 +169,14 @@ def describe(finding: Finding) -> str:
 
 
 def printable(name: str) -> str:
-    """Return a file's name, with line ends and bytes that are not text escaped."""
+    """Return a file's name, in which line ends and bytes that are not text are escaped."""
     return name if name.isprintable() else repr(name)[1:-1]
 
 
 def _conversion(
     root: Path, files: Sequence[ImageFile], name: Callable[[ImageFile], str]
 ) -> tuple[str, ...]:
-    """Return a line for each file, the first with a command that converts all of them."""
+    """Return a line for each file; the first line has a command that converts all files."""
     lines = [f"{name(file)}: {file.format}" for file in files]
     if not lines:
         return ()
@@ -201,7 +202,7 @@ def _copies(files: Iterable[ImageFile]) -> list[list[ImageFile]]:
 
 
 def _copies_to_skip(group: Sequence[ImageFile]) -> list[ImageFile]:
-    """Return the copies outside of the last split that has one: test, then validation."""
+    """Return the copies to skip: all but those in the last split (train, validation, test)."""
     order = ("train", "validation", "test")
     last = max((file.split or "train" for file in group), key=order.index)
     return [file for file in group if (file.split or "train") != last]

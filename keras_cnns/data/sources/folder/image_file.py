@@ -1,4 +1,4 @@
-"""What is known of an image file in a folder of images."""
+"""The facts about an image file in a folder of images."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,19 +14,19 @@ class ImageFile:
 
     path: Path
     label: str
-    split: str | None  # the split of its split folder; None without split folders
+    split: str | None  # the split that its split folder names; None without split folders
     digest: str = ""  # the SHA-256 of its bytes; empty if they were not read
-    format: str = ""  # from its content: a key of EXTENSIONS, or of CONVERTIBLE with a problem
-    size: tuple[int, int] = (0, 0)  # pixels, height and width, upright
-    orientation: int = 1  # EXIF's, 1 to 8
-    needs_pillow: bool = False  # TensorFlow's operations refuse it, or read other pixels
-    problem: str = ""  # why it cannot be read; empty if it can
+    format: str = ""  # from its content: a key of EXTENSIONS, or, with a problem, of CONVERTIBLE
+    size: tuple[int, int] = (0, 0)  # height and width in pixels of the upright image
+    orientation: int = 1  # the EXIF orientation, 1 to 8
+    needs_pillow: bool = False  # whether TensorFlow's operations refuse it or read other pixels
+    problem: str = ""  # why it cannot be read; empty if it can be read
     appearance: Appearance | None = field(default=None, repr=False)  # None if it was not decoded
     near: str = ""  # the smallest digest among its near-duplicates; empty if it has none
 
     @property
     def content(self) -> str:
-        """The digest that decides its split, the same for its copies and near-duplicates."""
+        """The digest that determines its split, which its copies and near-duplicates share."""
         return self.near or self.digest
 
     @property
@@ -36,5 +36,5 @@ class ImageFile:
 
     @property
     def found(self) -> FoundFile:
-        """The file as it is listed in a `Layout`."""
+        """The entry for this file in a `Layout`."""
         return FoundFile(self.path, self.label, self.split)

@@ -4,8 +4,9 @@ Two images are near-duplicates if the cosine of their centred thumbnails is at l
 so brightness and contrast do not matter. Of the 70,000 images of Fashion-MNIST, all different, 172
 (0.25 %) have such a neighbour.
 
-Images of one colour are in no group: without its mean, such a thumbnail is zero or the noise of
-its file, so any two might be grouped, and a folder's black frames would be one large group.
+Images of one colour are in no group: without its mean, the thumbnail of such an image is zero or
+the noise of its file, so any two might be grouped, and all black frames of a folder would form a
+group.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,21 +20,21 @@ from keras_cnns.data.sources.folder.cache import FolderCache
 from keras_cnns.data.sources.folder.image_file import ImageFile
 
 _MIN_COSINE = 0.998
-MAX_GROUP = 20  # images; without a limit, A ~ B ~ C ~ ... may chain images that differ
-_ROWS, _COLUMNS = 1024, 4096  # images of a block of the matrix of all cosines
-_SLACK = 1e-5  # of float32 products of 256 terms; candidates are then compared exactly
+MAX_GROUP = 20  # images; without a limit, a chain A ~ B ~ C ~ ... may connect images that differ
+_ROWS, _COLUMNS = 1024, 4096  # numbers of images in a block of the matrix of all cosines
+_SLACK = 1e-5  # error of float32 products of 256 terms; candidates are then compared exactly
 
 
 def group_near_duplicates(thumbnails: np.ndarray) -> np.ndarray:
-    """Return the smallest index in each image's group, int64 [N]; its own if it has no neighbour.
+    """Return the smallest index in each image's group, int64 [N]; without a group, its own index.
 
-    The closest pairs are joined first, and groups that would exceed `MAX_GROUP` images are not.
-    Of an image with more than `MAX_GROUP` neighbours, only the first ones found are considered, so
-    the cost is bounded, even for the frames of a film.
+    The closest pairs are joined first; groups are not joined if the result would exceed `MAX_GROUP`
+    images. Of an image with more than `MAX_GROUP` neighbours, only the first ones found are
+    considered, so the cost is bounded, even for the frames of a film.
 
     Args:
-        thumbnails: uint8 [N, P], no two equal images among them, in an order that depends on the
-            images alone.
+        thumbnails: uint8 [N, P], of images that all differ, in an order that depends on the images
+            alone.
     """
     pairs, cosines = _near_pairs(thumbnails)
     parents, sizes = np.arange(len(thumbnails)), np.ones(len(thumbnails), int)
@@ -52,11 +53,11 @@ def group_near_duplicates(thumbnails: np.ndarray) -> np.ndarray:
 
 
 def _near_pairs(thumbnails: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the pairs of near-duplicates, int64 [M, 2] with the smaller index first, and cosines.
+    """Return the pairs of near-duplicates, int64 [M, 2], smaller index first, and their cosines.
 
-    Unit vectors with a cosine of c differ by sqrt(2 - 2c), and so do their projections on any
-    direction, at most. So the images are sorted by their projection on the direction of most
-    variance, and each is compared with those in a window only.
+    The distance of unit vectors with cosine c is sqrt(2 - 2c), and their projections on any
+    direction differ by at most this distance. So the images are sorted by their projection on the
+    direction of most variance, and each image is compared only with those in a window.
     """
     kept = np.flatnonzero(thumbnails.std(axis=1, dtype=np.float32) >= FLAT_DEVIATION)
     if not len(kept):
@@ -78,7 +79,7 @@ def _near_pairs(thumbnails: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _pairs_in_windows(vectors: np.ndarray, projections: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield pairs of candidates, int64 [M, 2] with the smaller index first.
+    """Yield pairs of candidates, int64 [M, 2], with the smaller index first.
 
     Args:
         vectors: unit vectors, float32 [N, P].
@@ -87,7 +88,7 @@ def _pairs_in_windows(vectors: np.ndarray, projections: np.ndarray) -> Iterator[
     reach = (2 - 2 * (_MIN_COSINE - _SLACK)) ** 0.5 + _SLACK
     for start in range(0, len(vectors), _ROWS):
         rows = vectors[start : start + _ROWS]
-        counts = np.zeros((len(rows), 1), int)  # of each row's candidates
+        counts = np.zeros((len(rows), 1), int)  # number of candidates of each row
         end = int(np.searchsorted(projections, projections[start + len(rows) - 1] + reach, "right"))
         for column in range(start, end, _COLUMNS):
             cosines = rows @ vectors[column : min(column + _COLUMNS, end)].T
@@ -127,12 +128,13 @@ def with_near_duplicates(
     files: Iterable[ImageFile],
     folders: Sequence[str | None] = (None, "train", "validation", "test"),
 ) -> tuple[ImageFile, ...]:
-    """Return files with `near` set for those that have near-duplicates among them.
+    """Return the files; `near` is set for those with near-duplicates.
 
     Args:
-        root: the folder that holds them, for the cache.
-        files: files of any kind; those that were not decoded have no near-duplicates.
-        folders: the split folders whose files are compared, with None for files without one.
+        root: the folder that holds the files, which identifies the cache.
+        files: any files; files that were not decoded have no near-duplicates.
+        folders: the split folders whose files are compared; None stands for files without a split
+            folder.
     """
     files = tuple(files)
     compared = [file for file in files if file.split in folders]

@@ -1,6 +1,6 @@
 """Find near-duplicates, and images that are blurry, dark, tiny or of one colour.
 
-`data check` reports them, and training does not refuse them: each may well be right.
+`data check` reports such images, but training does not refuse them, because they may be intended.
 """
 
 import statistics
@@ -11,11 +11,11 @@ from pathlib import Path
 from keras_cnns.data.sources.folder.findings import Finding, printable
 from keras_cnns.data.sources.folder.image_file import ImageFile
 
-_TINY_FRACTION = 0.25  # of the median of the shorter sides in a folder
+_TINY_FRACTION = 0.25  # images below this fraction of the median side are tiny
 
 
 def find_near_duplicates(root: Path, files: Iterable[ImageFile]) -> tuple[Finding, ...]:
-    """Return the groups of near-duplicates, by whether they lie in different splits or classes."""
+    """Return the groups of near-duplicates: across splits, across classes, and within a class."""
     groups = defaultdict(list)
     for file in files:
         if file.near:

@@ -45,35 +45,36 @@ from keras_cnns.recipes import DataConfig
 
 
 class FolderError(ValueError):
-    """A folder that cannot be trained on; the message lists what `data check` finds."""
+    """The folder cannot be trained on; the message lists the findings of `data check`."""
 
 
 class Folder:
     """The images of a folder; each file is read, hashed and decoded at most once to check it.
 
     When a split is opened, the files of its split folder are checked; a split without a folder is
-    taken out of the training files, so these are checked. The names of the classes are those of
-    folders. All files are checked if
+    taken out of the training files, so the training files are checked. The names of the classes are
+    the names of their folders. All files are checked if
 
     - there are no split folders, because the splits then depend on the content of all images;
-    - `skip_bad` is set, because all splits decide which copy of an image is left out;
-    - the fingerprint is requested, as by a training, which is thus refused for every file that
+    - `skip_bad` is set, because the copies in all splits determine which copy is left out;
+    - the fingerprint is requested. A training requests it, and is thus refused for every file that
       `data check` refuses.
 
-    The result of a check is cached by path, size and times (`cache.py`). If the cache knows all
-    files of a split folder (of the whole folder, without split folders), checking them opens none,
+    The result of a check is cached by path, size and times (`cache.py`). If all files of a split
+    folder are cached (or, without split folders, all files of the folder), the check opens no file,
     and a split's files are opened when its images are used.
 
-    Otherwise, if they take at most `base.PIXELS_LIMIT` bytes at the network's size, their pixels
-    are kept from the check, and no file is opened again. If they take more, every pass over the
-    split reads and decodes its files anew; so does an Inception crop, for which no pixels stay in
-    memory.
+    Otherwise the check reads the files. If their images take at most `base.PIXELS_LIMIT` bytes at
+    the network's size, the check keeps the pixels, and no file is opened again. If they take more,
+    or for an Inception crop, no pixels are kept, and every pass over the split reads and decodes
+    its files again.
 
     Beyond that limit, and unless a training requests the check first, a file of a split folder is
-    checked when a batch needs it. Before the first batch, only files that are not named as images
-    are opened, to see whether they are images. Without their hashes, copies are not found; a
-    training refuses them. The files that may belong to a split that depends on the content of the
-    images are all checked first: their hashes and near-duplicates decide which images are in it.
+    checked when a batch needs it. Before the first batch, only files without an image's suffix are
+    opened, to find out whether they are images. Copies are then not found, because the files'
+    hashes are unknown; a training, which checks first, refuses copies. If a split depends on the
+    content of the images, all files that may belong to it are checked first, because their hashes
+    and near-duplicates determine which images are in it.
     """
 
     def __init__(self, config: DataConfig) -> None:
@@ -97,23 +98,24 @@ class Folder:
         if not self._listed:
             raise no_images(config.path, layout)
         self._held_out = held_out_splits(self._listed, self._wanted)
-        # The keys of these are the splits of split folders, or None in a folder without them.
+        # The keys of the following are the splits of split folders, or None in a folder without
+        # split folders.
         self._read: dict[str | None, tuple[ImageFile, ...]] = {}
-        self._kept: dict[str | None, tuple[tf.Tensor, dict[Path, int]]] = {}  # pixels, rows
-        self._undecoded: set[str | None] = set()  # those in `_read` whose files are not decoded yet
-        self._usable: tuple[ImageFile, ...] = ()  # the result of `_files`, until more are read
+        self._kept: dict[str | None, tuple[tf.Tensor, dict[Path, int]]] = {}  # pixels, file -> row
+        self._undecoded: set[str | None] = set()  # keys of `_read` whose files are not decoded yet
+        self._usable: tuple[ImageFile, ...] = ()  # result of `_files`, until more files are read
 
     @property
     def labels(self) -> tuple[str, ...]:
         """The names of the classes in the order of their indices, which is alphabetical.
 
         Raises:
-            FolderError: there are too few classes, or one whose name cannot be used.
+            FolderError: there are too few classes, or the name of a class cannot be used.
         """
         return _labels(self._files([]))
 
     def fingerprint(self) -> str:
-        """Return a hash of the relative paths and contents of all files, and corrected labels.
+        """Return a hash of all files' relative paths and contents, and of the corrected labels.
 
         Raises:
             FolderError: there is something wrong with the files or classes.
@@ -139,7 +141,7 @@ class Folder:
             folder = None
         files = self._files([folder], check_first=check_first)
         wanted = self._wanted
-        if not {"train", None} & self._read.keys():  # so no split is taken out of these files
+        if not {"train", None} & self._read.keys():  # so that no split is taken out of these files
             wanted = tuple(each for each in wanted if each not in self._held_out)
         _refuse(self._config.path, find_split_problems(files, wanted))
         splits = assign_splits(files, wanted)
@@ -172,7 +174,7 @@ class Folder:
     def _files(
         self, folders: Iterable[str | None], *, check_first: bool = True
     ) -> tuple[ImageFile, ...]:
-        """Return all files: those of some split folders as they were read, the others as listed."""
+        """Return all files: the read ones with the results of reading, the others as listed."""
         config = self._config
         if config.skip_bad:
             folders, check_first = {file.split for file in self._listed}, True
@@ -192,7 +194,7 @@ class Folder:
         return self._usable
 
     def _read_folder(self, folder: str | None, check_first: bool) -> tuple[ImageFile, ...]:
-        """Read the files of a split folder, unless the cache knows all of them."""
+        """Read the files of a split folder, unless all of them are cached."""
         found = [file for file in self._found if file.split == folder]
         is_divided = folder is None or (folder == "train" and bool(self._held_out))
         self._undecoded.discard(folder)
@@ -213,7 +215,7 @@ class Folder:
         """Read the files of a split folder, and keep their pixels."""
         config = self._config
         rows = {file.path: row for row, file in enumerate(found)}
-        # The system allocates this array as it is filled.
+        # The system allocates the memory of this array only as it is filled.
         pixels = np.empty(
             (len(found), config.image_size, config.image_size, config.channels), np.uint8
         )
@@ -237,7 +239,7 @@ class Folder:
         )
 
     def _release(self, members: Sequence[ImageFile]) -> None:
-        """Release the pixels of some files, all of one split folder."""
+        """Release the pixels of files, which are all in one split folder."""
         folder = members[0].split
         if folder not in self._kept:
             return
@@ -250,7 +252,7 @@ class Folder:
             self._kept[folder] = others, {path: row for row, path in enumerate(remaining)}
 
     def _open_members(self, members: Sequence[ImageFile], labels: Sequence[str]) -> IndexedImages:
-        """Return the images of some files, all of one split folder."""
+        """Return the images of files, which are all in one split folder."""
         folder = members[0].split
         indices = {label: index for index, label in enumerate(labels)}
         with tf.device("CPU"):
@@ -270,7 +272,7 @@ class Folder:
         return IndexedImages(len(members), read, gather)
 
     def _check_as_read(self, members: Sequence[ImageFile], classes: tf.Tensor) -> IndexedImages:
-        """Return the images of files that have not been decoded, each checked when it is read."""
+        """Return the images of files that are not decoded yet; each is checked when it is read."""
         root, files, checked = self._config.path, self._usable, dict[Path, ImageFile]()
 
         def check(index: np.ndarray) -> np.ndarray:
@@ -296,7 +298,7 @@ class Folder:
 
 
 def _reader(members: Sequence[ImageFile], classes: tf.Tensor) -> Callable[[tf.Tensor], Pair]:
-    """Return a function from the index of a checked file to its upright image and its label."""
+    """Return a function: index of a checked file -> its upright image and its label."""
     with tf.device("CPU"):
         paths = tf.constant([os.fsencode(file.path) for file in members])
         orientations = tf.constant([file.orientation for file in members])
@@ -339,7 +341,7 @@ def _without_bad_files(scan: Scan) -> Scan:
 
 @functools.cache
 def _report_skipped(path: Path, reason: str) -> None:
-    """Print that a file is left out, once in a process: folds open the folder many times."""
+    """Print once in a process that a file is left out; folds open the folder many times."""
     print(f"skipped {path}: {reason}", file=sys.stderr)
 
 

@@ -6,19 +6,20 @@ from collections.abc import Iterable, Sequence
 from keras_cnns.data.sources.by_content import FRACTIONS, split_by_fraction
 from keras_cnns.data.sources.folder.image_file import ImageFile
 
-_SMALL_FOLDER = 30  # images; in so few, a class may by chance have no image in some split
+_SMALL_FOLDER = 30  # images; among so few, a class may by chance be missing in a split
 
 
 def assign_splits(files: Sequence[ImageFile], wanted: Iterable[str]) -> dict[str, list[ImageFile]]:
     """Return the files of each split.
 
-    A file in a split folder belongs to that split. A wanted split without a folder is taken out of
-    the training files by content: an image, its copies and its near-duplicates are always in the
+    A file in a split folder belongs to that split. A requested split without a folder is taken out
+    of the training files by content: an image, its copies and its near-duplicates are always in the
     same split. The split of an image without near-duplicates does not depend on the other images;
     that of a group depends on the smallest digest in it.
 
-    If at most `_SMALL_FOLDER` images are split by content, or a split would be empty, each class
-    without an image in a split gets one there, from the split that has most images of the class.
+    If at most `_SMALL_FOLDER` images are split by content, or if a split would be empty, an image
+    is moved for each class and each split without an image of it; it comes from the split that has
+    most images of the class.
 
     Args:
         files: readable images.
@@ -41,7 +42,7 @@ def assign_splits(files: Sequence[ImageFile], wanted: Iterable[str]) -> dict[str
 
 
 def held_out_splits(files: Iterable[ImageFile], wanted: Iterable[str]) -> list[str]:
-    """Return the wanted splits that are taken out of the training files, in a fixed order."""
+    """Return the requested splits that are taken out of the training files, in a fixed order."""
     missing = set(wanted) - {file.split for file in files}
     return [name for name in FRACTIONS if name in missing]
 
@@ -49,10 +50,11 @@ def held_out_splits(files: Iterable[ImageFile], wanted: Iterable[str]) -> list[s
 def find_scarce_classes(
     files: Sequence[ImageFile], wanted: Iterable[str]
 ) -> tuple[int, dict[str, int]]:
-    """Return the minimum of different images per class, and the count of each class below it.
+    """Return the required number of different images per class, and class -> count for those below.
 
-    The training split, and every split that is taken out of it, needs one image of each class. If
-    more than `_SMALL_FOLDER` images are split, no class is reported. Near-duplicates count as one.
+    The training split and every split that is taken out of it need one image of each class. If more
+    than `_SMALL_FOLDER` images are split, no class is reported. A group of near-duplicates counts
+    as one image.
     """
     minimum = 1 + len(held_out_splits(files, wanted))
     divided = [file for file in files if file.split in (None, "train")]
@@ -66,7 +68,7 @@ def find_scarce_classes(
 
 
 def _represent_class(splits: dict[str, list[ImageFile]], names: Sequence[str], label: str) -> None:
-    """Move images of a class so that each split has one, as far as there are enough of them."""
+    """Move images of a class so that each split has one, if there are enough images."""
 
     def images(name: str) -> set[tuple[float, str]]:
         members = splits.setdefault(name, [])

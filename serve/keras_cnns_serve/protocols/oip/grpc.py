@@ -17,7 +17,7 @@ from keras_cnns_serve.transport.grpc.server import Service
 from . import service
 from .tensor import DATATYPES, from_raw, from_values, to_raw
 
-# The fields for values that are not raw; FP16 and BF16 are always raw.
+# datatype -> field for values that are not raw; FP16 and BF16 are always raw.
 _CONTENTS = {
     "BOOL": "bool_contents",
     **dict.fromkeys(("UINT8", "UINT16", "UINT32"), "uint_contents"),
@@ -34,7 +34,7 @@ def _target(request: Any) -> Target:
     return target_of(request.name, request.version)
 
 
-# Methods that only return descriptions: functions for the fields of their responses.
+# Methods that only return descriptions -> functions that return the fields of the response.
 _DESCRIPTIONS: dict[str, Callable[[Dataplane, Any], dict[str, Any]]] = {
     "ServerLive": lambda dataplane, request: {"live": True},
     "ServerReady": lambda dataplane, request: {"ready": dataplane.ready()},
@@ -96,7 +96,7 @@ class OpenInferenceGrpc:
         target = target_of(request.model_name, request.model_version)
         self._dataplane.metadata(
             target
-        )  # raises for an unknown model before the tensors are checked
+        )  # raises an error for an unknown model before the tensors are checked
         # Single values are slow to parse.
         size = 0 if request.raw_input_contents else request.ByteSize()
         inputs, options = await parse(size, deadline, _parse_infer_request, request)
@@ -117,7 +117,7 @@ class OpenInferenceGrpc:
     async def model_stream_infer(
         self, requests: AsyncIterator[Any], deadline: Callable[[], float | None]
     ) -> AsyncIterator[Any]:
-        """Answer the requests of a stream in order; an error ends its request, not the stream."""
+        """Answer the requests of a stream in order; an error does not end the stream."""
         async for request in requests:
             try:
                 response = await self.model_infer(request, deadline())

@@ -27,11 +27,11 @@ from .service import (
 )
 from .tensor import DATATYPES, decode_base64, from_raw, from_values, to_raw, to_values
 
-HEADER_LENGTH = b"inference-header-content-length"  # length of the JSON before binary data
+HEADER_LENGTH = b"inference-header-content-length"  # the length of the JSON
 
 
 def header_length(text: str | None, body_length: int) -> int:
-    """Return the length of the JSON at the start of a body; without header, the whole body.
+    """Return the length of the JSON at the start of a body; without the header, the body's length.
 
     Raises:
         InvalidInputError: the header is not a length, or is longer than the body.
@@ -116,7 +116,7 @@ def raw_infer_request(body: bytes, tensor: Tensor) -> tuple[dict[str, NDArray[An
 def format_infer_response(
     prediction: Prediction, outputs: Sequence[tuple[RequestedOutput, NDArray[Any]]], request_id: str
 ) -> Reply:
-    """Return the response: JSON, then the binary data of outputs that were requested so."""
+    """Return the response: JSON, then the binary data of outputs requested as binary data."""
     binary_data: list[bytes] = []
     entries = []
     for output, array in outputs:

@@ -52,8 +52,8 @@ class RequestedOutput:
     """An output that is requested."""
 
     name: str
-    classes: int = 0  # for the classification extension, the number of labels; 0: return values
-    binary: bool = False  # over REST: return binary data after the JSON
+    classes: int = 0  # number of labels in the classification extension; 0: return values
+    binary: bool = False  # over REST, whether binary data is returned after the JSON
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class InferOptions:
     id: str = ""
     priority: int = 0
     timeout: float | None = None  # seconds
-    binary: bool = False  # over REST: the default of `RequestedOutput.binary`
+    binary: bool = False  # over REST, the default of `RequestedOutput.binary`
     # Arguments of `threshold_of`; with one of them, the answer has the output `unknown`.
     min_probability: Any = None
     min_accuracy: Any = None
@@ -104,7 +104,7 @@ def requested_output(
 
 
 def check_input(name: str, parameters: Mapping[str, Any], others: Container[str]) -> None:
-    """Raise InvalidInputError if an input is in shared memory or has the name of another one."""
+    """Raise InvalidInputError if an input is in shared memory or has the name of another input."""
     if name in others:
         raise InvalidInputError(f"the input {name!r:.80} is given twice")
     _check_memory(name, parameters)
@@ -158,11 +158,12 @@ async def infer(
 
     Returns:
         The prediction, and the requested outputs with their values. With a threshold, the last
-        output is `unknown`, bool [N]: whether the highest probability of an image is lower.
+        output is `unknown`, bool [N]: whether the highest probability of an image is below the
+        threshold.
 
     Raises:
-        InvalidInputError: there is no input; an output is requested twice, or has no labels; the
-            threshold is wrong.
+        InvalidInputError: there is no input; an output is requested twice, or its labels are
+            requested although it has none; the threshold is wrong.
         Also the errors of `Dataplane.predict` and `Dataplane.predict_bytes`.
     """
     if not inputs:
@@ -192,7 +193,7 @@ async def infer(
     ]
     threshold = threshold_of(prediction.source, *wanted)
     if threshold is not None:
-        highest = prediction.outputs[_PROBABILITIES].max(axis=1).tolist()  # NaN if there is one
+        highest = prediction.outputs[_PROBABILITIES].max(axis=1).tolist()  # may be NaN
         unknown = np.array([is_unknown(each, threshold) for each in highest])
         answers.append((RequestedOutput(_UNKNOWN, binary=options.binary), unknown))
     return prediction, answers
@@ -279,8 +280,8 @@ def model_config(dataplane: Dataplane, target: Target) -> dict[str, Any]:
         "default_model_filename": engine["file"],
         "parameters": {key: {"string_value": str(value)} for key, value in engine.items()},
         "backend": _SERVER,
-        # The limit for encoded images. A request with pixels can have more, but benchmarking tools
-        # use this as their maximum batch size.
+        # The limit for encoded images. A request with pixels can have more images, but benchmarking
+        # tools use this number as their maximum batch size.
         "max_batch_size": MAX_IMAGES,
         "input": [tensor(manifest.input) | {"format": "FORMAT_NHWC"}],
         "output": [

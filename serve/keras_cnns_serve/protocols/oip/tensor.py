@@ -31,7 +31,7 @@ DTYPES: dict[str, Any] = {
     "FP16": np.float16,
     "FP32": np.float32,
     "FP64": np.float64,
-    "BF16": np.uint16,  # bits, because NumPy has no such type; they are converted to float32
+    "BF16": np.uint16,  # NumPy has no such type; the bits are converted to float32
     "BYTES": np.object_,
 }
 DATATYPES = {np.dtype(dtype): name for name, dtype in DTYPES.items() if name != "BF16"}

@@ -158,7 +158,7 @@ class TensorFlowServingGrpc:
         return response
 
     async def get_model_status(self, request: Any, deadline: float | None) -> Any:
-        """Return the states of all versions of a model, or of one."""
+        """Return the states of all versions of a model, or of the requested version."""
         states = model_version_status(self._dataplane, _target(request.model_spec))
         response = tensorflow_serving.GetModelStatusResponse()
         return ParseDict({"model_version_status": states}, response)
@@ -200,7 +200,7 @@ def _contents(inputs: dict[str, NDArray[Any]], expected: str, signature: str) ->
 
 
 def _images(request_input: Any) -> list[bytes]:
-    """Return the encoded image of each tf.Example, by default that of the context."""
+    """Return the encoded image of each tf.Example; one without an image has the context's image."""
     kind = request_input.WhichOneof("kind")
     if kind is None or not (examples := getattr(request_input, kind).examples):
         raise InvalidInputError("Input is empty: it must have at least one tf.Example")

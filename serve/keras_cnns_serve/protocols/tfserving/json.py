@@ -3,8 +3,8 @@
 Row:      {"instances": [image, ...]}      -> {"predictions": [row, ...]}
 Columnar: {"inputs": {"images": images}}   -> {"outputs": {"name": values, ...}}
 
-A single input or output needs no name; several are objects with their names as keys. Bytes are
-`{"b64": "..."}`.
+A single input or output needs no name; several inputs or outputs form an object with their names as
+keys. Bytes are `{"b64": "..."}`.
 """
 
 import base64
@@ -91,7 +91,7 @@ def parse_examples_request(body: bytes) -> ExamplesRequest:
     context = document.get("context", {})
     if not isinstance(context, dict):
         raise InvalidInputError("'context' must be an object")
-    shared = _image(context)  # decoded once
+    shared = _image(context)  # the context's image is decoded once
     contents = []
     for number, example in enumerate(examples):
         if not isinstance(example, dict):
@@ -206,8 +206,8 @@ def _texts(name: str, values: NDArray[Any]) -> Any:
 
 
 def _array(value: Any, name: str) -> NDArray[Any]:
-    # Check the types before NumPy converts the values: one long string would make each element of
-    # the array as long.
+    # Check the types before NumPy converts the values: one long string would make every element of
+    # the array as long as itself.
     if wrong := _leaf_types(value) - {int, float}:
         found = ", ".join(sorted(_JSON_TYPES.get(kind, kind.__name__) for kind in wrong))
         hint = f"; {_ENCODED_HINT}" if wrong & {str, dict} else ""
@@ -216,7 +216,7 @@ def _array(value: Any, name: str) -> NDArray[Any]:
         )
     try:
         return np.array(value)
-    except ValueError as error:  # NumPy's message does not say what is wrong
+    except ValueError as error:  # NumPy's message does not explain the error
         raise InvalidInputError(
             f"{name} is ragged: lists at the same depth must have the same length"
         ) from error

@@ -61,7 +61,7 @@ class TensorFlowServingRest(RestEndpoints):
             {
                 "name": model.name,
                 "versions": list(map(str, model.versions)),
-                "input": model.input,  # written as an object with name, dtype and shape
+                "input": model.input,  # becomes an object with name, dtype and shape
                 "outputs": [output.name for output in model.outputs],
                 "labels": len(model.labels),
             }

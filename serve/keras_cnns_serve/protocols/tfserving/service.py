@@ -49,7 +49,7 @@ class Signature:
 def _signatures(manifest: Manifest) -> dict[str, Signature]:
     """Return name -> signature of an exported SavedModel."""
     image_bytes = Tensor("image_bytes", "string", (None,))
-    examples = Tensor("inputs", "string", (None,))  # tf.Examples, each with an encoded image
+    examples = Tensor("inputs", "string", (None,))  # tf.Examples with encoded images
     classes = Tensor("classes", "string", (None, manifest.classes))
     scores = Tensor("scores", "float32", (None, manifest.classes))
     every = [
@@ -131,7 +131,7 @@ def _examples_output(manifest: Manifest, signature_name: str, method: str) -> st
     single = [output.name for output in manifest.outputs if output.shape[1:] in ((), (1,))]
     name = signature_name or next(iter(single), DEFAULT)
     if name not in single:
-        find_signature(manifest, name, REGRESS_METHOD)  # raises, as no signature has this method
+        find_signature(manifest, name, REGRESS_METHOD)  # raises: no signature has this method
     return name
 
 
@@ -143,7 +143,7 @@ def model_version_status(dataplane: Dataplane, target: Target) -> list[dict[str,
     """
     return [
         {
-            "version": str(status.version),  # a string, as int64 in protobuf's JSON
+            "version": str(status.version),  # protobuf's JSON writes int64 as a string
             "state": status.state,
             "status": {"error_code": status.code, "error_message": status.message},
         }

@@ -1,8 +1,8 @@
 """Limit the number and time of incomplete messages that arrive at a gRPC server.
 
-grpcio buffers a message until it is complete, and does not report how much has arrived: each
-incomplete message therefore counts with the maximum length. Messages that arrive at once need no
-claim; for others, memory of the maximum length is claimed.
+grpcio buffers a message until it is complete, and does not report how many bytes have arrived. Each
+incomplete message is therefore assumed to have the maximum length, for which memory is claimed.
+Messages that arrive at once need no claim.
 """
 
 import asyncio
@@ -13,8 +13,8 @@ from typing import Any
 from keras_cnns_serve.core.limits import BODY_SECONDS, Budget, Claim
 from keras_cnns_serve.errors import QueueFullError, ServeError, TooSlowError
 
-MIN_BYTES_PER_SECOND = 100_000  # applied to the longest message, as the real length is unknown
-_MIN_SECONDS = 0.03  # time that each incomplete message has, even if other calls wait
+MIN_BYTES_PER_SECOND = 100_000  # for the maximum length: the real length is unknown
+_MIN_SECONDS = 0.03  # time that each incomplete message gets even if other calls wait
 _MAX_WAIT_SECONDS = 1.0  # maximum time that a call waits for its turn
 _POLL_SECONDS = 0.01  # interval of checks while calls wait
 _IDLE_POLL_SECONDS = 0.1  # interval of checks otherwise
@@ -27,10 +27,10 @@ class Arrivals:
     """The turns in which calls may receive their message.
 
     A short message arrives with the headers of its call, and its turn ends at once. If no turn is
-    free for a call, the message that has been arriving for the longest time is aborted, if that is
-    longer than `_MIN_SECONDS`, so that messages that arrive slowly or never do not block others.
-    Waiting calls get their turn in reverse order: the newest most probably has a client that still
-    waits.
+    free for a call, the message that has been arriving for the longest time is aborted, provided
+    that it has had `_MIN_SECONDS`. Messages that arrive slowly or never therefore do not block
+    others. Waiting calls get their turn in reverse order, because the client of the newest call is
+    the most likely to be still waiting.
 
     Args:
         count: the maximum number of incomplete messages.
@@ -41,13 +41,13 @@ class Arrivals:
     def __init__(self, count: int, max_bytes: int, budget: Budget) -> None:
         self.seconds = BODY_SECONDS + max_bytes / MIN_BYTES_PER_SECOND
         self.count = count
-        self.started: dict[Call, float] = {}  # call -> begin of its turn, the earliest first
-        self.aborted: dict[Call, ServeError] = {}  # cancelled call -> reason
+        self.started: dict[Call, float] = {}  # call -> start of its turn, the earliest first
+        self.aborted: dict[Call, ServeError] = {}  # aborted call -> reason
         self._max_bytes = max_bytes
         self._budget = budget
-        self._claims: dict[Call, Claim] = {}  # for messages that do not arrive at once
+        self._claims: dict[Call, Claim] = {}  # memory of messages that do not arrive at once
         self._free = count
-        self._waiting: dict[asyncio.Future[None], float] = {}  # turn -> begin of the wait
+        self._waiting: dict[asyncio.Future[None], float] = {}  # turn -> start of the wait
         self._has_waiting = asyncio.Event()
 
     async def begin(self, call: Call) -> None:
@@ -72,7 +72,7 @@ class Arrivals:
     async def watch(self) -> None:
         """Abort messages that take too long; never return.
 
-        Checking all of them at intervals is cheaper than a timer for each call.
+        Checking all messages at intervals is cheaper than a timer for each call.
         """
         while True:
             asleep = time.monotonic()

@@ -1,8 +1,9 @@
 """The calls of a gRPC server, which run the functions of a `Service`.
 
 grpcio starts a unary handler when its message is complete. Here, all methods are declared as
-streams of raw bytes, which are the same on the wire: their handlers start at the headers, so that
-they can count or reject a call, and limit the time and memory of its message.
+streams of raw bytes, which makes no difference on the wire. The handler of a stream starts when the
+headers have arrived, so it can count or reject a call, and limit the time and memory of its
+message.
 """
 
 import asyncio
@@ -44,9 +45,9 @@ from .responses import MIN_CLAIMED_BYTES, Responses
 logger = logging.getLogger(__name__)
 
 _CLOCK_SLACK = 0.02  # seconds by which a client's deadline can pass before the server's
-_CANCEL_SECONDS = 0.005  # between the end of a cancelled call's stream and its cancellation
-_IDLE_SECONDS = 0.3  # waiting time for a message after which a stop ends the call
-QUIET_SECONDS = 1.0  # waiting time after which a stream can be ended for another one
+_CANCEL_SECONDS = 0.005  # after the end of its stream, a call may be cancelled within this time
+_IDLE_SECONDS = 0.3  # when the server stops, calls that have waited longer for a message are ended
+QUIET_SECONDS = 1.0  # waiting time after which a stream can be ended to make room for another one
 MAX_STREAMS = 1000  # maximum number of open streams of all kinds
 STREAM_BYTES = 2**15  # memory of an open stream that reads a single message
 _MAX_DETAILS = 4000  # bytes; details are sent in a header, and clients accept 8 KiB of headers
@@ -65,7 +66,7 @@ Authorize = Callable[[str, Iterable[tuple[str, str | bytes]]], None]
 
 @dataclass(frozen=True)
 class Service:
-    """A gRPC service: the functions of its methods, by their names in the proto."""
+    """A gRPC service: its descriptor, and method name in the proto -> function."""
 
     descriptor: ServiceDescriptor
     unary: Mapping[str, _Unary]
@@ -108,8 +109,8 @@ class Calls(grpc.GenericRpcHandler):
         self.authorize = authorize
         self.streams: dict[asyncio.Task[Any], Claim] = {}  # open stream -> its memory
         self.active: set[asyncio.Task[Any]] = set()
-        # Streams that wait, and the times since when: `idle` ones for a request, `quiet` ones, such
-        # as health watches, for something to respond.
+        # Waiting stream -> start of the wait. `idle` streams wait for a request; `quiet` streams,
+        # such as health watches, wait for something to respond.
         self.idle: dict[asyncio.Task[Any], float] = {}
         self.quiet: dict[asyncio.Task[Any], float] = {}
         self.stopping = False
@@ -146,7 +147,7 @@ class Calls(grpc.GenericRpcHandler):
             task.cancel()
 
     def open_stream(self, task: asyncio.Task[Any], client_streaming: bool) -> None:
-        """Register a stream, if necessary after ending another one that waits for its client.
+        """Register a stream; if necessary, end another stream that is waiting, to make room.
 
         Raises:
             QueueFullError: too many streams are open.
@@ -199,7 +200,8 @@ class Calls(grpc.GenericRpcHandler):
             call = _Call(self, path, context)
             try:
                 call.check()
-                # Do not assign messages to names: an error would keep this frame and them alive.
+                # Do not assign messages to names: an error would keep this frame alive, and with it
+                # the messages.
                 return call.respond(await function(parse(await call.receive(kind)), call.deadline))
             except BaseException as error:
                 await call.fail(error)
@@ -228,7 +230,7 @@ class Calls(grpc.GenericRpcHandler):
                         yield content
                 call.status = "OK"
             except BaseException as error:
-                response, content = None, b""  # otherwise the error would keep them alive
+                response, content = None, b""  # otherwise the error would keep the messages alive
                 await call.fail(error)
             finally:
                 call.finish()
@@ -243,13 +245,13 @@ class _Call:
         self._calls, self._path, self._context = calls, path, context
         self._started = time.monotonic()
         self._claim = Claim(calls.budget)
-        self._peer: str = context.peer()  # now, as it is unknown after a cancellation
+        self._peer: str = context.peer()  # read now, because it is unknown after a cancellation
         self.deadline = self.deadline_from_now()
         task = asyncio.current_task()
         assert task is not None
         self._task = task
         calls.active.add(task)
-        self.status = "CANCELLED"  # unless another one is set before the end
+        self.status = "CANCELLED"  # unless another status is set before the end
 
     def check(self) -> None:
         """Raise an error if the call is not authorized."""
@@ -337,7 +339,7 @@ class _Call:
     async def fail(self, error: BaseException) -> NoReturn:
         """End the call with the status of an error; raise the exception that grpcio expects."""
         trailers: tuple[tuple[str, str], ...] = ()
-        clear_frames(error.__traceback__)  # free messages, which the error would keep alive
+        clear_frames(error.__traceback__)  # free the messages that the error would keep alive
         if not isinstance(error, GeneratorExit):  # grpcio has ended the call
             error = self._calls.arrivals.aborted.pop(self._task, error)
         if isinstance(error, asyncio.CancelledError) and self._calls.stopping:
@@ -376,7 +378,7 @@ class _Call:
         limit = self._calls.max_message_bytes
         message = await decompress_message(message, limit, self._claim, deadline)
         claimed = COPIES * len(message)
-        self._claim.add(claimed)  # now, because counting the fields may have to wait
+        self._claim.add(claimed)  # claimed now, because counting the fields may have to wait
         self._claim.add(await memory_of_async(message, kind, deadline) - claimed)
         return message
 
@@ -386,7 +388,7 @@ class _Call:
         try:
             return await self._read()
         finally:
-            idle.pop(self._task, None)  # absent if the stream was ended for another one
+            idle.pop(self._task, None)  # absent if the stream was ended to make room
 
     async def _read(self) -> bytes | None:
         message: bytes = await self._context.read()
@@ -398,7 +400,7 @@ class _Call:
 
 
 def _shortened(details: str) -> str:
-    """Shorten details so that they fit into a header, where a character has up to 12 bytes."""
+    """Shorten details to fit into a header, where a character takes up to 12 bytes."""
     details = details[:_MAX_DETAILS]
     while len(quote(details, _PRINTABLE, errors="replace")) > _MAX_DETAILS:
         details = details[: len(details) // 2]

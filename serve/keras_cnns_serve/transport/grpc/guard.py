@@ -23,10 +23,11 @@ logger = logging.getLogger(__name__)
 
 _MAX_HEADER_BYTES = 64 * 2**10  # grpcio itself rejects calls between its limit and this one
 _DESCRIPTORS = "/dev/fd"
-_PAUSE = 1.0  # seconds in which a connection that was ended is not searched again
+_PAUSE = 1.0  # seconds during which an ended connection is not searched for again
 _MAX_ENDED = 1000  # maximum number of connections that are remembered
 
-# Searching for a connection takes long if there are many, and no caller waits for it.
+# One thread, since searching for a connection takes long if there are many, and no caller waits for
+# it.
 _searching = ThreadPoolExecutor(1, "end-connection")
 
 
@@ -64,14 +65,15 @@ class Guard(grpc.GenericRpcHandler):
             self._ended[peer] = now
             end_connection(peer)
         await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "the headers are too long")
-        raise AssertionError  # abort has raised
+        raise AssertionError  # not reached: abort raises an error
 
 
 @lru_cache(4096)
 def client_address(peer: str) -> tuple[str, int]:
     """Return host and port of a peer, such as ipv4:127.0.0.1:5000 or ipv6:%5B::1%5D:5000.
 
-    After the client has disconnected, the peer can be "unknown": return an empty host and port 0.
+    After the client has disconnected, the peer can be "unknown"; in this case return an empty host
+    and port 0.
     """
     host, _, port = unquote(peer).partition(":")[2].rpartition(":")
     return host.strip("[]"), int(port or 0)

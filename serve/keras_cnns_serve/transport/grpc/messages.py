@@ -18,16 +18,16 @@ from keras_cnns_serve.core.limits import Claim
 from keras_cnns_serve.core.threads import PARSING
 from keras_cnns_serve.errors import InputTooLargeError, InvalidInputError
 
-# First bytes of compressed messages. Requests cannot begin with them: gzip's first byte is invalid
-# in protobuf, and zlib's is the key of a field 15, which no request has.
+# First bytes of compressed messages. An uncompressed request cannot begin with these bytes: gzip's
+# first byte is invalid in protobuf, and zlib's is the key of a field 15, which no request has.
 _GZIP = b"\x1f\x8b"
 _DEFLATE = (b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda")
-SHORT_BYTES = 2**16  # fields of longer messages are counted
-MAX_FIELDS = 20_000  # a thousand images as tf.Examples have a quarter of that
-_INLINE_FIELDS = 500  # counting these is faster than waking up a thread
+SHORT_BYTES = 2**16  # the fields of longer messages are counted
+MAX_FIELDS = 20_000  # maximum; a thousand images as tf.Examples have a quarter of that
+_INLINE_FIELDS = 500  # counting this many fields is faster than waking up a thread
 _BYTES_OF_FIELD = 256  # maximum memory of a field
 _BYTES_OF_NUMBERS = 16  # maximum memory for each byte of packed numbers
-COPIES = 3  # of a message: received, parsed, and as arrays
+COPIES = 3  # number of copies of a message: received, parsed, and as arrays
 _SIZES = {1: 8, 3: 0, 4: 0, 5: 4}  # wire type -> bytes of a value
 _VARINT, _LENGTH_DELIMITED = 0, 2
 
@@ -81,7 +81,7 @@ async def memory_of_async(message: bytes, descriptor: Descriptor, deadline: floa
     try:
         return memory_of(message, descriptor, _INLINE_FIELDS)
     except InputTooLargeError:
-        pass  # continue outside this block: a later error would refer to this one and the message
+        pass  # continue outside this block, or a later error would keep the message alive
     return await PARSING.call(deadline, memory_of, message, descriptor)
 
 

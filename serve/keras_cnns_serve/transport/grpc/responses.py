@@ -19,8 +19,9 @@ from .guard import client_address, end_connection
 logger = logging.getLogger(__name__)
 
 MIN_CLAIMED_BYTES = 2**14  # memory is claimed for longer responses; a call itself needs more
-_COPIES = 2  # of a response: ours, and grpcio's
-# Time in addition to that at `MIN_BYTES_PER_SECOND`; after it, a stream can be ended for another.
+_COPIES = 2  # number of copies of a response: ours and grpcio's
+# Seconds in addition to the time at `MIN_BYTES_PER_SECOND`. After both, a stream can be ended to
+# make room for another one.
 BLOCKED_SECONDS = 5.0
 
 
@@ -74,7 +75,7 @@ class Responses:
             del self._bytes[response.peer]
 
     def end_blocked(self, calls: Iterable[Call]) -> Call | None:
-        """End the connection of one of these calls whose client does not receive its response.
+        """Find one of these calls whose client does not receive its response; end its connection.
 
         Returns:
             The call, or None if there is none.

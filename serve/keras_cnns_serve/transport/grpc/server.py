@@ -27,8 +27,8 @@ class ConnectionLimits:
     """Limits of connections and calls."""
 
     connections: int = 4096  # maximum number of open connections; further ones are closed
-    # Seconds after which a connection ends that is idle, or whose client does not answer pings or
-    # acknowledge data. The client's channel reconnects when it needs to.
+    # Seconds after which a connection is ended if it is idle, or if its client neither answers
+    # pings nor acknowledges data. The client's channel reconnects when it has another call.
     timeout: float = 75
     streams: int = 256  # maximum number of concurrent calls on a connection; clients queue others
     waiting_calls: int = 10_000  # maximum number of calls whose handlers have not begun
@@ -43,7 +43,7 @@ class ConnectionLimits:
 
     def options(self, max_message_bytes: int) -> list[tuple[str, int]]:
         """Return grpcio's options for these limits."""
-        ping = _ms(self.timeout / 2)  # grpcio's minimum is a second
+        ping = _ms(self.timeout / 2)  # grpcio's minimum is one second
         return [
             # By default a second server could listen on the same port and get half of the calls.
             ("grpc.so_reuseport", 0),
@@ -54,7 +54,7 @@ class ConnectionLimits:
             # grpcio would decompress on the event loop; `decompress_message` uses a thread.
             ("grpc.per_message_decompression", 0),
             # By default grpcio rejects some calls of a client at the limit of concurrent calls,
-            # because it counts finished calls until Python has released them.
+            # because it counts a finished call until Python has released it.
             ("grpc.http.overload_protection", 0),
             # In a burst of more than 1,000 calls, grpcio would cancel some at random. The queue of
             # a model instead rejects calls with a status upon which clients retry.
@@ -156,7 +156,7 @@ class GrpcServer:
             else:
                 credentials = self._tls.grpc_credentials()
                 self.port = self._server.add_secure_port(address, credentials)
-        except RuntimeError as error:  # another process has bound the port since
+        except RuntimeError as error:  # another process has bound the port in the meantime
             raise AddressError(
                 f"cannot listen on {self.address}: another program has just taken the port; "
                 "--grpc-port 0 picks a free port"
@@ -194,10 +194,10 @@ class GrpcServer:
 
 
 def _is_not_of_a_client(record: logging.LogRecord) -> bool:
-    """Return False for tracebacks of grpcio that clients cause.
+    """Return False for a log record whose traceback of grpcio was caused by a client.
 
     A call can be cancelled during its response. Values of metadata that are not UTF-8 are read as
-    Latin-1, but grpcio would log them before, and thereby tokens.
+    Latin-1, but grpcio would first log them, including tokens.
     """
     message = str(record.msg)
     return not message.startswith(("ExecuteBatchError raised in core", "Invalid encoding on"))

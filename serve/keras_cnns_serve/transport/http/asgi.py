@@ -26,9 +26,9 @@ from .body import Disconnected, LimitedReceive, read_body
 
 logger = logging.getLogger(__name__)
 
-_CLIENT_DISCONNECTED = 499  # nginx's status, in logs and metrics
-_WATCH_SECONDS = 0.05  # time before the client is watched, because that needs a task
-_MAX_CACHED_BYTES = 200  # of a query or a path; longer ones are parsed for each request
+_CLIENT_DISCONNECTED = 499  # nginx's status for logs and metrics
+_WATCH_SECONDS = 0.05  # time before the client is watched, which needs a task
+_MAX_CACHED_BYTES = 200  # maximum of a query or a path; longer ones are parsed for each request
 _MAX_QUERY_FIELDS = 64  # parsing as many as fit into a head takes a tenth of a second
 _STOPPED = "the server is stopping and its grace period is over; try again"
 _CLOSE = (b"connection", b"close")
@@ -69,7 +69,7 @@ class Request:
         self.path = path
         self.arrived = time.monotonic()
         self._headers = _headers(scope)
-        self._fields: dict[str, list[str]] | None = None  # of the query, once it is parsed
+        self._fields: dict[str, list[str]] | None = None  # the parsed query
         self._receive = receive
         self._max_body_bytes = max_body_bytes
         self.claim = claim
@@ -219,7 +219,7 @@ class App:
         answers: the number of responses by status, which this class updates.
         on_response: called after each response, with the scope, the status and the seconds.
         draining: returns whether the server is stopping; connections then end after a response.
-        authorize: returns the response if a request is rejected, or else None.
+        authorize: returns the response to a rejected request, or None if the request is permitted.
         timeout: seconds in which the body of a request to `fallback` must arrive; None: no limit.
     """
 
@@ -349,7 +349,8 @@ class App:
 class _ExpectContinue:
     """ASGI's receive and send for a client that has sent Expect: 100-continue.
 
-    If the body was not requested, it is unknown whether the client sends it: close the connection.
+    If the body was not requested, it is unknown whether the client will send it, so the connection
+    is closed after the response.
     """
 
     def __init__(self, receive: Receive, send: Send) -> None:
@@ -381,14 +382,14 @@ async def _answer(route: FastRoute, request: Request) -> Reply | None:
         return await route.endpoint(request)
     except Disconnected:
         return None
-    except asyncio.CancelledError:  # by the server at the end of its grace period
+    except asyncio.CancelledError:  # cancelled by the server at the end of its grace period
         return _stopped()
     except Exception as error:
         reply = route.error_reply(error)
         if reply.status == 500:
             logger.error("a request failed", exc_info=error)
-        # Futures and errors are reference cycles. Otherwise bodies in the frames would stay in
-        # memory until the next garbage collection.
+        # Break the reference cycles of futures and errors, so that bodies in their frames do not
+        # stay in memory until the next garbage collection.
         clear_frames(error.__traceback__)
         return reply
 

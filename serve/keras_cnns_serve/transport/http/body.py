@@ -17,7 +17,7 @@ from keras_cnns_serve.errors import (
     TooSlowError,
 )
 
-DRAIN_SECONDS = 2  # time for the rest of a rejected body, both before and after the response
+DRAIN_SECONDS = 2  # time for the rest of a rejected body, before and after the response
 
 
 class Disconnected(Exception):  # noqa: N818 - it is an event
@@ -31,11 +31,12 @@ class LimitedReceive:
         receive: ASGI's receive.
         max_bytes: maximum length; if Content-Length is larger, the body is not read.
         content_length: the header Content-Length; 0 if there is none.
-        claim: the claim of memory, which grows with the body, or before reading to Content-Length.
+        claim: the claim of memory. It grows with the body; a body with a Content-Length is claimed
+            before it is read.
         deadline: `time.monotonic()` of the request's deadline, or None.
         name: "body" or "JSON", for errors.
-        expects_continue: whether the client has sent Expect: 100-continue. If so, a body that is
-            rejected is not requested.
+        expects_continue: whether the client has sent Expect: 100-continue. If so, a rejected body
+            is not requested.
 
     Raises:
         InputTooLargeError: the body is too long.
@@ -147,7 +148,7 @@ async def read_body(receive: LimitedReceive) -> bytes:
             raise Disconnected
         pieces.append(message.get("body", b""))
         more = message.get("more_body", False)
-    return b"".join(pieces)  # does not copy a single piece
+    return b"".join(pieces)  # join does not copy a single piece
 
 
 async def _drain(receive: Receive, max_bytes: int) -> None:

@@ -66,7 +66,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
     line = f"{request.method} {path:.200}"
     status = error.status_code
     if status == 404 and path.lower().startswith("/v1/"):
-        status = 400  # as in TensorFlow Serving
+        status = 400  # TensorFlow Serving's status
     message = {
         400: f"Malformed request: {line}",
         404: f"Malformed request: {line} is not served here; GET / lists the models",

@@ -25,18 +25,19 @@ from .body import DRAIN_SECONDS
 
 logger = logging.getLogger(__name__)
 
-_MAX_HEAD_BYTES = 64 * 2**10  # of the request line and headers; of chunk extensions; of trailers
+_MAX_HEAD_BYTES = 64 * 2**10  # maximum of a head, and of chunk extensions and trailers
 _MAX_HEADERS = 256
-# Time for a head from the start of the connection or the head's first byte; for a TLS handshake.
+# Time for a head, from the start of the connection or the head's first byte on, and for a TLS
+# handshake.
 HEAD_SECONDS = 20
 _PIECE_BYTES = 2**10  # bytes that are parsed in one call, unless they belong to one body
 _PARSE_SECONDS = 0.001  # time for parsing the data of one connection without a pause
-_TURN_SECONDS = 0.003  # time for other connections after that
+_TURN_SECONDS = 0.003  # time that other connections get after that
 _MAX_JOINED_BYTES = 64 * 2**10  # joining more bytes costs more than another system call
-_FINAL_READ_SECONDS = 0.05  # time for requests on their way to idle connections at a stop
+_FINAL_READ_SECONDS = 0.05  # time at a stop for requests on their way to idle connections
 PROBE_SECONDS = 0.125  # delay of the first probe of a half-closed connection; later ones double it
 _NUM_PROBES = 4  # Go's client accepts at most five interim responses
-_HANDSHAKE_SECONDS = 1  # a longer handshake is ended if another connection needs its place
+_HANDSHAKE_SECONDS = 1  # a longer one is ended if another connection needs its place
 _REJECTION_SECONDS = 1  # time for a client whose connection is rejected to end TLS
 _MAX_REASON = 200  # characters
 # The first bytes of other protocols, which clients send to a wrong port or with a wrong scheme.
@@ -65,7 +66,7 @@ class Connections:
     # Connections that wait for their first request, and for a further one, the earliest first.
     unused: "dict[HttpProtocol, None]" = field(default_factory=dict)
     waiting: "dict[HttpProtocol, None]" = field(default_factory=dict)
-    next_turn: float = 0.0  # `loop.time()` at which the next connection may continue parsing
+    next_turn: float = 0.0  # `loop.time()` from which the next connection may continue parsing
 
     def turn(self, now: float) -> float:
         """Return when a connection that has used its time may continue parsing."""
@@ -84,8 +85,9 @@ class Connections:
     def make_room(self) -> bool:
         """Close the connection that has waited longest; return False if there is none.
 
-        Slow TLS handshakes are ended first, then connections without any request yet, because the
-        clients of others may be sending their next request. Other handshakes are ended last.
+        Slow TLS handshakes are ended first, and then connections that have had no request yet,
+        because on other connections the client may be sending its next request. Other handshakes
+        are ended last.
         """
         first = next(iter(self.handshakes.values()), math.inf)
         is_slow = asyncio.get_running_loop().time() - first > _HANDSHAKE_SECONDS
@@ -122,15 +124,15 @@ class HttpProtocol(HttpToolsProtocol):
     """
 
     _head_bytes: int | None = 0  # received bytes of an incomplete head; None during a body
-    _framing_bytes = 0  # bytes since the last part of a body: chunk extensions, trailers
-    _head_timer: asyncio.TimerHandle | None = None  # for a head, or the rest of a rejected body
+    _framing_bytes = 0  # bytes since the last part of a body, such as chunk extensions and trailers
+    _head_timer: asyncio.TimerHandle | None = None  # for heads and rejected bodies
     _running: RequestResponseCycle | None = None  # the request that is being answered
     _upgrade_offered = False
     _probe_timer: asyncio.TimerHandle | None = None
     _error: str | None = None  # error in data after requests that have no response yet
     _unparsed = b""  # received data
     _parse_handle: asyncio.Handle | None = None
-    _body_bytes = 0  # maximum number of following bytes in the body of the last request
+    _body_bytes = 0  # maximum number of following bytes that belong to the last request
 
     def __init__(
         self,
@@ -179,8 +181,8 @@ class HttpProtocol(HttpToolsProtocol):
         """Return whether all responses were passed to the operating system."""
         return not self._writer.get_write_buffer_size()
 
-    # Parsing. httptools would parse all received requests, for instance ten thousand that a client
-    # has sent at once, without a pause for other connections.
+    # Parsing. httptools would parse all received requests without a pause for other connections,
+    # for instance ten thousand requests that a client has sent at once.
 
     def data_received(self, data: bytes) -> None:
         """Parse the received data, or defer it while requests wait for earlier responses."""
@@ -192,7 +194,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._writer.defer_reading(True)
 
     def _parse(self) -> None:
-        """Parse in pieces, until a request waits for another's response or the time is used."""
+        """Parse in pieces, until a request waits for an earlier response or the time is used up."""
         self._parse_handle = None
         rest = memoryview(self._unparsed)
         end = self.loop.time() + _PARSE_SECONDS
@@ -226,7 +228,7 @@ class HttpProtocol(HttpToolsProtocol):
             self.send_400_response(reason)
             return
         except httptools.HttpParserUpgrade:
-            pass  # for CONNECT, which was rejected at its head
+            pass  # CONNECT, which was rejected at its head
         if self._head_bytes == 0 or self.transport.is_closing():
             return
         if self._head_bytes is None:  # within a body, whose time `App` limits
@@ -302,7 +304,7 @@ class HttpProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """Wait for the next head."""
         self._head_bytes = self._body_bytes = self._framing_bytes = 0
-        if self._head_timer is not None:  # the response preceded the end of the request
+        if self._head_timer is not None:  # the response was sent before the end of the request
             self._head_timer.cancel()
             self._limit_head_time()
         if not self._upgrade_offered:
@@ -329,8 +331,8 @@ class HttpProtocol(HttpToolsProtocol):
         self.transport.close()
 
     # Half-closed connections, which uvicorn would close. A client that has only shut down its side
-    # waits for its response; one that has closed its socket has gone. Only sending bytes shows the
-    # difference: HTTP/1.1 permits "100 Continue" before any response, and clients ignore it.
+    # waits for its response; a client that has closed its socket does not. Only sending bytes shows
+    # the difference: HTTP/1.1 permits "100 Continue" before any response, and clients ignore it.
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """Return True, to keep the connection, while a complete request has no response yet."""
@@ -377,7 +379,7 @@ class HttpProtocol(HttpToolsProtocol):
 
 
 class _Writer:
-    """A transport that joins the writes of a response, and disconnects clients that read slowly.
+    """A transport that joins the writes of a response, and disconnects slowly reading clients.
 
     uvicorn writes the head and the body of a response separately, in two system calls and two
     packets (a fifth of its time for a short response), and waits forever for clients to read them,
@@ -423,7 +425,7 @@ class _Writer:
             self._transport.resume_reading()
 
     def write(self, data: bytes) -> None:
-        """Write at the end of this iteration of the event loop, or at once if there is much."""
+        """Write at the end of this iteration of the event loop; write much data at once."""
         if not self._pieces:
             self._loop.call_soon(self.flush)
         self._pieces.append(data)
@@ -472,7 +474,7 @@ class _Writer:
 
 
 class _Parser(httptools.HttpRequestParser):
-    """httptools' parser, but ignoring the header Upgrade, as RFC 9110 (7.8) requires.
+    """httptools' parser, except that it ignores the header Upgrade, as RFC 9110 (7.8) permits.
 
     Java's HttpClient, Spring, Ktor and `curl --http2` send `Upgrade: h2c` with each request.
     httptools then ends the message after its head, and uvicorn drops the body (uvicorn#2722).
@@ -484,9 +486,10 @@ class _Parser(httptools.HttpRequestParser):
         self._protocol = protocol
 
     def feed_data(self, data: Any) -> None:
-        """Parse data; if a head has an Upgrade, parse it again without that header.
+        """Parse data; if a head has the header Upgrade, parse it again without that header.
 
-        A new parser does that, because this one ignores the body if the connection will be closed.
+        The head is parsed again by a new parser, because this one ignores the body if the
+        connection will be closed.
         """
         try:
             super().feed_data(data)
@@ -494,8 +497,9 @@ class _Parser(httptools.HttpRequestParser):
         except httptools.HttpParserUpgrade as upgrade:
             if self.get_method() == b"CONNECT":
                 raise
-            (end,) = upgrade.args  # of the head
-        # Outside of the block above, whose error would become the context of another.
+            (end,) = upgrade.args  # the end of the head
+        # This is outside the block above, so that the error there does not become the context of
+        # another.
         head = self._protocol.without_upgrade()
         self._protocol.parser = _Parser(self._protocol)
         self._protocol.parser.feed_data(head + bytes(data)[end:])

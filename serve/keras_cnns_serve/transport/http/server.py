@@ -21,8 +21,8 @@ from .protocol import Connections, HttpProtocol
 logger = logging.getLogger(__name__)
 
 _GRACE = 5  # seconds for requests in flight when the server stops; Docker kills it after 10
-_CANCELLED_SECONDS = 0.5  # part of the grace period for responses to cancelled requests
-_POLL_SECONDS = 0.02  # interval of checks whether all requests are answered
+_CANCELLED_SECONDS = 0.5  # part of the grace period, for responses to cancelled requests
+_POLL_SECONDS = 0.02  # interval at which the server checks whether all requests are answered
 _ACCEPT_AGAIN_SECONDS = 1  # delay after an error, such as too many open files
 _ACCEPTED_SECONDS = 0.01  # delay until uvicorn has registered the last accepted connections
 
@@ -34,17 +34,18 @@ class HttpServer:
     can run on one event loop, together with other code.
 
     When it stops, it accepts connections for a short time (`linger`), finishes the requests in
-    flight, and cancels those that exceed the grace period, which `App` answers with 503.
+    flight, and cancels requests that exceed the grace period, to which `App` then responds with
+    503.
 
     Args:
         app: the ASGI application.
         listener: a bound socket, which is closed at the end.
         grace: seconds for stopping.
-        timeout: seconds after which a connection ends that is idle, or whose client sends or reads
-            nothing, or less than `MIN_BYTES_PER_SECOND`.
-        max_connections: maximum number of open connections. A further one replaces one with a slow
-            TLS handshake, or the one that has waited longest for its first request, or for another
-            one; if there is no such connection, it gets 503.
+        timeout: seconds after which a connection is ended if it is idle, or if its client sends or
+            reads nothing, or less than `MIN_BYTES_PER_SECOND`.
+        max_connections: maximum number of open connections. A further connection replaces one with
+            a slow TLS handshake, or the one that has waited longest for its first or next request.
+            If there is no such connection, the further one gets 503.
         tls: the certificate; None: connections are not encrypted.
     """
 
@@ -115,10 +116,10 @@ class HttpServer:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server without signal handlers, which loses no responses when it stops.
+    """uvicorn's server, without signal handlers and without lost responses when it stops.
 
-    It accepts encrypted connections itself, because asyncio's servers do not report connections in
-    their handshake, which could then not be counted.
+    It accepts encrypted connections itself, in order to count connections in their TLS handshake,
+    which asyncio's servers do not report.
     """
 
     def __init__(
@@ -162,14 +163,14 @@ class _Server(uvicorn.Server):
         while True:
             try:
                 connection, _ = await loop.sock_accept(listener)
-            except ConnectionAbortedError:  # by the client, before it was accepted
+            except ConnectionAbortedError:  # the client has aborted it already
                 continue
             except OSError as error:
                 logger.warning("a connection cannot be accepted: %s", error.strerror)
                 await asyncio.sleep(_ACCEPT_AGAIN_SECONDS)
                 continue
             if shared.num_free(self.server_state.connections) <= 0:
-                shared.make_room()  # if that fails, the client gets 503 after its handshake
+                shared.make_room()  # if there is no room, the client gets 503 after its handshake
             task = loop.create_task(self._shake_hands(connection, context))
             shared.handshakes[task] = loop.time()
             task.add_done_callback(lambda task: shared.handshakes.pop(task, None))
