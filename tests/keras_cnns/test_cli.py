@@ -70,7 +70,8 @@ def test_an_option_has_one_name_in_all_commands() -> None:
 
     found = list(options(app))
     paths = {name for name, kind, _ in found if kind in (Path, Path | None)}
-    assert paths == {"to", "run", "runs", "models"}  # the last two of `demo`
+    # `demo` has --runs and --models; `lab report` reads --to, and writes pages to --markdown too.
+    assert paths == {"to", "run", "runs", "models", "markdown"}
     flags = {name: is_declared for name, kind, is_declared in found if kind is bool}
     assert flags == dict.fromkeys(flags, True)  # else Typer adds --no-...
     assert {"aux_heads", "skip_bad"} <= flags.keys()
