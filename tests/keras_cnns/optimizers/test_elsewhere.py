@@ -15,7 +15,7 @@ HERE = Path(__file__).parent
     [
         ("jax", ("test_momentum.py", "test_contract.py")),
         pytest.param("jax", ("test_lars.py", "test_state.py"), marks=pytest.mark.soak),
-        ("tensorflow", ("mirrored.py",)),
+        pytest.param("tensorflow", ("mirrored.py",), marks=pytest.mark.soak),
     ],
 )
 def test_in_a_process_of_its_own(backend: str, files: tuple[str, ...]) -> None:

@@ -545,7 +545,10 @@ def test_a_client_that_sends_and_never_reads_is_dropped() -> None:
     async def main() -> None:
         limits = ConnectionLimits(timeout=1)
         async with alone(long, limits=limits) as server:
-            with socket.create_connection(("127.0.0.1", server.port)) as client:
+            with socket.socket() as client:
+                # By default, the buffers of both sides can grow until they hold the whole answer.
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**16)
+                client.connect(("127.0.0.1", server.port))
                 window = struct.pack(">L", 2**31 - 1 - 65_535)
                 settings = frame(SETTINGS, 0, 0, struct.pack(">HL", 4, 2**31 - 1))
                 client.sendall(PREFACE + settings + frame(WINDOW_UPDATE, 0, 0, window))
