@@ -146,7 +146,9 @@ def test_a_training_reads_and_decodes_every_image_once(
     use_as_training(open_as_training())
     # An array record is read with a piece of the file around it, so its bytes are not compared.
     if builder.info.file_format == tfds.core.FileFormat.TFRECORD:
-        assert bytes_read() - before < 1.5 * size
+        assert (
+            bytes_read() - before < 1.9 * size
+        )  # a second pass would be 2; other threads read, too
     assert len(decoded) == sum(COUNTS.values())
     assert set(decoded.values()) == {1}
 
