@@ -26,6 +26,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from io import BytesIO
+from itertools import cycle, islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -66,6 +67,13 @@ def prepare(name: str, directory: str) -> None:
         preprocessing=preprocessing,
         formats=("onnx",),
     )
+
+
+def write_list(path: Path, folder: Path, count: int) -> None:
+    """Write a CSV list of `count` images, which names the files of a folder again and again."""
+    files = map(str, cycle(sorted(folder.iterdir())))
+    with path.open("w") as file:
+        file.writelines(f"{name}\n" for name in ("file", *islice(files, count)))
 
 
 def write_images(directory: Path, size: tuple[int, int]) -> None:

@@ -12,11 +12,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from itertools import cycle, islice
 from pathlib import Path
 
 import psutil
-from scoring import prepare, write_images
+from scoring import prepare, write_images, write_list
 from turns import write_rows
 
 PARTS = 10
@@ -49,11 +48,8 @@ def main() -> None:
         folder = Path(directory)
         prepare("resnet20", str(folder / "models"))
         write_images(folder / "images", (32, 32))
-        files = map(str, cycle(sorted((folder / "images").iterdir())))
         names = folder / "images.csv"
-        with names.open("w") as file:
-            file.write("file\n")
-            file.writelines(f"{name}\n" for name in islice(files, images))
+        write_list(names, folder / "images", images)
         command = [sys.executable, "-m", "keras_cnns_serve.cli", "score", str(folder / "models")]
         readings = measure([*command, str(names), "--to", str(folder / "scores")])
     seconds = readings[-1][0]

@@ -16,7 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from scoring import IMAGES, prepare, write_images
+from scoring import prepare, write_images, write_list
 from turns import write_rows
 
 SUBJECTS = {"one machine": "auto", "ray": "ray"}
@@ -46,8 +46,7 @@ def main() -> None:
         prepare("googlenet", str(folder / "models"))
         write_images(folder / "images", (224, 224))
         names = folder / "images.csv"
-        files = [str(path) for path in sorted((folder / "images").iterdir())]
-        names.write_text("\n".join(["file", *(files * (shards * SHARD // IMAGES))]) + "\n")
+        write_list(names, folder / "images", shards * SHARD)
         for round_ in range(rounds):
             for name, engine in SUBJECTS.items():
                 to = folder / f"{engine}-{round_}"

@@ -205,7 +205,7 @@ class Momentum(PathOptimizer):
         return ops.cast(ops.where(self.iterations == 0, 0.0, self.dampening), variable.dtype)
 
     def _correction(self, learning_rate: Any, variable: Any) -> Any:
-        """Return the new learning rate divided by the previous one; 1 if the previous one was 0."""
+        """Return learning_rate / previous_learning_rate, or 1 if the previous one was 0."""
         if not self.momentum_correction:
             return 1.0
         previous = ops.convert_to_tensor(self.previous_learning_rate)

@@ -13,8 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser
 from typer.testing import CliRunner
 
 from keras_cnns.cli import app
@@ -26,6 +25,7 @@ from keras_cnns.tune import study
 from keras_cnns.tune.report import PAGE, write_report
 from keras_cnns.tune.search import BEST, Outcome, Progress, Request, search
 from keras_cnns.tune.space import apply_values, make_space
+from tests.browser import check_that_everyone_can_read, chromium
 
 SOURCE = "digits-resnet20"
 
@@ -263,14 +263,9 @@ def test_wrong_arguments_write_nothing(tmp_path: Path, arguments: list[str], mes
 
 
 @pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    path = shutil.which("chromium")
-    if path is None:
-        pytest.fail("these tests need Debian's chromium: apt-get install chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+def browser() -> Iterator[Browser]:
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 def test_the_page_has_the_charts_and_the_command(better: tuple[Request, Outcome]) -> None:
@@ -290,15 +285,10 @@ def test_the_page_has_the_charts_and_the_command(better: tuple[Request, Outcome]
 @pytest.mark.soak
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
 def test_everyone_can_read_the_page(
-    chromium: Browser, better: tuple[Request, Outcome], width: int, scheme: str
+    browser: Browser, better: tuple[Request, Outcome], width: int, scheme: str
 ) -> None:
-    page = chromium.new_page(viewport={"width": width, "height": 844}, color_scheme=scheme)  # type: ignore[arg-type]
-    page.goto((better[0].folder / PAGE).as_uri())
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    assert "Trial 2 is at least" in page.inner_text("main")
-    results = Axe().run(page)
-    assert results.violations_count == 0, results.generate_report()
-    page.close()
+    text = check_that_everyone_can_read(browser, better[0].folder / PAGE, width, scheme)
+    assert "Trial 2 is at least" in text
 
 
 @pytest.mark.soak

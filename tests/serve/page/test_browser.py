@@ -5,7 +5,6 @@ import contextlib
 import csv
 import io
 import re
-import shutil
 import subprocess
 import sys
 import threading
@@ -16,10 +15,11 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, ConsoleMessage, FilePayload, Page, expect, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, FilePayload, Page, expect
 
 from keras_cnns_serve import Server, ServerOptions
 from keras_cnns_serve.repository.policy import All
+from tests.browser import chromium
 from tests.serve.conftest import (
     CAM,
     CONFIDENCE,
@@ -91,17 +91,10 @@ def url(models: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.fail("these tests need Debian's chromium: apt-get install chromium")
-    camera = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+    camera = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
     expect.set_options(timeout=20_000)  # milliseconds: other tests may use the cores
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=chromium, args=["--no-sandbox", *camera]
-        )
+    with chromium(*camera) as browser:
         yield browser
-        browser.close()
 
 
 @contextlib.contextmanager

@@ -141,13 +141,13 @@ def test_a_training_reads_and_decodes_every_image_once(
     builder: Any, decoded: Counter[bytes]
 ) -> None:
     size = sum(path.stat().st_size for path in Path(builder.data_path).glob("colours-*record-*"))
-    open_split(COLOURS, "test[:1]", batch_size=1)  # TFDS reads the descriptions of a set once
+    use_as_training(open_as_training())  # what a process reads once: modules, TFDS' descriptions
+    decoded.clear()
     before = bytes_read()
     use_as_training(open_as_training())
     # An array record is read with a piece of the file around it, so its bytes are not compared.
     if builder.info.file_format == tfds.core.FileFormat.TFRECORD:
-        # A second pass would make it 2; other threads of the process read a little, too.
-        assert bytes_read() - before < 1.9 * size
+        assert bytes_read() - before < 1.5 * size
     assert len(decoded) == sum(COUNTS.values())
     assert set(decoded.values()) == {1}
 

@@ -19,7 +19,7 @@ from keras_cnns.training.callbacks import Resume
 from keras_cnns.training.checkpoint import CheckpointError, list_checkpoints, read_checkpoint
 
 # How often it is killed at random moments, beside twice in the middle of writing.
-KILLS = (3, pytest.param(18, marks=pytest.mark.soak))
+KILLS = (5, pytest.param(18, marks=pytest.mark.soak))
 SIGTERM_STATUS = 143
 
 
