@@ -19,7 +19,7 @@ from keras_cnns_serve.repository.files import ModelVersion
 from .options import ScoringOptions
 from .output import Output
 from .rows import Totals
-from .shards import batch_size_of, load, make_scorer, open_version, workers_of, write_shards
+from .shards import load, open_version, write_shards
 
 _CONNECT_SECONDS = 5.0
 _ERROR, _SHARD, _COUNTS = "error", "shard", "counts"  # the columns of Ray Data's rows
@@ -36,12 +36,14 @@ def write_on_cluster(
     Raises:
         ServeError: Ray is not installed, the cluster does not answer, or a shard cannot be written.
     """
+    if not shards:
+        return
     ray = _connect()
     nodes = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
     cores = int(min((each for each in nodes if each >= 1), default=1))
-    actors = min(sum(int(each) // cores for each in nodes) or 1, max(len(shards), 1))
+    actors = min(sum(int(each) // cores for each in nodes) or 1, len(shards))
     dataset = ray.data.from_items(
-        [{_SHARD: shard} for shard in shards], override_num_blocks=max(len(shards), 1)
+        [{_SHARD: shard} for shard in shards], override_num_blocks=len(shards)
     ).map(
         _ShardWriter,
         fn_constructor_args=(options, source.version, str(Path.cwd()), cores),
@@ -107,13 +109,9 @@ class _ShardWriter:
 
     def __init__(self, options: ScoringOptions, version: int, directory: str, cores: int) -> None:
         os.chdir(directory)
-        source = open_version(options.model, version)
-        self._options = options
-        self._scorer = make_scorer(source, load(source, options, cores), options)
-        self._sizes = {
-            "batch_size": batch_size_of(source, options),
-            "workers": workers_of(options, cores),
-        }
+        self._source = open_version(options.model, version)
+        self._loaded = load(self._source, options, cores)
+        self._options, self._cores = options, cores
         assert options.to is not None
         self._output = Output(options.to, options.is_single_file)
         self._output.join()
@@ -124,7 +122,7 @@ class _ShardWriter:
         names = [(shard, self._output.names_of(shard))]
         try:
             for counts in write_shards(
-                self._scorer, names, self._options, self._output, **self._sizes
+                self._source, self._loaded, names, self._options, self._output, self._cores
             ):
                 totals.update(counts)
         except (ServeError, OSError) as error:

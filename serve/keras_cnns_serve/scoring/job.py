@@ -128,11 +128,7 @@ def _score_shards(
         remaining = [shard for shard in range(output.shards) if shard not in finished]
         written = write_on_cluster(source, options, remaining)
     else:
-        scorer = make_scorer(source, loaded, options)
-        batch_size, workers = batch_size_of(source, options), workers_of(options)
-        written = write_shards(
-            scorer, output.names(finished), options, output, batch_size=batch_size, workers=workers
-        )
+        written = write_shards(source, loaded, output.names(finished), options, output)
     for counts in written:
         totals.update(counts)
         progress.add(counts.images, counts.failed)

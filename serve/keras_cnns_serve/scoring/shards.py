@@ -103,25 +103,25 @@ def make_scorer(source: ModelVersion, loaded: Loaded, options: ScoringOptions) -
 
 
 def write_shards(
-    scorer: Scorer,
+    source: ModelVersion,
+    loaded: Loaded,
     shards: Iterable[tuple[int, Iterable[str]]],
     options: ScoringOptions,
     output: Output,
-    *,
-    batch_size: int,
-    workers: int,
+    cores: int | None = None,
 ) -> Iterator[Totals]:
-    """Write shards, and yield the counts of each batch.
+    """Score and write shards, and yield the counts of each batch.
 
     Args:
-        scorer: scores the batches.
+        source: the version of the model.
+        loaded: its engine.
         shards: pairs of a shard and the names of its images.
-        options: the columns of the rows.
+        options: the options of the run.
         output: where the shards are written.
-        batch_size: the number of images of a run.
-        workers: the number of threads that read, decode and run.
+        cores: the number of cores; by default that of the usable cores.
     """
-    columns = columns_of(options)
+    scorer = make_scorer(source, loaded, options)
+    batch_size, columns = batch_size_of(source, options), columns_of(options)
 
     def work(batch: _Batch) -> tuple[int, bytes, Totals]:
         rows = scorer.score(batch.names)
@@ -134,7 +134,7 @@ def write_shards(
     )
     current, written = -1, 0
     with (
-        closing(work_in_order(work, batches, workers)) as results,
+        closing(work_in_order(work, batches, workers_of(options, cores))) as results,
         ExitStack() as stack,
     ):
         for shard, text, counts in results:
