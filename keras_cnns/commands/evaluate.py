@@ -45,8 +45,8 @@ def evaluate(
     """Print accuracy and loss of a run's model, and the recall of each class.
 
     The images are those of a split of the run's recipe, or of a directory.
-    Intervals contain the true value with a probability of 95 %. With --unknown,
-    print instead how well the model's scores separate unknown objects.
+    All intervals are 95 % confidence intervals. With --unknown, print instead
+    how well the model's scores distinguish known images from unknown objects.
     """
     if folder and split:
         raise typer.BadParameter("name a directory or a split, not both", param_hint="--split")

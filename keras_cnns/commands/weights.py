@@ -25,7 +25,7 @@ def list_weights(
 ) -> None:
     """List the published weights that `build`, recipes and `weights get` know by name.
 
-    "imagenet" names the weights that are marked in the first column.
+    The name "imagenet" refers to the weights that the first column marks.
     Sizes are in MiB, accuracies in per cent of ImageNet's validation images.
     """
     with quiet_stderr():
