@@ -15,7 +15,7 @@ def card(
         typer.Option(
             "--model",
             metavar="models/NAME",
-            help="The run's export, whose formats and their comparison with Keras are added.",
+            help="The run's exported model; adds its formats and their comparison with Keras.",
         ),
     ] = None,
     to: Annotated[

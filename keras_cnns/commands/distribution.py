@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 _PANEL = "Several devices and hosts"
 _HOST_DEVICES = "--xla_force_host_platform_device_count"
 _OTHER_BACKENDS = {
-    "tensorflow": "Keras 3 does not train with TensorFlow's MultiWorkerMirroredStrategy, and with "
-    "MirroredStrategy not as on one device",
+    "tensorflow": "Keras 3 cannot train with TensorFlow's MultiWorkerMirroredStrategy, and trains "
+    "with MirroredStrategy not as on one device",
     "torch": "Keras 3 has no distribution for torch",
 }
 
@@ -104,7 +104,7 @@ def choose(
             param_hint=present[0] if present else "--devices",
         )
     if importlib.util.find_spec("jax") is None:
-        raise typer.BadParameter("it needs the package jax: pip install 'keras-cnns[jax]'")
+        raise typer.BadParameter("several devices need jax: pip install 'keras-cnns[jax]'")
     if present and len(present) < len(given):
         missing = " and ".join(name for name in given if name not in present)
         raise typer.BadParameter(

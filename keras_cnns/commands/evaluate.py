@@ -110,7 +110,7 @@ def _print_unknown(run: "Run", split: str, unknown: str) -> None:
     )
     print_table(SCORE_COLUMNS, score_rows(compared), numbers=range(1, len(SCORE_COLUMNS)))
     if compared["thresholds"]:
-        print("\nimages that reach a threshold of the probability:")
+        print("\nimages whose highest probability reaches a threshold:")
         columns = ACCEPTANCE_COLUMNS
         print_table(columns, acceptance_rows(compared), numbers=range(1, len(columns)))
     path = run.path / UNKNOWN

@@ -63,8 +63,9 @@ def fit(
 ) -> None:
     """Train and publish a classifier for a folder of photos.
 
-    Check the folder, choose a recipe, train, write the report, export with proof,
-    and print the line that serves. The same command resumes an interrupted run.
+    Check the folder, choose a recipe, train, write the report, export the model
+    and compare it with Keras, and print the command that serves it. The same
+    command resumes an interrupted run.
     """
     start = time.perf_counter()
     if serve and not all(map(is_installed, ("export", "serve"))):

@@ -61,7 +61,7 @@ def train(
         bool,
         typer.Option(
             "--skip-bad",
-            help="Ignore the image files because of which training would be refused.",
+            help="Skip image files whose errors would otherwise prevent the training.",
         ),
     ] = False,
     folds: Annotated[

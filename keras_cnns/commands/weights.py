@@ -61,8 +61,8 @@ def get(
     name: Annotated[
         str,
         typer.Argument(
-            help="Name of published weights, which `keras-cnns weights list` prints, or of a "
-            "model, whose default weights are meant."
+            help="Name of published weights, as `keras-cnns weights list` prints it; the name of "
+            "a model means its default weights."
         ),
     ],
     offline: Offline = False,

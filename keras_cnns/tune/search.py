@@ -52,8 +52,7 @@ class Request:
             raise ValueError(f"--minutes is {self.minutes}; it must be a finite number above 0")
         if self.seeds == 1:
             raise ValueError(
-                "--seeds is 1, and the differences of at least 2 seeds are needed for an interval; "
-                "0 leaves the comparison out"
+                "--seeds is 1, but an interval needs at least 2 seeds; 0 skips the comparison"
             )
 
     def fixed(self) -> dict[str, Any]:

@@ -129,8 +129,8 @@ def parse(program: str, description: str, arguments: Sequence[str]) -> ScoringOp
     add(
         "--engine",
         choices=(*ENGINES, _RAY),
-        help="the runtime of the graph, chosen as by the server; ray: the same, on all nodes of a "
-        "Ray cluster that share a file system with --to (needs an extra)",
+        help="the runtime of the graph; auto: chosen as the server does; ray: as auto, on all "
+        "nodes of a Ray cluster, which share the file system of --to (needs an extra)",
     )
     add("--precision", choices=PRECISIONS, help="the precision of the graph (%(default)s)")
     add(
