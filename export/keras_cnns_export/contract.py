@@ -37,7 +37,7 @@ class TensorSpec:
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing(recipes.Preprocessing):
-    """How an encoded image becomes the graph's input, uint8 [H, W, C]; the graph normalises."""
+    """How an encoded image becomes uint8 [H, W, C], the graph's input; the graph normalises it."""
 
     @classmethod
     def for_shape(cls, shape: tuple[int, int, int]) -> "Preprocessing":

@@ -144,7 +144,7 @@ def export_by_keras(graph: ServingGraph, path: Path, format: str) -> None:  # no
     """Write `path` with `keras.Model.export`: `images` uint8 [N, H, W, C] -> named outputs."""
 
     class Served(keras.Model):
-        """A model that calls the graph and holds the network, whose variables Keras exports."""
+        """A model that calls the graph; Keras exports the variables of the network in it."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -163,7 +163,7 @@ def export_by_keras(graph: ServingGraph, path: Path, format: str) -> None:  # no
 
 @contextlib.contextmanager
 def _preserved_root_logger() -> Iterator[None]:
-    """Restore the root logger, which OpenVINO's converter changes so that warnings are lost."""
+    """Restore the root logger after the block: OpenVINO's converter makes it drop warnings."""
     root = logging.getLogger()
     level, filters, handlers = root.level, [*root.filters], [*root.handlers]
     try:
