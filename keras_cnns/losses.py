@@ -47,7 +47,7 @@ class FocalCrossentropy(keras.losses.Loss):
         self.gamma = gamma
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Return the loss of each image times its weight, with weights of mean 1: [N, K] -> [N]."""
+        """Return the weighted losses of the images, for weights scaled to mean 1: [N, K] -> [N]."""
         y_pred = ops.convert_to_tensor(y_pred)
         y_true = ops.cast(y_true, y_pred.dtype)
         losses = -y_true * ops.log(ops.maximum(y_pred, _MIN_PROBABILITY))

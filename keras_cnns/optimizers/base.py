@@ -136,7 +136,7 @@ class PathOptimizer(keras.optimizers.Optimizer):
         self._undecayed = patterns
 
     def _model_variable(self, variable: Any) -> Any:
-        """Return the Keras variable of `update_step`'s argument, a `tf.Variable` on TensorFlow."""
+        """Return the Keras variable that belongs to the `tf.Variable` that TensorFlow passes."""
         return self._trainable_variables[self._get_variable_index(variable)]
 
     def _use_weight_decay(self, variable: Any) -> bool:

@@ -57,7 +57,7 @@ def threshold_section(predictions: Predictions, results: Mapping[str, Any] | Non
 
 
 def threshold_row(threshold: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the cells of `COLUMNS` for a threshold, which is given as in `results.json`."""
+    """Return the cells of `COLUMNS` for a threshold in the form of `results.json`."""
     accuracy = threshold["accuracy"]
     return (
         *_name(threshold),
@@ -77,7 +77,7 @@ def describe_thresholds(confidence: Mapping[str, Any], test: Sequence[Threshold]
     """Return sentences on the thresholds.
 
     Args:
-        confidence: the thresholds, as in `results.json`.
+        confidence: the thresholds, in the form of `results.json`.
         test: the same thresholds, measured on the test images.
     """
     chosen = {each["min_accuracy"]: each for each in confidence["thresholds"]}

@@ -57,7 +57,7 @@ SHAPES: dict[str, _Distance] = {
 
 
 class Shapes:
-    """The shapes as a source: as many training images as the recipe asks for."""
+    """The shapes as a source, with the number of training images that the recipe specifies."""
 
     corrections = None
 

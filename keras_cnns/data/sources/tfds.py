@@ -1,4 +1,4 @@
-"""TensorFlow Datasets as a source; a missing validation split is split off by content."""
+"""TensorFlow Datasets as a source; a missing validation split is created by content."""
 
 import functools
 import json
@@ -20,8 +20,8 @@ from keras_cnns.recipes import DataConfig
 class TfdsSource:
     """A data set of TFDS.
 
-    If the recipe names a validation split that the data set lacks, it is taken out of the training
-    split by content.
+    If the data set lacks the validation split that the recipe names, the split is created from the
+    training images by content.
     """
 
     corrections = None
@@ -76,9 +76,9 @@ class TfdsSource:
 def divide_training(config: DataConfig) -> dict[str, IndexedImages]:
     """Divide the training split of a TFDS data set into training and validation by content.
 
-    Every image is read and decoded, because an image's split depends on its pixels, and a training
-    needs the sizes of its splits before the first step. If the images of a split take at most
-    `base.PIXELS_LIMIT` bytes at the network's size, they are kept, so that no further pass is
+    Every image is read and decoded, because the split of an image depends on its pixels, and a
+    training needs the sizes of its splits before the first step. If the images of a split take at
+    most `base.PIXELS_LIMIT` bytes at the network's size, they are kept, so that no further pass is
     needed.
 
     Raises:
@@ -98,7 +98,7 @@ def divide_training(config: DataConfig) -> dict[str, IndexedImages]:
     indices = tf.data.Dataset.range(images.count)
     decoded = without_autotuning(indices.map(read, num_parallel_calls=available_cores()))
     shape = (config.image_size, config.image_size, config.channels)
-    limit = base.PIXELS_LIMIT // int(np.prod(shape))  # images
+    limit = base.PIXELS_LIMIT // int(np.prod(shape))  # maximum number of images that are kept
     # The system allocates the memory of these arrays only as they are filled.
     pixels = {split: np.empty((min(limit, images.count), *shape), np.uint8) for split in DIVIDED}
     chosen: dict[str, list[int]] = {split: [] for split in DIVIDED}
@@ -118,7 +118,7 @@ def divide_training(config: DataConfig) -> dict[str, IndexedImages]:
 def _select(
     images: IndexedImages, indices: list[int], pixels: np.ndarray, labels: np.ndarray
 ) -> IndexedImages:
-    """Return the images at some indices; `pixels` holds all or only the first of these images."""
+    """Return the images at the given indices; `pixels` contains all or only the first of them."""
     with tf.device("CPU"):
         chosen = tf.constant(indices, tf.int64)
         kept = None

@@ -1,13 +1,14 @@
 """Cache the results of reading a folder's files, so that later commands need not read them.
 
 An entry is valid while the size, the modification time and the change time of its file stay the
-same. A file that was changed less than `SETTLED_SECONDS` before it was read gets no entry, because
-its next change might leave its times unchanged: file systems record times in steps.
+same. File systems record times in steps. A file that was changed less than `SETTLED_SECONDS` before
+it was read therefore gets no entry, because another change within the same step would not change
+its times.
 
 The entries of each folder are in one file of the cache directory, an npz archive without pickled
 objects; the near-duplicates among each set of images are in another such file. A cache file is
-ignored if it is damaged or was written by another version. A cache directory that cannot be written
-is ignored too.
+ignored if it is damaged or was written by another version, and nothing is cached if the cache
+directory cannot be written.
 """
 
 import contextlib
@@ -32,7 +33,7 @@ from keras_cnns.data.sources.folder.layout import FoundFile
 
 VARIABLE = "KERAS_CNNS_CACHE"  # the cache directory; `off` for none
 MAX_BYTES = 2**30  # maximum size of the cache directory; the least recently used files are removed
-SETTLED_SECONDS = 2.0  # the step of times in FAT, which is the coarsest one
+SETTLED_SECONDS = 2.0  # the step of times in FAT, the coarsest of all file systems
 _VERSION = 1  # changes with the format of the archives and with the measurements
 _NAME = re.compile(r"[0-9a-f]+\.npz|.+\.partial")  # the names of cache files
 _ROW = np.dtype(
@@ -51,9 +52,9 @@ _Times = tuple[int, int, int]  # size in bytes; modification and change time in 
 
 
 def cache_directory() -> Path | None:
-    """Return the directory of the cache; None if it is switched off.
+    """Return the directory of the cache; None if caching is switched off.
 
-    It is `$KERAS_CNNS_CACHE`, `$XDG_CACHE_HOME/keras-cnns` or `~/.cache/keras-cnns`.
+    The directory is `$KERAS_CNNS_CACHE`, `$XDG_CACHE_HOME/keras-cnns` or `~/.cache/keras-cnns`.
     """
     chosen = os.environ.get(VARIABLE, "")
     if chosen.lower() == "off":
@@ -77,7 +78,7 @@ def read_times(path: Path) -> _Times | None:
 
 
 class FolderCache:
-    """The cache entries of a folder of images; other threads may add entries, but not save them."""
+    """The cache entries of a folder of images; all threads may add entries, but one must save."""
 
     def __init__(self, root: str | Path, *, entries: bool = True) -> None:
         """Open the cache of a folder; if `entries` is true, load its entries."""
@@ -115,7 +116,8 @@ class FolderCache:
             times: its times before it was read.
             image: the result; None if the file is not an image.
         """
-        if times and (image is None or image.digest):  # otherwise, the file may be readable later
+        # A file that could not be read may be readable later, and is not cached.
+        if times and (image is None or image.digest):
             settled = time.time_ns() - int(SETTLED_SECONDS * 1e9)
             if max(times[1:]) < settled:
                 self._added[self._name(file)] = times, image
@@ -144,7 +146,7 @@ class FolderCache:
         )
 
     def group(self, digests: Sequence[str], compute: Callable[[], np.ndarray]) -> np.ndarray:
-        """Return the groups of near-duplicates of a set of images, computed if they are not cached.
+        """Return the groups of near-duplicates in a set of images, from the cache if possible.
 
         Args:
             digests: the images' SHA-256, sorted.
@@ -203,7 +205,7 @@ class FolderCache:
         )
 
     def _write(self, path: Path, **arrays: Any) -> None:
-        """Write an archive atomically and remove old ones; ignore errors."""
+        """Write an archive atomically and remove old archives; ignore errors."""
         assert self._directory
         with contextlib.suppress(OSError):
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -221,7 +223,7 @@ class FolderCache:
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
-    """Return the arrays of an archive; a damaged one can raise any exception."""
+    """Return the arrays of an archive; a damaged archive can raise any exception."""
     with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         return dict(archive)
 
@@ -247,7 +249,7 @@ def _row(times: _Times, image: ImageFile | None, indices: dict[str, int]) -> tup
 def _trim(directory: Path) -> None:
     """Remove the least recently used files of the cache until it is small enough."""
     paths = [path for folder in ("scans", "groups") for path in (directory / folder).glob("*")]
-    # The user may have chosen the directory, and it may hold other files.
+    # Check the names, because the user may have chosen a directory that contains other files.
     files = [(path.stat(), path) for path in paths if _NAME.fullmatch(path.name)]
     total = sum(status.st_size for status, _ in files)
     for status, path in sorted(files, key=lambda file: file[0].st_mtime_ns):
@@ -258,7 +260,7 @@ def _trim(directory: Path) -> None:
 
 
 def _version() -> list[object]:
-    """Return the versions that determine whether and how images can be read."""
+    """Return the versions and settings on which the results of reading depend."""
     return [_VERSION, PIL.__version__, tf.__version__, Image.MAX_IMAGE_PIXELS]
 
 
