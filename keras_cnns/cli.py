@@ -1,8 +1,8 @@
-"""The command line `keras-cnns`, with its own commands and those of other distributions.
+"""The command line `keras-cnns`, with its own commands and the commands of other distributions.
 
 A distribution adds a command with an entry point in the group `keras_cnns.commands`: a function
 `main(arguments, program)` that returns the exit status. A command imports TensorFlow only when it
-runs, so that `--help` responds at once.
+runs, so that `--help` is fast.
 """
 
 import os

@@ -1,6 +1,6 @@
 """The demo: run the commands that a user would type, from training to a prediction over HTTP.
 
-It runs the command line in subprocesses, and imports neither export nor serve.
+The demo runs the command line in subprocesses, and does not import the other two packages.
 """
 
 import json

@@ -14,7 +14,7 @@ PARTIAL = ".partial"  # part of the name of a temporary file that is being writt
 
 
 def read_text(path: str | Path) -> str:
-    """Return a UTF-8 file's text without a byte order mark; a line ends with one "\\n".
+    """Return the text of a UTF-8 file without a byte order mark; lines end with "\\n".
 
     Raises:
         OSError: the file cannot be read.

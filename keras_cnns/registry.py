@@ -184,8 +184,8 @@ def build(
 
     Args:
         model: a key of MODELS.
-        input_shape: (H, W, C) of the images, by default the paper's; H and W may be None.
-        classes: number of classes, K; by default the paper's.
+        input_shape: (H, W, C) of the images, by default as in the paper; H and W may be None.
+        classes: number of classes, K; by default as in the paper.
         aux_heads: if True, add the model's auxiliary classifiers; or the names of the feature maps
             to classify. Their outputs are named `aux1`, `aux2`, ... in that order.
         features: names of feature maps that become outputs, such as `stage3`.
@@ -193,7 +193,7 @@ def build(
         pooling: if there is no classifier, `avg` or `max` pools the last feature map to [N, C].
         classifier_activation: `softmax`, or None for logits.
         shortcut: for residual networks, the shortcut of the blocks: a key of `shortcuts.SHORTCUTS`,
-            or the paper's letter A, B or C; by default the model's own.
+            or the paper's letter A, B or C; by default the shortcut of the model's paper.
         inception: for GoogLeNet, `reduced` for modules with dimension reduction (Szegedy et al.
             2014, figure 2b) or `naive` (figure 2a).
         inception_branches: for GoogLeNet, the branches of each module: some of 1x1, 3x3, 5x5, pool.
@@ -202,7 +202,7 @@ def build(
             images of about 32x32 pixels. The networks of CIFAR always have such a stem.
         activation: relu, tanh or sigmoid, for all layers but the classifiers.
         kernel_initializer: small_normal, glorot_uniform or he_normal, for all layers but the
-            classifiers; by default the model's own.
+            classifiers; by default the distribution of the model's paper.
         batch_normalization: if False, build the model without its batch normalisation, and with a
             bias in each convolution.
         batch_norm_noise: standard deviation of the noise that training adds after each batch

@@ -103,7 +103,7 @@ class FormatParity:
 
 @dataclasses.dataclass(frozen=True)
 class OwnPrecision(FormatParity):
-    """A mixed-precision model's own predictions, compared with those of its float32 export."""
+    """The predictions of a mixed-precision model, compared with those of its float32 copy."""
 
     policy: str = ""  # Keras' name of the precision: "mixed_bfloat16"
 

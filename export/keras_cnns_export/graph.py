@@ -208,7 +208,7 @@ def _from_uint8(call: Callable[[Any], Any], shape: Sequence[int]) -> Callable[[A
 
 
 def _without_xla(call: Callable[[Any], Any], signature: Sequence[Any]) -> Any:
-    """Return the traced tf.function of `call`, in which no function must be compiled by XLA.
+    """Return the traced tf.function of `call`, without functions that require compilation by XLA.
 
     Keras compiles grouped convolutions with XLA, because TensorFlow lacks their gradient on a CPU.
     Converters do not support compiled functions, and TensorFlow Serving runs them only with a

@@ -1,9 +1,9 @@
 """Decode and preprocess images with TensorFlow operations, for the SavedModel's bytes signature.
 
-The preprocessing is that of model.json, which the server implements with Pillow: decode, apply the
-EXIF orientation, drop transparency, keep the upper 8 of 16 bits, convert to grey or RGB, resize the
-shorter side (antialiased, with the same aspect ratio), crop the centre. After decoding, the pixels
-are preprocessed by the same code as in training.
+The preprocessing is described in model.json, and the server implements it with Pillow. It has these
+steps: decode, apply the EXIF orientation, drop transparency, keep the upper 8 of 16 bits, convert
+to grey or RGB, resize the shorter side (antialiased, with the same aspect ratio), crop the centre.
+After decoding, the pixels are preprocessed by the same code as in training.
 
 The operations read JPEG and PNG. They raise an error for files that TensorFlow would not decode as
 Pillow does: CMYK without Adobe's marker, and images whose orientation is not in plain EXIF data.

@@ -2,10 +2,10 @@
 
 A version is written in `<model>/.partial-<unique>/version/`, flushed to the disk and renamed to
 `<model>/<next number>/`. Meanwhile, the exporting process holds a lock on a file beside `version/`.
-The system releases the lock when the process ends for any reason, so a later export can distinguish
-the files of an export that was killed from those of a running one.
+The system releases the lock when the process ends for any reason, so a later export can recognize
+the files of an export that was killed, and keep the files of a running export.
 
-This module needs neither TensorFlow nor Keras.
+This module does not need TensorFlow or Keras.
 """
 
 import contextlib

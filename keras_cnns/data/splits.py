@@ -100,7 +100,7 @@ class Splits:
         divided by content.
 
         Args:
-            split: a split's name, or TFDS' slicing of one, such as `train[:45000]`.
+            split: a split's name, or a slice in TFDS' syntax, such as `train[:45000]`.
             batch_size: the number of images in a batch, N.
             seed: the seed of the order and the augmentation; None keeps the order and augments
                 nothing.

@@ -39,7 +39,7 @@ class Effect:
     """The unit, written after a number: " percentage points", " nats", " times"."""
     min_effect: float
     """The smallest effect that counts, in the unit. It is committed before the run. If the
-    paper gives an effect, it is at least a quarter of the paper's. If the claim is that something
+    paper gives an effect, it is at least a quarter of that. If the claim is that something
     is not worse, it is negative: the largest loss that still counts as not worse."""
     value: Callable[[Measurements], float]
     """Return the effect in the measurements of one seed: a difference of paired measurements. In a

@@ -197,15 +197,16 @@ def googlenet(
 
     Args:
         variant: the name of a row of VARIANTS, or a row of your own.
-        input_shape: (H, W, C) of the images, at least 16x16; by default the row's.
-        classes: number of classes, K; by default the row's.
+        input_shape: (H, W, C) of the images, at least 16x16; by default the value in the row.
+        classes: number of classes, K; by default the value in the row.
         naive: if True, build the naive modules of figure 2a, whose pools keep all channels.
         branches: the branches of each module, names of BRANCHES.
         width: factor of all numbers of filters in the stem and the modules, above 0.
         small_stem: if True, build the first convolution with a window of 3x3 and stride 1, and
             omit the pool after it: module 3a then has half the height and width of the images.
         input_tensor: a tensor to use instead of a new input.
-        name: the model's name; by default the row's, or `googlenet` for a row of your own.
+        name: the model's name; by default the name of the row, or `googlenet` for a row of your
+            own.
         heads: the options of `heads.assemble`. `aux_heads=True` adds the paper's two auxiliary
             classifiers, after modules 4a and 4d; the output is then a dict of `main`, `aux1` and
             `aux2`.

@@ -325,13 +325,14 @@ def resnet(
 
     Args:
         architecture: the name of a row of ARCHITECTURES, or a row of your own.
-        input_shape: (H, W, C) of the images; by default the row's.
-        classes: number of classes, K; by default the row's.
-        shortcut: a key of SHORTCUTS, or the paper's letter A, B or C; by default the row's.
+        input_shape: (H, W, C) of the images; by default the value in the row.
+        classes: number of classes, K; by default the value in the row.
+        shortcut: a key of SHORTCUTS, or the paper's letter A, B or C; by default the value in the
+            row.
         small_stem: if True, replace the stem for ImageNet by a 3x3 convolution with stride 1 and
             the same number of filters, so that the first block gets a map of the images' size.
         input_tensor: a tensor to use instead of a new input.
-        name: the model's name; by default the row's, or `resnet` for a row of your own.
+        name: the model's name; by default the name of the row, or `resnet` for a row of your own.
         heads: the options of `heads.assemble`. `aux_heads=True` adds auxiliary classifiers (deep
             supervision) after all stages but the last.
 

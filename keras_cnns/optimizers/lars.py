@@ -41,9 +41,9 @@ class LARS(Momentum):
     ```
 
     The norm of the step is a fixed fraction of the norm of the layer's weights, whatever the norm
-    of the gradient is. If |w| or |g| is 0, trust is 1. Biases and the parameters of normalisation
-    layers, whose norms carry no information, are neither adapted nor decayed by default. With
-    `decoupled_weight_decay`, trust is computed without the decay.
+    of the gradient is. If |w| or |g| is 0, trust is 1. By default, biases and the parameters of
+    normalisation layers are not adapted and not decayed, because their norms carry no information.
+    With `decoupled_weight_decay`, trust is computed without the decay.
 
     State: as in `Momentum`.
 

@@ -82,7 +82,7 @@ class AnswerFile:
     """
 
     def __init__(self, path: Path, top_k: int, *, has_threshold: bool = False) -> None:
-        """Read the existing rows, and remove an incomplete one.
+        """Read the existing rows, and remove an incomplete row at the end.
 
         Args:
             path: a .csv or .jsonl file, which need not exist.

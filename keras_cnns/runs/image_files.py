@@ -97,7 +97,7 @@ def _read(path: Path, data: DataConfig) -> np.ndarray | Exception:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """Yield the files below a folder with an image's suffix, except hidden ones."""
+    """Yield the files with an image's suffix in a folder, at any depth, except hidden files."""
 
     def fail(error: OSError) -> None:
         raise ValueError(f"cannot read the folder {error.filename}: {error.strerror}")

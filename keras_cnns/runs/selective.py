@@ -55,7 +55,7 @@ class Confidence:
 
 
 def find_thresholds(split: str, confidences: np.ndarray, is_correct: np.ndarray) -> Confidence:
-    """Choose the thresholds for the accuracies in `ACCURACIES`, and measure round ones.
+    """Choose thresholds for the accuracies in `ACCURACIES`, and measure round thresholds.
 
     The threshold for an accuracy is the lowest threshold whose answers have at least this accuracy.
     An accuracy has no threshold if fewer than `min_answered` images could be answered with it.

@@ -175,7 +175,7 @@ class Watcher:
         self.expect(self._message)
 
     def leave(self, message: str, status: int = _STATUS) -> None:
-        """Print a message, and end this process at once."""
+        """Print a message, and end this process immediately."""
         self.__exit__()
         if message:
             print(f"{_PROGRAM}: {message}", file=self._stderr, flush=True)

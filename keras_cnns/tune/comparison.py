@@ -35,7 +35,7 @@ class Comparison:
 
     @property
     def verdict(self) -> Verdict:
-        """Return whether the trial's settings are better than the recipe's."""
+        """Return whether the trial's settings are better than those of the recipe."""
         return self.decide().verdict if self.has_interval else Verdict.INCONCLUSIVE
 
     def decide(self) -> Decision:

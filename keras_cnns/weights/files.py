@@ -92,7 +92,7 @@ def _configured_architecture(path: Path) -> Architecture | None:
 
 
 def _check_start(path: Path) -> None:
-    """Check that a file is neither empty nor a text.
+    """Check that a file is not empty and not a text.
 
     Raises:
         WeightsError: the file is empty or a text; the message describes it.

@@ -8,8 +8,8 @@ In V2, the biases of the projections and of each block's last convolution are ad
 stream, to which only batch normalisations are applied. The input of a projection is a normalised
 map, so the stream starts again at each stage and accumulates the biases of the blocks until the end
 of the stage. Each normalisation of the stream gets m' = m - sum(biases before it). The feature maps
-`stage1` to `stage3` are parts of the stream: they equal those of keras.applications minus this sum,
-which is a constant for each channel.
+`stage1` to `stage3` are parts of the stream. They equal the maps of keras.applications minus this
+sum, which is a constant for each channel.
 
 The epsilon of keras.applications is 1.001e-5. Its difference from our epsilon is added to the
 running variance.

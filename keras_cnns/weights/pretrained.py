@@ -9,11 +9,11 @@ torchvision's `Weights` enum, timm's model and tag, or keras.applications' funct
 `DEFAULT` if torchvision publishes the model, and otherwise the only row of timm or
 keras.applications.
 
-A row describes the pixels on which the weights were trained, as RGB levels from 0 to 255. Two
-models differ from the constants of their publishers. torchvision's GoogLeNet first maps its
-normalised input to the range from -1 to 1 (its `transform_input`). keras.applications' ResNet v1
-was trained on BGR images; when its weights are loaded, the channels of the first convolution's
-kernel are reversed, so that the model takes RGB images.
+A row describes the pixels on which the weights were trained, as RGB levels from 0 to 255. For two
+models, these levels differ from the constants in the publisher's code. torchvision's GoogLeNet
+first maps its normalised input to the range from -1 to 1 (its `transform_input`).
+keras.applications' ResNet v1 was trained on BGR images; when its weights are loaded, the channels
+of the first convolution's kernel are reversed, so that the model takes RGB images.
 """
 
 import csv

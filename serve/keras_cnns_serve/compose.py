@@ -219,7 +219,7 @@ class Server:
         self.dataplane.watch(options.poll, changed)
         for work in (give_memory_back_when_idle, measure_formats_when_idle):
             stack.callback(asyncio.create_task(work(self.dataplane)).cancel)
-        # Stops the started ones if another one fails to start.
+        # Stops the started transports if another one fails to start.
         async with contextlib.AsyncExitStack() as started:
             for transport in self._transports:
                 await started.enter_async_context(transport)

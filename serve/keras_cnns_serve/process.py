@@ -70,7 +70,7 @@ def run(main: Callable[[asyncio.Event], Coroutine[Any, Any, None]], grace: float
 
 
 def _leave_threads(timer: threading.Thread) -> None:
-    """End the process at once if an engine's thread still runs.
+    """End the process immediately if an engine's thread still runs.
 
     A daemon thread that returns from C++ after the interpreter has ended would abort the process.
     """

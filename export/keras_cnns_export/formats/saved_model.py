@@ -45,7 +45,7 @@ def write(source: Source, version: Path) -> dict[str, Any]:
     """Write the SavedModel and its warm-up requests into `version`; return model.json's entry.
 
     Raises:
-        OSError: the disk refused a file, with one of `DISK_ERRORS`.
+        OSError: a file cannot be written because of one of `DISK_ERRORS`.
         tf.errors.OpError: TensorFlow failed otherwise.
     """
     import tensorflow as tf

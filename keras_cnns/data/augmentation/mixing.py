@@ -1,4 +1,4 @@
-"""Targets: one-hot, smoothed, and mixed with those of another image."""
+"""Targets: one-hot, smoothed, and mixed with the target of another image."""
 
 import numpy as np
 import tensorflow as tf
@@ -24,7 +24,7 @@ def mix(
     mixup_alpha: float,
     cutmix_alpha: float,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Mix each image and its target with the next ones of the batch, and the last with the first.
+    """Mix each image and target with those at the next index, and the last with the first.
 
     Args:
         images: pixels [N, H, W, C].

@@ -120,8 +120,8 @@ def _move(
     )[0]
 
 
-# The operations and their ranges are those of the paper's appendix and of torchvision. Changing the
-# order would change the result for a seed.
+# The operations and their ranges are as in the paper's appendix and in torchvision. Another order
+# would change the result for a seed.
 OPERATIONS: dict[str, _Operation] = {
     "identity": lambda image, _: image,
     "auto_contrast": _auto_contrast,

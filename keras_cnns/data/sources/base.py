@@ -138,7 +138,7 @@ class Source(Protocol):
         """Return a split's images.
 
         Args:
-            split: a split's name, or TFDS' slicing of one, such as `train[:45000]`.
+            split: a split's name, or a slice in TFDS' syntax, such as `train[:45000]`.
             check_first: check all files of a folder now; if False, the files of a split that does
                 not fit in memory are checked as they are read.
             keep_pixels: if False, release the kept pixels, because the caller needs the images at
@@ -170,7 +170,7 @@ def slice_split(counts: Mapping[str, int], split: str) -> tuple[str, int, int]:
 
     Args:
         counts: the number of images of each split.
-        split: a split's name, or TFDS' slicing of one, such as `train[:80%]`.
+        split: a split's name, or a slice in TFDS' syntax, such as `train[:80%]`.
 
     Raises:
         ValueError: there is no such split, or it is empty.

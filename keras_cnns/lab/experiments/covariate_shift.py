@@ -98,7 +98,7 @@ def _loss(measured: Measurements, name: str) -> float:
 
 
 def _drift_decades(measured: Measurements, name: str, other: str) -> float:
-    """Return log10 of the drift in one network divided by that in another."""
+    """Return log10(drift in one network / drift in another network)."""
     networks = measured["networks"]
     return math.log10(networks[name]["drift"] / networks[other]["drift"])
 

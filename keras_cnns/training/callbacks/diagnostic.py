@@ -111,7 +111,7 @@ class ProbeDiagnostic(Diagnostic):
         probe.add(self.compute)
 
     def compute(self, tensors: Pass) -> Tensors:
-        """Return metrics of layers from one pass, as scalar tensors; compiled with the pass."""
+        """Return metrics of layers, as scalar tensors; this function is compiled with the pass."""
         raise NotImplementedError
 
     def summarise(self, metrics: dict[str, dict[str, float]]) -> dict[str, float]:

@@ -19,7 +19,7 @@ class GradientNorm(ProbeDiagnostic):
         probe: the batch to run the model on.
         last: the name of the layer that counts as the last one, if the model has such a layer; by
             default the layer that runs last, which may belong to an auxiliary head.
-        options: those of `Diagnostic`.
+        options: the options of `Diagnostic`.
 
     References:
         Bengio, Simard and Frasconi 1994, Learning long-term dependencies with gradient descent is

@@ -173,10 +173,10 @@ class _Bar:
 
 
 def describe(logs: dict[str, Any]) -> str:
-    """Return losses and metrics as text, without those of auxiliary outputs or layers.
+    """Return losses and metrics as text, except metrics of auxiliary outputs and of layers.
 
-    For a model with several outputs, `loss` and `accuracy` are those of the main output; the
-    weighted sum of the losses has a name of its own.
+    For a model with several outputs, `loss` and `accuracy` belong to the main output; the weighted
+    sum of the losses has another name.
     """
     shown = {
         name: value

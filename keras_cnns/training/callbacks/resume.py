@@ -72,7 +72,7 @@ class Resume(StepCounter):
         directory: the directory of the checkpoints.
         batches: a function that returns the data of all steps after a number of steps.
         steps_per_epoch: as in `fit`.
-        callbacks: the callbacks whose state is saved; they precede this one in `fit`'s list.
+        callbacks: the callbacks whose state is saved; they precede this callback in `fit`'s list.
         seconds: time between checkpoints. If writing is slow, the time is longer, so that writing
             takes at most 0.5 % of it. None: only `steps` determines when checkpoints are written.
         steps: steps between checkpoints. With `steps_per_execution` above 1, a checkpoint is
@@ -84,7 +84,7 @@ class Resume(StepCounter):
         epoch: number of whole epochs taken.
 
     Raises:
-        CheckpointError: there are checkpoints, and none is intact.
+        CheckpointError: there are checkpoints, and all of them are damaged.
         ValueError: (when training begins) `steps_per_epoch` is not a multiple of the model's
             `steps_per_execution`, so that the epochs of Keras would have other lengths.
     """
@@ -113,7 +113,7 @@ class Resume(StepCounter):
         self._began = time.monotonic()
         self._is_ready = False
         self._due = 0.0  # time of the monotonic clock at which the next checkpoint is due
-        self._last_save = self.step  # the step of the last attempt
+        self._last_save = self.step  # the step of the last attempt to write a checkpoint
         self._initial: list[dict[str, Any]] = []  # attributes of the callbacks when training began
 
     @property

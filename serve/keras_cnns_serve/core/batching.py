@@ -1,4 +1,4 @@
-"""Adaptive batching: an idle engine runs all waiting requests at once.
+"""Adaptive batching: an idle engine runs all waiting requests as one batch.
 
 No request waits for a batch to fill. While the engine is busy, requests queue, and the next run
 batches them; a single request runs alone and immediately. The same threads decode encoded images
@@ -266,7 +266,7 @@ class Batcher:
                 self._abandon(job)
 
     def close(self) -> None:
-        """Accept no more jobs, finish the waiting ones, and wait for the threads to end."""
+        """Accept no more jobs, finish the waiting jobs, and wait for the threads to end."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -412,7 +412,7 @@ class Batcher:
                 self._idle -= 1
 
     def _next_large(self) -> tuple[list[Job], Callable[[list[Job]], None]] | None:
-        """Return the work of decoding a large image, if one waits and a thread may decode it."""
+        """Return the work of decoding a large image, if there is one and a thread may decode it."""
         if not self._large or self._large_threads >= self._max_large_threads:
             return None
         jobs = self._pop(self._large, len(self._large))
@@ -666,7 +666,7 @@ class Batcher:
 
 
 class _Run:
-    """The number of images in a run, and how many finished ones the estimate does not include."""
+    """The number of images in a run, and the finished images that the estimate does not include."""
 
     __slots__ = ("decode", "done", "images", "seconds")
 

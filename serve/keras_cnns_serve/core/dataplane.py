@@ -225,7 +225,7 @@ class Dataplane:
         Raises:
             DeadlineExceededError: the deadline has passed; the change may still take effect.
             ForbiddenError: administration is disabled.
-            ConfigError: the configuration is wrong; the old one stays.
+            ConfigError: the configuration is wrong; the old configuration stays.
         """
         await self._change(deadline, partial(self.manager.reconfigure, config))
 

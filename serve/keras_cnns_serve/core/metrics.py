@@ -7,7 +7,7 @@ from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-# Bounds in seconds, from 10 microseconds to 78 seconds: those of TensorFlow Serving's buckets.
+# The bounds of TensorFlow Serving's buckets, in seconds: from 10 microseconds to 78 seconds.
 _LATENCIES = tuple(10e-6 * 1.8**power for power in range(28))
 _MAX_PENDING = 1000  # maximum number of requests that wait to be added to the histograms
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128)

@@ -145,7 +145,7 @@ def read_image(
 ) -> NDArray[np.uint8]:
     """Decode an image of one of `_FORMATS` to the input of the graph, [H, W, C].
 
-    The arguments are those of `EncodedImage`. Its errors are raised, and the following one:
+    The arguments are those of `EncodedImage`. In addition to its errors:
 
     Raises:
         DamagedImageError: the image cannot be decoded completely.
@@ -196,7 +196,7 @@ def _check_size(width: int, height: int, scans: int, max_pixels: int) -> None:
 
 
 def _has_orientation(header: bytes) -> bool:
-    """Return whether a header can have an orientation."""
+    """Return whether a header may contain an orientation."""
     return any(marker in header for marker in _ORIENTATION)
 
 

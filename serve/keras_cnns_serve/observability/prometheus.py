@@ -1,4 +1,4 @@
-"""Metrics for Prometheus, in one registry with our names and one with TensorFlow Serving's.
+"""Metrics for Prometheus: a registry with our names, and one with TensorFlow Serving's names.
 
 The metrics are collected from the versions' recorders when Prometheus requests a page.
 """
@@ -56,7 +56,7 @@ class Prometheus:
         self._serving.register(_Serving(dataplane))
 
     def own(self) -> bytes:
-        """Return the metrics with our names, in seconds, and those of the process."""
+        """Return the metrics with our names, in seconds, and the metrics of the process."""
         return generate_latest(self._own)
 
     def serving(self) -> bytes:

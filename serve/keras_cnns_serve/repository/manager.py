@@ -254,7 +254,7 @@ class Manager(Generic[S]):
         if problem and problem != known.problem:
             logger.warning("%s refused: %s (%s)", model.name, problem, model.base_path)
         known.problem = problem
-        # If no version was found, keep the served ones, because the disk may be unavailable.
+        # If no version was found, keep the served versions, because the disk may be unavailable.
         return (self._load_wanted(model, known, versions) if versions else set()) or served
 
     def _load_wanted(
@@ -263,7 +263,8 @@ class Manager(Generic[S]):
         """Load and return the versions that the policy chooses; refused versions are excluded."""
         for version, (mark, _) in list(known.refused.items()):
             if version not in versions or fingerprint(versions[version]) != mark:
-                del known.refused[version]  # the files changed, or the cause was temporary
+                # Try again, since the files have changed or the cause was temporary.
+                del known.refused[version]
                 if mark is not None:
                     known.states.pop(version, None)
         for version in known.hindered.keys() - versions.keys():

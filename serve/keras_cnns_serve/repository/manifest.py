@@ -183,7 +183,7 @@ def _parse(document: dict[str, Any]) -> Manifest:
 
 
 def _get(where: dict[str, Any], path: str, kind: type) -> Any:
-    """Return the value at `path`, a sequence of keys; its type must be exactly this one."""
+    """Return the value at `path`, a sequence of keys; its type must be exactly `kind`."""
     key = path.rsplit(".", 1)[-1]
     if key not in where:
         raise _wrong(f"{path} is missing")

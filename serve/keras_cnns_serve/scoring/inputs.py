@@ -32,8 +32,8 @@ _OPEN = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 def write_names(arguments: Sequence[str], file: IO[bytes]) -> int:
     """Write the names of all images, one JSON string on each line, and return their number.
 
-    Images of folders, globs and single files come first, sorted and without duplicates; those of
-    lists follow in the order of the lists, with one row for each line.
+    The images of folders, globs and single files come first, sorted and without duplicates. The
+    images of lists follow in the order of the lists, with one row for each line.
 
     Args:
         arguments: image files, folders, globs, lists and URIs.

@@ -209,7 +209,7 @@ class Output:
         with _replacing(self.summary_path) as file:
             file.write(_to_text(summary))
         if self._is_single_file:
-            # First, since shards without a plan are no run that could be continued.
+            # Remove the plan first, since shards without a plan are no run that could be continued.
             (self._directory / _PLAN).unlink()
             shutil.rmtree(self._directory)
 

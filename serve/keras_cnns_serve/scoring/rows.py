@@ -67,7 +67,7 @@ class Outcome(NamedTuple):
 
 
 class Columns(NamedTuple):
-    """The columns of rows besides those of the most probable label."""
+    """The columns of rows in addition to the columns of the most probable label."""
 
     top_k: int | None = None  # None if only the most probable label is requested
     unknown: bool = False  # whether there is a threshold, so that an image can be unknown

@@ -174,7 +174,7 @@ def minimum_probability(source: ModelVersion, options: ScoringOptions) -> float 
 
 
 def columns_of(options: ScoringOptions) -> Columns:
-    """Return the columns of the rows besides those of the most probable label."""
+    """Return the columns of the rows in addition to the columns of the most probable label."""
     has_threshold = options.min_probability is not None or options.min_accuracy is not None
     return Columns(options.top_k, has_threshold)
 

@@ -78,7 +78,7 @@ def read_times(path: Path) -> _Times | None:
 
 
 class FolderCache:
-    """The cache entries of a folder of images; all threads may add entries, but one must save."""
+    """The cache entries of a folder of images; several threads may add entries, but not save."""
 
     def __init__(self, root: str | Path, *, entries: bool = True) -> None:
         """Open the cache of a folder; if `entries` is true, load its entries."""

@@ -166,7 +166,7 @@ def no_images(root: str | Path, layout: Layout) -> ValueError:
 def inspect_file(
     file: FoundFile, keep: Keep | None = None, *, decode: bool = True
 ) -> ImageFile | None:
-    """Read and decode a file; return None if neither its suffix nor its content is an image's.
+    """Read and decode a file; return None if it has no suffix and no content of an image.
 
     Args:
         file: the file, its class and its split.

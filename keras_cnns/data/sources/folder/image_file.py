@@ -29,7 +29,7 @@ class ImageFile:
 
     @property
     def content(self) -> str:
-        """The digest that determines the split; copies and near-duplicates have the same one."""
+        """The digest that determines the split, which is equal for copies and near-duplicates."""
         return self.near or self.digest
 
     @property

@@ -68,7 +68,7 @@ def find_scarce_classes(
 
 
 def _represent_class(splits: dict[str, list[ImageFile]], names: Sequence[str], label: str) -> None:
-    """Move images of a class so that each split has one, if there are enough images."""
+    """Move images of a class so that each split has at least one, if there are enough images."""
 
     def images(name: str) -> set[tuple[float, str]]:
         members = splits.setdefault(name, [])

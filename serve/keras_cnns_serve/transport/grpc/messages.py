@@ -19,7 +19,8 @@ from keras_cnns_serve.core.threads import PARSING
 from keras_cnns_serve.errors import InputTooLargeError, InvalidInputError
 
 # First bytes of compressed messages. An uncompressed request cannot begin with them: the first byte
-# of gzip is invalid in protobuf, and that of zlib would mean a field 15, which no request has.
+# of gzip is invalid in protobuf, and the first byte of zlib would mean a field 15, which no request
+# has.
 _GZIP = b"\x1f\x8b"
 _DEFLATE = (b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda")
 SHORT_BYTES = 2**16  # the fields of messages with more bytes are counted

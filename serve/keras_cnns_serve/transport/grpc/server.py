@@ -27,7 +27,7 @@ _STATUS_SECONDS = 0.5
 class ConnectionLimits:
     """Limits of connections and calls."""
 
-    connections: int = 4096  # maximum number of open connections; further ones are closed
+    connections: int = 4096  # maximum number of open connections; further connections are closed
     # Seconds after which a connection is ended if it is idle, or if its client neither answers
     # pings nor acknowledges data. The client's channel reconnects for its next call.
     timeout: float = 75
@@ -201,7 +201,7 @@ class GrpcServer:
 
 
 def _is_not_of_a_client(record: logging.LogRecord) -> bool:
-    """Return False for a log record whose traceback of grpcio was caused by a client.
+    """Return False if a log record has a traceback of grpcio that was caused by a client.
 
     There are two such causes. A client can cancel a call while its response is sent. Values of
     metadata can be no UTF-8; they are then read as Latin-1, but grpcio would log them first,
