@@ -153,7 +153,7 @@ def first(batches: Iterable[Batch], count: int) -> Batch:
         if _count(read) >= count:
             break
     if count < 1 or not _count(read):
-        raise ExportError(f"{count} images to calibrate on: the split must have one at least")
+        raise ExportError(f"{count} images for calibration; at least one is needed")
     images, labels = _joined(read)
     return images[:count], None if labels is None else labels[:count]
 

@@ -53,8 +53,8 @@ def export(
         bool,
         typer.Option(
             "--no-golden",
-            help="Do not copy images of the validation split into the version, with which the "
-            "server checks itself.",
+            help="Do not copy images of the validation split into the version; the server uses "
+            "them to check itself.",
         ),
     ] = False,
     kserve: Annotated[

@@ -58,8 +58,8 @@ def load_model(path: str | os.PathLike[str], *, trust: bool = False) -> Any:
         reason = in_one_line(error)
         if not trust and ("safe_mode" in reason or "unsafe" in reason):
             raise ExportError(
-                f"{path} carries Python code, which loading it would run: if you made it "
-                "yourself, give --trust, or trust=True in Python"
+                f"{path} carries Python code, which would run when the file is loaded: if you "
+                "made the file yourself, give --trust, or trust=True in Python"
             ) from error
         raise ExportError(f"cannot load {path}: {reason}") from error
 

@@ -91,8 +91,8 @@ def describe_scarce_classes(counts: np.ndarray, labels: Sequence[str]) -> list[s
             scarce[label] = (total, low, high)
     if len(scarce) <= _MAX_NAMED:
         return [
-            f"{_images(total)} of {label} {'is' if total == 1 else 'are'} too few to tell: its "
-            f"recall is between {low:.0%} and {high:.0%}."
+            f"{_images(total)} of {label} {'is' if total == 1 else 'are'} too few to "
+            f"measure its recall, which is between {low:.0%} and {high:.0%}."
             for label, (total, low, high) in scarce.items()
         ]
     *first, last = (
@@ -100,8 +100,8 @@ def describe_scarce_classes(counts: np.ndarray, labels: Sequence[str]) -> list[s
         for label in sorted(scarce, key=lambda label: scarce[label][0])[:_MAX_NAMED]
     )
     return [
-        f"{len(scarce)} of {len(labels)} classes have too few test images to tell, fewest of all "
-        f"{', '.join(first)} and {last}: the 95 % interval of each recall is wider than "
+        f"{len(scarce)} of {len(labels)} classes have too few test images to measure their recall, "
+        f"fewest of all {', '.join(first)} and {last}: the 95 % interval of each is wider than "
         f"{_MAX_WIDTH * 100:.0f} percentage points."
     ]
 

@@ -177,7 +177,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Images in a grid; if `shown` is not 0, only the first `shown` images are not folded."""
+    """Images in a grid; if `shown` is not 0, the images after the first `shown` are folded."""
 
     pictures: Sequence[Picture]
     shown: int = 0

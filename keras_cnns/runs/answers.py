@@ -186,7 +186,7 @@ class AnswerFile:
             found = ", ".join(header or [rest[:80]])
             raise ValueError(
                 f"{self._path} has the columns {found}, and this command writes "
-                f"{', '.join(self._columns)}; choose another file, or the options of that one"
+                f"{', '.join(self._columns)}; choose another file, or give the same options"
             )
         for number, row in enumerate(rows, 2):
             if len(row) != len(self._columns):
@@ -213,13 +213,13 @@ class AnswerFile:
             if labels != self._top_k:
                 raise ValueError(
                     f"{self._path}: line {number} has {labels} labels, and this command writes "
-                    f"{self._top_k}; choose another file, or the --top-k of that one"
+                    f"{self._top_k}; choose another file, or give the same --top-k"
                 )
             if has_threshold != self._has_threshold:
                 raise ValueError(
                     f"{self._path}: line {number} was written with"
-                    f"{'' if has_threshold else 'out'} a threshold; choose another file, or the "
-                    "--min-probability of that one"
+                    f"{'' if has_threshold else 'out'} a threshold; choose another file, or give "
+                    "the same --min-probability"
                 )
 
 

@@ -29,7 +29,7 @@ from keras_cnns.tune.space import Space, Values, apply_values, format_values, re
 from keras_cnns.tune.study import Study, Trial, trial_name
 
 BEST = "best.toml"
-_CLASSES = 2  # number of classes of a network that is built to check it, and not trained
+_CLASSES = 2  # number of classes of a network that is built only as a check
 _STATE = "tune.json"  # the arguments, and the time spent
 
 

@@ -128,8 +128,8 @@ def recipe_values(recipe: Recipe, keys: Iterable[str]) -> Values:
 def apply_values(recipe: Recipe, values: Mapping[str, Value]) -> Recipe:
     """Return a recipe with the values of a trial.
 
-    The trial's learning rate refers to the recipe's batch size. It is multiplied by the trial's
-    batch size divided by the recipe's (Goyal et al. 2017), unless the recipe's
+    The trial's learning rate refers to the recipe's batch size. It is multiplied by (batch size of
+    the trial / batch size of the recipe), as in Goyal et al. 2017, unless the recipe's
     `reference_batch_size` does this already.
 
     Raises:

@@ -46,8 +46,8 @@ def write_bfloat16(source: Source, version: Path) -> dict[str, Any]:
     """
     if not has_bfloat16():
         raise ExportError(
-            "openvino_bfloat16 cannot be proven here: this CPU has no bfloat16 instructions; "
-            "export on one that has them, or leave this format out"
+            "openvino_bfloat16 cannot be compared with Keras here: this CPU has no bfloat16 "
+            "instructions; export on a CPU that has them, or leave this format out"
         )
     return {"path": PATH}
 

@@ -65,7 +65,7 @@ def as_batch_normalization(graph: Graph, node: Any) -> bool:
 
 
 def _affine(graph: Graph, node: Any) -> tuple[str, Any, Any] | None:
-    """Return a node's input, scale [C] or [1] and offset; None unless it computes just these."""
+    """Return a node's input, scale [C] or [1] and offset; None if it computes anything else."""
     if node.op_type == "BatchNormalization":
         parts = [graph.value(name) for name in node.input[1:]]
         if any(part is None for part in parts):

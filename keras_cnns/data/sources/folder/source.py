@@ -56,8 +56,8 @@ class Folder:
     the training files are checked. All files are checked if
 
     - there are no split folders, because the splits then depend on the content of all images;
-    - `skip_bad` is set, because which copy of an image is left out depends on the copies in all
-      splits;
+    - `skip_bad` is set, because the copies in all splits determine which copy of an image is left
+      out;
     - the fingerprint is requested. Every training requests it, and therefore stops for every error
       that `data check` reports.
 
@@ -70,12 +70,12 @@ class Folder:
     more, or if the recipe has an Inception crop, no pixels are kept, and every pass over the split
     reads and decodes its files again.
 
-    For a split folder above this limit, each file is checked when a batch needs it, unless a
-    training requests the check first. Before the first batch, only files without an image's suffix
-    are opened, to find out whether they are images. Copies are then not found, because the hashes
-    of the files are unknown. (A training finds them, because it checks first.) If a split depends
-    on the content of the images, all files that may belong to it are checked first, because their
-    hashes and near-duplicates determine which images are in it.
+    If the images of a split folder exceed this limit, each file is checked when a batch needs it,
+    unless a training requests the check first. Before the first batch, only files without an
+    image's suffix are opened, to find out whether they are images. Copies are then not found,
+    because the hashes of the files are unknown. (A training finds them, because it checks first.)
+    If a split depends on the content of the images, all files that may belong to it are checked
+    first, because their hashes and near-duplicates determine which images are in it.
     """
 
     def __init__(self, config: DataConfig) -> None:

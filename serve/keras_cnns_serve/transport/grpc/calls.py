@@ -48,7 +48,7 @@ logger = logging.getLogger(__name__)
 _CLOCK_SLACK = 0.02
 # Seconds within which a call may still be cancelled after the end of its stream.
 _CANCEL_SECONDS = 0.005
-# When the server stops, calls that have waited for a message for more seconds are ended.
+# Seconds: when the server stops, calls that have waited longer than this for a message are ended.
 _IDLE_SECONDS = 0.3
 # Seconds of waiting after which a stream can be ended to make room for another one.
 QUIET_SECONDS = 1.0

@@ -21,8 +21,8 @@ import grpc.aio
 
 logger = logging.getLogger(__name__)
 
-# Connections with more are ended; calls between grpcio's own limit and this one are rejected by
-# grpcio.
+# If a call has more bytes of headers, its connection is ended. Calls with fewer bytes, but more
+# than grpcio's own limit, are rejected by grpcio.
 _MAX_HEADER_BYTES = 64 * 2**10
 _DESCRIPTORS = "/dev/fd"
 _PAUSE = 1.0  # seconds during which an ended connection is not searched for again
