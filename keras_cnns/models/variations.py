@@ -41,7 +41,7 @@ def vary(
             is returned.
         activation: a name of ACTIVATIONS, which replaces each ReLU.
         kernel_initializer: a key of KERNEL_INITIALIZERS for convolutions and dense layers, except
-            the classifiers; None for the model's own.
+            the classifiers; None keeps the initial weights of the model.
         batch_normalization: if False, replace each batch normalisation by the identity, and add a
             bias to each convolution.
         batch_norm_noise: standard deviation of the noise that training adds after each batch

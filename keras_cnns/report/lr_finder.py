@@ -45,8 +45,8 @@ def write_lr_finder_report(
     )
     intro = (
         f"The learning rate rises with each of {len(rates)} training steps. The proposed "
-        "learning rate is a tenth of that at which the smoothed loss is lowest: high enough to "
-        "learn fast, and well below the learning rates at which training diverges. Use it as the "
+        "learning rate is a tenth of the one with the lowest smoothed loss: high enough to learn "
+        "fast, and well below the learning rates at which training diverges. Use it as the "
         "highest learning rate of a schedule."
     )
     section = page.Section("Loss against learning rate", intro, [page.Charts([chart])])

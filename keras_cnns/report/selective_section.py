@@ -125,7 +125,7 @@ def unknown_section(compared: Mapping[str, Any] | None) -> page.Section:
         f"the model knows, and of {compared['unknown_images']:,} images of {compared['unknown']}, "
         "which show other objects. AUROC is the probability that a known image has a higher score "
         "than an unknown one; 0.5 is chance. The scores are the highest softmax probability "
-        "(Hendrycks and Gimpel 2017) and the energy of the logits (Liu et al. 2020). The "
+        "(Hendrycks and Gimpel 2017) and the negative energy (Liu et al. 2020). The "
         "thresholds of the probability are those of the table above.",
         [
             page.Table(SCORE_COLUMNS, score_rows(compared), numbers=len(SCORE_COLUMNS) - 1),

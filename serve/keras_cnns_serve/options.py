@@ -264,7 +264,7 @@ _OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
         "--engine": {
             "choices": ENGINES,
             "help": "the runtime of the graph; auto: the fastest that model.json proves accurate, "
-            "measured again on this machine while it is calm",
+            "measured again on this machine while it is idle",
         },
         "--precision": {"choices": PRECISIONS, "help": "the precision of the graph (auto)"},
         "--threads": {

@@ -88,9 +88,8 @@ class Connections:
     def make_room(self) -> bool:
         """Close the connection that has waited longest; return False if no connection is waiting.
 
-        Slow TLS handshakes are ended first. Then come connections that have had no request yet,
-        before connections whose client may be sending its next request. Other handshakes are ended
-        last.
+        The order is: slow TLS handshakes, connections that have had no request yet, connections
+        whose client may be sending its next request, and other TLS handshakes.
         """
         first = next(iter(self.handshakes.values()), math.inf)
         is_slow = asyncio.get_running_loop().time() - first > _HANDSHAKE_SECONDS
