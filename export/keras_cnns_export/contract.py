@@ -120,7 +120,7 @@ class Parity:
 
 @dataclasses.dataclass(frozen=True)
 class Pixels:
-    """TensorFlow's pixels of encoded images, compared with Pillow's after the preprocessing."""
+    """The comparison of the pixels that TensorFlow and Pillow get from encoded images."""
 
     images: int  # number of generated images, which have odd sizes and every supported kind
     within_one_level: float  # 0..1, the fraction of pixels that differ by at most 1 of 255

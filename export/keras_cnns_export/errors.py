@@ -21,7 +21,7 @@ _COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # Keras prints its messages in bold
 
 
 class ExportError(ValueError):
-    """Nothing was published; the message says what was wrong, where, and what would be right."""
+    """Nothing was published; the message states the error, its location and a remedy."""
 
 
 class FormatError(ExportError):

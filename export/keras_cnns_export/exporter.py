@@ -87,7 +87,7 @@ def export_run(
     options: ExportOptions | None = None,
     **changes: Any,
 ) -> Path:
-    """Publish a run of `keras-cnns train`, compared with Keras on its whole validation split.
+    """Publish a run of `keras-cnns train`, after a comparison on its whole validation split.
 
     Labels, preprocessing, the architecture's name and the accuracy on the test split are read from
     the run, unless the options specify them. int8 formats take their ranges from images of the

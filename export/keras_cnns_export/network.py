@@ -296,7 +296,7 @@ class _ClassActivationMap(layers.Layer):
         class_weights = ops.transpose(self.classifier.kernel)
         if class_weights.shape[0] == 1:
             class_weights = ops.concatenate([-class_weights, class_weights])
-        # Top_k, since Keras' argmax cannot be expressed in ONNX.
+        # `top_k` is used, since Keras' argmax cannot be expressed in ONNX.
         _, first = ops.top_k(probabilities, 1)
         weights = ops.take(class_weights, first[:, 0], axis=0)
         # Channels first, as in ONNX: this transpose and the one that the converter inserts cancel

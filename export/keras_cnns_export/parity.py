@@ -161,7 +161,7 @@ def _check_shapes(name: str, answers: Mapping[str, Array], given: Mapping[str, A
 def _check_other_outputs(
     name: str, answers: Mapping[str, Array], given: Mapping[str, Array], first: int, split: str
 ) -> None:
-    """Check all outputs but the probabilities, and `top_k_indices`, which follow from them."""
+    """Check all float32 outputs except the probabilities, which are checked separately."""
     for output, expected in answers.items():
         if output == "probabilities" or expected.dtype != np.float32:
             continue

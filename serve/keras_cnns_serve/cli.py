@@ -103,8 +103,8 @@ def _explain(error: Exception, program: str) -> tuple[str, int]:
 
 
 def _serve(options: ServerOptions, debug: bool) -> None:
-    # Without this variable, which grpcio reads when it is imported, grpcio writes a line to stderr
-    # for each protocol error of a client.
+    # grpcio reads this variable when it is imported. By default, grpcio writes a line to stderr for
+    # each protocol error of a client.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from keras_cnns_serve import process
     from keras_cnns_serve.compose import Server

@@ -44,7 +44,7 @@ def load(version: Path) -> Predict:
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    """Suppress the logs of the converter and the interpreter, including those of a failing block.
+    """Suppress the logs of the converter and the interpreter, even if the block fails.
 
     Their exceptions describe the error; the logs only add pages of the compiler's representation.
     """

@@ -95,7 +95,7 @@ def _pairs_in_windows(vectors: np.ndarray, projections: np.ndarray) -> Iterator[
         end = int(np.searchsorted(projections, projections[start + len(rows) - 1] + reach, "right"))
         for column in range(start, end, _COLUMNS):
             cosines = rows @ vectors[column : min(column + _COLUMNS, end)].T
-            # Triu, to find each pair once.
+            # The upper triangle contains each pair once.
             near = np.triu(cosines >= _MIN_COSINE - _SLACK, start - column + 1)
             added = near.sum(axis=1, keepdims=True)
             if (counts + added).max() > MAX_GROUP:

@@ -75,7 +75,7 @@ class ConnectionLimits:
             ("grpc.max_connection_age_grace_ms", _ms(self.age_grace)),
             # Detect clients that vanished without closing their connections.
             ("grpc.keepalive_time_ms", ping),
-            # Grpcio also sets TCP_USER_TIMEOUT, for unacknowledged bytes, to this value.
+            # This also sets TCP_USER_TIMEOUT, for unacknowledged bytes.
             ("grpc.keepalive_timeout_ms", ping),
             ("grpc.http2.ping_timeout_ms", ping),  # for pings that grpcio sends for other reasons
             ("grpc.keepalive_permit_without_calls", 1),
