@@ -1,9 +1,9 @@
 """Detect that a process of a distributed training was lost, and report which one.
 
 Each process writes a number into the key-value store of JAX' coordinator every two seconds. A
-thread of every process reads the numbers of the other processes. It ends its process with a message
-if a number no longer changes, or if another process has reported its failure. The coordinator is in
-the first process. If the first process is lost, JAX aborts the other processes. Each of them
+thread of every process reads the numbers of the other processes. The thread ends its process with a
+message if a number no longer changes, or if another process has reported a failure. The coordinator
+is in the first process. If the first process is lost, JAX aborts the other processes. Each of them
 therefore has a small child process, which waits for the end of its parent and prints the message in
 this case.
 """

@@ -16,8 +16,8 @@ from keras_cnns.training.variables import fetch_variables
 
 Array = np.ndarray[Any, Any]
 Values = dict[str, Array]
-# Attributes that are no state: Keras sets them at each start, or, for `min_delta`, `EarlyStopping`
-# changes its sign when it is first used.
+# Attributes that do not belong to the state. Keras sets the first two at each start, and
+# `EarlyStopping` changes the sign of `min_delta` when it is first used.
 _NOT_STATE = ("params", "validation_data", "min_delta")
 
 
