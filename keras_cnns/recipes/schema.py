@@ -128,11 +128,11 @@ class DataConfig:
     train_split: str = "train"
     """The network is trained on this split or slice of a split, such as "train[:80%]"."""
     validation_split: str = "validation"
-    """The accuracy on this split selects the best epoch; if the dataset has no such split,
-    a tenth of the training images, selected by their content, is used instead."""
+    """The accuracy on this split selects the best epoch; if the dataset has no such split, it
+    consists of a tenth of the training images, which their content selects."""
     test_split: str = "test"
     """The final loss and accuracy are measured on this split, which influences no decision; if the
-    dataset has no such split, another tenth of the training images is used instead."""
+    dataset has no such split, it consists of another tenth of the training images."""
     path: str = ""
     """For "folder", this is the directory that contains one directory per class, or split
     directories that contain the directories of the classes; for "idx", it is the directory of the
@@ -368,9 +368,8 @@ class ClassBalanceConfig:
     """This is the beta of "effective_number"; with 0 all classes have the same weight, and near 1
     the weights are those of "inverse"."""
     balanced_sampling: bool = False
-    """If true, each epoch has the same number of images of each class, and as many images in total
-    as without this key: images of rare classes are repeated within an epoch, and the images of
-    frequent classes are spread over several epochs."""
+    """If true, each epoch has as many images as before, with the same number of each class: images
+    of rare classes are repeated, and those of frequent classes take turns over the epochs."""
     focal_gamma: Annotated[float, Field(ge=0, le=10)] = 0.0
     """The cross-entropy is multiplied by (1 - p)^gamma, where p is the probability of the true
     class (focal loss, Lin et al. 2017, equation 4; 2 is usual); 0 disables it."""
