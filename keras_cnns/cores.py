@@ -8,8 +8,7 @@ from pathlib import Path
 def available_cores() -> int:
     """Return the number of CPU cores that this process may use, at least 1.
 
-    A container can limit this number to fewer cores than the machine has. macOS and Windows have no
-    such limit.
+    On Linux, a container can limit this number to fewer cores than the machine has.
     """
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
@@ -18,7 +17,7 @@ def available_cores() -> int:
 
 @functools.cache
 def has_avx512() -> bool:
-    """Return whether this CPU has AVX-512; False if that is unknown, as it is outside Linux."""
+    """Return whether this CPU has AVX-512; False if this is unknown, as on macOS and Windows."""
     try:
         return "avx512f" in Path("/proc/cpuinfo").read_text("utf-8")
     except OSError:

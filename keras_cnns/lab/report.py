@@ -26,7 +26,8 @@ _SUBTITLE = (
 )
 _NOT_MEASURED = "not measured"
 
-# An experiment, its size (None if it was never started), and what each finished seed measured.
+# An experiment, its size (None if it was never started), and the measurements of its finished
+# seeds.
 Measured = tuple[Experiment, Size | None, list[Measurements]]
 
 
@@ -84,7 +85,7 @@ def render(measured: Sequence[Measured]) -> str:
 
 
 def describe_decision(decision: Decision, deterministic: bool) -> str:
-    """Return a sentence with the measured effect, its interval and the smallest one that counts."""
+    """Return a sentence with an effect as measured, its interval, and the smallest that counts."""
     effect = decision.effect
     name = effect.name[0].upper() + effect.name[1:]
     if math.isnan(decision.mean):

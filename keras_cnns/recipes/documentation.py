@@ -75,7 +75,7 @@ def read_comment(name: str) -> str:
 
 
 def read_header(name: str) -> str:
-    """Return the text of `read_comment`, which is Markdown, without its number signs."""
+    """Return the text of `read_comment` without its number signs, which is Markdown."""
     return re.sub(r"^# ?", "", read_comment(name), flags=re.MULTILINE).strip()
 
 
@@ -115,7 +115,7 @@ def format_reference() -> str:
 
 
 def _sections() -> list[tuple[str, str, dict[str, FieldInfo]]]:
-    """Return each section's name, its description, and its keys with pydantic's descriptions."""
+    """Return each section's name and description, and its keys with their descriptions."""
     types = [(field.name, cast(Any, field.type)) for field in fields(Recipe)]
     return [(name, _sentence(each.__doc__), each.__pydantic_fields__) for name, each in types]
 

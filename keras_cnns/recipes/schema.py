@@ -1,8 +1,9 @@
 """The schema of recipes, and functions that read and write them.
 
-A recipe is a TOML file with the sections and keys of `Recipe`. It may contain `base = "another"`,
-the name of a built-in recipe, and then only the keys that differ from it. Unknown keys, wrong types
-and values out of range raise an error that names the key, the value and what is allowed.
+A recipe is a TOML file with the sections and keys of `Recipe`. If it contains `base = "NAME"`,
+where NAME is a built-in recipe, it lists only the keys that differ from that recipe. Unknown keys,
+wrong types and values out of range raise an error that names the key, the value and what is
+allowed.
 
 The docstring below each key is its documentation for users: `keras_cnns.recipes.documentation`
 prints it together with the type, the range and the default, which it reads from the annotation.
@@ -191,7 +192,7 @@ class DataConfig:
             )
 
     def preprocessing(self) -> Preprocessing:
-        """Return the preprocessing of an image before the network sees it."""
+        """Return the preprocessing that turns an image into the network's input."""
         return Preprocessing(self.resize_shorter, self.image_size, channels=self.channels)
 
 
@@ -482,7 +483,7 @@ def parse_recipe(values: Mapping[str, Any]) -> Recipe:
         RecipeError: a key is unknown or missing, or a value has a wrong type or is out of range.
     """
     try:
-        # In strict mode pydantic rejects a list for a tuple, except in JSON.
+        # From JSON, since in strict mode pydantic otherwise rejects a list for a tuple.
         return TypeAdapter(Recipe).validate_json(json.dumps(values, default=str))
     except ValidationError as error:
         raise RecipeError("; ".join(_explain(problem) for problem in error.errors())) from None
@@ -574,7 +575,8 @@ def _explain(problem: Any) -> str:
     if kind in ("missing", "missing_argument"):
         return f"{key} is missing"
     if kind == "value_error":
-        return f"{key}: {problem['ctx']['error']}".removeprefix(": ")  # a recipe has no key
+        # An error of the whole recipe has no key.
+        return f"{key}: {problem['ctx']['error']}".removeprefix(": ")
     return f"{key} is {given!r}: {message[0].lower()}{message[1:]}"
 
 

@@ -15,7 +15,8 @@ from keras_cnns.data.sources.folder.files import CONVERTIBLE, EXTENSIONS
 from keras_cnns.recipes import DataConfig
 
 _BATCH_SIZE = 32  # number of images
-# Formats that must be converted are found too, so that they become errors instead of being skipped.
+# These include formats that must be converted, so that such files become errors and are not
+# skipped.
 _SUFFIXES = {suffix for kind in (EXTENSIONS | CONVERTIBLE).values() for suffix in kind}
 _ARCHIVE_LEFTOVERS = "__MACOSX"
 
@@ -23,11 +24,11 @@ ReadFile = tuple[Path, np.ndarray | Exception]  # pixels uint8 [H, W, C], or the
 
 
 def find_image_files(names: Iterable[str | Path]) -> list[Path]:
-    """Return the named files and the files in folders, each once and in order.
+    """Return the named files, the files in folders and the matches of patterns, without duplicates.
 
     Args:
-        names: files, which need not exist; folders, in which files with an image's suffix are found
-            at any depth, except hidden ones; or patterns such as `photos/**/*.jpg`.
+        names: files, which need not exist; folders, in which all files with an image's suffix are
+            found at any depth, except hidden files; or patterns such as `photos/**/*.jpg`.
 
     Raises:
         ValueError: a pattern matches nothing, or a folder has no image in it.
@@ -96,7 +97,7 @@ def _read(path: Path, data: DataConfig) -> np.ndarray | Exception:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """Yield the files below a folder with an image's suffix, except hidden ones."""
+    """Yield the files with an image's suffix in a folder, at any depth, except hidden files."""
 
     def fail(error: OSError) -> None:
         raise ValueError(f"cannot read the folder {error.filename}: {error.strerror}")

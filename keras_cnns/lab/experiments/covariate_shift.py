@@ -16,7 +16,7 @@ from keras_cnns.report.page import Chart
 from keras_cnns.training.preparation import Preparation, prepare
 
 _EPOCHS = 24
-_NOISE = 0.5  # standard deviation of the noise's mean and of its standard deviation
+_NOISE = 0.5  # standard deviation of the two random parameters of the noise
 _NETWORKS = {
     "without batch norm": ("model.batch_normalization=false",),
     "with batch norm": (),
@@ -24,7 +24,7 @@ _NETWORKS = {
 }
 _WITHOUT, _WITH, _NOISY = _NETWORKS
 _LAYERS = ("stage1_block3_relu", "stage2_block3_relu", "stage3_block3_relu")
-_QUANTILES = (0.15, 0.50, 0.85)  # those of Ioffe and Szegedy's figure 1
+_QUANTILES = (0.15, 0.50, 0.85)  # the quantiles of figure 1 of Ioffe and Szegedy 2015
 _COMMON = (
     "model.name=resnet20",
     "data.train_split=train[:40%]",
@@ -48,7 +48,8 @@ class _Quantiles(keras.callbacks.Callback):
         self.values: list[np.ndarray] = []
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        # The scope discards the changes of a pass: moving averages and the state of seeds.
+        # The scope discards the changes of a forward pass to moving averages and to the state of
+        # seeds.
         with keras.StatelessScope():
             maps = [np.asarray(each) for each in self.inputs(self.images, training=True)]
         measured = np.full((len(maps), len(_QUANTILES), maps[-1].shape[-1]), np.nan)
@@ -83,20 +84,21 @@ def _run(seed: int, settings: Settings, report: Report) -> Measurements:
         networks[name] = {
             **curves,
             "drift": drift(values),
-            # The first channel, [layers][quantiles][epochs]; the paper's figure has one too.
+            # Only the first channel is kept, as [layers][quantiles][epochs]: the paper's figure has
+            # one channel too.
             "quantiles": np.moveaxis(values[..., 0], 0, -1).tolist(),
         }
     return {"networks": networks}
 
 
 def _loss(measured: Measurements, name: str) -> float:
-    """Return the training loss, averaged over all epochs: low if the training is fast."""
+    """Return the training loss averaged over all epochs, which is low if the training is fast."""
     losses = measured["networks"][name]["loss"]
     return float(np.mean([min(loss, 10) if math.isfinite(loss) else 10 for loss in losses]))
 
 
 def _drift_decades(measured: Measurements, name: str, other: str) -> float:
-    """Return log10 of the drift in one network divided by that in another."""
+    """Return log10(drift in one network / drift in another network)."""
     networks = measured["networks"]
     return math.log10(networks[name]["drift"] / networks[other]["drift"])
 

@@ -22,16 +22,16 @@ _DEPTHS = (20, 56)
 _SHORTCUTS = {"plain": "none", "residual": "identity"}
 _NORMALISATIONS = {"no batch norm": "false", "batch norm": "true"}
 _IMAGES = 32
-_LOSS_SCALE = 2.0**100  # of the differentiated loss, so that small gradients stay above 0
-_SMALLEST = 1e-45 / _LOSS_SCALE  # below it, a gradient is 0 in float32 all the same
-_EPOCHS = 24  # of the networks that are followed through training
+_LOSS_SCALE = 2.0**100  # factor of the loss, so that small gradients stay above 0 in float32
+_SMALLEST = 1e-45 / _LOSS_SCALE  # smaller gradients are 0 in float32 in spite of the factor
+_EPOCHS = 24  # number of epochs for the networks whose training is followed
 _FOLLOWED = {
     "plain, sigmoid, small normal": ("plain", "no batch norm", "sigmoid", "small_normal"),
     "plain, ReLU, He": ("plain", "no batch norm", "relu", "he_normal"),
     "plain, ReLU, He, batch norm": ("plain", "batch norm", "relu", "he_normal"),
     "residual, ReLU, He, batch norm": ("residual", "batch norm", "relu", "he_normal"),
 }
-_FACTOR = 1000.0  # a ratio below 1 / 1000 is called vanishing, above 1000 exploding
+_FACTOR = 1000.0  # gradients vanish if the ratio is below 1 / 1000, and explode if it is above 1000
 
 
 def gradient_norms(model: keras.Model, images: Any, labels: Any) -> dict[str, float]:
@@ -141,7 +141,7 @@ def _run(seed: int, settings: Settings, report: Report) -> Measurements:
             _initialise(prepared.model, initializer)
             values = gradient_norms(prepared.model, images, labels)
             case = _case(depth, kind, normalisation, activation, initializer)
-            norms[case] = list(values.values())[1:]  # without the stem, which reads the image
+            norms[case] = list(values.values())[1:]  # without the stem
     return {"norms": norms, "training": _train(settings, seed, part(report, 1, 2))}
 
 
@@ -163,12 +163,12 @@ def _total(measured: Measurements, *case: Any) -> float:
 def _difference(
     norm: Callable[..., float], one: tuple[str, ...], other: tuple[str, ...]
 ) -> Callable[[Measurements], float]:
-    """Return the function of the measurements: the norm of one case minus another's, 56 layers."""
+    """Return a function of the measurements: log10(norm) of one case minus that of another."""
     return lambda measured: norm(measured, 56, *one) - norm(measured, 56, *other)
 
 
 def _per_layer(measured: Measurements, *case: Any) -> float:
-    """Return the factor of the norm from a layer to the one before it, the geometric mean."""
+    """Return the geometric mean of (norm in a layer / norm in the next layer) over all layers."""
     layers = len(measured["norms"][_case(*case)])
     return float(10 ** (_decades(measured, *case) / (layers - 1)))
 
@@ -209,7 +209,7 @@ def _charts_of_training(measurements: Sequence[Measurements]) -> list[Chart | No
 
 
 def _positions(norms: Sequence[float]) -> dict[str, int]:
-    """Return the indices of the layers that are drawn, by their positions in the network."""
+    """Return label -> index for the layers that are drawn."""
     last = len(norms) - 1
     return {"first": 0, "middle": last // 2, "last": last}
 

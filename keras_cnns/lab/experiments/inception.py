@@ -17,10 +17,11 @@ from keras_cnns.report.page import Chart
 from keras_cnns.training.preparation import Preparation, prepare
 
 _EPOCHS = 20
-_WIDTH = 0.25  # of the paper's numbers of filters
-_NAIVE_WIDTH = 0.088  # with about the multiply-adds of the network with reduction
-_LAST = 5  # epochs whose mean is compared
-_EARLY = ("conv1", "conv2", "inception_3")  # prefixes of the layers of the early stages
+_WIDTH = 0.25  # factor of the paper's numbers of filters
+_NAIVE_WIDTH = 0.088  # with it, the multiply-adds are about those of the network with reduction
+_LAST = 5  # number of last epochs over which the error is averaged
+# Prefixes of the names of the layers in the early stages.
+_EARLY = ("conv1", "conv2", "inception_3")
 _THRESHOLDS = tuple(round(float(each), 3) for each in np.linspace(0.1, 1.0, 37))
 _TIMED_IMAGES, _TIMED_CALLS = 64, 5
 _COMMON = (
@@ -78,7 +79,7 @@ def _calibrated_threshold(
 def _milliseconds(model: keras.Model) -> float:
     """Return the time of one image in a batch, the smallest of several calls."""
     images = np.zeros((_TIMED_IMAGES, *model.input.shape[1:]), "float32")
-    model.predict_on_batch(images)  # compiles
+    model.predict_on_batch(images)  # the first call compiles, and is not measured
     durations = []
     for _ in range(_TIMED_CALLS):
         start = time.perf_counter()
@@ -109,7 +110,7 @@ class _EarlyGradient(keras.callbacks.Callback):
         images, labels = prepared.probe()
         self.images = images
         self.labels = labels["main"] if isinstance(labels, dict) else labels
-        self.main = keras.Model(prepared.model.input, main)  # shares all weights
+        self.main = keras.Model(prepared.model.input, main)  # shares the trained model's weights
         self.main.compile(loss="sparse_categorical_crossentropy")
         self.norms: list[float] = []
 
@@ -186,7 +187,7 @@ def _run(seed: int, settings: Settings, report: Report) -> Measurements:
 
 
 def _gradient_ratio(measured: Measurements) -> float:
-    """Return the mean gradient norm with auxiliary heads divided by that without."""
+    """Return the mean gradient norm with auxiliary heads divided by the norm without them."""
     without = np.mean(measured["networks"]["reduction"]["early_gradient"])
     return float(np.mean(measured["auxiliary"]["early_gradient"]) / without)
 
@@ -343,7 +344,7 @@ EXPERIMENT = Experiment(
             "multiply-adds of naive modules divided by those of modules with reduction, at equal "
             "width",
             " times",
-            1.6,  # module 3a alone has 2.4 times as many; the excess over 1, less than halved
+            1.6,  # less than half of the excess in module 3a alone, where the factor is 2.4
             lambda measured: (
                 measured["networks"]["naive, equal width"]["multiply_adds"]
                 / measured["networks"]["reduction"]["multiply_adds"]

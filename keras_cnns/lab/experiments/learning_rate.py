@@ -27,8 +27,8 @@ _SCHEDULES = {
     "cosine": ("optimizer.schedule=cosine",),
     "one_cycle": ("optimizer.schedule=one_cycle",),
 }
-_CHANCE = math.log(10)  # nats: the loss of equal probabilities for ten classes
-_LARGEST = 10.0  # nats; larger losses, and those that are not finite, count as this one
+_CHANCE = math.log(10)  # nats: the loss if all ten classes have equal probabilities
+_LARGEST = 10.0  # nats: this value replaces losses that are larger or not finite
 _COMMON = (
     "model.name=resnet20",
     "data.train_split=train[:40%]",
@@ -117,14 +117,14 @@ def _final(losses: Sequence[float]) -> float:
 
 
 def _above_the_best(learning_rate: str) -> Callable[[Measurements], float]:
-    """Return the function of the measurements: a learning rate's final loss minus the best one."""
+    """Return a function of the measurements: a learning rate's final loss minus the lowest one."""
     return lambda measured: (
         _final(measured["constant"][learning_rate]) - _final(measured["constant"][measured["good"]])
     )
 
 
 def _log_ratio(measured: Measurements, schedule: str) -> float:
-    """Return log10 of the constant rate's final loss divided by the schedule's."""
+    """Return log10(final loss with a constant learning rate / final loss with the schedule)."""
     final = {name: _final(losses) for name, losses in measured["schedules"].items()}
     return math.log10(max(final["constant"], 1e-9) / max(final[schedule], 1e-9))
 

@@ -14,7 +14,7 @@ from keras_cnns.report import charts
 from keras_cnns.report.page import Animation, Chart
 
 _CONDITIONS = tuple(float(each) for each in np.geomspace(2, 2000, 21).round(1))
-_CONDITION = 100.0  # of the measured effect
+_CONDITION = 100.0  # condition number for which the effect is measured
 _KINDS = ("gradient descent", "heavy ball", "Nesterov")
 _MOMENTA = (*np.linspace(0.05, 0.9, 18), 0.92, 0.94, 0.95, 0.96, 0.97, 0.98, 0.985, 0.99, 0.995)
 _MAX_STEPS = 50_000
@@ -94,7 +94,7 @@ def best_rate(kind: str, condition: float) -> tuple[float, float, float]:
 def _measured_rate(kind: str, condition: float) -> float:
     """Return the rate of the late steps of a descent with the best settings."""
     rate, learning_rate, momentum = best_rate(kind, condition)
-    # Late steps, before the distance reaches the smallest numbers: from 1e-60 to 1e-120.
+    # Late steps, in which the distance falls from 1e-60 to 1e-120; much smaller numbers underflow.
     first, last = (math.ceil(exponent * math.log(10) / -math.log(rate)) for exponent in (60, 120))
     method = Method(momentum, nesterov=kind == "Nesterov")
     quadratic = Quadratic(condition)
@@ -350,7 +350,7 @@ EXPERIMENT = Experiment(
         Effect(
             "steps of gradient descent divided by those of Nesterov on the quadratic",
             " times",
-            1.5,  # a quarter of the ratio of the closed forms, which is 5.9
+            1.5,  # a quarter of 5.9, the ratio in theory
             lambda measured: _ratio(measured["quadratic"], "Nesterov"),
         ),
         Effect(

@@ -11,12 +11,12 @@ from keras_cnns.optimizers.momentum import momentum_step
 from keras_cnns.report import charts
 from keras_cnns.report.page import Chart
 
-# The curvature of x divided by that of y: seven to each factor of 10, from 1 to 1,000.
+# Curvature of x divided by curvature of y, from 1 to 1,000.
 _CONDITIONS = tuple(10 ** (exponent / 7) for exponent in range(22))
 _MOMENTA = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
 _DISTANCES = tuple(10.0**exponent for exponent in np.linspace(-8, -1, 22))
-_CONDITION, _DISTANCE = 100, 1e-4  # of the measured effect
-_PLATEAU_DISTANCE = 0.1  # a plateau's gradient falls with the third power of the distance
+_CONDITION, _DISTANCE = 100, 1e-4  # the values for which the effect is measured
+_PLATEAU_DISTANCE = 0.1  # larger, since a plateau's gradient falls with the cube of the distance
 _RATES = np.geomspace(0.02, 8, 240)  # learning rate times the curvature of x
 _MAX_STEPS = 20_000
 
@@ -110,7 +110,7 @@ def _run(seed: int, settings: Settings, report: Report) -> Measurements:
 
 
 def _gain(by_momentum: dict[str, dict[str, float]]) -> float:
-    """Return the steps of gradient descent divided by those of the best momentum."""
+    """Return the steps of gradient descent divided by the steps with the best momentum."""
     plain = by_momentum["0.0"]["steps"]
     others = [each["steps"] for momentum, each in by_momentum.items() if momentum != "0.0"]
     return plain / np.nanmin(others) if not np.isnan(others).all() else math.nan
