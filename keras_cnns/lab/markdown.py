@@ -63,7 +63,7 @@ def _format(
         f"# {experiment.name}",
         experiment.claim,
         f"**Verdict**: {results}",
-        f"**What would change it**: {' '.join(describe_changes(experiment, decisions))}",
+        f"**What would change the verdict**: {' '.join(describe_changes(experiment, decisions))}",
         f"- **Source**: {experiment.source}\n- **Varied**: {experiment.varied}\n"
         f"- **Fixed**: {experiment.fixed}\n- **Measured**: {experiment.measured}\n"
         f"- **What to look at**: {experiment.look_at}",
@@ -84,7 +84,7 @@ def _format(
         "\n".join(f"- {_describe_source(each)}" for each in experiment.implementation),
         "## Questions",
         "\n".join(f"{n}. {text}" for n, text in enumerate(experiment.questions, start=1)),
-        "## Repeat it",
+        "## Repeat the experiment",
         describe_repetition(experiment, size, len(measurements)),
     ]
     return "\n\n".join(parts) + "\n"

@@ -17,8 +17,9 @@ _INTRODUCTION = """\
 # Recipes
 
 A recipe is a TOML file that describes one training completely. `keras-cnns train --recipe NAME`
-trains a built-in recipe, and `--set SECTION.KEY=VALUE` changes one of its values. A recipe of your
-own lists only the keys that differ from its `base`:
+trains a network with a built-in recipe, and `--set SECTION.KEY=VALUE` changes one of its values.
+If you write your own recipe, choose a built-in recipe as its `base`, and list only the keys that
+differ from it:
 
 ```toml
 base = "cifar10-resnet20"
@@ -32,8 +33,8 @@ its values, and `keras-cnns recipes --markdown` generates this page.
 
 ## Built-in recipes
 
-"measured" is the accuracy on the test split in a training of this project, and "published" is the
-accuracy that the paper or another source of the recipe reports."""
+The column "measured" has the accuracy on the test split that we measured in our own trainings. The
+column "published" has the accuracy that the paper or another source of the recipe reports."""
 
 
 @dataclass(frozen=True)
