@@ -179,7 +179,8 @@ class ModelJson:
     # Thresholds of the probabilities after temperature scaling; None without true classes. Programs
     # that do not know this key ignore it.
     confidence: "Confidence | None" = None
-    # None without a SavedModel, the only format that also takes encoded images.
+    # How far the pixels that TensorFlow and Pillow decode differ. None without a SavedModel,
+    # because only a SavedModel decodes images itself.
     pixels: Pixels | None = None
     golden: Golden | None = None  # None if no golden samples were written
 

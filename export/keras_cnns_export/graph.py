@@ -144,7 +144,10 @@ def export_by_keras(graph: ServingGraph, path: Path, format: str) -> None:  # no
     """Write `path` with `keras.Model.export`: `images` uint8 [N, H, W, C] -> named outputs."""
 
     class Served(keras.Model):
-        """A model that calls the graph; Keras exports the variables of the network in it."""
+        """A model that calls the graph.
+
+        The network is an attribute of this model, so that Keras exports the network's variables.
+        """
 
         def __init__(self) -> None:
             super().__init__()

@@ -35,8 +35,8 @@ class Splits:
       its pixels are kept. A training decodes a larger split once in each epoch, because its order
       and its crops change.
     - If a TFDS data set has no validation split, it is created from the training split by content.
-      The first command makes a pass over the training images when one of the two splits is opened,
-      and keeps the images that fit in memory. The division is cached for later commands.
+      The first command that opens one of the two splits reads all training images once, and keeps
+      those that fit in memory. The division is cached for later commands.
     - The files of a folder's split are checked, as by `data check`. The results of a check are
       cached, so checking unchanged files again opens none of them. Files that are not cached are
       checked when the split is opened, and their images are kept if they fit in memory. Files of a

@@ -34,7 +34,7 @@ class Effect:
     """One measurable part of a claim. The claim is supported if all its parts are supported."""
 
     name: str
-    """A noun phrase for the number: "training error of plain-44 minus that of plain-8"."""
+    """A noun phrase for the number: "error of plain-44 minus error of plain-8"."""
     unit: str
     """The unit, written after a number: " percentage points", " nats", " times"."""
     min_effect: float

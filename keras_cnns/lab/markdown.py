@@ -8,8 +8,8 @@ from keras_cnns.files import replacing, write_text
 from keras_cnns.lab.experiment import Experiment, Measurements
 from keras_cnns.lab.report import (
     describe_changes,
+    describe_decision,
     describe_repetition,
-    describe_verdict,
     make_table,
     read_folder,
 )
@@ -57,12 +57,13 @@ def _format(
     experiment: Experiment, size: Size, measurements: list[Measurements], figures: Sequence[str]
 ) -> str:
     verdict, decisions = decide(experiment, measurements)
-    results = describe_verdict(verdict, decisions, experiment.deterministic)
+    results = [describe_decision(each, experiment.deterministic) for each in decisions]
     table = make_table(experiment, measurements)
     parts = [
         f"# {experiment.name}",
         experiment.claim,
-        f"**Verdict**: {results}",
+        f"**Verdict**: {verdict.value.capitalize()}.",
+        "\n".join(f"- {each}" for each in results),
         f"**What would change the verdict**: {' '.join(describe_changes(experiment, decisions))}",
         f"- **Source**: {experiment.source}\n- **Varied**: {experiment.varied}\n"
         f"- **Fixed**: {experiment.fixed}\n- **Measured**: {experiment.measured}\n"

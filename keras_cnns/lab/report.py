@@ -25,6 +25,12 @@ _SUBTITLE = (
     "randomness compare each method at its own best setting."
 )
 _NOT_MEASURED = "not measured"
+# Unit of an effect -> its singular.
+_SINGULAR = {
+    " percentage points": " percentage point",
+    " powers of ten": " power of ten",
+    " nats": " nat",
+}
 
 # An experiment, its size (None if it was never started), and the measurements of its finished
 # seeds.
@@ -105,9 +111,14 @@ def describe_decision(decision: Decision, deterministic: bool) -> str:
             f"{_number(decision.high)}, each bound with {CONFIDENCE:.0%} confidence)"
         )
     return (
-        f"{name}: {mean}{effect.unit}{interval}. The claim needs more than "
-        f"{smallest}{effect.unit}: {decision.verdict.value}."
+        f"{name}: {mean}{_unit(mean, effect.unit)}{interval}. The claim requires more than "
+        f"{smallest}{_unit(smallest, effect.unit)}, so this part is {decision.verdict.value}."
     )
+
+
+def _unit(number: str, unit: str) -> str:
+    """Return the unit of a number, in the singular if the number is 1."""
+    return _SINGULAR.get(unit, unit) if number == "1" else unit
 
 
 def _section(

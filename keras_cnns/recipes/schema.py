@@ -138,14 +138,15 @@ class DataConfig:
     path: str = ""
     """For "folder", this is the directory that contains one directory per class, or one directory
     per split, which then contains the directories of the classes. For "idx", it is the directory of
-    the four files, optionally followed by the beginning of their names. A run directory stores the
-    path as an absolute path."""
+    the four files. If their names begin with a prefix, append it: "data/emnist-letters". A run
+    directory stores the path as an absolute path."""
     skip_bad: bool = False
     """If true, "folder" ignores the files that would otherwise stop the training with an error."""
     corrections: str = ""
     """For "folder", this CSV file changes the labels of images or excludes images; the image files
     themselves do not change. The file has the column `file` and at least one of the columns `label`
-    and `exclude`. A run directory stores its absolute path and a copy of it."""
+    and `exclude`. A run directory stores the absolute path of this CSV file, and a copy of
+    the file."""
     folds: _NonNegativeInt = 0
     """For cross-validation, the training and the validation images together are divided into this
     number of folds. `keras-cnns train --folds` trains a model for each fold. With 0, the images are

@@ -48,8 +48,8 @@ def load(model: keras.Model, file: Path | str) -> Report:
 
     A classifier keeps its initial values if the file has no classifier, or a classifier with
     another number of classes. An auxiliary head keeps its initial values if the file lacks the
-    head. One logged warning names all classifiers and heads that keep them. Heads of the file that
-    the model lacks are ignored.
+    head. One logged warning names all classifiers and heads that keep their initial values. Heads
+    of the file that the model lacks are ignored.
 
     Args:
         model: a model of `keras_cnns.models`, with any number of channels and classes.

@@ -46,7 +46,7 @@ def write(source: Source, version: Path) -> dict[str, Any]:
 
     Raises:
         OSError: a file cannot be written because of one of `DISK_ERRORS`.
-        tf.errors.OpError: TensorFlow failed otherwise.
+        tf.errors.OpError: TensorFlow failed for another reason.
     """
     import tensorflow as tf
 

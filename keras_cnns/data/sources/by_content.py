@@ -17,7 +17,7 @@ def content_fraction(digest: str) -> float:
 
 
 def split_by_fraction(fraction: float, held_out: Iterable[str]) -> str:
-    """Return the split of an image with a content fraction.
+    """Return the split of an image whose content fraction is `fraction`.
 
     Args:
         fraction: see `content_fraction`.

@@ -211,7 +211,7 @@ EXPERIMENT = Experiment(
             lambda measured: _drift_decades(measured, _WITHOUT, _WITH),
         ),
         Effect(
-            "mean training loss without batch norm minus that with batch norm",
+            "mean training loss without batch norm minus mean training loss with batch norm",
             " nats",
             0.1,
             lambda measured: _loss(measured, _WITHOUT) - _loss(measured, _WITH),
@@ -223,7 +223,8 @@ EXPERIMENT = Experiment(
             lambda measured: _drift_decades(measured, _NOISY, _WITHOUT),
         ),
         Effect(
-            "mean training loss without batch norm minus that with batch norm and noise",
+            "mean training loss without batch norm minus mean training loss with batch norm and "
+            "noise",
             " nats",
             0.1,
             lambda measured: _loss(measured, _WITHOUT) - _loss(measured, _NOISY),

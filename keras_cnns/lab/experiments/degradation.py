@@ -99,13 +99,13 @@ EXPERIMENT = Experiment(
     "runs/plain56",
     effects=(
         Effect(
-            "training error of plain-44 minus that of plain-8",
+            "training error of plain-44 minus training error of plain-8",
             " percentage points",
             1.0,  # the paper gives no numbers; in its figure 1 the curves are four points apart
             lambda measured: _difference(measured, "plain44", "plain8"),
         ),
         Effect(
-            "training error of ResNet-8 minus that of ResNet-44",
+            "training error of ResNet-8 minus training error of ResNet-44",
             " percentage points",
             -1.0,  # the deeper network may be worse, but by less than one point
             lambda measured: _difference(measured, "resnet8", "resnet44"),

@@ -163,7 +163,7 @@ def _total(measured: Measurements, *case: Any) -> float:
 def _difference(
     norm: Callable[..., float], one: tuple[str, ...], other: tuple[str, ...]
 ) -> Callable[[Measurements], float]:
-    """Return a function of the measurements: log10(norm) of one case minus that of another."""
+    """Return a function that computes log10(norm) of one case minus log10(norm) of another."""
     return lambda measured: norm(measured, 56, *one) - norm(measured, 56, *other)
 
 
@@ -377,8 +377,8 @@ EXPERIMENT = Experiment(
             ),
         ),
         Effect(
-            "gradient of all layers together with He's weights divided by that with weights of "
-            "standard deviation 0.01 (plain network, ReLU, no batch norm)",
+            "gradient of all layers together with He's weights divided by the gradient with "
+            "weights of standard deviation 0.01 (plain network, ReLU, no batch norm)",
             " powers of ten",
             1.0,
             _difference(

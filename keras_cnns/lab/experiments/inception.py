@@ -341,8 +341,8 @@ EXPERIMENT = Experiment(
     "recipe imagenet-googlenet-quick, with and without --set model.inception=naive.",
     effects=(
         Effect(
-            "multiply-adds of naive modules divided by those of modules with reduction, at equal "
-            "width",
+            "multiply-adds of naive modules divided by multiply-adds of modules with reduction, at "
+            "equal width",
             " times",
             1.6,  # less than half of the excess in module 3a alone, where the factor is 2.4
             lambda measured: (
@@ -351,7 +351,7 @@ EXPERIMENT = Experiment(
             ),
         ),
         Effect(
-            "validation error of the naive network minus that of the network with reduction, at "
+            "validation error of the naive network minus validation error with reduction, at "
             "equal width",
             " percentage points",
             -1.0,
@@ -361,7 +361,7 @@ EXPERIMENT = Experiment(
             ),
         ),
         Effect(
-            "validation error of the naive network minus that of the network with reduction, at "
+            "validation error of the naive network minus validation error with reduction, at "
             "equal cost",
             " percentage points",
             0.5,
@@ -372,7 +372,7 @@ EXPERIMENT = Experiment(
         ),
         Effect(
             "gradient norm of the main loss in the early stages, averaged over the epochs, with "
-            "auxiliary heads divided by that without auxiliary heads",
+            "auxiliary heads divided by the norm without auxiliary heads",
             " times",
             1.1,
             _gradient_ratio,

@@ -278,19 +278,20 @@ EXPERIMENT = Experiment(
     "fashion-mnist.",
     effects=(
         Effect(
-            "final loss with the learning rate 0.0001 minus that with the best learning rate",
+            "final loss with the learning rate 0.0001 minus final loss with the best learning rate",
             " nats",
             0.5,
             _above_the_best(_TOO_SMALL),
         ),
         Effect(
-            "final loss with the learning rate 100 minus that with the best learning rate",
+            "final loss with the learning rate 100 minus final loss with the best learning rate",
             " nats",
             0.5,
             _above_the_best(_DIVERGING),
         ),
         Effect(
-            "final loss with the best learning rate minus that with the finder's suggestion",
+            "final loss with the best learning rate minus final loss with the suggested learning "
+            "rate",
             " nats",
             -0.1,
             lambda measured: (
@@ -298,7 +299,8 @@ EXPERIMENT = Experiment(
             ),
         ),
         Effect(
-            "final loss with the best constant learning rate divided by that with cosine decay",
+            "final loss with the best constant learning rate divided by final loss with cosine "
+            "decay",
             " powers of ten",
             0.1,
             lambda measured: _log_ratio(measured, "cosine"),

@@ -304,8 +304,10 @@ def _findings(measurements: Sequence[Measurements]) -> list[str]:
         f"{max(errors):.1%}, over all condition numbers.",
         "On the surface with two minima, "
         + (
-            f"these methods pass the shallow minimum and end in the deeper one: "
-            f"{', '.join(deeper)}."
+            f"only {' and '.join(deeper)} passes the shallow minimum and ends in the deeper one."
+            if len(deeper) == 1
+            else f"{len(deeper)} methods pass the shallow minimum and end in the deeper one: "
+            f"{'; '.join(deeper)}."
             if deeper
             else "every method ends in the shallow minimum, which is nearer to the start."
         ),
@@ -342,19 +344,19 @@ EXPERIMENT = Experiment(
     "condition number near 1, the methods differ little.",
     effects=(
         Effect(
-            "steps of gradient descent divided by those of heavy ball on the quadratic",
+            "steps of gradient descent divided by steps of heavy ball on the quadratic",
             " times",
             2.5,  # a quarter of the square root of the condition number
             lambda measured: _ratio(measured["quadratic"], "heavy ball"),
         ),
         Effect(
-            "steps of gradient descent divided by those of Nesterov on the quadratic",
+            "steps of gradient descent divided by steps of Nesterov on the quadratic",
             " times",
             1.5,  # a quarter of 5.9, the ratio in theory
             lambda measured: _ratio(measured["quadratic"], "Nesterov"),
         ),
         Effect(
-            "steps of gradient descent divided by those of heavy ball in Rosenbrock's valley",
+            "steps of gradient descent divided by steps of heavy ball in Rosenbrock's valley",
             " times",
             2.5,
             lambda measured: _ratio(measured["valley"], "heavy ball"),

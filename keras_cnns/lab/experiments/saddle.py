@@ -196,8 +196,8 @@ EXPERIMENT = Experiment(
     "steps.",
     effects=(
         Effect(
-            "steps of gradient descent divided by those of the best momentum, condition number "
-            f"{_CONDITION}",
+            "steps of gradient descent divided by steps with the best momentum, at condition "
+            f"number {_CONDITION}",
             " times",
             2.5,  # a quarter of the square root of the condition number
             lambda measured: _gain(measured["by_condition"][str(_CONDITION)]),

@@ -119,7 +119,8 @@ def _error(measured: Measurements, kind: str) -> float:
 
 def _worse(kind: str, points: float, paper: str) -> Effect:
     return Effect(
-        f"validation error with {_label(kind)} minus that with the identity ({paper} in the paper)",
+        f"validation error with {_label(kind)} minus validation error with the identity ({paper} "
+        "in the paper)",
         " percentage points",
         points,
         lambda measured: _error(measured, kind) - _error(measured, "identity"),
@@ -245,13 +246,13 @@ EXPERIMENT = Experiment(
         _worse("projection_everywhere", (12.22 - 6.61) / 4, "12.22 and 6.61 %"),
         _worse("dropout", (20 - 6.61) / 4, "above 20 and 6.61 %"),
         Effect(
-            "largest difference between the two sides of the equations, with a minus sign",
+            "-1 times the largest difference between the two sides of the equations",
             "",
             -_TOLERANCE,
             lambda measured: -_largest_deviation(measured),
         ),
         Effect(
-            "number of trainable parameters in the identity shortcuts, with a minus sign",
+            "-1 times the number of trainable parameters in the identity shortcuts",
             "",
             -1,
             lambda measured: -float(measured["kinds"]["identity"]["parameters"]),

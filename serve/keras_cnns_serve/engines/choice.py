@@ -62,7 +62,7 @@ class Loaded:
 
     @property
     def seconds_per_image(self) -> float:
-        """Return the time of an image with all slots busy; 0 if it was not measured."""
+        """Return the seconds for one image while all slots are in use; 0 if not measured."""
         return self.choice.seconds
 
 
@@ -84,8 +84,8 @@ def load_engine(
         disagreements: a counter to which rejected formats are added.
 
     Raises:
-        VersionRefusedError: there is no suitable format, it cannot be loaded and run in time, or
-            every format disagrees with the golden samples.
+        VersionRefusedError: there is no suitable format, the format cannot be loaded and run in
+            time, or every format disagrees with the golden samples.
     """
     manifest, requested = source.manifest, (options.engine, options.precision)
     samples = read_golden(source)

@@ -64,7 +64,7 @@ class _Watches:
     """Calls that wait for changes of a status; one task polls for all of them.
 
     Args:
-        status: returns the status of a name.
+        status: a function that returns the status of the service or model with a name.
     """
 
     def __init__(self, status: Callable[[str], int]) -> None:

@@ -82,7 +82,8 @@ class Threshold:
     """A threshold of the highest probability, as the exporter measured it on labelled images."""
 
     threshold: float  # 0..1
-    # 0..1, the accuracy for which it was chosen; None for a threshold that is a round number.
+    # 0..1, the accuracy for which the exporter chose the threshold; None for a fixed threshold,
+    # such as 0.9, which was not chosen for an accuracy.
     min_accuracy: float | None
     coverage: float  # 0..1, the fraction of images whose highest probability reaches it
     accuracy: float | None  # 0..1, the accuracy on these images; None if there are no such images
@@ -183,7 +184,16 @@ def _parse(document: dict[str, Any]) -> Manifest:
 
 
 def _get(where: dict[str, Any], path: str, kind: type) -> Any:
-    """Return the value at `path`, a sequence of keys; its type must be exactly `kind`."""
+    """Return the value of a key, which must have exactly the type `kind`.
+
+    Args:
+        where: the object that contains the key.
+        path: the key, preceded in errors by the keys of the objects around it, such as "a.b.key".
+        kind: the type of the value in JSON.
+
+    Raises:
+        VersionRefusedError: the key is missing, or its value has another type.
+    """
     key = path.rsplit(".", 1)[-1]
     if key not in where:
         raise _wrong(f"{path} is missing")

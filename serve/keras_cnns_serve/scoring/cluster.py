@@ -29,7 +29,7 @@ _ERROR, _SHARD, _COUNTS = "error", "shard", "counts"  # the columns of Ray Data'
 def write_on_cluster(
     source: ModelVersion, options: ScoringOptions, shards: Sequence[int]
 ) -> Iterator[Totals]:
-    """Write shards on the nodes of a Ray cluster, and yield the counts of each one.
+    """Write shards on the nodes of a Ray cluster, and yield the counts of each shard.
 
     The environment variable RAY_ADDRESS contains the cluster's address. If it is not set, this
     machine becomes a cluster of one node.

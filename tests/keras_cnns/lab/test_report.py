@@ -35,9 +35,9 @@ def test_the_page_has_the_claim_the_verdict_and_the_numbers(html: str) -> None:
     assert f'<a href="#degradation">{DEGRADATION.claim}</a>' in html
     assert '<section id="degradation">' in html
     assert (
-        "Supported. Training error of plain-44 minus that of plain-8: 21 percentage points (mean "
-        "of 5 seeds; interval from 19.5 to 22.5, each bound with 95% confidence). The claim needs "
-        "more than 1 percentage points: supported."
+        "Supported. Training error of plain-44 minus training error of plain-8: 21 percentage "
+        "points (mean of 5 seeds; interval from 19.5 to 22.5, each bound with 95% confidence). The "
+        "claim requires more than 1 percentage point, so this part is supported."
     ) in html
     assert '<td>plain44</td><td class="number">22 ± 1.58</td>' in html
     assert "def basic_block(" in html
@@ -67,19 +67,20 @@ def test_an_inconclusive_result_says_how_many_seeds_would_decide() -> None:
         (
             (3.0,),
             True,
-            "{}: 3 percentage points. The claim needs more than 1 percentage points: supported.",
+            "{}: 3 percentage points. The claim requires more than 1 percentage point, so this "
+            "part is supported.",
         ),
         (
             (0.5,),
             True,
-            "{}: 0.5 percentage points. The claim needs more than 1 percentage points: "
-            "not supported.",
+            "{}: 0.5 percentage points. The claim requires more than 1 percentage point, so this "
+            "part is not supported.",
         ),
         (
             (3.0,),
             False,
-            "{}: 3 percentage points (one seed, so that there is no interval). The claim needs "
-            "more than 1 percentage points: inconclusive.",
+            "{}: 3 percentage points (one seed, so that there is no interval). The claim "
+            "requires more than 1 percentage point, so this part is inconclusive.",
         ),
         (
             (float("nan"),),
@@ -93,7 +94,7 @@ def test_a_sentence_follows_from_the_numbers(
     values: tuple[float, ...], deterministic: bool, sentence: str
 ) -> None:
     effect = DEGRADATION.effects[0]
-    name = "Training error of plain-44 minus that of plain-8"
+    name = "Training error of plain-44 minus training error of plain-8"
     decision = decide_effect(effect, values, deterministic)
     assert describe_decision(decision, deterministic) == sentence.format(name)
 
@@ -110,7 +111,7 @@ def test_a_folder_becomes_pages_of_documentation(saddle_folder: Path, tmp_path: 
     text = path.read_text()
     saddle = find_experiment("saddle")
     assert saddle.claim in text
-    assert "**Verdict**: Supported. Steps" in text
+    assert "**Verdict**: Supported.\n\n- Steps" in text
     figures = re.findall(r"!\[.+\]\((figures/saddle-.+\.svg)\)", text)
     assert len(figures) > 1
     assert all((tmp_path / figure).read_text().startswith("<svg") for figure in figures)
