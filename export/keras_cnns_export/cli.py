@@ -212,6 +212,10 @@ def summary(version: Path) -> str:
         lines.append(
             f"threshold {best['threshold']:g}: {best['coverage']:.2%} of the images reach it, "
             f"{best['accuracy']:.2%} of these are correct"
+            if best["threshold"]
+            else f"no threshold is needed for an accuracy of {best['min_accuracy']:.0%}: without "
+            f"one, {best['accuracy']:.2%} of the answers are correct "
+            f"({content['confidence']['split']})"
         )
     return "\n".join(lines)
 
