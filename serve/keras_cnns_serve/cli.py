@@ -99,6 +99,8 @@ def _explain(error: Exception, program: str) -> tuple[str, int]:
             return f"{error}\nTry: {program} --help", 2
         case ServeError():
             return str(error), 1
+        case OSError(strerror=str(reason)):
+            return reason if error.filename is None else f"{error.filename}: {reason}", 1
     return f"{type(error).__name__}: {error} (--debug shows where)", 1
 
 
