@@ -53,7 +53,7 @@ def test_an_accuracy_that_is_not_reached_has_no_threshold(all_formats: Path, ver
     assert "threshold" not in summary(version)
     assert (
         "no threshold is needed for an accuracy of 98%: without one, 100.00% of the answers are "
-        "correct (validation)"
+        "correct (test)"
     ) in summary(all_formats)
 
 
