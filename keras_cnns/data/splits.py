@@ -35,8 +35,8 @@ class Splits:
       kept. A training decodes a larger split once in each epoch, because its order and its crops
       change.
     - A validation split that a TFDS data set does not have is taken out of the training split by
-      content. This needs a pass over the training images when one of the two splits is opened;
-      images that fit in memory are kept.
+      content. The first command makes a pass over the training images when one of the two splits is
+      opened, and keeps those that fit in memory. The division is cached for later commands.
     - The files of a folder's split are checked, as by `data check`. The results of a check are
       cached, so checking unchanged files again opens none of them. Files that are not cached are
       checked when the split is opened, and their images are kept if they fit in memory. Files of a

@@ -94,6 +94,11 @@ def open_images(name: str, split: str) -> IndexedImages | ImageStream:
     return IndexedImages(count, read)
 
 
+def list_files(name: str, split: str) -> list[str]:
+    """Return the paths of the files that hold a split of a data set."""
+    return [str(path) for path in open_builder(name).info.splits[split].filepaths]
+
+
 def _read_into_memory(builder: tfds.core.DatasetBuilder, split: str) -> Pair:
     """Return all encoded images and labels of a split."""
     examples = without_autotuning(

@@ -17,8 +17,9 @@ from rich.progress import track
 from keras_cnns.cores import available_cores
 from keras_cnns.data.decoding import decode_as_pillow, set_upright
 from keras_cnns.data.images import read_header, read_pixels
+from keras_cnns.data.sources.cache import read_times
 from keras_cnns.data.sources.folder.appearance import measure_appearance
-from keras_cnns.data.sources.folder.cache import FolderCache, read_times
+from keras_cnns.data.sources.folder.cache import FolderCache
 from keras_cnns.data.sources.folder.image_file import ImageFile
 from keras_cnns.data.sources.folder.layout import FoundFile, Layout, read_layout
 from keras_cnns.data.sources.folder.near_duplicates import with_near_duplicates
