@@ -100,7 +100,8 @@ def _explain(error: Exception, program: str) -> tuple[str, int]:
         case ServeError():
             return str(error), 1
         case OSError(strerror=str(reason)):
-            return reason if error.filename is None else f"{error.filename}: {reason}", 1
+            name = "" if error.filename is None else f" {error.filename}"
+            return f"cannot write or read{name}: {reason}", 1
     return f"{type(error).__name__}: {error} (--debug shows where)", 1
 
 
