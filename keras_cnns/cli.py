@@ -1,8 +1,8 @@
-"""The command line `keras-cnns`, with its own commands and those of other distributions.
+"""The command line `keras-cnns`, with its own commands and the commands of other distributions.
 
 A distribution adds a command with an entry point in the group `keras_cnns.commands`: a function
 `main(arguments, program)` that returns the exit status. A command imports TensorFlow only when it
-runs, so that `--help` responds at once.
+runs, so that `--help` is fast.
 """
 
 import contextlib
@@ -112,7 +112,8 @@ def pass_on(main: Main, program: str) -> Callable[[typer.Context], None]:
 
     def command(context: typer.Context) -> None:
         debug = ["--debug"] if context.obj else []
-        # After typer.Exit, `run` would report an interruption that `main` has already reported.
+        # Not typer.Exit, after which `run` would report an interruption that `main` has already
+        # reported.
         sys.exit(main([*context.args, *debug], program))
 
     return command
@@ -121,12 +122,13 @@ def pass_on(main: Main, program: str) -> Callable[[typer.Context], None]:
 def describe_error(error: Exception) -> str:
     """Return an error's message, without blank lines and with at most `MAX_LINES` lines.
 
-    Later lines often contain the facts, such as the names of missing weights or the reason why
-    Keras could not load a file. Later lines that are longer than `_MAX_CHARACTERS`, such as the
-    configuration of a whole model, are shortened; the first line, which this project writes, is
-    not.
+    The first line, which this project writes, is always complete. The lines after it are kept too,
+    because they often contain the facts, such as the names of missing weights or the reason why
+    Keras could not load a file. Those that are longer than `_MAX_CHARACTERS`, such as the
+    configuration of a whole model, are shortened.
     """
-    usage = getattr(error, "format_message", None)  # errors of Typer and Click have this method
+    # Only errors of Typer and Click have this method.
+    usage = getattr(error, "format_message", None)
     if isinstance(error, OSError) and str(error).startswith("[Errno "):
         text = describe_os_error(error)
     else:
@@ -145,8 +147,8 @@ def describe_error(error: Exception) -> str:
 
 
 def _explain_option(error: Exception) -> str | None:
-    """Return why an option does not exist, if the error is about one for an unsupported feature."""
-    option = getattr(error, "option_name", None)  # Click's NoSuchOption has it
+    """Return the reason if an option does not exist because its feature is not supported."""
+    option = getattr(error, "option_name", None)  # only Click's NoSuchOption has this attribute
     return explain_unsupported_option(option) if isinstance(option, str) else None
 
 
@@ -188,7 +190,8 @@ def run(app: typer.Typer, arguments: Sequence[str], program: str) -> int:
             traceback.print_exc()
         with contextlib.suppress(OSError):
             _flush_output()
-        if message := _explain_option(error) or describe_error(error):  # "" after the help
+        # The message is "" if the help was printed.
+        if message := _explain_option(error) or describe_error(error):
             print(f"{program}: {message}", file=sys.stderr)
         return int(getattr(error, "exit_code", _FAILURE))
     if status == INTERRUPTED:

@@ -13,8 +13,8 @@ _QUOTA_FILES = {1: ("cpu.cfs_quota_us", "cpu.cfs_period_us"), 2: ("cpu.max",)}
 def available_cores(root: Path = Path("/")) -> int:
     """Return the number of CPU cores that this process may use, at least 1.
 
-    A container can limit this number to fewer cores than the machine has, by an affinity or by a
-    quota: 2.5 cores count as 2. macOS and Windows have no such limit.
+    On Linux, a container can limit this number to fewer cores than the machine has, by an affinity
+    or by a quota. A quota of 2.5 cores counts as 2.
 
     Args:
         root: the directory that contains proc and sys.
@@ -49,7 +49,7 @@ def _quotas(root: Path) -> Iterator[float]:
 
 @functools.cache
 def has_avx512() -> bool:
-    """Return whether this CPU has AVX-512; False if that is unknown, as it is outside Linux."""
+    """Return whether this CPU has AVX-512; False if this is unknown, as on macOS and Windows."""
     try:
         return "avx512f" in Path("/proc/cpuinfo").read_text("utf-8")
     except OSError:

@@ -53,8 +53,8 @@ def export(
         bool,
         typer.Option(
             "--no-golden",
-            help="Do not copy images of the validation split into the version, with which the "
-            "server checks itself.",
+            help="Do not copy images of the validation split into the version; the server uses "
+            "them to check itself.",
         ),
     ] = False,
     kserve: Annotated[
@@ -159,7 +159,7 @@ def _read_labels(path: Path) -> list[str]:
 
 
 def main(arguments: list[str] | None = None, program: str = "keras-cnns export") -> int:
-    """Publish a run as SavedModel and ONNX, proven equal.
+    """Publish a run as SavedModel and ONNX, after a comparison with Keras.
 
     Args:
         arguments: the arguments without the program's name; by default those of the process.
@@ -175,7 +175,8 @@ def main(arguments: list[str] | None = None, program: str = "keras-cnns export")
 
 def summary(version: Path) -> str:
     """Return a line for each format of a published version: its agreement with Keras."""
-    from keras_cnns.runs.selective import thresholds_in  # after the export, as SciPy takes time
+    # Imported here, since importing SciPy takes time.
+    from keras_cnns.runs.selective import thresholds_in
 
     content = json.loads((version / "model.json").read_text(encoding="utf-8"))
     parity, metrics = content["parity"], content["metrics"]

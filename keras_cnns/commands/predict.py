@@ -50,7 +50,7 @@ def predict(
         typer.Option(
             min=0,
             max=1,
-            help="The same with the threshold that was chosen for this accuracy, such as 0.98.",
+            help="As --min-probability, with the threshold chosen for this accuracy, such as 0.98.",
         ),
     ] = None,
 ) -> None:
@@ -140,7 +140,7 @@ def predict(
 
 
 def _print(answer: "Answer") -> bool:
-    """Print an answer, and return whether it is an error."""
+    """Print the prediction for a file, and return whether it is an error."""
     from keras_cnns.data.sources.folder.findings import printable
 
     name = printable(answer.file)

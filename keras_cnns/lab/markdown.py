@@ -1,4 +1,4 @@
-"""Pages of documentation, one for each experiment, with its figures as files beside it."""
+"""Markdown pages, one for each experiment, with the figures as files in a folder beside them."""
 
 import inspect
 from collections.abc import Iterable, Sequence
@@ -21,7 +21,7 @@ _FIGURES = "figures"  # the folder of the figures, beside the pages
 
 
 def write_markdown(folder: Path, to: Path) -> list[Path]:
-    """Write a page for each measured experiment of a folder, and return the paths.
+    """Write a page for each experiment that has measurements in a folder; return the pages' paths.
 
     Raises:
         ValueError: no experiment was started in the folder.
@@ -63,7 +63,7 @@ def _format(
         f"# {experiment.name}",
         experiment.claim,
         f"**Verdict**: {results}",
-        f"**What would change it**: {' '.join(describe_changes(experiment, decisions))}",
+        f"**What would change the verdict**: {' '.join(describe_changes(experiment, decisions))}",
         f"- **Source**: {experiment.source}\n- **Varied**: {experiment.varied}\n"
         f"- **Fixed**: {experiment.fixed}\n- **Measured**: {experiment.measured}\n"
         f"- **What to look at**: {experiment.look_at}",
@@ -84,7 +84,7 @@ def _format(
         "\n".join(f"- {_describe_source(each)}" for each in experiment.implementation),
         "## Questions",
         "\n".join(f"{n}. {text}" for n, text in enumerate(experiment.questions, start=1)),
-        "## Repeat it",
+        "## Repeat the experiment",
         describe_repetition(experiment, size, len(measurements)),
     ]
     return "\n\n".join(parts) + "\n"
@@ -95,7 +95,7 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def _describe_source(implementation: object) -> str:
-    """Return the name of a function or class, and where it is defined."""
+    """Return the name of a function or class, with a link to the file that defines it."""
     module = inspect.getmodule(implementation)
     assert module is not None
     name = getattr(implementation, "__qualname__", str(implementation))

@@ -48,7 +48,7 @@ the layers and the optimizer, and reports that a class "could not be deserialize
 
 @contextmanager
 def opened_for_training(path: Path, recipe: Recipe) -> Iterator[None]:
-    """Lock a run directory that is new or whose training has the same recipe.
+    """Lock a run directory, which must be new or belong to a training with the same recipe.
 
     Raises:
         RunError: another process trains in it, it has another recipe, or it is not a run directory.
@@ -64,7 +64,7 @@ def opened_for_training(path: Path, recipe: Recipe) -> Iterator[None]:
 
 
 def check_data(path: Path, data_fingerprint: str) -> None:
-    """Raise RunError if the training in a directory began with data of another fingerprint."""
+    """Raise RunError if the training in a directory began with other data."""
     # Runs created before version 0.1 have no fingerprint.
     former = _read_environment(path).get("data_fingerprint", data_fingerprint)
     if former != data_fingerprint:

@@ -17,7 +17,8 @@ from keras_cnns.messages import print_message
 from keras_cnns.recipes import DataConfig
 
 _BATCH_SIZE = 32  # number of images
-# Formats that must be converted are found too, so that they become errors instead of being skipped.
+# These include formats that must be converted, so that such files become errors and are not
+# skipped.
 _SUFFIXES = {suffix for kind in (EXTENSIONS | CONVERTIBLE).values() for suffix in kind}
 _ARCHIVE_LEFTOVERS = "__MACOSX"
 
@@ -25,13 +26,13 @@ ReadFile = tuple[Path, np.ndarray | Exception]  # pixels uint8 [H, W, C], or the
 
 
 def find_image_files(names: Iterable[str | Path]) -> list[Path]:
-    """Return the named files and the files in folders, each once and in order.
+    """Return the named files, the files in folders and the matches of patterns, without duplicates.
 
     Links to folders inside a folder are not followed; a message names the first of them.
 
     Args:
-        names: files, which need not exist; folders, in which files with an image's suffix are found
-            at any depth, except hidden ones; or patterns such as `photos/**/*.jpg`.
+        names: files, which need not exist; folders, in which all files with an image's suffix are
+            found at any depth, except hidden files; or patterns such as `photos/**/*.jpg`.
 
     Raises:
         ValueError: a pattern matches nothing, or a folder has no image in it.
@@ -115,7 +116,7 @@ def _glob(pattern: Path) -> Iterator[Path]:
 
 
 def _walk(folder: Path, links: list[Path]) -> Iterator[Path]:
-    """Yield the files below a folder with an image's suffix, except hidden ones.
+    """Yield the files with an image's suffix in a folder, at any depth, except hidden files.
 
     Links to folders are not followed, and are appended to `links`.
     """

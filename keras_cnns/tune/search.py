@@ -30,7 +30,7 @@ from keras_cnns.tune.space import Space, Values, apply_values, format_values, re
 from keras_cnns.tune.study import Study, Trial, trial_name
 
 BEST = "best.toml"
-_CLASSES = 2  # of a network that is only built
+_CLASSES = 2  # number of classes of a network that is built only as a check
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,7 @@ class Request:
             raise ValueError(f"--minutes is {self.minutes}; it must be a finite number above 0")
         if self.seeds == 1:
             raise ValueError(
-                "--seeds is 1, and the differences of at least 2 seeds are needed for an interval; "
-                "0 leaves the comparison out"
+                "--seeds is 1, but an interval needs at least 2 seeds; 0 skips the comparison"
             )
 
     def fixed(self) -> dict[str, Any]:
@@ -78,10 +77,10 @@ class Outcome:
 
     @property
     def chosen(self) -> Trial:
-        """Return the trial whose settings are in `best.toml`: the best trial, or the recipe's.
+        """Return the trial whose settings are in `best.toml`: the best trial or the recipe's trial.
 
-        It is the best trial if the comparison has shown that it is better, or if no comparison was
-        requested.
+        This is the best trial if the comparison has shown that it is better, or if no comparison
+        was requested.
         """
         if self.comparison is None:
             is_best = not self.plan.needed
@@ -228,7 +227,7 @@ class _Search:
         )
 
     def _run_trial(self) -> None:
-        """Train one trial, which is the interrupted one or a new one."""
+        """Train the interrupted trial, if there is one, or a new trial."""
         trial, values = self.study.next_trial()
         number = trial.number + 1
         is_first = number == 1
@@ -257,11 +256,12 @@ class _Search:
             state, accuracy = "diverged", math.nan
         else:
             accuracies = [by_main_output(row)["val_accuracy"] for row in run.history()]
-            # Report all epochs again, since a killed process may have received the answers.
+            # Report all epochs again, since a killed process may have received the pruner's
+            # decisions.
             answers = [
                 self.study.report(trial, epoch, each) for epoch, each in enumerate(accuracies, 1)
             ]
-            is_cut_off = run.results()["ended_by"] == CALLBACK  # before its last epoch
+            is_cut_off = run.results()["ended_by"] == CALLBACK  # ended before the last epoch
             state = "pruned" if any(answers) and is_cut_off else "completed"
             accuracy = max(accuracies)
         seconds = self.clock.spent - self.state["began"]
@@ -350,13 +350,13 @@ def _with_seed(recipe: Recipe, seed: int) -> Recipe:
 
 
 def _find_best(trials: Sequence[Trial]) -> Trial:
-    """Return the completed trial with the highest validation accuracy, or the first of several."""
+    """Return the completed trial with the highest validation accuracy; of equal ones, the first."""
     completed = [each for each in trials if each.state == "completed"]
     return max(completed, key=lambda each: (each.accuracy, -each.number))
 
 
 def _open_state(request: Request) -> dict[str, Any]:
-    """Return the state of the search in a directory; for an empty directory, a new state.
+    """Return the saved state of the search in a directory, or a new state if it is empty.
 
     Raises:
         ValueError: the directory holds other files, or a search with other arguments.

@@ -1,7 +1,7 @@
-"""The cache directory: archives of what was found in data sets, for later commands.
+"""The cache directory, whose archives contain facts about data sets for later commands.
 
-An archive is an npz file without pickled objects. It is ignored if it is damaged, and a cache
-directory that cannot be written is ignored too.
+An archive is an npz file without pickled objects. A damaged archive is ignored, and nothing is
+cached if the cache directory cannot be written.
 """
 
 import contextlib
@@ -17,16 +17,16 @@ import numpy as np
 
 VARIABLE = "KERAS_CNNS_CACHE"  # the cache directory; `off` for none
 MAX_BYTES = 2**30  # maximum size of the cache directory; the least recently used files are removed
-SETTLED_SECONDS = 2.0  # the step of times in FAT, which is the coarsest one
+SETTLED_SECONDS = 2.0  # the step of times in FAT, the coarsest of all file systems
 _FOLDERS = ("scans", "groups", "divisions")
 _NAME = re.compile(r"[0-9a-f]+\.npz|.+\.partial")  # the names of cache files
 Times = tuple[int, int, int]  # size in bytes; modification and change time in nanoseconds
 
 
 def cache_directory() -> Path | None:
-    """Return the directory of the cache; None if it is switched off.
+    """Return the directory of the cache; None if caching is switched off.
 
-    It is `$KERAS_CNNS_CACHE`, `$XDG_CACHE_HOME/keras-cnns` or `~/.cache/keras-cnns`.
+    The directory is `$KERAS_CNNS_CACHE`, `$XDG_CACHE_HOME/keras-cnns` or `~/.cache/keras-cnns`.
     """
     chosen = os.environ.get(VARIABLE, "")
     if chosen.lower() == "off":
@@ -59,7 +59,7 @@ def is_settled(times: Times) -> bool:
 
 
 def write_archive(directory: Path, path: Path, **arrays: Any) -> None:
-    """Write an archive of the cache directory atomically and remove old ones; ignore errors."""
+    """Write an archive atomically, and remove old archives; ignore errors."""
     with contextlib.suppress(OSError):
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.parent.mkdir(mode=0o700, exist_ok=True)
@@ -76,7 +76,7 @@ def write_archive(directory: Path, path: Path, **arrays: Any) -> None:
 
 
 def read_archive(path: Path) -> dict[str, np.ndarray]:
-    """Return the arrays of an archive; a damaged one can raise any exception."""
+    """Return the arrays of an archive; a damaged archive can raise any exception."""
     with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         return dict(archive)
 
@@ -84,7 +84,7 @@ def read_archive(path: Path) -> dict[str, np.ndarray]:
 def _trim(directory: Path) -> None:
     """Remove the least recently used files of the cache until it is small enough."""
     paths = [path for folder in _FOLDERS for path in (directory / folder).glob("*")]
-    # The user may have chosen the directory, and it may hold other files.
+    # Check the names, because the user may have chosen a directory that contains other files.
     files = [(path.stat(), path) for path in paths if _NAME.fullmatch(path.name)]
     total = sum(status.st_size for status, _ in files)
     for status, path in sorted(files, key=lambda file: file[0].st_mtime_ns):
@@ -95,5 +95,5 @@ def _trim(directory: Path) -> None:
 
 
 def hash_name(content: bytes) -> str:
-    """Return the name of an archive, without its suffix, from what identifies it."""
+    """Return the name of an archive, without its suffix, for the bytes that identify it."""
     return hashlib.sha256(content).hexdigest()[:40]

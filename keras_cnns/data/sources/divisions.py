@@ -1,4 +1,4 @@
-"""Cache which images of a data set's files belong to which split, if this depends on their content.
+"""Cache the split of each image in a data set's files, if the split depends on the content.
 
 A division is valid while the sizes and times of all files stay the same. Without a cache directory,
 nothing is cached.

@@ -1,4 +1,4 @@
-"""TensorFlow Datasets as a source; a missing validation split is split off by content."""
+"""TensorFlow Datasets as a source; a missing validation split is created by content."""
 
 import functools
 import json
@@ -20,8 +20,8 @@ from keras_cnns.recipes import DataConfig
 class TfdsSource:
     """A data set of TFDS.
 
-    If the recipe names a validation split that the data set lacks, it is taken out of the training
-    split by content.
+    If the data set lacks the validation split that the recipe names, the split is created from the
+    training images by content.
     """
 
     corrections = None
@@ -76,10 +76,10 @@ class TfdsSource:
 def divide_training(config: DataConfig) -> dict[str, IndexedImages]:
     """Divide the training split of a TFDS data set into training and validation by content.
 
-    An image's split depends on its pixels, and a training needs the sizes of its splits before the
-    first step. So every image is read and decoded, unless the division of the same files is cached.
-    If the images of a split take at most `base.PIXELS_LIMIT` bytes at the network's size, this pass
-    keeps them, so that no further pass is needed.
+    The split of an image depends on its pixels, and a training needs the sizes of its splits before
+    the first step. Every image is therefore read and decoded, unless the division of the same files
+    is cached. If the images of a split take at most `base.PIXELS_LIMIT` bytes at the network's
+    size, this pass keeps them, so that no further pass is needed.
 
     Raises:
         ValueError: the data set is too large to be split by content.
@@ -109,7 +109,7 @@ def _divide(images: IndexedImages, config: DataConfig) -> dict[str, IndexedImage
     indices = tf.data.Dataset.range(images.count)
     decoded = without_autotuning(indices.map(read, num_parallel_calls=available_cores()))
     shape = (config.image_size, config.image_size, config.channels)
-    limit = base.PIXELS_LIMIT // int(np.prod(shape))  # images
+    limit = base.PIXELS_LIMIT // int(np.prod(shape))  # maximum number of images that are kept
     # The system allocates the memory of these arrays only as they are filled.
     pixels = {split: np.empty((min(limit, images.count), *shape), np.uint8) for split in DIVIDED}
     counts = dict.fromkeys(DIVIDED, 0)
@@ -134,7 +134,7 @@ def _divide(images: IndexedImages, config: DataConfig) -> dict[str, IndexedImage
 def _select(
     images: IndexedImages, indices: np.ndarray, kept: tuple[np.ndarray, np.ndarray] | None = None
 ) -> IndexedImages:
-    """Return the images at some indices; `kept` holds the pixels and labels of all of them."""
+    """Return the images at the given indices; `kept` contains their pixels and labels."""
     with tf.device("CPU"):
         chosen = tf.constant(indices, tf.int64)
         tensors = kept and (tf.constant(kept[0]), tf.constant(kept[1], tf.int64))

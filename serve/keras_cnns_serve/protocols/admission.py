@@ -13,7 +13,8 @@ from keras_cnns_serve.transport.http.errors import error_reply
 
 _HEALTH = {"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"}
 _METRICS = {"/metrics", "/monitoring/prometheus/metrics"}
-_ADMINISTRATION = "/v2/repository/models/"  # a prefix, so that no route is missed
+# A prefix, so that it covers all routes of administration.
+_ADMINISTRATION = "/v2/repository/models/"
 _GRPC_HEALTH = re.compile(
     r"/grpc\.health\.v1\.Health/.*|/inference\.GRPCInferenceService/Server(Live|Ready)"
 )
@@ -48,7 +49,7 @@ class Admission:
             return None
         if self._page is not None and self._page.is_for(scope):
             return None
-        headers = dict(reversed(scope["headers"]))  # the first of repeated headers is used
+        headers = dict(reversed(scope["headers"]))  # of repeated headers, the first one counts
         tokens = [value for name, value in scope["headers"] if name == b"authorization"]
         try:
             if administers:
@@ -60,7 +61,7 @@ class Admission:
         return None
 
     def authorize_grpc(self, method: str, metadata: Iterable[tuple[str, str | bytes]]) -> None:
-        """Raise an error if a call is rejected.
+        """Raise an error if a call is not permitted.
 
         Raises:
             UnauthenticatedError, ForbiddenError: as `Access.check`.
@@ -92,7 +93,8 @@ def _only(tokens: list[str]) -> str | None:
 def _refuse_other_sites(headers: dict[bytes, bytes]) -> None:
     """Raise ForbiddenError if a web page of another site sent the request.
 
-    The browser's user may have access, for instance by being in the server's network.
+    A browser can send such a request without the user's knowledge, and its user may have access,
+    for instance from within the server's network.
     """
     site = headers.get(b"sec-fetch-site")
     origin = headers.get(b"origin")

@@ -1,7 +1,7 @@
 """Find the images to score, and read them.
 
-The names are never all in memory: folders are walked entry by entry, and names are sorted in chunks
-on disk, so that a million images take no more memory than a thousand.
+Memory does not grow with the number of images: folders are walked entry by entry, and the names are
+sorted in chunks, which are merged on disk.
 """
 
 import csv
@@ -24,7 +24,7 @@ _IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"))
 _LIST_SUFFIXES = (".csv", ".parquet")
 _COLUMNS = ("file", "path", "filename", "image")  # names of the column with the paths
 _MAGIC = re.compile(r"[*?\[]")
-_SORTED_AT_ONCE = 100_000  # number of names that are sorted in memory, about 10 MB
+_SORTED_AT_ONCE = 100_000  # number of names that are sorted in memory at a time, about 10 MB
 MAX_BYTES = 256 * 2**20  # maximum size of an encoded image
 _OPEN = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
@@ -32,8 +32,8 @@ _OPEN = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 def write_names(arguments: Sequence[str], file: IO[bytes], links: list[str]) -> int:
     """Write the names of all images, one JSON string on each line, and return their number.
 
-    Images of folders, globs and single files come first, sorted and without duplicates; those of
-    lists follow in the order of the lists, with one row for each line.
+    The images of folders, globs and single files come first, sorted and without duplicates. The
+    images of lists follow in the order of the lists, with one row for each line.
 
     Args:
         arguments: image files, folders, globs, lists and URIs.
@@ -72,8 +72,8 @@ def read_content(name: str) -> bytes:
     """Return the content of an image, given by its path or URI.
 
     Raises:
-        InvalidInputError: it cannot be read, or is not a file.
-        InputTooLargeError: it has more than `MAX_BYTES`.
+        InvalidInputError: the image cannot be read, or is not a file.
+        InputTooLargeError: the image has more than `MAX_BYTES`.
     """
     try:
         if "://" in name:
@@ -186,7 +186,7 @@ def _join(directory: str, name: str) -> str:
 
 
 def _sorted_unique(names: Iterable[str]) -> Generator[str, None, None]:
-    """Yield names sorted and without duplicates; they are sorted on disk."""
+    """Yield names sorted and without duplicates; chunks of sorted names are merged on disk."""
     remaining = iter(names)
     with ExitStack() as stack:
         runs: list[Iterator[str]] = []
@@ -202,7 +202,7 @@ def _sorted_unique(names: Iterable[str]) -> Generator[str, None, None]:
 
 
 def _read_list(path: str) -> Iterator[str]:
-    """Yield the paths in a CSV or Parquet file; they are relative to the working directory."""
+    """Yield the paths in a CSV or Parquet file; relative paths refer to the working directory."""
     try:
         if path.lower().endswith(".parquet"):
             yield from _read_parquet(path)
@@ -220,7 +220,7 @@ def _read_csv(path: str) -> Iterator[str]:
         rows = csv.reader(file)
         header = next(rows, [])
         column = _column([name.strip().lower() for name in header])
-        if column is None:  # there is no header
+        if column is None:  # the file has no header
             column = 0
             yield from header[:1]
         for row in rows:

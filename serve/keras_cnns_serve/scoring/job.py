@@ -53,7 +53,8 @@ def score(options: ScoringOptions) -> int:
             _plan(source, loaded, options), lambda file: _write_names(options, file)
         )
         if is_continued and (summary := output.summary()):
-            unknown = summary.get("unknown", 0)  # summaries of earlier versions lack this count
+            # Summaries written by earlier versions of this program lack this count.
+            unknown = summary.get("unknown", 0)
             counts = _counts(summary["images"], summary["failed"], unknown)
             _say(
                 f"{options.to} is complete: {counts}. "
@@ -180,7 +181,8 @@ def _summary(
         "labels": {label: totals.labels[label] for label in source.labels},
         "shards": output.shards,
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "seconds": round(progress.seconds, 3),  # from here on, of the last run
+        # This key and the following ones describe only the last run.
+        "seconds": round(progress.seconds, 3),
         "images_per_second": round(progress.rate, 2),
         "images_of_earlier_runs": resumed,
     }

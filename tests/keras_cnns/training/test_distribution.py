@@ -89,7 +89,7 @@ PROCESSES = ("--coordinator", "host:9300", "--processes", "2", "--process-id")
     ("backend", "options", "message"),
     [
         ("tensorflow", ("--devices", "2"), "MirroredStrategy not as on one device; set KERAS_B"),
-        ("tensorflow", (*PROCESSES, "0"), "does not train with TensorFlow's MultiWorkerMirrored"),
+        ("tensorflow", (*PROCESSES, "0"), "cannot train with TensorFlow's MultiWorkerMirrored"),
         ("torch", ("--devices", "2"), "has no distribution for torch; set KERAS_BACKEND=jax"),
         ("jax", (*PROCESSES, "2"), "it is 2, and must be from 0 to 1 for 2 processes"),
         ("jax", (*PROCESSES, "-1"), "it is -1, and must be from 0 to 1 for 2 processes"),

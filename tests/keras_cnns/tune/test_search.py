@@ -261,7 +261,7 @@ def test_a_missing_optuna_is_named_with_its_extra(
         ([SOURCE, "--search", "optimizer.learning_rat=1:2"], "did you mean"),
         ([SOURCE, "--minutes", "nan"], "--minutes"),
         ([SOURCE, "--minutes", "inf"], "--minutes is inf; it must be a finite number"),
-        ([SOURCE, "--seeds", "1"], "differences of at least 2 seeds are needed"),
+        ([SOURCE, "--seeds", "1"], "an interval needs at least 2 seeds"),
     ],
 )
 def test_wrong_arguments_write_nothing(tmp_path: Path, arguments: list[str], message: str) -> None:

@@ -48,7 +48,7 @@ _ROW = np.dtype(
 
 
 class FolderCache:
-    """The cache entries of a folder of images; other threads may add entries, but not save them."""
+    """The cache entries of a folder of images; several threads may add entries, but not save."""
 
     def __init__(self, root: str | Path, *, entries: bool = True) -> None:
         """Open the cache of a folder; if `entries` is true, load its entries."""
@@ -86,7 +86,8 @@ class FolderCache:
             times: its times before it was read.
             image: the result; None if the file is not an image.
         """
-        is_known = image is None or bool(image.digest)  # otherwise, it may be readable later
+        # A file that could not be read may be readable later.
+        is_known = image is None or bool(image.digest)
         if times and is_known and is_settled(times):
             self._added[self._name(file)] = times, image
 
@@ -115,7 +116,7 @@ class FolderCache:
         )
 
     def group(self, digests: Sequence[str], compute: Callable[[], np.ndarray]) -> np.ndarray:
-        """Return the groups of near-duplicates of a set of images, computed if they are not cached.
+        """Return the groups of near-duplicates in a set of images, from the cache if possible.
 
         Args:
             digests: the images' SHA-256, sorted.
@@ -193,7 +194,7 @@ def _row(times: Times, image: ImageFile | None, indices: dict[str, int]) -> tupl
 
 
 def _version() -> list[object]:
-    """Return the versions that determine whether and how images can be read."""
+    """Return the versions and settings on which the results of reading depend."""
     return [_VERSION, PIL.__version__, tf.__version__, Image.MAX_IMAGE_PIXELS]
 
 
