@@ -142,10 +142,8 @@ def unwritable(tmp_path: Path) -> Path:
         ("train", "--recipe", "digits-resnet20", "--find-lr", "--run"),
         ("tune", "digits-resnet20", "--run"),
         ("lab", "run", "saddle", "--to"),
-        ("report", "RUN", "RUN", "--to"),
         ("card", "RUN", "--to"),
         ("predict", "RUN", __file__, "--to"),
-        ("data", "review", "RUN", "--to"),
     ],
     ids=" ".join,
 )
