@@ -5,6 +5,8 @@ A distribution adds a command with an entry point in the group `keras_cnns.comma
 runs, so that `--help` is fast.
 """
 
+import contextlib
+import errno
 import os
 import sys
 import traceback
@@ -24,6 +26,7 @@ from keras_cnns.commands.recipes import recipes
 from keras_cnns.commands.report import report
 from keras_cnns.commands.train import train
 from keras_cnns.commands.tune import tune
+from keras_cnns.files import describe_os_error
 from keras_cnns.recipes.unsupported import explain_unsupported_option
 
 _FAILURE, INTERRUPTED = 1, 130
@@ -126,7 +129,10 @@ def describe_error(error: Exception) -> str:
     """
     # Only errors of Typer and Click have this method.
     usage = getattr(error, "format_message", None)
-    text = str(usage() if usage else error)
+    if isinstance(error, OSError) and str(error).startswith("[Errno "):
+        text = describe_os_error(error)
+    else:
+        text = str(usage() if usage else error)
     first, *rest = [line.rstrip() for line in text.splitlines() if line.strip()] or [""]
     shown = [
         line if len(line) <= _MAX_CHARACTERS else f"{line[:_MAX_CHARACTERS]}…" for line in rest
@@ -146,6 +152,21 @@ def _explain_option(error: Exception) -> str | None:
     return explain_unsupported_option(option) if isinstance(option, str) else None
 
 
+def _flush_output() -> None:
+    """Flush standard output here: an error at the end of the process would have no message.
+
+    Raises:
+        OSError: the output cannot be written, for example because the disk is full.
+    """
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it again
+        if error.errno == errno.EPIPE:  # its reader, such as `head`, has read enough
+            sys.exit(_FAILURE)
+        raise
+
+
 def run(app: typer.Typer, arguments: Sequence[str], program: str) -> int:
     """Run a command line, print an error without its traceback, and return the exit status.
 
@@ -161,11 +182,14 @@ def run(app: typer.Typer, arguments: Sequence[str], program: str) -> int:
     arguments = [each for each in arguments if each != "--debug"]
     try:
         status = app(arguments, prog_name=program, standalone_mode=False, obj=debug)
+        _flush_output()
     except KeyboardInterrupt:
         status = INTERRUPTED
     except Exception as error:
         if debug:
             traceback.print_exc()
+        with contextlib.suppress(OSError):
+            _flush_output()
         # The message is "" if the help was printed.
         if message := _explain_option(error) or describe_error(error):
             print(f"{program}: {message}", file=sys.stderr)

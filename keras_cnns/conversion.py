@@ -5,7 +5,7 @@ from pathlib import Path
 
 import keras
 
-from keras_cnns.files import flush
+from keras_cnns.files import flush, naming_the_file
 from keras_cnns.registry import build, find
 from keras_cnns.weights.assignment import Report, load_tensors, recognize
 from keras_cnns.weights.errors import WeightsError
@@ -61,7 +61,10 @@ def convert(file: Path | str, name: str, to: Path | str, *, aux_heads: bool = Fa
 def _write(model: keras.Model, target: Path) -> None:
     """Save a model or its weights atomically, so that no reader finds an incomplete file."""
     # Write into a new directory, since another process may be converting to the same target.
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".converted-") as beside:
+    with (
+        naming_the_file(target),
+        tempfile.TemporaryDirectory(dir=target.parent, prefix=".converted-") as beside,
+    ):
         partial = Path(beside) / target.name
         if target.name.endswith(".weights.h5"):
             model.save_weights(partial)

@@ -11,6 +11,8 @@ from typing import Any
 
 ENCODING = "utf-8-sig"  # UTF-8, whose byte order mark is removed
 PARTIAL = ".partial"  # part of the name of a temporary file that is being written
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_CANNOT_WRITE = (*_FULL, errno.EROFS, errno.EFBIG)  # reading never fails with these
 
 
 def read_text(path: str | Path) -> str:
@@ -61,6 +63,9 @@ def replacing(path: Path) -> Iterator[Path]:
     A reader always finds either the previous file or the complete new file, even after a crash. If
     the block fails, the previous file stays unchanged. The temporary path has the suffixes of
     `path`.
+
+    Raises:
+        OSError: for example, the disk is full; the error's `filename` is `path`.
     """
     stem, dot, suffixes = path.name.partition(".")
     partial = path.with_name(f"{stem}{PARTIAL}{dot}{suffixes}")
@@ -70,9 +75,11 @@ def replacing(path: Path) -> Iterator[Path]:
         partial.replace(path)
         if os.name == "posix":  # also flush the new name; Windows cannot open a directory
             flush(path.parent)
-    except BaseException:
+    except BaseException as error:
         if partial.is_file():
             partial.unlink()
+        if isinstance(error, OSError) and error.errno and error.filename in (None, str(partial)):
+            error.filename = str(path)  # an error of a write, unlike one of opening, has no name
         raise
 
 
@@ -122,3 +129,26 @@ def naming_the_file(path: Path) -> Iterator[None]:
             f"cannot write {path}: {error.strerror or error}; {remedy} and give the same command "
             "again"
         ) from error
+
+
+def describe_os_error(error: OSError) -> str:
+    """Return a sentence for an error of the operating system: what failed, where and why."""
+    name = error.filename  # None, for example for a write; or a descriptor
+    path = None if isinstance(name, int | None) else Path(os.fsdecode(name))
+    if path is None and error.errno not in _CANNOT_WRITE:  # of a connection, for example
+        return str(error.strerror)
+    verb = "write" if error.errno in _CANNOT_WRITE else "write or read"
+    where = "" if path is None else f" {path}"
+    return f"cannot {verb}{where}: {_reason(error, path)}"
+
+
+def _reason(error: OSError, path: Path | None) -> str:
+    """Return the reason of an error of the operating system and, for a full disk, the remedy."""
+    if path is not None and error.errno in (errno.ENOTDIR, errno.EEXIST):
+        for each in (path, *path.parents):
+            if each.is_file():
+                return f"{each} is a file, not a directory"
+    if path is not None and error.errno == errno.ENOENT and not path.parent.exists():
+        return f"there is no directory {path.parent}"
+    remedy = "; free space and give the same command again" if error.errno in _FULL else ""
+    return f"{error.strerror}{remedy}"

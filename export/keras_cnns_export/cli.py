@@ -151,9 +151,11 @@ def _read_labels(path: Path) -> list[str]:
 
     try:
         return list(read_labels(path))
-    except (OSError, ValueError) as error:
-        reason = f"cannot read {path}: {error}" if isinstance(error, OSError) else str(error)
+    except OSError as error:
+        reason = f"cannot read {path}: {error.strerror}"
         raise typer.BadParameter(reason, param_hint="--labels") from error
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--labels") from error
 
 
 def main(arguments: list[str] | None = None, program: str = "keras-cnns export") -> int:
@@ -213,6 +215,10 @@ def summary(version: Path) -> str:
         lines.append(
             f"threshold {best['threshold']:g}: {best['coverage']:.2%} of the images reach it, "
             f"{best['accuracy']:.2%} of these are correct"
+            if best["threshold"]
+            else f"no threshold is needed for an accuracy of {best['min_accuracy']:.0%}: without "
+            f"one, {best['accuracy']:.2%} of the answers are correct "
+            f"({content['confidence']['split']})"
         )
     return "\n".join(lines)
 

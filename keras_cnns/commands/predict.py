@@ -83,7 +83,12 @@ def predict(
             min_probability = find_threshold(finished_run.results(), min_accuracy)
         except ValueError as error:
             raise typer.BadParameter(f"{run} {error}", param_hint="--min-accuracy") from error
-        print(f"threshold {min_probability:g}", file=sys.stderr)
+        print(
+            f"threshold {min_probability:g}"
+            if min_probability
+            else f"no threshold is needed for the accuracy {min_accuracy:g}: no image is unknown",
+            file=sys.stderr,
+        )
     try:
         files = find_image_files(images)
     except ValueError as error:

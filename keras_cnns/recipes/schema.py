@@ -531,7 +531,9 @@ def _read(name: str | Path) -> dict[str, Any]:
     else:
         try:
             text = read_text(path)
-        except (OSError, ValueError) as error:
+        except OSError as error:
+            raise RecipeError(f"cannot read the recipe {path}: {error.strerror}") from None
+        except ValueError as error:
             raise RecipeError(f"cannot read the recipe {path}: {error}") from None
     try:
         values = tomllib.loads(text)

@@ -93,7 +93,8 @@ def describe_thresholds(confidence: Mapping[str, Any], test: Sequence[Threshold]
         found = test[confidence["thresholds"].index(row)]
         if not row["threshold"]:
             sentences.append(
-                f"{targets[-1]:.0%} of the answers are correct without a threshold: it is 0."
+                f"No threshold is needed for an accuracy of {targets[-1]:.0%}: on the images of "
+                f"{confidence['split']}, {row['accuracy']:.1%} of all answers are correct."
             )
         elif found.accuracy is not None:
             sentences.append(

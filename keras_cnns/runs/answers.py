@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_cnns.files import replacing
+from keras_cnns.files import naming_the_file, replacing
 from keras_cnns.runs.image_files import describe_problem, read_files
 from keras_cnns.runs.predictions import predictor
 from keras_cnns.runs.run import Run
@@ -113,13 +113,15 @@ class AnswerFile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        with naming_the_file(self._path):
+            self._file.close()
 
     def append(self, answers: Iterable[Answer]) -> None:
         """Append answers to the file, and flush it."""
         answers = list(answers)
-        self._file.write("".join(map(self._format, answers)))
-        self._file.flush()
+        with naming_the_file(self._path):
+            self._file.write("".join(map(self._format, answers)))
+            self._file.flush()
         self.finished |= {answer.file: bool(answer.error) for answer in answers}
 
     def _format(self, answer: Answer) -> str:

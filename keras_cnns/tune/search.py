@@ -13,10 +13,11 @@ from keras_cnns.durations import format_seconds
 from keras_cnns.files import write_json, write_text
 from keras_cnns.lab.verdict import Verdict
 from keras_cnns.recipes import Recipe, format_recipe, with_absolute_paths
+from keras_cnns.runs.directory import describe_use
 from keras_cnns.runs.ending import CALLBACK
 from keras_cnns.runs.lock import locked
 from keras_cnns.runs.logs import by_main_output
-from keras_cnns.runs.names import CONFIG, RESULTS
+from keras_cnns.runs.names import CONFIG, RESULTS, SEARCH
 from keras_cnns.runs.run import Run, open_run
 from keras_cnns.training.callbacks.report_epoch import ReportEpoch
 from keras_cnns.training.callbacks.stop_on_divergence import DivergedError
@@ -30,7 +31,6 @@ from keras_cnns.tune.study import Study, Trial, trial_name
 
 BEST = "best.toml"
 _CLASSES = 2  # number of classes of a network that is built only as a check
-_STATE = "tune.json"  # the arguments, and the time spent
 
 
 @dataclass(frozen=True)
@@ -152,9 +152,8 @@ def search(
         show: receives the progress after each epoch.
 
     Raises:
-        ValueError: the directory holds another search or other files, the time is too short for two
-            trainings, or the recipe cannot be trained.
-        BlockingIOError: another process searches in the directory.
+        ValueError: the directory is in use, or holds another search or other files, the time is too
+            short for two trainings, or the recipe cannot be trained.
         DivergedError: the recipe's own training diverges.
     """
     folder = request.folder
@@ -165,7 +164,7 @@ def search(
         with locked(folder):
             return _Search(request, log, show).run()
     except BlockingIOError:
-        raise ValueError(f"{folder} is in use: another process searches in it") from None
+        raise ValueError(f"{folder} is in use: {describe_use(folder)}") from None
 
 
 class _Search:
@@ -325,7 +324,7 @@ class _Search:
 
     def _save_spent(self) -> None:
         self.state["spent"] = self.clock.spent
-        write_json(self.request.folder / _STATE, self.state)
+        write_json(self.request.folder / SEARCH, self.state)
 
 
 def _check_networks(request: Request) -> None:
@@ -362,11 +361,11 @@ def _open_state(request: Request) -> dict[str, Any]:
     Raises:
         ValueError: the directory holds other files, or a search with other arguments.
     """
-    path, fixed = request.folder / _STATE, request.fixed()
+    path, fixed = request.folder / SEARCH, request.fixed()
     if not path.exists():
         if any(request.folder.iterdir()):
             raise ValueError(
-                f"{request.folder} holds something already, and no {_STATE}; choose another "
+                f"{request.folder} holds something already, and no {SEARCH}; choose another "
                 "directory"
             )
         new = {"arguments": fixed, "spent": 0.0, "searched": None, "trial": 0, "began": 0.0}

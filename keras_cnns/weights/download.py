@@ -80,6 +80,12 @@ def fetch(row: Pretrained) -> Path:
         raise DownloadError(_describe(row, f"{variable} disables downloads", damaged))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DownloadError(
+            f"cannot create the folder {target.parent} for {row.name}: {error.strerror}; set "
+            "KERAS_HOME to a folder that can be written"
+        ) from error
+    try:
         _download(url, target, row)
     except (OSError, HTTPException, _WrongFileError) as error:
         if isinstance(error, urllib.error.HTTPError):
@@ -308,7 +314,7 @@ def _reason(error: Exception) -> str:
         return getattr(error.reason, "strerror", None) or str(error.reason)
     if isinstance(error, TimeoutError) and str(error) == "timed out":
         return "the server has stopped sending"
-    return str(error) or type(error).__name__
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def _describe(row: Pretrained, reason: str, damaged: list[str]) -> str:

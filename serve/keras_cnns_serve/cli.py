@@ -99,6 +99,9 @@ def _explain(error: Exception, program: str) -> tuple[str, int]:
             return f"{error}\nTry: {program} --help", 2
         case ServeError():
             return str(error), 1
+        case OSError(strerror=str(reason)):
+            name = "" if error.filename is None else f" {error.filename}"
+            return f"cannot write or read{name}: {reason}", 1
     return f"{type(error).__name__}: {error} (--debug shows where)", 1
 
 

@@ -29,7 +29,7 @@ MAX_BYTES = 256 * 2**20  # maximum size of an encoded image
 _OPEN = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
-def write_names(arguments: Sequence[str], file: IO[bytes]) -> int:
+def write_names(arguments: Sequence[str], file: IO[bytes], links: list[str]) -> int:
     """Write the names of all images, one JSON string on each line, and return their number.
 
     The images of folders, globs and single files come first, sorted and without duplicates. The
@@ -38,12 +38,13 @@ def write_names(arguments: Sequence[str], file: IO[bytes]) -> int:
     Args:
         arguments: image files, folders, globs, lists and URIs.
         file: the file to write to.
+        links: a list to which links to folders inside a folder are appended; they are not followed.
 
     Raises:
         InvalidInputError: an argument does not exist, a list is malformed, or there is no image.
     """
     lists = [each for each in arguments if _is_list(each)]
-    found = (name for each in arguments if each not in lists for name in _expand(each))
+    found = (name for each in arguments if each not in lists for name in _expand(each, links))
     count = 0
     with closing(_sorted_unique(found)) as names:
         for name in names:
@@ -117,19 +118,19 @@ def _is_list(argument: str) -> bool:
     return is_named_like_one and not os.path.isdir(argument)  # noqa: PTH112
 
 
-def _expand(argument: str) -> Iterator[str]:
+def _expand(argument: str, links: list[str]) -> Iterator[str]:
     """Yield the names of the images in a file, folder, glob or URI, unsorted."""
     if "://" in argument:
         yield argument
     elif os.path.isdir(argument):  # noqa: PTH112 - not through Path, which drops a leading "./"
-        yield from _walk(argument)
+        yield from _walk(argument, links)
     elif os.path.lexists(argument):
         yield argument
     elif _MAGIC.search(argument):
         parts = argument.split("/")
         fixed = next(index for index, part in enumerate(parts) if _MAGIC.search(part))
         directory = "/".join(parts[:fixed]) or ("/" if fixed else "")
-        names = _glob(directory, parts[fixed:])
+        names = _glob(directory, parts[fixed:], links)
         first = next(names, None)
         if first is None:
             raise InvalidInputError(f"no file matches {argument}")
@@ -141,29 +142,33 @@ def _expand(argument: str) -> Iterator[str]:
         )
 
 
-def _walk(directory: str) -> Iterator[str]:
+def _walk(directory: str, links: list[str]) -> Iterator[str]:
     """Yield the image files below a folder; hidden files and folders are skipped."""
     for entry in _scan(directory):
         if entry.is_dir(follow_symlinks=False):
-            yield from _walk(_join(directory, entry.name))
+            yield from _walk(_join(directory, entry.name), links)
+        elif entry.is_symlink() and entry.is_dir():
+            links.append(_join(directory, entry.name))
         elif os.path.splitext(entry.name)[1].lower() in _IMAGE_SUFFIXES:  # noqa: PTH122 - faster
             yield _join(directory, entry.name)
 
 
-def _glob(directory: str, patterns: Sequence[str]) -> Iterator[str]:
+def _glob(directory: str, patterns: Sequence[str], links: list[str]) -> Iterator[str]:
     """Yield the files whose path matches a pattern part by part; `**` matches any depth."""
     pattern, *rest = patterns
     if pattern == "**":
-        yield from _glob(directory, rest or ["*"])
+        yield from _glob(directory, rest or ["*"], links)
         for entry in _scan(directory):
             if entry.is_dir(follow_symlinks=False):
-                yield from _glob(_join(directory, entry.name), patterns)
+                yield from _glob(_join(directory, entry.name), patterns, links)
+            elif entry.is_symlink() and entry.is_dir():
+                links.append(_join(directory, entry.name))
         return
     matches = re.compile(fnmatch.translate(pattern)).fullmatch
     for entry in _scan(directory):
         if matches(entry.name):
             if rest and entry.is_dir():
-                yield from _glob(_join(directory, entry.name), rest)
+                yield from _glob(_join(directory, entry.name), rest, links)
             elif not rest and not entry.is_dir():
                 yield _join(directory, entry.name)
 

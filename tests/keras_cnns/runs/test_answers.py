@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -226,6 +227,20 @@ def test_wrong_thresholds_are_wrong_usage(
 ) -> None:
     assert run(app, ["predict", str(finished_run.path), str(photos), *options], "keras-cnns") == 2
     assert message in capsys.readouterr().err
+
+
+def test_an_accuracy_can_need_no_threshold(
+    finished_run: Run, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ignored = shutil.ignore_patterns("checkpoints", "tensorboard")
+    copy = shutil.copytree(finished_run.path, tmp_path / "run", ignore=ignored)
+    results = finished_run.results()
+    results["confidence"]["thresholds"][0] |= {"min_accuracy": 0.9, "threshold": 0.0}
+    (copy / "results.json").write_text(json.dumps(results))
+    run(app, ["predict", str(copy), str(photos), "--min-accuracy", "0.9"], "keras-cnns")
+    output = capsys.readouterr()
+    assert "no threshold is needed for the accuracy 0.9: no image is unknown\n" in output.err
+    assert "unknown" not in output.out
 
 
 def test_the_command_refuses_another_file_as_wrong_usage(

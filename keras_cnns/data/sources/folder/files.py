@@ -57,6 +57,7 @@ class Scan:
     files: tuple[ImageFile, ...]  # images in class folders, readable or not
     others: tuple[Path, ...] = ()  # other files, such as hidden files and notes, which are ignored
     outside: tuple[Path, ...] = ()  # images beside the class folders, which belong to no class
+    links: tuple[Path, ...] = ()  # links to folders inside class folders, which are not followed
 
 
 def scan_folder(root: str | Path) -> Scan:
@@ -77,7 +78,8 @@ def scan_folder(root: str | Path) -> Scan:
         raise no_images(root, layout)
     everything = {file.path for file in layout.files} | set(layout.outside)
     known = {file.path for file in images} | set(outside)
-    return Scan(Path(root), images, tuple(sorted(everything - known)), outside)
+    others = tuple(sorted(everything - known))
+    return Scan(Path(root), images, others, outside, layout.links)
 
 
 def read_images(

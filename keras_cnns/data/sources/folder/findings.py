@@ -96,6 +96,9 @@ def find_problems(scan: Scan) -> tuple[Finding, ...]:
             is_error=False,
         ),
         Finding("other files, which are ignored", tuple(map(name, scan.others)), is_error=False),
+        Finding(
+            "links to folders, which are not followed", tuple(map(name, scan.links)), is_error=False
+        ),
     )
 
 

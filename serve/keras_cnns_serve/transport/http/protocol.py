@@ -7,6 +7,7 @@ are read here, are the same in all tested versions of uvicorn, which pyproject.t
 import asyncio
 import logging
 import math
+import re
 from collections.abc import Sized
 from dataclasses import dataclass, field
 from itertools import chain
@@ -42,6 +43,8 @@ _NUM_PROBES = 4  # Go's client accepts at most five interim responses
 _HANDSHAKE_SECONDS = 1
 _REJECTION_SECONDS = 1  # seconds for a client to end TLS after its connection was rejected
 _MAX_REASON = 200  # maximum number of characters
+# A host, which may be empty, and a port: RFC 9110, 7.2, and RFC 3986, 3.2.2.
+_HOST = re.compile(rb"(\[[0-9A-Za-z:.%]+\]|([\w.~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)(:[0-9]*)?[ \t]*")
 # The first bytes of other protocols, which clients send to a wrong port or with a wrong scheme.
 _OTHER_PROTOCOLS = {
     b"PRI * HTTP/2": "This port serves HTTP/1.1, and not HTTP/2; gRPC has another port.",
@@ -281,6 +284,7 @@ class HttpProtocol(HttpToolsProtocol):
         )
         if not self.url.startswith(b"/"):
             self._check_target()
+        self._check_host()
         self._head_bytes = None
         if not self._upgrade_offered:
             super().on_headers_complete()
@@ -298,6 +302,17 @@ class HttpProtocol(HttpToolsProtocol):
             path = None
         if not path:
             raise ValueError("its target has no path")
+
+    def _check_host(self) -> None:
+        """Raise ValueError unless the header Host is as RFC 9112 (3.2) requires."""
+        hosts = [value for name, value in self.headers if name == b"host"]
+        if not hosts:
+            if self.parser.get_http_version() == "1.1":
+                raise ValueError("it has no header Host")
+        elif len(hosts) > 1:
+            raise ValueError("it has more than one header Host")
+        elif not _HOST.fullmatch(hosts[0]):
+            raise ValueError("its header Host is not a host with an optional port")
 
     def on_body(self, body: bytes) -> None:
         """Receive a part of a body."""
