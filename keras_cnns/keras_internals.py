@@ -1,6 +1,6 @@
-"""All uses of Keras' private API, that is, of attributes that begin with an underscore.
+"""All uses of private APIs of Keras and TensorFlow, whose attributes begin with an underscore.
 
-These attributes may change in any release of Keras; `pyproject.toml` states the tested versions.
+These attributes may change in any release; `pyproject.toml` states the tested versions.
 Each function wraps one private attribute that has no public equivalent. Only one use is outside
 this file, because a subclass has to override and read private members of its base class:
 
@@ -10,10 +10,32 @@ this file, because a subclass has to override and read private members of its ba
   `_get_variable_index`, `_model_variables_moving_average` and `_accumulated_gradients`.
 """
 
+import gc
 from collections.abc import Callable
 from typing import Any
 
 import keras
+
+# Memory.
+
+
+def clear_session() -> None:
+    """Release the memory of all models that are no longer used; the others must not be trained on.
+
+    `keras.utils.clear_session` is not enough on TensorFlow. Each call of a `tf.custom_gradient`
+    function in a graph adds an entry to TensorFlow's registry of gradients
+    (`gradient_registry._registry`), and the entry keeps the whole graph alive until the process
+    ends. Later graphs then also take longer to build.
+    """
+    keras.utils.clear_session()
+    if keras.backend.backend() == "tensorflow":
+        from tensorflow.python.framework import ops
+
+        registry = ops.gradient_registry._registry
+        for name in [name for name in registry if name.startswith("CustomGradient-")]:
+            del registry[name]
+        gc.collect()
+
 
 # Models and layers.
 

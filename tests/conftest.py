@@ -3,6 +3,7 @@
 import gc
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +18,10 @@ os.environ["KERAS_CNNS_CACHE"] = "off"  # a test that needs the cache has one of
 def what_survives_a_file_is_not_searched_again() -> Iterator[None]:
     """A worker holds millions of objects in the end, through which each collection would go."""
     yield
+    if "keras" in sys.modules:
+        from keras_cnns.keras_internals import clear_session
+
+        clear_session()
     gc.collect()
     gc.freeze()
 

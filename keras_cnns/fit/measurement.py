@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from keras_cnns.data import Splits
+from keras_cnns.keras_internals import clear_session
 from keras_cnns.recipes import Recipe
 from keras_cnns.training.callbacks.lr_finder import LRFinder
 from keras_cnns.training.model import for_outputs
@@ -98,5 +99,5 @@ def measure(recipe: Recipe, splits: Splits, seconds: float) -> Measurement:
         smoothed = finder.smoothed()
         if len(smoothed) > 1 and smoothed.min() < smoothed[0]:
             rate = float(finder.learning_rates[int(smoothed.argmin())])
-    keras.utils.clear_session()
+    clear_session()
     return Measurement(step_seconds, steps, validation_seconds, finder_steps, rate)

@@ -142,7 +142,7 @@ def _section(
     blocks: list[page.Block] = [
         page.Terms(
             [
-                ("Verdict", describe_verdict(verdict, decisions, experiment.deterministic)),
+                ("Verdict", _describe_verdict(verdict, decisions, experiment.deterministic)),
                 (
                     "What would change the verdict",
                     " ".join(describe_changes(experiment, decisions)),
@@ -167,7 +167,7 @@ def _section(
     return page.Section(title, "", blocks, anchor=experiment.name)
 
 
-def describe_verdict(verdict: Verdict, decisions: list[Decision], deterministic: bool) -> str:
+def _describe_verdict(verdict: Verdict, decisions: list[Decision], deterministic: bool) -> str:
     """Return the verdict, and a sentence for each effect."""
     results = [describe_decision(each, deterministic) for each in decisions]
     return f"{verdict.value.capitalize()}. {' '.join(results)}"

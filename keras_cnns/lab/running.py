@@ -14,6 +14,7 @@ from pathlib import Path
 import keras
 
 from keras_cnns.files import write_json, write_text
+from keras_cnns.keras_internals import clear_session
 from keras_cnns.lab import networks, surfaces
 from keras_cnns.lab.experiment import Experiment, Measurements, Report, Settings
 
@@ -186,7 +187,7 @@ def _measure(
     """Run one seed, and write its measurements into the cache."""
     # The path is computed before the run, because the sources may be edited during the run.
     path = _cache_path(folder, experiment, settings, seed)
-    keras.backend.clear_session()
+    clear_session()
     keras.utils.set_random_seed(seed)
     start = time.monotonic()
     report(0.0, "start")

@@ -11,6 +11,7 @@ import keras
 
 from keras_cnns.durations import format_seconds
 from keras_cnns.files import write_json, write_text
+from keras_cnns.keras_internals import clear_session
 from keras_cnns.lab.verdict import Verdict
 from keras_cnns.recipes import Recipe, format_recipe, with_absolute_paths
 from keras_cnns.runs.directory import describe_use
@@ -316,7 +317,7 @@ class _Search:
         path = self.request.folder / name
         if (path / RESULTS).exists():
             return open_run(path)
-        keras.utils.clear_session()
+        clear_session()
         return train(recipe, path, callbacks=[callback], quiet=True)
 
     def _show(self, text: str) -> None:
@@ -342,7 +343,7 @@ def _check_networks(request: Request) -> None:
                 except (ValueError, TypeError) as error:
                     raise ValueError(f"--search {key}={name}: {error}") from None
                 finally:
-                    keras.backend.clear_session()
+                    clear_session()
 
 
 def _with_seed(recipe: Recipe, seed: int) -> Recipe:

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_cnns.keras_internals import clear_session
 from keras_cnns.lab.experiment import Effect, Experiment, Measurements, Report, Settings
 from keras_cnns.lab.networks import fit, lab_recipe, part
 from keras_cnns.models.layers import batch_norm
@@ -73,7 +74,7 @@ def _run(seed: int, settings: Settings, report: Report) -> Measurements:
     epochs = settings.scaled(_EPOCHS, 5)
     networks: dict[str, Any] = {}
     for index, (name, overrides) in enumerate(_NETWORKS.items()):
-        keras.backend.clear_session()
+        clear_session()
         recipe = lab_recipe(settings, seed, *_COMMON, f"training.epochs={epochs}", *overrides)
         prepared = prepare(recipe)
         quantiles = _Quantiles(prepared)

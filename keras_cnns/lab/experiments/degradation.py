@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 
-import keras
-
+from keras_cnns.keras_internals import clear_session
 from keras_cnns.lab.experiment import Effect, Experiment, Measurements, Report, Settings
 from keras_cnns.lab.networks import fit, lab_recipe, part
 from keras_cnns.models.resnet import basic_block
@@ -20,7 +19,7 @@ def _run(seed: int, settings: Settings, report: Report) -> Measurements:
     curves: dict[str, dict[str, list[float]]] = {}
     names = [f"{family}{depth}" for family in _FAMILIES for depth in _DEPTHS]
     for index, name in enumerate(names):
-        keras.backend.clear_session()
+        clear_session()
         recipe = lab_recipe(
             settings,
             seed,

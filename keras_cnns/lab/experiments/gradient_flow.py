@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_cnns.keras_internals import clear_session
 from keras_cnns.lab.experiment import Effect, Experiment, Measurements, Report, Settings
 from keras_cnns.lab.networks import fit, lab_recipe, part
 from keras_cnns.models.shortcuts import SHORTCUTS
@@ -112,7 +113,7 @@ def _train(settings: Settings, seed: int, report: Report) -> Measurements:
             "optimizer.learning_rate=0.01",
             f"training.epochs={settings.scaled(_EPOCHS, 4)}",
         )
-        keras.backend.clear_session()
+        clear_session()
         prepared = prepare(recipe)
         _initialise(prepared.model, initializer)
         follow = _Follow(prepared)
@@ -134,7 +135,7 @@ def _run(seed: int, settings: Settings, report: Report) -> Measurements:
     for index, (depth, kind, normalisation, activation) in enumerate(cases):
         at_start(index / len(cases), f"{kind} network of {depth} layers, {activation}")
         recipe = _recipe(settings, seed, depth, (kind, normalisation, activation))
-        keras.backend.clear_session()
+        clear_session()
         prepared = prepare(recipe)
         images, labels = prepared.probe()
         for initializer in KERNEL_INITIALIZERS:

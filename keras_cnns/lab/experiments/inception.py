@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_cnns.keras_internals import clear_session
 from keras_cnns.lab.experiment import Effect, Experiment, Measurements, Report, Settings
 from keras_cnns.lab.experiments.gradient_flow import gradient_norms
 from keras_cnns.lab.networks import fit, lab_recipe, part
@@ -154,7 +155,7 @@ def _run(seed: int, settings: Settings, report: Report) -> Measurements:
     count = len(_NETWORKS) + 1
     networks: dict[str, Any] = {}
     for index, (name, overrides) in enumerate(_NETWORKS.items()):
-        keras.backend.clear_session()
+        clear_session()
         recipe = lab_recipe(settings, seed, *_COMMON, f"training.epochs={epochs}", *overrides)
         prepared = prepare(recipe)
         gradient = _EarlyGradient(prepared)
@@ -168,7 +169,7 @@ def _run(seed: int, settings: Settings, report: Report) -> Measurements:
             "milliseconds": _milliseconds(prepared.model),
             "early_gradient": gradient.norms,
         }
-    keras.backend.clear_session()
+    clear_session()
     recipe = lab_recipe(
         settings,
         seed,

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_cnns.keras_internals import clear_session
 from keras_cnns.lab.experiment import Effect, Experiment, Measurements, Report, Settings
 from keras_cnns.lab.networks import fit, lab_recipe, part
 from keras_cnns.optimizers import OneCycle
@@ -75,13 +76,13 @@ def _run(seed: int, settings: Settings, report: Report) -> Measurements:
     report(0.0, "learning-rate finder")
 
     def train(index: int, schedule: str, *overrides: str) -> list[float]:
-        keras.backend.clear_session()
+        clear_session()
         recipe = lab_recipe(settings, seed, *common, *overrides)
         return _bounded(fit(recipe, part(report, index, count, schedule), validate=False)["loss"])
 
     finder = find_learning_rate(lab_recipe(settings, seed, *common))
     suggestion = finder.propose()
-    keras.backend.clear_session()
+    clear_session()
     rates = _Rates(lab_recipe(settings, seed, *common))
     constant = {
         rate: rates.train(float(rate), part(report, index, count, f"learning rate {rate}"))

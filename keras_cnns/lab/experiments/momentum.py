@@ -3,9 +3,9 @@
 import math
 from collections.abc import Sequence
 
-import keras
 import numpy as np
 
+from keras_cnns.keras_internals import clear_session
 from keras_cnns.lab.experiment import Effect, Experiment, Measurements, Report, Settings
 from keras_cnns.lab.networks import fit, lab_recipe
 from keras_cnns.lab.surfaces import Best, Function, Method, find_best, trajectory
@@ -152,7 +152,7 @@ def _train(settings: Settings, report: Report) -> dict[str, list[list[float]]]:
     done, total = 0, _NETWORK_SEEDS * len(_NETWORK_MOMENTA)
     for seed in range(_NETWORK_SEEDS):
         for momentum in _NETWORK_MOMENTA:
-            keras.backend.clear_session()
+            clear_session()
             recipe = lab_recipe(
                 settings,
                 seed,

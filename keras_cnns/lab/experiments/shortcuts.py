@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_cnns.keras_internals import clear_session
 from keras_cnns.lab.experiment import Effect, Experiment, Measurements, Report, Settings
 from keras_cnns.lab.networks import fit, lab_recipe, part
 from keras_cnns.models.resnet import basic_block
@@ -96,7 +97,7 @@ def _run(seed: int, settings: Settings, report: Report) -> Measurements:
     epochs = settings.scaled(_EPOCHS, 4)
     kinds: dict[str, Any] = {}
     for index, kind in enumerate(SHORTCUTS):
-        keras.backend.clear_session()
+        clear_session()
         recipe = lab_recipe(
             settings, seed, *_COMMON, f"model.shortcut={kind}", f"training.epochs={epochs}"
         )
