@@ -84,7 +84,11 @@ def on_local_replicas(count: int) -> Distribution:
         )
     logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it would list the devices
     names = tuple(device.name for device in found[:count])
-    return MirroredDistribution(names, strategy=tf.distribute.MirroredStrategy(names))
+    # TensorFlow's collective operations, the default, mix up their results on virtual devices of a
+    # CPU from time to time, or wait for ever (TensorFlow 2.21).
+    reduction = tf.distribute.ReductionToOneDevice() if kind == "CPU" else None
+    strategy = tf.distribute.MirroredStrategy(names, cross_device_ops=reduction)
+    return MirroredDistribution(names, strategy=strategy)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ TensorFlow divides a CPU into virtual devices only before it starts. In float64,
 below every tolerance, so that the learning rate may be as high as in a real training.
 """
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -78,26 +79,37 @@ def make_batches(recipe: Recipe, sizes: tuple[int, ...], outputs: Any) -> list[B
 
 
 def as_dataset(batches: list[Batch]) -> tf.data.Dataset:
-    signature = tf.nest.map_structure(
-        lambda x: tf.TensorSpec((None, *x.shape[1:]), x.dtype), batches[0]
-    )
-    data = tf.data.Dataset.from_generator(lambda: iter(batches), output_signature=signature)
-    return data.apply(tf.data.experimental.assert_cardinality(len(batches)))
+    parts = [tf.data.Dataset.from_tensors(batch) for batch in batches]
+    return functools.reduce(lambda data, part: data.concatenate(part), parts)
 
 
-def train(recipe: Recipe, sizes: tuple[int, ...], distribution: Distribution) -> Values:
+class Record(keras.callbacks.Callback):
+    """Record the logs of each step and each epoch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logs: list[dict[str, float]] = []
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        self.logs.append(dict(logs or {}))
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self.logs.append(dict(logs or {}))
+
+
+def train(
+    recipe: Recipe, sizes: tuple[int, ...], distribution: Distribution, frozen: tuple[str, ...]
+) -> Values:
     """Return all metrics and variables of a training of two epochs; check that replicas agree."""
     keras.utils.set_random_seed(0)
     with distribution.scope():
         model = build(recipe)
+        for layer in model.layers:
+            layer.trainable = layer.name not in frozen
         compile_model(model, recipe, len(sizes))
     data = as_dataset(make_batches(recipe, sizes, model.output))
     distribution.attach(model, lambda: data)
-    logs: list[dict[str, float]] = []
-    record = keras.callbacks.LambdaCallback(
-        on_train_batch_end=lambda batch, each: logs.append(each),
-        on_epoch_end=lambda epoch, each: logs.append(each),
-    )
+    record = Record()
     model.fit(
         distribution.distribute(data.repeat()),
         steps_per_epoch=len(sizes),
@@ -109,7 +121,7 @@ def train(recipe: Recipe, sizes: tuple[int, ...], distribution: Distribution) ->
     )
     values: Values = [
         (f"{name} {number}", float(value))
-        for number, each in enumerate(logs)
+        for number, each in enumerate(record.logs)
         for name, value in each.items()
     ]
     for variable in [*model.variables, *model.optimizer.variables]:
@@ -132,21 +144,23 @@ WEIGHTED = ("class_balance.weights=inverse", "class_balance.focal_gamma=2.0")
 # The batches cover: as many images for each replica; a last batch of which each replica computes
 # the whole, or of which two replicas compute the same half; fewer images than replicas.
 @pytest.mark.parametrize(
-    ("name", "replicas", "sizes", "changes"),
+    ("name", "replicas", "sizes", "frozen", "changes"),
     [
-        ("tiny", 2, (8, 8, 5), ()),
-        ("tiny", 3, (6, 6, 2), ("optimizer.ema_momentum=0.9",)),
-        ("tiny", 4, (8, 6, 1), ("model.aux_heads=true", *WEIGHTED)),
-        ("tiny", 4, (8, 6, 3), ("optimizer.ema_momentum=0.9", *LARS)),
-        ("tiny", 2, (8, 7), ("optimizer.name=adam", "optimizer.ema_momentum=0.9")),
-        ("resnet20", 2, (6, 5), ("model.shortcut=dropout",)),
-        ("googlenet_bn", 4, (8, 6), ("model.aux_heads=true", "model.width=0.25", *WEIGHTED)),
+        ("tiny", 2, (8, 8, 5), (), ()),
+        ("tiny", 2, (8, 5), ("stem_conv", "stem_bn"), ()),
+        ("tiny", 3, (6, 6, 2), (), ("optimizer.ema_momentum=0.9",)),
+        ("tiny", 4, (8, 6, 1), (), ("model.aux_heads=true", *WEIGHTED)),
+        ("tiny", 4, (8, 6, 3), (), ("optimizer.ema_momentum=0.9", *LARS)),
+        ("tiny", 2, (8, 7), (), ("optimizer.name=adam", "optimizer.ema_momentum=0.9")),
+        ("resnet20", 2, (6, 5), (), ("model.shortcut=dropout",)),
+        ("googlenet_bn", 2, (6, 5), (), ("model.aux_heads=true", "model.width=0.25", *WEIGHTED)),
     ],
 )
 def test_replicas_are_one_device(
     name: str,
     replicas: int,
     sizes: tuple[int, ...],
+    frozen: tuple[str, ...],
     changes: tuple[str, ...],
     names: tuple[str, ...],
     monkeypatch: pytest.MonkeyPatch,
@@ -156,11 +170,12 @@ def test_replicas_are_one_device(
         name = "resnet20"
     recipe = load_recipe("digits-resnet20", [f"model.name={name}", *changes])
     chosen = names[:replicas]
-    distribution = MirroredDistribution(
-        chosen, strategy=tf.distribute.MirroredStrategy(list(chosen))
+    strategy = tf.distribute.MirroredStrategy(
+        list(chosen), cross_device_ops=tf.distribute.ReductionToOneDevice()
     )
-    expected = train(recipe, sizes, Distribution())
-    actual = train(recipe, sizes, distribution)
+    distribution = MirroredDistribution(chosen, strategy=strategy)
+    expected = train(recipe, sizes, Distribution(), frozen)
+    actual = train(recipe, sizes, distribution, frozen)
     for (place, value), (_, mine) in zip(expected, actual, strict=True):
         np.testing.assert_allclose(mine, value, rtol=1e-9, atol=1e-9, err_msg=place)
     losses = [value for place, value in expected if place.startswith("loss")]
