@@ -84,11 +84,7 @@ def on_local_replicas(count: int) -> Distribution:
         )
     logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it would list the devices
     names = tuple(device.name for device in found[:count])
-    # TensorFlow's collective operations, the default, mix up their results on virtual devices of a
-    # CPU from time to time, or wait for ever (TensorFlow 2.21).
-    reduction = tf.distribute.ReductionToOneDevice() if kind == "CPU" else None
-    strategy = tf.distribute.MirroredStrategy(names, cross_device_ops=reduction)
-    return MirroredDistribution(names, strategy=strategy)
+    return MirroredDistribution(names, strategy=tf.distribute.MirroredStrategy(names))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +149,14 @@ class MirroredDistribution(Distribution):
 
     def _compiled(self, model: keras.Model, step: Callable[[Any], Any]) -> Callable[[Any], Any]:
         """Return iterator -> logs, as Keras' loops call it."""
-        metrics = [variable.value for variable in model.metrics_variables]
+        # Keras averages the loss of each output ("main_loss") over batches instead of images, unless
+        # the batch size is fixed: all replicas count.
+        metrics = [
+            variable.value
+            for metric in model.metrics
+            if not metric.name.endswith("_loss")
+            for variable in metric.variables
+        ]
 
         def on_replica(images: Any, targets: Any, totals: Any) -> None:
             replica = tf.distribute.get_replica_context().replica_id_in_sync_group

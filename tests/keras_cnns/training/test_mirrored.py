@@ -106,11 +106,12 @@ def compare(path: Path, name: str, other: str, tolerance: float = TOLERANCE) -> 
 
 @pytest.mark.soak
 @pytest.mark.timeout(2400)
-def test_replicas_take_the_steps_of_one_device() -> None:
+@pytest.mark.parametrize("replicas", [2, 3, 4])
+def test_replicas_take_the_steps_of_one_device(replicas: int) -> None:
     command = [sys.executable, "-m", "pytest", "--noconftest", "--quiet", "-p", "no:cacheprovider"]
     result = subprocess.run(
         [*command, str(HERE / "replicas.py")],
-        env=ENVIRONMENT,
+        env=ENVIRONMENT | {"REPLICAS": str(replicas)},
         cwd=HERE.parents[2],
         capture_output=True,
         text=True,
