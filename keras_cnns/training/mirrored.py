@@ -149,8 +149,8 @@ class MirroredDistribution(Distribution):
 
     def _compiled(self, model: keras.Model, step: Callable[[Any], Any]) -> Callable[[Any], Any]:
         """Return iterator -> logs, as Keras' loops call it."""
-        # Keras averages the loss of each output ("main_loss") over batches instead of images, unless
-        # the batch size is fixed: all replicas count.
+        # Keras averages the loss of an output ("main_loss") over batches instead of images, unless
+        # the batch size is fixed. So all replicas count.
         metrics = [
             variable.value
             for metric in model.metrics
