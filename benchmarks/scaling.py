@@ -272,7 +272,12 @@ def main() -> None:
     parser.add_argument("--core-hour-price", type=float, help="price of one core for one hour")
     parser.add_argument("--gpu-hour-price", type=float, help="price of one GPU for one hour")
     arguments = parser.parse_args()
-    inputs: Inputs = json.loads(arguments.inputs.read_text("utf-8"))
+    try:
+        inputs: Inputs = json.loads(arguments.inputs.read_text("utf-8"))
+    except OSError as error:
+        parser.error(f"cannot read the inputs {arguments.inputs}: {error.strerror}")
+    except ValueError as error:
+        parser.error(f"the inputs {arguments.inputs} are not JSON: {error}")
     for unit in ("core", "gpu"):
         price = getattr(arguments, f"{unit}_hour_price")
         if price is not None:

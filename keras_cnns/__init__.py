@@ -14,7 +14,8 @@ def load_model(path: str | Path, **options: Any) -> "keras.Model":
     """Load a saved model that contains layers, optimizers or schedules of this package.
 
     The function imports `keras_cnns.models`, which registers these classes, and calls
-    `keras.saving.load_model`. In addition, it can load models of more than a thousand layers.
+    `keras.saving.load_model`. Unlike `load_model` of Keras, it can also load models with more than
+    a thousand layers.
 
     Args:
         path: a `.keras` file.

@@ -1,10 +1,12 @@
-"""The command line `keras-cnns`, with its own commands and those of other distributions.
+"""The command line `keras-cnns`, with its own commands and the commands of other distributions.
 
 A distribution adds a command with an entry point in the group `keras_cnns.commands`: a function
 `main(arguments, program)` that returns the exit status. A command imports TensorFlow only when it
-runs, so that `--help` responds at once.
+runs, so that `--help` is fast.
 """
 
+import contextlib
+import errno
 import os
 import sys
 import traceback
@@ -24,6 +26,7 @@ from keras_cnns.commands.recipes import recipes
 from keras_cnns.commands.report import report
 from keras_cnns.commands.train import train
 from keras_cnns.commands.tune import tune
+from keras_cnns.files import describe_os_error
 from keras_cnns.recipes.unsupported import explain_unsupported_option
 
 _FAILURE, INTERRUPTED = 1, 130
@@ -109,7 +112,8 @@ def pass_on(main: Main, program: str) -> Callable[[typer.Context], None]:
 
     def command(context: typer.Context) -> None:
         debug = ["--debug"] if context.obj else []
-        # After typer.Exit, `run` would report an interruption that `main` has already reported.
+        # Not typer.Exit, after which `run` would report an interruption that `main` has already
+        # reported.
         sys.exit(main([*context.args, *debug], program))
 
     return command
@@ -118,13 +122,17 @@ def pass_on(main: Main, program: str) -> Callable[[typer.Context], None]:
 def describe_error(error: Exception) -> str:
     """Return an error's message, without blank lines and with at most `MAX_LINES` lines.
 
-    Later lines often contain the facts, such as the names of missing weights or the reason why
-    Keras could not load a file. Later lines that are longer than `_MAX_CHARACTERS`, such as the
-    configuration of a whole model, are shortened; the first line, which this project writes, is
-    not.
+    The first line, which this project writes, is always complete. The lines after it are kept too,
+    because they often contain the facts, such as the names of missing weights or the reason why
+    Keras could not load a file. Those that are longer than `_MAX_CHARACTERS`, such as the
+    configuration of a whole model, are shortened.
     """
-    usage = getattr(error, "format_message", None)  # errors of Typer and Click have this method
-    text = str(usage() if usage else error)
+    # Only errors of Typer and Click have this method.
+    usage = getattr(error, "format_message", None)
+    if isinstance(error, OSError) and str(error).startswith("[Errno "):
+        text = describe_os_error(error)
+    else:
+        text = str(usage() if usage else error)
     first, *rest = [line.rstrip() for line in text.splitlines() if line.strip()] or [""]
     shown = [
         line if len(line) <= _MAX_CHARACTERS else f"{line[:_MAX_CHARACTERS]}…" for line in rest
@@ -139,9 +147,24 @@ def describe_error(error: Exception) -> str:
 
 
 def _explain_option(error: Exception) -> str | None:
-    """Return why an option does not exist, if the error is about one for an unsupported feature."""
-    option = getattr(error, "option_name", None)  # Click's NoSuchOption has it
+    """Return the reason if an option does not exist because its feature is not supported."""
+    option = getattr(error, "option_name", None)  # only Click's NoSuchOption has this attribute
     return explain_unsupported_option(option) if isinstance(option, str) else None
+
+
+def _flush_output() -> None:
+    """Flush standard output here: an error at the end of the process would have no message.
+
+    Raises:
+        OSError: the output cannot be written, for example because the disk is full.
+    """
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it again
+        if error.errno == errno.EPIPE:  # its reader, such as `head`, has read enough
+            sys.exit(_FAILURE)
+        raise
 
 
 def run(app: typer.Typer, arguments: Sequence[str], program: str) -> int:
@@ -159,12 +182,16 @@ def run(app: typer.Typer, arguments: Sequence[str], program: str) -> int:
     arguments = [each for each in arguments if each != "--debug"]
     try:
         status = app(arguments, prog_name=program, standalone_mode=False, obj=debug)
+        _flush_output()
     except KeyboardInterrupt:
         status = INTERRUPTED
     except Exception as error:
         if debug:
             traceback.print_exc()
-        if message := _explain_option(error) or describe_error(error):  # "" after the help
+        with contextlib.suppress(OSError):
+            _flush_output()
+        # The message is "" if the help was printed.
+        if message := _explain_option(error) or describe_error(error):
             print(f"{program}: {message}", file=sys.stderr)
         return int(getattr(error, "exit_code", _FAILURE))
     if status == INTERRUPTED:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import keras
 
-from keras_cnns.files import flush
+from keras_cnns.files import flush, naming_the_file
 from keras_cnns.registry import build, find
 from keras_cnns.weights.assignment import Report, load_tensors, recognize
 from keras_cnns.weights.errors import WeightsError
@@ -17,8 +17,8 @@ _SUFFIXES = (".weights.h5", ".keras")
 def convert(file: Path | str, name: str, to: Path | str, *, aux_heads: bool = False) -> Report:
     """Convert a file of any origin to a file of one of our models.
 
-    The model has as many classes and channels as the file; if the file has no classifier, neither
-    has the model. A model that is saved as a `.keras` file has the paper's image size.
+    The model has as many classes and channels as the file. If the file has no classifier, the model
+    has none either. If the model is saved as a `.keras` file, its images have the paper's size.
 
     Args:
         file: a file in a format that `read` accepts.
@@ -29,7 +29,7 @@ def convert(file: Path | str, name: str, to: Path | str, *, aux_heads: bool = Fa
 
     Raises:
         ValueError: there is no such model, or `to` has another suffix.
-        WeightsError: `load` refuses the file, or it lacks the auxiliary heads to convert.
+        WeightsError: `load` rejects the file, or the file lacks the auxiliary heads to convert.
     """
     target = Path(to)
     if not target.name.endswith(_SUFFIXES):
@@ -59,9 +59,12 @@ def convert(file: Path | str, name: str, to: Path | str, *, aux_heads: bool = Fa
 
 
 def _write(model: keras.Model, target: Path) -> None:
-    """Save a model or its weights atomically: no reader finds an incomplete file."""
-    # Write into a directory of its own, since nothing locks the target against another conversion.
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".converted-") as beside:
+    """Save a model or its weights atomically, so that no reader finds an incomplete file."""
+    # Write into a new directory, since another process may be converting to the same target.
+    with (
+        naming_the_file(target),
+        tempfile.TemporaryDirectory(dir=target.parent, prefix=".converted-") as beside,
+    ):
         partial = Path(beside) / target.name
         if target.name.endswith(".weights.h5"):
             model.save_weights(partial)

@@ -1,6 +1,6 @@
-"""The demo: run the commands that a user would type, from training to an answer over HTTP.
+"""The demo: run the commands that a user would type, from training to a prediction over HTTP.
 
-It runs the command line in subprocesses, and imports neither export nor serve.
+The demo runs the command line in subprocesses, and does not import the other two packages.
 """
 
 import json
@@ -77,7 +77,7 @@ def program() -> str:
 
 
 def next_free(path: Path) -> Path:
-    """Return the path, or the first of path-2, path-3, ..., that does not exist."""
+    """Return the first path that does not exist: `path`, or else path-2, path-3, ..."""
     candidate, number = path, 1
     while candidate.exists():
         number += 1
@@ -134,14 +134,14 @@ def serving(models: Path) -> Iterator[str]:
 
 
 def _post(url: str, body: bytes) -> Any:
-    """Post an image and return the parsed answer."""
+    """Post an image and return the parsed response."""
     request = urllib.request.Request(url, body, {"Content-Type": "image/png"})
     with urllib.request.urlopen(request, timeout=_TIMEOUT) as response:
         return json.load(response)
 
 
 def _time_requests(url: str, body: bytes) -> float:
-    """Return the median time from a posted image to its answer, in milliseconds."""
+    """Return the median time from posting an image to the end of the response, in milliseconds."""
     seconds = []
     for _ in range(_TIMED_REQUESTS):
         start = time.perf_counter()

@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import Any
 
 ENCODING = "utf-8-sig"  # UTF-8, whose byte order mark is removed
-PARTIAL = ".partial"  # in the name of a temporary file that is being written
+PARTIAL = ".partial"  # part of the name of a temporary file that is being written
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_CANNOT_WRITE = (*_FULL, errno.EROFS, errno.EFBIG)  # reading never fails with these
 
 
 def read_text(path: str | Path) -> str:
-    """Return a UTF-8 file's text without a byte order mark; a line ends with one "\\n".
+    """Return the text of a UTF-8 file without a byte order mark; lines end with "\\n".
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is not UTF-8; the message has the file's name and the remedy.
+        ValueError: the file is not UTF-8; the message contains its name and a remedy.
     """
     content = Path(path).read_bytes()
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
@@ -33,13 +35,13 @@ def read_text(path: str | Path) -> str:
 
 
 def read_labels(path: str | Path) -> tuple[str, ...]:
-    """Return the labels of a file that has one on each line.
+    """Return the labels in a file with one label on each line.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is not UTF-8, or a line is blank or repeats an earlier one.
+        ValueError: the file is not UTF-8, or a line is blank or repeats an earlier line.
     """
-    # Not splitlines(): it also splits at characters that may be part of a label.
+    # splitlines() would also split at characters that may be part of a label.
     labels = read_text(path).removesuffix("\n").split("\n")
     first: dict[str, int] = {}
     for line, label in enumerate(labels, 1):
@@ -58,8 +60,12 @@ def read_labels(path: str | Path) -> tuple[str, ...]:
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` to write to; flush it to disk and rename it to `path`.
 
-    A reader finds the previous file or the new one, never a part of one, even after a crash. If the
-    block fails, the previous file stays unchanged. The temporary path has the suffixes of `path`.
+    A reader always finds either the previous file or the complete new file, even after a crash. If
+    the block fails, the previous file stays unchanged. The temporary path has the suffixes of
+    `path`.
+
+    Raises:
+        OSError: for example, the disk is full; the error's `filename` is `path`.
     """
     stem, dot, suffixes = path.name.partition(".")
     partial = path.with_name(f"{stem}{PARTIAL}{dot}{suffixes}")
@@ -69,9 +75,11 @@ def replacing(path: Path) -> Iterator[Path]:
         partial.replace(path)
         if os.name == "posix":  # also flush the new name; Windows cannot open a directory
             flush(path.parent)
-    except BaseException:
+    except BaseException as error:
         if partial.is_file():
             partial.unlink()
+        if isinstance(error, OSError) and error.errno and error.filename in (None, str(partial)):
+            error.filename = str(path)  # an error of a write, unlike one of opening, has no name
         raise
 
 
@@ -108,7 +116,7 @@ def write_json(path: Path, value: Any) -> None:
 
 @contextmanager
 def naming_the_file(path: Path) -> Iterator[None]:
-    """Add the file's name and a remedy to the message of an error in writing `path`.
+    """Add the file's name and a remedy to the message of an error that occurs while writing `path`.
 
     Raises:
         OSError: the block raised an OSError.
@@ -121,3 +129,26 @@ def naming_the_file(path: Path) -> Iterator[None]:
             f"cannot write {path}: {error.strerror or error}; {remedy} and give the same command "
             "again"
         ) from error
+
+
+def describe_os_error(error: OSError) -> str:
+    """Return a sentence for an error of the operating system: what failed, where and why."""
+    name = error.filename  # None, for example for a write; or a descriptor
+    path = None if isinstance(name, int | None) else Path(os.fsdecode(name))
+    if path is None and error.errno not in _CANNOT_WRITE:  # of a connection, for example
+        return str(error.strerror)
+    verb = "write" if error.errno in _CANNOT_WRITE else "write or read"
+    where = "" if path is None else f" {path}"
+    return f"cannot {verb}{where}: {_reason(error, path)}"
+
+
+def _reason(error: OSError, path: Path | None) -> str:
+    """Return the reason of an error of the operating system and, for a full disk, the remedy."""
+    if path is not None and error.errno in (errno.ENOTDIR, errno.EEXIST):
+        for each in (path, *path.parents):
+            if each.is_file():
+                return f"{each} is a file, not a directory"
+    if path is not None and error.errno == errno.ENOENT and not path.parent.exists():
+        return f"there is no directory {path.parent}"
+    remedy = "; free space and give the same command again" if error.errno in _FULL else ""
+    return f"{error.strerror}{remedy}"

@@ -1,8 +1,8 @@
-"""All uses of Keras' private API, which is attributes that begin with an underscore.
+"""All uses of Keras' private API, that is, of attributes that begin with an underscore.
 
 These attributes may change in any release of Keras; `pyproject.toml` states the tested versions.
-Each function wraps one private attribute without a public equivalent. There is one exception,
-because a subclass must override or read private members of its base class where it is defined:
+Each function wraps one private attribute that has no public equivalent. Only one use is outside
+this file, because a subclass has to override and read private members of its base class:
 
 - `keras.optimizers.Optimizer`, in `keras_cnns.optimizers.base`: overrides `_apply_weight_decay`,
   `_clip_gradients`, `_backend_apply_gradients`, `_backend_update_step` and
@@ -67,7 +67,8 @@ def operation_of(tensor: Any) -> Any:
 def input_tensors(tensor: Any) -> list[Any]:
     """Return the symbolic inputs of the operation that computes `tensor`; [] for an Input.
 
-    An operation that is called several times has one list for each call.
+    If an operation is called several times, the inputs are those of the call that computes
+    `tensor`.
     """
     history = tensor._keras_history
     return list(history.operation._inbound_nodes[history.node_index].input_tensors)
@@ -97,8 +98,8 @@ def run_through_graph(model: Any, inputs: Any, call: Callable[..., Any]) -> Any:
 def averaged_variables(optimizer: keras.optimizers.Optimizer) -> list[tuple[Any, Any]]:
     """Return pairs of a trainable variable and its moving average, with `use_ema=True`.
 
-    The public `finalize_variable_values` would overwrite the weights of the training. The average
-    is None for a variable without an average.
+    If a variable has no average, the second element of its pair is None. The public
+    `finalize_variable_values` would overwrite the weights of the training.
     """
     averages = optimizer._model_variables_moving_average
     return list(zip(optimizer._trainable_variables, averages, strict=True))
@@ -111,7 +112,7 @@ def gradient_accumulators(optimizer: Any, variables: list[Any]) -> list[Any]:
 
 
 def backward_passes(optimizer: Any) -> Any:
-    """Return the number of calls of `apply`; `iterations` counts the updates of the weights."""
+    """Return the number of calls of `apply`; `iterations` counts only updates of the weights."""
     return optimizer._iterations
 
 

@@ -1,4 +1,4 @@
-"""The loss of trainings whose classes are weighted, or whose hard examples count more."""
+"""The loss for weighted classes, and for a greater influence of hard examples."""
 
 from typing import Any
 
@@ -7,10 +7,11 @@ from keras import ops
 
 from keras_cnns.replicas import current_part
 
-# The minimum of a probability in the logarithm. With Keras' 1e-7, an image whose class has a lower
-# probability would have no gradient; images of rare classes begin with such probabilities.
+# The minimum of a probability in the logarithm. With Keras' 1e-7, images whose class has a lower
+# probability would have no gradient; at the beginning, this concerns images of rare classes.
 _MIN_PROBABILITY = 1e-30
-_MIN_MODULATION = 1e-7  # minimum of 1 - p: for gamma below 1, its power has an infinite slope at 0
+# Minimum of 1 - p, because for gamma below 1 its power has an infinite slope at 0.
+_MIN_MODULATION = 1e-7
 
 
 @keras.saving.register_keras_serializable("keras_cnns")
@@ -23,9 +24,9 @@ class FocalCrossentropy(keras.losses.Loss):
 
     The sum of a row of the targets t is the weight of its image. The loss is the weighted mean over
     the images of a batch, as in `torch.nn.CrossEntropyLoss(weight=...)`: an image with a large
-    weight contributes more to the step, but the step does not become longer. With gamma 0 the loss
-    is the cross-entropy. `keras.losses.CategoricalCrossentropy` assumes that each row sums to 1,
-    and on TensorFlow its gradient is wrong for other rows.
+    weight contributes more to the step, but does not make it longer. With gamma 0 the loss is the
+    cross-entropy. `keras.losses.CategoricalCrossentropy` assumes that each row sums to 1, and on
+    TensorFlow its gradient is wrong for other rows.
 
     >>> loss = FocalCrossentropy(gamma=2.0)
     >>> round(float(loss([[0.0, 3.0]], [[0.5, 0.5]])), 4)  # 0.25 * log(2)
@@ -48,7 +49,7 @@ class FocalCrossentropy(keras.losses.Loss):
         self.gamma = gamma
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Return the loss of each image times its weight, with weights of mean 1: [N, K] -> [N]."""
+        """Return the weighted losses of the images, for weights scaled to mean 1: [N, K] -> [N]."""
         y_pred = ops.convert_to_tensor(y_pred)
         y_true = ops.cast(y_true, y_pred.dtype)
         losses = -y_true * ops.log(ops.maximum(y_pred, _MIN_PROBABILITY))

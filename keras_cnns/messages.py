@@ -4,11 +4,11 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-_CLEAR_LINE = "\r\x1b[K"  # removes a progress bar from the line
+_CLEAR_LINE = "\r\x1b[K"  # removes a progress bar from the current line
 
 
 def print_message(message: str) -> None:
-    """Write a line to standard error at once."""
+    """Write a line to standard error, and flush it."""
     clear = _CLEAR_LINE if sys.stderr.isatty() else ""
     print(f"{clear}{message}", file=sys.stderr, flush=True)
 

@@ -71,7 +71,7 @@ ModelName = Literal[
     "wide_resnet28_10",
     "resnext50_32x4d",
 ]
-# Names of options in torchvision, timm and keras.applications -> our names.
+# Name of an option in torchvision, timm or keras.applications -> our name.
 _SYNONYMS = {
     "num_classes": "classes",
     "n_classes": "classes",
@@ -184,25 +184,26 @@ def build(
 
     Args:
         model: a key of MODELS.
-        input_shape: (H, W, C) of the images, by default the paper's; H and W may be None.
-        classes: number of classes, K; by default the paper's.
-        aux_heads: if True, add the model's auxiliary classifiers; or the names of the feature maps
-            to classify. Their outputs are named `aux1`, `aux2`, ... in that order.
+        input_shape: (H, W, C) of the images, by default as in the paper; H and W may be None.
+        classes: number of classes, K; by default as in the paper.
+        aux_heads: True adds the model's default auxiliary classifiers; a tuple of names adds a
+            classifier to each of these feature maps. Their outputs are named `aux1`, `aux2`, ... in
+            this order.
         features: names of feature maps that become outputs, such as `stage3`.
         include_top: if False, build the model without its classifier.
         pooling: if there is no classifier, `avg` or `max` pools the last feature map to [N, C].
         classifier_activation: `softmax`, or None for logits.
         shortcut: for residual networks, the shortcut of the blocks: a key of `shortcuts.SHORTCUTS`,
-            or the paper's letter A, B or C; by default the model's own.
+            or the paper's letter A, B or C; by default the shortcut of the model's paper.
         inception: for GoogLeNet, `reduced` for modules with dimension reduction (Szegedy et al.
             2014, figure 2b) or `naive` (figure 2a).
         inception_branches: for GoogLeNet, the branches of each module: some of 1x1, 3x3, 5x5, pool.
         width: for GoogLeNet, the factor of all numbers of filters, above 0.
-        small_stem: if True, begin with a 3x3 convolution of stride 1 that no pool follows, for
-            images of about 32x32 pixels. The networks of CIFAR have such a stem already.
+        small_stem: if True, begin with a 3x3 convolution of stride 1 without a pool after it, for
+            images of about 32x32 pixels. The networks of CIFAR always have such a stem.
         activation: relu, tanh or sigmoid, for all layers but the classifiers.
         kernel_initializer: small_normal, glorot_uniform or he_normal, for all layers but the
-            classifiers; by default the model's own.
+            classifiers; by default the distribution of the model's paper.
         batch_normalization: if False, build the model without its batch normalisation, and with a
             bias in each convolution.
         batch_norm_noise: standard deviation of the noise that training adds after each batch
@@ -210,9 +211,9 @@ def build(
         input_tensor: a tensor to use instead of a new input.
         weights: a file to load, of this project or another (see `keras_cnns.weights`); or the name
             of published weights, such as `imagenet` or `torchvision/resnet50.IMAGENET1K_V2` (see
-            `keras_cnns.weights.pretrained`). With a name, the model reads RGB pixels from 0 to 255,
-            and its first layer, `normalise`, normalises them for the weights; `input_tensor`, if
-            given, must already be normalised in this way.
+            `keras_cnns.weights.pretrained`). With a name, the input of the model is RGB pixels from
+            0 to 255, and its first layer, `normalise`, normalises them for the weights. If
+            `input_tensor` is given, it must already be normalised in this way.
         name: the name of the Keras model; by default the key of MODELS.
 
     Returns:
@@ -220,10 +221,10 @@ def build(
         `main` [N, K], `aux1`, `aux2`, ... [N, K], and each feature map.
 
     Raises:
-        TypeError: there is no such option; the message names the nearest.
-        ValueError: there is no such model, or an option is out of its range.
-        WeightsError: the file of weights cannot be read or does not fit the model. The subclass
-            DownloadError: it is not cached and cannot be downloaded.
+        TypeError: there is no such option; the message names the most similar option.
+        ValueError: there is no such model, or an option is out of range.
+        WeightsError: the weights cannot be read or do not fit the model; in particular
+            DownloadError, if they are not cached and cannot be downloaded.
     """
     row = find(model).row
     published = file = None
@@ -290,7 +291,7 @@ def build(
 
 
 def _load_published(model: keras.Model, row: Pretrained, file: Path) -> None:
-    """Load published weights; change weights that were trained on BGR so that they read RGB."""
+    """Load published weights, and convert weights that were trained on BGR images to RGB."""
     load(model, file)
     if row.bgr:
         kernel = model.get_layer("stem_conv").kernel
@@ -311,7 +312,7 @@ class Entry:
 
     @property
     def top_1(self) -> str | None:
-        """The published top-1 accuracy in per cent with its source, if any."""
+        """The published top-1 accuracy in per cent with its source; None if there is none."""
         return self.row.top_1
 
     @functools.cached_property
@@ -324,7 +325,7 @@ class Entry:
 
 
 def _entry(name: str, row: Row) -> Entry:
-    """Return the entry of a row, whose function has a signature and a docstring for editors."""
+    """Return the entry of a row; its function has a signature and a docstring for editors."""
 
     def builder(
         input_shape: InputShape | None = None,
@@ -356,6 +357,6 @@ def find(name: str) -> Entry:
     """Return the entry of a model.
 
     Raises:
-        ValueError: there is no such model; the message names the nearest.
+        ValueError: there is no such model; the message names the most similar model.
     """
     return suggestions.find(name, MODELS, "model")

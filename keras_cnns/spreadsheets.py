@@ -7,9 +7,9 @@ _QUOTE = "'"
 def escape_cell(text: str) -> str:
     """Return a text, preceded by an apostrophe if a spreadsheet might read it as a formula.
 
-    A spreadsheet evaluates a cell that begins with `=`, `+`, `-`, `@` or a control character as a
-    formula, which the author of a file name could choose (OWASP, "CSV Injection"). A text that
-    begins with an apostrophe gets another one, so that `unescape_cell` can restore every text.
+    A spreadsheet evaluates a cell as a formula if it begins with `=`, `+`, `-`, `@` or a control
+    character. The author of a file name could choose this formula (OWASP, "CSV Injection"). A text
+    that begins with an apostrophe gets another one, so that `unescape_cell` can restore every text.
     """
     return f"{_QUOTE}{text}" if text.startswith((*_FORMULA, _QUOTE)) else text
 

@@ -1,4 +1,4 @@
-"""Lookups by name, whose errors list the known names and suggest the most similar one."""
+"""Lookups by name; their errors list the known names and suggest the most similar name."""
 
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
@@ -13,7 +13,7 @@ def find(name: str, table: Mapping[str, _Row], kind: str) -> _Row:
     Args:
         name: a key of the table.
         table: name -> row.
-        kind: the noun that denotes a row in the message, such as "model".
+        kind: a noun for a row in the message, such as "model".
 
     Raises:
         ValueError: there is no such row; the message suggests the most similar name and lists all.

@@ -3,9 +3,11 @@
 import gc
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["KERAS_CNNS_CACHE"] = "off"  # a test that needs the cache has one of its own
@@ -17,6 +19,31 @@ def what_survives_a_file_is_not_searched_again() -> Iterator[None]:
     yield
     gc.collect()
     gc.freeze()
+
+
+Once = Callable[[str, Callable[[Path], object]], Path]
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
+    """A function that returns the directory of a name, which only one worker creates and fills.
+
+    Its tests read the directory and leave it as it is.
+    """
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+
+    def fill_once(name: str, fill: Callable[[Path], object]) -> Path:
+        directory, is_filled = root / name, root / f"{name}.filled"
+        with FileLock(root / f"{name}.lock"):
+            if not is_filled.exists():
+                directory.mkdir()
+                fill(directory)
+                is_filled.touch()
+        return directory
+
+    return fill_once
 
 
 @pytest.fixture(autouse=True)

@@ -1,11 +1,11 @@
-"""Export Keras image classifiers to SavedModel, ONNX and others, proven equal to Keras.
+"""Export Keras image classifiers to SavedModel, ONNX and others, after a comparison with Keras.
 
-`export(model, to="models/NAME", labels=[...])` takes any Keras model in memory and
-`export_run(run, to="models/NAME")` a run directory of `keras-cnns train`; both return the path of
-the version that they published. `ExportOptions` documents their options.
+`export(model, to="models/NAME", labels=[...])` takes any Keras model in memory. `export_run(run,
+to="models/NAME")` takes a run directory of `keras-cnns train`. Both return the path of the
+published version. `ExportOptions` documents their options.
 
-Both are loaded when they are first used, so that the command line answers `--help` and a
-misspelt format without waiting for TensorFlow.
+Both functions are imported when they are first used, so that the command line prints its help, or
+rejects a misspelt format, without waiting for TensorFlow.
 """
 
 from typing import TYPE_CHECKING, Any

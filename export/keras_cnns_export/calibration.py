@@ -15,12 +15,12 @@ from keras_cnns_export.contract import Calibration
 from keras_cnns_export.errors import ExportError
 from keras_cnns_export.graph import ServingGraph
 
-# Without a minimum, a model that is right about every image would get a temperature of 0.
+# Without a minimum, a model that predicts every image correctly would get a temperature of 0.
 _MIN_TEMPERATURE, MAX_TEMPERATURE = 0.1, 10.0
 
 
 def calibrate(graph: ServingGraph, batches: Iterable[Batch], split: str) -> Calibration:
-    """Fit the temperature of a graph that has the output `logits`, on labelled images.
+    """Fit a temperature on labelled images, for a graph that has the output `logits`.
 
     Raises:
         ExportError: the images have no true classes, or there are no images.

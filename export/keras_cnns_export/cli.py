@@ -53,8 +53,8 @@ def export(
         bool,
         typer.Option(
             "--no-golden",
-            help="Do not copy images of the validation split into the version, with which the "
-            "server checks itself.",
+            help="Do not copy images of the validation split into the version; the server uses "
+            "them to check itself.",
         ),
     ] = False,
     kserve: Annotated[
@@ -151,13 +151,15 @@ def _read_labels(path: Path) -> list[str]:
 
     try:
         return list(read_labels(path))
-    except (OSError, ValueError) as error:
-        reason = f"cannot read {path}: {error}" if isinstance(error, OSError) else str(error)
+    except OSError as error:
+        reason = f"cannot read {path}: {error.strerror}"
         raise typer.BadParameter(reason, param_hint="--labels") from error
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--labels") from error
 
 
 def main(arguments: list[str] | None = None, program: str = "keras-cnns export") -> int:
-    """Publish a run as SavedModel and ONNX, proven equal.
+    """Publish a run as SavedModel and ONNX, after a comparison with Keras.
 
     Args:
         arguments: the arguments without the program's name; by default those of the process.
@@ -173,7 +175,8 @@ def main(arguments: list[str] | None = None, program: str = "keras-cnns export")
 
 def summary(version: Path) -> str:
     """Return a line for each format of a published version: its agreement with Keras."""
-    from keras_cnns.runs.selective import thresholds_in  # after the export, as SciPy takes time
+    # Imported here, since importing SciPy takes time.
+    from keras_cnns.runs.selective import thresholds_in
 
     content = json.loads((version / "model.json").read_text(encoding="utf-8"))
     parity, metrics = content["parity"], content["metrics"]
@@ -212,6 +215,10 @@ def summary(version: Path) -> str:
         lines.append(
             f"threshold {best['threshold']:g}: {best['coverage']:.2%} of the images reach it, "
             f"{best['accuracy']:.2%} of these are correct"
+            if best["threshold"]
+            else f"no threshold is needed for an accuracy of {best['min_accuracy']:.0%}: without "
+            f"one, {best['accuracy']:.2%} of the answers are correct "
+            f"({content['confidence']['split']})"
         )
     return "\n".join(lines)
 

@@ -1,7 +1,8 @@
 """The thresholds of the exported probabilities, for model.json's `confidence`.
 
 They are measured during the comparison of the formats, on the probabilities of Keras in float32
-with the temperature, if there is one. The formats in float32 return the same to within 1e-4.
+with the temperature, if there is one. The probabilities of the float32 formats differ from these by
+at most 1e-4.
 """
 
 import numpy as np
@@ -11,7 +12,7 @@ from keras_cnns_export.batches import Array
 
 
 class ConfidenceRecorder:
-    """Record the highest probability of each image, and whether its class is the true one."""
+    """Record the highest probability of each image, and whether it belongs to the true class."""
 
     def __init__(self) -> None:
         self._confidences: list[Array] = []
@@ -27,7 +28,7 @@ class ConfidenceRecorder:
         self._is_correct.append(expected.argmax(axis=1) == labels)
 
     def result(self, split: str) -> Confidence | None:
-        """Return the thresholds; None if there are images without a true class."""
+        """Return the thresholds, or None if an image has no true class."""
         if not self._labelled:
             return None
         return find_thresholds(

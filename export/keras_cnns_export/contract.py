@@ -1,7 +1,7 @@
-"""model.json describes a version for the programs that serve it (contract 2: the model repository).
+"""The content of model.json, which describes a version for the programs that serve it.
 
-`files` has the SHA-256 and the size of every other file, so model.json is written last. An entry
-without a value is null, such as the metrics of a model without labelled images.
+Its entry `files` has the SHA-256 and the size of every other file, so model.json is written last.
+An entry without a value is null; for example, a model without labelled images has no metrics.
 """
 
 import dataclasses
@@ -37,11 +37,11 @@ class TensorSpec:
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing(recipes.Preprocessing):
-    """How an encoded image becomes the graph's input, uint8 [H, W, C]; the graph normalises."""
+    """How an encoded image becomes uint8 [H, W, C], the graph's input; the graph normalises it."""
 
     @classmethod
     def for_shape(cls, shape: tuple[int, int, int]) -> "Preprocessing":
-        """Return the preprocessing that crops as little as possible to get `shape` (H, W, C)."""
+        """Return the preprocessing to `shape` (H, W, C) that crops as little as possible."""
         height, width, channels = shape
         crop = height if height == width else (height, width)
         return cls(resize_shorter=max(height, width), crop=crop, channels=channels)
@@ -98,12 +98,12 @@ class FormatParity:
     mean_difference: float
     top_1_agreement: float  # 0..1, the fraction of images with Keras' first class or a tie with it
     accuracy: float | None  # 0..1, top-1; None without true labels
-    worst_sample: int = 0  # the index of the image with the largest difference
+    worst_sample: int = 0  # index of the image with the largest difference
 
 
 @dataclasses.dataclass(frozen=True)
 class OwnPrecision(FormatParity):
-    """A mixed-precision model's own answers, compared with the float32 that is exported."""
+    """The predictions of a mixed-precision model, compared with those of its float32 copy."""
 
     policy: str = ""  # Keras' name of the precision: "mixed_bfloat16"
 
@@ -120,9 +120,9 @@ class Parity:
 
 @dataclasses.dataclass(frozen=True)
 class Pixels:
-    """TensorFlow's pixels of encoded images, compared with Pillow's after the preprocessing."""
+    """The comparison of the pixels that TensorFlow and Pillow get from encoded images."""
 
-    images: int  # generated, of odd sizes and of every kind that is read
+    images: int  # number of generated images, which have odd sizes and every supported kind
     within_one_level: float  # 0..1, the fraction of pixels that differ by at most 1 of 255
     largest_difference: int  # levels of 255
     mean_difference: float
@@ -133,7 +133,8 @@ class Golden:
     """The golden samples: images that a server runs at load, with Keras' probabilities in float32.
 
     The file is a NumPy array [N] without pickled objects, whose rows have the fields `image`, uint8
-    [H, W, C], and `probabilities`, float32 [K]. A reader that does not know this key ignores it.
+    [H, W, C], and `probabilities`, float32 [K]. Programs that do not know this key of model.json
+    ignore it.
     """
 
     path: str  # relative to the version's directory
@@ -158,7 +159,7 @@ class Model:
     """The exported model."""
 
     architecture: str
-    parameters: int  # the exported network's, without auxiliary heads, with batch norm statistics
+    parameters: int  # of the exported network: without auxiliary heads, with batch norm statistics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,14 +176,16 @@ class ModelJson:
     metrics: Metrics | None
     parity: Parity
     calibration: Calibration | None = None
-    # Thresholds of the probabilities, with the temperature; None without true classes. A reader
-    # that does not know this key ignores it.
+    # Thresholds of the probabilities after temperature scaling; None without true classes. Programs
+    # that do not know this key ignore it.
     confidence: "Confidence | None" = None
-    pixels: Pixels | None = None  # for a SavedModel, which also takes encoded images
+    # How far the pixels that TensorFlow and Pillow decode differ. None without a SavedModel,
+    # because only a SavedModel decodes images itself.
+    pixels: Pixels | None = None
     golden: Golden | None = None  # None if no golden samples were written
 
     def write(self, version: Path) -> None:
-        """Write `version`/model.json, with the checksums of every file that is there now."""
+        """Write `version`/model.json, with the checksums of all files in the directory so far."""
         content = {
             "format": _FORMAT,
             **dataclasses.asdict(self),
@@ -197,8 +200,8 @@ def check_labels(labels: Sequence[str], classes: int) -> tuple[str, ...]:
     """Return the labels if they are one line of text for each of the model's `classes`.
 
     Raises:
-        ExportError: the number of labels is wrong, or a label is empty, has several lines or
-            belongs to another class too.
+        ExportError: the number of labels is wrong, or a label is empty, has several lines or is
+            used for two classes.
     """
     if len(labels) != classes or isinstance(labels, str):
         raise ExportError(f"{len(labels)} labels for a model of {classes} classes: give one each")

@@ -1,4 +1,4 @@
-"""The exception of this package, and how every other exception becomes one."""
+"""The exceptions of this package, and the conversion of all other exceptions to them."""
 
 import contextlib
 import errno
@@ -16,12 +16,12 @@ DISK_ERRORS = frozenset(
     (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
 )
 
-_MAX_REASON = 300  # characters of another library's message
+_MAX_REASON = 300  # maximum number of characters that are quoted from another library's message
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # Keras prints its messages in bold
 
 
 class ExportError(ValueError):
-    """Nothing was published; the message says what was wrong, where, and what would be right."""
+    """Nothing was published; the message states the error, its location and a remedy."""
 
 
 class FormatError(ExportError):
@@ -44,7 +44,7 @@ def check_names(kind: str, names: Collection[str], known: Collection[str]) -> No
 
 
 def in_one_line(error: BaseException) -> str:
-    """Return an exception's message on one line, after its type unless that is a ValueError."""
+    """Return an exception's message on one line, preceded by its type unless it is a ValueError."""
     text = " ".join(_COLOURS.sub("", str(error)).split())
     if len(text) > _MAX_REASON:
         text = f"{text[:_MAX_REASON]}..."
@@ -71,8 +71,9 @@ def raises_export_error(function: Callable[_P, _R]) -> Callable[_P, _R]:
 def failures_of(name: str) -> Iterator[None]:
     """Convert every exception within the block to a `FormatError` for the format `name`.
 
-    An OSError whose number is among `DISK_ERRORS` is not converted, because a full disk is not the
-    fault of a format. Every other OSError, such as that of a missing shared library, is.
+    An OSError whose number is in `DISK_ERRORS` is not converted, because a full disk is not the
+    fault of a format. Every other OSError is converted, for example that of a missing shared
+    library.
     """
     try:
         yield

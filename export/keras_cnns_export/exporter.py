@@ -61,8 +61,8 @@ def export(
     Args:
         model: a keras.Model or the path of a .keras file: raw pixels 0..255 [N, H, W, C] ->
             probabilities [N, K], or a dict of outputs with these probabilities under the key
-            "main". One sigmoid unit [N, 1] is exported as two classes, probabilities [1 - p, p] and
-            logits [0, z].
+            "main". A model with one sigmoid unit [N, 1] is exported with two classes: probabilities
+            [1 - p, p] and logits [0, z].
         to: the model's directory, `models/NAME`; the version is the next free number in it.
         options: an `ExportOptions`, which documents every option.
         changes: fields of `ExportOptions` as keyword arguments, such as `labels=["zero", "one"]`;
@@ -72,9 +72,9 @@ def export(
         The version's path, `models/NAME/<version>`.
 
     Raises:
-        ExportError: an option is wrong, a format cannot be written (for example because the disk
-            is full), or it disagrees with Keras; `__cause__` is another library's exception. No
-            version and no other file is left behind.
+        ExportError: an option is wrong, or a format disagrees with Keras or cannot be written, for
+            example because the disk is full. If another library raised an exception, it is the
+            `__cause__`. No version and no other file is left behind.
         TypeError: `changes` has a keyword that is not an option.
     """
     return _export(model, to, (options or ExportOptions()).replace(changes))
@@ -87,15 +87,15 @@ def export_run(
     options: ExportOptions | None = None,
     **changes: Any,
 ) -> Path:
-    """Publish a run of `keras-cnns train`, compared with Keras on its whole validation split.
+    """Publish a run of `keras-cnns train`, after a comparison on its whole validation split.
 
     Labels, preprocessing, the architecture's name and the accuracy on the test split are read from
     the run, unless the options specify them. int8 formats take their ranges from images of the
-    shuffled training split. The validation split is decoded once; of the training split, only the
-    images that int8 formats need are decoded. Options, result and errors are those of `export`.
+    shuffled training split. The validation split is decoded once. Only those images of the training
+    split are decoded that int8 formats need. Options, result and errors are those of `export`.
 
     Raises:
-        ExportError: the directory contains no finished run; and see `export`.
+        ExportError: the directory contains no finished run, or an error of `export` occurs.
     """
     return _export_run(run_directory, to, (options or ExportOptions()).replace(changes))
 
@@ -201,7 +201,7 @@ def _batches(data: Any, graph: ServingGraph) -> Iterator[Batch]:
 def _calibrated_graph(
     model: Any, options: ExportOptions, validation: Any, split: str
 ) -> tuple[ServingGraph, Calibration | None]:
-    """Return the serving graph and, if it is requested, the temperature that is folded into it."""
+    """Return the serving graph and the temperature that is folded into it, if one is requested."""
     mode = options.preprocess_input
     if not options.calibrate:
         return serving_graph(model, options.outputs, preprocess_input=mode), None
@@ -215,7 +215,7 @@ def _calibrated_graph(
 def _source(graph: ServingGraph, options: ExportOptions, validation: Any, name: str) -> Source:
     @functools.cache
     def training_batch() -> Batch:
-        """Read the images that several int8 formats share."""
+        """Return the images on which all int8 formats are calibrated, read once."""
         data = validation if options.training_samples is None else options.training_samples
         return first(_batches(data, graph), options.quantization.samples)
 

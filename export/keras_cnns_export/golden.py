@@ -1,9 +1,9 @@
-"""Golden samples: a few images with Keras' probabilities, which a server runs when it loads them.
+"""Golden samples: images with Keras' probabilities, which a server checks when it loads a version.
 
 A format that agrees with Keras on the exporting machine may disagree on the serving machine,
-because int8 kernels differ between CPUs. The server therefore runs these images with the format,
-precision and threads that it is about to use, and compares the probabilities with those of Keras in
-float32.
+because int8 kernels differ between CPUs. The server therefore predicts these images with the
+format, precision and threads that it is about to use, and compares the probabilities with those of
+Keras in float32.
 """
 
 from collections import Counter
@@ -17,9 +17,11 @@ from keras_cnns_export.contract import GOLDEN, Golden
 
 _MAX_IMAGES = 8
 _MAX_BYTES = 2**20  # maximum size of the file, unless a single image is larger
-_CANDIDATES = 64  # number of first images of the comparison from which the samples are chosen ...
-_MAX_CANDIDATE_BYTES = 2**26  # ... unless so many need more memory than this
-_ROBUST = 4  # with a margin of this multiple of the differences, the class stays if they double
+# The samples are chosen from this number of images, the first ones of the comparison.
+_CANDIDATES = 64
+# The maximum memory for the candidates; larger images have fewer candidates.
+_MAX_CANDIDATE_BYTES = 2**26
+_ROBUST = 4  # a sample is robust if its margin is this multiple of the formats' differences
 
 
 class GoldenSamples:
@@ -36,15 +38,15 @@ class GoldenSamples:
         self._count = max(1, min(_MAX_IMAGES, _MAX_BYTES // size))
         self._max_candidates = max(self._count, min(_CANDIDATES, _MAX_CANDIDATE_BYTES // size))
         self._rows: list[Array] = []
-        self._differences: list[dict[str, float]] = []  # for each row: format -> difference
+        self._differences: list[dict[str, float]] = []  # for each candidate: format -> difference
 
     def add(self, images: Array, expected: Array, given: Mapping[str, Array]) -> None:
-        """Add a batch of candidates, unless there are enough.
+        """Add a batch of candidates, unless there are enough already.
 
         Args:
             images: uint8 [N, H, W, C].
             expected: Keras' probabilities, float32 [N, K].
-            given: each format's probabilities [N, K].
+            given: format name -> probabilities [N, K].
         """
         for index in range(min(len(images), self._max_candidates - len(self._rows))):
             row = np.zeros((), self._dtype)
@@ -63,7 +65,7 @@ class GoldenSamples:
         np.save(version / GOLDEN, np.stack([self._rows[index] for index in chosen]))
         formats = self._differences[0]
         largest = {name: max(self._differences[i][name] for i in chosen) for name in formats}
-        # Rounding can make the difference of two probabilities larger than 1.
+        # By rounding, the difference of two probabilities can be slightly larger than 1.
         limited = {name: min(value, 1.0) for name, value in largest.items()}
         return Golden(GOLDEN, len(chosen), limited)
 
@@ -71,8 +73,8 @@ class GoldenSamples:
         """Return the indices of the chosen candidates.
 
         Every predicted class is represented before a class gets a second image. Within a class,
-        images come first for which no format is close to predicting another class; among these, the
-        ones with a moderate probability are preferred, because a format's errors hardly change
+        images are preferred for which no format is close to predicting another class. Among these,
+        images with a moderate probability are preferred, because errors of a format hardly change
         probabilities near 1.
         """
         scores: list[tuple[int, float]] = []

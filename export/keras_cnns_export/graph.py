@@ -31,12 +31,13 @@ from keras_cnns_export.options import Quantization
 
 _INPUT = "images"
 _XLA = "_XlaMustCompile"  # TensorFlow's attribute of a function with jit_compile, true or false
-_TRACING = threading.RLock()  # held while a trace depends on `tf.config.run_functions_eagerly`
+# Held by a thread whose trace depends on `tf.config.run_functions_eagerly`.
+_TRACING = threading.RLock()
 
 
 @dataclasses.dataclass(frozen=True)
 class OwnAnswers:
-    """The outputs of a mixed-precision model itself; its float32 copy is exported."""
+    """The predictions of a mixed-precision model itself; a float32 copy of it is exported."""
 
     policy: str  # Keras' name of its precision: "mixed_bfloat16"
     predict: Predict  # images uint8 [N, H, W, C] -> {"probabilities": float32 [N, K]}
@@ -44,7 +45,7 @@ class OwnAnswers:
 
 @dataclasses.dataclass(frozen=True)
 class ServingGraph:
-    """A network with the signature that is served; `serving_graph` creates it."""
+    """A network with its serving signature, created by `serving_graph`."""
 
     network: Any  # keras.Model in float32: pixels 0..255 [N, H, W, C] -> dict of named outputs
     function: Any  # tf.function: images uint8 [N, H, W, C] -> dict of named outputs
@@ -64,9 +65,10 @@ class ServingGraph:
         return int(self.network.output["probabilities"].shape[-1])
 
     def reference(self) -> Predict:
-        """Return a function that computes Keras' own answers, with which formats are compared.
+        """Return a function that computes Keras' predictions, with which formats are compared.
 
-        It raises ExportError, with the first layer's name, if an answer holds NaN.
+        The function raises ExportError if a prediction is NaN; the message names the first layer
+        whose output is NaN.
         """
         call = _from_uint8(lambda pixels: self.network(pixels, training=False), self.image_shape)
 
@@ -90,9 +92,10 @@ class Source:
     graph: ServingGraph
     labels: tuple[str, ...]  # the names of the K classes
     preprocessing: Preprocessing
-    training_batches: Callable[[], Iterator[Batch]]  # int8 formats are calibrated on these
+    # The images on which int8 formats are calibrated.
+    training_batches: Callable[[], Iterator[Batch]]
     name: str = "model"  # the model's name in its repository
-    opset: int = 17  # ONNX
+    opset: int = 17  # version of ONNX's operator set
     quantization: Quantization = dataclasses.field(default_factory=Quantization)
 
 
@@ -106,18 +109,18 @@ def serving_graph(
     """Return the serving graph of a Keras model.
 
     Args:
-        model: pixels 0..255 [N, H, W, C] -> probabilities [N, K], or a dict of outputs of which
-            "main" is served; the auxiliary heads are dropped unless they are among `outputs`. One
+        model: pixels 0..255 [N, H, W, C] -> probabilities [N, K], or -> a dict of outputs whose
+            entry "main" is served. Auxiliary heads are dropped unless `outputs` names them. One
             sigmoid unit, [N, 1], becomes two classes. A mixed-precision model is exported as a
             float32 copy.
         outputs: names from `network.OUTPUTS`; `probabilities` is always served.
         preprocess_input: a key of `network.PREPROCESS_INPUT`, for a model whose input is the
             result of keras.applications' `preprocess_input`.
-        temperature: the logits are divided by it, which calibrates the probabilities.
+        temperature: a number by which the logits are divided, to calibrate the probabilities.
 
     Raises:
-        ExportError: the model does not map pixels to probabilities in this way, or an output is
-            unknown.
+        ExportError: the model does not map pixels to probabilities as described above, or an output
+            is unknown.
     """
     network = with_outputs(prepare(model, preprocess_input), outputs, temperature)
     signature = [tf.TensorSpec((None, *network.inputs[0].shape[1:]), tf.uint8, name=_INPUT)]
@@ -141,7 +144,10 @@ def export_by_keras(graph: ServingGraph, path: Path, format: str) -> None:  # no
     """Write `path` with `keras.Model.export`: `images` uint8 [N, H, W, C] -> named outputs."""
 
     class Served(keras.Model):
-        """A model that calls the graph and holds the network, whose variables Keras exports."""
+        """A model that calls the graph.
+
+        The network is an attribute of this model, so that Keras exports the network's variables.
+        """
 
         def __init__(self) -> None:
             super().__init__()
@@ -151,7 +157,7 @@ def export_by_keras(graph: ServingGraph, path: Path, format: str) -> None:  # no
             return graph.function(images)
 
     served = Served()
-    # Keras exports only models that were called.
+    # Keras can export a model only after it was called.
     served(tf.zeros((1, *graph.image_shape), tf.uint8))
     signature = list(graph.function.input_signature)
     with _preserved_root_logger():
@@ -160,7 +166,7 @@ def export_by_keras(graph: ServingGraph, path: Path, format: str) -> None:  # no
 
 @contextlib.contextmanager
 def _preserved_root_logger() -> Iterator[None]:
-    """Restore the root logger, which OpenVINO's converter changes so that warnings are lost."""
+    """Restore the root logger after the block: OpenVINO's converter makes it drop warnings."""
     root = logging.getLogger()
     level, filters, handlers = root.level, [*root.filters], [*root.handlers]
     try:
@@ -173,7 +179,7 @@ def _preserved_root_logger() -> Iterator[None]:
 def _own_answers(
     model: Any, preprocess_input: str | None, temperature: float | None
 ) -> OwnAnswers | None:
-    """Return a mixed-precision model's own answers, or None for a model in float32."""
+    """Return the predictions of a mixed-precision model itself, or None for a float32 model."""
     policy = lower_precision(model)
     if policy is None:
         return None
@@ -189,7 +195,7 @@ def _own_answers(
         probabilities = call(images).numpy()
         if probabilities.shape[1] == 1:
             probabilities = np.concatenate([1 - probabilities, probabilities], axis=1)
-        if temperature is not None:  # softmax(logits / T) is proportional to p^(1/T)
+        if temperature is not None:  # since softmax(logits / T) is proportional to p^(1/T)
             probabilities = probabilities ** (1 / temperature)
             probabilities /= probabilities.sum(axis=1, keepdims=True)
         return {"probabilities": probabilities}
@@ -198,32 +204,34 @@ def _own_answers(
 
 
 def _from_uint8(call: Callable[[Any], Any], shape: Sequence[int]) -> Callable[[Array], Any]:
-    """Return a function of uint8 images [N, H, W, C] that traces `call`, which takes float32."""
+    """Return a tf.function that converts uint8 images [N, H, W, C] to float32 and calls `call`."""
     pixels = tf.TensorSpec((None, *shape), tf.float32)
     function = tf.function(call, input_signature=[pixels], autograph=False)
     return lambda images: function(tf.cast(images, tf.float32))
 
 
 def _without_xla(call: Callable[[Any], Any], signature: Sequence[Any]) -> Any:
-    """Return the traced tf.function of `call`, without functions that XLA must compile.
+    """Return the traced tf.function of `call`, without functions that require compilation by XLA.
 
-    Keras compiles grouped convolutions, whose gradient TensorFlow lacks on a CPU. Converters do not
-    know such functions, and TensorFlow Serving runs them only with a special flag; inlined into the
-    graph they are plain operations. Only models with such functions are inlined, because inlining
-    also switches AutoGraph off in all functions.
+    Keras compiles grouped convolutions with XLA, because TensorFlow lacks their gradient on a CPU.
+    Converters do not support compiled functions, and TensorFlow Serving runs them only with a
+    special flag. If such a function is inlined into the graph, plain operations remain. Inlining
+    also switches AutoGraph off in all functions, so it is done only if the model has a compiled
+    function.
 
-    `tf.config.run_functions_eagerly` inlines them, here and when the result is saved, which traces
-    it once more. The switch is global: no other thread may trace or call a tf.function meanwhile.
+    `tf.config.run_functions_eagerly` inlines functions, here and when the result is saved, which
+    traces it again. This switch is global: meanwhile, no other thread may trace or call a
+    tf.function.
 
     Raises:
-        ExportError: a function was compiled and saved elsewhere, or needs AutoGraph, and so cannot
-            be inlined.
+        ExportError: a function cannot be inlined, because it was compiled and saved earlier, or
+            because it needs AutoGraph.
     """
 
     def inlined(images: Any) -> Any:
         with _TRACING:
             before = tf.config.functions_run_eagerly()
-            tf.config.run_functions_eagerly(True)  # operations still join the trace's graph
+            tf.config.run_functions_eagerly(True)  # operations are still added to the traced graph
             try:
                 return call(images)
             except tf.errors.OperatorNotAllowedInGraphError as error:
@@ -250,7 +258,7 @@ def _without_xla(call: Callable[[Any], Any], signature: Sequence[Any]) -> Any:
 
 
 def _library(function: Any) -> Sequence[Any]:
-    """Return the definitions of all functions that a traced function calls, also indirectly."""
+    """Return the definitions of all functions that a traced function calls, even indirectly."""
     definitions: Sequence[Any] = (
         function.get_concrete_function().graph.as_graph_def().library.function
     )

@@ -1,9 +1,9 @@
 """Decode and preprocess images with TensorFlow operations, for the SavedModel's bytes signature.
 
-The preprocessing is that of model.json, which the server implements with Pillow: decode, apply the
-EXIF orientation, drop transparency, keep the upper 8 of 16 bits, convert to grey or RGB, resize the
-shorter side (antialiased, with the same aspect ratio), crop the centre. The decoded pixels go
-through training's own preprocessing.
+The preprocessing is described in model.json, and the server implements it with Pillow. It has these
+steps: decode, apply the EXIF orientation, drop transparency, keep the upper 8 of 16 bits, convert
+to grey or RGB, resize the shorter side (antialiased, with the same aspect ratio), crop the centre.
+After decoding, the pixels are preprocessed by the same code as in training.
 
 The operations read JPEG and PNG. They raise an error for files that TensorFlow would not decode as
 Pillow does: CMYK without Adobe's marker, and images whose orientation is not in plain EXIF data.
@@ -17,16 +17,19 @@ from keras_cnns.data.decoding import set_upright
 from keras_cnns.data.preprocessing import preprocess
 from keras_cnns_export.contract import Preprocessing
 
-_MAX_SEGMENTS = 64  # maximum in a JPEG before EXIF data or pixels; EXIF is usually first or second
-_MAX_CHUNKS = 2**16  # maximum in a PNG before its EXIF data or end
-_HEADER_BYTES = 2**20  # the part of a JPEG that is searched for segments before the pixels
+# Maximum number of segments in a JPEG that are searched for EXIF data, usually the first or second.
+_MAX_SEGMENTS = 64
+_MAX_CHUNKS = 2**16  # maximum number of chunks in a PNG that are searched for EXIF data
+_HEADER_BYTES = 2**20  # number of bytes of a JPEG that are searched for segments
 _PNG = b"\x89PNG\r\n\x1a\n"
-_EXIF = (0xFF, 0xE1, None, None, *b"Exif\0\0")  # the start of a JPEG segment; None: its length
+# The start of a JPEG segment with EXIF data; None: the bytes with its length.
+_EXIF = (0xFF, 0xE1, None, None, *b"Exif\0\0")
 _ADOBE = (0xFF, 0xEE, None, None, *b"Adobe")
 _START_OF_SCAN = (0xFF, 0xDA)
-# Pillow applies the orientation of XMP if EXIF has none.
+# If the EXIF data have no orientation, Pillow applies the orientation of the XMP data.
 _TURNED_BY_XMP = r'tiff:Orientation(="|>)[2-8]'
-# A PNG's XMP may be compressed, and its EXIF may be text, as older ImageMagick wrote it.
+# The XMP data of a PNG may be compressed. Its EXIF data may be text, as old versions of ImageMagick
+# wrote them.
 _UNREADABLE = r"XML:com\.adobe\.xmp\x00\x01|Raw profile type (exif|APP1|xmp)"
 
 
@@ -72,7 +75,7 @@ def _decode_jpeg(content: Any) -> Any:
         ),
         "the JPEG is CMYK without Adobe's marker; convert it to RGB",
     )
-    # INTEGER_ACCURATE is Pillow's transform; the default is off by up to 4 levels.
+    # Pillow decodes with the transform INTEGER_ACCURATE; the default differs by up to 4 levels.
     image = tf.io.decode_jpeg(content, channels=3, dct_method="INTEGER_ACCURATE")
     return set_upright(image, orientation)
 
@@ -110,10 +113,11 @@ def _png_orientation(content: Any) -> Any:
 
 
 class _Bytes:
-    """A string's bytes, read within the graph; a byte beyond the string is 0."""
+    """The bytes of a string tensor, read within the graph; bytes beyond the end are 0."""
 
     def __init__(self, content: Any) -> None:
-        self._data = tf.io.decode_raw(content + b"\0", tf.uint8)  # it needs at least one byte
+        # `decode_raw` needs at least one byte.
+        self._data = tf.io.decode_raw(content + b"\0", tf.uint8)
         self._end = tf.size(self._data)
 
     def at(self, index: Any) -> Any:
@@ -130,13 +134,13 @@ class _Bytes:
         return tf.reduce_sum(parts * weights, axis=-1)
 
     def begins(self, index: Any, wanted: tuple[int | None, ...]) -> Any:
-        """Return whether these bytes are at an index; None matches any byte."""
+        """Return whether the data have these bytes at an index; None matches any byte."""
         offsets = tf.constant([i for i, byte in enumerate(wanted) if byte is not None])
         values = tf.constant([byte for byte in wanted if byte is not None])
         return tf.reduce_all(self.at(index + offsets) == values)
 
     def find_segment(self, wanted: tuple[int | None, ...]) -> Any:
-        """Return where a JPEG's first segment of a kind begins, or where the search ended."""
+        """Return the index of a JPEG's first segment of a kind, or where the search ended."""
 
         def goes_on(at: Any) -> Any:
             is_segment = (self.at(at) == 0xFF) & ~self.begins(at, _START_OF_SCAN)
@@ -152,7 +156,7 @@ class _Bytes:
         )[0]
 
     def find_chunk(self, name: bytes) -> Any:
-        """Return where a PNG's first chunk of a name begins, or where the search ended."""
+        """Return the index of a PNG's first chunk with a name, or where the search ended."""
         return tf.while_loop(
             lambda at: (at < self._end) & ~self.begins(at + 4, tuple(name)),
             lambda at: (at + 12 + tf.maximum(self.number(at, 4), 0),),
@@ -163,8 +167,8 @@ class _Bytes:
     def orientation(self, start: Any) -> Any:
         """Return the orientation, 1 to 8, in EXIF data, or 0 if the data have none.
 
-        The first directory is a list of entries of 12 bytes, in the byte order that the first
-        letters state; offsets count from `start`.
+        The first two bytes determine the byte order. The first directory is a list of entries of 12
+        bytes each, and offsets are relative to `start`.
         """
         big_endian = self.at(start) == ord("M")
         directory = start + self.number(start + 4, 4, big_endian)

@@ -32,15 +32,16 @@ from keras_cnns.models.heads import (
 from keras_cnns_export.contract import COLOURS
 from keras_cnns_export.errors import ExportError, check_names, in_one_line
 
-_TOP_K = 5  # classes in the output `top_k`, if the model has as many
+_TOP_K = 5  # maximum number of classes in the output `top_k`
 
 
 def load_model(path: str | os.PathLike[str], *, trust: bool = False) -> Any:
-    """Load a `.keras` file in Keras' safe mode, without its optimizer and loss.
+    """Load a `.keras` file without its optimizer and loss, in Keras' safe mode unless `trust`.
 
     Args:
         path: the file.
-        trust: also run the Python code of its Lambda layers. Use it only for files that you trust.
+        trust: run the Python code of the file's Lambda layers. Use it only for files that you
+            trust.
 
     Raises:
         ExportError: the file is missing, is no `.keras` file, is damaged, or contains code.
@@ -57,8 +58,8 @@ def load_model(path: str | os.PathLike[str], *, trust: bool = False) -> Any:
         reason = in_one_line(error)
         if not trust and ("safe_mode" in reason or "unsafe" in reason):
             raise ExportError(
-                f"{path} carries Python code, which loading it would run: if you made it "
-                "yourself, give --trust, or trust=True in Python"
+                f"{path} carries Python code, which would run when the file is loaded: if you "
+                "made the file yourself, give --trust, or trust=True in Python"
             ) from error
         raise ExportError(f"cannot load {path}: {reason}") from error
 
@@ -86,14 +87,14 @@ PREPROCESS_INPUT: dict[str, Callable[[Any], Any]] = {
 
 
 def preprocessed(pixels: Any, mode: str | None) -> Any:
-    """Return the pixels as a mode of `preprocess_input` transforms them; unchanged for None."""
+    """Transform pixels as `preprocess_input` does in a mode; return them unchanged for None."""
     return pixels if mode is None else PREPROCESS_INPUT[mode](pixels)
 
 
 def prepare(model: Any, preprocess_input: str | None = None) -> Any:
     """Return a functional model in float32: pixels 0..255 [N, H, W, C] -> {"main": [N, K], ...}.
 
-    The given model is not changed; if it can be served as it is, the result shares its layers.
+    The given model is not changed. If it needs no change for serving, the result shares its layers.
 
     Raises:
         ExportError: the model is no image classifier with a fixed input size, or has NaN weights.
@@ -131,7 +132,8 @@ def as_functional(model: Any) -> Any:
     try:
         inputs = model.inputs
         output = model.outputs[0] if isinstance(model, keras.Sequential) else model.output
-    except (AttributeError, ValueError):  # which one Keras raises depends on the kind of model
+    # Keras raises one or the other, depending on the kind of model.
+    except (AttributeError, ValueError):
         inputs = output = None
     if not inputs or output is None:
         raise ExportError(
@@ -148,14 +150,16 @@ def as_functional(model: Any) -> Any:
     outputs = output if isinstance(output, dict) else {"main": output}
     if "main" not in outputs:
         raise ExportError(f"{model.name} has the outputs {', '.join(output)}, but no 'main'")
-    sizes = list(getattr(outputs["main"], "shape", ()))  # a list of outputs has no shape
+    # Empty for a list of outputs, which has no shape.
+    sizes = list(getattr(outputs["main"], "shape", ()))
     if len(sizes) != 2 or not sizes[1]:
         raise ExportError(
             f"{model.name} gives {sizes or f'a {type(output).__name__}'}; it must give "
             "probabilities [N, classes], or a dict of outputs with them as 'main'"
         )
     with deep_recursion():
-        return keras.Model(inputs, outputs, name=model.name)  # shares the layers, not compiled
+        # Shares the layers, and is not compiled.
+        return keras.Model(inputs, outputs, name=model.name)
 
 
 def lower_precision(model: Any) -> str | None:
@@ -187,7 +191,7 @@ def _is_plain(layer: Any) -> bool:
 
 
 def _rebuilt(model: Any, preprocess_input: str | None) -> Any:
-    """Return the model made of new float32 layers with the same weights, without inner models."""
+    """Return a copy of the model without inner models, whose layers are new and in float32."""
     copies: dict[int, tuple[Any, Any]] = {}  # id of an operation -> the operation and its copy
     names: set[str] = set()
 
@@ -207,7 +211,7 @@ def _rebuilt(model: Any, preprocess_input: str | None) -> Any:
         return copy_of(operation)(*args, **kwargs)
 
     policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("float32")  # for layers that a layer creates itself
+    keras.config.set_dtype_policy("float32")  # for layers that are created by other layers
     try:
         pixels = keras.Input(model.inputs[0].shape[1:], name="pixels")
         outputs = call(model, preprocessed(pixels, preprocess_input))
@@ -261,7 +265,7 @@ def with_outputs(network: Any, outputs: Sequence[str], temperature: float | None
     Args:
         network: the result of `prepare`.
         outputs: names from `OUTPUTS`.
-        temperature: the logits are divided by it.
+        temperature: a number by which the logits are divided.
 
     Raises:
         ExportError: an output is unknown, or the network cannot have it.
@@ -277,10 +281,10 @@ def with_outputs(network: Any, outputs: Sequence[str], temperature: float | None
 class _ClassActivationMap(layers.Layer):
     """The class activation map of the most probable class (Zhou et al. 2016, equation 2), unscaled.
 
-    The average pool is linear in the feature map. Applying the class's weights at every position
-    therefore shows how much each position contributes to the logit: the map's mean is the logit
-    minus its bias. In a network with one sigmoid unit, the second class has the unit's weights and
-    the first class has the negatives of these.
+    The average pool is linear in the feature map. If the weights of the class are applied at every
+    position, the result therefore shows how much each position contributes to the logit: the mean
+    of the map is the logit minus its bias. In a network with one sigmoid unit, the second class has
+    the weights of the unit, and the first class has the negated weights.
     """
 
     def __init__(self, classifier: Any, **kwargs: Any) -> None:
@@ -292,9 +296,11 @@ class _ClassActivationMap(layers.Layer):
         class_weights = ops.transpose(self.classifier.kernel)
         if class_weights.shape[0] == 1:
             class_weights = ops.concatenate([-class_weights, class_weights])
-        _, first = ops.top_k(probabilities, 1)  # Keras' argmax cannot be expressed in ONNX
+        # `top_k` is used, since Keras' argmax cannot be expressed in ONNX.
+        _, first = ops.top_k(probabilities, 1)
         weights = ops.take(class_weights, first[:, 0], axis=0)
-        # Channels first, as in ONNX: this transpose and the converter's own cancel.
+        # Channels first, as in ONNX: this transpose and the one that the converter inserts cancel
+        # each other.
         maps = ops.transpose(feature_map, (0, 3, 1, 2))
         return ops.sum(maps * weights[:, :, None, None], axis=1)
 
@@ -335,7 +341,7 @@ class _Heads:
         return {"top_k_indices": ops.cast(indices, "int32"), "top_k_probabilities": values}
 
     def features(self) -> dict[str, Any]:
-        """Return the pooled embedding that the classifier reads, [N, D]."""
+        """Return the pooled embedding, which is the input of the classifier, [N, D]."""
         return {"features": self._classifier()[1]}
 
     def cam(self) -> dict[str, Any]:
@@ -417,7 +423,7 @@ def _origin(tensor: Any) -> tuple[Any, Any]:
 
 
 def _has_activation(layer: Any, activation: str) -> bool:
-    """Return whether a layer is a Dense or an Activation with this activation of Keras."""
+    """Return whether a layer is a Dense or Activation layer with this Keras activation."""
     has_activation = isinstance(layer, layers.Dense | layers.Activation)
     return has_activation and layer.activation is getattr(keras.activations, activation)
 

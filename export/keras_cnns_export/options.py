@@ -15,13 +15,13 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 class Quantization:
     """The options with which an int8 format chooses the ranges of the activations."""
 
-    samples: int = 256  # training images that are measured, at least 1
+    samples: int = 256  # number of training images that are measured, at least 1
     method: str = "minmax"  # a key of METHODS in the format's module
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExportOptions:
-    """Options of an export: the content, the images for the comparison, and the files to write.
+    """The options of an export: its content, the images for the comparison, and the files to write.
 
     Attributes:
         labels: the names of the K classes in the order of the probabilities; by default the numbers
@@ -31,9 +31,10 @@ class ExportOptions:
             shorter side is resized to the model's size and the centre is cropped.
         formats: names from `formats.FORMATS`.
         outputs: names from `network.OUTPUTS`; `probabilities` is always exported.
-        samples: the name of a split and its images, on which the formats are compared: uint8
-            [N, H, W, C], a tuple (images, true classes), or an iterable of such batches, which is
-            read once. By default 256 images are generated, and model.json has no accuracy.
+        samples: a tuple of the name of a split and its images, on which the formats are compared.
+            The images are uint8 [N, H, W, C], a tuple (images, true classes), or an iterable of
+            such batches, which is read once. By default 256 images are generated, and model.json
+            has no accuracy.
         training_samples: the images from which int8 formats take their ranges, in the same forms;
             by default the images of `samples`.
         preprocess_input: "caffe", "tf" or "torch" for a model of keras.applications whose input is
@@ -49,7 +50,7 @@ class ExportOptions:
         trust: run Python code that a .keras file contains. Set it only for a file of your own.
         architecture: the network's name in model.json; by default the Keras model's name.
         metrics: the model's accuracy in model.json; by default its accuracy on `samples`.
-        opset: the version of ONNX's operator set, 13 to 18.
+        opset: the version of ONNX's operator set, from 13 to 18.
         quantization: how int8 formats choose their ranges.
     """
 
@@ -75,7 +76,8 @@ class ExportOptions:
         """Return the options with changed fields.
 
         Raises:
-            TypeError: there is no such option; the message suggests the nearest.
+            TypeError: there is no such option; the message suggests the option with the nearest
+                name.
         """
         known = [field.name for field in dataclasses.fields(self)]
         for name in changes:

@@ -1,13 +1,13 @@
-"""The comparison before publication: every written format must give Keras' own answers.
+"""The comparison before publication: every written format must make the predictions of Keras.
 
-A format in float32 must agree in each probability to within `_TOLERANCE` and in the first class.
-The first class agrees if it is Keras' first class, or ties with it: Keras' own probabilities of the
-two differ by at most `_TOLERANCE`. A format in lower precision must keep `_MIN_KEPT` of the float32
-top-1 accuracy (MLPerf's rule for inference) or, without labels, agree with Keras on that fraction
-of the images.
+A float32 format must agree with Keras in the first class, and in each probability to within
+`_TOLERANCE`. The first class also agrees if it ties with Keras' first class: Keras' probabilities
+for the two classes differ by at most `_TOLERANCE`. A format in lower precision must keep the
+fraction `_MIN_KEPT` of the float32 top-1 accuracy (MLPerf's rule for inference) or, without labels,
+agree with Keras' first class on this fraction of the images.
 
-A mixed-precision model is exported in float32, and the formats are compared with Keras in float32;
-the difference to the model's own answers is measured but not limited.
+A mixed-precision model is exported in float32, and the formats are compared with Keras in float32.
+The difference from the model's predictions in its own precision is measured but not limited.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from keras_cnns_export.errors import ExportError, FormatError, failures_of
 from keras_cnns_export.graph import OwnAnswers
 
 _TOLERANCE = 1e-4  # maximum difference of a probability; float32 formats differ by about 1e-6
-_MIN_KEPT = 0.99  # fraction of the float32 accuracy
+_MIN_KEPT = 0.99  # minimum fraction of the float32 accuracy
 _OTHER_TOLERANCE = 1e-3  # maximum difference of another output, as a fraction of its largest value
 _SUM_TOLERANCE = 1e-3  # maximum difference from 1 of the sum of an image's probabilities
 
@@ -40,7 +40,7 @@ class _Tally:
     def add(self, images: Array, reference: Array, given: Array, labels: Array | None) -> None:
         difference = np.abs(reference - given)
         per_image = difference.max(axis=1)
-        index = int(np.argmax(per_image))  # the index of a NaN, if there is one
+        index = int(np.argmax(per_image))  # argmax returns the index of a NaN, if there is one
         is_larger = not np.isnan(self.largest) and not per_image[index] <= self.largest
         if is_larger or not self.images:
             self.largest, self.worst = float(per_image[index]), self.images + index
@@ -85,13 +85,13 @@ def compare(
         batches: the images, which are compared in batches of 1, 3, and then 64.
         split: the name of the images' split.
         precisions: format name -> precision, for the formats that are not in float32.
-        own: a mixed-precision model's own answers.
+        own: the predictions of a mixed-precision model in its own precision.
         observe: called for each batch with its images and true classes, the probabilities of
             Keras, and format name -> probabilities.
 
     Raises:
         FormatError: a format fails, or differs from Keras more than its precision allows.
-        ExportError: Keras' own answers are no probabilities, or there are no images.
+        ExportError: the outputs of Keras are not probabilities, or there are no images.
     """
     precisions = precisions or {}
     tallies = {name: _Tally() for name in formats}
@@ -137,7 +137,7 @@ def compare(
 
 def _check_probabilities(expected: Array, first: int) -> None:
     sums = expected.sum(axis=1)
-    good = (np.abs(sums - 1) <= _SUM_TOLERANCE) & (expected >= 0).all(axis=1)  # False for a NaN
+    good = (np.abs(sums - 1) <= _SUM_TOLERANCE) & (expected >= 0).all(axis=1)  # False for NaN
     if not good.all():
         row = int(np.argmin(good))
         raise ExportError(
@@ -161,7 +161,7 @@ def _check_shapes(name: str, answers: Mapping[str, Array], given: Mapping[str, A
 def _check_other_outputs(
     name: str, answers: Mapping[str, Array], given: Mapping[str, Array], first: int, split: str
 ) -> None:
-    """Check the outputs other than probabilities; `top_k_indices` follow from these."""
+    """Check all float32 outputs except the probabilities, which are checked separately."""
     for output, expected in answers.items():
         if output == "probabilities" or expected.dtype != np.float32:
             continue
@@ -234,7 +234,7 @@ def _check_own_precision(policy: str, result: FormatParity) -> None:
 
 @contextlib.contextmanager
 def _exact_float32() -> Iterator[None]:
-    """Multiply in full float32 on a GPU: its default, TF32, has errors of about 1e-3."""
+    """Multiply in full float32 on a GPU; the default, TF32, has errors of about 1e-3."""
     import tensorflow as tf
 
     before = tf.config.experimental.tensor_float_32_execution_enabled()

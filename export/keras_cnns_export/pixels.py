@@ -1,4 +1,4 @@
-"""Check that TensorFlow and Pillow read equal pixels, to within one level, from encoded images.
+"""Check that TensorFlow and Pillow read the same pixels from encoded images, to within one level.
 
 Both apply the EXIF orientation of a JPEG, drop transparency without blending, convert CMYK and
 palettes to RGB, and keep the upper 8 of 16 bits. Grey becomes RGB if the model takes RGB, and RGB
@@ -44,12 +44,13 @@ class Comparison:
     figures: Pixels
     within_one_level: dict[str, float]  # kind -> 0..1
     levels: list[int]  # the number of pixels that differ by 0, 1, 2 ... levels
-    worst: tuple[str, Array, Array]  # the image that differs most: its kind, and both results
+    # The image with the largest differences: its kind, and both results.
+    worst: tuple[str, Array, Array]
 
 
 @failures_of("saved_model")
 def check_pixels(preprocessing: Preprocessing) -> Comparison:
-    """Compare how TensorFlow, in a SavedModel, and Pillow read encoded images.
+    """Compare the pixels that a SavedModel reads from encoded images with those of Pillow.
 
     Raises:
         FormatError: less than 99.9 % of the pixels agree to within one level.
@@ -80,7 +81,7 @@ def check_pixels(preprocessing: Preprocessing) -> Comparison:
 def compare_pixels(
     decode: Callable[[list[bytes]], Array], preprocessing: Preprocessing, images: int = _IMAGES
 ) -> Comparison:
-    """Compare how `decode`, encoded [N] -> uint8 [N, H, W, C], and Pillow read generated images."""
+    """Compare `decode`, encoded [N] -> uint8 [N, H, W, C], with Pillow on generated images."""
     encoded = list(generated_images(images))
     given = decode([content for _, content in encoded]).astype(int)
     expected = np.stack([read_by_pillow(content, preprocessing) for _, content in encoded])

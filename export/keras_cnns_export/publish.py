@@ -1,11 +1,11 @@
 """Publish a version atomically: a reader sees all of it or nothing.
 
 A version is written in `<model>/.partial-<unique>/version/`, flushed to the disk and renamed to
-`<model>/<next number>/`. The writer keeps a lock file beside `version/` locked. The system releases
-the lock when the process ends in any way, so a later export can distinguish the files of a dead
-export from those of a running one.
+`<model>/<next number>/`. Meanwhile, the exporting process holds a lock on a file beside `version/`.
+The system releases the lock when the process ends for any reason, so a later export can recognize
+the files of an export that was killed, and keep the files of a running export.
 
-This module needs neither TensorFlow nor Keras.
+This module does not need TensorFlow or Keras.
 """
 
 import contextlib
@@ -25,11 +25,11 @@ from keras_cnns_export.errors import ExportError
 _PARTIAL = ".partial-"
 _LOCK = "lock"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)  # rename: the name is in use
+_TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)  # errors of `rename` if the name is in use
 
 
 def check_model_directory(to: str | os.PathLike[str]) -> Path:
-    """Return `models/NAME` as a path, after checks that cost nothing.
+    """Return `models/NAME` as a path, after checks of its name.
 
     Raises:
         ExportError: NAME is no plain directory name, looks like a version, or is a file.
@@ -59,8 +59,8 @@ class Draft:
         version = draft.publish()  # models/digits/1
     ```
 
-    Entering creates the model's directory if it is missing, and removes the remains of dead
-    exports.
+    Entering the context creates the model's directory if it is missing, and removes the remains of
+    exports that were killed.
     """
 
     path: Path  # the directory to fill; the umask determines the modes of its files
@@ -83,7 +83,7 @@ class Draft:
         return self
 
     def _open(self) -> None:
-        """Create the partial directory and lock it; retry with a new name if a sweep removed it."""
+        """Create and lock the partial directory; retry with a new name if a sweep removed it."""
         while True:
             self.model_directory.mkdir(parents=True, exist_ok=True)
             try:
@@ -121,7 +121,7 @@ class Draft:
             try:
                 self.path.rename(version)
             except OSError as error:
-                if error.errno not in _TAKEN:  # otherwise the number is in use: try the next one
+                if error.errno not in _TAKEN:  # if it is, the number is in use: try the next one
                     raise
             else:
                 return version
@@ -140,7 +140,8 @@ class Draft:
         if self._lock is not None:
             os.close(self._lock)
         if self._created_model_directory:
-            with contextlib.suppress(OSError):  # not empty: it has a version or another export
+            # The directory is not empty: it contains a version or another export.
+            with contextlib.suppress(OSError):
                 self.model_directory.rmdir()
 
 
@@ -169,10 +170,9 @@ def _flock(descriptor: int, *, wait: bool = True) -> None:
 
 
 def sweep(model_directory: Path) -> None:
-    """Remove the partial directories of dead exports, and keep those of running ones.
+    """Remove the partial directories of exports that were killed; keep those of running exports.
 
-    Windows has no such locks; dead and running exports cannot be distinguished there, so nothing is
-    removed.
+    Nothing is removed on Windows, which has no such locks, so that the two cannot be distinguished.
     """
     try:
         import fcntl  # noqa: F401
@@ -191,7 +191,8 @@ def _lock(partial: Path) -> int | None:
     descriptor = os.open(partial / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         _flock(descriptor, wait=False)
-        if os.fstat(descriptor).st_nlink > 0:  # otherwise it was removed between open and flock
+        # If 0, the file was removed between `open` and `flock`.
+        if os.fstat(descriptor).st_nlink > 0:
             return descriptor
     except BlockingIOError:
         pass

@@ -1,4 +1,4 @@
-"""Write report.html, a self-contained page: a version's formats, compared with Keras."""
+"""Write report.html, a self-contained page with a version's formats, compared with Keras."""
 
 import json
 from collections.abc import Iterator, Mapping

@@ -10,9 +10,9 @@ from keras_cnns_export.contract import LABELS, ModelJson, TensorSpec
 
 _CONFIG = "config.pbtxt"
 _MANIFEST = "inference-service.yaml"
-_MAX_BATCH_SIZE = 64  # images that Triton joins into one call
-_QUEUE_DELAY = 1000  # microseconds that the first image of a batch waits for others
-_MAX_NAME = 63  # characters of a DNS label (RFC 1035)
+_MAX_BATCH_SIZE = 64  # maximum number of images that Triton combines into one call
+_QUEUE_DELAY = 1000  # maximum microseconds for which the first image of a batch waits for others
+_MAX_NAME = 63  # maximum number of characters of a DNS label (RFC 1035)
 _TYPES = {"uint8": "TYPE_UINT8", "int32": "TYPE_INT32", "float32": "TYPE_FP32"}
 
 
@@ -65,14 +65,14 @@ def triton_config(
 def kserve_manifest(name: str, formats: Iterable[str], storage_uri: str | None = None) -> str:
     """Return an InferenceService for `kubectl apply -f`, as JSON, which is also YAML.
 
-    It runs TensorFlow Serving if there is a SavedModel, and Triton otherwise.
+    The service runs TensorFlow Serving if there is a SavedModel, and Triton otherwise.
 
     Args:
         name: the model's name.
         formats: the names of the written formats.
-        storage_uri: the URI of the model's directory in the cluster; by default a volume claim
-            `models` with the directory at its root. TensorFlow Serving is given the directory of
-            the model, Triton its parent.
+        storage_uri: the URI of the model's directory in the cluster; by default, the directory lies
+            at the root of a volume claim `models`. TensorFlow Serving gets the directory of the
+            model, and Triton gets its parent.
     """
     uri = (storage_uri or f"pvc://models/{name}").rstrip("/")
     if "saved_model" in formats:
@@ -96,8 +96,8 @@ def kserve_manifest(name: str, formats: Iterable[str], storage_uri: str | None =
 def resource_name(name: str) -> str:
     """Return a model's name as a Kubernetes resource name: a DNS label (RFC 1035).
 
-    It has lower-case letters, digits and '-', begins with a letter and ends with a letter or digit.
-    A name of more than 63 characters is cut and ends in a hash of the whole name.
+    A DNS label has lower-case letters, digits and '-', begins with a letter and ends with a letter
+    or digit. A name of more than 63 characters is cut and ends in a hash of the whole name.
     """
     label = re.sub("[^a-z0-9]+", "-", name.lower()).strip("-")
     if not label[:1].isalpha():

@@ -5,8 +5,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-# Characters with which an emphasis, link, tag, table cell or formula begins in Markdown, and
-# characters because of which GitHub turns a word into a link.
+# Characters that begin an emphasis, link, tag, table cell or formula in Markdown, and characters
+# that make GitHub turn a word into a link.
 _MARKDOWN = re.compile(r"([\\`*_\[\]<>#|~&$!]|(?<=www)\.|:(?=//))", re.IGNORECASE)
 
 

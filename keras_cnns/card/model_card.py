@@ -27,7 +27,7 @@ from keras_cnns.runs.run import Run, open_run
 
 _ENVIRONMENT = jinja2.Environment(
     loader=jinja2.PackageLoader("keras_cnns.card"),
-    autoescape=False,  # for Markdown, the template itself escapes every text with the filter `md`
+    autoescape=False,  # the template itself escapes every text, with a filter for Markdown
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
@@ -69,7 +69,7 @@ def write_card(
         The file's path.
 
     Raises:
-        RunError: the run is not finished, or the export is not one of this run.
+        RunError: the run is not finished, or `model` was not exported from this run.
         OSError: the file cannot be written.
     """
     run = open_run(path)
@@ -162,7 +162,7 @@ def _interval(test: dict[str, Any]) -> str:
 
 
 def _classes(labels: Sequence[str], results: dict[str, Any]) -> list[dict[str, str]]:
-    """Return the cells of the table of classes; runs of earlier versions have none."""
+    """Return the cells of the table of classes; empty for runs of earlier versions."""
     counts = results.get("test_classes")
     if counts is None:
         return []

@@ -15,7 +15,7 @@ def is_installed(name: str) -> bool:
 
 
 def load_command(name: str) -> Main:
-    """Return the function `main` of a command of another distribution, which must be installed."""
+    """Return the `main` function of a command from another installed distribution."""
     (entry_point,) = metadata.entry_points(group=ENTRY_POINTS, name=name)
     main: Main = entry_point.load()
     return main

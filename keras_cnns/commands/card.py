@@ -15,11 +15,11 @@ def card(
         typer.Option(
             "--model",
             metavar="models/NAME",
-            help="The run's export, whose formats and their comparison with Keras are added.",
+            help="The run's exported model; adds its formats and their comparison with Keras.",
         ),
     ] = None,
     to: Annotated[
-        Path | None, typer.Option(help="File of the card; card.md in the run if missing.")
+        Path | None, typer.Option(help="File of the card; by default card.md in the run.")
     ] = None,
     license: Annotated[  # noqa: A002 - the option's name
         str, typer.Option(help="License of the model, as the hub names it, such as apache-2.0.")
@@ -31,9 +31,9 @@ def card(
 ) -> None:
     """Write the model card of a run, with the metadata of Hugging Face's hub.
 
-    It has what the run and the export recorded: data, recipe, results with their
-    intervals, formats, environment. What only you know, such as the intended use,
-    is marked with [More Information Needed].
+    It contains what the run and the export recorded: data, recipe, results with
+    their intervals, formats, environment. Facts that only you can add, such as
+    the intended use, are marked with [More Information Needed].
     """
     with quiet_stderr():
         from keras_cnns.card import Card, write_card

@@ -31,12 +31,13 @@ def check(
 ) -> None:
     """Report unreadable files, wrong extensions, duplicates, poor images and class balance.
 
-    Near-duplicates are listed too; they stay in the same split. Blurry, dark
-    and tiny images are listed. What was read is cached (KERAS_CNNS_CACHE: the
-    cache directory, or off), so the next command reads only changed files.
+    Near-duplicates, which always stay in the same split, and blurry, dark and
+    tiny images are listed too. The results are cached, so that the next command
+    reads only changed files. The environment variable KERAS_CNNS_CACHE names
+    the cache directory; its value off turns the cache off.
 
-    The exit status is 1 if training would be refused, for example because of
-    unreadable files, or of one image in two splits or two classes.
+    The exit status is 1 if training would be refused, for example because a
+    file cannot be read, or because two splits or two classes have the same image.
     """
     with quiet_stderr():
         from keras_cnns.data.check import check_folder

@@ -18,7 +18,7 @@ _PANEL = "Several devices and hosts"
 _HOST_DEVICES = "--xla_force_host_platform_device_count"
 _NO_SEVERAL_DEVICES = {"torch": "Keras 3 has no distribution for torch"}
 _NO_SEVERAL_HOSTS = {
-    "tensorflow": "Keras 3 does not train with TensorFlow's MultiWorkerMirroredStrategy",
+    "tensorflow": "Keras 3 cannot train with TensorFlow's MultiWorkerMirroredStrategy",
     **_NO_SEVERAL_DEVICES,
 }
 _CONNECT_SECONDS = 120
@@ -71,20 +71,20 @@ def choose(
     *,
     excluded: Mapping[str, bool],
 ) -> Callable[[], AbstractContextManager["Distribution"]]:
-    """Return a function that makes a context manager, which connects the devices of a training.
+    """Return a function whose result is a context manager that connects a training's devices.
 
-    Call this, and enter the context manager, before the backend starts: they determine the number
-    of its devices on a CPU.
+    Call `choose`, and enter the context manager, before the backend starts, because both set the
+    number of devices that it has on a CPU.
 
     Args:
         recipe: the recipe to train.
-        devices: the number of devices in each process; None uses one device, or with several
-            processes all devices of each process.
+        devices: the number of devices in each process. None means one device in a single process,
+            and all devices of each process if there are several processes.
         coordinator: HOST:PORT of process 0; None trains in one process.
         process_id: the number of this process.
         processes: the number of processes.
         connect_seconds: time to wait for the other processes; None for the default.
-        excluded: option that cannot be combined with these -> whether it is given.
+        excluded: name of an option that requires one device -> whether the option is given.
 
     Raises:
         typer.BadParameter: the options contradict each other, or cannot train this recipe.
@@ -117,7 +117,7 @@ def choose(
     if backend == "tensorflow":
         return _choose_replicas(recipe, devices or 1)
     if importlib.util.find_spec("jax") is None:
-        raise typer.BadParameter("it needs the package jax: pip install 'keras-cnns[jax]'")
+        raise typer.BadParameter("several devices need jax: pip install 'keras-cnns[jax]'")
     if present and len(present) < len(given):
         missing = " and ".join(name for name in given if name not in present)
         raise typer.BadParameter(
@@ -187,7 +187,7 @@ def _as_wrong_usage() -> Iterator[None]:
 
 
 def _set_host_devices(count: int) -> None:
-    """Let JAX divide the CPU into devices; it has no effect on other devices."""
+    """Let JAX divide the CPU into devices; this has no effect on GPUs and TPUs."""
     flags = os.environ.get("XLA_FLAGS", "")
     if _HOST_DEVICES not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} {_HOST_DEVICES}={count}".strip()

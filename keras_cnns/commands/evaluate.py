@@ -45,8 +45,8 @@ def evaluate(
     """Print accuracy and loss of a run's model, and the recall of each class.
 
     The images are those of a split of the run's recipe, or of a directory.
-    Intervals contain the true value with a probability of 95 %. With --unknown,
-    print instead how well the model's scores separate unknown objects.
+    All intervals are 95 % confidence intervals. With --unknown, print instead
+    how well the model's scores distinguish known images from unknown objects.
     """
     if folder and split:
         raise typer.BadParameter("name a directory or a split, not both", param_hint="--split")
@@ -110,7 +110,7 @@ def _print_unknown(run: "Run", split: str, unknown: str) -> None:
     )
     print_table(SCORE_COLUMNS, score_rows(compared), numbers=range(1, len(SCORE_COLUMNS)))
     if compared["thresholds"]:
-        print("\nimages that reach a threshold of the probability:")
+        print("\nimages whose highest probability reaches a threshold:")
         columns = ACCEPTANCE_COLUMNS
         print_table(columns, acceptance_rows(compared), numbers=range(1, len(columns)))
     path = run.path / UNKNOWN

@@ -61,10 +61,11 @@ def fit(
         ),
     ] = None,
 ) -> None:
-    """Make a served classifier of a folder of photos.
+    """Train and publish a classifier for a folder of photos.
 
-    Check the folder, choose a recipe, train, write the report, export with proof,
-    and print the line that serves. The same command resumes an interrupted one.
+    Check the folder, choose a recipe, train, write the report, export the model
+    and compare it with Keras, and print the command that serves it. The same
+    command resumes an interrupted run.
     """
     start = time.perf_counter()
     if serve and not all(map(is_installed, ("export", "serve"))):
@@ -103,11 +104,11 @@ def fit(
 
 
 def _publish(run: Path, to: Path) -> Path | None:
-    """Export a run once; return the published version, or None if nothing can export.
+    """Export a run once; return the published version, or None without keras-cnns-export.
 
     Before the export, a list of the existing versions is written to the run directory. If the
-    command is killed after publication, the repeated command recognizes the published version: it
-    is missing in the list, and its metrics are those of the run.
+    command is killed after publication, the repeated command recognizes the published version by
+    two facts: the list does not contain it, and its metrics are those of the run.
     """
     if not is_installed("export"):
         return None

@@ -26,7 +26,7 @@ def run_folds(
         recipe: the recipe without folds.
         directory: receives the runs and the predictions.
         folds: the number of folds.
-        write_report: writes the report of a finished run.
+        write_report: a function that writes the report of a finished run.
         intervals: the intervals between checkpoints, as in `keras_cnns.training.train`.
     """
     with quiet_stderr():

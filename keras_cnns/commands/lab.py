@@ -133,7 +133,7 @@ def _progress() -> Iterator[tuple["Callable[[State], None]", "Callable[[str], No
     )
     bars = [progress.add_task(each, total=1.0, left="") for each in ("experiments", "seeds", "")]
     start = shown_at = time.monotonic()
-    first: float | None = None  # the fraction that is finished at the start, because it is cached
+    first: float | None = None  # the fraction that was already cached when the run started
 
     def show(state: "State") -> None:
         nonlocal shown_at, first

@@ -13,8 +13,8 @@ def run_lr_finder(recipe: Recipe, run: Path | None) -> None:
 
     Args:
         recipe: the model, data and optimizer to test.
-        run: a run directory, which need not exist and is not written to; the page is written
-            next to it. If None, the page is `find-lr.html` in the working directory.
+        run: a run directory, which need not exist. The page is written next to it and not into it.
+            If None, the page is `find-lr.html` in the working directory.
     """
     with quiet_stderr():
         from keras_cnns.files import replacing

@@ -1,4 +1,4 @@
-"""The option `--offline` of every command that may download weights."""
+"""The option `--offline`, which every command that may download weights has."""
 
 import os
 from typing import Annotated

@@ -50,7 +50,7 @@ def predict(
         typer.Option(
             min=0,
             max=1,
-            help="The same with the threshold that was chosen for this accuracy, such as 0.98.",
+            help="As --min-probability, with the threshold chosen for this accuracy, such as 0.98.",
         ),
     ] = None,
 ) -> None:
@@ -83,7 +83,12 @@ def predict(
             min_probability = find_threshold(finished_run.results(), min_accuracy)
         except ValueError as error:
             raise typer.BadParameter(f"{run} {error}", param_hint="--min-accuracy") from error
-        print(f"threshold {min_probability:g}", file=sys.stderr)
+        print(
+            f"threshold {min_probability:g}"
+            if min_probability
+            else f"no threshold is needed for the accuracy {min_accuracy:g}: no image is unknown",
+            file=sys.stderr,
+        )
     try:
         files = find_image_files(images)
     except ValueError as error:
@@ -135,7 +140,7 @@ def predict(
 
 
 def _print(answer: "Answer") -> bool:
-    """Print an answer, and return whether it is an error."""
+    """Print the prediction for a file, and return whether it is an error."""
     from keras_cnns.data.sources.folder.findings import printable
 
     name = printable(answer.file)

@@ -61,7 +61,7 @@ def train(
         bool,
         typer.Option(
             "--skip-bad",
-            help="Ignore the image files because of which training would be refused.",
+            help="Skip image files whose errors would otherwise prevent the training.",
         ),
     ] = False,
     folds: Annotated[
@@ -165,7 +165,7 @@ def _finish(finished: "Run") -> None:
 
 
 def _write_report(run: "Run") -> None:
-    """Write the report of a run that this process has trained, or that has none yet."""
+    """Write the report of a run, if this process has trained the run or it has no report yet."""
     if run.predictions is None and (run.path / REPORT).exists():
         return
     from keras_cnns.report import write_report
@@ -178,6 +178,7 @@ def _write_report(run: "Run") -> None:
         )
 
 
-# Typer takes the help from the docstring; the narrow column of an option would truncate names.
+# The names are part of the docstring, which Typer prints over the full width: the narrow column of
+# an option would truncate them.
 train.__doc__ = f"""{train.__doc__}
     The built-in recipes are {", ".join(list_recipes())}."""

@@ -80,9 +80,9 @@ def tune(
 ) -> None:
     """Search for better settings of a recipe in a given time.
 
-    The first trial is the recipe itself. The best settings are compared with
-    it over several seeds; best.toml and tune.html are the result. The same
-    command continues a search that was interrupted.
+    The first trial is the recipe itself. At the end, the best settings are
+    compared with the recipe over several seeds, and best.toml and tune.html are
+    written. The same command continues an interrupted search.
     """
     try:
         loaded = load_recipe(recipe, overrides or ())
@@ -98,7 +98,7 @@ def tune(
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    # Each trial traces functions of its own; TensorFlow would warn about it.
+    # Every trial traces new functions, and TensorFlow would warn about that.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     with _progress() as (show, log):
         outcome = search(request, log=log, show=show)

@@ -25,7 +25,7 @@ def list_weights(
 ) -> None:
     """List the published weights that `build`, recipes and `weights get` know by name.
 
-    "imagenet" names the weights that are marked in the first column.
+    The name "imagenet" refers to the weights that the first column marks.
     Sizes are in MiB, accuracies in per cent of ImageNet's validation images.
     """
     with quiet_stderr():
@@ -61,8 +61,8 @@ def get(
     name: Annotated[
         str,
         typer.Argument(
-            help="Name of published weights, which `keras-cnns weights list` prints, or of a "
-            "model, whose default weights are meant."
+            help="Name of published weights, as `keras-cnns weights list` prints it; the name of "
+            "a model means its default weights."
         ),
     ],
     offline: Offline = False,

@@ -1,4 +1,4 @@
-"""Labelled images from TensorFlow Datasets, folders, idx files, and the built-in sets."""
+"""Labelled images from TensorFlow Datasets, folders, idx files and the built-in data sets."""
 
 from keras_cnns.data.images import read_image
 from keras_cnns.data.pipeline import Split

@@ -1,9 +1,9 @@
 """Datasets without tf.data's autotuning.
 
 The autotuning thread sleeps 10 ms, 20 ms, ... up to a minute between two rounds, and destroying an
-iterator may wait for the end of this sleep. The end of `fit`, `evaluate` and `predict` can
-therefore take as long as everything before it (TensorFlow 2.21). Every dataset here therefore sets
-its own parallelism and buffer sizes.
+iterator may wait for the end of this sleep. The end of `fit`, `evaluate` and `predict` can then
+take as long as everything before it (TensorFlow 2.21). This package therefore sets the parallelism
+and the buffer sizes of every dataset itself.
 """
 
 import tensorflow as tf

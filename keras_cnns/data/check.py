@@ -37,13 +37,13 @@ class Report:
 
     @property
     def errors_can_be_skipped(self) -> bool:
-        """Return whether training would be possible without the files that the errors name."""
+        """Return whether training would be possible without the files named in the errors."""
         errors = [finding for finding in self.findings if finding.is_error and finding.lines]
         return all(finding.to_skip for finding in errors)
 
 
 def check_folder(root: str | Path) -> Report:
-    """Read every file of a folder of images that is not cached, and report the findings.
+    """Check a folder of images, reading every file that is not cached, and return the report.
 
     Raises:
         ValueError: there is no such folder, or no class in it, or its layout is unclear.

@@ -1,4 +1,4 @@
-"""Balance classes that have different numbers of images: class weights, and an order of images."""
+"""Balance classes with different numbers of images, by class weights or by the order of images."""
 
 from collections.abc import Mapping
 
@@ -13,11 +13,12 @@ from keras_cnns.messages import print_message
 
 RARE_FRACTION = 0.25  # a class with fewer images than this fraction of the largest class is rare
 _ROUNDS = 4  # rounds of the permuting cipher, as in tf.random.experimental.index_shuffle
-_MANY_IMAGES = 100_000  # counting the classes of so many images in files takes a minute or more
+# Number of images in files from which counting the classes takes a minute or more.
+_MANY_IMAGES = 100_000
 
 
 def rare_classes(counts: Mapping[str, int]) -> list[str]:
-    """Return the classes with fewer than a quarter of the images of the largest one.
+    """Return the classes with fewer than a quarter of the images of the largest class.
 
     Args:
         counts: class -> number of images.
@@ -30,7 +31,7 @@ def read_class_indices(images: IndexedImages | ImageStream) -> np.ndarray:
     """Return the class of each image of a split: int64 [count].
 
     No image is decoded: TensorFlow executes only the operations on which the labels depend. If the
-    data set is too large for memory, its records are read once.
+    data set is too large for memory, this is a separate pass over its records.
     """
     if isinstance(images, ImageStream):
         if images.count > _MANY_IMAGES:
@@ -53,7 +54,7 @@ def compute_weights(class_indices: np.ndarray, classes: int, kind: str, beta: fl
         classes: the number of classes, K.
         kind: "inverse" for 1 / n, where n is the number of images of the class; "effective_number"
             for (1 - beta) / (1 - beta^n).
-        beta: 0 to 1, exclusive; only for "effective_number".
+        beta: from 0 to below 1; used only for "effective_number".
 
     Returns:
         The weights; a class without images has the weight of a class with one image.
@@ -70,12 +71,12 @@ def compute_weights(class_indices: np.ndarray, classes: int, kind: str, beta: fl
 class BalancedOrder:
     """An order of the images in which every class appears equally often.
 
-    An epoch has as many images as the split, N, and N / K images of each of its K classes, rounded
+    If the split has N images of K classes, an epoch has N images too, N / K of each class, rounded
     up or down. Each class has an endless sequence of its images, one random permutation after
-    another, from which an epoch takes the next N / K images. So all images of a class are used
-    equally often: those of a rare class several times in an epoch, and those of a frequent class
-    once in several epochs. Like every order of the pipeline, this one is a function of (seed,
-    epoch, index) alone.
+    another, and each epoch takes the next N / K images of this sequence. All images of a class are
+    therefore used equally often: images of a rare class several times in an epoch, and images of a
+    frequent class once in several epochs. Like every order of the pipeline, this order depends on
+    (seed, epoch, index) alone.
     """
 
     def __init__(self, class_indices: np.ndarray) -> None:
@@ -92,7 +93,7 @@ class BalancedOrder:
         self._size, self._classes = len(class_indices), len(counts)
 
     def at(self, indices: tf.Tensor, seed: int, epoch: tf.Tensor) -> tf.Tensor:
-        """Return the images at these indices of an epoch: int64 [M] -> int64 [M]."""
+        """Return which images are at these indices of an epoch: int64 [M] -> int64 [M]."""
         slots = permute(indices, self._size, seed, epoch)
         classes = slots % self._classes
         key = tf.constant(seed, tf.int64)

@@ -8,9 +8,10 @@ _WEBP = b"WEBP"
 
 
 def decode(content: tf.Tensor) -> tf.Tensor:
-    """Return the stored pixels of an encoded image, not set upright: bytes -> uint8 [h, w, 3].
+    """Return the pixels of an encoded image as stored, perhaps rotated: bytes -> uint8 [h, w, 3].
 
-    These fast operations are meant only for images of which `decode_as_pillow` returns pixels.
+    These operations are fast. Use them only for images for which `decode_as_pillow` does not return
+    None.
     """
     pixels = tf.cond(
         tf.strings.substr(content, 8, 4) == _WEBP,
@@ -30,8 +31,8 @@ def decode_with_pillow(content: tf.Tensor) -> tf.Tensor:
 def decode_as_pillow(content: bytes, header: Header) -> tf.Tensor | None:
     """Return the pixels that `decode` reads; None if it fails or would differ from Pillow.
 
-    TensorFlow drops the transparent colour of a GIF, ignores the palette of a BMP and inverts CMYK
-    without Adobe's marker, so Pillow decodes these. TensorFlow refuses some other images: WebP with
+    TensorFlow differs from Pillow for three kinds of images: it drops the transparent colour of a
+    GIF, ignores the palette of a BMP, and inverts CMYK without Adobe's marker. It rejects WebP with
     alpha or several frames, and PNG without its last chunk. It decodes all other images as Pillow
     does.
     """

@@ -1,4 +1,4 @@
-"""Decode images with Pillow, the reference with which every other decoder must agree.
+"""Decode images with Pillow, with which every other decoder must agree.
 
 The EXIF orientation is applied; transparency is dropped, not blended; palettes and CMYK are
 converted to RGB; the upper 8 of 16 bits are kept; the first frame of an animation is read.
@@ -53,7 +53,7 @@ def read_pixels(content: bytes, channels: int = 3) -> np.ndarray:
     """Return an encoded image's pixels, upright: uint8 [H, W, channels].
 
     Raises:
-        ValueError: it is not an image of these formats, is damaged, or is far too large.
+        ValueError: the content is not an image of these formats, is damaged, or is far too large.
     """
     with _open(content) as image:
         try:
@@ -75,7 +75,7 @@ def read_header(content: bytes) -> Header:
     """Return the header of an encoded image.
 
     Raises:
-        ValueError: it is not an image of these formats, or is far too large.
+        ValueError: the content is not an image of these formats, or is far too large.
     """
     with _open(content) as image:
         try:

@@ -1,7 +1,8 @@
-"""The batches of a split, epoch by epoch; they are the same whenever and wherever they are read.
+"""The batches of a split, epoch by epoch, which can be reproduced exactly.
 
 The image at an index of an epoch, and its augmentation, depend on (seed, epoch, index) alone.
-So training can resume from any step as if it had never stopped, without reading earlier images.
+Training can therefore resume from any step as if it had never stopped, without reading earlier
+images.
 """
 
 import abc
@@ -25,11 +26,11 @@ from keras_cnns.data.preprocessing import preprocess
 from keras_cnns.data.sources.base import ImageStream, IndexedImages, Pair
 from keras_cnns.recipes import AugmentationConfig, DataConfig
 
-PREFETCHED = 2  # batches that are ready before they are requested
+PREFETCHED = 2  # number of batches that are prepared before they are requested
 NO_AUGMENTATION = AugmentationConfig()
-# Keys: `epoch`, int64 []; `first`, an index in the epoch; the elements that `_read` reads from that
-# index on; `skipped`, the number of images that are read but do not belong to the part; `count`,
-# the number of images of the part; `total`, the number of images of all parts.
+# Keys: `epoch`, int64 []; `first`, the index in the epoch of the first image that is read; the
+# elements that `_read` reads; `skipped`, how many of the first images do not belong to the part;
+# `count`, the number of images of the part; `total`, the number of images of all parts.
 _Batch = dict[str, Any]
 
 
@@ -38,9 +39,10 @@ class Part:
     """The part of each batch that one of several processes reads.
 
     A batch whose number of images is a multiple of `divisor` is divided into equal parts of
-    consecutive images. Every process reads the whole of any other batch, such as the last one of
-    an epoch. With several parts, batches have a third element, int64 [N]: the number of images of
-    the whole batch, once for each image. It shows whether the batch was divided.
+    consecutive images. Any other batch, such as the last batch of an epoch, is read completely by
+    every process. With several parts, batches have a third element, int64 [N], which contains the
+    number of images of the whole batch, once for each image. This number shows whether the batch
+    was divided.
 
     Attributes:
         index: the number of the part, from 0.
@@ -66,16 +68,17 @@ class Split(abc.ABC):
     """Batches of (images uint8 [N, H, W, C], labels int64 [N] or targets float32 [N, K]).
 
     An epoch's last batch may have fewer images than the others. Nothing is read or decoded before
-    the first batches are requested. Iterating over a split yields the batches of its first epoch;
-    if its images are checked as they are read, it raises a ValueError that lists all bad images.
-    The datasets that the methods return raise TensorFlow's error for the first bad image.
+    the first batches are requested. Iterating over a split yields the batches of its first epoch.
+    If the images are checked as they are read, the iteration raises a ValueError that lists all bad
+    images, while the datasets that the methods return raise TensorFlow's error for the first bad
+    image.
 
     Attributes:
         num_examples: the number of images.
         steps: the number of batches in an epoch.
-        path_of: returns the file of the image at an index of the split, without reading it; None
-            if the images are not files of their own. Without a seed, the batches have the images in
-            the order of these indices.
+        path_of: a function that returns the file of the image at an index of the split, without
+            reading the file; None if the images are not separate files. Without a seed, the images
+            in the batches have the order of these indices.
     """
 
     path_of: Callable[[int], Path] | None = None
@@ -97,18 +100,18 @@ class Split(abc.ABC):
         """Define the batches of a split.
 
         Args:
-            count: the number of images; subclasses receive the images instead.
+            count: the number of images.
             config: the preprocessing that brings the images to the network's size.
             classes: the number of classes, K.
             batch_size: the number of images in a batch, N.
             seed: the seed of the order and the augmentation; None keeps the order and augments
                 nothing.
-            augmentation: the augmentation of the images. An Inception crop needs images that are
-                not kept in memory, because images in memory have the network's size already.
+            augmentation: the augmentation of the images. An Inception crop is possible only if the
+                images are not kept in memory, where they already have the network's size.
             class_weights: float32 [K]; the target of an image is multiplied by the weight of its
                 class, so that the target's sum is this weight.
-            order: the order of the images in each epoch; by default, each appears once in a random
-                order. A stream has no other order.
+            order: the order of the images in each epoch; by default, each image appears once, in
+                random order. Streams support only the default.
             one_hot: return targets instead of labels; with label smoothing or mixing, targets are
                 always returned.
             part: the part of each batch that is read; by default all of it.
@@ -138,16 +141,16 @@ class Split(abc.ABC):
     def probe(self) -> tf.data.Dataset:
         """Return one batch of training images, which is the same in every call.
 
-        It is the first batch of the training, or, for a stream, the first one in the order of the
-        files: a shuffled batch would cost the thousands of images that fill the shuffle buffer.
-        It is a whole batch even if the split reads only a part of each batch.
+        This is the first batch of the training or, for a stream, the first batch in the order of
+        the files, because a shuffled batch would require reading the thousands of images that fill
+        the shuffle buffer. It is a whole batch even if the split reads only a part of each batch.
         """
         whole = copy.copy(self)
         whole._part = _WHOLE
         return whole._steps(0, count=1)
 
     def _steps(self, first: int, count: int) -> tf.data.Dataset:
-        """Return the batches of `count` steps, without end for -1, and read no further batches."""
+        """Return the batches of `count` steps (-1: endless), without reading later batches."""
         batches = self._batches(first).take(count)
         made = batches.map(self._make, num_parallel_calls=available_cores())
         return without_autotuning(made.prefetch(PREFETCHED))
@@ -223,7 +226,7 @@ class _IndexedSplit(Split):
         total = tf.minimum(self.num_examples - first, self._batch_size)
         offset, count = self._part.of(total)
         first += offset
-        # An image is mixed with the next one of the epoch, which may be in the next batch.
+        # An image is mixed with the next image of the epoch, which may be in the next batch.
         indices = (first + tf.range(count + mixes_images(self._augmentation))) % self.num_examples
         if self._order is not None and self._seed is not None:
             indices = self._order.at(indices, self._seed, epoch)
@@ -270,9 +273,8 @@ class _StreamedSplit(Split):
         """Return batches of encoded images; each epoch has its own order."""
 
         def batches(epoch: tf.Tensor) -> tf.data.Dataset:
-            # The shuffle's seed is a tensor here. With a global seed of 0, which the graph of this
-            # function would inherit, TensorFlow would try to test whether the tensor is 0 too, and
-            # fail.
+            # The seed of the shuffle is a tensor here. If the graph of this function inherited a
+            # global seed of 0, TensorFlow would try to test whether this tensor is 0 too, and fail.
             tf.random.set_seed(1)
             order = (
                 None if self._seed is None else tf.stack([tf.constant(self._seed, tf.int64), epoch])
@@ -287,7 +289,7 @@ class _StreamedSplit(Split):
                 offset, count = self._part.of(total)
                 skipped_here = tf.zeros_like(offset)
                 if mixes_images(self._augmentation):
-                    # Each augmented image is mixed with the next one of the batch, and the last
+                    # Each augmented image is mixed with the next image of the batch, and the last
                     # with the first, so every part needs the whole batch.
                     offset, skipped_here = skipped_here, offset
                 elif self._part.parts > 1:
@@ -323,12 +325,12 @@ def make_split(
 
 
 def keep_in_memory(images: IndexedImages, config: DataConfig) -> Callable[[tf.Tensor], Pair]:
-    """Return a `gather` for `IndexedImages`; its first call decodes all images and keeps them."""
+    """Return a `gather` for `IndexedImages`, whose first call decodes and keeps all images."""
     kept: list[Pair] = []
 
     def gather(indices: tf.Tensor) -> Pair:
         if not kept:
-            with tf.init_scope():  # outside the pipeline's graph, which is being traced
+            with tf.init_scope():  # run outside the graph of the pipeline, which is being traced
                 kept.append(_decode_all(images, config))
         pixels, labels = kept[0]
         return tf.gather(pixels, indices), tf.gather(labels, indices)

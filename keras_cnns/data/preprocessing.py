@@ -10,8 +10,8 @@ _KERNELS = {"bilinear": "triangle"}  # interpolation -> its name in ScaleAndTran
 def preprocess(image: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
     """Resize the shorter side and crop the centre: uint8 [h, w, c] -> uint8 [H, W, C].
 
-    Only the pixels of the crop are computed, so that an image of 1 x 50,000,000 pixels costs no
-    more than any other.
+    Only the pixels of the crop are computed, so that an image of 1 x 50,000,000 pixels takes no
+    longer than other images.
 
     Args:
         image: raw pixels, grey or RGB.
@@ -23,7 +23,8 @@ def preprocess(image: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
     if image.shape[:2] == (height, width) and height == width == preprocessing.resize_shorter:
         return image
 
-    sides = tf.cast(tf.shape(image)[:2], tf.float64)  # exact; halves are rounded as in Python
+    # Float64 is exact, and rounds halves as Python does.
+    sides = tf.cast(tf.shape(image)[:2], tf.float64)
     resized = tf.round(sides * preprocessing.resize_shorter / tf.reduce_min(sides))
     corner = (tf.cast(resized, tf.int32) - (height, width)) // 2
     cropped = tf.raw_ops.ScaleAndTranslate(

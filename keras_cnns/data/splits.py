@@ -25,26 +25,26 @@ _NO_BALANCE = ClassBalanceConfig()
 
 
 class Splits:
-    """The splits of a data set; each is read and decoded at most once, however often it is opened.
+    """The splits of a data set, each of which is read and decoded at most once.
 
-    A command creates one object, and passes it or the opened splits to other functions. The decoded
-    images are released with these objects. "Once" means that a command makes no pass over a split
-    except those that belong to its work:
+    A command creates one object, and passes it or the opened splits to other functions. A split may
+    be opened several times. The decoded images are released with these objects. The rule "at most
+    once" has these details:
 
-    - A split whose images fit in memory (`base.PIXELS_LIMIT`) is decoded at its first batch and
-      kept. A training decodes a larger split once in each epoch, because its order and its crops
-      change.
-    - A validation split that a TFDS data set does not have is taken out of the training split by
-      content. This needs a pass over the training images when one of the two splits is opened;
-      images that fit in memory are kept.
+    - A split whose images fit in memory (`base.PIXELS_LIMIT`) is decoded at its first batch, and
+      its pixels are kept. A training decodes a larger split once in each epoch, because its order
+      and its crops change.
+    - If a TFDS data set has no validation split, it is created from the training split by content.
+      The first command that opens one of the two splits reads all training images once, and keeps
+      those that fit in memory. The division is cached for later commands.
     - The files of a folder's split are checked, as by `data check`. The results of a check are
       cached, so checking unchanged files again opens none of them. Files that are not cached are
       checked when the split is opened, and their images are kept if they fit in memory. Files of a
-      larger split are checked as they are read for the batches. There are two exceptions, for which
-      a separate pass is made: a training, and a larger split that depends on the hashes and
+      larger split are checked as they are read for the batches. A separate pass for the check is
+      made in two cases: for a training, and for a larger split that depends on the hashes and
       near-duplicates of the images. See `sources.folder.Folder`.
-    - An Inception crop needs the images at their own size, so a training split with one is decoded
-      in each epoch, and no pixels are kept.
+    - An Inception crop needs the images at their own size. A training split with such a crop is
+      therefore decoded in each epoch, and no pixels are kept.
     """
 
     def __init__(self, config: DataConfig) -> None:
@@ -74,7 +74,7 @@ class Splits:
         return self._source.pool
 
     def fingerprint(self) -> str:
-        """Return a text that changes with the data: a hash, or a name and version.
+        """Return a text that identifies the data: a hash, or a name and version.
 
         Raises:
             ValueError: there is no such data set, or `data check` finds that its folder is bad.
@@ -94,23 +94,24 @@ class Splits:
         check_first: bool = False,
         part: Part | None = None,
     ) -> Split:
-        """Open a split, to be read epoch by epoch from any step.
+        """Open a split, which can then be read epoch by epoch from any step.
 
         No batch is read yet, but a folder's files may be checked, and a training split may be
         divided by content.
 
         Args:
-            split: a split's name, or TFDS' slicing of one, such as `train[:45000]`.
+            split: a split's name, or a slice in TFDS' syntax, such as `train[:45000]`.
             batch_size: the number of images in a batch, N.
             seed: the seed of the order and the augmentation; None keeps the order and augments
                 nothing.
             augmentation: the augmentation of the images.
-            class_balance: the weights of the classes, which need targets, and the frequencies of
-                the classes; without a seed, both are ignored.
+            class_balance: the weights of the classes, for which targets are returned, and the
+                sampling of the classes; without a seed, both are ignored.
             one_hot: return targets [N, K] instead of labels [N]; with augmentation that mixes
                 labels, targets are always returned.
             in_memory: keep the decoded images if they take at most `base.PIXELS_LIMIT` bytes; if
-                False, decode each batch anew. Images that the source has kept are used either way.
+                False, decode each batch again. Images that the source has already kept are used in
+                both cases.
             check_first: check all files of a folder's split now, as a training does; if False, the
                 files of a split that does not fit in memory are checked as they are read.
             part: the part of each batch that is read; by default all of it.
@@ -168,12 +169,12 @@ def read_labels(config: DataConfig) -> tuple[str, ...]:
 
 
 def fingerprint(config: DataConfig) -> str:
-    """Return the fingerprint of a data set that no other code reads; see `Splits.fingerprint`."""
+    """Return the fingerprint of a data set, without creating `Splits`; see `Splits.fingerprint`."""
     return Splits(config).fingerprint()
 
 
 def open_split(config: DataConfig, split: str, *, batch_size: int, **options: Any) -> Split:
-    """Open a split that no other code reads; `Splits.open` describes `options` and errors."""
+    """Open a split, without creating `Splits`; `Splits.open` describes `options` and errors."""
     return Splits(config).open(split, batch_size=batch_size, **options)
 
 

@@ -11,24 +11,27 @@ from keras_cnns.fit.photos import SIZES, Photos
 from keras_cnns.recipes import Recipe, parse_recipe
 from keras_cnns.registry import find
 
-_MAX_LOST_DETAIL = 0.02  # fraction of the variance; photographs lose as much even at 224 pixels
-_SMALL = 48  # pixels; up to this input size, CIFAR's networks keep the full resolution
+# Fraction of the variance; at 224 pixels, photographs already lose about as much.
+_MAX_LOST_DETAIL = 0.02
+# Pixels; up to this input size, a CIFAR network is chosen, whose first layer keeps the resolution.
+_SMALL = 48
 _LADDERS = {  # from the fastest network to the most accurate one
     "small": ("resnet20", "resnet32", "resnet44", "resnet56"),
     "large": ("resnet18", "resnet34"),
 }
-# Numbers of epochs. Fewer than the minimum train too little, so a smaller input is better. A deeper
-# network is better only if there is time for the second number with the faster one. More than the
-# maximum would overfit.
+# Numbers of epochs. With fewer than `_MIN_EPOCHS` the network is trained too little, so a smaller
+# input is better. A deeper network is better only if there is time for `_WANTED_EPOCHS` epochs of
+# the fastest network. More than `_MAX_EPOCHS` would overfit.
 _MIN_EPOCHS, _WANTED_EPOCHS, _MAX_EPOCHS = 15, 80, 150
 _FINE_TUNING_EPOCHS = (4, 12)  # the minimum and the maximum for pretrained weights
-# Pixels: even if time is short, no smaller input is chosen, because too little would be visible.
+# Pixels: smaller inputs show too little, and are not chosen even if time is short.
 _FLOOR, _FINE_TUNING_FLOOR = 64, 96
 _ASSUMED_SPEED = 50e9  # multiply-adds per second and core, before the first measurement
-_TRAINING_COST = 3  # cost of a step, in forward passes: one forward, and two gradients
+_TRAINING_COST = 3  # cost of a training step in forward passes; the backward pass costs about two
 _MEMORY_FRACTION = 0.5  # fraction of the available memory that the activations of a batch may take
 _EPOCH_OVERHEAD = 1.0  # seconds for diagnostics, checkpoint and history
-_GREY_FRACTION = 0.99  # one channel is used if at least this fraction of the photos has no colour
+# If at least this fraction of the photos has no colour, the network gets one channel.
+_GREY_FRACTION = 0.99
 
 
 @dataclass
@@ -36,7 +39,7 @@ class Choices:
     """The chosen values, `section.key` -> value, and the reason for each.
 
     Attributes:
-        given: `section.key` -> the user's value, which replaces the one that would be chosen.
+        given: `section.key` -> the user's value, which replaces the choice.
     """
 
     given: Mapping[str, Any] = field(default_factory=dict)
@@ -67,9 +70,9 @@ class Choices:
 class Budget:
     """The resources that a training may use."""
 
-    seconds: float  # for the training, including its evaluations
+    seconds: float  # time of the training, including its evaluations
     cores: int
-    memory: int  # bytes that are available
+    memory: int  # available bytes
 
 
 def choose_input(
@@ -141,16 +144,16 @@ def choose_training(choices: Choices, photos: Photos, budget: Budget, *, pretrai
         f"With {train} training images, batches of {wanted} leave enough steps per epoch.{cap}",
     )
     rate = 0.01 * batch / 32 if pretrained else 0.1 * batch / 128
-    choices.choose("optimizer.learning_rate", float(f"{rate:.2g}"))  # reason: choose_rate
+    choices.choose("optimizer.learning_rate", float(f"{rate:.2g}"))  # `choose_rate` adds the reason
     choices.choose("optimizer.momentum", 0.9)
     choices.choose("optimizer.weight_decay", 1e-4 if pretrained else 5e-4)
     choices.choose("optimizer.schedule", "cosine")
     choices.choose("optimizer.warmup_epochs", 0.5 if pretrained else 1.0)
-    choices.choose("training.epochs", 1)  # replaced by choose_epochs
+    choices.choose("training.epochs", 1)  # `choose_epochs` replaces it
 
 
 def _choose_class_balance(choices: Choices, photos: Photos) -> None:
-    """Choose balanced sampling if there are rare classes by the criterion of `data check`."""
+    """Choose balanced sampling if there are rare classes, as `data check` defines them."""
     rare = rare_classes(photos.classes)
     if not rare or "class_balance.weights" in choices.given:
         return
@@ -173,17 +176,17 @@ def epochs_in(budget: Budget, measured: Measurement) -> int:
 
 
 def is_too_deep(model: str, epochs: int) -> bool:
-    """Return whether the fastest network of the family is better for this number of epochs."""
+    """Return whether this number of epochs is too low for any but the family's fastest network."""
     return epochs * 2 < _WANTED_EPOCHS and any(model in family[1:] for family in _LADDERS.values())
 
 
 def min_epochs(*, pretrained: bool) -> int:
-    """Return the number of epochs below which a smaller input is better."""
+    """Return the minimum number of epochs; with fewer, a smaller input is better."""
     return _FINE_TUNING_EPOCHS[0] if pretrained else _MIN_EPOCHS
 
 
 def smaller_sizes(size: int, *, pretrained: bool) -> list[int]:
-    """Return the smaller sizes of the input, ascending, that may be chosen if time is short."""
+    """Return the input sizes, ascending, that may replace a larger one if time is short."""
     floor = _FINE_TUNING_FLOOR if pretrained else _FLOOR
     return [each for each in SIZES if floor <= each < size]
 
@@ -213,8 +216,8 @@ def choose_epochs(
 def choose_rate(choices: Choices, measured: Measurement) -> None:
     """Keep the learning rate of the model's recipe unless the finder contradicts it.
 
-    The finder contradicts a learning rate above the one with the lowest loss, because training
-    diverges there. In this case a third of the latter is chosen.
+    The finder contradicts a learning rate that is higher than the one with the lowest loss, since
+    training may diverge there. A third of the learning rate with the lowest loss is chosen instead.
     """
     rate, lowest = choices.values["optimizer.learning_rate"], measured.lowest_loss_rate
     origin = f"The rule of the model's recipe gives {rate:g} for this batch size"
@@ -225,7 +228,7 @@ def choose_rate(choices: Choices, measured: Measurement) -> None:
     elif rate <= lowest:
         reason = (
             f"{origin}; the learning-rate finder agrees: in {measured.finder_steps} steps, the "
-            f"loss was lowest at {lowest:.2g}, which is not below it."
+            f"loss was lowest at {lowest:.2g}, which is not lower."
         )
     else:
         rate = float(f"{lowest / 3:.1e}")
@@ -247,7 +250,7 @@ def _choose_size(
     if not weights_model and high <= _SMALL:
         size = max(8, -(-high // 4) * 4)
         return size, f"{sides}: small images keep their size."
-    # An input larger than nearly all photos would only enlarge them.
+    # If the input were larger than nearly all photos, they would only be enlarged.
     sizes = [size for size in SIZES if size <= largest and (size <= high or size == SIZES[0])]
     minimum = min_epochs(pretrained=bool(weights_model))
     enough = [
@@ -273,7 +276,7 @@ def _choose_size(
 
 
 def _assumed_epochs(model: str, size: int, photos: Photos, budget: Budget) -> float:
-    """Return the number of epochs for which there is time if the cores have a usual speed."""
+    """Return the number of epochs for which there is time on cores of typical speed."""
     row = find(model)
     images = budget.seconds * budget.cores * _ASSUMED_SPEED / _TRAINING_COST
     multiply_adds = row.cost.multiply_adds * (size / row.row.image_size) ** 2

@@ -27,18 +27,19 @@ class InitialWeights:
         "These are ImageNet's values, with which torchvision and timm train. The file does not say "
         "which ones it was trained with; if they were others, set them."
     )
-    published: pretrained.Pretrained | None = None  # the row of published weights; None for a file
+    # The table's entry of published weights; None for a file.
+    published: pretrained.Pretrained | None = None
 
 
 def find_initial_weights(given: str, model: str = "") -> InitialWeights | None:
     """Return the weights that the user gave; None if there are none.
 
-    This function alone decides about initial weights, including the case that none are given.
+    No other function decides whether a training starts from given weights.
 
     Args:
         given: the path of a file, a name of published weights, or "".
-        model: the network that the user named, which is not checked here; "" to recognise it from
-            the weights.
+        model: the network that the user named, whose existence the caller checks; if "", the
+            network is recognised from the weights.
 
     Raises:
         ValueError: the file cannot be read, or fits no network.

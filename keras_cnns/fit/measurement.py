@@ -14,7 +14,7 @@ from keras_cnns.training.model import for_outputs
 from keras_cnns.training.preparation import prepare
 
 _WARM_UP = 3  # number of steps; the first one compiles the model
-_TIMED = 5  # number of timed steps, which show whether there is time for the learning-rate finder
+_TIMED = 5  # number of timed steps; they show whether there is time for the learning-rate finder
 _FINDER_STEPS = (30, 100)  # the minimum and the maximum
 _FINDER_FRACTION = 0.06  # fraction of the available time
 
@@ -27,7 +27,8 @@ class Measurement:
     steps_per_epoch: int
     validation_seconds: float  # time of one evaluation on the validation split
     finder_steps: int  # 0 if there was no time for the learning-rate finder
-    lowest_loss_rate: float | None  # the rate with the lowest loss; None: the loss never fell
+    # The learning rate with the lowest loss; None: the loss never fell.
+    lowest_loss_rate: float | None
 
 
 class _StepClock(keras.callbacks.Callback):
@@ -53,7 +54,7 @@ def measure(recipe: Recipe, splits: Splits, seconds: float) -> Measurement:
 
     Args:
         recipe: the recipe; its learning rate and its number of epochs are ignored.
-        splits: the splits of the recipe's data, which are read once.
+        splits: the splits of the recipe's data, which the caller has already read.
         seconds: the time that is available for the whole training; the learning-rate finder uses a
             small fraction of it, and is skipped if this fraction is too short.
 
@@ -90,8 +91,9 @@ def measure(recipe: Recipe, splits: Splits, seconds: float) -> Measurement:
         finder_steps = 0
     else:
         finder = LRFinder(steps=finder_steps)
-        model.optimizer.iterations.assign(0)  # so that its schedule begins with the first step
-        # `fit` does not compile again; its first step fills the input pipeline.
+        model.optimizer.iterations.assign(0)  # so that its schedule begins again
+        # This `fit` compiles nothing, but its first step waits for the input pipeline and is not
+        # counted.
         step_seconds = statistics.fmean([*times, *fit(finder_steps, finder)[1:]])
         smoothed = finder.smoothed()
         if len(smoothed) > 1 and smoothed.min() < smoothed[0]:

@@ -25,8 +25,9 @@ from keras_cnns.data.sources.folder.splits import assign_splits
 from keras_cnns.recipes import DataConfig
 
 SIZES = (32, 48, 64, 96, 128, 160, 224)  # pixels, the candidates for the network's input
-_SAMPLE = 300  # training images that are measured
-_REFERENCE = 448  # pixels: the maximum shorter side of the photo that detail is compared with
+_SAMPLE = 300  # maximum number of training images that are measured
+# Pixels: photos with a longer shorter side are reduced to this before detail is measured.
+_REFERENCE = 448
 _GREY = 2.0  # levels: the maximum mean difference between the colour channels of a grey photo
 _SPLITS = ("train", *FRACTIONS)
 _Result = TypeVar("_Result")
@@ -37,14 +38,14 @@ class Photos:
     """The facts about a folder on which the choices are based."""
 
     root: Path
-    files: int  # images, readable or not
+    files: int  # number of images, readable or not
     left_out: tuple[tuple[str, str], ...]  # (relative path, reason)
-    warnings: tuple[str, ...]  # findings in spite of which the folder can be trained on
+    warnings: tuple[str, ...]  # findings that do not prevent training
     classes: dict[str, int]  # class -> number of usable images
     splits: dict[str, int]  # split -> number of images
     sides: tuple[int, ...]  # the shorter side of each usable image in pixels, ascending
-    sample: tuple[Path, ...]  # training images that are measured
-    grey: float  # the fraction of the sample without colour
+    sample: tuple[Path, ...]  # the training images that are measured
+    grey: float  # the fraction of images in the sample that have no colour
     lost_detail: dict[int, float]  # size -> fraction of the variance that is lost by resizing to it
 
     def quantile(self, fraction: float) -> int:
@@ -55,14 +56,14 @@ class Photos:
 def examine(root: str | Path) -> Photos:
     """Read and check all files of a folder, and measure a sample of its training images.
 
-    Files because of which training would be refused are left out: unreadable files, and formats
-    that must be converted. If copies of an image lie in two classes, all copies are left out, since
-    only a person can know which label is right. If they lie in two splits, only the copy in the
-    test split (or else the validation split) is used.
+    Files that would make training fail are left out: unreadable files, and formats that must be
+    converted. If copies of an image lie in two classes, all copies are left out, since only a
+    person can know which label is right. If copies lie in two splits, only the copy in the test
+    split is used, or without one the copy in the validation split.
 
     Raises:
         ValueError: there is no such folder, or no class in it.
-        FolderError: something is wrong that leaving out files cannot repair, such as a class
+        FolderError: the folder has an error that leaving out files cannot repair, such as a class
             without training images.
     """
     scan = scan_folder(root)
@@ -78,7 +79,7 @@ def examine(root: str | Path) -> Photos:
     if errors := [finding for finding in left if finding.is_error and finding.lines]:
         raise FolderError(f"{root} cannot be used: {'. '.join(map(describe, errors))}")
     splits = assign_splits(usable, FRACTIONS)
-    # In the order of the content's hash, which looks random but is the same every time.
+    # Sorted by a hash of the content, an order that looks random but is the same every time.
     training = sorted((file.digest, file.path) for file in splits["train"])
     sample = tuple(path for _, path in training[:_SAMPLE])
     grey, lost_detail = _measure(sample)
@@ -120,7 +121,8 @@ def measure_levels(photos: Photos, data: DataConfig) -> tuple[list[float], list[
         return np.stack([pixels.mean((0, 1)), (pixels**2).mean((0, 1))])
 
     mean, square = np.mean(_map(moments, photos.sample), axis=0)
-    std = np.sqrt(np.maximum(square - mean**2, 1.0))  # a constant image has 0
+    # At least 1, since a constant image has a variance of 0.
+    std = np.sqrt(np.maximum(square - mean**2, 1.0))
     return [round(float(each), 1) for each in mean], [round(float(each), 1) for each in std]
 
 

@@ -29,7 +29,7 @@ from keras_cnns.registry import find
 from keras_cnns.weights.download import fetch
 
 LEFT_OUT = "left_out.csv"
-_COMMAND = "#     keras-cnns fit "  # the beginning of the recipe's line with the command
+_COMMAND = "#     keras-cnns fit "  # the start of the comment line with the command, in the recipe
 _FINISHING_SECONDS = 45.0  # time for imports and, after the training, test, report and export
 _SECTIONS = ("model", "data", "augmentation", "class_balance", "optimizer", "training")
 
@@ -69,12 +69,12 @@ def recipe_path(run: Path) -> Path:
 
 
 def left_out_path(run: Path) -> Path:
-    """Return the path of the list of files that are left out, until the run is finished."""
+    """Return the path where the list of left-out files lies until the run is finished."""
     return run.with_name(f"{run.name}-{LEFT_OUT}")
 
 
 def write_plan(plan: Plan, run: Path) -> None:
-    """Write a plan beside its run; the recipe is written last and makes it valid."""
+    """Write a plan beside its run; the plan is valid once its recipe, the last file, exists."""
     run.parent.mkdir(parents=True, exist_ok=True)
     write_text(left_out_path(run), plan.left_out)
     write_text(recipe_path(run), plan.recipe)
@@ -111,8 +111,9 @@ def make_plan(request: Request) -> Plan:
     weights = find_initial_weights(request.weights, str(given.get("model.name", "")))
     pretrained = weights is not None
     if weights is not None and weights.published is not None:
-        fetch(weights.published)  # now, so that its progress is shown before the photos are read
-    start = time.perf_counter()  # a download does not count
+        # Download now, so that the progress is shown before the photos are read.
+        fetch(weights.published)
+    start = time.perf_counter()  # the time of the download does not count
     photos = examine(request.folder)
     _report(photos)
 
@@ -128,7 +129,8 @@ def make_plan(request: Request) -> Plan:
     while True:
         choices = _choose(request, given, photos, budget(), weights, largest, deeper)
         recipe = choices.recipe()
-        with redirect_stderr(io.StringIO()):  # the left-out files were printed already
+        # Hide warnings about the left-out files, which were printed already.
+        with redirect_stderr(io.StringIO()):
             measured = measure(recipe, Splits(recipe.data), budget().seconds)
         epochs, size = choosing.epochs_in(budget(), measured), recipe.data.image_size
         print_message(
@@ -136,9 +138,8 @@ def make_plan(request: Request) -> Plan:
             f"{measured.step_seconds * 1e3:.0f} ms per step, {epochs} epochs in the time "
             "that is left"
         )
-        # Network and size were chosen for a usual speed. If, at the measured speed, there is time
-        # for at most half of the required epochs, the fastest network is tried, and then the next
-        # smaller size.
+        # Network and size were chosen for a typical speed. If the measured speed leaves time for at
+        # most half of the required epochs, try the fastest network, and then the next smaller size.
         if deeper and choosing.is_too_deep(recipe.model.name, epochs) and "model.name" not in given:
             deeper = False
             continue
@@ -149,7 +150,7 @@ def make_plan(request: Request) -> Plan:
         largest = smaller[-1]
     choosing.choose_rate(choices, measured)
     choosing.choose_epochs(choices, budget(), measured, pretrained=pretrained)
-    choices.recipe()  # reports an error in a given value before anything is written
+    choices.recipe()  # raises an exception for a wrong given value before anything is written
     return Plan(_format(choices, photos, request), _format_left_out(photos))
 
 
@@ -199,7 +200,8 @@ def _choose(
         True,
         f"{left_out} of {photos.files} files are left out; {LEFT_OUT} in the run lists them.",
     )
-    for key in ("mean", "std"):  # so that the section is complete before mean and std are measured
+    # Placeholders, since the section must be complete before mean and std are measured.
+    for key in ("mean", "std"):
         choices.choose(f"data.{key}", [1.0] * choices.values["data.channels"])
     choosing.choose_training(choices, photos, budget, pretrained=weights is not None)
     if weights:

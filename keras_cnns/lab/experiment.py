@@ -10,13 +10,14 @@ from typing import Any
 
 from keras_cnns.report.page import Animation, Chart
 
-Measurements = dict[str, Any]  # of one seed; JSON: dicts with string keys, lists, numbers, strings
+# The measurements of one seed, as JSON: dicts with string keys, lists, numbers and strings.
+Measurements = dict[str, Any]
 Report = Callable[[float, str], None]  # receives the finished fraction of a run, and what runs now
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The size of a run. The measurements depend on nothing else but the seed."""
+    """The settings of a run. Together with the seed, they determine the measurements."""
 
     data: str = "digits"
     """The images: "digits" (built in) or "fashion-mnist"."""
@@ -30,19 +31,19 @@ class Settings:
 
 @dataclass(frozen=True)
 class Effect:
-    """One measurable part of a claim; the claim is supported if all its parts are."""
+    """One measurable part of a claim. The claim is supported if all its parts are supported."""
 
     name: str
-    """A noun phrase for the number: "training error of plain-44 minus that of plain-8"."""
+    """A noun phrase for the number: "error of plain-44 minus error of plain-8"."""
     unit: str
     """The unit, written after a number: " percentage points", " nats", " times"."""
     min_effect: float
-    """The smallest effect that counts, in the unit. It is committed before the run, and is at least
-    a quarter of the paper's effect where the paper gives one. For a claim that something is not
-    worse it is the negative margin."""
+    """The smallest effect that counts, in the unit. It is committed before the run. If the
+    paper gives an effect, it is at least a quarter of that. If the claim is that something
+    is not worse, it is negative: the largest loss that still counts as not worse."""
     value: Callable[[Measurements], float]
-    """Return the effect in the measurements of one seed: a difference of paired measurements. NaN
-    in a deterministic experiment means that the search for the best setting ended at its edge."""
+    """Return the effect in the measurements of one seed: a difference of paired measurements. In a
+    deterministic experiment, NaN means that the best setting lies at the edge of the search."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,9 @@ class Experiment:
     fixed: str
     measured: str
     look_at: str
-    """A hint which detail of the figures to look at."""
+    """A sentence that names the detail of the figures to look at."""
     larger_run: str
-    """What would change the verdict, and how to run it longer or on larger images."""
+    """Sentences on what would change the verdict, and on how to make a longer or larger run."""
     effects: tuple[Effect, ...]
     formula: str
     """The formula as plain text, one or several lines."""
@@ -85,9 +86,9 @@ class Experiment:
     seconds: float
     """The measured duration of `run` for one seed with full effort, on two cores with digits."""
     fixed_seconds: float = 0.0
-    """The part of `seconds` that does not fall with the effort, such as building networks."""
+    """The part of `seconds` that does not depend on the effort, such as building the networks."""
     deterministic: bool = False
-    """Whether the result has no randomness: there is one run, with seed 0, and no interval."""
+    """Whether the result does not depend on the seed. Then there is one run and no interval."""
     findings: Callable[[Sequence[Measurements]], Sequence[str]] = lambda measurements: ()
     """Return sentences about the measurements of all seeds, computed from the numbers."""
     animations: Callable[[Sequence[Measurements]], Sequence[Animation]] = lambda measurements: ()

@@ -1,4 +1,4 @@
-"""Pages of documentation, one for each experiment, with its figures as files beside it."""
+"""Markdown pages, one for each experiment, with the figures as files in a folder beside them."""
 
 import inspect
 from collections.abc import Iterable, Sequence
@@ -8,8 +8,8 @@ from keras_cnns.files import replacing, write_text
 from keras_cnns.lab.experiment import Experiment, Measurements
 from keras_cnns.lab.report import (
     describe_changes,
+    describe_decision,
     describe_repetition,
-    describe_verdict,
     make_table,
     read_folder,
 )
@@ -21,7 +21,7 @@ _FIGURES = "figures"  # the folder of the figures, beside the pages
 
 
 def write_markdown(folder: Path, to: Path) -> list[Path]:
-    """Write a page for each measured experiment of a folder, and return the paths.
+    """Write a page for each experiment that has measurements in a folder; return the pages' paths.
 
     Raises:
         ValueError: no experiment was started in the folder.
@@ -57,13 +57,14 @@ def _format(
     experiment: Experiment, size: Size, measurements: list[Measurements], figures: Sequence[str]
 ) -> str:
     verdict, decisions = decide(experiment, measurements)
-    results = describe_verdict(verdict, decisions, experiment.deterministic)
+    results = [describe_decision(each, experiment.deterministic) for each in decisions]
     table = make_table(experiment, measurements)
     parts = [
         f"# {experiment.name}",
         experiment.claim,
-        f"**Verdict**: {results}",
-        f"**What would change it**: {' '.join(describe_changes(experiment, decisions))}",
+        f"**Verdict**: {verdict.value.capitalize()}.",
+        "\n".join(f"- {each}" for each in results),
+        f"**What would change the verdict**: {' '.join(describe_changes(experiment, decisions))}",
         f"- **Source**: {experiment.source}\n- **Varied**: {experiment.varied}\n"
         f"- **Fixed**: {experiment.fixed}\n- **Measured**: {experiment.measured}\n"
         f"- **What to look at**: {experiment.look_at}",
@@ -84,7 +85,7 @@ def _format(
         "\n".join(f"- {_describe_source(each)}" for each in experiment.implementation),
         "## Questions",
         "\n".join(f"{n}. {text}" for n, text in enumerate(experiment.questions, start=1)),
-        "## Repeat it",
+        "## Repeat the experiment",
         describe_repetition(experiment, size, len(measurements)),
     ]
     return "\n\n".join(parts) + "\n"
@@ -95,7 +96,7 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def _describe_source(implementation: object) -> str:
-    """Return the name of a function or class, and where it is defined."""
+    """Return the name of a function or class, with a link to the file that defines it."""
     module = inspect.getmodule(implementation)
     assert module is not None
     name = getattr(implementation, "__qualname__", str(implementation))

@@ -17,14 +17,23 @@ from keras_cnns.report import page
 PAGE = "lab.html"
 _TITLE = "Laboratory: claims about deep convolutional networks"
 _SUBTITLE = (
-    "Each claim has a smallest effect that counts, which was fixed before the measurement. A claim "
-    f"is supported if the one-sided {CONFIDENCE:.0%} t interval of the paired differences over the "
-    "seeds lies above this effect, not supported if it lies below, and otherwise inconclusive. "
-    "Experiments without randomness compare each method at its own best setting."
+    "Each claim has a smallest effect that counts, which was fixed before the measurement. The "
+    "effect is measured with several seeds, as a difference between networks that have the same "
+    "seed. A claim is supported if the lower bound of the effect is above the smallest effect. It "
+    "is not supported if the upper bound is below the smallest effect, and inconclusive otherwise. "
+    f"The bounds are one-sided t bounds with {CONFIDENCE:.0%} confidence. Experiments without "
+    "randomness compare each method at its own best setting."
 )
 _NOT_MEASURED = "not measured"
+# Unit of an effect -> its singular.
+_SINGULAR = {
+    " percentage points": " percentage point",
+    " powers of ten": " power of ten",
+    " nats": " nat",
+}
 
-# An experiment, its size (None if it was never started), and what each finished seed measured.
+# An experiment, its size (None if it was never started), and the measurements of its finished
+# seeds.
 Measured = tuple[Experiment, Size | None, list[Measurements]]
 
 
@@ -82,28 +91,34 @@ def render(measured: Sequence[Measured]) -> str:
 
 
 def describe_decision(decision: Decision, deterministic: bool) -> str:
-    """Return a sentence with the measured effect, its interval and the smallest one that counts."""
+    """Return a sentence with an effect as measured, its interval, and the smallest that counts."""
     effect = decision.effect
     name = effect.name[0].upper() + effect.name[1:]
     if math.isnan(decision.mean):
-        return f"{name}: no number, because the search for the best setting ended at its edge."
+        return (
+            f"{name}: there is no number, because the search for the best setting ended at the "
+            "edge of its range."
+        )
     mean, smallest = _number(decision.mean), _number(effect.min_effect)
-    relation = {
-        Verdict.SUPPORTED: "more than",
-        Verdict.NOT_SUPPORTED: "not more than",
-        Verdict.INCONCLUSIVE: "which does not decide about",
-    }[decision.verdict]
     seeds = len(decision.values)
     if deterministic:
         interval = ""
     elif seeds < 2:
-        interval = " with one seed, which gives no interval"
+        interval = " (one seed, so that there is no interval)"
     else:
         interval = (
-            f" over {seeds} seeds (interval from {_number(decision.low)} to "
+            f" (mean of {seeds} seeds; interval from {_number(decision.low)} to "
             f"{_number(decision.high)}, each bound with {CONFIDENCE:.0%} confidence)"
         )
-    return f"{name}: {mean}{effect.unit}{interval}, {relation} the {smallest}{effect.unit} needed."
+    return (
+        f"{name}: {mean}{_unit(mean, effect.unit)}{interval}. The claim requires more than "
+        f"{smallest}{_unit(smallest, effect.unit)}, so this part is {decision.verdict.value}."
+    )
+
+
+def _unit(number: str, unit: str) -> str:
+    """Return the unit of a number, in the singular if the number is 1."""
+    return _SINGULAR.get(unit, unit) if number == "1" else unit
 
 
 def _section(
@@ -121,14 +136,17 @@ def _section(
         ("What to look at", experiment.look_at),
     ]
     if size is None or decision is None:
-        text = page.Text(f"This claim was not measured. Measure it with: {_command(experiment)}")
+        text = page.Text(f"This claim was not measured. To measure it, run: {_command(experiment)}")
         return page.Section(title, "", [page.Terms(about), text], anchor=experiment.name)
     verdict, decisions = decision
     blocks: list[page.Block] = [
         page.Terms(
             [
                 ("Verdict", describe_verdict(verdict, decisions, experiment.deterministic)),
-                ("What would change it", " ".join(describe_changes(experiment, decisions))),
+                (
+                    "What would change the verdict",
+                    " ".join(describe_changes(experiment, decisions)),
+                ),
                 *about,
             ]
         ),
@@ -161,8 +179,8 @@ def describe_changes(experiment: Experiment, decisions: list[Decision]) -> list[
     for each in decisions:
         if each.verdict is Verdict.INCONCLUSIVE and (seeds := seeds_to_decide(each)):
             sentences.append(
-                f"About {seeds} seeds would decide about the {each.effect.name}, if their mean and "
-                "standard deviation were those of this run."
+                f"About {seeds} seeds would be enough for a decision about the "
+                f"{each.effect.name}, if their mean and standard deviation were those of this run."
             )
     return [*sentences, experiment.larger_run]
 
@@ -171,13 +189,15 @@ def describe_repetition(experiment: Experiment, size: Size, seeds: int) -> str:
     """Return sentences about the size of a run, with the command for a larger one."""
     settings, command = size.settings, _command(experiment)
     options = f" --data {settings.data}" if settings.data != "digits" else ""
-    run = f"Images: {settings.data}; "
     if experiment.deterministic:
-        return f"This experiment has no randomness. Repeat it with: {command}"
-    shorter = "" if settings.effort == 1 else f", {settings.effort:.0%} of the full training length"
+        return f"This verdict does not depend on random numbers. To repeat it, run: {command}"
+    planned = "" if seeds == size.seeds else f" of {size.seeds} planned"
+    shorter = (
+        "" if settings.effort == 1 else f" and {settings.effort:.0%} of the full training length"
+    )
     return (
-        f"{run}seeds: {seeds} of {size.seeds}{shorter}. Repeat it with more seeds: "
-        f"{command}{options} --seeds {2 * size.seeds}"
+        f"The experiment used the data set {settings.data}, with {seeds}{planned} seeds{shorter}. "
+        f"To repeat it with more seeds, run: {command}{options} --seeds {2 * size.seeds}"
     )
 
 

@@ -20,7 +20,7 @@ from keras_cnns.lab.experiment import Experiment, Measurements, Report, Settings
 _PLAN = "lab.json"  # the settings and the number of seeds of each experiment that was started
 _CACHE = "measurements"
 _PACKAGES = ("keras", "tensorflow", "numpy", "keras-cnns")
-_SHARED = (networks, surfaces)  # modules that change the measurements of several experiments
+_SHARED = (networks, surfaces)  # modules on which the measurements of several experiments depend
 _EFFORTS = (1.0, 0.5, 0.25, 0.1)
 _MIN_SEEDS = 3  # a t interval of two seeds is so wide that it decides almost nothing
 
@@ -44,11 +44,11 @@ class State:
     """The progress of a run: what runs now, and the finished fractions."""
 
     experiment: str
-    index: int  # of the experiment, from 0
+    index: int  # index of the experiment, from 0
     experiments: int
     seed: int
     seeds: int
-    fraction: float  # of the measurements of this seed
+    fraction: float  # the finished fraction of the measurements of this seed
     what: str
     total: float  # the finished fraction of all experiments, weighted by their expected duration
 
@@ -58,14 +58,14 @@ def choose_size(
 ) -> Size:
     """Return the largest size that is expected to fit into the time.
 
-    First the number of seeds falls to three, then the trainings become shorter. The smallest size
-    is returned if no size fits.
+    If the time is short, the number of seeds is reduced first, down to three, and then the length
+    of the trainings. If no size fits, the smallest one is returned.
 
     Args:
         experiments: the experiments of the run.
         data: the images, a key of `networks.DATA`.
         seeds: the number of seeds without a limit of time.
-        minutes: the time for all experiments; None is no limit.
+        minutes: the time for all experiments; None sets no limit.
     """
     fewer = [n for n in range(seeds, 0, -1) if n >= min(seeds, _MIN_SEEDS)]
     sizes = [Size(n, Settings(data)) for n in fewer]
@@ -85,17 +85,17 @@ def run_experiments(
     show: Callable[[State], None] = lambda state: None,
     log: Callable[[str], None] = print,
 ) -> bool:
-    """Measure what the cache lacks, and return whether all experiments are complete.
+    """Run all measurements that are not cached, and return whether all experiments are complete.
 
-    A stopped run continues when it is started again: finished seeds are in the cache.
+    A stopped run continues when it is started again, because finished seeds are in the cache.
 
     Args:
         experiments: the experiments, in the order of the run.
         size: the number of seeds, and the length of the trainings.
         folder: the folder of the cache and the plan.
-        minutes: no measurement is started that is not expected to end within this time; None is
-            no limit.
-        show: called with the progress of the run, several times in each epoch's time or less often.
+        minutes: the time of the run. A measurement is started only if it is expected to end within
+            this time. None sets no limit.
+        show: called with the progress of the run, for example after each epoch.
         log: called with a line for each finished experiment.
 
     Raises:
@@ -167,8 +167,8 @@ def _read_measurements(
 def cache_key(experiment: Experiment, settings: Settings, seed: int) -> str:
     """Return a hash of everything that determines the measurements of one seed.
 
-    It covers the code that measures, in the experiment's file and in the modules that experiments
-    share, the settings, the seed, the backend, and the versions of the packages.
+    The hash covers the settings, the seed, the backend, the versions of the packages, and the code
+    that measures, both in the experiment's file and in the modules that experiments share.
     """
     content = {
         "source": [_source(experiment), *map(inspect.getsource, _SHARED)],
@@ -184,7 +184,7 @@ def _measure(
     folder: Path, experiment: Experiment, settings: Settings, seed: int, report: Report
 ) -> None:
     """Run one seed, and write its measurements into the cache."""
-    # Before the run: the sources may be edited in the meantime.
+    # The path is computed before the run, because the sources may be edited during the run.
     path = _cache_path(folder, experiment, settings, seed)
     keras.backend.clear_session()
     keras.utils.set_random_seed(seed)
@@ -219,10 +219,10 @@ def _cache_path(folder: Path, experiment: Experiment, settings: Settings, seed: 
 
 
 def _source(experiment: Experiment) -> dict[str, str]:
-    """Return the code of `run` and of what it uses in its file, by name and without comments.
+    """Return name -> code, without comments, of `run` and of everything that it uses in its file.
 
-    Texts, figures and smallest effects are not among it: after an edit they apply to the
-    measurements that exist.
+    Texts, figures and smallest effects are not included, so that cached measurements stay valid
+    after an edit of these.
     """
     module = ast.parse(inspect.getsource(sys.modules[experiment.run.__module__]))
     defined = {name: node for node in module.body for name in _defined_names(node)}

@@ -10,11 +10,11 @@ from scipy import stats
 
 from keras_cnns.lab.experiment import Effect, Experiment, Measurements
 
-CONFIDENCE = 0.95  # of each one-sided bound
+CONFIDENCE = 0.95  # confidence level of each one-sided bound
 
 
 class Verdict(StrEnum):
-    """What the measurements say about a claim."""
+    """The result of the measurements for a claim."""
 
     SUPPORTED = "supported"
     NOT_SUPPORTED = "not supported"
@@ -37,8 +37,9 @@ def decide_effect(effect: Effect, values: Sequence[float], deterministic: bool =
     """Decide by one-sided t intervals of the paired differences over the seeds.
 
     The effect is supported if the lower bound exceeds the smallest effect that counts, and not
-    supported if the upper bound is below it. The bounds of fewer than two seeds are infinite. A
-    deterministic value is its own bounds; NaN, a search that ended at its edge, is inconclusive.
+    supported if the upper bound is below it. The bounds of fewer than two seeds are infinite. Both
+    bounds of a deterministic value are the value itself. NaN is inconclusive: the best setting of a
+    search lies at the edge of the search.
     """
     array = np.asarray(values, float)
     mean = float(array.mean())
@@ -64,8 +65,9 @@ def decide(
 ) -> tuple[Verdict, list[Decision]]:
     """Return the verdict on a claim and the decisions on its effects.
 
-    The claim is supported if every effect is, and not supported if one of them is not. No
-    correction for several tests is needed, since all of them must succeed.
+    The claim is supported if all effects are supported, and not supported if at least one effect is
+    not supported. Otherwise it is inconclusive. No correction for multiple tests is needed, because
+    all tests must succeed.
 
     Args:
         experiment: the claim and its effects.
@@ -85,10 +87,11 @@ def decide(
 
 
 def seeds_to_decide(decision: Decision) -> int | None:
-    """Return the number of seeds that would decide, with the measured mean and deviation.
+    """Return the number of seeds that would decide, given the measured mean and deviation.
 
     Returns:
-        The number, or None if it is above a thousand or unknown: one seed has no deviation.
+        The number; None if it is above a thousand, or if there is only one seed and therefore no
+        standard deviation.
     """
     values = np.asarray(decision.values)
     if len(values) < 2 or not np.isfinite(values).all():

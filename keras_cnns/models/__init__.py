@@ -6,8 +6,9 @@ same model. `MODELS` lists all models.
 Importing this package registers the layers, losses, optimizers and schedules of keras_cnns with
 Keras, so that `keras.saving.load_model` can load a saved model.
 
-`keras_cnns.registry` defines `build`, `MODELS` and the functions. It is imported when one of them
-is used, because it also reads weights, while the modules of this package read no files.
+`keras_cnns.registry` defines `build`, `MODELS` and the functions. That module is imported only when
+one of these names is used, because it also reads weights, while the modules of this package read no
+files.
 """
 
 from typing import TYPE_CHECKING

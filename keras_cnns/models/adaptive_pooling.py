@@ -10,8 +10,8 @@ from keras import KerasTensor, ops
 class AdaptiveAveragePooling2D(keras.layers.Layer):
     """Average a map of any size over `size` x `size` windows that cover it.
 
-    Along an axis of H pixels, window i ranges from floor(i H / size) up to, but not including,
-    ceil((i + 1) H / size): windows overlap if H is not a multiple of `size`.
+    Along an axis of H pixels, window i begins at pixel floor(i H / size) and ends before pixel
+    ceil((i + 1) H / size), so that windows overlap if H is not a multiple of `size`.
 
     Args:
         size: number of windows along each axis, at least 1.
@@ -36,7 +36,7 @@ class AdaptiveAveragePooling2D(keras.layers.Layer):
         return ops.stack(columns, axis=2)
 
     def _windows(self, x: Any, axis: int) -> list[tuple[Any, Any]]:
-        """Return the start and the (excluded) end of each window along an axis."""
+        """Return the first pixel of each window along an axis, and the pixel after its last."""
         length = ops.shape(x)[axis]  # a tensor if the input shape contains None
         return [
             (i * length // self.size, -(-(i + 1) * length // self.size)) for i in range(self.size)

@@ -15,7 +15,8 @@ class Cost:
 
     parameters: int  # number of trainable parameters
     multiply_adds: int  # in convolutions and dense layers, as the literature counts them
-    activation_bytes: int  # all layers' outputs in float32, which a training step keeps
+    # Size of all layers' outputs in float32, which a training step holds in memory.
+    activation_bytes: int
 
     def __add__(self, other: "Cost") -> "Cost":
         return Cost(
@@ -56,13 +57,14 @@ def cost(model: keras.Model) -> Cost:
 
 
 def stage_costs(model: keras.Model) -> list[tuple[str, tuple[int, ...], Cost]]:
-    """Return the costs of a model's stages in the order of their first layers, and the total.
+    """Return the costs of a model's stages, in the order of their first layers, and the total cost.
 
     A layer's name begins with the name of its stage: `stage1_block2_conv1` belongs to `stage1`,
     and `inception_3a_1x1` to `inception_3a`.
 
     Returns:
-        For each stage its name, the shape of its last layer's output, and its cost.
+        For each stage, its name, the shape of its last layer's output, and its cost. The total is
+        the last entry.
     """
     stages: dict[str, list[keras.layers.Layer]] = {}
     for layer in model.layers:

@@ -1,13 +1,13 @@
 """TensorFlow's fast CPU kernels: convolution with its gradients, batch normalisation, and LRN.
 
-The layers `Conv2D`, `BatchNormalization` and `LocalResponseNormalization` use these kernels in one
-branch each. On other backends the layers are composed of Keras' operations.
+The layers `Conv2D`, `BatchNormalization` and `LocalResponseNormalization` each call these kernels
+in one branch. On other backends, the layers are composed of Keras' operations.
 
-A convolution is a sum over the positions of its window: y = sum_ij x_ij W_ij, where x_ij is the
-part of the map that position ij of the window sees. So the gradient of W_ij is a matrix product,
+A convolution is a sum over the positions of its window: y = sum_ij x_ij W_ij, where x_ij are the
+pixels of the map that are multiplied by W_ij. The gradient of W_ij is therefore a matrix product,
 x_ij^T dy. With stride 1 and 'same' padding, the gradient of x is again a convolution, of dy with
-the kernel rotated by 180 degrees and its channels exchanged. TensorFlow has special operations for
-both gradients; the functions here choose the faster way.
+the kernel rotated by 180 degrees and its channels exchanged. TensorFlow also has special operations
+for both gradients; the functions here choose the faster computation.
 """
 
 from typing import Any
@@ -17,14 +17,14 @@ import keras
 from keras_cnns.cores import has_avx512
 from keras_cnns.replicas import ReplicaPart, current_part
 
-# Window size -> number of output pixels up to which matrix products compute a kernel's gradient in
-# 0.3 to 0.9 of the time that Conv2DBackpropFilter takes, measured with the shapes of ResNet-50 and
-# GoogLeNet. For larger outputs, Conv2DBackpropFilter is faster.
+# Window size -> maximum number of output pixels for which matrix products compute the gradient of a
+# kernel faster than Conv2DBackpropFilter. They take 0.3 to 0.9 of its time, measured with the
+# shapes of ResNet-50 and GoogLeNet.
 MAX_POSITIONS_FOR_MATMUL = {(1, 1): 28 * 28, (3, 3): 7 * 7, (5, 5): 7 * 7}
 
 
 def has_fast_gradients(layer: keras.layers.Conv2D) -> bool:
-    """Return whether `convolve` can compute a layer, and this process trains on a CPU."""
+    """Return whether `convolve` can compute a layer and this process trains on a CPU."""
     if keras.backend.backend() != "tensorflow":
         return False
     import tensorflow as tf
@@ -33,7 +33,7 @@ def has_fast_gradients(layer: keras.layers.Conv2D) -> bool:
         layer.dilation_rate == (1, 1)
         and layer.groups == 1
         and layer.data_format == "channels_last"
-        # A window position sees a strided slice of the map only if there is no padding.
+        # With strides, x_ij is a strided slice of the map only if there is no padding.
         and (layer.strides == (1, 1) or layer.padding == "valid" or layer.kernel_size == (1, 1))
         and all(size % 2 == 1 for size in layer.kernel_size)
         and not tf.config.list_logical_devices("GPU")
@@ -65,7 +65,8 @@ def convolve(x: Any, kernel: Any, strides: tuple[int, int], padding: str) -> Any
 
         return y, gradient
 
-    # custom_gradient would pass a variable to the gradient separately, so convert it to a tensor.
+    # Convert the kernel to a tensor, because custom_gradient passes variables to the gradient
+    # separately.
     return function(x, tf.convert_to_tensor(kernel))
 
 
@@ -93,7 +94,7 @@ def _gradient_of_kernel(
     _, height, width, _ = dy.shape
     window = tuple(kernel.shape[:2])
     max_positions = MAX_POSITIONS_FOR_MATMUL.get(window, 0)
-    # In float32, the matrix product of a 1x1 convolution is faster on the largest maps too.
+    # In float32, the matrix product of a 1x1 convolution is faster for maps of any size.
     any_size = window == (1, 1) and dy.dtype == tf.float32
     if None in (height, width) or (height * width > max_positions and not any_size):
         return tf.raw_ops.Conv2DBackpropFilter(
@@ -119,8 +120,8 @@ def _gradient_of_kernel(
 def subsample(x: Any, strides: int | tuple[int, int]) -> Any:
     """Keep every `stride`-th pixel: [N, H, W, C] -> [N, ceil(H/stride), ceil(W/stride), C].
 
-    It is computed on every backend as an average over 1x1 windows, which is exact. TensorFlow would
-    copy a strided slice, and compute its gradient, in a single thread.
+    On every backend, the result is computed as an average over 1x1 windows, which is exact. A
+    strided slice and its gradient would be computed in a single thread by TensorFlow.
     """
     if strides in (1, (1, 1)):
         return x
@@ -147,8 +148,9 @@ def has_fused_batch_norm(layer: keras.layers.BatchNormalization, inputs: Any, ma
 def fused_batch_norm(layer: keras.layers.BatchNormalization, inputs: Any, training: bool) -> Any:
     """Normalise [N, H, W, C] like the layer, with one kernel; in training, update the statistics.
 
-    The running variance differs from Keras': here it accumulates the unbiased variance of a batch
-    (divided by n - 1, as in torch), in Keras the biased variance (divided by n).
+    The running variance is not the same as in Keras' layer. Here it accumulates the unbiased
+    variance of a batch, divided by n - 1, as in torch; in Keras' layer it accumulates the biased
+    variance, divided by n.
 
     On several replicas, the statistics are those of the whole batch: see `keras_cnns.replicas`.
     """

@@ -1,10 +1,10 @@
-"""GoogLeNet (Szegedy et al. 2014, "Going Deeper with Convolutions"): `BODY` is the paper's table 1.
+"""GoogLeNet (Szegedy et al. 2014, "Going Deeper with Convolutions"); `BODY` is its table 1.
 
 `googlenet` is the model that was trained with Caffe: it has biases and local response
 normalisation, and no batch normalisation. `googlenet_bn` has batch normalisation instead of both.
 `googlenet_tv` is torchvision's model, for its published weights. It differs from the paper in three
-ways: 3x3 convolutions replace the 5x5 ones, the last pool has a 2x2 window, and the auxiliary heads
-pool adaptively to 4x4.
+details: 3x3 convolutions replace the 5x5 convolutions, the last pool has a 2x2 window, and the
+auxiliary heads pool adaptively to 4x4.
 """
 
 from collections.abc import Sequence
@@ -64,27 +64,29 @@ BODY: dict[str, Inception | str] = {
 }
 _AUXILIARY = ("4a", "4d")
 
-# Below this height or width, conv1 has stride 1: the feature maps of 32x32 images are then 8x8, 4x4
-# and 2x2 in the inception modules, where the paper's stem would leave 4x4, 2x2 and 1x1.
+# If the height or width is below this, conv1 has stride 1. For 32x32 images, the feature maps of
+# the inception modules are then 8x8, 4x4 and 2x2; with the paper's stem they would be 4x4, 2x2 and
+# 1x1.
 _SMALL_IMAGE = 96
 
 
 @dataclass(frozen=True)
 class Variant(Row):
-    """One row of the family: the details in which implementations of table 1 differ."""
+    """One model of the family: the details in which implementations of table 1 differ."""
 
     step: ConvStep = conv_relu  # a convolution, its normalisation and its activation
     normalise: bool = True  # whether the stem has local response normalisation
-    wide_kernel: int = 5  # window of the branch that is 5x5 in the paper
+    wide_kernel: int = 5  # window of the branch whose window is 5x5 in the paper
     last_pool: int = 3  # window of the pool before module 5a
     dropout: float = 0.4  # fraction of the pooled features that is dropped in training
-    auxiliary_pool: PoolStep = strided_pool  # pool of the auxiliary heads, to 4x4 pixels
+    # Average pool of the auxiliary heads, whose result has 4x4 pixels.
+    auxiliary_pool: PoolStep = strided_pool
     min_size: int = field(default=16, kw_only=True)
     paper: str = field(default="Szegedy et al. 2014, arXiv:1409.4842", compare=False, kw_only=True)
 
 
 _conv_bn_relu = partial(layers.conv_bn_relu, epsilon=1e-3)
-# A model is one row here: the variant, published top-1 accuracy, and cost (parameters,
+# One row for each model: the variant, the published top-1 accuracy, and the cost (parameters,
 # multiply-adds, bytes of activations).
 VARIANTS: dict[str, Variant] = {
     "googlenet": Variant(
@@ -133,12 +135,13 @@ def inception_module(
     | naive (figure 2a)        |          416 |    387,296 |   303,464,448 |
     | with reduction (2b)      |          256 |    163,696 |   128,049,152 |
 
-    In the naive form, the next module reads 416 channels.
+    With the naive form, the input of the next module has 416 channels.
 
     Args:
         x: the feature map.
-        filters: a row of table 1; the naive form uses neither the reductions nor `pool_proj`.
-        naive: if True, build figure 2a: every branch reads x, and the pool has no convolution.
+        filters: a row of table 1; the naive form does not use the reductions and `pool_proj`.
+        naive: if True, build figure 2a: every branch is applied to x, and the pool has no
+            convolution.
         branches: the branches to build, names of BRANCHES; the output has only their channels.
         step: a convolution, its normalisation and its activation.
         wide_kernel: window of the widest branch, in pixels.
@@ -194,15 +197,16 @@ def googlenet(
 
     Args:
         variant: the name of a row of VARIANTS, or a row of your own.
-        input_shape: (H, W, C) of the images, at least 16x16; by default the row's.
-        classes: number of classes, K; by default the row's.
+        input_shape: (H, W, C) of the images, at least 16x16; by default the value in the row.
+        classes: number of classes, K; by default the value in the row.
         naive: if True, build the naive modules of figure 2a, whose pools keep all channels.
         branches: the branches of each module, names of BRANCHES.
         width: factor of all numbers of filters in the stem and the modules, above 0.
         small_stem: if True, build the first convolution with a window of 3x3 and stride 1, and
             omit the pool after it: module 3a then has half the height and width of the images.
         input_tensor: a tensor to use instead of a new input.
-        name: the model's name; by default the row's, or `googlenet` for a row of your own.
+        name: the model's name; by default the name of the row, or `googlenet` for a row of your
+            own.
         heads: the options of `heads.assemble`. `aux_heads=True` adds the paper's two auxiliary
             classifiers, after modules 4a and 4d; the output is then a dict of `main`, `aux1` and
             `aux2`.

@@ -1,4 +1,4 @@
-"""Both ends of every model: the image input, and the heads with their named outputs."""
+"""The parts that all models share: the image input, and the heads with their named outputs."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -34,7 +34,7 @@ def image_input(
 
     Args:
         input_shape: (H, W, C); H and W may be None if the model does not need to know them.
-        min_size: the minimum of H and W, in pixels, with which no feature map is empty.
+        min_size: the minimum of H and W in pixels; with less, a feature map would be empty.
         input_tensor: a tensor to use instead, such as the output of a layer before the model.
 
     Raises:
@@ -65,8 +65,8 @@ def normalised_input(
 ) -> KerasTensor:
     """Return (pixels - mean) / std of a new input `images`, for use as `input_tensor`.
 
-    The normalisation is a layer of the model. So the saved model, its exports and the server read
-    raw pixels from 0 to 255, and cannot normalise differently.
+    The normalisation is a layer of the model. The saved model, its exports and the server therefore
+    take raw pixels from 0 to 255, and cannot normalise differently.
 
     Args:
         input_shape: (H, W, C); H and W may be None if the model does not need to know them.
@@ -82,7 +82,7 @@ def normalised_input(
 def _classifier(x: KerasTensor, classes: int, activation: str | None, *, name: str) -> KerasTensor:
     """Return class scores: [N, D] -> [N, classes].
 
-    Under every dtype policy both layers compute in float32, since a softmax of bfloat16 logits
+    Both layers compute in float32 under every dtype policy, since a softmax of bfloat16 logits
     would lose small differences on which the loss depends.
     """
     suffix = "" if name == "main" else f"_{name}"
@@ -93,9 +93,9 @@ def _classifier(x: KerasTensor, classes: int, activation: str | None, *, name: s
 def strided_pool(x: KerasTensor, *, name: str) -> KerasTensor:
     """Average windows at a fixed stride: [N, H, W, C] -> [N, min(H, 4), min(W, 4), C].
 
-    A 14x14 map is averaged over the 5x5 windows with stride 3 of Szegedy et al. 2014, section 5. On
-    other maps the stride is the largest one that gives four windows along an axis, and the window
-    is the smallest one with which the windows cover the map.
+    A 14x14 map is averaged over 5x5 windows with stride 3, as in Szegedy et al. 2014, section 5.
+    For maps of other sizes, the stride is the largest that results in four windows along an axis,
+    and the window is the smallest with which the windows cover the map.
 
     Raises:
         ValueError: H or W is None.
@@ -128,10 +128,12 @@ def assemble(
 
     Args:
         inputs: the tensor from which the body is computed.
-        feature_maps: the body's named maps [N, H, W, C] in order; the last is its output.
+        feature_maps: the body's named maps [N, H, W, C] in order; the last map is the output of the
+            body.
         classes: number of classes, K.
-        aux_heads: True for the model's default auxiliary classifiers, or the names of the feature
-            maps to classify; their outputs are named `aux1`, `aux2`, ... in that order.
+        aux_heads: True adds the model's default auxiliary classifiers; a tuple of names adds a
+            classifier to each of these feature maps. Their outputs are named `aux1`, `aux2`, ... in
+            this order.
         default_aux_heads: the feature maps that `aux_heads=True` selects.
         auxiliary_step: the convolution of an auxiliary classifier, with normalisation and
             activation.
@@ -200,9 +202,9 @@ def assemble(
 def deep_recursion(limit: int = 20_000) -> Iterator[None]:
     """Raise Python's recursion limit temporarily.
 
-    Keras traverses a functional graph recursively, with at least one frame for each layer: building
-    or loading a model of more than about 150 residual blocks exceeds Python's default limit of
-    1,000. Python's frames are on the heap, so deeper recursion is safe.
+    Keras traverses a functional graph recursively, with at least one frame for each layer. If a
+    model has more than about 150 residual blocks, building or loading it therefore exceeds Python's
+    default limit of 1,000. Deeper recursion is safe, because Python's frames are on the heap.
     """
     before = sys.getrecursionlimit()
     sys.setrecursionlimit(max(before, limit))

@@ -1,8 +1,8 @@
 """Layers, and functions that apply them, for GoogLeNet and ResNet.
 
-Feature maps are channels last, [N, H, W, C]. A function takes a tensor, returns a tensor, and has
-an argument `name` for its layers. Checkpoints depend on the layers' names, which must therefore not
-change.
+Feature maps are channels last, [N, H, W, C]. Each function takes a tensor, returns a tensor, and
+has an argument `name` for the names of its layers. Checkpoints contain these names, which must
+therefore not change.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from keras_cnns.models import cpu_kernels
 from keras_cnns.models.batch_normalization import BatchNormalization
 from keras_cnns.models.convolution import Conv2D
 
-# Keras' own defaults are 0.99 and 1e-3. torch calls this momentum 0.1.
+# The defaults of Keras are 0.99 and 1e-3. In torch's convention, this momentum is 0.1.
 _BATCH_NORM_MOMENTUM = 0.9
 BATCH_NORM_EPSILON = 1e-5
 
@@ -34,11 +34,11 @@ def conv(
     bias_initializer: Any = "zeros",
     name: str,
 ) -> KerasTensor:
-    """Convolve a map that is padded on every side.
+    """Pad a map on every side and convolve it.
 
-    [N, H, W, C] -> [N, H/stride, W/stride, filters]. The padding is explicit because Caffe and
-    torch pad both sides alike. With stride 2, Keras' 'same' pads a map of even size only on the
-    right, which would shift the whole network by half a pixel.
+    [N, H, W, C] -> [N, H/stride, W/stride, filters]. The padding is explicit, because Caffe and
+    torch pad all sides equally. With stride 2, the padding 'same' of Keras pads a map of even size
+    only at the right and the bottom, which would shift the whole network by half a pixel.
     """
     padding = "same"
     if stride > 1:
@@ -118,8 +118,8 @@ def max_pool(x: KerasTensor, pool_size: int = 3, *, stride: int = 2, name: str) 
 
     For a 3x3 window with stride 2, this is Keras' 'same' for an even size and 'valid' for an odd
     size. If only one of height and width is even, or if they are unknown, the map is padded with
-    zeros. Zeros change no maximum, because the map comes from a ReLU, and with an odd size no
-    window reaches them.
+    zeros. The zeros change no maximum, because the map is the output of a ReLU; along an axis of
+    odd size, no window reaches them.
     """
     height, width = x.shape[1:3]
     if stride == pool_size:
@@ -134,11 +134,11 @@ def max_pool(x: KerasTensor, pool_size: int = 3, *, stride: int = 2, name: str) 
 
 @keras.saving.register_keras_serializable("keras_cnns")
 class EdgePadding2D(keras.layers.Layer):
-    """Repeat the outermost rows and columns once, so that a max-pool needs no padding value.
+    """Repeat the outermost rows and columns once, as the padding of a max-pool.
 
-    A 3x3 window that extends over the edge also contains the edge itself, so its maximum is that of
-    the pixels inside the map. The result is that of torch and Caffe, which pad with minus infinity,
-    but minus infinity would spoil the ranges that a quantized export measures.
+    A 3x3 window that extends over the edge also contains the edge itself, so its maximum is the
+    maximum of the pixels inside the map. torch and Caffe, which pad with minus infinity, get the
+    same result; but minus infinity would spoil the ranges that a quantized export measures.
     """
 
     def call(self, inputs: Any) -> Any:
@@ -154,10 +154,10 @@ class EdgePadding2D(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("keras_cnns")
 class LocalResponseNormalization(keras.layers.Layer):
-    """Divide by the energy of the neighbouring channels: x / (1 + alpha / size * sum x^2)^beta.
+    """Normalise by the energy of the neighbouring channels: x / (1 + alpha / size * sum x^2)^beta.
 
-    The definition is that of Krizhevsky et al. 2012, section 3.3, except that alpha is divided by
-    the size of the window, as in Caffe, with which GoogLeNet was trained.
+    The formula is from Krizhevsky et al. 2012, section 3.3, except that alpha is divided by the
+    size of the window, as in Caffe, with which GoogLeNet was trained.
 
     Args:
         size: number of channels in the window, an odd number; the channel itself is in the middle.
@@ -198,14 +198,14 @@ class LocalResponseNormalization(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("keras_cnns")
 class IdentityShortcut(keras.layers.Layer):
-    """Give x the shape of a block's output without weights (He et al. 2015, option A).
+    """Convert x to the shape of a block's output, without weights (He et al. 2015, option A).
 
     Every `stride`-th pixel is kept, and zeros fill the new channels, half of which precede and half
     of which follow the channels of x.
 
     Args:
-        filters: number of channels of the output, at least that of the input.
-        stride: distance of the pixels that are kept, in pixels.
+        filters: number of channels of the output, at least as many as the input has.
+        stride: distance between the kept pixels, in pixels.
     """
 
     def __init__(self, filters: int, stride: int = 1, **kwargs: Any) -> None:

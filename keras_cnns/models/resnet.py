@@ -1,8 +1,8 @@
 """ResNet (He et al. 2015, "Deep Residual Learning for Image Recognition"), with a table of models.
 
 A block computes a^l = f(z^l + a^(l-2)): its convolutions compute z, and a shortcut carries the
-block's input past them. Where the block changes the shape, the shortcut is an identity with zeros
-in the new channels, or a learned projection: a^l = f(z^l + W a^(l-2)).
+block's input past them. If the block changes the shape, the shortcut is an identity with zeros in
+the new channels, or a learned projection: a^l = f(z^l + W a^(l-2)).
 
 `resnet50` is ResNet v1.5, with stride 2 in the 3x3 convolution, as in torchvision. `resnet50_v1`
 has the stride in the first 1x1 convolution, as in the paper. `resnet50_v2` normalises and activates
@@ -25,15 +25,15 @@ from keras_cnns.models.rows import Row
 from keras_cnns.models.shortcuts import Shortcut, find_shortcut
 from keras_cnns.suggestions import find
 
-# Blocks: [N, H, W, C] -> [N, H/stride, W/stride, filters]. `row` specifies the details in which
-# models with the same block differ; `name` is the prefix of the layers' names.
+# Blocks: [N, H, W, C] -> [N, H/stride, W/stride, filters]. Their argument `row` contains the
+# details in which models with the same block differ, and `name` is the prefix of the layers' names.
 Block = Callable[..., KerasTensor]
 
 
 def basic_block(
     x: KerasTensor, row: "Architecture", filters: int, stride: int, shortcut: Shortcut, *, name: str
 ) -> KerasTensor:
-    """Apply two 3x3 convolutions beside a shortcut (He et al. 2015, figure 5, left)."""
+    """Apply two 3x3 convolutions, and add a shortcut (He et al. 2015, figure 5, left)."""
     z = conv(x, filters, 3, stride=stride, name=f"{name}_conv1")
     z = relu(batch_norm(z, name=f"{name}_bn1"), name=f"{name}_relu1")
     z = conv(z, filters, 3, name=f"{name}_conv2")
@@ -44,7 +44,7 @@ def basic_block(
 def bottleneck_block(
     x: KerasTensor, row: "Architecture", filters: int, stride: int, shortcut: Shortcut, *, name: str
 ) -> KerasTensor:
-    """Reduce the channels with a 1x1, apply a 3x3, and expand with a 1x1 (figure 5, right)."""
+    """Apply a 1x1 convolution that reduces the channels, a 3x3 and an expanding 1x1 (figure 5)."""
     width = filters // row.reduction
     stride1, stride2 = (stride, 1) if row.stride_in_first_1x1 else (1, stride)
     z = conv(x, width, 1, stride=stride1, name=f"{name}_conv1")
@@ -81,8 +81,8 @@ def preactivation_bottleneck_block(
     return shortcut(x, z, stride, activated=a, name=name)
 
 
-# Stems: images [N, H, W, C] -> the input of the first block, [N, H/4, W/4, 64] for ImageNet and
-# [N, H, W, 16] for CIFAR. Before pre-activation blocks they neither normalise nor activate.
+# Stems: images [N, H, W, C] -> the input of the first block, [N, H/4, W/4, 64] for ImageNet and [N,
+# H, W, 16] for CIFAR. Stems for pre-activation blocks have no normalisation and no activation.
 Stem = Callable[[KerasTensor], KerasTensor]
 
 
@@ -96,7 +96,7 @@ def imagenet_stem(x: KerasTensor) -> KerasTensor:
 def imagenet_v2_stem(x: KerasTensor) -> KerasTensor:
     """Apply ImageNet's stem for pre-activation blocks.
 
-    Its maps may be negative, so the pool must not be padded with zeros.
+    The map before the pool may have negative values, so the pool must not be padded with zeros.
     """
     x = conv(x, 64, 7, stride=2, name="stem_conv")
     return _stem_pool(layers.EdgePadding2D(name="stem_pool_pad")(x))
@@ -105,8 +105,8 @@ def imagenet_v2_stem(x: KerasTensor) -> KerasTensor:
 def keras_v2_stem(x: KerasTensor) -> KerasTensor:
     """Apply the stem of keras.applications' ResNet V2, which pads the pool with zeros.
 
-    The bias of its convolution cannot be folded into a later layer, because it is not added to the
-    padding.
+    The convolution has a bias, which cannot be folded into a later layer because it is not added to
+    the padding.
     """
     x = conv(x, 64, 7, stride=2, use_bias=True, name="stem_conv")
     return _stem_pool(keras.layers.ZeroPadding2D(1, name="stem_pool_pad")(x))
@@ -127,7 +127,8 @@ def cifar_v2_stem(x: KerasTensor, filters: int = 16) -> KerasTensor:
     return conv(x, filters, 3, name="stem_conv")
 
 
-# Each stem of ImageNet -> the stem that replaces it for small images. CIFAR's networks keep theirs.
+# Stem for ImageNet -> the stem that replaces it for small images. The networks for CIFAR keep their
+# stems.
 _SMALL_STEMS: dict[Stem, Stem] = {
     imagenet_stem: partial(cifar_stem, filters=64),
     imagenet_v2_stem: partial(cifar_v2_stem, filters=64),
@@ -144,12 +145,14 @@ class Architecture(Row):
     block: Block = basic_block
     shortcut: str = "projection"  # a key of SHORTCUTS
     stem: Stem = imagenet_stem
-    reduction: int = 4  # channels of a bottleneck's output divided by those of its 3x3 convolution
+    # Channels of a bottleneck's output divided by channels of its 3x3 convolution.
+    reduction: int = 4
     groups: int = 1  # groups of a bottleneck's 3x3 convolution
-    # If True, the stride of a bottleneck is in its first 1x1 (v1) instead of its 3x3 (v1.5).
+    # Whether the stride of a bottleneck is in its first 1x1 convolution (v1) instead of its 3x3
+    # (v1.5).
     stride_in_first_1x1: bool = False
-    # If True, a stage's stride is in its last block, as in keras.applications' V2, instead of its
-    # first.
+    # Whether the stride of a stage is in its last block, as in the V2 models of keras.applications,
+    # instead of its first block.
     stride_in_last_block: bool = False
     paper: str = field(default="He et al. 2015, arXiv:1512.03385", compare=False, kw_only=True)
 
@@ -172,7 +175,7 @@ _PREACTIVATION: dict[Block, Block] = {
 }
 _NARROW, _WIDE = (64, 128, 256, 512), (256, 512, 1024, 2048)
 
-# The families, by number of layers. He et al. 2015, table 1:
+# The families: number of layers -> row. He et al. 2015, table 1:
 _IMAGENET = {
     18: Architecture((2, 2, 2, 2), _NARROW),
     34: Architecture((3, 4, 6, 3), _NARROW),
@@ -199,7 +202,8 @@ def _cifar(blocks: int, filters: tuple[int, ...], **options: Any) -> Architectur
     return Architecture((blocks,) * 3, filters, **{"stem": cifar_stem, **data, **options})
 
 
-# Section 4.2: 6n + 2 layers, option A throughout. The paper's smallest network has 20.
+# Section 4.2: 6n + 2 layers, with option A in all blocks. The paper's smallest network has 20
+# layers.
 _CIFAR = {6 * n + 2: _cifar(n, (16, 32, 64), shortcut="identity") for n in (1, 3, 5, 7, 9, 18, 200)}
 _PLAIN = {depth: replace(row, shortcut="none") for depth, row in (_IMAGENET | _CIFAR).items()}
 _CIFAR_V2 = {
@@ -223,7 +227,7 @@ def _row(row: Architecture, top_1: str | None, *cost: int) -> Architecture:
     return replace(row, top_1=top_1, cost=Cost(*cost))
 
 
-# A model is one row here: its architecture, published top-1 accuracy, and cost (parameters,
+# One row for each model: the architecture, the published top-1 accuracy, and the cost (parameters,
 # multiply-adds, bytes of activations).
 ARCHITECTURES: dict[str, Architecture] = {
     "resnet18": _row(_IMAGENET[18], "69.8 (torchvision)", 11_689_512, 1_814_073_344, 38_471_408),
@@ -321,13 +325,14 @@ def resnet(
 
     Args:
         architecture: the name of a row of ARCHITECTURES, or a row of your own.
-        input_shape: (H, W, C) of the images; by default the row's.
-        classes: number of classes, K; by default the row's.
-        shortcut: a key of SHORTCUTS, or the paper's letter A, B or C; by default the row's.
-        small_stem: if True, replace ImageNet's stem by a 3x3 convolution with stride 1 and the same
-            number of filters, so that the first block sees the images at full size.
+        input_shape: (H, W, C) of the images; by default the value in the row.
+        classes: number of classes, K; by default the value in the row.
+        shortcut: a key of SHORTCUTS, or the paper's letter A, B or C; by default the value in the
+            row.
+        small_stem: if True, replace the stem for ImageNet by a 3x3 convolution with stride 1 and
+            the same number of filters, so that the first block gets a map of the images' size.
         input_tensor: a tensor to use instead of a new input.
-        name: the model's name; by default the row's, or `resnet` for a row of your own.
+        name: the model's name; by default the name of the row, or `resnet` for a row of your own.
         heads: the options of `heads.assemble`. `aux_heads=True` adds auxiliary classifiers (deep
             supervision) after all stages but the last.
 

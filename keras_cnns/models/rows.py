@@ -1,4 +1,4 @@
-"""The part of a model's row that all families share: the paper's data set and published numbers."""
+"""The part of a model's row that all families share: the data set and the published numbers."""
 
 from dataclasses import dataclass, field
 
@@ -9,21 +9,22 @@ from keras_cnns.models.cost import Cost
 class Row:
     """One model of a family's table.
 
-    Published numbers are not compared: two rows are equal if their networks are equal.
+    Two rows are equal if their networks are equal, even if their published numbers differ.
     """
 
     image_size: int = 224  # height and width of the paper's images, in pixels
     classes: int = 1000  # number of classes of the paper's data set
-    min_size: int = 32  # pixels; with a smaller height or width, some feature map would be empty
+    # Minimum height and width in pixels; with less, a feature map would be empty.
+    min_size: int = 32
     paper: str = field(default="", compare=False)  # authors, year and arXiv number
     # Published top-1 accuracy in per cent, and its source. The data set is ImageNet, with one
     # central crop of 224x224 unless the source says otherwise, or CIFAR-10 for models of 32x32
     # images.
     top_1: str | None = field(default=None, compare=False)
-    # Cost at the paper's image size and number of classes. None: it is computed when it is needed,
-    # which builds the model and takes seconds.
+    # Cost at the paper's image size and number of classes. If None, the model is built to compute
+    # it when it is needed, which takes seconds.
     cost: Cost | None = field(default=None, compare=False)
-    # Name of the function that builds the model, such as `ResNeXt50`; None: that of
+    # Name of the function that builds the model, such as `ResNeXt50`; None: the result of
     # `function_name`.
     function: str | None = field(default=None, compare=False)
 

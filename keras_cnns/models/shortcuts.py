@@ -1,14 +1,14 @@
 """Shortcuts: the term that a residual block adds to the output z of its convolutions.
 
 Options A, B and C are those of He et al. 2015, section 3.3. The others are the ablations of He et
-al. 2016, "Identity Mappings in Deep Residual Networks", section 3.1, table 1. Where the block
-changes the shape, they use option A's identity.
+al. 2016, "Identity Mappings in Deep Residual Networks", section 3.1, table 1. In a block that
+changes the shape, they use the identity of option A.
 
 Each function takes the block's input `x` [N, H, W, C], the output `z` [N, H/stride, W/stride, K] of
-its convolutions, and `name`, the prefix of its layers' names; it returns their sum, with the shape
-of z. `activated` is relu(bn(x)) in a block that normalises before its convolutions, and None in
-other blocks. If it is given, a projection reads the activated map and is not followed by a
-normalisation, as in the paper's code.
+its convolutions, and `name`, the prefix of its layers' names. It returns the sum of z and the
+shortcut. `activated` is relu(bn(x)) in a block that normalises before its convolutions, and None in
+other blocks. If `activated` is given, a projection is applied to it instead of x, without a
+normalisation after it, as in the paper's code.
 """
 
 from collections.abc import Callable
@@ -131,7 +131,7 @@ OPTIONS = {"A": "identity", "B": "projection", "C": "projection_everywhere"}  # 
 
 
 def find_shortcut(name: str) -> Shortcut:
-    """Return the function of a key of SHORTCUTS, or of one of the paper's letters A, B and C.
+    """Return the function for a key of SHORTCUTS, or for one of the paper's letters A, B and C.
 
     Raises:
         ValueError: there is no such shortcut.

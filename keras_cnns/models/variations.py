@@ -1,8 +1,7 @@
 """Variations of a finished model: another activation, other initial weights, no batch norm.
 
-The code of the blocks remains as in the papers. `vary` copies a functional model layer by layer,
-replaces some layers, and keeps all names, so that a variation works in the same way for every
-family.
+`vary` copies a functional model layer by layer, replaces some layers, and keeps all names. This
+works for every family of models, and the code of the blocks needs no options for variations.
 """
 
 from typing import Any
@@ -13,7 +12,7 @@ from keras_cnns.models.batch_normalization import BatchNormalization
 from keras_cnns.models.heads import deep_recursion
 
 ACTIVATIONS = ("relu", "tanh", "sigmoid")
-# The distributions of initial weights, where a filter has n = height * width * channels weights.
+# Name -> distribution of initial weights. A filter has n = height * width * channels weights.
 KERNEL_INITIALIZERS: dict[str, dict[str, Any]] = {
     # Krizhevsky et al. 2012: a standard deviation of 0.01 in every layer.
     "small_normal": {"class_name": "RandomNormal", "config": {"stddev": 0.01}},
@@ -35,21 +34,21 @@ def vary(
     batch_normalization: bool = True,
     batch_norm_noise: float = 0.0,
 ) -> keras.Model:
-    """Return a copy of a model with other initial weights, or other layers of the same names.
+    """Return a copy of a model with other initial weights, or other layers under the same names.
 
     Args:
         model: a functional model, such as `resnet` returns; if nothing is varied, the model itself
             is returned.
         activation: a name of ACTIVATIONS, which replaces each ReLU.
         kernel_initializer: a key of KERNEL_INITIALIZERS for convolutions and dense layers, except
-            the classifiers; None for the model's own.
-        batch_normalization: if False, replace each batch normalisation by the identity, and give
-            each convolution a bias.
+            the classifiers; None keeps the initial weights of the model.
+        batch_normalization: if False, replace each batch normalisation by the identity, and add a
+            bias to each convolution.
         batch_norm_noise: standard deviation of the noise that training adds after each batch
             normalisation: see `NoisyBatchNormalization`.
 
     Raises:
-        ValueError: an argument is out of its range, or an option concerns batch normalisation and
+        ValueError: an argument is out of range, or an option for batch normalisation is given and
             the model has none.
     """
     _check("activation", activation, ACTIVATIONS)
@@ -89,7 +88,8 @@ def vary(
 
     def call(layer: keras.layers.Layer, *arguments: Any, **options: Any) -> Any:
         if isinstance(layer, keras.layers.Identity):
-            options.pop("mask", None)  # the call of the batch normalisation had such an argument
+            # An argument of batch normalisation that other layers do not have.
+            options.pop("mask", None)
         return layer(*arguments, **options)
 
     with deep_recursion():
@@ -108,15 +108,15 @@ def _check(option: str, value: str, known: Any) -> None:
 class NoisyBatchNormalization(BatchNormalization):
     """Batch normalisation followed, in training, by noise whose distribution changes at each step.
 
-    Santurkar et al. 2018, "How Does Batch Normalization Help Optimization?", section 2.1 and
-    appendix A: the noise restores the shift of the next layer's inputs that the normalisation
-    removed. In each step, a mean m from N(0, noise^2) and a standard deviation s from |N(0,
-    noise^2)| are drawn for each channel, and then an addend from N(m, s^2) for each number of the
-    map.
+    See Santurkar et al. 2018, "How Does Batch Normalization Help Optimization?", section 2.1 and
+    appendix A. The noise restores the shift of the next layer's inputs, which the normalisation has
+    removed. In each step and for each channel, a mean m is drawn from N(0, noise^2) and a standard
+    deviation s from |N(0, noise^2)|. A number drawn from N(m, s^2) is then added to each element of
+    the map.
 
     Args:
-        noise: standard deviation of m and of the normal distribution of s, at least 0; the
-            normalised maps have standard deviation 1.
+        noise: standard deviation of the distributions of m and s, at least 0; the standard
+            deviation of the normalised maps is 1.
     """
 
     def __init__(self, *args: Any, noise: float = 0.0, **kwargs: Any) -> None:

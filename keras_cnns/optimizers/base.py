@@ -19,7 +19,7 @@ from keras_cnns.optimizers.state import load_state, save_state
 
 
 def _dense(gradient: Any) -> Any:
-    """Return a gradient as a dense tensor; sum rows of a sparse gradient with equal indices."""
+    """Return a gradient as a dense tensor; add rows of a sparse gradient with equal indices."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
@@ -28,22 +28,22 @@ def _dense(gradient: Any) -> Any:
 
 
 def norm(x: Any) -> Any:
-    """Return the Euclidean norm of a tensor of any shape, a scalar in float32 (or float64)."""
+    """Return the Euclidean norm of a tensor of any shape, as a scalar in float32 (or float64)."""
     x = ops.convert_to_tensor(x)
     if ops.dtype(x) not in ("float32", "float64"):
         x = ops.cast(x, "float32")
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        return tf.sqrt(2 * tf.nn.l2_loss(x))  # one pass, without a tensor of squares
+        return tf.sqrt(2 * tf.nn.l2_loss(x))  # one pass, which needs no tensor of squares
     return ops.sqrt(ops.sum(ops.square(x)))
 
 
 class PathOptimizer(keras.optimizers.Optimizer):
     """A Keras optimizer whose options and state are keyed by variable path.
 
-    A step for one variable is a sequence of hooks. Subclasses implement `_descend`, override the
-    others where they differ, and list their state in `_slots`.
+    A step for one variable is a sequence of hooks. Subclasses implement `_descend`, may override
+    the other hooks, and list their state in `_slots`.
 
     ```
     decayed  = _decay(gradient, variable, learning_rate)     adds weight decay
@@ -54,7 +54,7 @@ class PathOptimizer(keras.optimizers.Optimizer):
     Args:
         learning_rate: at least 0; a float, a `LearningRateSchedule` or a callable.
         weight_decay: weight decay per step, at least 0; None for none.
-        decoupled_weight_decay: decay the weights directly, not through the gradient.
+        decoupled_weight_decay: decay the weights directly instead of through the gradient.
         exclude_from_weight_decay: patterns of variables that do not decay.
         learning_rate_multipliers: pattern -> factor; if several patterns match, the factors are
             multiplied.
@@ -76,8 +76,8 @@ class PathOptimizer(keras.optimizers.Optimizer):
         **kwargs: Any,
     ) -> None:
         if isinstance(learning_rate, int | float):
-            # 0 is allowed, because many schedules end at 0, and models are saved and loaded at
-            # their end.
+            # 0 is allowed, because many schedules end at 0, and models are saved after the last
+            # step.
             if not 0 <= learning_rate < math.inf:
                 raise ValueError(
                     f"learning_rate is {learning_rate}; it must be at least 0 and finite"
@@ -117,9 +117,9 @@ class PathOptimizer(keras.optimizers.Optimizer):
     ) -> None:
         """Choose the variables without weight decay; replace the previous choice.
 
-        The method may be called before and after `build`. As with every attribute of a Keras
-        optimizer, a step that is already compiled (after `fit`, or after the first call of a
-        `tf.function`) does not change; in this case call `model.make_train_function(force=True)`.
+        The method may be called before and after `build`. A step that is already compiled, after
+        `fit` or after the first call of a `tf.function`, does not change, as with every attribute
+        of a Keras optimizer; in this case, call `model.make_train_function(force=True)`.
 
         Args:
             var_list: the variables themselves.
@@ -136,7 +136,7 @@ class PathOptimizer(keras.optimizers.Optimizer):
         self._undecayed = patterns
 
     def _model_variable(self, variable: Any) -> Any:
-        """Return the Keras variable of `update_step`'s argument, a `tf.Variable` on TensorFlow."""
+        """Return the Keras variable that belongs to the `tf.Variable` that TensorFlow passes."""
         return self._trainable_variables[self._get_variable_index(variable)]
 
     def _use_weight_decay(self, variable: Any) -> bool:
@@ -151,7 +151,7 @@ class PathOptimizer(keras.optimizers.Optimizer):
         self._descend(adapted, variable, variable_rate, learning_rate)
 
     def _multiply_learning_rate(self, learning_rate: Any, variable: Any) -> Any:
-        """Return the learning rate of one variable."""
+        """Return the learning rate of one variable, multiplied by its factors."""
         known = self._model_variable(variable)
         factors = [m for p, m in self.learning_rate_multipliers.items() if matches(p, known)]
         learning_rate = ops.cast(learning_rate, variable.dtype)
@@ -175,7 +175,7 @@ class PathOptimizer(keras.optimizers.Optimizer):
         return gradient
 
     def _adapt(self, decayed: Any, gradient: Any, variable: Any) -> Any:
-        """Return the decayed gradient, rescaled to the layer; this class does not rescale it."""
+        """Return the decayed gradient; subclasses may rescale it to the layer."""
         return decayed
 
     def _descend(
@@ -186,16 +186,16 @@ class PathOptimizer(keras.optimizers.Optimizer):
         Args:
             gradient: the decayed and adapted gradient, of the variable's shape and type.
             variable: the variable, on TensorFlow a `tf.Variable`.
-            learning_rate: the variable's learning rate, its multiplier included.
+            learning_rate: the variable's learning rate, including its multiplier.
             base_learning_rate: the optimizer's learning rate.
         """
         raise NotImplementedError
 
     def _apply_weight_decay(self, variables: list[keras.Variable]) -> None:
-        """Do nothing: `_decay` decays instead, because it knows the variable's learning rate."""
+        """Do nothing: `_decay` applies weight decay, with the learning rate of the variable."""
 
     def apply(self, grads: Sequence[Any], trainable_variables: Any = None) -> None:
-        """Make one step; by default `trainable_variables` are the variables of `build`."""
+        """Make one step; `trainable_variables` are by default the variables passed to `build`."""
         grads = [None if gradient is None else _dense(gradient) for gradient in grads]
         super().apply(grads, trainable_variables)
 
@@ -204,11 +204,12 @@ class PathOptimizer(keras.optimizers.Optimizer):
     ) -> tuple[list[Any], list[Any]]:
         """Make one step as a pure function, for JAX; some variables may be frozen.
 
-        Keras' method requires all variables on which the optimizer was built. Here, if layers were
-        frozen after that, `trainable_variables` are the remaining variables in the same order.
+        Keras' method requires all variables with which the optimizer was built. If layers were
+        frozen after that, this method accepts only the remaining variables, in the same order.
 
         Raises:
-            ValueError: some variables are frozen, and `use_ema` is set, which needs all variables.
+            ValueError: some variables are frozen although `use_ema` is set, which needs all
+                variables.
         """
         trained = [variable for variable in self._trainable_variables if variable.trainable]
         if len(trained) == len(self._trainable_variables):
@@ -242,7 +243,8 @@ class PathOptimizer(keras.optimizers.Optimizer):
             limit, norms = self.global_clipnorm, [total] * len(known)
         else:
             return list(super()._clip_gradients(grads))
-        # x - x is 0 for finite x and NaN for infinity, so that an overflow gives NaN instead of 0.
+        # x - x is 0 for finite x and NaN for infinity. Without it, an overflow would result in 0,
+        # not NaN.
         clipped = iter(
             gradient * ops.cast(limit / ops.maximum(x, limit) + (x - x), gradient.dtype)
             for gradient, x in zip(known, norms, strict=True)
@@ -277,13 +279,13 @@ class PathOptimizer(keras.optimizers.Optimizer):
     def _overwrite_model_variables_with_average_value(self, trainable_variables: list[Any]) -> None:
         super()._overwrite_model_variables_with_average_value(trainable_variables)
         if keras.backend.backend() == "jax":
-            # In Keras, weight and average share one buffer, and the next `fit` would donate it
-            # twice.
+            # In Keras, the weight and its average would now share a buffer, which the next `fit`
+            # would donate twice.
             for variable in trainable_variables:
                 variable.assign(ops.copy(variable))
 
     def _slots(self) -> dict[str, Sequence[keras.Variable | None]]:
-        """Return name -> the state of each variable, in the order of the variables."""
+        """Return slot name -> the state variables, in the order of the variables."""
         slots = {}
         if self.use_ema:
             slots["average"] = self._model_variables_moving_average
@@ -310,12 +312,12 @@ class PathOptimizer(keras.optimizers.Optimizer):
         save_state(self._state(), store)
 
     def load_own_variables(self, store: Any, *, strict: bool = False) -> None:
-        """Read the state by variable path; load either all of it or nothing.
+        """Read the state by variable path; load either the whole state or nothing.
 
-        A state that does not fit is not loaded, and a warning lists the differences, as in Keras'
-        optimizers: `model.load_weights` then loads the weights alone. A state does not fit if it
-        was saved with other variables, other options or another optimizer, or if this optimizer is
-        not built.
+        If the state does not fit, it is not loaded, and a warning lists the differences. As with
+        Keras' optimizers, `model.load_weights` then loads only the weights. A state does not fit if
+        it was saved with other variables, other options or another optimizer, or if this optimizer
+        is not built.
 
         Args:
             store: name -> array, as `save_own_variables` wrote it.

@@ -1,4 +1,4 @@
-"""LARS: a learning rate for each layer, in proportion to the norm of its weights."""
+"""LARS: a learning rate for each layer that is proportional to the norm of its weights."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,7 +19,7 @@ def trust_ratio(
     trust_coefficient: float,
     epsilon: float,
 ) -> Any:
-    """Return the factor of a layer's learning rate; it is 1 if one of the norms is 0.
+    """Return the factor of a layer's learning rate, or 1 if one of the norms is 0.
 
     ```
     trust_coefficient * |w| / (|g| + weight_decay * |w| + epsilon)
@@ -32,7 +32,7 @@ def trust_ratio(
 
 @keras.saving.register_keras_serializable("keras_cnns")
 class LARS(Momentum):
-    """Momentum for very large batches: each gradient is rescaled to the norm of its weights.
+    """Momentum for very large batches: each gradient is rescaled by the norm of its weights.
 
     ```
     trust = trust_coefficient * |w| / (|g| + weight_decay * |w| + epsilon)     `trust_ratio`
@@ -40,10 +40,10 @@ class LARS(Momentum):
     w <- w + v
     ```
 
-    The step is a fixed fraction of the norm of the layer's weights, independent of the norm of its
-    gradient. If |w| or |g| is 0, trust is 1. Biases and the parameters of normalisation layers,
-    whose norms carry no information, are neither adapted nor decayed by default. With
-    `decoupled_weight_decay`, trust is computed without the decay.
+    The norm of the step is a fixed fraction of the norm of the layer's weights, whatever the norm
+    of the gradient is. If |w| or |g| is 0, trust is 1. By default, biases and the parameters of
+    normalisation layers are not adapted and not decayed, because their norms carry no information.
+    With `decoupled_weight_decay`, trust is computed without the decay.
 
     State: as in `Momentum`.
 
@@ -54,8 +54,9 @@ class LARS(Momentum):
     [3.0, 3.5]
 
     Args:
-        learning_rate: at least 0; a float, a `LearningRateSchedule` or a callable. It must be
-            larger than without LARS by a factor of about |g| / (trust_coefficient * |w|).
+        learning_rate: at least 0; a float, a `LearningRateSchedule` or a callable. Compared with a
+            training without LARS, it must be larger by a factor of about |g| / (trust_coefficient *
+            |w|).
         momentum: as in `Momentum`.
         nesterov: as in `Momentum`.
         dampening: as in `Momentum`.

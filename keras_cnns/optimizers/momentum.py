@@ -55,10 +55,10 @@ class Momentum(PathOptimizer):
     ```
 
     The velocity v is a decaying sum of gradients. By default the learning rate is outside the
-    velocity, as in torch and TensorFlow 1, and a new learning rate takes effect at once. Keras' SGD
-    and Caffe have the learning rate inside the velocity, where an earlier learning rate has an
-    effect for about 1 / (1 - momentum) steps, unless the velocity is rescaled at each change
-    (Goyal et al. 2017, section 2.1); then both forms are equal.
+    velocity, as in torch and TensorFlow 1, and a new learning rate takes effect immediately. In
+    Keras' SGD and Caffe, the learning rate is inside the velocity. There, a former learning rate
+    still has an effect for about 1 / (1 - momentum) steps. If the velocity is rescaled at each
+    change of the learning rate (Goyal et al. 2017, section 2.1), both forms are equal.
 
     Weight decay is coupled by default, as in the papers of these networks: it is added to the
     gradient and so to the velocity. Keras' SGD decouples weight decay, which at momentum 0.9 makes
@@ -71,20 +71,20 @@ class Momentum(PathOptimizer):
     >>> [round(x.numpy().item(), 4) for x in (weight, optimizer.velocities[0])]
     [-0.29, 1.9]
 
-    State: `velocities`, initially 0, of the shapes of the weights, unless `momentum` is 0;
-    `iterations`; with `momentum_correction`, the previous learning rate. The state is saved by
-    variable path. If a state does not fit, `load_own_variables` does not load it, and warns or,
-    with `strict`, raises an error.
+    The state consists of `iterations`; of `velocities`, unless `momentum` is 0, which have the
+    shapes of the weights and are initially 0; and, with `momentum_correction`, of the previous
+    learning rate. The state is saved by variable path. If a state does not fit,
+    `load_own_variables` does not load it, and warns or, with `strict`, raises an error.
 
     On TensorFlow a step is one kernel for each weight (`fused_momentum_step`). Sparse gradients are
-    converted to dense ones, because with momentum each row moves in each step.
+    converted to dense gradients, because with momentum every row changes in every step.
 
     Args:
         learning_rate: at least 0; a float, a `LearningRateSchedule` or a callable.
-        momentum: fraction of the velocity that a step keeps, 0 to 1 (1 excluded).
+        momentum: fraction of the velocity that is kept in each step, from 0 to below 1.
         nesterov: use Nesterov's momentum (Sutskever et al. 2013).
-        dampening: fraction of the gradient that is not added to the velocity, 0 to 1 (1 excluded);
-            it applies from the second step on.
+        dampening: fraction of the gradient that is not added to the velocity, from 0 to below 1; it
+            applies from the second step on.
         weight_decay: weight decay per step, at least 0; None for none.
         decoupled_weight_decay: multiply the weights by `1 - learning_rate * weight_decay`
             (Loshchilov and Hutter 2019) instead of adding the decay to the gradient.
@@ -100,7 +100,7 @@ class Momentum(PathOptimizer):
         kwargs: clipping, averaging, accumulation and loss scaling, as in every Keras optimizer.
 
     Raises:
-        ValueError: an argument is outside its range, or two contradict each other.
+        ValueError: an argument is out of range, or two arguments contradict each other.
 
     References:
         Polyak 1964, Some methods of speeding up the convergence of iteration methods.
@@ -199,13 +199,13 @@ class Momentum(PathOptimizer):
         self.assign(variable, new_weight)
 
     def _dampening(self, variable: Any) -> Any:
-        """Return the dampening, or 0 in the first step, which in torch adds the whole gradient."""
+        """Return the dampening; 0 in the first step, which adds the whole gradient, as in torch."""
         if not self.dampening:
             return 0.0
         return ops.cast(ops.where(self.iterations == 0, 0.0, self.dampening), variable.dtype)
 
     def _correction(self, learning_rate: Any, variable: Any) -> Any:
-        """Return learning_rate / previous_learning_rate, or 1 if the previous one was 0."""
+        """Return learning_rate / previous_learning_rate, or 1 if the latter was 0."""
         if not self.momentum_correction:
             return 1.0
         previous = ops.convert_to_tensor(self.previous_learning_rate)

@@ -1,4 +1,4 @@
-"""Select variables by regular expressions on their paths, or by the name of a common choice."""
+"""Select variables by regular expressions on their paths, or by a predefined name."""
 
 import re
 from collections.abc import Iterable

@@ -10,8 +10,8 @@ from keras_cnns import keras_internals
 def apply_on_replicas(optimizer: Any, gradients: list[Any], variables: list[Any]) -> None:
     """Sum the gradients of all replicas; then accumulate, clip, update and average.
 
-    Keras clips the gradients of each replica before it sums them, so that clipping by norm gives a
-    different result, and it rejects accumulation and averages on several replicas. Here each
+    Keras clips the gradients of each replica before it adds them, so that clipping by norm has a
+    different result. It also rejects accumulation and averages on several replicas. Here, each
     replica computes the same values from the same sum, and `extended.update` writes all variables.
 
     Args:
@@ -20,7 +20,8 @@ def apply_on_replicas(optimizer: Any, gradients: list[Any], variables: list[Any]
         variables: Keras variables or `tf.Variable`s, created within the strategy's scope.
 
     Raises:
-        ValueError: the call is made outside a replica, and so outside `strategy.run` and `fit`.
+        ValueError: the function is called outside a replica, that is, outside `strategy.run` and
+            `fit`.
     """
     import tensorflow as tf
 

@@ -11,7 +11,7 @@ _register = keras.saving.register_keras_serializable("keras_cnns")
 
 
 class _Wrapper(schedules.LearningRateSchedule):
-    """A schedule that calls another schedule, which is a float or a `LearningRateSchedule`."""
+    """A schedule that modifies another schedule, which is a float or a `LearningRateSchedule`."""
 
     schedule: Any
 

@@ -19,7 +19,7 @@ def save_state(state: dict[str, Any], store: Any) -> None:
 def load_state(
     state: dict[str, Any], store: Any, *, owner: str, is_built: bool, strict: bool
 ) -> None:
-    """Assign all variables of a state from a store or, if the store does not fit, none of them.
+    """Assign all variables of a state from a store, or none of them if the store does not fit.
 
     A state that was saved before the first step has no slots; loading it sets them to 0.
 
@@ -81,13 +81,13 @@ def match_names(needed: Sequence[str], saved: Sequence[str]) -> dict[str, str]:
     Equal names match. Two differences that Keras causes are ignored:
 
     - A path may or may not begin with the outer model's name (`model/conv/kernel`, `conv/kernel`),
-      depending on whether the model or the layer was built first. A saved name that differs only in
-      outer scopes matches. If there are several, the one with the fewest different scopes matches,
-      provided that it is the only one with so few.
-    - Keras numbers automatic names over a whole process: a model that is built again has `dense_2`
-      and `dense_3` instead of `dense` and `dense_1`. If some names have no counterpart, all are
-      matched by these numbers, provided that all numbers of a kind differ by the same amount, or
-      that equal names match each other.
+      depending on whether the model or the layer was built first. Names that differ only in outer
+      scopes therefore match. Among several such names, the name with the fewest different scopes
+      matches, provided that no other has as few.
+    - Keras counts automatic names over a whole process: if a model is built again, it has `dense_2`
+      and `dense_3` instead of `dense` and `dense_1`. If some names have no counterpart, all names
+      are matched in the order of these numbers, provided that all numbers of a kind differ by the
+      same amount, or that equal names match each other.
 
     A required name without a counterpart is not in the result.
     """
@@ -102,7 +102,7 @@ def match_names(needed: Sequence[str], saved: Sequence[str]) -> dict[str, str]:
 
 def _match_slot(needed: Sequence[str], saved: Sequence[str]) -> dict[str, str]:
     """Match the names of one slot."""
-    known = set(saved)  # for speed: a deep network has thousands of names
+    known = set(saved)  # a set for speed, since a deep network has thousands of names
     source = {name: name for name in needed if name in known}
     free = [other for other in saved if other not in source]
     near = {name: _nearest(name, free) for name in needed if name not in source}
@@ -114,7 +114,7 @@ def _match_slot(needed: Sequence[str], saved: Sequence[str]) -> dict[str, str]:
 
 
 def _match_renumbered(needed: Sequence[str], saved: Sequence[str]) -> dict[str, str] | None:
-    """Match names that differ only in their automatic numbers; return None if others differ."""
+    """Match names that differ only in automatic numbers; return None if they differ otherwise."""
     here, there = (sorted(map(_split, names)) for names in (needed, saved))
     if [name.kinds for name in here] != [name.kinds for name in there]:
         return None
@@ -145,7 +145,7 @@ def _split(name: str) -> _Name:
 
 
 def _nearest(name: str, others: list[str]) -> str | None:
-    """Return the `slot:path` that differs in the fewest outer scopes; None if there are several."""
+    """Return the `slot:path` that differs in the fewest outer scopes; None if it is not unique."""
     slot, _, path = name.rpartition(":")
     distances = {}
     for other in others:

@@ -17,8 +17,9 @@ _INTRODUCTION = """\
 # Recipes
 
 A recipe is a TOML file that describes one training completely. `keras-cnns train --recipe NAME`
-trains a built-in recipe, and `--set SECTION.KEY=VALUE` changes one of its values. A recipe of your
-own lists only the keys that differ from its `base`:
+trains a network with a built-in recipe, and `--set SECTION.KEY=VALUE` changes one of its values.
+If you write your own recipe, choose a built-in recipe as its `base`, and list only the keys that
+differ from it:
 
 ```toml
 base = "cifar10-resnet20"
@@ -32,8 +33,8 @@ its values, and `keras-cnns recipes --markdown` generates this page.
 
 ## Built-in recipes
 
-"measured" is the accuracy on the test split in a training of this project, and "published" is the
-accuracy that the paper or another source of the recipe reports."""
+The column "measured" has the accuracy on the test split that we measured in our own trainings. The
+column "published" has the accuracy that the paper or another source of the recipe reports."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def read_comment(name: str) -> str:
 
 
 def read_header(name: str) -> str:
-    """Return the text of `read_comment`, which is Markdown, without its number signs."""
+    """Return the text of `read_comment` without its number signs, which is Markdown."""
     return re.sub(r"^# ?", "", read_comment(name), flags=re.MULTILINE).strip()
 
 
@@ -114,7 +115,7 @@ def format_reference() -> str:
 
 
 def _sections() -> list[tuple[str, str, dict[str, FieldInfo]]]:
-    """Return each section's name, its description, and its keys with pydantic's descriptions."""
+    """Return each section's name and description, and its keys with their descriptions."""
     types = [(field.name, cast(Any, field.type)) for field in fields(Recipe)]
     return [(name, _sentence(each.__doc__), each.__pydantic_fields__) for name, each in types]
 

@@ -1,4 +1,4 @@
-"""The preprocessing of an image before the network sees it, as model.json describes it."""
+"""The preprocessing that turns an image into the network's input, as model.json describes it."""
 
 import dataclasses
 from typing import Any

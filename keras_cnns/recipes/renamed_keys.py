@@ -12,8 +12,8 @@ class _RenamedKey:
     """The current key that replaces an old key, and its value."""
 
     key: str  # the current key, `section.key`
-    advice: str = ""  # for a user whose recipe has the old key, if the value must change
-    # (old section, old key) -> current value, which by default is the old one.
+    advice: str = ""  # instructions for the user if the value must change as well
+    # (old section, old key) -> current value, by default the old value.
     value: Callable[[_Section, str], Any] = lambda section, old_key: section[old_key]
 
 

@@ -1,8 +1,9 @@
 """The schema of recipes, and functions that read and write them.
 
-A recipe is a TOML file with the sections and keys of `Recipe`. It may contain `base = "another"`,
-the name of a built-in recipe, and then only the keys that differ from it. Unknown keys, wrong types
-and values out of range raise an error that names the key, the value and what is allowed.
+A recipe is a TOML file with the sections and keys of `Recipe`. If it contains `base = "NAME"`,
+where NAME is a built-in recipe, it lists only the keys that differ from that recipe. Unknown keys,
+wrong types and values out of range raise an error that names the key, the value and what is
+allowed.
 
 The docstring below each key is its documentation for users: `keras_cnns.recipes.documentation`
 prints it together with the type, the range and the default, which it reads from the annotation.
@@ -52,14 +53,14 @@ class ModelConfig:
     aux_heads: bool = False
     """If true, the network is built and trained with its auxiliary classifiers."""
     shortcut: str = ""
-    """The blocks of a residual network have this shortcut: "identity", "projection" or
+    """The blocks of a residual network have this kind of shortcut: "identity", "projection" or
     "projection_everywhere" (the options A, B and C of He et al. 2015), "constant_scaling",
-    "exclusive_gating", "shortcut_only_gating", "dropout" (He et al. 2016, table 1) or "none"; if
-    empty, they have the shortcut of the network's paper."""
+    "exclusive_gating", "shortcut_only_gating" or "dropout" (He et al. 2016, table 1), or "none". If
+    the value is empty, the blocks have the shortcut of the network's paper."""
     inception: Literal["reduced", "naive"] = "reduced"
     """With "reduced", the inception modules of GoogLeNet reduce the number of channels before their
-    3x3 and 5x5 convolutions and after their pool; with "naive" they do not (Szegedy et al. 2014,
-    figure 2)."""
+    3x3 and 5x5 convolutions and after their pool; with "naive", they do not reduce it (Szegedy et
+    al. 2014, figure 2)."""
     inception_branches: tuple[Literal["1x1", "3x3", "5x5", "pool"], ...] = (
         "1x1",
         "3x3",
@@ -71,31 +72,32 @@ class ModelConfig:
     """All numbers of filters in GoogLeNet's stem and inception modules are multiplied by this
     factor."""
     small_stem: bool = False
-    """If true, the network begins with a 3x3 convolution of stride 1 that no pool follows, for
-    images of about 32x32 pixels; the networks of CIFAR have such a stem already."""
+    """If true, the network begins with a 3x3 convolution of stride 1 without a pool after it, for
+    images of about 32x32 pixels. The networks for CIFAR always have such a stem."""
     activation: Literal["relu", "tanh", "sigmoid"] = "relu"
-    """All layers but the classifiers have this activation."""
+    """All layers except the classifiers have this activation."""
     kernel_initializer: Literal["", "small_normal", "glorot_uniform", "he_normal"] = ""
-    """The initial weights of all layers but the classifiers have this distribution ("small_normal"
-    has a standard deviation of 0.01); if empty, they have the distribution of the network's
-    paper."""
+    """The initial weights of all layers except the classifiers have this distribution;
+    "small_normal" is a normal distribution with a standard deviation of 0.01. If the value is
+    empty, the weights have the distribution of the network's paper."""
     batch_normalization: bool = True
     """If false, a network that has batch normalisation is built without it, and with biases in its
     convolutions."""
     batch_norm_noise: _NonNegative = 0.0
-    """Training adds noise after each batch normalisation; the means and the standard deviations of
-    the noise are drawn anew in each step, with this standard deviation (Santurkar et al. 2018)."""
+    """If above 0, the training adds noise after each batch normalisation. The mean and the standard
+    deviation of the noise are drawn again in each step, from a normal distribution with this
+    standard deviation (Santurkar et al. 2018)."""
     weights: str = ""
-    """Training starts from the published weights of this name, such as "imagenet" or
-    "torchvision/resnet50.IMAGENET1K_V2" (`keras-cnns weights list` lists them), or from the file of
-    weights at this path, which torchvision, timm, Keras or this project wrote for the same network;
-    if empty, it starts from random weights."""
+    """The training starts from these weights. The value is the name of published weights, such as
+    "imagenet" or "torchvision/resnet50.IMAGENET1K_V2" (`keras-cnns weights list` lists all names),
+    or the path of a weights file that torchvision, timm, Keras or this project wrote for the same
+    network. If the value is empty, the training starts from random weights."""
     frozen_epochs: _NonNegativeInt = 0
-    """For this number of epochs, training changes only the new classifier and freezes all other
-    layers; it requires `weights`."""
+    """For this number of epochs, the training changes only the new classifier, and all other layers
+    are frozen; this key requires `weights`."""
     unfreeze_epochs: _NonNegativeInt = 0
     """After `frozen_epochs`, the stages are unfrozen one by one, the last stage first, with this
-    number of epochs between two of them; 0 unfreezes all stages at once."""
+    number of epochs between two stages; with 0, all stages are unfrozen at the same time."""
 
     def __post_init__(self) -> None:
         if self.frozen_epochs and not self.weights:
@@ -127,31 +129,33 @@ class DataConfig:
     train_split: str = "train"
     """The network is trained on this split or slice of a split, such as "train[:80%]"."""
     validation_split: str = "validation"
-    """The accuracy on this split selects the best epoch; if the dataset has no such split, it
-    consists of a tenth of the training images, which their content selects."""
+    """The accuracy on this split selects the best epoch. If the dataset has no such split, a tenth
+    of the training images, selected by a hash of their content, becomes the validation split."""
     test_split: str = "test"
-    """The final loss and accuracy are measured on this split, which influences no decision; if the
-    dataset has no such split, it consists of another tenth of the training images."""
+    """The final loss and accuracy are measured on this split, which has no influence on the
+    training. If the dataset has no such split, another tenth of the training images becomes the
+    test split."""
     path: str = ""
-    """For "folder", this is the directory that contains one directory per class, or split
-    directories that contain the directories of the classes; for "idx", it is the directory of the
-    four files, optionally followed by the beginning of their names; a run directory stores it as an
-    absolute path."""
+    """For "folder", this is the directory that contains one directory per class, or one directory
+    per split, which then contains the directories of the classes. For "idx", it is the directory of
+    the four files. If their names begin with a prefix, append it: "data/emnist-letters". A run
+    directory stores the path as an absolute path."""
     skip_bad: bool = False
     """If true, "folder" ignores the files that would otherwise stop the training with an error."""
     corrections: str = ""
-    """For "folder", this CSV file changes the labels of images, or excludes images, without
-    touching the files; it has the column `file` and at least one of the columns `label` and
-    `exclude`, and a run directory stores its absolute path and a copy of it."""
+    """For "folder", this CSV file changes the labels of images or excludes images; the image files
+    themselves do not change. The file has the column `file` and at least one of the columns `label`
+    and `exclude`. A run directory stores the absolute path of this CSV file, and a copy of
+    the file."""
     folds: _NonNegativeInt = 0
     """For cross-validation, the training and the validation images together are divided into this
-    number of folds; `keras-cnns train --folds` trains a model for each of them, and 0 uses the
-    splits as they are."""
+    number of folds. `keras-cnns train --folds` trains a model for each fold. With 0, the images are
+    not divided into folds."""
     fold: _NonNegativeInt = 0
     """The fold with this number, from 1 to `folds`, replaces the validation split, and all other
     folds together replace the training split."""
     num_examples: _PositiveInt = 10_000
-    """The dataset "shapes" has this number of training images; its validation split and its test
+    """The dataset "shapes" has this number of training images. Its validation split and its test
     split each have a tenth of this number."""
 
     def __post_init__(self) -> None:
@@ -189,7 +193,7 @@ class DataConfig:
             )
 
     def preprocessing(self) -> Preprocessing:
-        """Return the preprocessing of an image before the network sees it."""
+        """Return the preprocessing that turns an image into the network's input."""
         return Preprocessing(self.resize_shorter, self.image_size, channels=self.channels)
 
 
@@ -203,22 +207,23 @@ class AugmentationConfig:
     color_jitter: _Fraction = 0.0
     """Brightness, contrast and saturation change at random by at most this fraction."""
     rand_augment_num_ops: Annotated[int, Field(ge=0, le=14)] = 0
-    """RandAugment applies this number of operations to each image (2 is usual); 0 disables it."""
+    """RandAugment applies this number of operations to each image (usually 2); 0 disables
+    RandAugment."""
     rand_augment_magnitude: Annotated[float, Field(ge=0, le=10)] = 9.0
     """RandAugment applies its operations with this magnitude."""
     pad_and_crop: _NonNegativeInt = 0
-    """Each image is padded with zeros by this number of pixels on every side and cropped to its
-    former size at random."""
+    """Each image is padded with zeros by this number of pixels on every side, and then cropped to
+    its original size at a random position."""
     horizontal_flip: bool = False
     """If true, each image is mirrored horizontally with a probability of 1/2."""
     random_erasing: _Fraction = 0.0
     """With this probability, noise replaces a random rectangle of an image."""
     mixup_alpha: _BetaParameter = 0.0
     """MixUp draws its lambda from the distribution Beta(alpha, alpha) with this alpha; 0 disables
-    it."""
+    MixUp."""
     cutmix_alpha: _BetaParameter = 0.0
     """CutMix draws its lambda from the distribution Beta(alpha, alpha) with this alpha; 0 disables
-    it, and with both MixUp and CutMix each of them mixes half of the images."""
+    CutMix. If MixUp and CutMix are both used, each of them mixes half of the images."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """This fraction of each target's probability is distributed equally over all classes."""
 
@@ -239,25 +244,26 @@ class OptimizerConfig:
     """The name selects the optimizer: "momentum", "lars", or a class of `keras.optimizers` in
     any case, such as "adam" or "sgd"."""
     arguments: dict[str, bool | int | float | str] = Field(default_factory=dict)
-    """An optimizer other than "momentum" gets these arguments of its class, such as
-    `{ beta_1 = 0.8 }` for "adam"."""
+    """These arguments are passed to the class of an optimizer other than "momentum", such as `{
+    beta_1 = 0.8 }` for "adam"."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """The velocity is multiplied by this momentum in each step."""
     nesterov: bool = False
-    """If true, the momentum is Nesterov's."""
+    """If true, the optimizer uses Nesterov momentum."""
     weight_decay: _NonNegative = 0.0
-    """Each gradient includes the weights multiplied by this coefficient (L2 regularisation coupled
-    through the momentum, as in He et al. 2015); optimizers of Keras apply it as decoupled weight
-    decay."""
+    """Each gradient includes the weights multiplied by this coefficient. This is L2 regularisation
+    coupled through the momentum, as in He et al. 2015; the optimizers of Keras apply the
+    coefficient as decoupled weight decay instead."""
     weight_decay_on_norm_and_bias: bool = True
     """If true, weight decay also applies to biases and to the parameters of batch normalisation, as
     in He et al. 2015 and torch."""
     bias_learning_rate_multiplier: _Positive = 1.0
     """The learning rate of biases is multiplied by this factor (Caffe's models use 2)."""
     stage_learning_rate_factor: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """The learning rate of each stage is that of the next stage multiplied by this factor, and the
-    classifiers have the full learning rate (discriminative fine-tuning; Howard and Ruder 2018,
-    section 3.2, divide by 2.6, which is a factor of 0.385)."""
+    """The learning rate of each stage is the learning rate of the next stage multiplied by this
+    factor; the classifiers have the full learning rate. This is discriminative fine-tuning (Howard
+    and Ruder 2018, section 3.2), where the learning rate is divided by 2.6, which corresponds to a
+    factor of 0.385."""
     reference_batch_size: _NonNegativeInt = 0
     """The learning rate is multiplied by the batch size divided by this batch size (the linear
     scaling rule of Goyal et al. 2017); 0 disables the scaling."""
@@ -272,14 +278,14 @@ class OptimizerConfig:
     """For this number of steps, training begins with `constant_warmup_learning_rate`, as He et al.
     2015 trained ResNet-110; 0 disables this warmup."""
     constant_warmup_learning_rate: _NonNegative = 0.0
-    """This is the learning rate of the first `constant_warmup_steps` steps; it must be 0 if there
-    are no such steps."""
+    """The first `constant_warmup_steps` steps have this learning rate; it must be 0 if there are no
+    such steps."""
     decay_at_epochs: tuple[float, ...] = ()
     """The schedule "step" multiplies the learning rate by `decay_factor` after each of these
     numbers of epochs."""
     decay_at_steps: tuple[int, ...] = ()
     """The schedule "step" multiplies the learning rate by `decay_factor` after each of these
-    numbers of steps; use either this key or `decay_at_epochs`."""
+    numbers of steps; this key and `decay_at_epochs` cannot be combined."""
     decay_every_epochs: _Positive = 8.0
     """The schedule "exponential" multiplies the learning rate by `decay_factor` each time this
     number of epochs has passed."""
@@ -337,21 +343,21 @@ class TrainingConfig:
     batch_size: _PositiveInt
     """Each step processes this number of images, on all devices of all processes together."""
     max_steps: _NonNegativeInt = 0
-    """The training ends, and its schedule is complete, after this number of steps, even within an
-    epoch; 0 means that only `epochs` determines its length."""
+    """The training ends after this number of steps, even within an epoch, and the schedule has this
+    length; with 0, only `epochs` determines the length of the training."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """This seed determines the initial weights, the order of the images and their augmentation."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Convolutions compute in this precision; weights, the statistics of batch normalisation and
-    the classifiers are always float32."""
+    """Convolutions are computed in this precision; the weights, the statistics of batch
+    normalisation and the classifiers are always in float32."""
     aux_loss_weight: _Fraction = 0.3
     """The loss of each auxiliary classifier is multiplied by this weight (Szegedy et al. 2014,
     section 5)."""
     early_stopping_patience: _NonNegativeInt = 0
     """The training ends when the validation accuracy has not exceeded its previous maximum for this
-    number of epochs, which are counted only after `frozen_epochs` and after the last decay of the
-    schedule "step"; the schedule must be "constant", "step" or "exponential", and 0 disables early
-    stopping."""
+    number of epochs; 0 disables early stopping. Epochs are counted only after `frozen_epochs` and
+    after the last decay of the schedule "step". The schedule must be "constant", "step" or
+    "exponential"."""
 
 
 @dataclass(frozen=True, config=_CHECKED)
@@ -359,19 +365,21 @@ class ClassBalanceConfig:
     """The treatment of classes that have different numbers of training images."""
 
     weights: Literal["none", "inverse", "effective_number"] = "none"
-    """The loss of an image is multiplied by the weight of its class: "inverse" weights are
-    1 / n for a class of n training images, "effective_number" weights are
-    (1 - beta) / (1 - beta^n) (Cui et al. 2019, equation 2), and the loss of a batch is the weighted
-    mean of its images."""
+    """The loss of an image is multiplied by the weight of its class, and the loss of a batch is the
+    weighted mean of its images. For a class of n training images, the weight is 1 / n with
+    "inverse", and (1 - beta) / (1 - beta^n) with "effective_number" (Cui et al. 2019,
+    equation 2)."""
     beta: Annotated[float, Field(ge=0, lt=1)] = 0.99
-    """This is the beta of "effective_number"; with 0 all classes have the same weight, and near 1
-    the weights are those of "inverse"."""
+    """This is the beta of "effective_number". With 0, all classes have the same weight; near 1, the
+    weights are close to those of "inverse"."""
     balanced_sampling: bool = False
-    """If true, each epoch has as many images as before, with the same number of each class: images
-    of rare classes are repeated, and those of frequent classes take turns over the epochs."""
+    """If true, each epoch contains the same number of images of each class, and the total number of
+    images in an epoch does not change. Images of rare classes are repeated, and the images of
+    frequent classes are distributed over several epochs."""
     focal_gamma: Annotated[float, Field(ge=0, le=10)] = 0.0
     """The cross-entropy is multiplied by (1 - p)^gamma, where p is the probability of the true
-    class (focal loss, Lin et al. 2017, equation 4; 2 is usual); 0 disables it."""
+    class (focal loss, Lin et al. 2017, equation 4); a usual gamma is 2, and 0 disables the focal
+    loss."""
 
     def __post_init__(self) -> None:
         if self.weights != "none" and self.balanced_sampling:
@@ -476,7 +484,7 @@ def parse_recipe(values: Mapping[str, Any]) -> Recipe:
         RecipeError: a key is unknown or missing, or a value has a wrong type or is out of range.
     """
     try:
-        # In strict mode pydantic rejects a list for a tuple, except in JSON.
+        # From JSON, since in strict mode pydantic otherwise rejects a list for a tuple.
         return TypeAdapter(Recipe).validate_json(json.dumps(values, default=str))
     except ValidationError as error:
         raise RecipeError("; ".join(_explain(problem) for problem in error.errors())) from None
@@ -523,7 +531,9 @@ def _read(name: str | Path) -> dict[str, Any]:
     else:
         try:
             text = read_text(path)
-        except (OSError, ValueError) as error:
+        except OSError as error:
+            raise RecipeError(f"cannot read the recipe {path}: {error.strerror}") from None
+        except ValueError as error:
             raise RecipeError(f"cannot read the recipe {path}: {error}") from None
     try:
         values = tomllib.loads(text)
@@ -568,7 +578,8 @@ def _explain(problem: Any) -> str:
     if kind in ("missing", "missing_argument"):
         return f"{key} is missing"
     if kind == "value_error":
-        return f"{key}: {problem['ctx']['error']}".removeprefix(": ")  # a recipe has no key
+        # An error of the whole recipe has no key.
+        return f"{key}: {problem['ctx']['error']}".removeprefix(": ")
     return f"{key} is {given!r}: {message[0].lower()}{message[1:]}"
 
 

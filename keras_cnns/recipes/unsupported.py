@@ -20,10 +20,10 @@ _KEYS = {
 
 
 def explain_unsupported_key(key: str, value: Any) -> str | None:
-    """Return the message for an unknown key, `section.key`, that asks for an unsupported feature.
+    """Return the message for an unknown key, `section.key`, of an unsupported feature.
 
     Returns:
-        The message; None if the key is not about one of these features.
+        The message; None if the key does not belong to such a feature.
     """
     last = key.rpartition(".")[2]
     if last in _KEYS:

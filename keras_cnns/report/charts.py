@@ -23,14 +23,14 @@ Series = Mapping[str, tuple[Any, Any]]  # name -> x values, y values
 Limits = tuple[tuple[float, float], tuple[float, float]]  # the ranges of x and y
 
 COLOURS = ("#1f5fd0", "#e0641a", "#14866d", "#a8328f", "#8a6d00", "#4a5560")
-# Colour, dashes and marker, so that lines can be distinguished even if they are printed in grey.
+# Colour, dashes and marker of each line, so that lines can be distinguished even in a grey print.
 _STYLES = tuple(
     zip(COLOURS * 2, ["-"] * 6 + ["--"] * 6, ["o", "s", "^", "D", "v", "P"] * 2, strict=True)
 )
 _GREY = "#8a939d"
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text is not converted to paths, which keeps the file small
-    "text.parse_math": False,  # so that a label with two dollar signs is not read as a formula
+    "text.parse_math": False,  # a label with two dollar signs is no formula
     "font.size": 9,
     "axes.labelcolor": "#5b6570",
     "axes.edgecolor": "#b4bbc3",
@@ -52,7 +52,7 @@ _SIZE = (5.4, 3.1)  # inches
 _CONTOURS_SIZE = (5.4, 4.2)  # inches
 _FRAMES, _FRAME_MS, _LAST_FRAME_MS = 50, 120, 2000  # number and durations of an animation's frames
 _GIF_DPI = 100
-_PNG_DPI = 200  # gives 1080 pixels of width, for a slide
+_PNG_DPI = 200  # results in a width of 1080 pixels, for a slide
 _MAX_MARKERS = 30  # a line with more points has no markers
 _MAX_NUMBERED_CLASSES = 20  # a larger confusion matrix contains no numbers
 _FONT = 'font-family="system-ui, sans-serif"'
@@ -75,8 +75,8 @@ def lines(
 
     Args:
         title: the chart's title.
-        series: name in the legend -> line; "" is not in the legend. A line's index determines its
-            colour, even if other lines have no values.
+        series: name in the legend -> line; a line with the name "" is not in the legend. The index
+            of a line determines its colour, even if other lines have no values.
         x: the label of the x axis, with its unit.
         y: the label of the y axis.
         log: whether the y axis is logarithmic; values that are not above 0 are left out.
@@ -163,9 +163,9 @@ def band(
     y: str,
     guide: tuple[float, str] | None = None,
 ) -> Chart | None:
-    """Draw the median of values [steps, layers] over the layers, and their central 90 %.
+    """Draw the median over the layers and the central 90 % of the values [steps, layers].
 
-    Values that are not above 0 are left out; return None if no values remain.
+    Values that are not above 0 are left out. Return None if no value remains.
     """
     has_values = np.array([bool((row > 0).any()) for row in values], bool)
     if not has_values.any():
@@ -327,12 +327,13 @@ def parallel_coordinates(
     marked: Mapping[str, int] = MappingProxyType({}),
     dashed: tuple[str, Collection[int]] = ("", ()),
 ) -> Chart | None:
-    """Draw each item as a line that crosses one vertical axis per column; the chart is wide.
+    """Draw each item as a line that crosses one vertical axis for each column.
 
     Args:
         title: the chart's title.
-        columns: name -> the height of each item on the axis, from 0 to 1, and the axis' labels as
-            pairs of height and text. An item whose height is NaN is not drawn at this axis.
+        columns: name -> the height of each item on the axis, from 0 to 1, and the labels of the
+            axis as pairs of height and text. If the height of an item is NaN, its line does not
+            reach this axis.
         colours: a number from 0 to 1 for each item, from bright to dark.
         y: the meaning of the heights.
         marked: name in the legend -> index of an item whose line is thick, above the others and in
@@ -415,8 +416,8 @@ def _paint_contours(
     (left, right), (bottom, top) = limits
     xs, ys = np.meshgrid(np.linspace(left, right, 160), np.linspace(bottom, top, 160))
     heights = value(np.stack([xs, ys], axis=-1))
-    # Levels with equal distances of their logarithms show both the bottom and the slopes of a
-    # valley.
+    # With levels at equal distances of their logarithms, the bottom and the slopes of a valley are
+    # visible.
     offset = np.log(heights - heights.min() + 1e-2 * np.ptp(heights) / 10)
     axes.contour(xs, ys, offset, levels=14, colors="#c3c9d0", linewidths=0.8)
     for (name, points), style in zip(paths.items(), itertools.cycle(_STYLES)):
@@ -445,10 +446,10 @@ def animate_contours(
     limits: Limits,
     paths: Mapping[str, tuple[int, Sequence[Sequence[float]]]],
 ) -> Animation:
-    """Draw the paths of optimizers on the contour lines of a function as they grow step by step.
+    """Animate the paths of optimizers on the contour lines of a function.
 
-    All paths take their steps at the same time, the later ones faster, so that the first steps can
-    be seen and the slowest path ends.
+    The paths grow step by step at the same time. The animation is slow at first, so that the first
+    steps can be seen, and becomes faster, so that the slowest path reaches its end.
 
     Args:
         title: the title.
@@ -467,7 +468,7 @@ def animate_contours(
         _paint_contours(axes, value, limits, {name: each[:1] for name, each in points.items()})
         axes.set_title(title)
         label = axes.text(0.02, 0.02, "", transform=axes.transAxes, animated=True)
-        moving = axes.get_lines()[::2]  # each path is followed by the mark of its start
+        moving = axes.get_lines()[::2]  # every second line is the mark at the start of a path
         for line in moving:
             line.set_animated(True)
         canvas: Any = FigureCanvasAgg(figure)  # its methods have no types
@@ -571,7 +572,7 @@ def _draw(paint: Callable[[Axes], None], title: str, size: tuple[float, float] =
     """Return the chart that `paint` draws."""
     axes, svg = _save(paint, title, size, "svg")
     text = svg.decode()
-    text = text[text.index("<svg") :]  # without the document type, which contains a URL
+    text = text[text.index("<svg") :]  # removes the document type, which contains a URL
     text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text, flags=re.DOTALL)
     text = re.sub(r"font(?:-family)?: (\d+px )?'DejaVu Sans'[^;\"]*", r"font-size: \1", text)
     text = text.replace("font-size: ;", "").replace("<svg ", f"<svg {_FONT} ", 1)
@@ -602,7 +603,8 @@ def _save(
             options = {"metadata": no_metadata, "transparent": True}
         else:
             axes.set_title(title)
-        with warnings.catch_warnings():  # use the fonts of the reader's machine, not of this one
+        # Hide warnings about missing fonts, since the reader's machine has other fonts.
+        with warnings.catch_warnings():
             warnings.filterwarnings("ignore", r"Glyph .* missing from font")
             figure.savefig(file, format=kind, **options)
     return axes, file.getvalue()
@@ -618,7 +620,7 @@ def _finish(axes: Axes, x: str, y: str, log: bool, percent: bool) -> None:
     is_counted = x in ("epoch", "training step", "trial")
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=is_counted))
     left, right = axes.get_xlim()
-    if is_counted and right - left < 1:  # a single measurement
+    if is_counted and right - left < 1:  # there is a single measurement
         axes.set_xticks([round((left + right) / 2)])
     if log:
         axes.set_yscale("log")

@@ -134,7 +134,7 @@ def _describe_test_images(runs: Mapping[str, Records]) -> str:
 def _summarize_seeds(runs: Mapping[str, Records]) -> list[tuple[str, ...]]:
     """Return a row of `SEED_COLUMNS` for each group of finished runs that differ only in the seed.
 
-    Of several runs with the same seed, which repeat each other, only the first one counts.
+    If several runs have the same seed, only the first of them counts, because the others repeat it.
     """
     groups: dict[str, dict[int, tuple[str, Records]]] = defaultdict(dict)
     for name, records in runs.items():

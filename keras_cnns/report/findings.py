@@ -1,6 +1,6 @@
 """Describe a training's curves and test results in sentences.
 
-Each sentence has a condition with a margin, so that noise between epochs does not cause one.
+Each sentence has a condition with a margin, so that it is not caused by noise between epochs.
 """
 
 from collections.abc import Sequence
@@ -10,12 +10,13 @@ import numpy as np
 from keras_cnns.intervals import wilson_interval
 from keras_cnns.report.records import Records
 
-# The validation loss still falls if its last value is below all earlier ones by this fraction.
+# The validation loss still falls if its last value is lower than all earlier values by this
+# fraction.
 _MIN_FALL = 0.01
 # A training overfits if the validation loss has risen by this fraction since its minimum.
 _MIN_RISE = 0.05
 _MIN_EPOCHS_AFTER = 2  # minimum number of epochs after the minimum of the validation loss
-# A wider interval of a class's recall says little about the class.
+# If the interval of a class's recall is wider than this, the class has too few test images.
 _MAX_WIDTH = 0.2
 _MAX_NAMED = 3  # maximum number of classes that are named
 
@@ -30,7 +31,8 @@ def describe_run(records: Records, counts: np.ndarray | None, labels: Sequence[s
     """
     loss, validation_loss = records.metric("loss"), records.metric("val_loss")
     sentences = [describe_overfitting(loss, validation_loss)]
-    if records.results is not None:  # an unfinished training continues anyway
+    # No advice to train longer for an unfinished training, which continues anyway.
+    if records.results is not None:
         sentences.append(describe_end(validation_loss))
     found = [sentence for sentence in sentences if sentence]
     return found + (describe_scarce_classes(counts, labels) if counts is not None else [])
@@ -50,7 +52,7 @@ def describe_end(validation_loss: np.ndarray) -> str:
 
 
 def describe_overfitting(loss: np.ndarray, validation_loss: np.ndarray) -> str:
-    """Return a sentence if the validation loss rose while the training loss fell, else "".
+    """Return a sentence if the validation loss rose while the training loss fell, or else "".
 
     Args:
         loss: the training loss [epochs].
@@ -89,8 +91,8 @@ def describe_scarce_classes(counts: np.ndarray, labels: Sequence[str]) -> list[s
             scarce[label] = (total, low, high)
     if len(scarce) <= _MAX_NAMED:
         return [
-            f"{_images(total)} of {label} {'is' if total == 1 else 'are'} too few to tell: its "
-            f"recall is between {low:.0%} and {high:.0%}."
+            f"{_images(total)} of {label} {'is' if total == 1 else 'are'} too few to "
+            f"measure its recall, which is between {low:.0%} and {high:.0%}."
             for label, (total, low, high) in scarce.items()
         ]
     *first, last = (
@@ -98,8 +100,8 @@ def describe_scarce_classes(counts: np.ndarray, labels: Sequence[str]) -> list[s
         for label in sorted(scarce, key=lambda label: scarce[label][0])[:_MAX_NAMED]
     )
     return [
-        f"{len(scarce)} of {len(labels)} classes have too few test images to tell, fewest of all "
-        f"{', '.join(first)} and {last}: the 95 % interval of each recall is wider than "
+        f"{len(scarce)} of {len(labels)} classes have too few test images to measure their recall, "
+        f"fewest of all {', '.join(first)} and {last}: the 95 % interval of each is wider than "
         f"{_MAX_WIDTH * 100:.0f} percentage points."
     ]
 

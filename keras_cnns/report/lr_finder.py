@@ -44,10 +44,10 @@ def write_lr_finder_report(
         mark=(proposal, f"proposed: {proposal:g}"),
     )
     intro = (
-        f"The learning rate rises with each of {len(rates)} training steps. The proposed one "
-        "is a tenth of the one at which the smoothed loss is lowest: high enough to learn fast, "
-        "and well below the learning rates at which training diverges. Use it as the highest "
-        "learning rate of a schedule."
+        f"The learning rate rises with each of {len(rates)} training steps. The proposed "
+        "learning rate is a tenth of the one with the lowest smoothed loss: high enough to learn "
+        "fast, and well below the learning rates at which training diverges. Use it as the "
+        "highest learning rate of a schedule."
     )
     section = page.Section("Loss against learning rate", intro, [page.Charts([chart])])
     write_text(path, page.render(title, f"Proposed learning rate: {proposal:g}", [section]))

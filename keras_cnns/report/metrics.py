@@ -1,4 +1,4 @@
-"""Metrics of a classifier's predictions, computed by scikit-learn where it has them."""
+"""Metrics of a classifier's predictions, computed by scikit-learn if it has the metric."""
 
 from dataclasses import dataclass
 
@@ -30,8 +30,8 @@ def reliability_bins(
 ) -> Reliability:
     """Sort predictions [N] into the bins [0, 1/bins], (1/bins, 2/bins], ... of confidence.
 
-    `sklearn.calibration.calibration_curve` has the same bins, up to rounding at their edges. It
-    returns neither the empty bins nor the counts, which the expected calibration error needs.
+    `sklearn.calibration.calibration_curve` has the same bins, up to rounding at their edges, but
+    does not return the empty bins and the counts, which the expected calibration error needs.
     """
     edges = np.arange(1, bins) / bins  # exact quotients, so that a confidence of 9/15 is on an edge
     indices = np.digitize(confidences, edges, right=True)
@@ -43,14 +43,14 @@ def reliability_bins(
 
 
 def confusion_counts(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """Return counts [K, K]: the true class in the row, the predicted one in the column."""
+    """Return counts [K, K]: the true class is the row, the predicted class is the column."""
     return np.asarray(confusion_matrix(labels, predicted, labels=range(classes)))
 
 
 def precision_and_recall(
     labels: np.ndarray, predicted: np.ndarray, classes: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return precision and recall of each class, float [K]; NaN without predictions or images."""
+    """Return each class's precision (NaN without predictions) and recall (NaN without images)."""
     precision, recall, _, _ = precision_recall_fscore_support(
         labels, predicted, labels=range(classes), zero_division=np.nan
     )

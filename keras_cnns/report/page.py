@@ -92,7 +92,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart, and a sentence that describes it to a reader who cannot see it."""
+    """A chart, and a sentence that describes it for readers who cannot see it."""
 
     title: str
     description: str
@@ -129,10 +129,10 @@ class Charts:
 
 @dataclass(frozen=True)
 class Animation:
-    """A moving chart, a GIF, which is folded: opening it starts it, and closing it stops it."""
+    """A moving chart, a GIF. It is folded: readers open it to start it, and close it to stop it."""
 
     title: str
-    description: str  # for a reader who cannot see it
+    description: str  # for readers who cannot see it
     gif: bytes = field(repr=False)
 
     @property
@@ -148,7 +148,7 @@ class Animation:
 
 @dataclass(frozen=True)
 class Picture:
-    """An image uint8 [H, W, C], and the lines of its caption; the first is also its alt text.
+    """An image uint8 [H, W, C], and the lines of its caption; the first line is also its alt text.
 
     If `link` is not empty, it is the address of the image's file.
     """
@@ -177,7 +177,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Images in a grid; if `shown` is not 0, images after the first `shown` ones are folded."""
+    """Images in a grid; if `shown` is not 0, the images after the first `shown` are folded."""
 
     pictures: Sequence[Picture]
     shown: int = 0
@@ -191,7 +191,7 @@ Block = Text | Code | Terms | Items | Cards | Table | Charts | Animation | Pictu
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a page; it is left out when none of its blocks has content."""
+    """A part of a page, which is left out if none of its blocks has content."""
 
     title: str
     intro: str  # one or two sentences for the reader; may be empty

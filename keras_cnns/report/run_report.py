@@ -34,8 +34,8 @@ GRADIENT_RATIO = "Gradient norm, first layer divided by last"
 UPDATE_RATIO = "Update-to-weight ratio"
 _DEPTH_LINES = 5  # number of training steps in a chart by depth
 _CONFUSIONS = 12  # number of most frequent pairs of classes in the table
-_OPEN_ROWS = 40  # a longer table of classes is folded
-_OPEN_MISTAKES = 24  # more pictures of mistakes are folded
+_OPEN_ROWS = 40  # a table of classes with more rows is folded
+_OPEN_MISTAKES = 24  # further pictures of mistakes are folded
 _MISTAKE_COLUMNS = ("file", "index", "label", "predicted", "confidence", "label_probability")
 
 
@@ -137,8 +137,8 @@ def _describe_ending(records: Records) -> str:
 def _mistake_rows(predictions: Predictions, labels: Sequence[str]) -> list[dict[str, object]]:
     """Return the rows of `mistakes.csv`, in descending order of confidence.
 
-    An image's file is known if the data are a folder of images; its index is the index in the
-    split.
+    The file of an image is given if the data are a folder of images. The index of an image is its
+    index in the split.
     """
     wrong = np.flatnonzero(~predictions.is_correct)
     order = wrong[np.argsort(-predictions.confidences[wrong], kind="stable")]

@@ -57,7 +57,7 @@ def threshold_section(predictions: Predictions, results: Mapping[str, Any] | Non
 
 
 def threshold_row(threshold: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the cells of `COLUMNS` for a threshold, which is given as in `results.json`."""
+    """Return the cells of `COLUMNS` for a threshold in the form of `results.json`."""
     accuracy = threshold["accuracy"]
     return (
         *_name(threshold),
@@ -77,7 +77,7 @@ def describe_thresholds(confidence: Mapping[str, Any], test: Sequence[Threshold]
     """Return sentences on the thresholds.
 
     Args:
-        confidence: the thresholds, as in `results.json`.
+        confidence: the thresholds, in the form of `results.json`.
         test: the same thresholds, measured on the test images.
     """
     chosen = {each["min_accuracy"]: each for each in confidence["thresholds"]}
@@ -93,7 +93,8 @@ def describe_thresholds(confidence: Mapping[str, Any], test: Sequence[Threshold]
         found = test[confidence["thresholds"].index(row)]
         if not row["threshold"]:
             sentences.append(
-                f"{targets[-1]:.0%} of the answers are correct without a threshold: it is 0."
+                f"No threshold is needed for an accuracy of {targets[-1]:.0%}: on the images of "
+                f"{confidence['split']}, {row['accuracy']:.1%} of all answers are correct."
             )
         elif found.accuracy is not None:
             sentences.append(
@@ -125,7 +126,7 @@ def unknown_section(compared: Mapping[str, Any] | None) -> page.Section:
         f"the model knows, and of {compared['unknown_images']:,} images of {compared['unknown']}, "
         "which show other objects. AUROC is the probability that a known image has a higher score "
         "than an unknown one; 0.5 is chance. The scores are the highest softmax probability "
-        "(Hendrycks and Gimpel 2017) and the energy of the logits (Liu et al. 2020). The "
+        "(Hendrycks and Gimpel 2017) and the negative energy (Liu et al. 2020). The "
         "thresholds of the probability are those of the table above.",
         [
             page.Table(SCORE_COLUMNS, score_rows(compared), numbers=len(SCORE_COLUMNS) - 1),

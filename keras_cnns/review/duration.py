@@ -16,8 +16,8 @@ class Duration:
     folds: int  # number of folds that are not finished
     epochs: float
     steps_per_epoch: int
-    step_seconds: float  # the median of the finished run
-    seconds: float  # for all folds, with the evaluation at the end of each epoch
+    step_seconds: float  # median time of a step in the finished run
+    seconds: float  # time of all folds, including the evaluation at the end of each epoch
 
     def describe(self) -> str:
         """Return a text with the duration in minutes and the numbers on which it is based."""
@@ -42,7 +42,7 @@ def estimate_duration(run: Run, images: int, folds: int, remaining: int) -> Dura
         return None
     training = run.recipe.training
     step = statistics.median(row["step_ms"] for row in times) / 1e3
-    # The evaluation, the diagnostics and the files at the end of an epoch.
+    # The time for the evaluation, the diagnostics and the files at the end of an epoch.
     rest = max(0.0, statistics.median(row["seconds"] - row["steps"] * step for row in times))
     steps = -(-(images - images // folds) // training.batch_size)
     epochs = training.max_steps / steps if training.max_steps else training.epochs

@@ -22,10 +22,10 @@ from keras_cnns.spreadsheets import escape_cell
 from keras_cnns.training.folds import OutOfFold, fold_path
 
 _PICTURES = 240  # maximum number of pictures
-_OPEN_PICTURES = 60  # more pictures are folded
+_OPEN_PICTURES = 60  # further pictures are folded
 _SIDE = 176  # pixels of a picture's longer side
 _PAIRS = 15  # rows of the table of confused classes
-_OPEN_ROWS = 40  # a longer table of classes is folded
+_OPEN_ROWS = 40  # a table of classes with more rows is folded
 _EXAMPLES = 3  # rows of the example of a corrections file
 _MISSING = np.full((_SIDE, _SIDE, 1), 200, np.uint8)  # replaces the picture of a missing file
 _BATCH_SIZE = 256
@@ -105,7 +105,7 @@ def _pictures(
 
 
 def _read_pictures(recipe: Recipe, found: OutOfFold, shown: np.ndarray) -> list[np.ndarray]:
-    """Return the images, uint8 [H, W, C]; images of files are whole and reduced in size."""
+    """Return the images, uint8 [H, W, C]; images in files are not cropped, but reduced in size."""
     if recipe.data.path and all(found.files[shown]):
         return [_read_file(str(file)) for file in found.files[shown]]
     pixels: dict[int, np.ndarray] = {}

@@ -39,8 +39,9 @@ class Review:
 def review(run: str | Path, *, folds: int | None = None, to: str | Path | None = None) -> Review:
     """Rank the labels of all images of a run's recipe, and write a table and a page.
 
-    Training and validation images are ranked by the model of their fold, test images by all models.
-    The folds are trained in the folder; folds that are finished there are used.
+    The label of a training or validation image is ranked by the model of its fold, and the label of
+    a test image by all models. The folds are trained in the folder `to`; folds that are already
+    finished there are used.
 
     Args:
         run: a finished run, or a directory of `keras-cnns train --folds`, whose folds are used.
@@ -49,8 +50,8 @@ def review(run: str | Path, *, folds: int | None = None, to: str | Path | None =
             `-review`, beside the run.
 
     Raises:
-        RunError: there is no such run, it is itself the run of a fold, or the folder holds
-            something else.
+        RunError: there is no such run, it is the run of a fold, or the folder contains something
+            else.
         ValueError: there are too few images for folds, or the table has been edited.
     """
     run = Path(run)

@@ -1,4 +1,4 @@
-"""Rank labels by their probability under a model that has not been trained on them.
+"""Rank labels by their probability according to a model that was not trained on them.
 
 This is confident learning (Northcutt, Jiang and Chuang 2021, "Confident Learning: Estimating
 Uncertainty in Dataset Labels"), with the self-confidence as the score.
@@ -14,10 +14,10 @@ class Ranking:
     """The ranking of N labels by suspicion.
 
     Attributes:
-        order: the indices of the images, the most suspicious one first, int64 [N]. If scores are
-            equal, the image whose suggested class is more probable comes first.
-        confidences: the self-confidence, the probability of the given label, float64 [N]. This is
-            the score: the lower it is, the more suspicious is the label.
+        order: the indices of the images, the most suspicious image first, int64 [N]. Among images
+            with equal scores, the one whose suggested class is more probable comes first.
+        confidences: the self-confidence of each image, which is the probability of its given label,
+            float64 [N]. This is the score: the lower it is, the more suspicious is the label.
         suggested: the most probable other class, int64 [N].
         suggested_probabilities: the probability of the suggested class, float64 [N].
         is_issue: whether the label is probably wrong, bool [N].
@@ -34,13 +34,13 @@ class Ranking:
 
 
 def rank_labels(probabilities: np.ndarray, labels: np.ndarray) -> Ranking:
-    """Rank labels by their self-confidence, and decide which ones are probably wrong.
+    """Rank labels by their self-confidence, and decide which labels are probably wrong.
 
-    A label is an issue if its class is not the most probable one, and if among the classes that
-    reach their thresholds another class is the most probable one. The threshold of a class is the
-    mean probability of that class over the images with its label (equations 1 and 2 of the paper),
-    so a class that the model recognizes badly needs a lower probability than one that it recognizes
-    well.
+    A label is an issue if two conditions are met: another class is the most probable class, and
+    another class is the most probable among the classes that reach their thresholds. The threshold
+    of a class is the mean probability of that class over the images with its label (equations 1 and
+    2 of the paper). A class that the model recognizes badly therefore has a lower threshold than a
+    class that it recognizes well.
 
     Args:
         probabilities: out-of-fold probabilities, float [N, K].

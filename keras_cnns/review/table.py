@@ -44,7 +44,7 @@ def _ranked_rows(
 
 
 def _excluded_rows(data: DataConfig) -> Iterator[dict[str, object]]:
-    """Yield rows for the images that earlier corrections exclude, so that the table keeps them."""
+    """Yield rows for images that earlier corrections exclude, so that the table still has them."""
     corrections = Splits(data).corrections
     for file in sorted(corrections.excluded) if corrections else ():
         yield {"file": escape_cell(relative_name(str(file), data)), "exclude": YES}
@@ -56,10 +56,11 @@ def relative_name(file: str, data: DataConfig) -> str:
 
 
 def write_table(path: Path, text: str) -> None:
-    """Write the table, unless the existing table was edited.
+    """Write the table if there is none yet or the existing one is the same.
 
     Raises:
-        ValueError: there is a table with another content.
+        ValueError: there is a table with other content, for instance because the user has edited
+            it.
     """
     if path.exists() and path.read_bytes() != encode_names(text):
         raise ValueError(

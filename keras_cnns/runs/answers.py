@@ -1,8 +1,8 @@
-"""Write the predictions for many files to a CSV or JSON Lines file that can be resumed.
+"""Write predictions for many files to a CSV or JSON Lines file, which can be continued later.
 
-A row is appended as soon as its batch is predicted. When an interrupted command is resumed, an
-incomplete row is removed, and files that have a row are not predicted again. Names are written
-unchanged, even names that begin with `=`, `+`, `-` or `@`: see `docs/training.md`.
+Rows are appended as soon as their batch is predicted. When an interrupted command is resumed, an
+incomplete row at the end is removed, and files that have a row are not predicted again. Names are
+written unchanged, even names that begin with `=`, `+`, `-` or `@`: see `docs/training.md`.
 """
 
 import csv
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_cnns.files import replacing
+from keras_cnns.files import naming_the_file, replacing
 from keras_cnns.runs.image_files import describe_problem, read_files
 from keras_cnns.runs.predictions import predictor
 from keras_cnns.runs.run import Run
@@ -40,13 +40,14 @@ class Answer:
 def predict_files(
     run: Run, files: Iterable[str | Path], *, top_k: int, min_probability: float | None = None
 ) -> Iterator[list[Answer]]:
-    """Yield the answers of a run's model for image files, batch by batch.
+    """Yield the predictions of a run's model for image files, batch by batch.
 
     Args:
         run: a finished run.
-        files: paths; one that cannot be read has an answer with an error.
+        files: paths; a file that cannot be read has an answer with an error.
         top_k: the number of labels for each image; all of them if there are fewer classes.
-        min_probability: images whose highest probability is lower are unknown, 0..1; or None.
+        min_probability: 0..1; an image whose highest probability is lower is unknown. If None, no
+            image is unknown.
     """
     predict = predictor(run.load_model())
     for batch in read_files(files, run.recipe.data):
@@ -74,14 +75,14 @@ def _answer(
 
 
 class AnswerFile:
-    """A file of answers, which may exist already.
+    """A file of predictions, which may exist already.
 
     Attributes:
-        finished: file that has a row -> whether the row is an error.
+        finished: image file that has a row -> whether the row is an error.
     """
 
     def __init__(self, path: Path, top_k: int, *, has_threshold: bool = False) -> None:
-        """Read the existing rows, and remove an incomplete one.
+        """Read the existing rows, and remove an incomplete row at the end.
 
         Args:
             path: a .csv or .jsonl file, which need not exist.
@@ -89,7 +90,7 @@ class AnswerFile:
             has_threshold: whether each row says whether its image is unknown.
 
         Raises:
-            ValueError: the suffix is not one of these, or the file has another content.
+            ValueError: the suffix is neither of these, or the existing file does not fit.
             OSError: the file cannot be read or written.
         """
         if path.suffix.lower() not in _SUFFIXES:
@@ -112,13 +113,15 @@ class AnswerFile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        with naming_the_file(self._path):
+            self._file.close()
 
     def append(self, answers: Iterable[Answer]) -> None:
-        """Write answers to the file at once."""
+        """Append answers to the file, and flush it."""
         answers = list(answers)
-        self._file.write("".join(map(self._format, answers)))
-        self._file.flush()
+        with naming_the_file(self._path):
+            self._file.write("".join(map(self._format, answers)))
+            self._file.flush()
         self.finished |= {answer.file: bool(answer.error) for answer in answers}
 
     def _format(self, answer: Answer) -> str:
@@ -145,7 +148,7 @@ class AnswerFile:
                 row["label"] = None
             row["top"] = [{"label": label, "probability": value} for label, value in ranked]
         text = json.dumps(row, ensure_ascii=False)
-        if not text.isprintable():  # JSON must escape bytes that are not UTF-8
+        if not text.isprintable():  # bytes that are not UTF-8 must be escaped in JSON
             text = json.dumps(row)
         return text + "\n"
 
@@ -167,7 +170,7 @@ class AnswerFile:
         with self._path.open("rb") as file:
             for line in file:
                 position += len(line)
-                quotes += line.count(b'"') if self._is_csv else 0  # a quoted name may hold "\n"
+                quotes += line.count(b'"') if self._is_csv else 0  # a quoted name may contain "\n"
                 if line.endswith(b"\n") and quotes % 2 == 0:
                     end = position
         return end
@@ -185,7 +188,7 @@ class AnswerFile:
             found = ", ".join(header or [rest[:80]])
             raise ValueError(
                 f"{self._path} has the columns {found}, and this command writes "
-                f"{', '.join(self._columns)}; choose another file, or the options of that one"
+                f"{', '.join(self._columns)}; choose another file, or give the same options"
             )
         for number, row in enumerate(rows, 2):
             if len(row) != len(self._columns):
@@ -212,13 +215,13 @@ class AnswerFile:
             if labels != self._top_k:
                 raise ValueError(
                     f"{self._path}: line {number} has {labels} labels, and this command writes "
-                    f"{self._top_k}; choose another file, or the --top-k of that one"
+                    f"{self._top_k}; choose another file, or give the same --top-k"
                 )
             if has_threshold != self._has_threshold:
                 raise ValueError(
                     f"{self._path}: line {number} was written with"
-                    f"{'' if has_threshold else 'out'} a threshold; choose another file, or the "
-                    "--min-probability of that one"
+                    f"{'' if has_threshold else 'out'} a threshold; choose another file, or give "
+                    "the same --min-probability"
                 )
 
 

@@ -13,7 +13,7 @@ from keras_cnns.files import replacing
 _COUNT = 24  # number of images
 _COLUMNS = 8
 _CAPTIONS = "captions"  # the key of the text in the PNG file: a JSON list
-_MIN_FRACTION = 0.01  # minimum fraction of a class in a mixed target for the caption
+_MIN_FRACTION = 0.01  # minimum fraction with which a class of a mixed target is in the caption
 
 
 def write_augmented(path: Path, images: Any, targets: Any, labels: Sequence[str]) -> None:
@@ -45,8 +45,8 @@ def read_augmented(path: Path, size: int) -> list[tuple[np.ndarray, str]]:
     """Return the images, uint8 [size, size, C], and the captions in a file of `write_augmented`.
 
     Returns:
-        Pairs of an image and its caption; none if there is no file, as in runs of earlier versions,
-        or if another program wrote the file.
+        Pairs of an image and its caption; an empty list if there is no file, as in runs of earlier
+        versions, or if another program wrote the file.
     """
     try:
         with Image.open(path, formats=["PNG"]) as image:
@@ -64,10 +64,10 @@ def read_augmented(path: Path, size: int) -> list[tuple[np.ndarray, str]]:
 
 
 def _describe(target: Any, labels: Sequence[str]) -> str:
-    """Return the class of a target, int [] or float [K], or its classes with their fractions."""
+    """Return the class of a target, int [] or float [K], or several classes with fractions."""
     if target.ndim == 0:
         return labels[int(target)]
-    target = target / target.sum()  # targets are multiplied by the weights of the classes
+    target = target / target.sum()  # undo the multiplication by the class's weight
     order: list[int] = [k for k in np.argsort(-target).tolist() if target[k] >= _MIN_FRACTION]
     if target[order[0]] > 1 - _MIN_FRACTION:
         return labels[order[0]]

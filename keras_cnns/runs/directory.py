@@ -13,7 +13,7 @@ from keras_cnns.messages import print_message
 from keras_cnns.recipes import Recipe, format_recipe, with_absolute_paths
 from keras_cnns.runs.environment import describe_environment
 from keras_cnns.runs.lock import locked
-from keras_cnns.runs.names import CONFIG, CORRECTIONS, ENVIRONMENT, LABELS, README
+from keras_cnns.runs.names import CONFIG, CORRECTIONS, ENVIRONMENT, LABELS, README, SEARCH
 from keras_cnns.runs.run import RunError, read_config
 
 _README_TEXT = """\
@@ -48,7 +48,7 @@ the layers and the optimizer, and reports that a class "could not be deserialize
 
 @contextmanager
 def opened_for_training(path: Path, recipe: Recipe) -> Iterator[None]:
-    """Lock a run directory that is new or whose training has the same recipe.
+    """Lock a run directory, which must be new or belong to a training with the same recipe.
 
     Raises:
         RunError: another process trains in it, it has another recipe, or it is not a run directory.
@@ -60,11 +60,11 @@ def opened_for_training(path: Path, recipe: Recipe) -> Iterator[None]:
             _check_recipe(path, recipe)
             yield
     except BlockingIOError:
-        raise RunError(f"{path} is in use: {_name_process(path)} trains in it") from None
+        raise RunError(f"{path} is in use: {describe_use(path)}") from None
 
 
 def check_data(path: Path, data_fingerprint: str) -> None:
-    """Raise RunError if the training in a directory began with data of another fingerprint."""
+    """Raise RunError if the training in a directory began with other data."""
     # Runs created before version 0.1 have no fingerprint.
     former = _read_environment(path).get("data_fingerprint", data_fingerprint)
     if former != data_fingerprint:
@@ -132,13 +132,15 @@ def _compare(former: Recipe, recipe: Recipe) -> list[str]:
     ]
 
 
-def _name_process(path: Path) -> str:
-    """Return the process that began the training in a directory, as text."""
+def describe_use(path: Path) -> str:
+    """Return what another process does in a locked directory, as far as its files show it."""
+    if (path / SEARCH).exists():
+        return "another process searches in it"
     try:
         process = _read_environment(path)["process"]
-        return f"process {process['id']} on {process['host']}"
+        return f"process {process['id']} on {process['host']} trains in it"
     except (OSError, ValueError, KeyError):
-        return "another process"
+        return "another process has begun to work in it"
 
 
 def _read_environment(path: Path) -> dict[str, Any]:

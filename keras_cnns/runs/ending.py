@@ -13,7 +13,7 @@ def find_reason(
 ) -> str:
     """Return why a training ended, for `results.json`.
 
-    The reason is "early_stopping", "max_steps", "epochs" or, if it is none of these, "callback".
+    The reason is "early_stopping", "max_steps", "epochs" or, in all other cases, "callback".
 
     Args:
         recipe: the recipe of the training.
@@ -29,11 +29,11 @@ def find_reason(
 
 
 def describe_ending(recipe: Recipe, results: dict[str, Any]) -> str:
-    """Return a sentence on the end of a training and a sentence on the epoch that is kept.
+    """Return a sentence on why a training ended, and a sentence on the epoch whose model is kept.
 
     Args:
         recipe: the recipe of the training.
-        results: the content of `results.json`, which lacks the reason in earlier versions.
+        results: the content of `results.json`; in earlier versions, it lacks the reason.
     """
     training, best = recipe.training, results["best_epoch"]
     kept = f"The model of epoch {best} is kept: no other has a higher validation accuracy."

@@ -44,12 +44,12 @@ def describe_environment(recipe: Recipe, data_fingerprint: str) -> dict[str, Any
 
 
 def _find_version(name: str, module: str) -> str | None:
-    """Return the version of an installed package; None if there is none.
+    """Return the version of an installed package; None if it is not installed.
 
     Args:
         name: the usual name of its distribution.
-        module: the module that it installs. Other distributions may install the same module:
-            `tensorflow-cpu` and `tf-nightly` install `tensorflow`.
+        module: the module that it installs, by which other distributions of the package are found:
+            `tensorflow-cpu` and `tf-nightly` also install `tensorflow`.
     """
     try:
         return metadata.version(name)
@@ -61,7 +61,7 @@ def _find_version(name: str, module: str) -> str | None:
 
 
 def describe_checkout(folder: Path) -> dict[str, Any]:
-    """Return the git `commit` of a folder and whether the folder `has_changes`; None without git.
+    """Return the git `commit` of a folder, and whether it `has_changes`; None without git.
 
     Both are None for files that git ignores, such as a package installed inside a project.
     """

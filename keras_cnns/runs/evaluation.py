@@ -15,7 +15,7 @@ from keras_cnns.runs.run import Run
 def find_split(data: DataConfig, split: str) -> str:
     """Return the value of the recipe's key for one of its three splits.
 
-    Other parts of the data set are refused, because they may contain images of the training.
+    Other parts of the data set are rejected, because they may contain training images.
 
     Args:
         data: the recipe's data.

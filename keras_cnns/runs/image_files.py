@@ -12,10 +12,13 @@ import numpy as np
 from keras_cnns.cores import available_cores
 from keras_cnns.data import preprocess, read_image
 from keras_cnns.data.sources.folder.files import CONVERTIBLE, EXTENSIONS
+from keras_cnns.data.sources.folder.findings import printable
+from keras_cnns.messages import print_message
 from keras_cnns.recipes import DataConfig
 
 _BATCH_SIZE = 32  # number of images
-# Formats that must be converted are found too, so that they become errors instead of being skipped.
+# These include formats that must be converted, so that such files become errors and are not
+# skipped.
 _SUFFIXES = {suffix for kind in (EXTENSIONS | CONVERTIBLE).values() for suffix in kind}
 _ARCHIVE_LEFTOVERS = "__MACOSX"
 
@@ -23,32 +26,38 @@ ReadFile = tuple[Path, np.ndarray | Exception]  # pixels uint8 [H, W, C], or the
 
 
 def find_image_files(names: Iterable[str | Path]) -> list[Path]:
-    """Return the named files and the files in folders, each once and in order.
+    """Return the named files, the files in folders and the matches of patterns, without duplicates.
+
+    Links to folders inside a folder are not followed; a message names the first of them.
 
     Args:
-        names: files, which need not exist; folders, in which files with an image's suffix are found
-            at any depth, except hidden ones; or patterns such as `photos/**/*.jpg`.
+        names: files, which need not exist; folders, in which all files with an image's suffix are
+            found at any depth, except hidden files; or patterns such as `photos/**/*.jpg`.
 
     Raises:
         ValueError: a pattern matches nothing, or a folder has no image in it.
     """
     found: dict[Path, None] = {}
+    links: list[Path] = []
     given = list(map(Path, names))
     for name in given:
         matches = [name]
         if not name.exists() and glob.has_magic(str(name)):
-            # Path.glob would also match hidden files, and does not support absolute patterns.
-            matched = sorted(glob.glob(str(name), recursive=True))  # noqa: PTH207
-            matches = [Path(match) for match in matched]
+            matches = sorted(_glob(name))
             if not matches:
                 raise ValueError(f"no file matches {name}")
         for match in matches:
-            files = sorted(_walk(match)) if match.is_dir() else [match]
+            files = sorted(_walk(match, links)) if match.is_dir() else [match]
             if not files and match == name:
                 raise ValueError(f"there is no image in the folder {name}")
             found |= dict.fromkeys(files)
     if not found:
         raise ValueError(f"there is no image in {', '.join(map(str, given))}")
+    if links:
+        is_one = len(links) == 1
+        number = "1 link to a folder was" if is_one else f"{len(links):,} links to folders were"
+        others = "" if is_one else " and others"
+        print_message(f"{number} not followed: {printable(str(links[0]))}{others}")
     return list(found)
 
 
@@ -95,8 +104,22 @@ def _read(path: Path, data: DataConfig) -> np.ndarray | Exception:
         return error
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    """Yield the files below a folder with an image's suffix, except hidden ones."""
+def _glob(pattern: Path) -> Iterator[Path]:
+    """Yield the paths that match a pattern; `*` and `**` match no hidden names.
+
+    Unlike glob.glob, `**` does not follow links, which can lead back to a folder above them.
+    """
+    relative = pattern.relative_to(pattern.anchor)
+    for path in Path(pattern.anchor).glob(str(relative)):
+        if not any(part[0] == "." and part not in pattern.parts for part in path.parts):
+            yield path
+
+
+def _walk(folder: Path, links: list[Path]) -> Iterator[Path]:
+    """Yield the files with an image's suffix in a folder, at any depth, except hidden files.
+
+    Links to folders are not followed, and are appended to `links`.
+    """
 
     def fail(error: OSError) -> None:
         raise ValueError(f"cannot read the folder {error.filename}: {error.strerror}")
@@ -105,6 +128,7 @@ def _walk(folder: Path) -> Iterator[Path]:
         subfolders[:] = [
             name for name in subfolders if name[0] != "." and name != _ARCHIVE_LEFTOVERS
         ]
+        links += [each for name in subfolders if (each := Path(directory, name)).is_symlink()]
         for name in names:
             if name[0] != "." and Path(name).suffix.lower() in _SUFFIXES:
                 yield Path(directory, name)

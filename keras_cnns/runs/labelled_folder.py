@@ -31,9 +31,9 @@ class FolderEvaluation:
 def evaluate_folder(run: Run, folder: str | Path) -> FolderEvaluation:
     """Predict the classes of the photos in a folder that has a folder for each class.
 
-    A class whose name differs from that of a run's class only in case or Unicode form is the same
-    class. Images of classes that the run does not have are not counted. The notes report both
-    cases.
+    Two classes are the same if their names in the folder and in the run differ only in case or
+    Unicode form. Images of classes that the run does not have are not counted. The notes of the
+    result report both cases.
 
     Args:
         run: a finished run.
@@ -102,7 +102,7 @@ def match_labels(
         similar = by_key.get(_comparable(label), [])
         if label in indices:
             matched[label] = indices[label]
-        elif len(similar) == 1:  # if there are several, it is unclear which one is meant
+        elif len(similar) == 1:  # if several are similar, it is unclear which one is meant
             matched[label] = indices[similar[0]]
             same_text = _composed(label) == _composed(similar[0])
             difference = "Unicode form" if same_text else "case"

@@ -10,9 +10,9 @@ from pathlib import Path
 def locked(directory: Path) -> Iterator[None]:
     """Create a directory if it is missing, and lock it against other processes.
 
-    The operating system holds the lock and releases it when the process ends in any way. Windows
-    has no such lock for directories, so nothing is locked there. A directory that this function
-    created is removed again if it is empty at the end.
+    The operating system releases the lock when the process ends for any reason. Windows has no such
+    lock for directories, so nothing is locked there. A directory that this function created is
+    removed again if it is empty at the end.
 
     Raises:
         BlockingIOError: another process holds the lock.

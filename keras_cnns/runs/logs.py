@@ -11,14 +11,14 @@ Value = TypeVar("Value")
 def by_main_output(logs: Mapping[str, Value]) -> dict[str, Value]:
     """Rename the logs of a model with several outputs so that `loss` is the main output's loss.
 
-    For a model with auxiliary outputs, Keras logs the weighted sum of all losses as `loss`; for a
-    model without them, `loss` is its only loss. The two quantities must not be compared. After
-    renaming, `loss`, `accuracy` and their `val_` counterparts belong to the main output in both
-    cases, and `loss_sum` is the weighted sum, to which Keras adds regularisation losses.
+    In Keras' logs, `loss` is the weighted sum of all losses if the model has auxiliary outputs, and
+    otherwise its only loss. The two quantities must not be compared. After renaming, `loss`,
+    `accuracy` and their `val_` counterparts belong to the main output in both cases, and `loss_sum`
+    is the weighted sum, which includes regularisation losses.
 
     Args:
-        logs: the logs, or the columns of a history. Those of a model with one output have no
-            `main_loss` and are not changed.
+        logs: the logs, or the columns of a history. Without `main_loss`, they belong to a model
+            with one output and are not changed.
     """
 
     def rename(name: str) -> str:

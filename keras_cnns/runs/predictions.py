@@ -10,7 +10,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-# The minimum of a probability in the loss, which would be infinite if float32 rounds it to 0.
+# The minimum of a probability in the loss, which would be infinite for a probability that float32
+# rounds to 0.
 _MIN_PROBABILITY = float(np.finfo(np.float32).tiny)
 
 
@@ -35,9 +36,10 @@ class Predictions:
     predicted: np.ndarray  # int [N]
     confidences: np.ndarray  # float [N], the highest probability
     label_probabilities: np.ndarray  # float [N], the probability of the true class
-    mistakes: tuple[Mistake, ...]  # the mistakes with the highest confidence, in descending order
+    mistakes: tuple[Mistake, ...]  # some mistakes with the highest confidence, in descending order
     loss: float  # mean cross-entropy of the main output, in nats
-    # Returns the file of the image at an index; None if the images are not files of their own.
+    # A function that returns the file of the image at an index; None if the images are not separate
+    # files.
     path_of: Callable[[int], Path] | None = field(default=None, compare=False, repr=False)
 
     @property
@@ -78,13 +80,13 @@ def predictor(model: keras.Model) -> Callable[[Any], np.ndarray]:
 def trace(model: keras.Model, select: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Return a function: images uint8 [N, H, W, C] -> selected outputs as NumPy arrays.
 
-    The function does not use tf.data; for arrays, `model.predict` would make a pipeline with
-    autotuning. On TensorFlow it is traced once for all batch sizes, and only the selected outputs
-    are computed. Other backends compile it for each batch size.
+    The function does not use tf.data, while `model.predict` would make a pipeline with autotuning.
+    On TensorFlow it is traced once for all batch sizes, and only the selected outputs are computed.
+    Other backends compile it for each batch size.
 
     Args:
         model: a model whose input is the images.
-        select: returns the outputs to compute from the model's outputs.
+        select: a function that chooses the outputs to compute from all outputs of the model.
     """
     if keras.backend.backend() != "tensorflow":
         return lambda images: select(model.predict_on_batch(np.asarray(images)))
@@ -109,9 +111,9 @@ def collect(
         model: images -> probabilities [N, K], or a dict of outputs with the probabilities as
             `main`.
         batches: an epoch of a split.
-        worst: the number of mistakes, those with the highest confidence, whose images are kept.
-        path_of: returns the file of the image at an index; by default the split's own function, if
-            its images are files.
+        worst: the number of mistakes whose images are kept, beginning with the highest confidence.
+        path_of: a function that returns the file of the image at an index; by default the function
+            of the split, if its images are files.
     """
     labels, predicted, confidences, label_probabilities = [], [], [], []
     heap: list[tuple[float, int, Mistake]] = []
@@ -135,7 +137,7 @@ def collect(
                 confidence=float(confidence[i]),
                 label_probability=float(label_probability[i]),
             )
-            # If mistakes have the same confidence, the one with the lower index is kept.
+            # Among mistakes with the same confidence, the one with the lower index is kept.
             heapq.heappush(heap, (mistake.confidence, -index, mistake))
             if len(heap) > worst:
                 heapq.heappop(heap)

@@ -1,4 +1,4 @@
-"""A finished run, which `evaluate`, `predict` and export read."""
+"""A finished run, and functions that open its directory."""
 
 import json
 from dataclasses import dataclass, field, replace
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class RunError(ValueError):
-    """A directory is not the required run; the message explains why."""
+    """A directory is not a run that can be used; the message explains why."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Run:
     path: Path
     recipe: Recipe
     labels: tuple[str, ...]  # the names of the classes, in the order of the outputs
-    # The predictions on the test split, if this process has trained the run, so that a report need
-    # not compute them again.
+    # The predictions on the test split, if this process has trained the run; a report then need not
+    # compute them again.
     predictions: "Predictions | None" = field(default=None, compare=False, repr=False)
 
     def load_model(self) -> "keras.Model":
@@ -50,9 +50,9 @@ class Run:
         The keys are `training_seconds`, `best_epoch`, `last_epoch`, `ended_by` and the following.
         `test` has the metrics on the test split: `samples` (the number of images), `loss` and
         `accuracy`. `test_classes` has, for each class, the numbers of `images`, `correct` and
-        `predicted` images. `confidence` has the thresholds for given accuracies, which were chosen
-        on the validation split; see `runs.selective.Confidence`. Runs created before version 0.2
-        have only `training_seconds`, `best_epoch` and `test`.
+        `predicted` images. `confidence` has thresholds of the highest probability, which were
+        chosen on the validation split; see `runs.selective.Confidence`. Runs created before version
+        0.2 have only `training_seconds`, `best_epoch` and `test`.
         """
         results: dict[str, Any] = json.loads((self.path / RESULTS).read_text("utf-8"))
         return results
@@ -89,7 +89,8 @@ def check_directory(path: Path) -> None:
 def read_recipe(path: Path) -> Recipe:
     """Return the recipe of a run directory, with the corrections that the training used.
 
-    The corrections are a copy in the directory, because the original may have changed.
+    The corrections are read from the copy in the run directory, because the original may have
+    changed.
 
     Raises:
         RunError: the recipe is damaged.

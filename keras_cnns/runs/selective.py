@@ -1,10 +1,10 @@
-"""Selective prediction: answer only if the highest probability reaches a threshold.
+"""Selective prediction: the model answers only if its highest probability reaches a threshold.
 
-The coverage of a threshold is the fraction of the images that are answered. The higher the
-threshold, the lower the coverage and, for a useful confidence, the higher the accuracy of the
-answers (Geifman and El-Yaniv 2017, "Selective classification for deep neural networks"). The
-highest softmax probability is also the baseline for detecting images of unknown objects (Hendrycks
-and Gimpel 2017).
+An image is answered if its highest probability reaches the threshold. The coverage of a threshold
+is the fraction of the images that are answered. A higher threshold has a lower coverage and, if the
+probability is a useful confidence, a higher accuracy of the answers (Geifman and El-Yaniv 2017,
+"Selective classification for deep neural networks"). The highest softmax probability is also the
+baseline for detecting images of unknown objects (Hendrycks and Gimpel 2017).
 
 Probabilities are compared with a threshold in float32, the type of every model's output, so that a
 probability that is printed as 0.9 reaches the threshold 0.9.
@@ -20,8 +20,8 @@ from keras_cnns.intervals import wilson_interval
 
 ACCURACIES = (0.9, 0.95, 0.98, 0.99)  # a threshold is chosen for each accuracy
 _ROUND = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99)  # round thresholds that are measured for comparison
-_MIN_ANSWERED = 50  # images; the accuracy of fewer answers is too uncertain
-_MAX_DECIMALS = 17  # decimals of a float
+_MIN_ANSWERED = 50  # minimum number of answers; the accuracy of fewer answers is too uncertain
+_MAX_DECIMALS = 17  # maximum number of decimals of a threshold
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Threshold:
 
     min_accuracy: float | None  # the accuracy for which it was chosen; None: a round threshold
     threshold: float  # 0..1, the threshold of the highest probability
-    answered: int  # images whose highest probability reaches the threshold
-    correct: int  # answered images that are classified correctly
+    answered: int  # number of images whose highest probability reaches the threshold
+    correct: int  # number of answered images that are classified correctly
     coverage: float  # 0..1, the fraction of the images that are answered
     coverage_interval: tuple[float, float]
     accuracy: float | None  # 0..1, the accuracy of the answers; None without answers
@@ -46,7 +46,7 @@ class Confidence:
     """The thresholds of a model, chosen and measured on one split."""
 
     split: str
-    samples: int  # images of the split
+    samples: int  # number of images of the split
     thresholds: tuple[Threshold, ...]  # ascending accuracies, then ascending round thresholds
 
     def to_dict(self) -> dict[str, Any]:
@@ -55,13 +55,13 @@ class Confidence:
 
 
 def find_thresholds(split: str, confidences: np.ndarray, is_correct: np.ndarray) -> Confidence:
-    """Choose the thresholds for the accuracies in `ACCURACIES`, and measure round ones.
+    """Choose thresholds for the accuracies in `ACCURACIES`, and measure round thresholds.
 
-    For an accuracy, the lowest threshold is chosen whose answers have at least this accuracy. There
-    is no threshold if the model reaches the accuracy only on fewer than `min_answered` images.
+    The threshold for an accuracy is the lowest threshold whose answers have at least this accuracy.
+    An accuracy has no threshold if fewer than `min_answered` images could be answered with it.
 
     Args:
-        split: the name of the split, which must not be the one that the model is tested on.
+        split: the name of the split, which must not be the split on which the model is tested.
         confidences: the highest probability of each image, float [N].
         is_correct: whether each image is classified correctly, bool [N].
     """
@@ -90,7 +90,7 @@ def find_threshold(results: Mapping[str, Any], accuracy: float) -> float:
     """Return the threshold that was chosen for an accuracy.
 
     Args:
-        results: those of a run, as in `results.json`.
+        results: the results of a run, as in `results.json`.
         accuracy: one of `ACCURACIES`.
 
     Raises:
@@ -173,13 +173,14 @@ def _choose(accuracy: float, confidences: np.ndarray, is_correct: np.ndarray) ->
 
 
 def _shortest_between(low: float, high: float) -> float:
-    """Return the number above `low` and at most `high` that has the fewest decimals.
+    """Return a number above `low` and at most `high` with as few decimals as possible.
 
-    As a threshold, it answers the same images as `high`. Because it lies between `low` and `high`,
-    small differences of another engine's probabilities rarely change which images are answered.
+    With this number as the threshold, the same images are answered as with `high`. Because it lies
+    between `low` and `high`, small differences between the probabilities of engines rarely change
+    which images are answered.
     """
     for decimals in range(1, _MAX_DECIMALS):
-        # The middle between both, rounded, is the number that is furthest from both.
+        # Round the middle, so that the result is far from both bounds.
         rounded = round((low + high) / 2, decimals)
         if np.float32(low) < np.float32(rounded) <= np.float32(high):
             return rounded

@@ -17,7 +17,7 @@ Columns = dict[str, np.ndarray]  # name -> float [rows], NaN where there is no v
 def read_rows(path: Path) -> list[Row]:
     """Return the rows of a file without their empty values; no rows if there is no file.
 
-    A row that is incomplete because of a crash is left out.
+    If a crash has left an incomplete row, it is skipped.
 
     Raises:
         ValueError: a value is not a number.

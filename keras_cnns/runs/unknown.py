@@ -25,7 +25,8 @@ from keras_cnns.runs.predictions import trace
 from keras_cnns.runs.run import Run
 from keras_cnns.runs.selective import is_answered, thresholds_in
 
-_KNOWN_ACCEPTED = 0.95  # fraction of known images that the threshold for `unknown_accepted` accepts
+# Fraction of the known images that reach the threshold for `unknown_accepted`.
+_KNOWN_ACCEPTED = 0.95
 _BINS = 20  # number of bins of the highest probability
 _BATCH_SIZE = 64  # number of images
 _LISTED = 5  # number of unreadable files that are listed
@@ -35,7 +36,7 @@ Counting = Callable[[str, int], AbstractContextManager[Callable[[int], object]]]
 
 @dataclass(frozen=True)
 class Scores:
-    """The scores of N images; higher for a known object."""
+    """The scores of N images, which should be higher for known objects."""
 
     probability: np.ndarray  # float [N], the highest softmax probability
     energy: np.ndarray  # float [N], log(sum(exp(logits))): the negative energy at temperature 1
@@ -46,12 +47,14 @@ class Separation:
     """The separation of known images from unknown images by a score."""
 
     auroc: float  # 0..1: the probability that a known image has the higher score
-    unknown_accepted: float  # 0..1, with the threshold that accepts 95 % of the known images
+    # 0..1, the fraction of unknown images that reach the threshold that 95 % of the known images
+    # reach.
+    unknown_accepted: float
 
 
 @dataclass(frozen=True)
 class Acceptance:
-    """The images whose highest probability reaches a threshold of the run."""
+    """The fractions of images whose highest probability reaches a threshold of the run."""
 
     min_accuracy: float | None  # the accuracy for which it was chosen; None: a round threshold
     threshold: float
@@ -70,8 +73,8 @@ class UnknownObjects:
     probability: Separation
     energy: Separation
     thresholds: tuple[Acceptance, ...]
-    # The fractions of the known and of the unknown images in bins of the probability of equal
-    # width.
+    # The fractions of the known images and of the unknown images in each bin; the bins of the
+    # highest probability have equal width.
     known_histogram: tuple[float, ...]
     unknown_histogram: tuple[float, ...]
 
@@ -88,7 +91,7 @@ def compare_unknown(run: Run, split: str, unknown: str, counting: Counting) -> U
         split: a split of the run's recipe, as `find_split` returns it.
         unknown: a folder of images at any depth, a folder of idx files, or the name of a data set,
             whose test split is read.
-        counting: shows the progress, like `messages.counting`.
+        counting: a function that shows the progress, such as `messages.counting`.
 
     Raises:
         ValueError: there is no such split, folder or data set, no image can be read, or the model

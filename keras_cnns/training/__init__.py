@@ -1,7 +1,7 @@
 """Train the model of a recipe, and use the run directory of the training.
 
-The names are imported when they are used, because the data sets need TensorFlow but the callbacks
-do not.
+The names are imported when they are first used, because the data sets need TensorFlow and the
+callbacks do not.
 """
 
 from importlib import import_module

@@ -38,7 +38,8 @@ def compute_gradients(
     """Return the gradients of a loss with respect to values, and the loss's auxiliary outputs.
 
     Args:
-        loss: values -> the loss, a scalar, and a list of auxiliary tensors.
+        loss: a function of the values that returns the loss, a scalar, and a list of auxiliary
+            tensors.
         values: tensors; a tensor on which the loss does not depend has a gradient of zeros.
     """
     backend = keras.backend.backend()
@@ -58,7 +59,7 @@ def compute_gradients(
     import torch
 
     leaves = [value.detach().requires_grad_() for value in values]
-    # Dropout and shuffling share torch's generator, whose state must not change.
+    # The state of torch's generator must not change, because dropout and shuffling use it too.
     with torch.random.fork_rng(), torch.enable_grad():
         value, outputs = loss(leaves)
     gradients = torch.autograd.grad(value, leaves, allow_unused=True)

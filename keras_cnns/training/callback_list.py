@@ -1,4 +1,4 @@
-"""The callbacks of a run, in their order."""
+"""The list of a run's callbacks, whose order matters."""
 
 import io
 import math
@@ -34,16 +34,17 @@ from keras_cnns.training.callbacks import (
 from keras_cnns.training.model import accuracy_key
 from keras_cnns.training.preparation import Preparation
 
-_CLASSIFIER = "logits"  # the name of every model's last layer; auxiliary heads have other names
+_CLASSIFIER = "logits"  # the name of the last layer of the main output in every model
 _LEARNING_RATE_INTERVAL = 10  # steps; reading the learning rate costs nothing
-_PROBE_IMAGES = 32  # maximum; a pass costs as much as a step on a batch of this size
+# Maximum number; a pass costs as much as a training step on a batch of this size.
+_PROBE_IMAGES = 32
 
 Callbacks = list[keras.callbacks.Callback]
 
 
 @dataclass(frozen=True)
 class RunCallbacks:
-    """The callbacks of a run, with separate access to those whose results the trainer needs."""
+    """The callbacks of a run; those whose results the trainer needs have separate fields."""
 
     in_order: Callbacks
     save_best: SaveBest
@@ -82,11 +83,11 @@ def make_callbacks(
         run: the run directory.
         extra: further callbacks, whose state is saved too.
         installed: the callbacks of other packages, such as trackers, whose state is not saved.
-        begin: writes the first files of the run directory.
-        batch: as in `make_watchers`.
+        begin: the callback that writes the first files of the run directory.
+        batch: see `make_watchers`.
         folds_after: the number of trainings of other folds that follow this one.
         quiet: whether not to print the progress.
-        intervals: `seconds` and `steps` between checkpoints, as in `Resume`.
+        intervals: `seconds` and `steps` between checkpoints; see `Resume`.
     """
     monitor = f"val_{accuracy_key(prepared.model)}"
     save_best = SaveBest(run / MODEL, monitor)
@@ -94,10 +95,12 @@ def make_callbacks(
     progress = _make_progress(prepared.recipe.data, folds_after, quiet)
     watchers = make_watchers(run, batch, progress)
     saved = [
-        # These change the training, so they precede the callbacks that record or save it:
-        # `AverageWeights` assigns the averages that `SaveBest` saves after the evaluation.
+        # These callbacks change the training, so they precede the callbacks that record or save it.
+        # For example, `AverageWeights` assigns the averages that `SaveBest` saves after the
+        # evaluation.
         *_steering(prepared.recipe),
-        # Early stopping needs only the metrics of the evaluation; its count of epochs is saved.
+        # Early stopping needs only the metrics of the evaluation. `Resume`, which follows it, saves
+        # its count of epochs.
         *([early_stopping] if early_stopping else []),
         # `SaveBest` precedes the diagnostics, which add metrics to the epoch's logs. It needs only
         # the metrics of the evaluation, so the model is saved as early as possible.
@@ -106,8 +109,8 @@ def make_callbacks(
         # The extra callbacks follow ours, so that they see all metrics in the logs.
         *extra,
     ]
-    # `Resume` follows all callbacks whose state it saves. It captures and restores the state at the
-    # beginning of a step, after these callbacks have begun the step.
+    # `Resume` follows all callbacks whose state it saves, because it captures and restores the
+    # state at the beginning of a step, after these callbacks have begun the step.
     resume = Resume(
         run / CHECKPOINTS,
         prepared.batches,
@@ -119,14 +122,14 @@ def make_callbacks(
     in_order = [
         *saved,
         resume,
-        # `begin` follows `resume`, which raises an error if the checkpoint does not fit, so that
-        # nothing is written in this case.
+        # `begin` follows `resume`, so that nothing is written if `resume` raises an error because
+        # the checkpoint does not fit.
         begin,
-        # The installed callbacks follow `begin`, so that they find the recipe in the run directory,
-        # and `resume`, so that a package that was installed or removed in the meantime does not
-        # prevent resuming.
+        # The installed callbacks follow `begin`, so that they find the recipe in the run directory.
+        # They also follow `resume`, so that their state is not saved: otherwise, a package that was
+        # installed or removed in the meantime would prevent resuming.
         *installed,
-        # These follow `resume`, whose state they save or restore.
+        # These follow `resume`, because they use it to save or restore the state.
         stop_on_signal,
         StopOnDivergence(resume),
     ]
@@ -138,7 +141,8 @@ def make_watchers(run: Path, batch: tuple[Any, ...], progress: Progress | None =
 
     Args:
         run: the run directory.
-        batch: images and targets as in `fit`; the first of them are the probe of the diagnostics.
+        batch: images and targets as in `fit`, of which the first images are the probe of the
+            diagnostics.
         progress: the callback that shows the progress; by default the progress of one training.
     """
     images, targets = keras.tree.map_structure(
@@ -153,7 +157,7 @@ def make_watchers(run: Path, batch: tuple[Any, ...], progress: Progress | None =
         ActivationStatistics(probe, layers_in_logs=True),
     ]
     return [
-        # The progress precedes the diagnostics, because the line of an epoch does not show their
+        # The progress precedes the diagnostics, so that the line of an epoch does not show their
         # metrics.
         progress or Progress(),
         *diagnostics,
@@ -186,8 +190,8 @@ def _steering(recipe: Recipe) -> Callbacks:
 def _early_stopping(prepared: Preparation, monitor: str) -> keras.callbacks.EarlyStopping | None:
     """Return the callback that ends a training when the validation accuracy no longer rises.
 
-    It begins to count epochs when all layers are trained and the schedule "step" has reached its
-    last learning rate, because until then a rise is still to be expected.
+    The callback begins to count epochs when all layers are unfrozen and the schedule "step" has
+    reached its last learning rate, because the accuracy may still rise until then.
     """
     recipe, steps_per_epoch = prepared.recipe, prepared.training.steps
     patience, optimizer = recipe.training.early_stopping_patience, recipe.optimizer

@@ -1,4 +1,4 @@
-"""Write and read checkpoints, which hold the state of a training in one file with a checksum.
+"""Write and read checkpoints: files with a checksum that contain the state of a training.
 
 ```
 keras-cnns checkpoint 1\\n          the format
@@ -19,7 +19,7 @@ from safetensors.numpy import load, save
 from keras_cnns.files import replacing
 
 _FORMAT = b"keras-cnns checkpoint 1\n"
-_DIGEST = 64  # number of characters
+_DIGEST = 64  # number of characters of the checksum
 _STATE = "state"  # the name of the array that holds the JSON
 SUFFIX = ".checkpoint"
 _NAME = re.compile(rf"step-(\d+){re.escape(SUFFIX)}")
@@ -64,7 +64,7 @@ def read_checkpoint(path: Path) -> Any:
     try:
         arrays = load(bytes(payload))
         return _decode(json.loads(arrays.pop(_STATE).tobytes()), arrays)
-    except Exception as error:  # the checksum is right, so the file was written like this
+    except Exception as error:  # not a damaged file, since its checksum is right
         raise CheckpointError(f"{path} holds no state of a training: {error}") from error
 
 
@@ -125,7 +125,8 @@ def _decode(value: Any, arrays: dict[str, np.ndarray[Any, Any]]) -> Any:
 
 def _storable(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Return an array for safetensors, which is contiguous and of one of NumPy's own types."""
-    array = np.ascontiguousarray(array).reshape(array.shape)  # the former returns vectors
+    # Reshape, since ascontiguousarray converts scalars to vectors.
+    array = np.ascontiguousarray(array).reshape(array.shape)
     return array.view(np.uint16) if array.dtype.name == "bfloat16" else array
 
 

@@ -28,7 +28,7 @@ _AXIS = "batch"
 
 
 class DistributionError(ValueError):
-    """A training cannot be distributed; the message states the reason and the remedy."""
+    """A training cannot be distributed; the message gives the reason and a remedy."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def on_local_devices(count: int) -> Distribution:
 
 
 class _Steps:
-    """Places states and batches on the devices of a distribution."""
+    """Functions for Keras' loops that place states and batches on the devices of a distribution."""
 
     def __init__(self, distribution: Distribution) -> None:
         from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -148,7 +148,7 @@ class _Steps:
         self._divided = NamedSharding(mesh, PartitionSpec(_AXIS))
 
     def compiled(self, jax: Any, step: Any) -> Any:
-        """Return (state, iterator) -> (logs, state), as Keras' loops call it."""
+        """Return a compiled function (state, iterator) -> (logs, state) for Keras' loops."""
         compiled = jax.jit(step, donate_argnums=0, out_shardings=self._replicated)
 
         def function(state: Any, iterator: Any) -> Any:
@@ -163,8 +163,8 @@ class _Steps:
     def _place_batch(self, jax: Any, batch: tuple[Any, ...]) -> tuple[Any, Any]:
         """Divide a batch among the devices, or copy an indivisible one to each device.
 
-        With several processes the third element of a batch has the number of images of the whole
-        batch, once for each image; see `Part`.
+        With several processes, the third element of a batch contains, once for each image, the
+        number of images of the whole batch; see `Part`.
         """
         images, targets, *counts = batch
         count = len(images)

@@ -21,7 +21,7 @@ _WARM_UP, _MEASURED = 3, 10  # steps
 class Estimate:
     """The estimated cost of a training."""
 
-    parameters: int  # trainable parameters
+    parameters: int  # number of trainable parameters
     images: int  # number of images in an epoch
     steps_per_epoch: int
     steps: int  # number of steps of the whole training
@@ -61,7 +61,7 @@ def estimate(recipe: Recipe) -> Estimate:
 
 
 def _peak_memory() -> int:
-    """Return the peak memory of this process in bytes, or the current memory if it is unknown."""
+    """Return the peak memory of this process in bytes; if it is unknown, the current memory."""
     try:
         import resource
     except ImportError:  # on Windows, psutil reports the peak

@@ -36,16 +36,17 @@ _COLUMNS = (
 
 @dataclass(frozen=True)
 class OutOfFold:
-    """Predictions for all N images of a data set with K classes, by models not trained on them.
+    """Predictions for all N images of a data set with K classes.
 
-    The training and the validation images are predicted by the model of their fold, the test images
-    by all models, whose probabilities are averaged.
+    No model predicts an image that it was trained on. A training or validation image is predicted
+    by the model of its fold. A test image is predicted by all models, and their probabilities are
+    averaged.
     """
 
     classes: np.ndarray  # text [K]
     probabilities: np.ndarray  # float32 [N, K]
     labels: np.ndarray  # int64 [N]
-    folds: np.ndarray  # int64 [N], the fold, from 1; 0 for the test images
+    folds: np.ndarray  # int64 [N], the number of the fold, from 1; 0 for the test images
     splits: np.ndarray  # text [N], the split as the recipe names it
     indices: np.ndarray  # int64 [N], the index in this split
     files: np.ndarray  # text [N], the files; empty if the images are not files
@@ -109,7 +110,7 @@ def train_folds(
 
 
 def collect_out_of_fold(directory: str | Path, folds: int) -> OutOfFold:
-    """Predict each image by the models not trained on it, and write the directory's files.
+    """Predict each image by a model that was not trained on it, and write the directory's files.
 
     Args:
         directory: the directory of `train_folds`, in which all folds are finished.
@@ -147,7 +148,7 @@ def read_folds(directory: str | Path) -> dict[str, Any] | None:
 
 
 def read_out_of_fold(directory: str | Path) -> OutOfFold:
-    """Return the predictions that `collect_out_of_fold` wrote."""
+    """Return the predictions that `collect_out_of_fold` has written."""
     with np.load(Path(directory) / f"{OUT_OF_FOLD}.npz", allow_pickle=False) as archive:
         return OutOfFold(**{field.name: archive[field.name] for field in fields(OutOfFold)})
 
@@ -181,7 +182,7 @@ def _predict(runs: Sequence[Run], splits: Splits) -> OutOfFold:
 
 
 def _predict_split(model: keras.Model, split: Split, count: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Return probabilities [N, K] and labels [N] of a split, in its order."""
+    """Return probabilities [N, K] and labels [N] of a split, in the order of the split."""
     predict = predictor(model)
     probabilities, labels = [], []
     for images, targets in split:

@@ -1,4 +1,4 @@
-"""Check the initial weights of a training before anything else takes time."""
+"""Check the initial weights of a training before its slow parts begin."""
 
 from pathlib import Path
 
@@ -9,20 +9,21 @@ from keras_cnns.weights import WeightsError, pretrained
 from keras_cnns.weights.download import fetch
 from keras_cnns.weights.pretrained import Pretrained
 
-_TOLERANCE = 0.5  # levels from 0 to 255, since publishers round their constants differently
+# Maximum difference, in levels from 0 to 255, since publishers round their constants differently.
+_TOLERANCE = 0.5
 
 
 def check_initial_weights(recipe: Recipe) -> None:
-    """Check that a recipe's initial weights exist, and download published ones.
+    """Check that a recipe's initial weights exist, and download them if they are published.
 
-    A recipe states its normalisation even with published weights, so that it describes the training
-    completely; the normalisation must be that of the weights' own training. If the size of the
-    images differs from that of the published evaluation, a message is printed.
+    A recipe also states its normalisation if it has published weights, so that it describes the
+    training completely. The normalisation must be the one with which the weights were trained. If
+    the size of the images is not that of the published evaluation, a message is printed.
 
     Raises:
-        ValueError: there are no published weights of this name for the model, or the recipe
-            normalises differently; the message has the values to set.
-        WeightsError: there is no such file. The subclass DownloadError: it cannot be downloaded.
+        ValueError: there are no published weights of this name for the model, or the recipe has
+            another normalisation; the message contains the values to set.
+        WeightsError: there is no such file, or (DownloadError) it cannot be downloaded.
     """
     weights, data = recipe.model.weights, recipe.data
     if not weights or recipe.model.name not in MODELS:

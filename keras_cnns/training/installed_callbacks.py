@@ -1,8 +1,9 @@
 """Callbacks that installed packages add to every training, such as experiment trackers.
 
-A package adds one with an entry point in the group `keras_cnns.callbacks`: a function
-`make(recipe, run) -> keras.callbacks.Callback`, where `run` is the path of the run directory. The
-callback's state is not part of a checkpoint: after an interruption, `make` is called again.
+A package adds a callback with an entry point in the group `keras_cnns.callbacks`, which is a
+function `make(recipe, run) -> keras.callbacks.Callback`, where `run` is the path of the run
+directory. Checkpoints do not contain the state of the callback. After an interruption, `make` is
+called again.
 """
 
 import functools
@@ -26,7 +27,7 @@ class InstalledCallbackError(RuntimeError):
 
 
 def find_installed() -> list[EntryPoint]:
-    """Return the entry points of installed packages, without those that the user has disabled."""
+    """Return the entry points of installed packages, except those that the user has disabled."""
     disabled = {name.strip() for name in os.environ.get(DISABLED, "").split(",")}
     if "all" in disabled:
         return []
@@ -58,7 +59,8 @@ def make_installed(recipe: Recipe, run: Path) -> list[keras.callbacks.Callback]:
                 f"returned a {type(callback).__name__} instead of a keras.callbacks.Callback",
             )
         for name in dir(keras.callbacks.Callback):
-            # Keras marks methods that do nothing, and does not call marked methods of batches.
+            # Keras marks methods that do nothing. It does not call the methods for batches that are
+            # marked.
             method = getattr(callback, name)
             if name.startswith("on_") and not getattr(method, "_is_default", False):
                 setattr(callback, name, _naming(entry_point, name, method))

@@ -9,7 +9,7 @@ from keras_cnns.training.preparation import prepare
 
 
 class _FinderProgress(Progress):
-    """Show the steps of the finder with learning rate and loss instead of metrics."""
+    """Show the steps of the finder, with the learning rate and the loss instead of metrics."""
 
     def __init__(self, finder: LRFinder) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ def find_learning_rate(recipe: Recipe, steps: int = 100) -> LRFinder:
         prepared.model.fit(
             prepared.batches(),
             steps_per_epoch=steps,
-            shuffle=False,  # no shuffling: the split's own order is random
+            shuffle=False,  # the order of the split is random already
             verbose=0,
             callbacks=[finder, progress],
         )

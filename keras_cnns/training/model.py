@@ -25,7 +25,7 @@ _OPTIMIZERS: dict[str, type[keras.optimizers.Optimizer]] = {
         if isinstance(kind, type)
         and issubclass(kind, keras.optimizers.Optimizer)
         and kind is not keras.optimizers.Optimizer
-        and name != "LossScaleOptimizer"  # which wraps another optimizer
+        and name != "LossScaleOptimizer"  # excluded, since it wraps another optimizer
     },
 }
 _POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
@@ -59,7 +59,7 @@ def build_model(recipe: Recipe, classes: int) -> keras.Model:
 
 
 def _variation(config: ModelConfig) -> dict[str, Any]:
-    """Return the options of `build` by which a recipe's network may differ from the paper's."""
+    """Return the options of `build` for which a recipe may deviate from the network's paper."""
     return {
         "shortcut": config.shortcut or None,
         "inception": config.inception,
@@ -76,7 +76,7 @@ def _variation(config: ModelConfig) -> dict[str, Any]:
 def compile_model(model: keras.Model, recipe: Recipe, steps_per_epoch: int) -> None:
     """Compile a model with the recipe's optimizer, losses and metrics.
 
-    The loss is the main output's loss plus the auxiliary losses times their weight.
+    The loss is the loss of the main output plus the auxiliary losses times their weight.
     """
     optimizer = _make_optimizer(recipe.optimizer, make_schedule(recipe, steps_per_epoch), model)
     soft = recipe.soft_targets
@@ -140,13 +140,13 @@ def _make_optimizer(
     if not config.weight_decay_on_norm_and_bias:
         names = [
             variable for variable in model.trainable_variables if len(variable.shape) <= 1
-        ]  # selects biases, and the scales and offsets of normalisation layers
+        ]  # biases, and the scales and offsets of normalisation layers
         optimizer.exclude_from_weight_decay(var_list=names)
     return optimizer
 
 
 def _learning_rate_multipliers(config: OptimizerConfig, model: keras.Model) -> dict[str, float]:
-    """Return pattern of variables' paths -> factor of the learning rate."""
+    """Return pattern -> factor of the learning rate of the variables whose paths match."""
     multipliers = {}
     if config.bias_learning_rate_multiplier != 1:
         multipliers["bias"] = config.bias_learning_rate_multiplier
@@ -157,13 +157,13 @@ def _learning_rate_multipliers(config: OptimizerConfig, model: keras.Model) -> d
             if any(layer.trainable_variables for layer in layers)
         ]
         for distance, name in enumerate(reversed(with_weights), start=1):
-            # "conv1" must not match a layer "conv10".
+            # The pattern for "conv1" must not match a layer "conv10".
             multipliers[rf"^{name}(?!\d)"] = config.stage_learning_rate_factor**distance
     return multipliers
 
 
 def for_outputs(model: keras.Model, dataset: Any) -> Any:
-    """Give every output of a model its own copy of the labels."""
+    """Return the batches with a dict of labels, one entry for each output of a model."""
     if not isinstance(model.output, dict):
         return dataset
     names = list(model.output)

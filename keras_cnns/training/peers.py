@@ -1,10 +1,11 @@
-"""Detect lost processes of a training, and report which process was lost.
+"""Detect that a process of a distributed training was lost, and report which one.
 
 Each process writes a number into the key-value store of JAX' coordinator every two seconds. A
-thread of every process reads the numbers of the other processes. It ends its process with a message
-if a number no longer changes, or if another process has reported its failure. The coordinator is in
-the first process. If the first process is lost, JAX aborts the other processes; in this case the
-message is printed by a small child process of each, which only waits for the end of its parent.
+thread of every process reads the numbers of the other processes. The thread ends its process with a
+message if a number no longer changes, or if another process has reported a failure. The coordinator
+is in the first process. If the first process is lost, JAX aborts the other processes. Each of them
+therefore has a small child process, which waits for the end of its parent and prints the message in
+this case.
 """
 
 import os
@@ -19,8 +20,8 @@ from typing import Any
 
 RESUME = "Start all processes again with the same commands, or another number of them, to resume"
 _BEAT_SECONDS = 2.0
-_SILENCE_SECONDS = 20.0  # time without a beat after which a process counts as lost
-_NAMING_SECONDS = 30.0  # time to wait for the name of the process that has broken a connection
+_SILENCE_SECONDS = 20.0  # a process counts as lost if its number has not changed for this time
+_NAMING_SECONDS = 30.0  # after a broken connection, time to find the lost process
 _STATUS, _INTERRUPTED = 1, 130
 _PROGRAM = "keras-cnns"
 _BROKEN = ("gloo", "nccl", "connection", "coordination", "unavailable", "socket", "heartbeat")
@@ -48,7 +49,7 @@ class Peers:
 
         self.client: Any = global_state.client
         self.process_id, self.others = process_id, [p for p in range(processes) if p != process_id]
-        self._temporary: str | None = None  # a directory to remove
+        self._temporary: str | None = None  # a directory to remove after a failure
         self._watcher = watcher
         self._is_closed = threading.Event()
         self._beat(0)
@@ -84,7 +85,8 @@ class Peers:
         text = str(error) or type(error).__name__
         is_of_jax = isinstance(error, jax.errors.JaxRuntimeError)
         if is_of_jax and any(word in text.lower() for word in _BROKEN):
-            time.sleep(_NAMING_SECONDS)  # the thread ends the process as soon as the name is known
+            # Meanwhile, `_watch` ends this process with a better message if it finds the lost one.
+            time.sleep(_NAMING_SECONDS)
             self._leave(f"another process is gone: {text.splitlines()[0][:200]}. {RESUME}.")
         self.report(f"has failed: {text.splitlines()[0]}")
         if "--debug" in sys.argv:
@@ -94,7 +96,7 @@ class Peers:
         self._leave(text)
 
     def report(self, failure: str) -> None:
-        """Report to the other processes why this one ends."""
+        """Report to the other processes why this process ends."""
         with suppress(Exception):  # the coordinator may have ended
             self._set("failure", failure)
 
@@ -163,17 +165,17 @@ class Watcher:
         self._child.wait()
 
     def expect(self, message: str) -> None:
-        """Make the child print a message of one line if this process is aborted from now on."""
+        """Make the child print a one-line message if this process is aborted after this call."""
         self._message = message
         self._write(f"{_PROGRAM}: {message}")
 
     def also_remove(self, directory: str) -> None:
-        """Make the child also remove a directory if this process is aborted from now on."""
+        """Make the child also remove a directory if this process is aborted after this call."""
         self._write(directory)
         self.expect(self._message)
 
     def leave(self, message: str, status: int = _STATUS) -> None:
-        """Print a message, and end this process at once."""
+        """Print a message, and end this process immediately."""
         self.__exit__()
         if message:
             print(f"{_PROGRAM}: {message}", file=self._stderr, flush=True)

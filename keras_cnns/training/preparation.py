@@ -24,11 +24,11 @@ class Preparation:
     distribution: Distribution
 
     def batches(self, step: int = 0) -> Any:
-        """Return the training data of all steps from `step` on, without end, as `fit` needs it."""
+        """Return the endless training data from step `step` on, as `fit` needs it."""
         return for_outputs(self.model, self.training.steps_from(step))
 
     def probe(self) -> tuple[Any, Any]:
-        """Return a batch of training images that is always the same, and its targets."""
+        """Return a batch of training images, the same in every call, and its targets."""
         batch: tuple[Any, Any] = next(iter(for_outputs(self.model, self.training.probe())))
         return batch
 

@@ -21,8 +21,8 @@ from keras_cnns.training.checkpoint import CheckpointError, list_checkpoints, re
 from keras_cnns.training.distribution import Distribution, DistributionError
 from keras_cnns.training.peers import RESUME, Peers, Watcher
 
-# The time after which JAX itself aborts, in case the threads of `peers` fail. JAX' agents send a
-# sign of life after every half of this time, so it may already abort after half of it.
+# If the threads of `peers` fail, JAX itself aborts after this time. The interval of its heartbeats
+# is half of this time, so JAX may also abort after half of it.
 _AGENT_SECONDS = 58
 
 
@@ -35,7 +35,7 @@ class Address:
 
     @classmethod
     def parse(cls, text: str) -> "Address":
-        """Return the address of a text `HOST:PORT`.
+        """Return the address that a text of the form `HOST:PORT` gives.
 
         Raises:
             DistributionError: the text does not have this form.
@@ -58,15 +58,15 @@ def connected(
 ) -> Iterator["ConnectedDistribution"]:
     """Connect the processes of a training during a block.
 
-    An exception in the block, or the loss of another process, ends this process with status 1 and a
-    message. A normal end would make JAX wait for the lost processes. If the first process is lost,
-    JAX aborts this one instead, with the status of SIGABRT.
+    An exception in the block, or the loss of another process, ends this process immediately, with
+    status 1 and a message, because JAX would wait for the lost process at a normal exit. If the
+    first process is lost, JAX aborts this process instead, with the status of SIGABRT.
 
     Args:
         address: the address at which the first process waits for the others.
         process_id: the number of this process, from 0.
         processes: the number of processes.
-        devices: the number of devices of each process; by default all its devices.
+        devices: the number of devices that each process uses; by default all devices that it has.
         seconds: time to wait for the others.
 
     Raises:
@@ -88,7 +88,7 @@ def connected(
                 found, process_id=process_id, processes=processes, peers=peers
             )
         except BaseException as error:
-            if peers.is_closed:  # no other process waits for this one any more
+            if peers.is_closed:  # the other processes no longer wait for this one
                 raise
             peers.end(error)
         peers.close()
@@ -140,7 +140,7 @@ def _wait_for(address: Address, seconds: float, problem: str) -> None:
 
 
 def _choose_devices(jax: Any, devices: int | None, processes: int) -> tuple[Any, ...]:
-    """Return the devices of all processes, with the same number for each process."""
+    """Return the devices to use, the same number from each process."""
     each: dict[int, list[Any]] = {process: [] for process in range(processes)}
     for device in jax.devices():
         each[device.process_index].append(device)
@@ -164,8 +164,8 @@ class ConnectedDistribution(Distribution):
     def opened(self, run: Path) -> Iterator[Path]:
         """Yield the run directory of this process, which is temporary except in the first process.
 
-        The other processes print nothing; exceptions and messages about lost processes are printed
-        after the block.
+        The other processes print nothing in the block. Their exceptions, and messages about lost
+        processes, are printed after it.
         """
         if self.is_first:
             yield run
@@ -211,7 +211,7 @@ class ConnectedDistribution(Distribution):
             (run / CHECKPOINTS / first["checkpoint"]).write_bytes(content)
 
     def finish(self) -> None:
-        """Part from the other processes, after the last step; the first process goes on alone."""
+        """Disconnect the processes after the last step; the first process continues alone."""
         self.peers.close()
 
     def agree(self, state: Any) -> Any:

@@ -14,11 +14,13 @@ def _step(config: OptimizerConfig, peak: float, steps: int, steps_per_epoch: int
         round(epoch * steps_per_epoch) for epoch in config.decay_at_epochs
     )
     rates = [peak * config.decay_factor**number for number in range(len(boundaries) + 1)]
-    # Keras changes the learning rate after the step of the boundary, the papers before this step.
+    # minus 1, since Keras changes the learning rate after the step of a boundary, and the papers
+    # before it.
     return schedules.PiecewiseConstantDecay([each - 1 for each in boundaries], rates)
 
 
-# Name -> function: (configuration, peak, steps of the training, steps per epoch) -> schedule.
+# Name -> function of (configuration, peak, steps of the training, steps per epoch) that returns the
+# schedule.
 SCHEDULES: dict[str, Callable[[OptimizerConfig, float, int, int], Any]] = {
     "constant": lambda config, peak, steps, epoch: peak,
     "step": _step,
@@ -39,10 +41,12 @@ def make_schedule(recipe: Recipe, steps_per_epoch: int) -> Any:
     peak, start = config.learning_rate, 0.0
     if config.reference_batch_size:
         peak *= training.batch_size / config.reference_batch_size
-        start = min(config.learning_rate, peak)  # Goyal et al.: the small batch's learning rate
+        # The warmup of Goyal et al. starts at the learning rate of the small batch.
+        start = min(config.learning_rate, peak)
     steps = training.max_steps or training.epochs * steps_per_epoch
     warmup = min(round(config.warmup_epochs * steps_per_epoch), steps - 1)
-    if config.schedule == "cosine" and warmup:  # Keras' own warmup, after which the cosine begins
+    # Use the warmup of Keras' cosine schedule, after which the cosine begins.
+    if config.schedule == "cosine" and warmup:
         rate: Any = schedules.CosineDecay(
             start, steps - warmup, warmup_target=peak, warmup_steps=warmup
         )

@@ -16,8 +16,8 @@ from keras_cnns.training.variables import fetch_variables
 
 Array = np.ndarray[Any, Any]
 Values = dict[str, Array]
-# Keras sets these at each start, and `EarlyStopping` changes the sign of `min_delta` when it is
-# first used.
+# Attributes that do not belong to the state. Keras sets the first two at each start, and
+# `EarlyStopping` changes the sign of `min_delta` when it is first used.
 _NOT_STATE = ("params", "validation_data", "min_delta")
 
 
@@ -28,8 +28,8 @@ class Snapshot:
     step: int  # number of steps taken, over all epochs
     seconds: float  # time that the steps took
     variables: Values  # path -> value of weights, statistics and seeds
-    optimizer: Values  # in the form in which the optimizer saves it
-    metrics: Values  # the variables of the metrics of the epoch so far
+    optimizer: Values  # the state of the optimizer, in the form in which it saves itself
+    metrics: Values  # the variables of the metrics, accumulated in the epoch so far
     callbacks: list[dict[str, Any]]  # `name` and `state` of each callback, in order
     generators: dict[str, Any]  # the states of Python's and NumPy's random generators
 
@@ -57,8 +57,8 @@ def capture(
         callbacks: the callbacks in their order.
         step: number of steps taken.
         seconds: the time that the steps took.
-        initial: the `plain_attributes` of each callback when training began. For a callback without
-            an entry, all attributes count as changed.
+        initial: the `plain_attributes` of each callback when training began. If a callback has no
+            entry, all its attributes count as changed.
     """
     fetch_variables(model)
     unchanged = [*initial, *[{}] * (len(callbacks) - len(initial))]
@@ -79,8 +79,8 @@ def capture(
 def restore(snapshot: Snapshot, model: keras.Model) -> None:
     """Assign the values of a snapshot to a model, its optimizer and metrics.
 
-    Layers that Keras named automatically may have other numbers than in the snapshot, so that a
-    model that was built again in the same process still fits (see `match_names`).
+    Names that Keras gave to layers automatically may have other numbers than in the snapshot,
+    because the model may have been built again in the same process (see `match_names`).
 
     Raises:
         CheckpointError: the snapshot belongs to another model; the message names the difference.
@@ -100,7 +100,7 @@ def restore_callbacks(snapshot: Snapshot, callbacks: Sequence[Any]) -> None:
     """Restore the state of callbacks, and of the random generators of Python and NumPy.
 
     Raises:
-        CheckpointError: the callbacks are not those of the snapshot.
+        CheckpointError: the snapshot has the state of other callbacks.
     """
     here = [type(callback).__name__ for callback in callbacks]
     there = [entry["name"] for entry in snapshot.callbacks]
@@ -151,8 +151,8 @@ def _is_equal(one: Any, other: Any) -> bool:
 def _variables(model: keras.Model) -> dict[str, Any]:
     """Return path -> variable of a model.
 
-    The paths of seeds depend on the number of seeds in the process, so the n-th seed of the model
-    is named by n apostrophes instead.
+    The paths of seeds contain a number that is counted over the process, so n apostrophes after the
+    path distinguish the n-th seed of the model instead.
     """
     named: dict[str, Any] = {}
     for variable in model.variables:
@@ -186,7 +186,7 @@ def _pair(kind: str, here: dict[str, Any], there: Values) -> Iterable[tuple[Any,
     """Return each variable with its value in a snapshot.
 
     Raises:
-        CheckpointError: a variable has no counterpart, or a counterpart of another shape.
+        CheckpointError: a variable has no value in the snapshot, or a value of another shape.
     """
     source = match_names(list(here), list(there))
     surplus = set(there) - set(source.values())

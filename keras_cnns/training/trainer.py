@@ -40,8 +40,8 @@ def train(
 ) -> Run:
     """Train a recipe's model and write a run directory.
 
-    If the training was stopped or killed, the same call resumes it from its latest checkpoint; the
-    resulting weights are the same as without the interruption.
+    If the training was stopped or killed, the same call resumes it from its latest checkpoint, and
+    the resulting weights are the same as without the interruption.
 
     The run directory is complete except for the report, which `keras-cnns train` or
     `keras_cnns.report.write_report(run.path, run.predictions)` adds.
@@ -49,26 +49,26 @@ def train(
     Args:
         recipe: the model, its data, and how to train it.
         run: the run directory, which is new or belongs to the same training.
-        checkpoint_seconds: time between two checkpoints; None: checkpoints are written only by
-            steps.
-        checkpoint_steps: steps between two checkpoints; None: checkpoints are written only by time.
+        checkpoint_seconds: time between two checkpoints; None: only `checkpoint_steps` counts.
+        checkpoint_steps: steps between two checkpoints; None: only `checkpoint_seconds` counts.
         callbacks: extra callbacks; their state is checkpointed.
-        folds_after: the number of trainings of other folds that follow; the printed time left
-            includes them.
+        folds_after: the number of trainings of other folds that follow, which the printed time left
+            includes.
         distribution: the devices of the training, by default one device. With several processes,
             each of them makes this call; see `processes.connected`.
         quiet: whether to print only problems, without the epochs and the end of the training.
 
     Returns:
-        The finished run; its model is that of the epoch with the best validation accuracy. Its
+        The finished run, with the model of the epoch with the best validation accuracy. Its
         `predictions` are the predictions on the test split, or None if the run was finished before.
         In all processes except the first one, the run has no files.
 
     Raises:
-        DistributionError: the devices cannot train this recipe, or the processes differ.
+        DistributionError: the devices cannot train this recipe, or the processes have different
+            recipes or data.
         RunError: the directory is in use, belongs to another recipe or other data, or holds
             something else.
-        CheckpointError: there are checkpoints, and none is intact.
+        CheckpointError: there are checkpoints, and all of them are damaged.
         DivergedError: the loss is not finite.
         InstalledCallbackError: a callback of another package fails; see `installed_callbacks`.
         ValueError: Keras' backend cannot train; there is no such model, data set or split, or a

@@ -7,9 +7,9 @@ from keras import ops
 def fetch_variables(model: keras.Model) -> None:
     """Assign the current values to the variables of a model, its optimizer and metrics.
 
-    On JAX, `fit` itself holds the values between two steps; on other backends, there is nothing to
-    do. With several processes, the values become local to this process, so that computations of a
-    callback do not wait for the other processes.
+    On JAX, `fit` itself holds the current values between two steps. On other backends, the function
+    does nothing. With several processes, the assigned values are local to this process, so that
+    computations of a callback do not wait for the other processes.
     """
     if keras.backend.backend() != "jax":
         return

@@ -22,7 +22,7 @@ def format_best(source: str, recipe: Recipe, result: str, best: Trial, is_best: 
         recipe: the recipe with the best settings.
         result: the measured result, in whole sentences.
         best: the trial with the highest validation accuracy.
-        is_best: whether the settings are those of this trial; otherwise they are the original
+        is_best: whether `recipe` has the settings of this trial; if False, it has the original
             recipe's.
     """
     which = (
@@ -42,7 +42,7 @@ def format_best(source: str, recipe: Recipe, result: str, best: Trial, is_best: 
 
 
 def _changes(source: str, recipe: Recipe) -> dict[str, Any]:
-    """Return the base of a recipe and the keys that differ from it; without a base, all keys."""
+    """Return the base of a recipe and the keys that differ from the base, or else all keys."""
     tree = asdict(cast(Any, recipe))
     base = _find_base(source)
     if base is None:
@@ -56,7 +56,7 @@ def _changes(source: str, recipe: Recipe) -> dict[str, Any]:
 
 
 def _find_base(source: str) -> str | None:
-    """Return the built-in recipe on which a recipe is based, which may be the recipe itself."""
+    """Return the built-in recipe on which a recipe is based; for a built-in recipe, itself."""
     if source in list_recipes() and not Path(source).is_file():
         return source
     base = tomllib.loads(read_text(source)).get("base")

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 from keras_cnns.durations import format_seconds
 
-_MIN_TRIALS = 3  # besides the recipe's own trial; with fewer, the time is not divided
-_MARGIN = 1.05  # factor of the reserved time, since durations vary
+_MIN_TRIALS = 3  # if fewer fit besides the recipe's own trial, there is no comparison
+_MARGIN = 1.05  # safety factor of the reserved time, since durations vary
 _MIN_SECONDS = 1e-3  # minimum duration of a training; a coarse clock may show 0
 
 
@@ -26,16 +26,16 @@ class Plan:
         return self.total - self.reserved
 
     def fitting(self, spent: float) -> int:
-        """Return the number of whole trainings that fit into the time without the comparison."""
+        """Return how many whole trainings fit into the time that is left before the comparison."""
         return max(0, int((self.search_ends - spent) / self.trial))
 
     def minutes_to_compare(self, spent: float) -> int:
-        """Return the minutes with which a search would have time for the comparison."""
+        """Return the total minutes that the search and its comparison would need."""
         return math.floor((self.needed + max(spent, self.min_search)) / 60) + 1
 
     @property
     def min_search(self) -> float:
-        """Return the minimum seconds of the search, which are not available to the comparison."""
+        """Return the seconds that the search needs at least; the comparison may not use them."""
         return (1 + _MIN_TRIALS) * self.trial
 
     def describe(self, spent: float) -> str:
@@ -52,7 +52,7 @@ class Plan:
         if self.needed:
             return (
                 f"{text}; the comparison at the end would need {format_seconds(self.needed)} of "
-                "it, which is too much, and is left out."
+                "them, and is skipped because the search would have too little time."
             )
         return f"{text}."
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from keras_cnns.lab.experiment import Effect
 from keras_cnns.lab.verdict import CONFIDENCE, Decision, Verdict, decide_effect, seeds_to_decide
 
-_SAME = 1e-9  # percentage points; differences closer than this are equal except for rounding
+_SAME = 1e-9  # percentage points; differences that deviate less are equal except for rounding
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,14 @@ class Comparison:
         """Return whether the differences vary between the seeds.
 
         If all differences are equal, their standard deviation is 0, and the t interval has no
-        width. This does not mean that the difference is known exactly, but that the effect of
-        chance cannot be estimated.
+        width. The difference is then not known exactly; the effect of chance just cannot be
+        estimated.
         """
         return max(self.differences) - min(self.differences) > _SAME
 
     @property
     def verdict(self) -> Verdict:
-        """Return whether the trial's settings are better than the recipe's."""
+        """Return whether the trial's settings are better than those of the recipe."""
         return self.decide().verdict if self.has_interval else Verdict.INCONCLUSIVE
 
     def decide(self) -> Decision:
@@ -82,7 +82,7 @@ class Comparison:
         )
 
     def _describe_equal(self) -> str:
-        """Return the result for a difference that is the same with every seed."""
+        """Return the result in whole sentences if the difference is the same with every seed."""
         difference = self.differences[0]
         result = (
             "the two have the same test accuracy"
@@ -97,12 +97,12 @@ class Comparison:
 
 
 def comparison_seeds(seed: int, count: int) -> tuple[int, ...]:
-    """Return the seeds of a comparison, without the search's seed, which selected the settings."""
+    """Return the seeds of a comparison, which exclude the seed that chose the settings."""
     return tuple((seed + each) % 2**31 for each in range(1, count + 1))
 
 
 def _round_down(points: float) -> str:
-    """Return a positive number, rounded down to two decimals or to as many as keep it above 0."""
+    """Return a positive number rounded down to two decimals, or to more if two would give 0."""
     for decimals in range(2, 9):
         scaled = math.floor(points * 10**decimals)
         if scaled:

@@ -13,10 +13,11 @@ from keras_cnns.durations import format_seconds
 from keras_cnns.files import write_json, write_text
 from keras_cnns.lab.verdict import Verdict
 from keras_cnns.recipes import Recipe, format_recipe, with_absolute_paths
+from keras_cnns.runs.directory import describe_use
 from keras_cnns.runs.ending import CALLBACK
 from keras_cnns.runs.lock import locked
 from keras_cnns.runs.logs import by_main_output
-from keras_cnns.runs.names import CONFIG, RESULTS
+from keras_cnns.runs.names import CONFIG, RESULTS, SEARCH
 from keras_cnns.runs.run import Run, open_run
 from keras_cnns.training.callbacks.report_epoch import ReportEpoch
 from keras_cnns.training.callbacks.stop_on_divergence import DivergedError
@@ -29,8 +30,7 @@ from keras_cnns.tune.space import Space, Values, apply_values, format_values, re
 from keras_cnns.tune.study import Study, Trial, trial_name
 
 BEST = "best.toml"
-_CLASSES = 2  # of a network that is only built
-_STATE = "tune.json"  # the arguments, and the time spent
+_CLASSES = 2  # number of classes of a network that is built only as a check
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,7 @@ class Request:
             raise ValueError(f"--minutes is {self.minutes}; it must be a finite number above 0")
         if self.seeds == 1:
             raise ValueError(
-                "--seeds is 1, and the differences of at least 2 seeds are needed for an interval; "
-                "0 leaves the comparison out"
+                "--seeds is 1, but an interval needs at least 2 seeds; 0 skips the comparison"
             )
 
     def fixed(self) -> dict[str, Any]:
@@ -78,10 +77,10 @@ class Outcome:
 
     @property
     def chosen(self) -> Trial:
-        """Return the trial whose settings are in `best.toml`: the best trial, or the recipe's.
+        """Return the trial whose settings are in `best.toml`: the best trial or the recipe's trial.
 
-        It is the best trial if the comparison has shown that it is better, or if no comparison was
-        requested.
+        This is the best trial if the comparison has shown that it is better, or if no comparison
+        was requested.
         """
         if self.comparison is None:
             is_best = not self.plan.needed
@@ -153,9 +152,8 @@ def search(
         show: receives the progress after each epoch.
 
     Raises:
-        ValueError: the directory holds another search or other files, the time is too short for two
-            trainings, or the recipe cannot be trained.
-        BlockingIOError: another process searches in the directory.
+        ValueError: the directory is in use, or holds another search or other files, the time is too
+            short for two trainings, or the recipe cannot be trained.
         DivergedError: the recipe's own training diverges.
     """
     folder = request.folder
@@ -166,7 +164,7 @@ def search(
         with locked(folder):
             return _Search(request, log, show).run()
     except BlockingIOError:
-        raise ValueError(f"{folder} is in use: another process searches in it") from None
+        raise ValueError(f"{folder} is in use: {describe_use(folder)}") from None
 
 
 class _Search:
@@ -229,7 +227,7 @@ class _Search:
         )
 
     def _run_trial(self) -> None:
-        """Train one trial, which is the interrupted one or a new one."""
+        """Train the interrupted trial, if there is one, or a new trial."""
         trial, values = self.study.next_trial()
         number = trial.number + 1
         is_first = number == 1
@@ -258,11 +256,12 @@ class _Search:
             state, accuracy = "diverged", math.nan
         else:
             accuracies = [by_main_output(row)["val_accuracy"] for row in run.history()]
-            # Report all epochs again, since a killed process may have received the answers.
+            # Report all epochs again, since a killed process may have received the pruner's
+            # decisions.
             answers = [
                 self.study.report(trial, epoch, each) for epoch, each in enumerate(accuracies, 1)
             ]
-            is_cut_off = run.results()["ended_by"] == CALLBACK  # before its last epoch
+            is_cut_off = run.results()["ended_by"] == CALLBACK  # ended before the last epoch
             state = "pruned" if any(answers) and is_cut_off else "completed"
             accuracy = max(accuracies)
         seconds = self.clock.spent - self.state["began"]
@@ -325,7 +324,7 @@ class _Search:
 
     def _save_spent(self) -> None:
         self.state["spent"] = self.clock.spent
-        write_json(self.request.folder / _STATE, self.state)
+        write_json(self.request.folder / SEARCH, self.state)
 
 
 def _check_networks(request: Request) -> None:
@@ -351,22 +350,22 @@ def _with_seed(recipe: Recipe, seed: int) -> Recipe:
 
 
 def _find_best(trials: Sequence[Trial]) -> Trial:
-    """Return the completed trial with the highest validation accuracy, or the first of several."""
+    """Return the completed trial with the highest validation accuracy; of equal ones, the first."""
     completed = [each for each in trials if each.state == "completed"]
     return max(completed, key=lambda each: (each.accuracy, -each.number))
 
 
 def _open_state(request: Request) -> dict[str, Any]:
-    """Return the state of the search in a directory; for an empty directory, a new state.
+    """Return the saved state of the search in a directory, or a new state if it is empty.
 
     Raises:
         ValueError: the directory holds other files, or a search with other arguments.
     """
-    path, fixed = request.folder / _STATE, request.fixed()
+    path, fixed = request.folder / SEARCH, request.fixed()
     if not path.exists():
         if any(request.folder.iterdir()):
             raise ValueError(
-                f"{request.folder} holds something already, and no {_STATE}; choose another "
+                f"{request.folder} holds something already, and no {SEARCH}; choose another "
                 "directory"
             )
         new = {"arguments": fixed, "spent": 0.0, "searched": None, "trial": 0, "began": 0.0}

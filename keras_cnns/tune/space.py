@@ -76,7 +76,7 @@ class Choice:
         return value
 
     def contains(self, value: Value) -> bool:
-        """Return whether a value is one of them."""
+        """Return whether a value is one of the choices."""
         return value in self.values
 
     def ends(self) -> tuple[Value, ...]:
@@ -96,7 +96,7 @@ def make_space(recipe: Recipe, searches: Iterable[str] = ()) -> Space:
     Args:
         recipe: the recipe; the default ranges lie around its values.
         searches: changes of the default space: `KEY=LOW:HIGH`, `KEY=LOW:HIGH:log` or `KEY=A,B,C`;
-            `KEY=A` with the recipe's own value removes a key from the space.
+            `KEY=A`, where A is the recipe's own value, removes the key from the space.
 
     Raises:
         ValueError: a change is malformed, or its key or one of its values is impossible; the
@@ -128,8 +128,8 @@ def recipe_values(recipe: Recipe, keys: Iterable[str]) -> Values:
 def apply_values(recipe: Recipe, values: Mapping[str, Value]) -> Recipe:
     """Return a recipe with the values of a trial.
 
-    The trial's learning rate refers to the recipe's batch size. It is multiplied by the trial's
-    batch size divided by the recipe's (Goyal et al. 2017), unless the recipe's
+    The trial's learning rate refers to the recipe's batch size. It is multiplied by (batch size of
+    the trial / batch size of the recipe), as in Goyal et al. 2017, unless the recipe's
     `reference_batch_size` does this already.
 
     Raises:
@@ -155,7 +155,7 @@ def format_values(values: Mapping[str, Value]) -> str:
 
 
 def short_names(keys: Iterable[str]) -> dict[str, str]:
-    """Return each key without its section, or the whole key if two would have the same name."""
+    """Return key -> the key without its section, or the whole key if names would be equal."""
     names = {key: key.partition(".")[2] for key in keys}
     counts = Counter(names.values())
     return {key: name if counts[name] == 1 else key for key, name in names.items()}
@@ -177,7 +177,7 @@ def _default_space(recipe: Recipe) -> Space:
         STRENGTH: Choice(tuple(_LEVELS)),
         "augmentation.label_smoothing": Range(0.0, 0.2),
     }
-    if not recipe.training.max_steps:  # a larger batch would see more images in as many steps
+    if not recipe.training.max_steps:  # with fixed steps, a larger batch would train on more images
         space[_BATCH_SIZE] = Choice(tuple(sizes))
     return space
 

@@ -21,14 +21,14 @@ except ModuleNotFoundError as missing:
 
 JOURNAL = "journal.log"
 _NAME = "tune"
-_RANDOM_TRIALS = 5  # trials before the sampler models the results and before any pruning
+_RANDOM_TRIALS = 5  # random trials before the sampler models the results and pruning begins
 _MIN_FOR_IMPORTANCE = 4  # number of completed trials
 # User attributes of a trial in the journal.
 _VALUES, _SECONDS, _STATE = "values", "seconds", "state"
 
-# name -> function: epochs of a training -> pruner. The median pruner waits for a third of the
-# epochs: with a high learning rate the accuracy rises late, so a pruner that does not wait would
-# prefer low learning rates.
+# name -> function: epochs of a training -> pruner. The median pruner does not prune in the first
+# third of the epochs. With a high learning rate the accuracy rises late, so an earlier decision
+# would prefer low learning rates.
 _PRUNERS: dict[str, Callable[[int], Any]] = {
     "median": lambda epochs: optuna.pruners.MedianPruner(
         n_startup_trials=_RANDOM_TRIALS - 1, n_warmup_steps=epochs // 3
@@ -49,7 +49,7 @@ class Trial:
 
     number: int  # counted from 1; the first trial has the recipe's own settings
     state: str  # "completed", "pruned" or "diverged"
-    accuracy: float  # the best validation accuracy of its epochs; NaN without epochs
+    accuracy: float  # the highest validation accuracy of its epochs; NaN if no epoch was finished
     epochs: int
     seconds: float
     values: Values
@@ -68,12 +68,12 @@ def trial_name(number: int) -> str:
 class Study:
     """The trials of a search, in a journal that survives a killed process.
 
-    Only one process may open it; the caller holds a lock.
+    Only one process may open it, so the caller must hold a lock.
 
     Args:
         folder: the directory of the journal.
         space: the search space.
-        own: the recipe's own values, which are those of the first trial.
+        own: the recipe's own values, which the first trial has.
         epochs: the number of epochs of a training.
         pruner: a key of the table of pruners.
 
@@ -109,8 +109,9 @@ class Study:
     def _remove_interrupted(self, path: Path) -> Any:
         """Remove the interrupted trial from the journal and return it; None if there is none.
 
-        Nothing of the trial may remain: successive halving writes its decisions into the journal,
-        and would decide differently if it were asked again about the same epoch.
+        All records of the trial are removed: successive halving records its decisions in the
+        journal, and would decide differently if they were still there when an epoch is reported
+        again.
         """
         trials = self._study.get_trials()
         ended = [each for each in trials if each.state in _ENDED]
@@ -126,8 +127,9 @@ class Study:
     def next_trial(self) -> tuple[Any, Values]:
         """Return a new trial or the interrupted one, and its values.
 
-        The values depend only on the trials before it. An interrupted trial has the same values
-        and decisions as before: its epochs are reported once more, in the same order.
+        The values depend only on earlier trials. An interrupted trial therefore gets the same
+        values again, and the same decisions, because its epochs are reported again in the same
+        order.
         """
         number = len(self._study.get_trials(deepcopy=False))
         self._study.sampler = optuna.samplers.TPESampler(
@@ -136,7 +138,7 @@ class Study:
         interrupted, self._interrupted = self._interrupted, None
         self._decisions = {}
         if number == 0:
-            # The sampler learns from the recipe's values that lie in the space.
+            # The sampler learns from those of the recipe's values that lie in the search space.
             self._study.enqueue_trial(
                 {key: own for key, own in self.own.items() if self.space[key].contains(own)}
             )
@@ -157,9 +159,9 @@ class Study:
     def report(self, trial: Any, epoch: int, accuracy: float) -> bool:
         """Record the validation accuracy of an epoch; return whether to prune the trial.
 
-        The pruner is asked once about each epoch: an epoch that a resumed training repeats gets the
-        same answer again. The pruner is also asked about the first trial, with which it compares
-        the others, but the first trial is never pruned.
+        The pruner decides once about each epoch. If a resumed training repeats an epoch, the first
+        decision is returned again. The first trial is reported to the pruner too, which compares
+        the others with it, but is never pruned.
         """
         if epoch not in self._decisions:
             trial.report(accuracy, epoch)
@@ -192,9 +194,9 @@ class Study:
     def importances(self) -> Mapping[str, float]:
         """Return key -> fraction of the accuracy's variance that the key explains (fANOVA).
 
-        Hutter et al. 2014, "An Efficient Approach for Assessing Hyperparameter Importance". Only
-        completed trials count; the result is empty if there are fewer than four, or if all have
-        the same accuracy.
+        See Hutter et al. 2014, "An Efficient Approach for Assessing Hyperparameter Importance".
+        Only completed trials count. The result is empty if there are fewer than four of them, or if
+        all of them have the same accuracy.
         """
         completed = [
             each

@@ -2,7 +2,8 @@
 
 Published checkpoints are also found by name, such as `weights="imagenet"` or
 `weights="torchvision/resnet50.IMAGENET1K_V2"`: see `keras_cnns.weights.pretrained`. A model that is
-built with a name normalises its images itself; for a file, the caller has to do it.
+built with a name normalises its images itself. If the weights come from a file, the caller has to
+normalise the images.
 
 The names of a file's tensors show its origin, and a rule maps each name to a variable:
 
@@ -16,21 +17,21 @@ The names of a file's tensors show its origin, and a rule maps each name to a va
 | our own .weights.h5 and .keras              | the model that wrote it                 | its own  |
 
 `.safetensors`, `.h5` and `.keras` files need no other package. Files with the suffix `.pth`, `.pt`,
-`.pth.tar`, `.bin` or `.ckpt` need torch, unless they contain only tensors and plain data, like
-published files. They may be training checkpoints that contain the weights; averaged weights (EMA)
-are preferred. The prefixes of wrappers, such as `module.`, are removed. A classifier or an
-auxiliary head that the file does not have keeps its initial values; heads that the model does not
-have, such as projection heads of self-supervised training, are ignored.
+`.pth.tar`, `.bin` or `.ckpt` need torch, unless they contain only tensors and plain data, as
+published files do. They may be training checkpoints, whose averaged weights (EMA) are preferred.
+The prefixes of wrappers, such as `module.`, are removed. A classifier or an auxiliary head that the
+file does not have keeps its initial values; heads that the model does not have, such as projection
+heads of self-supervised training, are ignored.
 
-The last column is the range of pixels on which published weights were trained; the file does not
-contain this information: `ImageNet` is RGB from 0 to 1, minus (0.485, 0.456, 0.406), divided by
-(0.229, 0.224, 0.225); `Caffe` is BGR from 0 to 255, minus (103.939, 116.779, 123.68). timm has
-weights for `ImageNet` and for -1 to 1; the page of the weights states the range.
+The last column is the range of pixels on which published weights were trained. Files do not contain
+this information. `ImageNet` is RGB from 0 to 1, minus (0.485, 0.456, 0.406), divided by (0.229,
+0.224, 0.225). `Caffe` is BGR from 0 to 255, minus (103.939, 116.779, 123.68). timm has weights for
+`ImageNet` and weights for -1 to 1; the page of the weights states the range.
 
-A file does not describe its network completely: a ResNet v1 with its stride in the 1x1, and timm's
-resnetblur18, resnetblur50 and resnetaa50, have the same tensors as a ResNet v1.5. The last three
-are refused if their name is in the file's metadata, in Hugging Face's `config.json` beside the
-file, or in the file's own name (see `lookalikes`).
+A file does not describe its network completely: a ResNet v1, which has its stride in the 1x1
+convolution, has the same tensors as a ResNet v1.5, and so have timm's resnetblur18, resnetblur50
+and resnetaa50. These three are rejected if their name is in the file's metadata, in Hugging Face's
+`config.json` beside the file, or in the name of the file (see `lookalikes`).
 """
 
 from typing import TYPE_CHECKING, Any
@@ -50,6 +51,6 @@ if not TYPE_CHECKING:
     def __getattr__(name: str) -> Any:
         if name != "convert":
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from keras_cnns.conversion import convert  # builds models, unlike this package
+        from keras_cnns.conversion import convert  # imported here, because it builds models
 
         return convert

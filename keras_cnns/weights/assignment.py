@@ -33,10 +33,11 @@ _AVERAGED = "n_averaged"  # the counter of torch.optim.swa_utils.AveragedModel
 class Report:
     """The result of `load`."""
 
-    origin: str  # title of the file's origin
+    origin: str  # a description of the file's origin
     tensors: int  # number of tensors of the file that were assigned
     parameters: int  # number of trainable parameters of the model that came from the file
-    ignored_heads: tuple[str, ...]  # the file's tensors of heads that the model lacks
+    # Names of the file's tensors that belong to heads that the model lacks.
+    ignored_heads: tuple[str, ...]
     # Classifiers (`logits`, `logits_aux1`, `logits_aux2`) and whole heads (`aux1`, `aux2`)
     # that kept their initial values.
     new_heads: tuple[str, ...]
@@ -46,17 +47,18 @@ def load(model: keras.Model, file: Path | str) -> Report:
     """Load the weights of a file into a model.
 
     A classifier keeps its initial values if the file has no classifier, or a classifier with
-    another number of classes. An auxiliary head keeps them if the file lacks the head. One logged
-    warning names all these heads. Heads of the file that the model lacks are ignored.
+    another number of classes. An auxiliary head keeps its initial values if the file lacks the
+    head. One logged warning names all classifiers and heads that keep their initial values. Heads
+    of the file that the model lacks are ignored.
 
     Args:
         model: a model of `keras_cnns.models`, with any number of channels and classes.
         file: a file of any origin, in a format that `read` accepts.
 
     Raises:
-        WeightsError: the file cannot be read; its network computes a different function from the
-            model; a tensor is missing, is surplus or has the wrong shape; or a tensor has NaN,
-            infinite or, in a variance, negative values. The model is then unchanged.
+        WeightsError: the file cannot be read; its network computes another function than the model;
+            a tensor is missing, surplus or has the wrong shape; or a tensor has NaN, infinite
+            values or, in a variance, negative values. The model is then unchanged.
     """
     tensors, architecture = read_checkpoint(file)
     return load_tensors(model, tensors, str(file), architecture)
@@ -107,7 +109,7 @@ def load_tensors(
 
 
 def recognize(tensors: Tensors, file: str) -> tuple[Origin, Tensors]:
-    """Return a file's origin, and name -> tensor with the names that the origin's rules expect.
+    """Return a file's origin, and its tensors under the names that the rules of the origin expect.
 
     Raises:
         WeightsError: the origin is unknown, or two tensors have the same name.
@@ -120,8 +122,9 @@ def recognize(tensors: Tensors, file: str) -> tuple[Origin, Tensors]:
 def _without_prefix(tensors: Tensors, file: str) -> Tensors:
     """Return name -> tensor, with names without the prefixes of wrappers.
 
-    All _PREFIXES at the beginning of a name are removed, in any order and from each name alone: a
-    head may be outside the backbone, as in `backbone.conv1.weight` and `fc.weight`.
+    All _PREFIXES at the beginning of a name are removed, in any order. Names may have different
+    prefixes, because a head may be outside the backbone, as in `backbone.conv1.weight` and
+    `fc.weight`.
 
     Raises:
         WeightsError: without prefixes, two tensors have the same name, for instance because the
@@ -195,7 +198,7 @@ def _variables_of_model(model: keras.Model) -> dict[ModelVariable, keras.Variabl
 
 
 def _other_models_that_fit(model: keras.Model, origin: Origin, tensors: Tensors) -> list[str]:
-    """Return the names of models with another body than the model's that can load these tensors.
+    """Return the names of models with another body that can load these tensors.
 
     A model with the same body would not fit either, for the same reason.
     """
@@ -221,7 +224,7 @@ def _about_new_heads(new_heads: Mapping[str, str]) -> str:
 
 
 def _invalid_tensors(found: Match, tensors: Tensors) -> list[str]:
-    """Return a description of each tensor whose numbers cannot be those of a trained network."""
+    """Return descriptions of tensors with numbers that a trained network cannot have."""
     invalid = {}
     for variable, needs, _ in found.values:
         for name in needs.names:
@@ -237,7 +240,7 @@ def _invalid_tensors(found: Match, tensors: Tensors) -> list[str]:
 
 
 def _about_channels(model: keras.Model, origin: Origin, tensors: Tensors) -> str:
-    """Return a hint if the file's network reads images with another number of channels."""
+    """Return a hint if the file's network takes images with another number of channels."""
     theirs, ours = origin.channels(tensors), model.input_shape[-1]
     if theirs in (None, ours):
         return ""

@@ -12,11 +12,11 @@ _FLOATS = ("float16", "float32", "float64")
 
 
 def as_float32(tensor: Array) -> Array:
-    """Convert floating-point numbers to float32 (infinity on overflow); keep other types."""
+    """Convert floating-point numbers to float32 (infinity on overflow); keep all other types."""
     if tensor.dtype.name not in _FLOATS:
         return tensor
     with np.errstate(over="ignore"):
-        return tensor.astype("float32", copy=False)  # tied tensors share memory
+        return tensor.astype("float32", copy=False)  # copy=False, since tied tensors share memory
 
 
 class Architecture(NamedTuple):

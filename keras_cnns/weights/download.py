@@ -1,10 +1,10 @@
 """Find a published checkpoint in a cache, or download, verify and store it.
 
-Files are stored in Keras' cache, `~/.keras/models` or `$KERAS_HOME/models`. The caches of torch and
-of the Hugging Face hub are only read, so that a file is not downloaded twice. Neither
-`keras.utils.get_file` nor huggingface_hub is used for the download: the former writes to the final
-name before it verifies the file and has no timeouts, and the latter would be an additional
-requirement for one GET request.
+Files are stored in Keras' cache, `~/.keras/models` or `$KERAS_HOME/models`. Files are also read
+from the caches of torch and of the Hugging Face hub, so that nothing is downloaded twice, but
+nothing is written there. The download uses neither `keras.utils.get_file` nor huggingface_hub. The
+former has no timeouts, and writes to the final name before it verifies the file; the latter would
+be an additional requirement for a single GET request.
 
 Environment variables:
 
@@ -35,8 +35,8 @@ from keras_cnns.weights.pretrained import Pretrained
 logger = logging.getLogger(__name__)
 
 OFFLINE = "KERAS_CNNS_OFFLINE"
-# Publisher -> environment variable, and the beginning of the published URLs that its value
-# replaces.
+# Publisher -> environment variable, and the beginning of the publisher's URLs that the variable's
+# value replaces.
 MIRRORS = {
     "torchvision": ("KERAS_CNNS_TORCHVISION_MIRROR", "https://download.pytorch.org/models"),
     "timm": ("HF_ENDPOINT", "https://huggingface.co"),
@@ -45,12 +45,13 @@ MIRRORS = {
         "https://storage.googleapis.com/tensorflow/keras-applications/resnet",
     ),
 }
-_CONNECT_SECONDS = 10.0  # time until the server answers, including the resolution of its name
+# Maximum time until the server answers, including the resolution of its name.
+_CONNECT_SECONDS = 10.0
 _STALL_SECONDS = 20.0  # maximum time without receiving a byte of the file
 _CHUNK = 1 << 20  # bytes
 _TRUE = ("1", "ON", "YES", "TRUE")  # the values that huggingface_hub accepts as true
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_DIGEST_SUFFIX = ".sha256"  # suffix of the file with the digest that the hub has sent
+_DIGEST_SUFFIX = ".sha256"  # suffix of the file with the SHA-256 that the hub has sent
 
 
 class DownloadError(WeightsError):
@@ -58,9 +59,9 @@ class DownloadError(WeightsError):
 
 
 def fetch(row: Pretrained) -> Path:
-    """Return the path of a published checkpoint, and download it if no cache has it.
+    """Return the path of a published checkpoint, after downloading it if no cache has it.
 
-    A file is verified each time: a cached file with a wrong checksum is not used, and is replaced
+    A file is verified in each call. A cached file with a wrong checksum is not used; it is replaced
     if the right file can be downloaded.
 
     Raises:
@@ -79,10 +80,16 @@ def fetch(row: Pretrained) -> Path:
         raise DownloadError(_describe(row, f"{variable} disables downloads", damaged))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DownloadError(
+            f"cannot create the folder {target.parent} for {row.name}: {error.strerror}; set "
+            "KERAS_HOME to a folder that can be written"
+        ) from error
+    try:
         _download(url, target, row)
     except (OSError, HTTPException, _WrongFileError) as error:
         if isinstance(error, urllib.error.HTTPError):
-            error.close()  # the error holds the connection
+            error.close()  # close the connection, which the error holds
         raise DownloadError(_describe(row, _reason(error), damaged)) from error
     return target
 
@@ -106,7 +113,7 @@ def url_of(row: Pretrained) -> str:
 
 
 class _WrongFileError(Exception):
-    """The downloaded file is not the published one."""
+    """The downloaded file is not the published file."""
 
 
 def _cached_files(row: Pretrained) -> list[Path]:
@@ -134,11 +141,11 @@ def _offline_by(row: Pretrained) -> str | None:
 
 
 def _mismatch(path: Path, row: Pretrained) -> str | None:
-    """Return why a cached file is not the published one; None if nothing shows a difference."""
+    """Return why a cached file is not the published file; None if no difference is found."""
     kind, expected = row.checksum
     if kind == "hub-revision":
-        # The hub's cache names a file by its SHA-256 and links to it; our cache has the SHA-256
-        # beside the file.
+        # In the hub's cache, the name of a file is its SHA-256, and links lead to it; our cache has
+        # the SHA-256 beside the file.
         try:
             expected = path.with_name(path.name + _DIGEST_SUFFIX).read_text("utf-8").strip()
         except OSError:
@@ -159,7 +166,7 @@ def _new_digest(row: Pretrained) -> Any:
 
 
 def _difference(found: str, expected: str, row: Pretrained) -> str | None:
-    """Return a description of a digest that does not begin with the expected one, else None."""
+    """Return a description if the digest does not begin as expected, or else None."""
     if found.startswith(expected):
         return None
     algorithm = "MD5" if row.checksum.kind == "md5" else "SHA-256"
@@ -171,7 +178,7 @@ def _download(url: str, target: Path, row: Pretrained) -> None:
 
     Raises:
         OSError, HTTPException: the connection fails, is too slow or ends early.
-        _WrongFileError: the file is not the published one.
+        _WrongFileError: the file is not the published file.
     """
     announced: dict[str, str] = {}
     response = _within(_CONNECT_SECONDS, lambda: _open(url, announced))
@@ -246,8 +253,8 @@ def _open(url: str, announced: dict[str, str]) -> Any:
 def _within(seconds: float, function: Callable[[], Any]) -> Any:
     """Call a function in a thread, and raise TimeoutError if it takes too long.
 
-    A socket's timeout does not limit the resolution of a host's name, and applies separately to
-    each of the host's addresses.
+    This is necessary because the timeout of a socket does not limit the resolution of a host's
+    name, and applies to each address of the host separately.
     """
     results: list[Any] = []
     errors: list[BaseException] = []
@@ -280,7 +287,7 @@ def _temporary(target: Path) -> Iterator[Path]:
     os.close(handle)
     partial = Path(name)
     try:
-        partial.chmod(0o644)  # mkstemp's files are private, and a cache may be shared
+        partial.chmod(0o644)  # mkstemp creates private files, but several users may share a cache
         yield partial
     finally:
         partial.unlink(missing_ok=True)
@@ -300,14 +307,14 @@ def _progress(name: str, size: int | None) -> Iterator[Callable[[int], None]]:
 
 
 def _reason(error: Exception) -> str:
-    """Return the reason of a failed download as a clause."""
+    """Return why a download failed, as a clause."""
     if isinstance(error, urllib.error.HTTPError):
         return f"the server answers {error.code} {error.reason}"
     if isinstance(error, urllib.error.URLError):
         return getattr(error.reason, "strerror", None) or str(error.reason)
     if isinstance(error, TimeoutError) and str(error) == "timed out":
         return "the server has stopped sending"
-    return str(error) or type(error).__name__
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def _describe(row: Pretrained, reason: str, damaged: list[str]) -> str:

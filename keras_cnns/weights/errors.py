@@ -12,9 +12,10 @@ class WeightsError(ValueError):
 
     Attributes:
         missing: tensors that the model needs and the file lacks.
-        surplus: tensors of the file that correspond to no variable of the model.
-        misshaped: tensors of another shape or data type than the model's, each with both shapes.
-        invalid: tensors with NaN, infinite or, in variances, negative values.
+        surplus: tensors of the file for which the model has no variable.
+        misshaped: tensors whose shape or data type differs from the model's variable, with both
+            shapes.
+        invalid: tensors with NaN, infinite values or, in variances, negative values.
     """
 
     def __init__(
@@ -43,6 +44,6 @@ class WeightsError(ValueError):
 
 
 def shorten(names: tuple[str, ...]) -> str:
-    """Return the first names, and the number of the others."""
+    """Return the first names, and the number of further names."""
     more = len(names) - _SHOWN
     return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")

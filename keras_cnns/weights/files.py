@@ -1,9 +1,9 @@
 """Read files of weights (safetensors, torch, HDF5, Keras archives) as name -> array.
 
-A file may come from an untrusted source: no code in it is executed, it cannot make this process
-open another file, and its tensors get no more memory than its size on disk. The safest format is
-`.safetensors`, whose library was written for hostile files, while a damaged `.h5` or `.keras` file
-can make HDF5 loop forever.
+A file may come from an untrusted source. Therefore, no code in a file is executed, a file cannot
+make this process open another file, and its tensors get no more memory than its size on disk. The
+safest format is `.safetensors`, whose library was written for hostile files. A damaged `.h5` or
+`.keras` file can make HDF5 loop forever.
 """
 
 import json
@@ -29,8 +29,9 @@ _READERS: dict[str, Callable[[Path], Checkpoint]] = {
     ".keras": read_keras,
 }
 _START_BYTES = 512
-_CONFIG_BYTES = 1 << 16  # a longer config.json is not Hugging Face's and is ignored
-# Beginning of a text that is often saved instead of a checkpoint -> description.
+# Maximum size of config.json; a longer file is not Hugging Face's, and is ignored.
+_CONFIG_BYTES = 1 << 16
+# Beginnings of texts that are often saved by mistake instead of a checkpoint, with a description.
 _TEXTS = (
     (rb"version https://git-lfs", "a Git LFS pointer, not the file itself: run `git lfs pull`"),
     (rb"<(!--|!doctype|html|head|body)", "a web page (HTML): download the file itself"),
@@ -42,7 +43,7 @@ _TEXTS = (
 def read(file: Path | str) -> Tensors:
     """Read the tensors of a file; floating-point numbers are converted to float32.
 
-    The names are those in the file; for files of every version of Keras, a name is
+    The tensors have the names in the file. In files of all versions of Keras, a name has the form
     `layer/variable`.
 
     Args:
@@ -91,7 +92,7 @@ def _configured_architecture(path: Path) -> Architecture | None:
 
 
 def _check_start(path: Path) -> None:
-    """Check that a file is neither empty nor a text.
+    """Check that a file is not empty and not a text.
 
     Raises:
         WeightsError: the file is empty or a text; the message describes it.

@@ -1,16 +1,18 @@
 """keras.applications' ResNet50, 101, 152 and ResNet50V2, 101V2, 152V2, of every version of Keras.
 
-In both families, convolutions before a batch normalisation have biases; ours have none. Folding the
-bias into the running mean is exact: (x + b) - m = x - (m - b), so that m' = m - b.
+In both families, convolutions before a batch normalisation have biases, which our models lack. The
+bias b is folded into the running mean m, which is exact: (x + b) - m = x - (m - b), so that m' = m
+- b.
 
-In V2 the biases of the projections and of each block's last convolution are added to the residual
-stream, which only batch normalisations read. A projection reads a normalised map, so the stream
-starts again at each stage and accumulates the biases of the blocks until the end of the stage. Each
-normalisation of the stream gets m' = m - sum(biases before it). The feature maps `stage1` to
-`stage3` are parts of the stream: they equal those of keras.applications minus this sum, which is a
-constant for each channel.
+In V2, the biases of the projections and of each block's last convolution are added to the residual
+stream, to which only batch normalisations are applied. The input of a projection is a normalised
+map, so the stream starts again at each stage and accumulates the biases of the blocks until the end
+of the stage. Each normalisation of the stream gets m' = m - sum(biases before it). The feature maps
+`stage1` to `stage3` are parts of the stream. They equal the maps of keras.applications minus this
+sum, which is a constant for each channel.
 
-keras.applications' epsilon is 1.001e-5; the difference from ours is added to the running variance.
+The epsilon of keras.applications is 1.001e-5. Its difference from our epsilon is added to the
+running variance.
 """
 
 import re
@@ -44,7 +46,7 @@ _RESNET_V2: tuple[Rule, ...] = (
 
 
 def _mean_minus_biases(mean: Array, *biases: Array) -> Array:
-    """Return m' = m - sum(biases): the running mean of the map without the biases."""
+    """Return m' = m - sum(biases), the running mean of the map without the biases."""
     accumulated: Array = np.sum(biases, axis=0, dtype="float64")
     return (mean - accumulated).astype("float32")
 
@@ -84,20 +86,20 @@ def accumulated_biases(norm: str, blocks: Blocks) -> list[str]:
     """Return the biases that have been added to the residual stream before a normalisation of V2.
 
     Args:
-        norm: the name of the normalisation's layer in the file; the result is empty if that layer
-            does not read the stream.
+        norm: the name of the normalisation layer in the file; the result is empty if this layer is
+            not applied to the stream.
         blocks: number of residual blocks in each stage; stages count from 1.
     """
     if norm == "post_bn":
         stage, before = max(blocks), blocks[max(blocks)]
     elif match := re.fullmatch(_BLOCK_OF_FILE + "preact_bn", norm):
         stage, before = int(match["stage"]) - 1, int(match["block"]) - 1
-        if before == 0:  # the sum at the end of the previous stage
+        if before == 0:  # return the sum at the end of the previous stage
             stage -= 1
             before = blocks.get(stage, 0)
     else:
         return []
-    if before == 0:  # the stem keeps its bias, which is not added to the padding after it
+    if before == 0:  # none: the stem keeps its bias, which is not added to the padding after it
         return []
     prefix = f"conv{stage + 1}_block"
     return [f"{prefix}1_0_conv/bias", *(f"{prefix}{n}_3_conv/bias" for n in range(1, before + 1))]

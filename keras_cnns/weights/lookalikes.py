@@ -1,14 +1,14 @@
-"""Checkpoints whose tensors have ResNet's names, but whose networks compute something else.
+"""Recognize checkpoints that have the tensors of a ResNet, but whose networks differ from it.
 
-Most variants in timm can be recognized by the names of their tensors: those of another stem, of
-attention in the blocks, or of other normalisations. timm's resnetblur18, resnetblur50 and
+Most variants in timm have additional tensors, for another stem, attention or other normalisations,
+and can be recognized by the names of these tensors. timm's resnetblur18, resnetblur50 and
 resnetaa50 have exactly the tensors of resnet18 and resnet50, because they blur or average without
-weights before they stride; only the name of the architecture can distinguish them. This name is
-taken from the file's metadata (the `arch` or `args` of a training checkpoint, the `__metadata__` of
-safetensors), else from the `architecture` in Hugging Face's `config.json` beside the file, else
-from the name of the file (timm's `resnetblur50-84f4748f.pth`). A state dict of these three in a
-renamed file is therefore loaded, with wrong results. The same holds for a ResNet v1, which strides
-in the 1x1 (see `torch_checkpoint`).
+weights before they stride. Only the name of the architecture can distinguish them. It is read from
+three places, in this order: the file's metadata (the `arch` or `args` of a training checkpoint, the
+`__metadata__` of safetensors), the `architecture` in Hugging Face's `config.json` beside the file,
+and the name of the file (timm's `resnetblur50-84f4748f.pth`). If a state dict of these three
+networks is in a renamed file, it is therefore loaded, with wrong results. The same is true for a
+ResNet v1, which strides in the 1x1 convolution (see `torch_checkpoint`).
 """
 
 import re
@@ -38,7 +38,7 @@ _ARCHITECTURES = (
 def differences(names: Iterable[str], architecture: Architecture | None) -> list[str]:
     """Return the differences of a file's network from ResNet, each with its evidence.
 
-    A file name that contains several architectures, such as those of a teacher and its student, is
+    A file name with the names of several architectures, such as a teacher's and its student's, is
     not evidence.
 
     Args:

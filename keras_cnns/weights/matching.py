@@ -26,15 +26,15 @@ class Match:
 
     @property
     def fits(self) -> bool:
-        """Return whether every tensor and every variable has been assigned."""
+        """Return whether every tensor and every variable has a counterpart."""
         return not (self.missing or self.surplus or self.misshaped)
 
 
 def match(variables: Iterable[ModelVariable], origin: Origin, tensors: Tensors) -> Match:
     """Match a file's tensors with a model's variables.
 
-    Two kinds of heads count as new: a head of which the file has no tensor, and a classifier that
-    differs from the file's only in the number of classes.
+    A head counts as new if the file has no tensor of it. A classifier also counts as new if it
+    differs from the file's classifier only in the number of classes.
 
     Args:
         variables: the model's variables.
@@ -101,7 +101,7 @@ def _other_classes(variable: ModelVariable, needs: FileTensors, tensors: Tensors
 
 
 def _converted(needs: FileTensors, tensors: Tensors, shape: tuple[int, ...]) -> Array | str:
-    """Return a variable's value, or a description of a tensor with another shape or type."""
+    """Return a variable's value, or a description of the tensor if its shape or type is wrong."""
     found = [tensors[name] for name in needs.names]
     for number, (name, tensor) in enumerate(zip(needs.names, found, strict=True)):
         if tensor.dtype != "float32":

@@ -25,12 +25,13 @@ def unchanged(tensor: Array, *rest: Array) -> Array:
 class FileTensors(NamedTuple):
     """The tensors of a file from which one variable is computed.
 
-    The first name is that of the tensor that becomes the variable. The others are those of extra
-    tensors of the same shape, which are folded into the variable.
+    The first name belongs to the tensor that becomes the variable. Further names belong to tensors
+    of the same shape that are folded into the variable.
     """
 
     names: tuple[str, ...]
-    convert: Callable[..., Array] = unchanged  # named tensors -> the variable's value
+    # Computes the variable's value from the named tensors.
+    convert: Callable[..., Array] = unchanged
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,9 @@ class Origin:
     """One row of the table of origins."""
 
     title: str
-    signature: str  # pattern of a tensor's name that occurs only in these files
-    layouts: tuple[str, ...]  # keys of LAYOUTS: models with the function of the file's network
+    signature: str  # pattern of a tensor's name that only files of this origin contain
+    # Keys of LAYOUTS, of the models that compute the same function as the file's network.
+    layouts: tuple[str, ...]
     # Returns the tensors of a variable, or None if no file of this origin has them.
     tensors_of: Callable[[ModelVariable, Blocks], FileTensors | None]
     heads: str  # pattern of the tensors of heads, which are ignored if the model lacks the head
@@ -48,17 +50,17 @@ class Origin:
     classifier: str  # name of the main classifier's bias
     ignored: str = r"(?!)"  # pattern of tensors that no model needs for its output
     synonym: Rule = (r"(?!)", "")  # pattern of alternative names, and its replacement
-    # Returns the differences between the file's network and ours, from the names of its tensors
-    # and of its architecture.
+    # Returns the differences between the file's network and ours, according to the names of its
+    # tensors and the name of its architecture.
     differences: Callable[[Iterable[str], Architecture | None], list[str]] = lambda *_: []
 
     def channels(self, tensors: Tensors) -> int | None:
-        """Return the number of channels of the images that the file's network reads."""
+        """Return the number of channels of the images that the file's network takes."""
         stem = tensors.get(self.stem)
         return stem.shape[self.channels_axis] if stem is not None and stem.ndim == 4 else None
 
     def without_synonyms(self, tensors: Tensors) -> Tensors:
-        """Return usual name -> tensor; a name is kept if its usual name is not unique."""
+        """Return usual name -> tensor; a name stays if two tensors have the same usual name."""
         usual = {name: re.sub(*self.synonym, name) for name in tensors}
         count = Counter(usual.values())
         return {
@@ -107,8 +109,8 @@ def layout_of_name(name: str) -> str:
 def translate(name: str, rules: Iterable[Rule]) -> str | None:
     """Return the file's name for one of our layers by the first rule that matches, or None.
 
-    A template refers to the pattern's groups by name. For a group that is a number, the number
-    minus 1 and plus 1 is also available, as `block_before` and `block_after`, since some files
+    A template refers to the pattern's groups by name. If a group such as `block` is a number,
+    `block_before` is this number minus 1, and `block_after` is this number plus 1, since some files
     count from 0.
     """
     for pattern, template in rules:

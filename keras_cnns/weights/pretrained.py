@@ -1,19 +1,19 @@
 """Published weights by name: `build("resnet50", weights="torchvision/resnet50.IMAGENET1K_V2")`.
 
 `pretrained.csv` has a row for each checkpoint that our architectures reproduce exactly. The name of
-a row is the publisher's name followed by the publisher's own name for the weights: torchvision's
-`Weights` enum, timm's model and tag, or keras.applications' function in lower case. `make
-test-parity` compares the rows with the packages of all three publishers.
+a row consists of the publisher's name and the name that the publisher gives to the weights:
+torchvision's `Weights` enum, timm's model and tag, or keras.applications' function in lower case.
+`make test-parity` compares the rows with the packages of all three publishers.
 
 "imagenet" denotes the row that is marked as the default of a model. This is torchvision's own
 `DEFAULT` if torchvision publishes the model, and otherwise the only row of timm or
 keras.applications.
 
-A row describes the pixels on which the weights were trained, as RGB levels from 0 to 255. This
-differs from the publishers' constants in two cases: torchvision's GoogLeNet maps its normalised
-input to the range from -1 to 1 first (its `transform_input`), and keras.applications' ResNet v1
-reads BGR. When it is loaded, the channels of its first convolution's kernel are reversed, so that
-it reads RGB.
+A row describes the pixels on which the weights were trained, as RGB levels from 0 to 255. For two
+models, these levels differ from the constants in the publisher's code. torchvision's GoogLeNet
+first maps its normalised input to the range from -1 to 1 (its `transform_input`).
+keras.applications' ResNet v1 was trained on BGR images; when its weights are loaded, the channels
+of the first convolution's kernel are reversed, so that the model takes RGB images.
 """
 
 import csv
@@ -30,7 +30,7 @@ _PUBLISHERS = ("torchvision", "timm", "keras")
 
 
 class Checksum(NamedTuple):
-    """The published evidence that a file is the right one."""
+    """The published evidence that a file is the right file."""
 
     # "sha256-prefix": the first hexadecimal digits of the SHA-256, as in torchvision's file names.
     # "md5": as in the source of keras.applications.
@@ -44,7 +44,7 @@ class Pretrained(NamedTuple):
     """A published checkpoint."""
 
     name: str  # "torchvision/resnet50.IMAGENET1K_V2"
-    model: str  # the key of MODELS that reproduces it
+    model: str  # the key of MODELS for the model that reproduces the checkpoint
     default: bool  # whether "imagenet" denotes this row for its model
     url: str
     checksum: Checksum

@@ -1,7 +1,7 @@
 """The names and shapes of our models' variables, computed from the tables of models.
 
-A file that does not fit a model may fit another one. Trying all models takes milliseconds with
-these tables, while building a single model takes seconds. Classifiers are left out, because they
+If a file does not fit a model, it may fit another model. With these tables, trying all models takes
+milliseconds, while building a single model takes seconds. Classifiers are left out, because they
 depend on the number of classes.
 """
 
@@ -24,7 +24,8 @@ from keras_cnns.models.resnet import (
     preactivation_basic_block,
 )
 
-BLOCK = r"stage(?P<stage>\d+)_block(?P<block>\d+)_"  # how the names of layers in a block begin
+# The beginning of the names of layers in a block.
+BLOCK = r"stage(?P<stage>\d+)_block(?P<block>\d+)_"
 # Stem -> its convolution: window, filters, and whether it has a bias.
 _STEMS: dict[Stem, tuple[int, int, bool]] = {
     imagenet_stem: (7, 64, False),

@@ -1,13 +1,14 @@
 """torchvision's ResNet and GoogLeNet, timm's ResNet and ResNetV2.
 
-torchvision's and timm's ResNet and ResNeXt have tensors of the same names and are v1.5. The file of
-a network that strides in the 1x1 has the same names and shapes and cannot be distinguished, so the
-caller chooses between `resnet50` and `resnet50_v1`. `lookalikes` recognizes timm's variants.
+The tensors of ResNet and ResNeXt have the same names in torchvision and timm. Both are v1.5. The
+file of a network that strides in the 1x1 convolution (v1) has the same names and shapes and cannot
+be distinguished, so the caller chooses between `resnet50` and `resnet50_v1`. `lookalikes`
+recognizes timm's variants.
 
 torchvision's GoogLeNet was trained on pixels from -1 to 1; its `transform_input` converts images
 with ImageNet's usual normalisation to this range. `googlenet_tv` has no such step: its input is
-pixels / 127.5 - 1. Its auxiliary heads pool adaptively to 4x4 like torchvision's, and agree with
-them at every image size.
+pixels / 127.5 - 1. Its auxiliary heads pool adaptively to 4x4, and therefore agree with
+torchvision's at every image size.
 """
 
 from collections.abc import Callable
@@ -59,7 +60,8 @@ _GOOGLENET: tuple[Rule, ...] = (
     (r"logits_aux(?P<number>\d)", "aux{number}.fc2"),
     (r"logits", "fc"),
 )
-_AUXILIARY_FILTERS = 128  # filters of the convolution whose map an auxiliary head flattens
+# Number of filters of the convolution whose map an auxiliary head flattens.
+_AUXILIARY_FILTERS = 128
 
 
 def _convolution(kernel: Array) -> Array:

@@ -1,4 +1,4 @@
-"""A small inference server for image classifiers: a model repository in, labels out."""
+"""A small inference server for image classifiers: it serves a repository of exported models."""
 
 from importlib import import_module
 from typing import Any

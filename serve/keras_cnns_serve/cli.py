@@ -24,9 +24,9 @@ def main(arguments: Sequence[str] | None = None, program: str = _PROGRAM) -> int
     """Serve a directory of exported models over HTTP and gRPC.
 
     Args:
-        arguments: the arguments without the program's name; by default those of the process. If
-            `program` is the server's own name and the first argument is `score`, run that command
-            instead.
+        arguments: the arguments without the program's name; by default those of the process. If the
+            first argument is `score`, and `program` is the server's own name, the command `score`
+            runs instead.
         program: the program's name in messages.
 
     Returns:
@@ -99,12 +99,15 @@ def _explain(error: Exception, program: str) -> tuple[str, int]:
             return f"{error}\nTry: {program} --help", 2
         case ServeError():
             return str(error), 1
+        case OSError(strerror=str(reason)):
+            name = "" if error.filename is None else f" {error.filename}"
+            return f"cannot write or read{name}: {reason}", 1
     return f"{type(error).__name__}: {error} (--debug shows where)", 1
 
 
 def _serve(options: ServerOptions, debug: bool) -> None:
-    # By default grpcio writes a line to stderr for each protocol error of a client. It reads this
-    # variable when it is imported.
+    # grpcio reads this variable when it is imported. By default, grpcio writes a line to stderr for
+    # each protocol error of a client.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from keras_cnns_serve import process
     from keras_cnns_serve.compose import Server

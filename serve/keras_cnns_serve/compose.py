@@ -135,9 +135,9 @@ class Server:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Stop: answer the requests in flight, reject further ones, and end the threads."""
+        """Stop the server: answer requests in flight, reject new requests, and end the threads."""
         self.dataplane.stop(self._options.grace)
-        # Concurrently, so that each transport has the whole grace period.
+        # Stop the transports concurrently, so that each of them has the whole grace period.
         ends = (each.__aexit__(None, None, None) for each in self._transports)
         try:
             await asyncio.gather(*ends)
@@ -160,7 +160,7 @@ class Server:
         loading = asyncio.create_task(asyncio.to_thread(lambda: self.dataplane))
         try:
             await asyncio.shield(loading)
-        except asyncio.CancelledError:  # the thread that loads cannot be interrupted
+        except asyncio.CancelledError:  # the thread that loads the models cannot be interrupted
             loading.add_done_callback(_close_loaded)
             raise
         stack.push_async_callback(asyncio.to_thread, self.dataplane.close)
@@ -219,14 +219,15 @@ class Server:
         self.dataplane.watch(options.poll, changed)
         for work in (give_memory_back_when_idle, measure_formats_when_idle):
             stack.callback(asyncio.create_task(work(self.dataplane)).cancel)
-        async with contextlib.AsyncExitStack() as started:  # stops them if one fails to start
+        # Stops the started transports if another one fails to start.
+        async with contextlib.AsyncExitStack() as started:
             for transport in self._transports:
                 await started.enter_async_context(transport)
             started.pop_all()
 
 
 def _exposed(options: ServerOptions) -> str:
-    """Return a text on missing protections, such as tokens; "" if no protection is missing."""
+    """Return a description of missing protections, such as tokens; "" if none is missing."""
     exposed = []
     if options.tls_certificate is None:
         exposed.append("connections are not encrypted (--tls-certificate)")
@@ -261,12 +262,12 @@ def create_app(
         dataplane: the data plane.
         max_body_bytes: maximum length of a body; a longer one gets 413.
         max_json_bytes: maximum length of JSON; longer JSON gets 413.
-        timeout: maximum seconds of a request; the request can specify fewer.
+        timeout: maximum duration of a request in seconds; a request can specify a shorter one.
         fast_routes: further routes that bypass Starlette.
         routes: further routes through Starlette.
         on_response: called after each response, with the scope, the status and the seconds.
         authorize: returns the response if a request is rejected, or else None.
-        page: the page for browsers, or None.
+        page: the page for browsers, or None for no page.
     """
     answers: Counter[int] = Counter()
     rest = TensorFlowServingRest(dataplane, timeout, max_json_bytes)

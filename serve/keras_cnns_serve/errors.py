@@ -14,7 +14,7 @@ class VersionRefusedError(ServeError):
 
 
 class ModelNotFoundError(ServeError):
-    """The repository has no model of this name, or no such version or label of it."""
+    """The repository has no model of this name, or the model has no such version or label."""
 
 
 class ModelUnavailableError(ServeError):

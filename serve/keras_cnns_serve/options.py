@@ -47,7 +47,8 @@ class ServerOptions:
     open_metrics: bool = False  # whether metrics are readable without a token
     tls_certificate: Path | str | None = None  # PEM, with the chain; None: no encryption
     tls_key: Path | str | None = None  # PEM, the private key of the certificate
-    tls_client_ca: Path | str | None = None  # PEM; clients need a certificate that it signed
+    # PEM; clients need a certificate that this authority signed.
+    tls_client_ca: Path | str | None = None
     cors_origin: Sequence[str] = ()  # the origins whose pages may call this server
     page: bool = True  # whether browsers get a page at / for trying the models
     versions: VersionPolicy = Latest()  # noqa: RUF009 - frozen; for the models in `models`
@@ -67,7 +68,7 @@ class ServerOptions:
     max_connections: int = 4096  # maximum number of open connections on each port
     connection_timeout: float = 75.0  # seconds without progress; more than load balancers' usual 60
     max_pixels: int = 50_000_000  # maximum size of an image, width times height
-    access_log: bool = False  # log each answer to the logger keras_cnns_serve.access
+    access_log: bool = False  # log each response to the logger keras_cnns_serve.access
     opentelemetry: bool = False  # export a span for each request
 
     def __post_init__(self) -> None:
@@ -116,7 +117,7 @@ def integer(low: int, high: int) -> Callable[[str], int]:
     """Return a parser of integers from `low` to `high`."""
 
     def parse(text: str) -> int:
-        # int() raises another error for thousands of digits, so check the length first.
+        # int() raises a different error for thousands of digits, so check the length first.
         digits = text.isascii() and text.isdigit() and len(text) < 20
         if not (digits and low <= int(text) <= high):
             raise argparse.ArgumentTypeError(
@@ -167,7 +168,7 @@ def _policy(text: str) -> VersionPolicy:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-# TensorFlow Serving's names of the same options.
+# Option of TensorFlow Serving -> our option with the same meaning.
 _ALIASES = {
     "--rest_api_port": "--port",
     "--model_config_file": "--model-config-file",
@@ -263,7 +264,7 @@ _OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
         "--engine": {
             "choices": ENGINES,
             "help": "the runtime of the graph; auto: the fastest that model.json proves accurate, "
-            "measured again on this machine while it is calm",
+            "measured again on this machine while it is idle",
         },
         "--precision": {"choices": PRECISIONS, "help": "the precision of the graph (auto)"},
         "--threads": {
@@ -384,13 +385,13 @@ def parse(program: str, description: str, arguments: Sequence[str]) -> ServerOpt
         for name, settings in options.items():
             group.add_argument(name, **settings)
     defaults = {field.name: field.default for field in fields(ServerOptions)}
-    parser.set_defaults(**defaults | {"cors_origin": []})  # argparse appends to it
+    parser.set_defaults(**defaults | {"cors_origin": []})  # a list, since argparse appends to it
     given = vars(parser.parse_args(_without_aliases(arguments)))
     del given["debug"]
     return ServerOptions(**given)
 
 
 def _without_aliases(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments with TensorFlow Serving's names replaced by ours."""
+    """Return the arguments, with our names for options that have TensorFlow Serving's names."""
     split = (argument.partition("=") for argument in arguments)
     return [_ALIASES.get(name, name) + equals + value for name, equals, value in split]

@@ -1,4 +1,4 @@
-"""Settings of the process that the command changes; an embedded server does not change them."""
+"""Settings of the process that the command line changes, and an embedded server does not."""
 
 import asyncio
 import atexit
@@ -14,17 +14,18 @@ from types import FrameType
 from typing import Any
 
 # Seconds after which a thread must release the interpreter's lock to a waiting thread. With
-# Python's default of 5 ms, a core stays idle for that time if an engine finishes while the event
-# loop is busy.
+# Python's default of 5 ms, an engine's thread that finishes while the event loop is busy would
+# wait, and leave its core idle, for 5 ms.
 _SWITCH_INTERVAL = 50e-6
-# Number of new objects that starts a collection of reference cycles. Requests create no cycles, but
-# with Python's default of 700 a few dozen requests in flight start one collection after another.
+# Number of new objects after which Python searches for reference cycles. Requests create no cycles,
+# but with Python's default of 700, a few dozen requests in flight would start one search after
+# another.
 _GARBAGE_THRESHOLD = 10_000
-_OVERTIME = 2.0  # seconds after the grace period in which the transports and the log can end
-# glibc maps each block of at least this size separately and unmaps it when it is freed. By
-# default this threshold grows to 32 MiB, and smaller freed blocks can stay in the process.
+_OVERTIME = 2.0  # seconds that the transports and the log have after the grace period
+# glibc maps each block of at least this size separately, and unmaps it when it is freed. Smaller
+# blocks can stay in the process. By default, this threshold grows to 32 MiB.
 _MMAP_THRESHOLD = 2**20
-_M_MMAP_THRESHOLD = -3  # the constant of this name in malloc.h
+_M_MMAP_THRESHOLD = -3  # the constant M_MMAP_THRESHOLD in malloc.h
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -33,8 +34,9 @@ def run(main: Callable[[asyncio.Event], Coroutine[Any, Any, None]], grace: float
 
     The first SIGINT or SIGTERM sets the event that `main` waits for. Later signals are ignored,
     even while the process ends, so that its exit status is 0. The process ends at most `grace` +
-    `_OVERTIME` seconds later, even if a thread, such as one that loads a model, has not ended.
-    Daemon threads that still run when the interpreter has finished do not delay the end either.
+    `_OVERTIME` seconds after the first signal, even if a thread still runs, for example one that
+    loads a model. Daemon threads that run after the interpreter has finished do not delay the end
+    either.
 
     Args:
         main: the server; its argument is the event that it waits for.
@@ -64,11 +66,11 @@ def run(main: Callable[[asyncio.Event], Coroutine[Any, Any, None]], grace: float
         for each, handler in before.items():
             signal.signal(each, handler)
         raise
-    # The timer still runs: the interpreter waits for threads that are not daemons.
+    # The timer continues, because the interpreter now waits for threads that are not daemons.
 
 
 def _leave_threads(timer: threading.Thread) -> None:
-    """End the process at once if an engine's thread still runs.
+    """End the process immediately if an engine's thread still runs.
 
     A daemon thread that returns from C++ after the interpreter has ended would abort the process.
     """
@@ -89,20 +91,20 @@ def return_large_blocks() -> None:
 def tune() -> None:
     """Tune the interpreter after the models are loaded."""
     sys.setswitchinterval(_SWITCH_INTERVAL)
-    gc.freeze()  # exclude the existing objects, which stay, from collections
+    gc.freeze()  # exclude the existing objects, which live as long as the process, from collections
     gc.set_threshold(_GARBAGE_THRESHOLD)
 
 
 def open_standard_streams() -> None:
     """Open descriptors 0 to 2 on the null device if the program was started without them.
 
-    Otherwise a socket would get one of these numbers, and uvloop refuses to close it.
+    Without this, a socket could get one of these numbers, which uvloop refuses to close.
     """
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+            os.open(os.devnull, os.O_RDWR)  # opens the lowest free number
 
 
 def raise_open_files() -> None:

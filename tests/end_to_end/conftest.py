@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import Once
+
 QUICK = (
     "data.train_split=train[:128]",
     "data.validation_split=validation[:32]",
@@ -28,17 +30,20 @@ def keras_cnns(*arguments: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def run_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("runs") / "quick"
-    overrides = [argument for override in QUICK for argument in ("--set", override)]
-    printed = keras_cnns("train", "--recipe", "digits-resnet20", "--run", str(path), *overrides)
-    assert "test accuracy" in printed
-    return path
+def run_directory(once: Once) -> Path:
+    def fill(directory: Path) -> None:
+        overrides = [argument for override in QUICK for argument in ("--set", override)]
+        path = str(directory / "quick")
+        printed = keras_cnns("train", "--recipe", "digits-resnet20", "--run", path, *overrides)
+        assert "test accuracy" in printed
+
+    return once("quick-run", fill) / "quick"
 
 
 @pytest.fixture(scope="session")
-def model_repository(tmp_path_factory: pytest.TempPathFactory, run_directory: Path) -> Path:
-    path = tmp_path_factory.mktemp("models")
-    printed = keras_cnns("export", str(run_directory), "--to", str(path / "quick"))
-    assert "compared with Keras on 32 images" in printed
-    return path
+def model_repository(once: Once, run_directory: Path) -> Path:
+    def fill(directory: Path) -> None:
+        printed = keras_cnns("export", str(run_directory), "--to", str(directory / "quick"))
+        assert "compared with Keras on 32 images" in printed
+
+    return once("quick-models", fill)

@@ -26,6 +26,26 @@ def test_the_pages_tables_are_those_of_the_script() -> None:
     assert {name: text.rstrip("\n") for name, text in found} == tables
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "cannot read the inputs {}: No such file"), ("{", "the inputs {} are not JSON: ")],
+)
+def test_inputs_that_cannot_be_read_are_named(
+    content: str | None,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / "inputs.json"
+    if content is not None:
+        path.write_text(content)
+    monkeypatch.setattr("sys.argv", [str(SCRIPT), "--inputs", str(path)])
+    with pytest.raises(SystemExit):
+        NAMES["main"]()
+    assert message.format(path) in capsys.readouterr().err
+
+
 def test_the_counts_are_those_of_the_models() -> None:
     counted = cost(build("resnet20"))
     assert INPUTS["models"]["resnet20"] == {

@@ -15,6 +15,7 @@ from keras_cnns_export import export
 from keras_cnns_export.formats import FORMATS
 from keras_cnns_export.formats.openvino import has_bfloat16
 from keras_cnns_export.options import Quantization
+from tests.conftest import Once
 
 LABELS = ("ant", "bee", "cat", "dog's", "Érable")
 SHAPE = (12, 10, 3)
@@ -93,21 +94,24 @@ def trained() -> tuple[Any, Images, Images]:
 
 
 @pytest.fixture(scope="session")
-def all_formats(tmp_path_factory: pytest.TempPathFactory, trained: Any) -> Path:
+def all_formats(once: Once, request: pytest.FixtureRequest) -> Path:
     """A published version with every format that this machine can prove."""
-    model, images, classes = trained
-    cut = slice(256, None)
-    return export(
-        model,
-        tmp_path_factory.mktemp("models") / "trained",
-        labels=LABELS,
-        formats=[
-            name for name, row in FORMATS.items() if row.precision != "bfloat16" or has_bfloat16()
-        ],
-        samples=("test", (images[cut], classes[cut])),
-        training_samples=(images[:256], classes[:256]),
-        quantization=Quantization(samples=100),
-    )
+    names = [name for name, row in FORMATS.items() if row.precision != "bfloat16" or has_bfloat16()]
+
+    def fill(directory: Path) -> None:
+        model, images, classes = request.getfixturevalue("trained")
+        cut = slice(256, None)
+        export(
+            model,
+            directory / "trained",
+            labels=LABELS,
+            formats=names,
+            samples=("test", (images[cut], classes[cut])),
+            training_samples=(images[:256], classes[:256]),
+            quantization=Quantization(samples=100),
+        )
+
+    return once("all-formats", fill) / "trained" / "1"
 
 
 @pytest.fixture(scope="session")

@@ -83,7 +83,7 @@ def test_a_keras_file_is_published_with_its_labels(
         (
             ["x.keras", "--to", "models/x", "--labels", "absent.txt"],
             2,
-            "No such file or directory: 'absent.txt'",
+            "cannot read absent.txt: No such file or directory",
         ),
     ],
 )

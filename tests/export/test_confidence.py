@@ -51,7 +51,10 @@ def test_an_accuracy_that_is_not_reached_has_no_threshold(all_formats: Path, ver
     assert content["confidence"]["samples"] == 70
     assert all(row["min_accuracy"] is None for row in content["confidence"]["thresholds"])
     assert "threshold" not in summary(version)
-    assert "threshold 0: 100.00% of the images reach it" in summary(all_formats)
+    assert (
+        "no threshold is needed for an accuracy of 98%: without one, 100.00% of the answers are "
+        "correct (test)"
+    ) in summary(all_formats)
 
 
 def test_generated_images_give_no_thresholds(tmp_path: Path, tiny: Any) -> None:

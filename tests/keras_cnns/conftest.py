@@ -13,6 +13,7 @@ from keras_cnns.recipes import DataConfig, Recipe, load_recipe
 from keras_cnns.report import write_report
 from keras_cnns.training import Run, train
 from keras_cnns.training.folds import collect_out_of_fold, train_folds
+from tests.conftest import Once
 
 # Enough to be real, and little enough to take seconds.
 QUICK = (
@@ -98,18 +99,20 @@ def runs(finished_run: Run) -> Path:
 
 
 @pytest.fixture(scope="session")
-def planted_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def planted_folder(once: Once) -> Path:
     """A folder of images with wrong labels; see `planted`."""
-    return planted.fill(tmp_path_factory.mktemp("planted") / "photos")
+    return once("planted", lambda directory: planted.fill(directory / "photos")) / "photos"
 
 
 @pytest.fixture(scope="session")
-def trained_folds(planted_folder: Path) -> Path:
+def trained_folds(once: Once, planted_folder: Path) -> Path:
     """The directory of trained folds of that folder."""
-    directory = planted_folder.with_name("folds")
-    with pytest.MonkeyPatch.context() as patch:
-        planted.register(patch)
-        recipe = planted.make_recipe(planted_folder)
-        assert len(list(train_folds(recipe, directory, planted.FOLDS))) == planted.FOLDS
-        collect_out_of_fold(directory, planted.FOLDS)
-    return directory
+
+    def fill(directory: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            planted.register(patch)
+            recipe = planted.make_recipe(planted_folder)
+            assert len(list(train_folds(recipe, directory, planted.FOLDS))) == planted.FOLDS
+            collect_out_of_fold(directory, planted.FOLDS)
+
+    return once("folds", fill)

@@ -1,5 +1,6 @@
 """The command line: help, errors and output."""
 
+import errno
 import re
 import subprocess
 import sys
@@ -125,6 +126,83 @@ def test_an_error_is_short_and_debug_adds_the_traceback(
     assert "Traceback" not in error
     assert run(app, [*arguments, "--debug"], "keras-cnns") == status
     assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.fixture
+def unwritable(tmp_path: Path) -> Path:
+    """Return a path below a file, where nobody can write, not even root."""
+    (tmp_path / "file").write_text("x")
+    return tmp_path / "file" / "new"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("train", "--recipe", "digits-resnet20", "--run"),
+        ("train", "--recipe", "digits-resnet20", "--find-lr", "--run"),
+        ("tune", "digits-resnet20", "--run"),
+        ("lab", "run", "saddle", "--to"),
+        ("card", "RUN", "--to"),
+        ("predict", "RUN", __file__, "--to"),
+    ],
+    ids=" ".join,
+)
+def test_a_path_that_cannot_be_written_is_named_in_one_sentence(
+    command: tuple[str, ...],
+    unwritable: Path,
+    finished_run: Run,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    to = unwritable.with_suffix(".csv") if command[0] == "predict" else unwritable
+    arguments = [str(finished_run.path) if each == "RUN" else each for each in command]
+    assert run(app, [*arguments, str(to)], "keras-cnns") == 1
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message.startswith("keras-cnns")
+    assert message.endswith(f": {unwritable.parent} is a file, not a directory")
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            OSError(errno.EROFS, "Read-only file system", "/media/x"),
+            "cannot write /media/x: Read-only file system",
+        ),
+        (
+            OSError(errno.ENOSPC, "No space left on device", Path("x")),
+            "cannot write x: No space left on device; free space and give the same command again",
+        ),
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            "cannot write: No space left on device; free space and give the same command again",
+        ),
+        (
+            PermissionError(errno.EACCES, "Permission denied", b"x"),
+            "cannot write or read x: Permission denied",
+        ),
+        (
+            FileNotFoundError(errno.ENOENT, "No such file or directory", "/no/such/x"),
+            "cannot write or read /no/such/x: there is no directory /no/such",
+        ),
+        (ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"), "Connection refused"),
+        (OSError("a sentence"), "a sentence"),
+    ],
+)
+def test_an_error_of_the_system_is_a_sentence(error: OSError, message: str) -> None:
+    assert describe_error(error) == message
+
+
+def test_output_that_cannot_be_written_is_an_error() -> None:
+    """Python would ignore an error at the end of the process, and print a part of a traceback."""
+    code = (
+        "import sys, typer; from keras_cnns.cli import run; app = typer.Typer(); "
+        "app.command()(lambda: print('x')); sys.exit(run(app, [], 'keras-cnns'))"
+    )
+    command = [sys.executable, "-c", code]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert re.fullmatch("keras-cnns: cannot write: No space left on device; .+\n", done.stderr)
 
 
 @pytest.mark.parametrize(

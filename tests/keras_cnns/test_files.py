@@ -1,10 +1,14 @@
-"""Text files from any editor: a byte order mark, line ends, and what is refused by line number."""
+"""Text files from any editor, and files that cannot be written."""
 
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from keras_cnns.files import read_labels, read_text
+from keras_cnns.files import describe_os_error, read_labels, read_text, write_text
+from keras_cnns.runs.answers import Answer, AnswerFile
 
 BOM = b"\xef\xbb\xbf"
 
@@ -47,3 +51,32 @@ def test_other_lines_and_encodings_are_refused(
 def test_text_has_no_byte_order_mark_and_one_kind_of_line_end(tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_bytes(BOM + b"a = 1\r\nb = 2\r")
     assert read_text(tmp_path / "a.toml") == "a = 1\nb = 2\n"
+
+
+@contextmanager
+def full() -> Iterator[None]:
+    """A limit of the size of files takes the place of a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
+    try:
+        yield
+    finally:  # pytest's own output may go to a file
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_an_error_of_a_write_names_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    with pytest.raises(OSError, match="File too large") as caught, full():
+        write_text(path, "x" * 100)
+    assert describe_os_error(caught.value) == f"cannot write {path}: File too large"
+    assert not list(tmp_path.iterdir())
+
+
+def test_rows_that_cannot_be_written_name_their_file(tmp_path: Path) -> None:
+    path = tmp_path / "answers.csv"
+    with (
+        pytest.raises(OSError, match=rf"^cannot write {path}: File too large; .+ again$"),
+        full(),
+        AnswerFile(path, 1) as file,
+    ):
+        file.append([Answer("a.png", (("cat", 0.5),))])

@@ -1,8 +1,8 @@
 """The table of formats, whose keys are the names in `formats=` and model.json.
 
-Each module of this package has the formats of one engine. It writes them into a version's directory
-and loads them as functions from images to named outputs, so that one loop compares all formats with
-Keras.
+Each module of this package contains the formats of one engine. Its functions write a format into a
+version's directory and load it as a function from images to named outputs, so that one loop can
+compare all formats with Keras.
 """
 
 from __future__ import annotations
@@ -23,21 +23,24 @@ if TYPE_CHECKING:
     from keras_cnns_export.batches import Array, Predict
     from keras_cnns_export.graph import Source
 
-_TIMED_RUNS, _TIMED_SECONDS = 20, 1.0  # timing ends at the first of both limits
+_TIMED_RUNS, _TIMED_SECONDS = 20, 1.0  # timing ends when the first of these limits is reached
 
 
 @dataclasses.dataclass(frozen=True)
 class Format:
     """How one format is written and loaded."""
 
-    write: Callable[[Source, Path], dict[str, Any]]  # into the version; returns model.json's entry
-    load: Callable[[Path], Predict]  # from the version's directory
+    # Writes into the version; returns the entry in model.json.
+    write: Callable[[Source, Path], dict[str, Any]]
+    load: Callable[[Path], Predict]  # loads from the version's directory
     files: tuple[str, ...]  # glob patterns relative to the version's directory
-    engine: str  # the library that runs it: "onnxruntime", "openvino", "tensorflow" or "litert"
+    # The library that runs the format: "onnxruntime", "openvino", "tensorflow" or "litert".
+    engine: str
     precision: str = "float32"  # or "bfloat16", "int8"; determines the permitted difference
-    requires: tuple[str, ...] = ()  # formats that are written before it, because it reads them
-    packages: tuple[str, ...] = ()  # import names of packages that come with an optional extra
-    extra: str = ""  # the optional extra
+    # Formats that must be written before this one, which reads their files.
+    requires: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()  # import names of the packages that it needs from the extra
+    extra: str = ""  # the extra of this distribution that installs them
 
 
 _openvino = functools.partial(Format, engine="openvino", packages=("openvino",), extra="openvino")
@@ -72,7 +75,7 @@ FORMATS: dict[str, Format] = {
 
 
 def in_order(names: Iterable[str]) -> list[str]:
-    """Return the requested formats, each after those that it requires.
+    """Return the requested formats, each after the formats that it requires.
 
     Raises:
         ExportError: a name is unknown, or the package of an optional format is not installed.
@@ -100,7 +103,7 @@ def in_order(names: Iterable[str]) -> list[str]:
 
 
 def leave_out(failed: str, names: Iterable[str]) -> str:
-    """Return an instruction for exporting without a failed format; "" if no other was requested.
+    """Return a hint on how to export without a failed format; "" if it is the only requested one.
 
     Args:
         failed: the format's name.

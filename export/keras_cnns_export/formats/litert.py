@@ -44,9 +44,9 @@ def load(version: Path) -> Predict:
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    """Suppress the log of the converter and the interpreter, even if the block fails.
+    """Suppress the logs of the converter and the interpreter, even if the block fails.
 
-    Their exceptions describe the error; the log only adds pages of the compiler's representation.
+    Their exceptions describe the error; the logs only add pages of the compiler's representation.
     """
     failures: list[Exception] = []
     with quiet_stderr():

@@ -1,8 +1,8 @@
-"""ONNX, by tf2onnx: the format that ONNX Runtime and keras-cnns-serve load.
+"""ONNX, written by tf2onnx: the format that ONNX Runtime and keras-cnns-serve load.
 
-The names are the serving graph's, the batch dimension is `N`, and `metadata_props` has the labels
-and the preprocessing as JSON. Opset 17 gives the cleanest graph: 18 turns the global average pool
-into a ReduceMean with an additional Transpose.
+Inputs and outputs have the names of the serving graph, the batch dimension is called `N`, and
+`metadata_props` contains the labels and the preprocessing as JSON. Opset 17 gives the cleanest
+graph: with opset 18, the global average pool becomes a ReduceMean with an additional Transpose.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 PATH = "model.onnx"
 FILES = (PATH,)
-_OPSETS = range(13, 19)  # tf2onnx ends at 18
+_OPSETS = range(13, 19)  # tf2onnx supports opsets up to 18
 
 
 def write(source: Source, version: Path) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def write(source: Source, version: Path) -> dict[str, Any]:
     simplify(model)
     for tensor in (*model.graph.input, *model.graph.output):
         tensor.type.tensor_type.shape.dim[0].dim_param = "N"
-    del model.graph.value_info[:]  # these shapes name the batch dimension by tf2onnx's own numbers
+    del model.graph.value_info[:]  # in these shapes, tf2onnx gives the batch dimension other names
     metadata = {
         "labels": json.dumps(list(source.labels), ensure_ascii=False),
         "preprocessing": json.dumps(dataclasses.asdict(source.preprocessing)),
@@ -99,7 +99,7 @@ def _check_external_data(path: Path) -> None:
 
 
 def convert(graph: ServingGraph, opset: int) -> Any:
-    """Return the serving function as an onnx.ModelProto, before the passes.
+    """Return the serving function as an onnx.ModelProto to which no pass was applied yet.
 
     Raises:
         ExportError: tf2onnx has no rule for one of the operations.

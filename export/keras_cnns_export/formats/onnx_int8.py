@@ -4,8 +4,9 @@ Activations must be uint8: on x86, ONNX Runtime has no kernel for int8 activatio
 operations in float. Every tensor gets its range from images of the training split; weights have one
 scale per channel. The logits stay in float, so that a softmax keeps its resolution.
 
-If that loses accuracy on those images, each node's sensitivity is measured (the error with this
-node alone in int8), and the most sensitive nodes return to float until the accuracy is kept.
+If the int8 model loses too much accuracy on these images, the sensitivity of each node is measured,
+which is the error with only this node in int8. The most sensitive nodes then stay in float, as many
+as the accuracy requires.
 """
 
 from __future__ import annotations
@@ -28,15 +29,16 @@ if TYPE_CHECKING:
 
 _PATH = "model.int8.onnx"
 FILES = (_PATH,)
-# The ranges are the extremes, or exclude outliers (by KL divergence, or beyond 99.999 % of the
-# values).
+# A range covers all values, or excludes outliers: by KL divergence, or beyond 99.999 % of the
+# values.
 METHODS = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
 _POOLS = ("MaxPool", "AveragePool", "GlobalAveragePool")
 _OPERATIONS = ("Conv", "MatMul", "Gemm", "Add", "Concat", "Relu", *_POOLS)
-_MIN_KEPT = 0.995  # fraction of the float accuracy; publication allows a loss twice as large
+# Minimum fraction of the float accuracy; publication allows a loss twice as large.
+_MIN_KEPT = 0.995
 _MAX_FLOAT = 0.25  # maximum fraction of nodes in float; with more, int8 gains little
-_PROBES = 64  # images on which a node's sensitivity is measured
-_CHUNK = 8  # images: calibration holds every activation of a chunk in memory
+_PROBES = 64  # number of images on which a node's sensitivity is measured
+_CHUNK = 8  # number of images; calibration holds all activations of a chunk in memory
 
 
 def write(source: Source, version: Path) -> dict[str, Any]:
@@ -80,13 +82,15 @@ class _Quantizer:
             from onnxruntime.quantization.calibrate import create_calibrator
         self.path, self.directory = path, directory
         nodes = onnx.load(path).graph.node
-        # Convolutions that sum squares for a local response normalization: their range is too wide.
+        # Convolutions that sum squares for a local response normalization; the range of a sum of
+        # squares is too wide for int8.
         roots = {node.input[0] for node in nodes if node.op_type == "Sqrt"}
         self.always_float = [
             node.name for node in nodes if node.op_type == "Conv" and node.output[0] in roots
         ]
         known = [node.name for node in nodes if node.op_type in _OPERATIONS]
-        self.nodes = [name for name in known if name not in self.always_float]  # become int8
+        # Nodes that may become int8.
+        self.nodes = [name for name in known if name not in self.always_float]
         self.reference = float_onnx.load_file(path)
         calibrator = create_calibrator(
             path,
@@ -96,7 +100,7 @@ class _Quantizer:
             providers=["CPUExecutionProvider"],
         )
         (name,) = (spec.name for spec in source.graph.inputs)
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints a line for each chunk
+        with contextlib.redirect_stdout(io.StringIO()):  # hides a line for each chunk
             for start in range(0, len(images), _CHUNK):
                 calibrator.collect_data(_Reader({name: images[start : start + _CHUNK]}))
             self.ranges = calibrator.compute_data()
@@ -111,7 +115,7 @@ class _Quantizer:
         with _quiet_root_logger():
             quantizer = QDQQuantizer(
                 model,
-                True,  # a scale per channel
+                True,  # one scale per channel
                 False,  # the full range of 8 bits
                 QuantType.QInt8,
                 QuantType.QUInt8,
@@ -135,10 +139,10 @@ class _Quantizer:
 
 
 def _sensitive_nodes(quantizer: _Quantizer, images: Array, labels: Array | None) -> list[str]:
-    """Return the nodes that stay in float to keep `_MIN_KEPT` of the accuracy on these images.
+    """Return the nodes that must stay in float to keep `_MIN_KEPT` of the accuracy on the images.
 
-    If a quarter of the nodes is not enough, return that quarter: the comparison on the validation
-    split then decides about publication.
+    If a quarter of the nodes in float is not enough, return the most sensitive quarter. The
+    comparison on the validation split then decides whether the format is published.
     """
     expected = _probabilities(quantizer.reference, images)
     target = expected.argmax(axis=1) if labels is None else labels
@@ -172,7 +176,7 @@ def _probabilities(predict: Predict, images: Array) -> Array:
 
 
 class _Reader:
-    """A data reader of one batch for ONNX Runtime's calibration."""
+    """A data reader for ONNX Runtime's calibration that yields one batch in chunks."""
 
     def __init__(self, batch: Mapping[str, Array]) -> None:
         self._batches = iter([batch])

@@ -1,4 +1,4 @@
-"""OpenVINO IR, by Keras' own export: one file for float32 and bfloat16, and one by NNCF for int8.
+"""OpenVINO IR: one file for float32 and bfloat16, written by Keras, and one for int8, by NNCF.
 
 On a CPU with bfloat16 instructions OpenVINO computes a float32 file in bfloat16 by default. Set
 INFERENCE_PRECISION_HINT to the precision that model.json names, as `load` does.
@@ -23,7 +23,8 @@ PATH = "openvino/model.xml"
 _INT8_PATH = "openvino/model.int8.xml"
 FILES = (PATH, "openvino/model.bin")
 INT8_FILES = (_INT8_PATH, "openvino/model.int8.bin")
-# An image's range has its extremes, or 99.99 % of its values; the mean over the images is used.
+# The range of an image covers all values, or 99.99 % of them; the mean range over the images is
+# used.
 _METHODS = {"minmax": "MEAN_MINMAX", "percentile": "MEAN_QUANTILE"}
 _HINTS = {"float32": "f32", "bfloat16": "bf16"}
 
@@ -38,15 +39,15 @@ def write(source: Source, version: Path) -> dict[str, Any]:
 
 
 def write_bfloat16(source: Source, version: Path) -> dict[str, Any]:
-    """Return the entry of the float32 file executed in bfloat16; write no further file.
+    """Return model.json's entry for running the float32 file in bfloat16, without writing a file.
 
     Raises:
         ExportError: this CPU has no bfloat16 instructions, so the format cannot be compared.
     """
     if not has_bfloat16():
         raise ExportError(
-            "openvino_bfloat16 cannot be proven here: this CPU has no bfloat16 instructions; "
-            "export on one that has them, or leave this format out"
+            "openvino_bfloat16 cannot be compared with Keras here: this CPU has no bfloat16 "
+            "instructions; export on a CPU that has them, or leave this format out"
         )
     return {"path": PATH}
 
@@ -81,7 +82,7 @@ def write_int8(source: Source, version: Path) -> dict[str, Any]:
     model = openvino.Core().read_model(version / PATH)
     one_by_one = nncf.Dataset([{name: images[index : index + 1]} for index in range(len(images))])
     estimator = getattr(RangeEstimatorParametersSet, _METHODS[method])
-    with contextlib.redirect_stdout(io.StringIO()):  # progress bars
+    with contextlib.redirect_stdout(io.StringIO()):  # hides progress bars
         quantized = nncf.quantize(
             model,
             one_by_one,
@@ -101,9 +102,8 @@ def load(version: Path, path: str = PATH, precision: str = "float32") -> Predict
 
     Args:
         version: the version's directory.
-        path: the .xml file, relative to it.
-        precision: the precision in which floating-point operations of the file are computed,
-            "float32" or "bfloat16".
+        path: the .xml file, relative to the version's directory.
+        precision: the precision of the floating-point operations, "float32" or "bfloat16".
     """
     import openvino
 

@@ -6,12 +6,12 @@
   `scores`, [N, K] each, in TensorFlow Serving's form for its Classify call.
 
 TensorFlow Serving runs the requests in `assets.extra/tf_serving_warmup_requests` when it loads a
-version, before it accepts others. The file is a TFRecord of PredictionLog messages. They are
-encoded here by their field numbers, because tensorflow-serving-api, the package with their classes,
-would be a large requirement for four nested messages.
+version, before it accepts others. The file is a TFRecord of PredictionLog messages. This module
+encodes the messages itself, by their field numbers, because the package with their classes,
+tensorflow-serving-api, would be a large requirement for four nested messages.
 
-TensorFlow is imported where it is used, as in every format's file, so that the table of formats is
-read without it.
+TensorFlow is imported inside the functions, as in the module of every format, so that the table of
+formats can be read without TensorFlow.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def write(source: Source, version: Path) -> dict[str, Any]:
     """Write the SavedModel and its warm-up requests into `version`; return model.json's entry.
 
     Raises:
-        OSError: the disk refused a file, with one of `DISK_ERRORS`.
-        tf.errors.OpError: TensorFlow failed otherwise.
+        OSError: a file cannot be written because of one of `DISK_ERRORS`.
+        tf.errors.OpError: TensorFlow failed for another reason.
     """
     import tensorflow as tf
 
@@ -77,10 +77,10 @@ def load(version: Path) -> Predict:
 
 @contextlib.contextmanager
 def disk_errors() -> Iterator[None]:
-    """Convert TensorFlow's exception for one of `DISK_ERRORS` within the block to an OSError.
+    """Convert exceptions in which TensorFlow reports one of `DISK_ERRORS` in the block to OSErrors.
 
-    TensorFlow has no exception for a full disk: a ResourceExhaustedError may also concern memory.
-    The message ends with the system's reason.
+    TensorFlow has no exception type for a full disk: a ResourceExhaustedError may also concern
+    memory. The message is searched instead, because it ends with the system's reason.
     """
     import tensorflow as tf
 
@@ -122,7 +122,7 @@ def _signatures(source: Source) -> dict[str, Any]:
 
 
 def _set_method(version: Path, signature: str, method: str) -> None:
-    """Set the method name of a signature: TensorFlow writes `predict` for every signature."""
+    """Set the method name of a signature, since TensorFlow writes `predict` for every signature."""
     from tensorflow.core.protobuf import saved_model_pb2
 
     path = version / _PATH

@@ -21,7 +21,7 @@ from keras_cnns_export.onnx_passes.normalization import (
     fold_into_convolution,
 )
 
-# A pass rewrites the graph around a node and returns True, or leaves it and returns False.
+# A pass rewrites the graph around a node and returns True, or changes nothing and returns False.
 _PASSES: tuple[Callable[[Graph, Any], bool], ...] = (
     transpose_first,
     fold_into_convolution,

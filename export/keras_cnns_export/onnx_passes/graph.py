@@ -16,14 +16,15 @@ class Graph:
         self.graph = model.graph
         self.constants = {tensor.name: tensor for tensor in self.graph.initializer}
         self._outputs = {output.name for output in self.graph.output}
-        self._sizes: dict[str, list[int]] = {}  # a pass never changes the value that a name denotes
+        # A cache, which stays valid because a pass never changes the value of a name.
+        self._sizes: dict[str, list[int]] = {}
 
     def producer(self, name: str) -> Any:
         """Return the node that computes a value, or None."""
         return next((node for node in self.graph.node if name in node.output), None)
 
     def only_consumer(self, name: str) -> Any:
-        """Return the only node that reads a value; None for several nodes or a graph output."""
+        """Return the only node that reads a value; None if it has several, or is a graph output."""
         consumers = [node for node in self.graph.node if name in _reads(node)]
         return consumers[0] if len(consumers) == 1 and name not in self._outputs else None
 
@@ -39,12 +40,12 @@ class Graph:
                 tensor.name: [size.dim_value for size in tensor.type.tensor_type.shape.dim][1:]
                 for tensor in (*inferred.value_info, *inferred.input)
             }
-        return self._sizes.setdefault(name, [])  # not inferred again for the same name
+        return self._sizes.setdefault(name, [])  # inferred once for each name
 
     def variable_and_constants(self, node: Any) -> tuple[str | None, list[str]]:
-        """Return a node's only input that is not a constant, and its constant inputs.
+        """Return a node's single non-constant input, and its constant inputs.
 
-        The first is None if the node has no such input, or several.
+        The former is None if the node has no non-constant input, or several.
         """
         variables = [name for name in node.input if name not in self.constants]
         constants = [name for name in node.input if name in self.constants]

@@ -1,7 +1,7 @@
-"""Passes that replace operations that ONNX Runtime computes slowly or wrongly.
+"""Passes that replace operations that are slow or wrong in ONNX Runtime.
 
-ONNX Runtime's LRN takes half of GoogLeNet's time, and its blocked layout ends at a Pad. It fuses a
-Pad of zeros into a MaxPool although a MaxPool pads with minus infinity.
+In ONNX Runtime, LRN takes half of GoogLeNet's time, and a Pad ends the blocked layout. A Pad of
+zeros is fused into a following MaxPool, although a MaxPool pads with minus infinity.
 """
 
 from typing import Any
@@ -46,9 +46,10 @@ def normalize_by_convolution(graph: Graph, node: Any) -> bool:
 def subsample_by_convolution(graph: Graph, node: Any) -> bool:
     """Compute the option A shortcut (He et al. 2015) with one convolution.
 
-    The shortcut takes every second pixel, by averaging windows of one pixel
-    (`keras_cnns.models.cpu_kernels.subsample`), and pads the channels with zeros. The kernel is the
-    identity; the convolution stays in the blocked layout, and the following sum is fused into it.
+    The shortcut selects every second pixel, by an average pool with windows of one pixel
+    (`keras_cnns.models.cpu_kernels.subsample`), and pads the channels with zeros. The kernel of the
+    new convolution is the identity. The convolution stays in the blocked layout, and ONNX Runtime
+    fuses the following sum into it.
     """
     before = graph.producer(node.input[0]) if node.op_type == "Pad" else None
     pads = graph.value(node.input[1]) if before is not None else None
@@ -58,7 +59,7 @@ def subsample_by_convolution(graph: Graph, node: Any) -> bool:
     if (
         pool["kernel_shape"] != [1, 1]
         or any(pool.get("pads", []))
-        or pads[[0, 2, 3, 4, 6, 7]].any()  # it pads more axes than the channels
+        or pads[[0, 2, 3, 4, 6, 7]].any()  # it also pads other axes than the channels
         or not _pads_zeros(graph, node)
         or graph.only_consumer(before.output[0]) is not node
         or not sizes
@@ -92,10 +93,11 @@ def pad_in_pool(graph: Graph, node: Any) -> bool:
         not (is_positive or (len(sizes) == 3 and all(sizes[1:])))
         or not _pads_zeros(graph, before)
         or any(pool.get("pads", []))
-        or pool.get("ceil_mode")  # a window that begins in the padding would be left out
+        or pool.get("ceil_mode")  # then a window that begins in the padding would be dropped
         or pool.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID")
         or around.min() < 0
-        or (around >= 2 * pool["kernel_shape"]).any()  # both begins, then both ends
+        # Twice: the padding at the start, and the padding at the end.
+        or (around >= 2 * pool["kernel_shape"]).any()
         or graph.only_consumer(before.output[0]) is not node
     ):
         return False
@@ -111,7 +113,7 @@ def pad_in_pool(graph: Graph, node: Any) -> bool:
 
 
 def _border(sizes: list[int], around: Any, pool: dict[str, Any]) -> Any:
-    """Return 0 where a pool's window reaches into the padding, and minus infinity elsewhere.
+    """Return an array with 0 where a pool's window overlaps the padding, else minus infinity.
 
     Args:
         sizes: H and W before the padding.

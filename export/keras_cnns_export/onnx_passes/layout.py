@@ -8,7 +8,8 @@ from onnx import helper
 from keras_cnns_export.onnx_passes.graph import Graph, rewired
 
 _TO_CHANNELS_FIRST, _TO_CHANNELS_LAST = [0, 3, 1, 2], [0, 2, 3, 1]
-_ELEMENTWISE = ("Cast", "Slice", "Mul", "Add", "Sub", "Div")  # commute with a Transpose
+# Operations that commute with a Transpose.
+_ELEMENTWISE = ("Cast", "Slice", "Mul", "Add", "Sub", "Div")
 
 
 def transpose_first(graph: Graph, node: Any) -> bool:
@@ -25,7 +26,7 @@ def transpose_first(graph: Graph, node: Any) -> bool:
     if source is None or len(graph.sizes(source)) != 3:
         return False
     if before.op_type == "Slice":
-        if len(values) < 3:  # the third constant is the axes, which are optional
+        if len(values) < 3:  # the third constant contains the axes, which are optional
             return False
         values[2] = np.array(
             [_TO_CHANNELS_FIRST.index(axis % 4) for axis in values[2]], values[2].dtype
@@ -68,6 +69,6 @@ def flatten_channels_first(graph: Graph, node: Any) -> bool:
 
 
 def _permutation(node: Any) -> list[int] | None:
-    """Return the axes of a Transpose; None for another node, or for the default, which reverses."""
+    """Return the axes of a Transpose; None for another node, or for a Transpose without axes."""
     has_axes = node.op_type == "Transpose" and node.attribute
     return list(node.attribute[0].ints) if has_axes else None

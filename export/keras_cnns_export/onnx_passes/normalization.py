@@ -1,4 +1,4 @@
-"""Passes on batch normalization: folded into a convolution, or one node instead of two."""
+"""Passes that fold batch normalization into a convolution, or express it by a single node."""
 
 from typing import Any
 
@@ -35,7 +35,7 @@ def fold_into_convolution(graph: Graph, node: Any) -> bool:
 
 
 def as_batch_normalization(graph: Graph, node: Any) -> bool:
-    """Replace a Mul and an Add of channels by a BatchNormalization with mean 0 and variance 1.
+    """Replace a channelwise Mul and Add by a BatchNormalization with mean 0 and variance 1.
 
     The source must be known to have as many channels as the scale. With fewer, the Mul broadcasts,
     as in a LayerNormalization, whose reciprocal deviation [N, 1, H, W] is multiplied by gamma.
@@ -65,7 +65,7 @@ def as_batch_normalization(graph: Graph, node: Any) -> bool:
 
 
 def _affine(graph: Graph, node: Any) -> tuple[str, Any, Any] | None:
-    """Return a node's input, scale [C] or [1] and offset, if these are all that it computes."""
+    """Return a node's input, scale [C] or [1] and offset; None if it computes anything else."""
     if node.op_type == "BatchNormalization":
         parts = [graph.value(name) for name in node.input[1:]]
         if any(part is None for part in parts):
@@ -84,8 +84,8 @@ def _affine(graph: Graph, node: Any) -> tuple[str, Any, Any] | None:
 def _channelwise(graph: Graph, node: Any) -> tuple[str, Any] | None:
     """Return the input of a Mul or Add and its constant [C] or [1], or None for another node.
 
-    None is also returned for the scaling of the graph's input after its cast, which is not a
-    normalization.
+    The scaling of the graph's input, which follows its cast, is no normalization: None is returned
+    for it too.
     """
     if node.op_type not in ("Mul", "Add"):
         return None

@@ -11,7 +11,7 @@ from tf2onnx.handler import tf_op
 
 @tf_op("Erfc")
 class Erfc:
-    """erfc(x) = 1 - erf(x): TensorFlow's gelu since 2.17 (onnx/tensorflow-onnx#2347)."""
+    """erfc(x) = 1 - erf(x), which gelu uses since TensorFlow 2.17 (onnx/tensorflow-onnx#2347)."""
 
     @classmethod
     def version_9(cls, graph: Any, node: Any, **_: Any) -> None:
@@ -22,7 +22,7 @@ class Erfc:
 
 @tf_op("Expm1")
 class Expm1:
-    """expm1(x) = exp(x) - 1: TensorFlow's celu."""
+    """expm1(x) = exp(x) - 1, which TensorFlow's celu uses."""
 
     @classmethod
     def version_6(cls, graph: Any, node: Any, **_: Any) -> None:

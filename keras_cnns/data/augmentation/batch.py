@@ -25,11 +25,12 @@ def augment_batch(
         images: uint8 [N, H, W, C].
         labels: int64 [N].
         config: the augmentation; mixing needs `classes`.
-        start: the position of the batch's first image, which determines all random numbers.
+        start: the position of the batch's first image in the training, which determines all random
+            numbers.
         classes: the number of classes, K, to return targets float32 [N, K]; None returns labels.
         class_weights: float32 [K]; each target is multiplied by the weight of its class before
-            mixing, so that the weight of a mixed image is the sum of both images' weights times
-            their lambdas.
+            mixing. The weight of a mixed image is therefore lambda times the weight of the first
+            image plus 1 - lambda times the weight of the second.
     """
     count = tf.shape(labels)[0]
     draws = draw_uniform(start, count, _DRAWS)
@@ -59,7 +60,7 @@ def augment_batch(
 
 
 def mixes_images(config: AugmentationConfig) -> bool:
-    """Return whether each image is mixed with the next one of the epoch."""
+    """Return whether each image is mixed with the next image of the epoch."""
     return bool(config.mixup_alpha or config.cutmix_alpha)
 
 
@@ -87,7 +88,7 @@ def shift_and_flip(
 def erase(
     images: tf.Tensor, draws: tf.Tensor, noise: tf.Tensor, *, probability: float
 ) -> tf.Tensor:
-    """Fill a rectangle with noise: 2 to 40 % of the area, sides 0.3 to 1/0.3: [N, H, W, C].
+    """Fill a rectangle with noise: 2 to 40 % of the area, aspect ratio 0.3 to 1/0.3: [N, H, W, C].
 
     Args:
         images: pixels [N, H, W, C].
@@ -101,7 +102,7 @@ def erase(
     """
     area = 0.02 + draws[:, 1] * (0.4 - 0.02)
     ratio = tf.exp((2 * draws[:, 2] - 1) * tf.math.log(1 / 0.3))
-    # Fractions of the height and the width; a side that is longer than the image is cut.
+    # The sides as fractions of the image's height and width; longer sides are cut to 1.
     sides = tf.minimum(tf.sqrt(tf.stack([area * ratio, area / ratio], axis=1)), 1.0)
     corner = draws[:, 3:5] * (1 - sides)
     inside = inside_rectangle(images, corner, corner + sides)

@@ -12,7 +12,7 @@ KEYS = 8  # seeds per image, of two numbers each: crop (1), jitter (3), RandAugm
 def bring_to_size(
     image: tf.Tensor, preprocessing: Preprocessing, config: AugmentationConfig, keys: tf.Tensor
 ) -> tf.Tensor:
-    """Crop the centre, or an Inception crop: raw pixels [h, w, c] -> uint8 [H, W, C]."""
+    """Crop the centre, or a random Inception crop: raw pixels [h, w, c] -> uint8 [H, W, C]."""
     if config.inception_crop:
         cropped = inception_crop(image, preprocessing.size, keys[0])
         return to_channels(cropped, preprocessing.channels)
@@ -25,7 +25,7 @@ def changes_colors(config: AugmentationConfig) -> bool:
 
 
 def change_colors(image: tf.Tensor, config: AugmentationConfig, keys: tf.Tensor) -> tf.Tensor:
-    """Jitter the colours and apply RandAugment, as configured: uint8 [H, W, C] -> same."""
+    """Jitter colours and apply RandAugment, as configured: uint8 [H, W, C] -> uint8 [H, W, C]."""
     if config.color_jitter:
         image = jitter_colors(image, config.color_jitter, keys[1:4])
     if config.rand_augment_num_ops:

@@ -1,4 +1,4 @@
-"""Targets: one-hot, smoothed, and mixed with those of another image."""
+"""Targets: one-hot, smoothed, and mixed with the target of another image."""
 
 import numpy as np
 import tensorflow as tf
@@ -24,7 +24,7 @@ def mix(
     mixup_alpha: float,
     cutmix_alpha: float,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Mix each image and target with the next one of the batch, and the last with the first.
+    """Mix each image and target with those at the next index, and the last with the first.
 
     Args:
         images: pixels [N, H, W, C].
@@ -32,8 +32,8 @@ def mix(
         draws: random numbers in [0, 1), [N, 4]: MixUp or CutMix, lambda, and the vertical and
             horizontal position of CutMix's rectangle.
         mixup_alpha: MixUp draws lambda from Beta(alpha, alpha); 0 disables MixUp.
-        cutmix_alpha: the same for CutMix; if both alphas are above 0, MixUp and CutMix are applied
-            to half of the images each.
+        cutmix_alpha: the same for CutMix; if both alphas are above 0, MixUp is applied to half of
+            the images, and CutMix to the other half.
     """
     others, other_targets = tf.roll(images, -1, axis=0), tf.roll(targets, -1, axis=0)
     results = []
@@ -62,9 +62,9 @@ def cutmix(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Paste a rectangle of the other image; return the mixed image and its lambda.
 
-    The rectangle's area is 1 - lambda of the image's. A rectangle that extends beyond the image is
-    cut at its edge. The returned lambda is therefore the fraction of the first image's pixels that
-    remain.
+    The area of the rectangle is 1 - lambda times the area of the image. If the rectangle extends
+    beyond the image, it is cut at the edge, and its area becomes smaller. The returned lambda is
+    therefore the fraction of pixels that still show the first image.
 
     References:
         Yun et al. 2019, CutMix (arXiv:1905.04899), equations 1 and 2.
@@ -78,7 +78,7 @@ def cutmix(
 
 
 def beta(draws: tf.Tensor, alpha: float) -> tf.Tensor:
-    """Transform uniform numbers to the distribution Beta(alpha, alpha): [N] -> [N]."""
+    """Transform uniformly distributed numbers to Beta(alpha, alpha): [N] -> [N]."""
     quantiles = betaincinv(alpha, alpha, np.linspace(0, 1, _QUANTILES + 1)).astype(np.float32)
     position = draws * _QUANTILES
     below = tf.cast(position, tf.int32)

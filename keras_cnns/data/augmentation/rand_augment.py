@@ -9,18 +9,19 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-_FILL = 125.0  # the level of pixels that are moved in from outside the image
+_FILL = 125.0  # the level of pixels that come from outside the image
 # Image float32 [H, W, C] with levels 0 to 255, strength in [-1, 1] -> image.
 _Operation = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
 def rand_augment(image: tf.Tensor, layers: int, magnitude: float, key: tf.Tensor) -> tf.Tensor:
-    """Apply uniformly drawn operations one after another: uint8 [H, W, C] -> same.
+    """Apply uniformly drawn operations one after another: uint8 [H, W, C] -> uint8 [H, W, C].
 
     Args:
         image: pixels.
         layers: the number of operations.
-        magnitude: the strength of each operation, 0 to 10; its direction is drawn.
+        magnitude: the strength of each operation, 0 to 10; the direction of each is drawn at
+            random.
         key: a seed, int32 [2].
     """
     pixels = tf.cast(image, tf.float32)
@@ -69,7 +70,7 @@ def _posterize(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
 
 
 def _solarize(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
-    """Invert the levels at and above a threshold, which falls from 256 to 0 with the strength."""
+    """Invert the levels from a threshold on; the stronger, the lower the threshold, 256 to 0."""
     return tf.where(image < 256 * (1 - tf.abs(strength)), image, 255 - image)
 
 
@@ -80,7 +81,7 @@ def _rotate(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
 
 
 def _blend(image: tf.Tensor, other: tf.Tensor | float, strength: tf.Tensor) -> tf.Tensor:
-    """Interpolate between another image (factor 0) and the image (factor 1), or extrapolate."""
+    """Interpolate or extrapolate between another image (factor 0) and the image (factor 1)."""
     return other + (image - other) * (1 + 0.9 * strength)
 
 
@@ -103,7 +104,7 @@ def _move(
     right: float | tf.Tensor = 0.0,
     down: float | tf.Tensor = 0.0,
 ) -> tf.Tensor:
-    """Move each pixel by a linear map about the centre and a shift."""
+    """Transform the image by a linear map about its centre and a shift."""
     height, width, _ = image.shape
     centre = tf.constant([(width - 1) / 2, (height - 1) / 2])
     rows = tf.convert_to_tensor([x_row, y_row])
@@ -119,8 +120,8 @@ def _move(
     )[0]
 
 
-# The operations and their ranges are those of the paper's appendix and of torchvision. Changing the
-# order would change the result for a seed.
+# The operations and their ranges are as in the paper's appendix and in torchvision. Another order
+# would change the result for a seed.
 OPERATIONS: dict[str, _Operation] = {
     "identity": lambda image, _: image,
     "auto_contrast": _auto_contrast,

@@ -1,8 +1,8 @@
 """Random numbers for each image of an epoch, which depend on (seed, epoch, index) alone.
 
-TensorFlow's Philox generator is counter-based: number n of a stream is a function of the stream's
-key and of n. So the numbers for any range of an epoch's images can be drawn directly, without
-drawing earlier ones.
+TensorFlow's Philox generator is counter-based: the n-th number of a stream is a function of the
+stream's key and of n. The numbers for any range of an epoch's images can therefore be drawn without
+drawing the numbers before them.
 """
 
 from typing import Any, NamedTuple
@@ -13,11 +13,12 @@ NOISE_STREAM = 2
 _KEYS_STREAM = 1  # stream 0 is the default of `draw_uniform`
 _PHILOX = 1
 _NUMBERS_PER_COUNT = 4
-_STREAM_STRIDE = 2**40  # between the seeds of two streams; a training's seed is smaller
+# Difference of the seeds of two streams; it exceeds the seed of any training.
+_STREAM_STRIDE = 2**40
 
 
 class Start(NamedTuple):
-    """The position of a batch's first image; each number is an int or a tensor int64 []."""
+    """The position of a batch's first image; each field is an int or a tensor int64 []."""
 
     seed: Any
     epoch: Any
@@ -25,16 +26,16 @@ class Start(NamedTuple):
 
 
 def permute(indices: tf.Tensor, count: int, seed: Any, epoch: Any) -> tf.Tensor:
-    """Return the images at these indices of an epoch's order: int64 [M] -> int64 [M]."""
+    """Return which images are at these indices in the order of an epoch: int64 [M] -> int64 [M]."""
     key = tf.stack([tf.cast(seed, tf.int64), tf.cast(epoch, tf.int64)])
     return tf.random.experimental.index_shuffle(indices, seed=key, max_index=count - 1)
 
 
 def draw_uniform(start: Start, count: Any, columns: int, *, stream: int = 0) -> tf.Tensor:
-    """Return numbers in [0, 1) for `count` images from `start` on: float32 [count, columns].
+    """Draw numbers in [0, 1) for `count` images from `start` on: float32 [count, columns].
 
-    Calls with different `columns` divide the same Philox stream differently; pass another `stream`
-    for independent numbers.
+    Calls with different `columns` cut the same stream of numbers into other rows, so their numbers
+    are not independent; for independent numbers, pass another `stream`.
     """
     key, counter, width = _open_stream(start, columns, stream)
     numbers = tf.raw_ops.StatelessRandomUniformV2(
@@ -44,7 +45,7 @@ def draw_uniform(start: Start, count: Any, columns: int, *, stream: int = 0) -> 
 
 
 def draw_keys(start: Start, count: Any, columns: int) -> tf.Tensor:
-    """Return seeds for TensorFlow's stateless operations: int32 [count, columns, 2]."""
+    """Draw seeds for TensorFlow's stateless operations: int32 [count, columns, 2]."""
     key, counter, width = _open_stream(start, 2 * columns, _KEYS_STREAM)
     numbers = tf.raw_ops.StatelessRandomUniformFullIntV2(
         shape=[count, width], key=key, counter=counter, alg=_PHILOX, dtype=tf.int32
@@ -53,7 +54,7 @@ def draw_keys(start: Start, count: Any, columns: int) -> tf.Tensor:
 
 
 def _open_stream(start: Start, columns: int, stream: int) -> tuple[tf.Tensor, tf.Tensor, int]:
-    """Return a generator's key, its counter at `start`, and the count of numbers per image."""
+    """Return a generator's key, its counter at `start`, and how many numbers an image has."""
     counts = -(-columns // _NUMBERS_PER_COUNT)
     seed = tf.cast(start.seed, tf.int64) + stream * _STREAM_STRIDE
     key, counter = tf.raw_ops.StatelessRandomGetKeyCounter(

@@ -15,7 +15,7 @@ from keras_cnns.recipes import DataConfig
 if TYPE_CHECKING:
     from keras_cnns.data.sources.folder.corrections import Corrections
 
-PIXELS_LIMIT = 2**29  # decoded images of at most so many bytes are kept in memory
+PIXELS_LIMIT = 2**29  # maximum number of bytes of decoded images that are kept in memory
 Pair = tuple[Any, Any]  # image uint8 [h, w, c], label int64 []
 
 
@@ -24,7 +24,7 @@ class Contents:
     """The keys and labels by which the images of a split are grouped.
 
     Attributes:
-        keys: for each image, a text that its copies and near-duplicates share.
+        keys: a text for each image, which is equal for its copies and near-duplicates.
         labels: the class of each image, int64 [N].
     """
 
@@ -38,14 +38,16 @@ class IndexedImages:
 
     Attributes:
         count: the number of images.
-        read: returns the decoded image at an index, int64 [], at its own size, and its label.
-        gather: returns images at the network's size and their labels from memory:
-            int64 [N] -> uint8 [N, H, W, C], int64 [N]; None if they are not kept in memory.
-        check_rest: if `read` checks each image and fails for a bad one, checks the images that have
-            not been read yet, and raises an error that lists all bad images.
-        path_of: returns the file of the image at an index, without reading it; None if the images
-            are not files of their own.
-        contents: returns the contents of all images; None if determining them needs the pixels.
+        read: a function that returns the image at an index, int64 [], decoded at its own size, and
+            its label.
+        gather: a function that returns images at the network's size, and their labels, from memory:
+            int64 [N] -> uint8 [N, H, W, C], int64 [N]; None if the images are not kept in memory.
+        check_rest: if `read` checks images, a function to call after an error: it checks the images
+            that were not read yet, and raises an error that lists all bad images.
+        path_of: a function that returns the file of the image at an index, without reading the
+            file; None if the images are not separate files.
+        contents: a function that returns the contents of all images; None if the pixels are needed
+            to determine the contents.
     """
 
     count: int
@@ -56,7 +58,7 @@ class IndexedImages:
     contents: Callable[[], Contents] | None = None
 
     def select(self, indices: np.ndarray) -> "IndexedImages":
-        """Return the images at some indices, int64 [M]; pixels in memory are not used."""
+        """Return the images at the given indices, int64 [M]; pixels in memory are not used."""
         read, path_of = self.read, self.path_of
         with tf.device("CPU"):
             chosen = tf.constant(indices, tf.int64)
@@ -103,9 +105,9 @@ class ImageStream:
 
     Attributes:
         count: the number of images.
-        encoded: returns a dataset of (encoded image, label) that begins at an index of an epoch's
-            order. The arguments are the order's key, int64 [2], or None for the order of the files,
-            and the index, int64 [].
+        encoded: a function that returns a dataset of (encoded image, label), beginning at an index
+            of an epoch. Its arguments are the key of the epoch's order, int64 [2], or None for the
+            order of the files, and the index, int64 [].
     """
 
     count: int
@@ -113,7 +115,7 @@ class ImageStream:
 
 
 class Source(Protocol):
-    """A data set that is opened for one command and reads nothing twice."""
+    """A data set that is opened for one command and reads each image at most once."""
 
     @property
     def corrections(self) -> "Corrections | None":
@@ -124,7 +126,7 @@ class Source(Protocol):
         """The names of the classes, K of them, in the order of their indices."""
 
     def fingerprint(self) -> str:
-        """Return a text that changes with the data: a hash, or a name and version.
+        """Return a text that identifies the data: a hash, or a name and version.
 
         Raises:
             ValueError: there is no such data set, or `data check` finds that its folder is bad.
@@ -136,11 +138,11 @@ class Source(Protocol):
         """Return a split's images.
 
         Args:
-            split: a split's name, or TFDS' slicing of one, such as `train[:45000]`.
+            split: a split's name, or a slice in TFDS' syntax, such as `train[:45000]`.
             check_first: check all files of a folder now; if False, the files of a split that does
                 not fit in memory are checked as they are read.
-            keep_pixels: if False, release the pixels that were kept, because the images are needed
-                at their own size.
+            keep_pixels: if False, release the kept pixels, because the caller needs the images at
+                their own size.
 
         Raises:
             ValueError: there is no such data set or split, or the split is empty.
@@ -168,7 +170,7 @@ def slice_split(counts: Mapping[str, int], split: str) -> tuple[str, int, int]:
 
     Args:
         counts: the number of images of each split.
-        split: a split's name, or TFDS' slicing of one, such as `train[:80%]`.
+        split: a split's name, or a slice in TFDS' syntax, such as `train[:80%]`.
 
     Raises:
         ValueError: there is no such split, or it is empty.

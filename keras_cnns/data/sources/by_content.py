@@ -1,27 +1,27 @@
-"""Splits by content: the hash of an image determines its split, so copies are never separated."""
+"""Splits by content: the hash of an image determines its split, so copies have the same split."""
 
 import hashlib
 from collections.abc import Iterable
 
 import numpy as np
 
-# Split that a data set lacks -> range of content fractions. Training images whose content fraction
-# lies in this range are moved to the split.
+# Missing split -> range of content fractions. Training images whose content fraction lies in this
+# range are moved to the split.
 FRACTIONS = {"validation": (0.0, 0.1), "test": (0.1, 0.2)}
 DIVIDED = ("train", "validation")  # the splits of `split_by_content`
 
 
 def content_fraction(digest: str) -> float:
-    """Return a number in [0, 1) from the SHA-256 of an image's content, in hexadecimal digits."""
+    """Return a number in [0, 1) for the SHA-256 of an image's content (hexadecimal digits)."""
     return int(digest[:8], 16) / 2**32
 
 
 def split_by_fraction(fraction: float, held_out: Iterable[str]) -> str:
-    """Return the split of an image with a content fraction.
+    """Return the split of an image whose content fraction is `fraction`.
 
     Args:
         fraction: see `content_fraction`.
-        held_out: the splits of `FRACTIONS` that are taken out of the training split.
+        held_out: the missing splits, keys of `FRACTIONS`, that are created from the training split.
     """
     splits = (name for name in held_out if FRACTIONS[name][0] <= fraction < FRACTIONS[name][1])
     return next(splits, "train")

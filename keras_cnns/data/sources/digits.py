@@ -44,8 +44,8 @@ class Digits(tfds.core.GeneratorBasedBuilder):
 def assign_splits(labels: np.ndarray) -> np.ndarray:
     """Return the split of each image, stratified by class: labels [N] -> names [N].
 
-    Each class is first permuted in a fixed way, because neighbouring images in the file come from
-    one writer, and every writer should be in all splits.
+    The images of a class are first permuted in a fixed way, because neighbouring images in the file
+    were written by the same person, and each person's images should be in all splits.
     """
     splits = np.empty(len(labels), dtype=object)
     generator = np.random.default_rng(0)

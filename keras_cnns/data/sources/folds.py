@@ -1,4 +1,4 @@
-"""Folds for cross-validation: a source whose validation split is one of K parts of the images."""
+"""Folds for cross-validation: a source whose validation split is one of K folds of the images."""
 
 import functools
 import hashlib
@@ -17,7 +17,8 @@ from keras_cnns.data.sources.folder.appearance import SIDE, measure_appearance
 from keras_cnns.data.sources.folder.near_duplicates import group_near_duplicates
 from keras_cnns.recipes import DataConfig
 
-# The contents of the latest data set that is not a folder; they do not depend on the fold.
+# The contents of the latest data set that is not a folder. They are kept because they are equal for
+# all folds.
 _known_contents: dict[DataConfig, Contents] = {}
 
 
@@ -29,8 +30,8 @@ class Pool:
         splits: the split to which each image belongs without folds, as the recipe names it.
         indices: the index of each image in that split, int64 [N].
         folds: the fold of each image, from 1 to K, int64 [N].
-        path_of: returns the file of the image at an index of the pool; None if the images are not
-            files of their own.
+        path_of: a function that returns the file of the image at an index of the pool; None if the
+            images are not separate files.
     """
 
     splits: tuple[str, ...]
@@ -125,7 +126,7 @@ class Folds:
         return _known_contents[config]
 
     def _check_classes(self, contents: Contents) -> None:
-        """Raise ValueError if a class is missing in the training images of some fold."""
+        """Raise ValueError if a class would be missing in the training images of a fold."""
         groups = dict(zip(contents.keys, contents.labels.tolist(), strict=True))
         counts = np.bincount(list(groups.values()), minlength=len(self.labels))
         if scarce := [label for label, count in zip(self.labels, counts, strict=True) if count < 2]:
@@ -140,15 +141,15 @@ def assign_folds(contents: Contents, count: int) -> np.ndarray:
     """Return the fold of each image, from 1 to `count`, int64 [N].
 
     Images with the same key form a group, which is in one fold. The groups of a class are shuffled
-    in a fixed way and sorted by size, the largest first. They are then assigned one by one to the
-    fold with the fewest images of the class, or, of several such folds, to the one with the fewest
-    images. scikit-learn's StratifiedGroupKFold has the same aim, but takes 19 s for 60,000 images
-    instead of 0.3 s.
+    in a fixed way and sorted by size, the largest first. Each group is then assigned to the fold
+    with the fewest images of the class. If there are several such folds, the fold with the fewest
+    images of all classes is chosen. scikit-learn's StratifiedGroupKFold has the same aim, but takes
+    19 s for 60,000 images instead of 0.3 s.
     """
     _, first, groups, sizes = np.unique(
         contents.keys, return_index=True, return_inverse=True, return_counts=True
     )
-    classes = contents.labels[first]  # the class of each group is that of its first image
+    classes = contents.labels[first]  # a group has the class of its first image
     generator = np.random.default_rng(0)
     fold_of_group = np.zeros(len(first), np.int64)
     totals = [0] * count

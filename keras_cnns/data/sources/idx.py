@@ -1,14 +1,14 @@
 """The idx files of MNIST, Fashion-MNIST, KMNIST and EMNIST, plain or gzip.
 
 A data set consists of four files, such as train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz,
-and two whose names begin with t10k (or test). An idx file has a header of big-endian numbers, which
-are the magic number 0x0801 (labels) or 0x0803 (images) and the size of each dimension, followed by
-one byte for each level or label (http://yann.lecun.com/exdb/mnist/). Debian's package
-dataset-fashion-mnist installs Fashion-MNIST in /usr/share/datasets/fashion-mnist.
+and two files whose names begin with t10k (or test). An idx file begins with big-endian numbers: the
+magic number 0x0801 (labels) or 0x0803 (images), and the size of each dimension. One byte for each
+level or label follows (http://yann.lecun.com/exdb/mnist/). Debian's package dataset-fashion-mnist
+installs Fashion-MNIST in /usr/share/datasets/fashion-mnist.
 
-The validation split is taken out of the training images by content, as for TFDS (`by_content.py`),
-so both have the same images in the same splits. EMNIST stores images column by column (Cohen et al.
-2017); they are transposed here, so that letters are upright. TFDS does not transpose them.
+The validation split is created from the training images by content (`by_content.py`), as for TFDS,
+so that a data set has the same splits in both forms. EMNIST stores images column by column (Cohen
+et al. 2017). They are transposed here, so that letters are upright; TFDS does not transpose them.
 """
 
 import functools
@@ -36,7 +36,8 @@ _NAME = re.compile(
 )
 _MAGIC = {"images": 0x0803, "labels": 0x0801}
 _DIMENSIONS = {"images": 3, "labels": 1}
-# Word in the folder's or the files' names -> names of the classes. Other sets have numbers.
+# Word in the name of the folder or the files -> names of the classes. The classes of other data
+# sets are named by their numbers.
 _CLASS_NAMES = {
     "fashion": ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker",
                 "Bag", "Ankle boot"),
@@ -55,14 +56,14 @@ class IdxSet:
 
 @functools.lru_cache(maxsize=2)
 def read_set(path: str) -> IdxSet:
-    """Read the four files of a data set, and take the validation split out of its training images.
+    """Read the four files of a data set, and create the validation split from its training images.
 
     Args:
-        path: the folder of the files; if it holds several sets, the folder and the beginning of the
-            file names, such as emnist/emnist-letters.
+        path: the folder of the files. If the folder contains several data sets, the path continues
+            with the beginning of the file names, such as emnist/emnist-letters.
 
     Raises:
-        ValueError: files are missing, or one is damaged; the message names it.
+        ValueError: files are missing, or a file is damaged; the message names the file.
     """
     files = find_files(path)
     digest = hashlib.sha256()
@@ -158,7 +159,8 @@ def _read_file(path: Path) -> np.ndarray:
     """Return the content of an idx file: images uint8 [N, H, W] or labels uint8 [N].
 
     Raises:
-        ValueError: it is not an idx file of unsigned bytes, or its size differs from its header.
+        ValueError: the file is not an idx file of unsigned bytes, or its size differs from its
+            header.
     """
     match = _NAME.fullmatch(path.name)
     assert match

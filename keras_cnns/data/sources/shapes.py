@@ -57,7 +57,7 @@ SHAPES: dict[str, _Distance] = {
 
 
 class Shapes:
-    """The shapes as a source: as many training images as the recipe asks for."""
+    """The shapes as a source, with the number of training images that the recipe specifies."""
 
     corrections = None
 
@@ -70,7 +70,7 @@ class Shapes:
         return f"shapes of {self._config.image_size} pixels, {self._config.num_examples} samples"
 
     def open(self, split: str, *, check_first: bool, keep_pixels: bool) -> IndexedImages:
-        """Return the images of train, validation or test, or of a slicing of one."""
+        """Return the images of a split (train, validation or test), or of a slice of a split."""
         training = self._config.num_examples
         evaluation = max(training // 10, len(SHAPES))
         counts = {"train": training, "validation": evaluation, "test": evaluation}

@@ -1,4 +1,4 @@
-"""TensorFlow Datasets as a source; a missing validation split is split off by content."""
+"""TensorFlow Datasets as a source; a missing validation split is created by content."""
 
 import functools
 import json
@@ -11,7 +11,7 @@ import tensorflow as tf
 from keras_cnns.cores import available_cores
 from keras_cnns.data.autotuning import without_autotuning
 from keras_cnns.data.preprocessing import preprocess
-from keras_cnns.data.sources import base, tfds_files
+from keras_cnns.data.sources import base, divisions, tfds_files
 from keras_cnns.data.sources.base import ImageStream, IndexedImages
 from keras_cnns.data.sources.by_content import DIVIDED, split_of
 from keras_cnns.recipes import DataConfig
@@ -20,8 +20,8 @@ from keras_cnns.recipes import DataConfig
 class TfdsSource:
     """A data set of TFDS.
 
-    If the recipe names a validation split that the data set lacks, it is taken out of the training
-    split by content.
+    If the data set lacks the validation split that the recipe names, the split is created from the
+    training images by content.
     """
 
     corrections = None
@@ -76,10 +76,10 @@ class TfdsSource:
 def divide_training(config: DataConfig) -> dict[str, IndexedImages]:
     """Divide the training split of a TFDS data set into training and validation by content.
 
-    Every image is read and decoded, because an image's split depends on its pixels, and a training
-    needs the sizes of its splits before the first step. If the images of a split take at most
-    `base.PIXELS_LIMIT` bytes at the network's size, they are kept, so that no further pass is
-    needed.
+    The split of an image depends on its pixels, and a training needs the sizes of its splits before
+    the first step. Every image is therefore read and decoded, unless the division of the same files
+    is cached. If the images of a split take at most `base.PIXELS_LIMIT` bytes at the network's
+    size, this pass keeps them, so that no further pass is needed.
 
     Raises:
         ValueError: the data set is too large to be split by content.
@@ -90,6 +90,17 @@ def divide_training(config: DataConfig) -> dict[str, IndexedImages]:
             f"{config.name} has no validation split, and is too large to take one out by content; "
             'name parts of its training split, such as "train[:95%]" and "train[95%:]"'
         )
+    cached = divisions.find(tfds_files.list_files(config.name, "train"), images.count)
+    if cached is not None:
+        return {
+            split: _select(images, np.flatnonzero(cached == number))
+            for number, split in enumerate(DIVIDED)
+        }
+    return _divide(images, config)
+
+
+def _divide(images: IndexedImages, config: DataConfig) -> dict[str, IndexedImages]:
+    """Divide images by their content in one pass, and cache the division."""
 
     def read(index: tf.Tensor) -> tuple[tf.Tensor, ...]:
         image, label = images.read(index)
@@ -98,34 +109,37 @@ def divide_training(config: DataConfig) -> dict[str, IndexedImages]:
     indices = tf.data.Dataset.range(images.count)
     decoded = without_autotuning(indices.map(read, num_parallel_calls=available_cores()))
     shape = (config.image_size, config.image_size, config.channels)
-    limit = base.PIXELS_LIMIT // int(np.prod(shape))  # images
+    limit = base.PIXELS_LIMIT // int(np.prod(shape))  # maximum number of images that are kept
     # The system allocates the memory of these arrays only as they are filled.
     pixels = {split: np.empty((min(limit, images.count), *shape), np.uint8) for split in DIVIDED}
-    chosen: dict[str, list[int]] = {split: [] for split in DIVIDED}
+    counts = dict.fromkeys(DIVIDED, 0)
+    division = np.empty(images.count, np.uint8)
     labels = np.empty(images.count, np.int64)
     for index, (image, prepared, label) in enumerate(decoded.as_numpy_iterator()):
         split = split_of(image)
-        if len(chosen[split]) < limit:
-            pixels[split][len(chosen[split])] = prepared
-        chosen[split].append(index)
-        labels[index] = label
-    return {
-        split: _select(images, indices, pixels.pop(split), labels)
-        for split, indices in chosen.items()
-    }
+        if counts[split] < limit:
+            pixels[split][counts[split]] = prepared
+        counts[split] += 1
+        division[index], labels[index] = DIVIDED.index(split), label
+    divisions.save(tfds_files.list_files(config.name, "train"), division)
+    divided = {}
+    for number, split in enumerate(DIVIDED):
+        chosen = np.flatnonzero(division == number)
+        kept = pixels.pop(split)[: len(chosen)]
+        is_whole = len(kept) == len(chosen)
+        divided[split] = _select(images, chosen, (kept, labels[chosen]) if is_whole else None)
+    return divided
 
 
 def _select(
-    images: IndexedImages, indices: list[int], pixels: np.ndarray, labels: np.ndarray
+    images: IndexedImages, indices: np.ndarray, kept: tuple[np.ndarray, np.ndarray] | None = None
 ) -> IndexedImages:
-    """Return the images at some indices; `pixels` holds all or only the first of these images."""
+    """Return the images at the given indices; `kept` contains their pixels and labels."""
     with tf.device("CPU"):
         chosen = tf.constant(indices, tf.int64)
-        kept = None
-        if len(indices) <= len(pixels):
-            kept = tf.constant(pixels[: len(indices)]), tf.constant(labels[indices])
+        tensors = kept and (tf.constant(kept[0]), tf.constant(kept[1], tf.int64))
     return IndexedImages(
         len(indices),
         lambda index: images.read(chosen[index]),
-        kept and (lambda indices: (tf.gather(kept[0], indices), tf.gather(kept[1], indices))),
+        tensors and (lambda rows: (tf.gather(tensors[0], rows), tf.gather(tensors[1], rows))),
     )

@@ -18,8 +18,8 @@ from keras_cnns.data.decoding import decode
 from keras_cnns.data.sources.base import ImageStream, IndexedImages, Pair, unknown_split
 from keras_cnns.data.sources.digits import Digits
 
-MEMORY_LIMIT = 2**30  # bytes of encoded images; a larger set is read in the order of its files
-_SHUFFLE_BUFFER = 10_000  # examples
+MEMORY_LIMIT = 2**30  # bytes of encoded images; a larger data set is read in the order of its files
+_SHUFFLE_BUFFER = 10_000  # number of examples
 _MAX_OPEN_FILES = 16
 _MIN_BLOCKS = 16  # minimum number of blocks of an epoch, if there are as many files
 
@@ -36,7 +36,8 @@ def open_builder(name: str) -> tfds.core.DatasetBuilder:
     except (tfds.core.DatasetNotFoundError, AssertionError, ValueError) as error:
         near = get_close_matches(name, {Digits.name, *tfds.list_builders()}, n=3)
         hint = f" Near names: {', '.join(near)}." if near else ""
-        reason = str(error).strip().partition("\n")[0] or "not found"  # the rest lists all sets
+        # The following lines list all data sets.
+        reason = str(error).strip().partition("\n")[0] or "not found"
         raise ValueError(f"there is no data set {name!r} ({reason}).{hint}") from None
     features = builder.info.features
     expected = {"image": tfds.features.Image, "label": tfds.features.ClassLabel}
@@ -48,7 +49,8 @@ def open_builder(name: str) -> tfds.core.DatasetBuilder:
         )
     if not builder.data_path.exists():
         print(f"preparing the data set {builder.info.full_name} (only once)", file=sys.stderr)
-        if isinstance(builder, Digits):  # this takes seconds, and downloads nothing
+        # Hide the progress, since this takes only seconds and downloads nothing.
+        if isinstance(builder, Digits):
             tfds.disable_progress_bar()
             with contextlib.redirect_stdout(io.StringIO()):
                 builder.download_and_prepare()
@@ -61,8 +63,9 @@ def open_builder(name: str) -> tfds.core.DatasetBuilder:
 def open_images(name: str, split: str) -> IndexedImages | ImageStream:
     """Open a split of a data set; nothing is read yet.
 
-    Array records are read one by one. A set of TFRecord files that takes at most `MEMORY_LIMIT`
-    bytes is read into memory, encoded, when its first image is needed; a larger one is a stream.
+    Array records are read one by one. TFRecord files of at most `MEMORY_LIMIT` bytes in total are
+    read into memory, still encoded, when the first image is needed. Larger data sets become a
+    stream.
 
     Raises:
         ValueError: there is no such data set or split, the split is empty, or its files are of a
@@ -92,6 +95,11 @@ def open_images(name: str, split: str) -> IndexedImages | ImageStream:
         return (decode(content) if content.dtype == tf.string else content), labels[index]
 
     return IndexedImages(count, read)
+
+
+def list_files(name: str, split: str) -> list[str]:
+    """Return the paths of the files that hold a split of a data set."""
+    return [str(path) for path in open_builder(name).info.splits[split].filepaths]
 
 
 def _read_into_memory(builder: tfds.core.DatasetBuilder, split: str) -> Pair:
@@ -139,10 +147,10 @@ def _read_files(
 ) -> tf.data.Dataset:
     """Return a dataset of (encoded image, label) that begins at an index of an epoch's order.
 
-    The shuffled files are grouped into blocks, and the examples are shuffled within each block. So
-    the files of earlier blocks need not be opened. Only the earlier examples of the first block
-    that is needed are read and dropped; these are at most 1 / `_MIN_BLOCKS` of the split, or one
-    file. Without shuffling, a block is one file, in which earlier examples are skipped.
+    The shuffled files are grouped into blocks, and the examples are shuffled within each block. The
+    blocks before the index therefore need not be opened. In the block with the index, the examples
+    before the index are read and dropped; they are at most 1 / `_MIN_BLOCKS` of the split, or one
+    file. Without shuffling, each block is one file, whose examples before the index are skipped.
 
     Args:
         builder: the data set's builder.
@@ -153,7 +161,7 @@ def _read_files(
     files = tf.constant([str(part.filename) for part in parts])
     skip = tf.constant([part.skip for part in parts], tf.int64)
     take = tf.constant([part.take for part in parts], tf.int64)
-    block_size = 1  # files
+    block_size = 1  # number of files
     if order is not None:
         permutation = tf.random.experimental.stateless_shuffle(tf.range(len(parts)), seed=order)
         files, skip, take = (tf.gather(values, permutation) for values in (files, skip, take))

@@ -16,7 +16,7 @@ from keras_cnns.report.page import Chart
 from keras_cnns.training.preparation import Preparation, prepare
 
 _EPOCHS = 24
-_NOISE = 0.5  # standard deviation of the noise's mean and of its standard deviation
+_NOISE = 0.5  # standard deviation of the two random parameters of the noise
 _NETWORKS = {
     "without batch norm": ("model.batch_normalization=false",),
     "with batch norm": (),
@@ -24,7 +24,7 @@ _NETWORKS = {
 }
 _WITHOUT, _WITH, _NOISY = _NETWORKS
 _LAYERS = ("stage1_block3_relu", "stage2_block3_relu", "stage3_block3_relu")
-_QUANTILES = (0.15, 0.50, 0.85)  # those of Ioffe and Szegedy's figure 1
+_QUANTILES = (0.15, 0.50, 0.85)  # the quantiles of figure 1 of Ioffe and Szegedy 2015
 _COMMON = (
     "model.name=resnet20",
     "data.train_split=train[:40%]",
@@ -48,7 +48,8 @@ class _Quantiles(keras.callbacks.Callback):
         self.values: list[np.ndarray] = []
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        # The scope discards the changes of a pass: moving averages and the state of seeds.
+        # The scope discards the changes of a forward pass to moving averages and to the state of
+        # seeds.
         with keras.StatelessScope():
             maps = [np.asarray(each) for each in self.inputs(self.images, training=True)]
         measured = np.full((len(maps), len(_QUANTILES), maps[-1].shape[-1]), np.nan)
@@ -83,20 +84,21 @@ def _run(seed: int, settings: Settings, report: Report) -> Measurements:
         networks[name] = {
             **curves,
             "drift": drift(values),
-            # The first channel, [layers][quantiles][epochs]; the paper's figure has one too.
+            # Only the first channel is kept, as [layers][quantiles][epochs]: the paper's figure has
+            # one channel too.
             "quantiles": np.moveaxis(values[..., 0], 0, -1).tolist(),
         }
     return {"networks": networks}
 
 
 def _loss(measured: Measurements, name: str) -> float:
-    """Return the training loss, averaged over all epochs: low if the training is fast."""
+    """Return the training loss averaged over all epochs, which is low if the training is fast."""
     losses = measured["networks"][name]["loss"]
     return float(np.mean([min(loss, 10) if math.isfinite(loss) else 10 for loss in losses]))
 
 
 def _drift_decades(measured: Measurements, name: str, other: str) -> float:
-    """Return log10 of the drift in one network divided by that in another."""
+    """Return log10(drift in one network / drift in another network)."""
     networks = measured["networks"]
     return math.log10(networks[name]["drift"] / networks[other]["drift"])
 
@@ -111,7 +113,7 @@ def _charts(measurements: Sequence[Measurements]) -> list[Chart | None]:
                 name: [each["networks"][name]["drift"] for each in measurements]
                 for name in _NETWORKS
             },
-            y="change of the median by the width",
+            y="change of the median / distance of the outer quantiles",
             log=True,
         ),
         *(
@@ -154,23 +156,24 @@ def _findings(measurements: Sequence[Measurements]) -> list[str]:
     most = max(drifts, key=lambda name: drifts[name])
     fastest = min(losses, key=lambda name: losses[name])
     sentences = [
-        f"The distributions drift most {most}. From epoch to epoch, the median moves by "
-        f"{drifts[_WITHOUT]:.3g} widths without batch norm, {drifts[_WITH]:.3g} with batch norm, "
-        f"and {drifts[_NOISY]:.3g} with batch norm and noise.",
-        f"The fastest training is that {fastest}, with a mean loss of {losses[fastest]:.3g} nats; "
-        f"it is {losses[_WITHOUT]:.3g} without batch norm and {losses[_NOISY]:.3g} with batch norm "
-        "and noise.",
-        "This page does not show why batch norm helps. If the noisy network drifts more and still "
-        "trains faster than the one without batch norm, then stable distributions are not needed "
-        "for its advantage; Santurkar et al. propose a smoother loss instead, which is not "
-        "measured here.",
+        f"The distributions drift most {most}. The drift is {drifts[_WITHOUT]:.3g} without batch "
+        f"norm, {drifts[_WITH]:.3g} with batch norm, and {drifts[_NOISY]:.3g} with batch norm and "
+        "noise. A drift of 1 means that from one epoch to the next, the median moves by the "
+        "distance between the outer quantiles.",
+        f"The training is fastest {fastest}: the mean loss is {losses[fastest]:.3g} nats. It is "
+        f"{losses[_WITHOUT]:.3g} nats without batch norm, and {losses[_NOISY]:.3g} nats with batch "
+        "norm and noise.",
+        "This page does not show why batch norm helps. If the network with noise drifts more than "
+        "the network without batch norm and still trains faster, then stable distributions are not "
+        "the reason for the advantage of batch norm. Santurkar et al. propose another reason, a "
+        "smoother loss, which is not measured here.",
     ]
     last = np.mean([each["networks"][_WITHOUT]["loss"][-1] for each in measurements])
     if not last < 0.9 * math.log(10):
         sentences.append(
-            "The network without batch norm has learned next to nothing in this time: its loss is "
-            f"{last:.3g} nats, and that of guessing is 2.3. Its drift is that of a network which "
-            "does not learn, so that the comparison needs more epochs before it says more."
+            "The network without batch norm has learned almost nothing in this time: its loss is "
+            f"{last:.3g} nats, and random guessing has a loss of 2.3 nats. Its drift is therefore "
+            "the drift of a network that does not learn. The comparison needs more epochs."
         )
     return sentences
 
@@ -178,45 +181,50 @@ def _findings(measurements: Sequence[Measurements]) -> list[str]:
 EXPERIMENT = Experiment(
     number=8,
     name="covariate-shift",
-    claim="Batch norm makes the distributions of activations more stable and training faster, but "
-    "the stability is not the reason: with noise after it they are less stable than without batch "
-    "norm, and training is still faster.",
+    claim="Batch norm makes the distributions of activations more stable and the training faster, "
+    "but the stability is not the reason for the faster training: with noise after batch norm, the "
+    "distributions are less stable than without batch norm, and the training is still faster.",
     source="Ioffe and Szegedy 2015, Batch Normalization, figure 1; Santurkar et al. 2018, How Does "
     "Batch Normalization Help Optimization?, figure 2",
-    varied="Batch norm: without, with, and with noise after it whose mean and standard deviation "
-    f"change in every step (both have a standard deviation of {_NOISE}).",
-    fixed="ResNet-20, its initial weights' distribution, two fifths of the "
-    "training images, the schedule (cosine from 0.005) and the number of epochs.",
-    measured="The 15, 50 and 85 % quantiles of the inputs of the last activation of each stage, on "
-    "one batch, for each channel; the drift, which is the change of a channel's median from epoch "
-    "to epoch divided by the distance of its outer quantiles; the training loss.",
-    look_at="In the figures of quantiles, compare how the middle line moves with the distance of "
-    "the outer lines. Then compare the order of the networks by drift with their order by loss.",
-    larger_run="A deeper network without batch norm becomes harder to train, so that the "
-    "differences of the loss grow with the depth: use resnet56, or --data fashion-mnist. The "
-    "drift depends on the learning rate; the same comparison at each network's own best learning "
-    "rate would test the claim harder.",
+    varied="Batch norm. Three networks are compared: one without batch norm, one with batch norm, "
+    "and one in which noise follows each batch norm. The mean and the standard deviation of the "
+    "noise change in every step; both are drawn from a normal distribution with a standard "
+    f"deviation of {_NOISE}.",
+    fixed="ResNet-20, the distribution of its initial weights, two fifths of the training images, "
+    "the learning rate schedule (cosine decay from 0.005) and the number of epochs.",
+    measured="The training loss, and the drift of the distributions. In every epoch, the 15, 50 "
+    "and 85 % quantiles of each channel are measured on one batch, at the input of the last "
+    "activation of each stage. The drift is the change of a channel's median from one epoch to the "
+    "next, divided by the distance between its 15 and 85 % quantiles.",
+    look_at="In the figures of the quantiles, compare the movement of the middle line, which is "
+    "the median, with the distance between the outer lines. Then compare the order of the three "
+    "networks by drift with their order by loss.",
+    larger_run="A deeper network without batch norm is harder to train, so that the differences of "
+    "the losses grow with the depth: use resnet56, or --data fashion-mnist. The drift depends on "
+    "the learning rate. A comparison in which each network has its own best learning rate would be "
+    "a stronger test of the claim.",
     effects=(
         Effect(
-            "drift without batch norm divided by that with it",
-            " decades",
+            "drift without batch norm divided by drift with batch norm",
+            " powers of ten",
             0.2,
             lambda measured: _drift_decades(measured, _WITHOUT, _WITH),
         ),
         Effect(
-            "mean training loss without batch norm minus that with it",
+            "mean training loss without batch norm minus mean training loss with batch norm",
             " nats",
             0.1,
             lambda measured: _loss(measured, _WITHOUT) - _loss(measured, _WITH),
         ),
         Effect(
-            "drift with batch norm and noise divided by that without batch norm",
-            " decades",
+            "drift with batch norm and noise divided by drift without batch norm",
+            " powers of ten",
             0.1,
             lambda measured: _drift_decades(measured, _NOISY, _WITHOUT),
         ),
         Effect(
-            "mean training loss without batch norm minus that with batch norm and noise",
+            "mean training loss without batch norm minus mean training loss with batch norm and "
+            "noise",
             " nats",
             0.1,
             lambda measured: _loss(measured, _WITHOUT) - _loss(measured, _NOISY),
@@ -228,9 +236,10 @@ EXPERIMENT = Experiment(
     implementation=(batch_norm, NoisyBatchNormalization, drift),
     questions=(
         "Batch norm fixes the mean and the variance of each channel in every batch. Which "
-        "parameters may still move the distribution that the activation sees?",
-        "Why does a stable distribution in one network and an unstable one in another not show "
-        "that stability is the cause of faster training? What does the noise add to the argument?",
+        "parameters can still change the distribution of an activation's inputs?",
+        "One network has stable distributions and trains fast, another one has unstable "
+        "distributions and trains slowly. Why does this not show that stability is the cause of "
+        "fast training? What does the network with noise add to the argument?",
         "Which measurement would support the explanation that batch norm makes the loss smoother?",
     ),
     run=_run,

@@ -84,40 +84,44 @@ EXPERIMENT = Experiment(
     source="He et al. 2015, Deep Residual Learning for Image Recognition (arXiv:1512.03385), "
     "figures 1 and 6",
     varied="The depth (8, 20 or 44 layers), and whether the blocks have identity shortcuts (option "
-    "A, without parameters).",
+    "A in the paper, which adds no parameters).",
     fixed="The images, their order, the number of epochs, the optimizer and its learning rate "
-    "schedule. A plain and a residual network of the same depth have the same parameters and the "
-    "same initial weights.",
-    measured="The error on the training images in the last epoch, averaged over the epoch. There "
-    "is no augmentation, so that a network could reach zero.",
-    look_at="Compare the order of the three lines in the first two figures. A higher training "
-    "error is not overfitting: the deeper network fits the training images less well.",
-    larger_run="With many more epochs, the deeper plain network approaches zero error on such "
-    "small images, and the difference shrinks. For the paper's experiment, train on CIFAR-10: "
-    "keras-cnns train --recipe cifar10-resnet56 --set model.name=plain56 --run runs/plain56",
+    "schedule. A plain and a residual network of the same depth have equally many parameters and "
+    "the same initial weights.",
+    measured="The error on the training images, averaged over the last epoch. The images are not "
+    "augmented, so that a network could reach an error of zero.",
+    look_at="Compare the order of the three lines in the first figure with their order in the "
+    "second figure. A higher training error is not overfitting: the deeper network fits the "
+    "training images less well.",
+    larger_run="On such small images, the deeper plain network approaches an error of zero after "
+    "many more epochs, and the difference becomes smaller. To repeat the paper's experiment, train "
+    "on CIFAR-10: keras-cnns train --recipe cifar10-resnet56 --set model.name=plain56 --run "
+    "runs/plain56",
     effects=(
         Effect(
-            "training error of plain-44 minus that of plain-8",
+            "training error of plain-44 minus training error of plain-8",
             " percentage points",
-            1.0,  # the paper has curves and no numbers; figure 1 shows about four points
+            1.0,  # the paper gives no numbers; in its figure 1 the curves are four points apart
             lambda measured: _difference(measured, "plain44", "plain8"),
         ),
         Effect(
-            "training error of ResNet-8 minus that of ResNet-44",
+            "training error of ResNet-8 minus training error of ResNet-44",
             " percentage points",
-            -1.0,  # the deeper network may be worse by less than the difference that counts
+            -1.0,  # the deeper network may be worse, but by less than one point
             lambda measured: _difference(measured, "resnet8", "resnet44"),
         ),
     ),
     formula="plain:     a^l = f(z^l)\nresidual:  a^l = f(z^l + a^(l-2))\n"
-    "With z^l = 0, a residual block is the identity for a^(l-2) >= 0: a deeper network can do "
-    "what the\nshallow one does.",
+    "If z^l = 0 and a^(l-2) >= 0, a residual block is the identity.\n"
+    "A deeper residual network can therefore compute the same function as a shallow one.",
     implementation=(basic_block, SHORTCUTS["none"], SHORTCUTS["identity"]),
     questions=(
-        "Why can the higher training error of the deeper plain network not be overfitting?",
-        "Which weights would make the deeper plain network compute the same as the shallow one?",
-        "The networks have batch normalisation: do vanishing gradients explain the difference? "
-        "Compare with the experiment gradient-flow.",
+        "Why is the higher training error of the deeper plain network not a sign of overfitting?",
+        "Which weights would make the deeper plain network compute the same function as the "
+        "shallow one?",
+        "The networks have batch normalisation. Can vanishing gradients then explain the "
+        "difference between plain and residual networks? Compare your answer with the experiment "
+        "gradient-flow.",
     ),
     run=_run,
     charts=_charts,

@@ -22,16 +22,16 @@ _DEPTHS = (20, 56)
 _SHORTCUTS = {"plain": "none", "residual": "identity"}
 _NORMALISATIONS = {"no batch norm": "false", "batch norm": "true"}
 _IMAGES = 32
-_LOSS_SCALE = 2.0**100  # of the differentiated loss, so that small gradients stay above 0
-_SMALLEST = 1e-45 / _LOSS_SCALE  # below it, a gradient is 0 in float32 all the same
-_EPOCHS = 24  # of the networks that are followed through training
+_LOSS_SCALE = 2.0**100  # factor of the loss, so that small gradients stay above 0 in float32
+_SMALLEST = 1e-45 / _LOSS_SCALE  # smaller gradients are 0 in float32 in spite of the factor
+_EPOCHS = 24  # number of epochs for the networks whose training is followed
 _FOLLOWED = {
     "plain, sigmoid, small normal": ("plain", "no batch norm", "sigmoid", "small_normal"),
     "plain, ReLU, He": ("plain", "no batch norm", "relu", "he_normal"),
     "plain, ReLU, He, batch norm": ("plain", "batch norm", "relu", "he_normal"),
     "residual, ReLU, He, batch norm": ("residual", "batch norm", "relu", "he_normal"),
 }
-_FACTOR = 1000.0  # a ratio below 1 / 1000 is called vanishing, above 1000 exploding
+_FACTOR = 1000.0  # gradients vanish if the ratio is below 1 / 1000, and explode if it is above 1000
 
 
 def gradient_norms(model: keras.Model, images: Any, labels: Any) -> dict[str, float]:
@@ -141,7 +141,7 @@ def _run(seed: int, settings: Settings, report: Report) -> Measurements:
             _initialise(prepared.model, initializer)
             values = gradient_norms(prepared.model, images, labels)
             case = _case(depth, kind, normalisation, activation, initializer)
-            norms[case] = list(values.values())[1:]  # without the stem, which reads the image
+            norms[case] = list(values.values())[1:]  # without the stem
     return {"norms": norms, "training": _train(settings, seed, part(report, 1, 2))}
 
 
@@ -163,12 +163,12 @@ def _total(measured: Measurements, *case: Any) -> float:
 def _difference(
     norm: Callable[..., float], one: tuple[str, ...], other: tuple[str, ...]
 ) -> Callable[[Measurements], float]:
-    """Return the function of the measurements: the norm of one case minus another's, 56 layers."""
+    """Return a function that computes log10(norm) of one case minus log10(norm) of another."""
     return lambda measured: norm(measured, 56, *one) - norm(measured, 56, *other)
 
 
 def _per_layer(measured: Measurements, *case: Any) -> float:
-    """Return the factor of the norm from a layer to the one before it, the geometric mean."""
+    """Return the geometric mean of (norm in a layer / norm in the next layer) over all layers."""
     layers = len(measured["norms"][_case(*case)])
     return float(10 ** (_decades(measured, *case) / (layers - 1)))
 
@@ -209,7 +209,7 @@ def _charts_of_training(measurements: Sequence[Measurements]) -> list[Chart | No
 
 
 def _positions(norms: Sequence[float]) -> dict[str, int]:
-    """Return the indices of the layers that are drawn, by their positions in the network."""
+    """Return label -> index for the layers that are drawn."""
     last = len(norms) - 1
     return {"first": 0, "middle": last // 2, "last": last}
 
@@ -238,7 +238,7 @@ def _charts_at_start(measurements: Sequence[Measurements]) -> list[Chart | None]
 def _table(measured: Measurements) -> dict[str, dict[str, float]]:
     return {
         f"{activation}, {initializer.replace('_', ' ')}, {normalisation}": {
-            f"{kind}, {depth} layers: log10 of first to last": _decades(
+            f"{kind}, {depth} layers: log10(first / last)": _decades(
                 measured, depth, kind, normalisation, activation, initializer
             )
             for kind in _SHORTCUTS
@@ -270,11 +270,12 @@ def _describe_training(measurements: Sequence[Measurements]) -> str:
             for i in (0, -1)
         )
         loss = np.mean([each["loss"][-1] for each in trained])
-        described.append(f"{name}: from 10^{start:.1f} to 10^{end:.1f}, loss {loss:.3g} nats")
+        described.append(f"({name}) 10^{start:.1f} and 10^{end:.1f}, loss {loss:.3g} nats")
     return (
-        f"Through the training of the four networks of {_DEPTHS[0]} layers, the ratio of the first "
-        "convolution's gradient to the last one's, and the training loss of the last epoch, "
-        f"become: {'; '.join(described)}. A loss of 2.3 nats is that of guessing."
+        f"Four networks of {_DEPTHS[0]} layers were trained. The ratio of the first convolution's "
+        "gradient to the last convolution's gradient before and after the training, and the "
+        f"training loss of the last epoch, are: {'; '.join(described)}. Random guessing has a loss "
+        "of 2.3 nats."
     )
 
 
@@ -290,10 +291,11 @@ def _findings(measurements: Sequence[Measurements]) -> list[str]:
             vanishing = sum(each < -math.log10(_FACTOR) for each in decades)
             exploding = sum(each > math.log10(_FACTOR) for each in decades)
             sentences.append(
-                f"In the {kind} network of 56 layers with {normalisation}, the gradient of the "
-                f"first layer is less than a thousandth of the last one's in {vanishing} of "
-                f"{len(decades)} combinations of activation and initial weights, and more than a "
-                f"thousand times as large in {exploding}."
+                f"The {kind} network of 56 layers with {normalisation} was measured with "
+                f"{len(decades)} combinations of activation and initial weights. The gradient "
+                f"vanishes in {vanishing} of them (the first layer's gradient is less than a "
+                f"thousandth of the last layer's) and explodes in {exploding} of them (it is more "
+                "than a thousand times the last layer's)."
             )
     normalised = {kind: (56, kind, "batch norm", "relu", "he_normal") for kind in _SHORTCUTS}
     plain, residual = (_mean(measurements, *case) for case in normalised.values())
@@ -304,19 +306,21 @@ def _findings(measurements: Sequence[Measurements]) -> list[str]:
     }
     sentences.append(
         "With a sigmoid and Glorot's weights, skips change the ratio of the first layer's gradient "
-        f"to the last one's from 10^{sigmoid['plain']:.1f} to 10^{sigmoid['residual']:.1f}. The "
-        "activation follows the addition, so that its derivative multiplies the skip path too; "
-        "with ReLU this factor is 1 or 0."
+        f"to the last layer's from 10^{sigmoid['plain']:.1f} to 10^{sigmoid['residual']:.1f}. The "
+        "ratio remains small because the activation follows the addition: the derivative of the "
+        "sigmoid also multiplies the gradient on the skip path. With ReLU, this factor is 1 or 0."
     )
     sentences.append(_describe_training(measurements))
     direction = "grow" if plain > 0 else "fall"
     sentences.append(
         f"With batch norm, ReLU and He's weights, but without skips, the gradients {direction} "
-        f"towards the first layer: by a factor of {factor:.3g} for each layer, and 10^{plain:.1f} "
-        f"over all layers. With skips it is 10^{residual:.1f}. Batch norm removes the scale of "
-        "the weights from the forward pass, but not from the backward pass: it divides each "
-        "gradient by the standard deviation of its layer, and a ReLU removes more variance than "
-        "it removes gradient. Skips add the unchanged gradient to each layer's own."
+        f"towards the first layer: by a factor of {factor:.3g} for each layer, and of "
+        f"10^{plain:.1f} over all layers. With skips, the factor over all layers is "
+        f"10^{residual:.1f}. Batch norm removes the scale of the weights from the forward pass, "
+        "but not from the backward pass, which divides each gradient by the standard deviation of "
+        "the layer's outputs. A ReLU reduces this standard deviation by more than it reduces the "
+        "gradient, so that the gradient grows from layer to layer. Skips add the unchanged "
+        "gradient to the gradient that passes through the layer."
     )
     return sentences
 
@@ -324,32 +328,36 @@ def _findings(measurements: Sequence[Measurements]) -> list[str]:
 EXPERIMENT = Experiment(
     number=2,
     name="gradient-flow",
-    claim="At initialisation, ReLU, initial weights of the right size and skips each alleviate the "
-    "vanishing gradient, and skips alleviate the exploding gradient of batch norm.",
+    claim="At initialisation, ReLU, initial weights of the right scale and skips each reduce the "
+    "vanishing of the gradient, and skips reduce the explosion of the gradient that batch norm "
+    "causes.",
     source="Glorot and Bengio 2010, figure 7 (sigmoid and tanh); He et al. 2015, Delving Deep into "
     "Rectifiers, figure 3 (initial weights); He et al. 2016, Identity Mappings, equation 5 "
     "(skips); Yang et al. 2019, A Mean Field Theory of Batch Normalization, section 3 (explosion)",
-    varied="The activation (sigmoid, tanh, ReLU), the initial weights (a normal distribution of "
-    "standard deviation 0.01, Glorot's, He's), batch norm (with, without), skips (with, without) "
-    "and the depth (20 and 56 layers), in all 72 combinations.",
-    fixed=f"The images, {_IMAGES} of the training split, the classifier, and all filters. For "
-    f"illustration, four of the combinations with {_DEPTHS[0]} layers are trained for {_EPOCHS} "
-    "epochs with the same learning rate (cosine from 0.01) on two fifths of the training images; "
-    "the verdict does not use them.",
-    measured="The norm of the loss's gradient by the kernel of each convolution. The ratio of the "
-    "first block's convolution to the last one is given as its decimal logarithm: -3 means that "
-    "the first layer's gradient is a thousandth of the last one's. A gradient that is 0 in float32 "
-    f"counts as {_SMALLEST:.0e}.",
-    look_at="A straight line in a figure is an exponential change with depth. Compare its slope "
-    "between the figures, to see which of the four ingredients make it flat. In the figures of the "
-    "training, compare the distance of the three lines at the start with what becomes of the loss.",
-    larger_run="The effects grow with the depth, since each layer multiplies the gradient by about "
-    "the same factor: a verdict that is open at 56 layers needs twice the layers (resnet110) and "
-    "not more images.",
+    varied="The activation (sigmoid, tanh, ReLU), the initial weights (a normal distribution with "
+    "a standard deviation of 0.01, Glorot's, He's), batch norm (with, without), skips (with, "
+    "without) and the depth (20 and 56 layers), in all 72 combinations.",
+    fixed=f"The images ({_IMAGES} of the training split), the classifier, and the number of "
+    f"filters of each layer. For illustration, four of the combinations with {_DEPTHS[0]} layers "
+    f"are also trained, for {_EPOCHS} epochs with the same learning rate schedule (cosine decay "
+    "from 0.01) on two fifths of the training images. The verdict does not use these trainings.",
+    measured="The norm of the gradient of the loss with respect to the kernel of each convolution. "
+    "The norm for the first block's convolution divided by the norm for the last convolution is "
+    "given as a decimal logarithm: -3 means that the first layer's gradient is a thousandth of the "
+    f"last layer's gradient. A gradient that is 0 in float32 counts as {_SMALLEST:.0e}.",
+    look_at="In the first four figures, a straight line means that the gradient changes "
+    "exponentially with the depth. Compare the slopes in these figures to see which of the four "
+    "ingredients (activation, initial weights, batch norm and skips) make the lines flat. In the "
+    "figures of the trainings, compare the distance between the three lines at the start with the "
+    "loss that the training reaches.",
+    larger_run="The effects grow with the depth, because each layer multiplies the gradient by "
+    "about the same factor. If a part of the claim is inconclusive at 56 layers, measure networks "
+    "with twice as many layers (resnet110). More images would not help.",
     effects=(
         Effect(
-            "ReLU with He's weights against sigmoid with Glorot's (plain, no batch norm)",
-            " decades",
+            "ratio of the first to the last gradient with ReLU and He's weights divided by this "
+            "ratio with a sigmoid and Glorot's weights (plain network, no batch norm)",
+            " powers of ten",
             1.0,
             _difference(
                 _decades,
@@ -358,8 +366,9 @@ EXPERIMENT = Experiment(
             ),
         ),
         Effect(
-            "skips against none, both with a sigmoid and Glorot's weights (no batch norm)",
-            " decades",
+            "ratio of the first to the last gradient with skips divided by this ratio without "
+            "skips (sigmoid, Glorot's weights, no batch norm)",
+            " powers of ten",
             1.0,
             _difference(
                 _decades,
@@ -368,9 +377,9 @@ EXPERIMENT = Experiment(
             ),
         ),
         Effect(
-            "gradient of all layers together, He's weights against weights of deviation 0.01 "
-            "(plain, ReLU, no batch norm)",
-            " decades",
+            "gradient of all layers together with He's weights divided by the gradient with "
+            "weights of standard deviation 0.01 (plain network, ReLU, no batch norm)",
+            " powers of ten",
             1.0,
             _difference(
                 _total,
@@ -379,9 +388,9 @@ EXPERIMENT = Experiment(
             ),
         ),
         Effect(
-            "growth towards the first layer with batch norm, without skips minus with skips "
-            "(ReLU, He's weights)",
-            " decades",
+            "growth of the gradient from the last to the first layer without skips divided by this "
+            "growth with skips (batch norm, ReLU, He's weights)",
+            " powers of ten",
             1.1,  # a quarter of 53 * log10(1.21), the growth in theory
             _difference(
                 _decades,
@@ -392,16 +401,19 @@ EXPERIMENT = Experiment(
     ),
     formula="delta^(l-1) = f'(z^(l-1)) W^T delta^l                 without a skip\n"
     "delta^(l-1) = f'(z^(l-1)) (W^T delta^l + delta^l)     with an identity skip\n"
-    "Sigmoid: f' <= 1/4. Weights that keep the variance: Var[W] = 2 / fan_out (He).",
+    "Sigmoid: f' <= 1/4. He's weights keep the variance of the gradient: Var[W] = 2 / fan_out.",
     implementation=(gradient_norms, SHORTCUTS["identity"]),
     questions=(
-        "By what factor may a sigmoid shrink a gradient at most, and at least? What follows for "
-        "56 layers?",
-        "With weights of deviation 0.01, the gradient of a plain network vanishes in all layers "
-        "alike. Which other factor of a kernel's gradient shrinks from layer to layer?",
-        "Batch norm makes a layer independent of the scale of its weights. Why does this not keep "
-        "the gradients of all layers equal?",
-        "Which combinations would you expect to train, and which of those does the lecture name?",
+        "What are the smallest and the largest factor by which a sigmoid can multiply a gradient? "
+        "What follows for 56 layers?",
+        "With initial weights of standard deviation 0.01, the gradients of a plain network are "
+        "equally small in all layers. A kernel's gradient is the product of the backpropagated "
+        "gradient and another factor. Which factor is it, and why does it become smaller from "
+        "layer to layer?",
+        "Batch norm makes a layer independent of the scale of its weights. Why are the gradients "
+        "of all layers still not equal?",
+        "Which of the 72 combinations do you expect to train well, and which of these does your "
+        "lecture or textbook name?",
     ),
     run=_run,
     charts=_charts,

@@ -17,10 +17,11 @@ from keras_cnns.report.page import Chart
 from keras_cnns.training.preparation import Preparation, prepare
 
 _EPOCHS = 20
-_WIDTH = 0.25  # of the paper's numbers of filters
-_NAIVE_WIDTH = 0.088  # with about the multiply-adds of the network with reduction
-_LAST = 5  # epochs whose mean is compared
-_EARLY = ("conv1", "conv2", "inception_3")  # prefixes of the layers of the early stages
+_WIDTH = 0.25  # factor of the paper's numbers of filters
+_NAIVE_WIDTH = 0.088  # with it, the multiply-adds are about those of the network with reduction
+_LAST = 5  # number of last epochs over which the error is averaged
+# Prefixes of the names of the layers in the early stages.
+_EARLY = ("conv1", "conv2", "inception_3")
 _THRESHOLDS = tuple(round(float(each), 3) for each in np.linspace(0.1, 1.0, 37))
 _TIMED_IMAGES, _TIMED_CALLS = 64, 5
 _COMMON = (
@@ -78,7 +79,7 @@ def _calibrated_threshold(
 def _milliseconds(model: keras.Model) -> float:
     """Return the time of one image in a batch, the smallest of several calls."""
     images = np.zeros((_TIMED_IMAGES, *model.input.shape[1:]), "float32")
-    model.predict_on_batch(images)  # compiles
+    model.predict_on_batch(images)  # the first call compiles, and is not measured
     durations = []
     for _ in range(_TIMED_CALLS):
         start = time.perf_counter()
@@ -109,7 +110,7 @@ class _EarlyGradient(keras.callbacks.Callback):
         images, labels = prepared.probe()
         self.images = images
         self.labels = labels["main"] if isinstance(labels, dict) else labels
-        self.main = keras.Model(prepared.model.input, main)  # shares all weights
+        self.main = keras.Model(prepared.model.input, main)  # shares the trained model's weights
         self.main.compile(loss="sparse_categorical_crossentropy")
         self.norms: list[float] = []
 
@@ -186,7 +187,7 @@ def _run(seed: int, settings: Settings, report: Report) -> Measurements:
 
 
 def _gradient_ratio(measured: Measurements) -> float:
-    """Return the mean gradient norm with auxiliary heads divided by that without."""
+    """Return the mean gradient norm with auxiliary heads divided by the norm without them."""
     without = np.mean(measured["networks"]["reduction"]["early_gradient"])
     return float(np.mean(measured["auxiliary"]["early_gradient"]) / without)
 
@@ -231,7 +232,7 @@ def _charts(measurements: Sequence[Measurements]) -> list[Chart | None]:
                 )
                 for seed, each in enumerate(measurements)
             },
-            x="mean multiply-adds of an image",
+            x="mean multiply-adds per image",
             y="accuracy on the test split",
             percent=True,
         ),
@@ -257,7 +258,7 @@ def _table(measured: Measurements) -> dict[str, dict[str, float]]:
         name: {
             "parameters": each["parameters"],
             "multiply-adds": each["multiply_adds"],
-            "time of an image, ms": each["milliseconds"],
+            "time per image, ms": each["milliseconds"],
             f"validation error, last {_LAST} epochs, %": _error(each),
         }
         for name, each in measured["networks"].items()
@@ -294,53 +295,64 @@ def _findings(measurements: Sequence[Measurements]) -> list[str]:
     return [
         f"At equal width, the naive network has {naive['parameters'] / reduced['parameters']:.1f} "
         f"times the parameters and {naive['multiply_adds'] / reduced['multiply_adds']:.1f} times "
-        f"the multiply-adds, and {errors['naive, equal width']:.2f} % error; with reduction it is "
-        f"{errors['reduction']:.2f} %, and with the naive network of equal cost "
-        f"{errors['naive, equal cost']:.2f} %.",
-        f"Of the four branches, the network misses {worst.removeprefix('without ')} most: "
-        f"{errors[worst]:.2f} % error without it.",
+        "the multiply-adds of the network with reduction. The validation error is "
+        f"{errors['naive, equal width']:.2f} % for the naive network of equal width, "
+        f"{errors['naive, equal cost']:.2f} % for the naive network of equal cost, and "
+        f"{errors['reduction']:.2f} % for the network with reduction.",
+        f"Of the four branches, the {worst.removeprefix('without ')} branch matters most: without "
+        f"it, the validation error is {errors[worst]:.2f} %.",
         "Averaged over the epochs, the gradient of the main loss in the early stages is "
-        f"{ratio:.2f} times as large in a network that is trained with auxiliary heads as in one "
-        "without. At initialisation it is the same, since the heads change no weight of the body.",
-        f"With the threshold that loses no accuracy on the validation split, early exit needs "
-        f"{100 * cheaper:.0f} % of the multiply-adds of the main head and loses "
-        f"{100 * lost:.2f} percentage points on the test split.",
+        f"{ratio:.2f} times as large in a network that is trained with auxiliary heads as in a "
+        "network without them. Before the training, this gradient is the same in both, because the "
+        "heads do not change the weights of the other layers.",
+        "The threshold of the early exit is the lowest one that loses no accuracy on the "
+        "validation split. With this threshold, early exit needs "
+        f"{100 * cheaper:.0f} % of the multiply-adds of the main head, and its accuracy on the "
+        f"test split is {100 * lost:.2f} percentage points lower.",
     ]
 
 
 EXPERIMENT = Experiment(
     number=4,
     name="inception",
-    claim="Dimension reduction makes inception modules cheaper without a higher error, and at "
-    "equal cost it has a lower error than naive modules; auxiliary heads increase the gradient of "
-    "the early stages.",
+    claim="Dimension reduction makes inception modules cheaper without raising the error, and at "
+    "equal cost, modules with dimension reduction have a lower error than naive modules without "
+    "it; auxiliary heads increase the gradient of the early stages.",
     source="Szegedy et al. 2014, Going Deeper with Convolutions, figure 2, sections 4 and 5; "
     "Teerapittayanon et al. 2016, BranchyNet (early exit)",
-    varied="The module (naive, or with dimension reduction), the width of the naive network (equal "
-    "width, equal multiply-adds), the branches (all, or all but one), and the auxiliary heads.",
-    fixed=f"GoogLeNet with batch norm and {_WIDTH:.0%} of the paper's filters, two fifths of the "
-    "training images, the schedule (cosine from 0.05) and the number of epochs.",
+    varied="The module (naive, or with dimension reduction), the width of the naive network (the "
+    "same width as the network with reduction, or a width that gives the same number of "
+    "multiply-adds), the branches (all four, or three of them), and the auxiliary heads (with, "
+    "without).",
+    fixed=f"GoogLeNet with batch norm and {_WIDTH:.0%} of the paper's filters (fewer in the naive "
+    "network of equal cost), two fifths of the training images, the learning rate schedule (cosine "
+    "decay from 0.05) and the number of epochs.",
     measured=f"The validation error, averaged over the last {_LAST} epochs; parameters, "
-    "multiply-adds and time; the norm of the main loss's gradient in the stages before "
-    "module 4a, in each epoch; accuracy and multiply-adds of each head alone and of early exit.",
-    look_at="In the early-exit figure, look for the point from which on more multiply-adds add no "
-    "accuracy. In the table, compare the time of the naive networks with their multiply-adds.",
-    larger_run="On digits all networks reach a low error, so that differences of a few tenths of a "
-    "percentage point need many seeds. Run it with --data fashion-mnist. The paper's networks have "
-    "no batch norm, all of the paper's filters, and 1.28 million training images, 2,500 times as "
-    "many as here: train imagenet-googlenet-quick, with and without --set model.inception=naive.",
+    "multiply-adds and computing time; the gradient norm of the main loss in the stages before "
+    "module 4a, in each epoch; the accuracy and the multiply-adds of each head alone, and of early "
+    "exit, in which an image leaves the network at the first head that is confident.",
+    look_at="In the figure of the early exit, find the number of multiply-adds above which the "
+    "accuracy does not increase any more. In the table, compare the times of the naive networks "
+    "with their multiply-adds.",
+    larger_run="On digits, all networks reach a low error, so that differences of a few tenths of "
+    "a percentage point need many seeds. Run the experiment with --data fashion-mnist. The paper's "
+    "networks differ from these: they have no batch norm and four times as many filters, and were "
+    "trained on 1.28 million images, 2,500 times as many as here. To train such networks, use the "
+    "recipe imagenet-googlenet-quick, with and without --set model.inception=naive.",
     effects=(
         Effect(
-            "multiply-adds of naive modules divided by those with reduction, equal width",
+            "multiply-adds of naive modules divided by multiply-adds of modules with reduction, at "
+            "equal width",
             " times",
-            1.6,  # module 3a alone has 2.4 times as many; the excess over 1, less than halved
+            1.6,  # less than half of the excess in module 3a alone, where the factor is 2.4
             lambda measured: (
                 measured["networks"]["naive, equal width"]["multiply_adds"]
                 / measured["networks"]["reduction"]["multiply_adds"]
             ),
         ),
         Effect(
-            "validation error of the naive network minus that with reduction, equal width (margin)",
+            "validation error of the naive network minus validation error with reduction, at "
+            "equal width",
             " percentage points",
             -1.0,
             lambda measured: (
@@ -349,7 +361,8 @@ EXPERIMENT = Experiment(
             ),
         ),
         Effect(
-            "validation error of the naive network minus that with reduction, equal cost",
+            "validation error of the naive network minus validation error with reduction, at "
+            "equal cost",
             " percentage points",
             0.5,
             lambda measured: (
@@ -358,23 +371,24 @@ EXPERIMENT = Experiment(
             ),
         ),
         Effect(
-            "gradient of the main loss in the early stages, mean over the epochs, with auxiliary "
-            "heads divided by that without",
+            "gradient norm of the main loss in the early stages, averaged over the epochs, with "
+            "auxiliary heads divided by the norm without auxiliary heads",
             " times",
             1.1,
             _gradient_ratio,
         ),
     ),
-    formula="multiply-adds of a kxk convolution of an H x W map: H W k^2 C_in C_out\n"
-    "with a reduction to R channels before it:           H W (C_in R + k^2 R C_out)\n"
+    formula="multiply-adds of a kxk convolution on an H x W map: H W k^2 C_in C_out\n"
+    "if a 1x1 convolution first reduces it to R channels: H W (C_in R + k^2 R C_out)\n"
     "loss = loss(main) + 0.3 loss(aux1) + 0.3 loss(aux2)",
     implementation=(inception_module, early_exit),
     questions=(
-        "For which R is a reduction before a 5x5 convolution cheaper than none? Insert module "
-        "3a's numbers.",
-        "The naive pool branch keeps all channels. How many channels does the ninth module read?",
-        "The losses of the auxiliary heads are added. Is a larger gradient in the early stages "
-        "then evidence for better training? Which comparison would be?",
+        "For which number R of channels is a reduction before a 5x5 convolution cheaper than no "
+        "reduction? Insert the numbers of module 3a.",
+        "In a naive module, the pooling branch keeps all channels. How many input channels does "
+        "the ninth module have?",
+        "The losses of the auxiliary heads are added to the main loss. Does a larger gradient in "
+        "the early stages then show that the training is better? Which comparison would show it?",
         "Why is the threshold of the early exit chosen on the validation split, and not on the "
         "test split?",
     ),

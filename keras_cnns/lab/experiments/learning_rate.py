@@ -27,8 +27,8 @@ _SCHEDULES = {
     "cosine": ("optimizer.schedule=cosine",),
     "one_cycle": ("optimizer.schedule=one_cycle",),
 }
-_CHANCE = math.log(10)  # nats: the loss of equal probabilities for ten classes
-_LARGEST = 10.0  # nats; larger losses, and those that are not finite, count as this one
+_CHANCE = math.log(10)  # nats: the loss if all ten classes have equal probabilities
+_LARGEST = 10.0  # nats: this value replaces losses that are larger or not finite
 _COMMON = (
     "model.name=resnet20",
     "data.train_split=train[:40%]",
@@ -117,14 +117,14 @@ def _final(losses: Sequence[float]) -> float:
 
 
 def _above_the_best(learning_rate: str) -> Callable[[Measurements], float]:
-    """Return the function of the measurements: a learning rate's final loss minus the best one."""
+    """Return a function of the measurements: a learning rate's final loss minus the lowest one."""
     return lambda measured: (
         _final(measured["constant"][learning_rate]) - _final(measured["constant"][measured["good"]])
     )
 
 
 def _log_ratio(measured: Measurements, schedule: str) -> float:
-    """Return log10 of the constant rate's final loss divided by the schedule's."""
+    """Return log10(final loss with a constant learning rate / final loss with the schedule)."""
     final = {name: _final(losses) for name, losses in measured["schedules"].items()}
     return math.log10(max(final["constant"], 1e-9) / max(final[schedule], 1e-9))
 
@@ -177,7 +177,10 @@ def _charts(measurements: Sequence[Measurements]) -> list[Chart | None]:
             x="learning rate",
             y="smoothed loss in nats",
             log_x=True,
-            mark=(_suggestion(measurements), "the suggestion: a tenth of the minimum's"),
+            mark=(
+                _suggestion(measurements),
+                "the suggestion: a tenth of the rate at the minimum",
+            ),
         ),
     ]
 
@@ -196,7 +199,7 @@ def _table(measured: Measurements) -> dict[str, dict[str, float]]:
     rows["constant, the finder's suggestion"] = {column: _final(measured["suggested"])}
     for name, losses in measured["schedules"].items():
         if name != "constant":
-            rows[f"{name.replace('_', '-')}, peak at the best constant rate"] = {
+            rows[f"{name.replace('_', '-')}, peak at the best constant learning rate"] = {
                 column: _final(losses)
             }
     return rows
@@ -217,26 +220,31 @@ def _findings(measurements: Sequence[Measurements]) -> list[str]:
     ]
     sentences = [
         "The best of the compared constant learning rates is "
-        f"{' or '.join(f'{rate:g}' for rate in good)}; the finder suggests "
+        f"{' or '.join(f'{rate:g}' for rate in good)}"
+        f"{', depending on the seed' if len(good) > 1 else ''}. The finder suggests "
         f"{_suggestion(measurements):.2g} (geometric mean over the seeds).",
-        f"The loss ends above ln 10 = 2.3, that of guessing, with {len(diverged)} of the "
-        f"{len(measurements[0]['constant'])} learning rates; the smallest of them is "
-        f"{min(diverged, key=float)}."
+        f"With {len(diverged)} of the {len(measurements[0]['constant'])} learning rates, the final "
+        "loss is above ln 10 = 2.3 nats, the loss of random guessing. The smallest of these "
+        f"learning rates is {min(diverged, key=float)}."
         if diverged
-        else "No learning rate makes the loss end above ln 10 = 2.3, that of guessing: batch norm "
-        "makes each layer independent of the scale of its weights.",
-        f"The lowest loss of the schedules has {best.replace('_', '-')}, {by_schedule[best]:.3g} "
-        f"nats, where the constant learning rate has {by_schedule['constant']:.3g}.",
+        else "With every learning rate, the final loss is below ln 10 = 2.3 nats, the loss of "
+        "random guessing: batch norm makes each layer independent of the scale of its weights.",
+        f"Of all schedules, {best.replace('_', '-')} has the lowest final loss, "
+        f"{by_schedule[best]:.3g} nats.",
     ]
-    if best == "constant":
+    if best != "constant":
+        sentences.append(
+            f"The final loss with the constant learning rate is {by_schedule['constant']:.3g} nats."
+        )
+    else:
         curve = np.mean([each["schedules"]["constant"] for each in measurements], axis=0)
         before = curve[len(curve) * 3 // 4 - 1]
         sentences.append(
-            "In the last quarter of the training, the loss with the constant learning rate went "
-            f"from {before:.3g} to {curve[-1]:.3g} nats: as long as it falls at the full learning "
-            "rate, a schedule that lowers the learning rate loses steps. The training would have "
-            "to be longer, or the images harder, until the noise of the batches keeps the constant "
-            "learning rate from improving."
+            "In the last quarter of the training, the loss with the constant learning rate changed "
+            f"from {before:.3g} to {curve[-1]:.3g} nats. As long as the loss decreases at the full "
+            "learning rate, lowering the learning rate only makes the training slower. In a longer "
+            "training, or with harder images, the noise of the batches would at some point keep "
+            "the loss with a constant learning rate from decreasing."
         )
     return sentences
 
@@ -244,42 +252,46 @@ def _findings(measurements: Sequence[Measurements]) -> list[str]:
 EXPERIMENT = Experiment(
     number=5,
     name="learning-rate",
-    claim="A learning rate that is too small converges slowly and one that is too large does not "
-    "converge, the finder's suggestion lies between them, and a schedule that lowers the learning "
-    "rate ends with a lower loss than a constant one.",
+    claim="With too small a learning rate, training converges slowly, and with too large a "
+    "learning rate, it does not converge; the finder's suggestion lies between the two; and a "
+    "schedule that lowers the learning rate ends with a lower loss than a constant learning rate.",
     source="Bengio 2012, Practical Recommendations for Gradient-Based Training, section 3.1.1; "
     "Smith 2017, Cyclical Learning Rates, section 3.3 (finder); Loshchilov and Hutter 2017, SGDR "
     "(cosine); Smith and Topin 2018, Super-Convergence (one-cycle)",
-    varied=f"The constant learning rate, in {len(_RATES)} steps from 0.0001 to 100; the schedule. "
-    f"The best of {', '.join(_COMPARED)} is the peak of the schedules and the best constant "
-    "learning rate that the effects compare with.",
-    fixed="ResNet-20, two fifths of the training images, momentum 0.9, batches of 32 images, no "
-    "warmup, and the number of epochs.",
-    measured="The training loss, averaged over each epoch. A loss that is above "
-    f"{_LARGEST:.0f} nats or not finite counts as {_LARGEST:.0f}.",
-    look_at="The first figure has all four cases. In the second figure, compare the last epochs: "
-    "a constant learning rate keeps the noise of the batches, and schedules remove it at the end.",
-    larger_run="With more epochs the curve of the smallest learning rate goes on falling. The last "
-    "part of the claim needs harder images rather than more epochs: in trials with three seeds, "
-    "cosine decay ended lower than the best constant learning rate with two of them after 40 "
-    "epochs, with one after 80, and with one after 160. By then the network fits all training "
-    "images (a loss below 0.001), and their gradients have no noise left that a lower learning "
-    "rate could average. Add --data fashion-mnist.",
+    varied=f"The constant learning rate, in {len(_RATES)} steps from 0.0001 to 100, and the "
+    "schedule. The best learning rate, with which the others are compared, is chosen from "
+    f"{', '.join(_COMPARED)}. It is also the peak learning rate of the schedules.",
+    fixed="ResNet-20, two fifths of the training images, a momentum of 0.9, batches of 32 images, "
+    "no warmup, and the number of epochs.",
+    measured=f"The training loss, averaged over each epoch. A loss that is above {_LARGEST:.0f} "
+    f"nats or not finite counts as {_LARGEST:.0f} nats.",
+    look_at="In the first figure, find learning rates with which the loss decreases slowly, "
+    "decreases fast, does not decrease, and diverges. In the second figure, compare the last "
+    "epochs: a constant learning rate keeps the noise that the batches cause, and schedules remove "
+    "this noise at the end.",
+    larger_run="With more epochs, the loss with the smallest learning rate continues to decrease. "
+    "The last part of the claim needs harder images rather than more epochs. In trials with three "
+    "seeds, cosine decay ended with a lower loss than the best constant learning rate with two of "
+    "the seeds after 40 epochs, with one seed after 80 epochs, and with one seed after 160 epochs. "
+    "After so many epochs, the network fits all training images (the loss is below 0.001), and the "
+    "gradients have no noise left that a lower learning rate could average out. Use --data "
+    "fashion-mnist.",
     effects=(
         Effect(
-            "final loss with the learning rate 0.0001 minus that with the best one",
+            "final loss with the learning rate 0.0001 minus final loss with the best learning rate",
             " nats",
             0.5,
             _above_the_best(_TOO_SMALL),
         ),
         Effect(
-            "final loss with the learning rate 100 minus that with the best one",
+            "final loss with the learning rate 100 minus final loss with the best learning rate",
             " nats",
             0.5,
             _above_the_best(_DIVERGING),
         ),
         Effect(
-            "final loss of the best learning rate minus that of the finder's suggestion (margin)",
+            "final loss with the best learning rate minus final loss with the suggested learning "
+            "rate",
             " nats",
             -0.1,
             lambda measured: (
@@ -287,8 +299,9 @@ EXPERIMENT = Experiment(
             ),
         ),
         Effect(
-            "final loss of the best constant learning rate divided by that of cosine decay",
-            " decades",
+            "final loss with the best constant learning rate divided by final loss with cosine "
+            "decay",
+            " powers of ten",
             0.1,
             lambda measured: _log_ratio(measured, "cosine"),
         ),
@@ -299,14 +312,15 @@ EXPERIMENT = Experiment(
     "finder:    a tenth of the learning rate at which the smoothed loss is lowest",
     implementation=(make_schedule, OneCycle, LRFinder.propose),
     questions=(
-        "On a quadratic with curvature c, from which learning rate on does gradient descent "
-        "diverge, and what happens just below it?",
-        "Batch norm makes a layer independent of the scale of its weights. How does this change "
-        "what a too large learning rate does to the weights and to the next steps?",
-        "Why does the finder propose a tenth of the learning rate with the lowest loss, and not "
-        "that learning rate itself?",
-        "One learning rate applies to all parameters. Which parameters suffer if rare features "
-        "have small gradients, and what do AdaGrad and Adam change?",
+        "On a quadratic with curvature c, above which learning rate does gradient descent diverge, "
+        "and how does it behave just below this learning rate?",
+        "Batch norm makes a layer independent of the scale of its weights. How do the weights "
+        "change if the learning rate is too large, and how do the next steps change as a "
+        "consequence?",
+        "Why does the finder suggest a tenth of the learning rate with the lowest loss, and not "
+        "this learning rate itself?",
+        "All parameters have the same learning rate. If rare features have small gradients, which "
+        "parameters learn too slowly, and what do AdaGrad and Adam change?",
     ),
     run=_run,
     charts=_charts,

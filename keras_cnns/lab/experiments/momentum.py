@@ -14,7 +14,7 @@ from keras_cnns.report import charts
 from keras_cnns.report.page import Animation, Chart
 
 _CONDITIONS = tuple(float(each) for each in np.geomspace(2, 2000, 21).round(1))
-_CONDITION = 100.0  # of the measured effect
+_CONDITION = 100.0  # condition number for which the effect is measured
 _KINDS = ("gradient descent", "heavy ball", "Nesterov")
 _MOMENTA = (*np.linspace(0.05, 0.9, 18), 0.92, 0.94, 0.95, 0.96, 0.97, 0.98, 0.985, 0.99, 0.995)
 _MAX_STEPS = 50_000
@@ -94,7 +94,7 @@ def best_rate(kind: str, condition: float) -> tuple[float, float, float]:
 def _measured_rate(kind: str, condition: float) -> float:
     """Return the rate of the late steps of a descent with the best settings."""
     rate, learning_rate, momentum = best_rate(kind, condition)
-    # Late steps, before the distance reaches the smallest numbers: from 1e-60 to 1e-120.
+    # Late steps, in which the distance falls from 1e-60 to 1e-120; much smaller numbers underflow.
     first, last = (math.ceil(exponent * math.log(10) / -math.log(rate)) for exponent in (60, 120))
     method = Method(momentum, nesterov=kind == "Nesterov")
     quadratic = Quadratic(condition)
@@ -281,7 +281,7 @@ def _table(measured: Measurements) -> dict[str, dict[str, float]]:
             "learning rate": measured["quadratic"][kind]["learning_rate"],
             "momentum": measured["quadratic"][kind]["momentum"],
             "momentum, closed form": momentum,
-            "rate, closed form": rate,
+            "convergence rate, closed form": rate,
             "steps, Rosenbrock": measured["valley"][kind]["steps"],
             "momentum, Rosenbrock": measured["valley"][kind]["momentum"],
         }
@@ -300,19 +300,22 @@ def _findings(measurements: Sequence[Measurements]) -> list[str]:
     last = {name: np.mean([curve[-1] for curve in c]) for name, c in measured["network"].items()}
     lowest = min(last, key=lambda name: last[name])
     return [
-        f"Over all condition numbers, the measured decrease in a step differs from the closed form "
-        f"by at most {max(errors):.1%}.",
+        "The measured values of 1 - rate differ from the closed forms by at most "
+        f"{max(errors):.1%}, over all condition numbers.",
         "On the surface with two minima, "
         + (
-            f"these methods pass the shallow minimum and end in the deeper one: "
-            f"{', '.join(deeper)}."
+            f"only {' and '.join(deeper)} passes the shallow minimum and ends in the deeper one."
+            if len(deeper) == 1
+            else f"{len(deeper)} methods pass the shallow minimum and end in the deeper one: "
+            f"{'; '.join(deeper)}."
             if deeper
-            else "every method ends in the shallow minimum, which is nearer."
+            else "every method ends in the shallow minimum, which is nearer to the start."
         ),
-        "In the network, whose learning rate is the same for every momentum, momentum "
-        f"{lowest} has the lowest training loss at the end ({last[lowest]:.2g}). A momentum m lets "
-        "each gradient act for about 1 / (1 - m) steps, so that a larger momentum is also a "
-        "larger step: this figure illustrates, and the verdict does not use it.",
+        f"In the network, a momentum of {lowest} leads to the lowest final training loss "
+        f"({last[lowest]:.2g}). The learning rate is the same for every momentum. With momentum m, "
+        "each gradient acts for about 1 / (1 - m) steps, so that a larger momentum also means a "
+        "larger step. The figure of the network is therefore only an illustration, and the verdict "
+        "does not use it.",
     ]
 
 
@@ -320,35 +323,40 @@ EXPERIMENT = Experiment(
     number=6,
     name="momentum",
     claim="On ill-conditioned surfaces, gradient descent with momentum (heavy ball, Nesterov) "
-    "needs fewer steps than gradient descent, each at its own best setting.",
+    "needs fewer steps than gradient descent without momentum, if each method has its own best "
+    "settings.",
     source="Sutskever et al. 2013, On the importance of initialization and momentum in deep "
     "learning, section 2; Polyak 1964; Lessard et al. 2016 (arXiv:1408.3595), proposition 1",
     varied="The method, the condition number of the quadratic (2 to 2,000), and the surface: a "
     "quadratic, Rosenbrock's valley, and a surface with two minima.",
-    fixed="The start on each surface. Learning rate and momentum of each method are the best ones "
-    "of a search. In the network, the learning rate is the same for every momentum.",
-    measured="The steps until the distance to the minimum is below 1e-6 (quadratic, condition "
-    f"number {_CONDITION:g}) or 1e-5 (Rosenbrock), and the rate of the late steps.",
-    look_at="Compare the slopes of the lines in the first figure: 1 - rate, the relative decrease "
-    "of the distance in a step, is inversely proportional to the condition number for gradient "
-    "descent, and to its square root for the others.",
-    larger_run="Nothing random decides: a longer run gives the same numbers. With a condition "
-    "number near 1 the methods differ little.",
+    fixed="The start point on each surface. On the quadratic and in Rosenbrock's valley, a search "
+    "finds the best learning rate and the best momentum of each method. In the network, the "
+    "learning rate is the same for every momentum.",
+    measured="The number of steps until the distance to the minimum is below 1e-6 (on the "
+    f"quadratic with condition number {_CONDITION:g}) or 1e-5 (in Rosenbrock's valley), and the "
+    "convergence rate on the quadratics. The rate is the factor by which a late step multiplies "
+    "the distance to the minimum.",
+    look_at="Compare the slopes of the lines in the first figure. The figure shows 1 - rate, which "
+    "is the fraction of the distance that one step removes. For gradient descent, this fraction is "
+    "inversely proportional to the condition number, and for the other methods to the square root "
+    "of the condition number.",
+    larger_run="Nothing in the verdict is random: a longer run gives the same numbers. With a "
+    "condition number near 1, the methods differ little.",
     effects=(
         Effect(
-            "steps of gradient descent divided by those of heavy ball on the quadratic",
+            "steps of gradient descent divided by steps of heavy ball on the quadratic",
             " times",
             2.5,  # a quarter of the square root of the condition number
             lambda measured: _ratio(measured["quadratic"], "heavy ball"),
         ),
         Effect(
-            "steps of gradient descent divided by those of Nesterov on the quadratic",
+            "steps of gradient descent divided by steps of Nesterov on the quadratic",
             " times",
-            1.5,  # a quarter of the ratio of the closed forms, which is 5.9
+            1.5,  # a quarter of 5.9, the ratio in theory
             lambda measured: _ratio(measured["quadratic"], "Nesterov"),
         ),
         Effect(
-            "steps of gradient descent divided by those of heavy ball in Rosenbrock's valley",
+            "steps of gradient descent divided by steps of heavy ball in Rosenbrock's valley",
             " times",
             2.5,
             lambda measured: _ratio(measured["valley"], "heavy ball"),
@@ -356,14 +364,16 @@ EXPERIMENT = Experiment(
     ),
     formula="heavy ball:  v <- momentum v + g;  w <- w - learning rate v\n"
     "Nesterov:    v <- momentum v + g;  w <- w - learning rate (g + momentum v)\n"
-    "Best rates with condition number k:\n"
+    "Best convergence rates with condition number k:\n"
     "gradient descent (k - 1) / (k + 1);  heavy ball (sqrt(k) - 1) / (sqrt(k) + 1);\n"
     "Nesterov 1 - 2 / sqrt(3 k + 1)",
     implementation=(momentum_step, best_rate),
     questions=(
-        "Why may the learning rate of heavy ball be almost twice that of gradient descent?",
-        "Why does the path of heavy ball on the quadratic overshoot, although it is faster?",
-        "What does momentum 0.99 change in the network if its learning rate is divided by 10?",
+        "Why can the learning rate of heavy ball be almost twice the learning rate of gradient "
+        "descent?",
+        "Why does the path of heavy ball overshoot the minimum of the quadratic, although heavy "
+        "ball needs fewer steps?",
+        "What does a momentum of 0.99 change in the network if the learning rate is divided by 10?",
     ),
     run=_run,
     charts=_charts,

@@ -11,12 +11,12 @@ from keras_cnns.optimizers.momentum import momentum_step
 from keras_cnns.report import charts
 from keras_cnns.report.page import Chart
 
-# The curvature of x divided by that of y: seven to each factor of 10, from 1 to 1,000.
+# Curvature of x divided by curvature of y, from 1 to 1,000.
 _CONDITIONS = tuple(10 ** (exponent / 7) for exponent in range(22))
 _MOMENTA = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
 _DISTANCES = tuple(10.0**exponent for exponent in np.linspace(-8, -1, 22))
-_CONDITION, _DISTANCE = 100, 1e-4  # of the measured effect
-_PLATEAU_DISTANCE = 0.1  # a plateau's gradient falls with the third power of the distance
+_CONDITION, _DISTANCE = 100, 1e-4  # the values for which the effect is measured
+_PLATEAU_DISTANCE = 0.1  # larger, since a plateau's gradient falls with the cube of the distance
 _RATES = np.geomspace(0.02, 8, 240)  # learning rate times the curvature of x
 _MAX_STEPS = 20_000
 
@@ -110,7 +110,7 @@ def _run(seed: int, settings: Settings, report: Report) -> Measurements:
 
 
 def _gain(by_momentum: dict[str, dict[str, float]]) -> float:
-    """Return the steps of gradient descent divided by those of the best momentum."""
+    """Return the steps of gradient descent divided by the steps with the best momentum."""
     plain = by_momentum["0.0"]["steps"]
     others = [each["steps"] for momentum, each in by_momentum.items() if momentum != "0.0"]
     return plain / np.nanmin(others) if not np.isnan(others).all() else math.nan
@@ -165,54 +165,60 @@ def _table(measured: Measurements) -> dict[str, dict[str, float]]:
 def _findings(measurements: Sequence[Measurements]) -> list[str]:
     equal = measurements[0]["by_condition"]["1"]
     return [
-        f"With equal curvatures, gradient descent needs {equal['0.0']['steps']:.0f} steps and "
-        f"momentum 0.9 needs {equal['0.9']['steps']:.0f}: no other direction limits the learning "
-        f"rate there, so that the advantage of the best momentum shrinks to {_gain(equal):.2g} "
-        "times."
+        f"With equal curvatures, gradient descent needs {equal['0.0']['steps']:.0f} steps, and "
+        f"gradient descent with momentum 0.9 needs {equal['0.9']['steps']:.0f}. No direction has a "
+        "larger curvature that would limit the learning rate. Gradient descent therefore needs "
+        f"only {_gain(equal):.2g} times as many steps as with the best momentum."
     ]
 
 
 EXPERIMENT = Experiment(
     number=7,
     name="saddle",
-    claim="On an ill-conditioned surface, momentum leaves a saddle point in fewer steps than "
-    "gradient descent, even if a plateau surrounds it.",
+    claim="On an ill-conditioned surface, gradient descent with momentum leaves a saddle point in "
+    "fewer steps than gradient descent without momentum, even if a plateau surrounds the saddle "
+    "point.",
     source="Sutskever et al. 2013, On the importance of initialization and momentum in deep "
-    "learning, section 2 (momentum needs fewer steps by the square root of the condition number)",
-    varied="The momentum, the ratio of the two curvatures, the initial distance from the ridge, "
-    "and the surface: a quadratic saddle point or a plateau around it.",
-    fixed="The start is one unit up the slope. Each method has its own best learning rate, found "
-    f"by a search over {len(_RATES)} learning rates.",
-    measured="The number of steps until the value of the function is below that of the point at "
-    "distance 1 along the escape.",
-    look_at="Compare the left end of the first figure, where the curvatures are equal, with its "
-    "right end. In the second figure, a line in the logarithm of the distance means exponential "
-    "growth, as in theory.",
-    larger_run="Nothing random is measured: a longer run gives the same numbers. The verdict would "
-    "change with a condition number near 1, where gradient descent may take large steps.",
+    "learning, section 2 (momentum divides the number of steps by the square root of the condition "
+    "number)",
+    varied="The momentum, the ratio of the two curvatures (the condition number), the initial "
+    "distance from the ridge, and the surface: a quadratic saddle point, or a saddle point with a "
+    "plateau around it.",
+    fixed="The start point is one unit up the slope. Each method has its own best learning rate, "
+    f"which a search over {len(_RATES)} learning rates finds.",
+    measured="The number of steps until the value of the function is below its value at the point "
+    "at distance 1 in the direction of the escape.",
+    look_at="In the first figure, compare the left end, where the two curvatures are equal, with "
+    "the right end. In the second figure, the axis of the distance is logarithmic: a straight line "
+    "means that the distance grows exponentially with the steps, as the theory predicts.",
+    larger_run="Nothing in this experiment is random: a longer run gives the same numbers. The "
+    "verdict would change with a condition number near 1, where gradient descent can take large "
+    "steps.",
     effects=(
         Effect(
-            "steps of gradient descent divided by those of momentum, condition number "
-            f"{_CONDITION}",
+            "steps of gradient descent divided by steps with the best momentum, at condition "
+            f"number {_CONDITION}",
             " times",
             2.5,  # a quarter of the square root of the condition number
             lambda measured: _gain(measured["by_condition"][str(_CONDITION)]),
         ),
         Effect(
-            "the same ratio on a plateau",
+            "the same ratio if a plateau surrounds the saddle point",
             " times",
             2.5,
             lambda measured: _gain(measured["plateau"]),
         ),
     ),
     formula="v <- momentum v + gradient\nw <- w - learning rate v\n"
-    "Near the saddle point, the distance grows in each step by the factor r with\n"
+    "Near the saddle point, each step multiplies the distance by a factor r. It satisfies\n"
     "r^2 - (1 + momentum + learning rate curvature) r + momentum = 0.",
     implementation=(momentum_step, growth),
     questions=(
-        "Why does the largest curvature limit the learning rate, and the smallest one the speed?",
+        "Why does the largest curvature limit the learning rate, and the smallest curvature the "
+        "speed of the escape?",
         "Why does the number of steps grow only with the logarithm of the initial distance?",
-        "What would noise in the gradient change for a start exactly on the ridge?",
+        "How would noise in the gradient change the result if the start point were exactly on the "
+        "ridge?",
     ),
     run=_run,
     charts=_charts,

@@ -17,8 +17,8 @@ from keras_cnns.training.preparation import prepare
 
 _EPOCHS = 20
 _NETWORK = "resnet32"
-_LAST = 5  # epochs whose mean is compared
-_TOLERANCE = 1e-3  # of float32 sums over a batch, relative to the largest number
+_LAST = 5  # number of last epochs over which the error is averaged
+_TOLERANCE = 1e-3  # maximum rounding error of sums in float32, relative to the largest number
 _COMMON = (
     f"model.name={_NETWORK}",
     "data.train_split=train[:40%]",
@@ -57,7 +57,7 @@ def skip_equations(model: keras.Model, images: Any, labels: Any, block: str) -> 
     inner = {"in": source, "z": convolutions, "skip": skip, "sum": total}
     if projection:
         inner["projected"] = layer(projection).output
-    # Two halves, so that the block's output is a tensor of its own.
+    # Two models, so that the gradient with respect to the output of the block can be computed.
     end = layer(f"{block}_relu").output
     body = keras.Model(model.input, {**inner, "out": end})
     head = keras.Model(end, model.output)
@@ -76,7 +76,7 @@ def skip_equations(model: keras.Model, images: Any, labels: Any, block: str) -> 
         outer = tf.einsum("nhwc,nhwk->ck", a["in"], tape.gradient(loss, a["projected"]))
         deviations["skip weight"] = _deviation(tape.gradient(loss, weight)[0, 0], outer)
     else:
-        through_skip = delta  # the identity passes the gradient on unchanged
+        through_skip = delta  # the gradient of an identity shortcut is delta itself
     deviations["input"] = _deviation(tape.gradient(loss, a["in"]), normal + through_skip)
     return deviations
 
@@ -119,7 +119,8 @@ def _error(measured: Measurements, kind: str) -> float:
 
 def _worse(kind: str, points: float, paper: str) -> Effect:
     return Effect(
-        f"validation error with {_label(kind)} minus that with the identity ({paper})",
+        f"validation error with {_label(kind)} minus validation error with the identity ({paper} "
+        "in the paper)",
         " percentage points",
         points,
         lambda measured: _error(measured, kind) - _error(measured, "identity"),
@@ -192,78 +193,85 @@ def _findings(measurements: Sequence[Measurements]) -> list[str]:
     ]
     deviation = max(_largest_deviation(each) for each in measurements)
     sentences = [
-        f"The lowest validation error has {_label(best)}, {errors[best]:.2f} %, and the highest "
-        f"{_label(worst)}, {errors[worst]:.2f} %; the identity has {errors['identity']:.2f} %.",
-        "The sides of the forward and backward equations differ by at most "
-        f"{deviation:.1e} of their largest number, which is the rounding of float32.",
+        f'The validation error is lowest with the shortcut "{_label(best)}" '
+        f'({errors[best]:.2f} %) and highest with the shortcut "{_label(worst)}" '
+        f"({errors[worst]:.2f} %). It is {errors['identity']:.2f} % with the identity.",
+        "The two sides of the forward and backward equations differ by at most "
+        f"{deviation:.1e} times their largest number. This is the rounding error of float32.",
         "The identity shortcuts have "
         f"{measurements[0]['kinds']['identity']['parameters']} trainable parameters, so that there "
-        "is nothing to update; projections in every block have "
-        f"{measurements[0]['kinds']['projection_everywhere']['parameters']:,}.",
+        "is nothing to update. Projections in every block have "
+        f"{measurements[0]['kinds']['projection_everywhere']['parameters']:,} parameters.",
     ]
     if len(measurements) > 1 and (spread := float(np.std(differences, ddof=1))) > 0:
-        # The half width of a one-sided 95 % interval, 1.645 spread / sqrt(n), equals the effect.
+        # Find n for which the smallest effect equals 1.645 spread / sqrt(n), the distance between
+        # the mean and its one-sided 95 % bound.
         needed = int(np.ceil((1.645 * spread / _SCALING) ** 2))
         sentences.append(
-            "With the standard deviation over the seeds that was measured for constant scaling, "
-            f"{spread:.2f} percentage points, an interval as narrow as the smallest effect needs "
-            f"about {max(needed, 2)} seeds."
+            "The difference between the errors with constant scaling and with the identity has a "
+            f"standard deviation of {spread:.2f} percentage points over the seeds. With this "
+            f"standard deviation, about {max(needed, 2)} seeds are needed to make the interval as "
+            "narrow as the smallest effect that counts."
         )
     return sentences
 
 
-# Smallest effects: a quarter of the paper's with ResNet-110 on CIFAR-10, whose identity has 6.61 %.
+# The smallest effects are a quarter of those in the paper, where ResNet-110 with identity shortcuts
+# has an error of 6.61 % on CIFAR-10.
 _SCALING = (12.35 - 6.61) / 4
 EXPERIMENT = Experiment(
     number=3,
     name="shortcuts",
     claim="The identity is the best shortcut: scaling, gating, dropout and projections in every "
-    "block raise the error, and it alone has nothing to update.",
+    "block raise the error, and the identity has no parameters to update.",
     source="He et al. 2016, Identity Mappings in Deep Residual Networks, table 1; He et al. 2015, "
     "Deep Residual Learning, section 3.3 (options A, B and C)",
-    varied=f"The shortcut of {_NETWORK}'s blocks: {', '.join(map(_label, SHORTCUTS))}.",
-    fixed="The convolutions of all blocks, two fifths of the training images, the schedule (cosine "
-    "from 0.1) and the number of epochs.",
-    measured=f"The validation error, averaged over the last {_LAST} epochs; the deviation of the "
-    "sides of the forward and backward equations in one block; the trainable parameters of all "
-    "shortcuts.",
-    look_at="Compare how early the curves fall. Then look at the table: only the shortcuts with "
-    "parameters of their own have a gradient along the skip path.",
-    larger_run="The paper's differences are those of 110 layers on CIFAR-10, where every product "
-    "along the skip path has 54 factors; here there are 15, and ten classes of small digits. To "
-    "repeat the paper's table, train cifar10-resnet110 with --set model.shortcut=constant_scaling "
-    "and so on: eight trainings of about a day each on two cores.",
+    varied=f"The shortcut of the blocks of {_NETWORK}: {', '.join(map(_label, SHORTCUTS))}.",
+    fixed="The convolutions of all blocks, two fifths of the training images, the learning rate "
+    "schedule (cosine decay from 0.1) and the number of epochs.",
+    measured=f"The validation error, averaged over the last {_LAST} epochs; the largest difference "
+    "between the two sides of the forward and backward equations in one block; the number of "
+    "trainable parameters of all shortcuts.",
+    look_at="In the figures, compare how early the curves fall. In the table, look at the "
+    "trainable parameters: only shortcuts with parameters have weights to update on the skip "
+    "path.",
+    larger_run="The paper measured its differences with 110 layers on CIFAR-10, where the skip "
+    "path consists of 54 shortcuts in series. Here, it consists of 15, and the images are small "
+    "digits. To repeat the paper's table, train the recipe cifar10-resnet110 with --set "
+    "model.shortcut=constant_scaling, and then with each of the other shortcuts. These are eight "
+    "trainings of about a day each on two cores.",
     effects=(
-        _worse("constant_scaling", _SCALING, "paper: 12.35 and 6.61 %"),
-        _worse("exclusive_gating", (8.70 - 6.61) / 4, "paper: 8.70 and 6.61 %"),
-        _worse("projection_everywhere", (12.22 - 6.61) / 4, "paper: 12.22 and 6.61 %"),
-        _worse("dropout", (20 - 6.61) / 4, "paper: above 20 and 6.61 %"),
+        _worse("constant_scaling", _SCALING, "12.35 and 6.61 %"),
+        _worse("exclusive_gating", (8.70 - 6.61) / 4, "8.70 and 6.61 %"),
+        _worse("projection_everywhere", (12.22 - 6.61) / 4, "12.22 and 6.61 %"),
+        _worse("dropout", (20 - 6.61) / 4, "above 20 and 6.61 %"),
         Effect(
-            "negative largest deviation between the sides of the equations",
+            "-1 times the largest difference between the two sides of the equations",
             "",
             -_TOLERANCE,
             lambda measured: -_largest_deviation(measured),
         ),
         Effect(
-            "negative number of trainable parameters in the identity shortcuts",
+            "-1 times the number of trainable parameters in the identity shortcuts",
             "",
             -1,
             lambda measured: -float(measured["kinds"]["identity"]["parameters"]),
         ),
     ),
     formula="forward:   a^l = f(Z^l + W a^(l-2));  with the identity  a^l = f(Z^l + a^(l-2))\n"
-    "backward:  gradient of W = a^(l-2) delta^l (the lecture's minus sign is the descent);\n"
+    "backward:  gradient of W = a^(l-2) delta^l (a step of gradient descent subtracts it);\n"
     "           gradient of a^(l-2) = (normal path) delta^l + W^T delta^l\n"
-    "through L blocks: the skip path alone multiplies by W^T L times; by 1 with the identity",
+    "through L blocks: each skip path multiplies the gradient by W^T, the identity by 1",
     implementation=(basic_block, SHORTCUTS["identity"], SHORTCUTS["projection_everywhere"]),
     questions=(
-        "Constant scaling multiplies the skip path by 0.5 in each block. What factor does the "
-        "gradient have after 15 blocks, and after 54?",
-        "If the skip path has fixed weights, which of the two backward equations disappears?",
-        "Option A fills new channels with zeros. What do their residual functions have to learn "
-        "that those of option B need not?",
-        "Dropout on the shortcut is a random scaling. What is its expectation, and what does it "
-        "do to the variance?",
+        "Constant scaling multiplies the skip path by 0.5 in each block. By which factor does it "
+        "multiply the gradient after 15 blocks, and after 54 blocks?",
+        "If the weights on the skip path are fixed, which of the two backward equations is not "
+        "needed?",
+        "Option A fills new channels with zeros. What do the residual functions have to learn with "
+        "option A that they need not learn with option B?",
+        "Dropout on the shortcut is a random scaling. What is the expectation of the scaled value, "
+        "and how does its variance change?",
     ),
     run=_run,
     charts=_charts,

@@ -18,10 +18,10 @@ _ACTIVATION_LAYERS = (
 
 
 class ActivationStatistics(ProbeDiagnostic):
-    """Measure covariate shift: mean and standard deviation of each layer's activations on a batch.
+    """Measure the mean and standard deviation of each layer's activations: covariate shift.
 
-    The layers are those that apply a nonlinearity (softmax does not count) or, if a model has no
-    such layer, those with a kernel. Mean and standard deviation are taken over images, positions
+    All layers that apply a nonlinearity other than softmax are measured or, if a model has no such
+    layer, all layers with a kernel. Mean and standard deviation are taken over images, positions
     and channels together.
 
     Metrics: `activation_mean/layer` and `activation_spread/layer`, the standard deviation;

@@ -1,4 +1,4 @@
-"""Evaluate and save averaged weights with matching batch-norm statistics."""
+"""Evaluate and save averaged weights, with averaged batch-norm statistics."""
 
 import math
 from typing import Any
@@ -15,21 +15,21 @@ from keras_cnns.training.variables import fetch_variables, inner_optimizer
 class AverageWeights(keras.callbacks.Callback):
     """Use the moving averages of an optimizer with `use_ema=True` in each evaluation.
 
-    Keras averages the trainable weights only. The moving mean and variance of batch normalisation
-    belong to the latest weights and do not fit the averaged ones. This callback averages them over
-    the same steps with the same `ema_momentum`, as timm's ModelEma does:
+    Keras averages only the trainable weights. The moving mean and variance of batch normalisation
+    belong to the latest weights and do not fit the averaged weights. This callback averages these
+    statistics over the same steps with the same `ema_momentum`, as timm's ModelEma does:
 
     ```
     average <- ema_momentum * average + (1 - ema_momentum) * statistic      after each batch
     ```
 
-    The averages are assigned before an evaluation and stay until the next training batch, so that a
-    callback at the end of the epoch, such as `SaveBest` or `ModelCheckpoint`, saves the evaluated
-    weights. After `fit` the model keeps the averages. (A saved model has the averages as its
-    weights, and a training that starts from the saved model starts from the averages.)
+    The averages are assigned to the model before an evaluation and stay there until the next
+    training batch, so that a callback at the end of the epoch, such as `SaveBest` or
+    `ModelCheckpoint`, saves the evaluated weights. After `fit`, the model has the averages. (A
+    training that starts from a model saved in this way starts from the averages.)
 
-    With `steps_per_execution` above 1, statistics are averaged once per execution. They stay on
-    their device.
+    With `steps_per_execution` above 1, statistics are averaged once per execution. The averages
+    stay on the device of the statistics.
 
     Raises:
         ValueError: the optimizer has no averages.
@@ -47,7 +47,7 @@ class AverageWeights(keras.callbacks.Callback):
         self.training_values: list[tuple[Any, Any]] = []
 
     def get_state(self) -> dict[str, Any]:
-        """Return the averages of the statistics; the optimizer saves those of the weights."""
+        """Return the averages of the statistics; the optimizer saves the averaged weights."""
         return {"has_trained": self.has_trained, "averages": self._separate_averages()}
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -69,8 +69,8 @@ class AverageWeights(keras.callbacks.Callback):
         ]
         self.has_trained, self.averages, self.training_values = False, None, []
         decay = self.optimizer.ema_momentum
-        # All statistics are averaged in one compiled call: a call for each would take longer than
-        # the sums.
+        # All statistics are averaged in one compiled call, because calls for each of them would
+        # take longer than the computation.
         self._flatten = compile_function(_flatten)
         self._average = compile_function(
             lambda averages, values: decay * averages + (1 - decay) * _flatten(values)

@@ -40,7 +40,7 @@ class DeadReLU(ProbeDiagnostic):
 
 
 def _dead_fraction(outputs: Any) -> Any:
-    """[N, ..., C] -> the fraction of the C channels whose maximum is not above 0."""
+    """Return the fraction of channels whose maximum is not above 0: [N, ..., C] -> scalar."""
     maxima = ops.max(outputs, axis=tuple(range(len(outputs.shape) - 1)))
     return ops.mean(ops.cast(maxima <= 0, "float32"))
 

@@ -5,7 +5,8 @@ from typing import Any
 from keras_cnns.training.callbacks.probe import Pass, Probe, Tensors
 from keras_cnns.training.callbacks.step_counter import StepCounter
 
-INTERVAL = 100  # steps; a measurement costs about a step and a half on the probe's batch
+# Steps; a measurement takes about as long as 1.5 training steps on the probe's batch.
+INTERVAL = 100
 
 # Key of the state in a checkpoint -> attribute.
 _STATE = {
@@ -20,11 +21,10 @@ _STATE = {
 class Diagnostic(StepCounter):
     """Measure a model during training, before every `interval`-th step.
 
-    A metric of one layer is named `metric/layer`, a metric of the whole model `metric`. At the end
-    of an epoch, the latest metrics that were measured in the epoch are added to its logs, and thus
-    to `History` and `CSVLogger`. These are the metrics of the whole model and, with
-    `layers_in_logs`, also the metrics of each layer (which Keras' progress bar would print).
-    Without a measurement in the epoch, nothing is added.
+    A metric of a layer is named `metric/layer`, and a metric of the whole model `metric`. At the
+    end of an epoch, the latest metrics of the whole model are added to the logs, and thus to
+    `History` and `CSVLogger`. With `layers_in_logs`, the metrics of the layers are added too
+    (Keras' progress bar would print them). Nothing is added if nothing was measured in the epoch.
 
     Args:
         interval: steps between measurements; the first is before the first step.
@@ -62,18 +62,18 @@ class Diagnostic(StepCounter):
         raise NotImplementedError
 
     def is_due(self) -> bool:
-        """Return whether the interval is over."""
+        """Return whether a measurement is due."""
         if self.measured_at is None:
             return True
         return self.step // self.interval > self.measured_at // self.interval
 
     def record(self, metrics: dict[str, float]) -> None:
-        """Store metrics as the latest ones."""
+        """Store metrics as the latest measurement."""
         self.metrics, self.measured_at = metrics, self.step
         self.is_new = self.is_of_epoch = True
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Record that nothing was measured in this epoch yet."""
+        """Record that nothing has been measured in this epoch yet."""
         self.is_of_epoch = False
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
@@ -83,7 +83,7 @@ class Diagnostic(StepCounter):
             self.record(self.measure())
 
     def begin_step(self, batch: int) -> None:
-        """Record the beginning of a step, in which nothing was measured yet."""
+        """Record the beginning of a step, in which nothing has been measured yet."""
         super().on_train_batch_begin(batch)
         self.is_new = False
 
@@ -96,7 +96,7 @@ class Diagnostic(StepCounter):
 
 
 class ProbeDiagnostic(Diagnostic):
-    """A diagnostic that runs the model on a probe; diagnostics with the same probe share passes.
+    """A diagnostic that runs the model on a probe; each pass serves all diagnostics of the probe.
 
     Args:
         probe: the probe with the batch on which the model is run.
@@ -111,7 +111,7 @@ class ProbeDiagnostic(Diagnostic):
         probe.add(self.compute)
 
     def compute(self, tensors: Pass) -> Tensors:
-        """Return metrics of layers from one pass, as scalar tensors; compiled with the pass."""
+        """Return metrics of layers, as scalar tensors; this function is compiled with the pass."""
         raise NotImplementedError
 
     def summarise(self, metrics: dict[str, dict[str, float]]) -> dict[str, float]:
@@ -123,7 +123,7 @@ class ProbeDiagnostic(Diagnostic):
         self.probe.forget()
 
     def measure(self) -> dict[str, float]:
-        """Return the metrics of the probe, which runs once per step for all its diagnostics."""
+        """Return the metrics of the probe, which is run once per step for all its diagnostics."""
         layers: dict[str, dict[str, float]] = {name: {} for name in self.layer_metrics}
         for name, value in self.probe.run(self.model, self.step).items():
             metric, _, layer = name.partition("/")

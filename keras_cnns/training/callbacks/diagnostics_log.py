@@ -20,8 +20,8 @@ class DiagnosticsLog(keras.callbacks.Callback):
 
     Args:
         diagnostics: the diagnostics, which precede this callback in `fit`'s list. The first
-            measurement determines the columns; diagnostics that do not measure at a row's step have
-            empty values in it.
+            measurement determines the columns. If a diagnostic does not measure at the step of a
+            row, its values in the row are empty.
         path: the path of the file.
     """
 
@@ -62,7 +62,7 @@ class DiagnosticsLog(keras.callbacks.Callback):
 
 
 def new_metrics(diagnostics: Sequence[Diagnostic]) -> dict[str, float]:
-    """Return the metrics that were measured in the step that ends now."""
+    """Return the metrics that were measured in the current step."""
     return {k: v for each in diagnostics if each.is_new for k, v in each.metrics.items()}
 
 

@@ -11,16 +11,15 @@ from keras_cnns.training.callbacks.probe import Pass, Probe, Tensors
 class GradientNorm(ProbeDiagnostic):
     """Measure the L2 norm of the gradient of the loss with respect to each layer's kernel.
 
-    Metrics: `gradient_norm/layer`; `gradient_norm` over all kernels; `gradient_ratio`, the norm of
-    the first layer divided by that of the last. If the ratio tends to 0 as models get deeper, the
-    gradient vanishes; if it tends to infinity, the gradient explodes.
+    Metrics: `gradient_norm/layer`; `gradient_norm` over all kernels; `gradient_ratio`, the norm in
+    the first layer divided by the norm in the last layer. If the ratio tends to 0 for deeper
+    models, the gradient vanishes; if it tends to infinity, the gradient explodes.
 
     Args:
         probe: the batch to run the model on.
-        last: the name of the layer with which the first one is compared, if the model has such a
-            layer; by default the layer that runs last, which in a model with auxiliary heads may
-            belong to such a head.
-        options: those of `Diagnostic`.
+        last: the name of the layer that counts as the last one, if the model has such a layer; by
+            default the layer that runs last, which may belong to an auxiliary head.
+        options: the options of `Diagnostic`.
 
     References:
         Bengio, Simard and Frasconi 1994, Learning long-term dependencies with gradient descent is

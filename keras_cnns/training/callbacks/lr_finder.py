@@ -9,8 +9,8 @@ import numpy as np
 from keras_cnns.training.variables import fetch_variables
 
 _SMOOTHING = 0.9  # weight of the previous average in the moving average of the losses
-_DIVERGED = 4.0  # the model has diverged when the loss exceeds its minimum by this factor
-_SAFETY = 10.0  # the proposal is the learning rate of the lowest loss divided by this
+_DIVERGED = 4.0  # the model has diverged if the loss is more than this factor times its minimum
+_SAFETY = 10.0  # the proposal is the learning rate with the lowest loss divided by this factor
 
 
 class LRFinder(keras.callbacks.Callback):
@@ -20,9 +20,9 @@ class LRFinder(keras.callbacks.Callback):
     replaces the optimizer's learning rate, and ends the training when the smoothed loss exceeds
     four times its minimum. Discard the weights and the optimizer afterwards.
 
-    The model's metrics are reset before every step, so that the logged `loss` is that of one batch.
-    From Keras' running mean, which is weighted by batch size, a batch's loss could not be computed
-    exactly.
+    The model's metrics are reset before every step, so that the logged `loss` is the loss of one
+    batch. It could not be computed exactly from Keras' running mean, which is weighted by batch
+    size.
 
     Args:
         lowest: the learning rate of the first step.
@@ -31,8 +31,8 @@ class LRFinder(keras.callbacks.Callback):
 
     Attributes:
         learning_rates: the learning rate of each step taken, float [steps taken].
-        losses: the loss that each step minimised, on its batch and before its update, float [steps
-            taken]. For a model with several outputs it is the weighted sum of their losses.
+        losses: the loss of each step on its batch, before the update, float [steps taken]; for a
+            model with several outputs, the weighted sum of their losses.
 
     Raises:
         ValueError: the learning rates or `steps` are out of range, or, in `fit`, the model is
@@ -68,7 +68,7 @@ class LRFinder(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Reset the metrics, so that the next logged loss is that of this batch alone."""
-        fetch_variables(self.model)  # so that on JAX, `fit` reads the reset metrics before the step
+        fetch_variables(self.model)  # makes `fit` use the reset metrics in the step on JAX
         self.model.reset_metrics()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:

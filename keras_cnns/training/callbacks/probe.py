@@ -20,20 +20,20 @@ class Pass:
     """The tensors of one pass: layer -> tensor, in the order in which the layers ran."""
 
     layers: dict[str, keras.layers.Layer]
-    outputs: Tensors  # float32, of all layers; the last one of repeated calls
+    outputs: Tensors  # float32, of all layers; if a layer is called repeatedly, of its last call
     # The gradient of the loss with respect to each kernel of every layer with kernels, float32.
     gradients: dict[str, list[Any]]
 
 
-Measure = Callable[[Pass], Tensors]  # returns name of the metric -> scalar tensor
+Measure = Callable[[Pass], Tensors]  # a function that returns name of the metric -> scalar tensor
 
 
 class Probe:
     """Run a model on a fixed batch as in training, and measure its outputs and gradients.
 
     Weights, statistics, seeds and metrics do not change, so that a training with a probe ends with
-    exactly the same weights as without it. If no registered measure needs gradients, the compiled
-    pass omits the backward pass.
+    exactly the same weights as a training without it. If no registered measure needs gradients, the
+    compiled pass omits the backward pass.
 
     Args:
         x: a batch of the model's inputs; 16 to 32 images are enough.
@@ -60,7 +60,7 @@ class Probe:
 
         Args:
             model: the model after `step` training steps.
-            step: number of steps; a second call with the same number returns the same result.
+            step: number of steps; a second call with the same number returns the first result.
         """
         if self._latest is None or self._latest[0] != step or model is not self._model:
             self._latest = step, self._run(model)
@@ -85,7 +85,8 @@ class Probe:
         kernel_ids = {id(kernel) for group in self._kernels.values() for kernel in group}
         kernel_indices = [i for i, each in enumerate(self._variables) if id(each) in kernel_ids]
         layer_names = {id(layer): name for name, layer in self._layers.items()}
-        names: list[str] = []  # not returned by `loss`, because JAX would sort the keys of a dict
+        # Collected here, because JAX would sort the keys of a dict that `loss` returns.
+        names: list[str] = []
 
         def loss(kernel_values: Sequence[Any]) -> tuple[Any, list[Any]]:
             outputs: Tensors = {}

@@ -10,13 +10,14 @@ from keras_cnns.training.callbacks.step_counter import StepCounter
 
 REFRESH = 0.5  # seconds between two drawings of the bar; a drawing takes about a millisecond
 PLAIN_PAUSE = 60.0  # seconds between two lines within an epoch, if there is no terminal
-_MIN_BAR, _MAX_BAR = 10, 24  # characters; details, but not the title, are omitted for the minimum
+# Characters; for the minimum length of the bar, details are omitted, but not the title.
+_MIN_BAR, _MAX_BAR = 10, 24
 
 
 class Progress(StepCounter):
     """Print the progress and the time left: a bar on a terminal, plain lines elsewhere.
 
-    The time left is that of the whole training, including validation. Place this callback first in
+    The time left refers to the whole training, including validation. Place this callback first in
     `fit`'s list, and call `fit` with verbose=0.
 
     Args:
@@ -37,7 +38,7 @@ class Progress(StepCounter):
         self._bar: _Bar | None = None
 
     def get_state(self) -> dict[str, Any]:
-        """Return the number of the epoch's steps that precede the current one."""
+        """Return the number of steps of the epoch before the current step."""
         return {"steps_of_epoch": self.step}
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -50,7 +51,7 @@ class Progress(StepCounter):
         self._out = self.stream or sys.stdout
         self._bar = _Bar(self._out) if self._out.isatty() else None
         self._start = self._shown_at = time.perf_counter()
-        self._done = 0  # steps taken in this process
+        self._done = 0  # number of steps taken in this process
         self._steps: int | None = self.params.get("steps")
         self._epochs: int = self.params["epochs"]
 
@@ -80,7 +81,7 @@ class Progress(StepCounter):
         """Print the epoch's line."""
         now = time.perf_counter()
         if self._steps is None:
-            self._steps = self.step  # the data set has no length
+            self._steps = self.step  # known only now if the data set has no length
         is_last = epoch + 1 == self._epochs and not self.trainings_after
         left = "" if is_last else self._time_left(now, self._steps)
         seconds = format_seconds(now - self._epoch_start)
@@ -94,7 +95,7 @@ class Progress(StepCounter):
     def close(self) -> None:
         """Remove the bar.
 
-        Call this after a failure of `fit`, which then calls no callback.
+        Call this if `fit` fails, because `fit` then does not call `on_train_end`.
         """
         bar, self._bar = self._bar, None
         if bar:
@@ -136,8 +137,8 @@ class _Bar:
         self._bar = BarColumn()
         texts = ("{task.description}", "{task.percentage:>3.0f}%", "{task.fields[rest]}")
         title, percentage, rest = (TextColumn(text, markup=False) for text in texts)
-        # The bar uses no thread, hides no cursor and does not replace sys.stdout, because `fit`
-        # would leave these behind if it failed.
+        # The bar uses no thread, does not hide the cursor and does not replace sys.stdout, because
+        # all this would remain if `fit` failed.
         self._progress = Progress(
             *(title, self._bar, percentage, rest),
             console=self._console,
@@ -151,7 +152,7 @@ class _Bar:
         self._console.show_cursor()
 
     def draw(self, fraction: float, title: str, left: str, details: str) -> None:
-        """Draw the bar; of the comma-separated details, the last ones are left out if necessary."""
+        """Draw the bar; if necessary, leave out the last of the comma-separated details."""
         room = self._console.width - len(f"{title}  100% {left}")
         shown = details.split(", ")
         while shown and len(", ".join(shown)) + 2 > room - _MIN_BAR:
@@ -172,10 +173,10 @@ class _Bar:
 
 
 def describe(logs: dict[str, Any]) -> str:
-    """Return losses and metrics as text, without those of auxiliary outputs or layers.
+    """Return losses and metrics as text, except metrics of auxiliary outputs and of layers.
 
-    For a model with several outputs, `loss` and `accuracy` are those of the main output; the
-    weighted sum of the losses has a name of its own.
+    For a model with several outputs, `loss` and `accuracy` belong to the main output; the weighted
+    sum of the losses has another name.
     """
     shown = {
         name: value
@@ -186,7 +187,8 @@ def describe(logs: dict[str, Any]) -> str:
         f"{name} {shown[name]:.2%}"
         if name.endswith("accuracy")
         else f"{name.replace(LOSS_SUM, LOSS_SUM.replace('_', ' '))} {shown[name]:.4g}"
-        for name in sorted(shown, key=lambda name: LOSS_SUM in name)  # the weighted sum comes last
+        # Sorts the weighted sum to the end.
+        for name in sorted(shown, key=lambda name: LOSS_SUM in name)
     )
 
 

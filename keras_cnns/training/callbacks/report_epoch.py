@@ -15,8 +15,8 @@ class ReportEpoch(keras.callbacks.Callback):
     metrics.
 
     Args:
-        report: receives the epoch, counted from 1, and its validation accuracy from 0 to 1; returns
-            True to end the training.
+        report: a function of the epoch, counted from 1, and its validation accuracy from 0 to 1; it
+            returns True to end the training.
 
     Raises:
         ValueError: the training has no validation accuracy.

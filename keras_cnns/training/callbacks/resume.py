@@ -26,29 +26,29 @@ from keras_cnns.training.snapshot import (
     restore_callbacks,
 )
 
-_KEPT = 2  # number of checkpoints
+_KEPT = 2  # number of checkpoints that are kept
 COST = 0.005  # maximum fraction of the time for writing checkpoints
 
 # The value of `model.stop_training` that ends a resumed epoch. It is truthy, so that Keras leaves
-# its loop over the steps, and differs from True, which other callbacks set to end the training.
+# its loop over the steps. It is not True, the value with which other callbacks end the training.
 _EPOCH_IS_OVER = "the rest of the epoch that was resumed is over"
 
 
 class Resume(StepCounter):
     """Save the whole state of a training regularly, and resume from it bit for bit.
 
-    The state is the weights and statistics, the optimizer with its averages, the metrics of the
-    epoch so far, the seeds of dropout and other layers, Python's and NumPy's random generators, the
-    state of the other callbacks, and the step. If the data depend only on the step and the
-    operations are deterministic, a resumed training ends with the same weights as an uninterrupted
-    one.
+    The state consists of the weights and statistics, the optimizer with its averages, the metrics
+    of the epoch so far, the seeds of dropout and other layers, Python's and NumPy's random
+    generators, the state of the other callbacks, and the step. If the data depend only on the step
+    and the operations are deterministic, a resumed training ends with the same weights as an
+    uninterrupted one.
 
-    The state of a callback is the result of its method `get_state()`; `set_state()` receives it.
-    The state of a callback without these methods consists of those numbers, arrays and lists among
-    its attributes that have changed since training began. Unchanged attributes are settings and
-    keep their new values, such as another `patience` of `EarlyStopping`. State is captured and
-    restored in `on_train_batch_begin`, after the same method of the callbacks that precede this
-    one.
+    The state of a callback is the result of its method `get_state()`, which is later passed to its
+    method `set_state()`. If a callback lacks these methods, its state consists of the attributes
+    that are numbers, arrays or lists and have changed since training began. Unchanged attributes
+    are settings, such as the `patience` of `EarlyStopping`, and may have new values in a resumed
+    training. State is captured and restored in `on_train_batch_begin`, after the same method of the
+    callbacks that precede this one.
 
     The optimizer's learning rate is also part of the state.
 
@@ -63,30 +63,30 @@ class Resume(StepCounter):
     )
     ```
 
-    A resumed epoch is shorter, and its `batch` counts from 0 again. A checkpoint is written to a
-    temporary file, flushed to disk and renamed; two are kept. A damaged checkpoint is skipped with
-    a message. If a checkpoint cannot be written, the error is logged, training continues, and the
-    next attempt follows when the next checkpoint is due.
+    A resumed epoch has only the remaining steps, and its `batch` counts from 0 again. A checkpoint
+    is written to a temporary file, flushed to disk and renamed. The latest two are kept. A damaged
+    checkpoint is skipped with a message. If a checkpoint cannot be written, the error is logged,
+    training continues, and writing is tried again when the next checkpoint is due.
 
     Args:
         directory: the directory of the checkpoints.
-        batches: a function: number of steps taken -> the data of all following steps.
+        batches: a function that returns the data of all steps after a number of steps.
         steps_per_epoch: as in `fit`.
-        callbacks: the callbacks whose state is saved; they precede this one in `fit`'s list.
-        seconds: time between checkpoints. It is longer if writing is slow, so that writing takes at
-            most 0.5 % of the time. None: checkpoints are written only by steps.
+        callbacks: the callbacks whose state is saved; they precede this callback in `fit`'s list.
+        seconds: time between checkpoints. If writing is slow, the time is longer, so that writing
+            takes at most 0.5 % of it. None: only `steps` determines when checkpoints are written.
         steps: steps between checkpoints. With `steps_per_execution` above 1, a checkpoint is
-            written after the execution that passes a multiple of this number. None: checkpoints are
-            written only by time.
+            written after each execution that passes a multiple of this number. None: only `seconds`
+            determines when checkpoints are written.
 
     Attributes:
         step: number of steps taken, over all epochs.
         epoch: number of whole epochs taken.
 
     Raises:
-        CheckpointError: there are checkpoints, and none is intact.
-        ValueError: when training begins, `steps_per_epoch` is not a multiple of the model's
-            `steps_per_execution`, so that Keras' epochs would have other lengths.
+        CheckpointError: there are checkpoints, and all of them are damaged.
+        ValueError: (when training begins) `steps_per_epoch` is not a multiple of the model's
+            `steps_per_execution`, so that the epochs of Keras would have other lengths.
     """
 
     def __init__(
@@ -107,13 +107,14 @@ class Resume(StepCounter):
         self.snapshot: Snapshot | None = self._read_latest()  # the latest snapshot, in memory
         self.step = self.snapshot.step if self.snapshot else 0
         self.resumed_at = self.step
-        self.saved = {self.step} if self.snapshot else set[int]()  # steps whose files are complete
+        # Steps with a completely written checkpoint.
+        self.saved = {self.step} if self.snapshot else set[int]()
         self._seconds_before = self.snapshot.seconds if self.snapshot else 0.0
         self._began = time.monotonic()
         self._is_ready = False
-        self._due = 0.0  # time of the monotonic clock
-        self._last_save = self.step  # the step of the last attempt
-        self._initial: list[dict[str, Any]] = []  # attributes of the callbacks when training begins
+        self._due = 0.0  # time of the monotonic clock at which the next checkpoint is due
+        self._last_save = self.step  # the step of the last attempt to write a checkpoint
+        self._initial: list[dict[str, Any]] = []  # attributes of the callbacks when training began
 
     @property
     def training_seconds(self) -> float:
@@ -134,7 +135,8 @@ class Resume(StepCounter):
                 f"model's steps_per_execution, which is {per_execution!r}"
             )
         self._initial = [plain_attributes(callback) for callback in self.callbacks]
-        if self.snapshot:  # saved attributes stay state, even if the callback was used before
+        # Saved attributes belong to the state, even if the callback was used before.
+        if self.snapshot:
             for attributes, entry in zip(self._initial, self.snapshot.callbacks, strict=False):
                 for name in entry["state"]:
                     attributes.pop(name, None)
@@ -184,7 +186,7 @@ class Resume(StepCounter):
         self._due = start + max(self.seconds or 0.0, cost / COST)
 
     def save_snapshot(self) -> None:
-        """Write the snapshot that is in memory.
+        """Write the snapshot in memory to a checkpoint.
 
         During an evaluation, this snapshot was captured before the last step of the epoch, so a
         resumed training repeats that step and then the evaluation.
@@ -195,13 +197,13 @@ class Resume(StepCounter):
     def _begin(self) -> None:
         self._is_ready = True
         if self.snapshot:
-            # Assign the weights again, because a callback may have changed them, and the metrics,
-            # because `fit` has reset them.
+            # Assign weights and metrics again: a callback may have changed the weights, and `fit`
+            # has reset the metrics.
             restore(self.snapshot, self.model)
             restore_callbacks(self.snapshot, [*self.callbacks, self.model.history])
             self._due = time.monotonic() + (self.seconds or 0.0)
         else:
-            self.save()  # report a full disk now, not after hours
+            self.save()  # reports a full disk now and not after hours
 
     def _is_due(self) -> bool:
         if self.steps and self.step // self.steps > self._last_save // self.steps:

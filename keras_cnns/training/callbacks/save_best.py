@@ -30,7 +30,7 @@ class SaveBest(keras.callbacks.Callback):
         super().__init__()
         self.path, self.monitor = path, monitor
         self.best = -math.inf
-        self.best_epoch = 0  # counted from 1; 0 before the first save
+        self.best_epoch = 0  # number of the best epoch, from 1; 0 before the first one
         self.unsaved: list[Any] | None = None  # the best weights, while they are not in a file
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -42,7 +42,7 @@ class SaveBest(keras.callbacks.Callback):
             value = -value
         is_better = (
             value >= self.best
-        )  # among equal epochs, prefer the later one with its lower learning rate
+        )  # among equally good epochs, prefer the last one, whose learning rate is lowest
         if is_better:
             self.best, self.best_epoch, self.unsaved = value, epoch + 1, None
         try:

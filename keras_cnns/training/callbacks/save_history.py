@@ -13,9 +13,9 @@ from keras_cnns.runs.tables import Row, format_rows
 class SaveHistory(keras.callbacks.Callback):
     """Write one row per epoch, with its number, from 0, and its logs, atomically.
 
-    Unlike `keras.callbacks.CSVLogger`, it rewrites all rows. So no epoch has two rows after
-    training was resumed, and a row that could not be written because the disk was full is written
-    with the next one.
+    Unlike `keras.callbacks.CSVLogger`, the callback rewrites all rows. Therefore, no epoch has two
+    rows after training was resumed, and a row that could not be written because the disk was full
+    is written together with the next row.
 
     Args:
         path: the path of the file.

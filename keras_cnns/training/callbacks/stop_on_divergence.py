@@ -15,23 +15,24 @@ from keras_cnns.training.variables import current_learning_rate, fetch_variables
 
 
 class DivergedError(RuntimeError):
-    """The loss is NaN or infinite; the message names the step, the learning rate and the cause."""
+    """The loss is NaN or infinite; the message gives the step, the learning rate and the cause."""
 
 
 class StopOnDivergence(keras.callbacks.Callback):
     """Stop if the loss is NaN or infinite, and report the first layer with such outputs.
 
-    When the loss is not finite, the step has already spoilt every weight. With a `Resume`, the
-    latest snapshot in memory, which is at most an epoch old, is restored, the steps since then are
-    repeated, and the model is called layer by layer on the batch that caused the divergence.
-    Afterwards the model has the weights of the snapshot. The checkpoints are not changed. A
-    `class_weight` of `fit` is not known here and is not used for the repeated steps.
+    When the loss is not finite, the step has already spoilt all weights. With a `Resume`, the
+    callback restores the latest snapshot in memory, which is at most one epoch old. It repeats the
+    steps since then, and calls the model layer by layer on the batch that caused the divergence.
+    Afterwards, the model has the weights of the snapshot. The checkpoints are not changed. The
+    repeated steps do not use the argument `class_weight` of `fit`, which is unknown here.
 
     Without a `Resume`, nothing can be restored: the message names the step, the learning rate and
     the first layer whose weights are not finite.
 
     Args:
-        resume: the callback with the snapshot and the data; it precedes this one in `fit`'s list.
+        resume: the callback with the snapshot and the data; it precedes this callback in `fit`'s
+            list.
 
     Raises:
         DivergedError: the loss of a step is not finite.
@@ -47,7 +48,7 @@ class StopOnDivergence(keras.callbacks.Callback):
         self._epoch = epoch
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Check the loss, a mean over the epoch, which stays NaN after one NaN."""
+        """Check the loss; it is a mean over the epoch, so it stays NaN after one NaN."""
         loss = float((logs or {}).get("loss", 0.0))
         if not math.isfinite(loss):
             explanation = self._explain_weights(batch) if self.resume is None else self._repeat()
@@ -77,7 +78,8 @@ class StopOnDivergence(keras.callbacks.Callback):
         assert good is not None  # a snapshot is captured before the first step
         step = resume.step - 1
         steps_per_execution = self.model.steps_per_execution
-        if steps_per_execution > 1:  # any step of the last execution may have diverged
+        # The divergence may have begun in any step of the last execution.
+        if steps_per_execution > 1:
             self._execute(1)
             restore(good, self.model)
             step = self._train(resume.batches(good.step), good.step, step)

@@ -13,13 +13,14 @@ from keras_cnns.training.callbacks.resume import Resume
 class StopOnSignal(keras.callbacks.Callback):
     """On SIGTERM and SIGINT (Ctrl-C) finish the step, save the state, and end the training.
 
-    SIGTERM raises `SystemExit` with status 143, which a shell also reports for a process that this
-    signal has ended; SIGINT raises `KeyboardInterrupt`. An evaluation ends at its next batch. A
-    second signal acts at once, as it would without this callback. A signal that was ignored when
-    the process was started (SIGINT in a background job of a shell script) stays ignored.
+    After SIGTERM, `SystemExit` is raised with status 143, which a shell also reports for a process
+    that this signal has ended. After SIGINT, `KeyboardInterrupt` is raised. An evaluation ends at
+    its next batch. A second signal has the effect that it would have without this callback. A
+    signal that was ignored when the process was started (SIGINT in a background job of a shell
+    script) stays ignored.
 
     Args:
-        resume: the callback that saves the state; it precedes this one in `fit`'s list.
+        resume: the callback that saves the state; it precedes this callback in `fit`'s list.
     """
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT)

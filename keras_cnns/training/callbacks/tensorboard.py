@@ -16,11 +16,11 @@ class TensorBoard(StepCounter):
     """Write diagnostics and the logs of each epoch as scalars by training step.
 
     The `val_loss` of the logs is written as `loss` of the run `validation`, so that one chart shows
-    both losses. For a model with several outputs `loss` and `accuracy` are those of the main
-    output, and the weighted sum of the losses is `loss_sum`, so that the charts of models with and
-    without auxiliary outputs show the same quantities. A metric `dead_relu/conv1` is in the chart
+    both losses. For a model with several outputs, `loss` and `accuracy` belong to the main output,
+    and the weighted sum of the losses is `loss_sum`. The charts of models with and without
+    auxiliary outputs therefore show the same quantities. A metric `dead_relu/conv1` is in the chart
     `conv1` of the group `dead_relu`. This callback needs TensorFlow, but not TensorBoard itself. If
-    the disk is full, values are left out with a warning.
+    the disk is full, a warning is printed, and values are left out.
 
     Args:
         directory: the directory of the files; `tensorboard --logdir` shows it.
@@ -61,12 +61,13 @@ class TensorBoard(StepCounter):
         """Close the files."""
         writers, self._writers = self._writers, {}
         for writer in writers.values():
-            with contextlib.suppress(Exception):  # the disk is full, which has been reported
+            # The disk is full, and a warning was printed before.
+            with contextlib.suppress(Exception):
                 writer.close()
 
     def _write(self, run: str, scalars: dict[str, float], step: int, flush: bool = False) -> None:
         if not scalars or (self._has_warned and run not in self._writers and not flush):
-            return  # after the disk was full, try a new file once in each epoch
+            return  # if the disk was full, a new file is tried once in each epoch
         import tensorflow as tf
 
         summary = tf.compat.v1.Summary()
@@ -75,8 +76,8 @@ class TensorBoard(StepCounter):
         try:
             if run not in self._writers:
                 self._writers[run] = tf.summary.create_file_writer(str(self.directory / run))
-            # Write all scalars in one call; tf.summary.scalar needs a call for each, and the
-            # package tensorboard.
+            # Write all scalars in one call. tf.summary.scalar would need a call for each of them,
+            # and the package tensorboard.
             with self._writers[run].as_default():
                 tf.summary.experimental.write_raw_pb(summary.SerializeToString(), step)
                 if flush:

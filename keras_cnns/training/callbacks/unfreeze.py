@@ -8,7 +8,8 @@ import keras
 
 from keras_cnns.optimizers.base import PathOptimizer
 
-# conv1 and conv2_reduce of GoogLeNet are one stage each, its modules 4a to 4e another.
+# The beginning of a layer's name is its stage. GoogLeNet's modules 4a to 4e, for example, are one
+# stage.
 _STAGE = re.compile(r"(stem|stage\d+|conv\d+|inception_\d+)")
 
 
@@ -16,9 +17,9 @@ class Unfreeze(keras.callbacks.Callback):
     """Freeze all stages of a model, and unfreeze them one after another from the last to the first.
 
     The weights and batch-norm statistics of a frozen stage do not change. Layers that belong to no
-    stage, such as the classifiers, always train. On JAX the optimizer must be one of
-    `keras_cnns.optimizers`, because there Keras' own optimizers cannot train only a part of their
-    variables.
+    stage, such as the classifiers, are always trained. On JAX, the optimizer must be one of
+    `keras_cnns.optimizers`, because Keras' own optimizers cannot train only a part of their
+    variables there.
 
     Args:
         frozen_epochs: number of epochs in which every stage is frozen.
@@ -26,7 +27,7 @@ class Unfreeze(keras.callbacks.Callback):
             the next; 0 unfreezes all stages at once.
 
     Raises:
-        ValueError: on JAX, the optimizer is not one of these.
+        ValueError: on JAX, the optimizer is not one of `keras_cnns.optimizers`.
     """
 
     def __init__(self, frozen_epochs: int, unfreeze_epochs: int = 0) -> None:
@@ -78,7 +79,7 @@ class Unfreeze(keras.callbacks.Callback):
 
 
 def find_stages(model: keras.Model) -> dict[str, list[keras.layers.Layer]]:
-    """Return the layers of each stage of one of these models, from first to last."""
+    """Return the layers of each stage of a model of this package, from the first to the last."""
     stages: dict[str, list[keras.layers.Layer]] = {}
     for layer in model.layers:
         if found := _STAGE.match(layer.name):

@@ -14,9 +14,9 @@ from keras_cnns.training.variables import fetch_variables
 class UpdateRatio(Diagnostic):
     """Measure |w_after - w_before| / |w_before| of each kernel over one training step.
 
-    About 1e-3 is usual. If the ratio is far below it, the layer hardly learns; if it is far above,
-    the learning rate is too high. With `steps_per_execution`, the ratio is measured over that many
-    steps together.
+    The ratio is usually about 1e-3. If it is far lower, the layer hardly learns; if it is far
+    higher, the learning rate is too high. With `steps_per_execution`, the ratio is measured over
+    all steps of an execution together.
 
     Metrics: `update_ratio/layer`; `update_ratio`, the median over the layers. Frozen layers have
     the ratio 0 and are included in the median.
@@ -30,11 +30,11 @@ class UpdateRatio(Diagnostic):
         self._before: dict[str, list[np.ndarray]] | None = None
 
     def get_state(self) -> dict[str, Any]:
-        """Return the state of a diagnostic, and whether the step that begins is measured."""
+        """Return the state of a diagnostic, and whether the current step is measured."""
         return super().get_state() | {"is_measuring": self._before is not None}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Continue from a state, before the step that began when it was captured."""
+        """Continue from a state, at the beginning of the step in which it was captured."""
         super().set_state(state)
         self._before = self._weights() if state["is_measuring"] else None
 
@@ -45,7 +45,7 @@ class UpdateRatio(Diagnostic):
             self._before = self._weights()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Compare the copied weights with those after the step."""
+        """Compare the copied weights with the weights after the step."""
         if self._before is not None:
             self.record(self.measure())
             self._before = None

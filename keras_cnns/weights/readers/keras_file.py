@@ -15,7 +15,7 @@ from keras_cnns.weights.readers.archives import check_archive
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _SUPERBLOCK_BYTES = 96  # size of the structure with which every HDF5 file begins
 
-# Keras 3 numbers the variables of a layer; their names depend on how many there are.
+# Keras 3 numbers the variables of a layer. The number of variables determines their names.
 _VARIABLES = {
     1: ("kernel",),
     2: ("kernel", "bias"),
@@ -46,7 +46,8 @@ def read_hdf5(path: Path, content: BinaryIO | None = None) -> Checkpoint:
 
     Args:
         path: the file.
-        content: an HDF5 file inside the file, which is read instead.
+        content: the content of an HDF5 file inside the file, which is read instead of the file
+            itself.
 
     Raises:
         WeightsError: the file is truncated or damaged, lies partly in other files, or claims more

@@ -1,11 +1,11 @@
 """Read a state dict that torch.save has written, without torch.
 
 Published weights, such as torchvision's, are a dict of tensors. The file is an archive with a
-pickle of the dict and a record of numbers for each tensor or, in the format before torch 1.6,
-consists of several pickles followed by the numbers. The unpickler knows the names that such a dict
-needs, and resolves each name to a constant or to a callable that returns plain data; a file with
-any other name needs torch (see `torch_file`). The unpickler builds immutable objects, which a file
-cannot change afterwards.
+pickle of the dict and a record of numbers for each tensor. In the format before torch 1.6, it
+consists of several pickles, which precede the numbers. The unpickler has a table of the names of
+classes and functions that such a dict needs, and resolves each of them to a constant or to a
+callable that returns plain data. A file with any other name needs torch (see `torch_file`). The
+unpickler builds immutable objects, which a file cannot change afterwards.
 """
 
 import math
@@ -82,8 +82,8 @@ def read_plain(path: Path) -> PlainFile:
     """Read a file.
 
     Raises:
-        NotPlainError: it contains more than tensors and plain data, or is in another format.
-        WeightsError: it is truncated.
+        NotPlainError: the file contains more than tensors and plain data, or is in another format.
+        WeightsError: the file is truncated.
     """
     try:
         return _read_archive(path) if zipfile.is_zipfile(path) else _read_legacy(path)
@@ -96,8 +96,8 @@ def read_plain(path: Path) -> PlainFile:
 class _Unpickler(pickle._Unpickler):
     """An unpickler that builds only dicts, lists, tuples, numbers, strings and `PlainTensor`s.
 
-    It derives from the unpickler that is written in Python. The one written in C allocates memory
-    for any memo index that a file contains, which may be gigabytes for a few bytes.
+    The class derives from the unpickler that is written in Python. The unpickler in C allocates
+    memory for any memo index in a file, so that a few bytes can cost gigabytes.
 
     Attributes:
         storages: key -> storage of tensors.
@@ -124,8 +124,8 @@ class _Unpickler(pickle._Unpickler):
         kind, dtype, key, _, size, *view = pid
         valid = kind == "storage" and isinstance(dtype, str) and dtype in _TYPES.values()
         valid = valid and isinstance(size, int) and size >= 0
-        # Only a text is accepted, because converting nested lists could create a text of any
-        # length.
+        # Only a text is accepted as key, because the conversion of nested lists could create a text
+        # of any length.
         valid = valid and isinstance(key, str) and all(each is None for each in view)
         if not valid:
             raise NotPlainError

@@ -31,17 +31,18 @@ logger = logging.getLogger(__name__)
 _EMA = ("state_dict_ema", "model_ema")  # exponential moving averages: timm's, torchvision's
 _MAX_WRAPPERS = 8  # maximum number of nested dicts around a state dict
 _WRAPPERS = (*_EMA, "state_dict", "model_state_dict", "model", "net")
-_LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the pickle of torch's magic number
+_LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # a pickle of torch's magic number
 _LEGACY_PICKLES = 5  # magic number, version, system, objects, keys of the tensors
 _NEWER_OPERANDS = {ord(each.code) for each in pickletools.opcodes if each.proto > 2}
-_ARCHITECTURE = ("arch", "architecture", "model")  # keys of its name in the file or in `args`
+# Keys of the architecture's name, in the file or in `args`.
+_ARCHITECTURE = ("arch", "architecture", "model")
 
 
 class PlainData:
     """A placeholder for NumPy numbers and paths, which checkpoints contain besides the weights.
 
-    The reader constructs it instead of calling the class or function of NumPy or pathlib that the
-    file names. Arguments and state are dropped, because no weights depend on them.
+    If a file names a class or function of NumPy or pathlib, the reader constructs this placeholder
+    instead of calling it. Arguments and state are dropped, because no weights depend on them.
     """
 
     def __init__(self, *_: Any) -> None:
@@ -51,8 +52,8 @@ class PlainData:
         pass
 
 
-# torch compares the module and the name of an allowed class with those in the file. The modules
-# differ between NumPy 1 and 2, and since Python 3.13.
+# torch compares the module and the name of an allowed class with the file's. The modules of NumPy 1
+# and NumPy 2 differ, and so do those of pathlib before and since Python 3.13.
 _PLAIN_DATA = [
     type(name, (PlainData,), {"__module__": module})
     for modules, names in (
@@ -70,8 +71,8 @@ _PLAIN_DATA = [
 def read_torch(path: Path) -> Checkpoint:
     """Read a state dict, alone or inside a training checkpoint.
 
-    The state dict is the file's first entry in the order of `_WRAPPERS`, so that averaged weights
-    (EMA) are preferred; a logged warning reports that they are used.
+    If a file has several state dicts, the first one in the order of `_WRAPPERS` is read, so that
+    averaged weights (EMA) are preferred. A logged warning reports that they are used.
 
     Raises:
         WeightsError: torch is not installed, and the file contains more than tensors and plain
@@ -124,7 +125,7 @@ def _read_without_torch(path: Path) -> Checkpoint | None:
         size = sum(
             math.prod(each.shape) * np.dtype(each.storage.dtype).itemsize for each in different
         )
-        if size > path.stat().st_size:  # each of overlapping tensors would become an array
+        if size > path.stat().st_size:  # overlapping tensors would each become an array
             return None
         arrays = {each: as_float32(file.array(each)) for each in different}
     except WeightsError:
@@ -139,7 +140,7 @@ def _read_without_torch(path: Path) -> Checkpoint | None:
 
 
 def load(path: Path) -> Any:
-    """Return the content of a file; `argparse.Namespace`, the usual `args`, is plain data too.
+    """Return the content of a file, which may include an `argparse.Namespace`, the usual `args`.
 
     Raises:
         WeightsError: the file cannot be read. torch's own messages are not passed on, because they
@@ -223,7 +224,7 @@ def _architecture_of(content: Any) -> Architecture | None:
 
 def _unwrap(content: Any, path: Path) -> dict[Any, Any]:
     """Return the innermost state dict, or an empty dict if there is none."""
-    for _ in range(_MAX_WRAPPERS):  # a dict in a file can contain itself
+    for _ in range(_MAX_WRAPPERS):  # a limit, since a dict in a file can contain itself
         if not isinstance(content, dict):
             break
         wrapped = [key for key in _WRAPPERS if isinstance(content.get(key), dict) and content[key]]
@@ -268,10 +269,10 @@ def _check_tensors(tensors: Mapping[Any, "torch.Tensor"], path: Path) -> None:
             continue
         counted.add(_identity(tensor))
         bytes_left -= tensor.numel() * tensor.element_size()
-        if bytes_left < 0:  # a tensor with stride 0 can be larger than its storage
+        if bytes_left < 0:  # possible, since a tensor with stride 0 can be larger than its storage
             raise WeightsError(f"{path}: {name} of {[*tensor.shape]} is larger than the file")
 
 
 def _identity(tensor: "torch.Tensor") -> tuple[Any, ...]:
-    """Return a key, which is equal for two tensors if and only if they share their numbers."""
+    """Return a key that is equal for two tensors if and only if they share their numbers."""
     return tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride()

@@ -10,11 +10,11 @@ from keras_cnns_serve.errors import ConfigError, ForbiddenError, Unauthenticated
 
 from .watched_files import WatchedFiles
 
-_MIN_LENGTH = 16  # characters of a token
+_MIN_LENGTH = 16  # minimum number of characters of a token
 
 
 class Role(Enum):
-    """The kind of a request; the value describes the token that it needs."""
+    """The kind of a request; the value of a member describes the token that such requests need."""
 
     PREDICTION = "the token for predictions"
     ADMINISTRATION = "the token for administration"
@@ -78,8 +78,9 @@ class Access:
 class _Tokens:
     """The digests of the tokens in a file.
 
-    All digests have the same length: the time of a comparison does not depend on a token's length,
-    and a long token in a request is read once instead of once for each token of the file.
+    Since all digests have the same length, the time of a comparison does not depend on the length
+    of a token, and a long token in a request is hashed once instead of being compared with each
+    token of the file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -87,7 +88,7 @@ class _Tokens:
         self._file = WatchedFiles([path], self._read_digests)
 
     def has(self, token: bytes) -> bool:
-        """Return whether the file has a token; the time depends only on the token's length."""
+        """Return whether the file has a token; only the token's length influences the time."""
         digest = _digest(token)
         found = False
         for each in self._file.current():

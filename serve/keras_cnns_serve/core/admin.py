@@ -22,9 +22,9 @@ class _Change:
 
 
 class AdminThread:
-    """A thread that applies changes, so that they do not occupy threads that answer requests.
+    """A thread for administrators' changes, which keeps other threads free to answer requests.
 
-    It is a daemon thread: at its end, the process does not wait for a version that is being loaded.
+    It is a daemon thread, so that the process can end while a version is being loaded.
     """
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class AdminThread:
         self._starting = threading.Lock()
 
     async def call(self, deadline: float | None, make: Callable[[], object]) -> None:
-        """Apply a change and wait for its end; do not begin it if the caller was cancelled.
+        """Apply a change and wait until it is finished; skip it if the caller was cancelled before.
 
         Args:
             deadline: `time.monotonic()` until which to wait; None: no limit.
@@ -55,7 +55,7 @@ class AdminThread:
         )
 
     def close(self) -> None:
-        """Begin no further change; end the thread after the one in progress."""
+        """Start no further change; end the thread when the change in progress is finished."""
         self._closed = True
         self._changes.put(None)
 

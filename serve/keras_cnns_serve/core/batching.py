@@ -1,13 +1,13 @@
-"""Adaptive batching: an idle engine runs all waiting requests at once.
+"""Adaptive batching: an idle engine runs all waiting requests as one batch.
 
 No request waits for a batch to fill. While the engine is busy, requests queue, and the next run
 batches them; a single request runs alone and immediately. The same threads decode encoded images
 while other threads run the engine. If a slot is free, a thread decodes several requests and then
 runs them as one batch.
 
-A request with several images is decoded a few images at a time, and queues again in between. Large
-images have their own queue: small ones overtake them, at least one thread does not decode large
-ones, and memory is claimed for decoding each of them.
+The images of a request are decoded a few at a time; in between, the request returns to the queue.
+Large images have their own queue. Small images overtake them, at least one thread never decodes
+large images, and memory is claimed before a large image is decoded.
 """
 
 import asyncio
@@ -39,19 +39,22 @@ from .metrics import Recorder
 
 logger = logging.getLogger(__name__)
 
-# A request is rejected if its estimated wait exceeds this fraction of its time. The estimate is a
-# mean: with a fraction of 1, half of the last admitted requests would be late.
+# A request is rejected if its estimated wait exceeds this fraction of the time until its deadline.
+# The estimate is a mean, so that with a fraction of 1 half of the last admitted requests would be
+# late.
 _MAX_WAIT_FRACTION = 0.8
 _LOWEST_PRIORITY = 2**31  # the priority of requests without one
-# An image is large if decoding it needs more memory or work: about a megapixel, some 5 ms. Files of
-# more bytes count as large without reading their headers, which can take time, too.
+# An image is large if decoding it needs more memory or work than this: about a megapixel, or 5 ms.
+# A file with more bytes counts as large, and its header is not read, because that can take time,
+# too.
 _LARGE_MEMORY, _LARGE_WORK, _LARGE_BYTES = 2**22, 2**22, 2**20
 TIME_SLICE = 0.005  # seconds after which a request with more images to decode queues again
 OVERTAKING_SECONDS = 1.0  # time after which small images no longer overtake a large one
 MEMORY_SECONDS = 10.0  # maximum wait for the memory to decode a large image
-_DECAY = 0.9  # the weight of earlier runs in the estimate, after each run
-# Added to the niceness of the threads that run the engine. The threads that receive and send work
-# for microseconds; if the engine's threads delayed them, the engine would have no work.
+_DECAY = 0.9  # factor by which each run reduces the weight of earlier runs in the estimate
+# Added to the niceness of the threads that run the engine. The threads that receive requests and
+# send responses need only microseconds; if the engine's threads delayed them, the engine would have
+# nothing to do.
 _NICENESS = 5
 
 
@@ -64,10 +67,10 @@ class BatchOptions:
     """The options of batching."""
 
     max_batch: int = 16  # maximum number of images in one run
-    # Maximum estimated seconds of one run. All answers of a run are ready at its end, so that long
-    # runs would make them late under load.
+    # Maximum estimated seconds of one run. All results of a run are ready at its end, so that long
+    # runs would delay them under load.
     max_run: float = 0.1
-    max_delay: float = 0.0  # seconds that a batch waits for more images, if it is not full
+    max_delay: float = 0.0  # seconds for which a batch waits for more images if it is not full
     max_queue: int = 1024  # maximum number of waiting requests, decoded or not
 
 
@@ -113,16 +116,17 @@ class Job:
         priority: int,
     ) -> None:
         self.images = images  # [N, H, W, C]; None until all are decoded
-        self.pixels: NDArray[np.uint8] | None = None  # the images, until all are decoded
+        self.pixels: NDArray[np.uint8] | None = None  # the decoded images, until all are decoded
         self.contents = contents  # the encoded images; empty after decoding has succeeded or failed
         self.decoded = 0  # number of decoded images
         self.is_large = False  # whether the next image is large
         self.names = tuple(names)  # the names of the requested outputs
         self.count = len(contents) if images is None else len(images)  # number of images
         self.was_large = False  # whether the job has been in the queue of large images
-        self.large_bytes = 0  # bytes of `contents` from that time until all are decoded
+        # Bytes of `contents`, from the time it entered that queue until all are decoded.
+        self.large_bytes = 0
         self.counted = False  # whether the batcher's `_unfinished` includes its images
-        self.is_queued = False  # whether the job is in a queue, so that no thread works on it
+        self.is_queued = False  # whether the job is in a queue, and no thread works on it
         self.deadline = deadline  # time.monotonic()
         self.priority = priority or _LOWEST_PRIORITY
         self.loop = asyncio.get_running_loop()
@@ -152,7 +156,7 @@ class Job:
         self.contents, self.images, self.pixels = (), None, None
 
     def expire(self) -> None:
-        """Fail with DeadlineExceededError, unless there already is an answer."""
+        """Set DeadlineExceededError as the result of the job, unless it already has a result."""
         if not self.future.done():
             self.future.set_exception(
                 DeadlineExceededError("the request's deadline passed while it was waiting")
@@ -175,15 +179,16 @@ class Batcher:
     Args:
         engine: the engine.
         open_image: reads the header of an encoded image; may raise ServeError.
-        decode_small: returns the pixels of a small image, on the event loop; None for others.
+        decode_small: called on the event loop; returns the pixels of a small image, or None for
+            another image.
         names: the names of all outputs of the engine.
         slots: maximum number of concurrent runs.
-        workers: number of threads; those without a slot decode.
+        workers: number of threads; threads without a slot decode images.
         options: the options of batching.
         recorder: records the metrics.
         budget: the memory budget for decoding large images.
-        seconds_per_image: the estimated time of an image with all slots busy; 0: it is measured by
-            the first run.
+        seconds_per_image: the estimated time per image with all slots busy; 0: the first run
+            measures it.
     """
 
     def __init__(
@@ -216,12 +221,11 @@ class Batcher:
         self._large_threads = 0  # number of threads that decode large images
         self._max_large_threads = max(1, workers - 1)
         self._changed = threading.Condition()
-        # Number of images that wait or are being processed. Large ones count only after they are
-        # decoded, because others overtake them until then.
+        # Number of images that wait or are being processed. A large image counts only after it is
+        # decoded, because other images overtake it until then.
         self._unfinished = 0
         self._large_bytes = 0  # bytes of requests whose large images wait or are being decoded
-        # Weighted sums over recent runs. Their quotient is the time of an image with all slots
-        # busy.
+        # Weighted sums over recent runs. Their quotient is the time per image with all slots busy.
         self._recent_seconds, self._recent_images = seconds_per_image, float(seconds_per_image > 0)
         self._threads = [
             threading.Thread(target=self._work, name="predict", daemon=True) for _ in range(workers)
@@ -236,15 +240,16 @@ class Batcher:
 
     @property
     def _seconds_per_image(self) -> float:
-        """Return the estimated time of an image with all slots busy; 0 if there is none."""
+        """Return the estimated time per image with all slots busy; 0 if there is no estimate."""
         return self._recent_seconds / self._recent_images if self._recent_images else 0.0
 
     async def answer(self, job: Job) -> Answer:
         """Put a job into the queue and return its answer; cancelling removes the job.
 
         Raises:
-            ClosedError: the version is being unloaded; use its successor.
-            QueueFullError: the queue is full, or the estimated wait exceeds the job's time.
+            ClosedError: the version is being unloaded; use the version that replaces it.
+            QueueFullError: the queue is full, or the estimated wait is too long for the job's
+                deadline.
             DeadlineExceededError: the deadline passed while the job was waiting.
             ServeError: an image cannot be decoded.
         """
@@ -261,7 +266,7 @@ class Batcher:
                 self._abandon(job)
 
     def close(self) -> None:
-        """Accept no more jobs, finish the waiting ones, and wait for the threads to end."""
+        """Accept no more jobs, finish the waiting jobs, and wait for the threads to end."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -287,7 +292,7 @@ class Batcher:
             self._changed.notify()
 
     def _enqueue(self, job: Job) -> None:
-        """Put a job into the queue of its next step.
+        """Put a job into the queue for its next step.
 
         Raises:
             QueueFullError: its next image is large, and the limit of large images is reached.
@@ -306,7 +311,7 @@ class Batcher:
         _insert(queue, job)
 
     def _count(self, job: Job, counted: bool) -> None:
-        """Add the images of a job to the unfinished ones, or remove them."""
+        """Add the number of a job's images to the unfinished images, or subtract it."""
         self._unfinished += job.count * (counted - job.counted)
         job.counted = counted
 
@@ -318,7 +323,7 @@ class Batcher:
             raise QueueFullError(
                 f"{waiting} requests are already waiting", max(1, math.ceil(seconds))
             )
-        # If no request waits, admit the job: its run corrects the estimate if that is wrong.
+        # If no request waits, admit the job: its run corrects a wrong estimate.
         if waiting and seconds > _MAX_WAIT_FRACTION * job.seconds:
             raise QueueFullError(
                 f"{waiting} requests are already waiting, and the estimated wait is longer than "
@@ -327,7 +332,7 @@ class Batcher:
             )
 
     def _admit_large(self, job: Job) -> None:
-        """Raise QueueFullError if large images would fill a quarter of the memory budget."""
+        """Raise QueueFullError if the large images would exceed a quarter of the memory budget."""
         size = sum(map(len, job.contents))
         if self._large_bytes and self._large_bytes + size > self._budget.limit // 4:
             raise QueueFullError(
@@ -354,7 +359,7 @@ class Batcher:
         self._count_large_bytes(job, 0)
 
     def _drop_finished(self) -> None:
-        """Remove jobs whose callers no longer wait from the queues."""
+        """Remove jobs from the queues if their callers no longer wait."""
         for queue in (self._encoded, self._large, self._ready):
             waiting = [job for job in queue if not job.future.done()]
             for job in queue:
@@ -381,8 +386,8 @@ class Batcher:
                 if self._ready and self._free > 0:
                     delay = self._remaining_delay()
                     if delay is None:
-                        # Divide the jobs among all slots, including busy ones, which will be free
-                        # soon and would stay idle during one long run of all jobs.
+                        # Divide the jobs among all slots, including those that are still busy: they
+                        # will soon be free, and would stay idle if all jobs were in one long run.
                         jobs = self._pop(self._ready, self._slots)
                         if jobs:
                             self._free -= 1
@@ -407,7 +412,7 @@ class Batcher:
                 self._idle -= 1
 
     def _next_large(self) -> tuple[list[Job], Callable[[list[Job]], None]] | None:
-        """Return the work of decoding a large image, if one waits and a thread may decode it."""
+        """Return the work of decoding a large image, if there is one and a thread may decode it."""
         if not self._large or self._large_threads >= self._max_large_threads:
             return None
         jobs = self._pop(self._large, len(self._large))
@@ -429,7 +434,7 @@ class Batcher:
             self._changed.notify()
 
     def _remaining_delay(self) -> float | None:
-        """Return the remaining seconds that a batch waits for more images; None if it is due."""
+        """Return for how long a batch still waits for more images; None if it may run now."""
         if not self._options.max_delay or self._closed:
             return None
         images = sum(job.count for job in self._ready)
@@ -444,7 +449,7 @@ class Batcher:
         return max(1, min(self._options.max_batch, int(images)))
 
     def _pop(self, queue: deque[Job], parts: int) -> list[Job]:
-        """Pop one of `parts` equal parts of a queue, at most a batch; drop jobs without callers."""
+        """Pop a fraction 1 / `parts` of a queue, at most a batch; drop jobs without callers."""
         max_jobs, max_images = math.ceil(len(queue) / parts), self._max_batch()
         now = time.monotonic()
         jobs: list[Job] = []
@@ -477,7 +482,7 @@ class Batcher:
     def _decode_and_run(self, jobs: list[Job]) -> None:
         """Decode jobs while a slot is free; if one is free afterwards, run all ready jobs.
 
-        The jobs become ready at the same time; otherwise another thread would run the first one
+        The decoded jobs become ready together; otherwise another thread would run the first one
         alone.
         """
         for job in jobs:
@@ -515,7 +520,7 @@ class Batcher:
             _deliver([(job, error)])
 
     def _decode_some(self, job: Job) -> None:
-        """Decode images of a job for at most about `TIME_SLICE`; report a failure to the caller."""
+        """Decode images of a job for about `TIME_SLICE` seconds; report a failure to the caller."""
         started = time.monotonic()
         failed: Exception | None = None
         try:
@@ -559,7 +564,7 @@ class Batcher:
         return True
 
     def _claim(self, memory: int, job: Job) -> Claim:
-        """Claim the memory to decode a large image; wait for it while the caller waits.
+        """Claim the memory to decode a large image; wait until it is free or the caller has gone.
 
         Raises:
             ImageTooLargeError: the image needs more memory than one request can have.
@@ -586,7 +591,8 @@ class Batcher:
         run = _Run(jobs)
         try:
             results = self._infer(jobs, run)
-        except BaseException as error:  # always free the slot and answer the callers
+        # The slot must be freed and the callers must get a result in any case.
+        except BaseException as error:
             results = [(job, _failure(error)) for job in jobs]
         with self._changed:
             self._update_estimate(run)
@@ -607,8 +613,8 @@ class Batcher:
             self._recent_seconds = _DECAY * self._recent_seconds + seconds / self._slots
             self._recent_images = _DECAY * self._recent_images + images
         elif seconds < images * self._seconds_per_image:
-            # A single run may have used all cores. The time of an image is then an upper bound of
-            # its time with all slots busy.
+            # A single run may have used all cores. Its time per image is then an upper bound of the
+            # time with all slots busy.
             self._recent_seconds, self._recent_images = seconds, images
 
     def _infer(self, jobs: list[Job], run: "_Run") -> list[tuple[Job, "Answer | Exception"]]:
@@ -641,7 +647,7 @@ class Batcher:
     def _outputs(
         self, batch: NDArray[np.uint8], names: Sequence[str], jobs: Sequence[Job], run: "_Run"
     ) -> Outputs | None:
-        """Run a batch, in pieces if it is large; return None if no caller waits any more."""
+        """Run a batch, in pieces if it is large; return None if no caller waits for it."""
         pieces: list[Outputs] = []
         for first in range(0, len(batch), MAX_BATCH):
             if first and all(job.future.done() for job in jobs):
@@ -660,13 +666,13 @@ class Batcher:
 
 
 class _Run:
-    """The remaining images of a run, and the finished ones not yet included in the estimate."""
+    """The number of images in a run, and the finished images that the estimate does not include."""
 
     __slots__ = ("decode", "done", "images", "seconds")
 
     def __init__(self, jobs: Sequence[Job]) -> None:
         self.images = sum([job.count for job in jobs])
-        # Mean seconds of decoding an image, without large ones, which others overtake.
+        # Mean seconds to decode an image, without large images, which others overtake.
         self.decode = sum([job.decode for job in jobs if not job.was_large]) / self.images
         self.done = 0  # finished images
         self.seconds = 0.0
@@ -684,14 +690,14 @@ def _lower_priority() -> None:
 
 
 def _failure(error: BaseException) -> Exception:
-    """Wrap an exception that a future does not accept, such as KeyboardInterrupt."""
+    """Return an exception, wrapped if a future would not accept it, such as KeyboardInterrupt."""
     failure = RuntimeError(f"{type(error).__name__}: {error}")
     failure.__cause__ = error
     return failure
 
 
 def _insert(queue: deque[Job], job: Job) -> None:
-    """Insert a job after all jobs of its own or a higher priority."""
+    """Insert a job after all jobs whose priority is equal or higher."""
     if not queue or queue[-1].priority <= job.priority:
         queue.append(job)
     else:

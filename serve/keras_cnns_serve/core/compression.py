@@ -12,9 +12,9 @@ from keras_cnns_serve.errors import (
 from .limits import COPIES, Claim
 from .threads import DECOMPRESSION
 
-_THREAD_BYTES = 2**9  # longer bodies can expand a lot and are decompressed in a thread
-_FIRST_PIECE, _MAX_PIECE = 512, 2**20  # bytes of input, or output, of one call of the decoder
-_MAX_MEMBERS = 10_000  # maximum in a gzip file; some programs write one for each 64 KiB
+_THREAD_BYTES = 2**9  # bodies with more bytes can expand a lot, and are decompressed in a thread
+_FIRST_PIECE, _MAX_PIECE = 512, 2**20  # bytes of input or output in one call of the decoder
+_MAX_MEMBERS = 10_000  # maximum number in a gzip file; some programs write a member for each 64 KiB
 
 
 def decompress(
@@ -48,8 +48,9 @@ def decompress(
     size = 0
     compressed = memoryview(body)
     position = members = 0
-    # A gzip file can have several members. The pieces of input grow within a member, because the
-    # decoder copies the rest of a piece: bytes after the member's end, or not yet consumed.
+    # A gzip file can have several members. The decoder copies the part of a piece that it has not
+    # consumed, such as the bytes after a member's end, so each member begins with small pieces,
+    # which then grow.
     decoder, piece = _decoder(), _FIRST_PIECE
     more = False  # whether the decoder has more output
     try:

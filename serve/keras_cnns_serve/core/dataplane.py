@@ -50,7 +50,7 @@ class ModelSummary:
     """A served model, for the list of models."""
 
     name: str
-    versions: tuple[int, ...]  # the served ones, ascending; the last is the default
+    versions: tuple[int, ...]  # the served versions, ascending; the last one is the default
     input: Tensor  # input of the default version
     outputs: tuple[Tensor, ...]
     labels: tuple[str, ...]
@@ -87,7 +87,7 @@ class Dataplane:
         self._changes = AdminThread()
         self._watcher: Watcher | None = None
         self.draining = False  # whether the server is stopping and should get no new requests
-        self._end: float | None = None  # time.monotonic() at which it must have stopped
+        self._end: float | None = None  # time.monotonic() by which the server must have stopped
         self.manager.sync()
 
     @classmethod
@@ -141,13 +141,13 @@ class Dataplane:
             self._watcher.start()
 
     def stop(self, seconds: float | None = None) -> None:
-        """Report that the server is not ready; keep answering for at most `seconds`."""
+        """Report that the server is not ready, but answer requests for at most `seconds`."""
         self.draining = True
         if self._end is None and seconds is not None:
             self._end = time.monotonic() + seconds
 
     def close(self, seconds: float | None = None) -> None:
-        """Finish the requests in flight and end the threads, at most `seconds` after `stop`."""
+        """Finish the requests in flight and end the threads, within the seconds given to `stop`."""
         self.stop(seconds)
         self._changes.close()
         if self._watcher is not None:
@@ -182,7 +182,7 @@ class Dataplane:
         return entries
 
     def ready(self, target: Target | None = None) -> bool:
-        """Return whether the target's version can answer requests; without a target, the server."""
+        """Return whether a version, or the server if there is no target, can answer requests."""
         if self.draining:
             return False
         if target is None:
@@ -205,7 +205,7 @@ class Dataplane:
             DeadlineExceededError: the deadline has passed; the change may still take effect.
             ForbiddenError: administration is disabled.
             ModelNotFoundError: the repository has no such model.
-            ModelUnavailableError: no version of it can be loaded.
+            ModelUnavailableError: no version of the model can be loaded.
         """
         await self._change(deadline, partial(self.manager.load, name))
 
@@ -225,7 +225,7 @@ class Dataplane:
         Raises:
             DeadlineExceededError: the deadline has passed; the change may still take effect.
             ForbiddenError: administration is disabled.
-            ConfigError: the configuration is wrong; the old one stays.
+            ConfigError: the configuration is wrong; the old configuration stays.
         """
         await self._change(deadline, partial(self.manager.reconfigure, config))
 
@@ -331,7 +331,7 @@ class Dataplane:
         else:
             images = await PARSING.call(deadline, check_images, manifest, inputs)
         check_outputs(servable.source.manifest, outputs)
-        # An array that was not converted is a view of the body, whose memory is already claimed.
+        # Without a conversion, the array is a view of the body, whose memory is already claimed.
         memory = 0 if images is inputs[servable.source.manifest.input.name] else images.nbytes
         return await self._answer(target, servable, images, (), outputs, deadline, priority, memory)
 
@@ -422,7 +422,7 @@ class Dataplane:
         priority: int,
         memory: int,
     ) -> Prediction:
-        """Run a request, and claim `memory` bytes for its pixels until it is answered."""
+        """Run a request, and hold a claim of `memory` bytes for its pixels until it is answered."""
         queued = time.monotonic()
         recorder = servable.recorder
         claim = Claim(self.budget)

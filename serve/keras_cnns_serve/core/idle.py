@@ -14,8 +14,9 @@ logger = logging.getLogger(__name__)
 
 SECONDS = 2.0  # interval of the polls
 MIN_GROWTH = 2**24  # bytes by which the process must grow before memory is returned again
-_QUIET_POLLS = 3  # number of polls without a request before the formats of a version are measured
-_RETRY_POLLS = 30  # the same number after other work on the machine has prevented a measurement
+_QUIET_POLLS = 3  # polls without a request before the formats of a version are measured
+# Polls before the next attempt if other work on the machine has prevented a measurement.
+_RETRY_POLLS = 30
 STATUS = Path("/proc/self/statm")
 
 
@@ -43,9 +44,9 @@ async def give_memory_back_when_idle(dataplane: Dataplane) -> None:
 
 
 async def measure_formats_when_idle(dataplane: Dataplane) -> None:
-    """Let each version use the format that is fastest on this machine; run forever.
+    """Switch each version to the format that is fastest on this machine; run forever.
 
-    One version is measured at a time, after a while in which no request held memory.
+    One version is measured at a time, and only after a while in which no request held memory.
     """
     quiet = 0
     while True:
@@ -56,10 +57,10 @@ async def measure_formats_when_idle(dataplane: Dataplane) -> None:
         servable = next((s for s in dataplane.served() if not s.formats_measured), None)
         if servable is None:
             continue
-        # In a thread that does not delay the end of the process.
+        # Measure in a thread that does not delay the end of the process.
         try:
             await asyncio.wrap_future(call(servable.measure_formats))
-        except Exception:  # raised by an engine; the format in use has been proven
+        except Exception:  # raised by an engine; the format in use still works
             logger.warning(
                 "%s: its formats cannot be measured", servable.source.name, exc_info=True
             )

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from keras_cnns_serve.errors import InputTooLargeError, InvalidInputError
 from keras_cnns_serve.repository.manifest import Manifest, Tensor
 
-_MAX_SEARCHED = 1024  # values that are searched for an example of a wrong one
+_MAX_SEARCHED = 1024  # maximum number of values that are searched for an example of a wrong value
 MAX_IMAGES = 1024  # maximum number of encoded images in a request; decoding enlarges them
 _VALUES_AT_ONCE = 2**20  # values that are checked, and therefore copied, at a time
 _MAX_PIXEL_BYTES = 2**29  # maximum size of a request's preprocessed images
@@ -91,7 +91,7 @@ def check_images(manifest: Manifest, inputs: Mapping[str, NDArray[Any]]) -> NDAr
 
 
 def _check_floats(images: NDArray[Any], wanted: str) -> None:
-    """Raise InvalidInputError unless all values are whole numbers that can be pixels.
+    """Raise InvalidInputError unless all values are whole numbers in the range of pixels.
 
     Fractions indicate that the client has normalised the images.
     """
@@ -113,7 +113,7 @@ def _check_floats(images: NDArray[Any], wanted: str) -> None:
 
 
 def _is_batch(images: NDArray[Any], expected: Tensor) -> bool:
-    """Return whether the images are valid and need no conversion."""
+    """Return whether the images are a valid batch that needs no conversion."""
     shape = images.shape
     return (
         images.dtype == np.uint8

@@ -16,19 +16,20 @@ from keras_cnns_serve.repository.manifest import Tensor
 from .inputs import MAX_IMAGES, shape_text
 
 MAX_BYTES = 8 * 2**20  # default maximum size of the JSON in a request
-# Measured maximum of the bytes that orjson allocates for each byte of the text (its buffer, and
-# numbers as objects), and in addition for each list and each object.
+# Measured maximum number of bytes that orjson allocates for each byte of the text (for its buffer
+# and for objects of numbers), and additionally for each list and for each object.
 _BYTES_OF_MEMORY, BYTES_OF_LIST, BYTES_OF_OBJECT = 18, 60, 120
-# Maximum number of lists and objects: for each image of a request, and for everything else, such as
-# shapes.
+# Maximum number of lists and objects, for each image of a request and for the rest of the request,
+# such as shapes.
 _PER_IMAGE, _OTHERS = 8, 256
 
 
 def memory_to_parse(text: bytes, length: int, max_bytes: int, tensor: Tensor | None = None) -> int:
-    """Return the maximum number of bytes needed to parse JSON; check the number of lists first.
+    """Check the number of lists in JSON, and return the maximum number of bytes to parse it.
 
     A few megabytes of text can have millions of empty lists, which need a hundred times as much
-    memory. The shape of the images and the number of values limit the lists of a valid request.
+    memory. In a valid request, the number of lists is limited by the shape of the images and the
+    number of values.
 
     Args:
         text: bytes that begin with the JSON.
@@ -75,10 +76,11 @@ def loads(body: bytes) -> Any:
         if b"NaN" in body or b"Infinity" in body:
             try:
                 value = json.loads(body)
-                json.dumps(value, ensure_ascii=False).encode()  # raises for unpaired surrogates
+                # Raises an error for unpaired surrogates.
+                json.dumps(value, ensure_ascii=False).encode()
                 return value
             except (ValueError, RecursionError):
-                pass  # the message of the first parser is more precise
+                pass  # report the first parser's error, whose message is more precise
         raise InvalidInputError(f"JSON Parse error: {error}") from error
 
 

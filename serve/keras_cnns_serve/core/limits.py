@@ -11,18 +11,20 @@ from typing import Any
 from keras_cnns_serve.errors import InputTooLargeError, InvalidInputError, QueueFullError
 
 MAX_RANK = 8
-INLINE_BYTES = 50_000  # longer values are parsed in a thread, because a thread wakes up faster
-BODY_SECONDS = 20  # the longest pause of a body, which otherwise must arrive at this rate:
+# Longer values are parsed in a thread; parsing shorter ones is faster than waking up a thread.
+INLINE_BYTES = 50_000
+# Maximum pause of a body; apart from pauses, it must arrive at the following rate.
+BODY_SECONDS = 20
 MIN_BYTES_PER_SECOND = 10_000
 COPIES = 2  # the maximum number of copies of a body, while it is joined or split
 BUDGET_DIVISOR = 4  # the default budget is the usable memory divided by this
-_UNKNOWN_MEMORY = 4 * 2**30  # bytes that are assumed if the system reports no limit
+_UNKNOWN_MEMORY = 4 * 2**30  # bytes of memory that are assumed if the system reports no limit
 
 
 def checked_shape(
     sizes: Sequence[Any], item_bytes: int, name: str, max_bytes: int = 2**40
 ) -> tuple[int, ...]:
-    """Return the sizes as the shape of an array, after checking them.
+    """Check the sizes that a client sent, and return them as the shape of an array.
 
     Args:
         sizes: the sizes that the client sent.
@@ -40,7 +42,7 @@ def checked_shape(
             f"{name} has the shape {list(sizes[:9])!s:.80}; a shape has at most {MAX_RANK} "
             "sizes, each an integer of at least 0"
         )
-    # Count sizes of 0 as 1: the strides of an empty array must not overflow either.
+    # Count sizes of 0 as 1, because even the strides of an empty array must not overflow.
     if math.prod(size or 1 for size in sizes) * item_bytes > max_bytes:
         raise InputTooLargeError(
             f"{name} of shape {list(sizes)!s:.200} has more than {max_bytes:,} bytes"
@@ -51,9 +53,9 @@ def checked_shape(
 class Budget:
     """The memory that all clients together can make the server hold.
 
-    A claim succeeds only if, afterwards, the free memory is at least as large as the whole claim.
-    Thus a few large requests leave memory for small ones. One request can therefore hold at most
-    half of the budget. The class is thread-safe.
+    A claim can grow only as long as the free memory stays at least as large as the claim. A few
+    large requests therefore leave memory for small requests, and one request can hold at most half
+    of the budget. The class is thread-safe.
 
     Args:
         limit: bytes.
@@ -85,7 +87,7 @@ class Budget:
                     f"the requests in progress hold {_spell(self.used)} of the "
                     f"{_spell(self.limit)} of memory for all clients"
                 )
-            if claim.released:  # by its owner, in another thread
+            if claim.released:  # the owner has released it in another thread
                 raise QueueFullError("the request has ended")
             self.used += size
             claim.size += size
@@ -110,7 +112,7 @@ class Budget:
 
 
 class Claim:
-    """The part of a budget that one owner, such as a request, holds; it must be released.
+    """The part of a budget that one owner, such as a request, holds and must release.
 
     Args:
         budget: the budget.
@@ -121,7 +123,7 @@ class Claim:
     def __init__(self, budget: Budget) -> None:
         self._budget = budget
         self.size = 0  # bytes
-        self.released = False  # if True, further claims of a thread are refused
+        self.released = False  # whether it was released; then further claims are refused
 
     def add(self, size: int, seconds: float = 0.0) -> None:
         """Claim `size` more bytes, and wait for them at most `seconds`.
@@ -196,15 +198,15 @@ def _core_quotas(root: Path) -> Iterator[float]:
         names = ("cpu.max",) if version == 2 else ("cpu.cfs_quota_us", "cpu.cfs_period_us")
         with contextlib.suppress(OSError, ValueError):  # "max" is no quota
             quota, period = map(int, " ".join((group / name).read_text() for name in names).split())
-            if quota > 0 and period > 0:  # version 1 has -1 without a quota
+            if quota > 0 and period > 0:  # in version 1, a quota of -1 means no quota
                 yield quota / period
 
 
 def _cgroups(root: Path, controller: str) -> Iterator[tuple[Path, int]]:
     """Yield the directories of the process's cgroup and of its ancestors, each with its version.
 
-    In a container, the path may be one on the host, which does not exist in the container; the
-    files of the container's own cgroup are in the top directory.
+    In a container, the reported path may be a path on the host, which does not exist in the
+    container. The files of the container's own cgroup are then in the top directory.
     """
     mounted = root / "sys/fs/cgroup"
     with contextlib.suppress(OSError):

@@ -7,9 +7,9 @@ from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-# Bounds in seconds, from 10 microseconds to 78 seconds: those of TensorFlow Serving's buckets.
+# The bounds of TensorFlow Serving's buckets, in seconds: from 10 microseconds to 78 seconds.
 _LATENCIES = tuple(10e-6 * 1.8**power for power in range(28))
-_MAX_PENDING = 1000  # requests
+_MAX_PENDING = 1000  # maximum number of requests that wait to be added to the histograms
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
@@ -66,7 +66,8 @@ class Recorder:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        # Answered requests that are not in the histograms yet: appending is fast and needs no lock.
+        # Answered requests are added to the histograms later, because appending here is fast and
+        # needs no lock.
         self._pending: deque[tuple[float, float, float, float]] = deque()
         self._last_inference = 0.0
         self._batches: dict[int, list[float]] = {}  # size -> [count, seconds]

@@ -82,6 +82,6 @@ def best_indices(row: NDArray[Any], values: list[float], top_k: int) -> Sequence
     if len(values) > _FEW_LABELS or math.isnan(sum(values)):
         order: list[int] = np.argsort(-row, kind="stable")[:top_k].tolist()
         return order
-    # NumPy releases the interpreter's lock while it sorts. For ten numbers, acquiring it again from
-    # another thread takes longer than the sort.
+    # NumPy releases the interpreter's lock while it sorts. For ten numbers, waiting to acquire the
+    # lock again takes longer than sorting.
     return sorted(range(len(values)), key=values.__getitem__, reverse=True)[:top_k]

@@ -41,7 +41,7 @@ class Servable:
 
     @property
     def notice(self) -> str:
-        """Return the reason why a preferred format was rejected; empty if none was rejected."""
+        """Return why a preferred format was rejected; empty if none was rejected."""
         return self.loaded.notice
 
     def engine_info(self) -> dict[str, str | int]:
@@ -57,7 +57,7 @@ class Servable:
         }
 
     def measure_formats(self) -> None:
-        """Use the format that is fastest on this machine; the exporter's order was a guess.
+        """Switch to the format that is fastest on this machine, perhaps not the exporter's fastest.
 
         Requests are answered meanwhile, and runs in progress finish on the previous engine. If
         other work prevents a measurement, `formats_measured` remains False.
@@ -91,7 +91,7 @@ class Options:
     max_pixels: int = MAX_PIXELS  # maximum size of an image
     budget: Budget = field(default_factory=lambda: Budget(2**30))  # for all clients together
     admin: bool = False  # whether clients may load, unload and configure models
-    # The number of formats that disagreed with the golden samples since the start.
+    # Counts the formats that have disagreed with the golden samples since the start.
     disagreements: Disagreements = field(default_factory=Counter)
 
 

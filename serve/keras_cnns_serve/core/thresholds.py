@@ -1,4 +1,4 @@
-"""Thresholds of the highest probability, below which the answer to an image is unknown."""
+"""Thresholds: an image whose highest probability is below the threshold is unknown."""
 
 import re
 from typing import Any
@@ -17,7 +17,7 @@ def threshold_of(
     """Return the threshold that a request specifies, rounded to float32, the type of probabilities.
 
     Args:
-        source: the version, whose model.json has a threshold for each of some accuracies.
+        source: the version, whose model.json has thresholds for several accuracies.
         min_probability: the threshold itself, a number or its text; or None.
         min_accuracy: an accuracy for which model.json has a threshold, a number or its text; or
             None.

@@ -21,7 +21,7 @@ class WatchedFiles(Generic[T]):
 
     Args:
         paths: the files.
-        read: reads and checks all of them; raises ConfigError.
+        read: a function that reads and checks all files, and raises ConfigError.
 
     Raises:
         ConfigError: a file cannot be read, or `read` raises it.

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from keras_cnns_serve.errors import VersionRefusedError, one_line
 from keras_cnns_serve.repository.manifest import Manifest, Tensor
 
-# Larger batches are run in pieces, to limit the memory of activations. ResNet-50 at 224x224 needs
+# Larger batches are run in pieces, to limit the memory of activations: ResNet-50 at 224x224 needs
 # about 0.4 GB for 32 images.
 MAX_BATCH = 32
 
@@ -28,7 +28,7 @@ class LoadedEngine(Engine, Protocol):
     """An engine that can free the memory of its largest batch."""
 
     def shrink(self) -> None:
-        """Free memory that only large batches need, if the library can; it may have to run once."""
+        """Free memory that only large batches need, if the library can; this may run an image."""
 
 
 def run_in_pieces(
@@ -77,8 +77,8 @@ def warm_up(
     except Exception as error:
         raise VersionRefusedError(f"{path} does not run: {one_line(error)}") from error
     for output in manifest.outputs:
-        # The graph may leave dimensions open that model.json specifies, so check the results'
-        # shapes.
+        # Also check the shapes of the results, because the graph may leave dimensions open that
+        # model.json specifies.
         _check_shape(outputs[output.name].shape, output, path)
     return outputs
 
@@ -109,7 +109,7 @@ def _check(kind: str, nodes: Mapping[str, Tensor], expected: tuple[Tensor, ...],
             raise VersionRefusedError(
                 f"{path} has {tensor.name} of {node.dtype}; model.json says {tensor.dtype}"
             )
-        # None is a dimension that the graph does not specify.
+        # None means that the graph does not specify the dimension.
         agree = len(node.shape) == len(tensor.shape) and all(
             a is None or a == b for a, b in zip(node.shape, tensor.shape, strict=True)
         )

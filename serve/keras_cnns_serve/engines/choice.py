@@ -34,7 +34,7 @@ class EngineOptions:
 
     engine: str = "auto"  # "auto", or one of _ENGINES
     precision: str = "auto"  # "auto", or one of _PRECISIONS
-    threads: int = 0  # for one image; 0: chosen by a measurement
+    threads: int = 0  # number of threads for one image; 0: chosen by a measurement
     cores: int = 1  # number of cores that this process may use
     load_timeout: float = 60.0  # maximum seconds to open a version and run it once
 
@@ -62,7 +62,7 @@ class Loaded:
 
     @property
     def seconds_per_image(self) -> float:
-        """Return the time of an image with all slots busy; 0 if it was not measured."""
+        """Return the seconds for one image while all slots are in use; 0 if not measured."""
         return self.choice.seconds
 
 
@@ -72,20 +72,20 @@ def load_engine(
     """Load the chosen format and warm it up.
 
     If the format disagrees with the version's golden samples on this machine, load the next format
-    that model.json proves accurate, and so on.
+    that is accurate according to model.json, and so on.
 
-    After `load_timeout`, loading is interrupted. Some work cannot be interrupted and continues in
-    its thread until the process ends: OpenVINO opening a graph or running a loop, and TensorFlow's
-    runs.
+    After `load_timeout`, loading is interrupted. OpenVINO cannot be interrupted while it opens a
+    graph or runs a loop, and TensorFlow cannot be interrupted while it runs: their threads continue
+    until they have finished or the process ends.
 
     Args:
         source: the version.
         options: the engine options of the command line.
-        disagreements: counts the formats that are rejected.
+        disagreements: a counter to which rejected formats are added.
 
     Raises:
-        VersionRefusedError: there is no suitable format, it cannot be loaded and run in time, or
-            every format disagrees with the golden samples.
+        VersionRefusedError: there is no suitable format, the format cannot be loaded and run in
+            time, or every format disagrees with the golden samples.
     """
     manifest, requested = source.manifest, (options.engine, options.precision)
     samples = read_golden(source)
@@ -104,7 +104,7 @@ def load_engine(
         except VersionRefusedError as error:
             if not rejected:
                 raise
-            # An alternative format may fail too; the next alternative may still work.
+            # If an alternative format fails too, the next one may still work.
             rejected.append(f"{used.path}: {error}")
             logger.warning("%s/%d: %s: %s", source.name, source.version, used.path, error)
     request = _spell_request(*requested)
@@ -141,7 +141,7 @@ def open_format(
     samples: GoldenSamples | None,
     threads: int,
 ) -> LoadedEngine:
-    """Open a format with a number of threads for one image; it raises `load_format`'s errors."""
+    """Open a format with a number of threads for one image; errors are those of `load_format`."""
     return _within(
         options.load_timeout,
         chosen.path,
@@ -198,7 +198,7 @@ def _load(
         threads = options.threads or 1
         reason = "threads set by --threads" if options.threads else "there is one core"
         return loaded(threads, max(1, options.cores // threads), reason)
-    # With all threads, OpenVINO has one stream, and concurrent runs wait for each other.
+    # An OpenVINO engine for all cores has one stream, so that concurrent runs wait for each other.
     max_shared = 1 if chosen.engine == "openvino" else max(1, options.cores // 2)
     sha256 = source.manifest.files[chosen.path].sha256
     key = Key(sha256, chosen.engine, chosen.precision, options.cores)
@@ -228,7 +228,7 @@ def _requested(manifest: Manifest, engine: str, precision: str) -> list[Format]:
 def list_alternatives(
     manifest: Manifest, chosen: Format, engine: str, precision: str
 ) -> list[Format]:
-    """Return the other requested formats that model.json proves, the exporter's fastest first."""
+    """Return the other requested formats that model.json proves accurate, the fastest first."""
     others = [
         each
         for each in _requested(manifest, engine, precision)
@@ -245,8 +245,8 @@ def choose_format(
 ) -> tuple[Format, str]:
     """Return the fastest requested format that model.json proves accurate, and the reason.
 
-    If model.json has no measured time of a proven format, return a float32 format, preferably ONNX
-    Runtime's.
+    If model.json has no time for a proven format, return a float32 format, preferably for ONNX
+    Runtime.
 
     Raises:
         VersionRefusedError: no format has this engine and precision, or its engine is not

@@ -1,7 +1,7 @@
 """Find the format that is fastest on this machine.
 
-The times in model.json were measured on the exporting machine. CPUs differ, most of all in int8, so
-the formats are measured again on the serving machine.
+The times in model.json were measured on the exporting machine. CPUs differ, above all in the speed
+of int8, so the formats are measured again on the serving machine.
 """
 
 import logging
@@ -20,7 +20,7 @@ from .threads import is_calm, time_run
 logger = logging.getLogger(__name__)
 
 _MIN_GAIN = 1.2  # minimum speedup of a format that replaces the one in use
-_ROUNDS = 3  # number of measurements of each of two formats, which alternate
+_ROUNDS = 3  # number of alternating measurements of two formats
 
 
 class NotCalmError(Exception):
@@ -35,9 +35,10 @@ def find_fastest(
 ) -> Loaded:
     """Return the fastest proven format on this machine, loaded.
 
-    Every other requested and proven format is opened with as many threads as the format in use, and
-    compared with it on single images. Formats that cannot be opened here or that disagree with the
-    golden samples are not considered; neither is TensorFlow's format, which is slow on every CPU.
+    Every other requested and proven format is opened with as many threads as the format in use has,
+    and both are timed on single images. Three kinds of formats are skipped: those that cannot be
+    opened here, those that disagree with the golden samples, and TensorFlow's format, which is slow
+    on every CPU.
 
     Args:
         source: the version.
@@ -49,7 +50,7 @@ def find_fastest(
         `used` with a longer reason, unless another format is `_MIN_GAIN` times as fast.
 
     Raises:
-        NotCalmError: the machine was not calm before and after each comparison.
+        NotCalmError: the machine was not calm before or after a comparison.
         VersionRefusedError: the fastest format cannot be loaded completely.
     """
     requested = (options.engine, options.precision)

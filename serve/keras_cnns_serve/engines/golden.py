@@ -1,8 +1,8 @@
 """Compare an engine on this machine with the original model, on the version's golden samples.
 
-The exporter proved each format on the exporting machine. Kernels differ between CPUs, most of all
-in int8, so an engine must prove here that it gives the same answers with the precision and the
-threads with which it will serve.
+The exporter has compared each format with the original model on the exporting machine. Kernels
+differ between CPUs, above all for int8. The server therefore compares again, with the precision and
+the number of threads that it will use.
 """
 
 import time
@@ -21,11 +21,11 @@ from .base import Engine, Outputs, warm_up
 _MAX_IMAGES = 8
 _MAX_BYTES = 2**20  # maximum size of the file, unless a single sample is larger
 _MAX_HEADER = 2**16  # bytes
-# Seconds for the check: no sample is run that would probably end later. A version opens at most two
-# engines, so the check prolongs loading by at most twice this time.
+# Maximum seconds of the check: a sample is skipped if it would probably end later. A version opens
+# at most two engines, so the check delays loading by at most twice this time.
 _SECONDS = 0.05
-_FACTOR = 2.0  # the permitted multiple of the difference on the exporting machine ...
-_MIN_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.02, "int8": 0.02}  # ... but at least this
+_FACTOR = 2.0  # permitted difference, divided by the difference on the exporting machine
+_MIN_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.02, "int8": 0.02}  # always permitted
 
 
 class DisagreementError(VersionRefusedError):
@@ -34,7 +34,7 @@ class DisagreementError(VersionRefusedError):
 
 @dataclass(frozen=True)
 class GoldenSamples:
-    """Images with the probabilities that the original model gave."""
+    """Images with their probabilities according to the original model."""
 
     images: NDArray[np.uint8]  # [N, H, W, C]
     probabilities: NDArray[np.float32]  # [N, K]
@@ -55,12 +55,12 @@ def read_golden(source: ModelVersion) -> GoldenSamples | None:
         ("probabilities", "<f4", (manifest.classes,)),
     ]
     file = source.directory / path
-    # NumPy reads a header of any length, so check the size of the file first.
+    # Check the size of the file first, because NumPy would read a header of any length.
     max_bytes = _MAX_HEADER + max(_MAX_BYTES, np.dtype(fields).itemsize)
     if (size := file.stat().st_size) > max_bytes:
         raise VersionRefusedError(f"{path} has {size} bytes; at most {max_bytes} are allowed")
     try:
-        rows = np.lib.format.open_memmap(file, mode="r")  # reads no pickled objects
+        rows = np.lib.format.open_memmap(file, mode="r")  # does not load pickled objects
     except OSError:
         raise
     except Exception as error:  # a damaged header can raise nearly any error
@@ -78,14 +78,14 @@ def read_golden(source: ModelVersion) -> GoldenSamples | None:
 def warm_up_and_check(
     engine: Engine, manifest: Manifest, used: Format, samples: GoldenSamples | None
 ) -> None:
-    """Warm up an engine; if there are golden samples, compare its answers with theirs.
+    """Warm up an engine; if there are golden samples, compare its probabilities with theirs.
 
-    The warm-up runs the first sample. As many of the others follow as the time allows.
+    The warm-up runs the first sample. Then the other samples are run as long as the time permits.
 
     Raises:
         DisagreementError: a probability differs by more than twice the difference that the exporter
-            measured, or the most probable class differs from the original model's although that
-            model prefers its class by a larger margin.
+            measured, or the most probable class differs although the original model prefers its own
+            class by a margin larger than that.
         VersionRefusedError: as for `warm_up`.
     """
     name = PurePosixPath(used.path).name

@@ -26,8 +26,8 @@ class OnnxRuntimeEngine:
     """Run an ONNX file.
 
     ONNX Runtime holds the interpreter's lock while it opens and optimises a graph. Constant folding
-    is therefore disabled: it could take forever and, unlike runs, cannot be interrupted. Exporters
-    have already folded constants.
+    is therefore disabled, because it could take forever and cannot be interrupted as a run can.
+    Exporters have already folded constants.
 
     Args:
         path: the ONNX file.
@@ -43,7 +43,7 @@ class OnnxRuntimeEngine:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        # Waiting threads that spin would occupy the cores, which decoding and other models need.
+        # Spinning while a thread waits would occupy a core that decoding and other models need.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             # If the graph is opened by its path instead of from bytes, external data is read from
@@ -78,8 +78,9 @@ class OnnxRuntimeEngine:
     def shrink(self) -> None:
         """Run one image, and free the arena's memory that this run does not need.
 
-        The arena keeps the memory of the largest batch: 150 to 250 MB for 16 images of 224x224.
-        Without an arena, or with an arena that each run shrinks, a run would take 9 to 15 % longer.
+        The arena keeps the memory of the largest batch, which is 150 to 250 MB for 16 images of
+        224x224. If there were no arena, or if each run shrank it, a run would take 9 to 15 %
+        longer.
         """
         options = onnxruntime.RunOptions()
         options.log_severity_level = 4

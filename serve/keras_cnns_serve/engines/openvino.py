@@ -56,7 +56,8 @@ class OpenVinoEngine:
             path.name, manifest, _tensors(self._model.inputs), _tensors(self._model.outputs)
         )
         self._outputs = [output.name for output in manifest.outputs]
-        self._of_thread = threading.local()  # an inference request is for one thread at a time
+        # An inference request can be used by one thread at a time.
+        self._of_thread = threading.local()
         self._requests: list[Any] = []
         self._interrupted = False
 
@@ -71,7 +72,7 @@ class OpenVinoEngine:
                 raise RuntimeError("the engine was interrupted")
 
         def run(piece: NDArray[np.uint8]) -> list[NDArray[Any]]:
-            # Copy the tensors, because the next run of this request overwrites them.
+            # The results are copied, because the next run of this request overwrites them.
             request.infer({"images": np.ascontiguousarray(piece)}, share_inputs=True)
             return [request.get_tensor(name).data.copy() for name in requested]
 

@@ -22,18 +22,19 @@ from .trial import call
 
 logger = logging.getLogger(__name__)
 
-_SHORT = 1e-3  # seconds; waking up another thread does not pay off for a faster image
-LONG = 10e-3  # seconds; for slower images, all cores nearly always reach _MIN_GAIN
-_MIN_GAIN = 1.3  # speedup of a single request from which all cores are chosen
+_SHORT = 1e-3  # seconds; if an image takes less, it is not worth waking up another thread
+LONG = 10e-3  # seconds; if an image takes more, all cores nearly always reach `_MIN_GAIN`
+_MIN_GAIN = 1.3  # minimum speedup of a single request for which all cores are chosen
 _MAX_LOSS = 1.1  # speedup below which all cores are no longer chosen
-_RUNS = 5  # maximum number of runs of a measurement ...
-_RUN_SECONDS = 0.1  # ... which ends after this time
+_RUNS = 5  # maximum number of runs in a measurement
+_RUN_SECONDS = 0.1  # maximum seconds of a measurement
 CALM_SECONDS = 1.0  # maximum wait for a calm machine
 _PROBE_SECONDS = 0.02  # time of a computation that shows whether a core is free
-_CALM_FRACTION = 0.9  # minimum of a thread's CPU time divided by wall time on a calm machine
-PAIRS = 9  # number of comparisons while serving before a decision
-PERIOD = 256  # single runs per comparison; fewer than 1 % of them use the engine not chosen
-UNSURE_PERIOD = 16  # the same number if the choice was not measured
+# On a calm machine, the CPU time of a thread is at least this fraction of the wall time.
+_CALM_FRACTION = 0.9
+PAIRS = 9  # number of comparisons before a decision while serving
+PERIOD = 256  # number of single runs per comparison; fewer than 1 % of them use the other engine
+UNSURE_PERIOD = 16  # number of single runs per comparison if the choice was not measured
 
 
 class Key(NamedTuple):
@@ -62,12 +63,12 @@ _choices: dict[Key, Choice] = {}  # kept so that a reloaded version is not measu
 class Elastic:
     """Use all cores for each run if there are few concurrent runs, and one core if there are many.
 
-    The class also corrects the choice. Of `PERIOD` single runs of one image, three are a
-    comparison: one by the chosen engine and two by the other one, whose first run is not counted. A
-    comparison counts if no other run began meanwhile and the machine was calm: the CPU time of the
-    process was almost the wall time of both runs. The median speedup of `PAIRS` comparisons
-    decides: above `_MIN_GAIN`, single runs get all cores, below `_MAX_LOSS` one core; between them
-    the choice stays.
+    The class also corrects the choice. Three of every `PERIOD` runs of a single image form a
+    comparison: one run by the chosen engine and two by the other engine, whose first run is not
+    counted. A comparison counts only if no other run began meanwhile and the machine was calm, that
+    is, the CPU time of the process was almost the wall time of both runs. The median speedup of
+    `PAIRS` comparisons decides. If it is above `_MIN_GAIN`, single runs get all cores. If it is
+    below `_MAX_LOSS`, they get one core. Otherwise, the choice stays.
 
     Args:
         one_thread: the engine with one thread for a run.
@@ -95,7 +96,8 @@ class Elastic:
         self._name = name
         self._running = 0
         self._begun = 0  # number of runs that began
-        self._single = 0  # number of runs of one image that began when no other was in progress
+        # Number of single-image runs that began while no other run was in progress.
+        self._single = 0
         self._seconds: dict[bool, float] = {}  # whether all cores were used -> seconds
         self._pairs: deque[tuple[float, float]] = deque()  # seconds: one_thread, all_threads
         self._lock = threading.Lock()
@@ -104,7 +106,7 @@ class Elastic:
         """Map uint8 pixels [N, H, W, C] to the named outputs, or all; each is [N, ...]."""
         with self._lock:
             all_cores = self._running < self._max_shared and self._choice.threads > 1
-            remaining = PERIOD  # runs until the end of a comparison
+            remaining = PERIOD  # number of single runs until the next comparison ends
             if self._running == 0 and len(images) == 1:
                 self._single += 1
                 period = PERIOD if self._choice.measured else UNSURE_PERIOD
@@ -136,7 +138,7 @@ class Elastic:
         self._all_threads.shrink()
 
     def _compare(self, all_cores: bool, seconds: float, is_last: bool) -> None:
-        """Record a run of a comparison; 0 seconds if it does not count."""
+        """Record the seconds of a run in a comparison; 0 if the run does not count."""
         if not is_last:
             self._seconds.clear()
         if seconds:
@@ -171,20 +173,20 @@ def choose_threads(
     name: str,
     calm: Callable[[int], bool] | None = None,
 ) -> tuple[LoadedEngine, Choice]:
-    """Measure whether a single image is faster on all cores, unless this was measured before.
+    """Choose the number of threads by measuring whether a single image is faster on all cores.
 
-    The operators of a small network are too short to parallelise. A large network answers a single
-    request faster with all cores. It is then loaded twice, because concurrent requests are fastest
-    with one thread each. A measurement counts if the machine is calm before and after it. If it
-    is not calm within `CALM_SECONDS`, the time of an image decides: from `LONG` on, a single
-    request gets all cores. In that case the graph is always loaded twice, and `Elastic` corrects
-    the choice while serving.
+    The operators of a small network are too short to parallelise. A large network is faster with
+    all cores for a single request, and with one thread per request for concurrent requests, so it
+    is loaded twice. Earlier choices are reused. A measurement counts only if the machine is calm
+    before and after it. If the machine does not become calm within `CALM_SECONDS`, a single request
+    gets all cores if the time of an image is at least `LONG`. In that case the graph is always
+    loaded twice, and `Elastic` corrects the choice while serving.
 
     Args:
         open_engine: loads the network for a number of threads.
         manifest: the manifest, with the size of an image.
         max_shared: the maximum number of concurrent runs that share all cores.
-        key: the key by which the choice is remembered.
+        key: the key under which the choice is remembered.
         name: the name of the version, for the log.
         calm: returns whether a number of cores is free; by default this is measured.
 
@@ -209,7 +211,7 @@ def choose_threads(
     except DisagreementError as error:
         logger.warning("one thread per image: with all cores, %s", error)
         return one_thread, Choice(1, False, f"with all cores, {error}", seconds)
-    except VersionRefusedError as error:  # there may be too little memory for two graphs
+    except VersionRefusedError as error:  # perhaps there is too little memory for two graphs
         logger.warning("one thread per image: loaded for all cores, %s", error)
         return one_thread, Choice(
             1, False, "the graph could not be loaded again for all cores", seconds
@@ -239,14 +241,14 @@ def _measure(
             faster = one > _MIN_GAIN * all_cores
             reason = _reason(one, all_cores, faster)
             return Choice(cores if faster else 1, faster, reason, seconds)
-    # Measure this process's CPU time, which does not include that of other processes.
+    # Measure the CPU time of this process, on which other processes have little influence.
     one = time_run(one_thread, image, time.process_time)
     reason = f"an image takes {_spell(one)}; other processes prevent a measurement"
     return Choice(cores if one >= LONG else 1, True, reason, seconds, measured=False)
 
 
 def is_calm(cores: int) -> bool:
-    """Return whether this number of threads can compute without waiting for a core."""
+    """Return whether a number of threads can compute without waiting for a core."""
     return all(work.result() for work in [call(_has_a_core) for _ in range(cores)])
 
 

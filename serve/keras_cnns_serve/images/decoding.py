@@ -32,18 +32,21 @@ SIGNATURES = (
     b"BM",
     b"GIF8",
 )  # first bytes of these formats
-MAX_PIXELS = 50_000_000  # the size of photographs of the largest phone cameras; 200 MB in Pillow
-_MAX_SIDE = 65_535  # pixels, the limit of a JPEG; Pillow allocates each row separately
-# Pixels times scans: libjpeg processes the whole image in each scan. A progressive photograph has
-# about 10 scans; the worst image within this limit takes a few seconds.
+# Size of photographs of the largest phone cameras; such an image takes 200 MB in Pillow.
+MAX_PIXELS = 50_000_000
+# Pixels: the limit of a JPEG, also for other formats, since Pillow allocates each row separately.
+_MAX_SIDE = 65_535
+# Maximum of pixels times scans, since libjpeg processes the whole image in each scan. A progressive
+# photograph has about 10 scans. The worst image within this limit takes a few seconds.
 _MAX_WORK = 12 * MAX_PIXELS
-# Pillow reads chunks and blocks one by one in Python; this number takes 20 ms. Large files can have
-# more: one for each `_BYTES_PER_READ`.
+# Maximum number of chunks or blocks, which Pillow reads one by one in Python; this number takes 20
+# ms. Large files can have more: one for each `_BYTES_PER_READ` bytes.
 _MAX_READS, _BYTES_PER_READ = 20_000, 512
 # Pillow decodes run-length encoded BMPs in Python, in the worst case pixel by pixel.
 _MAX_RLE_PIXELS, _MAX_RLE_READS, _RLE_WORK = 2**21, 500_000, 100
-_MAX_PROFILES = 10  # maximum in a PNG; a valid PNG has one. A profile decompresses to at most 1 MiB
-# Limits of a thumbnail; a slightly longer file could be a progressive JPEG of hundreds of scans.
+# Maximum number in a PNG, although a valid PNG has one; each decompresses to at most 1 MiB.
+_MAX_PROFILES = 10
+# Limits of a thumbnail; a slightly longer file could be a progressive JPEG with hundreds of scans.
 SMALL_BYTES, _SMALL_PIXELS = 2**12, 2**12
 PILLOW_MAX_PIXELS = 178_956_970  # Pillow itself rejects larger images
 _INTERPOLATIONS = {"bilinear": Image.Resampling.BILINEAR}  # always antialiased in Pillow
@@ -56,12 +59,13 @@ _PLAIN_JPEG = {"YCbCr": "RGBX", "Gray": "L"}
 
 _USUAL_SCANS = 20  # maximum number of scans that encoders write
 _RLE = (1, 2)  # BMP's codes of run-length encoding
-# Bytes of one pixel in Pillow; other modes have 4.
+# Mode of Pillow -> bytes of one pixel; other modes have 4.
 _PIXEL_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}
 _WEBP_BYTES = 14  # additional bytes of a pixel: libwebp's two canvases, and the frame as bytes
 
-# Pillow warns about unusual metadata, such as truncated EXIF, in images that it decodes correctly.
-# They are common (ImageNet has some), and their owners do not read the server's log.
+# Pillow warns about unusual metadata, such as truncated EXIF data, even if it decodes the image
+# correctly. Such images are common (ImageNet has some), and their owners do not read the server's
+# log.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 PngImagePlugin.MAX_TEXT_MEMORY = (
     2**24
@@ -103,7 +107,8 @@ class EncodedImage:
         additional = max(read, _conversion_bytes(mode, preprocessing.channels))
         scans, coefficients = (1, 0) if header is None else (header.scans, header.coefficients)
         self.work = pixels * (_RLE_WORK if _is_rle(self._image) else scans)
-        # Peak bytes: those of the image, and either of its conversion or of libjpeg's coefficients.
+        # Peak bytes: the image, and in addition the larger of its conversion and libjpeg's
+        # coefficients.
         self.memory = pixels * _bytes(mode) + max(pixels * additional, coefficients)
         if self._image is not None and self._image.format == "WEBP":
             self.memory += len(content)  # libwebp copies the file
@@ -120,7 +125,8 @@ class EncodedImage:
                 return pixels
         # If libjpeg reports damage, open the image with Pillow, whose messages are better.
         image = self._image or _open(self._content, PILLOW_MAX_PIXELS)
-        self._image = None  # hold no reference, so that a copy can replace the image
+        # Hold no reference, so that the image is freed when a converted copy replaces it.
+        self._image = None
         encoding = image.format
         try:
             image.load()
@@ -139,7 +145,7 @@ def read_image(
 ) -> NDArray[np.uint8]:
     """Decode an image of one of `_FORMATS` to the input of the graph, [H, W, C].
 
-    The arguments and errors are those of `EncodedImage`, and in addition:
+    The arguments are those of `EncodedImage`. In addition to its errors:
 
     Raises:
         DamagedImageError: the image cannot be decoded completely.
@@ -150,10 +156,10 @@ def read_image(
 def read_small_image(
     content: bytes, preprocessing: Preprocessing, max_pixels: int = MAX_PIXELS
 ) -> NDArray[np.uint8] | None:
-    """Decode a small JPEG, which is as fast as waking up a thread; return None for other images.
+    """Decode a small JPEG, which takes no longer than waking up a thread, or return None.
 
     A small JPEG is a thumbnail without orientation that already has the size of the graph's input.
-    Return None even if it is damaged.
+    None is returned for all other images, and for a damaged JPEG.
     """
     if (
         len(content) > SMALL_BYTES
@@ -190,12 +196,12 @@ def _check_size(width: int, height: int, scans: int, max_pixels: int) -> None:
 
 
 def _has_orientation(header: bytes) -> bool:
-    """Return whether a header can have an orientation."""
+    """Return whether a header may contain an orientation."""
     return any(marker in header for marker in _ORIENTATION)
 
 
 def _plain_colours(content: bytes, header: JpegHeader) -> str:
-    """Return the color space of a JPEG that simplejpeg can decode; "" if Pillow must decode it.
+    """Return the color space of a JPEG; "" if Pillow, and not simplejpeg, must decode it.
 
     simplejpeg calls libjpeg-turbo with Pillow's settings, and gives the same pixels faster.
     """
@@ -347,14 +353,15 @@ def _finish(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint
 
 
 def _modes(channels: int) -> tuple[str, ...]:
-    """Return the modes of Pillow that need no conversion; RGBX's fourth byte is dropped."""
+    """Return the modes of Pillow that need no conversion; the fourth byte of RGBX is dropped."""
     return ("L",) if channels == 1 else ("RGB", "RGBX")
 
 
 def _convert(image: Image.Image, channels: int) -> Image.Image:
     """Convert to 8-bit grey or RGB, without transparency."""
     if image.mode.startswith("I"):
-        # The modes I;16 and I are 16-bit grey, which Pillow would clip at 255 instead of scaling.
+        # The modes I;16 and I are 16-bit grey. Pillow would clip their values at 255 instead of
+        # scaling them.
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     elif image.mode == "P":
         # Convert via RGBA; otherwise a transparent palette entry would lose its colour.
@@ -364,7 +371,7 @@ def _convert(image: Image.Image, channels: int) -> Image.Image:
 
 
 def _resize_and_crop(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
-    """Resize only the part inside the crop, so that an image of 1 x 50,000,000 pixels is fast.
+    """Resize only the part that is cropped, so that an image of 1 x 50,000,000 pixels is fast.
 
     Pillow's `box` also uses pixels around the box for filtering: the result differs by at most one
     level from resizing the whole image and cropping it.

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 
 from keras_cnns_serve.errors import DamagedImageError, ImageTooLargeError
 
-_MAX_SCANS = 100  # encoders write at most about 20
-_MAX_MARKERS = 1_000  # Pillow reads the markers before the first scan in Python
+_MAX_SCANS = 100  # maximum number of scans; encoders write at most about 20
+_MAX_MARKERS = 1_000  # maximum number before the first scan, since Pillow reads them in Python
 _EXIF, _MAX_EXIF = b"Exif\0\0", 16  # maximum number of segments; Pillow joins them one by one
 _MARKER = re.compile(rb"\xff([^\x00\xff])")
 _MARKER_IN_SCAN = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")  # restart markers belong to the data
 _FRAMES = frozenset((0xC0, 0xC1, 0xC2, 0xC3, 0xC9, 0xCA, 0xCB))
 _PROGRESSIVE = (0xC2, 0xCA)
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
-# Markers without a length that do not end the image; libjpeg rejects most of them.
+# Markers that have no length and do not end the image; libjpeg rejects most of them.
 _BARE = frozenset((*range(0xC0), 0xC8, *range(0xD0, 0xD9), *range(0xF0, 0xFE)))
 
 
@@ -27,7 +27,7 @@ class JpegHeader:
         height: pixels.
         first_scan: offset of the first scan; the metadata precede it.
         scans: number of scans.
-        coefficients: additional bytes that libjpeg needs; 0 for a single scan.
+        coefficients: additional bytes of memory that libjpeg needs; 0 for a single scan.
     """
 
     width: int
@@ -38,7 +38,7 @@ class JpegHeader:
 
 
 def read_jpeg_header(content: bytes) -> JpegHeader:
-    """Return the header of a JPEG; find markers in the same way as libjpeg and Pillow.
+    """Return the header of a JPEG, finding its markers in the same way as libjpeg and Pillow.
 
     Raises:
         DamagedImageError: there is no scan, or there are more segments than encoders write.
@@ -108,7 +108,7 @@ def _count_scans(content: bytes, position: int) -> int:
 
 
 def _coefficients(width: int, height: int, samplings: bytes) -> int:
-    """Return the bytes of all coefficients; a block has 64 of 2 bytes each."""
+    """Return the bytes of all coefficients; a block has 64 coefficients of 2 bytes each."""
     across, down = max(s >> 4 for s in samplings) or 1, max(s & 15 for s in samplings) or 1
     units = math.ceil(width / (8 * across)) * math.ceil(height / (8 * down))
     return units * sum((s >> 4) * (s & 15) for s in samplings) * 64 * 2

@@ -18,7 +18,7 @@ class AccessLog:
 
     def log_http(self, scope: Scope, status: int, seconds: float) -> None:
         """Log an HTTP response; the status 499 means that the client disconnected."""
-        headers = dict(reversed(scope["headers"]))  # the first of repeated headers is used
+        headers = dict(reversed(scope["headers"]))  # of repeated headers, the first one counts
         client = scope.get("client")
         self._write(
             {

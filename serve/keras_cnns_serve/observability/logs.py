@@ -1,9 +1,9 @@
 """Write the log from a separate thread.
 
-A pipe that is not read blocks its writer; if the event loop were the writer, all clients would
-wait. Therefore lines go through a queue, and lines that do not fit into it are dropped and counted.
-Repeated warnings and errors, such as those that clients can cause at will, are limited: in each
-interval a few are written, followed by the number of suppressed ones.
+If nobody reads a pipe, its writer blocks; if the event loop wrote the log, all clients would wait.
+Lines therefore go through a queue, and lines that do not fit into the queue are dropped and
+counted. Repeated warnings and errors are limited, because clients can cause some of them at will:
+in each interval, a few are written, followed by the number of suppressed ones.
 """
 
 import logging
@@ -25,7 +25,7 @@ MAX_BYTES = 4 * 2**20  # maximum size of the queue
 _MAX_REPEATS = 5  # identical warnings or errors that are written in each interval
 REPEAT_SECONDS = 60.0  # length of the interval
 MAX_KINDS = 1000  # maximum number of different lines that are counted separately
-_STOP_SECONDS = 1.0  # maximum wait at the end for a stream that is not read
+_STOP_SECONDS = 1.0  # maximum seconds to wait at the end for a stream that is not read
 
 
 @contextmanager
@@ -38,7 +38,7 @@ def queued(stream: IO[str], level: int = logging.INFO) -> Iterator[None]:
     Args:
         stream: the stream. If it has a file descriptor, lines are written to the descriptor, so
             that no thread holds the stream's lock.
-        level: the level of the server's loggers; the level of other libraries' loggers is WARNING.
+        level: the level of the server's loggers; other libraries log from WARNING on.
     """
     handler = _BoundedHandler()
     writer = _Writer(handler, stream)
@@ -53,7 +53,7 @@ def queued(stream: IO[str], level: int = logging.INFO) -> Iterator[None]:
         root.removeHandler(handler)
         package.setLevel(before)
         handler.report(until=math.inf)
-        # stop() waits until the queue is empty, which never happens if the stream is blocked.
+        # stop() waits until the queue is empty, which never happens while the stream is blocked.
         stopping = threading.Thread(target=writer.stop, name="end of the log", daemon=True)
         stopping.start()
         stopping.join(_STOP_SECONDS)
@@ -99,11 +99,11 @@ class _Repeats:
 
     @property
     def next_end(self) -> float | None:
-        """Return the end of the next interval; None if there is none."""
+        """Return the time at which the next interval ends; None if there is no interval."""
         return next((kind.end for kind in self._kinds.values()), None)
 
     def reports(self, until: float) -> Iterator[str]:
-        """End the intervals that are over; yield a report line for each that suppressed lines.
+        """End the intervals that are over; yield a line for each interval with suppressed lines.
 
         Args:
             until: intervals that end by this time are over.
@@ -123,8 +123,9 @@ class _Repeats:
 def _identity(record: logging.LogRecord) -> Hashable:
     """Return the key of identical lines.
 
-    Two messages of the server differ if their arguments, such as a model's name, differ, unless a
-    client chooses the arguments. Errors are identified by their type and the line that raised them.
+    Messages of the server with different arguments, such as a model's name, are different lines,
+    unless a client chooses the arguments. Errors are identified by their type and the code line
+    that raised them.
     """
     by_text = record.name.startswith(_PACKAGE) and not hasattr(record, "client")
     text = record.getMessage() if by_text else str(record.msg)
@@ -137,10 +138,11 @@ def _identity(record: logging.LogRecord) -> Hashable:
 
 
 class _BoundedHandler(QueueHandler):
-    """Put lines into a queue; when it is full, drop lines until half of it is written."""
+    """Put lines into a queue; when the queue is full, drop lines until half of it is written."""
 
     def __init__(self) -> None:
-        # The queue itself is unbounded: the sentinel that ends the listener must always fit.
+        # The queue itself is unbounded, because the sentinel that ends the listener must always
+        # fit.
         self.lines: SimpleQueue[Any] = SimpleQueue()
         super().__init__(self.lines)
         self.setFormatter(_Format("%(levelname)s: %(message)s"))
@@ -152,7 +154,7 @@ class _BoundedHandler(QueueHandler):
         """Put the line of a record into the queue, unless it is suppressed as a repetition."""
         try:
             admitted = self._repeats.admit(record)
-        except Exception:  # the arguments do not fit the message
+        except Exception:  # raised if the arguments do not fit the message
             self.handleError(record)
         else:
             if admitted:
@@ -180,7 +182,7 @@ class _BoundedHandler(QueueHandler):
             self.lines.put(record)
 
     def written(self, line: bytes) -> None:
-        """Release the space of a written line; write the number of dropped lines after a gap."""
+        """Free the space of a written line; if lines were dropped, write how many."""
         with self._locked():
             self._waiting -= len(line)
             if self._dropped and self._waiting <= MAX_BYTES // 2:
@@ -213,7 +215,7 @@ class _Writer(QueueListener):
                 return self._lines.get(block, self._handler.report())
 
     def handle(self, record: Any) -> None:
-        """Write a line; an error, such as a full disk, only loses this line."""
+        """Write a line; after an error, such as a full disk, only this line is lost."""
         with suppress(Exception):
             self._write(record)
         self._handler.written(record)

@@ -1,4 +1,4 @@
-"""Metrics for Prometheus, in one registry with our names and one with TensorFlow Serving's.
+"""Metrics for Prometheus: a registry with our names, and one with TensorFlow Serving's names.
 
 The metrics are collected from the versions' recorders when Prometheus requests a page.
 """
@@ -56,7 +56,7 @@ class Prometheus:
         self._serving.register(_Serving(dataplane))
 
     def own(self) -> bytes:
-        """Return the metrics with our names, in seconds, and those of the process."""
+        """Return the metrics with our names, in seconds, and the metrics of the process."""
         return generate_latest(self._own)
 
     def serving(self) -> bytes:
@@ -115,8 +115,8 @@ class _Own:
 class _Serving:
     """Collect the metrics with TensorFlow Serving's names.
 
-    Its counters do not end in `_total`, which prometheus_client requires of counters: they are
-    metrics without a type.
+    The names of TensorFlow Serving's counters do not end in `_total`. Since prometheus_client
+    requires this ending for counters, they are metrics without a type.
     """
 
     def __init__(self, dataplane: Dataplane) -> None:

@@ -1,8 +1,8 @@
 """Traces with OpenTelemetry's instrumentation, the extra `opentelemetry`.
 
-A span is named after its route, such as `POST /v1/models/{model}:predict`, never after the path
-that a client sent, so that there are few different names. OpenTelemetry's environment variables,
-such as OTEL_EXPORTER_OTLP_ENDPOINT, configure the destination of the spans.
+A span gets the name of its route, such as `POST /v1/models/{model}:predict`, and not the path that
+a client sent, so that there are few different names. OpenTelemetry's environment variables, such as
+OTEL_EXPORTER_OTLP_ENDPOINT, configure the destination of the spans.
 """
 
 import os
@@ -65,8 +65,8 @@ def grpc_interceptors(provider: Any = None) -> list[Any]:
 def exporting_provider() -> Any:
     """Return a TracerProvider that sends spans as OTLP over HTTP; environment variables apply.
 
-    By default HTTP attributes get the names of the stable semantic conventions; for that, this
-    function must be called before `traced`.
+    Call this function before `traced`, so that HTTP attributes by default get the names of the
+    stable semantic conventions.
     """
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import Resource

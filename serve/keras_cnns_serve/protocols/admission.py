@@ -6,14 +6,15 @@ from collections.abc import Iterable
 from starlette.types import Scope
 
 from keras_cnns_serve.core.access import Access, Role
-from keras_cnns_serve.errors import ForbiddenError, ServeError
+from keras_cnns_serve.errors import ForbiddenError, InvalidInputError, ServeError
 from keras_cnns_serve.protocols.page import Page
 from keras_cnns_serve.transport.http.asgi import Reply
 from keras_cnns_serve.transport.http.errors import error_reply
 
 _HEALTH = {"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"}
 _METRICS = {"/metrics", "/monitoring/prometheus/metrics"}
-_ADMINISTRATION = "/v2/repository/models/"  # a prefix, so that no route is missed
+# A prefix, so that it covers all routes of administration.
+_ADMINISTRATION = "/v2/repository/models/"
 _GRPC_HEALTH = re.compile(
     r"/grpc\.health\.v1\.Health/.*|/inference\.GRPCInferenceService/Server(Live|Ready)"
 )
@@ -48,22 +49,23 @@ class Admission:
             return None
         if self._page is not None and self._page.is_for(scope):
             return None
-        headers = dict(reversed(scope["headers"]))  # the first of repeated headers is used
+        headers = dict(reversed(scope["headers"]))  # of repeated headers, the first one counts
+        tokens = [value for name, value in scope["headers"] if name == b"authorization"]
         try:
             if administers:
                 _refuse_other_sites(headers)
             role = Role.ADMINISTRATION if administers else Role.PREDICTION
-            authorization = headers.get(b"authorization", b"").decode("latin-1")
-            self._access.check(role, authorization)
+            self._access.check(role, _only([each.decode("latin-1") for each in tokens]))
         except ServeError as error:
             return error_reply(error)
         return None
 
     def authorize_grpc(self, method: str, metadata: Iterable[tuple[str, str | bytes]]) -> None:
-        """Raise an error if a call is rejected.
+        """Raise an error if a call is not permitted.
 
         Raises:
             UnauthenticatedError, ForbiddenError: as `Access.check`.
+            InvalidInputError: the metadata has more than one `authorization`.
         """
         if method in _GRPC_ADMINISTRATION:
             role = Role.ADMINISTRATION
@@ -71,13 +73,28 @@ class Admission:
             role = Role.PREDICTION
         else:
             return
-        self._access.check(role, str(dict(metadata).get("authorization", "")))
+        tokens = [str(value) for name, value in metadata if name == "authorization"]
+        self._access.check(role, _only(tokens))
+
+
+def _only(tokens: list[str]) -> str | None:
+    """Return the value of the header Authorization, which a request has at most once.
+
+    A proxy in front of the server may have checked another one than the server would.
+
+    Raises:
+        InvalidInputError: there are several.
+    """
+    if len(tokens) > 1:
+        raise InvalidInputError("the request has more than one header Authorization")
+    return tokens[0] if tokens else None
 
 
 def _refuse_other_sites(headers: dict[bytes, bytes]) -> None:
     """Raise ForbiddenError if a web page of another site sent the request.
 
-    The browser's user may have access, for instance by being in the server's network.
+    A browser can send such a request without the user's knowledge, and its user may have access,
+    for instance from within the server's network.
     """
     site = headers.get(b"sec-fetch-site")
     origin = headers.get(b"origin")

@@ -64,7 +64,7 @@ class _Form:
     def __init__(self) -> None:
         self.parts: list[
             tuple[list[bytes], bool]
-        ] = []  # pieces of the content; whether the part is a file
+        ] = []  # for each part, the pieces of its content and whether it is a file
         self.ended = False
         self._name = self._value = b""  # name and value of the current header
 

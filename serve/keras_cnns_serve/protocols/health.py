@@ -51,7 +51,8 @@ def health_service(dataplane: Dataplane, services: Collection[str]) -> Service:
     ) -> AsyncIterator[Any]:
         async for request in requests:
             sent = None
-            # When the server stops, streams end with NOT_SERVING: open streams would delay its end.
+            # When the server stops, streams end with NOT_SERVING, because open streams would delay
+            # its end.
             while not (dataplane.draining and sent == not_serving):
                 sent = await watches.next_status(request.service, sent)
                 yield health.HealthCheckResponse(status=sent)
@@ -63,7 +64,7 @@ class _Watches:
     """Calls that wait for changes of a status; one task polls for all of them.
 
     Args:
-        status: returns the status of a name.
+        status: a function that returns the status of the service or model with a name.
     """
 
     def __init__(self, status: Callable[[str], int]) -> None:

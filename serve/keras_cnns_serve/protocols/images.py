@@ -1,4 +1,4 @@
-"""The endpoint `:classify-image`: encoded images in, labels with probabilities out."""
+"""The endpoint `:classify-image`, which returns labels and probabilities for encoded images."""
 
 import re
 from collections.abc import Sequence
@@ -30,11 +30,11 @@ class ImageEndpoint(RestEndpoints):
     async def classify(self, request: Request) -> Reply:
         """Answer POST ...:classify-image?top_k=5 with labels and probabilities of the images.
 
-        With ?cam=1 and one image, answer with a PNG of the image with its class activation map over
-        it; ?opacity=0 to 1 sets its opacity, 0.5 by default.
+        With ?cam=1 and one image, answer with a PNG of the image, over which its class activation
+        map is drawn; ?opacity= sets the opacity of the map, from 0 to 1 (0.5 by default).
 
-        With ?min_probability=0.9, or ?min_accuracy=0.98 for a threshold of model.json, an image
-        whose highest probability is lower is unknown.
+        ?min_probability=0.9 sets a threshold, and ?min_accuracy=0.98 selects one of model.json. An
+        image whose highest probability is below the threshold is unknown.
         """
         target = target_of(**request.path.groupdict())
         source = self._dataplane.metadata(target)  # before the body is received
@@ -79,7 +79,8 @@ class ImageEndpoint(RestEndpoints):
 async def _images(request: Request, deadline: float | None) -> list[bytes]:
     """Return the encoded images in a body: the body itself, or the files of a multipart form."""
     body = await request.body(deadline)
-    # x-www-form-urlencoded is not a form here: it is curl's default Content-Type for any body.
+    # x-www-form-urlencoded does not mean a form here, because curl sends it with any body by
+    # default.
     kind = request.header(b"content-type") or ""
     if not kind.lower().startswith("multipart/form-data"):
         return [body]
@@ -105,7 +106,7 @@ def _opacity(text: str | None) -> float:
 
 
 def _with_threshold(labels: Sequence[ScoredLabel], threshold: float) -> dict[str, Any]:
-    """Return the answer to an image; an unknown image has no label."""
+    """Return the JSON for an image, which has no label if the image is unknown."""
     unknown = is_unknown(labels[0].probability, threshold)
     return {
         "label": None if unknown else labels[0].label,
@@ -115,5 +116,5 @@ def _with_threshold(labels: Sequence[ScoredLabel], threshold: float) -> dict[str
 
 
 def _label(scored: ScoredLabel) -> dict[str, Any]:
-    # float32 is written with the same digits as in the response to :predict.
+    # float32, so that the probability has the same digits as in the response to :predict.
     return {"label": scored.label, "probability": np.float32(scored.probability)}

@@ -80,7 +80,7 @@ class _Operation:
     parameters: tuple[str, ...] = ()
 
     def paths(self) -> Iterator[str]:
-        """Yield the path; for a path with "{target}", yield one path for each kind of target."""
+        """Yield the path, or one path for each kind of target if it contains "{target}"."""
         for target in _TARGETS[self.path[:3]] if "{target}" in self.path else ("",):
             yield self.path.replace("{target}", target)
 

@@ -21,7 +21,7 @@ _POLICY = "; ".join(
         "base-uri 'none'",
         "form-action 'none'",
         "frame-ancestors 'none'",
-        # No script can turn text, such as the name of a label or a file, into markup.
+        # Scripts cannot turn text, such as the name of a label or a file, into markup.
         "require-trusted-types-for 'script'",
         "trusted-types 'none'",
     )
@@ -35,7 +35,7 @@ _HEADERS = {
 
 
 class Page:
-    """The page. Its files have no secrets and need no token, unlike the requests of its script."""
+    """The page. Its files contain no secrets and need no token; the requests of its script do."""
 
     def __init__(self) -> None:
         self._files = page_files()
@@ -88,7 +88,7 @@ def prefers_html(accept: str) -> bool:
 
 
 def _quality(ranges: dict[str, float], names: Iterable[str]) -> float:
-    """Return the quality of the first of these media ranges; 0 if the header has none of them."""
+    """Return the quality of the first of these media ranges that the header has, or else 0."""
     return next((ranges[name] for name in names if name in ranges), 0.0)
 
 

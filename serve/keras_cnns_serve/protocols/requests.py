@@ -12,7 +12,7 @@ from keras_cnns_serve.protocols.parsing import parse
 from keras_cnns_serve.repository.manifest import Tensor
 from keras_cnns_serve.transport.http.asgi import Request
 
-_ARRAY_BYTES = 4  # maximum size of the parsed arrays for each byte of JSON
+_ARRAY_BYTES = 4  # maximum number of bytes of the parsed arrays for each byte of JSON
 _Arguments = ParamSpec("_Arguments")
 _Parsed = TypeVar("_Parsed")
 
@@ -22,7 +22,7 @@ class RestEndpoints:
 
     Args:
         dataplane: the data plane.
-        timeout: maximum seconds of a request; the request can specify fewer.
+        timeout: maximum duration of a request in seconds; a request can specify a shorter one.
         max_json_bytes: maximum size of the JSON in a request.
     """
 
@@ -77,7 +77,7 @@ class RestEndpoints:
     def _deadline(self, request: Request) -> float | None:
         """Return `time.monotonic()` of the request's deadline, or None.
 
-        The header X-Request-Timeout can specify fewer seconds than the server's timeout.
+        The header X-Request-Timeout can specify a shorter time than the server's timeout.
 
         Raises:
             InvalidInputError: the header is not a number of seconds.

@@ -1,4 +1,4 @@
-"""Read which models to serve: TensorFlow Serving's `model_config_list` as text, or TOML.
+"""Read the configuration of models: TensorFlow Serving's `model_config_list` as text, or TOML.
 
 [models.digits]
 path = "models/digits"                 # relative to the file
@@ -34,7 +34,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class ServerConfig:
-    """The models of a server: the listed ones, and those found in a directory of models."""
+    """The models of a server: the listed models, and the models found in a directory."""
 
     models: tuple[ModelConfig, ...] = ()
     root: Path | None = None
@@ -80,7 +80,7 @@ class ConfigFile:
             ConfigError: the new content is wrong; raised once for each content.
         """
         content = self._content()
-        # A missing file changes nothing: it may be replaced at this moment.
+        # A missing file changes nothing, because it may just be being replaced.
         if content is None or content == self._seen:
             return None
         self._seen = content

@@ -18,10 +18,10 @@ from .manifest import File, Manifest, read_manifest
 from .text_files import read_text
 
 _MAX_VERSION = 2**63 - 1  # versions are int64 in all protocols
-MAX_ENTRIES = 10_000  # maximum in a directory that holds models or versions
+MAX_ENTRIES = 10_000  # maximum number of entries in a directory that contains models or versions
 MAX_FILES = 1_000  # maximum number of files and directories of a version; an export has about ten
-# Names of files that macOS, Windows, NFS (deleted files) and editors (backups) create, and of the
-# directories behind the links of a mounted Kubernetes ConfigMap.
+# Files that macOS, Windows, NFS (for deleted files) and editors (as backups) create, and the
+# directories to which the links of a mounted Kubernetes ConfigMap lead.
 _LITTER = re.compile(r"\.DS_Store|\._.*|Thumbs\.db|desktop\.ini|\.nfs.*|.*~|\.\..*", re.DOTALL)
 
 
@@ -45,10 +45,10 @@ class ModelDirectory:
 
 
 def find_models(root: Path) -> dict[str, Path]:
-    """Return name -> directory of the models in a repository, or of the model in `root` itself.
+    """Return name -> directory of the models in `root`, which is a repository or a single model.
 
     Raises:
-        RepositoryError: the directory is missing, unreadable, too large, or is a single version.
+        RepositoryError: the directory is missing, unreadable, too large, or a single version.
     """
     try:
         if not root.is_dir():
@@ -123,7 +123,7 @@ def read_version(name: str, version: int, directory: Path) -> ModelVersion:
 
 
 def fingerprint(directory: Path) -> frozenset[tuple[str, int, int, int]]:
-    """Return paths, sizes and times of a version's files, which change when the files change."""
+    """Return the paths, sizes and times of a version's files, in order to detect changes."""
     found = set()
     with contextlib.suppress(OSError):
         for entry in islice(_walk(directory), MAX_FILES):
@@ -135,7 +135,7 @@ def fingerprint(directory: Path) -> frozenset[tuple[str, int, int, int]]:
 
 
 def is_temporary(error: BaseException | None) -> bool:
-    """Return whether the cause of a refusal can disappear without a change of the files.
+    """Return whether the cause of a refusal may end although the files do not change.
 
     Examples are a disk that is temporarily unavailable, and too many open files.
     """
@@ -161,7 +161,7 @@ class _TooManyEntriesError(Exception):
 def _subdirectories(directory: Path) -> list[Path]:
     """Return the directories in a directory, sorted.
 
-    Hidden ones are excluded: an exporter writes its unfinished versions there.
+    Hidden directories are excluded, because an exporter writes unfinished versions there.
 
     Raises:
         _TooManyEntriesError: the directory is too large for a directory of models or versions.
@@ -238,7 +238,7 @@ def _find_litter(directory: Path, manifest: Manifest) -> set[str]:
 
 
 def _check_names(path: Path, names: set[str]) -> None:
-    """Refuse a graph that contains the name of one of these files: it could load the file."""
+    """Refuse a graph that contains the name of one of these files and so could load the file."""
     if names:
         content = path.read_bytes()
         for name in sorted(names):
@@ -249,7 +249,7 @@ def _check_names(path: Path, names: set[str]) -> None:
 
 
 def _verify(directory: Path, file: File) -> None:
-    """Refuse a file that is missing, links out of the directory, or does not match its checksum."""
+    """Refuse a file that is missing, is a link out of the directory, or has another checksum."""
     path = directory / file.path
     if not path.resolve().is_relative_to(directory.resolve()):
         raise VersionRefusedError(f"{file.path} is a link out of the version's directory")

@@ -1,8 +1,9 @@
 """Load, replace and drain the served versions.
 
 Requests only read the table of models, and one thread at a time changes it. A new version is loaded
-and warmed up while the old one serves, and is published by one assignment; the old version then
-finishes its requests. A version that cannot be loaded changes nothing, and the reason is logged.
+and warmed up while the old version serves. It is published by a single assignment, after which the
+old version finishes its requests. A version that cannot be loaded changes nothing, and the reason
+is logged.
 """
 
 import logging
@@ -36,7 +37,7 @@ from .states import Model, State, VersionStatus
 
 logger = logging.getLogger(__name__)
 
-_MAX_REASON = 400  # characters
+_MAX_REASON = 400  # maximum number of characters
 _MAX_ENDED = 16  # maximum number of ended versions of a model whose states are still reported
 
 
@@ -64,7 +65,8 @@ class _Known:
 
     states: dict[int, VersionStatus] = field(default_factory=dict)
     refused: dict[int, tuple[object, str]] = field(default_factory=dict)  # fingerprint, reason
-    hindered: dict[int, str] = field(default_factory=dict)  # refused for a temporary cause
+    # Version -> temporary cause for which it was refused.
+    hindered: dict[int, str] = field(default_factory=dict)
     problem: str = ""  # why some or all of its directory cannot be served
     unloaded: bool = False  # whether an administrator has unloaded it
 
@@ -80,11 +82,13 @@ class Manager(Generic[S]):
     def __init__(self, config: ServerConfig, start: Callable[[ModelVersion], S]) -> None:
         self._config = config
         self._start = start
-        self._changing = threading.RLock()  # one change at a time
+        # Held during a change, so that there is one change at a time.
+        self._changing = threading.RLock()
         self._closed = False
         self._known: dict[str, _Known] = {}
         self._drains: list[threading.Thread] = []
-        self.models: Mapping[str, Model[S]] = {}  # replaced, never changed: readers need no lock
+        # This mapping is replaced and never changed, so that readers need no lock.
+        self.models: Mapping[str, Model[S]] = {}
 
     def sync(self) -> None:
         """Load and retire versions, so that exactly the configured versions are served.
@@ -124,7 +128,7 @@ class Manager(Generic[S]):
 
         Raises:
             ModelNotFoundError: there is no model of this name.
-            ModelUnavailableError: no version of it can be loaded.
+            ModelUnavailableError: no version of the model can be loaded.
         """
         with self._changing:
             model = self._configured_model(name)
@@ -149,7 +153,8 @@ class Manager(Generic[S]):
     def close(self, seconds: float | None = None) -> None:
         """Stop loading, retire all versions and wait for requests in flight.
 
-        A version whose loading takes longer is closed later by the thread that loads it.
+        If a version is still being loaded after this time, the thread that loads it closes it
+        later.
 
         Args:
             seconds: the maximum time to wait; None: no limit.
@@ -178,7 +183,7 @@ class Manager(Generic[S]):
         return [] if known is None else [s for _, s in sorted(known.states.items(), reverse=True)]
 
     def reason(self, name: str) -> str:
-        """Return why a model, or its newest version, is not served; empty if there is no reason."""
+        """Return why a model, or its newest version, is not served; empty if no reason is known."""
         known = self._known.get(name)
         if known is None:
             return ""
@@ -202,7 +207,8 @@ class Manager(Generic[S]):
         models = list(config.models)
         if config.root is not None:
             found = find_models(config.root)
-            # A model whose directory is missing stays: the disk may be unavailable for a moment.
+            # A model whose directory is missing stays, because the disk may be unavailable for a
+            # moment.
             paths = {name: config.root / name for name in self._known} | found
             models += [ModelConfig(name, path, config.policy) for name, path in paths.items()]
         return models
@@ -217,7 +223,7 @@ class Manager(Generic[S]):
         return self.models[name].versions if name in self.models else {}
 
     def _load_all(self, models: Sequence[ModelConfig]) -> dict[str, set[int]]:
-        """Load the missing versions, retire none, and return the versions that stay."""
+        """Load the missing versions, without retiring any, and return the versions that stay."""
         return {model.name: self._load_model(model) for model in models}
 
     def _settle(self, models: Sequence[ModelConfig], staying: Mapping[str, set[int]]) -> None:
@@ -248,16 +254,17 @@ class Manager(Generic[S]):
         if problem and problem != known.problem:
             logger.warning("%s refused: %s (%s)", model.name, problem, model.base_path)
         known.problem = problem
-        # If no version was found, keep the served ones: the disk may be unavailable.
+        # If no version was found, keep the served versions, because the disk may be unavailable.
         return (self._load_wanted(model, known, versions) if versions else set()) or served
 
     def _load_wanted(
         self, model: ModelConfig, known: _Known, versions: dict[int, Path]
     ) -> set[int]:
-        """Load and return the versions that the policy chooses among those that are not refused."""
+        """Load and return the versions that the policy chooses; refused versions are excluded."""
         for version, (mark, _) in list(known.refused.items()):
             if version not in versions or fingerprint(versions[version]) != mark:
-                del known.refused[version]  # the files changed, or the cause was temporary
+                # Try again, since the files have changed or the cause was temporary.
+                del known.refused[version]
                 if mark is not None:
                     known.states.pop(version, None)
         for version in known.hindered.keys() - versions.keys():
@@ -281,7 +288,7 @@ class Manager(Generic[S]):
         mark = fingerprint(path)
         try:
             servable = self._start(read_version(model.name, version, path))
-        except Exception as error:  # no error of one version may affect the others
+        except Exception as error:  # an error of one version must not affect the others
             expected = isinstance(error, VersionRefusedError)
             text = str(error) if expected else f"it cannot be loaded: {one_line(error)}"
             reason = _without_directory(text, path)[:_MAX_REASON]
@@ -298,14 +305,14 @@ class Manager(Generic[S]):
             servable.close()
             return
         known.hindered.pop(version, None)
-        # The new labels are published after all versions are loaded, because the configuration can
-        # be refused until then.
+        # The new labels are published only after all versions are loaded, because until then the
+        # configuration can still be refused.
         labels = self.models[model.name].labels if model.name in self.models else model.labels
         versions = {**self._versions(model.name), version: servable}
         self._publish(model.name, dict(sorted(versions.items())), labels)
         notice = servable.notice[:_MAX_REASON]
         known.states[version] = VersionStatus(version, State.AVAILABLE, message=notice)
-        trim()  # loading needs more memory than serving
+        trim()  # return memory to the system, since loading needs more than serving
         logger.info("%s/%d is available: %s", model.name, version, servable.description)
 
     def _publish(self, name: str, versions: Mapping[int, S], labels: Mapping[str, int]) -> None:

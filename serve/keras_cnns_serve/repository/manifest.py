@@ -14,10 +14,11 @@ _FORMAT = 1  # the only supported value of `format`
 _MAX_MANIFEST_BYTES = 16 * 2**20
 _DTYPES = ("uint8", "float32", "int32", "int64")  # types of tensors that all protocols have
 _MAX_SIZE = 2**31 - 1  # maximum size of a dimension
-_MAX_SIDE = 8192  # pixels; a larger value in model.json is an error or an attack
-# A format is chosen automatically only if its accuracy is at least this fraction of float32's or,
-# without labels, if its top-1 agreement with the original model is at least this number. Exporters
-# use the same value.
+# Maximum height and width in pixels; a larger value in model.json is an error or an attack.
+_MAX_SIDE = 8192
+# A format is chosen automatically only if its accuracy is at least this fraction of the float32
+# accuracy. Without labels, its top-1 agreement with the original model must be at least this
+# number. Exporters use the same value.
 _MIN_RATIO = 0.99
 _MAX_THRESHOLDS = 100  # maximum number of thresholds; exporters write a dozen
 _KINDS = {dict: "an object", list: "a list", str: "a string", int: "an integer", bool: "a boolean"}
@@ -36,7 +37,7 @@ class Tensor:
 class Preprocessing:
     """The conversion of a decoded image into the graph's input."""
 
-    resize_shorter: int  # pixels of the shorter side after resizing; the aspect ratio stays
+    resize_shorter: int  # pixels of the shorter side after resizing, which keeps the aspect ratio
     crop: tuple[int, int]  # height and width in pixels, from the centre
     channels: int  # 1: grey, 3: RGB
     interpolation: str = "bilinear"  # always antialiased
@@ -60,15 +61,16 @@ class Format:
     engine: str  # "onnxruntime", "openvino" or "tensorflow"
     precision: str  # "float32", "bfloat16" or "int8"
     milliseconds: float | None = None  # time of one image on the exporting machine
-    proven: bool = False  # whether a comparison with the original has shown that it is accurate
+    # Whether a comparison with the original model has shown that the format is accurate.
+    proven: bool = False
 
 
 @dataclass(frozen=True)
 class Golden:
     """A file with a few images and the original model's probabilities, to check engines with.
 
-    It is a NumPy array [N] without pickled objects, whose rows have the fields `image`, uint8
-    [H, W, C], and `probabilities`, float32 [K].
+    The file contains a NumPy array [N] without pickled objects, whose rows have the fields `image`,
+    uint8 [H, W, C], and `probabilities`, float32 [K].
     """
 
     path: str  # POSIX, relative to the version's directory
@@ -80,8 +82,10 @@ class Threshold:
     """A threshold of the highest probability, as the exporter measured it on labelled images."""
 
     threshold: float  # 0..1
-    min_accuracy: float | None  # 0..1, the accuracy it was chosen for; None for a round threshold
-    coverage: float  # 0..1, the fraction of the images that reach it
+    # 0..1, the accuracy for which the exporter chose the threshold; None for a fixed threshold,
+    # such as 0.9, which was not chosen for an accuracy.
+    min_accuracy: float | None
+    coverage: float  # 0..1, the fraction of images whose highest probability reaches it
     accuracy: float | None  # 0..1, the accuracy on these images; None if there are no such images
 
 
@@ -122,7 +126,7 @@ def read_manifest(path: Path) -> Manifest:
         VersionRefusedError: the file is missing, not JSON, of another format, or inconsistent.
     """
     try:
-        if path.exists() and not path.is_file():  # opening a pipe would wait forever
+        if path.exists() and not path.is_file():  # checked, since opening a pipe would wait forever
             raise VersionRefusedError("model.json is not a file")
         with path.open("rb") as file:
             content = file.read(_MAX_MANIFEST_BYTES + 1)
@@ -180,7 +184,16 @@ def _parse(document: dict[str, Any]) -> Manifest:
 
 
 def _get(where: dict[str, Any], path: str, kind: type) -> Any:
-    """Return the value of the last key of `path`, which must be exactly of this type."""
+    """Return the value of a key, which must have exactly the type `kind`.
+
+    Args:
+        where: the object that contains the key.
+        path: the key, preceded in errors by the keys of the objects around it, such as "a.b.key".
+        kind: the type of the value in JSON.
+
+    Raises:
+        VersionRefusedError: the key is missing, or its value has another type.
+    """
     key = path.rsplit(".", 1)[-1]
     if key not in where:
         raise _wrong(f"{path} is missing")
@@ -205,9 +218,9 @@ def _at_least(low: int, value: int, path: str, high: int | None = None) -> int:
 
 
 def _inside(path: str, key: str) -> str:
-    """Return the path if it is a normalized relative POSIX path that stays within the directory."""
+    """Return the path if it is a normalized, relative POSIX path inside the directory."""
     parts = PurePosixPath(path).parts
-    # Backslashes and colons separate directories on some systems and belong to names on others.
+    # Backslashes and colons are separators on some systems, and parts of names on others.
     if not parts or path.startswith("/") or ".." in parts or any(c in path for c in "\\:\0"):
         raise _wrong(f"{key} has the path {path!r}, which is not inside the version's directory")
     if path != "/".join(parts):
@@ -222,7 +235,7 @@ def _sha256(text: str) -> str:
 
 
 def _formats(document: dict[str, Any]) -> tuple[Format, ...]:
-    """Return the supported formats; unknown formats are meant for other readers and are ignored."""
+    """Return the supported formats; formats for other programs are ignored."""
     formats = _get(document, "formats", dict)
     parity = _parity_of_formats(document)
     accuracy = _float32_accuracy(document, parity)
@@ -292,7 +305,7 @@ def _thresholds(document: dict[str, Any]) -> tuple[Threshold, ...]:
 
 
 def _fraction(where: dict[str, Any], path: str, *, optional: bool) -> Any:
-    """Return the last key's value in `path`, a number from 0 to 1; None for null if `optional`."""
+    """Return the number from 0 to 1 at `path`; None for null if `optional`."""
     key = path.rsplit(".", 1)[-1]
     if key not in where:
         raise _wrong(f"{path} is missing")
@@ -305,7 +318,7 @@ def _fraction(where: dict[str, Any], path: str, *, optional: bool) -> Any:
 
 
 def _parity_of_formats(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the metrics of each format's comparison with the original model."""
+    """Return format name -> the metrics of its comparison with the original model."""
     parity = document.get("parity")
     formats = parity.get("formats") if isinstance(parity, dict) else None
     if not isinstance(formats, dict):
@@ -314,7 +327,7 @@ def _parity_of_formats(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _float32_accuracy(document: dict[str, Any], parity: dict[str, dict[str, Any]]) -> float | None:
-    """Return the accuracy of a float32 format or of the original, on the comparison's images."""
+    """Return the accuracy of a float32 format, or else of the original model, on these images."""
     for name, (_, precision) in _KNOWN_FORMATS.items():
         accuracy = parity.get(name, {}).get("accuracy")
         if precision == "float32" and isinstance(accuracy, int | float):

@@ -41,5 +41,5 @@ class Model(Generic[Served]):
 
     @cached_property
     def newest(self) -> Served:
-        """Return the highest version, which answers requests that do not specify one."""
+        """Return the highest version, which answers requests that do not specify a version."""
         return self.versions[max(self.versions)]

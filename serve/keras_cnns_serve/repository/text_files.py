@@ -9,8 +9,8 @@ def read_text(path: Path) -> str:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: the file is not UTF-8; the message explains how to convert it and does not have
-            the path.
+        ValueError: the file is not UTF-8. The message explains how to convert the file, and does
+            not contain its path.
     """
     content = path.read_bytes()
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):

@@ -1,7 +1,7 @@
 """Poll the model repository for changes.
 
-Polling works on all systems and volumes; notifications of changes do not, for instance on network
-volumes.
+Polling works on all systems and volumes. Notifications of changes do not work everywhere, for
+instance not on network volumes.
 """
 
 import logging

@@ -1,9 +1,10 @@
 """Score the shards of a run on the nodes of a Ray cluster.
 
-Ray Data gives the numbers of the shards to one actor for each node. An actor loads the model once,
-scores a shard as a single machine does, with the cores that Ray assigns to it, writes it, and
-returns only the counts: neither images nor rows pass through Ray. All nodes must see the same
-files: the model, the images that are not URIs, and the directory of the shards.
+There is one actor for each node, and Ray Data sends each actor the numbers of its shards. An actor
+loads the model once. It scores each shard with the cores that Ray assigns to it, as a single
+machine does, writes the shard, and returns only the counts: neither images nor rows pass through
+Ray. All nodes must see the same files: the model, the images that are not URIs, and the directory
+of the shards.
 """
 
 import logging
@@ -28,10 +29,10 @@ _ERROR, _SHARD, _COUNTS = "error", "shard", "counts"  # the columns of Ray Data'
 def write_on_cluster(
     source: ModelVersion, options: ScoringOptions, shards: Sequence[int]
 ) -> Iterator[Totals]:
-    """Write shards on the nodes of a Ray cluster, and yield the counts of each one.
+    """Write shards on the nodes of a Ray cluster, and yield the counts of each shard.
 
-    The environment variable RAY_ADDRESS has the cluster's address; without it, this machine becomes
-    a cluster of one node.
+    The environment variable RAY_ADDRESS contains the cluster's address. If it is not set, this
+    machine becomes a cluster of one node.
 
     Raises:
         ServeError: Ray is not installed, the cluster does not answer, or a shard cannot be written.
@@ -63,7 +64,7 @@ def _connect() -> Any:
     """Return the module `ray`, connected to a cluster.
 
     Raises:
-        ServeError: it is not installed, or the cluster does not answer.
+        ServeError: Ray is not installed, or the cluster does not answer.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage statistics are sent
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # hides warnings about Ray's own actors
@@ -75,7 +76,8 @@ def _connect() -> Any:
             "--engine ray needs an extra: pip install 'keras-cnns-serve[ray]'"
         ) from error
     if not ray.is_initialized():
-        # Without an address, Ray could wait for a former cluster of this machine that has ended.
+        # Without an explicit address, Ray could wait for an earlier cluster of this machine that
+        # has ended.
         address = os.environ.get("RAY_ADDRESS") or "local"
         try:
             _check_port(address)
@@ -104,7 +106,7 @@ class _ShardWriter:
         options: the options of the run.
         version: the version of the model.
         directory: the working directory of the run, to which relative paths refer.
-        cores: the number of cores of this actor.
+        cores: the number of cores that this actor may use.
     """
 
     def __init__(self, options: ScoringOptions, version: int, directory: str, cores: int) -> None:

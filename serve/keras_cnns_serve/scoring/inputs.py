@@ -1,7 +1,7 @@
 """Find the images to score, and read them.
 
-The names are never all in memory: folders are walked entry by entry, and names are sorted in chunks
-on disk, so that a million images take no more memory than a thousand.
+Memory does not grow with the number of images: folders are walked entry by entry, and the names are
+sorted in chunks, which are merged on disk.
 """
 
 import csv
@@ -24,26 +24,27 @@ _IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"))
 _LIST_SUFFIXES = (".csv", ".parquet")
 _COLUMNS = ("file", "path", "filename", "image")  # names of the column with the paths
 _MAGIC = re.compile(r"[*?\[]")
-_SORTED_AT_ONCE = 100_000  # number of names that are sorted in memory, about 10 MB
+_SORTED_AT_ONCE = 100_000  # number of names that are sorted in memory at a time, about 10 MB
 MAX_BYTES = 256 * 2**20  # maximum size of an encoded image
 _OPEN = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
-def write_names(arguments: Sequence[str], file: IO[bytes]) -> int:
+def write_names(arguments: Sequence[str], file: IO[bytes], links: list[str]) -> int:
     """Write the names of all images, one JSON string on each line, and return their number.
 
-    Images of folders, globs and single files come first, sorted and without duplicates; those of
-    lists follow in the order of the lists, with one row for each line.
+    The images of folders, globs and single files come first, sorted and without duplicates. The
+    images of lists follow in the order of the lists, with one row for each line.
 
     Args:
         arguments: image files, folders, globs, lists and URIs.
         file: the file to write to.
+        links: a list to which links to folders inside a folder are appended; they are not followed.
 
     Raises:
         InvalidInputError: an argument does not exist, a list is malformed, or there is no image.
     """
     lists = [each for each in arguments if _is_list(each)]
-    found = (name for each in arguments if each not in lists for name in _expand(each))
+    found = (name for each in arguments if each not in lists for name in _expand(each, links))
     count = 0
     with closing(_sorted_unique(found)) as names:
         for name in names:
@@ -71,8 +72,8 @@ def read_content(name: str) -> bytes:
     """Return the content of an image, given by its path or URI.
 
     Raises:
-        InvalidInputError: it cannot be read, or is not a file.
-        InputTooLargeError: it has more than `MAX_BYTES`.
+        InvalidInputError: the image cannot be read, or is not a file.
+        InputTooLargeError: the image has more than `MAX_BYTES`.
     """
     try:
         if "://" in name:
@@ -117,19 +118,19 @@ def _is_list(argument: str) -> bool:
     return is_named_like_one and not os.path.isdir(argument)  # noqa: PTH112
 
 
-def _expand(argument: str) -> Iterator[str]:
+def _expand(argument: str, links: list[str]) -> Iterator[str]:
     """Yield the names of the images in a file, folder, glob or URI, unsorted."""
     if "://" in argument:
         yield argument
     elif os.path.isdir(argument):  # noqa: PTH112 - not through Path, which drops a leading "./"
-        yield from _walk(argument)
+        yield from _walk(argument, links)
     elif os.path.lexists(argument):
         yield argument
     elif _MAGIC.search(argument):
         parts = argument.split("/")
         fixed = next(index for index, part in enumerate(parts) if _MAGIC.search(part))
         directory = "/".join(parts[:fixed]) or ("/" if fixed else "")
-        names = _glob(directory, parts[fixed:])
+        names = _glob(directory, parts[fixed:], links)
         first = next(names, None)
         if first is None:
             raise InvalidInputError(f"no file matches {argument}")
@@ -141,29 +142,33 @@ def _expand(argument: str) -> Iterator[str]:
         )
 
 
-def _walk(directory: str) -> Iterator[str]:
+def _walk(directory: str, links: list[str]) -> Iterator[str]:
     """Yield the image files below a folder; hidden files and folders are skipped."""
     for entry in _scan(directory):
         if entry.is_dir(follow_symlinks=False):
-            yield from _walk(_join(directory, entry.name))
+            yield from _walk(_join(directory, entry.name), links)
+        elif entry.is_symlink() and entry.is_dir():
+            links.append(_join(directory, entry.name))
         elif os.path.splitext(entry.name)[1].lower() in _IMAGE_SUFFIXES:  # noqa: PTH122 - faster
             yield _join(directory, entry.name)
 
 
-def _glob(directory: str, patterns: Sequence[str]) -> Iterator[str]:
+def _glob(directory: str, patterns: Sequence[str], links: list[str]) -> Iterator[str]:
     """Yield the files whose path matches a pattern part by part; `**` matches any depth."""
     pattern, *rest = patterns
     if pattern == "**":
-        yield from _glob(directory, rest or ["*"])
+        yield from _glob(directory, rest or ["*"], links)
         for entry in _scan(directory):
             if entry.is_dir(follow_symlinks=False):
-                yield from _glob(_join(directory, entry.name), patterns)
+                yield from _glob(_join(directory, entry.name), patterns, links)
+            elif entry.is_symlink() and entry.is_dir():
+                links.append(_join(directory, entry.name))
         return
     matches = re.compile(fnmatch.translate(pattern)).fullmatch
     for entry in _scan(directory):
         if matches(entry.name):
             if rest and entry.is_dir():
-                yield from _glob(_join(directory, entry.name), rest)
+                yield from _glob(_join(directory, entry.name), rest, links)
             elif not rest and not entry.is_dir():
                 yield _join(directory, entry.name)
 
@@ -181,7 +186,7 @@ def _join(directory: str, name: str) -> str:
 
 
 def _sorted_unique(names: Iterable[str]) -> Generator[str, None, None]:
-    """Yield names sorted and without duplicates; they are sorted on disk."""
+    """Yield names sorted and without duplicates; chunks of sorted names are merged on disk."""
     remaining = iter(names)
     with ExitStack() as stack:
         runs: list[Iterator[str]] = []
@@ -197,7 +202,7 @@ def _sorted_unique(names: Iterable[str]) -> Generator[str, None, None]:
 
 
 def _read_list(path: str) -> Iterator[str]:
-    """Yield the paths in a CSV or Parquet file; they are relative to the working directory."""
+    """Yield the paths in a CSV or Parquet file; relative paths refer to the working directory."""
     try:
         if path.lower().endswith(".parquet"):
             yield from _read_parquet(path)
@@ -215,7 +220,7 @@ def _read_csv(path: str) -> Iterator[str]:
         rows = csv.reader(file)
         header = next(rows, [])
         column = _column([name.strip().lower() for name in header])
-        if column is None:  # there is no header
+        if column is None:  # the file has no header
             column = 0
             yield from header[:1]
         for row in rows:

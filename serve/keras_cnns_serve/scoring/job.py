@@ -7,7 +7,7 @@ import time
 from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import IO, Any
 
 import orjson
 
@@ -50,10 +50,11 @@ def score(options: ScoringOptions) -> int:
     output = Output(options.to, options.is_single_file)
     with output.opened():
         is_continued = output.start(
-            _plan(source, loaded, options), lambda file: write_names(options.images, file)
+            _plan(source, loaded, options), lambda file: _write_names(options, file)
         )
         if is_continued and (summary := output.summary()):
-            unknown = summary.get("unknown", 0)  # summaries of earlier versions lack this count
+            # Summaries written by earlier versions of this program lack this count.
+            unknown = summary.get("unknown", 0)
             counts = _counts(summary["images"], summary["failed"], unknown)
             _say(
                 f"{options.to} is complete: {counts}. "
@@ -84,6 +85,18 @@ def _checksum(source: ModelVersion) -> str:
     return hashlib.sha256(orjson.dumps(files)).hexdigest()
 
 
+def _write_names(options: ScoringOptions, file: IO[bytes]) -> int:
+    """Write the names of the images, return their number, and report links to folders."""
+    links: list[str] = []
+    count = write_names(options.images, file, links)
+    if links:
+        is_one = len(links) == 1
+        number = "1 link to a folder was" if is_one else f"{len(links):,} links to folders were"
+        others = "" if is_one else " and others"
+        _say(f"{number} not followed: {printable(links[0])}{others}")
+    return count
+
+
 def _print_scores(options: ScoringOptions) -> int:
     """Print the labels of each image, and the errors to stderr."""
     source = open_version(options.model, options.version)
@@ -92,7 +105,7 @@ def _print_scores(options: ScoringOptions) -> int:
     with TemporaryDirectory() as directory:
         names = Path(directory) / "images.jsonl"
         with names.open("wb") as file:
-            write_names(options.images, file)
+            _write_names(options, file)
         batches = in_batches(read_names(names), batch_size_of(source, options))
         with closing(work_in_order(scorer.score, batches, workers_of(options))) as results:
             for rows in results:
@@ -168,7 +181,8 @@ def _summary(
         "labels": {label: totals.labels[label] for label in source.labels},
         "shards": output.shards,
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "seconds": round(progress.seconds, 3),  # from here on, of the last run
+        # This key and the following ones describe only the last run.
+        "seconds": round(progress.seconds, 3),
         "images_per_second": round(progress.rate, 2),
         "images_of_earlier_runs": resumed,
     }

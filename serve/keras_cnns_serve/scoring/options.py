@@ -19,7 +19,7 @@ example:
   {program} models/digits "photos/**/*.jpg" --top-k 3 --to answers.csv
 """
 _SUFFIXES = (".csv", ".jsonl")  # the suffixes of single files
-_RAY = "ray"  # scores on a cluster, and chooses the runtime of the graph as `auto` does
+_RAY = "ray"  # scores on a cluster, where each node chooses the runtime of the graph as with `auto`
 _OTHER_SUFFIXES = (".json", ".ndjson", ".txt", ".tsv", ".xlsx", ".parquet")
 
 
@@ -37,9 +37,10 @@ class ScoringOptions:
     version: int | None = None  # None: the newest version
     top_k: int | None = None  # number of labels per image; None: only the most probable one
     min_probability: float | None = None  # 0..1; an image below this threshold is unknown
-    min_accuracy: float | None = None  # 0..1; the accuracy of a threshold in model.json
+    min_accuracy: float | None = None  # 0..1; selects the threshold for this accuracy
     shard_size: int = 10_000  # number of images of a shard
-    batch_size: int | None = None  # number of images of a run; None: 4 to 16, depending on the size
+    # Number of images in one run of the engine; None: 4 to 16, depending on their size.
+    batch_size: int | None = None
     workers: int | None = None  # number of threads; None: twice the number of cores
     engine: str = "auto"  # one of ENGINES, or "ray"
     precision: str = "auto"  # one of PRECISIONS
@@ -117,7 +118,7 @@ def parse(program: str, description: str, arguments: Sequence[str]) -> ScoringOp
         "--min-accuracy",
         type=number(0, 1),
         metavar="A",
-        help="the same with the threshold that model.json has for the accuracy A, such as 0.98",
+        help="as --min-probability, with model.json's threshold for the accuracy A, such as 0.98",
     )
     add(
         "--version",
@@ -128,8 +129,8 @@ def parse(program: str, description: str, arguments: Sequence[str]) -> ScoringOp
     add(
         "--engine",
         choices=(*ENGINES, _RAY),
-        help="the runtime of the graph, chosen as by the server; ray: the same, on all nodes of a "
-        "Ray cluster that share a file system with --to (needs an extra)",
+        help="the runtime of the graph; auto: chosen as the server does; ray: as auto, on all "
+        "nodes of a Ray cluster, which share the file system of --to (needs an extra)",
     )
     add("--precision", choices=PRECISIONS, help="the precision of the graph (%(default)s)")
     add(

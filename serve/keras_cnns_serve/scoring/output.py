@@ -32,7 +32,7 @@ _PLAN, _NAMES, _SUMMARY = "plan.json", "images.jsonl", "summary.json"
 
 @dataclass(frozen=True)
 class Plan:
-    """The inputs of a run, which continues an earlier run only if their plans are equal."""
+    """The inputs of a run. A run continues an earlier one only if the plans of both are equal."""
 
     model: str
     version: int
@@ -83,18 +83,18 @@ class Output:
             self._check_content()
             with _locked(self._directory):
                 yield
-        except OSError as error:  # includes an error that is raised while the run writes
+        except OSError as error:  # also catches errors that are raised while the run writes
             raise InvalidInputError(
                 f"--to {error.filename or self._to} cannot be written: {error.strerror}"
             ) from error
 
     def _check_content(self) -> None:
-        """Check that the directory is empty or belongs to an earlier run, however short."""
+        """Check that the directory is empty or contains only files of an earlier run."""
         if (self._directory / _PLAN).exists():
             return
         for path in self._directory.iterdir():
-            # If the removal of a single file's directory was interrupted, the directory has shards
-            # but no plan.
+            # The directory of a single file is removed at the end. If this was interrupted, it has
+            # shards but no plan.
             is_shard = self._is_single_file and path.name.startswith(("part-", ".part-"))
             if path.name not in (_NAMES, f".{_NAMES}.tmp", f".{_PLAN}.tmp") and not is_shard:
                 raise InvalidInputError(
@@ -116,7 +116,8 @@ class Output:
 
         Args:
             plan: the inputs of this run.
-            write_names: writes the images' names to a file and returns their number.
+            write_names: a function that writes the images' names to a file and returns their
+                number.
 
         Returns:
             True if an earlier run is continued.
@@ -138,7 +139,8 @@ class Output:
                     f"{before.get(key)!r}, not {document[key]!r}; give another --to, or delete it"
                 )
             return True
-        for part in self._directory.glob("part-*"):  # they belong to an already joined result
+        # These shards are part of a single file that is already complete.
+        for part in self._directory.glob("part-*"):
             part.unlink()
         with _replacing(self._directory / _NAMES) as file:
             self.count = write_names(file)
@@ -147,7 +149,7 @@ class Output:
         return False
 
     def join(self) -> None:
-        """Read the plan of another process's run, in order to write some of its shards."""
+        """Read the plan of a run that another process started, to write some of its shards."""
         plan = _read_object(self._directory / _PLAN)
         self.count, self._shard_size = plan["count"], plan["shard_size"]
 
@@ -168,14 +170,15 @@ class Output:
                 totals.add(outcome)
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, IndexError, csv.Error):  # not written by this program
+        # The file was not written by this program.
+        except (ValueError, KeyError, IndexError, csv.Error):
             return None
         return totals if totals.images == self.size(shard) else None
 
     def names(self, finished: set[int]) -> Iterator[tuple[int, Iterator[str]]]:
         """Yield each shard that is not finished, with the names of its images.
 
-        The names of a shard must be consumed before the next one.
+        Consume the names of a shard before asking for the next shard.
         """
         names = read_names(self._directory / _NAMES)
         for shard in range(self.shards):
@@ -192,7 +195,7 @@ class Output:
         return islice(read_names(self._directory / _NAMES, first), self.size(shard))
 
     def writing(self, shard: int) -> "contextlib.AbstractContextManager[IO[bytes]]":
-        """Return a context with the file of a shard; the shard appears when the context ends."""
+        """Return a context manager that yields the file of a shard, which appears when it ends."""
         return _replacing(self._part(shard))
 
     def finish(self, summary: dict[str, Any], columns: Columns) -> None:
@@ -206,7 +209,8 @@ class Output:
         with _replacing(self.summary_path) as file:
             file.write(_to_text(summary))
         if self._is_single_file:
-            (self._directory / _PLAN).unlink()  # first: without it, the rest is no run
+            # Remove the plan first, since shards without a plan are no run that could be continued.
+            (self._directory / _PLAN).unlink()
             shutil.rmtree(self._directory)
 
     def _part(self, shard: int) -> Path:
@@ -248,7 +252,7 @@ def _locked(directory: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file that gets its name when it is complete and flushed to the disk."""
+    """Open a temporary file that is renamed to `path` when it is complete and flushed to disk."""
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("wb") as file:
         yield file

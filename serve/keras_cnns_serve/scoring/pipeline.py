@@ -1,9 +1,9 @@
 """Read, decode and run batches of images on all cores, and return their rows in order.
 
-Each thread reads and decodes a whole batch, and then runs it through the engine with one thread. At
-most as many threads as there are cores run the engine at a time. The others read and decode the
-next batches meanwhile, so that the engine never waits for a disk. The number of batches in progress
-is bounded, and so is the memory of decoding.
+Each thread reads and decodes a whole batch, and then runs the engine on it. A run of the engine
+uses one thread, and there are at most as many concurrent runs as cores. Meanwhile, the other
+threads read and decode the next batches, so that the engine never waits for a disk. The number of
+batches in progress and the memory for decoding are bounded.
 """
 
 import threading
@@ -26,8 +26,9 @@ from keras_cnns_serve.repository.files import ModelVersion
 from .inputs import read_content
 from .rows import Row
 
-_BATCHES_PER_WORKER = 2  # batches in progress, or waiting for an earlier batch to be written
-_UNCOUNTED_BYTES = 2**22  # an image that needs less memory for decoding is not counted
+# Maximum number of batches that are in progress or wait for an earlier batch to be written.
+_BATCHES_PER_WORKER = 2
+_UNCOUNTED_BYTES = 2**22  # images that need less memory for decoding are not counted
 _NOT_A_NUMBER = "the model's output is not a number"
 
 Work = TypeVar("Work")
@@ -41,12 +42,13 @@ class Scorer:
         source: the version of the model.
         engine: the engine of the version, which uses one thread for a run.
         slots: the maximum number of concurrent runs.
-        memory: the maximum number of bytes for decoding all large images at a time. An image that
-            needs more is decoded alone.
+        memory: the maximum number of bytes for all large images that are being decoded. An image
+            that needs more is decoded alone.
         top_k: the number of labels of a row.
         max_pixels: the maximum size of an image.
         read: returns the content of an image.
-        threshold: images whose highest probability is lower are unknown; None: no image is.
+        threshold: an image is unknown if its highest probability is lower; None: no image is
+            unknown.
     """
 
     def __init__(
@@ -108,7 +110,7 @@ class Scorer:
         except Exception as error:
             if len(pixels) == 1:
                 return [f"the model does not run: {one_line(error)}"]
-            # One image can make the run of the whole batch fail.
+            # One image can make the run of the whole batch fail, so try each image alone.
             return [result for each in pixels for result in self._run([each])]
         return self._best(outputs["probabilities"])
 
@@ -132,8 +134,8 @@ def work_in_order(
 ) -> Generator[Result, None, None]:
     """Yield `work(batch)` for each batch in order, computed by `workers` threads.
 
-    At most `_BATCHES_PER_WORKER * workers` batches are taken from `batches` before their results
-    are consumed. Closing the iterator waits for the batches in progress and drops the others.
+    At most `_BATCHES_PER_WORKER * workers` batches are in progress or wait to be consumed. If the
+    iterator is closed, it waits for the batches in progress and drops the others.
     """
     with ThreadPoolExecutor(workers, "score") as pool:
         waiting: deque[Future[Result]] = deque()
@@ -158,7 +160,7 @@ class _Memory:
 
     @contextmanager
     def claim(self, size: int) -> Iterator[None]:
-        """Wait until `size` bytes are free, or no other thread has claimed any."""
+        """Claim `size` bytes, after waiting until they or the whole budget are free."""
         with self._changed:
             self._changed.wait_for(lambda: not self._used or self._used + size <= self._limit)
             self._used += size

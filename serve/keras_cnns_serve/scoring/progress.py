@@ -35,7 +35,7 @@ class Progress:
 
     @property
     def rate(self) -> float:
-        """Return the images per second of this run; images of an earlier run do not count."""
+        """Return the images per second of this run, without the images of an earlier run."""
         return (self._done - self._before) / max(self.seconds, 1e-9)
 
     def add(self, images: int, failed: int) -> None:

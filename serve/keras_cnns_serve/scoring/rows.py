@@ -67,10 +67,10 @@ class Outcome(NamedTuple):
 
 
 class Columns(NamedTuple):
-    """The columns of rows besides those of the most probable label."""
+    """The columns of rows in addition to the columns of the most probable label."""
 
     top_k: int | None = None  # None if only the most probable label is requested
-    unknown: bool = False  # whether there is a threshold of the probability
+    unknown: bool = False  # whether there is a threshold, so that an image can be unknown
 
 
 class RowFormat(NamedTuple):
@@ -79,7 +79,8 @@ class RowFormat(NamedTuple):
     suffix: str
     header: Callable[[Columns], bytes]  # the start of a file
     encode: Callable[[Iterable[Row], Columns], bytes]
-    read_outcomes: Callable[[Path], Iterator[Outcome]]  # yields the outcomes of the rows of a shard
+    # Reads a shard and yields the outcome of each row.
+    read_outcomes: Callable[[Path], Iterator[Outcome]]
 
 
 def printable(name: str) -> str:
@@ -144,7 +145,8 @@ def _to_csv(rows: Iterable[Row], columns: Columns) -> bytes:
         if columns.unknown:
             cells.append(str(row.unknown).lower() if row.best else "")
         cells = [printable(row.file), *cells, row.error]
-        # Before Python 3.13 the module does not quote a lone carriage return, but ends a row there.
+        # Before Python 3.13, `csv` does not quote a lone carriage return when writing, but ends a
+        # row there when reading.
         has_return = any("\r" in cell for cell in cells if isinstance(cell, str))
         (quoting if has_return else plain).writerow(cells)
     return text.getvalue().encode()
@@ -153,7 +155,8 @@ def _to_csv(rows: Iterable[Row], columns: Columns) -> bytes:
 def _csv_outcomes(part: Path) -> Iterator[Outcome]:
     with part.open(encoding="utf-8", newline="") as file:
         for row in csv.reader(file):
-            unknown = row[-2] == "true"  # without a threshold, this cell is a probability
+            # Without a threshold, this column is missing, and the cell contains a probability.
+            unknown = row[-2] == "true"
             yield Outcome(None if row[-1] or unknown else row[1], unknown)
 
 

@@ -1,4 +1,4 @@
-"""Score the shards of a run with one version of a model."""
+"""Score images in shards with one version of a model."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -67,17 +67,18 @@ def open_version(path: Path, version: int | None = None) -> ModelVersion:
 
 
 def load(source: ModelVersion, options: ScoringOptions, cores: int | None = None) -> Loaded:
-    """Load the engine of a version, with one thread for each run.
+    """Load the engine of a version; each run of the engine uses one thread.
 
     Args:
         source: the version.
         options: the engine and the precision.
-        cores: the number of concurrent runs; by default that of the usable cores.
+        cores: the number of concurrent runs; by default the number of usable cores.
 
     Raises:
         VersionRefusedError: there is no suitable format, or it cannot be loaded and run in time.
     """
-    # One thread for each run: with all cores busy, this is faster than several threads for one.
+    # Each run uses one thread: while all cores are busy, this is faster than several threads per
+    # run.
     engine = EngineOptions(
         options.graph_engine, options.precision, 1, cores or usable_cores(), options.load_timeout
     )
@@ -118,7 +119,7 @@ def write_shards(
         shards: pairs of a shard and the names of its images.
         options: the options of the run.
         output: where the shards are written.
-        cores: the number of cores; by default that of the usable cores.
+        cores: the number of cores to use; by default all usable cores.
     """
     scorer = make_scorer(source, loaded, options)
     batch_size, columns = batch_size_of(source, options), columns_of(options)
@@ -149,22 +150,22 @@ def write_shards(
 
 
 def batch_size_of(source: ModelVersion, options: ScoringOptions) -> int:
-    """Return the number of images of a run.
+    """Return the number of images in one run of the engine.
 
-    Large batches save only the overhead of a run, which matters for small images. They cost memory
-    for activations, which matters for large images.
+    A large batch spreads the overhead of a run over more images, which matters for small images. It
+    also needs more memory for activations, which matters for large images.
     """
     image_bytes = math.prod(size or 1 for size in source.manifest.input.shape)
     return options.batch_size or min(16, max(4, _BATCH_BYTES // image_bytes))
 
 
 def workers_of(options: ScoringOptions, cores: int | None = None) -> int:
-    """Return the number of threads; those that do not run the engine read and decode."""
+    """Return the number of threads; all of them read and decode, and some run the engine."""
     return options.workers or 2 * (cores or usable_cores())
 
 
 def minimum_probability(source: ModelVersion, options: ScoringOptions) -> float | None:
-    """Return the probability below which an image is unknown, or None.
+    """Return the probability below which an image is unknown, or None if there is no threshold.
 
     Raises:
         InvalidInputError: model.json has no threshold for the accuracy.
@@ -173,7 +174,7 @@ def minimum_probability(source: ModelVersion, options: ScoringOptions) -> float 
 
 
 def columns_of(options: ScoringOptions) -> Columns:
-    """Return the columns of the rows besides those of the most probable label."""
+    """Return the columns of the rows in addition to the columns of the most probable label."""
     has_threshold = options.min_probability is not None or options.min_accuracy is not None
     return Columns(options.top_k, has_threshold)
 

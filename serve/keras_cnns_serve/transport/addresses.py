@@ -8,7 +8,8 @@ import socket
 
 from keras_cnns_serve.errors import ServeError
 
-_UNSENT_BYTES = 128 * 2**10  # unsent bytes in the system's buffer; the default is megabytes
+# Maximum number of unsent bytes in the system's buffer; the default is several megabytes.
+_UNSENT_BYTES = 128 * 2**10
 BACKLOG = 4096  # maximum number of connections that wait to be accepted
 LINGER = 0.3  # seconds after the signal to stop during which new connections are still accepted
 
@@ -70,7 +71,7 @@ def is_loopback(listener: socket.socket) -> bool:
 def affordable(connections: int) -> int:
     """Return the maximum number of connections on each of the two ports, at most `connections`.
 
-    A quarter of the files that the process may open is kept for models and other purposes.
+    A quarter of the files that the process may open is reserved for models and other purposes.
     """
     try:
         import resource

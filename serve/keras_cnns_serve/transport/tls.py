@@ -48,9 +48,9 @@ class Tls:
         def changed() -> grpc.ServerCertificateConfiguration | None:
             """Return the configuration if it has changed, else None.
 
-            grpcio calls this for each connection. When the result is not None, grpcio replaces the
-            state of its handshakes, which other threads may be using: returning the configuration
-            every time made simultaneous handshakes crash the process.
+            grpcio calls this function for each connection. If the result is not None, grpcio
+            replaces the state of its handshakes, which other threads may be using. If the
+            configuration were returned every time, simultaneous handshakes would crash the process.
             """
             nonlocal used
             current = self._files.current()[1]

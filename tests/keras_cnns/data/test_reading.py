@@ -32,8 +32,8 @@ from keras_cnns.data import (
     read_image,
     read_labels,
 )
-from keras_cnns.data.sources import base
-from keras_cnns.data.sources.folder import Folder, FolderError, cache
+from keras_cnns.data.sources import base, cache
+from keras_cnns.data.sources.folder import Folder, FolderError
 from keras_cnns.data.sources.folder import files as folder_files
 from keras_cnns.data.sources.folder import source as folder_source
 from keras_cnns.models import resnet

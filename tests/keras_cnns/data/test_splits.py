@@ -24,19 +24,20 @@ def test_a_tfds_name_gives_batches_of_the_recipes_shape(
         "label": tfds.features.ClassLabel(num_classes=10),
     }
     examples = {"image": np.zeros((7, 32, 32, 3), np.uint8), "label": np.arange(7)}
+    name = f"colours_{size}"  # tensorflow-datasets remembers where it has read a name
     tfds.disable_progress_bar()
     builder = tfds.dataset_builders.store_as_tfds_dataset(
-        "colours",
+        name,
         version="1.0.0",
         features=tfds.features.FeaturesDict(features),
         split_datasets={"train": tf.data.Dataset.from_tensor_slices(examples)},
         data_dir=tmp_path,
     )
     tfds.enable_progress_bar()
-    monkeypatch.setattr(tfds, "builder", {"colours": builder}.__getitem__)
+    monkeypatch.setattr(tfds, "builder", {name: builder}.__getitem__)
     config = replace(
         DIGITS,
-        name="colours",
+        name=name,
         channels=channels,
         mean=(0.0,) * channels,
         std=(1.0,) * channels,

@@ -35,9 +35,9 @@ def test_the_page_has_the_claim_the_verdict_and_the_numbers(html: str) -> None:
     assert f'<a href="#degradation">{DEGRADATION.claim}</a>' in html
     assert '<section id="degradation">' in html
     assert (
-        "Supported. Training error of plain-44 minus that of plain-8: 21 percentage points over 5 "
-        "seeds (interval from 19.5 to 22.5, each bound with 95% confidence), more than the 1 "
-        "percentage points needed."
+        "Supported. Training error of plain-44 minus training error of plain-8: 21 percentage "
+        "points (mean of 5 seeds; interval from 19.5 to 22.5, each bound with 95% confidence). The "
+        "claim requires more than 1 percentage point, so this part is supported."
     ) in html
     assert '<td>plain44</td><td class="number">22 ± 1.58</td>' in html
     assert "def basic_block(" in html
@@ -51,31 +51,42 @@ def test_the_page_has_the_claim_the_verdict_and_the_numbers(html: str) -> None:
 
 def test_an_experiment_that_was_not_measured_has_its_command(html: str) -> None:
     assert "<td>not measured</td>" in html
-    assert "Measure it with: keras-cnns lab run saddle" in html
+    assert "To measure it, run: keras-cnns lab run saddle" in html
 
 
 def test_an_inconclusive_result_says_how_many_seeds_would_decide() -> None:
     planted = [measured(0.02 + each / 200) for each in (-2, 0, 3)]
     html = render([(DEGRADATION, SIZE, planted)])
     assert "<td>inconclusive</td>" in html
-    assert "seeds would decide about the training error of plain-44" in html
+    assert "seeds would be enough for a decision about the training error of plain-44" in html
 
 
 @pytest.mark.parametrize(
     ("values", "deterministic", "sentence"),
     [
-        ((3.0,), True, "{}: 3 percentage points, more than the 1 percentage points needed."),
-        ((0.5,), True, "{}: 0.5 percentage points, not more than the 1 percentage points needed."),
+        (
+            (3.0,),
+            True,
+            "{}: 3 percentage points. The claim requires more than 1 percentage point, so this "
+            "part is supported.",
+        ),
+        (
+            (0.5,),
+            True,
+            "{}: 0.5 percentage points. The claim requires more than 1 percentage point, so this "
+            "part is not supported.",
+        ),
         (
             (3.0,),
             False,
-            "{}: 3 percentage points with one seed, which gives no interval, which does not decide "
-            "about the 1 percentage points needed.",
+            "{}: 3 percentage points (one seed, so that there is no interval). The claim "
+            "requires more than 1 percentage point, so this part is inconclusive.",
         ),
         (
             (float("nan"),),
             True,
-            "{}: no number, because the search for the best setting ended at its edge.",
+            "{}: there is no number, because the search for the best setting ended at the edge of "
+            "its range.",
         ),
     ],
 )
@@ -83,7 +94,7 @@ def test_a_sentence_follows_from_the_numbers(
     values: tuple[float, ...], deterministic: bool, sentence: str
 ) -> None:
     effect = DEGRADATION.effects[0]
-    name = "Training error of plain-44 minus that of plain-8"
+    name = "Training error of plain-44 minus training error of plain-8"
     decision = decide_effect(effect, values, deterministic)
     assert describe_decision(decision, deterministic) == sentence.format(name)
 
@@ -100,7 +111,7 @@ def test_a_folder_becomes_pages_of_documentation(saddle_folder: Path, tmp_path: 
     text = path.read_text()
     saddle = find_experiment("saddle")
     assert saddle.claim in text
-    assert "**Verdict**: Supported. Steps" in text
+    assert "**Verdict**: Supported.\n\n- Steps" in text
     figures = re.findall(r"!\[.+\]\((figures/saddle-.+\.svg)\)", text)
     assert len(figures) > 1
     assert all((tmp_path / figure).read_text().startswith("<svg") for figure in figures)

@@ -56,7 +56,7 @@ def test_classes_with_few_images_are_named() -> None:
     counts = np.diag([13, 400, 600])
     counts[0, 1] = 1
     assert describe_scarce_classes(counts, ["Hemd", "Hose", "Rock"]) == [
-        "14 images of Hemd are too few to tell: its recall is between 69% and 99%."
+        "14 images of Hemd are too few to measure its recall, which is between 69% and 99%."
     ]
     assert describe_scarce_classes(100 * counts, ["Hemd", "Hose", "Rock"]) == []
 
@@ -64,13 +64,13 @@ def test_classes_with_few_images_are_named() -> None:
 def test_a_class_without_or_with_one_image_is_named() -> None:
     counts = np.diag([0, 1, 600])
     found = describe_scarce_classes(counts, ["Hemd", "Hose", "Rock"])
-    assert [each.partition(":")[0] for each in found] == [
-        "0 images of Hemd are too few to tell",
-        "1 image of Hose is too few to tell",
+    assert [each.partition(",")[0] for each in found] == [
+        "0 images of Hemd are too few to measure its recall",
+        "1 image of Hose is too few to measure its recall",
     ]
 
 
 def test_many_classes_with_few_images_are_one_sentence() -> None:
     (found,) = describe_scarce_classes(np.diag([5, 4, 3, 2, 500]), list("abcde"))
-    said = "4 of 5 classes have too few test images to tell, fewest of all d (2), c (3) and b (4):"
-    assert found.startswith(said)
+    said = "4 of 5 classes have too few test images to measure their recall, fewest of all "
+    assert found.startswith(f"{said}d (2), c (3) and b (4):")

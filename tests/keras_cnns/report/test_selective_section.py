@@ -28,7 +28,10 @@ def test_the_threshold_for_the_highest_accuracy_is_described() -> None:
 
 def test_a_model_that_needs_no_threshold() -> None:
     _, chosen, *others = described(np.full(100, 0.6), np.full(100, True))
-    assert chosen == "99% of the answers are correct without a threshold: it is 0."
+    assert chosen == (
+        "No threshold is needed for an accuracy of 99%: on the images of validation, 100.0% of all "
+        "answers are correct."
+    )
     assert others == []
 
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -81,7 +82,7 @@ def test_a_file_that_is_cut_anywhere_is_resumed(tmp_path: Path, suffix: str) -> 
         ("answers.txt", "", "must end in .csv or .jsonl"),
         ("answers.csv", "name;price\n1;2\n", "has the columns name;price"),
         ("answers.csv", "a note", "has the columns a note"),
-        ("answers.csv", "file,label,probability,error\nx.png,cat,0.5,\n", "the options of that"),
+        ("answers.csv", "file,label,probability,error\nx.png,cat,0.5,\n", "give the same options"),
         ("answers.csv", "file,label,probability,label_2,probability_2,error\nx\n", "row 2 has 1 c"),
         ("answers.jsonl", "a note", "does not hold predictions"),
         ("answers.jsonl", '{"name": 1}\n', "line 1 is not a prediction"),
@@ -226,6 +227,20 @@ def test_wrong_thresholds_are_wrong_usage(
 ) -> None:
     assert run(app, ["predict", str(finished_run.path), str(photos), *options], "keras-cnns") == 2
     assert message in capsys.readouterr().err
+
+
+def test_an_accuracy_can_need_no_threshold(
+    finished_run: Run, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ignored = shutil.ignore_patterns("checkpoints", "tensorboard")
+    copy = shutil.copytree(finished_run.path, tmp_path / "run", ignore=ignored)
+    results = finished_run.results()
+    results["confidence"]["thresholds"][0] |= {"min_accuracy": 0.9, "threshold": 0.0}
+    (copy / "results.json").write_text(json.dumps(results))
+    run(app, ["predict", str(copy), str(photos), "--min-accuracy", "0.9"], "keras-cnns")
+    output = capsys.readouterr()
+    assert "no threshold is needed for the accuracy 0.9: no image is unknown\n" in output.err
+    assert "unknown" not in output.out
 
 
 def test_the_command_refuses_another_file_as_wrong_usage(

@@ -41,6 +41,21 @@ def test_folders_patterns_and_names(photos: Path) -> None:
     assert found("[x].png") == ["[x].png"]  # a file's name, not a pattern
 
 
+def test_links_to_folders_are_named_and_not_followed(
+    photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    everything = find_image_files([photos])
+    (photos / "a/loop").symlink_to(photos)
+    assert find_image_files([photos]) == everything
+    assert capsys.readouterr().err == f"1 link to a folder was not followed: {photos}/a/loop\n"
+    (photos / "a/other").symlink_to(photos / "b")
+    assert find_image_files([photos / "a"]) == everything[:1]
+    message = f"2 links to folders were not followed: {photos}/a/"
+    assert capsys.readouterr().err.startswith(message)
+    assert find_image_files([photos / "**/*.JPG"]) == [photos / "b/1.JPG"]
+    assert len(find_image_files([photos / "a/other"])) == 2  # a link that is named itself
+
+
 @pytest.mark.parametrize(
     ("name", "message"), [("b/*.gif", "no file matches "), ("empty", "there is no image in the fo")]
 )

@@ -106,7 +106,7 @@ def adam(argument: str) -> tuple[str, ...]:
         ("tensorflow", adam("global_clipnorm"), "global_clipnorm is 2, .* or omit --devices"),
         ("tensorflow", adam("gradient_accumulation_steps"), "accumulation_steps is 2, .* not supp"),
         ("tensorflow", adam("ema_overwrite_frequency"), "ema_overwrite_frequency is 2, .* several"),
-        ("tensorflow", (*PROCESSES, "0"), "does not train with TensorFlow's MultiWorkerMirrored"),
+        ("tensorflow", (*PROCESSES, "0"), "cannot train with TensorFlow's MultiWorkerMirrored"),
         ("torch", ("--devices", "2"), "has no distribution for torch; set KERAS_BACKEND=jax"),
         (
             "numpy",

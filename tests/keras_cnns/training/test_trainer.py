@@ -22,6 +22,7 @@ from keras_cnns.recipes import OptimizerConfig, Recipe, format_recipe, load_reci
 from keras_cnns.report.records import read_records
 from keras_cnns.runs.directory import begin
 from keras_cnns.runs.lock import locked
+from keras_cnns.runs.names import SEARCH
 from keras_cnns.training import Run, RunError, build_model, evaluate, open_run, predict, train
 from keras_cnns.training.callbacks.stop_on_divergence import DivergedError
 from keras_cnns.training.checkpoint import CheckpointError
@@ -172,6 +173,17 @@ def test_a_run_in_use_is_refused_by_its_process(finished_run: Run, quick_recipe:
         pytest.raises(RunError, match=rf"is in use: process {os.getpid()} on \S+ trains in it"),
     ):
         train(quick_recipe, finished_run.path)
+
+
+def test_a_directory_in_use_by_a_search_or_by_a_new_process(
+    tmp_path: Path, quick_recipe: Recipe
+) -> None:
+    with locked(tmp_path):
+        with pytest.raises(RunError, match="is in use: another process has begun to work in it"):
+            train(quick_recipe, tmp_path)
+        (tmp_path / SEARCH).write_text("{}")
+        with pytest.raises(RunError, match="is in use: another process searches in it"):
+            train(quick_recipe, tmp_path)
 
 
 def test_what_is_no_run_directory_is_left_alone(tmp_path: Path, quick_recipe: Recipe) -> None:

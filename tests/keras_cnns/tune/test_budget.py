@@ -18,7 +18,7 @@ def test_the_comparison_is_part_of_the_time() -> None:
 def test_a_short_search_has_no_comparison_and_says_so() -> None:
     plan = make_plan(minutes=5, trial=60, seeds=3)
     assert plan.reserved == 0
-    assert "is left out" in plan.describe(spent=60)
+    assert "is skipped" in plan.describe(spent=60)
     assert "comparison" not in make_plan(minutes=5, trial=60, seeds=0).describe(spent=60)
     for spent in (60, 1000):
         minutes = make_plan(minutes=5, trial=60, seeds=3).minutes_to_compare(spent)

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import os
 import re
 import shutil
 import subprocess
@@ -19,6 +20,7 @@ from typer.testing import CliRunner
 from keras_cnns.cli import app
 from keras_cnns.commands.tune import Pruner
 from keras_cnns.recipes import Recipe, load_recipe
+from keras_cnns.runs.lock import locked
 from keras_cnns.runs.names import HISTORY, RESULTS
 from keras_cnns.training import Run, open_run
 from keras_cnns.tune import study
@@ -205,6 +207,14 @@ def test_a_name_that_does_not_exist_is_refused_before_the_search(text: str, tmp_
     assert not (tmp_path / "tuned").exists()
 
 
+def test_a_run_in_which_a_process_trains_is_refused(finished_run: Run) -> None:
+    with (
+        locked(finished_run.path),
+        pytest.raises(ValueError, match=rf"is in use: process {os.getpid()} on \S+ trains in it"),
+    ):
+        search(make_request(finished_run.path, finished_run.recipe))
+
+
 def test_another_search_in_the_directory_is_refused(
     better: tuple[Request, Outcome], tmp_path: Path, quick_recipe: Recipe
 ) -> None:
@@ -251,7 +261,7 @@ def test_a_missing_optuna_is_named_with_its_extra(
         ([SOURCE, "--search", "optimizer.learning_rat=1:2"], "did you mean"),
         ([SOURCE, "--minutes", "nan"], "--minutes"),
         ([SOURCE, "--minutes", "inf"], "--minutes is inf; it must be a finite number"),
-        ([SOURCE, "--seeds", "1"], "differences of at least 2 seeds are needed"),
+        ([SOURCE, "--seeds", "1"], "an interval needs at least 2 seeds"),
     ],
 )
 def test_wrong_arguments_write_nothing(tmp_path: Path, arguments: list[str], message: str) -> None:

@@ -137,6 +137,14 @@ def test_no_network_is_an_error_with_the_path(
             fetch(row)
 
 
+def test_a_cache_that_cannot_be_written_is_named(caches: Path) -> None:
+    caches.write_text("x")  # nobody can create anything below a file, not even root
+    with pytest.raises(DownloadError) as caught:
+        fetch(KERAS)
+    assert str(caught.value).startswith(f"cannot create the folder {caches}/keras/models for ")
+    assert "Not a directory; set KERAS_HOME to a folder" in str(caught.value)
+
+
 def test_redirects_are_followed(row: Pretrained, server: FileServer) -> None:
     with serving() as storage:
         storage.answers["/blob?signature=1"] = Answer(CONTENT)

@@ -135,6 +135,8 @@ HEADERS = {
     b"Bearer " + PREDICTION.encode()[1:]: b"401",
     b"Bearer " + 2 * PREDICTION.encode(): b"401",
     b"Bearer " + PREDICTION.encode() + b", Bearer " + PREDICTION.encode(): b"401",
+    b"Bearer " + PREDICTION.encode() + b"\r\nauthorization: Bearer " + PREDICTION.encode(): b"400",
+    b"x\r\nAuthorization: Bearer " + PREDICTION.encode(): b"400",
     b"Bearer ": b"401",
     b"": b"401",
     b"Bearer " + 32 * b"\xf0": b"401",
@@ -200,6 +202,12 @@ def test_metadata_has_a_scheme_and_one_token(
     running: Running, metadata: tuple[str, str | bytes]
 ) -> None:
     assert running.call(f"{V2}ServerMetadata", b"", metadata) == "UNAUTHENTICATED"
+
+
+def test_metadata_has_one_authorization(running: Running) -> None:
+    token, other = (("authorization", f"Bearer {each}") for each in (PREDICTION, "x" * 32))
+    for metadata in ((token, token), (token, other), (other, token)):
+        assert running.call(f"{V2}ServerMetadata", b"", *metadata) == "INVALID_ARGUMENT"
 
 
 def test_a_token_with_bytes_that_are_not_utf8_is_not_logged(

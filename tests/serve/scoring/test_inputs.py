@@ -29,7 +29,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def names_of(*arguments: str) -> list[str]:
     file = io.BytesIO()
-    count = write_names(arguments, file)
+    count = write_names(arguments, file, [])
     Path("names").write_bytes(file.getvalue())
     names = list(read_names(Path("names")))
     assert len(names) == count
@@ -57,6 +57,18 @@ ALL = ["p/a/3.png", "p/b/1.jpg", "p/b/2.JPG", "p/b/c/5.webp", "p/b/c/6.jpg", "p/
 )
 def test_folders_globs_and_files(arguments: list[str], names: list[str]) -> None:
     assert names_of(*arguments) == names
+
+
+@pytest.mark.parametrize("argument", ["p", "p/**/*"])
+def test_links_to_folders_are_listed_and_not_followed(files: Path, argument: str) -> None:
+    (files / "p/b/loop").symlink_to(files / "p")
+    (files / "p/c.jpg").symlink_to(files / "p/b")
+    (files / "p/linked.jpg").symlink_to(files / "p/b/1.jpg")
+    file, links = io.BytesIO(), list[str]()
+    write_names([argument], file, links)
+    names = [json.loads(line) for line in file.getvalue().splitlines()]
+    assert [name for name in names if name != "p/notes.txt"] == sorted([*ALL, "p/linked.jpg"])
+    assert sorted(links) == ["p/b/loop", "p/c.jpg"]
 
 
 @pytest.mark.parametrize("directory", ["p", "p/**/*.jpg", "p/b/**"])
@@ -145,5 +157,5 @@ def test_contents(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_file_of_names_is_json_lines() -> None:
     file = io.BytesIO()
-    write_names(["p/a"], file)
+    write_names(["p/a"], file, [])
     assert json.loads(file.getvalue()) == "p/a/3.png"

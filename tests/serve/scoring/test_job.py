@@ -1,6 +1,7 @@
 """The command: what it writes, prints and returns."""
 
 import asyncio
+import contextlib
 import csv
 import json
 import os
@@ -204,6 +205,19 @@ def test_without_to_the_labels_are_printed(
     (photos / "photos" / "1.png").write_bytes(b"")
     assert score(model, "photos/1.png", "--top-k", 3) == 3
     assert capsys.readouterr().err == "photos/1.png: there is no image: the body has 0 bytes\n"
+
+
+def test_a_link_to_a_folder_and_a_full_disk_are_reported(
+    model: Path, photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos / "photos" / "loop").symlink_to(photos)
+    with contextlib.suppress(OSError), Path("/dev/full").open("w") as full:
+        monkeypatch.setattr("sys.stdout", full)
+        assert score(model, "photos") == 1
+    assert capsys.readouterr().err == (
+        "1 link to a folder was not followed: photos/loop\n"
+        "keras-cnns-serve score: cannot write or read: No space left on device\n"
+    )
 
 
 def test_a_complete_result_is_not_computed_again(

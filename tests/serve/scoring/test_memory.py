@@ -49,8 +49,8 @@ import resource, sys
 from keras_cnns_serve.scoring import inputs
 with open(sys.argv[1], "wb") as file:
     numbers = range(int(sys.argv[2]))
-    inputs._walk = lambda folder: (f"{folder}/{'x' * 80}{number:09}.jpg" for number in numbers)
-    assert inputs.write_names([sys.argv[3]], file) == len(numbers)
+    inputs._walk = lambda folder, _: (f"{folder}/{'x' * 80}{number:09}.jpg" for number in numbers)
+    assert inputs.write_names([sys.argv[3]], file, []) == len(numbers)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """
     few, many = (

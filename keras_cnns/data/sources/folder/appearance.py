@@ -1,6 +1,6 @@
 """Measure how an image looks: a thumbnail for near-duplicates, sharpness and brightness.
 
-The measurements depend on the pixels alone, so that every command gets the same ones.
+The measurements depend on the pixels alone, so that all commands get the same results.
 """
 
 import math
@@ -10,16 +10,15 @@ import numpy as np
 from PIL import Image
 
 SIDE = 16  # pixels of a thumbnail
-# An image with a smaller standard deviation, in levels of 255, has one colour: without its mean,
-# its thumbnail is noise, which does not depend on what the image shows.
+# An image with a smaller standard deviation, in levels of 255, counts as having one colour. Without
+# its mean, its thumbnail is noise, which does not depend on what the image shows.
 FLAT_DEVIATION = 2.0
-# A photo that is blurred by a Gaussian whose standard deviation is a fiftieth of its longer side.
-# Sharp photos have 0.1 to 1; white noise has 20.
+# The sharpness of a photo that is blurred by a Gaussian whose standard deviation is a fiftieth of
+# the longer side. Sharp photos have a sharpness of 0.1 to 1, and white noise has 20.
 _BLURRY_SHARPNESS = 0.004
 DARK_BRIGHTNESS = 64  # level, 0 to 255: an image is dark if 99 % of its pixels are darker
 _SHARPNESS_SIDE = 128  # pixels; larger images are reduced before their sharpness is measured
-# Rounding the levels adds this number to the mean square of their Laplacian: (4^2 + 4 * 1^2) *
-# 1/12.
+# The rounding of levels increases the mean square of their Laplacian by (4^2 + 4 * 1^2) * 1/12.
 _ROUNDING = 20 / 12
 _MIN_SHARPNESS_SIDE = 32  # pixels; in smaller images nearly every edge is one pixel wide
 
@@ -49,7 +48,7 @@ class Appearance:
 
     @property
     def is_blurry(self) -> bool:
-        """Return whether the image, unless it has one colour, has no detail at 128 pixels."""
+        """Return whether the image has more than one colour and no detail at 128 pixels."""
         return self.sharpness < _BLURRY_SHARPNESS
 
     @property

@@ -1,22 +1,15 @@
 """Cache the results of reading a folder's files, so that later commands need not read them.
 
 An entry is valid while the size, the modification time and the change time of its file stay the
-same. A file that was changed less than `SETTLED_SECONDS` before it was read gets no entry, because
-its next change might leave its times unchanged: file systems record times in steps.
+same. A file that was changed just before it was read gets no entry; see `cache.is_settled`.
 
-The entries of each folder are in one file of the cache directory, an npz archive without pickled
-objects; the near-duplicates among each set of images are in another such file. A cache file is
-ignored if it is damaged or was written by another version. A cache directory that cannot be written
-is ignored too.
+The entries of each folder are in one archive of the cache directory; the near-duplicates among each
+set of images are in another archive. An archive of another version is ignored.
 """
 
 import contextlib
-import hashlib
 import json
 import os
-import re
-import tempfile
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,15 +19,20 @@ import PIL
 import tensorflow as tf
 from PIL import Image
 
+from keras_cnns.data.sources.cache import (
+    Times,
+    cache_directory,
+    hash_name,
+    is_settled,
+    read_archive,
+    read_times,
+    write_archive,
+)
 from keras_cnns.data.sources.folder.appearance import SIDE, Appearance
 from keras_cnns.data.sources.folder.image_file import ImageFile
 from keras_cnns.data.sources.folder.layout import FoundFile
 
-VARIABLE = "KERAS_CNNS_CACHE"  # the cache directory; `off` for none
-MAX_BYTES = 2**30  # maximum size of the cache directory; the least recently used files are removed
-SETTLED_SECONDS = 2.0  # the step of times in FAT, which is the coarsest one
 _VERSION = 1  # changes with the format of the archives and with the measurements
-_NAME = re.compile(r"[0-9a-f]+\.npz|.+\.partial")  # the names of cache files
 _ROW = np.dtype(
     [
         *((name, "<i8") for name in ("bytes", "modified", "changed")),  # times in nanoseconds
@@ -47,37 +45,10 @@ _ROW = np.dtype(
         *((name, "<f8") for name in ("deviation", "sharpness", "brightness")),
     ]
 )
-_Times = tuple[int, int, int]  # size in bytes; modification and change time in nanoseconds
-
-
-def cache_directory() -> Path | None:
-    """Return the directory of the cache; None if it is switched off.
-
-    It is `$KERAS_CNNS_CACHE`, `$XDG_CACHE_HOME/keras-cnns` or `~/.cache/keras-cnns`.
-    """
-    chosen = os.environ.get(VARIABLE, "")
-    if chosen.lower() == "off":
-        return None
-    with contextlib.suppress(RuntimeError):  # there is no home directory
-        if chosen:
-            return Path(chosen).expanduser().absolute()
-        base = Path(os.environ.get("XDG_CACHE_HOME", ""))
-        # By the XDG specification, a relative path must be ignored.
-        return (base if base.is_absolute() else Path.home() / ".cache") / "keras-cnns"
-    return None
-
-
-def read_times(path: Path) -> _Times | None:
-    """Return a file's size and times, which show whether it has changed; None without a file."""
-    try:
-        status = path.stat()
-    except (OSError, ValueError):
-        return None
-    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 class FolderCache:
-    """The cache entries of a folder of images; other threads may add entries, but not save them."""
+    """The cache entries of a folder of images; several threads may add entries, but not save."""
 
     def __init__(self, root: str | Path, *, entries: bool = True) -> None:
         """Open the cache of a folder; if `entries` is true, load its entries."""
@@ -89,10 +60,10 @@ class FolderCache:
         if directory and directory.resolve().is_relative_to(real):
             directory = None  # never write into a folder of photos
         self._directory = directory
-        self._path = directory and directory / "scans" / f"{_hash(os.fsencode(real))}.npz"
+        self._path = directory and directory / "scans" / f"{hash_name(os.fsencode(real))}.npz"
         self._rows: dict[str, tuple[Any, ...]] = {}
         self._texts: list[str] = []
-        self._added: dict[str, tuple[_Times, ImageFile | None]] = {}
+        self._added: dict[str, tuple[Times, ImageFile | None]] = {}
         if self._path and entries:
             with contextlib.suppress(Exception):
                 self._load(self._path)
@@ -107,7 +78,7 @@ class FolderCache:
             return None
         return (self._image(file, row),)
 
-    def add(self, file: FoundFile, times: _Times | None, image: ImageFile | None) -> None:
+    def add(self, file: FoundFile, times: Times | None, image: ImageFile | None) -> None:
         """Add the result of reading a file.
 
         Args:
@@ -115,14 +86,14 @@ class FolderCache:
             times: its times before it was read.
             image: the result; None if the file is not an image.
         """
-        if times and (image is None or image.digest):  # otherwise, the file may be readable later
-            settled = time.time_ns() - int(SETTLED_SECONDS * 1e9)
-            if max(times[1:]) < settled:
-                self._added[self._name(file)] = times, image
+        # A file that could not be read may be readable later.
+        is_known = image is None or bool(image.digest)
+        if times and is_known and is_settled(times):
+            self._added[self._name(file)] = times, image
 
     def save(self) -> None:
         """Write the entries if there are new ones; entries of removed files are dropped."""
-        if not self._path or not self._added:
+        if not self._directory or not self._path or not self._added:
             return
         texts = dict.fromkeys(["", *self._texts])
         for _, image in self._added.values():
@@ -136,7 +107,8 @@ class FolderCache:
         }
         for name, (times, image) in self._added.items():
             rows[name] = _row(times, image, indices)
-        self._write(
+        write_archive(
+            self._directory,
             self._path,
             header=_encode({"version": _version(), "texts": list(texts)}),
             names=np.frombuffer(b"\0".join(map(os.fsencode, rows)), np.uint8),
@@ -144,7 +116,7 @@ class FolderCache:
         )
 
     def group(self, digests: Sequence[str], compute: Callable[[], np.ndarray]) -> np.ndarray:
-        """Return the groups of near-duplicates of a set of images, computed if they are not cached.
+        """Return the groups of near-duplicates in a set of images, from the cache if possible.
 
         Args:
             digests: the images' SHA-256, sorted.
@@ -152,23 +124,23 @@ class FolderCache:
         """
         if not self._directory:
             return compute()
-        key = _hash(json.dumps([_version(), *digests]).encode())
+        key = hash_name(json.dumps([_version(), *digests]).encode())
         path = self._directory / "groups" / f"{key}.npz"
         with contextlib.suppress(Exception):
-            groups = np.asarray(_read(path)["groups"], np.int64)
+            groups = np.asarray(read_archive(path)["groups"], np.int64)
             known = np.arange(len(digests))
             if groups.shape == known.shape and (groups >= 0).all() and (groups <= known).all():
                 os.utime(path)
                 return groups
         groups = compute()
-        self._write(path, groups=groups)
+        write_archive(self._directory, path, groups=groups)
         return groups
 
     def _name(self, file: FoundFile) -> str:
         return str(file.path).removeprefix(self._prefix)
 
     def _load(self, path: Path) -> None:
-        arrays = _read(path)
+        arrays = read_archive(path)
         header = json.loads(arrays["header"].tobytes())
         names = os.fsdecode(arrays["names"].tobytes()).split("\0")
         rows, texts = arrays["rows"], header["texts"]
@@ -202,31 +174,8 @@ class FolderCache:
             appearance=appearance,
         )
 
-    def _write(self, path: Path, **arrays: Any) -> None:
-        """Write an archive atomically and remove old ones; ignore errors."""
-        assert self._directory
-        with contextlib.suppress(OSError):
-            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            path.parent.mkdir(mode=0o700, exist_ok=True)
-            # Each process writes to its own temporary file, which only the user can read.
-            descriptor, partial = tempfile.mkstemp(".partial", dir=path.parent)
-            try:
-                with os.fdopen(descriptor, "wb") as file:
-                    np.savez(file, **arrays)
-                Path(partial).replace(path)
-            except BaseException:
-                Path(partial).unlink()
-                raise
-            _trim(self._directory)
 
-
-def _read(path: Path) -> dict[str, np.ndarray]:
-    """Return the arrays of an archive; a damaged one can raise any exception."""
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-        return dict(archive)
-
-
-def _row(times: _Times, image: ImageFile | None, indices: dict[str, int]) -> tuple[Any, ...]:
+def _row(times: Times, image: ImageFile | None, indices: dict[str, int]) -> tuple[Any, ...]:
     """Return a row of the archive, in the order of `_ROW`."""
     known = image or ImageFile(Path(), "", None)
     looks = known.appearance or Appearance(bytes(SIDE * SIDE), 0, 0, 0)
@@ -244,27 +193,10 @@ def _row(times: _Times, image: ImageFile | None, indices: dict[str, int]) -> tup
     )
 
 
-def _trim(directory: Path) -> None:
-    """Remove the least recently used files of the cache until it is small enough."""
-    paths = [path for folder in ("scans", "groups") for path in (directory / folder).glob("*")]
-    # The user may have chosen the directory, and it may hold other files.
-    files = [(path.stat(), path) for path in paths if _NAME.fullmatch(path.name)]
-    total = sum(status.st_size for status, _ in files)
-    for status, path in sorted(files, key=lambda file: file[0].st_mtime_ns):
-        if total <= MAX_BYTES:
-            break
-        path.unlink(missing_ok=True)
-        total -= status.st_size
-
-
 def _version() -> list[object]:
-    """Return the versions that determine whether and how images can be read."""
+    """Return the versions and settings on which the results of reading depend."""
     return [_VERSION, PIL.__version__, tf.__version__, Image.MAX_IMAGE_PIXELS]
 
 
 def _encode(value: object) -> np.ndarray:
     return np.frombuffer(json.dumps(value).encode(), np.uint8)
-
-
-def _hash(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:40]

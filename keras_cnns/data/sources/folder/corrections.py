@@ -1,7 +1,7 @@
 """Corrections of a folder's labels: a CSV file that changes labels or excludes images.
 
-The header names the columns. `file` is the path of an image, relative to the folder or absolute;
-`label` is its class; `exclude` is `yes` for an image that is not used. The file may also have the
+The header names the columns. `file` is the path of an image, absolute or relative to the folder.
+`label` is its new class. `exclude` is `yes` if the image is not used. The file may also have the
 columns of labels.csv, which `keras-cnns data review` writes, so that labels.csv can be edited and
 used as a corrections file.
 """
@@ -51,7 +51,7 @@ class Corrections:
     excluded: frozenset[Path]
 
     def apply(self, files: Iterable[FoundFile]) -> tuple[FoundFile, ...]:
-        """Return the files that are used, with their new labels."""
+        """Return the files that are not excluded, with their new labels."""
         return tuple(
             file._replace(label=self.labels.get(file.path, file.label))
             for file in files
@@ -100,7 +100,7 @@ def read_corrections(path: str | Path, root: str | Path, files: Sequence[FoundFi
 
 
 def _read_rows(path: str | Path, text: str) -> list[tuple[int, dict[str, str]]]:
-    """Return for each row the number of its first line, and column -> cell."""
+    """Return, for each row, the number of its first line, and column -> cell."""
     first_line = text.partition("\n")[0]
     delimiter = max(_DELIMITERS, key=first_line.count)
     reader = csv.reader(io.StringIO(text), delimiter=delimiter, strict=True)
@@ -204,7 +204,7 @@ class _RowReader:
 
     @functools.cached_property
     def _composed(self) -> dict[str, Path]:
-        """Return name -> file, with names in Unicode's composed form, which other systems write."""
+        """Return name -> file, with names in Unicode's composed form, as most systems write it."""
         return {_compose(name): file for name, file in self._by_name.items()}
 
     @functools.cached_property

@@ -17,8 +17,9 @@ from rich.progress import track
 from keras_cnns.cores import available_cores
 from keras_cnns.data.decoding import decode_as_pillow, set_upright
 from keras_cnns.data.images import read_header, read_pixels
+from keras_cnns.data.sources.cache import read_times
 from keras_cnns.data.sources.folder.appearance import measure_appearance
-from keras_cnns.data.sources.folder.cache import FolderCache, read_times
+from keras_cnns.data.sources.folder.cache import FolderCache
 from keras_cnns.data.sources.folder.image_file import ImageFile
 from keras_cnns.data.sources.folder.layout import FoundFile, Layout, read_layout
 from keras_cnns.data.sources.folder.near_duplicates import with_near_duplicates
@@ -30,7 +31,7 @@ EXTENSIONS = {
     "BMP": (".bmp", ".dib"),
     "GIF": (".gif",),
 }
-# Formats of cameras and scanners that must be converted first.
+# Formats of cameras and scanners that cannot be read and must be converted first.
 CONVERTIBLE = {
     "HEIC": (".heic", ".heif"),
     "TIFF": (".tif", ".tiff"),
@@ -44,7 +45,7 @@ _BRANDS = {
     ),
 }
 _TIFF = (b"II*\0", b"MM\0*")
-_PROGRESS_FROM = 2_000  # files, which take some seconds
+_PROGRESS_FROM = 2_000  # number of files from which reading takes seconds
 Keep = Callable[[Path, tf.Tensor], None]  # receives an image's upright pixels, uint8 [h, w, 3]
 
 
@@ -56,6 +57,7 @@ class Scan:
     files: tuple[ImageFile, ...]  # images in class folders, readable or not
     others: tuple[Path, ...] = ()  # other files, such as hidden files and notes, which are ignored
     outside: tuple[Path, ...] = ()  # images beside the class folders, which belong to no class
+    links: tuple[Path, ...] = ()  # links to folders inside class folders, which are not followed
 
 
 def scan_folder(root: str | Path) -> Scan:
@@ -76,7 +78,8 @@ def scan_folder(root: str | Path) -> Scan:
         raise no_images(root, layout)
     everything = {file.path for file in layout.files} | set(layout.outside)
     known = {file.path for file in images} | set(outside)
-    return Scan(Path(root), images, tuple(sorted(everything - known)), outside)
+    others = tuple(sorted(everything - known))
+    return Scan(Path(root), images, others, outside, layout.links)
 
 
 def read_images(
@@ -87,7 +90,7 @@ def read_images(
     Cached files are not opened, unless their pixels are kept.
 
     Args:
-        root: the folder that holds them.
+        root: the folder that contains the files.
         found: the files of a `Layout`.
         keep: called with the pixels of each readable image, from several threads.
     """
@@ -115,7 +118,7 @@ def read_images(
 
 
 def recall_images(root: str | Path, found: Iterable[FoundFile]) -> tuple[ImageFile, ...] | None:
-    """Return the result of `read_images` if all files are cached, else None; open no file."""
+    """Return the result of `read_images` without opening files; None if a file is not cached."""
     cache = FolderCache(root)
     images: list[ImageFile | None] = []
     for file in _visible(found):
@@ -127,10 +130,10 @@ def recall_images(root: str | Path, found: Iterable[FoundFile]) -> tuple[ImageFi
 
 
 def list_images(layout: Layout) -> tuple[ImageFile, ...]:
-    """Return the files with an image's suffix, unopened, without digest, format and size.
+    """Return the files with an image's suffix, unopened and thus without digest, format and size.
 
-    In a class folder without such a file, files are opened until one is an image, and this file is
-    returned. So the classes and splits are the same as in the result of `read_images`.
+    In a class folder without such a file, files are opened until an image is found, which is
+    returned. The classes and splits are therefore the same as in the result of `read_images`.
     """
     folders: dict[tuple[str, str | None], list[FoundFile]] = defaultdict(list)
     for file in _visible(layout.files):
@@ -143,7 +146,7 @@ def list_images(layout: Layout) -> tuple[ImageFile, ...]:
 
 
 def find_images(found: Iterable[FoundFile]) -> tuple[ImageFile, ...]:
-    """Return the files that `read_images` returns, without digest, format and size.
+    """Return the same files as `read_images`, but without digest, format and size.
 
     Only files without an image's suffix are opened, to find out whether they are images.
     """
@@ -166,7 +169,7 @@ def no_images(root: str | Path, layout: Layout) -> ValueError:
 def inspect_file(
     file: FoundFile, keep: Keep | None = None, *, decode: bool = True
 ) -> ImageFile | None:
-    """Read and decode a file; return None if neither its suffix nor its content is an image's.
+    """Read and decode a file; return None if it has no suffix and no content of an image.
 
     Args:
         file: the file, its class and its split.
@@ -194,7 +197,7 @@ def inspect_file(
         if not kind and not _has_image_name(path):
             return None
         if content[:4] + content[8:12] == b"RIFFWEBP":
-            kind = "WEBP"  # Pillow does not name the format if the header is cut short
+            kind = "WEBP"  # Pillow cannot name the format if the header is cut short
         problem = f"damaged or cut short, though it begins as {kind}" if kind in EXTENSIONS else ""
         return ImageFile(*file, digest, kind, problem=problem or str(error))
     image = ImageFile(*file, digest, kind, header.size, header.orientation, needs_pillow)
@@ -202,7 +205,7 @@ def inspect_file(
         return image
     if keep:
         keep(path, pixels if needs_pillow else set_upright(pixels, header.orientation))
-    orientation = 1 if needs_pillow else header.orientation  # Pillow has set it upright
+    orientation = 1 if needs_pillow else header.orientation  # Pillow returns upright pixels
     return replace(image, appearance=measure_appearance(np.asarray(pixels), orientation))
 
 

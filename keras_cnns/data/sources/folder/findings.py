@@ -1,4 +1,4 @@
-"""Find the problems of a folder of images that `data check` reports and training refuses."""
+"""Find the problems of a folder of images, which `data check` reports."""
 
 import re
 import shlex
@@ -22,14 +22,14 @@ class Finding:
 
     title: str
     lines: tuple[str, ...]  # one for each file or class; empty if there is no such problem
-    # True if training is refused, because it could not read the files or its metrics would be
-    # wrong.
+    # Whether the training stops with this error, because it could not read the files or its metrics
+    # would be wrong.
     is_error: bool
     to_skip: tuple[ImageFile, ...] = ()  # the files that --skip-bad leaves out
 
 
 def find_problems(scan: Scan) -> tuple[Finding, ...]:
-    """Return the problems of a folder's files that do not depend on the splits."""
+    """Return those problems of a folder's files that do not depend on the splits."""
 
     def name(each: ImageFile | Path) -> str:
         path = each.path if isinstance(each, ImageFile) else each
@@ -96,6 +96,9 @@ def find_problems(scan: Scan) -> tuple[Finding, ...]:
             is_error=False,
         ),
         Finding("other files, which are ignored", tuple(map(name, scan.others)), is_error=False),
+        Finding(
+            "links to folders, which are not followed", tuple(map(name, scan.links)), is_error=False
+        ),
     )
 
 
@@ -202,7 +205,7 @@ def _copies(files: Iterable[ImageFile]) -> list[list[ImageFile]]:
 
 
 def _copies_to_skip(group: Sequence[ImageFile]) -> list[ImageFile]:
-    """Return the copies to skip: all but those in the last split (train, validation, test)."""
+    """Return the copies to skip: all copies outside the last split (train, validation, test)."""
     order = ("train", "validation", "test")
     last = max((file.split or "train" for file in group), key=order.index)
     return [file for file in group if (file.split or "train") != last]

@@ -16,17 +16,20 @@ class ImageFile:
     label: str
     split: str | None  # the split that its split folder names; None without split folders
     digest: str = ""  # the SHA-256 of its bytes; empty if they were not read
-    format: str = ""  # from its content: a key of EXTENSIONS, or, with a problem, of CONVERTIBLE
+    # From its content: a key of EXTENSIONS, or of CONVERTIBLE if there is a problem.
+    format: str = ""
     size: tuple[int, int] = (0, 0)  # height and width in pixels of the upright image
     orientation: int = 1  # the EXIF orientation, 1 to 8
-    needs_pillow: bool = False  # whether TensorFlow's operations refuse it or read other pixels
+    # Whether TensorFlow's operations reject the file or read other pixels.
+    needs_pillow: bool = False
     problem: str = ""  # why it cannot be read; empty if it can be read
     appearance: Appearance | None = field(default=None, repr=False)  # None if it was not decoded
-    near: str = ""  # the smallest digest among its near-duplicates; empty if it has none
+    # The smallest digest in its group of near-duplicates; empty without near-duplicates.
+    near: str = ""
 
     @property
     def content(self) -> str:
-        """The digest that determines its split, which its copies and near-duplicates share."""
+        """The digest that determines the split, which is equal for copies and near-duplicates."""
         return self.near or self.digest
 
     @property
@@ -36,5 +39,5 @@ class ImageFile:
 
     @property
     def found(self) -> FoundFile:
-        """The entry for this file in a `Layout`."""
+        """The entry of this file in a `Layout`."""
         return FoundFile(self.path, self.label, self.split)

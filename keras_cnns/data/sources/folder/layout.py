@@ -34,6 +34,7 @@ class Layout:
 
     files: tuple[FoundFile, ...]  # sorted by path
     outside: tuple[Path, ...]  # files beside the class folders, which belong to no class
+    links: tuple[Path, ...]  # links to folders inside class folders, which are not followed
 
 
 def read_layout(root: str | Path) -> Layout:
@@ -43,6 +44,9 @@ def read_layout(root: str | Path) -> Layout:
     lower case (Training, val, test_set, ...), and hold class folders. A folder named "train" that
     holds no folders and lies beside other folders is a class, for example in a data set of
     vehicles.
+
+    Class folders and split folders may be links. Links to folders inside a class folder are not
+    followed, because they can lead to images of another class, or back to a folder above them.
 
     Args:
         root: a folder with one folder for each class, or with split folders that contain such
@@ -60,16 +64,17 @@ def read_layout(root: str | Path) -> Layout:
         )
     splits = _find_split_folders(root)
     parents: list[tuple[Path, str | None]] = [*splits.items()] or [(root, None)]
+    links: list[Path] = []
     files = (
         FoundFile(path, folder.name, split)
         for parent, split in parents
         for folder in _folders(parent)
-        for path in _walk(folder)
+        for path in _walk(folder, links)
     )
     outside = sorted(path for folder in (root, *splits) for path in _files(folder))
-    # Compare by parts, as paths are compared, but ten times as fast.
+    # Comparing the parts gives the order of the paths, and is ten times as fast.
     ordered = sorted(files, key=lambda file: file.path.parts)
-    return Layout(tuple(ordered), tuple(outside))
+    return Layout(tuple(ordered), tuple(outside), tuple(sorted(links)))
 
 
 def _find_split_folders(root: Path) -> dict[Path, str]:
@@ -115,8 +120,12 @@ def _files(folder: Path) -> list[Path]:
     return [each for each in folder.iterdir() if not each.is_dir()]
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    """Yield the files of a folder and its subfolders, except hidden folders."""
+def _walk(folder: Path, links: list[Path]) -> Iterator[Path]:
+    """Yield the files of a folder and its subfolders, except hidden folders.
+
+    Links to folders are not followed, and are appended to `links`.
+    """
     for directory, subdirectories, names in os.walk(folder):
         subdirectories[:] = [name for name in subdirectories if not name.startswith(".")]
+        links += [each for name in subdirectories if (each := Path(directory, name)).is_symlink()]
         yield from (Path(directory, name) for name in names)

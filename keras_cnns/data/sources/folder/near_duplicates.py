@@ -1,11 +1,11 @@
 """Group near-duplicates: the same picture saved again, a little cropped, brighter or noisier.
 
-Two images are near-duplicates if the cosine of their centred thumbnails is at least `_MIN_COSINE`,
-so brightness and contrast do not matter. Of the 70,000 images of Fashion-MNIST, all different, 172
-(0.25 %) have such a neighbour.
+Two images are near-duplicates if the cosine of their thumbnails, from which the mean is subtracted,
+is at least `_MIN_COSINE`. Brightness and contrast therefore do not matter. Among the 70,000 images
+of Fashion-MNIST, which are all different, 172 (0.25 %) have such a near-duplicate.
 
-Images of one colour are in no group: without its mean, the thumbnail of such an image is zero or
-the noise of its file, so any two might be grouped, and all black frames of a folder would form a
+Images of one colour are in no group. Without its mean, the thumbnail of such an image is zero or
+noise, so that any two of them might be grouped, and all black frames of a folder would form a
 group.
 """
 
@@ -20,21 +20,23 @@ from keras_cnns.data.sources.folder.cache import FolderCache
 from keras_cnns.data.sources.folder.image_file import ImageFile
 
 _MIN_COSINE = 0.998
-MAX_GROUP = 20  # images; without a limit, a chain A ~ B ~ C ~ ... may connect images that differ
+# Maximum number of images; otherwise, a chain A ~ B ~ C ~ ... may connect different images.
+MAX_GROUP = 20
 _ROWS, _COLUMNS = 1024, 4096  # numbers of images in a block of the matrix of all cosines
-_SLACK = 1e-5  # error of float32 products of 256 terms; candidates are then compared exactly
+# Rounding error of float32 products of 256 terms; candidates are then compared exactly.
+_SLACK = 1e-5
 
 
 def group_near_duplicates(thumbnails: np.ndarray) -> np.ndarray:
-    """Return the smallest index in each image's group, int64 [N]; without a group, its own index.
+    """Return the smallest index in the group of each image, int64 [N], or else its own index.
 
-    The closest pairs are joined first; groups are not joined if the result would exceed `MAX_GROUP`
-    images. Of an image with more than `MAX_GROUP` neighbours, only the first ones found are
-    considered, so the cost is bounded, even for the frames of a film.
+    The closest pairs are joined first. Groups are not joined if the result would exceed `MAX_GROUP`
+    images. If an image has more than `MAX_GROUP` near-duplicates, only the first ones are
+    considered, so that the cost is bounded even for the frames of a film.
 
     Args:
-        thumbnails: uint8 [N, P], of images that all differ, in an order that depends on the images
-            alone.
+        thumbnails: uint8 [N, P], the thumbnails of images without copies, in an order that depends
+            on the images alone.
     """
     pairs, cosines = _near_pairs(thumbnails)
     parents, sizes = np.arange(len(thumbnails)), np.ones(len(thumbnails), int)
@@ -56,8 +58,9 @@ def _near_pairs(thumbnails: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the pairs of near-duplicates, int64 [M, 2], smaller index first, and their cosines.
 
     The distance of unit vectors with cosine c is sqrt(2 - 2c), and their projections on any
-    direction differ by at most this distance. So the images are sorted by their projection on the
-    direction of most variance, and each image is compared only with those in a window.
+    direction differ by at most this distance. The images are therefore sorted by their projection
+    on the direction of largest variance, and each image is compared only with the images in a
+    window around it.
     """
     kept = np.flatnonzero(thumbnails.std(axis=1, dtype=np.float32) >= FLAT_DEVIATION)
     if not len(kept):
@@ -92,7 +95,8 @@ def _pairs_in_windows(vectors: np.ndarray, projections: np.ndarray) -> Iterator[
         end = int(np.searchsorted(projections, projections[start + len(rows) - 1] + reach, "right"))
         for column in range(start, end, _COLUMNS):
             cosines = rows @ vectors[column : min(column + _COLUMNS, end)].T
-            near = np.triu(cosines >= _MIN_COSINE - _SLACK, start - column + 1)  # each pair once
+            # The upper triangle contains each pair once.
+            near = np.triu(cosines >= _MIN_COSINE - _SLACK, start - column + 1)
             added = near.sum(axis=1, keepdims=True)
             if (counts + added).max() > MAX_GROUP:
                 near &= counts + near.cumsum(axis=1, dtype=np.int32) <= MAX_GROUP
@@ -112,7 +116,8 @@ def _exact_cosines(thumbnails: np.ndarray, pairs: np.ndarray) -> np.ndarray:
         return centred
 
     def products(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-        product: np.ndarray = (one * other).sum(axis=1)  # below 2^40: no overflow, no rounding
+        # The sum is below 2^40, so there is no overflow and no rounding.
+        product: np.ndarray = (one * other).sum(axis=1)
         return product
 
     cosines = []
@@ -128,12 +133,12 @@ def with_near_duplicates(
     files: Iterable[ImageFile],
     folders: Sequence[str | None] = (None, "train", "validation", "test"),
 ) -> tuple[ImageFile, ...]:
-    """Return the files; `near` is set for those with near-duplicates.
+    """Return the files, with the field `near` set if they have near-duplicates.
 
     Args:
-        root: the folder that holds the files, which identifies the cache.
+        root: the folder that contains the files, which identifies the cache.
         files: any files; files that were not decoded have no near-duplicates.
-        folders: the split folders whose files are compared; None stands for files without a split
+        folders: the split folders whose files are compared, with None for files without a split
             folder.
     """
     files = tuple(files)

@@ -1,6 +1,6 @@
 """Find near-duplicates, and images that are blurry, dark, tiny or of one colour.
 
-`data check` reports such images, but training does not refuse them, because they may be intended.
+`data check` reports such images, but training uses them, because they may be intended.
 """
 
 import statistics
@@ -48,7 +48,7 @@ def find_near_duplicates(root: Path, files: Iterable[ImageFile]) -> tuple[Findin
 
 
 def find_poor_images(root: Path, files: Sequence[ImageFile]) -> tuple[Finding, ...]:
-    """Return the images that are blurry, dark, tiny or of one colour, the worst ones first."""
+    """Return the images that are blurry, dark, tiny or of one colour, the worst images first."""
     sides = [min(file.size) for file in files]
     limit = _TINY_FRACTION * statistics.median(sides) if sides else 0
     looks = [(file, file.appearance) for file in files if file.appearance]

@@ -45,36 +45,37 @@ from keras_cnns.recipes import DataConfig
 
 
 class FolderError(ValueError):
-    """The folder cannot be trained on; the message lists the findings of `data check`."""
+    """The folder cannot be used for training; the message lists the findings of `data check`."""
 
 
 class Folder:
-    """The images of a folder; each file is read, hashed and decoded at most once to check it.
+    """The images of a folder. To check a file, it is read, hashed and decoded at most once.
 
-    When a split is opened, the files of its split folder are checked; a split without a folder is
-    taken out of the training files, so the training files are checked. The names of the classes are
-    the names of their folders. All files are checked if
+    The names of the classes are the names of their folders. When a split is opened, the files of
+    its split folder are checked. A split without a folder is created from the training files, so
+    the training files are checked. All files are checked if
 
     - there are no split folders, because the splits then depend on the content of all images;
-    - `skip_bad` is set, because the copies in all splits determine which copy is left out;
-    - the fingerprint is requested. A training requests it, and is thus refused for every file that
-      `data check` refuses.
+    - `skip_bad` is set, because the copies in all splits determine which copy of an image is left
+      out;
+    - the fingerprint is requested. Every training requests it, and therefore stops for every error
+      that `data check` reports.
 
     The result of a check is cached by path, size and times (`cache.py`). If all files of a split
-    folder are cached (or, without split folders, all files of the folder), the check opens no file,
-    and a split's files are opened when its images are used.
+    folder are cached (or, without split folders, all files of the folder), the check opens no file.
+    The files of a split are then opened when its images are used.
 
     Otherwise the check reads the files. If their images take at most `base.PIXELS_LIMIT` bytes at
-    the network's size, the check keeps the pixels, and no file is opened again. If they take more,
-    or for an Inception crop, no pixels are kept, and every pass over the split reads and decodes
-    its files again.
+    the network's size, the check keeps the pixels, and no file is opened again. If the images take
+    more, or if the recipe has an Inception crop, no pixels are kept, and every pass over the split
+    reads and decodes its files again.
 
-    Beyond that limit, and unless a training requests the check first, a file of a split folder is
-    checked when a batch needs it. Before the first batch, only files without an image's suffix are
-    opened, to find out whether they are images. Copies are then not found, because the files'
-    hashes are unknown; a training, which checks first, refuses copies. If a split depends on the
-    content of the images, all files that may belong to it are checked first, because their hashes
-    and near-duplicates determine which images are in it.
+    If the images of a split folder exceed this limit, each file is checked when a batch needs it,
+    unless a training requests the check first. Before the first batch, only files without an
+    image's suffix are opened, to find out whether they are images. Copies are then not found,
+    because the hashes of the files are unknown. (A training finds them, because it checks first.)
+    If a split depends on the content of the images, all files that may belong to it are checked
+    first, because their hashes and near-duplicates determine which images are in it.
     """
 
     def __init__(self, config: DataConfig) -> None:
@@ -98,8 +99,8 @@ class Folder:
         if not self._listed:
             raise no_images(config.path, layout)
         self._held_out = held_out_splits(self._listed, self._wanted)
-        # The keys of the following are the splits of split folders, or None in a folder without
-        # split folders.
+        # The keys of the following dicts are the splits of split folders, or None in a folder
+        # without split folders.
         self._read: dict[str | None, tuple[ImageFile, ...]] = {}
         self._kept: dict[str | None, tuple[tf.Tensor, dict[Path, int]]] = {}  # pixels, file -> row
         self._undecoded: set[str | None] = set()  # keys of `_read` whose files are not decoded yet
@@ -141,7 +142,7 @@ class Folder:
             folder = None
         files = self._files([folder], check_first=check_first)
         wanted = self._wanted
-        if not {"train", None} & self._read.keys():  # so that no split is taken out of these files
+        if not {"train", None} & self._read.keys():  # then no split is created from these files
             wanted = tuple(each for each in wanted if each not in self._held_out)
         _refuse(self._config.path, find_split_problems(files, wanted))
         splits = assign_splits(files, wanted)
@@ -174,7 +175,7 @@ class Folder:
     def _files(
         self, folders: Iterable[str | None], *, check_first: bool = True
     ) -> tuple[ImageFile, ...]:
-        """Return all files: the read ones with the results of reading, the others as listed."""
+        """Return all files: read files with the results of reading, and other files as listed."""
         config = self._config
         if config.skip_bad:
             folders, check_first = {file.split for file in self._listed}, True
@@ -231,7 +232,7 @@ class Folder:
 
     @functools.cached_property
     def _preprocess(self) -> Callable[[tf.Tensor], tf.Tensor]:
-        """The preprocessing, as one traced function of images of any size."""
+        """The preprocessing, as a function that is traced once for images of any size."""
         return tf.function(  # type: ignore[no-any-return]
             lambda image: preprocess(image, self._config.preprocessing()),
             input_signature=[tf.TensorSpec((None, None, 3), tf.uint8)],
@@ -272,7 +273,7 @@ class Folder:
         return IndexedImages(len(members), read, gather)
 
     def _check_as_read(self, members: Sequence[ImageFile], classes: tf.Tensor) -> IndexedImages:
-        """Return the images of files that are not decoded yet; each is checked when it is read."""
+        """Return the images of files that are not decoded yet; reading a file checks it."""
         root, files, checked = self._config.path, self._usable, dict[Path, ImageFile]()
 
         def check(index: np.ndarray) -> np.ndarray:
@@ -341,12 +342,12 @@ def _without_bad_files(scan: Scan) -> Scan:
 
 @functools.cache
 def _report_skipped(path: Path, reason: str) -> None:
-    """Print once in a process that a file is left out; folds open the folder many times."""
+    """Print that a file is left out, only once in a process: folds open a folder many times."""
     print(f"skipped {path}: {reason}", file=sys.stderr)
 
 
 def _refuse(root: str | Path, findings: Iterable[Finding]) -> None:
-    """Raise FolderError if there is a finding for which training is refused."""
+    """Raise FolderError if one of the findings is an error."""
     errors = [finding for finding in findings if finding.is_error and finding.lines]
     if not errors:
         return

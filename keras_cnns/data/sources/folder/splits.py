@@ -6,20 +6,20 @@ from collections.abc import Iterable, Sequence
 from keras_cnns.data.sources.by_content import FRACTIONS, split_by_fraction
 from keras_cnns.data.sources.folder.image_file import ImageFile
 
-_SMALL_FOLDER = 30  # images; among so few, a class may by chance be missing in a split
+_SMALL_FOLDER = 30  # number of images up to which a class may by chance be missing in a split
 
 
 def assign_splits(files: Sequence[ImageFile], wanted: Iterable[str]) -> dict[str, list[ImageFile]]:
     """Return the files of each split.
 
-    A file in a split folder belongs to that split. A requested split without a folder is taken out
-    of the training files by content: an image, its copies and its near-duplicates are always in the
-    same split. The split of an image without near-duplicates does not depend on the other images;
-    that of a group depends on the smallest digest in it.
+    A file in a split folder belongs to that split. A requested split without a folder is created
+    from the training files by content: an image, its copies and its near-duplicates are always in
+    the same split. The split of an image without near-duplicates does not depend on the other
+    images. The split of a group of near-duplicates depends on the smallest digest in the group.
 
-    If at most `_SMALL_FOLDER` images are split by content, or if a split would be empty, an image
-    is moved for each class and each split without an image of it; it comes from the split that has
-    most images of the class.
+    If at most `_SMALL_FOLDER` images are split by content, or if a split would be empty, images are
+    moved so that each split has an image of each class. They come from the split with the most
+    images of the class.
 
     Args:
         files: readable images.
@@ -42,7 +42,7 @@ def assign_splits(files: Sequence[ImageFile], wanted: Iterable[str]) -> dict[str
 
 
 def held_out_splits(files: Iterable[ImageFile], wanted: Iterable[str]) -> list[str]:
-    """Return the requested splits that are taken out of the training files, in a fixed order."""
+    """Return the requested splits that are created from the training files, in a fixed order."""
     missing = set(wanted) - {file.split for file in files}
     return [name for name in FRACTIONS if name in missing]
 
@@ -50,11 +50,11 @@ def held_out_splits(files: Iterable[ImageFile], wanted: Iterable[str]) -> list[s
 def find_scarce_classes(
     files: Sequence[ImageFile], wanted: Iterable[str]
 ) -> tuple[int, dict[str, int]]:
-    """Return the required number of different images per class, and class -> count for those below.
+    """Return the required number of different images per class, and class -> number if it is lower.
 
-    The training split and every split that is taken out of it need one image of each class. If more
-    than `_SMALL_FOLDER` images are split, no class is reported. A group of near-duplicates counts
-    as one image.
+    The training split, and every split that is created from it, needs one image of each class. A
+    group of near-duplicates counts as one image. If more than `_SMALL_FOLDER` images are split, no
+    class is reported.
     """
     minimum = 1 + len(held_out_splits(files, wanted))
     divided = [file for file in files if file.split in (None, "train")]
@@ -68,7 +68,7 @@ def find_scarce_classes(
 
 
 def _represent_class(splits: dict[str, list[ImageFile]], names: Sequence[str], label: str) -> None:
-    """Move images of a class so that each split has one, if there are enough images."""
+    """Move images of a class so that each split has at least one, if there are enough images."""
 
     def images(name: str) -> set[tuple[float, str]]:
         members = splits.setdefault(name, [])

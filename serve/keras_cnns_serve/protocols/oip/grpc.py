@@ -97,7 +97,7 @@ class OpenInferenceGrpc:
         self._dataplane.metadata(
             target
         )  # raises an error for an unknown model before the tensors are checked
-        # Single values are slow to parse.
+        # Values outside raw_input_contents are slow to parse.
         size = 0 if request.raw_input_contents else request.ByteSize()
         inputs, options = await parse(size, deadline, _parse_infer_request, request)
         prediction, outputs = await service.infer(

@@ -102,7 +102,7 @@ def parse_infer_request(body: bytes, length: int) -> tuple[dict[str, NDArray[Any
 
 
 def raw_infer_request(body: bytes, tensor: Tensor) -> tuple[dict[str, NDArray[Any]], InferOptions]:
-    """Parse a request without JSON: its body is the only input, with one or more images.
+    """Parse a request without JSON, whose body is the only input and contains one or more images.
 
     Raises:
         InvalidInputError: the length of the body is not a multiple of an image's size.

@@ -85,7 +85,7 @@ class OpenInferenceRest(RestEndpoints):
         target = target_of(**request.path_params)
         ready = self._dataplane.ready(target)
         if not ready:
-            self._dataplane.status(target)  # raises if the model does not exist
+            self._dataplane.status(target)  # raises an error if the model does not exist
         body = dumps({"name": target.name, "ready": ready})
         return json_response(body, 200 if ready else 503)
 
@@ -120,7 +120,8 @@ class OpenInferenceRest(RestEndpoints):
     async def infer(self, request: Request) -> Reply:
         """Answer POST .../infer with the outputs for tensors of pixels or encoded images."""
         target = target_of(**request.path.groupdict())
-        manifest = self._dataplane.metadata(target).manifest  # before the body, which can be large
+        # Before the body, which can be large, is received.
+        manifest = self._dataplane.metadata(target).manifest
         deadline = self._deadline(request)
         length_header = request.header(HEADER_LENGTH)
         if length_header is None:

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol without its transports; REST and gRPC use it.
+"""The part of the Open Inference Protocol that REST and gRPC share.
 
 Descriptions are dicts for JSON, whose keys are also the fields of the gRPC messages.
 https://github.com/kserve/open-inference-protocol, with Triton's extensions.
@@ -65,7 +65,7 @@ class InferOptions:
     priority: int = 0
     timeout: float | None = None  # seconds
     binary: bool = False  # over REST, the default of `RequestedOutput.binary`
-    # Arguments of `threshold_of`; with one of them, the answer has the output `unknown`.
+    # Arguments of `threshold_of`; with one of them, the response has the output `unknown`.
     min_probability: Any = None
     min_accuracy: Any = None
 
@@ -162,8 +162,8 @@ async def infer(
         threshold.
 
     Raises:
-        InvalidInputError: there is no input; an output is requested twice, or its labels are
-            requested although it has none; the threshold is wrong.
+        InvalidInputError: there is no input, an output is requested twice, the labels of an output
+            without labels are requested, or the threshold is wrong.
         Also the errors of `Dataplane.predict` and `Dataplane.predict_bytes`.
     """
     if not inputs:

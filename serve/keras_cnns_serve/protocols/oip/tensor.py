@@ -1,7 +1,7 @@
 """The Open Inference Protocol's tensors: raw bytes, or lists of values.
 
-Raw numbers are little-endian and row-major. Raw BYTES are elements, each preceded by its length as
-four bytes. https://github.com/kserve/open-inference-protocol
+Raw numbers are little-endian and row-major. In raw BYTES, each element follows its length, which
+takes four bytes. https://github.com/kserve/open-inference-protocol
 """
 
 import math
@@ -169,7 +169,7 @@ def _split(content: bytes | memoryview, name: str, count: int) -> list[bytes]:
 
 
 def _flatten(values: Any, name: str) -> Any:
-    """Return the values of nested lists; each level is processed by C code."""
+    """Return the values of nested lists, without a loop over the values in Python."""
     for _ in range(MAX_RANK + 1):
         types = set(map(type, values))
         if list not in types:

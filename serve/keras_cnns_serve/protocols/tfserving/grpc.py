@@ -200,7 +200,7 @@ def _contents(inputs: dict[str, NDArray[Any]], expected: str, signature: str) ->
 
 
 def _images(request_input: Any) -> list[bytes]:
-    """Return the encoded image of each tf.Example; one without an image has the context's image."""
+    """Return the encoded image of each tf.Example, by default the image of the context."""
     kind = request_input.WhichOneof("kind")
     if kind is None or not (examples := getattr(request_input, kind).examples):
         raise InvalidInputError("Input is empty: it must have at least one tf.Example")

@@ -4,7 +4,7 @@ Row:      {"instances": [image, ...]}      -> {"predictions": [row, ...]}
 Columnar: {"inputs": {"images": images}}   -> {"outputs": {"name": values, ...}}
 
 A single input or output needs no name; several inputs or outputs form an object with their names as
-keys. Bytes are `{"b64": "..."}`.
+keys. Bytes have the form `{"b64": "..."}`.
 """
 
 import base64
@@ -55,7 +55,7 @@ def parse_predict_request(body: bytes, manifest: Manifest) -> PredictRequest:
 
     Raises:
         InvalidInputError: the body is not JSON, does not have exactly one of `instances` and
-            `inputs`, has a ragged list or wrong base64.
+            `inputs`, or contains a ragged list or invalid base64.
         SignatureError: there is no signature of this name.
     """
     document = _document(body)
@@ -206,8 +206,8 @@ def _texts(name: str, values: NDArray[Any]) -> Any:
 
 
 def _array(value: Any, name: str) -> NDArray[Any]:
-    # Check the types before NumPy converts the values: one long string would make every element of
-    # the array as long as itself.
+    # Check the types before NumPy converts the values, because every element of an array of strings
+    # takes as much memory as the longest string.
     if wrong := _leaf_types(value) - {int, float}:
         found = ", ".join(sorted(_JSON_TYPES.get(kind, kind.__name__) for kind in wrong))
         hint = f"; {_ENCODED_HINT}" if wrong & {str, dict} else ""
@@ -223,7 +223,7 @@ def _array(value: Any, name: str) -> NDArray[Any]:
 
 
 def _leaf_types(value: Any, depth: int = 0) -> set[type]:
-    """Return the types of the values in nested lists; each list is processed by C code."""
+    """Return the types of the values in nested lists, without a loop over the values in Python."""
     if not isinstance(value, list):
         return {type(value)}
     if depth == MAX_RANK:

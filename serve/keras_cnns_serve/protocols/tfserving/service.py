@@ -1,4 +1,4 @@
-"""TensorFlow Serving's protocol without its transports; REST and gRPC use it.
+"""The part of TensorFlow Serving's protocol that REST and gRPC share.
 
 Descriptions are dicts for JSON, whose keys are also the fields of the gRPC messages.
 https://www.tensorflow.org/tfx/serving/api_rest
@@ -131,7 +131,8 @@ def _examples_output(manifest: Manifest, signature_name: str, method: str) -> st
     single = [output.name for output in manifest.outputs if output.shape[1:] in ((), (1,))]
     name = signature_name or next(iter(single), DEFAULT)
     if name not in single:
-        find_signature(manifest, name, REGRESS_METHOD)  # raises: no signature has this method
+        # Always raises an error, because no signature has this method.
+        find_signature(manifest, name, REGRESS_METHOD)
     return name
 
 

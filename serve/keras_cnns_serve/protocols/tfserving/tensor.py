@@ -11,7 +11,7 @@ from keras_cnns_serve.errors import InvalidInputError
 from keras_cnns_serve.protocols.parsing import bytes_array, from_bfloat16
 from keras_cnns_serve.protos import tensorflow
 
-# TensorFlow's type -> NumPy type, and the field for single values; half_val holds bits.
+# TensorFlow's type -> NumPy type, and the field for single values; half_val contains bits.
 _TYPES: dict[str, tuple[Any, str]] = {
     "DT_FLOAT": (np.float32, "float_val"),
     "DT_DOUBLE": (np.float64, "double_val"),
@@ -39,9 +39,10 @@ _BY_DTYPE = {
 def to_array(tensor: Any, name: str, max_bytes: int) -> NDArray[Any]:
     """Return the values of a TensorProto; bfloat16 becomes float32, strings become bytes.
 
-    The values are in `tensor_content`, or as single values in the type's field. In the latter case,
-    the last number is repeated until the shape is filled. Strings are not repeated: each string is
-    an image, so a message of a few bytes could otherwise require the work of millions of images.
+    The values are either in `tensor_content`, or they are single values in the field of their type.
+    In the latter case, the last number is repeated until the shape is filled. Strings are not
+    repeated, because each string is an image: a message of a few bytes could otherwise cause the
+    work of millions of images.
 
     Args:
         tensor: the message.

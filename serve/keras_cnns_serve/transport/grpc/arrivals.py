@@ -1,8 +1,8 @@
-"""Limit the number and time of incomplete messages that arrive at a gRPC server.
+"""Limit the number of incomplete messages at a gRPC server, and the time for their arrival.
 
 grpcio buffers a message until it is complete, and does not report how many bytes have arrived. Each
-incomplete message is therefore assumed to have the maximum length, for which memory is claimed.
-Messages that arrive at once need no claim.
+incomplete message is therefore assumed to have the maximum length, and memory is claimed for it. A
+message that arrives together with its headers needs no claim.
 """
 
 import asyncio
@@ -13,8 +13,8 @@ from typing import Any
 from keras_cnns_serve.core.limits import BODY_SECONDS, Budget, Claim
 from keras_cnns_serve.errors import QueueFullError, ServeError, TooSlowError
 
-MIN_BYTES_PER_SECOND = 100_000  # for the maximum length: the real length is unknown
-_MIN_SECONDS = 0.03  # time that each incomplete message gets even if other calls wait
+MIN_BYTES_PER_SECOND = 100_000  # applied to the maximum length, since the real length is unknown
+_MIN_SECONDS = 0.03  # minimum time for each incomplete message, even if other calls wait
 _MAX_WAIT_SECONDS = 1.0  # maximum time that a call waits for its turn
 _POLL_SECONDS = 0.01  # interval of checks while calls wait
 _IDLE_POLL_SECONDS = 0.1  # interval of checks otherwise
@@ -24,13 +24,13 @@ Call = asyncio.Task[Any]
 
 
 class Arrivals:
-    """The turns in which calls may receive their message.
+    """A limited number of turns; a call may receive its message while it has a turn.
 
-    A short message arrives with the headers of its call, and its turn ends at once. If no turn is
-    free for a call, the message that has been arriving for the longest time is aborted, provided
-    that it has had `_MIN_SECONDS`. Messages that arrive slowly or never therefore do not block
-    others. Waiting calls get their turn in reverse order, because the client of the newest call is
-    the most likely to be still waiting.
+    A short message arrives together with the headers of its call, and its turn ends immediately. If
+    no turn is free for a call, the message whose turn began first is aborted, provided that it has
+    had `_MIN_SECONDS`. Messages that arrive slowly or never therefore do not block other calls. The
+    newest waiting call gets the next turn, because its client is the most likely to be still
+    waiting.
 
     Args:
         count: the maximum number of incomplete messages.
@@ -45,7 +45,7 @@ class Arrivals:
         self.aborted: dict[Call, ServeError] = {}  # aborted call -> reason
         self._max_bytes = max_bytes
         self._budget = budget
-        self._claims: dict[Call, Claim] = {}  # memory of messages that do not arrive at once
+        self._claims: dict[Call, Claim] = {}  # claimed memory of incomplete messages
         self._free = count
         self._waiting: dict[asyncio.Future[None], float] = {}  # turn -> start of the wait
         self._has_waiting = asyncio.Event()

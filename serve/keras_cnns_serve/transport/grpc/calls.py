@@ -1,9 +1,9 @@
 """The calls of a gRPC server, which run the functions of a `Service`.
 
-grpcio starts a unary handler when its message is complete. Here, all methods are declared as
-streams of raw bytes, which makes no difference on the wire. The handler of a stream starts when the
-headers have arrived, so it can count or reject a call, and limit the time and memory of its
-message.
+grpcio starts a unary handler only when its message is complete, but the handler of a stream as soon
+as the headers have arrived. Here, all methods are therefore declared as streams of raw bytes, which
+makes no difference on the wire. The handler can thus count or reject a call, and limit the time and
+memory of its message.
 """
 
 import asyncio
@@ -44,13 +44,18 @@ from .responses import MIN_CLAIMED_BYTES, Responses
 
 logger = logging.getLogger(__name__)
 
-_CLOCK_SLACK = 0.02  # seconds by which a client's deadline can pass before the server's
-_CANCEL_SECONDS = 0.005  # after the end of its stream, a call may be cancelled within this time
-_IDLE_SECONDS = 0.3  # when the server stops, calls that have waited longer for a message are ended
-QUIET_SECONDS = 1.0  # waiting time after which a stream can be ended to make room for another one
+# Maximum seconds by which the client's deadline may pass earlier than the server's.
+_CLOCK_SLACK = 0.02
+# Seconds within which a call may still be cancelled after the end of its stream.
+_CANCEL_SECONDS = 0.005
+# Seconds: when the server stops, calls that have waited longer than this for a message are ended.
+_IDLE_SECONDS = 0.3
+# Seconds of waiting after which a stream can be ended to make room for another one.
+QUIET_SECONDS = 1.0
 MAX_STREAMS = 1000  # maximum number of open streams of all kinds
 STREAM_BYTES = 2**15  # memory of an open stream that reads a single message
-_MAX_DETAILS = 4000  # bytes; details are sent in a header, and clients accept 8 KiB of headers
+# Maximum number of bytes, since details are sent in a header and clients accept 8 KiB of headers.
+_MAX_DETAILS = 4000
 _PRINTABLE = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
 
 # Takes a request and its deadline (`time.monotonic()`, or None); returns the response.
@@ -66,7 +71,7 @@ Authorize = Callable[[str, Iterable[tuple[str, str | bytes]]], None]
 
 @dataclass(frozen=True)
 class Service:
-    """A gRPC service: its descriptor, and method name in the proto -> function."""
+    """A gRPC service: its descriptor, and the name of each method -> its function."""
 
     descriptor: ServiceDescriptor
     unary: Mapping[str, _Unary]
@@ -76,15 +81,16 @@ class Service:
 
 
 class Calls(grpc.GenericRpcHandler):
-    """The methods of services, and the calls of them that are in progress.
+    """The methods of services, and the calls in progress.
 
     Args:
         services: the services.
         max_message_bytes: maximum size of a message, at most a quarter of the budget.
-        budget: the memory budget of all calls; one half limits the number of incomplete messages,
-            the other half that of open streams.
+        budget: the memory budget of all calls. One half of it limits the number of incomplete
+            messages, and the other half the number of open streams.
         timeout: maximum seconds of a request; the client's deadline can be earlier.
-        response_timeout: seconds in which a client must receive a response; long ones have more.
+        response_timeout: seconds within which a client must receive a response; long responses have
+            more time.
         on_response: called after each call of an existing method.
         authorize: raises an error to reject a call; None: all calls are permitted.
     """
@@ -109,8 +115,8 @@ class Calls(grpc.GenericRpcHandler):
         self.authorize = authorize
         self.streams: dict[asyncio.Task[Any], Claim] = {}  # open stream -> its memory
         self.active: set[asyncio.Task[Any]] = set()
-        # Waiting stream -> start of the wait. `idle` streams wait for a request; `quiet` streams,
-        # such as health watches, wait for something to respond.
+        # Waiting stream -> start of the wait. An `idle` stream waits for a request of its client. A
+        # `quiet` stream, such as a health watch, waits until there is something to send.
         self.idle: dict[asyncio.Task[Any], float] = {}
         self.quiet: dict[asyncio.Task[Any], float] = {}
         self.stopping = False
@@ -133,7 +139,7 @@ class Calls(grpc.GenericRpcHandler):
         return self._handlers.get(handler_call_details.method)
 
     async def stop(self, end: float) -> None:
-        """Let calls finish until `end` (`time.monotonic()`); end the others with UNAVAILABLE."""
+        """Let calls finish until `end` (`time.monotonic()`), and end the rest with UNAVAILABLE."""
         self.stopping = True
         while (now := time.monotonic()) < end:
             active = {task for task in self.active if not task.done()}
@@ -230,7 +236,7 @@ class Calls(grpc.GenericRpcHandler):
                         yield content
                 call.status = "OK"
             except BaseException as error:
-                response, content = None, b""  # otherwise the error would keep the messages alive
+                response, content = None, b""  # an error would otherwise keep the messages alive
                 await call.fail(error)
             finally:
                 call.finish()
@@ -251,7 +257,7 @@ class _Call:
         assert task is not None
         self._task = task
         calls.active.add(task)
-        self.status = "CANCELLED"  # unless another status is set before the end
+        self.status = "CANCELLED"  # applies unless another status is set before the end
 
     def check(self) -> None:
         """Raise an error if the call is not authorized."""
@@ -328,7 +334,7 @@ class _Call:
             calls.quiet[task] = time.monotonic()
 
     def deadline_from_now(self) -> float | None:
-        """Return the earlier of the client's deadline and that of a request that begins now."""
+        """Return the deadline of a request that begins now, or the client's if that is earlier."""
         remaining, timeout = self._context.time_remaining(), self._calls.timeout
         if remaining is None:
             remaining = timeout
@@ -378,7 +384,7 @@ class _Call:
         limit = self._calls.max_message_bytes
         message = await decompress_message(message, limit, self._claim, deadline)
         claimed = COPIES * len(message)
-        self._claim.add(claimed)  # claimed now, because counting the fields may have to wait
+        self._claim.add(claimed)  # claimed before counting the fields, which may have to wait
         self._claim.add(await memory_of_async(message, kind, deadline) - claimed)
         return message
 

@@ -1,8 +1,8 @@
 """End the connections of clients that ignore the limit of a call's headers.
 
 grpcio enforces the limits in its SETTINGS frame after the client has acknowledged it, which a
-hostile client never does. Until then a call can have 16 MiB of headers. If they repeat an entry of
-HPACK's table, they are compressed to 8 KB; in Python they become a tuple of strings.
+hostile client never does. Until then, a call can have 16 MiB of headers. They are compressed to 8
+KB if they repeat an entry of HPACK's table, but in Python they become a tuple of strings.
 """
 
 import contextlib
@@ -21,18 +21,20 @@ import grpc.aio
 
 logger = logging.getLogger(__name__)
 
-_MAX_HEADER_BYTES = 64 * 2**10  # grpcio itself rejects calls between its limit and this one
+# If a call has more bytes of headers, its connection is ended. Calls with fewer bytes, but more
+# than grpcio's own limit, are rejected by grpcio.
+_MAX_HEADER_BYTES = 64 * 2**10
 _DESCRIPTORS = "/dev/fd"
 _PAUSE = 1.0  # seconds during which an ended connection is not searched for again
 _MAX_ENDED = 1000  # maximum number of connections that are remembered
 
-# One thread, since searching for a connection takes long if there are many, and no caller waits for
-# it.
+# One thread, since the search for a connection takes long if there are many connections, and no
+# caller waits for its result.
 _searching = ThreadPoolExecutor(1, "end-connection")
 
 
 class Guard(grpc.GenericRpcHandler):
-    """Reject calls with far too long headers, and pass others to a handler.
+    """Reject calls whose headers are far too long, and pass other calls to a handler.
 
     Args:
         handler: the handler of all methods.
@@ -72,7 +74,7 @@ class Guard(grpc.GenericRpcHandler):
 def client_address(peer: str) -> tuple[str, int]:
     """Return host and port of a peer, such as ipv4:127.0.0.1:5000 or ipv6:%5B::1%5D:5000.
 
-    After the client has disconnected, the peer can be "unknown"; in this case return an empty host
+    The peer can be "unknown" after the client has disconnected; the result is then an empty host
     and port 0.
     """
     host, _, port = unquote(peer).partition(":")[2].rpartition(":")
@@ -80,7 +82,7 @@ def client_address(peer: str) -> tuple[str, int]:
 
 
 def end_connection(peer: str) -> None:
-    """End the TCP connection with a client soon; grpcio has no function for it.
+    """End the TCP connection with a client, in a separate thread; grpcio has no function for this.
 
     Args:
         peer: grpcio's name of the client.
@@ -100,7 +102,7 @@ def _end_connection(host: str, port: int) -> None:
                 connection.shutdown(socket.SHUT_RDWR)
                 while connection.recv(
                     2**20, socket.MSG_DONTWAIT
-                ):  # discard data that grpcio would still read
+                ):  # discard received data, which grpcio would still read
                     pass
 
 

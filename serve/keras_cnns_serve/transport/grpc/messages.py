@@ -1,8 +1,8 @@
 """Decompress and parse the messages of gRPC calls, within limits.
 
-protobuf allocates up to 64 bytes for each byte of a message that consists of empty messages, and
-needs up to a second to parse it. The fields of long messages, and the bytes of packed numbers,
-which need more memory than their encoding, are therefore counted before parsing.
+If a message consists of empty messages, protobuf allocates up to 64 bytes for each of its bytes,
+and needs up to a second to parse it. Packed numbers need more memory than their encoding. Before a
+long message is parsed, its fields and its bytes of packed numbers are therefore counted.
 """
 
 from collections.abc import Callable
@@ -18,12 +18,14 @@ from keras_cnns_serve.core.limits import Claim
 from keras_cnns_serve.core.threads import PARSING
 from keras_cnns_serve.errors import InputTooLargeError, InvalidInputError
 
-# First bytes of compressed messages. An uncompressed request cannot begin with these bytes: gzip's
-# first byte is invalid in protobuf, and zlib's is the key of a field 15, which no request has.
+# First bytes of compressed messages. An uncompressed request cannot begin with them: the first byte
+# of gzip is invalid in protobuf, and the first byte of zlib would mean a field 15, which no request
+# has.
 _GZIP = b"\x1f\x8b"
 _DEFLATE = (b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda")
-SHORT_BYTES = 2**16  # the fields of longer messages are counted
-MAX_FIELDS = 20_000  # maximum; a thousand images as tf.Examples have a quarter of that
+SHORT_BYTES = 2**16  # the fields of messages with more bytes are counted
+# Maximum number of fields; a thousand images as tf.Examples have a quarter of it.
+MAX_FIELDS = 20_000
 _INLINE_FIELDS = 500  # counting this many fields is faster than waking up a thread
 _BYTES_OF_FIELD = 256  # maximum memory of a field
 _BYTES_OF_NUMBERS = 16  # maximum memory for each byte of packed numbers
@@ -81,7 +83,9 @@ async def memory_of_async(message: bytes, descriptor: Descriptor, deadline: floa
     try:
         return memory_of(message, descriptor, _INLINE_FIELDS)
     except InputTooLargeError:
-        pass  # continue outside this block, or a later error would keep the message alive
+        # Continue outside this block, since its exception would keep the message alive after a
+        # later error.
+        pass
     return await PARSING.call(deadline, memory_of, message, descriptor)
 
 

@@ -8,7 +8,7 @@ from .calls import Service
 
 
 def reflection_service(services: Sequence[Service]) -> Service:
-    """Return the service that describes other services, whose descriptors are in one pool."""
+    """Return the service that describes other services, whose descriptors must be in one pool."""
     names = [service.descriptor.full_name for service in services]
     pool = services[0].descriptor.file.pool if services else None
     servicer = reflection.aio.ReflectionServicer(names, pool)

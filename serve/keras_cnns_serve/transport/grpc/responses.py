@@ -1,6 +1,7 @@
 """Limit the time and memory of gRPC responses that clients have not received yet.
 
-A response stays in memory until flow control permits sending it, for which grpcio waits forever.
+A response stays in memory until flow control permits sending it, and grpcio would wait for this
+forever.
 """
 
 import asyncio
@@ -18,10 +19,11 @@ from .guard import client_address, end_connection
 
 logger = logging.getLogger(__name__)
 
-MIN_CLAIMED_BYTES = 2**14  # memory is claimed for longer responses; a call itself needs more
+# Memory is claimed for responses with more bytes; a call itself needs more than this.
+MIN_CLAIMED_BYTES = 2**14
 _COPIES = 2  # number of copies of a response: ours and grpcio's
-# Seconds in addition to the time at `MIN_BYTES_PER_SECOND`. After both, a stream can be ended to
-# make room for another one.
+# A stream can be ended to make room for another one if its response has taken these seconds and the
+# time at `MIN_BYTES_PER_SECOND`.
 BLOCKED_SECONDS = 5.0
 
 
@@ -39,8 +41,8 @@ class Responses:
 
     Args:
         budget: the memory budget of all clients.
-        timeout: seconds in which a client must receive a response, in addition to the time at
-            `MIN_BYTES_PER_SECOND` of all responses that are being sent on its connection.
+        timeout: seconds within which a client must receive a response. To these is added the time
+            that all responses on its connection need at `MIN_BYTES_PER_SECOND`.
     """
 
     def __init__(self, budget: Budget, timeout: float) -> None:
@@ -75,10 +77,10 @@ class Responses:
             del self._bytes[response.peer]
 
     def end_blocked(self, calls: Iterable[Call]) -> Call | None:
-        """Find one of these calls whose client does not receive its response; end its connection.
+        """End the connection of one of these calls, whose client does not receive its response.
 
         Returns:
-            The call, or None if there is none.
+            The call, or None if there is no such call.
         """
         now = time.monotonic()
         for call in calls:

@@ -19,33 +19,37 @@ from .reflection import reflection_service
 
 __all__ = ["ConnectionLimits", "GrpcServer", "Service"]
 
-_STATUS_SECONDS = 0.5  # time for clients to receive the status of calls that a stop ends
+# Time for clients to receive the status of calls that are ended when the server stops.
+_STATUS_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
 class ConnectionLimits:
     """Limits of connections and calls."""
 
-    connections: int = 4096  # maximum number of open connections; further ones are closed
+    connections: int = 4096  # maximum number of open connections; further connections are closed
     # Seconds after which a connection is ended if it is idle, or if its client neither answers
-    # pings nor acknowledges data. The client's channel reconnects when it has another call.
+    # pings nor acknowledges data. The client's channel reconnects for its next call.
     timeout: float = 75
-    streams: int = 256  # maximum number of concurrent calls on a connection; clients queue others
+    # Maximum number of concurrent calls on a connection; clients queue further calls.
+    streams: int = 256
     waiting_calls: int = 10_000  # maximum number of calls whose handlers have not begun
     header_bytes: int = 16_384  # maximum size of a call's headers
     response_bytes: int = 2**28  # maximum size of a response; a longer one is RESOURCE_EXHAUSTED
     handshake: float = 20  # seconds from accepting a connection to its SETTINGS frame
     settings: float = 5  # seconds for the client to acknowledge our SETTINGS
     age: float = 86_400  # seconds after which a connection accepts no new calls (GOAWAY)
-    age_grace: float = 3600  # seconds after that for calls in progress, which are then cancelled
+    age_grace: float = 3600  # seconds after `age` at which calls in progress are cancelled
     min_ping_interval: float = 0.5  # minimum seconds between two pings of a client
-    ping_strikes: int = 10  # number of earlier pings after which the connection is closed
+    # Number of pings at shorter intervals after which the connection is closed.
+    ping_strikes: int = 10
 
     def options(self, max_message_bytes: int) -> list[tuple[str, int]]:
         """Return grpcio's options for these limits."""
         ping = _ms(self.timeout / 2)  # grpcio's minimum is one second
         return [
-            # By default a second server could listen on the same port and get half of the calls.
+            # By default, a second server could listen on the same port and would get half of the
+            # calls.
             ("grpc.so_reuseport", 0),
             ("grpc.max_receive_message_length", max_message_bytes),
             ("grpc.max_send_message_length", self.response_bytes),
@@ -59,7 +63,7 @@ class ConnectionLimits:
             # In a burst of more than 1,000 calls, grpcio would cancel some at random. The queue of
             # a model instead rejects calls with a status upon which clients retry.
             ("grpc.server.max_pending_requests", self.waiting_calls),
-            # Between these two limits grpcio rejects calls at random, so they are equal.
+            # Calls between these two limits would be rejected at random, so the limits are equal.
             ("grpc.max_metadata_size", self.header_bytes),
             ("grpc.absolute_max_metadata_size", self.header_bytes),
             # By default port scanners and clients of other protocols hold a connection for two
@@ -71,10 +75,12 @@ class ConnectionLimits:
             ("grpc.max_connection_age_grace_ms", _ms(self.age_grace)),
             # Detect clients that vanished without closing their connections.
             ("grpc.keepalive_time_ms", ping),
-            ("grpc.keepalive_timeout_ms", ping),  # also TCP_USER_TIMEOUT, for unacknowledged bytes
-            ("grpc.http2.ping_timeout_ms", ping),  # for pings with other reasons
+            # This also sets TCP_USER_TIMEOUT, for unacknowledged bytes.
+            ("grpc.keepalive_timeout_ms", ping),
+            ("grpc.http2.ping_timeout_ms", ping),  # for pings that grpcio sends for other reasons
             ("grpc.keepalive_permit_without_calls", 1),
-            # Many clients ping each second; grpcio permits a ping in five minutes, or two hours.
+            # Many clients ping each second, but by default grpcio permits one ping in five minutes,
+            # or in two hours.
             ("grpc.http2.min_ping_interval_without_data_ms", _ms(self.min_ping_interval)),
             ("grpc.http2.max_ping_strikes", self.ping_strikes),
         ]
@@ -87,9 +93,9 @@ class GrpcServer:
         services: the services; reflection is added. Other methods are UNIMPLEMENTED.
         host: address to listen on.
         port: 0 picks a free one.
-        max_message_bytes: maximum size of a request; a longer one gets RESOURCE_EXHAUSTED, or
-            INVALID_ARGUMENT if it is longer only after decompression. At most a quarter of the
-            budget.
+        max_message_bytes: maximum size of a request, limited to a quarter of the budget. A longer
+            request gets RESOURCE_EXHAUSTED, or INVALID_ARGUMENT if it is longer only after
+            decompression.
         budget: the memory budget of all calls; None: a separate one of 1 GiB.
         timeout: maximum seconds of a request; the client's deadline can be earlier.
         grace: seconds for calls in progress when the server stops.
@@ -125,7 +131,7 @@ class GrpcServer:
             services, max_message_bytes, budget, timeout, limits.timeout, on_response, authorize
         )
         self._host = host
-        self.port = port  # after the context is entered, the port that was picked
+        self.port = port  # replaced by the picked port when the context is entered
         self._grace = grace
         self._interceptors = interceptors
         self._tls = tls
@@ -176,16 +182,17 @@ class GrpcServer:
     async def __aexit__(self, *error: object) -> None:
         """Accept calls for a short time, let calls in progress finish, and end the others.
 
-        Until a client has received the GOAWAY, it can send further calls, which grpcio ends with
-        CANCELLED (grpc#24237). docs/production.md describes proxies and clients that use another
-        server instead.
+        A client can send further calls until it has received the GOAWAY frame, and grpcio ends them
+        with CANCELLED (grpc#24237). docs/production.md describes how proxies and clients can use
+        another server in this case.
         """
         end = time.monotonic() + self._grace
         try:
             await linger(self._grace)
             remaining = max(0.0, end - time.monotonic())
             stopping = asyncio.create_task(self._server.stop(remaining + _STATUS_SECONDS))
-            # grpcio would cancel calls without a meaningful status, and log their exceptions.
+            # End calls before grpcio does, which would cancel them without a meaningful status and
+            # log exceptions.
             await self._calls.stop(end)
             await stopping
         finally:
@@ -194,10 +201,11 @@ class GrpcServer:
 
 
 def _is_not_of_a_client(record: logging.LogRecord) -> bool:
-    """Return False for a log record whose traceback of grpcio was caused by a client.
+    """Return False if a log record has a traceback of grpcio that was caused by a client.
 
-    A call can be cancelled during its response. Values of metadata that are not UTF-8 are read as
-    Latin-1, but grpcio would first log them, including tokens.
+    There are two such causes. A client can cancel a call while its response is sent. Values of
+    metadata can be no UTF-8; they are then read as Latin-1, but grpcio would log them first,
+    including tokens.
     """
     message = str(record.msg)
     return not message.startswith(("ExecuteBatchError raised in core", "Invalid encoding on"))

@@ -1,6 +1,7 @@
-"""The ASGI application: a table of frequent routes without middleware, and Starlette for others.
+"""The ASGI application: fast routes without middleware, and Starlette for all other requests.
 
-An endpoint in the table takes a `Request` and returns a `Reply`; its protocol translates errors.
+The endpoint of a fast route takes a `Request` and returns a `Reply`. Its errors are translated by
+its protocol.
 """
 
 import asyncio
@@ -27,12 +28,14 @@ from .body import Disconnected, LimitedReceive, read_body
 logger = logging.getLogger(__name__)
 
 _CLIENT_DISCONNECTED = 499  # nginx's status for logs and metrics
-_WATCH_SECONDS = 0.05  # time before the client is watched, which needs a task
-_MAX_CACHED_BYTES = 200  # maximum of a query or a path; longer ones are parsed for each request
-_MAX_QUERY_FIELDS = 64  # parsing as many as fit into a head takes a tenth of a second
+_WATCH_SECONDS = 0.05  # delay before a task is started that watches whether the client disconnects
+# Maximum size of a cached query or path; longer ones are parsed for each request.
+_MAX_CACHED_BYTES = 200
+# Maximum number; parsing as many fields as fit into a head would take a tenth of a second.
+_MAX_QUERY_FIELDS = 64
 _STOPPED = "the server is stopping and its grace period is over; try again"
 _CLOSE = (b"connection", b"close")
-_NO_SNIFFING = (b"x-content-type-options", b"nosniff")  # browsers must not guess the type
+_NO_SNIFFING = (b"x-content-type-options", b"nosniff")  # forbids browsers to guess the type
 
 
 class Request:
@@ -218,9 +221,11 @@ class App:
         budget: the memory budget of all requests.
         answers: the number of responses by status, which this class updates.
         on_response: called after each response, with the scope, the status and the seconds.
-        draining: returns whether the server is stopping; connections then end after a response.
+        draining: returns whether the server is stopping; if so, a connection ends after its
+            response.
         authorize: returns the response to a rejected request, or None if the request is permitted.
-        timeout: seconds in which the body of a request to `fallback` must arrive; None: no limit.
+        timeout: seconds within which the body of a request to `fallback` must arrive; None: no
+            limit.
     """
 
     def __init__(
@@ -349,8 +354,8 @@ class App:
 class _ExpectContinue:
     """ASGI's receive and send for a client that has sent Expect: 100-continue.
 
-    If the body was not requested, it is unknown whether the client will send it, so the connection
-    is closed after the response.
+    If the server did not request the body, the client may or may not send it, so the connection is
+    closed after the response.
     """
 
     def __init__(self, receive: Receive, send: Send) -> None:
@@ -368,7 +373,7 @@ class _ExpectContinue:
 
 
 def _headers(scope: Scope) -> dict[bytes, bytes]:
-    """Return name in lower case -> value; the first of repeated headers is used."""
+    """Return name in lower case -> value; of repeated headers, the first one counts."""
     return dict(reversed(scope["headers"]))
 
 

@@ -17,7 +17,7 @@ from keras_cnns_serve.errors import (
     TooSlowError,
 )
 
-DRAIN_SECONDS = 2  # time for the rest of a rejected body, before and after the response
+DRAIN_SECONDS = 2  # seconds to receive the rest of a rejected body, before and after the response
 
 
 class Disconnected(Exception):  # noqa: N818 - it is an event
@@ -29,14 +29,14 @@ class LimitedReceive:
 
     Args:
         receive: ASGI's receive.
-        max_bytes: maximum length; if Content-Length is larger, the body is not read.
+        max_bytes: maximum length; a body with a larger Content-Length is not read at all.
         content_length: the header Content-Length; 0 if there is none.
         claim: the claim of memory. It grows with the body; a body with a Content-Length is claimed
             before it is read.
         deadline: `time.monotonic()` of the request's deadline, or None.
         name: "body" or "JSON", for errors.
-        expects_continue: whether the client has sent Expect: 100-continue. If so, a rejected body
-            is not requested.
+        expects_continue: whether the client has sent Expect: 100-continue. If so, the server does
+            not request a body that it rejects.
 
     Raises:
         InputTooLargeError: the body is too long.
@@ -63,7 +63,7 @@ class LimitedReceive:
         self._name = name
         self._expects_continue = expects_continue
         self._read = 0  # number of bytes
-        self._claimed = 0  # number of bytes of the body
+        self._claimed = 0  # number of bytes for which memory is claimed
         self._complete = False
         # Apart from pauses of up to BODY_SECONDS, a body must arrive at MIN_BYTES_PER_SECOND.
         self._end = time.monotonic() + BODY_SECONDS
@@ -96,7 +96,8 @@ class LimitedReceive:
             self._claimed = size
 
     async def _next(self) -> Message:
-        if self._complete:  # the next message is the disconnection, at any time
+        # After a complete body, the next message is the disconnection, at any time.
+        if self._complete:
             return await self._receive()
         waiting = self._receive().__await__()
         try:
@@ -124,7 +125,7 @@ class LimitedReceive:
 
 @coroutine
 def _rest(future: Any, waiting: Generator[Any, Any, Message]) -> Generator[Any, Any, Message]:
-    """Await the rest of a coroutine whose first step has returned `future`."""
+    """Await the rest of a coroutine whose first step has yielded `future`."""
     try:
         yield future
     except BaseException as error:
@@ -152,9 +153,10 @@ async def read_body(receive: LimitedReceive) -> bytes:
 
 
 async def _drain(receive: Receive, max_bytes: int) -> None:
-    """Discard the rest of a body for `DRAIN_SECONDS`, because clients read the response after it.
+    """Discard the rest of a body for `DRAIN_SECONDS`, so that the client reads the response.
 
-    Closing a connection with unread bytes resets it, and the client loses the response.
+    Many clients read the response only after sending the body. If a connection with unread bytes is
+    closed, it is reset, and the client loses the response.
     """
     drained = 0
     with contextlib.suppress(TimeoutError):

@@ -7,6 +7,7 @@ are read here, are the same in all tested versions of uvicorn, which pyproject.t
 import asyncio
 import logging
 import math
+import re
 from collections.abc import Sized
 from dataclasses import dataclass, field
 from itertools import chain
@@ -25,21 +26,25 @@ from .body import DRAIN_SECONDS
 
 logger = logging.getLogger(__name__)
 
-_MAX_HEAD_BYTES = 64 * 2**10  # maximum of a head, and of chunk extensions and trailers
+_MAX_HEAD_BYTES = 64 * 2**10  # maximum size of a head, and of chunk extensions and trailers
 _MAX_HEADERS = 256
-# Time for a head, from the start of the connection or the head's first byte on, and for a TLS
+# Seconds for a head, from its first byte or the start of the connection on, and for a TLS
 # handshake.
 HEAD_SECONDS = 20
-_PIECE_BYTES = 2**10  # bytes that are parsed in one call, unless they belong to one body
-_PARSE_SECONDS = 0.001  # time for parsing the data of one connection without a pause
-_TURN_SECONDS = 0.003  # time that other connections get after that
+_PIECE_BYTES = 2**10  # maximum number of bytes that are parsed in one call, except bytes of a body
+_PARSE_SECONDS = 0.001  # seconds for which the data of one connection is parsed without a pause
+_TURN_SECONDS = 0.003  # seconds that other connections get after that
 _MAX_JOINED_BYTES = 64 * 2**10  # joining more bytes costs more than another system call
-_FINAL_READ_SECONDS = 0.05  # time at a stop for requests on their way to idle connections
+# Seconds to wait, when the server stops, for requests that are on their way to idle connections.
+_FINAL_READ_SECONDS = 0.05
 PROBE_SECONDS = 0.125  # delay of the first probe of a half-closed connection; later ones double it
 _NUM_PROBES = 4  # Go's client accepts at most five interim responses
-_HANDSHAKE_SECONDS = 1  # a longer one is ended if another connection needs its place
-_REJECTION_SECONDS = 1  # time for a client whose connection is rejected to end TLS
-_MAX_REASON = 200  # characters
+# Seconds after which a handshake can be ended to make room for another connection.
+_HANDSHAKE_SECONDS = 1
+_REJECTION_SECONDS = 1  # seconds for a client to end TLS after its connection was rejected
+_MAX_REASON = 200  # maximum number of characters
+# A host, which may be empty, and a port: RFC 9110, 7.2, and RFC 3986, 3.2.2.
+_HOST = re.compile(rb"(\[[0-9A-Za-z:.%]+\]|([\w.~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)(:[0-9]*)?[ \t]*")
 # The first bytes of other protocols, which clients send to a wrong port or with a wrong scheme.
 _OTHER_PROTOCOLS = {
     b"PRI * HTTP/2": "This port serves HTTP/1.1, and not HTTP/2; gRPC has another port.",
@@ -63,13 +68,14 @@ class Connections:
     limit: int = 4096
     # TLS handshakes in progress -> their start (`loop.time()`), the earliest first.
     handshakes: "dict[asyncio.Task[None], float]" = field(default_factory=dict)
-    # Connections that wait for their first request, and for a further one, the earliest first.
+    # Connections that wait for their first request, and connections that wait for a further one; in
+    # both, the longest waiting connection is first.
     unused: "dict[HttpProtocol, None]" = field(default_factory=dict)
     waiting: "dict[HttpProtocol, None]" = field(default_factory=dict)
     next_turn: float = 0.0  # `loop.time()` from which the next connection may continue parsing
 
     def turn(self, now: float) -> float:
-        """Return when a connection that has used its time may continue parsing."""
+        """Return the time at which a connection that has used up its time may continue parsing."""
         self.next_turn = max(self.next_turn, now) + _TURN_SECONDS
         return self.next_turn
 
@@ -83,11 +89,10 @@ class Connections:
         return self.limit - len(connections) - len(self.handshakes)
 
     def make_room(self) -> bool:
-        """Close the connection that has waited longest; return False if there is none.
+        """Close the connection that has waited longest; return False if no connection is waiting.
 
-        Slow TLS handshakes are ended first, and then connections that have had no request yet,
-        because on other connections the client may be sending its next request. Other handshakes
-        are ended last.
+        The order is: slow TLS handshakes, connections that have had no request yet, connections
+        whose client may be sending its next request, and other TLS handshakes.
         """
         first = next(iter(self.handshakes.values()), math.inf)
         is_slow = asyncio.get_running_loop().time() - first > _HANDSHAKE_SECONDS
@@ -125,14 +130,15 @@ class HttpProtocol(HttpToolsProtocol):
 
     _head_bytes: int | None = 0  # received bytes of an incomplete head; None during a body
     _framing_bytes = 0  # bytes since the last part of a body, such as chunk extensions and trailers
-    _head_timer: asyncio.TimerHandle | None = None  # for heads and rejected bodies
+    # Limits the time of heads and of rejected bodies.
+    _head_timer: asyncio.TimerHandle | None = None
     _running: RequestResponseCycle | None = None  # the request that is being answered
     _upgrade_offered = False
     _probe_timer: asyncio.TimerHandle | None = None
     _error: str | None = None  # error in data after requests that have no response yet
     _unparsed = b""  # received data
     _parse_handle: asyncio.Handle | None = None
-    _body_bytes = 0  # maximum number of following bytes that belong to the last request
+    _body_bytes = 0  # maximum number of the next bytes that belong to the body of the last request
 
     def __init__(
         self,
@@ -181,8 +187,8 @@ class HttpProtocol(HttpToolsProtocol):
         """Return whether all responses were passed to the operating system."""
         return not self._writer.get_write_buffer_size()
 
-    # Parsing. httptools would parse all received requests without a pause for other connections,
-    # for instance ten thousand requests that a client has sent at once.
+    # Parsing. A client can send ten thousand requests at once, which httptools would parse without
+    # a pause for other connections.
 
     def data_received(self, data: bytes) -> None:
         """Parse the received data, or defer it while requests wait for earlier responses."""
@@ -210,7 +216,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._unparsed = bytes(rest)
         self._writer.defer_reading(bool(rest))
 
-    # Heads and trailers. httptools accepts any length; uvicorn waits for them forever, and adds the
+    # Heads and trailers. httptools accepts any length. uvicorn waits for them forever, and adds the
     # fields of trailers to the headers.
 
     def _parse_piece(self, data: memoryview) -> None:
@@ -228,10 +234,10 @@ class HttpProtocol(HttpToolsProtocol):
             self.send_400_response(reason)
             return
         except httptools.HttpParserUpgrade:
-            pass  # CONNECT, which was rejected at its head
+            pass  # raised for CONNECT, which was rejected when its head was parsed
         if self._head_bytes == 0 or self.transport.is_closing():
             return
-        if self._head_bytes is None:  # within a body, whose time `App` limits
+        if self._head_bytes is None:  # the data is part of a body, whose time `App` limits
             if self._framing_bytes > _MAX_HEAD_BYTES:
                 self.send_400_response("The trailer of the request is too long.")
             return
@@ -278,6 +284,7 @@ class HttpProtocol(HttpToolsProtocol):
         )
         if not self.url.startswith(b"/"):
             self._check_target()
+        self._check_host()
         self._head_bytes = None
         if not self._upgrade_offered:
             super().on_headers_complete()
@@ -296,13 +303,24 @@ class HttpProtocol(HttpToolsProtocol):
         if not path:
             raise ValueError("its target has no path")
 
+    def _check_host(self) -> None:
+        """Raise ValueError unless the header Host is as RFC 9112 (3.2) requires."""
+        hosts = [value for name, value in self.headers if name == b"host"]
+        if not hosts:
+            if self.parser.get_http_version() == "1.1":
+                raise ValueError("it has no header Host")
+        elif len(hosts) > 1:
+            raise ValueError("it has more than one header Host")
+        elif not _HOST.fullmatch(hosts[0]):
+            raise ValueError("its header Host is not a host with an optional port")
+
     def on_body(self, body: bytes) -> None:
         """Receive a part of a body."""
         self._framing_bytes = 0
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """Wait for the next head."""
+        """Begin to wait for the next head."""
         self._head_bytes = self._body_bytes = self._framing_bytes = 0
         if self._head_timer is not None:  # the response was sent before the end of the request
             self._head_timer.cancel()
@@ -324,15 +342,17 @@ class HttpProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if self.cycle is not None and not self.cycle.response_complete:
-            self._limit_head_time()  # an earlier request must be answered first
+            # An earlier request must be answered first.
+            self._limit_head_time()
             return
         if self._head_bytes:
             self.transport.write(_TOO_SLOW)
         self.transport.close()
 
-    # Half-closed connections, which uvicorn would close. A client that has only shut down its side
-    # waits for its response; a client that has closed its socket does not. Only sending bytes shows
-    # the difference: HTTP/1.1 permits "100 Continue" before any response, and clients ignore it.
+    # Half-closed connections, which uvicorn would close. A client that has only shut down its
+    # sending side still waits for its response, and a client that has closed its socket does not.
+    # The server can find out only by sending bytes. It sends "100 Continue", which HTTP/1.1 permits
+    # before any response and clients ignore.
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """Return True, to keep the connection, while a complete request has no response yet."""
@@ -361,14 +381,16 @@ class HttpProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """Continue with the next pipelined request, or wait for the rest of a rejected body."""
         if self._head_bytes is None and not self.pipeline and not self.transport.is_closing():
-            # Closing at once would reset the connection, and the client could lose the response.
+            # If the connection were closed now, it would be reset, and the client could lose the
+            # response.
             self._head_timer = self.loop.call_later(DRAIN_SECONDS, self._end_slow_head)
         self._running = self.pipeline[-1][0] if self.pipeline else None
         if self._error is not None and (self._running is None or self._running.more_body):
             self.pipeline.clear()
             super().send_400_response(self._error)
         super().on_response_complete()
-        if self._running is None:  # waits for a request, or for the client's close_notify
+        # The connection waits for a request, or for the client's close_notify.
+        if self._running is None:
             self._shared.waiting[self] = None
         if self._unparsed and self._parse_handle is None and not self.pipeline:
             self._parse_handle = self.loop.call_soon(self._parse)
@@ -379,11 +401,11 @@ class HttpProtocol(HttpToolsProtocol):
 
 
 class _Writer:
-    """A transport that joins the writes of a response, and disconnects slowly reading clients.
+    """A transport that joins the writes of a response, and disconnects clients that read slowly.
 
-    uvicorn writes the head and the body of a response separately, in two system calls and two
-    packets (a fifth of its time for a short response), and waits forever for clients to read them,
-    even after closing the connection.
+    uvicorn writes the head and the body of a response in two system calls and two packets, which
+    take a fifth of its time for a short response. It also waits forever for clients to read them,
+    even after it has closed the connection.
     """
 
     def __init__(
@@ -392,7 +414,7 @@ class _Writer:
         self._transport = transport
         self._loop = loop
         self._timeout = timeout
-        self._pieces: list[bytes] = []  # data of this iteration of the event loop
+        self._pieces: list[bytes] = []  # data written in this iteration of the event loop
         self._size = 0  # bytes of the pieces
         self._written = 0  # bytes since the start of the connection
         self._deferred = False  # whether reading waits until the received data is parsed
@@ -415,7 +437,7 @@ class _Writer:
             self._transport.resume_reading()
 
     def defer_reading(self, deferred: bool) -> None:
-        """Stop receiving, or continue unless uvicorn has paused reading."""
+        """Stop receiving if `deferred`; otherwise continue, unless uvicorn has paused reading."""
         if deferred == self._deferred:
             return
         self._deferred = deferred
@@ -425,7 +447,7 @@ class _Writer:
             self._transport.resume_reading()
 
     def write(self, data: bytes) -> None:
-        """Write at the end of this iteration of the event loop; write much data at once."""
+        """Write data at the end of this iteration of the event loop, or now if it is large."""
         if not self._pieces:
             self._loop.call_soon(self.flush)
         self._pieces.append(data)
@@ -488,8 +510,8 @@ class _Parser(httptools.HttpRequestParser):
     def feed_data(self, data: Any) -> None:
         """Parse data; if a head has the header Upgrade, parse it again without that header.
 
-        The head is parsed again by a new parser, because this one ignores the body if the
-        connection will be closed.
+        The head is parsed again by a new parser, because the old one would ignore the body if the
+        connection is to be closed.
         """
         try:
             super().feed_data(data)
@@ -498,8 +520,8 @@ class _Parser(httptools.HttpRequestParser):
             if self.get_method() == b"CONNECT":
                 raise
             (end,) = upgrade.args  # the end of the head
-        # This is outside the block above, so that the error there does not become the context of
-        # another.
+        # This is outside the block above, so that its exception does not become the context of
+        # another one.
         head = self._protocol.without_upgrade()
         self._protocol.parser = _Parser(self._protocol)
         self._protocol.parser.feed_data(head + bytes(data)[end:])

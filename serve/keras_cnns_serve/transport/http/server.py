@@ -20,11 +20,13 @@ from .protocol import Connections, HttpProtocol
 
 logger = logging.getLogger(__name__)
 
-_GRACE = 5  # seconds for requests in flight when the server stops; Docker kills it after 10
-_CANCELLED_SECONDS = 0.5  # part of the grace period, for responses to cancelled requests
+# Seconds for requests in flight when the server stops; Docker kills a container after 10.
+_GRACE = 5
+# Seconds of the grace period that are reserved for responses to cancelled requests.
+_CANCELLED_SECONDS = 0.5
 _POLL_SECONDS = 0.02  # interval at which the server checks whether all requests are answered
-_ACCEPT_AGAIN_SECONDS = 1  # delay after an error, such as too many open files
-_ACCEPTED_SECONDS = 0.01  # delay until uvicorn has registered the last accepted connections
+_ACCEPT_AGAIN_SECONDS = 1  # seconds to wait after an error, such as too many open files
+_ACCEPTED_SECONDS = 0.01  # seconds until uvicorn has registered the last accepted connections
 
 
 class HttpServer:
@@ -43,9 +45,9 @@ class HttpServer:
         grace: seconds for stopping.
         timeout: seconds after which a connection is ended if it is idle, or if its client sends or
             reads nothing, or less than `MIN_BYTES_PER_SECOND`.
-        max_connections: maximum number of open connections. A further connection replaces one with
-            a slow TLS handshake, or the one that has waited longest for its first or next request.
-            If there is no such connection, the further one gets 503.
+        max_connections: maximum number of open connections. A further connection replaces a
+            connection with a slow TLS handshake, or the connection that has waited longest for its
+            first or next request. If there is no such connection, the further connection gets 503.
         tls: the certificate; None: connections are not encrypted.
     """
 
@@ -116,9 +118,9 @@ class HttpServer:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, without signal handlers and without lost responses when it stops.
+    """uvicorn's server without its signal handlers; it loses no responses when it stops.
 
-    It accepts encrypted connections itself, in order to count connections in their TLS handshake,
+    The class accepts encrypted connections itself, in order to count TLS handshakes in progress,
     which asyncio's servers do not report.
     """
 
@@ -197,11 +199,11 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop accepting connections, finish the requests in flight, and close.
 
-        uvicorn's method also logs an error if only idle connections remain.
+        This replaces uvicorn's method, which logs an error even if only idle connections remain.
         """
         state = self.server_state
         try:
-            # Closing at once would reset connections that clients are opening.
+            # If the socket were closed now, connections that clients are opening would be reset.
             await linger(self._grace)
             for accepting in self._accepting:
                 accepting.cancel()

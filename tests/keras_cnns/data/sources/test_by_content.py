@@ -1,5 +1,6 @@
 """A TFDS set without a validation split: which images are in it, and how often they are read."""
 
+import os
 import weakref
 from collections import Counter
 from dataclasses import replace
@@ -13,7 +14,7 @@ import tensorflow_datasets as tfds
 
 from keras_cnns.data import Split, Splits, open_split
 from keras_cnns.data.decoding import decode
-from keras_cnns.data.sources import base, tfds_files
+from keras_cnns.data.sources import base, cache, tfds_files
 from keras_cnns.data.sources import tfds as tfds_source
 from keras_cnns.data.sources.by_content import split_by_content
 from keras_cnns.recipes import AugmentationConfig, load_recipe
@@ -167,6 +168,37 @@ def test_only_an_epoch_of_a_training_split_beyond_the_limit_decodes_again(
     assert Counter(decoded.values()) == {1: sum(COUNTS.values()) - limit - 1, 3: limit - 15, 4: 16}
     for one, other in zip(fits, collect(splits[0].epoch(0)), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_a_second_command_makes_no_pass_to_divide_the_images(
+    builder: Any, decoded: Counter[bytes], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setattr(cache, "SETTLED_SECONDS", -3600.0)
+    monkeypatch.setattr(base, "PIXELS_LIMIT", 0)  # no image is kept
+    expected = [collect(split.epoch(0)) for split in open_as_training()]
+    decoded.clear()
+    found = [collect(split.epoch(0)) for split in open_as_training()]
+    assert set(decoded.values()) == {1}  # by the batches
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one[0], other[0])
+        np.testing.assert_array_equal(one[1], other[1])
+
+    decoded.clear()
+    validation = open_split(COLOURS, "validation", batch_size=16)
+    collect(validation.epoch(0))
+    assert sum(decoded.values()) == len(decoded) == validation.num_examples
+
+    (archive,) = (tmp_path / "cache" / "divisions").iterdir()
+    content = archive.read_bytes()
+    archive.write_bytes(content[: len(content) // 2])  # a damaged archive is written anew
+    assert open_split(COLOURS, "validation", batch_size=16).num_examples == validation.num_examples
+    assert archive.read_bytes() == content
+    file = next(Path(builder.data_path).glob("colours-train*"))
+    os.utime(file, ns=(0, 0))  # and so is the division of files that have changed
+    decoded.clear()
+    open_split(COLOURS, "validation", batch_size=16)
+    assert len(decoded) == COUNTS["train"]
 
 
 def test_an_inception_crop_has_the_images_at_their_own_size(

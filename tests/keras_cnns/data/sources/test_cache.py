@@ -12,8 +12,10 @@ import pytest
 from PIL import Image
 
 from keras_cnns.data.check import check_folder
-from keras_cnns.data.sources.folder import cache, files
-from keras_cnns.data.sources.folder.cache import FolderCache, cache_directory
+from keras_cnns.data.sources import cache
+from keras_cnns.data.sources.cache import cache_directory
+from keras_cnns.data.sources.folder import files
+from keras_cnns.data.sources.folder.cache import FolderCache
 from keras_cnns.data.sources.folder.files import recall_images, scan_folder
 from keras_cnns.data.sources.folder.layout import FoundFile, read_layout
 

@@ -248,6 +248,18 @@ def test_a_pipe_and_a_device_are_no_images(tmp_path: Path) -> None:
     )
 
 
+def test_links_to_folders_are_listed_and_not_followed(tmp_path: Path) -> None:
+    """A class folder may be a link."""
+    root = fill(tmp_path / "photos", each=1)
+    (root / "cat" / "loop").symlink_to(root)
+    (root / "dog").rename(tmp_path / "elsewhere")
+    (root / "dog").symlink_to(tmp_path / "elsewhere")
+    report = check_folder(root)
+    assert report.files == 3
+    found = {each.title: each.lines for each in report.findings}
+    assert found["links to folders, which are not followed"] == ("cat/loop",)
+
+
 def test_check_finds_copies_across_split_folders(photos: Path, tmp_path: Path) -> None:
     shutil.copytree(photos, tmp_path / "train")
     (tmp_path / "test" / "cat").mkdir(parents=True)

@@ -665,6 +665,25 @@ def test_a_body_of_tiny_chunks_takes_turns_with_other_connections() -> None:
         (b"GET /\xff HTTP/1.1\r\n\r\n", "Invalid char in url path"),
         (b"x" * 10, "Invalid method encountered"),
         (OFFERED.replace(b"content-length: 4", b"transfer-encoding: x"), "Request has invalid"),
+        (b"GET /x HTTP/1.1\r\n\r\n", "it has no header Host"),
+        (b"GET http://x/ HTTP/1.1\r\n\r\n", "it has no header Host"),
+        (b"GET /x HTTP/1.1\r\nHost: x\r\nhost: x\r\n\r\n", "it has more than one header Host"),
+        (b"GET /x HTTP/1.0\r\nHost: x\r\nhost: y\r\n\r\n", "it has more than one header Host"),
+        (OFFERED.replace(b"host: x", b"y: x"), "it has no header Host"),
+        *(
+            (b"GET /x HTTP/1.1\r\nHost: %s\r\n\r\n" % host, "its header Host is not a host")
+            for host in (
+                b"a b",
+                b"x, y",
+                b"x/y",
+                b"u@x",
+                b"x:80:80",
+                b"x:y",
+                b"[::1",
+                b"%zz",
+                b"\xe4",
+            )
+        ),
     ],
 )
 def test_a_malformed_request_is_logged_with_its_client(
@@ -677,6 +696,25 @@ def test_a_malformed_request_is_logged_with_its_client(
     message = record.getMessage()
     assert message.startswith(f"refused 127.0.0.1: The request is malformed: {reason}")
     assert record.__dict__["client"] == "127.0.0.1"
+
+
+def test_valid_hosts_are_accepted() -> None:
+    """HTTP/1.0 has no such header; an address of IPv6 is in brackets; a host may be empty."""
+    hosts = (
+        b"x",
+        b"x:8080",
+        b"127.0.0.1:80",
+        b"[::1]:80",
+        b"a-b_c.example.",
+        b"%20",
+        b"x:",
+        b"",
+        b"x\t",
+    )
+    sent = [post(b"").replace(b"host: x", b"Host: %s" % host) for host in hosts]
+    sent.append(post(b"").replace(b"1.1\r\nhost: x", b"1.0"))
+    received = asyncio.run(talk(app_of(echo), [b"".join(sent)]))
+    assert received.count(b"HTTP/1.1 ") == received.count(b" 200 OK\r\n") == len(sent)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,55 @@
+"""Cache the split of each image in a data set's files, if the split depends on the content.
+
+A division is valid while the sizes and times of all files stay the same. Without a cache directory,
+nothing is cached.
+"""
+
+import contextlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from keras_cnns.data.sources.by_content import DIVIDED
+from keras_cnns.data.sources.cache import (
+    cache_directory,
+    hash_name,
+    is_settled,
+    read_archive,
+    read_times,
+    write_archive,
+)
+
+_VERSION = 1  # changes with the format of the archives and with the rule of the division
+
+
+def find(files: Sequence[str], count: int) -> np.ndarray | None:
+    """Return the index in `DIVIDED` of each image's split, uint8 [count]; None if not cached."""
+    path = _path(files)
+    if path is None:
+        return None
+    with contextlib.suppress(Exception):  # the archive is missing or damaged
+        division = read_archive(path)["division"]
+        if division.shape == (count,) and division.dtype == np.uint8:
+            path.touch()  # records the time of the last use
+            return division if (division < len(DIVIDED)).all() else None
+    return None
+
+
+def save(files: Sequence[str], division: np.ndarray) -> None:
+    """Cache the index in `DIVIDED` of each image's split, uint8 [N]."""
+    directory, path = cache_directory(), _path(files)
+    if directory and path:
+        write_archive(directory, path, division=division)
+
+
+def _path(files: Sequence[str]) -> Path | None:
+    """Return the path of the archive; None if nothing can be cached."""
+    directory = cache_directory()
+    times = [read_times(Path(file)) for file in files]
+    if directory is None or not all(each and is_settled(each) for each in times):
+        return None
+    key = json.dumps([_VERSION, tf.__version__, *zip(files, times, strict=True)])
+    return directory / "divisions" / f"{hash_name(key.encode())}.npz"
