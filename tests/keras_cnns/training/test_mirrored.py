@@ -33,7 +33,7 @@ CHANGES = (
     "optimizer.warmup_epochs=0",
     "optimizer.learning_rate=0.00003",
 )
-STEPS, TOLERANCE, SECONDS = 20, 1e-4, 1200
+STEPS, STEPS_IN_EPOCH, TOLERANCE, SECONDS = 20, 14, 1e-4, 1200
 ENVIRONMENT = {**os.environ, "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
 
 
@@ -68,14 +68,14 @@ def test_batch_norm_of_a_single_part_is_the_fused_kernel() -> None:
         np.testing.assert_allclose(mine, fused, rtol=1e-4, atol=1e-3)
 
 
-def start(path: Path, name: str, *options: str, changes: tuple[str, ...] = (), factor: float = 1.0):
+def start(path: Path, name: str, *options: str, factor: float = 1.0) -> subprocess.Popen[str]:
     """Start a training that writes its losses into `name`.json."""
     with (path / f"{name}.log").open("a") as output:
         return subprocess.Popen(
             [
                 *(sys.executable, str(HERE / "distributed_training.py")),
                 *(str(path / name), str(path / f"{name}.json"), str(factor)),
-                *(";".join((*CHANGES, *changes)), *options),
+                *(";".join(CHANGES), *options),
             ],
             env=ENVIRONMENT,
             cwd=path,
@@ -93,15 +93,20 @@ def finish(*processes: subprocess.Popen[str]) -> None:
             process.kill()
 
 
-def compare(path: Path, name: str, other: str, tolerance: float = TOLERANCE) -> None:
-    mine, others = (json.loads((path / f"{each}.json").read_text()) for each in (name, other))
+def read(path: Path, name: str) -> dict[str, list[float]]:
+    values: dict[str, list[float]] = json.loads((path / f"{name}.json").read_text())
+    return values
+
+
+def compare(path: Path, name: str, other: str) -> None:
+    mine, others = read(path, name), read(path, other)
     assert len(mine["steps"]) == STEPS
     assert np.ptp(mine["steps"]) > 0.5  # they differ among each other
     assert mine.keys() == others.keys()
     for key, values in mine.items():
         difference = np.abs(np.subtract(values, others[key])).max()
         print(name, other, key, difference)
-        assert difference <= tolerance, (name, other, key)
+        assert difference <= TOLERANCE, (name, other, key)
 
 
 @pytest.mark.soak
@@ -151,5 +156,10 @@ def test_a_killed_training_resumes_at_its_step(before: str, after: str, tmp_path
         start(tmp_path, "whole", "--devices", before),
     )
     assert "going on from step" in (tmp_path / "killed.log").read_text()
-    is_same = before == after  # then the training is the same bit for bit
-    compare(tmp_path, "killed", "whole", tolerance=0 if is_same else TOLERANCE)
+    compare(tmp_path, "killed", "whole")
+    if before == after:
+        # The training is the same bit for bit. Only the running mean of the resumed epoch is
+        # rounded differently, because its sum is divided among the replicas again.
+        killed_values, values = (read(tmp_path, name) for name in ("killed", "whole"))
+        assert killed_values["validation"] == values["validation"]
+        assert killed_values["steps"][STEPS_IN_EPOCH:] == values["steps"][STEPS_IN_EPOCH:]
