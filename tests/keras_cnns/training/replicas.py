@@ -80,6 +80,7 @@ def make_batches(recipe: Recipe, sizes: tuple[int, ...], outputs: Any) -> list[B
 
 
 def as_dataset(batches: list[Batch]) -> tf.data.Dataset:
+    # `from_generator` would share the arrays' memory with TensorFlow, which may overwrite it.
     parts = [tf.data.Dataset.from_tensors(batch) for batch in batches]
     return functools.reduce(lambda data, part: data.concatenate(part), parts)
 
