@@ -69,6 +69,15 @@ def symbolic_build(model: keras.Model, batch: Any) -> None:
     model._symbolic_build(data_batch=batch)
 
 
+def use_one_device_by_default(model: keras.Model) -> None:
+    """Let `fit` and `predict` of a model that was built in a strategy's scope forget the strategy.
+
+    `model._distribute_strategy`. Keras would divide batches itself, and could not predict a batch
+    that leaves a replica without images.
+    """
+    model._distribute_strategy = None
+
+
 # Graphs of symbolic tensors.
 
 

@@ -5,6 +5,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_cnns.replicas import current_part
+
 # The minimum of a probability in the logarithm. With Keras' 1e-7, images whose class has a lower
 # probability would have no gradient; at the beginning, this concerns images of rare classes.
 _MIN_PROBABILITY = 1e-30
@@ -53,7 +55,10 @@ class FocalCrossentropy(keras.losses.Loss):
         losses = -y_true * ops.log(ops.maximum(y_pred, _MIN_PROBABILITY))
         if self.gamma:
             losses *= ops.power(ops.maximum(1.0 - y_pred, _MIN_MODULATION), self.gamma)
-        return ops.sum(losses, axis=-1) / ops.mean(ops.sum(y_true, axis=-1))
+        mean_weight = ops.mean(ops.sum(y_true, axis=-1))
+        if part := current_part():
+            mean_weight = ops.mean(part.gather(mean_weight))
+        return ops.sum(losses, axis=-1) / mean_weight
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments, for saving."""

@@ -2,8 +2,8 @@
 
 import importlib.util
 import os
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,18 +16,20 @@ if TYPE_CHECKING:
 
 _PANEL = "Several devices and hosts"
 _HOST_DEVICES = "--xla_force_host_platform_device_count"
-_OTHER_BACKENDS = {
-    "tensorflow": "Keras 3 cannot train with TensorFlow's MultiWorkerMirroredStrategy, and trains "
-    "with MirroredStrategy not as on one device",
-    "torch": "Keras 3 has no distribution for torch",
+_NO_SEVERAL_DEVICES = {"torch": "Keras 3 has no distribution for torch"}
+_NO_SEVERAL_HOSTS = {
+    "tensorflow": "Keras 3 cannot train with TensorFlow's MultiWorkerMirroredStrategy",
+    **_NO_SEVERAL_DEVICES,
 }
+_CONNECT_SECONDS = 120
 
 Devices = Annotated[
     int | None,
     typer.Option(
         min=1,
         help="Train on this number of devices in each process, which divide each batch among them; "
-        "on a CPU, JAX divides its cores. Needs KERAS_BACKEND=jax. Example: --devices 4",
+        "on a CPU, they share its cores. Needs TensorFlow or KERAS_BACKEND=jax. Example: "
+        "--devices 4",
         rich_help_panel=_PANEL,
     ),
 ]
@@ -35,8 +37,8 @@ Coordinator = Annotated[
     str | None,
     typer.Option(
         metavar="HOST:PORT",
-        help="Train in several processes, which meet at this address of process 0. Example: "
-        "--coordinator 10.0.0.1:9300 --process-id 1 --processes 2",
+        help="Train in several processes, which meet at this address of process 0. Needs "
+        "KERAS_BACKEND=jax. Example: --coordinator 10.0.0.1:9300 --process-id 1 --processes 2",
         rich_help_panel=_PANEL,
     ),
 ]
@@ -49,10 +51,11 @@ ProcessId = Annotated[
 ]
 Processes = Annotated[int | None, typer.Option(help="Number of processes.", rich_help_panel=_PANEL)]
 ConnectSeconds = Annotated[
-    int,
+    int | None,
     typer.Option(
         min=1,
-        help="Wait this number of seconds for the other processes.",
+        help="Wait this number of seconds for the other processes; with --coordinator, the default "
+        f"is {_CONNECT_SECONDS}.",
         rich_help_panel=_PANEL,
     ),
 ]
@@ -64,13 +67,14 @@ def choose(
     coordinator: str | None,
     process_id: int | None,
     processes: int | None,
-    connect_seconds: int,
+    connect_seconds: int | None,
     *,
     excluded: Mapping[str, bool],
 ) -> Callable[[], AbstractContextManager["Distribution"]]:
     """Return a function whose result is a context manager that connects a training's devices.
 
-    Call `choose` before JAX starts, because it sets the number of devices that JAX has on a CPU.
+    Call `choose`, and enter the context manager, before the backend starts, because both set the
+    number of devices that it has on a CPU.
 
     Args:
         recipe: the recipe to train.
@@ -79,7 +83,7 @@ def choose(
         coordinator: HOST:PORT of process 0; None trains in one process.
         process_id: the number of this process.
         processes: the number of processes.
-        connect_seconds: time to wait for the other processes.
+        connect_seconds: time to wait for the other processes; None for the default.
         excluded: name of an option that requires one device -> whether the option is given.
 
     Raises:
@@ -87,6 +91,12 @@ def choose(
     """
     given = {"--coordinator": coordinator, "--process-id": process_id, "--processes": processes}
     present = [name for name, value in given.items() if value is not None]
+    if connect_seconds is not None and coordinator is None:
+        raise typer.BadParameter(
+            "it is the time to wait for other processes, and needs --coordinator, such as "
+            "--coordinator 10.0.0.1:9300 --process-id 1 --processes 2",
+            param_hint="--connect-seconds",
+        )
     if not present and devices is None:
         with quiet_stderr():
             from keras_cnns.training.distribution import Distribution
@@ -98,11 +108,14 @@ def choose(
             raise typer.BadParameter(
                 f"it trains on one device; use it without {name}", param_hint=option
             )
-    if reason := _OTHER_BACKENDS.get(backend := os.environ.get("KERAS_BACKEND") or "tensorflow"):
+    backend = os.environ.get("KERAS_BACKEND") or "tensorflow"
+    if reason := (_NO_SEVERAL_HOSTS if present else _NO_SEVERAL_DEVICES).get(backend):
         raise typer.BadParameter(
             f"the backend is {backend}, and {reason}; set KERAS_BACKEND=jax",
             param_hint=present[0] if present else "--devices",
         )
+    if backend == "tensorflow":
+        return _choose_replicas(recipe, devices or 1)
     if importlib.util.find_spec("jax") is None:
         raise typer.BadParameter("several devices need jax: pip install 'keras-cnns[jax]'")
     if present and len(present) < len(given):
@@ -122,17 +135,53 @@ def choose(
                 f"{processes} processes",
                 param_hint="--process-id",
             )
-    _check_batch_size(recipe, (devices or 1) * (processes or 1))
+    with quiet_stderr():
+        from keras_cnns.training.distribution import check_batch_size, on_local_devices
+        from keras_cnns.training.processes import Address, connected
+
+    with _as_wrong_usage():
+        check_batch_size(recipe.training.batch_size, (devices or 1) * (processes or 1))
+        address = None if coordinator is None else Address.parse(coordinator)
     _set_host_devices(devices or 1)
-    return lambda: _connect(devices, coordinator, process_id or 0, processes or 1, connect_seconds)
+    if address is None:
+        return lambda: _open(on_local_devices, devices or 1)
+    return lambda: connected(
+        address,
+        process_id or 0,
+        processes or 1,
+        devices=devices,
+        seconds=connect_seconds or _CONNECT_SECONDS,
+    )
 
 
-def _check_batch_size(recipe: Recipe, count: int) -> None:
+def _choose_replicas(
+    recipe: Recipe, devices: int
+) -> Callable[[], AbstractContextManager["Distribution"]]:
+    """Return the function that `choose` describes, for TensorFlow."""
     with quiet_stderr():
         from keras_cnns.training.distribution import check_batch_size
+        from keras_cnns.training.mirrored import check_recipe, on_local_replicas
 
+    with _as_wrong_usage():
+        check_batch_size(recipe.training.batch_size, devices)
+        if devices > 1:
+            check_recipe(recipe)
+    return lambda: _open(on_local_replicas, devices)
+
+
+def _open(
+    find: Callable[[int], "Distribution"], devices: int
+) -> AbstractContextManager["Distribution"]:
+    """Return a context manager for devices of this process."""
+    with _as_wrong_usage():
+        return nullcontext(find(devices))
+
+
+@contextmanager
+def _as_wrong_usage() -> Iterator[None]:
+    """Report a ValueError in the block as wrong usage of the command."""
     try:
-        check_batch_size(recipe.training.batch_size, count)
+        yield
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
 
@@ -142,17 +191,3 @@ def _set_host_devices(count: int) -> None:
     flags = os.environ.get("XLA_FLAGS", "")
     if _HOST_DEVICES not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} {_HOST_DEVICES}={count}".strip()
-
-
-def _connect(
-    devices: int | None, coordinator: str | None, process_id: int, processes: int, seconds: int
-) -> AbstractContextManager["Distribution"]:
-    with quiet_stderr():
-        from keras_cnns.training.distribution import on_local_devices
-        from keras_cnns.training.processes import Address, connected
-
-    if coordinator is None:
-        return nullcontext(on_local_devices(devices or 1))
-    return connected(
-        Address.parse(coordinator), process_id, processes, devices=devices, seconds=seconds
-    )

@@ -93,7 +93,7 @@ def train(
     coordinator: Coordinator = None,
     process_id: ProcessId = None,
     processes: Processes = None,
-    connect_seconds: ConnectSeconds = 120,
+    connect_seconds: ConnectSeconds = None,
 ) -> None:
     """Train a model as a recipe describes.
 
@@ -114,6 +114,7 @@ def train(
         *(devices, coordinator, process_id, processes, connect_seconds),
         excluded={"--folds": bool(folds), "--dry-run": dry_run, "--find-lr": find_lr},
     )
+    _check_backend()
     if dry_run:
         return print_dry_run(loaded)
     if find_lr:
@@ -138,6 +139,17 @@ def train(
                 _finish(finished)
     except RunError as error:
         raise typer.BadParameter(str(error)) from error
+
+
+def _check_backend() -> None:
+    """Raise typer.BadParameter if Keras' backend cannot train."""
+    with quiet_stderr():
+        from keras_cnns.training.backend import check_backend
+
+    try:
+        check_backend()
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def _finish(finished: "Run") -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import keras
 
 from keras_cnns.cores import has_avx512
+from keras_cnns.replicas import ReplicaPart, current_part
 
 # Window size -> maximum number of output pixels for which matrix products compute the gradient of a
 # kernel faster than Conv2DBackpropFilter. They take 0.3 to 0.9 of its time, measured with the
@@ -150,9 +151,13 @@ def fused_batch_norm(layer: keras.layers.BatchNormalization, inputs: Any, traini
     The running variance is not the same as in Keras' layer. Here it accumulates the unbiased
     variance of a batch, divided by n - 1, as in torch; in Keras' layer it accumulates the biased
     variance, divided by n.
+
+    On several replicas, the statistics are those of the whole batch: see `keras_cnns.replicas`.
     """
     import tensorflow as tf
 
+    if training and (part := current_part()):
+        return _normalise_on_replicas(layer, inputs, part)
     y, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
         x=inputs,
         scale=layer.gamma.value,
@@ -167,6 +172,27 @@ def fused_batch_norm(layer: keras.layers.BatchNormalization, inputs: Any, traini
         layer.moving_mean.assign(mean)
         layer.moving_variance.assign(variance)
     return y
+
+
+def _normalise_on_replicas(
+    layer: keras.layers.BatchNormalization, inputs: Any, part: ReplicaPart
+) -> Any:
+    """Normalise a part of a batch, [N, H, W, C], by the statistics of the whole batch."""
+    import tensorflow as tf
+
+    x = tf.cast(inputs, layer.variable_dtype)
+    own = tf.stack(tf.nn.moments(x, [0, 1, 2]))
+    means, variances = tf.unstack(part.gather(own), axis=1)  # of all parts, which are equally large
+    mean = tf.reduce_mean(means, axis=0)
+    variance = tf.reduce_mean(variances + tf.math.squared_difference(means, mean), axis=0)
+    y = tf.nn.batch_normalization(
+        x, mean, variance, layer.beta.value, layer.gamma.value, layer.epsilon
+    )
+    count = tf.cast(part.total * tf.reduce_prod(tf.shape(x)[1:3]), x.dtype)
+    unbiased = variance * count / tf.maximum(count - 1.0, 1.0)
+    for running, value in ((layer.moving_mean, mean), (layer.moving_variance, unbiased)):
+        running.assign(running.value + (1.0 - layer.momentum) * (value - running.value))
+    return tf.cast(y, inputs.dtype)
 
 
 def local_response_normalization(x: Any, radius: int, alpha: float, beta: float) -> Any:

@@ -8,6 +8,7 @@ from typing import Any, Literal, TypedDict
 import keras
 from keras import KerasTensor
 
+from keras_cnns.models.dropout import Dropout
 from keras_cnns.models.layers import ConvStep
 from keras_cnns.suggestions import did_you_mean
 
@@ -175,7 +176,7 @@ def assemble(
     if include_top:
         x = keras.layers.GlobalAveragePooling2D(name="avg_pool")(x)
         if dropout:
-            x = keras.layers.Dropout(dropout, name="dropout")(x)
+            x = Dropout(dropout, name="dropout")(x)
         outputs["main"] = _classifier(x, classes, classifier_activation, name="main")
     elif pooling or not features:
         pool = {
@@ -231,4 +232,4 @@ def _auxiliary_head(
     x = step(x, 128, 1, name=name)
     x = keras.layers.Flatten(name=f"{name}_flatten")(x)
     x = keras.layers.Dense(1024, activation="relu", name=f"{name}_dense")(x)
-    return keras.layers.Dropout(0.7, name=f"{name}_dropout")(x)
+    return Dropout(0.7, name=f"{name}_dropout")(x)

@@ -17,6 +17,7 @@ import keras
 from keras import KerasTensor
 
 from keras_cnns.models import layers
+from keras_cnns.models.dropout import Dropout
 
 
 def _add(*terms: KerasTensor, name: str) -> KerasTensor:
@@ -105,7 +106,7 @@ def _add_dropped(
 ) -> KerasTensor:
     """Return z + dropout(x) with a dropout rate of 0.5 (dropout shortcut)."""
     path = _identity(x, z, stride, name=name)
-    return _add(z, keras.layers.Dropout(0.5, name=f"{name}_shortcut_dropout")(path), name=name)
+    return _add(z, Dropout(0.5, name=f"{name}_shortcut_dropout")(path), name=name)
 
 
 def _add_nothing(

@@ -5,6 +5,18 @@ from typing import Any
 
 import keras
 
+_TRAINING = ("tensorflow", "jax", "torch")
+
+
+def check_backend() -> None:
+    """Raise ValueError if Keras' backend cannot train."""
+    backend = keras.backend.backend()
+    if backend not in _TRAINING:
+        raise ValueError(
+            f"Keras runs on {backend}, which cannot train; set KERAS_BACKEND to "
+            f"{', '.join(_TRAINING[:-1])} or {_TRAINING[-1]}"
+        )
+
 
 def compile_function(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile a function of tensors for the backend; on torch, return it unchanged."""

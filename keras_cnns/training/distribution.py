@@ -1,5 +1,7 @@
 """Train on several devices, in one process or in several processes, with JAX.
 
+`keras_cnns.training.mirrored` does it in one process with TensorFlow.
+
 Every device computes a part of each batch, and XLA sums over all parts, so that the loss, its
 gradient, the statistics of batch normalisation and the metrics are those of the whole batch. If the
 size of a batch is not a multiple of the number of devices, every device computes the whole batch,
@@ -10,8 +12,8 @@ the same steps with the same callbacks. The first process has the run directory.
 has a temporary directory, which receives the checkpoint from which the first process resumes.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,8 +36,7 @@ class Distribution:
     """The devices of a training.
 
     Attributes:
-        devices: the JAX devices of all processes; if empty, the backend trains on one device as
-            usual.
+        devices: the devices of all processes; if empty, the backend trains on one device as usual.
         process_id: the number of this process, from 0.
         processes: the number of processes, each with the same number of devices.
     """
@@ -73,8 +74,21 @@ class Distribution:
     def finish(self) -> None:
         """Disconnect the processes after the last step; the first process continues alone."""
 
-    def attach(self, model: keras.Model) -> None:
-        """Make `fit` and `evaluate` of a compiled model run on all devices."""
+    def scope(self) -> AbstractContextManager[Any]:
+        """Return a block in which a model must be built and compiled."""
+        return nullcontext()
+
+    def distribute(self, dataset: Any) -> Any:
+        """Return a dataset of batches in the form that `fit` needs."""
+        return dataset
+
+    def attach(self, model: keras.Model, batches: Callable[[], Any]) -> None:
+        """Make `fit` and `evaluate` of a compiled model run on all devices.
+
+        Args:
+            model: a model that was built and compiled in `scope`.
+            batches: returns the data set of the training.
+        """
         if not self.devices:
             return
         import jax

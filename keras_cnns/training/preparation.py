@@ -85,10 +85,12 @@ def prepare(
         check_first=True,
         part=distribution.part,
     )
-    model = build_model(recipe, len(splits.labels))
-    compile_model(model, recipe, training.steps)
-    distribution.attach(model)
-    return Preparation(recipe, splits, training, model, distribution)
+    with distribution.scope():
+        model = build_model(recipe, len(splits.labels))
+        compile_model(model, recipe, training.steps)
+    prepared = Preparation(recipe, splits, training, model, distribution)
+    distribution.attach(model, prepared.batches)
+    return prepared
 
 
 def _make_reproducible(seed: int) -> None:

@@ -17,6 +17,7 @@ from keras_cnns.runs.names import AUGMENTED, MODEL, RESULTS
 from keras_cnns.runs.predictions import collect
 from keras_cnns.runs.run import Run, open_run
 from keras_cnns.runs.selective import find_thresholds
+from keras_cnns.training.backend import check_backend
 from keras_cnns.training.callback_list import make_callbacks
 from keras_cnns.training.distribution import Distribution
 from keras_cnns.training.initial_weights import check_initial_weights
@@ -70,9 +71,11 @@ def train(
         CheckpointError: there are checkpoints, and all of them are damaged.
         DivergedError: the loss is not finite.
         InstalledCallbackError: a callback of another package fails; see `installed_callbacks`.
-        ValueError: there is no such model, data set or split, or a split is empty.
+        ValueError: Keras' backend cannot train; there is no such model, data set or split, or a
+            split is empty.
         WeightsError: the initial weights cannot be read or downloaded.
     """
+    check_backend()
     run = Path(run)
     recipe = with_absolute_paths(recipe)
     distribution = distribution or Distribution()
@@ -140,9 +143,9 @@ def _train(
         print_message(f"{run}: going on from step {resume.step}, in epoch {resume.epoch + 1}")
     try:
         model.fit(
-            prepared.batches(resume.step),
+            distribution.distribute(prepared.batches(resume.step)),
             steps_per_epoch=steps_per_epoch,
-            validation_data=for_outputs(model, validation.epoch(0)),
+            validation_data=distribution.distribute(for_outputs(model, validation.epoch(0))),
             initial_epoch=resume.epoch,
             epochs=recipe.training.epochs,
             callbacks=callbacks.in_order,

@@ -20,7 +20,7 @@ EXTRAS = {"tensorflow", "openvino", "opentelemetry", "fsspec", "pyarrow", "ray"}
 # Each set below holds the parts that a part may import, besides itself.
 _BASE = {
     *("cores", "durations", "files", "intervals", "keras_internals", "messages"),
-    *("quiet", "spreadsheets", "suggestions", "table"),
+    *("quiet", "replicas", "spreadsheets", "suggestions", "table"),
 }
 _NETWORKS = {*_BASE, "losses", "optimizers", "models", "weights", "registry"}
 _RUNS = {*_NETWORKS, "recipes", "data", "runs"}

@@ -1,7 +1,7 @@
 """Train in a process of its own, and write the loss of each step; see test_distribution.py.
 
 Arguments: the run directory, a JSON file for the losses, a factor for the first kernel of the
-model, the values that differ from the recipe separated by commas, and the options of
+model, the values that differ from the recipe separated by semicolons, and the options of
 `keras-cnns train` for several devices.
 """
 
@@ -64,9 +64,9 @@ def main(
     coordinator: Coordinator = None,
     process_id: ProcessId = None,
     processes: Processes = None,
-    connect_seconds: ConnectSeconds = 60,
+    connect_seconds: ConnectSeconds = None,
 ) -> None:
-    recipe = load_recipe("digits-resnet20", changes.split(","))
+    recipe = load_recipe("digits-resnet20", changes.split(";"))
     options = (devices, coordinator, process_id, processes, connect_seconds)
     distributed = choose(recipe, *options, excluded={})
     from keras_cnns.data import Splits

@@ -1,0 +1,186 @@
+"""Train on several devices of one host with TensorFlow's MirroredStrategy.
+
+Each device has a replica of the model and computes a part of each batch. The replicas add their
+gradients, so that all of them take the same step. Loss, gradient, batch normalisation, dropout and
+metrics are those of the whole batch:
+
+- A batch of n images is divided into as many equal parts as n and the number of replicas allow
+  (their greatest common divisor). If there are fewer parts than replicas, each part goes to the
+  same number of replicas. So the mean over the replicas is always the mean over the images, and
+  Keras' training step, which divides each loss by the number of replicas, computes the gradient of
+  the whole batch.
+- Only one replica of each part counts its images in the metrics.
+- Layers and losses whose results depend on the whole batch ask for their part of it: see
+  `keras_cnns.replicas`.
+"""
+
+import logging
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_cnns.data.autotuning import without_autotuning
+from keras_cnns.keras_internals import symbolic_build, use_one_device_by_default
+from keras_cnns.recipes import Recipe
+from keras_cnns.replicas import ReplicaPart, part_of_batch
+from keras_cnns.training.distribution import Distribution, DistributionError
+
+# Argument of Keras' optimizers -> what TensorFlow does with it on several devices. "momentum" and
+# "lars" do the same as on one device: see `keras_cnns.optimizers.replicas`.
+_CLIPS = "Keras clips the gradient of each device's part of a batch, not that of the whole batch"
+_FAILS = "Keras' optimizers do not support it on several devices"
+_REFUSED_ARGUMENTS = {
+    "clipnorm": _CLIPS,
+    "clipvalue": _CLIPS,
+    "global_clipnorm": _CLIPS,
+    "gradient_accumulation_steps": _FAILS,
+    "ema_overwrite_frequency": _FAILS,
+}
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Raise DistributionError if replicas would train a recipe differently from one device."""
+    optimizer, other_ways = recipe.optimizer, "or set KERAS_BACKEND=jax, or omit --devices"
+    if recipe.model.batch_norm_noise:
+        raise DistributionError(
+            f"model.batch_norm_noise is {recipe.model.batch_norm_noise}, and TensorFlow would draw "
+            f"the same noise for each device's part of a batch; set it to 0, {other_ways}"
+        )
+    for argument, reason in _REFUSED_ARGUMENTS.items():
+        if optimizer.arguments.get(argument) and optimizer.name.lower() != "lars":
+            raise DistributionError(
+                f"optimizer.arguments.{argument} is {optimizer.arguments[argument]}, and with "
+                f"TensorFlow, {reason}; remove it, {other_ways}"
+            )
+
+
+def on_local_replicas(count: int) -> Distribution:
+    """Return the first GPUs of this host or, without GPUs, virtual devices that share its CPU.
+
+    Raises:
+        DistributionError: there are too few GPUs, or TensorFlow has already started, so that it
+            cannot divide the CPU any more.
+    """
+    if count == 1:
+        return Distribution()
+    kind = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
+    if kind == "CPU":
+        cpu, *_ = tf.config.list_physical_devices("CPU")
+        virtual = [tf.config.LogicalDeviceConfiguration()] * count
+        try:
+            tf.config.set_logical_device_configuration(cpu, virtual)
+        except RuntimeError as error:
+            raise DistributionError(f"the CPU cannot be divided: {error}") from None
+    found = tf.config.list_logical_devices(kind)
+    if len(found) < count:
+        raise DistributionError(
+            f"the number of devices ({kind.lower()}) is {len(found)}; use --devices with at most "
+            "this number"
+        )
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it would list the devices
+    names = tuple(device.name for device in found[:count])
+    return MirroredDistribution(names, strategy=tf.distribute.MirroredStrategy(names))
+
+
+@dataclass(frozen=True, kw_only=True)
+class MirroredDistribution(Distribution):
+    """The replicas of a training.
+
+    Attributes:
+        strategy: the strategy of TensorFlow that copies the variables to all devices.
+    """
+
+    strategy: Any
+
+    def check(self, recipe: Recipe) -> None:
+        """Raise DistributionError if replicas cannot train a recipe as one device does."""
+        super().check(recipe)
+        check_recipe(recipe)
+
+    def scope(self) -> AbstractContextManager[Any]:
+        """Return a block in which the variables of a model are created on all devices."""
+        scope: AbstractContextManager[Any] = self.strategy.scope()
+        return scope
+
+    def distribute(self, dataset: tf.data.Dataset) -> Any:
+        """Return a dataset whose elements are the parts of a batch, one for each replica."""
+        divisible = dataset.map(self._make_divisible, num_parallel_calls=1)
+        return self.strategy.experimental_distribute_dataset(without_autotuning(divisible))
+
+    def attach(self, model: keras.Model, batches: Callable[[], Any]) -> None:
+        """Make `fit` and `evaluate` of a compiled model run on all devices."""
+        with self.scope():
+            symbolic_build(model, batches().element_spec)  # creates the variables of the metrics
+        use_one_device_by_default(model)
+
+        def make_train_function(force: bool = False) -> None:
+            if model.train_function is None or force:
+                model.train_function = self._compiled(model, model.train_step)
+
+        def make_test_function(force: bool = False) -> None:
+            if model.test_function is None or force:
+                model.test_function = self._compiled(model, model.test_step)
+
+        # `fit` and `evaluate` call these functions, even after the model was compiled again.
+        model.make_train_function = make_train_function
+        model.make_test_function = make_test_function
+
+    def _make_divisible(self, images: tf.Tensor, targets: Any) -> tuple[Any, ...]:
+        """Repeat a batch so often that each replica can have an equal number of images.
+
+        [n, ...] -> [n * replicas / parts, ...] for images and targets. The third element of the
+        result is the number n of images of the batch, once for each image.
+        """
+        replicas = self.strategy.num_replicas_in_sync
+        total = tf.shape(images)[0]
+        repetitions = [replicas // math.gcd(rest, replicas) for rest in range(replicas)]
+        count = tf.constant(repetitions)[total % replicas]
+
+        def repeat(x: tf.Tensor) -> tf.Tensor:
+            return tf.tile(x, [count, *[1] * (x.shape.rank - 1)])
+
+        repeated = tf.nest.map_structure(repeat, (images, targets))
+        return (*repeated, tf.fill([total * count], total))
+
+    def _compiled(self, model: keras.Model, step: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """Return iterator -> logs, as Keras' loops call it."""
+        # Keras averages the loss of an output ("main_loss") over batches instead of images, unless
+        # the batch size is fixed. So all replicas count.
+        metrics = [
+            variable.value
+            for metric in model.metrics
+            if not metric.name.endswith("_loss")
+            for variable in metric.variables
+        ]
+
+        def on_replica(images: Any, targets: Any, totals: Any) -> None:
+            replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+            count, total = tf.shape(totals)[0], totals[0]
+            parts = total // count
+            part = ReplicaPart(replica % parts * count, count, total)
+            before = [tf.identity(metric) for metric in metrics]
+            with part_of_batch(part):
+                step((images, targets))
+            for metric, value in zip(metrics, before, strict=True):
+                metric.assign(tf.where(replica < parts, metric, value))
+
+        @tf.function(reduce_retracing=True)
+        def on_all(iterator: Any) -> Any:
+            self.strategy.run(on_replica, args=next(iterator))
+            with self.scope():
+                return model.get_metrics_result()
+
+        def function(iterator: Any) -> Any:
+            if not isinstance(iterator, tf.distribute.DistributedIterator):
+                # `train_on_batch` passes a generator of one batch.
+                images, targets, *_ = next(iterator)
+                one = tf.data.Dataset.from_tensors((images, targets))
+                iterator = iter(self.distribute(one))
+            return on_all(iterator)
+
+        return function
