@@ -83,9 +83,9 @@ def shuffled_split(splits: "Splits", split: str) -> Iterator[Batch]:
 class CachedBatches:
     """Batches that can be iterated over several times, although their source is read only once.
 
-    The source's next batch is read when the first iterator needs it. All batches are cached in
-    memory, or in a temporary file if they exceed `MEMORY_LIMIT`. The file is deleted together with
-    this object.
+    The next batch is read from the source when an iterator needs it for the first time. All batches
+    are cached in memory, or in a temporary file if they exceed `MEMORY_LIMIT`. The file is deleted
+    together with this object.
     """
 
     def __init__(self, source: Iterable[Batch]) -> None:

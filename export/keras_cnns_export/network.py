@@ -44,7 +44,8 @@ def load_model(path: str | os.PathLike[str], *, trust: bool = False) -> Any:
             trust.
 
     Raises:
-        ExportError: the file is missing, is no `.keras` file, is damaged, or contains code.
+        ExportError: the file is missing, is no `.keras` file, is damaged, or contains code and
+            `trust` is false.
     """
     path = Path(path)
     if not path.is_file():

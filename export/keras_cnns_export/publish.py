@@ -140,7 +140,7 @@ class Draft:
         if self._lock is not None:
             os.close(self._lock)
         if self._created_model_directory:
-            # The directory is not empty: it contains a version or another export.
+            # This fails if the directory contains a version or another export.
             with contextlib.suppress(OSError):
                 self.model_directory.rmdir()
 

@@ -179,8 +179,8 @@ def describe_changes(experiment: Experiment, decisions: list[Decision]) -> list[
     for each in decisions:
         if each.verdict is Verdict.INCONCLUSIVE and (seeds := seeds_to_decide(each)):
             sentences.append(
-                f"About {seeds} seeds would be enough for a decision about the "
-                f"{each.effect.name}, if their mean and standard deviation were those of this run."
+                f'The part "{each.effect.name}" is inconclusive. If its mean and its standard '
+                f"deviation stay as they are, about {seeds} seeds are enough for a decision."
             )
     return [*sentences, experiment.larger_run]
 

@@ -12,7 +12,7 @@ _TEST_TIME_AUGMENTATION = (
     "exported model makes it, so that the measured accuracy is that of the served model"
 )
 _BINARY = ("binary_crossentropy", "bce", "sigmoid", "multi_label", "multilabel", "binary_focal")
-# The last part of a key, or an option -> the reason why the feature is not supported.
+# Name of a key without its section, or of an option -> why the feature is not supported.
 _KEYS = {
     **dict.fromkeys(("multi_label", "multilabel"), _SINGLE_LABEL),
     **dict.fromkeys(("tta", "test_time_augmentation"), _TEST_TIME_AUGMENTATION),

@@ -12,11 +12,11 @@ from keras_cnns.keras_internals import clear_session
 def _differentiate() -> Any:
     """Compute a gradient in a graph, and return a weak reference to the graph."""
 
-    @tf.custom_gradient  # type: ignore[untyped-decorator]
+    @tf.custom_gradient
     def square(x: tf.Tensor) -> tuple[tf.Tensor, object]:
         return x * x, lambda upstream: 2 * x * upstream
 
-    @tf.function  # type: ignore[untyped-decorator]
+    @tf.function
     def gradient(x: tf.Tensor) -> tf.Tensor:
         with tf.GradientTape() as tape:
             tape.watch(x)

@@ -34,7 +34,7 @@ WARMUP_PATH = "assets.extra/tf_serving_warmup_requests"
 FILES = (_PATH, "fingerprint.pb", "variables/*", "assets/*", "assets.extra/*")
 _CLASSIFY_METHOD = "tensorflow/serving/classify"
 # Field numbers of prediction_log.proto, predict.proto and model.proto in tensorflow_serving/apis,
-# and of a map's entry, which protobuf encodes as a message of key 1 and value 2.
+# and of a map's entry, which protobuf encodes as a message with the fields key (1) and value (2).
 _PREDICT_LOG, _REQUEST = 6, 1
 _MODEL_SPEC, _INPUTS = 1, 2
 _NAME, _SIGNATURE_NAME = 1, 3

@@ -24,7 +24,10 @@ class Graph:
         return next((node for node in self.graph.node if name in node.output), None)
 
     def only_consumer(self, name: str) -> Any:
-        """Return the only node that reads a value; None if it has several, or is a graph output."""
+        """Return the only node that reads a value.
+
+        Return None if several nodes or no node read it, or if it is an output of the graph.
+        """
         consumers = [node for node in self.graph.node if name in _reads(node)]
         return consumers[0] if len(consumers) == 1 and name not in self._outputs else None
 

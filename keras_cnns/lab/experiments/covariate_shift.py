@@ -201,9 +201,10 @@ EXPERIMENT = Experiment(
     "the median, with the distance between the outer lines. Then compare the order of the three "
     "networks by drift with their order by loss.",
     larger_run="A deeper network without batch norm is harder to train, so that the differences of "
-    "the losses grow with the depth: use resnet56, or --data fashion-mnist. The drift depends on "
-    "the learning rate. A comparison in which each network has its own best learning rate would be "
-    "a stronger test of the claim.",
+    "the losses grow with the depth. To train a deeper network, change the name of the model in "
+    "the experiment's file. The option --data fashion-mnist trains on more images. The drift "
+    "depends on the learning rate. A comparison in which each network has its own best learning "
+    "rate would be a stronger test of the claim.",
     effects=(
         Effect(
             "drift without batch norm divided by drift with batch norm",

@@ -384,7 +384,7 @@ EXPERIMENT = Experiment(
     "loss = loss(main) + 0.3 loss(aux1) + 0.3 loss(aux2)",
     implementation=(inception_module, early_exit),
     questions=(
-        "For which number R of channels is a reduction before a 5x5 convolution cheaper than no "
+        "For which numbers R of channels is a reduction before a 5x5 convolution cheaper than no "
         "reduction? Insert the numbers of module 3a.",
         "In a naive module, the pooling branch keeps all channels. How many input channels does "
         "the ninth module have?",

@@ -328,10 +328,11 @@ EXPERIMENT = Experiment(
     source="Sutskever et al. 2013, On the importance of initialization and momentum in deep "
     "learning, section 2; Polyak 1964; Lessard et al. 2016 (arXiv:1408.3595), proposition 1",
     varied="The method, the condition number of the quadratic (2 to 2,000), and the surface: a "
-    "quadratic, Rosenbrock's valley, and a surface with two minima.",
+    "quadratic, Rosenbrock's valley, and a surface with two minima. As an illustration, a ResNet-8 "
+    "is trained with several values of the momentum.",
     fixed="The start point on each surface. On the quadratic and in Rosenbrock's valley, a search "
-    "finds the best learning rate and the best momentum of each method. In the network, the "
-    "learning rate is the same for every momentum.",
+    "finds the best learning rate and the best momentum of each method. The learning "
+    "rate of the ResNet-8 is the same for every momentum.",
     measured="The number of steps until the distance to the minimum is below 1e-6 (on the "
     f"quadratic with condition number {_CONDITION:g}) or 1e-5 (in Rosenbrock's valley), and the "
     "convergence rate on the quadratics. The rate is the factor by which a late step multiplies "

@@ -11,7 +11,7 @@ from keras_cnns.optimizers.momentum import momentum_step
 from keras_cnns.report import charts
 from keras_cnns.report.page import Chart
 
-# Curvature of x divided by curvature of y, from 1 to 1,000.
+# Ratio of the two curvatures without their signs, from 1 to 1,000.
 _CONDITIONS = tuple(10 ** (exponent / 7) for exponent in range(22))
 _MOMENTA = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
 _DISTANCES = tuple(10.0**exponent for exponent in np.linspace(-8, -1, 22))
@@ -47,7 +47,7 @@ class Saddle:
 
 
 def growth(learning_rate: float, momentum: float) -> float:
-    """Return the factor by which the distance grows in each step where the curvature is -1.
+    """Return the factor by which a step multiplies the distance along a curvature of -1.
 
     It is the larger root of r^2 - (1 + momentum + learning rate) r + momentum.
     """
@@ -184,8 +184,9 @@ EXPERIMENT = Experiment(
     varied="The momentum, the ratio of the two curvatures (the condition number), the initial "
     "distance from the ridge, and the surface: a quadratic saddle point, or a saddle point with a "
     "plateau around it.",
-    fixed="The start point is one unit up the slope. Each method has its own best learning rate, "
-    f"which a search over {len(_RATES)} learning rates finds.",
+    fixed="The start point has x = 1; along x, the function rises from the saddle point. Each "
+    f"method has its own best learning rate, which a search over {len(_RATES)} learning rates "
+    "finds.",
     measured="The number of steps until the value of the function is below its value at the point "
     "at distance 1 in the direction of the escape.",
     look_at="In the first figure, compare the left end, where the two curvatures are equal, with "

@@ -197,7 +197,7 @@ def _findings(measurements: Sequence[Measurements]) -> list[str]:
         f'The validation error is lowest with the shortcut "{_label(best)}" '
         f'({errors[best]:.2f} %) and highest with the shortcut "{_label(worst)}" '
         f"({errors[worst]:.2f} %). It is {errors['identity']:.2f} % with the identity.",
-        "The two sides of the forward and backward equations differ by at most "
+        "The two sides of the forward and backward equations below differ by at most "
         f"{deviation:.1e} times their largest number. This is the rounding error of float32.",
         "The identity shortcuts have "
         f"{measurements[0]['kinds']['identity']['parameters']} trainable parameters, so that there "

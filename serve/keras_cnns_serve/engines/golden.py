@@ -21,8 +21,8 @@ from .base import Engine, Outputs, warm_up
 _MAX_IMAGES = 8
 _MAX_BYTES = 2**20  # maximum size of the file, unless a single sample is larger
 _MAX_HEADER = 2**16  # bytes
-# Maximum seconds of the check: a sample is skipped if it would probably end later. A version opens
-# at most two engines, so the check delays loading by at most twice this time.
+# Maximum seconds of the check after its first sample: the remaining samples are skipped if the next
+# one would probably end later. A version opens at most two engines.
 _SECONDS = 0.05
 _FACTOR = 2.0  # permitted difference, divided by the difference on the exporting machine
 _MIN_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.02, "int8": 0.02}  # always permitted

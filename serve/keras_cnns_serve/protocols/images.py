@@ -33,8 +33,8 @@ class ImageEndpoint(RestEndpoints):
         With ?cam=1 and one image, answer with a PNG of the image, over which its class activation
         map is drawn; ?opacity= sets the opacity of the map, from 0 to 1 (0.5 by default).
 
-        ?min_probability=0.9 sets a threshold, and ?min_accuracy=0.98 selects one of model.json. An
-        image whose highest probability is below the threshold is unknown.
+        ?min_probability=0.9 sets a threshold, and ?min_accuracy=0.98 selects one of the thresholds
+        in model.json. An image whose highest probability is below the threshold is unknown.
         """
         target = target_of(**request.path.groupdict())
         source = self._dataplane.metadata(target)  # before the body is received

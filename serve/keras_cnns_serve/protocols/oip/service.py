@@ -1,6 +1,7 @@
 """The part of the Open Inference Protocol that REST and gRPC share.
 
-Descriptions are dicts for JSON, whose keys are also the fields of the gRPC messages.
+The server, a model and the repository are described by dicts for JSON. Their keys are also the
+names of the fields of the gRPC messages.
 https://github.com/kserve/open-inference-protocol, with Triton's extensions.
 """
 
@@ -292,7 +293,7 @@ def model_config(dataplane: Dataplane, target: Target) -> dict[str, Any]:
 
 
 def repository_index(dataplane: Dataplane, only_ready: bool = False) -> list[dict[str, Any]]:
-    """Return all models and versions with their states."""
+    """Return all models and versions, or only those that are ready, with their states."""
     return [
         {
             "name": entry.name,
