@@ -84,9 +84,9 @@ class ModelConfig:
     """If false, a network that has batch normalisation is built without it, and with biases in its
     convolutions."""
     batch_norm_noise: _NonNegative = 0.0
-    """If above 0, the training adds noise after each batch normalisation. In each step, the mean and
-    the standard deviation of the noise are drawn again for each channel, from a normal distribution
-    with this standard deviation (Santurkar et al. 2018)."""
+    """If above 0, the training adds noise after each batch normalisation. In each step, the mean
+    and the standard deviation of the noise are drawn again for each channel, from a normal
+    distribution with this standard deviation (Santurkar et al. 2018)."""
     weights: str = ""
     """The training starts from these weights. The value is the name of published weights, such as
     "imagenet" or "torchvision/resnet50.IMAGENET1K_V2" (`keras-cnns weights list` lists all names),
