@@ -6,7 +6,6 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -76,6 +75,8 @@ class Server:
         self._options = options
         self._stack = contextlib.AsyncExitStack()
         self._entered = False
+        self._loading = threading.Lock()
+        self._dataplane: Dataplane | None = None
 
     @property
     def url(self) -> str:
@@ -87,9 +88,15 @@ class Server:
         """Return the host and port of the gRPC server, or None without gRPC."""
         return None if self._grpc is None else self._grpc.address
 
-    @cached_property
+    @property
     def dataplane(self) -> Dataplane:
-        """Return the data plane with its models."""
+        """Return the data plane; the first call loads the models, and later calls wait for it."""
+        with self._loading:  # since Python 3.12, cached_property would load them in each thread
+            if self._dataplane is None:
+                self._dataplane = self._load()
+            return self._dataplane
+
+    def _load(self) -> Dataplane:
         options = self._options
         engine = EngineOptions(
             options.engine,

@@ -74,7 +74,8 @@ def test_a_pipe_that_nobody_reads_costs_no_time_and_no_line() -> None:
         logging.getLogger("a.library").warning("it is %s", "warm")
         pipe.read()
     *lines, last = pipe.lines()
-    paths = [json.loads(line)["path"] for line in lines]
+    # A model of an earlier test may be unloaded meanwhile, with a line that is not JSON.
+    paths = [json.loads(line)["path"] for line in lines if line.startswith("{")]
     assert paths == [f"/a.Service/Method{number}" for number in range(LINES)]
     assert last == "WARNING: it is warm"
 
