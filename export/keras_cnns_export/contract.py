@@ -48,10 +48,10 @@ class Preprocessing(recipes.Preprocessing):
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], shape: tuple[int, int, int]) -> "Preprocessing":
-        """Return the preprocessing from a dict with the keys that it has in model.json.
+        """Return the preprocessing to `shape` (H, W, C) from a dict with the keys of model.json.
 
         Raises:
-            ExportError: a key is unknown or missing, or the images would not have the shape `shape`.
+            ExportError: a key is unknown or missing, or the images would not have `shape`.
         """
         known = [field.name for field in dataclasses.fields(cls)]
         if set(values) != set(known):

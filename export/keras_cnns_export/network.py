@@ -341,7 +341,10 @@ class _Heads:
         return {"logits": self.scaled_logits if has_temperature else self._classifier_logits()}
 
     def top_k(self) -> dict[str, Any]:
-        """Return the k = min(5, K) most probable classes and their probabilities, both [N, k]."""
+        """Return the indices and probabilities of the k most probable classes, both [N, k].
+
+        The classes are in descending order of their probabilities; k = min(5, K).
+        """
         values, indices = ops.top_k(self.scores, min(_TOP_K, self.scores.shape[-1]))
         return {"top_k_indices": ops.cast(indices, "int32"), "top_k_probabilities": values}
 

@@ -47,7 +47,7 @@ def _silent() -> Iterator[None]:
     """Suppress the logs of the converter and the interpreter, even if the block fails.
 
     The exceptions already describe an error; the logs would only add pages of the compiler's
-    intermediate code.
+    intermediate representation.
     """
     failures: list[Exception] = []
     with quiet_stderr():
