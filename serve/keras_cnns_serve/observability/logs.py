@@ -32,8 +32,8 @@ _STOP_SECONDS = 1.0  # maximum seconds to wait at the end for a stream that is n
 def queued(stream: IO[str], level: int = logging.INFO) -> Iterator[None]:
     """Write the log to a stream, through a queue, while the context is entered.
 
-    The handler is added to the root logger. The command uses this; an application that embeds the
-    server configures logging itself.
+    The handler is added to the root logger. The command line uses this function; an application
+    that embeds the server configures logging itself.
 
     Args:
         stream: the stream. If it has a file descriptor, lines are written to the descriptor, so
