@@ -68,8 +68,8 @@ class Connections:
     limit: int = 4096
     # TLS handshakes in progress -> their start (`loop.time()`), the earliest first.
     handshakes: "dict[asyncio.Task[None], float]" = field(default_factory=dict)
-    # Connections that wait for their first request, and connections that wait for a further one; in
-    # both, the longest waiting connection is first.
+    # Connections that wait for their first request (`unused`), and connections that wait for a
+    # further one (`waiting`). In both dicts, the connection that has waited longest is first.
     unused: "dict[HttpProtocol, None]" = field(default_factory=dict)
     waiting: "dict[HttpProtocol, None]" = field(default_factory=dict)
     next_turn: float = 0.0  # `loop.time()` from which the next connection may continue parsing
