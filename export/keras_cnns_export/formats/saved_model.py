@@ -6,8 +6,8 @@
   `scores`, both [N, K], as TensorFlow Serving requires for its Classify call.
 
 TensorFlow Serving runs the requests in `assets.extra/tf_serving_warmup_requests` when it loads a
-version, before it accepts others. The file is a TFRecord of PredictionLog messages. This module
-encodes the messages itself, by their field numbers, because the package with their classes,
+version, before it accepts other requests. The file is a TFRecord of PredictionLog messages. This
+module encodes the messages itself, by their field numbers, because the package with their classes,
 tensorflow-serving-api, would be a large requirement for four nested messages.
 
 TensorFlow is imported inside the functions, as in the module of every format, so that the table of

@@ -174,7 +174,7 @@ class _BoundedHandler(QueueHandler):
         return f"{self.format(record)}\n".encode(errors="backslashreplace")
 
     def enqueue(self, record: Any) -> None:
-        """Put a line into the queue, or count it as dropped; logging holds the handler's lock."""
+        """Put a line into the queue, or count it as dropped; callers hold the handler's lock."""
         if self._dropped or self._waiting + len(record) > MAX_BYTES:
             self._dropped += 1
         else:
