@@ -36,7 +36,7 @@ def generated_batches(shape: tuple[int, int, int], count: int = 256) -> Iterator
 
 
 def batches_of(data: Any, shape: tuple[int, int, int]) -> Iterator[Batch]:
-    """Yield batches of an array [N, H, W, C], a tuple (images, classes), or an iterable of these.
+    """Yield batches of an array [N, H, W, C], a tuple (images, classes), or an iterable of tuples.
 
     Raises:
         ExportError: the images are not uint8 of the model's `shape` (H, W, C), or the classes are
@@ -71,8 +71,9 @@ def shuffled_split(splits: "Splits", split: str) -> Iterator[Batch]:
     """Yield the batches of a run's split in a fixed order that mixes the classes.
 
     Without mixing, the first images of a folder, from which int8 formats take their ranges, would
-    all have the same class. The split is opened when the first batch is requested. Unless the whole
-    data set has to be checked, only the requested images and a few batches after them are decoded.
+    all have the same class. The split is opened when the first batch is requested. Only the
+    requested images and a few batches after them are decoded, unless opening the split checks all
+    of its files.
 
     Raises:
         ValueError: there is no such data set or split, or the split is empty.

@@ -45,8 +45,8 @@ def calibrate(graph: ServingGraph, batches: Iterable[Batch], split: str) -> Cali
 def fit_temperature(logits: Array, classes: Array) -> float:
     """Return the temperature with the smallest cross-entropy, from 0.1 to 10.
 
-    The cross-entropy is convex in 1/T. Its derivative is the mean over the images of the expected
-    logit minus the true class's logit.
+    The cross-entropy is convex in 1/T. For one image, its derivative with respect to 1/T is the
+    mean of the logits, weighted by the probabilities, minus the logit of the true class.
 
     Args:
         logits: [N, K].

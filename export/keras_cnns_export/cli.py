@@ -100,9 +100,9 @@ def export(
 ) -> None:
     """Publish a model as the next version of models/NAME if every format agrees with Keras.
 
-    TensorFlow Serving, Triton and keras-cnns-serve load the version, models/NAME/1, 2 ..., without
-    changes. If a format fails or disagrees with Keras, nothing is published, and the error
-    says how to leave that format out.
+    The versions are numbered: models/NAME/1, models/NAME/2 and so on. TensorFlow Serving, Triton
+    and keras-cnns-serve load them without changes. If a format fails or disagrees with Keras,
+    nothing is published, and the error says how to leave that format out.
     """
     names = _names(formats)
     with _usage("--formats"):
@@ -159,7 +159,7 @@ def _read_labels(path: Path) -> list[str]:
 
 
 def main(arguments: list[str] | None = None, program: str = "keras-cnns export") -> int:
-    """Publish a run as SavedModel and ONNX, after a comparison with Keras.
+    """Publish a run or a .keras file as SavedModel and ONNX, after a comparison with Keras.
 
     Args:
         arguments: the arguments without the program's name; by default those of the process.
@@ -174,7 +174,7 @@ def main(arguments: list[str] | None = None, program: str = "keras-cnns export")
 
 
 def summary(version: Path) -> str:
-    """Return a line for each format of a published version: its agreement with Keras."""
+    """Return a summary of a published version: how each format agrees with Keras, and so on."""
     # Imported here, since importing SciPy takes time.
     from keras_cnns.runs.selective import thresholds_in
 

@@ -1,8 +1,9 @@
-"""The thresholds of the exported probabilities, for model.json's `confidence`.
+"""Thresholds for the highest probability of an image, for model.json's entry `confidence`.
 
-They are measured during the comparison of the formats, on the probabilities of Keras in float32
-with the temperature, if there is one. The probabilities of the float32 formats differ from these by
-at most 1e-4.
+Programs can treat images below a threshold as unknown. The thresholds are measured during the
+comparison of the formats, on the probabilities of Keras in float32, after the division of the
+logits by the temperature if there is one. The probabilities of the float32 formats differ from
+these by at most 1e-4.
 """
 
 import numpy as np

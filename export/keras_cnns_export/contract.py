@@ -48,10 +48,10 @@ class Preprocessing(recipes.Preprocessing):
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], shape: tuple[int, int, int]) -> "Preprocessing":
-        """Return the preprocessing with model.json's values, checked against `shape` (H, W, C).
+        """Return the preprocessing to `shape` (H, W, C) from a dict with the keys of model.json.
 
         Raises:
-            ExportError: a key is unknown or missing, or the result would not have this shape.
+            ExportError: a key is unknown or missing, or the images would not have `shape`.
         """
         known = [field.name for field in dataclasses.fields(cls)]
         if set(values) != set(known):
@@ -96,7 +96,8 @@ class FormatParity:
 
     largest_difference: float  # largest absolute difference of a probability
     mean_difference: float
-    top_1_agreement: float  # 0..1, the fraction of images with Keras' first class or a tie with it
+    # 0..1, the fraction of images with the most probable class of Keras, or a class tied with it
+    top_1_agreement: float
     accuracy: float | None  # 0..1, top-1; None without true labels
     worst_sample: int = 0  # index of the image with the largest difference
 

@@ -1,4 +1,4 @@
-"""Publish a Keras model as a version: graph, formats, parity, model.json, publication."""
+"""Publish a Keras model as a version: write its formats, compare them with Keras, and publish."""
 
 import dataclasses
 import datetime
@@ -53,16 +53,16 @@ def export(
     options: ExportOptions | None = None,
     **changes: Any,
 ) -> Path:
-    """Publish a Keras image classifier as the next version of a model repository's model.
+    """Publish a Keras image classifier as the next version of a model in a repository.
 
-    Every written format is compared with Keras first. If one fails or disagrees, nothing is
-    published, and the error names the format and how to leave it out.
+    Before that, every written format is compared with Keras. If one fails or disagrees, nothing is
+    published, and the error names the format and says how to leave it out.
 
     Args:
-        model: a keras.Model or the path of a .keras file: raw pixels 0..255 [N, H, W, C] ->
-            probabilities [N, K], or a dict of outputs with these probabilities under the key
-            "main". A model with one sigmoid unit [N, 1] is exported with two classes: probabilities
-            [1 - p, p] and logits [0, z].
+        model: a keras.Model, or the path of a .keras file. The input of the model is raw pixels,
+            0..255 [N, H, W, C]. Its output is probabilities [N, K], or a dict that contains these
+            probabilities under the key "main". A model with one sigmoid unit, p = sigmoid(z) of
+            shape [N, 1], is exported with two classes: probabilities [1 - p, p] and logits [0, z].
         to: the model's directory, `models/NAME`; the version is the next free number in it.
         options: an `ExportOptions`, which documents every option.
         changes: fields of `ExportOptions` as keyword arguments, such as `labels=["zero", "one"]`;
@@ -91,8 +91,8 @@ def export_run(
 
     Labels, preprocessing, the architecture's name and the accuracy on the test split are read from
     the run, unless the options specify them. int8 formats take their ranges from images of the
-    shuffled training split. The validation split is decoded once. Only those images of the training
-    split are decoded that int8 formats need. Options, result and errors are those of `export`.
+    shuffled training split. The validation split is decoded once. Of the training split, only the
+    images that int8 formats need are decoded. Options, result and errors are those of `export`.
 
     Raises:
         ExportError: the directory contains no finished run, or an error of `export` occurs.
@@ -215,7 +215,7 @@ def _calibrated_graph(
 def _source(graph: ServingGraph, options: ExportOptions, validation: Any, name: str) -> Source:
     @functools.cache
     def training_batch() -> Batch:
-        """Return the images on which all int8 formats are calibrated, read once."""
+        """Return the images on which all int8 formats are calibrated; they are read once."""
         data = validation if options.training_samples is None else options.training_samples
         return first(_batches(data, graph), options.quantization.samples)
 

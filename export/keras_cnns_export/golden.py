@@ -1,4 +1,4 @@
-"""Golden samples: images with Keras' probabilities, which a server checks when it loads a version.
+"""Golden samples: images and their probabilities, with which a server checks a loaded version.
 
 A format that agrees with Keras on the exporting machine may disagree on the serving machine,
 because int8 kernels differ between CPUs. The server therefore predicts these images with the
@@ -17,7 +17,7 @@ from keras_cnns_export.contract import GOLDEN, Golden
 
 _MAX_IMAGES = 8
 _MAX_BYTES = 2**20  # maximum size of the file, unless a single image is larger
-# The samples are chosen from this number of images, the first ones of the comparison.
+# The samples are chosen from the first images of the comparison, at most this number.
 _CANDIDATES = 64
 # The maximum memory for the candidates; larger images have fewer candidates.
 _MAX_CANDIDATE_BYTES = 2**26
@@ -72,10 +72,10 @@ class GoldenSamples:
     def _chosen(self) -> list[int]:
         """Return the indices of the chosen candidates.
 
-        Every predicted class is represented before a class gets a second image. Within a class,
-        images are preferred for which no format is close to predicting another class. Among these,
-        images with a moderate probability are preferred, because errors of a format hardly change
-        probabilities near 1.
+        Robust images, for which no format is close to predicting another class, precede all others.
+        Among the robust images, every predicted class gets one image before a class gets a second
+        one. Within a class, images whose two highest probabilities differ by about 0.5 are
+        preferred, because errors of a format hardly change probabilities near 1.
         """
         scores: list[tuple[int, float]] = []
         classes: list[int] = []

@@ -31,7 +31,8 @@ from keras_cnns_export.options import Quantization
 
 _INPUT = "images"
 _XLA = "_XlaMustCompile"  # TensorFlow's attribute of a function with jit_compile, true or false
-# Held by a thread whose trace depends on `tf.config.run_functions_eagerly`.
+# Held by a thread while it traces, because the trace depends on the global
+# `tf.config.run_functions_eagerly`.
 _TRACING = threading.RLock()
 
 
@@ -109,10 +110,10 @@ def serving_graph(
     """Return the serving graph of a Keras model.
 
     Args:
-        model: pixels 0..255 [N, H, W, C] -> probabilities [N, K], or -> a dict of outputs whose
-            entry "main" is served. Auxiliary heads are dropped unless `outputs` names them. One
-            sigmoid unit, [N, 1], becomes two classes. A mixed-precision model is exported as a
-            float32 copy.
+        model: a keras.Model from pixels, 0..255 [N, H, W, C], to probabilities [N, K], or to a dict
+            that contains these probabilities under the key "main". Auxiliary heads are dropped
+            unless `outputs` names them. One sigmoid unit, [N, 1], becomes two classes. A
+            mixed-precision model is exported as a float32 copy.
         outputs: names from `network.OUTPUTS`; `probabilities` is always served.
         preprocess_input: a key of `network.PREPROCESS_INPUT`, for a model whose input is the
             result of keras.applications' `preprocess_input`.
@@ -219,9 +220,9 @@ def _without_xla(call: Callable[[Any], Any], signature: Sequence[Any]) -> Any:
     also switches AutoGraph off in all functions, so it is done only if the model has a compiled
     function.
 
-    `tf.config.run_functions_eagerly` inlines functions, here and when the result is saved, which
-    traces it again. This switch is global: meanwhile, no other thread may trace or call a
-    tf.function.
+    `tf.config.run_functions_eagerly` inlines the functions, both here and when the result is saved,
+    because saving traces it again. This switch is global: while it is on, no other thread may trace
+    or call a tf.function.
 
     Raises:
         ExportError: a function cannot be inlined, because it was compiled and saved earlier, or

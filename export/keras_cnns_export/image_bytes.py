@@ -17,12 +17,13 @@ from keras_cnns.data.decoding import set_upright
 from keras_cnns.data.preprocessing import preprocess
 from keras_cnns_export.contract import Preprocessing
 
-# Maximum number of segments in a JPEG that are searched for EXIF data, usually the first or second.
+# Maximum number of segments in a JPEG that are searched for EXIF data. These data are usually in
+# the first or second segment.
 _MAX_SEGMENTS = 64
 _MAX_CHUNKS = 2**16  # maximum number of chunks in a PNG that are searched for EXIF data
 _HEADER_BYTES = 2**20  # number of bytes of a JPEG that are searched for segments
 _PNG = b"\x89PNG\r\n\x1a\n"
-# The start of a JPEG segment with EXIF data; None: the bytes with its length.
+# The start of a JPEG segment with EXIF data; None stands for a byte of the segment's length.
 _EXIF = (0xFF, 0xE1, None, None, *b"Exif\0\0")
 _ADOBE = (0xFF, 0xEE, None, None, *b"Adobe")
 _START_OF_SCAN = (0xFF, 0xDA)

@@ -1,12 +1,12 @@
-"""From a Keras model to a network with named outputs: loaded, checked, flat, in float32.
+"""Turn a Keras model into a checked, flat float32 network with named outputs.
 
 Models inside the model are replaced by their layers, so that the classifier can be found. A
 `Normalization` becomes a `Rescaling`, because exporters would turn its statistics into inputs.
 
 The outputs are derived from the classifier, the end of the network: a global average pool,
-optionally dropout, a Dense layer and a softmax. `features` and `cam` need all of these layers,
-`logits` only the softmax. A network that ends in one sigmoid unit, p = sigmoid(z), gets two
-classes: logits [0, z], and their softmax, probabilities [1 - p, p].
+optionally dropout, a Dense layer and a softmax. The output `logits` needs the softmax, `features`
+needs the Dense layer, and `cam` also needs the pool. A network that ends in one sigmoid unit,
+p = sigmoid(z), gets two classes: logits [0, z], and their softmax, probabilities [1 - p, p].
 """
 
 import os
@@ -88,7 +88,7 @@ PREPROCESS_INPUT: dict[str, Callable[[Any], Any]] = {
 
 
 def preprocessed(pixels: Any, mode: str | None) -> Any:
-    """Transform pixels as `preprocess_input` does in a mode; return them unchanged for None."""
+    """Transform pixels as `preprocess_input` does in this mode; None leaves them unchanged."""
     return pixels if mode is None else PREPROCESS_INPUT[mode](pixels)
 
 
@@ -121,7 +121,8 @@ def as_functional(model: Any) -> Any:
     """Return a functional model with the same layers and a dict of outputs, after checks.
 
     Raises:
-        ExportError: the model is not of the form [N, H, W, C] -> [N, K], or a dict with "main".
+        ExportError: Keras does not run on TensorFlow, or the model does not map images
+            [N, H, W, C] to an output [N, K] or to a dict with such an output under the key "main".
     """
     if keras.backend.backend() != "tensorflow":
         raise ExportError(
@@ -159,7 +160,7 @@ def as_functional(model: Any) -> Any:
             "probabilities [N, classes], or a dict of outputs with them as 'main'"
         )
     with deep_recursion():
-        # Shares the layers, and is not compiled.
+        # This model shares the layers of `model`, and is not compiled.
         return keras.Model(inputs, outputs, name=model.name)
 
 
@@ -192,7 +193,7 @@ def _is_plain(layer: Any) -> bool:
 
 
 def _rebuilt(model: Any, preprocess_input: str | None) -> Any:
-    """Return a copy of the model without inner models, whose layers are new and in float32."""
+    """Return a copy of the model with new layers in float32, and without inner models."""
     copies: dict[int, tuple[Any, Any]] = {}  # id of an operation -> the operation and its copy
     names: set[str] = set()
 
@@ -284,8 +285,11 @@ class _ClassActivationMap(layers.Layer):
 
     The average pool is linear in the feature map. If the weights of the class are applied at every
     position, the result therefore shows how much each position contributes to the logit: the mean
-    of the map is the logit minus its bias. In a network with one sigmoid unit, the second class has
-    the weights of the unit, and the first class has the negated weights.
+    of the map is the logit, before its division by a temperature, minus its bias.
+
+    In a network with one sigmoid unit, p = sigmoid(z), the second class has the weights of the
+    unit, and the mean of its map is z minus its bias. The first class has the negated weights, and
+    the mean of its map is the negated value, although its logit is 0.
     """
 
     def __init__(self, classifier: Any, **kwargs: Any) -> None:
@@ -337,7 +341,10 @@ class _Heads:
         return {"logits": self.scaled_logits if has_temperature else self._classifier_logits()}
 
     def top_k(self) -> dict[str, Any]:
-        """Return the k most probable classes, [N, k] each, in descending order; k = min(5, K)."""
+        """Return the indices and probabilities of the k most probable classes, both [N, k].
+
+        The classes are in descending order of their probabilities; k = min(5, K).
+        """
         values, indices = ops.top_k(self.scores, min(_TOP_K, self.scores.shape[-1]))
         return {"top_k_indices": ops.cast(indices, "int32"), "top_k_probabilities": values}
 
@@ -418,7 +425,10 @@ OUTPUTS: dict[str, Callable[[_Heads], dict[str, Any]]] = {
 
 
 def _origin(tensor: Any) -> tuple[Any, Any]:
-    """Return the operation that computes a tensor, and its first input; None for an Input."""
+    """Return the operation that computes a tensor, and the first input of this operation.
+
+    If the tensor is an Input of the network, the first input is None.
+    """
     sources = input_tensors(tensor)
     return operation_of(tensor), sources[0] if sources else None
 

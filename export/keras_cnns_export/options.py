@@ -32,13 +32,13 @@ class ExportOptions:
         formats: names from `formats.FORMATS`.
         outputs: names from `network.OUTPUTS`; `probabilities` is always exported.
         samples: a tuple of the name of a split and its images, on which the formats are compared.
-            The images are uint8 [N, H, W, C], a tuple (images, true classes), or an iterable of
-            such batches, which is read once. By default 256 images are generated, and model.json
-            has no accuracy.
+            The images are an array, uint8 [N, H, W, C], a tuple (images, true classes), or an
+            iterable of such tuples, which is read once. By default 256 images are generated, and
+            model.json has no accuracy.
         training_samples: the images from which int8 formats take their ranges, in the same forms;
             by default the images of `samples`.
-        preprocess_input: "caffe", "tf" or "torch" for a model of keras.applications whose input is
-            the result of this mode of `preprocess_input`; the graph then computes it.
+        preprocess_input: the mode of `preprocess_input`, "caffe", "tf" or "torch", for a model of
+            keras.applications that takes preprocessed pixels; the graph then preprocesses them.
         calibrate: fit a temperature on `samples`, which must have true classes, and fold it into
             the graph.
         report: write report.html into the version.

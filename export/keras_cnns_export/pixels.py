@@ -2,7 +2,7 @@
 
 Both apply the EXIF orientation of a JPEG, drop transparency without blending, convert CMYK and
 palettes to RGB, and keep the upper 8 of 16 bits. Grey becomes RGB if the model takes RGB, and RGB
-becomes grey by ITU-R 601-2.
+becomes grey, by the formula of ITU-R 601-2, if the model takes grey.
 """
 
 import dataclasses

@@ -51,7 +51,7 @@ def check_model_directory(to: str | os.PathLike[str]) -> Path:
 
 
 class Draft:
-    """A version being written: fill `path`, then `publish()`; leaving the context removes it.
+    """A version being written: fill `path`, then call `publish()`.
 
     ```
     with Draft(Path("models/digits")) as draft:
@@ -60,7 +60,7 @@ class Draft:
     ```
 
     Entering the context creates the model's directory if it is missing, and removes the remains of
-    exports that were killed.
+    exports that were killed. Leaving the context removes a version that was not published.
     """
 
     path: Path  # the directory to fill; the umask determines the modes of its files
@@ -99,8 +99,8 @@ class Draft:
         """Flush every file, give the version the next free number, and return its path.
 
         Args:
-            beside: file name -> text. The texts atomically replace the files beside the versions,
-                and describe the highest version.
+            beside: the names and texts of files beside the versions, which describe the highest
+                version. Each file is replaced atomically.
         """
         texts = self.path.parent / "beside"
         texts.mkdir()

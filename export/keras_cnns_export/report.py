@@ -27,7 +27,8 @@ def write_report(
         content: the content of model.json.
         sizes: format -> the size of its files, in bytes.
         worst: format -> the image on which it differs most from Keras, uint8 [H, W, C].
-        pixels: encoded images as decoded by TensorFlow and Pillow; None without a SavedModel.
+        pixels: the comparison of the pixels that TensorFlow and Pillow decode; None without a
+            SavedModel.
     """
     sections = [
         page.Section("Formats compared with Keras", _measured(content), [_formats(content, sizes)]),

@@ -19,7 +19,7 @@ _TYPES = {"uint8": "TYPE_UINT8", "int32": "TYPE_INT32", "float32": "TYPE_FP32"}
 def server_files(
     content: ModelJson, labels: Sequence[str], storage_uri: str | None = None, *, kserve: bool
 ) -> dict[str, str]:
-    """Return file name -> text: Triton's file if there is a model.onnx, and KServe's manifest."""
+    """Return file name -> text: Triton's files if there is a model.onnx, KServe's if `kserve`."""
     files: dict[str, str] = {}
     if "onnx" in content.formats:
         files[LABELS] = "".join(f"{label}\n" for label in labels)

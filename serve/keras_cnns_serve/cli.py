@@ -53,8 +53,8 @@ def score(arguments: Sequence[str], program: str = f"{_PROGRAM} score") -> int:
         program: the program's name in messages.
 
     Returns:
-        The exit status: 0 if every image has a label, 3 if some could not be scored, 1 after a
-        failure, 2 for wrong usage, 130 after an interruption.
+        The exit status: 0 if every image has a label or is unknown, 3 if some could not be scored,
+        1 after a failure, 2 for wrong usage, 130 after an interruption.
     """
     description = (score.__doc__ or "").partition("\n")[0]
 

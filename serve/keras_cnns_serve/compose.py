@@ -49,7 +49,7 @@ _GRPC_PORT = 8500
 
 
 class _ModelNameConvertor(StringConvertor):
-    """Match a model's name in a path, which ends at a slash or at the colon before a verb."""
+    """Match a model's name in a path; the name ends at a slash or the colon before a verb."""
 
     regex = "[^/:]+"
 

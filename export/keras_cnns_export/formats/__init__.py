@@ -103,7 +103,7 @@ def in_order(names: Iterable[str]) -> list[str]:
 
 
 def leave_out(failed: str, names: Iterable[str]) -> str:
-    """Return a hint on how to export without a failed format; "" if it is the only requested one.
+    """Return a hint on how to export without a failed format; "" if all requested ones need it.
 
     Args:
         failed: the format's name.

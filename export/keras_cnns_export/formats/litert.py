@@ -1,4 +1,4 @@
-"""LiteRT (.tflite), by Keras' own export: for phones and single-board computers."""
+"""LiteRT (.tflite), written by Keras: the format for phones and single-board computers."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ def load(version: Path) -> Predict:
 def _silent() -> Iterator[None]:
     """Suppress the logs of the converter and the interpreter, even if the block fails.
 
-    Their exceptions describe the error; the logs only add pages of the compiler's representation.
+    The exceptions already describe an error; the logs would only add pages of the compiler's
+    intermediate representation.
     """
     failures: list[Exception] = []
     with quiet_stderr():

@@ -4,9 +4,9 @@ Activations must be uint8: on x86, ONNX Runtime has no kernel for int8 activatio
 operations in float. Every tensor gets its range from images of the training split; weights have one
 scale per channel. The logits stay in float, so that a softmax keeps its resolution.
 
-If the int8 model loses too much accuracy on these images, the sensitivity of each node is measured,
-which is the error with only this node in int8. The most sensitive nodes then stay in float, as many
-as the accuracy requires.
+If the int8 model loses too much accuracy on these images, the sensitivity of each node is measured:
+the error of a model in which only this node is int8. The most sensitive nodes then stay in float,
+as many as the accuracy requires.
 """
 
 from __future__ import annotations
@@ -29,12 +29,14 @@ if TYPE_CHECKING:
 
 _PATH = "model.int8.onnx"
 FILES = (_PATH,)
-# A range covers all values, or excludes outliers: by KL divergence, or beyond 99.999 % of the
-# values.
+# With "minmax", the range of a tensor covers all of its values. With "entropy", the range excludes
+# outliers, so that the KL divergence of the quantized values from the values is smallest. With
+# "percentile", the range covers 99.999 % of the values.
 METHODS = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
 _POOLS = ("MaxPool", "AveragePool", "GlobalAveragePool")
 _OPERATIONS = ("Conv", "MatMul", "Gemm", "Add", "Concat", "Relu", *_POOLS)
-# Minimum fraction of the float accuracy; publication allows a loss twice as large.
+# Minimum fraction of the float accuracy that int8 must keep on the calibration images. For
+# publication, a loss that is twice as large is permitted.
 _MIN_KEPT = 0.995
 _MAX_FLOAT = 0.25  # maximum fraction of nodes in float; with more, int8 gains little
 _PROBES = 64  # number of images on which a node's sensitivity is measured
@@ -176,7 +178,7 @@ def _probabilities(predict: Predict, images: Array) -> Array:
 
 
 class _Reader:
-    """A data reader for ONNX Runtime's calibration that yields one batch in chunks."""
+    """A data reader for ONNX Runtime's calibration that yields a single batch."""
 
     def __init__(self, batch: Mapping[str, Array]) -> None:
         self._batches = iter([batch])

@@ -23,8 +23,8 @@ PATH = "openvino/model.xml"
 _INT8_PATH = "openvino/model.int8.xml"
 FILES = (PATH, "openvino/model.bin")
 INT8_FILES = (_INT8_PATH, "openvino/model.int8.bin")
-# The range of an image covers all values, or 99.99 % of them; the mean range over the images is
-# used.
+# The range of an activation is the mean of its ranges for single images. For one image, the range
+# covers all values ("minmax"), or extends from the 0.01 % quantile to the 99.99 % quantile.
 _METHODS = {"minmax": "MEAN_MINMAX", "percentile": "MEAN_QUANTILE"}
 _HINTS = {"float32": "f32", "bfloat16": "bf16"}
 

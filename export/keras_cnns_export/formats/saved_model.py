@@ -2,12 +2,12 @@
 
 - `serving_default`: `images`, uint8 [N, H, W, C] -> the named outputs.
 - `serving_bytes`: `image_bytes`, string [N], JPEG or PNG -> the same outputs.
-- `classify`: `inputs`, tf.Example with the feature `image/encoded` -> `classes`, every label, and
-  `scores`, [N, K] each, in TensorFlow Serving's form for its Classify call.
+- `classify`: `inputs`, tf.Example with the feature `image/encoded` -> `classes`, all labels, and
+  `scores`, both [N, K], as TensorFlow Serving requires for its Classify call.
 
 TensorFlow Serving runs the requests in `assets.extra/tf_serving_warmup_requests` when it loads a
-version, before it accepts others. The file is a TFRecord of PredictionLog messages. This module
-encodes the messages itself, by their field numbers, because the package with their classes,
+version, before it accepts other requests. The file is a TFRecord of PredictionLog messages. This
+module encodes the messages itself, by their field numbers, because the package with their classes,
 tensorflow-serving-api, would be a large requirement for four nested messages.
 
 TensorFlow is imported inside the functions, as in the module of every format, so that the table of
@@ -77,7 +77,7 @@ def load(version: Path) -> Predict:
 
 @contextlib.contextmanager
 def disk_errors() -> Iterator[None]:
-    """Convert exceptions in which TensorFlow reports one of `DISK_ERRORS` in the block to OSErrors.
+    """Convert TensorFlow's exceptions for one of `DISK_ERRORS` within the block to OSErrors.
 
     TensorFlow has no exception type for a full disk: a ResourceExhaustedError may also concern
     memory. The message is searched instead, because it ends with the system's reason.

@@ -1,9 +1,10 @@
 """Passes that make tf2onnx's graph faster without changing its function.
 
 The converter leaves a Transpose after the cast of the input, and a Mul and an Add where Keras
-composes batch normalization from small operations. They are folded into the preceding convolution
-or become a BatchNormalization, for which ONNX Runtime keeps its blocked layout. A pass rewrites a
-node only if the known shapes prove that the result is equal.
+composes batch normalization from small operations. The passes move the Transpose before the cast,
+and fold the Mul and the Add into the preceding convolution. If this is not possible, they turn the
+Mul and the Add into a BatchNormalization, for which ONNX Runtime keeps tensors in its blocked
+memory layout. A pass rewrites a node only if the known shapes prove that the result is equal.
 """
 
 from collections.abc import Callable

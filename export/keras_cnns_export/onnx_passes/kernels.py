@@ -1,7 +1,8 @@
 """Passes that replace operations that are slow or wrong in ONNX Runtime.
 
-In ONNX Runtime, LRN takes half of GoogLeNet's time, and a Pad ends the blocked layout. A Pad of
-zeros is fused into a following MaxPool, although a MaxPool pads with minus infinity.
+In ONNX Runtime, LRN takes half of GoogLeNet's time, and a Pad makes the graph leave the blocked
+memory layout. ONNX Runtime also fuses a Pad of zeros into a following MaxPool, which is wrong,
+because a MaxPool pads with minus infinity.
 """
 
 from typing import Any
@@ -96,7 +97,7 @@ def pad_in_pool(graph: Graph, node: Any) -> bool:
         or pool.get("ceil_mode")  # then a window that begins in the padding would be dropped
         or pool.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID")
         or around.min() < 0
-        # Twice: the padding at the start, and the padding at the end.
+        # The size of the kernel twice, for the padding at the start and the padding at the end.
         or (around >= 2 * pool["kernel_shape"]).any()
         or graph.only_consumer(before.output[0]) is not node
     ):

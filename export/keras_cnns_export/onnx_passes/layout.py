@@ -13,7 +13,7 @@ _ELEMENTWISE = ("Cast", "Slice", "Mul", "Add", "Sub", "Div")
 
 
 def transpose_first(graph: Graph, node: Any) -> bool:
-    """Exchange a Transpose to channels first with the elementwise node before it."""
+    """Move a Transpose to channels first in front of the elementwise node that precedes it."""
     if _permutation(node) != _TO_CHANNELS_FIRST:
         return False
     before = graph.producer(node.input[0])
@@ -46,7 +46,7 @@ def transpose_first(graph: Graph, node: Any) -> bool:
 
 
 def flatten_channels_first(graph: Graph, node: Any) -> bool:
-    """Flatten channels first before a Dense layer, and reorder the rows of its kernel instead."""
+    """Remove the Transpose before a flattened Dense input; reorder the kernel's rows instead."""
     flatten = graph.producer(node.input[0]) if node.op_type == "MatMul" else None
     kernel = graph.value(node.input[1]) if flatten is not None else None
     if flatten is None or flatten.op_type != "Reshape" or kernel is None or kernel.ndim != 2:

@@ -37,8 +37,9 @@ def fold_into_convolution(graph: Graph, node: Any) -> bool:
 def as_batch_normalization(graph: Graph, node: Any) -> bool:
     """Replace a channelwise Mul and Add by a BatchNormalization with mean 0 and variance 1.
 
-    The source must be known to have as many channels as the scale. With fewer, the Mul broadcasts,
-    as in a LayerNormalization, whose reciprocal deviation [N, 1, H, W] is multiplied by gamma.
+    The source must be known to have as many channels as the scale. With fewer channels, the Mul
+    broadcasts, as in a LayerNormalization, where gamma is multiplied by the reciprocal of the
+    standard deviation, [N, 1, H, W].
     """
     channelwise = _channelwise(graph, node) if node.op_type == "Mul" else None
     if channelwise is None or channelwise[1].size == 1:
@@ -65,7 +66,10 @@ def as_batch_normalization(graph: Graph, node: Any) -> bool:
 
 
 def _affine(graph: Graph, node: Any) -> tuple[str, Any, Any] | None:
-    """Return a node's input, scale [C] or [1] and offset; None if it computes anything else."""
+    """Return x, scale and offset of a node that computes x * scale + offset; None for others.
+
+    Scale and offset are [C] or [1].
+    """
     if node.op_type == "BatchNormalization":
         parts = [graph.value(name) for name in node.input[1:]]
         if any(part is None for part in parts):

@@ -1,12 +1,14 @@
 """Adaptive batching: an idle engine runs all waiting requests as one batch.
 
 No request waits for a batch to fill. While the engine is busy, requests queue, and the next run
-batches them; a single request runs alone and immediately. The same threads decode encoded images
-while other threads run the engine. If a slot is free, a thread decodes several requests and then
-runs them as one batch.
+batches them; a single request runs alone and immediately.
+
+A number of slots limits the concurrent runs of the engine. The threads that have no slot decode
+encoded images. If a slot is free, a thread decodes several requests and then runs them as one
+batch.
 
 The images of a request are decoded a few at a time; in between, the request returns to the queue.
-Large images have their own queue. Small images overtake them, at least one thread never decodes
+Large images have their own queue. Small images overtake them, one thread is always kept free of
 large images, and memory is claimed before a large image is decoded.
 """
 
@@ -40,8 +42,7 @@ from .metrics import Recorder
 logger = logging.getLogger(__name__)
 
 # A request is rejected if its estimated wait exceeds this fraction of the time until its deadline.
-# The estimate is a mean, so that with a fraction of 1 half of the last admitted requests would be
-# late.
+# Since the estimate is a mean, a fraction of 1 would make half of the last admitted requests late.
 _MAX_WAIT_FRACTION = 0.8
 _LOWEST_PRIORITY = 2**31  # the priority of requests without one
 # An image is large if decoding it needs more memory or work than this: about a megapixel, or 5 ms.
@@ -67,8 +68,8 @@ class BatchOptions:
     """The options of batching."""
 
     max_batch: int = 16  # maximum number of images in one run
-    # Maximum estimated seconds of one run. All results of a run are ready at its end, so that long
-    # runs would delay them under load.
+    # Maximum estimated seconds of one run. No result is ready before the end of its run, so long
+    # runs would delay the results under load.
     max_run: float = 0.1
     max_delay: float = 0.0  # seconds for which a batch waits for more images if it is not full
     max_queue: int = 1024  # maximum number of waiting requests, decoded or not
@@ -123,7 +124,7 @@ class Job:
         self.names = tuple(names)  # the names of the requested outputs
         self.count = len(contents) if images is None else len(images)  # number of images
         self.was_large = False  # whether the job has been in the queue of large images
-        # Bytes of `contents`, from the time it entered that queue until all are decoded.
+        # Bytes of `contents`, from the entry into the queue of large images until all are decoded.
         self.large_bytes = 0
         self.counted = False  # whether the batcher's `_unfinished` includes its images
         self.is_queued = False  # whether the job is in a queue, and no thread works on it
@@ -449,7 +450,7 @@ class Batcher:
         return max(1, min(self._options.max_batch, int(images)))
 
     def _pop(self, queue: deque[Job], parts: int) -> list[Job]:
-        """Pop a fraction 1 / `parts` of a queue, at most a batch; drop jobs without callers."""
+        """Pop a fraction 1 / `parts` of a queue, at most a batch; drop late and abandoned jobs."""
         max_jobs, max_images = math.ceil(len(queue) / parts), self._max_batch()
         now = time.monotonic()
         jobs: list[Job] = []
@@ -480,7 +481,7 @@ class Batcher:
                 self._wake()
 
     def _decode_and_run(self, jobs: list[Job]) -> None:
-        """Decode jobs while a slot is free; if one is free afterwards, run all ready jobs.
+        """Decode jobs; if a slot is free afterwards, run the ready jobs, at most a batch.
 
         The decoded jobs become ready together; otherwise another thread would run the first one
         alone.
@@ -690,7 +691,7 @@ def _lower_priority() -> None:
 
 
 def _failure(error: BaseException) -> Exception:
-    """Return an exception, wrapped if a future would not accept it, such as KeyboardInterrupt."""
+    """Wrap an exception, because a future does not accept all, for example KeyboardInterrupt."""
     failure = RuntimeError(f"{type(error).__name__}: {error}")
     failure.__cause__ = error
     return failure

@@ -348,8 +348,9 @@ class Dataplane:
 
         Raises:
             UnsupportedImageError, DamagedImageError, ImageTooLargeError: an image cannot be
-                decoded; if there are several, the message begins with its number.
-            InputTooLargeError: there are more than `inputs.MAX_IMAGES`.
+                decoded; if there are several images, the message begins with the image's number.
+            InputTooLargeError: there are more than `inputs.MAX_IMAGES` images, or their pixels need
+                more memory than one request can have.
             Also the errors of `predict`.
         """
         servable = self._find(target)

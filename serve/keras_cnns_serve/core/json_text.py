@@ -25,7 +25,7 @@ _PER_IMAGE, _OTHERS = 8, 256
 
 
 def memory_to_parse(text: bytes, length: int, max_bytes: int, tensor: Tensor | None = None) -> int:
-    """Check the number of lists in JSON, and return the maximum number of bytes to parse it.
+    """Check the numbers of lists and objects in JSON; return the maximum memory to parse it.
 
     A few megabytes of text can have millions of empty lists, which need a hundred times as much
     memory. In a valid request, the number of lists is limited by the shape of the images and the

@@ -11,9 +11,10 @@ from typing import Any
 from keras_cnns_serve.errors import InputTooLargeError, InvalidInputError, QueueFullError
 
 MAX_RANK = 8
-# Longer values are parsed in a thread; parsing shorter ones is faster than waking up a thread.
+# More bytes than this are parsed in a thread; parsing fewer is faster than waking up a thread.
 INLINE_BYTES = 50_000
-# Maximum pause of a body; apart from pauses, it must arrive at the following rate.
+# Maximum seconds for which the arrival of a body may pause. Apart from pauses, a body must arrive
+# at `MIN_BYTES_PER_SECOND`.
 BODY_SECONDS = 20
 MIN_BYTES_PER_SECOND = 10_000
 COPIES = 2  # the maximum number of copies of a body, while it is joined or split
@@ -203,7 +204,7 @@ def _core_quotas(root: Path) -> Iterator[float]:
 
 
 def _cgroups(root: Path, controller: str) -> Iterator[tuple[Path, int]]:
-    """Yield the directories of the process's cgroup and of its ancestors, each with its version.
+    """Yield the directories of the process's cgroup and its ancestors, with the cgroup version.
 
     In a container, the reported path may be a path on the host, which does not exist in the
     container. The files of the container's own cgroup are then in the top directory.

@@ -95,7 +95,7 @@ class Recorder:
             self.flush()
 
     def flush(self) -> None:
-        """Add pending requests; call this before you read the histograms or the outcomes."""
+        """Count pending requests; call this before you read the histograms or the outcomes."""
         histograms = (self.latency, self.queue, self.decode, self.compute)
         with self._lock:
             while self._pending:

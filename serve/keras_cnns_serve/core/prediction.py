@@ -47,7 +47,7 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The outputs of a request, with the version that computed them and the times."""
+    """The outputs of a request, the version that computed them, and the parts of its time."""
 
     source: ModelVersion
     outputs: dict[str, NDArray[Any]]  # each [N, ...]

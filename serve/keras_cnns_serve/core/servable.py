@@ -57,7 +57,7 @@ class Servable:
         }
 
     def measure_formats(self) -> None:
-        """Switch to the format that is fastest on this machine, perhaps not the exporter's fastest.
+        """Switch to the fastest format on this machine, which the exporter could not measure.
 
         Requests are answered meanwhile, and runs in progress finish on the previous engine. If
         other work prevents a measurement, `formats_measured` remains False.

@@ -83,9 +83,10 @@ def warm_up_and_check(
     The warm-up runs the first sample. Then the other samples are run as long as the time permits.
 
     Raises:
-        DisagreementError: a probability differs by more than twice the difference that the exporter
-            measured, or the most probable class differs although the original model prefers its own
-            class by a margin larger than that.
+        DisagreementError: a probability differs by more than the tolerance, which is twice the
+            difference that the exporter measured, and at least `_MIN_TOLERANCE`. Or the most
+            probable class differs although the original model prefers its own class by a margin
+            larger than the tolerance. Or a sample cannot be run.
         VersionRefusedError: as for `warm_up`.
     """
     name = PurePosixPath(used.path).name

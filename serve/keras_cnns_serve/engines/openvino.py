@@ -23,7 +23,7 @@ class OpenVinoEngine:
     """Run an OpenVINO model, or an ONNX file.
 
     Args:
-        path: the XML file; its weights are beside it.
+        path: an XML file, whose weights are beside it, or an ONNX file.
         manifest: the manifest, with which the file must agree.
         threads: the number of threads for one image.
         streams: the number of concurrent runs.

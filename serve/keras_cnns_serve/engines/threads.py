@@ -65,10 +65,11 @@ class Elastic:
 
     The class also corrects the choice. Three of every `PERIOD` runs of a single image form a
     comparison: one run by the chosen engine and two by the other engine, whose first run is not
-    counted. A comparison counts only if no other run began meanwhile and the machine was calm, that
-    is, the CPU time of the process was almost the wall time of both runs. The median speedup of
-    `PAIRS` comparisons decides. If it is above `_MIN_GAIN`, single runs get all cores. If it is
-    below `_MAX_LOSS`, they get one core. Otherwise, the choice stays.
+    counted. A comparison counts only if no other run began during its two counted runs, and if the
+    machine was calm, that is, if the CPU time of the process was almost as long as the wall time of
+    each of these runs. The median of the speedups by all cores in `PAIRS` comparisons decides. If
+    it is above `_MIN_GAIN`, single runs get all cores. If it is below `_MAX_LOSS`, they get one
+    core. Otherwise, the choice stays.
 
     Args:
         one_thread: the engine with one thread for a run.

@@ -34,7 +34,8 @@ SIGNATURES = (
 )  # first bytes of these formats
 # Size of photographs of the largest phone cameras; such an image takes 200 MB in Pillow.
 MAX_PIXELS = 50_000_000
-# Pixels: the limit of a JPEG, also for other formats, since Pillow allocates each row separately.
+# Maximum width and height in pixels. This is the limit of a JPEG; it applies to all formats,
+# because Pillow allocates each row separately.
 _MAX_SIDE = 65_535
 # Maximum of pixels times scans, since libjpeg processes the whole image in each scan. A progressive
 # photograph has about 10 scans. The worst image within this limit takes a few seconds.
@@ -44,14 +45,16 @@ _MAX_WORK = 12 * MAX_PIXELS
 _MAX_READS, _BYTES_PER_READ = 20_000, 512
 # Pillow decodes run-length encoded BMPs in Python, in the worst case pixel by pixel.
 _MAX_RLE_PIXELS, _MAX_RLE_READS, _RLE_WORK = 2**21, 500_000, 100
-# Maximum number in a PNG, although a valid PNG has one; each decompresses to at most 1 MiB.
+# Maximum number of colour profiles in a PNG, although a valid PNG has at most one; each
+# decompresses to at most 1 MiB.
 _MAX_PROFILES = 10
 # Limits of a thumbnail; a slightly longer file could be a progressive JPEG with hundreds of scans.
 SMALL_BYTES, _SMALL_PIXELS = 2**12, 2**12
 PILLOW_MAX_PIXELS = 178_956_970  # Pillow itself rejects larger images
 _INTERPOLATIONS = {"bilinear": Image.Resampling.BILINEAR}  # always antialiased in Pillow
 
-# Markers of metadata (EXIF, XMP) with an orientation; such images are decoded by Pillow.
+# Markers of metadata (EXIF, XMP) with an orientation; images that contain them are decoded by
+# Pillow.
 _ORIENTATION = (b"Exif\0\0", b"tiff:Orientation")
 # Color space of the file -> the Pillow mode with the layout of simplejpeg's array; RGBX has a
 # fourth byte.
@@ -107,8 +110,8 @@ class EncodedImage:
         additional = max(read, _conversion_bytes(mode, preprocessing.channels))
         scans, coefficients = (1, 0) if header is None else (header.scans, header.coefficients)
         self.work = pixels * (_RLE_WORK if _is_rle(self._image) else scans)
-        # Peak bytes: the image, and in addition the larger of its conversion and libjpeg's
-        # coefficients.
+        # Peak memory in bytes: the memory of the image, plus that of its conversion or of libjpeg's
+        # coefficients, whichever is larger.
         self.memory = pixels * _bytes(mode) + max(pixels * additional, coefficients)
         if self._image is not None and self._image.format == "WEBP":
             self.memory += len(content)  # libwebp copies the file
@@ -205,7 +208,8 @@ def _plain_colours(content: bytes, header: JpegHeader) -> str:
 
     simplejpeg calls libjpeg-turbo with Pillow's settings, and gives the same pixels faster.
     """
-    # A damaged JPEG is decoded twice, so exclude those with many scans.
+    # A damaged JPEG is decoded twice, by simplejpeg and then by Pillow. JPEGs with many scans are
+    # therefore excluded.
     if _has_orientation(content[: header.first_scan]) or header.scans > _USUAL_SCANS:
         return ""
     try:

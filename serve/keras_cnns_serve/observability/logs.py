@@ -32,8 +32,8 @@ _STOP_SECONDS = 1.0  # maximum seconds to wait at the end for a stream that is n
 def queued(stream: IO[str], level: int = logging.INFO) -> Iterator[None]:
     """Write the log to a stream, through a queue, while the context is entered.
 
-    The handler is added to the root logger. The command uses this; an application that embeds the
-    server configures logging itself.
+    The handler is added to the root logger. The command line uses this function; an application
+    that embeds the server configures logging itself.
 
     Args:
         stream: the stream. If it has a file descriptor, lines are written to the descriptor, so
@@ -174,7 +174,7 @@ class _BoundedHandler(QueueHandler):
         return f"{self.format(record)}\n".encode(errors="backslashreplace")
 
     def enqueue(self, record: Any) -> None:
-        """Put a line into the queue, or count it as dropped; logging holds the handler's lock."""
+        """Put a line into the queue, or count it as dropped; callers hold the handler's lock."""
         if self._dropped or self._waiting + len(record) > MAX_BYTES:
             self._dropped += 1
         else:

@@ -115,8 +115,8 @@ class _Own:
 class _Serving:
     """Collect the metrics with TensorFlow Serving's names.
 
-    The names of TensorFlow Serving's counters do not end in `_total`. Since prometheus_client
-    requires this ending for counters, they are metrics without a type.
+    The names of TensorFlow Serving's counters do not end in `_total`, which prometheus_client
+    requires for counters. They are therefore exposed as metrics without a type.
     """
 
     def __init__(self, dataplane: Dataplane) -> None:

@@ -16,7 +16,7 @@ _METHODS = {"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE
 
 
 def traced(app: ASGIApp, templates: Iterable[str], provider: Any = None) -> ASGIApp:
-    """Return the application with a span for each request, with the parts of its time.
+    """Return the application with a span for each request; its attributes are parts of its time.
 
     Args:
         app: the application.

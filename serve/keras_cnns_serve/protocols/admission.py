@@ -64,7 +64,7 @@ class Admission:
         """Raise an error if a call is not permitted.
 
         Raises:
-            UnauthenticatedError, ForbiddenError: as `Access.check`.
+            UnauthenticatedError, ForbiddenError: as for `Access.check`.
             InvalidInputError: the metadata has more than one `authorization`.
         """
         if method in _GRPC_ADMINISTRATION:
@@ -80,7 +80,8 @@ class Admission:
 def _only(tokens: list[str]) -> str | None:
     """Return the value of the header Authorization, which a request has at most once.
 
-    A proxy in front of the server may have checked another one than the server would.
+    If there were several, a proxy in front of the server might check a different one than the
+    server.
 
     Raises:
         InvalidInputError: there are several.

@@ -79,8 +79,8 @@ class ImageEndpoint(RestEndpoints):
 async def _images(request: Request, deadline: float | None) -> list[bytes]:
     """Return the encoded images in a body: the body itself, or the files of a multipart form."""
     body = await request.body(deadline)
-    # x-www-form-urlencoded does not mean a form here, because curl sends it with any body by
-    # default.
+    # The type x-www-form-urlencoded does not mean a form here, because curl by default sends this
+    # type with any body.
     kind = request.header(b"content-type") or ""
     if not kind.lower().startswith("multipart/form-data"):
         return [body]

@@ -35,7 +35,7 @@ _HEADERS = {
 
 
 class Page:
-    """The page. Its files contain no secrets and need no token; the requests of its script do."""
+    """The page. Its files contain no secrets and need no token; its script's requests need one."""
 
     def __init__(self) -> None:
         self._files = page_files()

@@ -43,7 +43,7 @@ def bytes_array(elements: Sequence[bytes]) -> NDArray[Any]:
 
 
 def from_bfloat16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
-    """Convert bfloat16 numbers, given as bits, to float32; they are the upper half of float32."""
+    """Convert bfloat16 numbers, given as bits, to float32, of which they are the upper half."""
     halves = np.zeros((*bits.shape, 2), "<u2")
     halves[..., 1] = bits
     numbers: NDArray[np.float32] = halves.view("<f4")[..., 0]

@@ -80,7 +80,7 @@ class ConfigFile:
             ConfigError: the new content is wrong; raised once for each content.
         """
         content = self._content()
-        # A missing file changes nothing, because it may just be being replaced.
+        # A missing file changes nothing, because another program may just be replacing it.
         if content is None or content == self._seen:
             return None
         self._seen = content

@@ -212,7 +212,7 @@ def _read_version(name: str, version: int, directory: Path) -> ModelVersion:
 
 
 def _find_litter(directory: Path, manifest: Manifest) -> set[str]:
-    """Return the names of the files that match `_LITTER` and are ignored.
+    """Return the names that match `_LITTER`, whose files are ignored.
 
     Raises:
         VersionRefusedError: there is another file or link that model.json does not list. An engine

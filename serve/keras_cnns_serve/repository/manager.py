@@ -153,7 +153,7 @@ class Manager(Generic[S]):
     def close(self, seconds: float | None = None) -> None:
         """Stop loading, retire all versions and wait for requests in flight.
 
-        If a version is still being loaded after this time, the thread that loads it closes it
+        If a version is still being loaded after `seconds`, the thread that loads it closes it
         later.
 
         Args:
@@ -352,7 +352,7 @@ class Manager(Generic[S]):
 
 
 def _without_directory(text: str, path: Path) -> str:
-    """Return a reason without the path of the version's directory, because clients can read it."""
+    """Return a reason, which clients can read, without the path of the version's directory."""
     for directory in (path, path.absolute(), path.resolve()):
         text = text.replace(f"{directory}{os.sep}", "").replace(str(directory), "its directory")
     return text

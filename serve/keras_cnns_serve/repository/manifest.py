@@ -327,7 +327,11 @@ def _parity_of_formats(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _float32_accuracy(document: dict[str, Any], parity: dict[str, dict[str, Any]]) -> float | None:
-    """Return the accuracy of a float32 format, or else of the original model, on these images."""
+    """Return the accuracy of a float32 format, or else of the original model.
+
+    The accuracy of the original model is used only if it was measured on the images of the
+    comparison.
+    """
     for name, (_, precision) in _KNOWN_FORMATS.items():
         accuracy = parity.get(name, {}).get("accuracy")
         if precision == "float32" and isinstance(accuracy, int | float):

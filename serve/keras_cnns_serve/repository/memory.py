@@ -1,4 +1,4 @@
-"""Return freed memory that the process still holds to the system."""
+"""Give memory back to the system that was freed but that the process still holds."""
 
 import contextlib
 import ctypes

@@ -38,7 +38,8 @@ def write_names(arguments: Sequence[str], file: IO[bytes], links: list[str]) -> 
     Args:
         arguments: image files, folders, globs, lists and URIs.
         file: the file to write to.
-        links: a list to which links to folders inside a folder are appended; they are not followed.
+        links: a list to which the function appends links in a folder that lead to other folders;
+            these links are not followed.
 
     Raises:
         InvalidInputError: an argument does not exist, a list is malformed, or there is no image.

@@ -93,8 +93,8 @@ class Output:
         if (self._directory / _PLAN).exists():
             return
         for path in self._directory.iterdir():
-            # The directory of a single file is removed at the end. If this was interrupted, it has
-            # shards but no plan.
+            # The directory of a single file is removed at the end. If the removal was interrupted,
+            # the directory has shards but no plan.
             is_shard = self._is_single_file and path.name.startswith(("part-", ".part-"))
             if path.name not in (_NAMES, f".{_NAMES}.tmp", f".{_PLAN}.tmp") and not is_shard:
                 raise InvalidInputError(
@@ -112,7 +112,7 @@ class Output:
         return _read_object(self.summary_path)
 
     def start(self, plan: Plan, write_names: Callable[[IO[bytes]], int]) -> bool:
-        """Write the plan and the names of the images, or check that they continue an earlier run.
+        """Write the plan and the names of the images, or check that an earlier run had this plan.
 
         Args:
             plan: the inputs of this run.
@@ -195,7 +195,7 @@ class Output:
         return islice(read_names(self._directory / _NAMES, first), self.size(shard))
 
     def writing(self, shard: int) -> "contextlib.AbstractContextManager[IO[bytes]]":
-        """Return a context manager that yields the file of a shard, which appears when it ends."""
+        """Return a context that yields a shard's file; the file appears when the context ends."""
         return _replacing(self._part(shard))
 
     def finish(self, summary: dict[str, Any], columns: Columns) -> None:
@@ -209,7 +209,7 @@ class Output:
         with _replacing(self.summary_path) as file:
             file.write(_to_text(summary))
         if self._is_single_file:
-            # Remove the plan first, since shards without a plan are no run that could be continued.
+            # Remove the plan first: shards without a plan are not continued.
             (self._directory / _PLAN).unlink()
             shutil.rmtree(self._directory)
 

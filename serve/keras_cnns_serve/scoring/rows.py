@@ -155,7 +155,7 @@ def _to_csv(rows: Iterable[Row], columns: Columns) -> bytes:
 def _csv_outcomes(part: Path) -> Iterator[Outcome]:
     with part.open(encoding="utf-8", newline="") as file:
         for row in csv.reader(file):
-            # Without a threshold, this column is missing, and the cell contains a probability.
+            # Without a threshold, the column `unknown` is missing, and this cell is a probability.
             unknown = row[-2] == "true"
             yield Outcome(None if row[-1] or unknown else row[1], unknown)
 

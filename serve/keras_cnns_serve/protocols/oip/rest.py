@@ -120,7 +120,7 @@ class OpenInferenceRest(RestEndpoints):
     async def infer(self, request: Request) -> Reply:
         """Answer POST .../infer with the outputs for tensors of pixels or encoded images."""
         target = target_of(**request.path.groupdict())
-        # Before the body, which can be large, is received.
+        # Raises an error for an unknown model before the body, which can be large, is received.
         manifest = self._dataplane.metadata(target).manifest
         deadline = self._deadline(request)
         length_header = request.header(HEADER_LENGTH)

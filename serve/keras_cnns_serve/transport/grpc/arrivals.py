@@ -54,7 +54,8 @@ class Arrivals:
         """Wait for a call's turn.
 
         Raises:
-            QueueFullError: there was no turn in time.
+            QueueFullError: the call has waited for `_MAX_WAIT_SECONDS`, or it has waited longest of
+                `_MAX_WAITING` calls and another call arrives.
         """
         if self._free:
             self._free -= 1

@@ -44,7 +44,7 @@ from .responses import MIN_CLAIMED_BYTES, Responses
 
 logger = logging.getLogger(__name__)
 
-# Maximum seconds by which the client's deadline may pass earlier than the server's.
+# Maximum seconds by which the deadline may pass earlier on the client's clock than on the server's.
 _CLOCK_SLACK = 0.02
 # Seconds within which a call may still be cancelled after the end of its stream.
 _CANCEL_SECONDS = 0.005
@@ -322,7 +322,7 @@ class _Call:
 
     @contextlib.contextmanager
     def sending(self, content: bytes) -> Iterator[None]:
-        """Register a stream's response while it is sent; the errors are `Responses.begin`'s."""
+        """Register a stream's response while it is sent; errors are those of `Responses.begin`."""
         calls, task = self._calls, self._task
         quiet = calls.quiet.pop(task, None) is not None
         calls.responses.begin(task, self._peer, len(content))

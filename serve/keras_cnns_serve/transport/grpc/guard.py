@@ -1,8 +1,9 @@
 """End the connections of clients that ignore the limit of a call's headers.
 
-grpcio enforces the limits in its SETTINGS frame after the client has acknowledged it, which a
-hostile client never does. Until then, a call can have 16 MiB of headers. They are compressed to 8
-KB if they repeat an entry of HPACK's table, but in Python they become a tuple of strings.
+grpcio enforces the limits in its SETTINGS frame only after the client has acknowledged this frame,
+which a hostile client never does. Until then, a call can have 16 MiB of headers. They are
+compressed to 8 KB if they repeat an entry of HPACK's table, but in Python they become a tuple of
+strings.
 """
 
 import contextlib

@@ -19,11 +19,11 @@ from .guard import client_address, end_connection
 
 logger = logging.getLogger(__name__)
 
-# Memory is claimed for responses with more bytes; a call itself needs more than this.
+# Memory is claimed only for responses with more bytes, because a call itself needs more than this.
 MIN_CLAIMED_BYTES = 2**14
 _COPIES = 2  # number of copies of a response: ours and grpcio's
-# A stream can be ended to make room for another one if its response has taken these seconds and the
-# time at `MIN_BYTES_PER_SECOND`.
+# A stream can be ended to make room for another one if sending its response has taken longer than
+# these seconds plus the time that the response needs at `MIN_BYTES_PER_SECOND`.
 BLOCKED_SECONDS = 5.0
 
 
@@ -41,7 +41,7 @@ class Responses:
 
     Args:
         budget: the memory budget of all clients.
-        timeout: seconds within which a client must receive a response. To these is added the time
+        timeout: seconds within which a client must receive a response, in addition to the time
             that all responses on its connection need at `MIN_BYTES_PER_SECOND`.
     """
 

@@ -63,7 +63,8 @@ class ConnectionLimits:
             # In a burst of more than 1,000 calls, grpcio would cancel some at random. The queue of
             # a model instead rejects calls with a status upon which clients retry.
             ("grpc.server.max_pending_requests", self.waiting_calls),
-            # Calls between these two limits would be rejected at random, so the limits are equal.
+            # Calls whose metadata has a size between these two limits would be rejected at random,
+            # so the limits are equal.
             ("grpc.max_metadata_size", self.header_bytes),
             ("grpc.absolute_max_metadata_size", self.header_bytes),
             # By default port scanners and clients of other protocols hold a connection for two
@@ -203,9 +204,9 @@ class GrpcServer:
 def _is_not_of_a_client(record: logging.LogRecord) -> bool:
     """Return False if a log record has a traceback of grpcio that was caused by a client.
 
-    There are two such causes. A client can cancel a call while its response is sent. Values of
-    metadata can be no UTF-8; they are then read as Latin-1, but grpcio would log them first,
-    including tokens.
+    There are two such causes. A client can cancel a call while its response is sent. Or values of
+    metadata, such as tokens, are not valid UTF-8. grpcio then reads them as Latin-1, but would log
+    them first.
     """
     message = str(record.msg)
     return not message.startswith(("ExecuteBatchError raised in core", "Invalid encoding on"))

@@ -1,7 +1,7 @@
 """The ASGI application: fast routes without middleware, and Starlette for all other requests.
 
-The endpoint of a fast route takes a `Request` and returns a `Reply`. Its errors are translated by
-its protocol.
+The endpoint of a fast route takes a `Request` and returns a `Reply`. If it raises an error, the
+route's `error_reply` translates the error into a response of its protocol.
 """
 
 import asyncio
@@ -31,7 +31,8 @@ _CLIENT_DISCONNECTED = 499  # nginx's status for logs and metrics
 _WATCH_SECONDS = 0.05  # delay before a task is started that watches whether the client disconnects
 # Maximum size of a cached query or path; longer ones are parsed for each request.
 _MAX_CACHED_BYTES = 200
-# Maximum number; parsing as many fields as fit into a head would take a tenth of a second.
+# Maximum number of fields in a query. Parsing as many fields as fit into the head of a request
+# would take a tenth of a second.
 _MAX_QUERY_FIELDS = 64
 _STOPPED = "the server is stopping and its grace period is over; try again"
 _CLOSE = (b"connection", b"close")
@@ -284,7 +285,11 @@ class App:
             self._finish(scope, status, request.arrived)
 
     def _find(self, method: str, path: str) -> tuple[FastRoute | None, re.Match[str] | None]:
-        """Return the route and the match of its path; the match is None if the method is wrong."""
+        """Return the route and the match of its path.
+
+        If the path fits a route but the method does not, only the match is None. If no route fits,
+        both are None.
+        """
         found = None
         for route in self._routes:
             if match := route.pattern.fullmatch(path):

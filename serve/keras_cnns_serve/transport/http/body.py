@@ -31,8 +31,8 @@ class LimitedReceive:
         receive: ASGI's receive.
         max_bytes: maximum length; a body with a larger Content-Length is not read at all.
         content_length: the header Content-Length; 0 if there is none.
-        claim: the claim of memory. It grows with the body; a body with a Content-Length is claimed
-            before it is read.
+        claim: the claim of memory, which grows with the body. For a body with a Content-Length, all
+            of the memory is claimed before the body is read.
         deadline: `time.monotonic()` of the request's deadline, or None.
         name: "body" or "JSON", for errors.
         expects_continue: whether the client has sent Expect: 100-continue. If so, the server does
@@ -96,7 +96,7 @@ class LimitedReceive:
             self._claimed = size
 
     async def _next(self) -> Message:
-        # After a complete body, the next message is the disconnection, at any time.
+        # After a complete body, the next message is the disconnection, which may come at any time.
         if self._complete:
             return await self._receive()
         waiting = self._receive().__await__()

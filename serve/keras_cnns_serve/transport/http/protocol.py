@@ -28,8 +28,8 @@ logger = logging.getLogger(__name__)
 
 _MAX_HEAD_BYTES = 64 * 2**10  # maximum size of a head, and of chunk extensions and trailers
 _MAX_HEADERS = 256
-# Seconds for a head, from its first byte or the start of the connection on, and for a TLS
-# handshake.
+# Maximum seconds for the head of a request, counted from its first byte or from the start of the
+# connection, and for a TLS handshake.
 HEAD_SECONDS = 20
 _PIECE_BYTES = 2**10  # maximum number of bytes that are parsed in one call, except bytes of a body
 _PARSE_SECONDS = 0.001  # seconds for which the data of one connection is parsed without a pause
@@ -68,8 +68,8 @@ class Connections:
     limit: int = 4096
     # TLS handshakes in progress -> their start (`loop.time()`), the earliest first.
     handshakes: "dict[asyncio.Task[None], float]" = field(default_factory=dict)
-    # Connections that wait for their first request, and connections that wait for a further one; in
-    # both, the longest waiting connection is first.
+    # Connections that wait for their first request (`unused`), and connections that wait for a
+    # further one (`waiting`). In both dicts, the connection that has waited longest is first.
     unused: "dict[HttpProtocol, None]" = field(default_factory=dict)
     waiting: "dict[HttpProtocol, None]" = field(default_factory=dict)
     next_turn: float = 0.0  # `loop.time()` from which the next connection may continue parsing
@@ -150,7 +150,7 @@ class HttpProtocol(HttpToolsProtocol):
         super().__init__(*arguments, **options)
         self._shared = shared or Connections()
         self._handshake = handshake
-        # uvicorn's option for this would change a logger of the whole process.
+        # uvicorn's option to disable the access log would change a logger of the whole process.
         self.access_log = False
         self.parser = _Parser(self)
 
@@ -403,9 +403,9 @@ class HttpProtocol(HttpToolsProtocol):
 class _Writer:
     """A transport that joins the writes of a response, and disconnects clients that read slowly.
 
-    uvicorn writes the head and the body of a response in two system calls and two packets, which
-    take a fifth of its time for a short response. It also waits forever for clients to read them,
-    even after it has closed the connection.
+    uvicorn writes the head and the body of a response in two system calls and two packets. For a
+    short response, they take a fifth of uvicorn's time. uvicorn also waits forever for clients to
+    read a response, even after it has closed the connection.
     """
 
     def __init__(
