@@ -33,7 +33,7 @@ def evaluate_folder(run: Run, folder: str | Path) -> FolderEvaluation:
 
     Two classes are the same if their names in the folder and in the run differ only in case or
     Unicode form. Images of classes that the run does not have are not counted. The notes of the
-    result report both cases.
+    result report such names and such classes.
 
     Args:
         run: a finished run.
