@@ -133,7 +133,7 @@ class _Unpickler(pickle._Unpickler):
 
 
 class _RebuildTensor:
-    """The function of this name in torch, without attributes, so that a file cannot change it."""
+    """Replacement of torch's function of this name, without attributes that a file could change."""
 
     __slots__ = ()
 
@@ -147,7 +147,7 @@ class _RebuildTensor:
 
 
 class _RebuildParameter:
-    """The function of this name in torch."""
+    """Replacement of torch's function of this name."""
 
     __slots__ = ()
 
