@@ -40,7 +40,7 @@ def evaluate_folder(run: Run, folder: str | Path) -> FolderEvaluation:
         folder: a folder with one folder for each class.
 
     Raises:
-        ValueError: there is no such folder, it has split folders, none of its classes is one of
+        ValueError: there is no such folder, it has split folders, none of its classes is a class of
             the run, or none of its files can be read.
     """
     layout = read_layout(folder)

@@ -2,14 +2,14 @@
 
 Most variants in timm have additional tensors, for another stem, attention or other normalisations,
 and can be recognized by the names of these tensors. timm's resnetblur18, resnetblur50 and
-resnetaa50 have exactly the tensors of resnet18 and resnet50, because they blur or average without
-weights before they stride. Only the name of the architecture can distinguish them. This name is
-read from three places, in this order: the file's metadata (the `arch` or `args` of a training
-checkpoint, the `__metadata__` of safetensors), the `architecture` in Hugging Face's `config.json`
-beside the file, and the name of the file (timm's `resnetblur50-84f4748f.pth`). If a file contains
-only a state dict of one of these three networks and was renamed, it is therefore loaded, and the
-model gives wrong results. The same is true for a ResNet v1, which strides in the 1x1 convolution
-(see `torch_checkpoint`).
+resnetaa50 have exactly the tensors of resnet18 and resnet50, because the blurring or averaging
+before their strides has no weights. Only the name of the architecture can distinguish them. This
+name is read from three places, in this order: the file's metadata (the `arch` or `args` of a
+training checkpoint, the `__metadata__` of safetensors), the `architecture` in Hugging Face's
+`config.json` beside the file, and the name of the file (timm's `resnetblur50-84f4748f.pth`). If a
+file contains only a state dict of one of these three networks and was renamed, it is therefore
+loaded, and the model gives wrong results. The same is true for a ResNet v1, which strides in the
+1x1 convolution (see `torch_checkpoint`).
 """
 
 import re

@@ -65,10 +65,10 @@ class Folder:
     folder are cached (or, without split folders, all files of the folder), the check opens no file.
     The files of a split are then opened when its images are used.
 
-    Otherwise the check reads the files. If their images take at most `base.PIXELS_LIMIT` bytes at
-    the network's size, the check keeps the pixels, and no file is opened again. If the images take
-    more, or if the recipe has an Inception crop, no pixels are kept, and every pass over the split
-    reads and decodes its files again.
+    If some of these files are not cached, the check reads the files. If their images take at most
+    `base.PIXELS_LIMIT` bytes at the network's size, the check keeps the pixels, and no file is
+    opened again. If the images take more, or if the recipe has an Inception crop, no pixels are
+    kept, and every pass over the split reads and decodes its files again.
 
     If the images of a split folder exceed this limit, each file is checked when a batch needs it,
     unless a training requests the check first. Before the first batch, only files without an
