@@ -281,7 +281,7 @@ class PathOptimizer(keras.optimizers.Optimizer):
         super()._overwrite_model_variables_with_average_value(trainable_variables)
         if keras.backend.backend() == "jax":
             # The method of Keras leaves the weight and its average in one buffer, which the next
-            # `fit` would donate to XLA twice. The copy has a buffer of its own.
+            # `fit` would donate twice. The copy has a buffer of its own.
             for variable in trainable_variables:
                 variable.assign(ops.copy(variable))
 

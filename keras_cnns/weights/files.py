@@ -1,9 +1,9 @@
 """Read files of weights (safetensors, torch, HDF5, Keras archives) as name -> array.
 
 A file may come from an untrusted source. Therefore, no code in a file is executed, a file cannot
-make this process open another file, and the tensors of a file cannot take more memory than its size
-on disk. The safest format is `.safetensors`, whose library was written for hostile files. A damaged
-`.h5` or `.keras` file can make HDF5 loop forever.
+make this process open another file, and the tensors of a file, before their conversion to float32,
+cannot take more memory than its size on disk. The safest format is `.safetensors`, whose library
+was written for hostile files. A damaged `.h5` or `.keras` file can make HDF5 loop forever.
 """
 
 import json
