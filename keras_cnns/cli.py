@@ -112,7 +112,7 @@ def pass_on(main: Main, program: str) -> Callable[[typer.Context], None]:
 
     def command(context: typer.Context) -> None:
         debug = ["--debug"] if context.obj else []
-        # Not typer.Exit, after which `run` would report an interruption that `main` has already
+        # Do not raise typer.Exit: `run` would then report an interruption that `main` has already
         # reported.
         sys.exit(main([*context.args, *debug], program))
 
@@ -147,13 +147,13 @@ def describe_error(error: Exception) -> str:
 
 
 def _explain_option(error: Exception) -> str | None:
-    """Return the reason if an option does not exist because its feature is not supported."""
+    """Return why an unknown option does not exist, if its feature is known but not supported."""
     option = getattr(error, "option_name", None)  # only Click's NoSuchOption has this attribute
     return explain_unsupported_option(option) if isinstance(option, str) else None
 
 
 def _flush_output() -> None:
-    """Flush standard output here: an error at the end of the process would have no message.
+    """Flush standard output, because an error would have no message if Python flushed it at exit.
 
     Raises:
         OSError: the output cannot be written, for example because the disk is full.

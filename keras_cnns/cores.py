@@ -29,8 +29,8 @@ def available_cores(root: Path = Path("/")) -> int:
 def _quotas(root: Path) -> Iterator[float]:
     """Yield the CPU quotas of the process's cgroup and of its ancestors, in cores.
 
-    In a container, the cgroup's path may be one on the host, which does not exist in the container;
-    the files of the container's own cgroup are in the top directory.
+    In a container, the cgroup's path may be a path on the host, which does not exist in the
+    container; the files of the container's own cgroup are in the top directory.
     """
     with suppress(OSError, ValueError):
         for line in (root / "proc/self/cgroup").read_text("utf-8").splitlines():

@@ -1,6 +1,7 @@
 """The demo: run the commands that a user would type, from training to a prediction over HTTP.
 
-The demo runs the command line in subprocesses, and does not import the other two packages.
+The demo runs the command line in subprocesses, and imports neither keras_cnns_export nor
+keras_cnns_serve.
 """
 
 import json
@@ -151,7 +152,7 @@ def _time_requests(url: str, body: bytes) -> float:
 
 
 def _print_table(runs: dict[str, Path], models: Path, milliseconds: dict[str, float]) -> None:
-    """Print each model's size, accuracy, training time, difference of formats and latency."""
+    """Print each model's size, accuracy, training time, latency, and difference between formats."""
     table = Table(
         caption="largest difference: between the probabilities of Keras and of an exported format\n"
         "ms per image: the median time from a posted PNG to its answer over HTTP"

@@ -20,7 +20,7 @@ import keras
 
 
 def clear_session() -> None:
-    """Release the memory of all models that are no longer used; the others must not be trained on.
+    """Release the memory of unused models; the models in use must not be trained any further.
 
     `keras.utils.clear_session` is not enough on TensorFlow. Each call of a `tf.custom_gradient`
     function in a graph adds an entry to TensorFlow's registry of gradients
@@ -72,8 +72,8 @@ def symbolic_build(model: keras.Model, batch: Any) -> None:
 def use_one_device_by_default(model: keras.Model) -> None:
     """Let `fit` and `predict` of a model that was built in a strategy's scope forget the strategy.
 
-    `model._distribute_strategy`. Keras would divide batches itself, and could not predict a batch
-    that leaves a replica without images.
+    `model._distribute_strategy`. With the strategy, Keras would divide batches itself, and could
+    not predict a batch that leaves a replica without images.
     """
     model._distribute_strategy = None
 

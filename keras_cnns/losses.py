@@ -8,7 +8,8 @@ from keras import ops
 from keras_cnns.replicas import current_part
 
 # The minimum of a probability in the logarithm. With Keras' 1e-7, images whose class has a lower
-# probability would have no gradient; at the beginning, this concerns images of rare classes.
+# probability would have no gradient; this happens to images of rare classes at the beginning of a
+# training.
 _MIN_PROBABILITY = 1e-30
 # Minimum of 1 - p: if gamma is below 1, the slope of (1 - p)^gamma is infinite at p = 1.
 _MIN_MODULATION = 1e-7

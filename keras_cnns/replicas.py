@@ -1,8 +1,8 @@
 """The part of a batch that one replica computes under `tf.distribute`.
 
 A few results depend on the whole batch: the statistics of batch normalisation, the masks of
-dropout, and the mean of class weights. The layers and losses that compute them ask `current_part`.
-It is None in every other training, and on every backend but TensorFlow.
+dropout, and the mean of class weights. The layers and losses that compute them call `current_part`.
+It returns None in a training without replicas, and on every backend but TensorFlow.
 """
 
 import threading
@@ -18,8 +18,9 @@ _THREAD = threading.local()  # `tf.distribute` traces each replica in a thread o
 class ReplicaPart:
     """Consecutive images of a batch.
 
-    All replicas have parts of the same size. Several replicas have the same part if the batch
-    cannot be divided among all of them, and each part is then on the same number of replicas.
+    All replicas have parts of the same size. If the batch cannot be divided among all replicas,
+    several replicas compute the same part; each part is then computed by the same number of
+    replicas.
 
     Attributes:
         first: the index of the first image in the batch, int [].
@@ -32,9 +33,9 @@ class ReplicaPart:
     total: Any
 
     def gather(self, x: Any) -> Any:
-        """Return a tensor of all replicas, on each of them: [...] -> [replicas, ...].
+        """Return, on each replica, the tensors `x` of all replicas: [...] -> [replicas, ...].
 
-        The gradients of all replicas flow back through it.
+        The gradients of all replicas flow back through the result.
         """
         import tensorflow as tf
 
@@ -45,7 +46,7 @@ class ReplicaPart:
         return replica.all_reduce(tf.distribute.ReduceOp.SUM, placed)
 
     def place(self, x: Any) -> Any:
-        """Return a tensor of the whole batch, with zeros for the other parts' images."""
+        """Return `x` as a tensor of the whole batch, with zeros for the images of other parts."""
         import tensorflow as tf
 
         rest = [[0, 0]] * (len(x.shape) - 1)

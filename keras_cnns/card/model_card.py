@@ -1,6 +1,6 @@
 """Write a model card (Mitchell et al. 2019): the facts of a run and its export, as Markdown.
 
-It begins with the metadata that Hugging Face's hub reads. Every number is read from the run
+The card begins with the metadata that Hugging Face's hub reads. Every number is read from the run
 directory or from `model.json`. Facts that only a person knows, such as the intended use, are
 replaced by the marker of the hub's own template, `[More Information Needed]`.
 """

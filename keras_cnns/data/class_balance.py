@@ -13,7 +13,8 @@ from keras_cnns.messages import print_message
 
 RARE_FRACTION = 0.25  # a class with fewer images than this fraction of the largest class is rare
 _ROUNDS = 4  # rounds of the permuting cipher, as in tf.random.experimental.index_shuffle
-# Number of images in files from which counting the classes takes a minute or more.
+# If a stream has more images than this, counting its classes takes a minute or more, and a message
+# announces it.
 _MANY_IMAGES = 100_000
 
 

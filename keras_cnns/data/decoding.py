@@ -8,7 +8,7 @@ _WEBP = b"WEBP"
 
 
 def decode(content: tf.Tensor) -> tf.Tensor:
-    """Return the pixels of an encoded image as stored, perhaps rotated: bytes -> uint8 [h, w, 3].
+    """Return an encoded image's pixels, without its EXIF orientation: bytes -> uint8 [h, w, 3].
 
     These operations are fast. Use them only for images for which `decode_as_pillow` does not return
     None.

@@ -42,7 +42,7 @@ class Splits:
       checked when the split is opened, and their images are kept if they fit in memory. Files of a
       larger split are checked as they are read for the batches. A separate pass for the check is
       made in two cases: for a training, and for a larger split that depends on the hashes and
-      near-duplicates of the images. See `sources.folder.Folder`.
+      near-duplicates of the images. See `sources.folder.source.Folder`.
     - An Inception crop needs the images at their own size. A training split with such a crop is
       therefore decoded in each epoch, and no pixels are kept.
     """
@@ -105,8 +105,8 @@ class Splits:
             seed: the seed of the order and the augmentation; None keeps the order and augments
                 nothing.
             augmentation: the augmentation of the images.
-            class_balance: the weights of the classes, for which targets are returned, and the
-                sampling of the classes; without a seed, both are ignored.
+            class_balance: the weights and the sampling of the classes, both of which are ignored
+                without a seed; with weights, targets are returned.
             one_hot: return targets [N, K] instead of labels [N]; with augmentation that mixes
                 labels, targets are always returned.
             in_memory: keep the decoded images if they take at most `base.PIXELS_LIMIT` bytes; if

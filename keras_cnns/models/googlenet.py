@@ -1,10 +1,10 @@
 """GoogLeNet (Szegedy et al. 2014, "Going Deeper with Convolutions"); `BODY` is its table 1.
 
-`googlenet` is the model that was trained with Caffe: it has biases and local response
-normalisation, and no batch normalisation. `googlenet_bn` has batch normalisation instead of both.
-`googlenet_tv` is torchvision's model, for its published weights. It differs from the paper in three
-details: 3x3 convolutions replace the 5x5 convolutions, the last pool has a 2x2 window, and the
-auxiliary heads pool adaptively to 4x4.
+`googlenet` is the paper's model in the form of Caffe's bvlc_googlenet: it has biases and local
+response normalisation, and no batch normalisation. `googlenet_bn` has batch normalisation instead
+of biases and local response normalisation. `googlenet_tv` is torchvision's model, for its published
+weights. It differs from the paper in three details: 3x3 convolutions replace the 5x5 convolutions,
+the last pool has a 2x2 window, and the auxiliary heads pool adaptively to 4x4.
 """
 
 from collections.abc import Sequence
@@ -127,8 +127,8 @@ def inception_module(
     """Apply four window sizes to x in parallel and concatenate their outputs (figure 2).
 
     [N, H, W, C] -> [N, H, W, conv1x1 + conv3x3 + conv5x5 + pool_proj]. 1x1 convolutions before the
-    3x3 and the 5x5 reduce the number of channels, so that wide windows cost less. For module 3a,
-    with a 28x28 map of 192 channels:
+    3x3 and the 5x5 convolution reduce the number of channels, so that wide windows cost less. For
+    module 3a, with a 28x28 map of 192 channels:
 
     | form                     | channels out | parameters | multiply-adds |
     |--------------------------|-------------:|-----------:|--------------:|

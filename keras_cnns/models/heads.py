@@ -95,7 +95,7 @@ def strided_pool(x: KerasTensor, *, name: str) -> KerasTensor:
 
     A 14x14 map is averaged over 5x5 windows with stride 3, as in Szegedy et al. 2014, section 5.
     For maps of other sizes, the stride is the largest that results in four windows along an axis,
-    and the window is the smallest with which the windows cover the map.
+    and the window is the smallest with which the four windows cover this axis.
 
     Raises:
         ValueError: H or W is None.

@@ -1,8 +1,8 @@
 """ResNet (He et al. 2015, "Deep Residual Learning for Image Recognition"), with a table of models.
 
-A block computes a^l = f(z^l + a^(l-2)): its convolutions compute z, and a shortcut carries the
-block's input past them. If the block changes the shape, the shortcut is an identity with zeros in
-the new channels, or a learned projection: a^l = f(z^l + W a^(l-2)).
+A block computes a^l = f(z^l + a^(l-2)): its convolutions compute z, a shortcut carries the block's
+input past them, and f is ReLU. If the block changes the shape, the shortcut is an identity with
+zeros in the new channels, or a learned projection: a^l = f(z^l + W a^(l-2)).
 
 `resnet50` is ResNet v1.5, with stride 2 in the 3x3 convolution, as in torchvision. `resnet50_v1`
 has the stride in the first 1x1 convolution, as in the paper. `resnet50_v2` normalises and activates
@@ -44,7 +44,7 @@ def basic_block(
 def bottleneck_block(
     x: KerasTensor, row: "Architecture", filters: int, stride: int, shortcut: Shortcut, *, name: str
 ) -> KerasTensor:
-    """Apply a 1x1 convolution that reduces the channels, a 3x3 and an expanding 1x1 (figure 5)."""
+    """Apply a reducing 1x1, a 3x3 and an expanding 1x1 convolution, and add a shortcut."""
     width = filters // row.reduction
     stride1, stride2 = (stride, 1) if row.stride_in_first_1x1 else (1, stride)
     z = conv(x, width, 1, stride=stride1, name=f"{name}_conv1")
@@ -105,8 +105,8 @@ def imagenet_v2_stem(x: KerasTensor) -> KerasTensor:
 def keras_v2_stem(x: KerasTensor) -> KerasTensor:
     """Apply the stem of keras.applications' ResNet V2, which pads the pool with zeros.
 
-    The convolution has a bias, which cannot be folded into a later layer because it is not added to
-    the padding.
+    The convolution has a bias, which is not added to the padding of the pool. It can therefore not
+    be folded into a later layer.
     """
     x = conv(x, 64, 7, stride=2, use_bias=True, name="stem_conv")
     return _stem_pool(keras.layers.ZeroPadding2D(1, name="stem_pool_pad")(x))

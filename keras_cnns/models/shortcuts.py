@@ -2,7 +2,7 @@
 
 Options A, B and C are those of He et al. 2015, section 3.3. The others are the ablations of He et
 al. 2016, "Identity Mappings in Deep Residual Networks", section 3.1, table 1. In a block that
-changes the shape, they use the identity of option A.
+changes the shape, these ablations use the identity of option A.
 
 Each function takes the block's input `x` [N, H, W, C], the output `z` [N, H/stride, W/stride, K] of
 its convolutions, and `name`, the prefix of its layers' names. It returns the sum of z and the

@@ -1,6 +1,6 @@
 """Variations of a finished model: another activation, other initial weights, no batch norm.
 
-`vary` copies a functional model layer by layer, replaces some layers, and keeps all names. This
+`vary` copies a functional model layer by layer, replaces some layers, and keeps all names. Copying
 works for every family of models, and the code of the blocks needs no options for variations.
 """
 

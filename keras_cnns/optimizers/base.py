@@ -115,11 +115,11 @@ class PathOptimizer(keras.optimizers.Optimizer):
         var_list: Sequence[keras.Variable] | None = None,
         var_names: Sequence[str] | None = None,
     ) -> None:
-        """Choose the variables without weight decay; replace the previous choice.
+        """Choose the variables that weight decay leaves out; replace the previous choice.
 
-        The method may be called before and after `build`. A step that is already compiled, after
-        `fit` or after the first call of a `tf.function`, does not change, as with every attribute
-        of a Keras optimizer; in this case, call `model.make_train_function(force=True)`.
+        The method may be called before and after `build`. A step that `fit` or the first call of a
+        `tf.function` has compiled keeps the previous choice, as it keeps every attribute of a Keras
+        optimizer; to compile it again, call `model.make_train_function(force=True)`.
 
         Args:
             var_list: the variables themselves.
@@ -175,7 +175,7 @@ class PathOptimizer(keras.optimizers.Optimizer):
         return gradient
 
     def _adapt(self, decayed: Any, gradient: Any, variable: Any) -> Any:
-        """Return the decayed gradient; subclasses may rescale it to the layer."""
+        """Return the gradient with weight decay; subclasses such as LARS rescale it."""
         return decayed
 
     def _descend(
@@ -205,7 +205,8 @@ class PathOptimizer(keras.optimizers.Optimizer):
         """Make one step as a pure function, for JAX; some variables may be frozen.
 
         Keras' method requires all variables with which the optimizer was built. If layers were
-        frozen after that, this method accepts only the remaining variables, in the same order.
+        frozen later, this method requires only the variables that are not frozen, in the same
+        order.
 
         Raises:
             ValueError: some variables are frozen although `use_ema` is set, which needs all
@@ -243,8 +244,8 @@ class PathOptimizer(keras.optimizers.Optimizer):
             limit, norms = self.global_clipnorm, [total] * len(known)
         else:
             return list(super()._clip_gradients(grads))
-        # x - x is 0 for finite x and NaN for infinity. Without it, an overflow would result in 0,
-        # not NaN.
+        # x - x is 0 for finite x and NaN for infinity. Without this term, a norm that overflows
+        # would result in a gradient of 0, not NaN.
         clipped = iter(
             gradient * ops.cast(limit / ops.maximum(x, limit) + (x - x), gradient.dtype)
             for gradient, x in zip(known, norms, strict=True)
@@ -279,8 +280,8 @@ class PathOptimizer(keras.optimizers.Optimizer):
     def _overwrite_model_variables_with_average_value(self, trainable_variables: list[Any]) -> None:
         super()._overwrite_model_variables_with_average_value(trainable_variables)
         if keras.backend.backend() == "jax":
-            # In Keras, the weight and its average would now share a buffer, which the next `fit`
-            # would donate twice.
+            # The method of Keras leaves the weight and its average in one buffer, which the next
+            # `fit` would donate twice. The copy has a buffer of its own.
             for variable in trainable_variables:
                 variable.assign(ops.copy(variable))
 

@@ -71,9 +71,9 @@ class Momentum(PathOptimizer):
     >>> [round(x.numpy().item(), 4) for x in (weight, optimizer.velocities[0])]
     [-0.29, 1.9]
 
-    The state consists of `iterations`; of `velocities`, unless `momentum` is 0, which have the
-    shapes of the weights and are initially 0; and, with `momentum_correction`, of the previous
-    learning rate. The state is saved by variable path. If a state does not fit,
+    The state consists of `iterations`; of `velocities`, which have the shapes of the weights, are
+    initially 0 and do not exist if `momentum` is 0; and, with `momentum_correction`, of the
+    previous learning rate. The state is saved by variable path. If a state does not fit,
     `load_own_variables` does not load it, and warns or, with `strict`, raises an error.
 
     On TensorFlow a step is one kernel for each weight (`fused_momentum_step`). Sparse gradients are
@@ -91,7 +91,7 @@ class Momentum(PathOptimizer):
         exclude_from_weight_decay: regular expressions, searched in `variable.path`; or the word
             "norm_and_bias" for scales and offsets of normalisation layers, and biases.
         learning_rate_multipliers: regular expression or "norm_and_bias" -> factor of the learning
-            rate; if several match, their product. Caffe's biases: `{"bias": 2.0}`.
+            rate; if several match, their product. Caffe's models use `{"bias": 2.0}`.
         learning_rate_in_velocity: keep the learning rate inside the velocity.
         momentum_correction: with `learning_rate_in_velocity`, rescale the velocity when the
             learning rate changes. After a learning rate of 0, as in the first step of a warmup, the
@@ -205,7 +205,7 @@ class Momentum(PathOptimizer):
         return ops.cast(ops.where(self.iterations == 0, 0.0, self.dampening), variable.dtype)
 
     def _correction(self, learning_rate: Any, variable: Any) -> Any:
-        """Return learning_rate / previous_learning_rate, or 1 if the latter was 0."""
+        """Return learning_rate / previous_learning_rate, or 1 if the previous one was 0."""
         if not self.momentum_correction:
             return 1.0
         previous = ops.convert_to_tensor(self.previous_learning_rate)

@@ -11,8 +11,9 @@ def apply_on_replicas(optimizer: Any, gradients: list[Any], variables: list[Any]
     """Sum the gradients of all replicas; then accumulate, clip, update and average.
 
     Keras clips the gradients of each replica before it adds them, so that clipping by norm has a
-    different result. It also rejects accumulation and averages on several replicas. Here, each
-    replica computes the same values from the same sum, and `extended.update` writes all variables.
+    different result than on one device. Keras also rejects accumulation and averages on several
+    replicas. In this function, each replica computes the same values from the same sum, and
+    `extended.update` writes all variables.
 
     Args:
         optimizer: a `PathOptimizer`.

@@ -83,11 +83,11 @@ def match_names(needed: Sequence[str], saved: Sequence[str]) -> dict[str, str]:
     - A path may or may not begin with the outer model's name (`model/conv/kernel`, `conv/kernel`),
       depending on whether the model or the layer was built first. Names that differ only in outer
       scopes therefore match. Among several such names, the name with the fewest different scopes
-      matches, provided that no other has as few.
+      matches, provided that no other name has equally few.
     - Keras counts automatic names over a whole process: if a model is built again, it has `dense_2`
       and `dense_3` instead of `dense` and `dense_1`. If some names have no counterpart, all names
-      are matched in the order of these numbers, provided that all numbers of a kind differ by the
-      same amount, or that equal names match each other.
+      are matched in the order of these numbers, provided that all numbers of a kind of layer, such
+      as `dense`, differ by the same amount, or that equal names match each other.
 
     A required name without a counterpart is not in the result.
     """

@@ -331,9 +331,9 @@ def parallel_coordinates(
 
     Args:
         title: the chart's title.
-        columns: name -> the height of each item on the axis, from 0 to 1, and the labels of the
-            axis as pairs of height and text. If the height of an item is NaN, its line does not
-            reach this axis.
+        columns: the name of an axis -> the height of each item on it, from 0 to 1, and the labels
+            of the axis as pairs of height and text. If the height of an item is NaN, its line does
+            not reach this axis.
         colours: a number from 0 to 1 for each item, from bright to dark.
         y: the meaning of the heights.
         marked: name in the legend -> index of an item whose line is thick, above the others and in
@@ -416,8 +416,8 @@ def _paint_contours(
     (left, right), (bottom, top) = limits
     xs, ys = np.meshgrid(np.linspace(left, right, 160), np.linspace(bottom, top, 160))
     heights = value(np.stack([xs, ys], axis=-1))
-    # With levels at equal distances of their logarithms, the bottom and the slopes of a valley are
-    # visible.
+    # The logarithms of the levels are equally spaced, so that both the bottom and the slopes of a
+    # valley are visible.
     offset = np.log(heights - heights.min() + 1e-2 * np.ptp(heights) / 10)
     axes.contour(xs, ys, offset, levels=14, colors="#c3c9d0", linewidths=0.8)
     for (name, points), style in zip(paths.items(), itertools.cycle(_STYLES)):
@@ -448,8 +448,8 @@ def animate_contours(
 ) -> Animation:
     """Animate the paths of optimizers on the contour lines of a function.
 
-    The paths grow step by step at the same time. The animation is slow at first, so that the first
-    steps can be seen, and becomes faster, so that the slowest path reaches its end.
+    All paths grow at the same time, step by step. The animation is slow at first, to show the first
+    steps, and becomes faster, to show the longest path until its end.
 
     Args:
         title: the title.

@@ -31,7 +31,7 @@ def describe_run(records: Records, counts: np.ndarray | None, labels: Sequence[s
     """
     loss, validation_loss = records.metric("loss"), records.metric("val_loss")
     sentences = [describe_overfitting(loss, validation_loss)]
-    # No advice to train longer for an unfinished training, which continues anyway.
+    # `describe_end` advises longer training, which is useless while a training is unfinished.
     if records.results is not None:
         sentences.append(describe_end(validation_loss))
     found = [sentence for sentence in sentences if sentence]

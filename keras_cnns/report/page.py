@@ -1,8 +1,8 @@
 """Self-contained HTML pages, without scripts, fonts and requests.
 
 A page is data: sections of the blocks defined here. `templates/page.html` renders them, with
-`templates/page.css`, and escapes every text; no other file contains HTML. The template's macros
-have the names of these classes.
+`templates/page.css`, and escapes every text; no other file contains HTML. The template has a macro
+for each class of blocks, with the name of the class.
 """
 
 import base64

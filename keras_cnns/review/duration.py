@@ -1,4 +1,4 @@
-"""Estimate the duration of the training of folds from the times of a finished run."""
+"""Estimate how long it takes to train folds, from the times of a finished run."""
 
 import statistics
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from keras_cnns.runs.tables import read_times
 
 @dataclass(frozen=True)
 class Duration:
-    """The estimated duration of the training of some folds."""
+    """The estimated time to train the folds that are not finished."""
 
     folds: int  # number of folds that are not finished
     epochs: float
@@ -29,7 +29,7 @@ class Duration:
 
 
 def estimate_duration(run: Run, images: int, folds: int, remaining: int) -> Duration | None:
-    """Return the duration of the training of folds; None if the run has no measured steps.
+    """Estimate the time to train folds; return None if the run has no measured steps.
 
     Args:
         run: a finished run of the same recipe.
@@ -42,7 +42,7 @@ def estimate_duration(run: Run, images: int, folds: int, remaining: int) -> Dura
         return None
     training = run.recipe.training
     step = statistics.median(row["step_ms"] for row in times) / 1e3
-    # The time for the evaluation, the diagnostics and the files at the end of an epoch.
+    # The time at the end of an epoch, for the evaluation, the diagnostics and the files.
     rest = max(0.0, statistics.median(row["seconds"] - row["steps"] * step for row in times))
     steps = -(-(images - images // folds) // training.batch_size)
     epochs = training.max_steps / steps if training.max_steps else training.epochs

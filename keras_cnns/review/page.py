@@ -39,7 +39,7 @@ def render(run: Path, recipe: Recipe, found: OutOfFold, ranking: Ranking, folder
         recipe: the run's recipe, without folds.
         found: the predictions.
         ranking: the ranking of the labels.
-        folder: the folder of the page, from which it links to the files.
+        folder: the folder of the page; its links to the files are relative to this folder.
     """
     shown = ranking.order[:_PICTURES]
     sections = [

@@ -21,7 +21,7 @@ _COLUMNS = (
 
 
 def format_table(data: DataConfig, found: OutOfFold, ranking: Ranking) -> str:
-    """Return labels.csv, whose columns are also those of `data.corrections`."""
+    """Return the text of labels.csv; `data.corrections` accepts all of its columns."""
     rows = [*_ranked_rows(data, found, ranking), *_excluded_rows(data)]
     return format_rows(rows, _COLUMNS, header=True)
 
@@ -56,7 +56,7 @@ def relative_name(file: str, data: DataConfig) -> str:
 
 
 def write_table(path: Path, text: str) -> None:
-    """Write the table if there is none yet or the existing one is the same.
+    """Write the table, unless there is a table with other content.
 
     Raises:
         ValueError: there is a table with other content, for instance because the user has edited

@@ -64,7 +64,7 @@ def read_augmented(path: Path, size: int) -> list[tuple[np.ndarray, str]]:
 
 
 def _describe(target: Any, labels: Sequence[str]) -> str:
-    """Return the class of a target, int [] or float [K], or several classes with fractions."""
+    """Describe a target, int [] or float [K], by its class, or by two classes and fractions."""
     if target.ndim == 0:
         return labels[int(target)]
     target = target / target.sum()  # undo the multiplication by the class's weight

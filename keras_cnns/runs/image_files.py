@@ -17,7 +17,7 @@ from keras_cnns.messages import print_message
 from keras_cnns.recipes import DataConfig
 
 _BATCH_SIZE = 32  # number of images
-# These include formats that must be converted, so that such files become errors and are not
+# The suffixes include formats that must be converted, so that such files become errors and are not
 # skipped.
 _SUFFIXES = {suffix for kind in (EXTENSIONS | CONVERTIBLE).values() for suffix in kind}
 _ARCHIVE_LEFTOVERS = "__MACOSX"

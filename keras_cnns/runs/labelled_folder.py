@@ -33,14 +33,14 @@ def evaluate_folder(run: Run, folder: str | Path) -> FolderEvaluation:
 
     Two classes are the same if their names in the folder and in the run differ only in case or
     Unicode form. Images of classes that the run does not have are not counted. The notes of the
-    result report both cases.
+    result report such names and such classes.
 
     Args:
         run: a finished run.
         folder: a folder with one folder for each class.
 
     Raises:
-        ValueError: there is no such folder, it has split folders, none of its classes is one of
+        ValueError: there is no such folder, it has split folders, none of its classes is a class of
             the run, or none of its files can be read.
     """
     layout = read_layout(folder)

@@ -58,7 +58,8 @@ def find_thresholds(split: str, confidences: np.ndarray, is_correct: np.ndarray)
     """Choose thresholds for the accuracies in `ACCURACIES`, and measure round thresholds.
 
     The threshold for an accuracy is the lowest threshold whose answers have at least this accuracy.
-    An accuracy has no threshold if fewer than `min_answered` images could be answered with it.
+    An accuracy has no threshold if every threshold with this accuracy would answer fewer than
+    `min_answered` images.
 
     Args:
         split: the name of the split, which must not be the split on which the model is tested.
@@ -175,9 +176,9 @@ def _choose(accuracy: float, confidences: np.ndarray, is_correct: np.ndarray) ->
 def _shortest_between(low: float, high: float) -> float:
     """Return a number above `low` and at most `high` with as few decimals as possible.
 
-    With this number as the threshold, the same images are answered as with `high`. Because it lies
-    between `low` and `high`, small differences between the probabilities of engines rarely change
-    which images are answered.
+    With this number as the threshold, the same images are answered as with `high`. Because this
+    number lies between `low` and `high`, small differences between the probabilities of engines
+    rarely change which images are answered.
     """
     for decimals in range(1, _MAX_DECIMALS):
         # Round the middle, so that the result is far from both bounds.

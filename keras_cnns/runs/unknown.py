@@ -25,7 +25,7 @@ from keras_cnns.runs.predictions import trace
 from keras_cnns.runs.run import Run
 from keras_cnns.runs.selective import is_answered, thresholds_in
 
-# Fraction of the known images that reach the threshold for `unknown_accepted`.
+# `unknown_accepted` is measured at the threshold that this fraction of the known images reaches.
 _KNOWN_ACCEPTED = 0.95
 _BINS = 20  # number of bins of the highest probability
 _BATCH_SIZE = 64  # number of images

@@ -18,10 +18,10 @@ The names of a file's tensors show its origin, and a rule maps each name to a va
 
 `.safetensors`, `.h5` and `.keras` files need no other package. Files with the suffix `.pth`, `.pt`,
 `.pth.tar`, `.bin` or `.ckpt` need torch, unless they contain only tensors and plain data, as
-published files do. They may be training checkpoints, whose averaged weights (EMA) are preferred.
-The prefixes of wrappers, such as `module.`, are removed. A classifier or an auxiliary head that the
-file does not have keeps its initial values; heads that the model does not have, such as projection
-heads of self-supervised training, are ignored.
+published files do. Such a file may be a training checkpoint; if it has averaged weights (EMA), they
+are preferred. The prefixes of wrappers, such as `module.`, are removed. A classifier or an
+auxiliary head that the file does not have keeps its initial values; heads that the model does not
+have, such as projection heads of self-supervised training, are ignored.
 
 The last column is the range of pixels on which published weights were trained. Files do not contain
 this information. `ImageNet` is RGB from 0 to 1, minus (0.485, 0.456, 0.406), divided by (0.229,
@@ -29,9 +29,10 @@ this information. `ImageNet` is RGB from 0 to 1, minus (0.485, 0.456, 0.406), di
 `ImageNet` and weights for -1 to 1; the page of the weights states the range.
 
 A file does not describe its network completely: a ResNet v1, which has its stride in the 1x1
-convolution, has the same tensors as a ResNet v1.5, and so have timm's resnetblur18, resnetblur50
-and resnetaa50. These three are rejected if their name is in the file's metadata, in Hugging Face's
-`config.json` beside the file, or in the name of the file (see `lookalikes`).
+convolution, has the same tensors as a ResNet v1.5, and timm's resnetblur18, resnetblur50 and
+resnetaa50 have the same tensors as resnet18 and resnet50. These three models of timm are rejected
+if their name is in the file's metadata, in Hugging Face's `config.json` beside the file, or in the
+name of the file (see `lookalikes`).
 """
 
 from typing import TYPE_CHECKING, Any

@@ -56,9 +56,9 @@ def load(model: keras.Model, file: Path | str) -> Report:
         file: a file of any origin, in a format that `read` accepts.
 
     Raises:
-        WeightsError: the file cannot be read; its network computes another function than the model;
-            a tensor is missing, surplus or has the wrong shape; or a tensor has NaN, infinite
-            values or, in a variance, negative values. The model is then unchanged.
+        WeightsError: the file cannot be read; its network computes a different function from the
+            model's; a tensor is missing, surplus or has the wrong shape; or a tensor has NaN,
+            infinite values or, in a variance, negative values. The model is then unchanged.
     """
     tensors, architecture = read_checkpoint(file)
     return load_tensors(model, tensors, str(file), architecture)
@@ -120,7 +120,7 @@ def recognize(tensors: Tensors, file: str) -> tuple[Origin, Tensors]:
 
 
 def _without_prefix(tensors: Tensors, file: str) -> Tensors:
-    """Return name -> tensor, with names without the prefixes of wrappers.
+    """Return name -> tensor, after removing the prefixes of wrappers from the names.
 
     All _PREFIXES at the beginning of a name are removed, in any order. Names may have different
     prefixes, because a head may be outside the backbone, as in `backbone.conv1.weight` and

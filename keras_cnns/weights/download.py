@@ -10,8 +10,8 @@ Environment variables:
 
 - `KERAS_CNNS_OFFLINE`: if it is 1, nothing is downloaded.
 - `HF_HUB_OFFLINE`: if it is 1, nothing is downloaded from the Hugging Face hub (timm's weights).
-- `HF_ENDPOINT`, `KERAS_CNNS_TORCHVISION_MIRROR`, `KERAS_CNNS_KERAS_MIRROR`: URLs that replace the
-  beginning of the publishers' URLs (see `MIRRORS`).
+- `HF_ENDPOINT`, `KERAS_CNNS_TORCHVISION_MIRROR`, `KERAS_CNNS_KERAS_MIRROR`: URLs of mirrors, each
+  of which replaces the beginning of a publisher's URLs (see `MIRRORS`).
 - `HTTP_PROXY`, `HTTPS_PROXY`, `NO_PROXY`: as urllib reads them.
 """
 
@@ -45,7 +45,7 @@ MIRRORS = {
         "https://storage.googleapis.com/tensorflow/keras-applications/resnet",
     ),
 }
-# Maximum time until the server answers, including the resolution of its name.
+# Maximum time until the server answers, including the resolution of the host's name.
 _CONNECT_SECONDS = 10.0
 _STALL_SECONDS = 20.0  # maximum time without receiving a byte of the file
 _CHUNK = 1 << 20  # bytes
@@ -144,8 +144,8 @@ def _mismatch(path: Path, row: Pretrained) -> str | None:
     """Return why a cached file is not the published file; None if no difference is found."""
     kind, expected = row.checksum
     if kind == "hub-revision":
-        # In the hub's cache, the name of a file is its SHA-256, and links lead to it; our cache has
-        # the SHA-256 beside the file.
+        # Our cache has the SHA-256 in a second file. In the hub's cache, `path` is a link to a file
+        # whose name is its SHA-256.
         try:
             expected = path.with_name(path.name + _DIGEST_SUFFIX).read_text("utf-8").strip()
         except OSError:
@@ -166,7 +166,7 @@ def _new_digest(row: Pretrained) -> Any:
 
 
 def _difference(found: str, expected: str, row: Pretrained) -> str | None:
-    """Return a description if the digest does not begin as expected, or else None."""
+    """Describe the difference if a digest does not begin with `expected`; else return None."""
     if found.startswith(expected):
         return None
     algorithm = "MD5" if row.checksum.kind == "md5" else "SHA-256"
@@ -211,7 +211,7 @@ def _download(url: str, target: Path, row: Pretrained) -> None:
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follow redirects, except from HTTPS to HTTP, and read the hub's header in them."""
+    """Follow redirects, except from HTTPS to HTTP, and read the hub's SHA-256 in their headers."""
 
     def __init__(self, announced: dict[str, str]) -> None:
         self._announced = announced

@@ -1,9 +1,9 @@
 """Read files of weights (safetensors, torch, HDF5, Keras archives) as name -> array.
 
 A file may come from an untrusted source. Therefore, no code in a file is executed, a file cannot
-make this process open another file, and its tensors get no more memory than its size on disk. The
-safest format is `.safetensors`, whose library was written for hostile files. A damaged `.h5` or
-`.keras` file can make HDF5 loop forever.
+make this process open another file, and the tensors of a file, before their conversion to float32,
+cannot take more memory than its size on disk. The safest format is `.safetensors`, whose library
+was written for hostile files. A damaged `.h5` or `.keras` file can make HDF5 loop forever.
 """
 
 import json
@@ -60,8 +60,8 @@ def read(file: Path | str) -> Tensors:
 def read_checkpoint(file: Path | str) -> Checkpoint:
     """Read the tensors as `read` does, and the name of the architecture.
 
-    The architecture's name is read from the file's metadata, else from the `config.json` beside the
-    file, else from the file's name.
+    The architecture's name is read from the file's metadata, or else from the `config.json` beside
+    the file, or else from the file's name.
     """
     path = Path(file)
     suffix = next((suffix for suffix in _READERS if path.name.endswith(suffix)), None)

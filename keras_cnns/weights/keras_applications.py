@@ -6,13 +6,13 @@ bias b is folded into the running mean m, which is exact: (x + b) - m = x - (m -
 
 In V2, the biases of the projections and of each block's last convolution are added to the residual
 stream, to which only batch normalisations are applied. The input of a projection is a normalised
-map, so the stream starts again at each stage and accumulates the biases of the blocks until the end
-of the stage. Each normalisation of the stream gets m' = m - sum(biases before it). The feature maps
-`stage1` to `stage3` are parts of the stream. They equal the maps of keras.applications minus this
-sum, which is a constant for each channel.
+map without these biases. The sum of the biases therefore starts again at the projection of each
+stage, and grows with each block until the end of the stage. Each normalisation of the stream gets
+m' = m - sum(biases before it). The feature maps `stage1` to `stage3` are parts of the stream. They
+equal the maps of keras.applications minus this sum, which is a constant for each channel.
 
-The epsilon of keras.applications is 1.001e-5. Its difference from our epsilon is added to the
-running variance.
+The epsilon of keras.applications is 1.001e-5. The difference between this epsilon and ours is added
+to the running variance.
 """
 
 import re

@@ -2,13 +2,14 @@
 
 Most variants in timm have additional tensors, for another stem, attention or other normalisations,
 and can be recognized by the names of these tensors. timm's resnetblur18, resnetblur50 and
-resnetaa50 have exactly the tensors of resnet18 and resnet50, because they blur or average without
-weights before they stride. Only the name of the architecture can distinguish them. It is read from
-three places, in this order: the file's metadata (the `arch` or `args` of a training checkpoint, the
-`__metadata__` of safetensors), the `architecture` in Hugging Face's `config.json` beside the file,
-and the name of the file (timm's `resnetblur50-84f4748f.pth`). If a state dict of these three
-networks is in a renamed file, it is therefore loaded, with wrong results. The same is true for a
-ResNet v1, which strides in the 1x1 convolution (see `torch_checkpoint`).
+resnetaa50 have exactly the tensors of resnet18 and resnet50, because the blurring or averaging
+before their strides has no weights. Only the name of the architecture can distinguish them. This
+name is read from three places, in this order: the file's metadata (the `arch` or `args` of a
+training checkpoint, the `__metadata__` of safetensors), the `architecture` in Hugging Face's
+`config.json` beside the file, and the name of the file (timm's `resnetblur50-84f4748f.pth`). If a
+file contains only a state dict of one of these three networks and was renamed, it is therefore
+loaded, and the model gives wrong results. The same is true for a ResNet v1, which strides in the
+1x1 convolution (see `torch_checkpoint`).
 """
 
 import re
@@ -16,7 +17,7 @@ from collections.abc import Iterable
 
 from keras_cnns.weights.checkpoint import Architecture
 
-# Pattern of a tensor's name, and the part of the network that ResNet lacks.
+# Pattern of a tensor's name, and the part of the file's network that our ResNet lacks.
 _NAMES = (
     (r"(stem\.)?conv1\.\d\.weight|stem\.conv\d\.weight", "a stem of several convolutions"),
     (r".*\.aa\.filt", "blur pooling (timm's resnetblur50)"),
@@ -28,7 +29,7 @@ _NAMES = (
 )
 _FAMILY = r"(?<!den)(?<!dark)resne[sx]?t"
 _DEPTH = r"(18|26|34|50|101|152|200|201|269)(?!\d)"
-# Pattern of an architecture's name, and the part of the network that ResNet lacks.
+# Pattern of an architecture's name, and the part of that network that our ResNet lacks.
 _ARCHITECTURES = (
     (_FAMILY + r"(v2_)?blur" + _DEPTH, "blur pooling before its strides"),
     (_FAMILY + r"(v2_)?aa" + _DEPTH, "average pooling before its strides"),
@@ -36,7 +37,7 @@ _ARCHITECTURES = (
 
 
 def differences(names: Iterable[str], architecture: Architecture | None) -> list[str]:
-    """Return the differences of a file's network from ResNet, each with its evidence.
+    """Return how a file's network differs from ResNet; each difference names its evidence.
 
     A file name with the names of several architectures, such as a teacher's and its student's, is
     not evidence.

@@ -88,7 +88,7 @@ def head_of(variable: ModelVariable) -> str:
 
 
 def _other_classes(variable: ModelVariable, needs: FileTensors, tensors: Tensors) -> int | None:
-    """Return the number of classes of a file's classifier if nothing else differs."""
+    """Return the number of classes of the file's classifier if it is the only difference."""
     name = needs.names[0]
     if not re.fullmatch(_CLASSIFIER, variable.layer) or name not in tensors:
         return None

@@ -40,7 +40,7 @@ class Origin:
 
     title: str
     signature: str  # pattern of a tensor's name that only files of this origin contain
-    # Keys of LAYOUTS, of the models that compute the same function as the file's network.
+    # Keys of LAYOUTS: the models with these keys compute the same function as the file's network.
     layouts: tuple[str, ...]
     # Returns the tensors of a variable, or None if no file of this origin has them.
     tensors_of: Callable[[ModelVariable, Blocks], FileTensors | None]
@@ -60,7 +60,7 @@ class Origin:
         return stem.shape[self.channels_axis] if stem is not None and stem.ndim == 4 else None
 
     def without_synonyms(self, tensors: Tensors) -> Tensors:
-        """Return usual name -> tensor; a name stays if two tensors have the same usual name."""
+        """Return usual name -> tensor; if tensors share a usual name, they keep their own names."""
         usual = {name: re.sub(*self.synonym, name) for name in tensors}
         count = Counter(usual.values())
         return {
@@ -107,7 +107,7 @@ def layout_of_name(name: str) -> str:
 
 
 def translate(name: str, rules: Iterable[Rule]) -> str | None:
-    """Return the file's name for one of our layers by the first rule that matches, or None.
+    """Return a file's name for our layer `name`, by the first rule that matches; else None.
 
     A template refers to the pattern's groups by name. If a group such as `block` is a number,
     `block_before` is this number minus 1, and `block_after` is this number plus 1, since some files

@@ -5,7 +5,7 @@ a row consists of the publisher's name and the name that the publisher gives to 
 torchvision's `Weights` enum, timm's model and tag, or keras.applications' function in lower case.
 `make test-parity` compares the rows with the packages of all three publishers.
 
-"imagenet" denotes the row that is marked as the default of a model. This is torchvision's own
+"imagenet" denotes the row that is marked as the default of a model. This row is torchvision's own
 `DEFAULT` if torchvision publishes the model, and otherwise the only row of timm or
 keras.applications.
 
@@ -34,8 +34,8 @@ class Checksum(NamedTuple):
 
     # "sha256-prefix": the first hexadecimal digits of the SHA-256, as in torchvision's file names.
     # "md5": as in the source of keras.applications.
-    # "hub-revision": a revision of a repository on the Hugging Face hub, whose server sends the
-    # SHA-256 of the file before the file; the packages do not contain it.
+    # "hub-revision": the revision of a repository on the Hugging Face hub, such as `main`. timm
+    # contains no checksum of the file; the hub's server sends the file's SHA-256 in a header.
     kind: str
     value: str
 
@@ -107,9 +107,10 @@ PRETRAINED: dict[str, Pretrained] = _read_table()
 
 
 def is_name(weights: Path | str) -> bool:
-    """Return whether a value of `weights` has the form of a name in this table and is not a file.
+    """Return whether a value of `weights` is a name, not a file.
 
-    A path counts as a name if it begins like one, such as `timm/`, and no file has this path.
+    A text that is not in the table also counts as a name if it begins with a publisher, as `timm/`
+    does, and no file has this path.
     """
     if not isinstance(weights, str):
         return False
@@ -134,7 +135,7 @@ def find(name: str, model: str | None = None) -> Pretrained:
 
     Args:
         name: a name in the table; or "imagenet" together with a model.
-        model: the key of MODELS that will load the weights.
+        model: the key of MODELS for the model that will load the weights.
 
     Raises:
         ValueError: there is no such row, or the row belongs to another model.

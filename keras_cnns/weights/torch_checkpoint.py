@@ -1,9 +1,9 @@
 """torchvision's ResNet and GoogLeNet, timm's ResNet and ResNetV2.
 
-The tensors of ResNet and ResNeXt have the same names in torchvision and timm. Both are v1.5. The
-file of a network that strides in the 1x1 convolution (v1) has the same names and shapes and cannot
-be distinguished, so the caller chooses between `resnet50` and `resnet50_v1`. `lookalikes`
-recognizes timm's variants.
+The tensors of ResNet and ResNeXt have the same names in torchvision and timm. Both packages have
+ResNet v1.5. The file of a network that strides in the 1x1 convolution (v1) has the same names and
+shapes and cannot be distinguished, so the caller chooses between `resnet50` and `resnet50_v1`.
+`lookalikes` recognizes timm's variants.
 
 torchvision's GoogLeNet was trained on pixels from -1 to 1; its `transform_input` converts images
 with ImageNet's usual normalisation to this range. `googlenet_tv` has no such step: its input is
@@ -76,7 +76,7 @@ def _convolution(kernel: Array) -> Array:
 
 
 def _dense(kernel: Array) -> Array:
-    """Transpose a kernel: [K, D], or [K, D, 1, 1] of a 1x1 convolution, -> [D, K]."""
+    """Transpose a dense layer's or 1x1 convolution's kernel: [K, D] or [K, D, 1, 1] -> [D, K]."""
     if kernel.ndim == 4 and kernel.shape[2:] == (1, 1):
         kernel = kernel[:, :, 0, 0]
     return kernel.T

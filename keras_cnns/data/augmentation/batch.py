@@ -88,7 +88,7 @@ def shift_and_flip(
 def erase(
     images: tf.Tensor, draws: tf.Tensor, noise: tf.Tensor, *, probability: float
 ) -> tf.Tensor:
-    """Fill a rectangle with noise: 2 to 40 % of the area, aspect ratio 0.3 to 1/0.3: [N, H, W, C].
+    """Fill a rectangle with noise, 2 to 40 % of the area, aspect ratio 0.3 to 1/0.3: [N, H, W, C].
 
     Args:
         images: pixels [N, H, W, C].

@@ -70,7 +70,7 @@ def _posterize(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
 
 
 def _solarize(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
-    """Invert the levels from a threshold on; the stronger, the lower the threshold, 256 to 0."""
+    """Invert the levels at or above a threshold, which falls from 256 to 0 with the strength."""
     return tf.where(image < 256 * (1 - tf.abs(strength)), image, 255 - image)
 
 
@@ -104,7 +104,7 @@ def _move(
     right: float | tf.Tensor = 0.0,
     down: float | tf.Tensor = 0.0,
 ) -> tf.Tensor:
-    """Transform the image by a linear map about its centre and a shift."""
+    """Apply a linear map about the image's centre, and a shift."""
     height, width, _ = image.shape
     centre = tf.constant([(width - 1) / 2, (height - 1) / 2])
     rows = tf.convert_to_tensor([x_row, y_row])
@@ -120,8 +120,8 @@ def _move(
     )[0]
 
 
-# The operations and their ranges are as in the paper's appendix and in torchvision. Another order
-# would change the result for a seed.
+# The operations and their ranges are as in the paper's appendix and in torchvision. If they had
+# another order, the same seed would give other images.
 OPERATIONS: dict[str, _Operation] = {
     "identity": lambda image, _: image,
     "auto_contrast": _auto_contrast,

@@ -13,7 +13,7 @@ NOISE_STREAM = 2
 _KEYS_STREAM = 1  # stream 0 is the default of `draw_uniform`
 _PHILOX = 1
 _NUMBERS_PER_COUNT = 4
-# Difference of the seeds of two streams; it exceeds the seed of any training.
+# Difference between the seeds of two successive streams; it exceeds the seed of any training.
 _STREAM_STRIDE = 2**40
 
 
@@ -34,8 +34,8 @@ def permute(indices: tf.Tensor, count: int, seed: Any, epoch: Any) -> tf.Tensor:
 def draw_uniform(start: Start, count: Any, columns: int, *, stream: int = 0) -> tf.Tensor:
     """Draw numbers in [0, 1) for `count` images from `start` on: float32 [count, columns].
 
-    Calls with different `columns` cut the same stream of numbers into other rows, so their numbers
-    are not independent; for independent numbers, pass another `stream`.
+    Calls with different `columns` divide the same stream of numbers into rows of different lengths,
+    so their numbers are not independent; for independent numbers, pass another `stream`.
     """
     key, counter, width = _open_stream(start, columns, stream)
     numbers = tf.raw_ops.StatelessRandomUniformV2(

@@ -46,8 +46,8 @@ class IndexedImages:
             that were not read yet, and raises an error that lists all bad images.
         path_of: a function that returns the file of the image at an index, without reading the
             file; None if the images are not separate files.
-        contents: a function that returns the contents of all images; None if the pixels are needed
-            to determine the contents.
+        contents: a function that returns the `Contents` of all images; None if they can only be
+            determined from the pixels.
     """
 
     count: int
@@ -58,7 +58,7 @@ class IndexedImages:
     contents: Callable[[], Contents] | None = None
 
     def select(self, indices: np.ndarray) -> "IndexedImages":
-        """Return the images at the given indices, int64 [M]; pixels in memory are not used."""
+        """Return the images at the given indices, int64 [M]; the result has no `gather`."""
         read, path_of = self.read, self.path_of
         with tf.device("CPU"):
             chosen = tf.constant(indices, tf.int64)
@@ -81,7 +81,7 @@ class IndexedImages:
 
 
 def join(first: IndexedImages, second: IndexedImages) -> IndexedImages:
-    """Return the images of two splits in this order; pixels in memory are not used."""
+    """Return the images of the first split and then of the second; the result has no `gather`."""
     border, path_of_first, path_of_second = first.count, first.path_of, second.path_of
 
     def read(index: tf.Tensor) -> Pair:

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-# Missing split -> range of content fractions. Training images whose content fraction lies in this
-# range are moved to the split.
+# Split -> range of `content_fraction`. If a data set lacks the split, it is created from the
+# training images whose content fraction lies in this range.
 FRACTIONS = {"validation": (0.0, 0.1), "test": (0.1, 0.2)}
 DIVIDED = ("train", "validation")  # the splits of `split_by_content`
 
@@ -42,7 +42,7 @@ def split_of(image: np.ndarray) -> str:
 
 
 def split_by_content(images: Iterable[np.ndarray]) -> dict[str, np.ndarray]:
-    """Return the indices of the training and the validation images, int64 [...] each.
+    """Return the indices of the training and of the validation images, each int64 [M].
 
     About a tenth of the images are for validation, and equal images are in the same split.
 

@@ -41,7 +41,7 @@ def cache_directory() -> Path | None:
 
 
 def read_times(path: Path) -> Times | None:
-    """Return a file's size and times, which show whether it has changed; None without a file."""
+    """Return a file's size and times, which show whether it has changed; None if it is missing."""
     try:
         status = path.stat()
     except (OSError, ValueError):

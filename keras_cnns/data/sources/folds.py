@@ -103,7 +103,8 @@ class Folds:
         return self._open_part(config.train_split), self._open_part(config.validation_split)
 
     def _open_part(self, split: str) -> IndexedImages:
-        # A fold keeps the pixels of its own images.
+        # The source need not keep pixels, because the split of a fold keeps the pixels of its own
+        # images.
         images = self._source.open(split, check_first=True, keep_pixels=False)
         if isinstance(images, ImageStream):
             raise ValueError(

@@ -15,7 +15,8 @@ from keras_cnns.recipes import DataConfig
 
 _SEEDS = {"train": 11, "validation": 12, "test": 13}
 _NOISE = 12.0  # standard deviation in levels
-# A shape is the set of points (x, y), each float32 [H, W], whose distance is at most 1.
+# A function of (x, y), each float32 [H, W]. A shape is the set of points at which the function's
+# value is at most 1.
 _Distance = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
@@ -104,7 +105,8 @@ def draw(label: tf.Tensor, size: int, key: tf.Tensor) -> tf.Tensor:
     softness = 2 / (size * radius)  # makes the edge about a pixel wide
     inside = tf.clip_by_value((1 - distance) / softness + 0.5, 0, 1)[..., None]
     background, offset = draws[4:7] * 255, (draws[7:10] - 0.5) * 120
-    # The shape's colour differs by at least a quarter of all levels, so that the shape is visible.
+    # The shape's colour differs from the background by at least a quarter of all levels, so that
+    # the shape is visible.
     colour = tf.math.floormod(background + 127.5 + offset, 255)
     noise = tf.random.stateless_normal([size, size, 3], key + 2**20, stddev=_NOISE)
     pixels = background + (colour - background) * inside + noise

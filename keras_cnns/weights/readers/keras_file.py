@@ -46,8 +46,8 @@ def read_hdf5(path: Path, content: BinaryIO | None = None) -> Checkpoint:
 
     Args:
         path: the file.
-        content: the content of an HDF5 file inside the file, which is read instead of the file
-            itself.
+        content: the content of an HDF5 file inside an archive; if given, it is read instead of
+            `path`.
 
     Raises:
         WeightsError: the file is truncated or damaged, lies partly in other files, or claims more

@@ -4,8 +4,8 @@ Published weights, such as torchvision's, are a dict of tensors. The file is an 
 pickle of the dict and a record of numbers for each tensor. In the format before torch 1.6, it
 consists of several pickles, which precede the numbers. The unpickler has a table of the names of
 classes and functions that such a dict needs, and resolves each of them to a constant or to a
-callable that returns plain data. A file with any other name needs torch (see `torch_file`). The
-unpickler builds immutable objects, which a file cannot change afterwards.
+callable that returns plain data. A file that names any other class or function needs torch (see
+`torch_file`). The unpickler builds immutable objects, which a file cannot change afterwards.
 """
 
 import math
@@ -133,7 +133,7 @@ class _Unpickler(pickle._Unpickler):
 
 
 class _RebuildTensor:
-    """The function of this name in torch, without attributes, so that a file cannot change it."""
+    """Replacement of torch's function of this name, without attributes that a file could change."""
 
     __slots__ = ()
 
@@ -147,7 +147,7 @@ class _RebuildTensor:
 
 
 class _RebuildParameter:
-    """The function of this name in torch."""
+    """Replacement of torch's function of this name."""
 
     __slots__ = ()
 

@@ -34,7 +34,7 @@ _WRAPPERS = (*_EMA, "state_dict", "model_state_dict", "model", "net")
 _LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # a pickle of torch's magic number
 _LEGACY_PICKLES = 5  # magic number, version, system, objects, keys of the tensors
 _NEWER_OPERANDS = {ord(each.code) for each in pickletools.opcodes if each.proto > 2}
-# Keys of the architecture's name, in the file or in `args`.
+# Keys under which a file, or its `args`, contains the architecture's name.
 _ARCHITECTURE = ("arch", "architecture", "model")
 
 
@@ -52,8 +52,8 @@ class PlainData:
         pass
 
 
-# torch compares the module and the name of an allowed class with the file's. The modules of NumPy 1
-# and NumPy 2 differ, and so do those of pathlib before and since Python 3.13.
+# torch allows a class in a file if its module and name are those of an allowed class. The modules
+# have different names in NumPy 1 and NumPy 2, and in pathlib before and since Python 3.13.
 _PLAIN_DATA = [
     type(name, (PlainData,), {"__module__": module})
     for modules, names in (
@@ -72,12 +72,12 @@ def read_torch(path: Path) -> Checkpoint:
     """Read a state dict, alone or inside a training checkpoint.
 
     If a file has several state dicts, the first one in the order of `_WRAPPERS` is read, so that
-    averaged weights (EMA) are preferred. A logged warning reports that they are used.
+    averaged weights (EMA) are preferred. If averaged weights are used, a warning is logged.
 
     Raises:
-        WeightsError: torch is not installed, and the file contains more than tensors and plain
-            data; the file is truncated, damaged, or contains more than
-            tensors and plain data; or a tensor is sparse, quantized, nested or without values.
+        WeightsError: the file is truncated or damaged; it contains more than tensors and plain data
+            (if torch is installed, an `argparse.Namespace`, NumPy numbers and paths are allowed
+            too); or a tensor is sparse, quantized, nested or without values.
     """
     check_archive(path)
     try:
@@ -140,7 +140,7 @@ def _read_without_torch(path: Path) -> Checkpoint | None:
 
 
 def load(path: Path) -> Any:
-    """Return the content of a file, which may include an `argparse.Namespace`, the usual `args`.
+    """Return a file's content, which may include `args`, usually an `argparse.Namespace`.
 
     Raises:
         WeightsError: the file cannot be read. torch's own messages are not passed on, because they
@@ -179,7 +179,7 @@ def load(path: Path) -> Any:
 
 
 def _check_records(path: Path) -> None:
-    """Check the list of records of torch's zip archive, before torch decompresses any.
+    """Check the list of records of torch's zip archive, before torch decompresses a record.
 
     Raises:
         WeightsError: the archive is a program, or its records claim more bytes than the file has.

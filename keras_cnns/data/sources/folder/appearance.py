@@ -48,7 +48,7 @@ class Appearance:
 
     @property
     def is_blurry(self) -> bool:
-        """Return whether the image has more than one colour and no detail at 128 pixels."""
+        """Return whether the image has several colours, but no detail at a size of 128 pixels."""
         return self.sharpness < _BLURRY_SHARPNESS
 
     @property

@@ -48,7 +48,7 @@ _ROW = np.dtype(
 
 
 class FolderCache:
-    """The cache entries of a folder of images; several threads may add entries, but not save."""
+    """The cache entries of a folder; threads may call `add` concurrently, but not `save`."""
 
     def __init__(self, root: str | Path, *, entries: bool = True) -> None:
         """Open the cache of a folder; if `entries` is true, load its entries."""

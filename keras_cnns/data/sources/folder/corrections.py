@@ -175,7 +175,7 @@ class _RowReader:
             raise ValueError(f"{row[FILE]!r} has neither a label nor {YES!r} in {EXCLUDE!r}")
         if exclude and label and label != self._own[file]:
             raise ValueError(
-                f"{row[FILE]!r} has the new label {label!r}, and is excluded too; keep one of both"
+                f"{row[FILE]!r} has the new label {label!r}, and is excluded too; keep one of them"
             )
         chosen = None if exclude else label
         if file in self.labels:

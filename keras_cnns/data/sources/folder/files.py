@@ -61,7 +61,7 @@ class Scan:
 
 
 def scan_folder(root: str | Path) -> Scan:
-    """Read every file of a folder of images that is not cached.
+    """Read a folder of images, and open only the files that are not cached.
 
     As in a training, near-duplicates are determined among the files that may be split by content.
 
@@ -132,8 +132,9 @@ def recall_images(root: str | Path, found: Iterable[FoundFile]) -> tuple[ImageFi
 def list_images(layout: Layout) -> tuple[ImageFile, ...]:
     """Return the files with an image's suffix, unopened and thus without digest, format and size.
 
-    In a class folder without such a file, files are opened until an image is found, which is
-    returned. The classes and splits are therefore the same as in the result of `read_images`.
+    If no file of a class folder has such a suffix, its files are opened until one of them is an
+    image, and this file is returned. The classes and splits are therefore the same as in the result
+    of `read_images`.
     """
     folders: dict[tuple[str, str | None], list[FoundFile]] = defaultdict(list)
     for file in _visible(layout.files):
@@ -169,7 +170,7 @@ def no_images(root: str | Path, layout: Layout) -> ValueError:
 def inspect_file(
     file: FoundFile, keep: Keep | None = None, *, decode: bool = True
 ) -> ImageFile | None:
-    """Read and decode a file; return None if it has no suffix and no content of an image.
+    """Read and decode a file; return None if neither its suffix nor its content is an image's.
 
     Args:
         file: the file, its class and its split.

@@ -205,7 +205,7 @@ def _copies(files: Iterable[ImageFile]) -> list[list[ImageFile]]:
 
 
 def _copies_to_skip(group: Sequence[ImageFile]) -> list[ImageFile]:
-    """Return the copies to skip: all copies outside the last split (train, validation, test)."""
+    """Return the copies to skip; those in the last split (train, validation, test) are kept."""
     order = ("train", "validation", "test")
     last = max((file.split or "train" for file in group), key=order.index)
     return [file for file in group if (file.split or "train") != last]

@@ -16,11 +16,13 @@ class ImageFile:
     label: str
     split: str | None  # the split that its split folder names; None without split folders
     digest: str = ""  # the SHA-256 of its bytes; empty if they were not read
-    # From its content: a key of EXTENSIONS, or of CONVERTIBLE if there is a problem.
+    # A key of EXTENSIONS, or of CONVERTIBLE for an image that must be converted; it is determined
+    # from the content, and empty if it is unknown.
     format: str = ""
     size: tuple[int, int] = (0, 0)  # height and width in pixels of the upright image
     orientation: int = 1  # the EXIF orientation, 1 to 8
-    # Whether TensorFlow's operations reject the file or read other pixels.
+    # Whether TensorFlow's operations reject the file, or decode it to other pixels than Pillow
+    # does.
     needs_pillow: bool = False
     problem: str = ""  # why it cannot be read; empty if it can be read
     appearance: Appearance | None = field(default=None, repr=False)  # None if it was not decoded

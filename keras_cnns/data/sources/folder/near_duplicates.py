@@ -20,15 +20,17 @@ from keras_cnns.data.sources.folder.cache import FolderCache
 from keras_cnns.data.sources.folder.image_file import ImageFile
 
 _MIN_COSINE = 0.998
-# Maximum number of images; otherwise, a chain A ~ B ~ C ~ ... may connect different images.
+# Maximum number of images in a group; without it, a chain A ~ B ~ C ~ ... may connect different
+# images.
 MAX_GROUP = 20
 _ROWS, _COLUMNS = 1024, 4096  # numbers of images in a block of the matrix of all cosines
-# Rounding error of float32 products of 256 terms; candidates are then compared exactly.
+# Maximum rounding error of a cosine in float32, which is a sum of 256 products. The minimum cosine
+# is lowered by this error to find candidates, which are then compared exactly.
 _SLACK = 1e-5
 
 
 def group_near_duplicates(thumbnails: np.ndarray) -> np.ndarray:
-    """Return the smallest index in the group of each image, int64 [N], or else its own index.
+    """Return the smallest index in each image's group, int64 [N]: its own index if it has no group.
 
     The closest pairs are joined first. Groups are not joined if the result would exceed `MAX_GROUP`
     images. If an image has more than `MAX_GROUP` near-duplicates, only the first ones are

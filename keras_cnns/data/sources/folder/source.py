@@ -49,7 +49,7 @@ class FolderError(ValueError):
 
 
 class Folder:
-    """The images of a folder. To check a file, it is read, hashed and decoded at most once.
+    """The images of a folder. A check reads, hashes and decodes each file at most once.
 
     The names of the classes are the names of their folders. When a split is opened, the files of
     its split folder are checked. A split without a folder is created from the training files, so
@@ -65,10 +65,10 @@ class Folder:
     folder are cached (or, without split folders, all files of the folder), the check opens no file.
     The files of a split are then opened when its images are used.
 
-    Otherwise the check reads the files. If their images take at most `base.PIXELS_LIMIT` bytes at
-    the network's size, the check keeps the pixels, and no file is opened again. If the images take
-    more, or if the recipe has an Inception crop, no pixels are kept, and every pass over the split
-    reads and decodes its files again.
+    If some of these files are not cached, the check reads the files. If their images take at most
+    `base.PIXELS_LIMIT` bytes at the network's size, the check keeps the pixels, and no file is
+    opened again. If the images take more, or if the recipe has an Inception crop, no pixels are
+    kept, and every pass over the split reads and decodes its files again.
 
     If the images of a split folder exceed this limit, each file is checked when a batch needs it,
     unless a training requests the check first. Before the first batch, only files without an
@@ -175,7 +175,7 @@ class Folder:
     def _files(
         self, folders: Iterable[str | None], *, check_first: bool = True
     ) -> tuple[ImageFile, ...]:
-        """Return all files: read files with the results of reading, and other files as listed."""
+        """Return all files; those in the folders that were read have the results of reading."""
         config = self._config
         if config.skip_bad:
             folders, check_first = {file.split for file in self._listed}, True
@@ -342,7 +342,7 @@ def _without_bad_files(scan: Scan) -> Scan:
 
 @functools.cache
 def _report_skipped(path: Path, reason: str) -> None:
-    """Print that a file is left out, only once in a process: folds open a folder many times."""
+    """Print that a file is left out, once in a process although folds open a folder many times."""
     print(f"skipped {path}: {reason}", file=sys.stderr)
 
 

@@ -50,7 +50,7 @@ def held_out_splits(files: Iterable[ImageFile], wanted: Iterable[str]) -> list[s
 def find_scarce_classes(
     files: Sequence[ImageFile], wanted: Iterable[str]
 ) -> tuple[int, dict[str, int]]:
-    """Return the required number of different images per class, and class -> number if it is lower.
+    """Return how many different images each class needs, and class -> number for those with fewer.
 
     The training split, and every split that is created from it, needs one image of each class. A
     group of near-duplicates counts as one image. If more than `_SMALL_FOLDER` images are split, no
