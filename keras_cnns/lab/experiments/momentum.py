@@ -337,8 +337,8 @@ EXPERIMENT = Experiment(
     f"quadratic with condition number {_CONDITION:g}) or 1e-5 (in Rosenbrock's valley), and the "
     "convergence rate on the quadratics. The convergence rate is the factor by which each of the "
     "late steps of a descent multiplies the distance to the minimum.",
-    look_at="Compare the slopes of the lines in the first figure. The figure shows 1 - rate (1 minus "
-    "the convergence rate), which is the fraction of the distance that one step removes. For "
+    look_at="Compare the slopes of the lines in the first figure. The figure shows 1 - rate (1 "
+    "minus the convergence rate), which is the fraction of the distance that one step removes. For "
     "gradient descent, this fraction is inversely proportional to the condition number, and for "
     "the other methods to the square root of the condition number.",
     larger_run="The verdict uses no random numbers and does not depend on the length of the run, "
