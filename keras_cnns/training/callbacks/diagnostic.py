@@ -96,7 +96,7 @@ class Diagnostic(StepCounter):
 
 
 class ProbeDiagnostic(Diagnostic):
-    """A diagnostic that runs the model on a probe; each pass serves all diagnostics of the probe.
+    """A diagnostic that runs the model on a probe's batch, once for all diagnostics of the probe.
 
     Args:
         probe: the probe with the batch on which the model is run.
