@@ -28,8 +28,8 @@ class Comparison:
         """Return whether the differences vary between the seeds.
 
         If all differences are equal, their standard deviation is 0, and the t interval has no
-        width. The difference is then not known exactly; the effect of chance just cannot be
-        estimated.
+        width. This does not mean that the difference is known exactly: the effect of chance cannot
+        be estimated from equal numbers.
         """
         return max(self.differences) - min(self.differences) > _SAME
 

@@ -107,7 +107,7 @@ class Study:
         )
 
     def _remove_interrupted(self, path: Path) -> Any:
-        """Remove the interrupted trial from the journal and return it; None if there is none.
+        """Remove the interrupted trial from the journal, and return it; None if there is none.
 
         All records of the trial are removed: successive halving records its decisions in the
         journal, and would decide differently if they were still there when an epoch is reported
@@ -160,8 +160,8 @@ class Study:
         """Record the validation accuracy of an epoch; return whether to prune the trial.
 
         The pruner decides once about each epoch. If a resumed training repeats an epoch, the first
-        decision is returned again. The first trial is reported to the pruner too, which compares
-        the others with it, but is never pruned.
+        decision is returned again. The epochs of the first trial are reported too, so that the
+        pruner can compare the other trials with it, but the first trial is never pruned.
         """
         if epoch not in self._decisions:
             trial.report(accuracy, epoch)
