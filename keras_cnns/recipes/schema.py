@@ -276,8 +276,9 @@ class OptimizerConfig:
     """For this number of epochs, the learning rate rises linearly from 0, or from the unscaled
     `learning_rate` if there is a `reference_batch_size`."""
     constant_warmup_steps: _NonNegativeInt = 0
-    """For this number of steps, training begins with `constant_warmup_learning_rate`, as He et al.
-    2015 trained ResNet-110; 0 disables this warmup."""
+    """The training begins with this number of steps that have the learning rate
+    `constant_warmup_learning_rate`, as He et al. 2015 trained ResNet-110; 0 disables this
+    warmup."""
     constant_warmup_learning_rate: _NonNegative = 0.0
     """The first `constant_warmup_steps` steps have this learning rate; it must be 0 if there are no
     such steps."""

@@ -97,7 +97,7 @@ class Comparison:
 
 
 def comparison_seeds(seed: int, count: int) -> tuple[int, ...]:
-    """Return the seeds of a comparison, which exclude the seed that chose the settings."""
+    """Return the seeds of a comparison; the seed of the search's trials is not one of them."""
     return tuple((seed + each) % 2**31 for each in range(1, count + 1))
 
 

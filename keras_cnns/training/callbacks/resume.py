@@ -64,9 +64,9 @@ class Resume(StepCounter):
     ```
 
     A resumed epoch has only the remaining steps, and its `batch` counts from 0 again. A checkpoint
-    is written to a temporary file, flushed to disk and renamed. The latest two are kept. A damaged
-    checkpoint is skipped with a message. If a checkpoint cannot be written, the error is logged,
-    training continues, and writing is tried again when the next checkpoint is due.
+    is written to a temporary file, flushed to disk and renamed. The latest two checkpoints are
+    kept. A damaged checkpoint is skipped with a message. If a checkpoint cannot be written, the
+    error is logged, training continues, and writing is tried again when the next checkpoint is due.
 
     Args:
         directory: the directory of the checkpoints.
