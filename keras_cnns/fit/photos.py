@@ -26,7 +26,8 @@ from keras_cnns.recipes import DataConfig
 
 SIZES = (32, 48, 64, 96, 128, 160, 224)  # pixels, the candidates for the network's input
 _SAMPLE = 300  # maximum number of training images that are measured
-# Pixels: a photo whose shorter side is longer is reduced to this before its detail is measured.
+# A photo whose shorter side has more pixels than this is reduced to it before its detail is
+# measured.
 _REFERENCE = 448
 _GREY = 2.0  # levels: the maximum mean difference between the colour channels of a grey photo
 _SPLITS = ("train", *FRACTIONS)
