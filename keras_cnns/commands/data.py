@@ -34,7 +34,7 @@ def check(
     Near-duplicates, which always stay in the same split, and blurry, dark and
     tiny images are listed too. The results are cached, so that the next command
     reads only changed files. The environment variable KERAS_CNNS_CACHE names
-    the cache directory; its value off turns the cache off.
+    the cache directory; with the value off, nothing is cached.
 
     The exit status is 1 if training would be refused, for example because a
     file cannot be read, or because two splits or two classes have the same image.

@@ -74,7 +74,7 @@ def choose(
     """Return a function whose result is a context manager that connects a training's devices.
 
     Call `choose`, and enter the context manager, before the backend starts, because both set the
-    number of devices that it has on a CPU.
+    number of devices that the backend has on a CPU.
 
     Args:
         recipe: the recipe to train.

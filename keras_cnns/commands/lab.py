@@ -34,7 +34,7 @@ class Images(StrEnum):
 
 @app.callback()
 def lab() -> None:
-    """Test claims of the papers by measurements: each has a page with figures and a verdict."""
+    """Test claims of papers by measurements; the page has figures and a verdict for each claim."""
 
 
 @app.command("list", epilog="Example: keras-cnns lab list")

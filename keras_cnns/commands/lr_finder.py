@@ -13,7 +13,7 @@ def run_lr_finder(recipe: Recipe, run: Path | None) -> None:
 
     Args:
         recipe: the model, data and optimizer to test.
-        run: a run directory, which need not exist. The page is written next to it and not into it.
+        run: a run directory, which need not exist. The page is written beside this directory.
             If None, the page is `find-lr.html` in the working directory.
     """
     with quiet_stderr():

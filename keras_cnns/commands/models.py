@@ -15,7 +15,7 @@ app = typer.Typer(invoke_without_command=True)
 
 @app.callback()
 def models(context: typer.Context) -> None:
-    """List the models that recipes can name, or show the stages of a model."""
+    """List the models that a recipe can use, or show the stages of a model."""
     if context.invoked_subcommand:
         return
     with quiet_stderr():

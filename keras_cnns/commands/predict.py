@@ -56,10 +56,10 @@ def predict(
 ) -> None:
     """Print or write the most probable labels of image files and their probabilities.
 
-    A file that cannot be read gets an error instead, and the exit status is 3.
-    The images of an exported model (models/NAME) are scored by keras-cnns-serve,
-    as by `keras-cnns score`. With --to, the same command continues where an
-    interrupted one has stopped.
+    For a file that cannot be read, an error replaces the labels, and the exit
+    status is 3. With an exported model (models/NAME), keras-cnns-serve predicts
+    the labels, as with `keras-cnns score`. With --to, the same command continues
+    where an interrupted one has stopped.
     """
     if find_published(run):  # a version of an exported model, or the model
         written = [] if to is None else ["--to", str(to)]
@@ -109,8 +109,8 @@ def predict(
             f"{to} needs the package pyarrow: pip install 'keras-cnns[parquet]'", param_hint="--to"
         )
     try:
-        # A Parquet file cannot be extended, so it is converted from JSON Lines, which are kept for
-        # resuming.
+        # A Parquet file cannot be extended, so it is converted from a file of JSON Lines, which is
+        # kept for resuming.
         answer_file = AnswerFile(
             to.with_suffix(".jsonl") if is_parquet else to,
             top_k,

@@ -165,7 +165,7 @@ def _finish(finished: "Run") -> None:
 
 
 def _write_report(run: "Run") -> None:
-    """Write the report of a run, if this process has trained the run or it has no report yet."""
+    """Write the report of a run, if this process has trained it or there is no report yet."""
     if run.predictions is None and (run.path / REPORT).exists():
         return
     from keras_cnns.report import write_report

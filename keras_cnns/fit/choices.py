@@ -11,7 +11,7 @@ from keras_cnns.fit.photos import SIZES, Photos
 from keras_cnns.recipes import Recipe, parse_recipe
 from keras_cnns.registry import find
 
-# Fraction of the variance; at 224 pixels, photographs already lose about as much.
+# Fraction of the variance. Photographs that are reduced to 224 pixels lose about as much.
 _MAX_LOST_DETAIL = 0.02
 # Pixels; up to this input size, a CIFAR network is chosen, whose first layer keeps the resolution.
 _SMALL = 48
@@ -176,12 +176,12 @@ def epochs_in(budget: Budget, measured: Measurement) -> int:
 
 
 def is_too_deep(model: str, epochs: int) -> bool:
-    """Return whether this number of epochs is too low for any but the family's fastest network."""
+    """Return whether a faster network of the family would suit this number of epochs better."""
     return epochs * 2 < _WANTED_EPOCHS and any(model in family[1:] for family in _LADDERS.values())
 
 
 def min_epochs(*, pretrained: bool) -> int:
-    """Return the minimum number of epochs; with fewer, a smaller input is better."""
+    """Return the minimum number of epochs; with fewer epochs, a smaller input is better."""
     return _FINE_TUNING_EPOCHS[0] if pretrained else _MIN_EPOCHS
 
 
@@ -250,7 +250,7 @@ def _choose_size(
     if not weights_model and high <= _SMALL:
         size = max(8, -(-high // 4) * 4)
         return size, f"{sides}: small images keep their size."
-    # If the input were larger than nearly all photos, they would only be enlarged.
+    # An input that is larger than nearly all photos would only enlarge them.
     sizes = [size for size in SIZES if size <= largest and (size <= high or size == SIZES[0])]
     minimum = min_epochs(pretrained=bool(weights_model))
     enough = [

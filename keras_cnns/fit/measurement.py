@@ -28,7 +28,7 @@ class Measurement:
     steps_per_epoch: int
     validation_seconds: float  # time of one evaluation on the validation split
     finder_steps: int  # 0 if there was no time for the learning-rate finder
-    # The learning rate with the lowest loss; None: the loss never fell.
+    # The learning rate with the lowest loss; None if the loss never fell.
     lowest_loss_rate: float | None
 
 

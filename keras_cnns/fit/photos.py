@@ -26,7 +26,8 @@ from keras_cnns.recipes import DataConfig
 
 SIZES = (32, 48, 64, 96, 128, 160, 224)  # pixels, the candidates for the network's input
 _SAMPLE = 300  # maximum number of training images that are measured
-# Pixels: photos with a longer shorter side are reduced to this before detail is measured.
+# A photo whose shorter side has more pixels than this is reduced to it before its detail is
+# measured.
 _REFERENCE = 448
 _GREY = 2.0  # levels: the maximum mean difference between the colour channels of a grey photo
 _SPLITS = ("train", *FRACTIONS)
@@ -59,7 +60,7 @@ def examine(root: str | Path) -> Photos:
     Files that would make training fail are left out: unreadable files, and formats that must be
     converted. If copies of an image lie in two classes, all copies are left out, since only a
     person can know which label is right. If copies lie in two splits, only the copy in the test
-    split is used, or without one the copy in the validation split.
+    split is used, or, if there is none, the copy in the validation split.
 
     Raises:
         ValueError: there is no such folder, or no class in it.
@@ -79,7 +80,7 @@ def examine(root: str | Path) -> Photos:
     if errors := [finding for finding in left if finding.is_error and finding.lines]:
         raise FolderError(f"{root} cannot be used: {'. '.join(map(describe, errors))}")
     splits = assign_splits(usable, FRACTIONS)
-    # Sorted by a hash of the content, an order that looks random but is the same every time.
+    # The order of the hashes of the content looks random, but is the same every time.
     training = sorted((file.digest, file.path) for file in splits["train"])
     sample = tuple(path for _, path in training[:_SAMPLE])
     grey, lost_detail = _measure(sample)

@@ -111,7 +111,7 @@ def make_plan(request: Request) -> Plan:
     weights = find_initial_weights(request.weights, str(given.get("model.name", "")))
     pretrained = weights is not None
     if weights is not None and weights.published is not None:
-        # Download now, so that the progress is shown before the photos are read.
+        # Download now, so that the progress of the download is shown before the photos are read.
         fetch(weights.published)
     start = time.perf_counter()  # the time of the download does not count
     photos = examine(request.folder)
@@ -155,7 +155,7 @@ def make_plan(request: Request) -> Plan:
 
 
 def _check_given(given: dict[str, Any]) -> None:
-    """Raise ValueError for wrong given values, before the folder is read."""
+    """Raise ValueError if a value of the user is wrong, before the folder is read."""
     others = Choices(given)
     channels = given.get("data.channels", 1)
     size = others.choose("data.image_size", 32)

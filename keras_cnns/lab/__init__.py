@@ -1,1 +1,1 @@
-"""The lecture's claims as experiments, each with measurements and a verdict."""
+"""Experiments that test claims of papers, each with measurements and a verdict."""

@@ -1,4 +1,4 @@
-"""The description of an experiment: a claim, the measurement that tests it, and its threshold.
+"""The description of an experiment: a claim, its measurement, and the smallest effect.
 
 An experiment is one file of `keras_cnns/lab/experiments` with a constant `EXPERIMENT`. Everything
 else is shared: running over seeds, caching, progress, the verdict, the figures' style and the page.
@@ -22,7 +22,7 @@ class Settings:
     data: str = "digits"
     """The images: "digits" (built in) or "fashion-mnist"."""
     effort: float = 1.0
-    """The fraction of the full training length; the classroom version has less than 1."""
+    """The fraction of the full training length; below 1 if a run is shortened to save time."""
 
     def scaled(self, full: int, at_least: int = 1) -> int:
         """Return a number of epochs or steps: `full` times the effort, but not below `at_least`."""
@@ -38,9 +38,10 @@ class Effect:
     unit: str
     """The unit, written after a number: " percentage points", " nats", " times"."""
     min_effect: float
-    """The smallest effect that counts, in the unit. It is committed before the run. If the
-    paper gives an effect, it is at least a quarter of that. If the claim is that something
-    is not worse, it is negative: the largest loss that still counts as not worse."""
+    """The smallest effect that counts, in `unit`; it is fixed before the run. If the paper gives
+    an effect, the smallest effect is at least a quarter of it. If the claim is that something is
+    not worse, the smallest effect is negative: minus the largest deterioration that still counts
+    as not worse."""
     value: Callable[[Measurements], float]
     """Return the effect in the measurements of one seed: a difference of paired measurements. In a
     deterministic experiment, NaN means that the best setting lies at the edge of the search."""
@@ -54,7 +55,7 @@ class Experiment:
     """
 
     number: int
-    """The position in the list of experiments, as in the lecture."""
+    """The position in the list of experiments, from 1."""
     name: str
     """The name on the command line and of the file, with dashes for underscores."""
     claim: str
@@ -88,7 +89,7 @@ class Experiment:
     fixed_seconds: float = 0.0
     """The part of `seconds` that does not depend on the effort, such as building the networks."""
     deterministic: bool = False
-    """Whether the result does not depend on the seed. Then there is one run and no interval."""
+    """Whether the result is independent of the seed, so that there is one run and no interval."""
     findings: Callable[[Sequence[Measurements]], Sequence[str]] = lambda measurements: ()
     """Return sentences about the measurements of all seeds, computed from the numbers."""
     animations: Callable[[Sequence[Measurements]], Sequence[Animation]] = lambda measurements: ()

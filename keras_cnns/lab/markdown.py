@@ -1,4 +1,4 @@
-"""Markdown pages, one for each experiment, with the figures as files in a folder beside them."""
+"""Markdown pages, one for each experiment, and a folder of their figures beside the pages."""
 
 import inspect
 from collections.abc import Iterable, Sequence

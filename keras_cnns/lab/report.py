@@ -91,7 +91,7 @@ def render(measured: Sequence[Measured]) -> str:
 
 
 def describe_decision(decision: Decision, deterministic: bool) -> str:
-    """Return a sentence with an effect as measured, its interval, and the smallest that counts."""
+    """Return a sentence with a measured effect, its interval, and the smallest effect."""
     effect = decision.effect
     name = effect.name[0].upper() + effect.name[1:]
     if math.isnan(decision.mean):
@@ -179,8 +179,9 @@ def describe_changes(experiment: Experiment, decisions: list[Decision]) -> list[
     for each in decisions:
         if each.verdict is Verdict.INCONCLUSIVE and (seeds := seeds_to_decide(each)):
             sentences.append(
-                f'The part "{each.effect.name}" is inconclusive. If its mean and its standard '
-                f"deviation stay as they are, about {seeds} seeds are enough for a decision."
+                f'The part "{each.effect.name}" is inconclusive. If the mean and the standard '
+                "deviation of its effect do not change with more seeds, about "
+                f"{seeds} seeds are enough for a decision."
             )
     return [*sentences, experiment.larger_run]
 

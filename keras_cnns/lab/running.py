@@ -129,7 +129,7 @@ def run_experiments(
             _measure(folder, experiment, size.settings, seed, report)
             measured += 1
         complete = complete and measured == seeds
-        end = "" if measured == seeds else "; the time is over, the same command continues"
+        end = "" if measured == seeds else "; the time is over; the same command continues"
         log(f"{experiment.name}: {measured} of {seeds} seeds{end}")
     return complete
 

@@ -34,12 +34,12 @@ class Decision:
 
 
 def decide_effect(effect: Effect, values: Sequence[float], deterministic: bool = False) -> Decision:
-    """Decide by one-sided t intervals of the paired differences over the seeds.
+    """Decide about an effect by the bounds of one-sided t intervals of its values over the seeds.
 
     The effect is supported if the lower bound exceeds the smallest effect that counts, and not
-    supported if the upper bound is below it. The bounds of fewer than two seeds are infinite. Both
-    bounds of a deterministic value are the value itself. NaN is inconclusive: the best setting of a
-    search lies at the edge of the search.
+    supported if the upper bound is below it. With fewer than two seeds, the bounds are infinite.
+    Both bounds of a deterministic value are the value itself. The value NaN is inconclusive; it
+    means that the best setting lies at the edge of a search.
     """
     array = np.asarray(values, float)
     mean = float(array.mean())
@@ -66,8 +66,8 @@ def decide(
     """Return the verdict on a claim and the decisions on its effects.
 
     The claim is supported if all effects are supported, and not supported if at least one effect is
-    not supported. Otherwise it is inconclusive. No correction for multiple tests is needed, because
-    all tests must succeed.
+    not supported. Otherwise, the verdict is inconclusive. No correction for multiple tests is
+    needed, because all tests must succeed.
 
     Args:
         experiment: the claim and its effects.
@@ -87,7 +87,7 @@ def decide(
 
 
 def seeds_to_decide(decision: Decision) -> int | None:
-    """Return the number of seeds that would decide, given the measured mean and deviation.
+    """Return how many seeds would be enough if the mean and the standard deviation stay the same.
 
     Returns:
         The number; None if it is above a thousand, or if there is only one seed and therefore no

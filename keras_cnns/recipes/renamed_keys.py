@@ -13,7 +13,8 @@ class _RenamedKey:
 
     key: str  # the current key, `section.key`
     advice: str = ""  # instructions for the user if the value must change as well
-    # (old section, old key) -> current value, by default the old value.
+    # Function of the old section and the old key that returns the current value, by default the
+    # old value.
     value: Callable[[_Section, str], Any] = lambda section, old_key: section[old_key]
 
 

@@ -84,9 +84,10 @@ class ModelConfig:
     """If false, a network that has batch normalisation is built without it, and with biases in its
     convolutions."""
     batch_norm_noise: _NonNegative = 0.0
-    """If above 0, the training adds noise after each batch normalisation. In each step, the mean
-    and the standard deviation of the noise are drawn again for each channel, from a normal
-    distribution with this standard deviation (Santurkar et al. 2018)."""
+    """If above 0, the training adds noise after each batch normalisation. In each step and
+    for each channel, two numbers are drawn from a normal distribution with mean 0 and this standard
+    deviation: the first number is the mean of the noise, and the absolute value of the second
+    number is the standard deviation of the noise (Santurkar et al. 2018)."""
     weights: str = ""
     """The training starts from these weights. The value is the name of published weights, such as
     "imagenet" or "torchvision/resnet50.IMAGENET1K_V2" (`keras-cnns weights list` lists all names),
@@ -124,8 +125,8 @@ class DataConfig:
     """The model subtracts these values from the pixels, one per channel, in levels from 0 to
     255."""
     std: Annotated[tuple[float, ...], Field(min_length=1)]
-    """The model divides the result by these positive values, one per channel, in levels from 0 to
-    255."""
+    """After the subtraction of `mean`, the model divides the pixels by these positive values, one
+    per channel, in levels from 0 to 255."""
     train_split: str = "train"
     """The network is trained on this split or slice of a split, such as "train[:80%]"."""
     validation_split: str = "validation"
@@ -138,8 +139,8 @@ class DataConfig:
     path: str = ""
     """For "folder", this is the directory that contains one directory per class, or one directory
     per split, which then contains the directories of the classes. For "idx", it is the directory of
-    the four files. If their names begin with a prefix, append it: "data/emnist-letters". A run
-    directory stores the path as an absolute path."""
+    the four files. If the names of these files begin with a prefix, the path ends with this
+    prefix: "data/emnist-letters". A run directory stores the path as an absolute path."""
     skip_bad: bool = False
     """If true, "folder" ignores the files that would otherwise stop the training with an error."""
     corrections: str = ""
@@ -241,8 +242,8 @@ class OptimizerConfig:
     """This is the highest learning rate of the schedule, before `reference_batch_size` scales
     it."""
     name: str = "momentum"
-    """The name selects the optimizer: "momentum", "lars", or a class of `keras.optimizers` in
-    any case, such as "adam" or "sgd"."""
+    """The name selects the optimizer: "momentum", "lars", or the name of a class of
+    `keras.optimizers`, in upper or lower case, such as "adam" or "sgd"."""
     arguments: dict[str, bool | int | float | str] = Field(default_factory=dict)
     """These arguments are passed to the class of an optimizer other than "momentum", such as `{
     beta_1 = 0.8 }` for "adam"."""
@@ -275,8 +276,9 @@ class OptimizerConfig:
     """For this number of epochs, the learning rate rises linearly from 0, or from the unscaled
     `learning_rate` if there is a `reference_batch_size`."""
     constant_warmup_steps: _NonNegativeInt = 0
-    """For this number of steps, training begins with `constant_warmup_learning_rate`, as He et al.
-    2015 trained ResNet-110; 0 disables this warmup."""
+    """The training begins with this number of steps that have the learning rate
+    `constant_warmup_learning_rate`, as He et al. 2015 trained ResNet-110; 0 disables this
+    warmup."""
     constant_warmup_learning_rate: _NonNegative = 0.0
     """The first `constant_warmup_steps` steps have this learning rate; it must be 0 if there are no
     such steps."""

@@ -36,7 +36,7 @@ from keras_cnns.training.preparation import Preparation
 
 _CLASSIFIER = "logits"  # the name of the last layer of the main output in every model
 _LEARNING_RATE_INTERVAL = 10  # steps; reading the learning rate costs nothing
-# Maximum number; a pass costs as much as a training step on a batch of this size.
+# Maximum number of images of the probe; a pass costs as much as a training step on so many images.
 _PROBE_IMAGES = 32
 
 Callbacks = list[keras.callbacks.Callback]
@@ -100,7 +100,7 @@ def make_callbacks(
         # evaluation.
         *_steering(prepared.recipe),
         # Early stopping needs only the metrics of the evaluation. `Resume`, which follows it, saves
-        # its count of epochs.
+        # the number of epochs that early stopping has counted.
         *([early_stopping] if early_stopping else []),
         # `SaveBest` precedes the diagnostics, which add metrics to the epoch's logs. It needs only
         # the metrics of the evaluation, so the model is saved as early as possible.

@@ -1,6 +1,6 @@
 """Train on several devices, in one process or in several processes, with JAX.
 
-`keras_cnns.training.mirrored` does it in one process with TensorFlow.
+`keras_cnns.training.mirrored` trains on several devices with TensorFlow, in one process.
 
 Every device computes a part of each batch, and XLA sums over all parts, so that the loss, its
 gradient, the statistics of batch normalisation and the metrics are those of the whole batch. If the
@@ -8,8 +8,9 @@ size of a batch is not a multiple of the number of devices, every device compute
 which gives the same values.
 
 Each process reads its own part of a batch (`keras_cnns.data.pipeline.Part`). All processes take
-the same steps with the same callbacks. The first process has the run directory. Each of the others
-has a temporary directory, which receives the checkpoint from which the first process resumes.
+the same steps with the same callbacks. The first process has the run directory. Each of the other
+processes has a temporary directory, which receives the checkpoint from which the first process
+resumes.
 """
 
 from collections.abc import Callable, Iterator
@@ -137,7 +138,7 @@ def on_local_devices(count: int) -> Distribution:
 
 
 class _Steps:
-    """Functions for Keras' loops that place states and batches on the devices of a distribution."""
+    """Functions that Keras' loops call; they place states and batches on the devices."""
 
     def __init__(self, distribution: Distribution) -> None:
         from jax.sharding import Mesh, NamedSharding, PartitionSpec

@@ -9,21 +9,21 @@ from keras_cnns.weights import WeightsError, pretrained
 from keras_cnns.weights.download import fetch
 from keras_cnns.weights.pretrained import Pretrained
 
-# Maximum difference, in levels from 0 to 255, since publishers round their constants differently.
+# Maximum difference of the normalisation, in levels from 0 to 255; publishers round it differently.
 _TOLERANCE = 0.5
 
 
 def check_initial_weights(recipe: Recipe) -> None:
     """Check that a recipe's initial weights exist, and download them if they are published.
 
-    A recipe also states its normalisation if it has published weights, so that it describes the
-    training completely. The normalisation must be the one with which the weights were trained. If
+    A recipe with published weights states its normalisation too, so that it describes the
+    training completely. This normalisation must be the one with which the weights were trained. If
     the size of the images is not that of the published evaluation, a message is printed.
 
     Raises:
         ValueError: there are no published weights of this name for the model, or the recipe has
             another normalisation; the message contains the values to set.
-        WeightsError: there is no such file, or (DownloadError) it cannot be downloaded.
+        WeightsError: there is no such file, or the weights cannot be downloaded (DownloadError).
     """
     weights, data = recipe.model.weights, recipe.data
     if not weights or recipe.model.name not in MODELS:

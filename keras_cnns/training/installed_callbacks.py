@@ -59,8 +59,8 @@ def make_installed(recipe: Recipe, run: Path) -> list[keras.callbacks.Callback]:
                 f"returned a {type(callback).__name__} instead of a keras.callbacks.Callback",
             )
         for name in dir(keras.callbacks.Callback):
-            # Keras marks methods that do nothing. It does not call the methods for batches that are
-            # marked.
+            # Keras marks methods that do nothing, and does not call a marked method at each
+            # batch. A wrapper would have no mark.
             method = getattr(callback, name)
             if name.startswith("on_") and not getattr(method, "_is_default", False):
                 setattr(callback, name, _naming(entry_point, name, method))

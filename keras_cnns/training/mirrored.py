@@ -6,9 +6,9 @@ metrics are those of the whole batch:
 
 - A batch of n images is divided into as many equal parts as n and the number of replicas allow
   (their greatest common divisor). If there are fewer parts than replicas, each part goes to the
-  same number of replicas. So the mean over the replicas is always the mean over the images, and
-  Keras' training step, which divides each loss by the number of replicas, computes the gradient of
-  the whole batch.
+  same number of replicas. The mean over the replicas is therefore always the mean over the images,
+  and Keras' training step, which divides each loss by the number of replicas, computes the gradient
+  of the whole batch.
 - Only one replica of each part counts its images in the metrics.
 - Layers and losses whose results depend on the whole batch ask for their part of it: see
   `keras_cnns.replicas`.
@@ -131,7 +131,7 @@ class MirroredDistribution(Distribution):
         model.make_test_function = make_test_function
 
     def _make_divisible(self, images: tf.Tensor, targets: Any) -> tuple[Any, ...]:
-        """Repeat a batch so often that each replica can have an equal number of images.
+        """Repeat the images of a batch until the replicas can have equally many of them.
 
         [n, ...] -> [n * replicas / parts, ...] for images and targets. The third element of the
         result is the number n of images of the batch, once for each image.
@@ -149,8 +149,9 @@ class MirroredDistribution(Distribution):
 
     def _compiled(self, model: keras.Model, step: Callable[[Any], Any]) -> Callable[[Any], Any]:
         """Return iterator -> logs, as Keras' loops call it."""
-        # Keras averages the loss of an output ("main_loss") over batches instead of images, unless
-        # the batch size is fixed. So all replicas count.
+        # The metrics of which only one replica of each part counts. The losses of outputs, such as
+        # "main_loss", are left out: Keras averages them over batches instead of images, unless the
+        # batch size is fixed, so all replicas count.
         metrics = [
             variable.value
             for metric in model.metrics

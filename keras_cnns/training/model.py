@@ -59,7 +59,7 @@ def build_model(recipe: Recipe, classes: int) -> keras.Model:
 
 
 def _variation(config: ModelConfig) -> dict[str, Any]:
-    """Return the options of `build` for which a recipe may deviate from the network's paper."""
+    """Return the options of `build` with which a recipe may deviate from the network's paper."""
     return {
         "shortcut": config.shortcut or None,
         "inception": config.inception,

@@ -3,9 +3,9 @@
 Each process writes a number into the key-value store of JAX' coordinator every two seconds. A
 thread of every process reads the numbers of the other processes. The thread ends its process with a
 message if a number no longer changes, or if another process has reported a failure. The coordinator
-is in the first process. If the first process is lost, JAX aborts the other processes. Each of them
-therefore has a small child process, which waits for the end of its parent and prints the message in
-this case.
+is in the first process. If the first process is lost, JAX aborts the other processes. Each of the
+other processes therefore has a small child process, which waits for the end of its parent, and
+prints the message if JAX has aborted the parent.
 """
 
 import os
@@ -26,8 +26,9 @@ _STATUS, _INTERRUPTED = 1, 130
 _PROGRAM = "keras-cnns"
 _BROKEN = ("gloo", "nccl", "connection", "coordination", "unavailable", "socket", "heartbeat")
 
-# The child's program. Standard input ends when the parent ends. If its last line is not empty, the
-# parent was aborted: the line is printed, and the directories that earlier lines name are removed.
+# The child's program. Standard input ends when the parent ends. If the last line of the input is
+# not empty, the parent was aborted: the line is printed, and the directories that earlier lines
+# name are removed.
 _WATCHER = """
 import shutil
 import sys
@@ -85,7 +86,8 @@ class Peers:
         text = str(error) or type(error).__name__
         is_of_jax = isinstance(error, jax.errors.JaxRuntimeError)
         if is_of_jax and any(word in text.lower() for word in _BROKEN):
-            # Meanwhile, `_watch` ends this process with a better message if it finds the lost one.
+            # Meanwhile, `_watch` may find the lost process: it then ends this process with a better
+            # message.
             time.sleep(_NAMING_SECONDS)
             self._leave(f"another process is gone: {text.splitlines()[0][:200]}. {RESUME}.")
         self.report(f"has failed: {text.splitlines()[0]}")

@@ -22,7 +22,7 @@ from keras_cnns.training.distribution import Distribution, DistributionError
 from keras_cnns.training.peers import RESUME, Peers, Watcher
 
 # If the threads of `peers` fail, JAX itself aborts after this time. The interval of its heartbeats
-# is half of this time, so JAX may also abort after half of it.
+# is half of this time, so JAX may abort after half of this time already.
 _AGENT_SECONDS = 58
 
 

@@ -14,8 +14,8 @@ def _step(config: OptimizerConfig, peak: float, steps: int, steps_per_epoch: int
         round(epoch * steps_per_epoch) for epoch in config.decay_at_epochs
     )
     rates = [peak * config.decay_factor**number for number in range(len(boundaries) + 1)]
-    # minus 1, since Keras changes the learning rate after the step of a boundary, and the papers
-    # before it.
+    # minus 1, since Keras changes the learning rate after the step whose number is the boundary,
+    # and the papers change it before this step.
     return schedules.PiecewiseConstantDecay([each - 1 for each in boundaries], rates)
 
 

@@ -151,8 +151,8 @@ def _is_equal(one: Any, other: Any) -> bool:
 def _variables(model: keras.Model) -> dict[str, Any]:
     """Return path -> variable of a model.
 
-    The paths of seeds contain a number that is counted over the process, so n apostrophes after the
-    path distinguish the n-th seed of the model instead.
+    The paths of seeds contain a number that counts all seeds of the process, so all seeds of the
+    model get the same path, and apostrophes after it distinguish them.
     """
     named: dict[str, Any] = {}
     for variable in model.variables:

@@ -66,8 +66,8 @@ def train(
     Raises:
         DistributionError: the devices cannot train this recipe, or the processes have different
             recipes or data.
-        RunError: the directory is in use, belongs to another recipe or other data, or holds
-            something else.
+        RunError: the directory is in use, belongs to another recipe or other data, or contains
+            other files.
         CheckpointError: there are checkpoints, and all of them are damaged.
         DivergedError: the loss is not finite.
         InstalledCallbackError: a callback of another package fails; see `installed_callbacks`.

@@ -22,8 +22,8 @@ def format_best(source: str, recipe: Recipe, result: str, best: Trial, is_best: 
         recipe: the recipe with the best settings.
         result: the measured result, in whole sentences.
         best: the trial with the highest validation accuracy.
-        is_best: whether `recipe` has the settings of this trial; if False, it has the original
-            recipe's.
+        is_best: whether `recipe` has the settings of this trial; if False, it has the settings of
+            the original recipe.
     """
     which = (
         f"These are the settings of trial {best.number}."
@@ -42,7 +42,7 @@ def format_best(source: str, recipe: Recipe, result: str, best: Trial, is_best: 
 
 
 def _changes(source: str, recipe: Recipe) -> dict[str, Any]:
-    """Return the base of a recipe and the keys that differ from the base, or else all keys."""
+    """Return a recipe's base and the keys that differ from it; without a base, all keys."""
     tree = asdict(cast(Any, recipe))
     base = _find_base(source)
     if base is None:

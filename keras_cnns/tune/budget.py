@@ -35,7 +35,7 @@ class Plan:
 
     @property
     def min_search(self) -> float:
-        """Return the seconds that the search needs at least; the comparison may not use them."""
+        """Return the minimum seconds of the search, which the comparison may not use."""
         return (1 + _MIN_TRIALS) * self.trial
 
     def describe(self, spent: float) -> str:

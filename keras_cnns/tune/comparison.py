@@ -28,8 +28,8 @@ class Comparison:
         """Return whether the differences vary between the seeds.
 
         If all differences are equal, their standard deviation is 0, and the t interval has no
-        width. The difference is then not known exactly; the effect of chance just cannot be
-        estimated.
+        width. This does not mean that the difference is known exactly: the effect of chance cannot
+        be estimated from equal numbers.
         """
         return max(self.differences) - min(self.differences) > _SAME
 
@@ -97,7 +97,7 @@ class Comparison:
 
 
 def comparison_seeds(seed: int, count: int) -> tuple[int, ...]:
-    """Return the seeds of a comparison, which exclude the seed that chose the settings."""
+    """Return the seeds of a comparison; the seed of the search's trials is not one of them."""
     return tuple((seed + each) % 2**31 for each in range(1, count + 1))
 
 

@@ -212,7 +212,7 @@ def _history(trials: Sequence[Trial]) -> page.Chart | None:
 
 
 def _coordinates(space: Space, outcome: Outcome) -> page.Chart | None:
-    """Draw each trial as a line over the settings and its accuracy."""
+    """Draw each trial as a line across the axes of the settings and of the accuracy."""
     shown = [each for each in outcome.trials if not math.isnan(each.accuracy)]
     if len(shown) < _MIN_FOR_COORDINATES:
         return None

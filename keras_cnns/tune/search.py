@@ -329,9 +329,9 @@ class _Search:
 
 
 def _check_networks(request: Request) -> None:
-    """Raise ValueError if a network or an optimizer that is searched does not exist.
+    """Raise ValueError if a network or an optimizer in the search space does not exist.
 
-    A trial would fail with it in the middle of the search.
+    Otherwise, a trial with it would fail in the middle of the search.
     """
     for key, values in request.space.items():
         names = values.ends() if key.startswith(("model.", "optimizer.")) else ()

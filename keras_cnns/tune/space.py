@@ -167,7 +167,7 @@ def format_value(value: Value) -> str:
 
 
 def _default_space(recipe: Recipe) -> Space:
-    """Return the table of a recipe's search space for docs/tune.md."""
+    """Return the default search space of a recipe, which docs/tune.md describes in a table."""
     rate, decay = recipe.optimizer.learning_rate, recipe.optimizer.weight_decay
     batch = recipe.training.batch_size
     sizes = dict.fromkeys(max(1, each) for each in (batch // 2, batch, 2 * batch))

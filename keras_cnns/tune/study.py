@@ -26,9 +26,9 @@ _MIN_FOR_IMPORTANCE = 4  # number of completed trials
 # User attributes of a trial in the journal.
 _VALUES, _SECONDS, _STATE = "values", "seconds", "state"
 
-# name -> function: epochs of a training -> pruner. The median pruner does not prune in the first
-# third of the epochs. With a high learning rate the accuracy rises late, so an earlier decision
-# would prefer low learning rates.
+# Name -> function of the number of epochs of a training that returns the pruner. The median pruner
+# does not prune in the first third of the epochs. With a high learning rate the accuracy rises
+# late, so an earlier decision would prefer low learning rates.
 _PRUNERS: dict[str, Callable[[int], Any]] = {
     "median": lambda epochs: optuna.pruners.MedianPruner(
         n_startup_trials=_RANDOM_TRIALS - 1, n_warmup_steps=epochs // 3
@@ -107,7 +107,7 @@ class Study:
         )
 
     def _remove_interrupted(self, path: Path) -> Any:
-        """Remove the interrupted trial from the journal and return it; None if there is none.
+        """Remove the interrupted trial from the journal, and return it; None if there is none.
 
         All records of the trial are removed: successive halving records its decisions in the
         journal, and would decide differently if they were still there when an epoch is reported
@@ -160,8 +160,8 @@ class Study:
         """Record the validation accuracy of an epoch; return whether to prune the trial.
 
         The pruner decides once about each epoch. If a resumed training repeats an epoch, the first
-        decision is returned again. The first trial is reported to the pruner too, which compares
-        the others with it, but is never pruned.
+        decision is returned again. The epochs of the first trial are reported too, so that the
+        pruner can compare the other trials with it, but the first trial is never pruned.
         """
         if epoch not in self._decisions:
             trial.report(accuracy, epoch)
@@ -195,8 +195,8 @@ class Study:
         """Return key -> fraction of the accuracy's variance that the key explains (fANOVA).
 
         See Hutter et al. 2014, "An Efficient Approach for Assessing Hyperparameter Importance".
-        Only completed trials count. The result is empty if there are fewer than four of them, or if
-        all of them have the same accuracy.
+        Only completed trials whose values all lie in the search space count. The result is empty if
+        there are fewer than four of them, or if all of them have the same accuracy.
         """
         completed = [
             each

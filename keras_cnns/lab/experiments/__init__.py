@@ -1,4 +1,4 @@
-"""The experiments, one file each, in the order of the lecture."""
+"""The experiments, one file each, in the order of their numbers."""
 
 from keras_cnns.lab.experiment import Experiment
 from keras_cnns.lab.experiments.covariate_shift import EXPERIMENT as COVARIATE_SHIFT

@@ -189,8 +189,9 @@ EXPERIMENT = Experiment(
     "Batch Normalization Help Optimization?, figure 2",
     varied="Batch norm. Three networks are compared: one without batch norm, one with batch norm, "
     "and one in which noise follows each batch norm. The mean and the standard deviation of the "
-    "noise change in every step; both are drawn from a normal distribution with a standard "
-    f"deviation of {_NOISE}.",
+    "noise change in every step and for each channel: the mean is drawn from a normal distribution "
+    f"with mean 0 and standard deviation {_NOISE}, and the standard deviation is the absolute "
+    "value of another number from this distribution.",
     fixed="ResNet-20, the distribution of its initial weights, two fifths of the training images, "
     "the learning rate schedule (cosine decay from 0.005) and the number of epochs.",
     measured="The training loss, and the drift of the distributions. In every epoch, the 15, 50 "
@@ -233,7 +234,8 @@ EXPERIMENT = Experiment(
         ),
     ),
     formula="y = gamma (x - mean) / sqrt(variance + epsilon) + beta   (per channel of a batch)\n"
-    "noise: y + n, n ~ N(m, s^2) with new m, s ~ N(0, noise^2) for each channel in every step\n"
+    "noise: y + n, n ~ N(m, s^2), with new m ~ N(0, noise^2) and s ~ |N(0, noise^2)| for each "
+    "channel in every step\n"
     "drift = mean of |median(t+1) - median(t)| / (quantile 85 %(t) - quantile 15 %(t))",
     implementation=(batch_norm, NoisyBatchNormalization, drift),
     questions=(

@@ -271,12 +271,14 @@ def _describe_training(measurements: Sequence[Measurements]) -> str:
             for i in (0, -1)
         )
         loss = np.mean([each["loss"][-1] for each in trained])
-        described.append(f"({name}) 10^{start:.1f} and 10^{end:.1f}, loss {loss:.3g} nats")
+        described.append(
+            f"({name}) 10^{start:.1f} before, 10^{end:.1f} after, loss {loss:.3g} nats"
+        )
     return (
-        f"Four networks of {_DEPTHS[0]} layers were trained. The ratio of the first convolution's "
-        "gradient to the last convolution's gradient before and after the training, and the "
-        f"training loss of the last epoch, are: {'; '.join(described)}. Random guessing has a loss "
-        "of 2.3 nats."
+        f"Four networks of {_DEPTHS[0]} layers were trained. For each of them, the list gives the "
+        "ratio of the first convolution's gradient to the last convolution's gradient before and "
+        f"after the training, and the training loss of the last epoch: {'; '.join(described)}. "
+        "Random guessing has a loss of 2.3 nats."
     )
 
 
@@ -295,8 +297,9 @@ def _findings(measurements: Sequence[Measurements]) -> list[str]:
                 f"The {kind} network of 56 layers with {normalisation} was measured with "
                 f"{len(decades)} combinations of activation and initial weights. The gradient "
                 f"vanishes in {vanishing} of them (the first layer's gradient is less than a "
-                f"thousandth of the last layer's) and explodes in {exploding} of them (it is more "
-                "than a thousand times the last layer's)."
+                f"thousandth of the last layer's gradient) and explodes in {exploding} of them "
+                "(the first layer's gradient is more than a thousand times the last layer's "
+                "gradient)."
             )
     normalised = {kind: (56, kind, "batch norm", "relu", "he_normal") for kind in _SHORTCUTS}
     plain, residual = (_mean(measurements, *case) for case in normalised.values())
@@ -343,9 +346,10 @@ EXPERIMENT = Experiment(
     f"are also trained, for {_EPOCHS} epochs with the same learning rate schedule (cosine decay "
     "from 0.01) on two fifths of the training images. The verdict does not use these trainings.",
     measured="The norm of the gradient of the loss with respect to the kernel of each convolution. "
-    "The norm for the first block's convolution divided by the norm for the last convolution is "
-    "given as a decimal logarithm: -3 means that the first layer's gradient is a thousandth of the "
-    f"last layer's gradient. A gradient that is 0 in float32 counts as {_SMALLEST:.0e}.",
+    "The norm for the first convolution after the stem, divided by the norm for the last "
+    "convolution, is given as a decimal logarithm: -3 means that the first layer's gradient is a "
+    "thousandth of the last layer's gradient. A gradient that is 0 in float32 counts as "
+    f"{_SMALLEST:.0e}.",
     look_at="In the first four figures, a straight line means that the gradient changes "
     "exponentially with the depth. Compare the slopes in these figures to see which of the four "
     "ingredients (activation, initial weights, batch norm and skips) make the lines flat. In the "
@@ -356,8 +360,9 @@ EXPERIMENT = Experiment(
     "with twice as many layers (resnet110). More images would not help.",
     effects=(
         Effect(
-            "ratio of the first to the last gradient with ReLU and He's weights divided by this "
-            "ratio with a sigmoid and Glorot's weights (plain network, no batch norm)",
+            "factor by which ReLU and He's weights, compared with a sigmoid and Glorot's weights, "
+            "raise the ratio of the first layer's gradient to the last layer's gradient (plain "
+            "network, no batch norm)",
             " powers of ten",
             1.0,
             _difference(
@@ -367,8 +372,8 @@ EXPERIMENT = Experiment(
             ),
         ),
         Effect(
-            "ratio of the first to the last gradient with skips divided by this ratio without "
-            "skips (sigmoid, Glorot's weights, no batch norm)",
+            "factor by which skips raise the ratio of the first layer's gradient to the last "
+            "layer's gradient (sigmoid, Glorot's weights, no batch norm)",
             " powers of ten",
             1.0,
             _difference(
@@ -378,8 +383,8 @@ EXPERIMENT = Experiment(
             ),
         ),
         Effect(
-            "gradient of all layers together with He's weights divided by the gradient with "
-            "weights of standard deviation 0.01 (plain network, ReLU, no batch norm)",
+            "factor by which He's weights, compared with weights of standard deviation 0.01, raise "
+            "the gradient of all layers together (plain network, ReLU, no batch norm)",
             " powers of ten",
             1.0,
             _difference(
@@ -389,8 +394,8 @@ EXPERIMENT = Experiment(
             ),
         ),
         Effect(
-            "growth of the gradient from the last to the first layer without skips divided by this "
-            "growth with skips (batch norm, ReLU, He's weights)",
+            "factor by which skips reduce the growth of the gradient from the last to the first "
+            "layer (batch norm, ReLU, He's weights)",
             " powers of ten",
             1.1,  # a quarter of 53 * log10(1.21), the growth in theory
             _difference(

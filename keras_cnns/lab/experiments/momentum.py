@@ -304,7 +304,7 @@ def _findings(measurements: Sequence[Measurements]) -> list[str]:
         f"{max(errors):.1%}, over all condition numbers.",
         "On the surface with two minima, "
         + (
-            f"only {' and '.join(deeper)} passes the shallow minimum and ends in the deeper one."
+            f'only "{" and ".join(deeper)}" passes the shallow minimum and ends in the deeper one.'
             if len(deeper) == 1
             else f"{len(deeper)} methods pass the shallow minimum and end in the deeper one: "
             f"{'; '.join(deeper)}."
@@ -335,14 +335,15 @@ EXPERIMENT = Experiment(
     "rate of the ResNet-8 is the same for every momentum.",
     measured="The number of steps until the distance to the minimum is below 1e-6 (on the "
     f"quadratic with condition number {_CONDITION:g}) or 1e-5 (in Rosenbrock's valley), and the "
-    "convergence rate on the quadratics. The rate is the factor by which a late step multiplies "
-    "the distance to the minimum.",
-    look_at="Compare the slopes of the lines in the first figure. The figure shows 1 - rate, which "
-    "is the fraction of the distance that one step removes. For gradient descent, this fraction is "
-    "inversely proportional to the condition number, and for the other methods to the square root "
-    "of the condition number.",
-    larger_run="Nothing in the verdict is random: a longer run gives the same numbers. With a "
-    "condition number near 1, the methods differ little.",
+    "convergence rate on the quadratics. The convergence rate is the factor by which each of the "
+    "late steps of a descent multiplies the distance to the minimum.",
+    look_at="Compare the slopes of the lines in the first figure. The figure shows 1 - rate (1 "
+    "minus the convergence rate), which is the fraction of the distance that one step removes. For "
+    "gradient descent, this fraction is inversely proportional to the condition number, and for "
+    "the other methods to the square root of the condition number.",
+    larger_run="The verdict uses no random numbers and does not depend on the length of the run, "
+    "so that neither more seeds nor a longer run would change it. With a condition number near 1, "
+    "the methods differ little.",
     effects=(
         Effect(
             "steps of gradient descent divided by steps of heavy ball on the quadratic",
@@ -374,7 +375,8 @@ EXPERIMENT = Experiment(
         "descent?",
         "Why does the path of heavy ball overshoot the minimum of the quadratic, although heavy "
         "ball needs fewer steps?",
-        "What does a momentum of 0.99 change in the network if the learning rate is divided by 10?",
+        "In the figure of the network, momentum 0.99 has the same learning rate as the other "
+        "values. How would its training loss change if its learning rate were divided by 10?",
     ),
     run=_run,
     charts=_charts,

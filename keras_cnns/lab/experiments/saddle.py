@@ -167,8 +167,9 @@ def _findings(measurements: Sequence[Measurements]) -> list[str]:
     return [
         f"With equal curvatures, gradient descent needs {equal['0.0']['steps']:.0f} steps, and "
         f"gradient descent with momentum 0.9 needs {equal['0.9']['steps']:.0f}. No direction has a "
-        "larger curvature that would limit the learning rate. Gradient descent therefore needs "
-        f"only {_gain(equal):.2g} times as many steps as with the best momentum."
+        "larger curvature that would limit the learning rate. Without momentum, gradient "
+        f"descent therefore needs only {_gain(equal):.2g} times as many steps as with the best "
+        "momentum."
     ]
 
 
@@ -182,19 +183,21 @@ EXPERIMENT = Experiment(
     "learning, section 2 (momentum divides the number of steps by the square root of the condition "
     "number)",
     varied="The momentum, the ratio of the two curvatures (the condition number), the initial "
-    "distance from the ridge, and the surface: a quadratic saddle point, or a saddle point with a "
+    "distance from the ridge (the line y = 0, from which the function falls in both directions), "
+    "and the surface: a quadratic saddle point, or a saddle point with a "
     "plateau around it.",
-    fixed="The start point has x = 1; along x, the function rises from the saddle point. Each "
+    fixed="The start point has x = 1. From the saddle point, the function rises along x and falls "
+    "along y, which is the direction of the escape. Each "
     f"method has its own best learning rate, which a search over {len(_RATES)} learning rates "
     "finds.",
-    measured="The number of steps until the value of the function is below its value at the point "
-    "at distance 1 in the direction of the escape.",
+    measured="The number of steps until the value of the function is below its value at (0, 1), "
+    "the point at distance 1 from the saddle point in the direction of the escape.",
     look_at="In the first figure, compare the left end, where the two curvatures are equal, with "
     "the right end. In the second figure, the axis of the distance is logarithmic: a straight line "
     "means that the distance grows exponentially with the steps, as the theory predicts.",
-    larger_run="Nothing in this experiment is random: a longer run gives the same numbers. The "
-    "verdict would change with a condition number near 1, where gradient descent can take large "
-    "steps.",
+    larger_run="The experiment uses no random numbers and does not depend on the length of the "
+    "run, so that neither more seeds nor a longer run would change its numbers. The verdict would "
+    "change with a condition number near 1, where gradient descent can take large steps.",
     effects=(
         Effect(
             "steps of gradient descent divided by steps with the best momentum, at condition "
@@ -215,8 +218,8 @@ EXPERIMENT = Experiment(
     "r^2 - (1 + momentum + learning rate curvature) r + momentum = 0.",
     implementation=(momentum_step, growth),
     questions=(
-        "Why does the largest curvature limit the learning rate, and the smallest curvature the "
-        "speed of the escape?",
+        "Why does the largest curvature limit the learning rate, and why does the smallest "
+        "curvature limit the speed of the escape?",
         "Why does the number of steps grow only with the logarithm of the initial distance?",
         "How would noise in the gradient change the result if the start point were exactly on the "
         "ridge?",

@@ -198,7 +198,8 @@ def _findings(measurements: Sequence[Measurements]) -> list[str]:
         f'({errors[best]:.2f} %) and highest with the shortcut "{_label(worst)}" '
         f"({errors[worst]:.2f} %). It is {errors['identity']:.2f} % with the identity.",
         "The two sides of the forward and backward equations below differ by at most "
-        f"{deviation:.1e} times their largest number. This is the rounding error of float32.",
+        f"{deviation:.1e}, relative to the largest number of the left side. This is the rounding "
+        "error of float32.",
         "The identity shortcuts have "
         f"{measurements[0]['kinds']['identity']['parameters']} trainable parameters, so that there "
         "is nothing to update. Projections in every block have "
@@ -211,8 +212,8 @@ def _findings(measurements: Sequence[Measurements]) -> list[str]:
         sentences.append(
             "The difference between the errors with constant scaling and with the identity has a "
             f"standard deviation of {spread:.2f} percentage points over the seeds. With this "
-            f"standard deviation, about {max(needed, 2)} seeds are needed to make the interval as "
-            "narrow as the smallest effect that counts."
+            f"standard deviation, about {max(needed, 2)} seeds are needed to reduce the distance "
+            "between the mean and each bound of the interval to the smallest effect that counts."
         )
     return sentences
 
@@ -237,17 +238,18 @@ EXPERIMENT = Experiment(
     "trainable parameters: only shortcuts with parameters have weights to update on the skip "
     "path.",
     larger_run="The paper measured its differences with 110 layers on CIFAR-10, where the skip "
-    "path consists of 54 shortcuts in series. Here, it consists of 15, and the images are small "
-    "digits. To repeat the paper's table, train the recipe cifar10-resnet110 with --set "
-    "model.shortcut=constant_scaling, and then with each of the other shortcuts. These are eight "
-    "trainings of about a day each on two cores.",
+    "path consists of 54 shortcuts in series. Here, the skip path consists of 15 shortcuts, and "
+    "the images are small digits. To repeat the paper's table, train the recipe cifar10-resnet110 "
+    "with --set model.shortcut=constant_scaling, and then with each of the other shortcuts. These "
+    "are eight trainings of about a day each on two cores.",
     effects=(
         _worse("constant_scaling", _SCALING, "12.35 and 6.61 %"),
         _worse("exclusive_gating", (8.70 - 6.61) / 4, "8.70 and 6.61 %"),
         _worse("projection_everywhere", (12.22 - 6.61) / 4, "12.22 and 6.61 %"),
         _worse("dropout", (20 - 6.61) / 4, "above 20 and 6.61 %"),
         Effect(
-            "-1 times the largest difference between the two sides of the equations",
+            "-1 times the largest difference between the two sides of the forward and backward "
+            "equations",
             "",
             -_TOLERANCE,
             lambda measured: -_largest_deviation(measured),

@@ -20,9 +20,9 @@ _ACTIVATION_LAYERS = (
 class ActivationStatistics(ProbeDiagnostic):
     """Measure the mean and standard deviation of each layer's activations: covariate shift.
 
-    All layers that apply a nonlinearity other than softmax are measured or, if a model has no such
-    layer, all layers with a kernel. Mean and standard deviation are taken over images, positions
-    and channels together.
+    All layers that apply a nonlinearity other than softmax are measured. If a model has no such
+    layer, all layers with a kernel are measured. Mean and standard deviation are taken over images,
+    positions and channels together.
 
     Metrics: `activation_mean/layer` and `activation_spread/layer`, the standard deviation;
     `activation_mean` and `activation_spread`, the medians over the layers.

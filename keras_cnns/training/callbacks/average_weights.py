@@ -69,15 +69,15 @@ class AverageWeights(keras.callbacks.Callback):
         ]
         self.has_trained, self.averages, self.training_values = False, None, []
         decay = self.optimizer.ema_momentum
-        # All statistics are averaged in one compiled call, because calls for each of them would
-        # take longer than the computation.
+        # All statistics are averaged in one compiled call, because a separate call for each
+        # of them would take longer than the computation itself.
         self._flatten = compile_function(_flatten)
         self._average = compile_function(
             lambda averages, values: decay * averages + (1 - decay) * _flatten(values)
         )
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Restore the values of the training, in place of the averages."""
+        """Replace the averages by the values of the training."""
         for variable, value in self.training_values:
             variable.assign(value)
         self.training_values = []

@@ -24,7 +24,7 @@ class Diagnostic(StepCounter):
     A metric of a layer is named `metric/layer`, and a metric of the whole model `metric`. At the
     end of an epoch, the latest metrics of the whole model are added to the logs, and thus to
     `History` and `CSVLogger`. With `layers_in_logs`, the metrics of the layers are added too
-    (Keras' progress bar would print them). Nothing is added if nothing was measured in the epoch.
+    (Keras' progress bar then prints them). Nothing is added if nothing was measured in the epoch.
 
     Args:
         interval: steps between measurements; the first is before the first step.
@@ -96,7 +96,7 @@ class Diagnostic(StepCounter):
 
 
 class ProbeDiagnostic(Diagnostic):
-    """A diagnostic that runs the model on a probe; each pass serves all diagnostics of the probe.
+    """A diagnostic that runs the model on a probe's batch, once for all diagnostics of the probe.
 
     Args:
         probe: the probe with the batch on which the model is run.

@@ -16,13 +16,13 @@ _SAFETY = 10.0  # the proposal is the learning rate with the lowest loss divided
 class LRFinder(keras.callbacks.Callback):
     """Raise the learning rate with each step, from far too low to far too high.
 
-    Pass it to `fit` for one epoch of `steps` steps, with a model that is not trained yet. It
-    replaces the optimizer's learning rate, and ends the training when the smoothed loss exceeds
-    four times its minimum. Discard the weights and the optimizer afterwards.
+    Pass the callback to `fit` for one epoch of `steps` steps, with a model that is not trained yet.
+    The callback replaces the optimizer's learning rate, and ends the training when the smoothed
+    loss exceeds four times its minimum. Discard the weights and the optimizer afterwards.
 
     The model's metrics are reset before every step, so that the logged `loss` is the loss of one
-    batch. It could not be computed exactly from Keras' running mean, which is weighted by batch
-    size.
+    batch. This loss could not be computed exactly from Keras' running mean, which is weighted by
+    batch size.
 
     Args:
         lowest: the learning rate of the first step.

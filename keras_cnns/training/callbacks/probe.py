@@ -81,7 +81,7 @@ class Probe:
         return dict(zip(self._names, map(float, metrics), strict=True))
 
     def _compute(self, values: Sequence[Any], x: Any, y: Any) -> Any:
-        """Return all metrics in one tensor, [number of `self._names`]."""
+        """Return all metrics in one tensor, in the order of `self._names`."""
         kernel_ids = {id(kernel) for group in self._kernels.values() for kernel in group}
         kernel_indices = [i for i, each in enumerate(self._variables) if id(each) in kernel_ids]
         layer_names = {id(layer): name for name, layer in self._layers.items()}

@@ -10,7 +10,7 @@ from keras_cnns.training.callbacks.step_counter import StepCounter
 
 REFRESH = 0.5  # seconds between two drawings of the bar; a drawing takes about a millisecond
 PLAIN_PAUSE = 60.0  # seconds between two lines within an epoch, if there is no terminal
-# Characters; for the minimum length of the bar, details are omitted, but not the title.
+# Characters. If there is no room for the minimum, details are omitted, but not the title.
 _MIN_BAR, _MAX_BAR = 10, 24
 
 
@@ -187,7 +187,7 @@ def describe(logs: dict[str, Any]) -> str:
         f"{name} {shown[name]:.2%}"
         if name.endswith("accuracy")
         else f"{name.replace(LOSS_SUM, LOSS_SUM.replace('_', ' '))} {shown[name]:.4g}"
-        # Sorts the weighted sum to the end.
+        # This key sorts the weighted sum to the end.
         for name in sorted(shown, key=lambda name: LOSS_SUM in name)
     )
 

@@ -64,17 +64,18 @@ class Resume(StepCounter):
     ```
 
     A resumed epoch has only the remaining steps, and its `batch` counts from 0 again. A checkpoint
-    is written to a temporary file, flushed to disk and renamed. The latest two are kept. A damaged
-    checkpoint is skipped with a message. If a checkpoint cannot be written, the error is logged,
-    training continues, and writing is tried again when the next checkpoint is due.
+    is written to a temporary file, flushed to disk and renamed. The latest two checkpoints are
+    kept. A damaged checkpoint is skipped with a message. If a checkpoint cannot be written, the
+    error is logged, training continues, and writing is tried again when the next checkpoint is due.
 
     Args:
         directory: the directory of the checkpoints.
         batches: a function that returns the data of all steps after a number of steps.
         steps_per_epoch: as in `fit`.
         callbacks: the callbacks whose state is saved; they precede this callback in `fit`'s list.
-        seconds: time between checkpoints. If writing is slow, the time is longer, so that writing
-            takes at most 0.5 % of it. None: only `steps` determines when checkpoints are written.
+        seconds: time between checkpoints, which is extended if writing is slow, so that writing
+            takes at most 0.5 % of the time. None: only `steps` determines when checkpoints are
+            written.
         steps: steps between checkpoints. With `steps_per_execution` above 1, a checkpoint is
             written after each execution that passes a multiple of this number. None: only `seconds`
             determines when checkpoints are written.
@@ -86,7 +87,7 @@ class Resume(StepCounter):
     Raises:
         CheckpointError: there are checkpoints, and all of them are damaged.
         ValueError: (when training begins) `steps_per_epoch` is not a multiple of the model's
-            `steps_per_execution`, so that the epochs of Keras would have other lengths.
+            `steps_per_execution`, so that the epochs of Keras would not have this length.
     """
 
     def __init__(
@@ -135,7 +136,8 @@ class Resume(StepCounter):
                 f"model's steps_per_execution, which is {per_execution!r}"
             )
         self._initial = [plain_attributes(callback) for callback in self.callbacks]
-        # Saved attributes belong to the state, even if the callback was used before.
+        # Attributes in the snapshot are part of the state, even if the callback was used before and
+        # already has the saved values.
         if self.snapshot:
             for attributes, entry in zip(self._initial, self.snapshot.callbacks, strict=False):
                 for name in entry["state"]:

@@ -15,11 +15,12 @@ from keras_cnns.training.callbacks.step_counter import StepCounter
 class TensorBoard(StepCounter):
     """Write diagnostics and the logs of each epoch as scalars by training step.
 
-    The `val_loss` of the logs is written as `loss` of the run `validation`, so that one chart shows
-    both losses. For a model with several outputs, `loss` and `accuracy` belong to the main output,
-    and the weighted sum of the losses is `loss_sum`. The charts of models with and without
-    auxiliary outputs therefore show the same quantities. A metric `dead_relu/conv1` is in the chart
-    `conv1` of the group `dead_relu`. This callback needs TensorFlow, but not TensorBoard itself. If
+    The `loss` of the logs is written as `epoch/loss` of the run `train`, and the `val_loss` as
+    `epoch/loss` of the run `validation`, so that one chart shows both losses. For a model with
+    several outputs, `epoch/loss` and `epoch/accuracy` belong to the main output, and the weighted
+    sum of the losses is `epoch/loss_sum`. The charts of models with and without auxiliary outputs
+    therefore show the same quantities. A metric `dead_relu/conv1` is in the chart `conv1` of the
+    group `dead_relu`. This callback needs TensorFlow, but not TensorBoard itself. If
     the disk is full, a warning is printed, and values are left out.
 
     Args:

@@ -17,9 +17,9 @@ class Unfreeze(keras.callbacks.Callback):
     """Freeze all stages of a model, and unfreeze them one after another from the last to the first.
 
     The weights and batch-norm statistics of a frozen stage do not change. Layers that belong to no
-    stage, such as the classifiers, are always trained. On JAX, the optimizer must be one of
-    `keras_cnns.optimizers`, because Keras' own optimizers cannot train only a part of their
-    variables there.
+    stage, such as the classifiers, are always trained. On JAX, Keras' own optimizers
+    cannot train only a part of their variables, so the optimizer must be one of
+    `keras_cnns.optimizers`.
 
     Args:
         frozen_epochs: number of epochs in which every stage is frozen.

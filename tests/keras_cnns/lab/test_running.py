@@ -87,7 +87,7 @@ def test_no_measurement_starts_that_would_not_end_in_time(tmp_path: Path) -> Non
     size = Size(3, Settings())
     assert not run_experiments([PLAIN], size, tmp_path, minutes=0.9, log=lines.append)
     assert MEASURED == []
-    assert lines == ["plain: 0 of 3 seeds; the time is over, the same command continues"]
+    assert lines == ["plain: 0 of 3 seeds; the time is over; the same command continues"]
 
 
 @pytest.mark.parametrize(
