@@ -71,9 +71,9 @@ def raises_export_error(function: Callable[_P, _R]) -> Callable[_P, _R]:
 def failures_of(name: str) -> Iterator[None]:
     """Convert every exception within the block to a `FormatError` for the format `name`.
 
-    An OSError whose number is in `DISK_ERRORS` is not converted, because a full disk is not the
-    fault of a format. Every other OSError is converted, for example that of a missing shared
-    library.
+    An OSError whose number is in `DISK_ERRORS` is not converted, because the format is not to blame
+    for a disk that is full or cannot be written. Every other OSError is converted, for example that
+    of a missing shared library.
     """
     try:
         yield

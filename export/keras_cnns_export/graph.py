@@ -180,7 +180,10 @@ def _preserved_root_logger() -> Iterator[None]:
 def _own_answers(
     model: Any, preprocess_input: str | None, temperature: float | None
 ) -> OwnAnswers | None:
-    """Return the predictions of a mixed-precision model itself, or None for a float32 model."""
+    """Return what predicts in the own precision of a mixed-precision model.
+
+    The export uses a float32 copy of such a model. Return None for a float32 model.
+    """
     policy = lower_precision(model)
     if policy is None:
         return None
@@ -220,9 +223,9 @@ def _without_xla(call: Callable[[Any], Any], signature: Sequence[Any]) -> Any:
     also switches AutoGraph off in all functions, so it is done only if the model has a compiled
     function.
 
-    `tf.config.run_functions_eagerly` inlines the functions, both here and when the result is saved,
-    because saving traces it again. This switch is global: while it is on, no other thread may trace
-    or call a tf.function.
+    `tf.config.run_functions_eagerly` makes TensorFlow inline the functions while a graph is traced.
+    The returned function sets this switch itself, because saving it traces it again. The switch is
+    global: while it is on, no other thread may trace or call a tf.function.
 
     Raises:
         ExportError: a function cannot be inlined, because it was compiled and saved earlier, or

@@ -10,8 +10,8 @@ metrics are those of the whole batch:
   and Keras' training step, which divides each loss by the number of replicas, computes the gradient
   of the whole batch.
 - Only one replica of each part counts its images in the metrics.
-- Layers and losses whose results depend on the whole batch ask for their part of it: see
-  `keras_cnns.replicas`.
+- Layers and losses whose results depend on the whole batch combine their part of it with the parts
+  of the other replicas: see `keras_cnns.replicas`.
 """
 
 import logging
@@ -134,7 +134,8 @@ class MirroredDistribution(Distribution):
         """Repeat the images of a batch until the replicas can have equally many of them.
 
         [n, ...] -> [n * replicas / parts, ...] for images and targets. The third element of the
-        result is the number n of images of the batch, once for each image.
+        result has one entry for each repeated image; every entry is n, the number of images before
+        the repetition.
         """
         replicas = self.strategy.num_replicas_in_sync
         total = tf.shape(images)[0]

@@ -95,7 +95,7 @@ def disk_errors() -> Iterator[None]:
 
 
 def _signatures(source: Source) -> dict[str, Any]:
-    """Return signature name -> function of the SavedModel."""
+    """Return the functions of the SavedModel by the names of their signatures."""
     import tensorflow as tf
 
     from keras_cnns_export.image_bytes import decode_batch

@@ -13,7 +13,7 @@ _ELEMENTWISE = ("Cast", "Slice", "Mul", "Add", "Sub", "Div")
 
 
 def transpose_first(graph: Graph, node: Any) -> bool:
-    """Move a Transpose to channels first in front of the elementwise node that precedes it."""
+    """Swap a Transpose from NHWC to NCHW with the elementwise node before it."""
     if _permutation(node) != _TO_CHANNELS_FIRST:
         return False
     before = graph.producer(node.input[0])

@@ -348,8 +348,9 @@ EXPERIMENT = Experiment(
     measured="The norm of the gradient of the loss with respect to the kernel of each convolution. "
     "The norm for the first convolution after the stem, divided by the norm for the last "
     "convolution, is given as a decimal logarithm: -3 means that the first layer's gradient is a "
-    "thousandth of the last layer's gradient. A gradient that is 0 in float32 counts as "
-    f"{_SMALLEST:.0e}.",
+    "thousandth of the last layer's gradient. The loss is multiplied by 2^100, so that small "
+    "gradients do not become 0 in float32. A gradient that is still 0 counts as "
+    f"{_SMALLEST:.0e}, which is 1e-45 divided by this factor.",
     look_at="In the first four figures, a straight line means that the gradient changes "
     "exponentially with the depth. Compare the slopes in these figures to see which of the four "
     "ingredients (activation, initial weights, batch norm and skips) make the lines flat. In the "

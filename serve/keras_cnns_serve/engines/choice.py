@@ -245,8 +245,8 @@ def choose_format(
 ) -> tuple[Format, str]:
     """Return the fastest requested format that model.json proves accurate, and the reason.
 
-    If model.json has no time for any proven format, return the most precise format, preferably for
-    ONNX Runtime.
+    If model.json has no measured time for any of these formats, return the most precise of the
+    requested formats; if there are several, prefer the one for ONNX Runtime.
 
     Raises:
         VersionRefusedError: no format has this engine and precision, or its engine is not

@@ -54,7 +54,7 @@ class File:
 
 @dataclass(frozen=True)
 class Format:
-    """A file of the version that an engine runs."""
+    """One of the model files of a version, which an engine runs."""
 
     name: str
     path: str  # POSIX, relative to the version's directory

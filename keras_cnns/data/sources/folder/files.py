@@ -87,7 +87,7 @@ def read_images(
 ) -> tuple[ImageFile, ...]:
     """Read files, and return the images among them, readable or not.
 
-    Cached files are not opened, unless their pixels are kept.
+    Files in the cache are not opened, except if `keep` is given, because the cache has no pixels.
 
     Args:
         root: the folder that contains the files.
@@ -106,7 +106,7 @@ def read_images(
         return image
 
     with ThreadPoolExecutor(available_cores()) as pool:
-        # Images are decoded outside of Python's lock.
+        # Decoding releases the lock of the interpreter, so that the threads run in parallel.
         images: Iterable[ImageFile | None] = pool.map(read, unknown)
         if len(unknown) >= _PROGRESS_FROM:
             console = Console(file=sys.stderr)

@@ -60,7 +60,7 @@ class Connections:
     """The state that all connections of a server share.
 
     Args:
-        timeout: seconds after which a connection ends whose client sends or reads too slowly.
+        timeout: seconds after which the connection of a client that sends or reads too slowly ends.
         limit: maximum number of open connections, including those in their TLS handshake.
     """
 
