@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-from collections.abc import Mapping
+import platform
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,8 +36,31 @@ def write(source: Source, version: Path) -> dict[str, Any]:
     from keras_cnns_export.graph import export_by_keras
 
     (version / PATH).parent.mkdir(exist_ok=True)
-    export_by_keras(source.graph, version / PATH, "openvino")
+    with _versions_stated():
+        export_by_keras(source.graph, version / PATH, "openvino")
     return {"path": PATH}
+
+
+@contextlib.contextmanager
+def _versions_stated() -> Iterator[None]:
+    """Give OpenVINO's converter the versions of Python and TensorFlow within the block.
+
+    The converter of OpenVINO 2026.4 determines them by `exec` with local names, which raises
+    NameError since Python 3.13 (PEP 667).
+    """
+    if sys.version_info < (3, 13):
+        yield
+        return
+    import tensorflow as tf
+    from openvino.frontend.tensorflow import utils
+
+    original = utils.get_environment_setup
+    versions = {"python_version": platform.python_version(), "tensorflow": tf.__version__}
+    utils.get_environment_setup = lambda framework: versions
+    try:
+        yield
+    finally:
+        utils.get_environment_setup = original
 
 
 def write_bfloat16(source: Source, version: Path) -> dict[str, Any]:

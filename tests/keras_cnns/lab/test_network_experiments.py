@@ -78,8 +78,8 @@ def plant_shortcuts(values: Sequence[float]) -> Measurements:
                 "error": constant(0.2),
                 "val_loss": constant(1.0),
                 "val_error": constant(0.2 + each / 100),
-                "equations": {"forward": -deviation} if kind == "identity" else {},
-                "parameters": -parameters if kind == "identity" else 10,
+                "equations": {"forward": 1e-3 - deviation} if kind == "identity" else {},
+                "parameters": 1 - parameters if kind == "identity" else 10,
             }
             for kind, each in points.items()
         }
