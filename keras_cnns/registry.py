@@ -340,9 +340,10 @@ def _entry(name: str, row: Row) -> Entry:
     vars(builder)["__signature__"] = signature.replace(parameters=parameters)
     builder.__name__ = builder.__qualname__ = function_name(name, row)
     builder.__module__ = "keras_cnns.models"
-    _, _, details = (build.__doc__ or "").partition("\n")
+    # Python 3.13 removes the indentation of a docstring, and `getdoc` does in every version.
+    _, _, details = (inspect.getdoc(build) or "").partition("\n")
     builder.__doc__ = f"Build {name} ({row.paper}): images [N, H, W, C] -> probabilities [N, K].\n"
-    builder.__doc__ += details.replace("        model: a key of MODELS.\n", "")
+    builder.__doc__ += details.replace("    model: a key of MODELS.\n", "")
     return Entry(_checking_options(builder), row)
 
 

@@ -144,7 +144,7 @@ PLANTED: dict[str, tuple[Experiment, Callable[[Sequence[float]], Measurements]]]
 
 def above(effect: Effect, amount: float) -> float:
     """Return a value above (or below) the threshold by an amount that fits its size."""
-    return effect.min_effect + amount * abs(effect.min_effect)
+    return effect.min_effect + amount * (abs(effect.min_effect) or 1e-3)
 
 
 @pytest.mark.parametrize("name", PLANTED)
