@@ -10,7 +10,6 @@ this file, because a subclass has to override and read private members of its ba
   `_get_variable_index`, `_model_variables_moving_average` and `_accumulated_gradients`.
 """
 
-import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -27,14 +26,13 @@ def clear_session() -> None:
     (`gradient_registry._registry`), and the entry keeps the whole graph alive until the process
     ends. Later graphs then also take longer to build.
     """
-    keras.utils.clear_session()
     if keras.backend.backend() == "tensorflow":
         from tensorflow.python.framework import ops
 
         registry = ops.gradient_registry._registry
         for name in [name for name in registry if name.startswith("CustomGradient-")]:
             del registry[name]
-        gc.collect()
+    keras.utils.clear_session()  # collects garbage, to which these graphs now belong
 
 
 # Models and layers.

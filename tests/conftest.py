@@ -21,8 +21,9 @@ def what_survives_a_file_is_not_searched_again() -> Iterator[None]:
     if "keras" in sys.modules:
         from keras_cnns.keras_internals import clear_session
 
-        clear_session()
-    gc.collect()
+        clear_session()  # collects garbage
+    else:
+        gc.collect()
     gc.freeze()
 
 

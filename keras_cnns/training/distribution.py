@@ -16,6 +16,7 @@ resumes.
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,19 +95,31 @@ class Distribution:
             return
         import jax
 
-        step = _Steps(self)
+        use_compiled_steps(model, partial(_Steps(self).compiled, jax))
 
-        def make_train_function(force: bool = False) -> None:
-            if model.train_function is None or force:
-                model.train_function = step.compiled(jax, model.train_step)
 
-        def make_test_function(force: bool = False) -> None:
-            if model.test_function is None or force:
-                model.test_function = step.compiled(jax, model.test_step)
+def use_compiled_steps(
+    model: keras.Model, compiled: Callable[[Callable[[Any], Any]], Callable[[Any], Any]]
+) -> None:
+    """Make `fit` and `evaluate` of a compiled model run the functions that `compiled` returns.
 
-        # `fit` and `evaluate` call these functions, even after the model was compiled again.
-        model.make_train_function = make_train_function
-        model.make_test_function = make_test_function
+    Args:
+        model: the model.
+        compiled: returns the function of a batches' iterator that runs a step, `model.train_step`
+            or `model.test_step`.
+    """
+
+    def make_train_function(force: bool = False) -> None:
+        if model.train_function is None or force:
+            model.train_function = compiled(model.train_step)
+
+    def make_test_function(force: bool = False) -> None:
+        if model.test_function is None or force:
+            model.test_function = compiled(model.test_step)
+
+    # `fit` and `evaluate` call these functions, even after the model was compiled again.
+    model.make_train_function = make_train_function
+    model.make_test_function = make_test_function
 
 
 def check_batch_size(batch_size: int, devices: int) -> None:

@@ -19,6 +19,7 @@ import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import keras
@@ -28,7 +29,11 @@ from keras_cnns.data.autotuning import without_autotuning
 from keras_cnns.keras_internals import symbolic_build, use_one_device_by_default
 from keras_cnns.recipes import Recipe
 from keras_cnns.replicas import ReplicaPart, part_of_batch
-from keras_cnns.training.distribution import Distribution, DistributionError
+from keras_cnns.training.distribution import (
+    Distribution,
+    DistributionError,
+    use_compiled_steps,
+)
 
 # Argument of Keras' optimizers -> what TensorFlow does with it on several devices. "momentum" and
 # "lars" do the same as on one device: see `keras_cnns.optimizers.replicas`.
@@ -117,18 +122,7 @@ class MirroredDistribution(Distribution):
         with self.scope():
             symbolic_build(model, batches().element_spec)  # creates the variables of the metrics
         use_one_device_by_default(model)
-
-        def make_train_function(force: bool = False) -> None:
-            if model.train_function is None or force:
-                model.train_function = self._compiled(model, model.train_step)
-
-        def make_test_function(force: bool = False) -> None:
-            if model.test_function is None or force:
-                model.test_function = self._compiled(model, model.test_step)
-
-        # `fit` and `evaluate` call these functions, even after the model was compiled again.
-        model.make_train_function = make_train_function
-        model.make_test_function = make_test_function
+        use_compiled_steps(model, partial(self._compiled, model))
 
     def _make_divisible(self, images: tf.Tensor, targets: Any) -> tuple[Any, ...]:
         """Repeat the images of a batch until the replicas can have equally many of them.

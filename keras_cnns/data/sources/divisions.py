@@ -25,9 +25,22 @@ from keras_cnns.data.sources.cache import (
 _VERSION = 1  # changes with the format of the archives and with the rule of the division
 
 
-def find(files: Sequence[str], count: int) -> np.ndarray | None:
+def archive_path(files: Sequence[str]) -> Path | None:
+    """Return the path of the archive for the files as they are now; None if nothing can be cached.
+
+    Call this function before the images are read: their division belongs to this state of the
+    files, even if the files change later.
+    """
+    directory = cache_directory()
+    times = [read_times(Path(file)) for file in files]
+    if directory is None or not all(each and is_settled(each) for each in times):
+        return None
+    key = json.dumps([_VERSION, tf.__version__, *zip(files, times, strict=True)])
+    return directory / "divisions" / f"{hash_name(key.encode())}.npz"
+
+
+def find(path: Path | None, count: int) -> np.ndarray | None:
     """Return the index in `DIVIDED` of each image's split, uint8 [count]; None if not cached."""
-    path = _path(files)
     if path is None:
         return None
     with contextlib.suppress(Exception):  # the archive is missing or damaged
@@ -38,18 +51,7 @@ def find(files: Sequence[str], count: int) -> np.ndarray | None:
     return None
 
 
-def save(files: Sequence[str], division: np.ndarray) -> None:
+def save(path: Path | None, division: np.ndarray) -> None:
     """Cache the index in `DIVIDED` of each image's split, uint8 [N]."""
-    directory, path = cache_directory(), _path(files)
-    if directory and path:
-        write_archive(directory, path, division=division)
-
-
-def _path(files: Sequence[str]) -> Path | None:
-    """Return the path of the archive; None if nothing can be cached."""
-    directory = cache_directory()
-    times = [read_times(Path(file)) for file in files]
-    if directory is None or not all(each and is_settled(each) for each in times):
-        return None
-    key = json.dumps([_VERSION, tf.__version__, *zip(files, times, strict=True)])
-    return directory / "divisions" / f"{hash_name(key.encode())}.npz"
+    if path is not None:
+        write_archive(path.parents[1], path, division=division)

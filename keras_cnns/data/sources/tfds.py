@@ -4,6 +4,7 @@ import functools
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
@@ -90,16 +91,19 @@ def divide_training(config: DataConfig) -> dict[str, IndexedImages]:
             f"{config.name} has no validation split, and is too large to take one out by content; "
             'name parts of its training split, such as "train[:95%]" and "train[95%:]"'
         )
-    cached = divisions.find(tfds_files.list_files(config.name, "train"), images.count)
+    archive = divisions.archive_path(tfds_files.list_files(config.name, "train"))
+    cached = divisions.find(archive, images.count)
     if cached is not None:
         return {
             split: _select(images, np.flatnonzero(cached == number))
             for number, split in enumerate(DIVIDED)
         }
-    return _divide(images, config)
+    return _divide(images, config, archive)
 
 
-def _divide(images: IndexedImages, config: DataConfig) -> dict[str, IndexedImages]:
+def _divide(
+    images: IndexedImages, config: DataConfig, archive: Path | None
+) -> dict[str, IndexedImages]:
     """Divide images by their content in one pass, and cache the division."""
 
     def read(index: tf.Tensor) -> tuple[tf.Tensor, ...]:
@@ -121,7 +125,7 @@ def _divide(images: IndexedImages, config: DataConfig) -> dict[str, IndexedImage
             pixels[split][counts[split]] = prepared
         counts[split] += 1
         division[index], labels[index] = DIVIDED.index(split), label
-    divisions.save(tfds_files.list_files(config.name, "train"), division)
+    divisions.save(archive, division)
     divided = {}
     for number, split in enumerate(DIVIDED):
         chosen = np.flatnonzero(division == number)

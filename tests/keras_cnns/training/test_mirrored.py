@@ -23,6 +23,7 @@ import tensorflow as tf
 from keras_cnns.models.batch_normalization import BatchNormalization
 from keras_cnns.models.dropout import Dropout
 from keras_cnns.replicas import ReplicaPart, current_part, part_of_batch
+from tests.own_process import run_tests
 
 HERE = Path(__file__).parent
 # 1,253 training images: the last of 14 batches has 5 images, which do not divide by 2 or 4.
@@ -113,19 +114,10 @@ def compare(path: Path, name: str, other: str) -> None:
 @pytest.mark.timeout(2400)
 @pytest.mark.parametrize("replicas", [2, 3, 4])
 def test_replicas_take_the_steps_of_one_device(replicas: int) -> None:
-    command = [sys.executable, "-m", "pytest", "--noconftest", "--quiet", "-p", "no:cacheprovider"]
-    result = subprocess.run(
-        [*command, str(HERE / "replicas.py")],
-        env=ENVIRONMENT | {"REPLICAS": str(replicas)},
-        cwd=HERE.parents[2],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    summary = result.stdout.strip().splitlines()[-1:]
-    assert result.returncode == 0, result.stdout[-8000:] + result.stderr[-2000:]
-    assert "passed" in summary[0]
-    assert "skipped" not in summary[0]
+    environment = {"KERAS_BACKEND": "tensorflow", "REPLICAS": str(replicas)}
+    summary = run_tests(HERE / "replicas.py", **environment)
+    assert "passed" in summary
+    assert "skipped" not in summary
 
 
 @pytest.mark.soak

@@ -1,11 +1,10 @@
 """The diagnostics in a process of its own, on another backend."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.own_process import run_tests
 
 HERE = Path(__file__).parent
 ON_EVERY_BACKEND = (
@@ -21,14 +20,5 @@ ON_EVERY_BACKEND = (
 
 @pytest.mark.soak
 def test_on_jax() -> None:
-    command = [sys.executable, "-m", "pytest", "--noconftest", "--quiet", "-p", "no:cacheprovider"]
-    result = subprocess.run(
-        [*command, *(str(HERE / file) for file in ON_EVERY_BACKEND)],
-        env={**os.environ, "KERAS_BACKEND": "jax", "TF_CPP_MIN_LOG_LEVEL": "3"},
-        cwd=HERE.parents[3],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stdout[-8000:] + result.stderr[-2000:]
-    assert "passed" in result.stdout.strip().splitlines()[-1]
+    summary = run_tests(*(f"{HERE}/{test}" for test in ON_EVERY_BACKEND), KERAS_BACKEND="jax")
+    assert "passed" in summary
