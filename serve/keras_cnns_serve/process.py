@@ -45,11 +45,13 @@ def run(main: Callable[[asyncio.Event], Coroutine[Any, Any, None]], grace: float
     return_large_blocks()
     loop = _new_event_loop()
     stop = asyncio.Event()
+    first = threading.Lock()  # held from the first signal on
     end = threading.Timer(grace + _OVERTIME, os._exit, [0])
     end.daemon = True
 
     def stopping(number: int, frame: FrameType | None) -> None:
-        if not end.is_alive():
+        # A second signal can interrupt this handler anywhere, also while the timer starts.
+        if first.acquire(blocking=False):
             end.start()
             loop.call_soon_threadsafe(stop.set)
         for each in _STOP_SIGNALS:

@@ -132,3 +132,30 @@ print(before - resident() > 30 << 20)
 def test_large_blocks_go_back_to_the_system() -> None:
     done = subprocess.run([sys.executable, "-c", LARGE_BLOCKS], capture_output=True, text=True)
     assert done.stdout == "True\n", done.stderr
+
+
+INTERRUPTED = """
+import signal, sys, threading
+from keras_cnns_serve import process
+
+def profile(frame, event, argument):
+    if frame.f_code is threading.Thread.start.__code__:
+        signal.raise_signal(signal.SIGTERM)
+
+async def main(stop):
+    sys.setprofile(profile)
+    signal.raise_signal(signal.SIGTERM)
+    await stop.wait()
+    sys.setprofile(None)
+
+process.run(main, grace=1)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="it has no handlers of SIGTERM")
+def test_a_signal_that_interrupts_the_handler_of_the_first_one_is_ignored() -> None:
+    """For example while the thread that limits the time of the end starts."""
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, timeout=30
+    )
+    assert (done.returncode, done.stderr) == (0, "")
