@@ -22,7 +22,7 @@ _SUBTITLE = (
     "seed. A claim is supported if the lower bound of the effect is above the smallest effect. It "
     "is not supported if the upper bound is below the smallest effect, and inconclusive otherwise. "
     f"The bounds are one-sided t bounds with {CONFIDENCE:.0%} confidence. Experiments without "
-    "randomness compare each method at its own best setting."
+    "randomness compare methods, each at its own best setting."
 )
 _NOT_MEASURED = "not measured"
 # Unit of an effect -> its singular.
@@ -50,7 +50,7 @@ def write_report(folder: Path) -> Path:
 
 
 def read_folder(folder: Path) -> list[Measured]:
-    """Return all experiments, with the measurements in a folder.
+    """Return all experiments, each with its measurements in a folder.
 
     Raises:
         ValueError: no experiment was started in the folder.

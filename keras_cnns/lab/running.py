@@ -1,4 +1,4 @@
-"""Run experiments over seeds, with a cache of the measurements and a limit of time."""
+"""Run experiments with several seeds, a cache of the measurements, and a time limit."""
 
 import ast
 import hashlib
@@ -28,13 +28,13 @@ _MIN_SEEDS = 3  # a t interval of two seeds is so wide that it decides almost no
 
 @dataclass(frozen=True)
 class Size:
-    """The number of seeds of a run, and its length."""
+    """The size of a run: the number of seeds, and the settings, which include the length."""
 
     seeds: int
     settings: Settings
 
     def seconds(self, experiment: Experiment) -> float:
-        """Return the expected duration of an experiment, all seeds together."""
+        """Return the expected duration of an experiment in seconds, all seeds together."""
         seeds = 1 if experiment.deterministic else self.seeds
         scaled = (experiment.seconds - experiment.fixed_seconds) * self.settings.effort
         return seeds * (scaled + experiment.fixed_seconds)
@@ -42,7 +42,7 @@ class Size:
 
 @dataclass(frozen=True)
 class State:
-    """The progress of a run: what runs now, and the finished fractions."""
+    """The progress of a run: what is running, and which fractions are finished."""
 
     experiment: str
     index: int  # index of the experiment, from 0
@@ -59,13 +59,13 @@ def choose_size(
 ) -> Size:
     """Return the largest size that is expected to fit into the time.
 
-    If the time is short, the number of seeds is reduced first, down to three, and then the length
-    of the trainings. If no size fits, the smallest one is returned.
+    If the time is short, the number of seeds is reduced first, down to three. Then the trainings
+    are shortened. If no size fits, the smallest one is returned.
 
     Args:
         experiments: the experiments of the run.
         data: the images, a key of `networks.DATA`.
-        seeds: the number of seeds without a limit of time.
+        seeds: the number of seeds if there is enough time.
         minutes: the time for all experiments; None sets no limit.
     """
     fewer = [n for n in range(seeds, 0, -1) if n >= min(seeds, _MIN_SEEDS)]
@@ -129,8 +129,10 @@ def run_experiments(
             _measure(folder, experiment, size.settings, seed, report)
             measured += 1
         complete = complete and measured == seeds
-        end = "" if measured == seeds else "; the time is over; the same command continues"
-        log(f"{experiment.name}: {measured} of {seeds} seeds{end}")
+        message = f"{experiment.name}: {measured} of {seeds} seeds are measured"
+        if measured < seeds:
+            message += "; the time is over, and the same command continues the run"
+        log(message)
     return complete
 
 
@@ -142,7 +144,10 @@ def read_plan(folder: Path) -> dict[str, Size]:
     """
     path = folder / _PLAN
     if not path.exists():
-        raise ValueError(f"{path} does not exist; first measure: keras-cnns lab run all --to DIR")
+        raise ValueError(
+            f"{path} does not exist, so that there are no measurements; to measure, run: "
+            "keras-cnns lab run all --to DIR"
+        )
     plan = json.loads(path.read_text("utf-8"))
     return {name: Size(each["seeds"], Settings(**each["settings"])) for name, each in plan.items()}
 
@@ -185,7 +190,8 @@ def _measure(
     folder: Path, experiment: Experiment, settings: Settings, seed: int, report: Report
 ) -> None:
     """Run one seed, and write its measurements into the cache."""
-    # The path is computed before the run, because the sources may be edited during the run.
+    # The path contains a hash of the sources. It is computed before the run, because the sources
+    # may be edited during the run.
     path = _cache_path(folder, experiment, settings, seed)
     clear_session()
     keras.utils.set_random_seed(seed)
@@ -220,10 +226,10 @@ def _cache_path(folder: Path, experiment: Experiment, settings: Settings, seed: 
 
 
 def _source(experiment: Experiment) -> dict[str, str]:
-    """Return name -> code, without comments, of `run` and of everything that it uses in its file.
+    """Return the code of `run` and of everything that it uses in its file, as name -> code.
 
-    Texts, figures and smallest effects are not included, so that cached measurements stay valid
-    after an edit of these.
+    The code has no comments. Texts, figures and smallest effects are not included, so that cached
+    measurements stay valid if one of them is edited.
     """
     module = ast.parse(inspect.getsource(sys.modules[experiment.run.__module__]))
     defined = {name: node for node in module.body for name in _defined_names(node)}

@@ -188,7 +188,7 @@ def test_an_unfinished_training_has_the_parts_that_exist(finished_run: Run, tmp_
     html = write_report(path).read_text("utf-8")
     wanted = [name for name in SECTIONS if name not in ("Findings", *SECTIONS[2:7], "Time")]
     assert Reader(html).headings == wanted
-    assert "not finished: epochs" in html
+    assert "epochs so far; the training is not finished" in html
 
 
 @pytest.mark.parametrize(
