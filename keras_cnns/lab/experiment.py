@@ -66,8 +66,11 @@ class Experiment:
     source: str
     """The paper, with the number of the figure, table or section."""
     varied: str
+    """The settings that differ between the compared networks or optimizers."""
     fixed: str
+    """The settings that are the same for all of them."""
     measured: str
+    """The quantities that are measured, and how."""
     look_at: str
     """Sentences that say what to look at in the figures and in the table."""
     larger_run: str

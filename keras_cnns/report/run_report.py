@@ -46,14 +46,14 @@ def write_report(path: str | Path, predictions: Predictions | None = None) -> Pa
 
     Args:
         path: the run directory.
-        predictions: the predictions of the run's best model on its test split; by default they are
+        predictions: the predictions of the run's best model on its test split; if None, they are
             computed.
 
     Returns:
         The page's path.
 
     Raises:
-        RunError: there is no run.
+        RunError: the path is not a run.
         OSError: the page or the table cannot be written.
     """
     records = read_records(path)
@@ -137,8 +137,8 @@ def _describe_ending(records: Records) -> str:
 def _mistake_rows(predictions: Predictions, labels: Sequence[str]) -> list[dict[str, object]]:
     """Return the rows of `mistakes.csv`, in descending order of confidence.
 
-    The file of an image is given if the data are a folder of images. The index of an image is its
-    index in the split.
+    If the data are a folder of images, `file` is the path of the image; otherwise it is empty. The
+    `index` is the index of the image in the split.
     """
     wrong = np.flatnonzero(~predictions.is_correct)
     order = wrong[np.argsort(-predictions.confidences[wrong], kind="stable")]
@@ -285,14 +285,16 @@ def _test_sections(
     return [
         page.Section(
             "Classes",
-            "Precision is the fraction of a class's predictions that are correct, recall the "
-            "fraction of a class's images that are classified correctly. The interval contains the "
-            "recall on all such images with a probability of 95 % (Wilson 1927).",
+            "Precision is the fraction of a class's predictions that are correct, and recall is "
+            "the fraction of a class's images that are classified correctly. With a probability of "
+            "95 %, the interval contains the recall that would be measured on very many images of "
+            "the same kind (Wilson 1927).",
             [_classes(predictions, counts, labels)],
         ),
         page.Section(
             "Confusion",
-            "The test split: true classes in rows, predictions in columns.",
+            "The confusion matrix of the test split has the true classes in its rows, and the "
+            "predicted classes in its columns.",
             [
                 page.Charts([charts.confusion(f"Confusion, {images}", counts, labels)]),
                 _confusions(counts, labels),
@@ -363,10 +365,10 @@ def _introduce_mistakes(predictions: Predictions) -> str:
     wrong, shown = int(np.sum(~predictions.is_correct)), predictions.mistakes
     if not wrong:
         return ""
-    which = f"The {wrong:,}" if len(shown) == wrong else f"{len(shown)} of the {wrong:,}"
+    which = f"the {wrong:,}" if len(shown) == wrong else f"{len(shown)} of the {wrong:,}"
     return (
-        f"{which} test images that are classified incorrectly, in descending order of confidence. "
-        f"The file {MISTAKES}, in the folder of this page, lists all mistakes."
+        f"This section shows {which} test images that are classified incorrectly, in descending "
+        f"order of confidence. The file {MISTAKES}, in the folder of this page, lists all mistakes."
     )
 
 

@@ -58,7 +58,7 @@ def threshold_section(predictions: Predictions, results: Mapping[str, Any] | Non
 
 
 def threshold_row(threshold: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the cells of `COLUMNS` for a threshold in the form of `results.json`."""
+    """Return the cells of `COLUMNS` for a threshold, which has the keys of `results.json`."""
     accuracy = threshold["accuracy"]
     return (
         *_name(threshold),
@@ -69,7 +69,7 @@ def threshold_row(threshold: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _name(threshold: Mapping[str, Any]) -> tuple[str, str]:
-    """Return a threshold as text, with the accuracy for which it was chosen."""
+    """Return two cells: the accuracy for which a threshold was chosen, and the threshold."""
     target = threshold["min_accuracy"]
     return "-" if target is None else f"{target:.0%} correct", f"{threshold['threshold']:g}"
 
@@ -78,7 +78,7 @@ def describe_thresholds(confidence: Mapping[str, Any], test: Sequence[Threshold]
     """Return sentences on the thresholds.
 
     Args:
-        confidence: the thresholds, in the form of `results.json`.
+        confidence: the value of `confidence` in `results.json`, which contains the thresholds.
         test: the same thresholds, measured on the test images.
     """
     chosen = {each["min_accuracy"]: each for each in confidence["thresholds"]}
