@@ -195,7 +195,7 @@ def test_an_unfinished_training_has_the_parts_that_exist(finished_run: Run, tmp_
     ("name", "text", "message"),
     [
         (None, "", "there is no run directory"),
-        ("labels.txt", None, "has no config.toml and labels.txt"),
+        ("labels.txt", None, "lacks config.toml or labels.txt"),
         ("history.csv", "epoch,loss\n0,a lot\n", "holds a damaged file"),
         ("config.toml", "[model]\n", "config.toml: "),
     ],
