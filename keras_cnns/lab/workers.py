@@ -5,24 +5,20 @@ seeds in the same time as one process with two threads.
 """
 
 import multiprocessing
-import os
-import signal
-import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from multiprocessing.queues import SimpleQueue
 from pathlib import Path
-from typing import Any
 
 import keras
 
 from keras_cnns.cores import available_cores
 from keras_cnns.lab.experiment import Experiment, Settings
-from keras_cnns.lab.experiments import find_experiment
 from keras_cnns.lab.measuring import measure
+from keras_cnns.lab.measuring_process import Reports, measure_here, prepare
 
 _REPORT_SECONDS = 0.2  # the time between two looks at what the processes report
 
@@ -61,9 +57,9 @@ def measure_all(seeds: Iterator[Seed], processes: int, report: SeedReport) -> It
         report: receives the progress.
 
     Raises:
-        OSError: the folder cannot be written.
+        OSError: the folder cannot be written, or the system has ended a process, for example for
+            lack of memory.
         ValueError: the images cannot be read.
-        BrokenProcessPool: the system has ended a process, for example for lack of memory.
     """
     if processes == 1:
         for each in seeds:
@@ -71,15 +67,15 @@ def measure_all(seeds: Iterator[Seed], processes: int, report: SeedReport) -> It
             yield each
         return
     context = multiprocessing.get_context("spawn")
-    reports: SimpleQueue[tuple[int, float, str]] = context.SimpleQueue()
+    reports: Reports = context.SimpleQueue()
     started: list[Seed] = []
-    with ProcessPoolExecutor(processes, context, _prepare_process, (reports,)) as pool:
+    with ProcessPoolExecutor(processes, context, prepare, (reports,)) as pool:
 
-        def start(count: int) -> dict[Any, Seed]:
+        def start(count: int) -> dict[Future[None], Seed]:
             new = {}
             for each in islice(seeds, count):
                 arguments = (each.experiment.name, each.settings, each.seed, each.folder)
-                new[pool.submit(_measure_here, len(started), *arguments)] = each
+                new[pool.submit(measure_here, len(started), *arguments)] = each
                 started.append(each)
             return new
 
@@ -95,39 +91,12 @@ def measure_all(seeds: Iterator[Seed], processes: int, report: SeedReport) -> It
                     future.result()  # raises the error of the measurement
                     yield each
                 running |= start(processes - len(running))
+        except BrokenProcessPool as error:
+            raise ChildProcessError(
+                "a process of the measurement has ended unexpectedly, perhaps for lack of memory; "
+                "fewer processes need less memory: --processes 1"
+            ) from error
         except BaseException:
             for process in multiprocessing.active_children():
                 process.terminate()
             raise
-
-
-_reports: "SimpleQueue[tuple[int, float, str]]"  # of a process that measures
-
-
-def _prepare_process(reports: "SimpleQueue[tuple[int, float, str]]") -> None:
-    """Limit a new process to one thread, and let it end with its parent."""
-    global _reports
-    _reports = reports
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        tf.config.threading.set_intra_op_parallelism_threads(1)
-        tf.config.threading.set_inter_op_parallelism_threads(1)
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-def _measure_here(index: int, name: str, settings: Settings, seed: int, folder: Path) -> None:
-    """Measure a seed in this process, and report the progress to the parent."""
-
-    def report(fraction: float, what: str) -> None:
-        _reports.put((index, fraction, what))
-
-    measure(folder, find_experiment(name), settings, seed, report)
