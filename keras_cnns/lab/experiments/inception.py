@@ -399,6 +399,6 @@ EXPERIMENT = Experiment(
     charts=_charts,
     table=_table,
     findings=_findings,
-    seconds=115,
-    fixed_seconds=90,
+    seconds=230,
+    fixed_seconds=180,
 )
