@@ -204,7 +204,7 @@ class DataConfig:
 
 @dataclass(frozen=True, config=_CHECKED)
 class AugmentationConfig:
-    """Random changes of the training images and their labels, in the order of their application."""
+    """These random changes are applied to the training images and their labels, in this order."""
 
     inception_crop: bool = False
     """If true, a random crop with 8 to 100 % of the image's area and an aspect ratio from 3/4 to
@@ -240,7 +240,8 @@ class AugmentationConfig:
 
 @dataclass(frozen=True, config=_CHECKED)
 class OptimizerConfig:
-    """The optimizer, by default gradient descent with momentum, and its learning rate over time."""
+    """These keys choose the optimizer and the schedule of the learning rate. The default optimizer is
+    gradient descent with momentum."""
 
     learning_rate: _Positive
     """This is the highest learning rate of the schedule. If there is a `reference_batch_size`, the
@@ -370,7 +371,7 @@ class TrainingConfig:
 
 @dataclass(frozen=True, config=_CHECKED)
 class ClassBalanceConfig:
-    """The treatment of classes that have different numbers of training images."""
+    """These keys balance classes that have different numbers of training images."""
 
     weights: Literal["none", "inverse", "effective_number"] = "none"
     """The loss of an image is multiplied by the weight of its class, and the loss of a batch is the
