@@ -240,15 +240,15 @@ class AugmentationConfig:
 
 @dataclass(frozen=True, config=_CHECKED)
 class OptimizerConfig:
-    """These keys choose the optimizer and the schedule of the learning rate. The default optimizer is
-    gradient descent with momentum."""
+    """These keys choose the optimizer and the schedule of the learning rate."""
 
     learning_rate: _Positive
     """This is the highest learning rate of the schedule. If there is a `reference_batch_size`, the
     learning rate is scaled to the batch size."""
     name: str = "momentum"
     """The name selects the optimizer: "momentum", "lars", or the name of a class of
-    `keras.optimizers`, in upper or lower case, such as "adam" or "sgd"."""
+    `keras.optimizers`, in upper or lower case, such as "adam" or "sgd". With "momentum", the
+    optimizer is gradient descent with momentum, as in the papers."""
     arguments: dict[str, bool | int | float | str] = Field(default_factory=dict)
     """If the optimizer is not "momentum", its class is called with these arguments, such as `{
     beta_1 = 0.8 }` for "adam"."""
