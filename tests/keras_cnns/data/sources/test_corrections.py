@@ -102,7 +102,7 @@ def test_a_data_set_sees_the_corrected_labels(
 
 
 def test_corrections_need_a_folder() -> None:
-    with pytest.raises(ValueError, match='corrections need name = "folder", whose images are file'):
+    with pytest.raises(ValueError, match='corrections are only possible with name = "folder"'):
         planted.make_recipe(Path("photos"), name="idx", corrections="corrections.csv")
 
 
