@@ -55,7 +55,8 @@ def check_folder(root: str | Path) -> Report:
     }
     grouped: Sequence[ImageFile] = readable
     if any(file.split for file in readable):
-        grouped = with_near_duplicates(root, readable)  # over all split folders
+        # The files of all split folders are compared with each other.
+        grouped = with_near_duplicates(root, readable)
     for split, members in assign_splits(readable, FRACTIONS).items():
         for label, count in Counter(file.label for file in members).items():
             counts[printable(label)][split] = count
@@ -82,9 +83,9 @@ def _summarize(files: Sequence[ImageFile], counts: dict[str, dict[str, int]]) ->
     yield f"balance: from {sizes[fewest]} ({fewest}) to {sizes[most]} ({most}) images per class"
     if rare := rare_classes(sizes):
         yield (
-            f"hint: fewer than a quarter of the images of {most}: {', '.join(rare)}; add images of "
-            "them, judge a model by its accuracy in each class, not by accuracy alone, and see the "
-            "recipe's section [class_balance]"
+            f"hint: these classes have fewer than a quarter of the images of {most}: "
+            f"{', '.join(rare)}; add images of these classes, judge a model by its accuracy in "
+            "each class, not by accuracy alone, and see the recipe's section [class_balance]"
         )
     for axis, side in enumerate(("height", "width")):
         pixels = [file.size[axis] for file in files]

@@ -29,8 +29,8 @@ def mix(
     Args:
         images: pixels [N, H, W, C].
         targets: float32 [N, K].
-        draws: random numbers in [0, 1), [N, 4]: MixUp or CutMix, lambda, and the vertical and
-            horizontal position of CutMix's rectangle.
+        draws: random numbers in [0, 1), [N, 4]: the choice between MixUp and CutMix, lambda, and
+            the vertical and horizontal position of CutMix's rectangle.
         mixup_alpha: MixUp draws lambda from Beta(alpha, alpha); 0 disables MixUp.
         cutmix_alpha: the same for CutMix; if both alphas are above 0, MixUp is applied to half of
             the images, and CutMix to the other half.

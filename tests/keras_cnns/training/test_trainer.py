@@ -201,7 +201,9 @@ def test_a_split_with_nothing_in_it_is_refused_before_the_first_step(
 ) -> None:
     change: dict[str, Any] = {split: name}
     bad = replace(quick_recipe, data=replace(quick_recipe.data, **change))
-    with pytest.raises(ValueError, match=f"there is no split '{re.escape(name)}', or nothing in"):
+    with pytest.raises(
+        ValueError, match=f"there is no split '{re.escape(name)}', or it has no images"
+    ):
         train(bad, tmp_path / "new")
     assert not (tmp_path / "new").exists()
 

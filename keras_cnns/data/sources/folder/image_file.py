@@ -19,14 +19,15 @@ class ImageFile:
     # A key of EXTENSIONS, or of CONVERTIBLE for an image that must be converted; it is determined
     # from the content, and empty if it is unknown.
     format: str = ""
-    size: tuple[int, int] = (0, 0)  # height and width in pixels of the upright image
+    size: tuple[int, int] = (0, 0)  # height and width of the upright image, in pixels
     orientation: int = 1  # the EXIF orientation, 1 to 8
     # Whether TensorFlow's operations reject the file, or decode it to other pixels than Pillow
     # does.
     needs_pillow: bool = False
-    problem: str = ""  # why it cannot be read; empty if it can be read
+    problem: str = ""  # why the file cannot be read; empty if it can be read
     appearance: Appearance | None = field(default=None, repr=False)  # None if it was not decoded
-    # The smallest digest in its group of near-duplicates; empty without near-duplicates.
+    # The smallest digest in the group of near-duplicates; empty for an image without
+    # near-duplicates.
     near: str = ""
 
     @property

@@ -40,10 +40,10 @@ class Layout:
 def read_layout(root: str | Path) -> Layout:
     """Find the classes, splits and files of a folder.
 
-    Split folders are named train, validation or test, or one of the usual variants in upper or
-    lower case (Training, val, test_set, ...), and hold class folders. A folder named "train" that
-    holds no folders and lies beside other folders is a class, for example in a data set of
-    vehicles.
+    Split folders are named train, validation or test, or have a usual variant of these names in
+    upper or lower case (Training, val, test_set, ...). They contain class folders. A folder named
+    "train" that holds no folders and lies beside other folders is a class, for example in a data
+    set of vehicles.
 
     Class folders and split folders may be links. Links to folders inside a class folder are not
     followed, because they can lead to images of another class, or back to a folder above them.
@@ -86,21 +86,22 @@ def _find_split_folders(root: Path) -> dict[Path, str]:
     others = ", ".join(sorted(each.name for each in folders if each not in named))
     names = ", ".join(sorted(each.name for each in named))
     if with_classes and len(set(named.values())) < len(named):
-        raise ValueError(f"{root} has several folders for one split ({names}); keep one")
+        raise ValueError(f"{root} has several folders for one split ({names}); keep one of them")
     if "train" in with_classes.values():
         if others:
             raise ValueError(
-                f"{root} has split folders ({names}), and beside them {others}; move away what is "
-                "not a split, or rename the split folders if they are classes"
+                f"{root} has split folders ({names}), and beside them {others}; move away the "
+                "folders that are not splits, or rename the split folders if they are classes"
             )
         return named
     if others or not named:
         return {}
     if with_classes:
-        raise ValueError(f"{root} has the split folders {names}, and none named train")
+        raise ValueError(f"{root} has the split folders {names}, but no split folder named train")
     raise ValueError(
         f"{root} has only folders that are named like splits ({names}), without class folders in "
-        "them; each needs one folder for each class. If they are the classes, rename them"
+        "them; each of them needs one folder for each class. If they are themselves the classes, "
+        "rename them"
     )
 
 

@@ -85,8 +85,8 @@ class Folder:
             config: the folder, its splits, the images' size, and whether to leave out bad files.
 
         Raises:
-            ValueError: there is no such folder, or no class in it, or its layout is unclear; or
-                there is something wrong with the corrections.
+            ValueError: there is no such folder, it has no class, its layout is unclear, or there is
+                something wrong with the corrections.
         """
         self._config, self._wanted = config, splits_in_recipe(config)
         layout = read_layout(config.path)
@@ -132,8 +132,8 @@ class Folder:
         """Return a split's images; see `Source.open`.
 
         Raises:
-            FolderError: there is something wrong with the files that had to be read, or with the
-                classes; a class has no training images, or too few for all splits.
+            FolderError: there is something wrong with the files that had to be read or with the
+                classes; or a class has no training images, or too few images for all splits.
             ValueError: there is no such split, or it is empty.
         """
         name = split.partition("[")[0].strip()
@@ -142,7 +142,8 @@ class Folder:
             folder = None
         files = self._files([folder], check_first=check_first)
         wanted = self._wanted
-        if not {"train", None} & self._read.keys():  # then no split is created from these files
+        # No split is created from the training files, because they were not read.
+        if not {"train", None} & self._read.keys():
             wanted = tuple(each for each in wanted if each not in self._held_out)
         _refuse(self._config.path, find_split_problems(files, wanted))
         splits = assign_splits(files, wanted)
@@ -175,7 +176,7 @@ class Folder:
     def _files(
         self, folders: Iterable[str | None], *, check_first: bool = True
     ) -> tuple[ImageFile, ...]:
-        """Return all files; those in the folders that were read have the results of reading."""
+        """Return all files; the files in the folders that were read include the results."""
         config = self._config
         if config.skip_bad:
             folders, check_first = {file.split for file in self._listed}, True
@@ -299,7 +300,7 @@ class Folder:
 
 
 def _reader(members: Sequence[ImageFile], classes: tf.Tensor) -> Callable[[tf.Tensor], Pair]:
-    """Return a function: index of a checked file -> its upright image and its label."""
+    """Return a function that takes the index of a checked file, and returns image and label."""
     with tf.device("CPU"):
         paths = tf.constant([os.fsencode(file.path) for file in members])
         orientations = tf.constant([file.orientation for file in members])
@@ -342,7 +343,7 @@ def _without_bad_files(scan: Scan) -> Scan:
 
 @functools.cache
 def _report_skipped(path: Path, reason: str) -> None:
-    """Print that a file is left out, once in a process although folds open a folder many times."""
+    """Print that a file is left out, but only once, even if the folder is opened for many folds."""
     print(f"skipped {path}: {reason}", file=sys.stderr)
 
 
@@ -352,8 +353,8 @@ def _refuse(root: str | Path, findings: Iterable[Finding]) -> None:
     if not errors:
         return
     hint = (
-        ". Repair or remove the files, or leave them out: data.skip_bad = true in the recipe, or "
-        "`train --skip-bad`"
+        ". Repair or remove the files, or leave them out with data.skip_bad = true in the recipe "
+        "or with `train --skip-bad`"
         if any(finding.to_skip for finding in errors)
         else ""
     )
