@@ -14,7 +14,7 @@ class Cost:
     """The cost of one image in a model, or in a part of one."""
 
     parameters: int  # number of trainable parameters
-    multiply_adds: int  # in convolutions and dense layers, as the literature counts them
+    multiply_adds: int  # of convolutions and dense layers, as in the literature
     # Size of all layers' outputs in float32, which a training step holds in memory.
     activation_bytes: int
 

@@ -138,7 +138,7 @@ def assemble(
         auxiliary_step: the convolution of an auxiliary classifier, with normalisation and
             activation.
         auxiliary_pool: the average pool of an auxiliary classifier.
-        features: names of feature maps that become outputs of their own.
+        features: names of feature maps that become outputs.
         include_top: if False, build the model without its classifier.
         pooling: if there is no classifier, `avg` or `max` pools the last map to [N, C].
         classifier_activation: `softmax`, or None for logits.

@@ -105,8 +105,8 @@ def imagenet_v2_stem(x: KerasTensor) -> KerasTensor:
 def keras_v2_stem(x: KerasTensor) -> KerasTensor:
     """Apply the stem of keras.applications' ResNet V2, which pads the pool with zeros.
 
-    The convolution has a bias, which is not added to the padding of the pool. It can therefore not
-    be folded into a later layer.
+    The convolution has a bias, which is not added to the padding of the pool. The bias can
+    therefore not be folded into a later layer.
     """
     x = conv(x, 64, 7, stride=2, use_bias=True, name="stem_conv")
     return _stem_pool(keras.layers.ZeroPadding2D(1, name="stem_pool_pad")(x))

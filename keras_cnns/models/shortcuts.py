@@ -139,6 +139,7 @@ def find_shortcut(name: str) -> Shortcut:
     key = OPTIONS.get(name, name)
     if key not in SHORTCUTS:
         raise ValueError(
-            f"shortcut is {name!r}; there are {', '.join(SHORTCUTS)}, and the paper's A, B, C"
+            f"shortcut is {name!r}; it must be one of {', '.join(SHORTCUTS)}, or one of the "
+            "paper's letters A, B and C"
         )
     return SHORTCUTS[key]

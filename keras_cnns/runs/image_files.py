@@ -107,7 +107,7 @@ def _read(path: Path, data: DataConfig) -> np.ndarray | Exception:
 def _glob(pattern: Path) -> Iterator[Path]:
     """Yield the paths that match a pattern; `*` and `**` match no hidden names.
 
-    Unlike glob.glob, `**` does not follow links, which can lead back to a folder above them.
+    Unlike in glob.glob, `**` does not follow links, which can lead back to a folder above them.
     """
     relative = pattern.relative_to(pattern.anchor)
     for path in Path(pattern.anchor).glob(str(relative)):

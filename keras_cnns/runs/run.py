@@ -36,7 +36,7 @@ class Run:
         """Return the best epoch's model: pixels 0 to 255 [N, H, W, C] -> probabilities.
 
         Raises:
-            RunError: the file is damaged, or loading it would run code in it.
+            RunError: the file is damaged, or loading it would run code that it contains.
         """
         try:
             return load_model(self.path / MODEL, safe_mode=True)

@@ -6,7 +6,7 @@ probability is a useful confidence, a higher accuracy of the answers (Geifman an
 "Selective classification for deep neural networks"). The highest softmax probability is also the
 baseline for detecting images of unknown objects (Hendrycks and Gimpel 2017).
 
-Probabilities are compared with a threshold in float32, the type of every model's output, so that a
+Probabilities and thresholds are compared in float32, the type of every model's output, so that a
 probability that is printed as 0.9 reaches the threshold 0.9.
 """
 
@@ -31,7 +31,7 @@ class Threshold:
     The intervals are 95 % intervals (Wilson 1927).
     """
 
-    min_accuracy: float | None  # the accuracy for which it was chosen; None: a round threshold
+    min_accuracy: float | None  # for which the threshold was chosen; None for a round threshold
     threshold: float  # 0..1, the threshold of the highest probability
     answered: int  # number of images whose highest probability reaches the threshold
     correct: int  # number of answered images that are classified correctly
@@ -104,7 +104,7 @@ def find_threshold(results: Mapping[str, Any], accuracy: float) -> float:
     existing = f"there are thresholds for {', '.join(f'{each:g}' for each in known)}"
     raise ValueError(
         f"has no threshold for the accuracy {accuracy:g}; "
-        f"{existing if known else 'there are none: give --min-probability, from 0 to 1'}"
+        f"{existing if known else 'there are no thresholds: give --min-probability, from 0 to 1'}"
     )
 
 
@@ -145,14 +145,15 @@ def measure_threshold(
 def coverage_curve(
     confidences: np.ndarray, is_correct: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the coverage and the accuracy at every distinct confidence, in descending order.
+    """Use every distinct confidence as a threshold, and measure the answers of each threshold.
 
     Args:
         confidences: the highest probability of each image, float [N].
         is_correct: whether each image is classified correctly, bool [N].
 
     Returns:
-        thresholds float32 [T], the number of answered images int [T], and their accuracy [T].
+        The thresholds in descending order, float32 [T], the number of answered images at each
+        threshold, int [T], and the accuracy of these answers, [T].
     """
     values = np.asarray(confidences, np.float32)
     order = np.argsort(-values, kind="stable")
@@ -177,8 +178,8 @@ def _shortest_between(low: float, high: float) -> float:
     """Return a number above `low` and at most `high` with as few decimals as possible.
 
     With this number as the threshold, the same images are answered as with `high`. Because this
-    number lies between `low` and `high`, small differences between the probabilities of engines
-    rarely change which images are answered.
+    number lies between `low` and `high`, small differences between the probabilities of several
+    inference engines rarely change which images are answered.
     """
     for decimals in range(1, _MAX_DECIMALS):
         # Round the middle, so that the result is far from both bounds.

@@ -47,8 +47,8 @@ class Separation:
     """The separation of known images from unknown images by a score."""
 
     auroc: float  # 0..1: the probability that a known image has the higher score
-    # 0..1, the fraction of unknown images that reach the threshold that 95 % of the known images
-    # reach.
+    # 0..1, the fraction of unknown images whose scores reach a threshold. The threshold is chosen
+    # so that the scores of 95 % of the known images reach it.
     unknown_accepted: float
 
 
@@ -56,7 +56,7 @@ class Separation:
 class Acceptance:
     """The fractions of images whose highest probability reaches a threshold of the run."""
 
-    min_accuracy: float | None  # the accuracy for which it was chosen; None: a round threshold
+    min_accuracy: float | None  # for which the threshold was chosen; None for a round threshold
     threshold: float
     known: float  # 0..1
     unknown: float  # 0..1
@@ -89,8 +89,8 @@ def compare_unknown(run: Run, split: str, unknown: str, counting: Counting) -> U
     Args:
         run: a finished run.
         split: a split of the run's recipe, as `find_split` returns it.
-        unknown: a folder of images at any depth, a folder of idx files, or the name of a data set,
-            whose test split is read.
+        unknown: a folder with images at any depth, a folder with idx files, or the name of a data
+            set. The test split of the idx files or of the data set is read.
         counting: a function that shows the progress, such as `messages.counting`.
 
     Raises:
@@ -146,12 +146,12 @@ def scores_of(logits: np.ndarray, probabilities: np.ndarray) -> Scores:
 
 
 def _scorer(model: keras.Model) -> Callable[[Any], Scores]:
-    """Return a function: images uint8 [N, H, W, C] -> scores."""
+    """Return a function that computes the scores of images, uint8 [N, H, W, C]."""
     try:
         logits = model.get_layer("logits").output
     except ValueError:
         raise ValueError(
-            "the energy needs the model's logits, and the model has no layer of this name"
+            "the energy is computed from the model's logits, but the model has no layer `logits`"
         ) from None
     outputs = model.output["main"] if isinstance(model.output, dict) else model.output
     with deep_recursion():
@@ -176,7 +176,7 @@ def _score_all(
 
 
 def _open_unknown(data: DataConfig, unknown: str) -> tuple[Iterator[Any], int]:
-    """Return batches of images uint8 [N, H, W, C], preprocessed for the run, and their number."""
+    """Return preprocessed batches of images, uint8 [N, H, W, C], and the number of images."""
     path = Path(unknown)
     if path.is_dir() and not any("-ubyte" in each.name for each in path.iterdir()):
         files = find_image_files([path])
@@ -186,8 +186,8 @@ def _open_unknown(data: DataConfig, unknown: str) -> tuple[Iterator[Any], int]:
         raise ValueError(f"there is no folder {unknown}")
     if is_idx and data.channels != 1:
         raise ValueError(
-            f"{unknown} has grey images, and the run's have {data.channels} channels; give a "
-            "directory of image files"
+            f"{unknown} has grey images, but the images of the run have {data.channels} channels; "
+            "name a directory of image files instead"
         )
     other = replace(
         data,
@@ -214,7 +214,9 @@ def _read_folder(files: list[Path], data: DataConfig) -> Iterator[np.ndarray]:
         if images:
             yield np.stack(images)
     if unreadable:
-        print_message(f"not counted, because it cannot be read: {', '.join(unreadable[:_LISTED])}")
+        print_message(
+            f"files that cannot be read and are not counted: {', '.join(unreadable[:_LISTED])}"
+        )
     if len(unreadable) > _LISTED:
         print_message(f"and {len(unreadable) - _LISTED} more files")
 

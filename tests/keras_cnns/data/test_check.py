@@ -251,7 +251,8 @@ def test_formats_to_convert_are_refused_with_a_command(tmp_path: Path) -> None:
         open_all(tmp_path)
     command = (
         f"convert the files with ImageMagick: `find {tmp_path} \\( -name '*.HEIC' "
-        "-o -name '*.avif' -o -name '*.tif' -o -name named.jpg \\) -exec magick mogrify -format jpg {} +`"
+        "-o -name '*.avif' -o -name '*.tif' -o -name named.jpg \\) "
+        "-exec magick mogrify -format jpg {} +`"
     )
     result = CliRunner().invoke(app, ["data", "check", str(tmp_path)])
     for text in (str(error.value), result.output):

@@ -161,7 +161,7 @@ def _find_similar_labels(files: Iterable[ImageFile]) -> Iterable[str]:
                 for name, splits in sorted(names.items())
                 for split in sorted(splits)
             )
-            yield f"{spelled}: give them one name if they are one class, or names that differ clearly"
+            yield f"{spelled}: give them one name if they are one class, or else distinct names"
 
 
 def describe(finding: Finding) -> str:
