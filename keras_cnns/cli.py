@@ -123,8 +123,8 @@ def describe_error(error: Exception) -> str:
     """Return an error's message, without blank lines and with at most `MAX_LINES` lines.
 
     The first line, which this project writes, is always complete. The lines after it are kept too,
-    because they often contain the facts, such as the names of missing weights or the reason why
-    Keras could not load a file. Lines that are longer than `_MAX_CHARACTERS`, such as the
+    because they often contain important facts, such as the names of missing weights or the reason
+    why Keras could not load a file. Lines that are longer than `_MAX_CHARACTERS`, such as the
     configuration of a whole model, are shortened.
     """
     # Only errors of Typer and Click have this method.
@@ -153,7 +153,7 @@ def _explain_option(error: Exception) -> str | None:
 
 
 def _flush_output() -> None:
-    """Flush standard output, because an error would have no message if Python flushed it at exit.
+    """Flush standard output; if Python flushed it at exit, an error would have no message.
 
     Raises:
         OSError: the output cannot be written, for example because the disk is full.

@@ -79,7 +79,7 @@ def replacing(path: Path) -> Iterator[Path]:
         if partial.is_file():
             partial.unlink()
         if isinstance(error, OSError) and error.errno and error.filename in (None, str(partial)):
-            error.filename = str(path)  # an error of a write, unlike one of opening, has no name
+            error.filename = str(path)  # the error of a failed write has no file name
         raise
 
 

@@ -41,7 +41,7 @@ def clear_session() -> None:
 def flatten_layers(model: keras.Model) -> list[keras.layers.Layer]:
     """Return all layers nested in a model or layer at any depth, without the object itself.
 
-    The attribute is `model._flatten_layers`. The public `model.layers` has only the layers at the
+    The method is `model._flatten_layers`. The public `model.layers` has only the layers at the
     first level.
     """
     return list(model._flatten_layers(include_self=False))

@@ -1,4 +1,4 @@
-"""The loss for weighted classes, and for a greater influence of hard examples."""
+"""A loss that supports class weights, and can give hard examples more influence."""
 
 from typing import Any
 

@@ -104,7 +104,7 @@ _Result = TypeVar("_Result")
 
 
 class Options(HeadOptions, total=False):
-    """The keyword options of `build`, which describes them."""
+    """The keyword options of `build`; its docstring describes them."""
 
     shortcut: str | None
     inception: str

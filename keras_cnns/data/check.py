@@ -84,8 +84,9 @@ def _summarize(files: Sequence[ImageFile], counts: dict[str, dict[str, int]]) ->
     if rare := rare_classes(sizes):
         yield (
             f"hint: these classes have fewer than a quarter of the images of {most}: "
-            f"{', '.join(rare)}; add images of these classes, judge a model by its accuracy in "
-            "each class, not by accuracy alone, and see the recipe's section [class_balance]"
+            f"{', '.join(rare)}; add images of these classes, or use the section "
+            "[class_balance] of the recipe; judge a model by its accuracy in each class, not only "
+            "by its overall accuracy"
         )
     for axis, side in enumerate(("height", "width")):
         pixels = [file.size[axis] for file in files]
@@ -95,4 +96,4 @@ def _summarize(files: Sequence[ImageFile], counts: dict[str, dict[str, int]]) ->
     yield f"formats: {', '.join(f'{count} {each}' for each, count in formats)}"
     rotated = sum(file.orientation != 1 for file in files)
     if rotated:
-        yield f"rotated or mirrored according to EXIF: {rotated}; they are set upright"
+        yield f"rotated or mirrored according to EXIF: {rotated} images, which are set upright"

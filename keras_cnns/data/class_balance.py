@@ -32,7 +32,7 @@ def read_class_indices(images: IndexedImages | ImageStream) -> np.ndarray:
     """Return the class of each image of a split: int64 [count].
 
     No image is decoded: TensorFlow executes only the operations on which the labels depend. If the
-    data set is too large for memory, this is a separate pass over its records.
+    data set is too large for memory, the labels are read in a separate pass over its records.
     """
     if isinstance(images, ImageStream):
         if images.count > _MANY_IMAGES:

@@ -115,10 +115,10 @@ class Split(abc.ABC):
             class_weights: float32 [K]; the target of an image is multiplied by the weight of its
                 class, so that the target's sum is this weight.
             order: the order of the images in each epoch; by default, each image appears once, in
-                random order. Streams support only the default.
+                random order. Streams support only this default order.
             one_hot: return targets instead of labels; with label smoothing or mixing, targets are
                 always returned.
-            part: the part of each batch that is read; by default all of it.
+            part: the part of each batch that is read; by default the whole batch.
         """
         self.num_examples = count
         self.steps = -(-count // batch_size)

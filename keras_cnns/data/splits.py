@@ -28,22 +28,22 @@ class Splits:
     """The splits of a data set, each of which is read and decoded at most once.
 
     A command creates one object, and passes it or the opened splits to other functions. A split may
-    be opened several times. The decoded images are released with these objects. The rule "at most
-    once" has these details:
+    be opened several times. The decoded images stay in memory as long as these objects. The rule
+    "at most once" has these details:
 
     - A split whose images fit in memory (`base.PIXELS_LIMIT`) is decoded when its first batch is
       read, and its pixels are kept. A training decodes a larger split once in each epoch, because
       its order and its crops change.
     - If a TFDS data set has no validation split, this split is created from the training images by
-      content. The first command that opens one of the two splits reads all training images once,
-      and keeps those that fit in memory. The division is cached for later commands.
+      content. The first command that opens the training or the validation split reads all training
+      images once, and keeps those that fit in memory. The division is cached for later commands.
     - The files of a folder's split are checked, as by `data check`. The results of a check are
       cached, so checking unchanged files again opens none of them. Files without a cached result
       are checked when the split is opened, and their images are kept if all images of the split fit
       in memory. If the images do not fit in memory, each file is checked when it is read for a
-      batch. In two cases, such a split is checked in a separate pass before the first batch: if it
-      is opened for a training, and if the split depends on the hashes and near-duplicates of the
-      images. See `sources.folder.source.Folder`.
+      batch. In two cases, a split that does not fit in memory is checked in a separate pass before
+      the first batch: if it is opened for a training, and if the split depends on the hashes and
+      near-duplicates of the images. See `sources.folder.source.Folder`.
     - An Inception crop needs the images in their original size. A training split with such a crop
       is therefore decoded in each epoch, and no pixels are kept.
     """
@@ -116,7 +116,7 @@ class Splits:
             check_first: if True, check all files of a folder's split now, as a training does; if
                 False, the files of a split that does not fit in memory are checked as they are
                 read.
-            part: the part of each batch that is read; by default all of it.
+            part: the part of each batch that is read; by default the whole batch.
 
         Raises:
             ValueError: there is no such data set or split, the split is empty, or balanced sampling

@@ -11,7 +11,7 @@ _FLOAT32_BYTES = 4
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of one image in a model, or in a part of one."""
+    """The cost of one image in a model, or in a part of a model."""
 
     parameters: int  # number of trainable parameters
     multiply_adds: int  # of convolutions and dense layers, as in the literature

@@ -34,7 +34,8 @@ def image_input(
 
     Args:
         input_shape: (H, W, C); H and W may be None if the model does not need to know them.
-        min_size: the minimum of H and W in pixels; with less, a feature map would be empty.
+        min_size: the minimum of H and W in pixels; in a smaller image, a feature map would be
+            empty.
         input_tensor: a tensor to use instead, such as the output of a layer before the model.
 
     Raises:

@@ -25,8 +25,9 @@ from keras_cnns.models.rows import Row
 from keras_cnns.models.shortcuts import Shortcut, find_shortcut
 from keras_cnns.suggestions import find
 
-# Blocks: [N, H, W, C] -> [N, H/stride, W/stride, filters]. Their argument `row` contains the
-# details in which models with the same block differ, and `name` is the prefix of the layers' names.
+# Blocks: [N, H, W, C] -> [N, H/stride, W/stride, filters]. The argument `row` of a block contains
+# the details in which models with the same block differ. The argument `name` is the prefix of the
+# layers' names.
 Block = Callable[..., KerasTensor]
 
 

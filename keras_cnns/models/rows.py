@@ -14,7 +14,7 @@ class Row:
 
     image_size: int = 224  # height and width of the paper's images, in pixels
     classes: int = 1000  # number of classes of the paper's data set
-    # Minimum height and width in pixels; with less, a feature map would be empty.
+    # Minimum height and width in pixels; for a smaller image, a feature map would be empty.
     min_size: int = 32
     paper: str = field(default="", compare=False)  # authors, year and arXiv number
     # Published top-1 accuracy in per cent, and its source. The data set is CIFAR-10 for models of

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-MANIFEST = "model.json"  # the file of a version that is written last
+MANIFEST = "model.json"  # this file of a version is written last
 
 
 def find_versions(model: Path) -> dict[int, Path]:

@@ -1,4 +1,7 @@
-"""Find image files by folder or pattern, and read them in batches; bad files become errors."""
+"""Find image files by folder or pattern, and read them in batches.
+
+The batch of a bad file contains the error instead of the pixels.
+"""
 
 import glob
 import os

@@ -79,7 +79,9 @@ def evaluate_folder(run: Run, folder: str | Path) -> FolderEvaluation:
         read_batches = batches()
         first = next(read_batches, None)
         if first is None:
-            raise ValueError(f"no file of {folder} can be read; the first is {unreadable[0]}")
+            raise ValueError(
+                f"no file of {folder} can be read; the first of them is {unreadable[0]}"
+            )
         predictions = collect(run.load_model(), chain([first], read_batches), worst=0)
     return FolderEvaluation(predictions, tuple(notes), tuple(unreadable))
 

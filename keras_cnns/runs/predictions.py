@@ -72,7 +72,7 @@ class Predictions:
 def predictor(model: keras.Model) -> Callable[[Any], np.ndarray]:
     """Return a function from images, uint8 [N, H, W, C], to probabilities [N, K].
 
-    The probabilities are the main output.
+    The probabilities are those of the main output.
 
     On TensorFlow, auxiliary outputs are not computed.
     """

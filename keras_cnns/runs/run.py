@@ -117,7 +117,7 @@ def read_label_file(path: Path) -> tuple[str, ...]:
     """Return the labels of a run directory.
 
     Raises:
-        RunError: the file is not UTF-8, or a line is blank or repeats an earlier one.
+        RunError: the file is not UTF-8, or a line is blank or repeats an earlier line.
     """
     try:
         return read_labels(path / LABELS)

@@ -31,7 +31,7 @@ class Threshold:
     The intervals are 95 % intervals (Wilson 1927).
     """
 
-    min_accuracy: float | None  # for which the threshold was chosen; None for a round threshold
+    min_accuracy: float | None  # accuracy for which the threshold was chosen; None if it is round
     threshold: float  # 0..1, the threshold of the highest probability
     answered: int  # number of images whose highest probability reaches the threshold
     correct: int  # number of answered images that are classified correctly

@@ -1,6 +1,6 @@
 """Measure how well scores distinguish images of known objects from images of unknown objects.
 
-The model predicts the images of one of the recipe's splits, whose classes it knows, and images of
+The model predicts a split of the recipe, which shows objects of the known classes, and images of
 other objects. Two scores should be higher for the known images: the highest softmax probability
 (Hendrycks and Gimpel 2017) and the negative energy (Liu et al. 2020).
 """
@@ -46,7 +46,7 @@ class Scores:
 class Separation:
     """The separation of known images from unknown images by a score."""
 
-    auroc: float  # 0..1: the probability that a known image has the higher score
+    auroc: float  # 0..1: the probability that a known image has a higher score than an unknown one
     # 0..1, the fraction of unknown images whose scores reach a threshold. The threshold is chosen
     # so that the scores of 95 % of the known images reach it.
     unknown_accepted: float
@@ -56,7 +56,7 @@ class Separation:
 class Acceptance:
     """The fractions of images whose highest probability reaches a threshold of the run."""
 
-    min_accuracy: float | None  # for which the threshold was chosen; None for a round threshold
+    min_accuracy: float | None  # accuracy for which the threshold was chosen; None if it is round
     threshold: float
     known: float  # 0..1
     unknown: float  # 0..1

@@ -97,14 +97,14 @@ def erase(
         draws: random numbers in [0, 1), [N, 5]: whether to erase, area, aspect ratio, and the
             rectangle's vertical and horizontal position.
         noise: the pixels that fill the rectangle, in the shape of `images`.
-        probability: the probability that an image gets such a rectangle.
+        probability: the probability that a rectangle of an image is filled.
 
     References:
         Zhong et al. 2017, Random erasing data augmentation (arXiv:1708.04896), table 1, RE-R.
     """
     area = 0.02 + draws[:, 1] * (0.4 - 0.02)
     ratio = tf.exp((2 * draws[:, 2] - 1) * tf.math.log(1 / 0.3))
-    # The sides as fractions of the image's height and width; longer sides are cut to 1.
+    # The sides as fractions of the image's height and width; sides longer than 1 are cut to 1.
     sides = tf.minimum(tf.sqrt(tf.stack([area * ratio, area / ratio], axis=1)), 1.0)
     corner = draws[:, 3:5] * (1 - sides)
     inside = inside_rectangle(images, corner, corner + sides)

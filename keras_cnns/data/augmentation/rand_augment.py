@@ -121,8 +121,8 @@ def _move(
     )[0]
 
 
-# The operations and their ranges are as in the paper's appendix and in torchvision. If they had
-# another order, the same seed would give other images.
+# The operations and their ranges are as in the paper's appendix and in torchvision. In another
+# order, the same seed would draw other operations.
 OPERATIONS: dict[str, _Operation] = {
     "identity": lambda image, _: image,
     "auto_contrast": _auto_contrast,

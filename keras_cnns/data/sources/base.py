@@ -24,7 +24,7 @@ class Contents:
     """The keys and labels by which the images of a split are grouped.
 
     Attributes:
-        keys: a text for each image, which is equal for its copies and near-duplicates.
+        keys: a text for each image; copies and near-duplicates of an image have the same text.
         labels: the class of each image, int64 [N].
     """
 

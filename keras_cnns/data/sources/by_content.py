@@ -5,8 +5,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-# Split -> range of `content_fraction`. If a data set lacks the split, it is created from the
-# training images whose content fraction lies in this range.
+# Split -> range of `content_fraction`. If a data set lacks the split, this split is created from
+# the training images whose content fraction lies in this range.
 FRACTIONS = {"validation": (0.0, 0.1), "test": (0.1, 0.2)}
 DIVIDED = ("train", "validation")  # the splits of `split_by_content`
 

@@ -1,7 +1,7 @@
 """The cache directory, whose archives contain facts about data sets for later commands.
 
-An archive is an npz file without pickled objects. A damaged archive is ignored, and nothing is
-cached if the cache directory cannot be written.
+An archive is an npz file without pickled objects. A damaged archive is ignored. If the cache
+directory cannot be written, nothing is cached.
 """
 
 import contextlib
@@ -95,5 +95,5 @@ def _trim(directory: Path) -> None:
 
 
 def hash_name(content: bytes) -> str:
-    """Return the name of an archive, without its suffix, for the bytes that identify it."""
+    """Return the name of an archive without its suffix: a hash of the bytes that identify it."""
     return hashlib.sha256(content).hexdigest()[:40]

@@ -27,7 +27,7 @@ class Pool:
     """The images that are divided into folds: the training images, then the validation images.
 
     Attributes:
-        splits: the split to which each image belongs without folds, as the recipe names it.
+        splits: for each image, the name of the split to which it belongs without folds.
         indices: the index of each image in that split, int64 [N].
         folds: the fold of each image, from 1 to K, int64 [N].
         path_of: a function that returns the file of the image at an index of the pool; None if the

@@ -148,10 +148,10 @@ def _read_files(
     """Return a dataset of (encoded image, label) that begins at an index in an epoch's order.
 
     The shuffled files are grouped into blocks, and the examples are shuffled within each block. The
-    blocks before the index therefore need not be opened. In the block with the index, the examples
-    before the index are read and dropped. A block contains at most 1 / `_MIN_BLOCKS` of the files,
-    or one file. Without shuffling, each block is one file, whose examples before the index are
-    skipped.
+    blocks before the index therefore need not be opened. In the block that contains the index, the
+    examples before the index are read and dropped. A block contains at most 1 / `_MIN_BLOCKS` of
+    the files, or one file. Without shuffling, each block is one file, whose examples before the
+    index are skipped.
 
     Args:
         builder: the data set's builder.

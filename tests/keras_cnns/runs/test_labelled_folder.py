@@ -124,7 +124,7 @@ def test_other_folders_are_refused(
         evaluate_folder(finished_run, photos.parent / "cats")
     (photos.parent / "cats/cat").rename(photos.parent / "cats/3")
     with pytest.raises(
-        ValueError, match=r"no file of .*cats can be read; the first is .*1.png: not"
+        ValueError, match=r"no file of .*cats can be read; the first of them is .*1.png: not"
     ):
         evaluate_folder(finished_run, photos.parent / "cats")
     photos.rename(photos.parent / "test")

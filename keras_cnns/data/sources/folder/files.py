@@ -45,7 +45,7 @@ _BRANDS = {
     ),
 }
 _TIFF = (b"II*\0", b"MM\0*")
-_PROGRESS_FROM = 2_000  # reading this number of files takes seconds, and is shown
+_PROGRESS_FROM = 2_000  # number of files from which the progress is shown
 Keep = Callable[[Path, tf.Tensor], None]  # receives an image's upright pixels, uint8 [h, w, 3]
 
 
@@ -63,7 +63,8 @@ class Scan:
 def scan_folder(root: str | Path) -> Scan:
     """Read a folder of images, and open only the files that are not cached.
 
-    As in a training, near-duplicates are determined among the files that may be split by content.
+    As in a training, near-duplicates are determined only among the files that may be split by
+    content.
 
     Args:
         root: see `read_layout`.
@@ -173,7 +174,7 @@ def no_images(root: str | Path, layout: Layout) -> ValueError:
 def inspect_file(
     file: FoundFile, keep: Keep | None = None, *, decode: bool = True
 ) -> ImageFile | None:
-    """Read and decode a file; return None if its suffix and its content are not an image's.
+    """Read and decode a file; return None if its suffix and its content show no image.
 
     Args:
         file: the file, its class and its split.

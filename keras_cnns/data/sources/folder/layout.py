@@ -79,7 +79,7 @@ def read_layout(root: str | Path) -> Layout:
 
 
 def _find_split_folders(root: Path) -> dict[Path, str]:
-    """Return split folder -> split; empty if all folders are classes."""
+    """Return a dict from split folder to split; it is empty if all folders are classes."""
     folders = _folders(root)
     named = {each: split for each in folders if (split := _split_of(each.name))}
     with_classes = {each: split for each, split in named.items() if _folders(each)}

@@ -25,7 +25,7 @@ _MIN_COSINE = 0.998
 # images.
 MAX_GROUP = 20
 _ROWS, _COLUMNS = 1024, 4096  # the matrix of all cosines is computed in blocks of this size
-# Maximum rounding error of a cosine in float32, which is a sum of 256 products. The minimum cosine
+# Maximum rounding error of a cosine, which is a sum of 256 products in float32. The minimum cosine
 # is lowered by this error to find candidates, which are then compared exactly.
 _SLACK = 1e-5
 

@@ -58,21 +58,21 @@ class Folder:
     - there are no split folders, because the splits then depend on the content of all images;
     - `skip_bad` is set, because the copies in all splits determine which copy of an image is left
       out;
-    - the fingerprint is requested. Every training requests it, and therefore stops for every error
-      that `data check` reports.
+    - the fingerprint is requested. Every training requests the fingerprint, and therefore stops for
+      every error that `data check` reports.
 
     The result of a check is cached by path, size and times (`cache.py`). If all files of a split
     folder are cached (or, without split folders, all files of the folder), the check opens no file.
     The files of a split are then opened when its images are used.
 
-    If some of these files are not cached, the check reads the files. If their images take at most
-    `base.PIXELS_LIMIT` bytes at the network's size, the check keeps the pixels, and no file is
-    opened again. If the images take more, or if the recipe has an Inception crop, no pixels are
-    kept, and every pass over the split reads and decodes its files again.
+    If some of these files are not cached, the check reads the files. If the images of the split
+    folder take at most `base.PIXELS_LIMIT` bytes at the network's size, the check keeps the pixels,
+    and no file is opened again. If they take more, or if the recipe has an Inception crop, no
+    pixels are kept, and every pass over the split reads and decodes its files again.
 
-    If the images of a split folder exceed this limit, each file is checked when a batch needs it,
-    unless a training requests the check first. Before the first batch, only files without an
-    image's suffix are opened, to find out whether they are images. Copies are then not found,
+    If the images of a split folder exceed `base.PIXELS_LIMIT`, each file is checked when a batch
+    needs it, unless a training requests the check first. Before the first batch, only files without
+    an image's suffix are opened, to find out whether they are images. Copies are then not found,
     because the hashes of the files are unknown. (A training finds them, because it checks first.)
     If a split depends on the content of the images, all files that may belong to it are checked
     first, because their hashes and near-duplicates determine which images are in it.
@@ -160,7 +160,7 @@ class Folder:
         )
 
     def _contents(self, members: Sequence[ImageFile]) -> Contents:
-        """Return the contents of some files, with the near-duplicates in all split folders."""
+        """Return the `Contents` of some files; near-duplicates may be in all split folders."""
         grouped = with_near_duplicates(self._config.path, self._usable)
         keys = {file.path: file.content for file in grouped}
         indices = {label: index for index, label in enumerate(_labels(self._usable))}
@@ -176,7 +176,7 @@ class Folder:
     def _files(
         self, folders: Iterable[str | None], *, check_first: bool = True
     ) -> tuple[ImageFile, ...]:
-        """Return all files; the files in the folders that were read include the results."""
+        """Return all files, with the results of reading for the folders that were read."""
         config = self._config
         if config.skip_bad:
             folders, check_first = {file.split for file in self._listed}, True
@@ -241,7 +241,7 @@ class Folder:
         )
 
     def _release(self, members: Sequence[ImageFile]) -> None:
-        """Release the pixels of files, which are all in one split folder."""
+        """Release the pixels of the given files, all of which are in one split folder."""
         folder = members[0].split
         if folder not in self._kept:
             return
@@ -254,7 +254,7 @@ class Folder:
             self._kept[folder] = others, {path: row for row, path in enumerate(remaining)}
 
     def _open_members(self, members: Sequence[ImageFile], labels: Sequence[str]) -> IndexedImages:
-        """Return the images of files, which are all in one split folder."""
+        """Return the images of the given files, all of which are in one split folder."""
         folder = members[0].split
         indices = {label: index for index, label in enumerate(labels)}
         with tf.device("CPU"):
