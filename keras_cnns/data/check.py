@@ -23,11 +23,18 @@ from keras_cnns.data.sources.folder.splits import assign_splits
 
 @dataclass(frozen=True)
 class Report:
-    """The result of `check_folder`."""
+    """The result of `check_folder`.
 
-    files: int  # the number of images, readable or not
-    counts: dict[str, dict[str, int]]  # class (printable) -> split -> number of readable images
-    summary: tuple[str, ...]  # lines on the balance of the classes and the sizes of the images
+    Attributes:
+        files: the number of images, readable or not.
+        counts: printable name of a class -> split -> number of readable images.
+        summary: lines on the balance of the classes and the sizes of the images.
+        findings: the problems.
+    """
+
+    files: int
+    counts: dict[str, dict[str, int]]
+    summary: tuple[str, ...]
     findings: tuple[Finding, ...]
 
     @property

@@ -24,12 +24,19 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 
 @dataclass(frozen=True)
 class Header:
-    """The header of an encoded image."""
+    """The header of an encoded image.
 
-    format: str  # Pillow's name: JPEG, PNG, WEBP, BMP or GIF
-    mode: str  # Pillow's name: L, RGB, CMYK, P, ...
-    size: tuple[int, int]  # height and width of the upright image, in pixels
-    orientation: int  # the EXIF orientation, 1 to 8
+    Attributes:
+        format: Pillow's name of the format: JPEG, PNG, WEBP, BMP or GIF.
+        mode: Pillow's name of the mode: L, RGB, CMYK, P, ...
+        size: height and width of the upright image, in pixels.
+        orientation: the EXIF orientation, 1 to 8.
+    """
+
+    format: str
+    mode: str
+    size: tuple[int, int]
+    orientation: int
 
 
 def read_image(path: str | Path, channels: int) -> np.ndarray:

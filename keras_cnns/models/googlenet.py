@@ -72,14 +72,22 @@ _SMALL_IMAGE = 96
 
 @dataclass(frozen=True)
 class Variant(Row):
-    """One model of the family: the details in which implementations of table 1 differ."""
+    """One model of the family: the details in which implementations of table 1 differ.
 
-    step: ConvStep = conv_relu  # a convolution, its normalisation and its activation
-    normalise: bool = True  # whether the stem has local response normalisation
-    wide_kernel: int = 5  # window of the branch whose window is 5x5 in the paper
-    last_pool: int = 3  # window of the pool before module 5a
-    dropout: float = 0.4  # fraction of the pooled features that is dropped in training
-    # The average pool of the auxiliary heads; its result has 4x4 pixels.
+    Attributes:
+        step: a convolution, its normalisation and its activation.
+        normalise: whether the stem has local response normalisation.
+        wide_kernel: the window of the branch whose window is 5x5 in the paper.
+        last_pool: the window of the pool before module 5a.
+        dropout: the fraction of the pooled features that is dropped in training.
+        auxiliary_pool: the average pool of the auxiliary heads; its result has 4x4 pixels.
+    """
+
+    step: ConvStep = conv_relu
+    normalise: bool = True
+    wide_kernel: int = 5
+    last_pool: int = 3
+    dropout: float = 0.4
     auxiliary_pool: PoolStep = strided_pool
     min_size: int = field(default=16, kw_only=True)
     paper: str = field(default="Szegedy et al. 2014, arXiv:1409.4842", compare=False, kw_only=True)

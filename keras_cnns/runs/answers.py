@@ -29,12 +29,19 @@ _ROW_GROUP = 10_000  # number of rows that are converted to Parquet at once
 
 @dataclass(frozen=True)
 class Answer:
-    """The prediction of a file."""
+    """The prediction of a file.
 
-    file: str  # the path as the user gave it
-    ranked: tuple[tuple[str, float], ...] = ()  # labels and probabilities, best first
-    error: str = ""  # the reason if there is no prediction
-    unknown: bool = False  # whether the highest probability is below the threshold
+    Attributes:
+        file: the path as the user gave it.
+        ranked: the labels and their probabilities, best first.
+        error: the reason why there is no prediction; "" if there is one.
+        unknown: whether the highest probability is below the threshold.
+    """
+
+    file: str
+    ranked: tuple[tuple[str, float], ...] = ()
+    error: str = ""
+    unknown: bool = False
 
 
 def predict_files(

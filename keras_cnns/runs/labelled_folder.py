@@ -21,11 +21,17 @@ from keras_cnns.suggestions import did_you_mean
 
 @dataclass(frozen=True)
 class FolderEvaluation:
-    """The predictions for a folder of photos with the classes of a run."""
+    """The predictions for a folder of photos with the classes of a run.
+
+    Attributes:
+        predictions: the predictions for all readable images.
+        notes: sentences on differences of class names.
+        unreadable: `file: reason` for each file that is not counted.
+    """
 
     predictions: Predictions
-    notes: tuple[str, ...]  # sentences on differences of class names
-    unreadable: tuple[str, ...]  # `file: reason` for each file that is not counted
+    notes: tuple[str, ...]
+    unreadable: tuple[str, ...]
 
 
 def evaluate_folder(run: Run, folder: str | Path) -> FolderEvaluation:

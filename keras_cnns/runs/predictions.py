@@ -17,29 +17,48 @@ _MIN_PROBABILITY = float(np.finfo(np.float32).tiny)
 
 @dataclass(frozen=True)
 class Mistake:
-    """An image that is classified incorrectly."""
+    """An image that is classified incorrectly.
 
-    image: np.ndarray  # uint8 [H, W, C]
-    index: int  # the index of the image in the split, from 0
+    Attributes:
+        image: the pixels, uint8 [H, W, C].
+        index: the index of the image in the split, from 0.
+        label: the index of the true class.
+        predicted: the index of the predicted class.
+        confidence: the probability of the predicted class.
+        label_probability: the probability of the true class.
+    """
+
+    image: np.ndarray
+    index: int
     label: int
     predicted: int
-    confidence: float  # the probability of the predicted class
-    label_probability: float  # the probability of the true class
+    confidence: float
+    label_probability: float
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """Predictions for N images of K classes."""
+    """Predictions for N images of K classes.
+
+    Attributes:
+        classes: the number of classes, K.
+        labels: the true classes, int [N].
+        predicted: the predicted classes, int [N].
+        confidences: the highest probability of each image, float [N].
+        label_probabilities: the probability of the true class, float [N].
+        mistakes: the mistakes with the highest confidence, in descending order.
+        loss: the mean cross-entropy of the main output, in nats.
+        path_of: a function that returns the file of the image at an index; None if the images are
+            not separate files.
+    """
 
     classes: int
-    labels: np.ndarray  # int [N]
-    predicted: np.ndarray  # int [N]
-    confidences: np.ndarray  # float [N], the highest probability
-    label_probabilities: np.ndarray  # float [N], the probability of the true class
-    mistakes: tuple[Mistake, ...]  # the mistakes with the highest confidence, in descending order
-    loss: float  # mean cross-entropy of the main output, in nats
-    # A function that returns the file of the image at an index; None if the images are not separate
-    # files.
+    labels: np.ndarray
+    predicted: np.ndarray
+    confidences: np.ndarray
+    label_probabilities: np.ndarray
+    mistakes: tuple[Mistake, ...]
+    loss: float
     path_of: Callable[[int], Path] | None = field(default=None, compare=False, repr=False)
 
     @property

@@ -23,13 +23,19 @@ class RunError(ValueError):
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run."""
+    """A finished run.
+
+    Attributes:
+        path: the run directory.
+        recipe: the recipe of the training.
+        labels: the names of the classes, in the order of the outputs.
+        predictions: the predictions on the test split, if this process has trained the run, so that
+            a report need not compute them again.
+    """
 
     path: Path
     recipe: Recipe
-    labels: tuple[str, ...]  # the names of the classes, in the order of the outputs
-    # The predictions on the test split, if this process has trained the run; a report then need not
-    # compute them again.
+    labels: tuple[str, ...]
     predictions: "Predictions | None" = field(default=None, compare=False, repr=False)
 
     def load_model(self) -> "keras.Model":

@@ -29,25 +29,41 @@ class Threshold:
     """A threshold with its coverage and accuracy on the images on which it was measured.
 
     The intervals are 95 % intervals (Wilson 1927).
+
+    Attributes:
+        min_accuracy: the accuracy for which the threshold was chosen; None for a round threshold.
+        threshold: the threshold of the highest probability, from 0 to 1.
+        answered: the number of images whose highest probability reaches the threshold.
+        correct: the number of answered images that are classified correctly.
+        coverage: the fraction of the images that are answered, from 0 to 1.
+        coverage_interval: the interval of the coverage.
+        accuracy: the accuracy of the answers, from 0 to 1; None if there are no answers.
+        accuracy_interval: the interval of the accuracy; None if there are no answers.
     """
 
-    min_accuracy: float | None  # accuracy for which the threshold was chosen; None if it is round
-    threshold: float  # 0..1, the threshold of the highest probability
-    answered: int  # number of images whose highest probability reaches the threshold
-    correct: int  # number of answered images that are classified correctly
-    coverage: float  # 0..1, the fraction of the images that are answered
+    min_accuracy: float | None
+    threshold: float
+    answered: int
+    correct: int
+    coverage: float
     coverage_interval: tuple[float, float]
-    accuracy: float | None  # 0..1, the accuracy of the answers; None without answers
+    accuracy: float | None
     accuracy_interval: tuple[float, float] | None
 
 
 @dataclass(frozen=True)
 class Confidence:
-    """The thresholds of a model, chosen and measured on one split."""
+    """The thresholds of a model, chosen and measured on one split.
+
+    Attributes:
+        split: the name of the split.
+        samples: the number of images of the split.
+        thresholds: the thresholds for accuracies, then the round thresholds, both ascending.
+    """
 
     split: str
-    samples: int  # number of images of the split
-    thresholds: tuple[Threshold, ...]  # ascending accuracies, then ascending round thresholds
+    samples: int
+    thresholds: tuple[Threshold, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the values in the form of `results.json` and `model.json`."""

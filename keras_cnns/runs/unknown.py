@@ -36,45 +36,72 @@ Counting = Callable[[str, int], AbstractContextManager[Callable[[int], object]]]
 
 @dataclass(frozen=True)
 class Scores:
-    """The scores of N images, which should be higher for known objects."""
+    """The scores of N images, which should be higher for known objects.
 
-    probability: np.ndarray  # float [N], the highest softmax probability
-    energy: np.ndarray  # float [N], log(sum(exp(logits))): the negative energy at temperature 1
+    Attributes:
+        probability: the highest softmax probability, float [N].
+        energy: the negative energy at temperature 1, log(sum(exp(logits))), float [N].
+    """
+
+    probability: np.ndarray
+    energy: np.ndarray
 
 
 @dataclass(frozen=True)
 class Separation:
-    """The separation of known images from unknown images by a score."""
+    """The separation of known images from unknown images by a score.
 
-    auroc: float  # 0..1: the probability that a known image has a higher score than an unknown one
-    # 0..1, the fraction of unknown images whose scores reach a threshold. The threshold is chosen
-    # so that the scores of 95 % of the known images reach it.
+    Attributes:
+        auroc: the probability that a known image has a higher score than an unknown image.
+        unknown_accepted: the fraction of unknown images whose scores reach a threshold, from 0 to
+            1. The threshold is chosen so that the scores of 95 % of the known images reach it.
+    """
+
+    auroc: float
     unknown_accepted: float
 
 
 @dataclass(frozen=True)
 class Acceptance:
-    """The fractions of images whose highest probability reaches a threshold of the run."""
+    """The fractions of images whose highest probability reaches a threshold of the run.
 
-    min_accuracy: float | None  # accuracy for which the threshold was chosen; None if it is round
+    Attributes:
+        min_accuracy: the accuracy for which the threshold was chosen; None for a round threshold.
+        threshold: the threshold of the highest probability, from 0 to 1.
+        known: the fraction of the known images that reach the threshold, from 0 to 1.
+        unknown: the fraction of the unknown images that reach the threshold, from 0 to 1.
+    """
+
+    min_accuracy: float | None
     threshold: float
-    known: float  # 0..1
-    unknown: float  # 0..1
+    known: float
+    unknown: float
 
 
 @dataclass(frozen=True)
 class UnknownObjects:
-    """The comparison of known and unknown images."""
+    """The comparison of known and unknown images.
 
-    known: str  # the recipe's split of known images
+    Attributes:
+        known: the recipe's split of known images.
+        known_images: the number of known images.
+        unknown: the folder or data set of unknown images.
+        unknown_images: the number of unknown images.
+        probability: the separation by the highest softmax probability.
+        energy: the separation by the negative energy.
+        thresholds: the results for each threshold of the run.
+        known_histogram: the fraction of the known images in each bin. The bins divide the highest
+            probability into ranges of equal width.
+        unknown_histogram: the same for the unknown images.
+    """
+
+    known: str
     known_images: int
-    unknown: str  # the folder or data set of unknown images
+    unknown: str
     unknown_images: int
     probability: Separation
     energy: Separation
     thresholds: tuple[Acceptance, ...]
-    # The fractions of the known images and of the unknown images in each bin; the bins of the
-    # highest probability have equal width.
     known_histogram: tuple[float, ...]
     unknown_histogram: tuple[float, ...]
 

@@ -47,12 +47,17 @@ _CLASS_NAMES = {
 
 @dataclass(frozen=True)
 class IdxSet:
-    """The images and labels of each split."""
+    """The images and labels of each split.
 
-    # Split -> (images uint8 [N, H, W], labels int64 [N], from 0 to K - 1).
+    Attributes:
+        splits: split -> (images uint8 [N, H, W], labels int64 [N], from 0 to K - 1).
+        names: the names of the K classes.
+        fingerprint: the SHA-256 of all levels and labels.
+    """
+
     splits: Mapping[str, tuple[np.ndarray, np.ndarray]]
-    names: tuple[str, ...]  # the names of the K classes
-    fingerprint: str  # the SHA-256 of all levels and labels
+    names: tuple[str, ...]
+    fingerprint: str
 
 
 @functools.lru_cache(maxsize=2)

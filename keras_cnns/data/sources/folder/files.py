@@ -51,13 +51,21 @@ Keep = Callable[[Path, tf.Tensor], None]  # receives an image's upright pixels, 
 
 @dataclass(frozen=True)
 class Scan:
-    """The files of a folder of images, in the order of their paths."""
+    """The files of a folder of images, in the order of their paths.
+
+    Attributes:
+        root: the folder.
+        files: the images in class folders, readable or not.
+        others: the other files, such as hidden files and notes, which are ignored.
+        outside: the images beside the class folders, which belong to no class.
+        links: the links to folders inside class folders, which are not followed.
+    """
 
     root: Path
-    files: tuple[ImageFile, ...]  # images in class folders, readable or not
-    others: tuple[Path, ...] = ()  # other files, such as hidden files and notes, which are ignored
-    outside: tuple[Path, ...] = ()  # images beside the class folders, which belong to no class
-    links: tuple[Path, ...] = ()  # links to folders inside class folders, which are not followed
+    files: tuple[ImageFile, ...]
+    others: tuple[Path, ...] = ()
+    outside: tuple[Path, ...] = ()
+    links: tuple[Path, ...] = ()
 
 
 def scan_folder(root: str | Path) -> Scan:

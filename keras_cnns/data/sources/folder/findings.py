@@ -18,14 +18,20 @@ _MAX_LINES = 10  # maximum number of lines of a finding in an error message
 
 @dataclass(frozen=True)
 class Finding:
-    """Files or classes with the same problem."""
+    """Files or classes with the same problem.
+
+    Attributes:
+        title: the name of the problem.
+        lines: one line for each file or class; empty if there is no such problem.
+        is_error: whether training is refused because of this problem: it could not read the files,
+            or its metrics would be wrong.
+        to_skip: the files that --skip-bad leaves out.
+    """
 
     title: str
-    lines: tuple[str, ...]  # one for each file or class; empty if there is no such problem
-    # Whether the training stops with this error, because it could not read the files or its metrics
-    # would be wrong.
+    lines: tuple[str, ...]
     is_error: bool
-    to_skip: tuple[ImageFile, ...] = ()  # the files that --skip-bad leaves out
+    to_skip: tuple[ImageFile, ...] = ()
 
 
 def find_problems(scan: Scan) -> tuple[Finding, ...]:

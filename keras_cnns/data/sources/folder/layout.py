@@ -21,20 +21,32 @@ _ARCHIVE_LEFTOVERS = "__MACOSX"
 
 
 class FoundFile(NamedTuple):
-    """A file below a class folder."""
+    """A file below a class folder.
+
+    Attributes:
+        path: the path of the file.
+        label: the name of the class folder.
+        split: the split that its split folder names; None without split folders.
+    """
 
     path: Path
-    label: str  # the name of the class folder
-    split: str | None  # the split that its split folder names; None without split folders
+    label: str
+    split: str | None
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The files of a folder of images."""
+    """The files of a folder of images.
 
-    files: tuple[FoundFile, ...]  # sorted by path
-    outside: tuple[Path, ...]  # files beside the class folders, which belong to no class
-    links: tuple[Path, ...]  # links to folders inside class folders, which are not followed
+    Attributes:
+        files: the files in class folders, sorted by path.
+        outside: the files beside the class folders, which belong to no class.
+        links: the links to folders inside class folders, which are not followed.
+    """
+
+    files: tuple[FoundFile, ...]
+    outside: tuple[Path, ...]
+    links: tuple[Path, ...]
 
 
 def read_layout(root: str | Path) -> Layout:
