@@ -470,7 +470,7 @@ def test_bad_files_beyond_the_limit_are_refused_when_they_are_read(
         return str(error.value)
 
     at_once = error_of("test", check_first=True)
-    damaged = "test/cat/1.jpg: damaged or cut short, though it begins as JPEG"
+    damaged = "test/cat/1.jpg: damaged or cut short, though it begins like a JPEG file"
     assert "unreadable files (3): test/cat/0.png: not a JPEG, PNG, WebP" in at_once
     assert damaged in at_once
     opened = watch(photos)
@@ -574,7 +574,9 @@ def test_a_split_that_is_missing_is_an_error_without_reading(
     photos: Path, watch: Callable[[Path], Take]
 ) -> None:
     opened = watch(photos)
-    with pytest.raises(ValueError, match="there is no split 'holdout', or nothing in it: there is"):
+    with pytest.raises(
+        ValueError, match="there is no split 'holdout', or it has no images; the splits are"
+    ):
         Splits(config_of(photos)).open("holdout", batch_size=8)
     assert not opened()
 

@@ -159,6 +159,8 @@ def test_options_of_resnet20_have_the_papers_sizes(shortcut: str, parameters: in
 
 
 def test_an_unknown_shortcut_names_those_there_are() -> None:
-    with pytest.raises(ValueError, match="shortcut is 'skip'; there are identity, projection"):
+    with pytest.raises(
+        ValueError, match="shortcut is 'skip'; it must be one of identity, projection"
+    ):
         build("resnet20", shortcut="skip")
     assert set(OPTIONS.values()) < set(SHORTCUTS)

@@ -84,7 +84,9 @@ def test_decoupled_decay_is_no_part_of_the_trust() -> None:
 def test_a_pattern_chooses_what_is_not_adapted() -> None:
     optimizer = LARS(1.0, exclude_from_layer_adaptation=["^stem"])
     assert step(optimizer, "stem_kernel", [3.0], [1.0]) == [2.0]
-    with pytest.raises(ValueError, match="exclude_from_layer_adaptation: 'stemm' is found in no"):
+    with pytest.raises(
+        ValueError, match="exclude_from_layer_adaptation: 'stemm' matches the path of no"
+    ):
         LARS(exclude_from_layer_adaptation=["stemm"]).build([keras.Variable([0.0])])
 
 

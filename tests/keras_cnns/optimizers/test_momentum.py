@@ -268,9 +268,9 @@ def test_learning_rate_multipliers(
         ({"dampening": 0.5, "momentum": 0.0}, "momentum above 0"),
         ({"momentum_correction": True}, "learning_rate_in_velocity=True"),
         ({"learning_rate_multipliers": {"bias": -1.0}}, "-1.0 for 'bias'"),
-        ({"learning_rate_multipliers": {"(": 1.0}}, r"'\(' is no regular expression"),
+        ({"learning_rate_multipliers": {"(": 1.0}}, r"'\(' is not a valid regular expression"),
         ({"exclude_from_weight_decay": "bias"}, "must be a list"),
-        ({"exclude_from_weight_decay": ["["]}, r"'\[' is no regular expression"),
+        ({"exclude_from_weight_decay": ["["]}, r"'\[' is not a valid regular expression"),
         ({"decay_weight": 0.1}, "not recognized"),
     ],
 )
@@ -285,7 +285,7 @@ def test_a_pattern_that_means_nothing_is_an_error() -> None:
         {"learning_rate_multipliers": {"biass": 2}},
     ):
         with pytest.raises(
-            ValueError, match=r"'biass' is found in no variable's path; .*conv/bias"
+            ValueError, match=r"'biass' matches the path of no variable; .*conv/bias"
         ):
             Momentum(**option).build(variables())
     optimizer = Momentum()

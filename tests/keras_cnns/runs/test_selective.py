@@ -134,7 +134,7 @@ def test_a_threshold_is_found_by_its_accuracy() -> None:
     assert find_threshold(results, 0.98) == row["threshold"]
     with pytest.raises(ValueError, match=r"accuracy 0\.97; there are thresholds for 0\.9, 0\.95, "):
         find_threshold(results, 0.97)
-    with pytest.raises(ValueError, match="there are none: give --min-probability"):
+    with pytest.raises(ValueError, match="there are no thresholds: give --min-probability"):
         find_threshold({}, 0.9)  # a run of version 0.1
 
 

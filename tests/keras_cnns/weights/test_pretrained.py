@@ -191,7 +191,7 @@ def test_torchvisions_googlenet_reads_minus_1_to_1(
         (
             "resnet50",
             {"weights": "imagenet", "input_shape": (224, 224, 1)},
-            r"input_shape is \(224, 224, 1\); .* need RGB",
+            r"input_shape is \(224, 224, 1\); the weights .* need RGB",
         ),
     ],
 )

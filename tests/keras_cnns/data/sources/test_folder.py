@@ -177,7 +177,8 @@ def test_unreadable_files_are_refused_or_skipped_by_name(
     assert sum(splits.open(name, batch_size=8).num_examples for name in names) == 90
     listed = capsys.readouterr().err
     assert [line for line in listed.splitlines() if line.startswith("skipped")] == [
-        f"skipped {spoilt / 'cat/cut.jpg'}: damaged or cut short, though it begins as JPEG",
+        f"skipped {spoilt / 'cat/cut.jpg'}: damaged or cut short, though it begins like a "
+        "JPEG file",
         f"skipped {spoilt / 'cat/empty.jpg'}: not a JPEG, PNG, WebP, BMP or GIF image",
         f"skipped {spoilt / 'dog/words.png'}: not a JPEG, PNG, WebP, BMP or GIF image",
     ]

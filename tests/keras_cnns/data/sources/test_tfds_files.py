@@ -125,7 +125,9 @@ def test_the_probe_of_a_training_reads_a_batch_and_no_shuffle_buffer(
 def test_a_missing_or_empty_split_is_an_error_at_once(
     open_images: Open, kind: str, split: str
 ) -> None:
-    with pytest.raises(ValueError, match=r"there is no split .* there is train, validation, test"):
+    with pytest.raises(
+        ValueError, match=r"there is no split .* the splits are train, validation, test"
+    ):
         open_images(kind, split)
 
 
