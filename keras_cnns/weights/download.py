@@ -61,9 +61,9 @@ MIRRORS = {
 }
 # Maximum time until the server answers, including the resolution of the host's name.
 _CONNECT_SECONDS = 10.0
-_STALL_SECONDS = (
-    20.0  # maximum time without receiving a byte of a file; huggingface_hub has its own
-)
+# Maximum time without receiving a byte of a file of torchvision or Keras; huggingface_hub has a
+# limit of its own.
+_STALL_SECONDS = 20.0
 _TRUE = ("1", "ON", "YES", "TRUE")  # the values that huggingface_hub accepts as true
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
