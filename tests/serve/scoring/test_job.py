@@ -416,7 +416,7 @@ def test_an_interruption_ends_with_status_130(model: Path, photos: Path) -> None
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert errors.endswith("keras-cnns-serve score: interrupted; the same command continues\n")
+    assert errors.endswith("score: interrupted; run the same command again to continue\n")
 
 
 def test_names_that_are_not_text(model: Path, photos: Path) -> None:
