@@ -40,7 +40,7 @@ def overlay(
 
 
 def heat(activation: NDArray[Any], size: tuple[int, ...]) -> NDArray[np.float32]:
-    """Return a map [h, w] as colours [H, W, 3], 0 to 255: blue at the minimum, red at the maximum."""
+    """Return a map [h, w] as colours [H, W, 3], 0 to 255, from blue (minimum) to red (maximum)."""
     finite = np.nan_to_num(activation.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
     low, high = float(finite.min()), float(finite.max())
     scaled = (finite - low) / (high - low) if high > low else np.zeros_like(finite)
