@@ -124,9 +124,7 @@ class _Serving:
 
     def collect(self) -> Iterator[Metric]:
         """Yield all metrics."""
-        requests = Metric(
-            _SERVING + "request_count", "Requests by their google.rpc.Code", "untyped"
-        )
+        requests = Metric(_SERVING + "request_count", "Requests by google.rpc.Code", "untyped")
         runs = Metric(":tensorflow:core:graph_runs", "Number of runs of the graph", "untyped")
         histograms = {
             name: HistogramMetricFamily(_SERVING + metric, text, labels=_SERVING_VERSION)
@@ -144,7 +142,7 @@ class _Serving:
 
 def _requests(servables: Sequence[Servable]) -> Iterator[Metric]:
     requests = CounterMetricFamily(
-        _PREFIX + "requests", "Requests by their google.rpc.Code", labels=(*_VERSION, "code")
+        _PREFIX + "requests", "Requests by google.rpc.Code", labels=(*_VERSION, "code")
     )
     waiting = GaugeMetricFamily(_PREFIX + "waiting", "Number of waiting requests", labels=_VERSION)
     histograms = {
