@@ -171,8 +171,9 @@ def test_the_server_refuses_a_version_whose_expected_numbers_are_false(copy: Pat
     alter(copy, "golden.npy", roll)
     options = EngineOptions("onnxruntime", cores=2)
     message = (
-        r"^no proven format for --engine onnxruntime gives the answers of the golden samples on "
-        r"this machine \(model\.int8\.onnx disagrees with .*; model\.onnx disagrees with "
+        r"^no format for --engine onnxruntime that is accurate according to model.json gives the "
+        r"probabilities of the golden samples on this machine \(model\.int8\.onnx "
+        r"disagrees with .*; model\.onnx disagrees with "
     )
     with pytest.raises(VersionRefusedError, match=message):
         load_engine(read_version("trained", 1, copy), options)

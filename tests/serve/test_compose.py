@@ -95,7 +95,7 @@ def test_a_server_is_entered_once(repository: Path) -> None:
         server = Server(ServerOptions(models=repository / "grey", port=0, grace=0))
         async with server:
             pass
-        with pytest.raises(RuntimeError, match="can be entered once"):
+        with pytest.raises(RuntimeError, match="can be entered only once"):
             await server.__aenter__()
 
     asyncio.run(asyncio.wait_for(main(), 60))

@@ -329,7 +329,7 @@ def test_what_would_wait_in_vain_is_refused(start: Callable[..., Batcher], engin
         first = await blocked(batcher, engine)
         others = ask(batcher, [job(value) for value in range(2, 12)])
         await queued(batcher, 10)
-        with pytest.raises(QueueFullError, match="longer than this request's time"):
+        with pytest.raises(QueueFullError, match="too long for this request's deadline"):
             await batcher.answer(job(12, deadline=time.monotonic() + 0.1))
         engine.go.set()
         await asyncio.gather(first, *others)

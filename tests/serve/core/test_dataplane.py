@@ -179,7 +179,7 @@ def predict(
         (
             lambda d: classify(d, [grey(1)] * 1025),
             errors.InputTooLargeError,
-            "can have 1,024 encoded images, not 1,025",
+            "can have at most 1,024 encoded images, not 1,025",
         ),
         (lambda d: classify(d, [grey(1)], 0), errors.InvalidInputError, "top_k must"),
         (

@@ -99,19 +99,19 @@ def test_an_engine_that_is_not_installed_is_passed_over_or_named(tmp_path: Path)
         choose_format(read, "tensorflow", "int8")
 
 
-PRECISE = "model.json has no time of a proven one"
+PRECISE = "model.json has no time of an accurate format"
 
 
 @pytest.mark.parametrize(
     ("agreement", "engine", "precision", "reason"),
     [
-        (ALL, "auto", "auto", "the fastest format that model.json proves"),
+        (ALL, "auto", "auto", "the fastest format that is accurate according to model.json"),
         ({}, "auto", "auto", f"the most precise format: {PRECISE}"),
         (
             ALL,
             "openvino",
             "auto",
-            "the fastest format for --engine openvino that model.json proves",
+            "the fastest format for --engine openvino that is accurate according to model.json",
         ),
         ({}, "auto", "float32", f"the most precise format for --precision float32: {PRECISE}"),
         (ALL, "onnxruntime", "int8", "requested by --engine onnxruntime --precision int8"),

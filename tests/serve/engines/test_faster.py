@@ -128,5 +128,5 @@ def test_an_idle_server_changes_the_format_and_keeps_answering(
     with caplog.at_level(logging.INFO, "keras_cnns_serve"):
         asyncio.run(main())
     dataplane.close(5)
-    (message,) = [m for m in caplog.messages if m.startswith("grey/1: now ")]
-    assert message.startswith("grey/1: now model.onnx by onnxruntime, float32, 1 thread per image")
+    (message,) = [m for m in caplog.messages if m.startswith("grey/1 now uses ")]
+    assert message.startswith("grey/1 now uses model.onnx by onnxruntime, float32, 1 thread per")

@@ -83,7 +83,8 @@ def test_a_small_network_gets_one_thread(tmp_path: Path, manifest: Manifest, key
 
     engine, choice = choose(open_engine, manifest, key, calm=False)
     assert (choice.threads, choice.both, opened) == (1, False, [1])
-    assert re.search(r"^an image takes 0\.\d\d ms, too short to share$", choice.reason)
+    reason = r"^an image takes 0\.\d\d ms, which is too short to use several cores$"
+    assert re.search(reason, choice.reason)
     assert 0 < choice.seconds < 1
     assert engine.run(IMAGE)["probabilities"].shape == (1, 10)
 
@@ -140,7 +141,7 @@ def test_a_choice_on_a_busy_machine_is_a_default_that_serving_corrects(
         until_it_has(engine, choice, 1)
     (message,) = caplog.messages
     assert re.fullmatch(
-        r"grey/1: at most 1 thread per image: a single image is not 1\.3 times as "
+        r"grey/1: at most 1 thread per image, because a single image is not 1\.3 times as "
         r"fast with all cores \(0\.\d\d ms against 0\.\d\d ms\), measured while serving",
         message,
     )

@@ -93,7 +93,7 @@ def test_lines_that_do_not_fit_are_counted(monkeypatch: pytest.MonkeyPatch) -> N
     assert 500 < len(kept) < LINES
     assert kept == [f"INFO: number {number}" for number in range(len(kept))]
     dropped = LINES - len(kept)
-    assert gap == f"WARNING: {dropped} lines of the log were not read and are dropped"
+    assert gap == f"WARNING: {dropped} lines were dropped, because the log was not read"
     assert last == "INFO: there is room"
 
 
