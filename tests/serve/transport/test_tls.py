@@ -218,8 +218,8 @@ def test_what_is_wrong_with_the_files_is_reported(files: Files, tmp_path: Path) 
         (missing, files.key, None, "missing.pem cannot be read: No such file"),
         (files.certificate, missing, None, "missing.pem cannot be read: No such file"),
         (files.certificate, files.key, missing, "missing.pem cannot be read: No such file"),
-        (files.certificate, other.key, None, "are not a certificate and its key in PEM"),
-        (text, files.key, None, "are not a certificate and its key in PEM"),
+        (files.certificate, other.key, None, "are not a certificate and its private key in PEM"),
+        (text, files.key, None, "are not a certificate and its private key in PEM"),
         (files.certificate, files.key, text, "text.pem is not a certificate in PEM"),
     ):
         with pytest.raises(ConfigError, match=message):

@@ -106,7 +106,7 @@ def shaped(*sizes: int, **fields: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("fields", "error", "message"),
     [
-        ({}, InvalidInputError, "x has the dtype 0; the supported ones are DT_FLOAT"),
+        ({}, InvalidInputError, "x has the dtype 0; the supported dtypes are DT_FLOAT"),
         ({"dtype": 8}, InvalidInputError, "x has the dtype 8"),  # complex64
         ({"dtype": 104}, InvalidInputError, "x has the dtype 104"),  # a reference
         (

@@ -648,7 +648,7 @@ def test_a_client_that_takes_no_answer_is_dropped(
             assert not calls.responses._bytes
 
     asyncio.run(asyncio.wait_for(main(), 10))
-    assert "127.0.0.1: it does not receive its responses" in caplog.text
+    assert "127.0.0.1: the client does not receive its responses" in caplog.text
 
 
 def test_an_answer_that_is_taken_slowly_is_waited_for() -> None:
