@@ -19,7 +19,9 @@ def sampled(temperature: float, samples: int = 20_000) -> tuple[Array, Array]:
     """Logits, and classes drawn as softmax(logits / temperature) says."""
     random = np.random.default_rng(0)
     logits = random.normal(0, 3, (samples, 4))
-    noise = random.gumbel(size=logits.shape)  # the largest of logits plus this is so distributed
+    noise = random.gumbel(
+        size=logits.shape
+    )  # the argmax of the logits plus this noise is so distributed
     return logits, (logits / temperature + noise).argmax(axis=1)
 
 

@@ -139,7 +139,7 @@ def test_a_shape_that_no_memory_has(shape: list[int]) -> None:
             "has values of type float; values of the datatype UINT8 must have the type int",
         ),
         ([1, True], "UINT8", [2], "has values of type bool"),
-        ([1], "BOOL", [1], "BOOL must be bool"),
+        ([1], "BOOL", [1], "datatype BOOL must have the type bool"),
         (
             ["a", None],
             "BYTES",
