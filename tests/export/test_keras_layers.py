@@ -60,9 +60,8 @@ LAYERS: dict[str, Body] = {
     "layer normalization": layers.LayerNormalization(),
     "RMS normalization": layers.RMSNormalization(),
     "PReLU by channel": layers.PReLU(shared_axes=[1, 2]),
-    "resizing, padded": Resize(
-        pad_to_aspect_ratio=True
-    ),  # becomes an If, whose body reads tensors of the graph
+    # This becomes an If, whose body reads tensors of the graph.
+    "resizing, padded": Resize(pad_to_aspect_ratio=True),
     "adaptive average": layers.AdaptiveAveragePooling2D((3, 4)),
     "padding and a pool": lambda x: layers.MaxPooling2D(3, 2)(layers.ZeroPadding2D(1)(x)),
     "flat, in a row": lambda x: layers.Dense(5)(layers.Reshape((1, 800))(x)),

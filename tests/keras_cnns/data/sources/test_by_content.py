@@ -142,9 +142,8 @@ def test_a_training_reads_and_decodes_every_image_once(
     builder: Any, decoded: Counter[bytes]
 ) -> None:
     size = sum(path.stat().st_size for path in Path(builder.data_path).glob("colours-*record-*"))
-    use_as_training(
-        open_as_training()
-    )  # first read what a process reads only once: modules, TFDS' descriptions
+    # First read what a process reads only once: modules, TFDS' descriptions.
+    use_as_training(open_as_training())
     decoded.clear()
     before = bytes_read()
     use_as_training(open_as_training())

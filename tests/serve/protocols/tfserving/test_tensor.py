@@ -17,7 +17,7 @@ DTYPES += ["float16", "uint32", "uint64"]
 
 
 def ours(message: Any) -> Any:
-    """TensorFlow's message as ours, by way of the wire."""
+    """Convert TensorFlow's message to ours, by serializing and parsing it."""
     return tensorflow.TensorProto.FromString(message.SerializeToString())
 
 
