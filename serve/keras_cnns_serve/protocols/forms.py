@@ -63,9 +63,8 @@ class _Form:
     """Collect the parts of a form in python-multipart's callbacks."""
 
     def __init__(self) -> None:
-        self.parts: list[
-            tuple[list[bytes], bool]
-        ] = []  # for each part, the pieces of its content and whether it is a file
+        # For each part: the pieces of its content, and whether it is a file.
+        self.parts: list[tuple[list[bytes], bool]] = []
         self.ended = False
         self._name = self._value = b""  # name and value of the part's current header
 

@@ -69,9 +69,8 @@ class _Watches:
 
     def __init__(self, status: Callable[[str], int]) -> None:
         self._status = status
-        self._waiting: dict[
-            str, dict[asyncio.Future[int], int]
-        ] = {}  # for each name, the futures of the waiting calls and the status they know
+        # For each name: the futures of the waiting calls, and the status that each call knows.
+        self._waiting: dict[str, dict[asyncio.Future[int], int]] = {}
         self._polling: asyncio.Task[None] | None = None
 
     async def next_status(self, name: str, last: int | None) -> int:
