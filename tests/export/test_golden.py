@@ -76,7 +76,7 @@ SHAPE = (2, 2, 1)
 
 
 def chosen(tmp_path: Path, expected: Any, given: Any, shape: tuple[int, int, int] = SHAPE) -> Any:
-    """Return the entry, and the indices of the chosen among images whose pixels are their index."""
+    """Return the entry and the indices of the chosen images; an image's pixels are its index."""
     expected, given = np.array(expected, np.float32), np.array(given, np.float32)
     images = np.zeros((len(expected), *shape), np.uint8)
     images += np.arange(len(expected), dtype=np.uint8)[:, None, None, None]

@@ -32,7 +32,7 @@ def picture(seed: int, kind: str = "PNG") -> bytes:
 
 
 def fill(root: Path, counts: dict[str, int]) -> Path:
-    """Write so many images into each folder; no two are equal."""
+    """Write the given number of images into each folder; no two images are equal."""
     seed = 0
     for folder, count in counts.items():
         (root / folder).mkdir(parents=True, exist_ok=True)

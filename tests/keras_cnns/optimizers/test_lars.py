@@ -62,7 +62,7 @@ def test_norms_and_biases_are_left_alone(name: str) -> None:
     [
         ([0.0, 0.0], [1.0, 2.0], [-1.0, -2.0]),  # a weight of zeros could never leave
         ([3.0, 4.0], [0.0, 0.0], [3.0, 4.0]),
-        ([3.0, 4.0], [30.0, 40.0], [2.7, 3.6]),  # a step is trust_coefficient of the norm
+        ([3.0, 4.0], [30.0, 40.0], [2.7, 3.6]),  # a step is trust_coefficient times the norm
         ([3.0, 4.0], [0.3, 0.4], [2.7, 3.6]),
     ],
 )

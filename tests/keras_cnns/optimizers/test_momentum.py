@@ -38,7 +38,7 @@ def some_gradients(count: int, size: int = 3) -> np.ndarray:
 @pytest.mark.parametrize(
     ("options", "velocity", "weight"),
     [
-        # v = 2, g = 3, w = 10, rate 0.1, momentum 0.5; worked by hand
+        # v = 2, g = 3, w = 10, learning rate 0.1, momentum 0.5; computed by hand
         ({}, 4.0, 10 - 0.4),
         ({"nesterov": True}, 4.0, 10 - 0.1 * (3 + 2)),
         ({"dampening": 0.5}, 2.5, 10 - 0.25),

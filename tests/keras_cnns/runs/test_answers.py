@@ -1,4 +1,4 @@
-"""Predictions in a file: each file once, whatever its name, and however often one starts anew."""
+"""Predictions in a file: one row for each image, even if the command is started again."""
 
 import csv
 import json
@@ -16,7 +16,7 @@ from keras_cnns.runs.answers import Answer, AnswerFile
 from keras_cnns.training import Run, predict
 
 RANKED = (("cat", 0.7512345), ("dog", 0.25))
-# Spreadsheets take some of these for formulas, and others hold what separates cells and rows.
+# Spreadsheets take some of these names for formulas; others contain separators of cells and rows.
 NAMES = ["=1+1.png", "+a.png", "-b.png", "@c.png", 'a,"b".png', "two\nlines.png", "ä.png"]
 
 

@@ -22,7 +22,7 @@ SPLITS = (
     "data.test_split=validation",
 )
 DATA = load_recipe("digits-resnet20", SPLITS).data
-# asked for -> the split of the data set
+# for each requested split: the split of the data set
 FOUND = {
     "train": "train[:80%]",
     "validation": "train[80%:]",  # not the data set's split of this name

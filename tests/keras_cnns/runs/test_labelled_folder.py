@@ -1,4 +1,4 @@
-"""Labelled photos from elsewhere: what is counted, and what is said of class names that differ."""
+"""Labelled photos from elsewhere: what is counted, and the report on class names that differ."""
 
 import unicodedata
 from pathlib import Path

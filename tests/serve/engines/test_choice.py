@@ -61,7 +61,7 @@ def test_the_fastest_that_was_proven(
 @pytest.mark.parametrize(
     ("figures", "metrics", "chosen"),
     [
-        # Where labels tell what is right, accuracy decides and not agreement.
+        # If the images have labels, the accuracy decides, and not the agreement.
         ({"onnx": (1.0, 0.80), "onnx_int8": (0.98, 0.80)}, None, "onnx_int8"),
         ({"onnx": (1.0, 0.80), "onnx_int8": (0.995, 0.79)}, None, "onnx"),
         ({"onnx_int8": (0.98, 0.80)}, {"split": "test", "accuracy": 0.80}, "onnx_int8"),

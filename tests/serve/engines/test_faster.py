@@ -50,7 +50,7 @@ def slow_graph() -> bytes:
 
 
 def write(root: Path, float32: bytes, int8: bytes, milliseconds: tuple[float, float]) -> Path:
-    """Publish grey/1 with a float32 and an int8 graph and what the exporter claims to take."""
+    """Publish grey/1 with a float32 and an int8 graph, and the exporter's claimed durations."""
     formats = {
         "onnx": {"path": "model.onnx", "milliseconds": milliseconds[0]},
         "onnx_int8": {"path": "model.int8.onnx", "milliseconds": milliseconds[1]},

@@ -54,7 +54,7 @@ class Fake:
 
 
 class Large(Fake):
-    """An engine whose images take 4 ms of one thread, and that shares them as well as may be."""
+    """An engine that waits 4 ms for each image, divided by the number of threads."""
 
     def __init__(self, threads: int, loss: float = 0.0) -> None:
         self.seconds = 0.004 / threads * (1 if threads == 1 else 1 + loss)
@@ -65,7 +65,7 @@ class Large(Fake):
 
 
 class Computing(Large):
-    """The same, and it computes for so long."""
+    """The same engine, which computes instead of waiting."""
 
     def run(self, images: NDArray[np.uint8], names: Any = None) -> dict[str, Any]:
         end = time.thread_time() + self.seconds * len(images)

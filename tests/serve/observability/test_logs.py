@@ -158,7 +158,7 @@ def test_levels_and_tracebacks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def written(log: Callable[[logging.Logger], None]) -> list[str]:
-    """Return the lines that are written of what the function logs."""
+    """Return the lines that are written when the function logs."""
     stream = io.StringIO()
     with logs.queued(stream):
         log(logging.getLogger("keras_cnns_serve.test"))

@@ -1,4 +1,4 @@
-"""Thresholds of the probability in requests; a threshold's client is in oip/test_clients.py."""
+"""Thresholds of the probability in requests; oip/test_clients.py tests them with a client."""
 
 import json
 from collections.abc import Iterator

@@ -239,7 +239,7 @@ def test_a_pipe_and_a_device_are_no_images(tmp_path: Path) -> None:
     root = fill(tmp_path / "photos", each=1)
     pipe = root / "cat" / "pipe.png"
     os.mkfifo(pipe)
-    # Whoever opens the pipe after all is let go.
+    # If the check opened the pipe after all, this would end its wait.
     threading.Thread(target=lambda: pipe.open("wb").close(), daemon=True).start()
     (root / "cat" / "device.png").symlink_to("/dev/null")
     found = {each.title: each.lines for each in check_folder(root).findings}

@@ -1,4 +1,4 @@
-"""Near-duplicates: found as saved again, in groups of bounded size, and on one side of splits."""
+"""Near-duplicates, such as images that were saved again, are found and not split apart."""
 
 from pathlib import Path
 from typing import Any

@@ -102,7 +102,8 @@ def test_resuming_does_not_read_what_came_before(
         rest, of_rest = read_from(step)
         for one, other in zip(rest, whole, strict=True):
             np.testing.assert_array_equal(one, other[32 * step :])
-        # And at most the file in which the step is, and two of the next epoch, read ahead.
+        # In addition, at most the file with the step, and two files of the next epoch, are read
+        # ahead.
         assert of_rest / of_whole < 1 - step / split.steps + 3 / FILES
 
 
