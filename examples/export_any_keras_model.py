@@ -1,11 +1,11 @@
-"""Export a Keras model that this project did not build, and write an image to classify with it.
+"""Export a Keras model that keras-cnns did not build, and save an image for the server to classify.
 
     python examples/export_any_keras_model.py
     keras-cnns serve models
     python examples/client.py seven.png --model any-keras-model
 
-Every format is compared with Keras' own answers, and nothing is published if one differs.
-EXAMPLE_STEPS=3 takes only three steps.
+The predictions of each format are compared with those of Keras. If a format differs, nothing is
+published. With the environment variable EXAMPLE_STEPS=3, the example trains for only three steps.
 """
 
 import os

@@ -2,8 +2,9 @@
 
     python examples/fit_googlenet_aux.py
 
-With `aux_heads=True` the model's output is a dict: `main`, `aux1` and `aux2`. Targets, losses and
-loss weights are dicts with the same keys. EXAMPLE_STEPS=3 takes only three steps.
+With `aux_heads=True`, the output of the model is a dict with the keys `main`, `aux1` and `aux2`.
+The targets, the losses and the loss weights are dicts with the same keys. With the environment
+variable EXAMPLE_STEPS=3, the example trains for only three steps.
 """
 
 import os
@@ -29,13 +30,13 @@ train_images, test_images, train_labels, test_labels = train_test_split(
     random_state=0,
 )
 
-# GoogLeNet has no batch normalisation: without this layer its activations would be about a hundred
-# times as large, and the training could diverge. See docs/models-and-weights.md.
+# GoogLeNet has no batch normalisation. Without this layer, its activations would be about a hundred
+# times as large, and the training might diverge (docs/models-and-weights.md).
 pixels = keras.Input((32, 32, 1), name="images")
 normalised = keras.layers.Rescaling(1 / 84, offset=-78 / 84, name="normalise")(pixels)
 model = build("googlenet", classes=10, aux_heads=True, input_tensor=normalised)
 
-heads = list(model.output)  # Keras sorts the names: always select an output by its name
+heads = list(model.output)  # Keras sorts the outputs by name, so select an output by its name
 model.compile(
     optimizer=Momentum(0.01),
     loss=dict.fromkeys(heads, "sparse_categorical_crossentropy"),
@@ -52,7 +53,7 @@ model.fit(
     verbose=2,
 )
 
-# The auxiliary classifiers only help the training; the model to keep is the path to `main`.
+# The auxiliary classifiers are only needed in the training: keep the part that ends in `main`.
 classifier = keras.Model(model.input, model.output["main"], name="googlenet")
 predicted = classifier.predict(test_images, verbose=0).argmax(axis=1)
 print(f"test accuracy {np.mean(predicted == test_labels):.2%} on {len(test_images)} images")

@@ -2,8 +2,9 @@
 
     python examples/fit_resnet.py
 
-The model takes pixels from 0 to 255, because its first layer normalises them. It is written to
-`digits-resnet20.keras`, from which `finetune.py` starts. EXAMPLE_STEPS=3 takes only three steps.
+The model takes pixels from 0 to 255, because its first layer normalises them. The model is saved as
+`digits-resnet20.keras`; examples/finetune.py starts from this file. With the environment variable
+EXAMPLE_STEPS=3, the example trains for only three steps.
 """
 
 import os
@@ -22,7 +23,7 @@ BATCH_SIZE = 32
 
 keras.utils.set_random_seed(0)
 digits = load_digits()
-# Enlarge the 8x8 images with values from 0 to 16 to 32x32 images with pixels from 0 to 255.
+# The images have 8x8 pixels from 0 to 16. Convert them to 32x32 pixels from 0 to 255.
 images = np.rint(np.kron(digits.images, np.ones((4, 4))) * (255 / 16)).astype("uint8")
 train_images, test_images, train_labels, test_labels = train_test_split(
     images[..., np.newaxis],
@@ -32,7 +33,7 @@ train_images, test_images, train_labels, test_labels = train_test_split(
     random_state=0,
 )
 
-# (pixel - 78) / 84: the mean and the standard deviation of the digits' pixels.
+# Compute (pixel - 78) / 84, because the pixels have the mean 78 and the standard deviation 84.
 pixels = keras.Input((32, 32, 1), name="images")
 normalised = keras.layers.Rescaling(1 / 84, offset=-78 / 84, name="normalise")(pixels)
 model = build("resnet20", classes=10, input_tensor=normalised)

@@ -1,10 +1,12 @@
-"""Write a diagnostic of your own, and log it beside those of the package.
+"""Write your own diagnostic, and log it together with diagnostics of keras-cnns.
 
     python examples/own_callback.py
 
-A subclass of `Diagnostic` only defines `measure`: it is called every `interval` steps and returns
-numbers by name, `metric` for the whole model and `metric/layer` for one layer. `Resume` saves and
-restores its state like that of any callback. EXAMPLE_STEPS=3 takes only three steps.
+A subclass of `Diagnostic` only defines the method `measure`, which is called every `interval`
+steps. It returns a dict from names to numbers: `metric` is the name of a number for the whole
+model, and `metric/layer` is the name of a number for one layer. `Resume` saves and restores the
+state of a diagnostic in the same way as the state of any other callback. With the environment
+variable EXAMPLE_STEPS=3, the example trains for only three steps.
 """
 
 import os
@@ -47,7 +49,7 @@ model.compile(
     keras.optimizers.SGD(0.1), loss="sparse_categorical_crossentropy", metrics=["accuracy"]
 )
 
-probe = Probe(x[:32], y[:32])  # diagnostics that share a probe also share its passes
+probe = Probe(x[:32], y[:32])  # diagnostics with the same probe share its forward and backward pass
 diagnostics = [WeightNorm(interval=20), GradientNorm(probe), DeadReLU(probe)]
 log = DiagnosticsLog(diagnostics, "diagnostics.csv")
 epochs = 1 if STEPS else 5

@@ -123,8 +123,8 @@ def describe_error(error: Exception) -> str:
     """Return an error's message, without blank lines and with at most `MAX_LINES` lines.
 
     The first line, which this project writes, is always complete. The lines after it are kept too,
-    because they often contain the facts, such as the names of missing weights or the reason why
-    Keras could not load a file. Those that are longer than `_MAX_CHARACTERS`, such as the
+    because they often contain important facts, such as the names of missing weights or the reason
+    why Keras could not load a file. Lines that are longer than `_MAX_CHARACTERS`, such as the
     configuration of a whole model, are shortened.
     """
     # Only errors of Typer and Click have this method.
@@ -153,7 +153,7 @@ def _explain_option(error: Exception) -> str | None:
 
 
 def _flush_output() -> None:
-    """Flush standard output, because an error would have no message if Python flushed it at exit.
+    """Flush standard output; if Python flushed it at exit, an error would have no message.
 
     Raises:
         OSError: the output cannot be written, for example because the disk is full.
@@ -161,7 +161,7 @@ def _flush_output() -> None:
     try:
         sys.stdout.flush()
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it at exit
         if error.errno == errno.EPIPE:  # its reader, such as `head`, has read enough
             sys.exit(_FAILURE)
         raise
@@ -172,7 +172,7 @@ def run(app: typer.Typer, arguments: Sequence[str], program: str) -> int:
 
     Args:
         app: the commands.
-        arguments: the arguments after the program's name, `--debug` in any position.
+        arguments: the arguments after the program's name; `--debug` may have any position.
         program: the program's name in messages.
 
     Returns:

@@ -13,8 +13,8 @@ _QUOTA_FILES = {1: ("cpu.cfs_quota_us", "cpu.cfs_period_us"), 2: ("cpu.max",)}
 def available_cores(root: Path = Path("/")) -> int:
     """Return the number of CPU cores that this process may use, at least 1.
 
-    On Linux, a container can limit this number to fewer cores than the machine has, by an affinity
-    or by a quota. A quota of 2.5 cores counts as 2.
+    On Linux, a container can limit this number to fewer cores than the machine has, by a CPU
+    affinity or a CPU quota. A quota of 2.5 cores counts as 2.
 
     Args:
         root: the directory that contains proc and sys.
@@ -40,10 +40,10 @@ def _quotas(root: Path) -> Iterator[float]:
             version = 1 if controllers else 2
             group = root / "sys/fs/cgroup" / ("cpu" if controllers else "") / path.lstrip("/")
             for each in (group, *group.parents):
-                with suppress(OSError, ValueError):  # "max" is no quota
+                with suppress(OSError, ValueError):  # "max" means that there is no quota
                     texts = [(each / name).read_text("utf-8") for name in _QUOTA_FILES[version]]
                     quota, period = map(int, " ".join(texts).split())
-                    if quota > 0 and period > 0:  # version 1 has -1 without a quota
+                    if quota > 0 and period > 0:  # in version 1, -1 means that there is no quota
                         yield quota / period
 
 

@@ -26,7 +26,7 @@ from keras_cnns.quiet import quiet_stderr
 
 _RECIPES = ("digits-resnet20", "digits-googlenet")
 _COMMAND = (sys.executable, "-m", "keras_cnns.cli")
-_TIMEOUT = 60  # maximum seconds for a request and for the end of the server
+_TIMEOUT = 60  # maximum number of seconds for a request, and for the server to stop
 _TIMED_REQUESTS = 50
 
 

@@ -12,7 +12,7 @@ from typing import Any
 ENCODING = "utf-8-sig"  # UTF-8, whose byte order mark is removed
 PARTIAL = ".partial"  # part of the name of a temporary file that is being written
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_CANNOT_WRITE = (*_FULL, errno.EROFS, errno.EFBIG)  # reading never fails with these
+_CANNOT_WRITE = (*_FULL, errno.EROFS, errno.EFBIG)  # reading never fails with these errors
 
 
 def read_text(path: str | Path) -> str:
@@ -50,7 +50,7 @@ def read_labels(path: str | Path) -> tuple[str, ...]:
         if label in first:
             raise ValueError(
                 f"{path}: line {line} repeats the label {label!r} of line {first[label]}; each "
-                "class needs its own"
+                "class needs its own label"
             )
         first[label] = line
     return tuple(labels)
@@ -79,7 +79,7 @@ def replacing(path: Path) -> Iterator[Path]:
         if partial.is_file():
             partial.unlink()
         if isinstance(error, OSError) and error.errno and error.filename in (None, str(partial)):
-            error.filename = str(path)  # an error of a write, unlike one of opening, has no name
+            error.filename = str(path)  # the error of a failed write has no file name
         raise
 
 
@@ -124,7 +124,7 @@ def naming_the_file(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        remedy = "free space" if error.errno == errno.ENOSPC else "mend that"
+        remedy = "free space" if error.errno == errno.ENOSPC else "remove the cause"
         raise OSError(
             f"cannot write {path}: {error.strerror or error}; {remedy} and give the same command "
             "again"
@@ -133,9 +133,9 @@ def naming_the_file(path: Path) -> Iterator[None]:
 
 def describe_os_error(error: OSError) -> str:
     """Return a sentence for an error of the operating system: what failed, where and why."""
-    name = error.filename  # None, for example for a write; or a descriptor
+    name = error.filename  # None for a failed write, for example; or a file descriptor
     path = None if isinstance(name, int | None) else Path(os.fsdecode(name))
-    if path is None and error.errno not in _CANNOT_WRITE:  # of a connection, for example
+    if path is None and error.errno not in _CANNOT_WRITE:  # for example, an error of a connection
         return str(error.strerror)
     verb = "write" if error.errno in _CANNOT_WRITE else "write or read"
     where = "" if path is None else f" {path}"

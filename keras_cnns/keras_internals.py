@@ -1,4 +1,4 @@
-"""All uses of private APIs of Keras and TensorFlow, whose attributes begin with an underscore.
+"""All uses of private attributes of Keras and TensorFlow, which begin with an underscore.
 
 These attributes may change in any release; `pyproject.toml` states the tested versions.
 Each function wraps one private attribute that has no public equivalent. Only one use is outside
@@ -19,7 +19,7 @@ import keras
 
 
 def clear_session() -> None:
-    """Release the memory of unused models; the models in use must not be trained any further.
+    """Release the memory of unused models; do not train any existing model after this call.
 
     `keras.utils.clear_session` is not enough on TensorFlow. Each call of a `tf.custom_gradient`
     function in a graph adds an entry to TensorFlow's registry of gradients
@@ -41,7 +41,8 @@ def clear_session() -> None:
 def flatten_layers(model: keras.Model) -> list[keras.layers.Layer]:
     """Return all layers nested in a model or layer at any depth, without the object itself.
 
-    `model._flatten_layers`; the public `model.layers` has only the layers at the first level.
+    The method is `model._flatten_layers`. The public `model.layers` has only the layers at the
+    first level.
     """
     return list(model._flatten_layers(include_self=False))
 
@@ -49,7 +50,7 @@ def flatten_layers(model: keras.Model) -> list[keras.layers.Layer]:
 def sublayers(layer: keras.layers.Layer) -> list[Any]:
     """Return the layers and metrics that a layer holds.
 
-    `layer._layers`; only models have the public `layers`.
+    The attribute is `layer._layers`. Only models have the public attribute `layers`.
     """
     return list(layer._layers)
 
@@ -57,8 +58,8 @@ def sublayers(layer: keras.layers.Layer) -> list[Any]:
 def symbolic_build(model: keras.Model, batch: Any) -> None:
     """Create the variables of a compiled model's metrics and optimizer, as the first step would.
 
-    `model._symbolic_build`, which Keras' trainers call for JAX; no public method creates these
-    variables without a step or an evaluation.
+    The method is `model._symbolic_build`, which Keras' trainers call for JAX. No public method
+    creates these variables without a step or an evaluation.
 
     Args:
         model: the compiled model.
@@ -70,8 +71,8 @@ def symbolic_build(model: keras.Model, batch: Any) -> None:
 def use_one_device_by_default(model: keras.Model) -> None:
     """Let `fit` and `predict` of a model that was built in a strategy's scope forget the strategy.
 
-    `model._distribute_strategy`. With the strategy, Keras would divide batches itself, and could
-    not predict a batch that leaves a replica without images.
+    The attribute is `model._distribute_strategy`. With the strategy, Keras would divide batches
+    itself, and could not predict a batch that leaves a replica without images.
     """
     model._distribute_strategy = None
 
@@ -106,7 +107,7 @@ def run_through_graph(model: Any, inputs: Any, call: Callable[..., Any]) -> Any:
 
     Args:
         model: a functional model.
-        inputs: its inputs, arrays or symbolic tensors.
+        inputs: the inputs of the model, arrays or symbolic tensors.
         call: `call(operation, *args, **kwargs)` returns the operation's outputs.
     """
     return model._run_through_graph(inputs, operation_fn=lambda own: own, call_fn=call)
@@ -116,7 +117,7 @@ def run_through_graph(model: Any, inputs: Any, call: Callable[..., Any]) -> Any:
 
 
 def averaged_variables(optimizer: keras.optimizers.Optimizer) -> list[tuple[Any, Any]]:
-    """Return pairs of a trainable variable and its moving average, with `use_ema=True`.
+    """Return pairs of a trainable variable and its moving average, for `use_ema=True`.
 
     If a variable has no average, the second element of its pair is None. The public
     `finalize_variable_values` would overwrite the weights of the training.

@@ -1,4 +1,4 @@
-"""The loss for weighted classes, and for a greater influence of hard examples."""
+"""A loss that supports class weights, and can give hard examples more influence."""
 
 from typing import Any
 
@@ -25,9 +25,9 @@ class FocalCrossentropy(keras.losses.Loss):
 
     The sum of a row of the targets t is the weight of its image. The loss is the weighted mean over
     the images of a batch, as in `torch.nn.CrossEntropyLoss(weight=...)`: an image with a large
-    weight contributes more to the step, but does not make it longer. With gamma 0 the loss is the
-    cross-entropy. `keras.losses.CategoricalCrossentropy` assumes that each row sums to 1, and on
-    TensorFlow its gradient is wrong for other rows.
+    weight has more influence on the direction of a step, but does not make the step larger. With
+    gamma 0 the loss is the cross-entropy. `keras.losses.CategoricalCrossentropy` assumes that each
+    row sums to 1, and on TensorFlow its gradient is wrong for other rows.
 
     >>> loss = FocalCrossentropy(gamma=2.0)
     >>> round(float(loss([[0.0, 3.0]], [[0.5, 0.5]])), 4)  # 0.25 * log(2)

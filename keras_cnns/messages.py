@@ -18,7 +18,7 @@ def counting(description: str, total: int) -> Iterator[Callable[[int], object]]:
     """Yield a function that counts finished items; show the progress on a terminal.
 
     Args:
-        description: the beginning of the line.
+        description: the text before the progress bar.
         total: the number of items.
     """
     from rich import progress

@@ -104,7 +104,7 @@ _Result = TypeVar("_Result")
 
 
 class Options(HeadOptions, total=False):
-    """The keyword options of `build`, which describes them."""
+    """The keyword options of `build`; its docstring describes them."""
 
     shortcut: str | None
     inception: str
@@ -198,7 +198,7 @@ def build(
         inception: for GoogLeNet, `reduced` for modules with dimension reduction (Szegedy et al.
             2014, figure 2b) or `naive` (figure 2a).
         inception_branches: for GoogLeNet, the branches of each module: some of 1x1, 3x3, 5x5, pool.
-        width: for GoogLeNet, the factor of all numbers of filters, above 0.
+        width: for GoogLeNet, a factor for the number of filters of each convolution, above 0.
         small_stem: if True, begin with a 3x3 convolution of stride 1 without a pool after it, for
             images of about 32x32 pixels. The networks of CIFAR always have such a stem.
         activation: relu, tanh or sigmoid, for all layers but the classifiers.
@@ -211,9 +211,9 @@ def build(
         input_tensor: a tensor to use instead of a new input.
         weights: a file to load, of this project or another (see `keras_cnns.weights`); or the name
             of published weights, such as `imagenet` or `torchvision/resnet50.IMAGENET1K_V2` (see
-            `keras_cnns.weights.pretrained`). With a name, the input of the model is RGB pixels from
-            0 to 255, and its first layer, `normalise`, normalises them for the weights. If
-            `input_tensor` is given, it must already be normalised in this way.
+            `keras_cnns.weights.pretrained`). With published weights, the input of the model is RGB
+            pixels from 0 to 255, and its first layer, `normalise`, normalises them for the weights.
+            If `input_tensor` is given, it must already be normalised in this way.
         name: the name of the Keras model; by default the key of MODELS.
 
     Returns:
@@ -232,7 +232,9 @@ def build(
         published = pretrained.find(str(weights), model)
         shape = row.input_shape if input_shape is None else input_shape
         if input_tensor is None and tuple(shape)[-1] != len(published.mean):
-            raise ValueError(f"input_shape is {shape}; {published.name} need RGB, (H, W, 3)")
+            raise ValueError(
+                f"input_shape is {shape}; the weights {published.name} need RGB images, (H, W, 3)"
+            )
         file = fetch(published)
         if input_tensor is None:
             input_tensor = normalised_input(shape, published.mean, published.std)
@@ -340,7 +342,7 @@ def _entry(name: str, row: Row) -> Entry:
     vars(builder)["__signature__"] = signature.replace(parameters=parameters)
     builder.__name__ = builder.__qualname__ = function_name(name, row)
     builder.__module__ = "keras_cnns.models"
-    # Python 3.13 removes the indentation of a docstring, and `getdoc` does in every version.
+    # Python 3.13 removes the indentation of a docstring, and `getdoc` does so in every version.
     _, _, details = (inspect.getdoc(build) or "").partition("\n")
     builder.__doc__ = f"Build {name} ({row.paper}): images [N, H, W, C] -> probabilities [N, K].\n"
     builder.__doc__ += details.replace("    model: a key of MODELS.\n", "")

@@ -16,7 +16,8 @@ def find(name: str, table: Mapping[str, _Row], kind: str) -> _Row:
         kind: a noun for a row in the message, such as "model".
 
     Raises:
-        ValueError: there is no such row; the message suggests the most similar name and lists all.
+        ValueError: there is no such row; the message suggests the most similar name and lists all
+            names.
     """
     if name not in table:
         hint = did_you_mean(name, table)

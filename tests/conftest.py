@@ -11,12 +11,12 @@ import pytest
 from filelock import FileLock
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ["KERAS_CNNS_CACHE"] = "off"  # a test that needs the cache has one of its own
+os.environ["KERAS_CNNS_CACHE"] = "off"  # a test that needs the cache uses a cache of its own
 
 
 @pytest.fixture(autouse=True, scope="module")
 def what_survives_a_file_is_not_searched_again() -> Iterator[None]:
-    """A worker holds millions of objects in the end, through which each collection would go."""
+    """At the end, a worker holds millions of objects, and each garbage collection searches them."""
     yield
     if "keras" in sys.modules:
         from keras_cnns.keras_internals import clear_session
@@ -32,9 +32,9 @@ Once = Callable[[str, Callable[[Path], object]], Path]
 
 @pytest.fixture(scope="session")
 def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
-    """A function that returns the directory of a name, which only one worker creates and fills.
+    """Return a function that returns the directory with a given name.
 
-    Its tests read the directory and leave it as it is.
+    Only one of pytest's workers creates and fills the directory. The tests only read it.
     """
     root = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
@@ -54,7 +54,7 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
 
 @pytest.fixture(autouse=True)
 def logging_is_left_as_it_was() -> Iterator[None]:
-    """What silences the root logger would silence it for a user's whole program, too."""
+    """Code that silences the root logger would also silence it for a user's whole program."""
     before = _logging()
     yield
     assert _logging() == before

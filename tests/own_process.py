@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 def run_tests(*tests: Path | str, **environment: str) -> str:
     """Run tests in a new process, demand that they succeed, and return the line of the result.
 
-    conftest.py is not read, because what it imports needs TensorFlow.
+    conftest.py is not read, because its imports need TensorFlow.
     """
     command = [sys.executable, "-m", "pytest", "--noconftest", "--quiet", "-p", "no:cacheprovider"]
     result = subprocess.run(

@@ -1,6 +1,7 @@
 """Exit with 0 if the server in this container answers its health check, and with 1 otherwise.
 
-HEALTHCHECK_URL replaces the default URL: https:// with --tls-certificate, another port with --port.
+Set the environment variable HEALTHCHECK_URL if the server runs with --tls-certificate (https://) or
+with another --port.
 """
 
 import os
@@ -13,7 +14,10 @@ _SECONDS = 4  # less than the timeout of HEALTHCHECK
 
 
 def main() -> None:
-    """Request the URL once; the certificate names the server's host, not 127.0.0.1."""
+    """Request the URL once.
+
+    The certificate is not verified, because it names the host of the server and not 127.0.0.1.
+    """
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE

@@ -1,4 +1,4 @@
-"""Record the metrics of every training in `tracking.sqlite3`, beside the run directories.
+"""Write the metrics of every training to `tracking.sqlite3` in the parent of its run directory.
 
 pip install examples/tracker
 keras-cnns train --recipe digits-resnet20 --run runs/first
@@ -14,7 +14,7 @@ TABLE = "metrics (run, model, epoch, name, value, PRIMARY KEY (run, epoch, name)
 
 
 class SqliteTracker(keras.callbacks.Callback):
-    """Write the metrics of each epoch; a row that a resumed training repeats is replaced."""
+    """Write the metrics of each epoch. If a resumed training repeats an epoch, replace its rows."""
 
     def __init__(self, recipe, run):
         super().__init__()
@@ -29,5 +29,5 @@ class SqliteTracker(keras.callbacks.Callback):
 
 
 def make_tracker(recipe, run):
-    """Return the callback of a training: the entry point names this function."""
+    """Return the callback for a training. The entry point in pyproject.toml names this function."""
     return SqliteTracker(recipe, run)

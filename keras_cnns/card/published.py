@@ -50,6 +50,6 @@ def read_published(model: Path, run: Run) -> Published:
     if found != (test["samples"], test["accuracy"]):
         raise RunError(
             f"{path} is not an export of {run.path}: its model.json has an accuracy of {found[1]} "
-            f"on {found[0]} images, and the run {test['accuracy']} on {test['samples']}"
+            f"on {found[0]} images, but the run has {test['accuracy']} on {test['samples']} images"
         )
     return Published(path, manifest)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from keras_cnns.lab.running import State
 
 _ALL = "all"
+_MAX_PROCESSES = 8
+_CORES = 2  # of the machine for which `lab list` states the durations
 _REFRESH = 0.5  # seconds between two drawings of the progress
 
 app = typer.Typer(no_args_is_help=True)
@@ -46,9 +48,9 @@ def list_experiments() -> None:
         from keras_cnns.lab.running import Size
     size = Size(5, Settings())
     print_table(
-        ("experiment", "five seeds", "claim"),
+        ("experiment", f"five seeds on {_CORES} cores", "claim"),
         [
-            (name, format_seconds(size.seconds(each)), each.claim)
+            (name, format_seconds(size.seconds(each) / _CORES), each.claim)
             for name, each in EXPERIMENTS.items()
         ],
         numbers=(1,),
@@ -68,6 +70,16 @@ def run(
         ),
     ] = None,
     data: Annotated[Images, typer.Option(help="Images of the trainings.")] = Images.digits,
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Number of seeds that are measured at the same time, each with one thread; a "
+            "process needs about 2 GB of memory. By default one for each core, at most "
+            f"{_MAX_PROCESSES}; with a GPU, 1.",
+            show_default=False,
+        ),
+    ] = None,
     to: _Folder = Path("lab"),
 ) -> None:
     """Measure one experiment or all of them, and write the page.
@@ -79,18 +91,22 @@ def run(
         from keras_cnns.lab.experiments import EXPERIMENTS, find_experiment
         from keras_cnns.lab.report import write_report
         from keras_cnns.lab.running import choose_size, run_experiments
+        from keras_cnns.lab.workers import default_processes
     try:
         experiments = list(EXPERIMENTS.values()) if name == _ALL else [find_experiment(name)]
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
-    size = choose_size(experiments, data.value, seeds, minutes)
-    expected = format_seconds(sum(map(size.seconds, experiments)))
+    processes = processes or default_processes(_MAX_PROCESSES)
+    size = choose_size(experiments, data.value, seeds, minutes, processes)
+    expected = format_seconds(sum(map(size.seconds, experiments)) / processes)
     print(
         f"{size.seeds} seeds, {size.settings.effort:.0%} of the full training length: about "
-        f"{expected} on two cores"
+        f"{expected} with {processes} processes"
     )
     with _progress() as (show, log):
-        run_experiments(experiments, size, to, minutes=minutes, show=show, log=log)
+        run_experiments(
+            experiments, size, to, minutes=minutes, processes=processes, show=show, log=log
+        )
     print(write_report(to))
 
 

@@ -23,11 +23,18 @@ from keras_cnns.data.sources.folder.splits import assign_splits
 
 @dataclass(frozen=True)
 class Report:
-    """The result of `check_folder`."""
+    """The result of `check_folder`.
 
-    files: int  # the number of images, readable or not
-    counts: dict[str, dict[str, int]]  # class (printable) -> split -> number of readable images
-    summary: tuple[str, ...]  # lines on the balance of the classes and the sizes of the images
+    Attributes:
+        files: the number of images, readable or not.
+        counts: printable name of a class -> split -> number of readable images.
+        summary: lines on the balance of the classes and the sizes of the images.
+        findings: the problems.
+    """
+
+    files: int
+    counts: dict[str, dict[str, int]]
+    summary: tuple[str, ...]
     findings: tuple[Finding, ...]
 
     @property
@@ -55,7 +62,8 @@ def check_folder(root: str | Path) -> Report:
     }
     grouped: Sequence[ImageFile] = readable
     if any(file.split for file in readable):
-        grouped = with_near_duplicates(root, readable)  # over all split folders
+        # The files of all split folders are compared with each other.
+        grouped = with_near_duplicates(root, readable)
     for split, members in assign_splits(readable, FRACTIONS).items():
         for label, count in Counter(file.label for file in members).items():
             counts[printable(label)][split] = count
@@ -82,9 +90,10 @@ def _summarize(files: Sequence[ImageFile], counts: dict[str, dict[str, int]]) ->
     yield f"balance: from {sizes[fewest]} ({fewest}) to {sizes[most]} ({most}) images per class"
     if rare := rare_classes(sizes):
         yield (
-            f"hint: fewer than a quarter of the images of {most}: {', '.join(rare)}; add images of "
-            "them, judge a model by its accuracy in each class, not by accuracy alone, and see the "
-            "recipe's section [class_balance]"
+            f"hint: these classes have fewer than a quarter of the images of {most}: "
+            f"{', '.join(rare)}; add images of these classes, or use the section "
+            "[class_balance] of the recipe; judge a model by its accuracy in each class, not only "
+            "by its overall accuracy"
         )
     for axis, side in enumerate(("height", "width")):
         pixels = [file.size[axis] for file in files]
@@ -94,4 +103,4 @@ def _summarize(files: Sequence[ImageFile], counts: dict[str, dict[str, int]]) ->
     yield f"formats: {', '.join(f'{count} {each}' for each, count in formats)}"
     rotated = sum(file.orientation != 1 for file in files)
     if rotated:
-        yield f"rotated or mirrored according to EXIF: {rotated}; they are set upright"
+        yield f"rotated or mirrored according to EXIF: {rotated} images, which are set upright"

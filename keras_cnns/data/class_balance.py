@@ -1,4 +1,4 @@
-"""Balance classes with different numbers of images, by class weights or by the order of images."""
+"""Balance classes with different numbers of images, by class weights or by balanced sampling."""
 
 from collections.abc import Mapping
 
@@ -12,9 +12,9 @@ from keras_cnns.data.sources.base import ImageStream, IndexedImages
 from keras_cnns.messages import print_message
 
 RARE_FRACTION = 0.25  # a class with fewer images than this fraction of the largest class is rare
-_ROUNDS = 4  # rounds of the permuting cipher, as in tf.random.experimental.index_shuffle
-# If a stream has more images than this, counting its classes takes a minute or more, and a message
-# announces it.
+_ROUNDS = 4  # rounds of the cipher that permutes indices, as in tf's index_shuffle
+# If a stream has more images than this, counting the images of each class takes a minute or more,
+# and a message announces it.
 _MANY_IMAGES = 100_000
 
 
@@ -32,11 +32,11 @@ def read_class_indices(images: IndexedImages | ImageStream) -> np.ndarray:
     """Return the class of each image of a split: int64 [count].
 
     No image is decoded: TensorFlow executes only the operations on which the labels depend. If the
-    data set is too large for memory, this is a separate pass over its records.
+    data set is too large for memory, the labels are read in a separate pass over its records.
     """
     if isinstance(images, ImageStream):
         if images.count > _MANY_IMAGES:
-            print_message(f"counting the classes of {images.count:,} training images")
+            print_message(f"counting the images of each class: {images.count:,} training images")
         labels = images.encoded(None, tf.constant(0, tf.int64)).map(lambda _, label: label)
     else:
         read = images.read
@@ -48,7 +48,7 @@ def read_class_indices(images: IndexedImages | ImageStream) -> np.ndarray:
 
 
 def compute_weights(class_indices: np.ndarray, classes: int, kind: str, beta: float) -> np.ndarray:
-    """Return the weight of each class, float32 [K]; only their ratios matter.
+    """Return the weight of each class, float32 [K]; only the ratios of the weights matter.
 
     Args:
         class_indices: the class of each image, int [N].

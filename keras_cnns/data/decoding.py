@@ -8,10 +8,10 @@ _WEBP = b"WEBP"
 
 
 def decode(content: tf.Tensor) -> tf.Tensor:
-    """Return an encoded image's pixels, without its EXIF orientation: bytes -> uint8 [h, w, 3].
+    """Decode an image without applying its EXIF orientation: bytes -> uint8 [h, w, 3].
 
-    These operations are fast. Use them only for images for which `decode_as_pillow` does not return
-    None.
+    TensorFlow's operations are fast. Use them only for images for which `decode_as_pillow` does not
+    return None.
     """
     pixels = tf.cond(
         tf.strings.substr(content, 8, 4) == _WEBP,
@@ -32,9 +32,9 @@ def decode_as_pillow(content: bytes, header: Header) -> tf.Tensor | None:
     """Return the pixels that `decode` reads; None if it fails or would differ from Pillow.
 
     TensorFlow differs from Pillow for three kinds of images: it drops the transparent colour of a
-    GIF, ignores the palette of a BMP, and inverts CMYK without Adobe's marker. It rejects WebP with
-    alpha or several frames, and PNG without its last chunk. It decodes all other images as Pillow
-    does.
+    GIF, ignores the palette of a BMP, and inverts a CMYK image that lacks Adobe's marker. It
+    rejects a WebP image with an alpha channel or several frames, and a PNG image that lacks its
+    last chunk. It decodes all other images as Pillow does.
     """
     if header.format in ("BMP", "GIF") or header.mode == "CMYK":
         return None

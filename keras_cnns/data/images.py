@@ -24,16 +24,23 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 
 @dataclass(frozen=True)
 class Header:
-    """The header of an encoded image."""
+    """The header of an encoded image.
 
-    format: str  # Pillow's name: JPEG, PNG, WEBP, BMP or GIF
-    mode: str  # Pillow's name: L, RGB, CMYK, P, ...
-    size: tuple[int, int]  # height and width in pixels of the upright image
-    orientation: int  # the EXIF orientation, 1 to 8
+    Attributes:
+        format: Pillow's name of the format: JPEG, PNG, WEBP, BMP or GIF.
+        mode: Pillow's name of the mode: L, RGB, CMYK, P, ...
+        size: height and width of the upright image, in pixels.
+        orientation: the EXIF orientation, 1 to 8.
+    """
+
+    format: str
+    mode: str
+    size: tuple[int, int]
+    orientation: int
 
 
 def read_image(path: str | Path, channels: int) -> np.ndarray:
-    """Return an image file's pixels, upright: uint8 [H, W, channels]; transparency is dropped.
+    """Return the upright pixels of an image file, without transparency: uint8 [H, W, channels].
 
     Args:
         path: a JPEG, PNG, WebP, BMP or GIF file.
@@ -50,7 +57,7 @@ def read_image(path: str | Path, channels: int) -> np.ndarray:
 
 
 def read_pixels(content: bytes, channels: int = 3) -> np.ndarray:
-    """Return an encoded image's pixels, upright: uint8 [H, W, channels].
+    """Return the upright pixels of an encoded image: uint8 [H, W, channels].
 
     Raises:
         ValueError: the content is not an image of these formats, is damaged, or is far too large.

@@ -28,9 +28,13 @@ from keras_cnns.recipes import AugmentationConfig, DataConfig
 
 PREFETCHED = 2  # number of batches that are prepared before they are requested
 NO_AUGMENTATION = AugmentationConfig()
-# Keys: `epoch`, int64 []; `first`, the index in the epoch of the first image that is read; the
-# elements that `_read` reads; `skipped`, how many of the first images do not belong to the part;
-# `count`, the number of images of the part; `total`, the number of images of all parts.
+# The keys are:
+# `epoch`: int64 [].
+# `first`: the index, in the epoch, of the first image that is read.
+# `elements`: the input of `_read`.
+# `skipped`: the number of images at the beginning that do not belong to the part.
+# `count`: the number of images of the part.
+# `total`: the number of images of all parts.
 _Batch = dict[str, Any]
 
 
@@ -45,7 +49,7 @@ class Part:
     was divided.
 
     Attributes:
-        index: the number of the part, from 0.
+        index: the index of the part, from 0.
         parts: the number of parts.
         divisor: the number of devices of all processes, a multiple of `parts`.
     """
@@ -106,15 +110,15 @@ class Split(abc.ABC):
             batch_size: the number of images in a batch, N.
             seed: the seed of the order and the augmentation; None keeps the order and augments
                 nothing.
-            augmentation: the augmentation of the images. An Inception crop is possible only if the
-                images are not kept in memory, where they already have the network's size.
+            augmentation: the augmentation of the images. An Inception crop is impossible if the
+                images are kept in memory, because these images already have the network's size.
             class_weights: float32 [K]; the target of an image is multiplied by the weight of its
                 class, so that the target's sum is this weight.
             order: the order of the images in each epoch; by default, each image appears once, in
-                random order. Streams support only the default.
+                random order. Streams support only this default order.
             one_hot: return targets instead of labels; with label smoothing or mixing, targets are
                 always returned.
-            part: the part of each batch that is read; by default all of it.
+            part: the part of each batch that is read; by default the whole batch.
         """
         self.num_examples = count
         self.steps = -(-count // batch_size)
@@ -132,9 +136,9 @@ class Split(abc.ABC):
         return self._steps(number * self.steps + start_step, self.steps - start_step)
 
     def steps_from(self, step: int = 0) -> tf.data.Dataset:
-        """Return the batches of all epochs without end, starting at a step counted over all epochs.
+        """Return an endless dataset of the batches of all epochs, beginning at a step.
 
-        Step 0 is the first step of epoch 0.
+        Steps are counted over all epochs: step 0 is the first step of epoch 0.
         """
         return self._steps(step, count=-1)
 
@@ -174,7 +178,7 @@ class Split(abc.ABC):
 
     @abc.abstractmethod
     def _batches(self, first: int) -> tf.data.Dataset:
-        """Return endless batches of the elements that `_read` reads, from a step on."""
+        """Return an endless dataset of the batches that `_read` reads, beginning at a step."""
 
     @abc.abstractmethod
     def _read(self, elements: Any, start: Start) -> Pair:
@@ -221,7 +225,7 @@ class _IndexedSplit(Split):
         return tf.data.Dataset.range(first, tf.int64.max).map(self._find)
 
     def _find(self, step: tf.Tensor) -> _Batch:
-        """Return a step's epoch, its first index in the epoch, and the indices of its images."""
+        """Return the `_Batch` of a step; its elements are the indices of the images."""
         epoch, first = step // self.steps, step % self.steps * self._batch_size
         total = tf.minimum(self.num_examples - first, self._batch_size)
         offset, count = self._part.of(total)
@@ -264,7 +268,7 @@ class _StreamedSplit(Split):
         self._stream = stream
 
     def probe(self) -> tf.data.Dataset:
-        """Return one batch that is always the same, the first one in the order of the files."""
+        """Return the first batch in the order of the files, which is the same in every call."""
         unshuffled = copy.copy(self)
         unshuffled._seed, unshuffled._part = None, _WHOLE
         return unshuffled._steps(0, count=1)
@@ -325,7 +329,7 @@ def make_split(
 
 
 def keep_in_memory(images: IndexedImages, config: DataConfig) -> Callable[[tf.Tensor], Pair]:
-    """Return a `gather` for `IndexedImages`, whose first call decodes and keeps all images."""
+    """Return a function for `IndexedImages.gather`; its first call decodes and keeps all images."""
     kept: list[Pair] = []
 
     def gather(indices: tf.Tensor) -> Pair:

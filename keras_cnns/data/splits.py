@@ -28,23 +28,24 @@ class Splits:
     """The splits of a data set, each of which is read and decoded at most once.
 
     A command creates one object, and passes it or the opened splits to other functions. A split may
-    be opened several times. The decoded images are released with these objects. The rule "at most
-    once" has these details:
+    be opened several times. The decoded images stay in memory as long as these objects. The rule
+    "at most once" has these details:
 
-    - A split whose images fit in memory (`base.PIXELS_LIMIT`) is decoded at its first batch, and
-      its pixels are kept. A training decodes a larger split once in each epoch, because its order
-      and its crops change.
-    - If a TFDS data set has no validation split, it is created from the training split by content.
-      The first command that opens one of the two splits reads all training images once, and keeps
-      those that fit in memory. The division is cached for later commands.
+    - A split whose images fit in memory (`base.PIXELS_LIMIT`) is decoded when its first batch is
+      read, and its pixels are kept. A training decodes a larger split once in each epoch, because
+      its order and its crops change.
+    - If a TFDS data set has no validation split, this split is created from the training images by
+      content. The first command that opens the training or the validation split reads all training
+      images once, and keeps those that fit in memory. The division is cached for later commands.
     - The files of a folder's split are checked, as by `data check`. The results of a check are
-      cached, so checking unchanged files again opens none of them. Files that are not cached are
-      checked when the split is opened, and their images are kept if they fit in memory. Files of a
-      larger split are checked as they are read for the batches. A separate pass for the check is
-      made in two cases: for a training, and for a larger split that depends on the hashes and
+      cached, so checking unchanged files again opens none of them. Files without a cached result
+      are checked when the split is opened, and their images are kept if all images of the split fit
+      in memory. If the images do not fit in memory, each file is checked when it is read for a
+      batch. In two cases, a split that does not fit in memory is checked in a separate pass before
+      the first batch: if it is opened for a training, and if the split depends on the hashes and
       near-duplicates of the images. See `sources.folder.source.Folder`.
-    - An Inception crop needs the images at their own size. A training split with such a crop is
-      therefore decoded in each epoch, and no pixels are kept.
+    - An Inception crop needs the images in their original size. A training split with such a crop
+      is therefore decoded in each epoch, and no pixels are kept.
     """
 
     def __init__(self, config: DataConfig) -> None:
@@ -77,7 +78,7 @@ class Splits:
         """Return a text that identifies the data: a hash, or a name and version.
 
         Raises:
-            ValueError: there is no such data set, or `data check` finds that its folder is bad.
+            ValueError: there is no such data set, or `data check` finds errors in its folder.
         """
         return self._source.fingerprint()
 
@@ -105,16 +106,17 @@ class Splits:
             seed: the seed of the order and the augmentation; None keeps the order and augments
                 nothing.
             augmentation: the augmentation of the images.
-            class_balance: the weights and the sampling of the classes, both of which are ignored
-                without a seed; with weights, targets are returned.
+            class_balance: the weights and the sampling of the classes; both are ignored if `seed`
+                is None. With weights, targets are returned instead of labels.
             one_hot: return targets [N, K] instead of labels [N]; with augmentation that mixes
                 labels, targets are always returned.
-            in_memory: keep the decoded images if they take at most `base.PIXELS_LIMIT` bytes; if
-                False, decode each batch again. Images that the source has already kept are used in
-                both cases.
-            check_first: check all files of a folder's split now, as a training does; if False, the
-                files of a split that does not fit in memory are checked as they are read.
-            part: the part of each batch that is read; by default all of it.
+            in_memory: if True, keep the decoded images if they take at most `base.PIXELS_LIMIT`
+                bytes; if False, decode each batch again. In both cases, images that the source has
+                already kept are used.
+            check_first: if True, check all files of a folder's split now, as a training does; if
+                False, the files of a split that does not fit in memory are checked as they are
+                read.
+            part: the part of each batch that is read; by default the whole batch.
 
         Raises:
             ValueError: there is no such data set or split, the split is empty, or balanced sampling
@@ -151,7 +153,7 @@ class Splits:
         """Return the options of a `Split` that balance its classes."""
         if config.balanced_sampling and isinstance(images, ImageStream):
             raise ValueError(
-                f"class_balance.balanced_sampling needs images that can be read in any order, and "
+                f"class_balance.balanced_sampling needs images that can be read in any order, but "
                 f"{self._config.name} is read in the order of its files because it is large; use "
                 'class_balance.weights = "inverse" instead'
             )
@@ -169,12 +171,12 @@ def read_labels(config: DataConfig) -> tuple[str, ...]:
 
 
 def fingerprint(config: DataConfig) -> str:
-    """Return the fingerprint of a data set, without creating `Splits`; see `Splits.fingerprint`."""
+    """Return the fingerprint of a data set: a shortcut for `Splits(config).fingerprint()`."""
     return Splits(config).fingerprint()
 
 
 def open_split(config: DataConfig, split: str, *, batch_size: int, **options: Any) -> Split:
-    """Open a split, without creating `Splits`; `Splits.open` describes `options` and errors."""
+    """Open a split: a shortcut for `Splits(config).open`, which describes `options` and errors."""
     return Splits(config).open(split, batch_size=batch_size, **options)
 
 

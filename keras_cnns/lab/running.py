@@ -1,28 +1,20 @@
-"""Run experiments with several seeds, a cache of the measurements, and a time limit."""
+"""Run experiments with several seeds, within a time limit."""
 
-import ast
-import hashlib
-import inspect
 import json
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
 
-import keras
-
-from keras_cnns.files import write_json, write_text
-from keras_cnns.keras_internals import clear_session
-from keras_cnns.lab import networks, surfaces
-from keras_cnns.lab.experiment import Experiment, Measurements, Report, Settings
+from keras_cnns.files import write_json
+from keras_cnns.lab.experiment import Experiment, Measurements, Settings
+from keras_cnns.lab.measuring import read_measurements
+from keras_cnns.lab.workers import Seed, measure_all
 
 _PLAN = "lab.json"  # the settings and the number of seeds of each experiment that was started
-_CACHE = "measurements"
-_PACKAGES = ("keras", "tensorflow", "numpy", "keras-cnns")
-_SHARED = (networks, surfaces)  # modules on which the measurements of several experiments depend
 _EFFORTS = (1.0, 0.5, 0.25, 0.1)
+_TIME_IS_OVER = "; the time is over, and the same command continues the run"
+_UNFINISHED = 0.999  # the largest fraction of a seed whose measurements are not in the cache yet
 _MIN_SEEDS = 3  # a t interval of two seeds is so wide that it decides almost nothing
 
 
@@ -34,7 +26,7 @@ class Size:
     settings: Settings
 
     def seconds(self, experiment: Experiment) -> float:
-        """Return the expected duration of an experiment in seconds, all seeds together."""
+        """Return the expected seconds of an experiment on one core, for all seeds together."""
         seeds = 1 if experiment.deterministic else self.seeds
         scaled = (experiment.seconds - experiment.fixed_seconds) * self.settings.effort
         return seeds * (scaled + experiment.fixed_seconds)
@@ -55,25 +47,31 @@ class State:
 
 
 def choose_size(
-    experiments: Sequence[Experiment], data: str, seeds: int, minutes: float | None
+    experiments: Sequence[Experiment],
+    data: str,
+    seeds: int,
+    minutes: float | None,
+    processes: int = 1,
 ) -> Size:
     """Return the largest size that is expected to fit into the time.
 
-    If the time is short, the number of seeds is reduced first, down to three. Then the trainings
-    are shortened. If no size fits, the smallest one is returned.
+    If the time is short, the number of seeds is reduced first, down to three, and then the length
+    of the trainings. If no size fits, the smallest one is returned.
 
     Args:
         experiments: the experiments of the run.
         data: the images, a key of `networks.DATA`.
         seeds: the number of seeds if there is enough time.
         minutes: the time for all experiments; None sets no limit.
+        processes: the number of seeds that are measured at the same time.
     """
     fewer = [n for n in range(seeds, 0, -1) if n >= min(seeds, _MIN_SEEDS)]
     sizes = [Size(n, Settings(data)) for n in fewer]
     sizes += [Size(fewer[-1], Settings(data, effort)) for effort in _EFFORTS[1:]]
     if minutes is None:
         return sizes[0]
-    fitting = (s for s in sizes if sum(map(s.seconds, experiments)) <= 60 * minutes)
+    seconds = 60 * minutes * processes
+    fitting = (s for s in sizes if sum(map(s.seconds, experiments)) <= seconds)
     return next(fitting, sizes[-1])
 
 
@@ -83,6 +81,7 @@ def run_experiments(
     folder: Path,
     *,
     minutes: float | None = None,
+    processes: int = 1,
     show: Callable[[State], None] = lambda state: None,
     log: Callable[[str], None] = print,
 ) -> bool:
@@ -96,6 +95,7 @@ def run_experiments(
         folder: the folder of the cache and the plan.
         minutes: the time of the run. A measurement is started only if it is expected to end within
             this time. None sets no limit.
+        processes: the number of seeds that are measured at the same time (see `measure_all`).
         show: called with the progress of the run, for example after each epoch.
         log: called with a line for each finished experiment.
 
@@ -103,37 +103,68 @@ def run_experiments(
         OSError: the folder cannot be written.
         ValueError: the images cannot be read.
     """
-    start = time.monotonic()
-    expected = [size.seconds(each) for each in experiments]
-    complete = True
-    for index, experiment in enumerate(experiments):
-        seeds = 1 if experiment.deterministic else size.seeds
-        _remember(folder, experiment, size)
-        measured = 0
-        for seed in range(seeds):
-            if _read_measurements(folder, experiment, size.settings, seed) is not None:
-                measured += 1
-                continue
-            left = None if minutes is None else 60 * minutes - (time.monotonic() - start)
-            if left is not None and left < expected[index] / seeds:
-                break
+    begin = time.monotonic()
+    wanted = {each.name: 1 if each.deterministic else size.seeds for each in experiments}
+    expected = {each.name: size.seconds(each) / wanted[each.name] for each in experiments}
+    whole = sum(expected[name] * count for name, count in wanted.items())
+    fractions = {name: [0.0] * count for name, count in wanted.items()}  # finished, of each seed
+    waiting = {name: set(range(count)) for name, count in wanted.items()}
+    started: dict[Seed, float] = {}
+    pace = _Pace()
 
-            def report(
-                fraction: float, what: str, seed: int = seed, seeds: int = seeds, index: int = index
-            ) -> None:
-                done = sum(expected[:index]) + expected[index] * (seed + fraction) / seeds
-                name = experiments[index].name
-                total = done / sum(expected)
-                show(State(name, index, len(experiments), seed, seeds, fraction, what, total))
+    def close(name: str, seed: int) -> None:
+        """Log an experiment when none of its seeds waits any longer."""
+        waiting[name].discard(seed)
+        if not waiting[name]:
+            measured = sum(fraction == 1 for fraction in fractions[name])
+            end = "" if measured == wanted[name] else _TIME_IS_OVER
+            log(f"{name}: {measured} of {wanted[name]} seeds are measured{end}")
 
-            _measure(folder, experiment, size.settings, seed, report)
-            measured += 1
-        complete = complete and measured == seeds
-        message = f"{experiment.name}: {measured} of {seeds} seeds are measured"
-        if measured < seeds:
-            message += "; the time is over, and the same command continues the run"
-        log(message)
-    return complete
+    def to_measure() -> Iterator[Seed]:
+        for experiment in experiments:
+            name = experiment.name
+            _remember(folder, experiment, size)
+            for seed in range(wanted[name]):
+                cached = read_measurements(folder, experiment, size.settings, seed) is not None
+                ends = time.monotonic() - begin + pace.factor * expected[name]
+                if cached:
+                    fractions[name][seed] = 1.0
+                if cached or (minutes is not None and ends > 60 * minutes):
+                    close(name, seed)
+                    continue
+                each = Seed(experiment, size.settings, seed, folder)
+                started[each] = time.monotonic()
+                yield each
+
+    def report(each: Seed, fraction: float, what: str) -> None:
+        name = each.experiment.name
+        fractions[name][each.seed] = min(fraction, _UNFINISHED)
+        total = sum(expected[name] * sum(done) for name, done in fractions.items()) / whole
+        index = experiments.index(each.experiment)
+        counts = (index, len(experiments), each.seed, wanted[name])
+        show(State(name, *counts, fraction, what, total))
+
+    processes = min(processes, sum(wanted.values()))
+    for each in measure_all(to_measure(), processes, report):
+        name = each.experiment.name
+        fractions[name][each.seed] = 1.0
+        pace.add(time.monotonic() - started[each], expected[name])
+        close(name, each.seed)
+    return all(fraction == 1 for seeds in fractions.values() for fraction in seeds)
+
+
+class _Pace:
+    """The duration of finished measurements, divided by the expected one, but at least 1."""
+
+    def __init__(self) -> None:
+        self.factor = 1.0
+        self._measured = self._expected = 0.0
+
+    def add(self, measured: float, expected: float) -> None:
+        """Add a finished measurement; both durations are in seconds."""
+        self._measured += measured
+        self._expected += expected
+        self.factor = max(1.0, self._measured / self._expected)
 
 
 def read_plan(folder: Path) -> dict[str, Size]:
@@ -155,59 +186,8 @@ def read_plan(folder: Path) -> dict[str, Size]:
 def read_all_measurements(folder: Path, experiment: Experiment, size: Size) -> list[Measurements]:
     """Return the cached measurements of an experiment, one for each finished seed."""
     seeds = 1 if experiment.deterministic else size.seeds
-    each = (_read_measurements(folder, experiment, size.settings, seed) for seed in range(seeds))
+    each = (read_measurements(folder, experiment, size.settings, seed) for seed in range(seeds))
     return [measurements for measurements in each if measurements is not None]
-
-
-def _read_measurements(
-    folder: Path, experiment: Experiment, settings: Settings, seed: int
-) -> Measurements | None:
-    """Return the cached measurements of one seed, or None if they have to be measured."""
-    path = _cache_path(folder, experiment, settings, seed)
-    if not path.exists():
-        return None
-    content: Measurements = json.loads(path.read_text("utf-8"))["measurements"]
-    return content
-
-
-def cache_key(experiment: Experiment, settings: Settings, seed: int) -> str:
-    """Return a hash of everything that determines the measurements of one seed.
-
-    The hash covers the settings, the seed, the backend, the versions of the packages, and the code
-    that measures, both in the experiment's file and in the modules that experiments share.
-    """
-    content = {
-        "source": [_source(experiment), *map(inspect.getsource, _SHARED)],
-        "settings": asdict(settings),
-        "seed": seed,
-        "backend": keras.backend.backend(),
-        "versions": _versions(),
-    }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _measure(
-    folder: Path, experiment: Experiment, settings: Settings, seed: int, report: Report
-) -> None:
-    """Run one seed, and write its measurements into the cache."""
-    # The path contains a hash of the sources. It is computed before the run, because the sources
-    # may be edited during the run.
-    path = _cache_path(folder, experiment, settings, seed)
-    clear_session()
-    keras.utils.set_random_seed(seed)
-    start = time.monotonic()
-    report(0.0, "start")
-    measurements = experiment.run(seed, settings, report)
-    content = {
-        "experiment": experiment.name,
-        "seed": seed,
-        "settings": asdict(settings),
-        "versions": _versions(),
-        "seconds": round(time.monotonic() - start, 1),
-        "measurements": measurements,
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(content))
 
 
 def _remember(folder: Path, experiment: Experiment, size: Size) -> None:
@@ -217,44 +197,3 @@ def _remember(folder: Path, experiment: Experiment, size: Size) -> None:
     plan = json.loads(path.read_text("utf-8")) if path.exists() else {}
     plan[experiment.name] = {"seeds": size.seeds, "settings": asdict(size.settings)}
     write_json(path, plan)
-
-
-def _cache_path(folder: Path, experiment: Experiment, settings: Settings, seed: int) -> Path:
-    return (
-        folder / _CACHE / f"{experiment.name}-{seed}-{cache_key(experiment, settings, seed)}.json"
-    )
-
-
-def _source(experiment: Experiment) -> dict[str, str]:
-    """Return the code of `run` and of everything that it uses in its file, as name -> code.
-
-    The code has no comments. Texts, figures and smallest effects are not included, so that cached
-    measurements stay valid if one of them is edited.
-    """
-    module = ast.parse(inspect.getsource(sys.modules[experiment.run.__module__]))
-    defined = {name: node for node in module.body for name in _defined_names(node)}
-    used: dict[str, str] = {}
-    waiting = [experiment.run.__name__]
-    while waiting:
-        name = waiting.pop()
-        if name in defined and name not in used:
-            used[name] = ast.unparse(defined[name])
-            waiting += [each.id for each in ast.walk(defined[name]) if isinstance(each, ast.Name)]
-    return used
-
-
-def _defined_names(statement: ast.stmt) -> list[str]:
-    """Return the names that a statement of a module defines."""
-    if isinstance(statement, ast.FunctionDef | ast.ClassDef):
-        return [statement.name]
-    if isinstance(statement, ast.Import | ast.ImportFrom):
-        return [each.asname or each.name for each in statement.names]
-    return [
-        each.id
-        for each in ast.walk(statement)
-        if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store)
-    ]
-
-
-def _versions() -> dict[str, str]:
-    return {package: metadata.version(package) for package in _PACKAGES}

@@ -36,7 +36,7 @@ class AdaptiveAveragePooling2D(keras.layers.Layer):
         return ops.stack(columns, axis=2)
 
     def _windows(self, x: Any, axis: int) -> list[tuple[Any, Any]]:
-        """Return the first pixel of each window along an axis, and the pixel after its last."""
+        """Return the start of each window along an axis, and its end, which is exclusive."""
         length = ops.shape(x)[axis]  # a tensor if the input shape contains None
         return [
             (i * length // self.size, -(-(i + 1) * length // self.size)) for i in range(self.size)

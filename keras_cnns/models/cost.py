@@ -11,11 +11,17 @@ _FLOAT32_BYTES = 4
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of one image in a model, or in a part of one."""
+    """The cost of one image in a model, or in a part of a model.
 
-    parameters: int  # number of trainable parameters
-    multiply_adds: int  # in convolutions and dense layers, as the literature counts them
-    # Size of all layers' outputs in float32, which a training step holds in memory.
+    Attributes:
+        parameters: the number of trainable parameters.
+        multiply_adds: the number of multiply-adds of convolutions and dense layers.
+        activation_bytes: the size of all layers' outputs in float32, which a training step holds in
+            memory.
+    """
+
+    parameters: int
+    multiply_adds: int
     activation_bytes: int
 
     def __add__(self, other: "Cost") -> "Cost":

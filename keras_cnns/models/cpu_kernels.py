@@ -6,9 +6,9 @@ in one branch. On other backends, the layers are composed of Keras' operations.
 A convolution is a sum over the positions of its window: y = sum_ij x_ij W_ij, where x_ij are the
 pixels of the map that are multiplied by W_ij. The gradient of W_ij is therefore a matrix product,
 x_ij^T dy. With stride 1 and 'same' padding, the gradient of x is again a convolution: dy is
-convolved with the kernel, rotated by 180 degrees, with its input and output channels exchanged.
-TensorFlow also has special operations for both gradients; the functions here choose the faster
-computation.
+convolved with a kernel that is rotated by 180 degrees and has its input and output channels
+exchanged. TensorFlow also has special operations for both gradients; the functions here choose the
+faster computation.
 """
 
 from typing import Any
@@ -18,9 +18,9 @@ import keras
 from keras_cnns.cores import has_avx512
 from keras_cnns.replicas import ReplicaPart, current_part
 
-# Window size -> maximum number of output pixels for which matrix products compute the gradient of a
-# kernel faster than Conv2DBackpropFilter. With the shapes of ResNet-50 and GoogLeNet, the matrix
-# products took 0.3 to 0.9 of the time of this operation.
+# Window size -> maximum number of output pixels up to which the gradient of a kernel is computed
+# faster by matrix products than by Conv2DBackpropFilter. With the shapes of ResNet-50 and
+# GoogLeNet, the matrix products took 0.3 to 0.9 of the time of this operation.
 MAX_POSITIONS_FOR_MATMUL = {(1, 1): 28 * 28, (3, 3): 7 * 7, (5, 5): 7 * 7}
 
 
@@ -183,7 +183,8 @@ def _normalise_on_replicas(
 
     x = tf.cast(inputs, layer.variable_dtype)
     own = tf.stack(tf.nn.moments(x, [0, 1, 2]))
-    means, variances = tf.unstack(part.gather(own), axis=1)  # of all parts, which are equally large
+    # The moments of all parts, which have equally many images.
+    means, variances = tf.unstack(part.gather(own), axis=1)
     mean = tf.reduce_mean(means, axis=0)
     variance = tf.reduce_mean(variances + tf.math.squared_difference(means, mean), axis=0)
     y = tf.nn.batch_normalization(
@@ -197,7 +198,10 @@ def _normalise_on_replicas(
 
 
 def local_response_normalization(x: Any, radius: int, alpha: float, beta: float) -> Any:
-    """Return x / (1 + alpha * sum x^2)^beta, summed over 2 radius + 1 channels: [N, H, W, C]."""
+    """Return x / (1 + alpha * s)^beta: [N, H, W, C] -> [N, H, W, C].
+
+    s is the sum of x^2 over 2 * radius + 1 channels, with the channel of x in the middle.
+    """
     import tensorflow as tf
 
     # The kernel exists in float32 only.

@@ -72,14 +72,22 @@ _SMALL_IMAGE = 96
 
 @dataclass(frozen=True)
 class Variant(Row):
-    """One model of the family: the details in which implementations of table 1 differ."""
+    """One model of the family: the details in which implementations of table 1 differ.
 
-    step: ConvStep = conv_relu  # a convolution, its normalisation and its activation
-    normalise: bool = True  # whether the stem has local response normalisation
-    wide_kernel: int = 5  # window of the branch whose window is 5x5 in the paper
-    last_pool: int = 3  # window of the pool before module 5a
-    dropout: float = 0.4  # fraction of the pooled features that is dropped in training
-    # Average pool of the auxiliary heads, whose result has 4x4 pixels.
+    Attributes:
+        step: a convolution, its normalisation and its activation.
+        normalise: whether the stem has local response normalisation.
+        wide_kernel: the window of the branch whose window is 5x5 in the paper.
+        last_pool: the window of the pool before module 5a.
+        dropout: the fraction of the pooled features that is dropped in training.
+        auxiliary_pool: the average pool of the auxiliary heads; its result has 4x4 pixels.
+    """
+
+    step: ConvStep = conv_relu
+    normalise: bool = True
+    wide_kernel: int = 5
+    last_pool: int = 3
+    dropout: float = 0.4
     auxiliary_pool: PoolStep = strided_pool
     min_size: int = field(default=16, kw_only=True)
     paper: str = field(default="Szegedy et al. 2014, arXiv:1409.4842", compare=False, kw_only=True)
@@ -124,7 +132,7 @@ def inception_module(
     wide_kernel: int = 5,
     name: str,
 ) -> KerasTensor:
-    """Apply four window sizes to x in parallel and concatenate their outputs (figure 2).
+    """Apply four branches to x in parallel, and concatenate their outputs (figure 2).
 
     [N, H, W, C] -> [N, H, W, conv1x1 + conv3x3 + conv5x5 + pool_proj]. 1x1 convolutions before the
     3x3 and the 5x5 convolution reduce the number of channels, so that wide windows cost less. For
@@ -140,8 +148,8 @@ def inception_module(
     Args:
         x: the feature map.
         filters: a row of table 1; the naive form does not use the reductions and `pool_proj`.
-        naive: if True, build figure 2a: every branch is applied to x, and the pool has no
-            convolution.
+        naive: if True, build figure 2a: no branch has a reduction, and no convolution follows the
+            pool.
         branches: the branches to build, names of BRANCHES; the output has only their channels.
         step: a convolution, its normalisation and its activation.
         wide_kernel: window of the widest branch, in pixels.
@@ -201,7 +209,8 @@ def googlenet(
         classes: number of classes, K; by default the value in the row.
         naive: if True, build the naive modules of figure 2a, whose pools keep all channels.
         branches: the branches of each module, names of BRANCHES.
-        width: factor of all numbers of filters in the stem and the modules, above 0.
+        width: a factor for the number of filters of each convolution in the stem and the modules,
+            above 0.
         small_stem: if True, build the first convolution with a window of 3x3 and stride 1, and
             omit the pool after it: module 3a then has half the height and width of the images.
         input_tensor: a tensor to use instead of a new input.

@@ -34,7 +34,8 @@ def image_input(
 
     Args:
         input_shape: (H, W, C); H and W may be None if the model does not need to know them.
-        min_size: the minimum of H and W in pixels; with less, a feature map would be empty.
+        min_size: the minimum of H and W in pixels; in a smaller image, a feature map would be
+            empty.
         input_tensor: a tensor to use instead, such as the output of a layer before the model.
 
     Raises:
@@ -138,7 +139,7 @@ def assemble(
         auxiliary_step: the convolution of an auxiliary classifier, with normalisation and
             activation.
         auxiliary_pool: the average pool of an auxiliary classifier.
-        features: names of feature maps that become outputs of their own.
+        features: names of feature maps that become outputs.
         include_top: if False, build the model without its classifier.
         pooling: if there is no classifier, `avg` or `max` pools the last map to [N, C].
         classifier_activation: `softmax`, or None for logits.

@@ -37,8 +37,9 @@ def conv(
     """Pad a map on every side and convolve it.
 
     [N, H, W, C] -> [N, H/stride, W/stride, filters]. The padding is explicit, because Caffe and
-    torch pad all sides equally. With stride 2, the padding 'same' of Keras pads a map of even size
-    only at the right and the bottom, which would shift the whole network by half a pixel.
+    torch pad all sides equally. With stride 2, the padding 'same' of Keras pads a map with an even
+    height and width only at the right and the bottom, which would shift the whole network by half a
+    pixel.
     """
     padding = "same"
     if stride > 1:
@@ -83,7 +84,7 @@ def conv_relu(
 ) -> KerasTensor:
     """Apply a convolution with bias, then ReLU.
 
-    Initial weights are Caffe's `xavier`, initial biases 0.2.
+    The initial weights are Caffe's `xavier`, and the initial biases are 0.2.
     """
     x = conv(
         x,
@@ -116,10 +117,10 @@ def conv_bn_relu(
 def max_pool(x: KerasTensor, pool_size: int = 3, *, stride: int = 2, name: str) -> KerasTensor:
     """Max-pool in Caffe's ceil mode: the last window may extend over the right and lower edge.
 
-    For a 3x3 window with stride 2, this is Keras' 'same' for an even size and 'valid' for an odd
-    size. If only one of height and width is even, or if they are unknown, the map is padded with
-    zeros. The zeros change no maximum, because the map is the output of a ReLU; along an axis of
-    odd size, no window reaches them.
+    For a 3x3 window with stride 2, this equals Keras' padding 'same' if height and width are even
+    numbers, and 'valid' if both are odd. If only one of them is even, or if they are unknown, the
+    map is padded with zeros. The zeros change no maximum, because the map is the output of a ReLU.
+    Along an axis with an odd number of pixels, no window reaches the zeros.
     """
     height, width = x.shape[1:3]
     if stride == pool_size:

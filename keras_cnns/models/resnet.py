@@ -25,8 +25,9 @@ from keras_cnns.models.rows import Row
 from keras_cnns.models.shortcuts import Shortcut, find_shortcut
 from keras_cnns.suggestions import find
 
-# Blocks: [N, H, W, C] -> [N, H/stride, W/stride, filters]. Their argument `row` contains the
-# details in which models with the same block differ, and `name` is the prefix of the layers' names.
+# Blocks: [N, H, W, C] -> [N, H/stride, W/stride, filters]. The argument `row` of a block contains
+# the details in which models with the same block differ. The argument `name` is the prefix of the
+# layers' names.
 Block = Callable[..., KerasTensor]
 
 
@@ -105,8 +106,8 @@ def imagenet_v2_stem(x: KerasTensor) -> KerasTensor:
 def keras_v2_stem(x: KerasTensor) -> KerasTensor:
     """Apply the stem of keras.applications' ResNet V2, which pads the pool with zeros.
 
-    The convolution has a bias, which is not added to the padding of the pool. It can therefore not
-    be folded into a later layer.
+    The convolution has a bias, which is not added to the padding of the pool. The bias can
+    therefore not be folded into a later layer.
     """
     x = conv(x, 64, 7, stride=2, use_bias=True, name="stem_conv")
     return _stem_pool(keras.layers.ZeroPadding2D(1, name="stem_pool_pad")(x))
@@ -138,21 +139,31 @@ _SMALL_STEMS: dict[Stem, Stem] = {
 
 @dataclass(frozen=True)
 class Architecture(Row):
-    """One row of the table: a residual network."""
+    """One row of the table: a residual network.
 
-    blocks: tuple[int, ...]  # number of residual blocks in each stage
-    filters: tuple[int, ...]  # number of channels of a block's output, in each stage
+    Attributes:
+        blocks: the number of residual blocks in each stage.
+        filters: the number of channels of a block's output in each stage.
+        block: the function that applies a block.
+        shortcut: a key of SHORTCUTS.
+        stem: the function that applies the stem.
+        reduction: the number of channels of a bottleneck's output divided by that of its 3x3
+            convolution.
+        groups: the number of groups of a bottleneck's 3x3 convolution.
+        stride_in_first_1x1: whether the stride of a bottleneck is in its first 1x1 convolution (v1)
+            instead of its 3x3 (v1.5).
+        stride_in_last_block: whether the stride of a stage is in its last block, as in the V2
+            models of keras.applications, instead of its first block.
+    """
+
+    blocks: tuple[int, ...]
+    filters: tuple[int, ...]
     block: Block = basic_block
-    shortcut: str = "projection"  # a key of SHORTCUTS
+    shortcut: str = "projection"
     stem: Stem = imagenet_stem
-    # Channels of a bottleneck's output divided by channels of its 3x3 convolution.
     reduction: int = 4
-    groups: int = 1  # groups of a bottleneck's 3x3 convolution
-    # Whether the stride of a bottleneck is in its first 1x1 convolution (v1) instead of its 3x3
-    # (v1.5).
+    groups: int = 1
     stride_in_first_1x1: bool = False
-    # Whether the stride of a stage is in its last block, as in the V2 models of keras.applications,
-    # instead of its first block.
     stride_in_last_block: bool = False
     paper: str = field(default="He et al. 2015, arXiv:1512.03385", compare=False, kw_only=True)
 

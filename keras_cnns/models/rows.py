@@ -1,4 +1,4 @@
-"""The part of a model's row that all families share: the data set and the published numbers."""
+"""The fields that all tables of models have: the data set and the published numbers."""
 
 from dataclasses import dataclass, field
 
@@ -10,22 +10,28 @@ class Row:
     """One model of a family's table.
 
     Two rows are equal if their networks are equal, even if their published numbers differ.
+
+    Attributes:
+        image_size: the height and width of the paper's images, in pixels.
+        classes: the number of classes of the paper's data set.
+        min_size: the minimum height and width in pixels; for a smaller image, a feature map would
+            be empty.
+        paper: authors, year and arXiv number.
+        top_1: the published top-1 accuracy in per cent, and its source. The data set is CIFAR-10
+            for models of 32x32 images, and ImageNet for all others. On ImageNet, the accuracy is
+            measured on one central crop of 224x224 pixels, unless the source says otherwise.
+        cost: the cost at the paper's image size and number of classes. If None, the model is built
+            when its cost is needed, which takes seconds.
+        function: the name of the function that builds the model, such as `ResNeXt50`; if None,
+            `function_name` derives it from the name of the model.
     """
 
-    image_size: int = 224  # height and width of the paper's images, in pixels
-    classes: int = 1000  # number of classes of the paper's data set
-    # Minimum height and width in pixels; with less, a feature map would be empty.
+    image_size: int = 224
+    classes: int = 1000
     min_size: int = 32
-    paper: str = field(default="", compare=False)  # authors, year and arXiv number
-    # Published top-1 accuracy in per cent, and its source. The data set is ImageNet, with one
-    # central crop of 224x224 unless the source says otherwise, or CIFAR-10 for models of 32x32
-    # images.
+    paper: str = field(default="", compare=False)
     top_1: str | None = field(default=None, compare=False)
-    # Cost at the paper's image size and number of classes. If None, the model is built to compute
-    # it when it is needed, which takes seconds.
     cost: Cost | None = field(default=None, compare=False)
-    # Name of the function that builds the model, such as `ResNeXt50`; None: the result of
-    # `function_name`.
     function: str | None = field(default=None, compare=False)
 
     @property

@@ -7,8 +7,8 @@ changes the shape, these ablations use the identity of option A.
 Each function takes the block's input `x` [N, H, W, C], the output `z` [N, H/stride, W/stride, K] of
 its convolutions, and `name`, the prefix of its layers' names. It returns the sum of z and the
 shortcut. `activated` is relu(bn(x)) in a block that normalises before its convolutions, and None in
-other blocks. If `activated` is given, a projection is applied to it instead of x, without a
-normalisation after it, as in the paper's code.
+other blocks. If `activated` is given, a projection is applied to `activated` instead of x, and no
+normalisation follows the projection, as in the paper's code.
 """
 
 from collections.abc import Callable
@@ -139,6 +139,7 @@ def find_shortcut(name: str) -> Shortcut:
     key = OPTIONS.get(name, name)
     if key not in SHORTCUTS:
         raise ValueError(
-            f"shortcut is {name!r}; there are {', '.join(SHORTCUTS)}, and the paper's A, B, C"
+            f"shortcut is {name!r}; it must be one of {', '.join(SHORTCUTS)}, or one of the "
+            "paper's letters A, B and C"
         )
     return SHORTCUTS[key]

@@ -48,8 +48,8 @@ def vary(
             normalisation: see `NoisyBatchNormalization`.
 
     Raises:
-        ValueError: an argument is out of range, or an option for batch normalisation is given and
-            the model has none.
+        ValueError: an argument is out of range, or an option changes the batch normalisation of a
+            model without batch normalisation.
     """
     _check("activation", activation, ACTIVATIONS)
     if kernel_initializer is not None:
@@ -88,7 +88,7 @@ def vary(
 
     def call(layer: keras.layers.Layer, *arguments: Any, **options: Any) -> Any:
         if isinstance(layer, keras.layers.Identity):
-            # An argument of batch normalisation that other layers do not have.
+            # Batch normalisation has this argument, which an Identity layer does not have.
             options.pop("mask", None)
         return layer(*arguments, **options)
 

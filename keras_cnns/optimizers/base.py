@@ -19,7 +19,7 @@ from keras_cnns.optimizers.state import load_state, save_state
 
 
 def _dense(gradient: Any) -> Any:
-    """Return a gradient as a dense tensor; add rows of a sparse gradient with equal indices."""
+    """Return a gradient as a dense tensor, and add the sparse rows that have equal indices."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
@@ -53,7 +53,7 @@ class PathOptimizer(keras.optimizers.Optimizer):
 
     Args:
         learning_rate: at least 0; a float, a `LearningRateSchedule` or a callable.
-        weight_decay: weight decay per step, at least 0; None for none.
+        weight_decay: weight decay per step, at least 0; None for no decay.
         decoupled_weight_decay: decay the weights directly instead of through the gradient.
         exclude_from_weight_decay: patterns of variables that do not decay.
         learning_rate_multipliers: pattern -> factor; if several patterns match, the factors are
@@ -62,7 +62,7 @@ class PathOptimizer(keras.optimizers.Optimizer):
         kwargs: the arguments of every Keras optimizer: clipping, averages, accumulation, ...
 
     Raises:
-        ValueError: an argument is outside its range, or a pattern is no regular expression.
+        ValueError: an argument is outside its range, or a pattern is not a regular expression.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class PathOptimizer(keras.optimizers.Optimizer):
         for pattern, factor in multipliers.items():
             if not 0 <= factor < math.inf:
                 raise ValueError(
-                    f"learning_rate_multipliers: {factor} for {pattern!r}; "
+                    f"learning_rate_multipliers: the factor for {pattern!r} is {factor}; "
                     "it must be at least 0 and finite"
                 )
         super().__init__(
@@ -117,9 +117,10 @@ class PathOptimizer(keras.optimizers.Optimizer):
     ) -> None:
         """Choose the variables that weight decay leaves out; replace the previous choice.
 
-        The method may be called before and after `build`. A step that `fit` or the first call of a
-        `tf.function` has compiled keeps the previous choice, as it keeps every attribute of a Keras
-        optimizer; to compile it again, call `model.make_train_function(force=True)`.
+        The method may be called before and after `build`. A step that was compiled by `fit` or by
+        the first call of a `tf.function` keeps the previous choice, because the attributes of a
+        Keras optimizer become constants of the compiled step. To compile the step again, call
+        `model.make_train_function(force=True)`.
 
         Args:
             var_list: the variables themselves.
@@ -195,7 +196,7 @@ class PathOptimizer(keras.optimizers.Optimizer):
         """Do nothing: `_decay` applies weight decay, with the learning rate of the variable."""
 
     def apply(self, grads: Sequence[Any], trainable_variables: Any = None) -> None:
-        """Make one step; `trainable_variables` are by default the variables passed to `build`."""
+        """Make one step, by default for all variables with which the optimizer was built."""
         grads = [None if gradient is None else _dense(gradient) for gradient in grads]
         super().apply(grads, trainable_variables)
 
@@ -220,8 +221,8 @@ class PathOptimizer(keras.optimizers.Optimizer):
             return result
         if self.use_ema:
             raise ValueError(
-                "on JAX, use_ema averages every variable, and some are frozen: freeze none, "
-                "or train without use_ema"
+                "on JAX, use_ema averages every variable, but some variables are frozen: "
+                "freeze no variable, or train without use_ema"
             )
         mapping = [
             *zip(trained, trainable_variables, strict=True),

@@ -1,4 +1,4 @@
-"""LARS: a learning rate for each layer that is proportional to the norm of its weights."""
+"""LARS: the learning rate of each layer is proportional to |weights| / |gradient|."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -40,10 +40,10 @@ class LARS(Momentum):
     w <- w + v
     ```
 
-    The norm of the step is a fixed fraction of the norm of the layer's weights, whatever the norm
-    of the gradient is. If |w| or |g| is 0, trust is 1. By default, biases and the parameters of
-    normalisation layers are not adapted and not decayed, because their norms carry no information.
-    With `decoupled_weight_decay`, trust is computed without the decay.
+    The norm of the step is a fixed fraction of the norm of the layer's weights, and does not depend
+    on the norm of the gradient. If |w| or |g| is 0, trust is 1. By default, biases and the
+    parameters of normalisation layers are not adapted and not decayed, because their norms carry no
+    information. With `decoupled_weight_decay`, trust is computed without the decay.
 
     State: as in `Momentum`.
 
@@ -54,9 +54,9 @@ class LARS(Momentum):
     [3.0, 3.5]
 
     Args:
-        learning_rate: at least 0; a float, a `LearningRateSchedule` or a callable. Compared with a
-            training without LARS, it must be larger by a factor of about |g| / (trust_coefficient *
-            |w|).
+        learning_rate: at least 0; a float, a `LearningRateSchedule` or a callable. It must be
+            larger than the learning rate of a training without LARS, by a factor of about |g| /
+            (trust_coefficient * |w|).
         momentum: as in `Momentum`.
         nesterov: as in `Momentum`.
         dampening: as in `Momentum`.

@@ -71,10 +71,11 @@ class Momentum(PathOptimizer):
     >>> [round(x.numpy().item(), 4) for x in (weight, optimizer.velocities[0])]
     [-0.29, 1.9]
 
-    The state consists of `iterations`; of `velocities`, which have the shapes of the weights, are
-    initially 0 and do not exist if `momentum` is 0; and, with `momentum_correction`, of the
-    previous learning rate. The state is saved by variable path. If a state does not fit,
-    `load_own_variables` does not load it, and warns or, with `strict`, raises an error.
+    The state consists of `iterations` and `velocities`. The velocities have the shapes of the
+    weights, are initially 0, and do not exist if `momentum` is 0. With `momentum_correction`, the
+    state also contains the previous learning rate. The state is saved by variable path. If a state
+    does not fit, `load_own_variables` does not load it, and warns or, with `strict`, raises an
+    error.
 
     On TensorFlow a step is one kernel for each weight (`fused_momentum_step`). Sparse gradients are
     converted to dense gradients, because with momentum every row changes in every step.
@@ -85,17 +86,18 @@ class Momentum(PathOptimizer):
         nesterov: use Nesterov's momentum (Sutskever et al. 2013).
         dampening: fraction of the gradient that is not added to the velocity, from 0 to below 1; it
             applies from the second step on.
-        weight_decay: weight decay per step, at least 0; None for none.
+        weight_decay: weight decay per step, at least 0; None for no decay.
         decoupled_weight_decay: multiply the weights by `1 - learning_rate * weight_decay`
             (Loshchilov and Hutter 2019) instead of adding the decay to the gradient.
         exclude_from_weight_decay: regular expressions, searched in `variable.path`; or the word
-            "norm_and_bias" for scales and offsets of normalisation layers, and biases.
+            "norm_and_bias", which selects all biases, and the scales and offsets of normalisation
+            layers.
         learning_rate_multipliers: regular expression or "norm_and_bias" -> factor of the learning
-            rate; if several match, their product. Caffe's models use `{"bias": 2.0}`.
+            rate; if several match, the factors are multiplied. Caffe's models use `{"bias": 2.0}`.
         learning_rate_in_velocity: keep the learning rate inside the velocity.
         momentum_correction: with `learning_rate_in_velocity`, rescale the velocity when the
             learning rate changes. After a learning rate of 0, as in the first step of a warmup, the
-            ratio of new to old is undefined, and nothing is rescaled.
+            ratio of the new to the old learning rate is undefined, and nothing is rescaled.
         name: the optimizer's name.
         kwargs: clipping, averaging, accumulation and loss scaling, as in every Keras optimizer.
 
@@ -205,7 +207,7 @@ class Momentum(PathOptimizer):
         return ops.cast(ops.where(self.iterations == 0, 0.0, self.dampening), variable.dtype)
 
     def _correction(self, learning_rate: Any, variable: Any) -> Any:
-        """Return learning_rate / previous_learning_rate, or 1 if the previous one was 0."""
+        """Return learning_rate / previous_learning_rate, or 1 if the denominator is 0."""
         if not self.momentum_correction:
             return 1.0
         previous = ops.convert_to_tensor(self.previous_learning_rate)

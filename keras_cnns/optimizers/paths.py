@@ -37,7 +37,7 @@ def check_patterns(patterns: Iterable[str], variables: Iterable[Any], option: st
             more = f" and {len(variables) - 5} more" if len(variables) > 5 else ""
             names = "; ".join(f"{name!r} stands for {p}" for name, p in _NAMED_PATTERNS.items())
             raise ValueError(
-                f"{option}: {pattern!r} is found in no variable's path; "
+                f"{option}: {pattern!r} matches the path of no variable; "
                 f"the variables are {paths}{more}; {names}"
             )
 
@@ -50,5 +50,7 @@ def check_regexes(patterns: Any, option: str) -> list[str]:
         try:
             re.compile(pattern)
         except re.error as error:
-            raise ValueError(f"{option}: {pattern!r} is no regular expression: {error}") from None
+            raise ValueError(
+                f"{option}: {pattern!r} is not a valid regular expression: {error}"
+            ) from None
     return list(patterns)

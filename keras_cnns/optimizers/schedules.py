@@ -107,7 +107,7 @@ class HeldRate(ConstantWarmUp):
 
 @_register
 class OneCycle(schedules.LearningRateSchedule):
-    """Rise from peak / 25 to the peak and fall to peak / 250,000, each along half a cosine.
+    """Rise from peak / 25 to the peak, then fall to peak / 250,000, both along half a cosine.
 
     >>> schedule = OneCycle(peak=1.0, steps=10)
     >>> [round(float(schedule(step)), 3) for step in (0, 3, 10)]

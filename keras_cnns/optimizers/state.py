@@ -1,4 +1,4 @@
-"""Save and load an optimizer's state by name and variable path, independent of the order."""
+"""Save and load an optimizer's state by variable path, whatever the order of the variables."""
 
 import warnings
 from collections.abc import Sequence
@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-SEPARATOR = "|"  # replaces "/" in paths, which would create a group in HDF5
+SEPARATOR = "|"  # replaces "/" in paths, because each "/" would create a group in HDF5
 _MAX_LISTED = 8  # maximum number of differences in a message
 
 
 def save_state(state: dict[str, Any], store: Any) -> None:
-    """Write a state, name -> variable, to a store, name -> array."""
+    """Write a state (name -> variable) to a store (name -> array)."""
     for name, variable in state.items():
         store[name.replace("/", SEPARATOR)] = variable.numpy()
 
@@ -21,17 +21,19 @@ def load_state(
 ) -> None:
     """Assign all variables of a state from a store, or none of them if the store does not fit.
 
-    A state that was saved before the first step has no slots; loading it sets them to 0.
+    A state that was saved before the first step has no slots; when it is loaded, all slots of the
+    optimizer are set to 0.
 
     Args:
         state: name -> variable of the optimizer.
         store: name -> array, as `save_state` or another optimizer wrote it.
         owner: a description of the optimizer, for messages.
         is_built: whether the optimizer is built.
-        strict: raise an error if the state does not fit, instead of a warning.
+        strict: if the state does not fit, raise an error instead of a warning.
 
     Raises:
-        ValueError: with `strict`, names are missing or surplus, or shapes differ; each is listed.
+        ValueError: with `strict`, names are missing or surplus, or shapes differ; the message lists
+            them.
     """
     saved = {key.replace(SEPARATOR, "/"): key for key in store.keys()}  # noqa: SIM118 (no dict)
     is_fresh = _is_fresh(saved, store)
@@ -54,9 +56,15 @@ def load_state(
         for variable in slots.values():
             variable.assign(np.zeros(variable.shape))
         return
-    reason = "it is not built yet; call optimizer.build(model.trainable_variables) before loading"
+    reason = (
+        "the optimizer is not built yet; call optimizer.build(model.trainable_variables) before "
+        "loading"
+    )
     if is_built:
-        reason = f"it does not fit ({_shorten(problems)}); variables and options must be the same"
+        reason = (
+            f"the state does not fit ({_shorten(problems)}); the optimizer must have the same "
+            "variables and options as the saved one"
+        )
         if not saved:
             reason = "the file has no optimizer state"
         elif all(name.isdecimal() for name in saved):
@@ -82,12 +90,12 @@ def match_names(needed: Sequence[str], saved: Sequence[str]) -> dict[str, str]:
 
     - A path may or may not begin with the outer model's name (`model/conv/kernel`, `conv/kernel`),
       depending on whether the model or the layer was built first. Names that differ only in outer
-      scopes therefore match. Among several such names, the name with the fewest different scopes
-      matches, provided that no other name has equally few.
+      scopes therefore match. If there are several such names, the name with the fewest different
+      scopes matches, unless another name has equally few.
     - Keras counts automatic names over a whole process: if a model is built again, it has `dense_2`
       and `dense_3` instead of `dense` and `dense_1`. If some names have no counterpart, all names
-      are matched in the order of these numbers, provided that all numbers of a kind of layer, such
-      as `dense`, differ by the same amount, or that equal names match each other.
+      are matched in the order of these numbers. This is done only if all numbers of a kind of
+      layer, such as `dense`, differ by the same amount, or if all equal names match each other.
 
     A required name without a counterpart is not in the result.
     """
@@ -114,7 +122,7 @@ def _match_slot(needed: Sequence[str], saved: Sequence[str]) -> dict[str, str]:
 
 
 def _match_renumbered(needed: Sequence[str], saved: Sequence[str]) -> dict[str, str] | None:
-    """Match names that differ only in automatic numbers; return None if they differ otherwise."""
+    """Match names that differ only in automatic numbers; return None for other differences."""
     here, there = (sorted(map(_split, names)) for names in (needed, saved))
     if [name.kinds for name in here] != [name.kinds for name in there]:
         return None

@@ -1,4 +1,4 @@
-"""The documentation of recipes, from the schema's docstrings and the headers of the TOML files."""
+"""Generate the documentation of recipes from the schema and the headers of the TOML files."""
 
 import re
 import textwrap
@@ -28,13 +28,13 @@ base = "cifar10-resnet20"
 epochs = 10
 ```
 
-`keras-cnns recipes` lists the built-in recipes, `keras-cnns recipes NAME` prints one with all of
-its values, and `keras-cnns recipes --markdown` generates this page.
+`keras-cnns recipes` lists the built-in recipes, `keras-cnns recipes NAME` prints a recipe with all
+of its values, and `keras-cnns recipes --markdown` generates this page.
 
 ## Built-in recipes
 
-The column "measured" has the accuracy on the test split that we measured in our own trainings. The
-column "published" has the accuracy that the paper or another source of the recipe reports."""
+The column "measured" contains the accuracy on the test split in our own trainings. The column
+"published" contains the accuracy that the paper or another source of the recipe reports."""
 
 
 @dataclass(frozen=True)
@@ -75,12 +75,12 @@ def read_comment(name: str) -> str:
 
 
 def read_header(name: str) -> str:
-    """Return the text of `read_comment` without its number signs, which is Markdown."""
+    """Return the text of `read_comment` as Markdown, without the number signs."""
     return re.sub(r"^# ?", "", read_comment(name), flags=re.MULTILINE).strip()
 
 
 def format_documented_recipe(recipe: Recipe) -> str:
-    """Return a recipe as TOML with every key, and above each key its documentation."""
+    """Return a recipe as TOML that contains every key, with its documentation above the key."""
     blocks = []
     for section, description, keys in _sections():
         lines = [_comment(description), f"[{section}]"]

@@ -13,8 +13,8 @@ class _RenamedKey:
 
     key: str  # the current key, `section.key`
     advice: str = ""  # instructions for the user if the value must change as well
-    # Function of the old section and the old key that returns the current value, by default the
-    # old value.
+    # A function that takes the old section and the old key, and returns the current value; the
+    # default returns the old value.
     value: Callable[[_Section, str], Any] = lambda section, old_key: section[old_key]
 
 
@@ -43,7 +43,7 @@ RENAMED_KEYS = {
 
 
 def rename_old_keys(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a recipe's sections with current keys in place of old ones."""
+    """Return the sections of a recipe, in which current keys replace the old ones."""
     renamed = {name: dict(section) for name, section in values.items()}
     for old, row in RENAMED_KEYS.items():
         section, _, old_key = old.partition(".")

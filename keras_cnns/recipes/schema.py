@@ -1,9 +1,8 @@
 """The schema of recipes, and functions that read and write them.
 
 A recipe is a TOML file with the sections and keys of `Recipe`. If it contains `base = "NAME"`,
-where NAME is a built-in recipe, it lists only the keys that differ from that recipe. Unknown keys,
-wrong types and values out of range raise an error that names the key, the value and what is
-allowed.
+where NAME is a built-in recipe, it lists only the keys that differ from that recipe. For an unknown
+key, a wrong type or a value out of range, an error names the key, the value and the allowed values.
 
 The docstring below each key is its documentation for users: `keras_cnns.recipes.documentation`
 prints it together with the type, the range and the default, which it reads from the annotation.
@@ -53,14 +52,15 @@ class ModelConfig:
     aux_heads: bool = False
     """If true, the network is built and trained with its auxiliary classifiers."""
     shortcut: str = ""
-    """The blocks of a residual network have this kind of shortcut: "identity", "projection" or
-    "projection_everywhere" (the options A, B and C of He et al. 2015), "constant_scaling",
-    "exclusive_gating", "shortcut_only_gating" or "dropout" (He et al. 2016, table 1), or "none". If
-    the value is empty, the blocks have the shortcut of the network's paper."""
+    """The blocks of a residual network have this kind of shortcut. "identity", "projection" and
+    "projection_everywhere" are the options A, B and C of He et al. 2015. "constant_scaling",
+    "exclusive_gating", "shortcut_only_gating" and "dropout" are those of He et al. 2016, table 1.
+    With "none", the blocks have no shortcut. If the value is empty, the blocks have the shortcut of
+    the network's paper."""
     inception: Literal["reduced", "naive"] = "reduced"
     """With "reduced", the inception modules of GoogLeNet reduce the number of channels before their
-    3x3 and 5x5 convolutions and after their pool; with "naive", they do not reduce it (Szegedy et
-    al. 2014, figure 2)."""
+    3x3 and 5x5 convolutions and after their pool. With "naive", they do not reduce the number of
+    channels (Szegedy et al. 2014, figure 2)."""
     inception_branches: tuple[Literal["1x1", "3x3", "5x5", "pool"], ...] = (
         "1x1",
         "3x3",
@@ -69,11 +69,11 @@ class ModelConfig:
     )
     """Each inception module of GoogLeNet has these branches."""
     width: _Positive = 1.0
-    """All numbers of filters in GoogLeNet's stem and inception modules are multiplied by this
-    factor."""
+    """In GoogLeNet's stem and inception modules, the number of filters of each convolution is
+    multiplied by this factor."""
     small_stem: bool = False
-    """If true, the network begins with a 3x3 convolution of stride 1 without a pool after it, for
-    images of about 32x32 pixels. The networks for CIFAR always have such a stem."""
+    """If true, the network begins with a 3x3 convolution of stride 1, and no pool follows it. This
+    stem is for images of about 32x32 pixels. The networks for CIFAR always have such a stem."""
     activation: Literal["relu", "tanh", "sigmoid"] = "relu"
     """All layers except the classifiers have this activation."""
     kernel_initializer: Literal["", "small_normal", "glorot_uniform", "he_normal"] = ""
@@ -81,29 +81,30 @@ class ModelConfig:
     "small_normal" is a normal distribution with a standard deviation of 0.01. If the value is
     empty, the weights have the distribution of the network's paper."""
     batch_normalization: bool = True
-    """If false, a network that has batch normalisation is built without it, and with biases in its
-    convolutions."""
+    """If false, a network with batch normalisation is built without batch normalisation, and its
+    convolutions have biases instead."""
     batch_norm_noise: _NonNegative = 0.0
-    """If above 0, the training adds noise after each batch normalisation. In each step and
-    for each channel, two numbers are drawn from a normal distribution with mean 0 and this standard
-    deviation: the first number is the mean of the noise, and the absolute value of the second
-    number is the standard deviation of the noise (Santurkar et al. 2018)."""
+    """If above 0, the training adds noise after each batch normalisation. In each step, two numbers
+    are drawn for each channel from a normal distribution with mean 0 and this standard deviation.
+    The first number is the mean of the noise, and the absolute value of the second number is its
+    standard deviation (Santurkar et al. 2018)."""
     weights: str = ""
     """The training starts from these weights. The value is the name of published weights, such as
     "imagenet" or "torchvision/resnet50.IMAGENET1K_V2" (`keras-cnns weights list` lists all names),
     or the path of a weights file that torchvision, timm, Keras or this project wrote for the same
     network. If the value is empty, the training starts from random weights."""
     frozen_epochs: _NonNegativeInt = 0
-    """For this number of epochs, the training changes only the new classifier, and all other layers
-    are frozen; this key requires `weights`."""
+    """For this number of epochs at the beginning, only the new classifier is trained, and all other
+    layers are frozen. This key requires `weights`."""
     unfreeze_epochs: _NonNegativeInt = 0
     """After `frozen_epochs`, the stages are unfrozen one by one, the last stage first, with this
-    number of epochs between two stages; with 0, all stages are unfrozen at the same time."""
+    number of epochs in between. With 0, all stages are unfrozen at the same time."""
 
     def __post_init__(self) -> None:
         if self.frozen_epochs and not self.weights:
             raise ValueError(
-                "frozen_epochs needs weights: layers with random weights must not be frozen"
+                "frozen_epochs needs weights, because layers with random weights must not be "
+                "frozen; set model.weights, or set model.frozen_epochs to 0"
             )
 
 
@@ -112,21 +113,21 @@ class DataConfig:
     """The images, their splits and their preprocessing."""
 
     name: str
-    """The name selects the dataset: "digits", "shapes", "folder", "idx", or a name of TensorFlow
-    Datasets with or without its version, such as "cifar10" or "cifar10:3.0.2"."""
+    """The name selects the dataset: "digits", "shapes", "folder", "idx", or a dataset of TensorFlow
+    Datasets, with or without its version, such as "cifar10" or "cifar10:3.0.2"."""
     image_size: _PositiveInt
     """The network's input has this height and width in pixels."""
     resize_shorter: _PositiveInt
-    """Each image is resized until its shorter side has this many pixels, and then cropped in its
-    centre to `image_size`."""
+    """Each image is resized so that its shorter side has this number of pixels. A square of
+    `image_size` pixels is then cropped from its centre."""
     channels: Literal[1, 3]
     """The network's input has one channel (grey) or three (RGB)."""
     mean: tuple[float, ...]
-    """The model subtracts these values from the pixels, one per channel, in levels from 0 to
-    255."""
+    """The model subtracts these values from the pixels. There is one value per channel, in levels
+    from 0 to 255."""
     std: Annotated[tuple[float, ...], Field(min_length=1)]
-    """After the subtraction of `mean`, the model divides the pixels by these positive values, one
-    per channel, in levels from 0 to 255."""
+    """After the subtraction of `mean`, the model divides the pixels by these positive values. There
+    is one value per channel, in levels from 0 to 255."""
     train_split: str = "train"
     """The network is trained on this split or slice of a split, such as "train[:80%]"."""
     validation_split: str = "validation"
@@ -137,24 +138,26 @@ class DataConfig:
     training. If the dataset has no such split, another tenth of the training images becomes the
     test split."""
     path: str = ""
-    """For "folder", this is the directory that contains one directory per class, or one directory
-    per split, which then contains the directories of the classes. For "idx", it is the directory of
-    the four files. If the names of these files begin with a prefix, the path ends with this
-    prefix: "data/emnist-letters". A run directory stores the path as an absolute path."""
+    """For the dataset "folder", this is the directory of the images. It contains either one
+    directory per class, or one directory per split with one directory per class in each of them.
+    For the dataset "idx", this is the directory of the four files. If the names of these files
+    begin with a prefix, the path ends with this prefix, as in "data/emnist-letters". A run
+    directory stores the path as an absolute path."""
     skip_bad: bool = False
-    """If true, "folder" ignores the files that would otherwise stop the training with an error."""
+    """If true, the dataset "folder" ignores the files that would otherwise stop the training with
+    an error."""
     corrections: str = ""
-    """For "folder", this CSV file changes the labels of images or excludes images; the image files
-    themselves do not change. The file has the column `file` and at least one of the columns `label`
-    and `exclude`. A run directory stores the absolute path of this CSV file, and a copy of
-    the file."""
+    """For the dataset "folder", this CSV file changes the labels of images or excludes images; the
+    image files themselves do not change. The CSV file has the column `file` and at least one of
+    the columns `label` and `exclude`. A run directory stores the absolute path of this CSV file,
+    and a copy of the file."""
     folds: _NonNegativeInt = 0
     """For cross-validation, the training and the validation images together are divided into this
     number of folds. `keras-cnns train --folds` trains a model for each fold. With 0, the images are
     not divided into folds."""
     fold: _NonNegativeInt = 0
     """The fold with this number, from 1 to `folds`, replaces the validation split, and all other
-    folds together replace the training split."""
+    folds together replace the training split. With 0, the splits are not replaced."""
     num_examples: _PositiveInt = 10_000
     """The dataset "shapes" has this number of training images. Its validation split and its test
     split each have a tenth of this number."""
@@ -168,24 +171,25 @@ class DataConfig:
             raise ValueError(f"std is {list(self.std)}; each value must be above 0")
         if (self.name in ("folder", "idx")) != bool(self.path):
             raise ValueError(
-                'name = "folder" and name = "idx" need a path, and no other name has one: '
+                'name = "folder" and name = "idx" need a path; other datasets must not have one: '
                 f"name is {self.name!r}, path is {self.path!r}"
             )
         if self.corrections and self.name != "folder":
             raise ValueError(
-                f'corrections need name = "folder", whose images are files; name is {self.name!r}'
+                'corrections are only possible with name = "folder", because they refer to image '
+                f"files; name is {self.name!r}"
             )
         if (self.folds, self.fold) != (0, 0) and not 1 <= self.fold <= self.folds >= 2:
             raise ValueError(
-                "folds must be at least 2, and fold from 1 to folds, or both are 0: folds is "
+                "folds must be at least 2 and fold from 1 to folds, or both must be 0; folds is "
                 f"{self.folds} and fold is {self.fold}"
             )
         if self.fold and self.validation_split in (self.train_split, self.test_split):
             other = "train" if self.validation_split == self.train_split else "test"
             raise ValueError(
-                "folds consist of the training and the validation images, so these must differ, "
-                f"and must not be the test images: {other}_split and validation_split are both "
-                f"{self.validation_split!r}"
+                "the training and the validation images are divided into folds, so that "
+                "validation_split must differ from train_split and from test_split; "
+                f"{other}_split and validation_split are both {self.validation_split!r}"
             )
         if self.resize_shorter < self.image_size:
             raise ValueError(
@@ -200,7 +204,7 @@ class DataConfig:
 
 @dataclass(frozen=True, config=_CHECKED)
 class AugmentationConfig:
-    """Random changes of the training images and their labels, in the order of their application."""
+    """These random changes are applied to the training images and their labels, in this order."""
 
     inception_crop: bool = False
     """If true, a random crop with 8 to 100 % of the image's area and an aspect ratio from 3/4 to
@@ -208,7 +212,7 @@ class AugmentationConfig:
     color_jitter: _Fraction = 0.0
     """Brightness, contrast and saturation change at random by at most this fraction."""
     rand_augment_num_ops: Annotated[int, Field(ge=0, le=14)] = 0
-    """RandAugment applies this number of operations to each image (usually 2); 0 disables
+    """RandAugment applies this number of operations to each image; 2 is usual, and 0 disables
     RandAugment."""
     rand_augment_magnitude: Annotated[float, Field(ge=0, le=10)] = 9.0
     """RandAugment applies its operations with this magnitude."""
@@ -236,25 +240,26 @@ class AugmentationConfig:
 
 @dataclass(frozen=True, config=_CHECKED)
 class OptimizerConfig:
-    """The optimizer, by default gradient descent with momentum, and its learning rate over time."""
+    """These keys choose the optimizer and the schedule of the learning rate."""
 
     learning_rate: _Positive
-    """This is the highest learning rate of the schedule, before `reference_batch_size` scales
-    it."""
+    """This is the highest learning rate of the schedule. If there is a `reference_batch_size`, the
+    learning rate is scaled to the batch size."""
     name: str = "momentum"
     """The name selects the optimizer: "momentum", "lars", or the name of a class of
-    `keras.optimizers`, in upper or lower case, such as "adam" or "sgd"."""
+    `keras.optimizers`, in upper or lower case, such as "adam" or "sgd". With "momentum", the
+    optimizer is gradient descent with momentum, as in the papers."""
     arguments: dict[str, bool | int | float | str] = Field(default_factory=dict)
-    """These arguments are passed to the class of an optimizer other than "momentum", such as `{
+    """If the optimizer is not "momentum", its class is called with these arguments, such as `{
     beta_1 = 0.8 }` for "adam"."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """The velocity is multiplied by this momentum in each step."""
     nesterov: bool = False
     """If true, the optimizer uses Nesterov momentum."""
     weight_decay: _NonNegative = 0.0
-    """Each gradient includes the weights multiplied by this coefficient. This is L2 regularisation
-    coupled through the momentum, as in He et al. 2015; the optimizers of Keras apply the
-    coefficient as decoupled weight decay instead."""
+    """The weights, multiplied by this coefficient, are added to their gradient. This is L2
+    regularisation, as in He et al. 2015. The optimizers of Keras use the coefficient for decoupled
+    weight decay instead."""
     weight_decay_on_norm_and_bias: bool = True
     """If true, weight decay also applies to biases and to the parameters of batch normalisation, as
     in He et al. 2015 and torch."""
@@ -262,11 +267,11 @@ class OptimizerConfig:
     """The learning rate of biases is multiplied by this factor (Caffe's models use 2)."""
     stage_learning_rate_factor: Annotated[float, Field(gt=0, le=1)] = 1.0
     """The learning rate of each stage is the learning rate of the next stage multiplied by this
-    factor; the classifiers have the full learning rate. This is discriminative fine-tuning (Howard
-    and Ruder 2018, section 3.2), where the learning rate is divided by 2.6, which corresponds to a
-    factor of 0.385."""
+    factor; the classifiers have the full learning rate. This is the discriminative fine-tuning of
+    Howard and Ruder 2018, section 3.2. They divide the learning rate by 2.6 from stage to stage,
+    which corresponds to a factor of 0.385."""
     reference_batch_size: _NonNegativeInt = 0
-    """The learning rate is multiplied by the batch size divided by this batch size (the linear
+    """The learning rate is multiplied by `training.batch_size` / `reference_batch_size` (the linear
     scaling rule of Goyal et al. 2017); 0 disables the scaling."""
     schedule: Literal["constant", "step", "cosine", "polynomial", "one_cycle", "exponential"] = (
         "constant"
@@ -276,12 +281,12 @@ class OptimizerConfig:
     """For this number of epochs, the learning rate rises linearly from 0, or from the unscaled
     `learning_rate` if there is a `reference_batch_size`."""
     constant_warmup_steps: _NonNegativeInt = 0
-    """The training begins with this number of steps that have the learning rate
-    `constant_warmup_learning_rate`, as He et al. 2015 trained ResNet-110; 0 disables this
-    warmup."""
+    """For this number of steps at the beginning, the learning rate is
+    `constant_warmup_learning_rate`, as in the training of ResNet-110 by He et al. 2015; 0 disables
+    this warmup."""
     constant_warmup_learning_rate: _NonNegative = 0.0
-    """The first `constant_warmup_steps` steps have this learning rate; it must be 0 if there are no
-    such steps."""
+    """This is the learning rate of the first `constant_warmup_steps` steps. If
+    `constant_warmup_steps` is 0, this value must be 0 as well."""
     decay_at_epochs: tuple[float, ...] = ()
     """The schedule "step" multiplies the learning rate by `decay_factor` after each of these
     numbers of epochs."""
@@ -295,19 +300,20 @@ class OptimizerConfig:
     """The schedules "step" and "exponential" multiply the learning rate by this factor at each
     decay."""
     power: _Positive = 1.0
-    """The schedule "polynomial" raises the remaining fraction of the steps to this power."""
+    """With the schedule "polynomial", the learning rate is proportional to the remaining fraction
+    of the steps, raised to this power."""
     rise_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.3
     """The schedule "one_cycle" raises the learning rate during this fraction of the steps and
     lowers it afterwards."""
     ema_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Evaluation and the saved model use an exponential moving average of the weights with this
-    momentum; 0 disables it."""
+    momentum; 0 disables the average."""
 
     def __post_init__(self) -> None:
         if self.name == "momentum" and self.arguments:
             raise ValueError(
-                'arguments are for other optimizers than "momentum", which has keys of its own: '
-                "momentum, nesterov, weight_decay"
+                'optimizer.arguments cannot be used with the optimizer "momentum"; use its keys '
+                "momentum, nesterov and weight_decay instead"
             )
         if self.name != "momentum":
             for key, default in (
@@ -318,20 +324,20 @@ class OptimizerConfig:
             ):
                 if getattr(self, key) != default:
                     raise ValueError(
-                        f'{key} is a key of the optimizer "momentum"; remove it, or write what '
-                        f'"{self.name}" needs into optimizer.arguments'
+                        f'{key} is only for the optimizer "momentum"; remove it, and put the '
+                        f'arguments of "{self.name}" into optimizer.arguments'
                     )
         if (self.schedule == "step") != bool(self.decay_at_epochs or self.decay_at_steps):
             raise ValueError(
-                'schedule = "step" needs decay_at_epochs or decay_at_steps, and no other schedule '
-                "has them"
+                'schedule = "step" needs decay_at_epochs or decay_at_steps; with other schedules, '
+                f'these keys must be empty; schedule is "{self.schedule}"'
             )
         if self.decay_at_epochs and self.decay_at_steps:
             raise ValueError("decay_at_epochs and decay_at_steps are both given; remove one")
         if bool(self.constant_warmup_steps) != bool(self.constant_warmup_learning_rate):
             raise ValueError(
-                "constant_warmup_steps and constant_warmup_learning_rate belong together, both "
-                f"above 0 or both 0: they are {self.constant_warmup_steps} and "
+                "constant_warmup_steps and constant_warmup_learning_rate must both be above 0, or "
+                f"both be 0; they are {self.constant_warmup_steps} and "
                 f"{self.constant_warmup_learning_rate}"
             )
 
@@ -345,8 +351,9 @@ class TrainingConfig:
     batch_size: _PositiveInt
     """Each step processes this number of images, on all devices of all processes together."""
     max_steps: _NonNegativeInt = 0
-    """The training ends after this number of steps, even within an epoch, and the schedule has this
-    length; with 0, only `epochs` determines the length of the training."""
+    """The training ends after this number of steps, even within an epoch. The schedule of the
+    learning rate has the same length. With 0, only `epochs` determines the length of the
+    training."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """This seed determines the initial weights, the order of the images and their augmentation."""
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -364,7 +371,7 @@ class TrainingConfig:
 
 @dataclass(frozen=True, config=_CHECKED)
 class ClassBalanceConfig:
-    """The treatment of classes that have different numbers of training images."""
+    """These keys balance classes that have different numbers of training images."""
 
     weights: Literal["none", "inverse", "effective_number"] = "none"
     """The loss of an image is multiplied by the weight of its class, and the loss of a batch is the
@@ -372,8 +379,8 @@ class ClassBalanceConfig:
     "inverse", and (1 - beta) / (1 - beta^n) with "effective_number" (Cui et al. 2019,
     equation 2)."""
     beta: Annotated[float, Field(ge=0, lt=1)] = 0.99
-    """This is the beta of "effective_number". With 0, all classes have the same weight; near 1, the
-    weights are close to those of "inverse"."""
+    """This is the beta of "effective_number". If it is 0, all classes have the same weight. If it
+    is near 1, the weights are close to those of "inverse"."""
     balanced_sampling: bool = False
     """If true, each epoch contains the same number of images of each class, and the total number of
     images in an epoch does not change. Images of rare classes are repeated, and the images of
@@ -386,8 +393,8 @@ class ClassBalanceConfig:
     def __post_init__(self) -> None:
         if self.weights != "none" and self.balanced_sampling:
             raise ValueError(
-                f'weights = "{self.weights}" and balanced_sampling = true would each balance the '
-                "classes, so that rare ones would count twice; remove one of them"
+                f'weights = "{self.weights}" and balanced_sampling = true would balance the '
+                "classes twice; remove one of them"
             )
 
     @property
@@ -416,10 +423,10 @@ class Recipe:
         if patience and schedule in _FIXED_END:
             raise ValueError(
                 f"training.early_stopping_patience is {patience} and optimizer.schedule is "
-                f'"{schedule}", which lowers the learning rate until the last of '
-                f"training.epochs = {self.training.epochs}: the accuracy usually rises most at the "
-                "end, which early stopping would cut off. Lower training.epochs instead, or use "
-                'the schedule "constant", "step" or "exponential"'
+                f'"{schedule}", which lowers the learning rate until the last of the '
+                f"{self.training.epochs} epochs. With this schedule, the accuracy usually rises "
+                "most in the last epochs, which early stopping would skip. Lower training.epochs "
+                'instead, or use the schedule "constant", "step" or "exponential"'
             )
 
     @property
@@ -464,7 +471,7 @@ def load_recipe(name: str | Path, overrides: Iterable[str] = ()) -> Recipe:
 
 
 def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
-    """Return `section.key` -> value of overrides such as "training.epochs=3".
+    """Return a dict from `section.key` to the value, from overrides such as "training.epochs=3".
 
     Raises:
         RecipeError: an override does not have the form `section.key=value`.
@@ -493,7 +500,7 @@ def parse_recipe(values: Mapping[str, Any]) -> Recipe:
 
 
 def load_run_recipe(path: Path) -> Recipe:
-    """Read the recipe of a run directory, which an earlier version may have written.
+    """Read the recipe of a run directory; an earlier version may have written this recipe.
 
     Args:
         path: the run directory's `config.toml`.
@@ -527,7 +534,8 @@ def _read(name: str | Path) -> dict[str, Any]:
         if str(name) not in list_recipes():
             raise RecipeError(
                 f"there is no recipe {str(name)!r}{did_you_mean(str(name), list_recipes())} "
-                f"(built in are {', '.join(list_recipes())}; otherwise give a TOML file's path)"
+                f"(built-in recipes: {', '.join(list_recipes())}; the name may also be the path of "
+                "a TOML file)"
             )
         text = read_built_in(str(name))
     else:
@@ -544,7 +552,7 @@ def _read(name: str | Path) -> dict[str, Any]:
     if (base := values.pop("base", None)) is None:
         return values
     if base not in list_recipes() or base == name:
-        raise RecipeError(f"{path}: base is {base!r}; it must be a built-in recipe's name")
+        raise RecipeError(f"{path}: base is {base!r}; it must be the name of a built-in recipe")
     return _merge(_read(base), values)
 
 

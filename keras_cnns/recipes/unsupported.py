@@ -4,15 +4,15 @@ from typing import Any
 
 MULTI_LABEL = "classification with several labels for an image is not supported"
 _SINGLE_LABEL = (
-    "every image has exactly one class here, and the networks end in a softmax over the classes; "
+    "every image has exactly one class, and the networks end in a softmax over the classes; "
     f"{MULTI_LABEL}"
 )
 _TEST_TIME_AUGMENTATION = (
-    "test-time augmentation is not supported: every prediction is that of one image, as the "
-    "exported model makes it, so that the measured accuracy is that of the served model"
+    "test-time augmentation is not supported: each image is predicted once, without augmentation, "
+    "as in the served model, so that the measured accuracy is that of the served model"
 )
 _BINARY = ("binary_crossentropy", "bce", "sigmoid", "multi_label", "multilabel", "binary_focal")
-# Name of a key without its section, or of an option -> why the feature is not supported.
+# From the name of a key (without its section) or of an option to the reason why it does not exist.
 _KEYS = {
     **dict.fromkeys(("multi_label", "multilabel"), _SINGLE_LABEL),
     **dict.fromkeys(("tta", "test_time_augmentation"), _TEST_TIME_AUGMENTATION),
@@ -20,10 +20,10 @@ _KEYS = {
 
 
 def explain_unsupported_key(key: str, value: Any) -> str | None:
-    """Return the message for an unknown key, `section.key`, of an unsupported feature.
+    """Return the message for an unknown key, `section.key`, if its feature is not supported.
 
     Returns:
-        The message; None if the key does not belong to such a feature.
+        The message; None if the key does not belong to a feature that is known to be unsupported.
     """
     last = key.rpartition(".")[2]
     if last in _KEYS:
@@ -33,9 +33,9 @@ def explain_unsupported_key(key: str, value: Any) -> str | None:
         if any(each in given for each in _BINARY):
             return f"{key} is {value!r}: {_SINGLE_LABEL}"
         return (
-            f"there is no key {key}: the loss is the cross-entropy of the softmax, which "
-            "class_balance.focal_gamma makes a focal loss and class_balance.weights weights by "
-            "class"
+            f"there is no key {key}: the loss is the cross-entropy of the softmax; for a focal "
+            "loss, set class_balance.focal_gamma, and for weights of the classes, set "
+            "class_balance.weights"
         )
     return None
 

@@ -1,4 +1,4 @@
-"""Write predictions for many files to a CSV or JSON Lines file, which can be continued later.
+"""Write predictions for many files to a CSV or JSON Lines file, which a later command can continue.
 
 Rows are appended as soon as their batch is predicted. When an interrupted command is resumed, an
 incomplete row at the end is removed, and files that have a row are not predicted again. Names are
@@ -29,12 +29,19 @@ _ROW_GROUP = 10_000  # number of rows that are converted to Parquet at once
 
 @dataclass(frozen=True)
 class Answer:
-    """The prediction of a file."""
+    """The prediction of a file.
 
-    file: str  # the path as the user gave it
-    ranked: tuple[tuple[str, float], ...] = ()  # labels and probabilities, best first
-    error: str = ""  # the error, if there is no prediction
-    unknown: bool = False  # whether the highest probability is below the threshold
+    Attributes:
+        file: the path as the user gave it.
+        ranked: the labels and their probabilities, best first.
+        error: the reason why there is no prediction; "" if there is one.
+        unknown: whether the highest probability is below the threshold.
+    """
+
+    file: str
+    ranked: tuple[tuple[str, float], ...] = ()
+    error: str = ""
+    unknown: bool = False
 
 
 def predict_files(
@@ -78,7 +85,7 @@ class AnswerFile:
     """A file of predictions, which may exist already.
 
     Attributes:
-        finished: image file that has a row -> whether the row is an error.
+        finished: a dict from each image file that has a row to whether this row is an error.
     """
 
     def __init__(self, path: Path, top_k: int, *, has_threshold: bool = False) -> None:
@@ -87,10 +94,11 @@ class AnswerFile:
         Args:
             path: a .csv or .jsonl file, which need not exist.
             top_k: the number of labels of each row.
-            has_threshold: whether each row says whether its image is unknown.
+            has_threshold: whether the rows have a value `unknown`.
 
         Raises:
-            ValueError: the suffix is neither of these, or the existing file does not fit.
+            ValueError: the suffix is neither of these, or the existing file contains other columns
+                or no predictions.
             OSError: the file cannot be read or written.
         """
         if path.suffix.lower() not in _SUFFIXES:
@@ -187,14 +195,15 @@ class AnswerFile:
         if header != self._columns and not is_cut_header:
             found = ", ".join(header or [rest[:80]])
             raise ValueError(
-                f"{self._path} has the columns {found}, and this command writes "
-                f"{', '.join(self._columns)}; choose another file, or give the same options"
+                f"{self._path} has the columns {found}, but this command writes "
+                f"{', '.join(self._columns)}; choose another file, or give the same options as "
+                "when it was begun"
             )
         for number, row in enumerate(rows, 2):
             if len(row) != len(self._columns):
                 raise ValueError(
-                    f"{self._path}: row {number} has {len(row)} cells, and {len(self._columns)} "
-                    "are needed; choose another file"
+                    f"{self._path}: row {number} has {len(row)} cells instead of "
+                    f"{len(self._columns)}; choose another file"
                 )
             self.finished[row[0]] = bool(row[-1])
 
@@ -214,7 +223,7 @@ class AnswerFile:
                 ) from None
             if labels != self._top_k:
                 raise ValueError(
-                    f"{self._path}: line {number} has {labels} labels, and this command writes "
+                    f"{self._path}: line {number} has {labels} labels, but this command writes "
                     f"{self._top_k}; choose another file, or give the same --top-k"
                 )
             if has_threshold != self._has_threshold:
@@ -235,7 +244,7 @@ def write_parquet(json_lines: Path, path: Path, *, has_threshold: bool = False) 
     Args:
         json_lines: the rows, a .jsonl file.
         path: the file, which is written atomically.
-        has_threshold: whether the rows say whether their images are unknown.
+        has_threshold: whether the rows have a value `unknown`.
 
     Raises:
         ImportError: pyarrow is not installed.

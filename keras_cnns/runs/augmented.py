@@ -13,7 +13,7 @@ from keras_cnns.files import replacing
 _COUNT = 24  # number of images
 _COLUMNS = 8
 _CAPTIONS = "captions"  # the key of the text in the PNG file: a JSON list
-_MIN_FRACTION = 0.01  # minimum fraction with which a class of a mixed target is in the caption
+_MIN_FRACTION = 0.01  # the caption names the classes of a mixed target from this fraction on
 
 
 def write_augmented(path: Path, images: Any, targets: Any, labels: Sequence[str]) -> None:
@@ -22,8 +22,8 @@ def write_augmented(path: Path, images: Any, targets: Any, labels: Sequence[str]
     Args:
         path: the file.
         images: uint8 [N, H, W, C].
-        targets: class numbers [N], distributions over the classes [N, K], or a dict with one of
-            these for each output of the model.
+        targets: class indices [N], or distributions over the classes [N, K], or a dict with such
+            targets for each output of the model.
         labels: the names of the K classes.
     """
     if isinstance(targets, dict):
@@ -42,7 +42,7 @@ def write_augmented(path: Path, images: Any, targets: Any, labels: Sequence[str]
 
 
 def read_augmented(path: Path, size: int) -> list[tuple[np.ndarray, str]]:
-    """Return the images, uint8 [size, size, C], and the captions in a file of `write_augmented`.
+    """Return the images, uint8 [size, size, C], and the captions in a file from `write_augmented`.
 
     Returns:
         Pairs of an image and its caption; an empty list if there is no file, as in runs of earlier
@@ -64,7 +64,7 @@ def read_augmented(path: Path, size: int) -> list[tuple[np.ndarray, str]]:
 
 
 def _describe(target: Any, labels: Sequence[str]) -> str:
-    """Describe a target, int [] or float [K], by its class, or by two classes and fractions."""
+    """Describe a target, int [] or float [K], by its class, or by two classes with fractions."""
     if target.ndim == 0:
         return labels[int(target)]
     target = target / target.sum()  # undo the multiplication by the class's weight

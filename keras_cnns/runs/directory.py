@@ -20,7 +20,7 @@ _README_TEXT = """\
 This directory is a run of keras-cnns: {model} trained on {data}.
 
 model.keras       the model of the epoch with the best validation accuracy
-config.toml       the recipe, every value written out
+config.toml       the recipe, with the values of all keys
 labels.txt        the names of the classes, in the order of the model's outputs
 history.csv       losses and metrics of each epoch
 diagnostics.csv   gradients, activations and updates, by training step
@@ -51,7 +51,8 @@ def opened_for_training(path: Path, recipe: Recipe) -> Iterator[None]:
     """Lock a run directory, which must be new or belong to a training with the same recipe.
 
     Raises:
-        RunError: another process trains in it, it has another recipe, or it is not a run directory.
+        RunError: another process uses the directory, it has another recipe, or it is not a run
+            directory.
     """
     if path.exists() and not path.is_dir():
         raise RunError(f"{path} is a file; choose another directory")
@@ -69,9 +70,9 @@ def check_data(path: Path, data_fingerprint: str) -> None:
     former = _read_environment(path).get("data_fingerprint", data_fingerprint)
     if former != data_fingerprint:
         raise RunError(
-            f"{path} was begun with other data: their fingerprint is {former} there and "
-            f"{data_fingerprint} here. Choose another directory, or bring those data back to "
-            "go on"
+            f"the training in {path} was begun with other data: the data had the fingerprint "
+            f"{former}, and have the fingerprint {data_fingerprint} now. Choose another "
+            "directory, or restore those data to continue this training"
         )
 
 
@@ -97,7 +98,10 @@ def begin(
             if former.get(name) != version
         ]
         if changed:
-            print_message(f"{path} was begun with {', '.join(changed)}: its metrics may change")
+            print_message(
+                f"the training in {path} was begun with {', '.join(changed)}: "
+                "its metrics may change"
+            )
     write_text(path / LABELS, "".join(f"{label}\n" for label in labels))
     text = _README_TEXT.format(model=recipe.model.name, data=recipe.data.name)
     write_text(path / README, text)
@@ -110,14 +114,14 @@ def _check_recipe(path: Path, recipe: Recipe) -> None:
     if not (path / CONFIG).exists():
         if any(PARTIAL not in each.name for each in path.iterdir()):
             raise RunError(
-                f"{path} holds something already, and no {CONFIG}; choose another directory"
+                f"{path} holds something already, but no {CONFIG}; choose another directory"
             )
         return
     former = with_absolute_paths(read_config(path))  # earlier versions wrote relative paths
     if differences := _compare(former, with_absolute_paths(recipe)):
         raise RunError(
-            f"{path} is of another recipe: {'; '.join(differences)}. "
-            "Choose another directory, or train with that recipe to go on"
+            f"{path} contains a training with another recipe: {'; '.join(differences)}. "
+            "Choose another directory, or continue this training with its own recipe"
         )
 
 
@@ -135,7 +139,7 @@ def _compare(former: Recipe, recipe: Recipe) -> list[str]:
 def describe_use(path: Path) -> str:
     """Return what another process does in a locked directory, as far as its files show it."""
     if (path / SEARCH).exists():
-        return "another process searches in it"
+        return "another process runs a hyperparameter search in it"
     try:
         process = _read_environment(path)["process"]
         return f"process {process['id']} on {process['host']} trains in it"
@@ -144,6 +148,6 @@ def describe_use(path: Path) -> str:
 
 
 def _read_environment(path: Path) -> dict[str, Any]:
-    """Return the recorded environment of a directory's training; {} if none has begun."""
+    """Return the recorded environment of a directory's training; {} if no training has begun."""
     file = path / ENVIRONMENT
     return dict(json.loads(file.read_text("utf-8"))) if file.exists() else {}

@@ -33,10 +33,10 @@ def describe_ending(recipe: Recipe, results: dict[str, Any]) -> str:
 
     Args:
         recipe: the recipe of the training.
-        results: the content of `results.json`; in earlier versions, it lacks the reason.
+        results: the content of `results.json`; runs of earlier versions do not record the reason.
     """
     training, best = recipe.training, results["best_epoch"]
-    kept = f"The model of epoch {best} is kept: no other has a higher validation accuracy."
+    kept = f"The model of epoch {best} is kept: no other epoch has a higher validation accuracy."
     if "ended_by" not in results:
         return kept
     last = results["last_epoch"]

@@ -48,8 +48,8 @@ def _find_version(name: str, module: str) -> str | None:
 
     Args:
         name: the usual name of its distribution.
-        module: the module that it installs, by which other distributions of the package are found:
-            `tensorflow-cpu` and `tf-nightly` also install `tensorflow`.
+        module: the module that it installs. Other distributions that install the same module are
+            found too: `tensorflow-cpu` and `tf-nightly` also install `tensorflow`.
     """
     try:
         return metadata.version(name)

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-MANIFEST = "model.json"  # the file of a version that is written last
+MANIFEST = "model.json"  # this file of a version is written last
 
 
 def find_versions(model: Path) -> dict[int, Path]:
-    """Return version number -> directory of a model, in ascending order."""
+    """Return a dict from version number to directory, in ascending order."""
     found = {int(each.name): each for each in model.glob("[1-9]*") if each.name.isdecimal()}
     return dict(sorted(found.items()))
 

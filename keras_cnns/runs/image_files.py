@@ -1,4 +1,7 @@
-"""Find image files by folder or pattern, and read them in batches; bad files become errors."""
+"""Find image files by folder or pattern, and read them in batches.
+
+The batch of a bad file contains the error instead of the pixels.
+"""
 
 import glob
 import os
@@ -107,7 +110,7 @@ def _read(path: Path, data: DataConfig) -> np.ndarray | Exception:
 def _glob(pattern: Path) -> Iterator[Path]:
     """Yield the paths that match a pattern; `*` and `**` match no hidden names.
 
-    Unlike glob.glob, `**` does not follow links, which can lead back to a folder above them.
+    Unlike in glob.glob, `**` does not follow links, which can lead back to a folder above them.
     """
     relative = pattern.relative_to(pattern.anchor)
     for path in Path(pattern.anchor).glob(str(relative)):

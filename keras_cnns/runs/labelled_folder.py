@@ -21,11 +21,17 @@ from keras_cnns.suggestions import did_you_mean
 
 @dataclass(frozen=True)
 class FolderEvaluation:
-    """The predictions for a folder of photos with the classes of a run."""
+    """The predictions for a folder of photos with the classes of a run.
+
+    Attributes:
+        predictions: the predictions for all readable images.
+        notes: sentences on differences of class names.
+        unreadable: `file: reason` for each file that is not counted.
+    """
 
     predictions: Predictions
-    notes: tuple[str, ...]  # sentences on differences of class names
-    unreadable: tuple[str, ...]  # `file: reason` for each file that is not counted
+    notes: tuple[str, ...]
+    unreadable: tuple[str, ...]
 
 
 def evaluate_folder(run: Run, folder: str | Path) -> FolderEvaluation:
@@ -56,7 +62,8 @@ def evaluate_folder(run: Run, folder: str | Path) -> FolderEvaluation:
     matched, notes = match_labels(run.labels, counts)
     if not matched:
         raise ValueError(
-            f"no class of {folder} ({_listed(counts)}) is one of the run ({_listed(run.labels)})"
+            f"no class of {folder} ({_listed(counts)}) is a class of the run "
+            f"({_listed(run.labels)})"
         )
     labels = {file.path: matched[file.label] for file in files if file.label in matched}
     unreadable: list[str] = []
@@ -78,7 +85,9 @@ def evaluate_folder(run: Run, folder: str | Path) -> FolderEvaluation:
         read_batches = batches()
         first = next(read_batches, None)
         if first is None:
-            raise ValueError(f"no file of {folder} can be read; the first is {unreadable[0]}")
+            raise ValueError(
+                f"no file of {folder} can be read; the first of them is {unreadable[0]}"
+            )
         predictions = collect(run.load_model(), chain([first], read_batches), worst=0)
     return FolderEvaluation(predictions, tuple(notes), tuple(unreadable))
 
@@ -102,13 +111,14 @@ def match_labels(
         similar = by_key.get(_comparable(label), [])
         if label in indices:
             matched[label] = indices[label]
-        elif len(similar) == 1:  # if several are similar, it is unclear which one is meant
+        elif len(similar) == 1:  # if several are similar, the match is unclear
             matched[label] = indices[similar[0]]
             same_text = _composed(label) == _composed(similar[0])
             difference = "Unicode form" if same_text else "case"
             notes.append(
                 f"the class {_quoted(label, ascii_only=same_text)} differs only in {difference} "
-                f"from the run's {_quoted(similar[0], ascii_only=same_text)}, and counts as that"
+                f"from the run's class {_quoted(similar[0], ascii_only=same_text)}, and counts as "
+                "that class"
             )
         else:
             hint = did_you_mean(label, known)

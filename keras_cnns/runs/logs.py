@@ -12,9 +12,9 @@ def by_main_output(logs: Mapping[str, Value]) -> dict[str, Value]:
     """Rename the logs of a model with several outputs so that `loss` is the main output's loss.
 
     In Keras' logs, `loss` is the weighted sum of all losses if the model has auxiliary outputs, and
-    otherwise its only loss. These two values of `loss` must not be compared. After renaming,
-    `loss`, `accuracy` and their `val_` counterparts belong to the main output in both cases, and
-    `loss_sum` is the weighted sum, which includes regularisation losses.
+    otherwise its only loss. These two kinds of `loss` must not be compared. After renaming, `loss`,
+    `accuracy` and their `val_` counterparts belong to the main output in both cases, and `loss_sum`
+    is the weighted sum, which includes regularisation losses.
 
     Args:
         logs: the logs, or the columns of a history. Without `main_loss`, they belong to a model

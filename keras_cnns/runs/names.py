@@ -17,6 +17,6 @@ AUGMENTED = "augmented.png"
 CARD = "card.md"
 README = "README.txt"
 CORRECTIONS = "corrections.csv"
-SEARCH = "tune.json"  # in the directory of a search
+SEARCH = "tune.json"  # in the directory of a hyperparameter search
 FOLDS = "folds.json"  # in a directory with a run for each fold
 OUT_OF_FOLD = "out_of_fold"  # with the suffixes .npz and .csv

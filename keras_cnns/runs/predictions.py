@@ -10,36 +10,55 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-# The minimum of a probability in the loss, which would be infinite for a probability that float32
-# rounds to 0.
+# The minimum of a probability in the loss. Without it, the loss would be infinite if float32 rounds
+# a probability to 0.
 _MIN_PROBABILITY = float(np.finfo(np.float32).tiny)
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """An image that is classified incorrectly."""
+    """An image that is classified incorrectly.
 
-    image: np.ndarray  # uint8 [H, W, C]
-    index: int  # the index of the image in the split, from 0
+    Attributes:
+        image: the pixels, uint8 [H, W, C].
+        index: the index of the image in the split, from 0.
+        label: the index of the true class.
+        predicted: the index of the predicted class.
+        confidence: the probability of the predicted class.
+        label_probability: the probability of the true class.
+    """
+
+    image: np.ndarray
+    index: int
     label: int
     predicted: int
-    confidence: float  # the probability of the predicted class
-    label_probability: float  # the probability of the true class
+    confidence: float
+    label_probability: float
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """Predictions for N images of K classes."""
+    """Predictions for N images of K classes.
+
+    Attributes:
+        classes: the number of classes, K.
+        labels: the true classes, int [N].
+        predicted: the predicted classes, int [N].
+        confidences: the highest probability of each image, float [N].
+        label_probabilities: the probability of the true class, float [N].
+        mistakes: the mistakes with the highest confidence, in descending order.
+        loss: the mean cross-entropy of the main output, in nats.
+        path_of: a function that returns the file of the image at an index; None if the images are
+            not separate files.
+    """
 
     classes: int
-    labels: np.ndarray  # int [N]
-    predicted: np.ndarray  # int [N]
-    confidences: np.ndarray  # float [N], the highest probability
-    label_probabilities: np.ndarray  # float [N], the probability of the true class
-    mistakes: tuple[Mistake, ...]  # some mistakes with the highest confidence, in descending order
-    loss: float  # mean cross-entropy of the main output, in nats
-    # A function that returns the file of the image at an index; None if the images are not separate
-    # files.
+    labels: np.ndarray
+    predicted: np.ndarray
+    confidences: np.ndarray
+    label_probabilities: np.ndarray
+    mistakes: tuple[Mistake, ...]
+    loss: float
     path_of: Callable[[int], Path] | None = field(default=None, compare=False, repr=False)
 
     @property
@@ -57,7 +76,7 @@ class Predictions:
         return {"samples": len(self.labels), "loss": self.loss, "accuracy": self.accuracy}
 
     def count_classes(self) -> dict[str, list[int]]:
-        """Return, for each class, the counts [K] of `images`, `correct` and `predicted` images."""
+        """Return the number of `images`, `correct` and `predicted` images of each class, [K]."""
 
         def count(indices: np.ndarray) -> list[int]:
             return [int(each) for each in np.bincount(indices, minlength=self.classes)]
@@ -70,7 +89,9 @@ class Predictions:
 
 
 def predictor(model: keras.Model) -> Callable[[Any], np.ndarray]:
-    """Return a function: images uint8 [N, H, W, C] -> probabilities [N, K] of the main output.
+    """Return a function from images, uint8 [N, H, W, C], to probabilities [N, K].
+
+    The probabilities are those of the main output.
 
     On TensorFlow, auxiliary outputs are not computed.
     """
@@ -78,7 +99,7 @@ def predictor(model: keras.Model) -> Callable[[Any], np.ndarray]:
 
 
 def trace(model: keras.Model, select: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Return a function: images uint8 [N, H, W, C] -> selected outputs as NumPy arrays.
+    """Return a function from images, uint8 [N, H, W, C], to selected outputs as NumPy arrays.
 
     The function does not use tf.data, while `model.predict` would make a pipeline with autotuning.
     On TensorFlow it is traced once for all batch sizes, and only the selected outputs are computed.
@@ -86,7 +107,7 @@ def trace(model: keras.Model, select: Callable[[Any], Any]) -> Callable[[Any], A
 
     Args:
         model: a model whose input is the images.
-        select: a function that chooses the outputs to compute from all outputs of the model.
+        select: a function that takes all outputs of the model, and returns those to compute.
     """
     if keras.backend.backend() != "tensorflow":
         return lambda images: select(model.predict_on_batch(np.asarray(images)))
@@ -108,8 +129,8 @@ def collect(
     """Predict the classes of batches of (images uint8 [N, H, W, C], labels int [N]).
 
     Args:
-        model: images -> probabilities [N, K], or a dict of outputs with the probabilities as
-            `main`.
+        model: a model whose output is probabilities [N, K], or a dict of outputs whose `main` is
+            the probabilities.
         batches: an epoch of a split.
         worst: the number of mistakes whose images are kept, beginning with the highest confidence.
         path_of: a function that returns the file of the image at an index; by default the function

@@ -23,20 +23,26 @@ class RunError(ValueError):
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run."""
+    """A finished run.
+
+    Attributes:
+        path: the run directory.
+        recipe: the recipe of the training.
+        labels: the names of the classes, in the order of the outputs.
+        predictions: the predictions on the test split, if this process has trained the run, so that
+            a report need not compute them again.
+    """
 
     path: Path
     recipe: Recipe
-    labels: tuple[str, ...]  # the names of the classes, in the order of the outputs
-    # The predictions on the test split, if this process has trained the run; a report then need not
-    # compute them again.
+    labels: tuple[str, ...]
     predictions: "Predictions | None" = field(default=None, compare=False, repr=False)
 
     def load_model(self) -> "keras.Model":
         """Return the best epoch's model: pixels 0 to 255 [N, H, W, C] -> probabilities.
 
         Raises:
-            RunError: the file is damaged, or loading it would run code in it.
+            RunError: the file is damaged, or loading it would run code that it contains.
         """
         try:
             return load_model(self.path / MODEL, safe_mode=True)
@@ -117,7 +123,7 @@ def read_label_file(path: Path) -> tuple[str, ...]:
     """Return the labels of a run directory.
 
     Raises:
-        RunError: the file is not UTF-8, or a line is blank or repeats an earlier one.
+        RunError: the file is not UTF-8, or a line is blank or repeats an earlier line.
     """
     try:
         return read_labels(path / LABELS)

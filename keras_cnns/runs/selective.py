@@ -6,7 +6,7 @@ probability is a useful confidence, a higher accuracy of the answers (Geifman an
 "Selective classification for deep neural networks"). The highest softmax probability is also the
 baseline for detecting images of unknown objects (Hendrycks and Gimpel 2017).
 
-Probabilities are compared with a threshold in float32, the type of every model's output, so that a
+Probabilities and thresholds are compared in float32, the type of every model's output, so that a
 probability that is printed as 0.9 reaches the threshold 0.9.
 """
 
@@ -29,25 +29,41 @@ class Threshold:
     """A threshold with its coverage and accuracy on the images on which it was measured.
 
     The intervals are 95 % intervals (Wilson 1927).
+
+    Attributes:
+        min_accuracy: the accuracy for which the threshold was chosen; None for a round threshold.
+        threshold: the threshold of the highest probability, from 0 to 1.
+        answered: the number of images whose highest probability reaches the threshold.
+        correct: the number of answered images that are classified correctly.
+        coverage: the fraction of the images that are answered, from 0 to 1.
+        coverage_interval: the interval of the coverage.
+        accuracy: the accuracy of the answers, from 0 to 1; None if there are no answers.
+        accuracy_interval: the interval of the accuracy; None if there are no answers.
     """
 
-    min_accuracy: float | None  # the accuracy for which it was chosen; None: a round threshold
-    threshold: float  # 0..1, the threshold of the highest probability
-    answered: int  # number of images whose highest probability reaches the threshold
-    correct: int  # number of answered images that are classified correctly
-    coverage: float  # 0..1, the fraction of the images that are answered
+    min_accuracy: float | None
+    threshold: float
+    answered: int
+    correct: int
+    coverage: float
     coverage_interval: tuple[float, float]
-    accuracy: float | None  # 0..1, the accuracy of the answers; None without answers
+    accuracy: float | None
     accuracy_interval: tuple[float, float] | None
 
 
 @dataclass(frozen=True)
 class Confidence:
-    """The thresholds of a model, chosen and measured on one split."""
+    """The thresholds of a model, chosen and measured on one split.
+
+    Attributes:
+        split: the name of the split.
+        samples: the number of images of the split.
+        thresholds: the thresholds for accuracies, then the round thresholds, both ascending.
+    """
 
     split: str
-    samples: int  # number of images of the split
-    thresholds: tuple[Threshold, ...]  # ascending accuracies, then ascending round thresholds
+    samples: int
+    thresholds: tuple[Threshold, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the values in the form of `results.json` and `model.json`."""
@@ -104,7 +120,7 @@ def find_threshold(results: Mapping[str, Any], accuracy: float) -> float:
     existing = f"there are thresholds for {', '.join(f'{each:g}' for each in known)}"
     raise ValueError(
         f"has no threshold for the accuracy {accuracy:g}; "
-        f"{existing if known else 'there are none: give --min-probability, from 0 to 1'}"
+        f"{existing if known else 'there are no thresholds: give --min-probability, from 0 to 1'}"
     )
 
 
@@ -145,14 +161,15 @@ def measure_threshold(
 def coverage_curve(
     confidences: np.ndarray, is_correct: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the coverage and the accuracy at every distinct confidence, in descending order.
+    """Use every distinct confidence as a threshold, and measure the answers of each threshold.
 
     Args:
         confidences: the highest probability of each image, float [N].
         is_correct: whether each image is classified correctly, bool [N].
 
     Returns:
-        thresholds float32 [T], the number of answered images int [T], and their accuracy [T].
+        The thresholds in descending order, float32 [T], the number of answered images at each
+        threshold, int [T], and the accuracy of these answers, [T].
     """
     values = np.asarray(confidences, np.float32)
     order = np.argsort(-values, kind="stable")
@@ -177,8 +194,8 @@ def _shortest_between(low: float, high: float) -> float:
     """Return a number above `low` and at most `high` with as few decimals as possible.
 
     With this number as the threshold, the same images are answered as with `high`. Because this
-    number lies between `low` and `high`, small differences between the probabilities of engines
-    rarely change which images are answered.
+    number lies between `low` and `high`, small differences between the probabilities of several
+    inference engines rarely change which images are answered.
     """
     for decimals in range(1, _MAX_DECIMALS):
         # Round the middle, so that the result is far from both bounds.

@@ -1,6 +1,6 @@
 """Measure how well scores distinguish images of known objects from images of unknown objects.
 
-The model predicts the images of one of the recipe's splits, whose classes it knows, and images of
+The model predicts a split of the recipe, which shows objects of the known classes, and images of
 other objects. Two scores should be higher for the known images: the highest softmax probability
 (Hendrycks and Gimpel 2017) and the negative energy (Liu et al. 2020).
 """
@@ -36,45 +36,72 @@ Counting = Callable[[str, int], AbstractContextManager[Callable[[int], object]]]
 
 @dataclass(frozen=True)
 class Scores:
-    """The scores of N images, which should be higher for known objects."""
+    """The scores of N images, which should be higher for known objects.
 
-    probability: np.ndarray  # float [N], the highest softmax probability
-    energy: np.ndarray  # float [N], log(sum(exp(logits))): the negative energy at temperature 1
+    Attributes:
+        probability: the highest softmax probability, float [N].
+        energy: the negative energy at temperature 1, log(sum(exp(logits))), float [N].
+    """
+
+    probability: np.ndarray
+    energy: np.ndarray
 
 
 @dataclass(frozen=True)
 class Separation:
-    """The separation of known images from unknown images by a score."""
+    """The separation of known images from unknown images by a score.
 
-    auroc: float  # 0..1: the probability that a known image has the higher score
-    # 0..1, the fraction of unknown images that reach the threshold that 95 % of the known images
-    # reach.
+    Attributes:
+        auroc: the probability that a known image has a higher score than an unknown image.
+        unknown_accepted: the fraction of unknown images whose scores reach a threshold, from 0 to
+            1. The threshold is chosen so that the scores of 95 % of the known images reach it.
+    """
+
+    auroc: float
     unknown_accepted: float
 
 
 @dataclass(frozen=True)
 class Acceptance:
-    """The fractions of images whose highest probability reaches a threshold of the run."""
+    """The fractions of images whose highest probability reaches a threshold of the run.
 
-    min_accuracy: float | None  # the accuracy for which it was chosen; None: a round threshold
+    Attributes:
+        min_accuracy: the accuracy for which the threshold was chosen; None for a round threshold.
+        threshold: the threshold of the highest probability, from 0 to 1.
+        known: the fraction of the known images that reach the threshold, from 0 to 1.
+        unknown: the fraction of the unknown images that reach the threshold, from 0 to 1.
+    """
+
+    min_accuracy: float | None
     threshold: float
-    known: float  # 0..1
-    unknown: float  # 0..1
+    known: float
+    unknown: float
 
 
 @dataclass(frozen=True)
 class UnknownObjects:
-    """The comparison of known and unknown images."""
+    """The comparison of known and unknown images.
 
-    known: str  # the recipe's split of known images
+    Attributes:
+        known: the recipe's split of known images.
+        known_images: the number of known images.
+        unknown: the folder or data set of unknown images.
+        unknown_images: the number of unknown images.
+        probability: the separation by the highest softmax probability.
+        energy: the separation by the negative energy.
+        thresholds: the results for each threshold of the run.
+        known_histogram: the fraction of the known images in each bin. The bins divide the highest
+            probability into ranges of equal width.
+        unknown_histogram: the same for the unknown images.
+    """
+
+    known: str
     known_images: int
-    unknown: str  # the folder or data set of unknown images
+    unknown: str
     unknown_images: int
     probability: Separation
     energy: Separation
     thresholds: tuple[Acceptance, ...]
-    # The fractions of the known images and of the unknown images in each bin; the bins of the
-    # highest probability have equal width.
     known_histogram: tuple[float, ...]
     unknown_histogram: tuple[float, ...]
 
@@ -89,8 +116,8 @@ def compare_unknown(run: Run, split: str, unknown: str, counting: Counting) -> U
     Args:
         run: a finished run.
         split: a split of the run's recipe, as `find_split` returns it.
-        unknown: a folder of images at any depth, a folder of idx files, or the name of a data set,
-            whose test split is read.
+        unknown: a folder with images at any depth, a folder with idx files, or the name of a data
+            set. The test split of the idx files or of the data set is read.
         counting: a function that shows the progress, such as `messages.counting`.
 
     Raises:
@@ -146,12 +173,12 @@ def scores_of(logits: np.ndarray, probabilities: np.ndarray) -> Scores:
 
 
 def _scorer(model: keras.Model) -> Callable[[Any], Scores]:
-    """Return a function: images uint8 [N, H, W, C] -> scores."""
+    """Return a function that computes the scores of images, uint8 [N, H, W, C]."""
     try:
         logits = model.get_layer("logits").output
     except ValueError:
         raise ValueError(
-            "the energy needs the model's logits, and the model has no layer of this name"
+            "the energy is computed from the model's logits, but the model has no layer `logits`"
         ) from None
     outputs = model.output["main"] if isinstance(model.output, dict) else model.output
     with deep_recursion():
@@ -176,7 +203,7 @@ def _score_all(
 
 
 def _open_unknown(data: DataConfig, unknown: str) -> tuple[Iterator[Any], int]:
-    """Return batches of images uint8 [N, H, W, C], preprocessed for the run, and their number."""
+    """Return preprocessed batches of images, uint8 [N, H, W, C], and the number of images."""
     path = Path(unknown)
     if path.is_dir() and not any("-ubyte" in each.name for each in path.iterdir()):
         files = find_image_files([path])
@@ -186,8 +213,8 @@ def _open_unknown(data: DataConfig, unknown: str) -> tuple[Iterator[Any], int]:
         raise ValueError(f"there is no folder {unknown}")
     if is_idx and data.channels != 1:
         raise ValueError(
-            f"{unknown} has grey images, and the run's have {data.channels} channels; give a "
-            "directory of image files"
+            f"{unknown} has grey images, but the images of the run have {data.channels} channels; "
+            "name a directory of image files instead"
         )
     other = replace(
         data,
@@ -214,7 +241,9 @@ def _read_folder(files: list[Path], data: DataConfig) -> Iterator[np.ndarray]:
         if images:
             yield np.stack(images)
     if unreadable:
-        print_message(f"not counted, because it cannot be read: {', '.join(unreadable[:_LISTED])}")
+        print_message(
+            f"files that cannot be read and are not counted: {', '.join(unreadable[:_LISTED])}"
+        )
     if len(unreadable) > _LISTED:
         print_message(f"and {len(unreadable) - _LISTED} more files")
 

@@ -24,9 +24,9 @@ def main(arguments: Sequence[str] | None = None, program: str = _PROGRAM) -> int
     """Serve a directory of exported models over HTTP and gRPC.
 
     Args:
-        arguments: the arguments without the program's name; by default those of the process. If the
-            first argument is `score`, and `program` is the server's own name, the command `score`
-            runs instead.
+        arguments: the arguments after the program's name; by default those in `sys.argv`. If
+            `program` has its default and the first argument is `score`, call `score` with the
+            other arguments instead.
         program: the program's name in messages.
 
     Returns:
@@ -49,12 +49,12 @@ def score(arguments: Sequence[str], program: str = f"{_PROGRAM} score") -> int:
     """Label images, folders or lists of images with an exported model.
 
     Args:
-        arguments: the arguments without the program's name.
+        arguments: the arguments after the program's name.
         program: the program's name in messages.
 
     Returns:
-        The exit status: 0 if every image has a label or is unknown, 3 if some could not be scored,
-        1 after a failure, 2 for wrong usage, 130 after an interruption.
+        The exit status: 0 if all images were scored, 3 if some of them could not be scored, 1 after
+        a failure, 2 for wrong usage, 130 after an interruption.
     """
     description = (score.__doc__ or "").partition("\n")[0]
 
@@ -69,7 +69,7 @@ def score(arguments: Sequence[str], program: str = f"{_PROGRAM} score") -> int:
         try:
             return job.score(options)
         except KeyboardInterrupt:
-            hint = "" if options.to is None else "; the same command continues"
+            hint = "" if options.to is None else "; run the same command again to continue"
             print(f"{program}: interrupted{hint}", file=sys.stderr)
             raise
 
@@ -102,7 +102,7 @@ def _explain(error: Exception, program: str) -> tuple[str, int]:
         case OSError(strerror=str(reason)):
             name = "" if error.filename is None else f" {error.filename}"
             return f"cannot write or read{name}: {reason}", 1
-    return f"{type(error).__name__}: {error} (--debug shows where)", 1
+    return f"{type(error).__name__}: {error} (the option --debug shows the traceback)", 1
 
 
 def _serve(options: ServerOptions, debug: bool) -> None:

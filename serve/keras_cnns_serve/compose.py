@@ -49,7 +49,7 @@ _GRPC_PORT = 8500
 
 
 class _ModelNameConvertor(StringConvertor):
-    """Match a model's name in a path; the name ends at a slash or the colon before a verb."""
+    """Match a model's name in a path: it ends at a slash, or at a colon as in `:predict`."""
 
     regex = "[^/:]+"
 
@@ -58,11 +58,11 @@ register_url_convertor("model", _ModelNameConvertor())
 
 
 class Server:
-    """A model server on the running event loop, which serves while its context is entered.
+    """A model server that runs on the current event loop while its context is entered.
 
     It installs no signal or log handlers and changes no settings of the interpreter; it adds a
     filter to grpcio's logger. Several servers can run on one event loop, but grpcio supports only
-    one event loop in a process. A server can be entered once.
+    one event loop in a process. A server can be entered only once.
 
         async with Server(ServerOptions(models=Path("models"), port=0)) as server:
             print(server.url)
@@ -90,8 +90,9 @@ class Server:
 
     @property
     def dataplane(self) -> Dataplane:
-        """Return the data plane; the first call loads the models, and later calls wait for it."""
-        with self._loading:  # since Python 3.12, cached_property would load them in each thread
+        """Return the data plane; the first call loads the models, and other calls wait for it."""
+        # Since Python 3.12, cached_property has no lock: each thread would load the models.
+        with self._loading:
             if self._dataplane is None:
                 self._dataplane = self._load()
             return self._dataplane
@@ -129,7 +130,7 @@ class Server:
             UsageError: OpenTelemetry is requested but not installed.
         """
         if self._entered:
-            raise RuntimeError("a Server can be entered once; create another one")
+            raise RuntimeError("a Server can be entered only once; create another one")
         self._entered = True
         async with contextlib.AsyncExitStack() as stack:
             await self._start(stack)
@@ -246,7 +247,7 @@ def _exposed(options: ServerOptions) -> str:
 
 
 def _close_loaded(loading: asyncio.Task[Dataplane]) -> None:
-    """Free the models if the start was cancelled while they were loaded."""
+    """Free the models if the start was cancelled while they were being loaded."""
     if not loading.cancelled() and loading.exception() is None:
         threading.Thread(target=loading.result().close).start()
 
@@ -272,8 +273,9 @@ def create_app(
         timeout: maximum duration of a request in seconds; a request can specify a shorter one.
         fast_routes: further routes that bypass Starlette.
         routes: further routes through Starlette.
-        on_response: called after each response, with the scope, the status and the seconds.
-        authorize: returns the response if a request is rejected, or else None.
+        on_response: called after each response, with the scope, the status and the duration in
+            seconds.
+        authorize: returns the response that rejects a request, or None if it is permitted.
         page: the page for browsers, or None for no page.
     """
     answers: Counter[int] = Counter()
@@ -309,8 +311,8 @@ def create_grpc(
     Args:
         dataplane: the data plane.
         host: address to listen on.
-        port: 0 picks a free one.
-        max_message_bytes: maximum size of a message, and of a tensor that it describes.
+        port: TCP port; 0 picks a free one.
+        max_message_bytes: maximum size of a message, and of each array that is made from it.
         options: further arguments of `GrpcServer`.
     """
     services = [
@@ -330,7 +332,7 @@ def create_grpc(
 
 
 def _grpc_port(options: ServerOptions) -> int | None:
-    """Return gRPC's port, or None if gRPC is off; by default it is 0 if HTTP's port is 0."""
+    """Return gRPC's port, or None if gRPC is off; the default is 8500, or 0 if HTTP's is 0."""
     if options.grpc_port == OFF:
         return None
     if options.grpc_port is None:

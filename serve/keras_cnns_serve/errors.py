@@ -10,7 +10,7 @@ class RepositoryError(ServeError):
 
 
 class VersionRefusedError(ServeError):
-    """A version of a model is refused; the message is the reason."""
+    """A version of a model is refused; the message gives the reason."""
 
 
 class ModelNotFoundError(ServeError):
@@ -59,7 +59,7 @@ class QueueFullError(ServeError):
 
 
 class InputTooLargeError(ServeError):
-    """The request exceeds a limit of size."""
+    """The request exceeds a size limit."""
 
 
 class TooSlowError(ServeError):
@@ -79,13 +79,13 @@ class DamagedImageError(ServeError):
 
 
 class ImageTooLargeError(InputTooLargeError):
-    """The image exceeds the limit of pixels."""
+    """The image has more pixels than the server permits."""
 
 
 # The message that clients get for any error that is not a `ServeError`.
 UNEXPECTED = "the server failed to answer; its log says why"
 
-# The names in google.rpc.Code, which TensorFlow Serving and gRPC use in their metrics.
+# The name of each error in google.rpc.Code; TensorFlow Serving and gRPC use these names in metrics.
 _CODES: dict[type[Exception], str] = {
     InvalidInputError: "INVALID_ARGUMENT",
     UnsupportedEncodingError: "INVALID_ARGUMENT",

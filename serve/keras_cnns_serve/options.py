@@ -11,7 +11,8 @@ from typing import Any, NoReturn
 from keras_cnns_serve.repository.policy import Latest, VersionPolicy, parse_policy
 
 _EPILOG = """\
-MODELS is a directory of models (models/digits/1/model.json), or of one model (models/digits).
+MODELS is a directory that contains models, or the directory of one model. If there is
+models/digits/1/model.json, for example, MODELS is models or models/digits.
 
 example:
   {program} models --port 8501
@@ -31,42 +32,52 @@ class ServerOptions:
     """The options of a server: its models, addresses, security and limits.
 
     Raises:
-        UsageError: both or none of `models` and `model_config_file` are given, one of the files
-            for TLS or tokens is missing, an option has no effect without another one, an origin is
-            malformed, or both ports are the same.
+        UsageError: both or neither of `models` and `model_config_file` are given; an option is
+            given without another one that it needs; an origin is malformed; or the ports for HTTP
+            and gRPC are the same.
     """
 
     models: Path | str | None = None  # the directory of the exported models
-    model_config_file: Path | str | None = None  # TensorFlow Serving's model_config_list, or TOML
+    # A file that lists the models: TensorFlow Serving's model_config_list, or TOML.
+    model_config_file: Path | str | None = None
     host: str = "127.0.0.1"  # address to listen on; 0.0.0.0: all addresses
     port: int = 8501  # TCP port of HTTP; 0 picks a free one
-    grpc_port: int | str | None = None  # None: 8500, or 0 if port is 0; "off": no gRPC
+    # TCP port of gRPC; None: 8500, or 0 if `port` is 0; "off": no gRPC.
+    grpc_port: int | str | None = None
     admin: bool = False  # whether clients may load, unload and configure models
-    token_file: Path | str | None = None  # bearer tokens for predictions; None: no token is needed
-    admin_token_file: Path | str | None = None  # bearer tokens for administration
+    # File of the bearer tokens that permit predictions; None: no token is needed.
+    token_file: Path | str | None = None
+    # File of the bearer tokens that permit administration; None: no token is needed.
+    admin_token_file: Path | str | None = None
     open_metrics: bool = False  # whether metrics are readable without a token
-    tls_certificate: Path | str | None = None  # PEM, with the chain; None: no encryption
-    tls_key: Path | str | None = None  # PEM, the private key of the certificate
-    # PEM; clients need a certificate that this authority signed.
+    # PEM file of the certificate and its chain; None: no encryption.
+    tls_certificate: Path | str | None = None
+    tls_key: Path | str | None = None  # PEM file of the certificate's private key
+    # PEM file of an authority; clients need a certificate that this authority signed.
     tls_client_ca: Path | str | None = None
     cors_origin: Sequence[str] = ()  # the origins whose pages may call this server
     page: bool = True  # whether browsers get a page at / for trying the models
-    versions: VersionPolicy = Latest()  # noqa: RUF009 - frozen; for the models in `models`
+    # The policy that chooses the versions to serve of each model in `models`.
+    versions: VersionPolicy = Latest()  # noqa: RUF009 - frozen
     poll: float = 1.0  # seconds between two polls for new versions; 0: never
     engine: str = "auto"  # one of ENGINES
     precision: str = "auto"  # one of PRECISIONS
-    threads: int | None = None  # threads for one image; None: measured when a model is loaded
+    # Number of threads for one image; None: chosen by a measurement when a model is loaded.
+    threads: int | None = None
     max_batch: int = 16  # maximum number of images in one run
-    max_batch_delay: float = 0.0  # milliseconds that a batch waits to be filled
+    max_batch_delay: float = 0.0  # maximum milliseconds that a batch waits for more images
     max_queue: int = 1024  # maximum number of requests that wait for one model
     timeout: float = 30.0  # maximum seconds for a request
-    load_timeout: float = 60.0  # maximum seconds for the trial runs of a loaded version
-    grace: float = 5  # seconds for requests in flight when the server stops
-    memory_budget: int | None = None  # bytes for all clients; None: a quarter of the usable memory
+    load_timeout: float = 60.0  # maximum seconds to load a version and run it once
+    grace: float = 5  # seconds that requests in flight have to finish when the server stops
+    # Bytes that the requests of all clients can use; None: a quarter of the usable memory.
+    memory_budget: int | None = None
     max_body_bytes: int = 32 * 2**20  # maximum size of a request body
     max_json_bytes: int = 8 * 2**20  # maximum size of the JSON in a request
     max_connections: int = 4096  # maximum number of open connections on each port
-    connection_timeout: float = 75.0  # seconds without progress; more than load balancers' usual 60
+    # Seconds without progress after which a connection is closed. The default is longer than the 60
+    # seconds that are usual for load balancers.
+    connection_timeout: float = 75.0
     max_pixels: int = 50_000_000  # maximum size of an image, width times height
     access_log: bool = False  # log each response to the logger keras_cnns_serve.access
     opentelemetry: bool = False  # export a span for each request
@@ -168,29 +179,30 @@ def _policy(text: str) -> VersionPolicy:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-# Option of TensorFlow Serving -> our option with the same meaning.
+# Options of TensorFlow Serving, and our options with the same meaning.
 _ALIASES = {
     "--rest_api_port": "--port",
     "--model_config_file": "--model-config-file",
     "--file_system_poll_wait_seconds": "--poll",
     "--model_config_file_poll_wait_seconds": "--poll",
 }
-# All options by group: the type and the help. The defaults are those of `ServerOptions`.
+# All options by group, with their arguments of `add_argument`. The defaults are those of
+# `ServerOptions`.
 _OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
     "addresses": {
         "--host": {
-            "help": "address to listen on; 0.0.0.0 for all, on which gRPC also listens on IPv6 "
-            "(%(default)s)",
+            "help": "address to listen on; 0.0.0.0 means all addresses, and gRPC then also listens "
+            "on IPv6 (default: %(default)s)",
         },
         "--port": {
             "type": integer(0, 65535),
-            "help": "TCP port of HTTP; 0 picks a free one (%(default)s)",
+            "help": "TCP port of HTTP; 0 picks a free one (default: %(default)s)",
         },
         "--grpc-port": {
             "metavar": "PORT",
             "type": _port_or_off,
-            "help": "TCP port of gRPC; 0 picks a free one, off disables gRPC (8500, or 0 with "
-            "--port 0)",
+            "help": "TCP port of gRPC; 0 picks a free one, off disables gRPC (default: 8500, or 0 "
+            "with --port 0)",
         },
     },
     "security": {
@@ -201,20 +213,20 @@ _OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
         "--token-file": {
             "metavar": "FILE",
             "type": Path,
-            "help": "predictions require one of the bearer tokens in this file, one per line; "
-            "it is read again when it changes",
+            "help": "clients need a bearer token for predictions; this file lists the tokens, one "
+            "per line, and is read again when it changes",
         },
         "--admin-token-file": {
             "metavar": "FILE",
             "type": Path,
-            "help": "administration requires one of the bearer tokens in this file, which also "
-            "permit predictions",
+            "help": "clients need a bearer token from this file for administration; these tokens "
+            "also permit predictions",
         },
         "--tls-certificate": {
             "metavar": "FILE",
             "type": Path,
-            "help": "encrypt both ports with TLS: the certificate and its chain (PEM); it is read "
-            "again when it changes",
+            "help": "encrypt both ports with TLS; this file has the certificate and its chain "
+            "(PEM), and is read again when it changes",
         },
         "--tls-key": {
             "metavar": "FILE",
@@ -224,130 +236,143 @@ _OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
         "--tls-client-ca": {
             "metavar": "FILE",
             "type": Path,
-            "help": "require client certificates that this authority signed (PEM): mutual TLS",
+            "help": "mutual TLS: clients need a certificate that the authority in this file (PEM) "
+            "signed",
         },
         "--open-metrics": {
             "action": "store_true",
-            "help": "metrics require no token",
+            "help": "let clients read metrics without a token",
         },
         "--cors-origin": {
             "metavar": "ORIGIN",
             "action": "append",
-            "help": "let web pages of this origin, such as https://example.com, or of all origins "
-            "(*), call this server; may be repeated (none)",
+            "help": "let web pages of this origin, such as https://example.com, call this server; "
+            "* means all origins; may be repeated (default: none)",
         },
         "--no-page": {
             "action": "store_false",
             "dest": "page",
-            "help": "browsers get no page at / to try the models on, but JSON as programs do",
+            "help": "serve no page at / for trying the models; browsers get the same JSON there as "
+            "programs",
         },
     },
     "models": {
         "--model-config-file": {
             "metavar": "FILE",
             "type": Path,
-            "help": "serve the models that this file lists instead of MODELS: TensorFlow Serving's "
-            "model_config_list, or TOML",
+            "help": "instead of MODELS, a file that lists the models to serve: TensorFlow "
+            "Serving's model_config_list, or TOML",
         },
         "--versions": {
             "type": _policy,
-            "help": "the versions to serve of each model in MODELS: latest:2, all or 3,4 "
-            "(latest:1)",
+            "help": "which versions of each model in MODELS are served, for example latest:2, all "
+            "or 3,4 (default: latest:1)",
         },
         "--poll": {
             "metavar": "SECONDS",
             "type": number(0, 86400),
-            "help": "poll for new versions at this interval; 0 disables polling (%(default)s)",
+            "help": "poll for new versions at this interval; 0 disables polling (default: "
+            "%(default)s)",
         },
     },
     "execution": {
         "--engine": {
             "choices": ENGINES,
-            "help": "the runtime of the graph; auto: the fastest that model.json proves accurate, "
-            "measured again on this machine while it is idle",
+            "help": "the runtime of the graph; auto: the fastest one that is accurate according to "
+            "model.json, which the server measures again while it is idle (default: auto)",
         },
-        "--precision": {"choices": PRECISIONS, "help": "the precision of the graph (auto)"},
+        "--precision": {
+            "choices": PRECISIONS,
+            "help": "the precision of the graph (default: auto)",
+        },
         "--threads": {
             "type": integer(1, 1024),
-            "help": "threads for one image (measured when a model is loaded, corrected later)",
+            "help": "number of threads for one image (default: chosen by a measurement when a "
+            "model is loaded, and corrected while serving)",
         },
         "--max-batch": {
             "metavar": "IMAGES",
             "type": integer(1, 1024),
-            "help": "the maximum number of images in one run (%(default)s)",
+            "help": "maximum number of images in one run (default: %(default)s)",
         },
         "--max-batch-delay": {
             "metavar": "MS",
             "type": number(0, 60_000),
-            "help": "milliseconds that a batch waits for more images (%(default)g: a "
-            "single request never waits)",
+            "help": "maximum milliseconds that a batch waits for more images (default: "
+            "%(default)g, so that a single request never waits)",
         },
     },
     "limits": {
         "--max-queue": {
             "metavar": "REQUESTS",
             "type": integer(1, 1_000_000),
-            "help": "requests that can wait for one model; further ones get 429 (%(default)s)",
+            "help": "maximum number of requests that wait for one model; further requests get "
+            "status 429 (default: %(default)s)",
         },
         "--timeout": {
             "metavar": "SECONDS",
             "type": number(0.001, 86400),
-            "help": "maximum time of a request; a later one gets 504 (%(default)g)",
+            "help": "maximum time of a request; if it takes longer, it gets status 504 (default: "
+            "%(default)g)",
         },
         "--load-timeout": {
             "metavar": "SECONDS",
             "type": number(0.001, 86400),
-            "help": "maximum time to load a version and run it once; a slower one is refused "
-            "(%(default)g)",
+            "help": "maximum time to load a version and run it once; a slower version is refused "
+            "(default: %(default)g)",
         },
         "--grace": {
             "metavar": "SECONDS",
             "type": integer(0, 3600),
-            "help": "time for requests in flight after SIGTERM (%(default)s)",
+            "help": "time that requests in flight have to finish after SIGINT or SIGTERM (default: "
+            "%(default)s)",
         },
         "--memory-budget": {
             "metavar": "BYTES",
             "type": _bytes(2**24, 2**50),
-            "help": "memory for the bodies, images and queues of all clients, such as 512MB; "
-            "further requests get 429 (a quarter of what this process may use)",
+            "help": "memory for the request bodies and images of all clients together, such as "
+            "512MB; while it is full, further requests get status 429 (default: a quarter of the "
+            "memory that this process may use)",
         },
         "--max-body-bytes": {
             "metavar": "BYTES",
             "type": _bytes(1, 2**31),
-            "help": "maximum size of a request body, such as 64MB; a longer one gets 413 "
-            "(%(default)s)",
+            "help": "maximum size of a request body, such as 64MB; a larger one gets status 413 "
+            "(default: %(default)s)",
         },
         "--max-json-bytes": {
             "metavar": "BYTES",
             "type": _bytes(1, 2**31),
-            "help": "maximum size of the JSON in a request; a longer one gets 413 (%(default)s)",
+            "help": "maximum size of the JSON in a request; a larger one gets status 413 (default: "
+            "%(default)s)",
         },
         "--max-pixels": {
             "metavar": "PIXELS",
             # Pillow itself rejects larger images.
             "type": integer(1, 178_956_970),
-            "help": "maximum size of an image, width times height (%(default)s)",
+            "help": "maximum size of an image, width times height (default: %(default)s)",
         },
         "--max-connections": {
             "metavar": "N",
             "type": integer(1, 1_000_000),
-            "help": "maximum number of open connections on each port (%(default)s)",
+            "help": "maximum number of open connections on each port (default: %(default)s)",
         },
         "--connection-timeout": {
             "metavar": "SECONDS",
             "type": number(1, 86400),
-            "help": "close a connection that is idle, or whose client sends or reads nothing, "
-            "after this time (%(default)g)",
+            "help": "close a connection after this time if it is idle, or if its client stops "
+            "sending a request or reading a response (default: %(default)g)",
         },
     },
     "logs": {
         "--access-log": {
             "action": "store_true",
-            "help": "log a line of JSON for each answer to stderr",
+            "help": "write a line of JSON to stderr for each response",
         },
         "--opentelemetry": {
             "action": "store_true",
-            "help": "send a span for each request to OTEL_EXPORTER_OTLP_ENDPOINT",
+            "help": "send a trace span for each request to the URL in the environment variable "
+            "OTEL_EXPORTER_OTLP_ENDPOINT",
         },
         "--debug": {"action": "store_true", "help": "show tracebacks and a detailed log"},
         "--version": {
@@ -392,6 +417,6 @@ def parse(program: str, description: str, arguments: Sequence[str]) -> ServerOpt
 
 
 def _without_aliases(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments, with our names for options that have TensorFlow Serving's names."""
+    """Replace TensorFlow Serving's names of options by our names."""
     split = (argument.partition("=") for argument in arguments)
     return [_ALIASES.get(name, name) + equals + value for name, equals, value in split]

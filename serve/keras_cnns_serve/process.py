@@ -1,4 +1,4 @@
-"""Settings of the process that the command line changes, and an embedded server does not."""
+"""Settings of the process; the command line changes them, and an embedded server does not."""
 
 import asyncio
 import atexit
@@ -14,16 +14,17 @@ from types import FrameType
 from typing import Any
 
 # Seconds after which a thread must release the interpreter's lock to a waiting thread. With
-# Python's default of 5 ms, an engine's thread that finishes while the event loop is busy would
-# wait, and leave its core idle, for 5 ms.
+# Python's default of 5 ms, an engine's thread that finishes a run while the event loop is busy
+# would wait 5 ms for the lock, and its core would be idle.
 _SWITCH_INTERVAL = 50e-6
-# Number of new objects after which Python searches for reference cycles. Requests create no cycles,
-# but with Python's default of 700, a few dozen requests in flight would start one search after
-# another.
+# Number of new objects after which Python searches for reference cycles. Requests create no cycles.
+# With the default of 700 objects (Python 3.11), a few dozen requests in flight would start one
+# search after another.
 _GARBAGE_THRESHOLD = 10_000
-_OVERTIME = 2.0  # seconds that the transports and the log have after the grace period
-# glibc maps each block of at least this size separately, and unmaps it when it is freed. Smaller
-# blocks can stay in the process. By default, this threshold grows to 32 MiB.
+_OVERTIME = 2.0  # seconds that the transports and the log have to end after the grace period
+# glibc allocates each block of at least this many bytes by a separate mmap, and returns it to the
+# system when it is freed. Smaller blocks can stay in the process. By default, glibc raises this
+# threshold up to 32 MiB.
 _MMAP_THRESHOLD = 2**20
 _M_MMAP_THRESHOLD = -3  # the constant M_MMAP_THRESHOLD in malloc.h
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -50,7 +51,7 @@ def run(main: Callable[[asyncio.Event], Coroutine[Any, Any, None]], grace: float
     end.daemon = True
 
     def stopping(number: int, frame: FrameType | None) -> None:
-        # A second signal can interrupt this handler anywhere, also while the timer starts.
+        # A second signal can interrupt this handler anywhere, even while the timer starts.
         if first.acquire(blocking=False):
             end.start()
             loop.call_soon_threadsafe(stop.set)
@@ -93,14 +94,14 @@ def return_large_blocks() -> None:
 def tune() -> None:
     """Tune the interpreter after the models are loaded."""
     sys.setswitchinterval(_SWITCH_INTERVAL)
-    gc.freeze()  # exclude the existing objects, which live as long as the process, from collections
+    gc.freeze()  # later collections ignore the present objects, which live as long as the process
     gc.set_threshold(_GARBAGE_THRESHOLD)
 
 
 def open_standard_streams() -> None:
     """Open descriptors 0 to 2 on the null device if the program was started without them.
 
-    Without this, a socket could get one of these numbers, which uvloop refuses to close.
+    Otherwise, a socket could get one of these descriptors, and uvloop refuses to close them.
     """
     for number in range(3):
         try:

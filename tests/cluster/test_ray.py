@@ -125,7 +125,7 @@ def test_errors_are_one_line(
     (photos / "scores" / "summary.json").unlink()
     part = photos / "scores" / "part-00000.jsonl"
     part.unlink()
-    (photos / "scores" / ".part-00000.jsonl.tmp").mkdir()  # it cannot be written
+    (photos / "scores" / ".part-00000.jsonl.tmp").mkdir()  # so that this file cannot be written
     capsys.readouterr()
     assert score("photos", "--to", "scores", "--engine", "ray", "--shard-size", 3) == 1
     (line,) = [each for each in capsys.readouterr().err.splitlines() if "Errno" in each]

@@ -14,7 +14,7 @@ SECONDS = 60
 
 @contextmanager
 def server(command: Sequence[str], models: Path) -> Iterator[str]:
-    """Start the server on a free port; give its address; stop it and demand that it ended well."""
+    """Start the server on a free port, yield its address, stop it, and check its exit status."""
     arguments = [*command, str(models), "--port", "0"]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

@@ -1,4 +1,4 @@
-"""Imports run one way: what the design says of the three packages, read off their code."""
+"""Imports point in one direction: the code of the three packages follows their design."""
 
 import ast
 from collections.abc import Iterator
@@ -93,7 +93,7 @@ TOP = {
     "keras_cnns_export": {"cli"},
     "keras_cnns_serve": {"cli", "compose"},
 }
-# Neighbours that know nothing of each other, whatever their folders may import.
+# Modules that may not import each other, even if their folders may.
 STRANGERS = [
     ("transport/grpc", "transport/http"),
     ("transport/http", "transport/grpc"),
@@ -103,7 +103,7 @@ STRANGERS = [
     ("protocols/oip/grpc.py", "transport/http"),
     ("protocols/health.py", "transport/http"),
 ]
-# Parts that run on every Keras backend import no TensorFlow outside of a function.
+# Parts that run on every Keras backend may import TensorFlow only inside functions.
 AGNOSTIC = ("models", "optimizers", "training/callbacks", "weights", "recipes")
 
 
@@ -216,7 +216,8 @@ def test_neighbours_know_nothing_of_each_other(part: str, other: str) -> None:
 
 @pytest.mark.parametrize("package", GRAPHS)
 def test_there_are_no_import_cycles(package: str) -> None:
-    # A package's facade loads what users ask for; an import of it brings nothing else.
+    # The facade (`__init__`) of a package is left out: it imports a part only when users ask for
+    # it.
     graph = {name: found - {name, package} for name, found in GRAPHS[package].items()}
     list(TopologicalSorter(graph).static_order())  # raises CycleError
 

@@ -98,10 +98,10 @@ def test_the_client_classifies_an_image(model_repository: Path, image: Path) -> 
         assert answer.stdout.startswith(f"{image}: ")
         unknown = run_client(address, image, "nothing")
     assert unknown.returncode == 1
-    assert "the server answered 404" in unknown.stderr
+    assert "the server returned the status 404" in unknown.stderr
     gone = run_client(address, image)
     assert gone.returncode == 1
-    assert "no server answers" in gone.stderr
+    assert "cannot connect to a server" in gone.stderr
 
 
 class Busy(http.server.BaseHTTPRequestHandler):

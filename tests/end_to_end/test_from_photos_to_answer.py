@@ -23,7 +23,7 @@ from keras_cnns.recipes import load_recipe
 from keras_cnns.runs.run import open_run
 
 SERVE = (sys.executable, "-m", "keras_cnns_serve.cli")
-STAGES = (  # a path appears: planned, begun, within the training, finished, exporting, published
+STAGES = (  # the path that appears when each stage is reached
     *("runs/photos.toml", "runs/photos/config.toml", "runs/photos/history.csv"),
     *("runs/photos/results.json", "runs/photos/export.json", "models/photos/1"),
 )
@@ -36,7 +36,7 @@ def fit(*arguments: str) -> int:
 
 
 def call_with_one_format(name: str, *arguments: str) -> None:
-    """Export only ONNX, which takes seconds less; the soak test exports all default formats."""
+    """Export only ONNX, which saves seconds; the soak test exports all default formats."""
     call(name, *arguments, *(("--formats", "onnx") if name == "export" else ()))
 
 

@@ -1,4 +1,4 @@
-"""The whole way: what Keras says of an image, the server says of its PNG."""
+"""From a recipe to an answer: the server's answer for a PNG is Keras' answer for its pixels."""
 
 import io
 import json

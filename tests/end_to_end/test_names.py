@@ -28,7 +28,7 @@ NOT_REGISTERING = {
     *("total_ordering", "runtime_checkable", "final", "overload", "function", "singledispatch"),
 }
 DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-Name = tuple[str, str]  # module, name in it
+Name = tuple[str, str]  # a module, and a name that it defines
 
 
 def module_files() -> dict[str, Path]:
@@ -131,7 +131,7 @@ class Uses(ast.NodeVisitor):
     def __init__(self, tree: ast.Module, module: str, *, is_package: bool) -> None:
         self.found: set[Name] = set()
         self._parts = module.split(".") if is_package else module.split(".")[:-1]
-        self._modules: dict[str, str] = {}  # local name -> the module that it is
+        self._modules: dict[str, str] = {}  # the module for which each local name stands
         for node in ast.walk(tree):
             if isinstance(node, ast.Import):
                 self._add_import(node)

@@ -1,4 +1,4 @@
-"""Three distributions, each by itself: what their wheels hold, and a server without TensorFlow."""
+"""Three distributions, each by itself: their wheels' contents, and a server without TensorFlow."""
 
 import re
 import subprocess

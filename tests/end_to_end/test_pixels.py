@@ -1,4 +1,4 @@
-"""The same pixels in every place: what training, the SavedModel and the server read of an image."""
+"""Training, the SavedModel and the server read the same pixels from an image."""
 
 import io
 from pathlib import Path
@@ -28,7 +28,7 @@ FORMATS: dict[str, dict[str, Any]] = {  # mode of the image -> how it is stored
 
 
 def picture(size: tuple[int, int], mode: str) -> Image.Image:
-    """Return smooth colours with some noise: what a camera gives, made."""
+    """Return an artificial photo: smooth colours with some noise."""
     generator = np.random.default_rng(size[0] * size[1])
     coarse = Image.fromarray(generator.integers(0, 256, (6, 6, 3), dtype=np.uint8))
     smooth = np.asarray(coarse.resize(size[::-1], Image.Resampling.BICUBIC))
@@ -56,7 +56,7 @@ def test_training_and_server_agree_to_one_level(
 
 @pytest.mark.parametrize("size", [(192, 195), (195, 192), (64, 97), (320, 325), (448, 449)])
 def test_a_side_that_falls_on_a_half_is_rounded_alike(size: tuple[int, int]) -> None:
-    """As 195 * 224 / 192 = 227.5, which float32 takes for a little more or less."""
+    """195 * 224 / 192 = 227.5, for which float32 arithmetic may give a little more or less."""
     encoded = io.BytesIO()
     picture(size, "RGB").save(encoded, format="PNG")
     content = encoded.getvalue()

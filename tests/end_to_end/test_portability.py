@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-# Only our own packages are refused the modules: what other packages do on Windows is their matter.
+# Only our own packages cannot import these modules: other packages have other code for Windows.
 WITHOUT = """
 import builtins, importlib, os, pkgutil, sys
 

@@ -1,4 +1,4 @@
-"""The table of published accuracies: it is what the kept runs say, and the documentation has it."""
+"""The table of published accuracies has the numbers of the runs, and the docs contain it."""
 
 import contextlib
 import io

@@ -143,7 +143,7 @@ def test_the_numbers_in_the_text_are_those_of_the_inputs() -> None:
 def test_the_formulas_have_their_known_values() -> None:
     ring, efficiency = NAMES["ring_seconds"], NAMES["efficiency"]
     assert ring(1e9, 1, 8) == 0
-    assert ring(1e9, 2, 8) == pytest.approx(1.0)  # each of two sends half of it twice
+    assert ring(1e9, 2, 8) == pytest.approx(1.0)  # each of two devices sends half of the data twice
     assert ring(1e9, 4, 8, latency=0.1) == pytest.approx(1.5 + 0.6)
     assert efficiency(1.0, 1.0, 0) == 0.5
     assert efficiency(3.0, 2.0, NAMES["BACKWARD"]) == 1.0

@@ -32,7 +32,7 @@ REFUSED = {
     "TIFF",
     "text",
 }
-# What the SavedModel's signature refuses besides, of the JPEG and PNG files that it reads.
+# The JPEG and PNG files that only the SavedModel's signature refuses.
 REFUSED_BY_EXPORT = {
     "JPEG CMYK without Adobe's marker",
     "JPEG turned by XMP",
@@ -41,7 +41,7 @@ REFUSED_BY_EXPORT = {
     "PNG with half an IEND",
     "PNG with a wrong checksum of pixels",
 }
-Pixels = dict[str, np.ndarray]  # of the images that a reader accepts
+Pixels = dict[str, np.ndarray]  # of the images that a reader accepts, by name
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # as the readers themselves do
 

@@ -13,7 +13,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-SIDE = 33  # odd, and no multiple of a JPEG's blocks
+SIDE = 33  # an odd number, and not a multiple of the size of a JPEG's blocks
 _PNG = b"\x89PNG\r\n\x1a\n"
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # PNG's colour types
 _DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
@@ -246,20 +246,20 @@ def _bmps() -> dict[str, bytes]:
 
 
 def _rows(values: np.ndarray) -> bytes:
-    """Return a BMP's rows, each filled up to four bytes."""
+    """Return a BMP's rows, each padded to a multiple of four bytes."""
     rows = [np.ascontiguousarray(row).tobytes() for row in values.astype(values.dtype)]
     return b"".join(row + bytes(-len(row) % 4) for row in rows)
 
 
 def _quads(palette: Image.Image) -> bytes:
-    """Return a palette's 16 colours as BMP has them: blue, green, red and a zero."""
+    """Return a palette's 16 colours in BMP's order: blue, green, red and a zero."""
     colors = np.array(palette.getpalette(), np.uint8).reshape(-1, 3)[:16]
     colors = np.pad(colors, ((0, 16 - len(colors)), (0, 0)))
     return np.pad(colors[:, ::-1], ((0, 0), (0, 1))).astype(np.uint8).tobytes()
 
 
 def _runs(row: np.ndarray, times: int = 1) -> bytes:
-    """Return a row run by run, each of one pixel, and the row's end."""
+    """Return a row in run-length encoding, with runs of one pixel, and the end of the row."""
     return b"".join(bytes([1, index * times]) for index in row.tolist()) + b"\0\0"
 
 

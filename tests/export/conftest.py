@@ -50,9 +50,10 @@ def _build_tiny(
 
 @pytest.fixture(scope="session")
 def build_tiny() -> Callable[..., Any]:
-    """A residual model with batch norm whose moving means are not trivial; pixels -> classes.
+    """Return a function that builds a residual classifier with batch norm.
 
-    Its arguments: the input's shape, and the head on the pooled features [N, 8].
+    The moving means of the batch norm are not 0. The function's arguments are the shape of the
+    input, and the head on the pooled features [N, 8].
     """
     return _build_tiny
 
@@ -126,6 +127,6 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     results = {"test": {"samples": 364, "loss": 2.0, "accuracy": 0.25}}
     (run / "results.json").write_text(json.dumps(results), encoding="utf-8")
     (run / "labels.txt").write_text("\n".join(labels) + "\n", encoding="utf-8")
-    keras.utils.set_random_seed(0)  # with some initial values int8 loses too much
+    keras.utils.set_random_seed(0)  # with some initial values, int8 would be too inaccurate
     _build_tiny((16, 16, 1), head=layers.Dense(10, activation="softmax")).save(run / "model.keras")
     return run

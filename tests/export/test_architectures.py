@@ -25,7 +25,7 @@ from keras_cnns_export.options import Quantization
 
 
 def smallest(row: Architecture) -> Architecture:
-    """The row with two stages of two blocks, of the fewest filters that have 32 groups."""
+    """Return a row with two stages of two blocks, and the fewest filters that allow 32 groups."""
     return dataclasses.replace(row, blocks=(2, 2), filters=(64, 128))
 
 
@@ -97,7 +97,7 @@ def _check_grouped_convolutions(version: Path, model: Any) -> None:
     groups = [each.i for node in nodes for each in node.attribute if each.name == "group"]
     assert len(nodes) == len(convolutions)
     assert sorted(groups) == sorted(each.groups for each in convolutions)
-    # TensorFlow Serving runs a function that XLA must compile only behind a flag.
+    # TensorFlow Serving runs functions that XLA must compile only if a flag permits it.
     assert b"_XlaMustCompile" not in (version / "saved_model.pb").read_bytes()
 
 

@@ -1,4 +1,4 @@
-"""The images that formats are compared on, and that int8 takes its ranges from."""
+"""The images on which formats are compared, and from which int8 gets its ranges."""
 
 import itertools
 import json
@@ -160,7 +160,7 @@ def test_batches_that_can_be_read_only_once_suffice(tmp_path: Path, trained: Any
 
 
 def encoded(split: str) -> Counter[bytes]:
-    """Return the encoded images of the digits, and how often each is there."""
+    """Return the encoded images of the digits, and how often each occurs."""
     examples = tfds_files.open_builder("digits").as_dataset(
         split=split, decoders={"image": tfds.decode.SkipDecoding()}
     )

@@ -19,7 +19,8 @@ def sampled(temperature: float, samples: int = 20_000) -> tuple[Array, Array]:
     """Logits, and classes drawn as softmax(logits / temperature) says."""
     random = np.random.default_rng(0)
     logits = random.normal(0, 3, (samples, 4))
-    noise = random.gumbel(size=logits.shape)  # the largest of logits plus this is so distributed
+    # The argmax of the logits plus this noise has the distribution softmax(logits).
+    noise = random.gumbel(size=logits.shape)
     return logits, (logits / temperature + noise).argmax(axis=1)
 
 

@@ -67,7 +67,7 @@ def test_preprocessing_that_would_not_fit_is_refused(change: dict[str, Any], mes
         ("abc", "3 labels"),
         (["a", "b", ""], "label 2 is ''"),
         (["a", "b\nc", "d"], r"label 1 is 'b\\nc'"),
-        (["a", "b\u2028c", "d"], "label 1"),  # str.splitlines() would cut it
+        (["a", "b\u2028c", "d"], "label 1"),  # str.splitlines() would split it
         ([" a", "b", "c"], "label 0 is ' a'"),
         (["a", "b", 3], "label 2 is 3"),
         (["a", "b", "a"], "labels 0 and 2 are both 'a'; each class needs its own"),

@@ -174,7 +174,7 @@ def test_a_mixed_precision_model_says_how_far_its_own_answers_are(
 
 
 # A process whose files may not grow beyond a limit: the system refuses the write, as a full disk
-# does (EFBIG in place of ENOSPC). It ends killed by itself when the second format is begun.
+# does (EFBIG in place of ENOSPC). It kills itself when the second format begins.
 CHILD = """
 import os, resource, signal, sys
 from pathlib import Path

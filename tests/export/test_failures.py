@@ -37,7 +37,7 @@ def test_the_error_of_a_format_names_it_and_how_to_leave_it_out(
     tiny: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for name, row in FORMATS.items():  # the others cost nothing
+    for name, row in FORMATS.items():  # the other formats write nothing, and cost no time
         quick: dict[str, Any] = {"write": lambda *_: {"path": "none"}, "load": lambda *_: None}
         monkeypatch.setitem(FORMATS, name, dataclasses.replace(row, **quick))
     failing: dict[str, Any] = {step: fails}
@@ -127,7 +127,7 @@ def test_nan_is_called_nan_and_the_first_to_hold_it_is_named(
 
 
 class Root(keras.layers.Layer):
-    """The square root of what is negative here."""
+    """The square root of numbers, which are negative here."""
 
     def call(self, x: Any) -> Any:
         return keras.ops.sqrt(-1 - keras.ops.abs(x))

@@ -76,7 +76,7 @@ SHAPE = (2, 2, 1)
 
 
 def chosen(tmp_path: Path, expected: Any, given: Any, shape: tuple[int, int, int] = SHAPE) -> Any:
-    """Return the entry, and the indices of the chosen among images whose pixels are their index."""
+    """Return the entry and the indices of the chosen images; an image's pixels are its index."""
     expected, given = np.array(expected, np.float32), np.array(given, np.float32)
     images = np.zeros((len(expected), *shape), np.uint8)
     images += np.arange(len(expected), dtype=np.uint8)[:, None, None, None]
@@ -171,8 +171,9 @@ def test_the_server_refuses_a_version_whose_expected_numbers_are_false(copy: Pat
     alter(copy, "golden.npy", roll)
     options = EngineOptions("onnxruntime", cores=2)
     message = (
-        r"^no proven format for --engine onnxruntime gives the answers of the golden samples on "
-        r"this machine \(model\.int8\.onnx disagrees with .*; model\.onnx disagrees with "
+        r"^no format for --engine onnxruntime that is accurate according to model.json gives the "
+        r"probabilities of the golden samples on this machine \(model\.int8\.onnx "
+        r"disagrees with .*; model\.onnx disagrees with "
     )
     with pytest.raises(VersionRefusedError, match=message):
         load_engine(read_version("trained", 1, copy), options)

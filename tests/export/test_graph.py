@@ -192,7 +192,7 @@ def test_two_threads_do_not_trace_at_once() -> None:
         def call(x: Any) -> Any:
             others.append(len(inside))
             inside.append(double)
-            time.sleep(0.05)  # the other thread would come in
+            time.sleep(0.05)  # without a lock, the other thread would run here
             inside.remove(double)
             return double(x)
 

@@ -30,7 +30,8 @@ def test_a_batch_may_mix_kinds_and_sizes_or_be_empty(decode: Any) -> None:
     ]
     pixels = decode(contents).numpy()
     assert (pixels.shape, pixels.dtype) == ((3, 16, 16, 3), np.uint8)
-    np.testing.assert_array_equal(pixels[0], np.asarray(PICTURE))  # of the right size: untouched
+    # It has the right size, so it is not resized.
+    np.testing.assert_array_equal(pixels[0], np.asarray(PICTURE))
     assert len(np.unique(pixels[2])) == 1
     assert decode(tf.constant([], tf.string)).shape == (0, 16, 16, 3)
 

@@ -1,4 +1,4 @@
-"""What of Keras can become ONNX: every activation, and the layers of image models.
+"""The parts of Keras that can become ONNX: every activation, and the layers of image models.
 
 `make soak` adds the layers that have never failed. The cases are branches of a few models, which
 are converted once; each branch is compared by itself.
@@ -31,11 +31,11 @@ ACTIVATIONS: dict[str, Body] = {
     for name in dir(activations)
     if not name.startswith("_") and name not in ("get", "serialize", "deserialize")
 }
-ACTIVATIONS["activation glu"] = ops.glu  # Activation takes the output for as large as the input
+ACTIVATIONS["activation glu"] = ops.glu  # Activation assumes that the output has the input's shape
 
 
 def sequence(layer: Body) -> Body:
-    """The layer on the positions of a map, [N, H W, C]."""
+    """Apply the layer to the positions of a map as a sequence, [N, H W, C]."""
     return lambda x: layer(layers.Reshape((x.shape[1] * x.shape[2], x.shape[3]))(x))
 
 
@@ -60,12 +60,13 @@ LAYERS: dict[str, Body] = {
     "layer normalization": layers.LayerNormalization(),
     "RMS normalization": layers.RMSNormalization(),
     "PReLU by channel": layers.PReLU(shared_axes=[1, 2]),
-    "resizing, padded": Resize(pad_to_aspect_ratio=True),  # an If, whose body reads the graph
+    # This becomes an If, whose body reads tensors of the graph.
+    "resizing, padded": Resize(pad_to_aspect_ratio=True),
     "adaptive average": layers.AdaptiveAveragePooling2D((3, 4)),
     "padding and a pool": lambda x: layers.MaxPooling2D(3, 2)(layers.ZeroPadding2D(1)(x)),
     "flat, in a row": lambda x: layers.Dense(5)(layers.Reshape((1, 800))(x)),
     "multi-head attention": attention(layers.MultiHeadAttention(2, 4)),
-    "GRU": sequence(layers.GRU(4)),  # a Loop
+    "GRU": sequence(layers.GRU(4)),  # becomes a Loop
     "operations": lambda x: ops.gelu(x, approximate=False) + ops.var(x, axis=1, keepdims=True),
 }
 OTHER_LAYERS: dict[str, Body] = {
@@ -107,7 +108,7 @@ OTHER_LAYERS: dict[str, Body] = {
 }
 CASES = ACTIVATIONS | LAYERS | OTHER_LAYERS
 NAMES = tuple(CASES)
-BRANCHES = 12  # of a model; tf2onnx takes more than twice as long for twice as many
+BRANCHES = 12  # of one model; twice as many would take tf2onnx more than twice as long
 
 
 @functools.cache

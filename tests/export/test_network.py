@@ -1,4 +1,4 @@
-"""Models of other people: within each other, with keras.applications' preprocessing."""
+"""Models of other people: nested models, and those with keras.applications' preprocessing."""
 
 from pathlib import Path
 from typing import Any

@@ -31,7 +31,8 @@ def test_a_file_is_as_good_as_the_model(tiny: Any, split: Any, tmp_path: Path) -
     )
     version = export(tmp_path / "tiny.keras", tmp_path / "models" / "tiny", formats=("onnx",))
     labels = (version / "labels.txt").read_text().split()
-    assert labels == ["0", "1", "2", "3", "4"]  # no labels were given: the classes' numbers
+    # No labels were given: they are the indices of the classes.
+    assert labels == ["0", "1", "2", "3", "4"]
 
 
 def test_code_in_a_file_is_run_only_if_trusted(tmp_path: Path) -> None:

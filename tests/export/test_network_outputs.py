@@ -48,7 +48,7 @@ def model(build_tiny: Callable[..., Any]) -> Any:
 
 @pytest.fixture(scope="module")
 def answers(model: Any, split: Any) -> dict[str, Any]:
-    """What NumPy makes of the feature map and the weights."""
+    """Compute the outputs from the feature map and the weights with NumPy."""
     pool = next(each for each in model.layers if "global_average" in each.name)
     layers_up_to = keras.Model(model.input, [pool.input, model.output])
     feature_map, given = layers_up_to.predict(split[0].astype("float32"), verbose=0)

@@ -66,7 +66,7 @@ def test_one_sigmoid_unit_is_two_classes_in_every_format(
     expected = np.concatenate([1 - p, p], axis=1)
     for name in formats:
         given = FORMATS[name].load(version)(images)
-        # NNCF takes the mean of the images' ranges, which clips those of the brighter half.
+        # NNCF takes the mean of the images' ranges, which clips the values of the brighter half.
         tolerance = 1e-5 if FORMATS[name].precision == "float32" else 0.15
         np.testing.assert_allclose(given["probabilities"], expected, rtol=0, atol=tolerance)
         assert content["parity"]["formats"][name]["accuracy"] == 1

@@ -125,7 +125,7 @@ def test_a_sensitive_node_is_found_and_stays_in_float(
 
 
 def test_what_no_float_node_can_save_is_not_published(tmp_path: Path, trained: Any) -> None:
-    """One channel of a map lies at 4000, the others where they were: no range holds both."""
+    """One channel has values around 4000, the others have small ones: no range suits both."""
     model, images, classes = trained
     damaged = keras.models.clone_model(model)
     *weights, bias, head, head_bias = model.get_weights()

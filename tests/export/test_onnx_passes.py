@@ -1,4 +1,4 @@
-"""Each pass on a graph of the form that it is for: it is done, and the answers stay."""
+"""Each pass is applied to a graph of its form, and does not change the answers."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -36,7 +36,7 @@ def classifier(body: Callable[[Any], Any]) -> Any:
 
 
 def preactivation(x: Any) -> Any:
-    """Keras' own batch norm, behind a sum: nothing to fold it into."""
+    """Keras' own batch norm after a sum, where there is no convolution to fold it into."""
     x = layers.Conv2D(8, 3, padding="same")(layers.Rescaling([0.01, 0.02, 0.03])(x))
     y = layers.ReLU()(layers.BatchNormalization()(x))
     x = x + layers.Conv2D(8, 3, padding="same")(y)
@@ -71,7 +71,7 @@ CASES: dict[str, Callable[[], Any]] = {
         ("logits", "top_k", "cam", "features", "aux1", "aux2"),
     ),
     "resnet v2": lambda: serving_graph(
-        # Large enough for maps of 2x2 at the end: of 1x1 the converter reshapes, not transposes.
+        # Large enough for maps of 2x2 at the end: the converter does not transpose maps of 1x1.
         shaken(build("resnet18_v2", input_shape=(64, 64, 3), classes=10))
     ),
     "resnet v1": lambda: serving_graph(shaken(build("resnet20", classes=10))),
@@ -95,7 +95,7 @@ def test_one_transpose_is_left_and_it_is_of_bytes(case: str) -> None:
     assert not before & set(transpose.input)
     assert operations["BatchNormalization"] == LEFT_BATCH_NORMS.get(case, 0)
     if case not in ("every output", "normalised by position"):
-        for node in model.graph.node:  # a Mul by channel is left for the input alone
+        for node in model.graph.node:  # the only Mul by channel that is left is that of the input
             assert node.op_type != "Mul" or "rescaling" in node.name
     check_answers(graph, model)
 

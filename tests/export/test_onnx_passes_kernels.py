@@ -1,4 +1,4 @@
-"""Each pass on a model with its operation: the operation is replaced, and the answers stay."""
+"""Each pass on a model with its operation: it is replaced, and the answers do not change."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -27,7 +27,7 @@ def pool_of_any_sign(x: Any) -> Any:
     return layers.MaxPooling2D(3, 2)(layers.ZeroPadding2D(1)(layers.Conv2D(6, 3)(x)))
 
 
-# body -> operations that are gone, and those that stand in their place.
+# For each body: the operations that are replaced, and the operations that replace them.
 CASES: dict[str, tuple[Callable[[Any], Any], dict[str, int]]] = {
     "local response normalization": (
         convolved(LocalResponseNormalization(size=5, alpha=0.3)),

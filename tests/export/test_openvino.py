@@ -30,7 +30,7 @@ def test_every_convolution_of_the_int8_file_is_quantized(all_formats: Path) -> N
 
 
 def test_float32_is_float32_and_bfloat16_is_not(all_formats: Path, trained: Any) -> None:
-    """OpenVINO computes in bfloat16 by itself where the CPU has it: each asks for its own."""
+    """OpenVINO would use bfloat16 by default if the CPU has it: each format requests its type."""
     images = trained[1]
     exact = openvino_format.load(all_formats)(images)["probabilities"]
     expected = trained[0].predict(images.astype("float32"), verbose=0)

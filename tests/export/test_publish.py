@@ -9,8 +9,8 @@ import pytest
 from keras_cnns_export import ExportError
 from keras_cnns_export.publish import Draft, check_model_directory, sweep
 
-# A process that publishes one version, and is killed at its n-th step: an opened, made, renamed or
-# removed file or directory. It prints what it published.
+# A process that publishes one version, and is killed at its n-th step. A step opens, creates,
+# renames or removes a file or directory. The process prints what it published.
 CHILD = """
 import os, signal, sys
 from pathlib import Path
@@ -142,7 +142,7 @@ def test_exports_at_the_same_time_get_a_version_each(tmp_path: Path) -> None:
     for number in range(1, 9):
         assert content(tmp_path / "digits" / str(number)) == FILES
     assert len(list((tmp_path / "digits").iterdir())) == 9
-    # The file beside the versions is of the export that made the highest one.
+    # The file beside the versions belongs to the export that made the highest version.
     last = next(number for number, (name, _) in enumerate(results) if name == "8\n")
     assert (tmp_path / "digits" / "config.pbtxt").read_text() == f"for {last}"
 

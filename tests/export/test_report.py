@@ -65,7 +65,8 @@ def test_the_worst_samples_are_shown(reported: Path, split: Any) -> None:
     page = (reported / "report.html").read_text(encoding="utf-8")
     content = json.loads((reported / "model.json").read_text(encoding="utf-8"))
     shown = re.findall(r"base64,([^\"]+)\"", page)
-    assert len(shown) == 2 + 3  # two formats; TensorFlow's, Pillow's, their difference
+    # Two formats; and TensorFlow's pixels, Pillow's pixels, and their difference.
+    assert len(shown) == 2 + 3
     index = content["parity"]["formats"]["onnx"]["worst_sample"]
     image = np.asarray(Image.open(io.BytesIO(base64.b64decode(shown[1]))))
     np.testing.assert_array_equal(image, split[0][index])

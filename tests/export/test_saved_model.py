@@ -22,9 +22,9 @@ def test_tensorflow_loads_it_without_this_package(version: Path, tiny: Any, spli
 def saved_model_tool(
     command: str, version: Path, *options: str, signature_name: str = "serving_default"
 ) -> None:
-    """What `saved_model_cli` does, without a process that imports TensorFlow once more."""
+    """Do what `saved_model_cli` does, without another process that imports TensorFlow."""
     signature = ["--tag_set", "serve", "--signature_def", signature_name]
-    # The tool keeps its flags between calls: what a call does not give is cleared.
+    # The tool keeps its flags between calls, so the flags that a call does not set are cleared.
     cleared = ["--inputs", "", "--input_examples", ""] if command == "run" else []
     arguments = saved_model_cli.create_parser().parse_args(
         [command, "--dir", str(version), *signature, *cleared, *options]
@@ -74,7 +74,7 @@ def test_the_signatures_have_the_names_and_the_calls_of_tensorflow_serving(versi
 
 @pytest.fixture(scope="module")
 def encoded() -> list[bytes]:
-    """Three images of odd sizes, one of them grey and one turned."""
+    """Three images whose sides are odd numbers, one of them grey and one rotated."""
     return [content for _, content in list(generated_images(6))[2:5]]
 
 
@@ -95,7 +95,7 @@ def test_encoded_images_are_answered(version: Path, encoded: list[bytes], expect
 def test_examples_are_classified(
     version: Path, encoded: list[bytes], expected: Any, labels: tuple[str, ...], tmp_path: Path
 ) -> None:
-    # Every byte as an escape: the tool takes a semicolon for the end of an input.
+    # Every byte is an escape, because the tool takes a semicolon for the end of an input.
     escaped = ("".join(f"\\x{byte:02x}" for byte in content) for content in encoded)
     examples = ", ".join(f"{{'image/encoded': [b'{content}']}}" for content in escaped)
     given = ["--input_examples", f"inputs=[{examples}]", "--outdir", str(tmp_path)]

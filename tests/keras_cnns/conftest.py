@@ -15,7 +15,7 @@ from keras_cnns.training import Run, train
 from keras_cnns.training.folds import collect_out_of_fold, train_folds
 from tests.conftest import Once
 
-# Enough to be real, and little enough to take seconds.
+# Large enough for a real training, and small enough to take only seconds.
 QUICK = (
     "data.train_split=train[:96]",
     "data.validation_split=validation[:32]",
@@ -30,7 +30,7 @@ def quick_recipe() -> Recipe:
 
 
 def count_decoded(patch: pytest.MonkeyPatch) -> list[int]:
-    """Return a list to which the number of images of each split that is decoded is appended."""
+    """Return a list; whenever a split is decoded, its number of images is appended."""
     counts: list[int] = []
     decode_all = pipeline._decode_all
 
@@ -43,7 +43,7 @@ def count_decoded(patch: pytest.MonkeyPatch) -> list[int]:
 
 
 def record_autotuning(patch: pytest.MonkeyPatch) -> list[bool | None]:
-    """Return a list to which each dataset that is iterated over appends its option autotune."""
+    """Return a list; whenever a dataset is iterated over, its option autotune is appended."""
     enabled: list[bool | None] = []
     iterate = tf.data.Dataset.__iter__
 
@@ -63,7 +63,7 @@ def autotuning(monkeypatch: pytest.MonkeyPatch) -> list[bool | None]:
 
 @pytest.fixture(scope="session")
 def autotuning_in_training() -> list[bool | None]:
-    """The same of the training of `trained`, which fills it."""
+    """The same list for the training of the fixture `trained`, which fills it."""
     return []
 
 

@@ -1,4 +1,4 @@
-"""What the private APIs are used for."""
+"""Keras' private APIs still do what we use them for."""
 
 import gc
 import weakref

@@ -7,7 +7,7 @@ import pytest
 
 
 def test_on_torch_everything_is_as_on_jax(tmp_path: Path) -> None:
-    """JAX in its turn is compared with TensorFlow, in tests/keras_cnns."""
+    """tests/keras_cnns compares JAX with TensorFlow."""
     on_torch, on_jax = (
         every_callback.results_of(backend, tmp_path / backend) for backend in ("torch", "jax")
     )

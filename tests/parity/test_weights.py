@@ -261,11 +261,11 @@ def test_what_is_no_dense_tensor_is_refused_by_name(
     assert_gives_no_advice(error.value)
 
 
-SCALAR = np.float64(0).__reduce__()[0]  # what a number of NumPy's is pickled as a call of
+SCALAR = np.float64(0).__reduce__()[0]  # the function as whose call a NumPy number is pickled
 
 
 class Call:
-    """Is pickled as a call of a function; with a state, which is set on what the call returns."""
+    """Is pickled as a call of a function; a state, if given, is set on the call's result."""
 
     def __init__(self, *call: Any) -> None:
         self.call = call
@@ -343,7 +343,7 @@ def test_a_compressed_archive_is_refused_before_torch_decompresses_it(tmp_path: 
 @pytest.mark.parametrize("as_zip", [True, False])
 @pytest.mark.parametrize("protocol", [3, 4, 5])
 def test_a_newer_pickle_protocol_is_named(protocol: int, as_zip: bool, tmp_path: Path) -> None:
-    """Protocol 3 differs in nothing that such a file has, and is read."""
+    """Protocol 3 changes nothing that such a file contains, so it is read."""
     file = tmp_path / "net.pth"
     torch.save({"w": ONES}, file, pickle_protocol=protocol, _use_new_zipfile_serialization=as_zip)
     if protocol == 3:

@@ -36,7 +36,7 @@ LABEL = "grey-5"  # of the image
 
 
 def program(name: str, package: str) -> str:
-    """The path of a program, also of one for administrators."""
+    """Return the path of a program, which may be in /usr/sbin."""
     path = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/usr/bin")
     if path is None:
         pytest.fail(f"this test needs {name}: {package}")

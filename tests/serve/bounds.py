@@ -1,4 +1,4 @@
-"""Print the requirements of serve/pyproject.toml at one end of what they allow.
+"""Print the requirements of serve/pyproject.toml: the lowest or the newest allowed versions.
 
     python tests/serve/bounds.py lowest|newest
 
@@ -17,7 +17,7 @@ def requirements(bound: str) -> list[str]:
     """Return every requirement, also of the extras: `name==lowest`, or as it is written."""
     project = tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    # TensorFlow's own requirements are in the way of the others' lowest versions.
+    # TensorFlow's own requirements contradict the lowest versions of the other packages.
     listed = [each for name, extra in extras.items() if name != "tensorflow" for each in extra]
     listed += project["dependencies"]
     if bound == "newest":

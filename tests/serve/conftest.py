@@ -221,7 +221,7 @@ def client(dataplane: Dataplane) -> Client:
 
 @asynccontextmanager
 async def serving(app: ASGIApp, **options: Any) -> AsyncIterator[tuple[str, int, ServerState]]:
-    """Serve the application on a real socket: host, port, and uvicorn's connections and tasks."""
+    """Serve the application on a real socket; yield host, port, uvicorn's connections and tasks."""
     config = uvicorn.Config(app, log_config=None, lifespan="off", **options)
     config.load()
     state = ServerState()

@@ -54,7 +54,7 @@ class Process:
 
     @property
     def warnings(self) -> list[str]:
-        """What it logged, but for what is loaded and unloaded."""
+        """The lines that it logged, except those about loading and unloading."""
         return [line for line in self.errors if not line.startswith("INFO: ")]
 
     @property
@@ -65,7 +65,7 @@ class Process:
         self._popen.send_signal(number)
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """Sends the signal and gives the exit status; 0 is a success."""
+        """Sends the signal and returns the exit status; 0 is a success."""
         self.send_signal(number)
         try:
             return self._popen.wait(timeout=30)

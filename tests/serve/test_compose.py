@@ -25,7 +25,7 @@ READY = "/inference.GRPCInferenceService/ServerReady"
 
 
 def settings() -> list[Any]:
-    """What a library must leave as it found it."""
+    """The settings of the process that a library must not change."""
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     logs = [logging.getLogger().handlers[:], logging.getLogger().level]
     return [*handlers, *logs, gc.get_threshold(), gc.get_freeze_count(), sys.getswitchinterval()]
@@ -42,7 +42,7 @@ def test_two_servers_on_one_event_loop_leave_the_process_alone(repository: Path)
             assert await channel.unary_unary(READY)(b"") == b"\x08\x01"
 
     async def main() -> None:
-        gc.unfreeze()  # objects that conftest.py froze may end meanwhile, and change the count
+        gc.unfreeze()  # objects that conftest.py froze may be freed meanwhile, and change the count
         gc.collect()  # since Python 3.12, a collection freezes immortal objects
         before = settings()
         options = ServerOptions(models=str(repository), port=0, grace=1)
@@ -51,7 +51,7 @@ def test_two_servers_on_one_event_loop_leave_the_process_alone(repository: Path)
                 assert one.url != other.url
                 await asyncio.gather(ask(one), ask(other))
                 assert settings() == before
-            await ask(one)  # the end of one is not that of the other
+            await ask(one)  # stopping one server does not stop the other
         assert settings() == before
 
     asyncio.run(asyncio.wait_for(main(), 60))
@@ -95,7 +95,7 @@ def test_a_server_is_entered_once(repository: Path) -> None:
         server = Server(ServerOptions(models=repository / "grey", port=0, grace=0))
         async with server:
             pass
-        with pytest.raises(RuntimeError, match="can be entered once"):
+        with pytest.raises(RuntimeError, match="can be entered only once"):
             await server.__aenter__()
 
     asyncio.run(asyncio.wait_for(main(), 60))

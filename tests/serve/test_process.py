@@ -32,7 +32,7 @@ def test_as_many_files_may_be_open_as_the_system_permits() -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="it has no shell to close descriptors")
 def test_a_program_without_standard_streams_serves_and_ends(repository: Path) -> None:
-    """Its sockets would have the numbers of the streams."""
+    """Otherwise its sockets would get the file descriptors of the standard streams."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     program = f"{sys.executable} -m keras_cnns_serve.cli {repository / 'grey'}"
@@ -154,7 +154,7 @@ process.run(main, grace=1)
 
 @pytest.mark.skipif(sys.platform == "win32", reason="it has no handlers of SIGTERM")
 def test_a_signal_that_interrupts_the_handler_of_the_first_one_is_ignored() -> None:
-    """For example while the thread that limits the time of the end starts."""
+    """For example, it interrupts the start of the thread that limits the time for stopping."""
     done = subprocess.run(
         [sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, timeout=30
     )

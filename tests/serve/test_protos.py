@@ -16,7 +16,7 @@ from tensorflow_serving.apis import model_service_pb2, prediction_service_pb2
 from keras_cnns_serve import protos
 
 THEIRS = descriptor_pool.Default()
-# What these register in the default pool, our pool must not touch.
+# Our pool must not change the types that these modules register in the default pool.
 MODULES = (
     example_pb2,
     meta_graph_pb2,

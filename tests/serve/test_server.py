@@ -188,7 +188,7 @@ def test_a_signal_stops_it_with_success(repository: Path, number: signal.Signals
 def test_who_comes_as_the_server_stops_is_answered(
     repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a kept connection and on a new one, and each is told that it is the last answer."""
+    """On a kept connection and on a new one; both responses announce that they are the last."""
     monkeypatch.setattr(addresses, "LINGER", 1)
 
     async def main() -> None:

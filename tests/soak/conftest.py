@@ -26,7 +26,7 @@ TRAINING = (
     "data.test_split=test[:64]",
     "training.epochs=2",
 )
-# What each attack has: the median wait, calm and attacked, and the longest; then megabytes.
+# The columns of each attack: the median wait, calm and attacked, and the longest; then megabytes.
 COLUMNS = ("http_ms", "grpc_ms", "memory_mb")
 HEADER = "".join(
     f"{name:>9}" for name in (*("calm", "attacked", "longest") * 2, "MB", "peak", "after")

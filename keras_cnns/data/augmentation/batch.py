@@ -25,9 +25,9 @@ def augment_batch(
         images: uint8 [N, H, W, C].
         labels: int64 [N].
         config: the augmentation; mixing needs `classes`.
-        start: the position of the batch's first image in the training, which determines all random
-            numbers.
-        classes: the number of classes, K, to return targets float32 [N, K]; None returns labels.
+        start: the seed, the epoch and the index of the batch's first image, which determine all
+            random numbers.
+        classes: the number of classes, K, of the targets; if None, labels are returned instead.
         class_weights: float32 [K]; each target is multiplied by the weight of its class before
             mixing. The weight of a mixed image is therefore lambda times the weight of the first
             image plus 1 - lambda times the weight of the second.
@@ -88,21 +88,23 @@ def shift_and_flip(
 def erase(
     images: tf.Tensor, draws: tf.Tensor, noise: tf.Tensor, *, probability: float
 ) -> tf.Tensor:
-    """Fill a rectangle with noise, 2 to 40 % of the area, aspect ratio 0.3 to 1/0.3: [N, H, W, C].
+    """Fill a random rectangle of an image with noise: [N, H, W, C] -> [N, H, W, C].
+
+    The rectangle has 2 to 40 % of the image's area, and an aspect ratio from 0.3 to 1/0.3.
 
     Args:
         images: pixels [N, H, W, C].
         draws: random numbers in [0, 1), [N, 5]: whether to erase, area, aspect ratio, and the
             rectangle's vertical and horizontal position.
-        noise: the pixels to fill the rectangle with, of the shape of `images`.
-        probability: the fraction of images that lose a rectangle.
+        noise: the pixels that fill the rectangle, in the shape of `images`.
+        probability: the probability that a rectangle of an image is filled.
 
     References:
         Zhong et al. 2017, Random erasing data augmentation (arXiv:1708.04896), table 1, RE-R.
     """
     area = 0.02 + draws[:, 1] * (0.4 - 0.02)
     ratio = tf.exp((2 * draws[:, 2] - 1) * tf.math.log(1 / 0.3))
-    # The sides as fractions of the image's height and width; longer sides are cut to 1.
+    # The sides as fractions of the image's height and width; sides longer than 1 are cut to 1.
     sides = tf.minimum(tf.sqrt(tf.stack([area * ratio, area / ratio], axis=1)), 1.0)
     corner = draws[:, 3:5] * (1 - sides)
     inside = inside_rectangle(images, corner, corner + sides)

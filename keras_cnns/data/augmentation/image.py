@@ -12,7 +12,10 @@ KEYS = 8  # seeds per image, of two numbers each: crop (1), jitter (3), RandAugm
 def bring_to_size(
     image: tf.Tensor, preprocessing: Preprocessing, config: AugmentationConfig, keys: tf.Tensor
 ) -> tf.Tensor:
-    """Crop the centre, or a random Inception crop: raw pixels [h, w, c] -> uint8 [H, W, C]."""
+    """Resize an image and crop its centre, or take a random Inception crop of it.
+
+    Raw pixels [h, w, c] -> uint8 [H, W, C].
+    """
     if config.inception_crop:
         cropped = inception_crop(image, preprocessing.size, keys[0])
         return to_channels(cropped, preprocessing.channels)
@@ -35,7 +38,9 @@ def change_colors(image: tf.Tensor, config: AugmentationConfig, keys: tf.Tensor)
 
 
 def inception_crop(image: tf.Tensor, size: tuple[int, int], key: tf.Tensor) -> tf.Tensor:
-    """Crop 8 to 100 % of the area, aspect ratio 3/4 to 4/3, and resize: [h, w, c] -> [H, W, c].
+    """Crop a random rectangle of an image, and resize it: [h, w, c] -> [H, W, c].
+
+    The rectangle has 8 to 100 % of the image's area, and an aspect ratio from 3/4 to 4/3.
 
     Args:
         image: uint8 pixels.

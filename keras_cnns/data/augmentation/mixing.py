@@ -24,16 +24,16 @@ def mix(
     mixup_alpha: float,
     cutmix_alpha: float,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Mix each image and target with those at the next index, and the last with the first.
+    """Mix each image with the next image, the last image with the first, and the targets likewise.
 
     Args:
         images: pixels [N, H, W, C].
         targets: float32 [N, K].
-        draws: random numbers in [0, 1), [N, 4]: MixUp or CutMix, lambda, and the vertical and
-            horizontal position of CutMix's rectangle.
+        draws: random numbers in [0, 1), [N, 4]: the choice between MixUp and CutMix, lambda, and
+            the vertical and horizontal position of CutMix's rectangle.
         mixup_alpha: MixUp draws lambda from Beta(alpha, alpha); 0 disables MixUp.
-        cutmix_alpha: the same for CutMix; if both alphas are above 0, MixUp is applied to half of
-            the images, and CutMix to the other half.
+        cutmix_alpha: CutMix draws lambda from Beta(alpha, alpha); 0 disables CutMix. If both alphas
+            are above 0, MixUp is applied to half of the images, and CutMix to the other half.
     """
     others, other_targets = tf.roll(images, -1, axis=0), tf.roll(targets, -1, axis=0)
     results = []

@@ -10,7 +10,8 @@ from collections.abc import Callable
 import tensorflow as tf
 
 _FILL = 125.0  # the level of pixels that come from outside the image
-# Image float32 [H, W, C] with levels 0 to 255, strength in [-1, 1] -> image.
+# A function of an image, float32 [H, W, C] with levels 0 to 255, and a strength in [-1, 1]. It
+# returns the changed image.
 _Operation = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
@@ -20,7 +21,7 @@ def rand_augment(image: tf.Tensor, layers: int, magnitude: float, key: tf.Tensor
     Args:
         image: pixels.
         layers: the number of operations.
-        magnitude: the strength of each operation, 0 to 10; the direction of each is drawn at
+        magnitude: the strength of each operation, 0 to 10; the sign of each strength is drawn at
             random.
         key: a seed, int32 [2].
     """
@@ -81,7 +82,7 @@ def _rotate(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
 
 
 def _blend(image: tf.Tensor, other: tf.Tensor | float, strength: tf.Tensor) -> tf.Tensor:
-    """Interpolate or extrapolate between another image (factor 0) and the image (factor 1)."""
+    """Return other + factor * (image - other), where the factor is 1 + 0.9 * strength."""
     return other + (image - other) * (1 + 0.9 * strength)
 
 
@@ -120,8 +121,8 @@ def _move(
     )[0]
 
 
-# The operations and their ranges are as in the paper's appendix and in torchvision. If they had
-# another order, the same seed would give other images.
+# The operations and their ranges are as in the paper's appendix and in torchvision. In another
+# order, the same seed would draw other operations.
 OPERATIONS: dict[str, _Operation] = {
     "identity": lambda image, _: image,
     "auto_contrast": _auto_contrast,

@@ -18,7 +18,7 @@ _STREAM_STRIDE = 2**40
 
 
 class Start(NamedTuple):
-    """The position of a batch's first image; each field is an int or a tensor int64 []."""
+    """The seed, the epoch and the index of a batch's first image: ints, or tensors int64 []."""
 
     seed: Any
     epoch: Any
@@ -54,7 +54,7 @@ def draw_keys(start: Start, count: Any, columns: int) -> tf.Tensor:
 
 
 def _open_stream(start: Start, columns: int, stream: int) -> tuple[tf.Tensor, tf.Tensor, int]:
-    """Return a generator's key, its counter at `start`, and how many numbers an image has."""
+    """Return a generator's key, its counter at `start`, and the count of numbers per image."""
     counts = -(-columns // _NUMBERS_PER_COUNT)
     seed = tf.cast(start.seed, tf.int64) + stream * _STREAM_STRIDE
     key, counter = tf.raw_ops.StatelessRandomGetKeyCounter(

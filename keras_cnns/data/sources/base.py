@@ -24,7 +24,7 @@ class Contents:
     """The keys and labels by which the images of a split are grouped.
 
     Attributes:
-        keys: a text for each image, which is equal for its copies and near-duplicates.
+        keys: a text for each image; copies and near-duplicates of an image have the same text.
         labels: the class of each image, int64 [N].
     """
 
@@ -38,8 +38,8 @@ class IndexedImages:
 
     Attributes:
         count: the number of images.
-        read: a function that returns the image at an index, int64 [], decoded at its own size, and
-            its label.
+        read: a function that takes an index, int64 [], and returns the decoded image, in its
+            original size, and its label.
         gather: a function that returns images at the network's size, and their labels, from memory:
             int64 [N] -> uint8 [N, H, W, C], int64 [N]; None if the images are not kept in memory.
         check_rest: if `read` checks images, a function to call after an error: it checks the images
@@ -106,8 +106,8 @@ class ImageStream:
     Attributes:
         count: the number of images.
         encoded: a function that returns a dataset of (encoded image, label), beginning at an index
-            of an epoch. Its arguments are the key of the epoch's order, int64 [2], or None for the
-            order of the files, and the index, int64 [].
+            of an epoch. Its first argument is the key of the epoch's order, int64 [2], or None for
+            the order of the files. Its second argument is the index, int64 [].
     """
 
     count: int
@@ -129,7 +129,7 @@ class Source(Protocol):
         """Return a text that identifies the data: a hash, or a name and version.
 
         Raises:
-            ValueError: there is no such data set, or `data check` finds that its folder is bad.
+            ValueError: there is no such data set, or `data check` finds errors in its folder.
         """
 
     def open(
@@ -139,10 +139,10 @@ class Source(Protocol):
 
         Args:
             split: a split's name, or a slice in TFDS' syntax, such as `train[:45000]`.
-            check_first: check all files of a folder now; if False, the files of a split that does
-                not fit in memory are checked as they are read.
-            keep_pixels: if False, release the kept pixels, because the caller needs the images at
-                their own size.
+            check_first: if True, check all files of a folder now; if False, the files of a split
+                that does not fit in memory are checked as they are read.
+            keep_pixels: if False, release the pixels that were kept at the network's size; the
+                caller needs the images in their original size.
 
         Raises:
             ValueError: there is no such data set or split, or the split is empty.
@@ -188,4 +188,6 @@ def slice_split(counts: Mapping[str, int], split: str) -> tuple[str, int, int]:
 
 def unknown_split(split: str, names: Iterable[str]) -> ValueError:
     """Return the error that lists the splits that exist."""
-    return ValueError(f"there is no split {split!r}, or nothing in it: there is {', '.join(names)}")
+    return ValueError(
+        f"there is no split {split!r}, or it has no images; the splits are {', '.join(names)}"
+    )

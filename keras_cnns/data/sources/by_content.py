@@ -5,8 +5,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-# Split -> range of `content_fraction`. If a data set lacks the split, it is created from the
-# training images whose content fraction lies in this range.
+# Split -> range of `content_fraction`. If a data set lacks the split, this split is created from
+# the training images whose content fraction lies in this range.
 FRACTIONS = {"validation": (0.0, 0.1), "test": (0.1, 0.2)}
 DIVIDED = ("train", "validation")  # the splits of `split_by_content`
 
@@ -30,7 +30,7 @@ def split_by_fraction(fraction: float, held_out: Iterable[str]) -> str:
 def split_of(image: np.ndarray) -> str:
     """Return an image's split, train or validation, which depends only on the image's levels.
 
-    A grey image may have one channel or three equal channels.
+    A grey image has the same split with one channel as with three equal channels.
 
     Args:
         image: uint8 [h, w] or [h, w, c].
@@ -42,7 +42,7 @@ def split_of(image: np.ndarray) -> str:
 
 
 def split_by_content(images: Iterable[np.ndarray]) -> dict[str, np.ndarray]:
-    """Return the indices of the training and of the validation images, each int64 [M].
+    """Return the indices of the training images and of the validation images, each int64 [M].
 
     About a tenth of the images are for validation, and equal images are in the same split.
 

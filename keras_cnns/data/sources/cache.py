@@ -1,7 +1,7 @@
 """The cache directory, whose archives contain facts about data sets for later commands.
 
-An archive is an npz file without pickled objects. A damaged archive is ignored, and nothing is
-cached if the cache directory cannot be written.
+An archive is an npz file without pickled objects. A damaged archive is ignored. If the cache
+directory cannot be written, nothing is cached.
 """
 
 import contextlib
@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-VARIABLE = "KERAS_CNNS_CACHE"  # the cache directory; `off` for none
+VARIABLE = "KERAS_CNNS_CACHE"  # contains the path of the cache directory, or `off` for no cache
 MAX_BYTES = 2**30  # maximum size of the cache directory; the least recently used files are removed
-SETTLED_SECONDS = 2.0  # the step of times in FAT, the coarsest of all file systems
+SETTLED_SECONDS = 2.0  # FAT records times in steps of 2 s, the largest of all file systems
 _FOLDERS = ("scans", "groups", "divisions")
 _NAME = re.compile(r"[0-9a-f]+\.npz|.+\.partial")  # the names of cache files
 Times = tuple[int, int, int]  # size in bytes; modification and change time in nanoseconds
@@ -95,5 +95,5 @@ def _trim(directory: Path) -> None:
 
 
 def hash_name(content: bytes) -> str:
-    """Return the name of an archive, without its suffix, for the bytes that identify it."""
+    """Return the name of an archive without its suffix: a hash of the bytes that identify it."""
     return hashlib.sha256(content).hexdigest()[:40]

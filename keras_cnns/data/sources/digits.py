@@ -18,7 +18,7 @@ class Digits(tfds.core.GeneratorBasedBuilder):
 
     def _info(self) -> tfds.core.DatasetInfo:
         return self.dataset_info_from_configs(
-            description="Handwritten digits of 43 writers, the test part of the UCI set.",
+            description="The test part of a UCI set of handwritten digits, written by 13 persons.",
             homepage="https://archive.ics.uci.edu/dataset/80",
             features=tfds.features.FeaturesDict(
                 {

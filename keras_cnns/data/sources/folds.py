@@ -17,7 +17,7 @@ from keras_cnns.data.sources.folder.appearance import SIDE, measure_appearance
 from keras_cnns.data.sources.folder.near_duplicates import group_near_duplicates
 from keras_cnns.recipes import DataConfig
 
-# The contents of the latest data set that is not a folder. They are kept because they are equal for
+# The `Contents` of the latest data set that is not a folder. It is kept because it is the same for
 # all folds.
 _known_contents: dict[DataConfig, Contents] = {}
 
@@ -27,7 +27,7 @@ class Pool:
     """The images that are divided into folds: the training images, then the validation images.
 
     Attributes:
-        splits: the split to which each image belongs without folds, as the recipe names it.
+        splits: for each image, the name of the split to which it belongs without folds.
         indices: the index of each image in that split, int64 [N].
         folds: the fold of each image, from 1 to K, int64 [N].
         path_of: a function that returns the file of the image at an index of the pool; None if the
@@ -73,7 +73,7 @@ class Folds:
         """Return a split's images; see `Source.open`.
 
         Raises:
-            ValueError: the images can only be read in order, or a class has too few of them.
+            ValueError: the images can only be read in order, or a class has too few images.
         """
         config = self._config
         if split not in (config.train_split, config.validation_split):
@@ -108,8 +108,8 @@ class Folds:
         images = self._source.open(split, check_first=True, keep_pixels=False)
         if isinstance(images, ImageStream):
             raise ValueError(
-                f"{self._config.name} is too large for folds: its files are read in their order, "
-                "and a fold consists of images in any order"
+                f"{self._config.name} is too large for folds: its images can only be read in the "
+                "order of the files, but a fold needs images in any order"
             )
         return images
 

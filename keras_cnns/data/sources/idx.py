@@ -47,11 +47,17 @@ _CLASS_NAMES = {
 
 @dataclass(frozen=True)
 class IdxSet:
-    """The images and labels of each split."""
+    """The images and labels of each split.
 
-    splits: Mapping[str, tuple[np.ndarray, np.ndarray]]  # uint8 [N, H, W]; int64 [N], below K
-    names: tuple[str, ...]  # the names of the K classes
-    fingerprint: str  # the SHA-256 of all levels and labels
+    Attributes:
+        splits: split -> (images uint8 [N, H, W], labels int64 [N], from 0 to K - 1).
+        names: the names of the K classes.
+        fingerprint: the SHA-256 of all levels and labels.
+    """
+
+    splits: Mapping[str, tuple[np.ndarray, np.ndarray]]
+    names: tuple[str, ...]
+    fingerprint: str
 
 
 @functools.lru_cache(maxsize=2)
@@ -72,8 +78,8 @@ def read_set(path: str) -> IdxSet:
         images[split], stored[split] = (_read_file(files[split, kind]) for kind in _MAGIC)
         if len(images[split]) != len(stored[split]):
             raise ValueError(
-                f"{files[split, 'images']} has {len(images[split]):,} images, and "
-                f"{files[split, 'labels']} {len(stored[split]):,} labels"
+                f"{files[split, 'images']} has {len(images[split]):,} images, but "
+                f"{files[split, 'labels']} has {len(stored[split]):,} labels"
             )
         digest.update(images[split].tobytes() + stored[split].tobytes())
     classes = np.unique(stored["train"])
@@ -81,8 +87,8 @@ def read_set(path: str) -> IdxSet:
     if len(classes) < 2 or len(unknown):
         raise ValueError(
             f"{files['train', 'labels']} has the labels {classes.tolist()}, and "
-            f"{files['test', 'labels']} also {unknown.tolist()}; at least 2 labels are needed, and "
-            "training images of each"
+            f"{files['test', 'labels']} has the additional labels {unknown.tolist()}; a data set "
+            "needs at least 2 different labels, and training images of each label"
         )
     parts = split_by_content(images["train"])
     if "emnist" in files["train", "images"].name.lower():
@@ -149,8 +155,8 @@ def find_files(path: str | Path) -> dict[tuple[str, str], Path]:
             raise ValueError(
                 f"{path} must have one idx file of the {split} {kind}, such as "
                 f"{'train' if split == 'train' else 't10k'}-{kind}-idx{_DIMENSIONS[kind]}-ubyte.gz;"
-                f" found: {names}. If the folder has several sets, set data.path to the folder and "
-                "the beginning of the file names"
+                f" found: {names}. If the folder contains several data sets, let data.path "
+                "continue with the beginning of the file names, such as emnist/emnist-letters"
             )
     return {key: files[0] for key, files in found.items()}
 
@@ -159,7 +165,7 @@ def _read_file(path: Path) -> np.ndarray:
     """Return the content of an idx file: images uint8 [N, H, W] or labels uint8 [N].
 
     Raises:
-        ValueError: the file is not an idx file of unsigned bytes, or its size differs from its
+        ValueError: the file is not an idx file of unsigned bytes, or its size does not match its
             header.
     """
     match = _NAME.fullmatch(path.name)
@@ -182,8 +188,8 @@ def _read_file(path: Path) -> np.ndarray:
             if expected > min(bound, _MAX_BYTES):
                 raise ValueError(
                     f"{path} is cut short, or its header is wrong: the shape {list(shape)} needs "
-                    f"{expected:,} bytes, more than a file of {path.stat().st_size:,} bytes can "
-                    f"hold or than the limit, {_MAX_BYTES:,}"
+                    f"{expected:,} bytes, which is more than a file of {path.stat().st_size:,} "
+                    f"bytes can hold, or more than the limit of {_MAX_BYTES:,} bytes"
                 )
             content = file.read(expected + 1)
     except (EOFError, OSError, zlib.error) as error:
@@ -191,7 +197,7 @@ def _read_file(path: Path) -> np.ndarray:
     if len(content) != expected:
         size = "more" if len(content) > expected else f"{len(content):,}"
         raise ValueError(
-            f"{path}: its header gives the shape {list(shape)}, which needs {expected:,} bytes; it "
-            f"holds {size}"
+            f"{path}: its header gives the shape {list(shape)}, which needs {expected:,} bytes, "
+            f"but the file holds {size}"
         )
     return np.frombuffer(content, np.uint8).reshape(shape)

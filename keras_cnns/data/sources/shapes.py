@@ -1,4 +1,6 @@
-"""The procedural `shapes`: coloured shapes on a coloured background, of any size and number.
+"""The procedural data set `shapes`: images of a coloured shape on a coloured background.
+
+The recipe sets the size and the number of the images.
 
 An image is a function of its index and is drawn when it is needed, so that large experiments need
 no download and no disk space. Only the shape depends on the class: colour, position, size, angle
@@ -91,7 +93,7 @@ def draw(label: tf.Tensor, size: int, key: tf.Tensor) -> tf.Tensor:
     Args:
         label: the index of the class.
         size: height and width in pixels.
-        key: the seed of everything else, int64 [2].
+        key: the seed of all random numbers, int64 [2].
     """
     draws = tf.random.stateless_uniform([11], key)
     radius = 0.3 + 0.3 * draws[0]  # in units of half the image's side

@@ -56,9 +56,9 @@ class TfdsSource:
         names = base.split_names(split)
         if lacks_validation and len(names) > 1 and "train" in names:
             raise ValueError(
-                f"{split!r} includes training images that are in the validation split, which "
-                f"{name} does not have; name parts of its training split for both, such as "
-                '"train[:90%]" and "train[90%:]"'
+                f"{name} has no validation split: it is created from a part of the training "
+                f"images, and {split!r} would include this part. Name parts of the training split "
+                'for training and for validation, such as "train[:90%]" and "train[90%:]"'
             )
         if not lacks_validation or names[0] not in DIVIDED:
             return tfds_files.open_images(name, split)
@@ -78,9 +78,9 @@ def divide_training(config: DataConfig) -> dict[str, IndexedImages]:
     """Divide the training split of a TFDS data set into training and validation by content.
 
     The split of an image depends on its pixels, and a training needs the sizes of its splits before
-    the first step. Every image is therefore read and decoded, unless the division of the same files
-    is cached. If the images of a split take at most `base.PIXELS_LIMIT` bytes at the network's
-    size, this pass keeps them, so that no further pass is needed.
+    the first step. Every image is therefore read and decoded, unless the division of these files is
+    cached. If the images of a split take at most `base.PIXELS_LIMIT` bytes at the network's size,
+    this pass keeps them, so that no further pass is needed.
 
     Raises:
         ValueError: the data set is too large to be split by content.
@@ -88,8 +88,9 @@ def divide_training(config: DataConfig) -> dict[str, IndexedImages]:
     images = tfds_files.open_images(config.name, "train")
     if isinstance(images, ImageStream):
         raise ValueError(
-            f"{config.name} has no validation split, and is too large to take one out by content; "
-            'name parts of its training split, such as "train[:95%]" and "train[95%:]"'
+            f"{config.name} has no validation split, and is too large to create one from the "
+            "training images by content; name parts of its training split for training and for "
+            'validation, such as "train[:95%]" and "train[95%:]"'
         )
     archive = divisions.archive_path(tfds_files.list_files(config.name, "train"))
     cached = divisions.find(archive, images.count)

@@ -21,7 +21,7 @@ from keras_cnns.data.sources.digits import Digits
 MEMORY_LIMIT = 2**30  # bytes of encoded images; a larger data set is read in the order of its files
 _SHUFFLE_BUFFER = 10_000  # number of examples
 _MAX_OPEN_FILES = 16
-_MIN_BLOCKS = 16  # minimum number of blocks of an epoch, if there are as many files
+_MIN_BLOCKS = 16  # minimum number of blocks in an epoch, unless there are fewer files
 
 
 @functools.cache
@@ -63,13 +63,13 @@ def open_builder(name: str) -> tfds.core.DatasetBuilder:
 def open_images(name: str, split: str) -> IndexedImages | ImageStream:
     """Open a split of a data set; nothing is read yet.
 
-    Array records are read one by one. TFRecord files of at most `MEMORY_LIMIT` bytes in total are
-    read into memory, still encoded, when the first image is needed. Larger data sets become a
-    stream.
+    Array records are read one by one. If the TFRecord files have at most `MEMORY_LIMIT` bytes in
+    total, the encoded images are read into memory when the first image is needed. Larger data sets
+    become a stream.
 
     Raises:
-        ValueError: there is no such data set or split, the split is empty, or its files are of a
-            format that cannot be read here.
+        ValueError: there is no such data set or split, the split is empty, or the package that
+            reads its files is not installed.
     """
     builder = open_builder(name)
     try:
@@ -145,12 +145,13 @@ def _array_record_reader(
 def _read_files(
     builder: tfds.core.DatasetBuilder, parts: Sequence[Any], order: tf.Tensor | None, start: Any
 ) -> tf.data.Dataset:
-    """Return a dataset of (encoded image, label) that begins at an index of an epoch's order.
+    """Return a dataset of (encoded image, label) that begins at an index in an epoch's order.
 
     The shuffled files are grouped into blocks, and the examples are shuffled within each block. The
-    blocks before the index therefore need not be opened. In the block with the index, the examples
-    before the index are read and dropped; they are at most 1 / `_MIN_BLOCKS` of the split, or one
-    file. Without shuffling, each block is one file, whose examples before the index are skipped.
+    blocks before the index therefore need not be opened. In the block that contains the index, the
+    examples before the index are read and dropped. A block contains at most 1 / `_MIN_BLOCKS` of
+    the files, or one file. Without shuffling, each block is one file, whose examples before the
+    index are skipped.
 
     Args:
         builder: the data set's builder.
@@ -199,7 +200,7 @@ def _read_files(
 
 
 def _parse(builder: tfds.core.DatasetBuilder, record: tf.Tensor) -> Pair:
-    """Return the image, still encoded, and the label of a record."""
+    """Return the encoded image and the label of a record."""
     example: dict[str, Any] = builder.info.features.deserialize_example(
         record, decoders={"image": tfds.decode.SkipDecoding()}
     )

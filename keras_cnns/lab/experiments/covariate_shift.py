@@ -253,6 +253,6 @@ EXPERIMENT = Experiment(
     charts=_charts,
     table=_table,
     findings=_findings,
-    seconds=45,
-    fixed_seconds=20,
+    seconds=90,
+    fixed_seconds=40,
 )

@@ -125,6 +125,6 @@ EXPERIMENT = Experiment(
     run=_run,
     charts=_charts,
     table=_table,
-    seconds=100,
-    fixed_seconds=50,
+    seconds=480,
+    fixed_seconds=60,
 )

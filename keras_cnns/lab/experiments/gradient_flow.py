@@ -429,6 +429,6 @@ EXPERIMENT = Experiment(
     charts=_charts,
     table=_table,
     findings=_findings,
-    seconds=120,
-    fixed_seconds=105,
+    seconds=240,
+    fixed_seconds=210,
 )

@@ -403,6 +403,6 @@ EXPERIMENT = Experiment(
     charts=_charts,
     table=_table,
     findings=_findings,
-    seconds=115,
-    fixed_seconds=90,
+    seconds=230,
+    fixed_seconds=180,
 )

@@ -330,6 +330,6 @@ EXPERIMENT = Experiment(
     charts=_charts,
     table=_table,
     findings=_findings,
-    seconds=120,
-    fixed_seconds=35,
+    seconds=240,
+    fixed_seconds=70,
 )

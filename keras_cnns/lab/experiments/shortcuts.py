@@ -280,6 +280,6 @@ EXPERIMENT = Experiment(
     charts=_charts,
     table=_table,
     findings=_findings,
-    seconds=110,
-    fixed_seconds=60,
+    seconds=220,
+    fixed_seconds=120,
 )

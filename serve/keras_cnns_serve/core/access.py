@@ -43,8 +43,8 @@ class Access:
         first, second = self._prediction, self._administration
         if first is not None and second is not None and first.overlap(second):
             raise ConfigError(
-                f"{prediction} and {administration} share a token: clients that may request "
-                "predictions could also load and unload models"
+                f"{prediction} and {administration} share a token, with which clients for "
+                "predictions could also load and unload models; use different tokens"
             )
 
     @property
@@ -68,7 +68,7 @@ class Access:
             return
         if role is Role.ADMINISTRATION and predicts is not None and predicts.has(token):
             raise ForbiddenError(
-                "this token only permits predictions; administration needs another"
+                "this token only permits predictions; administration needs another token"
             )
         raise UnauthenticatedError(
             f"this request needs {role.value} in the header Authorization: Bearer TOKEN"
@@ -78,9 +78,9 @@ class Access:
 class _Tokens:
     """The digests of the tokens in a file.
 
-    Since all digests have the same length, the time of a comparison does not depend on the length
-    of a token, and a long token in a request is hashed once instead of being compared with each
-    token of the file.
+    All digests have the same length, so the time of a comparison does not depend on the length of a
+    token. A long token in a request is hashed once instead of being compared with each token of the
+    file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -88,7 +88,7 @@ class _Tokens:
         self._file = WatchedFiles([path], self._read_digests)
 
     def has(self, token: bytes) -> bool:
-        """Return whether the file has a token; only the token's length influences the time."""
+        """Return whether the file has `token`, in a time that depends only on its length."""
         digest = _digest(token)
         found = False
         for each in self._file.current():
@@ -111,7 +111,7 @@ class _Tokens:
                 raise ConfigError(f"{self._path} has a token that is not ASCII")
             if len(token) < _MIN_LENGTH:
                 raise ConfigError(
-                    f"{self._path} has a token of {len(token)} characters; a token has at least "
+                    f"{self._path} has a token of {len(token)} characters; a token needs at least "
                     f"{_MIN_LENGTH}, such as the output of: openssl rand -hex 32"
                 )
         return [_digest(token) for token in tokens]

@@ -22,7 +22,7 @@ class _Change:
 
 
 class AdminThread:
-    """A thread for administrators' changes, which keeps other threads free to answer requests.
+    """A thread for administrators' changes, so that other threads stay free to answer requests.
 
     It is a daemon thread, so that the process can end while a version is being loaded.
     """
@@ -34,10 +34,10 @@ class AdminThread:
         self._starting = threading.Lock()
 
     async def call(self, deadline: float | None, make: Callable[[], object]) -> None:
-        """Apply a change and wait for its end; skip it if the caller is cancelled before its start.
+        """Apply a change and wait for its end; skip it if the caller is cancelled before it starts.
 
         Args:
-            deadline: `time.monotonic()` until which to wait; None: no limit.
+            deadline: the value of `time.monotonic()` until which to wait; None: no limit.
             make: the function that applies the change.
 
         Raises:

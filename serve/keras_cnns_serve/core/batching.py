@@ -1,15 +1,15 @@
 """Adaptive batching: an idle engine runs all waiting requests as one batch.
 
-No request waits for a batch to fill. While the engine is busy, requests queue, and the next run
-batches them; a single request runs alone and immediately.
+By default, no request waits for a batch to fill. While the engine is busy, requests queue, and the
+next run batches them; a single request runs alone and immediately.
 
-A number of slots limits the concurrent runs of the engine. The threads that have no slot decode
-encoded images. If a slot is free, a thread decodes several requests and then runs them as one
-batch.
+Each run of the engine occupies a slot, and the number of slots limits the concurrent runs. The
+threads that have no slot decode encoded images. If a slot is free, a thread decodes several
+requests and then runs them as one batch.
 
 The images of a request are decoded a few at a time; in between, the request returns to the queue.
-Large images have their own queue. Small images overtake them, one thread is always kept free of
-large images, and memory is claimed before a large image is decoded.
+Large images have a separate queue. Small images overtake them, at least one thread always remains
+for small images, and memory is claimed before a large image is decoded.
 """
 
 import asyncio
@@ -42,16 +42,17 @@ from .metrics import Recorder
 logger = logging.getLogger(__name__)
 
 # A request is rejected if its estimated wait exceeds this fraction of the time until its deadline.
-# Since the estimate is a mean, a fraction of 1 would make half of the last admitted requests late.
+# The estimate is a mean. With a fraction of 1, about half of the requests that are only just
+# admitted would therefore be late.
 _MAX_WAIT_FRACTION = 0.8
-_LOWEST_PRIORITY = 2**31  # the priority of requests without one
-# An image is large if decoding it needs more memory or work than this: about a megapixel, or 5 ms.
-# A file with more bytes counts as large, and its header is not read, because that can take time,
-# too.
+_LOWEST_PRIORITY = 2**31  # the priority of requests that do not specify a priority
+# An image is large if its memory or work, as defined in `Encoded`, exceeds these limits, which are
+# about a megapixel or 5 ms. A file with more than `_LARGE_BYTES` counts as large. Its header is not
+# read for this decision, because reading a header can also take long.
 _LARGE_MEMORY, _LARGE_WORK, _LARGE_BYTES = 2**22, 2**22, 2**20
-TIME_SLICE = 0.005  # seconds after which a request with more images to decode queues again
-OVERTAKING_SECONDS = 1.0  # time after which small images no longer overtake a large one
-MEMORY_SECONDS = 10.0  # maximum wait for the memory to decode a large image
+TIME_SLICE = 0.005  # seconds of decoding after which a request with further images queues again
+OVERTAKING_SECONDS = 1.0  # seconds after which small images no longer overtake a large one
+MEMORY_SECONDS = 10.0  # maximum seconds to wait for the memory to decode a large image
 _DECAY = 0.9  # factor by which each run reduces the weight of earlier runs in the estimate
 # Added to the niceness of the threads that run the engine. The threads that receive requests and
 # send responses need only microseconds; if the engine's threads delayed them, the engine would have
@@ -117,16 +118,18 @@ class Job:
         priority: int,
     ) -> None:
         self.images = images  # [N, H, W, C]; None until all are decoded
-        self.pixels: NDArray[np.uint8] | None = None  # the decoded images, until all are decoded
+        # The images that are decoded so far; None before the first and after the last image.
+        self.pixels: NDArray[np.uint8] | None = None
         self.contents = contents  # the encoded images; empty after decoding has succeeded or failed
         self.decoded = 0  # number of decoded images
         self.is_large = False  # whether the next image is large
         self.names = tuple(names)  # the names of the requested outputs
         self.count = len(contents) if images is None else len(images)  # number of images
         self.was_large = False  # whether the job has been in the queue of large images
-        # Bytes of `contents`, from the entry into the queue of large images until all are decoded.
+        # The bytes of `contents`. They are counted from the time at which the job enters the queue
+        # of large images until all its images are decoded.
         self.large_bytes = 0
-        self.counted = False  # whether the batcher's `_unfinished` includes its images
+        self.counted = False  # whether the batcher's `_unfinished` includes this job's images
         self.is_queued = False  # whether the job is in a queue, and no thread works on it
         self.deadline = deadline  # time.monotonic()
         self.priority = priority or _LOWEST_PRIORITY
@@ -137,7 +140,7 @@ class Job:
 
     @property
     def seconds(self) -> float:
-        """Return the time from submission to the deadline; infinity without deadline."""
+        """Return the time from submission to the deadline; infinity without a deadline."""
         return math.inf if self.deadline is None else self.deadline - self.queued
 
     def add(self, pixels: NDArray[np.uint8]) -> None:
@@ -181,15 +184,15 @@ class Batcher:
         engine: the engine.
         open_image: reads the header of an encoded image; may raise ServeError.
         decode_small: called on the event loop; returns the pixels of a small image, or None for
-            another image.
+            any other image.
         names: the names of all outputs of the engine.
         slots: maximum number of concurrent runs.
         workers: number of threads; threads without a slot decode images.
         options: the options of batching.
         recorder: records the metrics.
         budget: the memory budget for decoding large images.
-        seconds_per_image: the estimated time per image with all slots busy; 0: the first run
-            measures it.
+        seconds_per_image: the estimated time per image while all slots are busy; 0: the first run
+            gives the estimate.
     """
 
     def __init__(
@@ -226,7 +229,8 @@ class Batcher:
         # decoded, because other images overtake it until then.
         self._unfinished = 0
         self._large_bytes = 0  # bytes of requests whose large images wait or are being decoded
-        # Weighted sums over recent runs. Their quotient is the time per image with all slots busy.
+        # Weighted sums over recent runs. Their quotient estimates the time per image with all slots
+        # busy.
         self._recent_seconds, self._recent_images = seconds_per_image, float(seconds_per_image > 0)
         self._threads = [
             threading.Thread(target=self._work, name="predict", daemon=True) for _ in range(workers)
@@ -322,13 +326,14 @@ class Batcher:
         seconds = self._seconds_per_image * (self._unfinished + job.count)
         if waiting >= self._options.max_queue:
             raise QueueFullError(
-                f"{waiting} requests are already waiting", max(1, math.ceil(seconds))
+                f"{waiting} requests are already waiting, the limit of --max-queue",
+                max(1, math.ceil(seconds)),
             )
         # If no request waits, admit the job: its run corrects a wrong estimate.
         if waiting and seconds > _MAX_WAIT_FRACTION * job.seconds:
             raise QueueFullError(
-                f"{waiting} requests are already waiting, and the estimated wait is longer than "
-                "this request's time",
+                f"{waiting} requests are already waiting, and the estimated wait is too long for "
+                "this request's deadline",
                 max(1, math.ceil(seconds)),
             )
 
@@ -376,7 +381,10 @@ class Batcher:
             run(jobs)
 
     def _next_work(self) -> tuple[list[Job], Callable[[list[Job]], None]] | None:
-        """Wait for work: run ready jobs if a slot is free, or else decode."""
+        """Wait for work, and return its jobs and the method for them; None after `close`.
+
+        If a slot is free, the ready jobs are run; otherwise images are decoded.
+        """
         with self._changed:
             while True:
                 delay = None
@@ -413,7 +421,7 @@ class Batcher:
                 self._idle -= 1
 
     def _next_large(self) -> tuple[list[Job], Callable[[list[Job]], None]] | None:
-        """Return the work of decoding a large image, if there is one and a thread may decode it."""
+        """Return the work to decode a large image; None if no such image may be decoded now."""
         if not self._large or self._large_threads >= self._max_large_threads:
             return None
         jobs = self._pop(self._large, len(self._large))
@@ -544,7 +552,7 @@ class Batcher:
             _deliver([(job, failed)])
 
     def _decode_next(self, job: Job) -> bool:
-        """Decode a job's next image; return False if it turns out to be large.
+        """Decode a job's next image; if it turns out to be large, return False instead.
 
         Raises:
             ServeError: the image cannot be decoded.
@@ -565,7 +573,7 @@ class Batcher:
         return True
 
     def _claim(self, memory: int, job: Job) -> Claim:
-        """Claim the memory to decode a large image; wait until it is free or the caller has gone.
+        """Claim the memory to decode a large image; wait for it while the caller waits.
 
         Raises:
             ImageTooLargeError: the image needs more memory than one request can have.
@@ -603,7 +611,7 @@ class Batcher:
         _deliver(results)
 
     def _update_estimate(self, run: "_Run") -> None:
-        """Include the finished images of a run in the estimate of the time of an image."""
+        """Include the finished images of a run in the estimated time per image."""
         images, seconds = run.done, run.seconds + run.done * run.decode
         run.images -= images
         run.done, run.seconds = 0, 0.0
@@ -614,8 +622,8 @@ class Batcher:
             self._recent_seconds = _DECAY * self._recent_seconds + seconds / self._slots
             self._recent_images = _DECAY * self._recent_images + images
         elif seconds < images * self._seconds_per_image:
-            # A single run may have used all cores. Its time per image is then an upper bound of the
-            # time with all slots busy.
+            # This run may have used all cores alone. Its time per image is then an upper bound of
+            # the time per image with all slots busy.
             self._recent_seconds, self._recent_images = seconds, images
 
     def _infer(self, jobs: list[Job], run: "_Run") -> list[tuple[Job, "Answer | Exception"]]:
@@ -667,13 +675,14 @@ class Batcher:
 
 
 class _Run:
-    """The number of images in a run, and the finished images that the estimate does not include."""
+    """The images of a run, and those finished ones that the estimate does not include yet."""
 
     __slots__ = ("decode", "done", "images", "seconds")
 
     def __init__(self, jobs: Sequence[Job]) -> None:
         self.images = sum([job.count for job in jobs])
-        # Mean seconds to decode an image, without large images, which others overtake.
+        # Mean seconds to decode an image. Jobs with large images are not included, because other
+        # jobs overtake them.
         self.decode = sum([job.decode for job in jobs if not job.was_large]) / self.images
         self.done = 0  # finished images
         self.seconds = 0.0
@@ -691,7 +700,7 @@ def _lower_priority() -> None:
 
 
 def _failure(error: BaseException) -> Exception:
-    """Wrap an exception, because a future does not accept all, for example KeyboardInterrupt."""
+    """Wrap an exception: the event loop would end if a future raised, say, KeyboardInterrupt."""
     failure = RuntimeError(f"{type(error).__name__}: {error}")
     failure.__cause__ = error
     return failure
@@ -714,7 +723,8 @@ def _deliver(results: Sequence[tuple[Job, Answer | Exception]]) -> None:
         try:
             loop.call_soon_threadsafe(_resolve, results_of_loop)
         except RuntimeError:  # the loop is closed
-            logger.debug("%d answers were dropped: their loop is closed", len(results_of_loop))
+            count = len(results_of_loop)
+            logger.debug("%d answers were dropped: their event loop is closed", count)
 
 
 def _resolve(results: Sequence[tuple[Job, Answer | Exception]]) -> None:

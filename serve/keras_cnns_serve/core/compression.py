@@ -14,7 +14,8 @@ from .threads import DECOMPRESSION
 
 _THREAD_BYTES = 2**9  # bodies with more bytes can expand a lot, and are decompressed in a thread
 _FIRST_PIECE, _MAX_PIECE = 512, 2**20  # bytes of input or output in one call of the decoder
-_MAX_MEMBERS = 10_000  # maximum number in a gzip file; some programs write a member for each 64 KiB
+# Maximum number of members in a gzip file; some programs write a member for each 64 KiB.
+_MAX_MEMBERS = 10_000
 
 
 def decompress(
@@ -27,7 +28,7 @@ def decompress(
         encoding: the header Content-Encoding.
         max_bytes: the maximum size after decompression.
         claim: the claim of memory, which grows with the decompressed bytes.
-        name: "body" or "message", for errors.
+        name: what errors call the body: "body" or "message".
 
     Raises:
         UnsupportedEncodingError: the encoding is unknown.
@@ -42,15 +43,15 @@ def decompress(
             pass
         case other:
             raise UnsupportedEncodingError(
-                f"Content-Encoding {other!r:.40} is not supported; gzip and deflate are"
+                f"Content-Encoding {other!r:.40} is not supported; use gzip or deflate"
             )
     pieces: list[bytes] = []
     size = 0
     compressed = memoryview(body)
     position = members = 0
     # A gzip file can have several members. The decoder copies the part of a piece that it has not
-    # consumed, such as the bytes after a member's end, so each member begins with small pieces,
-    # which then grow.
+    # consumed, such as the bytes after a member's end. To keep these copies small, the first piece
+    # of each member is small, and the next pieces grow.
     decoder, piece = _decoder(), _FIRST_PIECE
     more = False  # whether the decoder has more output
     try:
@@ -92,7 +93,7 @@ async def decompress_async(
     """Do the same as `decompress`, in a thread unless the body is short.
 
     Raises:
-        DeadlineExceededError: the deadline (`time.monotonic()`) has passed.
+        DeadlineExceededError: the deadline, a value of `time.monotonic()`, has passed.
     """
     if len(body) < _THREAD_BYTES:
         return decompress(body, encoding, max_bytes, claim, name)
@@ -100,4 +101,4 @@ async def decompress_async(
 
 
 def _decoder() -> Any:
-    return zlib.decompressobj(zlib.MAX_WBITS | 32)  # 32: a header of gzip or of zlib
+    return zlib.decompressobj(zlib.MAX_WBITS | 32)  # 32: accept a header of gzip or zlib

@@ -59,12 +59,12 @@ class ModelSummary:
 
 @dataclass(frozen=True)
 class IndexEntry:
-    """A version of a model, served or not; the version is None if the model has none."""
+    """A version of a model, served or not; `version` is None if the model has no version."""
 
     name: str
     version: int | None
     state: State
-    reason: str  # why it is not served, or why its first format was rejected; often empty
+    reason: str  # why it is not served, or why a preferred format was rejected; often empty
 
 
 class Dataplane:
@@ -82,7 +82,7 @@ class Dataplane:
         options = options or Options()
         self.manager: Manager[Servable] = Manager(config, partial(start_servable, options=options))
         self.budget = options.budget  # limits the memory of clients, here and in the transports
-        self.disagreements = options.disagreements  # formats that were rejected at load
+        self.disagreements = options.disagreements  # counts of rejected formats
         self._admin = options.admin
         self._changes = AdminThread()
         self._watcher: Watcher | None = None
@@ -126,7 +126,7 @@ class Dataplane:
 
         Args:
             seconds: the interval; 0: never.
-            changed: returns the new configuration if it has changed, or else None.
+            changed: returns the configuration if it has changed since the last call, or else None.
         """
 
         def poll() -> None:
@@ -147,7 +147,11 @@ class Dataplane:
             self._end = time.monotonic() + seconds
 
     def close(self, seconds: float | None = None) -> None:
-        """Finish the requests in flight and end the threads, within the seconds given to `stop`."""
+        """Finish the requests in flight, and end the threads within the time limit.
+
+        Args:
+            seconds: the time limit; it has no effect if an earlier `stop` was given one.
+        """
         self.stop(seconds)
         self._changes.close()
         if self._watcher is not None:
@@ -182,7 +186,7 @@ class Dataplane:
         return entries
 
     def ready(self, target: Target | None = None) -> bool:
-        """Return whether a version, or the server if there is no target, can answer requests."""
+        """Return whether a target can answer requests; without a target, whether the server can."""
         if self.draining:
             return False
         if target is None:
@@ -234,7 +238,7 @@ class Dataplane:
         await self._changes.call(deadline, make)
 
     def served(self) -> list[Servable]:
-        """Return all served versions, by model and number, with up-to-date metrics."""
+        """Return all served versions, sorted by model and number, with up-to-date metrics."""
         servables = [
             servable
             for model in self.manager.models.values()
@@ -245,7 +249,7 @@ class Dataplane:
         return servables
 
     def engine_info(self, target: Target) -> dict[str, str | int]:
-        """Return the file, engine, precision and threads that run a version, and why.
+        """Return the file, engine, precision and threads that run a version, and the reason.
 
         Raises:
             ModelNotFoundError, ModelUnavailableError: as for `metadata`.
@@ -253,7 +257,7 @@ class Dataplane:
         return self._find(target).engine_info()
 
     def statistics(self, target: Target) -> list[Statistics]:
-        """Return the statistics of all versions of a model, or of the target's version.
+        """Return the statistics of the version, or of all served versions if `target` has none.
 
         Raises:
             ModelNotFoundError, ModelUnavailableError: as for `metadata`.
@@ -267,7 +271,7 @@ class Dataplane:
         ]
 
     def status(self, target: Target) -> list[VersionStatus]:
-        """Return the states of all versions, the newest first, or of the target's version.
+        """Return the state of the version, or of all versions, newest first, if `target` has none.
 
         Raises:
             ModelNotFoundError: the repository has no such model or version.
@@ -307,14 +311,14 @@ class Dataplane:
         deadline: float | None = None,
         priority: int = 0,
     ) -> Prediction:
-        """Run the graph on `{"images": integers 0 to 255 [N, H, W, C]}`; return named outputs.
+        """Run the graph on pixels, and return the requested outputs.
 
         Args:
             target: the version.
-            inputs: the only input of the graph.
+            inputs: the only input of the graph, `images`: integers from 0 to 255, [N, H, W, C].
             outputs: the names of the requested outputs; if empty, all.
-            deadline: `time.monotonic()` after which the client needs no answer.
-            priority: 1 runs first; 0, the default, runs last.
+            deadline: the value of `time.monotonic()` after which the client needs no answer.
+            priority: requests with priority 1 run first, and those with 0, the default, last.
 
         Raises:
             ModelNotFoundError, ModelUnavailableError: as for `metadata`.
@@ -390,13 +394,13 @@ class Dataplane:
         *,
         deadline: float | None = None,
     ) -> bytes:
-        """Return a PNG of an image with the class activation map of its prediction over it.
+        """Return a PNG of an image, overlaid with the class activation map of its prediction.
 
         Args:
             prediction: a prediction with the output `cam`.
             content: the encoded image that was predicted.
             opacity: the opacity of the map over the image, 0 to 1.
-            deadline: `time.monotonic()` after which the client needs no answer.
+            deadline: the value of `time.monotonic()` after which the client needs no answer.
 
         Raises:
             QueueFullError: there is not enough free memory to decode the image again.
@@ -509,7 +513,8 @@ class Dataplane:
 
     def _known(self, name: str) -> str:
         reason = self.manager.reason(name)
-        return reason or f"the models are {', '.join(self.manager.models) or 'none'}"
+        names = ", ".join(self.manager.models)
+        return reason or (f"the models are {names}" if names else "no model is served")
 
 
 def _check(

@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 SECONDS = 2.0  # interval of the polls
 MIN_GROWTH = 2**24  # bytes by which the process must grow before memory is returned again
 _QUIET_POLLS = 3  # polls without a request before the formats of a version are measured
-# Polls before the next attempt if other work on the machine has prevented a measurement.
+# Number of polls before the next attempt, after other work on the machine prevented a measurement.
 _RETRY_POLLS = 30
 STATUS = Path("/proc/self/statm")
 
@@ -24,7 +24,8 @@ async def give_memory_back_when_idle(dataplane: Dataplane) -> None:
     """Return freed memory when the process has grown and no request holds memory; run forever.
 
     An engine keeps the memory of its largest batch, and the allocator keeps freed small blocks,
-    such as objects of parsed JSON. The size of the process is known on Linux only.
+    such as objects of parsed JSON. Outside Linux, the size of the process is unknown, and the
+    function returns immediately.
     """
 
     def shrink() -> None:
@@ -62,7 +63,9 @@ async def measure_formats_when_idle(dataplane: Dataplane) -> None:
             await asyncio.wrap_future(call(servable.measure_formats))
         except Exception:  # raised by an engine; the format in use still works
             logger.warning(
-                "%s: its formats cannot be measured", servable.source.name, exc_info=True
+                "%s: its formats cannot be measured, and the one in use stays",
+                servable.source.name,
+                exc_info=True,
             )
             servable.formats_measured = True
         quiet = 0 if servable.formats_measured else _QUIET_POLLS - _RETRY_POLLS

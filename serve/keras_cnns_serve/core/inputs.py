@@ -13,7 +13,7 @@ from keras_cnns_serve.repository.manifest import Manifest, Tensor
 
 _MAX_SEARCHED = 1024  # maximum number of values that are searched for an example of a wrong value
 MAX_IMAGES = 1024  # maximum number of encoded images in a request; decoding enlarges them
-_VALUES_AT_ONCE = 2**20  # values that are checked, and therefore copied, at a time
+_VALUES_AT_ONCE = 2**20  # number of values that are checked at a time; the check copies them
 _MAX_PIXEL_BYTES = 2**29  # maximum size of a request's preprocessed images
 
 
@@ -21,7 +21,7 @@ def check_outputs(manifest: Manifest, names: Sequence[str]) -> None:
     """Check that each name is the name of an output.
 
     Raises:
-        InvalidInputError: there is no output of one of the names.
+        InvalidInputError: one of the names is not the name of an output.
     """
     known = [output.name for output in manifest.outputs]
     for name in names:
@@ -47,7 +47,7 @@ def check_contents(manifest: Manifest, contents: Sequence[bytes]) -> None:
 
 
 def pixel_bytes(manifest: Manifest) -> int:
-    """Return the size of one image as the graph's input, in bytes."""
+    """Return the size in bytes of one image in the graph's input."""
     return math.prod(size or 1 for size in manifest.input.shape)
 
 
@@ -55,7 +55,8 @@ def check_count(images: int, limit: int = MAX_IMAGES) -> None:
     """Raise InputTooLargeError if a request has too many encoded images."""
     if images > limit:
         raise InputTooLargeError(
-            f"a request can have {limit:,} encoded images, not {images:,}; send several requests"
+            f"a request can have at most {limit:,} encoded images, not {images:,}; send several "
+            "requests"
         )
 
 
@@ -69,7 +70,7 @@ def check_images(manifest: Manifest, inputs: Mapping[str, NDArray[Any]]) -> NDAr
     images = inputs.get(expected.name)
     if images is not None and len(inputs) == 1 and _is_batch(images, expected):
         return images
-    wanted = f"{expected.name} must be integers from 0 to 255 of shape {shape_text(expected)}"
+    wanted = f"{expected.name} must be integers from 0 to 255, of shape {shape_text(expected)}"
     if set(inputs) != {expected.name}:
         given = ", ".join(sorted(inputs)) or "nothing"
         raise InvalidInputError(f"the only input must be {expected.name}, not {given}; {wanted}")
@@ -124,7 +125,7 @@ def _is_batch(images: NDArray[Any], expected: Tensor) -> bool:
 
 
 def _example(images: NDArray[Any]) -> str:
-    """Return the first value that is not a pixel, searching only `_MAX_SEARCHED` values."""
+    """Return an example of a value that is not a pixel, among the first `_MAX_SEARCHED` values."""
     values = islice(images.flat, _MAX_SEARCHED)
     texts = [str(v[:40] if isinstance(v, str | bytes) else v) for v in values]
     return next((text for text in texts if not text.isdigit() or len(text) > 3), texts[0])

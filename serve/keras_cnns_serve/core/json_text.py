@@ -16,16 +16,16 @@ from keras_cnns_serve.repository.manifest import Tensor
 from .inputs import MAX_IMAGES, shape_text
 
 MAX_BYTES = 8 * 2**20  # default maximum size of the JSON in a request
-# Measured maximum number of bytes that orjson allocates for each byte of the text (for its buffer
-# and for objects of numbers), and additionally for each list and for each object.
+# The memory that orjson allocates at most, as measured: bytes for each byte of the text (for its
+# buffer and the numbers), and additional bytes for each list and for each JSON object.
 _BYTES_OF_MEMORY, BYTES_OF_LIST, BYTES_OF_OBJECT = 18, 60, 120
-# Maximum number of lists and objects, for each image of a request and for the rest of the request,
-# such as shapes.
+# Maximum number of lists, and of objects, for each image of a request, and in the rest of the
+# request, such as shapes.
 _PER_IMAGE, _OTHERS = 8, 256
 
 
 def memory_to_parse(text: bytes, length: int, max_bytes: int, tensor: Tensor | None = None) -> int:
-    """Check the numbers of lists and objects in JSON; return the maximum memory to parse it.
+    """Check how many lists and objects JSON has; return the maximum memory for parsing it.
 
     A few megabytes of text can have millions of empty lists, which need a hundred times as much
     memory. In a valid request, the number of lists is limited by the shape of the images and the
@@ -35,7 +35,7 @@ def memory_to_parse(text: bytes, length: int, max_bytes: int, tensor: Tensor | N
         text: bytes that begin with the JSON.
         length: length of the JSON.
         max_bytes: the maximum length of JSON.
-        tensor: the images, if the request may contain them as lists.
+        tensor: the graph's input, if the request may contain the images as lists.
 
     Raises:
         InputTooLargeError: the JSON is too long, or has more lists or objects than a valid request.
@@ -85,9 +85,10 @@ def loads(body: bytes) -> Any:
 
 
 def dumps(value: Any) -> bytes:
-    """Return a value, which may contain arrays, as JSON; float32 as the shortest exact decimal.
+    """Return a value, which may contain arrays, as JSON.
 
-    Like TensorFlow Serving, write NaN, Infinity and -Infinity, which JSON does not have.
+    Write a float32 as the shortest decimal number that is rounded to it. Like TensorFlow Serving,
+    write NaN, Infinity and -Infinity, which JSON does not have.
     """
     text = orjson.dumps(value, _to_list, orjson.OPT_SERIALIZE_NUMPY)
     if b"null" not in text or _is_finite(value):  # orjson writes NaN and Infinity as null

@@ -11,13 +11,13 @@ from typing import Any
 from keras_cnns_serve.errors import InputTooLargeError, InvalidInputError, QueueFullError
 
 MAX_RANK = 8
-# More bytes than this are parsed in a thread; parsing fewer is faster than waking up a thread.
+# Larger requests are parsed in a thread; parsing a smaller one is faster than waking up a thread.
 INLINE_BYTES = 50_000
 # Maximum seconds for which the arrival of a body may pause. Apart from pauses, a body must arrive
-# at `MIN_BYTES_PER_SECOND`.
+# with at least `MIN_BYTES_PER_SECOND`.
 BODY_SECONDS = 20
 MIN_BYTES_PER_SECOND = 10_000
-COPIES = 2  # the maximum number of copies of a body, while it is joined or split
+COPIES = 2  # the maximum number of copies of a body that exist while it is joined or split
 BUDGET_DIVISOR = 4  # the default budget is the usable memory divided by this
 _UNKNOWN_MEMORY = 4 * 2**30  # bytes of memory that are assumed if the system reports no limit
 
@@ -52,14 +52,14 @@ def checked_shape(
 
 
 class Budget:
-    """The memory that all clients together can make the server hold.
+    """The memory that the requests of all clients together can use.
 
     A claim can grow only as long as the free memory stays at least as large as the claim. A few
     large requests therefore leave memory for small requests, and one request can hold at most half
     of the budget. The class is thread-safe.
 
     Args:
-        limit: bytes.
+        limit: the maximum number of bytes.
     """
 
     def __init__(self, limit: int) -> None:
@@ -86,7 +86,8 @@ class Budget:
             if self.used + size + wanted > self.limit and not self._wait(size + wanted, seconds):
                 raise QueueFullError(
                     f"the requests in progress hold {_spell(self.used)} of the "
-                    f"{_spell(self.limit)} of memory for all clients"
+                    f"{_spell(self.limit)} of memory for all clients; the rest is too small for "
+                    "this request"
                 )
             if claim.released:  # the owner has released it in another thread
                 raise QueueFullError("the request has ended")
@@ -156,7 +157,7 @@ def _spell(size: int) -> str:
 
 
 def usable_memory(root: Path = Path("/")) -> int:
-    """Return the bytes of memory that the machine, the cgroups and the process limit permit.
+    """Return the smallest memory limit of the machine, the cgroups and the process, in bytes.
 
     Args:
         root: the directory that contains proc and sys.
@@ -167,7 +168,7 @@ def usable_memory(root: Path = Path("/")) -> int:
 def usable_cores(root: Path = Path("/")) -> int:
     """Return the number of cores that this process may use; a container may limit it.
 
-    A quota of 2.5 cores counts as 2, since a third thread would be stopped in each period.
+    A quota of 2.5 cores counts as 2, since three threads would be paused in each period.
 
     Args:
         root: the directory that contains proc and sys.
@@ -204,7 +205,7 @@ def _core_quotas(root: Path) -> Iterator[float]:
 
 
 def _cgroups(root: Path, controller: str) -> Iterator[tuple[Path, int]]:
-    """Yield the directories of the process's cgroup and its ancestors, with the cgroup version.
+    """Yield the directories of the process's cgroup and its ancestors, with their version, 1 or 2.
 
     In a container, the reported path may be a path on the host, which does not exist in the
     container. The files of the container's own cgroup are then in the top directory.

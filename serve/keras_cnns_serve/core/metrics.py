@@ -7,7 +7,7 @@ from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-# The bounds of TensorFlow Serving's buckets, in seconds: from 10 microseconds to 78 seconds.
+# The bounds of TensorFlow Serving's histograms, in seconds: from 10 microseconds to 78 seconds.
 _LATENCIES = tuple(10e-6 * 1.8**power for power in range(28))
 _MAX_PENDING = 1000  # maximum number of requests that wait to be added to the histograms
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -15,7 +15,7 @@ _SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 @dataclass(frozen=True)
 class Total:
-    """A number of events and the sum of their seconds."""
+    """A number of events and the sum of their durations."""
 
     count: int = 0
     seconds: float = 0.0
@@ -35,14 +35,14 @@ class Statistics:
     queue: Total = Total()
     decode: Total = Total()
     compute: Total = Total()
-    batches: Mapping[int, Total] = field(default_factory=dict)  # batch size -> batches
+    batches: Mapping[int, Total] = field(default_factory=dict)  # by batch size
 
 
 class Histogram:
     """A histogram of values.
 
     Args:
-        bounds: the upper bounds of the buckets, ascending; a last bucket has no bound.
+        bounds: the upper bounds of the buckets, ascending; larger values are in one more bucket.
     """
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
@@ -76,7 +76,7 @@ class Recorder:
         self.decode = Histogram(_LATENCIES)
         self.compute = Histogram(_LATENCIES)
         self.batch_size = Histogram(_SIZES)
-        self.outcomes: Counter[str] = Counter()  # name in google.rpc.Code -> number of requests
+        self.outcomes: Counter[str] = Counter()  # number of requests by name in google.rpc.Code
         self.failed_seconds = 0.0
 
     def record_run(self, images: int, seconds: float) -> None:

@@ -62,7 +62,7 @@ class ScoredLabel(NamedTuple):
 
 
 def best_labels(prediction: Prediction, top_k: int) -> list[list[ScoredLabel]]:
-    """Return the `top_k` most probable labels of each row of `probabilities`, descending."""
+    """Return the `top_k` most probable labels of each row of `probabilities`, best first."""
     labels = prediction.source.labels
     return [
         [ScoredLabel(labels[i], values[i]) for i in best_indices(row, values, top_k)]

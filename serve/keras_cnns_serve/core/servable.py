@@ -32,7 +32,7 @@ class Servable:
 
     @property
     def description(self) -> str:
-        """Return one line for the log: file, engine, precision, threads, and the reason."""
+        """Return a line for the log: file, engine, precision, threads, and why they were chosen."""
         info = self.engine_info()
         threads = f"{info['threads']} thread{'s' if self.loaded.threads > 1 else ''} per image"
         return (
@@ -45,7 +45,7 @@ class Servable:
         return self.loaded.notice
 
     def engine_info(self) -> dict[str, str | int]:
-        """Return file, engine, precision, threads and the reason, for logs and protocols."""
+        """Return the items of `description` by name, for logs and protocols."""
         loaded = self.loaded
         return {
             "file": PurePosixPath(loaded.format.path).name,
@@ -74,7 +74,7 @@ class Servable:
             self.loaded = loaded
             self.batcher.engine = loaded.engine
             if changed:
-                logger.info("%s: now %s", name, self.description)
+                logger.info("%s now uses %s", name, self.description)
         self.formats_measured = True
 
     def close(self) -> None:
@@ -88,8 +88,8 @@ class Options:
 
     engine: EngineOptions = EngineOptions()  # noqa: RUF009 - frozen
     batch: BatchOptions = BatchOptions()  # noqa: RUF009
-    max_pixels: int = MAX_PIXELS  # maximum size of an image
-    budget: Budget = field(default_factory=lambda: Budget(2**30))  # for all clients together
+    max_pixels: int = MAX_PIXELS  # maximum number of pixels of an image
+    budget: Budget = field(default_factory=lambda: Budget(2**30))  # for the memory of all clients
     admin: bool = False  # whether clients may load, unload and configure models
     # Counts the formats that have disagreed with the golden samples since the start.
     disagreements: Disagreements = field(default_factory=Counter)

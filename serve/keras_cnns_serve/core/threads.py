@@ -37,7 +37,8 @@ class Threads:
         """Call a function in a thread and return its result.
 
         Args:
-            deadline: `time.monotonic()` until which to wait for the result; None: no limit.
+            deadline: the value of `time.monotonic()` until which to wait for the result; None: no
+                limit.
             function: the function.
             arguments: its arguments.
             options: its keyword arguments.
@@ -47,14 +48,14 @@ class Threads:
         """
         work = partial(function, *arguments, **options)
         future = asyncio.get_running_loop().run_in_executor(self._pool, work)
-        return await until(deadline, future, "the request's deadline passed while it was parsed")
+        return await until(deadline, future, "the request's deadline passed while it was processed")
 
 
 async def until(deadline: float | None, future: "asyncio.Future[_Result]", message: str) -> _Result:
     """Wait for a future and return its result; cancel it at the deadline.
 
     Args:
-        deadline: `time.monotonic()` until which to wait; None: no limit.
+        deadline: the value of `time.monotonic()` until which to wait; None: no limit.
         future: the future.
         message: the message of the error.
 

@@ -14,12 +14,12 @@ _NUMBER = re.compile(r"(\d{1,20}(\.\d{0,20})?|\.\d{1,20})(e-?\d{1,3})?", re.ASCI
 def threshold_of(
     source: ModelVersion, min_probability: Any = None, min_accuracy: Any = None
 ) -> float | None:
-    """Return the threshold that a request specifies, rounded to float32, the type of probabilities.
+    """Return the threshold that a request specifies, rounded to float32 as the probabilities are.
 
     Args:
         source: the version, whose model.json has thresholds for several accuracies.
-        min_probability: the threshold itself, a number or its text; or None.
-        min_accuracy: an accuracy for which model.json has a threshold, a number or its text; or
+        min_probability: the threshold itself, as a number or as text; or None.
+        min_accuracy: an accuracy for which model.json has a threshold, as a number or as text; or
             None.
 
     Returns:
@@ -27,7 +27,7 @@ def threshold_of(
 
     Raises:
         InvalidInputError: an argument is not a number from 0 to 1, both are given, or there is no
-            threshold for the accuracy; the message lists those that exist.
+            threshold for the accuracy; the message lists the accuracies that have one.
     """
     if min_probability is not None and min_accuracy is not None:
         raise InvalidInputError("give min_probability or min_accuracy, not both")
@@ -43,9 +43,9 @@ def threshold_of(
     }
     if accuracy not in known:
         existing = (
-            f"it has thresholds for {', '.join(f'{each:g}' for each in known)}"
+            f"it has thresholds for the accuracies {', '.join(f'{each:g}' for each in known)}"
             if known
-            else "its model.json has none; give min_probability, a number from 0 to 1"
+            else "its model.json has none for any accuracy; give min_probability, from 0 to 1"
         )
         raise InvalidInputError(
             f"{source.name}/{source.version} has no threshold for the accuracy {accuracy:g}; "

@@ -11,7 +11,7 @@ from keras_cnns_serve.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
-POLL_SECONDS = 1.0  # minimum interval of checks of the files
+POLL_SECONDS = 1.0  # minimum seconds between two checks of the files
 
 T = TypeVar("T")
 
@@ -47,7 +47,8 @@ class WatchedFiles(Generic[T]):
                         self._marks = marks
                         logger.info("%s has changed and was read again", self._paths[0])
                 except ConfigError as error:  # perhaps some of the files have not been written yet
-                    logger.warning("the earlier content of %s stays: %s", self._paths[0], error)
+                    path = self._paths[0]
+                    logger.warning("the earlier content of %s stays in use: %s", path, error)
         return self._content
 
     def _read_marks(self) -> list[tuple[int, int, int]]:

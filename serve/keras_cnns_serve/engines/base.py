@@ -21,14 +21,14 @@ class Engine(Protocol):
     """Runs one version of a model; thread-safe."""
 
     def run(self, images: NDArray[np.uint8], names: Names = None) -> Outputs:
-        """Map uint8 pixels [N, H, W, C] to the named outputs (None: all), each [N, ...]."""
+        """Map uint8 pixels [N, H, W, C] to outputs [N, ...]: those in `names`; None: all."""
 
 
 class LoadedEngine(Engine, Protocol):
     """An engine that can free the memory of its largest batch."""
 
     def shrink(self) -> None:
-        """Free memory that only large batches need, if the library can; this may run an image."""
+        """Free memory that only large batches need, if the library can; this may run the graph."""
 
 
 def run_in_pieces(
@@ -50,7 +50,7 @@ def run_in_pieces(
 
 
 def black_image(manifest: Manifest) -> NDArray[np.uint8]:
-    """Return an image [1, H, W, C] of the size that the graph takes."""
+    """Return a black image [1, H, W, C] of the size that the graph takes."""
     height, width = manifest.preprocessing.crop
     return np.zeros((1, height, width, manifest.preprocessing.channels), np.uint8)
 
@@ -58,7 +58,7 @@ def black_image(manifest: Manifest) -> NDArray[np.uint8]:
 def warm_up(
     engine: Engine, manifest: Manifest, path: str, image: NDArray[np.uint8] | None = None
 ) -> Outputs:
-    """Run one image, because the first run is slow: it allocates memory and rearranges weights.
+    """Run the graph once, because its first run is slow: it allocates memory and reorders weights.
 
     Args:
         engine: the engine.
@@ -77,8 +77,8 @@ def warm_up(
     except Exception as error:
         raise VersionRefusedError(f"{path} does not run: {one_line(error)}") from error
     for output in manifest.outputs:
-        # Also check the shapes of the results, because the graph may leave dimensions open that
-        # model.json specifies.
+        # Also check the shapes of the results, because model.json may specify dimensions that the
+        # graph leaves open.
         _check_shape(outputs[output.name].shape, output, path)
     return outputs
 

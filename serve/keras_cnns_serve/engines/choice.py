@@ -22,7 +22,7 @@ from .trial import Interruption, call_within
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Disagreements = Counter[tuple[str, int, str]]  # (model, version, path of the format) -> count
+Disagreements = Counter[tuple[str, int, str]]  # by model, version and path of the format
 
 _ENGINES = ("onnxruntime", "openvino", "tensorflow")
 _PRECISIONS = ("float32", "bfloat16", "int8")
@@ -62,21 +62,21 @@ class Loaded:
 
     @property
     def seconds_per_image(self) -> float:
-        """Return the seconds for one image while all slots are in use; 0 if not measured."""
+        """Return the seconds per image while all slots are in use; 0 if they were not measured."""
         return self.choice.seconds
 
 
 def load_engine(
     source: ModelVersion, options: EngineOptions, disagreements: Disagreements | None = None
 ) -> Loaded:
-    """Load the chosen format and warm it up.
+    """Load the format that `choose_format` returns, and warm it up.
 
     If the format disagrees with the version's golden samples on this machine, load the next format
     that is accurate according to model.json, and so on.
 
     After `load_timeout`, loading is interrupted. OpenVINO cannot be interrupted while it opens a
-    graph or runs a loop, and TensorFlow cannot be interrupted while it runs: their threads continue
-    until they have finished or the process ends.
+    graph or runs a loop, and TensorFlow cannot be interrupted while it runs. In these cases, their
+    threads continue until they have finished or the process ends.
 
     Args:
         source: the version.
@@ -93,7 +93,8 @@ def load_engine(
     rejected: list[str] = []
     for used in (chosen, *list_alternatives(manifest, chosen, *requested)):
         notice = "; ".join(rejected)
-        reason = f"the next proven format, because {notice}" if notice else format_reason
+        alternative = f"the next format that is accurate according to model.json, because {notice}"
+        reason = alternative if notice else format_reason
         try:
             return load_format(source, options, used, samples, reason, notice)
         except DisagreementError as error:
@@ -109,8 +110,8 @@ def load_engine(
             logger.warning("%s/%d: %s: %s", source.name, source.version, used.path, error)
     request = _spell_request(*requested)
     raise VersionRefusedError(
-        f"no proven format{f' for {request}' if request else ''} gives the answers of the golden "
-        f"samples on this machine ({'; '.join(rejected)}); "
+        f"no format{f' for {request}' if request else ''} that is accurate according to model.json "
+        f"gives the probabilities of the golden samples on this machine ({'; '.join(rejected)}); "
         + ("allow other formats, or " if request else "")
         + "export the version again"
     )
@@ -141,7 +142,7 @@ def open_format(
     samples: GoldenSamples | None,
     threads: int,
 ) -> LoadedEngine:
-    """Open a format with a number of threads for one image; errors are those of `load_format`."""
+    """Open a format with `threads` threads per image; the errors are those of `load_format`."""
     return _within(
         options.load_timeout,
         chosen.path,
@@ -212,7 +213,7 @@ def _is_installed(engine: str) -> bool:
 
 
 def _spell_request(engine: str, precision: str) -> str:
-    """Return the requested engine and precision as on the command line; "" if both are `auto`."""
+    """Spell an engine and a precision as on the command line; return "" if both are `auto`."""
     requested = {"--engine": engine, "--precision": precision}
     return " ".join(f"{name} {value}" for name, value in requested.items() if value != "auto")
 
@@ -228,7 +229,7 @@ def _requested(manifest: Manifest, engine: str, precision: str) -> list[Format]:
 def list_alternatives(
     manifest: Manifest, chosen: Format, engine: str, precision: str
 ) -> list[Format]:
-    """Return the other requested formats that model.json proves accurate, the fastest first."""
+    """Return the other requested formats that model.json shows to be accurate, by their time."""
     others = [
         each
         for each in _requested(manifest, engine, precision)
@@ -243,14 +244,14 @@ def choose_format(
     precision: str = "auto",
     installed: Callable[[str], bool] = _is_installed,
 ) -> tuple[Format, str]:
-    """Return the fastest requested format that model.json proves accurate, and the reason.
+    """Return the fastest requested format that model.json shows to be accurate, and the reason.
 
     If model.json has no measured time for any of these formats, return the most precise of the
     requested formats; if there are several, prefer the one for ONNX Runtime.
 
     Raises:
-        VersionRefusedError: no format has this engine and precision, or its engine is not
-            installed.
+        VersionRefusedError: no format has this engine and precision, or the engine of such a format
+            is not installed.
     """
     options = _spell_request(engine, precision)
     formats = _requested(manifest, engine, precision)
@@ -275,9 +276,10 @@ def choose_format(
     fast = [each for each in usable if each.proven and each.milliseconds is not None]
     if fast:
         fastest = min(fast, key=lambda each: each.milliseconds or 0.0)
-        return fastest, f"the fastest format{among} that model.json proves"
+        return fastest, f"the fastest format{among} that is accurate according to model.json"
     precise = min(usable, key=lambda f: (_PRECISIONS.index(f.precision), _ENGINES.index(f.engine)))
-    return precise, f"the most precise format{among}: model.json has no time of a proven one"
+    reason = f"the most precise format{among}: model.json has no time of an accurate format"
+    return precise, reason
 
 
 def _open(

@@ -33,7 +33,7 @@ def find_fastest(
     used: Loaded,
     calm: Callable[[int], bool] = is_calm,
 ) -> Loaded:
-    """Return the fastest proven format on this machine, loaded.
+    """Load and return the proven format that is fastest on this machine.
 
     A format is proven if model.json shows that it is accurate. Every other requested and proven
     format is opened with as many threads as the format in use has, and both are timed on single
@@ -44,7 +44,7 @@ def find_fastest(
         source: the version.
         options: the engine options of the command line.
         used: the format in use.
-        calm: returns whether a number of cores is free.
+        calm: returns whether a given number of cores is free.
 
     Returns:
         The fastest format if it is at least `_MIN_GAIN` times as fast as `used`. Otherwise `used`,

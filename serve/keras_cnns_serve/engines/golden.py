@@ -22,10 +22,11 @@ _MAX_IMAGES = 8
 _MAX_BYTES = 2**20  # maximum size of the file, unless a single sample is larger
 _MAX_HEADER = 2**16  # bytes
 # Maximum seconds of the check after its first sample: the remaining samples are skipped if the next
-# one would probably end later. A version opens at most two engines.
+# one would probably end later. A version opens at most two engines, and each of them is checked.
 _SECONDS = 0.05
 _FACTOR = 2.0  # permitted difference, divided by the difference on the exporting machine
-_MIN_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.02, "int8": 0.02}  # always permitted
+# Differences up to these are always permitted.
+_MIN_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.02, "int8": 0.02}
 
 
 class DisagreementError(VersionRefusedError):
@@ -34,7 +35,7 @@ class DisagreementError(VersionRefusedError):
 
 @dataclass(frozen=True)
 class GoldenSamples:
-    """Images with their probabilities according to the original model."""
+    """Images, with the probabilities that the original model gives them."""
 
     images: NDArray[np.uint8]  # [N, H, W, C]
     probabilities: NDArray[np.float32]  # [N, K]
@@ -44,7 +45,7 @@ def read_golden(source: ModelVersion) -> GoldenSamples | None:
     """Return the golden samples of a version; None if it has none.
 
     Raises:
-        VersionRefusedError: the file is not an array of such samples.
+        VersionRefusedError: the file does not contain golden samples for this version.
     """
     manifest = source.manifest
     if manifest.golden is None:
@@ -69,8 +70,8 @@ def read_golden(source: ModelVersion) -> GoldenSamples | None:
     if not is_valid or not 1 <= len(rows) <= _MAX_IMAGES:
         shape = ", ".join(map(str, manifest.input.shape[1:]))
         raise VersionRefusedError(
-            f"{path} must be an array of 1 to {_MAX_IMAGES} samples with the fields image, uint8 "
-            f"[{shape}], and probabilities, float32 [{manifest.classes}]"
+            f"{path} must be an array of 1 to {_MAX_IMAGES} samples with the fields image (uint8 "
+            f"[{shape}]) and probabilities (float32 [{manifest.classes}])"
         )
     return GoldenSamples(np.array(rows["image"]), np.array(rows["probabilities"]))
 
@@ -80,13 +81,13 @@ def warm_up_and_check(
 ) -> None:
     """Warm up an engine; if there are golden samples, compare its probabilities with theirs.
 
-    The warm-up runs the first sample. Then the other samples are run as long as the time permits.
+    The warm-up runs the first sample. Then the other samples are run while time remains.
 
     Raises:
-        DisagreementError: a probability differs by more than the tolerance, which is twice the
-            difference that the exporter measured, and at least `_MIN_TOLERANCE`. Or the most
-            probable class differs although the original model prefers its own class by a margin
-            larger than the tolerance. Or a sample cannot be run.
+        DisagreementError: a sample cannot be run; a probability differs by more than the tolerance;
+            or the most probable class differs, although the original model's probabilities of the
+            two classes differ by more than the tolerance. The tolerance is twice the difference
+            that the exporter measured, and at least `_MIN_TOLERANCE`.
         VersionRefusedError: as for `warm_up`.
     """
     name = PurePosixPath(used.path).name

@@ -25,15 +25,16 @@ onnxruntime.set_default_logger_severity(4)  # errors are raised as exceptions
 class OnnxRuntimeEngine:
     """Run an ONNX file.
 
-    ONNX Runtime holds the interpreter's lock while it opens and optimises a graph. Constant folding
-    is therefore disabled, because it could take forever and cannot be interrupted as a run can.
-    Exporters have already folded constants.
+    ONNX Runtime holds the interpreter's lock while it opens and optimises a graph. Constant
+    folding, which cannot be interrupted as a run can, could therefore block the process forever. It
+    is disabled; exporters have already folded constants.
 
     Args:
         path: the ONNX file.
         manifest: the manifest, with which the file must agree.
-        threads: the number of threads for one image. One is best for small networks, whose
-            operators are too short to parallelise, and leaves the cores to other requests.
+        threads: the number of threads for one image. One thread is best for small networks, whose
+            operators are too short to parallelise. It also leaves the other cores to other
+            requests.
 
     Raises:
         VersionRefusedError: the file cannot be loaded, or does not agree with `manifest`.
@@ -43,7 +44,7 @@ class OnnxRuntimeEngine:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        # Spinning while a thread waits would occupy a core that decoding and other models need.
+        # A waiting thread that spins would occupy a core that decoding and other models need.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             # If the graph is opened by its path instead of from bytes, external data is read from
@@ -64,7 +65,7 @@ class OnnxRuntimeEngine:
         self._options.log_severity_level = 4  # errors are raised as exceptions
 
     def run(self, images: NDArray[np.uint8], names: Names = None) -> Outputs:
-        """Map uint8 pixels [N, H, W, C] to the named outputs, or all; each is [N, ...]."""
+        """Map uint8 pixels [N, H, W, C] to outputs [N, ...]: those in `names`; None: all."""
         requested = list(names or self._outputs)
         run, options = self._session.run, self._options
         return run_in_pieces(
@@ -72,15 +73,15 @@ class OnnxRuntimeEngine:
         )
 
     def interrupt(self) -> None:
-        """End the runs in progress after their current operator, and fail later ones."""
+        """End the runs in progress after their current operator, and make later runs fail."""
         self._options.terminate = True
 
     def shrink(self) -> None:
         """Run one image, and free the arena's memory that this run does not need.
 
-        The arena keeps the memory of the largest batch, which is 150 to 250 MB for 16 images of
-        224x224. If there were no arena, or if each run shrank it, a run would take 9 to 15 %
-        longer.
+        The arena is ONNX Runtime's allocator. It keeps the memory of the largest batch, which is
+        150 to 250 MB for 16 images of 224x224. If there were no arena, or if each run shrank it, a
+        run would take 9 to 15 % longer.
         """
         options = onnxruntime.RunOptions()
         options.log_severity_level = 4

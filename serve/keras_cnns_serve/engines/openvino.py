@@ -15,7 +15,7 @@ from keras_cnns_serve.repository.manifest import Manifest, Tensor
 from .base import Names, Outputs, check_signature, run_in_pieces
 
 _DTYPES = {"u8": "uint8", "f32": "float32", "i32": "int32", "i64": "int64"}  # OpenVINO's names
-# By default OpenVINO computes in bfloat16 if the CPU supports it, so request the proven precision.
+# By default, OpenVINO computes in bfloat16 if the CPU supports it. Request the exported precision.
 _HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}
 
 
@@ -23,7 +23,7 @@ class OpenVinoEngine:
     """Run an OpenVINO model, or an ONNX file.
 
     Args:
-        path: an XML file, whose weights are beside it, or an ONNX file.
+        path: an ONNX file, or an XML file whose weights are in the .bin file beside it.
         manifest: the manifest, with which the file must agree.
         threads: the number of threads for one image.
         streams: the number of concurrent runs.
@@ -56,13 +56,13 @@ class OpenVinoEngine:
             path.name, manifest, _tensors(self._model.inputs), _tensors(self._model.outputs)
         )
         self._outputs = [output.name for output in manifest.outputs]
-        # An inference request can be used by one thread at a time.
+        # Only one thread at a time can use an inference request, so each thread has a request.
         self._of_thread = threading.local()
         self._requests: list[Any] = []
         self._interrupted = False
 
     def run(self, images: NDArray[np.uint8], names: Names = None) -> Outputs:
-        """Map uint8 pixels [N, H, W, C] to the named outputs, or all; each is [N, ...]."""
+        """Map uint8 pixels [N, H, W, C] to outputs [N, ...]: those in `names`; None: all."""
         requested = list(names or self._outputs)
         request = getattr(self._of_thread, "request", None)
         if request is None:

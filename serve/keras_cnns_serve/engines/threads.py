@@ -22,14 +22,14 @@ from .trial import call
 
 logger = logging.getLogger(__name__)
 
-_SHORT = 1e-3  # seconds; if an image takes less, it is not worth waking up another thread
-LONG = 10e-3  # seconds; if an image takes more, all cores nearly always reach `_MIN_GAIN`
-_MIN_GAIN = 1.3  # minimum speedup of a single request for which all cores are chosen
+_SHORT = 1e-3  # seconds; if an image takes less, waking up another thread takes too long
+LONG = 10e-3  # seconds; if an image takes more, all cores nearly always give enough speedup
+_MIN_GAIN = 1.3  # all cores are chosen if they speed up a single request by at least this factor
 _MAX_LOSS = 1.1  # speedup below which all cores are no longer chosen
 _RUNS = 5  # maximum number of runs in a measurement
 _RUN_SECONDS = 0.1  # maximum seconds of a measurement
-CALM_SECONDS = 1.0  # maximum wait for a calm machine
-_PROBE_SECONDS = 0.02  # time of a computation that shows whether a core is free
+CALM_SECONDS = 1.0  # maximum seconds to wait for a calm machine
+_PROBE_SECONDS = 0.02  # seconds of a computation that shows whether a core is free
 # On a calm machine, the CPU time of a thread is at least this fraction of the wall time.
 _CALM_FRACTION = 0.9
 PAIRS = 9  # number of comparisons before a decision while serving
@@ -54,7 +54,7 @@ class Choice:
     both: bool  # whether the graph is loaded twice: for one thread and for all cores
     reason: str  # the explanation of the choice, for the log
     seconds: float  # time of an image when all cores are busy with different images
-    measured: bool = True  # False: a default
+    measured: bool = True  # False: the choice is a default
 
 
 _choices: dict[Key, Choice] = {}  # kept so that a reloaded version is not measured again
@@ -64,12 +64,12 @@ class Elastic:
     """Use all cores for each run if there are few concurrent runs, and one core if there are many.
 
     The class also corrects the choice. Three of every `PERIOD` runs of a single image form a
-    comparison: one run by the chosen engine and two by the other engine, whose first run is not
-    counted. A comparison counts only if no other run began during its two counted runs, and if the
-    machine was calm, that is, if the CPU time of the process was almost as long as the wall time of
-    each of these runs. The median of the speedups by all cores in `PAIRS` comparisons decides. If
-    it is above `_MIN_GAIN`, single runs get all cores. If it is below `_MAX_LOSS`, they get one
-    core. Otherwise, the choice stays.
+    comparison: one run by the chosen engine and two by the other engine, of which only the second
+    is counted. A comparison is used only if no other run began during its two counted runs, and if
+    the machine was calm: in each of them, the process used CPU time for almost the whole wall time.
+    After `PAIRS` comparisons, the median of the speedups by all cores decides. If it is above
+    `_MIN_GAIN`, single runs get all cores. If it is below `_MAX_LOSS`, they get one core.
+    Otherwise, the choice stays.
 
     Args:
         one_thread: the engine with one thread for a run.
@@ -99,12 +99,13 @@ class Elastic:
         self._begun = 0  # number of runs that began
         # Number of single-image runs that began while no other run was in progress.
         self._single = 0
-        self._seconds: dict[bool, float] = {}  # whether all cores were used -> seconds
+        # Seconds of the runs in a comparison. The key is whether all cores were used.
+        self._seconds: dict[bool, float] = {}
         self._pairs: deque[tuple[float, float]] = deque()  # seconds: one_thread, all_threads
         self._lock = threading.Lock()
 
     def run(self, images: NDArray[np.uint8], names: Names = None) -> Outputs:
-        """Map uint8 pixels [N, H, W, C] to the named outputs, or all; each is [N, ...]."""
+        """Map uint8 pixels [N, H, W, C] to outputs [N, ...]: those in `names`; None: all."""
         with self._lock:
             all_cores = self._running < self._max_shared and self._choice.threads > 1
             remaining = PERIOD  # number of single runs until the next comparison ends
@@ -163,7 +164,8 @@ class Elastic:
         self._choice.threads, self._choice.measured = threads, True
         if threads != before:
             limit = f"{threads} thread{'s' if threads > 1 else ''}"
-            logger.info("%s: at most %s per image: %s", self._name, limit, self._choice.reason)
+            reason = self._choice.reason
+            logger.info("%s: at most %s per image, because %s", self._name, limit, reason)
 
 
 def choose_threads(
@@ -179,9 +181,9 @@ def choose_threads(
     The operators of a small network are too short to parallelise. A large network is faster with
     all cores for a single request, and with one thread per request for concurrent requests, so it
     is loaded twice. Earlier choices are reused. A measurement counts only if the machine is calm
-    before and after it. If the machine does not become calm within `CALM_SECONDS`, a single request
-    gets all cores if the time of an image is at least `LONG`. In that case the graph is always
-    loaded twice, and `Elastic` corrects the choice while serving.
+    before and after it. If the machine does not become calm within `CALM_SECONDS`, nothing is
+    measured: a single request gets all cores if the time of an image is at least `LONG`, the graph
+    is loaded twice in any case, and `Elastic` corrects the choice while serving.
 
     Args:
         open_engine: loads the network for a number of threads.
@@ -189,7 +191,7 @@ def choose_threads(
         max_shared: the maximum number of concurrent runs that share all cores.
         key: the key under which the choice is remembered.
         name: the name of the version, for the log.
-        calm: returns whether a number of cores is free; by default this is measured.
+        calm: returns whether a given number of cores is free; by default `is_calm`.
 
     Returns:
         The engine, and the choice.
@@ -203,17 +205,21 @@ def choose_threads(
         works = [call(lambda: time_run(one_thread, image)) for _ in range(key.cores)]
         seconds = statistics.median(work.result() for work in works) / key.cores
         if one < _SHORT:
-            reason = f"an image takes {_spell(one)}, too short to share"
+            reason = f"an image takes {_spell(one)}, which is too short to use several cores"
             choice = _choices[key] = Choice(1, False, reason, seconds)
     if choice is not None and not choice.both:
         return one_thread, choice
     try:
         all_threads = open_engine(key.cores)
     except DisagreementError as error:
-        logger.warning("one thread per image: with all cores, %s", error)
-        return one_thread, Choice(1, False, f"with all cores, {error}", seconds)
+        logger.warning("%s: one thread per image, because with all cores %s", name, error)
+        return one_thread, Choice(1, False, f"with all cores {error}", seconds)
     except VersionRefusedError as error:  # perhaps there is too little memory for two graphs
-        logger.warning("one thread per image: loaded for all cores, %s", error)
+        logger.warning(
+            "%s: one thread per image, because the graph cannot be loaded again for all cores: %s",
+            name,
+            error,
+        )
         return one_thread, Choice(
             1, False, "the graph could not be loaded again for all cores", seconds
         )
@@ -249,12 +255,12 @@ def _measure(
 
 
 def is_calm(cores: int) -> bool:
-    """Return whether a number of threads can compute without waiting for a core."""
+    """Return whether `cores` threads can compute without waiting for a core."""
     return all(work.result() for work in [call(_has_a_core) for _ in range(cores)])
 
 
 def _has_a_core() -> bool:
-    """Return whether this thread has a core for almost all of the time."""
+    """Return whether this thread has a core for almost the whole time of a computation."""
     started, cpu = time.perf_counter(), time.thread_time()
     block = bytes(2**18)
     while (wall := time.perf_counter() - started) < _PROBE_SECONDS:

@@ -7,7 +7,7 @@ from typing import Protocol, TypeVar
 
 T = TypeVar("T")
 
-_INTERRUPT_SECONDS = 1.0  # time for a library to end after an interruption
+_INTERRUPT_SECONDS = 1.0  # seconds that a library has to return after an interruption
 
 
 class Interruptible(Protocol):
@@ -18,7 +18,7 @@ class Interruptible(Protocol):
 
 
 class Interruption:
-    """Interrupt the engines of a trial, including those that are opened later."""
+    """Interrupt all engines of a trial run, including those that are opened later."""
 
     def __init__(self) -> None:
         self._engines: list[Interruptible] = []
@@ -55,7 +55,7 @@ def call_within(seconds: float, work: Callable[[Interruption], T]) -> T:
     """Call a function; after `seconds`, interrupt its engines and abandon its thread.
 
     Args:
-        seconds: the limit of time.
+        seconds: the time limit.
         work: the function, which adds the engines that it opens to its argument.
 
     Returns:

@@ -26,11 +26,12 @@ def overlay(
 
     Args:
         content: the encoded image.
-        activation: the map [h, w], of any range.
+        activation: the map [h, w], whose values can have any range.
         preprocessing: the conversion of the image into pixels.
-        opacity: opacity of the colours over the image, from 0, the image alone, to 1.
+        opacity: opacity of the colours over the image; 0: only the image, 1: only the colours.
     """
-    pixels = read_image(content, preprocessing, PILLOW_MAX_PIXELS)  # checked before
+    # The size of the image was checked before its prediction.
+    pixels = read_image(content, preprocessing, PILLOW_MAX_PIXELS)
     base = np.broadcast_to(pixels, (*pixels.shape[:2], 3)).astype(np.float32)
     blended = (1 - opacity) * base + opacity * heat(activation, pixels.shape[:2])
     png = BytesIO()
@@ -39,7 +40,7 @@ def overlay(
 
 
 def heat(activation: NDArray[Any], size: tuple[int, ...]) -> NDArray[np.float32]:
-    """Return a map [h, w] as colours [H, W, 3], 0 to 255; its minimum is blue, its maximum red."""
+    """Return a map [h, w] as colours [H, W, 3], 0 to 255, from blue (minimum) to red (maximum)."""
     finite = np.nan_to_num(activation.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
     low, high = float(finite.min()), float(finite.max())
     scaled = (finite - low) / (high - low) if high > low else np.zeros_like(finite)

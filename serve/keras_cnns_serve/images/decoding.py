@@ -1,8 +1,9 @@
 """Decode images and preprocess them with Pillow, as model.json specifies.
 
-Decode, apply the EXIF orientation, convert to grey or RGB, resize the shorter side (antialiased,
-with the aspect ratio), crop the centre. Transparency is dropped, not blended; 16-bit images keep
-their upper 8 bits; the first frame of an animation is used. Training uses the same pixels.
+The steps are: decode, apply the EXIF orientation, convert to grey or RGB, resize the shorter side
+(antialiased, with the same aspect ratio), and crop the centre. Transparency is dropped, not
+blended; 16-bit images keep their upper 8 bits; the first frame of an animation is used. Training
+preprocesses images to the same pixels.
 """
 
 import warnings
@@ -37,18 +38,20 @@ MAX_PIXELS = 50_000_000
 # Maximum width and height in pixels. This is the limit of a JPEG; it applies to all formats,
 # because Pillow allocates each row separately.
 _MAX_SIDE = 65_535
-# Maximum of pixels times scans, since libjpeg processes the whole image in each scan. A progressive
-# photograph has about 10 scans. The worst image within this limit takes a few seconds.
+# Maximum number of pixels times scans, since libjpeg processes the whole image in each scan. A
+# progressive photograph has about 10 scans. The worst image within this limit takes a few seconds.
 _MAX_WORK = 12 * MAX_PIXELS
 # Maximum number of chunks or blocks, which Pillow reads one by one in Python; this number takes 20
-# ms. Large files can have more: one for each `_BYTES_PER_READ` bytes.
+# ms. Larger files can have more: an additional one for each `_BYTES_PER_READ` bytes.
 _MAX_READS, _BYTES_PER_READ = 20_000, 512
-# Pillow decodes run-length encoded BMPs in Python, in the worst case pixel by pixel.
+# Limits of run-length encoded BMPs, and the work per pixel: Pillow decodes these images in Python,
+# in the worst case pixel by pixel.
 _MAX_RLE_PIXELS, _MAX_RLE_READS, _RLE_WORK = 2**21, 500_000, 100
 # Maximum number of colour profiles in a PNG, although a valid PNG has at most one; each
 # decompresses to at most 1 MiB.
 _MAX_PROFILES = 10
-# Limits of a thumbnail; a slightly longer file could be a progressive JPEG with hundreds of scans.
+# Maximum bytes and pixels of a thumbnail. A file with slightly more bytes could be a progressive
+# JPEG with hundreds of scans.
 SMALL_BYTES, _SMALL_PIXELS = 2**12, 2**12
 PILLOW_MAX_PIXELS = 178_956_970  # Pillow itself rejects larger images
 _INTERPOLATIONS = {"bilinear": Image.Resampling.BILINEAR}  # always antialiased in Pillow
@@ -56,13 +59,13 @@ _INTERPOLATIONS = {"bilinear": Image.Resampling.BILINEAR}  # always antialiased 
 # Markers of metadata (EXIF, XMP) with an orientation; images that contain them are decoded by
 # Pillow.
 _ORIENTATION = (b"Exif\0\0", b"tiff:Orientation")
-# Color space of the file -> the Pillow mode with the layout of simplejpeg's array; RGBX has a
-# fourth byte.
+# For each color space of a JPEG, the Pillow mode that has the layout of simplejpeg's array. RGBX
+# has a fourth byte, which is not used.
 _PLAIN_JPEG = {"YCbCr": "RGBX", "Gray": "L"}
 
-_USUAL_SCANS = 20  # maximum number of scans that encoders write
-_RLE = (1, 2)  # BMP's codes of run-length encoding
-# Mode of Pillow -> bytes of one pixel; other modes have 4.
+_USUAL_SCANS = 20  # maximum number of scans that usual encoders write
+_RLE = (1, 2)  # BMP's codes for run-length encoding
+# Bytes of one pixel in these modes of Pillow; other modes have 4 bytes.
 _PIXEL_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}
 _WEBP_BYTES = 14  # additional bytes of a pixel: libwebp's two canvases, and the frame as bytes
 
@@ -70,9 +73,8 @@ _WEBP_BYTES = 14  # additional bytes of a pixel: libwebp's two canvases, and the
 # correctly. Such images are common (ImageNet has some), and their owners do not read the server's
 # log.
 warnings.filterwarnings("ignore", module=r"PIL\.")
-PngImagePlugin.MAX_TEXT_MEMORY = (
-    2**24
-)  # maximum bytes of decompressed texts; Pillow's default is 2**26
+# Maximum bytes of a PNG's text chunks after decompression; Pillow's default is 2**26.
+PngImagePlugin.MAX_TEXT_MEMORY = 2**24
 
 
 class EncodedImage:
@@ -84,8 +86,9 @@ class EncodedImage:
         max_pixels: the maximum number of pixels, at most `PILLOW_MAX_PIXELS`.
 
     Raises:
-        UnsupportedImageError: the image has another format.
-        ImageTooLargeError: the image has more than `max_pixels` pixels, or takes long to decode.
+        UnsupportedImageError: the image has a format that is not supported.
+        ImageTooLargeError: the image has more than `max_pixels` pixels, or would take too long to
+            decode.
         DamagedImageError: the header cannot be read.
     """
 
@@ -117,7 +120,7 @@ class EncodedImage:
             self.memory += len(content)  # libwebp copies the file
 
     def read(self) -> NDArray[np.uint8]:
-        """Return the input of the graph, [H, W, C]; the method can be called once.
+        """Return the input of the graph, [H, W, C]; this method can be called only once.
 
         Raises:
             DamagedImageError: the image cannot be decoded completely.
@@ -146,12 +149,13 @@ class EncodedImage:
 def read_image(
     content: bytes, preprocessing: Preprocessing, max_pixels: int = MAX_PIXELS
 ) -> NDArray[np.uint8]:
-    """Decode an image of one of `_FORMATS` to the input of the graph, [H, W, C].
+    """Decode an image to the input of the graph, [H, W, C].
 
-    The arguments are those of `EncodedImage`. In addition to its errors:
+    The arguments are those of `EncodedImage`.
 
     Raises:
         DamagedImageError: the image cannot be decoded completely.
+        Also the errors of `EncodedImage`.
     """
     return EncodedImage(content, preprocessing, max_pixels).read()
 
@@ -159,10 +163,10 @@ def read_image(
 def read_small_image(
     content: bytes, preprocessing: Preprocessing, max_pixels: int = MAX_PIXELS
 ) -> NDArray[np.uint8] | None:
-    """Decode a small JPEG, which takes no longer than waking up a thread, or return None.
+    """Decode a small JPEG; return None for all other images, and for a damaged JPEG.
 
     A small JPEG is a thumbnail without orientation that already has the size of the graph's input.
-    None is returned for all other images, and for a damaged JPEG.
+    Decoding it takes no longer than waking up a thread.
     """
     if (
         len(content) > SMALL_BYTES
@@ -289,7 +293,7 @@ def _is_rle(image: Image.Image | None) -> bool:
 
 
 class _Reader(BytesIO):
-    """A file with a limited number of reads, which limits the number of its small parts.
+    """A file that permits a limited number of reads, and thus of chunks, blocks or runs.
 
     Raises:
         ImageTooLargeError: there were too many reads.
@@ -315,7 +319,7 @@ def _bytes(mode: str) -> int:
 
 
 def _conversion_bytes(mode: str, channels: int) -> int:
-    """Return the additional bytes of one pixel while `_convert` runs."""
+    """Return how many additional bytes per pixel `_convert` needs."""
     if mode in _modes(channels):
         return 0
     if mode.startswith("I"):
@@ -324,10 +328,10 @@ def _conversion_bytes(mode: str, channels: int) -> int:
 
 
 def _reading_bytes(image: Image.Image) -> int:
-    """Return the additional bytes of one pixel while the image is decoded and rotated."""
+    """Return how many additional bytes per pixel decoding and rotating an image need."""
     if image.format == "WEBP":
         return _WEBP_BYTES
-    # The orientation of a PNG may follow its pixels.
+    # The orientation of a PNG may follow its pixels, so it is not known yet.
     return _bytes(image.mode) if image.format == "PNG" or _is_turned(image) else 0
 
 
@@ -375,10 +379,10 @@ def _convert(image: Image.Image, channels: int) -> Image.Image:
 
 
 def _resize_and_crop(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
-    """Resize only the part that is cropped, so that an image of 1 x 50,000,000 pixels is fast.
+    """Resize only the part that the crop keeps, so that an image of 1 x 60,000 pixels is fast.
 
-    Pillow's `box` also uses pixels around the box for filtering: the result differs by at most one
-    level from resizing the whole image and cropping it.
+    Pillow's argument `box` also uses the pixels around the box for filtering. The result differs by
+    at most one level from resizing the whole image and then cropping it.
     """
     width, height = image.size
     shorter = min(width, height)

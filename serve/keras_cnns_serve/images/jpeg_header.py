@@ -1,4 +1,4 @@
-"""Read size and scans from the markers of a JPEG, before libjpeg decodes it."""
+"""Read the size and count the scans of a JPEG from its markers, before libjpeg decodes it."""
 
 import math
 import re
@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from keras_cnns_serve.errors import DamagedImageError, ImageTooLargeError
 
 _MAX_SCANS = 100  # maximum number of scans; encoders write at most about 20
-_MAX_MARKERS = 1_000  # maximum number before the first scan, since Pillow reads them in Python
-_EXIF, _MAX_EXIF = b"Exif\0\0", 16  # maximum number of segments; Pillow joins them one by one
+# Maximum number of markers before the first scan, which Pillow reads in Python, and after it.
+_MAX_MARKERS = 1_000
+_EXIF, _MAX_EXIF = b"Exif\0\0", 16  # maximum number of EXIF segments; Pillow joins them one by one
 _MARKER = re.compile(rb"\xff([^\x00\xff])")
 _MARKER_IN_SCAN = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")  # restart markers belong to the data
 _FRAMES = frozenset((0xC0, 0xC1, 0xC2, 0xC3, 0xC9, 0xCA, 0xCB))
 _PROGRESSIVE = (0xC2, 0xCA)
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
-# Markers that have no length and do not end the image; libjpeg rejects most of them.
+# Markers that no length follows and that do not end the image; libjpeg rejects most of them.
 _BARE = frozenset((*range(0xC0), 0xC8, *range(0xD0, 0xD9), *range(0xF0, 0xFE)))
 
 
@@ -23,11 +24,11 @@ class JpegHeader:
     """The size of a JPEG and the cost of its scans.
 
     Attributes:
-        width: pixels.
-        height: pixels.
+        width: width in pixels.
+        height: height in pixels.
         first_scan: offset of the first scan; the metadata precede it.
         scans: number of scans.
-        coefficients: additional bytes of memory that libjpeg needs; 0 for a single scan.
+        coefficients: bytes that libjpeg needs for all coefficients; 0 if there is a single scan.
     """
 
     width: int

@@ -22,7 +22,7 @@ from typing import IO, Any
 _PACKAGE = "keras_cnns_serve"  # the parent of our loggers
 ACCESS = f"{_PACKAGE}.access"  # the logger of the access log, whose messages are whole lines
 MAX_BYTES = 4 * 2**20  # maximum size of the queue
-_MAX_REPEATS = 5  # identical warnings or errors that are written in each interval
+_MAX_REPEATS = 5  # maximum number of identical warnings or errors that are written in each interval
 REPEAT_SECONDS = 60.0  # length of the interval
 MAX_KINDS = 1000  # maximum number of different lines that are counted separately
 _STOP_SECONDS = 1.0  # maximum seconds to wait at the end for a stream that is not read
@@ -38,7 +38,7 @@ def queued(stream: IO[str], level: int = logging.INFO) -> Iterator[None]:
     Args:
         stream: the stream. If it has a file descriptor, lines are written to the descriptor, so
             that no thread holds the stream's lock.
-        level: the level of the server's loggers; other libraries log from WARNING on.
+        level: the level of the server's loggers; other libraries log only warnings and errors.
     """
     handler = _BoundedHandler()
     writer = _Writer(handler, stream)
@@ -70,7 +70,7 @@ class _Kind:
 
     end: float  # time.monotonic() at the end of the interval
     count: int = 0
-    last: str = ""  # the last line that was suppressed
+    last: str = ""  # the last suppressed line
     client: str | None = None  # the client that caused the line
 
 
@@ -121,11 +121,11 @@ class _Repeats:
 
 
 def _identity(record: logging.LogRecord) -> Hashable:
-    """Return the key of identical lines.
+    """Return a key that is the same for lines that count as identical.
 
-    Messages of the server with different arguments, such as a model's name, are different lines,
-    unless a client chooses the arguments. Errors are identified by their type and the code line
-    that raised them.
+    Two messages of the server with different arguments, such as a model's name, are different
+    lines, unless a client chooses the arguments. Errors are identified by their type and the code
+    line that raised them.
     """
     by_text = record.name.startswith(_PACKAGE) and not hasattr(record, "client")
     text = record.getMessage() if by_text else str(record.msg)
@@ -182,11 +182,11 @@ class _BoundedHandler(QueueHandler):
             self.lines.put(record)
 
     def written(self, line: bytes) -> None:
-        """Free the space of a written line; if lines were dropped, write how many."""
+        """Free the space of a written line; if lines were dropped, log how many."""
         with self._locked():
             self._waiting -= len(line)
             if self._dropped and self._waiting <= MAX_BYTES // 2:
-                gap = f"WARNING: {self._dropped} lines of the log were not read and are dropped\n"
+                gap = f"WARNING: {self._dropped} lines were dropped, because the log was not read\n"
                 self._dropped = 0
                 self.enqueue(gap.encode())
 

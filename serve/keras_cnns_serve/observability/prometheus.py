@@ -22,21 +22,21 @@ from keras_cnns_serve.core.servable import Servable
 
 _PREFIX = "keras_cnns_serve_"
 _VERSION = ("model", "version")
-_HISTOGRAMS = {  # attribute of the recorder -> name and help
+_HISTOGRAMS = {  # by attribute of the recorder: name and help
     "latency": ("request_seconds", "Time from a request's arrival in the queue to its answer"),
     "queue": ("queue_seconds", "Time that a request waited"),
     "decode": ("decode_seconds", "Time to decode a request's images"),
-    "compute": ("compute_seconds", "Time of the run of a request's batch"),
-    "batch_size": ("batch_size", "Images in a run"),
+    "compute": ("compute_seconds", "Time to run the batch with a request's images"),
+    "batch_size": ("batch_size", "Number of images in a run"),
 }
 
 _SERVING = ":tensorflow:serving:"
 _SERVING_VERSION = ("model_name", "model_version")
-_SERVING_HISTOGRAMS = {  # attribute of the recorder -> name, help and scale
+_SERVING_HISTOGRAMS = {  # by attribute of the recorder: name, help and scale
     "latency": ("request_latency", "Microseconds from a request's arrival to its answer", 1e6),
-    "compute": ("runtime_latency", "Microseconds of the run of a request's batch", 1e6),
+    "compute": ("runtime_latency", "Microseconds to run the batch with a request's images", 1e6),
     "queue": ("batching_session:queuing_latency", "Microseconds that a request waited", 1e6),
-    "batch_size": ("batching_session:processed_batch_size", "Images in a run", 1),
+    "batch_size": ("batching_session:processed_batch_size", "Number of images in a run", 1),
 }
 
 
@@ -45,7 +45,7 @@ class Prometheus:
 
     Args:
         dataplane: the data plane with the versions.
-        answers: status -> number of HTTP responses, which `App` counts.
+        answers: the number of HTTP responses with each status, which `App` counts.
     """
 
     def __init__(self, dataplane: Dataplane, answers: Counter[int]) -> None:
@@ -82,22 +82,22 @@ class _Own:
         yield ready
         budget = self._dataplane.budget
         for name, text, value in (
-            ("memory_budget_bytes", "Memory that all clients together can have", budget.limit),
-            ("memory_claimed_bytes", "Memory of it that requests hold", budget.used),
+            ("memory_budget_bytes", "Memory that requests can use together", budget.limit),
+            ("memory_claimed_bytes", "Part of the memory budget that requests hold", budget.used),
         ):
             gauge = GaugeMetricFamily(_PREFIX + name, text)
             gauge.add_metric([], float(value))
             yield gauge
         disagreements = CounterMetricFamily(
             _PREFIX + "golden_disagreements",
-            "Loaded formats that did not give the answers of the golden samples",
+            "Formats that were rejected, because they disagreed with the golden samples",
             labels=(*_VERSION, "file"),
         )
         for (model, version, file), count in list(self._dataplane.disagreements.items()):
             disagreements.add_metric([model, str(version), file], count)
         yield disagreements
         answers = CounterMetricFamily(
-            _PREFIX + "http_responses", "HTTP responses by status", labels=("status",)
+            _PREFIX + "http_responses", "Number of HTTP responses by status", labels=("status",)
         )
         for status, count in list(self._answers.items()):
             answers.add_metric([str(status)], count)
@@ -125,7 +125,7 @@ class _Serving:
     def collect(self) -> Iterator[Metric]:
         """Yield all metrics."""
         requests = Metric(_SERVING + "request_count", "Requests by google.rpc.Code", "untyped")
-        runs = Metric(":tensorflow:core:graph_runs", "Runs of the graph", "untyped")
+        runs = Metric(":tensorflow:core:graph_runs", "Number of runs of the graph", "untyped")
         histograms = {
             name: HistogramMetricFamily(_SERVING + metric, text, labels=_SERVING_VERSION)
             for name, (metric, text, _) in _SERVING_HISTOGRAMS.items()
@@ -144,7 +144,7 @@ def _requests(servables: Sequence[Servable]) -> Iterator[Metric]:
     requests = CounterMetricFamily(
         _PREFIX + "requests", "Requests by google.rpc.Code", labels=(*_VERSION, "code")
     )
-    waiting = GaugeMetricFamily(_PREFIX + "waiting", "Requests that wait", labels=_VERSION)
+    waiting = GaugeMetricFamily(_PREFIX + "waiting", "Number of waiting requests", labels=_VERSION)
     histograms = {
         name: HistogramMetricFamily(_PREFIX + metric, text, labels=_VERSION)
         for name, (metric, text) in _HISTOGRAMS.items()
@@ -161,7 +161,7 @@ def _requests(servables: Sequence[Servable]) -> Iterator[Metric]:
 
 def _engines(servables: Sequence[Servable]) -> Metric:
     engines = InfoMetricFamily(
-        _PREFIX + "engine", "The file and engine that run a version, and why", labels=_VERSION
+        _PREFIX + "engine", "The file and engine of a version, and the reason", labels=_VERSION
     )
     for servable in servables:
         info = {name: str(value) for name, value in servable.engine_info().items()}

@@ -16,7 +16,7 @@ _METHODS = {"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE
 
 
 def traced(app: ASGIApp, templates: Iterable[str], provider: Any = None) -> ASGIApp:
-    """Return the application with a span for each request; its attributes are parts of its time.
+    """Return an application that creates a span for each request, with the time of each stage.
 
     Args:
         app: the application.
@@ -65,8 +65,8 @@ def grpc_interceptors(provider: Any = None) -> list[Any]:
 def exporting_provider() -> Any:
     """Return a TracerProvider that sends spans as OTLP over HTTP; environment variables apply.
 
-    Call this function before `traced`, so that HTTP attributes by default get the names of the
-    stable semantic conventions.
+    Call this function before `traced`, so that the HTTP attributes get the names of OpenTelemetry's
+    stable semantic conventions, unless an environment variable chooses others.
     """
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import Resource
@@ -94,7 +94,7 @@ def _finder(templates: Iterable[str]) -> Callable[[str], str | None]:
 
 
 def _timing(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, float]:
-    """Return the parts of the header Server-Timing as attributes."""
+    """Return the durations in the header Server-Timing as attributes."""
     text = next((value for key, value in headers if key == b"server-timing"), b"").decode()
     parts = (part.partition(";dur=") for part in text.split(", ") if part)
     return {

@@ -23,7 +23,7 @@ class PageFile:
 
 
 def page_files() -> dict[str, PageFile]:
-    """Return file name -> file of the page."""
+    """Return the files of the page by their names."""
     found = {}
     for path in files(__name__).iterdir():
         kind = path.name.rpartition(".")[2]

@@ -13,7 +13,7 @@ export function hasToken() {
 export class ApiError extends Error {
   constructor(message, status) {
     super(message);
-    this.status = status; // of the answer; 0 if there was none
+    this.status = status; // status of the response; 0 if there was no response
   }
 }
 
@@ -48,7 +48,7 @@ async function json(path, options) {
   try {
     return JSON.parse(text);
   } catch {
-    // The server writes NaN as TensorFlow Serving does, which is not JSON.
+    // Like TensorFlow Serving, the server writes NaN, which JSON.parse rejects.
     throw new ApiError("The answer contains numbers that are NaN or infinite.", 200);
   }
 }
@@ -61,7 +61,7 @@ export async function listVersions() {
   return json("v2/repository/index", { method: "POST" });
 }
 
-// {engine: {file, engine, precision, threads, side_by_side, reason}, outputs: [name], shape: [...],
+// Return {engine: {file, engine, precision, threads, side_by_side, reason}, outputs: [name], shape: [...],
 // thresholds: [{threshold, coverage, accuracy or null}]}
 export async function describe(model, version) {
   const { metadata } = await json(`${modelPath(model, version)}/metadata`);
@@ -76,8 +76,8 @@ export function classifyPath(model, version, topK, threshold) {
   return threshold ? `${path}&min_probability=${threshold}` : path;
 }
 
-// {labels: [{label, probability}], unknown: with a threshold, whether no probability reaches it,
-// times: {queue, decode, compute, rest}}, times in milliseconds.
+// Return {labels: [{label, probability}], unknown, times: {queue, decode, compute, rest}}. If the request
+// has a threshold, `unknown` is whether all probabilities are below it. The times are in milliseconds.
 export async function classify(file, path, signal) {
   const started = performance.now();
   const response = await call(path, { method: "POST", body: file, signal });
@@ -95,7 +95,7 @@ export async function classify(file, path, signal) {
   return { labels, unknown, times: { ...times, rest: Math.max(0, total - known) } };
 }
 
-// A PNG: the pixels that the model gets, under its class activation map of this opacity, 0 to 1.
+// Return a PNG: the pixels that the model gets, under their class activation map with this opacity, 0 to 1.
 export async function activationMap(file, model, version, opacity, signal) {
   const path = `${modelPath(model, version)}:classify-image?cam=1&opacity=${opacity}`;
   return (await call(path, { method: "POST", body: file, signal })).blob();

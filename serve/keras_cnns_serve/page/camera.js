@@ -1,4 +1,4 @@
-// Photos: from a camera in the page where the browser permits it, else from the device's own app.
+// Take photos in the page if the browser permits it, and otherwise with the device's camera app.
 
 import { $, show } from "./dom.js";
 
@@ -22,7 +22,7 @@ export function offerCamera(taken, failed) {
     try {
       stream = await devices.getUserMedia({ video: { facingMode: "environment" } });
     } catch (error) {
-      failed(error.name === "NotFoundError" ? "There is no camera." : "The browser does not permit the camera.");
+      failed(error.name === "NotFoundError" ? "There is no camera." : "The browser does not permit the use of the camera.");
       return;
     }
     $("shoot").disabled = true;

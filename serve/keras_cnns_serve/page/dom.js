@@ -1,4 +1,4 @@
-// Elements. Text enters the document as text nodes only, never as markup.
+// Helpers for elements. Text enters the document as text nodes only, never as markup.
 
 export const $ = (id) => document.getElementById(id);
 
@@ -12,14 +12,14 @@ export function show(node, visible) {
   node.hidden = !visible;
 }
 
-// Fill a select; keep what is chosen if it is still there.
+// Fill a select element; keep the chosen option if it still exists.
 export function fillSelect(select, options) {
   const chosen = select.value;
   select.replaceChildren(...options.map(({ value, text }) => element("option", { value }, text)));
   if (options.some(({ value }) => value === chosen)) select.value = chosen;
 }
 
-// An alert, or the announcement of a result to a screen reader; an empty text removes it.
+// Write a text, such as an alert, into a node; hide the node if the text is empty.
 export function write(node, text) {
   node.textContent = text;
   show(node, text !== "");

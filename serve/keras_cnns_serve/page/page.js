@@ -1,4 +1,4 @@
-// The page: which view is shown, which images there are, and what the server answered.
+// The state of the page: the view that is shown, the images, and the answers of the server.
 
 import * as api from "./api.js";
 import { offerCamera } from "./camera.js";
@@ -20,7 +20,7 @@ let models = [];
 let description = null; // of the chosen version
 let items = []; // {file, url, row, cells, answer, error, maps}
 let selected = null;
-let work = new AbortController(); // ended when its results are no longer wanted
+let work = new AbortController(); // aborts requests whose results are no longer needed
 
 // Views
 
@@ -59,10 +59,10 @@ async function start() {
     problem = error;
   }
   if (problem?.status === 401) return failed(problem);
-  write($("alert"), problem?.message ?? (models.length ? "" : "No model is ready. The status has the reasons."));
+  write($("alert"), problem?.message ?? (models.length ? "" : "No model is ready. The page Status shows the reasons."));
   show($("token-view"), false);
   for (const node of document.querySelectorAll("nav")) show(node, true);
-  show(document.querySelector("footer"), !api.hasToken()); // a link has no token
+  show(document.querySelector("footer"), !api.hasToken()); // a browser follows links without the token
   await showView();
 }
 
@@ -93,9 +93,9 @@ async function chooseModel() {
 async function chooseVersion() {
   const chosen = [$("model").value, $("version").value];
   cancel();
-  description = null; // that of the model before
+  description = null; // it describes the version that was chosen before
   const found = models.length ? await api.describe(...chosen) : null;
-  if (chosen[0] !== $("model").value || chosen[1] !== $("version").value) return; // chosen again
+  if (chosen[0] !== $("model").value || chosen[1] !== $("version").value) return; // another version was chosen meanwhile
   description = found;
   $("input-shape").textContent = description ? `Input: ${description.shape.join(" × ")}` : "";
   fillThresholds(description?.thresholds ?? []);
@@ -205,7 +205,8 @@ function forgetMaps(item) {
   item.maps = null;
 }
 
-// The pixels that the model gets, and the map's colours: the slider mixes them as the server would.
+// Load the pixels that the model gets, and the colours of its map. The slider blends them as the
+// server would.
 async function loadMaps(item) {
   const { signal } = work;
   const [model, version] = [$("model").value, $("version").value];
@@ -263,7 +264,7 @@ function renderPrediction() {
   write($("failure"), error ?? "");
   show($("prediction"), Boolean(answer));
   show($("placeholder"), !answer && !error);
-  $("placeholder").textContent = selected ? "The model computes ..." : "The labels and their probabilities appear here.";
+  $("placeholder").textContent = selected ? "The model is computing ..." : "The labels and their probabilities appear here.";
   if (!answer) return;
   show($("unknown"), Boolean(answer.unknown));
   $("bars").classList.toggle("weak", Boolean(answer.unknown));
@@ -330,7 +331,7 @@ async function copy(button) {
     button.textContent = "Copied";
     setTimeout(() => (button.textContent = "Copy"), 1500);
   } catch {
-    getSelection().selectAllChildren(source); // there is no clipboard without HTTPS: Ctrl+C copies it
+    getSelection().selectAllChildren(source); // for Ctrl+C, because a page without HTTPS cannot write to the clipboard
   }
 }
 

@@ -1,4 +1,4 @@
-// The status view: every version with its state, its reason, and what runs it.
+// The status view: every version with its state, the reason for the state, and the engine that runs it.
 
 import { describe, listVersions } from "./api.js";
 import { $, element } from "./dom.js";
@@ -11,7 +11,7 @@ const WIDE = new Set(["Choice", "Reason"]);
 let timer = 0;
 let shown = "";
 
-// Show the status, and again every few seconds until `stopStatus`.
+// Show the status, and update it every few seconds until `stopStatus`.
 export async function startStatus(failed) {
   stopStatus();
   const mine = (timer = setTimeout(() => startStatus(failed), REFRESH));
@@ -21,7 +21,7 @@ export async function startStatus(failed) {
     const text = JSON.stringify(entries);
     if (mine !== timer) return;
     failed(null);
-    if (text === shown) return; // what did not change keeps its selection
+    if (text === shown) return; // keep the nodes, because the user may have selected text in them
     shown = text;
     $("models").replaceChildren(...byModel(entries).map(card));
   } catch (error) {
@@ -55,7 +55,7 @@ function version({ version, state, reason, engine, shape, outputs }) {
   const word = WORDS[state] ?? state.toLowerCase();
   const facts = [];
   if (engine) {
-    const atOnce = engine.side_by_side > 1 ? `, ${engine.side_by_side} at once` : "";
+    const atOnce = engine.side_by_side > 1 ? `, ${engine.side_by_side} runs at once` : "";
     facts.push(
       ["Engine", engine.engine],
       ["Precision", engine.precision],

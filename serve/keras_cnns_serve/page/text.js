@@ -10,7 +10,7 @@ export function milliseconds(value) {
   return `${value.toFixed(value < 10 ? 2 : value < 100 ? 1 : 0)} ms`;
 }
 
-// A threshold of the model's table, for the list of them.
+// Return the text of a threshold in the list of thresholds.
 export function thresholdText({ threshold, coverage, accuracy }) {
   const correct = accuracy === null ? "" : `, ${percent(accuracy)} correct`;
   return `${Number(threshold.toFixed(4))} (${percent(coverage)} answered${correct})`;
@@ -20,7 +20,7 @@ function shellQuoted(text) {
   return `'${text.replaceAll("'", "'\\''")}'`;
 }
 
-// curl reads the standard input for the name "-".
+// Curl reads its standard input if the name is "-", so a name that begins with "-" gets a prefix.
 function curlFile(name) {
   return shellQuoted(`@${name.startsWith("-") ? "./" : ""}${name}`);
 }
@@ -45,13 +45,13 @@ ${withThreshold ? 'if prediction["unknown"]:\n    print("unknown")\n' : ""}for e
 `;
 }
 
-// A spreadsheet would run a text that begins like a formula.
+// Quote a text that begins like a formula, because a spreadsheet would evaluate it.
 function csvText(text) {
   const safe = /^[=+\-@\t\r]/.test(text) ? `'${text}` : text;
   return /[",\r\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
 }
 
-// RFC 4180, with the names of the columns first.
+// Return a CSV file as RFC 4180 defines it. Its first row has the names of the columns.
 export function csv(items) {
   const most = Math.max(1, ...items.map(({ answer }) => answer?.labels.length ?? 0));
   const header = ["file"];

@@ -49,7 +49,7 @@ class Admission:
             return None
         if self._page is not None and self._page.is_for(scope):
             return None
-        headers = dict(reversed(scope["headers"]))  # of repeated headers, the first one counts
+        headers = dict(reversed(scope["headers"]))  # of a repeated header, the first value counts
         tokens = [value for name, value in scope["headers"] if name == b"authorization"]
         try:
             if administers:
@@ -65,7 +65,7 @@ class Admission:
 
         Raises:
             UnauthenticatedError, ForbiddenError: as for `Access.check`.
-            InvalidInputError: the metadata has more than one `authorization`.
+            InvalidInputError: the metadata has more than one entry `authorization`.
         """
         if method in _GRPC_ADMINISTRATION:
             role = Role.ADMINISTRATION
@@ -78,13 +78,13 @@ class Admission:
 
 
 def _only(tokens: list[str]) -> str | None:
-    """Return the value of the header Authorization, which a request has at most once.
+    """Return the only value of the header Authorization, or None if there is no such header.
 
-    If there were several, a proxy in front of the server might check a different one than the
-    server.
+    If several values were permitted, a proxy in front of the server might check a different value
+    than the server.
 
     Raises:
-        InvalidInputError: there are several.
+        InvalidInputError: the header has several values.
     """
     if len(tokens) > 1:
         raise InvalidInputError("the request has more than one header Authorization")
@@ -94,8 +94,8 @@ def _only(tokens: list[str]) -> str | None:
 def _refuse_other_sites(headers: dict[bytes, bytes]) -> None:
     """Raise ForbiddenError if a web page of another site sent the request.
 
-    A browser can send such a request without the user's knowledge, and its user may have access,
-    for instance from within the server's network.
+    A browser can send such a request without the user's knowledge, and the user may have access to
+    the server, for instance because both are in the same network.
     """
     site = headers.get(b"sec-fetch-site")
     origin = headers.get(b"origin")
@@ -104,4 +104,4 @@ def _refuse_other_sites(headers: dict[bytes, bytes]) -> None:
     else:
         foreign = origin is not None and origin.partition(b"://")[2] != headers.get(b"host")
     if foreign:
-        raise ForbiddenError("administration rejects requests from web pages of other sites")
+        raise ForbiddenError("web pages of other sites may not request changes of the models")

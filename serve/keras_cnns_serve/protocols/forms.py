@@ -14,15 +14,16 @@ _FILENAME = re.compile(rb";\s*filename\*?\s*=", re.IGNORECASE)
 
 
 def files_of(body: bytes, content_type: str) -> list[bytes]:
-    """Return the contents of a form's files, or of all its fields if none has a file name.
+    """Return the contents of a form's files, or of all its fields if no field has a file name.
 
     Args:
         body: the form.
-        content_type: the header, with the boundary.
+        content_type: the value of the header Content-Type, which contains the boundary.
 
     Raises:
         InvalidInputError: the form is damaged, or has no field.
-        InputTooLargeError: the form has more than `MAX_FILES` files, or `MAX_PARTS` fields.
+        InputTooLargeError: the form has more than `MAX_FILES` files, or more than `MAX_PARTS`
+            fields.
     """
     boundary = parse_options_header(content_type)[1].get(b"boundary")
     if not boundary:
@@ -52,9 +53,9 @@ def files_of(body: bytes, content_type: str) -> list[bytes]:
         b"".join(pieces) for pieces, _ in form.parts
     ]
     if not files:
-        raise InvalidInputError("the form has no file; with curl: -F image=@image.png")
+        raise InvalidInputError("the form has no file; curl sends one with -F image=@image.png")
     if len(files) > MAX_FILES:
-        raise InputTooLargeError(f"a form can have {MAX_FILES} files, not {len(files)}")
+        raise InputTooLargeError(f"a form can have at most {MAX_FILES} files, not {len(files)}")
     return files
 
 
@@ -62,15 +63,14 @@ class _Form:
     """Collect the parts of a form in python-multipart's callbacks."""
 
     def __init__(self) -> None:
-        self.parts: list[
-            tuple[list[bytes], bool]
-        ] = []  # for each part, the pieces of its content and whether it is a file
+        # For each part: the pieces of its content, and whether it is a file.
+        self.parts: list[tuple[list[bytes], bool]] = []
         self.ended = False
-        self._name = self._value = b""  # name and value of the current header
+        self._name = self._value = b""  # name and value of the part's current header
 
     def part(self) -> None:
         if len(self.parts) == MAX_PARTS:
-            raise InputTooLargeError(f"a form can have {MAX_PARTS} fields")
+            raise InputTooLargeError(f"a form can have at most {MAX_PARTS} fields")
         self.parts.append(([], False))
 
     def header_field(self, data: bytes, start: int, end: int) -> None:
@@ -80,7 +80,8 @@ class _Form:
         self._value += data[start:end]
 
     def header_end(self) -> None:
-        # Includes `filename*=UTF-8''...` (RFC 5987), which python-multipart does not support.
+        # The pattern also matches `filename*=UTF-8''...` (RFC 5987), which python-multipart does
+        # not support.
         if self._name.lower() == _DISPOSITION and _FILENAME.search(self._value):
             self.parts[-1] = (self.parts[-1][0], True)
         self._name = self._value = b""

@@ -21,7 +21,7 @@ def health_service(dataplane: Dataplane, services: Collection[str]) -> Service:
 
     Args:
         dataplane: the data plane with the models.
-        services: full names of the other services; each has the health of the server.
+        services: full names of the other services; each has the same health as the server.
     """
     serving = int(health.HealthCheckResponse.SERVING)
     not_serving = int(health.HealthCheckResponse.NOT_SERVING)
@@ -52,7 +52,7 @@ def health_service(dataplane: Dataplane, services: Collection[str]) -> Service:
         async for request in requests:
             sent = None
             # When the server stops, streams end with NOT_SERVING, because open streams would delay
-            # its end.
+            # the stop.
             while not (dataplane.draining and sent == not_serving):
                 sent = await watches.next_status(request.service, sent)
                 yield health.HealthCheckResponse(status=sent)
@@ -61,21 +61,20 @@ def health_service(dataplane: Dataplane, services: Collection[str]) -> Service:
 
 
 class _Watches:
-    """Calls that wait for changes of a status; one task polls for all of them.
+    """The calls that wait for a status to change. One task polls the statuses for all calls.
 
     Args:
-        status: a function that returns the status of the service or model with a name.
+        status: a function that takes the name of a service or model, and returns its status.
     """
 
     def __init__(self, status: Callable[[str], int]) -> None:
         self._status = status
-        self._waiting: dict[
-            str, dict[asyncio.Future[int], int]
-        ] = {}  # name -> future -> last status
+        # For each name: the futures of the waiting calls, and the status that each call knows.
+        self._waiting: dict[str, dict[asyncio.Future[int], int]] = {}
         self._polling: asyncio.Task[None] | None = None
 
     async def next_status(self, name: str, last: int | None) -> int:
-        """Wait until the status of a name differs from the last one, and return it."""
+        """Wait until the status of a service or model is not `last`, and return the new status."""
         current = self._status(name)
         if last is None or current != last:
             return current

@@ -26,7 +26,7 @@ class Home:
 
     Args:
         dataplane: the data plane.
-        answers: status -> number of HTTP responses.
+        answers: the number of HTTP responses by status.
         page: the page for browsers, or None.
     """
 
@@ -50,7 +50,7 @@ class Home:
         ]
 
     async def home(self, request: Request) -> Response:
-        """Answer GET / with the page for a browser, otherwise with the models and their engines."""
+        """Answer GET / with the page if a browser asks, otherwise with the models and engines."""
         if self._page is not None and self._page.is_for(request.scope):
             return self._page.document(request)
         models = [
@@ -85,11 +85,11 @@ class Home:
         return json_response(dumps(body), 200 if ready else 503)
 
     async def metrics(self, request: Request) -> Response:
-        """Answer GET /metrics with metrics for Prometheus, with our own names."""
+        """Answer GET /metrics with the metrics for Prometheus, under this server's own names."""
         return Response(self._prometheus.own(), headers=_PROMETHEUS)
 
     async def serving_metrics(self, request: Request) -> Response:
-        """Answer GET /monitoring/prometheus/metrics with TensorFlow Serving's names."""
+        """Answer GET /monitoring/prometheus/metrics with metrics of TensorFlow Serving's names."""
         return Response(self._prometheus.serving(), headers=_PROMETHEUS)
 
     async def openapi(self, request: Request) -> Response:

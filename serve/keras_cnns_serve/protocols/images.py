@@ -30,14 +30,15 @@ class ImageEndpoint(RestEndpoints):
     async def classify(self, request: Request) -> Reply:
         """Answer POST ...:classify-image?top_k=5 with labels and probabilities of the images.
 
-        With ?cam=1 and one image, answer with a PNG of the image, over which its class activation
-        map is drawn; ?opacity= sets the opacity of the map, from 0 to 1 (0.5 by default).
+        With ?cam=1 and one image, answer with a PNG that shows the image and its class activation
+        map over it. ?opacity= sets the opacity of the map, from 0 to 1 (0.5 by default).
 
         ?min_probability=0.9 sets a threshold, and ?min_accuracy=0.98 selects one of the thresholds
-        in model.json. An image whose highest probability is below the threshold is unknown.
+        in model.json. An image whose highest probability is below the threshold is reported as
+        unknown.
         """
         target = target_of(**request.path.groupdict())
-        source = self._dataplane.metadata(target)  # before the body is received
+        source = self._dataplane.metadata(target)  # raises an error before the body is received
         top_k = _top_k(request.query("top_k"))
         cam = request.query("cam") in ("1", "true")
         opacity = _opacity(request.query("opacity"))
@@ -45,8 +46,8 @@ class ImageEndpoint(RestEndpoints):
         threshold_of(source, **wanted)  # raises an error before the body is received
         if cam and "cam" not in (output.name for output in source.manifest.outputs):
             raise InvalidInputError(
-                f"{source.name}/{source.version} has no class activation map; export it with the "
-                "output cam"
+                f"{source.name}/{source.version} has no class activation map; export the model "
+                "with the output cam"
             )
         deadline = self._deadline(request)
         contents = await _images(request, deadline)
@@ -91,7 +92,7 @@ def _top_k(text: str | None) -> int:
     if text is None:
         return 5
     if not re.fullmatch("[0-9]{1,9}", text):
-        raise InvalidInputError(f"top_k must be an integer from 1, not {text!r:.40}")
+        raise InvalidInputError(f"top_k must be an integer of at least 1, not {text!r:.40}")
     if int(text) < 1:
         raise InvalidInputError(f"top_k must be at least 1, not {text}")
     return int(text)
@@ -106,7 +107,7 @@ def _opacity(text: str | None) -> float:
 
 
 def _with_threshold(labels: Sequence[ScoredLabel], threshold: float) -> dict[str, Any]:
-    """Return the JSON for an image, which has no label if the image is unknown."""
+    """Return the JSON for an image; its label is null if the image is unknown."""
     unknown = is_unknown(labels[0].probability, threshold)
     return {
         "label": None if unknown else labels[0].label,
@@ -116,5 +117,6 @@ def _with_threshold(labels: Sequence[ScoredLabel], threshold: float) -> dict[str
 
 
 def _label(scored: ScoredLabel) -> dict[str, Any]:
-    # float32, so that the probability has the same digits as in the response to :predict.
+    # Convert to float32, so that the probability has the same digits as in the response to
+    # :predict.
     return {"label": scored.label, "probability": np.float32(scored.probability)}

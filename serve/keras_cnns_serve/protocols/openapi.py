@@ -24,17 +24,17 @@ _PARAMETERS: dict[str, dict[str, Any]] = {
     "opacity": {
         "in": "query",
         "schema": FRACTION,
-        "description": "of the class activation map over the image; 0.5 by default",
+        "description": "opacity of the class activation map over the image; 0.5 by default",
     },
     "min_probability": {
         "in": "query",
         "schema": FRACTION,
-        "description": "an image whose highest probability is lower is unknown",
+        "description": "threshold; an image whose highest probability is below it is unknown",
     },
     "min_accuracy": {
         "in": "query",
         "schema": FRACTION,
-        "description": "an accuracy for which model.json has a min_probability, such as 0.98",
+        "description": "an accuracy for which model.json has a threshold, such as 0.98",
     },
     "X-Request-Timeout": {
         "in": "header",
@@ -58,7 +58,7 @@ _WORK_ERRORS = (
     503,
     504,
 )  # the error codes of endpoints that read a body and run the model
-# The values of "{target}" in a path.
+# The texts that replace "{target}" in a path, by the start of the path.
 _TARGETS = {
     "/v1": ("{model}", "{model}/versions/{version}", "{model}/labels/{label}"),
     "/v2": ("{model}", "{model}/versions/{version}"),
@@ -67,7 +67,7 @@ _TARGETS = {
 
 @dataclass(frozen=True)
 class _Operation:
-    """A method of a path, with the media types and schema names of request and response."""
+    """An HTTP method of a path; the media types and schemas of its request and response."""
 
     method: str
     path: str
@@ -107,16 +107,21 @@ _OPERATIONS = (
     _get("/metrics", "Metrics for Prometheus", "", answers=(_TEXT,)),
     _get("/monitoring/prometheus/metrics", "Metrics for Prometheus", "", answers=(_TEXT,)),
     _get("/v1/models", "The served models", "Models"),
-    _get(_V1, "The state of versions", "Status"),
+    _get(_V1, "The states of the versions", "Status"),
     _get(f"{_V1}/metadata", "The signatures", "Metadata"),
-    _infer(f"{_V1}:predict", "Pixels or encoded images in", "PredictResponse", "PredictRequest"),
+    _infer(
+        f"{_V1}:predict",
+        "The outputs for pixels or encoded images",
+        "PredictResponse",
+        "PredictRequest",
+    ),
     _infer(
         f"{_V1}:classify", "All labels with their scores", "ClassifyResponse", "ExamplesRequest"
     ),
     _infer(f"{_V1}:regress", "One number for each image", "RegressResponse", "ExamplesRequest"),
     _infer(
         f"{_V1}:classify-image",
-        "An image as the body, or a form of images: labels with probabilities",
+        "Labels with probabilities for an image in the body, or for the images in a form",
         "Labels",
         "Image",
         answers=(_JSON, "image/png"),
@@ -133,7 +138,7 @@ _OPERATIONS = (
     _get(f"{_V2}/stats", "The counts and durations of the model", "Statistics"),
     _infer(
         f"{_V2}/infer",
-        "Tensors in, tensors out",
+        "The outputs for tensors of pixels or encoded images",
         "InferResponse",
         "InferRequest",
         answers=(_JSON, _BINARY),
@@ -152,7 +157,7 @@ _OPERATIONS = (
         _Operation(
             "post",
             f"/v2/repository/models/{{model}}/{verb}",
-            f"{verb.capitalize()} a model; only with --admin",
+            f"{verb.capitalize()} a model, if the server runs with --admin",
             "Object",
             "Object",
             (403, 404, 503),

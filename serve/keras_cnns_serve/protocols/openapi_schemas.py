@@ -67,8 +67,11 @@ SCHEMAS: dict[str, dict[str, Any]] = {
     ),
     "PredictRequest": object_of(
         signature_name=STRING,
-        instances=_list_of({}, minItems=1) | {"description": "rows, each with an image"},
-        inputs={"description": "columns: the images, or an object with the tensors by name"},
+        instances=_list_of({}, minItems=1)
+        | {"description": "row format: one element for each image"},
+        inputs={
+            "description": "columnar format: the images, or an object with the tensors by name"
+        },
     )
     | {"oneOf": [{"required": ["instances"]}, {"required": ["inputs"]}]},
     "PredictResponse": object_of(predictions=_VALUES, outputs=_VALUES),
@@ -83,9 +86,15 @@ SCHEMAS: dict[str, dict[str, Any]] = {
             object_of(
                 "labels",
                 label={"type": ["string", "null"]}
-                | {"description": "only with a threshold: the first label; null if unknown"},
+                | {
+                    "description": "the most probable label, or null if the image is unknown; only "
+                    "if the request has a threshold"
+                },
                 unknown=_BOOLEAN
-                | {"description": "only with a threshold: whether no probability reaches it"},
+                | {
+                    "description": "whether the highest probability is below the threshold; only "
+                    "if the request has a threshold"
+                },
                 labels=_list_of(
                     object_of(
                         "label probability", label=STRING, probability={"type": ["number", "null"]}
@@ -131,9 +140,12 @@ SCHEMAS: dict[str, dict[str, Any]] = {
             | {"description": "1 is the highest priority; 0, the default, is the lowest"},
             binary_data_output=_BOOLEAN,
             min_probability=FRACTION
-            | {"description": "adds the output unknown: whether no probability reaches it"},
+            | {
+                "description": "a threshold; it adds the output `unknown`: whether the highest "
+                "probability of an image is below it"
+            },
             min_accuracy=FRACTION
-            | {"description": "an accuracy for which model.json has a min_probability"},
+            | {"description": "an accuracy for which model.json has a threshold"},
         ),
         inputs=_list_of(
             object_of(

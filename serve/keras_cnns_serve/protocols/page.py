@@ -35,7 +35,11 @@ _HEADERS = {
 
 
 class Page:
-    """The page. Its files contain no secrets and need no token; its script's requests need one."""
+    """The page for trying a model.
+
+    Its files contain no secrets and need no token. The requests that its script sends are
+    authorized like those of any client.
+    """
 
     def __init__(self) -> None:
         self._files = page_files()
@@ -75,9 +79,9 @@ def _response(file: PageFile, request: Request) -> Response:
 
 
 def prefers_html(accept: str) -> bool:
-    """Return whether a header Accept prefers text/html to application/json, as browsers do.
+    """Return whether the value of a header Accept prefers text/html to application/json.
 
-    A client that accepts any type, such as curl and most programs, does not prefer HTML.
+    Browsers prefer HTML. Clients that accept any type, such as curl, do not.
     """
     ranges = dict(map(_media_range, accept.lower().split(",")))
     html, json = (
@@ -88,7 +92,7 @@ def prefers_html(accept: str) -> bool:
 
 
 def _quality(ranges: dict[str, float], names: Iterable[str]) -> float:
-    """Return the quality of the first of these media ranges that the header has, or else 0."""
+    """Return the quality of the first name that is in the header's ranges, or 0 if none is."""
     return next((ranges[name] for name in names if name in ranges), 0.0)
 
 

@@ -25,7 +25,7 @@ async def parse(
     *arguments: _Arguments.args,
     **options: _Arguments.kwargs,
 ) -> _Parsed:
-    """Call `function`, in a thread if `size`, the number of bytes that it parses, is large.
+    """Call `function`, which parses `size` bytes; if the size is large, call it in a thread.
 
     Raises:
         DeadlineExceededError: the deadline (`time.monotonic()`) has passed.
@@ -43,7 +43,10 @@ def bytes_array(elements: Sequence[bytes]) -> NDArray[Any]:
 
 
 def from_bfloat16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
-    """Convert bfloat16 numbers, given as bits, to float32, of which they are the upper half."""
+    """Convert the bits of bfloat16 numbers to float32.
+
+    A bfloat16 number is the upper half of a float32 number.
+    """
     halves = np.zeros((*bits.shape, 2), "<u2")
     halves[..., 1] = bits
     numbers: NDArray[np.float32] = halves.view("<f4")[..., 0]

@@ -12,7 +12,7 @@ from keras_cnns_serve.protocols.parsing import parse
 from keras_cnns_serve.repository.manifest import Tensor
 from keras_cnns_serve.transport.http.asgi import Request
 
-_ARRAY_BYTES = 4  # maximum number of bytes of the parsed arrays for each byte of JSON
+_ARRAY_BYTES = 4  # maximum size of the parsed arrays, in bytes for each byte of JSON
 _Arguments = ParamSpec("_Arguments")
 _Parsed = TypeVar("_Parsed")
 
@@ -56,8 +56,8 @@ class RestEndpoints:
         Args:
             request: the request, whose claim of memory grows during parsing.
             deadline: `time.monotonic()` of the request's deadline, or None.
-            tensor: the images, if the JSON may contain them as lists.
-            length: length of the JSON.
+            tensor: the description of the input, if the JSON may contain images as lists.
+            length: length of the JSON in bytes.
             function: the function that parses the body.
             body: the body.
             arguments: further arguments of the function.
@@ -96,6 +96,6 @@ class RestEndpoints:
 
 
 def server_timing(timing: Timing) -> tuple[bytes, bytes]:
-    """Return the header Server-Timing: milliseconds in the queue, decoding and computing."""
+    """Return the header Server-Timing: milliseconds in the queue, for decoding and computing."""
     milliseconds = (timing.queue * 1e3, timing.decode * 1e3, timing.compute * 1e3)
     return b"server-timing", b"queue;dur=%.3f, decode;dur=%.3f, compute;dur=%.3f" % milliseconds

@@ -24,7 +24,7 @@ class _Package:
         self._name = name
 
     def __getattr__(self, name: str) -> Any:
-        """Return the class of a message, or name -> number of an enumeration."""
+        """Return the class of a message, or a dict from an enumeration's names to its numbers."""
         full_name = f"{self._name}.{name}"
         try:
             value: Any = GetMessageClass(pool().FindMessageTypeByName(full_name))

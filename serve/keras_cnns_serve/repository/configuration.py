@@ -38,14 +38,15 @@ class ServerConfig:
 
     models: tuple[ModelConfig, ...] = ()
     root: Path | None = None
-    policy: VersionPolicy = Latest()  # noqa: RUF009 - frozen; for the models in root
+    # The policy for the models in `root`.
+    policy: VersionPolicy = Latest()  # noqa: RUF009 - frozen
 
 
 def read_config(path: Path) -> ServerConfig:
-    """Read a configuration of models: TOML if the file's name ends in .toml, text otherwise.
+    """Read a configuration of models: TOML if the name ends in .toml, `model_config_list` if not.
 
     Raises:
-        ConfigError: the file cannot be read or is wrong; the message has the file and the entry.
+        ConfigError: the file cannot be read or is wrong; the message names the file and the entry.
     """
     try:
         content = read_text(path)
@@ -77,10 +78,10 @@ class ConfigFile:
         """Return the configuration if the file has changed since the last call, or else None.
 
         Raises:
-            ConfigError: the new content is wrong; raised once for each content.
+            ConfigError: the new content is wrong; this is raised only once for the same content.
         """
         content = self._content()
-        # A missing file changes nothing, because another program may just be replacing it.
+        # A missing file changes nothing, because another program may be replacing it right now.
         if content is None or content == self._seen:
             return None
         self._seen = content
@@ -98,7 +99,8 @@ def from_proto(message: Any, relative_to: Path = Path()) -> ServerConfig:
     """Return the configuration in a ModelServerConfig message of TensorFlow Serving.
 
     Raises:
-        ConfigError: a model has no name or no path, or is listed twice; a policy is wrong.
+        ConfigError: a model has no name, no path, another platform or a wrong policy, or it is
+            listed twice.
     """
     models: list[ModelConfig] = []
     for entry in message.model_config_list.config:
@@ -150,7 +152,7 @@ def _toml(path: Path, content: str) -> ServerConfig:
     _check_keys(str(path), document, ("models",))
     tables = document.get("models", {})
     if not isinstance(tables, dict):
-        raise ConfigError(f"{path}: models must be tables, such as [models.digits]")
+        raise ConfigError(f"{path}: models must contain tables, such as [models.digits]")
     return _unique([_model(path, name, table) for name, table in tables.items()])
 
 
@@ -163,7 +165,7 @@ def _model(path: Path, name: str, table: Any) -> ModelConfig:
         raise ConfigError(f"{where} must have a path, the directory of its versions")
     labels = table.get("labels", {})
     if not isinstance(labels, dict) or not all(type(v) is int for v in labels.values()):
-        raise ConfigError(f"{where}.labels must be versions, such as {{ stable = 3 }}")
+        raise ConfigError(f"{where}.labels must give labels to versions, such as {{ stable = 3 }}")
     versions = table.get("versions", "latest:1")
     if isinstance(versions, list) and versions and all(type(v) is int for v in versions):
         versions = ",".join(map(str, versions))
@@ -198,7 +200,8 @@ def _unique(models: list[ModelConfig]) -> ServerConfig:
     for name in names:
         if "/" in name or not name.isprintable():
             raise ConfigError(
-                f"{name!r:.80} cannot be the name of a model: it must fit into a URL's path"
+                f"{name!r:.80} cannot be the name of a model: a name is a part of URLs, so it must "
+                "be printable and have no slash"
             )
         if names.count(name) > 1:
             raise ConfigError(f"the model {name!r} is configured twice")

@@ -45,10 +45,11 @@ class ModelDirectory:
 
 
 def find_models(root: Path) -> dict[str, Path]:
-    """Return name -> directory of the models in `root`, which is a repository or a single model.
+    """Return the names and directories of the models in `root`, a repository or a single model.
 
     Raises:
-        RepositoryError: the directory is missing, unreadable, too large, or a single version.
+        RepositoryError: the directory is missing or unreadable, has more than `MAX_ENTRIES`
+            entries, or is a single version.
     """
     try:
         if not root.is_dir():
@@ -135,7 +136,7 @@ def fingerprint(directory: Path) -> frozenset[tuple[str, int, int, int]]:
 
 
 def is_temporary(error: BaseException | None) -> bool:
-    """Return whether the cause of a refusal may end although the files do not change.
+    """Return whether the cause of a refusal may disappear although the files do not change.
 
     Examples are a disk that is temporarily unavailable, and too many open files.
     """
@@ -164,7 +165,7 @@ def _subdirectories(directory: Path) -> list[Path]:
     Hidden directories are excluded, because an exporter writes unfinished versions there.
 
     Raises:
-        _TooManyEntriesError: the directory is too large for a directory of models or versions.
+        _TooManyEntriesError: the directory has more than `MAX_ENTRIES` entries.
     """
     found = []
     with os.scandir(directory) as entries:
@@ -212,12 +213,12 @@ def _read_version(name: str, version: int, directory: Path) -> ModelVersion:
 
 
 def _find_litter(directory: Path, manifest: Manifest) -> set[str]:
-    """Return the names that match `_LITTER`, whose files are ignored.
+    """Return the names of ignored files and directories, which match `_LITTER`.
 
     Raises:
-        VersionRefusedError: there is another file or link that model.json does not list. An engine
-            could load such a file, for instance as external data of a graph, although it was not
-            verified.
+        VersionRefusedError: there is any other file or link that model.json does not list. An
+            engine could load such a file, for instance as external data of a graph, although it was
+            not verified.
     """
     litter = set()
     listed = manifest.files.keys() | {"model.json"}
@@ -238,7 +239,7 @@ def _find_litter(directory: Path, manifest: Manifest) -> set[str]:
 
 
 def _check_names(path: Path, names: set[str]) -> None:
-    """Refuse a graph that contains the name of one of these files and so could load the file."""
+    """Refuse a graph that contains one of these names, since it could load the file."""
     if names:
         content = path.read_bytes()
         for name in sorted(names):
@@ -257,7 +258,9 @@ def _verify(directory: Path, file: File) -> None:
         raise VersionRefusedError(f"{file.path} is missing or is not a file")
     size = path.stat().st_size
     if size != file.size:
-        raise VersionRefusedError(f"{file.path} has {size} bytes, but model.json has {file.size}")
+        raise VersionRefusedError(
+            f"{file.path} has {size} bytes, but {file.size} according to model.json"
+        )
     with path.open("rb") as stream:
         if hashlib.file_digest(stream, "sha256").hexdigest() != file.sha256:
             raise VersionRefusedError(f"{file.path} does not match its checksum in model.json")

@@ -64,10 +64,11 @@ class _Known:
     """The state of a model, whether or not it is served."""
 
     states: dict[int, VersionStatus] = field(default_factory=dict)
-    refused: dict[int, tuple[object, str]] = field(default_factory=dict)  # fingerprint, reason
-    # Version -> temporary cause for which it was refused.
+    # For each refused version: the fingerprint of its files, or None for a temporary cause; reason.
+    refused: dict[int, tuple[object, str]] = field(default_factory=dict)
+    # For each version with a temporary cause of refusal: this cause.
     hindered: dict[int, str] = field(default_factory=dict)
-    problem: str = ""  # why some or all of its directory cannot be served
+    problem: str = ""  # why some or all versions in its directory cannot be served
     unloaded: bool = False  # whether an administrator has unloaded it
 
 
@@ -124,7 +125,7 @@ class Manager(Generic[S]):
             self._settle(models, staying)
 
     def load(self, name: str) -> None:
-        """Load a model, including versions that were refused or unloaded before.
+        """Load the versions of a model, including those that were refused or unloaded before.
 
         Raises:
             ModelNotFoundError: there is no model of this name.
@@ -153,8 +154,8 @@ class Manager(Generic[S]):
     def close(self, seconds: float | None = None) -> None:
         """Stop loading, retire all versions and wait for requests in flight.
 
-        If a version is still being loaded after `seconds`, the thread that loads it closes it
-        later.
+        If a version is still being loaded after `seconds`, it is closed later, by the thread that
+        loads it.
 
         Args:
             seconds: the maximum time to wait; None: no limit.
@@ -352,7 +353,7 @@ class Manager(Generic[S]):
 
 
 def _without_directory(text: str, path: Path) -> str:
-    """Return a reason, which clients can read, without the path of the version's directory."""
+    """Remove the path of the version's directory from a reason, because clients can read it."""
     for directory in (path, path.absolute(), path.resolve()):
         text = text.replace(f"{directory}{os.sep}", "").replace(str(directory), "its directory")
     return text

@@ -12,13 +12,13 @@ from keras_cnns_serve.errors import VersionRefusedError
 
 _FORMAT = 1  # the only supported value of `format`
 _MAX_MANIFEST_BYTES = 16 * 2**20
-_DTYPES = ("uint8", "float32", "int32", "int64")  # types of tensors that all protocols have
+_DTYPES = ("uint8", "float32", "int32", "int64")  # types of tensors that all protocols support
 _MAX_SIZE = 2**31 - 1  # maximum size of a dimension
 # Maximum height and width in pixels; a larger value in model.json is an error or an attack.
 _MAX_SIDE = 8192
 # A format is chosen automatically only if its accuracy is at least this fraction of the float32
-# accuracy. Without labels, its top-1 agreement with the original model must be at least this
-# number. Exporters use the same value.
+# accuracy. If the accuracy was not measured, because there were no labels, its top-1 agreement with
+# the original model must be at least this number. Exporters use the same value.
 _MIN_RATIO = 0.99
 _MAX_THRESHOLDS = 100  # maximum number of thresholds; exporters write a dozen
 _KINDS = {dict: "an object", list: "a list", str: "a string", int: "an integer", bool: "a boolean"}
@@ -67,14 +67,15 @@ class Format:
 
 @dataclass(frozen=True)
 class Golden:
-    """A file with a few images and the original model's probabilities, to check engines with.
+    """A file with a few images and their probabilities by the original model, to check engines.
 
-    The file contains a NumPy array [N] without pickled objects, whose rows have the fields `image`,
-    uint8 [H, W, C], and `probabilities`, float32 [K].
+    The file contains a NumPy array [N] without pickled objects. Its rows have two fields: `image`
+    (uint8 [H, W, C]) and `probabilities` (float32 [K]).
     """
 
     path: str  # POSIX, relative to the version's directory
-    differences: Mapping[str, float]  # format -> largest difference on these images, at export
+    # The largest difference of each format on these images, as measured by the exporter.
+    differences: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class Threshold:
     accuracy: float | None  # 0..1, the accuracy on these images; None if there are no such images
 
 
-# format name -> engine, precision
+# The engine and the precision of each format.
 _KNOWN_FORMATS = {
     "onnx": ("onnxruntime", "float32"),
     "onnx_int8": ("onnxruntime", "int8"),
@@ -178,7 +179,7 @@ def _parse(document: dict[str, Any]) -> Manifest:
             used[f"formats.{each.name}"] = str(PurePosixPath(each.path).with_suffix(".bin"))
     for key, path in used.items():
         if path not in files:
-            raise _wrong(f"{key} is {path!r}, which files does not list")
+            raise _wrong(f"{key} is {path!r}, which is not listed in files")
     _check_agreement(manifest)
     return manifest
 
@@ -188,8 +189,8 @@ def _get(where: dict[str, Any], path: str, kind: type) -> Any:
 
     Args:
         where: the object that contains the key.
-        path: the key, preceded in errors by the keys of the objects around it, such as "a.b.key".
-        kind: the type of the value in JSON.
+        path: the key and, for errors, the keys of the objects around it, such as "a.b.key".
+        kind: the Python type of the value.
 
     Raises:
         VersionRefusedError: the key is missing, or its value has another type.
@@ -262,7 +263,7 @@ def _formats(document: dict[str, Any]) -> tuple[Format, ...]:
 
 
 def _golden(document: dict[str, Any]) -> Golden | None:
-    """Return the entry of the golden samples, which versions of earlier exporters do not have."""
+    """Return the entry of the golden samples; None if the exporter wrote none."""
     entry = document.get("golden")
     if entry is None:
         return None
@@ -277,7 +278,7 @@ def _golden(document: dict[str, Any]) -> Golden | None:
 
 
 def _thresholds(document: dict[str, Any]) -> tuple[Threshold, ...]:
-    """Return the thresholds of the probability, which versions of earlier exporters do not have."""
+    """Return the thresholds of the probability; empty if the exporter wrote none."""
     confidence = document.get("confidence")
     if confidence is None:
         return ()
@@ -299,7 +300,7 @@ def _thresholds(document: dict[str, Any]) -> tuple[Threshold, ...]:
         }
         target = values["min_accuracy"]
         if target is not None and target in (each.min_accuracy for each in found):
-            raise _wrong(f"{here}.min_accuracy is {target!r} as in an earlier entry")
+            raise _wrong(f"{here}.min_accuracy is {target!r}, as in an earlier entry")
         found.append(Threshold(**values))
     return tuple(found)
 
@@ -318,7 +319,7 @@ def _fraction(where: dict[str, Any], path: str, *, optional: bool) -> Any:
 
 
 def _parity_of_formats(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return format name -> the metrics of its comparison with the original model."""
+    """Return, for each format, the metrics of its comparison with the original model."""
     parity = document.get("parity")
     formats = parity.get("formats") if isinstance(parity, dict) else None
     if not isinstance(formats, dict):
@@ -366,7 +367,7 @@ def _tensors(document: dict[str, Any], key: str) -> tuple[Tensor, ...]:
             if size is not None and (type(size) is not int or not 1 <= size <= _MAX_SIZE):
                 raise _wrong(f"{here}.shape[{dimension}] must be null or a positive integer")
         if not shape or shape[0] is not None:
-            raise _wrong(f"{here}.shape must begin with null, the batch")
+            raise _wrong(f"{here}.shape must begin with null, the batch size")
         name = _get(entry, f"{here}.name", str)
         if name in (tensor.name for tensor in tensors):
             raise _wrong(f"{key} has {name!r} twice")
@@ -380,7 +381,7 @@ def _tensors(document: dict[str, Any], key: str) -> tuple[Tensor, ...]:
 def _input(document: dict[str, Any]) -> Tensor:
     inputs = _tensors(document, "inputs")
     if len(inputs) != 1 or inputs[0].name != "images" or inputs[0].dtype != "uint8":
-        raise _wrong("inputs must be one uint8 tensor, images")
+        raise _wrong("inputs must be a single uint8 tensor with the name images")
     return inputs[0]
 
 

@@ -1,4 +1,4 @@
-"""Give memory back to the system that was freed but that the process still holds."""
+"""Return freed memory, which the process would otherwise keep, to the system."""
 
 import contextlib
 import ctypes

@@ -45,7 +45,7 @@ class Specific:
 
 
 def parse_policy(text: str) -> VersionPolicy:
-    """Return the policy of `latest`, `latest:2`, `all` or `3,4`.
+    """Return the policy that a text specifies: `latest`, `latest:2`, `all` or `3,4`.
 
     Raises:
         ValueError: the text is none of these.

@@ -23,7 +23,7 @@ class State(StrEnum):
 class VersionStatus:
     """The state of a version, and the reason if it is not served.
 
-    The message of an available version explains why a preferred format was rejected.
+    If a preferred format of an available version was rejected, the message has the reason.
     """
 
     version: int

@@ -1,7 +1,7 @@
 """Find the images to score, and read them.
 
-Memory does not grow with the number of images: folders are walked entry by entry, and the names are
-sorted in chunks, which are merged on disk.
+The memory does not grow with the number of images: folders are walked entry by entry, and the names
+are sorted in chunks, which are written to disk and then merged.
 """
 
 import csv
@@ -33,13 +33,13 @@ def write_names(arguments: Sequence[str], file: IO[bytes], links: list[str]) -> 
     """Write the names of all images, one JSON string on each line, and return their number.
 
     The images of folders, globs and single files come first, sorted and without duplicates. The
-    images of lists follow in the order of the lists, with one row for each line.
+    images of lists follow, one for each line of a list, in the same order.
 
     Args:
         arguments: image files, folders, globs, lists and URIs.
         file: the file to write to.
-        links: a list to which the function appends links in a folder that lead to other folders;
-            these links are not followed.
+        links: a list to which the function appends the links to folders that it finds; it does not
+            follow them.
 
     Raises:
         InvalidInputError: an argument does not exist, a list is malformed, or there is no image.
@@ -57,14 +57,14 @@ def write_names(arguments: Sequence[str], file: IO[bytes], links: list[str]) -> 
             count += 1
     if not count:
         raise InvalidInputError(
-            f"there is no image in {', '.join(arguments)}; images end in "
+            f"there is no image in {', '.join(arguments)}; the names of images end in "
             f"{', '.join(sorted(_IMAGE_SUFFIXES))}"
         )
     return count
 
 
 def read_names(path: Path, first: int = 0) -> Iterator[str]:
-    """Yield the names in a file of `write_names`, beginning at an index."""
+    """Yield the names in a file that `write_names` has written, from the index `first` on."""
     with path.open(encoding="utf-8") as file:
         yield from map(json.loads, islice(file, first, None))
 
@@ -155,7 +155,7 @@ def _walk(directory: str, links: list[str]) -> Iterator[str]:
 
 
 def _glob(directory: str, patterns: Sequence[str], links: list[str]) -> Iterator[str]:
-    """Yield the files whose path matches a pattern part by part; `**` matches any depth."""
+    """Yield the files whose path matches the pattern of each part; `**` matches any depth."""
     pattern, *rest = patterns
     if pattern == "**":
         yield from _glob(directory, rest or ["*"], links)
@@ -187,7 +187,7 @@ def _join(directory: str, name: str) -> str:
 
 
 def _sorted_unique(names: Iterable[str]) -> Generator[str, None, None]:
-    """Yield names sorted and without duplicates; chunks of sorted names are merged on disk."""
+    """Yield names sorted and without duplicates; sorted chunks are kept on disk and merged."""
     remaining = iter(names)
     with ExitStack() as stack:
         runs: list[Iterator[str]] = []
@@ -229,7 +229,7 @@ def _read_csv(path: str) -> Iterator[str]:
                 yield row[column]
             elif row:
                 raise InvalidInputError(
-                    f"{path}, line {rows.line_num}: there is no column {header[column]!r}"
+                    f"{path}, line {rows.line_num}: this line has no column {header[column]!r}"
                 )
 
 
@@ -248,7 +248,7 @@ def _read_parquet(path: str) -> Iterator[str]:
             for batch in file.iter_batches(columns=[name], batch_size=10_000):
                 for value in batch.column(0).to_pylist():
                     if not isinstance(value, str):
-                        raise InvalidInputError(f"{path}: the column {name!r} must be strings")
+                        raise InvalidInputError(f"{path}: the column {name!r} must contain strings")
                     yield value
     except pyarrow.ArrowInvalid as error:
         raise InvalidInputError(f"{path} is not a list of paths: {error}") from error

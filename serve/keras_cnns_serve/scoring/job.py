@@ -150,8 +150,8 @@ def _score_shards(
     described = _counts(totals.images, totals.failed, totals.unknown)
     where = options.to if options.is_single_file else f"{options.to}{os.sep}"
     _say(
-        f"{described} in {spell_seconds(progress.seconds)} "
-        f"({progress.rate:,.1f} images/s) with {source.name}/{source.version}: {where}"
+        f"{described}; scored in {spell_seconds(progress.seconds)} ({progress.rate:,.1f} images/s) "
+        f"with {source.name}/{source.version}; the result is in {where}"
     )
     return _SOME_FAILED if totals.failed else 0
 
@@ -181,7 +181,7 @@ def _summary(
         "labels": {label: totals.labels[label] for label in source.labels},
         "shards": output.shards,
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        # This key and the following ones describe only the last run.
+        # This key and the following ones describe only the last run of the command.
         "seconds": round(progress.seconds, 3),
         "images_per_second": round(progress.rate, 2),
         "images_of_earlier_runs": resumed,

@@ -8,18 +8,18 @@ from pathlib import Path
 from keras_cnns_serve.options import ENGINES, PRECISIONS, Parser, UsageError, integer, number
 
 _EPILOG = """\
-IMAGES are files, folders, globs ("photos/**/*.jpg"), lists (a .csv with a column `file`), or
-URIs such as s3://bucket/photo.jpg, which need an extra.
+IMAGES are image files, folders, globs such as "photos/**/*.jpg", lists (.csv files with a
+column `file`), or URIs such as s3://bucket/photo.jpg (these need the extra `uris`).
 
-exit status: 0 if every image has a label or is unknown, 3 if some images could not be scored, 1
-after a failure.
+exit status: 0 if all images were scored, 3 if some of them could not be scored, 1 after a
+failure.
 
 example:
   {program} models/digits photos --to scores/
   {program} models/digits "photos/**/*.jpg" --top-k 3 --to answers.csv
 """
 _SUFFIXES = (".csv", ".jsonl")  # the suffixes of single files
-_RAY = "ray"  # scores on a cluster, where each node chooses the runtime of the graph as with `auto`
+_RAY = "ray"  # scores on a cluster; each of its nodes chooses the runtime of the graph as `auto`
 _OTHER_SUFFIXES = (".json", ".ndjson", ".txt", ".tsv", ".xlsx", ".parquet")
 
 
@@ -28,7 +28,8 @@ class ScoringOptions:
     """The options of scoring.
 
     Raises:
-        UsageError: `to` has the suffix of a format that is not supported, or is missing.
+        UsageError: `to` has the suffix of a format that is not supported, or `to` is None although
+            the engine is "ray".
     """
 
     model: Path  # the directory of a model, or of one of its versions
@@ -37,7 +38,7 @@ class ScoringOptions:
     version: int | None = None  # None: the newest version
     top_k: int | None = None  # number of labels per image; None: only the most probable one
     min_probability: float | None = None  # 0..1; an image below this threshold is unknown
-    min_accuracy: float | None = None  # 0..1; selects the threshold for this accuracy
+    min_accuracy: float | None = None  # 0..1; selects model.json's threshold for this accuracy
     shard_size: int = 10_000  # number of images of a shard
     # Number of images in one run of the engine; None: 4 to 16, depending on their size.
     batch_size: int | None = None
@@ -93,13 +94,13 @@ def parse(program: str, description: str, arguments: Sequence[str]) -> ScoringOp
         type=Path,
         help="the directory of an exported model (models/digits), or of one version of it",
     )
-    add("images", metavar="IMAGES", nargs="+", help="the images, see below")
+    add("images", metavar="IMAGES", nargs="+", help="the images, as described below")
     add(
         "--to",
         type=Path,
         metavar="PATH",
         help="write to a .csv or .jsonl file, or to a directory of shards of JSON lines; after an "
-        "interruption, the same command continues (default: print)",
+        "interruption, run the same command again to continue (default: print the labels)",
     )
     add(
         "--top-k",
@@ -118,7 +119,8 @@ def parse(program: str, description: str, arguments: Sequence[str]) -> ScoringOp
         "--min-accuracy",
         type=number(0, 1),
         metavar="A",
-        help="as --min-probability, with model.json's threshold for the accuracy A, such as 0.98",
+        help="as --min-probability, with the threshold that model.json has for the accuracy A, "
+        "such as 0.98",
     )
     add(
         "--version",
@@ -129,35 +131,37 @@ def parse(program: str, description: str, arguments: Sequence[str]) -> ScoringOp
     add(
         "--engine",
         choices=(*ENGINES, _RAY),
-        help="the runtime of the graph; auto: chosen as the server does; ray: as auto, on all "
-        "nodes of a Ray cluster, which share the file system of --to (needs an extra)",
+        help="the runtime of the graph; auto: the fastest one that is accurate according to "
+        "model.json; ray: as auto, on all nodes of a Ray cluster, which must see the same files "
+        "(needs the extra `ray`) (default: %(default)s)",
     )
-    add("--precision", choices=PRECISIONS, help="the precision of the graph (%(default)s)")
+    add("--precision", choices=PRECISIONS, help="the precision of the graph (default: %(default)s)")
     add(
         "--batch-size",
         type=integer(1, 1024),
         metavar="IMAGES",
-        help="number of images in one run of the engine (default: 16 small or 4 large ones)",
+        help="number of images in one run of the engine (default: 4 to 16, fewer for larger "
+        "images)",
     )
     add(
         "--workers",
         type=integer(1, 1024),
         metavar="THREADS",
-        help="number of threads that read and decode; more help with slow disks and with URIs "
-        "(default: twice the number of cores)",
+        help="number of threads that read and decode; more threads help with slow disks and with "
+        "URIs (default: twice the number of cores)",
     )
     add(
         "--shard-size",
         type=integer(1, 10_000_000),
         metavar="IMAGES",
-        help="number of images after which finished work is saved (%(default)s)",
+        help="number of images in a shard; each finished shard is saved (default: %(default)s)",
     )
     add(
         "--max-pixels",
         type=integer(1, 178_956_970),  # Pillow itself rejects larger images
         metavar="PIXELS",
         help="maximum size of an image, width times height; a larger one is not decoded, and its "
-        "row has the error (%(default)s)",
+        "row has the error (default: %(default)s)",
     )
     add("--debug", action="store_true", help="show tracebacks")
     parser.set_defaults(**{field.name: field.default for field in fields(ScoringOptions)[2:]})

@@ -5,8 +5,8 @@ scores/images.jsonl        the names of the images, so that a continued run scor
 scores/part-00000.jsonl    the rows of the first shard
 scores/summary.json        the counts, written last
 
-Each file is written to a temporary file, flushed to disk and renamed. If the result is a single
-file, such as answers.csv, its shards are written in the same way to the directory
+Each file is written under a temporary name, flushed to disk, and then renamed. If the result is a
+single file, such as answers.csv, its shards are written in the same way to the directory
 answers.csv.partial and are then joined.
 """
 
@@ -37,8 +37,8 @@ class Plan:
     model: str
     version: int
     format: str  # the format's name, such as onnx_int8
-    sha256: str  # checksum of the checksums of all files of the version
-    images: list[str]  # the arguments
+    sha256: str  # a checksum over the checksums of the version's files
+    images: list[str]  # the arguments that specify the images
     top_k: int | None
     min_probability: float | None
     shard_size: int
@@ -93,8 +93,8 @@ class Output:
         if (self._directory / _PLAN).exists():
             return
         for path in self._directory.iterdir():
-            # The directory of a single file is removed at the end. If the removal was interrupted,
-            # the directory has shards but no plan.
+            # If the result is a single file, the directory is removed at the end. If the removal
+            # was interrupted, the directory has shards but no plan.
             is_shard = self._is_single_file and path.name.startswith(("part-", ".part-"))
             if path.name not in (_NAMES, f".{_NAMES}.tmp", f".{_PLAN}.tmp") and not is_shard:
                 raise InvalidInputError(
@@ -106,7 +106,7 @@ class Output:
                 )
 
     def summary(self) -> dict[str, Any] | None:
-        """Return the summary of the run in a directory, or None if the run is not complete."""
+        """Return the summary of a complete run; None for an incomplete run or a single file."""
         if self._is_single_file or not self.summary_path.exists():
             return None
         return _read_object(self.summary_path)
@@ -139,7 +139,7 @@ class Output:
                     f"{before.get(key)!r}, not {document[key]!r}; give another --to, or delete it"
                 )
             return True
-        # These shards are part of a single file that is already complete.
+        # Without a plan, the remaining shards belong to a single file that is already complete.
         for part in self._directory.glob("part-*"):
             part.unlink()
         with _replacing(self._directory / _NAMES) as file:
@@ -170,7 +170,7 @@ class Output:
                 totals.add(outcome)
         except FileNotFoundError:
             return None
-        # The file was not written by this program.
+        # Such a file was not written by this program.
         except (ValueError, KeyError, IndexError, csv.Error):
             return None
         return totals if totals.images == self.size(shard) else None
@@ -195,7 +195,7 @@ class Output:
         return islice(read_names(self._directory / _NAMES, first), self.size(shard))
 
     def writing(self, shard: int) -> "contextlib.AbstractContextManager[IO[bytes]]":
-        """Return a context that yields a shard's file; the file appears when the context ends."""
+        """Return a context manager for a shard's file, which appears when the context ends."""
         return _replacing(self._part(shard))
 
     def finish(self, summary: dict[str, Any], columns: Columns) -> None:
@@ -225,7 +225,7 @@ def _read_object(path: Path) -> dict[str, Any]:
     try:
         document: dict[str, Any] = orjson.loads(path.read_bytes())
     except ValueError as error:
-        raise InvalidInputError(f"{path} is not of an earlier run: {error}") from error
+        raise InvalidInputError(f"{path} was not written by an earlier run: {error}") from error
     return document
 
 

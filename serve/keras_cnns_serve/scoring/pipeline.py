@@ -1,9 +1,9 @@
 """Read, decode and run batches of images on all cores, and return their rows in order.
 
 Each thread reads and decodes a whole batch, and then runs the engine on it. A run of the engine
-uses one thread, and there are at most as many concurrent runs as cores. Meanwhile, the other
-threads read and decode the next batches, so that the engine never waits for a disk. The number of
-batches in progress and the memory for decoding are bounded.
+uses one thread, and there are at most as many concurrent runs as cores. While some threads run the
+engine, the other threads read and decode the next batches, so that the engine need not wait for a
+disk. The number of batches in progress and the memory for decoding are bounded.
 """
 
 import threading
@@ -26,9 +26,9 @@ from keras_cnns_serve.repository.files import ModelVersion
 from .inputs import read_content
 from .rows import Row
 
-# Maximum number of batches that are in progress or wait for an earlier batch to be written.
+# Maximum number of batches that are in progress or wait to be written, per thread.
 _BATCHES_PER_WORKER = 2
-_UNCOUNTED_BYTES = 2**22  # images that need less memory for decoding are not counted
+_UNCOUNTED_BYTES = 2**22  # images that need at most this memory for decoding are not counted
 _NOT_A_NUMBER = "the model's output is not a number"
 
 Work = TypeVar("Work")
@@ -160,7 +160,7 @@ class _Memory:
 
     @contextmanager
     def claim(self, size: int) -> Iterator[None]:
-        """Claim `size` bytes, after waiting until they or the whole budget are free."""
+        """Claim `size` bytes; first wait until so many bytes, or the whole budget, are free."""
         with self._changed:
             self._changed.wait_for(lambda: not self._used or self._used + size <= self._limit)
             self._used += size

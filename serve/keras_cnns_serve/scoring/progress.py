@@ -8,13 +8,13 @@ _INTERVAL = 1.0  # seconds between two lines
 
 
 class Progress:
-    """Print the number of images, the rate and the remaining time, at most once a second.
+    """Print at most once a second: number of images, images per second and remaining time.
 
     Args:
         total: the number of images.
         done: the number of images that an earlier run has scored.
-        stream: where the lines are printed.
-        clock: returns seconds.
+        stream: the stream to which the lines are printed.
+        clock: returns the time in seconds.
     """
 
     def __init__(

@@ -31,7 +31,7 @@ class Totals:
     images: int = 0
     failed: int = 0
     unknown: int = 0
-    labels: Counter[str] = field(default_factory=Counter)  # most probable label -> images
+    labels: Counter[str] = field(default_factory=Counter)  # images by most probable label
 
     def add(self, outcome: "Outcome") -> None:
         """Count a row."""
@@ -67,7 +67,7 @@ class Outcome(NamedTuple):
 
 
 class Columns(NamedTuple):
-    """The columns of rows in addition to the columns of the most probable label."""
+    """The optional columns of a row, besides the columns of the most probable label."""
 
     top_k: int | None = None  # None if only the most probable label is requested
     unknown: bool = False  # whether there is a threshold, so that an image can be unknown

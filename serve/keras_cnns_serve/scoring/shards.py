@@ -23,7 +23,7 @@ from .output import Output
 from .pipeline import Scorer, work_in_order
 from .rows import Columns, Totals, totals_of
 
-_BATCH_BYTES = 2**20  # size of the pixels of a batch
+_BATCH_BYTES = 2**20  # approximate size of the pixels of a batch
 
 
 class _Batch(NamedTuple):
@@ -116,9 +116,9 @@ def write_shards(
     Args:
         source: the version of the model.
         loaded: its engine.
-        shards: pairs of a shard and the names of its images.
+        shards: pairs of the index of a shard and the names of its images.
         options: the options of the run.
-        output: where the shards are written.
+        output: the output to which the shards are written.
         cores: the number of cores to use; by default all usable cores.
     """
     scorer = make_scorer(source, loaded, options)
@@ -160,7 +160,7 @@ def batch_size_of(source: ModelVersion, options: ScoringOptions) -> int:
 
 
 def workers_of(options: ScoringOptions, cores: int | None = None) -> int:
-    """Return the number of threads; all of them read and decode, and some run the engine."""
+    """Return the number of threads, all of which read, decode and run the engine in turn."""
     return options.workers or 2 * (cores or usable_cores())
 
 
@@ -174,7 +174,7 @@ def minimum_probability(source: ModelVersion, options: ScoringOptions) -> float 
 
 
 def columns_of(options: ScoringOptions) -> Columns:
-    """Return the columns of the rows in addition to the columns of the most probable label."""
+    """Return the optional columns of the rows."""
     has_threshold = options.min_probability is not None or options.min_accuracy is not None
     return Columns(options.top_k, has_threshold)
 

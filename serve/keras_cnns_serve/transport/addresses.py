@@ -19,12 +19,12 @@ class AddressError(ServeError):
 
 
 def bind(host: str, port: int, option: str = "--port") -> socket.socket:
-    """Return a bound TCP socket that does not listen yet; port 0 picks a free one.
+    """Return a bound TCP socket that does not listen yet; for port 0, the system picks a free port.
 
     Args:
         host: a name or an address.
         port: a TCP port.
-        option: the option of the command line, for the error about a port in use.
+        option: the command-line option of the port, which the error names if the port is in use.
 
     Raises:
         AddressError: the host is unknown, or the port is in use or not permitted.
@@ -37,7 +37,7 @@ def bind(host: str, port: int, option: str = "--port") -> socket.socket:
         # algorithm, which delays responses on persistent connections by 40 ms.
         listener = socket.socket(family, kind, protocol)
     except UnicodeError as error:
-        raise AddressError(f"{host!r} is not a host") from error
+        raise AddressError(f"{host!r} is not a host name or address") from error
     except OSError as error:
         raise AddressError(f"cannot listen on {host}:{port}: {error.strerror}") from error
     try:

@@ -1,4 +1,4 @@
-"""TLS for both transports, from files that are read again when they change."""
+"""TLS for both transports; the files of certificates and keys are read again when they change."""
 
 import ssl
 from pathlib import Path
@@ -68,12 +68,12 @@ class Tls:
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_alpn_protocols(["http/1.1"])
         try:
-            # Without a password, OpenSSL would ask for one on the terminal.
+            # Without this argument, OpenSSL would ask for the password of the key on the terminal.
             context.load_cert_chain(self._certificate, self._key, password="")
         except (ssl.SSLError, OSError, ValueError) as error:
             raise ConfigError(
-                f"{self._certificate} and {self._key} are not a certificate and its key in PEM, "
-                f"without a password: {one_line(error)}"
+                f"{self._certificate} and {self._key} are not a certificate and its private key in "
+                f"PEM; the key must have no password: {one_line(error)}"
             ) from error
         if self._client_ca is not None:
             context.verify_mode = ssl.CERT_REQUIRED

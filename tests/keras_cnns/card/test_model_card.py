@@ -171,7 +171,7 @@ def test_errors_of_the_command(run: Path, tmp_path: Path) -> None:
         with pytest.raises(RunError, match=message):
             write_card(run, model=path)
     (tmp_path / "models/other/1/model.json").write_text(json.dumps(content))
-    with pytest.raises(RunError, match=r"has an accuracy of 0\.5 on 5 images, and the run"):
+    with pytest.raises(RunError, match=r"has an accuracy of 0\.5 on 5 images, but the run"):
         write_card(run, model=tmp_path / "models/other")
     assert not (run / "card.md").exists()
     (run / "results.json").unlink()

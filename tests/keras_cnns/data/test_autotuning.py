@@ -76,7 +76,8 @@ def test_every_function_that_returns_a_dataset_is_tested() -> None:
         for name, function in public_functions(ast.parse(file.read_text("utf-8")))
         if function.returns and "tf.data.Dataset" in ast.unparse(function.returns)
     }
-    assert found == set(CASES) - {"for_outputs"}  # which returns Any: Keras' other data pass too
+    # `for_outputs` returns Any, because it also passes Keras' other kinds of data.
+    assert found == set(CASES) - {"for_outputs"}
 
 
 def test_nothing_leaves_its_parallelism_to_autotuning() -> None:

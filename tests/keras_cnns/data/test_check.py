@@ -32,7 +32,7 @@ def picture(seed: int, kind: str = "PNG") -> bytes:
 
 
 def fill(root: Path, counts: dict[str, int]) -> Path:
-    """Write so many images into each folder; no two are equal."""
+    """Write the given number of images into each folder; no two images are equal."""
     seed = 0
     for folder, count in counts.items():
         (root / folder).mkdir(parents=True, exist_ok=True)
@@ -98,10 +98,13 @@ def test_split_folders_are_recognised_and_classes_are_not(
     [
         ({"train/a": 2, "train/b": 2, "extra": 1}, "has split folders (train), and beside them"),
         ({"train": 4, "test": 4}, "has only folders that are named like splits (test, train)"),
-        ({"test_set/a": 4, "val/a": 4}, "the split folders test_set, val, and none named train"),
+        (
+            {"test_set/a": 4, "val/a": 4},
+            "the split folders test_set, val, but no split folder named train",
+        ),
         (
             {"train/a": 4, "val/a": 4, "valid/a": 4},
-            "several folders for one split (train, val, valid); keep one",
+            "several folders for one split (train, val, valid); keep one of them",
         ),
         ({".": 3}, "it needs one for each class (3 images lie outside of class folders)"),
     ],
@@ -136,7 +139,10 @@ PROBLEMS: dict[str, tuple[dict[str, int], tuple[str, ...]]] = {
     ),
     "too few images": (
         {"a": 2, "b": 9},
-        ("a: 2 different; at least 3 are needed, one for each split, or split folders",),
+        (
+            "a: 2 different images; at least 3 are needed, one for each split (or put the images "
+            "into split folders)",
+        ),
     ),
     "one class": ({"a": 9}, ("there is only the class 'a'",)),
 }
@@ -244,8 +250,9 @@ def test_formats_to_convert_are_refused_with_a_command(tmp_path: Path) -> None:
     with pytest.raises(FolderError) as error:
         open_all(tmp_path)
     command = (
-        f"convert with ImageMagick, `find {tmp_path} \\( -name '*.HEIC' -o -name '*.avif' -o "
-        "-name '*.tif' -o -name named.jpg \\) -exec magick mogrify -format jpg {} +`"
+        f"convert the files with ImageMagick: `find {tmp_path} \\( -name '*.HEIC' "
+        "-o -name '*.avif' -o -name '*.tif' -o -name named.jpg \\) "
+        "-exec magick mogrify -format jpg {} +`"
     )
     result = CliRunner().invoke(app, ["data", "check", str(tmp_path)])
     for text in (str(error.value), result.output):
@@ -279,7 +286,7 @@ def test_check_ends_with_the_command_that_trains(
     command = "keras-cnns fit 'my photos' --run 'runs/my photos'"
     lines = check()
     assert lines[-2:] == ["no errors: the folder can be trained on", f"train: {command}"]
-    hint = "hint: fewer than a quarter of the images of a: b; add images of them"
+    hint = "hint: these classes have fewer than a quarter of the images of a: b; add images of"
     assert any(line.startswith(hint) for line in lines)
     (tmp_path / "my photos" / "a" / "cut.png").write_bytes(b"")
     assert check()[-1] == f"train without the files of these errors: {command}"

@@ -116,7 +116,7 @@ def watching() -> Iterator[Callable[[Path], Take]]:
     assert descriptor >= 0, os.strerror(ctypes.get_errno())
 
     def begin(root: Path) -> Take:
-        # Of equal events in succession one is reported; with the closing there are none.
+        # The system merges equal successive events; events of closing keep the openings apart.
         folders = {
             libc.inotify_add_watch(descriptor, os.fsencode(each), OPENED | CLOSED): each
             for each in root.rglob("*")
@@ -153,7 +153,7 @@ def watch() -> Iterator[Callable[[Path], Take]]:
 
 
 def count_decoded(patch: pytest.MonkeyPatch) -> Counter[bytes]:
-    """Return how often each encoded image will have been decoded."""
+    """Return a counter that will contain how often each encoded image is decoded."""
     found: Counter[bytes] = Counter()
 
     def note(content: bytes | np.ndarray) -> bytes:
@@ -195,7 +195,7 @@ class Training:
 
 @pytest.fixture(scope="module")
 def training(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Training]:
-    """A training of a network of one block, quick to compile; reports, slow to draw, are empty."""
+    """A training of a network of one block, which compiles quickly; its reports are empty."""
     root = write_photos(tmp_path_factory.mktemp("training") / "photos")
     small = replace(resnet.ARCHITECTURES["resnet20"], blocks=(1,), filters=(16,))
     with pytest.MonkeyPatch.context() as quick:
@@ -318,7 +318,7 @@ def test_a_split_that_is_taken_from_training_reads_the_training_folder(
     assert len(collect(Splits(config).open("test", batch_size=8))[1]) == count
     counts = opened()
     assert set(counts) == files_of(photos, "train")
-    # For the hashes, and the images of the split for the batches.
+    # All files are opened for the hashes, and the images of the split also for the batches.
     assert Counter(counts.values()) == {1: len(counts) - count, 2: count}
 
 
@@ -376,7 +376,7 @@ def test_a_split_by_content_beyond_the_limit_needs_a_pass_over_all_images(
     for one, other in zip(kept, read_held_out(splits), strict=True):
         np.testing.assert_array_equal(one, other)
     counts = opened()
-    # For the hashes and near-duplicates, and the images of two splits for the batches.
+    # For the hashes and near-duplicates; and the images of two splits also for the batches.
     held_out = len(kept[1]) + len(kept[3])
     assert Counter(counts.values()) == {1: 60 - held_out, 2: held_out}
     assert set(counts) == every
@@ -470,7 +470,7 @@ def test_bad_files_beyond_the_limit_are_refused_when_they_are_read(
         return str(error.value)
 
     at_once = error_of("test", check_first=True)
-    damaged = "test/cat/1.jpg: damaged or cut short, though it begins as JPEG"
+    damaged = "test/cat/1.jpg: damaged or cut short, though it begins like a JPEG file"
     assert "unreadable files (3): test/cat/0.png: not a JPEG, PNG, WebP" in at_once
     assert damaged in at_once
     opened = watch(photos)
@@ -498,7 +498,7 @@ def test_images_without_an_images_name_are_found_beyond_the_limit(
     opened = watch(photos)
     assert len(collect(Splits(config_of(photos)).open("test", batch_size=4))[1]) == 9
     counts = opened()
-    assert counts.pop("test/cat/photo") == 2  # to see that it is one, and to decode it
+    assert counts.pop("test/cat/photo") == 2  # to see that it is an image, and to decode it
     assert set(counts.values()) == {1}
     assert decoded == expected
 
@@ -574,7 +574,9 @@ def test_a_split_that_is_missing_is_an_error_without_reading(
     photos: Path, watch: Callable[[Path], Take]
 ) -> None:
     opened = watch(photos)
-    with pytest.raises(ValueError, match="there is no split 'holdout', or nothing in it: there is"):
+    with pytest.raises(
+        ValueError, match="there is no split 'holdout', or it has no images; the splits are"
+    ):
         Splits(config_of(photos)).open("holdout", batch_size=8)
     assert not opened()
 

@@ -20,7 +20,8 @@ from keras_cnns.fit.measurement import Measurement
 from keras_cnns.fit.photos import SIZES, Photos
 
 QUIET = Budget(seconds=800, cores=2, memory=16 * 2**30)
-# What photographs lose, and what 28 pixels that were enlarged to up to 160 lose.
+# The detail that images lose at each size: photographs, and images that were enlarged from 28
+# pixels.
 PHOTOGRAPHS = dict(zip(SIZES, (0.14, 0.11, 0.09, 0.07, 0.05, 0.04, 0.03), strict=True))
 ENLARGED = dict(zip(SIZES, (0.014, 0.003, 0.0, 0.0, 0.0, 0.0, 0.0), strict=True))
 MEASURED = Measurement(0.05, 76, 0.5, 100, 0.4)

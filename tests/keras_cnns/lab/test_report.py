@@ -15,7 +15,7 @@ SIZE = Size(5, Settings())
 
 
 def measured(plain: float) -> Measurements:
-    """Errors of which the deepest plain network's is given."""
+    """Return measured errors; the argument is that of the deepest plain network."""
     names = [f"{family}{depth}" for family in ("plain", "resnet") for depth in (8, 20, 44)]
     last = dict.fromkeys(names, 0.01) | {"plain44": plain}
     return {

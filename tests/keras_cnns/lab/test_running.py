@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from keras_cnns.lab import running
+from keras_cnns.lab import measuring
 from keras_cnns.lab.experiment import Effect, Experiment, Measurements, Report, Settings
+from keras_cnns.lab.measuring import cache_key
 from keras_cnns.lab.running import (
     Size,
     State,
-    cache_key,
     choose_size,
     read_all_measurements,
     read_plan,
@@ -114,9 +114,9 @@ def test_the_key_covers_whatever_determines_the_measurements(
         cache_key(PLAIN, Settings(effort=0.5), 0),
         cache_key(PLAIN, Settings("fashion-mnist"), 0),
     ]
-    monkeypatch.setattr(running, "_versions", lambda: {"keras": "4"})
+    monkeypatch.setattr(measuring, "_versions", lambda: {"keras": "4"})
     keys.append(cache_key(PLAIN, Settings(), 0))
-    monkeypatch.setattr(running, "_source", lambda experiment: "other")
+    monkeypatch.setattr(measuring, "_source", lambda experiment: "other")
     keys.append(cache_key(PLAIN, Settings(), 0))
     assert len(set(keys)) == len(keys)
 

@@ -20,7 +20,7 @@ IMAGE = (8, 6, 4)
             12 * 18 * 6,
             12 * 6,
         ),
-        # At each of 48 positions a 4 to 7 matrix.
+        # At each of 48 positions, a matrix from 4 to 7 channels.
         (keras.layers.Dense(7), 4 * 7 + 7, 48 * 4 * 7, 48 * 7),
         # Scale and offset are learned, mean and variance are not; nothing is multiplied and added.
         (keras.layers.BatchNormalization(), 2 * 4, 0, 48 * 4),

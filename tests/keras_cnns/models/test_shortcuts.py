@@ -44,7 +44,7 @@ def block(shortcut: str, filters: int = 2, stride: int = 1) -> keras.Model:
 
 
 def around(matrix: np.ndarray, layer: keras.layers.Layer) -> np.ndarray:
-    """Return a kernel of the layer's window that has the matrix in its middle, else zeros."""
+    """Return a kernel of the layer's window: the matrix in its middle, and zeros elsewhere."""
     kernel = np.zeros(layer.kernel.shape, "float32")
     kernel[kernel.shape[0] // 2, kernel.shape[1] // 2] = matrix
     return kernel
@@ -93,7 +93,7 @@ def test_projection_skip_by_hand() -> None:
 
 
 def test_the_identity_carries_the_gradient_past_a_dead_block() -> None:
-    """With Z cut off, a plain block's gradient vanishes, a residual block's does not."""
+    """With Z cut off, the gradient of a plain block vanishes; that of a residual block does not."""
     for shortcut, expected in (("identity", np.ones(2)), ("none", np.zeros(2))):
         model = block(shortcut)
         model.get_layer("block_conv2").set_weights([np.zeros((3, 3, 2, 2))])
@@ -159,6 +159,8 @@ def test_options_of_resnet20_have_the_papers_sizes(shortcut: str, parameters: in
 
 
 def test_an_unknown_shortcut_names_those_there_are() -> None:
-    with pytest.raises(ValueError, match="shortcut is 'skip'; there are identity, projection"):
+    with pytest.raises(
+        ValueError, match="shortcut is 'skip'; it must be one of identity, projection"
+    ):
         build("resnet20", shortcut="skip")
     assert set(OPTIONS.values()) < set(SHORTCUTS)

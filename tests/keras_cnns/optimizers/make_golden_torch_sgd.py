@@ -3,8 +3,8 @@
     pip install torch==2.13.0 numpy
     python tests/keras_cnns/optimizers/make_golden_torch_sgd.py
 
-The weights are three numbers, the gradients are drawn once and do not depend on them; the rate
-falls to a tenth in the middle, where a rate inside of the velocity would tell.
+The weights are three numbers. The gradients are drawn once and do not depend on the weights. The
+learning rate falls to a tenth in the middle, which shows whether the velocity contains it.
 """
 
 import json

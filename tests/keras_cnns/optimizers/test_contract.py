@@ -1,7 +1,7 @@
-"""What Keras' own tests ask of an optimizer and of SGD, asked of ours, on every backend.
+"""Our optimizers fulfil what Keras' own tests require of optimizers and of SGD, on every backend.
 
-The wish list is keras/src/optimizers/optimizer_test.py, sgd_test.py, optimizer_sparse_test.py and
-loss_scale_optimizer_test.py of Keras 3.15; the words are ours.
+The requirements are from keras/src/optimizers/optimizer_test.py, sgd_test.py,
+optimizer_sparse_test.py and loss_scale_optimizer_test.py of Keras 3.15; the code is ours.
 """
 
 import copy
@@ -39,7 +39,7 @@ def close(actual: Any, expected: Any) -> None:
 
 
 def plain(**options: Any) -> Momentum:
-    """Return plain descent at rate 1, of which the effects are seen at once."""
+    """Return plain gradient descent with learning rate 1, whose effects are easy to see."""
     return Momentum(1.0, momentum=0.0, **options)
 
 
@@ -206,7 +206,7 @@ def test_moving_average_is_the_model_after_fit() -> None:
     model.compile(optimizer, loss="mse")
     model.fit(np.ones((1, 1)), np.zeros((1, 1)), batch_size=1, epochs=2, verbose=0)
     close(model.trainable_variables[0], [[0.891, 0.891]])  # 0.9 * 0.9 + 0.1 * (0.9 - 0.1 * 0.9)
-    model.fit(np.ones((1, 1)), np.zeros((1, 1)), epochs=2, verbose=0)  # and may go on
+    model.fit(np.ones((1, 1)), np.zeros((1, 1)), epochs=2, verbose=0)  # training may continue
     assert numpy(model.trainable_variables[0]).max() < 0.891
 
 
@@ -277,7 +277,7 @@ def test_set_weights() -> None:
 
 def test_gradient_accumulation() -> None:
     optimizer, weight = plain(gradient_accumulation_steps=3), variable()
-    kept = [1, 2, 0, 1]  # of the accumulator, after each step
+    kept = [1, 2, 0, 1]  # values of the accumulator after each step
     for step, value in enumerate(kept, start=1):
         optimizer.apply([tensor(ONES)], [weight])
         close(optimizer._accumulated_gradients[0], np.full((2, 2), value))
@@ -339,7 +339,7 @@ def test_variables_that_their_gradient_overwrites(accumulation: int | None) -> N
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
 def test_weights_of_other_types(dtype: str) -> None:
     if BACKEND == "jax" and dtype == "float64":
-        dtype = "float32"  # JAX has no float64 unless it is told so
+        dtype = "float32"  # by default, JAX has no float64
     weight = keras.Variable(np.ones(3), dtype=dtype)
     optimizer = Momentum(
         0.5, weight_decay=0.5, dampening=0.5, clipnorm=100.0, learning_rate_multipliers={".": 0.5}

@@ -62,7 +62,7 @@ def test_norms_and_biases_are_left_alone(name: str) -> None:
     [
         ([0.0, 0.0], [1.0, 2.0], [-1.0, -2.0]),  # a weight of zeros could never leave
         ([3.0, 4.0], [0.0, 0.0], [3.0, 4.0]),
-        ([3.0, 4.0], [30.0, 40.0], [2.7, 3.6]),  # a step is trust_coefficient of the norm
+        ([3.0, 4.0], [30.0, 40.0], [2.7, 3.6]),  # a step is trust_coefficient times the norm
         ([3.0, 4.0], [0.3, 0.4], [2.7, 3.6]),
     ],
 )
@@ -84,7 +84,9 @@ def test_decoupled_decay_is_no_part_of_the_trust() -> None:
 def test_a_pattern_chooses_what_is_not_adapted() -> None:
     optimizer = LARS(1.0, exclude_from_layer_adaptation=["^stem"])
     assert step(optimizer, "stem_kernel", [3.0], [1.0]) == [2.0]
-    with pytest.raises(ValueError, match="exclude_from_layer_adaptation: 'stemm' is found in no"):
+    with pytest.raises(
+        ValueError, match="exclude_from_layer_adaptation: 'stemm' matches the path of no"
+    ):
         LARS(exclude_from_layer_adaptation=["stemm"]).build([keras.Variable([0.0])])
 
 

@@ -38,7 +38,7 @@ def some_gradients(count: int, size: int = 3) -> np.ndarray:
 @pytest.mark.parametrize(
     ("options", "velocity", "weight"),
     [
-        # v = 2, g = 3, w = 10, rate 0.1, momentum 0.5; worked by hand
+        # v = 2, g = 3, w = 10, learning rate 0.1, momentum 0.5; computed by hand
         ({}, 4.0, 10 - 0.4),
         ({"nesterov": True}, 4.0, 10 - 0.1 * (3 + 2)),
         ({"dampening": 0.5}, 2.5, 10 - 0.25),
@@ -268,9 +268,9 @@ def test_learning_rate_multipliers(
         ({"dampening": 0.5, "momentum": 0.0}, "momentum above 0"),
         ({"momentum_correction": True}, "learning_rate_in_velocity=True"),
         ({"learning_rate_multipliers": {"bias": -1.0}}, "-1.0 for 'bias'"),
-        ({"learning_rate_multipliers": {"(": 1.0}}, r"'\(' is no regular expression"),
+        ({"learning_rate_multipliers": {"(": 1.0}}, r"'\(' is not a valid regular expression"),
         ({"exclude_from_weight_decay": "bias"}, "must be a list"),
-        ({"exclude_from_weight_decay": ["["]}, r"'\[' is no regular expression"),
+        ({"exclude_from_weight_decay": ["["]}, r"'\[' is not a valid regular expression"),
         ({"decay_weight": 0.1}, "not recognized"),
     ],
 )
@@ -285,7 +285,7 @@ def test_a_pattern_that_means_nothing_is_an_error() -> None:
         {"learning_rate_multipliers": {"biass": 2}},
     ):
         with pytest.raises(
-            ValueError, match=r"'biass' is found in no variable's path; .*conv/bias"
+            ValueError, match=r"'biass' matches the path of no variable; .*conv/bias"
         ):
             Momentum(**option).build(variables())
     optimizer = Momentum()

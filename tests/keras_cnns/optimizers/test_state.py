@@ -33,7 +33,7 @@ def trained(optimizer: Any, model: keras.Model | None = None) -> keras.Model:
     model = model or make_model()
     model.compile(optimizer, loss="mse")
     model(np.ones((1, 2)))
-    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):  # on JAX only `fit` takes it
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):  # on JAX, only `fit` accepts it
         model.fit(np.ones((6, 2)), np.ones((6, 2)), batch_size=2, verbose=0)
         return model
     for step in range(3):
@@ -169,7 +169,7 @@ def test_a_mismatch_is_an_error_that_names_each(
     for problem in problems:
         assert problem in str(error.value)
         assert problem in str(warned[0].message)
-    assert state_of(optimizer) == before  # nothing was loaded by halves
+    assert state_of(optimizer) == before  # nothing was loaded partially
 
 
 SAVED_BY: dict[str, Callable[[], Any]] = {

@@ -57,7 +57,7 @@ def test_overrides_are_toml_values_or_bare_words() -> None:
         ("optimizer.schedule=step", "needs decay_at_epochs or decay_at_steps"),
         (
             "optimizer.constant_warmup_steps=9",
-            "constant_warmup_steps and constant_warmup_learning_rate belong together",
+            "constant_warmup_steps and constant_warmup_learning_rate must both be above 0",
         ),
         ("model.frozen_epochs=1", "frozen_epochs needs weights"),
         ("data.name=folder", 'name = "folder" and name = "idx" need a path'),
@@ -81,7 +81,7 @@ def test_overrides_are_toml_values_or_bare_words() -> None:
         ("training.multi_label=true", "training.multi_label: every image has exactly one class"),
         (
             "training.loss=binary_crossentropy",
-            "exactly one class here, and the networks end",
+            "exactly one class, and the networks end",
         ),
         ("training.loss=focal", "there is no key training.loss: the loss is the cross-entropy"),
         ("data.tta=true", "data.tta: test-time augmentation is not supported"),
@@ -98,7 +98,7 @@ def test_the_error_of_an_override_names_the_key_the_value_and_what_is_allowed(
 @pytest.mark.parametrize("schedule", ["cosine", "polynomial", "one_cycle"])
 def test_early_stopping_needs_a_schedule_without_a_fixed_end(schedule: str) -> None:
     patience, chosen = "training.early_stopping_patience=3", f"optimizer.schedule={schedule}"
-    with pytest.raises(RecipeError, match="early stopping would cut off") as error:
+    with pytest.raises(RecipeError, match="early stopping would skip") as error:
         load_recipe("digits-resnet20", [patience, chosen])
     assert not str(error.value).startswith(":")
     for other in ("constant", "exponential"):
@@ -106,7 +106,7 @@ def test_early_stopping_needs_a_schedule_without_a_fixed_end(schedule: str) -> N
 
 
 def test_classes_are_balanced_once() -> None:
-    with pytest.raises(RecipeError, match="rare ones would count twice"):
+    with pytest.raises(RecipeError, match="would balance the classes twice"):
         load_recipe(
             "digits-resnet20",
             ["class_balance.weights=inverse", "class_balance.balanced_sampling=true"],
@@ -132,7 +132,9 @@ def test_files_are_read_or_rejected(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"mine\.toml is in UTF-16; save it as UTF-8"):
         load_recipe(path)
     path.write_text("base = 'mine'\n")
-    with pytest.raises(RecipeError, match="base is 'mine'; it must be a built-in recipe's name"):
+    with pytest.raises(
+        RecipeError, match="base is 'mine'; it must be the name of a built-in recipe"
+    ):
         load_recipe(path)
     with pytest.raises(RecipeError, match="cannot read the recipe"):
         load_recipe(tmp_path / "absent.toml")

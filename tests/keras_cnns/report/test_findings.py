@@ -1,4 +1,4 @@
-"""Each sentence is said if its condition holds, and not otherwise."""
+"""Each sentence appears if its condition holds, and not otherwise."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Predictions in a file: each file once, whatever its name, and however often one starts anew."""
+"""Predictions in a file: one row for each image, even if the command is started again."""
 
 import csv
 import json
@@ -16,7 +16,7 @@ from keras_cnns.runs.answers import Answer, AnswerFile
 from keras_cnns.training import Run, predict
 
 RANKED = (("cat", 0.7512345), ("dog", 0.25))
-# Spreadsheets take some of these for formulas, and others hold what separates cells and rows.
+# Spreadsheets take some of these names for formulas; others contain separators of cells and rows.
 NAMES = ["=1+1.png", "+a.png", "-b.png", "@c.png", 'a,"b".png', "two\nlines.png", "ä.png"]
 
 
@@ -82,7 +82,11 @@ def test_a_file_that_is_cut_anywhere_is_resumed(tmp_path: Path, suffix: str) -> 
         ("answers.txt", "", "must end in .csv or .jsonl"),
         ("answers.csv", "name;price\n1;2\n", "has the columns name;price"),
         ("answers.csv", "a note", "has the columns a note"),
-        ("answers.csv", "file,label,probability,error\nx.png,cat,0.5,\n", "give the same options"),
+        (
+            "answers.csv",
+            "file,label,probability,error\nx.png,cat,0.5,\n",
+            "give the same options as",
+        ),
         ("answers.csv", "file,label,probability,label_2,probability_2,error\nx\n", "row 2 has 1 c"),
         ("answers.jsonl", "a note", "does not hold predictions"),
         ("answers.jsonl", '{"name": 1}\n', "line 1 is not a prediction"),
@@ -213,7 +217,7 @@ def test_below_a_threshold_an_image_is_unknown(
         (["--min-probability", "nan"], "should be less than or equal to 1"),
         (
             ["--min-accuracy", "0.97"],
-            "has no threshold for the accuracy 0.97; there are none: give",
+            "has no threshold for the accuracy 0.97; there are no thresholds: give",
         ),
         (["--min-accuracy", "0.9", "--min-probability", "0.9"], "not both"),
     ],

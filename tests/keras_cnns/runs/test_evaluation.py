@@ -22,7 +22,7 @@ SPLITS = (
     "data.test_split=validation",
 )
 DATA = load_recipe("digits-resnet20", SPLITS).data
-# asked for -> the split of the data set
+# for each requested split: the split of the data set
 FOUND = {
     "train": "train[:80%]",
     "validation": "train[80%:]",  # not the data set's split of this name
@@ -65,7 +65,7 @@ def test_a_folder_has_no_split_that_its_recipe_does_not_name(tmp_path: Path) -> 
     changes = [f"data.path={tmp_path}", "data.image_size=8", "data.resize_shorter=8"]
     changes += ["data.train_split=train[:80%]", "data.validation_split=train[80%:]"]
     data = load_recipe("finetune-folder", changes).data
-    with pytest.raises(ValueError, match="there is no split 'validation', or nothing in it"):
+    with pytest.raises(ValueError, match="there is no split 'validation', or it has no images"):
         open_split(data, "validation", batch_size=8)
 
     def images(split: str) -> set[bytes]:

@@ -1,4 +1,4 @@
-"""Files are found by name, folder and pattern, and read in order whatever is wrong with one."""
+"""Files are found by name, folder and pattern, and read in order even if one is damaged."""
 
 import os
 from pathlib import Path

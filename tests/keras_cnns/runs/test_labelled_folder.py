@@ -1,4 +1,4 @@
-"""Labelled photos from elsewhere: what is counted, and what is said of class names that differ."""
+"""Labelled photos from elsewhere: what is counted, and the report on class names that differ."""
 
 import unicodedata
 from pathlib import Path
@@ -32,7 +32,10 @@ DECOMPOSED = unicodedata.normalize("NFD", "Käfer")
             ["cat", "dog"],
             ["Cat", "dog"],
             {"Cat": 0, "dog": 1},
-            ["the class 'Cat' differs only in case from the run's 'cat', and counts as that"],
+            [
+                "the class 'Cat' differs only in case from the run's class 'cat', and counts as "
+                "that class"
+            ],
         ),
         (
             [KÄFER, "dog"],
@@ -115,11 +118,13 @@ def test_other_folders_are_refused(
 ) -> None:
     (photos.parent / "cats/cat").mkdir(parents=True)
     (photos.parent / "cats/cat/1.png").write_bytes(b"no image")
-    with pytest.raises(ValueError, match=r"no class of .*cats \('cat'\) is one of the run \('0'"):
+    with pytest.raises(
+        ValueError, match=r"no class of .*cats \('cat'\) is a class of the run \('0'"
+    ):
         evaluate_folder(finished_run, photos.parent / "cats")
     (photos.parent / "cats/cat").rename(photos.parent / "cats/3")
     with pytest.raises(
-        ValueError, match=r"no file of .*cats can be read; the first is .*1.png: not"
+        ValueError, match=r"no file of .*cats can be read; the first of them is .*1.png: not"
     ):
         evaluate_folder(finished_run, photos.parent / "cats")
     photos.rename(photos.parent / "test")

@@ -30,14 +30,14 @@ def by_accuracy(confidence: Confidence) -> dict[float, Threshold]:
 
 
 def test_the_lowest_threshold_with_the_accuracy_is_chosen() -> None:
-    # 200 images: those from 0.405 on are correct, of the 80 below it every second one.
+    # 200 images: all from 0.405 on are correct; of the 80 below it, every second one is correct.
     confidences = np.arange(1, 201) / 200
     is_correct = (np.arange(1, 201) > 80) | (np.arange(1, 201) % 2 == 0)
     found = find_thresholds("validation", confidences, is_correct)
     for each in by_accuracy(found).values():
         assert each.accuracy is not None
         assert each.min_accuracy is not None
-        # Every image below the threshold would make the accuracy lower than that chosen for.
+        # Any image below the threshold would make the accuracy lower than the requested one.
         answers = confidences >= each.threshold
         assert is_correct[answers].mean() == each.accuracy >= each.min_accuracy
         for lower in confidences[~answers]:
@@ -80,7 +80,7 @@ def test_a_threshold_is_between_the_answered_images_and_the_others(
 
 
 def test_a_probability_that_is_printed_as_the_threshold_reaches_it() -> None:
-    assert is_answered(np.array([np.float32(0.9)]), 0.9).all()  # which is 0.89999998
+    assert is_answered(np.array([np.float32(0.9)]), 0.9).all()  # np.float32(0.9) is 0.89999998
     assert not is_answered(np.array([np.nan]), 0.0).any()
 
 
@@ -113,7 +113,7 @@ def test_new_images_agree_with_the_table() -> None:
 
 
 def test_the_intervals_keep_their_promise() -> None:
-    """The true accuracy of chosen thresholds is in the table's interval about as often as 95 %."""
+    """For about 95 % of the chosen thresholds, the true accuracy is in the table's interval."""
     grid = np.linspace(0, 1, 100_001)
     density = grid**5  # of Beta(6, 1), up to a factor
     inside = trials = 0
@@ -134,7 +134,7 @@ def test_a_threshold_is_found_by_its_accuracy() -> None:
     assert find_threshold(results, 0.98) == row["threshold"]
     with pytest.raises(ValueError, match=r"accuracy 0\.97; there are thresholds for 0\.9, 0\.95, "):
         find_threshold(results, 0.97)
-    with pytest.raises(ValueError, match="there are none: give --min-probability"):
+    with pytest.raises(ValueError, match="there are no thresholds: give --min-probability"):
         find_threshold({}, 0.9)  # a run of version 0.1
 
 

@@ -68,7 +68,8 @@ def test_the_command_prints_and_writes_what_the_report_shows(
         write_idx(tmp_path / "idx")
     assert run(app, ["evaluate", str(copied), "--unknown", unknown], "keras-cnns") == 0
     out, err = capsys.readouterr()
-    bad = f"not counted, because it cannot be read: {tmp_path / 'folder' / 'bad.png'} (not a JPEG"
+    path = tmp_path / "folder" / "bad.png"
+    bad = f"files that cannot be read and are not counted: {path} (not a JPEG"
     assert (bad in err) == (source == "folder")
     assert f"{copied}: 32 known images (test[:32]), {count:,} unknown images ({unknown})" in out
     found = json.loads((copied / "unknown.json").read_text())

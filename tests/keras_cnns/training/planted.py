@@ -14,7 +14,7 @@ from keras_cnns.recipes import Recipe, parse_recipe
 FORMULA, MARKUP, PLAIN = "=2+5", "<img src=x onerror=alert(1)>", "Mäntel"
 COLOURS = {FORMULA: (200, 40, 40), MARKUP: (40, 200, 40), PLAIN: (40, 40, 200)}
 EACH, SIZE, FOLDS = 24, 16, 2
-# file, below the folder of a class to which it does not belong -> the class of its colour
+# Files in the folder of a class to which they do not belong: the class of each file's colour
 WRONG = {f"{FORMULA}/wrong-1.png": MARKUP, f"{MARKUP}/wrong-2.png": PLAIN}
 COPY, NEAR = "copy of 00.png", "near 00.png"  # of the image 00.png in the same class
 

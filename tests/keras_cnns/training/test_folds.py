@@ -172,18 +172,18 @@ def test_data_that_have_changed_since_a_fold_are_refused(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"folds": 5}, "folds must be at least 2, and fold from 1 to folds, or both are 0"),
+        ({"folds": 5}, "folds must be at least 2 and fold from 1 to folds, or both must be 0"),
         ({"folds": 1, "fold": 1}, "folds is 1 and fold is 1"),
         ({"folds": 3, "fold": 4}, "folds is 3 and fold is 4"),
         (
             {"folds": 3, "fold": 1, "validation_split": "test"},
-            "must not be the test images: test_split and validation_split are both 'test'",
+            "from train_split and from test_split; test_split and validation_split are both 'test'",
         ),
         (
             {"folds": 3, "fold": 1, "validation_split": "train"},
             "train_split and validation_split are both 'train'",
         ),
-        ({"multi_label": True}, "exactly one class .*; classification with several labels"),
+        ({"multi_label": True}, "exactly one class, .*; classification with several labels"),
     ],
 )
 def test_wrong_keys_are_explained(changes: dict[str, object], message: str) -> None:

@@ -75,12 +75,12 @@ def test_a_wrong_optimizer_is_an_error(overrides: tuple[str, ...], message: str)
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (("optimizer.arguments={beta_1 = 0.8}",), 'arguments are for other optimizers than "mom'),
-        (("optimizer.name=adam", "optimizer.momentum=0.5"), 'momentum is a key of the optimizer "'),
-        (("optimizer.name=adam", "optimizer.nesterov=true"), "nesterov is a key of the optimizer"),
+        (("optimizer.arguments={beta_1 = 0.8}",), 'arguments cannot be used with the optimizer "'),
+        (("optimizer.name=adam", "optimizer.momentum=0.5"), 'momentum is only for the optimizer "'),
+        (("optimizer.name=adam", "optimizer.nesterov=true"), "nesterov is only for the optimizer"),
         (
             ("optimizer.name=lars", "optimizer.stage_learning_rate_factor=0.5"),
-            "stage_learning_rate_factor is a key of the optimizer",
+            "stage_learning_rate_factor is only for the optimizer",
         ),
         (("optimizer.stage_learning_rate_factor=1.5",), "stage_learning_rate_factor is 1.5"),
         (("optimizer.arguments=3",), "optimizer.arguments is 3"),

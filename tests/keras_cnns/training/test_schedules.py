@@ -1,4 +1,4 @@
-"""The learning rate over the steps, at the papers' own figures."""
+"""The learning rate over the steps, with the numbers of the papers."""
 
 from itertools import pairwise
 from typing import Any
@@ -10,7 +10,7 @@ from keras_cnns.optimizers import ConstantWarmUp, OneCycle, WarmUp
 from keras_cnns.recipes import load_recipe
 from keras_cnns.training.schedules import make_schedule
 
-# recipe, steps of an epoch, {step: rate}
+# recipe, steps of an epoch, {step: learning rate}
 PAPERS: list[tuple[str, int, dict[int, float]]] = [
     # He et al. 2015, section 4.2: 45,000 images in batches of 128.
     (

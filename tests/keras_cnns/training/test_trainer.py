@@ -110,7 +110,7 @@ def test_another_recipe_is_refused_by_its_difference(
     with pytest.raises(RunError) as error:
         train(other, finished_run.path)
     message, rate = str(error.value), quick_recipe.optimizer.learning_rate
-    assert f"of another recipe: optimizer.learning_rate is {rate} there and 0.5 here; " in message
+    assert f"with another recipe: optimizer.learning_rate is {rate} there and 0.5 here; " in message
     assert "training.seed is 0 there and 3 here" in message
 
 
@@ -145,7 +145,7 @@ def test_photos_that_changed_are_refused_by_their_fingerprint(
     files = {path.name: path.read_bytes() for path in run.iterdir()}
     with pytest.raises(RunError) as error:
         train(recipe, run)
-    assert f"other data: their fingerprint is {before} there and {fingerprint(data)} here" in str(
+    assert f"fingerprint {before}, and have the fingerprint {fingerprint(data)} now" in str(
         error.value
     )
     assert {path.name: path.read_bytes() for path in run.iterdir()} == files
@@ -182,7 +182,9 @@ def test_a_directory_in_use_by_a_search_or_by_a_new_process(
         with pytest.raises(RunError, match="is in use: another process has begun to work in it"):
             train(quick_recipe, tmp_path)
         (tmp_path / SEARCH).write_text("{}")
-        with pytest.raises(RunError, match="is in use: another process searches in it"):
+        with pytest.raises(
+            RunError, match="is in use: another process runs a hyperparameter search in it"
+        ):
             train(quick_recipe, tmp_path)
 
 
@@ -201,7 +203,9 @@ def test_a_split_with_nothing_in_it_is_refused_before_the_first_step(
 ) -> None:
     change: dict[str, Any] = {split: name}
     bad = replace(quick_recipe, data=replace(quick_recipe.data, **change))
-    with pytest.raises(ValueError, match=f"there is no split '{re.escape(name)}', or nothing in"):
+    with pytest.raises(
+        ValueError, match=f"there is no split '{re.escape(name)}', or it has no images"
+    ):
         train(bad, tmp_path / "new")
     assert not (tmp_path / "new").exists()
 

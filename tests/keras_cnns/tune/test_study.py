@@ -55,7 +55,7 @@ def test_a_recipe_outside_of_the_space_is_the_first_trial_too(tmp_path: Path) ->
 
 
 def finish_search(study: Study, trials: int, epochs: int) -> list[tuple[int, str, int, Values]]:
-    """Run trials until there are so many; return the number, state, epochs and values of each."""
+    """Run trials up to the given number; return the number, state, epochs and values of each."""
     while len(study.trials()) < trials:
         # A training that goes on repeats at most the epoch that was reported last.
         reported = len(study._interrupted.intermediate_values) if study._interrupted else 0

@@ -1,8 +1,10 @@
 """A server of published weights, and empty caches, for tests of downloads."""
 
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 from file_server import FileServer, serving
 
@@ -24,6 +26,11 @@ def server(caches: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer
     """A mirror of every publisher, without files."""
     for variable in ("http_proxy", "HTTP_PROXY"):
         monkeypatch.delenv(variable, raising=False)
+    # Both libraries read the proxies at their first request in a process.
+    monkeypatch.setattr(urllib.request, "_opener", None)
+    huggingface_hub.close_session()
+    # Otherwise the first request goes to huggingface.co.
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_TELEMETRY", True)
     with serving() as found:
         for variable, _ in MIRRORS.values():
             monkeypatch.setenv(variable, found.url)

@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass
 class Answer:
-    """The answer to a GET request."""
+    """The answer to a GET request; a HEAD request is answered without the content."""
 
     content: bytes = b""
     status: int = 200
@@ -24,7 +24,7 @@ class Answer:
 class FileServer:
     url: str
     answers: dict[str, Answer] = field(default_factory=dict)  # by path; others are answered by 404
-    requests: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)  # the paths of GET and HEAD requests
     stopped: threading.Event = field(default_factory=threading.Event)
 
 
@@ -47,6 +47,9 @@ def serving() -> Iterator[FileServer]:
                 self.send_header("Content-Length", str(length))
             self.send_header("Connection", "close")
             self.end_headers()
+            self.close_connection = True
+            if self.command == "HEAD":
+                return
             half = len(answer.content) // 2
             for part in (answer.content[:half], answer.content[half:]):
                 # A chunked answer ends without the empty chunk, as if the connection were lost.
@@ -54,7 +57,8 @@ def serving() -> Iterator[FileServer]:
                 self.wfile.write(frame)
                 self.wfile.flush()
                 server.stopped.wait(answer.seconds_within)
-            self.close_connection = True
+
+        do_HEAD = do_GET  # noqa: N815 - the name that http.server expects
 
         def log_message(self, *_: object) -> None:
             pass

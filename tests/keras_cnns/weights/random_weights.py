@@ -19,8 +19,8 @@ def random_tensor(name: str, shape: tuple[int, ...], seed: int = 0) -> Array:
 
     Args:
         name: the tensor's, torch's `layer1.0.conv1.weight` or Keras' `conv1_conv/kernel`.
-        shape: as the file has it, which the name tells how to read.
-        seed: of all tensors together.
+        shape: the shape in the file; the name determines which of its dimensions are inputs.
+        seed: one seed for all tensors.
     """
     random = np.random.default_rng([seed, zlib.crc32(name.encode())])
     if not shape:

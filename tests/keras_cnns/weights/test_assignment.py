@@ -36,7 +36,7 @@ def googlenet() -> dict[str, Array]:
 
 @pytest.fixture(scope="module")
 def refusing() -> keras.Model:
-    """A resnet18 that no test's file fits: it stays as it is."""
+    """A resnet18 for tests whose files do not fit it, so that it is never changed."""
     return build("resnet18", input_shape=SHAPE, classes=10)
 
 

@@ -1,15 +1,15 @@
 """A published file is used if it is whole and has its checksum, wherever it comes from."""
 
 import hashlib
-import io
+import os
+import signal
 import socket
+import sys
+import threading
 import time
-from collections.abc import Iterator
-from http.client import HTTPMessage
 from pathlib import Path
-from urllib.error import URLError
-from urllib.request import Request
 
+import huggingface_hub
 import pytest
 from file_server import Answer, FileServer, serving
 
@@ -30,6 +30,14 @@ KERAS = PRETRAINED["keras/resnet50"]._replace(checksum=Checksum("md5", MD5))
 HUB_HEADERS = {"X-Linked-Etag": f'"{SHA256}"', "X-Repo-Commit": "0" * 40}
 ROWS = [TORCHVISION, TIMM, KERAS]
 
+SILENT = "the server has not answered within 0.5 seconds"
+CUT = "peer closed connection without sending complete message body"
+CHANGED = "the downloaded file is a different one: its "
+
+
+def redirect(url: str) -> Answer:
+    return Answer(status=302, headers={"Location": url})
+
 
 def path_of(row: Pretrained, server: FileServer) -> str:
     return url_of(row).removeprefix(server.url)
@@ -42,7 +50,16 @@ def publish(server: FileServer, row: Pretrained, answer: Answer) -> None:
 
 
 def files(caches: Path) -> set[Path]:
-    return {path for path in caches.rglob("*") if path.is_file()}
+    """Return the files of weights, without the files that the hub's cache needs for itself."""
+    found = (path for path in caches.rglob("*") if path.is_file() and ".locks" not in path.parts)
+    return {path for path in found if path.name not in ("main", "CACHEDIR.TAG")}
+
+
+def cached_at(row: Pretrained, caches: Path) -> Path:
+    """Return the path to which a file is downloaded."""
+    if row.publisher != "timm":
+        return caches / "keras" / "models" / row.file_name
+    return caches / f"hub/hub/models--timm--resnet18.a1_in1k/snapshots/{'0' * 40}/model.safetensors"
 
 
 def store(path: Path, content: bytes) -> Path:
@@ -61,13 +78,15 @@ def test_a_file_is_downloaded_once(row: Pretrained, server: FileServer, caches: 
     publish(server, row, Answer(CONTENT))
     assert not is_cached(row)
     path = fetch(row)
-    assert path == cache_path(row) == caches / "keras" / "models" / row.file_name
+    assert path == cached_at(row, caches)
     assert path.read_bytes() == CONTENT
     assert path.stat().st_mode & 0o777 == 0o644
     assert is_cached(row)
+    assert set(server.requests) == {path_of(row, server)}
+    count = len(server.requests)
     assert fetch(row) == path
-    assert server.requests == [path_of(row, server)]
-    assert {each for each in files(caches) if each.suffix != ".sha256"} == {path}
+    assert len(server.requests) == count
+    assert files(caches) == {path, path.resolve()}
 
 
 def test_the_paths_on_a_mirror_are_the_publishers(server: FileServer) -> None:
@@ -79,22 +98,23 @@ def test_the_paths_on_a_mirror_are_the_publishers(server: FileServer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "reason"),
+    ("answer", "reason", "reason_of_hub"),
     [
-        (Answer(CONTENT, length=2 * len(CONTENT)), "the connection ended after 1,280,000 of 2,560"),
-        (Answer(CONTENT, chunked=True), "IncompleteRead"),
-        (Answer(CONTENT[:-1] + b"?"), "the downloaded file is a different one: its "),
-        (Answer(status=404), "the server answers 404 Not Found"),
-        (Answer(status=503), "the server answers 503 Service Unavailable"),
-        (Answer(status=302, headers={"Location": "file:///etc/passwd"}), "file:///etc/passwd"),
-        (Answer(status=302, headers={"Location": "http://127.0.0.1:1/x"}), "Connection refused"),
-        (Answer(CONTENT, seconds_before=30), "the server has not answered within 0.5 seconds"),
-        (Answer(CONTENT, seconds_within=30), "the server has stopped sending"),
+        (Answer(CONTENT, length=2 * len(CONTENT)), "got only 1280000 out of 2560000", CUT),
+        (Answer(CONTENT, chunked=True), "IncompleteRead", CUT),
+        (Answer(CONTENT[:-1] + b"?"), CHANGED, CHANGED),
+        (Answer(status=404), "404: Not Found", "404 Not Found"),
+        (Answer(status=503), "503: Service Unavailable", "503 Service Unavailable"),
+        (redirect("file:///etc/passwd"), "file:///etc/passwd", "protocol"),
+        (redirect("http://127.0.0.1:1/x"), "Connection refused", "Connection refused"),
+        (Answer(CONTENT, seconds_before=30), SILENT, SILENT),
+        (Answer(CONTENT, seconds_within=30), "timed out", "timed out"),
     ],
 )
 def test_a_failed_download_leaves_nothing_and_says_what_to_do(
     answer: Answer,
     reason: str,
+    reason_of_hub: str,
     row: Pretrained,
     server: FileServer,
     caches: Path,
@@ -102,17 +122,21 @@ def test_a_failed_download_leaves_nothing_and_says_what_to_do(
 ) -> None:
     monkeypatch.setattr(download, "_CONNECT_SECONDS", 0.5)
     monkeypatch.setattr(download, "_STALL_SECONDS", 0.7)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.7)
     publish(server, row, answer)
     start = time.monotonic()
     with pytest.raises(DownloadError) as error:
         fetch(row)
-    assert time.monotonic() - start < 5
+    # huggingface_hub repeats an interrupted download five times, after a second each.
+    assert time.monotonic() - start < (15 if row.publisher == "timm" else 5)
     first, *others = str(error.value).splitlines()
     assert first.startswith(f"{row.name} cannot be downloaded from {url_of(row)}: ")
-    assert reason in first
+    assert (reason_of_hub if row.publisher == "timm" else reason) in first
     assert f"store the file as {cache_path(row)}." in others[0]
     assert download.MIRRORS[row.publisher][0] in others[1]
     assert not files(caches)
+    assert socket.getdefaulttimeout() is None
+    assert not is_cached(row)
 
 
 def test_a_name_that_is_never_resolved_takes_seconds(
@@ -141,31 +165,60 @@ def test_a_cache_that_cannot_be_written_is_named(caches: Path) -> None:
     caches.write_text("x")  # nobody can create anything below a file, not even root
     with pytest.raises(DownloadError) as caught:
         fetch(KERAS)
-    assert str(caught.value).startswith(f"cannot create the folder {caches}/keras/models for ")
-    assert "Not a directory; set KERAS_HOME to a folder" in str(caught.value)
+    assert f"Not a directory: '{caches}/keras" in str(caught.value)
 
 
 def test_redirects_are_followed(row: Pretrained, server: FileServer) -> None:
     with serving() as storage:
         storage.answers["/blob?signature=1"] = Answer(CONTENT)
-        location = {"Location": f"{storage.url}/blob?signature=1"}
-        publish(server, row, Answer(status=302, headers=location))
+        publish(server, row, redirect(f"{storage.url}/blob?signature=1"))
         assert fetch(row).read_bytes() == CONTENT
 
 
 def test_the_hub_must_announce_the_digest(server: FileServer, caches: Path) -> None:
     server.answers[path_of(TIMM, server)] = Answer(CONTENT)
-    with pytest.raises(DownloadError, match="sends no SHA-256 in the header X-Linked-Etag"):
+    with pytest.raises(DownloadError, match="announces no SHA-256 in the header"):
         fetch(TIMM)
     assert not files(caches)
 
 
-def test_a_redirect_may_not_drop_tls() -> None:
-    redirects, request = download._Redirects({}), Request("https://example.org/x")
-    with pytest.raises(URLError, match="without TLS"):
-        redirects.redirect_request(
-            request, io.BytesIO(), 302, "Found", HTTPMessage(), "http://example.org/x"
-        )
+@pytest.mark.parametrize("location", ["http://example.org/x", "ftp://example.org/x"])
+def test_a_redirect_may_not_drop_tls(location: str) -> None:
+    download._check_encryption("https://example.org/x", "https://example.com/y")
+    with pytest.raises(ValueError, match=f"redirects to {location}, without TLS"):
+        download._check_encryption("https://example.org/x", location)
+
+
+def test_the_hub_resumes_a_download(server: FileServer) -> None:
+    """The first answer is cut; huggingface_hub requests the file again."""
+    publish(server, TIMM, Answer(CONTENT, chunked=True))
+    threading.Timer(0.5, publish, (server, TIMM, Answer(CONTENT))).start()
+    assert fetch(TIMM).read_bytes() == CONTENT
+
+
+def test_the_progress_is_shown_on_standard_error(
+    row: Pretrained,
+    server: FileServer,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    publish(server, row, Answer(CONTENT))
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    fetch(row)
+    output = capsys.readouterr()
+    assert not output.out
+    assert "1280000/1280000" in output.err or "1.28M/1.28M" in output.err
+
+
+def test_the_hub_is_an_extra(
+    server: FileServer, caches: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(DownloadError, match=r"pip install 'keras-cnns\[hub\]'") as error:
+        fetch(TIMM)
+    assert f"store the file as {cache_path(TIMM)}" in str(error.value)
+    publish(server, KERAS, Answer(CONTENT))
+    assert fetch(KERAS).read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize("value", ["1", "true", "ON", "yes"])
@@ -205,6 +258,7 @@ def test_a_changed_file_in_the_cache_is_replaced(
     path.write_bytes(damaged)
     assert fetch(row) == path
     assert path.read_bytes() == CONTENT
+    assert files(caches) == {path, path.resolve()}
     assert f"{path} is not used: its " in caplog.text
 
     path.write_bytes(damaged)
@@ -239,28 +293,59 @@ def test_the_cache_of_the_hub_is_read(content: bytes, server: FileServer, caches
     snapshot.parent.mkdir(parents=True)
     snapshot.symlink_to(blob)
     publish(server, TIMM, Answer(CONTENT))
-    assert fetch(TIMM) == (snapshot if content == CONTENT else cache_path(TIMM))
+    assert fetch(TIMM) == (snapshot if content == CONTENT else cached_at(TIMM, caches))
 
 
-def test_an_interruption_leaves_nothing(
-    row: Pretrained, server: FileServer, caches: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("content", [CONTENT, CONTENT + b"?"])
+def test_the_digest_of_the_hub_is_the_name_of_the_first_link(
+    content: bytes, server: FileServer, caches: Path
 ) -> None:
-    publish(server, row, Answer(CONTENT))
+    """In newer caches a blob is itself a link, to a file with another hash as its name."""
+    shared = store(caches / "hub/hub/blobs/ab" / ("ab" * 32), content)
+    repository = caches / "hub/hub/models--timm--resnet18.a1_in1k"
+    store(repository / "refs/main", b"abc123")
+    (repository / "blobs").mkdir()
+    (repository / "blobs" / SHA256).symlink_to(shared)
+    snapshot = repository / "snapshots/abc123/model.safetensors"
+    snapshot.parent.mkdir(parents=True)
+    snapshot.symlink_to(repository / "blobs" / SHA256)
+    publish(server, TIMM, Answer(CONTENT))
+    assert fetch(TIMM) == (snapshot if content == CONTENT else cached_at(TIMM, caches))
+    assert fetch(TIMM).read_bytes() == CONTENT
 
-    def interrupt(*_: object) -> Iterator[None]:
-        raise KeyboardInterrupt
 
-    monkeypatch.setattr(download, "_difference", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        fetch(row)
+@pytest.mark.parametrize("content", [CONTENT, CONTENT + b"?"])
+def test_a_file_of_an_earlier_version_is_verified(
+    content: bytes, server: FileServer, caches: Path
+) -> None:
+    """Earlier versions stored timm's files in Keras' cache, and their SHA-256 beside them."""
+    path = store(cache_path(TIMM), content)
+    store(path.with_name(f"{path.name}.sha256"), f"{SHA256}\n".encode())
+    publish(server, TIMM, Answer(CONTENT))
+    assert fetch(TIMM) == (path if content == CONTENT else cached_at(TIMM, caches))
+
+
+def test_an_interruption_leaves_nothing(row: Pretrained, server: FileServer, caches: Path) -> None:
+    publish(server, row, Answer(CONTENT, seconds_within=2))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT)).start()
+        with pytest.raises(KeyboardInterrupt):
+            fetch(row)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert not files(caches)
+    assert not is_cached(row)
 
 
-def test_a_proxy_is_used(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("row", [TORCHVISION, TIMM], ids=lambda row: row.publisher)
+def test_a_proxy_is_used(
+    row: Pretrained, server: FileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A proxy is asked for the whole URL."""
-    monkeypatch.setenv("KERAS_CNNS_TORCHVISION_MIRROR", "http://download.invalid/models")
+    monkeypatch.setenv(download.MIRRORS[row.publisher][0], "http://download.invalid/models")
     monkeypatch.setenv("http_proxy", server.url)
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.delenv("NO_PROXY", raising=False)
-    server.answers["http://download.invalid/models/resnet18-f37072fd.pth"] = Answer(CONTENT)
-    assert fetch(TORCHVISION).read_bytes() == CONTENT
+    server.answers[url_of(row)] = Answer(CONTENT, headers=HUB_HEADERS)
+    assert fetch(row).read_bytes() == CONTENT

@@ -1,4 +1,4 @@
-"""Broken and hostile files are refused for what they are; none costs more memory than its size."""
+"""The errors name what is wrong with hostile files; none costs more memory than its size."""
 
 import importlib.util
 import json

@@ -29,7 +29,7 @@ def zeros(golden: str) -> dict[str, Array]:
 
 @pytest.fixture(scope="module")
 def resnet50() -> keras.Model:
-    """A model that no test's file fits: it stays as it is."""
+    """A model for tests whose files do not fit it, so that it is never changed."""
     return build("resnet50", input_shape=SHAPE, classes=10)
 
 

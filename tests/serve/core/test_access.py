@@ -99,7 +99,7 @@ def test_a_wrong_token_is_compared_with_each_token_in_full(
 
 
 def test_tokens_are_compared_by_compare_digest_only() -> None:
-    """Neither `==` nor `in`, which end at the first difference; nor an end at the first match."""
+    """`==` and `in` would end at the first difference. Nor may the search end at a match."""
     module = ast.parse(Path(access.__file__).read_text())
     operators = {
         type(operator)

@@ -17,7 +17,7 @@ def changes() -> Iterator[AdminThread]:
 
 
 class Slow:
-    """A change that takes until it is let."""
+    """A change that lasts until the test lets it end."""
 
     def __init__(self) -> None:
         self.begun = threading.Event()

@@ -25,7 +25,7 @@ BUDGET = Budget(2**30)
 
 
 class Doubler:
-    """An engine that gives each image's first pixel twice over, when it is let."""
+    """An engine that doubles each image's first pixel, as soon as the test permits it."""
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []  # the first pixels of each run
@@ -59,7 +59,7 @@ class Encoded:
 
 
 class Decoder:
-    """Decodes the text of a number, when it is let."""
+    """Decodes the text of a number, as soon as the test permits it."""
 
     def __init__(self) -> None:
         self.looked: list[bytes] = []
@@ -211,7 +211,7 @@ def test_a_run_is_bounded_in_seconds(start: Callable[..., Batcher], engine: Doub
         first = await blocked(batcher, engine)
         others = ask(batcher, [job(2), job(3), job(4)])
         await queued(batcher, 3)
-        await asyncio.sleep(0.002)  # so long for one image: no run may have two
+        await asyncio.sleep(0.002)  # one image takes so long that no run may have two
         engine.go.set()
         await asyncio.gather(first, *others)
 
@@ -305,7 +305,7 @@ def test_neither_the_late_nor_those_that_hung_up_are_computed(
         soon = time.monotonic() + 0.05
         late = batcher.answer(job(2, encoded=encoded, deadline=soon))
         gone, kept = ask(batcher, [job(3, encoded=encoded), job(4, encoded=encoded)])
-        with pytest.raises(DeadlineExceededError):  # told in time, though the engine is busy
+        with pytest.raises(DeadlineExceededError):  # raised in time, although the engine is busy
             await late
         gone.cancel()
         with pytest.raises(DeadlineExceededError):
@@ -329,7 +329,7 @@ def test_what_would_wait_in_vain_is_refused(start: Callable[..., Batcher], engin
         first = await blocked(batcher, engine)
         others = ask(batcher, [job(value) for value in range(2, 12)])
         await queued(batcher, 10)
-        with pytest.raises(QueueFullError, match="longer than this request's time"):
+        with pytest.raises(QueueFullError, match="too long for this request's deadline"):
             await batcher.answer(job(12, deadline=time.monotonic() + 0.1))
         engine.go.set()
         await asyncio.gather(first, *others)
@@ -632,7 +632,7 @@ def large(*values: int, memory: int = 2**23, **options: Any) -> Job:
 
 
 class Gate:
-    """Lets one number at a time be decoded; those below 100 at once."""
+    """Lets one number at a time be decoded; numbers below 100 are decoded at once."""
 
     def __init__(self, decode: Decoder) -> None:
         self._decode = decode._decode

@@ -101,7 +101,7 @@ def test_a_thread_that_unpacks_for_nobody_holds_nothing(ended_by: str) -> None:
             with pytest.raises(asyncio.CancelledError):
                 await task
         owner.release()
-        await DECOMPRESSION.call(None, int)  # after what the thread was at
+        await DECOMPRESSION.call(None, int)  # after the thread's current work
         assert owner._budget.used == 0
 
     asyncio.run(main())

@@ -179,7 +179,7 @@ def predict(
         (
             lambda d: classify(d, [grey(1)] * 1025),
             errors.InputTooLargeError,
-            "can have 1,024 encoded images, not 1,025",
+            "can have at most 1,024 encoded images, not 1,025",
         ),
         (lambda d: classify(d, [grey(1)], 0), errors.InvalidInputError, "top_k must"),
         (
@@ -284,7 +284,7 @@ def test_a_successor_is_asked_only_what_it_answers(
 
 
 def test_a_successor_decodes_anew(tmp_path: Path) -> None:
-    """What the predecessor made of an image is not what its successor takes."""
+    """The pixels that the predecessor decoded from an image may not fit its successor."""
     larger = {"resize_shorter": 16, "crop": 16, "interpolation": "bilinear"}
     preprocessing = larger | {"antialias": True, "channels": 1}
     inputs = [{"name": "images", "dtype": "uint8", "shape": [None, 16, 16, 1]}]

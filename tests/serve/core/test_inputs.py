@@ -44,5 +44,5 @@ def test_the_pixels_of_one_request_are_bounded(tmp_path: Any) -> None:
     )
     manifest = read_manifest(directory / "model.json")
     check_contents(manifest, [b"x"] * 2)
-    with pytest.raises(InputTooLargeError, match="can have 2 encoded images, not 3"):
+    with pytest.raises(InputTooLargeError, match="can have at most 2 encoded images, not 3"):
         check_contents(manifest, [b"x"] * 3)

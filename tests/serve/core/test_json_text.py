@@ -1,4 +1,4 @@
-"""What JSON takes is known before it is parsed."""
+"""The memory that JSON needs is known before it is parsed."""
 
 import json
 import subprocess
@@ -25,7 +25,7 @@ before = peak()
 kept = orjson.loads(body)
 print(len(body), body.count(b"["), body.count(b"{"), peak() - before)
 """
-# The kinds of JSON that take most: lists, objects, numbers and strings of different lengths.
+# The kinds of JSON that need most memory: lists, objects, numbers, strings of several lengths.
 TEXTS = [
     "b'[' + b'[],' * 1000000 + b'0]'",
     "b'[' + b'[[[]]],' * 500000 + b'0]'",

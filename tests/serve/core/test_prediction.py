@@ -15,7 +15,7 @@ GENERATOR = np.random.default_rng(0)
     [
         GENERATOR.random(10, np.float32),
         GENERATOR.random(1000, np.float32),
-        np.array([0.25, 0.5, 0.25, 0.5], np.float32),  # of equals the first comes first
+        np.array([0.25, 0.5, 0.25, 0.5], np.float32),  # of equal values, the first comes first
         np.array([0.25, np.nan, 0.75], np.float32),
     ],
     ids=["few", "many", "ties", "nan"],

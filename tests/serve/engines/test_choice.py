@@ -61,7 +61,7 @@ def test_the_fastest_that_was_proven(
 @pytest.mark.parametrize(
     ("figures", "metrics", "chosen"),
     [
-        # Where labels tell what is right, accuracy decides and not agreement.
+        # If the images have labels, the accuracy decides, and not the agreement.
         ({"onnx": (1.0, 0.80), "onnx_int8": (0.98, 0.80)}, None, "onnx_int8"),
         ({"onnx": (1.0, 0.80), "onnx_int8": (0.995, 0.79)}, None, "onnx"),
         ({"onnx_int8": (0.98, 0.80)}, {"split": "test", "accuracy": 0.80}, "onnx_int8"),
@@ -99,19 +99,19 @@ def test_an_engine_that_is_not_installed_is_passed_over_or_named(tmp_path: Path)
         choose_format(read, "tensorflow", "int8")
 
 
-PRECISE = "model.json has no time of a proven one"
+PRECISE = "model.json has no time of an accurate format"
 
 
 @pytest.mark.parametrize(
     ("agreement", "engine", "precision", "reason"),
     [
-        (ALL, "auto", "auto", "the fastest format that model.json proves"),
+        (ALL, "auto", "auto", "the fastest format that is accurate according to model.json"),
         ({}, "auto", "auto", f"the most precise format: {PRECISE}"),
         (
             ALL,
             "openvino",
             "auto",
-            "the fastest format for --engine openvino that model.json proves",
+            "the fastest format for --engine openvino that is accurate according to model.json",
         ),
         ({}, "auto", "float32", f"the most precise format for --precision float32: {PRECISE}"),
         (ALL, "onnxruntime", "int8", "requested by --engine onnxruntime --precision int8"),

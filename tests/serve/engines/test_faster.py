@@ -50,7 +50,7 @@ def slow_graph() -> bytes:
 
 
 def write(root: Path, float32: bytes, int8: bytes, milliseconds: tuple[float, float]) -> Path:
-    """Publish grey/1 with a float32 and an int8 graph and what the exporter claims to take."""
+    """Publish grey/1 with a float32 and an int8 graph, and the exporter's claimed durations."""
     formats = {
         "onnx": {"path": "model.onnx", "milliseconds": milliseconds[0]},
         "onnx_int8": {"path": "model.int8.onnx", "milliseconds": milliseconds[1]},
@@ -128,5 +128,5 @@ def test_an_idle_server_changes_the_format_and_keeps_answering(
     with caplog.at_level(logging.INFO, "keras_cnns_serve"):
         asyncio.run(main())
     dataplane.close(5)
-    (message,) = [m for m in caplog.messages if m.startswith("grey/1: now ")]
-    assert message.startswith("grey/1: now model.onnx by onnxruntime, float32, 1 thread per image")
+    (message,) = [m for m in caplog.messages if m.startswith("grey/1 now uses ")]
+    assert message.startswith("grey/1 now uses model.onnx by onnxruntime, float32, 1 thread per")

@@ -32,6 +32,7 @@ FORMATS = {
     "onnx_int8": {"path": "model.int8.onnx", "milliseconds": 1.0},
 }
 PARITY = {"formats": {name: {"top_1_agreement": 1.0} for name in FORMATS}}
+NEXT_FORMAT = "the next format that is accurate according to model.json"
 LEVELS = (10, 60, 130, 200)
 DTYPE = np.dtype([("image", "u1", (8, 8, 1)), ("probabilities", "<f4", (10,))])
 
@@ -88,7 +89,7 @@ def load(version: Path, counter: Any = None, **options: Any) -> Any:
 def test_a_format_that_agrees_is_used(write: Callable[..., Path]) -> None:
     loaded = load(write(), cores=2)
     assert (loaded.format.name, loaded.notice) == ("onnx_int8", "")
-    assert loaded.reason.startswith("the fastest format that model.json proves; ")
+    assert loaded.reason.startswith("the fastest format that is accurate according to model.json; ")
 
 
 MESSAGE = (
@@ -104,7 +105,7 @@ def test_altered_weights_fall_back_to_the_next_proven_format(
     with caplog.at_level(logging.WARNING):
         loaded = load(write(altered()), counter)
     assert loaded.format.name == "onnx"
-    assert loaded.reason.startswith(f"the next proven format, because {loaded.notice}; ")
+    assert loaded.reason.startswith(f"{NEXT_FORMAT}, because {loaded.notice}; ")
     assert [record.getMessage() for record in caplog.records] == [f"grey/1: {loaded.notice}"]
     assert counter == {("grey", 1, "model.int8.onnx"): 1}
 
@@ -122,7 +123,7 @@ def test_status_metadata_and_metrics_have_the_reason(
         assert notice.startswith("model.int8.onnx disagrees with the original model on ")
         engine = client.get("/v1/models/grey/metadata").json()["metadata"]["engine"]
         assert engine["file"] == "model.onnx"
-        assert engine["reason"].startswith(f"the next proven format, because {notice}; ")
+        assert engine["reason"].startswith(f"{NEXT_FORMAT}, because {notice}; ")
         (entry,) = client.post("/v2/repository/index").json()
         assert (entry["state"], entry["reason"]) == ("READY", notice)
         counter = (
@@ -140,8 +141,9 @@ def test_status_metadata_and_metrics_have_the_reason(
 def test_only_requested_formats_replace_a_format(write: Callable[..., Path]) -> None:
     version = write(altered())
     message = (
-        rf"^no proven format for --precision int8 gives the answers of the golden samples on this "
-        rf"machine \({MESSAGE}\); allow other formats, or export the version again$"
+        rf"^no format for --precision int8 that is accurate according to model.json gives the "
+        rf"probabilities of the golden samples on this machine \({MESSAGE}\); "
+        r"allow other formats, or export the version again$"
     )
     with pytest.raises(VersionRefusedError, match=message):
         load(version, precision="int8")
@@ -151,7 +153,7 @@ def test_only_requested_formats_replace_a_format(write: Callable[..., Path]) -> 
 
 def test_a_format_that_is_not_proven_replaces_none(write: Callable[..., Path]) -> None:
     proven = {"formats": {"onnx_int8": {"top_1_agreement": 1.0}}}
-    with pytest.raises(VersionRefusedError, match=r"^no proven format gives the answers"):
+    with pytest.raises(VersionRefusedError, match=r"^no format that is accurate according"):
         load(write(altered(), parity=proven))
 
 
@@ -167,8 +169,9 @@ def test_golden_samples_that_are_false_refuse_the_version(
         assert list(dataplane.manager.models) == ["other"]
         (status,) = dataplane.status(Target("grey"))
         assert status.message.startswith(
-            "no proven format gives the answers of the golden samples on this machine "
-            "(model.int8.onnx disagrees with the original model on golden sample 0: "
+            "no format that is accurate according to model.json gives the probabilities of the "
+            "golden samples on this machine ("
+            "model.int8.onnx disagrees with the original model on golden sample 0: "
         )
         assert "; model.onnx disagrees with the original model on golden " in status.message
         assert sorted(dataplane.disagreements) == [

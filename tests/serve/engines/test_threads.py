@@ -54,7 +54,7 @@ class Fake:
 
 
 class Large(Fake):
-    """An engine whose images take 4 ms of one thread, and that shares them as well as may be."""
+    """An engine that waits 4 ms for each image, divided by the number of threads."""
 
     def __init__(self, threads: int, loss: float = 0.0) -> None:
         self.seconds = 0.004 / threads * (1 if threads == 1 else 1 + loss)
@@ -65,7 +65,7 @@ class Large(Fake):
 
 
 class Computing(Large):
-    """The same, and it computes for so long."""
+    """The same engine, which computes instead of waiting."""
 
     def run(self, images: NDArray[np.uint8], names: Any = None) -> dict[str, Any]:
         end = time.thread_time() + self.seconds * len(images)
@@ -83,7 +83,8 @@ def test_a_small_network_gets_one_thread(tmp_path: Path, manifest: Manifest, key
 
     engine, choice = choose(open_engine, manifest, key, calm=False)
     assert (choice.threads, choice.both, opened) == (1, False, [1])
-    assert re.search(r"^an image takes 0\.\d\d ms, too short to share$", choice.reason)
+    reason = r"^an image takes 0\.\d\d ms, which is too short to use several cores$"
+    assert re.search(reason, choice.reason)
     assert 0 < choice.seconds < 1
     assert engine.run(IMAGE)["probabilities"].shape == (1, 10)
 
@@ -140,7 +141,7 @@ def test_a_choice_on_a_busy_machine_is_a_default_that_serving_corrects(
         until_it_has(engine, choice, 1)
     (message,) = caplog.messages
     assert re.fullmatch(
-        r"grey/1: at most 1 thread per image: a single image is not 1\.3 times as "
+        r"grey/1: at most 1 thread per image, because a single image is not 1\.3 times as "
         r"fast with all cores \(0\.\d\d ms against 0\.\d\d ms\), measured while serving",
         message,
     )

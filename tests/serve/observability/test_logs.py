@@ -93,7 +93,7 @@ def test_lines_that_do_not_fit_are_counted(monkeypatch: pytest.MonkeyPatch) -> N
     assert 500 < len(kept) < LINES
     assert kept == [f"INFO: number {number}" for number in range(len(kept))]
     dropped = LINES - len(kept)
-    assert gap == f"WARNING: {dropped} lines of the log were not read and are dropped"
+    assert gap == f"WARNING: {dropped} lines were dropped, because the log was not read"
     assert last == "INFO: there is room"
 
 
@@ -158,7 +158,7 @@ def test_levels_and_tracebacks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def written(log: Callable[[logging.Logger], None]) -> list[str]:
-    """Return the lines that are written of what the function logs."""
+    """Return the lines that are written when the function logs."""
     stream = io.StringIO()
     with logs.queued(stream):
         log(logging.getLogger("keras_cnns_serve.test"))

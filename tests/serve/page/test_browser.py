@@ -101,7 +101,7 @@ def browser() -> Iterator[Browser]:
 def opened(
     browser: Browser, url: str, expected: Sequence[str] = (), **options: Any
 ) -> Iterator[Page]:
-    """The page; at the end it must have requested nothing elsewhere, and met these errors alone."""
+    """The page; at the end, it must have asked only its server, and logged only these errors."""
     origin = url.rstrip("/")
     with browser.new_context(**options) as context:
         page = context.new_page()

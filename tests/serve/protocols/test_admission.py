@@ -213,7 +213,7 @@ def test_metadata_has_one_authorization(running: Running) -> None:
 def test_a_token_with_bytes_that_are_not_utf8_is_not_logged(
     running: Running, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """grpcio would log all of the value, also if most of it is a right token."""
+    """grpcio would log the whole value, even if most of it is a valid token."""
 
     async def ask() -> bytes:
         port = int(str(running.server.grpc_address).rpartition(":")[2])

@@ -1,4 +1,4 @@
-"""Forms of images; what a body that is one image gets is in tfserving/test_rest.py."""
+"""Forms of images; tfserving/test_rest.py has the tests of bodies that are a single image."""
 
 import tempfile
 from pathlib import Path

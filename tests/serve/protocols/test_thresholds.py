@@ -1,4 +1,4 @@
-"""Thresholds of the probability in requests; a threshold's client is in oip/test_clients.py."""
+"""Thresholds of the probability in requests; oip/test_clients.py tests them with a client."""
 
 import json
 from collections.abc import Iterator
@@ -85,7 +85,7 @@ def test_a_probability_that_is_not_a_number_is_unknown(asked: Client) -> None:
     assert response.json()["predictions"][0]["unknown"]
 
 
-TABLE = "grey/1 has no threshold for the accuracy 0.97; it has thresholds for 0.95, 0.98"
+TABLE = "no threshold for the accuracy 0.97; it has thresholds for the accuracies 0.95, 0.98"
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ TABLE = "grey/1 has no threshold for the accuracy 0.97; it has thresholds for 0.
         ("grey", {"min_probability": "9" * 500}, f"must be a number from 0 to 1, not {'9' * 40}"),
         ("grey", {"min_accuracy": "98 %"}, "min_accuracy must be a number from 0 to 1, not 98 %"),
         ("grey", {"min_accuracy": "0.97"}, TABLE),
-        ("plain", {"min_accuracy": "0.95"}, "its model.json has none; give min_probability"),
+        ("plain", {"min_accuracy": "0.95"}, "its model.json has none for any accuracy; give min_"),
         (
             "grey",
             {"min_accuracy": "0.95", "min_probability": "0.5"},

@@ -193,7 +193,7 @@ def _fewer_labels(directory: Path) -> None:
         (lambda d: (d / "model.onnx").unlink(), "model.onnx is missing or is not a file"),
         (
             lambda d: (d / "labels.txt").write_text("one"),
-            "labels.txt has 3 bytes, but model.json has 70",
+            "labels.txt has 3 bytes, but 70 according to model.json",
         ),
         (lambda d: (d / "model.json").unlink(), "model.json cannot be read: No such file"),
         (_lead_out, "labels.txt is a link out of the version's directory"),

@@ -71,7 +71,7 @@ def test_a_new_version_takes_over_and_the_old_one_ends(
     dataplane.manager.sync()
     assert answering(dataplane) == [2]
     until(lambda: states(dataplane) == {1: "END", 2: "AVAILABLE"})
-    until(lambda: old() is None)  # its memory goes back
+    until(lambda: old() is None)  # its memory is released
 
 
 def test_no_request_fails_while_versions_change(
@@ -305,7 +305,7 @@ def test_a_cause_that_passed_is_forgotten(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Too many open files, say: nothing on the disk changes, and yet it can be read later."""
+    """For example too many open files: the files do not change, but can be read later."""
     version = write_version(tmp_path / "grey" / "1")
     opened = Path.open
 
@@ -382,7 +382,7 @@ def test_what_is_loaded_after_the_end_is_closed_and_no_more_is_loaded(tmp_path: 
 def test_a_reason_has_no_path_of_the_disk(
     tmp_path: Path, serve: Callable[..., Dataplane], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Clients read it: of a library's error, of one of ours, and of a directory that is gone."""
+    """Clients can read it: for a library's error, for one of ours, and for a missing directory."""
     write_version(tmp_path / "good" / "1")
     broken = write_version(tmp_path / "broken" / "1", b"no graph")
     write_version(tmp_path / "gone" / "1")
@@ -398,4 +398,4 @@ def test_a_reason_has_no_path_of_the_disk(
     assert str(tmp_path) not in str(reasons)
     assert "does not load" in reasons["broken"]
     assert reasons["gone"] == "its directory cannot be read: No such file or directory"
-    assert str(tmp_path / "nowhere") in caplog.text  # the log is the administrator's
+    assert str(tmp_path / "nowhere") in caplog.text  # only the administrator reads the log

@@ -112,9 +112,9 @@ def test_a_parquet_list() -> None:
         ("p/*.tif", r"no file matches p/\*\.tif"),
         ("absent/*.jpg", "absent cannot be read: No such file or directory"),
         ("absent.csv", r"absent\.csv cannot be read: No such file or directory"),
-        ("short.csv", r"short\.csv, line 3: there is no column 'file'"),
+        ("short.csv", r"short\.csv, line 3: this line has no column 'file'"),
         ("latin.csv", r"latin\.csv is not a list of paths: 'utf-8' codec"),
-        ("empty", "there is no image in empty; images end in .bmp, .gif, .jpeg"),
+        ("empty", "there is no image in empty; the names of images end in .bmp, .gif, .jpeg"),
         ("empty.csv", r"there is no image in empty\.csv"),
     ],
 )

@@ -67,8 +67,8 @@ def test_a_folder_into_shards(
         }.items()
     )
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("10 images in ")
-    assert last.endswith(f" with grey/1: scores{os.sep}")
+    assert last.startswith("10 images; scored in ")
+    assert last.endswith(f" with grey/1; the result is in scores{os.sep}")
 
 
 def test_an_unreadable_image_is_a_row_with_an_error(model: Path, photos: Path) -> None:
@@ -143,7 +143,7 @@ def test_below_a_threshold_an_image_is_unknown(
         assert (summary["images"], summary["failed"]) == (11, 1)
         assert (summary["unknown"], summary["min_probability"]) == (10 - known, pytest.approx(0.7))
         assert sum(summary["labels"].values()) == known > 0
-        assert f"11 images, {10 - known} unknown, 1 failed in " in capsys.readouterr().err
+        assert f"11 images, {10 - known} unknown, 1 failed; scored in " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("to", ["scores", "answers.csv"])
@@ -416,7 +416,7 @@ def test_an_interruption_ends_with_status_130(model: Path, photos: Path) -> None
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert errors.endswith("keras-cnns-serve score: interrupted; the same command continues\n")
+    assert errors.endswith("score: interrupted; run the same command again to continue\n")
 
 
 def test_names_that_are_not_text(model: Path, photos: Path) -> None:

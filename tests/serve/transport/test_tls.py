@@ -218,8 +218,8 @@ def test_what_is_wrong_with_the_files_is_reported(files: Files, tmp_path: Path) 
         (missing, files.key, None, "missing.pem cannot be read: No such file"),
         (files.certificate, missing, None, "missing.pem cannot be read: No such file"),
         (files.certificate, files.key, missing, "missing.pem cannot be read: No such file"),
-        (files.certificate, other.key, None, "are not a certificate and its key in PEM"),
-        (text, files.key, None, "are not a certificate and its key in PEM"),
+        (files.certificate, other.key, None, "are not a certificate and its private key in PEM"),
+        (text, files.key, None, "are not a certificate and its private key in PEM"),
         (files.certificate, files.key, text, "text.pem is not a certificate in PEM"),
     ):
         with pytest.raises(ConfigError, match=message):
@@ -230,7 +230,7 @@ def test_what_is_wrong_with_the_files_is_reported(files: Files, tmp_path: Path) 
 def test_grpcio_gets_a_configuration_only_when_it_is_new(
     files: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It replaces the state of all handshakes for each one that it gets, for each connection."""
+    """grpcio asks at each connection, and replaces the state of all handshakes for each new one."""
     given: list[Any] = []
     create = grpc.dynamic_ssl_server_credentials
 
@@ -251,7 +251,7 @@ def test_grpcio_gets_a_configuration_only_when_it_is_new(
 
 @pytest.mark.soak
 def test_simultaneous_handshakes_do_not_end_the_server(repository: Path, files: Files) -> None:
-    """Before grpcio got a configuration only when it was new, this took about two seconds."""
+    """When grpcio got a configuration for every connection, the server crashed within seconds."""
     tls = ("--tls-certificate", str(files.certificate), "--tls-key", str(files.key))
     with running(str(repository / "grey"), *tls) as process:
         address = ("127.0.0.1", int(process.grpc.rpartition(":")[2]))

@@ -10,17 +10,18 @@ import numpy as np
 from PIL import Image
 
 SIDE = 16  # pixels of a thumbnail
-# An image with a smaller standard deviation, in levels of 255, counts as having one colour. Without
-# its mean, its thumbnail is noise, which does not depend on what the image shows.
+# An image counts as having one colour if the standard deviation of its grey levels (0 to 255) is
+# below this. If the mean of its thumbnail is subtracted, the rest is noise, which does not depend
+# on what the image shows.
 FLAT_DEVIATION = 2.0
-# The sharpness of a photo that is blurred by a Gaussian whose standard deviation is a fiftieth of
-# the longer side. Sharp photos have a sharpness of 0.1 to 1, and white noise has 20.
+# A photo has this sharpness if it is blurred by a Gaussian whose standard deviation is a fiftieth
+# of the longer side. Sharp photos have a sharpness of 0.1 to 1, and white noise has 20.
 _BLURRY_SHARPNESS = 0.004
 DARK_BRIGHTNESS = 64  # level, 0 to 255: an image is dark if 99 % of its pixels are darker
 _SHARPNESS_SIDE = 128  # pixels; larger images are reduced before their sharpness is measured
 # The rounding of levels increases the mean square of their Laplacian by (4^2 + 4 * 1^2) * 1/12.
 _ROUNDING = 20 / 12
-_MIN_SHARPNESS_SIDE = 32  # pixels; in smaller images nearly every edge is one pixel wide
+_MIN_SHARPNESS_SIDE = 32  # pixels; nearly all edges in smaller images are one pixel wide
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,10 @@ class Appearance:
     Attributes:
         thumbnail: SIDE x SIDE grey levels of the upright image, row by row.
         deviation: the standard deviation of the grey levels, 0 to 127.5.
-        sharpness: the mean square of the Laplacian of the grey levels, minus the part that is due
-            to rounding, divided by the levels' variance, so that contrast does not matter; infinite
-            if the image is too small or has one colour.
+        sharpness: (m - r) / v, where m is the mean square of the Laplacian of the grey levels, r
+            the part of m that is due to rounding, and v the variance of the grey levels. The
+            sharpness does not depend on the contrast. It is infinite if the image is too small or
+            has one colour.
         brightness: the 99th percentile of the grey levels, 0 to 255.
     """
 

@@ -83,7 +83,7 @@ class FolderCache:
 
         Args:
             file: the file.
-            times: its times before it was read.
+            times: the size and times of the file before it was read.
             image: the result; None if the file is not an image.
         """
         # A file that could not be read may be readable later.
@@ -92,7 +92,7 @@ class FolderCache:
             self._added[self._name(file)] = times, image
 
     def save(self) -> None:
-        """Write the entries if there are new ones; entries of removed files are dropped."""
+        """Write all entries if there are new ones; drop the entries of removed files."""
         if not self._directory or not self._path or not self._added:
             return
         texts = dict.fromkeys(["", *self._texts])

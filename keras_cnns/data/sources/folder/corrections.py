@@ -1,9 +1,9 @@
 """Corrections of a folder's labels: a CSV file that changes labels or excludes images.
 
 The header names the columns. `file` is the path of an image, absolute or relative to the folder.
-`label` is its new class. `exclude` is `yes` if the image is not used. The file may also have the
-columns of labels.csv, which `keras-cnns data review` writes, so that labels.csv can be edited and
-used as a corrections file.
+`label` is its new class. `exclude` is `yes` if the image is not used. The CSV file may also have
+the columns of labels.csv, which `keras-cnns data review` writes, so that labels.csv can be edited
+and used as a corrections file.
 """
 
 import csv
@@ -59,7 +59,7 @@ class Corrections:
         )
 
     def describe(self) -> str:
-        """Return the numbers of images that are changed and excluded, as text."""
+        """Return as text how many labels are changed and how many images are excluded."""
         return f"{len(self.labels)} labels changed, {len(self.excluded)} images excluded"
 
 
@@ -72,7 +72,7 @@ def read_corrections(path: str | Path, root: str | Path, files: Sequence[FoundFi
         files: all files of the folder, with the names of their class folders as labels.
 
     Raises:
-        ValueError: the file cannot be read, a column or a row is wrong, or two rows have the same
+        ValueError: the file cannot be read, a column or a row is wrong, or two rows name the same
             file; the message names the lines.
     """
     try:
@@ -100,7 +100,7 @@ def read_corrections(path: str | Path, root: str | Path, files: Sequence[FoundFi
 
 
 def _read_rows(path: str | Path, text: str) -> list[tuple[int, dict[str, str]]]:
-    """Return, for each row, the number of its first line, and column -> cell."""
+    """Return for each row the number of its first line, and a dict from column to cell."""
     first_line = text.partition("\n")[0]
     delimiter = max(_DELIMITERS, key=first_line.count)
     reader = csv.reader(io.StringIO(text), delimiter=delimiter, strict=True)
@@ -115,8 +115,8 @@ def _read_rows(path: str | Path, text: str) -> list[tuple[int, dict[str, str]]]:
                 if len(cells) != len(columns):
                     hint = f"; {MULTI_LABEL}" if len(cells) > len(columns) else ""
                     raise ValueError(
-                        f"{path}: line {line} has {len(cells)} cells, and the header has "
-                        f"{len(columns)}; a name with a {delimiter!r} in it needs double quotes "
+                        f"{path}: line {line} has {len(cells)} cells, but the header has "
+                        f"{len(columns)}; a name that contains {delimiter!r} needs double quotes "
                         f"around it{hint}"
                     )
                 rows.append((line, dict(zip(columns, cells, strict=True))))
@@ -128,7 +128,7 @@ def _read_rows(path: str | Path, text: str) -> list[tuple[int, dict[str, str]]]:
 
 def _check_columns(path: str | Path, columns: Sequence[str], first_line: str) -> None:
     known = (FILE, LABEL, EXCLUDE, *_REVIEW_COLUMNS)
-    expected = f"the first line must name the columns: {FILE}, and {LABEL}, {EXCLUDE} or both"
+    expected = f"the first line must name the column {FILE}, and {LABEL} or {EXCLUDE} or both"
     if FILE not in columns or not {LABEL, EXCLUDE} & set(columns):
         raise ValueError(f"{path}: line 1 is {first_line[:80]!r}; {expected}")
     for column in columns:
@@ -141,10 +141,10 @@ def _check_columns(path: str | Path, columns: Sequence[str], first_line: str) ->
 
 
 class _RowReader:
-    """Check the rows of a CSV file, and remember the file of each row.
+    """Check the rows of a CSV file, and collect the new label of each file.
 
     Attributes:
-        labels: file -> its label, or None if it is excluded.
+        labels: file -> its new label, or None if the file is excluded.
     """
 
     def __init__(self, root: str | Path, files: Sequence[FoundFile]) -> None:
@@ -166,7 +166,7 @@ class _RowReader:
         """Add a row.
 
         Raises:
-            ValueError: the row is wrong, or another row has the same file.
+            ValueError: the row is wrong, or another row names the same file.
         """
         file = self._find_file(row[FILE])
         label = self._find_label(row[LABEL]) if row.get(LABEL, "").strip() else ""
@@ -175,13 +175,14 @@ class _RowReader:
             raise ValueError(f"{row[FILE]!r} has neither a label nor {YES!r} in {EXCLUDE!r}")
         if exclude and label and label != self._own[file]:
             raise ValueError(
-                f"{row[FILE]!r} has the new label {label!r}, and is excluded too; keep one of them"
+                f"{row[FILE]!r} has the new label {label!r}, and is excluded too; keep only one "
+                "of the two"
             )
         chosen = None if exclude else label
         if file in self.labels:
             verb = "repeats" if self.labels[file] == chosen else "contradicts"
             raise ValueError(
-                f"it {verb} line {self._lines[file]} about {row[FILE]!r}; keep one of them"
+                f"it {verb} line {self._lines[file]} about {row[FILE]!r}; keep one of the two lines"
             )
         self.labels[file], self._lines[file] = chosen, line
 
@@ -204,7 +205,7 @@ class _RowReader:
 
     @functools.cached_property
     def _composed(self) -> dict[str, Path]:
-        """Return name -> file, with names in Unicode's composed form, as most systems write it."""
+        """Return name -> file; the names are in Unicode's composed form, as most systems use."""
         return {_compose(name): file for name, file in self._by_name.items()}
 
     @functools.cached_property
@@ -218,11 +219,11 @@ class _RowReader:
         for separator in _LABEL_SEPARATORS:
             parts = [part.strip() for part in cell.split(separator)]
             if len(parts) > 1 and set(parts) <= set(self._known_labels):
-                raise ValueError(f"{cell!r} are {len(parts)} labels; {MULTI_LABEL}")
+                raise ValueError(f"{cell!r} contains {len(parts)} labels; {MULTI_LABEL}")
         classes = ", ".join(map(printable, self._known_labels))
         raise ValueError(
             f"there is no class {cell!r}{did_you_mean(cell, self._known_labels)} (the classes are "
-            f"{classes}); for an image of no class, write {YES!r} in the column {EXCLUDE!r}"
+            f"{classes}); for an image of another class, write {YES!r} in the column {EXCLUDE!r}"
         )
 
 
@@ -233,5 +234,5 @@ def _compose(name: str) -> str:
 def _parse_exclude(cell: str) -> bool:
     value = _EXCLUDE_VALUES.get(cell.strip().lower())
     if value is None:
-        raise ValueError(f"{EXCLUDE} is {cell!r}; write {YES!r}, or leave it empty")
+        raise ValueError(f"{EXCLUDE} is {cell!r}; write {YES!r}, or leave the cell empty")
     return value

@@ -45,25 +45,34 @@ _BRANDS = {
     ),
 }
 _TIFF = (b"II*\0", b"MM\0*")
-_PROGRESS_FROM = 2_000  # number of files from which reading takes seconds
+_PROGRESS_FROM = 2_000  # number of files from which the progress is shown
 Keep = Callable[[Path, tf.Tensor], None]  # receives an image's upright pixels, uint8 [h, w, 3]
 
 
 @dataclass(frozen=True)
 class Scan:
-    """The files of a folder of images, in the order of their paths."""
+    """The files of a folder of images, in the order of their paths.
+
+    Attributes:
+        root: the folder.
+        files: the images in class folders, readable or not.
+        others: the other files, such as hidden files and notes, which are ignored.
+        outside: the images beside the class folders, which belong to no class.
+        links: the links to folders inside class folders, which are not followed.
+    """
 
     root: Path
-    files: tuple[ImageFile, ...]  # images in class folders, readable or not
-    others: tuple[Path, ...] = ()  # other files, such as hidden files and notes, which are ignored
-    outside: tuple[Path, ...] = ()  # images beside the class folders, which belong to no class
-    links: tuple[Path, ...] = ()  # links to folders inside class folders, which are not followed
+    files: tuple[ImageFile, ...]
+    others: tuple[Path, ...] = ()
+    outside: tuple[Path, ...] = ()
+    links: tuple[Path, ...] = ()
 
 
 def scan_folder(root: str | Path) -> Scan:
     """Read a folder of images, and open only the files that are not cached.
 
-    As in a training, near-duplicates are determined among the files that may be split by content.
+    As in a training, near-duplicates are determined only among the files that may be split by
+    content.
 
     Args:
         root: see `read_layout`.
@@ -87,7 +96,8 @@ def read_images(
 ) -> tuple[ImageFile, ...]:
     """Read files, and return the images among them, readable or not.
 
-    Files in the cache are not opened, except if `keep` is given, because the cache has no pixels.
+    Files whose results are cached are opened only if `keep` is given, because the cache contains no
+    pixels.
 
     Args:
         root: the folder that contains the files.
@@ -130,11 +140,13 @@ def recall_images(root: str | Path, found: Iterable[FoundFile]) -> tuple[ImageFi
 
 
 def list_images(layout: Layout) -> tuple[ImageFile, ...]:
-    """Return the files with an image's suffix, unopened and thus without digest, format and size.
+    """Return the files with an image's suffix without opening them.
 
-    If no file of a class folder has such a suffix, its files are opened until one of them is an
-    image, and this file is returned. The classes and splits are therefore the same as in the result
-    of `read_images`.
+    Their digest, format and size are therefore unknown.
+
+    If no file of a class folder has such a suffix, the files of this folder are opened until one of
+    them is an image, and this file is returned. The classes and splits are therefore the same as in
+    the result of `read_images`.
     """
     folders: dict[tuple[str, str | None], list[FoundFile]] = defaultdict(list)
     for file in _visible(layout.files):
@@ -170,7 +182,7 @@ def no_images(root: str | Path, layout: Layout) -> ValueError:
 def inspect_file(
     file: FoundFile, keep: Keep | None = None, *, decode: bool = True
 ) -> ImageFile | None:
-    """Read and decode a file; return None if neither its suffix nor its content is an image's.
+    """Read and decode a file; return None if its suffix and its content show no image.
 
     Args:
         file: the file, its class and its split.
@@ -185,7 +197,7 @@ def inspect_file(
         content = path.read_bytes()
         digest, kind = hashlib.sha256(content).hexdigest(), _convertible_format(content)
         if kind:
-            raise ValueError(f"{kind}, which has to be converted")
+            raise ValueError(f"its format is {kind}, which must be converted first")
         header = read_header(content)
         kind = header.format
         pixels, needs_pillow = None, False
@@ -199,7 +211,9 @@ def inspect_file(
             return None
         if content[:4] + content[8:12] == b"RIFFWEBP":
             kind = "WEBP"  # Pillow cannot name the format if the header is cut short
-        problem = f"damaged or cut short, though it begins as {kind}" if kind in EXTENSIONS else ""
+        problem = ""
+        if kind in EXTENSIONS:
+            problem = f"damaged or cut short, though it begins like a {kind} file"
         return ImageFile(*file, digest, kind, problem=problem or str(error))
     image = ImageFile(*file, digest, kind, header.size, header.orientation, needs_pillow)
     if pixels is None:

@@ -18,14 +18,20 @@ _MAX_LINES = 10  # maximum number of lines of a finding in an error message
 
 @dataclass(frozen=True)
 class Finding:
-    """Files or classes with the same problem."""
+    """Files or classes with the same problem.
+
+    Attributes:
+        title: the name of the problem.
+        lines: one line for each file or class; empty if there is no such problem.
+        is_error: whether training is refused because of this problem: it could not read the files,
+            or its metrics would be wrong.
+        to_skip: the files that --skip-bad leaves out.
+    """
 
     title: str
-    lines: tuple[str, ...]  # one for each file or class; empty if there is no such problem
-    # Whether the training stops with this error, because it could not read the files or its metrics
-    # would be wrong.
+    lines: tuple[str, ...]
     is_error: bool
-    to_skip: tuple[ImageFile, ...] = ()  # the files that --skip-bad leaves out
+    to_skip: tuple[ImageFile, ...] = ()
 
 
 def find_problems(scan: Scan) -> tuple[Finding, ...]:
@@ -80,7 +86,7 @@ def find_problems(scan: Scan) -> tuple[Finding, ...]:
             is_error=True,
         ),
         Finding(
-            "classes that labels.txt cannot hold, or too few",
+            "class names that labels.txt cannot contain, or too few classes",
             tuple(_find_label_problems(sorted({file.label for file in readable}))),
             is_error=True,
         ),
@@ -120,8 +126,8 @@ def find_split_problems(files: Sequence[ImageFile], wanted: Iterable[str]) -> tu
         Finding(
             "classes with too few images for all splits",
             tuple(
-                f"{printable(label)}: {count} different; at least {minimum} are needed, one for "
-                "each split, or split folders"
+                f"{printable(label)}: {count} different images; at least {minimum} are needed, one "
+                "for each split (or put the images into split folders)"
                 for label, count in scarce.items()
             ),
             is_error=True,
@@ -134,8 +140,8 @@ def find_split_problems(files: Sequence[ImageFile], wanted: Iterable[str]) -> tu
 def _find_label_problems(labels: Sequence[str]) -> list[str]:
     """Return the problems of class names, as sentences."""
     problems = [
-        f"the class folder {label!r} needs another name: one line of UTF-8 text without space "
-        "around it"
+        f"the class folder {label!r} needs another name: one line of UTF-8 text without spaces "
+        "before or after it"
         for label in labels
         if label.splitlines() != [label] or label != label.strip() or _SURROGATES.search(label)
     ]
@@ -161,7 +167,7 @@ def _find_similar_labels(files: Iterable[ImageFile]) -> Iterable[str]:
                 for name, splits in sorted(names.items())
                 for split in sorted(splits)
             )
-            yield f"{spelled}: give them one name if they are one class, or clearly different ones"
+            yield f"{spelled}: give them one name if they are one class, or else distinct names"
 
 
 def describe(finding: Finding) -> str:
@@ -172,7 +178,7 @@ def describe(finding: Finding) -> str:
 
 
 def printable(name: str) -> str:
-    """Return a file's name, in which line ends and bytes that are not text are escaped."""
+    """Return the name of a file or class, with line ends and bytes that are not text escaped."""
     return name if name.isprintable() else repr(name)[1:-1]
 
 
@@ -192,7 +198,7 @@ def _conversion(
     tests = " -o ".join(f"-name {shlex.quote(pattern)}" for pattern in sorted(patterns))
     command = f"find {shlex.quote(str(root))} \\( {tests} \\) "
     command += "-exec magick mogrify -format jpg {} +"
-    lines[0] += f" (convert with ImageMagick, `{command}`, and move the originals away)"
+    lines[0] += f" (convert the files with ImageMagick: `{command}`, then move the originals away)"
     return tuple(lines)
 
 
@@ -205,7 +211,7 @@ def _copies(files: Iterable[ImageFile]) -> list[list[ImageFile]]:
 
 
 def _copies_to_skip(group: Sequence[ImageFile]) -> list[ImageFile]:
-    """Return the copies to skip; those in the last split (train, validation, test) are kept."""
+    """Return the copies to skip: all except those in the last split (train, validation, test)."""
     order = ("train", "validation", "test")
     last = max((file.split or "train" for file in group), key=order.index)
     return [file for file in group if (file.split or "train") != last]

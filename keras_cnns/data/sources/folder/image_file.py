@@ -10,23 +10,35 @@ from keras_cnns.data.sources.folder.layout import FoundFile
 
 @dataclass(frozen=True)
 class ImageFile:
-    """An image file in a class folder."""
+    """An image file in a class folder.
+
+    Attributes:
+        path: the path of the file.
+        label: the name of its class.
+        split: the split that its split folder names; None without split folders.
+        digest: the SHA-256 of the file; empty if the file was not read.
+        format: a key of EXTENSIONS, or a key of CONVERTIBLE if the image must be converted; empty
+            if the format is unknown. It is determined from the content.
+        size: height and width of the upright image, in pixels.
+        orientation: the EXIF orientation, 1 to 8.
+        needs_pillow: whether TensorFlow's operations reject the file, or decode it to other pixels
+            than Pillow does.
+        problem: why the file cannot be read; empty if it can be read.
+        appearance: the measurements of the image; None if the image was not decoded.
+        near: the smallest digest in the group of near-duplicates; empty for an image without
+            near-duplicates.
+    """
 
     path: Path
     label: str
-    split: str | None  # the split that its split folder names; None without split folders
-    digest: str = ""  # the SHA-256 of its bytes; empty if they were not read
-    # A key of EXTENSIONS, or of CONVERTIBLE for an image that must be converted; it is determined
-    # from the content, and empty if it is unknown.
+    split: str | None
+    digest: str = ""
     format: str = ""
-    size: tuple[int, int] = (0, 0)  # height and width in pixels of the upright image
-    orientation: int = 1  # the EXIF orientation, 1 to 8
-    # Whether TensorFlow's operations reject the file, or decode it to other pixels than Pillow
-    # does.
+    size: tuple[int, int] = (0, 0)
+    orientation: int = 1
     needs_pillow: bool = False
-    problem: str = ""  # why it cannot be read; empty if it can be read
-    appearance: Appearance | None = field(default=None, repr=False)  # None if it was not decoded
-    # The smallest digest in its group of near-duplicates; empty without near-duplicates.
+    problem: str = ""
+    appearance: Appearance | None = field(default=None, repr=False)
     near: str = ""
 
     @property

@@ -21,29 +21,41 @@ _ARCHIVE_LEFTOVERS = "__MACOSX"
 
 
 class FoundFile(NamedTuple):
-    """A file below a class folder."""
+    """A file below a class folder.
+
+    Attributes:
+        path: the path of the file.
+        label: the name of the class folder.
+        split: the split that its split folder names; None without split folders.
+    """
 
     path: Path
-    label: str  # the name of the class folder
-    split: str | None  # the split that its split folder names; None without split folders
+    label: str
+    split: str | None
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The files of a folder of images."""
+    """The files of a folder of images.
 
-    files: tuple[FoundFile, ...]  # sorted by path
-    outside: tuple[Path, ...]  # files beside the class folders, which belong to no class
-    links: tuple[Path, ...]  # links to folders inside class folders, which are not followed
+    Attributes:
+        files: the files in class folders, sorted by path.
+        outside: the files beside the class folders, which belong to no class.
+        links: the links to folders inside class folders, which are not followed.
+    """
+
+    files: tuple[FoundFile, ...]
+    outside: tuple[Path, ...]
+    links: tuple[Path, ...]
 
 
 def read_layout(root: str | Path) -> Layout:
     """Find the classes, splits and files of a folder.
 
-    Split folders are named train, validation or test, or one of the usual variants in upper or
-    lower case (Training, val, test_set, ...), and hold class folders. A folder named "train" that
-    holds no folders and lies beside other folders is a class, for example in a data set of
-    vehicles.
+    Split folders are named train, validation or test, or have a usual variant of these names in
+    upper or lower case (Training, val, test_set, ...). They contain class folders. A folder named
+    "train" that holds no folders and lies beside other folders is a class, for example in a data
+    set of vehicles.
 
     Class folders and split folders may be links. Links to folders inside a class folder are not
     followed, because they can lead to images of another class, or back to a folder above them.
@@ -79,28 +91,29 @@ def read_layout(root: str | Path) -> Layout:
 
 
 def _find_split_folders(root: Path) -> dict[Path, str]:
-    """Return split folder -> split; empty if all folders are classes."""
+    """Return a dict from split folder to split; it is empty if all folders are classes."""
     folders = _folders(root)
     named = {each: split for each in folders if (split := _split_of(each.name))}
     with_classes = {each: split for each, split in named.items() if _folders(each)}
     others = ", ".join(sorted(each.name for each in folders if each not in named))
     names = ", ".join(sorted(each.name for each in named))
     if with_classes and len(set(named.values())) < len(named):
-        raise ValueError(f"{root} has several folders for one split ({names}); keep one")
+        raise ValueError(f"{root} has several folders for one split ({names}); keep one of them")
     if "train" in with_classes.values():
         if others:
             raise ValueError(
-                f"{root} has split folders ({names}), and beside them {others}; move away what is "
-                "not a split, or rename the split folders if they are classes"
+                f"{root} has split folders ({names}), and beside them {others}; move away the "
+                "folders that are not splits, or rename the split folders if they are classes"
             )
         return named
     if others or not named:
         return {}
     if with_classes:
-        raise ValueError(f"{root} has the split folders {names}, and none named train")
+        raise ValueError(f"{root} has the split folders {names}, but no split folder named train")
     raise ValueError(
         f"{root} has only folders that are named like splits ({names}), without class folders in "
-        "them; each needs one folder for each class. If they are the classes, rename them"
+        "them; each of them needs one folder for each class. If they are themselves the classes, "
+        "rename them"
     )
 
 

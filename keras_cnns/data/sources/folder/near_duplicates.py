@@ -1,12 +1,13 @@
 """Group near-duplicates: the same picture saved again, a little cropped, brighter or noisier.
 
-Two images are near-duplicates if the cosine of their thumbnails, from which the mean is subtracted,
-is at least `_MIN_COSINE`. Brightness and contrast therefore do not matter. Among the 70,000 images
-of Fashion-MNIST, which are all different, 172 (0.25 %) have such a near-duplicate.
+The mean of each thumbnail is subtracted. Two images are near-duplicates if the cosine similarity of
+the resulting vectors is at least `_MIN_COSINE`. Brightness and contrast therefore do not matter.
+Among the 70,000 images of Fashion-MNIST, which are all different, 172 (0.25 %) have such a
+near-duplicate.
 
-Images of one colour are in no group. Without its mean, the thumbnail of such an image is zero or
-noise, so that any two of them might be grouped, and all black frames of a folder would form a
-group.
+Images of one colour are in no group. After subtraction of its mean, the thumbnail of such an image
+is zero or noise, so that any two such images might be grouped. For example, all black frames in a
+folder would form a group.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,14 +24,16 @@ _MIN_COSINE = 0.998
 # Maximum number of images in a group; without it, a chain A ~ B ~ C ~ ... may connect different
 # images.
 MAX_GROUP = 20
-_ROWS, _COLUMNS = 1024, 4096  # numbers of images in a block of the matrix of all cosines
-# Maximum rounding error of a cosine in float32, which is a sum of 256 products. The minimum cosine
+_ROWS, _COLUMNS = 1024, 4096  # the matrix of all cosines is computed in blocks of this size
+# Maximum rounding error of a cosine, which is a sum of 256 products in float32. The minimum cosine
 # is lowered by this error to find candidates, which are then compared exactly.
 _SLACK = 1e-5
 
 
 def group_near_duplicates(thumbnails: np.ndarray) -> np.ndarray:
-    """Return the smallest index in each image's group, int64 [N]: its own index if it has no group.
+    """Return the smallest index in each image's group, int64 [N].
+
+    An image without a group has its own index.
 
     The closest pairs are joined first. Groups are not joined if the result would exceed `MAX_GROUP`
     images. If an image has more than `MAX_GROUP` near-duplicates, only the first ones are
@@ -110,7 +113,7 @@ def _pairs_in_windows(vectors: np.ndarray, projections: np.ndarray) -> Iterator[
 
 
 def _exact_cosines(thumbnails: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """Return the cosines of pairs of centred thumbnails, float64 [M], the same on every machine."""
+    """Return the cosines of pairs of centred thumbnails, float64 [M], equal on every machine."""
 
     def centred(indices: np.ndarray) -> np.ndarray:
         levels = thumbnails[indices].astype(np.int64)
@@ -135,10 +138,10 @@ def with_near_duplicates(
     files: Iterable[ImageFile],
     folders: Sequence[str | None] = (None, "train", "validation", "test"),
 ) -> tuple[ImageFile, ...]:
-    """Return the files, with the field `near` set if they have near-duplicates.
+    """Return the files, and set the field `near` of each file that has near-duplicates.
 
     Args:
-        root: the folder that contains the files, which identifies the cache.
+        root: the folder that contains the files; it determines which cache is used.
         files: any files; files that were not decoded have no near-duplicates.
         folders: the split folders whose files are compared, with None for files without a split
             folder.

@@ -33,11 +33,11 @@ def find_near_duplicates(root: Path, files: Iterable[ImageFile]) -> tuple[Findin
 
     return (
         finding(
-            "near-duplicates in different splits, which make metrics look better",
+            "near-duplicates in different splits, which make the metrics look too good",
             lambda splits, _: splits,
         ),
         finding(
-            "near-duplicates in different classes, of which one may be wrong",
+            "near-duplicates in different classes, so that one of the labels may be wrong",
             lambda splits, labels: labels and not splits,
         ),
         finding(
@@ -78,7 +78,7 @@ def find_poor_images(root: Path, files: Sequence[ImageFile]) -> tuple[Finding, .
         finding(
             "images of one colour",
             (
-                (seen.deviation, file, f"standard deviation {seen.deviation:.1f} levels of 255")
+                (seen.deviation, file, f"standard deviation {seen.deviation:.1f} (levels 0 to 255)")
                 for file, seen in looks
                 if seen.is_flat
             ),

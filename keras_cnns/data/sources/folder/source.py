@@ -58,21 +58,21 @@ class Folder:
     - there are no split folders, because the splits then depend on the content of all images;
     - `skip_bad` is set, because the copies in all splits determine which copy of an image is left
       out;
-    - the fingerprint is requested. Every training requests it, and therefore stops for every error
-      that `data check` reports.
+    - the fingerprint is requested. Every training requests the fingerprint, and therefore stops for
+      every error that `data check` reports.
 
     The result of a check is cached by path, size and times (`cache.py`). If all files of a split
     folder are cached (or, without split folders, all files of the folder), the check opens no file.
     The files of a split are then opened when its images are used.
 
-    If some of these files are not cached, the check reads the files. If their images take at most
-    `base.PIXELS_LIMIT` bytes at the network's size, the check keeps the pixels, and no file is
-    opened again. If the images take more, or if the recipe has an Inception crop, no pixels are
-    kept, and every pass over the split reads and decodes its files again.
+    If some of these files are not cached, the check reads the files. If the images of the split
+    folder take at most `base.PIXELS_LIMIT` bytes at the network's size, the check keeps the pixels,
+    and no file is opened again. If they take more, or if the recipe has an Inception crop, no
+    pixels are kept, and every pass over the split reads and decodes its files again.
 
-    If the images of a split folder exceed this limit, each file is checked when a batch needs it,
-    unless a training requests the check first. Before the first batch, only files without an
-    image's suffix are opened, to find out whether they are images. Copies are then not found,
+    If the images of a split folder exceed `base.PIXELS_LIMIT`, each file is checked when a batch
+    needs it, unless a training requests the check first. Before the first batch, only files without
+    an image's suffix are opened, to find out whether they are images. Copies are then not found,
     because the hashes of the files are unknown. (A training finds them, because it checks first.)
     If a split depends on the content of the images, all files that may belong to it are checked
     first, because their hashes and near-duplicates determine which images are in it.
@@ -85,8 +85,8 @@ class Folder:
             config: the folder, its splits, the images' size, and whether to leave out bad files.
 
         Raises:
-            ValueError: there is no such folder, or no class in it, or its layout is unclear; or
-                there is something wrong with the corrections.
+            ValueError: there is no such folder, it has no class, its layout is unclear, or there is
+                something wrong with the corrections.
         """
         self._config, self._wanted = config, splits_in_recipe(config)
         layout = read_layout(config.path)
@@ -132,8 +132,8 @@ class Folder:
         """Return a split's images; see `Source.open`.
 
         Raises:
-            FolderError: there is something wrong with the files that had to be read, or with the
-                classes; a class has no training images, or too few for all splits.
+            FolderError: there is something wrong with the files that had to be read or with the
+                classes; or a class has no training images, or too few images for all splits.
             ValueError: there is no such split, or it is empty.
         """
         name = split.partition("[")[0].strip()
@@ -142,7 +142,8 @@ class Folder:
             folder = None
         files = self._files([folder], check_first=check_first)
         wanted = self._wanted
-        if not {"train", None} & self._read.keys():  # then no split is created from these files
+        # No split is created from the training files, because they were not read.
+        if not {"train", None} & self._read.keys():
             wanted = tuple(each for each in wanted if each not in self._held_out)
         _refuse(self._config.path, find_split_problems(files, wanted))
         splits = assign_splits(files, wanted)
@@ -159,7 +160,7 @@ class Folder:
         )
 
     def _contents(self, members: Sequence[ImageFile]) -> Contents:
-        """Return the contents of some files, with the near-duplicates in all split folders."""
+        """Return the `Contents` of some files; near-duplicates may be in all split folders."""
         grouped = with_near_duplicates(self._config.path, self._usable)
         keys = {file.path: file.content for file in grouped}
         indices = {label: index for index, label in enumerate(_labels(self._usable))}
@@ -175,7 +176,7 @@ class Folder:
     def _files(
         self, folders: Iterable[str | None], *, check_first: bool = True
     ) -> tuple[ImageFile, ...]:
-        """Return all files; those in the folders that were read have the results of reading."""
+        """Return all files, with the results of reading for the folders that were read."""
         config = self._config
         if config.skip_bad:
             folders, check_first = {file.split for file in self._listed}, True
@@ -240,7 +241,7 @@ class Folder:
         )
 
     def _release(self, members: Sequence[ImageFile]) -> None:
-        """Release the pixels of files, which are all in one split folder."""
+        """Release the pixels of the given files, all of which are in one split folder."""
         folder = members[0].split
         if folder not in self._kept:
             return
@@ -253,7 +254,7 @@ class Folder:
             self._kept[folder] = others, {path: row for row, path in enumerate(remaining)}
 
     def _open_members(self, members: Sequence[ImageFile], labels: Sequence[str]) -> IndexedImages:
-        """Return the images of files, which are all in one split folder."""
+        """Return the images of the given files, all of which are in one split folder."""
         folder = members[0].split
         indices = {label: index for index, label in enumerate(labels)}
         with tf.device("CPU"):
@@ -299,7 +300,7 @@ class Folder:
 
 
 def _reader(members: Sequence[ImageFile], classes: tf.Tensor) -> Callable[[tf.Tensor], Pair]:
-    """Return a function: index of a checked file -> its upright image and its label."""
+    """Return a function that takes the index of a checked file, and returns image and label."""
     with tf.device("CPU"):
         paths = tf.constant([os.fsencode(file.path) for file in members])
         orientations = tf.constant([file.orientation for file in members])
@@ -342,7 +343,7 @@ def _without_bad_files(scan: Scan) -> Scan:
 
 @functools.cache
 def _report_skipped(path: Path, reason: str) -> None:
-    """Print that a file is left out, once in a process although folds open a folder many times."""
+    """Print that a file is left out, but only once, even if the folder is opened for many folds."""
     print(f"skipped {path}: {reason}", file=sys.stderr)
 
 
@@ -352,8 +353,8 @@ def _refuse(root: str | Path, findings: Iterable[Finding]) -> None:
     if not errors:
         return
     hint = (
-        ". Repair or remove the files, or leave them out: data.skip_bad = true in the recipe, or "
-        "`train --skip-bad`"
+        ". Repair or remove the files, or leave them out with data.skip_bad = true in the recipe "
+        "or with `train --skip-bad`"
         if any(finding.to_skip for finding in errors)
         else ""
     )

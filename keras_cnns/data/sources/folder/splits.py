@@ -18,8 +18,8 @@ def assign_splits(files: Sequence[ImageFile], wanted: Iterable[str]) -> dict[str
     images. The split of a group of near-duplicates depends on the smallest digest in the group.
 
     If at most `_SMALL_FOLDER` images are split by content, or if a split would be empty, images are
-    moved so that each split has an image of each class. They come from the split with the most
-    images of the class.
+    moved so that each split has an image of each class. The images come from the split with the
+    most images of their class.
 
     Args:
         files: readable images.
@@ -50,7 +50,9 @@ def held_out_splits(files: Iterable[ImageFile], wanted: Iterable[str]) -> list[s
 def find_scarce_classes(
     files: Sequence[ImageFile], wanted: Iterable[str]
 ) -> tuple[int, dict[str, int]]:
-    """Return how many different images each class needs, and class -> number for those with fewer.
+    """Return the number of different images that each class needs, and the classes with fewer.
+
+    These classes are a dict from the class to its number of different images.
 
     The training split, and every split that is created from it, needs one image of each class. A
     group of near-duplicates counts as one image. If more than `_SMALL_FOLDER` images are split, no

@@ -17,7 +17,8 @@ from keras_cnns_serve.transport.grpc.server import Service
 from . import service
 from .tensor import DATATYPES, from_raw, from_values, to_raw
 
-# datatype -> field for values that are not raw; FP16 and BF16 are always raw.
+# The field of each datatype for values that are not raw. The protocol has no such field for FP16
+# and BF16.
 _CONTENTS = {
     "BOOL": "bool_contents",
     **dict.fromkeys(("UINT8", "UINT16", "UINT32"), "uint_contents"),
@@ -34,7 +35,7 @@ def _target(request: Any) -> Target:
     return target_of(request.name, request.version)
 
 
-# Methods that only return descriptions -> functions that return the fields of the response.
+# For each method that only returns a description: a function that returns the response's fields.
 _DESCRIPTIONS: dict[str, Callable[[Dataplane, Any], dict[str, Any]]] = {
     "ServerLive": lambda dataplane, request: {"live": True},
     "ServerReady": lambda dataplane, request: {"ready": dataplane.ready()},
@@ -54,7 +55,7 @@ _DESCRIPTIONS: dict[str, Callable[[Dataplane, Any], dict[str, Any]]] = {
 
 
 class OpenInferenceGrpc:
-    """GRPCInferenceService.
+    """The service GRPCInferenceService.
 
     Args:
         dataplane: the data plane.
@@ -79,7 +80,7 @@ class OpenInferenceGrpc:
         return getattr(inference, f"{method}Response")(**fields)
 
     async def repository_model_load(self, request: Any, deadline: float | None) -> Any:
-        """Load a model, even if it was loaded before."""
+        """Load a model; if it is already loaded, load it again."""
         self._dataplane.check_admin()
         service.check_load(request.parameters)
         await self._dataplane.load(request.model_name, deadline)
@@ -132,7 +133,8 @@ def _parse_infer_request(request: Any) -> tuple[dict[str, NDArray[Any]], service
     raw = request.raw_input_contents
     if raw and request.inputs and len(raw) != len(request.inputs):
         raise InvalidInputError(
-            f"raw_input_contents has {len(raw)} tensors for {len(request.inputs)} inputs"
+            f"raw_input_contents must have one tensor for each of the {len(request.inputs)} "
+            f"inputs, but it has {len(raw)}"
         )
     inputs: dict[str, NDArray[Any]] = {}
     for number, tensor in enumerate(request.inputs):

@@ -27,14 +27,19 @@ from .service import (
 )
 from .tensor import DATATYPES, decode_base64, from_raw, from_values, to_raw, to_values
 
-HEADER_LENGTH = b"inference-header-content-length"  # the length of the JSON
+HEADER_LENGTH = b"inference-header-content-length"  # its value is the length of the JSON
 
 
 def header_length(text: str | None, body_length: int) -> int:
-    """Return the length of the JSON at the start of a body; without the header, the body's length.
+    """Return the length of the JSON at the start of a body, in bytes.
+
+    Args:
+        text: the value of the header Inference-Header-Content-Length; None: there is no such
+            header, and the whole body is JSON.
+        body_length: the length of the whole body in bytes.
 
     Raises:
-        InvalidInputError: the header is not a length, or is longer than the body.
+        InvalidInputError: the value is not a length, or exceeds the length of the body.
     """
     if text is None:
         return body_length
@@ -47,9 +52,9 @@ def header_length(text: str | None, body_length: int) -> int:
 
 
 def parse_infer_request(body: bytes, length: int) -> tuple[dict[str, NDArray[Any]], InferOptions]:
-    """Parse an infer request: JSON, then the binary data of inputs with a binary_data_size.
+    """Parse an infer request: JSON, followed by the data of inputs that have a binary_data_size.
 
-    BYTES inputs with the parameter `"content_type": "base64"` are decoded.
+    BYTES inputs that have the parameter `"content_type": "base64"` are decoded.
 
     Args:
         body: the whole body.
@@ -116,7 +121,7 @@ def raw_infer_request(body: bytes, tensor: Tensor) -> tuple[dict[str, NDArray[An
 def format_infer_response(
     prediction: Prediction, outputs: Sequence[tuple[RequestedOutput, NDArray[Any]]], request_id: str
 ) -> Reply:
-    """Return the response: JSON, then the binary data of outputs requested as binary data."""
+    """Return the response: JSON, followed by the data of outputs that are requested as binary."""
     binary_data: list[bytes] = []
     entries = []
     for output, array in outputs:
@@ -168,7 +173,7 @@ def _text(document: Any, key: str, subject: str) -> str:
 
 
 def _parameters(document: dict[str, Any], subject: str) -> dict[str, Any]:
-    """Return the parameters without nulls, which MLServer's client sends for absent values."""
+    """Return the parameters that are not null; MLServer's client sends null for absent values."""
     value = document.get("parameters")
     parameters = {} if value is None else _object(value, f"'parameters' of {subject:.80}")
     return {name: value for name, value in parameters.items() if value is not None}

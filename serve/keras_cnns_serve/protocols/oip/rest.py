@@ -27,12 +27,12 @@ from .json import (
     raw_infer_request,
 )
 
-_MAX_DOCUMENT_BYTES = 2**16  # maximum body of a request that is not for inference
+_MAX_DOCUMENT_BYTES = 2**16  # maximum size of a body, except for inference
 _INFER = re.compile(r"/v2/models/(?P<model>[^/:]+)(?:/versions/(?P<version>[^/:]+))?/infer")
 
 
 class OpenInferenceRest(RestEndpoints):
-    """The endpoints of version 2."""
+    """The endpoints of version 2 of the protocol."""
 
     def fast_routes(self) -> list[FastRoute]:
         """Return the route of inference."""
@@ -81,7 +81,7 @@ class OpenInferenceRest(RestEndpoints):
         return json_response(dumps(service.statistics(self._dataplane, None)))
 
     async def model_ready(self, request: StarletteRequest) -> Response:
-        """Answer GET .../ready with 200 if the model is ready, otherwise with 503 or 404."""
+        """Answer GET .../ready with 200, with 503 for a model that is not ready, or with 404."""
         target = target_of(**request.path_params)
         ready = self._dataplane.ready(target)
         if not ready:
@@ -103,7 +103,7 @@ class OpenInferenceRest(RestEndpoints):
         return json_response(dumps(service.repository_index(self._dataplane, ready)))
 
     async def load(self, request: StarletteRequest) -> Response:
-        """Answer POST /v2/repository/models/{m}/load: load a model again or for the first time."""
+        """Answer POST /v2/repository/models/{m}/load: load a model, even if it is loaded."""
         self._dataplane.check_admin()
         service.check_load((await _document(request)).get("parameters"))
         await self._dataplane.load(request.path_params["model"], self._change_deadline(request))

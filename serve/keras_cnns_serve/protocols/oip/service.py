@@ -1,7 +1,7 @@
 """The part of the Open Inference Protocol that REST and gRPC share.
 
-The server, a model and the repository are described by dicts for JSON. Their keys are also the
-names of the fields of the gRPC messages.
+The server, a model and the repository are described by dicts for JSON. The keys of these dicts are
+also the names of the fields of the gRPC messages.
 https://github.com/kserve/open-inference-protocol, with Triton's extensions.
 """
 
@@ -36,9 +36,9 @@ _EXTENSIONS = [
     "schedule_policy",
     "statistics",
 ]
-_IMAGE_BYTES = "image_bytes"  # encoded images; the name in the exported signature
+_IMAGE_BYTES = "image_bytes"  # name of the input for encoded images in the exported signature
 _PROBABILITIES = "probabilities"
-_UNKNOWN = "unknown"  # the output that a threshold adds
+_UNKNOWN = "unknown"  # name of the additional output if a request has a threshold
 _STATES = {
     State.START: "LOADING",
     State.LOADING: "LOADING",
@@ -53,20 +53,20 @@ class RequestedOutput:
     """An output that is requested."""
 
     name: str
-    classes: int = 0  # number of labels in the classification extension; 0: return values
-    binary: bool = False  # over REST, whether binary data is returned after the JSON
+    classes: int = 0  # number of labels to return (classification extension); 0: return the values
+    binary: bool = False  # over REST, whether the values are returned as binary data after the JSON
 
 
 @dataclass(frozen=True, slots=True)
 class InferOptions:
-    """An infer request without its inputs."""
+    """The contents of an infer request, except its inputs."""
 
     outputs: Sequence[RequestedOutput] = ()  # if empty, all outputs
     id: str = ""
     priority: int = 0
     timeout: float | None = None  # seconds
     binary: bool = False  # over REST, the default of `RequestedOutput.binary`
-    # Arguments of `threshold_of`; with one of them, the response has the output `unknown`.
+    # Arguments of `threshold_of`; if one of them is given, the response has the output `unknown`.
     min_probability: Any = None
     min_accuracy: Any = None
 
@@ -77,7 +77,7 @@ def infer_options(
     """Return the options of a request; the parameter timeout is in microseconds.
 
     Raises:
-        InvalidInputError: a parameter is not an integer of at least 0.
+        InvalidInputError: the timeout or the priority is not an integer of at least 0.
     """
     timeout = count_of(parameters, "timeout")
     return InferOptions(
@@ -135,7 +135,8 @@ def check_load(parameters: Any) -> None:
     if parameters:
         names = ", ".join(parameters) if isinstance(parameters, Mapping) else repr(parameters)
         raise InvalidInputError(
-            f"parameters are not supported; models are loaded from the repository: {names:.80}"
+            "parameters are not supported, because models are only loaded from the repository; the "
+            f"request has {names:.80}"
         )
 
 
@@ -154,17 +155,17 @@ async def infer(
         target: the version.
         inputs: the tensors.
         options: the rest of the request.
-        arrived: `time.monotonic()` at the start of the request's own timeout.
-        deadline: as for `Dataplane.predict`; the request's timeout can be earlier.
+        arrived: `time.monotonic()` at which the timeout in the request begins.
+        deadline: as for `Dataplane.predict`; the timeout in the request can end earlier.
 
     Returns:
-        The prediction, and the requested outputs with their values. With a threshold, the last
-        output is `unknown`, bool [N]: whether the highest probability of an image is below the
-        threshold.
+        The prediction, and the requested outputs with their values. If the request has a threshold,
+        the last output is `unknown`, bool [N], which is True for an image whose highest probability
+        is below the threshold.
 
     Raises:
-        InvalidInputError: there is no input, an output is requested twice, the labels of an output
-            without labels are requested, or the threshold is wrong.
+        InvalidInputError: there is no input, an output is requested twice, labels are requested for
+            an output that does not have one value for each label, or the threshold is wrong.
         Also the errors of `Dataplane.predict` and `Dataplane.predict_bytes`.
     """
     if not inputs:
@@ -218,7 +219,10 @@ def _contents(
 
 
 def _classes(prediction: Prediction, output: RequestedOutput) -> NDArray[Any]:
-    """Return strings `score:index:label` [N, k], the highest score first."""
+    """Return an array [N, k] of strings `score:index:label`, each row with the highest score first.
+
+    k is the number of labels that the request asks for.
+    """
     scores, labels = prediction.outputs[output.name], prediction.source.labels
     if scores.ndim != 2 or scores.shape[1] != len(labels):
         raise InvalidInputError(

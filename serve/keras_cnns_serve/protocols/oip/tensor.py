@@ -1,7 +1,7 @@
 """The Open Inference Protocol's tensors: raw bytes, or lists of values.
 
-Raw numbers are little-endian and row-major. In raw BYTES, each element follows its length, which
-takes four bytes. https://github.com/kserve/open-inference-protocol
+Raw numbers are little-endian and row-major. In raw BYTES, each element is preceded by its length, a
+four-byte integer. https://github.com/kserve/open-inference-protocol
 """
 
 import math
@@ -31,11 +31,11 @@ DTYPES: dict[str, Any] = {
     "FP16": np.float16,
     "FP32": np.float32,
     "FP64": np.float64,
-    "BF16": np.uint16,  # NumPy has no such type; the bits are converted to float32
+    "BF16": np.uint16,  # NumPy has no bfloat16; the bits are converted to float32
     "BYTES": np.object_,
 }
 DATATYPES = {np.dtype(dtype): name for name, dtype in DTYPES.items() if name != "BF16"}
-# The permitted types of values in a list, by the kind of NumPy type.
+# The Python types that are permitted in a list of values, by the kind of the NumPy type.
 _KINDS: dict[str, set[type]] = {
     "O": {str, bytes},
     "b": {bool},
@@ -52,7 +52,7 @@ def from_raw(
     """Return raw bytes as an array, without a copy; bfloat16 becomes float32.
 
     Raises:
-        InvalidInputError: the datatype is unknown, or shape and bytes disagree.
+        InvalidInputError: the datatype is unknown, or the number of bytes does not fit the shape.
     """
     dtype, shape = _checked(datatype, sizes, name)
     if datatype == "BYTES":
@@ -72,7 +72,7 @@ def from_values(values: Any, datatype: str, sizes: Sequence[Any], name: str) -> 
 
     Raises:
         InvalidInputError: the datatype is unknown or only supported as raw bytes, a value has
-            another type, or shape and values disagree.
+            another type, or the number of values does not fit the shape.
     """
     dtype, shape = _checked(datatype, sizes, name)
     if datatype == "BF16":
@@ -82,8 +82,9 @@ def from_values(values: Any, datatype: str, sizes: Sequence[Any], name: str) -> 
     permitted = _KINDS[dtype.kind]
     if wrong := set(map(type, flat)) - permitted:
         raise InvalidInputError(
-            f"{name} has values of {', '.join(sorted(kind.__name__ for kind in wrong))}; "
-            f"{datatype} must be {' or '.join(sorted(kind.__name__ for kind in permitted))}"
+            f"{name} has values of type {', '.join(sorted(kind.__name__ for kind in wrong))}; "
+            f"values of the datatype {datatype} must have the type "
+            f"{' or '.join(sorted(kind.__name__ for kind in permitted))}"
         )
     if datatype == "BYTES":
         texts = [value.encode() if isinstance(value, str) else value for value in flat]
@@ -97,7 +98,7 @@ def from_values(values: Any, datatype: str, sizes: Sequence[Any], name: str) -> 
 
 
 def decode_base64(array: NDArray[Any], name: str) -> NDArray[Any]:
-    """Decode BYTES in base64, which is necessary in JSON.
+    """Decode BYTES in base64, an encoding that JSON needs because it cannot contain bytes.
 
     Raises:
         InvalidInputError: an element is not base64.
@@ -160,8 +161,8 @@ def _split(content: bytes | memoryview, name: str, count: int) -> list[bytes]:
         end = first + _LENGTH.unpack_from(content, start)[0] if first <= len(content) else first
         if end > len(content):
             raise InvalidInputError(
-                f"{name} is truncated: its element {len(elements) + 1} ends at byte "
-                f"{end:,} of {len(content):,}"
+                f"{name} is truncated: its element {len(elements) + 1} ends at byte {end:,}, but "
+                f"it has only {len(content):,} bytes"
             )
         elements.append(bytes(content[first:end]))
         start = end

@@ -36,7 +36,8 @@ class TensorFlowServingGrpc:
 
     Args:
         dataplane: the data plane.
-        max_bytes: maximum size of the tensor that a message describes.
+        max_bytes: maximum size of a tensor in bytes; it can be larger than the message with its
+            values.
     """
 
     def __init__(self, dataplane: Dataplane, max_bytes: int) -> None:
@@ -62,13 +63,17 @@ class TensorFlowServingGrpc:
         ]
 
     async def predict(self, request: Any, deadline: float | None) -> Any:
-        """Return the outputs in output_filter, or all, for tensors of pixels or encoded images."""
+        """Return outputs for tensors of pixels or encoded images.
+
+        These are the outputs in output_filter, or all outputs if it is empty.
+        """
         target = _target(request.model_spec)
         manifest = self._dataplane.metadata(target).manifest
         name = request.model_spec.signature_name
         signature = find_signature(manifest, name, PREDICT_METHOD)
         contiguous = all(tensor.tensor_content for tensor in request.inputs.values())
-        size = 0 if contiguous else request.ByteSize()  # single values are slow to parse
+        # Values that are not in tensor_content are slow to parse.
+        size = 0 if contiguous else request.ByteSize()
         inputs = await parse(size, deadline, self._arrays, request.inputs)
         outputs = list(request.output_filter)
         if signature.encoded:
@@ -164,7 +169,7 @@ class TensorFlowServingGrpc:
         return ParseDict({"model_version_status": states}, response)
 
     async def handle_reload_config(self, request: Any, deadline: float | None) -> Any:
-        """Serve the models of another configuration."""
+        """Replace the server's configuration, and serve the models of the new one."""
         self._dataplane.check_admin()
         if request.config.WhichOneof("config") != "model_config_list":
             raise InvalidInputError("the config must be a model_config_list")
@@ -200,7 +205,11 @@ def _contents(inputs: dict[str, NDArray[Any]], expected: str, signature: str) ->
 
 
 def _images(request_input: Any) -> list[bytes]:
-    """Return the encoded image of each tf.Example, by default the image of the context."""
+    """Return the encoded image of each tf.Example.
+
+    A tf.Example without an image has the image of the request's context
+    (`example_list_with_context`).
+    """
     kind = request_input.WhichOneof("kind")
     if kind is None or not (examples := getattr(request_input, kind).examples):
         raise InvalidInputError("Input is empty: it must have at least one tf.Example")

@@ -25,8 +25,8 @@ from keras_cnns_serve.repository.manifest import Manifest
 from .service import BYTES, IMAGE_FEATURE, Signature, find_signature
 
 _ENCODED_HINT = (
-    f"send an encoded image to :classify-image, or with the signature_name {BYTES!r} and as "
-    '{"b64": "..."}'
+    'send an encoded image to :classify-image, or as {"b64": "..."} to :predict with the '
+    f"signature_name {BYTES!r}"
 )
 _JSON_TYPES = {str: "a string", bool: "true or false", dict: "an object", type(None): "null"}
 
@@ -56,7 +56,7 @@ def parse_predict_request(body: bytes, manifest: Manifest) -> PredictRequest:
     Raises:
         InvalidInputError: the body is not JSON, does not have exactly one of `instances` and
             `inputs`, or contains a ragged list or invalid base64.
-        SignatureError: there is no signature of this name.
+        SignatureError: there is no signature with the name in the request.
     """
     document = _document(body)
     signature = find_signature(manifest, _signature_name(document))
@@ -78,7 +78,7 @@ def parse_predict_request(body: bytes, manifest: Manifest) -> PredictRequest:
 
 
 def parse_examples_request(body: bytes) -> ExamplesRequest:
-    """Parse the body of a classify or regress request: a list of tf.Examples as objects.
+    """Parse the body of a classify or regress request, which has tf.Examples as JSON objects.
 
     Raises:
         InvalidInputError: the body is not JSON, or an example has no encoded image.
@@ -133,7 +133,7 @@ def _signature_name(document: dict[str, Any]) -> str:
 
 
 def _rows(rows: Any, signature: Signature) -> dict[str, Any]:
-    """Return name -> values of a request in row format."""
+    """Return the inputs of a request in row format, as a dict from names to values."""
     name = signature.inputs[0].name
     if not isinstance(rows, list) or not rows:
         raise InvalidInputError("'instances' must be a list of at least one image")
@@ -144,14 +144,14 @@ def _rows(rows: Any, signature: Signature) -> dict[str, Any]:
         if not isinstance(row, dict) or set(row) != {name}:
             found = f"has the keys {sorted(row)}" if isinstance(row, dict) else "is not an object"
             raise InvalidInputError(
-                f"instances[{number}] {found:.200}; each must be {{{name!r}: ...}}; "
+                f"instances[{number}] {found:.200}; each must be an object {{{name!r}: ...}}; "
                 + _ENCODED_HINT
             )
     return {name: [row[name] for row in rows]}
 
 
 def _columns(columns: Any, signature: Signature) -> dict[str, Any]:
-    """Return name -> values of a request in columnar format."""
+    """Return the inputs of a request in columnar format, as a dict from names to values."""
     name = signature.inputs[0].name
     if not isinstance(columns, dict) or (signature.encoded and _is_base64(columns)):
         return {name: columns}
@@ -166,7 +166,7 @@ def _is_base64(value: dict[str, Any]) -> bool:
 
 
 def _image(features: dict[str, Any]) -> bytes | None:
-    """Return the encoded image of a tf.Example, if it has one."""
+    """Return the encoded image of a tf.Example, or None if it has no image."""
     feature = features.get(IMAGE_FEATURE)
     if isinstance(feature, list) and len(feature) == 1:
         (feature,) = feature
@@ -206,8 +206,8 @@ def _texts(name: str, values: NDArray[Any]) -> Any:
 
 
 def _array(value: Any, name: str) -> NDArray[Any]:
-    # Check the types before NumPy converts the values, because every element of an array of strings
-    # takes as much memory as the longest string.
+    # Check the types before NumPy converts the values. It would convert strings to an array in
+    # which every element takes as much memory as the longest string.
     if wrong := _leaf_types(value) - {int, float}:
         found = ", ".join(sorted(_JSON_TYPES.get(kind, kind.__name__) for kind in wrong))
         hint = f"; {_ENCODED_HINT}" if wrong & {str, dict} else ""
@@ -227,7 +227,9 @@ def _leaf_types(value: Any, depth: int = 0) -> set[type]:
     if not isinstance(value, list):
         return {type(value)}
     if depth == MAX_RANK:
-        raise InvalidInputError(f"lists are nested deeper than {MAX_RANK}; images are 4 deep")
+        raise InvalidInputError(
+            f"lists are nested more than {MAX_RANK} deep; a batch of images needs 4 levels"
+        )
     types = set(map(type, value))
     if list in types:
         types.remove(list)

@@ -29,7 +29,7 @@ TARGET = r"/v1/models/(?P<model>[^/:]+)(?:/versions/(?P<version>[^/:]+)|/labels/
 
 
 class TensorFlowServingRest(RestEndpoints):
-    """The endpoints of version 1."""
+    """The endpoints of version 1 of the protocol."""
 
     def fast_routes(self) -> list[FastRoute]:
         """Return the routes of inference."""
@@ -89,7 +89,8 @@ class TensorFlowServingRest(RestEndpoints):
     async def predict(self, request: Request) -> Reply:
         """Answer POST ...:predict with the outputs for pixels or encoded images."""
         target = target_of(**request.path.groupdict())
-        manifest = self._dataplane.metadata(target).manifest  # before the body, which can be large
+        # Raises an error for an unknown model before the body, which can be large, is received.
+        manifest = self._dataplane.metadata(target).manifest
         deadline = self._deadline(request)
         body = await self._json_body(request, deadline)
         parsed = await self._parse_json(
@@ -106,9 +107,9 @@ class TensorFlowServingRest(RestEndpoints):
         return Reply(answer, headers=[server_timing(prediction.timing)])
 
     async def examples(self, method: str, request: Request) -> Reply:
-        """Answer POST ...:classify and ...:regress with labels or numbers for tf.Examples."""
+        """Answer POST ...:classify with labels, and ...:regress with numbers, for tf.Examples."""
         target = target_of(**request.path.groupdict())
-        self._dataplane.metadata(target)  # before the body, which can be large
+        self._dataplane.metadata(target)  # raises an error before the body is received
         deadline = self._deadline(request)
         body = await self._json_body(request, deadline)
         parsed = await self._parse_json(

@@ -1,6 +1,6 @@
 """The part of TensorFlow Serving's protocol that REST and gRPC share.
 
-Descriptions are dicts for JSON, whose keys are also the fields of the gRPC messages.
+Descriptions are dicts for JSON. Their keys are also the names of the fields of the gRPC messages.
 https://www.tensorflow.org/tfx/serving/api_rest
 """
 
@@ -15,13 +15,13 @@ from keras_cnns_serve.repository.manifest import Manifest, Tensor
 
 DEFAULT = "serving_default"  # signature for pixels
 BYTES = "serving_bytes"  # signature for encoded images
-IMAGE_FEATURE = "image/encoded"  # feature of a tf.Example with the encoded image
+IMAGE_FEATURE = "image/encoded"  # name of the feature that contains a tf.Example's encoded image
 
 PREDICT_METHOD = "tensorflow/serving/predict"
 CLASSIFY_METHOD = "tensorflow/serving/classify"
 REGRESS_METHOD = "tensorflow/serving/regress"
 
-_REGRESS_HINT = "; signature_name can be an output with one number for each image"
+_REGRESS_HINT = "; signature_name can be the name of an output with one number for each image"
 _TENSORFLOW_TYPES = {
     "uint8": "DT_UINT8",
     "float32": "DT_FLOAT",
@@ -47,7 +47,7 @@ class Signature:
 
 
 def _signatures(manifest: Manifest) -> dict[str, Signature]:
-    """Return name -> signature of an exported SavedModel."""
+    """Return the signatures of an exported SavedModel, by name."""
     image_bytes = Tensor("image_bytes", "string", (None,))
     examples = Tensor("inputs", "string", (None,))  # tf.Examples with encoded images
     classes = Tensor("classes", "string", (None, manifest.classes))
@@ -105,7 +105,8 @@ async def infer_examples(
         deadline: as for `Dataplane.predict_bytes`.
 
     Returns:
-        The prediction, and for each image a list of (label, score) or a number.
+        The prediction, and the results for the images: for a classify request, a list of (label,
+        score) for each image; for a regress request, a number for each image.
 
     Raises:
         SignatureError: the signature does not exist, or has another method.
@@ -137,7 +138,7 @@ def _examples_output(manifest: Manifest, signature_name: str, method: str) -> st
 
 
 def model_version_status(dataplane: Dataplane, target: Target) -> list[dict[str, Any]]:
-    """Return the states of all versions, the newest first, or of the target's version.
+    """Return the states of all versions, the newest first, or the state of the target's version.
 
     Raises:
         ModelNotFoundError: the repository has no such model or version.

@@ -11,7 +11,8 @@ from keras_cnns_serve.errors import InvalidInputError
 from keras_cnns_serve.protocols.parsing import bytes_array, from_bfloat16
 from keras_cnns_serve.protos import tensorflow
 
-# TensorFlow's type -> NumPy type, and the field for single values; half_val contains bits.
+# For each type of TensorFlow: the NumPy type, and the field for single values. The field half_val
+# contains the bits of the numbers.
 _TYPES: dict[str, tuple[Any, str]] = {
     "DT_FLOAT": (np.float32, "float_val"),
     "DT_DOUBLE": (np.float64, "double_val"),
@@ -40,9 +41,9 @@ def to_array(tensor: Any, name: str, max_bytes: int) -> NDArray[Any]:
     """Return the values of a TensorProto; bfloat16 becomes float32, strings become bytes.
 
     The values are either in `tensor_content`, or they are single values in the field of their type.
-    In the latter case, the last number is repeated until the shape is filled. Strings are not
-    repeated, because each string is an image: a message of a few bytes could otherwise cause the
-    work of millions of images.
+    If there are fewer single values than the shape needs, the last number is repeated. Strings are
+    not repeated, because each string is an image: a message of a few bytes could otherwise cause
+    the work of millions of images.
 
     Args:
         tensor: the message.
@@ -50,14 +51,14 @@ def to_array(tensor: Any, name: str, max_bytes: int) -> NDArray[Any]:
         max_bytes: maximum size of the array, which can be much larger than the message.
 
     Raises:
-        InvalidInputError: the type is not supported, or type, shape and values disagree.
+        InvalidInputError: the type is not supported, or the values do not fit the type and shape.
         InputTooLargeError: the array would be larger than `max_bytes`.
     """
     try:
         type_name, dtype, field = _BY_NUMBER[tensor.dtype]
     except KeyError:
         raise InvalidInputError(
-            f"{name} has the dtype {tensor.dtype}; the supported ones are {', '.join(_TYPES)}"
+            f"{name} has the dtype {tensor.dtype}; the supported dtypes are {', '.join(_TYPES)}"
         ) from None
     if tensor.tensor_shape.unknown_rank:
         raise InvalidInputError(f"{name} has an unknown rank; a tensor with values needs a shape")
@@ -82,9 +83,10 @@ def to_array(tensor: Any, name: str, max_bytes: int) -> NDArray[Any]:
 
 
 def to_proto(array: NDArray[Any]) -> Any:
-    """Return the TensorProto of an array, with single values as TensorFlow Serving writes them.
+    """Return the TensorProto of an array.
 
-    Many clients read `response.outputs["probabilities"].float_val` directly.
+    Like TensorFlow Serving, write single values and not `tensor_content`, because many clients read
+    `response.outputs["probabilities"].float_val` directly.
     """
     number, field = _BY_DTYPE[array.dtype]
     tensor = tensorflow.TensorProto(

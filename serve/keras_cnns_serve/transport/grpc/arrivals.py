@@ -1,8 +1,8 @@
 """Limit the number of incomplete messages at a gRPC server, and the time for their arrival.
 
 grpcio buffers a message until it is complete, and does not report how many bytes have arrived. Each
-incomplete message is therefore assumed to have the maximum length, and memory is claimed for it. A
-message that arrives together with its headers needs no claim.
+incomplete message is therefore assumed to have the maximum length, and memory is claimed for that
+length. A message that arrives together with its headers needs no claim.
 """
 
 import asyncio
@@ -41,21 +41,21 @@ class Arrivals:
     def __init__(self, count: int, max_bytes: int, budget: Budget) -> None:
         self.seconds = BODY_SECONDS + max_bytes / MIN_BYTES_PER_SECOND
         self.count = count
-        self.started: dict[Call, float] = {}  # call -> start of its turn, the earliest first
-        self.aborted: dict[Call, ServeError] = {}  # aborted call -> reason
+        self.started: dict[Call, float] = {}  # start of each call's turn, the earliest first
+        self.aborted: dict[Call, ServeError] = {}  # why each call was aborted
         self._max_bytes = max_bytes
         self._budget = budget
         self._claims: dict[Call, Claim] = {}  # claimed memory of incomplete messages
         self._free = count
-        self._waiting: dict[asyncio.Future[None], float] = {}  # turn -> start of the wait
+        self._waiting: dict[asyncio.Future[None], float] = {}  # start of the wait for each turn
         self._has_waiting = asyncio.Event()
 
     async def begin(self, call: Call) -> None:
         """Wait for a call's turn.
 
         Raises:
-            QueueFullError: the call has waited for `_MAX_WAIT_SECONDS`, or it has waited longest of
-                `_MAX_WAITING` calls and another call arrives.
+            QueueFullError: the call has waited for `_MAX_WAIT_SECONDS`; or `_MAX_WAITING` calls are
+                waiting, another one arrives, and this call has waited the longest.
         """
         if self._free:
             self._free -= 1
@@ -97,7 +97,7 @@ class Arrivals:
                     self._reject(future)
 
     def _abort_slow(self, now: float, min_seconds: float) -> None:
-        needed = len(self._waiting)  # number of turns
+        needed = len(self._waiting)  # number of turns for which calls wait
         for call, since in list(self.started.items()):
             if since < now - self.seconds:
                 self.aborted[call] = TooSlowError(
@@ -106,8 +106,8 @@ class Arrivals:
                 )
             elif needed > 0 and since < now - min_seconds:
                 self.aborted[call] = QueueFullError(
-                    f"the message arrived too slowly while others waited: {self.count} messages "
-                    "can arrive at the same time"
+                    "the message was not complete at once, and other calls need its turn: only "
+                    f"{self.count} messages can arrive at the same time"
                 )
             else:
                 break
@@ -124,7 +124,8 @@ class Arrivals:
                 self._claims[call] = self._budget.claim(self._max_bytes)
             except ServeError as error:
                 self.aborted[call] = QueueFullError(
-                    f"the message arrived too slowly while there was no memory for it: {error}"
+                    "the message was not complete at once, and there is no memory to wait for the "
+                    f"rest of it: {error}"
                 )
                 call.cancel()
 
@@ -147,7 +148,10 @@ class Arrivals:
         self._waiting.pop(turn, None)
         if not turn.done():
             turn.set_exception(
-                QueueFullError(f"the messages of {self.count} other calls are incomplete")
+                QueueFullError(
+                    f"the message cannot be received, because the messages of {self.count} other "
+                    "calls are still arriving"
+                )
             )
 
     def _pass_turn(self) -> None:

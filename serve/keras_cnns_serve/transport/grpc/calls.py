@@ -48,30 +48,33 @@ logger = logging.getLogger(__name__)
 _CLOCK_SLACK = 0.02
 # Seconds within which a call may still be cancelled after the end of its stream.
 _CANCEL_SECONDS = 0.005
-# Seconds: when the server stops, calls that have waited longer than this for a message are ended.
+# When the server stops, calls that have waited for a message for more seconds than this are ended.
 _IDLE_SECONDS = 0.3
 # Seconds of waiting after which a stream can be ended to make room for another one.
 QUIET_SECONDS = 1.0
 MAX_STREAMS = 1000  # maximum number of open streams of all kinds
 STREAM_BYTES = 2**15  # memory of an open stream that reads a single message
-# Maximum number of bytes, since details are sent in a header and clients accept 8 KiB of headers.
+# Maximum number of bytes of a status's details. They are sent in a header, and clients accept 8 KiB
+# of headers.
 _MAX_DETAILS = 4000
 _PRINTABLE = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
 
-# Takes a request and its deadline (`time.monotonic()`, or None); returns the response.
+# A function that takes a request and its deadline (`time.monotonic()`, or None), and returns the
+# response.
 _Unary = Callable[[Any, float | None], Awaitable[Any]]
-# Takes requests, and a function that returns the deadline of a request that arrives now; yields
-# responses.
+# A function that takes the requests of a stream, and a function for the deadline of a request that
+# arrives now. It yields the responses.
 _Streaming = Callable[[AsyncIterator[Any], Callable[[], float | None]], AsyncIterator[Any]]
-# Takes the path of a call, the client's address, the name of the status, and the seconds it took.
+# A function that takes the path of a call, the client's address, the name of the status, and the
+# seconds that the call took.
 OnResponse = Callable[[str, str, str, float], None]
-# Takes the path and metadata of a call.
+# A function that takes the path and metadata of a call, and raises an error to reject the call.
 Authorize = Callable[[str, Iterable[tuple[str, str | bytes]]], None]
 
 
 @dataclass(frozen=True)
 class Service:
-    """A gRPC service: its descriptor, and the name of each method -> its function."""
+    """A gRPC service: its descriptor, and its functions by the names of the methods."""
 
     descriptor: ServiceDescriptor
     unary: Mapping[str, _Unary]
@@ -113,10 +116,11 @@ class Calls(grpc.GenericRpcHandler):
         self.timeout = timeout
         self.on_response = on_response
         self.authorize = authorize
-        self.streams: dict[asyncio.Task[Any], Claim] = {}  # open stream -> its memory
+        self.streams: dict[asyncio.Task[Any], Claim] = {}  # memory of each open stream
         self.active: set[asyncio.Task[Any]] = set()
-        # Waiting stream -> start of the wait. An `idle` stream waits for a request of its client. A
-        # `quiet` stream, such as a health watch, waits until there is something to send.
+        # The times at which waiting streams began to wait. An `idle` stream waits for a request of
+        # its client. A `quiet` stream, such as a health watch, waits until there is something to
+        # send.
         self.idle: dict[asyncio.Task[Any], float] = {}
         self.quiet: dict[asyncio.Task[Any], float] = {}
         self.stopping = False
@@ -180,13 +184,15 @@ class Calls(grpc.GenericRpcHandler):
         used = sum(claim.size for claim in self.streams.values())
         if len(self.streams) >= MAX_STREAMS or used + size > self.budget.limit // 2:
             raise QueueFullError(
-                f"{len(self.streams)} streams are open; there is no memory for the messages of "
-                "another one"
+                f"{len(self.streams)} streams are open, and the server has no room for another one"
             )
         return self.budget.claim(size)
 
     def _end_waiting_stream(self) -> bool:
-        """End the stream that has waited longest; return False if no stream waits."""
+        """End a stream that has waited long enough; return False if there is none.
+
+        It is the stream that has waited longest, or one whose client does not receive its response.
+        """
         waits = {**self.quiet, **self.idle}
         task = min(waits, key=waits.__getitem__, default=None)
         if task is not None and time.monotonic() - waits[task] >= QUIET_SECONDS:
@@ -334,7 +340,7 @@ class _Call:
             calls.quiet[task] = time.monotonic()
 
     def deadline_from_now(self) -> float | None:
-        """Return the deadline of a request that begins now, or the client's if that is earlier."""
+        """Return the deadline of a request that begins now, which the client can shorten."""
         remaining, timeout = self._context.time_remaining(), self._calls.timeout
         if remaining is None:
             remaining = timeout
@@ -346,7 +352,7 @@ class _Call:
         """End the call with the status of an error; raise the exception that grpcio expects."""
         trailers: tuple[tuple[str, str], ...] = ()
         clear_frames(error.__traceback__)  # free the messages that the error would keep alive
-        if not isinstance(error, GeneratorExit):  # grpcio has ended the call
+        if not isinstance(error, GeneratorExit):  # raised if grpcio has ended the call
             error = self._calls.arrivals.aborted.pop(self._task, error)
         if isinstance(error, asyncio.CancelledError) and self._calls.stopping:
             self.status, details = "UNAVAILABLE", "the server is stopping; try again"
@@ -384,7 +390,7 @@ class _Call:
         limit = self._calls.max_message_bytes
         message = await decompress_message(message, limit, self._claim, deadline)
         claimed = COPIES * len(message)
-        self._claim.add(claimed)  # claimed before counting the fields, which may have to wait
+        self._claim.add(claimed)  # claimed first, because counting the fields may take time
         self._claim.add(await memory_of_async(message, kind, deadline) - claimed)
         return message
 

@@ -1,8 +1,8 @@
-"""End the connections of clients that ignore the limit of a call's headers.
+"""End the connections of clients that ignore the limit on the size of a call's headers.
 
 grpcio enforces the limits in its SETTINGS frame only after the client has acknowledged this frame,
-which a hostile client never does. Until then, a call can have 16 MiB of headers. They are
-compressed to 8 KB if they repeat an entry of HPACK's table, but in Python they become a tuple of
+which a hostile client never does. Until then, a call can have 16 MiB of headers. On the wire, they
+take only 8 KB if they repeat an entry of HPACK's table, but in Python they become a long tuple of
 strings.
 """
 
@@ -22,8 +22,8 @@ import grpc.aio
 
 logger = logging.getLogger(__name__)
 
-# If a call has more bytes of headers, its connection is ended. Calls with fewer bytes, but more
-# than grpcio's own limit, are rejected by grpcio.
+# If a call has more bytes of headers than this, its connection is ended. Calls with fewer bytes,
+# but more than grpcio's own limit, are rejected by grpcio.
 _MAX_HEADER_BYTES = 64 * 2**10
 _DESCRIPTORS = "/dev/fd"
 _PAUSE = 1.0  # seconds during which an ended connection is not searched for again
@@ -43,7 +43,7 @@ class Guard(grpc.GenericRpcHandler):
 
     def __init__(self, handler: grpc.GenericRpcHandler) -> None:
         self._handler = handler
-        self._ended: dict[str, float] = {}  # peer -> time at which its connection was ended
+        self._ended: dict[str, float] = {}  # when each peer's connection was ended
         self._rejection = grpc.stream_unary_rpc_method_handler(self._reject)
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:

@@ -24,13 +24,13 @@ from keras_cnns_serve.errors import InputTooLargeError, InvalidInputError
 _GZIP = b"\x1f\x8b"
 _DEFLATE = (b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda")
 SHORT_BYTES = 2**16  # the fields of messages with more bytes are counted
-# Maximum number of fields; a thousand images as tf.Examples have a quarter of it.
+# Maximum number of fields; a thousand tf.Examples with images have a quarter of that number.
 MAX_FIELDS = 20_000
 _INLINE_FIELDS = 500  # counting this many fields is faster than waking up a thread
 _BYTES_OF_FIELD = 256  # maximum memory of a field
 _BYTES_OF_NUMBERS = 16  # maximum memory for each byte of packed numbers
-COPIES = 3  # number of copies of a message: received, parsed, and as arrays
-_SIZES = {1: 8, 3: 0, 4: 0, 5: 4}  # wire type -> bytes of a value
+COPIES = 3  # copies of a message: the received bytes, the parsed message, and its arrays
+_SIZES = {1: 8, 3: 0, 4: 0, 5: 4}  # number of bytes of a value, by its wire type
 _VARINT, _LENGTH_DELIMITED = 0, 2
 
 
@@ -83,14 +83,14 @@ async def memory_of_async(message: bytes, descriptor: Descriptor, deadline: floa
     try:
         return memory_of(message, descriptor, _INLINE_FIELDS)
     except InputTooLargeError:
-        # Continue outside this block, since its exception would keep the message alive after a
-        # later error.
+        # Continue outside this block. Inside it, this exception would become the context of a later
+        # error, and would keep the message alive with it.
         pass
     return await PARSING.call(deadline, memory_of, message, descriptor)
 
 
 def memory_of(message: bytes, descriptor: Descriptor, max_fields: int = MAX_FIELDS) -> int:
-    """Return the maximum memory of a message: received, parsed, and as arrays.
+    """Return the maximum memory that a message needs, including its parsed copy and its arrays.
 
     Raises:
         InputTooLargeError: the message is long and has more than `max_fields` fields.
@@ -102,7 +102,7 @@ def memory_of(message: bytes, descriptor: Descriptor, max_fields: int = MAX_FIEL
 
 
 def _count(message: bytes, descriptor: Descriptor, max_fields: int) -> tuple[int, int]:
-    """Return the number of fields and the bytes of packed numbers; stop at damaged data.
+    """Return the number of fields and the number of bytes of packed numbers; stop at damaged data.
 
     The wire format: https://protobuf.dev/programming-guides/encoding/
     """
@@ -139,7 +139,10 @@ def _count(message: bytes, descriptor: Descriptor, max_fields: int) -> tuple[int
 
 @cache
 def _kinds(descriptor: Descriptor) -> tuple[dict[int, Descriptor], frozenset[int]]:
-    """Return number -> descriptor of the fields that are messages, and the numeric fields."""
+    """Return a dict from the number of each message field to the descriptor of its message.
+
+    The second result is the set of the numbers of the numeric fields.
+    """
     messages, packed = {}, set()
     for field in descriptor.fields:
         if field.message_type is not None:

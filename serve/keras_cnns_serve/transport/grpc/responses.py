@@ -19,7 +19,8 @@ from .guard import client_address, end_connection
 
 logger = logging.getLogger(__name__)
 
-# Memory is claimed only for responses with more bytes, because a call itself needs more than this.
+# Memory is claimed only for responses with more bytes than this. For a shorter response, the call
+# itself needs more memory than the response.
 MIN_CLAIMED_BYTES = 2**14
 _COPIES = 2  # number of copies of a response: ours and grpcio's
 # A stream can be ended to make room for another one if sending its response has taken longer than
@@ -49,7 +50,7 @@ class Responses:
         self._budget = budget
         self._timeout = timeout
         self._responses: dict[Call, _Response] = {}
-        self._bytes = Counter[str]()  # peer of a connection -> bytes that are being sent
+        self._bytes = Counter[str]()  # bytes that are being sent, by peer
 
     def begin(self, call: Call, peer: str, size: int) -> None:
         """Begin to send a response of `size` bytes.
@@ -77,7 +78,7 @@ class Responses:
             del self._bytes[response.peer]
 
     def end_blocked(self, calls: Iterable[Call]) -> Call | None:
-        """End the connection of one of these calls, whose client does not receive its response.
+        """Find one of these calls whose client does not receive its response, and disconnect it.
 
         Returns:
             The call, or None if there is no such call.
@@ -104,7 +105,7 @@ class Responses:
 def _end(peer: str) -> None:
     client, _ = client_address(peer)
     logger.warning(
-        "ended the connection of %s: it does not receive its responses",
+        "ended the connection of %s: the client does not receive its responses",
         client,
         extra={"client": client},
     )

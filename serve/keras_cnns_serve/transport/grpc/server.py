@@ -19,7 +19,7 @@ from .reflection import reflection_service
 
 __all__ = ["ConnectionLimits", "GrpcServer", "Service"]
 
-# Time for clients to receive the status of calls that are ended when the server stops.
+# Seconds for clients to receive the status of calls that are ended when the server stops.
 _STATUS_SECONDS = 0.5
 
 
@@ -35,7 +35,7 @@ class ConnectionLimits:
     streams: int = 256
     waiting_calls: int = 10_000  # maximum number of calls whose handlers have not begun
     header_bytes: int = 16_384  # maximum size of a call's headers
-    response_bytes: int = 2**28  # maximum size of a response; a longer one is RESOURCE_EXHAUSTED
+    response_bytes: int = 2**28  # maximum size; a longer response becomes RESOURCE_EXHAUSTED
     handshake: float = 20  # seconds from accepting a connection to its SETTINGS frame
     settings: float = 5  # seconds for the client to acknowledge our SETTINGS
     age: float = 86_400  # seconds after which a connection accepts no new calls (GOAWAY)
@@ -80,8 +80,8 @@ class ConnectionLimits:
             ("grpc.keepalive_timeout_ms", ping),
             ("grpc.http2.ping_timeout_ms", ping),  # for pings that grpcio sends for other reasons
             ("grpc.keepalive_permit_without_calls", 1),
-            # Many clients ping each second, but by default grpcio permits one ping in five minutes,
-            # or in two hours.
+            # Many clients ping each second, but by default grpcio permits only one ping in five
+            # minutes, or in two hours while there is no call.
             ("grpc.http2.min_ping_interval_without_data_ms", _ms(self.min_ping_interval)),
             ("grpc.http2.max_ping_strikes", self.ping_strikes),
         ]
@@ -91,9 +91,9 @@ class GrpcServer:
     """A gRPC server, which serves while its context is entered.
 
     Args:
-        services: the services; reflection is added. Other methods are UNIMPLEMENTED.
+        services: the services; reflection is added. Calls of other methods fail with UNIMPLEMENTED.
         host: address to listen on.
-        port: 0 picks a free one.
+        port: a TCP port; for 0, the system picks a free port.
         max_message_bytes: maximum size of a request, limited to a quarter of the budget. A longer
             request gets RESOURCE_EXHAUSTED, or INVALID_ARGUMENT if it is longer only after
             decompression.
@@ -132,7 +132,7 @@ class GrpcServer:
             services, max_message_bytes, budget, timeout, limits.timeout, on_response, authorize
         )
         self._host = host
-        self.port = port  # replaced by the picked port when the context is entered
+        self.port = port  # if 0, replaced by the picked port when the context is entered
         self._grace = grace
         self._interceptors = interceptors
         self._tls = tls
@@ -150,7 +150,7 @@ class GrpcServer:
             AddressError: the host is unknown, or the port is in use or not permitted.
         """
         # Binding first gives a better error than grpcio's RuntimeError. It also resolves a name to
-        # its first address, as for HTTP; grpcio would bind to all addresses.
+        # its first address, as for HTTP; grpcio would listen on all addresses of the name.
         with bind(self._host, self.port, "--grpc-port") as probe:
             host = probe.getsockname()[0]
         self._server = grpc.aio.server(
@@ -204,9 +204,9 @@ class GrpcServer:
 def _is_not_of_a_client(record: logging.LogRecord) -> bool:
     """Return False if a log record has a traceback of grpcio that was caused by a client.
 
-    There are two such causes. A client can cancel a call while its response is sent. Or values of
-    metadata, such as tokens, are not valid UTF-8. grpcio then reads them as Latin-1, but would log
-    them first.
+    There are two such causes. A client can cancel a call while its response is sent. A client can
+    also send metadata, such as tokens, that is not valid UTF-8. grpcio would then log the metadata,
+    before it reads it as Latin-1.
     """
     message = str(record.msg)
     return not message.startswith(("ExecuteBatchError raised in core", "Invalid encoding on"))

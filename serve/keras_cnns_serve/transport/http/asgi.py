@@ -28,7 +28,7 @@ from .body import Disconnected, LimitedReceive, read_body
 logger = logging.getLogger(__name__)
 
 _CLIENT_DISCONNECTED = 499  # nginx's status for logs and metrics
-_WATCH_SECONDS = 0.05  # delay before a task is started that watches whether the client disconnects
+_WATCH_SECONDS = 0.05  # delay before a task begins to watch whether the client disconnects
 # Maximum size of a cached query or path; longer ones are parsed for each request.
 _MAX_CACHED_BYTES = 200
 # Maximum number of fields in a query. Parsing as many fields as fit into the head of a request
@@ -45,7 +45,7 @@ class Request:
     Args:
         scope: ASGI's scope.
         path: the match of the route's pattern.
-        max_body_bytes: maximum length of the body, even after decompression.
+        max_body_bytes: maximum length of the body, both before and after decompression.
         receive: ASGI's receive.
         claim: the claim of memory, which is held until the request is answered.
     """
@@ -84,7 +84,7 @@ class Request:
         return None if value is None else str(value, "latin-1")
 
     def query(self, name: str) -> str | None:
-        """Return the first value of a query parameter.
+        """Return the first value of a query parameter, or None if the query does not have it.
 
         Raises:
             InvalidInputError: the query has too many fields.
@@ -134,7 +134,7 @@ class Request:
         )
 
     def cancelled_on_disconnect(self) -> "_DisconnectWatch":
-        """Return a context that is cancelled and raises `Disconnected` if the client disconnects.
+        """Return a context that cancels its task and raises `Disconnected` upon disconnection.
 
         The body must have been read.
         """
@@ -221,7 +221,8 @@ class App:
         max_body_bytes: maximum length of a body.
         budget: the memory budget of all requests.
         answers: the number of responses by status, which this class updates.
-        on_response: called after each response, with the scope, the status and the seconds.
+        on_response: called after each response, with the scope, the status, and the seconds that
+            the request took.
         draining: returns whether the server is stopping; if so, a connection ends after its
             response.
         authorize: returns the response to a rejected request, or None if the request is permitted.
@@ -378,7 +379,7 @@ class _ExpectContinue:
 
 
 def _headers(scope: Scope) -> dict[bytes, bytes]:
-    """Return name in lower case -> value; of repeated headers, the first one counts."""
+    """Return a dict from names, in lower case, to values; of a repeated header, the first value."""
     return dict(reversed(scope["headers"]))
 
 

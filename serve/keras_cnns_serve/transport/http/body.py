@@ -30,7 +30,7 @@ class LimitedReceive:
     Args:
         receive: ASGI's receive.
         max_bytes: maximum length; a body with a larger Content-Length is not read at all.
-        content_length: the header Content-Length; 0 if there is none.
+        content_length: the value of the header Content-Length; 0 if there is no such header.
         claim: the claim of memory, which grows with the body. For a body with a Content-Length, all
             of the memory is claimed before the body is read.
         deadline: `time.monotonic()` of the request's deadline, or None.
@@ -62,10 +62,10 @@ class LimitedReceive:
         self._deadline = deadline
         self._name = name
         self._expects_continue = expects_continue
-        self._read = 0  # number of bytes
+        self._read = 0  # number of received bytes
         self._claimed = 0  # number of bytes for which memory is claimed
         self._complete = False
-        # Apart from pauses of up to BODY_SECONDS, a body must arrive at MIN_BYTES_PER_SECOND.
+        # Apart from pauses of up to BODY_SECONDS, at least MIN_BYTES_PER_SECOND must arrive.
         self._end = time.monotonic() + BODY_SECONDS
 
     async def __call__(self) -> Message:
@@ -153,7 +153,7 @@ async def read_body(receive: LimitedReceive) -> bytes:
 
 
 async def _drain(receive: Receive, max_bytes: int) -> None:
-    """Discard the rest of a body for `DRAIN_SECONDS`, so that the client reads the response.
+    """Discard the rest of a body for up to `DRAIN_SECONDS`, so that the client gets the response.
 
     Many clients read the response only after sending the body. If a connection with unread bytes is
     closed, it is reset, and the client loses the response.

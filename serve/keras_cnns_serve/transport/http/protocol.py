@@ -37,12 +37,13 @@ _TURN_SECONDS = 0.003  # seconds that other connections get after that
 _MAX_JOINED_BYTES = 64 * 2**10  # joining more bytes costs more than another system call
 # Seconds to wait, when the server stops, for requests that are on their way to idle connections.
 _FINAL_READ_SECONDS = 0.05
-PROBE_SECONDS = 0.125  # delay of the first probe of a half-closed connection; later ones double it
+# Seconds before the first probe of a half-closed connection; each later probe doubles the delay.
+PROBE_SECONDS = 0.125
 _NUM_PROBES = 4  # Go's client accepts at most five interim responses
 # Seconds after which a handshake can be ended to make room for another connection.
 _HANDSHAKE_SECONDS = 1
 _REJECTION_SECONDS = 1  # seconds for a client to end TLS after its connection was rejected
-_MAX_REASON = 200  # maximum number of characters
+_MAX_REASON = 200  # maximum number of characters of the reason in an error response
 # A host, which may be empty, and a port: RFC 9110, 7.2, and RFC 3986, 3.2.2.
 _HOST = re.compile(rb"(\[[0-9A-Za-z:.%]+\]|([\w.~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)(:[0-9]*)?[ \t]*")
 # The first bytes of other protocols, which clients send to a wrong port or with a wrong scheme.
@@ -66,7 +67,7 @@ class Connections:
 
     timeout: float = 75.0
     limit: int = 4096
-    # TLS handshakes in progress -> their start (`loop.time()`), the earliest first.
+    # The start (`loop.time()`) of each TLS handshake in progress, the earliest first.
     handshakes: "dict[asyncio.Task[None], float]" = field(default_factory=dict)
     # Connections that wait for their first request (`unused`), and connections that wait for a
     # further one (`waiting`). In both dicts, the connection that has waited longest is first.
@@ -115,7 +116,7 @@ class Connections:
         return False
 
     def forget(self, connection: "HttpProtocol") -> None:
-        """Remove a connection, which no longer waits for a request."""
+        """Remove a connection that no longer waits for a request."""
         self.unused.pop(connection, None)
         self.waiting.pop(connection, None)
 
@@ -129,16 +130,20 @@ class HttpProtocol(HttpToolsProtocol):
     """
 
     _head_bytes: int | None = 0  # received bytes of an incomplete head; None during a body
-    _framing_bytes = 0  # bytes since the last part of a body, such as chunk extensions and trailers
+    # Received bytes since the last content of a body, such as chunk extensions and trailers.
+    _framing_bytes = 0
     # Limits the time of heads and of rejected bodies.
     _head_timer: asyncio.TimerHandle | None = None
     _running: RequestResponseCycle | None = None  # the request that is being answered
     _upgrade_offered = False
     _probe_timer: asyncio.TimerHandle | None = None
-    _error: str | None = None  # error in data after requests that have no response yet
+    # Error in the received data; it is sent once the complete requests before that data have been
+    # answered.
+    _error: str | None = None
     _unparsed = b""  # received data
     _parse_handle: asyncio.Handle | None = None
-    _body_bytes = 0  # maximum number of the next bytes that belong to the body of the last request
+    # Maximum number of bytes that are still missing from the body of the last request.
+    _body_bytes = 0
 
     def __init__(
         self,
@@ -177,7 +182,8 @@ class HttpProtocol(HttpToolsProtocol):
         for timer in timers:
             if timer is not None:
                 timer.cancel()
-        if self._running is not None:  # uvicorn marks only the newest of pipelined requests
+        # uvicorn notifies only the newest of several pipelined requests.
+        if self._running is not None:
             self._running.disconnected = True
             self._running.message_event.set()
         super().connection_lost(exc)
@@ -351,12 +357,12 @@ class HttpProtocol(HttpToolsProtocol):
 
     # Half-closed connections, which uvicorn would close. A client that has only shut down its
     # sending side still waits for its response, and a client that has closed its socket does not.
-    # The server can find out only by sending bytes. It sends "100 Continue", which HTTP/1.1 permits
-    # before any response and clients ignore.
+    # The server can only distinguish them by sending bytes. It sends "100 Continue", which HTTP/1.1
+    # permits before any response, and which clients ignore.
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """Return True, to keep the connection, while a complete request has no response yet."""
-        self._writer.flush()  # the event loop closes the transport if this returns False
+        self._writer.flush()  # because the event loop closes the transport if the result is False
         cycle = self.cycle
         encrypted = self.transport.get_extra_info(
             "sslcontext"
@@ -403,9 +409,9 @@ class HttpProtocol(HttpToolsProtocol):
 class _Writer:
     """A transport that joins the writes of a response, and disconnects clients that read slowly.
 
-    uvicorn writes the head and the body of a response in two system calls and two packets. For a
-    short response, they take a fifth of uvicorn's time. uvicorn also waits forever for clients to
-    read a response, even after it has closed the connection.
+    uvicorn writes the head and the body of a response in two system calls and two packets, which
+    take a fifth of uvicorn's time if the response is short. uvicorn also waits forever for clients
+    to read a response, even after it has closed the connection.
     """
 
     def __init__(
@@ -520,8 +526,8 @@ class _Parser(httptools.HttpRequestParser):
             if self.get_method() == b"CONNECT":
                 raise
             (end,) = upgrade.args  # the end of the head
-        # This is outside the block above, so that its exception does not become the context of
-        # another one.
+        # This is outside the block above, so that HttpParserUpgrade does not become the context of
+        # a later exception.
         head = self._protocol.without_upgrade()
         self._protocol.parser = _Parser(self._protocol)
         self._protocol.parser.feed_data(head + bytes(data)[end:])

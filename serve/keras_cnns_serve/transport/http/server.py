@@ -25,7 +25,8 @@ _GRACE = 5
 # Seconds of the grace period that are reserved for responses to cancelled requests.
 _CANCELLED_SECONDS = 0.5
 _POLL_SECONDS = 0.02  # interval at which the server checks whether all requests are answered
-_ACCEPT_AGAIN_SECONDS = 1  # seconds to wait after an error, such as too many open files
+# Seconds until connections are accepted again after an error, such as too many open files.
+_ACCEPT_AGAIN_SECONDS = 1
 _ACCEPTED_SECONDS = 0.01  # seconds until uvicorn has registered the last accepted connections
 
 
@@ -44,7 +45,7 @@ class HttpServer:
         listener: a bound socket, which is closed at the end.
         grace: seconds for stopping.
         timeout: seconds after which a connection is ended if it is idle, or if its client sends or
-            reads nothing, or less than `MIN_BYTES_PER_SECOND`.
+            reads more slowly than `MIN_BYTES_PER_SECOND`.
         max_connections: maximum number of open connections. A further connection replaces a
             connection with a slow TLS handshake, or the connection that has waited longest for its
             first or next request. If there is no such connection, the further connection gets 503.
@@ -69,8 +70,9 @@ class HttpServer:
                 shared.limit,
                 max_connections,
             )
-        protocol: Any = partial(HttpProtocol, shared=shared)  # uvicorn annotates a class
-        keep_alive: Any = timeout  # uvicorn annotates int, but passes it to `call_later`
+        protocol: Any = partial(HttpProtocol, shared=shared)  # uvicorn's annotation is a class
+        # uvicorn's annotation is int, but uvicorn only passes the value to `call_later`.
+        keep_alive: Any = timeout
         config = uvicorn.Config(
             app,
             http=protocol,
@@ -118,7 +120,7 @@ class HttpServer:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server without its signal handlers; it loses no responses when it stops.
+    """A uvicorn server that installs no signal handlers, and loses no responses when it stops.
 
     The class accepts encrypted connections itself, in order to count TLS handshakes in progress,
     which asyncio's servers do not report.

@@ -142,7 +142,8 @@ def test_a_training_reads_and_decodes_every_image_once(
     builder: Any, decoded: Counter[bytes]
 ) -> None:
     size = sum(path.stat().st_size for path in Path(builder.data_path).glob("colours-*record-*"))
-    use_as_training(open_as_training())  # what a process reads once: modules, TFDS' descriptions
+    # First read what a process reads only once: modules, TFDS' descriptions.
+    use_as_training(open_as_training())
     decoded.clear()
     before = bytes_read()
     use_as_training(open_as_training())
@@ -164,7 +165,7 @@ def test_only_an_epoch_of_a_training_split_beyond_the_limit_decodes_again(
     decoded.clear()
     splits = open_as_training()
     use_as_training(splits)
-    # To find the split, in each of two epochs, and the first batch as a probe.
+    # Images are read to find the split, in each of two epochs, and in a first batch as a probe.
     assert Counter(decoded.values()) == {1: sum(COUNTS.values()) - limit - 1, 3: limit - 15, 4: 16}
     for one, other in zip(fits, collect(splits[0].epoch(0)), strict=True):
         np.testing.assert_array_equal(one, other)

@@ -49,7 +49,7 @@ def picture(seed: int) -> Image.Image:
 
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """Return how often each file will have been read."""
+    """Return a counter that will contain how often each file is read."""
     counts: Counter[str] = Counter()
     inspect = files.inspect_file
 

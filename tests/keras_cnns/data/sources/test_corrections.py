@@ -38,7 +38,7 @@ def read(text: str | bytes, root: Path, folder: Path) -> Corrections:
         (f'file,label\n{FIRST},"Mäntel,=2+5"\n', "2 labels; classification with several labels"),
         (f"file,label\n{FIRST},Mäntel,=2+5\n", "line 2 has 3 cells.*several labels"),
         (f"file,label,label\n{FIRST},Mäntel,=2+5\n", "line 1 has the column 'label' more than"),
-        (f"{FIRST},Mäntel\n", "line 1 is .*; the first line must name the columns"),
+        (f"{FIRST},Mäntel\n", "line 1 is .*; the first line must name the column"),
         (
             f"file,label,exlude\n{FIRST},Mäntel,\n",
             "column 'exlude'; did you mean 'exclude'",
@@ -102,7 +102,7 @@ def test_a_data_set_sees_the_corrected_labels(
 
 
 def test_corrections_need_a_folder() -> None:
-    with pytest.raises(ValueError, match='corrections need name = "folder", whose images are file'):
+    with pytest.raises(ValueError, match='corrections are only possible with name = "folder"'):
         planted.make_recipe(Path("photos"), name="idx", corrections="corrections.csv")
 
 

@@ -177,7 +177,8 @@ def test_unreadable_files_are_refused_or_skipped_by_name(
     assert sum(splits.open(name, batch_size=8).num_examples for name in names) == 90
     listed = capsys.readouterr().err
     assert [line for line in listed.splitlines() if line.startswith("skipped")] == [
-        f"skipped {spoilt / 'cat/cut.jpg'}: damaged or cut short, though it begins as JPEG",
+        f"skipped {spoilt / 'cat/cut.jpg'}: damaged or cut short, though it begins like a "
+        "JPEG file",
         f"skipped {spoilt / 'cat/empty.jpg'}: not a JPEG, PNG, WebP, BMP or GIF image",
         f"skipped {spoilt / 'dog/words.png'}: not a JPEG, PNG, WebP, BMP or GIF image",
     ]
@@ -238,7 +239,7 @@ def test_a_pipe_and_a_device_are_no_images(tmp_path: Path) -> None:
     root = fill(tmp_path / "photos", each=1)
     pipe = root / "cat" / "pipe.png"
     os.mkfifo(pipe)
-    # Whoever opens the pipe after all is let go.
+    # If the check opened the pipe after all, this would end its wait.
     threading.Thread(target=lambda: pipe.open("wb").close(), daemon=True).start()
     (root / "cat" / "device.png").symlink_to("/dev/null")
     found = {each.title: each.lines for each in check_folder(root).findings}

@@ -1,4 +1,4 @@
-"""Near-duplicates: found as saved again, in groups of bounded size, and on one side of splits."""
+"""Near-duplicates, such as images that were saved again, are found and not split apart."""
 
 from pathlib import Path
 from typing import Any
@@ -134,9 +134,9 @@ def test_near_duplicates_are_on_one_side_and_all_others_where_they_were(tmp_path
         assert sorted(again[split], key=lambda file: file.path) == members
 
     found = {each.title: each.lines for each in check_folder(tmp_path).findings if each.lines}
-    assert found["near-duplicates in different classes, of which one may be wrong"] == (
-        "a/04.png ~ b/04 again 60.jpg ~ b/04 again 75.jpg ~ b/04 again 90.jpg",
-    )
+    assert found[
+        "near-duplicates in different classes, so that one of the labels may be wrong"
+    ] == ("a/04.png ~ b/04 again 60.jpg ~ b/04 again 75.jpg ~ b/04 again 90.jpg",)
     inside = found["near-duplicates within a class, which are kept in the same split"]
     assert len(inside) == 9
     assert "a/00 again 60.jpg ~ a/00 again 75.jpg ~ a/00 again 90.jpg ~ a/00.png" in inside
@@ -150,7 +150,7 @@ def test_near_duplicates_across_split_folders_are_reported(tmp_path: Path) -> No
     save(photo(8), tmp_path / "train" / "a" / "leak.jpg", quality=80)
     report = check_folder(tmp_path)
     found = {each.title: each.lines for each in report.findings if each.lines}
-    title = "near-duplicates in different splits, which make metrics look better"
+    title = "near-duplicates in different splits, which make the metrics look too good"
     assert found[title] == ("train/a/leak.jpg ~ val/a/0.png",)
 
 

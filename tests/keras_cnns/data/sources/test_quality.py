@@ -98,6 +98,6 @@ def test_poor_images_are_listed_with_the_worst_first(tmp_path: Path) -> None:
     assert blurry == sorted(blurry, key=lambda each: float(each[1]))
     assert found == {
         "dark images": ("b/night.png: 99 % of the pixels are below level 27",),
-        "images of one colour": ("b/black.png: standard deviation 0.0 levels of 255",),
+        "images of one colour": ("b/black.png: standard deviation 0.0 (levels 0 to 255)",),
         "tiny images": ("b/icon.png: 48x48 pixels",),
     }

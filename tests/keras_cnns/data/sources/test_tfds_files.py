@@ -102,7 +102,8 @@ def test_resuming_does_not_read_what_came_before(
         rest, of_rest = read_from(step)
         for one, other in zip(rest, whole, strict=True):
             np.testing.assert_array_equal(one, other[32 * step :])
-        # And at most the file in which the step is, and two of the next epoch, read ahead.
+        # In addition, at most the file with the step, and two files of the next epoch, are read
+        # ahead.
         assert of_rest / of_whole < 1 - step / split.steps + 3 / FILES
 
 
@@ -125,7 +126,9 @@ def test_the_probe_of_a_training_reads_a_batch_and_no_shuffle_buffer(
 def test_a_missing_or_empty_split_is_an_error_at_once(
     open_images: Open, kind: str, split: str
 ) -> None:
-    with pytest.raises(ValueError, match=r"there is no split .* there is train, validation, test"):
+    with pytest.raises(
+        ValueError, match=r"there is no split .* the splits are train, validation, test"
+    ):
         open_images(kind, split)
 
 

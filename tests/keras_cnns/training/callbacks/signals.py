@@ -1,4 +1,4 @@
-"""Asked to end, a training saves itself first: run by test_stop_on_signal.py, alone."""
+"""A training that is asked to end saves itself first; test_stop_on_signal.py runs this file."""
 
 import signal
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from keras_cnns.training.checkpoint import list_checkpoints
 
 
 class Raise(keras.callbacks.Callback):
-    """Sends its own process a signal after some steps; a second one right behind, if asked to."""
+    """Sends its own process a signal after some steps, and a second one at once if requested."""
 
     def __init__(self, number: int, step: int, times: int = 1) -> None:
         super().__init__()

@@ -1,15 +1,15 @@
-"""A process that trains a small net again and again, each time in a child that may be killed.
+"""A process that trains a small network again and again, each time in a child that may be killed.
 
     python survivor.py PLANS.json
 
-TensorFlow is imported once, and each child is a fork that starts it. A plan is a dict: `directory`
-of the training, and at most one of
+TensorFlow is imported once, and each child is a fork of this process. A plan is a dict with the
+`directory` of the training, and at most one of these ends:
 
-- `after` so many steps, and `milliseconds` more: SIGKILL,
-- `writing` "half" of the `nth` checkpoint, or the "whole" but not its name: SIGKILL,
-- `terminate` "training" or "evaluation", as it begins for the `nth` time: SIGTERM.
+- SIGKILL: `after` the given number of steps, and `milliseconds` more;
+- SIGKILL: after `writing` "half" of the `nth` checkpoint, or the "whole" but not yet its name;
+- SIGTERM: to `terminate` "training" or "evaluation", when it begins for the `nth` time.
 
-The statuses of the children are printed as JSON, as `subprocess` has them: -9 for SIGKILL.
+The statuses of the children are printed as JSON, in the form of `subprocess`: -9 for SIGKILL.
 """
 
 import json
@@ -94,7 +94,7 @@ def kill() -> None:
 
 
 def kill_while_writing(number: int, what: str) -> None:
-    """Kill this process when its nth checkpoint is written, to the half or the whole."""
+    """Kill this process when its nth checkpoint is written, half of it or all of it."""
     flush = files.flush
     written: list[Path] = []
 

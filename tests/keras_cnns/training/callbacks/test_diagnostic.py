@@ -1,4 +1,4 @@
-"""When diagnostics measure, what they leave alone, and where their figures go."""
+"""When diagnostics measure, what they do not change, and where their numbers are written."""
 
 from typing import Any
 
@@ -72,7 +72,7 @@ def test_a_state_goes_on() -> None:
 
 
 def make_net() -> keras.Model:
-    """Have everything that a pass could disturb: statistics, dropout's seed, a metric."""
+    """Return a network with all that a pass could disturb: statistics, dropout's seed, a metric."""
     keras.utils.set_random_seed(3)
     inputs = keras.Input((3,))
     x = keras.layers.Dense(4, kernel_regularizer="l2")(inputs)

@@ -14,12 +14,12 @@ AUX_WEIGHT = 0.3
 
 
 def fit(finder: LRFinder, momentum: float = 0.0) -> keras.Model:
-    """Fit a line by gradient descent: it converges below the rate 2 / curvature, 2 / 8 here."""
+    """Fit a line by gradient descent; it converges if the learning rate is below 2 / 8."""
     x = np.full((4000, 1), 2.0, "float32")
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
     model.layers[0].kernel.assign([[1.0]])
     model.compile(keras.optimizers.SGD(1e-9, momentum=momentum), loss="mse")
-    noise = np.repeat(np.resize([1.0, -1.0], 100), 40)[:, None]  # by batch: no rate fits exactly
+    noise = np.repeat(np.resize([1.0, -1.0], 100), 40)[:, None]  # by batch: no line fits exactly
     model.fit(x, 4 * x + noise, batch_size=40, verbose=0, shuffle=False, callbacks=[finder])
     return model
 

@@ -1,4 +1,4 @@
-"""Training that is killed, and goes on to the bit."""
+"""A training that is killed continues bit for bit."""
 
 import json
 import random
@@ -18,13 +18,13 @@ from keras_cnns.optimizers import Momentum
 from keras_cnns.training.callbacks import Resume
 from keras_cnns.training.checkpoint import CheckpointError, list_checkpoints, read_checkpoint
 
-# How often it is killed at random moments, beside twice in the middle of writing.
+# How often it is killed at random moments, in addition to twice in the middle of writing.
 KILLS = (5, pytest.param(18, marks=pytest.mark.soak))
 SIGTERM_STATUS = 143
 
 
 def leaves(value: Any, path: str = "") -> dict[str, Any]:
-    """Return every number of a state by where it stands."""
+    """Return every number of a state, by its path in the state."""
     if isinstance(value, dict):
         children = list(value.items())
     elif isinstance(value, list | tuple):
@@ -149,7 +149,7 @@ def test_a_full_disk_does_not_end_the_training(
     directory = tmp_path / "checkpoints"
 
     def fill(batch: int, logs: Any) -> None:
-        if batch == 2:  # the next checkpoint goes to where there is no space left
+        if batch == 2:  # the next checkpoint is written to a full disk
             (directory / "step-00000004.partial.checkpoint").symlink_to("/dev/full")
 
     _, expected = fit(epochs=2, steps=None)
@@ -249,7 +249,7 @@ def test_settings_are_those_of_the_new_callback(fit: Fit, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("optimizer", [Momentum, keras.optimizers.Adam])
 def test_a_model_that_was_built_again_resumes(tmp_path: Path, optimizer: Any) -> None:
-    """As in a loop over folds, or a notebook cell: Keras counts automatic names up."""
+    """As in a loop over folds, or a notebook cell: Keras gives the new model other names."""
     batches, _ = survivor.make_batches()
 
     def train(epochs: int, directory: str) -> list[np.ndarray[Any, Any]]:

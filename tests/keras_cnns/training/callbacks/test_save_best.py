@@ -17,7 +17,7 @@ def make_callback(path: Path) -> SaveBest:
 
 
 def end_epoch(callback: SaveBest, epoch: int, accuracy: float) -> None:
-    """End an epoch in which the model's one weight has become its number."""
+    """End an epoch in which the model's only weight has become the number of the epoch."""
     callback.model.set_weights([np.full((1, 1), float(epoch)), np.zeros(1)])
     callback.on_epoch_end(epoch, {"val_accuracy": accuracy})
 

@@ -1,4 +1,4 @@
-"""Every epoch's figures as a CSV file."""
+"""Every epoch's numbers in a CSV file."""
 
 import csv
 from pathlib import Path

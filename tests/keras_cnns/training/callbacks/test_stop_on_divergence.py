@@ -1,4 +1,4 @@
-"""A loss that is no number names its step, its rate and the layer it came from."""
+"""An error for a loss that is not finite names the step, the learning rate and the layer."""
 
 from pathlib import Path
 from typing import Any

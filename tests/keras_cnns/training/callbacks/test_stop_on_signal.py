@@ -1,4 +1,4 @@
-"""Signals to the process itself, which pytest's own workers and those before us listen to too."""
+"""Signals to the process itself, for which pytest's workers and earlier handlers also listen."""
 
 from pathlib import Path
 

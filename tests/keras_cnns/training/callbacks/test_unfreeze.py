@@ -1,4 +1,4 @@
-"""Frozen stages stay as they are, to the bit, and are freed from the last to the first."""
+"""Frozen stages do not change by a bit, and are unfrozen from the last to the first."""
 
 import keras
 import numpy as np

@@ -1,4 +1,4 @@
-"""A net of two layers whose every figure NumPy can compute, for the tests of diagnostics."""
+"""A network of two layers for the tests of diagnostics; NumPy can compute all their results."""
 
 from typing import Any
 

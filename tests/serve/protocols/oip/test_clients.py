@@ -40,7 +40,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
 
 
 class Triton:
-    """Any of the clients, its coroutines run to their end."""
+    """Any of Triton's clients; the coroutines of the asyncio clients are run to their end."""
 
     def __init__(self, module: ModuleType, server: Process) -> None:
         self.module = module

@@ -183,7 +183,7 @@ def test_examples_are_counted_before_they_are_read(dataplane: Dataplane) -> None
     request = tensorflow_serving.ClassificationRequest(
         model_spec={"name": "grey"}, input={"example_list": {"examples": [{}] * 1025}}
     )
-    with pytest.raises(InputTooLargeError, match="can have 1,024 encoded images, not 1,025"):
+    with pytest.raises(InputTooLargeError, match="at most 1,024 encoded images, not 1,025"):
         asyncio.run(TensorFlowServingGrpc(dataplane, 2**30).classify(request, None))
 
 

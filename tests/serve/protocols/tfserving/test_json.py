@@ -59,7 +59,7 @@ def test_both_forms_with_and_without_the_inputs_name(
         (b'{"instances": [{"images": 1}, [2]]}', "instances[1] is not an object"),
         (b'{"instances": [[1, 2], [3]]}', "images is ragged"),
         (b'{"inputs": {"images": [[1], 2]}}', "images is ragged"),
-        (b'{"inputs": ' + b"[" * 500 + b"]" * 500 + b"}", "nested deeper than 8"),
+        (b'{"inputs": ' + b"[" * 500 + b"]" * 500 + b"}", "nested more than 8 deep"),
         (b'{"instances": [[true, 3]]}', "not true or false"),
         (b'{"instances": [[null, {}]]}', "not an object, null"),
         (

@@ -221,7 +221,7 @@ MANY = [("f", (f"{i}.png", b"x")) for i in range(65)]
         (CLASSIFY, {"content": bytes(100_001)}, 413, "the body has more than 100,000 bytes"),
         (CLASSIFY, {"files": {"f": ("f", bytes(100_000))}}, 413, "more than 100,000 bytes"),
         (CLASSIFY, {"files": {"f": ("f.png", b"x")}}, 415, "these 1 bytes are not an image"),
-        (CLASSIFY, {"files": MANY}, 413, "a form can have 64 files, not 65"),
+        (CLASSIFY, {"files": MANY}, 413, "a form can have at most 64 files, not 65"),
         (CLASSIFY, form(b"garbage"), 400, ""),
         (CLASSIFY, form(b"--b--\r\n"), 400, "the form has no file"),
         (CLASSIFY, form(b"", "multipart/form-data"), 400, "boundary"),

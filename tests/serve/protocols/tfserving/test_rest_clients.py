@@ -1,7 +1,7 @@
-"""The REST cases of TensorFlow Serving's own test of its server, read by its own messages.
+"""The REST cases of TensorFlow Serving's own test, parsed by TensorFlow Serving's messages.
 
-tensorflow_serving/model_servers/tensorflow_model_server_test.py; what of it does not apply here
-stands in serve/README.md.
+See tensorflow_serving/model_servers/tensorflow_model_server_test.py; serve/README.md lists the
+cases that do not apply here.
 """
 
 import base64

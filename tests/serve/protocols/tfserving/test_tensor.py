@@ -17,7 +17,7 @@ DTYPES += ["float16", "uint32", "uint64"]
 
 
 def ours(message: Any) -> Any:
-    """TensorFlow's message as ours, by way of the wire."""
+    """Convert TensorFlow's message to ours, by serializing and parsing it."""
     return tensorflow.TensorProto.FromString(message.SerializeToString())
 
 
@@ -106,7 +106,7 @@ def shaped(*sizes: int, **fields: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("fields", "error", "message"),
     [
-        ({}, InvalidInputError, "x has the dtype 0; the supported ones are DT_FLOAT"),
+        ({}, InvalidInputError, "x has the dtype 0; the supported dtypes are DT_FLOAT"),
         ({"dtype": 8}, InvalidInputError, "x has the dtype 8"),  # complex64
         ({"dtype": 104}, InvalidInputError, "x has the dtype 104"),  # a reference
         (

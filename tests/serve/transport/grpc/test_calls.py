@@ -62,7 +62,7 @@ def streaming(method: Any, **options: Any) -> GrpcServer:
 def run(
     server: GrpcServer, use: Callable[[grpc.aio.Channel], Awaitable[Any]], **options: Any
 ) -> Any:
-    """Use a channel to a server; nothing may be left over, and 30 seconds are enough."""
+    """Use a channel to a server, for at most 30 seconds; afterwards nothing may be in use."""
 
     async def main() -> Any:
         async with asyncio.timeout(30), server:
@@ -83,7 +83,7 @@ async def until(condition: Callable[[], Any]) -> None:
 
 @pytest.mark.parametrize(("channels", "calls"), [(1, 800), (14, 250)])
 def test_many_calls_at_once_get_their_own_answers(channels: int, calls: int) -> None:
-    """Both more than a connection may have, and more than grpcio lets wait by default."""
+    """More calls than a connection may have, and more than may wait in grpcio by default."""
 
     async def ask(server: GrpcServer, number: int) -> None:
         own = [("grpc.use_local_subchannel_pool", 1), ("number", number)]
@@ -176,7 +176,7 @@ def test_calls_that_end_at_any_moment_leave_nothing(
 
 
 def test_what_takes_long_on_purpose_is_not_ended() -> None:
-    """A method knows the server's limit; to load a model takes as long as it takes."""
+    """A method gets the deadline, but may ignore it: loading a model may take longer."""
 
     async def load(request: Any, deadline: float | None) -> Any:
         await asyncio.sleep(0.4)
@@ -253,7 +253,7 @@ def test_a_call_without_a_message() -> None:
 
 
 def test_messages_that_never_come_keep_out_nobody() -> None:
-    """Four can be incomplete: of ten, six are given up, and another call is answered at once."""
+    """Four messages can be incomplete: of ten, six are rejected, and other calls are answered."""
     noted: list[str] = []
 
     async def use(channel: grpc.aio.Channel) -> None:
@@ -262,8 +262,8 @@ def test_messages_that_never_come_keep_out_nobody() -> None:
         assert noted == 6 * ["RESOURCE_EXHAUSTED"]
         details = [await call.details() for call in calls if call.done()]
         assert {text[:34] for text in details} <= {
-            "the message arrived too slowly whi",
-            "the messages of 4 other calls are ",
+            "the message was not complete at on",
+            "the message cannot be received, be",
         }
         for _ in range(20):
             assert await channel.unary_unary(INFER)(message())
@@ -282,7 +282,7 @@ def test_messages_that_never_come_keep_out_nobody() -> None:
 
 
 def test_a_burst_of_calls_is_answered() -> None:
-    """Also where only two messages can be incomplete."""
+    """Even if only two messages can be incomplete at the same time."""
 
     async def use(channel: grpc.aio.Channel) -> None:
         for body in await asyncio.gather(
@@ -389,7 +389,7 @@ def test_a_stream_at_work_is_not_ended_for_another(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_message_that_does_not_come_at_once_holds_memory() -> None:
-    """That of the longest message; if it is not free, the message is given up."""
+    """As much as the longest message needs; if it is not free, the call is rejected."""
 
     async def use(channel: grpc.aio.Channel) -> None:
         budget = server._calls.budget
@@ -428,7 +428,7 @@ def test_a_message_that_comes_at_once_holds_its_own_memory_alone() -> None:
 
 @pytest.mark.parametrize("timeout", [0.2, 5])
 def test_the_deadline_counts_from_the_beginning_of_the_call(timeout: float) -> None:
-    """Also while the message arrives."""
+    """Even while the message arrives."""
     left: list[float] = []
     noted: list[str] = []
 
@@ -482,7 +482,7 @@ def test_a_call_holds_memory_for_its_message_until_it_ends() -> None:
 
 
 def test_a_stream_is_answered_in_order() -> None:
-    """Also one that a slow method holds back."""
+    """Even if its method is slower than the client."""
 
     async def late(requests: Requests, deadline: Deadline) -> AsyncGenerator[Any, None]:
         async for request in requests:
@@ -538,7 +538,7 @@ def test_an_error_in_a_stream_follows_what_was_sent() -> None:
 
 
 def test_a_stream_is_longer_than_a_request_may_be() -> None:
-    """The server's limit is of each request in it; the client's is of all."""
+    """The server's limit applies to each request in it; the client's, to the whole stream."""
     deadlines: list[float] = []
 
     async def answer(requests: Requests, deadline: Deadline) -> AsyncGenerator[Any, None]:
@@ -647,7 +647,7 @@ def test_one_look_is_enough_for_all_watches(
 
 @pytest.mark.parametrize("grace", [0, 0.4])
 def test_what_does_not_end_in_time_is_ended(grace: float, caplog: pytest.LogCaptureFixture) -> None:
-    """Calls at work and streams, those that wait for a message and those that nobody reads."""
+    """Running calls, streams, calls that wait for a message, and calls that no client reads."""
     noted: list[str] = []
 
     async def flood(requests: Requests, deadline: Deadline) -> AsyncGenerator[Any, None]:

@@ -1,4 +1,4 @@
-"""What a message takes is known before it is parsed."""
+"""The memory that a message needs is known before it is parsed."""
 
 import asyncio
 import time

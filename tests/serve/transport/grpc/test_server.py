@@ -387,7 +387,7 @@ async def echo(request: Any, deadline: float | None) -> Any:
 
 
 def peak_memory(server: Process) -> int:
-    """The most bytes that a process has had."""
+    """Return the peak memory of a process, in bytes."""
     status = Path(f"/proc/{server._popen.pid}/status").read_text()
     (line,) = [line for line in status.splitlines() if line.startswith("VmHWM:")]
     return int(line.split()[1]) * 1024
@@ -537,7 +537,7 @@ def test_a_channel_that_was_idle_connects_again_by_itself() -> None:
 
 
 def test_a_client_that_sends_and_never_reads_is_dropped() -> None:
-    """Its window is as large as can be, and so the system's buffers are what is full."""
+    """Its flow-control window is as large as possible, so only the system's buffers are full."""
 
     async def long(request: Any, deadline: float | None) -> Any:
         return inference.ModelInferResponse(id="a" * 10**7)
@@ -648,7 +648,7 @@ def test_a_client_that_takes_no_answer_is_dropped(
             assert not calls.responses._bytes
 
     asyncio.run(asyncio.wait_for(main(), 10))
-    assert "127.0.0.1: it does not receive its responses" in caplog.text
+    assert "127.0.0.1: the client does not receive its responses" in caplog.text
 
 
 def test_an_answer_that_is_taken_slowly_is_waited_for() -> None:
@@ -763,7 +763,7 @@ def test_an_answer_that_was_refused_is_forgotten(path: str) -> None:
 
 
 async def answering_pings(client: Client) -> None:
-    """Read until the server closes the connection, as a client that is well does."""
+    """Read until the server closes the connection, and answer pings, as a working client does."""
     with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
         while True:
             kind, flags, _, payload = await client.read()

@@ -78,7 +78,7 @@ def test_the_number_of_fields_in_a_query_is_limited(client: Client) -> None:
         ),
         (packed(gzip.compress(BODY)[:-9]), 400, "the compressed body is truncated"),
         (packed(BODY), 400, "the body cannot be decompressed"),
-        (packed(BODY, "br"), 415, "Content-Encoding 'br' is not supported; gzip and deflate are"),
+        (packed(BODY, "br"), 415, "Content-Encoding 'br' is not supported; use gzip or deflate"),
         ({"content": BODY, "headers": {"x-request-timeout": "soon"}}, 400, "a number of seconds"),
         ({"content": BODY, "headers": {"x-request-timeout": "-1"}}, 400, "a number of seconds"),
         ({"content": BODY, "headers": {"x-request-timeout": "0"}}, 504, "deadline passed"),
@@ -163,7 +163,7 @@ def test_overload_gets_429_and_lateness_504(repository: Path) -> None:
         assert waiting.result().status_code == 504
     assert refused.status_code == 429
     assert int(refused.headers["retry-after"]) >= 1
-    assert refused.json() == {"error": "1 requests are already waiting"}
+    assert refused.json() == {"error": "1 requests are already waiting, the limit of --max-queue"}
     batcher._free = 1
     assert client.post(CLASSIFY, content=grey(1)).is_success
     assert dataplane.statistics(Target("grey"))[0].inferences == 1

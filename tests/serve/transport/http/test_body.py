@@ -86,7 +86,7 @@ def test_a_body_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> N
             whole = body.LimitedReceive(sender.receive, 100, 0, claim())
             sender.send(b"123", more=False)
             await whole()
-            with pytest.raises(TimeoutError):  # to watch a client takes as long as it takes
+            with pytest.raises(TimeoutError):  # watching a client has no time limit
                 await asyncio.wait_for(whole(), 0.05)
 
     asyncio.run(main())
@@ -95,7 +95,7 @@ def test_a_body_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_body_that_stops_is_not_waited_for_however_much_has_come(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A megabyte would have 100 seconds at the slowest rate; that counts while it comes."""
+    """A megabyte may take 100 seconds at the slowest rate, but only while bytes keep arriving."""
     monkeypatch.setattr(body, "BODY_SECONDS", 0.05)
 
     async def main() -> None:

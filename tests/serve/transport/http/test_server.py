@@ -51,7 +51,7 @@ def create_app(draining: Callable[[], bool] = lambda: False) -> App:
 async def ask(
     address: tuple[str, int], request: bytes = POST % b"0", tls: ssl.SSLContext | None = None
 ) -> bytes:
-    """Return the answer, after which the connection is closed by the client if not the server."""
+    """Return the answer; then close the connection, unless the server has closed it."""
     host = None if tls is None else "localhost"
     reader, writer = await asyncio.open_connection(*address, ssl=tls, server_hostname=host)
     writer.write(request)
@@ -393,7 +393,7 @@ def test_connections_in_their_handshake_do_not_delay_the_end(
 def test_clients_that_do_not_end_their_encryption_hold_no_places(
     tls: Tls, trusting: ssl.SSLContext, new_loop: Callable[[], asyncio.AbstractEventLoop]
 ) -> None:
-    """TLS waits for the client's end after the server's own."""
+    """After the server has ended its encryption, TLS waits for the client to end its own."""
 
     def ask_and_stay(address: tuple[str, int], request: bytes) -> tuple[socket.socket, bytes]:
         plain = socket.create_connection(address, timeout=10)
