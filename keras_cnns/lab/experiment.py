@@ -1,7 +1,8 @@
-"""The description of an experiment: a claim, its measurement, and the smallest effect.
+"""The description of an experiment: a claim, its measurement, and its smallest effects.
 
 An experiment is one file of `keras_cnns/lab/experiments` with a constant `EXPERIMENT`. Everything
-else is shared: running over seeds, caching, progress, the verdict, the figures' style and the page.
+else is shared: the loop over the seeds, the cache, the progress, the verdict, the style of the
+figures and the page.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +13,8 @@ from keras_cnns.report.page import Animation, Chart
 
 # The measurements of one seed, as JSON: dicts with string keys, lists, numbers and strings.
 Measurements = dict[str, Any]
-Report = Callable[[float, str], None]  # receives the finished fraction of a run, and what runs now
+# Receives the finished fraction of a run, and a text that names what is running.
+Report = Callable[[float, str], None]
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Effect:
     """One measurable part of a claim. The claim is supported if all its parts are supported."""
 
     name: str
-    """A noun phrase for the number: "error of plain-44 minus error of plain-8"."""
+    """A noun phrase that names the effect, such as "error of plain-44 minus error of plain-8"."""
     unit: str
     """The unit, written after a number: " percentage points", " nats", " times"."""
     min_effect: float
@@ -43,30 +45,34 @@ class Effect:
     not worse, the smallest effect is negative: minus the largest deterioration that still counts
     as not worse."""
     value: Callable[[Measurements], float]
-    """Return the effect in the measurements of one seed: a difference of paired measurements. In a
-    deterministic experiment, NaN means that the best setting lies at the edge of the search."""
+    """Compute the effect from the measurements of one seed, usually as a difference or a ratio of
+    two of them. In a deterministic experiment, NaN means that the best setting lies at the edge of
+    the searched range."""
 
 
 @dataclass(frozen=True)
 class Experiment:
     """A claim, the runs that test it, and what the page says about them.
 
-    All texts are whole sentences for a student who knows the field and not this project.
+    All texts are whole sentences for a student who knows the field but not this project.
     """
 
     number: int
     """The position in the list of experiments, from 1."""
     name: str
-    """The name on the command line and of the file, with dashes for underscores."""
+    """The name on the command line: the name of the file, with dashes instead of underscores."""
     claim: str
-    """The claim in one sentence."""
+    """The claim, in one or a few sentences."""
     source: str
     """The paper, with the number of the figure, table or section."""
     varied: str
+    """The settings that differ between the compared networks or optimizers."""
     fixed: str
+    """The settings that are the same for all of them."""
     measured: str
+    """The quantities that are measured, and how."""
     look_at: str
-    """A sentence that names the detail of the figures to look at."""
+    """Sentences that say what to look at in the figures and in the table."""
     larger_run: str
     """Sentences on what would change the verdict, and on how to make a longer or larger run."""
     effects: tuple[Effect, ...]

@@ -1,4 +1,4 @@
-"""Markdown pages, one for each experiment, and a folder of their figures beside the pages."""
+"""Write a Markdown page for each experiment, and the figures into a folder beside the pages."""
 
 import inspect
 from collections.abc import Iterable, Sequence
@@ -41,7 +41,7 @@ def write_markdown(folder: Path, to: Path) -> list[Path]:
 def _write_figures(
     experiment: Experiment, measurements: Sequence[Measurements], to: Path
 ) -> Iterable[str]:
-    """Write the figures of an experiment as files, and return the lines that show them."""
+    """Write the figures of an experiment as files; yield the Markdown that shows each of them."""
     figures: list[tuple[Chart | Animation, str, bytes]] = [
         *((each, "svg", each.svg.encode()) for each in experiment.charts(measurements) if each),
         *((each, "gif", each.gif) for each in experiment.animations(measurements)),

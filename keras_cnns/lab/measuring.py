@@ -58,7 +58,8 @@ def measure(
         OSError: the folder cannot be written.
         ValueError: the images cannot be read.
     """
-    # The path is computed before the run, because the sources may be edited during the run.
+    # The path contains a hash of the sources. It is computed before the run, because the sources
+    # may be edited during the run.
     path = _cache_path(folder, experiment, settings, seed)
     clear_session()
     keras.utils.set_random_seed(seed)
@@ -84,10 +85,10 @@ def _cache_path(folder: Path, experiment: Experiment, settings: Settings, seed: 
 
 
 def _source(experiment: Experiment) -> dict[str, str]:
-    """Return name -> code, without comments, of `run` and of everything that it uses in its file.
+    """Return the code of `run` and of everything that it uses in its file, as name -> code.
 
-    Texts, figures and smallest effects are not included, so that cached measurements stay valid
-    after an edit of these.
+    The code has no comments. Texts, figures and smallest effects are not included, so that cached
+    measurements stay valid if one of them is edited.
     """
     module = ast.parse(inspect.getsource(sys.modules[experiment.run.__module__]))
     defined = {name: node for node in module.body for name in _defined_names(node)}

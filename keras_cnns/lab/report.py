@@ -18,11 +18,12 @@ PAGE = "lab.html"
 _TITLE = "Laboratory: claims about deep convolutional networks"
 _SUBTITLE = (
     "Each claim has a smallest effect that counts, which was fixed before the measurement. The "
-    "effect is measured with several seeds, as a difference between networks that have the same "
-    "seed. A claim is supported if the lower bound of the effect is above the smallest effect. It "
-    "is not supported if the upper bound is below the smallest effect, and inconclusive otherwise. "
-    f"The bounds are one-sided t bounds with {CONFIDENCE:.0%} confidence. Experiments without "
-    "randomness compare each method at its own best setting."
+    "effect is measured with several seeds: for each seed, it is the difference or the ratio of "
+    "the results of networks that have this seed. A claim is supported if the lower bound of the "
+    "effect is above the smallest effect. It is not supported if the upper bound is below the "
+    "smallest effect, and inconclusive otherwise. The bounds are one-sided t bounds with "
+    f"{CONFIDENCE:.0%} confidence. Experiments without randomness compare methods, each at its own "
+    "best setting."
 )
 _NOT_MEASURED = "not measured"
 # Unit of an effect -> its singular.
@@ -50,7 +51,7 @@ def write_report(folder: Path) -> Path:
 
 
 def read_folder(folder: Path) -> list[Measured]:
-    """Return all experiments, with the measurements in a folder.
+    """Return all experiments, each with its measurements in a folder.
 
     Raises:
         ValueError: no experiment was started in the folder.
@@ -236,7 +237,7 @@ def _mean_and_deviation(values: Sequence[float | None]) -> str:
 
 
 def _number(value: float) -> str:
-    """Return a number with three significant digits, or all digits of a large whole number."""
+    """Return a number with three significant digits; from 100, round it to a whole number."""
     if not math.isfinite(value):
         return "none" if math.isnan(value) else "unbounded"
     if abs(value) >= 100:

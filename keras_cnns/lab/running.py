@@ -1,4 +1,4 @@
-"""Run experiments over seeds, with a limit of time."""
+"""Run experiments with several seeds, within a time limit."""
 
 import json
 import time
@@ -13,20 +13,20 @@ from keras_cnns.lab.workers import Seed, measure_all
 
 _PLAN = "lab.json"  # the settings and the number of seeds of each experiment that was started
 _EFFORTS = (1.0, 0.5, 0.25, 0.1)
-_TIME_IS_OVER = "; the time is over; the same command continues"
+_TIME_IS_OVER = "; the time is over, and the same command continues the run"
 _UNFINISHED = 0.999  # the largest fraction of a seed whose measurements are not in the cache yet
 _MIN_SEEDS = 3  # a t interval of two seeds is so wide that it decides almost nothing
 
 
 @dataclass(frozen=True)
 class Size:
-    """The number of seeds of a run, and its length."""
+    """The size of a run: the number of seeds, and the settings, which include the length."""
 
     seeds: int
     settings: Settings
 
     def seconds(self, experiment: Experiment) -> float:
-        """Return the expected duration of an experiment on one core, all seeds together."""
+        """Return the expected seconds of an experiment on one core, for all seeds together."""
         seeds = 1 if experiment.deterministic else self.seeds
         scaled = (experiment.seconds - experiment.fixed_seconds) * self.settings.effort
         return seeds * (scaled + experiment.fixed_seconds)
@@ -34,7 +34,7 @@ class Size:
 
 @dataclass(frozen=True)
 class State:
-    """The progress of a run: what runs now, and the finished fractions."""
+    """The progress of a run: what is running, and which fractions are finished."""
 
     experiment: str
     index: int  # index of the experiment, from 0
@@ -61,7 +61,7 @@ def choose_size(
     Args:
         experiments: the experiments of the run.
         data: the images, a key of `networks.DATA`.
-        seeds: the number of seeds without a limit of time.
+        seeds: the number of seeds if there is enough time.
         minutes: the time for all experiments; None sets no limit.
         processes: the number of seeds that are measured at the same time.
     """
@@ -118,7 +118,7 @@ def run_experiments(
         if not waiting[name]:
             measured = sum(fraction == 1 for fraction in fractions[name])
             end = "" if measured == wanted[name] else _TIME_IS_OVER
-            log(f"{name}: {measured} of {wanted[name]} seeds{end}")
+            log(f"{name}: {measured} of {wanted[name]} seeds are measured{end}")
 
     def to_measure() -> Iterator[Seed]:
         for experiment in experiments:
@@ -175,7 +175,10 @@ def read_plan(folder: Path) -> dict[str, Size]:
     """
     path = folder / _PLAN
     if not path.exists():
-        raise ValueError(f"{path} does not exist; first measure: keras-cnns lab run all --to DIR")
+        raise ValueError(
+            f"{path} does not exist, so that there are no measurements; to measure, run: "
+            "keras-cnns lab run all --to DIR"
+        )
     plan = json.loads(path.read_text("utf-8"))
     return {name: Size(each["seeds"], Settings(**each["settings"])) for name, each in plan.items()}
 

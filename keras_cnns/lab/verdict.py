@@ -34,12 +34,12 @@ class Decision:
 
 
 def decide_effect(effect: Effect, values: Sequence[float], deterministic: bool = False) -> Decision:
-    """Decide about an effect by the bounds of one-sided t intervals of its values over the seeds.
+    """Decide whether an effect is supported, by one-sided t bounds of its mean over the seeds.
 
     The effect is supported if the lower bound exceeds the smallest effect that counts, and not
     supported if the upper bound is below it. With fewer than two seeds, the bounds are infinite.
-    Both bounds of a deterministic value are the value itself. The value NaN is inconclusive; it
-    means that the best setting lies at the edge of a search.
+    For a deterministic value, both bounds are the value itself. If a value is NaN, the verdict is
+    inconclusive: NaN means that the best setting lies at the edge of the searched range.
     """
     array = np.asarray(values, float)
     mean = float(array.mean())

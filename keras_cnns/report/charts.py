@@ -75,8 +75,9 @@ def lines(
 
     Args:
         title: the chart's title.
-        series: name in the legend -> line; a line with the name "" is not in the legend. The index
-            of a line determines its colour, even if other lines have no values.
+        series: name in the legend -> line; a line with the name "" is not in the legend. The
+            colour of a line depends on its index in `series`. It does not change if other lines
+            have no values and are not drawn.
         x: the label of the x axis, with its unit.
         y: the label of the y axis.
         log: whether the y axis is logarithmic; values that are not above 0 are left out.
@@ -131,7 +132,7 @@ def by_depth(
         y: the label of the y axis.
         log: whether the y axis is logarithmic; values that are not above 0 are left out.
         percent: whether the y axis shows fractions as percentages.
-        limits: the range of the y axis, which is the same in charts that are compared.
+        limits: the range of the y axis; it should be the same in charts that are compared.
     """
     depths = range(1, len(layers) + 1)
     finite = {step: _finite(depths, values, log) for step, values in profiles.items()}
@@ -163,9 +164,10 @@ def band(
     y: str,
     guide: tuple[float, str] | None = None,
 ) -> Chart | None:
-    """Draw the median over the layers and the central 90 % of the values [steps, layers].
+    """Draw the median over the layers and the range of the central 90 % for each training step.
 
-    Values that are not above 0 are left out. Return None if no value remains.
+    The values have the shape [steps, layers]. Values that are not above 0 are left out. Return None
+    if no value remains.
     """
     has_values = np.array([bool((row > 0).any()) for row in values], bool)
     if not has_values.any():
@@ -199,11 +201,11 @@ def mean_lines(
 
     Args:
         title: the chart's title.
-        series: name -> one curve for each seed. Different names may have different lengths; the
-            curves of one name have the same length.
+        series: name -> one curve for each seed. All curves of a name have the same length; the
+            curves of another name may have another length.
         x: the label of the x axis, with its unit.
         y: the label of the y axis.
-        xs: the x values; by default 1, 2, 3, ...
+        xs: the x values; if None, they are 1, 2, 3, ...
         log: whether the y axis is logarithmic; values that are not above 0 are left out.
         log_x: whether the x axis is logarithmic.
         percent: whether the y axis shows fractions as percentages.
@@ -487,16 +489,18 @@ def animate_contours(
     palette = frames[len(frames) // 2].quantize(128)
     first, *rest = (each.quantize(palette=palette, dither=Image.Dither.NONE) for each in frames)
     first.save(file, "gif", save_all=True, append_images=rest, duration=durations, loop=0)
-    text = ", ".join(f"{name} after {end:,} steps" for name, end in ends.items())
+    text = ", ".join(f"{end:,} ({name})" for name, end in ends.items())
     return Animation(
-        title, f"{title}: the paths grow step by step and end: {text}", file.getvalue()
+        title,
+        f"{title}: the paths grow step by step, and end after these numbers of steps: {text}",
+        file.getvalue(),
     )
 
 
 def confusion(title: str, counts: np.ndarray, labels: Sequence[str]) -> Chart:
     """Draw a confusion matrix [K, K], true classes in rows.
 
-    The colours show the fractions of each row.
+    The colour of a cell shows which fraction of the images in its row the cell contains.
     """
     classes = len(labels)
     fractions = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -552,7 +556,7 @@ def reliability(
             COLOURS[0],
             clip_on=False,
             zorder=3,
-            label="accuracy; larger for more images",
+            label="accuracy (larger circle: more images)",
         )
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1.02)
@@ -576,7 +580,7 @@ def _draw(paint: Callable[[Axes], None], title: str, size: tuple[float, float] =
     text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text, flags=re.DOTALL)
     text = re.sub(r"font(?:-family)?: (\d+px )?'DejaVu Sans'[^;\"]*", r"font-size: \1", text)
     text = text.replace("font-size: ;", "").replace("<svg ", f"<svg {_FONT} ", 1)
-    names = ", ".join(axes.get_legend_handles_labels()[1])
+    names = "; ".join(axes.get_legend_handles_labels()[1])  # a name may contain commas
     labels = [label for label in (axes.get_ylabel(), axes.get_xlabel()) if label]
     description = f"{title}: {' against '.join(labels)}"
     return Chart(
@@ -603,7 +607,8 @@ def _save(
             options = {"metadata": no_metadata, "transparent": True}
         else:
             axes.set_title(title)
-        # Hide warnings about missing fonts, since the reader's machine has other fonts.
+        # Hide warnings about characters that the fonts of this machine do not have: the reader's
+        # machine has other fonts.
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", r"Glyph .* missing from font")
             figure.savefig(file, format=kind, **options)

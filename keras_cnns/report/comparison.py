@@ -121,13 +121,14 @@ def _describe_test_images(runs: Mapping[str, Records]) -> str:
     if len(groups) < 2:
         return ""
     listed = "; ".join(
-        f"{', '.join(names)}: {int(images):,} images of {split}"
+        f"{', '.join(names)}: {int(images):,} images of the split {split}"
         for (_, split, images), names in groups.items()
     )
-    reason = "of different data" if len({key[0] for key in groups}) > 1 else "of the same data"
+    is_other = len({key[0] for key in groups}) > 1
+    source = "from different data sets" if is_other else "from the same data set"
     return (
-        f"the runs were tested on different images {reason}, so their test accuracies cannot be "
-        f"compared ({listed})."
+        f"the runs were tested on different images {source}, so that their test accuracies cannot "
+        f"be compared ({listed})."
     )
 
 

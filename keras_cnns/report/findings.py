@@ -1,6 +1,7 @@
 """Describe a training's curves and test results in sentences.
 
-Each sentence has a condition with a margin, so that it is not caused by noise between epochs.
+A sentence is written only if its condition is met by a margin, so that noise between epochs does
+not cause it.
 """
 
 from collections.abc import Sequence
@@ -26,7 +27,7 @@ def describe_run(records: Records, counts: np.ndarray | None, labels: Sequence[s
 
     Args:
         records: the training, finished or not.
-        counts: the confusion of the test images [K, K]; None if there is none.
+        counts: the confusion matrix of the test images [K, K]; None without a test.
         labels: the names of the K classes.
     """
     loss, validation_loss = records.metric("loss"), records.metric("val_loss")
@@ -69,8 +70,8 @@ def describe_overfitting(loss: np.ndarray, validation_loss: np.ndarray) -> str:
     if min(last, float(np.median(after))) < lowest * (1 + _MIN_RISE):
         return ""
     return (
-        f"It has overfitted since epoch {best + 1}: the validation loss was lowest there, "
-        f"{lowest:.4g}, and rose to {last:.4g}, while the training loss fell from "
+        f"The model has overfitted since epoch {best + 1}. In that epoch, the validation loss was "
+        f"lowest ({lowest:.4g}). It then rose to {last:.4g}, while the training loss fell from "
         f"{float(loss[best]):.4g} to {float(loss[-1]):.4g}. More images, stronger augmentation, "
         "more weight decay or fewer epochs may help."
     )
@@ -80,7 +81,7 @@ def describe_scarce_classes(counts: np.ndarray, labels: Sequence[str]) -> list[s
     """Return sentences on classes that have too few test images to estimate their recall.
 
     Args:
-        counts: the confusion of the test images [K, K], the true class in the row.
+        counts: the confusion matrix of the test images [K, K], the true class in the row.
         labels: the names of the K classes.
     """
     scarce = {}
@@ -91,8 +92,8 @@ def describe_scarce_classes(counts: np.ndarray, labels: Sequence[str]) -> list[s
             scarce[label] = (total, low, high)
     if len(scarce) <= _MAX_NAMED:
         return [
-            f"{_images(total)} of {label} {'is' if total == 1 else 'are'} too few to "
-            f"measure its recall, which is between {low:.0%} and {high:.0%}."
+            f"{_images(total)} of {label} {'is' if total == 1 else 'are'} too few to measure the "
+            f"recall of this class. The 95 % interval of the recall is {low:.0%} to {high:.0%}."
             for label, (total, low, high) in scarce.items()
         ]
     *first, last = (
@@ -101,8 +102,8 @@ def describe_scarce_classes(counts: np.ndarray, labels: Sequence[str]) -> list[s
     )
     return [
         f"{len(scarce)} of {len(labels)} classes have too few test images to measure their recall, "
-        f"fewest of all {', '.join(first)} and {last}: the 95 % interval of each is wider than "
-        f"{_MAX_WIDTH * 100:.0f} percentage points."
+        f"because the 95 % interval of each recall is wider than {_MAX_WIDTH * 100:.0f} percentage "
+        f"points. The classes with the fewest test images are {', '.join(first)} and {last}."
     ]
 
 

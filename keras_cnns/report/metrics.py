@@ -12,7 +12,7 @@ _BINS = 15  # number of bins of the confidence, as in Guo et al. 2017
 
 @dataclass(frozen=True)
 class Reliability:
-    """Confidence and accuracy in bins of equal width."""
+    """The mean confidence and the accuracy of the predictions in each bin of the confidence."""
 
     confidence: np.ndarray  # float [bins], the mean confidence; NaN for an empty bin
     accuracy: np.ndarray  # float [bins]; NaN for an empty bin
@@ -58,7 +58,7 @@ def precision_and_recall(
 
 
 def balanced_accuracy(counts: np.ndarray) -> float:
-    """Return the mean of the recalls of the classes that have images, from counts [K, K]."""
+    """Return the mean recall over the classes that have images, from counts [K, K]."""
     totals = counts.sum(axis=1)
     present = totals > 0
     return float(np.mean(np.diag(counts)[present] / totals[present]))

@@ -1,8 +1,8 @@
-"""Self-contained HTML pages, without scripts, fonts and requests.
+"""Self-contained HTML pages: they contain no scripts and no fonts, and load nothing.
 
-A page is data: sections of the blocks defined here. `templates/page.html` renders them, with
-`templates/page.css`, and escapes every text; no other file contains HTML. The template has a macro
-for each class of blocks, with the name of the class.
+A page is a list of sections, which consist of the blocks defined here. The template
+`templates/page.html` has a macro for each class of blocks. It renders the page with the styles of
+`templates/page.css`, and escapes every text. No other file of this package contains HTML.
 """
 
 import base64
@@ -18,8 +18,8 @@ import jinja2
 import numpy as np
 from PIL import Image
 
-_SMALL = 64  # pixels; an image whose sides are shorter is shown pixel by pixel
-_LARGEST = 176  # pixels; larger images are scaled down to this side
+_SMALL = 64  # pixels; an image with no longer side is enlarged, so that its pixels are visible
+_LARGEST = 176  # pixels; the longer side of a larger image is scaled down to this length
 
 _ENVIRONMENT = jinja2.Environment(
     loader=jinja2.PackageLoader("keras_cnns.report"),
@@ -159,7 +159,7 @@ class Picture:
 
     @property
     def is_small(self) -> bool:
-        """Return whether the image is shown pixel by pixel."""
+        """Return whether the image is so small that the page enlarges it, with visible pixels."""
         return bool(max(self.image.shape[:2]) <= _SMALL)
 
     @property

@@ -31,20 +31,20 @@ class Records:
     """The records of a training so far."""
 
     run: Run
-    history: Columns  # by epoch
+    history: Columns  # a row for each epoch
     diagnostics: Columns  # a row for each measurement
-    times: Columns  # by epoch
+    times: Columns  # a row for each epoch
     results: dict[str, Any] | None  # None for an unfinished run
     environment: dict[str, Any]
     unknown: dict[str, Any] | None = None  # the result of `evaluate --unknown`
 
     @property
     def has_model(self) -> bool:
-        """Return whether an epoch's model was saved."""
+        """Return whether the run directory contains a saved model."""
         return (self.run.path / MODEL).is_file()
 
     def epochs(self) -> np.ndarray:
-        """Return the numbers of the epochs, from 1."""
+        """Return the finished epochs, counted from 1."""
         return self.history.get("epoch", np.array([])) + 1
 
     def layers(self, metric: str) -> list[str]:
@@ -58,7 +58,7 @@ class Records:
         return np.stack(columns, axis=1) if columns else np.zeros((0, 0))
 
     def by_epoch(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return the epochs and the values of `metric(name)`; both are empty if there are none."""
+        """Return the epochs and the values of `metric(name)`; both are empty without values."""
         values = self.metric(name)
         return self.epochs()[: len(values)], values
 
@@ -86,9 +86,7 @@ def read_records(path: str | Path) -> Records:
     path = Path(path)
     check_directory(path)
     if not (path / CONFIG).is_file() or not (path / LABELS).is_file():
-        raise RunError(
-            f"{path} is not a run: it has no {CONFIG} and {LABELS}, which `train` writes"
-        )
+        raise RunError(f"{path} is not a run: it lacks {CONFIG} or {LABELS}, which `train` writes")
     run = Run(path, read_recipe(path), read_label_file(path))
     try:
         return Records(

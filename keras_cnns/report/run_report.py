@@ -32,8 +32,8 @@ from keras_cnns.runs.tables import format_rows
 
 GRADIENT_RATIO = "Gradient norm, first layer divided by last"
 UPDATE_RATIO = "Update-to-weight ratio"
-_DEPTH_LINES = 5  # number of training steps in a chart by depth
-_CONFUSIONS = 12  # number of most frequent pairs of classes in the table
+_DEPTH_LINES = 5  # number of lines, each for a training step, in a chart by depth
+_CONFUSIONS = 12  # maximum number of rows in the table of the most frequent confusions
 _OPEN_ROWS = 40  # a table of classes with more rows is folded
 _OPEN_MISTAKES = 24  # further pictures of mistakes are folded
 _MISTAKE_COLUMNS = ("file", "index", "label", "predicted", "confidence", "label_probability")
@@ -46,14 +46,14 @@ def write_report(path: str | Path, predictions: Predictions | None = None) -> Pa
 
     Args:
         path: the run directory.
-        predictions: the predictions of the run's best model on its test split; by default they are
+        predictions: the predictions of the run's best model on its test split; if None, they are
             computed.
 
     Returns:
         The page's path.
 
     Raises:
-        RunError: there is no run.
+        RunError: the path is not a run.
         OSError: the page or the table cannot be written.
     """
     records = read_records(path)
@@ -93,24 +93,24 @@ def render(records: Records, predictions: Predictions | None) -> str:
         ),
         page.Section(
             "Gradient flow",
-            "The gradient of the loss with respect to each layer's kernel, always on the same few "
-            "training images. A line that falls steeply towards the first layers shows a vanishing "
-            "gradient. The update-to-weight ratio is the norm of a step's change of a kernel, "
-            "divided by the norm of the kernel.",
+            "These charts show the gradient of the loss with respect to each layer's kernel, "
+            "always measured on the same few training images. A line that falls steeply towards "
+            "the first layers shows a vanishing gradient. The update-to-weight ratio is the norm "
+            "of the change of a kernel in one step, divided by the norm of the kernel.",
             [_gradient_flow(records)],
         ),
         page.Section(
             "Activations",
-            "The outputs of the nonlinearities on the same images. Lines that drift apart show "
-            "covariate shift. A dead channel is 0 for every image at every position, and learns "
-            "nothing.",
+            "These charts show the outputs of the activation functions for the same images. Lines "
+            "that drift apart show covariate shift. A dead channel is 0 for every image at every "
+            "position, and learns nothing.",
             [_activations(records)],
         ),
         page.Section("Time", "", [_time_per_step(records)]),
         page.Section(
             "Load the model",
-            "In Python, from the run directory, where keras-cnns is installed. With "
-            "keras.saving.load_model, import keras_cnns.models must come first.",
+            "Run this code in the run directory, with a Python that has keras-cnns. To use "
+            "keras.saving.load_model instead, import keras_cnns.models before you call it.",
             [page.Code(f'import keras_cnns\n\nmodel = keras_cnns.load_model("{MODEL}")')],
         ),
         page.Section("Recipe", "", [page.Code(read_text(records.run.path / CONFIG))]),
@@ -137,8 +137,8 @@ def _describe_ending(records: Records) -> str:
 def _mistake_rows(predictions: Predictions, labels: Sequence[str]) -> list[dict[str, object]]:
     """Return the rows of `mistakes.csv`, in descending order of confidence.
 
-    The file of an image is given if the data are a folder of images. The index of an image is its
-    index in the split.
+    If the data are a folder of images, `file` is the path of the image; otherwise it is empty. The
+    `index` is the index of the image in the split.
     """
     wrong = np.flatnonzero(~predictions.is_correct)
     order = wrong[np.argsort(-predictions.confidences[wrong], kind="stable")]
@@ -225,7 +225,9 @@ def _key_metrics(
         metrics.append((f"best epoch of {epochs}", str(records.results["best_epoch"])))
         metrics.append(("training time", format_seconds(records.results["training_seconds"])))
     else:
-        metrics.append(("not finished: epochs", f"{len(records.epochs())} of {epochs}"))
+        metrics.append(
+            ("epochs so far; the training is not finished", f"{len(records.epochs())} of {epochs}")
+        )
     if records.times:
         step = float(np.median(records.times["step_ms"]))
         rate = records.run.recipe.training.batch_size / step * 1e3
@@ -283,14 +285,16 @@ def _test_sections(
     return [
         page.Section(
             "Classes",
-            "Precision is the fraction of a class's predictions that are correct, recall the "
-            "fraction of a class's images that are classified correctly. The interval contains the "
-            "recall on all such images with a probability of 95 % (Wilson 1927).",
+            "Precision is the fraction of a class's predictions that are correct, and recall is "
+            "the fraction of a class's images that are classified correctly. With a probability of "
+            "95 %, the interval contains the recall that would be measured on very many images of "
+            "the same kind (Wilson 1927).",
             [_classes(predictions, counts, labels)],
         ),
         page.Section(
             "Confusion",
-            "The test split: true classes in rows, predictions in columns.",
+            "The confusion matrix of the test split has the true classes in its rows, and the "
+            "predicted classes in its columns.",
             [
                 page.Charts([charts.confusion(f"Confusion, {images}", counts, labels)]),
                 _confusions(counts, labels),
@@ -304,9 +308,9 @@ def _test_sections(
         ),
         page.Section(
             "Calibration",
-            "Of the predictions that a calibrated model makes with a confidence of 80 %, 80 % are "
-            f"correct. The expected calibration error over {len(bins.counts)} bins is "
-            f"{bins.error:.2%}.",
+            "If a calibrated model makes predictions with a confidence of 80 %, then 80 % of these "
+            f"predictions are correct. The expected calibration error over {len(bins.counts)} bins "
+            f"is {bins.error:.2%}.",
             [
                 page.Charts(
                     [charts.reliability("Reliability", bins.confidence, bins.accuracy, bins.counts)]
@@ -361,10 +365,10 @@ def _introduce_mistakes(predictions: Predictions) -> str:
     wrong, shown = int(np.sum(~predictions.is_correct)), predictions.mistakes
     if not wrong:
         return ""
-    which = f"The {wrong:,}" if len(shown) == wrong else f"{len(shown)} of the {wrong:,}"
+    which = f"the {wrong:,}" if len(shown) == wrong else f"{len(shown)} of the {wrong:,}"
     return (
-        f"{which} test images that are classified incorrectly, those with the highest confidence "
-        f"first. {MISTAKES}, beside this page, lists all mistakes."
+        f"This section shows {which} test images that are classified incorrectly, in descending "
+        f"order of confidence. The file {MISTAKES}, in the folder of this page, lists all mistakes."
     )
 
 

@@ -1,4 +1,4 @@
-"""The sections on thresholds of the probability and on unknown objects in a run's report."""
+"""Two sections of a run's report: thresholds of the probability, and unknown objects."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -32,9 +32,10 @@ def threshold_section(predictions: Predictions, results: Mapping[str, Any] | Non
     """
     confidence = (results or {}).get("confidence")
     intro = (
-        "Below a threshold of the highest probability, the answer can be \u201cunknown\u201d "
-        "instead of a class. The coverage is the fraction of the images that are answered; the "
-        "fewer there are, the more of them should be correct (Geifman and El-Yaniv 2017)."
+        "If the highest probability of an image is below a threshold, the answer can be "
+        "\u201cunknown\u201d instead of a class. The coverage is the fraction of the images that "
+        "are answered with a class. The lower the coverage, the larger the fraction of correct "
+        "answers should be (Geifman and El-Yaniv 2017)."
     )
     measured: list[Threshold] = []
     blocks: list[page.Block] = []
@@ -57,7 +58,7 @@ def threshold_section(predictions: Predictions, results: Mapping[str, Any] | Non
 
 
 def threshold_row(threshold: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the cells of `COLUMNS` for a threshold in the form of `results.json`."""
+    """Return the cells of `COLUMNS` for a threshold, which has the keys of `results.json`."""
     accuracy = threshold["accuracy"]
     return (
         *_name(threshold),
@@ -68,7 +69,7 @@ def threshold_row(threshold: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _name(threshold: Mapping[str, Any]) -> tuple[str, str]:
-    """Return a threshold as text, with the accuracy for which it was chosen."""
+    """Return two cells: the accuracy for which a threshold was chosen, and the threshold."""
     target = threshold["min_accuracy"]
     return "-" if target is None else f"{target:.0%} correct", f"{threshold['threshold']:g}"
 
@@ -77,7 +78,7 @@ def describe_thresholds(confidence: Mapping[str, Any], test: Sequence[Threshold]
     """Return sentences on the thresholds.
 
     Args:
-        confidence: the thresholds, in the form of `results.json`.
+        confidence: the value of `confidence` in `results.json`, which contains the thresholds.
         test: the same thresholds, measured on the test images.
     """
     chosen = {each["min_accuracy"]: each for each in confidence["thresholds"]}
@@ -103,7 +104,7 @@ def describe_thresholds(confidence: Mapping[str, Any], test: Sequence[Threshold]
                 f"interval {format_interval(found.correct, found.answered)})."
             )
     if missing:
-        listed, count = ", ".join(f"{each:.0%}" for each in missing), min_answered(missing[0])
+        listed, count = " or ".join(f"{each:.0%}" for each in missing), min_answered(missing[0])
         sentences.append(
             f"There is no threshold for {listed} correct answers: at least {count} answers with "
             f"{'this accuracy' if len(missing) == 1 else 'the lowest of these accuracies'} would "
@@ -122,12 +123,13 @@ def unknown_section(compared: Mapping[str, Any] | None) -> page.Section:
         return page.Section("Unknown objects", "", [])
     return page.Section(
         "Unknown objects",
-        f"The scores of {compared['known_images']:,} images of {compared['known']}, whose classes "
-        f"the model knows, and of {compared['unknown_images']:,} images of {compared['unknown']}, "
-        "which show other objects. AUROC is the probability that a known image has a higher score "
-        "than an unknown one; 0.5 is chance. The scores are the highest softmax probability "
-        "(Hendrycks and Gimpel 2017) and the negative energy (Liu et al. 2020). The "
-        "thresholds of the probability are those of the table above.",
+        f"This section compares the scores of {compared['known_images']:,} images of "
+        f"{compared['known']}, whose classes the model knows, with the scores of "
+        f"{compared['unknown_images']:,} images of {compared['unknown']}, which show other "
+        "objects. AUROC is the probability that a known image has a higher score than an unknown "
+        "one; 0.5 is chance. The scores are the highest softmax probability (Hendrycks and Gimpel "
+        "2017) and the negative energy (Liu et al. 2020). The thresholds of the probability are "
+        "those of the section Thresholds.",
         [
             page.Table(SCORE_COLUMNS, score_rows(compared), numbers=len(SCORE_COLUMNS) - 1),
             page.Table(
@@ -179,7 +181,7 @@ def _histogram(compared: Mapping[str, Any]) -> page.Chart | None:
 
 
 def _curve(predictions: Predictions) -> page.Chart | None:
-    """Return the accuracy of the answers against the coverage, on the test images."""
+    """Return a chart of the accuracy of the answers against the coverage, on the test images."""
     _, answered, accuracies = coverage_curve(predictions.confidences, predictions.is_correct)
     shown = np.unique(np.linspace(0, len(answered) - 1, _MAX_POINTS).round().astype(int))
     coverage = answered[shown] / len(predictions.labels)

@@ -17,7 +17,9 @@ from keras_cnns.report.page import Chart
 from keras_cnns.training.preparation import Preparation, prepare
 
 _EPOCHS = 24
-_NOISE = 0.5  # standard deviation of the two random parameters of the noise
+# Standard deviation of the distributions from which the noise gets its mean and its standard
+# deviation.
+_NOISE = 0.5
 _NETWORKS = {
     "without batch norm": ("model.batch_normalization=false",),
     "with batch norm": (),
@@ -49,8 +51,8 @@ class _Quantiles(keras.callbacks.Callback):
         self.values: list[np.ndarray] = []
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        # The scope discards the changes of a forward pass to moving averages and to the state of
-        # seeds.
+        # A forward pass changes the moving averages and the states of the seed generators. The
+        # scope discards these changes.
         with keras.StatelessScope():
             maps = [np.asarray(each) for each in self.inputs(self.images, training=True)]
         measured = np.full((len(maps), len(_QUANTILES), maps[-1].shape[-1]), np.nan)
@@ -85,8 +87,8 @@ def _run(seed: int, settings: Settings, report: Report) -> Measurements:
         networks[name] = {
             **curves,
             "drift": drift(values),
-            # Only the first channel is kept, as [layers][quantiles][epochs]: the paper's figure has
-            # one channel too.
+            # Only the first channel is kept, as [layers][quantiles][epochs]. The figure in the
+            # paper also shows a single channel.
             "quantiles": np.moveaxis(values[..., 0], 0, -1).tolist(),
         }
     return {"networks": networks}
@@ -183,14 +185,15 @@ EXPERIMENT = Experiment(
     number=8,
     name="covariate-shift",
     claim="Batch norm makes the distributions of activations more stable and the training faster, "
-    "but the stability is not the reason for the faster training: with noise after batch norm, the "
-    "distributions are less stable than without batch norm, and the training is still faster.",
+    "but the stability is not the reason for the faster training. With noise after batch norm, the "
+    "distributions are less stable than without batch norm, but the training is still faster than "
+    "without batch norm.",
     source="Ioffe and Szegedy 2015, Batch Normalization, figure 1; Santurkar et al. 2018, How Does "
     "Batch Normalization Help Optimization?, figure 2",
     varied="Batch norm. Three networks are compared: one without batch norm, one with batch norm, "
-    "and one in which noise follows each batch norm. The mean and the standard deviation of the "
-    "noise change in every step and for each channel: the mean is drawn from a normal distribution "
-    f"with mean 0 and standard deviation {_NOISE}, and the standard deviation is the absolute "
+    "and one in which noise follows each batch norm. In every step, the mean and the standard "
+    "deviation of the noise are drawn anew for each channel: the mean from a normal distribution "
+    f"with mean 0 and standard deviation {_NOISE}, and the standard deviation as the absolute "
     "value of another number from this distribution.",
     fixed="ResNet-20, the distribution of its initial weights, two fifths of the training images, "
     "the learning rate schedule (cosine decay from 0.005) and the number of epochs.",
@@ -201,11 +204,11 @@ EXPERIMENT = Experiment(
     look_at="In the figures of the quantiles, compare the movement of the middle line, which is "
     "the median, with the distance between the outer lines. Then compare the order of the three "
     "networks by drift with their order by loss.",
-    larger_run="A deeper network without batch norm is harder to train, so that the differences of "
-    "the losses grow with the depth. To train a deeper network, change the name of the model in "
-    "the experiment's file. The option --data fashion-mnist trains on more images. The drift "
-    "depends on the learning rate. A comparison in which each network has its own best learning "
-    "rate would be a stronger test of the claim.",
+    larger_run="A deeper network without batch norm is harder to train, so that the differences "
+    "between the losses grow with the depth. To train a deeper network, change the name of the "
+    "model in the experiment's file. The option --data fashion-mnist trains on more images. The "
+    "drift depends on the learning rate. A comparison in which each network has its own best "
+    "learning rate would be a stronger test of the claim.",
     effects=(
         Effect(
             "drift without batch norm divided by drift with batch norm",

@@ -85,8 +85,8 @@ EXPERIMENT = Experiment(
     varied="The depth (8, 20 or 44 layers), and whether the blocks have identity shortcuts (option "
     "A in the paper, which adds no parameters).",
     fixed="The images, their order, the number of epochs, the optimizer and its learning rate "
-    "schedule. A plain and a residual network of the same depth have equally many parameters and "
-    "the same initial weights.",
+    "schedule. A plain and a residual network of the same depth have the same number of "
+    "parameters and the same initial weights.",
     measured="The error on the training images, averaged over the last epoch. The images are not "
     "augmented, so that a network could reach an error of zero.",
     look_at="Compare the order of the three lines in the first figure with their order in the "

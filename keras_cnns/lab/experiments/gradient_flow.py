@@ -1,4 +1,4 @@
-"""Experiment 2: the gradient of each layer, by activation, weights, batch norm and skips."""
+"""Experiment 2: how activation, weights, batch norm and skips change each layer's gradient."""
 
 import itertools
 import math
@@ -32,7 +32,9 @@ _FOLLOWED = {
     "plain, ReLU, He, batch norm": ("plain", "batch norm", "relu", "he_normal"),
     "residual, ReLU, He, batch norm": ("residual", "batch norm", "relu", "he_normal"),
 }
-_FACTOR = 1000.0  # gradients vanish if the ratio is below 1 / 1000, and explode if it is above 1000
+# Gradients vanish if the first layer's gradient divided by the last layer's gradient is below
+# 1 / 1000, and explode if this ratio is above 1000.
+_FACTOR = 1000.0
 
 
 def gradient_norms(model: keras.Model, images: Any, labels: Any) -> dict[str, float]:
@@ -151,20 +153,20 @@ def _case(depth: int, kind: str, normalisation: str, activation: str, initialize
 
 
 def _decades(measured: Measurements, *case: Any) -> float:
-    """Return log10(norm in the first block's convolution / norm in the last block's)."""
+    """Return log10(gradient norm of the first convolution after the stem / norm of the last)."""
     norms = measured["norms"][_case(*case)]
     return math.log10(max(norms[0], _SMALLEST) / max(norms[-1], _SMALLEST))
 
 
 def _total(measured: Measurements, *case: Any) -> float:
-    """Return log10 of the norm over all layers together."""
+    """Return log10 of the gradient norm of all layers together."""
     return math.log10(max(math.hypot(*measured["norms"][_case(*case)]), _SMALLEST))
 
 
 def _difference(
     norm: Callable[..., float], one: tuple[str, ...], other: tuple[str, ...]
 ) -> Callable[[Measurements], float]:
-    """Return a function that computes log10(norm) of one case minus log10(norm) of another."""
+    """Return a function that computes `norm` of one case minus `norm` of another, at 56 layers."""
     return lambda measured: norm(measured, 56, *one) - norm(measured, 56, *other)
 
 
@@ -256,7 +258,7 @@ def _mean(measurements: Sequence[Measurements], *case: Any) -> float:
 
 
 def _describe_training(measurements: Sequence[Measurements]) -> str:
-    """Return a sentence about the networks that were followed through training."""
+    """Return sentences about the networks whose gradients were measured during the training."""
     described = []
     for name in _FOLLOWED:
         trained = [each["training"][name] for each in measurements]
@@ -272,13 +274,13 @@ def _describe_training(measurements: Sequence[Measurements]) -> str:
         )
         loss = np.mean([each["loss"][-1] for each in trained])
         described.append(
-            f"({name}) 10^{start:.1f} before, 10^{end:.1f} after, loss {loss:.3g} nats"
+            f'In the network "{name}", the ratio changes from 10^{start:.1f} to 10^{end:.1f}, and '
+            f"the training loss of the last epoch is {loss:.3g} nats."
         )
     return (
-        f"Four networks of {_DEPTHS[0]} layers were trained. For each of them, the list gives the "
-        "ratio of the first convolution's gradient to the last convolution's gradient before and "
-        f"after the training, and the training loss of the last epoch: {'; '.join(described)}. "
-        "Random guessing has a loss of 2.3 nats."
+        f"Four networks of {_DEPTHS[0]} layers were trained. During the training, the ratio of the "
+        "first convolution's gradient to the last convolution's gradient changes. "
+        f"{' '.join(described)} Random guessing has a loss of 2.3 nats."
     )
 
 
@@ -310,15 +312,16 @@ def _findings(measurements: Sequence[Measurements]) -> list[str]:
     }
     sentences.append(
         "With a sigmoid and Glorot's weights, skips change the ratio of the first layer's gradient "
-        f"to the last layer's from 10^{sigmoid['plain']:.1f} to 10^{sigmoid['residual']:.1f}. The "
-        "ratio remains small because the activation follows the addition: the derivative of the "
-        "sigmoid also multiplies the gradient on the skip path. With ReLU, this factor is 1 or 0."
+        f"to the last layer's gradient: this ratio is 10^{sigmoid['plain']:.1f} without skips, and "
+        f"10^{sigmoid['residual']:.1f} with skips. The ratio remains small because the activation "
+        "follows the addition: the derivative of the sigmoid also multiplies the gradient on the "
+        "skip path. The derivative of a ReLU is 1 or 0."
     )
     sentences.append(_describe_training(measurements))
     direction = "grow" if plain > 0 else "fall"
     sentences.append(
         f"With batch norm, ReLU and He's weights, but without skips, the gradients {direction} "
-        f"towards the first layer: by a factor of {factor:.3g} for each layer, and of "
+        f"towards the first layer: by a factor of {factor:.3g} per layer, and by a factor of "
         f"10^{plain:.1f} over all layers. With skips, the factor over all layers is "
         f"10^{residual:.1f}. Batch norm removes the scale of the weights from the forward pass, "
         "but not from the backward pass, which divides each gradient by the standard deviation of "
@@ -332,14 +335,14 @@ def _findings(measurements: Sequence[Measurements]) -> list[str]:
 EXPERIMENT = Experiment(
     number=2,
     name="gradient-flow",
-    claim="At initialisation, ReLU, initial weights of the right scale and skips each reduce the "
-    "vanishing of the gradient, and skips reduce the explosion of the gradient that batch norm "
-    "causes.",
+    claim="At initialisation, three ingredients each reduce the vanishing of the gradient: ReLU, "
+    "skips, and initial weights of the right scale. Skips also reduce the explosion of the "
+    "gradient that batch norm causes.",
     source="Glorot and Bengio 2010, figure 7 (sigmoid and tanh); He et al. 2015, Delving Deep into "
     "Rectifiers, figure 3 (initial weights); He et al. 2016, Identity Mappings, equation 5 "
     "(skips); Yang et al. 2019, A Mean Field Theory of Batch Normalization, section 3 (explosion)",
-    varied="The activation (sigmoid, tanh, ReLU), the initial weights (a normal distribution with "
-    "a standard deviation of 0.01, Glorot's, He's), batch norm (with, without), skips (with, "
+    varied="The activation (sigmoid, tanh, ReLU), the initial weights (Glorot's, He's, or a normal "
+    "distribution with a standard deviation of 0.01), batch norm (with, without), skips (with, "
     "without) and the depth (20 and 56 layers), in all 72 combinations.",
     fixed=f"The images ({_IMAGES} of the training split), the classifier, and the number of "
     f"filters of each layer. For illustration, four of the combinations with {_DEPTHS[0]} layers "

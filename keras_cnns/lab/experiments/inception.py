@@ -19,7 +19,9 @@ from keras_cnns.training.preparation import Preparation, prepare
 
 _EPOCHS = 20
 _WIDTH = 0.25  # factor of the paper's numbers of filters
-_NAIVE_WIDTH = 0.088  # with it, the multiply-adds are about those of the network with reduction
+# With this width, the naive network needs about as many multiply-adds as the network with
+# reduction.
+_NAIVE_WIDTH = 0.088
 _LAST = 5  # number of last epochs over which the error is averaged
 # Prefixes of the names of the layers in the early stages.
 _EARLY = ("conv1", "conv2", "inception_3")
@@ -305,20 +307,21 @@ def _findings(measurements: Sequence[Measurements]) -> list[str]:
         "Averaged over the epochs, the gradient of the main loss in the early stages is "
         f"{ratio:.2f} times as large in a network that is trained with auxiliary heads as in a "
         "network without them. Before the training, this gradient is the same in both, because the "
-        "heads do not change the weights of the other layers.",
-        "Early exit uses the lowest confidence threshold with which it loses no accuracy "
-        "on the validation split. With this threshold, early exit needs "
-        f"{100 * cheaper:.0f} % of the multiply-adds of the main head, and its accuracy on the "
-        f"test split is {100 * lost:.2f} percentage points lower.",
+        "heads do not change the initial weights of the other layers.",
+        "Early exit uses the lowest confidence threshold with which its accuracy on the "
+        "validation split is not below the accuracy of the most expensive head. With this "
+        f"threshold, early exit needs {100 * cheaper:.0f} % of the multiply-adds of the main head, "
+        f"and its accuracy on the test split is {100 * lost:.2f} percentage points lower than the "
+        "accuracy of the main head.",
     ]
 
 
 EXPERIMENT = Experiment(
     number=4,
     name="inception",
-    claim="Dimension reduction makes inception modules cheaper without raising the error, and at "
-    "equal cost, modules with dimension reduction have a lower error than naive modules without "
-    "it; auxiliary heads increase the gradient of the early stages.",
+    claim="Dimension reduction makes inception modules cheaper without raising the error. At equal "
+    "cost, modules with dimension reduction have a lower error than naive modules, which have no "
+    "dimension reduction. Auxiliary heads increase the gradient of the early stages.",
     source="Szegedy et al. 2014, Going Deeper with Convolutions, figure 2, sections 4 and 5; "
     "Teerapittayanon et al. 2016, BranchyNet (early exit)",
     varied="The module (naive, or with dimension reduction), the width of the naive network (the "
@@ -330,18 +333,19 @@ EXPERIMENT = Experiment(
     "decay from 0.05) and the number of epochs.",
     measured=f"The validation error, averaged over the last {_LAST} epochs; parameters, "
     "multiply-adds and computing time; the gradient norm of the main loss in the stages before "
-    "module 4a, in each epoch; the accuracy and the multiply-adds of each head alone, and of early "
-    "exit, in which an image leaves the network at the first head that is confident.",
+    "module 4a, in each epoch; the accuracy and the multiply-adds of each head alone; the accuracy "
+    "and the multiply-adds of early exit. With early exit, an image leaves the network at the "
+    "first head that is confident.",
     look_at="In the figure of the early exit, find the number of multiply-adds above which the "
     "accuracy does not increase any more. In the table, compare the times of the naive networks "
     "with their multiply-adds.",
     larger_run="In our measurement with five seeds on digits, the naive networks had a lower error "
     "than the network with reduction, by 4.6 percentage points at equal width and by 3.3 at equal "
     "cost. More seeds would probably not change this, but other images might: run the experiment "
-    "with --data fashion-mnist. The paper's networks differ from these: they have no batch norm "
-    "and four times as many filters, and were trained on 1.28 million images, 2,500 times as many "
-    "as here. To train such networks, use the recipe imagenet-googlenet-quick, with and without "
-    "--set model.inception=naive.",
+    "with --data fashion-mnist. The paper's networks have no batch norm and four times as many "
+    "filters. They were trained on 1.28 million images, which are 2,500 times as many as here. To "
+    "train such networks, use the recipe imagenet-googlenet-quick, with and without --set "
+    "model.inception=naive.",
     effects=(
         Effect(
             "multiply-adds of naive modules divided by multiply-adds of modules with reduction, at "

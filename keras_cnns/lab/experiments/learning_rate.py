@@ -1,4 +1,4 @@
-"""Experiment 5: learning rates that are too small, good, too large, and schedules."""
+"""Experiment 5: constant learning rates (too small, good, too large), and schedules."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -118,7 +118,7 @@ def _final(losses: Sequence[float]) -> float:
 
 
 def _above_the_best(learning_rate: str) -> Callable[[Measurements], float]:
-    """Return a function of the measurements: a learning rate's final loss minus the lowest one."""
+    """Return a function that computes a learning rate's final loss minus that of the best one."""
     return lambda measured: (
         _final(measured["constant"][learning_rate]) - _final(measured["constant"][measured["good"]])
     )
@@ -180,7 +180,7 @@ def _charts(measurements: Sequence[Measurements]) -> list[Chart | None]:
             log_x=True,
             mark=(
                 _suggestion(measurements),
-                "the suggestion: a tenth of the rate at the minimum",
+                "the suggestion: a tenth of the learning rate at the minimum",
             ),
         ),
     ]
@@ -253,31 +253,33 @@ def _findings(measurements: Sequence[Measurements]) -> list[str]:
 EXPERIMENT = Experiment(
     number=5,
     name="learning-rate",
-    claim="With too small a learning rate, training converges slowly, and with too large a "
-    "learning rate, it does not converge; the finder's suggestion lies between the two; and a "
-    "schedule that lowers the learning rate ends with a lower loss than a constant learning rate.",
+    claim="With too small a learning rate, training converges slowly. With too large a learning "
+    "rate, it does not converge. The suggestion of the learning-rate finder lies between these two "
+    "learning rates. A schedule that lowers the learning rate ends with a lower loss than a "
+    "constant learning rate.",
     source="Bengio 2012, Practical Recommendations for Gradient-Based Training, section 3.1.1; "
     "Smith 2017, Cyclical Learning Rates, section 3.3 (finder); Loshchilov and Hutter 2017, SGDR "
     "(cosine); Smith and Topin 2018, Super-Convergence (one-cycle)",
     varied=f"The constant learning rate, which has {len(_RATES)} values from 0.0001 to 100, and "
-    "the schedule. The best learning rate, with which the others are compared, is chosen from "
-    f"{', '.join(_COMPARED)}. It is also the peak learning rate of the schedules.",
+    "the schedule. The best learning rate is the one with the lowest final loss among "
+    f"{', '.join(_COMPARED[:-1])} and {_COMPARED[-1]}. The others are compared with it, and it is "
+    "the peak learning rate of the schedules.",
     fixed="ResNet-20, two fifths of the training images, a momentum of 0.9, batches of 32 images, "
     "no warmup, and the number of epochs.",
     measured=f"The training loss, averaged over each epoch. A loss that is above {_LARGEST:.0f} "
     f"nats or not finite counts as {_LARGEST:.0f} nats.",
-    look_at="In the first figure, find learning rates with which the loss decreases slowly, "
-    "decreases fast, does not decrease, and diverges. In the second figure, compare the last "
-    "epochs: with a constant learning rate, the noise that the batches cause remains, and "
+    look_at="In the first figure, find a learning rate for each of four cases: the loss decreases "
+    "slowly, decreases fast, does not decrease, or diverges. In the second figure, compare the "
+    "last epochs: with a constant learning rate, the noise that the batches cause remains, and "
     "schedules remove this noise at the end.",
     larger_run="With more epochs, the loss with the smallest learning rate continues to decrease. "
-    "The last part of the claim needs harder images rather than more epochs. In longer "
-    "trials with three seeds, we compared the final loss with cosine decay to the final loss with "
-    "the best constant learning rate. Cosine decay ended lower with two of the three seeds after "
-    "40 epochs, but with only one of them after 80 epochs, and with only one after 160 epochs. "
-    "After so many epochs, the network fits all training images (the loss is below 0.001), and the "
-    "gradients have no noise left that a lower learning rate could average out. To train on harder "
-    "images, run the experiment with --data fashion-mnist.",
+    "For the last part of the claim, harder images would help, but more epochs would not. In "
+    "longer trials with three seeds, we compared the final loss with cosine decay to the final "
+    "loss with the best constant learning rate. Cosine decay had the lower final loss with two of "
+    "the three seeds after 40 epochs, but with only one seed after 80 epochs, and with only one "
+    "seed after 160 epochs. After so many epochs, the network fits all training images (the loss "
+    "is below 0.001), and the gradients have no noise left that a lower learning rate could "
+    "average out. To train on harder images, run the experiment with --data fashion-mnist.",
     effects=(
         Effect(
             "final loss with the learning rate 0.0001 minus final loss with the best learning rate",

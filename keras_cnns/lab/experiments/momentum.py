@@ -214,10 +214,10 @@ def _charts(measurements: Sequence[Measurements]) -> list[Chart | None]:
     paths = measured["paths"]
     return [
         charts.lines(
-            "Rate on a quadratic by condition number",
+            "Convergence rate on a quadratic by condition number",
             rates,
             x="condition number",
-            y="1 - rate",
+            y="1 - convergence rate",
             log=True,
             log_x=True,
             points=[f"{kind}, measured" for kind in _KINDS],
@@ -300,7 +300,7 @@ def _findings(measurements: Sequence[Measurements]) -> list[str]:
     last = {name: np.mean([curve[-1] for curve in c]) for name, c in measured["network"].items()}
     lowest = min(last, key=lambda name: last[name])
     return [
-        "The measured values of 1 - rate differ from the closed forms by at most "
+        'The measured values of "1 - convergence rate" differ from the closed forms by at most '
         f"{max(errors):.1%}, over all condition numbers.",
         "On the surface with two minima, "
         + (
@@ -337,10 +337,10 @@ EXPERIMENT = Experiment(
     f"quadratic with condition number {_CONDITION:g}) or 1e-5 (in Rosenbrock's valley), and the "
     "convergence rate on the quadratics. The convergence rate is the factor by which each of the "
     "late steps of a descent multiplies the distance to the minimum.",
-    look_at="Compare the slopes of the lines in the first figure. The figure shows 1 - rate (1 "
-    "minus the convergence rate), which is the fraction of the distance that one step removes. For "
-    "gradient descent, this fraction is inversely proportional to the condition number, and for "
-    "the other methods to the square root of the condition number.",
+    look_at="Compare the slopes of the lines in the first figure. The figure shows 1 minus "
+    "the convergence rate, which is the fraction of the distance that one step removes. For "
+    "gradient descent, this fraction is inversely proportional to the condition number. For the "
+    "other methods, it is inversely proportional to the square root of the condition number.",
     larger_run="The verdict uses no random numbers and does not depend on the length of the run, "
     "so that neither more seeds nor a longer run would change it. With a condition number near 1, "
     "the methods differ little.",

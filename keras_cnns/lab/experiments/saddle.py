@@ -1,4 +1,4 @@
-"""Experiment 7: steps that gradient descent and momentum need to leave a saddle point."""
+"""Experiment 7: the steps to leave a saddle point, with and without momentum."""
 
 import math
 from collections.abc import Sequence
@@ -11,13 +11,14 @@ from keras_cnns.optimizers.momentum import momentum_step
 from keras_cnns.report import charts
 from keras_cnns.report.page import Chart
 
-# Ratio of the two curvatures without their signs, from 1 to 1,000.
+# Ratios of the absolute values of the two curvatures, from 1 to 1,000.
 _CONDITIONS = tuple(10 ** (exponent / 7) for exponent in range(22))
 _MOMENTA = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
 _DISTANCES = tuple(10.0**exponent for exponent in np.linspace(-8, -1, 22))
 _CONDITION, _DISTANCE = 100, 1e-4  # the values for which the effect is measured
-_PLATEAU_DISTANCE = 0.1  # larger, since a plateau's gradient falls with the cube of the distance
-_RATES = np.geomspace(0.02, 8, 240)  # learning rate times the curvature of x
+# Larger than `_DISTANCE`, since the gradient on a plateau is the cube of the distance.
+_PLATEAU_DISTANCE = 0.1
+_RATES = np.geomspace(0.02, 8, 240)  # learning rates multiplied by the curvature along x
 _MAX_STEPS = 20_000
 
 
@@ -129,7 +130,7 @@ def _charts(measurements: Sequence[Measurements]) -> list[Chart | None]:
                 )
                 for momentum in ("0.0", "0.5", "0.9", "0.99")
             },
-            x="condition number: curvature across divided by curvature along the escape",
+            x="condition number: curvature across the escape divided by curvature along it",
             y="steps",
             log=True,
             log_x=True,
@@ -207,14 +208,15 @@ EXPERIMENT = Experiment(
             lambda measured: _gain(measured["by_condition"][str(_CONDITION)]),
         ),
         Effect(
-            "the same ratio if a plateau surrounds the saddle point",
+            "steps of gradient descent divided by steps with the best momentum, if a plateau "
+            "surrounds the saddle point",
             " times",
             2.5,
             lambda measured: _gain(measured["plateau"]),
         ),
     ),
     formula="v <- momentum v + gradient\nw <- w - learning rate v\n"
-    "Near the saddle point, each step multiplies the distance by a factor r. It satisfies\n"
+    "Near the saddle point, each step multiplies the distance by a factor r, which satisfies\n"
     "r^2 - (1 + momentum + learning rate curvature) r + momentum = 0.",
     implementation=(momentum_step, growth),
     questions=(

@@ -1,4 +1,4 @@
-"""Experiment 3: kinds of shortcuts, and the equations of the skip connection term by term."""
+"""Experiment 3: kinds of shortcuts, and a check of the equations of the skip connection."""
 
 from collections.abc import Sequence
 from typing import Any

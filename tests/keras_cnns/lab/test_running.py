@@ -75,7 +75,7 @@ def test_a_stopped_run_continues(tmp_path: Path) -> None:
     lines: list[str] = []
     assert run_experiments([PLAIN, EXACT], size, tmp_path, show=states.append, log=lines.append)
     assert MEASURED == [0, 1, 2, 2, 3, 0]
-    assert lines == ["plain: 4 of 4 seeds", "exact: 1 of 1 seeds"]
+    assert lines == ["plain: 4 of 4 seeds are measured", "exact: 1 of 1 seeds are measured"]
     assert [state.total for state in states] == sorted(state.total for state in states)
     assert states[0].total == pytest.approx(0.4)
     assert states[-1].total == pytest.approx(0.9)
@@ -87,7 +87,9 @@ def test_no_measurement_starts_that_would_not_end_in_time(tmp_path: Path) -> Non
     size = Size(3, Settings())
     assert not run_experiments([PLAIN], size, tmp_path, minutes=0.9, log=lines.append)
     assert MEASURED == []
-    assert lines == ["plain: 0 of 3 seeds; the time is over; the same command continues"]
+    assert lines == [
+        "plain: 0 of 3 seeds are measured; the time is over, and the same command continues the run"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -163,7 +165,7 @@ def test_the_cache_records_its_origin(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_measurements_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"lab\.json does not exist; first measure"):
+    with pytest.raises(ValueError, match=r"lab\.json does not exist, so that"):
         read_plan(tmp_path)
 
 

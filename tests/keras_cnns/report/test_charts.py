@@ -73,10 +73,10 @@ def test_ids_are_unique_and_every_reference_is_to_one() -> None:
 def test_the_description_names_the_axes_and_the_legend() -> None:
     chart = ALL["lines"]
     assert chart
-    assert chart.description == f"One: loss against epoch (training, {HOSTILE}, best)"
+    assert chart.description == f"One: loss against epoch (training; {HOSTILE}; best)"
     without_x = ALL["parallel_coordinates"]
     assert without_x
-    assert without_x.description == "Seven: height (best, pruned)"
+    assert without_x.description == "Seven: height (best; pruned)"
 
 
 def test_the_same_numbers_give_the_same_file() -> None:
@@ -125,7 +125,7 @@ def test_paths_grow_in_an_animation() -> None:
     animation = charts.animate_contours(
         "Descent", lambda points: (points**2).sum(-1), ((-1, 1), (-1, 1)), paths
     )
-    assert "fast after 1 steps, slow after 30 steps" in animation.description
+    assert "end after these numbers of steps: 1 (fast), 30 (slow)" in animation.description
     assert animation.file_name == "descent"
     with Image.open(io.BytesIO(animation.gif)) as image:
         assert image.n_frames > 10  # type: ignore[attr-defined]

@@ -131,6 +131,6 @@ def test_different_test_images_are_reported(
     assert bool(found.warning) == ("Warning: " in html) == bool(reason)
     if reason:
         assert "were tested on different images" in found.warning
-        assert ("of different data" in found.warning) == (reason == "other data")
+        assert ("from different data sets" in found.warning) == (reason == "other data")
     (other / "results.json").unlink()  # an unfinished run has not been tested
     assert not compare([finished_run.path, other], tmp_path / "page.html").warning

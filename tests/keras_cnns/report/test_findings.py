@@ -47,7 +47,7 @@ FALLING = [1.0, 0.8, 0.6, 0.4, 0.3, 0.2]
 )
 def test_overfitting(loss: list[float], validation_loss: list[float], since: int | None) -> None:
     found = describe_overfitting(np.array(loss), np.array(validation_loss))
-    match = re.match(r"It has overfitted since epoch (\d+):", found)
+    match = re.match(r"The model has overfitted since epoch (\d+)\.", found)
     assert (int(match[1]) if match else None) == since
     assert bool(found) == (since is not None)
 
@@ -56,7 +56,8 @@ def test_classes_with_few_images_are_named() -> None:
     counts = np.diag([13, 400, 600])
     counts[0, 1] = 1
     assert describe_scarce_classes(counts, ["Hemd", "Hose", "Rock"]) == [
-        "14 images of Hemd are too few to measure its recall, which is between 69% and 99%."
+        "14 images of Hemd are too few to measure the recall of this class. The 95 % interval of "
+        "the recall is 69% to 99%."
     ]
     assert describe_scarce_classes(100 * counts, ["Hemd", "Hose", "Rock"]) == []
 
@@ -64,13 +65,13 @@ def test_classes_with_few_images_are_named() -> None:
 def test_a_class_without_or_with_one_image_is_named() -> None:
     counts = np.diag([0, 1, 600])
     found = describe_scarce_classes(counts, ["Hemd", "Hose", "Rock"])
-    assert [each.partition(",")[0] for each in found] == [
-        "0 images of Hemd are too few to measure its recall",
-        "1 image of Hose is too few to measure its recall",
+    assert [each.partition(".")[0] for each in found] == [
+        "0 images of Hemd are too few to measure the recall of this class",
+        "1 image of Hose is too few to measure the recall of this class",
     ]
 
 
 def test_many_classes_with_few_images_are_one_sentence() -> None:
     (found,) = describe_scarce_classes(np.diag([5, 4, 3, 2, 500]), list("abcde"))
-    said = "4 of 5 classes have too few test images to measure their recall, fewest of all "
-    assert found.startswith(f"{said}d (2), c (3) and b (4):")
+    assert found.startswith("4 of 5 classes have too few test images to measure their recall, ")
+    assert found.endswith("The classes with the fewest test images are d (2), c (3) and b (4).")

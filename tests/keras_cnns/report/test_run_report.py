@@ -188,14 +188,14 @@ def test_an_unfinished_training_has_the_parts_that_exist(finished_run: Run, tmp_
     html = write_report(path).read_text("utf-8")
     wanted = [name for name in SECTIONS if name not in ("Findings", *SECTIONS[2:7], "Time")]
     assert Reader(html).headings == wanted
-    assert "not finished: epochs" in html
+    assert "epochs so far; the training is not finished" in html
 
 
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
         (None, "", "there is no run directory"),
-        ("labels.txt", None, "has no config.toml and labels.txt"),
+        ("labels.txt", None, "lacks config.toml or labels.txt"),
         ("history.csv", "epoch,loss\n0,a lot\n", "holds a damaged file"),
         ("config.toml", "[model]\n", "config.toml: "),
     ],

@@ -38,7 +38,7 @@ def test_a_model_that_needs_no_threshold() -> None:
 def test_accuracies_without_a_threshold_are_named() -> None:
     _, *others = described(np.full(60, 0.6), np.full(60, False))
     assert others == [
-        "There is no threshold for 90%, 95%, 98%, 99% correct answers: at least 50 answers "
+        "There is no threshold for 90% or 95% or 98% or 99% correct answers: at least 50 answers "
         "with the lowest of these accuracies would be needed."
     ]
     *_, last = described(np.full(60, 0.6), np.full(60, True))
