@@ -9,6 +9,7 @@ import time
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
+from types import ModuleType
 
 import keras
 
@@ -40,7 +41,7 @@ def cache_key(experiment: Experiment, settings: Settings, seed: int) -> str:
     that measures, both in the experiment's file and in the modules that experiments share.
     """
     content = {
-        "source": [_source(experiment), *map(inspect.getsource, _SHARED)],
+        "source": [_source(experiment), *(ast.unparse(_parse(each)) for each in _SHARED)],
         "settings": asdict(settings),
         "seed": seed,
         "backend": keras.backend.backend(),
@@ -87,10 +88,10 @@ def _cache_path(folder: Path, experiment: Experiment, settings: Settings, seed: 
 def _source(experiment: Experiment) -> dict[str, str]:
     """Return the code of `run` and of everything that it uses in its file, as name -> code.
 
-    The code has no comments. Texts, figures and smallest effects are not included, so that cached
-    measurements stay valid if one of them is edited.
+    The code has no comments and docstrings. Texts, figures and smallest effects are not included,
+    so that cached measurements stay valid if one of them is edited.
     """
-    module = ast.parse(inspect.getsource(sys.modules[experiment.run.__module__]))
+    module = _parse(sys.modules[experiment.run.__module__])
     defined = {name: node for node in module.body for name in _defined_names(node)}
     used: dict[str, str] = {}
     waiting = [experiment.run.__name__]
@@ -100,6 +101,24 @@ def _source(experiment: Experiment) -> dict[str, str]:
             used[name] = ast.unparse(defined[name])
             waiting += [each.id for each in ast.walk(defined[name]) if isinstance(each, ast.Name)]
     return used
+
+
+def _parse(module: ModuleType) -> ast.Module:
+    """Return the syntax tree of a module, without docstrings. A syntax tree has no comments."""
+    tree = ast.parse(inspect.getsource(module))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            code = [each for each in node.body if not _is_text(each)]
+            node.body = code or [ast.Pass()]
+    return tree
+
+
+def _is_text(statement: ast.stmt) -> bool:
+    return (
+        isinstance(statement, ast.Expr)
+        and isinstance(statement.value, ast.Constant)
+        and isinstance(statement.value.value, str)
+    )
 
 
 def _defined_names(statement: ast.stmt) -> list[str]:

@@ -1,4 +1,4 @@
-"""Train the networks of an experiment: recipes as everywhere else, without a run directory."""
+"""Train the networks of an experiment from recipes, without run directories."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +10,8 @@ from keras_cnns.recipes import Recipe, load_recipe
 from keras_cnns.training.model import accuracy_key, for_outputs
 from keras_cnns.training.preparation import Preparation, prepare
 
-# Small images, and no augmentation: the training error is that of the images themselves.
+# The images are small, and are not augmented, so that the training error is the error on the
+# original images.
 _RECIPES = {
     "digits": (
         "digits-resnet20",
@@ -35,13 +36,13 @@ class _ReportEpochs(keras.callbacks.Callback):
 
 
 def part(report: Report, index: int, count: int, name: str = "") -> Report:
-    """Return the report of one of `count` equally long parts of a run.
+    """Return a function that reports the progress of one part of a run.
 
     Args:
-        report: the report of the whole run.
+        report: the function that reports the progress of the whole run.
         index: the index of the part, from 0.
-        count: the number of parts.
-        name: what distinguishes this part from the others; it precedes what the part reports.
+        count: the number of parts, which are assumed to take equally long.
+        name: the name of the part, which precedes the texts that the part reports.
     """
     prefix = f"{name}: " if name else ""
     return lambda fraction, what: report((index + fraction) / count, prefix + what)
@@ -51,8 +52,8 @@ def lab_recipe(settings: Settings, seed: int, *overrides: str) -> Recipe:
     """Return the recipe of an experiment's network.
 
     Args:
-        settings: they select the images.
-        seed: the seed of weights and order.
+        settings: the settings of the run, which select the images.
+        seed: the seed of the initial weights and of the order of the images.
         overrides: strings as for `load_recipe`, such as "model.name=plain20".
     """
     name, of_data = _RECIPES[settings.data]
@@ -77,8 +78,9 @@ def fit(
         prepared: the result of `prepare(recipe)`, if the caller needs the model or has changed it.
 
     Returns:
-        "loss", "error" (1 - accuracy, a fraction of the training images, averaged over the epoch),
-        and with validation "val_loss" and "val_error"; all of the main output.
+        A dict with the keys "loss" and "error"; with validation, also "val_loss" and "val_error".
+        An error is 1 - accuracy. The training values are averaged over the epoch. All values are
+        those of the main output.
     """
     prepared = prepared or prepare(recipe)
     model = prepared.model

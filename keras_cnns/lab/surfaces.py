@@ -9,12 +9,12 @@ import numpy as np
 from keras_cnns.optimizers.momentum import momentum_step
 
 _DIVERGED = 1e6
-Function = Callable[[np.ndarray], np.ndarray]  # points [..., 2] -> values [...] or gradients
+Function = Callable[[np.ndarray], np.ndarray]  # points [..., 2] -> [...] or [..., 2]
 
 
 @dataclass(frozen=True)
 class Method:
-    """An optimizer: gradient descent has momentum 0."""
+    """An optimizer: heavy ball or Nesterov, or gradient descent if the momentum is 0."""
 
     momentum: float = 0.0
     nesterov: bool = False
@@ -63,14 +63,14 @@ def find_best(
     reached: Function,
     max_steps: int,
 ) -> Best:
-    """Find the learning rate that needs the fewest steps, the largest one if several are equal.
+    """Find the learning rate that needs the fewest steps; if several do, return the largest.
 
     Args:
         gradient: the function's gradient, points [..., 2] -> [..., 2].
         start: the first point, [2].
-        learning_rates: the learning rates in rising order, [R]; all descend at the same time.
+        learning_rates: the learning rates in rising order, [R]; their descents run together.
         method: the optimizer.
-        reached: whether points are at the goal, [..., 2] -> bool [...].
+        reached: returns whether points are at the goal, [..., 2] -> bool [...].
         max_steps: the search ends without a result after this number of steps.
     """
     rates = np.asarray(learning_rates, float)

@@ -40,7 +40,7 @@ class _Quantiles(keras.callbacks.Callback):
 
     Attributes:
         values: quantiles of each channel's inputs, float [epochs, layers, quantiles, channels];
-            layers with fewer channels than the last are filled with NaN.
+            a layer that has fewer channels than the last layer is filled with NaN.
     """
 
     def __init__(self, prepared: Preparation) -> None:
@@ -64,8 +64,11 @@ class _Quantiles(keras.callbacks.Callback):
 def drift(quantiles: np.ndarray) -> float:
     """Return how far the distribution of a channel moves from one epoch to the next.
 
-    It is the mean change of a channel's median, relative to the distance between its outer
-    quantiles: float [epochs, layers, 3, channels] -> a number at least 0.
+    The drift is the mean absolute change of a channel's median, divided by the distance between
+    the outer quantiles of the channel.
+
+    Args:
+        quantiles: float [epochs, layers, 3, channels].
     """
     low, middle, high = np.moveaxis(quantiles, 2, 0)
     width = np.maximum(high - low, 1e-12)[:-1]

@@ -38,7 +38,7 @@ _FACTOR = 1000.0
 
 
 def gradient_norms(model: keras.Model, images: Any, labels: Any) -> dict[str, float]:
-    """Return the L2 norm of the loss's gradient by the kernel of each convolution, in order.
+    """Return the L2 norm of the gradient with respect to each convolution's kernel, in order.
 
     The loss is multiplied by a constant before the backward pass, and the norms are divided by it,
     since float32 has no numbers below 1e-45 (Micikevicius et al. 2018, section 3.2).
@@ -59,7 +59,7 @@ def gradient_norms(model: keras.Model, images: Any, labels: Any) -> dict[str, fl
 
 
 def _initialise(model: keras.Model, initializer: str) -> None:
-    """Draw the weights of all convolutions anew from a key of KERNEL_INITIALIZERS."""
+    """Give all convolutions new weights from the initializer KERNEL_INITIALIZERS[initializer]."""
     draw = keras.initializers.get(KERNEL_INITIALIZERS[initializer])
     for layer in model.layers:
         if isinstance(layer, keras.layers.Conv2D):
@@ -103,7 +103,7 @@ def _recipe(
 
 
 def _train(settings: Settings, seed: int, report: Report) -> Measurements:
-    """Follow four of the combinations through training: their gradient norms and losses."""
+    """Train four of the combinations, and return their gradient norms and losses."""
     followed: Measurements = {}
     for index, (name, (*case, initializer)) in enumerate(_FOLLOWED.items()):
         recipe = _recipe(

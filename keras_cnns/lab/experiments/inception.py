@@ -56,9 +56,10 @@ def early_exit(
     """Return the accuracy and the mean multiply-adds if each image leaves at a confident head.
 
     Args:
-        heads: the probabilities of each head [N, K], the cheapest first; the last decides the rest.
+        heads: the probabilities of each head [N, K], the cheapest first; the last head classifies
+            the remaining images.
         labels: the classes, [N].
-        multiply_adds: the multiply-adds up to and with each head, in the same order.
+        multiply_adds: the multiply-adds up to and including each head, in the same order.
         threshold: an image leaves at the first head whose highest probability is at least this.
     """
     exits = np.full(len(labels), len(heads) - 1)
@@ -71,7 +72,7 @@ def early_exit(
 def _calibrated_threshold(
     heads: Sequence[np.ndarray], labels: np.ndarray, multiply_adds: Sequence[int]
 ) -> float:
-    """Return the lowest threshold that loses no accuracy against the last head alone."""
+    """Return the lowest threshold with which the accuracy is not below that of the last head."""
     full = float((heads[-1].argmax(axis=1) == labels).mean())
     for threshold in _THRESHOLDS:
         if early_exit(heads, labels, multiply_adds, threshold)[0] >= full:
@@ -80,7 +81,7 @@ def _calibrated_threshold(
 
 
 def _milliseconds(model: keras.Model) -> float:
-    """Return the time of one image in a batch, the smallest of several calls."""
+    """Return the smallest time per image over several calls with a batch."""
     images = np.zeros((_TIMED_IMAGES, *model.input.shape[1:]), "float32")
     model.predict_on_batch(images)  # the first call compiles, and is not measured
     durations = []
@@ -102,8 +103,8 @@ def _head_costs(model: keras.Model) -> dict[str, int]:
 class _EarlyGradient(keras.callbacks.Callback):
     """Measure the gradient of the main loss in the early stages at the beginning of each epoch.
 
-    Only the main loss is differentiated, also in a network with auxiliary heads: a sum of losses
-    has another gradient than one loss, whatever the heads do to the training.
+    Only the main loss is differentiated, even if the network has auxiliary heads. The gradient of
+    the sum of the losses could not be compared with the gradient of a single loss.
     """
 
     def __init__(self, prepared: Preparation) -> None:

@@ -77,10 +77,10 @@ class TwoMinima:
 
 
 def best_rate(kind: str, condition: float) -> tuple[float, float, float]:
-    """Return the rate on a quadratic, and the learning rate and momentum that reach it.
+    """Return the best convergence rate on a quadratic, and its learning rate and momentum.
 
-    The curvatures are 1 and `condition`. In the long run, the distance to the minimum is
-    multiplied by the rate in each step (Lessard et al. 2016, arXiv:1408.3595, proposition 1).
+    The curvatures are 1 and `condition`. In the long run, each step multiplies the distance to the
+    minimum by the convergence rate (Lessard et al. 2016, arXiv:1408.3595, proposition 1).
     """
     root = math.sqrt(condition)
     if kind == "gradient descent":
@@ -92,7 +92,7 @@ def best_rate(kind: str, condition: float) -> tuple[float, float, float]:
 
 
 def _measured_rate(kind: str, condition: float) -> float:
-    """Return the rate of the late steps of a descent with the best settings."""
+    """Return the convergence rate of the late steps of a descent with the best settings."""
     rate, learning_rate, momentum = best_rate(kind, condition)
     # Late steps, in which the distance falls from 1e-60 to 1e-120; much smaller numbers underflow.
     first, last = (math.ceil(exponent * math.log(10) / -math.log(rate)) for exponent in (60, 120))

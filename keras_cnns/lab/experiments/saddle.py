@@ -57,7 +57,7 @@ def growth(learning_rate: float, momentum: float) -> float:
 
 
 def _steps(saddle: Saddle, distance: float, momentum: float) -> dict[str, float]:
-    """Return the fewest steps and the learning rate that needs them."""
+    """Return the smallest number of steps, and the learning rate that needs so few steps."""
     rates = _RATES / saddle.condition
     best = find_best(
         saddle.gradient,

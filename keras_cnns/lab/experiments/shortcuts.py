@@ -27,10 +27,10 @@ _COMMON = (
 
 
 def skip_equations(model: keras.Model, images: Any, labels: Any, block: str) -> dict[str, float]:
-    """Compare both sides of the lecture's equations in one block, and return the deviations.
+    """Return how far the two sides of each equation of the skip connection differ in a block.
 
-    With a^(l-2) the block's input, Z the output of its convolutions and s the output of its
-    shortcut, and with delta^l the gradient of the loss by Z + s:
+    The input of the block is a^(l-2). The output of its convolutions is Z, and the output of its
+    shortcut is s. The gradient of the loss with respect to Z + s is delta^l:
 
     ```
     forward      a^l = f(Z + s)                         s = W a^(l-2), or a^(l-2)
@@ -46,8 +46,8 @@ def skip_equations(model: keras.Model, images: Any, labels: Any, block: str) -> 
         block: the name of a block with stride 1, such as "stage1_block2".
 
     Returns:
-        Equation -> largest deviation of its sides, relative to the largest number of the left side;
-        without a skip weight, that equation is missing.
+        Equation -> largest deviation of its sides, relative to the largest number of the left side.
+        If the shortcut has no weight, the dict does not contain "skip weight".
     """
     layer = model.get_layer
     source, total = layer(f"{block}_conv1").input, layer(f"{block}_relu").input

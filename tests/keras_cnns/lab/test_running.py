@@ -121,12 +121,13 @@ def test_the_key_covers_whatever_determines_the_measurements(
     assert len(set(keys)) == len(keys)
 
 
-MODULE = """
+MODULE = '''
 _SIZE = {size}
 _TITLE = "{title}"
 
 
 def _measure():  # {title}
+    """Return {title}."""
     return _SIZE
 
 
@@ -136,7 +137,7 @@ def _run(seed, settings, report):
 
 def _charts(measurements):
     return _TITLE
-"""
+'''
 
 
 def test_only_the_code_that_measures_is_in_the_key(
