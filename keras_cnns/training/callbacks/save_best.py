@@ -18,9 +18,9 @@ class SaveBest(keras.callbacks.Callback):
 
     Args:
         path: the path of the `.keras` file.
-        monitor: the key of the logs to compare; higher is better unless it ends in `loss`. For a
-            model with several outputs Keras' `val_loss` is the weighted sum of all losses, and
-            `val_main_loss` the loss of the main output.
+        monitor: the key of the logs to compare. Higher values are better, except for a key that
+            ends in `loss`. For a model with several outputs, Keras' `val_loss` is the weighted sum
+            of all losses, and `val_main_loss` is the loss of the main output.
 
     Raises:
         OSError: at the end of training, the best model still cannot be written.
