@@ -13,8 +13,7 @@ class WeightsError(ValueError):
     Attributes:
         missing: tensors that the model needs and the file lacks.
         surplus: tensors of the file for which the model has no variable.
-        misshaped: tensors whose shape or data type differs from the model's variable, with both
-            shapes.
+        misshaped: tensors whose shape or data type differs from that of the model's variable.
         invalid: tensors with NaN, infinite values or, in variances, negative values.
     """
 
