@@ -116,8 +116,9 @@ def choose_input(
             name = other
     epochs = _assumed_epochs(name, size, photos, budget)
     reason = (
-        f"Before the measurement, the time was estimated to suffice for about {epochs:.0f} epochs of "
-        f"{photos.splits['train']} images. A deeper network needs time for {_WANTED_EPOCHS} epochs."
+        f"Before the measurement, the time was estimated to suffice for about {epochs:.0f} epochs "
+        f"of {photos.splits['train']} images. A deeper network is chosen if its time suffices for "
+        f"{_WANTED_EPOCHS} epochs."
         if deeper
         else "The fastest network of its family: a deeper one was measured, and was too slow."
     )
@@ -274,8 +275,8 @@ def _choose_size(
     if size in enough:
         return size, f"{sides}; {lost}, and at most {_MAX_LOST_DETAIL:.0%} are accepted."
     return size, (
-        f"{sides}; {lost}. It is the largest size with time for about {minimum} epochs, or, if there "
-        "is none, the smallest that shows enough."
+        f"{sides}; {lost}. It is the largest size with time for about {minimum} epochs, or, if "
+        "there is none, the smallest that shows enough."
     )
 
 

@@ -90,9 +90,9 @@ def check_plan(run: Path, request: Request) -> None:
         raise ValueError(f"{path} exists already, and `keras-cnns fit` did not write it")
     if made_by.removeprefix(_COMMAND) != wanted:
         raise ValueError(
-            f"{path} was made by `keras-cnns fit {made_by.removeprefix(_COMMAND)}`, but the command "
-            f"is now `keras-cnns fit {wanted}`. Give the same arguments to go on, choose another --run, "
-            f"or remove {path} and {run} to begin anew"
+            f"{path} was made by `keras-cnns fit {made_by.removeprefix(_COMMAND)}`, but the "
+            f"command is now `keras-cnns fit {wanted}`. Give the same arguments to go on, choose "
+            f"another --run, or remove {path} and {run} to begin anew"
         )
 
 
@@ -237,8 +237,8 @@ def _format(choices: Choices, photos: Photos, request: Request) -> str:
     lines = [
         _comment(
             f"Photos in {_in_comment(str(request.folder))}: {sum(photos.classes.values())} usable "
-            f"images of {len(photos.classes)} classes, from {least} ({fewest}) to {highest} ({most}) "
-            f"per class; {splits}. This recipe was made by"
+            f"images of {len(photos.classes)} classes, from {least} ({fewest}) to {highest} "
+            f"({most}) per class; {splits}. This recipe was made by"
         ),
         "#",
         f"{_COMMAND}{request.arguments()}",
