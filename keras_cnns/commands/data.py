@@ -72,5 +72,5 @@ def check(
         print(f"train: {shlex.join(command)}")
         return
     if report.errors_can_be_skipped:
-        print(f"\ntrain without the files of these errors: {shlex.join(command)}")
+        print(f"\ntrain without the files that have errors: {shlex.join(command)}")
     raise typer.Exit(1)

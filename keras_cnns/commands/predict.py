@@ -51,7 +51,8 @@ def predict(
         typer.Option(
             min=0,
             max=1,
-            help="As --min-probability, with the threshold chosen for this accuracy, such as 0.98.",
+            help="As --min-probability, but choose the threshold so that the predicted labels have "
+            "this accuracy, such as 0.98.",
         ),
     ] = None,
 ) -> None:

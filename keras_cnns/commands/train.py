@@ -56,7 +56,9 @@ def train(
     ] = 60,
     checkpoint_steps: Annotated[
         int | None,
-        typer.Option(min=1, help="Also save a checkpoint at each multiple of this step."),
+        typer.Option(
+            min=1, help="Also save a checkpoint at each multiple of this number of steps."
+        ),
     ] = None,
     skip_bad: Annotated[
         bool,

@@ -117,8 +117,8 @@ def choose_input(
     epochs = _assumed_epochs(name, size, photos, budget)
     reason = (
         f"Before the measurement, the time was estimated to suffice for about {epochs:.0f} epochs "
-        f"of {photos.splits['train']} images. A deeper network is chosen if its time suffices for "
-        f"{_WANTED_EPOCHS} epochs."
+        f"of {photos.splits['train']} images. A deeper network is chosen if there is time for "
+        f"{_WANTED_EPOCHS} epochs of it."
         if deeper
         else "The fastest network of its family: a deeper one was measured, and was too slow."
     )
@@ -142,7 +142,7 @@ def choose_training(choices: Choices, photos: Photos, budget: Budget, *, pretrai
     _choose_class_balance(choices, photos)
     wanted = 32 if train < 2_000 or pretrained else 64 if train < 20_000 else 128
     fitting = _batch_that_fits(choices, wanted, budget)
-    cap = f" Memory limits it to {fitting}." if fitting < wanted else ""
+    cap = f" Memory limits the batch size to {fitting}." if fitting < wanted else ""
     batch = choices.choose(
         "training.batch_size",
         fitting,

@@ -25,7 +25,7 @@ class InitialWeights:
     std: tuple[float, ...] = _IMAGENET_STD
     reason: str = (  # for the mean and the standard deviation
         "These are ImageNet's values, with which torchvision and timm train. The file does not "
-        "contain the values of its training; if they were different, set them."
+        "state with which values its network was trained; if they were different, set them."
     )
     # The table's entry of published weights; None for a file.
     published: pretrained.Pretrained | None = None

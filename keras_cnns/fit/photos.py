@@ -80,7 +80,7 @@ def examine(root: str | Path) -> Photos:
     if errors := [finding for finding in left if finding.is_error and finding.lines]:
         raise FolderError(f"{root} cannot be used: {'. '.join(map(describe, errors))}")
     splits = assign_splits(usable, FRACTIONS)
-    # Sorted by the hash of its content, each image has a random but reproducible index.
+    # Sorting by the hash of the content gives a random, but reproducible order.
     training = sorted((file.digest, file.path) for file in splits["train"])
     sample = tuple(path for _, path in training[:_SAMPLE])
     grey, lost_detail = _measure(sample)

@@ -22,10 +22,10 @@ from keras_cnns.spreadsheets import escape_cell
 from keras_cnns.training.folds import OutOfFold, fold_path
 
 _PICTURES = 240  # maximum number of pictures
-_OPEN_PICTURES = 60  # further pictures are folded
+_OPEN_PICTURES = 60  # further pictures are hidden until the reader unfolds them
 _SIDE = 176  # pixels of a picture's longer side
 _PAIRS = 15  # rows of the table of confused classes
-_OPEN_ROWS = 40  # a table of classes with more rows is folded
+_OPEN_ROWS = 40  # a table with more classes is hidden until the reader unfolds it
 _EXAMPLES = 3  # rows of the example of a corrections file
 _MISSING = np.full((_SIDE, _SIDE, 1), 200, np.uint8)  # replaces the picture of a missing file
 _BATCH_SIZE = 256

@@ -88,8 +88,8 @@ def _train(run: Run, recipe: Recipe, directory: Path, folds: int) -> OutOfFold:
         print_message(
             duration.describe()
             if duration
-            else f"training {len(unfinished)} folds; {run.path} has no times of steps, so how long "
-            "it takes is unknown"
+            else f"training {len(unfinished)} folds; the duration is unknown, because {run.path} "
+            "has no measured steps"
         )
     for _ in train_folds(recipe, directory, folds):
         pass

@@ -65,7 +65,9 @@ def read_checkpoint(path: Path) -> Any:
         arrays = load(bytes(payload))
         return _decode(json.loads(arrays.pop(_STATE).tobytes()), arrays)
     except Exception as error:  # not a damaged file, since its checksum is right
-        raise CheckpointError(f"{path} holds no state of a training: {error}") from error
+        raise CheckpointError(
+            f"{path} does not contain the state of a training: {error}"
+        ) from error
 
 
 def list_checkpoints(directory: Path) -> list[Path]:

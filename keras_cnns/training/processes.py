@@ -22,8 +22,8 @@ from keras_cnns.training.distribution import Distribution, DistributionError
 from keras_cnns.training.peers import RESUME, Peers, Watcher
 
 # JAX itself aborts if another process sends no heartbeat for this time. This matters only if the
-# threads of `peers` fail. The interval of the heartbeats is half of this time, so JAX may abort
-# only 29 s after a process was lost.
+# threads of `peers` fail. The interval of the heartbeats is half of this time, so JAX may abort as
+# early as 29 s after a process was lost.
 _AGENT_SECONDS = 58
 
 

@@ -58,7 +58,7 @@ def train(
             includes them.
         distribution: the devices of the training, by default one device. With several processes,
             each of them makes this call; see `processes.connected`.
-        quiet: whether to print only problems, without the epochs and the end of the training.
+        quiet: whether to print only problems, and neither the epochs nor the result.
 
     Returns:
         The finished run, with the model of the epoch with the best validation accuracy. Its

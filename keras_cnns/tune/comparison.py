@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from keras_cnns.lab.experiment import Effect
 from keras_cnns.lab.verdict import CONFIDENCE, Decision, Verdict, decide_effect, seeds_to_decide
 
-# Percentage points. Two differences count as equal if they deviate from each other by no more.
+# Percentage points. If two numbers differ by at most this value, they count as equal.
 _SAME = 1e-9
 
 

@@ -48,7 +48,7 @@ class Request:
     max_trials: int | None = None
 
     def __post_init__(self) -> None:
-        """Raise ValueError if a number is impossible."""
+        """Raise ValueError if a number is out of range."""
         if not 0 < self.minutes < math.inf:
             raise ValueError(f"--minutes is {self.minutes}; it must be a finite number above 0")
         if self.seeds == 1:
@@ -366,8 +366,8 @@ def _open_state(request: Request) -> dict[str, Any]:
     if not path.exists():
         if any(request.folder.iterdir()):
             raise ValueError(
-                f"{request.folder} holds files already, but no search, which has a file {SEARCH}; "
-                "choose another directory"
+                f"{request.folder} is not the directory of a search: it has files, but no "
+                f"{SEARCH}; choose another directory"
             )
         new = {"arguments": fixed, "spent": 0.0, "searched": None, "trial": 0, "began": 0.0}
         write_json(path, new)

@@ -236,7 +236,7 @@ def _invalid_tensors(found: Match, tensors: Tensors) -> list[str]:
                 invalid[name] = f"{name} has infinite values"
         name = needs.names[0]
         if variable.name == "moving_variance" and (tensors[name] < 0).any():
-            invalid.setdefault(name, f"{name} has negative values and is a variance")
+            invalid.setdefault(name, f"{name} is a variance, but has negative values")
     return list(invalid.values())
 
 

@@ -72,7 +72,7 @@ def read_checkpoint(file: Path | str) -> Checkpoint:
     _check_start(path)
     tensors, architecture = _READERS[suffix](path)
     if not tensors:
-        raise WeightsError(f"{path}: there are no tensors in it")
+        raise WeightsError(f"{path} contains no tensors")
     architecture = architecture or _configured_architecture(path.with_name("config.json"))
     return Checkpoint(
         {name: as_float32(each) for name, each in tensors.items()},

@@ -88,7 +88,7 @@ def accumulated_biases(norm: str, blocks: Blocks) -> list[str]:
     Args:
         norm: the name of the normalisation layer in the file; the result is empty if this layer is
             not applied to the stream.
-        blocks: number of residual blocks in each stage; stages count from 1.
+        blocks: number of residual blocks in each stage; stages are counted from 1.
     """
     if norm == "post_bn":
         stage, before = max(blocks), blocks[max(blocks)]

@@ -142,8 +142,8 @@ def find(name: str, model: str | None = None) -> Pretrained:
     """
     rows = list(PRETRAINED.values()) if model is None else rows_for(model)
     if model is not None and not rows:
-        raise ValueError(f"there are no published weights of {model}; `{_LIST}` lists all")
-    hint = f"`{_LIST}{f' {model}' if model else ''}` lists all"
+        raise ValueError(f"there are no published weights of {model}; `{_LIST}` lists all weights")
+    hint = f"`{_LIST}{f' {model}' if model else ''}` lists all weights"
     if name == DEFAULT:
         if model is None:
             raise ValueError(f"{DEFAULT!r} names different weights for each model; {hint}")

@@ -110,7 +110,8 @@ _HEADS = (
     r"((cls_)?head\.)?fc\.(\d+\..*|weight|bias)"
     r"|proj(ector|ection(_head)?)?\..*|predictor\..*"
 )
-# Names of MMPretrain's classifier, and of the only layer with weights in a Sequential.
+# Names of MMPretrain's classifier, and of a classifier that is a Sequential with one layer that has
+# weights.
 _CLASSIFIER = (r"^(head\.)?fc\.(\d+\.)?(?=(weight|bias)$)", "fc.")
 _COUNTER = r".*\.num_batches_tracked"  # torch reads it only in training
 ORIGINS = (

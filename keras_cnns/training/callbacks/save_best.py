@@ -36,7 +36,7 @@ class SaveBest(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Save the model if this epoch is the best one so far."""
         if self.monitor not in (logs or {}):
-            raise ValueError(f"no {self.monitor!r} among the logs: {', '.join(logs or {})}")
+            raise ValueError(f"the logs have no {self.monitor!r}, only {', '.join(logs or {})}")
         value = float((logs or {})[self.monitor])
         if self.monitor.endswith("loss"):
             value = -value
@@ -54,7 +54,8 @@ class SaveBest(keras.callbacks.Callback):
             self.unsaved = self.unsaved or self.model.get_weights()
             print_message(
                 f"cannot write {self.path}: {error.strerror or error}; the best model, of epoch "
-                f"{self.best_epoch}, is kept in memory, and the next epoch tries again"
+                f"{self.best_epoch}, is kept in memory, and writing is tried again after the next "
+                "epoch"
             )
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:

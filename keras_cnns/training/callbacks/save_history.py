@@ -39,5 +39,6 @@ class SaveHistory(keras.callbacks.Callback):
             write_text(self.path, format_rows(self.rows, list(columns), header=True))
         except OSError as error:
             print_message(
-                f"cannot write {self.path}: {error.strerror or error}; the next epoch tries again"
+                f"cannot write {self.path}: {error.strerror or error}; writing is tried again "
+                "after the next epoch"
             )

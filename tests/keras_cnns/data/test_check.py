@@ -282,4 +282,4 @@ def test_check_ends_with_the_command_that_trains(
     hint = "hint: fewer than a quarter of the images of a: b; add images of them"
     assert any(line.startswith(hint) for line in lines)
     (tmp_path / "my photos" / "a" / "cut.png").write_bytes(b"")
-    assert check()[-1] == f"train without the files of these errors: {command}"
+    assert check()[-1] == f"train without the files that have errors: {command}"
