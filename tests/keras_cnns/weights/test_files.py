@@ -217,5 +217,5 @@ def test_floating_numbers_become_float32_and_others_stay(tmp_path: Path) -> None
 def test_without_torch_its_files_name_what_to_do(tmp_path: Path) -> None:
     file = tmp_path / "resnet50.pth"
     file.write_bytes(b"whatever")
-    with pytest.raises(WeightsError, match=r"install torch .* or write it as \.safetensors"):
+    with pytest.raises(WeightsError, match=r"install torch .* or convert it to \.safetensors"):
         read(file)
