@@ -171,7 +171,7 @@ def _choose_class_balance(choices: Choices, photos: Photos) -> None:
         True,
         f"The classes are uneven: {largest} images of {most} are {largest / smallest:.1f} times as "
         f"many as the {smallest} of {fewest}; {len(rare)} of {len(photos.classes)} classes have "
-        f"less than {RARE_FRACTION:.0%} of the images of the largest class.",
+        f"fewer than {RARE_FRACTION:.0%} of the images of the largest class.",
     )
 
 

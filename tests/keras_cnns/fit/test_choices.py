@@ -116,7 +116,7 @@ def test_uneven_classes_are_sampled_evenly_with_the_measured_ratio() -> None:
     assert choices.values["class_balance.balanced_sampling"] is True
     assert choices.reasons["class_balance.balanced_sampling"] == (
         "The classes are uneven: 500 images of bus are 41.7 times as many as the 12 of tram; 2 of "
-        "4 classes have less than 25% of the images of the largest class."
+        "4 classes have fewer than 25% of the images of the largest class."
     )
     given = chosen(uneven, class_balance__balanced_sampling=False)
     assert given["class_balance.balanced_sampling"] is False
