@@ -26,15 +26,18 @@ def check(
     ],
     list_all: Annotated[
         bool,
-        typer.Option("--all", help=f"List all files with a problem, not only {_MAX_LISTED} each."),
+        typer.Option(
+            "--all", help=f"List all files with a problem, not only {_MAX_LISTED} per kind."
+        ),
     ] = False,
 ) -> None:
     """Report unreadable files, wrong extensions, duplicates, poor images and class balance.
 
-    Near-duplicates, which always stay in the same split, and blurry, dark and
-    tiny images are listed too. The results are cached, so that the next command
-    reads only changed files. The environment variable KERAS_CNNS_CACHE names
-    the cache directory; with the value off, nothing is cached.
+    Near-duplicates and blurry, dark and tiny images are listed too.
+    Near-duplicates always stay in the same split. The results are cached, so
+    that the next command reads only changed files. The environment variable
+    KERAS_CNNS_CACHE names the cache directory; with the value off, nothing is
+    cached.
 
     The exit status is 1 if training would be refused, for example because a
     file cannot be read, or because two splits or two classes have the same image.
@@ -69,5 +72,5 @@ def check(
         print(f"train: {shlex.join(command)}")
         return
     if report.errors_can_be_skipped:
-        print(f"\ntrain without the files of these errors: {shlex.join(command)}")
+        print(f"\ntrain without the files that have errors: {shlex.join(command)}")
     raise typer.Exit(1)

@@ -27,8 +27,8 @@ Devices = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Train on this number of devices in each process, which divide each batch among them; "
-        "on a CPU, they share its cores. Needs TensorFlow or KERAS_BACKEND=jax. Example: "
+        help="Train on this number of devices in each process. The devices divide each batch among "
+        "them; on a CPU, they share its cores. Needs TensorFlow or KERAS_BACKEND=jax. Example: "
         "--devices 4",
         rich_help_panel=_PANEL,
     ),
@@ -37,7 +37,7 @@ Coordinator = Annotated[
     str | None,
     typer.Option(
         metavar="HOST:PORT",
-        help="Train in several processes, which meet at this address of process 0. Needs "
+        help="Train in several processes, which connect to process 0 at this address. Needs "
         "KERAS_BACKEND=jax. Example: --coordinator 10.0.0.1:9300 --process-id 1 --processes 2",
         rich_help_panel=_PANEL,
     ),

@@ -19,7 +19,8 @@ from keras_cnns.runs.exported import MANIFEST, find_versions
 from keras_cnns.runs.names import CONFIG, REPORT, RESULTS
 
 _PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-_EXPORT = "export.json"  # a file in the run directory that lists the versions before its export
+# A file in the run directory that lists the versions of the model before the export of the run.
+_EXPORT = "export.json"
 
 
 def fit(
@@ -29,13 +30,14 @@ def fit(
         typer.Option(help="Run directory; the recipe is written beside it, as DIRECTORY.toml."),
     ],
     minutes: Annotated[
-        float, typer.Option(min=0.1, help="The time for everything up to the published model.")
+        float, typer.Option(min=0.1, help="Total time in minutes, including the export.")
     ] = 15,
     to: Annotated[
         Path | None,
         typer.Option(
             metavar="models/NAME",
-            help="The directory of the published model; models/ and the run's name if missing.",
+            help="The directory of the published model; by default models/ followed by the run's "
+            "name.",
         ),
     ] = None,
     weights: Annotated[
@@ -74,7 +76,7 @@ def fit(
         )
     to = to or Path("models") / run.name
     if to.resolve().parent == to.resolve() or to.is_file():
-        raise typer.BadParameter(f"{to} is no directory for a model", param_hint="--to")
+        raise typer.BadParameter(f"{to} cannot be the directory of a model", param_hint="--to")
     with quiet_stderr():
         from keras_cnns.fit import plan
     request = plan.Request(folder, minutes, weights or "", tuple(overrides or ()))
@@ -162,8 +164,8 @@ def _print_summary(folder: Path, run: Path, to: Path, version: Path | None, seco
             f"keras-cnns-{name}" for name in ("export", "serve") if not is_installed(name)
         )
         print(
-            f"To publish it, install what is missing and give the same command again: "
-            f"pip install {missing}"
+            f"To publish the model, install the missing packages (pip install {missing}), and "
+            "give the same command again."
         )
         return
     print(f"published      {version}")

@@ -60,13 +60,15 @@ def list_experiments() -> None:
 @app.command(epilog="Example: keras-cnns lab run degradation --minutes 5 --to lab")
 def run(
     name: Annotated[str, typer.Argument(help="Name of an experiment, or `all`.")],
-    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds; an interval needs 2.")] = 5,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Number of seeds; an interval needs at least 2.")
+    ] = 5,
     minutes: Annotated[
         float | None,
         typer.Option(
             min=0,
-            help="Time for the run. A short time gives fewer seeds and shorter trainings, and no "
-            "measurement starts that would not end in time.",
+            help="Time for the run. A short time gives fewer seeds and shorter trainings. A "
+            "measurement starts only if it is expected to end in time.",
         ),
     ] = None,
     data: Annotated[Images, typer.Option(help="Images of the trainings.")] = Images.digits,
@@ -149,7 +151,7 @@ def _progress() -> Iterator[tuple["Callable[[State], None]", "Callable[[str], No
     )
     bars = [progress.add_task(each, total=1.0, left="") for each in ("experiments", "seeds", "")]
     start = shown_at = time.monotonic()
-    first: float | None = None  # the fraction that was already cached when the run started
+    first: float | None = None  # the fraction that earlier runs had measured
 
     def show(state: "State") -> None:
         nonlocal shown_at, first

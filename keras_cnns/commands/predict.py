@@ -42,7 +42,8 @@ def predict(
         typer.Option(
             min=0,
             max=1,
-            help="An image whose highest probability is lower is unknown: its row has no label.",
+            help="If the highest probability of an image is lower than this, the image is unknown, "
+            "and its row has no label.",
         ),
     ] = None,
     min_accuracy: Annotated[
@@ -50,7 +51,8 @@ def predict(
         typer.Option(
             min=0,
             max=1,
-            help="As --min-probability, with the threshold chosen for this accuracy, such as 0.98.",
+            help="As --min-probability, but choose the threshold so that the predicted labels have "
+            "this accuracy, such as 0.98.",
         ),
     ] = None,
 ) -> None:
@@ -59,7 +61,7 @@ def predict(
     For a file that cannot be read, an error replaces the labels, and the exit
     status is 3. With an exported model (models/NAME), keras-cnns-serve predicts
     the labels, as with `keras-cnns score`. With --to, the same command continues
-    where an interrupted one has stopped.
+    where it was interrupted.
     """
     if find_published(run):  # a version of an exported model, or the model
         written = [] if to is None else ["--to", str(to)]

@@ -50,12 +50,15 @@ def train(
         float,
         typer.Option(
             min=0,
-            help="Save a checkpoint every this number of seconds, or less often if saving would "
-            "take more than 0.5 % of the time.",
+            help="Number of seconds between checkpoints; more if saving would take more than 0.5 % "
+            "of the time.",
         ),
     ] = 60,
     checkpoint_steps: Annotated[
-        int | None, typer.Option(min=1, help="Also save a checkpoint every this number of steps.")
+        int | None,
+        typer.Option(
+            min=1, help="Also save a checkpoint at each multiple of this number of steps."
+        ),
     ] = None,
     skip_bad: Annotated[
         bool,
@@ -76,8 +79,8 @@ def train(
         bool,
         typer.Option(
             "--dry-run",
-            help="Train ten steps, print the recipe, the number of steps, the time and the memory, "
-            "and write nothing.",
+            help="Train a few steps; print the recipe, and the steps, time and memory that the "
+            "whole training needs. Nothing is written.",
         ),
     ] = False,
     find_lr: Annotated[
@@ -107,7 +110,7 @@ def train(
         raise typer.BadParameter(str(error)) from error
     if folds and (dry_run or find_lr):
         raise typer.BadParameter(
-            "--folds trains; use --dry-run and --find-lr without it", param_hint="--folds"
+            "it cannot be combined with --dry-run or --find-lr", param_hint="--folds"
         )
     distributed = choose(
         loaded,

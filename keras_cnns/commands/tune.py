@@ -40,15 +40,15 @@ def tune(
         typer.Option(help="Directory of the search, which is new or contains an interrupted one."),
     ],
     minutes: Annotated[
-        float, typer.Option(min=0.1, help="The time for everything, the comparison included.")
+        float, typer.Option(min=0.1, help="Total time in minutes, including the comparison.")
     ] = 30,
     searches: Annotated[
         list[str] | None,
         typer.Option(
             "--search",
             metavar="KEY=LOW:HIGH[:log] or KEY=A,B,C",
-            help="Search a key of the recipe over a range or a list; repeatable. It replaces the "
-            "key's default range, for example --search optimizer.learning_rate=0.01:0.5:log "
+            help="Search a key of the recipe over a range or a list, which replaces the key's "
+            "default range; repeatable. Example: --search optimizer.learning_rate=0.01:0.5:log "
             "--search training.batch_size=32,64.",
         ),
     ] = None,

@@ -1,1 +1,1 @@
-"""The guided path from a folder of photos to a recipe, on top of training and report."""
+"""Choose a recipe for a folder of photos: `keras-cnns fit`."""

@@ -11,7 +11,8 @@ from keras_cnns.fit.photos import SIZES, Photos
 from keras_cnns.recipes import Recipe, parse_recipe
 from keras_cnns.registry import find
 
-# Fraction of the variance. Photographs that are reduced to 224 pixels lose about as much.
+# Maximum fraction of a photo's variance that may be lost by resizing it to the size of the input.
+# Photographs that are reduced to 224 pixels lose about as much.
 _MAX_LOST_DETAIL = 0.02
 # Pixels; up to this input size, a CIFAR network is chosen, whose first layer keeps the resolution.
 _SMALL = 48
@@ -20,14 +21,15 @@ _LADDERS = {  # from the fastest network to the most accurate one
     "large": ("resnet18", "resnet34"),
 }
 # Numbers of epochs. With fewer than `_MIN_EPOCHS` the network is trained too little, so a smaller
-# input is better. A deeper network is better only if there is time for `_WANTED_EPOCHS` epochs of
-# the fastest network. More than `_MAX_EPOCHS` would overfit.
+# input is better. A deeper network is better only if there is time to train it for
+# `_WANTED_EPOCHS`. More than `_MAX_EPOCHS` would overfit.
 _MIN_EPOCHS, _WANTED_EPOCHS, _MAX_EPOCHS = 15, 80, 150
 _FINE_TUNING_EPOCHS = (4, 12)  # the minimum and the maximum for pretrained weights
-# Pixels: smaller inputs show too little, and are not chosen even if time is short.
+# Pixels; inputs that are smaller show too little, and are not chosen even if time is short.
 _FLOOR, _FINE_TUNING_FLOOR = 64, 96
 _ASSUMED_SPEED = 50e9  # multiply-adds per second and core, before the first measurement
-_TRAINING_COST = 3  # cost of a training step in forward passes; the backward pass costs about two
+# A training step costs as much as this number of forward passes; the backward pass costs about two.
+_TRAINING_COST = 3
 _MEMORY_FRACTION = 0.5  # fraction of the available memory that the activations of a batch may take
 _EPOCH_OVERHEAD = 1.0  # seconds for diagnostics, checkpoint and history
 # If at least this fraction of the photos has no colour, the network gets one channel.
@@ -95,7 +97,7 @@ def choose_input(
         deeper: if False, the fastest network of the family is chosen.
     """
     if weights_model:
-        choices.choose("data.channels", 3, "The weights are those of a network for RGB.")
+        choices.choose("data.channels", 3, "The given weights belong to a network for RGB.")
     else:
         grey = f"{photos.grey:.1%} of {len(photos.sample)} measured training images have no colour"
         channels = 1 if photos.grey >= _GREY_FRACTION else 3
@@ -106,7 +108,7 @@ def choose_input(
         "data.resize_shorter", size, "The whole shorter side is visible: nothing of it is cropped."
     )
     if weights_model:
-        choices.choose("model.name", weights_model, "The file holds the weights of this network.")
+        choices.choose("model.name", weights_model, "The given weights belong to this network.")
         return
     name, *others = _LADDERS["small" if size <= _SMALL else "large"]
     for other in others:
@@ -114,8 +116,9 @@ def choose_input(
             name = other
     epochs = _assumed_epochs(name, size, photos, budget)
     reason = (
-        f"About {epochs:.0f} epochs of {photos.splits['train']} images were expected in the time; "
-        f"a deeper network is chosen if it has {_WANTED_EPOCHS}."
+        f"Before the measurement, the time was estimated to suffice for about {epochs:.0f} epochs "
+        f"of {photos.splits['train']} images. A deeper network is chosen if there is time for "
+        f"{_WANTED_EPOCHS} epochs of it."
         if deeper
         else "The fastest network of its family: a deeper one was measured, and was too slow."
     )
@@ -128,16 +131,18 @@ def choose_training(choices: Choices, photos: Photos, budget: Budget, *, pretrai
     choices.choose(
         "augmentation.horizontal_flip",
         True,
-        "Photos may be mirrored; give --set augmentation.horizontal_flip=false for writing.",
+        "Photos may be mirrored. If they show text, use --set augmentation.horizontal_flip=false.",
     )
     choices.choose(
-        "augmentation.pad_and_crop", max(1, size // 8), "An eighth of the image, as for CIFAR."
+        "augmentation.pad_and_crop", max(1, size // 8), "An eighth of the image size, as for CIFAR."
     )
-    choices.choose("augmentation.label_smoothing", 0.1, "It limits the influence of wrong labels.")
+    choices.choose(
+        "augmentation.label_smoothing", 0.1, "Label smoothing limits the influence of wrong labels."
+    )
     _choose_class_balance(choices, photos)
     wanted = 32 if train < 2_000 or pretrained else 64 if train < 20_000 else 128
     fitting = _batch_that_fits(choices, wanted, budget)
-    cap = f" Memory limits it to {fitting}." if fitting < wanted else ""
+    cap = f" Memory limits the batch size to {fitting}." if fitting < wanted else ""
     batch = choices.choose(
         "training.batch_size",
         fitting,
@@ -166,7 +171,7 @@ def _choose_class_balance(choices: Choices, photos: Photos) -> None:
         True,
         f"The classes are uneven: {largest} images of {most} are {largest / smallest:.1f} times as "
         f"many as the {smallest} of {fewest}; {len(rare)} of {len(photos.classes)} classes have "
-        f"fewer than {RARE_FRACTION:.0%} of the largest.",
+        f"fewer than {RARE_FRACTION:.0%} of the images of the largest class.",
     )
 
 
@@ -186,7 +191,7 @@ def min_epochs(*, pretrained: bool) -> int:
 
 
 def smaller_sizes(size: int, *, pretrained: bool) -> list[int]:
-    """Return the input sizes, ascending, that may replace a larger one if time is short."""
+    """Return the smaller input sizes that may be used if time is short, in ascending order."""
     floor = _FINE_TUNING_FLOOR if pretrained else _FLOOR
     return [each for each in SIZES if floor <= each < size]
 
@@ -220,21 +225,21 @@ def choose_rate(choices: Choices, measured: Measurement) -> None:
     training may diverge there. A third of the learning rate with the lowest loss is chosen instead.
     """
     rate, lowest = choices.values["optimizer.learning_rate"], measured.lowest_loss_rate
-    origin = f"The rule of the model's recipe gives {rate:g} for this batch size"
+    origin = f"For this batch size, the learning rate of the model's recipe is {rate:g}"
     if not measured.finder_steps:
         reason = f"{origin}; there was no time for the learning-rate finder."
     elif lowest is None:
-        reason = f"{origin}; the loss fell nowhere in {measured.finder_steps} steps of the finder."
+        reason = f"{origin}; the loss did not fall in {measured.finder_steps} steps of the finder."
     elif rate <= lowest:
         reason = (
-            f"{origin}; the learning-rate finder agrees: in {measured.finder_steps} steps, the "
-            f"loss was lowest at {lowest:.2g}, which is not lower."
+            f"{origin}. The learning-rate finder agrees: in {measured.finder_steps} steps, the "
+            f"loss was lowest at the learning rate {lowest:.2g}, which is at least as high."
         )
     else:
         rate = float(f"{lowest / 3:.1e}")
         reason = (
-            f"{origin}, but in {measured.finder_steps} steps of the learning-rate finder the loss "
-            f"was lowest at {lowest:.2g} already; a third of that is used."
+            f"{origin}. But in {measured.finder_steps} steps of the learning-rate finder, the loss "
+            f"was lowest at a lower learning rate, {lowest:.2g}; a third of that is used."
         )
     choices.choose("optimizer.learning_rate", rate, reason)
 
@@ -270,8 +275,8 @@ def _choose_size(
     if size in enough:
         return size, f"{sides}; {lost}, and at most {_MAX_LOST_DETAIL:.0%} are accepted."
     return size, (
-        f"{sides}; {lost}. It is the largest size with time for about {minimum} epochs, or the "
-        "smallest that shows enough."
+        f"{sides}; {lost}. It is the largest size with time for about {minimum} epochs, or, if "
+        "there is none, the smallest that shows enough."
     )
 
 

@@ -24,15 +24,15 @@ class InitialWeights:
     mean: tuple[float, ...] = _IMAGENET_MEAN
     std: tuple[float, ...] = _IMAGENET_STD
     reason: str = (  # for the mean and the standard deviation
-        "These are ImageNet's values, with which torchvision and timm train. The file does not say "
-        "which ones it was trained with; if they were others, set them."
+        "These are ImageNet's values, with which torchvision and timm train. The file does not "
+        "state with which values its network was trained; if they were different, set them."
     )
     # The table's entry of published weights; None for a file.
     published: pretrained.Pretrained | None = None
 
 
 def find_initial_weights(given: str, model: str = "") -> InitialWeights | None:
-    """Return the weights that the user gave; None if there are none.
+    """Return the weights that the user gave; None if the user gave none.
 
     No other function decides whether a training starts from given weights.
 
@@ -54,7 +54,10 @@ def find_initial_weights(given: str, model: str = "") -> InitialWeights | None:
     if known and model in ("", known[0].model):
         row = known[0]
         if row.bgr:
-            raise ValueError(f"{given}: give the name of these weights instead, {row.name}")
+            raise ValueError(
+                f"{given} was trained on BGR images; give the name of these weights instead, "
+                f"{row.name}, which converts them to RGB"
+            )
         return InitialWeights(path, row.model, row.mean, row.std, _PUBLISHED)
     if model:
         return InitialWeights(path, model)

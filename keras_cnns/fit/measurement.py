@@ -92,7 +92,7 @@ def measure(recipe: Recipe, splits: Splits, seconds: float) -> Measurement:
         finder_steps = 0
     else:
         finder = LRFinder(steps=finder_steps)
-        model.optimizer.iterations.assign(0)  # so that its schedule begins again
+        model.optimizer.iterations.assign(0)  # so that the finder's schedule begins at its start
         # This `fit` compiles nothing, but its first step waits for the input pipeline and is not
         # counted.
         step_seconds = statistics.fmean([*times, *fit(finder_steps, finder)[1:]])

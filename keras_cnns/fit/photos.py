@@ -63,7 +63,7 @@ def examine(root: str | Path) -> Photos:
     split is used, or, if there is none, the copy in the validation split.
 
     Raises:
-        ValueError: there is no such folder, or no class in it.
+        ValueError: there is no such folder, or it contains no class.
         FolderError: the folder has an error that leaving out files cannot repair, such as a class
             without training images.
     """
@@ -80,7 +80,7 @@ def examine(root: str | Path) -> Photos:
     if errors := [finding for finding in left if finding.is_error and finding.lines]:
         raise FolderError(f"{root} cannot be used: {'. '.join(map(describe, errors))}")
     splits = assign_splits(usable, FRACTIONS)
-    # The order of the hashes of the content looks random, but is the same every time.
+    # Sorting by the hash of the content gives a random, but reproducible order.
     training = sorted((file.digest, file.path) for file in splits["train"])
     sample = tuple(path for _, path in training[:_SAMPLE])
     grey, lost_detail = _measure(sample)
@@ -130,7 +130,7 @@ def measure_levels(photos: Photos, data: DataConfig) -> tuple[list[float], list[
 def _measure(paths: Sequence[Path]) -> tuple[float, dict[int, float]]:
     """Return the fraction of grey images, and size -> mean lost detail for each of `SIZES`.
 
-    An image's lost detail is the variance of the difference between the image and a copy that was
+    An image's lost detail is the mean squared difference between the image and a copy that was
     reduced to the size and enlarged again, divided by the variance of the image.
     """
 

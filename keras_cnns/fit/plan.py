@@ -29,8 +29,8 @@ from keras_cnns.registry import find
 from keras_cnns.weights.download import fetch
 
 LEFT_OUT = "left_out.csv"
-_COMMAND = "#     keras-cnns fit "  # the start of the comment line with the command, in the recipe
-_FINISHING_SECONDS = 45.0  # time for imports and, after the training, test, report and export
+_COMMAND = "#     keras-cnns fit "  # how the line of the recipe with the command begins
+_FINISHING_SECONDS = 45.0  # time for the imports, and for test, report and export at the end
 _SECTIONS = ("model", "data", "augmentation", "class_balance", "optimizer", "training")
 
 
@@ -74,7 +74,7 @@ def left_out_path(run: Path) -> Path:
 
 
 def write_plan(plan: Plan, run: Path) -> None:
-    """Write a plan beside its run; the plan is valid once its recipe, the last file, exists."""
+    """Write a plan beside its run. The recipe is written last, so it completes the plan."""
     run.parent.mkdir(parents=True, exist_ok=True)
     write_text(left_out_path(run), plan.left_out)
     write_text(recipe_path(run), plan.recipe)
@@ -90,9 +90,9 @@ def check_plan(run: Path, request: Request) -> None:
         raise ValueError(f"{path} exists already, and `keras-cnns fit` did not write it")
     if made_by.removeprefix(_COMMAND) != wanted:
         raise ValueError(
-            f"{path} was made by `keras-cnns fit {made_by.removeprefix(_COMMAND)}`, and this is "
-            f"`keras-cnns fit {wanted}`. Give the same arguments to go on, choose another --run, "
-            f"or remove {path} and {run} to begin anew"
+            f"{path} was made by `keras-cnns fit {made_by.removeprefix(_COMMAND)}`, but the "
+            f"command is now `keras-cnns fit {wanted}`. Give the same arguments to go on, choose "
+            f"another --run, or remove {path} and {run} to begin anew"
         )
 
 
@@ -135,8 +135,8 @@ def make_plan(request: Request) -> Plan:
         epochs, size = choosing.epochs_in(budget(), measured), recipe.data.image_size
         print_message(
             f"measured {recipe.model.name} with {size} x {size} pixels: "
-            f"{measured.step_seconds * 1e3:.0f} ms per step, {epochs} epochs in the time "
-            "that is left"
+            f"{measured.step_seconds * 1e3:.0f} ms per step, so that there is time for {epochs} "
+            "epochs"
         )
         # Network and size were chosen for a typical speed. If the measured speed leaves time for at
         # most half of the required epochs, try the fastest network, and then the next smaller size.
@@ -155,7 +155,10 @@ def make_plan(request: Request) -> Plan:
 
 
 def _check_given(given: dict[str, Any]) -> None:
-    """Raise ValueError if a value of the user is wrong, before the folder is read."""
+    """Raise ValueError if one of the user's values is wrong.
+
+    This is checked before the folder is read, with arbitrary values for the other keys.
+    """
     others = Choices(given)
     channels = given.get("data.channels", 1)
     size = others.choose("data.image_size", 32)
@@ -235,14 +238,14 @@ def _format(choices: Choices, photos: Photos, request: Request) -> str:
         _comment(
             f"Photos in {_in_comment(str(request.folder))}: {sum(photos.classes.values())} usable "
             f"images of {len(photos.classes)} classes, from {least} ({fewest}) to {highest} "
-            f"({most}): {splits}. This recipe was made by"
+            f"({most}) per class; {splits}. This recipe was made by"
         ),
         "#",
         f"{_COMMAND}{request.arguments()}",
         "#",
         _comment(
-            "The same command goes on with it. `keras-cnns train --recipe FILE --run DIRECTORY` "
-            "trains it again."
+            "The same command continues with this recipe. `keras-cnns train --recipe FILE --run "
+            "DIRECTORY` trains it again."
         ),
     ]
     keys = sorted(choices.values.items(), key=lambda each: _SECTIONS.index(_section(each[0])))

@@ -22,10 +22,10 @@ from keras_cnns.spreadsheets import escape_cell
 from keras_cnns.training.folds import OutOfFold, fold_path
 
 _PICTURES = 240  # maximum number of pictures
-_OPEN_PICTURES = 60  # further pictures are folded
+_OPEN_PICTURES = 60  # further pictures are hidden until the reader unfolds them
 _SIDE = 176  # pixels of a picture's longer side
 _PAIRS = 15  # rows of the table of confused classes
-_OPEN_ROWS = 40  # a table of classes with more rows is folded
+_OPEN_ROWS = 40  # a table with more classes is hidden until the reader unfolds it
 _EXAMPLES = 3  # rows of the example of a corrections file
 _MISSING = np.full((_SIDE, _SIDE, 1), 200, np.uint8)  # replaces the picture of a missing file
 _BATCH_SIZE = 256
@@ -45,9 +45,10 @@ def render(run: Path, recipe: Recipe, found: OutOfFold, ranking: Ranking, folder
     sections = [
         page.Section(
             "Suspicious labels",
-            f"The {len(shown):,} images whose label is the least probable to a model that has not "
-            "seen the image, the most suspicious one first: the rank, the given label, the most "
-            "probable other class, the split and the file.",
+            f"These are the {len(shown):,} images whose labels have the lowest probabilities, "
+            "predicted by models that have not seen the images. The lowest probability comes "
+            "first. Below each picture are the rank, the given label, the most probable other "
+            "class, the split and the file.",
             [page.Pictures(_pictures(recipe, found, ranking, shown, folder), _OPEN_PICTURES)],
         ),
         page.Section("Correct the labels", "", _instructions(run, recipe, found, ranking)),
@@ -74,7 +75,7 @@ def render(run: Path, recipe: Recipe, found: OutOfFold, ranking: Ranking, folder
     )
     subtitle = (
         f"{recipe.model.name} on {recipe.data.name}, {len(found.classes)} classes. The table "
-        f"{TABLE}, beside this page, has all images."
+        f"{TABLE}, beside this page, lists all images."
     )
     title = f"Label review of {printable(run.resolve().name)}"
     return page.render(title, subtitle, sections, metrics, contents=True)
@@ -105,7 +106,7 @@ def _pictures(
 
 
 def _read_pictures(recipe: Recipe, found: OutOfFold, shown: np.ndarray) -> list[np.ndarray]:
-    """Return the images, uint8 [H, W, C]; images in files are not cropped, but reduced in size."""
+    """Return the images, uint8 [H, W, C]. Image files are reduced in size, but not cropped."""
     if recipe.data.path and all(found.files[shown]):
         return [_read_file(str(file)) for file in found.files[shown]]
     pixels: dict[int, np.ndarray] = {}
@@ -150,13 +151,13 @@ def _instructions(
     if config.parent != run:
         command += ["--set", "data.fold=0", "--set", "data.folds=0"]
     steps = (
-        f"Write a file corrections.csv with the columns {FILE}, {LABEL} and {EXCLUDE}: a row for "
-        f"each image that gets another label, or that is excluded. Or edit {TABLE}, which has "
-        "these columns too, and save it as corrections.csv in UTF-8: replace the label where it is "
+        f"Write a file corrections.csv with the columns {FILE}, {LABEL} and {EXCLUDE}, and a row "
+        f"for each image that gets another label or is excluded. Or edit {TABLE}, which has these "
+        "columns too, and save it as corrections.csv in UTF-8: replace the label where it is "
         f"wrong, and write {YES} in the column {EXCLUDE} for an image that belongs to no class. "
         "Rows that you leave as they are change nothing.",
-        "Train with it. The photos stay where they are; the run directory receives a copy of the "
-        "file.",
+        "Train with this file. The photos stay where they are; the run directory receives a copy "
+        "of corrections.csv.",
     )
     return [
         page.Items(steps, "Steps"),
@@ -203,11 +204,12 @@ def _classes(found: OutOfFold, ranking: Ranking) -> page.Table:
 
 def _describe_method(found: OutOfFold) -> str:
     return (
-        "The score is the self-confidence: the probability of the given label, as a model predicts "
-        f"it that has not seen the image. The {int(found.folds.max())} models were each trained on "
-        "all folds of the training and validation images but one, which they predict; the test "
-        "images are predicted by all of them, and the probabilities are averaged. A label is "
-        "probably wrong if the most probable class is another one, and if the most probable of the "
-        "classes that reach their thresholds is another one (confident learning, Northcutt et al. "
-        "2021). A model also finds unusual images whose labels are right, so look at each of them."
+        "The score is the self-confidence: the probability of the given label, predicted by a "
+        "model that has not seen the image. The training and validation images are divided into "
+        f"folds. Each of the {int(found.folds.max())} models was trained on all folds except one, "
+        "and predicts the images of that fold. The test images are predicted by all models, and "
+        "the probabilities are averaged. A label is probably wrong if two conditions are met: the "
+        "most probable class is another one, and the most probable of the classes that reach "
+        "their thresholds is another one (confident learning, Northcutt et al. 2021). Unusual "
+        "images with right labels are found too, so look at each image."
     )

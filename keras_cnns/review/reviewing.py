@@ -50,8 +50,7 @@ def review(run: str | Path, *, folds: int | None = None, to: str | Path | None =
             `-review`, beside the run.
 
     Raises:
-        RunError: there is no such run, it is the run of a fold, or the folder contains something
-            else.
+        RunError: there is no such run, it is the run of a fold, or `to` contains other runs.
         ValueError: there are too few images for folds, or the table has been edited.
     """
     run = Path(run)
@@ -89,7 +88,8 @@ def _train(run: Run, recipe: Recipe, directory: Path, folds: int) -> OutOfFold:
         print_message(
             duration.describe()
             if duration
-            else f"training {len(unfinished)} folds: the run has no measured steps"
+            else f"training {len(unfinished)} folds; the duration is unknown, because {run.path} "
+            "has no measured steps"
         )
     for _ in train_folds(recipe, directory, folds):
         pass

@@ -64,7 +64,7 @@ def write_table(path: Path, text: str) -> None:
     """
     if path.exists() and path.read_bytes() != encode_names(text):
         raise ValueError(
-            f"{path} has been edited, or is that of other data; rename it, for example to "
+            f"{path} has been edited, or belongs to other data; rename it, for example to "
             "corrections.csv, or remove it"
         )
     write_names(path, text)

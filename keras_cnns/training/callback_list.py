@@ -35,8 +35,9 @@ from keras_cnns.training.model import accuracy_key
 from keras_cnns.training.preparation import Preparation
 
 _CLASSIFIER = "logits"  # the name of the last layer of the main output in every model
-_LEARNING_RATE_INTERVAL = 10  # steps; reading the learning rate costs nothing
-# Maximum number of images of the probe; a pass costs as much as a training step on so many images.
+_LEARNING_RATE_INTERVAL = 10  # steps; short, because reading the learning rate is cheap
+# Maximum number of images of the probe. A pass costs as much as a training step with a batch of
+# this size.
 _PROBE_IMAGES = 32
 
 Callbacks = list[keras.callbacks.Callback]
@@ -44,7 +45,7 @@ Callbacks = list[keras.callbacks.Callback]
 
 @dataclass(frozen=True)
 class RunCallbacks:
-    """The callbacks of a run; those whose results the trainer needs have separate fields."""
+    """The callbacks of a run; those whose results the trainer needs also have their own fields."""
 
     in_order: Callbacks
     save_best: SaveBest
@@ -85,7 +86,7 @@ def make_callbacks(
         installed: the callbacks of other packages, such as trackers, whose state is not saved.
         begin: the callback that writes the first files of the run directory.
         batch: see `make_watchers`.
-        folds_after: the number of trainings of other folds that follow this one.
+        folds_after: the number of folds that are trained after this training.
         quiet: whether not to print the progress.
         intervals: `seconds` and `steps` between checkpoints; see `Resume`.
     """
@@ -126,8 +127,8 @@ def make_callbacks(
         # the checkpoint does not fit.
         begin,
         # The installed callbacks follow `begin`, so that they find the recipe in the run directory.
-        # They also follow `resume`, so that their state is not saved: otherwise, a package that was
-        # installed or removed in the meantime would prevent resuming.
+        # Their state is not saved: otherwise, a package that was installed or removed in the
+        # meantime would prevent resuming.
         *installed,
         # These follow `resume`, because they use it to save or restore the state.
         stop_on_signal,
@@ -141,9 +142,9 @@ def make_watchers(run: Path, batch: tuple[Any, ...], progress: Progress | None =
 
     Args:
         run: the run directory.
-        batch: images and targets as in `fit`, of which the first images are the probe of the
+        batch: images and targets, as in `fit`. The first of these images are the probe of the
             diagnostics.
-        progress: the callback that shows the progress; by default the progress of one training.
+        progress: the callback that shows the progress; by default, `Progress()`.
     """
     images, targets = keras.tree.map_structure(
         lambda each: keras.ops.convert_to_numpy(each[:_PROBE_IMAGES]), batch[:2]
@@ -190,8 +191,8 @@ def _steering(recipe: Recipe) -> Callbacks:
 def _early_stopping(prepared: Preparation, monitor: str) -> keras.callbacks.EarlyStopping | None:
     """Return the callback that ends a training when the validation accuracy no longer rises.
 
-    The callback begins to count epochs when all layers are unfrozen and the schedule "step" has
-    reached its last learning rate, because the accuracy may still rise until then.
+    The callback begins to count epochs after the frozen epochs and after the last decay of the
+    schedule "step", because the accuracy is expected to rise again after them.
     """
     recipe, steps_per_epoch = prepared.recipe, prepared.training.steps
     patience, optimizer = recipe.training.early_stopping_patience, recipe.optimizer

@@ -65,7 +65,9 @@ def read_checkpoint(path: Path) -> Any:
         arrays = load(bytes(payload))
         return _decode(json.loads(arrays.pop(_STATE).tobytes()), arrays)
     except Exception as error:  # not a damaged file, since its checksum is right
-        raise CheckpointError(f"{path} holds no state of a training: {error}") from error
+        raise CheckpointError(
+            f"{path} does not contain the state of a training: {error}"
+        ) from error
 
 
 def list_checkpoints(directory: Path) -> list[Path]:
@@ -92,7 +94,7 @@ def is_plain(value: Any) -> bool:
 
 
 def _encode(value: Any, arrays: list[np.ndarray[Any, Any]]) -> Any:
-    """Return a value in JSON's types; other types become objects whose first key is the type."""
+    """Return a value in JSON's types; dicts, tuples and arrays become objects with a type key."""
     match value:
         case dict():
             pairs = [[_encode(k, arrays), _encode(v, arrays)] for k, v in value.items()]
@@ -124,7 +126,7 @@ def _decode(value: Any, arrays: dict[str, np.ndarray[Any, Any]]) -> Any:
 
 
 def _storable(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Return an array for safetensors, which is contiguous and of one of NumPy's own types."""
+    """Return an array that safetensors accepts: contiguous, and with bfloat16 viewed as uint16."""
     # Reshape, since ascontiguousarray converts scalars to vectors.
     array = np.ascontiguousarray(array).reshape(array.shape)
     return array.view(np.uint16) if array.dtype.name == "bfloat16" else array

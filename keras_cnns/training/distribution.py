@@ -89,7 +89,7 @@ class Distribution:
 
         Args:
             model: a model that was built and compiled in `scope`.
-            batches: returns the data set of the training.
+            batches: a function that returns the training's data set.
         """
         if not self.devices:
             return
@@ -105,8 +105,8 @@ def use_compiled_steps(
 
     Args:
         model: the model.
-        compiled: returns the function of a batches' iterator that runs a step, `model.train_step`
-            or `model.test_step`.
+        compiled: a function that takes `model.train_step` or `model.test_step`. It returns a
+            function that takes an iterator of batches, and runs this step on the next batch.
     """
 
     def make_train_function(force: bool = False) -> None:
@@ -128,8 +128,8 @@ def check_batch_size(batch_size: int, devices: int) -> None:
         lower = batch_size // devices * devices
         choices = f"{lower} or {lower + devices}" if lower else str(devices)
         raise DistributionError(
-            f"training.batch_size is {batch_size}, the number of images in a step on all devices "
-            f"together, and must be a multiple of the {devices} devices, such as {choices}"
+            f"training.batch_size is {batch_size}, and {devices} devices cannot divide such a "
+            f"batch equally; use a multiple of {devices}, such as {choices}"
         )
 
 
@@ -177,8 +177,8 @@ class _Steps:
     def _place_batch(self, jax: Any, batch: tuple[Any, ...]) -> tuple[Any, Any]:
         """Divide a batch among the devices, or copy an indivisible one to each device.
 
-        With several processes, the third element of a batch contains, once for each image, the
-        number of images of the whole batch; see `Part`.
+        With several processes, a batch has a third element with one entry for each image. Every
+        entry is the number of images of the whole batch; see `Part`.
         """
         images, targets, *counts = batch
         count = len(images)

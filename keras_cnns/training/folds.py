@@ -3,7 +3,8 @@
 The directory receives a run for each fold, `fold-1` to `fold-K`, and then:
 
 - `out_of_fold.npz` and `out_of_fold.csv`, see `OutOfFold`;
-- `folds.json`, the validation accuracy of each fold, their mean and their standard deviation.
+- `folds.json`, the validation accuracy of each fold, and the mean and the standard deviation of
+  these accuracies.
 """
 
 import json
@@ -49,7 +50,7 @@ class OutOfFold:
     folds: np.ndarray  # int64 [N], the number of the fold, from 1; 0 for the test images
     splits: np.ndarray  # text [N], the split as the recipe names it
     indices: np.ndarray  # int64 [N], the index in this split
-    files: np.ndarray  # text [N], the files; empty if the images are not files
+    files: np.ndarray  # text [N], the path of each file; "" if the images are not files
 
 
 def fold_path(directory: Path, fold: int) -> Path:

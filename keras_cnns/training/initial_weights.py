@@ -9,16 +9,17 @@ from keras_cnns.weights import WeightsError, pretrained
 from keras_cnns.weights.download import fetch
 from keras_cnns.weights.pretrained import Pretrained
 
-# Maximum difference of the normalisation, in levels from 0 to 255; publishers round it differently.
+# Maximum difference between the recipe's and the published mean or standard deviation, in levels
+# from 0 to 255. Publishers round these values differently.
 _TOLERANCE = 0.5
 
 
 def check_initial_weights(recipe: Recipe) -> None:
     """Check that a recipe's initial weights exist, and download them if they are published.
 
-    A recipe with published weights states its normalisation too, so that it describes the
-    training completely. This normalisation must be the one with which the weights were trained. If
-    the size of the images is not that of the published evaluation, a message is printed.
+    A recipe with published weights also has to contain the normalisation with which the weights
+    were trained, so that the recipe describes the training completely. If the size of the images is
+    not that of the published evaluation, a message is printed.
 
     Raises:
         ValueError: there are no published weights of this name for the model, or the recipe has

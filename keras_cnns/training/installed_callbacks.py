@@ -1,7 +1,7 @@
 """Callbacks that installed packages add to every training, such as experiment trackers.
 
-A package adds a callback with an entry point in the group `keras_cnns.callbacks`, which is a
-function `make(recipe, run) -> keras.callbacks.Callback`, where `run` is the path of the run
+A package adds a callback with an entry point in the group `keras_cnns.callbacks`. The entry point
+is a function `make(recipe, run) -> keras.callbacks.Callback`, where `run` is the path of the run
 directory. Checkpoints do not contain the state of the callback. After an interruption, `make` is
 called again.
 """
@@ -60,7 +60,7 @@ def make_installed(recipe: Recipe, run: Path) -> list[keras.callbacks.Callback]:
             )
         for name in dir(keras.callbacks.Callback):
             # Keras marks methods that do nothing, and does not call a marked method at each
-            # batch. A wrapper would have no mark.
+            # batch. Marked methods are not wrapped, because the wrapper would have no mark.
             method = getattr(callback, name)
             if name.startswith("on_") and not getattr(method, "_is_default", False):
                 setattr(callback, name, _naming(entry_point, name, method))

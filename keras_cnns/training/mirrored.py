@@ -4,14 +4,13 @@ Each device has a replica of the model and computes a part of each batch. The re
 gradients, so that all of them take the same step. Loss, gradient, batch normalisation, dropout and
 metrics are those of the whole batch:
 
-- A batch of n images is divided into as many equal parts as n and the number of replicas allow
-  (their greatest common divisor). If there are fewer parts than replicas, each part goes to the
-  same number of replicas. The mean over the replicas is therefore always the mean over the images,
-  and Keras' training step, which divides each loss by the number of replicas, computes the gradient
-  of the whole batch.
+- A batch of n images is divided into gcd(n, number of replicas) equal parts. If there are fewer
+  parts than replicas, each part goes to the same number of replicas. The mean over the replicas is
+  therefore always the mean over the images, and Keras' training step, which divides each loss by
+  the number of replicas, computes the gradient of the whole batch.
 - Only one replica of each part counts its images in the metrics.
-- Layers and losses whose results depend on the whole batch combine their part of it with the parts
-  of the other replicas: see `keras_cnns.replicas`.
+- If the result of a layer or loss depends on the whole batch, its replicas exchange data: see
+  `keras_cnns.replicas`.
 """
 
 import logging
@@ -35,8 +34,8 @@ from keras_cnns.training.distribution import (
     use_compiled_steps,
 )
 
-# Argument of Keras' optimizers -> what TensorFlow does with it on several devices. "momentum" and
-# "lars" do the same as on one device: see `keras_cnns.optimizers.replicas`.
+# Argument of Keras' optimizers -> why it is rejected on several devices. This project's optimizers
+# "momentum" and "lars" do the same as on one device: see `keras_cnns.optimizers.replicas`.
 _CLIPS = "Keras clips the gradient of each device's part of a batch, not that of the whole batch"
 _FAILS = "Keras' optimizers do not support it on several devices"
 _REFUSED_ARGUMENTS = {
@@ -127,9 +126,9 @@ class MirroredDistribution(Distribution):
     def _make_divisible(self, images: tf.Tensor, targets: Any) -> tuple[Any, ...]:
         """Repeat the images of a batch until the replicas can have equally many of them.
 
-        [n, ...] -> [n * replicas / parts, ...] for images and targets. The third element of the
-        result has one entry for each repeated image; every entry is n, the number of images before
-        the repetition.
+        [n, ...] -> [n * replicas / parts, ...] for images and targets, with parts = gcd(n,
+        replicas). The third element of the result has one entry for each repeated image; every
+        entry is n, the number of images before the repetition.
         """
         replicas = self.strategy.num_replicas_in_sync
         total = tf.shape(images)[0]
@@ -143,10 +142,10 @@ class MirroredDistribution(Distribution):
         return (*repeated, tf.fill([total * count], total))
 
     def _compiled(self, model: keras.Model, step: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        """Return iterator -> logs, as Keras' loops call it."""
-        # The metrics of which only one replica of each part counts. The losses of outputs, such as
-        # "main_loss", are left out: Keras averages them over batches instead of images, unless the
-        # batch size is fixed, so all replicas count.
+        """Return the function iterator -> logs that Keras' loops call."""
+        # Variables of the metrics in which only one replica of each part counts its images. In the
+        # losses of outputs, such as "main_loss", all replicas count: Keras averages these losses
+        # over batches, not over images (unless the batch size is fixed).
         metrics = [
             variable.value
             for metric in model.metrics

@@ -146,7 +146,7 @@ def _make_optimizer(
 
 
 def _learning_rate_multipliers(config: OptimizerConfig, model: keras.Model) -> dict[str, float]:
-    """Return pattern -> factor of the learning rate of the variables whose paths match."""
+    """Return pattern -> factor of the learning rate, for the variables whose paths match it."""
     multipliers = {}
     if config.bias_learning_rate_multiplier != 1:
         multipliers["bias"] = config.bias_learning_rate_multiplier
@@ -163,7 +163,7 @@ def _learning_rate_multipliers(config: OptimizerConfig, model: keras.Model) -> d
 
 
 def for_outputs(model: keras.Model, dataset: Any) -> Any:
-    """Return the batches with a dict of labels, one entry for each output of a model."""
+    """Return the batches; for a model with several outputs, with a dict of the labels by output."""
     if not isinstance(model.output, dict):
         return dataset
     names = list(model.output)

@@ -1,6 +1,6 @@
 """Detect that a process of a distributed training was lost, and report which one.
 
-Each process writes a number into the key-value store of JAX' coordinator every two seconds. A
+Each process writes a number into the key-value store of JAX's coordinator every two seconds. A
 thread of every process reads the numbers of the other processes. The thread ends its process with a
 message if a number no longer changes, or if another process has reported a failure. The coordinator
 is in the first process. If the first process is lost, JAX aborts the other processes. Each of the
@@ -18,10 +18,12 @@ import traceback
 from contextlib import suppress
 from typing import Any
 
-RESUME = "Start all processes again with the same commands, or another number of them, to resume"
+RESUME = (
+    "Start all processes again with the same commands to resume; the number of processes may change"
+)
 _BEAT_SECONDS = 2.0
 _SILENCE_SECONDS = 20.0  # a process counts as lost if its number has not changed for this time
-_NAMING_SECONDS = 30.0  # after a broken connection, time to find the lost process
+_NAMING_SECONDS = 30.0  # time for finding the lost process after a connection broke
 _STATUS, _INTERRUPTED = 1, 130
 _PROGRAM = "keras-cnns"
 _BROKEN = ("gloo", "nccl", "connection", "coordination", "unavailable", "socket", "heartbeat")
@@ -94,7 +96,8 @@ class Peers:
         if "--debug" in sys.argv:
             traceback.print_exception(error)
         if not self.process_id:
-            time.sleep(2 * _BEAT_SECONDS)  # the others read the reason before the coordinator ends
+            # Let the other processes read the reason before the coordinator ends.
+            time.sleep(2 * _BEAT_SECONDS)
         self._leave(text)
 
     def report(self, failure: str) -> None:

@@ -62,8 +62,8 @@ def prepare(
 
     Args:
         recipe: the model, its data, and how to train it.
-        splits: the splits of the recipe's data, if they were opened before; the initial weights
-            must then have been checked too.
+        splits: the splits of the recipe's data, if the caller has opened them. The caller must then
+            also have called `check_initial_weights`.
         distribution: the devices of the training; by default one device.
 
     Raises:

@@ -21,8 +21,9 @@ from keras_cnns.training.checkpoint import CheckpointError, list_checkpoints, re
 from keras_cnns.training.distribution import Distribution, DistributionError
 from keras_cnns.training.peers import RESUME, Peers, Watcher
 
-# If the threads of `peers` fail, JAX itself aborts after this time. The interval of its heartbeats
-# is half of this time, so JAX may abort after half of this time already.
+# JAX itself aborts if another process sends no heartbeat for this time. This matters only if the
+# threads of `peers` fail. The interval of the heartbeats is half of this time, so JAX may abort as
+# early as 29 s after a process was lost.
 _AGENT_SECONDS = 58
 
 
@@ -35,7 +36,7 @@ class Address:
 
     @classmethod
     def parse(cls, text: str) -> "Address":
-        """Return the address that a text of the form `HOST:PORT` gives.
+        """Return the address in a text of the form `HOST:PORT`.
 
         Raises:
             DistributionError: the text does not have this form.
@@ -43,7 +44,7 @@ class Address:
         host, _, port = text.rpartition(":")
         if not host or not port.isdecimal() or not 0 < int(port) < 65536:
             raise DistributionError(
-                f"--coordinator is {text!r}; it is HOST:PORT of process 0, such as 10.0.0.1:9300"
+                f"--coordinator is {text!r}; give HOST:PORT of process 0, such as 10.0.0.1:9300"
             )
         return cls(host.strip("[]"), int(port))
 
@@ -105,8 +106,8 @@ def _initialize(
     if process_id:
         _wait_for(address, seconds, problem)
     else:
-        problem = f"not all of the {processes} processes came to {address} within {seconds} s"
-    watcher.expect(problem)  # JAX aborts after this time
+        problem = f"not all of the {processes} processes connected to {address} within {seconds} s"
+    watcher.expect(problem)  # for the case that JAX aborts the process after this time
     try:
         jax.distributed.initialize(
             str(address),
@@ -164,8 +165,8 @@ class ConnectedDistribution(Distribution):
     def opened(self, run: Path) -> Iterator[Path]:
         """Yield the run directory of this process, which is temporary except in the first process.
 
-        The other processes print nothing in the block. Their exceptions, and messages about lost
-        processes, are printed after it.
+        Within the block, only the first process prints. Exceptions of the other processes, and
+        messages about lost processes, are printed after the block.
         """
         if self.is_first:
             yield run

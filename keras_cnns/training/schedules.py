@@ -45,7 +45,7 @@ def make_schedule(recipe: Recipe, steps_per_epoch: int) -> Any:
         start = min(config.learning_rate, peak)
     steps = training.max_steps or training.epochs * steps_per_epoch
     warmup = min(round(config.warmup_epochs * steps_per_epoch), steps - 1)
-    # Use the warmup of Keras' cosine schedule, after which the cosine begins.
+    # Keras' cosine schedule has its own warmup, and begins the cosine after it.
     if config.schedule == "cosine" and warmup:
         rate: Any = schedules.CosineDecay(
             start, steps - warmup, warmup_target=peak, warmup_steps=warmup

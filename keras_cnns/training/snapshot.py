@@ -107,8 +107,8 @@ def restore_callbacks(snapshot: Snapshot, callbacks: Sequence[Any]) -> None:
     if here != there:
         raise CheckpointError(
             "the checkpoint belongs to a training with the callbacks "
-            f"{', '.join(there) or 'none'}; here are {', '.join(here) or 'none'}. "
-            "Use the same ones, or start in another directory"
+            f"{', '.join(there) or 'none'}; this training has {', '.join(here) or 'none'}. "
+            "Use the same callbacks, or start in another directory"
         )
     for callback, entry in zip(callbacks, snapshot.callbacks, strict=True):
         if hasattr(callback, "set_state"):
@@ -151,8 +151,8 @@ def _is_equal(one: Any, other: Any) -> bool:
 def _variables(model: keras.Model) -> dict[str, Any]:
     """Return path -> variable of a model.
 
-    The paths of seeds contain a number that counts all seeds of the process, so all seeds of the
-    model get the same path, and apostrophes after it distinguish them.
+    The path of a seed contains a number that counts all seeds of the process. The seeds of the
+    model are therefore named `seed`, `seed'`, `seed''` and so on instead.
     """
     named: dict[str, Any] = {}
     for variable in model.variables:

@@ -49,14 +49,16 @@ def train(
     Args:
         recipe: the model, its data, and how to train it.
         run: the run directory, which is new or belongs to the same training.
-        checkpoint_seconds: time between two checkpoints; None: only `checkpoint_steps` counts.
-        checkpoint_steps: steps between two checkpoints; None: only `checkpoint_seconds` counts.
+        checkpoint_seconds: seconds between two checkpoints. If None, checkpoints are written only
+            after `checkpoint_steps`.
+        checkpoint_steps: steps between two checkpoints. If None, checkpoints are written only after
+            `checkpoint_seconds`.
         callbacks: extra callbacks; their state is checkpointed.
-        folds_after: the number of trainings of other folds that follow, which the printed time left
-            includes.
+        folds_after: the number of folds that are trained after this training. The printed time left
+            includes them.
         distribution: the devices of the training, by default one device. With several processes,
             each of them makes this call; see `processes.connected`.
-        quiet: whether to print only problems, without the epochs and the end of the training.
+        quiet: whether to print only problems, and neither the epochs nor the result.
 
     Returns:
         The finished run, with the model of the epoch with the best validation accuracy. Its

@@ -56,7 +56,7 @@ def _changes(source: str, recipe: Recipe) -> dict[str, Any]:
 
 
 def _find_base(source: str) -> str | None:
-    """Return the built-in recipe on which a recipe is based; for a built-in recipe, itself."""
+    """Return the name of the recipe's base, if any; a built-in recipe is its own base."""
     if source in list_recipes() and not Path(source).is_file():
         return source
     base = tomllib.loads(read_text(source)).get("base")

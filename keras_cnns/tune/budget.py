@@ -6,7 +6,9 @@ from dataclasses import dataclass, replace
 
 from keras_cnns.durations import format_seconds
 
-_MIN_TRIALS = 3  # if fewer fit besides the recipe's own trial, there is no comparison
+# If there is no time for this number of trials besides the recipe's own trial, there is no
+# comparison.
+_MIN_TRIALS = 3
 _MARGIN = 1.05  # safety factor of the reserved time, since durations vary
 _MIN_SECONDS = 1e-3  # minimum duration of a training; a coarse clock may show 0
 
@@ -17,12 +19,12 @@ class Plan:
 
     total: float  # seconds of the whole search
     trial: float  # seconds of one training
-    reserved: float  # seconds for the comparison over seeds; 0: there is no time for it
-    needed: float  # seconds that the comparison needs; 0: no comparison is requested
+    reserved: float  # seconds for the comparison over seeds; 0 if there is no time for it
+    needed: float  # seconds that the comparison needs; 0 if no comparison is requested
 
     @property
     def search_ends(self) -> float:
-        """Return the second at which the last trial must end."""
+        """Return the seconds from the start of the search after which no trial may run."""
         return self.total - self.reserved
 
     def fitting(self, spent: float) -> int:
@@ -30,12 +32,12 @@ class Plan:
         return max(0, int((self.search_ends - spent) / self.trial))
 
     def minutes_to_compare(self, spent: float) -> int:
-        """Return the total minutes that the search and its comparison would need."""
+        """Return the number of minutes that the search and its comparison need together."""
         return math.floor((self.needed + max(spent, self.min_search)) / 60) + 1
 
     @property
     def min_search(self) -> float:
-        """Return the minimum seconds of the search, which the comparison may not use."""
+        """Return the minimum time of the search in seconds, which the comparison may not use."""
         return (1 + _MIN_TRIALS) * self.trial
 
     def describe(self, spent: float) -> str:
@@ -48,7 +50,7 @@ class Plan:
             f"{format_seconds(self.total)} are left"
         )
         if self.reserved:
-            return f"{text}, {format_seconds(self.reserved)} of it for the comparison at the end."
+            return f"{text}, {format_seconds(self.reserved)} of them for the comparison at the end."
         if self.needed:
             return (
                 f"{text}; the comparison at the end would need {format_seconds(self.needed)} of "
@@ -63,7 +65,8 @@ def make_plan(minutes: float, trial: float, seeds: int) -> Plan:
     Args:
         minutes: the total time.
         trial: seconds of one training.
-        seeds: the number of seeds of the comparison, each with two trainings; 0: no comparison.
+        seeds: the number of seeds of the comparison, each with two trainings; with 0, there is no
+            comparison.
     """
     total, trial = 60 * minutes, max(trial, _MIN_SECONDS)
     needed = _MARGIN * 2 * seeds * trial

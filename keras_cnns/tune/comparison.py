@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from keras_cnns.lab.experiment import Effect
 from keras_cnns.lab.verdict import CONFIDENCE, Decision, Verdict, decide_effect, seeds_to_decide
 
-_SAME = 1e-9  # percentage points; differences that deviate less are equal except for rounding
+# Percentage points. If two numbers differ by at most this value, they count as equal.
+_SAME = 1e-9
 
 
 @dataclass(frozen=True)

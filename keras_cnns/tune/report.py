@@ -73,8 +73,8 @@ def _render(request: Request, outcome: Outcome) -> str:
         ),
         page.Section(
             "Course of the search",
-            f"The {_ACCURACY} of a trial is that of its best epoch. Only it selects the settings; "
-            "the test images are not used before the comparison.",
+            f"The {_ACCURACY} of a trial is that of its best epoch. Only this accuracy selects the "
+            "settings; the test images are not used before the comparison.",
             [page.Charts([_history(trials)], downloads=True)],
         ),
         page.Section(
@@ -113,8 +113,8 @@ def _render(request: Request, outcome: Outcome) -> str:
         page.Section(
             "Trials",
             "A pruned trial was ended early, because its accuracy was lower than that of earlier "
-            f"trials at the same epoch. {trials[0].name} and so on, beside this page, are their "
-            "run directories.",
+            "trials at the same epoch. The run directories of the trials are beside this page: "
+            f"{trials[0].name} and so on.",
             [_trials_table(request.space, trials)],
         ),
     ]

@@ -48,7 +48,7 @@ class Request:
     max_trials: int | None = None
 
     def __post_init__(self) -> None:
-        """Raise ValueError if a number is impossible."""
+        """Raise ValueError if a number is out of range."""
         if not 0 < self.minutes < math.inf:
             raise ValueError(f"--minutes is {self.minutes}; it must be a finite number above 0")
         if self.seeds == 1:
@@ -141,20 +141,20 @@ def search(
 ) -> Outcome:
     """Train trials until the time is over, compare the best with the recipe, and write `best.toml`.
 
-    The same call continues an interrupted search at its trial and epoch. A call with more minutes
-    continues a finished search.
+    The same call continues an interrupted search at the interrupted trial and epoch. A call with
+    more minutes continues a finished search.
 
     Only validation accuracies select the settings; the test split is used only in the comparison
     after the selection.
 
     Args:
         request: the arguments.
-        log: receives a line for each trial and for the plan.
-        show: receives the progress after each epoch.
+        log: a function that receives a line for each trial and for the plan.
+        show: a function that receives the progress after each epoch.
 
     Raises:
-        ValueError: the directory is in use, or holds another search or other files, the time is too
-            short for two trainings, or the recipe cannot be trained.
+        ValueError: the directory is in use, or holds another search or other files; the time is too
+            short for two trainings; or the recipe cannot be trained.
         DivergedError: the recipe's own training diverges.
     """
     folder = request.folder
@@ -257,8 +257,8 @@ class _Search:
             state, accuracy = "diverged", math.nan
         else:
             accuracies = [by_main_output(row)["val_accuracy"] for row in run.history()]
-            # Report all epochs again, since a killed process may have received the pruner's
-            # decisions.
+            # Report all epochs again: the pruner may have decided in an earlier process, which was
+            # killed.
             answers = [
                 self.study.report(trial, epoch, each) for epoch, each in enumerate(accuracies, 1)
             ]
@@ -331,7 +331,7 @@ class _Search:
 def _check_networks(request: Request) -> None:
     """Raise ValueError if a network or an optimizer in the search space does not exist.
 
-    Otherwise, a trial with it would fail in the middle of the search.
+    Otherwise, a trial with that network or optimizer would fail in the middle of the search.
     """
     for key, values in request.space.items():
         names = values.ends() if key.startswith(("model.", "optimizer.")) else ()
@@ -351,13 +351,13 @@ def _with_seed(recipe: Recipe, seed: int) -> Recipe:
 
 
 def _find_best(trials: Sequence[Trial]) -> Trial:
-    """Return the completed trial with the highest validation accuracy; of equal ones, the first."""
+    """Return the first of the completed trials with the highest validation accuracy."""
     completed = [each for each in trials if each.state == "completed"]
     return max(completed, key=lambda each: (each.accuracy, -each.number))
 
 
 def _open_state(request: Request) -> dict[str, Any]:
-    """Return the saved state of the search in a directory, or a new state if it is empty.
+    """Return the saved state of the search in a directory; a new state if the directory is empty.
 
     Raises:
         ValueError: the directory holds other files, or a search with other arguments.
@@ -366,8 +366,8 @@ def _open_state(request: Request) -> dict[str, Any]:
     if not path.exists():
         if any(request.folder.iterdir()):
             raise ValueError(
-                f"{request.folder} holds something already, and no {SEARCH}; choose another "
-                "directory"
+                f"{request.folder} is not the directory of a search: it has files, but no "
+                f"{SEARCH}; choose another directory"
             )
         new = {"arguments": fixed, "spent": 0.0, "searched": None, "trial": 0, "began": 0.0}
         write_json(path, new)

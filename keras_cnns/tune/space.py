@@ -25,7 +25,7 @@ Values = dict[str, Value]  # key -> value
 
 # The levels of `STRENGTH`. Numbers of pixels are given as fractions of the image size. Whether
 # images are mirrored depends on the classes and not on the strength, so every level keeps the
-# recipe's value.
+# recipe's `horizontal_flip`.
 _LEVELS: dict[str, dict[str, float]] = {
     "recipe": {},
     "none": {"pad_and_crop": 0, "random_erasing": 0, "rand_augment_num_ops": 0, "color_jitter": 0},
@@ -45,7 +45,7 @@ class Range:
     whole: bool = False  # whether the numbers are whole
 
     def suggest(self, trial: Any, key: str) -> Value:
-        """Return the value of an Optuna trial."""
+        """Return the value that an Optuna trial suggests for a key."""
         if self.whole:
             return int(trial.suggest_int(key, int(self.low), int(self.high), log=self.log))
         return float(trial.suggest_float(key, self.low, self.high, log=self.log))
@@ -66,12 +66,12 @@ class Range:
 
 @dataclass(frozen=True)
 class Choice:
-    """Several values with equal probabilities."""
+    """A list of values, which have no order."""
 
     values: tuple[Value, ...]
 
     def suggest(self, trial: Any, key: str) -> Value:
-        """Return the value of an Optuna trial."""
+        """Return the value that an Optuna trial suggests for a key."""
         value: Value = trial.suggest_categorical(key, self.values)
         return value
 
@@ -187,7 +187,7 @@ def _augmentation(recipe: Recipe, level: str) -> dict[str, float]:
     if level not in _LEVELS:
         raise RecipeError(
             f"{STRENGTH} is {level!r}{did_you_mean(level, _LEVELS)} "
-            f"(there are {', '.join(_LEVELS)})"
+            f"(the levels are {', '.join(_LEVELS)})"
         )
     values = dict(_LEVELS[level])
     if "pad_and_crop" in values:
@@ -291,8 +291,8 @@ def _parse_choice(key: str, text: str) -> Choice:
     ]
     if wrong or len(set(map(repr, values))) < len(values) or len(values) > _MAX_CHOICES:
         raise ValueError(
-            f"--search {key}={text[:200]}: give at most {_MAX_CHOICES} different numbers, words or "
-            "true and false, separated by commas, or a range such as 0.1:1"
+            f"--search {key}={text[:200]}: give at most {_MAX_CHOICES} different numbers or words, "
+            "separated by commas, or a range such as 0.1:1"
         )
     return Choice(tuple(values))
 

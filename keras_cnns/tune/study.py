@@ -26,9 +26,9 @@ _MIN_FOR_IMPORTANCE = 4  # number of completed trials
 # User attributes of a trial in the journal.
 _VALUES, _SECONDS, _STATE = "values", "seconds", "state"
 
-# Name -> function of the number of epochs of a training that returns the pruner. The median pruner
-# does not prune in the first third of the epochs. With a high learning rate the accuracy rises
-# late, so an earlier decision would prefer low learning rates.
+# Name -> a function that takes the number of epochs of a training, and returns the pruner. The
+# median pruner does not prune in the first third of the epochs. With a high learning rate, the
+# accuracy rises late, so an earlier decision would prefer low learning rates.
 _PRUNERS: dict[str, Callable[[int], Any]] = {
     "median": lambda epochs: optuna.pruners.MedianPruner(
         n_startup_trials=_RANDOM_TRIALS - 1, n_warmup_steps=epochs // 3

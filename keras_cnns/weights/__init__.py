@@ -2,8 +2,8 @@
 
 Published checkpoints are also found by name, such as `weights="imagenet"` or
 `weights="torchvision/resnet50.IMAGENET1K_V2"`: see `keras_cnns.weights.pretrained`. A model that is
-built with a name normalises its images itself. If the weights come from a file, the caller has to
-normalise the images.
+built with such a name normalises its images itself. If the weights come from a file, the caller has
+to normalise the images.
 
 The names of a file's tensors show its origin, and a rule maps each name to a variable:
 
@@ -25,8 +25,8 @@ have, such as projection heads of self-supervised training, are ignored.
 
 The last column is the range of pixels on which published weights were trained. Files do not contain
 this information. `ImageNet` is RGB from 0 to 1, minus (0.485, 0.456, 0.406), divided by (0.229,
-0.224, 0.225). `Caffe` is BGR from 0 to 255, minus (103.939, 116.779, 123.68). timm has weights for
-`ImageNet` and weights for -1 to 1; the page of the weights states the range.
+0.224, 0.225). `Caffe` is BGR from 0 to 255, minus (103.939, 116.779, 123.68). Some weights of timm
+were trained on `ImageNet`, others on -1 to 1; their page on the hub states the range.
 
 A file does not describe its network completely: a ResNet v1, which has its stride in the 1x1
 convolution, has the same tensors as a ResNet v1.5, and timm's resnetblur18, resnetblur50 and

@@ -24,7 +24,7 @@ _ORIGINS: tuple[Origin, ...] = (
     *keras_applications.ORIGINS,
     *own_file.ORIGINS,
 )
-# Prefixes of torch's wrappers, and of the attributes in which training code stores its network.
+# Prefixes of names: torch's wrappers, and attributes in which training code stores its network.
 _PREFIXES = r"((module|_orig_mod|model|backbone|net)\.)+"
 _AVERAGED = "n_averaged"  # the counter of torch.optim.swa_utils.AveragedModel
 
@@ -53,11 +53,11 @@ def load(model: keras.Model, file: Path | str) -> Report:
 
     Args:
         model: a model of `keras_cnns.models`, with any number of channels and classes.
-        file: a file of any origin, in a format that `read` accepts.
+        file: a file of any known origin, in a format that `read` accepts.
 
     Raises:
-        WeightsError: the file cannot be read; its network computes a different function from the
-            model's; a tensor is missing, surplus or has the wrong shape; or a tensor has NaN,
+        WeightsError: the file cannot be read; the file's network computes another function than
+            the model; a tensor is missing, surplus or has the wrong shape; or a tensor has NaN,
             infinite values or, in a variance, negative values. The model is then unchanged.
     """
     tensors, architecture = read_checkpoint(file)
@@ -137,7 +137,7 @@ def _without_prefix(tensors: Tensors, file: str) -> Tensors:
         if name in originals:
             raise WeightsError(
                 f"{file} has {name} twice, as {originals[name]} and as {original}: "
-                "keep the tensors of one network"
+                "keep the tensors of one network only"
             )
         if name != _AVERAGED:
             found[name], originals[name] = tensor, original
@@ -169,7 +169,7 @@ def _check_layout(
     """Check that the model computes the same function as the file's network.
 
     Raises:
-        WeightsError: the file's network computes another function, even if its tensors would fit.
+        WeightsError: the file's network computes another function, though its tensors may fit.
     """
     layout = layout_of(model)
     if layout is None:
@@ -198,9 +198,10 @@ def _variables_of_model(model: keras.Model) -> dict[ModelVariable, keras.Variabl
 
 
 def _other_models_that_fit(model: keras.Model, origin: Origin, tensors: Tensors) -> list[str]:
-    """Return the names of models with another body that can load these tensors.
+    """Return the names of the models that can load these tensors and have another body.
 
-    A model with the same body would not fit either, for the same reason.
+    The body is the network without its heads. A model with the same body would not fit either, for
+    the same reason.
     """
     body = {variable for variable in _variables_of_model(model) if not head_of(variable)}
     channels = model.input_shape[-1]
@@ -235,7 +236,7 @@ def _invalid_tensors(found: Match, tensors: Tensors) -> list[str]:
                 invalid[name] = f"{name} has infinite values"
         name = needs.names[0]
         if variable.name == "moving_variance" and (tensors[name] < 0).any():
-            invalid.setdefault(name, f"{name} has negative values and is a variance")
+            invalid.setdefault(name, f"{name} is a variance, but has negative values")
     return list(invalid.values())
 
 

@@ -8,13 +8,12 @@ _SHOWN = 4  # maximum number of names of a kind in the first line of a message
 class WeightsError(ValueError):
     """A file of weights cannot be read or does not fit the model, and nothing was loaded.
 
-    The first line of the message summarizes the error; the names of all tensors follow.
+    The first line of the message summarizes the error; the names of all these tensors follow.
 
     Attributes:
         missing: tensors that the model needs and the file lacks.
         surplus: tensors of the file for which the model has no variable.
-        misshaped: tensors whose shape or data type differs from the model's variable, with both
-            shapes.
+        misshaped: tensors whose shape or data type differs from that of the model's variable.
         invalid: tensors with NaN, infinite values or, in variances, negative values.
     """
 

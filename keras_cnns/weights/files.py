@@ -31,7 +31,7 @@ _READERS: dict[str, Callable[[Path], Checkpoint]] = {
 _START_BYTES = 512
 # Maximum size of config.json; a longer file is not Hugging Face's, and is ignored.
 _CONFIG_BYTES = 1 << 16
-# Beginnings of texts that are often saved by mistake instead of a checkpoint, with a description.
+# Patterns and descriptions of the texts that are often saved by mistake instead of a checkpoint.
 _TEXTS = (
     (rb"version https://git-lfs", "a Git LFS pointer, not the file itself: run `git lfs pull`"),
     (rb"<(!--|!doctype|html|head|body)", "a web page (HTML): download the file itself"),
@@ -43,13 +43,13 @@ _TEXTS = (
 def read(file: Path | str) -> Tensors:
     """Read the tensors of a file; floating-point numbers are converted to float32.
 
-    The tensors have the names in the file. In files of all versions of Keras, a name has the form
-    `layer/variable`.
+    The tensors keep the names that they have in the file. In files of all versions of Keras, a name
+    has the form `layer/variable`.
 
     Args:
-        file: `.safetensors`; `.pth`, `.pt`, `.pth.tar`, `.bin` or `.ckpt`, for which torch must
-            be installed unless they contain only tensors and plain data; `.h5` or `.weights.h5`;
-            `.keras`.
+        file: a file with the suffix `.safetensors`, `.h5` or `.keras`; or with the suffix `.pth`,
+            `.pt`, `.pth.tar`, `.bin` or `.ckpt`, for which torch must be installed unless the file
+            contains only tensors and plain data.
 
     Raises:
         WeightsError: the file does not exist, has an unknown suffix, or cannot be read.
@@ -72,7 +72,7 @@ def read_checkpoint(file: Path | str) -> Checkpoint:
     _check_start(path)
     tensors, architecture = _READERS[suffix](path)
     if not tensors:
-        raise WeightsError(f"{path}: there are no tensors in it")
+        raise WeightsError(f"{path} contains no tensors")
     architecture = architecture or _configured_architecture(path.with_name("config.json"))
     return Checkpoint(
         {name: as_float32(each) for name, each in tensors.items()},

@@ -1,8 +1,8 @@
 """keras.applications' ResNet50, 101, 152 and ResNet50V2, 101V2, 152V2, of every version of Keras.
 
 In both families, convolutions before a batch normalisation have biases, which our models lack. The
-bias b is folded into the running mean m, which is exact: (x + b) - m = x - (m - b), so that m' = m
-- b.
+bias b is folded into the running mean m, which becomes m' = m - b. This is exact:
+(x + b) - m = x - (m - b).
 
 In V2, the biases of the projections and of each block's last convolution are added to the residual
 stream, to which only batch normalisations are applied. The input of a projection is a normalised
@@ -88,7 +88,7 @@ def accumulated_biases(norm: str, blocks: Blocks) -> list[str]:
     Args:
         norm: the name of the normalisation layer in the file; the result is empty if this layer is
             not applied to the stream.
-        blocks: number of residual blocks in each stage; stages count from 1.
+        blocks: number of residual blocks in each stage; stages are counted from 1.
     """
     if norm == "post_bn":
         stage, before = max(blocks), blocks[max(blocks)]
@@ -99,7 +99,8 @@ def accumulated_biases(norm: str, blocks: Blocks) -> list[str]:
             before = blocks.get(stage, 0)
     else:
         return []
-    if before == 0:  # none: the stem keeps its bias, which is not added to the padding after it
+    if before == 0:
+        # The stem keeps its bias: the zeros that are padded after the stem do not contain the bias.
         return []
     prefix = f"conv{stage + 1}_block"
     return [f"{prefix}1_0_conv/bias", *(f"{prefix}{n}_3_conv/bias" for n in range(1, before + 1))]

@@ -54,7 +54,7 @@ def match(variables: Iterable[ModelVariable], origin: Origin, tensors: Tensors) 
     for variable, needs in needed:
         label = f"{variable.layer}/{variable.name}"
         if needs is None:
-            found.missing.append(f"{label}, which no such file has")
+            found.missing.append(f"{label}, which no file of this origin has")
             continue
         known.update(needs.names)
         absent = [name for name in needs.names if name not in tensors]
@@ -88,7 +88,7 @@ def head_of(variable: ModelVariable) -> str:
 
 
 def _other_classes(variable: ModelVariable, needs: FileTensors, tensors: Tensors) -> int | None:
-    """Return the number of classes of the file's classifier if it is the only difference."""
+    """Return a classifier's number of classes in the file if nothing else differs; else None."""
     name = needs.names[0]
     if not re.fullmatch(_CLASSIFIER, variable.layer) or name not in tensors:
         return None

@@ -13,8 +13,9 @@ from keras_cnns.models.resnet import ARCHITECTURES
 from keras_cnns.weights.checkpoint import Architecture, Array, Tensors
 from keras_cnns.weights.structure import ModelVariable
 
-Rule = tuple[str, str]  # pattern of the name of our layer, and a template of the name in the file
-Blocks = Mapping[int, int]  # stage, from 1 -> number of residual blocks of a model
+# A pattern that the name of our layer matches, and a template for the name in the file.
+Rule = tuple[str, str]
+Blocks = Mapping[int, int]  # number of a stage, from 1 -> number of its residual blocks
 
 
 def unchanged(tensor: Array, *rest: Array) -> Array:
@@ -44,11 +45,11 @@ class Origin:
     layouts: tuple[str, ...]
     # Returns the tensors of a variable, or None if no file of this origin has them.
     tensors_of: Callable[[ModelVariable, Blocks], FileTensors | None]
-    heads: str  # pattern of the tensors of heads, which are ignored if the model lacks the head
+    heads: str  # pattern of the names of heads' tensors; those that the model lacks are ignored
     stem: str  # name of the first convolution's kernel
-    channels_axis: int  # the kernel's axis of image channels
+    channels_axis: int  # the axis of this kernel that belongs to the channels of the image
     classifier: str  # name of the main classifier's bias
-    ignored: str = r"(?!)"  # pattern of tensors that no model needs for its output
+    ignored: str = r"(?!)"  # pattern of the names of tensors that no model needs for its output
     synonym: Rule = (r"(?!)", "")  # pattern of alternative names, and its replacement
     # Returns the differences between the file's network and ours, according to the names of its
     # tensors and the name of its architecture.
@@ -107,11 +108,11 @@ def layout_of_name(name: str) -> str:
 
 
 def translate(name: str, rules: Iterable[Rule]) -> str | None:
-    """Return a file's name for our layer `name`, by the first rule that matches; else None.
+    """Return a file's name for our layer `name`, by the first rule that matches; None if none does.
 
     A template refers to the pattern's groups by name. If a group such as `block` is a number,
-    `block_before` is this number minus 1, and `block_after` is this number plus 1, since some files
-    count from 0.
+    `block_before` is this number minus 1, and `block_after` is this number plus 1, because our
+    numbers begin with 1, and those of files may begin with 0 or 2.
     """
     for pattern, template in rules:
         if match := re.fullmatch(pattern, name):

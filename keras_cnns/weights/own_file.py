@@ -1,4 +1,4 @@
-"""Our own `.weights.h5` and `.keras`: a tensor is named by its layer and its variable.
+"""The origin of this project's own files, whose tensors have names of the form `layer/variable`.
 
 A model accepts every file with matching names and shapes. The files of models that differ only in a
 stride, such as `resnet50` and `resnet50_v1`, can therefore not be distinguished.
@@ -14,7 +14,7 @@ def _tensors_of(variable: ModelVariable, _: Blocks) -> FileTensors:
 
 ORIGINS = tuple(
     Origin(
-        title=f"a {title} of ours",
+        title=f"a {title} of keras-cnns",
         signature=signature,
         layouts=tuple(name for name in LAYOUTS if name.startswith(title.lower())),
         tensors_of=_tensors_of,

@@ -52,7 +52,7 @@ class Pretrained(NamedTuple):
     top_1: float | None  # published accuracy on ImageNet's validation images in per cent
     licence: str  # the published licence of the weights; "" if none is published
     mean: tuple[float, ...]  # subtracted from RGB, in levels from 0 to 255
-    std: tuple[float, ...]  # divides the result, in levels from 0 to 255
+    std: tuple[float, ...]  # RGB minus the mean is divided by it; in levels from 0 to 255
     resize: int | None  # pixels of the shorter side in the published evaluation, if published
     crop: int  # pixels of the square centre crop in the published evaluation
     interpolation: str  # interpolation of the resizing; "" if none is published
@@ -73,7 +73,7 @@ class Pretrained(NamedTuple):
     def preprocessing(self) -> dict[str, Any]:
         """Return the published preprocessing as model.json describes it, for an export.
 
-        Images are always resized bilinearly with antialiasing, independent of `interpolation`.
+        Images are always resized bilinearly with antialiasing, whatever `interpolation` is.
         Without a published `resize`, the shorter side is resized to the size of the crop.
         """
         return {
@@ -109,8 +109,8 @@ PRETRAINED: dict[str, Pretrained] = _read_table()
 def is_name(weights: Path | str) -> bool:
     """Return whether a value of `weights` is a name, not a file.
 
-    A text that is not in the table also counts as a name if it begins with a publisher, as `timm/`
-    does, and no file has this path.
+    A text that is not in the table also counts as a name if it begins with a publisher's name and a
+    slash, such as `timm/`, and no file has this path.
     """
     if not isinstance(weights, str):
         return False
@@ -142,8 +142,8 @@ def find(name: str, model: str | None = None) -> Pretrained:
     """
     rows = list(PRETRAINED.values()) if model is None else rows_for(model)
     if model is not None and not rows:
-        raise ValueError(f"there are no published weights of {model}; `{_LIST}` lists all")
-    hint = f"`{_LIST}{f' {model}' if model else ''}` lists all"
+        raise ValueError(f"there are no published weights of {model}; `{_LIST}` lists all weights")
+    hint = f"`{_LIST}{f' {model}' if model else ''}` lists all weights"
     if name == DEFAULT:
         if model is None:
             raise ValueError(f"{DEFAULT!r} names different weights for each model; {hint}")

@@ -26,7 +26,7 @@ from keras_cnns.models.resnet import (
 
 # The beginning of the names of layers in a block.
 BLOCK = r"stage(?P<stage>\d+)_block(?P<block>\d+)_"
-# Stem -> its convolution: window, filters, and whether it has a bias.
+# Stem -> (kernel size, number of filters, whether it has a bias) of its convolution.
 _STEMS: dict[Stem, tuple[int, int, bool]] = {
     imagenet_stem: (7, 64, False),
     imagenet_v2_stem: (7, 64, False),
@@ -109,7 +109,7 @@ def _googlenet(row: Variant, channels: int) -> Iterator[ModelVariable]:
 
 
 def _convolutions(row: Architecture, filters: int) -> list[tuple[int, int, int]]:
-    """Return window, number of filters and groups of a block's convolutions."""
+    """Return (kernel size, number of filters, number of groups) of each convolution of a block."""
     if row.block in (basic_block, preactivation_basic_block):
         return [(3, filters, 1), (3, filters, 1)]
     width = filters // row.reduction

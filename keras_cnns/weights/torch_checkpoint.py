@@ -1,4 +1,4 @@
-"""torchvision's ResNet and GoogLeNet, timm's ResNet and ResNetV2.
+"""The origins torchvision (ResNet, GoogLeNet) and timm (ResNet, ResNetV2).
 
 The tensors of ResNet and ResNeXt have the same names in torchvision and timm. Both packages have
 ResNet v1.5. The file of a network that strides in the 1x1 convolution (v1) has the same names and
@@ -110,7 +110,8 @@ _HEADS = (
     r"((cls_)?head\.)?fc\.(\d+\..*|weight|bias)"
     r"|proj(ector|ection(_head)?)?\..*|predictor\..*"
 )
-# MMPretrain's classifier, and a classifier that is the only layer with weights in a Sequential.
+# Names of MMPretrain's classifier, and of a classifier that is a Sequential with one layer that has
+# weights.
 _CLASSIFIER = (r"^(head\.)?fc\.(\d+\.)?(?=(weight|bias)$)", "fc.")
 _COUNTER = r".*\.num_batches_tracked"  # torch reads it only in training
 ORIGINS = (

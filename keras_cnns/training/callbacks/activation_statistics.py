@@ -18,7 +18,9 @@ _ACTIVATION_LAYERS = (
 
 
 class ActivationStatistics(ProbeDiagnostic):
-    """Measure the mean and standard deviation of each layer's activations: covariate shift.
+    """Measure the mean and standard deviation of each layer's activations.
+
+    A change of these statistics during training is called internal covariate shift.
 
     All layers that apply a nonlinearity other than softmax are measured. If a model has no such
     layer, all layers with a kernel are measured. Mean and standard deviation are taken over images,

@@ -77,7 +77,7 @@ class AverageWeights(keras.callbacks.Callback):
         )
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Replace the averages by the values of the training."""
+        """Assign the values of the training again, in place of the averages."""
         for variable, value in self.training_values:
             variable.assign(value)
         self.training_values = []

@@ -5,7 +5,8 @@ from typing import Any
 from keras_cnns.training.callbacks.probe import Pass, Probe, Tensors
 from keras_cnns.training.callbacks.step_counter import StepCounter
 
-# Steps; a measurement takes about as long as 1.5 training steps on the probe's batch.
+# Steps between two measurements. A measurement takes about as long as 1.5 training steps on the
+# probe's batch.
 INTERVAL = 100
 
 # Key of the state in a checkpoint -> attribute.
@@ -27,7 +28,7 @@ class Diagnostic(StepCounter):
     (Keras' progress bar then prints them). Nothing is added if nothing was measured in the epoch.
 
     Args:
-        interval: steps between measurements; the first is before the first step.
+        interval: steps between measurements. The first measurement precedes the first step.
         layers_in_logs: also add the metrics of the layers to the epoch's logs.
 
     Attributes:
@@ -115,7 +116,7 @@ class ProbeDiagnostic(Diagnostic):
         raise NotImplementedError
 
     def summarise(self, metrics: dict[str, dict[str, float]]) -> dict[str, float]:
-        """Return metrics of the whole model from layer metrics, {metric: {layer: value}}."""
+        """Compute metrics of the whole model from layer metrics, {metric: {layer: value}}."""
         raise NotImplementedError
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:

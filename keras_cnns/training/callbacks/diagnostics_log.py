@@ -29,7 +29,7 @@ class DiagnosticsLog(keras.callbacks.Callback):
         super().__init__()
         self.diagnostics, self.path = diagnostics, Path(path)
         self._columns: list[str] = []
-        self._size = 0  # number of bytes of the whole rows in the file
+        self._size = 0  # number of bytes of the completely written rows
         self._waiting = ""  # rows that could not be written
 
     def get_state(self) -> dict[str, Any]:
@@ -56,7 +56,9 @@ class DiagnosticsLog(keras.callbacks.Callback):
             self._size = _write_at(self.path, self._size, self._waiting)
         except OSError as error:
             if is_first:
-                print_message(f"cannot write {self.path}: {error.strerror}; its rows come later")
+                print_message(
+                    f"cannot write {self.path}: {error.strerror}; the next measurement tries again"
+                )
         else:
             self._waiting = ""
 

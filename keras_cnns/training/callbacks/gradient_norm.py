@@ -17,8 +17,8 @@ class GradientNorm(ProbeDiagnostic):
 
     Args:
         probe: the batch to run the model on.
-        last: the name of the layer that counts as the last one, if the model has such a layer; by
-            default the layer that runs last, which may belong to an auxiliary head.
+        last: the name of the layer that counts as the last one. If the model has no layer of this
+            name, the layer that runs last counts, which may belong to an auxiliary head.
         options: the options of `Diagnostic`.
 
     References:
@@ -41,7 +41,7 @@ class GradientNorm(ProbeDiagnostic):
         }
 
     def summarise(self, metrics: dict[str, dict[str, float]]) -> dict[str, float]:
-        """Return the norm over all kernels, and the ratio of the first to the last layer's norm."""
+        """Return the norm over all kernels, and the first norm divided by the last."""
         norms = metrics["gradient_norm"]
         if not norms:
             return {}

@@ -35,8 +35,8 @@ class LRFinder(keras.callbacks.Callback):
             model with several outputs, the weighted sum of their losses.
 
     Raises:
-        ValueError: the learning rates or `steps` are out of range, or, in `fit`, the model is
-            compiled with `steps_per_execution` above 1.
+        ValueError: the learning rates or `steps` are out of range. `fit` raises it too, if the
+            model is compiled with `steps_per_execution` above 1.
 
     References:
         Smith 2017, Cyclical learning rates for training neural networks (arXiv:1506.01186),
@@ -47,8 +47,8 @@ class LRFinder(keras.callbacks.Callback):
         super().__init__()
         if not 0 < lowest < highest or steps < 10:
             raise ValueError(
-                f"the learning-rate finder needs 0 < lowest < highest and at least 10 steps, "
-                f"not {lowest}, {highest} and {steps}"
+                f"the learning-rate finder needs 0 < lowest < highest and at least 10 steps, but "
+                f"lowest is {lowest}, highest is {highest}, and steps is {steps}"
             )
         self.lowest, self.highest, self.steps = lowest, highest, steps
         self.learning_rates: list[float] = []
@@ -68,7 +68,7 @@ class LRFinder(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Reset the metrics, so that the next logged loss is that of this batch alone."""
-        fetch_variables(self.model)  # makes `fit` use the reset metrics in the step on JAX
+        fetch_variables(self.model)  # on JAX, makes `fit` use the reset metrics in the next step
         self.model.reset_metrics()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:

@@ -20,12 +20,12 @@ class Pass:
     """The tensors of one pass: layer -> tensor, in the order in which the layers ran."""
 
     layers: dict[str, keras.layers.Layer]
-    outputs: Tensors  # float32, of all layers; if a layer is called repeatedly, of its last call
+    outputs: Tensors  # each layer's output, float32; if it is called repeatedly, its last output
     # The gradient of the loss with respect to each kernel of every layer with kernels, float32.
     gradients: dict[str, list[Any]]
 
 
-Measure = Callable[[Pass], Tensors]  # a function that returns name of the metric -> scalar tensor
+Measure = Callable[[Pass], Tensors]  # returns a dict: the name of each metric -> a scalar tensor
 
 
 class Probe:
@@ -85,7 +85,8 @@ class Probe:
         kernel_ids = {id(kernel) for group in self._kernels.values() for kernel in group}
         kernel_indices = [i for i, each in enumerate(self._variables) if id(each) in kernel_ids]
         layer_names = {id(layer): name for name, layer in self._layers.items()}
-        # Collected here, because JAX would sort the keys of a dict that `loss` returns.
+        # The names of the layers in the order in which they ran. `loss` does not return them as the
+        # keys of a dict, because JAX would sort these.
         names: list[str] = []
 
         def loss(kernel_values: Sequence[Any]) -> tuple[Any, list[Any]]:
@@ -129,7 +130,7 @@ class Probe:
 
 
 def leaf_layers(model: keras.Model) -> dict[str, keras.layers.Layer]:
-    """Return name -> layer without sublayers; a number is added to repeated names."""
+    """Return name -> layer, for the layers that have no sublayers; number repeated names."""
     layers: dict[str, keras.layers.Layer] = {}
     for layer in flatten_layers(model):
         if sublayers(layer) or isinstance(layer, keras.layers.InputLayer | keras.metrics.Metric):

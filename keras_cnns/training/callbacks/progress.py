@@ -10,7 +10,8 @@ from keras_cnns.training.callbacks.step_counter import StepCounter
 
 REFRESH = 0.5  # seconds between two drawings of the bar; a drawing takes about a millisecond
 PLAIN_PAUSE = 60.0  # seconds between two lines within an epoch, if there is no terminal
-# Characters. If there is no room for the minimum, details are omitted, but not the title.
+# Widths of the bar, in characters. If a bar of the minimum width has no room, details are omitted,
+# but not the title.
 _MIN_BAR, _MAX_BAR = 10, 24
 
 
@@ -38,7 +39,7 @@ class Progress(StepCounter):
         self._bar: _Bar | None = None
 
     def get_state(self) -> dict[str, Any]:
-        """Return the number of steps of the epoch before the current step."""
+        """Return the number of steps that the current epoch has taken so far."""
         return {"steps_of_epoch": self.step}
 
     def set_state(self, state: dict[str, Any]) -> None:

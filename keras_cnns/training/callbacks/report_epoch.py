@@ -30,6 +30,6 @@ class ReportEpoch(keras.callbacks.Callback):
         """Report the epoch."""
         named = by_main_output(logs or {})
         if "val_accuracy" not in named:
-            raise ValueError(f"no 'val_accuracy' among the logs: {', '.join(named)}")
+            raise ValueError(f"the logs have no 'val_accuracy', only {', '.join(named)}")
         if self.report(epoch + 1, float(named["val_accuracy"])):
             self.model.stop_training = True

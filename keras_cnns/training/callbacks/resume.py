@@ -47,13 +47,13 @@ class Resume(StepCounter):
     method `set_state()`. If a callback lacks these methods, its state consists of the attributes
     that are numbers, arrays or lists and have changed since training began. Unchanged attributes
     are settings, such as the `patience` of `EarlyStopping`, and may have new values in a resumed
-    training. State is captured and restored in `on_train_batch_begin`, after the same method of the
-    callbacks that precede this one.
+    training. State is captured and restored in `on_train_batch_begin`, after the preceding
+    callbacks have run the same method.
 
     The optimizer's learning rate is also part of the state.
 
     The model may have been built again with other automatic layer names (`dense_3` for `dense`),
-    as in a loop over folds or a notebook cell: layers then match by structure.
+    as in a loop over folds or a notebook cell. Layers are then matched by structure.
 
     ```
     resume = Resume(directory, batches, steps_per_epoch=100, callbacks=callbacks)
@@ -70,24 +70,24 @@ class Resume(StepCounter):
 
     Args:
         directory: the directory of the checkpoints.
-        batches: a function that returns the data of all steps after a number of steps.
+        batches: a function that takes a number of steps, and returns the data of all later steps.
         steps_per_epoch: as in `fit`.
         callbacks: the callbacks whose state is saved; they precede this callback in `fit`'s list.
         seconds: time between checkpoints, which is extended if writing is slow, so that writing
-            takes at most 0.5 % of the time. None: only `steps` determines when checkpoints are
+            takes at most 0.5 % of the time. If None, only `steps` determines when checkpoints are
             written.
         steps: steps between checkpoints. With `steps_per_execution` above 1, a checkpoint is
-            written after each execution that passes a multiple of this number. None: only `seconds`
-            determines when checkpoints are written.
+            written after each execution that passes a multiple of this number. If None, only
+            `seconds` determines when checkpoints are written.
 
     Attributes:
         step: number of steps taken, over all epochs.
-        epoch: number of whole epochs taken.
+        epoch: number of finished epochs.
 
     Raises:
         CheckpointError: there are checkpoints, and all of them are damaged.
-        ValueError: (when training begins) `steps_per_epoch` is not a multiple of the model's
-            `steps_per_execution`, so that the epochs of Keras would not have this length.
+        ValueError: `steps_per_epoch` is not a multiple of the model's `steps_per_execution`, so
+            that the epochs of Keras would not have this length; raised when training begins.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class Resume(StepCounter):
         self.snapshot: Snapshot | None = self._read_latest()  # the latest snapshot, in memory
         self.step = self.snapshot.step if self.snapshot else 0
         self.resumed_at = self.step
-        # Steps with a completely written checkpoint.
+        # The steps whose checkpoints have been written completely.
         self.saved = {self.step} if self.snapshot else set[int]()
         self._seconds_before = self.snapshot.seconds if self.snapshot else 0.0
         self._began = time.monotonic()
@@ -124,7 +124,7 @@ class Resume(StepCounter):
 
     @property
     def epoch(self) -> int:
-        """Whole epochs taken."""
+        """Number of finished epochs."""
         return self.step // self.steps_per_epoch
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
@@ -218,10 +218,14 @@ class Resume(StepCounter):
             self.directory.mkdir(parents=True, exist_ok=True)
             write_checkpoint(path, snapshot.as_dict())
         except OSError as error:
-            kept = f"the last one is of step {max(self.saved)}" if self.saved else "there is none"
+            kept = (
+                f"the latest checkpoint is that of step {max(self.saved)}"
+                if self.saved
+                else "there is no checkpoint yet"
+            )
             print_message(
                 f"cannot write the checkpoint {path}: {error.strerror or error}; {kept}. "
-                "Training goes on from memory, and tries again when the next one is due."
+                "Training continues, and tries again when the next checkpoint is due."
             )
             return
         self.saved.add(snapshot.step)
@@ -239,8 +243,8 @@ class Resume(StepCounter):
             except CheckpointError as error:
                 if number == len(paths):
                     raise CheckpointError(
-                        f"{error}; no checkpoint in {self.directory} is intact: remove them to "
-                        "train from the beginning"
+                        f"{error}; no checkpoint in {self.directory} is intact: remove all of them "
+                        "to train from the beginning"
                     ) from error
                 print_message(f"{error}; resuming from the older {paths[number]}")
         return None

@@ -18,9 +18,9 @@ class SaveBest(keras.callbacks.Callback):
 
     Args:
         path: the path of the `.keras` file.
-        monitor: the key of the logs to compare; higher is better unless it ends in `loss`. For a
-            model with several outputs Keras' `val_loss` is the weighted sum of all losses, and
-            `val_main_loss` the loss of the main output.
+        monitor: the key of the logs to compare. Higher values are better, except for a key that
+            ends in `loss`. For a model with several outputs, Keras' `val_loss` is the weighted sum
+            of all losses, and `val_main_loss` is the loss of the main output.
 
     Raises:
         OSError: at the end of training, the best model still cannot be written.
@@ -36,7 +36,7 @@ class SaveBest(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Save the model if this epoch is the best one so far."""
         if self.monitor not in (logs or {}):
-            raise ValueError(f"no {self.monitor!r} among the logs: {', '.join(logs or {})}")
+            raise ValueError(f"the logs have no {self.monitor!r}, only {', '.join(logs or {})}")
         value = float((logs or {})[self.monitor])
         if self.monitor.endswith("loss"):
             value = -value
@@ -54,7 +54,8 @@ class SaveBest(keras.callbacks.Callback):
             self.unsaved = self.unsaved or self.model.get_weights()
             print_message(
                 f"cannot write {self.path}: {error.strerror or error}; the best model, of epoch "
-                f"{self.best_epoch}, is kept in memory, and the next epoch tries again"
+                f"{self.best_epoch}, is kept in memory, and writing is tried again after the next "
+                "epoch"
             )
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:

@@ -13,9 +13,9 @@ from keras_cnns.runs.tables import Row, format_rows
 class SaveHistory(keras.callbacks.Callback):
     """Write a CSV file with one row per epoch: the number of the epoch, from 0, and its logs.
 
-    Unlike `keras.callbacks.CSVLogger`, the callback writes all rows again, atomically. Therefore,
-    no epoch has two rows after training was resumed, and a row that could not be written because
-    the disk was full is written together with the next row.
+    Unlike `keras.callbacks.CSVLogger`, the callback writes all rows again after each epoch,
+    atomically. Therefore, no epoch has two rows after training was resumed, and a row that could
+    not be written because the disk was full is written together with the next row.
 
     Args:
         path: the path of the file.
@@ -39,5 +39,6 @@ class SaveHistory(keras.callbacks.Callback):
             write_text(self.path, format_rows(self.rows, list(columns), header=True))
         except OSError as error:
             print_message(
-                f"cannot write {self.path}: {error.strerror or error}; the next epoch tries again"
+                f"cannot write {self.path}: {error.strerror or error}; writing is tried again "
+                "after the next epoch"
             )

@@ -6,7 +6,7 @@ import keras
 
 
 class StepCounter(keras.callbacks.Callback):
-    """Count the steps that `fit` takes, even with several steps per call.
+    """Count the steps that `fit` takes, even with `steps_per_execution` above 1.
 
     Keras calls a callback once per execution of the training function, which takes as many steps as
     the model's `steps_per_execution`.

@@ -19,9 +19,9 @@ class StepTime(keras.callbacks.Callback):
     The times are not in the history, so that the history is the same when a training is repeated.
 
     Columns: `epoch`, from 1; `steps`, the number of measured steps; `seconds`, the duration of the
-    epoch with its validation; `step_ms` and `slow_step_ms`, the median and the 95th percentile of
-    the time in milliseconds from the beginning of a step to the beginning of the next. This time
-    includes the pipeline, the step and the callbacks.
+    epoch with its validation; `step_ms`, the median time in milliseconds from the beginning of a
+    step to the beginning of the next; `slow_step_ms`, the 95th percentile of this time. It includes
+    the pipeline, the step and the callbacks.
 
     Args:
         path: the path of the file. If an interrupted epoch was repeated, it has two rows, of which

@@ -67,7 +67,8 @@ class StopOnDivergence(keras.callbacks.Callback):
         return (
             f"step {batch + 1} of epoch {self._epoch + 1}, with the learning rate "
             f"{current_learning_rate(self.model):.4g}; {cause}. "
-            "StopOnDivergence(resume), with a Resume before it, finds the layer that caused it"
+            "To find the layer that caused it, use StopOnDivergence(resume), where `resume` is a "
+            "Resume that precedes it in the callbacks"
         )
 
     def _repeat(self) -> str:
@@ -117,7 +118,10 @@ class StopOnDivergence(keras.callbacks.Callback):
         self.model.make_train_function(force=True)
 
     def _train(self, batches: Any, start: int, last: int) -> int:
-        """Take the steps from `start` to `last`; return the first whose loss is not finite."""
+        """Take the steps from `start` to `last`; end at the first loss that is not finite.
+
+        Return the last step that was taken.
+        """
         iterator = iter(batches)
         for step in range(start, last + 1):
             logs = self.model.train_on_batch(*_as_arrays(next(iterator)), return_dict=True)

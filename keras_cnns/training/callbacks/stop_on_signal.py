@@ -79,7 +79,8 @@ class StopOnSignal(keras.callbacks.Callback):
         print_message(
             f"{self.received.name}: no checkpoint could be written"
             if saved is None
-            else f"{self.received.name}: the checkpoint of step {saved} is there to go on from"
+            else f"{self.received.name}: the checkpoint of step {saved} is saved; "
+            "training can be resumed"
         )
         if self.received == signal.SIGINT:
             raise KeyboardInterrupt

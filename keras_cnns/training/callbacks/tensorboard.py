@@ -13,15 +13,16 @@ from keras_cnns.training.callbacks.step_counter import StepCounter
 
 
 class TensorBoard(StepCounter):
-    """Write diagnostics and the logs of each epoch as scalars by training step.
+    """Write diagnostics and the logs of each epoch as scalars for TensorBoard.
 
-    The `loss` of the logs is written as `epoch/loss` of the run `train`, and the `val_loss` as
-    `epoch/loss` of the run `validation`, so that one chart shows both losses. For a model with
-    several outputs, `epoch/loss` and `epoch/accuracy` belong to the main output, and the weighted
-    sum of the losses is `epoch/loss_sum`. The charts of models with and without auxiliary outputs
-    therefore show the same quantities. A metric `dead_relu/conv1` is in the chart `conv1` of the
-    group `dead_relu`. This callback needs TensorFlow, but not TensorBoard itself. If
-    the disk is full, a warning is printed, and values are left out.
+    The x axis of each chart is the training step. The `loss` of the logs is written as `epoch/loss`
+    of the run `train`, and the `val_loss` as `epoch/loss` of the run `validation`, so that one
+    chart shows both losses. For a model with several outputs, `epoch/loss` and `epoch/accuracy`
+    belong to the main output, and the weighted sum of the losses is `epoch/loss_sum`. The charts of
+    models with and without auxiliary outputs therefore show the same quantities. A metric
+    `dead_relu/conv1` is in the chart `conv1` of the group `dead_relu`. This callback needs
+    TensorFlow, but not TensorBoard itself. If the disk is full, a warning is printed, and values
+    are left out.
 
     Args:
         directory: the directory of the files; `tensorboard --logdir` shows it.
@@ -62,13 +63,13 @@ class TensorBoard(StepCounter):
         """Close the files."""
         writers, self._writers = self._writers, {}
         for writer in writers.values():
-            # The disk is full, and a warning was printed before.
+            # The disk may be full, about which a warning was printed before.
             with contextlib.suppress(Exception):
                 writer.close()
 
     def _write(self, run: str, scalars: dict[str, float], step: int, flush: bool = False) -> None:
         if not scalars or (self._has_warned and run not in self._writers and not flush):
-            return  # if the disk was full, a new file is tried once in each epoch
+            return  # after the warning, try to create a missing file only once in each epoch
         import tensorflow as tf
 
         summary = tf.compat.v1.Summary()
@@ -85,5 +86,7 @@ class TensorBoard(StepCounter):
                     self._writers[run].flush()
         except (OSError, tf.errors.OpError) as error:
             if not self._has_warned:
-                print_message(f"cannot write {self.directory}: {error}; it will lack some steps")
+                print_message(
+                    f"cannot write {self.directory}: {error}; its charts will lack some steps"
+                )
             self._has_warned = True

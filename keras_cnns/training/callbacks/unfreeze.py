@@ -17,14 +17,13 @@ class Unfreeze(keras.callbacks.Callback):
     """Freeze all stages of a model, and unfreeze them one after another from the last to the first.
 
     The weights and batch-norm statistics of a frozen stage do not change. Layers that belong to no
-    stage, such as the classifiers, are always trained. On JAX, Keras' own optimizers
-    cannot train only a part of their variables, so the optimizer must be one of
-    `keras_cnns.optimizers`.
+    stage, such as the classifiers, are always trained. On JAX, Keras' own optimizers cannot train
+    only a part of their variables, so the optimizer must be one of `keras_cnns.optimizers`.
 
     Args:
         frozen_epochs: number of epochs in which every stage is frozen.
-        unfreeze_epochs: number of epochs, after `frozen_epochs`, between unfreezing one stage and
-            the next; 0 unfreezes all stages at once.
+        unfreeze_epochs: after `frozen_epochs`, the number of epochs between unfreezing one stage
+            and the next; 0 unfreezes all stages at once.
 
     Raises:
         ValueError: on JAX, the optimizer is not one of `keras_cnns.optimizers`.
@@ -47,7 +46,7 @@ class Unfreeze(keras.callbacks.Callback):
         if keras.backend.backend() == "jax" and not isinstance(optimizer, PathOptimizer):
             raise ValueError(
                 f"on JAX, Unfreeze needs an optimizer of keras_cnns.optimizers, such as Momentum, "
-                f"and no loss scaling (mixed_bfloat16 needs none); it is {type(optimizer).__name__}"
+                f"and no loss scaling (mixed_bfloat16 needs none); not {type(optimizer).__name__}"
             )
         self.stages = find_stages(self.model)
         self.frozen: Sequence[str] | None = None
@@ -79,7 +78,7 @@ class Unfreeze(keras.callbacks.Callback):
 
 
 def find_stages(model: keras.Model) -> dict[str, list[keras.layers.Layer]]:
-    """Return the layers of each stage of a model of this package, from the first to the last."""
+    """Return stage -> its layers, from the first stage to the last, for a model of this package."""
     stages: dict[str, list[keras.layers.Layer]] = {}
     for layer in model.layers:
         if found := _STAGE.match(layer.name):

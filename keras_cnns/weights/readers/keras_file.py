@@ -15,7 +15,8 @@ from keras_cnns.weights.readers.archives import check_archive
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _SUPERBLOCK_BYTES = 96  # size of the structure with which every HDF5 file begins
 
-# Keras 3 numbers the variables of a layer. The number of variables determines their names.
+# In a file of Keras 3, the variables of a layer have numbers as names. This table gives their usual
+# names: number of variables of the layer -> names.
 _VARIABLES = {
     1: ("kernel",),
     2: ("kernel", "bias"),

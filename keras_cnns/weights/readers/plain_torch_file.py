@@ -2,10 +2,10 @@
 
 Published weights, such as torchvision's, are a dict of tensors. The file is an archive with a
 pickle of the dict and a record of numbers for each tensor. In the format before torch 1.6, it
-consists of several pickles, which precede the numbers. The unpickler has a table of the names of
-classes and functions that such a dict needs, and resolves each of them to a constant or to a
-callable that returns plain data. A file that names any other class or function needs torch (see
-`torch_file`). The unpickler builds immutable objects, which a file cannot change afterwards.
+consists of several pickles, which precede the numbers. The unpickler knows the few classes and
+functions that such a dict needs. It replaces each of them by a constant, or by a function that
+returns plain data. A file that names any other class or function needs torch (see `torch_file`).
+The unpickler builds immutable objects, which a file cannot change afterwards.
 """
 
 import math
@@ -133,7 +133,7 @@ class _Unpickler(pickle._Unpickler):
 
 
 class _RebuildTensor:
-    """Replacement of torch's function of this name, without attributes that a file could change."""
+    """Replacement of torch's `_rebuild_tensor_v2`; a file cannot change its attributes."""
 
     __slots__ = ()
 
@@ -147,7 +147,7 @@ class _RebuildTensor:
 
 
 class _RebuildParameter:
-    """Replacement of torch's function of this name."""
+    """Replacement of torch's `_rebuild_parameter`."""
 
     __slots__ = ()
 

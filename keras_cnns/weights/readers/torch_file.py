@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_EMA = ("state_dict_ema", "model_ema")  # exponential moving averages: timm's, torchvision's
+_EMA = ("state_dict_ema", "model_ema")  # keys of averaged weights in timm and in torchvision
 _MAX_WRAPPERS = 8  # maximum number of nested dicts around a state dict
 _WRAPPERS = (*_EMA, "state_dict", "model_state_dict", "model", "net")
 _LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # a pickle of torch's magic number
@@ -86,8 +86,8 @@ def read_torch(path: Path) -> Checkpoint:
         if (checkpoint := _read_without_torch(path)) is not None:
             return checkpoint
         raise WeightsError(
-            f"{path}: to read it, install torch (pip install torch), or write it as .safetensors "
-            f"where torch is: safetensors.torch.save_file(torch.load('{path.name}', "
+            f"{path}: to read it, install torch (pip install torch), or convert it to .safetensors "
+            f"on a machine with torch: safetensors.torch.save_file(torch.load('{path.name}', "
             f"weights_only=True), '{path.stem}.safetensors')"
         ) from error
     content = load(path)
@@ -112,7 +112,7 @@ def _read_without_torch(path: Path) -> Checkpoint | None:
     """Read a file that contains only dense tensors and plain data; return None for others.
 
     Raises:
-        WeightsError: the file is truncated, or its archive is wrong.
+        WeightsError: the file is truncated, or `_check_records` rejects its archive.
     """
     try:
         if zipfile.is_zipfile(path):
@@ -239,7 +239,7 @@ def _unwrap(content: Any, path: Path) -> dict[Any, Any]:
 def _check_tensors(tensors: Mapping[Any, "torch.Tensor"], path: Path) -> None:
     """Check that every tensor is an array whose numbers are in the file.
 
-    Names that share a tensor, as tied weights do, are counted once.
+    A tensor that has several names, because weights are tied, is counted once.
 
     Raises:
         WeightsError: a tensor is not such an array; the message has the tensor's name.
@@ -253,7 +253,8 @@ def _check_tensors(tensors: Mapping[Any, "torch.Tensor"], path: Path) -> None:
             raise WeightsError(f"{path}: {name} is a nested tensor; it must be a dense one")
         if tensor.layout != torch.strided:
             raise WeightsError(
-                f"{path}: {name} is a sparse tensor ({tensor.layout}); save it as to_dense()"
+                f"{path}: {name} is a sparse tensor ({tensor.layout}); convert it with to_dense() "
+                "before saving"
             )
         if tensor.is_meta:
             raise WeightsError(

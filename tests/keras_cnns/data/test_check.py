@@ -289,4 +289,4 @@ def test_check_ends_with_the_command_that_trains(
     hint = "hint: these classes have fewer than a quarter of the images of a: b; add images of"
     assert any(line.startswith(hint) for line in lines)
     (tmp_path / "my photos" / "a" / "cut.png").write_bytes(b"")
-    assert check()[-1] == f"train without the files of these errors: {command}"
+    assert check()[-1] == f"train without the files that have errors: {command}"

@@ -117,7 +117,7 @@ def test_uneven_classes_are_sampled_evenly_with_the_measured_ratio() -> None:
     assert choices.values["class_balance.balanced_sampling"] is True
     assert choices.reasons["class_balance.balanced_sampling"] == (
         "The classes are uneven: 500 images of bus are 41.7 times as many as the 12 of tram; 2 of "
-        "4 classes have fewer than 25% of the largest."
+        "4 classes have fewer than 25% of the images of the largest class."
     )
     given = chosen(uneven, class_balance__balanced_sampling=False)
     assert given["class_balance.balanced_sampling"] is False
@@ -164,7 +164,7 @@ def test_given_values_replace_choices_and_lead_to_others() -> None:
         (0.4, 100, 0.05, "agrees"),
         (0.05, 100, 0.05, "agrees"),
         (0.03, 100, 0.01, "a third of that is used"),
-        (None, 100, 0.05, "the loss fell nowhere in 100 steps"),
+        (None, 100, 0.05, "the loss did not fall in 100 steps"),
         (None, 0, 0.05, "there was no time"),
     ],
 )

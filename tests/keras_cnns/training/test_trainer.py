@@ -158,7 +158,7 @@ def test_a_refused_resume_leaves_the_directory_as_it_was(
     (run / "checkpoints").mkdir(parents=True)
     begin(run, recipe, tuple("0123456789"), fingerprint(recipe.data))
     checkpoint = max((finished_run.path / "checkpoints").iterdir())
-    damaged = checkpoint.read_bytes()[:1000], "is intact: remove them"
+    damaged = checkpoint.read_bytes()[:1000], "is intact: remove all of them"
     for content, message in (damaged, (checkpoint.read_bytes(), "another model: weight logits")):
         (run / "checkpoints" / checkpoint.name).write_bytes(content)
         files = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}

@@ -12,7 +12,7 @@ def test_the_comparison_is_part_of_the_time() -> None:
     text = plan.describe(spent=60)
     assert "about 1 min 0 s" in text
     assert "22 more fit into the search" in text
-    assert "29 min 0 s of 30 min 0 s are left, 6 min 18 s of it for the comparison" in text
+    assert "29 min 0 s of 30 min 0 s are left, 6 min 18 s of them for the comparison" in text
 
 
 def test_a_short_search_has_no_comparison_and_says_so() -> None:

@@ -231,7 +231,7 @@ def test_another_search_in_the_directory_is_refused(
         with pytest.raises(ValueError, match=message):
             search(changed)
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(ValueError, match="holds something already"):
+    with pytest.raises(ValueError, match="is not the directory of a search"):
         search(make_request(tmp_path, quick_recipe))
     with pytest.raises(ValueError, match="is a file"):
         search(make_request(tmp_path / "file", quick_recipe))

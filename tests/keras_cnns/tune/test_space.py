@@ -89,7 +89,7 @@ def test_the_recipes_own_value_removes_a_key() -> None:
         ("training.epochs=1:9", "the same in every trial"),
         ("training.seed=1,2", "the same in every trial"),
         ("data.test_split=test,train", "the same in every trial"),
-        ("augmentation.strength=none,hugh", "there are recipe, none"),
+        ("augmentation.strength=none,hugh", "the levels are recipe, none"),
         ("optimizer.__class__=1:2", "unknown key"),
         ("optimizer.arguments=1,2", "unknown key"),
     ],

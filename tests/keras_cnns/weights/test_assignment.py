@@ -408,7 +408,7 @@ def test_two_networks_in_one_file_are_refused(
         ("layer1.0.conv1.weight", np.nan, "layer1.0.conv1.weight has NaN values"),
         ("bn1.weight", np.inf, "bn1.weight has infinite values"),
         ("fc.bias", -np.inf, "fc.bias has infinite values"),
-        ("bn1.running_var", -0.1, "bn1.running_var has negative values and is a variance"),
+        ("bn1.running_var", -0.1, "bn1.running_var is a variance, but has negative values"),
         ("bn1.running_var", np.nan, "bn1.running_var has NaN values"),
     ],
 )

@@ -105,11 +105,11 @@ def without_weights(path: Path) -> None:
         (".safetensors", of_tiny_floats, "a has the type F8_E4M3; the supported types are F64"),
         (".safetensors", with_extra_bytes, "has 3 extra bytes after its last tensor"),
         (".safetensors", garbage, "is not a readable safetensors file"),
-        (".safetensors", empty, "there are no tensors in it"),
+        (".safetensors", empty, "contains no tensors"),
         (".h5", garbage, "is not a readable HDF5 file"),
         (".h5", never_stored, "is larger than the file"),
         (".h5", in_another_file, "lies in another file"),
-        (".h5", by_a_link, "there are no tensors in it"),
+        (".h5", by_a_link, "contains no tensors"),
         (".weights.h5", twice, "stem_conv/kernel is in it twice"),
         (".weights.h5", nameless, "lacks the names of its layers"),
         (".keras", garbage, "is not a readable Keras archive"),
@@ -217,5 +217,5 @@ def test_floating_numbers_become_float32_and_others_stay(tmp_path: Path) -> None
 def test_without_torch_its_files_name_what_to_do(tmp_path: Path) -> None:
     file = tmp_path / "resnet50.pth"
     file.write_bytes(b"whatever")
-    with pytest.raises(WeightsError, match=r"install torch .* or write it as \.safetensors"):
+    with pytest.raises(WeightsError, match=r"install torch .* or convert it to \.safetensors"):
         read(file)

@@ -185,7 +185,7 @@ def test_torchvisions_googlenet_reads_minus_1_to_1(
             {"weights": "torchvision/resnet50.IMAGENET1K_V3"},
             r"there are no published weights 'torchvision/resnet50\.IMAGENET1K_V3' of resnet50; "
             r"did you mean 'torchvision/resnet50\.IMAGENET1K_V\d'\? "
-            r"\(`keras-cnns weights list resnet50` lists all\)",
+            r"\(`keras-cnns weights list resnet50` lists all weights\)",
         ),
         ("resnet50", {"weights": "timm/resnet50.a1"}, r"mean 'timm/resnet50\.a1_in1k'"),
         (

@@ -67,7 +67,8 @@ def test_a_signal_saves_and_leaves(
     assert list_checkpoints(tmp_path)[0].name == f"step-{saved:08d}.checkpoint"
     if saved:
         message = capsys.readouterr().err
-        assert message == f"{number.name}: the checkpoint of step {saved} is there to go on from\n"
+        text = f"the checkpoint of step {saved} is saved; training can be resumed"
+        assert message == f"{number.name}: {text}\n"
     assert [signal.getsignal(each) for each in StopOnSignal.SIGNALS] == handlers
 
 

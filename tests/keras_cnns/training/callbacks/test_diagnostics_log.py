@@ -56,7 +56,7 @@ def test_rows_wait_while_they_cannot_be_written(
     path = tmp_path / "there is no such folder yet" / "diagnostics.csv"
     every = callbacks(path)
     fit(make_model(), *every, steps=3)
-    told = f"cannot write {path}: No such file or directory; its rows come later"
+    told = f"cannot write {path}: No such file or directory; the next measurement tries again"
     assert capsys.readouterr().err.splitlines() == [told]
     path.parent.mkdir()
     fit(make_model(), *every, steps=3)

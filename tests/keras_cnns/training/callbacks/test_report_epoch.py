@@ -29,5 +29,5 @@ def test_every_epoch_is_reported_until_the_answer_is_yes() -> None:
 
 
 def test_a_training_without_validation_is_an_error() -> None:
-    with pytest.raises(ValueError, match="no 'val_accuracy' among the logs"):
+    with pytest.raises(ValueError, match="the logs have no 'val_accuracy'"):
         fit(make_model(), ReportEpoch(lambda epoch, accuracy: False), steps=2, epochs=1)

@@ -36,7 +36,7 @@ def test_the_best_is_kept(tmp_path: Path) -> None:
     assert kept == [0, 0, 2, 3, 3]
     assert callback.best_epoch == 4
     assert [path.name for path in tmp_path.iterdir()] == ["model.keras"]
-    with pytest.raises(ValueError, match="no 'val_accuracy' among the logs: loss"):
+    with pytest.raises(ValueError, match="the logs have no 'val_accuracy', only loss"):
         callback.on_epoch_end(5, {"loss": 1.0})
 
 

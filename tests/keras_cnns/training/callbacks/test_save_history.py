@@ -19,7 +19,7 @@ def test_each_epoch_is_a_row_and_a_full_disk_costs_none(
     assert before == "epoch,loss\n0,1.5\n"
     (tmp_path / "history.partial.csv").symlink_to("/dev/full")
     callback.on_epoch_end(1, {"loss": 1.25})
-    assert "history.csv: No space left on device; the next epoch tries" in capsys.readouterr().err
+    assert "history.csv: No space left on device; writing is tried again" in capsys.readouterr().err
     assert path.read_text() == before
     (tmp_path / "history.partial.csv").unlink()
     callback.on_epoch_end(2, {"loss": 1.0, "val_loss": 2.0})
