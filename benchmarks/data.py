@@ -5,10 +5,9 @@
 The script measures every recipe that can run without a download. Three subjects run in turn within
 one process: the pipeline alone, with all its augmentation; the compiled training step on a batch in
 memory; and tf.data, which reads the same images from a TFRecord file without decoding them. A ratio
-is the pipeline's images per second divided by those of one of the other two. A ratio of 1 to the
-step means that the pipeline takes as long as the step; with a ratio of 10, it takes a tenth of the
-step's time. The augmentations of ImageNet are measured on JPEG files of 500x375 pixels, which the
-script generates.
+is the pipeline's images per second divided by those of one of the other two. For example, a ratio
+of 10 to the training step means that the pipeline takes a tenth of the step's time. The
+augmentations of ImageNet are measured on JPEG files of 500x375 pixels, which the script generates.
 """
 
 import argparse

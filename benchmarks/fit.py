@@ -9,8 +9,8 @@ those of the bare loop. The ideal ratio is 1, and the aim is at least 0.97.
 
 The end of an epoch, with the evaluation and the best model's file, is not measured, because its
 fraction of the time depends on the length of the epoch. The duration of a checkpoint is measured
-separately. The result includes it as the fraction of the time that checkpoints take at the default
-interval.
+separately. Our images per second are reduced by the fraction of the time that checkpoints take at
+their default interval.
 
 The last lines of the output give the seconds from the last step of a `fit` to its return: with
 tf.data's autotuning, which is TensorFlow's default, and without it, as in all pipelines of this

@@ -15,8 +15,8 @@ Each column is a median over the seeds:
 - the lowest recall of any class;
 - the mean recall of the rare classes;
 - the balanced accuracy, which is the mean recall of all classes;
-- the accuracy on images whose classes are as frequent as in the training split: the sum of each
-  class's recall, multiplied by its fraction of the training images.
+- the accuracy on images whose classes are as frequent as in the training split: the mean recall of
+  all classes, weighted by their numbers of training images.
 
 The number in parentheses is the median difference from the training without balancing; the
 difference is computed for each seed.

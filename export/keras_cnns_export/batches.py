@@ -24,9 +24,10 @@ MEMORY_LIMIT = 2**29  # bytes; if the cached batches exceed it, they are written
 
 
 def generated_batches(shape: tuple[int, int, int], count: int = 256) -> Iterator[Batch]:
-    """Yield `count` unlabelled images of noise with the shape `shape`, (H, W, C).
+    """Yield batches of unlabelled noise images, which have `shape` (H, W, C).
 
-    The noise of every second image consists of blocks of 8x8 equal pixels.
+    The batches have `count` images in total. Every second image consists of blocks of 8x8 equal
+    pixels.
     """
     random = np.random.default_rng(0)
     height, width, channels = shape
@@ -161,7 +162,7 @@ def first(batches: Iterable[Batch], count: int) -> Batch:
         if _count(read) >= count:
             break
     if count < 1:
-        raise ExportError(f"quantization: samples is {count}, but must be at least 1")
+        raise ExportError(f"quantization.samples is {count}; it must be at least 1")
     if not _count(read):
         raise ExportError("there are no images from which int8 formats can take their ranges")
     images, labels = _joined(read)

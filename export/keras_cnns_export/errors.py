@@ -26,7 +26,7 @@ class ExportError(ValueError):
 
 
 class FormatError(ExportError):
-    """One format failed, whose name is in `format`. Other formats can be published without it."""
+    """One format failed; `format` is its name. The other formats can be published without it."""
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(reason)

@@ -268,8 +268,8 @@ def _as_rescaling(normalization: Any) -> Any:
     scale, offset = (1 / deviation).ravel(), (-mean / deviation).ravel()
     if normalization.invert or scale.size not in (1, normalization.input.shape[-1]):
         raise ValueError(
-            f"{name} must normalise each channel or all together, with invert=False; use a "
-            "Rescaling"
+            f"{name} must normalise each channel, or all channels together, with invert=False; use "
+            "a Rescaling instead"
         )
     return layers.Rescaling(scale.tolist(), offset=offset.tolist(), name=name)
 

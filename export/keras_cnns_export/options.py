@@ -24,8 +24,8 @@ class ExportOptions:
     """The options of `export` and `export_run`.
 
     Attributes:
-        labels: the names of the K classes in the order of the probabilities; by default the indices
-            of the classes, "0" to "K - 1".
+        labels: the names of the K classes in the order of the probabilities; by default "0", "1"
+            and so on.
         preprocessing: how an encoded image becomes the model's input, with the keys of model.json
             ("resize_shorter", "crop", "interpolation", "antialias", "channels"); by default the
             shorter side is resized to the model's size and the centre is cropped.
@@ -36,7 +36,7 @@ class ExportOptions:
             classes), or an iterable of such tuples, which is read once. By default, the formats are
             compared on 256 generated images, and model.json has no accuracy.
         training_samples: the images from which int8 formats take their ranges: an array, a tuple or
-            an iterable, as the second item of `samples`. By default, these are the images of
+            an iterable, like the second item of `samples`. By default, they are the images of
             `samples`.
         preprocess_input: the mode of `preprocess_input`, "caffe", "tf" or "torch", for a model of
             keras.applications that takes preprocessed pixels. The exported graph then includes the

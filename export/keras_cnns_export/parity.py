@@ -3,9 +3,9 @@
 A float32 format must agree with Keras in the most probable class, and in each probability to within
 `_TOLERANCE`. It may predict another class than Keras if the probabilities that Keras gives to the
 two classes differ by at most `_TOLERANCE`. The top-1 accuracy of a format in lower precision must
-be at least the fraction `_MIN_KEPT` of the accuracy of Keras in float32 (MLPerf's rule for
-inference). Without labels, its most probable class must agree with that of Keras on this fraction
-of the images.
+be at least `_MIN_KEPT` times the accuracy of Keras in float32 (MLPerf's rule for inference). If the
+images have no labels, the format must predict the same class as Keras for at least the fraction
+`_MIN_KEPT` of the images.
 
 A mixed-precision model is exported in float32, and the formats are compared with Keras in float32.
 The difference from the model's predictions in its own precision is measured but not limited.

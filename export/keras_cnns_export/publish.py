@@ -149,7 +149,10 @@ class Draft:
 
 @contextlib.contextmanager
 def _exclusive(directory: Path) -> Iterator[None]:
-    """Let only one process at a time run the block; the lock ends with its process."""
+    """Let only one process at a time run the block.
+
+    The system releases the lock when the process ends for any reason.
+    """
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         _flock(descriptor)

@@ -137,7 +137,7 @@ def _thresholds(content: Mapping[str, Any]) -> Iterator[page.Section]:
     yield page.Section(
         "Thresholds",
         f"The thresholds were chosen and measured on {_images(confidence)}. If the highest "
-        "probability of an image is below the threshold, a server can answer "
+        "probability of an image is below a threshold, a server can answer "
         "\u201cunknown\u201d.",
         [page.Table(COLUMNS, rows, numbers=len(COLUMNS) - 1)],
     )
