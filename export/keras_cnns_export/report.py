@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_cnns.report import page
 from keras_cnns.report.selective_section import COLUMNS, threshold_row
-from keras_cnns_export.batches import Array
+from keras_cnns_export.batches import GENERATED, Array
 from keras_cnns_export.pixels import Comparison
 
 
@@ -68,6 +68,8 @@ def _measured(content: Mapping[str, Any]) -> str:
 
 
 def _images(measured: Mapping[str, Any]) -> str:
+    if measured["split"] == GENERATED:
+        return f"{measured['samples']:,} generated images"
     return f"{measured['samples']:,} images of {measured['split']}"
 
 
