@@ -51,7 +51,7 @@ def test_preprocessing_is_read(crop: Any) -> None:
         ({"crop": [32, 31]}, "the model takes images of 32x32"),
         ({"channels": 1}, "with 1 channels, but the model takes .* with 3"),
         ({"resize_shorter": 31}, "resize_shorter is 31; .* at least 32"),
-        ({"interpolation": "lanczos"}, "must be one of bilinear"),
+        ({"interpolation": "lanczos"}, "it must be bilinear"),
         ({"antialias": False}, "with antialias"),
     ],
 )
