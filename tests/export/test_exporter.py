@@ -111,7 +111,7 @@ def test_a_wrong_argument_is_one_clear_error_and_leaves_nothing(
 def test_a_model_without_softmax_is_refused(
     tmp_path: Path, build_tiny: Callable[..., Any], labels: tuple[str, ...]
 ) -> None:
-    with pytest.raises(ExportError, match=r"no distribution.*end the model with a softmax"):
+    with pytest.raises(ExportError, match=r"no probability distribution.*end the model with"):
         export(build_tiny(head=layers.Dense(5)), tmp_path / "logits", labels=labels)
     assert list(tmp_path.iterdir()) == []
 
